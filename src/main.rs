@@ -1,0 +1,3 @@
+//! The `weighbridge` program.
+
+fn main() {}

@@ -1,0 +1,265 @@
+//! The resources of the admin API, as both its server and its clients know them.
+//!
+//! Names of fields are a contract. Weights are percent, rates are fractions from 0 to 1, latencies are microseconds,
+//! times are RFC 3339 in UTC.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Upstream to weight in percent.
+pub type Percentages = BTreeMap<String, f64>;
+
+/// A service as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Service {
+    /// Its name.
+    pub name: String,
+    /// The revision of its weights; grows by one with each accepted change, and is the ETag.
+    pub revision: u64,
+    /// The upstream that last held 100 percent, to which a rollback returns.
+    pub baseline: String,
+    /// The baseline before this one, if there was one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub previous_baseline: Option<String>,
+    /// How traffic is split.
+    pub weights: WeightsStatus,
+    /// What leads here, as text for people: host, path prefix, methods and headers.
+    pub routes: Vec<String>,
+    /// Its upstreams by name.
+    pub upstreams: BTreeMap<String, Upstream>,
+}
+
+/// How traffic is split: what was asked for, and what every worker does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WeightsStatus {
+    /// What was asked for last.
+    pub intended: Percentages,
+    /// What the routing table in use says.
+    pub effective: Percentages,
+    /// When the effective weights came into effect (RFC 3339).
+    pub since: String,
+    /// The reason given with the change that led here, if any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether these weights are on disk, so that a restart begins with them.
+    pub durable: bool,
+}
+
+/// One upstream of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Upstream {
+    /// Where it listens.
+    pub endpoints: Vec<Endpoint>,
+    /// Statistics over `10s`, `1m`, `5m` and `since_change` (of the service's weights).
+    pub windows: BTreeMap<String, Window>,
+}
+
+/// One endpoint of an upstream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Endpoint {
+    /// Its address.
+    pub address: String,
+    /// Whether requests are sent to it.
+    pub healthy: bool,
+    /// Requests on it at this moment.
+    pub in_flight: u64,
+}
+
+/// Statistics of the requests that finished within a span of time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Window {
+    /// Requests that finished.
+    pub requests: u64,
+    /// Those that count as failures: 5xx, connect errors, timeouts, resets, protocol errors.
+    pub failures: u64,
+    /// Failures by request, 0 to 1; 0 without requests.
+    pub error_rate: f64,
+    /// Requests by what became of them: `2xx`, `connect_error`, `client_abort` and so on; absent means none.
+    pub classes: BTreeMap<String, u64>,
+    /// Time from the request's arrival to the end of its answer; client aborts are left out.
+    pub latency_us: Latency,
+    /// Time from the request's arrival to the first byte of its answer.
+    pub first_byte_us: Latency,
+}
+
+/// Percentiles of a latency in microseconds; 0 when nothing was measured.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Latency {
+    /// Median.
+    pub p50: u64,
+    /// 90th percentile.
+    pub p90: u64,
+    /// 99th percentile.
+    pub p99: u64,
+    /// 99.9th percentile.
+    pub p999: u64,
+}
+
+/// The list of all services.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ServiceList {
+    /// In the order of their names.
+    pub services: Vec<Service>,
+}
+
+/// The weights of a service: the answer to a GET, whose ETag serves for the PUT.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct WeightsResource {
+    /// The service's revision.
+    pub revision: u64,
+    /// What was asked for last.
+    pub weights: Percentages,
+    /// What the routing table in use says.
+    pub effective: Percentages,
+    /// When the effective weights came into effect (RFC 3339).
+    pub since: String,
+}
+
+/// A change of weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightsUpdate {
+    /// New weights in percent, at most two decimals; an upstream that is left out gets 0; they must sum to 100.
+    pub weights: Percentages,
+    /// Why, for the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// A rollback by hand. The body may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RollbackRequest {
+    /// Why, for the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One accepted change, in the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditEntry {
+    /// Grows by one with each entry.
+    pub sequence: u64,
+    /// When (RFC 3339).
+    pub at: String,
+    /// Who: the name of the token, or `anonymous` where the API is open.
+    pub actor: String,
+    /// What: `weights`, `rollback`, `reload`.
+    pub action: String,
+    /// Which service, if one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service: Option<String>,
+    /// Why, as given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The state before.
+    #[schema(value_type = Object)]
+    pub before: serde_json::Value,
+    /// The state after.
+    #[schema(value_type = Object)]
+    pub after: serde_json::Value,
+    /// SHA-256 over the previous entry's hash and this entry, in hexadecimal.
+    pub hash: String,
+}
+
+/// A page of the journal, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditPage {
+    /// The entries.
+    pub entries: Vec<AuditEntry>,
+    /// Pass this as `before` for the next page; absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<u64>,
+}
+
+/// One event of the live stream. Its `id` is the stream's `id:` line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Grows by one with each event since the proxy started.
+    pub id: u64,
+    /// When (RFC 3339).
+    pub at: String,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What an event tells; the field `type` names it, and so does the stream's `event:` line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum EventKind {
+    /// The weights of a service changed.
+    Weights {
+        /// The service.
+        service: String,
+        /// Its new revision.
+        revision: u64,
+        /// The weights in effect.
+        weights: Percentages,
+        /// Who changed them.
+        actor: String,
+        /// Why, as given.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// `weights` or `rollback`.
+        action: String,
+    },
+    /// An endpoint became healthy or unhealthy.
+    Health {
+        /// The service.
+        service: String,
+        /// The upstream.
+        upstream: String,
+        /// The endpoint's address.
+        endpoint: String,
+        /// Its new state.
+        healthy: bool,
+        /// What the last check saw.
+        detail: String,
+    },
+    /// The configuration was reloaded, or refused.
+    Reload {
+        /// Whether the new configuration is in use.
+        ok: bool,
+        /// What changed, or what is wrong.
+        detail: String,
+    },
+    /// Statistics of a service, once a second while it has traffic.
+    Statistics {
+        /// The service.
+        service: String,
+        /// Upstream to its last ten seconds.
+        upstreams: BTreeMap<String, Window>,
+    },
+}
+
+/// An error of the admin API (RFC 9457).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// A URI that names the kind of problem: `/problems/` and a word.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// The kind in words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// What is wrong this time, and what to do.
+    pub detail: String,
+    /// The request's identity, as in the log.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request_id: String,
+    /// Fields that are wrong.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldProblem>,
+}
+
+/// One wrong field of a request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct FieldProblem {
+    /// JSON pointer to the field, for example `/weights/green`.
+    pub pointer: String,
+    /// What is wrong with it.
+    pub detail: String,
+}

@@ -1,0 +1,14 @@
+//! What operators declare, as plain validated data, and the resources of the admin API.
+//!
+//! Nothing here runs: no sockets, no clocks, no files. A value of these types has already been checked (by
+//! [`Weights::new`], or by the configuration that built it), so the rest of the program need not check again.
+
+pub mod api;
+mod service;
+mod weight;
+
+pub use service::{
+    Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
+    Timeouts, UpstreamSpec,
+};
+pub use weight::{Weight, WeightError, Weights, WeightsError};

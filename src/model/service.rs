@@ -1,0 +1,155 @@
+//! Services, their routes, upstreams and endpoints, as declared.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{HeaderName, HeaderValue};
+
+use super::Weights;
+
+/// The name of a service or an upstream: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
+pub type Name = Arc<str>;
+
+/// A named application behind the proxy, as it was declared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceSpec {
+    /// Unique among all services.
+    pub name: Name,
+    /// What leads to this service; at least one.
+    pub routes: Vec<Route>,
+    /// The deployed versions; at least one, each name once.
+    pub upstreams: Vec<UpstreamSpec>,
+    /// The weights that a service starts with when the store holds none.
+    pub weights: Weights,
+    /// The declared baseline, which counts until an upstream has held 100 percent.
+    pub baseline: Option<Name>,
+    /// How long each part of an exchange with an upstream may take.
+    pub timeouts: Timeouts,
+    /// What makes a user return to the same upstream; without it each request is drawn.
+    pub sticky: Option<Sticky>,
+    /// How testers reach a named upstream whatever its weight.
+    pub tester: Option<Tester>,
+    /// Active health checks; without them every endpoint counts as healthy.
+    pub health: Option<Health>,
+}
+
+/// One match that leads to a service. All given conditions must hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Route {
+    /// Which hosts match.
+    pub host: HostPattern,
+    /// Which paths match.
+    pub path_prefix: PathPrefix,
+    /// Which methods match; empty means any.
+    pub methods: Vec<http::Method>,
+    /// Headers that must be present with exactly these values; a route with more of them is more specific.
+    pub headers: Vec<HeaderMatch>,
+}
+
+/// A pattern for the host of a request, in lower case, without a port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum HostPattern {
+    /// Any host, also none.
+    Any,
+    /// This host.
+    Exact(Arc<str>),
+    /// `*.example.com`: any host below the suffix (held here without `*.`), at any depth, not the suffix itself.
+    Wildcard(Arc<str>),
+}
+
+/// A path prefix that matches on segment boundaries: `/shop` matches `/shop` and `/shop/cart`, not `/shopping`.
+/// Held without a trailing slash, so that `/` is the empty string.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PathPrefix(pub Arc<str>);
+
+/// A header that must be there with this value.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeaderMatch {
+    /// The header's name.
+    pub name: HeaderName,
+    /// The whole value, compared byte by byte.
+    pub value: HeaderValue,
+}
+
+/// One deployed version of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UpstreamSpec {
+    /// Unique within the service.
+    pub name: Name,
+    /// Where it listens; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Endpoint(pub SocketAddr);
+
+/// The protocol that an upstream is spoken to with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 in clear text.
+    #[default]
+    Http1,
+}
+
+/// Limits of time for an exchange with an upstream. Zero means none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// For a connection to be established, with each endpoint that is tried.
+    pub connect: Duration,
+    /// From the request being sent to the first byte of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of a body, in either direction.
+    pub idle: Duration,
+    /// For the whole exchange.
+    pub total: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            connect: Duration::from_secs(1),
+            first_byte: Duration::from_secs(15),
+            idle: Duration::from_secs(60),
+            total: Duration::ZERO,
+        }
+    }
+}
+
+/// What identifies a user for the split.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sticky {
+    /// A cookie of this name, which the proxy issues when it is missing.
+    Cookie(Arc<str>),
+    /// A header; requests without it are drawn.
+    Header(HeaderName),
+    /// The client's address.
+    ClientIp,
+}
+
+/// How a tester names an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tester {
+    /// By this header, whose value is the upstream's name.
+    Header(HeaderName),
+    /// By a cookie of this name, whose value is the upstream's name.
+    Cookie(Arc<str>),
+}
+
+/// Active health checks of every endpoint of a service: a GET whose answer must be 200 to 399.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The path asked for, with its query if any.
+    pub path: Arc<str>,
+    /// Between two checks of an endpoint.
+    pub interval: Duration,
+    /// For the whole check.
+    pub timeout: Duration,
+    /// Consecutive failures until a healthy endpoint counts as unhealthy; at least 1.
+    pub unhealthy_after: u32,
+    /// Consecutive successes until an unhealthy endpoint counts as healthy; at least 1.
+    pub healthy_after: u32,
+}

@@ -3,4 +3,9 @@
 //!
 //! `src/ARCHITECTURE.md` tells which module may know which.
 
+pub mod admin;
 pub mod model;
+pub mod net;
+pub mod proxy;
+pub mod store;
+pub mod telemetry;

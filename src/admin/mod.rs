@@ -1,0 +1,5 @@
+//! The admin API.
+
+mod options;
+
+pub use options::{Options, Role, Token};

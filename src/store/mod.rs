@@ -1,0 +1,5 @@
+//! What survives a restart.
+
+mod options;
+
+pub use options::Options;

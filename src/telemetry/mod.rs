@@ -1,0 +1,5 @@
+//! Logs and the access log.
+
+mod options;
+
+pub use options::{AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions, Options};

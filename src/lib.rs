@@ -4,6 +4,7 @@
 //! `src/ARCHITECTURE.md` tells which module may know which.
 
 pub mod admin;
+pub mod control;
 pub mod model;
 pub mod net;
 pub mod proxy;

@@ -1,0 +1,271 @@
+//! What the rest of the program asks of the controller.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::{Events, Metrics};
+use crate::model::{ServiceSpec, api};
+
+/// Commands that may wait for the controller; whoever sends one more waits with it.
+const COMMANDS_MAX: usize = 64;
+
+/// Who asks for a change and why.
+#[derive(Clone, Debug)]
+pub struct Intent {
+    /// The name of the caller's token, `anonymous` without tokens, or the part of the program that acts.
+    pub actor: String,
+    /// The reason given, for the journal.
+    pub reason: Option<String>,
+    /// The revision that the caller has seen; a change is refused when the service has moved on.
+    pub expected_revision: Option<u64>,
+}
+
+/// The outcome of a change of weights.
+#[derive(Clone, Debug)]
+pub struct Applied {
+    /// The service after the change.
+    pub service: api::Service,
+    /// Whether the change is on disk. Only a change towards the baseline is ever applied without.
+    pub durable: bool,
+}
+
+/// Why a change was not made.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Refusal {
+    /// No such service.
+    #[error("there is no service {0:?}")]
+    UnknownService(String),
+    /// Fields that are wrong: an unknown upstream, a sum that is not 100, more than two decimals.
+    #[error("the weights cannot be used")]
+    Invalid(Vec<api::FieldProblem>),
+    /// The caller's revision is stale.
+    #[error("the service is at revision {current}, not at {expected}; read it again")]
+    Stale {
+        /// The revision that the caller named.
+        expected: u64,
+        /// The revision as it is.
+        current: u64,
+    },
+    /// A brake came between: a rollback overtook this change before it was published.
+    #[error("a rollback came first; the change was not made")]
+    Overtaken,
+    /// The change away from the baseline could not be written to disk, so nothing changed.
+    #[error("the store did not take the change: {0}; nothing was changed")]
+    Store(String),
+    /// A reload that cannot be carried out.
+    #[error("{0}")]
+    Reload(String),
+    /// The controller has ended.
+    #[error("the controller has stopped")]
+    Stopped,
+}
+
+/// A request to the controller, with the way back.
+#[derive(Debug)]
+pub enum Command {
+    /// All services, by name.
+    Services(oneshot::Sender<Vec<api::Service>>),
+    /// New weights.
+    SetWeights {
+        /// The service.
+        service: String,
+        /// Upstream and percent as given; the controller checks them against the service as it is.
+        weights: api::Percentages,
+        /// Who and why.
+        intent: Intent,
+        /// The way back.
+        reply: oneshot::Sender<Result<Applied, Refusal>>,
+    },
+    /// All weight back to the baseline.
+    Rollback {
+        /// The service.
+        service: String,
+        /// Who and why.
+        intent: Intent,
+        /// The way back.
+        reply: oneshot::Sender<Result<Applied, Refusal>>,
+    },
+    /// The services of a new, valid configuration.
+    Reload {
+        /// All services that are to be.
+        services: Vec<ServiceSpec>,
+        /// Who asks: the name of a token, `signal` or `file`.
+        actor: String,
+        /// The way back: what changed, in words.
+        reply: oneshot::Sender<Result<String, Refusal>>,
+    },
+    /// A new configuration was refused before it came here; people are told.
+    ReloadFailed {
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// A page of the journal.
+    Audit {
+        /// Entries before this sequence number; without it the newest.
+        before: Option<u64>,
+        /// So many at most.
+        limit: usize,
+        /// The way back.
+        reply: oneshot::Sender<Result<api::AuditPage, Refusal>>,
+    },
+}
+
+/// Whether the proxy should get new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// The controller has not yet published its first table.
+    Starting,
+    /// Requests are served by the configuration.
+    Ready,
+    /// The process is on its way out.
+    Draining,
+}
+
+/// A cheap handle on the controller. Dropping the last one ends it.
+#[derive(Clone, Debug)]
+pub struct Handle {
+    commands: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    metrics: Arc<Metrics>,
+    events: Arc<Events>,
+    readiness: AtomicU8,
+}
+
+impl Handle {
+    /// A handle and what it sends, for the controller or for one who stands in for it.
+    pub fn channel(metrics: Arc<Metrics>, events: Arc<Events>) -> (Handle, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let shared = Arc::new(Shared {
+            metrics,
+            events,
+            readiness: AtomicU8::new(Readiness::Starting as u8),
+        });
+        (Handle { commands, shared }, receiver)
+    }
+
+    /// All services, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Stopped`].
+    pub async fn services(&self) -> Result<Vec<api::Service>, Refusal> {
+        self.ask(Command::Services).await
+    }
+
+    /// One service.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
+    pub async fn service(&self, name: &str) -> Result<api::Service, Refusal> {
+        let services = self.services().await?;
+        services
+            .into_iter()
+            .find(|service| service.name == name)
+            .ok_or_else(|| Refusal::UnknownService(name.to_owned()))
+    }
+
+    /// New weights for a service. When this returns, no request that was routed by older ones can still start on an
+    /// upstream whose weight is now 0.
+    ///
+    /// # Errors
+    ///
+    /// Every [`Refusal`] but `Reload`; nothing changed then.
+    pub async fn set_weights(
+        &self,
+        service: &str,
+        weights: api::Percentages,
+        intent: Intent,
+    ) -> Result<Applied, Refusal> {
+        let service = service.to_owned();
+        self.ask(|reply| Command::SetWeights {
+            service,
+            weights,
+            intent,
+            reply,
+        })
+        .await?
+    }
+
+    /// All weight of a service back to its baseline, or to the previous one when the baseline already has it all.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Stale`], [`Refusal::Stopped`]; never the store's.
+    pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
+        let service = service.to_owned();
+        self.ask(|reply| Command::Rollback { service, intent, reply }).await?
+    }
+
+    /// The services of a new, valid configuration; answers what changed, in words.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table stays in use then.
+    pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
+        let actor = actor.to_owned();
+        self.ask(|reply| Command::Reload { services, actor, reply }).await?
+    }
+
+    /// Tells people that a new configuration was refused before it came here, and why.
+    pub async fn reload_failed(&self, detail: String) {
+        // A controller that has stopped has nobody to tell.
+        let _ = self.commands.send(Command::ReloadFailed { detail }).await;
+    }
+
+    /// A page of the journal, newest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Store`] when it cannot be read.
+    pub async fn audit(&self, before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
+        self.ask(|reply| Command::Audit { before, limit, reply }).await?
+    }
+
+    /// What happens from now on, and what happened since the event `last_id`, as far back as is remembered.
+    pub fn events(&self, last_id: Option<u64>) -> (Vec<api::Event>, broadcast::Receiver<api::Event>) {
+        self.shared.events.subscribe(last_id)
+    }
+
+    /// The metrics, whose `render` is the answer to a scrape.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    /// Whether the proxy should get new connections.
+    pub fn readiness(&self) -> Readiness {
+        match self.shared.readiness.load(Ordering::Acquire) {
+            ready if ready == Readiness::Ready as u8 => Readiness::Ready,
+            draining if draining == Readiness::Draining as u8 => Readiness::Draining,
+            _ => Readiness::Starting,
+        }
+    }
+
+    /// Says that the first table is in use, unless the process is already on its way out.
+    pub fn set_ready(&self) {
+        let (from, to) = (Readiness::Starting as u8, Readiness::Ready as u8);
+        let _ = self
+            .shared
+            .readiness
+            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+    }
+
+    /// Says that the process is on its way out; there is no way back.
+    pub fn set_draining(&self) {
+        self.shared
+            .readiness
+            .store(Readiness::Draining as u8, Ordering::Release);
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Refusal::Stopped)?;
+        answer.await.map_err(|_| Refusal::Stopped)
+    }
+}

@@ -1,0 +1,27 @@
+# The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
+.PHONY: build test lint doc demo bench compare swaps image suites ci
+
+build:
+	cargo build --locked --release
+test:
+	cargo test --locked
+lint:
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	.ci/advisories Cargo.lock
+doc:
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+demo:
+	cargo run --locked --release -- demo
+bench:
+	cargo bench --locked
+compare: build
+	loadtest/compare
+swaps: build
+	loadtest/swaps
+image:
+	loadtest/image
+suites:
+	.ci/suites
+ci:
+	.ci/run

@@ -1,0 +1,228 @@
+//! What the access log says about a request, and how a line of it reads.
+//!
+//! The keys of the JSON form are relied on by other people's tools; they are listed at [`AccessRecord`]'s fields, which
+//! have the same names, and in the same order. A key without a value is `null`, so that every line has every key.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::HeaderValue;
+use http::{Method, Version};
+use serde::Serialize;
+
+use super::AccessLogFormat;
+
+/// One request, as the access log tells it.
+#[derive(Clone, Debug)]
+pub struct AccessRecord {
+    /// When it began (`time`: RFC 3339 in UTC, to the millisecond).
+    pub time: SystemTime,
+    /// The listener it came in by.
+    pub listener: Arc<str>,
+    /// The client's address; behind trusted proxies the one that they name.
+    pub client: IpAddr,
+    /// Its method.
+    pub method: Method,
+    /// The host it asked for.
+    pub host: Option<String>,
+    /// Its target: the path and the query.
+    pub target: String,
+    /// The protocol it came in by (`protocol`: `HTTP/1.1`, `HTTP/2.0` …).
+    pub protocol: Version,
+    /// The status that the client was sent; 0 when it left before there was one.
+    pub status: u16,
+    /// The service that was asked.
+    pub service: Option<Arc<str>>,
+    /// The upstream that was chosen.
+    pub upstream: Option<Arc<str>>,
+    /// The endpoint that was asked last.
+    pub endpoint: Option<SocketAddr>,
+    /// The class it was counted under: `2xx`, `timeout` …
+    pub outcome: &'static str,
+    /// The proxy's own reason for a failure: `connect_refused`, `no_route` …
+    pub reason: Option<&'static str>,
+    /// Bytes of the request's body.
+    pub bytes_in: u64,
+    /// Bytes of the answer's body that were sent.
+    pub bytes_out: u64,
+    /// Microseconds to the first byte of the upstream's answer.
+    pub first_byte_us: Option<u64>,
+    /// Microseconds to the end of the exchange.
+    pub total_us: u64,
+    /// The request's id, which the upstream and the client were given too.
+    pub request_id: Option<HeaderValue>,
+    /// The `User-Agent` that the client sent.
+    pub user_agent: Option<HeaderValue>,
+    /// The `Referer` that the client sent.
+    pub referer: Option<HeaderValue>,
+}
+
+impl AccessRecord {
+    /// Appends this record's line to `out`, in `format`, with a line feed.
+    pub(super) fn write(&self, format: AccessLogFormat, out: &mut Vec<u8>) {
+        let start = out.len();
+        let written = match format {
+            AccessLogFormat::Json => serde_json::to_writer(&mut *out, &Line::of(self)).is_ok(),
+            AccessLogFormat::Combined => self.write_combined(out).is_ok(),
+        };
+        if written {
+            out.push(b'\n');
+        } else {
+            // Writing to memory does not fail; if it ever did, half a line would spoil the next one.
+            out.truncate(start);
+        }
+    }
+
+    fn write_combined(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let time = timestamp(self.time).strftime("%d/%b/%Y:%H:%M:%S +0000");
+        write!(out, "{} - - [{time}] \"{} ", self.client, self.method)?;
+        escape(self.target.as_bytes(), out);
+        write!(out, " {:?}\" {} {} \"", self.protocol, self.status, self.bytes_out)?;
+        escape(self.referer.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
+        out.extend_from_slice(b"\" \"");
+        escape(self.user_agent.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
+        out.push(b'"');
+        Ok(())
+    }
+}
+
+/// The JSON form.
+#[derive(Serialize)]
+struct Line<'a> {
+    time: String,
+    listener: &'a str,
+    client: IpAddr,
+    method: &'a str,
+    host: Option<&'a str>,
+    target: &'a str,
+    protocol: String,
+    status: u16,
+    service: Option<&'a str>,
+    upstream: Option<&'a str>,
+    endpoint: Option<SocketAddr>,
+    outcome: &'static str,
+    reason: Option<&'static str>,
+    bytes_in: u64,
+    bytes_out: u64,
+    first_byte_us: Option<u64>,
+    total_us: u64,
+    request_id: Option<Cow<'a, str>>,
+    user_agent: Option<Cow<'a, str>>,
+    referer: Option<Cow<'a, str>>,
+}
+
+impl<'a> Line<'a> {
+    fn of(record: &'a AccessRecord) -> Line<'a> {
+        let text =
+            |value: &'a Option<HeaderValue>| value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        Line {
+            time: timestamp(record.time).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            listener: &record.listener,
+            client: record.client,
+            method: record.method.as_str(),
+            host: record.host.as_deref(),
+            target: &record.target,
+            protocol: format!("{:?}", record.protocol),
+            status: record.status,
+            service: record.service.as_deref(),
+            upstream: record.upstream.as_deref(),
+            endpoint: record.endpoint,
+            outcome: record.outcome,
+            reason: record.reason,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            first_byte_us: record.first_byte_us,
+            total_us: record.total_us,
+            request_id: text(&record.request_id),
+            user_agent: text(&record.user_agent),
+            referer: text(&record.referer),
+        }
+    }
+}
+
+/// A time outside the range of calendars, which only a broken clock gives, is logged as the epoch.
+fn timestamp(time: SystemTime) -> jiff::Timestamp {
+    jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// What could end a quoted field, a line, or drive a terminal becomes `\xHH`.
+fn escape(bytes: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for &byte in bytes {
+        if matches!(byte, b'"' | b'\\') || !(b' '..0x7f).contains(&byte) {
+            let digit = |nibble: u8| HEX.get(usize::from(nibble)).copied().unwrap_or(b'?');
+            out.extend_from_slice(&[b'\\', b'x', digit(byte >> 4), digit(byte & 15)]);
+        } else {
+            out.push(byte);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use super::*;
+
+    pub(in crate::telemetry) fn record() -> AccessRecord {
+        AccessRecord {
+            time: UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
+            listener: "web".into(),
+            client: [192, 0, 2, 1].into(),
+            method: Method::GET,
+            host: Some("shop.example.com".into()),
+            target: "/cart?id=1".into(),
+            protocol: Version::HTTP_11,
+            status: 200,
+            service: Some("shop".into()),
+            upstream: Some("green".into()),
+            endpoint: Some(([10, 0, 1, 1], 3000).into()),
+            outcome: "2xx",
+            reason: None,
+            bytes_in: 0,
+            bytes_out: 512,
+            first_byte_us: Some(1_500),
+            total_us: 2_000,
+            request_id: Some(HeaderValue::from_static("r-1")),
+            user_agent: Some(HeaderValue::from_static("curl/8.0 \"x\"")),
+            referer: None,
+        }
+    }
+
+    fn line(record: &AccessRecord, format: AccessLogFormat) -> String {
+        let mut out = Vec::new();
+        record.write(format, &mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_json_line_has_every_key_in_its_order() {
+        let expected = concat!(
+            r#"{"time":"2026-01-01T00:00:00.123Z","listener":"web","client":"192.0.2.1","method":"GET","#,
+            r#""host":"shop.example.com","target":"/cart?id=1","protocol":"HTTP/1.1","status":200,"service":"shop","#,
+            r#""upstream":"green","endpoint":"10.0.1.1:3000","outcome":"2xx","reason":null,"bytes_in":0,"#,
+            r#""bytes_out":512,"first_byte_us":1500,"total_us":2000,"request_id":"r-1","#,
+            r#""user_agent":"curl/8.0 \"x\"","referer":null}"#,
+            "\n"
+        );
+        assert_eq!(line(&record(), AccessLogFormat::Json), expected);
+    }
+
+    #[test]
+    fn a_combined_line_cannot_be_broken_out_of() {
+        let mut record = record();
+        record.target = "/a\"b".into();
+        record.referer = Some(HeaderValue::from_bytes(b"caf\xe9").unwrap());
+        assert_eq!(
+            line(&record, AccessLogFormat::Combined),
+            concat!(
+                r#"192.0.2.1 - - [01/Jan/2026:00:00:00 +0000] "GET /a\x22b HTTP/1.1" 200 512 "caf\xE9" "#,
+                r#""curl/8.0 \x22x\x22""#,
+                "\n"
+            )
+        );
+    }
+}

@@ -1,0 +1,90 @@
+//! The records that are kept.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+use crate::model::Weight;
+
+/// The live state of one service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRecord {
+    /// The service.
+    #[serde(skip)]
+    pub name: String,
+    /// Grows by one with each accepted change.
+    #[serde(skip)]
+    pub revision: u64,
+    /// Upstream to weight.
+    pub weights: BTreeMap<String, Weight>,
+    /// The upstream that last held 100 percent.
+    pub baseline: String,
+    /// The baseline before this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_baseline: Option<String>,
+    /// Grows by one whenever the weights leave a state in which one upstream held all; salts the split.
+    pub generation: u64,
+    /// When these weights were asked for (RFC 3339).
+    pub since: String,
+    /// Why, as given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One transaction: new states of services, and the journal entry that says why.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// The services that change, as they are to be.
+    pub services: Vec<ServiceRecord>,
+    /// The journal entry.
+    pub entry: NewEntry,
+    /// Whether the change is in effect already (it moves traffic towards the baseline). Such a change stays if its
+    /// write was reported as failed and yet turns up on disk; any other is then undone.
+    pub in_effect: bool,
+}
+
+/// A journal entry before it has its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NewEntry {
+    /// When (RFC 3339).
+    pub at: String,
+    /// Who.
+    pub actor: String,
+    /// What.
+    pub action: String,
+    /// Which service, if one.
+    pub service: Option<String>,
+    /// Why, as given.
+    pub reason: Option<String>,
+    /// The state before.
+    pub before: Value,
+    /// The state after.
+    pub after: Value,
+}
+
+/// A journal entry in its place.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Grows by one with each entry.
+    pub sequence: u64,
+    /// What it says.
+    pub entry: NewEntry,
+    /// SHA-256 over the previous entry's hash and this entry, in hexadecimal.
+    pub hash: String,
+}
+
+/// A change that was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// The sequence number of its journal entry.
+    pub sequence: u64,
+    /// Whether it survives the process.
+    pub durable: bool,
+}
+
+/// What the store held at the start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LoadedState {
+    /// By name, also of services that the configuration no longer has.
+    pub services: Vec<ServiceRecord>,
+}

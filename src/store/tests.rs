@@ -1,0 +1,206 @@
+//! The store over real files.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::sqlite::Sqlite;
+use super::*;
+use crate::model::Weight;
+
+fn weights(green: u16) -> BTreeMap<String, Weight> {
+    let of = |points| Weight::from_basis_points(points).unwrap();
+    BTreeMap::from([("blue".to_owned(), of(10_000 - green)), ("green".to_owned(), of(green))])
+}
+
+fn record(revision: u64, green: u16) -> ServiceRecord {
+    ServiceRecord {
+        name: "shop".to_owned(),
+        revision,
+        weights: weights(green),
+        baseline: "blue".to_owned(),
+        previous_baseline: None,
+        generation: u64::MAX,
+        since: "2026-01-01T00:00:00Z".to_owned(),
+        reason: Some("because".to_owned()),
+    }
+}
+
+fn change(revision: u64, green: u16) -> Change {
+    Change {
+        services: vec![record(revision, green)],
+        entry: NewEntry {
+            at: "2026-01-01T00:00:00Z".to_owned(),
+            actor: "alice".to_owned(),
+            action: "weights".to_owned(),
+            service: Some("shop".to_owned()),
+            reason: None,
+            before: serde_json::json!({ "revision": revision - 1 }),
+            after: serde_json::json!({ "weights": { "green": 0.1, "blue": 99.9 }, "revision": revision }),
+        },
+        in_effect: false,
+    }
+}
+
+fn options(path: &Path) -> Options {
+    Options {
+        path: Some(path.to_owned()),
+    }
+}
+
+async fn sequences(store: &Store, before: Option<u64>, limit: usize) -> Vec<u64> {
+    let entries = store.audit(before, limit).await.unwrap();
+    entries.iter().map(|entry| entry.sequence).collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("not/there/yet");
+    let (store, loaded) = Store::open(&options(&path)).unwrap();
+    assert_eq!(loaded, LoadedState::default());
+    for revision in 1..=5 {
+        let committed = store
+            .commit(change(revision, 100 * u16::try_from(revision).unwrap()))
+            .await
+            .unwrap();
+        assert_eq!(
+            committed,
+            Committed {
+                sequence: revision,
+                durable: true
+            }
+        );
+    }
+    // The first store stays open, as it would in a predecessor that overlaps with its successor; what a killed
+    // process leaves behind is the same files.
+    let copy = directory.path().join("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["weighbridge.db", "weighbridge.db-wal"] {
+        std::fs::copy(path.join(file), copy.join(file)).unwrap();
+    }
+    for path in [&path, &copy] {
+        let (again, loaded) = Store::open(&options(path)).unwrap();
+        assert_eq!(loaded.services, [record(5, 500)]);
+        assert_eq!(sequences(&again, None, 3).await, [5, 4, 3]);
+        assert_eq!(sequences(&again, Some(3), 10).await, [2, 1]);
+        assert_eq!(again.commit(change(6, 0)).await.unwrap().sequence, 6);
+    }
+    assert_eq!(store.commit(change(7, 0)).await.unwrap().sequence, 7);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_withdrawn_change_is_not_written() {
+    let (gate, blocked) = std::sync::mpsc::channel::<()>();
+    struct Gated(memory::Memory, std::sync::mpsc::Receiver<()>);
+    impl Backend for Gated {
+        fn durable(&self) -> bool {
+            false
+        }
+        fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+            self.1.recv().unwrap();
+            self.0.commit(change)
+        }
+        fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+            self.0.audit(before, limit)
+        }
+    }
+    let store = Store::over(Box::new(Gated(memory::Memory::default(), blocked))).unwrap();
+    let (first, second, third) = (
+        store.commit(change(1, 1)),
+        store.commit(change(2, 2)),
+        store.commit(change(3, 3)),
+    );
+    drop(second);
+    gate.send(()).unwrap();
+    gate.send(()).unwrap();
+    assert_eq!(first.await.unwrap().sequence, 1);
+    assert_eq!(third.await.unwrap().sequence, 2);
+    assert_eq!(store.audit(None, 9).await.unwrap()[0].entry, change(3, 3).entry);
+}
+
+#[test]
+fn a_full_disk_refuses_and_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Sqlite::open(directory.path()).unwrap();
+    database.commit(&change(1, 100)).unwrap();
+    database.limit_pages(true);
+    let mut large = change(2, 200);
+    large.entry.reason = Some("x".repeat(1 << 20));
+    let refused = database.commit(&large).unwrap_err();
+    assert!(refused.to_string().contains("full"), "{refused}");
+    database.recover();
+    assert_eq!(database.load().unwrap().services, [record(1, 100)]);
+    assert_eq!(database.commit(&change(2, 200)).unwrap().sequence, 2);
+}
+
+#[test]
+fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
+    for in_effect in [false, true] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut database = Sqlite::open(directory.path()).unwrap();
+        database.commit(&change(1, 100)).unwrap();
+        database.commit_unconfirmed(&Change {
+            in_effect,
+            ..change(2, 200)
+        });
+        database.recover();
+        let expected = if in_effect { record(2, 200) } else { record(1, 100) };
+        assert_eq!(database.load().unwrap().services, [expected]);
+        let newest = &database.audit(None, 1).unwrap()[0];
+        assert_eq!(newest.entry.action, if in_effect { "weights" } else { "undo" });
+        drop(database);
+        Sqlite::open(directory.path()).expect("the chain is whole");
+    }
+}
+
+#[test]
+fn the_journal_refuses_to_be_altered() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Sqlite::open(directory.path()).unwrap();
+    database.commit(&change(1, 100)).unwrap();
+    database.commit(&change(2, 100)).unwrap();
+    let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    for sql in [
+        "UPDATE audit SET actor = 'mallory'",
+        "DELETE FROM audit",
+        "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 1",
+    ] {
+        let refused = outside.execute(sql, []).unwrap_err();
+        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
+    }
+    // Whoever takes the triggers away is found out by the hashes.
+    outside
+        .execute_batch("DROP TRIGGER audit_is_never_updated; UPDATE audit SET actor = 'mallory' WHERE sequence = 1")
+        .unwrap();
+    let refused = Sqlite::open(directory.path()).unwrap_err().to_string();
+    assert!(refused.contains("entry 1 of the journal was altered"), "{refused}");
+}
+
+#[test]
+fn a_damaged_or_foreign_database_is_refused_with_advice() {
+    let check = |prepare: &dyn Fn(&Path), expected: &str| {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("weighbridge.db");
+        Sqlite::open(directory.path()).unwrap().commit(&change(1, 100)).unwrap();
+        prepare(&file);
+        let refused = Store::open(&options(directory.path())).unwrap_err().to_string();
+        assert!(refused.contains(expected), "{refused}");
+        assert!(refused.contains("cannot be used"), "{refused}");
+    };
+    let sql =
+        |sql: &'static str| move |file: &Path| rusqlite::Connection::open(file).unwrap().execute_batch(sql).unwrap();
+    check(&|file| std::fs::write(file, vec![7; 8192]).unwrap(), "not a database");
+    check(&sql("PRAGMA user_version = 99"), "newer version");
+    check(&sql("UPDATE services SET state = '{}'"), "missing field");
+    check(
+        &|file| {
+            let whole = std::fs::read(file).unwrap();
+            let torn = [&whole[..4096], &vec![0xff; whole.len() - 4096]].concat();
+            std::fs::write(file, torn).unwrap();
+        },
+        "page 2",
+    );
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let refused = Store::open(&options(file.path())).unwrap_err().to_string();
+    assert!(refused.contains("may write there"), "{refused}");
+}

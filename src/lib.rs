@@ -4,6 +4,8 @@
 //! `src/ARCHITECTURE.md` tells which module may know which.
 
 pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod control;
 pub mod model;
 pub mod net;

@@ -1,0 +1,325 @@
+//! A small client of the admin API: one connection for each call, bounded in time and size.
+//!
+//! It speaks plain HTTP/1.1 and nothing else, keeps no connections, follows no redirects and tries nothing twice: a
+//! person or a pipeline decides whether to repeat a change.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::model::api;
+
+/// For the connection alone; an admin address is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// For a whole call. A rollback may wait a second for the store, and for every worker to acknowledge.
+const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// The largest answer that is read; thousands of services fit.
+const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Why a call brought no result.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// The address given is no address.
+    #[error("{0:?} is not an admin address; one looks like http://127.0.0.1:9900")]
+    Address(String),
+    /// The token cannot be sent.
+    #[error("the token is empty or has characters that no header can carry")]
+    Token,
+    /// No connection, or it broke.
+    #[error("the admin API at {address} cannot be reached: {reason}")]
+    Unreachable { address: String, reason: String },
+    /// No answer in time.
+    #[error("the admin API at {address} did not answer within {} s", seconds.as_secs())]
+    Timeout { address: String, seconds: Duration },
+    /// The proxy says no, and why.
+    #[error("{}", said(.0))]
+    Problem(Box<api::Problem>),
+    /// An answer that is not one of this API.
+    #[error("{address} gave an answer that is not Weighbridge's: {reason}")]
+    Foreign { address: String, reason: String },
+}
+
+fn said(problem: &api::Problem) -> String {
+    match (problem.detail.is_empty(), problem.title.is_empty()) {
+        (false, _) => problem.detail.clone(),
+        (true, false) => problem.title.clone(),
+        (true, true) => format!("the admin API answered {}", problem.status),
+    }
+}
+
+/// A client of one admin address.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    host: String,
+    port: u16,
+    /// Before every path, when the API is served under one.
+    prefix: String,
+    token: Option<HeaderValue>,
+}
+
+/// An answer of the API: what it means, and the JSON as it came, with fields that this client does not know.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    pub(crate) value: T,
+    pub(crate) json: Value,
+    /// What the caller may tell a user who asked for details.
+    pub(crate) trace: String,
+}
+
+impl Client {
+    /// A client of the API at `address`, a URL whose scheme may be left out.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Address`] or [`Error::Token`].
+    pub(crate) fn new(address: &str, token: Option<&str>) -> Result<Client, Error> {
+        let wrong = || Error::Address(address.to_owned());
+        let uri: Uri = if address.contains("://") {
+            address.parse()
+        } else {
+            format!("http://{address}").parse()
+        }
+        .map_err(|_| wrong())?;
+        if uri.scheme_str() != Some("http") || uri.query().is_some() {
+            return Err(wrong());
+        }
+        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+        Ok(Client {
+            host: host.to_owned(),
+            port: uri.port_u16().unwrap_or(80),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+            token: token.map(bearer).transpose()?,
+        })
+    }
+
+    /// Every service.
+    pub(crate) async fn services(&self) -> Result<Answer<api::ServiceList>, Error> {
+        self.call(Method::GET, "/api/v1/services", None, None).await
+    }
+
+    /// One service.
+    pub(crate) async fn service(&self, service: &str) -> Result<Answer<api::Service>, Error> {
+        self.call(Method::GET, &service_path(service, ""), None, None).await
+    }
+
+    /// The weights of a service.
+    pub(crate) async fn weights(&self, service: &str) -> Result<Answer<api::WeightsResource>, Error> {
+        self.call(Method::GET, &service_path(service, "/weights"), None, None)
+            .await
+    }
+
+    /// Changes the weights of a service, if it still is at `revision`.
+    pub(crate) async fn set_weights(
+        &self,
+        service: &str,
+        update: &api::WeightsUpdate,
+        revision: Option<u64>,
+    ) -> Result<Answer<api::Service>, Error> {
+        let path = service_path(service, "/weights");
+        self.call(Method::PUT, &path, Some(json(update)), revision).await
+    }
+
+    /// Takes all traffic of a service back to its baseline.
+    pub(crate) async fn roll_back(
+        &self,
+        service: &str,
+        request: &api::RollbackRequest,
+    ) -> Result<Answer<api::Service>, Error> {
+        let path = service_path(service, "/rollback");
+        self.call(Method::POST, &path, Some(json(request)), None).await
+    }
+
+    /// Whether the proxy is ready, and what it says about it.
+    pub(crate) async fn ready(&self) -> Result<(bool, String), Error> {
+        let (status, body, _) = self.exchange(Method::GET, "/readyz", None, None).await?;
+        Ok((status.is_success(), String::from_utf8_lossy(&body).trim().to_owned()))
+    }
+
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        revision: Option<u64>,
+    ) -> Result<Answer<T>, Error> {
+        let (status, body, trace) = self.exchange(method, path, body, revision).await?;
+        if !status.is_success() {
+            return Err(self.problem(status, &body));
+        }
+        let foreign = |error: serde_json::Error| self.foreign(error.to_string());
+        let json: Value = serde_json::from_slice(&body).map_err(foreign)?;
+        let value = T::deserialize(&json).map_err(foreign)?;
+        Ok(Answer { value, json, trace })
+    }
+
+    /// One request and its whole answer, within [`CALL_TIMEOUT`].
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        revision: Option<u64>,
+    ) -> Result<(StatusCode, Bytes, String), Error> {
+        let began = Instant::now();
+        let line = format!("{method} {}{}{path}", self.address(), self.prefix);
+        let request = self.request(method, path, body, revision)?;
+        let answer = tokio::time::timeout(CALL_TIMEOUT, self.send(request)).await;
+        let (status, body) = answer.map_err(|_| self.timeout(CALL_TIMEOUT))??;
+        let trace = format!("{line}: {status} in {:.1} ms", began.elapsed().as_secs_f64() * 1e3);
+        Ok((status, body, trace))
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        revision: Option<u64>,
+    ) -> Result<Request<Full<Bytes>>, Error> {
+        let mut request = Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.prefix))
+            .header(HOST, format!("{}:{}", self.host, self.port))
+            .header(ACCEPT, "application/json, application/problem+json");
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if let Some(revision) = revision {
+            request = request.header(IF_MATCH, format!("\"{revision}\""));
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request
+            .body(Full::new(body.unwrap_or_default()))
+            .map_err(|_| Error::Address(format!("{}{path}", self.address())))
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
+            .await
+            .map_err(|_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+            .map_err(|error| self.unreachable(error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        // What goes wrong on the connection comes out of the request and its body too.
+        tokio::spawn(connection);
+        let answer = sender
+            .send_request(request)
+            .await
+            .map_err(|error| self.unreachable(error))?;
+        let status = answer.status();
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| self.unreachable(error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    fn address(&self) -> String {
+        format!("http://{}:{}", self.host, self.port)
+    }
+
+    fn unreachable(&self, reason: impl ToString) -> Error {
+        Error::Unreachable {
+            address: self.address(),
+            reason: reason.to_string(),
+        }
+    }
+
+    fn timeout(&self, seconds: Duration) -> Error {
+        Error::Timeout {
+            address: self.address(),
+            seconds,
+        }
+    }
+
+    fn foreign(&self, reason: String) -> Error {
+        Error::Foreign {
+            address: self.address(),
+            reason,
+        }
+    }
+
+    fn problem(&self, status: StatusCode, body: &[u8]) -> Error {
+        match serde_json::from_slice::<api::Problem>(body) {
+            Ok(problem) => Error::Problem(Box::new(problem)),
+            Err(_) => self.foreign(format!("{status} without a problem document")),
+        }
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, Error> {
+    let token = token.trim();
+    if token.is_empty() {
+        return Err(Error::Token);
+    }
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| Error::Token)?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+fn json(value: &impl Serialize) -> Bytes {
+    // The requests are plain structures with string keys and finite numbers, which always have a JSON form.
+    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+}
+
+/// The path of a service. A name as declared needs no escaping; what a user may type does.
+fn service_path(service: &str, rest: &str) -> String {
+    use std::fmt::Write as _;
+    let mut path = String::from("/api/v1/services/");
+    for byte in service.bytes() {
+        if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
+            path.push(char::from(byte));
+        } else {
+            let _ = write!(path, "%{byte:02X}");
+        }
+    }
+    path.push_str(rest);
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_url_whose_scheme_may_be_left_out() {
+        let check = |address: &str| {
+            let client = Client::new(address, None).ok()?;
+            Some(format!("{} {} {}", client.host, client.port, client.prefix))
+        };
+        assert_eq!(check("http://127.0.0.1:9900").as_deref(), Some("127.0.0.1 9900 "));
+        assert_eq!(check("127.0.0.1:9900").as_deref(), Some("127.0.0.1 9900 "));
+        assert_eq!(check("localhost:9900/").as_deref(), Some("localhost 9900 "));
+        assert_eq!(check("http://[::1]:9900/wb/").as_deref(), Some("[::1] 9900 /wb"));
+        for wrong in ["https://127.0.0.1:9900", "http://", "", "ftp://a", "a b", "http://a?b"] {
+            assert_eq!(check(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_service_is_one_segment_of_the_path() {
+        assert_eq!(
+            service_path("shop-1.a", "/weights"),
+            "/api/v1/services/shop-1.a/weights"
+        );
+        assert_eq!(service_path("a/b?c d", ""), "/api/v1/services/a%2Fb%3Fc%20d");
+    }
+
+    #[test]
+    fn a_token_that_no_header_can_carry_is_refused() {
+        assert!(bearer(" secret\n").unwrap().is_sensitive());
+        assert!(matches!(bearer("\n"), Err(Error::Token)));
+        assert!(matches!(bearer("a\u{1}b"), Err(Error::Token)));
+    }
+}

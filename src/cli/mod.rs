@@ -1,0 +1,64 @@
+//! The command line: the verbs, most of which are a client of the admin API.
+//!
+//! Results go to standard output, talk to standard error, and the exit code says how it ended. A verb decides nothing
+//! that the proxy can decide: it asks, and shows the answer or what is wrong with the question.
+
+mod args;
+mod check;
+pub(crate) mod client;
+mod exit;
+mod status;
+mod table;
+mod terminal;
+mod verbs;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Arguments, Verb};
+use exit::{Exit, Failure};
+use terminal::Terminal;
+
+/// Runs the verb that the command line names, and says how it ended.
+pub fn main() -> ExitCode {
+    match Arguments::try_parse() {
+        Ok(arguments) => {
+            let mut terminal = Terminal::new(&arguments.global);
+            let ended = run(arguments, &mut terminal);
+            ended.unwrap_or_else(|failure| terminal.fail(failure)).into()
+        }
+        Err(error) => {
+            // Help and version come this way too, with 0. A reader who has gone is no failure.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).map_or_else(|_| Exit::Usage.into(), ExitCode::from)
+        }
+    }
+}
+
+fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let Arguments { global, verb } = arguments;
+    match verb {
+        Verb::Run { config } => verbs::run(config),
+        Verb::Check { files, format } => check::run(&files, format, terminal),
+        Verb::Schema => check::schema(terminal),
+        Verb::Status { service } => verbs::status(&global, service.as_deref(), terminal),
+        Verb::Weights {
+            service,
+            weights,
+            reason: _,
+            if_match: _,
+        } if weights.is_empty() => verbs::show_weights(&global, &service, terminal),
+        Verb::Weights {
+            service,
+            weights,
+            reason,
+            if_match,
+        } => verbs::set_weights(&global, &service, weights, reason, if_match, terminal),
+        Verb::Rollback { service, reason } => verbs::rollback(&global, &service, reason, terminal),
+        Verb::Healthcheck => verbs::healthcheck(&global, terminal),
+        Verb::Demo { hold, fast } => verbs::demo(hold, fast, terminal),
+        Verb::Completions { shell } => verbs::completions(shell, terminal),
+        Verb::Version => verbs::version(terminal),
+    }
+}

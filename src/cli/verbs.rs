@@ -1,0 +1,194 @@
+//! What each verb does.
+
+use std::path::PathBuf;
+
+use clap::CommandFactory;
+use clap_complete::Shell;
+use serde_json::json;
+
+use crate::app;
+use crate::model::{Weight, api};
+
+use super::args::{Arguments, Format, Global};
+use super::client::{Answer, Client, Error};
+use super::exit::{Exit, Failure};
+use super::status;
+use super::terminal::Terminal;
+
+/// Runs the proxy until a signal ends it.
+pub(super) fn run(config_path: PathBuf) -> Result<Exit, Failure> {
+    app::run(app::RunOptions { config_path }).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
+    Ok(Exit::Done)
+}
+
+/// Shows one service, or all.
+pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let client = client(global)?;
+    match service {
+        Some(service) => {
+            let answer = ask(client.service(service), terminal)?;
+            match terminal.format() {
+                Format::Json => terminal.print_json(&answer.json)?,
+                Format::Text => terminal.print(&status::detail(&answer.value, terminal.colored()))?,
+            }
+        }
+        None => {
+            let answer = ask(client.services(), terminal)?;
+            match terminal.format() {
+                Format::Json => terminal.print_json(&answer.json)?,
+                Format::Text => {
+                    terminal.print(&status::overview(&answer.value.services))?;
+                    terminal
+                        .say("(* is the baseline; requests, errors and latencies are those of the last 10 seconds)");
+                }
+            }
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Shows the weights of a service.
+pub(super) fn show_weights(global: &Global, service: &str, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let answer = ask(client(global)?.weights(service), terminal)?;
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => {
+            let weights = &answer.value;
+            terminal.print(&status::weights(&weights.weights, &weights.effective))?;
+            terminal.say(&format!("(revision {}, since {})", weights.revision, weights.since));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Changes the weights of a service. What is left out gets 0, and the proxy judges the rest.
+pub(super) fn set_weights(
+    global: &Global,
+    service: &str,
+    weights: Vec<(String, Weight)>,
+    reason: Option<String>,
+    if_match: Option<u64>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
+    let mut update = api::WeightsUpdate {
+        weights: api::Percentages::new(),
+        reason,
+    };
+    for (upstream, weight) in weights {
+        if update.weights.insert(upstream.clone(), weight.percent()).is_some() {
+            return Err(Failure::new(Exit::Usage, format!("{upstream} is given twice")));
+        }
+    }
+    let client = client(global)?;
+    let answer = ask(client.set_weights(service, &update, if_match), terminal).map_err(|failure| {
+        let sum: f64 = update.weights.values().sum();
+        if (sum - 100.0).abs() < 0.005 {
+            return failure;
+        }
+        failure.hint(format!(
+            "these weights sum to {sum}: give every upstream that is to have traffic, one that is left out gets 0"
+        ))
+    })?;
+    show_change(&answer, terminal)
+}
+
+/// Takes all traffic of a service back to its baseline.
+pub(super) fn rollback(
+    global: &Global,
+    service: &str,
+    reason: Option<String>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
+    let request = api::RollbackRequest { reason };
+    let answer = ask(client(global)?.roll_back(service, &request), terminal)?;
+    show_change(&answer, terminal)
+}
+
+/// Whether the proxy is ready. Every other outcome is 1, which is all that container engines understand.
+pub(super) fn healthcheck(global: &Global, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let client = client(global)?;
+    let (ready, said) = match block_on(client.ready())? {
+        Ok(answer) => answer,
+        Err(error) => (false, error.to_string()),
+    };
+    match terminal.format() {
+        Format::Json => terminal.print_json(&json!({ "ready": ready, "detail": said }))?,
+        Format::Text if ready => terminal.print("ready\n")?,
+        Format::Text => return Err(Failure::new(Exit::Failed, format!("not ready: {said}"))),
+    }
+    Ok(if ready { Exit::Done } else { Exit::Failed })
+}
+
+/// Shows a bad release and its rollback.
+pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let _ = (hold, fast, terminal);
+    Err(Failure::new(Exit::Failed, "the demo is not built yet"))
+}
+
+/// Prints the completion script of a shell.
+pub(super) fn completions(shell: Shell, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "weighbridge", &mut script);
+    terminal.print(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Done)
+}
+
+/// Prints the version.
+pub(super) fn version(terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match terminal.format() {
+        Format::Json => terminal.print_json(&json!({ "name": "weighbridge", "version": version }))?,
+        Format::Text => terminal.print(&format!("weighbridge {version}\n"))?,
+    }
+    Ok(Exit::Done)
+}
+
+fn show_change(answer: &Answer<api::Service>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let service = &answer.value;
+    let weights = &service.weights;
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => terminal.print(&status::weights(&weights.intended, &weights.effective))?,
+    }
+    let summary = format!(
+        "{} is at revision {}: {}",
+        service.name,
+        service.revision,
+        status::in_words(&weights.effective)
+    );
+    terminal.say(&summary);
+    if !weights.durable {
+        terminal.warn("this is in effect but not on disk yet: a restart now would not begin with these weights");
+    }
+    Ok(Exit::Done)
+}
+
+/// Waits for an answer of the admin API.
+fn ask<T>(call: impl Future<Output = Result<Answer<T>, Error>>, terminal: &mut Terminal) -> Result<Answer<T>, Failure> {
+    let answer = block_on(call)??;
+    terminal.explain(&answer.trace);
+    Ok(answer)
+}
+
+fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Exit::Failed, format!("no asynchronous runtime: {error}")))?;
+    Ok(runtime.block_on(call))
+}
+
+fn client(global: &Global) -> Result<Client, Failure> {
+    Ok(Client::new(&global.admin, token(global)?.as_deref())?)
+}
+
+/// The token from the file, else from the environment; never from the command line, which others can read.
+fn token(global: &Global) -> Result<Option<String>, Failure> {
+    if let Some(path) = &global.token_file {
+        let told = |error| Failure::new(Exit::Failed, format!("the token file {}: {error}", path.display()));
+        return std::fs::read_to_string(path).map(Some).map_err(told);
+    }
+    Ok(std::env::var("WEIGHBRIDGE_TOKEN")
+        .ok()
+        .filter(|token| !token.trim().is_empty()))
+}

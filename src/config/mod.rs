@@ -1,0 +1,172 @@
+//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a [`Report`] of everything
+//! that is wrong with it.
+//!
+//! Two stages: [`yaml`] and [`tree`] hold what was typed, with its place; the readers of each section say what it means
+//! and refuse what means nothing. Nothing is ignored: an unknown field is a problem, and so is one that this version
+//! does not have yet. Nothing is changed here either; the file declares, others act.
+
+mod admin;
+mod env;
+mod listener;
+mod process;
+mod read;
+mod report;
+mod route;
+mod scalar;
+mod service;
+mod tree;
+mod yaml;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use self::read::{Fields, Problems};
+use self::report::Source;
+pub use self::report::{Problem, Report};
+use self::tree::{Kind, Node};
+use crate::model::ServiceSpec;
+use crate::net::ListenerOptions;
+use crate::{proxy, store, telemetry};
+
+/// The longest text that is read; a larger one is not a configuration.
+const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// A valid configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Where requests are accepted; at least one.
+    pub listeners: Vec<ListenerOptions>,
+    /// The admin API.
+    pub admin: crate::admin::Options,
+    /// What survives a restart.
+    pub store: store::Options,
+    /// The data plane.
+    pub proxy: proxy::Options,
+    /// Logs.
+    pub telemetry: telemetry::Options,
+    /// The services, in the order of the file; at least one.
+    pub services: Vec<ServiceSpec>,
+}
+
+/// The keys of the file whose values differ and only take effect with a restart. Services are all that a reload changes.
+pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
+    [
+        ("workers", old.proxy.workers != new.proxy.workers),
+        ("listeners", old.listeners != new.listeners),
+        ("admin", old.admin != new.admin),
+        ("store", old.store != new.store),
+        ("drain", old.proxy.drain != new.proxy.drain),
+        ("pool", old.proxy.pool != new.proxy.pool),
+        ("max_in_flight", old.proxy.max_in_flight != new.proxy.max_in_flight),
+        ("log", old.telemetry.log != new.telemetry.log),
+        ("access_log", old.telemetry.access_log != new.telemetry.access_log),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| key.to_owned())
+    .collect()
+}
+
+/// Reads the configuration at `path`, with the variables of the process.
+///
+/// # Errors
+///
+/// A report of everything that is wrong, also when the file cannot be read.
+pub fn load(path: &Path) -> Result<Config, Report> {
+    let name = path.display().to_string();
+    match read_text(path) {
+        Ok(text) => parse(&name, &text, &environment()),
+        Err(error) => {
+            let source = Arc::new(Source {
+                name: name.clone(),
+                text: String::new(),
+            });
+            let message = format!("the configuration cannot be read: {error}");
+            Err(Report::new(vec![Problem::new(&source, None, "", message)]))
+        }
+    }
+}
+
+/// Reads the configuration in `text`. Messages call it `name`; relative paths in it count from the directory of `name`.
+///
+/// # Errors
+///
+/// A report of everything that is wrong.
+pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Config, Report> {
+    let source = Arc::new(Source {
+        name: name.to_owned(),
+        text: text.to_owned(),
+    });
+    if text.len() > TEXT_BYTES_MAX {
+        let problem = Problem::new(
+            &source,
+            None,
+            "",
+            format!("the text is longer than {TEXT_BYTES_MAX} bytes"),
+        );
+        return Err(Report::new(vec![problem]));
+    }
+    let mut found = Vec::new();
+    let tree = yaml::read(&source, env, &mut found);
+    let problems = Problems::new(source, found);
+    let config = tree.and_then(|tree| config(&tree, &problems, env));
+    let problems = problems.into_inner();
+    match config {
+        Some(config) if problems.is_empty() => Ok(config),
+        _ => Err(Report::new(problems)),
+    }
+}
+
+fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Option<Config> {
+    if matches!(tree.kind, Kind::Null) {
+        problems.at_start("the file is empty; expected at least `services`");
+        return None;
+    }
+    let mut fields = Fields::of(tree, problems)?;
+    let proxy = process::proxy(&mut fields);
+    let listeners = fields.read("listeners", listener::listeners);
+    let admin = fields.read("admin", |node, problems| admin::admin(node, problems, env));
+    let store = fields.read("store", process::store);
+    let services = fields.required("services", "a mapping of names to services", service::services);
+    let log = fields.read("log", process::log);
+    let access_log = fields.read("access_log", process::access_log);
+    let config = Config {
+        listeners: listeners.unwrap_or_else(|| vec![ListenerOptions::default()]),
+        admin: admin.unwrap_or_default(),
+        store: store.unwrap_or_default(),
+        proxy,
+        telemetry: telemetry::Options {
+            log: log.unwrap_or_default(),
+            access_log: access_log.flatten(),
+        },
+        services: services.unwrap_or_default(),
+    };
+    let address = config.admin.address;
+    if address.port() != 0 && config.listeners.iter().any(|listener| listener.address == address) {
+        let node = fields.get("admin").unwrap_or(tree);
+        problems.at(node, format!("the admin API and a listener both listen on {address}"));
+    }
+    fields.finish();
+    Some(config)
+}
+
+/// The variables of the process whose names and values are text.
+fn environment() -> HashMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The text of a file; not more than [`TEXT_BYTES_MAX`] and one byte of it is read.
+fn read_text(path: &Path) -> io::Result<String> {
+    let most = u64::try_from(TEXT_BYTES_MAX).unwrap_or(u64::MAX);
+    let mut bytes = Vec::new();
+    File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > TEXT_BYTES_MAX {
+        return Err(io::Error::other(format!("it is longer than {TEXT_BYTES_MAX} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
+}

@@ -1,0 +1,288 @@
+//! How the tree is read: every reader tells its problems and goes on, so that one pass tells them all.
+//!
+//! A reader is a function from a node to a value. It answers `None` only when it has told why, or when the node is
+//! marked as told already; whoever called it then goes on with a default, which is never used, since a report with
+//! problems leaves no configuration.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use super::report::{Problem, Source, Span};
+use super::tree::{Entry, Kind, Node, join};
+
+/// The problems of one text, as they are found.
+pub(super) struct Problems {
+    source: Arc<Source>,
+    all: RefCell<Vec<Problem>>,
+}
+
+impl Problems {
+    pub(super) fn new(source: Arc<Source>, known: Vec<Problem>) -> Problems {
+        Problems {
+            source,
+            all: RefCell::new(known),
+        }
+    }
+
+    /// Something is wrong with `node`.
+    pub(super) fn at(&self, node: &Node, message: impl Into<String>) {
+        self.tell(&node.span, &node.path, message.into(), None);
+    }
+
+    /// Something is wrong with `node`, and this is what to do about it.
+    pub(super) fn help(&self, node: &Node, message: impl Into<String>, help: impl Into<String>) {
+        self.tell(&node.span, &node.path, message.into(), Some(help.into()));
+    }
+
+    /// Something is wrong with a key, or with what it is missing.
+    pub(super) fn at_key(&self, entry: &Entry, message: impl Into<String>, help: Option<String>) {
+        self.tell(&entry.span, &entry.value.path, message.into(), help);
+    }
+
+    /// `node` is not what belongs there.
+    pub(super) fn expected(&self, node: &Node, what: &str) {
+        self.at(node, format!("expected {what}, found {}", node.found()));
+    }
+
+    /// Something is wrong with the text as a whole.
+    pub(super) fn at_start(&self, message: &str) {
+        let start = Span {
+            line: 1,
+            column: 1,
+            bytes: 0..0,
+        };
+        self.tell(&start, "", message.to_owned(), None);
+    }
+
+    /// Takes the problems of another text along.
+    pub(super) fn extend(&self, others: Vec<Problem>) {
+        self.all.borrow_mut().extend(others);
+    }
+
+    pub(super) fn into_inner(self) -> Vec<Problem> {
+        self.all.into_inner()
+    }
+
+    /// The name of the text.
+    pub(super) fn file(&self) -> &str {
+        &self.source.name
+    }
+
+    fn tell(&self, span: &Span, path: &str, message: String, help: Option<String>) {
+        let mut problem = Problem::new(&self.source, Some(span.clone()), path, message);
+        problem.help = help;
+        self.all.borrow_mut().push(problem);
+    }
+}
+
+/// The fields of a mapping with known keys.
+pub(super) struct Fields<'a> {
+    node: &'a Node,
+    entries: &'a [Entry],
+    problems: &'a Problems,
+    known: Vec<&'static str>,
+    unavailable: Vec<&'static str>,
+}
+
+impl<'a> Fields<'a> {
+    /// The fields of `node`, which has to be a mapping.
+    pub(super) fn of(node: &'a Node, problems: &'a Problems) -> Option<Fields<'a>> {
+        Some(Fields {
+            node,
+            entries: entries(node, problems)?,
+            problems,
+            known: Vec::new(),
+            unavailable: Vec::new(),
+        })
+    }
+
+    /// The value of `name`, if it is given.
+    pub(super) fn get(&mut self, name: &'static str) -> Option<&'a Node> {
+        self.known.push(name);
+        self.entries
+            .iter()
+            .find(|entry| entry.key == name)
+            .map(|entry| &entry.value)
+    }
+
+    /// The value of `name` by `reader`, if it is given and right.
+    pub(super) fn read<T>(
+        &mut self,
+        name: &'static str,
+        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+    ) -> Option<T> {
+        let node = self.get(name)?;
+        reader(node, self.problems)
+    }
+
+    /// As [`Fields::read`], but it is a problem when the field is not there.
+    pub(super) fn required<T>(
+        &mut self,
+        name: &'static str,
+        what: &str,
+        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+    ) -> Option<T> {
+        let Some(node) = self.get(name) else {
+            let path = join(&self.node.path, name);
+            let message = format!("`{name}` is missing; expected {what}");
+            self.problems.tell(&self.node.span, &path, message, None);
+            return None;
+        };
+        reader(node, self.problems)
+    }
+
+    /// Puts the value of `name` into `slot`, which holds the default and keeps it when the field is not there.
+    pub(super) fn set<T>(
+        &mut self,
+        name: &'static str,
+        slot: &mut T,
+        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+    ) {
+        if let Some(value) = self.read(name, reader) {
+            *slot = value;
+        }
+    }
+
+    /// A field that a later version will have.
+    pub(super) fn unavailable(&mut self, name: &'static str) {
+        self.unavailable.push(name);
+    }
+
+    /// Tells the fields that are not known.
+    pub(super) fn finish(self) {
+        for entry in self.entries {
+            let key = entry.key.as_str();
+            if self.unavailable.contains(&key) {
+                let message = format!("`{key}` is not available in this version");
+                self.problems.at_key(entry, message, Some("take it out".to_owned()));
+            } else if !self.known.contains(&key) {
+                let message = format!("unknown field `{key}`; expected {}", one_of(&self.known));
+                let help = similar(key, &self.known).map(|name| format!("did you mean `{name}`?"));
+                self.problems.at_key(entry, message, help);
+            }
+        }
+    }
+}
+
+/// The entries of a mapping with any keys.
+pub(super) fn entries<'a>(node: &'a Node, problems: &Problems) -> Option<&'a [Entry]> {
+    match &node.kind {
+        Kind::Map(entries) => Some(entries),
+        Kind::Null => {
+            problems.help(
+                node,
+                "expected a mapping, found nothing",
+                "leave the key out, or write `{}`",
+            );
+            None
+        }
+        Kind::Missing => None,
+        _ => {
+            problems.expected(node, "a mapping");
+            None
+        }
+    }
+}
+
+/// The items of a list by `reader`, at most `most`; wrong ones are told and left out.
+pub(super) fn list<'a, T>(
+    node: &'a Node,
+    problems: &'a Problems,
+    most: usize,
+    mut reader: impl FnMut(&'a Node, &'a Problems) -> Option<T>,
+) -> Option<Vec<T>> {
+    let items = match &node.kind {
+        Kind::List(items) => items,
+        Kind::Missing => return None,
+        Kind::Null => {
+            problems.help(
+                node,
+                "expected a list, found nothing",
+                "leave the key out, or write `[]`",
+            );
+            return None;
+        }
+        _ => {
+            problems.expected(node, "a list");
+            return None;
+        }
+    };
+    if items.len() > most {
+        problems.at(
+            node,
+            format!("{} items are too many; at most {most} are taken", items.len()),
+        );
+        return None;
+    }
+    Some(items.iter().filter_map(|item| reader(item, problems)).collect())
+}
+
+/// "`a`, `b` or `c`".
+pub(super) fn one_of(names: &[&str]) -> String {
+    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, [])) => last.clone(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "no field at all".to_owned(),
+    }
+}
+
+/// The name that somebody may have meant: within a third of its length in edits.
+pub(super) fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
+    const LENGTH_MAX: usize = 64;
+    if given.len() > LENGTH_MAX {
+        return None;
+    }
+    names
+        .iter()
+        .map(|name| (distance(given, name), *name))
+        .filter(|(edits, name)| *edits <= name.len().div_ceil(3))
+        .min()
+        .map(|(_, name)| name)
+}
+
+/// Insertions, deletions, replacements and swaps of neighbours that lead from one word to the other.
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let mut left: Option<char> = None;
+    for (line, a) in from.chars().enumerate() {
+        let mut next = vec![line + 1];
+        for (column, b) in to.iter().enumerate() {
+            let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
+            let mut best = (at(&row, column) + usize::from(a != *b))
+                .min(at(&row, column + 1) + 1)
+                .min(at(&next, column) + 1);
+            let swapped = column > 0 && left == Some(*b) && to.get(column - 1) == Some(&a);
+            if swapped {
+                best = best.min(at(&before, column - 1) + 1);
+            }
+            next.push(best);
+        }
+        before = std::mem::replace(&mut row, next);
+        left = Some(a);
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised() {
+        let names = ["weights", "timeouts", "routes"];
+        assert_eq!(similar("wieghts", &names), Some("weights"));
+        assert_eq!(similar("timeout", &names), Some("timeouts"));
+        assert_eq!(similar("sticky", &names), None);
+        assert_eq!(distance("wieghts", "weights"), 1);
+        assert_eq!(distance("", "abc"), 3);
+    }
+
+    #[test]
+    fn choices_read_as_a_sentence() {
+        assert_eq!(one_of(&["a"]), "`a`");
+        assert_eq!(one_of(&["a", "b", "c"]), "`a`, `b` or `c`");
+    }
+}

@@ -1,0 +1,196 @@
+//! What is wrong with a configuration, told to people and to programs.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use serde::{Serialize, Serializer};
+
+/// Problems that are told in full; a file with more is answered with their number.
+const PROBLEMS_MAX: usize = 100;
+
+/// A text and what it is called in messages.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) text: String,
+}
+
+/// A place in a text. Lines and columns count from 1, columns in characters.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Span {
+    pub(super) line: u64,
+    pub(super) column: u64,
+    pub(super) bytes: Range<usize>,
+}
+
+/// One thing that is wrong, where, and what was expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The path of the field, such as `services.shop.weights`; empty for the file as a whole.
+    pub path: String,
+    /// What is wrong and what was expected.
+    pub message: String,
+    /// What to do about it, where that is not plain from the message.
+    pub help: Option<String>,
+    source: Arc<Source>,
+    span: Option<Span>,
+}
+
+impl Problem {
+    pub(super) fn new(source: &Arc<Source>, span: Option<Span>, path: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            path: path.to_owned(),
+            message: message.into(),
+            help: None,
+            source: Arc::clone(source),
+            span,
+        }
+    }
+
+    /// The file, as it was named by whoever asked for it.
+    pub fn file(&self) -> &str {
+        &self.source.name
+    }
+
+    /// The line, from 1; 0 when the problem has no place in the text, as when the file cannot be read.
+    pub fn line(&self) -> u64 {
+        self.span.as_ref().map_or(0, |span| span.line)
+    }
+
+    /// The column, from 1, in characters; 0 when there is none.
+    pub fn column(&self) -> u64 {
+        self.span.as_ref().map_or(0, |span| span.column)
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let mut group = Group::with_title(Level::ERROR.primary_title(&*self.message));
+        match &self.span {
+            Some(span) => group = group.element(self.snippet(span)),
+            None => group = group.element(annotate_snippets::Origin::path(&*self.source.name)),
+        }
+        if let Some(help) = &self.help {
+            group = group.element(Level::HELP.message(&**help));
+        }
+        renderer.render(&[group])
+    }
+
+    /// The line and the one before it; a whole file would be laid out anew for each problem.
+    fn snippet<'a>(&'a self, span: &Span) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+        let line = usize::try_from(span.line).unwrap_or(usize::MAX).max(1);
+        let first = line.saturating_sub(2);
+        let mut lines = self.source.text.lines().skip(first).take(line - first);
+        let shown: Vec<String> = lines.by_ref().map(masked).collect();
+        let before: usize = shown.iter().take(line - first - 1).map(|line| line.len() + 1).sum();
+        let text = shown.get(line - first - 1).map_or("", String::as_str);
+        let column = usize::try_from(span.column).unwrap_or(usize::MAX).max(1);
+        let start = text.char_indices().nth(column - 1).map_or(text.len(), |(at, _)| at);
+        let end = text.floor_char_boundary(start.saturating_add(span.bytes.len()));
+        Snippet::source(shown.join("\n"))
+            .line_start(first + 1)
+            .path(&*self.source.name)
+            .fold(false)
+            .annotation(
+                AnnotationKind::Primary
+                    .span(before + start..before + end)
+                    .label(&*self.path),
+            )
+    }
+}
+
+/// Fields whose values do not belong on a screen, whether they are known fields or somebody's guess.
+const SECRETS: [&str; 4] = ["sha256:", "token:", "secret:", "password:"];
+
+/// A line with what stands after such a field blotted out, each character by as many bytes, so that places stay.
+fn masked(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(end) = SECRETS.iter().filter_map(|key| Some(rest.find(key)? + key.len())).min() {
+        let (shown, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let value = tail.find([',', '}']).unwrap_or(tail.len());
+        let (hidden, tail) = tail.split_at_checked(value).unwrap_or((tail, ""));
+        out.push_str(shown);
+        out.extend(hidden.chars().flat_map(|c| {
+            let stars = if c == ' ' { " " } else { "*" };
+            std::iter::repeat_n(stars, c.len_utf8())
+        }));
+        rest = tail;
+    }
+    out.push_str(rest);
+    out
+}
+
+impl Serialize for Problem {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shape<'a> {
+            file: &'a str,
+            line: u64,
+            column: u64,
+            path: &'a str,
+            message: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            help: Option<&'a str>,
+        }
+        Shape {
+            file: self.file(),
+            line: self.line(),
+            column: self.column(),
+            path: &self.path,
+            message: &self.message,
+            help: self.help.as_deref(),
+        }
+        .serialize(serializer)
+    }
+}
+
+/// Everything that is wrong with a configuration, in the order of the text. Displays for people, without colour;
+/// serialises as a list of problems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    problems: Vec<Problem>,
+    left_out: usize,
+}
+
+impl Report {
+    pub(super) fn new(mut problems: Vec<Problem>) -> Report {
+        // Stable: problems of one place stay in the order in which they were found.
+        problems.sort_by(|a, b| (a.file(), a.line(), a.column()).cmp(&(b.file(), b.line(), b.column())));
+        let left_out = problems.len().saturating_sub(PROBLEMS_MAX);
+        problems.truncate(PROBLEMS_MAX);
+        Report { problems, left_out }
+    }
+
+    /// The problems, in the order of the text; the first hundred if there are more.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+
+    /// The report in colour, for a stream that takes the colours out where they are not wanted.
+    pub fn coloured(&self) -> String {
+        self.render(&Renderer::styled())
+    }
+
+    fn render(&self, renderer: &Renderer) -> String {
+        let mut all: Vec<String> = self.problems.iter().map(|problem| problem.render(renderer)).collect();
+        if self.left_out > 0 {
+            all.push(format!("and {} more problems", self.left_out));
+        }
+        all.join("\n\n")
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.render(&Renderer::plain()))
+    }
+}
+
+impl std::error::Error for Report {}
+
+impl Serialize for Report {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.problems.serialize(serializer)
+    }
+}

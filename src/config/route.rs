@@ -1,0 +1,195 @@
+//! `services.<name>.routes`.
+
+use std::collections::HashMap;
+use std::net::Ipv6Addr;
+
+use http::header::{self, HeaderName, HeaderValue};
+
+use super::read::{Fields, Problems, entries, list};
+use super::scalar::{Wrong, parsed};
+use super::tree::{Entry, Kind, Node};
+use crate::model::{HeaderMatch, HostPattern, Name, PathPrefix, Route};
+
+const ROUTES_MAX: usize = 1_000;
+const METHODS_MAX: usize = 32;
+const HEADERS_MAX: usize = 32;
+
+/// All routes of a service with the nodes that they come from; there has to be one.
+pub(super) fn routes<'a>(node: &'a Node, problems: &'a Problems) -> Option<Vec<(Route, &'a Node)>> {
+    let routes = list(node, problems, ROUTES_MAX, |node, problems| {
+        Some((route(node, problems)?, node))
+    })?;
+    if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+        problems.help(
+            node,
+            "expected at least one route",
+            "`routes: [{}]` takes every request",
+        );
+    }
+    Some(routes)
+}
+
+/// Tells every route that is the same as an earlier one, of any service: it would never be reached.
+pub(super) fn refuse_duplicates<'a>(all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>, problems: &Problems) {
+    let mut seen: HashMap<String, (&Name, u64)> = HashMap::new();
+    for (service, route, node) in all {
+        match seen.get(&identity(route)) {
+            Some((owner, line)) => {
+                problems.at(node, format!("this is the route of service {owner:?} in line {line}"));
+            }
+            None => {
+                seen.insert(identity(route), (service, node.span.line));
+            }
+        }
+    }
+}
+
+/// A text that is the same for two routes that match the same requests.
+fn identity(route: &Route) -> String {
+    let mut methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+    methods.sort_unstable();
+    let mut headers: Vec<(&str, &[u8])> = route
+        .headers
+        .iter()
+        .map(|header| (header.name.as_str(), header.value.as_bytes()))
+        .collect();
+    headers.sort_unstable();
+    format!("{:?} {:?} {methods:?} {headers:?}", route.host, route.path_prefix)
+}
+
+fn route(node: &Node, problems: &Problems) -> Option<Route> {
+    let mut fields = Fields::of(node, problems)?;
+    let mut route = Route {
+        host: HostPattern::Any,
+        path_prefix: PathPrefix("".into()),
+        methods: Vec::new(),
+        headers: Vec::new(),
+    };
+    fields.set("host", &mut route.host, |node, problems| parsed(node, problems, host));
+    fields.set("path_prefix", &mut route.path_prefix, |node, problems| {
+        parsed(node, problems, path_prefix)
+    });
+    fields.set("methods", &mut route.methods, |node, problems| {
+        list(node, problems, METHODS_MAX, |node, problems| {
+            parsed(node, problems, method)
+        })
+    });
+    fields.set("headers", &mut route.headers, headers);
+    fields.finish();
+    Some(route)
+}
+
+fn host(text: &str) -> Result<HostPattern, Wrong> {
+    let expected = "a host such as `shop.example.com` or `*.example.com`";
+    let lower = text.to_ascii_lowercase();
+    if let Some(suffix) = lower.strip_prefix("*.") {
+        return match is_domain(suffix) {
+            true => Ok(HostPattern::Wildcard(suffix.into())),
+            false => Err(expected.into()),
+        };
+    }
+    let address = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) || is_domain(&lower) {
+        return Ok(HostPattern::Exact(lower.into()));
+    }
+    Err(match lower.rsplit_once(':') {
+        Some((name, port)) if is_domain(name) && port.parse::<u16>().is_ok() => Wrong::with_help(
+            "a host without a port",
+            format!("write `{name}`, which matches on any port"),
+        ),
+        _ if lower == "*" => Wrong::with_help(expected, "leave `host` out to match any host"),
+        _ => expected.into(),
+    })
+}
+
+fn is_domain(text: &str) -> bool {
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && !label.starts_with('-')
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+fn path_prefix(text: &str) -> Result<PathPrefix, Wrong> {
+    if !text.starts_with('/') {
+        return Err(Wrong::with_help(
+            "a path that begins with `/`",
+            format!("did you mean `/{text}`?"),
+        ));
+    }
+    if text.contains(['?', '#']) {
+        return Err("a path without a query or a fragment".into());
+    }
+    if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("a path as it is sent, percent-encoded".into());
+    }
+    Ok(PathPrefix(text.strip_suffix('/').unwrap_or(text).into()))
+}
+
+fn method(text: &str) -> Result<http::Method, Wrong> {
+    let upper = text.to_ascii_uppercase();
+    if upper != text {
+        return Err(Wrong::with_help(
+            "a method in capitals",
+            format!("did you mean `{upper}`?"),
+        ));
+    }
+    match http::Method::from_bytes(text.as_bytes()) {
+        Ok(http::Method::CONNECT) => Err("a method other than CONNECT, which is never forwarded".into()),
+        Ok(method) => Ok(method),
+        Err(_) => Err("a method such as `GET`".into()),
+    }
+}
+
+fn headers(node: &Node, problems: &Problems) -> Option<Vec<HeaderMatch>> {
+    let entries = entries(node, problems)?;
+    if entries.len() > HEADERS_MAX {
+        problems.at(
+            node,
+            format!(
+                "{} headers are too many; at most {HEADERS_MAX} are taken",
+                entries.len()
+            ),
+        );
+        return None;
+    }
+    let mut headers: Vec<HeaderMatch> = Vec::new();
+    for entry in entries {
+        let Some(header) = header_match(entry, problems) else {
+            continue;
+        };
+        if headers.iter().any(|earlier| earlier.name == header.name) {
+            problems.at_key(entry, format!("the header `{}` is given twice", header.name), None);
+        }
+        headers.push(header);
+    }
+    Some(headers)
+}
+
+fn header_match(entry: &Entry, problems: &Problems) -> Option<HeaderMatch> {
+    let name = HeaderName::from_bytes(entry.key.as_bytes());
+    if name.is_err() {
+        problems.at_key(
+            entry,
+            format!("expected the name of a header, found `{}`", entry.key),
+            None,
+        );
+    }
+    let value = parsed(&entry.value, problems, |text| {
+        HeaderValue::from_str(text).map_err(|_| "the value of a header".into())
+    });
+    let name = name.ok()?;
+    if name == header::HOST {
+        problems.at_key(entry, "a route matches hosts by its `host`, not by a header", None);
+        return None;
+    }
+    Some(HeaderMatch { name, value: value? })
+}
+
+/// The name of a header.
+pub(super) fn header_name(text: &str) -> Result<HeaderName, Wrong> {
+    HeaderName::from_bytes(text.as_bytes()).map_err(|_| "the name of a header".into())
+}

@@ -1,0 +1,72 @@
+//! A configuration as it was typed: nodes with their place and path, nothing judged yet.
+
+use super::report::Span;
+
+/// A value of a document.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// The way to it from the top, such as `services.shop.routes[0].host`.
+    pub(super) path: String,
+    pub(super) span: Span,
+    /// The first line of its text as written, with variables unresolved.
+    pub(super) written: String,
+    /// Whether it holds a variable. Then its value may be a secret, and a number that came by it is still a text.
+    pub(super) substituted: bool,
+    pub(super) kind: Kind,
+}
+
+/// What a node is.
+#[derive(Debug)]
+pub(super) enum Kind {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Number(f64),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<Entry>),
+    /// A text with a variable that is not set, which has been told; nothing more is to be said about it.
+    Missing,
+}
+
+/// A key of a mapping with its value.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) key: String,
+    pub(super) span: Span,
+    pub(super) value: Node,
+}
+
+impl Node {
+    /// What this is, for "expected …, found …".
+    pub(super) fn found(&self) -> String {
+        match &self.kind {
+            Kind::Null => "nothing".to_owned(),
+            Kind::Bool(_) | Kind::Integer(_) | Kind::Number(_) | Kind::Text(_) | Kind::Missing => self.quoted(),
+            Kind::List(_) => "a list".to_owned(),
+            Kind::Map(_) => "a mapping".to_owned(),
+        }
+    }
+
+    /// The text as it was written, cut to a length that suits a message.
+    pub(super) fn quoted(&self) -> String {
+        const LENGTH_MAX: usize = 80;
+        let text = self.written.trim();
+        match text.char_indices().nth(LENGTH_MAX) {
+            Some((end, _)) => format!("`{}…`", text.get(..end).unwrap_or_default()),
+            None => format!("`{text}`"),
+        }
+    }
+}
+
+/// The path of the entry `key` below `path`; a key that would not read as one word is quoted.
+pub(super) fn join(path: &str, key: &str) -> String {
+    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let key = if plain { key.to_owned() } else { format!("{key:?}") };
+    if path.is_empty() { key } else { format!("{path}.{key}") }
+}
+
+/// The path of an item of the list at `path`.
+pub(super) fn join_index(path: &str, index: usize) -> String {
+    format!("{path}[{index}]")
+}

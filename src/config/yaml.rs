@@ -1,0 +1,245 @@
+//! YAML text into a tree of nodes that know their place. The one module that touches the YAML library.
+//!
+//! The library reads straight into Rust types and stops at the first thing that does not fit. Here it reads into a tree
+//! that fits every document, so that what is wrong is found by the readers of the tree, all of it at once. Only a text
+//! that is no YAML at all stops at its first fault.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_yaml::budget::BudgetBreach;
+use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Options, Spanned};
+
+use super::env::substitute;
+use super::report::{Problem, Source, Span};
+use super::tree::{Entry, Kind, Node, join, join_index};
+
+/// Levels of nesting; the configuration itself needs eight.
+const DEPTH_MAX: usize = 32;
+
+/// Reads `source`, with variables taken from `env`.
+///
+/// A variable that is missing is a problem, and its place is marked; the rest of the tree can be checked all the same.
+/// Without a tree there is exactly one problem, which says why.
+pub(super) fn read(source: &Arc<Source>, env: &HashMap<String, String>, problems: &mut Vec<Problem>) -> Option<Node> {
+    match serde_yaml::from_str_with_options::<Spanned<Raw>>(&source.text, options()) {
+        Ok(raw) => Some(Build { source, env, problems }.node(raw, String::new())),
+        Err(error) => {
+            problems.push(Problem::new(source, error.location().map(span), "", message(&error)));
+            None
+        }
+    }
+}
+
+fn options() -> Options {
+    serde_yaml::options! {
+        budget: serde_yaml::budget! {
+            max_documents: 1,
+            max_depth: DEPTH_MAX,
+            max_total_scalar_bytes: 2 * super::TEXT_BYTES_MAX,
+        },
+        strict_booleans: true,
+        // Told by `Build`, each of them.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
+        with_snippet: false,
+    }
+}
+
+/// The library's message without the place, which the report tells in its own way.
+fn message(error: &Error) -> String {
+    match error.without_snippet() {
+        Error::Budget {
+            breach: BudgetBreach::Documents { .. },
+            ..
+        }
+        | Error::MultipleDocuments { .. } => "expected one document; a second one begins here".to_owned(),
+        Error::Budget {
+            breach: BudgetBreach::Depth { .. },
+            ..
+        } => format!("nested deeper than {DEPTH_MAX} levels"),
+        Error::Budget { .. } => "the text is too large or refers to itself too often".to_owned(),
+        other => {
+            let text = other.render_with_formatter(&serde_yaml::UserMessageFormatter);
+            let first = text.lines().next().unwrap_or_default();
+            let bare = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+            format!("not valid YAML: {bare}")
+        }
+    }
+}
+
+fn span(location: Location) -> Span {
+    let place = location.span();
+    let number = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
+    let start = number(place.byte_offset());
+    Span {
+        line: location.line(),
+        column: location.column(),
+        bytes: start..start.saturating_add(number(place.byte_len())),
+    }
+}
+
+/// Whatever a YAML node can be.
+enum Raw {
+    Null,
+    Bool(bool),
+    Integer(i128),
+    Number(f64),
+    Text(String),
+    List(Vec<Spanned<Raw>>),
+    Map(Vec<(Spanned<String>, Spanned<Raw>)>),
+}
+
+impl<'de> Deserialize<'de> for Raw {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Raw, D::Error> {
+        deserializer.deserialize_any(RawVisitor)
+    }
+}
+
+struct RawVisitor;
+
+impl<'de> Visitor<'de> for RawVisitor {
+    type Value = Raw;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Raw, E> {
+        Ok(Raw::Null)
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool(value))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Raw, E> {
+        Ok(Raw::Integer(value.into()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Raw, E> {
+        Ok(Raw::Integer(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, value: i128) -> Result<Raw, E> {
+        Ok(Raw::Integer(value))
+    }
+
+    fn visit_u128<E: de::Error>(self, value: u128) -> Result<Raw, E> {
+        Ok(Raw::Integer(i128::try_from(value).unwrap_or(i128::MAX)))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Raw, E> {
+        Ok(Raw::Number(value))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Raw, E> {
+        Ok(Raw::Text(value.to_owned()))
+    }
+
+    fn visit_string<E: de::Error>(self, value: String) -> Result<Raw, E> {
+        Ok(Raw::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Raw, A::Error> {
+        let mut all = Vec::new();
+        while let Some(item) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Raw::List(all))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Raw, A::Error> {
+        let mut all = Vec::new();
+        while let Some(entry) = entries.next_entry()? {
+            all.push(entry);
+        }
+        Ok(Raw::Map(all))
+    }
+}
+
+/// Turns raw values into nodes; resolves variables and tells duplicate keys on the way.
+struct Build<'a> {
+    source: &'a Arc<Source>,
+    env: &'a HashMap<String, String>,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Build<'_> {
+    fn node(&mut self, raw: Spanned<Raw>, path: String) -> Node {
+        // What is quoted in messages is the text of the file, never a value from the environment: it may be a secret.
+        let written = self.source.text.get(span(raw.defined).bytes).unwrap_or_default();
+        let written = written.lines().next().unwrap_or_default().to_owned();
+        let span = span(raw.referenced);
+        let mut substituted = false;
+        let kind = match raw.value {
+            Raw::Null => Kind::Null,
+            Raw::Bool(value) => Kind::Bool(value),
+            Raw::Integer(value) => Kind::Integer(value),
+            Raw::Number(value) => Kind::Number(value),
+            Raw::Text(text) => {
+                substituted = text.contains("${");
+                self.text(text, &span, &path)
+            }
+            Raw::List(items) => {
+                let items = items.into_iter().enumerate();
+                Kind::List(
+                    items
+                        .map(|(index, item)| self.node(item, join_index(&path, index)))
+                        .collect(),
+                )
+            }
+            Raw::Map(entries) => Kind::Map(self.entries(entries, &path)),
+        };
+        Node {
+            path,
+            span,
+            written,
+            substituted,
+            kind,
+        }
+    }
+
+    fn text(&mut self, text: String, span: &Span, path: &str) -> Kind {
+        match substitute(&text, self.env) {
+            Ok(Cow::Borrowed(_)) => Kind::Text(text),
+            Ok(Cow::Owned(text)) => Kind::Text(text),
+            Err(fault) => {
+                let mut problem = Problem::new(self.source, Some(span.clone()), path, fault.message);
+                problem.help = fault.help;
+                self.problems.push(problem);
+                Kind::Missing
+            }
+        }
+    }
+
+    fn entries(&mut self, raw: Vec<(Spanned<String>, Spanned<Raw>)>, path: &str) -> Vec<Entry> {
+        let mut first: HashMap<String, u64> = HashMap::new();
+        let mut entries = Vec::with_capacity(raw.len());
+        for (key, value) in raw {
+            let span = span(key.referenced);
+            let path = join(path, &key.value);
+            if let Some(line) = first.get(&key.value) {
+                let message = format!("`{}` is given twice; the first is in line {line}", key.value);
+                self.problems
+                    .push(Problem::new(self.source, Some(span), &path, message));
+                continue;
+            }
+            first.insert(key.value.clone(), span.line);
+            let mut value = self.node(value, path);
+            // A list or mapping has no text of its own to point at: its key says better which one is meant.
+            if matches!(value.kind, Kind::List(_) | Kind::Map(_)) {
+                value.span = span.clone();
+            }
+            entries.push(Entry {
+                key: key.value,
+                span,
+                value,
+            });
+        }
+        entries
+    }
+}

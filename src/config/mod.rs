@@ -13,8 +13,11 @@ mod read;
 mod report;
 mod route;
 mod scalar;
+#[expect(dead_code, reason = "shapes, of which only the schema is used")]
+mod schema;
 mod service;
 mod tree;
+mod watch;
 mod yaml;
 
 use std::collections::HashMap;
@@ -26,7 +29,9 @@ use std::sync::Arc;
 use self::read::{Fields, Problems};
 use self::report::Source;
 pub use self::report::{Problem, Report};
+pub use self::schema::schema;
 use self::tree::{Kind, Node};
+pub use self::watch::{Watch, watch};
 use crate::model::ServiceSpec;
 use crate::net::ListenerOptions;
 use crate::{proxy, store, telemetry};

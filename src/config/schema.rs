@@ -1,0 +1,464 @@
+//! The JSON Schema of the configuration, for editors.
+//!
+//! The types here are shapes only: nothing is ever read into them. The readers are what decides; a test holds the two
+//! against each other, field by field, and against `config/reference.yaml` for the defaults.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+/// The JSON Schema (draft 2020-12) of the configuration.
+pub fn schema() -> serde_json::Value {
+    let settings = SchemaSettings::draft2020_12();
+    settings
+        .into_generator()
+        .into_root_schema_for::<Configuration>()
+        .to_value()
+}
+
+/// The configuration of Weighbridge.
+///
+/// `${NAME}`, `${NAME:-default}` and `${NAME:?message}` in values are taken from the environment; `$${` stands for the
+/// two characters themselves.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Configuration {
+    /// Worker threads; by default one per core. Takes effect with a restart.
+    #[schemars(default)]
+    workers: Count<1, 1024>,
+    /// How the process ends.
+    #[schemars(default)]
+    drain: Drain,
+    /// Connections to upstreams that wait for their next request.
+    #[schemars(default)]
+    pool: Pool,
+    /// Requests under way at one time, over all workers; 0: as many as the connections carry. More are answered with
+    /// 503.
+    #[schemars(default, extend("default" = 0))]
+    max_in_flight: Count<0, 100_000_000>,
+    /// Where requests are accepted; by default on 0.0.0.0:8080.
+    #[schemars(default, length(min = 1, max = 64))]
+    listeners: Vec<Listener>,
+    /// The admin API.
+    #[schemars(default)]
+    admin: Admin,
+    /// What survives a restart.
+    #[schemars(default)]
+    store: Store,
+    /// The services, by name.
+    #[schemars(extend("minProperties" = 1, "propertyNames" = name_schema()))]
+    services: BTreeMap<String, Service>,
+    /// What the program says about itself, on standard error.
+    #[schemars(default)]
+    log: Log,
+    /// One line per request.
+    #[schemars(default, extend("default" = "off"))]
+    access_log: AccessLog,
+}
+
+/// How the process ends.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Drain {
+    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to notice.
+    #[schemars(extend("default" = "0s"))]
+    delay: Duration,
+    /// Leaves requests under way so much time to finish.
+    #[schemars(extend("default" = "30s"))]
+    timeout: Duration,
+}
+
+/// Connections to upstreams that wait for their next request.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Pool {
+    /// Idle connections that each worker keeps to each endpoint.
+    #[schemars(extend("default" = 128))]
+    idle_per_endpoint: Count<0, 1_000_000>,
+    /// How long a connection may stay idle; shorter than upstreams keep it.
+    #[schemars(extend("default" = "4s"))]
+    idle_timeout: Duration,
+}
+
+/// An address that requests are accepted on.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Listener {
+    /// `IP:port` to listen on.
+    address: String,
+    /// What metrics and logs call it; by default its address.
+    #[schemars(default)]
+    name: Name,
+    /// How long a client may take. `0s`: without limit.
+    #[schemars(default)]
+    timeouts: ListenerTimeouts,
+    /// How much a client may send.
+    #[schemars(default)]
+    limits: Limits,
+    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    #[schemars(default, extend("default" = []))]
+    trusted_proxies: Vec<String>,
+}
+
+/// How long a client may take.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct ListenerTimeouts {
+    /// For the whole head of a request, not for each byte of it.
+    #[schemars(extend("default" = "10s"))]
+    header: Duration,
+    /// Between two pieces of a request's body.
+    #[schemars(extend("default" = "10s"))]
+    body_idle: Duration,
+    /// Between two requests on one connection.
+    #[schemars(extend("default" = "60s"))]
+    keep_alive: Duration,
+}
+
+/// How much a client may send.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Limits {
+    /// The head of a request, request line included; more is answered with 431.
+    #[schemars(extend("default" = "64KiB"))]
+    header_bytes: Size,
+    /// Fields of a request's head; more are answered with 431.
+    #[schemars(extend("default" = 100))]
+    headers: Count<1, 10_000>,
+    /// The request target, at most 65534 bytes; more is answered with 414.
+    #[schemars(extend("default" = "16KiB"))]
+    uri_bytes: Size,
+    /// The body of a request; `0B`: without limit. More is answered with 413.
+    #[schemars(extend("default" = "0B"))]
+    body_bytes: Size,
+    /// Connections at one time, over all workers; 0: without limit. Further ones wait in the kernel's queue.
+    #[schemars(extend("default" = 10_000))]
+    connections: Count<0, 10_000_000>,
+}
+
+/// The admin API.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Admin {
+    /// `IP:port` to listen on. Any address but a loopback one needs tokens.
+    #[schemars(extend("default" = "127.0.0.1:9900"))]
+    address: String,
+    /// Who may call the API; without tokens it is open.
+    #[schemars(length(min = 1, max = 1000))]
+    tokens: Vec<Token>,
+    /// A file with a list of tokens, as under `tokens`; both count.
+    tokens_file: String,
+    /// Values of `Host` that are accepted beside the address itself and the loopback's names.
+    #[schemars(extend("default" = []))]
+    allowed_hosts: Vec<String>,
+    /// Origins of web pages that may call the API beside its own.
+    #[schemars(extend("default" = []))]
+    allowed_origins: Vec<String>,
+}
+
+/// A caller of the admin API.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Token {
+    /// What the journal calls the caller.
+    name: Name,
+    /// What the caller may do; each role includes the ones before it.
+    role: Role,
+    /// SHA-256 of the token, as 64 hexadecimal digits.
+    sha256: String,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Role {
+    View,
+    Operate,
+    Approve,
+    Admin,
+}
+
+/// What survives a restart.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Store {
+    /// A directory for the database, made if missing; without it, weights end with the process.
+    path: String,
+}
+
+/// A named application behind the proxy.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Service {
+    /// What leads to this service; `[{}]` takes every request.
+    #[schemars(length(min = 1, max = 1000))]
+    routes: Vec<Route>,
+    /// The deployed versions, by name.
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 64, "propertyNames" = name_schema()))]
+    upstreams: BTreeMap<String, Upstream>,
+    /// Percent of the traffic of each upstream, to 0.01; they sum to 100. By default all on the baseline, or on the
+    /// only upstream. Where the service starts; later the admin API decides.
+    #[schemars(default)]
+    weights: BTreeMap<String, Percent>,
+    /// The upstream that a rollback returns to, until one has held 100 percent; by default the one with the largest
+    /// weight.
+    #[schemars(default)]
+    baseline: Name,
+    /// Limits of time for an exchange with an upstream. `0s`: none.
+    #[schemars(default)]
+    timeouts: Timeouts,
+    /// What makes a user return to the same upstream; without it each request is drawn.
+    #[schemars(default)]
+    sticky: Sticky,
+    /// How testers reach a named upstream whatever its weight.
+    #[schemars(default)]
+    tester: Tester,
+    /// Active checks of every endpoint; without them every endpoint counts as healthy.
+    #[schemars(default)]
+    health: Health,
+}
+
+/// A match; all given conditions must hold.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Route {
+    /// `shop.example.com`, or `*.example.com` for everything below it; by default any.
+    host: String,
+    /// A prefix on segment boundaries: `/shop` matches `/shop/cart`, not `/shopping`.
+    #[schemars(extend("default" = "/"))]
+    path_prefix: String,
+    /// Methods, in capitals; by default any.
+    #[schemars(extend("default" = []))]
+    methods: Vec<String>,
+    /// Headers that must have exactly these values.
+    #[schemars(extend("default" = {}))]
+    headers: BTreeMap<String, String>,
+}
+
+/// A deployed version of a service.
+#[derive(JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct Upstream {
+    /// `IP:port` of each endpoint; `localhost` stands for 127.0.0.1.
+    #[schemars(length(min = 1, max = 1000))]
+    endpoints: Vec<String>,
+    /// How it is spoken to.
+    #[schemars(default, extend("default" = "http1"))]
+    protocol: Protocol,
+}
+
+#[derive(Default, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Protocol {
+    #[default]
+    Http1,
+}
+
+/// Limits of time for an exchange with an upstream.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Timeouts {
+    /// For a connection to be established, with each endpoint that is tried.
+    #[schemars(extend("default" = "1s"))]
+    connect: Duration,
+    /// From the request being sent to the first byte of the answer.
+    #[schemars(extend("default" = "15s"))]
+    first_byte: Duration,
+    /// Between two pieces of a body, in either direction.
+    #[schemars(extend("default" = "60s"))]
+    idle: Duration,
+    /// For the whole exchange.
+    #[schemars(extend("default" = "0s"))]
+    total: Duration,
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Sticky {
+    /// A cookie of this name, which the proxy issues when it is missing.
+    Cookie(String),
+    /// A header; requests without it are drawn.
+    Header(String),
+    /// The client's address.
+    ClientIp(True),
+}
+
+impl Default for Sticky {
+    fn default() -> Self {
+        Sticky::ClientIp(True)
+    }
+}
+
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Tester {
+    /// By this header, whose value is the upstream's name.
+    Header(String),
+    /// By a cookie of this name, whose value is the upstream's name.
+    Cookie(String),
+}
+
+impl Default for Tester {
+    fn default() -> Self {
+        Tester::Header(String::new())
+    }
+}
+
+/// Active checks of every endpoint: a GET whose answer must be 200 to 399.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Health {
+    /// The path asked for.
+    #[schemars(extend("default" = "/"))]
+    path: String,
+    /// Between two checks of an endpoint.
+    #[schemars(extend("default" = "5s"))]
+    interval: Duration,
+    /// For the whole check.
+    #[schemars(extend("default" = "1s"))]
+    timeout: Duration,
+    /// Failures in a row until a healthy endpoint counts as unhealthy.
+    #[schemars(extend("default" = 3))]
+    unhealthy_after: Count<1, 1000>,
+    /// Successes in a row until an unhealthy endpoint counts as healthy.
+    #[schemars(extend("default" = 2))]
+    healthy_after: Count<1, 1000>,
+}
+
+/// What the program says about itself, on standard error.
+#[derive(Default, JsonSchema)]
+#[schemars(default, deny_unknown_fields)]
+struct Log {
+    /// The least severity that is logged.
+    #[schemars(extend("default" = "info"))]
+    level: Level,
+    /// The form of a line.
+    #[schemars(extend("default" = "text"))]
+    format: LogFormat,
+}
+
+#[derive(Default, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Level {
+    Error,
+    Warn,
+    #[default]
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Default, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(JsonSchema)]
+#[schemars(untagged)]
+enum AccessLog {
+    /// `off`, `stdout`, or the path of a file, with a `/`.
+    Target(String),
+    /// Where to and in which form.
+    Full(FullAccessLog),
+}
+
+impl Default for AccessLog {
+    fn default() -> Self {
+        AccessLog::Full(FullAccessLog::default())
+    }
+}
+
+#[derive(Default, JsonSchema)]
+#[schemars(deny_unknown_fields)]
+struct FullAccessLog {
+    /// `off`, `stdout`, or the path of a file, with a `/`; the file is opened anew on SIGUSR1.
+    to: String,
+    /// The form of a line.
+    #[schemars(default, extend("default" = "json"))]
+    format: AccessLogFormat,
+}
+
+#[derive(Default, JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum AccessLogFormat {
+    #[default]
+    Json,
+    Combined,
+}
+
+/// What a variable in a value looks like; such a value is not judged here.
+const VARIABLE: &str = r"\$\{";
+
+macro_rules! shape {
+    ($(#[$meta:meta])* $name:ident $([$(const $parameter:ident),*])?, $inner:literal, $schema:expr) => {
+        $(#[$meta])*
+        #[derive(Default)]
+        struct $name$(<$(const $parameter: usize),*>)?;
+
+        impl$(<$(const $parameter: usize),*>)? JsonSchema for $name$(<$($parameter),*>)? {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> Cow<'static, str> {
+                $inner.into()
+            }
+
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                $schema
+            }
+        }
+    };
+}
+
+shape!(
+    /// A number with a unit.
+    Duration, "Duration", json_schema!({
+        "type": "string",
+        "pattern": format!(r"^(\d+(\.\d+)?(us|ms|s|m|h|d))+$|{VARIABLE}"),
+    })
+);
+shape!(
+    /// Bytes, with a unit.
+    Size, "Size", json_schema!({
+        "type": "string",
+        "pattern": format!(r"^\d+(\.\d+)?(B|kB|MB|GB|KiB|MiB|GiB)$|{VARIABLE}"),
+    })
+);
+shape!(
+    /// A whole number.
+    Count[const MIN, const MAX], "Count", json_schema!({
+        "type": ["integer", "string"],
+        "minimum": MIN,
+        "maximum": MAX,
+        "pattern": VARIABLE,
+    })
+);
+shape!(
+    /// A share in percent.
+    Percent, "Percent", json_schema!({
+        "type": ["number", "string"],
+        "minimum": 0,
+        "maximum": 100,
+        "pattern": VARIABLE,
+    })
+);
+shape!(
+    /// The name of a service, an upstream, a listener or a caller.
+    Name, "Name", name_schema()
+);
+shape!(
+    /// Nothing but `true`.
+    True, "True", json_schema!({ "const": true })
+);
+
+fn name_schema() -> Schema {
+    json_schema!({
+        "type": "string",
+        "pattern": format!(r"^[A-Za-z0-9][A-Za-z0-9._-]{{0,62}}$|{VARIABLE}"),
+    })
+}

@@ -1,0 +1,225 @@
+//! Notices that the file of the configuration has changed.
+//!
+//! The directory is watched, not the file: editors replace a file by renaming another over it, and Kubernetes swaps a
+//! symbolic link beside it, which a watch on the file itself would never see. What counts is the content: a save without
+//! a change, or a half-finished swap, is not told. Where the kernel does not notify (network file systems, too many
+//! watches) a slow poll does.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use notify::event::{AccessKind, AccessMode, EventKind};
+use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
+
+/// How long the directory has to be quiet before the file is read: a save is several events.
+const QUIET: Duration = Duration::from_millis(200);
+
+/// A directory that is never quiet is read all the same after so long.
+const RESTLESS: Duration = Duration::from_secs(2);
+
+/// Between two looks without any event.
+const POLL: Duration = Duration::from_secs(30);
+
+/// Watches a file for as long as it lives.
+#[derive(Debug)]
+pub struct Watch {
+    events: Sender<Signal>,
+    /// Held for its effect; `None` where only the poll works.
+    _watcher: Option<RecommendedWatcher>,
+}
+
+#[derive(Debug)]
+enum Signal {
+    Touched,
+    Stop,
+}
+
+/// Calls `changed`, on a thread of its own, whenever the content of the file at `path` is another one than before.
+///
+/// # Errors
+///
+/// When no thread can be had. A file that cannot be watched or read is none: it may come.
+pub fn watch(path: &Path, changed: impl FnMut() + Send + 'static) -> io::Result<Watch> {
+    start(path, POLL, true, changed)
+}
+
+fn start(path: &Path, poll: Duration, notified: bool, changed: impl FnMut() + Send + 'static) -> io::Result<Watch> {
+    let (events, signals) = channel();
+    let watcher = if notified {
+        directory(path, events.clone())
+    } else {
+        None
+    };
+    let mut looker = Looker {
+        path: path.to_owned(),
+        poll,
+        known: super::read_text(path).ok(),
+        signals,
+        changed,
+    };
+    thread::Builder::new()
+        .name("config-watch".into())
+        .spawn(move || looker.run())?;
+    Ok(Watch {
+        events,
+        _watcher: watcher,
+    })
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        // Fails only when the thread has ended already.
+        self.events.send(Signal::Stop).ok();
+    }
+}
+
+fn directory(path: &Path, events: Sender<Signal>) -> Option<RecommendedWatcher> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let directory = parent.unwrap_or(Path::new("."));
+    let watched = notify::recommended_watcher(move |event: notify::Result<Event>| {
+        if event.map_or(true, |event| matters(event.kind)) {
+            events.send(Signal::Touched).ok();
+        }
+    })
+    .and_then(|mut watcher| {
+        watcher.watch(directory, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    watched
+        .inspect_err(|error| {
+            let directory = directory.display();
+            tracing::warn!(%error, "changes in {directory} are not notified; looking every {} s", POLL.as_secs());
+        })
+        .ok()
+}
+
+/// Reading is no change; without this, looking at the file would be a reason to look at it.
+fn matters(kind: EventKind) -> bool {
+    match kind {
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
+        _ => true,
+    }
+}
+
+struct Looker<F> {
+    path: PathBuf,
+    poll: Duration,
+    /// The content as it was last seen; `None` before the file could be read.
+    known: Option<String>,
+    signals: Receiver<Signal>,
+    changed: F,
+}
+
+impl<F: FnMut()> Looker<F> {
+    fn run(&mut self) {
+        loop {
+            match self.signals.recv_timeout(self.poll) {
+                Ok(Signal::Touched) => {
+                    if !self.settle() {
+                        return;
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.look();
+        }
+    }
+
+    /// Waits until nothing has happened for a moment; false when it is time to stop.
+    fn settle(&self) -> bool {
+        let began = Instant::now();
+        while began.elapsed() < RESTLESS {
+            match self.signals.recv_timeout(QUIET) {
+                Ok(Signal::Touched) => {}
+                Err(RecvTimeoutError::Timeout) => return true,
+                Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            }
+        }
+        true
+    }
+
+    /// A file that cannot be read just now is as good as unchanged: it may be in the middle of a swap, and if it is
+    /// really gone there is nothing to change to.
+    fn look(&mut self) {
+        let Ok(text) = super::read_text(&self.path) else { return };
+        if self.known.as_ref() != Some(&text) {
+            self.known = Some(text);
+            (self.changed)();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn watched(path: &Path, poll: Duration, notified: bool) -> (Watch, Receiver<()>) {
+        let (told, changes) = channel();
+        let watch = start(path, poll, notified, move || {
+            told.send(()).ok();
+        });
+        (watch.unwrap(), changes)
+    }
+
+    #[test]
+    fn a_rewritten_file_and_a_replaced_one_are_told_once_each() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weighbridge.yaml");
+        fs::write(&path, "a").unwrap();
+        let (_watch, changes) = watched(&path, LONG, true);
+        fs::write(&path, "b").unwrap();
+        changes.recv_timeout(LONG).unwrap();
+        let beside = directory.path().join("new");
+        fs::write(&beside, "c").unwrap();
+        fs::rename(&beside, &path).unwrap();
+        changes.recv_timeout(LONG).unwrap();
+        assert!(changes.try_recv().is_err());
+    }
+
+    #[test]
+    fn the_way_kubernetes_swaps_a_mounted_file_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for (version, text) in [("..v1", "a"), ("..v2", "b")] {
+            fs::create_dir(at(version)).unwrap();
+            fs::write(at(version).join("w.yaml"), text).unwrap();
+        }
+        symlink("..v1", at("..data")).unwrap();
+        symlink("..data/w.yaml", at("w.yaml")).unwrap();
+        let (_watch, changes) = watched(&at("w.yaml"), LONG, true);
+        symlink("..v2", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        changes.recv_timeout(LONG).unwrap();
+    }
+
+    #[test]
+    fn without_notifications_the_poll_finds_it_and_the_same_content_is_no_change() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("weighbridge.yaml");
+        fs::write(&path, "a").unwrap();
+        let (watch, changes) = watched(&path, Duration::from_millis(1), false);
+        for text in ["a", "b", "b"] {
+            fs::write(directory.path().join("new"), text).unwrap();
+            fs::rename(directory.path().join("new"), &path).unwrap();
+        }
+        changes.recv_timeout(LONG).unwrap();
+        drop(watch);
+        assert_eq!(changes.iter().count(), 0);
+    }
+
+    #[test]
+    fn the_thread_ends_with_the_watch() {
+        let directory = tempfile::tempdir().unwrap();
+        let (watch, changes) = watched(&directory.path().join("none.yaml"), LONG, true);
+        drop(watch);
+        assert_eq!(changes.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
+    }
+}

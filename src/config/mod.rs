@@ -1,7 +1,7 @@
 //! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a [`Report`] of everything
 //! that is wrong with it.
 //!
-//! Two stages: [`yaml`] and [`tree`] hold what was typed, with its place; the readers of each section say what it means
+//! Two stages: `yaml` and `tree` hold what was typed, with its place; the readers of each section say what it means
 //! and refuse what means nothing. Nothing is ignored: an unknown field is a problem, and so is one that this version
 //! does not have yet. Nothing is changed here either; the file declares, others act.
 
@@ -175,3 +175,6 @@ fn read_text(path: &Path) -> io::Result<String> {
     }
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -48,7 +48,7 @@ struct Configuration {
     #[schemars(default)]
     store: Store,
     /// The services, by name.
-    #[schemars(extend("minProperties" = 1, "propertyNames" = name_schema()))]
+    #[schemars(extend("minProperties" = 1, "propertyNames" = key_schema()))]
     services: BTreeMap<String, Service>,
     /// What the program says about itself, on standard error.
     #[schemars(default)]
@@ -87,7 +87,7 @@ struct Pool {
 #[schemars(deny_unknown_fields)]
 struct Listener {
     /// `IP:port` to listen on.
-    address: String,
+    address: Text,
     /// What metrics and logs call it; by default its address.
     #[schemars(default)]
     name: Name,
@@ -144,12 +144,12 @@ struct Limits {
 struct Admin {
     /// `IP:port` to listen on. Any address but a loopback one needs tokens.
     #[schemars(extend("default" = "127.0.0.1:9900"))]
-    address: String,
+    address: Text,
     /// Who may call the API; without tokens it is open.
     #[schemars(length(min = 1, max = 1000))]
     tokens: Vec<Token>,
     /// A file with a list of tokens, as under `tokens`; both count.
-    tokens_file: String,
+    tokens_file: Text,
     /// Values of `Host` that are accepted beside the address itself and the loopback's names.
     #[schemars(extend("default" = []))]
     allowed_hosts: Vec<String>,
@@ -184,7 +184,7 @@ enum Role {
 #[schemars(default, deny_unknown_fields)]
 struct Store {
     /// A directory for the database, made if missing; without it, weights end with the process.
-    path: String,
+    path: Text,
 }
 
 /// A named application behind the proxy.
@@ -195,7 +195,7 @@ struct Service {
     #[schemars(length(min = 1, max = 1000))]
     routes: Vec<Route>,
     /// The deployed versions, by name.
-    #[schemars(extend("minProperties" = 1, "maxProperties" = 64, "propertyNames" = name_schema()))]
+    #[schemars(extend("minProperties" = 1, "maxProperties" = 64, "propertyNames" = key_schema()))]
     upstreams: BTreeMap<String, Upstream>,
     /// Percent of the traffic of each upstream, to 0.01; they sum to 100. By default all on the baseline, or on the
     /// only upstream. Where the service starts; later the admin API decides.
@@ -224,10 +224,10 @@ struct Service {
 #[schemars(default, deny_unknown_fields)]
 struct Route {
     /// `shop.example.com`, or `*.example.com` for everything below it; by default any.
-    host: String,
+    host: Text,
     /// A prefix on segment boundaries: `/shop` matches `/shop/cart`, not `/shopping`.
     #[schemars(extend("default" = "/"))]
-    path_prefix: String,
+    path_prefix: Text,
     /// Methods, in capitals; by default any.
     #[schemars(extend("default" = []))]
     methods: Vec<String>,
@@ -311,7 +311,7 @@ impl Default for Tester {
 struct Health {
     /// The path asked for.
     #[schemars(extend("default" = "/"))]
-    path: String,
+    path: Text,
     /// Between two checks of an endpoint.
     #[schemars(extend("default" = "5s"))]
     interval: Duration,
@@ -376,7 +376,7 @@ impl Default for AccessLog {
 #[schemars(deny_unknown_fields)]
 struct FullAccessLog {
     /// `off`, `stdout`, or the path of a file, with a `/`; the file is opened anew on SIGUSR1.
-    to: String,
+    to: Text,
     /// The form of a line.
     #[schemars(default, extend("default" = "json"))]
     format: AccessLogFormat,
@@ -392,6 +392,9 @@ enum AccessLogFormat {
 
 /// What a variable in a value looks like; such a value is not judged here.
 const VARIABLE: &str = r"\$\{";
+
+/// What a name looks like.
+const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
 macro_rules! shape {
     ($(#[$meta:meta])* $name:ident $([$(const $parameter:ident),*])?, $inner:literal, $schema:expr) => {
@@ -439,6 +442,10 @@ shape!(
     })
 );
 shape!(
+    /// A text; a type of its own, since an empty `String` would be taken for its default.
+    Text, "Text", json_schema!({ "type": "string" })
+);
+shape!(
     /// A share in percent.
     Percent, "Percent", json_schema!({
         "type": ["number", "string"],
@@ -457,8 +464,10 @@ shape!(
 );
 
 fn name_schema() -> Schema {
-    json_schema!({
-        "type": "string",
-        "pattern": format!(r"^[A-Za-z0-9][A-Za-z0-9._-]{{0,62}}$|{VARIABLE}"),
-    })
+    json_schema!({ "type": "string", "pattern": format!("{NAME}|{VARIABLE}") })
+}
+
+/// Keys are taken as they stand.
+fn key_schema() -> Schema {
+    json_schema!({ "type": "string", "pattern": NAME })
 }

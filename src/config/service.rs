@@ -82,11 +82,12 @@ fn service<'a>(entry: &'a Entry, problems: &'a Problems) -> Read<'a> {
     );
     let names = upstreams.as_deref().unwrap_or_default();
     let baseline = fields.read("baseline", |node, problems| upstream_name(node, problems, names));
-    let given = fields.get("weights");
-    let weights = match (given, names) {
-        (_, []) => None,
-        (Some(node), names) => weights(node, problems, names),
-        (None, names) => default_weights(entry, problems, names, baseline.as_ref()),
+    let weights = match (fields.get("weights"), fields.get("baseline"), names) {
+        (_, _, []) => None,
+        (Some(node), _, names) => weights(node, problems, names),
+        // A baseline that is wrong has been told, and would do once it is right.
+        (None, Some(_), names) if baseline.is_none() && names.len() > 1 => None,
+        (None, _, names) => default_weights(entry, problems, names, baseline.as_ref()),
     };
     let timeouts = fields.read("timeouts", timeouts).unwrap_or_default();
     let sticky = fields.read("sticky", sticky);

@@ -61,6 +61,8 @@ fn message(error: &Error) -> String {
             breach: BudgetBreach::Depth { .. },
             ..
         } => format!("nested deeper than {DEPTH_MAX} levels"),
+        // The place is that of the alias; what is wrong with what it stands for is told.
+        Error::AliasError { error, .. } => message(error),
         Error::Budget { .. } => "the text is too large or refers to itself too often".to_owned(),
         other => {
             let text = other.render_with_formatter(&serde_yaml::UserMessageFormatter);

@@ -1,0 +1,124 @@
+"""What the scripts in this folder share: free ports, processes that end with the script, CPU time of a process tree.
+
+Everything listens on loopback, in a folder of its own that is removed at the end.
+"""
+import json
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PACKAGES = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk", "h2load": "nghttp2-client",
+            "taskset": "util-linux", "chrt": "util-linux"}
+
+
+def need(*tools):
+    """Ends the script when a tool is missing, with the command that installs it."""
+    # Debian keeps nginx and HAProxy in /usr/sbin, which not every user has in PATH.
+    os.environ["PATH"] += ":/usr/sbin:/sbin"
+    missing = sorted({PACKAGES[tool] for tool in tools if not shutil.which(tool)})
+    if missing:
+        sys.exit("missing: apt-get install --no-install-recommends " + " ".join(missing))
+
+
+def free_ports(count):
+    """Ports that nothing listens on at this moment."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def binary(path):
+    """The release binary of Weighbridge: the one given, or the one that cargo builds."""
+    path = pathlib.Path(path or pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/weighbridge")
+    if not path.exists():
+        sys.exit(f"{path} is missing: cargo build --release --locked")
+    return path.resolve()
+
+
+class Stage:
+    """A temporary folder and the processes that were started in it; leaving it ends both."""
+
+    def __enter__(self):
+        self.folder = pathlib.Path(tempfile.mkdtemp(prefix="weighbridge-"))
+        self.children = []
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        return self
+
+    def __exit__(self, *_):
+        for child in reversed(self.children):
+            stop(child)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def write(self, name, text):
+        """Puts a file into the folder and returns its path."""
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def start(self, name, command, ports=()):
+        """Starts a process, its output in NAME.log, and waits until it listens."""
+        log = open(self.folder / f"{name}.log", "wb")
+        child = subprocess.Popen([str(part) for part in command], stdout=log, stderr=log, cwd=self.folder)
+        self.children.append(child)
+        for port in ports:
+            self.wait_for(name, child, port)
+        return child
+
+    def wait_for(self, name, child, port):
+        """Waits until a port takes connections; a process that died or never listens ends the script with its log."""
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline and child.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                return
+            except OSError:
+                time.sleep(0.02)
+        sys.exit(f"{name} does not listen on {port}:\n" + (self.folder / f"{name}.log").read_text(errors="replace")[-2000:])
+
+
+def stop(child, sign=signal.SIGTERM):
+    """Ends a process that this script started, by force if it has not gone after ten seconds."""
+    if child.poll() is None:
+        child.send_signal(sign)
+        try:
+            child.wait(10)
+        except subprocess.TimeoutExpired:
+            child.kill()
+    return child.wait()
+
+
+def tree(pid):
+    """A process and all that descend from it."""
+    pids = [pid]
+    for task in pathlib.Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            pids += tree(int(child))
+    return pids
+
+
+def cpu_ns(pid):
+    """Nanoseconds on a CPU, over every thread of a process tree."""
+    stats = (stat for p in tree(pid) for stat in pathlib.Path(f"/proc/{p}/task").glob("*/schedstat"))
+    return sum(int(stat.read_text().split()[0]) for stat in stats)
+
+
+def fetch(url, timeout=5):
+    """The body behind a URL."""
+    with urllib.request.urlopen(url, timeout=timeout) as answer:
+        return answer.read().decode()
+
+
+def save(path, data):
+    """Writes results as JSON, if a path was given."""
+    if path:
+        pathlib.Path(path).write_text(json.dumps(data, indent=1) + "\n")

@@ -11,5 +11,8 @@ pub mod control;
 pub mod model;
 pub mod net;
 pub mod proxy;
+pub mod routing;
+pub mod stats;
 pub mod store;
 pub mod telemetry;
+pub mod time;

@@ -1,0 +1,173 @@
+//! The endpoints of an upstream, and the choice among them.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::model::{Name, Protocol, Weight};
+use crate::stats::UpstreamKey;
+
+/// An endpoint's number: dense, and the same for one address of one upstream as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EndpointKey(pub u32);
+
+impl EndpointKey {
+    /// The key as a position in a dense table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// A change of an endpoint's health, as a checker saw it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthEvent {
+    /// The endpoint.
+    pub endpoint: EndpointKey,
+    /// Its new state.
+    pub healthy: bool,
+    /// What the last check saw.
+    pub detail: String,
+}
+
+/// One address of an upstream, shared by all tables that know it, so that its count of requests in flight goes on
+/// across reloads. Whether it is healthy is a matter of the table, see [`Upstream`].
+///
+/// Aligned, so that workers that count on one endpoint do not slow down those that count on its neighbour.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct Endpoint {
+    /// Its number.
+    pub key: EndpointKey,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// The service it belongs to.
+    pub service: Name,
+    /// The upstream it belongs to.
+    pub upstream: Name,
+    in_flight: AtomicU32,
+}
+
+impl Endpoint {
+    /// An endpoint with nothing in flight.
+    pub fn new(key: EndpointKey, address: SocketAddr, service: Name, upstream: Name) -> Endpoint {
+        Endpoint {
+            key,
+            address,
+            service,
+            upstream,
+            in_flight: AtomicU32::new(0),
+        }
+    }
+
+    /// Requests on it at this moment, from all workers.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts a request on it until the guard is dropped.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+}
+
+/// A request on an endpoint.
+#[derive(Debug)]
+pub struct InFlight(Arc<Endpoint>);
+
+impl Deref for InFlight {
+    type Target = Arc<Endpoint>;
+
+    fn deref(&self) -> &Arc<Endpoint> {
+        &self.0
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A deployed version of a service, as one table knows it.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its number.
+    pub key: UpstreamKey,
+    /// Its name, unique within the service.
+    pub name: Name,
+    /// Its share of the service's requests.
+    pub weight: Weight,
+    /// How it is spoken to.
+    pub protocol: Protocol,
+    /// All its endpoints, in the order of declaration.
+    pub endpoints: Box<[Arc<Endpoint>]>,
+    /// Those of them that requests are sent to.
+    pub healthy: Box<[Arc<Endpoint>]>,
+}
+
+impl Upstream {
+    /// The endpoint for a request: of two that `draw` (uniform over all 64-bit numbers) chooses among the healthy
+    /// ones, that with fewer requests in flight. `None` when none is healthy.
+    ///
+    /// Two choices, since the least loaded of all would draw every worker to the same endpoint at once.
+    pub fn endpoint(&self, draw: u64) -> Option<&Arc<Endpoint>> {
+        match &*self.healthy {
+            [] => None,
+            [only] => Some(only),
+            healthy => {
+                let (first, second) = two_of(healthy.len(), draw);
+                less_loaded(healthy.get(first)?, healthy.get(second)?)
+            }
+        }
+    }
+
+    /// As [`Upstream::endpoint`], among the endpoints that are not in `tried`.
+    pub fn endpoint_excluding(&self, draw: u64, tried: &[EndpointKey]) -> Option<&Arc<Endpoint>> {
+        let mut left = self.healthy.iter().filter(|endpoint| !tried.contains(&endpoint.key));
+        match left.clone().count() {
+            0 => None,
+            1 => left.next(),
+            count => {
+                let (first, second) = two_of(count, draw);
+                less_loaded(left.clone().nth(first)?, left.nth(second)?)
+            }
+        }
+    }
+
+    /// Whether requests are sent to this endpoint.
+    pub fn is_healthy(&self, endpoint: EndpointKey) -> bool {
+        self.healthy.iter().any(|healthy| healthy.key == endpoint)
+    }
+
+    /// This upstream with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
+    pub(super) fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<Upstream> {
+        let known = self.endpoints.iter().any(|known| known.key == endpoint);
+        if !known || self.is_healthy(endpoint) == healthy {
+            return None;
+        }
+        let keeps = |key| if key == endpoint { healthy } else { self.is_healthy(key) };
+        let healthy = self.endpoints.iter().filter(|endpoint| keeps(endpoint.key));
+        Some(Upstream {
+            healthy: healthy.cloned().collect(),
+            ..self.clone()
+        })
+    }
+}
+
+/// Two different positions below `count` (at least 2), each pair equally likely, from the two halves of `draw`.
+fn two_of(count: usize, draw: u64) -> (usize, usize) {
+    let below = |bound: usize, half: u64| {
+        let scaled = (half * bound as u64) >> 32;
+        usize::try_from(scaled).unwrap_or(0)
+    };
+    let first = below(count, draw >> 32);
+    let second = below(count - 1, draw & u64::from(u32::MAX));
+    (first, if second < first { second } else { second + 1 })
+}
+
+fn less_loaded<'a>(first: &'a Arc<Endpoint>, second: &'a Arc<Endpoint>) -> Option<&'a Arc<Endpoint>> {
+    let second_is_freer = second.in_flight() < first.in_flight();
+    Some(if second_is_freer { second } else { first })
+}

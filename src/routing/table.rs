@@ -1,0 +1,294 @@
+//! The routing table: services with their splits and upstreams, and how one table becomes the next.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use foldhash::fast::FixedState;
+use http::{HeaderMap, Method};
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::matcher::Matcher;
+use super::{Endpoint, EndpointKey, Keys, Split, Upstream};
+use crate::model::{Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights};
+use crate::stats::UpstreamKey;
+
+/// All routes and services, compiled. A table never changes; each change makes a new one that shares what it leaves
+/// as it is.
+#[derive(Clone, Debug)]
+pub struct RoutingTable {
+    services: Vec<Arc<Service>>,
+    matcher: Arc<Matcher>,
+}
+
+/// A service, with everything that a request to it needs.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: Name,
+    /// What leads to it, as declared.
+    pub routes: Arc<[Route]>,
+    /// How long each part of an exchange may take.
+    pub timeouts: Timeouts,
+    /// What makes a user return to the same upstream.
+    pub sticky: Option<Sticky>,
+    /// How testers reach a named upstream.
+    pub tester: Option<Tester>,
+    /// How its endpoints are checked.
+    pub health: Option<Health>,
+    /// The upstream that gets what the others leave.
+    pub baseline: Name,
+    /// Its weights, in the order of its upstreams.
+    pub weights: Weights,
+    /// The chooser compiled from them.
+    pub split: Split,
+    /// Its upstreams, in the order of declaration.
+    pub upstreams: Box<[Upstream]>,
+}
+
+/// What of a service changes while it runs, and is not the configuration's to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Live {
+    /// How requests are split.
+    pub weights: Weights,
+    /// The upstream that a rollback returns to.
+    pub baseline: Name,
+    /// What sticky keys are spread by; a new one deals all users anew.
+    pub salt: u64,
+}
+
+impl Live {
+    /// What a service starts with when nothing is known of it: its declared weights; the declared baseline, else the
+    /// largest weight; a salt of its own.
+    pub fn initial(spec: &ServiceSpec) -> Live {
+        let declared = spec.baseline.as_ref().or_else(|| spec.weights.largest());
+        let baseline = declared.or_else(|| spec.upstreams.first().map(|upstream| &upstream.name));
+        Live {
+            weights: spec.weights.clone(),
+            baseline: baseline.map_or_else(|| Name::from(""), Name::clone),
+            salt: xxh3_64(spec.name.as_bytes()),
+        }
+    }
+
+    /// This state for a service whose upstreams may have been declared anew: a new upstream gets no weight, that of a
+    /// removed one goes to the baseline. When the baseline itself is gone, the service starts as declared, with this
+    /// salt.
+    #[must_use]
+    pub fn fitted(self, spec: &ServiceSpec) -> Live {
+        let names = || spec.upstreams.iter().map(|upstream| &upstream.name);
+        if names().eq(self.weights.iter().map(|(name, _)| name)) {
+            return self;
+        }
+        let others: Vec<(Name, Weight)> = names()
+            .filter(|name| **name != self.baseline)
+            .map(|name| (Name::clone(name), self.weights.get(name).unwrap_or_default()))
+            .collect();
+        let taken: u16 = others.iter().map(|(_, weight)| weight.basis_points()).sum();
+        let rest = Weight::from_basis_points(Weight::FULL.basis_points().saturating_sub(taken)).unwrap_or_default();
+        let given = [others, vec![(Name::clone(&self.baseline), rest)]].concat();
+        match Weights::new(names(), &given) {
+            Ok(weights) => Live { weights, ..self },
+            Err(_) => Live {
+                salt: self.salt,
+                ..Live::initial(spec)
+            },
+        }
+    }
+}
+
+impl Service {
+    /// The upstream for a request without a sticky key; `draw` is uniform over all 64-bit numbers.
+    pub fn pick(&self, draw: u64) -> Option<&Upstream> {
+        self.upstreams.get(self.split.pick(draw))
+    }
+
+    /// The upstream for a user.
+    pub fn pick_key(&self, key: &[u8]) -> Option<&Upstream> {
+        self.upstreams.get(self.split.pick_key(key))
+    }
+
+    /// The upstream of this name.
+    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
+        self.upstreams.iter().find(|upstream| &*upstream.name == name)
+    }
+
+    /// The live state that this table was built with.
+    pub fn live(&self) -> Live {
+        Live {
+            weights: self.weights.clone(),
+            baseline: Name::clone(&self.baseline),
+            salt: self.split.salt(),
+        }
+    }
+
+    fn with_live(&self, live: &Live) -> Service {
+        let mut service = self.clone();
+        service.baseline = Name::clone(&live.baseline);
+        service.weights = live.weights.clone();
+        service.split = Split::new(&live.weights, &live.baseline, live.salt);
+        for upstream in &mut service.upstreams {
+            upstream.weight = live.weights.get(&upstream.name).unwrap_or_default();
+        }
+        service
+    }
+}
+
+impl RoutingTable {
+    /// The table of these services with their live state (as [`Live::fitted`]; where `live` knows none,
+    /// [`Live::initial`]). Endpoints that `previous` has too go on with their counts, and with their health if they
+    /// are still checked.
+    pub fn build(
+        specs: &[ServiceSpec],
+        live: impl Fn(&str) -> Option<Live>,
+        keys: &mut Keys,
+        previous: Option<&RoutingTable>,
+    ) -> RoutingTable {
+        let known = previous.map(RoutingTable::endpoints_by_key).unwrap_or_default();
+        let routes = specs.iter().enumerate();
+        let routes = routes.flat_map(|(at, spec)| spec.routes.iter().map(move |route| (at, route)));
+        let matcher = Arc::new(Matcher::new(routes));
+        let services = specs.iter().map(|spec| {
+            let live = live(&spec.name).map_or_else(|| Live::initial(spec), |live| live.fitted(spec));
+            Arc::new(service(spec, &live, keys, &known))
+        });
+        RoutingTable {
+            services: services.collect(),
+            matcher,
+        }
+    }
+
+    /// The service that a request is for. `host` is as the client sent it; `path` is without a query.
+    pub fn route(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<&Arc<Service>> {
+        self.services.get(self.matcher.find(host, path, method, headers)?)
+    }
+
+    /// All services, in the order of declaration.
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+        self.services.iter()
+    }
+
+    /// The service of this name.
+    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+        self.services.iter().find(|service| &*service.name == name)
+    }
+
+    /// This table with other live state of a service; `None` when there is no such service or the weights are not
+    /// those of its upstreams.
+    pub fn with_weights(&self, service: &str, live: &Live) -> Option<RoutingTable> {
+        self.replacing(|candidate| {
+            let names = candidate.upstreams.iter().map(|upstream| &upstream.name);
+            let fits = &*candidate.name == service && names.eq(live.weights.iter().map(|(name, _)| name));
+            fits.then(|| candidate.with_live(live))
+        })
+    }
+
+    /// This table with an upstream's weight given to its service's baseline; `None` when it has no weight, or is the
+    /// baseline itself.
+    pub fn without(&self, upstream: UpstreamKey) -> Option<RoutingTable> {
+        self.replacing(|service| {
+            let gone = service.upstreams.iter().find(|candidate| candidate.key == upstream)?;
+            if gone.weight.is_zero() || gone.name == service.baseline {
+                return None;
+            }
+            let moved = service.weights.iter().map(|(name, weight)| match name {
+                name if *name == gone.name => Some((Name::clone(name), Weight::ZERO)),
+                name if *name == service.baseline => {
+                    let both = Weight::from_basis_points(weight.basis_points() + gone.weight.basis_points())?;
+                    Some((Name::clone(name), both))
+                }
+                name => Some((Name::clone(name), weight)),
+            });
+            let given = moved.collect::<Option<Vec<_>>>()?;
+            let weights = Weights::new(service.weights.iter().map(|(name, _)| name), &given).ok()?;
+            Some(service.with_live(&Live {
+                weights,
+                ..service.live()
+            }))
+        })
+    }
+
+    /// This table with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
+    pub fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutingTable> {
+        self.replacing(|service| {
+            let changed = |upstream: &Upstream| upstream.with_health(endpoint, healthy);
+            let (at, upstream) = service
+                .upstreams
+                .iter()
+                .map(changed)
+                .enumerate()
+                .find(|(_, new)| new.is_some())?;
+            let mut service = service.clone();
+            *service.upstreams.get_mut(at)? = upstream?;
+            Some(service)
+        })
+    }
+
+    /// All endpoints of all services.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let upstreams = self.services.iter().flat_map(|service| &service.upstreams);
+        upstreams.flat_map(|upstream| &upstream.endpoints)
+    }
+
+    /// This table with the first service that `change` makes another of.
+    fn replacing(&self, change: impl Fn(&Service) -> Option<Service>) -> Option<RoutingTable> {
+        let changed = self.services.iter().map(|service| change(service));
+        let (at, service) = changed.enumerate().find(|(_, new)| new.is_some())?;
+        let mut table = self.clone();
+        *table.services.get_mut(at)? = Arc::new(service?);
+        Some(table)
+    }
+
+    fn endpoints_by_key(&self) -> Known {
+        let upstreams = self.services.iter().flat_map(|service| &service.upstreams);
+        upstreams
+            .flat_map(|upstream| upstream.endpoints.iter().map(move |endpoint| (upstream, endpoint)))
+            .map(|(upstream, endpoint)| (endpoint.key, (Arc::clone(endpoint), upstream.is_healthy(endpoint.key))))
+            .collect()
+    }
+}
+
+/// The endpoints of the table before, and whether they were healthy.
+type Known = HashMap<EndpointKey, (Arc<Endpoint>, bool), FixedState>;
+
+fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> Service {
+    let upstreams = spec.upstreams.iter().map(|declared| {
+        let weight = live.weights.get(&declared.name).unwrap_or_default();
+        upstream(spec, declared, weight, keys, known)
+    });
+    Service {
+        name: Name::clone(&spec.name),
+        routes: spec.routes.as_slice().into(),
+        timeouts: spec.timeouts,
+        sticky: spec.sticky.clone(),
+        tester: spec.tester.clone(),
+        health: spec.health.clone(),
+        baseline: Name::clone(&live.baseline),
+        weights: live.weights.clone(),
+        split: Split::new(&live.weights, &live.baseline, live.salt),
+        upstreams: upstreams.collect(),
+    }
+}
+
+fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &mut Keys, known: &Known) -> Upstream {
+    let key = keys.upstream(&spec.name, &declared.name);
+    let (mut endpoints, mut healthy) = (Vec::new(), Vec::new());
+    for address in &declared.endpoints {
+        let number = keys.endpoint(key, address.0);
+        let (endpoint, was_healthy) = known.get(&number).cloned().unwrap_or_else(|| {
+            let (service, upstream) = (Name::clone(&spec.name), Name::clone(&declared.name));
+            (Arc::new(Endpoint::new(number, address.0, service, upstream)), true)
+        });
+        // Without checks nothing could ever make it healthy again.
+        if was_healthy || spec.health.is_none() {
+            healthy.push(Arc::clone(&endpoint));
+        }
+        endpoints.push(endpoint);
+    }
+    Upstream {
+        key,
+        name: Name::clone(&declared.name),
+        weight,
+        protocol: declared.protocol,
+        endpoints: endpoints.into(),
+        healthy: healthy.into(),
+    }
+}

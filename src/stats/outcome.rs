@@ -1,0 +1,131 @@
+//! What became of one request.
+
+/// An upstream's number: dense, and the same for one pair of service and upstream names as long as the process lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UpstreamKey(pub u32);
+
+impl UpstreamKey {
+    /// The key as a position in a dense table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// How a request ended.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The upstream answered 1xx, finally: an upgrade of the connection.
+    Informational,
+    /// The upstream answered 2xx.
+    Success,
+    /// The upstream answered 3xx.
+    Redirect,
+    /// The upstream answered 4xx.
+    ClientError,
+    /// The upstream answered 5xx or higher.
+    ServerError,
+    /// No connection to the upstream could be made.
+    ConnectError,
+    /// The upstream took longer than it may.
+    Timeout,
+    /// The upstream closed the connection before its answer was complete.
+    Reset,
+    /// The upstream's answer was not HTTP.
+    ProtocolError,
+    /// The client went away before its answer was complete; nobody's fault, and no observation of a latency.
+    ClientAbort,
+}
+
+impl Class {
+    /// How many classes there are.
+    pub const COUNT: usize = 10;
+
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Class; Class::COUNT] = [
+        Class::Informational,
+        Class::Success,
+        Class::Redirect,
+        Class::ClientError,
+        Class::ServerError,
+        Class::ConnectError,
+        Class::Timeout,
+        Class::Reset,
+        Class::ProtocolError,
+        Class::ClientAbort,
+    ];
+
+    /// The class of a complete answer with this status.
+    pub const fn of_status(status: u16) -> Class {
+        match status {
+            0..200 => Class::Informational,
+            200..300 => Class::Success,
+            300..400 => Class::Redirect,
+            400..500 => Class::ClientError,
+            500.. => Class::ServerError,
+        }
+    }
+
+    /// Whether it counts against the upstream.
+    pub const fn is_failure(self) -> bool {
+        matches!(
+            self,
+            Class::ServerError | Class::ConnectError | Class::Timeout | Class::Reset | Class::ProtocolError
+        )
+    }
+
+    /// The class's name in the API and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Class::Informational => "1xx",
+            Class::Success => "2xx",
+            Class::Redirect => "3xx",
+            Class::ClientError => "4xx",
+            Class::ServerError => "5xx",
+            Class::ConnectError => "connect_error",
+            Class::Timeout => "timeout",
+            Class::Reset => "reset",
+            Class::ProtocolError => "protocol_error",
+            Class::ClientAbort => "client_abort",
+        }
+    }
+
+    /// The class as a position in a table of [`Class::COUNT`] entries.
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// One finished request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// How it ended.
+    pub class: Class,
+    /// From its arrival to the first byte of the answer, if one came.
+    pub first_byte_us: Option<u64>,
+    /// From its arrival to the end of the answer, or to the failure.
+    pub total_us: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn classes_are_numbered_in_their_order() {
+        for (at, class) in Class::ALL.into_iter().enumerate() {
+            assert_eq!(class.index(), at);
+        }
+    }
+
+    #[test]
+    fn answers_are_classed_by_status_and_only_faults_of_the_upstream_are_failures() {
+        let classed = [101, 200, 204, 302, 404, 429, 500, 599, 999].map(|status| Class::of_status(status).as_str());
+        assert_eq!(classed, ["1xx", "2xx", "2xx", "3xx", "4xx", "4xx", "5xx", "5xx", "5xx"]);
+        let failures: Vec<_> = Class::ALL.into_iter().filter(|class| class.is_failure()).collect();
+        assert_eq!(
+            failures.iter().map(|class| class.as_str()).collect::<Vec<_>>(),
+            ["5xx", "connect_error", "timeout", "reset", "protocol_error"]
+        );
+    }
+}

@@ -1,0 +1,169 @@
+//! Where a worker counts, in its own memory.
+
+use std::collections::HashMap;
+
+use foldhash::fast::FixedState;
+
+use super::{Outcome, Reason, RequestLabels, Summary, UpstreamKey};
+
+/// What a refusal or failure is counted by: listener, upstream if one was chosen, reason.
+pub type ReasonLabels = (u16, Option<UpstreamKey>, Reason);
+
+/// What one worker has seen since its last flush. Owned by that worker: no lock, no atomic.
+///
+/// Bounded by the configuration: an entry for each upstream, and for each combination of labels, which are closed
+/// sets; a flush empties the latter.
+#[derive(Debug)]
+pub struct Recorder {
+    worker: usize,
+    /// By upstream key; an upstream that this worker has not served since the last flush costs one pointer.
+    summaries: Vec<Option<Box<Summary>>>,
+    touched: Vec<UpstreamKey>,
+    /// Cleared summaries to be used again.
+    spare: Vec<Box<Summary>>,
+    requests: HashMap<RequestLabels, u64, FixedState>,
+    reasons: HashMap<ReasonLabels, u64, FixedState>,
+}
+
+impl Recorder {
+    /// An empty recorder for the worker of this number.
+    pub fn new(worker: usize) -> Recorder {
+        Recorder {
+            worker,
+            summaries: Vec::new(),
+            touched: Vec::new(),
+            spare: Vec::new(),
+            requests: HashMap::default(),
+            reasons: HashMap::default(),
+        }
+    }
+
+    /// Counts a finished request of an upstream.
+    pub fn record(&mut self, upstream: UpstreamKey, outcome: &Outcome) {
+        match self.summaries.get_mut(upstream.index()) {
+            Some(Some(summary)) => summary.record(outcome),
+            _ => self.first(upstream).record(outcome),
+        }
+    }
+
+    /// Counts an answered request by its labels.
+    pub fn count(&mut self, labels: RequestLabels) {
+        *self.requests.entry(labels).or_default() += 1;
+    }
+
+    /// Counts a refusal (no upstream) or a failure by its reason.
+    pub fn reject(&mut self, listener: u16, upstream: Option<UpstreamKey>, reason: Reason) {
+        *self.reasons.entry((listener, upstream, reason)).or_default() += 1;
+    }
+
+    /// Whether there is anything to flush.
+    pub fn is_dirty(&self) -> bool {
+        !(self.touched.is_empty() && self.requests.is_empty() && self.reasons.is_empty())
+    }
+
+    /// Moves out all that was counted. A batch that has been read may be given back as `used`; its memory then serves
+    /// the next requests.
+    pub fn take(&mut self, used: Option<Batch>) -> Batch {
+        let mut batch = used.unwrap_or_default();
+        batch.worker = self.worker;
+        batch.requests.clear();
+        batch.reasons.clear();
+        for (_, mut summary) in batch.summaries.drain(..) {
+            summary.clear();
+            self.spare.push(summary);
+        }
+        for key in self.touched.drain(..) {
+            let summary = self.summaries.get_mut(key.index()).and_then(Option::take);
+            batch.summaries.extend(summary.map(|summary| (key, summary)));
+        }
+        batch.requests.extend(self.requests.drain());
+        batch.reasons.extend(self.reasons.drain());
+        batch
+    }
+
+    /// The summary of an upstream that has none since the last flush.
+    #[cold]
+    fn first(&mut self, upstream: UpstreamKey) -> &mut Summary {
+        let index = upstream.index();
+        if self.summaries.len() <= index {
+            self.summaries.resize_with(index + 1, || None);
+        }
+        self.touched.push(upstream);
+        #[expect(clippy::indexing_slicing, reason = "made long enough above")]
+        self.summaries[index].insert(self.spare.pop().unwrap_or_default())
+    }
+}
+
+/// What a flush moves from a worker to the control plane.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// The worker it is from.
+    pub worker: usize,
+    /// Outcomes of the upstreams that had any.
+    pub summaries: Vec<(UpstreamKey, Box<Summary>)>,
+    /// Answered requests by labels.
+    pub requests: Vec<(RequestLabels, u64)>,
+    /// Refusals and failures by reason.
+    pub reasons: Vec<(ReasonLabels, u64)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stats::{Class, MethodLabel};
+
+    const OK: Outcome = Outcome {
+        class: Class::Success,
+        first_byte_us: Some(90),
+        total_us: 100,
+    };
+
+    fn labels(status: u16) -> RequestLabels {
+        RequestLabels {
+            listener: 1,
+            upstream: Some(UpstreamKey(3)),
+            method: MethodLabel::Get,
+            status,
+        }
+    }
+
+    #[test]
+    fn a_flush_moves_everything_once() {
+        let mut recorder = Recorder::new(7);
+        assert!(!recorder.is_dirty());
+        for _ in 0..10 {
+            recorder.record(UpstreamKey(3), &OK);
+            recorder.count(labels(200));
+        }
+        recorder.record(UpstreamKey(0), &OK);
+        recorder.count(labels(404));
+        recorder.reject(1, None, Reason::NoRoute);
+        assert!(recorder.is_dirty());
+
+        let mut batch = recorder.take(None);
+        assert!(!recorder.is_dirty());
+        batch.requests.sort_unstable();
+        assert_eq!(batch.worker, 7);
+        let counts: Vec<_> = batch.summaries.iter().map(|(key, s)| (key.0, s.requests())).collect();
+        assert_eq!(counts, [(3, 10), (0, 1)]);
+        assert_eq!(batch.requests, [(labels(200), 10), (labels(404), 1)]);
+        assert_eq!(batch.reasons, [((1, None, Reason::NoRoute), 1)]);
+
+        let empty = recorder.take(Some(batch));
+        assert!(empty.summaries.is_empty() && empty.requests.is_empty() && empty.reasons.is_empty());
+    }
+
+    #[test]
+    fn a_batch_that_is_given_back_is_used_again_and_empty() {
+        let mut recorder = Recorder::new(0);
+        recorder.record(UpstreamKey(0), &OK);
+        let batch = recorder.take(None);
+        let first = std::ptr::from_ref(batch.summaries[0].1.as_ref());
+        recorder.take(Some(batch));
+        recorder.record(UpstreamKey(5), &OK);
+        let batch = recorder.take(None);
+        assert_eq!(batch.summaries[0].0, UpstreamKey(5));
+        assert_eq!(batch.summaries[0].1.requests(), 1);
+        assert!(std::ptr::eq(first, batch.summaries[0].1.as_ref()));
+    }
+}

@@ -1,5 +1,7 @@
 //! Sockets and the options of whatever listens on them.
 
 mod options;
+mod socket;
 
 pub use options::{Limits, ListenerOptions, ListenerTimeouts};
+pub use socket::bind;

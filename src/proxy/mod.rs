@@ -1,5 +1,32 @@
-//! The data plane.
+//! The data plane: connections, forwarding, pools, health.
+//!
+//! One worker per core, each a thread with a runtime of its own, its own sockets, its own connections to upstreams and its
+//! own recorder; a request never crosses a thread. It sees routes and weights, and does not know that releases exist.
 
+mod body;
+mod check;
+mod client;
+mod connection;
+mod deadline;
+mod destination;
+mod error;
+mod exchange;
+mod forward;
+mod gate;
+mod gate_line;
+mod handle;
+mod headers;
+pub mod health;
+mod listener;
 mod options;
+mod pool;
+mod rim;
+mod sticky;
+mod tick;
+mod unsent;
+mod upstream;
+mod worker;
+mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
+pub use workers::{BoundListener, Workers};

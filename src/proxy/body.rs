@@ -1,0 +1,291 @@
+//! Bodies on their way through: streamed with back-pressure, bounded, watched.
+
+use std::cell::Cell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::client::Client;
+use super::deadline::{Deadline, Millis};
+use super::error::Error;
+use super::exchange::Exchange;
+use super::upstream::Connection;
+use crate::routing::EndpointKey;
+use crate::stats::Reason;
+
+/// Why a body ended before its end. What it means is known to whoever set it; the parser only has to stop.
+#[derive(Debug, thiserror::Error)]
+#[error("the body was cut short")]
+pub(crate) struct Cut;
+
+/// A request's body.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    /// None.
+    Empty,
+    /// As it comes from the client.
+    Upload(Box<Upload>),
+}
+
+/// A body that comes from the client.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    body: Incoming,
+    client: Rc<Client>,
+    /// Bytes that may still come; `None` means without limit.
+    left: Option<u64>,
+    idle: Duration,
+    deadline: Deadline,
+    /// Whether the idle limit is running.
+    waiting: bool,
+    progress: Rc<Progress>,
+}
+
+/// What the two tasks of a request know of its upload.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    fault: Cell<Option<Error>>,
+    finished: Cell<bool>,
+    moved: Cell<Millis>,
+    bytes: Cell<u64>,
+}
+
+impl Progress {
+    /// What the client did wrong, if it did.
+    pub(crate) fn fault(&self) -> Option<Error> {
+        self.fault.get()
+    }
+
+    /// Bytes that have come so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
+    }
+
+    /// When the upload last moved, while it goes on.
+    pub(crate) fn moving_since(&self) -> Option<Millis> {
+        (!self.finished.get()).then(|| self.moved.get())
+    }
+}
+
+impl RequestBody {
+    /// The body of a request, and what is known of its progress if there is one.
+    pub(crate) fn new(body: Incoming, client: &Rc<Client>) -> (RequestBody, Option<Rc<Progress>>) {
+        if body.is_end_stream() {
+            return (RequestBody::Empty, None);
+        }
+        let options = &client.listener.options;
+        let progress = Rc::new(Progress::default());
+        progress.moved.set(client.worker.deadlines.coarse());
+        let upload = Upload {
+            body,
+            client: Rc::clone(client),
+            left: (options.limits.body_bytes > 0).then_some(options.limits.body_bytes),
+            idle: options.timeouts.body_idle,
+            deadline: client.worker.deadlines.deadline(),
+            waiting: false,
+            progress: Rc::clone(&progress),
+        };
+        (RequestBody::Upload(Box::new(upload)), Some(progress))
+    }
+}
+
+impl Upload {
+    fn cut(&self, reason: Reason, detail: &'static str) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.progress.fault.set(Some(Error::new(reason, detail)));
+        Poll::Ready(Some(Err(Cut)))
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => {
+                if !std::mem::replace(&mut self.waiting, true) {
+                    self.deadline.set(self.idle);
+                }
+                ready!(self.deadline.poll(cx));
+                self.cut(Reason::BodyTimeout, "the request's body did not come in time")
+            }
+            Poll::Ready(Some(Ok(frame))) => self.pass(frame),
+            Poll::Ready(Some(Err(_))) if self.client.is_refused() => {
+                self.cut(Reason::BadRequest, "the request's body is malformed")
+            }
+            Poll::Ready(Some(Err(_))) => self.cut(Reason::ClientAbort, "the client went away"),
+            Poll::Ready(None) => {
+                self.progress.finished.set(true);
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.waiting = false;
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        self.progress.moved.set(self.client.worker.deadlines.coarse());
+        self.progress.bytes.set(self.progress.bytes.get() + bytes);
+        match self.left.map(|left| left.checked_sub(bytes)) {
+            Some(None) => return self.cut(Reason::BodyTooLarge, "the request's body is too large"),
+            left => self.left = left.flatten(),
+        }
+        if self.body.is_end_stream() {
+            self.progress.finished.set(true);
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Upload(upload) => upload.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            RequestBody::Empty => true,
+            RequestBody::Upload(upload) => upload.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Upload(upload) => upload.body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body.
+#[derive(Debug)]
+pub(crate) enum ResponseBody {
+    /// An answer of the proxy's own.
+    Own(Bytes),
+    /// As it comes from the upstream.
+    Relay(Box<Relay>),
+}
+
+/// A body that comes from an upstream, watched to its end.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    pub(crate) body: Incoming,
+    pub(crate) exchange: Exchange,
+    /// The connection it comes over, which is free again at its end.
+    pub(crate) connection: Option<(EndpointKey, Connection)>,
+    pub(crate) limits: Limits,
+}
+
+/// The limits of time on an exchange.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Fires when nothing has moved for too long.
+    pub(crate) idle: Deadline,
+    pub(crate) idle_limit: Duration,
+    /// Whether the idle limit is running.
+    pub(crate) waiting: bool,
+    /// Fires when the exchange as a whole takes too long, if that is limited.
+    pub(crate) total: Option<Deadline>,
+}
+
+impl Relay {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.poll_limits(cx),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.limits.waiting = false;
+                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                if self.body.is_end_stream() {
+                    self.end();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                tracing::debug!(%error, "the upstream's answer broke off");
+                let reason = if error.is_parse() {
+                    Reason::UpstreamProtocolError
+                } else {
+                    Reason::Reset
+                };
+                self.cut(&Error::new(reason, "the upstream's answer broke off"))
+            }
+            Poll::Ready(None) => {
+                self.end();
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if self
+            .limits
+            .total
+            .as_ref()
+            .is_some_and(|total| total.poll(cx).is_ready())
+        {
+            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"));
+        }
+        if !std::mem::replace(&mut self.limits.waiting, true) {
+            self.limits.idle.set(self.limits.idle_limit);
+        }
+        ready!(self.limits.idle.poll(cx));
+        self.cut(&Error::new(Reason::IdleTimeout, "the upstream's answer stood still"))
+    }
+
+    /// The answer cannot be completed, and must not look complete: the error makes the server cut the connection or
+    /// reset the stream.
+    fn cut(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.connection = None;
+        self.exchange.fail(error);
+        Poll::Ready(Some(Err(Cut)))
+    }
+
+    fn end(&mut self) {
+        if let Some((endpoint, connection)) = self.connection.take() {
+            self.exchange.complete();
+            self.exchange.release(endpoint, connection);
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // A body of known length is not polled again after its last byte, and an empty one never.
+        if self.body.is_end_stream() {
+            self.end();
+        }
+    }
+}
+
+impl Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Cut;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        match self.get_mut() {
+            ResponseBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
+            ResponseBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            ResponseBody::Relay(relay) => relay.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ResponseBody::Own(bytes) => bytes.is_empty(),
+            ResponseBody::Relay(relay) => relay.body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ResponseBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            ResponseBody::Relay(relay) => relay.body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! The client's side of a connection: its socket, which passes every byte through the [gate](super::gate), and what the
+//! connection's task, its requests and the socket tell one another.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::deadline::{Deadline, Millis};
+use super::gate::{Gate, Refusal};
+use super::listener::Listener;
+use super::worker::Worker;
+
+/// What is known of one client connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) listener: Rc<Listener>,
+    pub(crate) peer: SocketAddr,
+    /// The peer's address as `X-Forwarded-For` gives it, written once for all requests of the connection.
+    pub(crate) peer_value: HeaderValue,
+    /// Whether the peer is a proxy whose `X-Forwarded-*` is believed.
+    pub(crate) trusted: bool,
+    /// Wakes the connection's task to look for what is overdue.
+    pub(crate) deadline: Deadline,
+    gate: RefCell<Gate>,
+    refusal: Cell<Option<Refusal>>,
+    requests: Cell<u32>,
+    /// Since when the client has been silent between requests, or been sending one head.
+    since: Cell<Millis>,
+    /// Since when the client has not taken what is written to it.
+    blocked: Cell<Option<Millis>>,
+    write_limit: Cell<Duration>,
+}
+
+/// Why a connection is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Overdue {
+    /// A head that takes too long: 408.
+    Head,
+    /// Nothing between two requests for too long.
+    Idle,
+    /// An answer that the client does not take.
+    Write,
+}
+
+impl Client {
+    pub(crate) fn new(worker: Rc<Worker>, listener: Rc<Listener>, peer: SocketAddr) -> Client {
+        let deadline = worker.deadlines.deadline();
+        deadline.set(listener.options.timeouts.header);
+        let address = peer.ip().to_canonical();
+        Client {
+            peer,
+            peer_value: HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
+            trusted: listener
+                .options
+                .trusted_proxies
+                .iter()
+                .any(|net| net.contains(&address)),
+            gate: RefCell::new(Gate::new(listener.head_limits())),
+            refusal: Cell::new(None),
+            requests: Cell::new(0),
+            since: Cell::new(worker.deadlines.coarse()),
+            blocked: Cell::new(None),
+            write_limit: Cell::new(listener.options.timeouts.keep_alive),
+            deadline,
+            listener,
+            worker,
+        }
+    }
+
+    /// A request of this connection begins.
+    pub(crate) fn enter(&self) {
+        self.requests.set(self.requests.get() + 1);
+    }
+
+    /// A request of this connection has been answered to its end, or given up.
+    pub(crate) fn leave(&self) {
+        let left = self.requests.get().saturating_sub(1);
+        self.requests.set(left);
+        if left == 0 {
+            self.since.set(self.worker.deadlines.coarse());
+        }
+    }
+
+    /// How long a client may leave an answer untaken: the service's limit between two pieces of a body.
+    pub(crate) fn limit_writes(&self, limit: Duration) {
+        self.write_limit.set(limit);
+    }
+
+    /// What the gate refused, once everything before it has been answered.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+            .get()
+            .filter(|_| self.requests.get() == 0 && self.blocked.get().is_none())
+    }
+
+    /// What is overdue at `now`; otherwise the deadline is set for the next look.
+    pub(crate) fn overdue(&self, now: Millis) -> Option<Overdue> {
+        let timeouts = self.listener.options.timeouts;
+        let (what, since, limit) = if let Some(blocked) = self.blocked.get() {
+            (Overdue::Write, blocked, self.write_limit.get())
+        } else if self.requests.get() > 0 {
+            // Nothing of the connection's own is overdue; look again when something could be.
+            self.deadline.set(timeouts.keep_alive.max(timeouts.header));
+            return None;
+        } else if self.gate.borrow().in_head() {
+            (Overdue::Head, self.since.get(), timeouts.header)
+        } else {
+            (Overdue::Idle, self.since.get(), timeouts.keep_alive)
+        };
+        if limit.is_zero() {
+            self.deadline.set(timeouts.keep_alive.max(timeouts.header));
+            return None;
+        }
+        let due = since.saturating_add(u64::try_from(limit.as_millis()).unwrap_or(Millis::MAX));
+        if due <= now {
+            return Some(what);
+        }
+        self.deadline.set_at(due);
+        None
+    }
+
+    /// What the parser reads once the gate is closed. A request whose body was refused half-way has to learn of it;
+    /// otherwise there is just nothing more, and the connection's task answers once the requests before are through.
+    fn refused_read(&self) -> Poll<io::Result<()>> {
+        if self.gate.borrow().closed_in_body() {
+            Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "malformed request body",
+            )))
+        } else {
+            Poll::Pending
+        }
+    }
+
+    /// Lets the gate see what was read; cuts off what it refuses.
+    fn inspect(&self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        let mut gate = self.gate.borrow_mut();
+        let was_in_head = gate.in_head();
+        let new = buf.filled().get(before..).unwrap_or_default();
+        match gate.advance(new) {
+            Ok(()) => {
+                if gate.in_head() && !was_in_head {
+                    // Most heads come in one piece; only one that does not needs a limit of its own.
+                    self.since.set(self.worker.deadlines.coarse());
+                    self.deadline.set(self.listener.options.timeouts.header);
+                }
+                true
+            }
+            Err((passed, refusal)) => {
+                buf.set_filled(before + passed);
+                self.refusal.set(Some(refusal));
+                passed > 0
+            }
+        }
+    }
+
+    /// Whether the client has sent something that is not passed on.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refusal.get().is_some()
+    }
+
+    fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match &written {
+            Poll::Pending if self.blocked.get().is_none() => {
+                self.blocked.set(Some(self.worker.deadlines.coarse()));
+                self.deadline.set(self.write_limit.get());
+            }
+            Poll::Ready(_) if self.blocked.get().is_some() => self.blocked.set(None),
+            _ => {}
+        }
+        written
+    }
+}
+
+/// The socket of a client, as the parser sees it.
+#[derive(Debug)]
+pub(crate) struct ClientStream {
+    stream: Rc<RefCell<TcpStream>>,
+    client: Rc<Client>,
+}
+
+impl ClientStream {
+    pub(crate) fn new(stream: Rc<RefCell<TcpStream>>, client: Rc<Client>) -> ClientStream {
+        ClientStream { stream, client }
+    }
+}
+
+impl AsyncRead for ClientStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.client.is_refused() {
+            return self.client.refused_read();
+        }
+        let before = buf.filled().len();
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
+        let new = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() > before;
+        if new && !self.client.inspect(buf, before) {
+            self.client.refused_read()
+        } else {
+            read
+        }
+    }
+}
+
+impl AsyncWrite for ClientStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf);
+        self.client.note_write(written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, bufs);
+        self.client.note_write(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,147 @@
+//! One client connection, from its first byte to its last.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::client::{Client, ClientStream, Overdue};
+use super::error::Error;
+use super::rim;
+use crate::stats::{MethodLabel, Reason, RequestLabels};
+
+/// How much of what a refused client still sends is read and thrown away, so that it gets to read why.
+const LINGER_BYTES: usize = 1024 * 1024;
+/// How long that may take.
+const LINGER_TIME: Duration = Duration::from_secs(2);
+/// Requests that one HTTP/2 connection may have under way.
+const STREAMS_MAX: u32 = 250;
+/// Bytes of answers that one HTTP/2 stream may hold back.
+const STREAM_BUFFER: usize = 256 * 1024;
+
+/// Serves a connection until it ends.
+pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
+    let stream = Rc::new(RefCell::new(stream));
+    let socket = TokioIo::new(ClientStream::new(Rc::clone(&stream), Rc::clone(&client)));
+    let builder = builder(&client);
+    let end = {
+        let service = rim::around(&client);
+        let mut connection = std::pin::pin!(builder.serve_connection(socket, service));
+        let mut draining = false;
+        std::future::poll_fn(|cx| {
+            let polled = connection.as_mut().poll(cx);
+            if polled.is_pending() && client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
+                connection.as_mut().graceful_shutdown();
+                cx.waker().wake_by_ref();
+            }
+            watch(&client, polled.map_err(drop), cx)
+        })
+        .await
+    };
+    match end {
+        End::Closed => {}
+        End::Overdue(Overdue::Idle | Overdue::Write) => {}
+        End::Overdue(Overdue::Head) => {
+            let error = Error::new(Reason::HeaderTimeout, "the request's head did not come in time");
+            refuse(&client, stream, error).await;
+        }
+        End::Refused(error) => refuse(&client, stream, error).await,
+    }
+}
+
+/// How a connection ended.
+enum End {
+    /// By itself, on either side.
+    Closed,
+    /// The client sent what is not passed on.
+    Refused(Error),
+    /// The client took too long.
+    Overdue(Overdue),
+}
+
+/// Looks, whenever the connection has been polled, whether it has to end.
+fn watch(client: &Client, polled: Poll<Result<(), ()>>, cx: &Context<'_>) -> Poll<End> {
+    if polled.is_ready() {
+        return Poll::Ready(End::Closed);
+    }
+    if let Some(refusal) = client.refusal() {
+        return Poll::Ready(End::Refused(refusal.into()));
+    }
+    while client.deadline.poll(cx).is_ready() {
+        if let Some(overdue) = client.overdue(client.worker.deadlines.coarse()) {
+            return Poll::Ready(End::Overdue(overdue));
+        }
+    }
+    Poll::Pending
+}
+
+/// Tasks of an HTTP/2 connection run in its worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Local;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(async move {
+            future.await;
+        });
+    }
+}
+
+fn builder(client: &Client) -> auto::Builder<Local> {
+    let limits = client.listener.options.limits;
+    let mut builder = auto::Builder::new(Local);
+    // The gate has already refused what exceeds the limits; these only have to leave it room.
+    builder
+        .http1()
+        .auto_date_header(false)
+        .max_headers(limits.headers + 1)
+        .max_buf_size(limits.header_bytes.max(64 * 1024) + 8 * 1024);
+    builder
+        .http2()
+        .auto_date_header(false)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_send_buf_size(STREAM_BUFFER)
+        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+    builder
+}
+
+/// Tells a client why it is not served, and closes the connection so that it can read that.
+async fn refuse(client: &Client, stream: Rc<RefCell<TcpStream>>, error: Error) {
+    {
+        let listener = client.listener.index;
+        let mut recorder = client.worker.recorder.borrow_mut();
+        recorder.reject(listener, None, error.reason);
+        let status = error.status().as_u16();
+        recorder.count(RequestLabels {
+            listener,
+            upstream: None,
+            method: MethodLabel::Other,
+            status,
+        });
+    }
+    client.worker.rouse();
+    if let Some(stream) = Rc::into_inner(stream) {
+        let farewell = part(stream.into_inner(), error.last_words());
+        // Whether the client stays to read it is its own affair.
+        let _ = tokio::time::timeout(LINGER_TIME, farewell).await;
+    }
+}
+
+async fn part(mut stream: TcpStream, words: Vec<u8>) -> std::io::Result<()> {
+    stream.write_all(&words).await?;
+    stream.shutdown().await?;
+    let mut scrap = [0; 4096];
+    let mut read = 0;
+    while read < LINGER_BYTES {
+        match stream.read(&mut scrap).await? {
+            0 => break,
+            bytes => read += bytes,
+        }
+    }
+    Ok(())
+}

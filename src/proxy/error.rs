@@ -1,0 +1,192 @@
+//! What can go wrong with a request, and the one place that turns it into an answer.
+//!
+//! Each kind knows its status, its class in the statistics, its word in the metrics ([`Reason`]) and its name in
+//! `Proxy-Status` (RFC 9209 section 2.3).
+
+use bytes::Bytes;
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
+use http::{HeaderMap, Response, StatusCode};
+
+use super::gate::Refusal;
+use crate::stats::{Class, Reason};
+
+/// The field that tells which intermediary answered, and why (RFC 9209).
+pub(crate) static PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+/// A request that the proxy answers itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Error {
+    pub(crate) reason: Reason,
+    /// What a client may know of it.
+    pub(crate) detail: &'static str,
+    status: Option<StatusCode>,
+}
+
+impl Error {
+    pub(crate) const fn new(reason: Reason, detail: &'static str) -> Error {
+        Error {
+            reason,
+            detail,
+            status: None,
+        }
+    }
+
+    /// A request that has come by here too often.
+    pub(crate) const fn looping() -> Error {
+        let detail = "the request has passed this proxy several times: its upstream sends it back";
+        Error {
+            status: Some(StatusCode::LOOP_DETECTED),
+            ..Error::new(Reason::BadRequest, detail)
+        }
+    }
+
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status.unwrap_or(match self.reason {
+            Reason::BadRequest => StatusCode::BAD_REQUEST,
+            Reason::NoRoute => StatusCode::NOT_FOUND,
+            Reason::HeaderTimeout | Reason::BodyTimeout | Reason::ClientAbort => StatusCode::REQUEST_TIMEOUT,
+            Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Reason::UriTooLong => StatusCode::URI_TOO_LONG,
+            Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
+            Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Reason::NotImplemented => StatusCode::NOT_IMPLEMENTED,
+            Reason::NoHealthyEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout | Reason::ConnectTimeout => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            Reason::ConnectRefused | Reason::ConnectError | Reason::Reset | Reason::UpstreamProtocolError => {
+                StatusCode::BAD_GATEWAY
+            }
+            Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        })
+    }
+
+    /// What it means for the statistics of the upstream that the request was drawn for.
+    pub(crate) fn class(&self) -> Class {
+        match self.reason {
+            Reason::NoHealthyEndpoint | Reason::ConnectRefused | Reason::ConnectError => Class::ConnectError,
+            Reason::ConnectTimeout | Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout => {
+                Class::Timeout
+            }
+            Reason::Reset => Class::Reset,
+            Reason::UpstreamProtocolError => Class::ProtocolError,
+            Reason::Internal => Class::ServerError,
+            _ => Class::ClientAbort,
+        }
+    }
+
+    fn proxy_status(&self) -> &'static str {
+        match self.reason {
+            Reason::NoRoute => "destination_not_found",
+            Reason::NoHealthyEndpoint => "destination_unavailable",
+            Reason::ConnectRefused => "connection_refused",
+            Reason::ConnectTimeout => "connection_timeout",
+            Reason::ConnectError => "destination_ip_unroutable",
+            Reason::FirstByteTimeout | Reason::TotalTimeout => "http_response_timeout",
+            Reason::IdleTimeout => "connection_read_timeout",
+            Reason::Reset => "connection_terminated",
+            Reason::UpstreamProtocolError => "http_protocol_error",
+            Reason::Overloaded => "connection_limit_reached",
+            Reason::Internal => "proxy_internal_error",
+            Reason::NotImplemented
+            | Reason::BadRequest
+            | Reason::UriTooLong
+            | Reason::HeadersTooLarge
+            | Reason::BodyTooLarge
+            | Reason::HeaderTimeout
+            | Reason::BodyTimeout
+            | Reason::ClientAbort
+            | Reason::Misdirected => "http_request_error",
+        }
+    }
+
+    /// The answer, with a short problem body (RFC 9457).
+    pub(crate) fn response(&self, request_id: Option<&HeaderValue>) -> Response<Bytes> {
+        let status = self.status();
+        let id = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
+        let body = serde_json::json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "reason": self.reason.as_str(),
+            "request_id": id,
+        });
+        let mut response = Response::new(Bytes::from(body.to_string()));
+        *response.status_mut() = status;
+        let length = response.body().len();
+        self.write_headers(response.headers_mut(), length);
+        if let Some(id) = request_id {
+            response
+                .headers_mut()
+                .insert(super::headers::X_REQUEST_ID.clone(), id.clone());
+        }
+        response
+    }
+
+    fn write_headers(&self, headers: &mut HeaderMap, length: usize) {
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        let status = format!(
+            "weighbridge; error={}; details=\"{}\"",
+            self.proxy_status(),
+            self.reason.as_str()
+        );
+        if let Ok(value) = HeaderValue::from_str(&status) {
+            headers.insert(PROXY_STATUS.clone(), value);
+        }
+        let date = httpdate::fmt_http_date(std::time::SystemTime::now());
+        if let Ok(value) = HeaderValue::from_str(&date) {
+            headers.insert(DATE, value);
+        }
+        if self.reason == Reason::Overloaded {
+            headers.insert(http::header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+    }
+
+    /// The whole answer as bytes of HTTP/1.1, after which the connection is closed.
+    pub(crate) fn last_words(&self) -> Vec<u8> {
+        let mut response = self.response(None);
+        response
+            .headers_mut()
+            .insert(CONNECTION, HeaderValue::from_static("close"));
+        let status = response.status();
+        let mut bytes = format!(
+            "HTTP/1.1 {} {}\r\n",
+            status.as_u16(),
+            status.canonical_reason().unwrap_or("Error")
+        )
+        .into_bytes();
+        for (name, value) in response.headers() {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(response.body());
+        bytes
+    }
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::Malformed(detail) => Error::new(Reason::BadRequest, detail),
+            Refusal::TargetTooLong => Error::new(Reason::UriTooLong, "the request target is too long"),
+            Refusal::HeadTooLarge => Error::new(Reason::HeadersTooLarge, "the header fields are too many or too long"),
+            Refusal::UnknownCoding => Error::new(
+                Reason::NotImplemented,
+                "the only transfer coding that is understood is chunked",
+            ),
+            Refusal::Version => Error {
+                status: Some(StatusCode::HTTP_VERSION_NOT_SUPPORTED),
+                ..Error::new(
+                    Reason::NotImplemented,
+                    "the versions that are understood are HTTP/1.1, HTTP/1.0 and HTTP/2",
+                )
+            },
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One request on its way: what has to be counted once, whatever becomes of it.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use http::HeaderValue;
+
+use super::body::Progress;
+use super::client::Client;
+use super::error::Error;
+use super::upstream::Connection;
+use super::worker::Worker;
+use crate::model::Name;
+use crate::routing::{EndpointKey, InFlight};
+use crate::stats::{Class, MethodLabel, Outcome, RequestLabels, UpstreamKey};
+use crate::telemetry::AccessRecord;
+
+/// A request from its arrival to the end of its answer. Dropped before its end, it counts as aborted by the client.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    pub(crate) client: Rc<Client>,
+    started: Instant,
+    method: MethodLabel,
+    status: u16,
+    upstream: Option<UpstreamKey>,
+    in_flight: Option<InFlight>,
+    first_byte_us: Option<u64>,
+    done: bool,
+    pub(crate) upload: Option<Rc<Progress>>,
+    bytes_out: u64,
+    pub(crate) request_id: Option<HeaderValue>,
+    access: Option<Box<AccessRecord>>,
+}
+
+impl Exchange {
+    /// A request has arrived.
+    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel) -> Exchange {
+        client.enter();
+        client.worker.begin();
+        Exchange {
+            client: Rc::clone(client),
+            started: Instant::now(),
+            method,
+            status: 0,
+            upstream: None,
+            in_flight: None,
+            first_byte_us: None,
+            done: false,
+            upload: None,
+            bytes_out: 0,
+            request_id: None,
+            access: None,
+        }
+    }
+
+    /// Keeps what the access log will tell of the request, if there is one.
+    pub(crate) fn describe(&mut self, record: impl FnOnce() -> AccessRecord) {
+        if self.client.worker.access_log.enabled() {
+            self.access = Some(Box::new(record()));
+        }
+    }
+
+    pub(crate) fn worker(&self) -> &Rc<Worker> {
+        &self.client.worker
+    }
+
+    /// The request was drawn for this upstream of this service.
+    pub(crate) fn assign(&mut self, service: &Name, name: &Name, upstream: UpstreamKey) {
+        self.upstream = Some(upstream);
+        if let Some(access) = &mut self.access {
+            access.service = Some(Name::clone(service));
+            access.upstream = Some(Name::clone(name));
+        }
+    }
+
+    /// The request is with this endpoint.
+    pub(crate) fn occupy(&mut self, endpoint: InFlight) {
+        if let Some(access) = &mut self.access {
+            access.endpoint = Some(endpoint.address);
+        }
+        self.in_flight = Some(endpoint);
+    }
+
+    /// So many bytes of the answer are on their way to the client.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.bytes_out += bytes as u64;
+    }
+
+    /// The first byte of the upstream's answer is here.
+    pub(crate) fn answered(&mut self, status: u16) {
+        self.status = status;
+        self.first_byte_us = Some(micros(self.started.elapsed()));
+    }
+
+    /// The upstream's answer is complete.
+    pub(crate) fn complete(&mut self) {
+        self.finish(Class::of_status(self.status));
+    }
+
+    /// The proxy answers this itself, or has to cut the answer short.
+    pub(crate) fn fail(&mut self, error: &Error) {
+        if self.done {
+            return;
+        }
+        self.worker()
+            .recorder
+            .borrow_mut()
+            .reject(self.client.listener.index, self.upstream, error.reason);
+        if self.status == 0 {
+            self.status = error.status().as_u16();
+        }
+        if let Some(access) = &mut self.access {
+            access.reason = Some(error.reason.as_str());
+        }
+        self.finish(error.class());
+    }
+
+    fn finish(&mut self, class: Class) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        self.in_flight = None;
+        let total_us = micros(self.started.elapsed());
+        let mut recorder = self.client.worker.recorder.borrow_mut();
+        if let Some(upstream) = self.upstream {
+            recorder.record(
+                upstream,
+                &Outcome {
+                    class,
+                    first_byte_us: self.first_byte_us,
+                    total_us,
+                },
+            );
+        }
+        let listener = self.client.listener.index;
+        recorder.count(RequestLabels {
+            listener,
+            upstream: self.upstream,
+            method: self.method,
+            status: self.status,
+        });
+        drop(recorder);
+        if let Some(mut access) = self.access.take() {
+            access.status = self.status;
+            access.outcome = class.as_str();
+            access.total_us = total_us;
+            access.first_byte_us = self.first_byte_us;
+            access.bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+            access.bytes_out = self.bytes_out;
+            access.request_id = self.request_id.take();
+            self.client.worker.access_log.log(*access);
+        }
+    }
+
+    /// Gives a connection that has done its part back to the pool.
+    pub(crate) fn release(&self, endpoint: EndpointKey, connection: Connection) {
+        let worker = self.worker();
+        worker.pool.put(endpoint, connection, worker.deadlines.coarse());
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.done {
+            // What a server that logs aborts calls 499; nothing was sent, so nothing else fits.
+            if self.status == 0 {
+                self.status = 499;
+            }
+            self.fail(&Error::new(crate::stats::Reason::ClientAbort, "the client went away"));
+        }
+        self.client.leave();
+        self.client.worker.end();
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,277 @@
+//! Sending a request to the upstream that it was drawn for, and waiting for the head of the answer.
+
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::task::Poll;
+
+use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+
+use super::body::{Limits, RequestBody};
+use super::destination::{Destination, Target};
+use super::error::Error;
+use super::exchange::Exchange;
+use super::headers;
+use super::sticky::NewCookie;
+use super::unsent::Ticket;
+use super::upstream::{Connection, SendError};
+use crate::routing::EndpointKey;
+use crate::stats::Reason;
+
+/// The head of an upstream's answer, with what is needed to see it through.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) endpoint: EndpointKey,
+    pub(crate) connection: Connection,
+    pub(crate) limits: Limits,
+    pub(crate) cookie: NewCookie,
+}
+
+/// Endpoints of an upstream that are tried before a connection failure is the answer.
+const ENDPOINTS_TRIED_MAX: usize = 3;
+/// Times that a request is sent: a pooled connection may have been closed a moment ago, a new one was not.
+const SENDS_MAX: u32 = 3;
+
+/// Sends a request where it belongs.
+///
+/// # Errors
+///
+/// What to answer when no upstream does.
+pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incoming) -> Result<Answer, Error> {
+    let (mut destination, cookie) = Destination::of(exchange, &head)?;
+    prepare(&mut head, exchange);
+    let (body, progress) = RequestBody::new(body, &exchange.client);
+    if progress.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
+        // Said outright, since the client would otherwise take it that a GET has no body, and drop it.
+        head.headers
+            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    exchange.upload = progress;
+    let limits = destination.limits(exchange.worker());
+    let mut request = Request::from_parts(head, body);
+    let mut sends = 0;
+    loop {
+        sends += 1;
+        let mut lease = acquire(exchange, &mut destination, &limits, sends > 1).await?;
+        destination.name_host(&mut request, &lease.target);
+        let spare = if lease.reused { spare(&request) } else { None };
+        let endpoint = lease.target.endpoint.key;
+        let failed = match wait(exchange, &mut lease, request, &limits, &destination).await? {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                return Err(Error::new(
+                    Reason::UpstreamProtocolError,
+                    "the upstream switched protocols unasked",
+                ));
+            }
+            Ok(response) => {
+                return Ok(Answer {
+                    response,
+                    endpoint,
+                    connection: lease.connection,
+                    limits,
+                    cookie,
+                });
+            }
+            Err(failed) => failed,
+        };
+        tracing::debug!(error = %failed.error, reused = lease.reused, "the upstream did not answer");
+        request = again(exchange, failed, spare, lease.reused && sends < SENDS_MAX)?;
+    }
+}
+
+/// What a request loses and gains on its way through.
+fn prepare(head: &mut Parts, exchange: &Exchange) {
+    headers::strip_hop_by_hop(&mut head.headers);
+    headers::narrow_te(&mut head.headers);
+    // The proxy itself answers the expectation, as soon as the body is wanted.
+    head.headers.remove(http::header::EXPECT);
+    headers::set_forwarded(&mut head.headers, &exchange.client);
+    headers::add_via(&mut head.headers, head.version);
+    head.version = http::Version::HTTP_11;
+    head.extensions.clear();
+}
+
+/// A copy to send once more, if that is safe: nothing of a body, and a method that may be repeated (RFC 9110 section
+/// 9.2.2).
+fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let safe = matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
+    );
+    if !safe || !matches!(request.body(), RequestBody::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    Some(copy)
+}
+
+/// The request to send once more after a failure, or what the failure means.
+fn again(
+    exchange: &Exchange,
+    failed: SendError,
+    spare: Option<Request<RequestBody>>,
+    may: bool,
+) -> Result<Request<RequestBody>, Error> {
+    if let Some(fault) = exchange.upload.as_ref().and_then(|upload| upload.fault()) {
+        return Err(fault);
+    }
+    let repeatable = failed.unsent.or(spare.filter(|_| !failed.answered));
+    match repeatable.filter(|_| may) {
+        Some(request) => Ok(request),
+        None if failed.error.is_parse() => Err(Error::new(
+            Reason::UpstreamProtocolError,
+            "the upstream's answer was not understood",
+        )),
+        None => Err(Error::new(
+            Reason::Reset,
+            "the upstream closed the connection without an answer",
+        )),
+    }
+}
+
+/// A connection to the endpoint that was chosen, with the ticket of the request that will be written to it.
+struct Lease {
+    connection: Connection,
+    ticket: Option<Ticket>,
+    target: Target,
+    reused: bool,
+}
+
+/// Finds a connection. Whoever had to wait for one looks at the routing table again, and is routed anew when the
+/// upstream has been taken out meanwhile.
+async fn acquire(
+    exchange: &mut Exchange,
+    destination: &mut Destination,
+    limits: &Limits,
+    fresh: bool,
+) -> Result<Lease, Error> {
+    let worker = Rc::clone(exchange.worker());
+    let mut tried = Vec::new();
+    let mut last = None;
+    loop {
+        let Some(target) = destination.target(exchange, &tried) else {
+            return Err(last.unwrap_or(Error::new(
+                Reason::NoHealthyEndpoint,
+                "no endpoint of the upstream is healthy",
+            )));
+        };
+        let pooled = if fresh {
+            None
+        } else {
+            worker.pool.take(target.endpoint.key)
+        };
+        if let Some(connection) = pooled {
+            let ticket = Some(worker.unsent.enter(target.revision));
+            return Ok(Lease {
+                connection,
+                ticket,
+                target,
+                reused: true,
+            });
+        }
+        match connect(target.endpoint.address, limits, destination).await {
+            Ok(connection) => match destination.confirm(&worker, &target) {
+                Some(revision) => {
+                    let ticket = Some(worker.unsent.enter(revision));
+                    return Ok(Lease {
+                        connection,
+                        ticket,
+                        target,
+                        reused: false,
+                    });
+                }
+                None => worker
+                    .pool
+                    .put(target.endpoint.key, connection, worker.deadlines.coarse()),
+            },
+            Err(error) => {
+                tracing::debug!(endpoint = %target.endpoint.address, reason = error.reason.as_str(), "no connection");
+                tried.push(target.endpoint.key);
+                last = Some(error);
+                if tried.len() >= ENDPOINTS_TRIED_MAX || error.reason == Reason::TotalTimeout {
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+async fn connect(address: SocketAddr, limits: &Limits, destination: &Destination) -> Result<Connection, Error> {
+    limits.idle.set(destination.timeouts().connect);
+    let mut opening = std::pin::pin!(Connection::open(address));
+    poll_fn(|cx| {
+        if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
+            return Poll::Ready(opened.map_err(|error| connect_error(&error)));
+        }
+        if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
+            return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
+        }
+        limits.idle.poll(cx).map(|()| {
+            Err(Error::new(
+                Reason::ConnectTimeout,
+                "the upstream took no connection in time",
+            ))
+        })
+    })
+    .await
+}
+
+fn connect_error(error: &io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
+        io::ErrorKind::TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        _ => Error::new(Reason::ConnectError, "no connection to the upstream"),
+    }
+}
+
+/// Waits for the head of the answer, within the limits of time.
+async fn wait(
+    exchange: &mut Exchange,
+    lease: &mut Lease,
+    request: Request<RequestBody>,
+    limits: &Limits,
+    destination: &Destination,
+) -> Result<Result<Response<Incoming>, SendError>, Error> {
+    let timeouts = destination.timeouts();
+    limits.idle.set(timeouts.first_byte);
+    let Some(ticket) = lease.ticket.take() else {
+        return Err(Error::new(Reason::Internal, "a lease was used twice"));
+    };
+    let mut sending = std::pin::pin!(lease.connection.send(request, ticket));
+    let deadlines = Rc::clone(&exchange.worker().deadlines);
+    poll_fn(|cx| {
+        if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
+            return Poll::Ready(Ok(sent));
+        }
+        if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
+            return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
+        }
+        while limits.idle.poll(cx).is_ready() {
+            // While the request's body still moves, the upstream is not late.
+            let moved = exchange.upload.as_ref().and_then(|upload| upload.moving_since());
+            let patience = u64::try_from(timeouts.first_byte.as_millis()).unwrap_or(u64::MAX);
+            match moved
+                .map(|moved| moved.saturating_add(patience))
+                .filter(|due| *due > deadlines.coarse())
+            {
+                Some(due) => limits.idle.set_at(due),
+                None => {
+                    return Poll::Ready(Err(Error::new(
+                        Reason::FirstByteTimeout,
+                        "the upstream did not answer in time",
+                    )));
+                }
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}

@@ -1,0 +1,520 @@
+//! The gate: what bytes of HTTP/1 a client may send.
+//!
+//! It stands between the socket and the parser, follows the framing of each message, and lets through only what RFC
+//! 9112 allows word for word: lines end in CRLF, no folded lines, no space before a colon, one framing that nobody can
+//! read in two ways. What it refuses has not reached the parser, let alone an upstream. It is a pure state machine over
+//! bytes: it reads no socket, and it does not keep what it has seen beyond the line at hand.
+//!
+//! The alternative, to forward what the parser made of a message, would be safe as well, since messages are written
+//! anew; but two readers of the same bytes (a firewall in front, an auditor behind) would not agree on what was sent.
+
+use super::gate_line::{self, Header};
+
+/// What a head may measure.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Bytes of the whole head, the request line included.
+    pub(crate) head_bytes: usize,
+    /// Number of header fields.
+    pub(crate) headers: usize,
+    /// Bytes of the request target.
+    pub(crate) target_bytes: usize,
+}
+
+/// Why the gate closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Not HTTP, or ambiguous: 400.
+    Malformed(&'static str),
+    /// The request target is too long: 414.
+    TargetTooLong,
+    /// The head is too long or has too many fields: 431.
+    HeadTooLarge,
+    /// A transfer coding that is not `chunked`, alone: 501.
+    UnknownCoding,
+    /// A version that is not 1.0 or 1.1: 505.
+    Version,
+}
+
+/// Where in a connection's bytes the gate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before a request line; empty lines are tolerated here, as RFC 9112 section 2.2 asks.
+    Start,
+    /// Within a head, after the request line.
+    Headers,
+    /// Within a body of known length.
+    Length(u64),
+    /// Before a chunk's size line.
+    ChunkSize,
+    /// Within a chunk's data.
+    ChunkData(u64),
+    /// At the CRLF after a chunk's data; the number of its bytes already seen.
+    ChunkEnd(u8),
+    /// Within the trailer section.
+    Trailers,
+    /// HTTP/2 was chosen by its preface: the gate stands open.
+    Open,
+    /// Something was refused; nothing passes any more.
+    Closed,
+}
+
+/// What the framing headers of the head at hand said.
+#[derive(Clone, Copy, Debug, Default)]
+struct Framing {
+    http10: bool,
+    length: Option<u64>,
+    chunked: bool,
+    hosts: u8,
+}
+
+/// The gate of one connection.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    state: State,
+    limits: Limits,
+    /// The part of the line at hand that earlier reads brought.
+    line: Vec<u8>,
+    /// Bytes of the head (or trailer section, or chunk line) so far.
+    seen: usize,
+    fields: usize,
+    framing: Framing,
+    first: bool,
+    closed_in_body: bool,
+}
+
+/// The most bytes in a chunk's size line, extensions included.
+const CHUNK_LINE_MAX: usize = 256;
+/// The most empty lines before a request line.
+const EMPTY_LINES_MAX: usize = 4;
+/// The first line of HTTP/2's preface (RFC 9113 section 3.4).
+const PREFACE_LINE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
+impl Gate {
+    /// A gate at the beginning of a connection.
+    pub(crate) fn new(limits: Limits) -> Gate {
+        Gate {
+            state: State::Start,
+            limits,
+            line: Vec::new(),
+            seen: 0,
+            fields: 0,
+            framing: Framing::default(),
+            first: true,
+            closed_in_body: false,
+        }
+    }
+
+    /// Whether the client is within a head: it has begun a request and not finished its header fields.
+    pub(crate) fn in_head(&self) -> bool {
+        self.state == State::Headers || (self.state == State::Start && (self.seen > 0 || !self.line.is_empty()))
+    }
+
+    /// Whether it was within a request's body that something was refused.
+    pub(crate) fn closed_in_body(&self) -> bool {
+        self.closed_in_body
+    }
+
+    /// Looks at the next bytes of the connection.
+    ///
+    /// # Errors
+    ///
+    /// The refusal, with the number of leading bytes that may still pass: whole messages before the bad one, and parts
+    /// of bodies.
+    pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<(), (usize, Refusal)> {
+        let mut rest = bytes;
+        let mut passed = 0;
+        while !rest.is_empty() {
+            let in_body = !matches!(self.state, State::Start | State::Headers);
+            if let Err(refusal) = self.step(&mut rest) {
+                self.closed_in_body = in_body;
+                self.state = State::Closed;
+                return Err((passed, refusal));
+            }
+            if !self.in_head() {
+                passed = bytes.len() - rest.len();
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, rest: &mut &[u8]) -> Result<(), Refusal> {
+        match self.state {
+            State::Length(left) => {
+                let left = skip(rest, left);
+                self.state = if left == 0 { self.restart() } else { State::Length(left) };
+                Ok(())
+            }
+            State::ChunkData(left) => {
+                let left = skip(rest, left);
+                self.state = if left == 0 {
+                    State::ChunkEnd(0)
+                } else {
+                    State::ChunkData(left)
+                };
+                Ok(())
+            }
+            State::ChunkEnd(at) => self.chunk_end(rest, at),
+            State::Open => {
+                *rest = &[];
+                Ok(())
+            }
+            State::Closed => Err(Refusal::Malformed("bytes after a refused message")),
+            State::Start | State::Headers | State::ChunkSize | State::Trailers => self.line(rest),
+        }
+    }
+
+    fn restart(&mut self) -> State {
+        self.seen = 0;
+        self.fields = 0;
+        self.framing = Framing::default();
+        State::Start
+    }
+
+    fn chunk_end(&mut self, rest: &mut &[u8], at: u8) -> Result<(), Refusal> {
+        let expected = if at == 0 { b'\r' } else { b'\n' };
+        match rest.split_first() {
+            Some((byte, after)) if *byte == expected => {
+                *rest = after;
+                self.state = if at == 0 { State::ChunkEnd(1) } else { State::ChunkSize };
+                Ok(())
+            }
+            _ => Err(Refusal::Malformed("a chunk's data is not followed by CRLF")),
+        }
+    }
+
+    /// Takes one line, or keeps its beginning until the rest comes.
+    fn line(&mut self, rest: &mut &[u8]) -> Result<(), Refusal> {
+        let Some(end) = memchr::memchr(b'\n', rest) else {
+            self.bound(rest.len(), rest)?;
+            self.line.extend_from_slice(rest);
+            *rest = &[];
+            return Ok(());
+        };
+        let (piece, after) = rest.split_at(end + 1);
+        self.bound(piece.len(), piece)?;
+        *rest = after;
+        if self.line.is_empty() {
+            return self.whole_line(piece);
+        }
+        let mut line = std::mem::take(&mut self.line);
+        line.extend_from_slice(piece);
+        let result = self.whole_line(&line);
+        line.clear();
+        self.line = line;
+        result
+    }
+
+    /// Counts bytes that belong to a head or line against their limit.
+    fn bound(&mut self, more: usize, piece: &[u8]) -> Result<(), Refusal> {
+        self.seen += more;
+        let (limit, refusal) = match self.state {
+            State::ChunkSize => (CHUNK_LINE_MAX, Refusal::Malformed("a chunk's size line is too long")),
+            State::Start => {
+                // Method, two spaces, version and CRLF take some room beside the target.
+                let target = self.limits.target_bytes.saturating_add(64);
+                if self.line.len() + piece.len() > target {
+                    return Err(gate_line::overlong_start(&self.line, piece));
+                }
+                (self.limits.head_bytes, Refusal::HeadTooLarge)
+            }
+            _ => (self.limits.head_bytes, Refusal::HeadTooLarge),
+        };
+        if self.seen > limit { Err(refusal) } else { Ok(()) }
+    }
+
+    fn whole_line(&mut self, line: &[u8]) -> Result<(), Refusal> {
+        let Some(text) = line.strip_suffix(b"\r\n") else {
+            return Err(Refusal::Malformed("a line ends in LF without CR"));
+        };
+        match self.state {
+            State::Start if text.is_empty() => self.empty_start(),
+            State::Start if self.first && line == PREFACE_LINE => {
+                self.state = State::Open;
+                Ok(())
+            }
+            State::Start => self.request_line(text),
+            State::Headers if text.is_empty() => self.end_of_head(),
+            State::Headers => self.field(text),
+            State::ChunkSize => self.chunk_size(text),
+            _ if text.is_empty() => {
+                self.state = self.restart();
+                Ok(())
+            }
+            _ => self.trailer(text),
+        }
+    }
+
+    fn empty_start(&mut self) -> Result<(), Refusal> {
+        self.fields += 1;
+        self.seen = 0;
+        if self.fields > EMPTY_LINES_MAX {
+            Err(Refusal::Malformed("too many empty lines"))
+        } else {
+            Ok(())
+        }
+    }
+
+    fn request_line(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        self.first = false;
+        self.fields = 0;
+        self.framing = Framing {
+            http10: gate_line::request_line(text, self.limits.target_bytes)?,
+            ..Framing::default()
+        };
+        self.state = State::Headers;
+        Ok(())
+    }
+
+    fn field(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        self.fields += 1;
+        if self.fields > self.limits.headers {
+            return Err(Refusal::HeadTooLarge);
+        }
+        match gate_line::field(text)? {
+            Header::Other => {}
+            Header::Host => self.framing.hosts = self.framing.hosts.saturating_add(1),
+            Header::Length(_) if self.framing.length.is_some() => {
+                return Err(Refusal::Malformed("more than one Content-Length"));
+            }
+            Header::Length(length) => self.framing.length = Some(length),
+            Header::Chunked if self.framing.chunked => return Err(Refusal::UnknownCoding),
+            Header::Chunked => self.framing.chunked = true,
+        }
+        Ok(())
+    }
+
+    fn end_of_head(&mut self) -> Result<(), Refusal> {
+        let framing = self.framing;
+        if framing.chunked && framing.length.is_some() {
+            return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+        }
+        if framing.chunked && framing.http10 {
+            return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
+        }
+        if framing.hosts > 1 || (framing.hosts == 0 && !framing.http10) {
+            return Err(Refusal::Malformed("a request has exactly one Host"));
+        }
+        self.seen = 0;
+        self.state = match framing.length {
+            Some(length) if length > 0 => State::Length(length),
+            _ if framing.chunked => State::ChunkSize,
+            _ => self.restart(),
+        };
+        Ok(())
+    }
+
+    fn chunk_size(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        let size = gate_line::chunk_size(text)?;
+        self.seen = 0;
+        self.fields = 0;
+        self.state = if size == 0 {
+            State::Trailers
+        } else {
+            State::ChunkData(size)
+        };
+        Ok(())
+    }
+
+    fn trailer(&mut self, text: &[u8]) -> Result<(), Refusal> {
+        self.fields += 1;
+        if self.fields > self.limits.headers {
+            return Err(Refusal::HeadTooLarge);
+        }
+        match gate_line::field(text)? {
+            Header::Other => Ok(()),
+            _ => Err(Refusal::Malformed("a framing header among the trailers")),
+        }
+    }
+}
+
+/// Skips up to `left` bytes and returns how many are still to come.
+fn skip(rest: &mut &[u8], left: u64) -> u64 {
+    let here = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+    *rest = rest.get(here..).unwrap_or_default();
+    left - here as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        head_bytes: 4096,
+        headers: 20,
+        target_bytes: 256,
+    };
+
+    /// What the gate says of a whole connection.
+    fn whole(bytes: &[u8]) -> Result<(), (usize, Refusal)> {
+        Gate::new(LIMITS).advance(bytes)
+    }
+
+    fn refused(text: &str) -> &'static str {
+        match whole(text.as_bytes()) {
+            Err((_, Refusal::Malformed(why))) => why,
+            Err((_, Refusal::TargetTooLong)) => "414",
+            Err((_, Refusal::HeadTooLarge)) => "431",
+            Err((_, Refusal::UnknownCoding)) => "501",
+            Err((_, Refusal::Version)) => "505",
+            Ok(()) => "",
+        }
+    }
+
+    #[test]
+    fn ordinary_messages_pass() {
+        for text in [
+            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "\r\nGET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-Y: \tz \r\n\r\nGET / HTTP/1.0\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-T: v\r\n\r\n",
+            "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+        ] {
+            assert_eq!(refused(text), "", "{text:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_read_in_two_ways_is_refused() {
+        let head = |rest: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{rest}\r\n\r\n");
+        for fields in [
+            "Content-Length: 3\r\nTransfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nContent-Length: 3",
+            "Content-Length: 3\r\nContent-Length: 3",
+            "Content-Length: +3",
+            "Content-Length: 3,3",
+            "Content-Length: ",
+            "Content-Length: 99999999999999999999",
+            "Content_Length: 3",
+            "Transfer_Encoding: chunked",
+            "Content-Length : 3",
+            " folded: x",
+            "X: a\r\n folded",
+            "X: a\nY: b",
+            "X: a\rY: b",
+            "X: a\0",
+            "X",
+            ": x",
+            "Host: b",
+            "Host: a b",
+        ] {
+            assert!(
+                refused(&head(fields)).len() > 3,
+                "{fields:?} gave {:?}",
+                refused(&head(fields))
+            );
+        }
+        for coding in ["gzip", "chunked, chunked", "identity", "gzip, chunked", "xchunked", ""] {
+            assert_eq!(
+                refused(&head(&format!("Transfer-Encoding: {coding}"))),
+                "501",
+                "{coding}"
+            );
+        }
+    }
+
+    #[test]
+    fn request_lines_follow_the_grammar_to_the_letter() {
+        for line in [
+            "GET  / HTTP/1.1",
+            "GET / HTTP/1.1 ",
+            "GET /",
+            " GET / HTTP/1.1",
+            "GET\t/ HTTP/1.1",
+            "G(T / HTTP/1.1",
+            "GET a HTTP/1.1",
+            "GET /# HTTP/1.1",
+            "GET /\u{e9} HTTP/1.1",
+            "GET * HTTP/1.1",
+            "CONNECT / HTTP/1.1",
+            "GET / http/1.1",
+            "GET ftp://a/ HTTP/1.1",
+            "GET http:///x HTTP/1.1",
+        ] {
+            assert!(refused(&format!("{line}\r\nHost: a\r\n\r\n")).len() > 3, "{line}");
+        }
+        assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), "505");
+        assert!(refused("GET / HTTP/1.1\r\n\r\n").contains("Host"));
+        assert!(refused("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n").contains("Host"));
+    }
+
+    #[test]
+    fn chunks_follow_the_grammar_to_the_letter() {
+        let body = |chunks: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+        for chunks in [
+            "3\nabc\r\n",
+            "3\r\nabcd\r\n",
+            "3\r\nabc\n",
+            "g\r\n",
+            "-1\r\n",
+            "0x3\r\nabc\r\n",
+            "\r\n",
+            " 3\r\n",
+        ] {
+            assert!(!refused(&body(chunks)).is_empty(), "{chunks:?}");
+        }
+        assert!(refused(&body("ffffffffffffffffff\r\n")).contains("hexadecimal"));
+        assert!(refused(&body("0\r\nContent-Length: 3\r\n\r\n")).contains("trailers"));
+        assert!(refused(&body(&format!("1;{}\r\n", "x".repeat(300)))).contains("too long"));
+    }
+
+    #[test]
+    fn limits_hold_even_before_a_line_has_ended() {
+        assert_eq!(
+            refused(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(256))),
+            "414"
+        );
+        assert_eq!(refused(&format!("GET /{}", "a".repeat(1000))), "414");
+        assert_eq!(refused(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000))), "431");
+        assert_eq!(
+            refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(20))),
+            "431"
+        );
+        assert!(refused(&"x".repeat(1000)).contains("request line"));
+    }
+
+    #[test]
+    fn only_what_stands_before_a_refused_message_passes() {
+        let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
+        let both = format!("{good}GET / HTTP/1.1\r\nBad Header: x\r\n\r\n");
+        assert_eq!(whole(both.as_bytes()).unwrap_err().0, good.len());
+        let mut gate = Gate::new(LIMITS);
+        assert_eq!(gate.advance(b"GET / HTTP/1.1\r\nHost: a\r\nX"), Ok(()));
+        assert!(gate.in_head());
+        assert_eq!(gate.advance(b" : y\r\n\r\n").unwrap_err().0, 0);
+        assert!(!gate.closed_in_body());
+    }
+
+    proptest! {
+        #[test]
+        fn it_does_not_matter_how_bytes_are_cut(
+            text in "(GET|POST) /[a-z#]{0,4} HTTP/1\\.[01]\r\n(Host: a\r\n|X: y\r?\n|Content-Length: [0-4]\r\n|Transfer-Encoding: chunked\r\n){0,4}\r\n([0-3]\r\n[ab]{0,3}\r\n){0,3}",
+            cuts in proptest::collection::vec(0_usize..200, 0..6),
+        ) {
+            let bytes = text.as_bytes();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+            cuts.push(bytes.len());
+            cuts.sort_unstable();
+            let mut gate = Gate::new(LIMITS);
+            let mut start = 0;
+            let mut verdict = Ok(());
+            for cut in cuts {
+                if let Err((_, refusal)) = gate.advance(&bytes[start..cut]) {
+                    verdict = Err(refusal);
+                    break;
+                }
+                start = cut;
+            }
+            prop_assert_eq!(verdict, whole(bytes).map_err(|(_, refusal)| refusal));
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
+            let _ = whole(&bytes);
+        }
+    }
+}

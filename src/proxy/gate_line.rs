@@ -1,0 +1,269 @@
+//! The grammar of single lines, for the [gate](super::gate).
+
+use super::gate::Refusal;
+
+/// What a header field means for the framing of its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Header {
+    /// Nothing.
+    Other,
+    /// The `Host` field, with a well-formed value.
+    Host,
+    /// `Content-Length`.
+    Length(u64),
+    /// `Transfer-Encoding: chunked`.
+    Chunked,
+}
+
+const TOKEN: u8 = 1;
+const TARGET: u8 = 2;
+const HOST: u8 = 4;
+
+/// Classes of bytes: `TOKEN` is RFC 9110's tchar, `TARGET` what RFC 3986 allows in a path with query (and the few
+/// characters that browsers send unescaped), `HOST` what it allows in an authority without userinfo.
+static CLASS: [u8; 256] = classes();
+
+const fn classes() -> [u8; 256] {
+    let mut table = [0_u8; 256];
+    mark(&mut table, b"!#$%&'*+-.^_`|~", TOKEN);
+    mark(&mut table, b"!$%&'()*+,-./:;=?@_~[]^`{|}\"", TARGET);
+    mark(&mut table, b"-._~%!$&'()*+,;=:[]", HOST);
+    mark(
+        &mut table,
+        b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ",
+        TOKEN | TARGET | HOST,
+    );
+    table
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "evaluated at compile time; the table has an entry for every byte"
+)]
+const fn mark(table: &mut [u8; 256], bytes: &[u8], class: u8) {
+    let mut at = 0;
+    while at < bytes.len() {
+        table[bytes[at] as usize] |= class;
+        at += 1;
+    }
+}
+
+fn all(bytes: &[u8], class: u8) -> bool {
+    bytes
+        .iter()
+        .all(|byte| CLASS.get(usize::from(*byte)).is_some_and(|have| have & class != 0))
+}
+
+/// Checks a request line without its CRLF; tells whether it is HTTP/1.0.
+pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<bool, Refusal> {
+    let mut parts = text.split(|byte| *byte == b' ');
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(Refusal::Malformed(
+            "the request line is not METHOD SP TARGET SP VERSION",
+        ));
+    };
+    if method.is_empty() || method.len() > 32 || !all(method, TOKEN) {
+        return Err(Refusal::Malformed("the method is not a token"));
+    }
+    if target.len() > target_max {
+        return Err(Refusal::TargetTooLong);
+    }
+    check_target(method, target)?;
+    match version {
+        b"HTTP/1.1" => Ok(false),
+        b"HTTP/1.0" => Ok(true),
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+            Err(Refusal::Version)
+        }
+        _ => Err(Refusal::Malformed("the version is not HTTP/1.1 or HTTP/1.0")),
+    }
+}
+
+fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
+    if !all(target, TARGET) {
+        return Err(Refusal::Malformed(
+            "a character in the request target that has to be percent-encoded",
+        ));
+    }
+    let form_is_known = match target {
+        [b'/', ..] => method != b"CONNECT",
+        b"*" => method == b"OPTIONS",
+        _ if method == b"CONNECT" => all(target, HOST),
+        _ => absolute_form(target),
+    };
+    if form_is_known {
+        Ok(())
+    } else {
+        Err(Refusal::Malformed("a request target in no known form"))
+    }
+}
+
+fn absolute_form(target: &[u8]) -> bool {
+    let lower = |prefix: &[u8]| {
+        target
+            .get(..prefix.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+            .then_some(prefix.len())
+    };
+    let Some(scheme) = lower(b"http://").or_else(|| lower(b"https://")) else {
+        return false;
+    };
+    let rest = target.get(scheme..).unwrap_or_default();
+    let end = rest
+        .iter()
+        .position(|byte| matches!(byte, b'/' | b'?'))
+        .unwrap_or(rest.len());
+    let authority = rest.get(..end).unwrap_or_default();
+    !authority.is_empty() && host(authority)
+}
+
+/// What is wrong with a first line that exceeds its limit before it ended.
+pub(crate) fn overlong_start(kept: &[u8], piece: &[u8]) -> Refusal {
+    let start: Vec<u8> = kept.iter().chain(piece).copied().take(40).collect();
+    match start.iter().position(|byte| *byte == b' ') {
+        Some(end) if end > 0 && all(start.get(..end).unwrap_or_default(), TOKEN) => Refusal::TargetTooLong,
+        _ => Refusal::Malformed("the request line is not METHOD SP TARGET SP VERSION"),
+    }
+}
+
+/// Checks a header or trailer field without its CRLF.
+pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
+    let Some(colon) = memchr::memchr(b':', text) else {
+        return Err(Refusal::Malformed("a header line without a colon"));
+    };
+    let (name, value) = text.split_at(colon);
+    let value = value.get(1..).unwrap_or_default();
+    if name.is_empty() || !all(name, TOKEN) {
+        return Err(Refusal::Malformed(
+            "a header name that is not a token, or a folded line",
+        ));
+    }
+    if has_control(value) {
+        return Err(Refusal::Malformed("a control character in a header value"));
+    }
+    match name.len() {
+        4 if name.eq_ignore_ascii_case(b"host") => host_field(trim(value)),
+        14 if is_like(name, b"content-length") => framing_name(name).and_then(|()| length(trim(value))),
+        17 if is_like(name, b"transfer-encoding") => framing_name(name).and_then(|()| coding(trim(value))),
+        _ => Ok(Header::Other),
+    }
+}
+
+/// Without an early exit, so that it compiles to vector instructions.
+fn has_control(value: &[u8]) -> bool {
+    value.iter().fold(false, |found, byte| {
+        found | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f)
+    })
+}
+
+/// Equal but for case and for `_` in place of `-`, as some servers read names.
+fn is_like(name: &[u8], expected: &[u8]) -> bool {
+    name.iter()
+        .zip(expected)
+        .all(|(byte, want)| byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-'))
+}
+
+fn framing_name(name: &[u8]) -> Result<(), Refusal> {
+    if name.contains(&b'_') {
+        return Err(Refusal::Malformed("a framing header spelled with an underscore"));
+    }
+    Ok(())
+}
+
+fn host_field(value: &[u8]) -> Result<Header, Refusal> {
+    if value.is_empty() || host(value) {
+        Ok(Header::Host)
+    } else {
+        Err(Refusal::Malformed("the Host is malformed"))
+    }
+}
+
+/// Whether this is a host, or an IPv6 address in brackets, with an optional port.
+pub(crate) fn host(value: &[u8]) -> bool {
+    let (name, port) = if value.first() == Some(&b'[') {
+        let Some(end) = value.iter().position(|byte| *byte == b']') else {
+            return false;
+        };
+        let (address, port) = value.split_at(end + 1);
+        let inner = address.get(1..end).and_then(|inner| std::str::from_utf8(inner).ok());
+        if inner
+            .and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok())
+            .is_none()
+        {
+            return false;
+        }
+        (address, port)
+    } else {
+        value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len()))
+    };
+    let name_is_good = name.first() == Some(&b'[') || (!name.is_empty() && all(name, HOST) && !name.contains(&b'['));
+    let port_is_good = match port {
+        [] => true,
+        [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    name_is_good && port_is_good
+}
+
+fn length(value: &[u8]) -> Result<Header, Refusal> {
+    let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
+    match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+        Some(length) if digits => Ok(Header::Length(length)),
+        _ => Err(Refusal::Malformed("Content-Length is not a decimal number")),
+    }
+}
+
+fn coding(value: &[u8]) -> Result<Header, Refusal> {
+    if value.eq_ignore_ascii_case(b"chunked") {
+        Ok(Header::Chunked)
+    } else {
+        Err(Refusal::UnknownCoding)
+    }
+}
+
+/// Reads a chunk's size line without its CRLF. Extensions are checked and otherwise ignored (RFC 9112 section 7.1.1).
+pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
+    let end = text
+        .iter()
+        .position(|byte| !byte.is_ascii_hexdigit())
+        .unwrap_or(text.len());
+    let (digits, extension) = text.split_at(end);
+    // 15 hexadecimal digits are 2^60: no body has more, and nothing overflows.
+    if digits.is_empty() || digits.len() > 15 {
+        return Err(Refusal::Malformed("a chunk's size is not a hexadecimal number"));
+    }
+    let well_formed = matches!(extension.first(), None | Some(b';')) && !has_control(extension);
+    match std::str::from_utf8(digits)
+        .ok()
+        .and_then(|text| u64::from_str_radix(text, 16).ok())
+    {
+        Some(size) if well_formed => Ok(size),
+        _ => Err(Refusal::Malformed("a chunk's size line is malformed")),
+    }
+}
+
+fn trim(value: &[u8]) -> &[u8] {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let start = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
+    let end = value
+        .iter()
+        .rposition(|byte| !blank(byte))
+        .map_or(start, |last| last + 1);
+    value.get(start..end).unwrap_or_default()
+}
+
+/// Whether every byte may stand in a path with query.
+pub(crate) fn is_target(target: &[u8]) -> bool {
+    all(target, TARGET)
+}
+
+/// Whether this is a framing header's name but for underscores, which some servers read as dashes.
+pub(crate) fn is_disguised(name: &[u8]) -> bool {
+    let like = match name.len() {
+        14 => is_like(name, b"content-length"),
+        17 => is_like(name, b"transfer-encoding"),
+        _ => false,
+    };
+    like && name.contains(&b'_')
+}

@@ -1,0 +1,113 @@
+//! The way of a request, in one function.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::SystemTime;
+
+use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
+
+use super::body::{Relay, ResponseBody};
+use super::client::Client;
+use super::error::Error;
+use super::exchange::Exchange;
+use super::forward::{self, Answer};
+use super::{check, headers};
+use crate::stats::MethodLabel;
+use crate::telemetry::AccessRecord;
+
+/// Answers a request: with what the upstream says, or with why there is nothing.
+pub(crate) async fn handle(
+    client: Rc<Client>,
+    request: Request<Incoming>,
+) -> Result<Response<ResponseBody>, Infallible> {
+    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()));
+    let (mut head, body) = request.into_parts();
+    exchange.describe(|| describe(&client, &head));
+    exchange.request_id = Some(headers::request_id(&mut head.headers, &client));
+    let answered = match check::request(&mut head, &client) {
+        Ok(()) => forward::send(&mut exchange, head, body).await,
+        Err(error) => Err(error),
+    };
+    Ok(match answered {
+        Ok(answer) => relay(exchange, answer),
+        Err(error) => refuse(exchange, &error),
+    })
+}
+
+/// Passes the upstream's answer on, watched to its end.
+fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+    let Answer {
+        response,
+        endpoint,
+        connection,
+        limits,
+        cookie,
+    } = answer;
+    let (mut head, body) = response.into_parts();
+    exchange.answered(head.status.as_u16());
+    head.version = http::Version::HTTP_11;
+    headers::strip_hop_by_hop(&mut head.headers);
+    if let Some(id) = &exchange.request_id {
+        head.headers.insert(headers::X_REQUEST_ID.clone(), id.clone());
+    }
+    if let Some(cookie) = cookie {
+        head.headers.append(SET_COOKIE, cookie);
+    }
+    if !head.headers.contains_key(DATE) {
+        head.headers.insert(DATE, exchange.worker().date());
+    }
+    let relay = Relay {
+        body,
+        exchange,
+        connection: Some((endpoint, connection)),
+        limits,
+    };
+    Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))
+}
+
+/// Answers in the proxy's own name.
+fn refuse(mut exchange: Exchange, error: &Error) -> Response<ResponseBody> {
+    tracing::debug!(
+        reason = error.reason.as_str(),
+        detail = error.detail,
+        "answered by the proxy"
+    );
+    let response = error.response(exchange.request_id.as_ref());
+    exchange.fail(error);
+    response.map(ResponseBody::Own)
+}
+
+fn describe(client: &Client, head: &Parts) -> AccessRecord {
+    let header = |name| head.headers.get(name).cloned();
+    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    AccessRecord {
+        time: SystemTime::now(),
+        listener: client.listener.options.name.as_str().into(),
+        client: headers::client_address(&head.headers, client),
+        method: head.method.clone(),
+        host: host
+            .or(head.uri.authority().map(http::uri::Authority::as_str))
+            .map(str::to_owned),
+        target: head
+            .uri
+            .path_and_query()
+            .map_or_else(|| head.uri.path().to_owned(), |target| target.as_str().to_owned()),
+        protocol: head.version,
+        status: 0,
+        service: None,
+        upstream: None,
+        endpoint: None,
+        outcome: "",
+        reason: None,
+        bytes_in: 0,
+        bytes_out: 0,
+        first_byte_us: None,
+        total_us: 0,
+        request_id: None,
+        user_agent: header(USER_AGENT),
+        referer: header(http::header::REFERER),
+    }
+}

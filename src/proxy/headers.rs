@@ -1,0 +1,178 @@
+//! Header fields on their way through: what is taken off, and what is set.
+
+use http::header::{
+    CONNECTION, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
+};
+
+use super::client::Client;
+
+pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+
+/// Fields that are for the next hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1).
+static HOP_BY_HOP: [HeaderName; 5] = [
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    UPGRADE,
+    TRANSFER_ENCODING,
+    HeaderName::from_static("proxy-authenticate"),
+];
+
+/// Fields that a `Connection` field cannot take off: they are not the client's to remove.
+fn is_protected(name: &HeaderName) -> bool {
+    *name == HOST || *name == http::header::CONTENT_LENGTH || *name == COOKIE || *name == http::header::AUTHORIZATION
+}
+
+/// Takes off what is meant for this hop only.
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if let Entry::Occupied(entry) = headers.entry(CONNECTION) {
+        let values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
+        for name in values
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+        {
+            if let Ok(name) = HeaderName::try_from(name.trim())
+                && !is_protected(&name)
+                && name != TE
+            {
+                headers.remove(name);
+            }
+        }
+    }
+    for name in &HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// Keeps of `TE` only what a proxy may pass on: that trailers are welcome.
+pub(crate) fn narrow_te(headers: &mut HeaderMap) {
+    if let Entry::Occupied(mut entry) = headers.entry(TE) {
+        let trailers = entry
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
+        if trailers {
+            entry.insert(HeaderValue::from_static("trailers"));
+        } else {
+            entry.remove_entry_mult();
+        }
+    }
+}
+
+/// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).
+pub(crate) fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.next().is_none() || cookies.next().is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// Tells the upstream who asked, over what, and for which host. What the client said of itself counts only when the
+/// peer is trusted.
+pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &Client) {
+    let host = headers.get(HOST).cloned();
+    let scheme = HeaderValue::from_static("http");
+    if client.trusted {
+        let chain = forwarded_for(headers, &client.peer_value);
+        headers.insert(X_FORWARDED_FOR.clone(), chain);
+        headers.entry(&X_FORWARDED_PROTO).or_insert(scheme);
+        if let Some(host) = host {
+            headers.entry(&X_FORWARDED_HOST).or_insert(host);
+        }
+        headers
+            .entry(&X_FORWARDED_PORT)
+            .or_insert_with(|| client.listener.port_value.clone());
+        headers.entry(&X_REAL_IP).or_insert_with(|| client.peer_value.clone());
+    } else {
+        headers.insert(X_FORWARDED_FOR.clone(), client.peer_value.clone());
+        headers.insert(X_FORWARDED_PROTO.clone(), scheme);
+        match host {
+            Some(host) => headers.insert(X_FORWARDED_HOST.clone(), host),
+            None => headers.remove(&X_FORWARDED_HOST),
+        };
+        headers.insert(X_FORWARDED_PORT.clone(), client.listener.port_value.clone());
+        headers.insert(X_REAL_IP.clone(), client.peer_value.clone());
+        headers.remove(http::header::FORWARDED);
+    }
+}
+
+/// The chain of addresses so far, with the peer at its end.
+fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
+    let mut chain: Vec<&[u8]> = headers
+        .get_all(&X_FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    chain.push(peer.as_bytes());
+    HeaderValue::from_bytes(&chain.join(&b", "[..])).unwrap_or_else(|_| peer.clone())
+}
+
+/// The address of the user: the peer's, or the last one in the chain that is not a trusted proxy's.
+pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::IpAddr {
+    let peer = client.peer.ip().to_canonical();
+    if !client.trusted {
+        return peer;
+    }
+    let trusted = &client.listener.options.trusted_proxies;
+    let values: Vec<&str> = headers
+        .get_all(&X_FORWARDED_FOR)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
+    let mut nearest = peer;
+    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+        let Ok(address) = hop.trim().parse::<std::net::IpAddr>() else {
+            break;
+        };
+        nearest = address.to_canonical();
+        if !trusted.iter().any(|net| net.contains(&nearest)) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// Records this hop, as a gateway must in each request that it forwards (RFC 9110 section 7.6.3).
+pub(crate) fn add_via(headers: &mut HeaderMap, version: http::Version) {
+    let hop = match version {
+        http::Version::HTTP_10 => "1.0 weighbridge",
+        http::Version::HTTP_2 => "2.0 weighbridge",
+        _ => "1.1 weighbridge",
+    };
+    headers.append(VIA, HeaderValue::from_static(hop));
+}
+
+/// Whether the request has come by here so often that it must be going in circles.
+pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
+    const PASSES_MAX: usize = 8;
+    let passes = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
+    passes
+        .flat_map(|value| value.split(','))
+        .filter(|hop| hop.trim_end().ends_with(" weighbridge"))
+        .count()
+        >= PASSES_MAX
+}
+
+/// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC 9562).
+pub(crate) fn request_id(headers: &mut HeaderMap, client: &Client) -> HeaderValue {
+    if client.trusted
+        && let Some(given) = headers.get(&X_REQUEST_ID)
+        && (1..=128).contains(&given.len())
+        && given.as_bytes().iter().all(u8::is_ascii_graphic)
+    {
+        return given.clone();
+    }
+    let id = client.worker.new_request_id();
+    headers.insert(X_REQUEST_ID.clone(), id.clone());
+    id
+}

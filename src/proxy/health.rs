@@ -1,0 +1,209 @@
+//! Active health checks: a GET to each endpoint of each service that asks for them.
+//!
+//! Checks only report; it is the control plane that publishes a table without the endpoint. They are not requests of
+//! users: nothing of them is counted.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::model::Health;
+use crate::routing::{Endpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
+
+/// How often the table is looked at for endpoints that came or went.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Checks the endpoints of the newest table until the receiver of the reports is gone.
+pub async fn run(publisher: Publisher, reports: mpsc::Sender<HealthEvent>) {
+    let mut checks: HashMap<EndpointKey, Check> = HashMap::new();
+    let mut revision = None;
+    loop {
+        let snapshot = publisher.current();
+        if revision != Some(snapshot.revision) {
+            revision = Some(snapshot.revision);
+            let wanted = wanted(&snapshot);
+            checks.retain(|key, check| wanted.get(key).is_some_and(|wanted| wanted.health == check.health));
+            for (key, wanted) in wanted {
+                checks
+                    .entry(key)
+                    .or_insert_with(|| Check::start(wanted, reports.clone()));
+            }
+        }
+        drop(snapshot);
+        tokio::select! {
+            () = tokio::time::sleep(LOOK) => {}
+            () = reports.closed() => return,
+        }
+    }
+}
+
+/// An endpoint that is to be checked.
+struct Wanted {
+    endpoint: Arc<Endpoint>,
+    health: Health,
+    healthy: bool,
+}
+
+fn wanted(snapshot: &Snapshot) -> HashMap<EndpointKey, Wanted> {
+    let mut all = HashMap::new();
+    for service in snapshot.table.services() {
+        let Some(health) = &service.health else { continue };
+        for upstream in &service.upstreams {
+            for endpoint in &upstream.endpoints {
+                let healthy = upstream.is_healthy(endpoint.key);
+                let wanted = Wanted {
+                    endpoint: Arc::clone(endpoint),
+                    health: health.clone(),
+                    healthy,
+                };
+                all.insert(endpoint.key, wanted);
+            }
+        }
+    }
+    all
+}
+
+/// The check of one endpoint; ends when dropped.
+struct Check {
+    health: Health,
+    task: JoinHandle<()>,
+}
+
+impl Check {
+    fn start(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) -> Check {
+        let health = wanted.health.clone();
+        Check {
+            health,
+            task: tokio::spawn(watch(wanted, reports)),
+        }
+    }
+}
+
+impl Drop for Check {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Checks one endpoint for ever and reports each change.
+async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
+    let Wanted {
+        endpoint,
+        health,
+        healthy,
+    } = wanted;
+    let mut streak = Streak { healthy, against: 0 };
+    loop {
+        let result = tokio::time::timeout(health.timeout, probe(&endpoint, &health.path)).await;
+        let (good, detail) = match result {
+            Ok(Ok(status)) => ((200..400).contains(&status), format!("status {status}")),
+            Ok(Err(error)) => (false, error),
+            Err(_) => (false, format!("no answer within {:?}", health.timeout)),
+        };
+        if streak.note(good, &health) {
+            let event = HealthEvent {
+                endpoint: endpoint.key,
+                healthy: good,
+                detail,
+            };
+            if reports.send(event).await.is_err() {
+                return;
+            }
+        }
+        tokio::time::sleep(health.interval).await;
+    }
+}
+
+/// What an endpoint is held for, and how many checks in a row have said otherwise.
+#[derive(Debug)]
+struct Streak {
+    healthy: bool,
+    against: u32,
+}
+
+impl Streak {
+    /// Takes in a check's result; tells whether the endpoint's state changes with it.
+    fn note(&mut self, good: bool, health: &Health) -> bool {
+        if good == self.healthy {
+            self.against = 0;
+            return false;
+        }
+        self.against += 1;
+        let needed = if good {
+            health.healthy_after
+        } else {
+            health.unhealthy_after
+        };
+        if self.against < needed {
+            return false;
+        }
+        *self = Streak {
+            healthy: good,
+            against: 0,
+        };
+        true
+    }
+}
+
+/// One GET on a connection of its own; the status of the answer.
+async fn probe(endpoint: &Endpoint, path: &str) -> Result<u16, String> {
+    let stream = TcpStream::connect(endpoint.address)
+        .await
+        .map_err(|error| format!("no connection: {error}"))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let request = Request::get(path)
+        .header(http::header::HOST, endpoint.address.to_string())
+        .header(
+            http::header::USER_AGENT,
+            concat!("weighbridge-health/", env!("CARGO_PKG_VERSION")),
+        )
+        .header(http::header::CONNECTION, "close")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| error.to_string())?;
+    tokio::select! {
+        answer = sender.send_request(request) => {
+            answer.map(|answer| answer.status().as_u16()).map_err(|error| format!("no answer: {error}"))
+        }
+        ended = connection => Err(match ended {
+            Ok(()) => "the connection was closed without an answer".to_owned(),
+            Err(error) => format!("no answer: {error}"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_changes_after_as_many_checks_in_a_row_as_were_asked_for() {
+        let health = Health {
+            path: "/".into(),
+            interval: Duration::from_secs(1),
+            timeout: Duration::from_secs(1),
+            unhealthy_after: 3,
+            healthy_after: 2,
+        };
+        let mut streak = Streak {
+            healthy: true,
+            against: 0,
+        };
+        let changes: Vec<bool> = [false, false, true, false, false, false, false, true, false, true, true]
+            .into_iter()
+            .map(|good| streak.note(good, &health))
+            .collect();
+        let at: Vec<usize> = (0..changes.len()).filter(|at| changes[*at]).collect();
+        assert_eq!(at, [5, 10]);
+    }
+}

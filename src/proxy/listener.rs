@@ -1,0 +1,139 @@
+//! Accepting connections on one listener, in one worker.
+
+use std::cell::Cell;
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::client::Client;
+use super::connection;
+use super::gate::Limits;
+use super::worker::{Worker, share};
+use crate::net::ListenerOptions;
+
+/// How long to wait after the operating system has refused a connection, mostly for want of file descriptors: long
+/// enough not to spin, short enough that nobody notices once there are some again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+
+/// One listener, as one worker sees it.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) options: ListenerOptions,
+    /// Its position in the configuration.
+    pub(crate) index: u16,
+    /// Its port, for `X-Forwarded-Port`.
+    pub(crate) port_value: HeaderValue,
+    connections: Cell<usize>,
+    connections_max: usize,
+    closed: Notify,
+}
+
+impl Listener {
+    pub(crate) fn new(options: ListenerOptions, index: u16, port: u16, workers: usize) -> Rc<Listener> {
+        Rc::new(Listener {
+            index,
+            port_value: HeaderValue::from(port),
+            connections: Cell::new(0),
+            connections_max: share(options.limits.connections, workers),
+            closed: Notify::new(),
+            options,
+        })
+    }
+
+    /// What the gate lets through.
+    pub(crate) fn head_limits(&self) -> Limits {
+        let limits = self.options.limits;
+        Limits {
+            head_bytes: limits.header_bytes,
+            headers: limits.headers,
+            target_bytes: limits.uri_bytes,
+        }
+    }
+
+    /// Waits until there is room for another connection; until then the kernel's queue holds them.
+    async fn room(&self) {
+        while self.connections_max > 0 && self.connections.get() >= self.connections_max {
+            self.closed.notified().await;
+        }
+    }
+}
+
+/// Accepts until `stop`; then takes in what the kernel has already accepted, so that nobody who is through is refused.
+pub(crate) async fn run(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &socket) => accepted,
+        };
+        match accepted {
+            Ok(stream) => admit(&worker, &listener, stream),
+            Err(error) if is_about_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(listener = listener.options.name, %error, "no connection could be accepted");
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
+        }
+    }
+    while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(socket.accept()) {
+        admit(&worker, &listener, stream);
+    }
+}
+
+async fn accept(listener: &Listener, socket: &TcpListener) -> io::Result<TcpStream> {
+    listener.room().await;
+    socket.accept().await.map(|(stream, _)| stream)
+}
+
+/// Errors of `accept` that concern the connection at hand, not the listener.
+fn is_about_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    // A socket that cannot be told to send at once still works.
+    let _ = stream.set_nodelay(true);
+    let guard = Admitted::new(worker, listener);
+    let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));
+    worker.rouse();
+    tokio::task::spawn_local(async move {
+        connection::serve(client, stream).await;
+        drop(guard);
+    });
+}
+
+/// Counts a connection until dropped.
+struct Admitted {
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+}
+
+impl Admitted {
+    fn new(worker: &Rc<Worker>, listener: &Rc<Listener>) -> Admitted {
+        worker.connections.set(worker.connections.get() + 1);
+        listener.connections.set(listener.connections.get() + 1);
+        Admitted {
+            worker: Rc::clone(worker),
+            listener: Rc::clone(listener),
+        }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.worker
+            .connections
+            .set(self.worker.connections.get().saturating_sub(1));
+        self.listener
+            .connections
+            .set(self.listener.connections.get().saturating_sub(1));
+        self.listener.closed.notify_one();
+    }
+}

@@ -1,0 +1,99 @@
+//! Idle connections to endpoints, of one worker: last in, first out, so that the warmest is used and the rest age away.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use super::deadline::Millis;
+use super::options::PoolOptions;
+use super::upstream::{Connection, Readiness};
+use crate::routing::EndpointKey;
+
+/// The idle connections of one worker.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    options: PoolOptions,
+    /// By endpoint key, which is dense.
+    idle: RefCell<Vec<Vec<Idle>>>,
+    /// No idle connection is older than this.
+    oldest: Cell<Option<Millis>>,
+}
+
+#[derive(Debug)]
+struct Idle {
+    connection: Connection,
+    since: Millis,
+}
+
+impl Pool {
+    pub(crate) fn new(options: PoolOptions) -> Pool {
+        Pool {
+            options,
+            idle: RefCell::default(),
+            oldest: Cell::new(None),
+        }
+    }
+
+    /// A connection to the endpoint that can take a request at once, if one is idle.
+    pub(crate) fn take(&self, endpoint: EndpointKey) -> Option<Connection> {
+        let mut all = self.idle.borrow_mut();
+        let idle = all.get_mut(endpoint.index())?;
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            match idle.get(at)?.connection.readiness() {
+                Readiness::Ready => return Some(idle.swap_remove(at).connection),
+                Readiness::Closed => drop(idle.swap_remove(at)),
+                Readiness::Busy => {}
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the endpoint's next request, unless it is closed or there are enough.
+    pub(crate) fn put(&self, endpoint: EndpointKey, connection: Connection, now: Millis) {
+        if connection.readiness() == Readiness::Closed {
+            return;
+        }
+        let mut all = self.idle.borrow_mut();
+        if all.len() <= endpoint.index() {
+            all.resize_with(endpoint.index() + 1, Vec::new);
+        }
+        if let Some(idle) = all
+            .get_mut(endpoint.index())
+            .filter(|idle| idle.len() < self.options.idle_per_endpoint)
+        {
+            idle.push(Idle { connection, since: now });
+            self.oldest
+                .set(Some(self.oldest.get().map_or(now, |oldest| oldest.min(now))));
+        }
+    }
+
+    /// Closes what has been idle for too long.
+    pub(crate) fn sweep(&self, now: Millis) {
+        if self.next(now).is_none_or(|wait| !wait.is_zero()) {
+            return;
+        }
+        let limit = self.idle_millis();
+        let mut oldest = None;
+        for idle in self.idle.borrow_mut().iter_mut() {
+            idle.retain(|entry| {
+                let keep = now.saturating_sub(entry.since) < limit && entry.connection.readiness() != Readiness::Closed;
+                if keep {
+                    oldest = Some(oldest.map_or(entry.since, |earlier: Millis| earlier.min(entry.since)));
+                }
+                keep
+            });
+        }
+        self.oldest.set(oldest);
+    }
+
+    /// How long until the next sweep has something to do; `None` while nothing is idle.
+    pub(crate) fn next(&self, now: Millis) -> Option<Duration> {
+        let due = self.oldest.get()?.saturating_add(self.idle_millis());
+        Some(Duration::from_millis(due.saturating_sub(now)))
+    }
+
+    fn idle_millis(&self) -> Millis {
+        u64::try_from(self.options.idle_timeout.as_millis()).unwrap_or(Millis::MAX)
+    }
+}

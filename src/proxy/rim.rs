@@ -1,0 +1,70 @@
+//! What stands around the path of a request, as one list that reads from top to bottom.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use futures_util::future::Either;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::service::TowerToHyperService;
+use tower::ServiceBuilder;
+use tower::layer::layer_fn;
+
+use super::body::ResponseBody;
+use super::client::Client;
+use super::error::Error;
+use super::exchange::Exchange;
+use super::handle::handle;
+use crate::stats::{MethodLabel, Reason};
+
+/// The service that a connection's requests go through.
+pub(crate) fn around(
+    client: &Rc<Client>,
+) -> impl hyper::service::Service<
+    Request<Incoming>,
+    Response = Response<ResponseBody>,
+    Error = Infallible,
+    Future: Future<Output = Result<Response<ResponseBody>, Infallible>> + 'static,
+> + use<> {
+    let (shedding, handling) = (Rc::clone(client), Rc::clone(client));
+    TowerToHyperService::new(
+        ServiceBuilder::new()
+            .layer(layer_fn(move |inner| Shed {
+                inner,
+                client: Rc::clone(&shedding),
+            }))
+            .service_fn(move |request| handle(Rc::clone(&handling), request)),
+    )
+}
+
+/// Answers 503 to what exceeds the limit on requests under way, before any work is spent on it.
+#[derive(Clone, Debug)]
+struct Shed<S> {
+    inner: S,
+    client: Rc<Client>,
+}
+
+impl<S> tower::Service<Request<Incoming>> for Shed<S>
+where
+    S: tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
+{
+    type Response = Response<ResponseBody>;
+    type Error = Infallible;
+    type Future = Either<S::Future, Ready<Result<Response<ResponseBody>, Infallible>>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        if !self.client.worker.is_overloaded() {
+            return Either::Left(self.inner.call(request));
+        }
+        let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()));
+        let error = Error::new(Reason::Overloaded, "too many requests are under way; try again");
+        exchange.fail(&error);
+        Either::Right(ready(Ok(error.response(None).map(ResponseBody::Own))))
+    }
+}

@@ -1,0 +1,56 @@
+//! The worker's one timer: while anything is under way it turns every ten milliseconds, otherwise it sleeps.
+//!
+//! Each turn fires coarse deadlines, hands the recorder's counts over, closes idle upstream connections, and
+//! acknowledges the newest routing table. A publication wakes it at once.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::worker::Worker;
+
+/// The time between two turns, in milliseconds.
+pub(crate) const TICK_MS: u64 = 10;
+
+const TICK: Duration = Duration::from_millis(TICK_MS);
+/// How long a worker with nothing to wait for sleeps.
+const FOREVER: Duration = Duration::from_secs(3600);
+
+/// Runs until the worker's runtime ends.
+pub(crate) async fn run(worker: Rc<Worker>, wake: Arc<Notify>) {
+    loop {
+        let now = worker.deadlines.now();
+        worker.deadlines.tick(now);
+        worker.acknowledge();
+        worker.flush();
+        worker.pool.sweep(now);
+        if worker.is_busy() {
+            turn(&worker, &wake).await;
+        } else {
+            let sleep = worker
+                .deadlines
+                .next(now)
+                .into_iter()
+                .chain(worker.pool.next(now))
+                .min();
+            worker.parked.set(true);
+            // Whichever comes first, there is something to look at.
+            let _ = tokio::time::timeout(sleep.unwrap_or(FOREVER).max(TICK), wake.notified()).await;
+            worker.parked.set(false);
+        }
+    }
+}
+
+/// Waits for the next turn; a publication meanwhile is acknowledged at once.
+async fn turn(worker: &Worker, wake: &Notify) {
+    let mut end = std::pin::pin!(tokio::time::sleep(TICK));
+    loop {
+        tokio::select! {
+            biased;
+            () = wake.notified() => worker.acknowledge(),
+            () = &mut end => return,
+        }
+    }
+}

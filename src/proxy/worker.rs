@@ -1,0 +1,172 @@
+//! One worker: what the connections of one core share, in memory that no other thread touches.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::HeaderValue;
+use tokio::sync::{Notify, mpsc};
+
+use super::deadline::Deadlines;
+use super::options::Options;
+use super::pool::Pool;
+use super::unsent::Unsent;
+use crate::routing::{Publisher, Reader, Snapshot};
+use crate::stats::{Batch, Recorder};
+use crate::telemetry::AccessLog;
+
+/// The state of one worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) deadlines: Rc<Deadlines>,
+    pub(crate) pool: Pool,
+    pub(crate) recorder: RefCell<Recorder>,
+    pub(crate) unsent: Rc<Unsent>,
+    pub(crate) access_log: AccessLog,
+    /// Whether the tick sleeps until something happens.
+    pub(crate) parked: Cell<bool>,
+    /// Client connections that are open.
+    pub(crate) connections: Cell<usize>,
+    reader: RefCell<Reader>,
+    random: RefCell<fastrand::Rng>,
+    batches: mpsc::Sender<Batch>,
+    wake: Arc<Notify>,
+    requests: Cell<usize>,
+    requests_max: usize,
+    draining: Cell<bool>,
+    date: RefCell<(u64, HeaderValue)>,
+}
+
+impl Worker {
+    /// The worker of this number.
+    pub(crate) fn new(
+        number: usize,
+        options: &Options,
+        publisher: &Publisher,
+        batches: mpsc::Sender<Batch>,
+        access_log: AccessLog,
+    ) -> (Rc<Worker>, Arc<Notify>) {
+        let wake = Arc::new(Notify::new());
+        let waker = Arc::clone(&wake);
+        let acknowledger = publisher.register(Box::new(move || waker.notify_one()));
+        let worker = Worker {
+            deadlines: Deadlines::new(),
+            pool: Pool::new(options.pool),
+            recorder: RefCell::new(Recorder::new(number)),
+            unsent: Unsent::new(acknowledger),
+            access_log,
+            parked: Cell::new(false),
+            connections: Cell::new(0),
+            reader: RefCell::new(publisher.reader()),
+            random: RefCell::new(fastrand::Rng::new()),
+            batches,
+            wake: Arc::clone(&wake),
+            requests: Cell::new(0),
+            requests_max: share(options.max_in_flight, options.workers.get()),
+            draining: Cell::new(false),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
+        };
+        (Rc::new(worker), wake)
+    }
+
+    /// Looks at the newest snapshot. Whatever outlives the call has to be cloned out of it.
+    pub(crate) fn with_snapshot<T>(&self, look: impl FnOnce(&Snapshot) -> T) -> T {
+        look(self.reader.borrow_mut().load())
+    }
+
+    /// Tells the control plane how far this worker has come.
+    pub(crate) fn acknowledge(&self) {
+        let revision = self.with_snapshot(|snapshot| snapshot.revision);
+        self.unsent.advance(revision);
+    }
+
+    /// Hands over what was counted; keeps counting when nobody takes it.
+    pub(crate) fn flush(&self) {
+        let mut recorder = self.recorder.borrow_mut();
+        if !recorder.is_dirty() {
+            return;
+        }
+        if let Ok(permit) = self.batches.try_reserve() {
+            permit.send(recorder.take(None));
+        }
+    }
+
+    /// Whether the tick has to go on turning.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.requests.get() > 0 || self.recorder.borrow().is_dirty()
+    }
+
+    /// Something has begun that the tick has to watch.
+    pub(crate) fn rouse(&self) {
+        if self.parked.replace(false) {
+            self.wake.notify_one();
+        }
+    }
+
+    /// A request has arrived.
+    pub(crate) fn begin(&self) {
+        self.requests.set(self.requests.get() + 1);
+        self.rouse();
+    }
+
+    /// A request is over.
+    pub(crate) fn end(&self) {
+        self.requests.set(self.requests.get().saturating_sub(1));
+    }
+
+    /// Whether there are more requests under way than there may be, the one that asks among them.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.requests_max > 0 && self.requests.get() > self.requests_max
+    }
+
+    /// A uniform draw of 64 bits.
+    pub(crate) fn draw(&self) -> u64 {
+        self.random.borrow_mut().u64(..)
+    }
+
+    /// A new identity for a request: a UUID of version 7.
+    pub(crate) fn new_request_id(&self) -> HeaderValue {
+        let millis = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_millis();
+        let mut random = [0; 10];
+        self.random.borrow_mut().fill(&mut random);
+        let id = uuid::Builder::from_unix_timestamp_millis(u64::try_from(millis).unwrap_or(0), &random).into_uuid();
+        let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
+        let text = id.hyphenated().encode_lower(&mut text);
+        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
+    }
+
+    /// The time as `Date` has it. Written once a second; hyper's own would stick in the future after the clock is set
+    /// back.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(now);
+            *date = (
+                second,
+                HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("")),
+            );
+        }
+        date.1.clone()
+    }
+
+    /// From here on connections are closed after the request at hand.
+    pub(crate) fn drain(&self) {
+        self.draining.set(true);
+        self.deadlines.wake_all();
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.get()
+    }
+}
+
+/// One worker's share of a limit on all of them; zero stays zero, which means none.
+pub(crate) fn share(limit: usize, workers: usize) -> usize {
+    limit.div_ceil(workers.max(1))
+}

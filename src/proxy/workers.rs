@@ -1,0 +1,219 @@
+//! Starting all workers, and ending them without losing a request.
+
+use std::io;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::listener::{self, Listener};
+use super::options::Options;
+use super::tick;
+use super::worker::Worker;
+use crate::net::ListenerOptions;
+use crate::routing::Publisher;
+use crate::stats::Batch;
+use crate::telemetry::AccessLog;
+
+/// The threads of the data plane.
+#[derive(Debug)]
+pub struct Workers {
+    threads: Vec<Thread>,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    ended: oneshot::Receiver<bool>,
+}
+
+/// A listener with one socket for each worker, all bound to the same address.
+#[derive(Debug)]
+pub struct BoundListener {
+    /// How it was declared.
+    pub options: ListenerOptions,
+    /// One socket for each worker, in non-blocking mode.
+    pub sockets: Vec<TcpListener>,
+}
+
+/// How long connections that were accepted in the last moment have to send their request, before idle ones are closed.
+const LAST_CALL: Duration = Duration::from_millis(30);
+
+impl Workers {
+    /// Starts the workers; from here on requests are served.
+    ///
+    /// # Errors
+    ///
+    /// No thread can be had, or a socket cannot be used.
+    pub fn start(
+        options: &Options,
+        listeners: Vec<BoundListener>,
+        publisher: &Publisher,
+        batches: &mpsc::Sender<Batch>,
+        access_log: &AccessLog,
+    ) -> io::Result<Workers> {
+        let mut workers = Workers {
+            threads: Vec::new(),
+            stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
+        };
+        for (number, sockets) in by_worker(listeners, options.workers.get()).into_iter().enumerate() {
+            let part = Part {
+                number,
+                options: options.clone(),
+                sockets,
+                publisher: publisher.clone(),
+                batches: batches.clone(),
+                access_log: access_log.clone(),
+                stop: workers.stop.clone(),
+                abort: workers.abort.clone(),
+            };
+            workers.threads.push(part.spawn()?);
+        }
+        Ok(workers)
+    }
+
+    /// Stops accepting, lets requests under way finish for `timeout` at most, and ends the threads. Tells whether all
+    /// of them did.
+    pub async fn drain(self, timeout: Duration) -> bool {
+        self.stop.cancel();
+        let abort = self.abort.clone();
+        let timer = async move {
+            tokio::time::sleep(timeout).await;
+            abort.cancel();
+            std::future::pending::<()>().await;
+        };
+        let ends = async {
+            let mut clean = true;
+            for thread in self.threads {
+                clean &= thread.ended.await.unwrap_or(false);
+                // The thread has said its last word; joining it does not block for long.
+                clean &= thread.handle.join().is_ok();
+            }
+            clean
+        };
+        tokio::select! {
+            clean = ends => clean,
+            () = timer => false,
+        }
+    }
+}
+
+/// Sockets by worker, from sockets by listener.
+fn by_worker(listeners: Vec<BoundListener>, workers: usize) -> Vec<Vec<(ListenerOptions, TcpListener)>> {
+    let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+    for listener in listeners {
+        for (socket, worker) in listener.sockets.into_iter().zip(&mut all) {
+            worker.push((listener.options.clone(), socket));
+        }
+    }
+    all
+}
+
+/// What one worker's thread is given.
+struct Part {
+    number: usize,
+    options: Options,
+    sockets: Vec<(ListenerOptions, TcpListener)>,
+    publisher: Publisher,
+    batches: mpsc::Sender<Batch>,
+    access_log: AccessLog,
+    stop: CancellationToken,
+    abort: CancellationToken,
+}
+
+impl Part {
+    fn spawn(self) -> io::Result<Thread> {
+        let runtime = |builder: &mut Builder| builder.enable_io().enable_time().build_local(LocalOptions::default());
+        let (end, ended) = oneshot::channel();
+        let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let handle = thread::Builder::new()
+            .name(format!("worker-{}", self.number))
+            .spawn(move || {
+                let local = match runtime(&mut Builder::new_current_thread()) {
+                    Ok(local) => local,
+                    Err(error) => {
+                        let _ = ready.send(Err(error));
+                        return;
+                    }
+                };
+                let clean = local.block_on(self.run(ready));
+                // Whoever waits for the end may have given up.
+                let _ = end.send(clean);
+            })?;
+        started.recv().map_err(io::Error::other)??;
+        Ok(Thread { handle, ended })
+    }
+
+    async fn run(self, ready: std::sync::mpsc::SyncSender<io::Result<()>>) -> bool {
+        let Part {
+            number,
+            options,
+            sockets,
+            publisher,
+            batches,
+            access_log,
+            stop,
+            abort,
+        } = self;
+        let (worker, wake) = Worker::new(number, &options, &publisher, batches, access_log);
+        worker.acknowledge();
+        let accepting = match accept_all(&worker, sockets, options.workers.get(), &stop) {
+            Ok(accepting) => accepting,
+            Err(error) => {
+                let _ = ready.send(Err(error));
+                return false;
+            }
+        };
+        let _ = ready.send(Ok(()));
+        tokio::task::spawn_local(tick::run(Rc::clone(&worker), Arc::clone(&wake)));
+        for accepting in accepting {
+            // A listener's task ends by `stop` alone.
+            let _ = accepting.await;
+        }
+        let clean = tokio::select! {
+            () = abort.cancelled() => false,
+            () = finish(&worker, &wake) => true,
+        };
+        worker.flush();
+        clean
+    }
+}
+
+type Accepting = tokio::task::JoinHandle<()>;
+
+fn accept_all(
+    worker: &Rc<Worker>,
+    sockets: Vec<(ListenerOptions, TcpListener)>,
+    workers: usize,
+    stop: &CancellationToken,
+) -> io::Result<Vec<Accepting>> {
+    let mut accepting = Vec::new();
+    for (at, (options, socket)) in sockets.into_iter().enumerate() {
+        let port = socket.local_addr()?.port();
+        let index = u16::try_from(at).map_err(io::Error::other)?;
+        let listener = Listener::new(options, index, port, workers);
+        let socket = tokio::net::TcpListener::from_std(socket)?;
+        let run = listener::run(Rc::clone(worker), listener, socket, stop.clone());
+        accepting.push(tokio::task::spawn_local(run));
+    }
+    Ok(accepting)
+}
+
+/// Waits until every connection has ended.
+async fn finish(worker: &Worker, wake: &Notify) {
+    tokio::time::sleep(LAST_CALL).await;
+    worker.drain();
+    while worker.connections.get() > 0 {
+        // The tick fires what is due meanwhile.
+        tokio::time::sleep(Duration::from_millis(tick::TICK_MS)).await;
+    }
+    wake.notify_one();
+}

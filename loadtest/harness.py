@@ -37,9 +37,9 @@ def free_ports(count):
     return ports
 
 
-def binary(path):
-    """The release binary of Weighbridge: the one given, or the one that cargo builds."""
-    path = pathlib.Path(path or pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release/weighbridge")
+def binary(path, name="weighbridge"):
+    """A release binary: the one given, or the one that cargo builds."""
+    path = pathlib.Path(path or pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / name)
     if not path.exists():
         sys.exit(f"{path} is missing: cargo build --release --locked")
     return path.resolve()
@@ -72,6 +72,12 @@ class Stage:
         self.children.append(child)
         for port in ports:
             self.wait_for(name, child, port)
+        return child
+
+    def talk(self, command):
+        """Starts a process whose standard input and output are pipes of text; its errors go where ours go."""
+        child = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.children.append(child)
         return child
 
     def wait_for(self, name, child, port):

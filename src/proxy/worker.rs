@@ -115,9 +115,9 @@ impl Worker {
         self.requests.set(self.requests.get().saturating_sub(1));
     }
 
-    /// Whether there are more requests under way than there may be, the one that asks among them.
+    /// Whether there are as many requests under way as there may be, so that no other can begin.
     pub(crate) fn is_overloaded(&self) -> bool {
-        self.requests_max > 0 && self.requests.get() > self.requests_max
+        self.requests_max > 0 && self.requests.get() >= self.requests_max
     }
 
     /// A uniform draw of 64 bits.

@@ -54,7 +54,7 @@ pub(crate) enum Overdue {
 impl Client {
     pub(crate) fn new(worker: Rc<Worker>, listener: Rc<Listener>, peer: SocketAddr) -> Client {
         let deadline = worker.deadlines.deadline();
-        deadline.set(listener.options.timeouts.header);
+        deadline.set(listener.options.timeouts.keep_alive);
         let address = peer.ip().to_canonical();
         Client {
             peer,
@@ -87,6 +87,7 @@ impl Client {
         self.requests.set(left);
         if left == 0 {
             self.since.set(self.worker.deadlines.coarse());
+            self.deadline.set(self.listener.options.timeouts.keep_alive);
         }
     }
 
@@ -149,6 +150,7 @@ impl Client {
         match gate.advance(new) {
             Ok(()) => {
                 if gate.in_head() && !was_in_head {
+                    self.worker.rouse();
                     // Most heads come in one piece; only one that does not needs a limit of its own.
                     self.since.set(self.worker.deadlines.coarse());
                     self.deadline.set(self.listener.options.timeouts.header);
@@ -171,6 +173,7 @@ impl Client {
     fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &written {
             Poll::Pending if self.blocked.get().is_none() => {
+                self.worker.rouse();
                 self.blocked.set(Some(self.worker.deadlines.coarse()));
                 self.deadline.set(self.write_limit.get());
             }

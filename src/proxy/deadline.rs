@@ -59,6 +59,11 @@ impl Deadlines {
         u64::try_from(instant.saturating_duration_since(self.started).as_millis()).unwrap_or(NEVER)
     }
 
+    /// Takes the time anew, after a while without ticks.
+    pub(crate) fn refresh(&self) {
+        self.coarse.set(self.now());
+    }
+
     /// How long until the earliest deadline may fire; `None` when there is none.
     pub(crate) fn next(&self, now: Millis) -> Option<Duration> {
         let earliest = self.earliest.get();

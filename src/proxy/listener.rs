@@ -101,8 +101,8 @@ fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream) {
     // A socket that cannot be told to send at once still works.
     let _ = stream.set_nodelay(true);
     let guard = Admitted::new(worker, listener);
-    let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));
     worker.rouse();
+    let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));
     tokio::task::spawn_local(async move {
         connection::serve(client, stream).await;
         drop(guard);

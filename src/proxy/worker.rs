@@ -97,9 +97,11 @@ impl Worker {
         self.requests.get() > 0 || self.recorder.borrow().is_dirty()
     }
 
-    /// Something has begun that the tick has to watch.
+    /// Something begins that the tick has to watch. To be called before its deadlines are set: while the tick slept, the
+    /// coarse time stood still, and it does not know of earlier deadlines than those that it went to sleep with.
     pub(crate) fn rouse(&self) {
         if self.parked.replace(false) {
+            self.deadlines.refresh();
             self.wake.notify_one();
         }
     }

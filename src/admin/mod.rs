@@ -1,5 +1,25 @@
-//! The admin API.
+//! The admin API: services and their weights, rollback, events, journal, metrics, probes, and their description.
+//!
+//! It checks who asks and what is asked, and carries it to the controller; it decides nothing about traffic and holds
+//! no state of its own but the answers that it may have to repeat. It serves HTTP/1.1 in clear text, and refuses to be
+//! reached from elsewhere by callers without tokens.
 
+mod auth;
+mod body;
+mod conditional;
+mod envelope;
+mod events;
+mod guard;
+mod idempotency;
+mod journal;
+mod openapi;
 mod options;
+mod probes;
+mod problem;
+mod router;
+mod server;
+mod services;
+mod writes;
 
 pub use options::{Options, Role, Token};
+pub use server::{StartError, serve};

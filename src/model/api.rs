@@ -4,7 +4,9 @@
 //! times are RFC 3339 in UTC.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -122,9 +124,11 @@ pub struct WeightsResource {
 #[serde(deny_unknown_fields)]
 pub struct WeightsUpdate {
     /// New weights in percent, at most two decimals; an upstream that is left out gets 0; they must sum to 100.
+    #[serde(deserialize_with = "unique_percentages")]
     pub weights: Percentages,
     /// Why, for the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
     pub reason: Option<String>,
 }
 
@@ -134,8 +138,22 @@ pub struct WeightsUpdate {
 pub struct RollbackRequest {
     /// Why, for the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
     pub reason: Option<String>,
 }
+
+/// The answer to a change: the service after it, and whether the change is on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Change {
+    /// Whether the change survives a restart. Only a change towards the baseline is ever made without.
+    pub durable: bool,
+    /// The service after the change.
+    #[serde(flatten)]
+    pub service: Service,
+}
+
+/// The longest reason that is accepted, in characters.
+pub const REASON_LENGTH_MAX: usize = 1000;
 
 /// One accepted change, in the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -235,6 +253,28 @@ pub enum EventKind {
     },
 }
 
+impl EventKind {
+    /// What the field `type` says.
+    pub fn name(&self) -> &'static str {
+        match self {
+            EventKind::Weights { .. } => "weights",
+            EventKind::Health { .. } => "health",
+            EventKind::Reload { .. } => "reload",
+            EventKind::Statistics { .. } => "statistics",
+        }
+    }
+
+    /// The service that it is about, if it is about one.
+    pub fn service(&self) -> Option<&str> {
+        match self {
+            EventKind::Weights { service, .. }
+            | EventKind::Health { service, .. }
+            | EventKind::Statistics { service, .. } => Some(service),
+            EventKind::Reload { .. } => None,
+        }
+    }
+}
+
 /// An error of the admin API (RFC 9457).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
@@ -262,4 +302,67 @@ pub struct FieldProblem {
     pub pointer: String,
     /// What is wrong with it.
     pub detail: String,
+}
+
+/// Reads percentages and refuses a name that is given twice, of which JSON parsers take one or the other.
+fn unique_percentages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percentages, D::Error> {
+    deserializer.deserialize_map(UniquePercentages)
+}
+
+struct UniquePercentages;
+
+impl<'de> Visitor<'de> for UniquePercentages {
+    type Value = Percentages;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of upstreams and their percentages")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Percentages, A::Error> {
+        let mut all = Percentages::new();
+        while let Some(name) = map.next_key::<String>()? {
+            // Refused while its value is read, so that the error's path ends with the name.
+            let is_new = !all.contains_key(&name);
+            let percentage = map.next_value_seed(Percentage { is_new })?;
+            all.insert(name, percentage);
+        }
+        Ok(all)
+    }
+}
+
+struct Percentage {
+    is_new: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Percentage {
+    type Value = f64;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<f64, D::Error> {
+        if !self.is_new {
+            return Err(D::Error::custom("the upstream is given twice"));
+        }
+        deserializer.deserialize_f64(self)
+    }
+}
+
+impl Visitor<'_> for Percentage {
+    type Value = f64;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a percentage as a number, such as 5 or 2.5")
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<f64, E> {
+        Ok(value)
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<f64, E> {
+        let small = u32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))?;
+        Ok(f64::from(small))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<f64, E> {
+        let small = i32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))?;
+        Ok(f64::from(small))
+    }
 }

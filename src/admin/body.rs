@@ -1,0 +1,201 @@
+//! Reads the JSON bodies of writes, strictly.
+//!
+//! What is not JSON is 400; what is JSON and not what the API takes is 422, with a pointer to the field. Tokens like
+//! `NaN`, which are not JSON but which libraries write, count as a wrong value of their field. Nesting is bounded by
+//! the parser (128 levels), size by a layer.
+
+use axum::extract::{FromRequest, Request};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::error::Category;
+use serde_path_to_error::{Path, Segment};
+
+use super::problem::{self, Problem};
+
+/// The body of a request that must have one.
+pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes, T), Problem> {
+    check_type(request.headers())?;
+    let bytes = collect(request).await?;
+    let parsed = parse(&bytes)?;
+    Ok((bytes, parsed))
+}
+
+/// The body of a request that may have none.
+pub(super) async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<(Bytes, T), Problem> {
+    // A form of another site always has a type, so what has neither type nor body was not sent by one.
+    if request.headers().contains_key(header::CONTENT_TYPE) {
+        check_type(request.headers())?;
+        let bytes = collect(request).await?;
+        let parsed = if bytes.is_empty() { T::default() } else { parse(&bytes)? };
+        return Ok((bytes, parsed));
+    }
+    let bytes = collect(request).await?;
+    if bytes.is_empty() {
+        Ok((bytes, T::default()))
+    } else {
+        Err(Problem::plain(problem::WRONG_TYPE))
+    }
+}
+
+fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let is_json = matches!((types.next(), types.next()), (Some(only), None) if is_json(only));
+    if is_json && !headers.contains_key(header::CONTENT_ENCODING) {
+        Ok(())
+    } else {
+        Err(Problem::plain(problem::WRONG_TYPE))
+    }
+}
+
+/// `application/json`, whose only parameter may be the charset that JSON has anyway.
+fn is_json(value: &HeaderValue) -> bool {
+    let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
+    let (kind, parameters) = text.split_once(';').unwrap_or((&text, ""));
+    let parameters = parameters.trim().replace('"', "");
+    kind.trim() == "application/json" && matches!(parameters.as_str(), "" | "charset=utf-8")
+}
+
+async fn collect(request: Request) -> Result<Bytes, Problem> {
+    Bytes::from_request(request, &())
+        .await
+        .map_err(|rejection| match rejection.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => Problem::plain(problem::TOO_LARGE),
+            _ => Problem::new(problem::BAD_REQUEST, "The body could not be read to its end."),
+        })
+}
+
+/// One JSON object of type `T`.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // A struct could also be read from an array; the API takes objects only.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
+            Ok(_) => Problem::field("", "An object is expected."),
+            Err(error) => explain(bytes, "", &error),
+        });
+    }
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut reader)
+        .map_err(|error| explain(bytes, &pointer(error.path()), error.inner()))?;
+    reader.end().map_err(|error| explain(bytes, "", &error))?;
+    Ok(parsed)
+}
+
+fn explain(bytes: &[u8], pointer: &str, error: &serde_json::Error) -> Problem {
+    let text = error.to_string();
+    let what = text.split(" at line ").next().unwrap_or_default();
+    match error.classify() {
+        Category::Data => Problem::field(format!("{pointer}{}", own_field(what)), what),
+        _ if what == "number out of range" => Problem::field(pointer, what),
+        _ if bytes.trim_ascii().is_empty() => Problem::new(problem::MALFORMED_JSON, "The body is empty."),
+        _ => match token_at(bytes, error.line(), error.column()) {
+            Some(token) if is_not_finite(token) => Problem::field(pointer, "A finite number is expected."),
+            _ => Problem::new(problem::MALFORMED_JSON, text),
+        },
+    }
+}
+
+/// The field that serde names in its message only: one that is missing, or that a struct has been given twice.
+fn own_field(what: &str) -> String {
+    let named = what
+        .strip_prefix("missing field `")
+        .or_else(|| what.strip_prefix("duplicate field `"));
+    named.map_or_else(String::new, |rest| format!("/{}", rest.trim_end_matches('`')))
+}
+
+/// The bare word or number around a position, which the parser gives as line and column, both from 1.
+fn token_at(bytes: &[u8], line: usize, column: usize) -> Option<&str> {
+    let line = bytes.split(|byte| *byte == b'\n').nth(line.checked_sub(1)?)?;
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let (before, _) = line.split_at_checked(column.min(line.len()))?;
+    // The position is on the offending byte or just after it; what precedes the colon or bracket is no part.
+    let start = before.iter().rposition(|byte| !is_part(byte)).map_or(0, |at| at + 1);
+    let token = line.get(start..)?;
+    let length = token.iter().position(|byte| !is_part(byte)).unwrap_or(token.len());
+    str::from_utf8(token.get(..length)?).ok()
+}
+
+fn is_not_finite(token: &str) -> bool {
+    let word = token.trim_start_matches(['+', '-']).to_ascii_lowercase();
+    matches!(word.as_str(), "nan" | "inf" | "infinity")
+}
+
+/// A path as JSON pointer (RFC 6901).
+fn pointer(path: &Path) -> String {
+    path.iter().fold(String::new(), |pointer, segment| match segment {
+        Segment::Seq { index } => format!("{pointer}/{index}"),
+        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
+        Segment::Enum { variant } => format!("{pointer}/{variant}"),
+        Segment::Unknown => pointer,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::api::WeightsUpdate;
+
+    #[track_caller]
+    fn check(body: &str, status: u16, pointer: &str) {
+        let problem = parse::<WeightsUpdate>(body.as_bytes()).expect_err(body);
+        let pointers: Vec<_> = problem.errors.iter().map(|error| error.pointer.as_str()).collect();
+        let expected: &[&str] = if status == 422 { &[pointer] } else { &[] };
+        assert_eq!(
+            (problem.kind.status.as_u16(), &pointers[..]),
+            (status, expected),
+            "{body:.200}: {problem:?}"
+        );
+    }
+
+    #[test]
+    fn wrong_bodies_name_their_field() {
+        check("", 400, "");
+        check(" \n", 400, "");
+        check("<x>", 400, "");
+        check(r#"{"weights""#, 400, "");
+        check(r#"{"weights": {"green": 5}} garbage"#, 400, "");
+        check(r#"{"weights": {"green": 5,}}"#, 400, "");
+        check(r#"{"weights": {"green": "\ud800"}}"#, 400, "");
+        for token in ["NaN", "-NaN", "Infinity", "-Infinity", "nan", "inf", "+Infinity"] {
+            check(
+                &format!("{{\"weights\": {{\n \"green\": {token} }} }}"),
+                422,
+                "/weights/green",
+            );
+            check(&format!("{{\"weights\":{{\"green\":{token}}}}}"), 422, "/weights/green");
+            check(
+                &format!("{{\"weights\":{{\"blue\":1,\"green\":{token}"),
+                422,
+                "/weights/green",
+            );
+        }
+        check("NaN", 422, "");
+        check(r#"{"weights": {"green": 1e999}}"#, 422, "/weights/green");
+        check(r#"{"weights": {"green": "5"}}"#, 422, "/weights/green");
+        check(r#"{"weights": {"green": null}}"#, 422, "/weights/green");
+        check(r#"{"weights": {"green": [5]}}"#, 422, "/weights/green");
+        check(r#"{"weights": {"gr/e~en": true}}"#, 422, "/weights/gr~1e~0en");
+        check(
+            r#"{"weights": {"green": 5, "blue": 90, "green": 10}}"#,
+            422,
+            "/weights/green",
+        );
+        check(r#"{"weights": {"green": 5}, "weights": {}}"#, 422, "/weights");
+        check(r#"{"weights": null}"#, 422, "/weights");
+        check(r#"{"weights": [["green", 5]]}"#, 422, "/weights");
+        check(r#"{"weights": {"green": 100}, "reason": 5}"#, 422, "/reason");
+        check(r#"{"weights": {"green": 100}, "why": "x"}"#, 422, "/why");
+        check("{}", 422, "/weights");
+        check("[]", 422, "");
+        check("null", 422, "");
+        check(r#"[{"green": 100}, "reason"]"#, 422, "");
+    }
+
+    #[test]
+    fn bombs_are_refused() {
+        check(&format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)), 422, "");
+        check(&"[".repeat(60_000), 400, "");
+        let deep = format!(r#"{{"weights":{}1{}}}"#, r#"{"a":"#.repeat(9_000), "}".repeat(9_000));
+        check(&deep, 422, "/weights/a");
+    }
+}

@@ -1,0 +1,160 @@
+//! Keeps web pages from driving the API through the browser of someone who may.
+//!
+//! A page of another site can make a browser send requests here, and by DNS rebinding even read the answers as if
+//! they were its own. So only known hosts are answered, and only known origins may ask. This says nothing about who
+//! the caller is; that is [`super::auth`]'s part.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use http::uri::Authority;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+
+use super::Options;
+use super::problem::{self, Problem};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
+
+/// Who may be asked for, and which pages may ask.
+#[derive(Debug)]
+pub(super) struct Guard {
+    hosts: Vec<String>,
+    origins: Vec<String>,
+}
+
+impl Guard {
+    /// What `options` allow, beside addresses, the names of the loopback, and a page of this very origin.
+    pub(super) fn new(options: &Options) -> Guard {
+        let lower = |all: &[String]| all.iter().map(|one| one.to_ascii_lowercase()).collect();
+        Guard {
+            hosts: lower(&options.allowed_hosts),
+            origins: lower(&options.allowed_origins),
+        }
+    }
+
+    /// The host that was asked for, if it is one of ours.
+    fn check_host(&self, request: &Request) -> Result<Option<String>, Problem> {
+        // The target's own authority overrides Host (RFC 9112, 3.2.2), so both have to be right.
+        if let Some(authority) = request.uri().authority() {
+            self.check_authority(authority.as_str())?;
+        }
+        let mut values = request.headers().get_all(header::HOST).iter();
+        match (values.next(), values.next()) {
+            (Some(host), None) => {
+                let host = host.to_str().map_err(|_| misdirected("Host"))?.to_ascii_lowercase();
+                self.check_authority(&host)?;
+                Ok(Some(host))
+            }
+            // Before HTTP/1.1 there was no Host; no browser is that old, but simple probes are.
+            (None, None) if request.version() == Version::HTTP_10 => Ok(None),
+            (None, None) => Err(Problem::new(problem::BAD_REQUEST, "The Host header is missing.")),
+            (_, Some(_)) => Err(Problem::new(
+                problem::BAD_REQUEST,
+                "There is more than one Host header.",
+            )),
+        }
+    }
+
+    fn check_authority(&self, text: &str) -> Result<(), Problem> {
+        let authority: Authority = text.parse().map_err(|_| misdirected(text))?;
+        if text.contains('@') {
+            return Err(misdirected(text));
+        }
+        let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        let literal = host.trim_start_matches('[').trim_end_matches(']');
+        // Rebinding needs a name that its owner can point elsewhere; an address literal is what it is.
+        let is_ours = literal.parse::<IpAddr>().is_ok()
+            || host == "localhost"
+            || self
+                .hosts
+                .iter()
+                .any(|allowed| *allowed == host || *allowed == text.to_ascii_lowercase());
+        if is_ours { Ok(()) } else { Err(misdirected(text)) }
+    }
+
+    /// The origin of another site's page that may ask, if one does; an error if one does that may not.
+    fn check_origin(
+        &self,
+        method: &Method,
+        headers: &HeaderMap,
+        host: Option<&str>,
+    ) -> Result<Option<HeaderValue>, Problem> {
+        let mut origins = headers.get_all(header::ORIGIN).iter();
+        let Some(origin) = origins.next() else {
+            return check_fetch(method, headers).map(|()| None);
+        };
+        let text = origin.to_str().unwrap_or_default().to_ascii_lowercase();
+        let scheme_less = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        if origins.next().is_some() {
+            return Err(Problem::new(
+                problem::BAD_REQUEST,
+                "There is more than one Origin header.",
+            ));
+        }
+        if self.origins.contains(&text) {
+            return Ok(Some(origin.clone()));
+        }
+        if scheme_less.is_some() && scheme_less == host {
+            return check_fetch(method, headers).map(|()| None);
+        }
+        Err(Problem::plain(problem::CROSS_ORIGIN))
+    }
+}
+
+/// Without an `Origin`, the browser's own word counts: another site may lead a person here by a link, no more.
+fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+    let value = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let is_link = *method == Method::GET && value(SEC_FETCH_MODE) == Some(b"navigate");
+    match value(SEC_FETCH_SITE) {
+        None | Some(b"same-origin" | b"none") => Ok(()),
+        Some(_) if is_link => Ok(()),
+        Some(_) => Err(Problem::plain(problem::CROSS_ORIGIN)),
+    }
+}
+
+fn misdirected(host: &str) -> Problem {
+    Problem::new(
+        problem::MISDIRECTED,
+        format!("The host {host:?} is not served here. {}", problem::MISDIRECTED.detail),
+    )
+}
+
+/// Answers only what the guard lets through; a page of an allowed origin may read the answer.
+pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let admitted = guard
+        .check_host(&request)
+        .and_then(|host| guard.check_origin(request.method(), request.headers(), host.as_deref()));
+    match admitted {
+        Err(problem) => problem.into_response(),
+        Ok(None) => next.run(request).await,
+        Ok(Some(origin)) if request.method() == Method::OPTIONS => {
+            grant(StatusCode::NO_CONTENT.into_response(), origin)
+        }
+        Ok(Some(origin)) => grant(next.run(request).await, origin),
+    }
+}
+
+/// Lets the page of `origin` read `response`, and ask again with the headers that the API knows.
+fn grant(mut response: Response, origin: HeaderValue) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    for (name, value) in [
+        (header::VARY, "origin"),
+        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, PUT, POST"),
+        (
+            header::ACCESS_CONTROL_ALLOW_HEADERS,
+            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, x-request-id",
+        ),
+        (
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "etag, idempotency-replayed, retry-after, x-request-id",
+        ),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}

@@ -1,0 +1,254 @@
+//! Answers a repeated write with its first answer, so that a caller who saw none may ask again.
+//!
+//! Only what was done is remembered: after a failure nothing has changed, and the same key may be tried again.
+//! A duplicate that comes while the first is under way waits for the same answer.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::problem::{self, Problem};
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A key may be so long.
+const KEY_LENGTH_MAX: usize = 255;
+
+/// Answers that are remembered; the least recently asked for goes first.
+const ANSWERS_MAX: usize = 1_000;
+
+/// And all of them together have at most so many bytes, as services can be large.
+const ANSWERS_BYTES_MAX: usize = 16 << 20;
+
+/// For so long an answer is remembered.
+const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The answer to a write that was made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Answer {
+    /// The service's revision after it.
+    pub(super) revision: u64,
+    /// The service after it, as JSON.
+    pub(super) body: Bytes,
+}
+
+/// What became of a write.
+pub(super) type Outcome = Result<Answer, Problem>;
+
+/// A key, with the caller whose it is: nobody gets another's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    caller: Arc<str>,
+    text: String,
+}
+
+impl Key {
+    /// The key in `headers`, if there is one.
+    pub(super) fn read(headers: &HeaderMap, caller: &Arc<str>) -> Result<Option<Key>, Problem> {
+        let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
+        let (Some(value), again) = (values.next(), values.next()) else {
+            return Ok(None);
+        };
+        let is_sane = again.is_none()
+            && (1..=KEY_LENGTH_MAX).contains(&value.len())
+            && value.as_bytes().iter().all(u8::is_ascii_graphic);
+        match value.to_str() {
+            Ok(text) if is_sane => Ok(Some(Key {
+                caller: Arc::clone(caller),
+                text: text.to_owned(),
+            })),
+            _ => Err(Problem::new(
+                problem::BAD_REQUEST,
+                format!("Idempotency-Key must be one value of 1 to {KEY_LENGTH_MAX} visible ASCII characters."),
+            )),
+        }
+    }
+}
+
+/// The answers that are remembered.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    entries: Mutex<VecDeque<Entry>>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Key,
+    request: [u8; 32],
+    began_at: Instant,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+impl Entry {
+    fn is_under_way(&self) -> bool {
+        self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
+    }
+
+    /// Bytes of the answer that it holds; `None` when it holds none.
+    fn size(&self) -> Option<usize> {
+        match &*self.outcome.borrow() {
+            Some(Ok(answer)) => Some(answer.body.len()),
+            _ => None,
+        }
+    }
+}
+
+/// Whose turn it is.
+#[derive(Debug)]
+pub(super) enum Turn {
+    /// The first with this key: does the work and says what became of it. Dropped without, it counts as failed.
+    First(watch::Sender<Option<Outcome>>),
+    /// A repetition: its outcome is or will be here.
+    Again(watch::Receiver<Option<Outcome>>),
+}
+
+impl Answers {
+    /// The turn of a request, known by its digest.
+    pub(super) fn turn(&self, key: Key, request: [u8; 32], now: Instant) -> Result<Turn, Problem> {
+        let mut entries = self.lock();
+        // Failures are forgotten here, when the next one asks.
+        entries.retain(|entry| {
+            entry.is_under_way() || entry.size().is_some() && now.duration_since(entry.began_at) < REMEMBERED_FOR
+        });
+        if let Some(at) = entries.iter().position(|entry| entry.key == key)
+            && let Some(entry) = entries.remove(at)
+        {
+            let turn = if entry.request == request {
+                Ok(Turn::Again(entry.outcome.clone()))
+            } else {
+                Err(Problem::plain(problem::KEY_REUSED))
+            };
+            entries.push_back(entry);
+            return turn;
+        }
+        make_room(&mut entries)?;
+        let (sender, outcome) = watch::channel(None);
+        entries.push_back(Entry {
+            key,
+            request,
+            began_at: now,
+            outcome,
+        });
+        Ok(Turn::First(sender))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
+        // Nothing panics between two related writes, so the data is whole even if a holder did.
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Forgets the least recently asked for, but never what is under way.
+fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), Problem> {
+    let mut bytes: usize = entries.iter().filter_map(Entry::size).sum();
+    while entries.len() >= ANSWERS_MAX || bytes > ANSWERS_BYTES_MAX {
+        let oldest = entries.iter().position(|entry| !entry.is_under_way());
+        let Some(entry) = oldest.and_then(|at| entries.remove(at)) else {
+            return Err(Problem::plain(problem::OVERLOADED));
+        };
+        bytes -= entry.size().unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Waits for what became of a write.
+pub(super) async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
+    match outcome.wait_for(Option::is_some).await.as_deref() {
+        Ok(Some(outcome)) => outcome.clone(),
+        _ => Err(Problem::plain(problem::INTERNAL)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: impl ToString) -> Key {
+        Key {
+            caller: "anna".into(),
+            text: text.to_string(),
+        }
+    }
+
+    fn answer(size: usize) -> Outcome {
+        Ok(Answer {
+            revision: 7,
+            body: vec![b'x'; size].into(),
+        })
+    }
+
+    /// What a request gets: `first` (it is then answered with `outcome`), or what it waits for, or the problem.
+    fn ask(answers: &Answers, text: impl ToString, request: u8, now: Instant, outcome: Option<Outcome>) -> String {
+        match answers.turn(key(text), [request; 32], now) {
+            Ok(Turn::First(sender)) => {
+                if let Some(outcome) = outcome {
+                    sender.send_replace(Some(outcome));
+                }
+                "first".into()
+            }
+            Ok(Turn::Again(receiver)) => match &*receiver.borrow() {
+                Some(Ok(answer)) => format!("again {}", answer.revision),
+                other => format!("{other:?}"),
+            },
+            Err(problem) => problem.kind.word.into(),
+        }
+    }
+
+    #[test]
+    fn a_repetition_gets_the_first_answer_and_another_request_none() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
+        assert_eq!(ask(&answers, "a", 1, now, None), "again 7");
+        assert_eq!(ask(&answers, "a", 2, now, None), "idempotency-key-reused");
+        assert_eq!(ask(&answers, "a", 1, now + REMEMBERED_FOR, Some(answer(1))), "first");
+    }
+
+    #[test]
+    fn a_failure_and_a_lost_first_are_forgotten() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let failure = Err(Problem::plain(problem::STORE));
+        assert_eq!(ask(&answers, "a", 1, now, Some(failure)), "first");
+        assert_eq!(ask(&answers, "a", 2, now, None), "first");
+        assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
+    }
+
+    #[test]
+    fn what_is_under_way_is_waited_for() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let first = answers.turn(key("a"), [1; 32], now).unwrap();
+        assert_eq!(ask(&answers, "a", 1, now, None), "None");
+        drop(first);
+        assert_eq!(ask(&answers, "a", 1, now, None), "first");
+    }
+
+    #[test]
+    fn memory_is_bounded_in_number_and_bytes() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        for n in 0..ANSWERS_MAX + 10 {
+            assert_eq!(ask(&answers, n, 1, now, Some(answer(1))), "first");
+            assert_eq!(ask(&answers, 0, 1, now, Some(answer(1))), "again 7");
+        }
+        assert_eq!(answers.lock().len(), ANSWERS_MAX);
+        assert_eq!(ask(&answers, 5, 1, now, Some(answer(1))), "first");
+        for n in 2_000..2_040 {
+            ask(&answers, n, 1, now, Some(answer(1 << 20)));
+        }
+        assert!(answers.lock().len() <= 17);
+    }
+
+    #[test]
+    fn what_is_under_way_is_never_pushed_out() {
+        let (answers, now) = (Answers::default(), Instant::now());
+        let all: Vec<_> = (0..ANSWERS_MAX)
+            .map(|n| answers.turn(key(n), [1; 32], now).unwrap())
+            .collect();
+        assert_eq!(ask(&answers, "more", 1, now, None), "overloaded");
+        drop(all);
+        assert_eq!(ask(&answers, "more", 1, now, None), "first");
+    }
+}

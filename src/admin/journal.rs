@@ -1,0 +1,47 @@
+//! The journal of accepted changes.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::problem::{self, Problem};
+use crate::control::Handle;
+use crate::model::api;
+
+const LIMIT_DEFAULT: usize = 50;
+const LIMIT_MAX: usize = 500;
+
+/// Which entries are asked for.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AuditQuery {
+    /// Entries before this sequence number: the `next` of the page before. Without it, the newest.
+    before: Option<u64>,
+    /// At most so many entries; 50 if not given.
+    #[param(minimum = 1, maximum = 500)]
+    limit: Option<usize>,
+}
+
+/// Who changed what, when and why, newest first.
+#[utoipa::path(get, path = "/api/v1/audit", tag = "journal", params(AuditQuery), responses(
+    (status = 200, description = "A page of entries", body = api::AuditPage),
+    (status = 422, description = "A parameter is wrong", body = api::Problem, content_type = "application/problem+json"),
+    (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn list_audit(
+    State(handle): State<Handle>,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+) -> Result<Json<api::AuditPage>, Problem> {
+    let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
+    if !(1..=LIMIT_MAX).contains(&limit) {
+        return Err(Problem::new(
+            problem::INVALID,
+            format!("limit must be 1 to {LIMIT_MAX}."),
+        ));
+    }
+    Ok(Json(handle.audit(query.before, limit).await?))
+}

@@ -1,0 +1,180 @@
+//! Services: what they are, their weights, and the rollback.
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, header};
+use serde::Serialize;
+
+use super::auth::Caller;
+use super::body;
+use super::conditional;
+use super::envelope::RequestId;
+use super::problem::{self, Problem};
+use super::router::App;
+use super::writes::{self, Action, Write};
+use crate::control::Handle;
+use crate::model::api;
+
+/// All services.
+#[utoipa::path(get, path = "/api/v1/services", tag = "services", responses(
+    (status = 200, description = "All services, in the order of their names", body = api::ServiceList),
+))]
+pub(super) async fn list_services(State(handle): State<Handle>) -> Result<Json<api::ServiceList>, Problem> {
+    let services = handle.services().await?;
+    Ok(Json(api::ServiceList { services }))
+}
+
+/// One service: routes, upstreams with the health of their endpoints, weights, statistics.
+#[utoipa::path(get, path = "/api/v1/services/{service}", tag = "services",
+    params(
+        ("service" = String, Path, description = "The service's name"),
+        ("If-None-Match" = Option<String>, Header, description = "Tags that the caller has; 304 if one is current"),
+    ),
+    responses(
+        (status = 200, description = "The service", body = api::Service,
+            headers(("ETag" = String, description = "The revision of weights and release; statistics and health do not touch it"))),
+        (status = 304, description = "The revision is the caller's"),
+        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn get_service(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let service = handle.service(&name).await?;
+    tagged(&headers, service.revision, &service)
+}
+
+/// The weights of a service.
+#[utoipa::path(get, path = "/api/v1/services/{service}/weights", tag = "services",
+    params(
+        ("service" = String, Path, description = "The service's name"),
+        ("If-None-Match" = Option<String>, Header, description = "Tags that the caller has; 304 if one is current"),
+    ),
+    responses(
+        (status = 200, description = "The weights", body = api::WeightsResource,
+            headers(("ETag" = String, description = "The service's revision, for If-Match"))),
+        (status = 304, description = "The revision is the caller's"),
+        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn get_weights(
+    State(handle): State<Handle>,
+    ServiceName(name): ServiceName,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let service = handle.service(&name).await?;
+    let weights = api::WeightsResource {
+        revision: service.revision,
+        weights: service.weights.intended,
+        effective: service.weights.effective,
+        since: service.weights.since,
+    };
+    tagged(&headers, service.revision, &weights)
+}
+
+/// New weights, in effect for the next request once this returns.
+#[utoipa::path(put, path = "/api/v1/services/{service}/weights", tag = "services",
+    params(
+        ("service" = String, Path, description = "The service's name"),
+        ("If-Match" = Option<String>, Header, description = "Tags of which one must be current; weak ones never match"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key gets the first answer for 24 hours"),
+    ),
+    request_body = api::WeightsUpdate,
+    responses(
+        (status = 200, description = "The service after the change", body = api::Change,
+            headers(("ETag" = String, description = "The new revision"))),
+        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A rollback came first", body = api::Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn put_weights(
+    State(app): State<App>,
+    ServiceName(service): ServiceName,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let headers = request.headers().clone();
+    let (bytes, update) = body::read::<api::WeightsUpdate>(request).await?;
+    let write = Write {
+        service,
+        action: Action::SetWeights(update.weights),
+        reason: checked(update.reason)?,
+        caller,
+        request_id,
+    };
+    writes::carry_out(app, write, &headers, &bytes).await
+}
+
+/// All weight back to the baseline; when it is there already, to the baseline before.
+#[utoipa::path(post, path = "/api/v1/services/{service}/rollback", tag = "services",
+    params(
+        ("service" = String, Path, description = "The service's name"),
+        ("If-Match" = Option<String>, Header, description = "Tags of which one must be current; weak ones never match"),
+        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key gets the first answer for 24 hours"),
+    ),
+    request_body(content = Option<api::RollbackRequest>, description = "May be left out, with its type"),
+    responses(
+        (status = 200, description = "The service after the rollback", body = api::Change,
+            headers(("ETag" = String, description = "The new revision"))),
+        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It does not fit the state", body = api::Problem, content_type = "application/problem+json"),
+        (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
+        (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+    ))]
+pub(super) async fn roll_back(
+    State(app): State<App>,
+    ServiceName(service): ServiceName,
+    Extension(caller): Extension<Caller>,
+    Extension(request_id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let headers = request.headers().clone();
+    let (bytes, rollback) = body::read_optional::<api::RollbackRequest>(request).await?;
+    let write = Write {
+        service,
+        action: Action::Rollback,
+        reason: checked(rollback.reason)?,
+        caller,
+        request_id,
+    };
+    writes::carry_out(app, write, &headers, &bytes).await
+}
+
+/// The service that a path names.
+pub(super) struct ServiceName(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        path.map(|Path(name)| ServiceName(name))
+            .map_err(|rejection| Problem::new(problem::BAD_REQUEST, rejection.body_text()))
+    }
+}
+
+/// A resource with its tag, or the word that the caller has it already.
+fn tagged(headers: &HeaderMap, revision: u64, resource: &impl Serialize) -> Result<Response, Problem> {
+    let tag = [(header::ETAG, conditional::tag(revision))];
+    match conditional::if_none_match(headers)? {
+        Some(tags) if tags.match_weakly(revision) => Ok((StatusCode::NOT_MODIFIED, tag).into_response()),
+        _ => Ok((tag, Json(resource)).into_response()),
+    }
+}
+
+fn checked(reason: Option<String>) -> Result<Option<String>, Problem> {
+    match &reason {
+        Some(text) if text.chars().count() > api::REASON_LENGTH_MAX => Err(Problem::field(
+            "/reason",
+            format!("A reason may have {} characters.", api::REASON_LENGTH_MAX),
+        )),
+        _ => Ok(reason),
+    }
+}

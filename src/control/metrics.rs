@@ -1,11 +1,40 @@
-//! Metrics in the Prometheus text format.
+//! Metrics in the Prometheus text format, in a registry of their own.
+//!
+//! Labels are bounded: services, upstreams and endpoints of the configuration, listeners, standard methods, status
+//! codes and closed sets of reasons. The series of an upstream end when it leaves the configuration.
 
-use prometheus::{Registry, TextEncoder};
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricType;
+use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder};
 
-/// All metrics of the program, in a registry of their own.
+use super::family::{Described, Family, Latencies, ReadAtScrape};
+use crate::stats::{Class, Reason, RequestLabels, Summary};
+use crate::time::Timestamp;
+
+/// The label of a rollback that a person or a script asked for.
+const MANUAL: &str = "manual";
+
+/// Seconds; a rollback takes microseconds, unless the machine is in trouble.
+const ROLLBACK_BUCKETS: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1, 1.0,
+];
+
+/// All metrics of the program.
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    requests: Family,
+    latencies: Latencies,
+    failures: Family,
+    errors: Family,
+    weight: Family,
+    healthy: Family,
+    rollbacks: Family,
+    rollback_duration: Histogram,
+    reload_successful: Family,
+    reload_timestamp: Family,
+    store_pending: Family,
 }
 
 impl Metrics {
@@ -14,24 +43,314 @@ impl Metrics {
 
     /// Metrics that have counted nothing.
     pub fn new() -> Metrics {
+        let registry = Registry::new();
+        register(&registry, Box::new(ProcessCollector::for_self()));
+        let of = |kind, name, help, labels| register_family(&registry, kind, name, help, labels);
+        let counter = |name, help, labels| of(MetricType::COUNTER, name, help, labels);
+        let gauge = |name, help, labels| of(MetricType::GAUGE, name, help, labels);
+        gauge("build_info", "The version of the program; always 1.", &["version"])
+            .set(&[env!("CARGO_PKG_VERSION")], 1.0);
         Metrics {
-            registry: Registry::new(),
+            requests: counter("http_requests_total", help::REQUESTS, help::REQUEST_LABELS),
+            failures: counter(
+                "upstream_failures_total",
+                help::FAILURES,
+                &["service", "upstream", "reason"],
+            ),
+            errors: counter("http_errors_total", help::ERRORS, &["listener", "reason"]),
+            weight: gauge("upstream_weight_ratio", help::WEIGHT, &["service", "upstream"]),
+            healthy: gauge("endpoint_healthy", help::HEALTHY, &["service", "upstream", "endpoint"]),
+            rollbacks: counter("rollbacks_total", help::ROLLBACKS, &["service", "reason"]),
+            reload_successful: gauge("config_last_reload_successful", help::RELOAD, &[]),
+            reload_timestamp: gauge("config_last_reload_success_timestamp_seconds", help::RELOADED, &[]),
+            store_pending: gauge("store_pending_changes", help::PENDING, &[]),
+            latencies: register_latencies(&registry),
+            rollback_duration: register_rollback_duration(&registry),
+            registry,
         }
     }
 
     /// The answer to a scrape.
     pub fn render(&self) -> String {
-        TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap_or_else(|error| {
-                tracing::error!(%error, "the metrics cannot be rendered");
-                String::new()
-            })
+        let rendered = TextEncoder::new().encode_to_string(&self.registry.gather());
+        rendered.unwrap_or_else(|error| {
+            tracing::error!(%error, "the metrics cannot be rendered");
+            String::new()
+        })
+    }
+
+    /// Adds a gauge that is read at each scrape, for what other parts of the program know. `name` has no prefix.
+    pub fn gauge_from(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.read_from(MetricType::GAUGE, name, help, read);
+    }
+
+    /// Adds a counter that is read at each scrape, for what other parts of the program count. `name` has no prefix,
+    /// and ends in `_total`.
+    pub fn counter_from(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        self.read_from(MetricType::COUNTER, name, help, read);
+    }
+
+    fn read_from(&self, kind: MetricType, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+        match Described::new(name, help, kind, &[]) {
+            Ok(described) => register(&self.registry, Box::new(ReadAtScrape::new(described, read))),
+            Err(error) => tracing::error!(%error, name, "a metric cannot be named so"),
+        }
+    }
+
+    /// Requests that were answered, by an upstream (given with its service) or without one.
+    pub(super) fn add_requests(&self, listener: &str, upstream: Option<(&str, &str)>, labels: RequestLabels, n: u64) {
+        let (service, upstream) = upstream.unwrap_or_default();
+        let code = labels.status.to_string();
+        self.requests
+            .add(&[listener, service, upstream, labels.method.as_str(), &code], n);
+    }
+
+    pub(super) fn add_summary(&self, service: &str, upstream: &str, summary: &Summary) {
+        self.latencies.add(&[service, upstream], summary.total());
+        let answered_badly = summary.count(Class::ServerError);
+        if answered_badly > 0 {
+            self.failures
+                .add(&[service, upstream, Class::ServerError.as_str()], answered_badly);
+        }
+    }
+
+    /// A reason that comes with an upstream is an attempt that failed there; one without is an answer of the proxy's
+    /// own. A client that goes away is no fault of the upstream.
+    pub(super) fn add_reason(&self, listener: &str, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
+        match upstream {
+            Some((service, upstream)) if reason != Reason::ClientAbort => {
+                self.failures.add(&[service, upstream, reason.as_str()], n);
+            }
+            _ => self.errors.add(&[listener, reason.as_str()], n),
+        }
+    }
+
+    pub(super) fn set_weight(&self, service: &str, upstream: &str, fraction: f64) {
+        self.weight.set(&[service, upstream], fraction);
+    }
+
+    pub(super) fn set_healthy(&self, service: &str, upstream: &str, endpoint: &str, healthy: bool) {
+        self.healthy
+            .set(&[service, upstream, endpoint], f64::from(u8::from(healthy)));
+    }
+
+    /// Begins a service's series at 0, so that its first rollback shows as an increase.
+    pub(super) fn expect_rollbacks(&self, service: &str) {
+        self.rollbacks.add(&[service, MANUAL], 0);
+    }
+
+    pub(super) fn add_rollback(&self, service: &str, decided: Timestamp, published: Timestamp) {
+        self.rollbacks.add(&[service, MANUAL], 1);
+        self.rollback_duration.observe(published.since(decided).as_secs_f64());
+    }
+
+    pub(super) fn set_reload(&self, at: Timestamp, successful: bool) {
+        self.reload_successful.set(&[], f64::from(u8::from(successful)));
+        if successful {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "microseconds since 1970 are below 2^53 until 2255"
+            )]
+            self.reload_timestamp.set(&[], at.unix_us() as f64 / 1e6);
+        }
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "a short queue")]
+    pub(super) fn set_store_pending(&self, changes: usize) {
+        self.store_pending.set(&[], changes as f64);
+    }
+
+    /// Ends the series of an upstream that has left the configuration.
+    pub(super) fn forget_upstream(&self, service: &str, upstream: &str) {
+        let gone = [("service", service), ("upstream", upstream)];
+        for family in [&self.requests, &self.failures, &self.weight, &self.healthy] {
+            family.forget(&gone);
+        }
+        self.latencies.forget(&gone);
+    }
+
+    /// Ends the series of an endpoint that has left the configuration.
+    pub(super) fn forget_endpoint(&self, service: &str, upstream: &str, endpoint: &str) {
+        self.healthy
+            .forget(&[("service", service), ("upstream", upstream), ("endpoint", endpoint)]);
+    }
+
+    /// Ends the series of a service that has left the configuration, but for those of its upstreams.
+    pub(super) fn forget_service(&self, service: &str) {
+        self.rollbacks.forget(&[("service", service)]);
     }
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         Metrics::new()
+    }
+}
+
+mod help {
+    pub(super) const REQUEST_LABELS: &[&str] = &["listener", "service", "upstream", "method", "code"];
+    pub(super) const REQUESTS: &str =
+        "Requests that were answered; without service and upstream those that reached none.";
+    pub(super) const FAILURES: &str = "Attempts that failed on an upstream, and its answers with a status of 5xx.";
+    pub(super) const ERRORS: &str = "Requests that were refused or given up before an upstream was at fault.";
+    pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
+    pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
+    pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them.";
+    pub(super) const ROLLBACK: &str = "From the decision to roll back to the published routing table.";
+    pub(super) const RELOAD: &str = "Whether the last configuration that was offered is in use.";
+    pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
+    pub(super) const PENDING: &str = "Changes that are not yet on disk.";
+    pub(super) const LATENCY: &str = "From a request's arrival to the end of its answer; client aborts are left out.";
+}
+
+fn register(registry: &Registry, collector: Box<dyn Collector>) {
+    if let Err(error) = registry.register(collector) {
+        tracing::error!(%error, "a metric cannot be registered");
+    }
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "all names are constants, and each test makes all metrics"
+)]
+fn register_family(
+    registry: &Registry,
+    kind: MetricType,
+    name: &str,
+    help: &str,
+    labels: &'static [&'static str],
+) -> Family {
+    let family = Family::new(Described::new(name, help, kind, labels).expect("a valid name"));
+    register(registry, Box::new(family.clone()));
+    family
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "all names are constants, and each test makes all metrics"
+)]
+fn register_latencies(registry: &Registry) -> Latencies {
+    let (name, labels) = ("http_request_duration_seconds", &["service", "upstream"]);
+    let described = Described::new(name, help::LATENCY, MetricType::HISTOGRAM, labels).expect("a valid name");
+    let latencies = Latencies::new(described);
+    register(registry, Box::new(latencies.clone()));
+    latencies
+}
+
+#[expect(
+    clippy::expect_used,
+    reason = "all names are constants, and each test makes all metrics"
+)]
+fn register_rollback_duration(registry: &Registry) -> Histogram {
+    let options = HistogramOpts::new("weighbridge_rollback_duration_seconds", help::ROLLBACK);
+    let histogram = Histogram::with_opts(options.buckets(ROLLBACK_BUCKETS.to_vec())).expect("ascending buckets");
+    register(registry, Box::new(histogram.clone()));
+    histogram
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::stats::{MethodLabel, Outcome};
+
+    fn filled() -> Metrics {
+        let metrics = Metrics::new();
+        let mut summary = Summary::new();
+        for class in [Class::Success, Class::ServerError] {
+            summary.record(&Outcome {
+                class,
+                first_byte_us: Some(1),
+                total_us: 20_000,
+            });
+        }
+        metrics.add_summary("shop", "green", &summary);
+        let labels = RequestLabels {
+            listener: 0,
+            upstream: None,
+            method: MethodLabel::Get,
+            status: 200,
+        };
+        metrics.add_requests("web", Some(("shop", "green")), labels, 2);
+        metrics.add_requests("web", None, RequestLabels { status: 404, ..labels }, 1);
+        metrics.add_reason("web", Some(("shop", "green")), Reason::ConnectRefused, 3);
+        metrics.add_reason("web", Some(("shop", "green")), Reason::ClientAbort, 4);
+        metrics.add_reason("web", None, Reason::NoRoute, 5);
+        metrics.set_weight("shop", "green", 0.05);
+        metrics.set_healthy("shop", "green", "127.0.0.1:1", true);
+        metrics.expect_rollbacks("shop");
+        metrics.add_rollback("shop", Timestamp::new(0, 0), Timestamp::new(30_000, 30));
+        metrics.set_reload(Timestamp::new(0, 1_700_000_000_500_000), true);
+        metrics.set_store_pending(0);
+        metrics.gauge_from("connections_active", "Open connections from clients.", || 7.0);
+        metrics.counter_from("access_log_dropped_total", "Lines that were not written.", || 1.0);
+        metrics
+    }
+
+    #[test]
+    fn the_page_has_the_names_that_dashboards_rely_on() {
+        let page = filled().render();
+        for line in [
+            r#"weighbridge_http_requests_total{listener="web",service="shop",upstream="green",method="GET",code="200"} 2"#,
+            r#"weighbridge_http_requests_total{listener="web",service="",upstream="",method="GET",code="404"} 1"#,
+            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="0.01"} 0"#,
+            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="+Inf"} 2"#,
+            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
+            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 3"#,
+            r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
+            r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,
+            r#"weighbridge_upstream_weight_ratio{service="shop",upstream="green"} 0.05"#,
+            r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
+            r#"weighbridge_rollbacks_total{service="shop",reason="manual"} 1"#,
+            r#"weighbridge_rollback_duration_seconds_bucket{le="0.00005"} 1"#,
+            "weighbridge_config_last_reload_successful 1",
+            "weighbridge_config_last_reload_success_timestamp_seconds 1700000000.5",
+            "weighbridge_connections_active 7",
+            "weighbridge_access_log_dropped_total 1",
+            concat!(
+                r#"weighbridge_build_info{version=""#,
+                env!("CARGO_PKG_VERSION"),
+                r#""} 1"#
+            ),
+        ] {
+            assert!(page.lines().any(|have| have == line), "no {line} in\n{page}");
+        }
+        assert!(page.contains("process_resident_memory_bytes"));
+    }
+
+    #[test]
+    fn a_service_that_goes_takes_its_series_along() {
+        let metrics = filled();
+        metrics.forget_upstream("shop", "green");
+        metrics.forget_service("shop");
+        assert!(!metrics.render().contains("shop"));
+    }
+
+    #[test]
+    fn prometheus_own_linter_has_no_objection() {
+        let tool = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .output_of(filled().render());
+        let Some(output) = tool else {
+            return; // Not installed here; it is where the gate runs.
+        };
+        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.trim().is_empty(), "{said}");
+    }
+
+    trait OutputOf {
+        fn output_of(&mut self, input: String) -> Option<std::process::Output>;
+    }
+
+    impl OutputOf for Command {
+        /// What the tool says to `input`; `None` when there is no such tool.
+        fn output_of(&mut self, input: String) -> Option<std::process::Output> {
+            let mut child = self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
+            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            Some(child.wait_with_output().unwrap())
+        }
     }
 }

@@ -1,0 +1,29 @@
+//! The journal as the API shows it.
+
+use crate::model::api;
+use crate::store::Entry;
+
+/// A page of `limit` entries, of which one more was read to see whether there are any.
+pub(super) fn page(mut entries: Vec<Entry>, limit: usize) -> api::AuditPage {
+    let more = entries.len() > limit;
+    entries.truncate(limit);
+    api::AuditPage {
+        next: entries.last().filter(|_| more).map(|entry| entry.sequence),
+        entries: entries.into_iter().map(entry).collect(),
+    }
+}
+
+fn entry(stored: Entry) -> api::AuditEntry {
+    let Entry { sequence, entry, hash } = stored;
+    api::AuditEntry {
+        sequence,
+        at: entry.at,
+        actor: entry.actor,
+        action: entry.action,
+        service: entry.service,
+        reason: entry.reason,
+        before: entry.before,
+        after: entry.after,
+        hash,
+    }
+}

@@ -1,0 +1,169 @@
+//! What the workers counted, merged into sliding windows and metrics.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::Metrics;
+use crate::model::{Name, api};
+use crate::routing::{self, RoutingTable};
+use crate::stats::{Batch, Span, Summary, UpstreamKey, Windows};
+use crate::time::Timestamp;
+
+/// Windows of every upstream of the table in use.
+#[derive(Debug)]
+pub(super) struct Collector {
+    metrics: Arc<Metrics>,
+    /// By the position that workers name them by.
+    listeners: Vec<String>,
+    upstreams: HashMap<UpstreamKey, Measured>,
+    endpoints: BTreeSet<(Name, Name, String)>,
+}
+
+#[derive(Debug)]
+struct Measured {
+    service: Name,
+    upstream: Name,
+    windows: Windows,
+    /// Whether anything came since the last statistics.
+    busy: bool,
+}
+
+impl Collector {
+    pub(super) fn new(metrics: Arc<Metrics>, listeners: Vec<String>) -> Collector {
+        Collector {
+            metrics,
+            listeners,
+            upstreams: HashMap::new(),
+            endpoints: BTreeSet::new(),
+        }
+    }
+
+    /// Measures what is in `table` from now on, and nothing else.
+    pub(super) fn follow(&mut self, table: &RoutingTable, now: Timestamp) {
+        let keys: BTreeSet<_> = table.services().flat_map(|s| &s.upstreams).map(|u| u.key).collect();
+        let metrics = &self.metrics;
+        self.upstreams.retain(|key, gone| {
+            let stays = keys.contains(key);
+            if !stays {
+                metrics.forget_upstream(&gone.service, &gone.upstream);
+            }
+            stays
+        });
+        for service in table.services() {
+            for upstream in &service.upstreams {
+                self.upstreams.entry(upstream.key).or_insert_with(|| Measured {
+                    service: Name::clone(&service.name),
+                    upstream: Name::clone(&upstream.name),
+                    windows: Windows::new(now),
+                    busy: false,
+                });
+            }
+            self.metrics.expect_rollbacks(&service.name);
+            self.show_weights(service);
+        }
+        self.follow_endpoints(table);
+    }
+
+    fn follow_endpoints(&mut self, table: &RoutingTable) {
+        let mut endpoints = BTreeSet::new();
+        for upstream in table.services().flat_map(|service| &service.upstreams) {
+            for endpoint in &upstream.endpoints {
+                let address = endpoint.address.to_string();
+                let healthy = upstream.is_healthy(endpoint.key);
+                self.metrics
+                    .set_healthy(&endpoint.service, &endpoint.upstream, &address, healthy);
+                endpoints.insert((Name::clone(&endpoint.service), Name::clone(&endpoint.upstream), address));
+            }
+        }
+        for (service, upstream, address) in self.endpoints.difference(&endpoints) {
+            self.metrics.forget_endpoint(service, upstream, address);
+        }
+        self.endpoints = endpoints;
+    }
+
+    /// A service's weights changed: the window since the last change begins anew.
+    pub(super) fn mark_change(&mut self, service: &routing::Service, now: Timestamp) {
+        for upstream in &service.upstreams {
+            if let Some(measured) = self.upstreams.get_mut(&upstream.key) {
+                measured.windows.mark_change(now);
+            }
+        }
+        self.show_weights(service);
+    }
+
+    fn show_weights(&self, service: &routing::Service) {
+        for upstream in &service.upstreams {
+            self.metrics
+                .set_weight(&service.name, &upstream.name, upstream.weight.fraction());
+        }
+    }
+
+    /// Takes in what a worker counted. What is about an upstream that has gone since is left out.
+    pub(super) fn collect(&mut self, batch: &Batch, now: Timestamp) {
+        for (key, summary) in &batch.summaries {
+            if let Some(measured) = self.upstreams.get_mut(key) {
+                measured.windows.push(now, summary);
+                measured.busy = true;
+                self.metrics.add_summary(&measured.service, &measured.upstream, summary);
+            }
+        }
+        for (labels, n) in &batch.requests {
+            if let Some(upstream) = self.names(labels.upstream) {
+                self.metrics
+                    .add_requests(self.listener(labels.listener), upstream, *labels, *n);
+            }
+        }
+        for ((listener, upstream, reason), n) in &batch.reasons {
+            if let Some(upstream) = self.names(*upstream) {
+                self.metrics.add_reason(self.listener(*listener), upstream, *reason, *n);
+            }
+        }
+    }
+
+    /// Service and upstream; `None` for one that has gone.
+    fn names(&self, upstream: Option<UpstreamKey>) -> Option<Option<(&str, &str)>> {
+        let Some(key) = upstream else {
+            return Some(None);
+        };
+        let measured = self.upstreams.get(&key)?;
+        Some(Some((&measured.service, &measured.upstream)))
+    }
+
+    fn listener(&self, position: u16) -> &str {
+        self.listeners.get(usize::from(position)).map_or("", String::as_str)
+    }
+
+    /// An upstream's windows as the API shows them.
+    pub(super) fn windows(&self, upstream: UpstreamKey, now: Timestamp) -> BTreeMap<String, api::Window> {
+        let Some(measured) = self.upstreams.get(&upstream) else {
+            return BTreeMap::new();
+        };
+        let windows = measured.windows.read(now).into_iter();
+        windows
+            .map(|(name, summary)| (name.to_owned(), summary.window()))
+            .collect()
+    }
+
+    /// The last ten seconds of each service that had requests since this was last called.
+    pub(super) fn statistics(&mut self, now: Timestamp) -> Vec<api::EventKind> {
+        let busy: BTreeSet<Name> = self
+            .upstreams
+            .values()
+            .filter(|m| m.busy)
+            .map(|m| Name::clone(&m.service))
+            .collect();
+        let mut services: BTreeMap<Name, BTreeMap<String, api::Window>> = BTreeMap::new();
+        for measured in self.upstreams.values_mut().filter(|m| busy.contains(&m.service)) {
+            measured.busy = false;
+            let mut recent = Summary::new();
+            measured.windows.add_to(now, Span::TenSeconds, &mut recent);
+            let upstreams = services.entry(Name::clone(&measured.service)).or_default();
+            upstreams.insert(measured.upstream.to_string(), recent.window());
+        }
+        let event = |(service, upstreams): (Name, _)| api::EventKind::Statistics {
+            service: service.to_string(),
+            upstreams,
+        };
+        services.into_iter().map(event).collect()
+    }
+}

@@ -1,0 +1,342 @@
+//! The controller: an actor that owns every service's live state, and the only one that changes weights.
+//!
+//! It never waits for anything but its next message. A commit, the workers' acknowledgements and the answer to a
+//! caller are futures that it polls beside its messages, so a disk that hangs delays those who depend on it, and no
+//! rollback.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::change::{Asked, Pending};
+use super::collect::Collector;
+use super::outbox::{Outbox, Ticket};
+use super::state::State;
+use super::view::View;
+use super::{Applied, Command, Events, Handle, Metrics, Refusal};
+use crate::model::{Name, ServiceSpec, api};
+use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
+use crate::stats::Batch;
+use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
+use crate::time::{Clock, Timestamp};
+
+/// Batches that may wait; a worker that finds the channel full goes on counting and sends more later.
+const BATCHES_MAX: usize = 64;
+/// Changes of health that may wait; a checker waits with one more.
+const HEALTH_MAX: usize = 256;
+
+/// What the controller begins with.
+pub struct Setup {
+    /// The services of the configuration.
+    pub services: Vec<ServiceSpec>,
+    /// The names of the listeners, in the order by which workers number them.
+    pub listeners: Vec<String>,
+    /// Where changes are kept.
+    pub store: Store,
+    /// What the store held.
+    pub loaded: LoadedState,
+    /// What time it is.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// What the rest of the program needs of the controller.
+#[derive(Debug)]
+pub struct Links {
+    /// For the admin endpoint.
+    pub handle: Handle,
+    /// For the workers: the table, already that of the configuration and the store.
+    pub publisher: Publisher,
+    /// What workers counted.
+    pub batches: mpsc::Sender<Batch>,
+    /// What health checkers saw.
+    pub health: mpsc::Sender<HealthEvent>,
+}
+
+/// How long things may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timing {
+    /// How long a change that is in effect waits for the store before it is answered as not durable.
+    pub(super) durable_within: Duration,
+    /// How long a change that is not in effect may wait for the store.
+    pub(super) commit_within: Duration,
+    /// Between two attempts to write what must be written.
+    pub(super) retry: Duration,
+    /// Between two events of statistics.
+    pub(super) statistics: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Timing {
+            durable_within: Duration::from_secs(1),
+            commit_within: Duration::from_secs(5),
+            retry: Duration::from_secs(1),
+            statistics: Duration::from_secs(1),
+        }
+    }
+}
+
+/// The controller.
+pub struct Controller {
+    pub(super) services: BTreeMap<Name, Managed>,
+    /// What the store remembers of services that the configuration does not have; they may come back.
+    pub(super) absent: BTreeMap<String, ServiceRecord>,
+    pub(super) publisher: Publisher,
+    pub(super) keys: Keys,
+    pub(super) collector: Collector,
+    pub(super) outbox: Outbox,
+    /// Changes in effect that are not on disk yet.
+    pub(super) unsaved: BTreeMap<Ticket, Unsaved>,
+    /// Answers that wait for workers or the store.
+    pub(super) answers: FuturesUnordered<Answer>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) events: Arc<Events>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) timing: Timing,
+    commands: mpsc::Receiver<Command>,
+    batches: mpsc::Receiver<Batch>,
+    health: mpsc::Receiver<HealthEvent>,
+}
+
+/// A service under control.
+pub(super) struct Managed {
+    pub(super) spec: ServiceSpec,
+    /// In effect.
+    pub(super) state: State,
+    /// A change away from the baseline that the store has not taken yet.
+    pub(super) pending: Option<Pending>,
+    /// Changes that wait for that one, in their order.
+    pub(super) waiting: VecDeque<Asked>,
+}
+
+/// A change in effect that is not on disk yet.
+pub(super) struct Unsaved {
+    pub(super) services: Vec<Name>,
+    /// Told when it is.
+    pub(super) saved: Option<oneshot::Sender<()>>,
+}
+
+/// Completes when a caller can be answered.
+pub(super) type Answer = Pin<Box<dyn Future<Output = Answered> + Send>>;
+
+/// An answer whose time has come.
+pub(super) struct Answered {
+    pub(super) service: Name,
+    pub(super) durable: bool,
+    pub(super) reply: oneshot::Sender<Result<Applied, Refusal>>,
+}
+
+impl Controller {
+    /// A controller whose first table, of the configuration and what the store remembers, is published; and the ways
+    /// to it.
+    pub fn new(setup: Setup) -> (Controller, Links) {
+        let (metrics, events) = (Arc::<Metrics>::default(), Arc::<Events>::default());
+        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
+        let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
+        let (health, health_receiver) = mpsc::channel(HEALTH_MAX);
+        let mut keys = Keys::new();
+        let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
+        let mut controller = Controller {
+            services: BTreeMap::new(),
+            absent: BTreeMap::new(),
+            publisher: publisher.clone(),
+            keys,
+            collector: Collector::new(Arc::clone(&metrics), setup.listeners),
+            outbox: Outbox::new(setup.store),
+            unsaved: BTreeMap::new(),
+            answers: FuturesUnordered::new(),
+            metrics,
+            events,
+            clock: setup.clock,
+            timing: Timing::default(),
+            commands,
+            batches: batches_receiver,
+            health: health_receiver,
+        };
+        controller.start(setup.services, setup.loaded);
+        handle.set_ready();
+        let links = Links {
+            handle,
+            publisher,
+            batches,
+            health,
+        };
+        (controller, links)
+    }
+
+    /// Runs until `stop` completes or nobody has a handle any more; then gives the store a moment to take what is not
+    /// on disk yet.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) {
+        tokio::pin!(stop);
+        let mut second = interval(self.timing.statistics);
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut batches = Vec::with_capacity(BATCHES_MAX);
+        loop {
+            tokio::select! {
+                command = self.commands.recv() => match command {
+                    Some(command) => self.command(command),
+                    None => break,
+                },
+                Some(event) = self.health.recv() => self.health(&event),
+                (ticket, result) = self.outbox.next(self.timing.retry) => self.written(ticket, result),
+                Some(answer) = self.answers.next() => self.answer(answer),
+                1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => self.collect(&mut batches),
+                _ = second.tick() => self.second(),
+                () = &mut stop => break,
+            }
+        }
+        self.flush().await;
+    }
+
+    fn command(&mut self, command: Command) {
+        // A caller that has gone needs no answer.
+        match command {
+            Command::Services(reply) => drop(reply.send(self.views())),
+            Command::SetWeights {
+                service,
+                weights,
+                intent,
+                reply,
+            } => self.set_weights(&service, Asked { weights, intent, reply }),
+            Command::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
+            Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
+            Command::ReloadFailed { detail } => self.reload_failed(detail),
+            Command::Audit { before, limit, reply } => self.audit(before, limit, reply),
+        }
+    }
+
+    fn collect(&mut self, batches: &mut Vec<Batch>) {
+        let now = self.clock.now();
+        for batch in batches.drain(..) {
+            self.collector.collect(&batch, now);
+        }
+    }
+
+    fn health(&mut self, event: &HealthEvent) {
+        let mut changed = false;
+        self.publisher.update(|table| {
+            let next = table.with_health(event.endpoint, event.healthy);
+            changed = next.is_some();
+            next
+        });
+        let snapshot = self.publisher.current();
+        let endpoint = snapshot
+            .table
+            .endpoints()
+            .find(|endpoint| endpoint.key == event.endpoint);
+        let Some(endpoint) = endpoint.filter(|_| changed) else {
+            return;
+        };
+        let (service, upstream, address) = (&endpoint.service, &endpoint.upstream, endpoint.address.to_string());
+        self.metrics.set_healthy(service, upstream, &address, event.healthy);
+        tracing::info!(%service, %upstream, endpoint = address, healthy = event.healthy, detail = event.detail, "health");
+        let told = api::EventKind::Health {
+            service: service.to_string(),
+            upstream: upstream.to_string(),
+            endpoint: address,
+            healthy: event.healthy,
+            detail: event.detail.clone(),
+        };
+        self.tell(told);
+    }
+
+    /// The store has taken a change, or has not.
+    fn written(&mut self, ticket: Ticket, result: Result<Committed, StoreError>) {
+        if result.is_ok() {
+            // All before it are down too, or were given up for it.
+            let later = self.unsaved.split_off(&ticket);
+            let earlier = std::mem::replace(&mut self.unsaved, later);
+            let this = self.unsaved.remove(&ticket);
+            let saved = earlier.into_values().chain(this).filter_map(|unsaved| unsaved.saved);
+            for saved in saved {
+                // Who waited may have given up.
+                let _ = saved.send(());
+            }
+        }
+        self.settle_pending(ticket, result);
+        self.metrics.set_store_pending(self.outbox.len());
+    }
+
+    fn answer(&mut self, answered: Answered) {
+        let Answered {
+            service,
+            durable,
+            reply,
+        } = answered;
+        let view = self.view(&service, &self.publisher.current().table, self.clock.now());
+        let applied = view.map(|service| Applied { service, durable });
+        let _ = reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
+    }
+
+    fn second(&mut self) {
+        let now = self.clock.now();
+        for event in self.collector.statistics(now) {
+            self.tell(event);
+        }
+        self.give_up_pending(now);
+    }
+
+    fn audit(&self, before: Option<u64>, limit: usize, reply: oneshot::Sender<Result<api::AuditPage, Refusal>>) {
+        let read = self.outbox.store().audit(before, limit.saturating_add(1));
+        // Not among the answers: it needs nothing of the controller, and takes as long as the disk does.
+        tokio::spawn(async move {
+            let page = read.await.map(|entries| super::audit::page(entries, limit));
+            let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
+        });
+    }
+
+    /// What is not on disk yet gets as long as a caller would wait for it.
+    async fn flush(mut self) {
+        let durable_within = self.timing.durable_within;
+        let all = async {
+            while self.outbox.len() > 0 {
+                let (ticket, result) = self.outbox.next(self.timing.retry).await;
+                self.written(ticket, result);
+            }
+        };
+        if timeout(durable_within, all).await.is_err() {
+            tracing::error!(
+                changes = self.outbox.len(),
+                "the process ends with changes that are not on disk"
+            );
+        }
+    }
+
+    fn views(&self) -> Vec<api::Service> {
+        let (snapshot, now) = (self.publisher.current(), self.clock.now());
+        let views = self
+            .services
+            .keys()
+            .filter_map(|name| self.view(name, &snapshot.table, now));
+        views.collect()
+    }
+
+    fn view(&self, name: &str, table: &RoutingTable, now: Timestamp) -> Option<api::Service> {
+        let managed = self.services.get(name)?;
+        let view = View {
+            service: table.service(name)?,
+            state: &managed.state,
+            pending: managed.pending.as_ref().map(|pending| &pending.state),
+            durable: self.is_durable(name),
+            collector: &self.collector,
+            now,
+        };
+        Some(view.service())
+    }
+
+    fn is_durable(&self, name: &str) -> bool {
+        let unsaved = || self.unsaved.values().flat_map(|unsaved| &unsaved.services);
+        self.outbox.store().is_durable() && !unsaved().any(|service| **service == *name)
+    }
+
+    pub(super) fn tell(&self, kind: api::EventKind) {
+        self.events.send(self.clock.now().rfc3339(), kind);
+    }
+}

@@ -1,0 +1,288 @@
+//! Families of series for the registry.
+//!
+//! Not the vectors of the `prometheus` crate: those find a series by a hash of its label values run together, so that
+//! `web` + `1a` and `web1` + `a` share one, and they cannot end all series of an upstream.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hdrhistogram::Histogram;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto;
+
+/// What a family is and is called.
+#[derive(Clone, Debug)]
+pub(super) struct Described {
+    name: String,
+    help: String,
+    kind: proto::MetricType,
+    labels: &'static [&'static str],
+    desc: Desc,
+}
+
+/// Counters or gauges that differ in their label values. Clones share the series.
+#[derive(Clone, Debug)]
+pub(super) struct Family {
+    described: Described,
+    series: Arc<Mutex<BTreeMap<Vec<String>, f64>>>,
+}
+
+/// A single value that is asked for at each scrape.
+pub(super) struct ReadAtScrape {
+    described: Described,
+    read: Box<dyn Fn() -> f64 + Send + Sync>,
+}
+
+/// Histograms of latency by service and upstream, fed with summaries. Clones share the series.
+#[derive(Clone, Debug)]
+pub(super) struct Latencies {
+    described: Described,
+    series: Arc<Mutex<BTreeMap<Vec<String>, Buckets>>>,
+}
+
+/// In seconds: OpenTelemetry's boundaries for HTTP, so that existing dashboards fit.
+const BOUNDS: [f64; 14] = [
+    0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
+];
+
+#[derive(Clone, Debug, Default)]
+struct Buckets {
+    cumulative: [u64; BOUNDS.len()],
+    count: u64,
+    sum: f64,
+}
+
+impl Described {
+    /// `name` without the program's prefix.
+    ///
+    /// # Errors
+    ///
+    /// When the name or a label cannot be one.
+    pub(super) fn new(
+        name: &str,
+        help: &str,
+        kind: proto::MetricType,
+        labels: &'static [&'static str],
+    ) -> prometheus::Result<Described> {
+        let name = format!("weighbridge_{name}");
+        let variable = labels.iter().map(|label| (*label).to_owned()).collect();
+        let desc = Desc::new(name.clone(), help.to_owned(), variable, HashMap::new())?;
+        Ok(Described {
+            name,
+            help: help.to_owned(),
+            kind,
+            labels,
+            desc,
+        })
+    }
+
+    fn family(&self, metrics: Vec<proto::Metric>) -> Vec<proto::MetricFamily> {
+        let mut family = proto::MetricFamily::default();
+        family.set_name(self.name.clone());
+        family.set_help(self.help.clone());
+        family.set_field_type(self.kind);
+        family.set_metric(metrics);
+        vec![family]
+    }
+
+    fn metric(&self, values: &[String]) -> proto::Metric {
+        let pair = |(name, value): (&&str, &String)| {
+            let mut pair = proto::LabelPair::default();
+            pair.set_name((*name).to_owned());
+            pair.set_value(value.clone());
+            pair
+        };
+        proto::Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+    }
+
+    fn value(&self, labels: &[String], value: f64) -> proto::Metric {
+        let mut metric = self.metric(labels);
+        if self.kind == proto::MetricType::COUNTER {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            metric.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            metric.set_gauge(gauge);
+        }
+        metric
+    }
+}
+
+impl Family {
+    pub(super) fn new(described: Described) -> Family {
+        Family {
+            described,
+            series: Arc::default(),
+        }
+    }
+
+    /// Counts `n` more; with 0 a series begins.
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "exact up to 2^53, as every counter in Prometheus is"
+    )]
+    pub(super) fn add(&self, values: &[&str], n: u64) {
+        *lock(&self.series).entry(owned(values)).or_default() += n as f64;
+    }
+
+    pub(super) fn set(&self, values: &[&str], value: f64) {
+        lock(&self.series).insert(owned(values), value);
+    }
+
+    /// Ends every series whose labels have these values.
+    pub(super) fn forget(&self, gone: &[(&str, &str)]) {
+        lock(&self.series).retain(|values, _| !matches(self.described.labels, values, gone));
+    }
+}
+
+impl Latencies {
+    pub(super) fn new(described: Described) -> Latencies {
+        Latencies {
+            described,
+            series: Arc::default(),
+        }
+    }
+
+    /// Adds latencies in microseconds.
+    pub(super) fn add(&self, values: &[&str], latencies: &Histogram<u64>) {
+        lock(&self.series).entry(owned(values)).or_default().add(latencies);
+    }
+
+    pub(super) fn forget(&self, gone: &[(&str, &str)]) {
+        lock(&self.series).retain(|values, _| !matches(self.described.labels, values, gone));
+    }
+}
+
+impl Buckets {
+    /// A latency counts at the middle of the range in which the summary knows it, one percent wide.
+    fn add(&mut self, latencies: &Histogram<u64>) {
+        for recorded in latencies.iter_recorded() {
+            let n = recorded.count_at_value();
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "at most an hour in microseconds, and counts below 2^53"
+            )]
+            let (seconds, requests) = (
+                latencies.median_equivalent(recorded.value_iterated_to()) as f64 / 1e6,
+                n as f64,
+            );
+            for (bucket, bound) in self.cumulative.iter_mut().zip(BOUNDS) {
+                *bucket += if seconds <= bound { n } else { 0 };
+            }
+            self.count += n;
+            self.sum += seconds * requests;
+        }
+    }
+
+    fn histogram(&self) -> proto::Histogram {
+        let bucket = |(bound, cumulative): (f64, &u64)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(*cumulative);
+            bucket
+        };
+        let mut histogram = proto::Histogram::default();
+        histogram.set_bucket(BOUNDS.into_iter().zip(&self.cumulative).map(bucket).collect());
+        histogram.set_sample_count(self.count);
+        histogram.set_sample_sum(self.sum);
+        histogram
+    }
+}
+
+impl ReadAtScrape {
+    pub(super) fn new(described: Described, read: impl Fn() -> f64 + Send + Sync + 'static) -> ReadAtScrape {
+        ReadAtScrape {
+            described,
+            read: Box::new(read),
+        }
+    }
+}
+
+impl Collector for Family {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.described.desc]
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let series = lock(&self.series);
+        let metrics = series
+            .iter()
+            .map(|(values, value)| self.described.value(values, *value));
+        self.described.family(metrics.collect())
+    }
+}
+
+impl Collector for Latencies {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.described.desc]
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        let series = lock(&self.series);
+        let metrics = series.iter().map(|(values, buckets)| {
+            let mut metric = self.described.metric(values);
+            metric.set_histogram(buckets.histogram());
+            metric
+        });
+        self.described.family(metrics.collect())
+    }
+}
+
+impl Collector for ReadAtScrape {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.described.desc]
+    }
+
+    fn collect(&self) -> Vec<proto::MetricFamily> {
+        self.described.family(vec![self.described.value(&[], (self.read)())])
+    }
+}
+
+fn lock<T>(series: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics between two related writes, so the series are whole even if a holder did.
+    series.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn owned(values: &[&str]) -> Vec<String> {
+    values.iter().map(|value| (*value).to_owned()).collect()
+}
+
+fn matches(labels: &[&str], values: &[String], wanted: &[(&str, &str)]) -> bool {
+    wanted.iter().all(|(name, value)| {
+        let mut pairs = labels.iter().zip(values);
+        pairs.any(|(label, held)| label == name && held == value)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_cumulative_and_know_the_sum() {
+        let mut latencies = Histogram::new_with_bounds(1, 3_600_000_000, 2).unwrap();
+        latencies.record_n(4_900, 3).unwrap();
+        latencies.record_n(60_000, 2).unwrap();
+        latencies.record(20_000_000).unwrap();
+        let mut buckets = Buckets::default();
+        buckets.add(&latencies);
+        assert_eq!(buckets.cumulative, [3, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]);
+        assert_eq!(buckets.count, 6);
+        assert!((buckets.sum - 20.1347).abs() < 0.2, "{}", buckets.sum);
+    }
+
+    #[test]
+    fn series_are_told_apart_by_label_and_not_by_their_text_run_together() {
+        let described = Described::new("x_total", "x", proto::MetricType::COUNTER, &["service", "upstream"]).unwrap();
+        let family = Family::new(described);
+        family.add(&["web", "1a"], 1);
+        family.add(&["web1", "a"], 2);
+        assert_eq!(family.collect()[0].get_metric().len(), 2);
+        family.forget(&[("service", "web"), ("upstream", "1a")]);
+        assert_eq!(family.collect()[0].get_metric().len(), 1);
+        family.forget(&[("service", "web1")]);
+        assert!(family.collect()[0].get_metric().is_empty());
+    }
+}

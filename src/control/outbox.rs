@@ -1,0 +1,117 @@
+//! Changes on their way to the store, in the order in which they were made.
+//!
+//! One is written at a time, so that what is on disk is always a state that was, or was about to be, in effect. A
+//! change that is in effect already is tried until it is down; any other is tried once, and refused together with all
+//! like it that wait behind one that cannot be written.
+
+use std::collections::VecDeque;
+use std::future;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::store::{Change, Commit, Committed, Store, StoreError};
+
+/// Changes that may wait. With a disk that hangs, entries of the journal are given up beyond this; the state that is
+/// written in the end is the latest.
+const WAITING_MAX: usize = 256;
+
+/// The queue to the store.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    store: Store,
+    queue: VecDeque<(Ticket, Change)>,
+    /// The commit of the first in the queue, while the store works on it.
+    writing: Option<Commit>,
+    retry_at: Option<Instant>,
+    /// Refused together with one before them.
+    refused: VecDeque<(Ticket, StoreError)>,
+    tickets: u64,
+}
+
+/// A change in the queue; later ones are greater.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Ticket(u64);
+
+impl Outbox {
+    /// An empty queue.
+    pub(super) fn new(store: Store) -> Outbox {
+        Outbox {
+            store,
+            queue: VecDeque::new(),
+            writing: None,
+            retry_at: None,
+            refused: VecDeque::new(),
+            tickets: 0,
+        }
+    }
+
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Queues a change. A disk that failed before is tried again at once.
+    pub(super) fn push(&mut self, change: Change) -> Ticket {
+        if self.queue.len() >= WAITING_MAX {
+            // Not the first: the store may be at work on it.
+            let given_up = self.queue.remove(1);
+            let entry = given_up.map(|(_, change)| change.entry);
+            tracing::error!(?entry, "the store is too far behind; an entry of the journal is lost");
+        }
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.queue.push_back((ticket, change));
+        self.retry_at = None;
+        ticket
+    }
+
+    /// Takes a change back. One that the store has begun with may be written all the same; what is queued next then
+    /// replaces it.
+    pub(super) fn withdraw(&mut self, ticket: Ticket) {
+        if self.queue.front().is_some_and(|(first, _)| *first == ticket) {
+            self.writing = None;
+        }
+        self.queue.retain(|(queued, _)| *queued != ticket);
+    }
+
+    /// What became of a change. One that is in effect stays queued after an error, and is tried again after `retry`.
+    /// Never completes while nothing is queued; may be dropped and called again.
+    pub(super) async fn next(&mut self, retry: Duration) -> (Ticket, Result<Committed, StoreError>) {
+        if let Some((ticket, error)) = self.refused.pop_front() {
+            return (ticket, Err(error));
+        }
+        if let Some(at) = self.retry_at {
+            sleep_until(at).await;
+            self.retry_at = None;
+        }
+        let Some((ticket, change)) = self.queue.front() else {
+            return future::pending().await;
+        };
+        let ticket = *ticket;
+        let store = &self.store;
+        let result = self.writing.get_or_insert_with(|| store.commit(change.clone())).await;
+        self.writing = None;
+        if let Err(error) = &result {
+            self.fail(error, retry);
+        } else {
+            self.queue.pop_front();
+        }
+        (ticket, result)
+    }
+
+    fn fail(&mut self, error: &StoreError, retry: Duration) {
+        match self.queue.front() {
+            Some((_, first)) if first.in_effect => {
+                self.retry_at = Some(Instant::now() + retry);
+                let refused = self.queue.iter().filter(|(_, change)| !change.in_effect);
+                self.refused.extend(refused.map(|(ticket, _)| (*ticket, error.clone())));
+                self.queue.retain(|(_, change)| change.in_effect);
+            }
+            _ => drop(self.queue.pop_front()),
+        }
+    }
+}

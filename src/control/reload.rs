@@ -1,0 +1,237 @@
+//! The services of a configuration, merged with live state: at the start, and when the configuration changes.
+//!
+//! The configuration declares what there is; weights belong to the store. So a reload moves no traffic, and is refused
+//! where it could not but.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::{Value, json};
+
+use super::Refusal;
+use super::controller::{Controller, Managed, Unsaved};
+use super::state::State;
+use crate::model::{Name, ServiceSpec, WeightsError, api};
+use crate::routing::RoutingTable;
+use crate::store::{Change, LoadedState, NewEntry, ServiceRecord};
+
+impl Controller {
+    /// The first table.
+    pub(super) fn start(&mut self, specs: Vec<ServiceSpec>, loaded: LoadedState) {
+        let now = self.clock.now();
+        let records = loaded.services.into_iter().map(|record| (record.name.clone(), record));
+        self.absent = records.collect();
+        let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
+        for spec in specs {
+            let record = self.absent.remove(&*spec.name);
+            let (managed, warning) = manage(spec, record.as_ref(), &now.rfc3339());
+            if record.is_none() || warning.is_some() {
+                fresh.push(Name::clone(&managed.spec.name));
+            }
+            warnings.extend(warning);
+            self.services.insert(Name::clone(&managed.spec.name), managed);
+        }
+        self.publish_topology();
+        self.metrics.set_reload(now, true);
+        if !fresh.is_empty() {
+            let reason = (!warnings.is_empty()).then(|| warnings.join("; "));
+            self.journal("start", "weighbridge".to_owned(), reason, fresh, Value::Null);
+        }
+    }
+
+    /// The services of a new configuration; says what changed.
+    pub(super) fn reload(&mut self, specs: Vec<ServiceSpec>, actor: String) -> Result<String, Refusal> {
+        let merged = self
+            .merge(&specs)
+            .inspect_err(|refusal| self.reload_failed(refusal.to_string()))?;
+        let before = topology(&self.services);
+        let detail = self.difference(&specs);
+        let changed = !detail.is_empty();
+        let detail = if changed {
+            detail.join("; ")
+        } else {
+            "nothing changed".to_owned()
+        };
+        if changed {
+            let (fresh, warnings) = self.replace(specs, merged);
+            self.publish_topology();
+            let told = [vec![detail.clone()], warnings].concat().join("; ");
+            self.journal("reload", actor, Some(told), fresh, before);
+        }
+        let now = self.clock.now();
+        self.metrics.set_reload(now, true);
+        tracing::info!(detail, "the configuration was reloaded");
+        self.tell(api::EventKind::Reload {
+            ok: true,
+            detail: detail.clone(),
+        });
+        Ok(detail)
+    }
+
+    pub(super) fn reload_failed(&mut self, detail: String) {
+        self.metrics.set_reload(self.clock.now(), false);
+        tracing::warn!(detail, "the new configuration was refused; the one in use stays");
+        self.tell(api::EventKind::Reload { ok: false, detail });
+    }
+
+    /// The states of known services under their new declarations, with those that wait for the store.
+    fn merge(&self, specs: &[ServiceSpec]) -> Result<BTreeMap<Name, (State, Option<State>)>, Refusal> {
+        let mut merged = BTreeMap::new();
+        for spec in specs {
+            let Some(managed) = self.services.get(&spec.name) else {
+                continue;
+            };
+            let conform = |state: &State| state.conformed(spec).map_err(|error| in_use(spec, state, &error));
+            let pending = managed.pending.as_ref().map(|pending| conform(&pending.state));
+            merged.insert(
+                Name::clone(&spec.name),
+                (conform(&managed.state)?, pending.transpose()?),
+            );
+        }
+        Ok(merged)
+    }
+
+    /// What a reload changes, in words.
+    fn difference(&self, specs: &[ServiceSpec]) -> Vec<String> {
+        let (mut added, mut changed) = (Vec::new(), Vec::new());
+        for spec in specs {
+            match self.services.get(&spec.name) {
+                None => added.push(&*spec.name),
+                Some(managed) if managed.spec != *spec => changed.push(&*spec.name),
+                Some(_) => {}
+            }
+        }
+        let stays = |name: &Name| specs.iter().any(|spec| spec.name == *name);
+        let removed: Vec<&str> = self
+            .services
+            .keys()
+            .filter(|name| !stays(name))
+            .map(|name| &**name)
+            .collect();
+        [("added", added), ("changed", changed), ("removed", removed)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+            .collect()
+    }
+
+    /// Puts the new services in place of the old. Gives those that begin anew, and what people should know of them.
+    fn replace(
+        &mut self,
+        specs: Vec<ServiceSpec>,
+        mut merged: BTreeMap<Name, (State, Option<State>)>,
+    ) -> (Vec<Name>, Vec<String>) {
+        let at = self.clock.now().rfc3339();
+        let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
+        let mut old = std::mem::take(&mut self.services);
+        for spec in specs {
+            let name = Name::clone(&spec.name);
+            let managed = match (old.remove(&name), merged.remove(&name)) {
+                (Some(mut managed), Some((state, pending_state))) => {
+                    managed.state = state;
+                    if let (Some(pending), Some(state)) = (&mut managed.pending, pending_state) {
+                        pending.state = state;
+                    }
+                    Managed { spec, ..managed }
+                }
+                _ => {
+                    let (managed, warning) = manage(spec, self.absent.remove(&*name).as_ref(), &at);
+                    fresh.push(Name::clone(&name));
+                    warnings.extend(warning);
+                    managed
+                }
+            };
+            self.services.insert(name, managed);
+        }
+        old.into_iter().for_each(|(name, managed)| self.retire(&name, managed));
+        (fresh, warnings)
+    }
+
+    /// A service leaves the configuration; its weights are remembered in case it comes back.
+    fn retire(&mut self, name: &Name, managed: Managed) {
+        self.absent.insert(name.to_string(), managed.state.record(name));
+        self.metrics.forget_service(name);
+        let gone = || Err(Refusal::UnknownService(name.to_string()));
+        if let Some(pending) = managed.pending {
+            self.outbox.withdraw(pending.ticket());
+            let _ = pending.into_reply().send(gone());
+        }
+        managed
+            .waiting
+            .into_iter()
+            .for_each(|asked| drop(asked.reply.send(gone())));
+    }
+
+    /// Publishes a table of all services as they are declared now.
+    fn publish_topology(&mut self) {
+        let specs: Vec<ServiceSpec> = self.services.values().map(|managed| managed.spec.clone()).collect();
+        let services = &self.services;
+        let live = |name: &str| services.get(name).map(|managed| managed.state.live(name));
+        let keys = &mut self.keys;
+        self.publisher
+            .update(|table| Some(RoutingTable::build(&specs, live, keys, Some(table))));
+        self.collector.follow(&self.publisher.current().table, self.clock.now());
+    }
+
+    /// Writes a journal entry, with the states of the services that begin with it.
+    fn journal(&mut self, action: &str, actor: String, reason: Option<String>, fresh: Vec<Name>, before: Value) {
+        let record = |name: &Name| self.services.get(name).map(|managed| managed.state.record(name));
+        let change = Change {
+            services: fresh.iter().filter_map(record).collect(),
+            entry: NewEntry {
+                at: self.clock.now().rfc3339(),
+                actor,
+                action: action.to_owned(),
+                service: None,
+                reason,
+                before,
+                after: topology(&self.services),
+            },
+            in_effect: true,
+        };
+        let (services, saved) = (fresh, None);
+        self.unsaved
+            .insert(self.outbox.push(change), Unsaved { services, saved });
+    }
+}
+
+/// A service that begins, with what the store remembers of it if anything.
+fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (Managed, Option<String>) {
+    let (state, warning) = match record {
+        Some(record) => State::resumed(&spec, record, at),
+        None => (State::declared(&spec, at), None),
+    };
+    let warning = warning.map(|error| {
+        let told = format!(
+            "service {}: {error}; it starts from the weights in the configuration",
+            spec.name
+        );
+        tracing::warn!("the stored weights cannot be used: {told}");
+        told
+    });
+    let managed = Managed {
+        spec,
+        state,
+        pending: None,
+        waiting: VecDeque::new(),
+    };
+    (managed, warning)
+}
+
+fn in_use(spec: &ServiceSpec, state: &State, error: &WeightsError) -> Refusal {
+    let WeightsError::Unknown { name, .. } = error else {
+        return Refusal::Reload(format!("service {}: {error}", spec.name));
+    };
+    let weight = state.weights.get(name).unwrap_or_default();
+    Refusal::Reload(format!(
+        "service {}: upstream {name} gets {weight} % of the traffic and cannot be removed; move its weight away first",
+        spec.name
+    ))
+}
+
+/// Services and their upstreams, weights and baselines, as the journal keeps them.
+fn topology(services: &BTreeMap<Name, Managed>) -> Value {
+    services
+        .iter()
+        .map(|(name, managed)| (name.to_string(), json!(managed.state.json())))
+        .collect()
+}

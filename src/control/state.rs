@@ -1,0 +1,365 @@
+//! The live state of one service: its weights, and the baseline that follows from their history.
+//!
+//! Values in, values out: nothing here publishes, commits or asks for the time.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use crate::model::{Name, ServiceSpec, Weight, WeightError, Weights, WeightsError, api};
+use crate::routing;
+use crate::store::ServiceRecord;
+
+/// Weights and what belongs to them. Each accepted change makes a new one.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct State {
+    pub(super) revision: u64,
+    pub(super) weights: Weights,
+    /// The upstream that last held 100 percent, to which a rollback returns.
+    pub(super) baseline: Name,
+    /// The baseline before this one, as long as a rollback may return to it; see [`State::with_weights`].
+    pub(super) previous_baseline: Option<Name>,
+    /// Grows by one whenever the weights leave a state in which one upstream held all.
+    generation: u64,
+    pub(super) since: String,
+    pub(super) reason: Option<String>,
+}
+
+impl State {
+    /// The state of a service that starts from its declaration.
+    pub(super) fn declared(spec: &ServiceSpec, at: &str) -> State {
+        let weights = spec.weights.clone();
+        let baseline = weights.holder().or(spec.baseline.as_ref()).or(weights.largest());
+        State {
+            revision: 1,
+            baseline: baseline.cloned().unwrap_or_else(|| Name::from("")),
+            weights,
+            previous_baseline: None,
+            generation: 0,
+            since: at.to_owned(),
+            reason: None,
+        }
+    }
+
+    /// The state that the store remembers, for a service that may have been declared anew since.
+    ///
+    /// When it cannot be (an upstream with traffic is gone), the declared state with the next revision, and why.
+    pub(super) fn resumed(spec: &ServiceSpec, record: &ServiceRecord, at: &str) -> (State, Option<String>) {
+        let given = record
+            .weights
+            .iter()
+            .map(|(name, weight)| (Name::from(name.as_str()), *weight));
+        match weights_of(spec, given) {
+            Ok(weights) => {
+                let known = |name: &str| spec.upstreams.iter().map(|u| &u.name).find(|known| &***known == name);
+                let declared = State::declared(spec, at);
+                let state = State {
+                    revision: record.revision,
+                    baseline: weights
+                        .holder()
+                        .or(known(&record.baseline))
+                        .cloned()
+                        .unwrap_or(declared.baseline),
+                    previous_baseline: record.previous_baseline.as_deref().and_then(known).cloned(),
+                    weights,
+                    generation: record.generation,
+                    since: record.since.clone(),
+                    reason: record.reason.clone(),
+                };
+                (state, None)
+            }
+            Err(error) => {
+                let state = State {
+                    revision: record.revision + 1,
+                    generation: record.generation + 1,
+                    ..State::declared(spec, at)
+                };
+                (state, Some(error.to_string()))
+            }
+        }
+    }
+
+    /// The same state for a service that is declared anew: upstreams that came have no weight.
+    ///
+    /// # Errors
+    ///
+    /// When an upstream that has weight went.
+    pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<State, WeightsError> {
+        let given = self.weights.iter().map(|(name, weight)| (Name::clone(name), weight));
+        let weights = weights_of(spec, given)?;
+        let known = |name: &Name| spec.upstreams.iter().any(|upstream| upstream.name == *name);
+        let baseline = Some(&self.baseline).filter(|name| known(name));
+        let baseline = baseline.or(spec.baseline.as_ref()).or(weights.largest()).cloned();
+        Ok(State {
+            baseline: baseline.unwrap_or_else(|| Name::clone(&self.baseline)),
+            previous_baseline: self.previous_baseline.clone().filter(known),
+            weights,
+            ..self.clone()
+        })
+    }
+
+    /// The state after a change to `weights`, as revision `revision`.
+    ///
+    /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is
+    /// forgotten as soon as it gets weight again: then it is the next canary, no longer the version that was good.
+    pub(super) fn with_weights(&self, weights: Weights, revision: u64, at: &str, reason: Option<String>) -> State {
+        let promoted = weights.holder().filter(|holder| **holder != self.baseline).cloned();
+        let previous_baseline = match &promoted {
+            Some(_) => Some(Name::clone(&self.baseline)),
+            None => self
+                .previous_baseline
+                .clone()
+                .filter(|name| weights.get(name) == Some(Weight::ZERO)),
+        };
+        let leaves = self.weights.holder().is_some() && weights.holder().is_none();
+        State {
+            revision,
+            baseline: promoted.unwrap_or_else(|| Name::clone(&self.baseline)),
+            previous_baseline,
+            generation: self.generation + u64::from(leaves),
+            weights,
+            since: at.to_owned(),
+            reason,
+        }
+    }
+
+    /// The state after a rollback: everything on the baseline; or, when it has everything already, on the baseline
+    /// before it. Either way there is nothing further back, so that asking twice never moves traffic twice.
+    pub(super) fn rolled_back(&self, revision: u64, at: &str, reason: Option<String>) -> State {
+        let held = self.weights.holder() == Some(&self.baseline);
+        let target = self
+            .previous_baseline
+            .as_ref()
+            .filter(|_| held)
+            .unwrap_or(&self.baseline);
+        let upstreams = self.weights.iter().map(|(name, _)| name);
+        let weights = Weights::all_on(upstreams, target).unwrap_or_else(|| self.weights.clone());
+        State {
+            previous_baseline: None,
+            ..self.with_weights(weights, revision, at, reason)
+        }
+    }
+
+    /// Whether `weights` are a brake: the baseline's share does not shrink, and no other grows.
+    pub(super) fn is_towards_baseline(&self, weights: &Weights) -> bool {
+        self.weights.iter().all(|(name, before)| {
+            let after = weights.get(name).unwrap_or(Weight::ZERO);
+            if *name == self.baseline {
+                after >= before
+            } else {
+                after <= before
+            }
+        })
+    }
+
+    /// What the routing table is built from. The salt differs by service, and by generation: who was among the first
+    /// to get one release is not again for the next.
+    pub(super) fn live(&self, service: &str) -> routing::Live {
+        routing::Live {
+            weights: self.weights.clone(),
+            baseline: Name::clone(&self.baseline),
+            salt: xxh3_64_with_seed(service.as_bytes(), self.generation),
+        }
+    }
+
+    /// What the store keeps.
+    pub(super) fn record(&self, service: &str) -> ServiceRecord {
+        ServiceRecord {
+            name: service.to_owned(),
+            revision: self.revision,
+            weights: self
+                .weights
+                .iter()
+                .map(|(name, weight)| (name.to_string(), weight))
+                .collect(),
+            baseline: self.baseline.to_string(),
+            previous_baseline: self.previous_baseline.as_deref().map(str::to_owned),
+            generation: self.generation,
+            since: self.since.clone(),
+            reason: self.reason.clone(),
+        }
+    }
+
+    /// What the journal says of it.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "revision": self.revision,
+            "baseline": &*self.baseline,
+            "weights": percentages(&self.weights),
+        })
+    }
+}
+
+/// Weights as the API shows them.
+pub(super) fn percentages(weights: &Weights) -> api::Percentages {
+    weights
+        .iter()
+        .map(|(name, weight)| (name.to_string(), weight.percent()))
+        .collect()
+}
+
+/// Weights as the API takes them.
+///
+/// # Errors
+///
+/// Every field that is wrong.
+pub(super) fn parse(spec: &ServiceSpec, given: &api::Percentages) -> Result<Weights, Vec<api::FieldProblem>> {
+    let mut problems = Vec::new();
+    let mut weights = BTreeMap::new();
+    for (name, percent) in given {
+        match parse_one(spec, name, *percent) {
+            Ok(weight) => drop(weights.insert(Name::from(name.as_str()), weight)),
+            Err(detail) => problems.push(api::FieldProblem {
+                pointer: format!("/weights/{}", name.replace('~', "~0").replace('/', "~1")),
+                detail,
+            }),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    weights_of(spec, weights).map_err(|error| {
+        vec![api::FieldProblem {
+            pointer: "/weights".to_owned(),
+            detail: error.to_string(),
+        }]
+    })
+}
+
+fn parse_one(spec: &ServiceSpec, name: &str, percent: f64) -> Result<Weight, String> {
+    if !spec.upstreams.iter().any(|upstream| *upstream.name == *name) {
+        let known: Vec<&str> = spec.upstreams.iter().map(|upstream| &*upstream.name).collect();
+        let known = known.join(", ");
+        return Err(format!("there is no upstream {name:?}; the upstreams are: {known}"));
+    }
+    Weight::from_percent(percent).map_err(|error: WeightError| error.to_string())
+}
+
+/// The weights of a service's upstreams; a name that is none of them may be given with weight 0.
+fn weights_of(spec: &ServiceSpec, given: impl IntoIterator<Item = (Name, Weight)>) -> Result<Weights, WeightsError> {
+    let given: Vec<_> = given.into_iter().filter(|(_, weight)| !weight.is_zero()).collect();
+    Weights::new(spec.upstreams.iter().map(|upstream| &upstream.name), &given)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{spec, weights};
+    use super::*;
+
+    fn state(green: f64) -> State {
+        State::declared(&spec("shop", green), "t0")
+    }
+
+    fn to(state: &State, given: &[(&str, f64)]) -> State {
+        state.with_weights(weights(given), state.revision + 1, "t", None)
+    }
+
+    fn back(state: &State) -> State {
+        state.rolled_back(state.revision + 1, "t", None)
+    }
+
+    fn summary(state: &State) -> (f64, &str, Option<&str>, u64) {
+        let green = state.weights.get("green").unwrap().percent();
+        (
+            green,
+            &state.baseline,
+            state.previous_baseline.as_deref(),
+            state.generation,
+        )
+    }
+
+    const BLUE: &[(&str, f64)] = &[("blue", 100.0), ("green", 0.0)];
+    const SPLIT: &[(&str, f64)] = &[("blue", 50.0), ("green", 50.0)];
+    const GREEN: &[(&str, f64)] = &[("blue", 0.0), ("green", 100.0)];
+
+    #[test]
+    fn a_rollback_returns_to_the_baseline_and_asking_again_changes_nothing() {
+        let canary = to(&state(0.0), SPLIT);
+        assert_eq!(summary(&canary), (50.0, "blue", None, 1));
+        let once = back(&canary);
+        assert_eq!(summary(&once), (0.0, "blue", None, 1));
+        assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
+        assert_eq!(back(&once).revision, 4);
+    }
+
+    #[test]
+    fn after_a_promotion_a_rollback_returns_to_the_baseline_before_and_not_forth_again() {
+        let promoted = to(&to(&state(0.0), SPLIT), GREEN);
+        assert_eq!(summary(&promoted), (100.0, "green", Some("blue"), 1));
+        let once = back(&promoted);
+        assert_eq!(summary(&once), (0.0, "blue", None, 1));
+        assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
+    }
+
+    #[test]
+    fn a_previous_baseline_that_gets_weight_again_is_a_canary() {
+        let promoted = to(&state(0.0), GREEN);
+        let next = to(&promoted, SPLIT);
+        assert_eq!(summary(&next), (50.0, "green", None, 1));
+        assert_eq!(summary(&back(&next)), (100.0, "green", None, 1));
+        assert_eq!(summary(&back(&back(&next))), (100.0, "green", None, 1));
+        assert_eq!(summary(&to(&next, BLUE)), (0.0, "blue", Some("green"), 1));
+    }
+
+    #[test]
+    fn a_brake_takes_from_others_and_gives_to_the_baseline() {
+        let canary = to(&state(0.0), SPLIT);
+        let towards = |green: f64| canary.is_towards_baseline(&weights(&[("blue", 100.0 - green), ("green", green)]));
+        assert_eq!(
+            [0.0, 49.99, 50.0, 50.01, 100.0].map(towards),
+            [true, true, true, false, false]
+        );
+    }
+
+    #[test]
+    fn the_store_and_a_new_declaration_are_reconciled() {
+        let canary = to(&state(0.0), SPLIT);
+        let record = canary.record("shop");
+        assert_eq!(
+            State::resumed(&spec("shop", 0.0), &record, "t1"),
+            (canary.clone(), None)
+        );
+
+        let mut renamed = spec("shop", 0.0);
+        renamed.upstreams[1].name = Name::from("red");
+        renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
+        let (fallen_back, warning) = State::resumed(&renamed, &record, "t1");
+        assert_eq!(
+            (&*fallen_back.baseline, fallen_back.revision),
+            ("red", canary.revision + 1)
+        );
+        assert!(warning.unwrap().contains("green"));
+        assert!(canary.conformed(&renamed).unwrap_err().to_string().contains("green"));
+        let kept = back(&canary).conformed(&renamed).unwrap();
+        assert_eq!(
+            kept.weights.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
+            ["blue", "red"]
+        );
+        assert_eq!(
+            (kept.weights.holder(), kept.revision),
+            (Some(&Name::from("blue")), canary.revision + 1)
+        );
+    }
+
+    #[test]
+    fn each_wrong_weight_is_named() {
+        let check = |given: &[(&str, f64)]| {
+            let given = given
+                .iter()
+                .map(|(name, percent)| ((*name).to_owned(), *percent))
+                .collect();
+            let problems = parse(&spec("shop", 0.0), &given).unwrap_err();
+            problems.into_iter().map(|problem| problem.pointer).collect::<Vec<_>>()
+        };
+        assert_eq!(check(&[("blue", 99.0)]), ["/weights"]);
+        assert_eq!(
+            check(&[("blue", f64::NAN), ("green", 0.001)]),
+            ["/weights/blue", "/weights/green"]
+        );
+        assert_eq!(
+            check(&[("a/b~", 0.0), ("blue", -1.0)]),
+            ["/weights/a~1b~0", "/weights/blue"]
+        );
+    }
+}

@@ -1,0 +1,105 @@
+//! A service as the API shows it.
+
+use std::collections::BTreeMap;
+
+use super::collect::Collector;
+use super::state::{State, percentages};
+use crate::model::{HostPattern, Route, api};
+use crate::routing;
+use crate::time::Timestamp;
+
+/// What there is to see of a service.
+pub(super) struct View<'a> {
+    pub(super) service: &'a routing::Service,
+    pub(super) state: &'a State,
+    /// The weights that were asked for, when they are not in effect yet.
+    pub(super) pending: Option<&'a State>,
+    pub(super) durable: bool,
+    pub(super) collector: &'a Collector,
+    pub(super) now: Timestamp,
+}
+
+impl View<'_> {
+    pub(super) fn service(&self) -> api::Service {
+        let state = self.state;
+        let upstreams = self.service.upstreams.iter();
+        api::Service {
+            name: self.service.name.to_string(),
+            revision: state.revision,
+            baseline: state.baseline.to_string(),
+            previous_baseline: state.previous_baseline.as_deref().map(str::to_owned),
+            weights: api::WeightsStatus {
+                intended: percentages(&self.pending.unwrap_or(state).weights),
+                effective: percentages(&self.service.weights),
+                since: state.since.clone(),
+                reason: state.reason.clone(),
+                durable: self.durable,
+            },
+            routes: self.service.routes.iter().map(describe).collect(),
+            upstreams: upstreams
+                .map(|upstream| (upstream.name.to_string(), self.upstream(upstream)))
+                .collect(),
+        }
+    }
+
+    fn upstream(&self, upstream: &routing::Upstream) -> api::Upstream {
+        let endpoint = |endpoint: &std::sync::Arc<routing::Endpoint>| api::Endpoint {
+            address: endpoint.address.to_string(),
+            healthy: upstream.is_healthy(endpoint.key),
+            in_flight: u64::from(endpoint.in_flight()),
+        };
+        let windows: BTreeMap<_, _> = self.collector.windows(upstream.key, self.now);
+        api::Upstream {
+            endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+            windows,
+        }
+    }
+}
+
+/// A route in words: host and path, then methods and headers if it asks for any.
+fn describe(route: &Route) -> String {
+    let host = match &route.host {
+        HostPattern::Any => "*".to_owned(),
+        HostPattern::Exact(host) => host.to_string(),
+        HostPattern::Wildcard(suffix) => format!("*.{suffix}"),
+    };
+    let path = if route.path_prefix.0.is_empty() {
+        "/"
+    } else {
+        &*route.path_prefix.0
+    };
+    let mut words = format!("{host}{path}");
+    if !route.methods.is_empty() {
+        let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+        words += &format!(" {}", methods.join(","));
+    }
+    for header in &route.headers {
+        words += &format!(" {}: {}", header.name, String::from_utf8_lossy(header.value.as_bytes()));
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue, Method};
+
+    use super::*;
+    use crate::model::{HeaderMatch, PathPrefix};
+
+    #[test]
+    fn a_route_is_told_in_words() {
+        let mut route = Route {
+            host: HostPattern::Any,
+            path_prefix: PathPrefix("".into()),
+            methods: Vec::new(),
+            headers: Vec::new(),
+        };
+        assert_eq!(describe(&route), "*/");
+        route.host = HostPattern::Wildcard("example.com".into());
+        route.path_prefix = PathPrefix("/shop".into());
+        route.methods = vec![Method::GET, Method::HEAD];
+        let (name, value) = (HeaderName::from_static("x-env"), HeaderValue::from_static("test"));
+        route.headers = vec![HeaderMatch { name, value }];
+        assert_eq!(describe(&route), "*.example.com/shop GET,HEAD x-env: test");
+    }
+}

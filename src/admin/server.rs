@@ -50,22 +50,22 @@ pub(super) struct Peer(pub(super) SocketAddr);
 /// # Errors
 ///
 /// [`StartError::NeedsTokens`] unless the listener is on a loopback address or `options` has tokens.
-pub fn serve(
+pub fn serve<S: Future<Output = ()> + Send>(
     options: &Options,
     listener: TcpListener,
     handle: Handle,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<impl Future<Output = Result<(), StartError>> + Send, StartError> {
+    shutdown: S,
+) -> Result<impl Future<Output = Result<(), StartError>> + Send + use<S>, StartError> {
     serve_within(Limits::default(), options, listener, handle, shutdown)
 }
 
-pub(super) fn serve_within(
+pub(super) fn serve_within<S: Future<Output = ()> + Send>(
     limits: Limits,
     options: &Options,
     listener: TcpListener,
     handle: Handle,
-    shutdown: impl Future<Output = ()> + Send,
-) -> Result<impl Future<Output = Result<(), StartError>> + Send, StartError> {
+    shutdown: S,
+) -> Result<impl Future<Output = Result<(), StartError>> + Send + use<S>, StartError> {
     let address = listener.local_addr()?;
     if !address.ip().to_canonical().is_loopback() && options.tokens.is_empty() {
         return Err(StartError::NeedsTokens(address));

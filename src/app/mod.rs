@@ -1,6 +1,19 @@
 //! Builds every part, connects them, starts and drains them.
+//!
+//! The calling thread runs the control plane: the controller, the admin API, health checks, signals and reloads. The
+//! data plane's workers are threads of their own.
+
+mod reload;
+mod running;
+mod signals;
 
 use std::path::PathBuf;
+use std::time::Duration;
+
+pub use running::{Error, Running, start};
+use signals::{Signal, Signals};
+
+use crate::{config, telemetry};
 
 /// What `run` needs to know.
 #[derive(Clone, Debug)]
@@ -9,19 +22,49 @@ pub struct RunOptions {
     pub config_path: PathBuf,
 }
 
-/// Why the proxy could not start, or could not go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The assembly is not there yet.
-    #[error("the proxy is not assembled yet; {0} was not read")]
-    NotAssembled(PathBuf),
-}
-
-/// Runs the proxy until a signal ends it.
+/// Runs the proxy until a signal ends it. SIGTERM, SIGINT and SIGQUIT drain, a second one ends at once; SIGHUP reloads;
+/// SIGUSR1 opens the access log anew.
 ///
 /// # Errors
 ///
-/// [`Error`] says why it did not start or go on.
+/// [`Error`] says why it did not start, or that it had to cut requests off at its end.
 pub fn run(options: RunOptions) -> Result<(), Error> {
-    Err(Error::NotAssembled(options.config_path))
+    let config = config::load(&options.config_path)?;
+    if telemetry::init(config.telemetry.log).is_err() {
+        tracing::warn!("logging was set up before; the configuration's log settings are not in use");
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    runtime.block_on(supervise(config, options.config_path))
+}
+
+async fn supervise(config: config::Config, path: PathBuf) -> Result<(), Error> {
+    let mut signals = Signals::listen().map_err(Error::Runtime)?;
+    let drain = config.proxy.drain;
+    let mut reloads = reload::Reloads::new(config.clone(), path);
+    let running = start(config)?;
+    tracing::info!(
+        listeners = ?running.listener_addresses(),
+        admin = %running.admin_address(),
+        "ready; SIGTERM, SIGINT and SIGQUIT drain (a second one ends at once), SIGHUP reloads, SIGUSR1 reopens the access log"
+    );
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::End => break,
+                Signal::Reload => reloads.reload(&running, "signal").await,
+                Signal::Reopen => running.reopen_logs(),
+            },
+            () = reloads.changed() => reloads.reload(&running, "file").await,
+        }
+    }
+    tracing::info!(delay = ?drain.delay, timeout = ?drain.timeout, "draining");
+    tokio::select! {
+        clean = running.drain(drain.delay, drain.timeout) => {
+            if clean { Ok(()) } else { Err(Error::Cut(drain.timeout)) }
+        }
+        () = signals.end() => Err(Error::Cut(Duration::ZERO)),
+    }
 }

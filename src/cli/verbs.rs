@@ -17,8 +17,11 @@ use super::terminal::Terminal;
 
 /// Runs the proxy until a signal ends it.
 pub(super) fn run(config_path: PathBuf) -> Result<Exit, Failure> {
-    app::run(app::RunOptions { config_path }).map_err(|error| Failure::new(Exit::Failed, error.to_string()))?;
-    Ok(Exit::Done)
+    match app::run(app::RunOptions { config_path }) {
+        Ok(()) => Ok(Exit::Done),
+        Err(error @ app::Error::Config(_)) => Err(Failure::new(Exit::Configuration, error.to_string())),
+        Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
+    }
 }
 
 /// Shows one service, or all.

@@ -1,0 +1,71 @@
+//! Reading the configuration again, when a signal asks for it or the file has changed.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use super::Running;
+use crate::config::{self, Config, Watch};
+
+/// Reloads of one configuration file.
+#[derive(Debug)]
+pub(super) struct Reloads {
+    path: PathBuf,
+    /// The configuration in use.
+    current: Config,
+    changed: Arc<Notify>,
+    /// Held for its effect; `None` when the file is not watched.
+    _watch: Option<Watch>,
+}
+
+impl Reloads {
+    /// Watches the file that `current` was read from.
+    pub(super) fn new(current: Config, path: PathBuf) -> Reloads {
+        let changed = Arc::new(Notify::new());
+        let notify = Arc::clone(&changed);
+        let watch = config::watch(&path, move || notify.notify_one())
+            .inspect_err(|error| tracing::warn!(%error, "the configuration file is not watched; SIGHUP reloads it"))
+            .ok();
+        Reloads {
+            path,
+            current,
+            changed,
+            _watch: watch,
+        }
+    }
+
+    /// Waits until the file's content has changed.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Reads the file again. A wrong one changes nothing.
+    pub(super) async fn reload(&mut self, running: &Running, actor: &str) {
+        match self.apply(running, actor).await {
+            Ok(detail) => tracing::info!(detail, actor, "configuration reloaded"),
+            Err(detail) => {
+                tracing::error!(
+                    actor,
+                    "the configuration was not reloaded, the old one stays in use: {detail}"
+                );
+                running.handle().reload_failed(detail).await;
+            }
+        }
+    }
+
+    async fn apply(&mut self, running: &Running, actor: &str) -> Result<String, String> {
+        let new = config::load(&self.path).map_err(|report| report.to_string())?;
+        let cold = config::changes_needing_restart(&self.current, &new);
+        if !cold.is_empty() {
+            return Err(format!("these keys only change with a restart: {}", cold.join(", ")));
+        }
+        let detail = running
+            .handle()
+            .reload(new.services.clone(), actor)
+            .await
+            .map_err(|refusal| refusal.to_string())?;
+        self.current = new;
+        Ok(detail)
+    }
+}

@@ -1,0 +1,189 @@
+//! The running proxy: all parts, connected.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, Report};
+use crate::control::{Controller, Handle, Links, Setup};
+use crate::proxy::{self, BoundListener, Workers};
+use crate::store::Store;
+use crate::telemetry::AccessLog;
+use crate::time::SystemClock;
+use crate::{admin, net};
+
+/// Why the proxy did not start, or did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration is wrong.
+    #[error("{0}")]
+    Config(#[from] Report),
+    /// No runtime can be had.
+    #[error("no runtime could be started: {0}")]
+    Runtime(io::Error),
+    /// An address cannot be listened on.
+    #[error("{name} cannot listen on {address}: {error}")]
+    Bind {
+        /// The listener, or `admin`.
+        name: String,
+        /// Its address.
+        address: SocketAddr,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// The access log cannot be written.
+    #[error("the access log cannot be opened: {0}")]
+    AccessLog(io::Error),
+    /// What was stored cannot be used.
+    #[error("{0}")]
+    Store(#[from] crate::store::StoreError),
+    /// The admin API cannot be served.
+    #[error("{0}")]
+    Admin(#[from] admin::StartError),
+    /// Requests were still under way at the end.
+    #[error("requests were cut off: they had not finished within {0:?}")]
+    Cut(Duration),
+}
+
+/// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the workers running.
+#[derive(Debug)]
+pub struct Running {
+    handle: Handle,
+    workers: Workers,
+    access_log: AccessLog,
+    admin_address: SocketAddr,
+    listener_addresses: Vec<SocketAddr>,
+    controller: JoinHandle<()>,
+    admin: JoinHandle<()>,
+    health: JoinHandle<()>,
+    stop_admin: CancellationToken,
+    stop_controller: CancellationToken,
+}
+
+/// Starts every part, inside a tokio runtime. When this returns, requests are served.
+///
+/// # Errors
+///
+/// [`Error`] says what could not be started; nothing is left running then.
+pub fn start(config: Config) -> Result<Running, Error> {
+    let access_log = AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
+    let (listeners, listener_addresses) = bind_listeners(&config)?;
+    let admin_listener = bind_admin(config.admin.address)?;
+    let admin_address = admin_listener.local_addr().map_err(Error::Runtime)?;
+    let (store, loaded) = Store::open(&config.store)?;
+    if config.store.path.is_none() {
+        tracing::warn!("no store.path is configured: weights set by the API are forgotten when the process ends");
+    }
+    let (controller, links) = Controller::new(Setup {
+        services: config.services,
+        listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+        store,
+        loaded,
+        clock: Arc::new(SystemClock),
+    });
+    let Links {
+        handle,
+        publisher,
+        batches,
+        health,
+    } = links;
+    let workers =
+        Workers::start(&config.proxy, listeners, &publisher, &batches, &access_log).map_err(Error::Runtime)?;
+    let stop_admin = CancellationToken::new();
+    let serving = admin::serve(
+        &config.admin,
+        admin_listener,
+        handle.clone(),
+        stop_admin.clone().cancelled_owned(),
+    )?;
+    let stop_controller = CancellationToken::new();
+    Ok(Running {
+        workers,
+        access_log,
+        admin_address,
+        listener_addresses,
+        controller: tokio::spawn(controller.run(stop_controller.clone().cancelled_owned())),
+        admin: tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "the admin API has ended");
+            }
+        }),
+        health: tokio::spawn(proxy::health::run(publisher, health)),
+        stop_admin,
+        stop_controller,
+        handle,
+    })
+}
+
+fn bind_listeners(config: &Config) -> Result<(Vec<BoundListener>, Vec<SocketAddr>), Error> {
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for options in &config.listeners {
+        let failed = |error| Error::Bind {
+            name: format!("listener {}", options.name),
+            address: options.address,
+            error,
+        };
+        let sockets = net::bind(options.address, config.proxy.workers.get()).map_err(failed)?;
+        for socket in sockets.first() {
+            addresses.push(socket.local_addr().map_err(failed)?);
+        }
+        listeners.push(BoundListener {
+            options: options.clone(),
+            sockets,
+        });
+    }
+    Ok((listeners, addresses))
+}
+
+fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
+    let failed = |error| Error::Bind {
+        name: "the admin API".to_owned(),
+        address,
+        error,
+    };
+    let mut sockets = net::bind(address, 1).map_err(failed)?;
+    sockets
+        .pop()
+        .ok_or_else(|| failed(io::Error::other("no socket was made")))
+}
+
+impl Running {
+    /// Where the admin API listens.
+    pub fn admin_address(&self) -> SocketAddr {
+        self.admin_address
+    }
+
+    /// Where requests are accepted, in the order of the configuration.
+    pub fn listener_addresses(&self) -> &[SocketAddr] {
+        &self.listener_addresses
+    }
+
+    /// The controller.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+
+    /// Opens log files anew, after they were rotated.
+    pub(super) fn reopen_logs(&self) {
+        self.access_log.reopen();
+    }
+
+    /// Ends in order: readiness fails; after `delay` no connection is accepted any more; what is under way gets
+    /// `timeout`; then the control plane ends. Tells whether everything finished in time.
+    pub async fn drain(self, delay: Duration, timeout: Duration) -> bool {
+        self.handle.set_draining();
+        tokio::time::sleep(delay).await;
+        let clean = self.workers.drain(timeout).await;
+        self.health.abort();
+        self.stop_admin.cancel();
+        let _ = self.admin.await;
+        self.stop_controller.cancel();
+        let _ = self.controller.await;
+        clean
+    }
+}

@@ -198,7 +198,7 @@ impl Controller {
     fn command(&mut self, command: Command) {
         // A caller that has gone needs no answer.
         match command {
-            Command::Services(reply) => drop(reply.send(self.views())),
+            Command::Services { only, reply } => drop(reply.send(self.views(only.as_deref()))),
             Command::SetWeights {
                 service,
                 weights,
@@ -281,6 +281,7 @@ impl Controller {
             self.tell(event);
         }
         self.give_up_pending(now);
+        self.metrics.set_store_pending(self.outbox.len());
     }
 
     fn audit(&self, before: Option<u64>, limit: usize, reply: oneshot::Sender<Result<api::AuditPage, Refusal>>) {
@@ -309,13 +310,15 @@ impl Controller {
         }
     }
 
-    fn views(&self) -> Vec<api::Service> {
+    fn views(&self, only: Option<&str>) -> Vec<api::Service> {
         let (snapshot, now) = (self.publisher.current(), self.clock.now());
-        let views = self
+        let wanted = self
             .services
             .keys()
-            .filter_map(|name| self.view(name, &snapshot.table, now));
-        views.collect()
+            .filter(|name| only.is_none_or(|only| ***name == *only));
+        wanted
+            .filter_map(|name| self.view(name, &snapshot.table, now))
+            .collect()
     }
 
     fn view(&self, name: &str, table: &RoutingTable, now: Timestamp) -> Option<api::Service> {

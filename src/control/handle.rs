@@ -65,8 +65,13 @@ pub enum Refusal {
 /// A request to the controller, with the way back.
 #[derive(Debug)]
 pub enum Command {
-    /// All services, by name.
-    Services(oneshot::Sender<Vec<api::Service>>),
+    /// Services, in the order of their names.
+    Services {
+        /// Only this one; without it all.
+        only: Option<String>,
+        /// The way back.
+        reply: oneshot::Sender<Vec<api::Service>>,
+    },
     /// New weights.
     SetWeights {
         /// The service.
@@ -155,7 +160,7 @@ impl Handle {
     ///
     /// [`Refusal::Stopped`].
     pub async fn services(&self) -> Result<Vec<api::Service>, Refusal> {
-        self.ask(Command::Services).await
+        self.ask(|reply| Command::Services { only: None, reply }).await
     }
 
     /// One service.
@@ -164,11 +169,9 @@ impl Handle {
     ///
     /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
     pub async fn service(&self, name: &str) -> Result<api::Service, Refusal> {
-        let services = self.services().await?;
-        services
-            .into_iter()
-            .find(|service| service.name == name)
-            .ok_or_else(|| Refusal::UnknownService(name.to_owned()))
+        let only = Some(name.to_owned());
+        let mut services = self.ask(|reply| Command::Services { only, reply }).await?;
+        services.pop().ok_or_else(|| Refusal::UnknownService(name.to_owned()))
     }
 
     /// New weights for a service. When this returns, no request that was routed by older ones can still start on an

@@ -114,14 +114,12 @@ impl Metrics {
         }
     }
 
-    /// A reason that comes with an upstream is an attempt that failed there; one without is an answer of the proxy's
-    /// own. A client that goes away is no fault of the upstream.
+    /// A request that the proxy answered itself, and a failure of the upstream that it was meant for if that is at
+    /// fault.
     pub(super) fn add_reason(&self, listener: &str, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
-        match upstream {
-            Some((service, upstream)) if reason != Reason::ClientAbort => {
-                self.failures.add(&[service, upstream, reason.as_str()], n);
-            }
-            _ => self.errors.add(&[listener, reason.as_str()], n),
+        self.errors.add(&[listener, reason.as_str()], n);
+        if let Some((service, upstream)) = upstream.filter(|_| is_fault_of_upstream(reason)) {
+            self.failures.add(&[service, upstream, reason.as_str()], n);
         }
     }
 
@@ -191,8 +189,9 @@ mod help {
     pub(super) const REQUEST_LABELS: &[&str] = &["listener", "service", "upstream", "method", "code"];
     pub(super) const REQUESTS: &str =
         "Requests that were answered; without service and upstream those that reached none.";
-    pub(super) const FAILURES: &str = "Attempts that failed on an upstream, and its answers with a status of 5xx.";
-    pub(super) const ERRORS: &str = "Requests that were refused or given up before an upstream was at fault.";
+    pub(super) const FAILURES: &str =
+        "Requests that failed on an upstream: 5xx, or the reason why there was no answer.";
+    pub(super) const ERRORS: &str = "Requests that the proxy answered itself, or whose answer it had to cut short.";
     pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
     pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
     pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them.";
@@ -201,6 +200,22 @@ mod help {
     pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
     pub(super) const LATENCY: &str = "From a request's arrival to the end of its answer; client aborts are left out.";
+}
+
+/// Together with answers of 5xx, which are counted by their class, these are the failures of the windows.
+const fn is_fault_of_upstream(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::NoHealthyEndpoint
+            | Reason::ConnectRefused
+            | Reason::ConnectTimeout
+            | Reason::ConnectError
+            | Reason::FirstByteTimeout
+            | Reason::IdleTimeout
+            | Reason::TotalTimeout
+            | Reason::Reset
+            | Reason::UpstreamProtocolError
+    )
 }
 
 fn register(registry: &Registry, collector: Box<dyn Collector>) {
@@ -300,6 +315,7 @@ mod tests {
             r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
             r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
+            r#"weighbridge_http_errors_total{listener="web",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,
             r#"weighbridge_upstream_weight_ratio{service="shop",upstream="green"} 0.05"#,
             r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
@@ -318,6 +334,7 @@ mod tests {
             assert!(page.lines().any(|have| have == line), "no {line} in\n{page}");
         }
         assert!(page.contains("process_resident_memory_bytes"));
+        assert!(!page.contains(r#"upstream="green",reason="client_abort"#));
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The store over real files.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use super::sqlite::Sqlite;
 use super::*;
@@ -86,6 +88,63 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
         assert_eq!(again.commit(change(6, 0)).await.unwrap().sequence, 6);
     }
     assert_eq!(store.commit(change(7, 0)).await.unwrap().sequence, 7);
+}
+
+/// Commits until it is killed, and tells of each commit that was acknowledged.
+#[tokio::test(flavor = "current_thread")]
+#[ignore = "a process of its own, started and killed by the next test"]
+async fn commits_until_it_is_killed() {
+    let Some(path) = std::env::var_os(KILLED) else {
+        return;
+    };
+    let (store, loaded) = Store::open(&options(Path::new(&path))).unwrap();
+    let first = loaded.services.first().map_or(0, |record| record.revision) + 1;
+    for revision in first.. {
+        store.commit(change(revision, 100)).await.unwrap();
+        println!("\n{TELLS}{revision}");
+    }
+}
+
+const KILLED: &str = "WEIGHBRIDGE_TEST_STORE_TO_BE_KILLED";
+const TELLS: &str = "acknowledged ";
+
+#[test]
+fn a_killed_process_loses_nothing_that_was_acknowledged() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut told = 0;
+    for round in 1..=5 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--ignored",
+                "--exact",
+                "--nocapture",
+                "store::tests::commits_until_it_is_killed",
+            ])
+            .env(KILLED, directory.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut tell = || {
+            lines
+                .by_ref()
+                .find_map(|line| line.strip_prefix(TELLS)?.parse::<u64>().ok())
+        };
+        for _ in 0..round * 7 {
+            told = tell().unwrap();
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // What it said before it died counts too.
+        while let Some(more) = tell() {
+            told = more;
+        }
+        let kept = Sqlite::open(directory.path()).unwrap().load().unwrap().services[0].revision;
+        assert!(
+            kept == told || kept == told + 1,
+            "{told} was acknowledged, and {kept} is there"
+        );
+    }
 }
 
 #[tokio::test(flavor = "current_thread")]

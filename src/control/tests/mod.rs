@@ -1,0 +1,223 @@
+//! The controller as the rest of the program sees it, over stores that work, fail and hang.
+
+mod changes;
+mod services;
+
+use std::path::Path;
+use std::sync::mpsc as gates;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::controller::Timing;
+use super::testing::spec;
+use super::*;
+use crate::model::{Name, ServiceSpec, api};
+use crate::routing::{Acknowledger, HealthEvent, Publisher};
+use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
+use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, Store, StoreError};
+use crate::time::{ManualClock, Timestamp};
+
+/// A controller at work.
+struct Rig {
+    links: Links,
+    clock: ManualClock,
+    run: JoinHandle<()>,
+}
+
+const PATIENT: Duration = Duration::from_secs(600);
+
+/// Waits for nothing but what the test does.
+const TIMING: Timing = Timing {
+    durable_within: PATIENT,
+    commit_within: PATIENT,
+    retry: Duration::from_millis(1),
+    statistics: Duration::from_millis(1),
+};
+
+impl Rig {
+    fn new(store: Store, services: Vec<ServiceSpec>) -> Rig {
+        Rig::with(store, LoadedState::default(), services, TIMING)
+    }
+
+    fn with(store: Store, loaded: LoadedState, services: Vec<ServiceSpec>, timing: Timing) -> Rig {
+        let clock = ManualClock::new(Timestamp::new(0, 1_700_000_000_000_000));
+        let (mut controller, links) = Controller::new(Setup {
+            services,
+            listeners: vec!["web".to_owned()],
+            store,
+            loaded,
+            clock: Arc::new(clock.clone()),
+        });
+        controller.timing = timing;
+        let run = tokio::spawn(controller.run(std::future::pending()));
+        Rig { links, clock, run }
+    }
+
+    fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
+        let path = Some(directory.to_owned());
+        let (store, loaded) = Store::open(&store::Options { path }).unwrap();
+        Rig::with(store, loaded, services, TIMING)
+    }
+
+    /// Asks for so much percent on green, without waiting for the answer.
+    fn put(&self, green: f64) -> JoinHandle<Result<Applied, Refusal>> {
+        let handle = self.links.handle.clone();
+        tokio::spawn(async move { handle.set_weights("shop", to(green), intent(None)).await })
+    }
+
+    fn roll_back(&self) -> JoinHandle<Result<Applied, Refusal>> {
+        let handle = self.links.handle.clone();
+        tokio::spawn(async move { handle.rollback("shop", intent(None)).await })
+    }
+
+    async fn shop(&self) -> api::Service {
+        self.links.handle.service("shop").await.unwrap()
+    }
+
+    /// The percent on green that requests are split by.
+    fn green(&self) -> f64 {
+        let snapshot = self.links.publisher.current();
+        let service = snapshot.table.service("shop").unwrap();
+        service.upstream("green").unwrap().weight.percent()
+    }
+
+    async fn actions(&self) -> Vec<String> {
+        let page = self.links.handle.audit(None, 100).await.unwrap();
+        page.entries.into_iter().map(|entry| entry.action).collect()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        self.run.abort();
+    }
+}
+
+fn to(green: f64) -> api::Percentages {
+    api::Percentages::from([("blue".to_owned(), 100.0 - green), ("green".to_owned(), green)])
+}
+
+fn intent(expected_revision: Option<u64>) -> Intent {
+    Intent {
+        actor: "alice".to_owned(),
+        reason: Some("because".to_owned()),
+        expected_revision,
+    }
+}
+
+fn memory() -> Store {
+    Store::open(&store::Options::default()).unwrap().0
+}
+
+/// Waits until something is so.
+async fn until(mut so: impl FnMut() -> bool) {
+    let wait = async {
+        while !so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait)
+        .await
+        .expect("it never came to be");
+}
+
+/// A worker that acknowledges every table as soon as it is published.
+fn prompt_worker(publisher: &Publisher) -> Arc<OnceLock<Acknowledger>> {
+    let slot = Arc::<OnceLock<Acknowledger>>::default();
+    let (worker, table) = (Arc::downgrade(&slot), publisher.clone());
+    let acknowledger = publisher.register(Box::new(move || {
+        if let Some(acknowledger) = worker.upgrade().as_ref().and_then(|slot| slot.get()) {
+            acknowledger.acknowledge(table.current().revision);
+        }
+    }));
+    slot.set(acknowledger).unwrap();
+    slot
+}
+
+/// A store that does with each commit what the test says, when it says so.
+struct Gated {
+    gate: gates::Receiver<bool>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    begun: u64,
+    written: Vec<Change>,
+}
+
+struct Gate {
+    open: gates::Sender<bool>,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Gate {
+    fn new() -> (Gate, Store) {
+        let (open, gate) = gates::channel();
+        let seen = Arc::<Mutex<Seen>>::default();
+        let store = Store::over(Box::new(Gated {
+            gate,
+            seen: Arc::clone(&seen),
+        }))
+        .unwrap();
+        (Gate { open, seen }, store)
+    }
+
+    /// Lets one commit through, which works or fails.
+    fn pass(&self, works: bool) {
+        self.open.send(works).unwrap();
+    }
+
+    fn begun(&self) -> u64 {
+        self.seen.lock().unwrap().begun
+    }
+
+    /// What was written: action, percent on green.
+    fn written(&self) -> Vec<(String, f64)> {
+        let seen = self.seen.lock().unwrap();
+        let tell = |change: &Change| {
+            let green = change
+                .services
+                .first()
+                .map_or(-1.0, |record| record.weights["green"].percent());
+            (change.entry.action.clone(), green)
+        };
+        seen.written.iter().map(tell).collect()
+    }
+}
+
+impl Backend for Gated {
+    fn durable(&self) -> bool {
+        true
+    }
+
+    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+        self.seen.lock().unwrap().begun += 1;
+        // A test that has ended opens no gate.
+        if !self.gate.recv().unwrap_or(false) {
+            return Err(StoreError::Write("database or disk is full".to_owned()));
+        }
+        let mut seen = self.seen.lock().unwrap();
+        seen.written.push(change.clone());
+        let sequence = seen.written.len() as u64;
+        Ok(Committed {
+            sequence,
+            durable: true,
+        })
+    }
+
+    fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(Vec::new())
+    }
+}
+
+/// A rig over a gated store that has taken the start.
+async fn gated(timing: Timing) -> (Rig, Gate) {
+    let (gate, store) = Gate::new();
+    gate.pass(true);
+    let rig = Rig::with(store, LoadedState::default(), vec![spec("shop", 0.0)], timing);
+    until(|| gate.written().len() == 1).await;
+    (rig, gate)
+}

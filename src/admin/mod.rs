@@ -19,6 +19,8 @@ mod problem;
 mod router;
 mod server;
 mod services;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 pub use options::{Options, Role, Token};

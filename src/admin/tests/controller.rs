@@ -1,0 +1,157 @@
+//! A controller with one service, `shop`, that does what its callers' reasons ask for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+
+use super::Seen;
+use crate::control::{Applied, Command, Events, Handle, Intent, Metrics, Refusal};
+use crate::model::{Name, Weight, Weights, api};
+
+/// What a test can see and move.
+pub(super) struct Controller {
+    /// The events that watchers get.
+    pub(super) events: Arc<Events>,
+    /// Lets one change with the reason `slow` go on.
+    pub(super) go_on: Arc<Notify>,
+    /// What was changed: actor, reason and revision.
+    pub(super) changes: Seen<Vec<(String, Option<String>, u64)>>,
+    pub(super) handle: Handle,
+}
+
+impl Controller {
+    pub(super) fn start() -> (Handle, Controller) {
+        let events = Arc::new(Events::new());
+        let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events));
+        let controller = Controller {
+            events,
+            go_on: Arc::default(),
+            changes: Seen::default(),
+            handle: handle.clone(),
+        };
+        let play = Play {
+            service: shop(),
+            go_on: Arc::clone(&controller.go_on),
+            changes: Arc::clone(&controller.changes),
+        };
+        tokio::spawn(play.run(commands));
+        (handle, controller)
+    }
+}
+
+fn shop() -> api::Service {
+    let weights: api::Percentages = [("blue".to_owned(), 100.0), ("green".to_owned(), 0.0)].into();
+    let upstream = api::Upstream {
+        endpoints: Vec::new(),
+        windows: BTreeMap::new(),
+    };
+    api::Service {
+        name: "shop".into(),
+        revision: 1,
+        baseline: "blue".into(),
+        previous_baseline: None,
+        weights: api::WeightsStatus {
+            intended: weights.clone(),
+            effective: weights,
+            since: "2026-01-01T00:00:00Z".into(),
+            reason: None,
+            durable: true,
+        },
+        routes: vec!["*/".into()],
+        upstreams: [("blue".to_owned(), upstream.clone()), ("green".to_owned(), upstream)].into(),
+    }
+}
+
+struct Play {
+    service: api::Service,
+    go_on: Arc<Notify>,
+    changes: Seen<Vec<(String, Option<String>, u64)>>,
+}
+
+impl Play {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        // A test whose client has gone does not wait for its reply.
+        while let Some(command) = commands.recv().await {
+            match command {
+                Command::Services(reply) => drop(reply.send(vec![self.service.clone()])),
+                Command::SetWeights {
+                    service,
+                    weights,
+                    intent,
+                    reply,
+                } => drop(reply.send(self.change(&service, weights, intent).await)),
+                Command::Rollback { service, intent, reply } => {
+                    let weights = [("blue".to_owned(), 100.0)].into();
+                    drop(reply.send(self.change(&service, weights, intent).await));
+                }
+                Command::Audit { before, limit, reply } => drop(reply.send(page(before, limit))),
+                Command::Reload { .. } | Command::ReloadFailed { .. } => {}
+            }
+        }
+    }
+
+    async fn change(&mut self, service: &str, weights: api::Percentages, intent: Intent) -> Result<Applied, Refusal> {
+        let current = self.service.revision;
+        if service != "shop" {
+            return Err(Refusal::UnknownService(service.to_owned()));
+        }
+        if let Some(expected) = intent.expected_revision.filter(|expected| *expected != current) {
+            return Err(Refusal::Stale { expected, current });
+        }
+        match intent.reason.as_deref() {
+            Some("overtaken") => return Err(Refusal::Overtaken),
+            Some("disk full") => return Err(Refusal::Store("disk full".into())),
+            Some("stop") => return Err(Refusal::Stopped),
+            Some("slow") => self.go_on.notified().await,
+            _ => {}
+        }
+        self.service.weights.intended = valid(&weights)?;
+        self.service.weights.effective = self.service.weights.intended.clone();
+        self.service.revision += 1;
+        let durable = intent.reason.as_deref() != Some("not durable");
+        let change = (intent.actor, intent.reason, self.service.revision);
+        self.changes.lock().unwrap().push(change);
+        Ok(Applied {
+            service: self.service.clone(),
+            durable,
+        })
+    }
+}
+
+fn valid(weights: &api::Percentages) -> Result<api::Percentages, Refusal> {
+    let wrong = |pointer: String, detail: String| Refusal::Invalid(vec![api::FieldProblem { pointer, detail }]);
+    let upstreams = [Name::from("blue"), Name::from("green")];
+    let mut given = Vec::new();
+    for (name, percent) in weights {
+        let pointer = format!("/weights/{name}");
+        let weight = Weight::from_percent(*percent).map_err(|error| wrong(pointer.clone(), error.to_string()))?;
+        given.push((Name::from(name.as_str()), weight));
+    }
+    let weights = Weights::new(&upstreams, &given).map_err(|error| wrong("/weights".into(), error.to_string()))?;
+    Ok(weights
+        .iter()
+        .map(|(name, weight)| (name.to_string(), weight.percent()))
+        .collect())
+}
+
+fn page(before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
+    let last = before.map_or(3, |before| before.saturating_sub(1).min(3));
+    let entry = |sequence| api::AuditEntry {
+        sequence,
+        at: "2026-01-01T00:00:00Z".into(),
+        actor: "anna".into(),
+        action: "weights".into(),
+        service: Some("shop".into()),
+        reason: None,
+        before: serde_json::json!({}),
+        after: serde_json::json!({}),
+        hash: "00".into(),
+    };
+    let entries: Vec<_> = (1..=last).rev().take(limit).map(entry).collect();
+    let next = entries
+        .last()
+        .map(|entry| entry.sequence)
+        .filter(|sequence| *sequence > 1);
+    Ok(api::AuditPage { entries, next })
+}

@@ -123,10 +123,11 @@ fn again(
     if let Some(fault) = exchange.upload.as_ref().and_then(|upload| upload.fault()) {
         return Err(fault);
     }
+    let nonsense = failed.is_nonsense();
     let repeatable = failed.unsent.or(spare.filter(|_| !failed.answered));
     match repeatable.filter(|_| may) {
         Some(request) => Ok(request),
-        None if failed.error.is_parse() => Err(Error::new(
+        None if nonsense => Err(Error::new(
             Reason::UpstreamProtocolError,
             "the upstream's answer was not understood",
         )),

@@ -24,6 +24,9 @@ use super::unsent::Ticket;
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// The most fields of an answer's head.
 const HEADERS_MAX: usize = 256;
+/// The most bytes that may come before the final answer's head is whole. Interim answers have no end of their own, and an
+/// upstream that sends nothing else would keep its worker from everything else.
+const ANSWER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// A connection on which one request at a time is sent.
 #[derive(Debug)]
@@ -50,6 +53,14 @@ pub(crate) struct SendError {
     pub(crate) answered: bool,
     /// What happened.
     pub(crate) error: hyper::Error,
+}
+
+impl SendError {
+    /// Whether the upstream has answered, and nothing that can be passed on.
+    pub(crate) fn is_nonsense(&self) -> bool {
+        let cause = std::error::Error::source(&self.error).and_then(|cause| cause.downcast_ref::<io::Error>());
+        self.error.is_parse() || cause.is_some_and(|cause| cause.kind() == io::ErrorKind::InvalidData)
+    }
 }
 
 impl Connection {
@@ -98,15 +109,17 @@ impl Connection {
         request: Request<RequestBody>,
         ticket: Ticket,
     ) -> Result<Response<Incoming>, SendError> {
-        self.link.answered.set(false);
+        self.link.answer.set(Some(0));
         *self.link.ticket.borrow_mut() = Some(ticket);
         self.link.unwritten.set(true);
         // The future owns nothing of `self`, so a drop half-way leaves the ticket in the link: see `Drop`.
-        self.sender.try_send_request(request).await.map_err(|mut failed| {
+        let sent = self.sender.try_send_request(request).await;
+        let bytes = self.link.answer.take();
+        sent.map_err(|mut failed| {
             self.link.give_up();
             SendError {
                 unsent: failed.take_message(),
-                answered: self.link.answered.get(),
+                answered: bytes != Some(0),
                 error: failed.into_error(),
             }
         })
@@ -124,7 +137,8 @@ impl Drop for Connection {
 struct Link {
     unwritten: Cell<bool>,
     ticket: RefCell<Option<Ticket>>,
-    answered: Cell<bool>,
+    /// Bytes that have come in answer to the request at hand; `None` once there is an answer.
+    answer: Cell<Option<usize>>,
 }
 
 impl Link {
@@ -153,11 +167,15 @@ impl Stream {
 
 impl AsyncRead for Stream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Some(bytes) = self.link.answer.get() else {
+            return Pin::new(&mut self.stream).poll_read(cx, buf);
+        };
+        if bytes > ANSWER_BYTES_MAX {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "an answer without end")));
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.link.answered.set(true);
-        }
+        self.link.answer.set(Some(bytes + buf.filled().len() - before));
         read
     }
 }

@@ -1,0 +1,16 @@
+//! What the cases are written with: the program as a child process, upstreams that do as a case says, clients that send
+//! any bytes, and waiting for conditions. Nothing here sleeps for a fixed time or measures speed.
+
+mod http2;
+mod metrics;
+mod proxy;
+mod upstream;
+mod wait;
+mod wire;
+
+pub(crate) use http2::{Http2, block_on};
+pub(crate) use metrics::Metrics;
+pub(crate) use proxy::{Proxy, Reserved, shop};
+pub(crate) use upstream::{Seen, Upstream};
+pub(crate) use wait::{DEADLINE, Gate, eventually, settled, until};
+pub(crate) use wire::{Client, Response, get};

@@ -1,0 +1,315 @@
+//! The program as a child process, with a configuration, a directory and ports of its own.
+
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::{fs, thread};
+
+use serde_json::{Value, json};
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use super::{Client, Metrics, Response, Upstream, eventually, until};
+
+/// A service `shop` that takes every request, with all weight on `blue`.
+pub(crate) fn shop(blue: &Upstream, green: &Upstream) -> Value {
+    json!({
+        "routes": [{}],
+        "upstreams": {
+            "blue": { "endpoints": [blue.address] },
+            "green": { "endpoints": [green.address] },
+        },
+        "weights": { "blue": 100, "green": 0 },
+    })
+}
+
+/// A port that nobody else is given as long as this lives: bound and not listened on, so that whoever binds the very
+/// same port in sharing mode may, and whoever asks for any port gets another.
+#[derive(Debug)]
+pub(crate) struct Reserved {
+    _socket: Socket,
+    pub(crate) address: SocketAddr,
+}
+
+impl Reserved {
+    pub(crate) fn new() -> Reserved {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Reserved {
+            _socket: socket,
+            address,
+        }
+    }
+}
+
+/// A running program.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    /// Where clients go.
+    pub(crate) address: SocketAddr,
+    /// Where the admin API is.
+    pub(crate) admin: SocketAddr,
+    pub(crate) directory: TempDir,
+    child: Option<Child>,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+    open_files: Option<u32>,
+    _ports: [Reserved; 2],
+}
+
+/// A run that has ended by itself.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) status: ExitStatus,
+    pub(crate) log: String,
+}
+
+impl Proxy {
+    /// Starts the program and waits until it is ready. `config` needs no addresses: the one listener and the admin API
+    /// are given theirs.
+    #[track_caller]
+    pub(crate) fn start(config: Value) -> Proxy {
+        let mut proxy = Proxy::prepare(config);
+        proxy.run();
+        proxy
+    }
+
+    /// The same for a service `shop` alone.
+    #[track_caller]
+    pub(crate) fn with_shop(shop: Value) -> Proxy {
+        Proxy::start(json!({ "services": { "shop": shop } }))
+    }
+
+    /// The same, with a limit on open files.
+    #[track_caller]
+    pub(crate) fn start_with_open_files(config: Value, limit: u32) -> Proxy {
+        let mut proxy = Proxy::prepare(config);
+        proxy.open_files = Some(limit);
+        proxy.run();
+        proxy
+    }
+
+    /// Everything but the start.
+    pub(crate) fn prepare(config: Value) -> Proxy {
+        let ports = [Reserved::new(), Reserved::new()];
+        let proxy = Proxy {
+            address: ports[0].address,
+            admin: ports[1].address,
+            directory: tempfile::tempdir().unwrap(),
+            child: None,
+            log: Arc::default(),
+            reader: None,
+            open_files: None,
+            _ports: ports,
+        };
+        proxy.write_config(config);
+        proxy
+    }
+
+    /// The file that the program reads.
+    pub(crate) fn config_path(&self) -> PathBuf {
+        self.directory.path().join("weighbridge.yaml")
+    }
+
+    /// Completes `config` and puts it in place of the file, whole. JSON is YAML.
+    pub(crate) fn write_config(&self, mut config: Value) {
+        if config["listeners"].is_null() {
+            config["listeners"] = json!([{}]);
+        }
+        config["listeners"][0]["address"] = json!(self.address);
+        config["admin"]["address"] = json!(self.admin);
+        let config = serde_json::to_string_pretty(&config).unwrap();
+        let fresh = self.directory.path().join("weighbridge.yaml.new");
+        fs::write(&fresh, config).unwrap();
+        fs::rename(fresh, self.config_path()).unwrap();
+    }
+
+    /// Starts the program and waits until it is ready.
+    #[track_caller]
+    pub(crate) fn run(&mut self) {
+        self.spawn();
+        let child = self.child.as_mut().unwrap();
+        let (admin, log) = (self.admin, &self.log);
+        eventually("the proxy is ready", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("the proxy ended with {status}:\n{}", log.lock().unwrap());
+            }
+            try_admin(admin, "GET", "/readyz", "", None).is_ok_and(|response| response.status == 200)
+        });
+    }
+
+    /// Starts the program.
+    pub(crate) fn spawn(&mut self) {
+        assert!(self.child.is_none(), "it is running already");
+        let program = env!("CARGO_BIN_EXE_weighbridge");
+        let mut command = match self.open_files {
+            None => Command::new(program),
+            Some(limit) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), program]);
+                shell
+            }
+        };
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIGHBRIDGE_")) {
+            command.env_remove(name);
+        }
+        command
+            .env("NO_COLOR", "1")
+            .arg("run")
+            .arg("--config")
+            .arg(self.config_path());
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stderr, log) = (child.stderr.take().unwrap(), Arc::clone(&self.log));
+        let reader = thread::spawn(move || {
+            let mut piece = [0; 4096];
+            while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
+                log.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
+            }
+        });
+        self.child = Some(child);
+        self.reader = Some(reader);
+    }
+
+    /// What the program has said so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Whether the process is there.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        self.child
+            .as_mut()
+            .is_some_and(|child| child.try_wait().unwrap().is_none())
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let pid = self.child.as_ref().unwrap().id();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -{name} {pid}")])
+            .status()
+            .unwrap();
+        assert!(sent.success());
+    }
+
+    /// Ends the process as a power cut would.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until the process ends by itself.
+    #[track_caller]
+    pub(crate) fn ended(&mut self) -> Ended {
+        let child = self.child.as_mut().unwrap();
+        let status = until("the process ends", || child.try_wait().unwrap());
+        self.child = None;
+        self.reader.take().unwrap().join().unwrap();
+        Ended {
+            status,
+            log: self.log(),
+        }
+    }
+
+    /// A client with a connection of its own.
+    #[track_caller]
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// One request on a connection of its own.
+    #[track_caller]
+    pub(crate) fn get(&self, path: &str) -> Response {
+        super::get(self.address, path)
+    }
+
+    /// A call of the admin API; `headers` are lines that each end in CRLF.
+    #[track_caller]
+    pub(crate) fn admin(&self, method: &str, path: &str, headers: &str, body: Option<&str>) -> Response {
+        try_admin(self.admin, method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    }
+
+    /// What the admin API says of `shop`.
+    #[track_caller]
+    pub(crate) fn service(&self) -> Value {
+        self.admin("GET", "/api/v1/services/shop", "", None).expect(200).json()
+    }
+
+    /// Sets the weights of `shop`.
+    #[track_caller]
+    pub(crate) fn set_weights(&self, blue: f64, green: f64) -> Response {
+        self.put_weights("", &json!({ "weights": { "blue": blue, "green": green } }).to_string())
+            .expect(200)
+    }
+
+    /// The same with any headers and body.
+    #[track_caller]
+    pub(crate) fn put_weights(&self, headers: &str, body: &str) -> Response {
+        let headers = format!("Content-Type: application/json\r\n{headers}");
+        self.admin("PUT", "/api/v1/services/shop/weights", &headers, Some(body))
+    }
+
+    /// Puts all weight of `shop` back.
+    #[track_caller]
+    pub(crate) fn roll_back(&self) -> Response {
+        self.admin("POST", "/api/v1/services/shop/rollback", "", None)
+            .expect(200)
+    }
+
+    /// The metrics as they are.
+    #[track_caller]
+    pub(crate) fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.admin("GET", "/metrics", "", None).expect(200).text())
+    }
+
+    /// Waits until so many requests have been counted as failed or refused for `reason`.
+    #[track_caller]
+    pub(crate) fn counts_reason(&self, reason: &str, times: u32) {
+        eventually(&format!("{reason} is counted {times} times"), || {
+            self.metrics().reason(reason) == f64::from(times)
+        });
+    }
+}
+
+fn try_admin(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: Option<&str>,
+) -> std::io::Result<Response> {
+    let mut client = Client::try_connect(address)?;
+    let host = if headers.to_ascii_lowercase().contains("host:") {
+        String::new()
+    } else {
+        format!("Host: {address}\r\n")
+    };
+    let length = body.map_or_else(String::new, |body| format!("Content-Length: {}\r\n", body.len()));
+    client.send(format!(
+        "{method} {path} HTTP/1.1\r\n{host}{headers}{length}Connection: close\r\n\r\n{}",
+        body.unwrap_or_default()
+    ));
+    client.try_receive()
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.kill();
+        if thread::panicking() {
+            eprintln!("--- the proxy said:\n{}---", self.log());
+        }
+    }
+}

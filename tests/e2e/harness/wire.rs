@@ -1,0 +1,320 @@
+//! HTTP/1.1 as bytes: read by hand, so that nothing is repaired on the way, and written as the case says.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::DEADLINE;
+
+/// A socket, with what was read beyond the last message.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(super) stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+/// The first line of a message and its fields.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) first: String,
+    pub(crate) headers: Fields,
+}
+
+/// How a message's body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Length(u64),
+    Chunked,
+    /// At the end of the connection.
+    Close,
+}
+
+/// Names, in lower case, and values.
+pub(crate) type Fields = Vec<(String, String)>;
+
+/// A body, with its trailers.
+pub(crate) type Body = (Vec<u8>, Fields);
+
+fn cut(what: &str) -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, what.to_owned())
+}
+
+impl Wire {
+    pub(crate) fn new(stream: TcpStream) -> Wire {
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        Wire {
+            stream,
+            buffer: Vec::new(),
+        }
+    }
+
+    pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
+        self.stream.write_all(bytes.as_ref())
+    }
+
+    /// Reads more into the buffer; `false` at the end.
+    fn fill(&mut self) -> io::Result<bool> {
+        let mut piece = [0; 64 * 1024];
+        let bytes = self.stream.read(&mut piece)?;
+        self.buffer.extend_from_slice(&piece[..bytes]);
+        Ok(bytes > 0)
+    }
+
+    /// Bytes up to and with CRLF; `None` at an end between messages.
+    fn line(&mut self) -> io::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
+                let line: Vec<u8> = self.buffer.drain(..end + 2).collect();
+                return Ok(Some(String::from_utf8_lossy(&line[..end]).into_owned()));
+            }
+            if !self.fill()? {
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(cut("the end came within a line"))
+                };
+            }
+        }
+    }
+
+    fn fields(&mut self) -> io::Result<Fields> {
+        let mut fields = Vec::new();
+        loop {
+            let line = self.line()?.ok_or_else(|| cut("the end came within a head"))?;
+            if line.is_empty() {
+                return Ok(fields);
+            }
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| io::Error::other(format!("not a field: {line:?}")))?;
+            fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+    }
+
+    /// The next message's head; `None` when the other side has closed before it.
+    pub(crate) fn head(&mut self) -> io::Result<Option<Head>> {
+        let Some(first) = self.line()? else { return Ok(None) };
+        Ok(Some(Head {
+            first,
+            headers: self.fields()?,
+        }))
+    }
+
+    /// So many bytes.
+    pub(crate) fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        while self.buffer.len() < length {
+            if !self.fill()? {
+                return Err(cut("the end came within a body"));
+            }
+        }
+        Ok(self.buffer.drain(..length).collect())
+    }
+
+    /// A chunk, or the trailers that follow the last one.
+    pub(crate) fn chunk(&mut self) -> io::Result<Result<Vec<u8>, Fields>> {
+        let line = self.line()?.ok_or_else(|| cut("the end came between chunks"))?;
+        let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).map_err(io::Error::other)?;
+        if size == 0 {
+            return Ok(Err(self.fields()?));
+        }
+        let data = self.exactly(size)?;
+        match &*self.exactly(2)? {
+            b"\r\n" => Ok(Ok(data)),
+            other => Err(io::Error::other(format!("a chunk is followed by {other:?}"))),
+        }
+    }
+
+    pub(crate) fn body(&mut self, framing: Framing) -> io::Result<Body> {
+        match framing {
+            Framing::Length(length) => Ok((self.exactly(usize::try_from(length).unwrap())?, Vec::new())),
+            Framing::Close => {
+                while self.fill()? {}
+                Ok((std::mem::take(&mut self.buffer), Vec::new()))
+            }
+            Framing::Chunked => {
+                let mut body = Vec::new();
+                loop {
+                    match self.chunk()? {
+                        Ok(mut data) => body.append(&mut data),
+                        Err(trailers) => return Ok((body, trailers)),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits until the other side has closed or reset the connection; `false` when it does not.
+    pub(crate) fn ends(&mut self) -> bool {
+        loop {
+            match self.fill() {
+                Ok(true) => {}
+                Ok(false) => return true,
+                Err(error) => return error.kind() == ErrorKind::ConnectionReset,
+            }
+        }
+    }
+
+    /// The same, and nothing more was sent before.
+    pub(crate) fn closes(&mut self) -> bool {
+        self.ends() && self.buffer.is_empty()
+    }
+
+    /// Whether the other side has sent or closed something by now.
+    pub(crate) fn has_news(&mut self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let news = self.fill();
+        self.stream.set_nonblocking(false).unwrap();
+        !self.buffer.is_empty() || !matches!(news, Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+}
+
+impl Head {
+    /// The values of a field, joined as one.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        let values: Vec<&str> = self
+            .headers
+            .iter()
+            .filter(|(known, _)| known == name)
+            .map(|(_, value)| &**value)
+            .collect();
+        (!values.is_empty()).then(|| values.join(", "))
+    }
+
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.header("content-length")
+            .map(|length| length.parse().unwrap_or_else(|_| panic!("{length:?} in {self:?}")))
+    }
+
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.header("transfer-encoding")
+            .is_some_and(|coding| coding.eq_ignore_ascii_case("chunked"))
+    }
+}
+
+/// An answer that came in whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) head: Head,
+    pub(crate) body: Vec<u8>,
+    pub(crate) trailers: Fields,
+}
+
+impl Response {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.head.header(name)
+    }
+
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    #[track_caller]
+    pub(crate) fn expect(self, status: u16) -> Response {
+        assert_eq!(self.status, status, "{self:?}\n{}", self.text());
+        self
+    }
+}
+
+/// A client with one connection.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) wire: Wire,
+}
+
+impl Client {
+    #[track_caller]
+    pub(crate) fn connect(address: SocketAddr) -> Client {
+        Client::try_connect(address).unwrap_or_else(|error| panic!("{address}: {error}"))
+    }
+
+    pub(crate) fn try_connect(address: SocketAddr) -> io::Result<Client> {
+        TcpStream::connect_timeout(&address, DEADLINE).map(|stream| Client {
+            wire: Wire::new(stream),
+        })
+    }
+
+    /// Sends bytes as they are. That the other side has closed meanwhile shows when its answer is read.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
+        let _ = self.wire.write(bytes);
+        self
+    }
+
+    /// Asks for `path`, with further header lines that each end in CRLF.
+    pub(crate) fn ask(&mut self, path: &str, headers: &str) -> &mut Client {
+        self.send(format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n"))
+    }
+
+    #[track_caller]
+    pub(crate) fn get(&mut self, path: &str) -> Response {
+        self.ask(path, "").receive()
+    }
+
+    #[track_caller]
+    pub(crate) fn receive(&mut self) -> Response {
+        self.try_receive()
+            .unwrap_or_else(|error| panic!("no whole answer: {error}"))
+    }
+
+    /// The answer to any request but HEAD; an error when it is not whole.
+    pub(crate) fn try_receive(&mut self) -> io::Result<Response> {
+        let head = self.head()?;
+        let status = status(&head);
+        let framing = match (status, head.is_chunked(), head.length()) {
+            (100..=199 | 204 | 304, ..) => Framing::Length(0),
+            (_, true, None) => Framing::Chunked,
+            (_, false, Some(length)) => Framing::Length(length),
+            (_, false, None) => Framing::Close,
+            (_, true, Some(_)) => return Err(io::Error::other(format!("two framings: {head:?}"))),
+        };
+        let (body, trailers) = self.wire.body(framing)?;
+        Ok(Response {
+            status,
+            head,
+            body,
+            trailers,
+        })
+    }
+
+    /// The head of the next answer alone.
+    pub(crate) fn head(&mut self) -> io::Result<Head> {
+        self.wire
+            .head()?
+            .ok_or_else(|| cut("the connection ended without an answer"))
+    }
+
+    /// Makes the end of this connection a reset, not an orderly close.
+    pub(crate) fn reset(self) {
+        reset(self.wire.stream);
+    }
+}
+
+/// The status of an answer's head.
+pub(crate) fn status(head: &Head) -> u16 {
+    head.first
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok())
+        .unwrap_or_else(|| panic!("{head:?}"))
+}
+
+/// Closes a connection with a reset.
+pub(super) fn reset(stream: TcpStream) {
+    // A client that is gone already needs no reset.
+    let _ = socket2::Socket::from(stream).set_linger(Some(Duration::ZERO));
+}
+
+/// One request on a connection of its own.
+#[track_caller]
+pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
+    Client::connect(address).ask(path, "Connection: close\r\n").receive()
+}

@@ -1,0 +1,217 @@
+//! Header fields on their way through: taken off, set, kept.
+
+use http_body_util::{BodyExt, Empty};
+use serde_json::{Value, json};
+
+use crate::harness::{Http2, Proxy, Seen, Upstream, block_on, shop};
+
+fn proxy(listener: Value, blue: &Upstream) -> Proxy {
+    Proxy::start(json!({ "listeners": [listener], "services": { "shop": shop(blue, blue) } }))
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
+fn value(seen: &Seen, name: &str) -> String {
+    seen.header(name)
+        .unwrap_or_else(|| panic!("{name} is missing: {seen:?}"))
+}
+
+#[test]
+fn what_is_for_one_hop_goes_no_further_in_either_direction() {
+    let blue = Upstream::start(|call| {
+        let headers = "Connection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
+                       Upgrade: h2c\r\nX-Kept: 1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
+        call.answer("200 OK", headers, "");
+        call.close();
+    });
+    let proxy = proxy(json!({}), &blue);
+    let mut client = proxy.client();
+    let headers = "Connection: keep-alive, X-Secret, TE, Host, Content-Length, X-Forwarded-For, X-Real-IP\r\n\
+                   Keep-Alive: timeout=5\r\nX-Secret: 1\r\nTE: gzip, trailers;q=0.5, trailers\r\nProxy-Connection: keep-alive\r\n\
+                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\n";
+    let response = client.ask("/", headers).receive().expect(200);
+    let seen = blue.last();
+    for gone in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
+        assert_eq!(seen.header(gone), None, "{gone} went through: {seen:?}");
+    }
+    let connection = seen.header("connection").unwrap_or_default().to_ascii_lowercase();
+    assert!(
+        !connection.contains("secret") && !connection.contains("upgrade"),
+        "{seen:?}"
+    );
+    assert_eq!(seen.header("te").as_deref(), Some("trailers"));
+    for (name, kept) in [
+        ("x-kept", "1"),
+        ("authorization", "Basic eA=="),
+        ("cookie", "a=b"),
+        ("host", "shop.test"),
+    ] {
+        assert_eq!(value(&seen, name), kept);
+    }
+    // Naming them in Connection does not take off what the proxy sets itself.
+    assert_eq!(value(&seen, "x-forwarded-for"), "127.0.0.1");
+    for gone in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
+        assert_eq!(response.header(gone), None, "{gone} came back: {response:?}");
+    }
+    assert_ne!(
+        response.header("connection").as_deref(),
+        Some("close"),
+        "the upstream's close reached the client"
+    );
+    assert_eq!(response.header("x-kept").as_deref(), Some("1"));
+    assert_eq!(response.header("set-cookie").as_deref(), Some("a=1, b=2"));
+    assert!(response.header("date").is_some());
+    // The client's connection is its own: the upstream's end does not end it.
+    client.get("/").expect(200);
+}
+
+const CLAIMS: &str = "X-Forwarded-For: 10.9.9.9, 10.8.8.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.test\r\n\
+                      X-Forwarded-Port: 1\r\nX-Real-IP: 10.9.9.9\r\nForwarded: for=10.9.9.9\r\nX-Request-Id: chosen\r\n";
+
+#[test]
+fn what_a_stranger_says_of_itself_is_overwritten() {
+    let blue = Upstream::named("blue");
+    let proxy = proxy(json!({}), &blue);
+    let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
+    let seen = blue.last();
+    let port = proxy.address.port().to_string();
+    for (name, expected) in [
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "shop.test"),
+        ("x-forwarded-port", &*port),
+        ("x-real-ip", "127.0.0.1"),
+    ] {
+        assert_eq!(value(&seen, name), expected, "{name}");
+    }
+    assert_eq!(seen.header("forwarded"), None);
+    let id = value(&seen, "x-request-id");
+    assert!(is_uuid(&id), "{id}");
+    assert_eq!(response.header("x-request-id"), Some(id));
+}
+
+#[test]
+fn what_a_trusted_proxy_says_is_kept_and_added_to() {
+    let blue = Upstream::named("blue");
+    let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8"] }), &blue);
+    let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
+    let seen = blue.last();
+    for (name, expected) in [
+        ("x-forwarded-for", "10.9.9.9, 10.8.8.8, 127.0.0.1"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "evil.test"),
+        ("x-request-id", "chosen"),
+    ] {
+        assert_eq!(value(&seen, name), expected, "{name}");
+    }
+    assert_eq!(response.header("x-request-id").as_deref(), Some("chosen"));
+    // Also a trusted peer may leave them out, or send an identity that does not belong into a log.
+    proxy
+        .client()
+        .ask("/", &format!("X-Request-Id: {}\r\n", "x".repeat(129)))
+        .receive()
+        .expect(200);
+    assert_eq!(value(&blue.last(), "x-forwarded-for"), "127.0.0.1");
+    assert!(is_uuid(&value(&blue.last(), "x-request-id")));
+}
+
+#[test]
+fn the_way_is_recorded_and_circles_are_cut() {
+    let blue = Upstream::named("blue");
+    let around = proxy(json!({}), &blue);
+    around.client().ask("/", "Via: 1.1 first\r\n").receive().expect(200);
+    assert_eq!(value(&blue.last(), "via"), "1.1 first, 1.1 weighbridge");
+    around.client().send("GET / HTTP/1.0\r\n\r\n").receive().expect(200);
+    assert_eq!(value(&blue.last(), "via"), "1.0 weighbridge");
+    // A proxy whose upstream is itself.
+    let itself = Proxy::prepare(json!({ "services": {} }));
+    let (mut itself, address) = {
+        let address = itself.address;
+        (itself, address)
+    };
+    itself.write_config(json!({ "services": { "shop": {
+        "routes": [{}], "upstreams": { "blue": { "endpoints": [address] } },
+    }}}));
+    itself.run();
+    assert_eq!(itself.get("/").status, 508);
+}
+
+#[test]
+fn the_host_is_kept_and_made_up_only_where_there_is_none() {
+    let blue = Upstream::named("blue");
+    let proxy = proxy(json!({}), &blue);
+    proxy
+        .client()
+        .send("GET / HTTP/1.1\r\nHost: Shop.Test:8080\r\n\r\n")
+        .receive()
+        .expect(200);
+    assert_eq!(value(&blue.last(), "host"), "Shop.Test:8080");
+    let mut old = proxy.client();
+    let response = old.send("GET /old HTTP/1.0\r\n\r\n").receive().expect(200);
+    assert_eq!(response.text(), "blue");
+    assert!(old.wire.closes(), "HTTP/1.0 without keep-alive ends the connection");
+    let seen = blue.last();
+    assert_eq!(seen.head.first, "GET /old HTTP/1.1");
+    let hosts = seen.head.headers.iter().filter(|(name, _)| name == "host").count();
+    assert_eq!(hosts, 1, "{seen:?}");
+}
+
+#[test]
+fn an_expectation_is_met_before_the_body_is_sent() {
+    let blue = Upstream::named("blue");
+    let proxy = proxy(json!({}), &blue);
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    assert_eq!(client.receive().status, 100);
+    assert_eq!(client.send("abc").receive().expect(200).text(), "blue");
+    assert_eq!(blue.last().body.as_deref(), Some(&b"abc"[..]));
+}
+
+#[test]
+fn http2_becomes_proper_http1() {
+    let blue = Upstream::start(|call| {
+        call.answer(
+            "200 OK",
+            "Connection: X-Mine\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\n",
+            "blue",
+        );
+    });
+    let proxy = proxy(json!({}), &blue);
+    block_on(async {
+        let mut client = Http2::connect(proxy.address).await;
+        let request = Http2::request("/x?y=1")
+            .header("cookie", "a=1")
+            .header("cookie", "b=2")
+            .header("te", "trailers");
+        let request = request
+            .body(Empty::new().map_err(|never| match never {}).boxed())
+            .unwrap();
+        let answer = client.send(request).await;
+        assert_eq!((answer.status, &*answer.text), (200, "blue"));
+        for gone in ["x-mine", "keep-alive", "connection", "transfer-encoding"] {
+            assert!(!answer.headers.contains_key(gone), "{answer:?}");
+        }
+        assert!(answer.headers.contains_key("x-request-id"));
+    });
+    let seen = blue.last();
+    assert_eq!(seen.head.first, "GET /x?y=1 HTTP/1.1");
+    for (name, expected) in [
+        ("host", "shop.test"),
+        ("cookie", "a=1; b=2"),
+        ("x-forwarded-host", "shop.test"),
+        ("via", "2.0 weighbridge"),
+    ] {
+        assert_eq!(value(&seen, name), expected, "{name}");
+    }
+    assert!(
+        !seen.head.headers.iter().any(|(name, _)| name.starts_with(':')),
+        "{seen:?}"
+    );
+    assert_eq!(
+        seen.head.header("transfer-encoding"),
+        None,
+        "a request without a body was given one"
+    );
+}

@@ -1,0 +1,178 @@
+//! Limits of size and time on what clients send, each with its answer.
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use crate::errors::is_refusal;
+use crate::harness::{Gate, Http2, Proxy, Upstream, block_on, eventually, shop};
+
+/// A proxy in front of one upstream that answers its name, with this listener.
+fn with_listener(listener: Value) -> (Proxy, Upstream) {
+    let blue = Upstream::named("blue");
+    let service = shop(&blue, &blue);
+    (
+        Proxy::start(json!({ "listeners": [listener], "services": { "shop": service } })),
+        blue,
+    )
+}
+
+#[test]
+fn a_body_over_the_limit_is_413() {
+    let (proxy, blue) = with_listener(json!({ "limits": { "body_bytes": "1000B" } }));
+    let post = |length: usize| format!("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {length}\r\n\r\n");
+    let fits = proxy.client().send(post(1000) + &"x".repeat(1000)).receive();
+    assert_eq!(fits.expect(200).text(), "blue");
+    // Refused by what it announces: nothing has to be sent.
+    is_refusal(
+        &proxy.client().send(post(1001)).receive(),
+        413,
+        "http_request_error",
+        "body_too_large",
+    );
+    assert_eq!(blue.count(), 1);
+    proxy.counts_reason("body_too_large", 1);
+}
+
+#[test]
+fn a_chunked_body_over_the_limit_is_413_and_never_complete_upstream() {
+    let (proxy, blue) = with_listener(json!({ "limits": { "body_bytes": "1000B" } }));
+    let post = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let chunk = format!("{:x}\r\n{}\r\n", 500, "x".repeat(500));
+    let fits = proxy.client().send(format!("{post}{chunk}{chunk}0\r\n\r\n")).receive();
+    assert_eq!(fits.expect(200).text(), "blue");
+    let over = proxy
+        .client()
+        .send(format!("{post}{chunk}{chunk}1\r\nx\r\n0\r\n\r\n"))
+        .receive();
+    is_refusal(&over, 413, "http_request_error", "body_too_large");
+    assert_eq!(blue.seen().iter().filter(|seen| seen.body.is_some()).count(), 1);
+    proxy.counts_reason("body_too_large", 1);
+}
+
+#[test]
+fn a_target_over_the_limit_is_414() {
+    let (proxy, blue) = with_listener(json!({ "limits": { "uri_bytes": "1000B" } }));
+    let ask = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: shop.test\r\n\r\n", "x".repeat(bytes - 1));
+    proxy.client().send(ask(1000)).receive().expect(200);
+    is_refusal(
+        &proxy.client().send(ask(1001)).receive(),
+        414,
+        "http_request_error",
+        "uri_too_long",
+    );
+    // Told before the end of the line, which may never come.
+    let endless = proxy.client().send(format!("GET /{}", "x".repeat(20_000))).receive();
+    is_refusal(&endless, 414, "http_request_error", "uri_too_long");
+    block_on(async {
+        let mut client = Http2::connect(proxy.address).await;
+        assert_eq!(client.get(&format!("/{}", "x".repeat(1000))).await.status, 414);
+    });
+    assert_eq!(blue.count(), 1);
+    proxy.counts_reason("uri_too_long", 3);
+}
+
+#[test]
+fn too_many_or_too_long_headers_are_431() {
+    let (proxy, blue) = with_listener(json!({ "limits": { "headers": 10, "header_bytes": "8KiB" } }));
+    let ask = |fields: String| format!("GET / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
+    proxy.client().send(ask("X: y\r\n".repeat(9))).receive().expect(200);
+    let many = proxy.client().send(ask("X: y\r\n".repeat(10))).receive();
+    is_refusal(&many, 431, "http_request_error", "headers_too_large");
+    let long = proxy
+        .client()
+        .send(ask(format!("X: {}\r\n", "y".repeat(9000))))
+        .receive();
+    is_refusal(&long, 431, "http_request_error", "headers_too_large");
+    let endless = proxy
+        .client()
+        .send(format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(9000)))
+        .receive();
+    is_refusal(&endless, 431, "http_request_error", "headers_too_large");
+    assert_eq!(blue.count(), 1);
+    proxy.counts_reason("headers_too_large", 3);
+}
+
+#[test]
+fn a_slow_head_is_cut_with_408() {
+    let (proxy, blue) = with_listener(json!({ "timeouts": { "header": "200ms" } }));
+    let mut client = proxy.client();
+    let slow = client.send("GET / HTTP/1.1\r\nHost: shop").receive();
+    is_refusal(&slow, 408, "http_request_error", "header_timeout");
+    assert!(client.wire.closes());
+    // The limit is on the whole head: sending on does not extend it.
+    let mut dripping = proxy.client();
+    dripping.send("GET / HTTP/1.1\r\nHost: shop.test\r\nX: ");
+    eventually("the dripping client is cut", || dripping.send("y").wire.has_news());
+    is_refusal(&dripping.receive(), 408, "http_request_error", "header_timeout");
+    assert_eq!(blue.count(), 0);
+    proxy.counts_reason("header_timeout", 2);
+}
+
+#[test]
+fn a_body_that_stands_still_is_cut_with_408() {
+    let upstream = Upstream::start(|call| call.await_hangup());
+    let service = shop(&upstream, &upstream);
+    let proxy = Proxy::start(json!({
+        "listeners": [{ "timeouts": { "body_idle": "200ms" } }],
+        "services": { "shop": service },
+    }));
+    let stuck = proxy
+        .client()
+        .send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 10\r\n\r\n")
+        .receive();
+    is_refusal(&stuck, 408, "http_request_error", "body_timeout");
+    proxy.counts_reason("body_timeout", 1);
+    eventually("the upstream is let go", || upstream.hangups() == 1);
+}
+
+#[test]
+fn a_silent_connection_is_closed_without_a_word() {
+    let (proxy, _blue) = with_listener(json!({ "timeouts": { "keep_alive": "200ms", "header": "60s" } }));
+    let mut client = proxy.client();
+    client.get("/").expect(200);
+    assert!(client.wire.closes());
+}
+
+#[test]
+fn connections_over_the_limit_wait_until_there_is_room() {
+    let blue = Upstream::named("blue");
+    let service = shop(&blue, &blue);
+    let proxy = Proxy::start(json!({
+        "workers": 1,
+        "listeners": [{ "limits": { "connections": 2 } }],
+        "services": { "shop": service },
+    }));
+    let (mut first, mut second) = (proxy.client(), proxy.client());
+    first.get("/").expect(200);
+    second.get("/").expect(200);
+    let mut third = proxy.client();
+    third.ask("/", "");
+    first.get("/").expect(200);
+    second.get("/").expect(200);
+    assert!(!third.wire.has_news(), "a connection over the limit was served");
+    drop(first);
+    assert_eq!(third.receive().expect(200).text(), "blue");
+}
+
+#[test]
+fn requests_over_the_limit_are_503_at_once() {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let blue = Upstream::start(move |call| {
+        held.wait();
+        call.ok("blue");
+    });
+    let service = shop(&blue, &blue);
+    let proxy = Proxy::start(json!({ "workers": 1, "max_in_flight": 1, "services": { "shop": service } }));
+    let mut first = proxy.client();
+    first.ask("/", "");
+    eventually("the first request is under way", || blue.count() == 1);
+    let second = proxy.get("/");
+    is_refusal(&second, 503, "connection_limit_reached", "overloaded");
+    assert!(second.header("retry-after").is_some());
+    gate.open();
+    assert_eq!(first.receive().expect(200).text(), "blue");
+    assert_eq!(proxy.get("/").expect(200).text(), "blue");
+    proxy.counts_reason("overloaded", 1);
+}

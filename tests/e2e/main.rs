@@ -1,0 +1,25 @@
+//! The whole program on real sockets: `weighbridge run` as a child process, upstreams that misbehave as each case says,
+//! clients that send any bytes.
+//!
+//! Cases wait on conditions with a generous deadline and never on the clock; each has a proxy and ports of its own.
+
+#![cfg(test)]
+
+mod admin;
+mod drain;
+mod errors;
+mod harness;
+mod headers;
+mod health;
+mod limits;
+mod race;
+mod reload;
+mod resources;
+mod routing;
+mod split;
+mod stats;
+mod store;
+mod streaming;
+mod swap;
+mod unreliable;
+mod verbs;

@@ -1,0 +1,64 @@
+//! Many connections, and too few file descriptors.
+
+use serde_json::json;
+
+use crate::harness::{Client, Proxy, Upstream, eventually, shop};
+
+#[test]
+fn a_thousand_idle_connections_do_not_hinder() {
+    let blue = Upstream::named("blue");
+    let proxy = Proxy::with_shop(shop(&blue, &blue));
+    // Half of them before their first request, half of them after it. Fewer where this process may not open so many.
+    let mut idle: Vec<Client> = Vec::new();
+    while idle.len() < 1000 {
+        let Ok(mut client) = Client::try_connect(proxy.address) else {
+            break;
+        };
+        if idle.len().is_multiple_of(2) {
+            client.get("/").expect(200);
+        }
+        idle.push(client);
+    }
+    assert!(idle.len() > 200, "only {} connections were possible", idle.len());
+    let last = idle.pop();
+    drop(last);
+    for client in &mut idle {
+        assert_eq!(client.get("/").expect(200).text(), "blue");
+    }
+    proxy.roll_back();
+    proxy.set_weights(0.0, 100.0);
+    assert_eq!(idle[0].get("/").expect(200).text(), "blue");
+}
+
+#[test]
+#[cfg(unix)]
+fn without_file_descriptors_it_lives_and_recovers() {
+    let blue = Upstream::named("blue");
+    let config = json!({ "workers": 1, "services": { "shop": shop(&blue, &blue) } });
+    let mut proxy = Proxy::start_with_open_files(config, 80);
+    let mut open = proxy.client();
+    open.get("/").expect(200);
+    let mut crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
+    for client in &mut crowd {
+        client.ask("/", "");
+    }
+    eventually("the want is noticed", || {
+        proxy.log().to_lowercase().contains("too many open files")
+    });
+    assert!(proxy.is_alive());
+    // Who is in stays in: at worst there is no descriptor for a connection to the upstream.
+    assert!(matches!(open.get("/").status, 200 | 502));
+    drop(crowd);
+    eventually("new connections are served again", || {
+        Client::try_connect(proxy.address).is_ok_and(|mut client| {
+            client
+                .ask("/", "")
+                .try_receive()
+                .is_ok_and(|response| response.status == 200)
+        })
+    });
+    assert_eq!(open.get("/").expect(200).text(), "blue");
+    eventually("the admin API answers", || {
+        proxy.admin("GET", "/readyz", "", None).status == 200
+    });
+}

@@ -171,3 +171,81 @@ fn less_loaded<'a>(first: &'a Arc<Endpoint>, second: &'a Arc<Endpoint>) -> Optio
     let second_is_freer = second.in_flight() < first.in_flight();
     Some(if second_is_freer { second } else { first })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::routing::testing::service;
+    use crate::routing::{Keys, RoutingTable};
+
+    fn upstream(endpoints: u16) -> Upstream {
+        let specs = [service("shop", &[("blue", 10_000, endpoints)])];
+        let table = RoutingTable::build(&specs, |_| None, &mut Keys::new(), None);
+        table.services().next().unwrap().upstreams[0].clone()
+    }
+
+    #[test]
+    fn of_two_endpoints_the_freer_one_is_taken() {
+        let upstream = upstream(2);
+        let [first, second] = &*upstream.endpoints else {
+            unreachable!()
+        };
+        let busy = first.enter();
+        for draw in [0, 1 << 40, u64::MAX] {
+            assert_eq!(upstream.endpoint(draw).unwrap().key, second.key);
+        }
+        assert_eq!(busy.in_flight(), 1);
+        drop(busy);
+        assert_eq!(first.in_flight(), 0);
+    }
+
+    #[test]
+    fn only_healthy_endpoints_are_taken_and_none_when_none_is() {
+        let all = upstream(2);
+        let [first, second] = &*all.endpoints else {
+            unreachable!()
+        };
+        let one = all.with_health(first.key, false).unwrap();
+        assert_eq!(one.endpoint(3).unwrap().key, second.key);
+        assert!(one.with_health(first.key, false).is_none());
+        let none = one.with_health(second.key, false).unwrap();
+        assert!(none.endpoint(3).is_none());
+        assert!(none.endpoint_excluding(3, &[]).is_none());
+        let back = none.with_health(first.key, true).unwrap();
+        assert_eq!(back.endpoint(3).unwrap().key, first.key);
+        assert!(all.with_health(EndpointKey(99), false).is_none());
+    }
+
+    #[test]
+    fn idle_endpoints_are_taken_equally_often() {
+        let upstream = upstream(5);
+        let mut taken = [0_u32; 5];
+        // A low-discrepancy walk over all draws.
+        let mut draw = 0_u64;
+        for _ in 0..100_000 {
+            draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            taken[upstream.endpoint(draw).unwrap().key.index()] += 1;
+        }
+        assert!(taken.iter().all(|count| count.abs_diff(20_000) < 200), "{taken:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn two_choices_are_two_and_within_bounds(count in 2..1_000_usize, draw: u64) {
+            let (first, second) = two_of(count, draw);
+            prop_assert!(first != second && first < count && second < count);
+        }
+
+        #[test]
+        fn a_retry_goes_elsewhere(endpoints in 1..6_u16, tried in prop::collection::vec(0..6_u32, 0..6), draw: u64) {
+            let upstream = upstream(endpoints);
+            let tried: Vec<_> = tried.into_iter().map(EndpointKey).collect();
+            let left = upstream.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.key));
+            let got = upstream.endpoint_excluding(draw, &tried);
+            prop_assert_eq!(got.is_some(), left);
+            prop_assert!(got.is_none_or(|endpoint| !tried.contains(&endpoint.key)));
+        }
+    }
+}

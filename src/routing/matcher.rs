@@ -156,3 +156,216 @@ fn normalised<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option
     copy.make_ascii_lowercase();
     std::str::from_utf8(copy).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderName, HeaderValue};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::routing::testing::route;
+
+    fn check(routes: &[Route], cases: &[(&str, &str, Option<usize>)]) {
+        let matcher = Matcher::new(routes.iter().enumerate());
+        for (host, path, want) in cases {
+            let got = matcher.find(Some(host), path, &Method::GET, &HeaderMap::new());
+            assert_eq!(got, *want, "http://{host}{path}");
+        }
+    }
+
+    fn header(name: &'static str, value: &'static str) -> HeaderMatch {
+        HeaderMatch {
+            name: HeaderName::from_static(name),
+            value: HeaderValue::from_static(value),
+        }
+    }
+
+    #[test]
+    fn an_exact_host_is_before_the_longest_wildcard_before_any() {
+        let routes = [
+            route("", ""),
+            route("*.example.com", ""),
+            route("*.eu.example.com", ""),
+            route("shop.eu.example.com", ""),
+        ];
+        check(
+            &routes,
+            &[
+                ("shop.eu.example.com", "/", Some(3)),
+                ("SHOP.eu.Example.com.:8443", "/", Some(3)),
+                ("a.b.eu.example.com", "/", Some(2)),
+                ("eu.example.com", "/", Some(1)),
+                ("example.com", "/", Some(0)),
+                (".example.com", "/", Some(0)),
+                ("notexample.com", "/", Some(0)),
+                ("", "/", Some(0)),
+            ],
+        );
+        let none = Matcher::new(routes.iter().enumerate()).find(None, "/", &Method::GET, &HeaderMap::new());
+        assert_eq!(none, Some(0));
+    }
+
+    #[test]
+    fn ipv6_hosts_keep_their_brackets_and_lose_their_port() {
+        let routes = [route("[2001:db8::1]", "")];
+        check(
+            &routes,
+            &[
+                ("[2001:DB8::1]:80", "/", Some(0)),
+                ("[2001:db8::1]", "/", Some(0)),
+                ("[2001:db8::2]:80", "/", None),
+                ("2001:db8::1", "/", None),
+                ("[", "/", None),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_host_that_is_too_long_is_no_host() {
+        let label = "A".repeat(300);
+        check(
+            &[route("", ""), route("*.example.com", "")],
+            &[(&format!("{label}.example.com"), "/", Some(0))],
+        );
+    }
+
+    #[test]
+    fn the_longest_prefix_on_a_segment_boundary_wins() {
+        check(
+            &[route("", "/shop"), route("", "/shop/cart"), route("", "/shop/cart/pay")],
+            &[
+                ("a", "/shop", Some(0)),
+                ("a", "/shop/", Some(0)),
+                ("a", "/shop/cart2", Some(0)),
+                ("a", "/shop/cart", Some(1)),
+                ("a", "/shop/cart//pay", Some(1)),
+                ("a", "/shop/cart/pay/x", Some(2)),
+                ("a", "/shop/cart/pay", Some(2)),
+                ("a", "/shopping", None),
+                ("a", "/", None),
+                ("a", "*", None),
+            ],
+        );
+        check(
+            &[route("", "")],
+            &[("a", "*", Some(0)), ("a", "", Some(0)), ("a", "//", Some(0))],
+        );
+    }
+
+    #[test]
+    fn a_path_is_matched_as_it_is_forwarded() {
+        check(
+            &[route("", ""), route("", "/admin")],
+            &[
+                ("a", "/%61dmin", Some(0)),
+                ("a", "/x/../admin", Some(0)),
+                ("a", "/admin/../x", Some(1)),
+                ("a", "/admin%2Fx", Some(0)),
+                ("a", "/ADMIN", Some(0)),
+            ],
+        );
+    }
+
+    #[test]
+    fn a_route_whose_conditions_fail_gives_way_to_a_less_specific_one() {
+        let mut posts = route("shop", "/cart");
+        posts.methods = vec![Method::POST, Method::PUT];
+        let mut beta = route("shop", "/cart");
+        beta.headers = vec![header("x-beta", "1"), header("x-team", "a")];
+        let matcher = Matcher::new([&posts, &beta, &route("", "")].into_iter().enumerate());
+        let find = |method, headers: &[(&'static str, &'static str)]| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            matcher.find(Some("shop"), "/cart/1", &method, &headers.collect())
+        };
+        assert_eq!(find(Method::GET, &[]), Some(2));
+        assert_eq!(find(Method::PUT, &[("x-beta", "1")]), Some(0));
+        assert_eq!(find(Method::PUT, &[("x-beta", "1"), ("x-team", "a")]), Some(1));
+        assert_eq!(find(Method::GET, &[("x-beta", "10"), ("x-team", "a")]), Some(2));
+    }
+
+    #[test]
+    fn one_of_several_values_of_a_header_is_enough() {
+        let mut beta = route("", "");
+        beta.headers = vec![header("x-beta", "1")];
+        let matcher = Matcher::new([(0, &beta)]);
+        let mut headers = HeaderMap::new();
+        headers.append("x-beta", HeaderValue::from_static("0"));
+        assert_eq!(matcher.find(None, "/", &Method::GET, &headers), None);
+        headers.append("x-beta", HeaderValue::from_static("1"));
+        assert_eq!(matcher.find(None, "/", &Method::GET, &headers), Some(0));
+    }
+
+    /// The rules, told in the plainest way: all routes that match, the most specific first.
+    fn oracle(routes: &[Route], host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+        let rank = |route: &Route| {
+            let host_rank = match &route.host {
+                HostPattern::Exact(exact) if **exact == *host => usize::MAX,
+                HostPattern::Wildcard(suffix) => {
+                    let below = host.strip_suffix(&**suffix)?.strip_suffix('.')?;
+                    (!below.is_empty()).then_some(suffix.len())?
+                }
+                HostPattern::Any => 0,
+                HostPattern::Exact(_) => return None,
+            };
+            let rest = path.strip_prefix(&*route.path_prefix.0)?;
+            let path_holds = rest.is_empty() || rest.starts_with('/') || route.path_prefix.0.is_empty();
+            let method_holds = route.methods.is_empty() || route.methods.contains(method);
+            let headers_hold = route
+                .headers
+                .iter()
+                .all(|wanted| headers.get(&wanted.name) == Some(&wanted.value));
+            let conditions = route.headers.len() + usize::from(!route.methods.is_empty());
+            (path_holds && method_holds && headers_hold).then_some((host_rank, route.path_prefix.0.len(), conditions))
+        };
+        let ranked = routes
+            .iter()
+            .enumerate()
+            .filter_map(|(at, route)| Some((rank(route)?, at)));
+        ranked
+            .max_by_key(|(rank, at)| (*rank, std::cmp::Reverse(*at)))
+            .map(|(_, at)| at)
+    }
+
+    fn any_route() -> impl Strategy<Value = Route> {
+        let host = prop::sample::select(vec!["", "a.b", "b", "c.a.b", "*.b", "*.a.b", "*.c.a.b"]);
+        let segments = prop::collection::vec(prop::sample::select(vec!["/x", "/xy", "/x%2F", "/"]), 0..4);
+        let methods = prop::sample::subsequence(vec![Method::GET, Method::POST], 0..=2);
+        let headers =
+            prop::sample::subsequence(vec![header("x-a", "1"), header("x-b", "1"), header("x-b", "2")], 0..=2);
+        (host, segments, methods, headers).prop_map(|(host, segments, methods, headers)| {
+            let path = segments.concat();
+            Route {
+                methods,
+                headers,
+                ..route(host, path.trim_end_matches('/'))
+            }
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn the_matcher_agrees_with_the_rules(
+            routes in prop::collection::vec(any_route(), 0..24),
+            requests in prop::collection::vec((
+                prop::sample::select(vec!["b", "a.b", "c.a.b", "d.c.a.b", "x.b", "xb", ".b", "z"]),
+                prop::collection::vec(prop::sample::select(vec!["/x", "/xy", "/x%2F", "/", "y"]), 0..5),
+                prop::sample::select(vec![Method::GET, Method::POST, Method::HEAD]),
+                prop::sample::subsequence(vec![("x-a", "1"), ("x-b", "2")], 0..=2),
+            ), 16),
+        ) {
+            let matcher = Matcher::new(routes.iter().enumerate());
+            for (host, segments, method, headers) in requests {
+                let path = segments.concat();
+                let headers = headers.into_iter().map(|(name, value)| {
+                    (HeaderName::from_static(name), HeaderValue::from_static(value))
+                }).collect();
+                let got = matcher.find(Some(&format!("{}:80", host.to_uppercase())), &path, &method, &headers);
+                prop_assert_eq!(got, oracle(&routes, host, &path, &method, &headers), "{} {}{}", method, host, path);
+            }
+        }
+    }
+}

@@ -11,6 +11,8 @@ mod matcher;
 mod publish;
 mod split;
 mod table;
+#[cfg(test)]
+mod testing;
 
 pub use balance::{Endpoint, EndpointKey, HealthEvent, InFlight, Upstream};
 pub use keys::Keys;

@@ -242,3 +242,192 @@ fn lock(acknowledgements: &Mutex<Acknowledgements>) -> MutexGuard<'_, Acknowledg
     // Nothing that holds the lock can leave it half done, so a panic elsewhere on that thread does not matter here.
     acknowledgements.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::atomic::AtomicBool;
+    use std::task::Wake;
+    use std::thread::{self, Thread};
+
+    use super::*;
+    use crate::routing::testing::{service, weights};
+    use crate::routing::{EndpointKey, Keys, Live};
+
+    /// Waits for a future on this thread. A lost wake-up hangs, which the test runner's time limit tells.
+    fn block_on<F: Future>(future: F) -> F::Output {
+        struct Unpark(Thread);
+        impl Wake for Unpark {
+            fn wake(self: Arc<Self>) {
+                self.0.unpark();
+            }
+        }
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let mut future = pin!(future);
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                return output;
+            }
+            thread::park();
+        }
+    }
+
+    fn is_ready(future: &mut Acknowledged) -> bool {
+        let polled = Pin::new(future).poll(&mut Context::from_waker(Waker::noop()));
+        polled.is_ready()
+    }
+
+    fn publisher(services: &[&str]) -> Publisher {
+        let specs: Vec<_> = services
+            .iter()
+            .map(|name| service(name, &[("blue", 10_000, 1), ("green", 0, 1)]))
+            .collect();
+        Publisher::new(RoutingTable::build(&specs, |_| None, &mut Keys::new(), None))
+    }
+
+    fn live(points: u16) -> Live {
+        Live {
+            weights: weights(&[("blue", 10_000 - points), ("green", points)]),
+            baseline: "blue".into(),
+            salt: 0,
+        }
+    }
+
+    /// A worker that sleeps until it is woken, and says which revision it has gone over to.
+    fn worker(publisher: &Publisher, seen: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+        let publisher = publisher.clone();
+        let (registered, wait) = std::sync::mpsc::channel();
+        let handle = thread::spawn(move || {
+            let me = thread::current();
+            let acknowledger = publisher.register(Box::new(move || me.unpark()));
+            let mut reader = publisher.reader();
+            registered.send(()).unwrap();
+            while !stop.load(Ordering::SeqCst) {
+                let revision = reader.load().revision;
+                assert!(seen.swap(revision, Ordering::SeqCst) <= revision, "revisions only grow");
+                acknowledger.acknowledge(revision);
+                thread::park();
+            }
+        });
+        wait.recv().unwrap();
+        handle
+    }
+
+    #[test]
+    fn no_acknowledgement_is_lost() {
+        let publisher = publisher(&["shop"]);
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen: Vec<_> = (0..3).map(|_| Arc::new(AtomicU64::new(0))).collect();
+        let start = |seen: &Arc<AtomicU64>| worker(&publisher, Arc::clone(seen), Arc::clone(&stop));
+        let workers: Vec<_> = seen.iter().map(start).collect();
+        for round in 0..5_000_u16 {
+            let revision = publisher.update(|table| table.with_weights("shop", &live(round % 2)));
+            assert_eq!(revision, u64::from(round) + 2);
+            block_on(publisher.acknowledged(revision));
+            assert!(seen.iter().all(|seen| seen.load(Ordering::SeqCst) >= revision));
+        }
+        stop.store(true, Ordering::SeqCst);
+        for worker in workers {
+            worker.thread().unpark();
+            worker.join().unwrap();
+        }
+        assert!(lock(&publisher.acknowledgements).waiters.is_empty());
+    }
+
+    #[test]
+    fn concurrent_updates_do_not_lose_each_others_changes() {
+        let names = ["a", "b", "c", "d"];
+        let publisher = publisher(&names);
+        let (publisher, rounds) = (&publisher, 2_000);
+        thread::scope(|scope| {
+            for name in names {
+                scope.spawn(move || {
+                    for round in 1..=rounds {
+                        let mut before = 0;
+                        let revision = publisher.update(|table| {
+                            before = table
+                                .service(name)
+                                .unwrap()
+                                .weights
+                                .get("green")
+                                .unwrap()
+                                .basis_points();
+                            table.with_weights(name, &live(round))
+                        });
+                        assert_eq!(before, round - 1, "only this thread changes {name}");
+                        assert!(publisher.current().revision >= revision);
+                    }
+                });
+            }
+            scope.spawn(move || {
+                let health = |healthy| publisher.update(|table| table.with_health(EndpointKey(0), healthy));
+                (0..rounds).for_each(|round| {
+                    health(round % 2 == 1);
+                });
+            });
+        });
+        let last = publisher.current();
+        assert_eq!(last.revision, 1 + u64::from(rounds) * 5);
+        for name in names {
+            assert_eq!(last.table.service(name).unwrap().live().weights, live(rounds).weights);
+        }
+        assert!(last.table.service("a").unwrap().upstreams[0].is_healthy(EndpointKey(0)));
+    }
+
+    #[test]
+    fn a_change_that_comes_to_nothing_publishes_nothing() {
+        let publisher = publisher(&["shop"]);
+        let before = publisher.current();
+        assert_eq!(publisher.update(|_| None), 1);
+        assert!(Arc::ptr_eq(&before, &publisher.current()));
+    }
+
+    #[test]
+    fn a_worker_that_has_gone_holds_nobody_up() {
+        let publisher = publisher(&["shop"]);
+        let (stays, goes) = (publisher.register(Box::new(|| ())), publisher.register(Box::new(|| ())));
+        let revision = publisher.update(|table| table.with_weights("shop", &live(1)));
+        let mut acknowledged = publisher.acknowledged(revision);
+        assert!(!is_ready(&mut acknowledged));
+        stays.acknowledge(revision);
+        stays.acknowledge(revision - 1);
+        assert!(!is_ready(&mut acknowledged));
+        drop(goes);
+        assert!(is_ready(&mut acknowledged));
+        let late = publisher.register(Box::new(|| ()));
+        assert!(
+            is_ready(&mut publisher.acknowledged(revision)),
+            "it begins with the current one"
+        );
+        drop((stays, late));
+        assert!(
+            is_ready(&mut publisher.acknowledged(u64::MAX)),
+            "nobody is left to wait for"
+        );
+    }
+
+    #[test]
+    fn giving_up_the_wait_leaves_nothing_behind() {
+        let publisher = publisher(&["shop"]);
+        let _worker = publisher.register(Box::new(|| ()));
+        let mut acknowledged = publisher.acknowledged(2);
+        assert!(!is_ready(&mut acknowledged));
+        drop(acknowledged);
+        assert!(lock(&publisher.acknowledgements).waiters.is_empty());
+    }
+
+    #[test]
+    fn a_worker_may_acknowledge_from_within_its_wake() {
+        let publisher = publisher(&["shop"]);
+        let own = Arc::new(Mutex::new(None::<Acknowledger>));
+        let reader = Mutex::new(publisher.reader());
+        let inner = Arc::clone(&own);
+        let acknowledger = publisher.register(Box::new(move || {
+            let revision = reader.lock().unwrap().load().revision;
+            inner.lock().unwrap().iter().for_each(|own| own.acknowledge(revision));
+        }));
+        *own.lock().unwrap() = Some(acknowledger);
+        let revision = publisher.update(|table| table.with_weights("shop", &live(1)));
+        assert!(is_ready(&mut publisher.acknowledged(revision)));
+    }
+}

@@ -97,3 +97,135 @@ fn intervals(left: &[(usize, u16)], middle: usize, right: &[(usize, u16)]) -> Bo
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::routing::testing::weights;
+
+    const NAMES: [&str; 3] = ["a", "b", "c"];
+
+    fn split(points: &[u16], baseline: usize, salt: u64) -> Split {
+        let given: Vec<_> = NAMES.into_iter().zip(points.iter().copied()).collect();
+        Split::new(&weights(&given), NAMES[baseline], salt)
+    }
+
+    #[test]
+    fn shares_are_exact_to_within_the_sampling_error() {
+        for points in [&[9_500, 500][..], &[9_999, 1], &[3_333, 3_333, 3_334], &[10, 9_980, 10]] {
+            let split = split(points, 0, 42);
+            let mut keys = [0_u32; 3];
+            let total = 1_000_000;
+            for user in 0..total {
+                keys[split.pick_key(format!("user-{user}").as_bytes())] += 1;
+            }
+            for (got, want) in keys.into_iter().zip(points) {
+                let share = f64::from(*want) / 10_000.0;
+                let sigma = (f64::from(total) * share * (1.0 - share)).sqrt();
+                let off = (f64::from(got) - f64::from(total) * share).abs();
+                assert!(
+                    off <= 5.0 * sigma,
+                    "{got} of {total} for {want} points, {off} off, sigma {sigma}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn draws_fill_slots_evenly_to_the_last_one() {
+        let split = split(&[9_999, 1], 0, 0);
+        let step = u64::MAX / 1_000_000;
+        let canary = (0..1_000_000).filter(|i| split.pick(i * step) == 1).count();
+        assert!((99..=101).contains(&canary), "{canary}");
+        assert_eq!((split.pick(0), split.pick(u64::MAX)), (1, 0));
+    }
+
+    #[test]
+    fn none_and_all_are_absolute() {
+        for baseline in 0..2 {
+            for full in 0..2 {
+                let mut points = [0, 0];
+                points[full] = 10_000;
+                let split = split(&points, baseline, 7);
+                let draws = (0..=u64::MAX).step_by(1 << 46).chain([u64::MAX]);
+                assert!(draws.into_iter().all(|draw| split.pick(draw) == full));
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_stays_where_an_earlier_build_put_him() {
+        let split = split(&[5_000, 5_000], 0, 0x5eed);
+        let picks: Vec<_> = (0..16)
+            .map(|user| split.pick_key(format!("user-{user}").as_bytes()))
+            .collect();
+        assert_eq!(picks, [1, 1, 0, 1, 0, 1, 1, 1, 0, 0, 0, 0, 1, 0, 1, 0]);
+    }
+
+    #[test]
+    fn another_salt_deals_users_anew() {
+        let (one, two) = (split(&[5_000, 5_000], 0, 1), split(&[5_000, 5_000], 0, 2));
+        let same =
+            (0..10_000_u32).filter(|user| one.pick_key(&user.to_le_bytes()) == two.pick_key(&user.to_le_bytes()));
+        assert!((4_700..5_300).contains(&same.count()));
+    }
+
+    #[test]
+    fn an_unknown_baseline_counts_as_the_largest() {
+        let given = weights(&[("a", 1_000), ("b", 9_000)]);
+        assert_eq!(Split::new(&given, "gone", 3), Split::new(&given, "b", 3));
+    }
+
+    proptest! {
+        /// A path of changes, each of one upstream against the baseline.
+        #[test]
+        fn users_move_only_between_the_baseline_and_what_changes(
+            upstreams in 2..=3_usize,
+            baseline in 0..3_usize,
+            salt: u64,
+            changes in prop::collection::vec((0..2_usize, 0..=10_000_u16), 1..12),
+            keys in prop::collection::vec(any::<u64>(), 200),
+        ) {
+            let baseline = baseline % upstreams;
+            let others: Vec<_> = (0..upstreams).filter(|at| *at != baseline).collect();
+            let mut points = vec![0; upstreams];
+            points[baseline] = 10_000;
+            let picks = |points: &[u16]| {
+                let split = split(points, baseline, salt);
+                keys.iter().map(|key| split.pick_key(&key.to_le_bytes())).collect::<Vec<_>>()
+            };
+            for (which, wanted) in changes {
+                let changed = others[which % others.len()];
+                let before = (points.clone(), picks(&points));
+                let free = points[baseline] + points[changed];
+                points[changed] = wanted.min(free);
+                points[baseline] = free - points[changed];
+                let after = picks(&points);
+                let (from, to) = if points[changed] >= before.0[changed] { (baseline, changed) } else { (changed, baseline) };
+                for (old, new) in before.1.iter().zip(&after) {
+                    prop_assert!(old == new || (*old, *new) == (from, to), "{:?} to {:?}: {} to {}", before.0, points, old, new);
+                }
+                prop_assert_eq!(after, picks(&points));
+            }
+        }
+
+        /// Whatever the number of upstreams, each has exactly its slots.
+        #[test]
+        fn every_upstream_has_exactly_its_slots(cuts in prop::collection::vec(0..=10_000_u16, 0..6), baseline: prop::sample::Index) {
+            let mut cuts = [&[0, 10_000], &*cuts].concat();
+            cuts.sort_unstable();
+            let points: Vec<_> = cuts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+            let names: Vec<_> = (0..points.len()).map(|at| at.to_string()).collect();
+            let given: Vec<_> = names.iter().map(|name| name.as_str()).zip(points.iter().copied()).collect();
+            let split = Split::new(&weights(&given), &names[baseline.index(names.len())], 0);
+            let mut slots = vec![0; points.len()];
+            for slot in 0..10_000_u128 {
+                let first = u64::try_from((slot << 64) / 10_000 + 1).unwrap();
+                slots[split.pick(first)] += 1;
+            }
+            prop_assert_eq!(slots, points);
+        }
+    }
+}

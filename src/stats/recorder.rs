@@ -9,6 +9,9 @@ use super::{Outcome, Reason, RequestLabels, Summary, UpstreamKey};
 /// What a refusal or failure is counted by: listener, upstream if one was chosen, reason.
 pub type ReasonLabels = (u16, Option<UpstreamKey>, Reason);
 
+/// Summaries kept for reuse by one worker (54 KiB each); with more upstreams busy at once, flushes allocate.
+const SPARE_MAX: usize = 64;
+
 /// What one worker has seen since its last flush. Owned by that worker: no lock, no atomic.
 ///
 /// Bounded by the configuration: an entry for each upstream, and for each combination of labels, which are closed
@@ -20,6 +23,10 @@ pub struct Recorder {
     summaries: Vec<Option<Box<Summary>>>,
     touched: Vec<UpstreamKey>,
     /// Cleared summaries to be used again.
+    #[expect(
+        clippy::vec_box,
+        reason = "they move between here, `summaries` and batches by pointer"
+    )]
     spare: Vec<Box<Summary>>,
     requests: HashMap<RequestLabels, u64, FixedState>,
     reasons: HashMap<ReasonLabels, u64, FixedState>,
@@ -72,6 +79,7 @@ impl Recorder {
             summary.clear();
             self.spare.push(summary);
         }
+        self.spare.truncate(SPARE_MAX);
         for key in self.touched.drain(..) {
             let summary = self.summaries.get_mut(key.index()).and_then(Option::take);
             batch.summaries.extend(summary.map(|summary| (key, summary)));

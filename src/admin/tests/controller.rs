@@ -74,7 +74,11 @@ impl Play {
         // A test whose client has gone does not wait for its reply.
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Services(reply) => drop(reply.send(vec![self.service.clone()])),
+                Command::Services { only, reply } => {
+                    let is_asked_for = only.is_none_or(|only| only == self.service.name);
+                    let services = is_asked_for.then(|| self.service.clone());
+                    drop(reply.send(services.into_iter().collect()));
+                }
                 Command::SetWeights {
                     service,
                     weights,

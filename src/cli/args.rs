@@ -26,13 +26,14 @@ See `weighbridge run --help` for signals, and `weighbridge demo` for a first loo
 
 const RUN_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  drain: readiness fails, listeners close, requests in flight are finished
-                   within the drain timeout, then exit 0; a second one ends it at once
-  SIGHUP           read the configuration again; an invalid one is reported and changes nothing
+  SIGTERM, SIGINT, SIGQUIT  drain: readiness fails, listeners close, requests in flight get
+                            the drain timeout, then exit 0; a second one ends it at once
+  SIGHUP                    read the configuration again; an invalid one changes nothing
+  SIGUSR1                   open the access log anew, after it was rotated
 
 Exit codes:
     0  drained and ended
-    1  failed to start or to keep running, for example because an address is taken
+    1  failed to start, for example because an address is taken, or requests were cut off at the end
     2  the command line is wrong
    78  the configuration is invalid (restarting does not help)";
 
@@ -41,8 +42,8 @@ All problems are told at once, each with its line, column and field.
 
 Exit codes:
     0  every file is valid
-    1  a file cannot be read
-   78  a configuration is invalid";
+    2  the command line is wrong
+   78  a configuration is invalid or cannot be read";
 
 const WEIGHTS_HELP: &str = "\
 Weights are percent with at most two decimals and must sum to 100. An upstream that is left out gets 0.

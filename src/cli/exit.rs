@@ -35,8 +35,6 @@ impl From<Exit> for ExitCode {
 pub(super) enum Failure {
     /// To be told to the user.
     Told(Box<Told>),
-    /// It has been told already.
-    Silent(Exit),
     /// Whoever read our output has gone (`weighbridge status | head -1`); nobody is left to tell.
     ReaderGone,
 }

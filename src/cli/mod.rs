@@ -39,7 +39,7 @@ pub fn main() -> ExitCode {
 fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let Arguments { global, verb } = arguments;
     match verb {
-        Verb::Run { config } => verbs::run(config),
+        Verb::Run { config } => verbs::run(config, terminal),
         Verb::Check { files, format } => check::run(&files, format, terminal),
         Verb::Schema => check::schema(terminal),
         Verb::Status { service } => verbs::status(&global, service.as_deref(), terminal),

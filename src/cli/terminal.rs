@@ -8,6 +8,8 @@ use std::io::{self, IsTerminal, Write};
 use anstream::{AutoStream, ColorChoice};
 use serde_json::{Value, json};
 
+use crate::config::Report;
+
 use super::args::{Format, Global};
 use super::exit::{Exit, Failure, Told};
 
@@ -88,12 +90,21 @@ impl Terminal {
         let _ = writeln!(self.talk, "{label} {text}");
     }
 
+    /// Tells everything that is wrong with a configuration.
+    pub(super) fn complain(&mut self, report: &Report) {
+        let text = if self.color_talk {
+            report.coloured()
+        } else {
+            report.to_string()
+        };
+        let _ = writeln!(self.talk, "{text}");
+    }
+
     /// Tells a failure, in the format of the results, and says how to end.
     pub(super) fn fail(&mut self, failure: Failure) -> Exit {
         match failure {
             // As a program that is ended by SIGPIPE, which shells take for normal; but nothing failed.
             Failure::ReaderGone => Exit::Done,
-            Failure::Silent(exit) => exit,
             Failure::Told(told) => {
                 let text = match self.format {
                     Format::Text => failure_text(&told, self.color_talk),

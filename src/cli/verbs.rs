@@ -16,10 +16,13 @@ use super::status;
 use super::terminal::Terminal;
 
 /// Runs the proxy until a signal ends it.
-pub(super) fn run(config_path: PathBuf) -> Result<Exit, Failure> {
+pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit, Failure> {
     match app::run(app::RunOptions { config_path }) {
         Ok(()) => Ok(Exit::Done),
-        Err(error @ app::Error::Config(_)) => Err(Failure::new(Exit::Configuration, error.to_string())),
+        Err(app::Error::Config(report)) => {
+            terminal.complain(&report);
+            Ok(Exit::Configuration)
+        }
         Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
     }
 }

@@ -159,7 +159,7 @@ fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Op
 }
 
 /// The variables of the process whose names and values are text.
-fn environment() -> HashMap<String, String> {
+pub(crate) fn environment() -> HashMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()

@@ -77,7 +77,7 @@ impl Default for Timing {
         Timing {
             durable_within: Duration::from_secs(1),
             commit_within: Duration::from_secs(5),
-            retry: Duration::from_secs(1),
+            retry: Duration::from_millis(500),
             statistics: Duration::from_secs(1),
         }
     }

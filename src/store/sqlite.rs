@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::{Backend, Change, Committed, Entry, LoadedState, NewEntry, ServiceRecord, StoreError, chain};
 
@@ -49,7 +49,11 @@ const MIGRATIONS: &[&str] = &[r#"
 pub(super) struct Sqlite {
     directory: PathBuf,
     connection: Option<Connection>,
+    /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not have.
+    suspect: bool,
     doubt: Option<Doubt>,
+    /// A change in effect whose write was reported as failed, and which turned up; its next try finds it done.
+    found: Option<(Change, u64)>,
 }
 
 /// A change whose write was reported as failed, and which may be on disk all the same: what a disk refused to confirm
@@ -67,14 +71,24 @@ impl Sqlite {
     /// Opens or makes the database in `directory`, and checks it.
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
         make(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
+        let is_new = !directory.join(FILE).exists();
         let mut connection = connect(directory).map_err(|error| damaged(directory, &error))?;
         migrate(&mut connection, directory)?;
         check(&connection, directory)?;
-        sync(directory).map_err(|error| unusable(directory, &error, "check the file system"))?;
+        if is_new {
+            sync(directory).map_err(|error| unusable(directory, &error, "check the file system"))?;
+        }
+        // A process that could not confirm its last writes may have left them to us. With a full disk, or beside a
+        // predecessor that is reading, it fails; what matters was confirmed then, and the proxy must start.
+        if let Err(error) = confirm(&connection) {
+            tracing::warn!(%error, "the log of the store could not be written back at the start");
+        }
         Ok(Sqlite {
             directory: directory.to_owned(),
             connection: Some(connection),
+            suspect: false,
             doubt: None,
+            found: None,
         })
     }
 
@@ -86,23 +100,36 @@ impl Sqlite {
         Ok(LoadedState { services })
     }
 
-    /// The connection, opened anew if it was given up, with no doubt left about what is on disk.
+    /// The connection; after a failure opened anew, with no doubt left about what is on disk.
     fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
-            let mut connection = connect(&self.directory).map_err(|error| failed("open the database anew", &error))?;
-            if let Some(doubt) = &self.doubt {
-                settle(&mut connection, doubt).map_err(|error| failed("undo a change that failed", &error))?;
-            }
-            self.doubt = None;
-            self.connection = Some(connection);
+            self.connection = Some(self.reopen().map_err(|error| failed("recover", &error))?);
+            self.suspect = false;
         }
         self.connection.as_mut().ok_or(StoreError::Stopped)
     }
 
+    /// First the undo, so that a restart finds it even if nothing can be confirmed; then the confirmation of both.
+    fn reopen(&mut self) -> rusqlite::Result<Connection> {
+        let mut connection = connect(&self.directory)?;
+        if let Some(doubt) = &self.doubt {
+            let is_there = settle(&mut connection, doubt)?;
+            let stands = Some((doubt.change.clone(), doubt.sequence)).filter(|_| is_there && doubt.change.in_effect);
+            self.found = stands;
+        }
+        if self.suspect {
+            confirm(&connection)?;
+        }
+        self.doubt = None;
+        Ok(connection)
+    }
+
     /// After a failure nothing that the connection holds in memory is trusted any more.
-    fn give_up(&mut self, doubt: Option<Doubt>) {
+    fn give_up(&mut self, doubt: Option<Doubt>, error: Option<&rusqlite::Error>) {
         self.connection = None;
         self.doubt = doubt;
+        // A disk that said it is full has not failed to keep what it took.
+        self.suspect = error.and_then(rusqlite::Error::sqlite_error_code) != Some(ErrorCode::DiskFull);
     }
 }
 
@@ -113,9 +140,14 @@ impl Backend for Sqlite {
 
     fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
         let mut doubt = None;
+        self.connection()?;
+        if let Some((_, sequence)) = self.found.take().filter(|(found, _)| found == change) {
+            let durable = true;
+            return Ok(Committed { sequence, durable });
+        }
         let written = write(self.connection()?, change, &mut doubt);
         written.map_err(|error| {
-            self.give_up(doubt);
+            self.give_up(doubt, Some(&error));
             failed("write", &error)
         })
     }
@@ -161,16 +193,40 @@ fn prepare(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<D
     })
 }
 
-/// Undoes a change that was reported as failed and is on disk nevertheless, and says so in the journal.
-fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Result<()> {
+/// Makes sure that everything in the write-ahead log is on disk, by writing it back and emptying the log.
+///
+/// A failed fsync is not repeated as if the next one could cover for it: the kernel may have dropped those pages of the
+/// log, and all that is appended after them would be lost with them. Written back, they are written anew.
+fn confirm(connection: &Connection) -> rusqlite::Result<()> {
+    let busy: bool = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
+    if busy {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+        return Err(rusqlite::Error::SqliteFailure(code, None));
+    }
+    Ok(())
+}
+
+/// Whether a change that was reported as failed is on disk nevertheless. Unless it is in effect, it is then undone,
+/// once, and the journal says so.
+fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let sequence = integer(doubt.sequence)?;
     let is_there: bool = transaction.query_row(
         "SELECT EXISTS (SELECT 1 FROM audit WHERE sequence = ?1 AND hash = ?2)",
-        params![integer(doubt.sequence)?, doubt.hash],
+        params![sequence, doubt.hash],
         |row| row.get(0),
     )?;
     if !is_there || doubt.change.in_effect {
-        return Ok(());
+        return Ok(is_there);
+    }
+    let reason = format!("entry {sequence} was refused: its write could not be confirmed");
+    let is_undone: bool = transaction.query_row(
+        "SELECT EXISTS (SELECT 1 FROM audit WHERE sequence > ?1 AND action = 'undo' AND reason = ?2)",
+        params![sequence, reason],
+        |row| row.get(0),
+    )?;
+    if is_undone {
+        return Ok(true);
     }
     for service in &doubt.replaced {
         put(&transaction, service)?;
@@ -179,16 +235,14 @@ fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Result<()> {
     let entry = NewEntry {
         actor: "store".to_owned(),
         action: "undo".to_owned(),
-        reason: Some(format!(
-            "entry {} was refused: its write could not be confirmed",
-            doubt.sequence
-        )),
+        reason: Some(reason),
         before: refused.after.clone(),
         after: refused.before.clone(),
         ..refused.clone()
     };
     append(&transaction, &entry)?;
-    transaction.commit()
+    transaction.commit()?;
+    Ok(true)
 }
 
 fn append(transaction: &Transaction<'_>, entry: &NewEntry) -> rusqlite::Result<(u64, String)> {
@@ -413,6 +467,6 @@ impl Sqlite {
         let transaction = self.connection().unwrap().transaction().unwrap();
         let doubt = prepare(&transaction, change).unwrap();
         transaction.commit().unwrap();
-        self.give_up(Some(doubt));
+        self.give_up(Some(doubt), None);
     }
 }

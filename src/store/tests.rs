@@ -205,7 +205,19 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
         database.recover();
         let expected = if in_effect { record(2, 200) } else { record(1, 100) };
         assert_eq!(database.load().unwrap().services, [expected]);
-        let newest = &database.audit(None, 1).unwrap()[0];
+        if in_effect {
+            // Its next try finds it done.
+            let again = Change {
+                in_effect,
+                ..change(2, 200)
+            };
+            assert_eq!(database.commit(&again).unwrap().sequence, 2);
+        }
+        assert_eq!(
+            database.commit(&change(3, 300)).unwrap().sequence,
+            if in_effect { 3 } else { 4 }
+        );
+        let newest = &database.audit(None, 2).unwrap()[1];
         assert_eq!(newest.entry.action, if in_effect { "weights" } else { "undo" });
         drop(database);
         Sqlite::open(directory.path()).expect("the chain is whole");

@@ -84,11 +84,14 @@ class Stage:
         """Waits until a port takes connections; a process that died or never listens ends the script with its log."""
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline and child.poll() is None:
+            time.sleep(0.05)
             try:
                 socket.create_connection(("127.0.0.1", port), 1).close()
-                return
             except OSError:
-                time.sleep(0.02)
+                continue
+            # Somebody else may have taken the port since: it counts only while our process is alive.
+            if child.poll() is None:
+                return
         sys.exit(f"{name} does not listen on {port}:\n" + (self.folder / f"{name}.log").read_text(errors="replace")[-2000:])
 
 

@@ -17,7 +17,7 @@ use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
 use super::problem::{self, Problem, retry_after};
-use super::server::Peer;
+use super::server::Ends;
 use super::{Options, Role, Token};
 
 /// Wrong tokens that one address may send at once, before each further one is put off.
@@ -132,8 +132,8 @@ pub(super) async fn require(
 ) -> Response {
     let peer = request
         .extensions()
-        .get::<Peer>()
-        .map_or(IpAddr::from([0; 4]), |peer| peer.0.ip());
+        .get::<Ends>()
+        .map_or(IpAddr::from([0; 4]), |ends| ends.peer.ip());
     match auth.caller(request.headers(), peer, Instant::now()) {
         Err(problem) => problem.into_response(),
         Ok(caller) if caller.role < least => Problem::new(

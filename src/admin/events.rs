@@ -41,7 +41,7 @@ pub(super) struct EventsQuery {
 /// After an interruption the stream goes on behind `Last-Event-ID`, as far back as events are remembered. An event
 /// `lost` without an id says that some are missing: read the services again.
 #[utoipa::path(get, path = "/api/v1/events", tag = "journal",
-    params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the caller saw")),
+    params(EventsQuery, ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that the caller saw")),
     responses(
         (status = 200, description = "The stream, without an end", body = String, content_type = "text/event-stream"),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),

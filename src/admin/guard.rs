@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 
 use super::Options;
 use super::problem::{self, Problem};
+use super::server::Ends;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -27,7 +28,7 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    /// What `options` allow, beside addresses, the names of the loopback, and a page of this very origin.
+    /// What `options` allow, beside the address that was connected to, the names of the loopback, and a page of this very origin.
     pub(super) fn new(options: &Options) -> Guard {
         let lower = |all: &[String]| all.iter().map(|one| one.to_ascii_lowercase()).collect();
         Guard {
@@ -38,15 +39,19 @@ impl Guard {
 
     /// The host that was asked for, if it is one of ours.
     fn check_host(&self, request: &Request) -> Result<Option<String>, Problem> {
+        let local = request
+            .extensions()
+            .get::<Ends>()
+            .map(|ends| ends.local.ip().to_canonical());
         // The target's own authority overrides Host (RFC 9112, 3.2.2), so both have to be right.
         if let Some(authority) = request.uri().authority() {
-            self.check_authority(authority.as_str())?;
+            self.check_authority(authority.as_str(), local)?;
         }
         let mut values = request.headers().get_all(header::HOST).iter();
         match (values.next(), values.next()) {
             (Some(host), None) => {
                 let host = host.to_str().map_err(|_| misdirected("Host"))?.to_ascii_lowercase();
-                self.check_authority(&host)?;
+                self.check_authority(&host, local)?;
                 Ok(Some(host))
             }
             // Before HTTP/1.1 there was no Host; no browser is that old, but simple probes are.
@@ -59,15 +64,14 @@ impl Guard {
         }
     }
 
-    fn check_authority(&self, text: &str) -> Result<(), Problem> {
+    fn check_authority(&self, text: &str, local: Option<IpAddr>) -> Result<(), Problem> {
         let authority: Authority = text.parse().map_err(|_| misdirected(text))?;
         if text.contains('@') {
             return Err(misdirected(text));
         }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let literal = host.trim_start_matches('[').trim_end_matches(']');
-        // Rebinding needs a name that its owner can point elsewhere; an address literal is what it is.
-        let is_ours = literal.parse::<IpAddr>().is_ok()
+        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let is_ours = literal.is_ok_and(|ip| ip.is_loopback() || Some(ip.to_canonical()) == local)
             || host == "localhost"
             || self
                 .hosts

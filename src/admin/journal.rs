@@ -36,6 +36,10 @@ pub(super) async fn list_audit(
     query: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Json<api::AuditPage>, Problem> {
     let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+    // The journal counts in 63 bits.
+    if query.before.is_some_and(|before| i64::try_from(before).is_err()) {
+        return Err(Problem::new(problem::INVALID, "before must be a sequence number."));
+    }
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::new(

@@ -5,9 +5,10 @@ use std::fmt::Write;
 use bytes::Bytes;
 use utoipa::OpenApi;
 use utoipa::openapi::header::HeaderBuilder;
-use utoipa::openapi::path::{Operation, PathItem};
+use utoipa::openapi::path::{Operation, Parameter, PathItem};
+use utoipa::openapi::schema::{Schema, SchemaType};
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, ResponseBuilder, Type};
+use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, Required, ResponseBuilder, Type};
 
 use super::Role;
 use super::problem::KINDS;
@@ -26,6 +27,9 @@ const OF_ALL: &[u16] = &[400, 403, 421, 500, 504];
 const OF_CALLERS: &[u16] = &[401, 429, 503];
 /// Those of calls with a body.
 const OF_WRITES: &[u16] = &[413, 415];
+
+/// Calls whose body may be left out, which the macro can only say of a body that may be `null`.
+const OPTIONAL_BODIES: &[&str] = &["roll_back"];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -82,6 +86,15 @@ pub(super) fn pages(mut document: utoipa::openapi::OpenApi) -> Pages {
             add_problems(operation, OF_WRITES);
         }
         name_requests(operation);
+        forbid_null(operation);
+        if let Some(RefOr::T(body)) = &mut operation.request_body
+            && operation
+                .operation_id
+                .as_deref()
+                .is_some_and(|id| OPTIONAL_BODIES.contains(&id))
+        {
+            body.required = Some(Required::False);
+        }
     }
     let index = index(&mut document);
     let openapi = document.to_json().unwrap_or_default();
@@ -127,6 +140,21 @@ fn name_requests(operation: &mut Operation) {
                 .description(Some("The identity of the request, as brought or as given"))
                 .build();
             response.headers.insert("X-Request-Id".to_owned(), header.into());
+        }
+    }
+}
+
+/// A parameter may be left out, but its text is never `null`, which the macro says of every optional one.
+fn forbid_null(operation: &mut Operation) {
+    for parameter in operation.parameters.iter_mut().flatten() {
+        if let RefOr::T(Parameter {
+            schema: Some(RefOr::T(Schema::Object(object))),
+            ..
+        }) = parameter
+            && let SchemaType::Array(types) = &object.schema_type
+            && let Some(only) = types.iter().find(|kind| **kind != Type::Null)
+        {
+            object.schema_type = SchemaType::Type(only.clone());
         }
     }
 }

@@ -48,7 +48,7 @@ kinds! {
     STALE = PRECONDITION_FAILED, "stale-revision", "The service has moved on", "Nothing was changed; read the service again.";
     TOO_LARGE = PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", "A body may have 64 KiB.";
     WRONG_TYPE = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of the wrong type", "Send `Content-Type: application/json`.";
-    MISDIRECTED = MISDIRECTED_REQUEST, "misdirected", "This host is not served here", "Use the address or localhost, or add the name to admin.allowed_hosts.";
+    MISDIRECTED = MISDIRECTED_REQUEST, "misdirected", "This host is not served here", "Use the listener's address or localhost, or add the host to admin.allowed_hosts.";
     INVALID = UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are wrong", "Nothing was changed; `errors` names the fields.";
     KEY_REUSED = UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request", "Use a new key for a new request.";
     TOO_MANY = TOO_MANY_REQUESTS, "too-many-requests", "Too many failures", "Wait as long as Retry-After says.";

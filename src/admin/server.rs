@@ -41,9 +41,14 @@ pub enum StartError {
     Listener(#[from] io::Error),
 }
 
-/// The peer of a connection.
+/// The two ends of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Peer(pub(super) SocketAddr);
+pub(super) struct Ends {
+    /// Who connected.
+    pub(super) peer: SocketAddr,
+    /// The address that was connected to.
+    pub(super) local: SocketAddr,
+}
 
 /// The admin API on `listener`, until `shutdown` is ready and its connections have finished.
 ///
@@ -125,13 +130,14 @@ impl Server {
     }
 
     fn spawn(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        if let Err(error) = tune(&stream) {
-            tracing::debug!(%error, %peer, "an admin connection could not be tuned");
-        }
+        let ends = match tune(&stream) {
+            Ok(local) => Ends { peer, local },
+            Err(error) => return tracing::debug!(%error, %peer, "an admin connection was lost at once"),
+        };
         let router = self.router.clone();
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
             let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(Peer(peer));
+            request.extensions_mut().insert(ends);
             router.clone().oneshot(request)
         });
         let connection = http1::Builder::new()
@@ -156,11 +162,12 @@ impl Server {
     }
 }
 
-fn tune(stream: &TcpStream) -> io::Result<()> {
+/// Sets what an admin connection needs; gives the address that was connected to.
+fn tune(stream: &TcpStream) -> io::Result<SocketAddr> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PEER_TIMEOUT))?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
-    Ok(())
+    stream.local_addr()
 }

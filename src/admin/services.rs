@@ -31,7 +31,7 @@ pub(super) async fn list_services(State(handle): State<Handle>) -> Result<Json<a
 #[utoipa::path(get, path = "/api/v1/services/{service}", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-None-Match" = Option<String>, Header, description = "Tags that the caller has; 304 if one is current"),
+        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags that the caller has; 304 if one is current"),
     ),
     responses(
         (status = 200, description = "The service", body = api::Service,
@@ -52,7 +52,7 @@ pub(super) async fn get_service(
 #[utoipa::path(get, path = "/api/v1/services/{service}/weights", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-None-Match" = Option<String>, Header, description = "Tags that the caller has; 304 if one is current"),
+        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags that the caller has; 304 if one is current"),
     ),
     responses(
         (status = 200, description = "The weights", body = api::WeightsResource,
@@ -79,8 +79,8 @@ pub(super) async fn get_weights(
 #[utoipa::path(put, path = "/api/v1/services/{service}/weights", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-Match" = Option<String>, Header, description = "Tags of which one must be current; weak ones never match"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key gets the first answer for 24 hours"),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of which one must be current; weak ones never match"),
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
     ),
     request_body = api::WeightsUpdate,
     responses(
@@ -115,10 +115,10 @@ pub(super) async fn put_weights(
 #[utoipa::path(post, path = "/api/v1/services/{service}/rollback", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-Match" = Option<String>, Header, description = "Tags of which one must be current; weak ones never match"),
-        ("Idempotency-Key" = Option<String>, Header, description = "The same request with the same key gets the first answer for 24 hours"),
+        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of which one must be current; weak ones never match"),
+        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
     ),
-    request_body(content = Option<api::RollbackRequest>, description = "May be left out, with its type"),
+    request_body(content = api::RollbackRequest, description = "May be left out, with its type"),
     responses(
         (status = 200, description = "The service after the rollback", body = api::Change,
             headers(("ETag" = String, description = "The new revision"))),

@@ -172,11 +172,11 @@ pub struct AuditEntry {
     /// Why, as given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The state before.
-    #[schema(value_type = Object)]
+    /// The state before; `null` when there was none.
+    #[schema(value_type = Option<Object>)]
     pub before: serde_json::Value,
-    /// The state after.
-    #[schema(value_type = Object)]
+    /// The state after; `null` when there is none.
+    #[schema(value_type = Option<Object>)]
     pub after: serde_json::Value,
     /// SHA-256 over the previous entry's hash and this entry, in hexadecimal.
     pub hash: String,

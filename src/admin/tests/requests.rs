@@ -123,6 +123,7 @@ async fn wrong_paths_methods_and_parameters() {
         "limit=501",
         "limit=x",
         "before=-1",
+        "before=9223372036854775808",
         "limit=5&limit=5",
         "wrong=1",
     ] {
@@ -250,6 +251,12 @@ async fn wrong_writes_change_nothing() {
     server
         .check(Ask(ROLLBACK, &[JSON], r#"{"weights": {}}"#), 422, "/weights")
         .await;
+    assert_eq!(server.revision().await, 1);
+}
+
+#[tokio::test]
+async fn bodies_of_other_types_change_nothing() {
+    let server = Server::start().await;
     for kind in [
         "text/plain",
         "application/x-www-form-urlencoded",

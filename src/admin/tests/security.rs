@@ -116,14 +116,19 @@ async fn guessing_is_slowed_down_and_locks_nobody_out() {
 #[tokio::test]
 async fn only_known_hosts_are_answered() {
     let options = Options {
-        allowed_hosts: vec!["Weigh.example".into(), "other.example:99".into()],
+        allowed_hosts: vec!["Weigh.example".into(), "other.example:99".into(), "10.9.8.7".into()],
         ..Options::default()
     };
     let server = Server::start_with(options, Limits::default()).await;
     for (host, status) in [
         ("127.0.0.1", 200),
-        ("10.9.8.7:1", 200),
         ("[::1]:9900", 200),
+        ("127.9.9.9:1", 200),
+        ("10.9.8.7:1", 200),
+        ("10.9.8.6:1", 421),
+        ("169.254.169.254", 421),
+        ("0.0.0.0", 421),
+        ("[::ffff:10.9.8.6]", 421),
         ("localhost:9900", 200),
         ("LOCALHOST.", 200),
         ("weigh.EXAMPLE:1234", 200),

@@ -93,6 +93,14 @@ pub fn start(config: Config) -> Result<Running, Error> {
     } = links;
     let workers =
         Workers::start(&config.proxy, listeners, &publisher, &batches, &access_log).map_err(Error::Runtime)?;
+    let metrics = handle.metrics();
+    let (open, lost) = (workers.connections(), access_log.dropped_reader());
+    metrics.gauge_from("connections_active", "Open connections from clients.", open);
+    metrics.counter_from(
+        "access_log_dropped_total",
+        "Lines of the access log that were lost.",
+        lost,
+    );
     let stop_admin = CancellationToken::new();
     let serving = admin::serve(
         &config.admin,

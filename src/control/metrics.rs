@@ -80,14 +80,16 @@ impl Metrics {
     }
 
     /// Adds a gauge that is read at each scrape, for what other parts of the program know. `name` has no prefix.
-    pub fn gauge_from(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
-        self.read_from(MetricType::GAUGE, name, help, read);
+    pub fn gauge_from(&self, name: &str, help: &str, read: impl Fn() -> usize + Send + Sync + 'static) {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        self.read_from(MetricType::GAUGE, name, help, move || read() as f64);
     }
 
     /// Adds a counter that is read at each scrape, for what other parts of the program count. `name` has no prefix,
     /// and ends in `_total`.
-    pub fn counter_from(&self, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
-        self.read_from(MetricType::COUNTER, name, help, read);
+    pub fn counter_from(&self, name: &str, help: &str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+        #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
+        self.read_from(MetricType::COUNTER, name, help, move || read() as f64);
     }
 
     fn read_from(&self, kind: MetricType, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
@@ -299,8 +301,8 @@ mod tests {
         metrics.add_rollback("shop", Timestamp::new(0, 0), Timestamp::new(30_000, 30));
         metrics.set_reload(Timestamp::new(0, 1_700_000_000_500_000), true);
         metrics.set_store_pending(0);
-        metrics.gauge_from("connections_active", "Open connections from clients.", || 7.0);
-        metrics.counter_from("access_log_dropped_total", "Lines that were not written.", || 1.0);
+        metrics.gauge_from("connections_active", "Open connections from clients.", || 7);
+        metrics.counter_from("access_log_dropped_total", "Lines that were not written.", || 1);
         metrics
     }
 

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -117,7 +118,7 @@ struct Admitted {
 
 impl Admitted {
     fn new(worker: &Rc<Worker>, listener: &Rc<Listener>) -> Admitted {
-        worker.connections.set(worker.connections.get() + 1);
+        worker.connections.fetch_add(1, Ordering::Relaxed);
         listener.connections.set(listener.connections.get() + 1);
         Admitted {
             worker: Rc::clone(worker),
@@ -128,9 +129,7 @@ impl Admitted {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        self.worker
-            .connections
-            .set(self.worker.connections.get().saturating_sub(1));
+        self.worker.connections.fetch_sub(1, Ordering::Relaxed);
         self.listener
             .connections
             .set(self.listener.connections.get().saturating_sub(1));

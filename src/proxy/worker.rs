@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
@@ -26,8 +27,8 @@ pub(crate) struct Worker {
     pub(crate) access_log: AccessLog,
     /// Whether the tick sleeps until something happens.
     pub(crate) parked: Cell<bool>,
-    /// Client connections that are open.
-    pub(crate) connections: Cell<usize>,
+    /// Client connections that are open; written by this worker alone, read by whoever shows it.
+    pub(crate) connections: Arc<AtomicUsize>,
     reader: RefCell<Reader>,
     random: RefCell<fastrand::Rng>,
     batches: mpsc::Sender<Batch>,
@@ -46,6 +47,7 @@ impl Worker {
         publisher: &Publisher,
         batches: mpsc::Sender<Batch>,
         access_log: AccessLog,
+        connections: Arc<AtomicUsize>,
     ) -> (Rc<Worker>, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
@@ -57,7 +59,7 @@ impl Worker {
             unsent: Unsent::new(acknowledger),
             access_log,
             parked: Cell::new(false),
-            connections: Cell::new(0),
+            connections,
             reader: RefCell::new(publisher.reader()),
             random: RefCell::new(fastrand::Rng::new()),
             batches,

@@ -4,6 +4,7 @@ use std::io;
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ pub struct Workers {
 #[derive(Debug)]
 struct Thread {
     handle: JoinHandle<()>,
+    connections: Arc<AtomicUsize>,
     ended: oneshot::Receiver<bool>,
 }
 
@@ -72,12 +74,23 @@ impl Workers {
                 publisher: publisher.clone(),
                 batches: batches.clone(),
                 access_log: access_log.clone(),
+                connections: Arc::default(),
                 stop: workers.stop.clone(),
                 abort: workers.abort.clone(),
             };
             workers.threads.push(part.spawn()?);
         }
         Ok(workers)
+    }
+
+    /// Reads how many connections from clients are open.
+    pub fn connections(&self) -> impl Fn() -> usize + Send + Sync + use<> {
+        let all: Vec<_> = self
+            .threads
+            .iter()
+            .map(|thread| Arc::clone(&thread.connections))
+            .collect();
+        move || all.iter().map(|one| one.load(Ordering::Relaxed)).sum()
     }
 
     /// Stops accepting, lets requests under way finish for `timeout` at most, and ends the threads. Tells whether all
@@ -125,6 +138,7 @@ struct Part {
     publisher: Publisher,
     batches: mpsc::Sender<Batch>,
     access_log: AccessLog,
+    connections: Arc<AtomicUsize>,
     stop: CancellationToken,
     abort: CancellationToken,
 }
@@ -134,6 +148,7 @@ impl Part {
         let runtime = |builder: &mut Builder| builder.enable_io().enable_time().build_local(LocalOptions::default());
         let (end, ended) = oneshot::channel();
         let (ready, started) = std::sync::mpsc::sync_channel(1);
+        let connections = Arc::clone(&self.connections);
         let handle = thread::Builder::new()
             .name(format!("worker-{}", self.number))
             .spawn(move || {
@@ -149,7 +164,11 @@ impl Part {
                 let _ = end.send(clean);
             })?;
         started.recv().map_err(io::Error::other)??;
-        Ok(Thread { handle, ended })
+        Ok(Thread {
+            handle,
+            connections,
+            ended,
+        })
     }
 
     async fn run(self, ready: std::sync::mpsc::SyncSender<io::Result<()>>) -> bool {
@@ -160,10 +179,11 @@ impl Part {
             publisher,
             batches,
             access_log,
+            connections,
             stop,
             abort,
         } = self;
-        let (worker, wake) = Worker::new(number, &options, &publisher, batches, access_log);
+        let (worker, wake) = Worker::new(number, &options, &publisher, batches, access_log, connections);
         worker.acknowledge();
         let accepting = match accept_all(&worker, sockets, options.workers.get(), &stop) {
             Ok(accepting) => accepting,
@@ -211,7 +231,7 @@ fn accept_all(
 async fn finish(worker: &Worker, wake: &Notify) {
     tokio::time::sleep(LAST_CALL).await;
     worker.drain();
-    while worker.connections.get() > 0 {
+    while worker.connections.load(Ordering::Relaxed) > 0 {
         // The tick fires what is due meanwhile.
         tokio::time::sleep(Duration::from_millis(tick::TICK_MS)).await;
     }

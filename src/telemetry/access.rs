@@ -72,6 +72,16 @@ impl AccessLog {
             .map_or(0, |sink| sink.shared.dropped.load(Ordering::Relaxed))
     }
 
+    /// Reads [`AccessLog::dropped`], and keeps nothing from being written at the end.
+    pub fn dropped_reader(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
+        let shared = self.sink.as_ref().map(|sink| Arc::clone(&sink.shared));
+        move || {
+            shared
+                .as_ref()
+                .map_or(0, |shared| shared.dropped.load(Ordering::Relaxed))
+        }
+    }
+
     /// Opens the file anew before the next line, so that a rotated file is let go. Standard output stays as it is.
     pub fn reopen(&self) {
         if let Some(sink) = &self.sink {

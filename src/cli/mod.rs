@@ -8,7 +8,7 @@ mod check;
 pub(crate) mod client;
 mod exit;
 mod status;
-mod table;
+pub(crate) mod table;
 mod terminal;
 mod verbs;
 

@@ -67,7 +67,7 @@ pub(super) fn rate(rate: f64, requests: u64) -> String {
 }
 
 /// A latency with three digits or so; `-` when nothing was measured.
-pub(super) fn latency(us: u64) -> String {
+pub(crate) fn latency(us: u64) -> String {
     if us == 0 {
         return "-".to_owned();
     }
@@ -80,7 +80,7 @@ pub(super) fn latency(us: u64) -> String {
 }
 
 /// A count with its thousands apart.
-pub(super) fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (at, digit) in digits.chars().enumerate() {

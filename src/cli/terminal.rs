@@ -43,10 +43,6 @@ impl Terminal {
         self.format
     }
 
-    pub(super) fn quiet(&self) -> bool {
-        self.quiet
-    }
-
     /// Whether results may be coloured.
     pub(super) fn colored(&self) -> bool {
         self.color_out
@@ -55,6 +51,15 @@ impl Terminal {
     /// Whether results go to somebody's eyes, on a terminal that can move its cursor.
     pub(super) fn live(&self) -> bool {
         self.out.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+    }
+
+    /// Where a long story is told: to people as the result, beside a result for programs as talk, or to nobody.
+    pub(super) fn story(&self) -> Box<dyn Write> {
+        match (self.format, self.quiet) {
+            (Format::Text, _) => Box::new(io::stdout()),
+            (Format::Json, false) => Box::new(io::stderr()),
+            (Format::Json, true) => Box::new(io::sink()),
+        }
     }
 
     /// Writes a result as it is.
@@ -128,7 +133,9 @@ pub(super) fn paint(text: &str, sgr: &str, colored: bool) -> String {
 
 fn failure_text(told: &Told, colored: bool) -> String {
     let mut text = format!("{} {}\n", paint("error:", "1;31", colored), told.message);
-    for (field, detail) in &told.fields {
+    // The proxy repeats the first of them in its message.
+    let untold = told.fields.iter().filter(|(_, detail)| !told.message.contains(detail));
+    for (field, detail) in untold {
         text.push_str(&format!("  {field}: {detail}\n"));
     }
     if let Some(hint) = &told.hint {

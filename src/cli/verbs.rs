@@ -6,7 +6,7 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::json;
 
-use crate::app;
+use crate::app::{self, demo};
 use crate::model::{Weight, api};
 
 use super::args::{Arguments, Format, Global};
@@ -125,10 +125,27 @@ pub(super) fn healthcheck(global: &Global, terminal: &mut Terminal) -> Result<Ex
     Ok(if ready { Exit::Done } else { Exit::Failed })
 }
 
-/// Shows a bad release and its rollback.
+/// Shows a bad release and its rollback. The story is the result for people; for programs it is talk.
 pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    let _ = (hold, fast, terminal);
-    Err(Failure::new(Exit::Failed, "the demo is not built yet"))
+    let text = terminal.format() == Format::Text;
+    let options = demo::Options {
+        hold,
+        fast,
+        live: text && terminal.live(),
+        colored: text && terminal.colored(),
+    };
+    let ended = demo::run(options, &mut *terminal.story());
+    match ended {
+        Ok(demo::Ended::Interrupted) => Ok(Exit::Interrupted),
+        Ok(demo::Ended::Played(report)) => {
+            if !text {
+                terminal.print_json(&json!(report))?;
+            }
+            Ok(if report.as_told() { Exit::Done } else { Exit::Failed })
+        }
+        Err(demo::Error::Output(error)) => Err(Failure::from(error)),
+        Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
+    }
 }
 
 /// Prints the completion script of a shell.
@@ -164,7 +181,7 @@ fn show_change(answer: &Answer<api::Service>, terminal: &mut Terminal) -> Result
     );
     terminal.say(&summary);
     if !weights.durable {
-        terminal.warn("this is in effect but not on disk yet: a restart now would not begin with these weights");
+        terminal.warn("this is in effect but not on disk: a restart would not begin with these weights");
     }
     Ok(Exit::Done)
 }

@@ -1,0 +1,129 @@
+//! What the demo has shown, in numbers and in words.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::load::{Load, Sample};
+use super::stage::{CANARY, SERVICE};
+use crate::cli::table::count;
+
+/// The numbers of a bad release and its rollback.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Report {
+    /// Requests that users sent, all told.
+    pub(crate) requests: u64,
+    /// Those of them that failed.
+    pub(crate) user_visible_failures: u64,
+    /// Of the new version, within the second before the decision.
+    pub(crate) answers_at_decision: u64,
+    pub(crate) failures_at_decision: u64,
+    /// From the first failing answer until the rollback was called for.
+    pub(crate) decision_ms: f64,
+    /// From the call until its reply.
+    pub(crate) rollback_reply_ms: f64,
+    /// From the first failing answer until the reply.
+    pub(crate) total_ms: f64,
+    /// Requests sent after the reply that the new version answered.
+    pub(crate) canary_requests_after_reply: u64,
+    /// Requests sent after the reply, all told.
+    pub(crate) requests_after_reply: u64,
+}
+
+/// The moments of a rollback.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moments {
+    pub(super) failing: Instant,
+    pub(super) decided: Instant,
+    pub(super) replied: Instant,
+    pub(super) answers: u64,
+    pub(super) failures: u64,
+}
+
+impl Report {
+    pub(super) fn new(moments: &Moments, load: &Load) -> Report {
+        let failed = load.samples(|sample| sample.failed && sample.done >= moments.failing);
+        let first = failed.iter().map(|sample| sample.done).min().unwrap_or(moments.decided);
+        let after = load.samples(|sample| sample.sent > moments.replied);
+        let canary = |sample: &&Sample| sample.version.as_deref() == Some(CANARY);
+        let totals = load.totals();
+        let number = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
+        Report {
+            requests: totals.requests,
+            user_visible_failures: totals.failures,
+            answers_at_decision: moments.answers,
+            failures_at_decision: moments.failures,
+            decision_ms: ms(moments.decided.saturating_duration_since(first)),
+            rollback_reply_ms: ms(moments.replied.saturating_duration_since(moments.decided)),
+            total_ms: ms(moments.replied.saturating_duration_since(first)),
+            canary_requests_after_reply: number(after.iter().filter(canary).count()),
+            requests_after_reply: number(after.len()),
+        }
+    }
+
+    /// Whether it went as it should: users went on, and none of them met the bad version again.
+    pub(crate) fn as_told(&self) -> bool {
+        self.canary_requests_after_reply == 0 && self.requests_after_reply > 0 && self.user_visible_failures > 0
+    }
+
+    /// For people.
+    pub(super) fn text(&self) -> String {
+        format!(
+            "\n\
+             What happened\n  \
+             {:>8.1} ms  from the first failing answer to the decision ({} failures in {} answers of {CANARY})\n  \
+             {:>8.1} ms  from the call of the rollback to its reply\n  \
+             {:>8}     requests reached {CANARY} that were sent after the reply, of {}\n  \
+             {:>8}     requests failed for their users, of {}\n",
+            self.decision_ms,
+            self.failures_at_decision,
+            self.answers_at_decision,
+            self.rollback_reply_ms,
+            count(self.canary_requests_after_reply),
+            count(self.requests_after_reply),
+            count(self.user_visible_failures),
+            count(self.requests),
+        )
+    }
+}
+
+/// Commands to copy, with the addresses as they are.
+pub(super) fn commands(admin: SocketAddr, proxy: SocketAddr, canary: SocketAddr, hold: bool) -> String {
+    let head = if hold {
+        "Everything keeps running, users too. Try, from another terminal (Ctrl-C ends it):"
+    } else {
+        "`weighbridge demo --hold` keeps everything running, for commands such as these:"
+    };
+    let api = format!("http://{admin}/api/v1/services/{SERVICE}");
+    let flag = if admin.port() == 9900 {
+        String::new()
+    } else {
+        format!(" --admin http://{admin}")
+    };
+    let mut lines = vec![
+        String::new(),
+        head.to_owned(),
+        format!("  weighbridge status {SERVICE}{flag}"),
+        format!("  weighbridge weights {SERVICE} v1=90 v2=10{flag}"),
+        format!("  weighbridge rollback {SERVICE}{flag}"),
+        format!("  curl -s {api}"),
+        format!("  curl -s -X PUT {api}/weights \\"),
+        "    -H 'content-type: application/json' -d '{\"weights\": {\"v1\": 90, \"v2\": 10}}'".to_owned(),
+        format!("  curl -s -X POST {api}/rollback"),
+        format!("  curl -sN http://{admin}/api/v1/events"),
+        format!("  curl -s http://{admin}/metrics"),
+        format!("  curl -s http://{proxy}/"),
+    ];
+    if hold {
+        lines.push(format!(
+            "  curl -s -X POST http://{canary}/demo/fail     # {CANARY} fails again; /demo/heal mends it"
+        ));
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn ms(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e5).round() / 1e2
+}

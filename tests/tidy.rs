@@ -1,0 +1,293 @@
+//! The rules of the code's own shape: which module may know which, what pure modules do without, how long a file may
+//! be, and that every configuration that is shipped can be used.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test's helpers; a file that cannot be read is a failure"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The longest file, in lines.
+const FILE_LINES_MAX: usize = 600;
+
+/// What a pure module does without: runtimes, sockets, files, threads, clocks, generators, logs.
+const IMPURE: [&str; 22] = [
+    "tokio",
+    "hyper",
+    "hyper_util",
+    "axum",
+    "futures_util",
+    "socket2",
+    "rusqlite",
+    "tracing",
+    "fastrand",
+    "rand",
+    "std::fs",
+    "std::io",
+    "std::env",
+    "std::process",
+    "std::thread",
+    "Instant",
+    "SystemTime",
+    "TcpListener",
+    "TcpStream",
+    "UdpSocket",
+    "println",
+    "eprintln",
+];
+
+#[test]
+fn modules_import_only_what_the_table_lists() {
+    let layers = layers();
+    let mut wrong = Vec::new();
+    for module in modules() {
+        let Some(allowed) = layers.get(&module) else {
+            wrong.push(format!("{module} has no row in the table of src/ARCHITECTURE.md"));
+            continue;
+        };
+        for (path, text) in sources_of(&module) {
+            for import in imports(&code(&text)) {
+                if import != module && !allowed.contains(&import) && !allowed.contains("all") {
+                    wrong.push(format!("{}: {module} must not know {import}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// An edge that leads back would make the table's order a lie.
+#[test]
+fn the_table_lists_a_module_below_those_it_may_import() {
+    let text = read(&root().join("src/ARCHITECTURE.md"));
+    let mut above = BTreeSet::new();
+    for (module, allowed) in rows(&text) {
+        let known = |name: &String| name == "all" || above.contains(name);
+        // The verbs start the program, and the program's parts know no verbs.
+        let unknown: Vec<_> = allowed.iter().filter(|name| !known(name)).collect();
+        assert!(
+            unknown.is_empty() || module == "cli",
+            "{module} comes before {unknown:?}"
+        );
+        above.insert(module);
+    }
+}
+
+#[test]
+fn pure_modules_do_without_the_world() {
+    let mut wrong = Vec::new();
+    for module in pure_modules() {
+        for (path, text) in sources_of(&module) {
+            if is_test_file(&path) {
+                continue;
+            }
+            let code = code(production(&text));
+            for word in IMPURE.into_iter().filter(|word| contains_word(&code, word)) {
+                wrong.push(format!("{}: {module} is pure and must not use {word}", path.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn no_file_is_too_long() {
+    let folders = ["src", "tests", "benches", "loadtest"].map(|folder| root().join(folder));
+    let files = folders.iter().flat_map(|folder| rust_files(folder));
+    let long: Vec<_> = files
+        .map(|path| (read(&path).lines().count(), path))
+        .filter(|(lines, _)| *lines > FILE_LINES_MAX)
+        .collect();
+    assert!(long.is_empty(), "over {FILE_LINES_MAX} lines: {long:?}");
+}
+
+#[test]
+fn every_configuration_that_is_shipped_can_be_loaded() {
+    let mut loaded = 0;
+    for entry in fs::read_dir(root().join("config")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yaml") {
+            if let Err(report) = weighbridge::config::load(&path) {
+                panic!("{}: {report}", path.display());
+            }
+            loaded += 1;
+        }
+    }
+    assert!(loaded >= 3, "config/ holds {loaded} configurations");
+}
+
+/// The scanners must see what they look for, or all of the above would pass on anything.
+#[test]
+fn the_scanners_see_what_they_look_for() {
+    let text = "use crate::{model, stats::{Class, Reason}, time};\n// crate::admin\nlet x = crate::proxy::run();\n\
+                /* crate::cli */ let tokio_like = 1;\n#[cfg(test)]\nmod tests {\n    use tokio;\n}\n";
+    let found: Vec<_> = imports(&code(text)).into_iter().collect();
+    assert_eq!(found, ["model", "proxy", "stats", "time"]);
+    assert!(!contains_word(&code(production(text)), "tokio"));
+    assert!(contains_word(&code(text), "tokio"));
+    assert!(contains_word("std::fs::read", "std::fs"));
+    assert!(contains_word("use std::{fs, sync::Arc};", "std::fs"));
+    assert!(contains_word("use std::{fs, time::{Duration, Instant}};", "Instant"));
+    assert!(!contains_word("std::fsync", "std::fs"));
+    assert_eq!(pure_modules(), ["model", "stats", "routing", "analysis"]);
+    assert!(layers().len() >= modules().len() && modules().len() > 5);
+}
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The modules of the library.
+fn modules() -> Vec<String> {
+    let text = read(&root().join("src/lib.rs"));
+    let names = text.lines().filter_map(|line| {
+        let declared = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        declared.strip_prefix("mod ")?.strip_suffix(';')
+    });
+    names.map(str::to_owned).collect()
+}
+
+/// Module to what it may import, from the table of `src/ARCHITECTURE.md`.
+fn layers() -> BTreeMap<String, BTreeSet<String>> {
+    rows(&read(&root().join("src/ARCHITECTURE.md"))).into_iter().collect()
+}
+
+fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
+    let rows = text.lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
+        let [module, _, imports] = &*cells else {
+            panic!("not a row of three cells: {row}");
+        };
+        let imports = imports.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+        (
+            module.trim_matches('`').to_owned(),
+            imports.filter(|name| name != "—").collect(),
+        )
+    })
+    .collect()
+}
+
+/// The modules that the line `Pure: …` names.
+fn pure_modules() -> Vec<String> {
+    let text = read(&root().join("src/ARCHITECTURE.md"));
+    let line = text.lines().find_map(|line| line.strip_prefix("Pure: ")).unwrap();
+    let names = line.trim_end_matches('.').split(',');
+    names.map(|name| name.trim().trim_matches('`').to_owned()).collect()
+}
+
+/// The files of a module, which is one file or a folder.
+fn sources_of(module: &str) -> Vec<(PathBuf, String)> {
+    let folder = root().join("src").join(module);
+    let mut files = rust_files(&folder);
+    files.extend(Some(folder.with_extension("rs")).filter(|file| file.exists()));
+    files.into_iter().map(|path| (path.clone(), read(&path))).collect()
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let files = paths.flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] });
+    files
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .collect()
+}
+
+fn is_test_file(path: &Path) -> bool {
+    path.components().any(|part| {
+        ["tests", "tests.rs", "testing.rs"]
+            .iter()
+            .any(|name| part.as_os_str() == *name)
+    })
+}
+
+/// What is before the file's tests, which come last.
+fn production(text: &str) -> &str {
+    text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at])
+}
+
+/// A text without its comments.
+fn code(text: &str) -> String {
+    let mut rest = text;
+    let mut code = String::new();
+    while let Some(at) = rest.find("/*") {
+        code += &rest[..at];
+        rest = rest[at..].find("*/").map_or("", |end| &rest[at + end + 2..]);
+    }
+    code += rest;
+    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The modules that a text reaches by `crate::`.
+fn imports(code: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for after in code.split("crate::").skip(1) {
+        match after.strip_prefix('{') {
+            Some(group) => found.extend(names_in_group(group)),
+            None => {
+                found.insert(identifier(after));
+            }
+        }
+    }
+    found.remove("");
+    found
+}
+
+/// The first names of `a, b::c, d::{e, f}}`.
+fn names_in_group(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0;
+    let mut part_begins = true;
+    for (at, letter) in group.char_indices() {
+        match letter {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => part_begins = true,
+            _ if letter.is_whitespace() => {}
+            _ => {
+                if std::mem::take(&mut part_begins) {
+                    names.push(identifier(&group[at..]));
+                }
+            }
+        }
+    }
+    names
+}
+
+fn identifier(text: &str) -> String {
+    text.chars().take_while(|letter| is_of_word(*letter)).collect()
+}
+
+fn is_of_word(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
+}
+
+/// Whether a text uses a name: alone, as a path, or out of a group of imports (`std::{fs, io}`).
+fn contains_word(code: &str, word: &str) -> bool {
+    let whole = code.match_indices(word).any(|(at, _)| {
+        let before = code[..at].chars().next_back().is_none_or(|letter| !is_of_word(letter));
+        let after = code[at + word.len()..]
+            .chars()
+            .next()
+            .is_none_or(|letter| !is_of_word(letter));
+        before && after
+    });
+    let Some((path, name)) = word.rsplit_once("::") else {
+        return whole;
+    };
+    let group_begins = format!("{path}::{{");
+    let mut groups = code.split(&group_begins).skip(1);
+    whole || groups.any(|group| names_in_group(group).iter().any(|found| found == name))
+}

@@ -1,0 +1,121 @@
+//! What a request costs outside of sockets: finding its route, its upstream and endpoint, and being counted.
+//!
+//! `cargo bench --bench hot_path`. Times say how this machine does it; `benches/instructions.rs` counts.
+
+#![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
+
+mod fixture;
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use fixture::{Draws, labels, outcome, table};
+use http::{HeaderMap, Method};
+use weighbridge::routing::{Publisher, Split};
+use weighbridge::stats::{Recorder, Summary, UpstreamKey, Windows};
+use weighbridge::time::Timestamp;
+
+fn route(c: &mut Criterion) {
+    let headers = HeaderMap::new();
+    let mut group = c.benchmark_group("route");
+    for (name, services, host, path) in [
+        ("one service, any host", 0, "shop.example.com:8080", "/cart/items/17"),
+        ("1,000 hosts, exact", 1_000, "s500.example.com", "/api/v1/items/17"),
+        (
+            "1,000 hosts, upper case",
+            1_000,
+            "S500.Example.COM:8443",
+            "/api/v1/items/17",
+        ),
+        (
+            "1,000 hosts, wildcard",
+            1_000,
+            "a.b.wild.example.com",
+            "/api/v1/items/17",
+        ),
+        ("1,000 hosts, none", 1_000, "nobody.example.org", "/api/v1/items/17"),
+    ] {
+        let table = table(services);
+        group.bench_function(name, |b| {
+            b.iter(|| {
+                let found = table.route(black_box(Some(host)), black_box(path), &Method::GET, &headers);
+                black_box(found.is_some())
+            });
+        });
+    }
+    group.finish();
+}
+
+fn split(c: &mut Criterion) {
+    let table = table(0);
+    let service = table.services().next().unwrap();
+    let split = Split::new(&service.weights, &service.baseline, 7);
+    let mut draws = Draws::default();
+    c.bench_function("split/draw", |b| b.iter(|| split.pick(draws.next())));
+    let cookie = b"0192f3c8-6d1e-7b7a-9d0e-2f6a5f1c4b7d";
+    c.bench_function("split/key of 36 bytes", |b| {
+        b.iter(|| split.pick_key(black_box(cookie)))
+    });
+    let upstream = service.upstreams.first().unwrap();
+    c.bench_function("balance/two of four", |b| {
+        b.iter(|| upstream.endpoint(draws.next()).map(|endpoint| endpoint.key));
+    });
+}
+
+fn record(c: &mut Criterion) {
+    let mut recorder = Recorder::new(0);
+    let mut draws = Draws::default();
+    c.bench_function("recorder/record", |b| {
+        b.iter(|| recorder.record(UpstreamKey(1), &outcome(draws.next())));
+    });
+    c.bench_function("recorder/record and count", |b| {
+        b.iter(|| {
+            let draw = draws.next();
+            recorder.record(UpstreamKey(1), &outcome(draw));
+            recorder.count(labels(draw));
+        });
+    });
+    // What a worker does at most a hundred times in a second, with the memory given back or not.
+    c.bench_function("recorder/flush of 100 requests, memory returned", |b| {
+        let mut used = None;
+        b.iter(|| {
+            (0..100).for_each(|_| recorder.record(UpstreamKey(1), &outcome(draws.next())));
+            used = Some(recorder.take(used.take()));
+        });
+    });
+    c.bench_function("recorder/flush of 100 requests", |b| {
+        b.iter(|| {
+            (0..100).for_each(|_| recorder.record(UpstreamKey(1), &outcome(draws.next())));
+            recorder.take(None)
+        });
+    });
+}
+
+fn windows(c: &mut Criterion) {
+    let mut draws = Draws::default();
+    let mut summary = Summary::new();
+    (0..1_000).for_each(|_| summary.record(&outcome(draws.next())));
+    let mut windows = Windows::new(Timestamp::default());
+    let mut now = Timestamp::default();
+    c.bench_function("windows/push", |b| {
+        b.iter(|| {
+            now = now.plus(std::time::Duration::from_millis(10));
+            windows.push(now, &summary);
+        });
+    });
+    c.bench_function("windows/read all four", |b| b.iter(|| windows.read(now)));
+}
+
+fn snapshot(c: &mut Criterion) {
+    let publisher = Publisher::new(table(0));
+    let mut reader = publisher.reader();
+    c.bench_function("snapshot/load", |b| b.iter(|| black_box(reader.load().revision)));
+    let publisher = Publisher::new(table(1_000));
+    let live = publisher.current().table.service("s500").unwrap().live();
+    c.bench_function("snapshot/new weights, 1,000 services", |b| {
+        b.iter(|| publisher.update(|table| table.with_weights("s500", &live)));
+    });
+}
+
+criterion_group!(hot_path, route, split, record, windows, snapshot);
+criterion_main!(hot_path);

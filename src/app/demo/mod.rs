@@ -239,7 +239,9 @@ impl Show<'_> {
     fn opening(&self) -> String {
         let Stage { admin, proxy, .. } = self.stage;
         format!(
-            "Weighbridge demo: users -> proxy http://{proxy} -> shop {BASELINE} or {CANARY}; admin API http://{admin}\n\n"
+            "Weighbridge demo\n  \
+             users -> proxy http://{proxy} -> {SERVICE} {BASELINE} or {CANARY}\n  \
+             admin API http://{admin}\n\n"
         )
     }
 

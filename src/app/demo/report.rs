@@ -72,8 +72,8 @@ impl Report {
         format!(
             "\n\
              What happened\n  \
-             {:>8.1} ms  from the first failing answer to the decision ({} failures in {} answers of {CANARY})\n  \
-             {:>8.1} ms  from the call of the rollback to its reply\n  \
+             {:>8.1} ms  first failing answer to decision ({} of {} answers of {CANARY} failed)\n  \
+             {:>8.1} ms  call of the rollback to its reply\n  \
              {:>8}     requests reached {CANARY} that were sent after the reply, of {}\n  \
              {:>8}     requests failed for their users, of {}\n",
             self.decision_ms,

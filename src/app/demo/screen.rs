@@ -125,11 +125,7 @@ impl<'a> Screen<'a> {
             78..118 => 20,
             _ => 50,
         };
-        let head = format!(
-            "          weight  {:bar$}   req/s    errors        p50        p99   {}",
-            "",
-            self.clock(now)
-        );
+        let head = format!("          weight  {:bar$}   req/s    errors        p50        p99", "");
         let mut lines = vec![("", String::new()), (DIM, head)];
         for gauge in gauges {
             let color = if gauge.error_rate > 0.01 { RED } else { "" };
@@ -148,9 +144,10 @@ impl<'a> Screen<'a> {
             ));
         }
         let failures = format!(
-            "  users: {RATE} requests per second; {} of {} failed",
+            "  users: {RATE} requests per second; {} of {} failed   {}",
             count(users.failures),
-            count(users.requests)
+            count(users.requests),
+            self.clock(now)
         );
         lines.push((if users.failures > 0 { "33" } else { "" }, failures));
         lines

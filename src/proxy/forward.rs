@@ -87,9 +87,6 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
 /// What a request loses and gains on its way through.
 fn prepare(head: &mut Parts, exchange: &Exchange) {
     headers::strip_hop_by_hop(&mut head.headers);
-    headers::narrow_te(&mut head.headers);
-    // The proxy itself answers the expectation, as soon as the body is wanted.
-    head.headers.remove(http::header::EXPECT);
     headers::set_forwarded(&mut head.headers, &exchange.client);
     headers::add_via(&mut head.headers, head.version);
     head.version = http::Version::HTTP_11;

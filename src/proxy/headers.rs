@@ -13,14 +13,34 @@ static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port"
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
-/// Fields that are for the next hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1).
-static HOP_BY_HOP: [HeaderName; 5] = [
+/// Fields that are for this hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1). The expectation
+/// of a 100 is among them: each hop answers that itself, as soon as it wants the body.
+static HOP_BY_HOP: [HeaderName; 8] = [
+    CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),
     UPGRADE,
     TRANSFER_ENCODING,
     HeaderName::from_static("proxy-authenticate"),
+    http::header::EXPECT,
+    TE,
 ];
+
+/// The place of a name in [`HOP_BY_HOP`], as a bit. One comparison for nearly every name, by its length: to look each of
+/// the eight up in every message would cost more than all else that is done to its headers.
+fn hop_by_hop_bit(name: &HeaderName) -> u8 {
+    match name.as_str() {
+        "connection" => 1,
+        "keep-alive" => 1 << 1,
+        "proxy-connection" => 1 << 2,
+        "upgrade" => 1 << 3,
+        "transfer-encoding" => 1 << 4,
+        "proxy-authenticate" => 1 << 5,
+        "expect" => 1 << 6,
+        "te" => 1 << 7,
+        _ => 0,
+    }
+}
 
 /// Fields that a `Connection` field cannot take off: they are not the client's to remove.
 fn is_protected(name: &HeaderName) -> bool {
@@ -29,40 +49,45 @@ fn is_protected(name: &HeaderName) -> bool {
 
 /// Takes off what is meant for this hop only.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
+    if found == 0 {
+        return;
+    }
+    let trailers = found & hop_by_hop_bit(&TE) != 0 && accepts_trailers(headers);
     if let Entry::Occupied(entry) = headers.entry(CONNECTION) {
         let values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
-        for name in values
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-        {
-            if let Ok(name) = HeaderName::try_from(name.trim())
-                && !is_protected(&name)
-                && name != TE
-            {
-                headers.remove(name);
-            }
+        for value in values.iter().filter_map(|value| value.to_str().ok()) {
+            value.split(',').for_each(|name| strip_named(headers, name.trim()));
         }
     }
-    for name in &HOP_BY_HOP {
+    for (at, name) in HOP_BY_HOP.iter().enumerate() {
+        if found & (1 << at) != 0 {
+            headers.remove(name);
+        }
+    }
+    if trailers {
+        // Of `TE` a proxy passes on only this.
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+fn strip_named(headers: &mut HeaderMap, name: &str) {
+    // By far the most frequent words are not names of fields at all.
+    if name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close") {
+        return;
+    }
+    if let Ok(name) = HeaderName::try_from(name)
+        && !is_protected(&name)
+    {
         headers.remove(name);
     }
 }
 
-/// Keeps of `TE` only what a proxy may pass on: that trailers are welcome.
-pub(crate) fn narrow_te(headers: &mut HeaderMap) {
-    if let Entry::Occupied(mut entry) = headers.entry(TE) {
-        let trailers = entry
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"));
-        if trailers {
-            entry.insert(HeaderValue::from_static("trailers"));
-        } else {
-            entry.remove_entry_mult();
-        }
-    }
+fn accepts_trailers(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    codings
+        .flat_map(|value| value.split(','))
+        .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
 }
 
 /// HTTP/2 may split cookies over several fields; HTTP/1.1 may not (RFC 9113 section 8.2.3).
@@ -80,6 +105,8 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// Tells the upstream who asked, over what, and for which host. What the client said of itself counts only when the
 /// peer is trusted.
 pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &Client) {
+    // Room for all that is added here and for `Via`, so that the map grows once at most.
+    headers.reserve(6);
     let host = headers.get(HOST).cloned();
     let scheme = HeaderValue::from_static("http");
     if client.trusted {

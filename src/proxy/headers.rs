@@ -1,8 +1,6 @@
 //! Header fields on their way through: what is taken off, and what is set.
 
-use http::header::{
-    CONNECTION, COOKIE, Entry, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA,
-};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 
 use super::client::Client;
 
@@ -54,11 +52,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         return;
     }
     let trailers = found & hop_by_hop_bit(&TE) != 0 && accepts_trailers(headers);
-    if let Entry::Occupied(entry) = headers.entry(CONNECTION) {
-        let values: Vec<HeaderValue> = entry.remove_entry_mult().1.collect();
-        for value in values.iter().filter_map(|value| value.to_str().ok()) {
-            value.split(',').for_each(|name| strip_named(headers, name.trim()));
-        }
+    if found & hop_by_hop_bit(&CONNECTION) != 0 && !is_plain_connection(headers) {
+        strip_connection(headers);
     }
     for (at, name) in HOP_BY_HOP.iter().enumerate() {
         if found & (1 << at) != 0 {
@@ -71,15 +66,25 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn strip_named(headers: &mut HeaderMap, name: &str) {
-    // By far the most frequent words are not names of fields at all.
-    if name.eq_ignore_ascii_case("keep-alive") || name.eq_ignore_ascii_case("close") {
-        return;
-    }
-    if let Ok(name) = HeaderName::try_from(name)
-        && !is_protected(&name)
-    {
-        headers.remove(name);
+/// Whether `Connection` names no fields: what nearly every one of them says.
+fn is_plain_connection(headers: &HeaderMap) -> bool {
+    headers.get_all(CONNECTION).iter().all(|value| {
+        value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
+    })
+}
+
+/// Takes off the fields that `Connection` names.
+fn strip_connection(headers: &mut HeaderMap) {
+    let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+    for value in values.iter().filter_map(|value| value.to_str().ok()) {
+        for name in value
+            .split(',')
+            .filter_map(|name| HeaderName::try_from(name.trim()).ok())
+        {
+            if !is_protected(&name) {
+                headers.remove(name);
+            }
+        }
     }
 }
 

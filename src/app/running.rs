@@ -137,7 +137,7 @@ fn bind_listeners(config: &Config) -> Result<(Vec<BoundListener>, Vec<SocketAddr
             error,
         };
         let sockets = net::bind(options.address, config.proxy.workers.get()).map_err(failed)?;
-        for socket in sockets.first() {
+        if let Some(socket) = sockets.first() {
             addresses.push(socket.local_addr().map_err(failed)?);
         }
         listeners.push(BoundListener {

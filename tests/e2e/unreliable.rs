@@ -71,7 +71,10 @@ fn a_part_of_an_answer_never_looks_like_the_whole() {
             let request = Http2::request(path)
                 .body(Empty::new().map_err(|never| match never {}).boxed())
                 .unwrap();
-            let response = client.head(request).await;
+            // The reset may overtake the head.
+            let Ok(response) = client.try_head(request).await else {
+                continue;
+            };
             let status = response.status();
             let body = response.into_body().collect().await;
             assert!(body.is_err() || status == 502, "{path} looked complete over HTTP/2");

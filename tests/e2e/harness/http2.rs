@@ -72,8 +72,16 @@ impl Http2 {
 
     /// The answer's head, with its body still to come.
     pub(crate) async fn head(&mut self, request: Request<BoxBody<Bytes, std::io::Error>>) -> http::Response<Incoming> {
-        self.sender.ready().await.unwrap();
-        self.sender.send_request(request).await.unwrap()
+        self.try_head(request).await.unwrap()
+    }
+
+    /// As [`Http2::head`], where the stream may be reset instead.
+    pub(crate) async fn try_head(
+        &mut self,
+        request: Request<BoxBody<Bytes, std::io::Error>>,
+    ) -> hyper::Result<http::Response<Incoming>> {
+        self.sender.ready().await?;
+        self.sender.send_request(request).await
     }
 }
 

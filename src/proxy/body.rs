@@ -41,8 +41,6 @@ pub(crate) struct Upload {
     left: Option<u64>,
     idle: Duration,
     deadline: Deadline,
-    /// Whether the idle limit is running.
-    waiting: bool,
     progress: Rc<Progress>,
 }
 
@@ -50,7 +48,8 @@ pub(crate) struct Upload {
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     fault: Cell<Option<Error>>,
-    finished: Cell<bool>,
+    /// Whether it is the client that is waited for, and the idle limit is running.
+    waiting: Cell<bool>,
     moved: Cell<Millis>,
     bytes: Cell<u64>,
 }
@@ -66,9 +65,10 @@ impl Progress {
         self.bytes.get()
     }
 
-    /// When the upload last moved, while it goes on.
-    pub(crate) fn moving_since(&self) -> Option<Millis> {
-        (!self.finished.get()).then(|| self.moved.get())
+    /// Since when it has been the upstream's turn: since the body last moved, which is its end once it is through; and
+    /// not before `now` while it is the client that is waited for.
+    pub(crate) fn upstream_since(&self, now: Millis) -> Millis {
+        if self.waiting.get() { now } else { self.moved.get() }
     }
 }
 
@@ -87,7 +87,6 @@ impl RequestBody {
             left: (options.limits.body_bytes > 0).then_some(options.limits.body_bytes),
             idle: options.timeouts.body_idle,
             deadline: client.worker.deadlines.deadline(),
-            waiting: false,
             progress: Rc::clone(&progress),
         };
         (RequestBody::Upload(Box::new(upload)), Some(progress))
@@ -103,7 +102,7 @@ impl Upload {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => {
-                if !std::mem::replace(&mut self.waiting, true) {
+                if !self.progress.waiting.replace(true) {
                     self.deadline.set(self.idle);
                 }
                 ready!(self.deadline.poll(cx));
@@ -115,23 +114,24 @@ impl Upload {
             }
             Poll::Ready(Some(Err(_))) => self.cut(Reason::ClientAbort, "the client went away"),
             Poll::Ready(None) => {
-                self.progress.finished.set(true);
+                self.moved();
                 Poll::Ready(None)
             }
         }
     }
 
-    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.waiting = false;
-        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+    fn moved(&self) {
+        self.progress.waiting.set(false);
         self.progress.moved.set(self.client.worker.deadlines.coarse());
+    }
+
+    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.moved();
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.progress.bytes.set(self.progress.bytes.get() + bytes);
         match self.left.map(|left| left.checked_sub(bytes)) {
             Some(None) => return self.cut(Reason::BodyTooLarge, "the request's body is too large"),
             left => self.left = left.flatten(),
-        }
-        if self.body.is_end_stream() {
-            self.progress.finished.set(true);
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -196,8 +196,13 @@ pub(crate) struct Limits {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        // Before the body, which may always have more for a client that takes it slowly.
+        let total = self.limits.total.as_ref().filter(|_| self.connection.is_some());
+        if total.is_some_and(|total| total.poll(cx).is_ready()) {
+            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.poll_limits(cx),
+            Poll::Pending => self.poll_idle(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 self.limits.waiting = false;
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
@@ -208,12 +213,8 @@ impl Relay {
             }
             Poll::Ready(Some(Err(error))) => {
                 tracing::debug!(%error, "the upstream's answer broke off");
-                let reason = if error.is_parse() {
-                    Reason::UpstreamProtocolError
-                } else {
-                    Reason::Reset
-                };
-                self.cut(&Error::new(reason, "the upstream's answer broke off"))
+                let error = self.broken_off(&error);
+                self.cut(&error)
             }
             Poll::Ready(None) => {
                 self.end();
@@ -222,15 +223,20 @@ impl Relay {
         }
     }
 
-    fn poll_limits(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        if self
-            .limits
-            .total
-            .as_ref()
-            .is_some_and(|total| total.poll(cx).is_ready())
-        {
-            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"));
-        }
+    /// Whose fault it is: the connection also ends when the client's upload, still under way, has to be cut.
+    fn broken_off(&self, error: &hyper::Error) -> Error {
+        let upload = self.exchange.upload.as_ref();
+        let reason = if error.is_parse() {
+            Reason::UpstreamProtocolError
+        } else {
+            Reason::Reset
+        };
+        upload
+            .and_then(|upload| upload.fault())
+            .unwrap_or(Error::new(reason, "the upstream's answer broke off"))
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         if !std::mem::replace(&mut self.limits.waiting, true) {
             self.limits.idle.set(self.limits.idle_limit);
         }

@@ -253,12 +253,13 @@ async fn wait(
             return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
         }
         while limits.idle.poll(cx).is_ready() {
-            // While the request's body still moves, the upstream is not late.
-            let moved = exchange.upload.as_ref().and_then(|upload| upload.moving_since());
+            // The upstream is late only when it has had all of the request for that long.
+            let now = deadlines.coarse();
+            let since = exchange.upload.as_ref().map(|upload| upload.upstream_since(now));
             let patience = u64::try_from(timeouts.first_byte.as_millis()).unwrap_or(u64::MAX);
-            match moved
-                .map(|moved| moved.saturating_add(patience))
-                .filter(|due| *due > deadlines.coarse())
+            match since
+                .map(|since| since.saturating_add(patience))
+                .filter(|due| *due > now)
             {
                 Some(due) => limits.idle.set_at(due),
                 None => {

@@ -219,6 +219,31 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
 }
 
 #[test]
+fn an_upstream_is_not_late_while_its_request_is_on_the_way() {
+    let blue = Upstream::start(|call| {
+        if call.path() == "/silent" {
+            call.await_hangup()
+        } else {
+            call.ok("blue")
+        }
+    });
+    let mut service = shop(&blue, &blue);
+    service["timeouts"] = json!({ "first_byte": "300ms" });
+    let proxy = Proxy::with_shop(service);
+    let mut slow = proxy.client();
+    slow.send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\n\r\na");
+    for piece in ["b", "c"] {
+        eventually("the upstream has the head", || {
+            blue.seen().iter().any(|seen| seen.target == "/")
+        });
+        // Begun after the upload, so the upload is older than the limit when it ends.
+        proxy.get("/silent").expect(504);
+        slow.send(piece);
+    }
+    assert_eq!(slow.receive().expect(200).text(), "blue");
+}
+
+#[test]
 fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
     let endless = Upstream::start(|call| {
         let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(2000);

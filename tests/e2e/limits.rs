@@ -94,6 +94,30 @@ fn too_many_or_too_long_headers_are_431() {
 }
 
 #[test]
+fn an_upload_that_is_cut_after_the_answer_began_is_no_fault_of_the_upstream() {
+    let echo = Upstream::start(|call| {
+        call.chunk();
+        call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+            .unwrap();
+        call.await_hangup();
+    });
+    let service = shop(&echo, &echo);
+    let proxy = Proxy::start(json!({
+        "listeners": [{ "limits": { "body_bytes": "10B" } }],
+        "services": { "shop": service },
+    }));
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    client.head().unwrap();
+    client.send(format!("14\r\n{}\r\n", "a".repeat(20)));
+    proxy.counts_reason("body_too_large", 1);
+    eventually("the windows tell whose fault it was", || {
+        let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
+        window["classes"]["client_abort"] == 1 && window["failures"] == 0
+    });
+}
+
+#[test]
 fn a_slow_head_is_cut_with_408() {
     let (proxy, blue) = with_listener(json!({ "timeouts": { "header": "200ms" } }));
     let mut client = proxy.client();

@@ -44,7 +44,7 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// No route matches, or a tester names an upstream that does not exist.
+    /// No route matches. A tester who names an upstream that does not exist is a user like any other.
     pub(crate) fn of(exchange: &Exchange, head: &Parts) -> Result<(Destination, NewCookie), Error> {
         let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
         // `OPTIONS *` asks about the server as a whole.

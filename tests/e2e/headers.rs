@@ -28,7 +28,7 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     });
     let proxy = proxy(json!({}), &blue);
     let mut client = proxy.client();
-    let headers = "Connection: keep-alive, X-Secret, TE, Host, Content-Length, X-Forwarded-For, X-Real-IP\r\n\
+    let headers = "Connection: keep-alive, X-Secret, TE, Host, Content-Length, X-Forwarded-For, X-Real-IP, X-Request-Id\r\n\
                    Keep-Alive: timeout=5\r\nX-Secret: 1\r\nTE: gzip, trailers;q=0.5, trailers\r\nProxy-Connection: keep-alive\r\n\
                    Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\n";
     let response = client.ask("/", headers).receive().expect(200);
@@ -52,6 +52,7 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     }
     // Naming them in Connection does not take off what the proxy sets itself.
     assert_eq!(value(&seen, "x-forwarded-for"), "127.0.0.1");
+    assert!(is_uuid(&value(&seen, "x-request-id")));
     for gone in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
         assert_eq!(response.header(gone), None, "{gone} came back: {response:?}");
     }

@@ -20,8 +20,8 @@ use crate::model::api;
 
 /// For the connection alone; an admin address is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a whole call. A rollback may wait a second for the store, and for every worker to acknowledge.
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a whole call. A little more than the API takes itself, so that its own answer is heard.
+const CALL_TIMEOUT: Duration = Duration::from_secs(35);
 /// The largest answer that is read; thousands of services fit.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 

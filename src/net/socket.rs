@@ -16,8 +16,12 @@ const BACKLOG: i32 = 4096;
 /// The address is in use, or not this machine's, or the operating system refuses for another reason.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
     // Sockets that share a port share it with other processes too. A second proxy on the same address is a mistake, so
-    // it is asked for alone first.
-    drop(bind_one(address, false)?);
+    // it is asked for alone first; and a single socket has nothing to share.
+    let alone = bind_one(address, false)?;
+    if count == 1 {
+        return Ok(vec![alone]);
+    }
+    drop(alone);
     let first = bind_one(address, true)?;
     let address = first.local_addr()?;
     let mut all = vec![first];

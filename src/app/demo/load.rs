@@ -23,7 +23,8 @@ use super::upstream::VERSION_HEADER;
 
 /// Requests by second.
 pub(super) const RATE: u32 = 300;
-/// Requests that wait for their answers; at this many, further users are turned away, and counted as failures.
+/// Requests that wait for their answers. At this many, further ones are not sent: it is the machine that is too busy,
+/// and that is told, and is no failure of the shop.
 const IN_FLIGHT_MAX: usize = 256;
 /// A user's patience.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,6 +50,8 @@ pub(super) struct Sample {
 pub(super) struct Totals {
     pub(super) requests: u64,
     pub(super) failures: u64,
+    /// Requests that were due and were not sent.
+    pub(super) unsent: u64,
 }
 
 /// The running load; it ends when this is dropped.
@@ -102,7 +105,7 @@ async fn send(proxy: SocketAddr, log: Arc<Mutex<Log>>) {
     loop {
         ticks.tick().await;
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-            record(&log, Instant::now(), None);
+            lock(&log).totals.unsent += 1;
             continue;
         };
         let (idle, log) = (Arc::clone(&idle), Arc::clone(&log));

@@ -32,8 +32,10 @@ const LOOK_EVERY: Duration = Duration::from_millis(25);
 const FAILURES_MIN: u64 = 5;
 /// … if they are at least this share of its answers, and the old version does better.
 const ERROR_RATE_MAX: f64 = 0.01;
-/// A failing version that has not been noticed by then will not be.
-const NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A failing version that has not been noticed by then will not be, even on a very busy machine.
+const NOTICE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Good answers after the rollback, without which it has shown nothing.
+const AFTERMATH_MIN: usize = 50;
 
 /// What the demo is to do.
 #[derive(Clone, Copy, Debug)]
@@ -148,6 +150,7 @@ impl Show<'_> {
         let trip = self.watch(NOTICE_TIMEOUT).await?.ok_or(Error::Unnoticed)?;
         let replied = self.roll_back(&trip).await?;
         self.watch_on(self.seconds(4.0)).await?;
+        self.watch_aftermath(replied).await?;
         let moments = Moments {
             failing,
             decided: trip.at,
@@ -219,6 +222,21 @@ impl Show<'_> {
         while began.elapsed() < time {
             self.look().await?;
             tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Goes on until enough answers have come since `replied` to say where requests go now.
+    async fn watch_aftermath(&mut self, replied: Instant) -> Result<(), Error> {
+        while replied.elapsed() < NOTICE_TIMEOUT {
+            let answered = self
+                .stage
+                .load
+                .samples(|sample| sample.sent > replied && !sample.failed);
+            if answered.len() >= AFTERMATH_MIN {
+                break;
+            }
+            self.watch_on(LOOK_EVERY).await?;
         }
         Ok(())
     }

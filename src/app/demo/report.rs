@@ -16,6 +16,10 @@ pub(crate) struct Report {
     pub(crate) requests: u64,
     /// Those of them that failed.
     pub(crate) user_visible_failures: u64,
+    /// Those failures that the new version answered; the others had no answer, or one of the proxy's own.
+    pub(crate) canary_failures: u64,
+    /// Requests that were due and were not sent, because the machine was too busy.
+    pub(crate) unsent: u64,
     /// Of the new version, within the second before the decision.
     pub(crate) answers_at_decision: u64,
     pub(crate) failures_at_decision: u64,
@@ -52,6 +56,8 @@ impl Report {
         Report {
             requests: totals.requests,
             user_visible_failures: totals.failures,
+            canary_failures: number(failed.iter().filter(canary).count()),
+            unsent: totals.unsent,
             answers_at_decision: moments.answers,
             failures_at_decision: moments.failures,
             decision_ms: ms(moments.decided.saturating_duration_since(first)),
@@ -69,13 +75,13 @@ impl Report {
 
     /// For people.
     pub(super) fn text(&self) -> String {
-        format!(
+        let mut text = format!(
             "\n\
              What happened\n  \
              {:>8.1} ms  first failing answer to decision ({} of {} answers of {CANARY} failed)\n  \
              {:>8.1} ms  call of the rollback to its reply\n  \
              {:>8}     requests reached {CANARY} that were sent after the reply, of {}\n  \
-             {:>8}     requests failed for their users, of {}\n",
+             {:>8}     requests failed for their users, of {}; {} were answered by {CANARY}\n",
             self.decision_ms,
             self.failures_at_decision,
             self.answers_at_decision,
@@ -84,7 +90,15 @@ impl Report {
             count(self.requests_after_reply),
             count(self.user_visible_failures),
             count(self.requests),
-        )
+            count(self.canary_failures),
+        );
+        if self.unsent > 0 {
+            let unsent = count(self.unsent);
+            text.push_str(&format!(
+                "  {unsent:>8}     requests were due and not sent: this machine is very busy\n"
+            ));
+        }
+        text
     }
 }
 

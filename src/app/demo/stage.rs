@@ -2,15 +2,17 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::sync::oneshot;
 
 use super::Error;
 use super::load::Load;
 use super::upstream::Upstream;
-use crate::app::{Running, start};
+use crate::app::{self, Running, start};
 use crate::cli::client::Client;
 use crate::config;
 
@@ -22,7 +24,9 @@ pub(super) const BASELINE: &str = "v1";
 pub(super) const CANARY: &str = "v2";
 
 /// Where the admin API is expected to be, unless something else is there.
-const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+const ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9900);
+/// Any free port.
+const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// The users have gone when the proxy is told to end.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,7 @@ pub(super) struct Stage {
     running: Running,
     baseline: Upstream,
     store: TempDir,
+    outside: Outside,
 }
 
 impl Stage {
@@ -45,23 +50,28 @@ impl Stage {
             .prefix("weighbridge-demo-")
             .tempdir()
             .map_err(Error::Part)?;
-        let baseline = Upstream::start(BASELINE).await.map_err(Error::Part)?;
-        let canary = Upstream::start(CANARY).await.map_err(Error::Part)?;
-        let text = configuration(&store, admin_address(), baseline.address(), canary.address());
-        let config = config::parse("<demo>", &text, &HashMap::new()).map_err(super::super::Error::from)?;
-        let running = start(config)?;
+        let outside = Outside::start().map_err(Error::Part)?;
+        let baseline = outside.run(Upstream::start(BASELINE)).await?.map_err(Error::Part)?;
+        let canary = outside.run(Upstream::start(CANARY)).await?.map_err(Error::Part)?;
+        let proxy_with = |admin| start_proxy(&store, admin, baseline.address(), canary.address());
+        let running = match proxy_with(ADMIN) {
+            // Something else is there, perhaps a proxy that works.
+            Err(app::Error::Bind { address: ADMIN, .. }) => proxy_with(ANY),
+            other => other,
+        }?;
         let admin = running.admin_address();
         let first = running.listener_addresses().first().copied();
         let proxy = first.ok_or_else(|| Error::Part(io::Error::other("the proxy has no listener")))?;
         Ok(Stage {
             client: Client::new(&admin.to_string(), None)?,
-            load: Load::start(proxy),
+            load: outside.run(async move { Load::start(proxy) }).await?,
             canary,
             admin,
             proxy,
             running,
             baseline,
             store,
+            outside,
         })
     }
 
@@ -70,9 +80,54 @@ impl Stage {
         drop(self.load);
         self.running.drain(Duration::ZERO, DRAIN_TIMEOUT).await;
         drop((self.baseline, self.canary));
+        self.outside.end();
         // What is left in the system's directory for such things, the system clears.
         let _ = self.store.close();
     }
+}
+
+/// A thread of its own for what is not the proxy: users and versions are elsewhere, and their work must not hold the
+/// control plane up.
+struct Outside {
+    runtime: tokio::runtime::Handle,
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Outside {
+    fn start() -> io::Result<Outside> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = oneshot::channel();
+        Ok(Outside {
+            runtime: runtime.handle().clone(),
+            end,
+            thread: std::thread::Builder::new()
+                .name("demo".to_owned())
+                .spawn(move || drop(runtime.block_on(ended)))?,
+        })
+    }
+
+    /// Runs something there, together with what it spawns.
+    async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T, Error> {
+        let done = self.runtime.spawn(task).await;
+        done.map_err(|error| Error::Part(io::Error::other(error)))
+    }
+
+    fn end(self) {
+        // Whichever way it ends, it has ended.
+        let _ = self.end.send(());
+        let _ = self.thread.join();
+    }
+}
+
+fn start_proxy(
+    store: &TempDir,
+    admin: SocketAddr,
+    baseline: SocketAddr,
+    canary: SocketAddr,
+) -> Result<Running, app::Error> {
+    let text = configuration(store, admin, baseline, canary);
+    start(config::parse("<demo>", &text, &HashMap::new())?)
 }
 
 fn configuration(store: &TempDir, admin: SocketAddr, baseline: SocketAddr, canary: SocketAddr) -> String {
@@ -91,12 +146,4 @@ fn configuration(store: &TempDir, admin: SocketAddr, baseline: SocketAddr, canar
     });
     // JSON is YAML.
     text.to_string()
-}
-
-/// The usual address of the admin API, or any other if that is taken.
-fn admin_address() -> SocketAddr {
-    match TcpListener::bind(ADMIN) {
-        Ok(_) => ADMIN,
-        Err(_) => SocketAddr::new(ADMIN.ip(), 0),
-    }
 }

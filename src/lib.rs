@@ -4,6 +4,7 @@
 //! `src/ARCHITECTURE.md` tells which module may know which.
 
 pub mod admin;
+pub mod analysis;
 pub mod app;
 pub mod cli;
 pub mod config;

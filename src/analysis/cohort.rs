@@ -1,0 +1,76 @@
+//! What the judge is fed: the requests that began in one tick, once the outcome of every one of them is known.
+
+/// All requests of the two arms that began in one tick, under one weight, and what had become of them at the landmark
+/// age. It is scored as a whole, never in part, and in the order of the start ticks.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Cohort<'a> {
+    /// The time of the cohort on the caller's own scale; never decreases.
+    pub at_ms: u64,
+    /// The chance that a request of these two arms was given to the canary, 0 to 1, as it was fixed before the draw.
+    /// With several canaries it is this one's weight by its own and the baseline's together.
+    pub weight: f64,
+    /// The requests that the baseline was given.
+    pub baseline: Arm<'a>,
+    /// The requests that the canary was given, whoever answered them in the end.
+    pub canary: Arm<'a>,
+}
+
+/// The requests of one arm in a cohort.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Arm<'a> {
+    /// Requests assigned.
+    pub requests: u64,
+    /// Those of them that had failed, or had not been answered, at the landmark. In sticky releases only each key's
+    /// first in the release, which is what keeps one broken user from condemning the canary.
+    pub failures: u64,
+    /// Answers that were no failures, as pairs of a value in microseconds and a count; in sticky releases one for each
+    /// key and step. `None` when latency was not measured, and then the failures do not count as slow either.
+    pub latency_us: Option<&'a [(u64, u64)]>,
+    /// Sticky releases: keys seen for the first time, which is what the split is checked on. `None` means that each
+    /// request was drawn by itself.
+    pub new_keys: Option<u64>,
+    /// Clients that failed for the first time in this release. `None` takes each failure for another client's.
+    pub failing_clients: Option<u64>,
+    /// Failures that reached a user: those that were not rescued. `None` takes all.
+    pub visible_failures: Option<u64>,
+}
+
+impl Arm<'_> {
+    /// An arm of which only errors are known.
+    pub const fn of(requests: u64, failures: u64) -> Arm<'static> {
+        Arm {
+            requests,
+            failures,
+            latency_us: None,
+            new_keys: None,
+            failing_clients: None,
+            visible_failures: None,
+        }
+    }
+
+    /// Failures that users saw.
+    pub fn visible_failures(&self) -> u64 {
+        self.visible_failures.unwrap_or(self.failures)
+    }
+}
+
+/// Requests and failures, added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counts {
+    /// Requests assigned.
+    pub requests: u64,
+    /// Those that failed.
+    pub failures: u64,
+}
+
+impl Counts {
+    pub(crate) fn add(&mut self, arm: &Arm<'_>) {
+        self.requests += arm.requests;
+        self.failures += arm.failures;
+    }
+
+    /// Failures by request; `None` without requests.
+    pub fn rate(&self) -> Option<f64> {
+        (self.requests > 0).then(|| self.failures as f64 / self.requests as f64)
+    }
+}

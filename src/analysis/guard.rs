@@ -1,0 +1,106 @@
+//! Absolute objectives: is the canary's rate of bad requests above a fixed limit?
+//!
+//! The baseline has the same guard of its own. When both are beyond the limit, the fault is shared, and blaming the
+//! canary for it would be wrong; then the release only waits. Guards are also the one defence against a canary that
+//! drags the baseline down with it, which no comparison can see.
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::{Arm, Counts};
+use super::error::{ErrorTest, Margin, Pair};
+use super::latency_advance::Seen;
+use super::options::Slo;
+
+/// The running guard of one objective.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Guard {
+    pub(crate) slo: Slo,
+    pub(crate) canary: Side,
+    pub(crate) baseline: Side,
+    /// The baseline was on its way beyond the limit too, since both were last well within it.
+    shared: bool,
+}
+
+/// What a guard says of the canary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    Within,
+    Beyond,
+    BothBeyond,
+}
+
+/// One arm under guard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Side {
+    test: ErrorTest,
+    pub(crate) log_e: f64,
+    pub(crate) counts: Counts,
+}
+
+impl Guard {
+    pub(crate) fn new(slo: Slo) -> Guard {
+        let limit = slo.limit();
+        Guard {
+            slo,
+            canary: Side::new(limit),
+            baseline: Side::new(limit),
+            shared: false,
+        }
+    }
+
+    pub(crate) fn score(&mut self, canary: &Arm<'_>, baseline: &Arm<'_>, limit: f64) {
+        self.canary.score(self.slo, canary);
+        self.baseline.score(self.slo, baseline);
+        // Half of the evidence is enough to doubt that the canary is alone in it.
+        if self.baseline.log_e >= 0.5 * limit {
+            self.shared = true;
+        } else if self.baseline.log_e <= 0.0 && self.canary.log_e <= 0.0 {
+            self.shared = false;
+        }
+    }
+
+    pub(crate) fn share(&mut self, k: u32) {
+        self.canary.test.share(k);
+        self.baseline.test.share(k);
+    }
+
+    pub(crate) fn finding(&self, limit: f64) -> Finding {
+        match (self.canary.log_e >= limit, self.shared) {
+            (false, _) => Finding::Within,
+            (true, false) => Finding::Beyond,
+            (true, true) => Finding::BothBeyond,
+        }
+    }
+}
+
+impl Side {
+    fn new(limit: f64) -> Side {
+        Side {
+            test: ErrorTest::new(Margin {
+                ratio: 0.0,
+                worse_by: limit,
+            }),
+            log_e: 0.0,
+            counts: Counts::default(),
+        }
+    }
+
+    fn score(&mut self, slo: Slo, arm: &Arm<'_>) {
+        let (requests, bad) = match slo {
+            Slo::ErrorRate { .. } => (arm.requests, arm.failures),
+            Slo::Latency { below, .. } => {
+                let Some(seen) = Seen::of(arm) else { return };
+                let threshold = u64::try_from(below.as_micros()).unwrap_or(u64::MAX);
+                (seen.observations(), seen.beyond(threshold))
+            }
+        };
+        if requests == 0 {
+            return;
+        }
+        self.counts.requests += requests;
+        self.counts.failures += bad;
+        // With ratio 0 the weight plays no part.
+        self.test.score(0.0, Pair::of(requests, bad), 0);
+        self.log_e = self.test.log_e();
+    }
+}

@@ -1,0 +1,390 @@
+//! The judge: everything that is known of one release, and the verdict on it.
+//!
+//! Evidence *against* the canary is kept for the whole release, under one chance of error, whoever looks and however
+//! often; evidence *for* it begins anew at each step. Nothing here knows the time, draws a number or changes a weight.
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::{Cohort, Counts};
+use super::confidence::{Interval, interval};
+use super::epoch::Slack;
+use super::error::{ErrorTest, Margin, Pair};
+use super::guard::{Finding, Guard};
+use super::latency::{LatencyTest, sort};
+use super::ledger::Ledger;
+use super::math::log_sum_exp;
+use super::options::{Objective, Options};
+use super::split::Split;
+use super::step::{Inconclusive, Progress, Step, Tests};
+
+/// Wealth is shared anew once in this time, and when a step begins.
+const BLOCK_MS: u64 = 30_000;
+/// Blocks that are made up for at once after a gap without cohorts.
+const BLOCKS_AT_ONCE: u32 = 64;
+/// The chance that the confidence sequence holds at all times.
+const CONFIDENCE: f64 = 0.95;
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Nothing is certain yet.
+    Continue,
+    /// The canary is good enough for the next step.
+    Advance,
+    /// The canary is worse. Once said, said for good.
+    RollBack(Cause),
+    /// A person should look; the brakes work on meanwhile.
+    Hold(Reason),
+}
+
+/// Why a release is rolled back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// More failures than the baseline at the same time.
+    ErrorRate,
+    /// Slower than the baseline at the same time.
+    Latency,
+    /// Beyond a fixed limit that the baseline keeps.
+    Slo,
+    /// No answer in time, and the plan says to roll back then. Policy, not evidence.
+    Inconclusive,
+}
+
+/// Why a release waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The traffic is not split as the weights say, so that no comparison can be trusted.
+    Split,
+    /// Both versions are beyond a fixed limit.
+    Slo,
+    /// The step had its time and gave no answer.
+    Inconclusive,
+    /// The step had its time, and the canary too few requests to say anything.
+    TooLittleTraffic,
+}
+
+impl Cause {
+    /// Its name in answers, metrics and the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Cause::ErrorRate => "error_rate",
+            Cause::Latency => "latency",
+            Cause::Slo => "slo",
+            Cause::Inconclusive => "inconclusive",
+        }
+    }
+}
+
+impl Reason {
+    /// Its name in answers, metrics and the journal.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Split => "split",
+            Reason::Slo => "slo",
+            Reason::Inconclusive => "inconclusive",
+            Reason::TooLittleTraffic => "too_little_traffic",
+        }
+    }
+}
+
+/// The judge of one release. It can be written down and go on from there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Judge {
+    pub(crate) options: Options,
+    /// `ln(1/alpha)` and `ln(1/beta)`.
+    pub(crate) limit: f64,
+    pub(crate) advance_limit: f64,
+    /// `ln` of each relative objective's part of alpha.
+    pub(crate) log_share: f64,
+    pub(crate) error: Option<ErrorTest>,
+    pub(crate) latency: Option<LatencyTest>,
+    pub(crate) guards: Vec<Guard>,
+    pub(crate) split: Split,
+    pub(crate) ledger: Ledger,
+    pub(crate) progress: Option<Progress>,
+    pub(crate) canary: Counts,
+    pub(crate) baseline: Counts,
+    pub(crate) failing_clients: u64,
+    pub(crate) started_ms: Option<u64>,
+    pub(crate) now_ms: u64,
+    next_block_ms: u64,
+    shares: u32,
+    pub(crate) log_e: f64,
+    pub(crate) log_e_max: f64,
+    pub(crate) confidence: Option<Interval>,
+    rolled_back: Option<Cause>,
+}
+
+impl Judge {
+    /// A judge by `options`, in which [`Options::problems`] finds nothing.
+    pub fn new(options: Options) -> Judge {
+        let objectives = options.judged();
+        let error = objectives.iter().find_map(|objective| match objective {
+            Objective::ErrorRate(o) => Some(ErrorTest::new(Margin::from(*o))),
+            _ => None,
+        });
+        let latency = objectives.iter().find_map(|objective| match objective {
+            Objective::Latency(o) => Some(LatencyTest::new(Slack::from(*o))),
+            _ => None,
+        });
+        let guards = objectives.iter().filter_map(|objective| match objective {
+            Objective::Slo(slo) => Some(Guard::new(*slo)),
+            _ => None,
+        });
+        let relative = u32::from(error.is_some()) + u32::from(latency.is_some());
+        Judge {
+            limit: -options.alpha.ln(),
+            advance_limit: -options.beta.ln(),
+            log_share: -f64::from(relative.max(1)).ln(),
+            guards: guards.collect(),
+            error,
+            latency,
+            options,
+            split: Split::default(),
+            ledger: Ledger::new(),
+            progress: None,
+            canary: Counts::default(),
+            baseline: Counts::default(),
+            failing_clients: 0,
+            started_ms: None,
+            now_ms: 0,
+            next_block_ms: 0,
+            shares: 0,
+            log_e: 0.0,
+            log_e_max: 0.0,
+            confidence: None,
+            rolled_back: None,
+        }
+    }
+
+    /// Tells what the baseline did before the release: answers by latency, and failures. Latency is judged only when
+    /// the baseline has been seen often enough.
+    pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        if let Some(latency) = &mut self.latency {
+            latency.warm(latency_us, failures);
+        }
+    }
+
+    /// Begins a step. The evidence against the canary stays; the evidence for it is gathered anew.
+    pub fn begin_step(&mut self, now_ms: u64, step: Step) {
+        let now_ms = now_ms.max(self.now_ms);
+        self.pass_to(now_ms);
+        if self.progress.is_some() {
+            self.share();
+            self.refresh_confidence();
+        }
+        self.started_ms.get_or_insert(now_ms);
+        self.next_block_ms = now_ms + BLOCK_MS;
+        let tests = Tests {
+            error: self.error.is_some(),
+            harm_budget: self.options.harm_budget,
+            latency: self.latency.as_ref().map(|test| (test.slack(), test.epoch())),
+            limit: self.advance_limit,
+        };
+        self.progress = Some(Progress::new(step, now_ms, &tests));
+    }
+
+    /// Scores a cohort. Cohorts come in the order of their start; several with the same time are several proxies'.
+    pub fn observe(&mut self, cohort: &Cohort<'_>) {
+        let cohort = &Cohort {
+            at_ms: cohort.at_ms.max(self.now_ms),
+            ..*cohort
+        };
+        if cohort.weight > 0.0 && self.started_ms.is_none() {
+            self.started_ms = Some(cohort.at_ms);
+            self.next_block_ms = cohort.at_ms + BLOCK_MS;
+        }
+        self.pass_to(cohort.at_ms);
+        self.recut();
+        if self.started_ms.is_some() {
+            self.score(cohort);
+        }
+        if let Some(latency) = &mut self.latency {
+            latency.remember(&cohort.baseline);
+        }
+    }
+
+    /// The verdict at `now_ms`.
+    pub fn verdict(&self, now_ms: u64) -> Verdict {
+        if let Some(cause) = self.rolled_back {
+            return Verdict::RollBack(cause);
+        }
+        if self.split.doubted() {
+            return Verdict::Hold(Reason::Split);
+        }
+        if self
+            .guards
+            .iter()
+            .any(|guard| guard.finding(self.limit) == Finding::BothBeyond)
+        {
+            return Verdict::Hold(Reason::Slo);
+        }
+        let Some(progress) = &self.progress else {
+            return Verdict::Continue;
+        };
+        if progress.passed(now_ms, self.advance_limit) {
+            return Verdict::Advance;
+        }
+        if progress.out_of_time(now_ms) {
+            return self.inconclusive(progress);
+        }
+        Verdict::Continue
+    }
+
+    /// The options that it judges by.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What the canary was given so far.
+    pub fn canary(&self) -> Counts {
+        self.canary
+    }
+
+    /// `ln` of the combined e-value, and the highest that it has been.
+    pub fn log_e(&self) -> (f64, f64) {
+        (self.log_e, self.log_e_max)
+    }
+
+    fn inconclusive(&self, progress: &Progress) -> Verdict {
+        let enough = progress.canary.requests >= progress.step.min_requests;
+        let harmless = self.log_e_max < 0.5 * self.limit;
+        match progress.step.inconclusive {
+            Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
+            Inconclusive::Advance if enough && harmless => Verdict::Advance,
+            _ if enough => Verdict::Hold(Reason::Inconclusive),
+            _ => Verdict::Hold(Reason::TooLittleTraffic),
+        }
+    }
+
+    /// Moves the clock, and shares the wealth anew at the end of each block.
+    fn pass_to(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        if self.started_ms.is_none() {
+            return;
+        }
+        for _ in 0..BLOCKS_AT_ONCE {
+            if now_ms < self.next_block_ms {
+                return;
+            }
+            self.share();
+            self.next_block_ms += BLOCK_MS;
+        }
+        self.next_block_ms = self.next_block_ms.max(now_ms + BLOCK_MS);
+    }
+
+    fn share(&mut self) {
+        self.shares = self.shares.saturating_add(1);
+        let k = self.shares;
+        if let Some(error) = &mut self.error {
+            self.ledger.share(k, error.margin());
+            error.share(k);
+        }
+        if let Some(latency) = &mut self.latency {
+            latency.share(k);
+        }
+        for guard in &mut self.guards {
+            guard.share(k);
+        }
+    }
+
+    fn recut(&mut self) {
+        let Some(latency) = &mut self.latency else { return };
+        if latency.recut(self.now_ms)
+            && let Some(epoch) = latency.epoch()
+            && let Some(test) = self.progress.as_mut().and_then(|progress| progress.latency.as_mut())
+        {
+            test.recut(epoch);
+        }
+    }
+
+    fn score(&mut self, cohort: &Cohort<'_>) {
+        self.canary.add(&cohort.canary);
+        self.baseline.add(&cohort.baseline);
+        self.failing_clients += cohort.canary.failing_clients.unwrap_or(cohort.canary.failures);
+        if cohort.weight > 0.0 && cohort.weight < 1.0 {
+            self.compare(cohort);
+        }
+        if let Some(progress) = &mut self.progress {
+            progress.score(cohort);
+        }
+        for guard in &mut self.guards {
+            guard.score(&cohort.canary, &cohort.baseline, self.limit);
+        }
+        self.weigh();
+    }
+
+    /// The comparisons, for which both arms must have a chance of each request.
+    fn compare(&mut self, cohort: &Cohort<'_>) {
+        self.split.add(cohort);
+        if let Some(error) = &mut self.error {
+            let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
+            error.score(cohort.weight, canary, cohort.baseline.failures);
+            self.ledger.add(cohort, error.margin());
+        }
+        let Some(latency) = &mut self.latency else { return };
+        if let (Some(epoch), Some(of_canary), Some(of_baseline)) =
+            (latency.epoch(), cohort.canary.latency_us, cohort.baseline.latency_us)
+        {
+            let canary = sort(&cohort.canary, of_canary, &epoch.canary_edges);
+            let baseline = sort(&cohort.baseline, of_baseline, &epoch.baseline_edges);
+            latency.score(cohort.weight, &canary, &baseline, cohort.canary.failures);
+        }
+    }
+
+    /// Combines the objectives, and rolls back when together they have enough.
+    fn weigh(&mut self) {
+        let of_error = self.error.as_ref().map(ErrorTest::log_e);
+        let of_latency = self.latency.as_ref().map(|test| test.log_e(true));
+        self.log_e = self.combined(of_error, of_latency);
+        self.log_e_max = self.log_e_max.max(self.log_e);
+        if self.rolled_back.is_some() {
+            return;
+        }
+        if self.log_e >= self.limit {
+            self.rolled_back = self.condemned(of_error, of_latency);
+        }
+        let beyond = |guard: &Guard| guard.finding(self.limit) == Finding::Beyond;
+        if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
+            self.rolled_back = Some(Cause::Slo);
+        }
+    }
+
+    /// The culprit, if there are failures enough for it to be one.
+    fn condemned(&self, of_error: Option<f64>, of_latency: Option<f64>) -> Option<Cause> {
+        if self.failures_suffice() {
+            return Some(if of_error >= of_latency {
+                Cause::ErrorRate
+            } else {
+                Cause::Latency
+            });
+        }
+        let of_latency = self.latency.as_ref()?.log_e(false);
+        (self.log_share + of_latency >= self.limit).then_some(Cause::Latency)
+    }
+
+    fn failures_suffice(&self) -> bool {
+        self.canary.failures >= self.options.min_canary_failures
+            && self.failing_clients >= self.options.min_distinct_clients
+    }
+
+    /// The weighted mean of the relative objectives' e-values; 0 (in log space) when there are none.
+    fn combined(&self, of_error: Option<f64>, of_latency: Option<f64>) -> f64 {
+        match (of_error, of_latency) {
+            (Some(error), Some(latency)) => self.log_share + log_sum_exp(&[error, latency]),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => 0.0,
+        }
+    }
+
+    /// Narrows the confidence sequence by what it is now.
+    pub(crate) fn refresh_confidence(&mut self) {
+        if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
+            let now = interval(totals, error.margin().ratio, CONFIDENCE);
+            self.confidence = Some(now.and(self.confidence));
+        }
+    }
+}

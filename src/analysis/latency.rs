@@ -1,0 +1,215 @@
+//! The latency test: is the canary's latency larger, over the whole distribution, than the baseline's with its slack?
+//!
+//! Requests fall into ordered bins. Each bet multiplies by a factor that grows with the bin for a canary request and by
+//! the factor that balances it for a baseline request, so that it wins nothing on average while the canary is no
+//! slower, however slow both are at the time. Failures fall into the slowest bin: a canary that answers fast because it
+//! refuses is not fast.
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::Arm;
+use super::epoch::{BINS, Epoch, Slack, WAYS, bin};
+use super::past::Past;
+use super::wealth::Wealth;
+
+/// Baseline observations before bets are made.
+const ENOUGH: f64 = 2_000.0;
+/// After [`PATIENCE_MS`], so many will have to do.
+const FEW: f64 = 200.0;
+const PATIENCE_MS: u64 = 30_000;
+/// Bins are cut anew at most so often.
+const RECUT_MS: u64 = 5_000;
+/// What is remembered of the past at each cut, in observations. Less follows a drift faster, more blurs less.
+const REMEMBERED: f64 = 4_000.0;
+
+/// Observations of one arm by bin.
+pub(crate) type Bins = [f64; BINS];
+
+/// What an observation in each bin is worth to each bet, at one weight.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Table<const M: usize> {
+    canary: [[f64; BINS]; M],
+    baseline: [[f64; BINS]; M],
+}
+
+impl<const M: usize> Table<M> {
+    pub(crate) fn new(weight: f64, ratios: &[[f64; BINS]; M]) -> Table<M> {
+        let norm = |ratio: f64| (weight * ratio + 1.0 - weight).ln();
+        Table {
+            canary: ratios.map(|row| row.map(|ratio| ratio.ln() - norm(ratio))),
+            baseline: ratios.map(|row| row.map(|ratio| -norm(ratio))),
+        }
+    }
+
+    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &Bins, baseline: &Bins) {
+        for (bet, (a, c)) in bets.iter_mut().zip(self.canary.iter().zip(&self.baseline)) {
+            *bet += dot(a, canary) + dot(c, baseline);
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&Bins, &Bins)> {
+        self.canary.iter().zip(&self.baseline)
+    }
+}
+
+fn dot(left: &Bins, right: &Bins) -> f64 {
+    left.iter().zip(right).map(|(l, r)| l * r).sum()
+}
+
+/// The running test, with the baseline's past.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LatencyTest {
+    slack: Slack,
+    wealth: Wealth<WAYS>,
+    /// The wealth had the canary's failures not been bet on. It counts while they are too few to condemn.
+    without_failures: Wealth<WAYS>,
+    past: Past,
+    first_ms: Option<u64>,
+    next_cut_ms: u64,
+    epoch: Option<Epoch>,
+    stretch: Stretch,
+    #[serde(skip)]
+    table: Option<(f64, Box<Table<WAYS>>)>,
+}
+
+/// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed again.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stretch {
+    pub(crate) opening: Wealth<WAYS>,
+    pub(crate) weight: f64,
+    pub(crate) canary: Bins,
+    pub(crate) baseline: Bins,
+}
+
+impl LatencyTest {
+    pub(crate) fn new(slack: Slack) -> LatencyTest {
+        LatencyTest {
+            slack,
+            wealth: Wealth::new(),
+            without_failures: Wealth::new(),
+            past: Past::new(),
+            first_ms: None,
+            next_cut_ms: 0,
+            epoch: None,
+            stretch: Stretch {
+                opening: Wealth::new(),
+                weight: 0.0,
+                canary: Bins::default(),
+                baseline: Bins::default(),
+            },
+            table: None,
+        }
+    }
+
+    /// Remembers what the baseline did before the release.
+    pub(crate) fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        self.past.record(latency_us, failures);
+    }
+
+    /// Cuts the bins anew when it is time; true when they are new. Called before a cohort is scored, never after.
+    pub(crate) fn recut(&mut self, now_ms: u64) -> bool {
+        let enough = self.past.total() >= ENOUGH;
+        let first = *self.first_ms.get_or_insert(now_ms);
+        let patient = now_ms.saturating_sub(first) >= PATIENCE_MS && self.past.total() >= FEW;
+        if now_ms < self.next_cut_ms || !(enough || patient) {
+            return false;
+        }
+        let Some(view) = self.past.view() else { return false };
+        self.epoch = Some(Epoch::cut(&view, self.slack));
+        self.past.forget_down_to(REMEMBERED);
+        self.next_cut_ms = now_ms + RECUT_MS;
+        self.close();
+        true
+    }
+
+    /// Ends the stretch: what comes is scored with other tables, or from another wealth.
+    fn close(&mut self) {
+        self.stretch.open(&self.wealth, 0.0);
+        self.table = None;
+    }
+
+    /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet.
+    pub(crate) fn score(&mut self, weight: f64, canary: &Bins, baseline: &Bins, canary_failures: u64) {
+        let Some(epoch) = &self.epoch else { return };
+        if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
+            self.stretch.open(&self.wealth, weight);
+            self.table = Some((weight, Box::new(Table::new(weight, &epoch.ratios))));
+        }
+        let Some((_, table)) = &self.table else { return };
+        self.stretch.add(canary, baseline);
+        table.score(self.wealth.bets_mut(), canary, baseline);
+        let mut answers = *canary;
+        let [.., slowest] = &mut answers;
+        *slowest -= canary_failures as f64;
+        table.score(self.without_failures.bets_mut(), &answers, baseline);
+    }
+
+    /// Remembers a cohort's baseline, after the cohort was scored.
+    pub(crate) fn remember(&mut self, baseline: &Arm<'_>) {
+        if let Some(latency_us) = baseline.latency_us {
+            self.past.record(latency_us, baseline.failures);
+        }
+    }
+
+    pub(crate) fn share(&mut self, k: u32) {
+        self.wealth.share(k);
+        self.without_failures.share(k);
+        self.close();
+    }
+
+    pub(crate) fn slack(&self) -> Slack {
+        self.slack
+    }
+
+    pub(crate) fn epoch(&self) -> Option<&Epoch> {
+        self.epoch.as_ref()
+    }
+
+    pub(crate) fn stretch(&self) -> &Stretch {
+        &self.stretch
+    }
+
+    /// `ln` of the wealth, with or without the bets on the canary's failures. Without them it is never more evidence
+    /// than with them, so leaving them out is allowed.
+    pub(crate) fn log_e(&self, with_failures: bool) -> f64 {
+        if with_failures {
+            self.wealth.log_e()
+        } else {
+            self.without_failures.log_e()
+        }
+    }
+}
+
+impl Stretch {
+    fn open(&mut self, wealth: &Wealth<WAYS>, weight: f64) {
+        *self = Stretch {
+            opening: wealth.clone(),
+            weight,
+            canary: Bins::default(),
+            baseline: Bins::default(),
+        };
+    }
+
+    fn add(&mut self, canary: &Bins, baseline: &Bins) {
+        for (sum, more) in self.canary.iter_mut().zip(canary) {
+            *sum += more;
+        }
+        for (sum, more) in self.baseline.iter_mut().zip(baseline) {
+            *sum += more;
+        }
+    }
+}
+
+/// An arm's observations by bin: its answers by latency, and its failures in the slowest.
+pub(crate) fn sort(arm: &Arm<'_>, latency_us: &[(u64, u64)], edges: &[u64; BINS - 1]) -> Bins {
+    let mut bins = Bins::default();
+    for (value, count) in latency_us {
+        if let Some(slot) = bins.get_mut(bin(edges, *value)) {
+            *slot += *count as f64;
+        }
+    }
+    let [.., slowest] = &mut bins;
+    *slowest += arm.failures as f64;
+    bins
+}

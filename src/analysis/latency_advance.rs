@@ -1,0 +1,164 @@
+//! The advance test for latency: at the baseline's p50, p90 and p99, is the canary certainly not beyond its tolerated
+//! multiple of the threshold more often than the baseline is beyond the threshold itself?
+//!
+//! A threshold grows stale while latency drifts; in a spike that both arms share, "p99" is suddenly the body, and the
+//! generous multiple makes the canary look good there whatever its tail does. So the evidence of a second is bounded,
+//! and a second after one in which the baseline was beyond a threshold three times too often counts for nothing.
+
+use std::array;
+
+use serde::{Deserialize, Serialize};
+
+use super::advance::Advance;
+use super::cohort::Arm;
+use super::epoch::{Epoch, Slack, Threshold};
+use super::error::{Margin, Pair};
+
+/// A second whose predecessor was beyond a threshold more than so many times too often is left out.
+const STALE: f64 = 3.0;
+/// The evidence of a second is at most this part of what is needed.
+const PART: f64 = 0.25;
+const SECOND_MS: u64 = 1_000;
+
+/// The slack of the advance test at a weight: early steps risk little, and need little proof.
+fn tolerated(weight: f64) -> f64 {
+    match weight {
+        w if w <= 0.01 => 1.0,
+        w if w <= 0.05 => 0.5,
+        w if w <= 0.25 => 0.25,
+        _ => 0.15,
+    }
+}
+
+/// The running test of one step.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct LatencyAdvance {
+    slack: Slack,
+    /// The most that a second may add.
+    cap: f64,
+    second: u64,
+    tests: [At; 3],
+    baseline_seen: f64,
+}
+
+/// The test at one threshold.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct At {
+    threshold: Option<Threshold>,
+    test: Advance,
+    /// The evidence when the second began.
+    opening: f64,
+    baseline_beyond: f64,
+    frozen: bool,
+}
+
+impl At {
+    fn new(harm: Margin) -> At {
+        At {
+            threshold: None,
+            test: Advance::new(harm),
+            opening: 0.0,
+            baseline_beyond: 0.0,
+            frozen: false,
+        }
+    }
+}
+
+impl LatencyAdvance {
+    /// The test of a step at `weight`. What the abort test lets pass as no slower is tolerated here too, or a canary
+    /// within its objective could neither be rolled back nor promoted.
+    pub(crate) fn new(weight: f64, objective: Slack, limit: f64, epoch: Option<&Epoch>) -> LatencyAdvance {
+        let harm = Margin {
+            ratio: 1.0,
+            worse_by: 0.0,
+        };
+        let mut test = LatencyAdvance {
+            slack: Slack {
+                worse_by: tolerated(weight + 1e-9).max(objective.worse_by),
+                at_least_us: objective.at_least_us,
+            },
+            cap: limit * PART,
+            second: 0,
+            tests: array::from_fn(|_| At::new(harm)),
+            baseline_seen: 0.0,
+        };
+        if let Some(epoch) = epoch {
+            test.recut(epoch);
+        }
+        test
+    }
+
+    /// Takes over the thresholds of a new epoch.
+    pub(crate) fn recut(&mut self, epoch: &Epoch) {
+        for (at, threshold) in self.tests.iter_mut().zip(epoch.thresholds(self.slack)) {
+            at.threshold = Some(threshold);
+        }
+    }
+
+    /// Scores a cohort assigned at `weight`, strictly between 0 and 1.
+    pub(crate) fn score(&mut self, at_ms: u64, weight: f64, canary: Seen<'_>, baseline: Seen<'_>) {
+        self.begin_second(at_ms / SECOND_MS);
+        self.baseline_seen += baseline.observations() as f64;
+        for at in &mut self.tests {
+            let Some(threshold) = at.threshold else { continue };
+            let beyond = baseline.beyond(threshold.baseline_us);
+            at.baseline_beyond += beyond as f64;
+            if !at.frozen {
+                let slow = canary.beyond(threshold.canary_us);
+                at.test.score(weight, Pair::of(canary.observations(), slow), beyond);
+            }
+        }
+    }
+
+    /// `ln` of the evidence of the weakest of the three.
+    pub(crate) fn log_e(&self) -> f64 {
+        let bounded = |at: &At| at.test.log_e().min(at.opening + self.cap);
+        self.tests.iter().map(bounded).fold(f64::INFINITY, f64::min)
+    }
+
+    fn begin_second(&mut self, second: u64) {
+        if second == self.second {
+            return;
+        }
+        let follows = second == self.second + 1;
+        for at in &mut self.tests {
+            let gained = at.test.log_e() - at.opening;
+            if gained > self.cap {
+                at.test.forgo(gained - self.cap);
+            }
+            at.opening = at.test.log_e();
+            let nominal = at.threshold.map_or(1.0, |threshold| threshold.nominal);
+            at.frozen = follows && at.baseline_beyond > STALE * nominal * self.baseline_seen;
+            at.baseline_beyond = 0.0;
+        }
+        self.baseline_seen = 0.0;
+        self.second = second;
+    }
+}
+
+/// An arm's answers and failures.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a> {
+    pub(crate) latency_us: &'a [(u64, u64)],
+    pub(crate) failures: u64,
+}
+
+impl<'a> Seen<'a> {
+    /// What an arm saw, if its latency was measured.
+    pub(crate) fn of(arm: &Arm<'a>) -> Option<Seen<'a>> {
+        arm.latency_us.map(|latency_us| Seen {
+            latency_us,
+            failures: arm.failures,
+        })
+    }
+
+    pub(crate) fn observations(&self) -> u64 {
+        self.failures + self.latency_us.iter().map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Those slower than a threshold; failures are slower than any.
+    pub(crate) fn beyond(&self, threshold_us: u64) -> u64 {
+        let slow = self.latency_us.iter().filter(|(value, _)| *value > threshold_us);
+        self.failures + slow.map(|(_, count)| count).sum::<u64>()
+    }
+}

@@ -1,0 +1,94 @@
+//! The counts behind the error test, stretch by stretch, so that its evidence can be computed again by anybody.
+//!
+//! Bounded: when it is full, the oldest stretch is folded into the opening wealth.
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::{Cohort, Counts};
+use super::error::{BETS, ErrorTest, Margin, Pair};
+use super::wealth::Wealth;
+
+/// Stretches that are kept apart: about two hours at a constant weight.
+const KEPT: usize = 256;
+
+/// A stretch of cohorts at one weight within one block.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Before it, a part `1/(k+1)` of the wealth was shared anew; 0 when nothing was.
+    pub shared: u32,
+    /// The canary's chance of a request.
+    pub weight: f64,
+    /// What the canary was given.
+    pub canary: Counts,
+    /// What the baseline was given.
+    pub baseline: Counts,
+}
+
+impl Stretch {
+    fn opened(shared: u32, weight: f64) -> Stretch {
+        Stretch {
+            shared,
+            weight,
+            canary: Counts::default(),
+            baseline: Counts::default(),
+        }
+    }
+
+    /// Does again what the test did in this stretch.
+    pub(crate) fn replay(&self, test: &mut ErrorTest) {
+        if self.shared > 0 {
+            test.share(self.shared);
+        }
+        let canary = Pair::of(self.canary.requests, self.canary.failures);
+        if self.weight > 0.0 && self.weight < 1.0 {
+            test.score(self.weight, canary, self.baseline.failures);
+        }
+    }
+}
+
+/// The stretches of a release, with the wealth before the first that is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Ledger {
+    pub(crate) opening: Wealth<BETS>,
+    pub(crate) stretches: VecDeque<Stretch>,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Ledger {
+        Ledger {
+            opening: Wealth::new(),
+            stretches: VecDeque::with_capacity(KEPT),
+        }
+    }
+
+    pub(crate) fn share(&mut self, k: u32, margin: Margin) {
+        self.open(Stretch::opened(k, 0.0), margin);
+    }
+
+    /// Adds a cohort whose weight is strictly between 0 and 1.
+    pub(crate) fn add(&mut self, cohort: &Cohort<'_>, margin: Margin) {
+        let weight = cohort.weight;
+        match self.stretches.back_mut() {
+            Some(last) if last.weight == weight => {}
+            Some(last) if last.weight == 0.0 => last.weight = weight,
+            _ => self.open(Stretch::opened(0, weight), margin),
+        }
+        if let Some(last) = self.stretches.back_mut() {
+            last.canary.add(&cohort.canary);
+            last.baseline.add(&cohort.baseline);
+        }
+    }
+
+    fn open(&mut self, stretch: Stretch, margin: Margin) {
+        if self.stretches.len() == KEPT
+            && let Some(oldest) = self.stretches.pop_front()
+        {
+            let mut test = ErrorTest::resume(margin, self.opening.clone());
+            oldest.replay(&mut test);
+            self.opening = test.wealth().clone();
+        }
+        self.stretches.push_back(stretch);
+    }
+}

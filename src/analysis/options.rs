@@ -1,0 +1,227 @@
+//! What a release is judged by: its objectives with their margins, and the chances of error that are accepted. Frozen
+//! when the release starts, since a margin that is changed after a look at the data proves nothing.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::epoch::Slack;
+use super::error::Margin;
+use super::text::{share, time};
+
+/// How a release is judged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// The chance that a release with equal versions is rolled back by the tests, in the whole release.
+    pub alpha: f64,
+    /// The chance that a step is passed by a canary that does the tolerated harm.
+    pub beta: f64,
+    /// The tolerated harm, as a share of all requests.
+    #[serde(with = "share")]
+    pub harm_budget: f64,
+    /// What must hold. Empty means errors and latency with their default margins.
+    pub objectives: Vec<Objective>,
+    /// The tests roll back on errors only from so many failures of the canary on: two in a row on a small share of the
+    /// traffic are proof enough if failures are independent, and this is for when they are not.
+    pub min_canary_failures: u64,
+    /// The same in distinct clients; 0 asks for none.
+    pub min_distinct_clients: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            alpha: 1e-3,
+            beta: 0.05,
+            harm_budget: 0.001,
+            objectives: Vec::new(),
+            min_canary_failures: 5,
+            min_distinct_clients: 0,
+        }
+    }
+}
+
+/// What must hold.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// The canary fails no more often than the baseline at the same time, with a margin.
+    ErrorRate(ErrorRate),
+    /// The canary is no slower than the baseline at the same time, over the whole distribution, with a margin.
+    Latency(Latency),
+    /// The canary stays within a fixed limit.
+    Slo(Slo),
+}
+
+/// The margin for errors: `p_canary <= ratio * p_baseline + worse_by`.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ErrorRate {
+    /// Times the baseline's rate.
+    pub ratio: f64,
+    /// And so much more, as a share of requests; written in percentage points.
+    #[serde(with = "share")]
+    pub worse_by: f64,
+}
+
+impl Default for ErrorRate {
+    fn default() -> Self {
+        ErrorRate {
+            ratio: 1.1,
+            worse_by: 0.0005,
+        }
+    }
+}
+
+/// The margin for latency: slower by more than both of these is harm.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Latency {
+    /// A share of the baseline's latency.
+    #[serde(with = "share")]
+    pub worse_by: f64,
+    /// An absolute amount.
+    #[serde(with = "time")]
+    pub at_least: Duration,
+}
+
+impl Default for Latency {
+    fn default() -> Self {
+        Latency {
+            worse_by: 0.05,
+            at_least: Duration::from_millis(1),
+        }
+    }
+}
+
+/// A fixed limit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Slo {
+    /// At most this share of requests fails.
+    ErrorRate {
+        /// The limit.
+        #[serde(with = "share")]
+        below: f64,
+    },
+    /// This quantile of latency is below this time.
+    Latency {
+        /// The quantile, between 0 and 1.
+        #[serde(with = "share")]
+        quantile: f64,
+        /// The limit.
+        #[serde(with = "time")]
+        below: Duration,
+    },
+}
+
+impl Slo {
+    /// The share of bad requests that is allowed.
+    pub(crate) fn limit(self) -> f64 {
+        match self {
+            Slo::ErrorRate { below } => below,
+            Slo::Latency { quantile, .. } => 1.0 - quantile,
+        }
+    }
+}
+
+impl Objective {
+    /// Its name in evidence, metrics and answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Objective::ErrorRate(_) => "error_rate",
+            Objective::Latency(_) => "latency",
+            Objective::Slo(_) => "slo",
+        }
+    }
+}
+
+impl From<ErrorRate> for Margin {
+    fn from(objective: ErrorRate) -> Margin {
+        Margin {
+            ratio: objective.ratio,
+            worse_by: objective.worse_by,
+        }
+    }
+}
+
+impl From<Latency> for Slack {
+    fn from(objective: Latency) -> Slack {
+        Slack {
+            worse_by: objective.worse_by,
+            at_least_us: objective.at_least.as_secs_f64() * 1e6,
+        }
+    }
+}
+
+impl Options {
+    /// The objectives that are judged: those declared, or errors and latency with their defaults.
+    pub fn judged(&self) -> Vec<Objective> {
+        if self.objectives.is_empty() {
+            return vec![
+                Objective::ErrorRate(ErrorRate::default()),
+                Objective::Latency(Latency::default()),
+            ];
+        }
+        self.objectives.clone()
+    }
+
+    /// The same for attempt `attempt` (from 1) at the same build, and for one of `canaries` at once. Chances add up, so
+    /// a retry after a rollback gets less each time: `alpha / (k(k+1))`, and all of them together half an `alpha`.
+    #[must_use]
+    pub fn for_attempt(&self, attempt: u32, canaries: u32) -> Options {
+        let k = f64::from(attempt);
+        let part = if attempt <= 1 { 1.0 } else { 1.0 / (k * (k + 1.0)) };
+        Options {
+            alpha: self.alpha * part / f64::from(canaries.max(1)),
+            ..self.clone()
+        }
+    }
+
+    /// Everything that is wrong with the options; nothing if they can be judged by.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut check = |holds: bool, problem: &str| {
+            if !holds {
+                problems.push(problem.to_owned());
+            }
+        };
+        check(self.alpha > 0.0 && self.alpha < 1.0, "alpha must be between 0 and 1");
+        check(self.beta > 0.0 && self.beta < 1.0, "beta must be between 0 and 1");
+        check(within(self.harm_budget), "harm_budget must be above 0 and below 100pp");
+        let count = |name: &str| self.objectives.iter().filter(|o| o.name() == name).count();
+        check(count("error_rate") <= 1, "error_rate can be an objective only once");
+        check(count("latency") <= 1, "latency can be an objective only once");
+        check(
+            self.objectives.len() <= MOST_OBJECTIVES,
+            "there can be at most 16 objectives",
+        );
+        for objective in &self.objectives {
+            match objective {
+                Objective::ErrorRate(o) => {
+                    check(o.ratio.is_finite() && o.ratio > 0.0, "error_rate.ratio must be above 0");
+                    check(
+                        (0.0..1.0).contains(&o.worse_by),
+                        "error_rate.worse_by must be below 100pp",
+                    );
+                }
+                Objective::Latency(o) => {
+                    check(
+                        o.worse_by.is_finite() && o.worse_by >= 0.0,
+                        "latency.worse_by must not be negative",
+                    );
+                }
+                Objective::Slo(o) => check(within(o.limit()), "an slo must allow something and not everything"),
+            }
+        }
+        problems
+    }
+}
+
+/// Objectives that one release can have.
+const MOST_OBJECTIVES: usize = 16;
+
+fn within(value: f64) -> bool {
+    value > 0.0 && value < 1.0
+}

@@ -1,0 +1,147 @@
+//! The recorded form: a line that begins a run, lines of cohorts, a line that ends it.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::plan::Plan;
+use super::run::{Answer, Mode, Run};
+use crate::analysis::{Arm, Cohort};
+
+/// Runs, one after the other.
+#[derive(Debug, Default)]
+pub struct Replay {
+    run: Option<Run>,
+    line: u64,
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct LineError {
+    /// Counted from 1.
+    pub line: u64,
+    /// For people.
+    pub problem: String,
+}
+
+/// A line of any kind: one struct, so that each line is parsed once.
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(borrow)]
+    run: Option<Cow<'a, str>>,
+    plan: Option<Box<Plan>>,
+    mode: Option<Mode>,
+    #[serde(borrow)]
+    end: Option<Cow<'a, str>>,
+    at_ms: Option<f64>,
+    weight: Option<f64>,
+    baseline: Option<ArmLine>,
+    canary: Option<ArmLine>,
+}
+
+#[derive(Deserialize)]
+struct ArmLine {
+    requests: u64,
+    failures: u64,
+    latency_us: Option<Vec<(u64, u64)>>,
+    new_keys: Option<u64>,
+    failing_clients: Option<u64>,
+    visible_failures: Option<u64>,
+}
+
+impl Replay {
+    /// Takes the next line; gives a run's answer when the line ends it. Empty lines mean nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LineError`] when the line is not one of the format's, or its plan cannot be followed.
+    pub fn line(&mut self, text: &str) -> Result<Option<Answer>, LineError> {
+        self.line += 1;
+        if text.trim_ascii().is_empty() {
+            return Ok(None);
+        }
+        let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
+        match line {
+            Line { run: Some(name), .. } => self.begin(&name, line.plan, line.mode),
+            Line { end: Some(_), .. } => Ok(self.finish()),
+            Line {
+                at_ms: Some(at_ms),
+                weight: Some(weight),
+                baseline: Some(baseline),
+                canary: Some(canary),
+                ..
+            } => self.cohort(at_ms, weight, &baseline, &canary),
+            _ => Err(self.wrong("neither a run, nor an end, nor a whole cohort")),
+        }
+    }
+
+    /// The answer of the run that is under way when the input ends.
+    pub fn finish(&mut self) -> Option<Answer> {
+        self.run.take().map(Run::finish)
+    }
+
+    fn begin(&mut self, name: &str, plan: Option<Box<Plan>>, mode: Option<Mode>) -> Result<Option<Answer>, LineError> {
+        let plan = plan.unwrap_or_default();
+        let problems = plan.problems();
+        if !problems.is_empty() {
+            return Err(self.wrong(problems.join("; ")));
+        }
+        let before = self.finish();
+        self.run = Some(Run::new(name, *plan, mode.unwrap_or_default()));
+        Ok(before)
+    }
+
+    fn cohort(
+        &mut self,
+        at_ms: f64,
+        weight: f64,
+        baseline: &ArmLine,
+        canary: &ArmLine,
+    ) -> Result<Option<Answer>, LineError> {
+        if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
+            return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
+        }
+        if !(baseline.adds_up() && canary.adds_up()) {
+            return Err(self.wrong("an arm has more failures and answers than requests"));
+        }
+        let Some(run) = &mut self.run else {
+            return Err(self.wrong("a cohort before the first run"));
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
+        let at_ms = at_ms as u64;
+        run.observe(&Cohort {
+            at_ms,
+            weight: weight / 100.0,
+            baseline: baseline.arm(),
+            canary: canary.arm(),
+        });
+        Ok(None)
+    }
+
+    fn wrong(&self, problem: impl Into<String>) -> LineError {
+        LineError {
+            line: self.line,
+            problem: problem.into(),
+        }
+    }
+}
+
+impl ArmLine {
+    fn arm(&self) -> Arm<'_> {
+        Arm {
+            requests: self.requests,
+            failures: self.failures,
+            latency_us: self.latency_us.as_deref(),
+            new_keys: self.new_keys,
+            failing_clients: self.failing_clients,
+            visible_failures: self.visible_failures,
+        }
+    }
+
+    fn adds_up(&self) -> bool {
+        let pairs = self.latency_us.iter().flatten();
+        let answers = pairs.fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
+        answers.saturating_add(self.failures) <= self.requests
+    }
+}

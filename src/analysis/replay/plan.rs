@@ -1,0 +1,186 @@
+//! The part of a release's plan that decides: what a replay needs of it. Gates, schedules and hooks are left aside.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::text::time;
+use crate::analysis::{Inconclusive, Options, Step};
+
+/// Failures beyond the baseline's rate that a release may show to users when its plan does not say.
+pub const BUDGET: u64 = 20;
+
+/// What a release is decided by. Its text is that of the configuration's `release` block.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Plan {
+    /// How it is judged.
+    #[serde(flatten)]
+    pub options: Options,
+    /// The canary's weights on its way; 100 is appended when the last is less.
+    pub steps: Vec<PlanStep>,
+    /// The least time at each step.
+    #[serde(with = "time")]
+    pub bake: Duration,
+    /// The least requests on the canary at each step.
+    pub min_requests: u64,
+    /// The longest time at a step without an answer; 0 waits for ever.
+    #[serde(with = "time")]
+    pub max_duration: Duration,
+    /// What is done after that.
+    pub inconclusive: Inconclusive,
+    /// The least time at 100 percent.
+    #[serde(with = "time")]
+    pub final_bake: Duration,
+    /// Failures that users may see beyond the baseline's rate.
+    pub budget: Option<u64>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Plan {
+            options: Options::default(),
+            steps: [1.0, 5.0, 25.0, 50.0, 100.0].map(PlanStep::at).into(),
+            bake: Duration::from_secs(10),
+            min_requests: 100,
+            max_duration: Duration::ZERO,
+            inconclusive: Inconclusive::Hold,
+            final_bake: Duration::ZERO,
+            budget: None,
+        }
+    }
+}
+
+/// One step of a plan; what it leaves out is the plan's.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StepText")]
+pub struct PlanStep {
+    /// The canary's weight in percent.
+    pub weight: f64,
+    /// The least time, if more than the plan's `bake`.
+    #[serde(with = "time")]
+    pub hold: Duration,
+    /// The least requests on the canary.
+    pub min_requests: Option<u64>,
+    /// The longest time without an answer.
+    #[serde(with = "time")]
+    pub max_duration: Duration,
+    /// What is done after that.
+    pub inconclusive: Option<Inconclusive>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum StepText {
+    Weight(f64),
+    Long(LongStep),
+}
+
+#[derive(Deserialize)]
+struct LongStep {
+    weight: f64,
+    #[serde(default, with = "time")]
+    hold: Duration,
+    #[serde(default)]
+    min_requests: Option<u64>,
+    #[serde(default, with = "time")]
+    max_duration: Duration,
+    #[serde(default)]
+    inconclusive: Option<Inconclusive>,
+}
+
+impl From<StepText> for PlanStep {
+    fn from(text: StepText) -> PlanStep {
+        match text {
+            StepText::Weight(weight) => PlanStep::at(weight),
+            StepText::Long(long) => PlanStep {
+                weight: long.weight,
+                hold: long.hold,
+                min_requests: long.min_requests,
+                max_duration: long.max_duration,
+                inconclusive: long.inconclusive,
+            },
+        }
+    }
+}
+
+impl PlanStep {
+    /// A step at `weight` percent, the rest as the plan has it.
+    pub fn at(weight: f64) -> PlanStep {
+        PlanStep {
+            weight,
+            hold: Duration::ZERO,
+            min_requests: None,
+            max_duration: Duration::ZERO,
+            inconclusive: None,
+        }
+    }
+}
+
+impl Plan {
+    /// Everything that is wrong with the plan; nothing if a release can be decided by it.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = self.options.problems();
+        let weights = || self.steps.iter().map(|step| step.weight);
+        if !weights().all(|weight| weight > 0.0 && weight <= 100.0) {
+            problems.push("the weight of a step must be above 0 and at most 100 percent".to_owned());
+        }
+        if !weights().is_sorted_by(|left, right| left < right) {
+            problems.push("the weights of the steps must grow".to_owned());
+        }
+        problems
+    }
+
+    /// The steps as the judge takes them, the one at 100 percent included.
+    pub fn walk(&self) -> Vec<Step> {
+        let mut steps: Vec<&PlanStep> = self.steps.iter().collect();
+        let full = PlanStep::at(100.0);
+        if steps.last().is_none_or(|last| last.weight < 100.0) {
+            steps.push(&full);
+        }
+        let next = |i: usize| steps.get(i + 1).map_or(1.0, |step| step.weight / 100.0);
+        steps
+            .iter()
+            .enumerate()
+            .map(|(i, step)| self.step(step, next(i)))
+            .collect()
+    }
+
+    /// The step whose conditions fit a weight that was given from outside.
+    pub fn fit(&self, weight: f64) -> Step {
+        let percent = weight * 100.0;
+        let near = self.steps.iter().find(|step| (step.weight - percent).abs() < 1e-6);
+        let next = self
+            .steps
+            .iter()
+            .map(|step| step.weight)
+            .find(|weight| *weight > percent + 1e-6);
+        let at = PlanStep::at(percent);
+        Step {
+            weight,
+            ..self.step(near.unwrap_or(&at), next.unwrap_or(100.0) / 100.0)
+        }
+    }
+
+    fn step(&self, step: &PlanStep, next_weight: f64) -> Step {
+        let full = step.weight >= 100.0;
+        let least = if full { self.final_bake } else { self.bake };
+        let most = if step.max_duration.is_zero() {
+            self.max_duration
+        } else {
+            step.max_duration
+        };
+        Step {
+            weight: step.weight / 100.0,
+            next_weight,
+            min_ms: millis(least.max(step.hold)),
+            min_requests: step.min_requests.unwrap_or(if full { 0 } else { self.min_requests }),
+            max_ms: (!most.is_zero()).then(|| millis(most)),
+            inconclusive: step.inconclusive.unwrap_or(self.inconclusive),
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,218 @@
+//! One run: a judge, a budget and a plan, walked cohort by cohort.
+
+use serde::{Deserialize, Serialize};
+
+use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Verdict};
+
+use super::plan::{BUDGET, Plan};
+
+/// Whose weights count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// The plan is walked; a cohort's weight is the one that it was assigned at.
+    #[default]
+    Plan,
+    /// The weights are the cohorts', and the run only judges.
+    Fixed,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The canary was worse.
+    RolledBack,
+    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight.
+    Promoted,
+    /// A person was waited for when the input ended.
+    Inconclusive,
+    /// Nothing had been decided when the input ended.
+    None,
+}
+
+/// A run's answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The run's name.
+    pub run: String,
+    /// How it ended.
+    pub verdict: Outcome,
+    /// The time of the cohort that decided, or of the last.
+    pub at_ms: u64,
+    /// The step that it ended at, counted from 1; 0 when none had begun.
+    pub step: usize,
+    /// What the canary was given until then.
+    pub canary_requests: u64,
+    /// Those of them that failed.
+    pub canary_failures: u64,
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, or what was waited for: `split`, `slo`,
+    /// `inconclusive`, `too_little_traffic`.
+    pub objective: Option<&'static str>,
+    /// `ln` of the combined e-value of the relative objectives.
+    pub log_e: f64,
+    /// The highest that it was.
+    pub log_e_max: f64,
+}
+
+/// A run under way.
+#[derive(Clone, Debug)]
+pub struct Run {
+    name: String,
+    plan: Plan,
+    mode: Mode,
+    judge: Judge,
+    budget: Option<Budget>,
+    steps: Vec<crate::analysis::Step>,
+    step: usize,
+    weight: f64,
+    now_ms: u64,
+    /// [`Mode::Fixed`]: the advance test of the present weight has passed.
+    passed: Option<Answer>,
+    decided: Option<Answer>,
+}
+
+impl Run {
+    /// A run by a plan in which [`Plan::problems`] finds nothing.
+    pub fn new(name: impl Into<String>, plan: Plan, mode: Mode) -> Run {
+        let limit = plan.budget.or((mode == Mode::Plan).then_some(BUDGET));
+        // With a budget beside the tests, each has half of the chance of error.
+        let part = if limit.is_some() { 0.5 } else { 1.0 };
+        let alpha = plan.options.alpha * part;
+        let options = Options {
+            alpha,
+            ..plan.options.clone()
+        };
+        Run {
+            name: name.into(),
+            judge: Judge::new(options),
+            budget: limit.map(|limit| Budget::new(limit, alpha)),
+            steps: plan.walk(),
+            plan,
+            mode,
+            step: 0,
+            weight: 0.0,
+            now_ms: 0,
+            passed: None,
+            decided: None,
+        }
+    }
+
+    /// The weight that the plan is at, 0 to 1: 0 after a rollback.
+    pub fn weight(&self) -> f64 {
+        match &self.decided {
+            Some(answer) if answer.verdict == Outcome::RolledBack => 0.0,
+            Some(_) => 1.0,
+            None => self
+                .steps
+                .get(self.step.saturating_sub(1))
+                .map_or(0.0, |step| step.weight),
+        }
+    }
+
+    /// The judge of this run.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
+    /// The judge, to be warmed or asked for its evidence.
+    pub fn judge_mut(&mut self) -> &mut Judge {
+        &mut self.judge
+    }
+
+    /// The answer, once there is one that no further cohort can change.
+    pub fn decided(&self) -> Option<&Answer> {
+        self.decided.as_ref()
+    }
+
+    /// Judges a cohort, and takes the step that follows from it. After the decision nothing counts.
+    pub fn observe(&mut self, cohort: &Cohort<'_>) -> Option<&Answer> {
+        if self.decided.is_none() {
+            self.now_ms = self.now_ms.max(cohort.at_ms);
+            self.enter(cohort.weight);
+            self.judge.observe(cohort);
+            if let Some(budget) = &mut self.budget {
+                budget.observe(cohort);
+            }
+            self.decide();
+        }
+        self.decided.as_ref()
+    }
+
+    /// The answer when the input has ended.
+    pub fn finish(self) -> Answer {
+        if let Some(answer) = self.decided.as_ref().or(self.passed.as_ref()) {
+            return answer.clone();
+        }
+        match self.judge.verdict(self.now_ms) {
+            Verdict::Hold(reason) => answer(&self, Outcome::Inconclusive, Some(reason.as_str())),
+            _ => answer(&self, Outcome::None, None),
+        }
+    }
+
+    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`] one with each weight.
+    fn enter(&mut self, weight: f64) {
+        let begins = weight > 0.0 && self.step == 0;
+        let changes = self.mode == Mode::Fixed && weight > 0.0 && weight != self.weight;
+        if !(begins || changes) {
+            return;
+        }
+        self.weight = weight;
+        self.passed = None;
+        self.step += 1;
+        let step = match self.mode {
+            Mode::Fixed => Some(self.plan.fit(weight)),
+            Mode::Plan => self.steps.first().copied(),
+        };
+        if let Some(step) = step {
+            self.judge.begin_step(self.now_ms, step);
+        }
+    }
+
+    fn decide(&mut self) {
+        let verdict = self.judge.verdict(self.now_ms);
+        let exhausted = self.budget.as_ref().is_some_and(Budget::exhausted);
+        match verdict {
+            Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
+            _ if exhausted => self.roll_back("budget"),
+            Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
+            Verdict::Advance if self.mode == Mode::Plan => self.advance(),
+            Verdict::Advance if self.passed.is_none() => self.passed = Some(answer(self, Outcome::Promoted, None)),
+            _ => {}
+        }
+    }
+
+    fn roll_back(&mut self, why: &'static str) {
+        self.decided = Some(answer(self, Outcome::RolledBack, Some(why)));
+    }
+
+    fn advance(&mut self) {
+        match self.steps.get(self.step).copied() {
+            // Nothing is left to wait for at full weight when there is no final bake.
+            Some(next) if next.weight < 1.0 || next.min_ms > 0 || next.min_requests > 0 => {
+                self.step += 1;
+                self.judge.begin_step(self.now_ms, next);
+            }
+            _ => {
+                self.step = self.steps.len();
+                self.decided = Some(answer(self, Outcome::Promoted, None));
+            }
+        }
+    }
+}
+
+fn answer(run: &Run, verdict: Outcome, objective: Option<&'static str>) -> Answer {
+    let canary = run.judge.canary();
+    let (log_e, log_e_max) = run.judge.log_e();
+    Answer {
+        run: run.name.clone(),
+        verdict,
+        at_ms: run.now_ms,
+        step: run.step,
+        canary_requests: canary.requests,
+        canary_failures: canary.failures,
+        objective,
+        log_e,
+        log_e_max,
+    }
+}

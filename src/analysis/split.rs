@@ -1,0 +1,182 @@
+//! Is the traffic split as it was meant to be? If not, every comparison rests on sand, and the release waits.
+//!
+//! For each weight the number of requests that the canary was given is held against the weight by a mixture of bets on
+//! other weights (Beta with 1,000 pseudo-requests). The product over the weights is one test of the whole release. The
+//! same totals serve the confidence sequence.
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::{Cohort, Counts};
+use super::math::ln_gamma;
+
+/// Pseudo-requests: how far from the weight the bets reach.
+const CONCENTRATION: f64 = 1_000.0;
+/// The chance to doubt a true split.
+pub(crate) const LEVEL: f64 = 1e-4;
+/// The split is examined once in this time; it is no brake.
+const EVERY_MS: u64 = 1_000;
+/// Distinct weights that are told apart. A release has a handful; a caller that changes the weight all the time loses
+/// the confidence sequence and this guard beyond them, nothing else.
+const DISTINCT: usize = 1_024;
+
+/// Totals by weight.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Split {
+    totals: Vec<Totals>,
+    current: usize,
+    next_ms: u64,
+    overflowed: bool,
+}
+
+/// What was seen at one weight.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    pub(crate) weight: f64,
+    pub(crate) canary: Counts,
+    pub(crate) baseline: Counts,
+    /// Draws: requests, or keys seen for the first time.
+    drawn_canary: u64,
+    drawn_baseline: u64,
+    log_e: f64,
+}
+
+impl Split {
+    /// Adds a cohort whose weight is strictly between 0 and 1.
+    pub(crate) fn add(&mut self, cohort: &Cohort<'_>) {
+        let Some(totals) = self.at(cohort.weight) else { return };
+        totals.canary.add(&cohort.canary);
+        totals.baseline.add(&cohort.baseline);
+        totals.drawn_canary += cohort.canary.new_keys.unwrap_or(cohort.canary.requests);
+        totals.drawn_baseline += cohort.baseline.new_keys.unwrap_or(cohort.baseline.requests);
+        if cohort.at_ms >= self.next_ms {
+            self.next_ms = cohort.at_ms + EVERY_MS;
+            self.examine();
+        }
+    }
+
+    fn at(&mut self, weight: f64) -> Option<&mut Totals> {
+        if self
+            .totals
+            .get(self.current)
+            .is_none_or(|totals| totals.weight != weight)
+        {
+            self.examine();
+            self.current = match self.totals.iter().position(|totals| totals.weight == weight) {
+                Some(known) => known,
+                None if self.totals.len() < DISTINCT => {
+                    self.totals.push(Totals::new(weight));
+                    self.totals.len() - 1
+                }
+                None => {
+                    self.overflowed = true;
+                    return None;
+                }
+            };
+        }
+        self.totals.get_mut(self.current)
+    }
+
+    fn examine(&mut self) {
+        if let Some(totals) = self.totals.get_mut(self.current) {
+            totals.log_e = totals.evidence();
+        }
+    }
+
+    /// `ln` of the evidence that the split is not what the weights say.
+    pub(crate) fn log_e(&self) -> f64 {
+        self.totals.iter().map(|totals| totals.log_e).sum()
+    }
+
+    pub(crate) fn doubted(&self) -> bool {
+        self.log_e() >= -LEVEL.ln()
+    }
+
+    /// All totals, or nothing when there were too many weights to tell apart.
+    pub(crate) fn totals(&self) -> Option<&[Totals]> {
+        (!self.overflowed).then_some(&*self.totals)
+    }
+}
+
+impl Totals {
+    fn new(weight: f64) -> Totals {
+        Totals {
+            weight,
+            canary: Counts::default(),
+            baseline: Counts::default(),
+            drawn_canary: 0,
+            drawn_baseline: 0,
+            log_e: 0.0,
+        }
+    }
+
+    fn evidence(&self) -> f64 {
+        let (canary, baseline) = (self.drawn_canary as f64, self.drawn_baseline as f64);
+        let (a, b) = (CONCENTRATION * self.weight, CONCENTRATION * (1.0 - self.weight));
+        let log_beta = |a: f64, b: f64| ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b);
+        log_beta(a + canary, b + baseline)
+            - log_beta(a, b)
+            - canary * self.weight.ln()
+            - baseline * (-self.weight).ln_1p()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cohort::Arm;
+    use super::*;
+
+    #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
+    fn after(requests: u64, weight: f64, truth: f64) -> Split {
+        let mut split = Split::default();
+        let canary = (requests as f64 * truth).round() as u64;
+        split.add(&Cohort {
+            at_ms: 1,
+            weight,
+            baseline: Arm::of(requests - canary, 0),
+            canary: Arm::of(canary, 0),
+        });
+        split.examine();
+        split
+    }
+
+    #[test]
+    fn a_wrong_split_is_doubted_in_time_and_a_right_one_is_not() {
+        assert!(!after(1_000_000, 0.05, 0.05).doubted());
+        assert!(after(60_000, 0.05, 0.055).doubted());
+        assert!(!after(20_000, 0.05, 0.055).doubted());
+        assert!(after(250_000, 0.05, 0.0525).doubted());
+    }
+
+    #[test]
+    fn one_more_draw_is_worth_one_on_average() {
+        for (canary, baseline, weight) in [(0, 0, 0.01), (7, 93, 0.05), (5_000, 5_100, 0.5), (3, 30_000, 1e-4)] {
+            let at = |more_canary: u64, more_baseline: u64| {
+                let totals = Totals {
+                    drawn_canary: canary + more_canary,
+                    drawn_baseline: baseline + more_baseline,
+                    ..Totals::new(weight)
+                };
+                totals.evidence()
+            };
+            let mean = weight * at(1, 0).exp() + (1.0 - weight) * at(0, 1).exp();
+            assert!((mean / at(0, 0).exp() - 1.0).abs() < 1e-7, "{mean}");
+        }
+    }
+
+    #[test]
+    fn weights_without_end_take_no_memory_without_end() {
+        let mut split = Split::default();
+        for i in 0..5_000_u32 {
+            let weight = 0.1 + f64::from(i) * 1e-5;
+            let arm = Arm::of(10, 0);
+            split.add(&Cohort {
+                at_ms: u64::from(i),
+                weight,
+                baseline: arm,
+                canary: arm,
+            });
+        }
+        assert!(split.totals().is_none());
+        assert_eq!(split.totals.len(), DISTINCT);
+    }
+}

@@ -1,0 +1,126 @@
+//! One step of a release: its conditions, and the advance tests, which begin anew with it.
+
+use serde::{Deserialize, Serialize};
+
+use super::advance::Advance;
+use super::cohort::{Cohort, Counts};
+use super::epoch::{Epoch, Slack};
+use super::error::{Margin, Pair};
+use super::latency_advance::{LatencyAdvance, Seen};
+
+/// The conditions of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// The canary's chance of a request, 0 to 1.
+    pub weight: f64,
+    /// The same at the step after this one, which is where the harm would be done.
+    pub next_weight: f64,
+    /// The least time that it takes.
+    pub min_ms: u64,
+    /// The least requests that the canary is given in it.
+    pub min_requests: u64,
+    /// When this time has passed without an answer, the step is inconclusive; `None` waits for ever.
+    pub max_ms: Option<u64>,
+    /// What is done then.
+    pub inconclusive: Inconclusive,
+}
+
+/// What is done with a step that had its time and gave no answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Inconclusive {
+    /// Wait for a person.
+    #[default]
+    Hold,
+    /// Go on if the canary was given enough requests and nothing ever spoke much against it.
+    #[serde(alias = "advance_if_no_harm")]
+    Advance,
+    /// Roll back. This is policy, not evidence, and is reported as such.
+    #[serde(alias = "abort")]
+    RollBack,
+}
+
+/// A step under way.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    pub(crate) step: Step,
+    pub(crate) begun_ms: u64,
+    pub(crate) canary: Counts,
+    pub(crate) baseline: Counts,
+    pub(crate) error: Option<Advance>,
+    pub(crate) latency: Option<LatencyAdvance>,
+}
+
+/// What the advance tests of a step are made of.
+pub(crate) struct Tests<'a> {
+    pub(crate) error: bool,
+    pub(crate) harm_budget: f64,
+    pub(crate) latency: Option<(Slack, Option<&'a Epoch>)>,
+    pub(crate) limit: f64,
+}
+
+impl Progress {
+    pub(crate) fn new(step: Step, begun_ms: u64, tests: &Tests<'_>) -> Progress {
+        let harm = Margin {
+            ratio: 1.0,
+            worse_by: margin(tests.harm_budget, step.next_weight),
+        };
+        let latency = |(slack, epoch)| LatencyAdvance::new(step.weight, slack, tests.limit, epoch);
+        Progress {
+            step,
+            begun_ms,
+            canary: Counts::default(),
+            baseline: Counts::default(),
+            error: tests.error.then(|| Advance::new(harm)),
+            latency: tests.latency.map(latency),
+        }
+    }
+
+    /// Scores a cohort, unless it was assigned at a smaller weight: requests from before the step say nothing about
+    /// the load of this one.
+    pub(crate) fn score(&mut self, cohort: &Cohort<'_>) {
+        if cohort.weight < self.step.weight - 1e-9 {
+            return;
+        }
+        self.canary.add(&cohort.canary);
+        self.baseline.add(&cohort.baseline);
+        if cohort.weight >= 1.0 || cohort.weight <= 0.0 {
+            return;
+        }
+        if let Some(error) = &mut self.error {
+            let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
+            error.score(cohort.weight, canary, cohort.baseline.failures);
+        }
+        if let Some(latency) = &mut self.latency
+            && let (Some(canary), Some(baseline)) = (Seen::of(&cohort.canary), Seen::of(&cohort.baseline))
+        {
+            latency.score(cohort.at_ms, cohort.weight, canary, baseline);
+        }
+    }
+
+    /// Whether the step has been passed: its least time and requests, and each advance test that it has. At full
+    /// weight there is nobody left to compare with.
+    pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
+        self.age(now_ms) >= self.step.min_ms
+            && self.canary.requests >= self.step.min_requests
+            && (self.step.weight >= 1.0 || self.proven(limit))
+    }
+
+    fn proven(&self, limit: f64) -> bool {
+        self.error.as_ref().is_none_or(|error| error.log_e() >= limit)
+            && self.latency.as_ref().is_none_or(|latency| latency.log_e() >= limit)
+    }
+
+    pub(crate) fn out_of_time(&self, now_ms: u64) -> bool {
+        self.step.max_ms.is_some_and(|max_ms| self.age(now_ms) >= max_ms)
+    }
+
+    fn age(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.begun_ms)
+    }
+}
+
+/// The harm at the next weight that uses up the tolerated harm, as a difference of error rates.
+pub(crate) fn margin(harm_budget: f64, next_weight: f64) -> f64 {
+    (harm_budget / next_weight.max(1e-6)).min(0.999)
+}

@@ -1,0 +1,341 @@
+//! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be computed again.
+
+use super::super::{Arm, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Reason, Slo, Step, Verdict};
+use super::laws::{errors, judge_of};
+
+const STEP: Step = Step {
+    weight: 0.05,
+    next_weight: 0.25,
+    min_ms: 5_000,
+    min_requests: 100,
+    max_ms: None,
+    inconclusive: Inconclusive::Hold,
+};
+
+fn options(objectives: &str) -> Options {
+    Options {
+        objectives: serde_json::from_str(objectives).unwrap(),
+        min_canary_failures: 0,
+        ..Options::default()
+    }
+}
+
+fn at(at_ms: u64, cohort: Cohort<'static>) -> Cohort<'static> {
+    Cohort { at_ms, ..cohort }
+}
+
+/// Failing canary requests in a row until the rollback, without a failure of the baseline.
+fn fatal_failures(objectives: &str, weight: f64, min_canary_failures: u64) -> u64 {
+    let mut judge = Judge::new(Options {
+        min_canary_failures,
+        ..options(objectives)
+    });
+    judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
+    judge.begin_step(0, Step { weight, ..STEP });
+    for failures in 1.. {
+        let canary = Arm {
+            latency_us: Some(&[]),
+            ..Arm::of(1, 1)
+        };
+        judge.observe(&Cohort {
+            at_ms: failures,
+            weight,
+            canary,
+            ..Cohort::default()
+        });
+        if judge.verdict(failures) == Verdict::RollBack(Cause::ErrorRate) {
+            return failures;
+        }
+        assert_eq!(judge.verdict(failures), Verdict::Continue);
+    }
+    unreachable!()
+}
+
+#[test]
+fn a_canary_that_fails_everything_is_condemned_by_the_numbers_of_the_paper() {
+    let plain = r#"[{"error_rate": {"ratio": 1, "worse_by": "0pp"}}]"#;
+    let margin = r#"[{"error_rate": {}}]"#;
+    let weights = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
+    assert_eq!(weights.map(|w| fatal_failures(plain, w, 0)), [2, 2, 3, 4, 6, 12]);
+    assert_eq!(weights.map(|w| fatal_failures(margin, w, 0)), [2, 2, 3, 4, 7, 13]);
+    assert_eq!(fatal_failures(margin, 0.01, 5), 5, "the guard only delays");
+}
+
+#[test]
+fn failures_do_not_condemn_by_way_of_latency_before_they_are_enough() {
+    let both = r#"[{"error_rate": {}}, {"latency": {}}]"#;
+    assert_eq!(fatal_failures(both, 0.01, 5), 5);
+}
+
+#[test]
+fn too_few_clients_delay_too() {
+    let mut judge = Judge::new(Options {
+        min_distinct_clients: 3,
+        ..options(r#"[{"error_rate": {}}]"#)
+    });
+    let one_client = |failing_clients| Arm {
+        failing_clients: Some(failing_clients),
+        ..Arm::of(10, 10)
+    };
+    let cohort = |clients| Cohort {
+        at_ms: 0,
+        weight: 0.01,
+        canary: one_client(clients),
+        ..Cohort::default()
+    };
+    judge.observe(&cohort(1));
+    assert_eq!(judge.verdict(0), Verdict::Continue);
+    judge.observe(&cohort(2));
+    assert_eq!(judge.verdict(0), Verdict::RollBack(Cause::ErrorRate));
+}
+
+#[test]
+fn a_cohort_is_scored_with_its_own_weight_after_a_change() {
+    let mut late = judge_of("error_rate");
+    late.observe(&errors(0.01, (10, 1), (990, 1)));
+    late.observe(&errors(0.25, (250, 1), (750, 1)));
+    late.observe(&errors(0.01, (10, 2), (990, 0)));
+    let mut early = judge_of("error_rate");
+    early.observe(&errors(0.01, (20, 3), (1_980, 1)));
+    early.observe(&errors(0.25, (250, 1), (750, 1)));
+    assert!((late.log_e().0 - early.log_e().0).abs() < 1e-9);
+}
+
+#[test]
+fn a_step_is_passed_with_proof_time_and_requests_and_the_next_begins_at_nothing() {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+    judge.begin_step(0, STEP);
+    judge.observe(&at(4_000, errors(0.05, (2_000, 0), (38_000, 0))));
+    assert_eq!(judge.verdict(4_999), Verdict::Continue, "too early");
+    assert_eq!(judge.verdict(5_000), Verdict::Advance);
+    judge.begin_step(
+        5_000,
+        Step {
+            weight: 0.25,
+            next_weight: 0.5,
+            ..STEP
+        },
+    );
+    assert_eq!(judge.verdict(60_000), Verdict::Continue);
+    judge.observe(&at(61_000, errors(0.05, (5_000, 0), (95_000, 0))));
+    assert_eq!(
+        judge.verdict(61_000),
+        Verdict::Continue,
+        "the old weight proves nothing of the new"
+    );
+    judge.observe(&at(62_000, errors(0.25, (5_000, 0), (15_000, 0))));
+    assert_eq!(judge.verdict(62_000), Verdict::Advance);
+}
+
+#[test]
+fn without_enough_of_the_baselines_latency_nothing_advances() {
+    let mut judge = Judge::new(Options::default());
+    judge.begin_step(0, STEP);
+    judge.observe(&at(4_000, errors(0.05, (2_000, 0), (38_000, 0))));
+    assert_eq!(judge.verdict(10_000), Verdict::Continue);
+}
+
+#[test]
+fn a_step_without_an_answer_does_what_the_plan_says() {
+    let after = |inconclusive, requests| {
+        let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+        judge.begin_step(
+            0,
+            Step {
+                max_ms: Some(60_000),
+                inconclusive,
+                ..STEP
+            },
+        );
+        judge.observe(&at(59_000, errors(0.05, (requests, 0), (requests * 19, 0))));
+        assert_eq!(judge.verdict(59_999), Verdict::Continue);
+        judge.verdict(60_000)
+    };
+    assert_eq!(after(Inconclusive::Hold, 110), Verdict::Hold(Reason::Inconclusive));
+    assert_eq!(after(Inconclusive::Hold, 10), Verdict::Hold(Reason::TooLittleTraffic));
+    assert_eq!(after(Inconclusive::Advance, 110), Verdict::Advance);
+    assert_eq!(
+        after(Inconclusive::Advance, 10),
+        Verdict::Hold(Reason::TooLittleTraffic)
+    );
+    assert_eq!(
+        after(Inconclusive::RollBack, 10),
+        Verdict::RollBack(Cause::Inconclusive)
+    );
+}
+
+#[test]
+fn a_limit_that_both_exceed_holds_and_one_that_the_canary_alone_exceeds_rolls_back() {
+    let slo = Options {
+        objectives: vec![Objective::Slo(Slo::ErrorRate { below: 0.01 })],
+        ..Options::default()
+    };
+    let mut shared = Judge::new(slo.clone());
+    shared.observe(&errors(0.05, (50, 1), (950, 100)));
+    shared.observe(&errors(0.05, (500, 50), (9_500, 1_000)));
+    assert_eq!(shared.verdict(0), Verdict::Hold(Reason::Slo));
+    let mut alone = Judge::new(slo.clone());
+    alone.observe(&errors(0.05, (500, 50), (9_500, 10)));
+    assert_eq!(alone.verdict(0), Verdict::RollBack(Cause::Slo));
+    let mut without_baseline = Judge::new(slo);
+    without_baseline.observe(&errors(1.0, (500, 50), (0, 0)));
+    assert_eq!(without_baseline.verdict(0), Verdict::RollBack(Cause::Slo));
+}
+
+#[test]
+fn a_slow_quantile_is_seen_by_its_limit() {
+    let mut judge = Judge::new(options(
+        r#"[{"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}]"#,
+    ));
+    let arm = |pairs| Arm {
+        latency_us: Some(pairs),
+        ..Arm::of(100, 0)
+    };
+    let (canary, baseline) = (arm(&[(299_000, 50), (301_000, 50)]), arm(&[(200_000, 100)]));
+    judge.observe(&Cohort {
+        at_ms: 0,
+        weight: 0.5,
+        baseline,
+        canary,
+    });
+    assert_eq!(judge.verdict(0), Verdict::RollBack(Cause::Slo));
+}
+
+#[test]
+fn a_split_that_is_not_as_meant_holds() {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+    judge.begin_step(0, STEP);
+    for second in 0..10 {
+        judge.observe(&at(second * 1_000, errors(0.05, (1_000, 0), (9_000, 0))));
+    }
+    assert_eq!(judge.verdict(10_000), Verdict::Hold(Reason::Split));
+}
+
+#[test]
+fn a_rollback_is_for_good() {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+    judge.observe(&errors(0.01, (10, 10), (990, 0)));
+    assert_eq!(judge.verdict(0), Verdict::RollBack(Cause::ErrorRate));
+    judge.observe(&errors(0.01, (100_000, 0), (9_900_000, 5_000_000)));
+    judge.begin_step(1_000, STEP);
+    assert_eq!(judge.verdict(100_000), Verdict::RollBack(Cause::ErrorRate));
+}
+
+#[test]
+fn a_judge_that_was_written_down_goes_on_as_if_it_had_not() {
+    let pairs: Vec<(u64, u64)> = (1..40).map(|i| (i * 700, 3)).collect();
+    let cohort = |tick: u64, weight| {
+        let arm = |requests, failures| Arm {
+            latency_us: Some(&pairs),
+            ..Arm::of(requests, failures)
+        };
+        Cohort {
+            at_ms: tick * 500,
+            weight,
+            baseline: arm(200, u64::from(tick.is_multiple_of(9))),
+            canary: arm(130, 1),
+        }
+    };
+    let mut whole = Judge::new(Options::default());
+    whole.begin_step(0, STEP);
+    let mut resumed = whole.clone();
+    for tick in 0..200 {
+        let weight = if tick < 90 { 0.05 } else { 0.25 };
+        whole.observe(&cohort(tick, weight));
+        resumed.observe(&cohort(tick, weight));
+        if tick % 10 == 0 {
+            let checkpoint = serde_json::to_string(&resumed).unwrap();
+            assert!(checkpoint.len() < 24_000, "{}", checkpoint.len());
+            resumed = serde_json::from_str(&checkpoint).unwrap();
+        }
+        assert!((whole.log_e().0 - resumed.log_e().0).abs() < 1e-9);
+        assert_eq!(whole.verdict(tick * 500), resumed.verdict(tick * 500));
+    }
+    assert!((whole.log_e().1 - resumed.log_e().1).abs() < 1e-9);
+}
+
+#[test]
+fn evidence_can_be_computed_again_from_its_counts() {
+    let pairs = [(900, 10), (1_500, 9), (2_500, 8), (6_000, 2)];
+    let mut judge = Judge::new(Options {
+        min_canary_failures: u64::MAX,
+        ..Options::default()
+    });
+    judge.warm(&[(1_000, 1_000), (2_000, 900), (5_000, 90), (8_000, 10)], 2);
+    judge.begin_step(0, STEP);
+    for tick in 0..12_000_u64 {
+        let weight = [0.05, 0.1, 0.25][usize::try_from(tick / 100 % 3).unwrap()];
+        let canary = Arm {
+            latency_us: Some(&pairs),
+            ..Arm::of(30, u64::from(tick.is_multiple_of(50)))
+        };
+        let baseline = Arm {
+            latency_us: Some(&pairs),
+            ..Arm::of(31, u64::from(tick.is_multiple_of(40)))
+        };
+        judge.observe(&Cohort {
+            at_ms: tick * 170,
+            weight,
+            baseline,
+            canary,
+        });
+        if tick % 1_111 == 0 {
+            let evidence = judge.evidence();
+            let json = serde_json::to_string(&evidence).unwrap();
+            assert_eq!(
+                serde_json::from_str::<super::super::Evidence>(&json).unwrap().canary,
+                evidence.canary
+            );
+            for objective in &evidence.objectives {
+                let recomputed = objective.recompute().unwrap();
+                let told = objective.log_e;
+                assert!(
+                    (recomputed - told).abs() < 1e-9 * told.abs().max(1.0),
+                    "{tick}: {recomputed} {told}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn the_confidence_sequence_holds_the_truth_and_narrows() {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {"ratio": 1, "worse_by": "5pp"}}]"#));
+    let mut width = f64::INFINITY;
+    for weight in [0.05, 0.1, 0.25, 0.5] {
+        let (n_c, n_s) = ((weight * 100_000.0) as u64, ((1.0 - weight) * 100_000.0) as u64);
+        judge.observe(&errors(weight, (n_c, n_c * 3 / 100), (n_s, n_s / 100)));
+        let evidence = judge.evidence();
+        let Behind::ErrorRate {
+            estimate, confidence, ..
+        } = &evidence.objectives[0].counts
+        else {
+            panic!()
+        };
+        let interval = confidence.unwrap();
+        assert!(interval.lower < 0.02 && 0.02 < interval.upper, "{interval:?}");
+        assert!((estimate.unwrap() - 0.02).abs() < 1e-3);
+        assert!(interval.upper - interval.lower < width);
+        width = interval.upper - interval.lower;
+    }
+    assert!(width < 0.005, "{width}");
+}
+
+#[test]
+fn options_say_everything_that_is_wrong_with_them() {
+    assert!(Options::default().problems().is_empty());
+    let wrong = Options {
+        alpha: 0.0,
+        harm_budget: 2.0,
+        ..options(r#"[{"error_rate": {}}, {"error_rate": {"ratio": 0}}, {"slo": {"error_rate": {"below": 0}}}]"#)
+    };
+    assert_eq!(wrong.problems().len(), 5, "{:?}", wrong.problems());
+}
+
+#[test]
+fn retries_and_several_canaries_get_less_alpha() {
+    let alpha = |attempt, canaries| Options::default().for_attempt(attempt, canaries).alpha;
+    assert!((alpha(1, 1) - 1e-3).abs() < 1e-15);
+    assert!((alpha(2, 1) - 1e-3 / 6.0).abs() < 1e-15);
+    assert!((alpha(3, 2) - 1e-3 / 24.0).abs() < 1e-15);
+}

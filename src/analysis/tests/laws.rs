@@ -1,0 +1,186 @@
+//! Laws of the single tests: what a bet wins on average, and that numbers stay numbers.
+
+use proptest::prelude::*;
+
+use super::super::advance;
+use super::super::epoch::{BINS, Epoch, Slack, WAYS};
+use super::super::error::{self, Margin};
+use super::super::latency::{LatencyTest, Table, sort};
+use super::super::past::Past;
+use super::super::{Arm, Cohort, Judge, Objective, Options};
+
+/// What a bet has after one request on average, when it had 1 before.
+fn mean(w: f64, p_c: f64, p_s: f64, (bad, good, stable): (f64, f64, f64)) -> f64 {
+    let canary = p_c * bad.exp() + (1.0 - p_c) * good.exp();
+    w * canary + (1.0 - w) * (p_s * stable.exp() + 1.0 - p_s)
+}
+
+fn weights() -> impl Strategy<Value = f64> {
+    prop_oneof![1e-4..0.02_f64, 0.02..0.98_f64, 0.98..0.9999_f64]
+}
+
+fn rates() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.0), 1e-6..1e-2_f64, 0.01..1.0_f64]
+}
+
+proptest! {
+    #[test]
+    fn the_error_bets_win_nothing_at_the_boundary_and_less_below(
+        w in weights(), p_s in rates(), ratio in 0.0..3.0_f64, worse_by in 0.0..0.2_f64, part in 0.0..1.0_f64,
+    ) {
+        let boundary = ratio * p_s + worse_by;
+        prop_assume!(boundary <= 1.0);
+        let table = error::Table::new(w, Margin { ratio, worse_by });
+        for gains in table.gains() {
+            let at = mean(w, boundary, p_s, gains);
+            prop_assert!((at - 1.0).abs() <= 1e-12, "{at}");
+            prop_assert!(mean(w, part * boundary, p_s, gains) <= 1.0 + 1e-12);
+        }
+    }
+
+    #[test]
+    fn the_advance_bets_win_nothing_at_the_boundary_and_less_beyond(
+        w in weights(), p_s in rates(), ratio in 0.5..2.0_f64, worse_by in 0.0..0.2_f64, part in 0.0..1.0_f64,
+    ) {
+        let boundary = ratio * p_s + worse_by;
+        prop_assume!(boundary <= 1.0);
+        let table = advance::Table::new(w, Margin { ratio, worse_by });
+        for gains in table.gains() {
+            let at = mean(w, boundary, p_s, gains);
+            // Relative to the largest gain, which the mean is made of: up to 1e4 at the highest weights.
+            let scale = gains.2.exp().max(1.0);
+            prop_assert!((at - 1.0).abs() <= 1e-12 * scale, "{at}");
+            prop_assert!(mean(w, boundary + part * (1.0 - boundary), p_s, gains) <= 1.0 + 1e-12 * scale);
+        }
+    }
+
+    #[test]
+    fn latency_factors_balance_in_each_bin_and_grow_with_it(w in weights(), raw in prop::array::uniform8(1e-6..50.0_f64)) {
+        let mut row = raw;
+        for b in 1..BINS {
+            row[b] = row[b].max(row[b - 1]);
+        }
+        for (a, c) in Table::new(w, &[row]).rows() {
+            for b in 0..BINS {
+                prop_assert!((w * a[b].exp() + (1.0 - w) * c[b].exp() - 1.0).abs() <= 1e-12);
+                prop_assert!(b == 0 || a[b] >= a[b - 1] - 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn ratios_of_any_past_are_finite_and_monotone(
+        answers in prop::collection::vec((0..2_000_000_u64, 1..50_u64), 1..60), failures in 0..500_u64,
+        worse_by in 0.0..0.5_f64,
+    ) {
+        let mut past = Past::new();
+        past.record(&answers, failures);
+        let slack = Slack { worse_by, at_least_us: 1_000.0 * worse_by };
+        let epoch = Epoch::cut(&past.view().unwrap(), slack);
+        for row in &epoch.ratios {
+            prop_assert!(row.iter().all(|r| r.is_finite() && *r >= 1e-6));
+            prop_assert!(row.is_sorted());
+            prop_assert!(row[BINS - 1] >= 1.0, "the slowest bin speaks against the canary");
+        }
+        prop_assert!(epoch.baseline_edges.is_sorted() && epoch.canary_edges.is_sorted());
+        for (canary, baseline) in epoch.canary_edges.iter().zip(&epoch.baseline_edges) {
+            let margin = (*baseline as f64 * (1.0 + worse_by)).max(*baseline as f64 + slack.at_least_us);
+            prop_assert!(*canary as f64 >= margin - 1e-6);
+        }
+    }
+
+    #[test]
+    fn a_cohort_in_pieces_is_worth_what_the_whole_is(
+        w in weights(), pieces in prop::collection::vec((0..500_u64, 0..20_u64, 0..5_000_u64, 0..50_u64), 1..20),
+    ) {
+        let mut split = judge_of("error_rate");
+        let mut whole = judge_of("error_rate");
+        let mut sum = (0, 0, 0, 0);
+        for (good_c, f_c, good_s, f_s) in &pieces {
+            split.observe(&errors(w, (good_c + f_c, *f_c), (good_s + f_s, *f_s)));
+            sum = (sum.0 + good_c + f_c, sum.1 + f_c, sum.2 + good_s + f_s, sum.3 + f_s);
+        }
+        whole.observe(&errors(w, (sum.0, sum.1), (sum.2, sum.3)));
+        let (split, whole) = (split.log_e().0, whole.log_e().0);
+        prop_assert!((split - whole).abs() <= 1e-9 * whole.abs().max(1.0), "{split} {whole}");
+    }
+
+    #[test]
+    fn numbers_stay_numbers(
+        w in prop_oneof![Just(0.0), Just(1.0), Just(1e-4), Just(0.9999), 0.0..1.0_f64],
+        n_c in prop_oneof![Just(0), Just(1_000_000_000), 0..10_000_u64],
+        n_s in prop_oneof![Just(0), Just(1_000_000_000), 0..10_000_u64],
+        part_c in 0.0..=1.0_f64, part_s in 0.0..=1.0_f64, latency in 0..10_000_000_000_u64,
+    ) {
+        let mut judge = Judge::new(Options::default());
+        judge.warm(&[(5_000, 3_000), (5_001, 1)], 10);
+        let (f_c, f_s) = ((n_c as f64 * part_c) as u64, (n_s as f64 * part_s) as u64);
+        let (pairs_c, pairs_s) = ([(latency, n_c - f_c)], [(5_000, n_s - f_s)]);
+        let arm = |n, f, pairs| Arm { latency_us: Some(pairs), ..Arm::of(n, f) };
+        for tick in 0..40 {
+            let (canary, baseline) = (arm(n_c, f_c, &pairs_c), arm(n_s, f_s, &pairs_s));
+            judge.observe(&Cohort { at_ms: tick * 4_000, weight: w, baseline, canary });
+        }
+        let (now, most) = judge.log_e();
+        prop_assert!(now.is_finite() && most.is_finite());
+        if w == 0.0 || w == 1.0 {
+            prop_assert!(now.abs() + most.abs() < 1e-9, "without a comparison there is no evidence");
+        }
+        let json = serde_json::to_string(&judge.evidence()).unwrap();
+        prop_assert!(!json.contains("null"), "{}", json);
+    }
+}
+
+#[test]
+fn merged_edges_leave_bins_empty_and_change_nothing_else() {
+    let mut past = Past::new();
+    past.record(&[(7_000, 10_000)], 0);
+    let none = Slack {
+        worse_by: 0.0,
+        at_least_us: 0.0,
+    };
+    let epoch = Epoch::cut(&past.view().unwrap(), none);
+    assert!(epoch.baseline_edges.iter().all(|edge| *edge == epoch.baseline_edges[0]));
+    let slow = sort(&Arm::of(2, 0), &[(7_000, 1), (9_000, 1)], &epoch.canary_edges);
+    assert_eq!(slow, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
+    let mut test = LatencyTest::new(none);
+    test.warm(&[(7_000, 10_000)], 0);
+    assert!(test.recut(0));
+    test.score(0.1, &slow, &[9.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0);
+    assert!(test.log_e(true).is_finite() && test.log_e(true) > 0.0);
+}
+
+#[test]
+fn a_faster_canary_is_never_worse() {
+    let mut past = Past::new();
+    let answers: Vec<(u64, u64)> = (1..1_000).map(|i| (i * 100, 5)).collect();
+    past.record(&answers, 0);
+    let epoch = Epoch::cut(
+        &past.view().unwrap(),
+        Slack {
+            worse_by: 0.0,
+            at_least_us: 0.0,
+        },
+    );
+    assert_eq!(epoch.ratios.len(), WAYS);
+    for (a, _) in Table::new(0.1, &epoch.ratios).rows() {
+        assert!(a[0] <= 1e-12, "the fastest bin speaks for the canary: {a:?}");
+    }
+}
+
+pub(super) fn errors(weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> Cohort<'static> {
+    Cohort {
+        at_ms: 0,
+        weight,
+        baseline: Arm::of(baseline.0, baseline.1),
+        canary: Arm::of(canary.0, canary.1),
+    }
+}
+
+pub(super) fn judge_of(objective: &str) -> Judge {
+    let objectives: Vec<Objective> = serde_json::from_str(&format!(r#"[{{"{objective}": {{}}}}]"#)).unwrap();
+    Judge::new(Options {
+        objectives,
+        ..Options::default()
+    })
+}

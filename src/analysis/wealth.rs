@@ -1,0 +1,114 @@
+//! The wealth of a mixture of bets, in log space. Under the null hypothesis its expectation never grows, whoever looks
+//! and however often, so the chance that it ever reaches `1/alpha` is at most `alpha` (Ville).
+
+use serde::{Deserialize, Serialize};
+
+use super::math::{log_add_exp, log_sum_exp};
+
+/// The share of the opening wealth that never bets. It bounds the loss, and is what a late change is bet with.
+pub(crate) const CASH: f64 = 0.2;
+
+/// `N` bets of equal opening share, and cash.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(bound(serialize = "[f64; N]: Serialize", deserialize = "[f64; N]: Deserialize<'de>"))]
+pub(crate) struct Wealth<const N: usize> {
+    bets: [f64; N],
+    cash: f64,
+}
+
+impl<const N: usize> Wealth<N> {
+    pub(crate) fn new() -> Self {
+        Wealth {
+            bets: [Self::prior(); N],
+            cash: CASH.ln(),
+        }
+    }
+
+    fn prior() -> f64 {
+        ((1.0 - CASH) / N as f64).ln()
+    }
+
+    /// The bets, to be multiplied (in log space: added to) by what they won.
+    pub(crate) fn bets_mut(&mut self) -> &mut [f64; N] {
+        &mut self.bets
+    }
+
+    /// All logarithms, the bets' and then the cash's, for the record.
+    pub(crate) fn logs(&self) -> Vec<f64> {
+        self.bets.iter().copied().chain([self.cash]).collect()
+    }
+
+    /// The wealth that [`Wealth::logs`] recorded; `None` when the record has another length.
+    pub(crate) fn from_logs(logs: &[f64]) -> Option<Self> {
+        let (cash, bets) = logs.split_last()?;
+        Some(Wealth {
+            bets: bets.try_into().ok()?,
+            cash: *cash,
+        })
+    }
+
+    /// `ln` of the whole wealth.
+    pub(crate) fn log_e(&self) -> f64 {
+        let high = self.bets.iter().fold(self.cash, |high, bet| high.max(*bet));
+        let sum: f64 = self.bets.iter().map(|bet| (bet - high).exp()).sum();
+        high + (sum + (self.cash - high).exp()).ln()
+    }
+
+    /// Gives a part `1/(k+1)` of the whole wealth back to all bets in their opening shares, so that a change after a
+    /// long good past is bet on with real money (fixed share; Herbster and Warmuth). The whole stays what it was.
+    pub(crate) fn share(&mut self, k: u32) {
+        let part = 1.0 / (f64::from(k) + 1.0);
+        let kept = (-part).ln_1p();
+        let given = self.log_e() + part.ln();
+        let bet = given + Self::prior();
+        for wealth in &mut self.bets {
+            *wealth = log_add_exp(*wealth + kept, bet);
+        }
+        self.cash = log_add_exp(self.cash + kept, given + CASH.ln());
+    }
+}
+
+/// `N` bets of equal opening share without cash, for the advance tests, which begin anew at each step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(bound(serialize = "[f64; N]: Serialize", deserialize = "[f64; N]: Deserialize<'de>"))]
+pub(crate) struct Stakes<const N: usize>([f64; N]);
+
+impl<const N: usize> Stakes<N> {
+    pub(crate) fn new() -> Self {
+        Stakes([-(N as f64).ln(); N])
+    }
+
+    pub(crate) fn bets_mut(&mut self) -> &mut [f64; N] {
+        &mut self.0
+    }
+
+    pub(crate) fn log_e(&self) -> f64 {
+        log_sum_exp(&self.0)
+    }
+
+    /// Throws away so much of the wealth (in log space). Always allowed: less evidence is never too much.
+    pub(crate) fn forgo(&mut self, excess: f64) {
+        for bet in &mut self.0 {
+            *bet -= excess;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharing_keeps_the_whole() {
+        let mut wealth = Wealth::<16>::new();
+        assert!(wealth.log_e().abs() < 1e-12);
+        for k in 1..200 {
+            for (i, bet) in wealth.bets_mut().iter_mut().enumerate() {
+                *bet += (i as f64 - 7.0) * f64::from(k % 7);
+            }
+            let before = wealth.log_e();
+            wealth.share(k);
+            assert!((wealth.log_e() - before).abs() <= 1e-12 * before.abs().max(1.0), "{k}");
+        }
+    }
+}

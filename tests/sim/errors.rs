@@ -1,0 +1,291 @@
+//! False rollbacks on errors: S1 to S7 and S11 to S13.
+
+use weighbridge::analysis::{
+    Arm, Cause, Cohort, ErrorRate, Inconclusive, Judge, Objective, Options, Slo, Step, Verdict,
+};
+
+use crate::rng::Rng;
+use crate::world::{Spikes, ramp, sine};
+
+pub(crate) fn judge(alpha: f64, ratio: f64, worse_by: f64) -> Judge {
+    Judge::new(Options {
+        alpha,
+        objectives: vec![Objective::ErrorRate(ErrorRate { ratio, worse_by })],
+        min_canary_failures: 0,
+        ..Options::default()
+    })
+}
+
+pub(crate) fn step(weight: f64, next_weight: f64) -> Step {
+    Step {
+        weight,
+        next_weight,
+        min_ms: 0,
+        min_requests: 0,
+        max_ms: None,
+        inconclusive: Inconclusive::Hold,
+    }
+}
+
+/// Requests of one slot: Poisson, each with its own coin.
+pub(crate) fn slot(rng: &mut Rng, at_ms: u64, requests: f64, weight: f64, p_c: f64, p_s: f64) -> Cohort<'static> {
+    let mut arm = |mean: f64, p: f64| {
+        let bad = rng.poisson(mean * p);
+        Arm::of(bad + rng.poisson(mean * (1.0 - p)), bad)
+    };
+    Cohort {
+        at_ms,
+        weight,
+        canary: arm(requests * weight, p_c),
+        baseline: arm(requests * (1.0 - weight), p_s),
+    }
+}
+
+/// Judges slot by slot with steps where the weight changes; whether it was rolled back.
+fn rolled_back(mut judge: Judge, seconds: u64, mut of: impl FnMut(u64) -> Option<Cohort<'static>>) -> bool {
+    let mut weight = 0.0;
+    for t in 0..seconds {
+        let Some(cohort) = of(t) else { continue };
+        if cohort.weight != weight {
+            weight = cohort.weight;
+            judge.begin_step(t * 1_000, step(weight, 1.0));
+        }
+        judge.observe(&cohort);
+        if matches!(judge.verdict(cohort.at_ms), Verdict::RollBack(_)) {
+            return true;
+        }
+    }
+    false
+}
+
+pub(crate) fn s1(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    rolled_back(judge(0.01, 1.0, 0.0), 3_600, |t| {
+        Some(slot(
+            &mut rng,
+            (t + 1) * 1_000,
+            1_000.0,
+            ramp(t as f64, 3_600.0),
+            1e-3,
+            1e-3,
+        ))
+    })
+}
+
+/// A2's error rate: drift by a factor of 25 and spikes of 20.
+fn drift(rng: &mut Rng) -> impl Fn(f64) -> f64 + use<> {
+    let spikes = Spikes::new(rng, 3_600.0, 300.0, 20.0, 5.0, 20.0);
+    move |t| ((2e-4 + 4.8e-3 * t / 3_600.0) * spikes.at(t)).min(0.3)
+}
+
+pub(crate) fn s2(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let p = drift(&mut rng);
+    rolled_back(judge(0.05, 1.0, 0.0), 3_600, |second| {
+        let t = second as f64;
+        let rps = 1_000.0 * (1.0 + 0.5 * sine(t, 1_200.0, 0.0));
+        Some(slot(&mut rng, (second + 1) * 1_000, rps, ramp(t, 3_600.0), p(t), p(t)))
+    })
+}
+
+pub(crate) fn s3(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
+        let weight = ramp(t as f64, 3_600.0);
+        let mut cohort = slot(&mut rng, (t + 1) * 1_000, 100.0 * 0.995, weight, 0.0, 0.0);
+        for _ in 0..rng.poisson(100.0 * 5e-3 / 20.0) {
+            for _ in 0..rng.geometric(20.0) {
+                let arm = if rng.chance(weight) {
+                    &mut cohort.canary
+                } else {
+                    &mut cohort.baseline
+                };
+                arm.requests += 1;
+                arm.failures += 1;
+            }
+        }
+        Some(cohort)
+    })
+}
+
+pub(crate) fn s4(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let p = drift(&mut rng);
+    rolled_back(judge(0.05, 1.1, 5e-4), 3_600, |second| {
+        let t = second as f64;
+        let (p_s, weight) = (p(t), ramp(t, 3_600.0));
+        Some(slot(
+            &mut rng,
+            (second + 1) * 1_000,
+            1_000.0,
+            weight,
+            1.1 * p_s + 5e-4,
+            p_s,
+        ))
+    })
+}
+
+pub(crate) fn s5(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let mut judge = judge(0.01, 1.0, 0.0);
+    judge.begin_step(0, step(0.01, 0.05));
+    for t in 1..=3_600 {
+        let weight = match judge.log_e().0 {
+            high if high > 0.7 => 0.5,
+            some if some > 0.0 => 0.05,
+            _ => 0.01,
+        };
+        judge.observe(&slot(&mut rng, t * 1_000, 100.0, weight, 1e-2, 1e-2));
+        if matches!(judge.verdict(t * 1_000), Verdict::RollBack(_)) {
+            return true;
+        }
+    }
+    false
+}
+
+/// Seconds without a failure are left out: without a margin they are worth nothing.
+fn rare(seed: u64, rps: f64, p: f64, weight: impl Fn(f64) -> f64) -> bool {
+    let mut rng = Rng::new(seed);
+    rolled_back(judge(0.05, 1.0, 0.0), 14_400, |t| {
+        let weight = weight(t as f64);
+        let (f_c, f_s) = (rng.poisson(rps * p * weight), rng.poisson(rps * p * (1.0 - weight)));
+        (f_c + f_s > 0).then(|| Cohort {
+            at_ms: (t + 1) * 1_000,
+            weight,
+            canary: Arm::of(f_c, f_c),
+            baseline: Arm::of(f_s, f_s),
+        })
+    })
+}
+
+pub(crate) fn s6(seed: u64) -> bool {
+    rare(seed, 1_000.0, 1e-5, |t| ramp(t, 14_400.0))
+}
+
+pub(crate) fn s7(seed: u64) -> bool {
+    rare(seed, 5.0, 1e-3, |_| 0.01)
+}
+
+pub(crate) fn s11(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let judge = Judge::new(Options {
+        alpha: 0.05,
+        objectives: vec![Objective::Slo(Slo::ErrorRate { below: 0.01 })],
+        ..Options::default()
+    });
+    rolled_back(judge, 1_200, |t| {
+        Some(slot(&mut rng, (t + 1) * 1_000, 1_000.0, 0.1, 1e-2, 1e-3))
+    })
+}
+
+/// The error rate of "drift+spikes" in the detection scenarios.
+pub(crate) fn drift_and_spikes(rng: &mut Rng, p: f64) -> impl Fn(f64) -> f64 + use<> {
+    let spikes = Spikes::new(rng, 7_200.0, 300.0, 20.0, 5.0, 20.0);
+    let phase = rng.uniform();
+    move |t| (p * (1.0 + 0.8 * sine(t, 3_600.0, phase)) * spikes.at(t)).min(0.9)
+}
+
+pub(crate) fn s12(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let p = drift_and_spikes(&mut rng, 1e-3);
+    let mut judge = judge(1e-9, 1.1, 5e-4);
+    judge.begin_step(0, step(0.1, 0.25));
+    for tick in 1..=18_000 {
+        let p_s = p(tick as f64 / 10.0);
+        judge.observe(&slot(&mut rng, tick * 100, 100.0, 0.1, p_s + 4e-3, p_s));
+        match judge.verdict(tick * 100) {
+            Verdict::Advance => return true,
+            Verdict::RollBack(_) => return false,
+            _ => {}
+        }
+    }
+    false
+}
+
+/// Users keep their arm, and some of them fail always; each user's first failure counts.
+pub(crate) fn s13_sticky(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let mut cohorts = vec![[0_u64; 4]; 3_600];
+    for _ in 0..rng.poisson(7_200.0) {
+        let arm = if rng.chance(0.05) { 0 } else { 2 };
+        let (poisoned, mut failed) = (rng.chance(0.005), false);
+        let mut at = rng.between(0.0, 3_600.0);
+        for _ in 0..rng.geometric(50.0) {
+            let Some(slot) = cohorts.get_mut(at as usize) else {
+                break;
+            };
+            slot[arm] += 1;
+            if (poisoned || rng.chance(1e-4)) && !failed {
+                failed = true;
+                slot[arm + 1] += 1;
+            }
+            at += 5.0;
+        }
+    }
+    rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
+        let [n_c, f_c, n_s, f_s] = cohorts[t as usize];
+        let first = |requests| Arm {
+            new_keys: Some(0),
+            ..requests
+        };
+        Some(Cohort {
+            at_ms: (t + 1) * 1_000,
+            weight: 0.05,
+            canary: first(Arm::of(n_c, f_c)),
+            baseline: first(Arm::of(n_s, f_s)),
+        })
+    })
+}
+
+/// A failed request is tried again on its own arm until it is answered or five have failed; it counts once.
+pub(crate) fn s13_retries(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
+        let mut arms = [Arm::of(0, 0); 2];
+        for _ in 0..rng.poisson(100.0) {
+            let arm = &mut arms[usize::from(rng.chance(0.1))];
+            arm.requests += 1;
+            // What fails once fails again.
+            let attempts = if rng.chance(1e-2) { 5 } else { 1 };
+            arm.failures += u64::from(attempts > 1);
+        }
+        let [baseline, canary] = arms;
+        Some(Cohort {
+            at_ms: (t + 1) * 1_000,
+            weight: 0.1,
+            canary,
+            baseline,
+        })
+    })
+}
+
+/// A shared outage for five seconds of each minute, in which the canary fails at once and the baseline times out.
+pub(crate) fn s13_landmark(seed: u64) -> bool {
+    const LANDMARK_S: f64 = 1.0;
+    let mut rng = Rng::new(seed);
+    let mut judge = judge(0.05, 1.0, 0.0);
+    judge.begin_step(0, step(0.05, 0.25));
+    for tick in 0..6_000_u64 {
+        let outage = tick % 600 < 50;
+        let mut arms = [Arm::of(0, 0); 2];
+        for _ in 0..rng.poisson(100.0) {
+            let canary = rng.chance(0.05);
+            let fails = outage && rng.chance(0.2);
+            let finished_after = if fails && !canary { 5.0 } else { 0.01 };
+            let arm = &mut arms[usize::from(canary)];
+            arm.requests += 1;
+            arm.failures += u64::from(fails || finished_after > LANDMARK_S);
+        }
+        let [baseline, canary] = arms;
+        judge.observe(&Cohort {
+            at_ms: tick * 100,
+            weight: 0.05,
+            canary,
+            baseline,
+        });
+        if judge.verdict(tick * 100) == Verdict::RollBack(Cause::ErrorRate) {
+            return true;
+        }
+    }
+    false
+}

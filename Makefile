@@ -1,10 +1,13 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
-.PHONY: build test lint doc demo bench compare swaps image suites ci
+.PHONY: build test sim lint doc demo bench compare swaps image suites ci
 
 build:
 	cargo build --locked --release
 test:
 	cargo test --locked
+# The acceptance simulations of the judge of canaries: minutes of CPU time.
+sim:
+	cargo test --locked --release --features sim --test sim
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

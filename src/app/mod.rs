@@ -9,7 +9,6 @@ mod running;
 mod signals;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 pub use running::{Error, Running, start};
 use signals::{Signal, Signals};
@@ -64,8 +63,11 @@ async fn supervise(config: config::Config, path: PathBuf) -> Result<(), Error> {
     tracing::info!(delay = ?drain.delay, timeout = ?drain.timeout, "draining");
     tokio::select! {
         clean = running.drain(drain.delay, drain.timeout) => {
-            if clean { Ok(()) } else { Err(Error::Cut(drain.timeout)) }
+            if !clean {
+                tracing::warn!(timeout = ?drain.timeout, "requests were cut off: they had not finished in time");
+            }
+            Ok(())
         }
-        () = signals.end() => Err(Error::Cut(Duration::ZERO)),
+        () = signals.end() => Err(Error::Cut),
     }
 }

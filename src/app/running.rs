@@ -44,9 +44,9 @@ pub enum Error {
     /// The admin API cannot be served.
     #[error("{0}")]
     Admin(#[from] admin::StartError),
-    /// Requests were still under way at the end.
-    #[error("requests were cut off: they had not finished within {0:?}")]
-    Cut(Duration),
+    /// A second signal ended the drain.
+    #[error("ended at once by a second signal: requests under way were cut off")]
+    Cut,
 }
 
 /// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the workers running.

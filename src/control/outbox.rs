@@ -56,9 +56,10 @@ impl Outbox {
 
     /// Queues a change. A disk that failed before is tried again at once.
     pub(super) fn push(&mut self, change: Change) -> Ticket {
-        if self.queue.len() >= WAITING_MAX {
-            // Not the first: the store may be at work on it.
-            let given_up = self.queue.remove(1);
+        if self.queue.len() >= WAITING_MAX
+            && let Some(at) = self.superseded()
+        {
+            let given_up = self.queue.remove(at);
             let entry = given_up.map(|(_, change)| change.entry);
             tracing::error!(?entry, "the store is too far behind; an entry of the journal is lost");
         }
@@ -67,6 +68,22 @@ impl Outbox {
         self.queue.push_back((ticket, change));
         self.retry_at = None;
         ticket
+    }
+
+    /// A change whose state later ones in effect replace, so that only its entry in the journal is lost with it. Without
+    /// one the queue grows by a change that must not be lost: at most by one for each service.
+    fn superseded(&self) -> Option<usize> {
+        let replaced = |at: usize, name: &str| {
+            let mut later = self.queue.iter().skip(at + 1).filter(|(_, change)| change.in_effect);
+            later.any(|(_, change)| change.services.iter().any(|record| record.name == *name))
+        };
+        // Not the first: the store may be at work on it.
+        (1..self.queue.len()).find(|at| {
+            let change = self.queue.get(*at).map(|(_, change)| change);
+            change.is_some_and(|change| {
+                change.in_effect && change.services.iter().all(|record| replaced(*at, &record.name))
+            })
+        })
     }
 
     /// Takes a change back. One that the store has begun with may be written all the same; what is queued next then

@@ -35,7 +35,7 @@ pub(crate) struct Answer {
 /// Endpoints of an upstream that are tried before a connection failure is the answer.
 const ENDPOINTS_TRIED_MAX: usize = 3;
 /// Times that a request is sent: a pooled connection may have been closed a moment ago, a new one was not.
-const SENDS_MAX: u32 = 3;
+const SENDS_MAX: u32 = 2;
 
 /// Sends a request where it belongs.
 ///

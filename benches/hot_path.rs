@@ -1,6 +1,6 @@
 //! What a request costs outside of sockets: finding its route, its upstream and endpoint, and being counted.
 //!
-//! `cargo bench --bench hot_path`. Times say how this machine does it; `benches/instructions.rs` counts.
+//! `cargo bench --bench hot_path`. Compare figures of one machine, taken while it does nothing else.
 
 #![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
 

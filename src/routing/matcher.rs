@@ -66,13 +66,14 @@ impl Matcher {
 
     /// The position of the service that a request is for.
     pub(super) fn find(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
-        let mut buffer = [0; HOST_BYTES_MAX];
-        host.and_then(|host| normalised(host, &mut buffer))
+        host.filter(|_| !(self.exact.is_empty() && self.wildcard.is_empty()))
             .and_then(|host| self.find_by_host(host, path, method, headers))
             .or_else(|| self.any.find(path, method, headers))
     }
 
     fn find_by_host(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+        let mut buffer = [0; HOST_BYTES_MAX];
+        let host = normalised(host, &mut buffer)?;
         let exact = self
             .exact
             .get(host)

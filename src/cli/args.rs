@@ -32,8 +32,8 @@ Signals:
   SIGUSR1                   open the access log anew, after it was rotated
 
 Exit codes:
-    0  drained and ended
-    1  failed to start, for example because an address is taken, or requests were cut off at the end
+    0  drained and ended, also if the drain timeout cut requests off
+    1  failed to start, for example because an address is taken, or ended at once by a second signal
     2  the command line is wrong
    78  the configuration is invalid (restarting does not help)";
 

@@ -141,6 +141,10 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let detail = refusal.to_string();
         match refusal {
+            Refusal::UnknownRelease(_) => Problem::new(UNKNOWN_SERVICE, detail),
+            Refusal::Unfit(errors) => Problem::fields(errors),
+            Refusal::Conflict(_) => Problem::new(CONFLICT, detail),
+            Refusal::Forbidden(_) => Problem::new(FORBIDDEN, detail),
             Refusal::UnknownService(_) => Problem::new(UNKNOWN_SERVICE, detail),
             Refusal::Invalid(errors) => Problem::fields(errors),
             Refusal::Stale { .. } => Problem::new(STALE, detail),

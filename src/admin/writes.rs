@@ -119,6 +119,7 @@ async fn attempt(handle: &Handle, write: Write, condition: Option<Tags>) -> Outc
         expected_revision: expected(handle, &write.service, condition).await?,
         actor: write.caller.name.to_string(),
         reason: write.reason,
+        may_override: false,
     };
     let applied = match write.action {
         Action::SetWeights(weights) => handle.set_weights(&write.service, weights, intent).await?,

@@ -206,6 +206,12 @@ impl Controller {
                 reply,
             } => self.set_weights(&service, Asked { weights, intent, reply }),
             Command::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
+            Command::StartRelease { .. }
+            | Command::Release { .. }
+            | Command::Releases { .. }
+            | Command::GetRelease { .. }
+            | Command::Evidence { .. }
+            | Command::Forecast { .. } => {}
             Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             Command::ReloadFailed { detail } => self.reload_failed(detail),
             Command::Audit { before, limit, reply } => self.audit(before, limit, reply),

@@ -160,6 +160,7 @@ impl State {
             weights: self.weights.clone(),
             baseline: Name::clone(&self.baseline),
             salt: xxh3_64_with_seed(service.as_bytes(), self.generation),
+            watch: None,
         }
     }
 

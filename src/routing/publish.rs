@@ -290,6 +290,7 @@ mod tests {
             weights: weights(&[("blue", 10_000 - points), ("green", points)]),
             baseline: "blue".into(),
             salt: 0,
+            watch: None,
         }
     }
 

@@ -47,6 +47,7 @@ fn shop() -> api::Service {
         windows: BTreeMap::new(),
     };
     api::Service {
+        release: None,
         name: "shop".into(),
         revision: 1,
         baseline: "blue".into(),
@@ -74,6 +75,12 @@ impl Play {
         // A test whose client has gone does not wait for its reply.
         while let Some(command) = commands.recv().await {
             match command {
+                Command::StartRelease { .. }
+                | Command::Release { .. }
+                | Command::Releases { .. }
+                | Command::GetRelease { .. }
+                | Command::Evidence { .. }
+                | Command::Forecast { .. } => {}
                 Command::Services { only, reply } => {
                     let is_asked_for = only.is_none_or(|only| only == self.service.name);
                     let services = is_asked_for.then(|| self.service.clone());

@@ -104,6 +104,7 @@ fn intent(expected_revision: Option<u64>) -> Intent {
         actor: "alice".to_owned(),
         reason: Some("because".to_owned()),
         expected_revision,
+        may_override: false,
     }
 }
 

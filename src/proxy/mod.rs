@@ -29,4 +29,4 @@ mod worker;
 mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
-pub use workers::{BoundListener, Workers};
+pub use workers::{BoundListener, Reports, Workers};

@@ -98,6 +98,11 @@ impl Publisher {
         }
     }
 
+    /// Wakes all workers though nothing was published, so that they hand over what they hold back.
+    pub fn poke(&self) {
+        self.wake_workers();
+    }
+
     fn wake_workers(&self) {
         let workers = lock(&self.acknowledgements);
         let wakes: Vec<_> = workers

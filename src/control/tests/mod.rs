@@ -46,6 +46,7 @@ impl Rig {
         let (mut controller, links) = Controller::new(Setup {
             services,
             listeners: vec!["web".to_owned()],
+            workers: 1,
             store,
             loaded,
             clock: Arc::new(clock.clone()),

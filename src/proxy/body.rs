@@ -28,6 +28,8 @@ pub(crate) struct Cut;
 pub(crate) enum RequestBody {
     /// None.
     Empty,
+    /// All of it, read beforehand.
+    Whole(Bytes),
     /// As it comes from the client.
     Upload(Box<Upload>),
 }
@@ -144,6 +146,8 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            RequestBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             RequestBody::Upload(upload) => upload.poll_frame(cx),
         }
     }
@@ -151,6 +155,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Upload(upload) => upload.body.is_end_stream(),
         }
     }
@@ -158,6 +163,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Upload(upload) => upload.body.size_hint(),
         }
     }

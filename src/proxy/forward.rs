@@ -16,6 +16,7 @@ use super::destination::{Destination, Target};
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers;
+use super::rescue::{self, Next};
 use super::sticky::NewCookie;
 use super::unsent::Ticket;
 use super::upstream::{Connection, SendError};
@@ -30,6 +31,14 @@ pub(crate) struct Answer {
     pub(crate) connection: Connection,
     pub(crate) limits: Limits,
     pub(crate) cookie: NewCookie,
+}
+
+/// The head of an upstream's answer, with what its body comes over.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) response: Response<Incoming>,
+    endpoint: EndpointKey,
+    connection: Connection,
 }
 
 /// Endpoints of an upstream that are tried before a connection failure is the answer.
@@ -53,15 +62,46 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
     }
     exchange.upload = progress;
     let limits = destination.limits(exchange.worker());
-    let mut request = Request::from_parts(head, body);
+    let request = Request::from_parts(head, body);
+    let request = rescue::hold(exchange, &destination, request, &limits).await?;
+    if destination.watch().is_some() {
+        destination.draw(exchange);
+    }
+    let spare = rescue::spare(exchange, &request);
+    let attempt = attempt(exchange, &mut destination, request, &limits).await;
+    let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
+        Next::Answer(answered) => answered,
+        Next::Send(request) => self::attempt(exchange, &mut destination, request, &limits).await,
+    };
+    let Head {
+        response,
+        endpoint,
+        connection,
+    } = answered?;
+    Ok(Answer {
+        response,
+        endpoint,
+        connection,
+        limits,
+        cookie,
+    })
+}
+
+/// Sends a request to the upstream that it is drawn for.
+async fn attempt(
+    exchange: &mut Exchange,
+    destination: &mut Destination,
+    mut request: Request<RequestBody>,
+    limits: &Limits,
+) -> Result<Head, Error> {
     let mut sends = 0;
     loop {
         sends += 1;
-        let mut lease = acquire(exchange, &mut destination, &limits, sends > 1).await?;
+        let mut lease = acquire(exchange, destination, limits, sends > 1).await?;
         destination.name_host(&mut request, &lease.target);
         let spare = if lease.reused { spare(&request) } else { None };
         let endpoint = lease.target.endpoint.key;
-        let failed = match wait(exchange, &mut lease, request, &limits, &destination).await? {
+        let failed = match wait(exchange, &mut lease, request, limits, destination).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Error::new(
                     Reason::UpstreamProtocolError,
@@ -69,12 +109,10 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
                 ));
             }
             Ok(response) => {
-                return Ok(Answer {
+                return Ok(Head {
                     response,
                     endpoint,
                     connection: lease.connection,
-                    limits,
-                    cookie,
                 });
             }
             Err(failed) => failed,
@@ -103,11 +141,7 @@ fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     if !safe || !matches!(request.body(), RequestBody::Empty) {
         return None;
     }
-    let mut copy = Request::new(RequestBody::Empty);
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    Some(copy)
+    Some(rescue::copy(request, RequestBody::Empty))
 }
 
 /// The request to send once more after a failure, or what the failure means.

@@ -12,10 +12,11 @@ use tokio::sync::Notify;
 use super::deadline::Deadlines;
 use super::options::Options;
 use super::pool::Pool;
+use super::rescue::Allowances;
 use super::unsent::Unsent;
 use super::workers::Reports;
 use crate::routing::{Publisher, Reader, Snapshot};
-use crate::stats::{Notebook, Recorder};
+use crate::stats::{Notebook, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
 
@@ -34,6 +35,9 @@ pub(crate) struct Worker {
     reader: RefCell<Reader>,
     random: RefCell<fastrand::Rng>,
     pub(crate) notes: RefCell<Notebook>,
+    /// How many requests may be rescued.
+    pub(crate) rescues: Allowances,
+    publisher: Publisher,
     reports: Reports,
     wake: Arc<Notify>,
     requests: Cell<usize>,
@@ -66,6 +70,8 @@ impl Worker {
             reader: RefCell::new(publisher.reader()),
             random: RefCell::new(fastrand::Rng::new()),
             notes: RefCell::new(Notebook::new(number, Arc::clone(&reports.horizon))),
+            rescues: Allowances::default(),
+            publisher: publisher.clone(),
             reports,
             wake: Arc::clone(&wake),
             requests: Cell::new(0),
@@ -109,6 +115,12 @@ impl Worker {
             permit.send(notes.take(SystemClock::monotonic_ns(Instant::now()) / 1_000));
             notes.handed_over();
         }
+    }
+
+    /// Gives an upstream's weight to the baseline, in whatever table is in use by now: the one thing that a worker
+    /// publishes.
+    pub(crate) fn take_out(&self, upstream: UpstreamKey) {
+        self.publisher.update(|table| table.without(upstream));
     }
 
     /// Whether the tick has to go on turning.

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 use http::header::HeaderName;
 
@@ -55,6 +56,10 @@ pub struct Watch {
     in_flight: AtomicU32,
     urgent: AtomicBool,
     rescued: AtomicU64,
+    /// When the answer that tripped it came, in microseconds of the monotonic clock.
+    decided_us: AtomicU64,
+    /// From then to the table without the canary, in microseconds; `u64::MAX` until that is published.
+    took_us: AtomicU64,
 }
 
 impl Watch {
@@ -66,6 +71,8 @@ impl Watch {
             in_flight: AtomicU32::new(0),
             urgent: AtomicBool::new(false),
             rescued: AtomicU64::new(0),
+            decided_us: AtomicU64::new(0),
+            took_us: AtomicU64::new(u64::MAX),
         }
     }
 
@@ -107,10 +114,35 @@ impl Watch {
         self.rescued.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// The canary has been taken out by the worker that was told to.
+    pub fn set_trip(&self, trip: Trip) {
+        let took_us = u64::try_from(trip.took.as_micros()).unwrap_or(u64::MAX);
+        self.decided_us.store(trip.decided_us, Ordering::Relaxed);
+        self.took_us.store(took_us.min(u64::MAX - 1), Ordering::Release);
+    }
+
+    /// How it was tripped by a worker; `None` until the table without the canary is published.
+    pub fn trip(&self) -> Option<Trip> {
+        let took_us = self.took_us.load(Ordering::Acquire);
+        (took_us != u64::MAX).then(|| Trip {
+            decided_us: self.decided_us.load(Ordering::Relaxed),
+            took: Duration::from_micros(took_us),
+        })
+    }
+
     /// Requests that were answered by the baseline instead, since this watch was made.
     pub fn rescued(&self) -> u64 {
         self.rescued.load(Ordering::Relaxed)
     }
+}
+
+/// A trip, by the worker that made it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trip {
+    /// When the answer that exhausted the allowance came: microseconds on the monotonic clock that all workers share.
+    pub decided_us: u64,
+    /// From then until the table without the canary was published.
+    pub took: Duration,
 }
 
 /// Two watches are the same when they are one: what they count differs otherwise.
@@ -257,6 +289,18 @@ mod tests {
         wire.arm(3, 4);
         let told: Vec<bool> = (0..5).map(|_| wire.spend(weight(2_500), weight(7_500))).collect();
         assert_eq!(told, [false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_trip_is_told_with_how_long_it_took() {
+        let watch = testing::watch(1);
+        assert_eq!(watch.trip(), None);
+        let trip = Trip {
+            decided_us: 7,
+            took: Duration::from_micros(90),
+        };
+        watch.set_trip(trip);
+        assert_eq!(watch.trip(), Some(trip));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! the time of their end. They are only taken for services with a release under way.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// A release's number in notes: unique within a process, and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,6 +91,8 @@ pub struct Notebook {
     worker: usize,
     notes: Vec<Note>,
     lost: bool,
+    /// No assignment still to come is older than this.
+    latest_us: u64,
     horizon: Arc<Horizon>,
 }
 
@@ -118,12 +120,26 @@ impl Notebook {
             worker,
             notes: Vec::new(),
             lost: false,
+            latest_us: 0,
             horizon,
         }
     }
 
-    /// Takes a note.
+    /// An assignment is about to be noted. To be called before its time is read: from here on the horizon lies before
+    /// that time, so nobody who looks at it in between believes that there is nothing to wait for.
+    pub fn expect(&self) {
+        if self.notes.is_empty() {
+            self.horizon.set(self.worker, self.latest_us);
+            // The other half is in `Horizon::floor`: either it sees what was just set, or the clock is read after it.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Takes a note. That of an assignment is announced by [`Notebook::expect`].
     pub fn push(&mut self, note: Note) {
+        if note.happened == Happened::Assigned {
+            self.latest_us = note.assignment.at_us;
+        }
         if self.notes.is_empty() {
             self.horizon.set(self.worker, note.assignment.at_us);
         } else if self.notes.len() >= NOTES_MAX {
@@ -140,6 +156,7 @@ impl Notebook {
 
     /// Moves the notes out. When the batch has been sent, and not before, [`Notebook::handed_over`] says so.
     pub fn take(&mut self, sent_us: u64) -> NoteBatch {
+        self.latest_us = self.latest_us.max(sent_us);
         NoteBatch {
             worker: self.worker,
             sent_us,
@@ -173,10 +190,11 @@ impl Horizon {
         }
     }
 
-    /// Every assignment before this time has been handed over; `u64::MAX` when all have.
-    pub fn floor(&self) -> u64 {
+    /// Every assignment before this time has been handed over: `now_us`, which has to be read before, when all have.
+    pub fn floor(&self, now_us: u64) -> u64 {
+        fence(Ordering::SeqCst);
         let oldest = self.0.iter().map(|oldest| oldest.load(Ordering::Acquire));
-        oldest.min().unwrap_or(u64::MAX)
+        oldest.fold(now_us, u64::min)
     }
 }
 
@@ -202,18 +220,38 @@ mod tests {
     fn the_horizon_is_the_oldest_assignment_that_was_not_handed_over() {
         let horizon = Arc::new(Horizon::new(2));
         let mut books = [0, 1].map(|worker| Notebook::new(worker, Arc::clone(&horizon)));
-        assert_eq!(horizon.floor(), u64::MAX);
+        assert_eq!(horizon.floor(25), 25);
         books[0].push(note(30));
         books[0].push(note(40));
         books[1].push(note(20));
-        assert_eq!(horizon.floor(), 20);
+        assert_eq!(horizon.floor(45), 20);
         let batch = books[1].take(50);
-        assert_eq!((batch.worker, batch.notes.len(), horizon.floor()), (1, 1, 20));
+        assert_eq!((batch.worker, batch.notes.len(), horizon.floor(50)), (1, 1, 20));
         books[1].handed_over();
-        assert_eq!(horizon.floor(), 30);
+        assert_eq!(horizon.floor(50), 30);
         drop(books[0].take(60));
         books[0].handed_over();
-        assert_eq!(horizon.floor(), u64::MAX);
+        assert_eq!(horizon.floor(70), 70);
+    }
+
+    #[test]
+    fn the_horizon_lies_before_an_assignment_that_is_about_to_be_noted() {
+        let horizon = Arc::new(Horizon::new(1));
+        let mut book = Notebook::new(0, Arc::clone(&horizon));
+        book.push(note(30));
+        drop(book.take(40));
+        book.handed_over();
+        assert_eq!(horizon.floor(60), 60);
+        book.expect();
+        assert_eq!(
+            horizon.floor(60),
+            40,
+            "the note may be of any time since the last batch"
+        );
+        book.push(note(70));
+        assert_eq!(horizon.floor(80), 70);
+        book.expect();
+        assert_eq!(horizon.floor(80), 70, "what it holds already is older");
     }
 
     #[test]

@@ -389,6 +389,21 @@ mod tests {
     }
 
     #[test]
+    fn a_poke_wakes_everybody_and_publishes_nothing() {
+        let publisher = publisher(&["shop"]);
+        let wakes = Arc::new(AtomicU64::new(0));
+        let workers = [0, 1].map(|_| {
+            let wakes = Arc::clone(&wakes);
+            publisher.register(Box::new(move || drop(wakes.fetch_add(1, Ordering::SeqCst))))
+        });
+        let before = publisher.current();
+        publisher.poke();
+        assert_eq!(wakes.load(Ordering::SeqCst), 2);
+        assert!(Arc::ptr_eq(&before, &publisher.current()));
+        drop(workers);
+    }
+
+    #[test]
     fn a_worker_that_has_gone_holds_nobody_up() {
         let publisher = publisher(&["shop"]);
         let (stays, goes) = (publisher.register(Box::new(|| ())), publisher.register(Box::new(|| ())));

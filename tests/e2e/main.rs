@@ -21,5 +21,6 @@ mod stats;
 mod store;
 mod streaming;
 mod swap;
+mod trial;
 mod unreliable;
 mod verbs;

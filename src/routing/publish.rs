@@ -394,7 +394,9 @@ mod tests {
         let wakes = Arc::new(AtomicU64::new(0));
         let workers = [0, 1].map(|_| {
             let wakes = Arc::clone(&wakes);
-            publisher.register(Box::new(move || drop(wakes.fetch_add(1, Ordering::SeqCst))))
+            publisher.register(Box::new(move || {
+                wakes.fetch_add(1, Ordering::SeqCst);
+            }))
         });
         let before = publisher.current();
         publisher.poke();

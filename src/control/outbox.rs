@@ -73,15 +73,22 @@ impl Outbox {
     /// A change whose state later ones in effect replace, so that only its entry in the journal is lost with it. Without
     /// one the queue grows by a change that must not be lost: at most by one for each service.
     fn superseded(&self) -> Option<usize> {
-        let replaced = |at: usize, name: &str| {
-            let mut later = self.queue.iter().skip(at + 1).filter(|(_, change)| change.in_effect);
-            later.any(|(_, change)| change.services.iter().any(|record| record.name == *name))
+        let later = |at: usize| {
+            let changes = self.queue.iter().skip(at + 1).map(|(_, change)| change);
+            changes.filter(|change| change.in_effect)
         };
+        let service_replaced =
+            |at: usize, name: &str| later(at).any(|change| change.services.iter().any(|record| record.name == *name));
+        let release_replaced =
+            |at: usize, id: &str| later(at).any(|change| change.releases.iter().any(|record| record.id == *id));
         // Not the first: the store may be at work on it.
         (1..self.queue.len()).find(|at| {
             let change = self.queue.get(*at).map(|(_, change)| change);
             change.is_some_and(|change| {
-                change.in_effect && change.services.iter().all(|record| replaced(*at, &record.name))
+                let mut releases = change.releases.iter();
+                change.in_effect
+                    && change.services.iter().all(|record| service_replaced(*at, &record.name))
+                    && releases.all(|record| release_replaced(*at, &record.id))
             })
         })
     }

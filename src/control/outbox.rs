@@ -139,3 +139,54 @@ impl Outbox {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{NewEntry, Options, ReleaseRecord};
+
+    /// A change in effect of the release with this number.
+    fn change(number: u64) -> Change {
+        let release = ReleaseRecord {
+            id: format!("shop-{number}"),
+            service: "shop".to_owned(),
+            number,
+            ended: true,
+            state: serde_json::Value::Null,
+        };
+        Change {
+            services: Vec::new(),
+            releases: vec![release],
+            entry: NewEntry {
+                at: String::new(),
+                actor: String::new(),
+                action: "release_rolled_back".to_owned(),
+                service: None,
+                reason: None,
+                before: serde_json::Value::Null,
+                after: serde_json::Value::Null,
+            },
+            in_effect: true,
+        }
+    }
+
+    #[test]
+    fn behind_a_disk_that_hangs_the_last_state_of_every_release_stays() {
+        let (store, _) = Store::open(&Options::default()).unwrap();
+        let mut outbox = Outbox::new(store);
+        outbox.push(change(1));
+        outbox.push(change(2));
+        for _ in 0..2 * WAITING_MAX {
+            outbox.push(change(3));
+        }
+        assert_eq!(outbox.len(), WAITING_MAX);
+        let queued = |number| {
+            outbox
+                .queue
+                .iter()
+                .filter(|(_, queued)| *queued == change(number))
+                .count()
+        };
+        assert_eq!((queued(1), queued(2)), (1, 1));
+    }
+}

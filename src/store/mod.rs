@@ -142,8 +142,10 @@ pub enum StoreError {
 enum Request {
     Commit(Box<Change>, oneshot::Sender<Result<Committed, StoreError>>),
     /// Anything else: done with the backend, or answered with the reason why it cannot be.
-    Other(Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) + Send>),
+    Other(Work),
 }
+
+type Work = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) + Send>;
 
 /// A place in the queue of a request that is no commit.
 struct Place(Arc<AtomicUsize>);

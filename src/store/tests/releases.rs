@@ -107,7 +107,7 @@ fn a_refused_change_of_a_release_that_turns_up_is_undone() {
     database.checkpoint("shop-1", &json!({ "spent": 7 })).unwrap();
     // Its promotion, and the start of the next: both refused, both on disk all the same.
     database.commit_unconfirmed(&releasing(2, &[release(1, 4, true), release(2, 0, false)]));
-    drop(database.commit(&change(2, 300)).unwrap());
+    database.commit(&change(2, 300)).unwrap();
     drop(database);
     let (mut database, loaded) = reopened(directory.path());
     assert_eq!(loaded.releases, [release(1, 0, false)]);

@@ -177,6 +177,7 @@ impl State {
             baseline: self.baseline.to_string(),
             previous_baseline: self.previous_baseline.as_deref().map(str::to_owned),
             generation: self.generation,
+            releases: 0,
             since: self.since.clone(),
             reason: self.reason.clone(),
         }

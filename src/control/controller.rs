@@ -229,6 +229,7 @@ impl Controller {
             | Command::Releases { .. }
             | Command::GetRelease { .. }
             | Command::Evidence { .. }
+            | Command::Recording { .. }
             | Command::Forecast { .. } => {}
             Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             Command::ReloadFailed { detail } => self.reload_failed(detail),

@@ -1,5 +1,6 @@
 //! What the rest of the program asks of the controller.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -59,7 +60,8 @@ pub enum Refusal {
     /// No such release.
     #[error("there is no release {0:?}")]
     UnknownRelease(String),
-    /// The plan of a release, or another field of its start, is wrong.
+    /// The plan of a release, or another field of its start, is wrong. Pointers are into the request's body, so those of
+    /// the plan begin with `/plan`.
     #[error("the release cannot be started like this")]
     Unfit(Vec<api::FieldProblem>),
     /// Not possible in the present state: a second release, a verb that does not fit the phase, weights by hand under a
@@ -183,7 +185,14 @@ pub enum Command {
         /// Its identity.
         id: String,
         /// The way back.
-        reply: oneshot::Sender<Result<serde_json::Value, Refusal>>,
+        reply: oneshot::Sender<Result<Box<api::EvidenceBundle>, Refusal>>,
+    },
+    /// The file that holds what a release was judged by.
+    Recording {
+        /// Its identity.
+        id: String,
+        /// The way back.
+        reply: oneshot::Sender<Result<PathBuf, Refusal>>,
     },
     /// What a plan would cost and take at the present traffic.
     Forecast {
@@ -380,9 +389,20 @@ impl Handle {
     /// # Errors
     ///
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
-    pub async fn evidence(&self, id: &str) -> Result<serde_json::Value, Refusal> {
+    pub async fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {
         let id = id.to_owned();
         self.ask(|reply| Command::Evidence { id, reply }).await?
+    }
+
+    /// The file that holds what a release was judged by, for a replay. It is there once something was recorded, and
+    /// grows while the release is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
+    pub async fn recording(&self, id: &str) -> Result<PathBuf, Refusal> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::Recording { id, reply }).await?
     }
 
     /// What a plan would cost and take at the present traffic.

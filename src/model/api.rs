@@ -10,9 +10,12 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Unexpected, Vis
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::evidence::{
+    EvidenceBundle, FailingRoute, PathObjective, PathPoint, Sample, Samples, SideCounts, TimelineEntry,
+};
 pub use super::release::{
-    Approval, BudgetStatus, Detection, Forecast, Phase, Release, ReleaseChange, ReleaseCommand, ReleaseList,
-    ReleaseOutcome, ReleaseStart, StepForecast, WaitingFor, WorstCase,
+    Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
+    ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, WaitingFor, WorstCase,
 };
 
 /// Upstream to weight in percent.
@@ -172,7 +175,7 @@ pub struct AuditEntry {
     pub at: String,
     /// Who: the name of the token, or `anonymous` where the API is open.
     pub actor: String,
-    /// What: `weights`, `rollback`, `reload`.
+    /// What: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so on.
     pub action: String,
     /// Which service, if one.
     #[serde(skip_serializing_if = "Option::is_none")]

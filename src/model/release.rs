@@ -317,3 +317,13 @@ pub struct WorstCase {
     /// All three together.
     pub total: u64,
 }
+
+/// A plan to be looked at before anything is started. The body may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// The plan: what it names replaces the same fields of the service's `release` block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub plan: Option<Map<String, Value>>,
+}

@@ -21,7 +21,23 @@ pub struct Budget {
     unmatched: f64,
 }
 
+/// A cohort that is not scored yet, since some of its requests are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Requests assigned to the canary.
+    pub canary: u64,
+    /// Requests assigned to the baseline.
+    pub baseline: u64,
+    /// Those of the baseline that failed or are still open.
+    pub baseline_bad_or_open: u64,
+}
+
 impl Budget {
+    /// Stand-in.
+    pub fn allowance_given(&self, _pending: impl Iterator<Item = Pending>) -> u64 {
+        self.allowance()
+    }
+
     /// A budget of `limit` failures, exhausted by chance in at most a part `alpha` of releases with equal arms.
     pub fn new(limit: u64, alpha: f64) -> Budget {
         Budget {

@@ -26,6 +26,7 @@ fn record(revision: u64, green: u16) -> ServiceRecord {
         previous_baseline: None,
         generation: u64::MAX,
         releases: 0,
+        attempts: BTreeMap::new(),
         since: "2026-01-01T00:00:00Z".to_owned(),
         reason: Some("because".to_owned()),
     }

@@ -45,6 +45,8 @@ impl Rig {
         let clock = ManualClock::new(Timestamp::new(0, 1_700_000_000_000_000));
         let (mut controller, links) = Controller::new(Setup {
             services,
+            preflighter: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+            approvals: true,
             listeners: vec!["web".to_owned()],
             workers: 1,
             store,

@@ -118,7 +118,8 @@ impl Controller {
             in_effect: true,
         };
         let (services, saved) = (vec![Name::clone(name)], None);
-        self.unsaved.insert(self.outbox.push(change), Unsaved { services, saved });
+        self.unsaved
+            .insert(self.outbox.push(change), Unsaved { services, saved });
         self.publisher.update(|table| table.with_weights(name, &live));
         self.collector.follow(&self.publisher.current().table, now);
     }

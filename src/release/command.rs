@@ -171,7 +171,8 @@ impl Release {
         }))
     }
 
-    /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that nobody approves blindly.
+    /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that nobody approves
+    /// blindly. Said again by the same person it is still one voice, which where voices expire is young again.
     fn approve(&self, command: &Command<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
         let now_us = now.unix_us();
         let gate = self.meant(command, now_us)?;

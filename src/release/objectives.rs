@@ -1,19 +1,6 @@
-//! The objectives of a release as the API shows them: flat, with stable names. Every objective has
+//! The objectives of a release as the API shows them. Their fields are told at [`Trial::objectives`].
 //!
-//! - `objective`: `error_rate`, `latency` or `slo`;
-//! - `margins`: as in a plan, such as `{"ratio": 1.1, "worse_by": 0.0005}`;
-//! - `share`: its part of alpha;
-//! - `log_e` and `e_value`: the evidence against the canary, and its `ln` (`e_value` stops at 1e300);
-//! - `log_limit` and `limit`: where the canary is rolled back, had this objective alone to decide;
-//! - `advance_log_e` and `advance_limit` (`ln` both): the evidence of this step for the canary, and where it suffices;
-//!   the first is absent for fixed limits;
-//! - `canary` and `baseline`: `{requests, failures}`; for a fixed limit on latency the failures are the slow ones.
-//!
-//! `error_rate` has besides, once there are requests on both sides, `estimate` (`p_canary - ratio * p_baseline`),
-//! `confidence` (`{lower, upper, level}`, which holds at all times at once) and `requests_to_advance` (further canary
-//! requests that this step is likely to need). `latency` has `insufficient: true` while the baseline has not been seen
-//! often enough, and else `bins`: a list of `{baseline_below_us, canary_below_us, baseline, canary}`, the last without
-//! edges, and `worst_bin`, counted from 0. `slo` has `baseline_log_e`.
+//! [`Trial::objectives`]: super::Trial::objectives
 
 use serde_json::{Map, Value, json};
 

@@ -78,6 +78,27 @@ struct ArmLine {
     visible_failures: Option<u64>,
 }
 
+impl Line<'_> {
+    /// What is missing in a line that is nothing whole.
+    fn lacks(&self) -> String {
+        let fields = [
+            ("at_ms", self.at_ms.is_some()),
+            ("weight", self.weight.is_some()),
+            ("baseline", self.baseline.is_some()),
+            ("canary", self.canary.is_some()),
+        ];
+        if fields.iter().all(|(_, there)| !there) {
+            return "neither a run, nor an end, nor a cohort".to_owned();
+        }
+        let missing: Vec<_> = fields
+            .iter()
+            .filter(|(_, there)| !there)
+            .map(|(name, _)| *name)
+            .collect();
+        format!("a cohort without `{}`", missing.join("`, `"))
+    }
+}
+
 impl Replay {
     /// Takes the next line; gives a run's answer when the line ends it. Empty lines mean nothing.
     ///
@@ -103,7 +124,7 @@ impl Replay {
                 canary: Some(canary),
                 ..
             } => self.cohort(at_ms, weight, &baseline, &canary),
-            _ => Err(self.wrong("neither a run, nor an end, nor a whole cohort")),
+            part => Err(self.wrong(part.lacks())),
         }
     }
 

@@ -152,6 +152,9 @@ impl Plan {
     /// Everything that is wrong with the plan; nothing if a release can be decided by it.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.options.problems();
+        if self.steps.is_empty() {
+            problems.push("there must be at least one step".to_owned());
+        }
         let weights = || self.steps.iter().map(|step| step.weight);
         if !weights().all(|weight| weight > 0.0 && weight <= 100.0) {
             problems.push("the weight of a step must be above 0 and at most 100 percent".to_owned());

@@ -144,6 +144,8 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(problem(&cohort(1, 1.0, (1, 0), (1, 0))).contains("before the first run"));
     let with = |line: &str| problem(&format!("{{\"run\": \"x\"}}\n{line}"));
     assert!(with("{}").contains("neither"));
+    assert!(with(r#"{"at_ms": 1, "weight": 5}"#).contains("without `baseline`, `canary`"));
+    assert!(problem(r#"{"run": "x", "plan": {"steps": []}}"#).contains("at least one step"));
     assert!(with(&cohort(1, 101.0, (1, 0), (1, 0))).contains("percent"));
     assert!(with(&cohort(1, 1.0, (1, 2), (1, 0))).contains("more failures"));
     assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("grow"));

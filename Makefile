@@ -5,9 +5,9 @@ build:
 	cargo build --locked --release
 test:
 	cargo test --locked
-# The acceptance simulations of the judge of canaries: minutes of CPU time.
+# The acceptance simulations of the judge of canaries: minutes of CPU time. A part: make sim ARGS="s1 p8 --seed 7"
 sim:
-	cargo test --locked --release --features sim --test sim
+	cargo test --locked --release --features sim --test sim -- $(ARGS)
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

@@ -10,11 +10,16 @@ use crate::store::Recording;
 /// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
 /// it did the live one.
 pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64) {
-    let run = json!({
-        "run": release.id,
-        "plan": release.plan.to_json(),
-        "attempt": release.attempt,
-    });
+    let mut plan = release.plan.to_json();
+    // As this try at the build is judged, and from the step that it begins at.
+    plan.insert(
+        "alpha".to_owned(),
+        json!(2.0 * release.plan.analysis(release.attempt).alpha),
+    );
+    if let Some(steps) = plan.get_mut("steps").and_then(Value::as_array_mut) {
+        steps.drain(..release.first_step().min(steps.len()));
+    }
+    let run = json!({ "run": release.id, "plan": plan });
     recording.add(run.to_string());
     let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
     let past = Arm {
@@ -26,6 +31,11 @@ pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64
         ..Cohort::default()
     };
     record(recording, &cohort);
+}
+
+/// The last line.
+pub(super) fn end(recording: &Recording, release: &Release) {
+    recording.add(json!({ "end": release.id }).to_string());
 }
 
 /// A cohort, as it was scored.
@@ -40,9 +50,19 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>) {
 }
 
 fn arm(arm: &Arm<'_>) -> Value {
-    let mut told = json!({ "requests": arm.requests, "failures": arm.failures });
-    if let (Some(told), Some(latency_us)) = (told.as_object_mut(), arm.latency_us) {
-        told.insert("latency_us".to_owned(), json!(latency_us));
-    }
-    told
+    let mut told = serde_json::Map::new();
+    let mut add = |key: &str, value: Option<Value>| {
+        value
+            .into_iter()
+            .for_each(|value| drop(told.insert(key.to_owned(), value)));
+    };
+    add("requests", Some(json!(arm.requests)));
+    add("failures", Some(json!(arm.failures)));
+    add("latency_us", arm.latency_us.map(|latency_us| json!(latency_us)));
+    add("new_keys", arm.new_keys.map(|keys| json!(keys)));
+    // Without failures these say nothing.
+    let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));
+    add("failing_clients", failed(arm.failing_clients));
+    add("visible_failures", failed(arm.visible_failures));
+    Value::Object(told)
 }

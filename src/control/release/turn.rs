@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::active::{Active, Due};
+use super::recording::end;
 use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
@@ -51,6 +52,16 @@ pub(in crate::control) struct Ended {
     pub(super) at: Timestamp,
 }
 
+impl Ended {
+    fn new(mut active: Box<Active>, at: Timestamp) -> Ended {
+        // Dropped, the recording is written out.
+        if let Some(recording) = active.recording.take() {
+            end(&recording, &active.release);
+        }
+        Ended { active, at }
+    }
+}
+
 impl Managed {
     /// What the routing table is built from.
     pub(in crate::control) fn live(&self) -> Live {
@@ -74,7 +85,7 @@ impl Managed {
             .as_ref()
             .is_some_and(|active| active.release.phase.is_over());
         if is_over {
-            self.ended = self.active.take().map(|active| Ended { active, at: now });
+            self.ended = self.active.take().map(|active| Ended::new(active, now));
         }
         is_over
     }

@@ -1,6 +1,7 @@
 //! The controller as the rest of the program sees it, over stores that work, fail and hang.
 
 mod changes;
+mod releases;
 mod services;
 
 use std::path::Path;

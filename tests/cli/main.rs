@@ -4,8 +4,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test may end by panicking, also in its helpers"
 )]
+
+mod releases;
+mod standin;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -59,7 +63,7 @@ fn weighbridge(arguments: &[&str]) -> Ended {
 }
 
 /// What the fake admin API was asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Asked {
     line: String,
     headers: Vec<String>,
@@ -216,13 +220,28 @@ fn every_verb_has_help() {
         "status",
         "weights",
         "rollback",
+        "plan",
+        "explain",
+        "replay",
         "healthcheck",
         "demo",
         "completions",
         "version",
+        "release",
+        "release start",
+        "release status",
+        "release watch",
+        "release pause",
+        "release resume",
+        "release approve",
+        "release promote",
+        "release rollback",
+        "release cancel",
+        "release history",
     ];
     for verb in verbs {
-        let help = weighbridge(&[verb, "--help"]).code(0);
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let help = weighbridge(&words).code(0);
         assert!(help.out.contains("Usage: weighbridge"), "{verb}: {}", help.out);
         assert!(
             help.out.lines().all(|line| line.chars().count() <= 120),
@@ -234,7 +253,7 @@ fn every_verb_has_help() {
 
 #[test]
 fn what_makes_no_sense_is_a_usage_error() {
-    let cases: [&[&str]; 13] = [
+    let cases: [&[&str]; 22] = [
         &[],
         &["frobnicate"],
         &["weights"],
@@ -248,6 +267,15 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["status", "--admin", "https://127.0.0.1:1"],
         &["status", "-q", "-v"],
         &["check"],
+        &["release"],
+        &["release", "start", "shop"],
+        &["release", "start", "shop", "green", "--timeout", "5m"],
+        &["release", "start", "shop", "green", "--wait", "--timeout", "5"],
+        &["release", "start", "shop", "green", "--at", "tomorrow"],
+        &["release", "start", "shop", "green", "--override-freeze"],
+        &["release", "start", "shop", "green", "--plan", "/nonexistent.yaml"],
+        &["release", "history", "shop", "--limit", "0"],
+        &["replay"],
     ];
     for case in cases {
         let ended = weighbridge(case).code(2);

@@ -59,10 +59,7 @@ impl Trial {
     /// counted on the request path already: [`Trial::set_spent`].
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         self.judge.observe(cohort);
-        // At full weight there is no baseline to go beyond.
-        if cohort.weight < 1.0 {
-            self.budget.explain(&cohort.canary, &cohort.baseline);
-        }
+        self.budget.explain_cohort(cohort);
     }
 
     /// Users have seen `spent` failures of the canary in the whole release. It never falls.

@@ -1,5 +1,5 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
-.PHONY: build test sim lint doc demo bench compare swaps image suites ci
+.PHONY: build test sim lint doc demo bench compare swaps campaign reflex examples image suites ci
 
 build:
 	cargo build --locked --release
@@ -22,6 +22,14 @@ compare: build
 	loadtest/compare
 swaps: build
 	loadtest/swaps
+# More than 60 releases, good and bad, judged by the real program: about half an hour.
+campaign: build
+	loadtest/campaign
+reflex: build
+	loadtest/reflex
+# Every command in the examples for pipelines and other controllers.
+examples: build
+	config/examples/try
 image:
 	loadtest/image
 suites:

@@ -34,10 +34,13 @@ pub enum WebhookFormat {
 
 impl Webhook {
     /// The events that can be told, as the journal names them.
-    pub const EVENTS: [&str; 9] = [
+    pub const EVENTS: [&str; 12] = [
         "release_started",
+        "release_preflight",
         "release_advanced",
+        "release_baking",
         "release_waiting",
+        "release_continued",
         "release_paused",
         "release_resumed",
         "release_approved",

@@ -195,9 +195,9 @@ fn every_kind_of_mistake_in_a_webhook_has_its_message() {
         ),
         (
             "url: \"https://a\", events: [release_promted]",
-            "1:41 webhooks[0].events[0]: expected `release_started`, `release_advanced`, `release_waiting`, \
-             `release_paused`, `release_resumed`, `release_approved`, `release_promoted`, `release_rolled_back` or \
-             `release_cancelled`, found `release_promted` (did you mean `release_promoted`?)",
+            "1:41 webhooks[0].events[0]: expected `release_started`, `release_preflight`, `release_advanced`, \
+             `release_baking`, `release_waiting`, `release_continued`, `release_paused`, `release_resumed`, \
+             `release_approved`, `release_promoted`, `release_rolled_back` or `release_cancelled`, found `release_promted` (did you mean `release_promoted`?)",
         ),
         (
             "url: \"https://a\", events: [release_paused, release_paused]",

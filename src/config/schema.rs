@@ -402,7 +402,7 @@ enum AccessLogFormat {
 const VARIABLE: &str = r"\$\{";
 
 /// What webhooks can be told.
-const EVENTS: [&str; 9] = crate::model::Webhook::EVENTS;
+const EVENTS: [&str; 12] = crate::model::Webhook::EVENTS;
 
 /// What a name looks like.
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";

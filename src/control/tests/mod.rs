@@ -1,6 +1,8 @@
 //! The controller as the rest of the program sees it, over stores that work, fail and hang.
 
 mod changes;
+mod disk;
+mod model;
 mod releases;
 mod services;
 
@@ -44,6 +46,10 @@ impl Rig {
 
     fn with(store: Store, loaded: LoadedState, services: Vec<ServiceSpec>, timing: Timing) -> Rig {
         let clock = ManualClock::new(Timestamp::new(0, 1_700_000_000_000_000));
+        Rig::at(clock, store, loaded, services, timing)
+    }
+
+    fn at(clock: ManualClock, store: Store, loaded: LoadedState, services: Vec<ServiceSpec>, timing: Timing) -> Rig {
         let (mut controller, links) = Controller::new(Setup {
             services,
             preflighter: Arc::new(|_, _| Box::pin(async { Ok(()) })),

@@ -10,7 +10,7 @@ use crate::routing::Watch;
 use crate::stats::{Assignment, Happened, Note, NoteBatch, Side};
 
 /// A plan that good traffic passes in a few hundred requests.
-fn quick() -> serde_json::Map<String, serde_json::Value> {
+pub(super) fn quick() -> serde_json::Map<String, serde_json::Value> {
     let plan = json!({
         "steps": [20, 50],
         "bake": "1s",
@@ -22,7 +22,7 @@ fn quick() -> serde_json::Map<String, serde_json::Value> {
     plan.as_object().unwrap().clone()
 }
 
-fn start(plan: serde_json::Map<String, serde_json::Value>) -> api::ReleaseStart {
+pub(super) fn start(plan: serde_json::Map<String, serde_json::Value>) -> api::ReleaseStart {
     api::ReleaseStart {
         canary: "green".to_owned(),
         reason: Some("v42".to_owned()),
@@ -65,18 +65,18 @@ impl Rig {
         }
     }
 
-    async fn verb(&self, id: &str, verb: ReleaseVerb) -> Result<api::ReleaseChange, Refusal> {
+    pub(super) async fn verb(&self, id: &str, verb: ReleaseVerb) -> Result<api::ReleaseChange, Refusal> {
         let command = api::ReleaseCommand::default();
         self.links.handle.command_release(id, verb, command, intent(None)).await
     }
 
-    fn watch(&self) -> Option<Arc<Watch>> {
+    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
         let snapshot = self.links.publisher.current();
         snapshot.table.service("shop").unwrap().watch.clone()
     }
 
     /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
-    async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
+    pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
         let Some(watch) = self.watch() else { return };
         let points = (self.green() * 100.0) as u16;
         let batch = NoteBatch {

@@ -24,6 +24,11 @@ impl Disk {
         self.0.lock().unwrap().full = full;
     }
 
+    /// Whether a process that starts on it goes on with a release.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.0.lock().unwrap().releases.values().any(|release| !release.ended)
+    }
+
     /// What a process finds that starts on it.
     pub(super) fn load(&self) -> (Store, LoadedState) {
         let kept = self.0.lock().unwrap();

@@ -9,8 +9,8 @@ use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 
-/// Histories; each takes some dozen milliseconds.
-const SEEDS: u64 = 40;
+/// Histories.
+const SEEDS: u64 = 30;
 /// Events in one history.
 const EVENTS: usize = 40;
 
@@ -84,6 +84,11 @@ impl History {
         if let Some((rig, _)) = self.rig.take() {
             let at = crate::time::Clock::now(&rig.clock).unix_us();
             self.unix_us = at + self.random.i64(-5_000_000..5_000_000);
+        }
+        if self.full {
+            // A brake that was answered as not durable may be lost with the process.
+            self.latched &= !self.disk.is_under_way();
+            self.last_spent = None;
         }
         self.full = false;
         self.disk.set_full(false);

@@ -42,7 +42,6 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     let Answer {
         response,
         endpoint,
-        connection,
         limits,
         cookie,
     } = answer;
@@ -60,9 +59,9 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         head.headers.insert(DATE, exchange.worker().date());
     }
     let relay = Relay {
-        body,
+        body: Some(body),
+        endpoint,
         exchange,
-        connection: Some((endpoint, connection)),
         limits,
     };
     Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))

@@ -13,6 +13,7 @@ use super::deadline::Deadlines;
 use super::options::Options;
 use super::pool::Pool;
 use super::unsent::Unsent;
+use super::upstream::Buffers;
 use crate::routing::{Publisher, Reader, Snapshot};
 use crate::stats::{Batch, Recorder};
 use crate::telemetry::AccessLog;
@@ -22,6 +23,7 @@ use crate::telemetry::AccessLog;
 pub(crate) struct Worker {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) pool: Pool,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) unsent: Rc<Unsent>,
     pub(crate) access_log: AccessLog,
@@ -55,6 +57,7 @@ impl Worker {
         let worker = Worker {
             deadlines: Deadlines::new(),
             pool: Pool::new(options.pool),
+            buffers: Buffers::new(),
             recorder: RefCell::new(Recorder::new(number)),
             unsent: Unsent::new(acknowledger),
             access_log,

@@ -7,6 +7,7 @@
 
 mod admin;
 mod drain;
+mod early;
 mod errors;
 mod harness;
 mod headers;

@@ -7,12 +7,16 @@
 mod fixture;
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
-use weighbridge::routing::{Publisher, Split};
-use weighbridge::stats::{Recorder, Summary, UpstreamKey, Windows};
+use weighbridge::model::Weight;
+use weighbridge::routing::{Publisher, Rescue, Split, Watch, WatchSpec};
+use weighbridge::stats::{
+    Assignment, Happened, Horizon, Note, Notebook, Recorder, Side, Summary, UpstreamKey, WatchKey, Windows,
+};
 use weighbridge::time::Timestamp;
 
 fn route(c: &mut Criterion) {
@@ -91,6 +95,61 @@ fn record(c: &mut Criterion) {
     });
 }
 
+/// What a request of a release costs on top.
+fn release(c: &mut Criterion) {
+    let mut book = Notebook::new(0, Arc::new(Horizon::new(1)));
+    let note = |at_us, happened| Note {
+        assignment: Assignment {
+            watch: WatchKey(0),
+            at_us,
+            canary_points: 500,
+            baseline_points: 9_500,
+            side: Side::Canary,
+        },
+        user: 7,
+        happened,
+    };
+    let mut at_us = 0;
+    // Handed over every hundred requests, so that the memory is that of a worker.
+    c.bench_function("release/notes of one request", |b| {
+        b.iter(|| {
+            at_us += 1;
+            book.expect();
+            book.push(black_box(note(at_us, Happened::Assigned)));
+            book.push(black_box(note(at_us, Happened::Headed)));
+            book.push(black_box(note(at_us, Happened::Good { latency_us: 300 })));
+            if at_us % 100 == 0 {
+                drop(black_box(book.take(at_us)));
+                book.handed_over();
+            }
+        });
+    });
+    let watch = Arc::new(watch());
+    let weight = |points| Weight::from_basis_points(points).unwrap();
+    watch.tripwire().arm(u32::MAX, 0);
+    c.bench_function("release/tripwire spend", |b| {
+        b.iter(|| watch.tripwire().spend(black_box(weight(500)), black_box(weight(9_500))));
+    });
+    c.bench_function("release/place on the canary", |b| {
+        b.iter(|| black_box(watch.enter().is_some()))
+    });
+}
+
+fn watch() -> Watch {
+    let spec = WatchSpec {
+        key: WatchKey(0),
+        release: "shop-1".into(),
+        baseline: UpstreamKey(0),
+        baseline_name: "blue".into(),
+        canary: UpstreamKey(1),
+        canary_name: "green".into(),
+        sticky: false,
+        rescue: Rescue::Safe,
+        in_flight_max: 256,
+    };
+    Watch::new(spec, 0)
+}
+
 fn windows(c: &mut Criterion) {
     let mut draws = Draws::default();
     let mut summary = Summary::new();
@@ -117,5 +176,5 @@ fn snapshot(c: &mut Criterion) {
     });
 }
 
-criterion_group!(hot_path, route, split, record, windows, snapshot);
+criterion_group!(hot_path, route, split, record, release, windows, snapshot);
 criterion_main!(hot_path);

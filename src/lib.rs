@@ -12,6 +12,7 @@ pub mod control;
 pub mod model;
 pub mod net;
 pub mod proxy;
+pub mod release;
 pub mod routing;
 pub mod stats;
 pub mod store;

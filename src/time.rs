@@ -82,13 +82,21 @@ pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
-        // One start for all instances, so that their timestamps can be compared.
-        static START: OnceLock<Instant> = OnceLock::new();
-        let elapsed = START.get_or_init(Instant::now).elapsed();
         Timestamp {
-            monotonic_ns: u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX),
+            monotonic_ns: SystemClock::monotonic_ns(Instant::now()),
             unix_us: jiff::Timestamp::now().as_microsecond(),
         }
+    }
+}
+
+impl SystemClock {
+    /// A moment on the scale of [`Timestamp::monotonic_ns`], for those who have taken it already: this reads no clock,
+    /// except to begin the scale. Moments before that are its zero.
+    pub fn monotonic_ns(at: Instant) -> u64 {
+        // One start for all instances, so that their timestamps can be compared.
+        static START: OnceLock<Instant> = OnceLock::new();
+        let elapsed = at.saturating_duration_since(*START.get_or_init(Instant::now));
+        u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 

@@ -133,7 +133,7 @@ fn the_scanners_see_what_they_look_for() {
     assert!(contains_word("use std::{fs, sync::Arc};", "std::fs"));
     assert!(contains_word("use std::{fs, time::{Duration, Instant}};", "Instant"));
     assert!(!contains_word("std::fsync", "std::fs"));
-    assert_eq!(pure_modules(), ["model", "stats", "routing", "analysis"]);
+    assert_eq!(pure_modules(), ["model", "stats", "routing", "analysis", "release"]);
     assert!(layers().len() >= modules().len() && modules().len() > 5);
 }
 

@@ -36,7 +36,8 @@ pub(super) struct EventsQuery {
     service: Option<String>,
 }
 
-/// What happens, as it happens: `weights`, `health`, `reload`, `statistics`, each with an `Event` as data.
+/// What happens, as it happens: `weights`, `release`, `verdict`, `health`, `reload`, `statistics`, each with an `Event`
+/// as data.
 ///
 /// After an interruption the stream goes on behind `Last-Event-ID`, as far back as events are remembered. An event
 /// `lost` without an id says that some are missing: read the services again.

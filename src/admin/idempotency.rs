@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -31,9 +31,13 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The answer to a write that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Answer {
+    /// 200, or 201 with where the new resource is.
+    pub(super) status: StatusCode,
+    /// The path of what was made, if something was.
+    pub(super) location: Option<HeaderValue>,
     /// The service's revision after it.
     pub(super) revision: u64,
-    /// The service after it, as JSON.
+    /// The service or the release after it, as JSON.
     pub(super) body: Bytes,
 }
 
@@ -177,6 +181,8 @@ mod tests {
 
     fn answer(size: usize) -> Outcome {
         Ok(Answer {
+            status: StatusCode::OK,
+            location: None,
             revision: 7,
             body: vec![b'x'; size].into(),
         })

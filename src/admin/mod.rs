@@ -1,4 +1,5 @@
-//! The admin API: services and their weights, rollback, events, journal, metrics, probes, and their description.
+//! The admin API: services and their weights, rollback, releases and their evidence, events, journal, metrics, probes,
+//! and their description.
 //!
 //! It checks who asks and what is asked, and carries it to the controller; it decides nothing about traffic and holds
 //! no state of its own but the answers that it may have to repeat. It serves HTTP/1.1 in clear text, and refuses to be
@@ -6,16 +7,20 @@
 
 mod auth;
 mod body;
+mod call;
 mod conditional;
 mod envelope;
 mod events;
+mod evidence;
 mod guard;
 mod idempotency;
 mod journal;
 mod openapi;
 mod options;
+mod page;
 mod probes;
 mod problem;
+mod releases;
 mod router;
 mod server;
 mod services;

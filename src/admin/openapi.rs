@@ -29,18 +29,28 @@ const OF_CALLERS: &[u16] = &[401, 429, 503];
 const OF_WRITES: &[u16] = &[413, 415];
 
 /// Calls whose body may be left out, which the macro can only say of a body that may be `null`.
-const OPTIONAL_BODIES: &[&str] = &["roll_back"];
+const OPTIONAL_BODIES: &[&str] = &[
+    "roll_back",
+    "try_plan",
+    "pause_release",
+    "resume_release",
+    "approve_release",
+    "promote_release",
+    "roll_back_release",
+    "cancel_release",
+];
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Weighbridge admin API",
-        description = "Services, their weights and their journal. Errors are problem details (RFC 9457). On a loopback \
+        description = "Services, their weights, their releases and their journal. Errors are problem details (RFC 9457). On a loopback \
             address without configured tokens every caller is `anonymous` with all roles; else a bearer token is needed.",
     ),
     servers((url = "/", description = "This proxy")),
     tags(
         (name = "services", description = "Services, weights, rollback"),
+        (name = "releases", description = "Canaries on their way: plan, start, verbs, evidence"),
         (name = "journal", description = "What happens and what happened"),
         (name = "process", description = "Probes, metrics, this description"),
     ),

@@ -42,6 +42,7 @@ kinds! {
     CROSS_ORIGIN = FORBIDDEN, "cross-origin", "Another site's page asks", "Add its origin to admin.allowed_origins if it may.";
     NOT_FOUND = NOT_FOUND, "not-found", "There is nothing here", "/api/v1/openapi.json lists what there is.";
     UNKNOWN_SERVICE = NOT_FOUND, "unknown-service", "There is no such service", "GET /api/v1/services lists all.";
+    UNKNOWN_RELEASE = NOT_FOUND, "unknown-release", "There is no such release", "GET /api/v1/services/{service}/releases lists those of a service.";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method-not-allowed", "The method does not fit this resource", "The Allow header lists those that do.";
     OVERTAKEN = CONFLICT, "overtaken", "A rollback came first", "Nothing was changed; read the service again.";
     CONFLICT = CONFLICT, "conflict", "The change does not fit the state", "Nothing was changed.";
@@ -141,6 +142,10 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Problem {
         let detail = refusal.to_string();
         match refusal {
+            Refusal::UnknownRelease(_) => Problem::new(UNKNOWN_RELEASE, detail),
+            Refusal::Unfit(errors) => Problem::fields(errors),
+            Refusal::Conflict(_) => Problem::new(CONFLICT, detail),
+            Refusal::Forbidden(_) => Problem::new(FORBIDDEN, detail),
             Refusal::UnknownService(_) => Problem::new(UNKNOWN_SERVICE, detail),
             Refusal::Invalid(errors) => Problem::fields(errors),
             Refusal::Stale { .. } => Problem::new(STALE, detail),

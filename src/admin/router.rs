@@ -21,7 +21,7 @@ use utoipa_axum::routes;
 use super::auth::{self, Auth};
 use super::guard::{self, Guard};
 use super::idempotency::Answers;
-use super::{Options, Role, envelope, events, journal, openapi, probes, services};
+use super::{Options, Role, envelope, events, evidence, journal, openapi, probes, releases, services};
 use crate::control::Handle;
 
 /// What is bounded, by how much.
@@ -91,6 +91,7 @@ pub(super) fn build(options: &Options, limits: &Limits, handle: Handle, stopping
         .merge(anyone())
         .merge(from_role(&auth, Role::View, viewers()))
         .merge(from_role(&auth, Role::Operate, operators()))
+        .merge(from_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
     let app = App {
         handle,
@@ -116,6 +117,11 @@ fn viewers() -> OpenApiRouter<App> {
         .routes(routes!(services::list_services))
         .routes(routes!(services::get_service))
         .routes(routes!(services::get_weights))
+        .routes(routes!(releases::list_releases))
+        .routes(routes!(releases::get_release))
+        .routes(routes!(releases::get_plan, releases::try_plan))
+        .routes(routes!(evidence::get_evidence))
+        .routes(routes!(evidence::get_recording))
         .routes(routes!(events::stream_events))
         .routes(routes!(journal::list_audit))
         .routes(routes!(probes::metrics))
@@ -126,6 +132,16 @@ fn operators() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(services::put_weights))
         .routes(routes!(services::roll_back))
+        .routes(routes!(releases::start_release))
+        .routes(routes!(releases::pause_release))
+        .routes(routes!(releases::resume_release))
+        .routes(routes!(releases::promote_release))
+        .routes(routes!(releases::roll_back_release))
+        .routes(routes!(releases::cancel_release))
+}
+
+fn approvers() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(releases::approve_release))
 }
 
 /// Routes for callers who have at least this role.
@@ -140,9 +156,9 @@ fn around(routes: Router, options: &Options, limits: &Limits) -> Router {
     routes.layer(
         ServiceBuilder::new()
             .layer(always(header::CACHE_CONTROL, "no-store"))
-            .layer(always(
+            .layer(SetResponseHeaderLayer::if_not_present(
                 header::CONTENT_SECURITY_POLICY,
-                openapi::CONTENT_SECURITY_POLICY,
+                HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY),
             ))
             .layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
             .layer(always(header::X_FRAME_OPTIONS, "DENY"))

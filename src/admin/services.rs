@@ -1,20 +1,15 @@
 //! Services: what they are, their weights, and the rollback.
 
-use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path, Request, State};
+use axum::Json;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
-use http::request::Parts;
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
-use super::auth::Caller;
-use super::body;
+use super::call::{Call, Named};
 use super::conditional;
-use super::envelope::RequestId;
-use super::problem::{self, Problem};
-use super::router::App;
-use super::writes::{self, Action, Write};
+use super::problem::Problem;
+use super::writes::Action;
 use crate::control::Handle;
 use crate::model::api;
 
@@ -41,7 +36,7 @@ pub(super) async fn list_services(State(handle): State<Handle>) -> Result<Json<a
     ))]
 pub(super) async fn get_service(
     State(handle): State<Handle>,
-    ServiceName(name): ServiceName,
+    Named(name): Named,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let service = handle.service(&name).await?;
@@ -62,7 +57,7 @@ pub(super) async fn get_service(
     ))]
 pub(super) async fn get_weights(
     State(handle): State<Handle>,
-    ServiceName(name): ServiceName,
+    Named(name): Named,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let service = handle.service(&name).await?;
@@ -92,23 +87,9 @@ pub(super) async fn get_weights(
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn put_weights(
-    State(app): State<App>,
-    ServiceName(service): ServiceName,
-    Extension(caller): Extension<Caller>,
-    Extension(request_id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let headers = request.headers().clone();
-    let (bytes, update) = body::read::<api::WeightsUpdate>(request).await?;
-    let write = Write {
-        service,
-        action: Action::SetWeights(update.weights),
-        reason: checked(update.reason)?,
-        caller,
-        request_id,
-    };
-    writes::carry_out(app, write, &headers, &bytes).await
+pub(super) async fn put_weights(call: Call) -> Result<Response, Problem> {
+    call.write(|update: api::WeightsUpdate| Ok((Action::SetWeights(update.weights), update.reason)))
+        .await
 }
 
 /// All weight back to the baseline; when it is there already, to the baseline before.
@@ -128,36 +109,9 @@ pub(super) async fn put_weights(
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn roll_back(
-    State(app): State<App>,
-    ServiceName(service): ServiceName,
-    Extension(caller): Extension<Caller>,
-    Extension(request_id): Extension<RequestId>,
-    request: Request,
-) -> Result<Response, Problem> {
-    let headers = request.headers().clone();
-    let (bytes, rollback) = body::read_optional::<api::RollbackRequest>(request).await?;
-    let write = Write {
-        service,
-        action: Action::Rollback,
-        reason: checked(rollback.reason)?,
-        caller,
-        request_id,
-    };
-    writes::carry_out(app, write, &headers, &bytes).await
-}
-
-/// The service that a path names.
-pub(super) struct ServiceName(String);
-
-impl<S: Send + Sync> FromRequestParts<S> for ServiceName {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
-        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
-        path.map(|Path(name)| ServiceName(name))
-            .map_err(|rejection| Problem::new(problem::BAD_REQUEST, rejection.body_text()))
-    }
+pub(super) async fn roll_back(call: Call) -> Result<Response, Problem> {
+    call.write_optional(|rollback: api::RollbackRequest| Ok((Action::Rollback, rollback.reason)))
+        .await
 }
 
 /// A resource with its tag, or the word that the caller has it already.
@@ -166,15 +120,5 @@ fn tagged(headers: &HeaderMap, revision: u64, resource: &impl Serialize) -> Resu
     match conditional::if_none_match(headers)? {
         Some(tags) if tags.match_weakly(revision) => Ok((StatusCode::NOT_MODIFIED, tag).into_response()),
         _ => Ok((tag, Json(resource)).into_response()),
-    }
-}
-
-fn checked(reason: Option<String>) -> Result<Option<String>, Problem> {
-    match &reason {
-        Some(text) if text.chars().count() > api::REASON_LENGTH_MAX => Err(Problem::field(
-            "/reason",
-            format!("A reason may have {} characters.", api::REASON_LENGTH_MAX),
-        )),
-        _ => Ok(reason),
     }
 }

@@ -3,8 +3,8 @@
 //! The work runs in a task of its own, so that a caller who hangs up cannot leave it half done or its answer unknown.
 
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -15,7 +15,7 @@ use super::envelope::RequestId;
 use super::idempotency::{self, Answer, Key, Outcome, Turn};
 use super::problem::{self, Problem};
 use super::router::App;
-use crate::control::{Handle, Intent};
+use crate::control::{Applied, Handle, Intent, ReleaseVerb};
 use crate::model::api;
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -23,18 +23,28 @@ const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-re
 /// What is to be written, for whom and why.
 #[derive(Debug)]
 pub(super) struct Write {
-    pub(super) service: String,
+    /// The service's name, or the release's identity, as [`Action::subject`] says.
+    pub(super) subject: String,
     pub(super) action: Action,
     pub(super) reason: Option<String>,
     pub(super) caller: Caller,
     pub(super) request_id: RequestId,
 }
 
-/// What is to be done with the service.
+/// What is to be done with a service or a release.
 #[derive(Debug)]
 pub(super) enum Action {
     SetWeights(api::Percentages),
     Rollback,
+    StartRelease(api::ReleaseStart),
+    Release(ReleaseVerb, api::ReleaseCommand),
+}
+
+/// What a write is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Subject {
+    Service,
+    Release,
 }
 
 impl Action {
@@ -42,17 +52,35 @@ impl Action {
         match self {
             Action::SetWeights(_) => "weights",
             Action::Rollback => "rollback",
+            Action::StartRelease(_) => "releases",
+            Action::Release(verb, _) => verb.as_str(),
+        }
+    }
+
+    fn subject(&self) -> Subject {
+        match self {
+            Action::SetWeights(_) | Action::Rollback | Action::StartRelease(_) => Subject::Service,
+            Action::Release(..) => Subject::Release,
+        }
+    }
+}
+
+impl Subject {
+    fn as_str(self) -> &'static str {
+        match self {
+            Subject::Service => "service",
+            Subject::Release => "release",
         }
     }
 }
 
 /// Does what `write` says, or repeats the answer that its key has had already.
-pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body: &Bytes) -> Result<Response, Problem> {
+pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
     let condition = conditional::if_match(headers)?;
     if conditional::if_none_match(headers)?.is_some() {
         return Err(Problem::new(
             problem::STALE,
-            "What If-None-Match says cannot hold: the service exists. Use If-Match.",
+            "What If-None-Match says cannot hold for a write. Use If-Match.",
         ));
     }
     let Some(key) = Key::read(headers, &write.caller.name)? else {
@@ -71,11 +99,12 @@ pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body:
     }
 }
 
-/// What makes two requests the same: the action, its service and condition, and the body.
-fn digest(write: &Write, headers: &HeaderMap, body: &Bytes) -> [u8; 32] {
+/// What makes two requests the same: the action, its subject and condition, and the body.
+fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
     let conditions = headers.get_all(header::IF_MATCH).iter().map(HeaderValue::as_bytes);
-    let named = [write.action.as_str().as_bytes(), write.service.as_bytes(), body];
+    let (kind, action) = (write.action.subject().as_str(), write.action.as_str());
+    let named = [kind.as_bytes(), action.as_bytes(), write.subject.as_bytes(), body];
     for part in named.into_iter().chain(conditions) {
         digest.update(part.len().to_le_bytes());
         digest.update(part);
@@ -88,26 +117,30 @@ fn answer(answer: Answer, is_again: bool) -> Result<Response, Problem> {
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::ETAG, conditional::tag(answer.revision)),
     ];
-    let mut response = (StatusCode::OK, headers, answer.body).into_response();
+    let mut response = (answer.status, headers, answer.body).into_response();
+    let headers = response.headers_mut();
+    if let Some(location) = answer.location {
+        headers.insert(header::LOCATION, location);
+    }
     if is_again {
-        let headers = response.headers_mut();
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
 }
 
 async fn perform(handle: Handle, write: Write, condition: Option<Tags>, sender: watch::Sender<Option<Outcome>>) {
-    let (service, actor, action) = (write.service.clone(), write.caller.name.clone(), write.action.as_str());
-    let request_id = write.request_id.clone();
+    let (subject, actor, action) = (write.subject.clone(), write.caller.name.clone(), write.action.as_str());
+    let (about, request_id) = (write.action.subject().as_str(), write.request_id.clone());
     let outcome = attempt(&handle, write, condition).await;
     let request_id = request_id.as_str();
     match &outcome {
         Ok(answer) => {
-            tracing::info!(service, %actor, action, request_id, revision = answer.revision, "the admin API made a change");
+            let revision = answer.revision;
+            tracing::info!(about, subject, %actor, action, request_id, revision, "the admin API made a change");
         }
         Err(problem) => {
             let (kind, detail) = (problem.kind.word, &problem.detail);
-            tracing::info!(service, %actor, action, request_id, kind, %detail, "the admin API refused a change");
+            tracing::info!(about, subject, %actor, action, request_id, kind, %detail, "the admin API refused a change");
         }
     }
     // Nobody waits any more when the caller has hung up.
@@ -116,42 +149,71 @@ async fn perform(handle: Handle, write: Write, condition: Option<Tags>, sender: 
 
 async fn attempt(handle: &Handle, write: Write, condition: Option<Tags>) -> Outcome {
     let intent = Intent {
-        expected_revision: expected(handle, &write.service, condition).await?,
+        expected_revision: expected(handle, &write, condition).await?,
         actor: write.caller.name.to_string(),
         reason: write.reason,
+        may_override: write.caller.may_override(),
     };
-    let applied = match write.action {
-        Action::SetWeights(weights) => handle.set_weights(&write.service, weights, intent).await?,
-        Action::Rollback => handle.rollback(&write.service, intent).await?,
-    };
+    let subject = write.subject.as_str();
+    match write.action {
+        Action::SetWeights(weights) => changed(handle.set_weights(subject, weights, intent).await?),
+        Action::Rollback => changed(handle.rollback(subject, intent).await?),
+        Action::StartRelease(start) => started(&handle.start_release(subject, start, intent).await?),
+        Action::Release(verb, command) => {
+            let change = handle.command_release(subject, verb, command, intent).await?;
+            done(change.revision, &change)
+        }
+    }
+}
+
+fn changed(applied: Applied) -> Outcome {
     let change = api::Change {
         durable: applied.durable,
         service: applied.service,
     };
-    let body = serde_json::to_vec(&change).map_err(|error| {
-        tracing::error!(%error, "a service cannot be written as JSON");
+    done(change.service.revision, &change)
+}
+
+/// A release is a new resource, and the answer says where it is.
+fn started(change: &api::ReleaseChange) -> Outcome {
+    let path = format!("/api/v1/releases/{}", change.release.id);
+    Ok(Answer {
+        status: StatusCode::CREATED,
+        location: HeaderValue::try_from(path).ok(),
+        ..done(change.revision, change)?
+    })
+}
+
+fn done(revision: u64, resource: &impl Serialize) -> Outcome {
+    let body = serde_json::to_vec(resource).map_err(|error| {
+        tracing::error!(%error, "the answer to a change cannot be written as JSON");
         Problem::plain(problem::INTERNAL)
     })?;
     Ok(Answer {
-        revision: change.service.revision,
+        status: StatusCode::OK,
+        location: None,
+        revision,
         body: body.into(),
     })
 }
 
 /// The one revision under which the controller may make the change. Of several tags the current one is taken; that
 /// it is still current is checked by the controller, at once with the change.
-async fn expected(handle: &Handle, service: &str, condition: Option<Tags>) -> Result<Option<u64>, Problem> {
-    match condition {
-        None | Some(Tags::Any) => Ok(None),
-        Some(tags) => {
-            let current = handle.service(service).await?.revision;
-            if tags.match_strongly(current) {
-                Ok(Some(current))
-            } else {
-                let detail =
-                    format!("The service is at revision {current}, which If-Match does not name; nothing was changed.");
-                Err(Problem::new(problem::STALE, detail))
-            }
+async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Result<Option<u64>, Problem> {
+    let tags = match condition {
+        None | Some(Tags::Any) => return Ok(None),
+        Some(tags) => tags,
+    };
+    let current = match write.action.subject() {
+        Subject::Service => handle.service(&write.subject).await?.revision,
+        Subject::Release => {
+            let release = handle.release(&write.subject).await?;
+            handle.service(&release.service).await?.revision
         }
+    };
+    if tags.match_strongly(current) {
+        return Ok(Some(current));
     }
+    let detail = format!("The service is at revision {current}, which If-Match does not name; nothing was changed.");
+    Err(Problem::new(problem::STALE, detail))
 }

@@ -40,6 +40,14 @@ pub enum Inconclusive {
     RollBack,
 }
 
+impl Step {
+    /// How much more often than the baseline the canary may fail for the step to be passed, when so much harm is
+    /// tolerated as a share of all requests: the smaller the next weight, the more.
+    pub fn tolerated(&self, harm_budget: f64) -> f64 {
+        margin(harm_budget, self.next_weight)
+    }
+}
+
 /// A step under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Progress {

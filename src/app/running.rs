@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
-use crate::proxy::{self, BoundListener, Workers};
+use crate::proxy::{self, BoundListener, Reports, Workers};
 use crate::store::Store;
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
@@ -81,6 +81,7 @@ pub fn start(config: Config) -> Result<Running, Error> {
     let (controller, links) = Controller::new(Setup {
         services: config.services,
         listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+        workers: config.proxy.workers.get(),
         store,
         loaded,
         clock: Arc::new(SystemClock),
@@ -89,10 +90,17 @@ pub fn start(config: Config) -> Result<Running, Error> {
         handle,
         publisher,
         batches,
+        notes,
+        horizon,
         health,
     } = links;
+    let reports = Reports {
+        batches,
+        notes,
+        horizon,
+    };
     let workers =
-        Workers::start(&config.proxy, listeners, &publisher, &batches, &access_log).map_err(Error::Runtime)?;
+        Workers::start(&config.proxy, listeners, &publisher, &reports, &access_log).map_err(Error::Runtime)?;
     let metrics = handle.metrics();
     let (open, lost) = (workers.connections(), access_log.dropped_reader());
     metrics.gauge_from("connections_active", "Open connections from clients.", open);

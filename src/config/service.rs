@@ -108,6 +108,7 @@ fn service<'a>(entry: &'a Entry, problems: &'a Problems) -> Read<'a> {
         sticky,
         tester,
         health,
+        release: None,
     });
     read
 }

@@ -342,6 +342,7 @@ impl Managed {
 fn change(name: &str, before: &State, after: &State, action: Action, intent: &Intent, in_effect: bool) -> Change {
     Change {
         services: vec![after.record(name)],
+        releases: Vec::new(),
         entry: NewEntry {
             at: after.since.clone(),
             actor: intent.actor.clone(),

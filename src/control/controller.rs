@@ -23,12 +23,15 @@ use super::view::View;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
 use crate::model::{Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
-use crate::stats::Batch;
+use crate::stats::{Batch, Horizon, NoteBatch};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
 /// Batches that may wait; a worker that finds the channel full goes on counting and sends more later.
 const BATCHES_MAX: usize = 64;
+/// Batches of notes that may wait. Workers send them as they come while a failure waits to be judged, so there may be many
+/// small ones; a worker that finds the channel full keeps its notes and sends more later.
+const NOTES_MAX: usize = 1024;
 /// Changes of health that may wait; a checker waits with one more.
 const HEALTH_MAX: usize = 256;
 
@@ -38,6 +41,8 @@ pub struct Setup {
     pub services: Vec<ServiceSpec>,
     /// The names of the listeners, in the order by which workers number them.
     pub listeners: Vec<String>,
+    /// How many workers there are.
+    pub workers: usize,
     /// Where changes are kept.
     pub store: Store,
     /// What the store held.
@@ -55,6 +60,10 @@ pub struct Links {
     pub publisher: Publisher,
     /// What workers counted.
     pub batches: mpsc::Sender<Batch>,
+    /// What became of the requests of releases.
+    pub notes: mpsc::Sender<NoteBatch>,
+    /// How far these are complete.
+    pub horizon: Arc<Horizon>,
     /// What health checkers saw.
     pub health: mpsc::Sender<HealthEvent>,
 }
@@ -102,6 +111,7 @@ pub struct Controller {
     pub(super) timing: Timing,
     commands: mpsc::Receiver<Command>,
     batches: mpsc::Receiver<Batch>,
+    notes: mpsc::Receiver<NoteBatch>,
     health: mpsc::Receiver<HealthEvent>,
 }
 
@@ -140,6 +150,8 @@ impl Controller {
         let (metrics, events) = (Arc::<Metrics>::default(), Arc::<Events>::default());
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
+        let (notes, notes_receiver) = mpsc::channel(NOTES_MAX);
+        let horizon = Arc::new(Horizon::new(setup.workers));
         let (health, health_receiver) = mpsc::channel(HEALTH_MAX);
         let mut keys = Keys::new();
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
@@ -158,6 +170,7 @@ impl Controller {
             timing: Timing::default(),
             commands,
             batches: batches_receiver,
+            notes: notes_receiver,
             health: health_receiver,
         };
         controller.start(setup.services, setup.loaded);
@@ -166,6 +179,8 @@ impl Controller {
             handle,
             publisher,
             batches,
+            notes,
+            horizon,
             health,
         };
         (controller, links)
@@ -178,6 +193,7 @@ impl Controller {
         let mut second = interval(self.timing.statistics);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batches = Vec::with_capacity(BATCHES_MAX);
+        let mut notes = Vec::new();
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -188,6 +204,8 @@ impl Controller {
                 (ticket, result) = self.outbox.next(self.timing.retry) => self.written(ticket, result),
                 Some(answer) = self.answers.next() => self.answer(answer),
                 1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => self.collect(&mut batches),
+                // No release is under way yet that they could be about.
+                1.. = self.notes.recv_many(&mut notes, NOTES_MAX) => notes.clear(),
                 _ = second.tick() => self.second(),
                 () = &mut stop => break,
             }
@@ -206,6 +224,13 @@ impl Controller {
                 reply,
             } => self.set_weights(&service, Asked { weights, intent, reply }),
             Command::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
+            Command::StartRelease { .. }
+            | Command::Release { .. }
+            | Command::Releases { .. }
+            | Command::GetRelease { .. }
+            | Command::Evidence { .. }
+            | Command::Recording { .. }
+            | Command::Forecast { .. } => {}
             Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             Command::ReloadFailed { detail } => self.reload_failed(detail),
             Command::Audit { before, limit, reply } => self.audit(before, limit, reply),

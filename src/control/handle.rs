@@ -1,5 +1,6 @@
 //! What the rest of the program asks of the controller.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -20,6 +21,8 @@ pub struct Intent {
     pub reason: Option<String>,
     /// The revision that the caller has seen; a change is refused when the service has moved on.
     pub expected_revision: Option<u64>,
+    /// Whether the caller may go on through freeze windows.
+    pub may_override: bool,
 }
 
 /// The outcome of a change of weights.
@@ -54,12 +57,57 @@ pub enum Refusal {
     /// The change away from the baseline could not be written to disk, so nothing changed.
     #[error("the store did not take the change: {0}; nothing was changed")]
     Store(String),
+    /// No such release.
+    #[error("there is no release {0:?}")]
+    UnknownRelease(String),
+    /// The plan of a release, or another field of its start, is wrong. Pointers are into the request's body, so those of
+    /// the plan begin with `/plan`.
+    #[error("the release cannot be started like this")]
+    Unfit(Vec<api::FieldProblem>),
+    /// Not possible in the present state: a second release, a verb that does not fit the phase, weights by hand under a
+    /// release.
+    #[error("{0}")]
+    Conflict(String),
+    /// The caller's role does not allow it.
+    #[error("{0}")]
+    Forbidden(String),
     /// A reload that cannot be carried out.
     #[error("{0}")]
     Reload(String),
     /// The controller has ended.
     #[error("the controller has stopped")]
     Stopped,
+}
+
+/// What can be done with a release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReleaseVerb {
+    /// It does not go on until it is resumed; the brakes work all the same.
+    Pause,
+    /// It may go on; also past a step that gave no answer.
+    Resume,
+    /// One voice for a gate.
+    Approve,
+    /// To 100 percent at once, past all steps that are left.
+    Promote,
+    /// All weight back to the baseline, for good.
+    RollBack,
+    /// All weight back to the baseline, without a judgement.
+    Cancel,
+}
+
+impl ReleaseVerb {
+    /// Its name in paths, in the journal and on the command line.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ReleaseVerb::Pause => "pause",
+            ReleaseVerb::Resume => "resume",
+            ReleaseVerb::Approve => "approve",
+            ReleaseVerb::Promote => "promote",
+            ReleaseVerb::RollBack => "rollback",
+            ReleaseVerb::Cancel => "cancel",
+        }
+    }
 }
 
 /// A request to the controller, with the way back.
@@ -91,6 +139,69 @@ pub enum Command {
         intent: Intent,
         /// The way back.
         reply: oneshot::Sender<Result<Applied, Refusal>>,
+    },
+    /// Starts a release.
+    StartRelease {
+        /// The service.
+        service: String,
+        /// As asked.
+        start: Box<api::ReleaseStart>,
+        /// Who and why.
+        intent: Intent,
+        /// The way back.
+        reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
+    },
+    /// A verb on a release.
+    Release {
+        /// Its identity.
+        id: String,
+        /// What is to be done.
+        verb: ReleaseVerb,
+        /// What came with it.
+        command: Box<api::ReleaseCommand>,
+        /// Who and why.
+        intent: Intent,
+        /// The way back.
+        reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
+    },
+    /// The releases of a service, newest first.
+    Releases {
+        /// The service.
+        service: String,
+        /// So many at most.
+        limit: usize,
+        /// The way back.
+        reply: oneshot::Sender<Result<Vec<api::Release>, Refusal>>,
+    },
+    /// One release, also one that has ended.
+    GetRelease {
+        /// Its identity.
+        id: String,
+        /// The way back.
+        reply: oneshot::Sender<Result<api::Release, Refusal>>,
+    },
+    /// The evidence bundle of a release.
+    Evidence {
+        /// Its identity.
+        id: String,
+        /// The way back.
+        reply: oneshot::Sender<Result<Box<api::EvidenceBundle>, Refusal>>,
+    },
+    /// The file that holds what a release was judged by.
+    Recording {
+        /// Its identity.
+        id: String,
+        /// The way back.
+        reply: oneshot::Sender<Result<PathBuf, Refusal>>,
+    },
+    /// What a plan would cost and take at the present traffic.
+    Forecast {
+        /// The service.
+        service: String,
+        /// The plan: what it names replaces the same fields of the service's `release` block.
+        plan: Option<serde_json::Map<String, serde_json::Value>>,
+        /// The way back.
+        reply: oneshot::Sender<Result<api::Forecast, Refusal>>,
     },
     /// The services of a new, valid configuration.
     Reload {
@@ -204,6 +315,108 @@ impl Handle {
     pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
         let service = service.to_owned();
         self.ask(|reply| Command::Rollback { service, intent, reply }).await?
+    }
+
+    /// Starts a release.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Conflict`] while another is under way,
+    /// [`Refusal::Stale`], [`Refusal::Store`], [`Refusal::Stopped`]; nothing changed then.
+    pub async fn start_release(
+        &self,
+        service: &str,
+        start: api::ReleaseStart,
+        intent: Intent,
+    ) -> Result<api::ReleaseChange, Refusal> {
+        let (service, start) = (service.to_owned(), Box::new(start));
+        self.ask(|reply| Command::StartRelease {
+            service,
+            start,
+            intent,
+            reply,
+        })
+        .await?
+    }
+
+    /// Does something with a release. After [`ReleaseVerb::RollBack`] and [`ReleaseVerb::Cancel`] no request can start
+    /// on the canary any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] when its phase does not allow it, [`Refusal::Unfit`],
+    /// [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a rollback or a cancellation), [`Refusal::Stopped`].
+    pub async fn command_release(
+        &self,
+        id: &str,
+        verb: ReleaseVerb,
+        command: api::ReleaseCommand,
+        intent: Intent,
+    ) -> Result<api::ReleaseChange, Refusal> {
+        let (id, command) = (id.to_owned(), Box::new(command));
+        self.ask(|reply| Command::Release {
+            id,
+            verb,
+            command,
+            intent,
+            reply,
+        })
+        .await?
+    }
+
+    /// The releases of a service, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Store`], [`Refusal::Stopped`].
+    pub async fn releases(&self, service: &str, limit: usize) -> Result<Vec<api::Release>, Refusal> {
+        let service = service.to_owned();
+        self.ask(|reply| Command::Releases { service, limit, reply }).await?
+    }
+
+    /// One release, also one that has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
+    pub async fn release(&self, id: &str) -> Result<api::Release, Refusal> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::GetRelease { id, reply }).await?
+    }
+
+    /// The evidence bundle of a release: of one under way, as far as it goes.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
+    pub async fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::Evidence { id, reply }).await?
+    }
+
+    /// The file that holds what a release was judged by, for a replay. It is there once something was recorded, and
+    /// grows while the release is under way.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
+    pub async fn recording(&self, id: &str) -> Result<PathBuf, Refusal> {
+        let id = id.to_owned();
+        self.ask(|reply| Command::Recording { id, reply }).await?
+    }
+
+    /// What a plan would cost and take at the present traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Stopped`].
+    pub async fn forecast(
+        &self,
+        service: &str,
+        plan: Option<serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<api::Forecast, Refusal> {
+        let service = service.to_owned();
+        self.ask(|reply| Command::Forecast { service, plan, reply }).await?
     }
 
     /// The services of a new, valid configuration; answers what changed, in words.

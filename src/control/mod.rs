@@ -23,5 +23,5 @@ mod view;
 
 pub use controller::{Controller, Links, Setup};
 pub use events::Events;
-pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal};
+pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal, ReleaseVerb};
 pub use metrics::Metrics;

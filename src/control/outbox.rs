@@ -73,15 +73,22 @@ impl Outbox {
     /// A change whose state later ones in effect replace, so that only its entry in the journal is lost with it. Without
     /// one the queue grows by a change that must not be lost: at most by one for each service.
     fn superseded(&self) -> Option<usize> {
-        let replaced = |at: usize, name: &str| {
-            let mut later = self.queue.iter().skip(at + 1).filter(|(_, change)| change.in_effect);
-            later.any(|(_, change)| change.services.iter().any(|record| record.name == *name))
+        let later = |at: usize| {
+            let changes = self.queue.iter().skip(at + 1).map(|(_, change)| change);
+            changes.filter(|change| change.in_effect)
         };
+        let service_replaced =
+            |at: usize, name: &str| later(at).any(|change| change.services.iter().any(|record| record.name == *name));
+        let release_replaced =
+            |at: usize, id: &str| later(at).any(|change| change.releases.iter().any(|record| record.id == *id));
         // Not the first: the store may be at work on it.
         (1..self.queue.len()).find(|at| {
             let change = self.queue.get(*at).map(|(_, change)| change);
             change.is_some_and(|change| {
-                change.in_effect && change.services.iter().all(|record| replaced(*at, &record.name))
+                let mut releases = change.releases.iter();
+                change.in_effect
+                    && change.services.iter().all(|record| service_replaced(*at, &record.name))
+                    && releases.all(|record| release_replaced(*at, &record.id))
             })
         })
     }
@@ -130,5 +137,56 @@ impl Outbox {
             }
             _ => drop(self.queue.pop_front()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{NewEntry, Options, ReleaseRecord};
+
+    /// A change in effect of the release with this number.
+    fn change(number: u64) -> Change {
+        let release = ReleaseRecord {
+            id: format!("shop-{number}"),
+            service: "shop".to_owned(),
+            number,
+            ended: true,
+            state: serde_json::Value::Null,
+        };
+        Change {
+            services: Vec::new(),
+            releases: vec![release],
+            entry: NewEntry {
+                at: String::new(),
+                actor: String::new(),
+                action: "release_rolled_back".to_owned(),
+                service: None,
+                reason: None,
+                before: serde_json::Value::Null,
+                after: serde_json::Value::Null,
+            },
+            in_effect: true,
+        }
+    }
+
+    #[test]
+    fn behind_a_disk_that_hangs_the_last_state_of_every_release_stays() {
+        let (store, _) = Store::open(&Options::default()).unwrap();
+        let mut outbox = Outbox::new(store);
+        outbox.push(change(1));
+        outbox.push(change(2));
+        for _ in 0..2 * WAITING_MAX {
+            outbox.push(change(3));
+        }
+        assert_eq!(outbox.len(), WAITING_MAX);
+        let queued = |number| {
+            outbox
+                .queue
+                .iter()
+                .filter(|(_, queued)| *queued == change(number))
+                .count()
+        };
+        assert_eq!((queued(1), queued(2)), (1, 1));
     }
 }

@@ -177,6 +177,7 @@ impl Controller {
         let record = |name: &Name| self.services.get(name).map(|managed| managed.state.record(name));
         let change = Change {
             services: fresh.iter().filter_map(record).collect(),
+            releases: Vec::new(),
             entry: NewEntry {
                 at: self.clock.now().rfc3339(),
                 actor,

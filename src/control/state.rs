@@ -160,6 +160,7 @@ impl State {
             weights: self.weights.clone(),
             baseline: Name::clone(&self.baseline),
             salt: xxh3_64_with_seed(service.as_bytes(), self.generation),
+            watch: None,
         }
     }
 
@@ -176,6 +177,7 @@ impl State {
             baseline: self.baseline.to_string(),
             previous_baseline: self.previous_baseline.as_deref().map(str::to_owned),
             generation: self.generation,
+            releases: 0,
             since: self.since.clone(),
             reason: self.reason.clone(),
         }

@@ -26,6 +26,7 @@ pub(super) fn spec(name: &str, green: f64) -> ServiceSpec {
         sticky: None,
         tester: None,
         health: None,
+        release: None,
     }
 }
 

@@ -35,6 +35,7 @@ impl View<'_> {
                 reason: state.reason.clone(),
                 durable: self.durable,
             },
+            release: None,
             routes: self.service.routes.iter().map(describe).collect(),
             upstreams: upstreams
                 .map(|upstream| (upstream.name.to_string(), self.upstream(upstream)))

@@ -10,6 +10,14 @@ use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, Unexpected, Vis
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+pub use super::evidence::{
+    EvidenceBundle, FailingRoute, PathObjective, PathPoint, Sample, Samples, SideCounts, TimelineEntry,
+};
+pub use super::release::{
+    Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
+    ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, WaitingFor, WorstCase,
+};
+
 /// Upstream to weight in percent.
 pub type Percentages = BTreeMap<String, f64>;
 
@@ -27,6 +35,9 @@ pub struct Service {
     pub previous_baseline: Option<String>,
     /// How traffic is split.
     pub weights: WeightsStatus,
+    /// The identity of the release under way, if one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<String>,
     /// What leads here, as text for people: host, path prefix, methods and headers.
     pub routes: Vec<String>,
     /// Its upstreams by name.
@@ -164,7 +175,7 @@ pub struct AuditEntry {
     pub at: String,
     /// Who: the name of the token, or `anonymous` where the API is open.
     pub actor: String,
-    /// What: `weights`, `rollback`, `reload`.
+    /// What: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so on.
     pub action: String,
     /// Which service, if one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -244,6 +255,28 @@ pub enum EventKind {
         /// What changed, or what is wrong.
         detail: String,
     },
+    /// A release began, went on, stopped, or ended.
+    Release {
+        /// The release after it.
+        release: Box<Release>,
+        /// What happened, as the journal calls it: `release_started`, `release_advanced`, `release_rolled_back` and so on.
+        action: String,
+        /// Who did it.
+        actor: String,
+    },
+    /// What the judge makes of a release, at most once a second while it changes.
+    Verdict {
+        /// The service.
+        service: String,
+        /// The release.
+        release: String,
+        /// `continue`, `advance`, `hold` or `roll_back`.
+        verdict: String,
+        /// `ln` of the combined evidence against the canary.
+        log_e: f64,
+        /// From here on the release is rolled back.
+        log_limit: f64,
+    },
     /// Statistics of a service, once a second while it has traffic.
     Statistics {
         /// The service.
@@ -260,6 +293,8 @@ impl EventKind {
             EventKind::Weights { .. } => "weights",
             EventKind::Health { .. } => "health",
             EventKind::Reload { .. } => "reload",
+            EventKind::Release { .. } => "release",
+            EventKind::Verdict { .. } => "verdict",
             EventKind::Statistics { .. } => "statistics",
         }
     }
@@ -269,7 +304,9 @@ impl EventKind {
         match self {
             EventKind::Weights { service, .. }
             | EventKind::Health { service, .. }
+            | EventKind::Verdict { service, .. }
             | EventKind::Statistics { service, .. } => Some(service),
+            EventKind::Release { release, .. } => Some(&release.service),
             EventKind::Reload { .. } => None,
         }
     }

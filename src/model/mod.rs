@@ -4,6 +4,8 @@
 //! [`Weights::new`], or by the configuration that built it), so the rest of the program need not check again.
 
 pub mod api;
+mod evidence;
+mod release;
 mod service;
 mod weight;
 

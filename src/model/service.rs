@@ -32,6 +32,8 @@ pub struct ServiceSpec {
     pub tester: Option<Tester>,
     /// Active health checks; without them every endpoint counts as healthy.
     pub health: Option<Health>,
+    /// The `release` block as JSON text of a plan, already checked; without it releases have the defaults.
+    pub release: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
 }
 
 /// One match that leads to a service. All given conditions must hold.

@@ -143,6 +143,20 @@ impl Weights {
         all.iter().any(|(name, _)| &**name == only).then_some(Weights(all))
     }
 
+    /// These weights with all that `from` has given to `to`; `None` when one of them is not among the upstreams, or they
+    /// are the same.
+    pub fn moved(&self, from: &str, to: &str) -> Option<Weights> {
+        let weight = self.get(from)?;
+        self.get(to).filter(|_| *from != *to)?;
+        let moved = self.0.iter().map(|(name, own)| match &**name {
+            name if *name == *from => Weight::ZERO,
+            name if *name == *to => Weight(own.0.saturating_add(weight.0)),
+            _ => *own,
+        });
+        let names = self.0.iter().map(|(name, _)| Name::clone(name));
+        Some(Weights(names.zip(moved).collect()))
+    }
+
     /// Name and weight of each upstream, in the order of declaration.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Name, Weight)> {
         self.0.iter().map(|(name, weight)| (name, *weight))

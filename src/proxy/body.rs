@@ -28,6 +28,8 @@ pub(crate) struct Cut;
 pub(crate) enum RequestBody {
     /// None.
     Empty,
+    /// All of it, read beforehand.
+    Whole(Bytes),
     /// As it comes from the client.
     Upload(Box<Upload>),
 }
@@ -99,13 +101,24 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    /// Takes a piece back that could not be sent; it is the next one again.
+    pub(crate) fn unread(&mut self, frame: Frame<Bytes>) {
+        match self {
+            RequestBody::Empty => {}
+            RequestBody::Whole(bytes) => *bytes = frame.into_data().unwrap_or_default(),
+            RequestBody::Upload(upload) => upload.held = Some(frame),
+        }
+    }
+}
+
 impl Upload {
     fn cut(&self, reason: Reason, detail: &'static str) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.progress.fault.set(Some(Error::new(reason, detail)));
         Poll::Ready(Some(Err(Cut)))
     }
 
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.stuck = false;
         if let Some(frame) = self.held.take() {
             return Poll::Ready(Some(Ok(frame)));
@@ -130,13 +143,7 @@ impl Upload {
         }
     }
 
-    /// Takes a piece back that could not be sent; it is the next one again.
-    pub(crate) fn unread(&mut self, frame: Frame<Bytes>) {
-        self.held = Some(frame);
-    }
-
-    /// Whether the body is through.
-    pub(crate) fn is_end_stream(&self) -> bool {
+    fn is_end_stream(&self) -> bool {
         self.held.is_none() && self.body.is_end_stream()
     }
 
@@ -177,6 +184,8 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
+            RequestBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
+            RequestBody::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             RequestBody::Upload(upload) => upload.poll_frame(cx),
         }
     }
@@ -184,6 +193,7 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             RequestBody::Empty => true,
+            RequestBody::Whole(bytes) => bytes.is_empty(),
             RequestBody::Upload(upload) => upload.is_end_stream(),
         }
     }
@@ -191,6 +201,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             RequestBody::Empty => SizeHint::with_exact(0),
+            RequestBody::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
             RequestBody::Upload(upload) => upload.body.size_hint(),
         }
     }

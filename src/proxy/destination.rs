@@ -1,5 +1,6 @@
 //! Where a request goes: its service, the upstream that it was drawn for, and the endpoint.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{HOST, HeaderValue};
@@ -9,10 +10,12 @@ use http::{Method, Request};
 use super::body::{Limits, RequestBody};
 use super::error::Error;
 use super::exchange::Exchange;
+use super::headers::client_address;
 use super::sticky::{self, Choice, NewCookie};
+use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::Timeouts;
-use crate::routing::{EndpointKey, InFlight, Service, Snapshot, Upstream};
+use crate::routing::{EndpointKey, InFlight, Service, Snapshot, Upstream, Watch};
 use crate::stats::{Reason, UpstreamKey};
 
 /// Where a request goes, however often it has to be looked up.
@@ -22,6 +25,22 @@ pub(crate) struct Destination {
     /// The revision of the table that `service` was last looked up in.
     revision: u64,
     choice: Choice,
+    /// The user's hash, for a service with a release.
+    user: Option<u32>,
+    way: Way,
+}
+
+/// Which of the ways to an upstream a request takes.
+#[derive(Debug)]
+enum Way {
+    /// It has not been drawn yet.
+    New,
+    /// To the upstream that it is drawn for.
+    Drawn,
+    /// To the baseline of this release, though it was drawn for the canary.
+    Spared(Arc<Watch>),
+    /// To the baseline of this release, since the canary has failed it.
+    Rescued(Arc<Watch>),
 }
 
 /// The endpoint that a request goes to, under one revision of the table.
@@ -67,24 +86,35 @@ impl Destination {
         if let Some(name) = sticky::tester(service.tester.as_ref(), &head.headers)
             && service.upstreams.iter().any(|upstream| *upstream.name == *name)
         {
-            return Ok((
-                Destination {
-                    service,
-                    revision,
-                    choice: Choice::Named(name),
-                },
-                None,
-            ));
+            return Ok((Destination::new(service, revision, Choice::Named(name), None), None));
         }
         let (choice, cookie) = sticky::choose(service.sticky.as_ref(), &head.headers, &exchange.client);
-        Ok((
-            Destination {
-                service,
-                revision,
-                choice,
-            },
-            cookie,
-        ))
+        let user = service.watch.is_some().then(|| {
+            let address = || client_address(&head.headers, &exchange.client);
+            trial::user(&service, &choice, cookie.is_some(), address)
+        });
+        Ok((Destination::new(service, revision, choice, user), cookie))
+    }
+
+    fn new(service: Arc<Service>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
+        Destination {
+            service,
+            revision,
+            choice,
+            user,
+            way: Way::New,
+        }
+    }
+
+    /// The release under way, for a request that has a part in it: a tester's has none.
+    pub(crate) fn watch(&self) -> Option<&Arc<Watch>> {
+        let named = matches!(self.choice, Choice::Named(_));
+        self.service.watch.as_ref().filter(|_| !named)
+    }
+
+    /// From here on it goes to the baseline, if the newest table still has that.
+    pub(crate) fn rescue(&mut self, watch: &Arc<Watch>) {
+        self.way = Way::Rescued(Arc::clone(watch));
     }
 
     /// The service's limits of time.
@@ -109,8 +139,8 @@ impl Destination {
 
     /// The endpoint to try next by the newest table; `None` when no healthy one is left untried.
     pub(crate) fn target(&mut self, exchange: &mut Exchange, tried: &[EndpointKey]) -> Option<Target> {
-        let worker = std::rc::Rc::clone(exchange.worker());
-        worker.with_snapshot(|snapshot| self.refresh(snapshot));
+        let worker = Rc::clone(exchange.worker());
+        self.draw(exchange);
         let revision = self.revision;
         let upstream = self.upstream()?;
         exchange.assign(&self.service.name, &upstream.name, upstream.key);
@@ -134,19 +164,74 @@ impl Destination {
         })
     }
 
+    /// Draws the request by the newest table. The first draw decides which side of a release it counts for; where a
+    /// later one comes to another, it counts for none.
+    pub(crate) fn draw(&mut self, exchange: &mut Exchange) {
+        let worker = Rc::clone(exchange.worker());
+        worker.with_snapshot(|snapshot| self.refresh(snapshot));
+        match &exchange.trial {
+            None if matches!(self.way, Way::New) => self.enrol(exchange, &worker),
+            None => {}
+            Some(trial) => self.stay(exchange, &worker, trial.upstream()),
+        }
+    }
+
+    fn enrol(&mut self, exchange: &mut Exchange, worker: &Worker) {
+        self.way = Way::Drawn;
+        let Some(watch) = self.watch().cloned() else { return };
+        worker.rescues.deposit(&watch);
+        let Some(drawn) = self.upstream().map(|upstream| upstream.key) else {
+            return;
+        };
+        let user = self.user.unwrap_or_else(|| {
+            let address = || exchange.client.peer.ip().to_canonical();
+            trial::user(&self.service, &self.choice, false, address)
+        });
+        match Trial::draw(worker, &self.service, &watch, drawn, user) {
+            Drawn::On(trial) => exchange.trial = Some(trial),
+            Drawn::Displaced => self.way = Way::Spared(watch),
+            Drawn::Aside => {}
+        }
+    }
+
+    /// Leaves a request where it is if it may be there. From the baseline it goes only when that has no weight any more,
+    /// and then it is a new one on the canary, within its limits.
+    fn stay(&mut self, exchange: &mut Exchange, worker: &Worker, at: UpstreamKey) {
+        let drawn = self.upstream().map(|upstream| upstream.key);
+        if !matches!(self.way, Way::Drawn) || drawn == Some(at) {
+            return;
+        }
+        let canary = self.service.watch.as_ref().map(|watch| watch.spec.canary);
+        let to_canary = drawn.is_some() && drawn == canary;
+        if let Some(watch) = self.service.watch.clone().filter(|_| to_canary)
+            && upstream(&self.service, at).is_some_and(|upstream| !upstream.weight.is_zero())
+        {
+            self.way = Way::Spared(watch);
+            return;
+        }
+        if let Some(trial) = exchange.trial.take() {
+            trial.reroute(worker);
+        }
+        if to_canary {
+            self.enrol(exchange, worker);
+        }
+    }
+
     /// After a wait: the newest revision, if the target may still be used under it.
     pub(crate) fn confirm(&self, worker: &Worker, target: &Target) -> Option<u64> {
         worker.with_snapshot(|snapshot| {
             let named = matches!(self.choice, Choice::Named(_));
             let taken_out = snapshot.revision != target.revision
                 && !named
-                && snapshot.table.service(&self.service.name).is_some_and(|service| {
-                    let upstream = service
-                        .upstreams
-                        .iter()
-                        .find(|upstream| upstream.key == target.upstream);
-                    upstream.is_none_or(|upstream| upstream.weight.is_zero())
-                });
+                && snapshot
+                    .table
+                    .service(&self.service.name)
+                    .is_some_and(|service| match &self.way {
+                        Way::Spared(watch) | Way::Rescued(watch) => !has_baseline(service, watch),
+                        Way::New | Way::Drawn => {
+                            upstream(service, target.upstream).is_none_or(|upstream| upstream.weight.is_zero())
+                        }
+                    });
             (!taken_out).then_some(snapshot.revision)
         })
     }
@@ -173,6 +258,15 @@ impl Destination {
     }
 
     fn upstream(&self) -> Option<&Upstream> {
+        let baseline = |watch: &Watch| upstream(&self.service, watch.spec.baseline);
+        match &self.way {
+            Way::Spared(watch) if has_baseline(&self.service, watch) => baseline(watch),
+            Way::Rescued(watch) => baseline(watch).filter(|_| has_baseline(&self.service, watch)),
+            _ => self.chosen(),
+        }
+    }
+
+    fn chosen(&self) -> Option<&Upstream> {
         let upstreams = &self.service.upstreams;
         match &self.choice {
             Choice::Named(name) => upstreams.iter().find(|upstream| *upstream.name == **name),
@@ -180,4 +274,15 @@ impl Destination {
             Choice::Draw(draw) => upstreams.get(self.service.split.pick(*draw)),
         }
     }
+}
+
+fn upstream(service: &Service, key: UpstreamKey) -> Option<&Upstream> {
+    service.upstreams.iter().find(|upstream| upstream.key == key)
+}
+
+/// Whether a release's baseline may still be sent its canary's requests: it has users of its own, or the release is
+/// still under way, if only with all weight on the canary.
+fn has_baseline(service: &Service, watch: &Arc<Watch>) -> bool {
+    let under_way = service.watch.as_ref().is_some_and(|now| Arc::ptr_eq(now, watch));
+    upstream(service, watch.spec.baseline).is_some_and(|upstream| under_way || !upstream.weight.is_zero())
 }

@@ -8,6 +8,7 @@ use http::HeaderValue;
 use super::body::Progress;
 use super::client::Client;
 use super::error::Error;
+use super::trial::Trial;
 use super::upstream::Connection;
 use super::worker::Worker;
 use crate::model::Name;
@@ -20,16 +21,20 @@ use crate::telemetry::AccessRecord;
 pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
     started: Instant,
+    /// When the upstream at hand was asked: `started`, unless another was asked before and failed.
+    asked: Instant,
     method: MethodLabel,
     status: u16,
     upstream: Option<UpstreamKey>,
     in_flight: Option<InFlight>,
-    first_byte_us: Option<u64>,
+    first_byte: Option<Instant>,
     done: bool,
     pub(crate) upload: Option<Rc<Progress>>,
     bytes_out: u64,
     pub(crate) request_id: Option<HeaderValue>,
     access: Option<Box<AccessRecord>>,
+    /// What it owes a release, if its service has one.
+    pub(crate) trial: Option<Box<Trial>>,
 }
 
 impl Exchange {
@@ -37,19 +42,22 @@ impl Exchange {
     pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel) -> Exchange {
         client.enter();
         client.worker.begin();
+        let started = Instant::now();
         Exchange {
             client: Rc::clone(client),
-            started: Instant::now(),
+            started,
+            asked: started,
             method,
             status: 0,
             upstream: None,
             in_flight: None,
-            first_byte_us: None,
+            first_byte: None,
             done: false,
             upload: None,
             bytes_out: 0,
             request_id: None,
             access: None,
+            trial: None,
         }
     }
 
@@ -86,10 +94,38 @@ impl Exchange {
         self.bytes_out += bytes as u64;
     }
 
-    /// The first byte of the upstream's answer is here.
-    pub(crate) fn answered(&mut self, status: u16) {
+    /// The head of the upstream's answer is here, and perhaps the end with it.
+    pub(crate) fn answered(&mut self, status: u16, ended: bool) {
+        let now = Instant::now();
         self.status = status;
-        self.first_byte_us = Some(micros(self.started.elapsed()));
+        self.first_byte = Some(now);
+        if let Some(trial) = &mut self.trial {
+            trial.head(&self.client.worker, status, ended, now);
+        }
+    }
+
+    /// The upstream has failed, by its status or for `error`, and nobody has seen it: it is counted for the upstream,
+    /// and the request goes on to another.
+    pub(crate) fn desert(&mut self, class: Class, error: Option<&Error>) {
+        let now = Instant::now();
+        self.in_flight = None;
+        if let Some(trial) = &mut self.trial {
+            trial.desert(&self.client.worker);
+        }
+        let mut recorder = self.client.worker.recorder.borrow_mut();
+        if let Some(upstream) = self.upstream.take() {
+            let total_us = micros(now - self.asked);
+            let outcome = Outcome {
+                class,
+                first_byte_us: error.is_none().then_some(total_us),
+                total_us,
+            };
+            recorder.record(upstream, &outcome);
+            if let Some(error) = error {
+                recorder.reject(self.client.listener.index, Some(upstream), error.reason);
+            }
+        }
+        self.asked = now;
     }
 
     /// The upstream's answer is complete.
@@ -120,15 +156,18 @@ impl Exchange {
             return;
         }
         self.in_flight = None;
-        let total_us = micros(self.started.elapsed());
+        let now = Instant::now();
+        if let Some(trial) = self.trial.take() {
+            trial.end(&self.client.worker, class, now);
+        }
         let mut recorder = self.client.worker.recorder.borrow_mut();
         if let Some(upstream) = self.upstream {
             recorder.record(
                 upstream,
                 &Outcome {
                     class,
-                    first_byte_us: self.first_byte_us,
-                    total_us,
+                    first_byte_us: self.first_byte.map(|at| micros(at - self.asked)),
+                    total_us: micros(now - self.asked),
                 },
             );
         }
@@ -143,8 +182,8 @@ impl Exchange {
         if let Some(mut access) = self.access.take() {
             access.status = self.status;
             access.outcome = class.as_str();
-            access.total_us = total_us;
-            access.first_byte_us = self.first_byte_us;
+            access.total_us = micros(now - self.started);
+            access.first_byte_us = self.first_byte.map(|at| micros(at - self.started));
             access.bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());
             access.bytes_out = self.bytes_out;
             access.request_id = self.request_id.take();

@@ -15,6 +15,7 @@ use super::destination::{Destination, Target};
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers;
+use super::rescue::{self, Next};
 use super::sticky::NewCookie;
 use super::unsent::Ticket;
 use super::upstream::{Body, Connection, SendError};
@@ -29,6 +30,13 @@ pub(crate) struct Answer {
     pub(crate) endpoint: EndpointKey,
     pub(crate) limits: Limits,
     pub(crate) cookie: NewCookie,
+}
+
+/// An upstream's answer, whose body is still to be read.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) response: Response<Body>,
+    endpoint: EndpointKey,
 }
 
 /// Endpoints of an upstream that are tried before a connection failure is the answer.
@@ -47,15 +55,41 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
     let (body, progress) = RequestBody::new(body, &exchange.client);
     exchange.upload = progress;
     let limits = destination.limits(exchange.worker());
-    let mut request = Request::from_parts(head, body);
+    let request = Request::from_parts(head, body);
+    let request = rescue::hold(exchange, &destination, request, &limits).await?;
+    if destination.watch().is_some() {
+        destination.draw(exchange);
+    }
+    let spare = rescue::spare(exchange, &request);
+    let attempt = attempt(exchange, &mut destination, request, &limits).await;
+    let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
+        Next::Answer(answered) => answered,
+        Next::Send(request) => self::attempt(exchange, &mut destination, request, &limits).await,
+    };
+    let Head { response, endpoint } = answered?;
+    Ok(Answer {
+        response,
+        endpoint,
+        limits,
+        cookie,
+    })
+}
+
+/// Sends a request to the upstream that it is drawn for.
+async fn attempt(
+    exchange: &mut Exchange,
+    destination: &mut Destination,
+    mut request: Request<RequestBody>,
+    limits: &Limits,
+) -> Result<Head, Error> {
     let mut sends = 0;
     loop {
         sends += 1;
-        let lease = acquire(exchange, &mut destination, &limits, sends > 1).await?;
+        let lease = acquire(exchange, destination, limits, sends > 1).await?;
         destination.name_host(&mut request, &lease.target);
         let (endpoint, reused) = (lease.target.endpoint.key, lease.reused);
         let repeatable = is_repeatable(&request);
-        let failed = match wait(exchange, lease, request, &limits, &destination).await? {
+        let failed = match wait(exchange, lease, request, limits, destination).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Error::new(
                     Reason::UpstreamProtocolError,
@@ -63,12 +97,7 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
                 ));
             }
             Ok(response) => {
-                return Ok(Answer {
-                    response,
-                    endpoint,
-                    limits,
-                    cookie,
-                });
+                return Ok(Head { response, endpoint });
             }
             Err(failed) => failed,
         };

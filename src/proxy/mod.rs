@@ -1,7 +1,8 @@
 //! The data plane: connections, forwarding, pools, health.
 //!
 //! One worker per core, each a thread with a runtime of its own, its own sockets, its own connections to upstreams and its
-//! own recorder; a request never crosses a thread. It sees routes and weights, and does not know that releases exist.
+//! own recorder; a request never crosses a thread. It sees routes and weights, and of releases only their
+//! [watch](crate::routing::Watch): what to note, whom to rescue, and when to take the canary out.
 
 mod body;
 mod check;
@@ -20,13 +21,15 @@ pub mod health;
 mod listener;
 mod options;
 mod pool;
+mod rescue;
 mod rim;
 mod sticky;
 mod tick;
+mod trial;
 mod unsent;
 mod upstream;
 mod worker;
 mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
-pub use workers::{BoundListener, Workers};
+pub use workers::{BoundListener, Reports, Workers};

@@ -43,13 +43,16 @@ pub(crate) async fn run(worker: Rc<Worker>, wake: Arc<Notify>) {
     }
 }
 
-/// Waits for the next turn; a publication meanwhile is acknowledged at once.
+/// Waits for the next turn; a publication meanwhile is acknowledged at once, and whoever pokes is given the notes.
 async fn turn(worker: &Worker, wake: &Notify) {
     let mut end = std::pin::pin!(tokio::time::sleep(TICK));
     loop {
         tokio::select! {
             biased;
-            () = wake.notified() => worker.acknowledge(),
+            () = wake.notified() => {
+                worker.acknowledge();
+                worker.flush_notes();
+            }
             () = &mut end => return,
         }
     }

@@ -20,7 +20,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, Method, Request, Response};
-use http_body::Frame;
+use http_body::{Body as _, Frame};
 use tokio::net::TcpStream;
 
 use self::answer::{Asked, Head, Reader};
@@ -195,18 +195,18 @@ impl Sending {
     fn begin(&mut self, ticket: Ticket, cx: &mut Context<'_>) -> Result<(), Fault> {
         let framing = match self.request.body() {
             RequestBody::Empty => Framing::Nothing,
-            RequestBody::Upload(_) => request::framing(self.request.headers()),
+            RequestBody::Whole(_) | RequestBody::Upload(_) => request::framing(self.request.headers()),
         };
         let buffer = self.inflow.buffers().borrow();
         let outgoing = Outgoing::new(buffer, Some(ticket), &self.request, framing);
         let outgoing = self.outgoing.insert(outgoing);
-        if let RequestBody::Upload(upload) = self.request.body_mut()
-            && !outgoing.is_last()
-            && let Poll::Ready(Some(frame)) = upload.poll_frame(cx)
+        let body = self.request.body_mut();
+        if !outgoing.is_last()
+            && let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(cx)
         {
             match frame?.into_data() {
-                Ok(data) => outgoing.data(data, upload.is_end_stream())?,
-                Err(other) => upload.unread(other),
+                Ok(data) => outgoing.data(data, body.is_end_stream())?,
+                Err(other) => body.unread(other),
             }
         }
         Ok(())
@@ -233,8 +233,8 @@ impl Sending {
         let unbegun = self.outgoing.take().filter(|outgoing| !outgoing.is_begun());
         let unsent = unbegun.is_some();
         let data = unbegun.map(Outgoing::into_data).filter(|data| !data.is_empty());
-        if let (Some(data), RequestBody::Upload(upload)) = (data, self.request.body_mut()) {
-            upload.unread(Frame::data(data));
+        if let Some(data) = data {
+            self.request.body_mut().unread(Frame::data(data));
         }
         SendError {
             request: self.request,

@@ -4,19 +4,22 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use http::HeaderValue;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use super::deadline::Deadlines;
 use super::options::Options;
 use super::pool::Pool;
+use super::rescue::Allowances;
 use super::unsent::Unsent;
 use super::upstream::Buffers;
+use super::workers::Reports;
 use crate::routing::{Publisher, Reader, Snapshot};
-use crate::stats::{Batch, Recorder};
+use crate::stats::{Notebook, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
+use crate::time::SystemClock;
 
 /// The state of one worker.
 #[derive(Debug)]
@@ -33,7 +36,11 @@ pub(crate) struct Worker {
     pub(crate) connections: Arc<AtomicUsize>,
     reader: RefCell<Reader>,
     random: RefCell<fastrand::Rng>,
-    batches: mpsc::Sender<Batch>,
+    pub(crate) notes: RefCell<Notebook>,
+    /// How many requests may be rescued.
+    pub(crate) rescues: Allowances,
+    publisher: Publisher,
+    reports: Reports,
     wake: Arc<Notify>,
     requests: Cell<usize>,
     requests_max: usize,
@@ -47,7 +54,7 @@ impl Worker {
         number: usize,
         options: &Options,
         publisher: &Publisher,
-        batches: mpsc::Sender<Batch>,
+        reports: Reports,
         access_log: AccessLog,
         connections: Arc<AtomicUsize>,
     ) -> (Rc<Worker>, Arc<Notify>) {
@@ -65,7 +72,10 @@ impl Worker {
             connections,
             reader: RefCell::new(publisher.reader()),
             random: RefCell::new(fastrand::Rng::new()),
-            batches,
+            notes: RefCell::new(Notebook::new(number, Arc::clone(&reports.horizon))),
+            rescues: Allowances::default(),
+            publisher: publisher.clone(),
+            reports,
             wake: Arc::clone(&wake),
             requests: Cell::new(0),
             requests_max: share(options.max_in_flight, options.workers.get()),
@@ -88,18 +98,37 @@ impl Worker {
 
     /// Hands over what was counted; keeps counting when nobody takes it.
     pub(crate) fn flush(&self) {
+        self.flush_notes();
         let mut recorder = self.recorder.borrow_mut();
         if !recorder.is_dirty() {
             return;
         }
-        if let Ok(permit) = self.batches.try_reserve() {
+        if let Ok(permit) = self.reports.batches.try_reserve() {
             permit.send(recorder.take(None));
         }
     }
 
+    /// Hands over the notes alone; keeps them when nobody takes them.
+    pub(crate) fn flush_notes(&self) {
+        let mut notes = self.notes.borrow_mut();
+        if notes.is_empty() {
+            return;
+        }
+        if let Ok(permit) = self.reports.notes.try_reserve() {
+            permit.send(notes.take(SystemClock::monotonic_ns(Instant::now()) / 1_000));
+            notes.handed_over();
+        }
+    }
+
+    /// Gives an upstream's weight to the baseline, in whatever table is in use by now: the one thing that a worker
+    /// publishes.
+    pub(crate) fn take_out(&self, upstream: UpstreamKey) {
+        self.publisher.update(|table| table.without(upstream));
+    }
+
     /// Whether the tick has to go on turning.
     pub(crate) fn is_busy(&self) -> bool {
-        self.requests.get() > 0 || self.recorder.borrow().is_dirty()
+        self.requests.get() > 0 || self.recorder.borrow().is_dirty() || !self.notes.borrow().is_empty()
     }
 
     /// Something begins that the tick has to watch. To be called before its deadlines are set: while the tick slept, the

@@ -18,7 +18,7 @@ use super::tick;
 use super::worker::Worker;
 use crate::net::ListenerOptions;
 use crate::routing::Publisher;
-use crate::stats::Batch;
+use crate::stats::{Batch, Horizon, NoteBatch};
 use crate::telemetry::AccessLog;
 
 /// The threads of the data plane.
@@ -34,6 +34,17 @@ struct Thread {
     handle: JoinHandle<()>,
     connections: Arc<AtomicUsize>,
     ended: oneshot::Receiver<bool>,
+}
+
+/// Where workers report to.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    /// What they counted.
+    pub batches: mpsc::Sender<Batch>,
+    /// What became of the requests of releases.
+    pub notes: mpsc::Sender<NoteBatch>,
+    /// How far these are complete; of as many workers as there are.
+    pub horizon: Arc<Horizon>,
 }
 
 /// A listener with one socket for each worker, all bound to the same address.
@@ -58,7 +69,7 @@ impl Workers {
         options: &Options,
         listeners: Vec<BoundListener>,
         publisher: &Publisher,
-        batches: &mpsc::Sender<Batch>,
+        reports: &Reports,
         access_log: &AccessLog,
     ) -> io::Result<Workers> {
         let mut workers = Workers {
@@ -72,7 +83,7 @@ impl Workers {
                 options: options.clone(),
                 sockets,
                 publisher: publisher.clone(),
-                batches: batches.clone(),
+                reports: reports.clone(),
                 access_log: access_log.clone(),
                 connections: Arc::default(),
                 stop: workers.stop.clone(),
@@ -136,7 +147,7 @@ struct Part {
     options: Options,
     sockets: Vec<(ListenerOptions, TcpListener)>,
     publisher: Publisher,
-    batches: mpsc::Sender<Batch>,
+    reports: Reports,
     access_log: AccessLog,
     connections: Arc<AtomicUsize>,
     stop: CancellationToken,
@@ -177,13 +188,13 @@ impl Part {
             options,
             sockets,
             publisher,
-            batches,
+            reports,
             access_log,
             connections,
             stop,
             abort,
         } = self;
-        let (worker, wake) = Worker::new(number, &options, &publisher, batches, access_log, connections);
+        let (worker, wake) = Worker::new(number, &options, &publisher, reports, access_log, connections);
         worker.acknowledge();
         let accepting = match accept_all(&worker, sockets, options.workers.get(), &stop) {
             Ok(accepting) => accepting,

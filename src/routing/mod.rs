@@ -13,9 +13,11 @@ mod split;
 mod table;
 #[cfg(test)]
 mod testing;
+mod watch;
 
 pub use balance::{Endpoint, EndpointKey, HealthEvent, InFlight, Upstream};
 pub use keys::Keys;
 pub use publish::{Acknowledged, Acknowledger, Publisher, Reader, Snapshot};
 pub use split::Split;
 pub use table::{Live, RoutingTable, Service};
+pub use watch::{OnCanary, Rescue, Trip, Tripwire, Watch, WatchSpec};

@@ -98,6 +98,11 @@ impl Publisher {
         }
     }
 
+    /// Wakes all workers though nothing was published, so that they hand over what they hold back.
+    pub fn poke(&self) {
+        self.wake_workers();
+    }
+
     fn wake_workers(&self) {
         let workers = lock(&self.acknowledgements);
         let wakes: Vec<_> = workers
@@ -290,6 +295,7 @@ mod tests {
             weights: weights(&[("blue", 10_000 - points), ("green", points)]),
             baseline: "blue".into(),
             salt: 0,
+            watch: None,
         }
     }
 
@@ -380,6 +386,23 @@ mod tests {
         let before = publisher.current();
         assert_eq!(publisher.update(|_| None), 1);
         assert!(Arc::ptr_eq(&before, &publisher.current()));
+    }
+
+    #[test]
+    fn a_poke_wakes_everybody_and_publishes_nothing() {
+        let publisher = publisher(&["shop"]);
+        let wakes = Arc::new(AtomicU64::new(0));
+        let workers = [0, 1].map(|_| {
+            let wakes = Arc::clone(&wakes);
+            publisher.register(Box::new(move || {
+                wakes.fetch_add(1, Ordering::SeqCst);
+            }))
+        });
+        let before = publisher.current();
+        publisher.poke();
+        assert_eq!(wakes.load(Ordering::SeqCst), 2);
+        assert!(Arc::ptr_eq(&before, &publisher.current()));
+        drop(workers);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::matcher::Matcher;
-use super::{Endpoint, EndpointKey, Keys, Split, Upstream};
+use super::{Endpoint, EndpointKey, Keys, Split, Upstream, Watch};
 use crate::model::{Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights};
 use crate::stats::UpstreamKey;
 
@@ -43,6 +43,8 @@ pub struct Service {
     pub split: Split,
     /// Its upstreams, in the order of declaration.
     pub upstreams: Box<[Upstream]>,
+    /// The release under way, if one is.
+    pub watch: Option<Arc<Watch>>,
 }
 
 /// What of a service changes while it runs, and is not the configuration's to say.
@@ -54,6 +56,8 @@ pub struct Live {
     pub baseline: Name,
     /// What sticky keys are spread by; a new one deals all users anew.
     pub salt: u64,
+    /// The release under way, if one is. When its tripwire has tripped, its canary gets nothing, whatever `weights` say.
+    pub watch: Option<Arc<Watch>>,
 }
 
 impl Live {
@@ -66,7 +70,18 @@ impl Live {
             weights: spec.weights.clone(),
             baseline: baseline.map_or_else(|| Name::from(""), Name::clone),
             salt: xxh3_64(spec.name.as_bytes()),
+            watch: None,
         }
+    }
+
+    /// The weights that count: the canary's goes to the baseline once the tripwire has tripped. Every table is made by
+    /// this, so no reload, health event or late commit can bring a tripped canary back.
+    fn effective(&self) -> Weights {
+        let tripped = self.watch.as_ref().filter(|watch| watch.tripwire().is_tripped());
+        let canary = tripped.map(|watch| &watch.spec.canary_name);
+        canary
+            .and_then(|canary| self.weights.moved(canary, &self.baseline))
+            .unwrap_or_else(|| self.weights.clone())
     }
 
     /// This state for a service whose upstreams may have been declared anew: a new upstream gets no weight, that of a
@@ -117,17 +132,20 @@ impl Service {
             weights: self.weights.clone(),
             baseline: Name::clone(&self.baseline),
             salt: self.split.salt(),
+            watch: self.watch.clone(),
         }
     }
 
     fn with_live(&self, live: &Live) -> Service {
         let mut service = self.clone();
+        let weights = live.effective();
         service.baseline = Name::clone(&live.baseline);
-        service.weights = live.weights.clone();
-        service.split = Split::new(&live.weights, &live.baseline, live.salt);
+        service.split = Split::new(&weights, &live.baseline, live.salt);
         for upstream in &mut service.upstreams {
-            upstream.weight = live.weights.get(&upstream.name).unwrap_or_default();
+            upstream.weight = weights.get(&upstream.name).unwrap_or_default();
         }
+        service.weights = weights;
+        service.watch.clone_from(&live.watch);
         service
     }
 }
@@ -189,16 +207,7 @@ impl RoutingTable {
             if gone.weight.is_zero() || gone.name == service.baseline {
                 return None;
             }
-            let moved = service.weights.iter().map(|(name, weight)| match name {
-                name if *name == gone.name => Some((Name::clone(name), Weight::ZERO)),
-                name if *name == service.baseline => {
-                    let both = Weight::from_basis_points(weight.basis_points() + gone.weight.basis_points())?;
-                    Some((Name::clone(name), both))
-                }
-                name => Some((Name::clone(name), weight)),
-            });
-            let given = moved.collect::<Option<Vec<_>>>()?;
-            let weights = Weights::new(service.weights.iter().map(|(name, _)| name), &given).ok()?;
+            let weights = service.weights.moved(&gone.name, &service.baseline)?;
             Some(service.with_live(&Live {
                 weights,
                 ..service.live()
@@ -250,8 +259,9 @@ impl RoutingTable {
 type Known = HashMap<EndpointKey, (Arc<Endpoint>, bool), FixedState>;
 
 fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> Service {
+    let weights = live.effective();
     let upstreams = spec.upstreams.iter().map(|declared| {
-        let weight = live.weights.get(&declared.name).unwrap_or_default();
+        let weight = weights.get(&declared.name).unwrap_or_default();
         upstream(spec, declared, weight, keys, known)
     });
     Service {
@@ -262,9 +272,10 @@ fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> S
         tester: spec.tester.clone(),
         health: spec.health.clone(),
         baseline: Name::clone(&live.baseline),
-        weights: live.weights.clone(),
-        split: Split::new(&live.weights, &live.baseline, live.salt),
+        split: Split::new(&weights, &live.baseline, live.salt),
         upstreams: upstreams.collect(),
+        weights,
+        watch: live.watch.clone(),
     }
 }
 
@@ -375,6 +386,7 @@ mod tests {
             weights: weights(&[("blue", 7_000), ("green", 2_000), ("red", 1_000)]),
             baseline: "blue".into(),
             salt: 5,
+            watch: None,
         };
         let fitted = |upstreams: &[(&str, u16, u16)]| {
             let live = live.clone().fitted(&service("shop", upstreams));
@@ -430,6 +442,7 @@ mod tests {
             weights: weights(given),
             baseline: "a".into(),
             salt: 1,
+            watch: None,
         };
         assert!(table.with_weights("shop", &live(&[("b", 0), ("a", 10_000)])).is_none());
         assert!(table.with_weights("none", &live(&[("a", 10_000)])).is_none());

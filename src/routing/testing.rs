@@ -50,5 +50,6 @@ pub(super) fn service(name: &str, upstreams: &[(&str, u16, u16)]) -> ServiceSpec
         sticky: None,
         tester: None,
         health: None,
+        release: None,
     }
 }

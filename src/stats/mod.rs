@@ -9,10 +9,12 @@ mod outcome;
 mod recorder;
 mod sparse;
 mod summary;
+mod trial;
 mod windows;
 
 pub use labels::{MethodLabel, Reason, RequestLabels};
 pub use outcome::{Class, Outcome, UpstreamKey};
 pub use recorder::{Batch, ReasonLabels, Recorder};
 pub use summary::{LATENCY_US_MAX, Summary};
+pub use trial::{Assignment, Happened, Horizon, Note, NoteBatch, Notebook, Side, WatchKey};
 pub use windows::{Span, Windows};

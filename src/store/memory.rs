@@ -2,23 +2,30 @@
 
 use std::collections::VecDeque;
 
-use super::{Backend, Change, Committed, Entry, StoreError, chain};
+use serde_json::Value;
+
+use super::{Backend, Change, Committed, Entry, ReleaseRecord, StoreError, chain};
 
 /// Entries that are kept; older ones are forgotten.
 const ENTRIES_MAX: usize = 4096;
 
-/// The journal in memory. Live state need not be kept: the controller has it, and nothing reads it back.
+/// Releases that are kept, and evidence bundles. Of releases the oldest that has ended is forgotten, so those under way,
+/// one for each service, stay.
+const RELEASES_MAX: usize = 100;
+
+/// The journal and the releases in memory. Live state need not be kept: the controller has it, and nothing reads it
+/// back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: VecDeque<Entry>,
+    /// In the order in which they began.
+    releases: Vec<ReleaseRecord>,
+    /// In the order in which they were first put.
+    evidence: VecDeque<(String, Value)>,
 }
 
-impl Backend for Memory {
-    fn durable(&self) -> bool {
-        false
-    }
-
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+impl Memory {
+    fn append(&mut self, change: &Change) -> u64 {
         let last = self.entries.back();
         let sequence = last.map_or(0, |entry| entry.sequence) + 1;
         let previous = last.map_or(chain::GENESIS, |entry| &entry.hash);
@@ -32,6 +39,30 @@ impl Backend for Memory {
             entry: change.entry.clone(),
             hash,
         });
+        sequence
+    }
+
+    fn put(&mut self, release: &ReleaseRecord) {
+        match self.releases.iter_mut().find(|known| known.id == release.id) {
+            Some(known) => *known = release.clone(),
+            None => self.releases.push(release.clone()),
+        }
+        if self.releases.len() > RELEASES_MAX
+            && let Some(oldest) = self.releases.iter().position(|release| release.ended)
+        {
+            self.releases.remove(oldest);
+        }
+    }
+}
+
+impl Backend for Memory {
+    fn durable(&self) -> bool {
+        false
+    }
+
+    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+        let sequence = self.append(change);
+        change.releases.iter().for_each(|release| self.put(release));
         Ok(Committed {
             sequence,
             durable: false,
@@ -41,5 +72,37 @@ impl Backend for Memory {
     fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let earlier = |entry: &&Entry| before.is_none_or(|before| entry.sequence < before);
         Ok(self.entries.iter().rev().filter(earlier).take(limit).cloned().collect())
+    }
+
+    /// Not kept: a checkpoint is read at a start, and none follows.
+    fn checkpoint(&mut self, id: &str, _: &Value) -> Result<bool, StoreError> {
+        Ok(self.releases.iter().any(|release| release.id == id && !release.ended))
+    }
+
+    fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
+        let newest = self.releases.iter().rev();
+        let of_service = newest.filter(|release| release.service == service);
+        Ok(of_service.take(limit).cloned().collect())
+    }
+
+    fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError> {
+        Ok(self.releases.iter().find(|release| release.id == id).cloned())
+    }
+
+    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError> {
+        if let Some((_, known)) = self.evidence.iter_mut().find(|(known, _)| known == id) {
+            *known = bundle.clone();
+            return Ok(());
+        }
+        if self.evidence.len() == RELEASES_MAX {
+            self.evidence.pop_front();
+        }
+        self.evidence.push_back((id.to_owned(), bundle.clone()));
+        Ok(())
+    }
+
+    fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {
+        let found = self.evidence.iter().find(|(known, _)| known == id);
+        Ok(found.map(|(_, bundle)| bundle.clone()))
     }
 }

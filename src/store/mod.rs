@@ -4,37 +4,53 @@
 //! confirmed it. A commit that failed is an error and stays one: it is never tried again as if the first try might
 //! have worked, since a kernel that failed to write a page may have dropped it.
 //!
-//! All work is done by one thread of its own, so that a slow disk keeps nobody else waiting. There is no exclusive
+//! Checkpoints of releases and their evidence are written beside that, each in a transaction of its own: none of them
+//! can make a change fail. What happened in a release, request by request, goes to a file of its own ([`Recording`]).
+//!
+//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. There is no exclusive
 //! lock on the directory: while the proxy upgrades itself, the old and the new process overlap.
 
 mod chain;
 mod memory;
 mod options;
 mod record;
+mod recording;
 mod sqlite;
 #[cfg(test)]
 mod tests;
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::task::{Context, Poll};
 use std::thread;
 
+use serde_json::Value;
 use tokio::sync::oneshot;
 
 pub use options::Options;
-pub use record::{Change, Committed, Entry, LoadedState, NewEntry, ServiceRecord};
+pub use record::{Change, Committed, Entry, LoadedState, NewEntry, ReleaseRecord, ServiceRecord};
+pub use recording::Recording;
 
 /// Requests that may wait for the thread. The controller has at most a few outstanding for each service; when this
 /// many wait, the disk hangs.
 const WAITING_MAX: usize = 256;
+
+/// How many of those may be something else than commits. Checkpoints are written every second, and the journal is read
+/// by whoever likes; behind a disk that hangs they must not take the places of the brakes.
+const OTHERS_WAITING_MAX: usize = 64;
 
 /// A handle on the store; cheap to clone. The thread ends after the last one is dropped.
 #[derive(Clone, Debug)]
 pub struct Store {
     requests: SyncSender<Request>,
     durable: bool,
+    /// Requests other than commits that wait.
+    others: Arc<AtomicUsize>,
+    recordings: Option<Arc<Path>>,
 }
 
 /// What the store keeps its records in. Runs in the store's thread and may block.
@@ -58,6 +74,42 @@ pub trait Backend: Send {
     ///
     /// [`StoreError::Read`].
     fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError>;
+
+    /// Replaces what is known of a release under way. False, and nothing is written, for one that has ended or that the
+    /// store does not know.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`]. Commits are not affected.
+    fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
+
+    /// The releases of a service, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`].
+    fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError>;
+
+    /// One release.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`].
+    fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError>;
+
+    /// Keeps, or replaces, the evidence of a release.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`]. Commits are not affected.
+    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError>;
+
+    /// The evidence of a release, if there is any and it is still kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`].
+    fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError>;
 }
 
 /// Why the store did not do what was asked.
@@ -76,7 +128,7 @@ pub enum StoreError {
     /// A change was not written.
     #[error("{0}")]
     Write(String),
-    /// The journal could not be read.
+    /// The journal, or something of a release, could not be read.
     #[error("{0}")]
     Read(String),
     /// The disk has not answered for so long that no more requests are queued.
@@ -89,12 +141,21 @@ pub enum StoreError {
 
 enum Request {
     Commit(Box<Change>, oneshot::Sender<Result<Committed, StoreError>>),
-    Audit(Option<u64>, usize, oneshot::Sender<Result<Vec<Entry>, StoreError>>),
+    /// Anything else: done with the backend, or answered with the reason why it cannot be.
+    Other(Work),
 }
 
-/// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun with it.
+type Work = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) + Send>;
+
+/// A place in the queue of a request that is no commit.
+struct Place(Arc<AtomicUsize>);
+
+/// What the store was asked for.
 #[derive(Debug)]
-pub struct Commit(oneshot::Receiver<Result<Committed, StoreError>>);
+pub struct Answer<T>(oneshot::Receiver<Result<T, StoreError>>);
+
+/// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun with it.
+pub type Commit = Answer<Committed>;
 
 impl Store {
     /// Opens the store that `options` name and reads what it holds. Blocks; meant for the start of the program.
@@ -109,7 +170,9 @@ impl Store {
         };
         let mut database = sqlite::Sqlite::open(directory)?;
         let loaded = database.load()?;
-        Ok((Store::over(Box::new(database))?, loaded))
+        let mut store = Store::over(Box::new(database))?;
+        store.recordings = Some(directory.join(recording::FOLDER).into());
+        Ok((store, loaded))
     }
 
     /// A store that keeps its records in `backend`.
@@ -124,7 +187,12 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || serve(backend, &receiver))
             .map_err(|_| StoreError::Stopped)?;
-        Ok(Store { requests, durable })
+        Ok(Store {
+            requests,
+            durable,
+            others: Arc::default(),
+            recordings: None,
+        })
     }
 
     /// Whether what is committed survives the process.
@@ -137,7 +205,7 @@ impl Store {
     pub fn commit(&self, change: Change) -> Commit {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Commit(Box::new(change), reply));
-        Commit(answer)
+        Answer(answer)
     }
 
     /// Entries of the journal before `before` (all without), newest first, at most `limit`.
@@ -145,14 +213,113 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn audit(
+    pub fn audit(&self, before: Option<u64>, limit: usize) -> Answer<Vec<Entry>> {
+        self.read(move |backend| backend.audit(before, limit))
+    }
+
+    /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer is true. Nothing is
+    /// written, and the answer is false, when the store does not know the release, or knows that it has ended; so a late
+    /// checkpoint brings nothing back. Written also when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn checkpoint(&self, id: &str, state: Value) -> Answer<bool> {
+        let id = id.to_owned();
+        self.write(move |backend| backend.checkpoint(&id, &state))
+    }
+
+    /// The releases of a service, newest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn releases(&self, service: &str, limit: usize) -> Answer<Vec<ReleaseRecord>> {
+        let service = service.to_owned();
+        self.read(move |backend| backend.releases(&service, limit))
+    }
+
+    /// One release, also one that has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn release(&self, id: &str) -> Answer<Option<ReleaseRecord>> {
+        let id = id.to_owned();
+        self.read(move |backend| backend.release(&id))
+    }
+
+    /// Keeps, or replaces, the evidence of a release. The oldest bundles give way, so that a bounded number is kept.
+    /// Written also when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn put_evidence(&self, id: &str, bundle: Value) -> Answer<()> {
+        let id = id.to_owned();
+        self.write(move |backend| backend.put_evidence(&id, &bundle))
+    }
+
+    /// The evidence of a release, if there is any and it is still kept.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn evidence(&self, id: &str) -> Answer<Option<Value>> {
+        let id = id.to_owned();
+        self.read(move |backend| backend.evidence(&id))
+    }
+
+    /// Begins, or goes on with, the recording of a release; none without a directory, or for an identity that cannot
+    /// name a file.
+    pub fn record(&self, id: &str) -> Option<Recording> {
+        Recording::begin(&self.recording(id)?)
+    }
+
+    /// Where the recording of a release is, if there is one.
+    pub fn recording(&self, id: &str) -> Option<PathBuf> {
+        recording::path(self.recordings.as_deref()?, id)
+    }
+
+    fn read<T: Send + 'static>(
         &self,
-        before: Option<u64>,
-        limit: usize,
-    ) -> impl Future<Output = Result<Vec<Entry>, StoreError>> + use<> {
+        work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+    ) -> Answer<T> {
+        self.other(|backend, reply| drop(reply.send(work(backend))))
+    }
+
+    /// As a commit: first the answer to a failure, then the way out of it.
+    fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
+    ) -> Answer<T> {
+        self.other(|backend, reply| {
+            let written = work(backend);
+            let error = written.as_ref().err().cloned();
+            drop(reply.send(written));
+            if let Some(error) = error {
+                tracing::warn!(%error, "a checkpoint or the evidence of a release was not written to the store");
+                backend.recover();
+            }
+        })
+    }
+
+    fn other<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut dyn Backend, oneshot::Sender<Result<T, StoreError>>) + Send + 'static,
+    ) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
-        self.ask(Request::Audit(before, limit, reply));
-        async { answer.await.unwrap_or(Err(StoreError::Stopped)) }
+        match Place::among(&self.others) {
+            None => drop(reply.send(Err(StoreError::Hangs))),
+            Some(place) => self.ask(Request::Other(Box::new(move |backend| {
+                drop(place);
+                match backend {
+                    Ok(backend) => work(backend, reply),
+                    Err(error) => drop(reply.send(Err(error))),
+                }
+            }))),
+        }
+        Answer(answer)
     }
 
     /// A request that cannot be queued is answered at once.
@@ -170,13 +337,27 @@ impl Request {
         // Whoever asked may have gone; then nobody needs the answer.
         match self {
             Request::Commit(_, reply) => drop(reply.send(Err(error))),
-            Request::Audit(_, _, reply) => drop(reply.send(Err(error))),
+            Request::Other(work) => work(Err(error)),
         }
     }
 }
 
-impl Future for Commit {
-    type Output = Result<Committed, StoreError>;
+impl Place {
+    fn among(others: &Arc<AtomicUsize>) -> Option<Place> {
+        let place = Place(Arc::clone(others));
+        // One too many is given back by the drop.
+        (others.fetch_add(1, Ordering::Relaxed) < OTHERS_WAITING_MAX).then_some(place)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.0)
@@ -199,9 +380,7 @@ fn serve(mut backend: Box<dyn Backend>, requests: &Receiver<Request>) {
                     backend.recover();
                 }
             }
-            Request::Audit(before, limit, reply) => {
-                let _ = reply.send(backend.audit(before, limit));
-            }
+            Request::Other(work) => work(Ok(backend.as_mut())),
         }
     }
 }

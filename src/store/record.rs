@@ -24,6 +24,9 @@ pub struct ServiceRecord {
     pub previous_baseline: Option<String>,
     /// Grows by one whenever the weights leave a state in which one upstream held all; salts the split.
     pub generation: u64,
+    /// How many releases it has had; the next is numbered one more.
+    #[serde(default)]
+    pub releases: u64,
     /// When these weights were asked for (RFC 3339).
     pub since: String,
     /// Why, as given.
@@ -31,11 +34,28 @@ pub struct ServiceRecord {
     pub reason: Option<String>,
 }
 
-/// One transaction: new states of services, and the journal entry that says why.
+/// A release, as it is to be found after a restart.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReleaseRecord {
+    /// Its identity.
+    pub id: String,
+    /// The service.
+    pub service: String,
+    /// Counts the releases of the service, from 1.
+    pub number: u64,
+    /// Whether nothing follows any more.
+    pub ended: bool,
+    /// The rest, which the store does not read.
+    pub state: Value,
+}
+
+/// One transaction: new states of services and releases, and the journal entry that says why.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
     /// The services that change, as they are to be.
     pub services: Vec<ServiceRecord>,
+    /// The releases that begin or change, as they are to be.
+    pub releases: Vec<ReleaseRecord>,
     /// The journal entry.
     pub entry: NewEntry,
     /// Whether the change is in effect already (it moves traffic towards the baseline). Such a change stays if its
@@ -83,8 +103,12 @@ pub struct Committed {
 }
 
 /// What the store held at the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadedState {
     /// By name, also of services that the configuration no longer has.
     pub services: Vec<ServiceRecord>,
+    /// Those under way, and the last that ended of each service; by service and number.
+    pub releases: Vec<ReleaseRecord>,
+    /// The last checkpoint of each release under way that has one, by its identity.
+    pub checkpoints: BTreeMap<String, Value>,
 }

@@ -1,5 +1,8 @@
 //! The store over real files.
 
+mod recordings;
+mod releases;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -22,6 +25,7 @@ fn record(revision: u64, green: u16) -> ServiceRecord {
         baseline: "blue".to_owned(),
         previous_baseline: None,
         generation: u64::MAX,
+        releases: 0,
         since: "2026-01-01T00:00:00Z".to_owned(),
         reason: Some("because".to_owned()),
     }
@@ -30,6 +34,7 @@ fn record(revision: u64, green: u16) -> ServiceRecord {
 fn change(revision: u64, green: u16) -> Change {
     Change {
         services: vec![record(revision, green)],
+        releases: Vec::new(),
         entry: NewEntry {
             at: "2026-01-01T00:00:00Z".to_owned(),
             actor: "alice".to_owned(),
@@ -40,6 +45,37 @@ fn change(revision: u64, green: u16) -> Change {
             after: serde_json::json!({ "weights": { "green": 0.1, "blue": 99.9 }, "revision": revision }),
         },
         in_effect: false,
+    }
+}
+
+/// A store whose commits wait for the test.
+struct Gated(memory::Memory, std::sync::mpsc::Receiver<()>);
+
+impl Backend for Gated {
+    fn durable(&self) -> bool {
+        false
+    }
+    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+        self.1.recv().unwrap();
+        self.0.commit(change)
+    }
+    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.0.audit(before, limit)
+    }
+    fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
+        self.0.checkpoint(id, state)
+    }
+    fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
+        self.0.releases(service, limit)
+    }
+    fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError> {
+        self.0.release(id)
+    }
+    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError> {
+        self.0.put_evidence(id, bundle)
+    }
+    fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {
+        self.0.evidence(id)
     }
 }
 
@@ -150,19 +186,6 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_withdrawn_change_is_not_written() {
     let (gate, blocked) = std::sync::mpsc::channel::<()>();
-    struct Gated(memory::Memory, std::sync::mpsc::Receiver<()>);
-    impl Backend for Gated {
-        fn durable(&self) -> bool {
-            false
-        }
-        fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
-            self.1.recv().unwrap();
-            self.0.commit(change)
-        }
-        fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-            self.0.audit(before, limit)
-        }
-    }
     let store = Store::over(Box::new(Gated(memory::Memory::default(), blocked))).unwrap();
     let (first, second, third) = (
         store.commit(change(1, 1)),

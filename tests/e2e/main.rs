@@ -22,5 +22,6 @@ mod stats;
 mod store;
 mod streaming;
 mod swap;
+mod trial;
 mod unreliable;
 mod verbs;

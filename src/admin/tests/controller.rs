@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{Notify, mpsc};
 
 use super::Seen;
+use super::play::{Releases, forecast};
 use crate::control::{Applied, Command, Events, Handle, Intent, Metrics, Refusal};
 use crate::model::{Name, Weight, Weights, api};
 
@@ -17,6 +18,8 @@ pub(super) struct Controller {
     pub(super) go_on: Arc<Notify>,
     /// What was changed: actor, reason and revision.
     pub(super) changes: Seen<Vec<(String, Option<String>, u64)>>,
+    /// The releases, and what was asked of them.
+    pub(super) releases: Seen<Releases>,
     pub(super) handle: Handle,
 }
 
@@ -28,12 +31,14 @@ impl Controller {
             events,
             go_on: Arc::default(),
             changes: Seen::default(),
+            releases: Seen::default(),
             handle: handle.clone(),
         };
         let play = Play {
             service: shop(),
             go_on: Arc::clone(&controller.go_on),
             changes: Arc::clone(&controller.changes),
+            releases: Arc::clone(&controller.releases),
         };
         tokio::spawn(play.run(commands));
         (handle, controller)
@@ -47,6 +52,7 @@ fn shop() -> api::Service {
         windows: BTreeMap::new(),
     };
     api::Service {
+        release: None,
         name: "shop".into(),
         revision: 1,
         baseline: "blue".into(),
@@ -67,6 +73,7 @@ struct Play {
     service: api::Service,
     go_on: Arc<Notify>,
     changes: Seen<Vec<(String, Option<String>, u64)>>,
+    releases: Seen<Releases>,
 }
 
 impl Play {
@@ -91,24 +98,51 @@ impl Play {
                 }
                 Command::Audit { before, limit, reply } => drop(reply.send(page(before, limit))),
                 Command::Reload { .. } | Command::ReloadFailed { .. } => {}
+                other => self.release(other),
             }
         }
     }
 
+    fn release(&mut self, command: Command) {
+        let mut releases = self.releases.lock().unwrap();
+        let known = |service: &str| match service {
+            "shop" => Ok(()),
+            other => Err(Refusal::UnknownService(other.to_owned())),
+        };
+        match command {
+            Command::StartRelease {
+                service,
+                start,
+                intent,
+                reply,
+            } => drop(reply.send(known(&service).and_then(|()| releases.start(&mut self.service, *start, &intent)))),
+            Command::Release {
+                id,
+                verb,
+                command,
+                intent,
+                reply,
+            } => drop(reply.send(releases.command(&mut self.service, &id, verb, &command, &intent))),
+            Command::Releases { service, limit, reply } => {
+                drop(reply.send(known(&service).map(|()| releases.list(limit))));
+            }
+            Command::GetRelease { id, reply } => drop(reply.send(releases.get(&id))),
+            Command::Evidence { id, reply } => drop(reply.send(releases.evidence(&id))),
+            Command::Recording { id, reply } => drop(reply.send(releases.recording(&id))),
+            Command::Forecast { service, plan, reply } => {
+                drop(reply.send(known(&service).and_then(|()| forecast(&service, plan))));
+            }
+            other => panic!("{other:?} is not about a release"),
+        }
+    }
+
     async fn change(&mut self, service: &str, weights: api::Percentages, intent: Intent) -> Result<Applied, Refusal> {
-        let current = self.service.revision;
         if service != "shop" {
             return Err(Refusal::UnknownService(service.to_owned()));
         }
-        if let Some(expected) = intent.expected_revision.filter(|expected| *expected != current) {
-            return Err(Refusal::Stale { expected, current });
-        }
-        match intent.reason.as_deref() {
-            Some("overtaken") => return Err(Refusal::Overtaken),
-            Some("disk full") => return Err(Refusal::Store("disk full".into())),
-            Some("stop") => return Err(Refusal::Stopped),
-            Some("slow") => self.go_on.notified().await,
-            _ => {}
+        refused(&self.service, &intent)?;
+        if intent.reason.as_deref() == Some("slow") {
+            self.go_on.notified().await;
         }
         self.service.weights.intended = valid(&weights)?;
         self.service.weights.effective = self.service.weights.intended.clone();
@@ -120,6 +154,20 @@ impl Play {
             service: self.service.clone(),
             durable,
         })
+    }
+}
+
+/// The refusal that the reason asks for, or that a stale revision deserves.
+pub(super) fn refused(service: &api::Service, intent: &Intent) -> Result<(), Refusal> {
+    let current = service.revision;
+    if let Some(expected) = intent.expected_revision.filter(|expected| *expected != current) {
+        return Err(Refusal::Stale { expected, current });
+    }
+    match intent.reason.as_deref() {
+        Some("overtaken") => Err(Refusal::Overtaken),
+        Some("disk full") => Err(Refusal::Store("disk full".into())),
+        Some("stop") => Err(Refusal::Stopped),
+        _ => Ok(()),
     }
 }
 

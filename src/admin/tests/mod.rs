@@ -1,6 +1,8 @@
 //! The API over real sockets, in front of a controller that is played.
 
 mod controller;
+mod play;
+mod releases;
 mod requests;
 mod security;
 mod streams;
@@ -87,7 +89,7 @@ impl Server {
         server
     }
 
-    /// An API for which `boss`, `anna` and `vera` have tokens, which are their names.
+    /// An API for which `boss`, `paul`, `anna` and `vera` have tokens, which are their names.
     async fn with_tokens() -> Server {
         Server::start_with(options_with_tokens(), Limits::default()).await
     }
@@ -200,6 +202,7 @@ fn options_with_tokens() -> Options {
         tokens: vec![
             token("vera", Role::View),
             token("anna", Role::Operate),
+            token("paul", Role::Approve),
             token("boss", Role::Admin),
         ],
         ..Options::default()

@@ -109,6 +109,7 @@ mod tests {
         };
         let weights = api::Percentages::from([("v1".to_owned(), 100.0)]);
         api::Service {
+            release: None,
             name: "shop".to_owned(),
             revision,
             baseline: "v1".to_owned(),

@@ -16,7 +16,7 @@ use super::*;
 use crate::model::{Name, ServiceSpec, api};
 use crate::routing::{Acknowledger, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
-use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, Store, StoreError};
+use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
 use crate::time::{ManualClock, Timestamp};
 
 /// A controller at work.
@@ -46,6 +46,7 @@ impl Rig {
         let (mut controller, links) = Controller::new(Setup {
             services,
             listeners: vec!["web".to_owned()],
+            workers: 1,
             store,
             loaded,
             clock: Arc::new(clock.clone()),
@@ -104,6 +105,7 @@ fn intent(expected_revision: Option<u64>) -> Intent {
         actor: "alice".to_owned(),
         reason: Some("because".to_owned()),
         expected_revision,
+        may_override: false,
     }
 }
 
@@ -210,6 +212,26 @@ impl Backend for Gated {
 
     fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<Entry>, StoreError> {
         Ok(Vec::new())
+    }
+
+    fn checkpoint(&mut self, _: &str, _: &serde_json::Value) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    fn releases(&mut self, _: &str, _: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn release(&mut self, _: &str) -> Result<Option<ReleaseRecord>, StoreError> {
+        Ok(None)
+    }
+
+    fn put_evidence(&mut self, _: &str, _: &serde_json::Value) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn evidence(&mut self, _: &str) -> Result<Option<serde_json::Value>, StoreError> {
+        Ok(None)
     }
 }
 

@@ -235,6 +235,7 @@ async fn the_end_waits_for_the_disk_and_then_nobody_is_answered() {
     let (controller, links) = Controller::new(Setup {
         services: vec![spec("shop", 0.0)],
         listeners: Vec::new(),
+        workers: 1,
         store,
         loaded: LoadedState::default(),
         clock: Arc::new(ManualClock::default()),

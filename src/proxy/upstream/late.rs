@@ -120,10 +120,10 @@ async fn run(shared: Rc<Shared>, mut half: OwnedWriteHalf, mut outgoing: Outgoin
     }
 }
 
-/// Ready when the request has stood still for too long. Without a body, what is left of it is not worth waiting for.
+/// Ready when the request has stood still for too long. What is left without a client to wait for is not worth it.
 fn poll_stuck(body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
     match body {
-        RequestBody::Empty => Poll::Ready(()),
+        RequestBody::Empty | RequestBody::Whole(_) => Poll::Ready(()),
         RequestBody::Upload(upload) => upload.poll_stuck(cx),
     }
 }

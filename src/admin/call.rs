@@ -1,0 +1,122 @@
+//! What a handler is called with: the name in the path, and for writes everything that `writes` needs.
+
+use std::convert::Infallible;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRef, FromRequest, FromRequestParts, Path, Request, State};
+use axum::response::Response;
+use http::HeaderMap;
+use http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use super::auth::Caller;
+use super::body;
+use super::envelope::RequestId;
+use super::problem::{self, Problem};
+use super::router::App;
+use super::writes::{self, Action, Write};
+use crate::model::api;
+
+/// The service or the release that a path names.
+pub(super) struct Named(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        path.map(|Path(name)| Named(name))
+            .map_err(|rejection| Problem::new(problem::BAD_REQUEST, rejection.body_text()))
+    }
+}
+
+/// A write before its body is read: who asks, about what.
+pub(super) struct Call {
+    app: App,
+    name: String,
+    caller: Caller,
+    request_id: RequestId,
+    headers: HeaderMap,
+    request: Request,
+}
+
+impl Call {
+    /// Whether the caller may go on through freeze windows.
+    pub(super) fn may_override(&self) -> bool {
+        self.caller.may_override()
+    }
+
+    /// Reads the body, which `take` turns into what is to be done and why, and has it done.
+    pub(super) async fn write<T: DeserializeOwned>(
+        self,
+        take: impl FnOnce(T) -> Result<(Action, Option<String>), Problem>,
+    ) -> Result<Response, Problem> {
+        let (rest, request) = self.split();
+        let (bytes, body) = body::read::<T>(request).await?;
+        rest.carry_out(&bytes, take(body)?).await
+    }
+
+    /// The same for a body that may be left out.
+    pub(super) async fn write_optional<T: DeserializeOwned + Default>(
+        self,
+        take: impl FnOnce(T) -> Result<(Action, Option<String>), Problem>,
+    ) -> Result<Response, Problem> {
+        let (rest, request) = self.split();
+        let (bytes, body) = body::read_optional::<T>(request).await?;
+        rest.carry_out(&bytes, take(body)?).await
+    }
+
+    fn split(mut self) -> (Call, Request) {
+        let request = std::mem::take(&mut self.request);
+        (self, request)
+    }
+
+    async fn carry_out(self, body: &[u8], (action, reason): (Action, Option<String>)) -> Result<Response, Problem> {
+        let write = Write {
+            subject: self.name,
+            action,
+            reason: checked("reason", reason, api::REASON_LENGTH_MAX)?,
+            caller: self.caller,
+            request_id: self.request_id,
+        };
+        writes::carry_out(self.app, write, &self.headers, body).await
+    }
+}
+
+impl<S> FromRequest<S> for Call
+where
+    App: FromRef<S>,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let (mut parts, body) = request.into_parts();
+        let Named(name) = Named::from_request_parts(&mut parts, state).await?;
+        let missing = |_| Problem::plain(problem::INTERNAL);
+        let caller = Extension::<Caller>::from_request_parts(&mut parts, state).await;
+        let request_id = Extension::<RequestId>::from_request_parts(&mut parts, state).await;
+        let app: Result<State<App>, Infallible> = State::from_request_parts(&mut parts, state).await;
+        let Ok(State(app)) = app;
+        Ok(Call {
+            app,
+            name,
+            caller: caller.map_err(missing)?.0,
+            request_id: request_id.map_err(missing)?.0,
+            headers: parts.headers.clone(),
+            request: Request::from_parts(parts, body),
+        })
+    }
+}
+
+/// A text of at most `most` characters.
+pub(super) fn checked(field: &str, text: Option<String>, most: usize) -> Result<Option<String>, Problem> {
+    match &text {
+        Some(text) if text.chars().count() > most => Err(Problem::field(
+            format!("/{field}"),
+            format!("A {field} may have {most} characters."),
+        )),
+        _ => Ok(text),
+    }
+}

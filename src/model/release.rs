@@ -1,0 +1,329 @@
+//! Releases as the admin API shows and takes them.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::ToSchema;
+
+use super::api::Percentages;
+
+/// Where a release is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Not begun: it waits for its time, an approval, or the end of a freeze window.
+    Pending,
+    /// The canary is asked whether it answers at all, before any user is sent there.
+    Preflight,
+    /// A step is under way.
+    Progressing,
+    /// A step has been passed, or gave no answer, and something or somebody is waited for.
+    Waiting,
+    /// The canary has all traffic, and the last look is taken.
+    Baking,
+    /// The canary is the new baseline.
+    Promoted,
+    /// The canary was taken out, for good.
+    RolledBack,
+    /// Given up without a judgement; all weight is on the baseline.
+    Cancelled,
+}
+
+impl Phase {
+    /// All phases, in the order in which a release can pass them.
+    pub const ALL: [Phase; 8] = [
+        Phase::Pending,
+        Phase::Preflight,
+        Phase::Progressing,
+        Phase::Waiting,
+        Phase::Baking,
+        Phase::Promoted,
+        Phase::RolledBack,
+        Phase::Cancelled,
+    ];
+
+    /// Its name in the API, in metrics and in the journal.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Pending => "pending",
+            Phase::Preflight => "preflight",
+            Phase::Progressing => "progressing",
+            Phase::Waiting => "waiting",
+            Phase::Baking => "baking",
+            Phase::Promoted => "promoted",
+            Phase::RolledBack => "rolled_back",
+            Phase::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing follows any more.
+    pub const fn is_over(self) -> bool {
+        matches!(self, Phase::Promoted | Phase::RolledBack | Phase::Cancelled)
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A release as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Release {
+    /// Its identity: the service's name and a number that grows by one with each of its releases, such as `shop-12`.
+    pub id: String,
+    /// The service.
+    pub service: String,
+    /// The upstream that holds the users when it begins.
+    pub baseline: String,
+    /// The upstream that is being proved.
+    pub canary: String,
+    /// Where it is.
+    pub phase: Phase,
+    /// Whether it was told not to go on. The brakes work all the same.
+    pub paused: bool,
+    /// The step that it is at, counted from 1; 0 before the first.
+    pub step: usize,
+    /// The weights of all steps, in percent.
+    pub steps: Vec<f64>,
+    /// The canary's weight now, in percent.
+    pub weight: f64,
+    /// When it was started (RFC 3339).
+    pub started_at: String,
+    /// When the present step or phase began (RFC 3339).
+    pub phase_since: String,
+    /// When it ended; absent while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// Why, as given at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The reference of the change that it brings, as given at the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub change: Option<String>,
+    /// The build of the canary, as given at the start. A second try at the same build has less chance of error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// Who started it.
+    pub actor: String,
+    /// What is waited for, while something is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<WaitingFor>,
+    /// Approvals so far, of the gate that is next or was last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub approvals: Vec<Approval>,
+    /// How it ended; absent while it is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<ReleaseOutcome>,
+    /// The failures that users may see.
+    pub budget: BudgetStatus,
+    /// Failures of the canary that users saw.
+    pub user_visible_failures: u64,
+    /// Failures of the canary that the baseline answered instead.
+    pub rescued: u64,
+    /// Requests that the canary was given.
+    pub canary_requests: u64,
+    /// Requests that the baseline was given meanwhile.
+    pub baseline_requests: u64,
+    /// `ln` of the combined evidence against the canary.
+    pub log_e: f64,
+    /// From here on the release is rolled back: `ln(1/alpha)`.
+    pub log_limit: f64,
+    /// Each objective with its evidence.
+    #[schema(value_type = Vec<Object>)]
+    pub objectives: Vec<Value>,
+    /// Whether its state is on disk, so that a restart goes on from here.
+    pub durable: bool,
+}
+
+/// What a release waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WaitingFor {
+    /// `schedule`, `freeze`, `gate`, `resume`, or why the judge wants a person to look: `inconclusive`,
+    /// `too_little_traffic`, `split`, `slo`.
+    pub kind: String,
+    /// The same in words, with the name of the gate, the window or the time.
+    pub detail: String,
+    /// When it ends by itself, if it does (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// One approval of a gate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Approval {
+    /// The gate.
+    pub gate: String,
+    /// Who: the name of the token.
+    pub by: String,
+    /// When (RFC 3339).
+    pub at: String,
+    /// A word with it, if one was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// How a release ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseOutcome {
+    /// `promoted`, `rolled_back` or `cancelled`.
+    pub verdict: String,
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `health`, `preflight`, `inconclusive`, `operator`; absent for a
+    /// promotion.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub objective: Option<String>,
+    /// The same in words, with its numbers.
+    pub reason: String,
+}
+
+/// The budget of a release.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct BudgetStatus {
+    /// The most failures that users may see beyond what the baseline's rate and chance explain.
+    pub limit: u64,
+    /// Failures that users have seen.
+    pub spent: u64,
+    /// How many further ones would exhaust it.
+    pub allowance: u64,
+}
+
+/// A page of releases, newest first.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseList {
+    /// The releases.
+    pub releases: Vec<Release>,
+}
+
+/// The start of a release.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseStart {
+    /// The upstream that is to be proved.
+    pub canary: String,
+    /// Why, for the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
+    pub reason: Option<String>,
+    /// The reference of the change that it brings: a ticket, a commit, a link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
+    pub change: Option<String>,
+    /// The build of the canary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 200)]
+    pub version: Option<String>,
+    /// The plan: what it names replaces the same fields of the service's `release` block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub plan: Option<Map<String, Value>>,
+    /// When to begin (RFC 3339); without it at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_at: Option<String>,
+    /// Go on through freeze windows. Needs a reason, and the role `admin`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub override_freeze: bool,
+}
+
+/// What a verb on a release may be given. The body may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseCommand {
+    /// Why, for the journal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_length = 1000)]
+    pub reason: Option<String>,
+    /// `approve`: the gate that is meant; without it the one that is waited for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gate: Option<String>,
+    /// `resume`, `promote`: go on through freeze windows. Needs a reason, and the role `admin`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub override_freeze: bool,
+}
+
+/// The answer to a change of a release: the release after it, and whether the change is on disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ReleaseChange {
+    /// The weights of the service after the change.
+    pub weights: Percentages,
+    /// The revision of the service after the change.
+    pub revision: u64,
+    /// The release after the change. Its `durable` says whether the change survives a restart.
+    #[serde(flatten)]
+    pub release: Release,
+}
+
+/// What a plan costs and takes, before the first user is risked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Forecast {
+    /// The service.
+    pub service: String,
+    /// Requests per second of the service now, over the last minute.
+    pub requests_per_second: f64,
+    /// The baseline's share of failures, 0 to 1, over the last five minutes.
+    pub baseline_error_rate: f64,
+    /// Each step of the plan.
+    pub steps: Vec<StepForecast>,
+    /// Failures that users can see at most: the budget, what chance explains, and what can be in flight.
+    pub worst_case: WorstCase,
+    /// The whole plan, as it would be carried out.
+    #[schema(value_type = Object)]
+    pub plan: Value,
+    /// What is remarkable: too little traffic for a step, a freeze window that is in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// One step of a forecast.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct StepForecast {
+    /// The canary's weight in percent.
+    pub weight: f64,
+    /// Requests per second that the canary would get.
+    pub canary_requests_per_second: f64,
+    /// Canary requests until the step can be passed by a good canary; absent if that can never be shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_to_advance: Option<u64>,
+    /// Seconds for them, and at least the step's own time; absent without traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_to_advance: Option<f64>,
+    /// Harms, and how soon each is seen.
+    pub detections: Vec<Detection>,
+}
+
+/// How soon a harm is seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Detection {
+    /// The canary's share of failures, 0 to 1.
+    pub error_rate: f64,
+    /// Canary requests until then; absent if the objectives allow it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests: Option<u64>,
+    /// Seconds for them; absent without traffic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+/// The most failures that users can see in one release, beyond what the baseline's rate explains.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorstCase {
+    /// The budget.
+    pub budget: u64,
+    /// What chance explains on top of it at the start (`u` in the budget rule).
+    pub chance: u64,
+    /// Requests that can be on the canary at the moment of the rollback.
+    pub in_flight: u64,
+    /// All three together.
+    pub total: u64,
+}
+
+/// A plan to be looked at before anything is started. The body may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PlanRequest {
+    /// The plan: what it names replaces the same fields of the service's `release` block.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    pub plan: Option<Map<String, Value>>,
+}

@@ -1,0 +1,247 @@
+//! What a request of a release owes it: which side it was drawn for, one note for each thing that happens to it, its
+//! place on the canary, and the canary's end when it is the failure that exhausts the allowance.
+//!
+//! A request counts for the side that it was drawn for, whoever answers it in the end. Services without a release cost
+//! one look at an empty option.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::sticky::Choice;
+use super::worker::Worker;
+use crate::model::Weight;
+use crate::routing::{OnCanary, Service, Trip, Upstream, Watch};
+use crate::stats::{Assignment, Class, Happened, Note, Side, UpstreamKey};
+use crate::time::SystemClock;
+
+/// Not the seed of any split, which are salts of services: who shares a hash here does not share a side for it.
+const USER_SEED: u64 = 0x7567_6162_7269_6467;
+
+/// A request that was drawn for one side of a release, until its answer has ended.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    watch: Arc<Watch>,
+    assignment: Assignment,
+    user: u32,
+    place: Option<OnCanary>,
+    state: State,
+}
+
+/// How far it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing is known yet.
+    Open,
+    /// It failed on the canary, and the baseline has been asked.
+    Deserted,
+    /// The baseline has begun to answer well what the canary failed.
+    Rescued,
+    /// What it comes to has been noted.
+    Settled,
+}
+
+/// What becomes of a request that is drawn.
+#[derive(Debug)]
+pub(crate) enum Drawn {
+    /// It is on one of the two sides.
+    On(Box<Trial>),
+    /// It was drawn for the canary, which is full: the baseline gets it, and it counts for neither.
+    Displaced,
+    /// It was drawn for an upstream that has no part in the release.
+    Aside,
+}
+
+impl Trial {
+    /// Gives a request to the side that it was drawn for by this very state of the service, and notes that.
+    pub(crate) fn draw(worker: &Worker, service: &Service, watch: &Arc<Watch>, drawn: UpstreamKey, user: u32) -> Drawn {
+        let spec = &watch.spec;
+        let side = if drawn == spec.canary {
+            Side::Canary
+        } else if drawn == spec.baseline {
+            Side::Baseline
+        } else {
+            return Drawn::Aside;
+        };
+        let place = (side == Side::Canary).then(|| watch.enter());
+        let displaced = matches!(place, Some(None));
+        let points = |key| weight(service, key).basis_points();
+        let mut notes = worker.notes.borrow_mut();
+        notes.expect();
+        let assignment = Assignment {
+            watch: spec.key,
+            at_us: us(Instant::now()),
+            canary_points: points(spec.canary),
+            baseline_points: points(spec.baseline),
+            side,
+        };
+        notes.push(Note {
+            assignment,
+            user,
+            happened: Happened::Assigned,
+        });
+        drop(notes);
+        let mut trial = Trial {
+            watch: Arc::clone(watch),
+            assignment,
+            user,
+            place: place.flatten(),
+            state: State::Open,
+        };
+        if displaced {
+            trial.note(worker, Happened::Displaced);
+            return Drawn::Displaced;
+        }
+        trial.hand_over(worker);
+        Drawn::On(Box::new(trial))
+    }
+
+    /// Which upstream it was drawn for.
+    pub(crate) fn upstream(&self) -> UpstreamKey {
+        match self.assignment.side {
+            Side::Baseline => self.watch.spec.baseline,
+            Side::Canary => self.watch.spec.canary,
+        }
+    }
+
+    /// The release, while it is the canary that has the request.
+    pub(crate) fn on_canary(&self) -> Option<&Arc<Watch>> {
+        (self.assignment.side == Side::Canary && self.state == State::Open).then_some(&self.watch)
+    }
+
+    /// The head of an answer is here, from whichever side.
+    pub(crate) fn head(&mut self, worker: &Worker, status: u16, ended: bool, now: Instant) {
+        let bad = Class::of_status(status).is_failure();
+        match self.state {
+            State::Open | State::Deserted if bad => self.fail(worker, now),
+            State::Open if !ended => self.note(worker, Happened::Headed),
+            State::Deserted => {
+                self.state = State::Rescued;
+                self.note(worker, Happened::Bad { visible: false });
+            }
+            _ => {}
+        }
+    }
+
+    /// The request is over.
+    pub(crate) fn end(mut self, worker: &Worker, class: Class, now: Instant) {
+        match self.state {
+            State::Open | State::Deserted if class.is_failure() => self.fail(worker, now),
+            State::Open if class == Class::ClientAbort => self.note(worker, Happened::Aborted),
+            State::Open => {
+                let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us)).unwrap_or(u32::MAX);
+                self.note(worker, Happened::Good { latency_us });
+            }
+            // The canary failed; that the client did not wait for the baseline does not make that good.
+            State::Deserted => self.note(worker, Happened::Bad { visible: false }),
+            // What the user got in place of the canary's failure is broken too.
+            State::Rescued if class.is_failure() => {
+                self.spend(worker, now);
+                worker.flush_notes();
+            }
+            State::Rescued if class != Class::ClientAbort => self.watch.add_rescued(),
+            State::Rescued | State::Settled => {}
+        }
+    }
+
+    /// The upstream was taken out while the request waited for it, so that another answers what it never saw.
+    pub(crate) fn reroute(mut self, worker: &Worker) {
+        match self.state {
+            State::Open => self.note(worker, Happened::Aborted),
+            State::Deserted => self.note(worker, Happened::Bad { visible: false }),
+            State::Rescued | State::Settled => {}
+        }
+    }
+
+    /// The canary has failed, and the baseline is asked. What to note is known only when that is known to have answered;
+    /// but whoever judges should look soon.
+    pub(crate) fn desert(&mut self, worker: &Worker) {
+        self.state = State::Deserted;
+        self.place = None;
+        self.watch.hurry();
+        worker.flush_notes();
+    }
+
+    /// The user sees a failure.
+    fn fail(&mut self, worker: &Worker, now: Instant) {
+        self.state = State::Settled;
+        match self.assignment.side {
+            Side::Baseline => self.watch.tripwire().baseline_failed(),
+            Side::Canary => {
+                // Before the note, since each microsecond may send another user there.
+                self.spend(worker, now);
+                self.watch.hurry();
+            }
+        }
+        self.note(worker, Happened::Bad { visible: true });
+    }
+
+    /// A user-visible failure of the canary, which takes it out when it exhausts the allowance.
+    fn spend(&self, worker: &Worker, now: Instant) {
+        let points = |points| Weight::from_basis_points(points).unwrap_or_default();
+        let (canary, baseline) = (
+            points(self.assignment.canary_points),
+            points(self.assignment.baseline_points),
+        );
+        if self.watch.tripwire().spend(canary, baseline) {
+            worker.take_out(self.watch.spec.canary);
+            let trip = Trip {
+                decided_us: us(now),
+                took: now.elapsed(),
+            };
+            self.watch.set_trip(trip);
+            tracing::warn!(
+                release = &*self.watch.spec.release,
+                upstream = &*self.watch.spec.canary_name,
+                took_us = trip.took.as_micros(),
+                "the canary was taken out: its failures exhausted the budget"
+            );
+        }
+    }
+
+    fn note(&mut self, worker: &Worker, happened: Happened) {
+        worker.notes.borrow_mut().push(Note {
+            assignment: self.assignment,
+            user: self.user,
+            happened,
+        });
+        self.hand_over(worker);
+    }
+
+    fn hand_over(&self, worker: &Worker) {
+        if self.watch.is_urgent() {
+            worker.flush_notes();
+        }
+    }
+}
+
+/// Who a request is from, as far as a release is concerned: by the key that it came with, else by its address.
+pub(crate) fn user(service: &Service, choice: &Choice, made_up: bool, address: impl FnOnce() -> IpAddr) -> u32 {
+    match choice {
+        Choice::Key(key) if !made_up => hash(key),
+        _ if service.sticky.is_some() => Note::KEYLESS,
+        _ => match address() {
+            IpAddr::V4(v4) => hash(&v4.octets()),
+            IpAddr::V6(v6) => hash(&v6.octets()),
+        },
+    }
+}
+
+fn hash(key: &[u8]) -> u32 {
+    let hash = xxh3_64_with_seed(key, USER_SEED) >> 32;
+    u32::try_from(hash).unwrap_or_default().min(Note::KEYLESS - 1)
+}
+
+fn weight(service: &Service, key: UpstreamKey) -> Weight {
+    let found = service
+        .upstreams
+        .iter()
+        .find(|upstream: &&Upstream| upstream.key == key);
+    found.map(|upstream| upstream.weight).unwrap_or_default()
+}
+
+fn us(at: Instant) -> u64 {
+    SystemClock::monotonic_ns(at) / 1_000
+}

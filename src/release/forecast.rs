@@ -1,0 +1,180 @@
+//! What a plan costs and takes at today's traffic, told before the first user is risked.
+
+use super::freeze::frozen;
+use super::plan::{Plan, Step};
+use super::state::rfc3339;
+use crate::analysis::{self, ErrorRate, Objective, requests_to_advance, requests_to_detect};
+use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
+use crate::time::Timestamp;
+
+/// The harms that are told: the canary's shares of failures.
+const HARMS: [f64; 4] = [0.01, 0.05, 0.2, 1.0];
+
+/// The forecast of `plan` for a service with so many requests per second, whose baseline fails at
+/// `baseline_error_rate` (0 to 1).
+///
+/// Errors are forecast; latency depends on how it varies, so where only latency is judged a step's own least requests
+/// stand for it. Figures are medians within about a factor of two; the worst case is a bound.
+pub fn forecast(
+    plan: &Plan,
+    service: &str,
+    requests_per_second: f64,
+    baseline_error_rate: f64,
+    now: Timestamp,
+) -> Forecast {
+    let traffic = Traffic {
+        rate: requests_per_second.max(0.0),
+        failing: baseline_error_rate.clamp(0.0, 1.0),
+    };
+    let steps: Vec<StepForecast> = plan.steps().iter().map(|step| traffic.step(plan, step)).collect();
+    Forecast {
+        service: service.to_owned(),
+        requests_per_second,
+        baseline_error_rate,
+        worst_case: worst_case(plan),
+        plan: serde_json::Value::Object(plan.to_json()),
+        warnings: warnings(plan, &steps, now),
+        steps,
+    }
+}
+
+/// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the budget with what chance
+/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f).
+fn worst_case(plan: &Plan) -> WorstCase {
+    let budget = plan.budget();
+    let chance = plan.budget_rule(1).allowance().saturating_sub(budget);
+    let in_flight = u64::from(plan.canary_in_flight_max);
+    WorstCase {
+        budget,
+        chance,
+        in_flight,
+        total: budget.saturating_add(chance).saturating_add(in_flight),
+    }
+}
+
+struct Traffic {
+    rate: f64,
+    failing: f64,
+}
+
+impl Traffic {
+    fn step(&self, plan: &Plan, step: &Step) -> StepForecast {
+        let on_canary = self.rate * step.judged.weight;
+        let requests = self.to_advance(plan, &step.judged);
+        let least = step.judged.min_ms as f64 / 1e3;
+        let seconds = requests.and_then(|requests| seconds(requests, on_canary));
+        StepForecast {
+            weight: step.weight.percent(),
+            canary_requests_per_second: on_canary,
+            requests_to_advance: requests,
+            seconds_to_advance: seconds.map(|seconds| seconds.max(least)),
+            detections: self.detections(plan, &step.judged, on_canary),
+        }
+    }
+
+    fn to_advance(&self, plan: &Plan, step: &analysis::Step) -> Option<u64> {
+        let options = plan.analysis(1);
+        if step.weight >= 1.0 || errors(&options).is_none() {
+            return Some(step.min_requests);
+        }
+        let worse_by = step.tolerated(options.harm_budget);
+        let requests = requests_to_advance(step.weight, self.failing, worse_by, options.beta)?;
+        Some(requests.max(step.min_requests))
+    }
+
+    fn detections(&self, plan: &Plan, step: &analysis::Step, on_canary: f64) -> Vec<Detection> {
+        // With everybody on the canary there is nobody to compare it with.
+        let compared = step.weight < 1.0;
+        HARMS
+            .into_iter()
+            .map(|error_rate| {
+                let requests = compared.then(|| self.to_detect(plan, error_rate)).flatten();
+                Detection {
+                    error_rate,
+                    requests,
+                    seconds: requests.and_then(|requests| seconds(requests, on_canary)),
+                }
+            })
+            .collect()
+    }
+
+    /// By the test or by the budget, whichever comes first.
+    fn to_detect(&self, plan: &Plan, error_rate: f64) -> Option<u64> {
+        let options = plan.analysis(1);
+        let by_test = errors(&options).and_then(|margin| {
+            let relative = options
+                .judged()
+                .iter()
+                .filter(|o| !matches!(o, Objective::Slo(_)))
+                .count();
+            let alpha = options.alpha / relative.max(1) as f64;
+            let requests = requests_to_detect(error_rate, self.failing, margin.ratio, margin.worse_by, alpha)?;
+            Some(requests.max(whole(options.min_canary_failures as f64 / error_rate)))
+        });
+        let beyond = error_rate - self.failing;
+        let by_budget = (beyond > 0.0).then(|| whole(plan.budget_rule(1).bound() / beyond));
+        match (by_test, by_budget) {
+            (Some(test), Some(budget)) => Some(test.min(budget)),
+            (test, budget) => test.or(budget),
+        }
+    }
+}
+
+fn errors(options: &analysis::Options) -> Option<ErrorRate> {
+    options.judged().into_iter().find_map(|objective| match objective {
+        Objective::ErrorRate(margin) => Some(margin),
+        _ => None,
+    })
+}
+
+/// The time for so many requests; `None` if they never come.
+fn seconds(requests: u64, rate: f64) -> Option<f64> {
+    match requests {
+        0 => Some(0.0),
+        _ => (rate > 0.0).then(|| requests as f64 / rate),
+    }
+}
+
+fn whole(requests: f64) -> u64 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "saturates; never negative"
+    )]
+    let requests = requests.ceil() as u64;
+    requests
+}
+
+fn warnings(plan: &Plan, steps: &[StepForecast], now: Timestamp) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(frozen) = frozen(&plan.freeze, now.unix_us()) {
+        let until = rfc3339(frozen.until_us);
+        warnings.push(format!(
+            "the freeze window `{}` is in force until {until}",
+            frozen.window
+        ));
+    }
+    for (i, (forecast, step)) in steps.iter().zip(plan.steps()).enumerate() {
+        let at = format!("step {} ({}%)", i + 1, step.weight);
+        match (
+            forecast.requests_to_advance,
+            forecast.seconds_to_advance,
+            step.judged.max_ms,
+        ) {
+            (None, _, _) => warnings.push(format!("{at} can never be shown to be good enough")),
+            (_, None, _) => warnings.push(format!("{at} gets no traffic to be judged by")),
+            (_, Some(seconds), Some(max_ms)) if seconds * 1e3 > max_ms as f64 => warnings.push(format!(
+                "{at} needs about {seconds:.0} s at this traffic, and has {} s until it is inconclusive",
+                max_ms / 1_000
+            )),
+            (_, Some(seconds), _) if seconds > 3_600.0 => {
+                warnings.push(format!(
+                    "{at} needs about {:.1} hours at this traffic",
+                    seconds / 3_600.0
+                ));
+            }
+            _ => {}
+        }
+    }
+    warnings
+}

@@ -1,0 +1,83 @@
+//! The objectives of a plan, looked at field by field. What they mean is for [`replay::Plan`] to say.
+//!
+//! [`replay::Plan`]: crate::analysis::replay::Plan
+
+use serde_json::{Value, json};
+
+use super::fields::{Kind, Problems, join};
+use super::read::alone;
+
+const OBJECTIVES_MAX: usize = 16;
+
+const ERROR_RATE: [(&str, Kind); 2] = [("ratio", Kind::Number), ("worse_by", Kind::Share)];
+const LATENCY: [(&str, Kind); 2] = [("worse_by", Kind::Share), ("at_least", Kind::Time)];
+const SLO_ERROR_RATE: [(&str, Kind); 1] = [("below", Kind::Share)];
+const SLO_LATENCY: [(&str, Kind); 2] = [("quantile", Kind::Share), ("below", Kind::Time)];
+
+pub(super) fn objectives(value: &Value, problems: &mut Problems) {
+    let items = problems.list("/objectives", value, "a list of objectives", OBJECTIVES_MAX);
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("/objectives/{i}");
+        if objective(&at, item, problems).is_some() {
+            alone(&at, json!({ "objectives": [item] }), problems);
+        }
+    }
+    let names = |wanted: &str| items.iter().filter(|item| item.get(wanted).is_some()).count();
+    for name in ["error_rate", "latency"].into_iter().filter(|name| names(name) > 1) {
+        problems.at("/objectives", format!("{name} can be an objective only once"));
+    }
+}
+
+/// `Some` when every field is there and of its kind.
+fn objective(at: &str, item: &Value, problems: &mut Problems) -> Option<()> {
+    let (name, inner) = only_field(at, item, &["error_rate", "latency", "slo"], problems)?;
+    let at = join(at, name);
+    match name {
+        "error_rate" => fields(&at, inner, &ERROR_RATE, &[], problems),
+        "latency" => fields(&at, inner, &LATENCY, &[], problems),
+        _ => {
+            let (name, inner) = only_field(&at, inner, &["error_rate", "latency"], problems)?;
+            let at = join(&at, name);
+            match name {
+                "error_rate" => fields(&at, inner, &SLO_ERROR_RATE, &["below"], problems),
+                _ => fields(&at, inner, &SLO_LATENCY, &["quantile", "below"], problems),
+            }
+        }
+    }
+}
+
+fn only_field<'a>(
+    at: &str,
+    value: &'a Value,
+    known: &[&'static str],
+    problems: &mut Problems,
+) -> Option<(&'static str, &'a Value)> {
+    let what = "a mapping with one field";
+    let object = problems.object(at, value, what)?;
+    problems.unknown(at, object, known);
+    let mut given = known.iter().filter_map(|name| Some((*name, object.get(*name)?)));
+    let (first, second) = (given.next(), given.next());
+    if second.is_some() || object.is_empty() {
+        problems.at(at, format!("expected {what}, found {}", object.len()));
+        return None;
+    }
+    first.filter(|_| object.len() == 1)
+}
+
+fn fields(at: &str, value: &Value, known: &[(&str, Kind)], required: &[&str], problems: &mut Problems) -> Option<()> {
+    let object = problems.object(at, value, "a mapping")?;
+    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+    problems.unknown(at, object, &names);
+    let mut right = object.keys().all(|key| names.contains(&key.as_str()));
+    for (name, kind) in known {
+        match object.get(*name) {
+            Some(value) => right &= problems.check(&join(at, name), *kind, value),
+            None if required.contains(name) => {
+                problems.at(join(at, name), format!("`{name}` is missing"));
+                right = false;
+            }
+            None => {}
+        }
+    }
+    right.then_some(())
+}

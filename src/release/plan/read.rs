@@ -1,0 +1,237 @@
+//! How a plan is read: first every field is looked at, so that all problems are told at once and where they are; then
+//! what decides is parsed by [`replay::Plan`], whose text it is.
+
+use http::header::HeaderName;
+use serde_json::{Map, Value, json};
+
+use super::fields::{COUNT_MAX, Kind, Problems, join};
+use super::objectives::objectives;
+use super::steps::{gate, step_gates};
+use super::{FastFollow, Plan, Preflight, Rescue, Step};
+use crate::analysis::replay::{self, PlanStep};
+use crate::model::Weight;
+use crate::model::api::FieldProblem;
+use crate::release::freeze::FreezeWindow;
+use crate::release::gate::Gate;
+
+const FREEZE_MAX: usize = 100;
+const IN_FLIGHT_MAX: u64 = 1_000_000;
+
+pub(super) const INCONCLUSIVE: Kind = Kind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
+
+/// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
+const DECIDING: [(&str, Kind); 11] = [
+    ("alpha", Kind::Number),
+    ("beta", Kind::Number),
+    ("harm_budget", Kind::Share),
+    ("min_canary_failures", Kind::Count),
+    ("min_distinct_clients", Kind::Count),
+    ("bake", Kind::Time),
+    ("min_requests", Kind::Count),
+    ("max_duration", Kind::Time),
+    ("inconclusive", INCONCLUSIVE),
+    ("final_bake", Kind::Time),
+    ("budget", Kind::Count),
+];
+
+const ELSE: [&str; 8] = [
+    "steps",
+    "objectives",
+    "gate",
+    "rescue",
+    "canary_in_flight_max",
+    "preflight",
+    "freeze",
+    "fast_follow",
+];
+
+pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>> {
+    let mut problems = Problems::default();
+    let known: Vec<&str> = DECIDING.iter().map(|(key, _)| *key).chain(ELSE).collect();
+    problems.unknown("", whole, &known);
+    deciding(whole, &mut problems);
+    if let Some(value) = whole.get("objectives") {
+        objectives(value, &mut problems);
+    }
+    let mut gates = match whole.get("steps") {
+        Some(value) => step_gates(value, &mut problems),
+        None => Vec::new(),
+    };
+    let mut plan = Plan {
+        start_gate: whole.get("gate").and_then(|value| gate("/gate", value, &mut problems)),
+        ..beside(whole, &mut problems)
+    };
+    if problems.is_empty() {
+        match serde_json::from_value::<replay::Plan>(Value::Object(whole.clone())) {
+            Ok(parsed) => plan.decided_by = completed(parsed, whole.contains_key("final_bake")),
+            Err(error) => problems.at("", error.to_string()),
+        }
+        plan.steps = steps(&plan.decided_by, &mut gates);
+        together(&plan, &mut problems);
+    }
+    if problems.is_empty() {
+        Ok(plan)
+    } else {
+        Err(problems.into_inner())
+    }
+}
+
+/// With everything that is said only between the lines: 100 percent at the end, a final bake, a budget.
+pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay::Plan {
+    if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
+        plan.steps.push(PlanStep::at(100.0));
+    }
+    if !with_final_bake {
+        plan.final_bake = plan.bake;
+    }
+    plan.budget.get_or_insert(replay::BUDGET);
+    plan
+}
+
+/// The steps with their gates; a step that was appended has none.
+pub(super) fn steps(plan: &replay::Plan, gates: &mut Vec<Option<Gate>>) -> Vec<Step> {
+    gates.resize_with(plan.steps.len(), || None);
+    let both = plan.steps.iter().zip(plan.walk()).zip(gates.drain(..));
+    both.map(|((step, judged), gate)| Step {
+        // Checked before; a weight that is none would never be reached.
+        weight: Weight::from_percent(step.weight).unwrap_or(Weight::FULL),
+        gate,
+        judged,
+    })
+    .collect()
+}
+
+fn deciding(whole: &Map<String, Value>, problems: &mut Problems) {
+    for (key, kind) in DECIDING {
+        let Some(value) = whole.get(key) else { continue };
+        let at = join("", key);
+        if problems.check(&at, kind, value) {
+            alone(&at, json!({ key: value }), problems);
+        }
+    }
+}
+
+/// Whether what is given alone, the rest by default, can be parsed and decided by.
+pub(super) fn alone(at: &str, plan: Value, problems: &mut Problems) {
+    let detail = match serde_json::from_value::<replay::Plan>(plan) {
+        Ok(plan) => plan.problems().join("; "),
+        Err(error) => error.to_string(),
+    };
+    if !detail.is_empty() {
+        problems.at(at, detail);
+    }
+}
+
+/// What decides nothing by numbers.
+fn beside(whole: &Map<String, Value>, problems: &mut Problems) -> Plan {
+    let mut plan = Plan::default();
+    if let Some(value) = whole.get("rescue") {
+        plan.rescue = rescue(value, problems).unwrap_or_default();
+    }
+    if let Some(value) = whole.get("canary_in_flight_max")
+        && let Some(count) = problems.count("/canary_in_flight_max", value, 1, IN_FLIGHT_MAX)
+    {
+        plan.canary_in_flight_max = u32::try_from(count).unwrap_or(u32::MAX);
+    }
+    if let Some(value) = whole.get("preflight") {
+        plan.preflight = Preflight::read("/preflight", value, problems);
+    }
+    if let Some(value) = whole.get("freeze") {
+        plan.freeze = freeze(value, problems);
+    }
+    if let Some(value) = whole.get("fast_follow") {
+        plan.fast_follow = fast_follow(value, problems);
+    }
+    plan
+}
+
+fn rescue(value: &Value, problems: &mut Problems) -> Option<Rescue> {
+    let what = "`off`, `safe` or a mapping with `header`";
+    match value {
+        // What YAML 1.1 makes of a bare `off`.
+        Value::Bool(false) => Some(Rescue::Off),
+        Value::String(text) if text == "off" => Some(Rescue::Off),
+        Value::String(text) if text == "safe" => Some(Rescue::Safe),
+        Value::Object(object) => {
+            problems.unknown("/rescue", object, &["header"]);
+            let name = object.get("header").and_then(Value::as_str);
+            let name = name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
+            if name.is_none() {
+                problems.at("/rescue/header", "expected the name of a header such as `X-Retry-Safe`");
+            }
+            name.map(|name| Rescue::Header(name.as_str().to_owned()))
+        }
+        _ => {
+            problems.expected("/rescue", what, value);
+            None
+        }
+    }
+}
+
+fn freeze(value: &Value, problems: &mut Problems) -> Vec<FreezeWindow> {
+    let what = "a list of windows such as `Fri 17:00 - Mon 08:00 Europe/Berlin`";
+    let items = problems.list("/freeze", value, what, FREEZE_MAX);
+    let mut windows = Vec::new();
+    for (i, item) in items.iter().enumerate() {
+        let at = format!("/freeze/{i}");
+        let Some(text) = problems.text(&at, item, "a window such as `Fri 17:00 - Mon 08:00 Europe/Berlin`") else {
+            continue;
+        };
+        match FreezeWindow::parse(text) {
+            Ok(window) => windows.push(window),
+            Err(why) => problems.at(at, format!("`{text}` is not a freeze window: {why}")),
+        }
+    }
+    windows
+}
+
+fn fast_follow(value: &Value, problems: &mut Problems) -> Option<FastFollow> {
+    let at = "/fast_follow";
+    let object = problems.object(at, value, "a mapping with `within` and `from_step`")?;
+    problems.unknown(at, object, &["within", "from_step"]);
+    let mut required = |key: &str| {
+        let value = object.get(key);
+        if value.is_none() {
+            problems.at(join(at, key), format!("`{key}` is missing"));
+        }
+        value
+    };
+    let (within, from_step) = (required("within"), required("from_step"));
+    let within = within.and_then(|value| problems.duration_above_zero("/fast_follow/within", value));
+    let from_step = from_step.and_then(|value| problems.count("/fast_follow/from_step", value, 1, COUNT_MAX));
+    Some(FastFollow {
+        within: within?,
+        from_step: usize::try_from(from_step?).unwrap_or(usize::MAX),
+    })
+}
+
+/// What only the whole can show.
+fn together(plan: &Plan, problems: &mut Problems) {
+    for problem in plan.decided_by.problems() {
+        problems.at("", problem);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    for gate in plan.gates() {
+        if names.contains(&gate.name.as_str()) {
+            let detail = format!(
+                "two gates are named `{}`, and approvals are told apart by name",
+                gate.name
+            );
+            problems.at("/steps", detail);
+        }
+        names.push(&gate.name);
+    }
+    let Some(follow) = plan.fast_follow else { return };
+    let at = "/fast_follow/from_step";
+    if follow.from_step > plan.steps.len() {
+        problems.at(at, format!("there are {} steps", plan.steps.len()));
+        return;
+    }
+    let skipped = plan.steps.iter().take(follow.from_step - 1);
+    if let Some(gate) = skipped.filter_map(|step| step.gate.as_ref()).next() {
+        problems.at(
+            at,
+            format!("gate `{}` would be skipped, and gates are not skipped", gate.name),
+        );
+    }
+}

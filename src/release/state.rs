@@ -1,0 +1,307 @@
+//! Where a release is.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::freeze::{Frozen, frozen};
+use super::gate::{Gate, Voice};
+use super::plan::{Plan, Step};
+use crate::analysis::Reason;
+use crate::model::Weight;
+use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
+use crate::time::Timestamp;
+
+/// A release: what was asked for, and how far it has come. It is a value: [`Release::next`] makes the one that follows.
+///
+/// Times are the wall clock's, since they must outlive the process. A clock that is set back makes nothing older and
+/// ends nothing early; times of phases then stand still instead of going back.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Release {
+    /// Its identity.
+    pub id: String,
+    /// The service.
+    pub service: String,
+    /// The upstream that holds the users.
+    pub baseline: String,
+    /// The upstream that is being proved.
+    pub canary: String,
+    /// The build of the canary, if it was told.
+    pub version: Option<String>,
+    /// The reference of the change that it brings.
+    pub change: Option<String>,
+    /// Why it was started.
+    pub reason: Option<String>,
+    /// Who started it.
+    pub actor: String,
+    /// What it will do.
+    pub plan: Arc<Plan>,
+    /// Which try at this build it is, from 1.
+    pub attempt: u32,
+    /// Where it is.
+    pub phase: Phase,
+    /// How it ended.
+    pub outcome: Option<ReleaseOutcome>,
+    /// It goes on through freeze windows.
+    pub override_freeze: bool,
+    /// When it was started: microseconds since 1970, as all times here.
+    pub started_us: i64,
+    /// When the present phase or step began.
+    pub since_us: i64,
+    /// When it ended.
+    pub ended_us: Option<i64>,
+    /// When it may begin.
+    pub start_at_us: Option<i64>,
+    /// The step that it begins at, counted from 0.
+    pub(crate) first_step: usize,
+    /// The step that it is at, counted from 0; `None` before the first.
+    pub(crate) step: Option<usize>,
+    pub(crate) paused: Option<Word>,
+    pub(crate) wait: Option<Wait>,
+    pub(crate) voices: Vec<Voice>,
+}
+
+/// What a release begins with.
+#[derive(Clone, Debug)]
+pub struct Begin {
+    /// Its identity.
+    pub id: String,
+    /// The service.
+    pub service: String,
+    /// The upstream that holds the users.
+    pub baseline: String,
+    /// The upstream that is to be proved.
+    pub canary: String,
+    /// The build of the canary.
+    pub version: Option<String>,
+    /// The reference of the change that it brings.
+    pub change: Option<String>,
+    /// Why.
+    pub reason: Option<String>,
+    /// Who.
+    pub actor: String,
+    /// What it will do.
+    pub plan: Plan,
+    /// Which try at this build it is, from 1.
+    pub attempt: u32,
+    /// When it may begin (microseconds since 1970); `None` at once.
+    pub start_at_us: Option<i64>,
+    /// Go on through freeze windows; the caller has checked that this may be asked ([`Command::overriding`]).
+    ///
+    /// [`Command::overriding`]: super::Command::overriding
+    pub override_freeze: bool,
+    /// The step that it begins at, counted from 0: [`Plan::first_step`].
+    pub first_step: usize,
+}
+
+/// Who said something, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Word {
+    pub(crate) by: String,
+    pub(crate) reason: Option<String>,
+}
+
+/// Why the phase is `waiting`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Wait {
+    /// The step has been passed; a person, a gate or a freeze keeps the release there.
+    Passed,
+    /// The judge wants a person to look.
+    Judge(Reason),
+}
+
+/// What keeps a release from going on.
+pub(crate) enum Barrier<'a> {
+    Paused(&'a Word),
+    Schedule(i64),
+    Gate(&'a Gate),
+    Freeze(Frozen),
+}
+
+impl Release {
+    /// A release that waits to begin.
+    pub fn begin(start: Begin, now: Timestamp) -> Release {
+        let last = start.plan.steps().len().saturating_sub(1);
+        Release {
+            id: start.id,
+            service: start.service,
+            baseline: start.baseline,
+            canary: start.canary,
+            version: start.version,
+            change: start.change,
+            reason: start.reason,
+            actor: start.actor,
+            attempt: start.attempt.max(1),
+            phase: Phase::Pending,
+            outcome: None,
+            override_freeze: start.override_freeze,
+            started_us: now.unix_us(),
+            since_us: now.unix_us(),
+            ended_us: None,
+            start_at_us: start.start_at_us,
+            first_step: start.first_step.min(last),
+            plan: Arc::new(start.plan),
+            step: None,
+            paused: None,
+            wait: None,
+            voices: Vec::new(),
+        }
+    }
+
+    /// The canary's weight.
+    pub fn weight(&self) -> Weight {
+        match self.phase {
+            Phase::Pending | Phase::Preflight | Phase::RolledBack | Phase::Cancelled => Weight::ZERO,
+            Phase::Promoted => Weight::FULL,
+            Phase::Progressing | Phase::Waiting | Phase::Baking => {
+                self.present_step().map_or(Weight::ZERO, |step| step.weight)
+            }
+        }
+    }
+
+    /// The step that it is at, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step) takes it; `None`
+    /// before the first.
+    pub fn step(&self) -> Option<usize> {
+        self.step
+    }
+
+    /// The same counted from 1; 0 before the first. What people are shown.
+    pub fn step_number(&self) -> usize {
+        self.step.map_or(0, |step| step + 1)
+    }
+
+    /// Whether it was told not to go on.
+    pub fn is_paused(&self) -> bool {
+        self.paused.is_some()
+    }
+
+    /// Whether the canary has traffic by which it can be judged.
+    pub fn is_judged(&self) -> bool {
+        matches!(self.phase, Phase::Progressing | Phase::Waiting | Phase::Baking)
+    }
+
+    /// What is waited for, while something is.
+    pub fn waiting_for(&self, now: Timestamp) -> Option<WaitingFor> {
+        if self.phase.is_over() {
+            return None;
+        }
+        let asked = match (self.phase, self.wait) {
+            (Phase::Pending, _) | (Phase::Waiting, Some(Wait::Passed)) => true,
+            (_, Some(Wait::Judge(reason))) if self.paused.is_none() => return Some(by_judge(reason)),
+            _ => self.paused.is_some(),
+        };
+        let barrier = if asked { self.barrier(now.unix_us()) } else { None };
+        barrier.map(|barrier| barrier.waiting_for(self, now.unix_us()))
+    }
+
+    /// Every word for a gate so far.
+    pub fn approvals(&self) -> Vec<Approval> {
+        let shown = |voice: &Voice| Approval {
+            gate: voice.gate.clone(),
+            by: voice.by.clone(),
+            at: Timestamp::new(0, voice.unix_us).rfc3339(),
+            reason: voice.reason.clone(),
+        };
+        self.voices.iter().map(shown).collect()
+    }
+
+    pub(crate) fn present_step(&self) -> Option<&Step> {
+        self.plan.steps().get(self.step?)
+    }
+
+    /// The gate that belongs to where it is: the plan's own before the first step.
+    pub(crate) fn present_gate(&self) -> Option<&Gate> {
+        match self.step {
+            None => self.plan.start_gate.as_ref(),
+            Some(_) => self.present_step()?.gate.as_ref(),
+        }
+    }
+
+    /// The gates from here to the end.
+    pub(crate) fn gates_ahead(&self) -> impl Iterator<Item = &Gate> {
+        let at_start = self.step.is_none();
+        let from = self.step.unwrap_or(self.first_step);
+        let of_steps = self
+            .plan
+            .steps()
+            .iter()
+            .skip(from)
+            .filter_map(|step| step.gate.as_ref());
+        self.plan.start_gate.iter().filter(move |_| at_start).chain(of_steps)
+    }
+
+    /// What keeps it where it is, apart from the judge; `None` when it may go on.
+    pub(crate) fn barrier(&self, now_us: i64) -> Option<Barrier<'_>> {
+        if let Some(word) = &self.paused {
+            return Some(Barrier::Paused(word));
+        }
+        if let Some(at) = self.start_at_us.filter(|at| self.step.is_none() && now_us < *at) {
+            return Some(Barrier::Schedule(at));
+        }
+        if let Some(gate) = self.present_gate().filter(|gate| !gate.is_open(&self.voices, now_us)) {
+            return Some(Barrier::Gate(gate));
+        }
+        self.frozen(now_us).map(Barrier::Freeze)
+    }
+
+    /// The freeze that is in force for it. At 100 percent there is nothing left that it could move.
+    pub(crate) fn frozen(&self, now_us: i64) -> Option<Frozen> {
+        if self.override_freeze || self.weight() == Weight::FULL {
+            return None;
+        }
+        frozen(&self.plan.freeze, now_us)
+    }
+}
+
+impl Barrier<'_> {
+    pub(crate) fn waiting_for(&self, release: &Release, now_us: i64) -> WaitingFor {
+        let (kind, until_us) = match self {
+            Barrier::Paused(_) => ("resume", None),
+            Barrier::Schedule(at) => ("schedule", Some(*at)),
+            Barrier::Gate(_) => ("gate", None),
+            Barrier::Freeze(frozen) => ("freeze", Some(frozen.until_us)),
+        };
+        WaitingFor {
+            kind: kind.to_owned(),
+            detail: self.detail(release, now_us),
+            until: until_us.map(rfc3339),
+        }
+    }
+
+    pub(crate) fn detail(&self, release: &Release, now_us: i64) -> String {
+        match self {
+            Barrier::Paused(word) => format!("paused by {}{}", word.by, because(word.reason.as_deref())),
+            Barrier::Schedule(at) => format!("it begins at {}", rfc3339(*at)),
+            Barrier::Gate(gate) => gate.missing(&release.voices, now_us),
+            Barrier::Freeze(frozen) => {
+                format!("frozen by `{}` until {}", frozen.window, rfc3339(frozen.until_us))
+            }
+        }
+    }
+}
+
+fn by_judge(reason: Reason) -> WaitingFor {
+    WaitingFor {
+        kind: reason.as_str().to_owned(),
+        detail: in_words(reason).to_owned(),
+        until: None,
+    }
+}
+
+pub(crate) fn in_words(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Split => "the traffic is not split as the weights say, so that the comparison cannot be trusted",
+        Reason::Slo => "both versions are beyond a fixed limit, so that the canary is not to blame for it alone",
+        Reason::Inconclusive => "the step had its time and gave no answer",
+        Reason::TooLittleTraffic => "the step had its time, and the canary too few requests to say anything",
+    }
+}
+
+pub(crate) fn because(reason: Option<&str>) -> String {
+    reason.map_or(String::new(), |reason| format!(": {reason}"))
+}
+
+pub(crate) fn rfc3339(unix_us: i64) -> String {
+    Timestamp::new(0, unix_us).rfc3339()
+}

@@ -1,0 +1,90 @@
+//! Forecasts: figures that a person can check on paper.
+
+use serde_json::json;
+
+use super::super::forecast;
+use super::{MONDAY_9, at, plan};
+
+#[test]
+fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
+    let forecast = forecast(&plan(json!({})), "shop", 1_000.0, 0.001, at(MONDAY_9));
+    // u = ln(2 / 5e-4) / 3 = 2.76, so that the 23rd failure exhausts a budget of 20.
+    let worst = forecast.worst_case;
+    assert_eq!(
+        (worst.budget, worst.chance, worst.in_flight, worst.total),
+        (20, 3, 256, 279)
+    );
+    assert_eq!(forecast.warnings, Vec::<String>::new());
+    assert_eq!(forecast.plan["final_bake"], "10s");
+}
+
+#[test]
+fn steps_take_the_time_that_their_requests_take() {
+    let plan = plan(json!({ "steps": [1, 10], "objectives": [{ "error_rate": {} }] }));
+    let forecast = forecast(&plan, "shop", 1_000.0, 0.0, at(MONDAY_9));
+    let [one, ten, full] = &forecast.steps[..] else {
+        panic!("{:?}", forecast.steps)
+    };
+    // harm_budget 0.1pp by the next weight of 10 % tolerates 1 %, of which 1.4 ln(20) / 0.01 is the sequential rule.
+    let near = |requests: Option<u64>, expected: f64| (requests.unwrap() as f64 / expected - 1.0).abs() < 0.4;
+    assert!(near(one.requests_to_advance, 420.0), "{one:?}");
+    assert!(near(ten.requests_to_advance, 4_200.0), "{ten:?}");
+    assert!((ten.canary_requests_per_second - 100.0).abs() < 1e-9);
+    let seconds = ten.requests_to_advance.unwrap() as f64 / 100.0;
+    assert!((ten.seconds_to_advance.unwrap() - seconds).abs() < 1e-9);
+    assert_eq!(
+        (full.requests_to_advance, full.seconds_to_advance),
+        (Some(0), Some(10.0))
+    );
+    let all_fail = one.detections.last().unwrap();
+    assert_eq!(
+        (all_fail.error_rate, all_fail.requests),
+        (1.0, Some(5)),
+        "min_canary_failures"
+    );
+    assert!(full.detections.iter().all(|detection| detection.requests.is_none()));
+    let needed: Vec<u64> = one
+        .detections
+        .iter()
+        .filter_map(|detection| detection.requests)
+        .collect();
+    assert!(needed.is_sorted_by(|more, less| more > less), "{needed:?}");
+}
+
+#[test]
+fn what_is_remarkable_is_told() {
+    let frozen = plan(json!({
+        "steps": [1], "freeze": ["Mon 08:00 - Mon 12:00"], "max_duration": "1m", "objectives": [{ "error_rate": {} }]
+    }));
+    let slow = forecast(&frozen, "shop", 5.0, 0.0, at(MONDAY_9));
+    let told = slow.warnings.join("\n");
+    assert!(
+        told.contains("`Mon 08:00 - Mon 12:00` is in force until 2026-11-23T12:00:00Z"),
+        "{told}"
+    );
+    assert!(told.contains("step 1 (1%) needs about"), "{told}");
+    let none = forecast(&frozen, "shop", 0.0, 0.0, at(MONDAY_9));
+    assert!(
+        none.warnings.iter().any(|warning| warning.contains("gets no traffic")),
+        "{:?}",
+        none.warnings
+    );
+    assert_eq!(none.steps[0].seconds_to_advance, None);
+    assert_eq!(none.steps[1].seconds_to_advance, Some(10.0));
+}
+
+#[test]
+fn numbers_stay_numbers() {
+    for rate in [-1.0, 0.0, 1e-9, 1e9, f64::NAN, f64::INFINITY] {
+        for failing in [-1.0, 0.0, 0.5, 1.0, 2.0, f64::NAN] {
+            let forecast = forecast(
+                &plan(json!({ "steps": [0.01, 99.99] })),
+                "shop",
+                rate,
+                failing,
+                at(MONDAY_9),
+            );
+            assert_eq!(forecast.steps.len(), 3);
+        }
+    }
+}

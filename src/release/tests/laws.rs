@@ -1,0 +1,364 @@
+//! What holds for a release whatever happens: any order of ticks, jumps of the clock, findings, trips, commands of
+//! several people, freezes and restarts, against a second and much simpler reckoning of what may move traffic.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::super::{Command, Direction, Finding, Input, Plan, Release, Transition, Verb};
+use super::{HOUR, MONDAY_9, begin, plan};
+use crate::analysis::Reason;
+use crate::model::Weight;
+use crate::model::api::Phase;
+use crate::time::Timestamp;
+
+#[derive(Clone, Debug)]
+enum Event {
+    /// Time passes; the wall clock may say otherwise.
+    Pass {
+        wall_s: i64,
+    },
+    Tick,
+    Find(Finding),
+    Trip,
+    Sicken,
+    Preflight(bool),
+    Ask {
+        verb: Verb,
+        by: &'static str,
+        gate: Option<&'static str>,
+        overrides: bool,
+        may: bool,
+    },
+    Restart,
+}
+
+const PEOPLE: [&str; 4] = ["ann", "bob", "cas", "dan"];
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let holds = prop_oneof![
+        Just(Reason::Inconclusive),
+        Just(Reason::TooLittleTraffic),
+        Just(Reason::Split),
+        Just(Reason::Slo)
+    ];
+    let verb = prop_oneof![
+        3 => Just(Verb::Pause),
+        6 => Just(Verb::Resume),
+        9 => Just(Verb::Approve),
+        3 => Just(Verb::Promote),
+        1 => Just(Verb::RollBack),
+        1 => Just(Verb::Cancel),
+    ];
+    let gate = prop_oneof![
+        Just(None),
+        Just(None),
+        Just(Some("first")),
+        Just(Some("second")),
+        Just(Some("none"))
+    ];
+    let ask = (verb, 0_usize..4, gate, proptest::bool::weighted(0.2), any::<bool>()).prop_map(
+        |(verb, by, gate, overrides, may)| Event::Ask {
+            verb,
+            by: PEOPLE[by],
+            gate,
+            overrides,
+            may,
+        },
+    );
+    let bad = Finding::RollBack {
+        objective: "latency",
+        detail: "slow".into(),
+    };
+    let event = prop_oneof![
+        12 => (-6 * 3_600..8 * 3_600_i64).prop_map(|wall_s| Event::Pass { wall_s }),
+        12 => Just(Event::Tick),
+        20 => Just(Event::Find(Finding::Advance)),
+        6 => Just(Event::Find(Finding::Continue)),
+        5 => holds.prop_map(|reason| Event::Find(Finding::Hold(reason))),
+        1 => Just(Event::Find(bad)),
+        1 => Just(Event::Trip),
+        1 => Just(Event::Sicken),
+        10 => proptest::bool::weighted(0.95).prop_map(Event::Preflight),
+        30 => ask,
+        6 => Just(Event::Restart),
+    ];
+    proptest::collection::vec(event, 1..120)
+}
+
+fn plans() -> impl Strategy<Value = Value> {
+    let first = prop_oneof![
+        Just(json!(null)),
+        Just(json!({ "name": "first", "approvals": 1, "expires": "3h" }))
+    ];
+    let second = prop_oneof![
+        Just(json!(null)),
+        Just(json!({ "name": "second", "approvals": 2, "by": ["ann", "bob", "cas"] })),
+    ];
+    (first, second, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(first, second, freeze, bake, last)| {
+        let mut step = json!({ "weight": 20 });
+        if !second.is_null() {
+            step["gate"] = second;
+        }
+        let mut plan = json!({ "steps": [1, step, 60], "final_bake": if bake { "1s" } else { "0s" } });
+        if last {
+            let steps = plan["steps"].as_array_mut().unwrap();
+            steps.push(json!({ "weight": 100, "hold": "1s" }));
+        }
+        if !first.is_null() {
+            plan["gate"] = first;
+        }
+        if freeze {
+            plan["freeze"] = json!(["06:00 - 12:00"]);
+        }
+        plan
+    })
+}
+
+/// The second reckoning: what is known of pauses, freezes and approvals, without a word about phases.
+struct Model {
+    release: Release,
+    monotonic_s: u64,
+    wall_us: i64,
+    paused: bool,
+    overridden: bool,
+    /// Gate and person to the time of the word.
+    words: BTreeMap<(String, &'static str), i64>,
+}
+
+impl Model {
+    fn new(plan: Plan) -> Model {
+        let start = begin(plan);
+        let now = Timestamp::new(0, MONDAY_9);
+        Model {
+            release: Release::begin(start, now),
+            monotonic_s: 0,
+            wall_us: MONDAY_9,
+            paused: false,
+            overridden: false,
+            words: BTreeMap::new(),
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        Timestamp::new(self.monotonic_s * 1_000_000_000, self.wall_us)
+    }
+
+    fn frozen(&self) -> bool {
+        let hour = self.wall_us.rem_euclid(24 * HOUR) / HOUR;
+        !self.release.plan.freeze.is_empty() && !self.overridden && (6..12).contains(&hour)
+    }
+
+    fn is_open(&self, gate: &str) -> bool {
+        let fresh = |at: i64| gate == "second" || self.wall_us - at <= 3 * HOUR;
+        let heard = self
+            .words
+            .iter()
+            .filter(|((of, _), at)| of == gate && fresh(**at))
+            .count();
+        heard >= if gate == "second" { 2 } else { 1 }
+    }
+
+    /// Takes one event; the transition, and what input it was, if it was one.
+    fn take(&mut self, event: &Event) -> Result<(), TestCaseError> {
+        match event {
+            Event::Pass { wall_s } => {
+                self.monotonic_s += wall_s.unsigned_abs();
+                self.wall_us += wall_s * 1_000_000;
+                Ok(())
+            }
+            Event::Restart => {
+                let text = serde_json::to_string(&self.release).unwrap();
+                let again: Release = serde_json::from_str(&text).unwrap();
+                prop_assert_eq!(&again, &self.release);
+                self.release = again;
+                self.monotonic_s = 0;
+                Ok(())
+            }
+            Event::Tick => self.tell(&Input::Tick, event),
+            Event::Find(finding) => self.tell(&Input::Verdict(finding), event),
+            Event::Trip => self.tell(&Input::Tripped { spent: 23, limit: 20 }, event),
+            Event::Sicken => self.tell(&Input::Unhealthy { detail: "dead" }, event),
+            Event::Preflight(well) => {
+                let result = if *well { Ok(()) } else { Err("no answer") };
+                self.tell(&Input::Preflight(result), event)
+            }
+            Event::Ask {
+                verb,
+                by,
+                gate,
+                overrides,
+                may,
+            } => {
+                let command = Command {
+                    verb: *verb,
+                    by,
+                    reason: Some("why"),
+                    gate: *gate,
+                    override_freeze: *overrides,
+                    may_override: *may,
+                };
+                self.tell(&Input::Command(command), event)
+            }
+        }
+    }
+
+    fn tell(&mut self, input: &Input<'_>, event: &Event) -> Result<(), TestCaseError> {
+        let before = self.release.clone();
+        let told = before.next(input, self.now());
+        if before.phase.is_over() {
+            prop_assert!(!matches!(told, Ok(Some(_))), "something follows the end: {:?}", told);
+            return Ok(());
+        }
+        let brakes = match event {
+            Event::Find(Finding::RollBack { .. }) | Event::Trip | Event::Sicken => true,
+            Event::Ask { verb, .. } => matches!(verb, Verb::RollBack | Verb::Cancel),
+            _ => false,
+        };
+        let is_command = matches!(input, Input::Command(_));
+        prop_assert!(is_command || told.is_ok(), "only commands are refused");
+        let Ok(Some(transition)) = told else {
+            prop_assert!(!brakes, "a brake was refused in {}", before.phase);
+            return Ok(());
+        };
+        if brakes {
+            prop_assert!(matches!(transition.after.phase, Phase::RolledBack | Phase::Cancelled));
+            prop_assert_eq!(transition.after.weight(), Weight::ZERO);
+        }
+        self.check(&before, &transition, event)?;
+        self.learn(&transition, event);
+        self.release = transition.after;
+        Ok(())
+    }
+
+    fn check(&self, before: &Release, transition: &Transition, event: &Event) -> Result<(), TestCaseError> {
+        let after = &transition.after;
+        let (was, is) = (before.weight(), after.weight());
+        let direction = match is.cmp(&was) {
+            std::cmp::Ordering::Greater => Direction::Away,
+            std::cmp::Ordering::Less => Direction::Towards,
+            std::cmp::Ordering::Equal => Direction::Level,
+        };
+        prop_assert_eq!(transition.direction, direction);
+        prop_assert!(transition.action.starts_with("release_") && !transition.detail.is_empty());
+        prop_assert!(after.since_us >= before.since_us && after.ended_us.is_none_or(|end| end >= after.started_us));
+        prop_assert_eq!(after.phase.is_over(), after.outcome.is_some());
+        prop_assert_eq!(after.phase.is_over(), after.ended_us.is_some());
+        if is < was {
+            prop_assert!(is.is_zero() && matches!(after.phase, Phase::RolledBack | Phase::Cancelled));
+        }
+        if is > was {
+            self.check_growth(before, after, event)?;
+        }
+        Ok(())
+    }
+
+    /// Traffic moves towards the canary only along the plan, and only when nothing forbids it.
+    fn check_growth(&self, before: &Release, after: &Release, event: &Event) -> Result<(), TestCaseError> {
+        let asked = |wanted: Verb| matches!(event, Event::Ask { verb, .. } if *verb == wanted);
+        let overrides = matches!(
+            event,
+            Event::Ask {
+                overrides: true,
+                may: true,
+                ..
+            }
+        );
+        prop_assert!(!self.frozen() || overrides, "frozen");
+        prop_assert!(!self.paused || asked(Verb::Promote), "paused");
+        let steps = before.plan.steps();
+        let next = before.step().map_or(0, |step| step + 1);
+        let expected = if asked(Verb::Promote) {
+            Weight::FULL
+        } else {
+            steps[next].weight
+        };
+        prop_assert_eq!(after.weight(), expected, "off the plan");
+        let by_judge = matches!(event, Event::Find(Finding::Advance));
+        prop_assert!(
+            by_judge || matches!(event, Event::Preflight(true)) || asked(Verb::Promote) || asked(Verb::Resume),
+            "moved by {:?}",
+            event
+        );
+        let gate_passed = |index: usize| steps[index].gate.is_none() || self.is_open("second");
+        match before.step() {
+            None => prop_assert!(before.plan.start_gate.is_none() || self.is_open("first"), "start gate"),
+            Some(step) if asked(Verb::Promote) => prop_assert!((step..steps.len()).all(gate_passed), "gate"),
+            Some(step) => prop_assert!(gate_passed(step), "gate"),
+        }
+        Ok(())
+    }
+
+    fn learn(&mut self, transition: &Transition, event: &Event) {
+        if let Event::Ask {
+            verb,
+            by,
+            overrides,
+            may,
+            ..
+        } = event
+        {
+            self.overridden |= *overrides && *may && matches!(verb, Verb::Resume | Verb::Promote);
+            match transition.action {
+                "release_paused" => self.paused = true,
+                "release_approved" => {
+                    let gate = if transition.detail.contains("`first`") {
+                        "first"
+                    } else {
+                        "second"
+                    };
+                    self.words.insert((gate.to_owned(), by), self.wall_us);
+                }
+                _ if matches!(verb, Verb::Resume | Verb::Promote) => self.paused = false,
+                _ => {}
+            }
+        }
+    }
+
+    /// However it stands, people of good will bring it to its end: nothing is stuck for good.
+    fn finish(mut self) -> Result<(), TestCaseError> {
+        let ask = |verb, by, overrides| Event::Ask {
+            verb,
+            by,
+            gate: None,
+            overrides,
+            may: true,
+        };
+        let words = ["first", "second"].into_iter().flat_map(|gate| {
+            ["bob", "cas"].map(|by| Event::Ask {
+                verb: Verb::Approve,
+                by,
+                gate: Some(gate),
+                overrides: false,
+                may: false,
+            })
+        });
+        let words: Vec<Event> = words.collect();
+        for _ in 0..8 {
+            self.take(&ask(Verb::Resume, "bob", true))?;
+            words.iter().try_for_each(|word| self.take(word))?;
+            for event in [Event::Tick, Event::Preflight(true), Event::Find(Finding::Advance)] {
+                self.take(&event)?;
+            }
+        }
+        prop_assert!(self.release.phase.is_over(), "stuck: {:?}", self.release);
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_traffic_moves_only_as_it_may(value in plans(), events in events()) {
+        let mut model = Model::new(plan(value));
+        for event in &events {
+            model.take(event)?;
+            let waiting = model.release.waiting_for(model.now());
+            prop_assert!(!(model.release.phase.is_over() && waiting.is_some()));
+            prop_assert!(!model.frozen() || model.paused || model.release.phase != Phase::Pending || waiting.is_some());
+        }
+        model.finish()?;
+    }
+}

@@ -1,0 +1,82 @@
+//! The time of a release, which goes on over restarts and never goes back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Timestamp;
+
+/// Maps moments of this process to milliseconds of a release: the scale of its cohorts and of its judge.
+///
+/// Within a process the monotonic clock decides. From one process to the next only the wall clock is known, and it may
+/// have been set back meanwhile; then no time has passed between the two, rather than less than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeline {
+    origin: Timestamp,
+    origin_ms: u64,
+}
+
+/// Where a timeline had come to, to be written down with what was judged by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Milliseconds of the release.
+    pub at_ms: u64,
+    /// The wall clock then.
+    pub unix_us: i64,
+}
+
+impl Timeline {
+    /// The time of a release that begins now, at 0.
+    pub fn new(now: Timestamp) -> Timeline {
+        Timeline {
+            origin: now,
+            origin_ms: 0,
+        }
+    }
+
+    /// The time of a release that another process has brought to `mark`.
+    pub fn resume(mark: Mark, now: Timestamp) -> Timeline {
+        let missed_us = now.unix_us().saturating_sub(mark.unix_us).max(0);
+        Timeline {
+            origin: now,
+            origin_ms: mark.at_ms.saturating_add(missed_us.unsigned_abs() / 1_000),
+        }
+    }
+
+    /// Milliseconds of the release at a moment of this process; moments before the origin count as the origin.
+    pub fn ms(&self, at: Timestamp) -> u64 {
+        let passed = u64::try_from(at.since(self.origin).as_millis()).unwrap_or(u64::MAX);
+        self.origin_ms.saturating_add(passed)
+    }
+
+    /// What [`Timeline::resume`] goes on from.
+    pub fn mark(&self, now: Timestamp) -> Mark {
+        Mark {
+            at_ms: self.ms(now),
+            unix_us: now.unix_us(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn it_goes_on_over_a_restart_and_never_back() {
+        let start = Timestamp::new(5_000_000_000, 1_000_000_000_000);
+        let line = Timeline::new(start);
+        let later = start.plus(Duration::from_secs(2));
+        assert_eq!((line.ms(start), line.ms(later)), (0, 2_000));
+        assert_eq!(line.ms(Timestamp::new(0, 0)), 0);
+
+        let mark = line.mark(later);
+        // The new process counts from 0 on its monotonic clock.
+        let restarted = Timestamp::new(7, later.unix_us() + 3_000_000);
+        assert_eq!(Timeline::resume(mark, restarted).ms(restarted), 5_000);
+        let set_back = Timestamp::new(7, 0);
+        let line = Timeline::resume(mark, set_back);
+        assert_eq!(line.ms(set_back), 2_000);
+        assert_eq!(line.ms(set_back.plus(Duration::from_secs(1))), 3_000);
+    }
+}

@@ -1,0 +1,175 @@
+//! What is known of a release by its traffic: the judge and the budget, which are always fed together.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::objectives;
+use super::plan::Plan;
+use crate::analysis::{Budget, Cause, Cohort, Evidence, Judge, Reason, Verdict};
+use crate::model::api::BudgetStatus;
+
+/// The trial of one canary. It can be written down whole and go on from there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Trial {
+    judge: Judge,
+    budget: Budget,
+}
+
+/// What follows from what is known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// Nothing yet.
+    Continue,
+    /// The canary is good enough for the next step.
+    Advance,
+    /// A person should look.
+    Hold(Reason),
+    /// The canary is to be taken out.
+    RollBack {
+        /// What decided: `error_rate`, `latency`, `slo`, `budget`, `inconclusive`.
+        objective: &'static str,
+        /// The same in words, with its numbers.
+        detail: String,
+    },
+}
+
+impl Trial {
+    /// The trial of attempt `attempt` (from 1) at a build by `plan`.
+    pub fn new(plan: &Plan, attempt: u32) -> Trial {
+        Trial {
+            judge: Judge::new(plan.analysis(attempt)),
+            budget: plan.budget_rule(attempt),
+        }
+    }
+
+    /// Tells what the baseline did before the release: answers by latency in microseconds with their counts, and
+    /// failures.
+    pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        self.judge.warm(latency_us, failures);
+    }
+
+    /// The release has come to step `index`, counted from 0; beyond the last nothing begins.
+    pub fn begin_step(&mut self, at_ms: u64, index: usize, plan: &Plan) {
+        if let Some(step) = plan.steps().get(index) {
+            self.judge.begin_step(at_ms, step.judged);
+        }
+    }
+
+    /// Judges a cohort, and raises what the baseline's rate explains. What users saw is not taken from it, since it was
+    /// counted on the request path already: [`Trial::set_spent`].
+    pub fn observe(&mut self, cohort: &Cohort<'_>) {
+        self.judge.observe(cohort);
+        // At full weight there is no baseline to go beyond.
+        if cohort.weight < 1.0 {
+            self.budget.explain(&cohort.canary, &cohort.baseline);
+        }
+    }
+
+    /// Users have seen `spent` failures of the canary in the whole release. It never falls.
+    pub fn set_spent(&mut self, spent: u64) {
+        self.budget.spend(spent.saturating_sub(self.budget.spent()));
+    }
+
+    /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and both before policy:
+    /// the order of [`replay::Run`](crate::analysis::replay::Run).
+    pub fn finding(&self, now_ms: u64) -> Finding {
+        let verdict = self.judge.verdict(now_ms);
+        match verdict {
+            Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.condemned(cause),
+            _ if self.budget.exhausted() => Finding::RollBack {
+                objective: "budget",
+                detail: self.overspent(),
+            },
+            Verdict::RollBack(cause) => self.condemned(cause),
+            Verdict::Advance => Finding::Advance,
+            Verdict::Hold(reason) => Finding::Hold(reason),
+            Verdict::Continue => Finding::Continue,
+        }
+    }
+
+    /// How many further failures exhaust the budget: what a tripwire is armed with.
+    pub fn allowance(&self) -> u64 {
+        self.budget.allowance()
+    }
+
+    /// The count of failures at which it is exhausted.
+    pub fn bound(&self) -> f64 {
+        self.budget.bound()
+    }
+
+    /// The budget as people are shown it.
+    pub fn budget(&self) -> BudgetStatus {
+        BudgetStatus {
+            limit: self.budget.limit(),
+            spent: self.budget.spent(),
+            allowance: self.budget.allowance(),
+        }
+    }
+
+    /// `ln` of the combined evidence against the canary, and the limit from which on it is rolled back.
+    pub fn log_e(&self) -> (f64, f64) {
+        (self.judge.log_e().0, -self.judge.options().alpha.ln())
+    }
+
+    /// The numbers behind the finding.
+    pub fn evidence(&self) -> Evidence {
+        // Evidence narrows the confidence sequence; what is shown to people must not change what is known.
+        self.judge.clone().evidence()
+    }
+
+    /// Each objective with its evidence, flat and by stable names, for people and dashboards. Every one has
+    ///
+    /// - `objective`: `error_rate`, `latency` or `slo`;
+    /// - `margins`: as in a plan, such as `{"ratio": 1.1, "worse_by": 0.0005}`;
+    /// - `share`: its part of alpha;
+    /// - `e_value` and `log_e`: the evidence against the canary, and its `ln` (`e_value` stops at 1e300);
+    /// - `log_limit` and `limit`: where the canary is rolled back, had this objective alone to decide;
+    /// - `advance_log_e` and `advance_limit` (`ln` both): the evidence of this step for the canary, and where it suffices;
+    ///   absent for fixed limits;
+    /// - `canary` and `baseline`: `{requests, failures}`; for a fixed limit on latency the failures are the slow ones.
+    ///
+    /// `error_rate` has besides, once there are requests on both sides, `estimate` (`p_canary - ratio * p_baseline`),
+    /// `confidence` (`{lower, upper, level}`, which holds at all times at once) and `requests_to_advance` (further canary
+    /// requests that this step is likely to need). `latency` has `insufficient: true` while the baseline has not been seen
+    /// often enough, and else `bins`: a list of `{baseline_below_us, canary_below_us, baseline, canary}`, the last without
+    /// edges, and `worst_bin`, counted from 0. `slo` has `baseline_log_e`.
+    pub fn objectives(&self) -> Vec<Value> {
+        objectives::shown(&self.evidence())
+    }
+
+    fn condemned(&self, cause: Cause) -> Finding {
+        Finding::RollBack {
+            objective: cause.as_str(),
+            detail: self.why(cause),
+        }
+    }
+
+    fn why(&self, cause: Cause) -> String {
+        let evidence = self.evidence();
+        let (canary, baseline) = (evidence.canary, evidence.baseline);
+        let counted = format!(
+            "{} of {} requests failed on the canary, {} of {} on the baseline",
+            canary.failures, canary.requests, baseline.failures, baseline.requests
+        );
+        let log_e = format!("evidence {:.1} of {:.1} (ln e)", evidence.log_e, evidence.log_limit);
+        match cause {
+            Cause::ErrorRate => format!("the canary fails more often than the baseline: {counted}; {log_e}"),
+            Cause::Latency => format!("the canary is slower than the baseline; {log_e}; {counted}"),
+            Cause::Slo => format!("the canary is beyond a fixed limit that the baseline keeps: {counted}"),
+            Cause::Inconclusive => {
+                format!("the step had its time and gave no answer, and the plan rolls back then: {counted}; {log_e}")
+            }
+        }
+    }
+
+    fn overspent(&self) -> String {
+        format!(
+            "users have seen {} failures of the canary: the budget of {}, with {:.1} that the baseline's rate explains \
+             and {:.1} for chance, is exhausted",
+            self.budget.spent(),
+            self.budget.limit(),
+            self.budget.explained(),
+            self.budget.chance()
+        )
+    }
+}

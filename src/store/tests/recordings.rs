@@ -1,0 +1,124 @@
+//! Recordings: whole, or visibly not.
+
+use std::fs;
+
+use super::*;
+use crate::store::recording;
+
+/// Records these lines and gives what the file then says.
+fn record_lines(path: &Path, bytes_max: u64, lines: &[&str]) -> Vec<String> {
+    recording::in_this_thread(path, bytes_max, lines);
+    let text = fs::read_to_string(path).unwrap();
+    assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+    text.lines().map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_recording_is_beside_the_database_and_goes_on_after_a_restart() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&options(directory.path())).unwrap();
+    let path = store.recording("shop-1").unwrap();
+    assert_eq!(path, directory.path().join("recordings/shop-1.jsonl"));
+    for line in ["{\"a\":1}", "{\"a\":2}"] {
+        let recording = store.record("shop-1").unwrap();
+        recording.add(line.to_owned());
+        let lines = || fs::read_to_string(&path).unwrap_or_default();
+        drop(recording);
+        while !lines().ends_with(&format!("{line}\n")) {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(fs::read_to_string(&path).unwrap(), "{\"a\":1}\n{\"a\":2}\n");
+    let (in_memory, _) = Store::open(&Options::default()).unwrap();
+    assert!(in_memory.record("shop-1").is_none());
+}
+
+#[test]
+fn no_identity_leads_out_of_the_folder() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&options(directory.path())).unwrap();
+    for id in [
+        "",
+        ".",
+        "..",
+        "../x",
+        "a/b",
+        "a\\b",
+        ".hidden",
+        "a\0",
+        "a b",
+        "ä",
+        &"x".repeat(201),
+    ] {
+        assert!(store.recording(id).is_none(), "{id:?}");
+        assert!(store.record(id).is_none(), "{id:?}");
+    }
+    assert!(store.recording("shop_eu.1-12").is_some());
+    assert!(!directory.path().join("recordings").exists());
+}
+
+#[test]
+fn what_a_killed_process_left_of_a_line_is_cut_off() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shop-1.jsonl");
+    fs::write(&path, "one\ntwo\nthr").unwrap();
+    assert_eq!(record_lines(&path, 1000, &["three"]), ["one", "two", "three"]);
+    fs::write(&path, "no line at all").unwrap();
+    assert_eq!(record_lines(&path, 1000, &["one"]), ["one"]);
+}
+
+#[test]
+fn a_recording_that_is_long_enough_ends_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shop-1.jsonl");
+    let cut = "{\"truncated\":\"it is as long as a recording may be\"}";
+    assert_eq!(recording::in_this_thread(&path, 12, &["12345", "12345", "1", "2"]), 2);
+    assert_eq!(record_lines(&path, 12, &[]), ["12345", "12345", cut]);
+    // And stays ended, or it would have a gap.
+    assert_eq!(recording::in_this_thread(&path, 1000, &["later"]), 1);
+    assert_eq!(record_lines(&path, 1000, &[]), ["12345", "12345", cut]);
+}
+
+#[test]
+fn a_disk_that_is_too_slow_costs_the_recording_and_makes_nobody_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shop-1.jsonl");
+    // All are added before the thread writes the first.
+    let lines: Vec<_> = (0..2000).map(|line| line.to_string()).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    assert_eq!(recording::in_this_thread(&path, 1 << 20, &lines), 976);
+    let kept = record_lines(&path, 1 << 20, &[]);
+    let (last, kept) = kept.split_last().unwrap();
+    assert_eq!(kept, &lines[..1024]);
+    assert_eq!(last, "{\"truncated\":\"a line was too long, or the disk too slow\"}");
+}
+
+#[test]
+fn a_line_that_is_too_long_is_a_loss_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("shop-1.jsonl");
+    let long = "x".repeat((1 << 20) + 1);
+    assert_eq!(recording::in_this_thread(&path, 1 << 22, &["a", &long, "b"]), 2);
+    assert_eq!(record_lines(&path, 1 << 22, &[])[..1], ["a"]);
+    assert_eq!(record_lines(&path, 1 << 22, &[]).len(), 2);
+}
+
+#[test]
+fn the_oldest_recordings_give_way() {
+    let directory = tempfile::tempdir().unwrap();
+    for number in 1..=60 {
+        let path = directory.path().join(format!("shop-{number}.jsonl"));
+        record_lines(&path, 1000, &["line"]);
+        let touched = std::time::UNIX_EPOCH + std::time::Duration::from_secs(number);
+        fs::File::options()
+            .append(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(touched)
+            .unwrap();
+    }
+    let kept = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(kept, 50);
+    assert!(!directory.path().join("shop-10.jsonl").exists());
+    assert!(directory.path().join("shop-11.jsonl").exists());
+}

@@ -1,0 +1,295 @@
+//! Releases, their checkpoints and their evidence.
+
+use serde_json::json;
+
+use super::*;
+
+/// The release of the service `shop` with this number.
+fn release(number: u64, step: u64, ended: bool) -> ReleaseRecord {
+    ReleaseRecord {
+        id: format!("shop-{number}"),
+        service: "shop".to_owned(),
+        number,
+        ended,
+        state: json!({ "step": step, "plan": { "steps": [1, 2.5] } }),
+    }
+}
+
+/// The change with this revision, which also writes these releases.
+fn releasing(revision: u64, releases: &[ReleaseRecord]) -> Change {
+    Change {
+        releases: releases.to_vec(),
+        ..change(revision, 100)
+    }
+}
+
+fn reopened(directory: &Path) -> (Sqlite, LoadedState) {
+    let mut database = Sqlite::open(directory).expect("the chain is whole");
+    let loaded = database.load().unwrap();
+    (database, loaded)
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_release_goes_on_after_a_restart_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(&options(directory.path())).unwrap();
+    store.commit(releasing(1, &[release(1, 0, false)])).await.unwrap();
+    assert!(store.checkpoint("shop-1", json!({ "spent": 1 })).await.unwrap());
+    store.commit(releasing(2, &[release(1, 1, false)])).await.unwrap();
+    assert!(store.checkpoint("shop-1", json!({ "spent": 2 })).await.unwrap());
+    // Another process, as after a kill.
+    let (again, loaded) = Store::open(&options(directory.path())).unwrap();
+    assert_eq!(loaded.releases, [release(1, 1, false)]);
+    assert_eq!(
+        loaded.checkpoints,
+        BTreeMap::from([("shop-1".to_owned(), json!({ "spent": 2 }))])
+    );
+    assert_eq!(again.release("shop-1").await.unwrap(), Some(release(1, 1, false)));
+    assert_eq!(again.release("shop-2").await.unwrap(), None);
+}
+
+#[test]
+fn a_late_checkpoint_brings_nothing_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    assert!(database.checkpoint("shop-1", &json!(1)).unwrap());
+    assert!(!database.checkpoint("shop-2", &json!(1)).unwrap(), "it never began");
+    database.commit(&releasing(2, &[release(1, 3, true)])).unwrap();
+    assert!(!database.checkpoint("shop-1", &json!(2)).unwrap(), "it has ended");
+    drop(database);
+    let (mut database, loaded) = reopened(directory.path());
+    assert_eq!(
+        (loaded.releases, loaded.checkpoints),
+        (vec![release(1, 3, true)], BTreeMap::new())
+    );
+    database.commit(&releasing(3, &[release(2, 0, false)])).unwrap();
+    assert!(database.checkpoint("shop-2", &json!(3)).unwrap());
+    let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    let kept: i64 = outside
+        .query_row("SELECT count(*) FROM checkpoints", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 1, "what an ended release left is taken away");
+}
+
+#[test]
+fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    let cart = |number, ended| ReleaseRecord {
+        id: format!("cart-{number}"),
+        service: "cart".to_owned(),
+        ..release(number, 0, ended)
+    };
+    let all = [
+        release(9, 0, true),
+        release(10, 0, true),
+        release(11, 0, false),
+        cart(1, true),
+        cart(2, true),
+    ];
+    database.commit(&releasing(1, &all)).unwrap();
+    let (mut database, loaded) = reopened(directory.path());
+    assert_eq!(
+        loaded.releases,
+        [cart(2, true), release(10, 0, true), release(11, 0, false)]
+    );
+    let newest = |database: &mut Sqlite, limit| database.releases("shop", limit).unwrap();
+    assert_eq!(newest(&mut database, 2), [release(11, 0, false), release(10, 0, true)]);
+    assert_eq!(newest(&mut database, 9).len(), 3);
+}
+
+#[test]
+fn a_refused_change_of_a_release_that_turns_up_is_undone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    database.checkpoint("shop-1", &json!({ "spent": 7 })).unwrap();
+    // Its promotion, and the start of the next: both refused, both on disk all the same.
+    database.commit_unconfirmed(&releasing(2, &[release(1, 4, true), release(2, 0, false)]));
+    database.commit(&change(2, 300)).unwrap();
+    drop(database);
+    let (mut database, loaded) = reopened(directory.path());
+    assert_eq!(loaded.releases, [release(1, 0, false)]);
+    assert_eq!(
+        loaded.checkpoints["shop-1"],
+        json!({ "spent": 7 }),
+        "it goes on with its past"
+    );
+    assert_eq!(loaded.services, [record(2, 300)]);
+    let actions: Vec<_> = database
+        .audit(None, 9)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.entry.action)
+        .collect();
+    assert_eq!(actions, ["weights", "undo", "weights", "weights"]);
+}
+
+#[test]
+fn a_rollback_that_turns_up_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    let rollback = Change {
+        in_effect: true,
+        ..releasing(2, &[release(1, 2, true)])
+    };
+    database.commit_unconfirmed(&rollback);
+    assert_eq!(database.release("shop-1").unwrap(), Some(release(1, 2, true)));
+    assert_eq!(
+        database.commit(&rollback).unwrap().sequence,
+        2,
+        "its next try finds it done"
+    );
+    drop(database);
+    assert_eq!(reopened(directory.path()).1.releases, [release(1, 2, true)]);
+}
+
+#[test]
+fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
+    let large = json!("x".repeat(1 << 20));
+    type Write = fn(&mut Sqlite, &Value) -> Result<(), StoreError>;
+    let checkpoint: Write = |database, state| database.checkpoint("shop-1", state).map(drop);
+    let bundle: Write = |database, bundle| database.put_evidence("shop-1", bundle);
+    for write in [checkpoint, bundle] {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut database, _) = reopened(directory.path());
+        database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+        write(&mut database, &json!("small")).unwrap();
+        database.limit_pages(true);
+        let refused = write(&mut database, &large).unwrap_err();
+        assert!(refused.to_string().contains("full"), "{refused}");
+        assert_eq!(
+            database
+                .commit(&releasing(2, &[release(1, 1, false)]))
+                .unwrap()
+                .sequence,
+            2
+        );
+        drop(database);
+        let (mut database, loaded) = reopened(directory.path());
+        assert_eq!(loaded.releases, [release(1, 1, false)]);
+        let kept = [
+            loaded.checkpoints.get("shop-1").cloned(),
+            database.evidence("shop-1").unwrap(),
+        ];
+        assert_eq!(kept.into_iter().flatten().collect::<Vec<_>>(), [json!("small")]);
+    }
+}
+
+/// While another process writes, nothing is begun, so the connection and the log are as good as before.
+#[test]
+fn a_checkpoint_beside_a_writing_process_fails_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    outside.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = database.checkpoint("shop-1", &json!(1)).unwrap_err();
+    assert!(refused.to_string().contains("locked"), "{refused}");
+    outside
+        .execute_batch("ROLLBACK; BEGIN; SELECT count(*) FROM audit")
+        .unwrap();
+    // The reader would be in the way of writing the log back.
+    assert_eq!(database.commit(&releasing(2, &[])).unwrap().sequence, 2);
+}
+
+#[test]
+fn the_newest_thousand_bundles_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database.put_evidence("first", &json!(1)).unwrap();
+    database.put_evidence("second", &json!(2)).unwrap();
+    let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    let fill = "WITH RECURSIVE n(i) AS (VALUES (3) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
+                INSERT INTO evidence SELECT 'bundle-' || i, i FROM n";
+    outside.execute_batch(fill).unwrap();
+    database.put_evidence("first", &json!("again")).unwrap();
+    assert_eq!(
+        database.evidence("first").unwrap(),
+        Some(json!("again")),
+        "there is room"
+    );
+    database.put_evidence("last", &json!({ "timeline": [] })).unwrap();
+    assert_eq!(database.evidence("first").unwrap(), None);
+    assert_eq!(database.evidence("second").unwrap(), Some(json!(2)));
+    assert_eq!(database.evidence("last").unwrap(), Some(json!({ "timeline": [] })));
+}
+
+#[test]
+fn a_database_of_the_first_version_is_brought_up_to_date() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    for revision in 1..=3 {
+        database.commit(&change(revision, 100)).unwrap();
+    }
+    drop(database);
+    let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    let back = "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence;
+                UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version = 1";
+    outside.execute_batch(back).unwrap();
+    drop(outside);
+    let (mut database, loaded) = reopened(directory.path());
+    assert_eq!(loaded.services, [record(3, 100)]);
+    assert_eq!(loaded.releases, []);
+    let committed = database.commit(&releasing(4, &[release(1, 0, false)])).unwrap();
+    assert_eq!(committed.sequence, 4);
+    database.put_evidence("shop-1", &json!({})).unwrap();
+    drop(database);
+    assert_eq!(reopened(directory.path()).1.releases, [release(1, 0, false)]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
+    let (store, _) = Store::open(&Options::default()).unwrap();
+    store.commit(releasing(1, &[release(1, 0, false)])).await.unwrap();
+    assert!(store.checkpoint("shop-1", json!(1)).await.unwrap());
+    assert!(!store.checkpoint("shop-2", json!(1)).await.unwrap());
+    for number in 2..=120 {
+        store
+            .commit(releasing(number, &[release(number, 0, true)]))
+            .await
+            .unwrap();
+        store
+            .put_evidence(&format!("shop-{number}"), json!(number))
+            .await
+            .unwrap();
+    }
+    assert_eq!(store.release("shop-1").await.unwrap(), Some(release(1, 0, false)));
+    assert_eq!(store.release("shop-2").await.unwrap(), None);
+    assert_eq!(
+        store.releases("shop", 2).await.unwrap(),
+        [release(120, 0, true), release(119, 0, true)]
+    );
+    assert_eq!(store.releases("shop", 1000).await.unwrap().len(), 100);
+    assert_eq!(store.releases("cart", 2).await.unwrap(), []);
+    assert_eq!(store.evidence("shop-2").await.unwrap(), None);
+    assert_eq!(store.evidence("shop-120").await.unwrap(), Some(json!(120)));
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
+    let (gate, blocked) = std::sync::mpsc::channel::<()>();
+    let store = Store::over(Box::new(Gated(memory::Memory::default(), blocked))).unwrap();
+    let first = store.commit(releasing(1, &[release(1, 0, false)]));
+    let checkpoints: Vec<_> = (0..300).map(|at| store.checkpoint("shop-1", json!(at))).collect();
+    let brake = store.commit(change(2, 0));
+    gate.send(()).unwrap();
+    gate.send(()).unwrap();
+    assert_eq!(first.await.unwrap().sequence, 1);
+    assert_eq!(brake.await.unwrap().sequence, 2);
+    let (mut written, mut refused) = (0, 0);
+    for checkpoint in checkpoints {
+        match checkpoint.await {
+            Ok(true) => written += 1,
+            Err(StoreError::Hangs) => refused += 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((written, refused), (64, 236));
+    assert!(
+        store.checkpoint("shop-1", json!(0)).await.unwrap(),
+        "there is room again"
+    );
+}

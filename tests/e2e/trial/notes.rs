@@ -1,0 +1,211 @@
+//! What is noted of each request of a release.
+
+use std::sync::Arc;
+
+use weighbridge::model::Sticky;
+use weighbridge::stats::{Happened, Note, Side};
+use weighbridge::time::{Clock, SystemClock};
+
+use super::{GREEN, Trial};
+use crate::errors::deaf;
+use crate::harness::{Gate, Upstream, eventually};
+
+#[test]
+fn a_good_answer_is_noted_from_its_draw_to_its_end() {
+    let gate = Arc::new(Gate::default());
+    let opened = Arc::clone(&gate);
+    let blue = Upstream::start(move |call| {
+        call.write("HTTP/1.1 404 Not Found\r\nContent-Length: 4\r\n\r\nha")
+            .unwrap();
+        opened.wait();
+        call.write("lf").unwrap();
+    });
+    let green = Upstream::named("green");
+    let before = SystemClock.now().monotonic_ns() / 1_000;
+    let mut rig = Trial::new(blue.address, green.address).points(0).start();
+    let mut client = rig.client();
+    client.ask("/", "").head().unwrap();
+    eventually("the head is noted", || rig.notes().len() == 2);
+    assert_eq!(rig.notes()[1].happened, Happened::Headed);
+    gate.open();
+    let notes = rig.ended(1);
+    let (first, last) = (notes[0], notes[2]);
+    assert_eq!(notes.len(), 3);
+    assert!(
+        notes
+            .iter()
+            .all(|note| note.assignment == first.assignment && note.user == first.user)
+    );
+    let assignment = first.assignment;
+    assert_eq!((assignment.side, assignment.watch.0), (Side::Baseline, 7));
+    assert_eq!((assignment.canary_points, assignment.baseline_points), (0, 10_000));
+    let now = SystemClock.now().monotonic_ns() / 1_000;
+    let Happened::Good { latency_us } = last.happened else {
+        panic!("{last:?}")
+    };
+    assert!(before <= assignment.at_us && assignment.at_us + u64::from(latency_us) <= now);
+    eventually("nothing is held back", || rig.horizon.floor(now) == now);
+}
+
+#[test]
+fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let mut rig = Trial::new(blue.address, green.address).points(2_500).start();
+    let mut client = rig.client();
+    let on_green = (0..40).filter(|_| client.get("/").text() == "green").count();
+    let notes = rig.ended(40);
+    let canary = notes.iter().filter(|note| note.assignment.side == Side::Canary);
+    let good = canary
+        .filter(|note| matches!(note.happened, Happened::Good { .. }))
+        .count();
+    assert_eq!(good, on_green);
+    assert!(
+        notes
+            .iter()
+            .all(|note| note.assignment.canary_points == 2_500 && note.assignment.baseline_points == 7_500)
+    );
+    assert!(notes.iter().all(|note| note.user == notes[0].user), "it is one client");
+    assert_eq!(rig.watch.in_flight(), 0);
+}
+
+#[test]
+fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
+    let blue = Upstream::start(|call| call.answer("503 Service Unavailable", "", "no"));
+    let green = Upstream::named("green");
+    let mut rig = Trial::new(blue.address, green.address).points(0).start();
+    assert_eq!(rig.get("").status, 503);
+    assert_eq!(rig.verdict(), (Side::Baseline, Happened::Bad { visible: true }));
+    let wire = rig.watch.tripwire();
+    assert_eq!((wire.baseline_failures(), wire.spent()), (1, 0));
+    assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
+}
+
+#[test]
+fn a_client_that_goes_away_blames_nobody() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
+    let mut rig = Trial::new(blue.address, green.address).start();
+    let mut client = rig.client();
+    client.ask("/", "");
+    eventually("green has the request", || green.count() == 1);
+    assert_eq!(rig.watch.in_flight(), 1);
+    client.reset();
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted));
+    assert_eq!((rig.watch.tripwire().spent(), rig.watch.in_flight()), (0, 0));
+}
+
+#[test]
+fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
+    let green = Upstream::start(|call| {
+        call.write("HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+        call.await_hangup();
+    });
+    let blue = Upstream::named("blue");
+    let mut rig = Trial::new(blue.address, green.address).start();
+    let mut client = rig.client();
+    client.ask("/", "").head().unwrap();
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
+    client.reset();
+    eventually("the place is given back", || rig.watch.in_flight() == 0);
+    assert_eq!((rig.notes().len(), rig.watch.tripwire().spent()), (2, 1));
+}
+
+#[test]
+fn testers_have_no_part_in_it() {
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.answer("500 Oh", "", "green")),
+    );
+    let mut rig = Trial::new(blue.address, green.address).points(0).start();
+    assert_eq!(rig.get("X-Version: green\r\n").expect(500).text(), "green");
+    let counted = rig.counted(1);
+    assert_eq!(counted.answers, [(GREEN, 500)]);
+    assert!(rig.notes().is_empty());
+    assert_eq!(rig.watch.tripwire().spent(), 0);
+}
+
+#[test]
+fn a_full_canary_leaves_the_next_request_to_the_baseline() {
+    let gate = Arc::new(Gate::default());
+    let opened = Arc::clone(&gate);
+    let green = Upstream::start(move |call| {
+        opened.wait();
+        call.ok("green");
+    });
+    let blue = Upstream::named("blue");
+    let mut trial = Trial::new(blue.address, green.address);
+    trial.in_flight_max = 1;
+    let mut rig = trial.start();
+    let mut first = rig.client();
+    first.ask("/", "");
+    eventually("green is full", || green.count() == 1);
+    assert_eq!(rig.get("").expect(200).text(), "blue");
+    assert_eq!(rig.verdict_of_displaced(), [Happened::Assigned, Happened::Displaced]);
+    gate.open();
+    assert_eq!(first.receive().text(), "green");
+    eventually("the place is given back", || rig.watch.in_flight() == 0);
+    assert_eq!(rig.get("").text(), "green");
+    rig.ended(3);
+}
+
+impl super::Rig {
+    /// The notes of the second request, while the first is under way.
+    fn verdict_of_displaced(&mut self) -> Vec<Happened> {
+        let notes = self.ended(1);
+        assert!(notes.iter().all(|note| note.assignment.side == Side::Canary));
+        notes[1..].iter().map(|note| note.happened).collect()
+    }
+}
+
+#[test]
+fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
+    let mut rig = trial.start();
+    let cookie = rig.get("").header("set-cookie").unwrap();
+    let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap());
+    rig.get(&cookie);
+    rig.get(&cookie);
+    rig.get("Cookie: wb=another\r\n");
+    let notes = rig.ended(4);
+    let drawn = notes.iter().filter(|note| note.happened == Happened::Assigned);
+    let users: Vec<u32> = drawn.map(|note| note.user).collect();
+    assert_eq!(users[0], Note::KEYLESS);
+    assert_ne!(users[1], Note::KEYLESS);
+    assert_eq!(users[1], users[2]);
+    assert_ne!(users[1], users[3]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
+    let (listener, callers) = deaf();
+    let blue = Upstream::named("blue");
+    let mut rig = Trial::new(blue.address, listener.local_addr().unwrap()).start();
+    let mut client = rig.client();
+    client.ask("/", "");
+    eventually("it waits for green", || rig.watch.in_flight() == 1);
+    rig.publish(0);
+    let green = Upstream::on(listener, |call| call.ok("green"));
+    assert_eq!(client.receive().text(), "blue");
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted));
+    assert_eq!((green.count(), rig.watch.in_flight()), (0, 0));
+    drop(callers);
+}
+
+#[test]
+fn in_a_hurry_each_note_leaves_at_once() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let mut rig = Trial::new(blue.address, green.address).start();
+    rig.watch.hurry();
+    rig.get("");
+    let mut notes = Vec::new();
+    eventually("the request has ended", || {
+        while let Ok(batch) = rig.notes.try_recv() {
+            assert_eq!(batch.notes.len(), 1, "{batch:?}");
+            notes.extend(batch.notes);
+        }
+        notes.last().is_some_and(|note| note.happened.is_last())
+    });
+    assert_eq!(notes[0].happened, Happened::Assigned);
+}

@@ -1,0 +1,269 @@
+//! Which requests that the canary failed the baseline answers, and what they count for.
+
+use http::HeaderName;
+use weighbridge::model::Timeouts;
+use weighbridge::routing::Rescue;
+use weighbridge::stats::{Happened, Side};
+
+use super::{BLUE, GREEN, Trial, impatient};
+use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, eventually};
+
+/// How a canary fails before its answer has begun.
+fn failing() -> Vec<(&'static str, Upstream, u16)> {
+    vec![
+        ("5xx", Upstream::start(|call| call.answer("500 Oh", "", "green")), 500),
+        ("reset", Upstream::start(|call| call.reset()), 502),
+        ("close", Upstream::start(|call| call.close()), 502),
+        ("silence", Upstream::start(|call| call.await_hangup()), 504),
+        (
+            "nonsense",
+            Upstream::start(|call| {
+                let _ = call.write("what?\r\n\r\n");
+                call.close();
+            }),
+            502,
+        ),
+        (
+            "5xx without end",
+            Upstream::start(|call| {
+                let _ = call.write("HTTP/1.1 502 Oh\r\nContent-Length: 100\r\n\r\nhalf");
+                call.await_hangup();
+            }),
+            502,
+        ),
+    ]
+}
+
+#[test]
+fn users_see_nothing_of_what_the_canary_does() {
+    for (how, green, _) in failing() {
+        let blue = Upstream::named("blue");
+        let trial = Trial::new(blue.address, green.address)
+            .rescue(Rescue::Safe)
+            .timeouts(impatient());
+        let mut rig = trial.start();
+        assert_eq!(rig.get("").expect(200).text(), "blue", "{how}");
+        assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }), "{how}");
+        let counted = rig.counted(1);
+        assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");
+        assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
+        let watch = &rig.watch;
+        assert_eq!((watch.tripwire().spent(), watch.rescued()), (0, 1), "{how}");
+        assert_eq!((watch.in_flight(), watch.is_urgent()), (0, true), "{how}");
+    }
+}
+
+#[test]
+fn without_rescue_users_see_the_failure_and_it_is_spent() {
+    for (how, green, status) in failing().into_iter().filter(|(how, ..)| *how != "5xx without end") {
+        let blue = Upstream::named("blue");
+        let mut rig = Trial::new(blue.address, green.address).timeouts(impatient()).start();
+        assert_eq!(rig.get("").status, status, "{how}");
+        assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }), "{how}");
+        let counted = rig.counted(1);
+        assert_eq!(counted.answers, [(GREEN, status)], "{how}");
+        assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
+        assert_eq!((rig.watch.tripwire().spent(), rig.watch.rescued()), (1, 0), "{how}");
+        assert_eq!(blue.count(), 0, "{how}");
+    }
+}
+
+#[test]
+fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
+    let (blue, nobody) = (Upstream::named("blue"), Reserved::new());
+    let mut rig = Trial::new(blue.address, nobody.address).rescue(Rescue::Safe).start();
+    assert_eq!(rig.get("").expect(200).text(), "blue");
+    let key = rig.publisher.current().table.service("shop").unwrap().upstreams[1].endpoints[0].key;
+    rig.publisher.update(|table| table.with_health(key, false));
+    assert_eq!(rig.get("").expect(200).text(), "blue");
+    let notes = rig.ended(2);
+    assert!(notes.iter().all(|note| note.assignment.side == Side::Canary));
+    assert_eq!(
+        notes
+            .iter()
+            .filter(|note| note.happened == Happened::Bad { visible: false })
+            .count(),
+        2
+    );
+    assert_eq!(rig.counted(2).failures, [0, 2]);
+    assert_eq!(rig.watch.rescued(), 2);
+}
+
+#[test]
+fn an_answer_that_breaks_off_cannot_be_rescued() {
+    let green = Upstream::start(|call| {
+        let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        call.close();
+    });
+    let blue = Upstream::named("blue");
+    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    rig.client().ask("/", "").try_receive().unwrap_err();
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!((rig.watch.tripwire().spent(), blue.count()), (1, 0));
+}
+
+#[test]
+fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
+    let blue = Upstream::start(|call| call.answer("503 Oh", "", "blue"));
+    let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
+    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    assert_eq!(rig.get("").expect(503).text(), "blue");
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    let counted = rig.counted(1);
+    assert_eq!((counted.failures, &*counted.answers), ([1, 1], &[(BLUE, 503)][..]));
+    let wire = rig.watch.tripwire();
+    assert_eq!((wire.spent(), wire.baseline_failures(), rig.watch.rescued()), (1, 0, 0));
+}
+
+#[test]
+fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
+    let blue = Upstream::start(|call| {
+        let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        call.close();
+    });
+    let green = Upstream::start(|call| call.close());
+    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    rig.client().ask("/", "").try_receive().unwrap_err();
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }));
+    eventually("the failure is spent", || rig.watch.tripwire().spent() == 1);
+    assert_eq!(rig.watch.rescued(), 0);
+}
+
+#[test]
+fn the_total_time_holds_for_both_attempts_together() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
+    let timeouts = Timeouts {
+        total: std::time::Duration::from_millis(50),
+        ..Timeouts::default()
+    };
+    let trial = Trial::new(blue.address, green.address)
+        .rescue(Rescue::Safe)
+        .timeouts(timeouts);
+    let mut rig = trial.start();
+    assert_eq!(rig.get("").status, 504);
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(blue.count(), 0);
+}
+
+fn post(client: &mut Client, headers: &str, body: &str) -> Response {
+    client
+        .send(format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n{body}"))
+        .receive()
+}
+
+fn five(body: &str) -> String {
+    format!("Content-Length: {}\r\n", body.len())
+}
+
+#[test]
+fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
+    let header = Rescue::Header(HeaderName::from_static("x-retry-safe"));
+    let large = "x".repeat(64 * 1024 + 1);
+    for (policy, headers, body, rescued) in [
+        (Rescue::Safe, String::new(), "", false),
+        (
+            Rescue::Safe,
+            format!("X-Retry-Safe: 1\r\n{}", five("hello")),
+            "hello",
+            false,
+        ),
+        (header.clone(), five("hello"), "hello", false),
+        (
+            header.clone(),
+            format!("X-Retry-Safe: 0\r\n{}", five("hello")),
+            "hello",
+            false,
+        ),
+        (
+            header.clone(),
+            format!("X-Retry-Safe: 1\r\n{}", five("hello")),
+            "hello",
+            true,
+        ),
+        (header.clone(), "X-Retry-Safe: 1\r\n".to_owned(), "", true),
+        (
+            header.clone(),
+            format!("X-Retry-Safe: 1\r\n{}", five(&large)),
+            &large,
+            false,
+        ),
+        (
+            header.clone(),
+            "X-Retry-Safe: 1\r\nTransfer-Encoding: chunked\r\n".to_owned(),
+            "5\r\nhello\r\n0\r\n\r\n",
+            false,
+        ),
+    ] {
+        let blue = Upstream::named("blue");
+        let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
+        let mut rig = Trial::new(blue.address, green.address).rescue(policy.clone()).start();
+        let response = post(&mut rig.client(), &headers, body);
+        let told = format!("{policy:?} {headers}");
+        assert_eq!(response.text(), if rescued { "blue" } else { "green" }, "{told}");
+        assert_eq!(rig.verdict().1, Happened::Bad { visible: !rescued }, "{told}");
+        assert_eq!(blue.count(), usize::from(rescued), "{told}");
+        assert_eq!(green.count(), 1, "{told}");
+        if rescued {
+            for upstream in [&blue, &green] {
+                eventually("the body has come", || {
+                    upstream.last().body.as_deref() == Some(body.as_bytes())
+                });
+            }
+        }
+    }
+}
+
+#[test]
+fn a_body_that_does_not_come_is_the_clients_fault_and_never_drawn() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let header = Rescue::Header(HeaderName::from_static("x-retry-safe"));
+    let mut rig = Trial::new(blue.address, green.address).rescue(header).start();
+    let mut client = rig.client();
+    client.send(
+        "POST / HTTP/1.1\r\nHost: shop.test\r\nX-Retry-Safe: 1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+    );
+    assert!(client.head().unwrap().first.contains(" 100 "), "its body is waited for");
+    client.send("half");
+    client.reset();
+    rig.counted(1);
+    assert!(rig.notes().is_empty());
+    assert_eq!((blue.count(), green.count()), (0, 0));
+}
+
+#[test]
+fn connections_stay_usable_whatever_the_canary_sent() {
+    let green = Upstream::start(|call| {
+        let _ = call.write("HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nhalf");
+        call.await_hangup();
+    });
+    let blue = Upstream::named("blue");
+    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut client = rig.client();
+    for _ in 0..5 {
+        assert_eq!(client.get("/").expect(200).text(), "blue");
+    }
+    block_on(async {
+        let mut http2 = Http2::connect(rig.address).await;
+        for _ in 0..5 {
+            assert_eq!(http2.get("/").await.text, "blue");
+        }
+    });
+    rig.ended(10);
+    eventually("half-read connections are closed", || green.hangups() == 10);
+}
+
+#[test]
+fn no_more_is_rescued_than_the_baseline_can_bear() {
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.answer("500 Oh", "", "green")),
+    );
+    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut client = rig.client();
+    let rescued = (0..180).filter(|_| client.get("/").status == 200).count();
+    assert!((100..180).contains(&rescued), "{rescued}");
+    rig.ended(180);
+    assert_eq!(rig.watch.rescued(), rescued as u64);
+    assert_eq!(rig.watch.tripwire().spent() as usize, 180 - rescued);
+    assert_eq!(blue.count(), rescued);
+}

@@ -1,0 +1,111 @@
+//! The tripwire: the worker that finishes the failure too many takes the canary out itself.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+
+use weighbridge::model::Sticky;
+use weighbridge::stats::Happened;
+
+use super::{Rig, Trial};
+use crate::harness::{Http2, Upstream, block_on, eventually};
+
+const FAILS: fn() -> Upstream = || Upstream::start(|call| call.answer("500 Oh", "", "green"));
+
+/// What holds after the third failure of three.
+#[track_caller]
+fn is_out(rig: &mut Rig, green: &Upstream) {
+    assert_eq!(rig.canary_points(), 0);
+    assert_eq!((green.count(), rig.watch.tripwire().spent()), (3, 3));
+    let trip = rig.watch.trip().expect("the trip is told");
+    assert!(trip.decided_us > 0);
+    let failed = rig
+        .notes()
+        .iter()
+        .filter(|note| note.happened == Happened::Bad { visible: true });
+    assert_eq!(failed.count(), 3, "its notes are handed over at once");
+}
+
+#[test]
+fn the_failure_that_exhausts_the_budget_is_the_last_on_open_connections() {
+    let (blue, green) = (Upstream::named("blue"), FAILS());
+    let mut rig = Trial::new(blue.address, green.address).start();
+    rig.watch.tripwire().arm(3, 0);
+    let (mut kept, mut other) = (rig.client(), rig.client());
+    assert_eq!(kept.get("/").status, 500);
+    assert_eq!(other.get("/").status, 500);
+    block_on(async {
+        let mut http2 = Http2::connect(rig.address).await;
+        assert_eq!(http2.get("/").await.status, 500);
+        for _ in 0..10 {
+            assert_eq!(http2.get("/").await.text, "blue");
+        }
+    });
+    for _ in 0..10 {
+        assert_eq!(kept.get("/").expect(200).text(), "blue");
+        assert_eq!(other.get("/").expect(200).text(), "blue");
+        assert_eq!(rig.get("").expect(200).text(), "blue");
+    }
+    is_out(&mut rig, &green);
+}
+
+#[test]
+fn sticky_users_leave_the_canary_too_and_no_late_publication_brings_them_back() {
+    let (blue, green) = (Upstream::named("blue"), FAILS());
+    let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
+    let mut rig = trial.start();
+    rig.watch.tripwire().arm(3, 0);
+    for _ in 0..3 {
+        assert_eq!(rig.get("Cookie: wb=user\r\n").status, 500);
+    }
+    assert_eq!(rig.get("Cookie: wb=user\r\n").expect(200).text(), "blue");
+    // The control plane does not know yet, and goes on with its plan.
+    rig.publish(5_000);
+    for user in 0..20 {
+        assert_eq!(rig.get(&format!("Cookie: wb={user}\r\n")).expect(200).text(), "blue");
+    }
+    is_out(&mut rig, &green);
+}
+
+#[test]
+fn requests_without_a_key_spend_too() {
+    let (blue, green) = (Upstream::named("blue"), FAILS());
+    let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
+    let mut rig = trial.start();
+    rig.watch.tripwire().arm(3, 0);
+    for _ in 0..3 {
+        assert_eq!(rig.get("").status, 500);
+    }
+    assert_eq!(rig.get("").expect(200).text(), "blue");
+    is_out(&mut rig, &green);
+}
+
+#[test]
+fn all_workers_stop_and_no_more_fails_than_was_under_way() {
+    let (blue, green) = (Upstream::named("blue"), FAILS());
+    let mut trial = Trial::new(blue.address, green.address);
+    trial.workers = 2;
+    trial.in_flight_max = 4;
+    let mut rig = trial.start();
+    rig.watch.tripwire().arm(20, 0);
+    let failed = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                let mut client = rig.client();
+                for _ in 0..50 {
+                    if client.get("/").status == 500 {
+                        failed.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner();
+    assert!(
+        (20..=24).contains(&failed),
+        "{failed} for a budget of 20 and 4 in flight"
+    );
+    assert_eq!((rig.canary_points(), green.count()), (0, failed));
+    eventually("the trip is told", || rig.watch.trip().is_some());
+    rig.ended(400);
+}

@@ -23,6 +23,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const STREAMS_MAX: u32 = 250;
 /// Bytes of answers that one HTTP/2 stream may hold back.
 const STREAM_BUFFER: usize = 256 * 1024;
+/// Fields of a request's head that hyper takes unless told otherwise.
+const HYPER_HEADERS_MAX: usize = 100;
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
@@ -95,11 +97,14 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 fn builder(client: &Client) -> auto::Builder<Local> {
     let limits = client.listener.options.limits;
     let mut builder = auto::Builder::new(Local);
-    // The gate has already refused what exceeds the limits; these only have to leave it room.
+    // The gate has already refused what exceeds the limits; these only have to leave it room. Where hyper's own limit
+    // does, its parser works on the stack; told of any, it asks the allocator twice for each request.
+    if limits.headers > HYPER_HEADERS_MAX {
+        builder.http1().max_headers(limits.headers);
+    }
     builder
         .http1()
         .auto_date_header(false)
-        .max_headers(limits.headers + 1)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 8 * 1024);
     builder
         .http2()

@@ -146,8 +146,9 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Option<H
             .map_err(|_| Fault::Nonsense("the name of a header field is malformed"))?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
             .map_err(|_| Fault::Nonsense("the value of a header field is malformed"))?;
-        said.note(&name, value.as_bytes())?;
-        headers.append(name, value);
+        if !said.note(&name, value.as_bytes())? {
+            headers.append(name, value);
+        }
     }
     let (framing, reusable) = said.framing(version, status, asked)?;
     let mut response = Response::new(());
@@ -182,7 +183,8 @@ struct Said {
 }
 
 impl Said {
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), Fault> {
+    /// Takes note of a field; tells whether that was all it is good for, as of the fields that are for this hop alone.
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Fault> {
         if *name == CONTENT_LENGTH {
             if self.length.is_some() {
                 return Err(Fault::Nonsense("more than one Content-Length"));
@@ -193,14 +195,20 @@ impl Said {
                 return Err(Fault::Nonsense("a transfer coding that is not chunked alone"));
             }
             self.chunked = true;
+            return Ok(true);
         } else if *name == CONNECTION {
+            if value.eq_ignore_ascii_case(b"keep-alive") {
+                self.keep_alive = true;
+                return Ok(true);
+            }
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
                 // Who speaks of an upgrade may mean it: nothing that is HTTP is to follow on such a connection.
                 self.close |= option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"upgrade");
                 self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             }
+            // What else it names is taken off by its names.
         }
-        Ok(())
+        Ok(false)
     }
 
     /// The framing of the body, and whether the connection can be used again after it.

@@ -224,6 +224,8 @@ pub(crate) struct Relay {
     pub(crate) endpoint: EndpointKey,
     pub(crate) exchange: Exchange,
     pub(crate) limits: Limits,
+    /// Whether it is the client's turn to take something.
+    pub(crate) offered: bool,
 }
 
 /// The limits of time on an exchange.
@@ -240,6 +242,23 @@ pub(crate) struct Limits {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.offer(false);
+        let frame = self.poll_next(cx);
+        // The last piece as well: it is through when the body is dropped.
+        self.offer(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        frame
+    }
+
+    /// Tells the connection whether it is the client's turn to take something of this answer.
+    pub(crate) fn offer(&mut self, offered: bool) {
+        match (std::mem::replace(&mut self.offered, offered), offered) {
+            (false, true) => self.exchange.client.offer(),
+            (true, false) => self.exchange.client.take(),
+            _ => {}
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
@@ -313,13 +332,15 @@ impl Relay {
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    /// Whether there is nothing more to come.
+    pub(crate) fn is_end_stream(&self) -> bool {
         self.body.as_ref().is_none_or(upstream::Body::is_end_stream)
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.offer(false);
         // A body of known length is not polled again after its last byte, and an empty one never.
         if self.is_end_stream() {
             self.end();

@@ -58,12 +58,14 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     if !head.headers.contains_key(DATE) {
         head.headers.insert(DATE, exchange.worker().date());
     }
-    let relay = Relay {
+    let mut relay = Relay {
         body: Some(body),
         endpoint,
         exchange,
         limits,
+        offered: false,
     };
+    relay.offer(!relay.is_end_stream());
     Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))
 }
 

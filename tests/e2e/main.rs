@@ -25,3 +25,4 @@ mod swap;
 mod trial;
 mod unreliable;
 mod verbs;
+mod windows;

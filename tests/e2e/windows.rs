@@ -11,6 +11,8 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 5;
 const ACK: u8 = 1;
 /// GET http://shop.test/ as RFC 7541 writes it without a table or Huffman's code.
@@ -86,4 +88,27 @@ fn a_client_that_never_gives_window_is_cut() {
     eventually("nothing is under way any more", || {
         proxy.service()["upstreams"]["blue"]["endpoints"][0]["in_flight"] == 0
     });
+}
+
+#[test]
+fn an_idle_connection_is_told_that_it_is_over() {
+    let upstream = Upstream::named("blue");
+    let proxy = Proxy::start(json!({
+        "workers": 1,
+        "listeners": [{ "timeouts": { "keep_alive": "150ms" } }],
+        "services": { "shop": shop(&upstream, &upstream) },
+    }));
+    let mut frames = Frames::connect(&proxy, 65_535);
+    frames.send(HEADERS, END_STREAM_AND_HEADERS, 1, GET).unwrap();
+    let mut kinds = Vec::new();
+    while let Some((kind, flags, payload)) = frames.next() {
+        kinds.push(kind);
+        if kind == PING && flags & ACK == 0 {
+            let _ = frames.send(PING, ACK, 0, &payload);
+        }
+    }
+    assert!(kinds.contains(&DATA) && kinds.contains(&GOAWAY), "{kinds:?}");
+    // One that does not answer is not waited for.
+    let mut deaf = Frames::connect(&proxy, 65_535);
+    assert!(deaf.kinds().contains(&GOAWAY));
 }

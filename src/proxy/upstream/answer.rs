@@ -1,7 +1,8 @@
 //! The head of an answer: read strictly, and what it says of the framing of the body and the future of the connection.
 //!
 //! Pure: bytes in, a head out. What could be read in two ways is an error, since whoever stands behind the proxy might
-//! read it the other way, and the bytes in between would then be an answer to somebody else's request.
+//! read it the other way, and the bytes in between would then be an answer to somebody else's request. Lines that end in
+//! LF alone are taken, as RFC 9112 section 2.2 allows: a head is written anew, so nobody else gets to read them.
 
 use std::mem::MaybeUninit;
 

@@ -1,13 +1,13 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
-.PHONY: build test sim lint doc demo bench compare swaps image suites ci
+.PHONY: build test sim lint doc demo bench compare swaps campaign reflex examples image suites ci
 
 build:
 	cargo build --locked --release
 test:
 	cargo test --locked
-# The acceptance simulations of the judge of canaries: minutes of CPU time.
+# The acceptance simulations of the judge of canaries: minutes of CPU time. A part: make sim ARGS="s1 p8 --seed 7"
 sim:
-	cargo test --locked --release --features sim --test sim
+	cargo test --locked --release --features sim --test sim -- $(ARGS)
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
@@ -22,6 +22,14 @@ compare: build
 	loadtest/compare
 swaps: build
 	loadtest/swaps
+# More than 60 releases, good and bad, judged by the real program: about half an hour.
+campaign: build
+	loadtest/campaign
+reflex: build
+	loadtest/reflex
+# Every command in the examples for pipelines and other controllers.
+examples: build
+	config/examples/try
 image:
 	loadtest/image
 suites:

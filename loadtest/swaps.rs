@@ -4,6 +4,8 @@
 //! All of it is one process, so that every time is measured from the same `Instant`. Each connection has its own thread and
 //! blocking sockets: nothing waits behind anything else between the arrival of a request and its time stamp.
 
+mod wire;
+
 use std::{
     env,
     io::{self, BufRead, Read, Write},
@@ -16,13 +18,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use serde_json::json;
+
+use crate::wire::Client;
 
 /// Later than this after the reply, a request on the canary did not just lie in a socket at that moment.
 const GRACE: Duration = Duration::from_millis(5);
 /// Open connections on which a request is sent as soon as the reply to a change is there.
 const PROBES: usize = 8;
+const HOST: &str = "swaps.test";
 const HALF: &str = r#"{"weights":{"blue":50,"canary":50}}"#;
 const NONE: &str = r#"{"weights":{"blue":100,"canary":0}}"#;
 
@@ -155,7 +160,7 @@ impl Scene {
 
     fn ask_until_the_end(&self, client: &mut Client, proxy: SocketAddr) {
         while !self.record.done.load(Ordering::Relaxed) {
-            if let Err(error) = client.send(self.now()).and_then(|()| client.receive()) {
+            if let Err(error) = client.send(HOST, &stamp(self.now())).and_then(|()| client.receive()) {
                 self.failed(&error);
                 if let Ok(fresh) = Client::connect(proxy) {
                     *client = fresh;
@@ -171,6 +176,11 @@ impl Scene {
     }
 }
 
+/// The header in which our clients write the time.
+fn stamp(now: u64) -> String {
+    format!("X-Sent-Ns: {now}\r\n")
+}
+
 /// The time that one of our clients wrote into its request.
 fn sent_at(head: &[u8]) -> Option<u64> {
     let name = b"x-sent-ns:";
@@ -179,61 +189,6 @@ fn sent_at(head: &[u8]) -> Option<u64> {
             .is_some_and(|start| start.eq_ignore_ascii_case(name))
     })?;
     std::str::from_utf8(line.get(name.len()..)?).ok()?.trim().parse().ok()
-}
-
-/// A keep-alive connection with one request at a time.
-struct Client {
-    stream: TcpStream,
-}
-
-impl Client {
-    fn connect(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
-        Ok(Self { stream })
-    }
-
-    fn send(&mut self, now: u64) -> Result<()> {
-        let request = format!("GET / HTTP/1.1\r\nHost: swaps.test\r\nX-Sent-Ns: {now}\r\n\r\n");
-        Ok(self.stream.write_all(request.as_bytes())?)
-    }
-
-    fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
-        let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
-        self.stream
-            .write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())?;
-        self.receive()
-    }
-
-    /// The body of a 200 answer; anything else is an error.
-    fn receive(&mut self) -> Result<String> {
-        let (mut answer, mut chunk) = (Vec::new(), [0; 16384]);
-        loop {
-            let read = self.stream.read(&mut chunk)?;
-            ensure!(read > 0, "the connection was closed in the middle of an exchange");
-            answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
-            if let Some(body) = complete(&String::from_utf8_lossy(&answer))? {
-                return Ok(body);
-            }
-        }
-    }
-}
-
-fn complete(answer: &str) -> Result<Option<String>> {
-    let Some((head, body)) = answer.split_once("\r\n\r\n") else {
-        return Ok(None);
-    };
-    if !head.starts_with("HTTP/1.1 200 ") {
-        bail!("{}: {body}", head.lines().next().unwrap_or_default());
-    }
-    let head = head.to_ascii_lowercase();
-    let length = head
-        .lines()
-        .find_map(|line| line.strip_prefix("content-length:"))
-        .context("no content-length")?;
-    Ok((body.len() >= length.trim().parse()?).then(|| body.to_owned()))
 }
 
 /// A span in which nothing may be sent to the canary: from the reply to the next change.
@@ -328,7 +283,7 @@ impl Operator {
     fn probe(&mut self) {
         let scene = &self.scene;
         for probe in &mut self.probes {
-            if let Err(error) = probe.send(scene.now()) {
+            if let Err(error) = probe.send(HOST, &stamp(scene.now())) {
                 scene.failed(&error);
             }
         }
@@ -395,7 +350,7 @@ impl Operator {
     }
 }
 
-/// Median, 99th percentile and maximum in microseconds.
+/// Median, 99th percentile and maximum of nanoseconds, in microseconds.
 fn percentiles(nanoseconds: &[u64]) -> [u64; 3] {
     let mut sorted: Vec<u64> = nanoseconds.iter().map(|ns| ns / 1000).collect();
     sorted.sort_unstable();

@@ -120,6 +120,29 @@ fn every_configuration_that_is_shipped_can_be_loaded() {
     assert!(loaded >= 3, "config/ holds {loaded} configurations");
 }
 
+/// The examples for pipelines are no configurations; what their commands do is tried by `config/examples/try`.
+#[test]
+fn every_example_for_a_pipeline_is_yaml() {
+    let mut read_so_far = 0;
+    for entry in fs::read_dir(root().join("config/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "yml") {
+            let documents = serde_yaml::from_multiple::<serde_json::Value>(&read(&path));
+            let documents = documents.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert!(
+                documents.iter().all(|document| document.is_object()),
+                "{}",
+                path.display()
+            );
+            read_so_far += 1;
+        }
+    }
+    assert!(
+        read_so_far >= 4,
+        "config/examples/ holds {read_so_far} examples in YAML"
+    );
+}
+
 /// The scanners must see what they look for, or all of the above would pass on anything.
 #[test]
 fn the_scanners_see_what_they_look_for() {

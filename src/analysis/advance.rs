@@ -47,11 +47,16 @@ impl Table {
         }
     }
 
-    pub(crate) fn score(&self, bets: &mut [f64; KAPPA.len()], canary: Pair, baseline_bad: f64) {
+    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest.
+    pub(crate) fn score(&self, bets: &mut [f64; KAPPA.len()], canary: Pair, baseline_bad: f64) -> f64 {
         let rows = self.canary_bad.iter().zip(&self.canary_good).zip(&self.baseline_bad);
+        let mut most = f64::NEG_INFINITY;
         for (bet, ((bad, good), stable)) in bets.iter_mut().zip(rows) {
-            *bet += canary.bad * bad + canary.good * good + baseline_bad * stable;
+            let gain = canary.bad * bad + canary.good * good + baseline_bad * stable;
+            *bet += gain;
+            most = most.max(gain);
         }
+        most
     }
 
     /// What a canary request is worth to the best of the bets when failures come at these rates: the expected gain of
@@ -74,6 +79,8 @@ impl Table {
 pub(crate) struct Advance {
     harm: Margin,
     stakes: Stakes<{ KAPPA.len() }>,
+    /// No less than the evidence: it is computed only when it may have reached a limit.
+    bound: f64,
     #[serde(skip)]
     table: Option<(f64, Table)>,
 }
@@ -83,6 +90,7 @@ impl Advance {
         Advance {
             harm,
             stakes: Stakes::new(),
+            bound: 0.0,
             table: None,
         }
     }
@@ -93,7 +101,19 @@ impl Advance {
             self.table = Some((weight, Table::new(weight, self.harm)));
         }
         if let Some((_, table)) = &self.table {
-            table.score(self.stakes.bets_mut(), canary, baseline_bad as f64);
+            self.bound += table.score(self.stakes.bets_mut(), canary, baseline_bad as f64);
+        }
+    }
+
+    /// Whether the evidence is `limit` or more.
+    pub(crate) fn reaches(&self, limit: f64) -> bool {
+        self.bound >= limit && self.log_e() >= limit
+    }
+
+    /// Makes the next answers cheap again, when the evidence is not what it might have been.
+    pub(crate) fn settle(&mut self, limit: f64) {
+        if self.bound >= limit {
+            self.bound = self.log_e();
         }
     }
 
@@ -103,5 +123,6 @@ impl Advance {
 
     pub(crate) fn forgo(&mut self, excess: f64) {
         self.stakes.forgo(excess);
+        self.bound -= excess;
     }
 }

@@ -2,10 +2,20 @@
 //!
 //! A bare count would be a coin toss, since with equal arms the canary's failures wander about what the baseline's rate
 //! explains. So the budget is spent only by what goes beyond that expectation and its chance (STATISTICS.md 1.f).
+//!
+//! At full weight there is no concurrent baseline. There the canary is held against the baseline's rate over the whole
+//! release: no comparison at equal times, but the only brake of a final bake besides fixed limits. The chance of a
+//! false trip stays within `alpha` while that rate lasts. With `F` failures of `N` requests on the baseline and `C`
+//! requests on the canary at full weight, two things are left to chance. The canary's own failures are those of any
+//! other tick: a variance of `C*F/N` and steps of 1. The error of `F/N` is the same for every tick, so it adds up and does not average out:
+//! a variance of `C^2*F/N^2`, and since a Poisson count of mean `x` falls short of it by more than
+//! `sqrt(2*F*L) + 2*L` in a part `exp(-L)` of cases only, `2*L*C/N` on top for the case that `F` is small by luck. In
+//! the first seconds of a bake `C/N` is next to nothing, so that a canary that fails altogether has no more room there
+//! than at any step.
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Arm, Cohort};
+use super::cohort::{Arm, Cohort, Counts};
 
 /// A budget and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,11 +24,47 @@ pub struct Budget {
     /// `ln(2/alpha)`.
     level: f64,
     spent: u64,
-    /// What the baseline's rate explains (`m`), and the variance of that (`v`).
-    explained: f64,
+    explained: Explained,
+    /// The baseline over the release so far.
+    baseline: Counts,
+    /// Canary requests at full weight.
+    alone: f64,
+}
+
+/// What a baseline's rate explains (`m`), and the variance of that (`v`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Explained {
+    mean: f64,
     variance: f64,
     /// Canary requests of ticks in which the baseline had none, to be held against its next.
     unmatched: f64,
+}
+
+/// A cohort that is not scored yet, since some of its requests are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Requests assigned to the canary.
+    pub canary: u64,
+    /// Requests assigned to the baseline.
+    pub baseline: u64,
+    /// Those of the baseline that failed or are still open.
+    pub baseline_bad_or_open: u64,
+}
+
+impl Explained {
+    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed.
+    fn add(&mut self, canary: u64, baseline: u64, failures: u64) {
+        let canary = self.unmatched + canary as f64;
+        if baseline == 0 {
+            self.unmatched = canary;
+            return;
+        }
+        self.unmatched = 0.0;
+        let by_baseline = canary / baseline as f64;
+        let failures = by_baseline * failures as f64;
+        self.mean += failures;
+        self.variance += failures * (1.0 + by_baseline);
+    }
 }
 
 impl Budget {
@@ -28,18 +74,16 @@ impl Budget {
             limit,
             level: (2.0 / alpha).ln(),
             spent: 0,
-            explained: 0.0,
-            variance: 0.0,
-            unmatched: 0.0,
+            explained: Explained::default(),
+            baseline: Counts::default(),
+            alone: 0.0,
         }
     }
 
-    /// Counts a whole cohort. Without a baseline to compare with (weight 1) there is no "beyond", and nothing counts.
+    /// Counts a whole cohort.
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
-        if cohort.weight < 1.0 {
-            self.explain(&cohort.canary, &cohort.baseline);
-            self.spend(cohort.canary.visible_failures());
-        }
+        self.explain_cohort(cohort);
+        self.spend(cohort.canary.visible_failures());
     }
 
     /// Counts failures that users saw.
@@ -47,50 +91,69 @@ impl Budget {
         self.spent += failures;
     }
 
+    /// Raises what is explained by a cohort whose failures were spent when they happened.
+    pub fn explain_cohort(&mut self, cohort: &Cohort<'_>) {
+        if cohort.weight < 1.0 {
+            self.explain(&cohort.canary, &cohort.baseline);
+        } else {
+            self.explain_alone(cohort.canary.requests);
+        }
+    }
+
     /// Raises what is explained by a tick's requests on both arms.
     pub fn explain(&mut self, canary: &Arm<'_>, baseline: &Arm<'_>) {
-        let canary = self.unmatched + canary.requests as f64;
-        if baseline.requests == 0 {
-            self.unmatched = canary;
-            return;
-        }
-        self.unmatched = 0.0;
-        let by_baseline = canary / baseline.requests as f64;
-        let failures = by_baseline * baseline.failures as f64;
-        self.explained += failures;
-        self.variance += failures * (1.0 + by_baseline);
+        self.baseline.add(baseline);
+        self.explained
+            .add(canary.requests, baseline.requests, baseline.failures);
+    }
+
+    /// The same at full weight, by the baseline's rate so far: nothing if it never had a request.
+    fn explain_alone(&mut self, requests: u64) {
+        let requests = std::mem::take(&mut self.explained.unmatched) + requests as f64;
+        let Some(rate) = self.baseline.rate() else { return };
+        let by_baseline = (2.0 * self.alone + requests) / self.baseline.requests as f64;
+        self.alone += requests;
+        self.explained.mean += requests * rate;
+        // The sum over ticks is `C * rate * (1 + C/N)`: the error of the rate is the same in all of them.
+        self.explained.variance += requests * rate * (1.0 + by_baseline);
     }
 
     /// Whether the budget is exhausted.
     pub fn exhausted(&self) -> bool {
-        self.spent as f64 >= self.bound()
+        let spent = self.spent as f64;
+        spent >= self.limit as f64 + self.explained.mean && spent >= self.bound()
     }
 
     /// How many further failures exhaust it: what a tripwire is armed with.
     pub fn allowance(&self) -> u64 {
-        let left = (self.bound() - self.spent as f64).ceil().max(0.0);
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "saturates, and nobody waits for so many failures"
-        )]
-        let left = left as u64;
-        left
+        self.left(&self.explained)
+    }
+
+    /// The same while cohorts are under way, whose canary failures may have been spent already. What is open on the
+    /// baseline counts as failing until it is known, so that nothing trips in an outage of both arms in which the
+    /// canary fails at once and the baseline hangs. Whatever the open requests turn out to be, this is no less than
+    /// the allowance will be once these cohorts are scored.
+    pub fn allowance_given(&self, pending: impl Iterator<Item = Pending>) -> u64 {
+        let mut explained = self.explained;
+        for tick in pending {
+            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open);
+        }
+        self.left(&explained)
     }
 
     /// The count at which it is exhausted: limit, expectation and chance.
     pub fn bound(&self) -> f64 {
-        self.limit as f64 + self.explained + self.chance()
+        self.bound_by(&self.explained)
     }
 
     /// What chance explains (`u`).
     pub fn chance(&self) -> f64 {
-        let level = self.level + 2.0 * self.variance.ln_1p().ln_1p();
-        (2.0 * self.variance * level).sqrt() + level / 3.0
+        self.chance_of(self.explained.variance)
     }
 
     /// What the baseline's rate explains (`m`).
     pub fn explained(&self) -> f64 {
-        self.explained
+        self.explained.mean
     }
 
     /// The limit as declared.
@@ -101,6 +164,29 @@ impl Budget {
     /// Failures that users saw.
     pub fn spent(&self) -> u64 {
         self.spent
+    }
+
+    fn left(&self, explained: &Explained) -> u64 {
+        let left = (self.bound_by(explained) - self.spent as f64).ceil().max(0.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "saturates, and nobody waits for so many failures"
+        )]
+        let left = left as u64;
+        left
+    }
+
+    fn bound_by(&self, explained: &Explained) -> f64 {
+        self.limit as f64 + explained.mean + self.chance_of(explained.variance)
+    }
+
+    fn chance_of(&self, variance: f64) -> f64 {
+        let level = self.level + 2.0 * variance.ln_1p().ln_1p();
+        let of_rate = match self.baseline.requests {
+            0 => 0.0,
+            requests => 2.0 * level * self.alone / requests as f64,
+        };
+        (2.0 * variance * level).sqrt() + level / 3.0 + of_rate
     }
 }
 
@@ -147,25 +233,104 @@ mod tests {
         assert!((budget.explained() - 2.0).abs() < 1e-12);
     }
 
+    fn cohort(weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> Cohort<'static> {
+        Cohort {
+            at_ms: 0,
+            weight,
+            baseline: Arm::of(baseline.0, baseline.1),
+            canary: Arm::of(canary.0, canary.1),
+        }
+    }
+
     #[test]
-    fn rescued_failures_are_not_spent_and_at_full_weight_nothing_is() {
+    fn rescued_failures_are_not_spent() {
         let mut budget = Budget::new(3, 0.05);
         let rescued = Arm {
             visible_failures: Some(0),
             ..Arm::of(10, 10)
         };
         budget.observe(&Cohort {
-            at_ms: 0,
-            weight: 0.5,
-            baseline: Arm::of(10, 0),
             canary: rescued,
-        });
-        budget.observe(&Cohort {
-            at_ms: 0,
-            weight: 1.0,
-            baseline: Arm::of(0, 0),
-            canary: Arm::of(10, 10),
+            ..cohort(0.5, (0, 0), (10, 0))
         });
         assert_eq!(budget.spent(), 0);
+    }
+
+    #[test]
+    fn at_full_weight_the_baselines_rate_so_far_explains_and_its_error_adds_up() {
+        let mut budget = Budget::new(0, 0.05);
+        budget.observe(&cohort(0.5, (0, 0), (1_000, 20)));
+        assert!(budget.explained().abs() < 1e-12);
+        for _ in 0..50 {
+            budget.observe(&cohort(1.0, (100, 0), (0, 0)));
+        }
+        assert!((budget.explained() - 5_000.0 * 0.02).abs() < 1e-9);
+        let v: f64 = 5_000.0 * 0.02 * (1.0 + 5.0);
+        let l = (2.0_f64 / 0.05).ln() + 2.0 * (1.0 + (1.0 + v).ln()).ln();
+        let u = (2.0 * v * l).sqrt() + l / 3.0 + 2.0 * l * 5.0;
+        assert!((budget.chance() - u).abs() < 1e-9, "{} {u}", budget.chance());
+    }
+
+    #[test]
+    fn a_canary_that_fails_altogether_in_the_final_bake_exhausts_it() {
+        let mut budget = Budget::new(20, 5e-4);
+        budget.observe(&cohort(0.5, (50_000, 50), (50_000, 50)));
+        let before = budget.allowance();
+        let mut failed = 0;
+        while !budget.exhausted() {
+            budget.observe(&cohort(1.0, (10, 10), (0, 0)));
+            failed += 10;
+        }
+        assert!(failed < before + 20, "{failed} {before}");
+        let mut without_baseline = Budget::new(20, 5e-4);
+        without_baseline.observe(&cohort(1.0, (23, 23), (0, 0)));
+        assert!(without_baseline.exhausted());
+    }
+
+    #[test]
+    fn requests_that_found_no_baseline_are_explained_at_full_weight() {
+        let mut budget = Budget::new(0, 0.05);
+        budget.observe(&cohort(0.5, (0, 0), (100, 10)));
+        budget.observe(&cohort(0.9, (30, 0), (0, 0)));
+        budget.observe(&cohort(1.0, (70, 0), (0, 0)));
+        assert!((budget.explained() - 10.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_baseline_that_hangs_explains_a_canary_that_fails_at_once() {
+        let mut budget = Budget::new(5, 0.05);
+        for _ in 0..20 {
+            budget.spend(5);
+        }
+        assert!(budget.exhausted());
+        let hanging = |bad| Pending {
+            canary: 5,
+            baseline: 95,
+            baseline_bad_or_open: bad,
+        };
+        let open = budget.allowance_given((0..20).map(|_| hanging(95)));
+        assert!(open > 5, "all that failed is explained, and chance besides: {open}");
+        assert_eq!(budget.allowance_given((0..20).map(|_| hanging(0))), 0);
+        for failures in [0, 19, 95] {
+            let mut scored = budget.clone();
+            for _ in 0..20 {
+                scored.explain(&Arm::of(5, 5), &Arm::of(95, failures));
+            }
+            assert!(scored.allowance() <= open, "{failures}");
+        }
+    }
+
+    #[test]
+    fn what_is_pending_is_matched_like_ticks_and_changes_nothing() {
+        let budget = Budget::new(0, 0.05);
+        let tick = |canary, baseline, baseline_bad_or_open| Pending {
+            canary,
+            baseline,
+            baseline_bad_or_open,
+        };
+        let split = budget.allowance_given([tick(3, 0, 0), tick(1, 2, 1)].into_iter());
+        let whole = budget.allowance_given([tick(4, 2, 1)].into_iter());
+        assert_eq!(split, whole);
+        assert_eq!(budget.allowance_given(std::iter::empty()), budget.allowance());
     }
 }

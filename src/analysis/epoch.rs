@@ -12,6 +12,8 @@ pub(crate) const BINS: usize = 8;
 pub(crate) const WAYS: usize = 20;
 /// The quantiles at which the bins are cut.
 const QUANTILES: [f64; BINS - 1] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
+/// The quantiles at which the advance test compares.
+const MARKS: [f64; 3] = [0.5, 0.9, 0.99];
 /// Everything takes so much longer.
 const SCALES: [f64; 8] = [0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 3.0, 12.0];
 /// The tail is drawn out: nothing up to p90, so much from p99 on, a ramp in the logarithm between.
@@ -52,6 +54,15 @@ pub(crate) struct Epoch {
     /// For each way of being slower, how many times likelier each bin is. Never decreases from bin to bin: otherwise
     /// the test would ask for *different*, and roll back a canary that is faster.
     pub(crate) ratios: [[f64; BINS]; WAYS],
+    /// Where the advance test compares, before its slack: p50, p90 and p99.
+    marks: [Mark; 3],
+}
+
+/// A latency that the baseline is beyond with a known chance.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Mark {
+    us: u64,
+    beyond: f64,
 }
 
 impl Epoch {
@@ -79,17 +90,28 @@ impl Epoch {
             baseline_edges: edges,
             canary_edges: edges.map(|edge| slack.inflate(edge)),
             ratios,
+            marks: MARKS.map(|quantile| mark(past, quantile)),
         }
     }
 
     /// Canary and baseline thresholds at p50, p90 and p99, for the advance test, with the slack of a step.
     pub(crate) fn thresholds(&self, slack: Slack) -> [Threshold; 3] {
-        let [_, p50, _, p90, _, p99, _] = self.baseline_edges;
-        [(p50, 0.5), (p90, 0.1), (p99, 0.01)].map(|(edge, nominal)| Threshold {
-            baseline_us: edge,
-            canary_us: slack.inflate(edge),
-            nominal,
+        self.marks.map(|mark| Threshold {
+            baseline_us: mark.us,
+            canary_us: slack.inflate(mark.us),
+            nominal: mark.beyond,
         })
+    }
+}
+
+/// Just below the values of the quantile's bucket, so that the baseline is beyond it as often as the quantile says or
+/// more. At their upper end it might never be, when many requests take the same time, and then no canary could ever be
+/// proved as good.
+fn mark(past: &View<'_>, quantile: f64) -> Mark {
+    let us = past.below_quantile(quantile);
+    Mark {
+        us,
+        beyond: past.above(us as f64),
     }
 }
 

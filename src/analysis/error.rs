@@ -43,13 +43,17 @@ impl Table {
         }
     }
 
-    /// Adds what a cohort is worth to the bets. The order of the requests does not matter, since the bets are the same
-    /// for all of them.
-    pub(crate) fn score(&self, bets: &mut [f64; BETS], canary: Pair, baseline_bad: f64) {
+    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest, cash included. The order of
+    /// the requests does not matter, since the bets are the same for all of them.
+    pub(crate) fn score(&self, bets: &mut [f64; BETS], canary: Pair, baseline_bad: f64) -> f64 {
         let rows = self.canary_bad.iter().zip(&self.canary_good).zip(&self.baseline_bad);
+        let mut most = 0.0_f64;
         for (bet, ((bad, good), stable)) in bets.iter_mut().zip(rows) {
-            *bet += canary.bad * bad + canary.good * good + baseline_bad * stable;
+            let gain = canary.bad * bad + canary.good * good + baseline_bad * stable;
+            *bet += gain;
+            most = most.max(gain);
         }
+        most
     }
 
     #[cfg(test)]
@@ -134,14 +138,15 @@ impl ErrorTest {
         }
     }
 
-    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with `ratio` 0).
-    pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) {
+    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with `ratio` 0). Gives the most
+    /// by which the wealth (in log space) may have grown.
+    pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) -> f64 {
         if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
             self.table = Some((weight, Table::new(weight, self.margin)));
         }
-        if let Some((_, table)) = &self.table {
-            table.score(self.wealth.bets_mut(), canary, baseline_bad as f64);
-        }
+        self.table.as_ref().map_or(0.0, |(_, table)| {
+            table.score(self.wealth.bets_mut(), canary, baseline_bad as f64)
+        })
     }
 
     pub(crate) fn share(&mut self, k: u32) {

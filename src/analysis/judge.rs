@@ -21,6 +21,8 @@ use super::step::{Inconclusive, Progress, Step, Tests};
 const BLOCK_MS: u64 = 30_000;
 /// Blocks that are made up for at once after a gap without cohorts.
 const BLOCKS_AT_ONCE: u32 = 64;
+/// More than rounding can add up to between two exact computations of the evidence, and less than anybody sees.
+const ROUNDING: f64 = 1e-6;
 /// The chance that the confidence sequence holds at all times.
 const CONFIDENCE: f64 = 0.95;
 
@@ -112,7 +114,8 @@ pub struct Judge {
     pub(crate) now_ms: u64,
     next_block_ms: u64,
     shares: u32,
-    pub(crate) log_e: f64,
+    /// No less than `ln` of the combined e-value, which is computed only when it may have become news.
+    bound: f64,
     pub(crate) log_e_max: f64,
     pub(crate) confidence: Option<Interval>,
     rolled_back: Option<Cause>,
@@ -153,7 +156,7 @@ impl Judge {
             now_ms: 0,
             next_block_ms: 0,
             shares: 0,
-            log_e: 0.0,
+            bound: 0.0,
             log_e_max: 0.0,
             confidence: None,
             rolled_back: None,
@@ -174,7 +177,6 @@ impl Judge {
         self.pass_to(now_ms);
         if self.progress.is_some() {
             self.share();
-            self.refresh_confidence();
         }
         self.started_ms.get_or_insert(now_ms);
         self.next_block_ms = now_ms + BLOCK_MS;
@@ -246,7 +248,12 @@ impl Judge {
 
     /// `ln` of the combined e-value, and the highest that it has been.
     pub fn log_e(&self) -> (f64, f64) {
-        (self.log_e, self.log_e_max)
+        (self.combined(self.error_log_e(), self.latency_log_e()), self.log_e_max)
+    }
+
+    /// Why the canary was condemned, once it was.
+    pub fn condemned(&self) -> Option<Cause> {
+        self.rolled_back
     }
 
     fn inconclusive(&self, progress: &Progress) -> Verdict {
@@ -309,7 +316,7 @@ impl Judge {
             self.compare(cohort);
         }
         if let Some(progress) = &mut self.progress {
-            progress.score(cohort);
+            progress.score(cohort, self.advance_limit);
         }
         for guard in &mut self.guards {
             guard.score(&cohort.canary, &cohort.baseline, self.limit);
@@ -320,32 +327,32 @@ impl Judge {
     /// The comparisons, for which both arms must have a chance of each request.
     fn compare(&mut self, cohort: &Cohort<'_>) {
         self.split.add(cohort);
+        let mut grown = 0.0;
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
-            error.score(cohort.weight, canary, cohort.baseline.failures);
+            grown = error.score(cohort.weight, canary, cohort.baseline.failures);
             self.ledger.add(cohort, error.margin());
         }
-        let Some(latency) = &mut self.latency else { return };
-        if let (Some(epoch), Some(of_canary), Some(of_baseline)) =
-            (latency.epoch(), cohort.canary.latency_us, cohort.baseline.latency_us)
-        {
-            let canary = sort(&cohort.canary, of_canary, &epoch.canary_edges);
-            let baseline = sort(&cohort.baseline, of_baseline, &epoch.baseline_edges);
-            latency.score(cohort.weight, &canary, &baseline, cohort.canary.failures);
-        }
+        self.bound += grown.max(self.compare_latency(cohort));
     }
 
-    /// Combines the objectives, and rolls back when together they have enough.
+    /// Gives the most by which the evidence (in log space) may have grown.
+    fn compare_latency(&mut self, cohort: &Cohort<'_>) -> f64 {
+        let Some(latency) = &mut self.latency else { return 0.0 };
+        let (Some(epoch), Some(of_canary), Some(of_baseline)) =
+            (latency.epoch(), cohort.canary.latency_us, cohort.baseline.latency_us)
+        else {
+            return 0.0;
+        };
+        let canary = sort(&cohort.canary, of_canary, &epoch.canary_edges);
+        let baseline = sort(&cohort.baseline, of_baseline, &epoch.baseline_edges);
+        latency.score(cohort.weight, &canary, &baseline, cohort.canary.failures)
+    }
+
+    /// Rolls back when there is evidence enough.
     fn weigh(&mut self) {
-        let of_error = self.error.as_ref().map(ErrorTest::log_e);
-        let of_latency = self.latency.as_ref().map(|test| test.log_e(true));
-        self.log_e = self.combined(of_error, of_latency);
-        self.log_e_max = self.log_e_max.max(self.log_e);
-        if self.rolled_back.is_some() {
-            return;
-        }
-        if self.log_e >= self.limit {
-            self.rolled_back = self.condemned(of_error, of_latency);
+        if self.bound >= self.log_e_max.min(self.limit) {
+            self.weigh_exactly();
         }
         let beyond = |guard: &Guard| guard.finding(self.limit) == Finding::Beyond;
         if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
@@ -353,8 +360,27 @@ impl Judge {
         }
     }
 
+    /// Combines the objectives, and rolls back when together they have enough.
+    fn weigh_exactly(&mut self) {
+        let (of_error, of_latency) = (self.error_log_e(), self.latency_log_e());
+        let log_e = self.combined(of_error, of_latency);
+        self.bound = log_e + ROUNDING;
+        self.log_e_max = self.log_e_max.max(log_e);
+        if self.rolled_back.is_none() && log_e >= self.limit {
+            self.rolled_back = self.culprit(of_error, of_latency);
+        }
+    }
+
+    fn error_log_e(&self) -> Option<f64> {
+        self.error.as_ref().map(ErrorTest::log_e)
+    }
+
+    fn latency_log_e(&self) -> Option<f64> {
+        self.latency.as_ref().map(|test| test.log_e(true))
+    }
+
     /// The culprit, if there are failures enough for it to be one.
-    fn condemned(&self, of_error: Option<f64>, of_latency: Option<f64>) -> Option<Cause> {
+    fn culprit(&self, of_error: Option<f64>, of_latency: Option<f64>) -> Option<Cause> {
         if self.failures_suffice() {
             return Some(if of_error >= of_latency {
                 Cause::ErrorRate

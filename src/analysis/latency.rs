@@ -41,10 +41,15 @@ impl<const M: usize> Table<M> {
         }
     }
 
-    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &Bins, baseline: &Bins) {
+    /// Adds what observations are worth to the bets, and gives what they were worth to the luckiest, cash included.
+    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &Bins, baseline: &Bins) -> f64 {
+        let mut most = 0.0_f64;
         for (bet, (a, c)) in bets.iter_mut().zip(self.canary.iter().zip(&self.baseline)) {
-            *bet += dot(a, canary) + dot(c, baseline);
+            let gain = dot(a, canary) + dot(c, baseline);
+            *bet += gain;
+            most = most.max(gain);
         }
+        most
     }
 
     #[cfg(test)]
@@ -69,8 +74,11 @@ pub(crate) struct LatencyTest {
     next_cut_ms: u64,
     epoch: Option<Epoch>,
     stretch: Stretch,
+    /// The table of the last weight and these bins. Kept when it is out of date, so that a new one allocates nothing.
     #[serde(skip)]
-    table: Option<(f64, Box<Table<WAYS>>)>,
+    table: Option<Box<Table<WAYS>>>,
+    #[serde(skip)]
+    table_of: Option<f64>,
 }
 
 /// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed again.
@@ -99,6 +107,7 @@ impl LatencyTest {
                 baseline: Bins::default(),
             },
             table: None,
+            table_of: None,
         }
     }
 
@@ -126,23 +135,30 @@ impl LatencyTest {
     /// Ends the stretch: what comes is scored with other tables, or from another wealth.
     fn close(&mut self) {
         self.stretch.open(&self.wealth, 0.0);
-        self.table = None;
+        self.table_of = None;
     }
 
-    /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet.
-    pub(crate) fn score(&mut self, weight: f64, canary: &Bins, baseline: &Bins, canary_failures: u64) {
-        let Some(epoch) = &self.epoch else { return };
-        if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
+    /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet. Gives the most by which
+    /// the wealth (in log space) may have grown.
+    pub(crate) fn score(&mut self, weight: f64, canary: &Bins, baseline: &Bins, canary_failures: u64) -> f64 {
+        let Some(epoch) = &self.epoch else { return 0.0 };
+        if self.table_of != Some(weight) {
+            let table = Table::new(weight, &epoch.ratios);
+            match &mut self.table {
+                Some(kept) => **kept = table,
+                none => *none = Some(Box::new(table)),
+            }
+            self.table_of = Some(weight);
             self.stretch.open(&self.wealth, weight);
-            self.table = Some((weight, Box::new(Table::new(weight, &epoch.ratios))));
         }
-        let Some((_, table)) = &self.table else { return };
+        let Some(table) = &self.table else { return 0.0 };
         self.stretch.add(canary, baseline);
-        table.score(self.wealth.bets_mut(), canary, baseline);
+        let most = table.score(self.wealth.bets_mut(), canary, baseline);
         let mut answers = *canary;
         let [.., slowest] = &mut answers;
         *slowest -= canary_failures as f64;
         table.score(self.without_failures.bets_mut(), &answers, baseline);
+        most
     }
 
     /// Remembers a cohort's baseline, after the cohort was scored.

@@ -14,7 +14,8 @@ use super::cohort::Arm;
 use super::epoch::{Epoch, Slack, Threshold};
 use super::error::{Margin, Pair};
 
-/// A second whose predecessor was beyond a threshold more than so many times too often is left out.
+/// A second before which the baseline was beyond a threshold more than so many times too often is left out; a second
+/// without requests of the baseline is passed over.
 const STALE: f64 = 3.0;
 /// The evidence of a second is at most this part of what is needed.
 const PART: f64 = 0.25;
@@ -74,7 +75,7 @@ impl LatencyAdvance {
         };
         let mut test = LatencyAdvance {
             slack: Slack {
-                worse_by: tolerated(weight + 1e-9).max(objective.worse_by),
+                worse_by: tolerated(weight - 1e-9).max(objective.worse_by),
                 at_least_us: objective.at_least_us,
             },
             cap: limit * PART,
@@ -120,7 +121,7 @@ impl LatencyAdvance {
         if second == self.second {
             return;
         }
-        let follows = second == self.second + 1;
+        let seen = std::mem::take(&mut self.baseline_seen);
         for at in &mut self.tests {
             let gained = at.test.log_e() - at.opening;
             if gained > self.cap {
@@ -128,10 +129,11 @@ impl LatencyAdvance {
             }
             at.opening = at.test.log_e();
             let nominal = at.threshold.map_or(1.0, |threshold| threshold.nominal);
-            at.frozen = follows && at.baseline_beyond > STALE * nominal * self.baseline_seen;
+            if seen > 0.0 {
+                at.frozen = at.baseline_beyond > STALE * nominal * seen;
+            }
             at.baseline_beyond = 0.0;
         }
-        self.baseline_seen = 0.0;
         self.second = second;
     }
 }
@@ -160,5 +162,70 @@ impl<'a> Seen<'a> {
     pub(crate) fn beyond(&self, threshold_us: u64) -> u64 {
         let slow = self.latency_us.iter().filter(|(value, _)| *value > threshold_us);
         self.failures + slow.map(|(_, count)| count).sum::<u64>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tolerance_is_that_of_the_steps_own_weight() {
+        let none = Slack {
+            worse_by: 0.0,
+            at_least_us: 0.0,
+        };
+        let weights = [0.001, 0.01, 0.011, 0.05, 0.051, 0.25, 0.26, 0.5, 0.9];
+        let slacks = weights.map(|weight| LatencyAdvance::new(weight, none, 3.0, None).slack.worse_by);
+        assert_eq!(slacks, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.15]);
+    }
+
+    fn at_100_ms() -> LatencyAdvance {
+        let threshold = Threshold {
+            baseline_us: 100_000,
+            canary_us: 200_000,
+            nominal: 0.1,
+        };
+        let none = Slack {
+            worse_by: 0.0,
+            at_least_us: 0.0,
+        };
+        let mut test = LatencyAdvance::new(0.1, none, 4.0, None);
+        test.tests.iter_mut().for_each(|at| at.threshold = Some(threshold));
+        test
+    }
+
+    /// A cohort in which so many of 100 requests of the baseline are slow, and none of the canary's.
+    fn cohort(test: &mut LatencyAdvance, at_ms: u64, slow: u64) {
+        let baseline = [(90_000, 100 - slow), (110_000, slow)];
+        let seen = |latency_us| Seen {
+            latency_us,
+            failures: 0,
+        };
+        test.score(at_ms, 0.1, seen(&[(90_000, 100)]), seen(&baseline));
+    }
+
+    #[test]
+    fn a_second_gives_a_part_of_what_is_needed_at_most() {
+        let mut test = at_100_ms();
+        for tick in 0..100 {
+            cohort(&mut test, tick * 10, 20);
+        }
+        assert!((test.log_e() - 1.0).abs() < 1e-9, "{}", test.log_e());
+        cohort(&mut test, 1_000, 20);
+        assert!(test.log_e() > 1.0 && test.log_e() < 2.0 + 1e-9);
+    }
+
+    #[test]
+    fn what_follows_a_spike_counts_for_nothing_also_after_an_empty_second() {
+        for next in [1_000, 2_000, 7_000] {
+            let mut test = at_100_ms();
+            cohort(&mut test, 0, 31);
+            let before = test.log_e();
+            cohort(&mut test, next, 20);
+            assert!((test.log_e() - before).abs() < 1e-12, "{next}");
+            cohort(&mut test, next + 1_000, 20);
+            assert!(test.log_e() > before, "the second after was as usual");
+        }
     }
 }

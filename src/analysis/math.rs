@@ -1,5 +1,15 @@
 //! Sums of exponentials in log space and the logarithm of the gamma function: all that the tests need of numerics.
 
+/// `exp(value - high)`, where what would be lost in a sum with 1 is left out: most bets of a healthy release are that
+/// small, and an exponential for each of them is most of what a tick costs.
+pub(crate) fn relative(value: f64, high: f64) -> f64 {
+    let below = value - high;
+    if below < LOST { 0.0 } else { below.exp() }
+}
+
+/// `exp` of it, times as many as there are ever bets, is less than the smallest difference from 1.
+const LOST: f64 = -42.0;
+
 /// `ln(exp(a) + exp(b))` without overflow.
 pub(crate) fn log_add_exp(a: f64, b: f64) -> f64 {
     let (low, high) = if a < b { (a, b) } else { (b, a) };
@@ -15,7 +25,7 @@ pub(crate) fn log_sum_exp(values: &[f64]) -> f64 {
     if high == f64::NEG_INFINITY {
         return high;
     }
-    high + values.iter().map(|value| (value - high).exp()).sum::<f64>().ln()
+    high + values.iter().map(|value| relative(*value, high)).sum::<f64>().ln()
 }
 
 /// `ln(gamma(x))` for positive `x`: the recurrence up to 12, then Stirling's series, good to 1e-13 there.

@@ -37,7 +37,7 @@ mod tests;
 pub mod text;
 mod wealth;
 
-pub use budget::Budget;
+pub use budget::{Budget, Pending};
 pub use cohort::{Arm, Cohort, Counts};
 pub use confidence::Interval;
 pub use evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};

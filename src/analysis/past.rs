@@ -125,10 +125,19 @@ impl View<'_> {
     /// The highest value of the bucket in which the quantile lies. Failures rank above all answers, so a quantile that
     /// falls among them gives the slowest answer.
     pub(crate) fn quantile(&self, quantile: f64) -> u64 {
+        self.bucket_of(quantile).map_or(0, highest)
+    }
+
+    /// The value just below that bucket.
+    pub(crate) fn below_quantile(&self, quantile: f64) -> u64 {
+        self.bucket_of(quantile).map_or(0, lowest).saturating_sub(1)
+    }
+
+    fn bucket_of(&self, quantile: f64) -> Option<usize> {
         let rank = quantile * self.past.total();
         let upto = self.past.before.partition_point(|before| *before < rank);
         let held = self.past.counts.get(..upto).unwrap_or_default();
-        held.iter().rposition(|count| *count > 0.0).map_or(0, highest)
+        held.iter().rposition(|count| *count > 0.0)
     }
 
     /// The chance of a latency above `value`, failures included; within a bucket the answers count as evenly spread.
@@ -202,6 +211,7 @@ mod tests {
         let view = past.view().unwrap();
         assert_eq!(view.quantile(0.5), 100);
         assert_eq!(view.quantile(0.999), 200);
+        assert_eq!(view.below_quantile(0.999), 199);
         assert!((view.above(100.0) - 0.5).abs() < 1e-12);
         assert!((view.above(200.0)).abs() < 1e-12);
         assert!((view.above(0.0) - 1.0).abs() < 1e-12);

@@ -13,8 +13,8 @@ use super::math::ln_gamma;
 const CONCENTRATION: f64 = 1_000.0;
 /// The chance to doubt a true split.
 pub(crate) const LEVEL: f64 = 1e-4;
-/// The split is examined once in this time; it is no brake.
-const EVERY_MS: u64 = 1_000;
+/// The split is examined when there are so many times as many draws as the last time; it is no brake.
+const EVERY: f64 = 1.0 + 1.0 / 128.0;
 /// Distinct weights that are told apart. A release has a handful; a caller that changes the weight all the time loses
 /// the confidence sequence and this guard beyond them, nothing else.
 const DISTINCT: usize = 1_024;
@@ -24,8 +24,9 @@ const DISTINCT: usize = 1_024;
 pub(crate) struct Split {
     totals: Vec<Totals>,
     current: usize,
-    next_ms: u64,
     overflowed: bool,
+    /// The sum of what each weight says.
+    log_e: f64,
 }
 
 /// What was seen at one weight.
@@ -37,6 +38,8 @@ pub(crate) struct Totals {
     /// Draws: requests, or keys seen for the first time.
     drawn_canary: u64,
     drawn_baseline: u64,
+    /// Draws at which it is examined again.
+    next: f64,
     log_e: f64,
 }
 
@@ -48,8 +51,7 @@ impl Split {
         totals.baseline.add(&cohort.baseline);
         totals.drawn_canary += cohort.canary.new_keys.unwrap_or(cohort.canary.requests);
         totals.drawn_baseline += cohort.baseline.new_keys.unwrap_or(cohort.baseline.requests);
-        if cohort.at_ms >= self.next_ms {
-            self.next_ms = cohort.at_ms + EVERY_MS;
+        if totals.drawn() >= totals.next {
             self.examine();
         }
     }
@@ -78,13 +80,16 @@ impl Split {
 
     fn examine(&mut self) {
         if let Some(totals) = self.totals.get_mut(self.current) {
-            totals.log_e = totals.evidence();
+            let evidence = totals.evidence();
+            self.log_e += evidence - totals.log_e;
+            totals.log_e = evidence;
+            totals.next = totals.drawn() * EVERY;
         }
     }
 
     /// `ln` of the evidence that the split is not what the weights say.
     pub(crate) fn log_e(&self) -> f64 {
-        self.totals.iter().map(|totals| totals.log_e).sum()
+        self.log_e
     }
 
     pub(crate) fn doubted(&self) -> bool {
@@ -105,8 +110,13 @@ impl Totals {
             baseline: Counts::default(),
             drawn_canary: 0,
             drawn_baseline: 0,
+            next: 0.0,
             log_e: 0.0,
         }
+    }
+
+    fn drawn(&self) -> f64 {
+        (self.drawn_canary + self.drawn_baseline) as f64
     }
 
     fn evidence(&self) -> f64 {

@@ -86,7 +86,7 @@ impl Progress {
 
     /// Scores a cohort, unless it was assigned at a smaller weight: requests from before the step say nothing about
     /// the load of this one.
-    pub(crate) fn score(&mut self, cohort: &Cohort<'_>) {
+    pub(crate) fn score(&mut self, cohort: &Cohort<'_>, limit: f64) {
         if cohort.weight < self.step.weight - 1e-9 {
             return;
         }
@@ -98,6 +98,7 @@ impl Progress {
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             error.score(cohort.weight, canary, cohort.baseline.failures);
+            error.settle(limit);
         }
         if let Some(latency) = &mut self.latency
             && let (Some(canary), Some(baseline)) = (Seen::of(&cohort.canary), Seen::of(&cohort.baseline))
@@ -115,7 +116,7 @@ impl Progress {
     }
 
     fn proven(&self, limit: f64) -> bool {
-        self.error.as_ref().is_none_or(|error| error.log_e() >= limit)
+        self.error.as_ref().is_none_or(|error| error.reaches(limit))
             && self.latency.as_ref().is_none_or(|latency| latency.log_e() >= limit)
     }
 

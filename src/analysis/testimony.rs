@@ -27,7 +27,7 @@ impl Judge {
         Evidence {
             at_ms: self.now_ms,
             elapsed_ms: self.now_ms - self.started_ms.unwrap_or(self.now_ms),
-            log_e: self.log_e,
+            log_e: self.log_e().0,
             log_e_max: self.log_e_max,
             log_limit: self.limit,
             p_value: (-self.log_e_max).exp().min(1.0),

@@ -111,7 +111,7 @@ pub(crate) mod time {
     }
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-        deserializer.deserialize_str(TimeVisitor)
+        deserializer.deserialize_any(TimeVisitor)
     }
 }
 
@@ -126,6 +126,14 @@ impl Visitor<'_> for TimeVisitor {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Duration, E> {
         duration(text).map_err(E::custom)
+    }
+
+    /// Only nothing is the same in every unit.
+    fn visit_u64<E: de::Error>(self, number: u64) -> Result<Duration, E> {
+        match number {
+            0 => Ok(Duration::ZERO),
+            _ => Err(E::invalid_value(de::Unexpected::Unsigned(number), &self)),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::math::{log_add_exp, log_sum_exp};
+use super::math::{log_add_exp, log_sum_exp, relative};
 
 /// The share of the opening wealth that never bets. It bounds the loss, and is what a late change is bet with.
 pub(crate) const CASH: f64 = 0.2;
@@ -50,8 +50,8 @@ impl<const N: usize> Wealth<N> {
     /// `ln` of the whole wealth.
     pub(crate) fn log_e(&self) -> f64 {
         let high = self.bets.iter().fold(self.cash, |high, bet| high.max(*bet));
-        let sum: f64 = self.bets.iter().map(|bet| (bet - high).exp()).sum();
-        high + (sum + (self.cash - high).exp()).ln()
+        let sum: f64 = self.bets.iter().map(|bet| relative(*bet, high)).sum();
+        high + (sum + relative(self.cash, high)).ln()
     }
 
     /// Gives a part `1/(k+1)` of the whole wealth back to all bets in their opening shares, so that a change after a

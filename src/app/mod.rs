@@ -5,6 +5,7 @@
 
 pub(crate) mod demo;
 mod reload;
+pub(crate) mod replay;
 mod running;
 mod signals;
 

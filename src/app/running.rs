@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::proxy::{self, BoundListener, Reports, Workers};
 use crate::store::Store;
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
-use crate::{admin, net};
+use crate::{admin, net, release};
 
 /// Why the proxy did not start, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,8 @@ pub fn start(config: Config) -> Result<Running, Error> {
     }
     let (controller, links) = Controller::new(Setup {
         services: config.services,
+        preflighter: Arc::new(preflight),
+        approvals: !config.admin.tokens.is_empty(),
         listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
         workers: config.proxy.workers.get(),
         store,
@@ -202,4 +205,36 @@ impl Running {
         let _ = self.controller.await;
         clean
     }
+}
+
+/// How long the canary's endpoints may take to accept a connection, where a plan says nothing.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// Looks at a canary before its first user, as its plan says.
+fn preflight(
+    endpoints: Vec<SocketAddr>,
+    plan: Option<release::Preflight>,
+) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
+    Box::pin(async move {
+        let connect = plan.as_ref().map_or(CONNECT, |plan| plan.timeout);
+        let requests: Result<Vec<_>, String> = plan.iter().flat_map(|plan| &plan.requests).map(smoke).collect();
+        proxy::preflight(&endpoints, &requests?, connect).await
+    })
+}
+
+/// A request of a plan, which has checked that it is one.
+fn smoke(smoke: &release::Smoke) -> Result<proxy::Smoke, String> {
+    let told = |what: &str| format!("the preflight's {what} cannot be sent");
+    let mut headers = http::HeaderMap::new();
+    for (name, value) in &smoke.headers {
+        let name = http::HeaderName::try_from(name).map_err(|_| told(name))?;
+        headers.append(name, value.parse().map_err(|_| told(value))?);
+    }
+    Ok(proxy::Smoke {
+        method: smoke.method.parse().map_err(|_| told(&smoke.method))?,
+        target: smoke.path.parse().map_err(|_| told(&smoke.path))?,
+        headers,
+        expected: smoke.expect.clone(),
+        timeout: smoke.timeout,
+    })
 }

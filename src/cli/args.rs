@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+use super::release::args::ReleaseVerb;
 use crate::model::Weight;
 
 const TOP_HELP: &str = "\
@@ -61,6 +62,36 @@ When this returns, no request that arrives from now on goes anywhere else than t
 connections that are already open.
 
 Exit codes: 0 done, 1 failed, 2 usage, 5 not possible now, 6 unreachable";
+
+const PLAN_HELP: &str = "\
+Says for each step what the canary would get at the traffic of the last minute, when a good canary could go on, and
+when a bad one would be seen. Nothing is changed.
+
+Examples:
+  weighbridge plan shop                        the plan that is configured
+  weighbridge plan shop --plan careful.yaml    another one
+
+Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 6 unreachable";
+
+const EXPLAIN_HELP: &str = "\
+Says in words where a release is, what it waits for, what each objective says with its numbers and limits, and how
+many requests are still needed.
+
+Examples:
+  weighbridge explain shop       the release under way, or the newest
+  weighbridge explain shop-12    this one
+
+Exit codes: 0 done, 1 failed, 2 usage, 6 unreachable";
+
+const REPLAY_HELP: &str = "\
+Reads recorded runs (JSON lines) and prints one JSON line for each: its verdict, when it fell, and by what. Change the
+plan in a run's first line to see what other limits would have decided.
+
+Examples:
+  curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording | weighbridge replay -
+  weighbridge replay last-quarter.jsonl
+
+Exit codes: 0 every run was judged, 1 the input cannot be read or is wrong, 2 usage";
 
 const DEMO_HELP: &str = "\
 Needs nothing but this program: it starts two small versions of a shop, a proxy in front of them and 300 requests
@@ -178,6 +209,33 @@ pub(super) enum Verb {
         /// Why, for the journal
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
+    },
+    /// Start a release, look at it, drive it
+    Release {
+        #[command(subcommand)]
+        verb: ReleaseVerb,
+    },
+    /// Say what a release of a service would cost and take, before it is started
+    #[command(after_help = PLAN_HELP)]
+    Plan {
+        /// The service
+        service: String,
+        /// A file with a plan, YAML or JSON; what it names replaces the same fields of the configured one
+        #[arg(long, value_name = "FILE")]
+        plan: Option<PathBuf>,
+    },
+    /// Say why a release is where it is
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain {
+        /// A service, whose release under way or newest one is meant, or a release
+        #[arg(value_name = "SERVICE|ID")]
+        subject: String,
+    },
+    /// Judge recorded releases again
+    #[command(after_help = REPLAY_HELP)]
+    Replay {
+        /// The recording; `-` is standard input
+        file: PathBuf,
     },
     /// Ask whether the proxy is ready: exit code 0 if it is, else 1 (for container health checks)
     Healthcheck,

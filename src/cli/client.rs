@@ -1,4 +1,5 @@
-//! A small client of the admin API: one connection for each call, bounded in time and size.
+//! A small client of the admin API: one connection for each call, bounded in time and size; the stream of events has
+//! one of its own, for as long as it is wanted.
 //!
 //! It speaks plain HTTP/1.1 and nothing else, keeps no connections, follows no redirects and tries nothing twice: a
 //! person or a pipeline decides whether to repeat a change.
@@ -7,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HOST, IF_MATCH};
-use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -24,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const CALL_TIMEOUT: Duration = Duration::from_secs(35);
 /// The largest answer that is read; thousands of services fit.
 const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Why a call brought no result.
 #[derive(Debug, thiserror::Error)]
@@ -138,6 +142,80 @@ impl Client {
         self.call(Method::POST, &path, Some(json(request)), None).await
     }
 
+    /// Starts a release of a service.
+    pub(crate) async fn start_release(
+        &self,
+        service: &str,
+        start: &api::ReleaseStart,
+    ) -> Result<Answer<api::ReleaseChange>, Error> {
+        let path = service_path(service, "/releases");
+        self.call(Method::POST, &path, Some(json(start)), None).await
+    }
+
+    /// Does something with a release; `verb` is the word in the path.
+    pub(crate) async fn command_release(
+        &self,
+        id: &str,
+        verb: &str,
+        command: &api::ReleaseCommand,
+    ) -> Result<Answer<api::ReleaseChange>, Error> {
+        let path = release_path(id, &format!("/{verb}"));
+        self.call(Method::POST, &path, Some(json(command)), None).await
+    }
+
+    /// The releases of a service, newest first.
+    pub(crate) async fn releases(&self, service: &str, limit: usize) -> Result<Answer<api::ReleaseList>, Error> {
+        let path = service_path(service, &format!("/releases?limit={limit}"));
+        self.call(Method::GET, &path, None, None).await
+    }
+
+    /// One release.
+    pub(crate) async fn release(&self, id: &str) -> Result<Answer<api::Release>, Error> {
+        self.call(Method::GET, &release_path(id, ""), None, None).await
+    }
+
+    /// What a plan would cost and take; without one, the service's own.
+    pub(crate) async fn forecast(
+        &self,
+        service: &str,
+        request: &api::PlanRequest,
+    ) -> Result<Answer<api::Forecast>, Error> {
+        let path = service_path(service, "/plan");
+        self.call(Method::POST, &path, Some(json(request)), None).await
+    }
+
+    /// The stream of events about a service, behind the event `last_id` if one is given. Whoever reads it has to bound
+    /// how long.
+    pub(crate) async fn events(&self, service: &str, last_id: Option<u64>) -> Result<Incoming, Error> {
+        let path = format!("/api/v1/events?service={}", escaped(service));
+        let mut request = self.request(Method::GET, &path, None, None)?;
+        let headers = request.headers_mut();
+        headers.insert(
+            ACCEPT,
+            HeaderValue::from_static("text/event-stream, application/problem+json"),
+        );
+        if let Some(id) = last_id {
+            headers.insert(LAST_EVENT_ID, HeaderValue::from(id));
+        }
+        let opened = tokio::time::timeout(CALL_TIMEOUT, self.open(request)).await;
+        let answer = opened.map_err(|_| self.timeout(CALL_TIMEOUT))??;
+        if answer.status().is_success() {
+            return Ok(answer.into_body());
+        }
+        let (status, body) = self.whole(answer).await?;
+        Err(self.problem(status, &body))
+    }
+
+    /// What was heard on a stream; what went wrong with it is as if the API could not be reached.
+    pub(crate) fn heard<T>(&self, heard: Result<T, String>) -> Result<T, Error> {
+        heard.map_err(|reason| self.unreachable(reason))
+    }
+
+    /// Where a release's evidence can be read by a browser.
+    pub(crate) fn evidence_page(&self, id: &str) -> String {
+        format!("{}{}{}", self.address(), self.prefix, release_path(id, "/evidence"))
+    }
+
     /// Whether the proxy is ready, and what it says about it.
     pub(crate) async fn ready(&self) -> Result<(bool, String), Error> {
         let (status, body, _) = self.exchange(Method::GET, "/readyz", None, None).await?;
@@ -205,6 +283,12 @@ impl Client {
     }
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<(StatusCode, Bytes), Error> {
+        let answer = self.open(request).await?;
+        self.whole(answer).await
+    }
+
+    /// A connection, and the head of the answer to `request` on it.
+    async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
             .await
@@ -215,10 +299,13 @@ impl Client {
             .map_err(|error| self.unreachable(error))?;
         // What goes wrong on the connection comes out of the request and its body too.
         tokio::spawn(connection);
-        let answer = sender
+        sender
             .send_request(request)
             .await
-            .map_err(|error| self.unreachable(error))?;
+            .map_err(|error| self.unreachable(error))
+    }
+
+    async fn whole(&self, answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Error> {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
         let body = body.map_err(|error| self.unreachable(error))?;
@@ -273,19 +360,29 @@ fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
 }
 
-/// The path of a service. A name as declared needs no escaping; what a user may type does.
+/// The path of a service.
 fn service_path(service: &str, rest: &str) -> String {
+    format!("/api/v1/services/{}{rest}", escaped(service))
+}
+
+/// The path of a release.
+fn release_path(id: &str, rest: &str) -> String {
+    format!("/api/v1/releases/{}{rest}", escaped(id))
+}
+
+/// A name as one segment of a path or as a value of a query. A name as declared needs no escaping; what a user may type
+/// does.
+fn escaped(name: &str) -> String {
     use std::fmt::Write as _;
-    let mut path = String::from("/api/v1/services/");
-    for byte in service.bytes() {
+    let mut text = String::new();
+    for byte in name.bytes() {
         if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) {
-            path.push(char::from(byte));
+            text.push(char::from(byte));
         } else {
-            let _ = write!(path, "%{byte:02X}");
+            let _ = write!(text, "%{byte:02X}");
         }
     }
-    path.push_str(rest);
-    path
+    text
 }
 
 #[cfg(test)]

@@ -14,6 +14,10 @@ pub(super) enum Exit {
     Failed = 1,
     /// The command line makes no sense.
     Usage = 2,
+    /// A release that was waited for was rolled back.
+    RolledBack = 3,
+    /// A release that was waited for was cancelled, or did not end in time.
+    Inconclusive = 4,
     /// The proxy refuses in its present state: a stale revision, an illegal transition.
     Refused = 5,
     /// The admin API cannot be reached.
@@ -113,7 +117,7 @@ fn hint_for(error: &client::Error) -> Option<&'static str> {
             "is Weighbridge running, and is this its admin address? --admin URL or WEIGHBRIDGE_ADMIN names another one",
         ),
         client::Error::Timeout { .. } => {
-            Some("the change may have been made all the same: look with `weighbridge status` before trying again")
+            Some("a change may have been made all the same: look with `weighbridge status` before trying again")
         }
         client::Error::Foreign { .. } => {
             Some("is this Weighbridge's admin address, not that of the traffic? --admin URL names another one")
@@ -121,7 +125,7 @@ fn hint_for(error: &client::Error) -> Option<&'static str> {
         client::Error::Problem(problem) => match problem.status {
             401 => Some("give a token with --token-file FILE or in WEIGHBRIDGE_TOKEN"),
             403 => Some("the token's role does not allow this; use a token with the role that the call needs"),
-            404 => Some("`weighbridge status` lists the services"),
+            404 => Some("`weighbridge status` lists the services, `weighbridge release history SERVICE` its releases"),
             412 => Some("somebody else changed it in between: look with `weighbridge status`, then decide anew"),
             507 => Some("nothing was changed; make room for the store, or roll back, which needs none"),
             _ => None,

@@ -6,7 +6,10 @@
 mod args;
 mod check;
 pub(crate) mod client;
+mod events;
 mod exit;
+mod release;
+mod replay;
 mod status;
 pub(crate) mod table;
 mod terminal;
@@ -56,6 +59,10 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
             if_match,
         } => verbs::set_weights(&global, &service, weights, reason, if_match, terminal),
         Verb::Rollback { service, reason } => verbs::rollback(&global, &service, reason, terminal),
+        Verb::Release { verb } => release::run(&global, verb, terminal),
+        Verb::Plan { service, plan } => release::forecast(&global, &service, plan.as_deref(), terminal),
+        Verb::Explain { subject } => release::explain(&global, &subject, terminal),
+        Verb::Replay { file } => replay::run(&file, terminal),
         Verb::Healthcheck => verbs::healthcheck(&global, terminal),
         Verb::Demo { hold, fast } => verbs::demo(hold, fast, terminal),
         Verb::Completions { shell } => verbs::completions(shell, terminal),

@@ -74,6 +74,11 @@ impl Terminal {
         self.print(&format!("{text}\n"))
     }
 
+    /// Writes a result as JSON in one line, of which many may follow each other.
+    pub(super) fn print_json_line(&mut self, value: &Value) -> Result<(), Failure> {
+        self.print(&format!("{value}\n"))
+    }
+
     /// Says something to the user, who may have asked for silence.
     pub(super) fn say(&mut self, text: &str) {
         if !self.quiet {

@@ -187,13 +187,16 @@ fn show_change(answer: &Answer<api::Service>, terminal: &mut Terminal) -> Result
 }
 
 /// Waits for an answer of the admin API.
-fn ask<T>(call: impl Future<Output = Result<Answer<T>, Error>>, terminal: &mut Terminal) -> Result<Answer<T>, Failure> {
+pub(super) fn ask<T>(
+    call: impl Future<Output = Result<Answer<T>, Error>>,
+    terminal: &mut Terminal,
+) -> Result<Answer<T>, Failure> {
     let answer = block_on(call)??;
     terminal.explain(&answer.trace);
     Ok(answer)
 }
 
-fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
+pub(super) fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -201,7 +204,7 @@ fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.block_on(call))
 }
 
-fn client(global: &Global) -> Result<Client, Failure> {
+pub(super) fn client(global: &Global) -> Result<Client, Failure> {
     Ok(Client::new(&global.admin, token(global)?.as_deref())?)
 }
 

@@ -10,6 +10,7 @@ mod env;
 mod listener;
 mod process;
 mod read;
+mod release;
 mod report;
 mod route;
 mod scalar;
@@ -18,6 +19,7 @@ mod schema;
 mod service;
 mod tree;
 mod watch;
+mod webhook;
 mod yaml;
 
 use std::collections::HashMap;
@@ -27,12 +29,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use self::read::{Fields, Problems};
+use self::release::Callers;
 use self::report::Source;
 pub use self::report::{Problem, Report};
 pub use self::schema::schema;
 use self::tree::{Kind, Node};
 pub use self::watch::{Watch, watch};
-use crate::model::ServiceSpec;
+use crate::model::{ServiceSpec, Webhook};
 use crate::net::ListenerOptions;
 use crate::{proxy, store, telemetry};
 
@@ -54,6 +57,8 @@ pub struct Config {
     pub telemetry: telemetry::Options,
     /// The services, in the order of the file; at least one.
     pub services: Vec<ServiceSpec>,
+    /// Who is told of releases.
+    pub webhooks: Vec<Webhook>,
 }
 
 /// The keys of the file whose values differ and only take effect with a restart. Services are all that a reload changes.
@@ -63,6 +68,7 @@ pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
         ("listeners", old.listeners != new.listeners),
         ("admin", old.admin != new.admin),
         ("store", old.store != new.store),
+        ("webhooks", old.webhooks != new.webhooks),
         ("drain", old.proxy.drain != new.proxy.drain),
         ("pool", old.proxy.pool != new.proxy.pool),
         ("max_in_flight", old.proxy.max_in_flight != new.proxy.max_in_flight),
@@ -133,14 +139,19 @@ fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Op
     let mut fields = Fields::of(tree, problems)?;
     let proxy = process::proxy(&mut fields);
     let listeners = fields.read("listeners", listener::listeners);
+    let known = problems.count();
     let admin = fields.read("admin", |node, problems| admin::admin(node, problems, env));
+    let callers = callers(fields.get("admin"), admin.as_ref(), problems.count() > known);
     let store = fields.read("store", process::store);
-    let services = fields.required("services", "a mapping of names to services", service::services);
+    let services = fields.required("services", "a mapping of names to services", |node, problems| {
+        service::services(node, problems, callers)
+    });
+    let webhooks = fields.read("webhooks", webhook::webhooks);
     let log = fields.read("log", process::log);
     let access_log = fields.read("access_log", process::access_log);
     let config = Config {
         listeners: listeners.unwrap_or_else(|| vec![ListenerOptions::default()]),
-        admin: admin.unwrap_or_default(),
+        admin: admin.clone().unwrap_or_default(),
         store: store.unwrap_or_default(),
         proxy,
         telemetry: telemetry::Options {
@@ -148,6 +159,7 @@ fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Op
             access_log: access_log.flatten(),
         },
         services: services.unwrap_or_default(),
+        webhooks: webhooks.unwrap_or_default(),
     };
     let address = config.admin.address;
     if address.port() != 0 && config.listeners.iter().any(|listener| listener.address == address) {
@@ -156,6 +168,18 @@ fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Op
     }
     fields.finish();
     Some(config)
+}
+
+/// Whom the admin API knows by name. Whether the tokens are right has been told; that some are meant is enough not to
+/// tell that there are none.
+fn callers<'a>(node: Option<&Node>, admin: Option<&'a crate::admin::Options>, is_wrong: bool) -> Callers<'a> {
+    let is_meant = |entry: &tree::Entry| matches!(&*entry.key, "tokens" | "tokens_file");
+    let meant = node.is_some_and(|node| matches!(&node.kind, Kind::Map(entries) if entries.iter().any(is_meant)));
+    match admin {
+        _ if !meant => Callers::Nameless,
+        Some(admin) if !is_wrong => Callers::Named(&admin.tokens),
+        _ => Callers::Unclear,
+    }
 }
 
 /// The variables of the process whose names and values are text.

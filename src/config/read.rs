@@ -59,6 +59,11 @@ impl Problems {
         self.all.borrow_mut().extend(others);
     }
 
+    /// How many there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.all.borrow().len()
+    }
+
     pub(super) fn into_inner(self) -> Vec<Problem> {
         self.all.into_inner()
     }
@@ -68,7 +73,8 @@ impl Problems {
         &self.source.name
     }
 
-    fn tell(&self, span: &Span, path: &str, message: String, help: Option<String>) {
+    /// Something is wrong at a place of the text, with what is meant by `path`.
+    pub(super) fn tell(&self, span: &Span, path: &str, message: String, help: Option<String>) {
         let mut problem = Problem::new(&self.source, Some(span.clone()), path, message);
         problem.help = help;
         self.all.borrow_mut().push(problem);
@@ -98,7 +104,9 @@ impl<'a> Fields<'a> {
 
     /// The value of `name`, if it is given.
     pub(super) fn get(&mut self, name: &'static str) -> Option<&'a Node> {
-        self.known.push(name);
+        if !self.known.contains(&name) {
+            self.known.push(name);
+        }
         self.entries
             .iter()
             .find(|entry| entry.key == name)

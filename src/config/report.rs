@@ -100,7 +100,7 @@ impl Problem {
 }
 
 /// Fields whose values do not belong on a screen, whether they are known fields or somebody's guess.
-const SECRETS: [&str; 4] = ["sha256:", "token:", "secret:", "password:"];
+const SECRETS: [&str; 5] = ["sha256:", "token:", "secret:", "password:", "url:"];
 
 /// A line with what stands after such a field blotted out, each character by as many bytes, so that places stay.
 fn masked(line: &str) -> String {

@@ -3,6 +3,8 @@
 //! The types here are shapes only: nothing is ever read into them. The readers are what decides; a test holds the two
 //! against each other, field by field, and against `config/reference.yaml` for the defaults.
 
+mod release;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -50,6 +52,9 @@ struct Configuration {
     /// The services, by name.
     #[schemars(extend("minProperties" = 1, "propertyNames" = key_schema()))]
     services: BTreeMap<String, Service>,
+    /// Who is told of releases; takes effect with a restart.
+    #[schemars(default, length(max = 32), extend("default" = []))]
+    webhooks: Vec<release::Webhook>,
     /// What the program says about itself, on standard error.
     #[schemars(default)]
     log: Log,
@@ -217,6 +222,9 @@ struct Service {
     /// Active checks of every endpoint; without them every endpoint counts as healthy.
     #[schemars(default)]
     health: Health,
+    /// How releases go; by default as with `{}`.
+    #[schemars(default)]
+    release: release::Release,
 }
 
 /// A match; all given conditions must hold.
@@ -393,6 +401,9 @@ enum AccessLogFormat {
 /// What a variable in a value looks like; such a value is not judged here.
 const VARIABLE: &str = r"\$\{";
 
+/// What webhooks can be told.
+const EVENTS: [&str; 12] = crate::model::Webhook::EVENTS;
+
 /// What a name looks like.
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
@@ -453,6 +464,35 @@ shape!(
         "maximum": 100,
         "pattern": VARIABLE,
     })
+);
+shape!(
+    /// A weight of a step in percent.
+    StepWeight, "StepWeight", json_schema!({
+        "type": ["number", "string"],
+        "exclusiveMinimum": 0,
+        "maximum": 100,
+        "pattern": VARIABLE,
+    })
+);
+shape!(
+    /// A share, in percent, percentage points or as a fraction.
+    Share, "Share", json_schema!({
+        "type": ["number", "string"],
+        "minimum": 0,
+        "pattern": format!(r"^\d+(\.\d+)?(pp|%)?$|{VARIABLE}"),
+    })
+);
+shape!(
+    /// A number above zero.
+    Rate, "Rate", json_schema!({
+        "type": ["number", "string"],
+        "exclusiveMinimum": 0,
+        "pattern": VARIABLE,
+    })
+);
+shape!(
+    /// The name of an event.
+    Event, "Event", json_schema!({ "type": "string", "enum": EVENTS })
 );
 shape!(
     /// The name of a service, an upstream, a listener or a caller.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::read::{Fields, Problems, entries, list, one_of, similar};
+use super::release::{Callers, release};
 use super::route::{header_name, refuse_duplicates, routes};
 use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
 use super::tree::{Entry, Kind, Node};
@@ -27,7 +28,7 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// All services, in the order of the file; there has to be one.
-pub(super) fn services(node: &Node, problems: &Problems) -> Option<Vec<ServiceSpec>> {
+pub(super) fn services(node: &Node, problems: &Problems, callers: Callers<'_>) -> Option<Vec<ServiceSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
         problems.at(node, "expected at least one service");
@@ -45,7 +46,7 @@ pub(super) fn services(node: &Node, problems: &Problems) -> Option<Vec<ServiceSp
     let mut services = Vec::with_capacity(entries.len());
     let mut nodes = Vec::new();
     for entry in entries {
-        let read = service(entry, problems);
+        let read = service(entry, problems, callers);
         nodes.extend(
             read.routes
                 .into_iter()
@@ -64,7 +65,7 @@ struct Read<'a> {
     spec: Option<ServiceSpec>,
 }
 
-fn service<'a>(entry: &'a Entry, problems: &'a Problems) -> Read<'a> {
+fn service<'a>(entry: &'a Entry, problems: &'a Problems, callers: Callers<'_>) -> Read<'a> {
     let mut read = Read {
         name: Name::from(&*entry.key),
         routes: Vec::new(),
@@ -93,7 +94,8 @@ fn service<'a>(entry: &'a Entry, problems: &'a Problems) -> Read<'a> {
     let sticky = fields.read("sticky", sticky);
     let tester = fields.read("tester", tester);
     let health = fields.read("health", health);
-    for later in ["release", "shadow", "retries", "websocket"] {
+    let release = fields.read("release", |node, problems| release(node, problems, callers));
+    for later in ["shadow", "retries", "websocket"] {
         fields.unavailable(later);
     }
     fields.finish();
@@ -108,7 +110,7 @@ fn service<'a>(entry: &'a Entry, problems: &'a Problems) -> Read<'a> {
         sticky,
         tester,
         health,
-        release: None,
+        release,
     });
     read
 }

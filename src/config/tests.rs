@@ -2,6 +2,8 @@
 
 /// What each kind of mistake is told.
 mod mistakes;
+/// `release` and `webhooks`.
+mod releases;
 /// The files in `config/`.
 mod shipped;
 
@@ -119,7 +121,7 @@ services:
       blue: { endpoints: [\"${NOWHERE}:3000\", app:80] }
       green: { endpoints: [], protocol: h2c }
     weights: { blue: 95, green: \"5\", red: 1 }
-    release: { steps: [1] }
+    release: { steps: [1, 1] }
 ",
         &[
             "1:10 workers: expected a whole number from 1 to 1024, found `0`",
@@ -141,7 +143,7 @@ services:
             "13:33 services.shop.weights.green: expected a number from 0 to 100, found `\"5\"` (a weight is in \
              percent, without quotes and without `%`)",
             "13:38 services.shop.weights.red: there is no upstream `red`; expected `blue` or `green`",
-            "14:5 services.shop.release: `release` is not available in this version (take it out)",
+            "14:27 services.shop.release.steps[1]: the weights of the steps must grow, and 1 follows 1",
         ],
     );
 }
@@ -155,6 +157,10 @@ fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
         "access_log: ${SECRET}",
         "admin: { tokens: [{ name: a, role: viw, sha256: hunter2 }] }",
         "admin: { tokens: [{ name: a, role: view, token: hunter2 }] }",
+        "webhooks: [{ url: \"ftp://hunter2\" }]",
+        "webhooks: [{ url: \"https://a/hunter2\", timeout: 1 }]",
+        "webhooks: [{ url: \"https://a\", secret: hunter2, format: xml }]",
+        "webhooks: [{ url: \"https://a\", secret: \"${SECRET}\", attempts: \"${SECRET}\" }]",
     ] {
         let report = parse("w.yaml", &format!("{line}\n{SHOP}"), &variables()).unwrap_err();
         let all = format!(
@@ -163,6 +169,24 @@ fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
             serde_json::to_string(&report).unwrap()
         );
         assert!(!all.contains("hunter2"), "{all}");
+    }
+    for field in [
+        "budget: \"${SECRET}\"",
+        "bake: \"${SECRET}\"",
+        "harm_budget: \"${SECRET}\"",
+        "steps: [\"${SECRET}\"]",
+        "freeze: [\"${SECRET}\", \"Fri 17:00 - ${SECRET} 08:00\", \"1:00 - 2:00 ${SECRET}\"]",
+        "rescue: \"${SECRET}\"",
+        "preflight: { requests: [{ path: \"${SECRET}\" }] }",
+        "objectives: [{ slo: \"${SECRET}\" }]",
+    ] {
+        let text = format!("{SHOP}    release: {{ {field} }}\n");
+        let report = parse("w.yaml", &text, &variables()).unwrap_err();
+        assert!(
+            report.problems()[0].path.starts_with("services.shop.release."),
+            "{report}"
+        );
+        assert!(!report.to_string().contains("hunter2"), "{report}");
     }
     let line = format!("admin: {{ address: \"0.0.0.0:9900\", tokens: [{{ name: a, role: view, sha256: {digest} }}] }}");
     let config = good(&format!("{line}\n{SHOP}"));
@@ -225,6 +249,11 @@ fn only_services_can_change_without_a_restart() {
     let old = good(SHOP);
     let services = good(&SHOP.replace("10.0.0.1", "10.0.0.2"));
     assert!(changes_needing_restart(&old, &services).is_empty());
+    let release = good(&format!("{SHOP}    release: {{ budget: 5 }}\n"));
+    assert!(changes_needing_restart(&old, &release).is_empty());
+    assert_ne!(old.services, release.services);
+    let webhooks = good(&format!("webhooks: [{{ url: \"https://a\" }}]\n{SHOP}"));
+    assert_eq!(changes_needing_restart(&old, &webhooks), ["webhooks"]);
     let lines = "workers: 7\nlog: { level: debug }\nstore: { path: /x }\nlisteners: [{ address: 0.0.0.0:1 }]";
     let new = good(&format!("{lines}\n{SHOP}"));
     assert_eq!(
@@ -245,7 +274,7 @@ proptest! {
     /// Closer to home: a valid file with a piece cut out, doubled or replaced.
     #[test]
     fn a_damaged_file_is_told_without_a_panic(
-        at in 0_usize..4_000,
+        at in 0_usize..11_000,
         length in 0_usize..60,
         with in prop_oneof![Just(""), Just("${"), Just(": "), Just("\n  - "), Just("[{"), Just("é🔑"), Just("&a *a")],
     ) {

@@ -1,4 +1,4 @@
-//! Changes of weights.
+//! Changes of a service: weights by hand, rollbacks, and every turn that a release takes.
 //!
 //! Towards the baseline: publish, then commit, so that nothing delays a brake. Away from it: commit, then publish, so
 //! that no restart finds less traffic on the canary than there was. A brake overtakes what has not been published.
@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::controller::{Answered, Controller, Managed, Unsaved};
 use super::outbox::Ticket;
+use super::release::Turn;
 use super::state::{self, State, percentages};
 use super::{Applied, Intent, Refusal};
 use crate::model::{Name, Weights, api};
@@ -17,48 +18,57 @@ use crate::time::Timestamp;
 /// Changes of one service that may wait for the one before them.
 const WAITING_MAX: usize = 16;
 
-/// The way back to a caller.
-pub(super) type Reply = oneshot::Sender<Result<Applied, Refusal>>;
-
 /// New weights, as a caller wants them.
 pub(super) struct Asked {
     pub(super) weights: api::Percentages,
     pub(super) intent: Intent,
+    pub(super) reply: WeightsReply,
+}
+
+type WeightsReply = oneshot::Sender<Result<Applied, Refusal>>;
+
+/// The way back to whoever asked for a change.
+pub(super) enum Reply {
+    /// Weights by hand, or a rollback.
+    Service(WeightsReply),
+    /// A verb on a release; its identity is known from the change.
+    Release(Box<str>, oneshot::Sender<Result<api::ReleaseChange, Refusal>>),
+    /// The release went on by itself.
+    Nobody,
+}
+
+impl Reply {
+    /// Whoever asked may have gone, and needs no answer then.
+    pub(super) fn refuse(self, refusal: Refusal) {
+        match self {
+            Reply::Service(reply) => drop(reply.send(Err(refusal))),
+            Reply::Release(_, reply) => drop(reply.send(Err(refusal))),
+            Reply::Nobody => {}
+        }
+    }
+}
+
+/// A change: the state that it leads to, and what belongs to it.
+pub(super) struct Move {
+    pub(super) next: State,
+    /// What it is called in the journal and in events.
+    pub(super) action: &'static str,
+    pub(super) intent: Intent,
+    /// The turn of a release, if it is one.
+    pub(super) turn: Option<Box<Turn>>,
     pub(super) reply: Reply,
 }
 
 /// A change away from the baseline that waits for the store.
 pub(super) struct Pending {
-    pub(super) state: State,
+    pub(super) moved: Move,
     ticket: Ticket,
     since: Timestamp,
-    intent: Intent,
-    reply: Reply,
 }
 
 impl Pending {
     pub(super) const fn ticket(&self) -> Ticket {
         self.ticket
-    }
-
-    pub(super) fn into_reply(self) -> Reply {
-        self.reply
-    }
-}
-
-/// What a change is called in the journal and in events.
-#[derive(Clone, Copy)]
-enum Action {
-    Weights,
-    Rollback,
-}
-
-impl Action {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Action::Weights => "weights",
-            Action::Rollback => "rollback",
-        }
     }
 }
 
@@ -67,8 +77,8 @@ impl Controller {
         match self.begin(service, &asked) {
             Err(refusal) => drop(asked.reply.send(Err(refusal))),
             Ok(Step::Wait(name)) => self.wait(&name, asked),
-            Ok(Step::Brake(name, next)) => self.brake(&name, next, Action::Weights, asked.intent, asked.reply),
-            Ok(Step::Away(name, next)) => self.commit_first(&name, next, asked.intent, asked.reply),
+            Ok(Step::Brake(name, next)) => self.brake(&name, Move::weights(next, asked)),
+            Ok(Step::Away(name, next)) => self.commit_first(&name, Move::weights(next, asked)),
         }
     }
 
@@ -76,6 +86,9 @@ impl Controller {
     fn begin(&self, service: &str, asked: &Asked) -> Result<Step, Refusal> {
         let (name, managed) = self.managed(service)?;
         let weights = state::parse(&managed.spec, &asked.weights).map_err(Refusal::Invalid)?;
+        if let Some(active) = &managed.active {
+            return Err(active.locks_weights());
+        }
         let brake = managed.state.is_towards_baseline(&weights);
         if managed.pending.is_some() && !brake {
             return Ok(Step::Wait(name));
@@ -89,28 +102,36 @@ impl Controller {
         })
     }
 
-    pub(super) fn rollback(&mut self, service: &str, intent: Intent, reply: Reply) {
+    /// All weight back to the baseline. A release that is under way ends with it.
+    pub(super) fn rollback(&mut self, service: &str, intent: Intent, reply: WeightsReply) {
         let decided = self.clock.now();
-        let next = self.managed(service).and_then(|(name, managed)| {
+        let found = self.managed(service).and_then(|(name, managed)| {
             managed.expect(intent.expected_revision)?;
-            let revision = managed.next_revision();
-            Ok((
-                name,
-                managed
-                    .state
-                    .rolled_back(revision, &decided.rfc3339(), intent.reason.clone()),
-            ))
+            Ok((name, managed.active.is_some()))
         });
-        match next {
+        match found {
             Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((name, next)) => {
-                self.brake(&name, next, Action::Rollback, intent, reply);
-                self.metrics.add_rollback(&name, decided, self.clock.now());
+            Ok((name, true)) => self.roll_back_release(&name, intent, Reply::Service(reply)),
+            Ok((name, false)) => {
+                let Some(managed) = self.services.get(&name) else {
+                    return;
+                };
+                let (revision, at) = (managed.next_revision(), decided.rfc3339());
+                let moved = Move {
+                    next: managed.state.rolled_back(revision, &at, intent.reason.clone()),
+                    action: "rollback",
+                    intent,
+                    turn: None,
+                    reply: Reply::Service(reply),
+                };
+                self.brake(&name, moved);
+                self.metrics
+                    .add_rollback(&name, "manual", self.clock.now().since(decided));
             }
         }
     }
 
-    fn managed(&self, service: &str) -> Result<(Name, &Managed), Refusal> {
+    pub(super) fn managed(&self, service: &str) -> Result<(Name, &Managed), Refusal> {
         let found = self.services.get_key_value(service);
         let found = found.map(|(name, managed)| (Name::clone(name), managed));
         found.ok_or_else(|| Refusal::UnknownService(service.to_owned()))
@@ -130,14 +151,16 @@ impl Controller {
     }
 
     /// Publish, then commit.
-    fn brake(&mut self, name: &Name, next: State, action: Action, intent: Intent, reply: Reply) {
+    pub(super) fn brake(&mut self, name: &Name, mut moved: Move) {
         self.overtake(name);
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
             return;
         };
-        let table = self.publish(name, next.clone(), action, &intent);
+        let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
+        let change = self.change(name, &before, &moved, true);
+        let table = self.publish(name, moved);
         let (saved, told) = oneshot::channel();
-        let ticket = self.outbox.push(change(name, &before, &next, action, &intent, true));
+        let ticket = self.outbox.push(change);
         let services = vec![Name::clone(name)];
         self.unsaved.insert(
             ticket,
@@ -162,19 +185,16 @@ impl Controller {
     }
 
     /// Commit; [`Controller::settle_pending`] publishes.
-    fn commit_first(&mut self, name: &Name, next: State, intent: Intent, reply: Reply) {
+    pub(super) fn commit_first(&mut self, name: &Name, moved: Move) {
         let since = self.clock.now();
-        let Some(managed) = self.services.get_mut(name) else {
+        let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
             return;
         };
-        let change = change(name, &managed.state, &next, Action::Weights, &intent, false);
-        managed.pending = Some(Pending {
-            state: next,
-            ticket: self.outbox.push(change),
-            since,
-            intent,
-            reply,
-        });
+        let change = self.change(name, &before, &moved, false);
+        let ticket = self.outbox.push(change);
+        if let Some(managed) = self.services.get_mut(name) {
+            managed.pending = Some(Pending { moved, ticket, since });
+        }
     }
 
     /// The store has taken a change, or has not: if it was one that had to wait for that, it now happens, or not.
@@ -189,17 +209,18 @@ impl Controller {
         };
         match result {
             Ok(committed) => self.publish_committed(&name, pending, committed),
-            Err(error) => drop(pending.reply.send(Err(Refusal::Store(error.to_string())))),
+            Err(error) => self.refused(&name, pending.moved.reply, Refusal::Store(error.to_string())),
         }
         self.go_on(&name);
     }
 
     fn publish_committed(&mut self, name: &Name, pending: Pending, committed: Committed) {
-        let mut next = pending.state;
-        next.since = self.clock.now().rfc3339();
-        let table = self.publish(name, next, Action::Weights, &pending.intent);
+        let mut moved = pending.moved;
+        moved.next.since = self.clock.now().rfc3339();
+        let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
+        let table = self.publish(name, moved);
         let acknowledged = self.publisher.acknowledged(table);
-        let (service, reply) = (Name::clone(name), pending.reply);
+        let service = Name::clone(name);
         self.answers.push(Box::pin(async move {
             acknowledged.await;
             Answered {
@@ -208,6 +229,15 @@ impl Controller {
                 reply,
             }
         }));
+    }
+
+    /// A change that waited for the store does not happen.
+    fn refused(&mut self, name: &Name, reply: Reply, refusal: Refusal) {
+        reply.refuse(refusal);
+        let now = self.clock.now();
+        if let Some(active) = self.services.get_mut(name).and_then(|managed| managed.active.as_mut()) {
+            active.step_back(now);
+        }
     }
 
     /// Those who waited for a change of this service get their turn.
@@ -229,13 +259,12 @@ impl Controller {
             return;
         };
         let waiting = std::mem::take(&mut managed.waiting);
-        let replies = waiting.into_iter().map(|asked| asked.reply);
-        let pending = managed.pending.take();
-        if let Some(pending) = &pending {
+        if let Some(pending) = managed.pending.take() {
             self.outbox.withdraw(pending.ticket);
+            self.refused(name, pending.moved.reply, Refusal::Overtaken);
         }
-        for reply in pending.map(|pending| pending.reply).into_iter().chain(replies) {
-            let _ = reply.send(Err(Refusal::Overtaken));
+        for asked in waiting {
+            let _ = asked.reply.send(Err(Refusal::Overtaken));
         }
     }
 
@@ -266,46 +295,100 @@ impl Controller {
             return;
         };
         self.outbox.withdraw(pending.ticket);
-        let mut undo = change(
-            name,
-            &pending.state,
-            &managed.state,
-            Action::Weights,
-            &pending.intent,
-            true,
-        );
-        undo.entry.actor = "store".to_owned();
-        undo.entry.action = "undo".to_owned();
-        undo.entry.reason = Some("the store did not take a change in time; it was refused".to_owned());
+        let state = managed.state.clone();
+        let now = self.clock.now();
+        let undo = Move {
+            next: state,
+            action: "undo",
+            intent: Intent {
+                actor: "store".to_owned(),
+                reason: Some("the store did not take a change in time; it was refused".to_owned()),
+                ..pending.moved.intent
+            },
+            // A release that was to begin may be on disk: it is then one that was cancelled.
+            turn: pending.moved.turn.and_then(|turn| turn.taken_back(now)),
+            reply: Reply::Nobody,
+        };
+        let undo = self.change(name, &pending.moved.next, &undo, true);
         let (services, saved) = (vec![Name::clone(name)], None);
         self.unsaved.insert(self.outbox.push(undo), Unsaved { services, saved });
-        let _ = pending
-            .reply
-            .send(Err(Refusal::Store("the disk does not answer".to_owned())));
+        let told = Refusal::Store("the disk does not answer".to_owned());
+        self.refused(name, pending.moved.reply, told);
     }
 
-    /// From here on the next request is split by `next`. Gives the table's revision.
-    fn publish(&mut self, name: &Name, next: State, action: Action, intent: &Intent) -> u64 {
-        let live = next.live(name);
-        let revision = self.publisher.update(|table| table.with_weights(name, &live));
+    /// From here on the next request is split by the new state. Gives the table's revision.
+    fn publish(&mut self, name: &Name, moved: Move) -> u64 {
         let now = self.clock.now();
+        let Some(managed) = self.services.get_mut(name) else {
+            return self.publisher.current().revision;
+        };
+        let is_new = managed.state.weights != moved.next.weights;
+        managed.state = moved.next;
+        let (action, intent) = (moved.action, moved.intent);
+        let turned = moved.turn.map(|turn| managed.turn(*turn, action, &intent.actor, now));
+        let live = managed.live();
+        let state = managed.state.clone();
+        let revision = self.publisher.update(|table| table.with_weights(name, &live));
+        if is_new {
+            self.show_weights(name, &state, action, &intent, now);
+        }
+        if turned.is_some() {
+            self.show_release(name, action, &intent, now);
+        }
+        revision
+    }
+
+    fn show_weights(&mut self, name: &Name, state: &State, action: &'static str, intent: &Intent, now: Timestamp) {
         if let Some(service) = self.publisher.current().table.service(name) {
             self.collector.mark_change(service, now);
         }
-        let weights = percentages(&next.weights);
-        tracing::info!(service = %name, ?weights, actor = intent.actor, reason = intent.reason, "{}", action.as_str());
+        let weights = percentages(&state.weights);
+        tracing::info!(service = %name, ?weights, actor = intent.actor, reason = intent.reason, "{action}");
         self.tell(api::EventKind::Weights {
             service: name.to_string(),
-            revision: next.revision,
+            revision: state.revision,
             weights,
             actor: intent.actor.clone(),
             reason: intent.reason.clone(),
-            action: action.as_str().to_owned(),
+            action: action.to_owned(),
         });
-        if let Some(managed) = self.services.get_mut(name) {
-            managed.state = next;
+    }
+
+    fn change(&self, name: &Name, before: &State, moved: &Move, in_effect: bool) -> Change {
+        let managed = self.services.get(name);
+        let (mut was, mut is) = (before.json(), moved.next.json());
+        let now = self.clock.now();
+        let record = managed.and_then(|managed| match &moved.turn {
+            Some(turn) => managed.record_turn(turn, now, &mut was, &mut is),
+            // A change that is taken back leaves the release as it is.
+            None => managed.record_release(now),
+        });
+        Change {
+            services: vec![moved.next.record(name)],
+            releases: record.into_iter().collect(),
+            entry: NewEntry {
+                at: moved.next.since.clone(),
+                actor: moved.intent.actor.clone(),
+                action: moved.action.to_owned(),
+                service: Some(name.to_string()),
+                reason: moved.intent.reason.clone(),
+                before: was,
+                after: is,
+            },
+            in_effect,
         }
-        revision
+    }
+}
+
+impl Move {
+    fn weights(next: State, asked: Asked) -> Move {
+        Move {
+            next,
+            action: "weights",
+            intent: asked.intent,
+            turn: None,
+            reply: Reply::Service(asked.reply),
+        }
     }
 }
 
@@ -319,7 +402,7 @@ enum Step {
 }
 
 impl Managed {
-    fn expect(&self, revision: Option<u64>) -> Result<(), Refusal> {
+    pub(super) fn expect(&self, revision: Option<u64>) -> Result<(), Refusal> {
         let current = self.state.revision;
         match revision {
             Some(expected) if expected != current => Err(Refusal::Stale { expected, current }),
@@ -328,30 +411,13 @@ impl Managed {
     }
 
     /// Also past that of a change that may yet be overtaken: what the store has seen is not used twice.
-    fn next_revision(&self) -> u64 {
-        let pending = self.pending.as_ref().map_or(0, |pending| pending.state.revision);
+    pub(super) fn next_revision(&self) -> u64 {
+        let pending = self.pending.as_ref().map_or(0, |pending| pending.moved.next.revision);
         self.state.revision.max(pending) + 1
     }
 
     fn next(&self, weights: Weights, at: &str, intent: &Intent) -> State {
         self.state
             .with_weights(weights, self.next_revision(), at, intent.reason.clone())
-    }
-}
-
-fn change(name: &str, before: &State, after: &State, action: Action, intent: &Intent, in_effect: bool) -> Change {
-    Change {
-        services: vec![after.record(name)],
-        releases: Vec::new(),
-        entry: NewEntry {
-            at: after.since.clone(),
-            actor: intent.actor.clone(),
-            action: action.as_str().to_owned(),
-            service: Some(name.to_owned()),
-            reason: intent.reason.clone(),
-            before: before.json(),
-            after: after.json(),
-        },
-        in_effect,
     }
 }

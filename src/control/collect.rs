@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Metrics;
 use crate::model::{Name, api};
@@ -17,6 +18,8 @@ pub(super) struct Collector {
     listeners: Vec<String>,
     upstreams: HashMap<UpstreamKey, Measured>,
     endpoints: BTreeSet<(Name, Name, String)>,
+    /// When counting began.
+    since: Option<Timestamp>,
 }
 
 #[derive(Debug)]
@@ -35,11 +38,13 @@ impl Collector {
             listeners,
             upstreams: HashMap::new(),
             endpoints: BTreeSet::new(),
+            since: None,
         }
     }
 
     /// Measures what is in `table` from now on, and nothing else.
     pub(super) fn follow(&mut self, table: &RoutingTable, now: Timestamp) {
+        self.since.get_or_insert(now);
         let keys: BTreeSet<_> = table.services().flat_map(|s| &s.upstreams).map(|u| u.key).collect();
         let metrics = &self.metrics;
         self.upstreams.retain(|key, gone| {
@@ -142,6 +147,39 @@ impl Collector {
         windows
             .map(|(name, summary)| (name.to_owned(), summary.window()))
             .collect()
+    }
+
+    /// The 99th percentile of an upstream's latency over the last five minutes, in microseconds; `None` without requests.
+    pub(super) fn p99_us(&self, upstream: UpstreamKey, now: Timestamp) -> Option<u64> {
+        let summary = self.recent(upstream, Span::FiveMinutes, now)?;
+        (!summary.total().is_empty()).then(|| summary.total().value_at_quantile(0.99))
+    }
+
+    /// An upstream's requests and failures over a span.
+    pub(super) fn counts(&self, upstream: UpstreamKey, span: Span, now: Timestamp) -> (u64, u64) {
+        let summary = self.recent(upstream, span, now);
+        summary.map_or((0, 0), |summary| (summary.requests(), summary.failures()))
+    }
+
+    /// What an upstream did over the last five minutes: good answers by latency in microseconds, and failures.
+    pub(super) fn past(&self, upstream: UpstreamKey, now: Timestamp) -> (Vec<(u64, u64)>, u64) {
+        let Some(summary) = self.recent(upstream, Span::FiveMinutes, now) else {
+            return (Vec::new(), 0);
+        };
+        let recorded = summary.total().iter_recorded();
+        let latencies = recorded.map(|step| (step.value_iterated_to(), step.count_at_value()));
+        (latencies.collect(), summary.failures())
+    }
+
+    /// How long it has been counting.
+    pub(super) fn age(&self, now: Timestamp) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.since(since))
+    }
+
+    fn recent(&self, upstream: UpstreamKey, span: Span, now: Timestamp) -> Option<Summary> {
+        let mut summary = Summary::new();
+        self.upstreams.get(&upstream)?.windows.add_to(now, span, &mut summary);
+        Some(summary)
     }
 
     /// The last ten seconds of each service that had requests since this was last called.

@@ -13,11 +13,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::change::{Asked, Pending};
+use super::change::{Asked, Pending, Reply};
 use super::collect::Collector;
 use super::outbox::{Outbox, Ticket};
+use super::release::{Active, Ended, Errands, Preflighter};
 use super::state::State;
 use super::view::View;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
@@ -35,6 +36,11 @@ const NOTES_MAX: usize = 1024;
 /// Changes of health that may wait; a checker waits with one more.
 const HEALTH_MAX: usize = 256;
 
+/// How often releases are looked at, whatever happens: for what follows from the time alone.
+const TICK: Duration = Duration::from_millis(10);
+/// How soon they are looked at again while a failure waits for what workers have not handed over yet.
+const SOON: Duration = Duration::from_millis(1);
+
 /// What the controller begins with.
 pub struct Setup {
     /// The services of the configuration.
@@ -43,6 +49,10 @@ pub struct Setup {
     pub listeners: Vec<String>,
     /// How many workers there are.
     pub workers: usize,
+    /// Asks canaries whether they answer.
+    pub preflighter: Preflighter,
+    /// Whether the admin API has tokens, without which nobody could approve a gate.
+    pub approvals: bool,
     /// Where changes are kept.
     pub store: Store,
     /// What the store held.
@@ -98,6 +108,18 @@ pub struct Controller {
     /// What the store remembers of services that the configuration does not have; they may come back.
     pub(super) absent: BTreeMap<String, ServiceRecord>,
     pub(super) publisher: Publisher,
+    pub(super) preflighter: Preflighter,
+    /// Whether there is anybody who could approve a gate.
+    pub(super) approvals: bool,
+    /// Releases that workers have been told of, by number.
+    pub(super) watches: u32,
+    pub(super) horizon: Arc<Horizon>,
+    pub(super) notes: mpsc::Receiver<NoteBatch>,
+    pub(super) errands: Errands,
+    /// When what is being judged became known: the answer that a rollback is counted from.
+    pub(super) decided: Timestamp,
+    /// A failure of a canary waits to be judged with what came before it.
+    pub(super) hurry: bool,
     pub(super) keys: Keys,
     pub(super) collector: Collector,
     pub(super) outbox: Outbox,
@@ -111,13 +133,18 @@ pub struct Controller {
     pub(super) timing: Timing,
     commands: mpsc::Receiver<Command>,
     batches: mpsc::Receiver<Batch>,
-    notes: mpsc::Receiver<NoteBatch>,
     health: mpsc::Receiver<HealthEvent>,
 }
 
 /// A service under control.
 pub(super) struct Managed {
     pub(super) spec: ServiceSpec,
+    /// The release under way.
+    pub(super) active: Option<Box<Active>>,
+    /// The release that has just ended.
+    pub(super) ended: Option<Ended>,
+    /// The newest release that has ended, as the API shows it.
+    pub(super) last: Option<Box<api::Release>>,
     /// In effect.
     pub(super) state: State,
     /// A change away from the baseline that the store has not taken yet.
@@ -140,7 +167,7 @@ pub(super) type Answer = Pin<Box<dyn Future<Output = Answered> + Send>>;
 pub(super) struct Answered {
     pub(super) service: Name,
     pub(super) durable: bool,
-    pub(super) reply: oneshot::Sender<Result<Applied, Refusal>>,
+    pub(super) reply: Reply,
 }
 
 impl Controller {
@@ -160,6 +187,13 @@ impl Controller {
             absent: BTreeMap::new(),
             publisher: publisher.clone(),
             keys,
+            preflighter: setup.preflighter,
+            approvals: setup.approvals,
+            watches: 0,
+            horizon: Arc::clone(&horizon),
+            errands: Errands::new(),
+            decided: setup.clock.now(),
+            hurry: false,
             collector: Collector::new(Arc::clone(&metrics), setup.listeners),
             outbox: Outbox::new(setup.store),
             unsaved: BTreeMap::new(),
@@ -193,7 +227,8 @@ impl Controller {
         let mut second = interval(self.timing.statistics);
         second.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut batches = Vec::with_capacity(BATCHES_MAX);
-        let mut notes = Vec::new();
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
                 command = self.commands.recv() => match command {
@@ -204,8 +239,10 @@ impl Controller {
                 (ticket, result) = self.outbox.next(self.timing.retry) => self.written(ticket, result),
                 Some(answer) = self.answers.next() => self.answer(answer),
                 1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => self.collect(&mut batches),
-                // No release is under way yet that they could be about.
-                1.. = self.notes.recv_many(&mut notes, NOTES_MAX) => notes.clear(),
+                Some(notes) = self.notes.recv() => self.notes(notes),
+                Some(errand) = self.errands.next() => self.errand(errand),
+                _ = tick.tick(), if self.has_releases() => self.tick(),
+                () = sleep(SOON), if self.hurry => self.tick(),
                 _ = second.tick() => self.second(),
                 () = &mut stop => break,
             }
@@ -224,13 +261,24 @@ impl Controller {
                 reply,
             } => self.set_weights(&service, Asked { weights, intent, reply }),
             Command::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
-            Command::StartRelease { .. }
-            | Command::Release { .. }
-            | Command::Releases { .. }
-            | Command::GetRelease { .. }
-            | Command::Evidence { .. }
-            | Command::Recording { .. }
-            | Command::Forecast { .. } => {}
+            Command::StartRelease {
+                service,
+                start,
+                intent,
+                reply,
+            } => self.start_release(&service, &start, intent, reply),
+            Command::Release {
+                id,
+                verb,
+                command,
+                intent,
+                reply,
+            } => self.command_release(&id, verb, &command, intent, reply),
+            Command::Releases { service, limit, reply } => self.releases(&service, limit, reply),
+            Command::GetRelease { id, reply } => self.get_release(&id, reply),
+            Command::Evidence { id, reply } => self.evidence(&id, reply),
+            Command::Recording { id, reply } => self.recording(&id, reply),
+            Command::Forecast { service, plan, reply } => drop(reply.send(self.forecast(&service, plan.as_ref()))),
             Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             Command::ReloadFailed { detail } => self.reload_failed(detail),
             Command::Audit { before, limit, reply } => self.audit(before, limit, reply),
@@ -295,9 +343,15 @@ impl Controller {
             durable,
             reply,
         } = answered;
-        let view = self.view(&service, &self.publisher.current().table, self.clock.now());
-        let applied = view.map(|service| Applied { service, durable });
-        let _ = reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
+        match reply {
+            Reply::Nobody => {}
+            Reply::Release(id, reply) => drop(reply.send(self.release_change(&service, &id, durable))),
+            Reply::Service(reply) => {
+                let view = self.view(&service, &self.publisher.current().table, self.clock.now());
+                let applied = view.map(|service| Applied { service, durable });
+                let _ = reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
+            }
+        }
     }
 
     fn second(&mut self) {
@@ -351,7 +405,8 @@ impl Controller {
         let view = View {
             service: table.service(name)?,
             state: &managed.state,
-            pending: managed.pending.as_ref().map(|pending| &pending.state),
+            pending: managed.pending.as_ref().map(|pending| &pending.moved.next),
+            release: managed.active.as_ref().map(|active| active.id()),
             durable: self.is_durable(name),
             collector: &self.collector,
             now,
@@ -359,7 +414,7 @@ impl Controller {
         Some(view.service())
     }
 
-    fn is_durable(&self, name: &str) -> bool {
+    pub(super) fn is_durable(&self, name: &str) -> bool {
         let unsaved = || self.unsaved.values().flat_map(|unsaved| &unsaved.services);
         self.outbox.store().is_durable() && !unsaved().any(|service| **service == *name)
     }

@@ -3,12 +3,15 @@
 //! Labels are bounded: services, upstreams and endpoints of the configuration, listeners, standard methods, status
 //! codes and closed sets of reasons. The series of an upstream end when it leaves the configuration.
 
+use std::time::Duration;
+
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricType;
 use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder};
 
 use super::family::{Described, Family, Latencies, ReadAtScrape};
+use crate::model::api::Phase;
 use crate::stats::{Class, Reason, RequestLabels, Summary};
 use crate::time::Timestamp;
 
@@ -32,6 +35,8 @@ pub struct Metrics {
     healthy: Family,
     rollbacks: Family,
     rollback_duration: Histogram,
+    rescues: Family,
+    phase: Family,
     reload_successful: Family,
     reload_timestamp: Family,
     store_pending: Family,
@@ -61,6 +66,8 @@ impl Metrics {
             weight: gauge("upstream_weight_ratio", help::WEIGHT, &["service", "upstream"]),
             healthy: gauge("endpoint_healthy", help::HEALTHY, &["service", "upstream", "endpoint"]),
             rollbacks: counter("rollbacks_total", help::ROLLBACKS, &["service", "reason"]),
+            rescues: counter("rescues_total", help::RESCUES, &["service"]),
+            phase: gauge("release_phase", help::PHASE, &["service", "phase"]),
             reload_successful: gauge("config_last_reload_successful", help::RELOAD, &[]),
             reload_timestamp: gauge("config_last_reload_success_timestamp_seconds", help::RELOADED, &[]),
             store_pending: gauge("store_pending_changes", help::PENDING, &[]),
@@ -137,11 +144,27 @@ impl Metrics {
     /// Begins a service's series at 0, so that its first rollback shows as an increase.
     pub(super) fn expect_rollbacks(&self, service: &str) {
         self.rollbacks.add(&[service, MANUAL], 0);
+        self.rescues.add(&[service], 0);
     }
 
-    pub(super) fn add_rollback(&self, service: &str, decided: Timestamp, published: Timestamp) {
-        self.rollbacks.add(&[service, MANUAL], 1);
-        self.rollback_duration.observe(published.since(decided).as_secs_f64());
+    /// A rollback: what decided it, and how long after the decision the table without the canary was published.
+    pub(super) fn add_rollback(&self, service: &str, reason: &str, took: Duration) {
+        self.rollbacks.add(&[service, reason], 1);
+        self.rollback_duration.observe(took.as_secs_f64());
+    }
+
+    pub(super) fn add_rescues(&self, service: &str, rescues: u64) {
+        if rescues > 0 {
+            self.rescues.add(&[service], rescues);
+        }
+    }
+
+    /// Where the service's newest release is.
+    pub(super) fn set_phase(&self, service: &str, phase: Phase) {
+        for known in Phase::ALL {
+            let value = f64::from(u8::from(known == phase));
+            self.phase.set(&[service, known.as_str()], value);
+        }
     }
 
     pub(super) fn set_reload(&self, at: Timestamp, successful: bool) {
@@ -177,7 +200,9 @@ impl Metrics {
 
     /// Ends the series of a service that has left the configuration, but for those of its upstreams.
     pub(super) fn forget_service(&self, service: &str) {
-        self.rollbacks.forget(&[("service", service)]);
+        for family in [&self.rollbacks, &self.rescues, &self.phase] {
+            family.forget(&[("service", service)]);
+        }
     }
 }
 
@@ -197,6 +222,8 @@ mod help {
     pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
     pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
     pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them.";
+    pub(super) const RESCUES: &str = "Requests that failed on a canary and were answered by the baseline instead.";
+    pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
     pub(super) const ROLLBACK: &str = "From the decision to roll back to the published routing table.";
     pub(super) const RELOAD: &str = "Whether the last configuration that was offered is in use.";
     pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
@@ -298,7 +325,9 @@ mod tests {
         metrics.set_weight("shop", "green", 0.05);
         metrics.set_healthy("shop", "green", "127.0.0.1:1", true);
         metrics.expect_rollbacks("shop");
-        metrics.add_rollback("shop", Timestamp::new(0, 0), Timestamp::new(30_000, 30));
+        metrics.add_rollback("shop", MANUAL, Duration::from_micros(30));
+        metrics.add_rescues("shop", 4);
+        metrics.set_phase("shop", Phase::Baking);
         metrics.set_reload(Timestamp::new(0, 1_700_000_000_500_000), true);
         metrics.set_store_pending(0);
         metrics.gauge_from("connections_active", "Open connections from clients.", || 7);
@@ -323,6 +352,9 @@ mod tests {
             r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
             r#"weighbridge_rollbacks_total{service="shop",reason="manual"} 1"#,
             r#"weighbridge_rollback_duration_seconds_bucket{le="0.00005"} 1"#,
+            r#"weighbridge_rescues_total{service="shop"} 4"#,
+            r#"weighbridge_release_phase{service="shop",phase="baking"} 1"#,
+            r#"weighbridge_release_phase{service="shop",phase="promoted"} 0"#,
             "weighbridge_config_last_reload_successful 1",
             "weighbridge_config_last_reload_success_timestamp_seconds 1700000000.5",
             "weighbridge_connections_active 7",

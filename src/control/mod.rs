@@ -13,6 +13,7 @@ mod family;
 mod handle;
 mod metrics;
 mod outbox;
+mod release;
 mod reload;
 mod state;
 #[cfg(test)]
@@ -25,3 +26,4 @@ pub use controller::{Controller, Links, Setup};
 pub use events::Events;
 pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal, ReleaseVerb};
 pub use metrics::Metrics;
+pub use release::Preflighter;

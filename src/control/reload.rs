@@ -31,6 +31,7 @@ impl Controller {
             self.services.insert(Name::clone(&managed.spec.name), managed);
         }
         self.publish_topology();
+        self.resume_releases(loaded.releases, loaded.checkpoints);
         self.metrics.set_reload(now, true);
         if !fresh.is_empty() {
             let reason = (!warnings.is_empty()).then(|| warnings.join("; "));
@@ -76,12 +77,14 @@ impl Controller {
     /// The states of known services under their new declarations, with those that wait for the store.
     fn merge(&self, specs: &[ServiceSpec]) -> Result<BTreeMap<Name, (State, Option<State>)>, Refusal> {
         let mut merged = BTreeMap::new();
+        self.keep_released(specs)?;
         for spec in specs {
             let Some(managed) = self.services.get(&spec.name) else {
                 continue;
             };
+            managed.keeps_release(spec)?;
             let conform = |state: &State| state.conformed(spec).map_err(|error| in_use(spec, state, &error));
-            let pending = managed.pending.as_ref().map(|pending| conform(&pending.state));
+            let pending = managed.pending.as_ref().map(|pending| conform(&pending.moved.next));
             merged.insert(
                 Name::clone(&spec.name),
                 (conform(&managed.state)?, pending.transpose()?),
@@ -129,7 +132,7 @@ impl Controller {
                 (Some(mut managed), Some((state, pending_state))) => {
                     managed.state = state;
                     if let (Some(pending), Some(state)) = (&mut managed.pending, pending_state) {
-                        pending.state = state;
+                        pending.moved.next = state;
                     }
                     Managed { spec, ..managed }
                 }
@@ -153,7 +156,7 @@ impl Controller {
         let gone = || Err(Refusal::UnknownService(name.to_string()));
         if let Some(pending) = managed.pending {
             self.outbox.withdraw(pending.ticket());
-            let _ = pending.into_reply().send(gone());
+            pending.moved.reply.refuse(Refusal::UnknownService(name.to_string()));
         }
         managed
             .waiting
@@ -165,7 +168,7 @@ impl Controller {
     fn publish_topology(&mut self) {
         let specs: Vec<ServiceSpec> = self.services.values().map(|managed| managed.spec.clone()).collect();
         let services = &self.services;
-        let live = |name: &str| services.get(name).map(|managed| managed.state.live(name));
+        let live = |name: &str| services.get(name).map(Managed::live);
         let keys = &mut self.keys;
         self.publisher
             .update(|table| Some(RoutingTable::build(&specs, live, keys, Some(table))));
@@ -212,6 +215,9 @@ fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (Manag
     let managed = Managed {
         spec,
         state,
+        active: None,
+        ended: None,
+        last: None,
         pending: None,
         waiting: VecDeque::new(),
     };

@@ -7,9 +7,14 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::model::api::Phase;
 use crate::model::{Name, ServiceSpec, Weight, WeightError, Weights, WeightsError, api};
+use crate::release::Release;
 use crate::routing;
 use crate::store::ServiceRecord;
+
+/// Builds whose tries are remembered.
+const ATTEMPTS_MAX: usize = 64;
 
 /// Weights and what belongs to them. Each accepted change makes a new one.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +27,10 @@ pub(super) struct State {
     pub(super) previous_baseline: Option<Name>,
     /// Grows by one whenever the weights leave a state in which one upstream held all.
     generation: u64,
+    /// How many releases it has had; the next is numbered one more.
+    pub(super) releases: u64,
+    /// Builds whose release was rolled back, and how often: a further try at one has less chance of error.
+    attempts: BTreeMap<String, u32>,
     pub(super) since: String,
     pub(super) reason: Option<String>,
 }
@@ -37,6 +46,8 @@ impl State {
             weights,
             previous_baseline: None,
             generation: 0,
+            releases: 0,
+            attempts: BTreeMap::new(),
             since: at.to_owned(),
             reason: None,
         }
@@ -56,14 +67,16 @@ impl State {
                 let declared = State::declared(spec, at);
                 let state = State {
                     revision: record.revision,
-                    baseline: weights
-                        .holder()
-                        .or(known(&record.baseline))
+                    // Not the holder of all weight: in the final bake of a release that is still the canary.
+                    baseline: known(&record.baseline)
+                        .or(weights.holder())
                         .cloned()
                         .unwrap_or(declared.baseline),
                     previous_baseline: record.previous_baseline.as_deref().and_then(known).cloned(),
                     weights,
                     generation: record.generation,
+                    releases: record.releases,
+                    attempts: record.attempts.clone(),
                     since: record.since.clone(),
                     reason: record.reason.clone(),
                 };
@@ -73,6 +86,8 @@ impl State {
                 let state = State {
                     revision: record.revision + 1,
                     generation: record.generation + 1,
+                    releases: record.releases,
+                    attempts: record.attempts.clone(),
                     ..State::declared(spec, at)
                 };
                 (state, Some(error.to_string()))
@@ -121,7 +136,63 @@ impl State {
             weights,
             since: at.to_owned(),
             reason,
+            ..self.clone()
         }
+    }
+
+    /// The state of a service that a release begins with: its weights are as they were.
+    pub(super) fn with_new_release(&self, revision: u64, at: &str, reason: Option<String>) -> State {
+        State {
+            revision,
+            releases: self.releases + 1,
+            // Who was among the first to get one release is not again for the next.
+            generation: self.generation + 1,
+            since: at.to_owned(),
+            reason,
+            ..self.clone()
+        }
+    }
+
+    /// The state after a turn of the release. The canary becomes the baseline with the promotion, not with the last
+    /// step: until then a rollback leads back to the one before.
+    pub(super) fn with_release(&self, release: &Release, revision: u64, at: &str, reason: Option<String>) -> State {
+        let weight = release.weight();
+        let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points()).unwrap_or_default();
+        let promoted = release.phase == Phase::Promoted;
+        let (baseline, canary) = (Name::from(&*release.baseline), Name::from(&*release.canary));
+        let given = [(Name::clone(&baseline), rest), (Name::clone(&canary), weight)];
+        let upstreams = self.weights.iter().map(|(name, _)| name);
+        let weights = Weights::new(upstreams, &given).unwrap_or_else(|_| self.weights.clone());
+        let is_same = weights == self.weights;
+        let mut attempts = self.attempts.clone();
+        if let (Phase::RolledBack, Some(version)) = (release.phase, &release.version) {
+            *attempts.entry(version.clone()).or_default() = release.attempt;
+            while attempts.len() > ATTEMPTS_MAX {
+                attempts.pop_first();
+            }
+        }
+        State {
+            revision,
+            previous_baseline: if promoted {
+                Some(baseline)
+            } else {
+                self.previous_baseline.clone()
+            },
+            baseline: if promoted { canary } else { Name::clone(&self.baseline) },
+            weights,
+            attempts,
+            since: if is_same { self.since.clone() } else { at.to_owned() },
+            reason: if is_same { self.reason.clone() } else { reason },
+            ..self.clone()
+        }
+    }
+
+    /// Which try at this build a new release is, from 1.
+    pub(super) fn attempt(&self, version: Option<&str>) -> u32 {
+        let known = version.filter(|version| !version.is_empty());
+        known
+            .and_then(|version| self.attempts.get(version))
+            .map_or(1, |before| before + 1)
     }
 
     /// The state after a rollback: everything on the baseline; or, when it has everything already, on the baseline
@@ -177,7 +248,8 @@ impl State {
             baseline: self.baseline.to_string(),
             previous_baseline: self.previous_baseline.as_deref().map(str::to_owned),
             generation: self.generation,
-            releases: 0,
+            releases: self.releases,
+            attempts: self.attempts.clone(),
             since: self.since.clone(),
             reason: self.reason.clone(),
         }

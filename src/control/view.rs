@@ -14,6 +14,8 @@ pub(super) struct View<'a> {
     pub(super) state: &'a State,
     /// The weights that were asked for, when they are not in effect yet.
     pub(super) pending: Option<&'a State>,
+    /// The identity of the release under way.
+    pub(super) release: Option<&'a str>,
     pub(super) durable: bool,
     pub(super) collector: &'a Collector,
     pub(super) now: Timestamp,
@@ -35,7 +37,7 @@ impl View<'_> {
                 reason: state.reason.clone(),
                 durable: self.durable,
             },
-            release: None,
+            release: self.release.map(str::to_owned),
             routes: self.service.routes.iter().map(describe).collect(),
             upstreams: upstreams
                 .map(|upstream| (upstream.name.to_string(), self.upstream(upstream)))

@@ -7,10 +7,12 @@ pub mod api;
 mod evidence;
 mod release;
 mod service;
+mod webhook;
 mod weight;
 
 pub use service::{
     Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
     Timeouts, UpstreamSpec,
 };
+pub use webhook::{Webhook, WebhookFormat};
 pub use weight::{Weight, WeightError, Weights, WeightsError};

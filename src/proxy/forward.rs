@@ -55,12 +55,13 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
     let (body, progress) = RequestBody::new(body, &exchange.client);
     exchange.upload = progress;
     let limits = destination.limits(exchange.worker());
-    let request = Request::from_parts(head, body);
-    let request = rescue::hold(exchange, &destination, request, &limits).await?;
-    if destination.watch().is_some() {
+    let mut request = Request::from_parts(head, body);
+    let mut spare = None;
+    if let Some(watch) = destination.watch().cloned() {
+        rescue::hold(exchange, &watch, &mut request, &limits).await?;
         destination.draw(exchange);
+        spare = rescue::spare(exchange, &request);
     }
-    let spare = rescue::spare(exchange, &request);
     let attempt = attempt(exchange, &mut destination, request, &limits).await;
     let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
         Next::Answer(answered) => answered,

@@ -21,6 +21,7 @@ pub mod health;
 mod listener;
 mod options;
 mod pool;
+mod preflight;
 mod rescue;
 mod rim;
 mod sticky;
@@ -32,4 +33,5 @@ mod worker;
 mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
+pub use preflight::{Smoke, preflight};
 pub use workers::{BoundListener, Reports, Workers};

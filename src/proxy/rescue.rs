@@ -92,20 +92,19 @@ impl Allowances {
 /// The client does not send it, or takes longer than it may.
 pub(crate) async fn hold(
     exchange: &Exchange,
-    destination: &Destination,
-    mut request: Request<RequestBody>,
+    watch: &Watch,
+    request: &mut Request<RequestBody>,
     limits: &Limits,
-) -> Result<Request<RequestBody>, Error> {
-    let policy = destination.watch().map(|watch| &watch.spec.rescue);
-    let Some(Rescue::Header(name)) = policy else {
-        return Ok(request);
+) -> Result<(), Error> {
+    let Rescue::Header(name) = &watch.spec.rescue else {
+        return Ok(());
     };
     let may = matches!(request.body(), RequestBody::Upload(_)) && is_repeatable(request.headers(), name);
     if may && let Some(length) = length(request.headers()).filter(|length| *length <= BODY_BYTES_MAX) {
         let bytes = read(exchange, request.body_mut(), limits, length).await?;
         *request.body_mut() = RequestBody::Whole(bytes);
     }
-    Ok(request)
+    Ok(())
 }
 
 fn length(headers: &HeaderMap) -> Option<usize> {

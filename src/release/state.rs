@@ -160,6 +160,11 @@ impl Release {
         }
     }
 
+    /// The step that it begins at, counted from 0.
+    pub fn first_step(&self) -> usize {
+        self.first_step
+    }
+
     /// The step that it is at, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step) takes it; `None`
     /// before the first.
     pub fn step(&self) -> Option<usize> {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::objectives;
 use super::plan::Plan;
-use crate::analysis::{Budget, Cause, Cohort, Evidence, Judge, Reason, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Evidence, Judge, Pending, Reason, Verdict};
 use crate::model::api::BudgetStatus;
 
 /// The trial of one canary. It can be written down whole and go on from there.
@@ -59,10 +59,7 @@ impl Trial {
     /// counted on the request path already: [`Trial::set_spent`].
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         self.judge.observe(cohort);
-        // At full weight there is no baseline to go beyond.
-        if cohort.weight < 1.0 {
-            self.budget.explain(&cohort.canary, &cohort.baseline);
-        }
+        self.budget.explain_cohort(cohort);
     }
 
     /// Users have seen `spent` failures of the canary in the whole release. It never falls.
@@ -73,10 +70,20 @@ impl Trial {
     /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and both before policy:
     /// the order of [`replay::Run`](crate::analysis::replay::Run).
     pub fn finding(&self, now_ms: u64) -> Finding {
+        self.follow(now_ms, self.budget.exhausted())
+    }
+
+    /// The same while cohorts are not scored yet. Requests of the baseline that are open count as failing until they have
+    /// ended, so that an outage that strikes both arms exhausts nothing because the canary is the first to fail.
+    pub fn finding_given(&self, now_ms: u64, pending: Pending) -> Finding {
+        self.follow(now_ms, self.allowance_given(pending) == 0)
+    }
+
+    fn follow(&self, now_ms: u64, exhausted: bool) -> Finding {
         let verdict = self.judge.verdict(now_ms);
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.condemned(cause),
-            _ if self.budget.exhausted() => Finding::RollBack {
+            _ if exhausted => Finding::RollBack {
                 objective: "budget",
                 detail: self.overspent(),
             },
@@ -90,6 +97,11 @@ impl Trial {
     /// How many further failures exhaust the budget: what a tripwire is armed with.
     pub fn allowance(&self) -> u64 {
         self.budget.allowance()
+    }
+
+    /// The same while cohorts are not scored yet; see [`Trial::finding_given`].
+    pub fn allowance_given(&self, pending: Pending) -> u64 {
+        self.budget.allowance_given(std::iter::once(pending))
     }
 
     /// The count of failures at which it is exhausted.

@@ -16,5 +16,5 @@ pub use labels::{MethodLabel, Reason, RequestLabels};
 pub use outcome::{Class, Outcome, UpstreamKey};
 pub use recorder::{Batch, ReasonLabels, Recorder};
 pub use summary::{LATENCY_US_MAX, Summary};
-pub use trial::{Assignment, Happened, Horizon, Note, NoteBatch, Notebook, Side, WatchKey};
+pub use trial::{Assignment, Happened, Horizon, Note, NoteBatch, Notebook, Sample, Side, WatchKey};
 pub use windows::{Span, Windows};

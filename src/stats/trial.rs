@@ -8,6 +8,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
+use crate::time::Timestamp;
+
 /// A release's number in notes: unique within a process, and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatchKey(pub u32);
@@ -85,11 +87,35 @@ impl Note {
     pub const KEYLESS: u32 = u32::MAX;
 }
 
+/// One exchange of a release, kept for people to look at. What could be secret has been left out by whoever took it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sample {
+    /// Which side it was given to.
+    pub side: Side,
+    /// When it ended.
+    pub at: Timestamp,
+    /// The method.
+    pub method: Box<str>,
+    /// The path, without its query.
+    pub path: Box<str>,
+    /// The status; `None` if there was none.
+    pub status: Option<u16>,
+    /// Why it counts as failed, if it does.
+    pub reason: Option<&'static str>,
+    /// From its arrival to the end of its answer, in microseconds.
+    pub latency_us: u64,
+    /// Its identity, as in the access log.
+    pub request_id: Option<Box<str>>,
+    /// Header fields of the answer.
+    pub headers: Box<[(Box<str>, Box<str>)]>,
+}
+
 /// The notes that one worker has not handed over yet.
 #[derive(Debug)]
 pub struct Notebook {
     worker: usize,
     notes: Vec<Note>,
+    samples: Vec<(WatchKey, Sample)>,
     lost: bool,
     /// No assignment still to come is older than this.
     latest_us: u64,
@@ -100,6 +126,9 @@ pub struct Notebook {
 /// away, and the control plane is told: half of what happened would be worse evidence than none.
 const NOTES_MAX: usize = 1 << 18;
 
+/// Exchanges that are kept for people between two flushes of one worker.
+const SAMPLES_MAX: usize = 32;
+
 /// Notes on their way to the control plane.
 #[derive(Debug, Default)]
 pub struct NoteBatch {
@@ -109,6 +138,8 @@ pub struct NoteBatch {
     pub sent_us: u64,
     /// The notes, in the order in which things happened.
     pub notes: Vec<Note>,
+    /// Exchanges that were kept.
+    pub samples: Vec<(WatchKey, Sample)>,
     /// Notes before these were thrown away.
     pub lost: bool,
 }
@@ -119,6 +150,7 @@ impl Notebook {
         Notebook {
             worker,
             notes: Vec::new(),
+            samples: Vec::new(),
             lost: false,
             latest_us: 0,
             horizon,
@@ -149,6 +181,13 @@ impl Notebook {
         self.notes.push(note);
     }
 
+    /// Keeps an exchange for people; not more than a few between two flushes.
+    pub fn sample(&mut self, watch: WatchKey, sample: Sample) {
+        if self.samples.len() < SAMPLES_MAX {
+            self.samples.push((watch, sample));
+        }
+    }
+
     /// Whether there is nothing to hand over.
     pub fn is_empty(&self) -> bool {
         self.notes.is_empty()
@@ -161,6 +200,7 @@ impl Notebook {
             worker: self.worker,
             sent_us,
             notes: std::mem::take(&mut self.notes),
+            samples: std::mem::take(&mut self.samples),
             lost: std::mem::take(&mut self.lost),
         }
     }

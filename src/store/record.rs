@@ -27,6 +27,9 @@ pub struct ServiceRecord {
     /// How many releases it has had; the next is numbered one more.
     #[serde(default)]
     pub releases: u64,
+    /// Builds whose release was rolled back, and how often that was tried.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub attempts: BTreeMap<String, u32>,
     /// When these weights were asked for (RFC 3339).
     pub since: String,
     /// Why, as given.

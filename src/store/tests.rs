@@ -26,6 +26,7 @@ fn record(revision: u64, green: u16) -> ServiceRecord {
         previous_baseline: None,
         generation: u64::MAX,
         releases: 0,
+        attempts: BTreeMap::new(),
         since: "2026-01-01T00:00:00Z".to_owned(),
         reason: Some("because".to_owned()),
     }
@@ -136,7 +137,10 @@ async fn commits_until_it_is_killed() {
     let (store, loaded) = Store::open(&options(Path::new(&path))).unwrap();
     let first = loaded.services.first().map_or(0, |record| record.revision) + 1;
     for revision in first.. {
-        store.commit(change(revision, 100)).await.unwrap();
+        let going_on = releases::releasing(revision, &[releases::release(1, revision, false)]);
+        store.commit(going_on).await.unwrap();
+        let checkpoint = serde_json::json!(revision);
+        assert!(store.checkpoint("shop-1", checkpoint).await.unwrap());
         println!("\n{TELLS}{revision}");
     }
 }
@@ -175,7 +179,10 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         while let Some(more) = tell() {
             told = more;
         }
-        let kept = Sqlite::open(directory.path()).unwrap().load().unwrap().services[0].revision;
+        let loaded = Sqlite::open(directory.path()).unwrap().load().unwrap();
+        let kept = loaded.services[0].revision;
+        assert_eq!(loaded.releases, [releases::release(1, kept, false)]);
+        assert!(loaded.checkpoints["shop-1"].as_u64().unwrap() >= told);
         assert!(
             kept == told || kept == told + 1,
             "{told} was acknowledged, and {kept} is there"

@@ -7,7 +7,7 @@ use weighbridge::analysis::{Arm, Cohort, Judge, Latency, Objective, Options, Ver
 use crate::errors::step;
 use crate::power::Detection;
 use crate::rng::Rng;
-use crate::world::{Law, Slower, Spikes, latency, past, ramp};
+use crate::world::{Law, Slower, Spikes, latency, past, ramp, sine};
 
 /// The observations of one tick, drawn into buffers that are used again.
 #[derive(Default)]
@@ -56,9 +56,9 @@ fn judge(alpha: f64, worse_by: f64) -> Judge {
 }
 
 /// 600 seconds of 1,000 requests per second on a ramp, in ticks of 100 ms.
-fn rolled_back(rng: &mut Rng, worse_by: f64, slower: Slower, scale: impl Fn(f64) -> f64) -> bool {
+fn rolled_back(rng: &mut Rng, worse_by: f64, law: (Law, Slower), scale: impl Fn(f64) -> f64) -> bool {
     let mut judge = judge(0.05, worse_by);
-    judge.warm(&past(rng, Law::Lognormal, scale(0.0), 2_000), 0);
+    judge.warm(&past(rng, law.0, scale(0.0), 2_000), 0);
     let mut draw = Tick::default();
     let mut weight = 0.0;
     for tick in 0..6_000 {
@@ -67,7 +67,7 @@ fn rolled_back(rng: &mut Rng, worse_by: f64, slower: Slower, scale: impl Fn(f64)
             weight = ramp(t, 600.0);
             judge.begin_step(tick * 100, step(weight, 1.0));
         }
-        draw.draw(rng, 100.0, weight, (Law::Lognormal, slower), scale(t));
+        draw.draw(rng, 100.0, weight, law, scale(t));
         judge.observe(&draw.cohort((tick + 1) * 100, weight));
         if matches!(judge.verdict((tick + 1) * 100), Verdict::RollBack(_)) {
             return true;
@@ -79,11 +79,33 @@ fn rolled_back(rng: &mut Rng, worse_by: f64, slower: Slower, scale: impl Fn(f64)
 pub(crate) fn s8(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let spikes = Spikes::new(&mut rng, 600.0, 60.0, 3.0, 5.0, 20.0);
-    rolled_back(&mut rng, 0.0, Slower::No, |t| (0.5 + 2.5 * t / 600.0) * spikes.at(t))
+    let same = (Law::Lognormal, Slower::No);
+    rolled_back(&mut rng, 0.0, same, |t| (0.5 + 2.5 * t / 600.0) * spikes.at(t))
 }
 
 pub(crate) fn s9(seed: u64) -> bool {
-    rolled_back(&mut Rng::new(seed), 0.1, Slower::All(0.1), |_| 1.0)
+    rolled_back(&mut Rng::new(seed), 0.1, (Law::Lognormal, Slower::All(0.1)), |_| 1.0)
+}
+
+pub(crate) fn bimodal(seed: u64) -> bool {
+    rolled_back(&mut Rng::new(seed), 0.0, (Law::Bimodal, Slower::No), |_| 1.0)
+}
+
+pub(crate) fn pareto(seed: u64) -> bool {
+    rolled_back(&mut Rng::new(seed), 0.0, (Law::Pareto, Slower::No), |_| 1.0)
+}
+
+pub(crate) fn whole_ms(seed: u64) -> bool {
+    rolled_back(&mut Rng::new(seed), 0.0, (Law::WholeMs, Slower::No), |_| 1.0)
+}
+
+/// An hour of 100 requests per second, six times as fast.
+pub(crate) fn l3(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let spikes = Spikes::new(&mut rng, 600.0, 33.0, 3.0, 1.0, 3.0);
+    let phase = rng.uniform();
+    let scale = |t| (1.0 + 0.6 * sine(t, 300.0, phase)) * spikes.at(t);
+    rolled_back(&mut rng, 0.0, (Law::Lognormal, Slower::No), scale)
 }
 
 /// Canary requests until the slower canary is rolled back, in ticks of 10 ms at 1,000 requests per second.

@@ -40,17 +40,9 @@ impl Rng {
         1 + (self.uniform().ln() / (1.0 - 1.0 / mean).ln()) as u64
     }
 
-    /// Standard normal, by the inverse of its distribution (Acklam's rational approximation, good to 1e-9).
+    /// Standard normal, by the inverse of its distribution.
     pub(crate) fn normal(&mut self) -> f64 {
-        let u = self.uniform();
-        if (0.024_25..=0.975_75).contains(&u) {
-            let q = u - 0.5;
-            let r = q * q;
-            return q * horner(&CENTRE, r) / horner(&CENTRE_BELOW, r);
-        }
-        let q = (-2.0 * u.min(1.0 - u).ln()).sqrt();
-        let tail = horner(&TAIL, q) / horner(&TAIL_BELOW, q);
-        if u < 0.5 { tail } else { -tail }
+        normal(self.uniform())
     }
 
     /// Poisson: by products below 12, by transformed rejection (Hörmann's PTRS) above.
@@ -93,6 +85,18 @@ impl Rng {
             }
         }
     }
+}
+
+/// The quantile of the standard normal distribution (Acklam's rational approximation, good to 1e-9).
+pub(crate) fn normal(u: f64) -> f64 {
+    if (0.024_25..=0.975_75).contains(&u) {
+        let q = u - 0.5;
+        let r = q * q;
+        return q * horner(&CENTRE, r) / horner(&CENTRE_BELOW, r);
+    }
+    let q = (-2.0 * u.min(1.0 - u).ln()).sqrt();
+    let tail = horner(&TAIL, q) / horner(&TAIL_BELOW, q);
+    if u < 0.5 { tail } else { -tail }
 }
 
 fn mix(mut x: u64) -> u64 {

@@ -1,6 +1,8 @@
 //! What happens to both arms alike: spikes, drift, ramps, and laws of latency.
 
-use crate::rng::Rng;
+use std::sync::OnceLock;
+
+use crate::rng::{Rng, normal};
 
 /// Times at which a factor applies.
 pub(crate) struct Spikes {
@@ -66,6 +68,7 @@ const Z99: f64 = 2.326_347_9;
 
 pub(crate) fn latency(rng: &mut Rng, law: Law, slower: Slower, scale: f64) -> u64 {
     let (z, base) = match law {
+        Law::Lognormal if !matches!(slower, Slower::Tail(_)) => (0.0, lognormal(rng)),
         Law::Lognormal => {
             let z = rng.normal();
             (z, 20_000.0 * (0.6 * z).exp())
@@ -86,7 +89,25 @@ pub(crate) fn latency(rng: &mut Rng, law: Law, slower: Slower, scale: f64) -> u6
         Slower::All(x) => 1.0 + x,
         Slower::Tail(x) => 1.0 + x * ((z - Z90) / (Z99 - Z90)).clamp(0.0, 1.0),
     };
-    (base * factor * scale).round() as u64
+    (base * factor * scale + 0.5) as u64
+}
+
+/// Cells of the table of quantiles.
+const CELLS: usize = 1 << 14;
+
+/// The lognormal law by linear interpolation between quantiles: the simulations draw more than 10^9 of these.
+fn lognormal(rng: &mut Rng) -> f64 {
+    static QUANTILES: OnceLock<Vec<f64>> = OnceLock::new();
+    let quantiles = QUANTILES.get_or_init(|| {
+        let outermost = 0.25 / CELLS as f64;
+        let u = |cell: usize| (cell as f64 / CELLS as f64).clamp(outermost, 1.0 - outermost);
+        (0..=CELLS)
+            .map(|cell| 20_000.0 * (0.6 * normal(u(cell))).exp())
+            .collect()
+    });
+    let at = rng.uniform() * CELLS as f64;
+    let cell = at as usize;
+    quantiles[cell] + (at - cell as f64) * (quantiles[cell + 1] - quantiles[cell])
 }
 
 /// A baseline's past of `n` answers.

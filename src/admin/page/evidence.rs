@@ -65,10 +65,7 @@ fn verdict(html: &mut Html, release: &Release) {
 fn facts(html: &mut Html, bundle: &EvidenceBundle) {
     let release = &bundle.release;
     html.mark("<dl>\n");
-    let budget = format!(
-        "{} of {} spent, {} left to chance and budget",
-        release.budget.spent, release.budget.limit, release.budget.allowance
-    );
+    let budget = format!("{} of {} spent", release.budget.spent, release.budget.limit);
     for (name, value) in [
         ("Build", release.version.clone()),
         ("Change", release.change.clone()),

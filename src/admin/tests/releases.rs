@@ -330,6 +330,7 @@ async fn evidence_is_json_or_a_page_in_which_nothing_is_markup() {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     assert!(page.matches("&lt;script&gt;").count() >= 20, "{page}");
+    check_nesting(page);
     let policy = by_header.header("content-security-policy");
     assert!(
         policy.starts_with("default-src 'none'") && policy.contains("style-src 'sha256-"),
@@ -344,6 +345,21 @@ async fn evidence_is_json_or_a_page_in_which_nothing_is_markup() {
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
+}
+
+/// Every element is closed, in the order in which they were opened.
+fn check_nesting(page: &str) {
+    let mut open = Vec::new();
+    for tag in page.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').unwrap();
+        let name = tag.split_whitespace().next().unwrap();
+        match name.strip_prefix('/') {
+            Some(name) => assert_eq!(open.pop(), Some(name), "{tag}"),
+            None if tag.ends_with('/') || ["!DOCTYPE", "meta"].contains(&name) => {}
+            None => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
 }
 
 #[tokio::test]

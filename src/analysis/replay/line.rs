@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::plan::Plan;
 use super::run::{Answer, Mode, Run};
+use super::scan;
 use crate::analysis::{Arm, Cohort};
 
 /// Runs, one after the other.
@@ -13,6 +14,32 @@ use crate::analysis::{Arm, Cohort};
 pub struct Replay {
     run: Option<Run>,
     line: u64,
+}
+
+/// The answers to recorded lines, in their order, also to a run that has no end. After a line that is wrong there are
+/// no more: what follows may belong to anything.
+pub fn answers<L>(lines: L) -> impl Iterator<Item = Result<Answer, LineError>>
+where
+    L: IntoIterator,
+    L::Item: AsRef<str>,
+{
+    let mut replay = Some(Replay::default());
+    let mut lines = lines.into_iter();
+    std::iter::from_fn(move || {
+        loop {
+            let Some(line) = lines.next() else {
+                return replay.take()?.finish().map(Ok);
+            };
+            match replay.as_mut()?.line(line.as_ref()) {
+                Ok(None) => {}
+                Ok(Some(answer)) => return Some(Ok(answer)),
+                Err(error) => {
+                    replay = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    })
 }
 
 /// What is wrong with a line.
@@ -25,7 +52,8 @@ pub struct LineError {
     pub problem: String,
 }
 
-/// A line of any kind: one struct, so that each line is parsed once.
+/// A line of any kind: one struct, so that each line is parsed once. Fields that it does not name are left aside, since
+/// a record may hold more than is judged by, and a newer program may have written it.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
@@ -50,6 +78,27 @@ struct ArmLine {
     visible_failures: Option<u64>,
 }
 
+impl Line<'_> {
+    /// What is missing in a line that is nothing whole.
+    fn lacks(&self) -> String {
+        let fields = [
+            ("at_ms", self.at_ms.is_some()),
+            ("weight", self.weight.is_some()),
+            ("baseline", self.baseline.is_some()),
+            ("canary", self.canary.is_some()),
+        ];
+        if fields.iter().all(|(_, there)| !there) {
+            return "neither a run, nor an end, nor a cohort".to_owned();
+        }
+        let missing: Vec<_> = fields
+            .iter()
+            .filter(|(_, there)| !there)
+            .map(|(name, _)| *name)
+            .collect();
+        format!("a cohort without `{}`", missing.join("`, `"))
+    }
+}
+
 impl Replay {
     /// Takes the next line; gives a run's answer when the line ends it. Empty lines mean nothing.
     ///
@@ -61,10 +110,13 @@ impl Replay {
         if text.trim_ascii().is_empty() {
             return Ok(None);
         }
+        if let Some(plain) = scan::plain(text) {
+            return self.cohort(plain.at_ms, plain.weight, &plain.baseline.into(), &plain.canary.into());
+        }
         let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
         match line {
             Line { run: Some(name), .. } => self.begin(&name, line.plan, line.mode),
-            Line { end: Some(_), .. } => Ok(self.finish()),
+            Line { end: Some(name), .. } => self.end(&name),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
@@ -72,7 +124,7 @@ impl Replay {
                 canary: Some(canary),
                 ..
             } => self.cohort(at_ms, weight, &baseline, &canary),
-            _ => Err(self.wrong("neither a run, nor an end, nor a whole cohort")),
+            part => Err(self.wrong(part.lacks())),
         }
     }
 
@@ -90,6 +142,14 @@ impl Replay {
         let before = self.finish();
         self.run = Some(Run::new(name, *plan, mode.unwrap_or_default()));
         Ok(before)
+    }
+
+    fn end(&mut self, name: &str) -> Result<Option<Answer>, LineError> {
+        match self.run.as_ref().map(Run::name) {
+            Some(known) if known == name => Ok(self.finish()),
+            Some(known) => Err(self.wrong(format!("the end of `{name}`, but the run under way is `{known}`"))),
+            None => Err(self.wrong(format!("the end of `{name}`, but no run is under way"))),
+        }
     }
 
     fn cohort(
@@ -113,8 +173,8 @@ impl Replay {
         run.observe(&Cohort {
             at_ms,
             weight: weight / 100.0,
-            baseline: baseline.arm(),
-            canary: canary.arm(),
+            baseline: baseline.arm(canary),
+            canary: canary.arm(baseline),
         });
         Ok(None)
     }
@@ -127,12 +187,28 @@ impl Replay {
     }
 }
 
+impl From<(u64, u64)> for ArmLine {
+    fn from((requests, failures): (u64, u64)) -> ArmLine {
+        ArmLine {
+            requests,
+            failures,
+            latency_us: None,
+            new_keys: None,
+            failing_clients: None,
+            visible_failures: None,
+        }
+    }
+}
+
 impl ArmLine {
-    fn arm(&self) -> Arm<'_> {
+    /// The arm, beside the other. One without answers has no latencies to tell; its failures are as slow as any.
+    fn arm(&self, other: &ArmLine) -> Arm<'_> {
+        let unanswered = self.requests == self.failures && other.latency_us.is_some();
+        let none = unanswered.then_some(&[][..]);
         Arm {
             requests: self.requests,
             failures: self.failures,
-            latency_us: self.latency_us.as_deref(),
+            latency_us: self.latency_us.as_deref().or(none),
             new_keys: self.new_keys,
             failing_clients: self.failing_clients,
             visible_failures: self.visible_failures,

@@ -1,11 +1,13 @@
 //! Recorded releases, judged again: JSON lines in, one answer for each run out (STATISTICS.md 7).
 //!
-//! The caller reads and writes; here is only what a line means.
+//! The caller reads and writes; here is only what a line means. A caller that wants to stop at a line, or to go on
+//! behind one that is wrong, feeds a [`Replay`] itself; [`answers`] is the same as an iterator.
 
 mod line;
 mod plan;
 mod run;
+mod scan;
 
-pub use line::{LineError, Replay};
+pub use line::{LineError, Replay, answers};
 pub use plan::{BUDGET, Plan, PlanStep};
 pub use run::{Answer, Mode, Outcome, Run};

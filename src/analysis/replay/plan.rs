@@ -1,7 +1,12 @@
-//! The part of a release's plan that decides: what a replay needs of it. Gates, schedules and hooks are left aside.
+//! The part of a release's plan that decides: what a replay needs of it. What belongs to the live release alone (gates,
+//! schedules, freezes, preflight, rescue and whatever is added to them) is left aside, unread: the release itself says
+//! what is wrong with it when it starts, and a record of it must be read for as long as it is kept.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::text::time;
@@ -69,12 +74,8 @@ pub struct PlanStep {
     pub inconclusive: Option<Inconclusive>,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum StepText {
-    Weight(f64),
-    Long(LongStep),
-}
+/// The short form of a step, a weight, or the long one. Not an untagged enum: its errors would not say what is wrong.
+struct StepText(PlanStep);
 
 #[derive(Deserialize)]
 struct LongStep {
@@ -90,17 +91,47 @@ struct LongStep {
 }
 
 impl From<StepText> for PlanStep {
-    fn from(text: StepText) -> PlanStep {
-        match text {
-            StepText::Weight(weight) => PlanStep::at(weight),
-            StepText::Long(long) => PlanStep {
-                weight: long.weight,
-                hold: long.hold,
-                min_requests: long.min_requests,
-                max_duration: long.max_duration,
-                inconclusive: long.inconclusive,
-            },
-        }
+    fn from(StepText(step): StepText) -> PlanStep {
+        step
+    }
+}
+
+impl<'de> Deserialize<'de> for StepText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<StepText, D::Error> {
+        deserializer.deserialize_any(StepVisitor)
+    }
+}
+
+struct StepVisitor;
+
+impl<'de> Visitor<'de> for StepVisitor {
+    type Value = StepText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a weight in percent, or `{ weight, hold, min_requests, max_duration, inconclusive }`")
+    }
+
+    fn visit_f64<E: de::Error>(self, weight: f64) -> Result<StepText, E> {
+        Ok(StepText(PlanStep::at(weight)))
+    }
+
+    fn visit_u64<E: de::Error>(self, weight: u64) -> Result<StepText, E> {
+        self.visit_f64(weight as f64)
+    }
+
+    fn visit_i64<E: de::Error>(self, weight: i64) -> Result<StepText, E> {
+        self.visit_f64(weight as f64)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StepText, A::Error> {
+        let long = LongStep::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(StepText(PlanStep {
+            weight: long.weight,
+            hold: long.hold,
+            min_requests: long.min_requests,
+            max_duration: long.max_duration,
+            inconclusive: long.inconclusive,
+        }))
     }
 }
 
@@ -121,6 +152,9 @@ impl Plan {
     /// Everything that is wrong with the plan; nothing if a release can be decided by it.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.options.problems();
+        if self.steps.is_empty() {
+            problems.push("there must be at least one step".to_owned());
+        }
         let weights = || self.steps.iter().map(|step| step.weight);
         if !weights().all(|weight| weight > 0.0 && weight <= 100.0) {
             problems.push("the weight of a step must be above 0 and at most 100 percent".to_owned());

@@ -98,6 +98,11 @@ impl Run {
         }
     }
 
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The weight that the plan is at, 0 to 1: 0 after a rollback.
     pub fn weight(&self) -> f64 {
         match &self.decided {
@@ -170,14 +175,19 @@ impl Run {
     }
 
     fn decide(&mut self) {
-        let verdict = self.judge.verdict(self.now_ms);
+        // What a weight has passed in a fixed run it has passed for good; only the brakes are left then.
+        let verdict = match (&self.passed, self.judge.condemned()) {
+            (Some(_), None) => Verdict::Continue,
+            (_, Some(cause)) => Verdict::RollBack(cause),
+            (None, None) => self.judge.verdict(self.now_ms),
+        };
         let exhausted = self.budget.as_ref().is_some_and(Budget::exhausted);
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
             _ if exhausted => self.roll_back("budget"),
             Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
             Verdict::Advance if self.mode == Mode::Plan => self.advance(),
-            Verdict::Advance if self.passed.is_none() => self.passed = Some(answer(self, Outcome::Promoted, None)),
+            Verdict::Advance => self.passed = Some(answer(self, Outcome::Promoted, None)),
             _ => {}
         }
     }

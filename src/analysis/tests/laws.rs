@@ -7,7 +7,7 @@ use super::super::epoch::{BINS, Epoch, Slack, WAYS};
 use super::super::error::{self, Margin};
 use super::super::latency::{LatencyTest, Table, sort};
 use super::super::past::Past;
-use super::super::{Arm, Cohort, Judge, Objective, Options};
+use super::super::{Arm, Cohort, Inconclusive, Judge, Objective, Options, Step};
 
 /// What a bet has after one request on average, when it had 1 before.
 fn mean(w: f64, p_c: f64, p_s: f64, (bad, good, stable): (f64, f64, f64)) -> f64 {
@@ -105,6 +105,25 @@ proptest! {
         prop_assert!((split - whole).abs() <= 1e-9 * whole.abs().max(1.0), "{split} {whole}");
     }
 
+    /// The evidence is computed only when it may be news; whoever computes it each time must see the same.
+    #[test]
+    fn the_highest_evidence_is_missed_by_nobody_who_saves_work(
+        ticks in prop::collection::vec((0..30_u64, 0..3_u64, 0..300_u64, 0..4_u64, 0..3_usize), 1..120),
+    ) {
+        let mut judge = Judge::new(Options { min_canary_failures: u64::MAX, ..Options::default() });
+        judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
+        let mut highest = 0.0_f64;
+        for (i, (good_c, f_c, good_s, f_s, value)) in ticks.iter().enumerate() {
+            let slow = [(900, *good_c), (2_500, *good_c), (12_000, *good_c)];
+            let arm = |good, f, pairs| Arm { latency_us: Some(pairs), ..Arm::of(good + f, f) };
+            let (canary, baseline) = (arm(*good_c, *f_c, &slow[*value..=*value]), [(1_500, *good_s)]);
+            judge.observe(&Cohort { at_ms: i as u64 * 700, weight: 0.05, canary, baseline: arm(*good_s, *f_s, &baseline) });
+            let (now, most) = judge.log_e();
+            highest = highest.max(now);
+            prop_assert!((most - highest).abs() < 1e-5, "{most} {highest}");
+        }
+    }
+
     #[test]
     fn numbers_stay_numbers(
         w in prop_oneof![Just(0.0), Just(1.0), Just(1e-4), Just(0.9999), 0.0..1.0_f64],
@@ -129,6 +148,47 @@ proptest! {
         let json = serde_json::to_string(&judge.evidence()).unwrap();
         prop_assert!(!json.contains("null"), "{}", json);
     }
+}
+
+/// What a live release does a hundred times in a second must not wake the allocator.
+#[test]
+fn a_tick_allocates_nothing() {
+    let mut judge = Judge::new(Options {
+        alpha: 1e-12,
+        ..Options::default()
+    });
+    judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 3);
+    let step = Step {
+        weight: 0.05,
+        next_weight: 0.25,
+        min_ms: 0,
+        min_requests: 0,
+        max_ms: None,
+        inconclusive: Inconclusive::Hold,
+    };
+    judge.begin_step(0, step);
+    let pairs: Vec<(u64, u64)> = (1..40).map(|i| (i * 250, 1)).collect();
+    let mut tick = |at_ms| {
+        let arm = |requests| Arm {
+            latency_us: Some(&pairs),
+            ..Arm::of(requests, 1)
+        };
+        judge.observe(&Cohort {
+            at_ms,
+            weight: 0.05,
+            canary: arm(50),
+            baseline: arm(950),
+        });
+        judge.verdict(at_ms)
+    };
+    tick(0);
+    // Over a minute: bins are cut anew and wealth is shared on the way.
+    let allocations = allocation_counter::measure(|| {
+        for second in 1..70 {
+            tick(second * 1_000);
+        }
+    });
+    assert_eq!(allocations.count_total, 0);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Recorded runs: the format of STATISTICS.md 7.
 
-use super::super::replay::{Answer, Outcome, Plan, Replay};
+use super::super::replay::{Answer, Outcome, Plan, Replay, answers as read};
+use super::super::{Inconclusive, Objective};
 
 fn answers(input: &str) -> Vec<Answer> {
     let mut replay = Replay::default();
@@ -143,6 +144,8 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(problem(&cohort(1, 1.0, (1, 0), (1, 0))).contains("before the first run"));
     let with = |line: &str| problem(&format!("{{\"run\": \"x\"}}\n{line}"));
     assert!(with("{}").contains("neither"));
+    assert!(with(r#"{"at_ms": 1, "weight": 5}"#).contains("without `baseline`, `canary`"));
+    assert!(problem(r#"{"run": "x", "plan": {"steps": []}}"#).contains("at least one step"));
     assert!(with(&cohort(1, 101.0, (1, 0), (1, 0))).contains("percent"));
     assert!(with(&cohort(1, 1.0, (1, 2), (1, 0))).contains("more failures"));
     assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("grow"));
@@ -160,4 +163,146 @@ fn a_plan_says_how_each_weight_is_judged() {
     assert_eq!(plan.fit(0.1).next_weight, 0.25);
     assert_eq!(plan.fit(0.5).next_weight, 1.0);
     assert_eq!(plan.fit(0.5).min_ms, 5_000);
+}
+
+#[test]
+fn services_that_always_take_the_same_time_are_proved_too() {
+    let objectives = r#""objectives": [{"latency": {}}]"#;
+    let mut input = format!("{{\"run\": \"same\", \"plan\": {{{objectives}, \"steps\": [5, 25, 50]}}}}\n");
+    for tick in 0..400 {
+        let weight = [5, 25, 50][tick / 134];
+        let canary = weight * 20;
+        let arm = |requests| {
+            format!(
+                r#"{{"requests": {requests}, "failures": 0, "latency_us": [[1800, {}], [2200, {}]]}}"#,
+                requests / 2,
+                requests / 2
+            )
+        };
+        input += &format!(
+            "{{\"at_ms\": {}, \"weight\": {weight}, \"baseline\": {}, \"canary\": {}}}\n",
+            tick * 250,
+            arm(2_000 - canary),
+            arm(canary),
+        );
+    }
+    assert_eq!(answers(&input)[0].verdict, Outcome::Promoted);
+}
+
+#[test]
+fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_release_alone() {
+    let text = r#"{
+        "steps": [0.5, {"weight": 5, "hold": "30s", "gate": {"approvals": 2}, "min_requests": 7, "max_duration": "1h30m",
+            "inconclusive": "roll_back"}, 100],
+        "objectives": [{"error_rate": {"ratio": 1.2, "worse_by": "0.05pp"}}, {"latency": {"worse_by": "5%", "at_least": "1ms"}},
+            {"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}, {"slo": {"error_rate": {"below": "1%"}}}],
+        "alpha": 0.01, "beta": 0.1, "harm_budget": "0.2pp", "budget": 3, "bake": "20s", "min_requests": 50,
+        "min_canary_failures": 2, "min_distinct_clients": 1, "inconclusive": "advance_if_no_harm", "max_duration": "10m",
+        "final_bake": "5m", "rescue": {"header": "X-Retry-Safe"}, "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
+        "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z", "canary_in_flight_max": 64, "gate": "qa"
+    }"#;
+    let plan: Plan = serde_json::from_str(text).unwrap();
+    assert!(plan.problems().is_empty());
+    let steps = plan.walk();
+    let shape: Vec<_> = steps
+        .iter()
+        .map(|step| (step.min_ms, step.min_requests, step.max_ms, step.inconclusive))
+        .collect();
+    assert_eq!(
+        shape,
+        [
+            (20_000, 50, Some(600_000), Inconclusive::Advance),
+            (30_000, 7, Some(5_400_000), Inconclusive::RollBack),
+            (300_000, 0, Some(600_000), Inconclusive::Advance),
+        ]
+    );
+    assert_eq!(
+        (
+            plan.budget,
+            plan.options.min_canary_failures,
+            plan.options.min_distinct_clients
+        ),
+        (Some(3), 2, 1)
+    );
+    let names: Vec<_> = plan.options.objectives.iter().map(Objective::name).collect();
+    assert_eq!(names, ["error_rate", "latency", "slo", "slo"]);
+    assert!((plan.options.alpha - 0.01).abs() < 1e-15 && (plan.options.beta - 0.1).abs() < 1e-15);
+    assert!((plan.options.harm_budget - 0.002).abs() < 1e-15);
+    let back: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+    assert_eq!(back, plan);
+}
+
+#[test]
+fn ends_and_plans_that_do_not_fit_are_told() {
+    let problem = |input: &str| read(input.lines()).find_map(Result::err).unwrap().to_string();
+    assert_eq!(
+        problem("{\"run\": \"a\"}\n{\"end\": \"b\"}"),
+        "line 2: the end of `b`, but the run under way is `a`"
+    );
+    assert_eq!(
+        problem("{\"end\": \"b\"}"),
+        "line 1: the end of `b`, but no run is under way"
+    );
+    let step = problem(r#"{"run": "a", "plan": {"steps": [1, "5%"]}}"#);
+    assert!(step.contains("a weight in percent"), "{step}");
+    let hold = problem(r#"{"run": "a", "plan": {"steps": [{"weight": 1, "hold": 5}]}}"#);
+    assert!(hold.contains("a time such as"), "{hold}");
+    assert!(problem(r#"{"run": "a", "mode": "loose"}"#).contains("`plan` or `fixed`"));
+    assert!(problem(r#"{"run": "a", "plan": {"alpha": 2}}"#).contains("alpha must be"));
+}
+
+#[test]
+fn nothing_is_read_behind_a_line_that_is_wrong() {
+    let input = [
+        "{\"run\": \"a\"}",
+        "{\"end\": \"a\"}",
+        "nonsense",
+        "{\"run\": \"b\"}",
+        "{\"end\": \"b\"}",
+    ];
+    let all: Vec<_> = read(input)
+        .map(|answer| answer.map(|answer| answer.run).map_err(|error| error.line))
+        .collect();
+    assert_eq!(all, [Ok("a".to_owned()), Err(3)]);
+}
+
+#[test]
+fn fields_that_are_not_known_change_nothing() {
+    let head = format!("{{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
+    let plain: String = (1..50)
+        .map(|tick| cohort(tick * 10, 1.0, (2, 1), (99, 1)) + "\n")
+        .collect();
+    let noted = plain
+        .replace("{\"at_ms\"", "{\"proxy\": {\"name\": \"a\"}, \"at_ms\"")
+        .replace("\"failures\"", "\"aborted\": 0, \"failures\"");
+    assert_ne!(plain, noted);
+    assert_eq!(answers(&(head.clone() + &plain)), answers(&(head + &noted)));
+}
+
+#[test]
+fn an_arm_without_answers_needs_no_latencies() {
+    let run = |canary: &str| {
+        let mut input =
+            "{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {\"objectives\": [{\"latency\": {}}]}}\n".to_owned();
+        for tick in 0..200 {
+            let canary = if tick % 2 == 0 {
+                canary
+            } else {
+                r#"{"requests": 4, "failures": 1, "latency_us": [[9000, 3]]}"#
+            };
+            input += &format!(
+                "{{\"at_ms\": {}, \"weight\": 2, \"baseline\": {{\"requests\": 98, \"failures\": 0, \"latency_us\": [[5000, 98]]}}, \"canary\": {canary}}}\n",
+                tick * 10,
+            );
+        }
+        answers(&input)[0].clone()
+    };
+    for (requests, failures) in [(0, 0), (1, 1)] {
+        let told = run(&format!(
+            r#"{{"requests": {requests}, "failures": {failures}, "latency_us": []}}"#
+        ));
+        let untold = run(&format!(r#"{{"requests": {requests}, "failures": {failures}}}"#));
+        assert_eq!(told, untold);
+        assert_eq!(told.verdict, Outcome::RolledBack);
+    }
 }

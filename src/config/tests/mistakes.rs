@@ -153,7 +153,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "wrokers: 4",
-        "1:1 wrokers: unknown field `wrokers`; expected `workers`, `drain`, `pool`, `max_in_flight`, `listeners`, `admin`, `store`, `services`, `log` or `access_log` (did you mean `workers`?)",
+        "1:1 wrokers: unknown field `wrokers`; expected `workers`, `drain`, `pool`, `max_in_flight`, `listeners`, `admin`, `store`, `services`, `webhooks`, `log` or `access_log` (did you mean `workers`?)",
     ),
 ];
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use serde_json::Value;
 
 use super::*;
+use crate::analysis;
+use crate::release::Plan;
 
 pub(super) fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
@@ -63,7 +65,29 @@ fn the_reference_says_the_defaults() {
     let mut expected = without.services[0].clone();
     let checked = good(&format!("{SHOP}    health: {{}}\n")).services[0].health.clone();
     expected.health = checked;
+    expected.release = shop.release.clone();
     assert_eq!(shop, &expected);
+}
+
+#[test]
+fn the_reference_says_the_default_plan() {
+    let reference = load(&file("reference.yaml")).unwrap();
+    let block = reference.services[0].release.as_deref();
+    let fields: BTreeSet<_> = block.unwrap().keys().collect();
+    let plan = |block| {
+        let mut plan = Plan::read(block, None).unwrap().to_json();
+        // None means these two.
+        if plan["objectives"].as_array().is_some_and(Vec::is_empty) {
+            let margins = analysis::Options::default().judged();
+            plan["objectives"] = serde_json::to_value(margins).unwrap();
+        }
+        plan
+    };
+    assert_eq!(plan(block), plan(None));
+    // All that has a default stands there.
+    let defaults = Plan::default().to_json();
+    let given: BTreeSet<_> = defaults.keys().collect();
+    assert_eq!(fields, given);
 }
 
 /// The schema's defaults are those of the reference, and the reference leaves no field of the schema out.
@@ -98,6 +122,7 @@ listeners: [{ address: 0.0.0.0:1, zzz: 1, timeouts: { zzz: 1 }, limits: { zzz: 1
 admin: { zzz: 1, tokens: [{ zzz: 1 }] }
 store: { zzz: 1 }
 log: { zzz: 1 }
+webhooks: [{ zzz: 1 }]
 services:
   shop:
     zzz: 1
@@ -105,6 +130,18 @@ services:
     upstreams: { blue: { endpoints: [\"10.0.0.1:1\"], zzz: 1 } }
     timeouts: { zzz: 1 }
     health: { zzz: 1 }
+    release:
+      zzz: 1
+      steps: [{ zzz: 1, gate: { zzz: 1 } }]
+      objectives:
+        - error_rate: { zzz: 1 }
+        - latency: { zzz: 1 }
+        - slo: { error_rate: { zzz: 1 } }
+        - slo: { latency: { zzz: 1 } }
+      rescue: { zzz: 1 }
+      preflight: { zzz: 1, requests: [{ zzz: 1 }] }
+      gate: { zzz: 1 }
+      fast_follow: { zzz: 1 }
 ";
     let schema = schema();
     let report = parse("w.yaml", everywhere, &HashMap::new()).unwrap_err();
@@ -140,14 +177,29 @@ fn resolve<'a>(root: &'a Value, schema: &'a Value) -> &'a Value {
 /// The schema of the mapping at a path such as `services.shop.routes[0].`.
 fn at_path<'a>(root: &'a Value, path: &str) -> &'a Value {
     let mut schema = root;
-    for step in path.replace("[0]", ".[]").split('.').filter(|step| !step.is_empty()) {
-        let here = resolve(root, schema);
-        schema = match step {
-            "[]" => &here["items"],
-            name => here["properties"].get(name).unwrap_or(&here["additionalProperties"]),
+    let steps = path.replace('[', ".[");
+    for step in steps.split('.').filter(|step| !step.is_empty()) {
+        let inside = |choice: &'a Value| match step {
+            item if item.starts_with('[') => choice.get("items"),
+            name => choice
+                .get("properties")
+                .and_then(|properties| properties.get(name))
+                .or_else(|| choice.get("additionalProperties").filter(|any| any.is_object())),
         };
+        schema = choices(root, schema).into_iter().find_map(inside).unwrap();
     }
-    resolve(root, schema)
+    let mut shapes = choices(root, schema).into_iter();
+    shapes.find(|choice| choice.get("properties").is_some()).unwrap()
+}
+
+/// A schema, or what it lets choose from.
+fn choices<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
+    let schema = resolve(root, schema);
+    let words = ["oneOf", "anyOf"]
+        .into_iter()
+        .filter_map(|word| schema.get(word)?.as_array());
+    let inner: Vec<&Value> = words.flatten().flat_map(|choice| choices(root, choice)).collect();
+    if inner.is_empty() { vec![schema] } else { inner }
 }
 
 /// Calls `field` with every property of the schema, its default, and its value in `document`.
@@ -157,25 +209,22 @@ fn compare(
     document: Option<&Value>,
     field: &mut impl FnMut(&str, Option<&Value>, Option<&Value>),
 ) {
-    let schema = resolve(root, schema);
-    for (name, property) in schema
-        .get("properties")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        let value = document.and_then(|document| document.get(name));
-        field(name, property.get("default"), value);
-        compare(root, property, value, field);
-    }
-    if let Some(items) = schema.get("items") {
-        compare(root, items, document.and_then(|document| document.get(0)), field);
-    }
-    if let Some(any) = schema.get("additionalProperties").filter(|any| any.is_object()) {
-        let first = document
-            .and_then(Value::as_object)
-            .and_then(|object| object.values().next());
-        compare(root, any, first, field);
+    for schema in choices(root, schema) {
+        let properties = schema.get("properties").and_then(Value::as_object);
+        for (name, property) in properties.into_iter().flatten() {
+            let value = document.and_then(|document| document.get(name));
+            field(name, property.get("default"), value);
+            compare(root, property, value, field);
+        }
+        if let Some(items) = schema.get("items") {
+            compare(root, items, document.and_then(|document| document.get(0)), field);
+        }
+        if let Some(any) = schema.get("additionalProperties").filter(|any| any.is_object()) {
+            let first = document
+                .and_then(Value::as_object)
+                .and_then(|object| object.values().next());
+            compare(root, any, first, field);
+        }
     }
 }
 

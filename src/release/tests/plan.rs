@@ -78,11 +78,20 @@ fn a_start_replaces_whole_fields_of_the_block() {
     );
 }
 
-/// One field that is wrong: its pointer, and what the text says of it.
+/// Plans with one field that is wrong: its pointer, and what the text says of it.
+#[track_caller]
+fn refused<const N: usize>(cases: [(Value, &str, &str); N]) {
+    for (value, pointer, says) in cases {
+        let problems = read(value.clone()).expect_err(&value.to_string());
+        assert_eq!(problems.len(), 1, "{value}: {problems:?}");
+        assert_eq!(problems[0].pointer, pointer, "{value}: {problems:?}");
+        assert!(problems[0].detail.contains(says), "{value}: {}", problems[0].detail);
+    }
+}
+
 #[test]
-fn wrong_fields_are_told_with_their_place() {
-    let cases = [
-        (json!({ "step": [1] }), "/step", "did you mean `steps`"),
+fn wrong_steps_and_gates_are_told_with_their_place() {
+    refused([
         (json!({ "steps": 5 }), "/steps", "expected a list of steps"),
         (json!({ "steps": [0] }), "/steps/0", "above 0"),
         (
@@ -140,6 +149,12 @@ fn wrong_fields_are_told_with_their_place() {
             "/steps",
             "two gates are named `a`",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_chances_and_times_are_told_with_their_place() {
+    refused([
         (json!({ "alpha": 0 }), "/alpha", "between 0 and 1"),
         (
             json!({ "alpha": "small" }),
@@ -168,6 +183,12 @@ fn wrong_fields_are_told_with_their_place() {
             "/canary_in_flight_max",
             "from 1 to",
         ),
+    ]);
+}
+
+#[test]
+fn wrong_objectives_are_told_with_their_place() {
+    refused([
         (
             json!({ "objectives": [{ "errors": {} }] }),
             "/objectives/0/errors",
@@ -208,6 +229,13 @@ fn wrong_fields_are_told_with_their_place() {
             "/objectives/0",
             "allow something",
         ),
+    ]);
+}
+
+#[test]
+fn what_is_wrong_elsewhere_is_told_with_its_place() {
+    refused([
+        (json!({ "step": [1] }), "/step", "did you mean `steps`"),
         (json!({ "rescue": "all" }), "/rescue", "`off`, `safe`"),
         (
             json!({ "rescue": { "header": "no good" } }),
@@ -250,13 +278,7 @@ fn wrong_fields_are_told_with_their_place() {
             "gate `qa` would be skipped",
         ),
         (json!({ "a/b~": 1 }), "/a~1b~0", "unknown field"),
-    ];
-    for (value, pointer, says) in cases {
-        let problems = read(value.clone()).expect_err(&value.to_string());
-        assert_eq!(problems.len(), 1, "{value}: {problems:?}");
-        assert_eq!(problems[0].pointer, pointer, "{value}: {problems:?}");
-        assert!(problems[0].detail.contains(says), "{value}: {}", problems[0].detail);
-    }
+    ]);
 }
 
 #[test]

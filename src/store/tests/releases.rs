@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 
 /// The release of the service `shop` with this number.
-fn release(number: u64, step: u64, ended: bool) -> ReleaseRecord {
+pub(super) fn release(number: u64, step: u64, ended: bool) -> ReleaseRecord {
     ReleaseRecord {
         id: format!("shop-{number}"),
         service: "shop".to_owned(),
@@ -16,7 +16,7 @@ fn release(number: u64, step: u64, ended: bool) -> ReleaseRecord {
 }
 
 /// The change with this revision, which also writes these releases.
-fn releasing(revision: u64, releases: &[ReleaseRecord]) -> Change {
+pub(super) fn releasing(revision: u64, releases: &[ReleaseRecord]) -> Change {
     Change {
         releases: releases.to_vec(),
         ..change(revision, 100)

@@ -4,8 +4,13 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test may end by panicking, also in its helpers"
 )]
+
+mod configuration;
+mod releases;
+mod standin;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -59,7 +64,7 @@ fn weighbridge(arguments: &[&str]) -> Ended {
 }
 
 /// What the fake admin API was asked.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Asked {
     line: String,
     headers: Vec<String>,
@@ -216,13 +221,28 @@ fn every_verb_has_help() {
         "status",
         "weights",
         "rollback",
+        "plan",
+        "explain",
+        "replay",
         "healthcheck",
         "demo",
         "completions",
         "version",
+        "release",
+        "release start",
+        "release status",
+        "release watch",
+        "release pause",
+        "release resume",
+        "release approve",
+        "release promote",
+        "release rollback",
+        "release cancel",
+        "release history",
     ];
     for verb in verbs {
-        let help = weighbridge(&[verb, "--help"]).code(0);
+        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let help = weighbridge(&words).code(0);
         assert!(help.out.contains("Usage: weighbridge"), "{verb}: {}", help.out);
         assert!(
             help.out.lines().all(|line| line.chars().count() <= 120),
@@ -234,7 +254,7 @@ fn every_verb_has_help() {
 
 #[test]
 fn what_makes_no_sense_is_a_usage_error() {
-    let cases: [&[&str]; 13] = [
+    let cases: [&[&str]; 22] = [
         &[],
         &["frobnicate"],
         &["weights"],
@@ -248,6 +268,15 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["status", "--admin", "https://127.0.0.1:1"],
         &["status", "-q", "-v"],
         &["check"],
+        &["release"],
+        &["release", "start", "shop"],
+        &["release", "start", "shop", "green", "--timeout", "5m"],
+        &["release", "start", "shop", "green", "--wait", "--timeout", "5"],
+        &["release", "start", "shop", "green", "--at", "tomorrow"],
+        &["release", "start", "shop", "green", "--override-freeze"],
+        &["release", "start", "shop", "green", "--plan", "/nonexistent.yaml"],
+        &["release", "history", "shop", "--limit", "0"],
+        &["replay"],
     ];
     for case in cases {
         let ended = weighbridge(case).code(2);
@@ -467,76 +496,6 @@ fn the_token_comes_from_a_file_or_the_environment() {
     assert_eq!(fake.asked().header("authorization"), Some("Bearer secret-2"));
 
     weighbridge(&["status", "--token-file", "/nonexistent/token"]).code(1);
-}
-
-const VALID: &str = "services: { shop: { routes: [{}], upstreams: { blue: { endpoints: [\"127.0.0.1:3000\"] } } } }\n";
-const INVALID: &str = "workers: many\nservices:\n  shop:\n    upstreams: { blue: { endpoint: [] } }\n";
-
-fn configuration(text: &str) -> tempfile::NamedTempFile {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-    file
-}
-
-#[test]
-fn a_valid_configuration_is_one_line_on_standard_error() {
-    let file = configuration(VALID);
-    let path = file.path().to_str().unwrap();
-    for verb in ["check", "validate"] {
-        let ended = weighbridge(&[verb, path]).code(0);
-        assert_eq!(
-            (ended.out.as_str(), ended.err.as_str()),
-            ("", format!("{path}: OK (1 service)\n").as_str())
-        );
-    }
-    assert_eq!(weighbridge(&["check", "-q", path]).code(0).err, "");
-}
-
-#[test]
-fn every_problem_of_every_configuration_is_told() {
-    let (valid, invalid) = (configuration(VALID), configuration(INVALID));
-    let paths = [invalid.path().to_str().unwrap(), valid.path().to_str().unwrap()];
-    let ended = weighbridge(&["check", paths[0], paths[1]]).code(78);
-    for text in ["workers", "endpoint", paths[0], "OK (1 service)"] {
-        assert!(ended.err.contains(text), "{text} is missing: {}", ended.err);
-    }
-    let told = weighbridge(&["check", "--format", "json", paths[0], paths[1]])
-        .code(78)
-        .json();
-    assert_eq!(
-        (&told["valid"], &told["files"][0]["valid"], &told["files"][1]["valid"]),
-        (&json!(false), &json!(false), &json!(true))
-    );
-    let problem = &told["files"][0]["problems"][0];
-    assert_eq!((&problem["path"], &problem["line"]), (&json!("workers"), &json!(1)));
-    assert!(told["files"][0]["problems"].as_array().unwrap().len() > 1, "{told}");
-    weighbridge(&["check", "/nonexistent.yaml"]).code(78);
-}
-
-#[test]
-fn a_configuration_may_come_from_standard_input() {
-    for (text, code) in [(VALID, 0), (INVALID, 78)] {
-        let mut child = command(&["check", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        Ended::from(child.wait_with_output().unwrap()).code(code);
-    }
-}
-
-#[test]
-fn the_schema_is_json() {
-    assert!(weighbridge(&["schema"]).code(0).json().get("properties").is_some());
-}
-
-#[test]
-fn run_refuses_an_invalid_configuration_with_its_own_exit_code() {
-    let file = configuration(INVALID);
-    let ended = weighbridge(&["run", "--config", file.path().to_str().unwrap()]).code(78);
-    assert!(ended.err.contains("workers"), "{}", ended.err);
 }
 
 #[test]

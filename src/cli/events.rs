@@ -1,0 +1,203 @@
+//! The stream of events, read as long as somebody listens: broken connections are tried again, behind the last event
+//! that came.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use super::client::{Client, Error};
+
+/// Between two tries to open the stream.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// The API sends a comment every 15 seconds, so a stream that is silent for so long is broken.
+const SILENCE_MAX: Duration = Duration::from_secs(40);
+/// Things heard that nobody has taken yet; the stream waits then.
+const HEARD_MAX: usize = 256;
+/// The longest event that is read; a stream with a longer one is opened anew.
+const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// What was heard.
+#[derive(Debug)]
+pub(super) enum Heard {
+    /// The stream is open. What happened before is not in it, unless it is a continuation.
+    Open,
+    /// An event, as its data.
+    Event(Value),
+    /// Events are missing here.
+    Lost,
+    /// The stream has broken, or cannot be opened; it is tried again.
+    Broken(Error),
+}
+
+/// A stream that is kept open by a task of its own until it is dropped.
+#[derive(Debug)]
+pub(super) struct Events {
+    heard: mpsc::Receiver<Heard>,
+    task: JoinHandle<()>,
+}
+
+impl Events {
+    /// Listens to the events of a service.
+    pub(super) fn of(client: Client, service: String) -> Events {
+        let (sender, heard) = mpsc::channel(HEARD_MAX);
+        let task = tokio::spawn(async move {
+            let mut last_id = None;
+            // A listener that has gone ends the task with the next thing that is heard.
+            while let Err(error) = listen(&client, &service, &mut last_id, &sender).await {
+                if sender.send(Heard::Broken(error)).await.is_err() {
+                    return;
+                }
+                sleep(RETRY_AFTER).await;
+            }
+        });
+        Events { heard, task }
+    }
+
+    /// What is heard next. May be given up and asked for again.
+    pub(super) async fn next(&mut self) -> Heard {
+        match self.heard.recv().await {
+            Some(heard) => heard,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Reads one stream to its end, which is always an error; `Ok` when nobody listens any more.
+async fn listen(
+    client: &Client,
+    service: &str,
+    last_id: &mut Option<u64>,
+    sender: &mpsc::Sender<Heard>,
+) -> Result<(), Error> {
+    let mut body = client.events(service, *last_id).await?;
+    let mut reader = Reader::default();
+    if sender.send(Heard::Open).await.is_err() {
+        return Ok(());
+    }
+    loop {
+        let bytes = client.heard(next(&mut body).await)?;
+        let messages = client.heard(reader.read(&bytes).ok_or("an event is too long".to_owned()))?;
+        for message in messages {
+            *last_id = message.id.or(*last_id);
+            let heard = match (message.event.as_str(), serde_json::from_str(&message.data)) {
+                ("lost", _) => Heard::Lost,
+                (_, Ok(data)) => Heard::Event(data),
+                (_, Err(_)) => continue,
+            };
+            if sender.send(heard).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+async fn next(body: &mut Incoming) -> Result<bytes::Bytes, String> {
+    match timeout(SILENCE_MAX, body.frame()).await {
+        Err(_) => Err(format!("the stream was silent for {} s", SILENCE_MAX.as_secs())),
+        Ok(None) => Err("the stream of events has ended".to_owned()),
+        Ok(Some(Err(error))) => Err(error.to_string()),
+        Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
+    }
+}
+
+/// One message of the stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Message {
+    id: Option<u64>,
+    event: String,
+    data: String,
+}
+
+/// Takes the stream apart, as the HTML standard has it (9.2.6), for lines that end with a line feed.
+#[derive(Debug, Default)]
+struct Reader {
+    line: Vec<u8>,
+    message: Message,
+}
+
+impl Reader {
+    /// The messages that these bytes complete; `None` when one is too long.
+    fn read(&mut self, bytes: &[u8]) -> Option<Vec<Message>> {
+        let mut messages = Vec::new();
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.line.extend_from_slice(part);
+            if self.line.len() + self.message.data.len() > EVENT_BYTES_MAX {
+                return None;
+            }
+            if part.ends_with(b"\n") {
+                let line = std::mem::take(&mut self.line);
+                messages.extend(self.take(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])));
+            }
+        }
+        Some(messages)
+    }
+
+    fn take(&mut self, line: &str) -> Option<Message> {
+        if line.is_empty() {
+            let message = std::mem::take(&mut self.message);
+            return (!message.data.is_empty()).then_some(message);
+        }
+        let (field, value) = line.split_once(':').unwrap_or((line, ""));
+        let value = value.strip_prefix(' ').unwrap_or(value);
+        match field {
+            "id" => self.message.id = value.parse().ok(),
+            "event" => value.clone_into(&mut self.message.event),
+            "data" => {
+                if !self.message.data.is_empty() {
+                    self.message.data.push('\n');
+                }
+                self.message.data.push_str(value);
+            }
+            _ => {}
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_read_however_they_are_cut() {
+        let text = ": open\nretry: 1000\n\nid: 7\nevent: release\ndata: {\"a\":\ndata: 1}\n\nevent: lost\ndata: {}\r\n\r\nid: 8\n\n";
+        let expected = [
+            Message {
+                id: Some(7),
+                event: "release".into(),
+                data: "{\"a\":\n1}".into(),
+            },
+            Message {
+                id: None,
+                event: "lost".into(),
+                data: "{}".into(),
+            },
+        ];
+        for size in 1..text.len() {
+            let mut reader = Reader::default();
+            let pieces = text.as_bytes().chunks(size);
+            let messages: Vec<Message> = pieces.flat_map(|piece| reader.read(piece).unwrap()).collect();
+            assert_eq!(messages, expected, "{size}");
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_refused() {
+        let mut reader = Reader::default();
+        let piece = vec![b'x'; EVENT_BYTES_MAX / 2];
+        assert!(reader.read(&piece).is_some());
+        assert!(reader.read(&piece).is_some());
+        assert!(reader.read(&piece).is_none());
+    }
+}

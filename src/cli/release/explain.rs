@@ -1,0 +1,230 @@
+//! Why a release is where it is, in words, from what the API says of it.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::forecast::time;
+use super::words;
+use crate::cli::table::count;
+use crate::model::api::{Phase, Release, Service, SideCounts};
+
+/// The windows of statistics are asked for the rate at which the canary gets requests.
+const RATE_WINDOW: (&str, f64) = ("10s", 10.0);
+
+/// An objective with its evidence, as far as it is told here. What is absent is not known yet.
+#[derive(Debug, Deserialize)]
+struct Objective {
+    objective: String,
+    #[serde(default)]
+    margins: Value,
+    log_e: f64,
+    #[serde(default)]
+    log_limit: Option<f64>,
+    #[serde(default)]
+    advance_log_e: Option<f64>,
+    #[serde(default)]
+    advance_limit: Option<f64>,
+    #[serde(default)]
+    canary: SideCounts,
+    #[serde(default)]
+    baseline: SideCounts,
+    #[serde(default)]
+    estimate: Option<f64>,
+    #[serde(default)]
+    confidence: Option<Interval>,
+    #[serde(default)]
+    requests_to_advance: Option<u64>,
+    #[serde(default)]
+    insufficient: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Interval {
+    lower: f64,
+    upper: f64,
+}
+
+/// The whole explanation.
+pub(super) fn text(release: &Release, service: &Service) -> String {
+    let mut paragraphs = vec![place(release)];
+    paragraphs.extend(cause(release));
+    let objectives = objectives(release);
+    if let Some(decider) = decider(release, &objectives) {
+        paragraphs.push(decider);
+    }
+    let rate = canary_rate(release, service);
+    paragraphs.extend(objectives.iter().map(|objective| about(objective, release, rate)));
+    paragraphs.push(budget(release));
+    paragraphs.join("\n\n") + "\n"
+}
+
+fn place(release: &Release) -> String {
+    let weight = match release.phase {
+        Phase::Promoted => format!("{} has all traffic and is the new baseline.", release.canary),
+        Phase::RolledBack | Phase::Cancelled => format!("{} has all traffic.", release.baseline),
+        _ => format!(
+            "{} has {} % of the traffic, {} the rest.",
+            release.canary, release.weight, release.baseline
+        ),
+    };
+    format!(
+        "{} of {} is {}, since {}. {weight}",
+        release.id,
+        release.service,
+        words::phase(release),
+        release.phase_since
+    )
+}
+
+/// How it ended, or what it waits for.
+fn cause(release: &Release) -> Option<String> {
+    if let Some(outcome) = &release.outcome {
+        let by = outcome
+            .objective
+            .as_deref()
+            .map(|by| format!(" by {}", by.replace('_', " ")));
+        return Some(format!("Decided{}: {}.", by.unwrap_or_default(), outcome.reason));
+    }
+    if let Some(waiting) = &release.waiting_for {
+        let then = match waiting.kind.as_str() {
+            "schedule" | "freeze" => "It goes on by itself when that has passed.",
+            "gate" => "`weighbridge release approve` gives it a voice.",
+            _ => "It goes on by itself if the evidence comes; `weighbridge release resume` goes on without it.",
+        };
+        return Some(format!("It {}. {then}", words::waits(waiting)));
+    }
+    let paused =
+        "It was paused and does not go on until `weighbridge release resume`; it is still rolled back if it has to be.";
+    release.paused.then(|| paused.to_owned())
+}
+
+/// What is not understood is left out: a newer proxy may say more.
+fn objectives(release: &Release) -> Vec<Objective> {
+    let each = release.objectives.iter();
+    each.filter_map(|objective| serde_json::from_value(objective.clone()).ok())
+        .collect()
+}
+
+/// Which objective holds the release where it is: the one that is furthest from letting it go on.
+fn decider(release: &Release, objectives: &[Objective]) -> Option<String> {
+    if release.phase.is_over() || !matches!(release.phase, Phase::Progressing | Phase::Waiting | Phase::Baking) {
+        return None;
+    }
+    let missing = |objective: &Objective| Some(objective.advance_limit? - objective.advance_log_e?);
+    let slowest = objectives
+        .iter()
+        .filter_map(|objective| Some((objective, missing(objective)?)))
+        .max_by(|one, other| one.1.total_cmp(&other.1));
+    let text = match slowest {
+        Some((objective, missing)) if missing > 0.0 => format!(
+            "What it still needs is evidence that the canary is good enough in {}.",
+            in_words(objective)
+        ),
+        Some(_) => {
+            "Every objective has shown at this step that the canary is good enough; what is left is the step's own \
+                    time, its least number of requests, a gate or a freeze window."
+                .to_owned()
+        }
+        None => return None,
+    };
+    Some(text)
+}
+
+fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String {
+    let mut lines = vec![format!("{}{}", in_words(objective), margins(&objective.margins))];
+    if objective.insufficient {
+        lines.push("  The baseline has not been seen often enough to say anything yet.".to_owned());
+        return lines.join("\n");
+    }
+    if objective.objective != "latency" {
+        lines.push(format!(
+            "  Failures: {} on the canary, {} on the baseline.",
+            words::share(objective.canary.failures, objective.canary.requests),
+            words::share(objective.baseline.failures, objective.baseline.requests)
+        ));
+    }
+    if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {
+        lines.push(format!(
+            "  Beyond the allowed ratio: {:+.3} percentage points, surely within {:+.3} and {:+.3}.",
+            estimate * 100.0,
+            interval.lower * 100.0,
+            interval.upper * 100.0
+        ));
+    }
+    let limit = objective.log_limit.unwrap_or(release.log_limit);
+    lines.push(format!(
+        "  Against the canary: ln e = {}; at the limit it is taken out.",
+        words::of_limit(objective.log_e, limit)
+    ));
+    if !release.phase.is_over() {
+        lines.extend(going_on(objective, rate));
+    }
+    lines.join("\n")
+}
+
+fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
+    let (log_e, limit) = (objective.advance_log_e?, objective.advance_limit?);
+    let further = match objective.requests_to_advance {
+        _ if log_e >= limit => "which is enough".to_owned(),
+        None => "more requests are needed".to_owned(),
+        Some(requests) => {
+            let lasts = rate.map(|rate| format!(", which takes {} at the present rate", time(requests as f64 / rate)));
+            format!(
+                "about {} more canary requests are needed{}",
+                count(requests),
+                lasts.unwrap_or_default()
+            )
+        }
+    };
+    Some(format!(
+        "  For going on: ln e = {}; {further}.",
+        words::of_limit(log_e, limit)
+    ))
+}
+
+fn in_words(objective: &Objective) -> String {
+    match objective.objective.as_str() {
+        "error_rate" => "error rate".to_owned(),
+        "slo" => "the fixed limit".to_owned(),
+        other => other.replace('_', " "),
+    }
+}
+
+/// ` (ratio 1.1, worse_by 0.0005)`.
+fn margins(margins: &Value) -> String {
+    let Some(fields) = margins.as_object().filter(|fields| !fields.is_empty()) else {
+        return String::new();
+    };
+    let texts: Vec<String> = fields
+        .iter()
+        .map(|(name, value)| match value.as_str() {
+            Some(text) => format!("{name} {text}"),
+            None => format!("{name} {value}"),
+        })
+        .collect();
+    format!(" ({})", texts.join(", "))
+}
+
+/// Requests per second that the canary gets; `None` when it gets none.
+fn canary_rate(release: &Release, service: &Service) -> Option<f64> {
+    let window = service.upstreams.get(&release.canary)?.windows.get(RATE_WINDOW.0)?;
+    (window.requests > 0).then(|| window.requests as f64 / RATE_WINDOW.1)
+}
+
+fn budget(release: &Release) -> String {
+    let budget = &release.budget;
+    let left = if release.phase.is_over() {
+        String::new()
+    } else {
+        format!(
+            "; {} more, beyond what the baseline's rate and chance explain, would take the canary out at once",
+            count(budget.allowance)
+        )
+    };
+    format!(
+        "Users saw {} failures of the canary, the baseline answered {} instead. The budget is {}{left}.",
+        count(release.user_visible_failures),
+        count(release.rescued),
+        count(budget.limit)
+    )
+}

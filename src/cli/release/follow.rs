@@ -1,0 +1,249 @@
+//! Follows a release to its end: by the stream of events, and by a look at the release from time to time, which is also
+//! what remains when there is no stream.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::view::View;
+use crate::cli::client::{Client, Error};
+use crate::cli::events::{Events, Heard};
+use crate::cli::exit::Failure;
+use crate::model::api::{Event, EventKind, Release};
+
+/// Between two looks while events come, for what they do not tell.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Between two looks where somebody watches, or no events come.
+const LOOK_OFTEN: Duration = Duration::from_secs(1);
+/// A proxy that cannot be reached for so long is given up.
+pub(super) const UNREACHED_MAX: Duration = Duration::from_secs(30);
+
+/// How following ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// With the release.
+    Over,
+    /// At the caller's deadline.
+    OutOfTime,
+    /// By Ctrl-C.
+    Interrupted,
+}
+
+/// Follows `release`, at most for `timeout`, and at most for `unreached_max` without a word from the proxy; gives its
+/// last known state.
+pub(super) async fn follow(
+    client: &Client,
+    release: Release,
+    view: &mut View<'_>,
+    timeout: Option<Duration>,
+    unreached_max: Duration,
+) -> Result<(Ended, Release), Failure> {
+    let now = Instant::now();
+    let mut following = Following {
+        events: Events::of(client.clone(), release.service.clone()),
+        client,
+        release,
+        view,
+        has_stream: false,
+        reached: now,
+        unreached_max,
+        is_lost: false,
+        next_look: now,
+    };
+    let deadline = async {
+        match timeout {
+            Some(timeout) => sleep(timeout).await,
+            None => std::future::pending().await,
+        }
+    };
+    let ended = tokio::select! {
+        // The end of the release counts before the deadline, where both have come.
+        biased;
+        followed = following.run() => followed.map(|()| Ended::Over)?,
+        () = deadline => Ended::OutOfTime,
+        // Where no signal can be waited for, Ctrl-C ends the program by itself.
+        Ok(()) = tokio::signal::ctrl_c() => Ended::Interrupted,
+    };
+    Ok((ended, following.release))
+}
+
+struct Following<'a, 'b> {
+    client: &'a Client,
+    events: Events,
+    release: Release,
+    view: &'a mut View<'b>,
+    has_stream: bool,
+    /// When the proxy was heard of last.
+    reached: Instant,
+    unreached_max: Duration,
+    is_lost: bool,
+    next_look: Instant,
+}
+
+impl Following<'_, '_> {
+    async fn run(&mut self) -> Result<(), Failure> {
+        self.view.seen(&self.release)?;
+        while !self.release.phase.is_over() {
+            tokio::select! {
+                heard = self.events.next() => self.hear(heard).await?,
+                () = sleep_until(self.next_look) => self.look().await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self, heard: Heard) -> Result<(), Failure> {
+        match heard {
+            Heard::Event(event) => {
+                self.reach();
+                self.take(&event)?;
+            }
+            // What happened before the stream was open, or between two, is only in the release itself.
+            Heard::Open => {
+                self.has_stream = true;
+                self.look().await?;
+            }
+            Heard::Lost => self.look().await?,
+            Heard::Broken(error) => {
+                self.has_stream = false;
+                self.view.explain(&format!("no events: {error}"));
+                self.look_within(LOOK_OFTEN);
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, data: &Value) -> Result<(), Failure> {
+        // Kinds of events that a newer proxy may have are not about this.
+        let Ok(event) = serde_json::from_value::<Event>(data.clone()) else {
+            return Ok(());
+        };
+        match &event.kind {
+            EventKind::Release { release, .. } if release.id == self.release.id => {
+                self.release = (**release).clone();
+                self.view.changed(&self.release, data)
+            }
+            EventKind::Verdict {
+                release,
+                log_e,
+                log_limit,
+                ..
+            } if *release == self.release.id => {
+                (self.release.log_e, self.release.log_limit) = (*log_e, *log_limit);
+                self.view.judged(&self.release, data)
+            }
+            EventKind::Statistics { service, upstreams } if *service == self.release.service => {
+                self.view.measured(&self.release, upstreams)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks for the release, and says when the proxy cannot be reached.
+    async fn look(&mut self) -> Result<(), Failure> {
+        let answer = self.client.release(&self.release.id).await;
+        match answer {
+            Ok(answer) => {
+                self.reach();
+                self.release = answer.value;
+                self.view.seen(&self.release)?;
+            }
+            Err(error) if !is_passing(&error) => return Err(error.into()),
+            Err(error) if self.reached.elapsed() >= self.unreached_max => return Err(error.into()),
+            Err(error) => {
+                if !self.is_lost {
+                    let seconds = self.unreached_max.as_secs();
+                    self.view
+                        .say(&format!("{error}; trying again for {seconds} s, the release goes on"))?;
+                }
+                self.is_lost = true;
+            }
+        }
+        let often = self.is_lost || !self.has_stream || self.view.is_live();
+        self.look_within(if often { LOOK_OFTEN } else { LOOK_EVERY });
+        Ok(())
+    }
+
+    fn reach(&mut self) {
+        self.reached = Instant::now();
+        self.is_lost = false;
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        self.next_look = Instant::now() + time;
+    }
+}
+
+/// Whether it may be better in a moment: a restart, or too much at once.
+fn is_passing(error: &Error) -> bool {
+    match error {
+        Error::Unreachable { .. } | Error::Timeout { .. } => true,
+        Error::Problem(problem) => matches!(problem.status, 429 | 500 | 503 | 504),
+        Error::Address(_) | Error::Token | Error::Foreign { .. } => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::Arguments;
+    use crate::cli::exit::{Exit, Told};
+    use crate::cli::terminal::Terminal;
+    use crate::model::api::{BudgetStatus, Phase};
+
+    fn release() -> Release {
+        Release {
+            id: "shop-1".into(),
+            service: "shop".into(),
+            baseline: "blue".into(),
+            canary: "green".into(),
+            phase: Phase::Progressing,
+            paused: false,
+            step: 1,
+            steps: vec![5.0, 100.0],
+            weight: 5.0,
+            started_at: String::new(),
+            phase_since: String::new(),
+            ended_at: None,
+            reason: None,
+            change: None,
+            version: None,
+            actor: String::new(),
+            waiting_for: None,
+            approvals: Vec::new(),
+            outcome: None,
+            budget: BudgetStatus::default(),
+            user_visible_failures: 0,
+            rescued: 0,
+            canary_requests: 0,
+            baseline_requests: 0,
+            log_e: 0.0,
+            log_limit: 4.6,
+            objectives: Vec::new(),
+            durable: true,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_that_stays_away_is_given_up() {
+        // Bound and not listened on, so that nobody else can be there.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        socket.bind(&any.into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+        let arguments = Arguments::try_parse_from(["weighbridge", "-q", "version"]).unwrap();
+        let mut terminal = Terminal::new(&arguments.global);
+        let mut view = View::new(&mut terminal);
+        let client = Client::new(&address, None).unwrap();
+        let ended = follow(&client, release(), &mut view, None, Duration::ZERO).await;
+        let Err(Failure::Told(told)) = ended else {
+            panic!("{ended:?}");
+        };
+        let Told { exit, message, .. } = *told;
+        assert_eq!(exit, Exit::Unreachable);
+        assert!(message.contains("cannot be reached"), "{message}");
+    }
+}

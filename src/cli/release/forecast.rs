@@ -1,0 +1,97 @@
+//! A plan's cost and time, as text.
+
+use crate::cli::table::{Table, count, percent, rate};
+use crate::model::api::{Detection, Forecast, StepForecast};
+
+/// Shares of failures that the columns are about, with their headings.
+const HARMS: [(f64, &str); 3] = [(0.01, "SEES 1 %"), (0.05, "SEES 5 %"), (1.0, "SEES 100 %")];
+
+/// The whole forecast.
+pub(super) fn text(forecast: &Forecast) -> String {
+    let mut table = Table::new(&[
+        ">STEP",
+        ">WEIGHT",
+        ">CANARY",
+        "GOES ON AFTER",
+        HARMS[0].1,
+        HARMS[1].1,
+        HARMS[2].1,
+    ]);
+    for (at, step) in forecast.steps.iter().enumerate() {
+        let mut cells = vec![
+            (at + 1).to_string(),
+            percent(step.weight),
+            format!("{:.1}/s", step.canary_requests_per_second),
+            after(step),
+        ];
+        cells.extend(HARMS.iter().map(|(harm, _)| seen(&step.detections, *harm)));
+        table.row(cells);
+    }
+    let worst = &forecast.worst_case;
+    format!(
+        "{}: {:.1} requests per second over the last minute, of which {} fail on the baseline.\n\n{}\nSEES n %: when a \
+         canary that fails n % of its requests is taken out, typically.\nWorst case: users see {} failures beyond the \
+         baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
+        forecast.service,
+        forecast.requests_per_second,
+        rate(forecast.baseline_error_rate, 1),
+        table.text(),
+        count(worst.total),
+        count(worst.budget),
+        count(worst.chance),
+        count(worst.in_flight),
+    )
+}
+
+fn after(step: &StepForecast) -> String {
+    match (step.seconds_to_advance, step.requests_to_advance) {
+        (seconds, Some(requests)) => time_and_requests(seconds, requests),
+        (_, None) => "never by itself".to_owned(),
+    }
+}
+
+fn seen(detections: &[Detection], harm: f64) -> String {
+    let detection = detections
+        .iter()
+        .find(|detection| (detection.error_rate - harm).abs() < 1e-9);
+    match detection {
+        None => "-".to_owned(),
+        Some(Detection { requests: None, .. }) => "allowed".to_owned(),
+        Some(Detection {
+            requests: Some(requests),
+            seconds,
+            ..
+        }) => time_and_requests(*seconds, *requests),
+    }
+}
+
+/// `42 s (1,050 requests)`; without traffic the requests alone.
+fn time_and_requests(seconds: Option<f64>, requests: u64) -> String {
+    let requests = format!("{} requests", count(requests));
+    match seconds {
+        Some(seconds) => format!("{} ({requests})", time(seconds)),
+        None => requests,
+    }
+}
+
+/// A time that was estimated, without digits that it is not worth.
+pub(super) fn time(seconds: f64) -> String {
+    match seconds {
+        ..10.0 => format!("{seconds:.1} s"),
+        ..120.0 => format!("{seconds:.0} s"),
+        ..7_200.0 => format!("{:.0} min", seconds / 60.0),
+        ..172_800.0 => format!("{:.0} h", seconds / 3_600.0),
+        _ => format!("{:.0} days", seconds / 86_400.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_as_exact_as_they_are_worth() {
+        let times = [0.42, 42.4, 600.0, 36_000.0, 864_000.0].map(time);
+        assert_eq!(times, ["0.4 s", "42 s", "10 min", "10 h", "10 days"]);
+    }
+}

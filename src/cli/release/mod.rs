@@ -1,0 +1,241 @@
+//! Releases on the command line: start them, look at them, drive them, follow them to their end.
+
+pub(super) mod args;
+mod explain;
+mod follow;
+mod forecast;
+mod show;
+mod view;
+mod words;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use args::{ReleaseVerb, Start};
+use follow::{Ended, UNREACHED_MAX};
+use view::View;
+
+use super::args::{Format, Global};
+use super::client::{Answer, Client, Error};
+use super::exit::{Exit, Failure};
+use super::terminal::Terminal;
+use super::verbs::{ask, block_on, client};
+use crate::model::api;
+
+/// More than any plan may have.
+const PLAN_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Does what was typed after `release`.
+pub(super) fn run(global: &Global, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let client = client(global)?;
+    match verb {
+        ReleaseVerb::Start(asked) => start(&client, *asked, terminal),
+        ReleaseVerb::Status { subject } => {
+            let answer = find(&client, &subject.subject, terminal)?;
+            show::status(&answer, terminal)
+        }
+        ReleaseVerb::Watch { subject, timeout } => {
+            let answer = find(&client, &subject.subject, terminal)?;
+            watch(&client, answer.value, timeout, terminal)
+        }
+        ReleaseVerb::History { service, limit } => {
+            let answer = ask(client.releases(&service, limit.into()), terminal)?;
+            show::history(&answer, terminal)
+        }
+        other => command(&client, other, terminal),
+    }
+}
+
+/// What a plan would cost and take.
+pub(super) fn forecast(
+    global: &Global,
+    service: &str,
+    plan: Option<&Path>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
+    let plan = plan.map(read_plan).transpose()?;
+    let request = api::PlanRequest { plan };
+    let answer = ask(client(global)?.forecast(service, &request), terminal)?;
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => terminal.print(&forecast::text(&answer.value))?,
+    }
+    if terminal.format() == Format::Text {
+        for warning in &answer.value.warnings {
+            terminal.warn(warning);
+        }
+    }
+    Ok(Exit::Done)
+}
+
+/// Why a release is where it is.
+pub(super) fn explain(global: &Global, subject: &str, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let client = client(global)?;
+    let answer = find(&client, subject, terminal)?;
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => {
+            let service = ask(client.service(&answer.value.service), terminal)?;
+            terminal.print(&explain::text(&answer.value, &service.value))?;
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn start(client: &Client, asked: Start, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let start = api::ReleaseStart {
+        canary: asked.canary,
+        reason: asked.why.reason,
+        change: asked.change,
+        version: asked.version,
+        plan: asked.plan.as_deref().map(read_plan).transpose()?,
+        start_at: asked.at,
+        override_freeze: asked.freeze.override_freeze,
+    };
+    let answer = ask(client.start_release(&asked.service, &start), terminal)?;
+    let release = &answer.value.release;
+    if asked.wait {
+        terminal.say(&format!("{} has begun", release.id));
+        return watch(client, answer.value.release, asked.timeout, terminal);
+    }
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => terminal.print(&format!("{}\n", release.id))?,
+    }
+    terminal.say(&words::line(release));
+    terminal.say(&format!("follow it with `weighbridge release watch {}`", release.id));
+    Ok(Exit::Done)
+}
+
+fn command(client: &Client, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let mut command = api::ReleaseCommand::default();
+    let (subject, word) = match verb {
+        ReleaseVerb::Pause { subject, why } => {
+            command.reason = why.reason;
+            (subject, "pause")
+        }
+        ReleaseVerb::Resume { subject, why, freeze } => {
+            (command.reason, command.override_freeze) = (why.reason, freeze.override_freeze);
+            (subject, "resume")
+        }
+        ReleaseVerb::Approve { subject, gate, why } => {
+            (command.reason, command.gate) = (why.reason, gate);
+            (subject, "approve")
+        }
+        ReleaseVerb::Promote { subject, why, freeze } => {
+            (command.reason, command.override_freeze) = (why.reason, freeze.override_freeze);
+            (subject, "promote")
+        }
+        ReleaseVerb::Rollback { subject, why } => {
+            command.reason = why.reason;
+            (subject, "rollback")
+        }
+        ReleaseVerb::Cancel { subject, why } => {
+            command.reason = why.reason;
+            (subject, "cancel")
+        }
+        ReleaseVerb::Start(_)
+        | ReleaseVerb::Status { .. }
+        | ReleaseVerb::Watch { .. }
+        | ReleaseVerb::History { .. } => {
+            return Err(Failure::new(Exit::Failed, "this verb is no command to a release"));
+        }
+    };
+    let release = find(client, &subject.subject, terminal)?.value;
+    let answer = ask(client.command_release(&release.id, word, &command), terminal)?;
+    show::change(&answer, terminal)
+}
+
+/// The release that is meant: that of a service which is under way, or its newest; else the one with this identity.
+fn find(client: &Client, subject: &str, terminal: &mut Terminal) -> Result<Answer<api::Release>, Failure> {
+    let listed = block_on(client.releases(subject, 1))?;
+    let answer = match listed {
+        Ok(answer) => answer,
+        // Names of services cannot hide releases: a service without releases has none, others are looked for.
+        Err(Error::Problem(problem)) if problem.status == 404 => return ask(client.release(subject), terminal),
+        Err(error) => return Err(error.into()),
+    };
+    terminal.explain(&answer.trace);
+    let Answer { value, json, trace } = answer;
+    let newest = value.releases.into_iter().next().ok_or_else(|| {
+        Failure::new(Exit::Failed, format!("{subject} has had no release yet"))
+            .hint(format!("`weighbridge release start {subject} CANARY` starts one"))
+    })?;
+    let json = json.pointer("/releases/0").cloned().unwrap_or(json);
+    Ok(Answer {
+        value: newest,
+        json,
+        trace,
+    })
+}
+
+/// Follows a release to its end, and says by the exit code how it ended.
+fn watch(
+    client: &Client,
+    release: api::Release,
+    timeout: Option<Duration>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
+    let mut view = View::new(terminal);
+    let (ended, release) = block_on(follow::follow(client, release, &mut view, timeout, UNREACHED_MAX))??;
+    view.finish()?;
+    let id = &release.id;
+    match ended {
+        Ended::Over => {
+            terminal.say(&words::end(&release));
+            if release.phase == api::Phase::RolledBack {
+                terminal.say(&format!("the evidence: {}", client.evidence_page(id)));
+            }
+        }
+        Ended::OutOfTime => terminal.say(&format!(
+            "{id} has not ended in time and goes on: {}",
+            words::line(&release)
+        )),
+        Ended::Interrupted => terminal.say(&format!(
+            "interrupted; {id} goes on. `weighbridge release watch {id}` follows it again, `weighbridge release rollback \
+             {id}` takes the canary out"
+        )),
+    }
+    Ok(exit(ended, &release))
+}
+
+fn exit(ended: Ended, release: &api::Release) -> Exit {
+    match (ended, release.phase) {
+        (Ended::Interrupted, _) => Exit::Interrupted,
+        (Ended::Over, api::Phase::Promoted) => Exit::Done,
+        (Ended::Over, api::Phase::RolledBack) => Exit::RolledBack,
+        (Ended::Over | Ended::OutOfTime, _) => Exit::Inconclusive,
+    }
+}
+
+/// A plan from a file; JSON is YAML too.
+fn read_plan(path: &Path) -> Result<Map<String, Value>, Failure> {
+    let name = if path == Path::new("-") {
+        "standard input".to_owned()
+    } else {
+        path.display().to_string()
+    };
+    let wrong = |what: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("the plan in {name}: {what}"));
+    let text = read(path).map_err(|error| wrong(&error))?;
+    match serde_yaml::from_str::<Value>(&text) {
+        Ok(Value::Object(plan)) => Ok(plan),
+        Ok(_) => Err(wrong(
+            &"expected the fields of a release block, such as `steps: [5, 25, 100]`",
+        )),
+        Err(error) => Err(wrong(&error)),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    if path == Path::new("-") {
+        io::stdin().lock().take(PLAN_BYTES_MAX).read_to_string(&mut text)?;
+    } else {
+        File::open(path)?.take(PLAN_BYTES_MAX).read_to_string(&mut text)?;
+    }
+    Ok(text)
+}

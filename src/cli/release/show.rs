@@ -1,0 +1,137 @@
+//! Single answers about releases, as text or as the API gave them.
+
+use super::words;
+use crate::cli::args::Format;
+use crate::cli::client::Answer;
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::status::in_words;
+use crate::cli::table::{Table, count, percent};
+use crate::cli::terminal::{Terminal, paint};
+use crate::model::api;
+
+/// One release.
+pub(super) fn status(answer: &Answer<api::Release>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => terminal.print(&detail(&answer.value, terminal.colored()))?,
+    }
+    Ok(Exit::Done)
+}
+
+/// A release after a command.
+pub(super) fn change(answer: &Answer<api::ReleaseChange>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let (release, weights) = (&answer.value.release, &answer.value.weights);
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => terminal.print(&format!("{}\n", words::line(release)))?,
+    }
+    let (service, revision) = (&release.service, answer.value.revision);
+    terminal.say(&format!("{service} is at revision {revision}: {}", in_words(weights)));
+    if !release.durable {
+        terminal.warn("this is in effect but not on disk: a restart would not begin with it");
+    }
+    Ok(Exit::Done)
+}
+
+/// The releases of a service.
+pub(super) fn history(answer: &Answer<api::ReleaseList>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    match terminal.format() {
+        Format::Json => terminal.print_json(&answer.json)?,
+        Format::Text => {
+            let mut table = Table::new(&[
+                "RELEASE",
+                "CANARY",
+                "VERSION",
+                "PHASE",
+                "STARTED",
+                "BY",
+                ">FAILURES",
+                "OUTCOME",
+            ]);
+            for release in &answer.value.releases {
+                let outcome = release.outcome.as_ref();
+                table.row([
+                    release.id.clone(),
+                    release.canary.clone(),
+                    release.version.clone().unwrap_or_else(|| "-".to_owned()),
+                    words::phase(release),
+                    release.started_at.clone(),
+                    release.actor.clone(),
+                    count(release.user_visible_failures),
+                    outcome.map(|outcome| outcome.reason.clone()).unwrap_or_default(),
+                ]);
+            }
+            terminal.print(&table.text())?;
+            terminal.say("(failures are those of the canary that users saw)");
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn detail(release: &api::Release, colored: bool) -> String {
+    let steps: Vec<String> = release.steps.iter().map(f64::to_string).collect();
+    let budget = &release.budget;
+    let mut lines = vec![
+        format!("Release   {}", paint(&release.id, "1", colored)),
+        format!(
+            "Service   {}: {} to {}",
+            release.service, release.baseline, release.canary
+        ),
+        format!("Phase     {}, since {}", words::phase(release), release.phase_since),
+    ];
+    if let Some(outcome) = &release.outcome {
+        let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
+        lines.push(format!("Outcome   {}{}", by.unwrap_or_default(), outcome.reason));
+    }
+    if let Some(waiting) = &release.waiting_for {
+        lines.push(paint(&format!("Waiting   {}", words::waits(waiting)), "33", colored));
+    }
+    for approval in &release.approvals {
+        lines.push(format!(
+            "Approved  {} by {} at {}",
+            approval.gate, approval.by, approval.at
+        ));
+    }
+    lines.push(format!(
+        "Weight    {} (steps {} %)",
+        percent(release.weight),
+        steps.join(", ")
+    ));
+    lines.push(format!(
+        "Requests  canary {}, baseline {}",
+        count(release.canary_requests),
+        count(release.baseline_requests)
+    ));
+    lines.push(format!(
+        "Failures  users saw {} of the canary, the baseline answered {} instead",
+        count(release.user_visible_failures),
+        count(release.rescued)
+    ));
+    lines.push(format!(
+        "Budget    {} of {} spent, {} more would end it",
+        budget.spent, budget.limit, budget.allowance
+    ));
+    lines.push(format!(
+        "Evidence  {} (ln e against the canary)",
+        words::of_limit(release.log_e, release.log_limit)
+    ));
+    lines.push(format!("Started   {} by {}", release.started_at, release.actor));
+    let ended = release.ended_at.as_ref();
+    let given = [
+        ("Ended", ended),
+        ("Build", release.version.as_ref()),
+        ("Change", release.change.as_ref()),
+        ("Reason", release.reason.as_ref()),
+    ];
+    for (name, value) in given {
+        lines.extend(value.map(|value| format!("{name:<9} {value}")));
+    }
+    if !release.durable {
+        lines.push(paint(
+            "          not on disk: a restart would not go on from here",
+            "33",
+            colored,
+        ));
+    }
+    lines.join("\n") + "\n"
+}

@@ -1,0 +1,270 @@
+//! What somebody who follows a release sees: a panel that is drawn in place on a terminal, a line for each change
+//! elsewhere, and a JSON object in a line for each event where programs read.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use terminal_size::{Width, terminal_size};
+
+use super::words;
+use crate::cli::args::Format;
+use crate::cli::exit::Failure;
+use crate::cli::table::{count, latency, percent, rate};
+use crate::cli::terminal::{Terminal, paint};
+use crate::model::api::{Phase, Release, Window};
+
+/// When the terminal does not tell.
+const WIDTH_DEFAULT: usize = 80;
+/// Cells of a bar.
+const BAR: usize = 40;
+
+/// Where and how a release is shown.
+pub(super) struct View<'a> {
+    terminal: &'a mut Terminal,
+    form: Form,
+    /// What was shown last, to tell a change from a repetition.
+    shown: Option<Shown>,
+    measured: BTreeMap<String, Window>,
+    /// Lines of the panel that are on the screen, above the cursor.
+    drawn: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Panel,
+    Lines,
+    Json,
+}
+
+/// What makes a change.
+#[derive(Debug, PartialEq)]
+struct Shown {
+    phase: Phase,
+    is_paused: bool,
+    step: usize,
+    weight: f64,
+    waiting: Option<String>,
+    approvals: usize,
+}
+
+impl Shown {
+    fn of(release: &Release) -> Shown {
+        Shown {
+            phase: release.phase,
+            is_paused: release.paused,
+            step: release.step,
+            weight: release.weight,
+            waiting: release.waiting_for.as_ref().map(words::waits),
+            approvals: release.approvals.len(),
+        }
+    }
+}
+
+impl<'a> View<'a> {
+    pub(super) fn new(terminal: &'a mut Terminal) -> View<'a> {
+        let form = match terminal.format() {
+            Format::Json => Form::Json,
+            Format::Text if terminal.live() => Form::Panel,
+            Format::Text => Form::Lines,
+        };
+        View {
+            terminal,
+            form,
+            shown: None,
+            measured: BTreeMap::new(),
+            drawn: 0,
+        }
+    }
+
+    /// Whether somebody watches, to whom numbers matter as they are now.
+    pub(super) fn is_live(&self) -> bool {
+        self.form == Form::Panel
+    }
+
+    /// The release as it was looked at.
+    pub(super) fn seen(&mut self, release: &Release) -> Result<(), Failure> {
+        let is_new = self.shown.as_ref() != Some(&Shown::of(release));
+        if is_new && self.form == Form::Json {
+            let event = json!({ "type": "release", "action": "seen", "release": release });
+            self.terminal.print_json_line(&event)?;
+        }
+        self.show(release, is_new)
+    }
+
+    /// The release after something happened to it, with the event that told so.
+    pub(super) fn changed(&mut self, release: &Release, event: &Value) -> Result<(), Failure> {
+        if self.form == Form::Json {
+            self.terminal.print_json_line(event)?;
+        }
+        let is_new = self.shown.as_ref() != Some(&Shown::of(release));
+        self.show(release, is_new)
+    }
+
+    /// What the judge says, with the event that told so.
+    pub(super) fn judged(&mut self, release: &Release, event: &Value) -> Result<(), Failure> {
+        if self.form == Form::Json {
+            self.terminal.print_json_line(event)?;
+        }
+        self.show(release, false)
+    }
+
+    /// What both sides did in the last ten seconds.
+    pub(super) fn measured(&mut self, release: &Release, upstreams: &BTreeMap<String, Window>) -> Result<(), Failure> {
+        self.measured.clone_from(upstreams);
+        self.show(release, false)
+    }
+
+    /// Says something that is no result.
+    pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
+        self.wipe()?;
+        self.terminal.say(text);
+        Ok(())
+    }
+
+    /// Says something that only a curious user wants to know.
+    pub(super) fn explain(&mut self, text: &str) {
+        self.terminal.explain(text);
+    }
+
+    /// Leaves the panel as it is, with the cursor below it.
+    pub(super) fn finish(&mut self) -> Result<(), Failure> {
+        self.drawn = 0;
+        Ok(())
+    }
+
+    fn show(&mut self, release: &Release, is_new: bool) -> Result<(), Failure> {
+        self.shown = Some(Shown::of(release));
+        match self.form {
+            Form::Json => Ok(()),
+            Form::Lines if is_new => self.terminal.print(&format!("{}\n", words::line(release))),
+            Form::Lines => Ok(()),
+            Form::Panel => {
+                self.wipe()?;
+                if is_new {
+                    self.terminal.print(&format!("{}\n", words::line(release)))?;
+                }
+                self.draw(release)
+            }
+        }
+    }
+
+    /// Takes the panel off the screen.
+    fn wipe(&mut self) -> Result<(), Failure> {
+        if self.drawn > 0 {
+            self.terminal.print(&format!("\x1b[{}A\x1b[J", self.drawn))?;
+            self.drawn = 0;
+        }
+        Ok(())
+    }
+
+    fn draw(&mut self, release: &Release) -> Result<(), Failure> {
+        let width = terminal_size().map_or(WIDTH_DEFAULT, |(Width(width), _)| usize::from(width));
+        let colored = self.terminal.colored();
+        let lines = panel(release, &self.measured);
+        let mut text = String::new();
+        for (line, sgr) in &lines {
+            // A line that wraps would take more rows than are wiped.
+            let cut: String = words::plain(line).chars().take(width.saturating_sub(1)).collect();
+            text.push_str(&paint(&cut, sgr, colored && !sgr.is_empty()));
+            text.push('\n');
+        }
+        self.terminal.print(&text)?;
+        self.drawn = lines.len();
+        Ok(())
+    }
+}
+
+/// The panel's lines, each with its colour.
+fn panel(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<(String, &'static str)> {
+    let color = match release.phase {
+        Phase::Promoted => "1;32",
+        Phase::RolledBack => "1;31",
+        Phase::Waiting | Phase::Pending | Phase::Cancelled => "1;33",
+        _ => "1",
+    };
+    let budget = &release.budget;
+    let mut lines = vec![
+        (String::new(), ""),
+        (
+            format!(
+                "{}  {}: {} to {}  {}",
+                release.id,
+                release.service,
+                release.baseline,
+                release.canary,
+                words::phase(release)
+            ),
+            color,
+        ),
+        (
+            format!("weight    {} {}", bar(release.weight / 100.0), percent(release.weight)),
+            "",
+        ),
+        (side("canary", &release.canary, release.canary_requests, measured), ""),
+        (
+            side("baseline", &release.baseline, release.baseline_requests, measured),
+            "",
+        ),
+        (
+            format!(
+                "evidence  {} {}",
+                bar(release.log_e / release.log_limit),
+                words::of_limit(release.log_e, release.log_limit)
+            ),
+            if release.log_e > release.log_limit / 2.0 {
+                "33"
+            } else {
+                ""
+            },
+        ),
+        (
+            format!(
+                "users     saw {} failures of the canary, {} rescued; {} more would end it",
+                count(release.user_visible_failures),
+                count(release.rescued),
+                count(budget.allowance)
+            ),
+            "",
+        ),
+    ];
+    if let Some(waiting) = &release.waiting_for {
+        lines.push((words::waits(waiting), "33"));
+    }
+    lines
+}
+
+fn side(role: &str, name: &str, requests: u64, measured: &BTreeMap<String, Window>) -> String {
+    let window = measured.get(name).cloned().unwrap_or_default();
+    format!(
+        "{role:<9} {name:<12} errors {:>8}  p99 {:>8} in 10 s, {} in all",
+        rate(window.error_rate, window.requests),
+        latency(window.latency_us.p99),
+        count(requests)
+    )
+}
+
+/// A bar for a part of a whole; what is no number is empty.
+fn bar(part: f64) -> String {
+    let part = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
+    let full = (0..BAR).filter(|cell| (*cell as f64 + 0.5) < part * BAR as f64).count();
+    format!("[{}{}]", "#".repeat(full), ".".repeat(BAR - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_as_full_as_its_part() {
+        for (part, full) in [
+            (-1.0, 0),
+            (0.0, 0),
+            (0.5, BAR / 2),
+            (1.0, BAR),
+            (7.0, BAR),
+            (f64::NAN, 0),
+        ] {
+            assert_eq!(bar(part).matches('#').count(), full, "{part}");
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! What people read about releases, in lines.
+
+use crate::cli::table::{count, percent};
+use crate::model::api::{Phase, Release, WaitingFor};
+
+/// Where a release is, in one line.
+pub(super) fn line(release: &Release) -> String {
+    let mut parts = vec![format!("{} {}", release.id, phase(release))];
+    if !release.phase.is_over() {
+        parts.push(format!("{} at {}", release.canary, percent(release.weight)));
+        if let Some(waiting) = &release.waiting_for {
+            parts.push(waits(waiting));
+        }
+    }
+    if let Some(outcome) = &release.outcome {
+        let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
+        parts.push(format!("{}{}", by.unwrap_or_default(), outcome.reason));
+    } else if release.canary_requests > 0 {
+        parts.push(format!(
+            "{} canary requests, users saw {} of its failures",
+            count(release.canary_requests),
+            count(release.user_visible_failures)
+        ));
+    }
+    plain(&parts.join(", "))
+}
+
+/// Text that others wrote, in one line and without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// `progressing, step 2 of 4 (paused)`.
+pub(super) fn phase(release: &Release) -> String {
+    let name = release.phase.as_str().replace('_', " ");
+    let step = match release.phase {
+        Phase::Progressing | Phase::Waiting => format!(", step {} of {}", release.step, release.steps.len()),
+        _ => String::new(),
+    };
+    let paused = if release.paused && !release.phase.is_over() {
+        " (paused)"
+    } else {
+        ""
+    };
+    format!("{name}{step}{paused}")
+}
+
+/// What is waited for, with its end if it has one.
+pub(super) fn waits(waiting: &WaitingFor) -> String {
+    let until = waiting.until.as_deref().map(|until| format!(" until {until}"));
+    format!(
+        "waits ({}): {}{}",
+        waiting.kind,
+        waiting.detail,
+        until.unwrap_or_default()
+    )
+}
+
+/// How a release ended, in one line.
+pub(super) fn end(release: &Release) -> String {
+    let how = match release.phase {
+        Phase::Promoted => format!("{} is the new baseline", release.canary),
+        Phase::RolledBack => format!("{} was taken out", release.canary),
+        _ => format!("all traffic is on {}", release.baseline),
+    };
+    let saw = match release.user_visible_failures {
+        0 => "users saw no failure of the canary".to_owned(),
+        1 => "users saw 1 failure of the canary".to_owned(),
+        more => format!("users saw {} failures of the canary", count(more)),
+    };
+    format!("{}: {how}; {saw}", release.id)
+}
+
+/// `ln` of an e-value beside its limit.
+pub(super) fn of_limit(log_e: f64, limit: f64) -> String {
+    format!("{log_e:.2} of {limit:.2}")
+}
+
+/// A share of requests, with as many digits as a small one needs.
+pub(super) fn share(failures: u64, requests: u64) -> String {
+    let rate = if requests == 0 {
+        0.0
+    } else {
+        failures as f64 / requests as f64
+    };
+    let text = crate::cli::table::rate(rate, requests);
+    format!("{text} of {} requests", count(requests))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_others_wrote() {
+        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
+    }
+}

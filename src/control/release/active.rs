@@ -1,0 +1,292 @@
+//! A release under way: its state, its judge, and what is needed to feed the one from the other.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::chronicle::Chronicle;
+use super::cohorts::{Assembly, Known, Scored};
+use super::lease::Lease;
+use super::recording::record;
+use super::users::Users;
+use crate::analysis::{Cohort, landmark};
+use crate::control::Refusal;
+use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
+use crate::routing::Watch;
+use crate::stats::{Happened, Note, NoteBatch, Sample, Side, WatchKey};
+use crate::store::Recording;
+use crate::time::Timestamp;
+
+/// How often what has been judged is written down.
+pub(super) const CHECKPOINT: Duration = Duration::from_secs(1);
+/// How long a turn that the store refused, or a preflight that failed to start, waits for its next try.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A release under way.
+pub(in crate::control) struct Active {
+    pub(super) release: Release,
+    pub(super) watch: Arc<Watch>,
+    pub(super) trial: Trial,
+    pub(super) users: Users,
+    pub(super) lease: Lease,
+    pub(super) chronicle: Chronicle,
+    pub(super) recording: Option<Recording>,
+    pub(super) timeline: Timeline,
+    pub(super) landmark_us: u64,
+    /// The step that the trial is at. Ahead of the release's while the store has a turn.
+    pub(super) trial_step: Option<usize>,
+    /// Failures that count as spent only because a restart does not know better.
+    pub(super) forgone: u32,
+    /// Rescues before the last restart.
+    pub(super) rescued_before: u64,
+    pub(super) preflight: Preflight,
+    pub(super) retry_at: Timestamp,
+    pub(super) checkpoint_at: Timestamp,
+    assembly: Assembly,
+    scored: VecDeque<Scored>,
+    /// The baseline's failures that the trial has been told of, or will be.
+    baseline_failures: u32,
+    told_rescued: u64,
+}
+
+/// How far the look at the canary before its first user has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Preflight {
+    Due,
+    Running,
+    Done(Result<(), String>),
+}
+
+pub(super) fn micros(now: Timestamp) -> u64 {
+    now.monotonic_ns() / 1_000
+}
+
+/// A moment that is only known by the monotonic clock.
+fn moment(monotonic_us: u64) -> Timestamp {
+    Timestamp::new(monotonic_us.saturating_mul(1_000), 0)
+}
+
+/// A turn that follows from what is known, and the time of the judge at which it does.
+pub(super) struct Due {
+    pub(super) transition: Transition,
+    pub(super) at_ms: u64,
+}
+
+/// What a release begins or goes on with.
+pub(super) struct Parts {
+    pub(super) release: Release,
+    pub(super) watch: Arc<Watch>,
+    pub(super) trial: Trial,
+    pub(super) users: Users,
+    pub(super) lease: Lease,
+    pub(super) chronicle: Chronicle,
+    pub(super) recording: Option<Recording>,
+    pub(super) timeline: Timeline,
+}
+
+impl Active {
+    pub(super) fn new(parts: Parts, now: Timestamp) -> Active {
+        let origin_us = micros(now);
+        Active {
+            release: parts.release,
+            watch: parts.watch,
+            trial: parts.trial,
+            users: parts.users,
+            lease: parts.lease,
+            chronicle: parts.chronicle,
+            recording: parts.recording,
+            timeline: parts.timeline,
+            landmark_us: u64::MAX,
+            trial_step: None,
+            forgone: 0,
+            rescued_before: 0,
+            preflight: Preflight::Due,
+            retry_at: now,
+            checkpoint_at: now,
+            assembly: Assembly::new(origin_us),
+            scored: VecDeque::new(),
+            baseline_failures: 0,
+            told_rescued: 0,
+        }
+    }
+
+    pub(super) fn key(&self) -> WatchKey {
+        self.watch.spec.key
+    }
+
+    /// Why weights cannot be set by hand.
+    pub(in crate::control) fn locks_weights(&self) -> Refusal {
+        Refusal::Conflict(format!(
+            "the release {} is under way and moves the weights; cancel it or roll it back first",
+            self.release.id
+        ))
+    }
+
+    /// Takes notes in that belong to this release.
+    pub(super) fn note(&mut self, note: &Note) {
+        let bad = matches!(note.happened, Happened::Bad { .. });
+        if bad && note.assignment.side == Side::Baseline {
+            self.baseline_failures = self.baseline_failures.saturating_add(1);
+        }
+        self.assembly.add(note);
+    }
+
+    pub(super) fn sample(&mut self, sample: &Sample) {
+        self.chronicle.sample(sample);
+    }
+
+    /// A worker's notes were lost.
+    pub(super) fn lost(&mut self, batch: &NoteBatch) {
+        self.assembly.give_up(batch.sent_us);
+        self.chronicle
+            .note("for some time the machine was too busy to keep notes; that time is not judged");
+    }
+
+    /// From here on requests are waited for so long: four times what the baseline's slowest percent takes.
+    pub(super) fn set_landmark(&mut self, baseline_p99_us: u64) {
+        let age = landmark(Duration::from_micros(baseline_p99_us));
+        self.landmark_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
+    }
+
+    /// Puts together what can be scored now.
+    pub(super) fn close(&mut self, now: Timestamp, floor_us: u64) {
+        let known = Known {
+            now_us: micros(now),
+            floor_us,
+            landmark_us: self.landmark_us,
+        };
+        let scored = self.assembly.close(&known, &mut self.users);
+        self.scored.extend(scored);
+    }
+
+    /// Whether a failure of the canary waits for others to be judged with.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.assembly.has_failure()
+    }
+
+    /// The next turn, if one follows from what is known.
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<Due> {
+        if let Some(due) = self.tripped(now) {
+            return Some(due);
+        }
+        while let Some(scored) = self.scored.pop_front() {
+            let at_ms = self.timeline.ms(moment(scored.at_us));
+            let cohort = scored.cohort(at_ms);
+            self.trial.observe(&cohort);
+            if let Some(recording) = &mut self.recording {
+                record(recording, &cohort);
+            }
+            let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+            if let Some(due) = self.follow(&finding, at_ms, now) {
+                return Some(due);
+            }
+        }
+        let at_ms = self.timeline.ms(now);
+        let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+        let due = self.follow(&finding, at_ms, now);
+        if let (Some(_), Some(recording)) = (&due, &mut self.recording) {
+            // No request ended then, but what follows from the time did.
+            let weight = self.release.weight().fraction();
+            record(
+                recording,
+                &Cohort {
+                    at_ms,
+                    weight,
+                    ..Cohort::default()
+                },
+            );
+        }
+        due
+    }
+
+    /// What the release makes of a finding; then of the time.
+    fn follow(&self, finding: &Finding, at_ms: u64, now: Timestamp) -> Option<Due> {
+        let verdict = Input::Verdict(finding);
+        let due = |transition| Due { transition, at_ms };
+        self.next(&verdict, now)
+            .or_else(|| self.next(&Input::Tick, now))
+            .map(due)
+    }
+
+    fn tripped(&self, now: Timestamp) -> Option<Due> {
+        let wire = self.watch.tripwire();
+        let input = Input::Tripped {
+            spent: u64::from(wire.spent()),
+            limit: self.release.plan.budget(),
+        };
+        let due = |transition| Due {
+            transition,
+            at_ms: self.timeline.ms(now),
+        };
+        let is_tripped = wire.is_tripped();
+        is_tripped.then(|| self.next(&input, now)).flatten().map(due)
+    }
+
+    /// A machine's input is never illegal in a way that anybody could be told; it then just leads nowhere.
+    fn next(&self, input: &Input<'_>, now: Timestamp) -> Option<Transition> {
+        self.release.next(input, now).ok().flatten()
+    }
+
+    /// The judge begins a step.
+    pub(super) fn begin_step(&mut self, step: usize, at_ms: u64) {
+        if self.trial_step != Some(step) {
+            self.trial_step = Some(step);
+            self.users.begin_step();
+            self.trial.begin_step(at_ms, step, &self.release.plan);
+        }
+    }
+
+    /// A turn to another step did not happen: the judge goes back to the step that the release is still at.
+    pub(in crate::control) fn step_back(&mut self, now: Timestamp) {
+        self.retry_at = now.plus(RETRY);
+        let at_ms = self.timeline.ms(now);
+        match self.release.step() {
+            Some(step) => self.begin_step(step, at_ms),
+            None => self.trial_step = None,
+        }
+    }
+
+    /// Arms the tripwire with what the budget allows now. Gives what should be on disk as spent, when it is time to write
+    /// that down.
+    pub(super) fn arm(&mut self) -> Option<u32> {
+        let wire = self.watch.tripwire();
+        let spent = wire.spent();
+        self.trial.set_spent(u64::from(spent));
+        let allowance = self.trial.allowance_given(self.assembly.pending());
+        let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
+        wire.arm(self.lease.cap(limit), self.baseline_failures);
+        self.lease.ask(spent, limit)
+    }
+
+    /// Rescues that have not been told to the metrics.
+    pub(super) fn take_rescued(&mut self) -> u64 {
+        let rescued = self.watch.rescued();
+        let new = rescued.saturating_sub(self.told_rescued);
+        self.told_rescued = rescued;
+        new
+    }
+
+    pub(super) fn rescued(&self) -> u64 {
+        self.rescued_before + self.watch.rescued()
+    }
+
+    /// Failures that users saw, as far as is known.
+    pub(super) fn visible(&self) -> u64 {
+        u64::from(self.watch.tripwire().spent().saturating_sub(self.forgone))
+    }
+
+    /// Its identity.
+    pub(in crate::control) fn id(&self) -> &str {
+        &self.release.id
+    }
+
+    /// What the judge says now, in a word.
+    pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
+        match self.trial.finding_given(self.timeline.ms(now), self.assembly.pending()) {
+            Finding::Continue => "continue",
+            Finding::Advance => "advance",
+            Finding::Hold(_) => "hold",
+            Finding::RollBack { .. } => "roll_back",
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! What a release did, for people: its timeline, its weights, and the path of its statistics.
+//!
+//! Everything is bounded. The path is thinned out evenly when it grows too long, so that a release of days is told in
+//! as many points as one of minutes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::model::api;
+use crate::stats::{Sample, Side};
+use crate::time::Timestamp;
+
+/// Points of the path; beyond this every second one is left out, and the distance between new ones doubles.
+const PATH_MAX: usize = 600;
+/// Entries of the timeline. A release has as many turns as its plan has steps and people give commands.
+const TIMELINE_MAX: usize = 1_000;
+/// Samples of each side. The first failures tell most; good answers are there to be compared with.
+const SAMPLES_MAX: usize = 20;
+/// Routes and statuses that are told apart.
+const ROUTES_MAX: usize = 200;
+/// The first distance between two points.
+const DISTANCE_MS: u64 = 250;
+
+/// The story of one release.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Chronicle {
+    started_unix_us: i64,
+    timeline: Vec<api::TimelineEntry>,
+    weights: Vec<(u64, f64)>,
+    path: Vec<api::PathPoint>,
+    distance_ms: u64,
+    routes: Vec<api::FailingRoute>,
+    samples: api::Samples,
+    notes: Vec<String>,
+}
+
+impl Chronicle {
+    pub(super) fn new(started: Timestamp) -> Chronicle {
+        Chronicle {
+            started_unix_us: started.unix_us(),
+            timeline: Vec::new(),
+            weights: vec![(0, 0.0)],
+            path: Vec::new(),
+            distance_ms: DISTANCE_MS,
+            routes: Vec::new(),
+            samples: api::Samples::default(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Milliseconds since the start, by the wall clock, so that they go on across a restart.
+    pub(super) fn elapsed_ms(&self, now: Timestamp) -> u64 {
+        let elapsed_us = now.unix_us().saturating_sub(self.started_unix_us);
+        u64::try_from(elapsed_us / 1_000).unwrap_or(0)
+    }
+
+    /// A turn of the release.
+    pub(super) fn turn(&mut self, now: Timestamp, action: &str, actor: &str, detail: String, weight: f64) {
+        let elapsed_ms = self.elapsed_ms(now);
+        if self
+            .weights
+            .last()
+            .is_none_or(|(_, last)| last.to_bits() != weight.to_bits())
+        {
+            self.weights.push((elapsed_ms, weight));
+        }
+        if self.timeline.len() == TIMELINE_MAX {
+            self.note("the timeline is longer than what is kept; its later part is in the journal");
+            return;
+        }
+        self.timeline.push(api::TimelineEntry {
+            at: now.rfc3339(),
+            elapsed_ms,
+            action: action.to_owned(),
+            actor: actor.to_owned(),
+            detail,
+            weight,
+        });
+    }
+
+    /// Whether it is time for another point of the path.
+    pub(super) fn wants_point(&self, now: Timestamp) -> bool {
+        let last = self.path.last().map(|point| point.elapsed_ms);
+        last.is_none_or(|last| self.elapsed_ms(now).saturating_sub(last) >= self.distance_ms)
+    }
+
+    /// A point of the path.
+    pub(super) fn point(&mut self, point: api::PathPoint) {
+        if self.path.len() >= PATH_MAX {
+            let mut keep = false;
+            self.path.retain(|_| {
+                keep = !keep;
+                keep
+            });
+            self.distance_ms = self.distance_ms.saturating_mul(2);
+        }
+        self.path.push(point);
+    }
+
+    /// An exchange that a worker kept.
+    pub(super) fn sample(&mut self, sample: &Sample) {
+        let (side, kept) = match sample.side {
+            Side::Canary => ("canary", &mut self.samples.canary),
+            Side::Baseline => ("baseline", &mut self.samples.baseline),
+        };
+        if kept.len() < SAMPLES_MAX {
+            kept.push(told(sample));
+        }
+        if let Some(reason) = sample.reason {
+            self.failure(side, sample, reason);
+        }
+    }
+
+    fn failure(&mut self, side: &str, sample: &Sample, reason: &str) {
+        let status = match sample.status {
+            Some(status) if reason == "5xx" => status.to_string(),
+            _ => reason.to_owned(),
+        };
+        let route = Some(format!("{} {}", sample.method, prefix(&sample.path)));
+        let same =
+            |known: &&mut api::FailingRoute| known.side == side && known.status == status && known.route == route;
+        if let Some(known) = self.routes.iter_mut().find(same) {
+            known.count += 1;
+        } else if self.routes.len() < ROUTES_MAX {
+            self.routes.push(api::FailingRoute {
+                side: side.to_owned(),
+                route,
+                status,
+                count: 1,
+            });
+        }
+    }
+
+    /// Something that a reader has to know; once is enough.
+    pub(super) fn note(&mut self, note: &str) {
+        if !self.notes.iter().any(|known| known == note) {
+            self.notes.push(note.to_owned());
+        }
+    }
+
+    /// The whole story.
+    pub(super) fn bundle(
+        &self,
+        release: api::Release,
+        judge: serde_json::Value,
+        plan: serde_json::Value,
+    ) -> api::EvidenceBundle {
+        api::EvidenceBundle {
+            release,
+            timeline: self.timeline.clone(),
+            weights: self.weights.clone(),
+            path: self.path.clone(),
+            routes: self.routes.clone(),
+            samples: self.samples.clone(),
+            judge,
+            plan,
+            notes: self.notes.clone(),
+        }
+    }
+}
+
+/// The first two segments of a path: enough to tell routes apart, too little to tell users apart.
+fn prefix(path: &str) -> String {
+    let segments: Vec<&str> = path.split('/').skip(1).take(3).collect();
+    match segments.as_slice() {
+        [first, second, _] => format!("/{first}/{second}/…"),
+        segments => format!("/{}", segments.join("/")),
+    }
+}
+
+fn told(sample: &Sample) -> api::Sample {
+    api::Sample {
+        at: sample.at.rfc3339(),
+        method: sample.method.to_string(),
+        path: sample.path.to_string(),
+        status: sample.status,
+        reason: sample.reason.map(str::to_owned),
+        latency_us: sample.latency_us,
+        request_id: sample.request_id.as_deref().map(str::to_owned),
+        headers: sample
+            .headers
+            .iter()
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::new(0, seconds * 1_000_000)
+    }
+
+    #[test]
+    fn the_path_is_thinned_out_evenly() {
+        let mut chronicle = Chronicle::new(at(0));
+        let mut taken = 0;
+        for second in 0..10_000 {
+            if chronicle.wants_point(at(second)) {
+                taken += 1;
+                chronicle.point(api::PathPoint {
+                    elapsed_ms: chronicle.elapsed_ms(at(second)),
+                    step: 1,
+                    weight: 5.0,
+                    log_e: 0.0,
+                    log_limit: 6.9,
+                    objectives: Vec::new(),
+                });
+            }
+        }
+        assert!(taken > PATH_MAX && chronicle.path.len() <= PATH_MAX + 1);
+        let gaps = chronicle
+            .path
+            .windows(2)
+            .map(|pair| pair[1].elapsed_ms - pair[0].elapsed_ms);
+        let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| (least.min(gap), most.max(gap)));
+        assert!(most <= 4 * least, "{least} to {most}");
+    }
+
+    #[test]
+    fn routes_are_told_by_their_first_segments() {
+        assert_eq!(prefix("/"), "/");
+        assert_eq!(prefix("/cart"), "/cart");
+        assert_eq!(prefix("/api/orders"), "/api/orders");
+        assert_eq!(prefix("/api/orders/4711/items"), "/api/orders/…");
+    }
+
+    #[test]
+    fn a_weight_is_told_once_and_the_clock_may_go_back() {
+        let mut chronicle = Chronicle::new(at(10));
+        chronicle.turn(at(11), "release_advanced", "weighbridge", String::new(), 5.0);
+        chronicle.turn(at(12), "release_paused", "alice", String::new(), 5.0);
+        chronicle.turn(at(3), "release_rolled_back", "weighbridge", String::new(), 0.0);
+        assert_eq!(chronicle.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
+        assert_eq!(chronicle.timeline.len(), 3);
+    }
+}

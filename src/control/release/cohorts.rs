@@ -1,0 +1,519 @@
+//! Notes of all workers, put together into cohorts: whole, in the order in which their requests were assigned.
+//!
+//! What has been scored is always a prefix of all assignments. A request that has not ended holds up those after it
+//! until it has, or until it is as old as the landmark; then it counts as bad, in both arms alike. So a canary that
+//! fails at once is never held against a baseline whose failures are yet to come (STATISTICS.md 1.e).
+
+use std::collections::BTreeMap;
+
+use crate::analysis::{Arm, Cohort, Pending};
+use crate::stats::{Assignment, Happened, Note, Side};
+
+use super::users::Users;
+
+/// Displaced requests spoil this much time around them, for both arms.
+const SPOILED_US: u64 = 10_000;
+/// Assignments that may wait to be scored. When there are more, all are given up: evidence with holes is none.
+const WAITING_MAX: usize = 1 << 20;
+
+/// What waits to be scored.
+#[derive(Debug, Default)]
+pub(super) struct Assembly {
+    slots: BTreeMap<Key, Slot>,
+    /// Everything that was assigned before this has been scored, or left out.
+    closed_us: u64,
+    /// Times that do not count, as multiples of [`SPOILED_US`].
+    spoiled: BTreeMap<u64, ()>,
+    /// Failures of the canary that have not been scored.
+    failures: usize,
+}
+
+/// Assignments that cannot be told apart, in the order of their time.
+type Key = (u64, u16, u16, Side);
+
+fn key(assignment: &Assignment) -> Key {
+    (
+        assignment.at_us,
+        assignment.canary_points,
+        assignment.baseline_points,
+        assignment.side,
+    )
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    open: Vec<Open>,
+    ended: Vec<Ended>,
+}
+
+/// A request that has not ended.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    user: u32,
+    /// The head of a good answer is here.
+    headed: bool,
+}
+
+/// How a request ended, as far as it counts.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    user: u32,
+    end: End,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Good { latency_us: u32 },
+    Bad { visible: bool },
+    Aborted,
+}
+
+impl Slot {
+    fn failures(&self) -> usize {
+        let bad = |ended: &&Ended| matches!(ended.end, End::Bad { .. });
+        self.ended.iter().filter(bad).count()
+    }
+}
+
+/// The requests of one prefix that were assigned under the same weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Scored {
+    /// When the last of them was assigned, in microseconds of the monotonic clock.
+    pub(super) at_us: u64,
+    /// The chance that a request of the two arms was given to the canary.
+    pub(super) weight: f64,
+    pub(super) baseline: ScoredArm,
+    pub(super) canary: ScoredArm,
+}
+
+/// One arm of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ScoredArm {
+    pub(super) requests: u64,
+    pub(super) failures: u64,
+    pub(super) visible: u64,
+    pub(super) latency_us: Vec<(u64, u64)>,
+    pub(super) new_keys: Option<u64>,
+    pub(super) failing_clients: u64,
+}
+
+impl Scored {
+    /// The same for the judge, on its own scale of time.
+    pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
+        Cohort {
+            at_ms,
+            weight: self.weight,
+            baseline: self.baseline.arm(),
+            canary: self.canary.arm(),
+        }
+    }
+}
+
+impl ScoredArm {
+    fn arm(&self) -> Arm<'_> {
+        Arm {
+            requests: self.requests,
+            failures: self.failures,
+            latency_us: Some(&self.latency_us),
+            new_keys: self.new_keys,
+            failing_clients: Some(self.failing_clients),
+            visible_failures: Some(self.visible),
+        }
+    }
+}
+
+/// What of the notes is known, and up to when.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// Now, on the monotonic clock.
+    pub(super) now_us: u64,
+    /// Every assignment before this has been noted ([`crate::stats::Horizon::floor`]).
+    pub(super) floor_us: u64,
+    /// The age at which an outcome is waited for no longer.
+    pub(super) landmark_us: u64,
+}
+
+impl Assembly {
+    /// Scores nothing that was assigned before `from_us`.
+    pub(super) fn new(from_us: u64) -> Assembly {
+        Assembly {
+            closed_us: from_us,
+            ..Assembly::default()
+        }
+    }
+
+    /// Takes a note in.
+    pub(super) fn add(&mut self, note: &Note) {
+        let at_us = note.assignment.at_us;
+        if at_us < self.closed_us {
+            return;
+        }
+        match note.happened {
+            Happened::Assigned => self.assign(note),
+            Happened::Headed => self.head(note),
+            Happened::Displaced => {
+                self.spoiled.insert(at_us / SPOILED_US, ());
+                self.end(note, End::Aborted);
+            }
+            Happened::Good { latency_us } => self.end(note, End::Good { latency_us }),
+            Happened::Bad { visible } => self.end(note, End::Bad { visible }),
+            Happened::Aborted => self.end(note, End::Aborted),
+        }
+    }
+
+    /// Notes were lost: everything that waits is left out.
+    pub(super) fn give_up(&mut self, now_us: u64) {
+        self.slots.clear();
+        self.failures = 0;
+        self.closed_us = self.closed_us.max(now_us);
+    }
+
+    /// Whether a failure of the canary waits to be scored.
+    pub(super) fn has_failure(&self) -> bool {
+        self.failures > 0
+    }
+
+    /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline that failed or have not
+    /// ended.
+    pub(super) fn pending(&self) -> Pending {
+        let mut pending = Pending::default();
+        for (key, slot) in &self.slots {
+            let assigned = (slot.open.len() + slot.ended.len()) as u64;
+            if key.3 == Side::Canary {
+                pending.canary += assigned;
+            } else {
+                pending.baseline += assigned;
+                pending.baseline_bad_or_open += (slot.open.len() + slot.failures()) as u64;
+            }
+        }
+        pending
+    }
+
+    /// Everything that can be scored now, in order, joined as long as the weights are the same.
+    pub(super) fn close(&mut self, known: &Known, users: &mut Users) -> Vec<Scored> {
+        let end_us = self.boundary(known);
+        let mut scored: Vec<Scored> = Vec::new();
+        while let Some(first) = self.slots.first_entry() {
+            let (at_us, canary, baseline, side) = *first.key();
+            if at_us >= end_us {
+                break;
+            }
+            let slot = first.remove();
+            if side == Side::Canary {
+                self.failures = self.failures.saturating_sub(slot.failures());
+            }
+            if self.spoiled.contains_key(&(at_us / SPOILED_US)) {
+                continue;
+            }
+            let weight = chance(canary, baseline);
+            if scored
+                .last()
+                .is_none_or(|last| last.weight.to_bits() != weight.to_bits())
+            {
+                scored.push(Scored {
+                    weight,
+                    ..Scored::default()
+                });
+            }
+            if let Some(last) = scored.last_mut() {
+                last.at_us = at_us;
+                last.count(side, &slot, known.landmark_us, users);
+            }
+        }
+        self.closed_us = self.closed_us.max(end_us.min(known.now_us));
+        self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
+        scored
+    }
+
+    /// Up to where all is known: by the workers' word, by the clock, and by the first request that may still end.
+    fn boundary(&self, known: &Known) -> u64 {
+        let limit = known.floor_us.min(known.now_us);
+        let landmark = known.now_us.saturating_sub(known.landmark_us);
+        let waits = |(key, slot): (&Key, &Slot)| (!slot.open.is_empty() && key.0 > landmark).then_some(key.0);
+        let first = self.slots.range(..(limit, 0, 0, Side::Baseline)).find_map(waits);
+        first.unwrap_or(limit)
+    }
+
+    fn assign(&mut self, note: &Note) {
+        if self.slots.len() >= WAITING_MAX {
+            self.give_up(note.assignment.at_us);
+        }
+        let slot = self.slots.entry(key(&note.assignment)).or_default();
+        slot.open.push(Open {
+            user: note.user,
+            headed: false,
+        });
+    }
+
+    fn head(&mut self, note: &Note) {
+        let slot = self.slots.get_mut(&key(&note.assignment));
+        let open = slot.and_then(|slot| slot.open.iter_mut().find(|open| open.user == note.user && !open.headed));
+        if let Some(open) = open {
+            open.headed = true;
+        }
+    }
+
+    fn end(&mut self, note: &Note, end: End) {
+        // A request whose assignment was given up is not known.
+        let Some(slot) = self.slots.get_mut(&key(&note.assignment)) else {
+            return;
+        };
+        if let Some(at) = slot.open.iter().position(|open| open.user == note.user) {
+            slot.open.swap_remove(at);
+            slot.ended.push(Ended { user: note.user, end });
+            let failed = note.assignment.side == Side::Canary && matches!(end, End::Bad { .. });
+            self.failures += usize::from(failed);
+        }
+    }
+}
+
+/// The canary's chance of a request of the two arms.
+fn chance(canary: u16, baseline: u16) -> f64 {
+    let both = u32::from(canary) + u32::from(baseline);
+    if both == 0 {
+        return 0.0;
+    }
+    f64::from(canary) / f64::from(both)
+}
+
+impl Scored {
+    fn count(&mut self, side: Side, slot: &Slot, landmark_us: u64, users: &mut Users) {
+        let arm = match side {
+            Side::Baseline => &mut self.baseline,
+            Side::Canary => &mut self.canary,
+        };
+        for ended in &slot.ended {
+            arm.count(*ended, users);
+        }
+        for open in &slot.open {
+            let end = if open.headed {
+                // A good answer whose body goes on: no failure, and as slow as can be told.
+                let latency_us = u32::try_from(landmark_us).unwrap_or(u32::MAX);
+                End::Good { latency_us }
+            } else {
+                // Whether a user saw it is known when it ends.
+                End::Bad { visible: false }
+            };
+            arm.count(Ended { user: open.user, end }, users);
+        }
+    }
+}
+
+impl ScoredArm {
+    fn count(&mut self, ended: Ended, users: &mut Users) {
+        let Some(user) = users.counts(ended.user) else {
+            return;
+        };
+        self.requests += 1;
+        if let Some(is_new) = users.first_seen(user) {
+            *self.new_keys.get_or_insert(0) += u64::from(is_new);
+        }
+        match ended.end {
+            End::Good { latency_us } if users.may_time(user) => self.latency_us.push((u64::from(latency_us), 1)),
+            End::Good { .. } | End::Aborted => {}
+            End::Bad { visible } => {
+                let is_new = users.first_failure(user);
+                self.failing_clients += u64::from(is_new);
+                self.failures += u64::from(is_new || !users.are_sticky());
+                self.visible += u64::from(visible);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::stats::WatchKey;
+
+    const LANDMARK_US: u64 = 250_000;
+
+    fn note(at_us: u64, side: Side, user: u32, happened: Happened) -> Note {
+        Note {
+            assignment: Assignment {
+                watch: WatchKey(0),
+                at_us,
+                canary_points: 500,
+                baseline_points: 9_500,
+                side,
+            },
+            user,
+            happened,
+        }
+    }
+
+    fn known(now_us: u64) -> Known {
+        Known {
+            now_us,
+            floor_us: u64::MAX,
+            landmark_us: LANDMARK_US,
+        }
+    }
+
+    fn assembly(notes: &[Note]) -> Assembly {
+        let mut assembly = Assembly::new(0);
+        notes.iter().for_each(|note| assembly.add(note));
+        assembly
+    }
+
+    const GOOD: Happened = Happened::Good { latency_us: 900 };
+    const BAD: Happened = Happened::Bad { visible: true };
+
+    /// Requests and failures of both arms: baseline, canary.
+    fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
+        let counts = |one: &Scored| {
+            let (b, c) = (&one.baseline, &one.canary);
+            [b.requests, b.failures, c.requests, c.failures]
+        };
+        scored.iter().map(counts).collect()
+    }
+
+    #[test]
+    fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
+        let mut assembly = assembly(&[
+            note(1_000, Side::Baseline, 1, Happened::Assigned),
+            note(1_010, Side::Canary, 2, Happened::Assigned),
+            note(1_010, Side::Canary, 2, BAD),
+        ]);
+        let mut users = Users::new(false);
+        assert!(assembly.has_failure());
+        assert_eq!(
+            counts(&assembly.close(&known(50_000), &mut users)),
+            Vec::<[u64; 4]>::new()
+        );
+        let pending = Pending {
+            canary: 1,
+            baseline: 1,
+            baseline_bad_or_open: 1,
+        };
+        assert_eq!(assembly.pending(), pending);
+        assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+        assert_eq!(counts(&assembly.close(&known(60_000), &mut users)), [[1, 0, 1, 1]]);
+        assert!(!assembly.has_failure());
+    }
+
+    #[test]
+    fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
+        let mut assembly = assembly(&[
+            note(1_000, Side::Baseline, 1, Happened::Assigned),
+            note(1_001, Side::Canary, 2, Happened::Assigned),
+            note(1_001, Side::Canary, 2, Happened::Headed),
+        ]);
+        let mut users = Users::new(false);
+        assert!(assembly.close(&known(200_000), &mut users).is_empty());
+        let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut users);
+        assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
+        assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
+        // Its end is no longer of interest.
+        assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+        assert!(assembly.close(&known(900_000), &mut users).is_empty());
+    }
+
+    #[test]
+    fn what_a_worker_may_still_hold_is_waited_for() {
+        let mut assembly = assembly(&[
+            note(5_000, Side::Canary, 2, Happened::Assigned),
+            note(5_000, Side::Canary, 2, GOOD),
+        ]);
+        let mut users = Users::new(false);
+        let held = Known {
+            floor_us: 4_000,
+            ..known(90_000)
+        };
+        assert!(assembly.close(&held, &mut users).is_empty());
+        assembly.add(&note(4_000, Side::Baseline, 1, Happened::Assigned));
+        assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
+        assert_eq!(counts(&assembly.close(&known(91_000), &mut users)), [[1, 0, 1, 0]]);
+    }
+
+    #[test]
+    fn displaced_requests_spoil_their_time_for_both_arms() {
+        let mut assembly = assembly(&[
+            note(20_000, Side::Baseline, 1, Happened::Assigned),
+            note(20_000, Side::Baseline, 1, BAD),
+            note(21_000, Side::Canary, 2, Happened::Assigned),
+            note(21_000, Side::Canary, 2, Happened::Displaced),
+            note(35_000, Side::Baseline, 3, Happened::Assigned),
+            note(35_000, Side::Baseline, 3, GOOD),
+        ]);
+        let mut users = Users::new(false);
+        assert_eq!(counts(&assembly.close(&known(90_000), &mut users)), [[1, 0, 0, 0]]);
+    }
+
+    #[test]
+    fn each_weight_has_its_own_cohort() {
+        let mut changed = note(2_000, Side::Canary, 1, Happened::Assigned);
+        changed.assignment.canary_points = 2_500;
+        changed.assignment.baseline_points = 7_500;
+        let end = Note {
+            happened: GOOD,
+            ..changed
+        };
+        let mut assembly = assembly(&[
+            note(1_000, Side::Canary, 1, Happened::Assigned),
+            note(1_000, Side::Canary, 1, GOOD),
+            changed,
+            end,
+        ]);
+        let scored = assembly.close(&known(90_000), &mut Users::new(false));
+        let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
+        assert_eq!(weights, [0.05, 0.25]);
+    }
+
+    #[test]
+    fn a_sticky_user_fails_once_however_often_and_in_whatever_way() {
+        let mut assembly = assembly(&[
+            note(1_000, Side::Canary, 7, Happened::Assigned),
+            note(1_000, Side::Canary, 7, BAD),
+            note(1_100, Side::Canary, 7, Happened::Assigned),
+            note(1_100, Side::Canary, 7, BAD),
+            note(1_200, Side::Canary, 7, Happened::Assigned),
+            note(1_300, Side::Canary, Note::KEYLESS, Happened::Assigned),
+            note(1_300, Side::Canary, Note::KEYLESS, BAD),
+        ]);
+        let scored = assembly.close(&known(900_000), &mut Users::new(true));
+        assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
+        assert_eq!(scored[0].canary.new_keys, Some(1));
+    }
+
+    proptest! {
+        /// However the notes are cut into batches and looks, each request is scored once, in order, with its own outcome.
+        #[test]
+        fn nothing_is_lost_or_counted_twice(
+            requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
+            looks in prop::collection::vec(0u64..400_000, 0..20),
+        ) {
+            let mut events: Vec<(u64, Note)> = Vec::new();
+            let mut wanted = [0u64; 4];
+            for (user, (at_us, canary, took_us, kind)) in (0u32..).zip(&requests) {
+                let side = if *canary { Side::Canary } else { Side::Baseline };
+                let happened = [GOOD, BAD, Happened::Aborted][usize::from(*kind)];
+                events.push((*at_us, note(*at_us, side, user, Happened::Assigned)));
+                events.push((at_us + took_us, note(*at_us, side, user, happened)));
+                wanted[usize::from(*canary) * 2] += 1;
+                wanted[usize::from(*canary) * 2 + 1] += u64::from(happened == BAD);
+            }
+            events.sort_by_key(|(when, note)| (*when, note.happened.is_last()));
+            let mut looks = looks;
+            looks.sort_unstable();
+            looks.push(10_000_000);
+            let (mut assembly, mut users) = (Assembly::new(0), Users::new(false));
+            let (mut got, mut last) = ([0u64; 4], 0);
+            let mut events = events.into_iter().peekable();
+            for now_us in looks {
+                while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
+                    assembly.add(&note);
+                }
+                for scored in assembly.close(&known(now_us), &mut users) {
+                    prop_assert!(scored.at_us >= last);
+                    last = scored.at_us;
+                    got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);
+                }
+            }
+            prop_assert_eq!(got, wanted);
+            prop_assert!(!assembly.has_failure() && assembly.slots.is_empty());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Verbs on a release.
+
+use tokio::sync::oneshot;
+
+use super::active::Due;
+use crate::control::change::Reply;
+use crate::control::controller::Controller;
+use crate::control::{Intent, Refusal, ReleaseVerb};
+use crate::model::{Name, api};
+use crate::release::{Command, Direction, Input, Verb};
+
+impl Controller {
+    pub(in crate::control) fn command_release(
+        &mut self,
+        id: &str,
+        verb: ReleaseVerb,
+        command: &api::ReleaseCommand,
+        intent: Intent,
+        reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
+    ) {
+        let reply = Reply::Release(id.into(), reply);
+        match self.service_of(id) {
+            Ok(name) => self.carry_out(&name, verb, command, intent, reply),
+            Err(refusal) => reply.refuse(refusal),
+        }
+    }
+
+    /// The service whose release this is, if it is still under way.
+    fn service_of(&self, id: &str) -> Result<Name, Refusal> {
+        let is_this = |release: Option<&str>| release == Some(id);
+        let mut services = self.services.iter();
+        let found = services.find_map(|(name, managed)| {
+            let active = managed.active.as_ref().map(|active| active.release.id.as_str());
+            let ended = managed.ended.as_ref().map(|ended| ended.active.release.id.as_str());
+            let last = managed.last.as_ref().map(|last| last.id.as_str());
+            let known = is_this(active) || is_this(ended) || is_this(last);
+            known.then(|| (Name::clone(name), is_this(active)))
+        });
+        match found {
+            Some((name, true)) => Ok(name),
+            Some((_, false)) => Err(Refusal::Conflict(format!("the release {id} has ended"))),
+            // Older releases are only in the store, and nothing can be done with them either.
+            None => Err(Refusal::UnknownRelease(id.to_owned())),
+        }
+    }
+
+    /// Does what a person asks of a service's release.
+    pub(super) fn carry_out(
+        &mut self,
+        name: &Name,
+        verb: ReleaseVerb,
+        command: &api::ReleaseCommand,
+        intent: Intent,
+        reply: Reply,
+    ) {
+        match self.decide(name, verb, command, &intent) {
+            Err(refusal) => reply.refuse(refusal),
+            Ok(due) => {
+                let brakes = due.transition.direction == Direction::Towards;
+                self.decided = self.clock.now();
+                self.take_turn(name, due, intent, reply);
+                if brakes && verb == ReleaseVerb::RollBack {
+                    let took = self.clock.now().since(self.decided);
+                    self.metrics.add_rollback(name, "manual", took);
+                }
+            }
+        }
+    }
+
+    fn decide(
+        &self,
+        name: &Name,
+        verb: ReleaseVerb,
+        command: &api::ReleaseCommand,
+        intent: &Intent,
+    ) -> Result<Due, Refusal> {
+        let (_, managed) = self.managed(name)?;
+        managed.expect(intent.expected_revision)?;
+        let Some(active) = &managed.active else {
+            return Err(Refusal::Conflict("no release is under way".to_owned()));
+        };
+        let now = self.clock.now();
+        let input = Input::Command(Command {
+            verb: known(verb),
+            by: &intent.actor,
+            reason: intent.reason.as_deref(),
+            gate: command.gate.as_deref(),
+            override_freeze: command.override_freeze,
+            may_override: intent.may_override,
+        });
+        let next = active.release.next(&input, now);
+        let nothing = || Refusal::Conflict(format!("{} changes nothing now", verb.as_str()));
+        let transition = next?.ok_or_else(nothing)?;
+        Ok(Due {
+            transition,
+            at_ms: active.timeline.ms(now),
+        })
+    }
+}
+
+fn known(verb: ReleaseVerb) -> Verb {
+    match verb {
+        ReleaseVerb::Pause => Verb::Pause,
+        ReleaseVerb::Resume => Verb::Resume,
+        ReleaseVerb::Approve => Verb::Approve,
+        ReleaseVerb::Promote => Verb::Promote,
+        ReleaseVerb::RollBack => Verb::RollBack,
+        ReleaseVerb::Cancel => Verb::Cancel,
+    }
+}

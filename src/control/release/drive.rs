@@ -1,0 +1,430 @@
+//! What moves releases: the notes of the workers, the time, and what was asked of the network.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::FuturesUnordered;
+use serde_json::Value;
+
+use super::active::{CHECKPOINT, Preflight, micros};
+use super::turn::{Ended, ITSELF};
+use crate::control::Intent;
+use crate::control::change::Reply;
+use crate::control::controller::Controller;
+use crate::model::{Name, api};
+use crate::release::{Direction, Input};
+use crate::stats::{NoteBatch, WatchKey};
+use crate::time::Timestamp;
+
+/// Turns that a release may take at one look. It has no circle to turn in; this is for the day when it has.
+const TURNS_MAX: usize = 16;
+/// How long requests of a release's last moment are waited for before its evidence is final.
+const SETTLE: Duration = Duration::from_secs(6);
+/// The least of that: a request that was rescued is on the baseline when it has left the canary.
+const SETTLE_LEAST: Duration = Duration::from_secs(1);
+
+/// Asks the canary's endpoints whether they answer, before any user is sent there. The program's network side does it.
+pub type Preflighter = Arc<
+    dyn Fn(
+            Vec<SocketAddr>,
+            Option<crate::release::Preflight>,
+        ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// How far the notes are complete.
+#[derive(Clone, Copy)]
+struct Floor {
+    /// Every assignment before this has been handed over.
+    at_us: u64,
+    /// Whether some worker still holds notes.
+    is_held: bool,
+}
+
+/// What a release waits for without holding anything up.
+pub(in crate::control) type Errands = FuturesUnordered<Pin<Box<dyn Future<Output = Errand> + Send>>>;
+
+/// One such thing, done.
+pub(in crate::control) enum Errand {
+    /// The canary was asked.
+    Preflight {
+        release: String,
+        result: Result<(), String>,
+    },
+    /// What was judged is on disk, or not.
+    Checkpoint {
+        release: String,
+        on_disk: bool,
+        leased: bool,
+    },
+    /// Evidence is on disk, or not.
+    Evidence { release: String, error: Option<String> },
+}
+
+impl Controller {
+    /// Whether any release needs the tick.
+    pub(in crate::control) fn has_releases(&self) -> bool {
+        self.services
+            .values()
+            .any(|managed| managed.active.is_some() || managed.ended.is_some())
+    }
+
+    /// Takes in what workers noted. The horizon is read first, so that what is before it has been sent.
+    pub(in crate::control) fn notes(&mut self, first: NoteBatch) {
+        let floor = self.floor();
+        let by_key: BTreeMap<WatchKey, Name> = self.watched();
+        let mut batch = Some(first);
+        while let Some(notes) = batch {
+            self.decided = self.timestamp_of(notes.sent_us);
+            self.sort(&notes, &by_key);
+            batch = self.notes.try_recv().ok();
+        }
+        self.drive_all(floor);
+    }
+
+    /// A tick of the clock, for all that follows from the time.
+    pub(in crate::control) fn tick(&mut self) {
+        let floor = self.floor();
+        self.decided = self.clock.now();
+        while let Ok(batch) = self.notes.try_recv() {
+            let by_key = self.watched();
+            self.sort(&batch, &by_key);
+        }
+        self.drive_all(floor);
+        self.settle_ended();
+    }
+
+    fn watched(&self) -> BTreeMap<WatchKey, Name> {
+        let active = self.services.iter();
+        active
+            .filter_map(|(name, managed)| {
+                let active = managed.active.as_ref();
+                let ended = managed.ended.as_ref().map(|ended| &ended.active);
+                Some((active.or(ended)?.key(), Name::clone(name)))
+            })
+            .collect()
+    }
+
+    /// Hands each note to the release that it belongs to. Those of one that has gone are of no interest.
+    fn sort(&mut self, batch: &NoteBatch, by_key: &BTreeMap<WatchKey, Name>) {
+        let mut last: Option<(WatchKey, Name)> = None;
+        for note in &batch.notes {
+            let key = note.assignment.watch;
+            if last.as_ref().is_none_or(|(known, _)| *known != key) {
+                last = by_key.get(&key).map(|name| (key, Name::clone(name)));
+            }
+            let managed = last.as_ref().and_then(|(_, name)| self.services.get_mut(name));
+            if let Some(active) = managed
+                .and_then(|managed| managed.active.as_mut())
+                .filter(|active| active.key() == key)
+            {
+                active.note(note);
+            }
+        }
+        for (key, sample) in &batch.samples {
+            let managed = by_key.get(key).and_then(|name| self.services.get_mut(name));
+            if let Some(active) = managed.and_then(|managed| managed.active.as_mut()) {
+                active.sample(sample);
+            }
+        }
+        if batch.lost {
+            let active = self.services.values_mut().filter_map(|managed| managed.active.as_mut());
+            active.for_each(|active| active.lost(batch));
+        }
+    }
+
+    /// Up to when everything has been handed over. To be asked before the channel is emptied.
+    fn floor(&self) -> Floor {
+        let now_us = micros(self.clock.now());
+        let at_us = self.horizon.floor(now_us);
+        Floor {
+            at_us,
+            is_held: at_us < now_us,
+        }
+    }
+
+    fn drive_all(&mut self, floor: Floor) {
+        let active = self.services.iter().filter(|(_, managed)| managed.active.is_some());
+        let names: Vec<Name> = active.map(|(name, _)| Name::clone(name)).collect();
+        let mut hurry = false;
+        for name in names {
+            self.drive(&name, floor.at_us);
+            hurry |= self.look_after(&name);
+        }
+        self.hurry = hurry;
+        if hurry && floor.is_held {
+            // Somebody holds notes that a failure waits for.
+            self.publisher.poke();
+        }
+    }
+
+    /// The path of a release at one look: judge what is known, take the turns that follow, arm the tripwire anew.
+    fn drive(&mut self, name: &Name, floor_us: u64) {
+        let now = self.clock.now();
+        if let Some(active) = self.active(name) {
+            active.close(now, floor_us);
+        }
+        for _ in 0..TURNS_MAX {
+            let due = match self.external(name, now) {
+                Some(due) => Some(due),
+                None => self.active(name).and_then(|active| active.due(now)),
+            };
+            let Some(due) = due else { break };
+            let rolled_back = due.transition.direction == Direction::Towards;
+            let intent = Intent {
+                actor: ITSELF.to_owned(),
+                reason: Some(due.transition.detail.clone()),
+                expected_revision: None,
+                may_override: false,
+            };
+            let took = self.took(name);
+            if !self.take_turn(name, due, intent, Reply::Nobody) {
+                break;
+            }
+            if rolled_back {
+                self.count_rollback(name, took);
+            }
+        }
+    }
+
+    /// What does not come from the judge: a canary without a healthy endpoint, and the answer of the preflight.
+    fn external(&mut self, name: &Name, now: Timestamp) -> Option<super::active::Due> {
+        let unhealthy = self.unhealthy(name);
+        let endpoints = self.endpoints(name);
+        let preflighter = Arc::clone(&self.preflighter);
+        let active = self.services.get_mut(name)?.active.as_mut()?;
+        let at_ms = active.timeline.ms(now);
+        let due = |transition| super::active::Due { transition, at_ms };
+        if let Some(detail) = unhealthy {
+            return active
+                .release
+                .next(&Input::Unhealthy { detail: &detail }, now)
+                .ok()
+                .flatten()
+                .map(due);
+        }
+        if active.release.phase != api::Phase::Preflight {
+            return None;
+        }
+        match &active.preflight {
+            Preflight::Due => {
+                active.preflight = Preflight::Running;
+                let asked = preflighter(endpoints, active.release.plan.preflight.clone());
+                let release = active.release.id.clone();
+                self.errands.push(Box::pin(async move {
+                    let result = asked.await;
+                    Errand::Preflight { release, result }
+                }));
+                None
+            }
+            Preflight::Running => None,
+            Preflight::Done(result) => {
+                let input = Input::Preflight(result.as_ref().map(|()| ()).map_err(String::as_str));
+                active.release.next(&input, now).ok().flatten().map(due)
+            }
+        }
+    }
+
+    /// Why the canary's health ends the release, if it does: none of its endpoints answers its checks, and the baseline's
+    /// do.
+    fn unhealthy(&self, name: &Name) -> Option<String> {
+        let managed = self.services.get(name)?;
+        let active = managed.active.as_ref()?;
+        managed.spec.health.as_ref()?;
+        let snapshot = self.publisher.current();
+        let service = snapshot.table.service(name)?;
+        let healthy = |upstream: &str| service.upstream(upstream).map(|upstream| upstream.healthy.len());
+        let (canary, baseline) = (&active.release.canary, &active.release.baseline);
+        let gone = healthy(canary) == Some(0) && healthy(baseline) != Some(0);
+        gone.then(|| format!("no endpoint of {canary} answers its health checks"))
+    }
+
+    fn endpoints(&self, name: &Name) -> Vec<SocketAddr> {
+        let snapshot = self.publisher.current();
+        let canary = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        let service = snapshot.table.service(name);
+        let upstream = service
+            .zip(canary)
+            .and_then(|(service, active)| service.upstream(&active.release.canary));
+        upstream.map_or_else(Vec::new, |upstream| {
+            upstream.endpoints.iter().map(|endpoint| endpoint.address).collect()
+        })
+    }
+
+    /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be judged.
+    fn look_after(&mut self, name: &Name) -> bool {
+        let now = self.clock.now();
+        let p99_us = self.baseline_p99(name, now);
+        let Some(active) = self.active(name) else {
+            return false;
+        };
+        if active.landmark_us == u64::MAX {
+            active.set_landmark(p99_us);
+        }
+        let lease = active.arm();
+        let urgent = active.is_urgent();
+        if urgent {
+            active.watch.hurry();
+        } else {
+            active.watch.relax();
+        }
+        let rescued = active.take_rescued();
+        let point = active.release.is_judged() && active.chronicle.wants_point(now);
+        let verdict = point.then(|| active.path_point(now));
+        let due = active.release.is_judged() && now >= active.checkpoint_at;
+        if due || lease.is_some() {
+            active.checkpoint_at = now.plus(CHECKPOINT);
+            active.set_landmark(p99_us);
+            self.write_checkpoint(name, now, lease.is_some());
+        }
+        self.metrics.add_rescues(name, rescued);
+        if let Some(point) = verdict {
+            self.show_verdict(name, point);
+        }
+        urgent
+    }
+
+    fn write_checkpoint(&mut self, name: &Name, now: Timestamp, leased: bool) {
+        let Some(active) = self.services.get(name).and_then(|managed| managed.active.as_ref()) else {
+            return;
+        };
+        let release = active.release.id.clone();
+        let written = self.outbox.store().checkpoint(&release, active.checkpoint(now));
+        self.errands.push(Box::pin(async move {
+            let on_disk = written.await == Ok(true);
+            Errand::Checkpoint {
+                release,
+                on_disk,
+                leased,
+            }
+        }));
+    }
+
+    /// Something that a release waited for is done.
+    pub(in crate::control) fn errand(&mut self, errand: Errand) {
+        match errand {
+            Errand::Preflight { release, result } => {
+                if let Some(active) = self.by_id(&release) {
+                    active.preflight = Preflight::Done(result);
+                }
+                let floor = self.floor();
+                self.drive_all(floor);
+            }
+            Errand::Checkpoint {
+                release,
+                on_disk,
+                leased,
+            } => {
+                if let Some(active) = self.by_id(&release).filter(|_| leased) {
+                    active.lease.answered(on_disk);
+                    active.arm();
+                }
+            }
+            Errand::Evidence { release, error } => {
+                if let Some(error) = error {
+                    tracing::error!(release, error, "the evidence of a release was not written");
+                }
+            }
+        }
+    }
+
+    /// Releases that have ended, once their last requests have too: their evidence is final.
+    fn settle_ended(&mut self) {
+        let now = self.clock.now();
+        let settled = |ended: &Ended| {
+            let age = now.since(ended.at);
+            age >= SETTLE || (age >= SETTLE_LEAST && ended.active.watch.in_flight() == 0)
+        };
+        let names: Vec<Name> = self
+            .services
+            .iter()
+            .filter(|(_, managed)| managed.ended.as_ref().is_some_and(settled))
+            .map(|(name, _)| Name::clone(name))
+            .collect();
+        for name in names {
+            let ended = self.services.get_mut(&name).and_then(|managed| managed.ended.take());
+            if let Some(ended) = ended {
+                self.write_evidence(&name, &ended, now);
+            }
+        }
+    }
+
+    fn write_evidence(&mut self, name: &Name, ended: &Ended, now: Timestamp) {
+        let durable = self.outbox.store().is_durable();
+        let bundle = ended.active.bundle(now, durable);
+        if let Some(managed) = self.services.get_mut(name) {
+            managed.last = Some(Box::new(bundle.release.clone()));
+        }
+        let release = bundle.release.id.clone();
+        let value = serde_json::to_value(&bundle).unwrap_or(Value::Null);
+        let written = self.outbox.store().put_evidence(&release, value);
+        self.errands.push(Box::pin(async move {
+            let error = written.await.err().map(|error| error.to_string());
+            Errand::Evidence { release, error }
+        }));
+    }
+
+    pub(super) fn active(&mut self, name: &str) -> Option<&mut super::active::Active> {
+        self.services.get_mut(name)?.active.as_deref_mut()
+    }
+
+    fn by_id(&mut self, id: &str) -> Option<&mut super::active::Active> {
+        let mut active = self
+            .services
+            .values_mut()
+            .filter_map(|managed| managed.active.as_deref_mut());
+        active.find(|active| active.release.id == id)
+    }
+
+    fn baseline_p99(&self, name: &Name, now: Timestamp) -> u64 {
+        let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        let key = active.map(|active| active.watch.spec.baseline);
+        key.and_then(|key| self.collector.p99_us(key, now)).unwrap_or(0)
+    }
+
+    /// How long a rollback that a worker decided itself took it; `None` for one that is decided here.
+    fn took(&self, name: &Name) -> Option<Duration> {
+        let active = self.services.get(name)?.active.as_ref()?;
+        active.watch.trip().map(|trip| trip.took)
+    }
+
+    fn count_rollback(&self, name: &Name, took: Option<Duration>) {
+        let Some(managed) = self.services.get(name) else { return };
+        let outcome = managed
+            .ended
+            .as_ref()
+            .and_then(|ended| ended.active.release.outcome.clone());
+        let objective = outcome.and_then(|outcome| outcome.objective);
+        let took = took.unwrap_or_else(|| self.clock.now().since(self.decided));
+        self.metrics
+            .add_rollback(name, objective.as_deref().unwrap_or("operator"), took);
+    }
+
+    fn timestamp_of(&self, monotonic_us: u64) -> Timestamp {
+        let now = self.clock.now();
+        let ago_us = micros(now).saturating_sub(monotonic_us);
+        Timestamp::new(
+            now.monotonic_ns().saturating_sub(ago_us.saturating_mul(1_000)),
+            now.unix_us(),
+        )
+    }
+
+    fn show_verdict(&mut self, name: &Name, point: api::PathPoint) {
+        let now = self.clock.now();
+        let Some(active) = self.active(name) else { return };
+        let told = api::EventKind::Verdict {
+            service: name.to_string(),
+            release: active.release.id.clone(),
+            verdict: active.verdict(now).to_owned(),
+            log_e: point.log_e,
+            log_limit: point.log_limit,
+        };
+        active.chronicle.point(point);
+        self.tell(told);
+    }
+}

@@ -1,0 +1,94 @@
+//! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
+//! process that is killed at any moment comes back with no less spent than users have seen.
+
+/// Failures that are leased at once. With fewer, a burst would outrun the disk and trip the wire before the budget is
+/// spent; with more, a kill would cost more of the budget.
+const PIECE: u32 = 8;
+
+/// What of the allowance may be armed.
+#[derive(Debug)]
+pub(super) struct Lease {
+    /// Failures that are on disk as spent; `None` where nothing is kept on disk, and nothing is to be lost.
+    granted: Option<u32>,
+    asked: Option<u32>,
+}
+
+impl Lease {
+    /// So many are on disk as spent.
+    pub(super) fn new(granted: u32, durable: bool) -> Lease {
+        Lease {
+            granted: durable.then_some(granted),
+            asked: None,
+        }
+    }
+
+    /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust it.
+    pub(super) fn first(spent: u32, limit: u32) -> u32 {
+        limit.min(spent.saturating_add(PIECE))
+    }
+
+    /// The most failures that the wire may be armed with when `limit` exhaust the budget.
+    pub(super) fn cap(&self, limit: u32) -> u32 {
+        self.granted.map_or(limit, |granted| limit.min(granted))
+    }
+
+    /// What should be on disk as spent, when it is time to ask for more.
+    pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
+        let granted = self.granted?;
+        let left = granted.saturating_sub(spent);
+        if self.asked.is_some() || limit <= granted || left > PIECE / 2 {
+            return None;
+        }
+        let wanted = Lease::first(spent, limit);
+        if wanted <= granted {
+            return None;
+        }
+        self.asked = Some(wanted);
+        self.asked
+    }
+
+    /// The disk has taken what was asked for, or has not.
+    pub(super) fn answered(&mut self, on_disk: bool) {
+        let asked = self.asked.take();
+        if let (true, Some(asked), Some(granted)) = (on_disk, asked, &mut self.granted) {
+            *granted = asked.max(*granted);
+        }
+    }
+
+    /// What is, or may soon be, on disk as spent.
+    pub(super) fn on_disk(&self, spent: u32) -> u32 {
+        self.asked
+            .or(self.granted)
+            .unwrap_or(spent)
+            .max(self.granted.unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_armed_that_is_not_on_disk_as_spent() {
+        let mut lease = Lease::new(Lease::first(0, 23), true);
+        assert_eq!((lease.cap(23), lease.ask(3, 23)), (8, None));
+        assert_eq!(lease.ask(4, 23), Some(12));
+        assert_eq!((lease.cap(23), lease.ask(5, 23)), (8, None), "one at a time");
+        assert_eq!(lease.on_disk(5), 12, "what was asked for may be on disk");
+        lease.answered(false);
+        assert_eq!(lease.cap(23), 8);
+        assert_eq!(lease.ask(6, 23), Some(14));
+        lease.answered(true);
+        assert_eq!(lease.cap(23), 14);
+        assert_eq!(lease.ask(13, 15), Some(15));
+        lease.answered(true);
+        assert_eq!(lease.ask(15, 15), None);
+        assert_eq!(lease.cap(9), 9, "a limit that fell counts at once");
+    }
+
+    #[test]
+    fn without_a_disk_there_is_nothing_to_lease() {
+        let mut lease = Lease::new(0, false);
+        assert_eq!((lease.cap(23), lease.ask(0, 23)), (23, None));
+    }
+}

@@ -1,0 +1,127 @@
+//! What of a release is on disk: its state with every turn, and once a second what has been judged.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::active::{Active, Parts};
+use super::chronicle::Chronicle;
+use super::lease::Lease;
+use super::users::Users;
+use crate::model::api;
+use crate::release::{Mark, Release, Timeline, Trial};
+use crate::routing::{Watch, WatchSpec};
+use crate::store::ReleaseRecord;
+use crate::time::Timestamp;
+
+/// The state column of a release.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Stored {
+    pub(super) release: Release,
+    /// As the API shows it, for the time after its end.
+    pub(super) view: api::Release,
+    /// Failures that are on disk as spent.
+    pub(super) leased: u32,
+}
+
+/// What has been judged.
+#[derive(Serialize, Deserialize)]
+struct Checkpoint {
+    trial: Trial,
+    trial_step: Option<usize>,
+    users: Users,
+    chronicle: Chronicle,
+    mark: Mark,
+    leased: u32,
+    /// Failures that users have seen, as far as is known.
+    visible: u64,
+    rescued: u64,
+}
+
+/// The number in an identity such as `shop-12`.
+fn number(id: &str) -> u64 {
+    id.rsplit_once('-')
+        .and_then(|(_, number)| number.parse().ok())
+        .unwrap_or(0)
+}
+
+impl Active {
+    /// The row of the release after a turn to `after`.
+    pub(super) fn record(&self, after: &Release, now: Timestamp) -> ReleaseRecord {
+        let spent = self.watch.tripwire().spent();
+        let stored = Stored {
+            release: after.clone(),
+            view: self.view(after, now, true),
+            leased: self.lease.on_disk(spent),
+        };
+        ReleaseRecord {
+            id: after.id.clone(),
+            service: after.service.clone(),
+            number: number(&after.id),
+            ended: after.phase.is_over(),
+            state: json!(stored),
+        }
+    }
+
+    /// What a restart goes on from.
+    pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
+        json!(Checkpoint {
+            trial: self.trial.clone(),
+            trial_step: self.trial_step,
+            users: self.users.clone(),
+            chronicle: self.chronicle.clone(),
+            mark: self.timeline.mark(now),
+            leased: self.lease.on_disk(self.watch.tripwire().spent()),
+            visible: self.visible(),
+            rescued: self.rescued(),
+        })
+    }
+
+    /// The release that was under way when the process ended. What was leased counts as spent.
+    pub(super) fn resume(
+        record: &ReleaseRecord,
+        checkpoint: Option<Value>,
+        watch: impl FnOnce(&Release) -> Option<WatchSpec>,
+        durable: bool,
+        now: Timestamp,
+    ) -> Result<Active, String> {
+        let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint.map(serde_json::from_value::<Checkpoint>).transpose();
+        let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+        let release = stored.release;
+        let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
+        let leased = stored.leased.max(checkpoint.as_ref().map_or(0, |known| known.leased));
+        let sticky = spec.sticky;
+        let fresh = || Trial::new(&release.plan, release.attempt);
+        let mut active = Active::new(
+            Parts {
+                watch: Arc::new(Watch::new(spec, leased)),
+                trial: checkpoint.as_ref().map_or_else(fresh, |known| known.trial.clone()),
+                users: checkpoint
+                    .as_ref()
+                    .map_or_else(|| Users::new(sticky), |known| known.users.clone()),
+                lease: Lease::new(leased, durable),
+                chronicle: checkpoint
+                    .as_ref()
+                    .map_or_else(|| Chronicle::new(now), |known| known.chronicle.clone()),
+                recording: None,
+                timeline: checkpoint
+                    .as_ref()
+                    .map_or_else(|| Timeline::new(now), |known| Timeline::resume(known.mark, now)),
+                release,
+            },
+            now,
+        );
+        if let Some(known) = checkpoint {
+            active.trial_step = known.trial_step;
+            active.rescued_before = known.rescued;
+            active.forgone = leased.saturating_sub(u32::try_from(known.visible).unwrap_or(u32::MAX));
+        }
+        if let Some(step) = active.release.step() {
+            let at_ms = active.timeline.ms(now);
+            active.begin_step(step, at_ms);
+        }
+        Ok(active)
+    }
+}

@@ -1,0 +1,177 @@
+//! What is asked about releases.
+
+use std::path::PathBuf;
+
+use tokio::sync::oneshot;
+
+use super::persist::Stored;
+use super::start::plan;
+use crate::control::Refusal;
+use crate::control::controller::Controller;
+use crate::model::{Name, api};
+use crate::release::forecast;
+use crate::stats::Span;
+use crate::store::ReleaseRecord;
+
+impl Controller {
+    /// The releases of a service, newest first: those that have ended from the store, the one under way as it is now.
+    pub(in crate::control) fn releases(
+        &self,
+        service: &str,
+        limit: usize,
+        reply: oneshot::Sender<Result<Vec<api::Release>, Refusal>>,
+    ) {
+        let (name, _) = match self.managed(service) {
+            Ok(found) => found,
+            Err(refusal) => return drop(reply.send(Err(refusal))),
+        };
+        let live = self.live_views(&name);
+        let read = self.outbox.store().releases(service, limit);
+        tokio::spawn(async move {
+            let page = read
+                .await
+                .map_err(|error| Refusal::Store(error.to_string()))
+                .map(|records| {
+                    let stored = records.into_iter().filter_map(view);
+                    let mut all = live;
+                    for release in stored {
+                        if !all.iter().any(|known| known.id == release.id) {
+                            all.push(release);
+                        }
+                    }
+                    all.truncate(limit);
+                    all
+                });
+            let _ = reply.send(page);
+        });
+    }
+
+    /// One release.
+    pub(in crate::control) fn get_release(&self, id: &str, reply: oneshot::Sender<Result<api::Release, Refusal>>) {
+        let mut live = self.services.keys().flat_map(|name| self.live_views(name));
+        if let Some(found) = live.find(|release| release.id == id) {
+            return drop(reply.send(Ok(found)));
+        }
+        let read = self.outbox.store().release(id);
+        let unknown = Refusal::UnknownRelease(id.to_owned());
+        tokio::spawn(async move {
+            let found = match read.await {
+                Ok(record) => record.and_then(view).ok_or(unknown),
+                Err(error) => Err(Refusal::Store(error.to_string())),
+            };
+            let _ = reply.send(found);
+        });
+    }
+
+    /// The evidence bundle of a release.
+    pub(in crate::control) fn evidence(
+        &self,
+        id: &str,
+        reply: oneshot::Sender<Result<Box<api::EvidenceBundle>, Refusal>>,
+    ) {
+        let now = self.clock.now();
+        let durable = self.outbox.store().is_durable();
+        let managed = self.services.values();
+        let mut live = managed.filter_map(|managed| {
+            let ended = managed.ended.as_ref().map(|ended| &ended.active);
+            managed.active.as_ref().or(ended)
+        });
+        if let Some(active) = live.find(|active| active.release.id == id) {
+            return drop(reply.send(Ok(Box::new(active.bundle(now, durable)))));
+        }
+        let read = self.outbox.store().evidence(id);
+        let unknown = Refusal::UnknownRelease(id.to_owned());
+        tokio::spawn(async move {
+            let found = match read.await {
+                Ok(Some(value)) => serde_json::from_value(value).map_err(|error| Refusal::Store(error.to_string())),
+                Ok(None) => Err(unknown),
+                Err(error) => Err(Refusal::Store(error.to_string())),
+            };
+            let _ = reply.send(found);
+        });
+    }
+
+    /// The file that holds what a release was judged by.
+    pub(in crate::control) fn recording(&self, id: &str, reply: oneshot::Sender<Result<PathBuf, Refusal>>) {
+        let path = self.outbox.store().recording(id);
+        let unknown = Refusal::UnknownRelease(id.to_owned());
+        let _ = reply.send(path.filter(|path| path.is_file()).ok_or(unknown));
+    }
+
+    /// What a plan would cost and take at the present traffic.
+    pub(in crate::control) fn forecast(
+        &self,
+        service: &str,
+        overlay: Option<&serde_json::Map<String, serde_json::Value>>,
+    ) -> Result<api::Forecast, Refusal> {
+        let (name, managed) = self.managed(service)?;
+        let plan = plan(managed, overlay, true)?;
+        let now = self.clock.now();
+        let snapshot = self.publisher.current();
+        let service = snapshot.table.service(&name);
+        let upstreams = service.iter().flat_map(|service| &service.upstreams);
+        let (mut requests, mut of_baseline) = (0, (0, 0));
+        for upstream in upstreams {
+            let (minute, _) = self.collector.counts(upstream.key, Span::OneMinute, now);
+            requests += minute;
+            if upstream.name == managed.state.baseline {
+                of_baseline = self.collector.counts(upstream.key, Span::FiveMinutes, now);
+            }
+        }
+        let seconds = self.collector.age(now).as_secs_f64().clamp(1.0, 60.0);
+        #[expect(clippy::cast_precision_loss, reason = "rates; counts are far below 2^53")]
+        let (rate, error_rate) = (
+            requests as f64 / seconds,
+            of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
+        );
+        Ok(forecast(&plan, &name, rate, error_rate, now))
+    }
+
+    /// The release under way, and the one that has just ended.
+    fn live_views(&self, name: &Name) -> Vec<api::Release> {
+        let now = self.clock.now();
+        let Some(managed) = self.services.get(name) else {
+            return Vec::new();
+        };
+        let durable = self.is_durable(name);
+        let active = managed.active.as_ref();
+        let ended = managed.ended.as_ref().map(|ended| &ended.active);
+        let both = active.into_iter().chain(ended);
+        let mut views: Vec<api::Release> = both.map(|active| active.view(&active.release, now, durable)).collect();
+        if let Some(last) = &managed.last
+            && !views.iter().any(|known| known.id == last.id)
+        {
+            views.push((**last).clone());
+        }
+        views
+    }
+
+    /// The answer to a verb.
+    pub(in crate::control) fn release_change(
+        &self,
+        name: &Name,
+        id: &str,
+        durable: bool,
+    ) -> Result<api::ReleaseChange, Refusal> {
+        let managed = self
+            .services
+            .get(name)
+            .ok_or_else(|| Refusal::UnknownService(name.to_string()))?;
+        let mut views = self.live_views(name).into_iter();
+        let found = views.find(|release| release.id == id);
+        let release = found.ok_or_else(|| Refusal::UnknownRelease(id.to_owned()))?;
+        Ok(api::ReleaseChange {
+            weights: crate::control::state::percentages(&managed.state.weights),
+            revision: managed.state.revision,
+            release: api::Release { durable, ..release },
+        })
+    }
+}
+
+/// A release from its row. One that this version cannot read is left out of lists, and unknown by itself.
+fn view(record: ReleaseRecord) -> Option<api::Release> {
+    let stored: Result<Stored, _> = serde_json::from_value(record.state);
+    let told =
+        |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
+    stored.inspect_err(told).ok().map(|stored| stored.view)
+}

@@ -1,0 +1,68 @@
+//! What a release was judged by, in the form that a replay reads (STATISTICS.md 7): the plan first, then each cohort as
+//! it was scored.
+
+use serde_json::{Value, json};
+
+use crate::analysis::{Arm, Cohort};
+use crate::release::Release;
+use crate::store::Recording;
+
+/// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
+/// it did the live one.
+pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64) {
+    let mut plan = release.plan.to_json();
+    // As this try at the build is judged, and from the step that it begins at.
+    plan.insert(
+        "alpha".to_owned(),
+        json!(2.0 * release.plan.analysis(release.attempt).alpha),
+    );
+    if let Some(steps) = plan.get_mut("steps").and_then(Value::as_array_mut) {
+        steps.drain(..release.first_step().min(steps.len()));
+    }
+    let run = json!({ "run": release.id, "plan": plan });
+    recording.add(run.to_string());
+    let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
+    let past = Arm {
+        latency_us: Some(latency_us),
+        ..Arm::of(answered, failures)
+    };
+    let cohort = Cohort {
+        baseline: past,
+        ..Cohort::default()
+    };
+    record(recording, &cohort);
+}
+
+/// The last line.
+pub(super) fn end(recording: &Recording, release: &Release) {
+    recording.add(json!({ "end": release.id }).to_string());
+}
+
+/// A cohort, as it was scored.
+pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>) {
+    let line = json!({
+        "at_ms": cohort.at_ms,
+        "weight": cohort.weight * 100.0,
+        "baseline": arm(&cohort.baseline),
+        "canary": arm(&cohort.canary),
+    });
+    recording.add(line.to_string());
+}
+
+fn arm(arm: &Arm<'_>) -> Value {
+    let mut told = serde_json::Map::new();
+    let mut add = |key: &str, value: Option<Value>| {
+        value
+            .into_iter()
+            .for_each(|value| drop(told.insert(key.to_owned(), value)));
+    };
+    add("requests", Some(json!(arm.requests)));
+    add("failures", Some(json!(arm.failures)));
+    add("latency_us", arm.latency_us.map(|latency_us| json!(latency_us)));
+    add("new_keys", arm.new_keys.map(|keys| json!(keys)));
+    // Without failures these say nothing.
+    let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));
+    add("failing_clients", failed(arm.failing_clients));
+    add("visible_failures", failed(arm.visible_failures));
+    Value::Object(told)
+}

@@ -1,0 +1,169 @@
+//! Releases that were under way when the process ended, and reloads while one is.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use serde_json::Value;
+
+use super::active::Active;
+use super::persist::Stored;
+use crate::control::Refusal;
+use crate::control::controller::{Controller, Managed, Unsaved};
+use crate::model::{Name, ServiceSpec};
+use crate::store::{Change, NewEntry, ReleaseRecord};
+
+/// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
+/// back.
+const LEASE_WITHIN: Duration = Duration::from_secs(2);
+
+impl Controller {
+    /// Goes on with the releases that the store knows. Before any worker serves a request, so that none is served
+    /// without its tripwire.
+    pub(in crate::control) fn resume_releases(
+        &mut self,
+        records: Vec<ReleaseRecord>,
+        mut checkpoints: BTreeMap<String, Value>,
+    ) {
+        for record in records {
+            let Some(name) = self
+                .services
+                .get_key_value(&*record.service)
+                .map(|(name, _)| Name::clone(name))
+            else {
+                continue;
+            };
+            if record.ended {
+                let stored: Result<Stored, _> = serde_json::from_value(record.state);
+                if let (Ok(stored), Some(managed)) = (stored, self.services.get_mut(&name)) {
+                    managed.last = Some(Box::new(stored.view));
+                }
+                continue;
+            }
+            let checkpoint = checkpoints.remove(&record.id);
+            match self.resume(&record, checkpoint) {
+                Ok(active) => self.go_on_with(&name, active),
+                Err(error) => self.abandon(&name, &record, &error),
+            }
+        }
+    }
+
+    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<Value>) -> Result<Active, String> {
+        let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
+        let mut active = Active::resume(
+            record,
+            checkpoint,
+            |release| self.watch_spec(release).ok(),
+            durable,
+            now,
+        )?;
+        active.recording = self.outbox.store().record(&record.id);
+        active
+            .chronicle
+            .note("the process was restarted while the release was under way");
+        Ok(active)
+    }
+
+    fn go_on_with(&mut self, name: &Name, mut active: Active) {
+        let now = self.clock.now();
+        if active.arm().is_some() {
+            let written = self
+                .outbox
+                .store()
+                .checkpoint(&active.release.id, active.checkpoint(now));
+            active.lease.answered(wait(written, LEASE_WITHIN));
+            active.arm();
+        }
+        tracing::info!(release = active.release.id, phase = %active.release.phase, "the release goes on");
+        self.metrics.set_phase(name, active.release.phase);
+        let Some(managed) = self.services.get_mut(name) else {
+            return;
+        };
+        managed.active = Some(Box::new(active));
+        let live = managed.live();
+        self.publisher.update(|table| table.with_weights(name, &live));
+    }
+
+    /// A release that cannot go on leaves the service without traffic on the canary, and says so.
+    fn abandon(&mut self, name: &Name, record: &ReleaseRecord, error: &str) {
+        tracing::error!(
+            release = record.id,
+            error,
+            "the release cannot go on; all weight goes to the baseline"
+        );
+        let now = self.clock.now();
+        let Some(managed) = self.services.get_mut(name) else {
+            return;
+        };
+        managed.state = managed
+            .state
+            .rolled_back(managed.next_revision(), &now.rfc3339(), Some(error.to_owned()));
+        let live = managed.live();
+        let change = Change {
+            services: vec![managed.state.record(name)],
+            releases: vec![ReleaseRecord {
+                ended: true,
+                ..record.clone()
+            }],
+            entry: NewEntry {
+                at: now.rfc3339(),
+                actor: super::turn::ITSELF.to_owned(),
+                action: "release_abandoned".to_owned(),
+                service: Some(name.to_string()),
+                reason: Some(format!("release {}: {error}", record.id)),
+                before: Value::Null,
+                after: managed.state.json(),
+            },
+            in_effect: true,
+        };
+        let (services, saved) = (vec![Name::clone(name)], None);
+        self.unsaved
+            .insert(self.outbox.push(change), Unsaved { services, saved });
+        self.publisher.update(|table| table.with_weights(name, &live));
+        self.collector.follow(&self.publisher.current().table, now);
+    }
+
+    /// Whether a configuration leaves the services of all releases under way.
+    pub(in crate::control) fn keep_released(&self, specs: &[ServiceSpec]) -> Result<(), Refusal> {
+        let missing = |name: &Name| !specs.iter().any(|spec| spec.name == *name);
+        let gone = self
+            .services
+            .iter()
+            .find(|(name, managed)| managed.active.is_some() && missing(name));
+        gone.map_or(Ok(()), |(name, managed)| Err(under_way(name, managed)))
+    }
+}
+
+/// Waits for an answer without a runtime, at most so long. Whether it was yes.
+fn wait(answer: impl Future<Output = Result<bool, crate::store::StoreError>>, within: Duration) -> bool {
+    const LOOK: Duration = Duration::from_millis(1);
+    let mut answer = std::pin::pin!(answer);
+    let looks = within.as_millis() / LOOK.as_millis();
+    for _ in 0..looks {
+        if let Some(answer) = answer.as_mut().now_or_never() {
+            return answer == Ok(true);
+        }
+        thread::sleep(LOOK);
+    }
+    false
+}
+
+impl Managed {
+    /// Whether a new declaration leaves the release under way its upstreams.
+    pub(in crate::control) fn keeps_release(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
+        let Some(active) = &self.active else { return Ok(()) };
+        let there = |name: &str| spec.upstreams.iter().any(|upstream| *upstream.name == *name);
+        if there(&active.release.baseline) && there(&active.release.canary) {
+            return Ok(());
+        }
+        Err(under_way(&spec.name, self))
+    }
+}
+
+fn under_way(name: &str, managed: &Managed) -> Refusal {
+    let release = managed.active.as_ref().map_or("", |active| active.id());
+    Refusal::Reload(format!(
+        "service {name}: the release {release} is under way and needs the service with both its upstreams; end it first"
+    ))
+}

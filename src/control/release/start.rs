@@ -1,0 +1,266 @@
+//! The start of a release.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use super::active::{Active, Parts};
+use super::chronicle::Chronicle;
+use super::lease::Lease;
+use super::recording::begin;
+use super::turn::Turn;
+use super::users::Users;
+use crate::control::change::{Move, Reply};
+use crate::control::controller::{Controller, Managed};
+use crate::control::{Intent, Refusal};
+use crate::model::{Name, Weight, api};
+use crate::release::{Begin, Command, Illegal, Plan, Release, Rescue, Timeline, Trial};
+use crate::routing::{self, Watch, WatchSpec};
+use crate::stats::WatchKey;
+use crate::time::Timestamp;
+
+type ChangeReply = oneshot::Sender<Result<api::ReleaseChange, Refusal>>;
+
+impl Controller {
+    /// Starts a release: written down first, so that who is told of it can rely on it.
+    pub(in crate::control) fn start_release(
+        &mut self,
+        service: &str,
+        start: &api::ReleaseStart,
+        intent: Intent,
+        reply: ChangeReply,
+    ) {
+        match self.prepare(service, start, &intent) {
+            Err(refusal) => drop(reply.send(Err(refusal))),
+            Ok((name, active)) => {
+                let now = self.clock.now();
+                let Some(managed) = self.services.get(&name) else {
+                    return;
+                };
+                let after = active.release.clone();
+                let next =
+                    managed
+                        .state
+                        .with_new_release(managed.next_revision(), &now.rfc3339(), intent.reason.clone());
+                let detail = format!("{} is to take over from {}", after.canary, after.baseline);
+                let id = after.id.as_str().into();
+                let moved = Move {
+                    next,
+                    action: "release_started",
+                    intent,
+                    turn: Some(Box::new(Turn {
+                        after,
+                        detail,
+                        active: Some(active),
+                    })),
+                    reply: Reply::Release(id, reply),
+                };
+                self.commit_first(&name, moved);
+            }
+        }
+    }
+
+    /// Everything that a release needs, or why it cannot be.
+    fn prepare(
+        &mut self,
+        service: &str,
+        start: &api::ReleaseStart,
+        intent: &Intent,
+    ) -> Result<(Name, Box<Active>), Refusal> {
+        let now = self.clock.now();
+        let (name, managed) = self.managed(service)?;
+        managed.expect(intent.expected_revision)?;
+        managed.may_start()?;
+        let canary = managed.candidate(&start.canary)?;
+        let plan = plan(managed, start.plan.as_ref(), self.approvals)?;
+        let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
+        let reason = start.reason.as_deref();
+        let override_freeze = Command::overriding(start.override_freeze, intent.may_override, reason)?;
+        if let Some(gate) = plan.gate_beyond(&intent.actor) {
+            let detail = format!(
+                "too few people besides {} may approve the gate {}",
+                intent.actor, gate.name
+            );
+            return Err(unfit("/plan", detail));
+        }
+        let attempt = managed.state.attempt(start.version.as_deref());
+        let release = Release::begin(
+            Begin {
+                id: format!("{name}-{}", managed.state.releases + 1),
+                service: name.to_string(),
+                baseline: managed.state.baseline.to_string(),
+                canary: canary.to_string(),
+                first_step: plan.first_step(managed.since_promotion(now)),
+                plan,
+                actor: intent.actor.clone(),
+                reason: start.reason.clone(),
+                change: start.change.clone(),
+                version: start.version.clone(),
+                attempt,
+                start_at_us,
+                override_freeze,
+            },
+            now,
+        );
+        let spec = self.watch_spec(&release)?;
+        let active = self.make(release, spec, now);
+        Ok((name, active))
+    }
+
+    fn make(&mut self, release: Release, spec: WatchSpec, now: Timestamp) -> Box<Active> {
+        let store = self.outbox.store();
+        let durable = store.is_durable();
+        let mut trial = Trial::new(&release.plan, release.attempt);
+        let (latency_us, failures) = self.collector.past(spec.baseline, now);
+        trial.warm(&latency_us, failures);
+        let limit = u32::try_from(trial.allowance()).unwrap_or(u32::MAX);
+        let recording = store.record(&release.id);
+        if let Some(recording) = &recording {
+            begin(recording, &release, &latency_us, failures);
+        }
+        let parts = Parts {
+            users: Users::new(spec.sticky),
+            watch: Arc::new(Watch::new(spec, 0)),
+            trial,
+            lease: Lease::new(Lease::first(0, limit), durable),
+            chronicle: Chronicle::new(now),
+            recording,
+            timeline: Timeline::new(now),
+            release,
+        };
+        Box::new(Active::new(parts, now))
+    }
+
+    /// What workers are told of a release.
+    pub(in crate::control) fn watch_spec(&mut self, release: &Release) -> Result<WatchSpec, Refusal> {
+        let snapshot = self.publisher.current();
+        let gone = || Refusal::Conflict("the service has changed meanwhile; ask again".to_owned());
+        let service = snapshot.table.service(&release.service).ok_or_else(gone)?;
+        let side = |name: &str| {
+            service
+                .upstream(name)
+                .map(|upstream| (upstream.key, Name::clone(&upstream.name)))
+        };
+        let (baseline, baseline_name) = side(&release.baseline).ok_or_else(gone)?;
+        let (canary, canary_name) = side(&release.canary).ok_or_else(gone)?;
+        self.watches += 1;
+        Ok(WatchSpec {
+            key: WatchKey(self.watches),
+            release: release.id.as_str().into(),
+            baseline,
+            baseline_name,
+            canary,
+            canary_name,
+            sticky: service.sticky.is_some(),
+            rescue: rescue(&release.plan.rescue),
+            in_flight_max: release.plan.canary_in_flight_max,
+        })
+    }
+}
+
+fn rescue(rescue: &Rescue) -> routing::Rescue {
+    match rescue {
+        Rescue::Off => routing::Rescue::Off,
+        Rescue::Safe => routing::Rescue::Safe,
+        // The plan has checked that it is a name; should it not be one after all, only what is safe is repeated.
+        Rescue::Header(name) => name.parse().map_or(routing::Rescue::Safe, routing::Rescue::Header),
+    }
+}
+
+/// The plan of the service with what the caller wants otherwise.
+pub(super) fn plan(
+    managed: &Managed,
+    overlay: Option<&serde_json::Map<String, serde_json::Value>>,
+    approvals: bool,
+) -> Result<Plan, Refusal> {
+    let base = managed.spec.release.as_deref();
+    let plan = Plan::read(base, overlay).map_err(|problems| {
+        let within = |problem: api::FieldProblem| api::FieldProblem {
+            pointer: format!("/plan{}", problem.pointer),
+            ..problem
+        };
+        Refusal::Unfit(problems.into_iter().map(within).collect())
+    })?;
+    if plan.needs_approval() && !approvals {
+        return Err(unfit(
+            "/plan",
+            "the plan has gates, and nobody could open them: the admin API knows no tokens (admin.tokens)",
+        ));
+    }
+    Ok(plan)
+}
+
+impl From<Illegal> for Refusal {
+    fn from(illegal: Illegal) -> Refusal {
+        match illegal {
+            Illegal::Now(detail) => Refusal::Conflict(detail),
+            Illegal::Person(detail) => Refusal::Forbidden(detail),
+            Illegal::Unfit(detail) => unfit("", detail),
+        }
+    }
+}
+
+fn unfit(pointer: &str, detail: impl Into<String>) -> Refusal {
+    Refusal::Unfit(vec![api::FieldProblem {
+        pointer: pointer.to_owned(),
+        detail: detail.into(),
+    }])
+}
+
+/// A time by RFC 3339, in microseconds since 1970.
+fn moment(text: &str) -> Result<i64, Refusal> {
+    let at: Result<jiff::Timestamp, _> = text.parse();
+    at.map(jiff::Timestamp::as_microsecond).map_err(|error| {
+        let detail = format!("expected a time such as 2026-12-01T09:00:00Z: {error}");
+        unfit("/start_at", detail)
+    })
+}
+
+impl Managed {
+    /// Whether a release can start now.
+    fn may_start(&self) -> Result<(), Refusal> {
+        if let Some(active) = &self.active {
+            return Err(Refusal::Conflict(format!(
+                "the release {} is under way; it has to end first",
+                active.release.id
+            )));
+        }
+        if self.pending.is_some() {
+            return Err(Refusal::Conflict("another change is on its way; ask again".to_owned()));
+        }
+        if self.state.weights.get(&self.state.baseline) != Some(Weight::FULL) {
+            return Err(Refusal::Conflict(format!(
+                "a release begins with all weight on the baseline, {}; set the weights first",
+                self.state.baseline
+            )));
+        }
+        Ok(())
+    }
+
+    /// The upstream that is to be the canary.
+    fn candidate(&self, canary: &str) -> Result<Name, Refusal> {
+        let upstreams = &self.spec.upstreams;
+        let Some(found) = upstreams.iter().find(|upstream| *upstream.name == *canary) else {
+            let known: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+            let detail = format!(
+                "there is no upstream {canary:?}; the upstreams are: {}",
+                known.join(", ")
+            );
+            return Err(unfit("/canary", detail));
+        };
+        if found.name == self.state.baseline {
+            let detail = format!("{canary} is the baseline: it has all users already");
+            return Err(unfit("/canary", detail));
+        }
+        Ok(Name::clone(&found.name))
+    }
+
+    /// How long ago the last release ended, if it went well.
+    fn since_promotion(&self, now: Timestamp) -> Option<Duration> {
+        let last = self.last.as_ref().filter(|last| last.phase == api::Phase::Promoted)?;
+        let at: jiff::Timestamp = last.ended_at.as_deref()?.parse().ok()?;
+        let ago_us = now.unix_us().saturating_sub(at.as_microsecond()).max(0);
+        Some(Duration::from_micros(ago_us.unsigned_abs()))
+    }
+}

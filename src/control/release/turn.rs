@@ -1,0 +1,231 @@
+//! One turn of a release: what it changes of the service, and what it leaves when it is the last.
+
+use serde_json::Value;
+
+use super::active::{Active, Due};
+use super::recording::end;
+use crate::control::change::{Move, Reply};
+use crate::control::controller::{Controller, Managed};
+use crate::control::{Intent, Refusal};
+use crate::model::{Name, api};
+use crate::release::{Command, Direction, Input, Release, Verb};
+use crate::routing::Live;
+use crate::store::ReleaseRecord;
+use crate::time::Timestamp;
+
+/// The actor of what a release does by itself.
+pub(super) const ITSELF: &str = "weighbridge";
+
+/// A release after a turn.
+pub(in crate::control) struct Turn {
+    pub(super) after: Release,
+    pub(super) detail: String,
+    /// Everything else of a release that begins with this turn.
+    pub(super) active: Option<Box<Active>>,
+}
+
+impl Turn {
+    /// What the store should say of a release whose beginning was refused, and may be on disk all the same; `None` for a
+    /// turn of one that is under way, which stays as it is.
+    pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<Turn>> {
+        self.active.as_ref()?;
+        let cancel = Input::Command(Command {
+            verb: Verb::Cancel,
+            by: "store",
+            reason: None,
+            gate: None,
+            override_freeze: false,
+            may_override: false,
+        });
+        let transition = self.after.next(&cancel, now).ok().flatten()?;
+        Some(Box::new(Turn {
+            after: transition.after,
+            detail: transition.detail,
+            active: self.active,
+        }))
+    }
+}
+
+/// A release that has just ended. Requests of its last moment may still be under way.
+pub(in crate::control) struct Ended {
+    pub(super) active: Box<Active>,
+    pub(super) at: Timestamp,
+}
+
+impl Ended {
+    fn new(mut active: Box<Active>, at: Timestamp) -> Ended {
+        // Dropped, the recording is written out.
+        if let Some(recording) = active.recording.take() {
+            end(&recording, &active.release);
+        }
+        Ended { active, at }
+    }
+}
+
+impl Managed {
+    /// What the routing table is built from.
+    pub(in crate::control) fn live(&self) -> Live {
+        Live {
+            watch: self.active.as_ref().map(|active| std::sync::Arc::clone(&active.watch)),
+            ..self.state.live(&self.spec.name)
+        }
+    }
+
+    /// The turn is in effect. Whether the release has ended with it.
+    pub(in crate::control) fn turn(&mut self, turn: Turn, action: &str, actor: &str, now: Timestamp) -> bool {
+        let Turn { after, detail, active } = turn;
+        if let Some(mut active) = self.active.take().or(active) {
+            let weight = after.weight().percent();
+            active.chronicle.turn(now, action, actor, detail, weight);
+            active.release = after;
+            self.active = Some(active);
+        }
+        let is_over = self
+            .active
+            .as_ref()
+            .is_some_and(|active| active.release.phase.is_over());
+        if is_over {
+            self.ended = self.active.take().map(|active| Ended::new(active, now));
+        }
+        is_over
+    }
+
+    /// The row of a release that takes this turn, and what the journal says of it.
+    pub(in crate::control) fn record_turn(
+        &self,
+        turn: &Turn,
+        now: Timestamp,
+        was: &mut Value,
+        is: &mut Value,
+    ) -> Option<ReleaseRecord> {
+        let active = turn.active.as_deref().or(self.active.as_deref())?;
+        let known = turn.active.is_none();
+        if let (Some(was), true) = (was.as_object_mut(), known) {
+            was.insert("release".to_owned(), told(&active.release));
+        }
+        if let Some(is) = is.as_object_mut() {
+            is.insert("release".to_owned(), told(&turn.after));
+        }
+        Some(active.record(&turn.after, now))
+    }
+
+    /// The row of the release as it is.
+    pub(in crate::control) fn record_release(&self, now: Timestamp) -> Option<ReleaseRecord> {
+        let active = self.active.as_ref()?;
+        Some(active.record(&active.release, now))
+    }
+}
+
+/// What the journal says of a release.
+fn told(release: &Release) -> Value {
+    serde_json::json!({
+        "id": release.id,
+        "phase": release.phase.as_str(),
+        "step": release.step_number(),
+        "weight": release.weight().percent(),
+        "paused": release.is_paused(),
+    })
+}
+
+impl Controller {
+    /// Takes a turn. Whether it is taken, or on its way.
+    pub(super) fn take_turn(&mut self, name: &Name, due: Due, intent: Intent, reply: Reply) -> bool {
+        let now = self.clock.now();
+        let Some(managed) = self.services.get_mut(name) else {
+            return false;
+        };
+        let Due { transition, at_ms } = due;
+        let away = transition.direction == Direction::Away;
+        let by_itself = matches!(reply, Reply::Nobody);
+        let waits = managed.active.as_ref().is_some_and(|active| now < active.retry_at);
+        if by_itself && (managed.pending.is_some() || waits) && transition.direction != Direction::Towards {
+            return false;
+        }
+        if away && managed.pending.is_some() {
+            reply.refuse(Refusal::Conflict("another change is on its way; ask again".to_owned()));
+            return false;
+        }
+        let moved = Move {
+            next: managed.after(&transition.after, &intent, now),
+            action: transition.action,
+            intent,
+            turn: Some(Box::new(Turn {
+                after: transition.after,
+                detail: transition.detail,
+                active: None,
+            })),
+            reply,
+        };
+        if away {
+            managed.begin_step(&moved, at_ms);
+            self.commit_first(name, moved);
+        } else {
+            self.brake(name, moved);
+        }
+        true
+    }
+
+    /// All weight back to the baseline, by hand: the release ends with it.
+    pub(in crate::control) fn roll_back_release(&mut self, name: &Name, intent: Intent, reply: Reply) {
+        let command = api::ReleaseCommand {
+            reason: intent.reason.clone(),
+            ..api::ReleaseCommand::default()
+        };
+        self.carry_out(name, crate::control::ReleaseVerb::RollBack, &command, intent, reply);
+    }
+}
+
+impl Managed {
+    /// The service's state after a turn of its release.
+    fn after(&self, release: &Release, intent: &Intent, now: Timestamp) -> crate::control::state::State {
+        let revision = self.next_revision();
+        self.state
+            .with_release(release, revision, &now.rfc3339(), intent.reason.clone())
+    }
+
+    /// The judge begins a step when it is decided, not when it is in effect, so that a replay of what was recorded
+    /// decides at the same times.
+    fn begin_step(&mut self, moved: &Move, at_ms: u64) {
+        let after = moved.turn.as_ref().map(|turn| &turn.after);
+        if let (Some(active), Some(after)) = (&mut self.active, after)
+            && let Some(step) = after.step()
+        {
+            active.begin_step(step, at_ms);
+        }
+    }
+}
+
+impl Controller {
+    /// People are told of a turn.
+    pub(in crate::control) fn show_release(
+        &mut self,
+        name: &Name,
+        action: &'static str,
+        intent: &Intent,
+        now: Timestamp,
+    ) {
+        let durable = self.outbox.store().is_durable();
+        let Some(managed) = self.services.get(name) else {
+            return;
+        };
+        let ended = managed.ended.as_ref().map(|ended| &ended.active);
+        let Some(active) = managed.active.as_ref().or(ended) else {
+            return;
+        };
+        let release = active.view(&active.release, now, durable);
+        tracing::info!(
+            release = release.id,
+            phase = %release.phase,
+            weight = release.weight,
+            actor = intent.actor,
+            reason = intent.reason,
+            "{action}"
+        );
+        self.metrics.set_phase(name, release.phase);
+        self.tell(api::EventKind::Release {
+            release: Box::new(release),
+            action: action.to_owned(),
+            actor: intent.actor.clone(),
+        });
+    }
+}

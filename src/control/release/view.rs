@@ -1,0 +1,86 @@
+//! A release as the API shows it.
+
+use super::active::Active;
+use crate::model::api;
+use crate::release::Release;
+use crate::time::Timestamp;
+
+impl Active {
+    /// The release, in the state `state`.
+    pub(super) fn view(&self, state: &Release, now: Timestamp, durable: bool) -> api::Release {
+        let evidence = self.trial.evidence();
+        let spent = u64::from(self.watch.tripwire().spent());
+        let steps = state.plan.steps().iter().map(|step| step.weight.percent());
+        let at = |unix_us: i64| Timestamp::new(0, unix_us).rfc3339();
+        api::Release {
+            id: state.id.clone(),
+            service: state.service.clone(),
+            baseline: state.baseline.clone(),
+            canary: state.canary.clone(),
+            phase: state.phase,
+            paused: state.is_paused(),
+            step: state.step_number(),
+            steps: steps.collect(),
+            weight: state.weight().percent(),
+            started_at: at(state.started_us),
+            phase_since: at(state.since_us),
+            ended_at: state.ended_us.map(at),
+            reason: state.reason.clone(),
+            change: state.change.clone(),
+            version: state.version.clone(),
+            actor: state.actor.clone(),
+            waiting_for: state.waiting_for(now),
+            approvals: state.approvals(),
+            outcome: state.outcome.clone(),
+            budget: api::BudgetStatus {
+                limit: state.plan.budget(),
+                spent,
+                allowance: self.trial.allowance(),
+            },
+            user_visible_failures: self.visible(),
+            rescued: self.rescued(),
+            canary_requests: evidence.canary.requests,
+            baseline_requests: evidence.baseline.requests,
+            log_e: evidence.log_e,
+            log_limit: evidence.log_limit,
+            objectives: self.trial.objectives(),
+            durable,
+        }
+    }
+
+    /// A point of the path of the statistics.
+    pub(super) fn path_point(&self, now: Timestamp) -> api::PathPoint {
+        let evidence = self.trial.evidence();
+        let objectives = evidence.objectives.iter().map(|objective| api::PathObjective {
+            name: objective.objective.name().to_owned(),
+            log_e: objective.log_e,
+            advance_log_e: objective.advance_log_e,
+            advance_limit: objective.advance_limit,
+            canary: counts(evidence.canary),
+            baseline: counts(evidence.baseline),
+        });
+        api::PathPoint {
+            elapsed_ms: self.chronicle.elapsed_ms(now),
+            step: self.release.step_number(),
+            weight: self.release.weight().percent(),
+            log_e: evidence.log_e,
+            log_limit: evidence.log_limit,
+            objectives: objectives.collect(),
+        }
+    }
+
+    /// Everything that it was decided by.
+    pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
+        let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
+        let plan = serde_json::Value::Object(self.release.plan.to_json());
+        self.chronicle
+            .bundle(self.view(&self.release, now, durable), judge, plan)
+    }
+}
+
+fn counts(counts: crate::analysis::Counts) -> api::SideCounts {
+    api::SideCounts {
+        requests: counts.requests,
+        failures: counts.failures,
+    }
+}

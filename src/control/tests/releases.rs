@@ -1,0 +1,490 @@
+//! Releases, from their start to their end, over stores that work, fail and are opened again.
+
+use serde_json::json;
+
+use super::*;
+use crate::analysis::replay;
+use crate::control::ReleaseVerb;
+use crate::model::api::Phase;
+use crate::routing::Watch;
+use crate::stats::{Assignment, Happened, Note, NoteBatch, Side};
+
+/// A plan that good traffic passes in a few hundred requests.
+fn quick() -> serde_json::Map<String, serde_json::Value> {
+    let plan = json!({
+        "steps": [20, 50],
+        "bake": "1s",
+        "min_requests": 20,
+        "harm_budget": "20pp",
+        "objectives": [{ "error_rate": { "worse_by": "0.05pp" } }],
+        "final_bake": "2s",
+    });
+    plan.as_object().unwrap().clone()
+}
+
+fn start(plan: serde_json::Map<String, serde_json::Value>) -> api::ReleaseStart {
+    api::ReleaseStart {
+        canary: "green".to_owned(),
+        reason: Some("v42".to_owned()),
+        version: Some("42".to_owned()),
+        plan: Some(plan),
+        ..api::ReleaseStart::default()
+    }
+}
+
+impl Rig {
+    async fn begin(&self) -> api::Release {
+        let started = self
+            .links
+            .handle
+            .start_release("shop", start(quick()), intent(None))
+            .await;
+        let release = started.unwrap().release;
+        self.phase(&release.id, Phase::Progressing).await
+    }
+
+    async fn release(&self, id: &str) -> api::Release {
+        self.links.handle.release(id).await.unwrap()
+    }
+
+    /// Waits for a phase.
+    async fn phase(&self, id: &str, phase: Phase) -> api::Release {
+        let wait = async {
+            loop {
+                let release = self.release(id).await;
+                if release.phase == phase {
+                    return release;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
+        match found {
+            Ok(release) => release,
+            Err(_) => panic!("never {phase}: {:?}", self.release(id).await),
+        }
+    }
+
+    async fn verb(&self, id: &str, verb: ReleaseVerb) -> Result<api::ReleaseChange, Refusal> {
+        let command = api::ReleaseCommand::default();
+        self.links.handle.command_release(id, verb, command, intent(None)).await
+    }
+
+    fn watch(&self) -> Option<Arc<Watch>> {
+        let snapshot = self.links.publisher.current();
+        snapshot.table.service("shop").unwrap().watch.clone()
+    }
+
+    /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
+    async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
+        let Some(watch) = self.watch() else { return };
+        let points = (self.green() * 100.0) as u16;
+        let batch = NoteBatch {
+            notes: (0..requests)
+                .flat_map(|at| {
+                    self.clock.advance(over / u32::try_from(requests).unwrap());
+                    self.request(&watch, points, at, bad)
+                })
+                .collect(),
+            sent_us: micros(self.clock.now()),
+            ..NoteBatch::default()
+        };
+        self.clock.advance(Duration::from_millis(1));
+        self.links.notes.send(batch).await.unwrap();
+        let notes = &self.links.notes;
+        until(|| notes.capacity() == notes.max_capacity()).await;
+        // What is asked now is answered after they were judged.
+        self.shop().await;
+    }
+
+    fn request(&self, watch: &Watch, points: u16, at: u64, bad: bool) -> [Note; 2] {
+        // By the golden ratio, so that each prefix is split about as the weights say.
+        let draw = (at as f64 * 0.618_033_988_75).fract() * 10_000.0;
+        let side = if draw < f64::from(points) {
+            Side::Canary
+        } else {
+            Side::Baseline
+        };
+        let failed = bad && side == Side::Canary;
+        let note = |happened| Note {
+            assignment: Assignment {
+                watch: watch.spec.key,
+                at_us: micros(self.clock.now()),
+                canary_points: points,
+                baseline_points: 10_000 - points,
+                side,
+            },
+            user: u32::try_from(at).unwrap(),
+            happened,
+        };
+        let end = if failed {
+            Happened::Bad { visible: true }
+        } else {
+            Happened::Good { latency_us: 900 }
+        };
+        [note(Happened::Assigned), note(end)]
+    }
+}
+
+fn micros(now: Timestamp) -> u64 {
+    now.monotonic_ns() / 1_000
+}
+
+use crate::time::Clock;
+
+#[tokio::test]
+async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let release = rig.begin().await;
+    assert_eq!((release.id.as_str(), release.step, release.weight), ("shop-1", 1, 20.0));
+    assert_eq!(rig.green(), 20.0);
+    assert_eq!(rig.shop().await.release.as_deref(), Some("shop-1"));
+    while rig.release("shop-1").await.phase == Phase::Progressing {
+        rig.traffic(50, Duration::from_millis(500), false).await;
+    }
+    let baking = rig.release("shop-1").await;
+    assert_eq!((baking.phase, baking.weight), (Phase::Baking, 100.0));
+    assert_eq!(
+        rig.shop().await.baseline,
+        "blue",
+        "until the promotion a rollback leads back"
+    );
+    rig.clock.advance(Duration::from_secs(3));
+    let promoted = rig.phase("shop-1", Phase::Promoted).await;
+    assert_eq!(promoted.outcome.unwrap().verdict, "promoted");
+    let shop = rig.shop().await;
+    assert_eq!(
+        (shop.baseline.as_str(), shop.previous_baseline.as_deref()),
+        ("green", Some("blue"))
+    );
+    assert_eq!((shop.release, rig.green()), (None, 100.0));
+    let actions = rig.actions().await;
+    let wanted = [
+        "release_promoted",
+        "release_baking",
+        "release_advanced",
+        "release_advanced",
+        "release_preflight",
+        "release_started",
+        "start",
+    ];
+    assert_eq!(actions, wanted);
+
+    // After the promotion the service's rollback leads to the version before.
+    rig.roll_back().await.unwrap().unwrap();
+    assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn a_bad_canary_is_taken_out_for_good() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    rig.traffic(200, Duration::from_millis(400), true).await;
+    let release = rig.phase("shop-1", Phase::RolledBack).await;
+    assert_eq!(rig.green(), 0.0);
+    let outcome = release.outcome.unwrap();
+    assert_eq!(
+        (outcome.verdict.as_str(), outcome.objective.as_deref()),
+        ("rolled_back", Some("error_rate"))
+    );
+    for verb in [
+        ReleaseVerb::Resume,
+        ReleaseVerb::Approve,
+        ReleaseVerb::Promote,
+        ReleaseVerb::Pause,
+    ] {
+        let refused = rig.verb("shop-1", verb).await.unwrap_err();
+        assert!(matches!(refused, Refusal::Conflict(_)), "{refused}");
+    }
+    rig.links
+        .handle
+        .reload(vec![spec("shop", 0.0), spec("other", 0.0)], "file")
+        .await
+        .unwrap();
+    assert_eq!(rig.green(), 0.0);
+    let page = rig.links.handle.metrics().render();
+    let counted = r#"weighbridge_rollbacks_total{service="shop",reason="error_rate"} 1"#;
+    assert!(page.contains(counted), "{page}");
+
+    // The same build again has less chance of error; another build has all of it.
+    let again = rig.begin().await;
+    assert_eq!(again.id, "shop-2");
+    assert!(
+        again.log_limit > release.log_limit + 1.0,
+        "{} {}",
+        again.log_limit,
+        release.log_limit
+    );
+}
+
+#[tokio::test]
+async fn the_brakes_work_while_paused_and_at_a_gate() {
+    for held in ["paused", "gate"] {
+        let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        let mut plan = quick();
+        if held == "gate" {
+            plan.insert(
+                "steps".into(),
+                json!([{ "weight": 20, "gate": { "name": "qa", "approvals": 1 } }, 50]),
+            );
+        }
+        rig.links
+            .handle
+            .start_release("shop", start(plan), intent(None))
+            .await
+            .unwrap();
+        rig.phase("shop-1", Phase::Progressing).await;
+        if held == "paused" {
+            assert!(rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap().release.paused);
+        }
+        while rig.release("shop-1").await.phase == Phase::Progressing {
+            rig.traffic(50, Duration::from_millis(500), false).await;
+        }
+        let waiting = rig.release("shop-1").await;
+        assert_eq!((waiting.phase, waiting.weight), (Phase::Waiting, 20.0), "{held}");
+        rig.traffic(200, Duration::from_millis(400), true).await;
+        rig.phase("shop-1", Phase::RolledBack).await;
+        assert_eq!(rig.green(), 0.0);
+    }
+}
+
+#[tokio::test]
+async fn a_gate_opens_by_the_word_of_a_person() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let mut plan = quick();
+    plan.insert("gate".into(), json!({ "name": "go", "approvals": 1 }));
+    rig.links
+        .handle
+        .start_release("shop", start(plan), intent(None))
+        .await
+        .unwrap();
+    let pending = rig.release("shop-1").await;
+    assert_eq!(pending.waiting_for.map(|wait| wait.kind).as_deref(), Some("gate"));
+    let approved = rig.verb("shop-1", ReleaseVerb::Approve).await.unwrap().release;
+    assert_eq!(approved.approvals.len(), 1);
+    rig.phase("shop-1", Phase::Progressing).await;
+}
+
+#[tokio::test]
+async fn a_trip_on_the_request_path_is_learned_and_written_down() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    let watch = rig.watch().unwrap();
+    // What a worker does that is told to.
+    assert!(watch.tripwire().trip());
+    rig.links.publisher.update(|table| table.without(watch.spec.canary));
+    assert_eq!(rig.green(), 0.0);
+    let release = rig.phase("shop-1", Phase::RolledBack).await;
+    assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("budget"));
+    assert_eq!(rig.actions().await[0], "release_rolled_back");
+}
+
+#[tokio::test]
+async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_release() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    assert!(matches!(rig.put(30.0).await.unwrap(), Err(Refusal::Conflict(_))));
+    let second = rig
+        .links
+        .handle
+        .start_release("shop", start(quick()), intent(None))
+        .await;
+    assert!(matches!(second, Err(Refusal::Conflict(_))));
+    let mut without = spec("shop", 0.0);
+    without.upstreams.truncate(1);
+    without.weights = super::super::testing::weights(&[("blue", 100.0)]);
+    let reload = rig.links.handle.reload(vec![without], "file").await.unwrap_err();
+    assert!(reload.to_string().contains("shop-1"), "{reload}");
+    let applied = rig.roll_back().await.unwrap().unwrap();
+    assert_eq!((applied.service.release, rig.green()), (None, 0.0));
+    let release = rig.phase("shop-1", Phase::RolledBack).await;
+    assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("operator"));
+}
+
+#[tokio::test]
+async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    let change = rig.verb("shop-1", ReleaseVerb::Cancel).await.unwrap();
+    assert_eq!((change.release.phase, change.weights["green"]), (Phase::Cancelled, 0.0));
+    assert_eq!(rig.green(), 0.0);
+    rig.put(30.0).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn what_cannot_be_started_is_told_field_by_field() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let wrong = |edit: &dyn Fn(&mut api::ReleaseStart)| {
+        let mut wrong = start(quick());
+        edit(&mut wrong);
+        wrong
+    };
+    let cases: [(api::ReleaseStart, &str); 5] = [
+        (wrong(&|start| start.canary = "red".into()), "/canary"),
+        (wrong(&|start| start.canary = "blue".into()), "/canary"),
+        (wrong(&|start| start.start_at = Some("tomorrow".into())), "/start_at"),
+        (
+            wrong(&|start| drop(start.plan.as_mut().unwrap().insert("steps".into(), json!([50, 20])))),
+            "/plan/steps",
+        ),
+        (
+            wrong(&|start| drop(start.plan.as_mut().unwrap().insert("stepps".into(), json!(1)))),
+            "/plan/stepps",
+        ),
+    ];
+    for (start, pointer) in cases {
+        let refused = rig
+            .links
+            .handle
+            .start_release("shop", start, intent(None))
+            .await
+            .unwrap_err();
+        let Refusal::Unfit(problems) = refused else {
+            panic!("{refused:?}");
+        };
+        assert!(problems[0].pointer.starts_with(pointer), "{problems:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
+    let directory = tempfile::tempdir().unwrap();
+    let spent = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        while rig.release("shop-1").await.step == 1 {
+            rig.traffic(50, Duration::from_millis(500), false).await;
+        }
+        let watch = rig.watch().unwrap();
+        let half = crate::model::Weight::from_percent(50.0).unwrap();
+        for _ in 0..5 {
+            assert!(!watch.tripwire().spend(half, half));
+        }
+        rig.traffic(10, Duration::from_millis(100), false).await;
+        let limit = watch.tripwire().limit();
+        // The lease for more is on disk before the wire is armed with it.
+        until(|| watch.tripwire().limit() > limit).await;
+        watch.tripwire().limit()
+    };
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let release = rig.release("shop-1").await;
+    assert_eq!(
+        (release.phase, release.step, release.weight),
+        (Phase::Progressing, 2, 50.0)
+    );
+    assert_eq!(rig.green(), 50.0);
+    assert!(release.budget.spent >= u64::from(spent), "{:?} {spent}", release.budget);
+    assert!(release.canary_requests > 0, "what was judged before goes on to count");
+    let watch = rig.watch().unwrap();
+    assert!(
+        watch.tripwire().limit() > watch.tripwire().spent(),
+        "armed before the first request"
+    );
+    rig.roll_back().await.unwrap().unwrap();
+    assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        rig.traffic(200, Duration::from_millis(400), true).await;
+        rig.phase("shop-1", Phase::RolledBack).await;
+        until(|| {
+            rig.links
+                .publisher
+                .current()
+                .table
+                .service("shop")
+                .unwrap()
+                .watch
+                .is_none()
+        })
+        .await;
+        // Durable: the answer of a change that comes after it in the queue.
+        rig.put(0.0).await.unwrap().unwrap();
+    }
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    assert_eq!(rig.green(), 0.0);
+    let release = rig.release("shop-1").await;
+    assert_eq!(release.phase, Phase::RolledBack);
+    let all = rig.links.handle.releases("shop", 10).await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(rig.shop().await.release, None);
+}
+
+#[tokio::test]
+async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
+    let (gate, store) = Gate::new();
+    let rig = Rig::with(
+        store,
+        LoadedState::default(),
+        vec![spec("shop", 0.0)],
+        Timing {
+            durable_within: Duration::ZERO,
+            ..TIMING
+        },
+    );
+    let _worker = prompt_worker(&rig.links.publisher);
+    gate.pass(true); // the start of the service
+    gate.pass(false);
+    let refused = rig
+        .links
+        .handle
+        .start_release("shop", start(quick()), intent(None))
+        .await;
+    assert!(matches!(refused, Err(Refusal::Store(_))), "{refused:?}");
+    assert_eq!(rig.shop().await.release, None);
+    for _ in 0..3 {
+        gate.pass(true);
+    }
+    let release = rig
+        .links
+        .handle
+        .start_release("shop", start(quick()), intent(None))
+        .await
+        .unwrap()
+        .release;
+    rig.phase(&release.id, Phase::Progressing).await;
+    let rolled_back = rig.roll_back().await.unwrap().unwrap();
+    assert_eq!((rolled_back.durable, rig.green()), (false, 0.0));
+}
+
+#[tokio::test]
+async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
+    for bad in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        while !rig.release("shop-1").await.phase.is_over() {
+            rig.traffic(50, Duration::from_millis(500), bad && rig.green() > 20.0)
+                .await;
+            tokio::task::yield_now().await;
+        }
+        let release = rig.release("shop-1").await;
+        let bundle = rig.links.handle.evidence("shop-1").await.unwrap();
+        let path = rig.links.handle.recording("shop-1").await.unwrap();
+        drop(rig);
+        let text = || std::fs::read_to_string(&path).unwrap_or_default();
+        until(|| text().contains("\"end\"")).await;
+        let text = text();
+        let answer = replay::answers(text.lines()).next().unwrap().unwrap();
+        let verdict = serde_json::to_value(answer.verdict).unwrap();
+        assert_eq!(verdict, json!(release.outcome.unwrap().verdict), "{text}");
+        assert_eq!(answer.canary_requests, release.canary_requests);
+        assert_eq!(answer.canary_failures > 0, bad);
+        assert!(!bundle.timeline.is_empty());
+    }
+}

@@ -1,0 +1,145 @@
+//! The look at a canary before its first user: does every endpoint take a connection, and answer what it is asked?
+//!
+//! These are not requests of users: nothing of them is counted.
+
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use http_body_util::Empty;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// A request that the canary has to answer well before its first user comes.
+#[derive(Clone, Debug)]
+pub struct Smoke {
+    /// The method.
+    pub method: Method,
+    /// Path and query.
+    pub target: Uri,
+    /// Header fields; `Host` is the endpoint's address unless it is among them.
+    pub headers: HeaderMap,
+    /// The statuses that are good.
+    pub expected: RangeInclusive<u16>,
+    /// For the whole exchange.
+    pub timeout: Duration,
+}
+
+/// Connects to each endpoint, and sends each of `requests` to each of them.
+///
+/// # Errors
+///
+/// The first thing that was not as it should be, in words.
+pub async fn preflight(endpoints: &[SocketAddr], requests: &[Smoke], connect: Duration) -> Result<(), String> {
+    for address in endpoints {
+        let connected = timeout(connect, TcpStream::connect(address)).await;
+        connected
+            .map_err(|_| format!("{address} took no connection within {connect:?}"))?
+            .map_err(|error| format!("{address} took no connection: {error}"))?;
+        for smoke in requests {
+            let told = |what: String| format!("{} {} at {address}: {what}", smoke.method, smoke.target);
+            let answered = timeout(smoke.timeout, send(*address, smoke)).await;
+            let status = answered
+                .map_err(|_| told(format!("no answer within {:?}", smoke.timeout)))?
+                .map_err(told)?;
+            if !smoke.expected.contains(&status) {
+                let (first, last) = (smoke.expected.start(), smoke.expected.end());
+                return Err(told(format!("status {status}, expected {first} to {last}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One request on a connection of its own; the status of the answer.
+async fn send(address: SocketAddr, smoke: &Smoke) -> Result<u16, String> {
+    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut request = Request::new(Empty::<Bytes>::new());
+    *request.method_mut() = smoke.method.clone();
+    *request.uri_mut() = smoke.target.clone();
+    request.headers_mut().clone_from(&smoke.headers);
+    let fields = request.headers_mut();
+    if !fields.contains_key(http::header::HOST)
+        && let Ok(host) = HeaderValue::from_str(&address.to_string())
+    {
+        fields.insert(http::header::HOST, host);
+    }
+    fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+    let agent = concat!("weighbridge-preflight/", env!("CARGO_PKG_VERSION"));
+    fields
+        .entry(http::header::USER_AGENT)
+        .or_insert(HeaderValue::from_static(agent));
+    // The connection may take in the answer and end in one go; the answer is then there all the same, or an error.
+    let ended = async {
+        let _ = connection.await;
+        std::future::pending::<Result<_, _>>().await
+    };
+    let answer = tokio::select! {
+        answer = sender.send_request(request) => answer,
+        never = ended => never,
+    };
+    answer
+        .map(|answer| answer.status().as_u16())
+        .map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// An upstream that answers everything with this status.
+    async fn upstream(status: &'static str) -> SocketAddr {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let answer = format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n");
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    fn smoke() -> Smoke {
+        Smoke {
+            method: Method::GET,
+            target: Uri::from_static("/ready?deep=1"),
+            headers: HeaderMap::new(),
+            expected: 200..=299,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_endpoint_has_to_answer_every_request_well() {
+        let (good, bad) = (upstream("204").await, upstream("500").await);
+        let second = Duration::from_secs(5);
+        assert_eq!(preflight(&[good, good], &[smoke(), smoke()], second).await, Ok(()));
+        assert_eq!(preflight(&[good, bad], &[], second).await, Ok(()));
+        let told = preflight(&[good, bad], &[smoke()], second).await.unwrap_err();
+        assert_eq!(
+            told,
+            format!("GET /ready?deep=1 at {bad}: status 500, expected 200 to 299")
+        );
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_that_nobody_listens_on_is_told() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap();
+        let told = preflight(&[free], &[], Duration::from_secs(5)).await.unwrap_err();
+        assert!(told.starts_with(&format!("{free} took no connection")), "{told}");
+    }
+}

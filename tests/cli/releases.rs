@@ -1,0 +1,505 @@
+//! Releases: started, looked at, driven, followed to their end.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::standin::{Reply, StandIn};
+use super::{Ended, command, service, weighbridge};
+
+const EVENTS: &str = "GET /api/v1/events?service=shop";
+const RELEASE: &str = "GET /api/v1/releases/shop-12";
+const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
+const START: &str = "POST /api/v1/services/shop/releases";
+
+fn release(phase: &str, step: u64, weight: f64) -> Value {
+    let error_rate = json!({
+        "objective": "error_rate", "margins": { "ratio": 1.1, "worse_by": 0.0005 }, "share": 0.5,
+        "log_e": 0.25, "log_limit": 5.3, "advance_log_e": 1.5, "advance_limit": 3.0,
+        "canary": { "requests": 1204, "failures": 3 }, "baseline": { "requests": 22912, "failures": 46 },
+        "estimate": 0.0003, "confidence": { "lower": -0.004, "upper": 0.006, "level": 0.999 },
+        "requests_to_advance": 2400,
+    });
+    let latency = json!({
+        "objective": "latency", "share": 0.5, "log_e": -0.5, "log_limit": 5.3, "advance_log_e": 3.5, "advance_limit": 3.0,
+    });
+    json!({
+        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green", "phase": phase, "paused": false,
+        "step": step, "steps": [5.0, 25.0, 100.0], "weight": weight, "started_at": "2026-11-25T09:00:00Z",
+        "phase_since": "2026-11-25T09:01:00Z", "version": "5.2", "actor": "ci", "reason": "try 5.2",
+        "budget": { "limit": 20, "spent": 3, "allowance": 18 }, "user_visible_failures": 2, "rescued": 1,
+        "canary_requests": 1204, "baseline_requests": 22912, "log_e": 0.1, "log_limit": 4.6,
+        "objectives": [error_rate, latency], "durable": true, "future_field": [1],
+    })
+}
+
+fn ended(phase: &str) -> Value {
+    let mut release = release(phase, 2, 0.0);
+    release["ended_at"] = json!("2026-11-25T09:02:00Z");
+    release["outcome"] = json!({ "verdict": phase, "objective": "error_rate", "reason": "12 of 400 failed" });
+    release
+}
+
+fn change(release: &Value) -> Value {
+    let mut change = release.clone();
+    change["revision"] = json!(9);
+    change["weights"] = json!({ "blue": 95.0, "green": 5.0 });
+    change
+}
+
+fn told(id: u64, release: &Value) -> (u64, Value) {
+    let event = json!({
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release, "action": "release_advanced",
+        "actor": "controller",
+    });
+    (id, event)
+}
+
+fn verdict(id: u64) -> (u64, Value) {
+    let event = json!({
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop", "release": "shop-12",
+        "verdict": "continue", "log_e": 0.5, "log_limit": 4.6,
+    });
+    (id, event)
+}
+
+/// A proxy with one release that begins at 5 %, whose events are these.
+fn with_events(events: Vec<(u64, Value)>) -> StandIn {
+    StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+        START => Reply::Json(201, change(&release("progressing", 1, 5.0))),
+        EVENTS => Reply::Events {
+            events: events.clone(),
+            then_end: false,
+        },
+        _ => Reply::Problem(404, "there is nothing"),
+    })
+}
+
+#[test]
+fn a_start_sends_what_was_typed_and_prints_the_identity() {
+    let mut plan = tempfile::NamedTempFile::new().unwrap();
+    plan.write_all(b"steps: [5, { weight: 50, hold: 1m }]\nharm_budget: 0.1pp\n")
+        .unwrap();
+    let proxy = with_events(Vec::new());
+    let started = proxy
+        .run(&[
+            "release",
+            "start",
+            "shop",
+            "green",
+            "--reason",
+            "try 5.2",
+            "--change",
+            "OPS-7",
+            "--version",
+            "5.2",
+            "--at",
+            "2026-11-26T09:00:00+01:00",
+            "--override-freeze",
+            "--plan",
+            plan.path().to_str().unwrap(),
+        ])
+        .code(0);
+    assert_eq!(started.out, "shop-12\n");
+    assert!(started.err.contains("release watch shop-12"), "{}", started.err);
+    let body: Value = serde_json::from_str(&proxy.asked(START)[0].body).unwrap();
+    let expected = json!({
+        "canary": "green", "reason": "try 5.2", "change": "OPS-7", "version": "5.2",
+        "plan": { "steps": [5, { "weight": 50, "hold": "1m" }], "harm_budget": "0.1pp" },
+        "start_at": "2026-11-26T08:00:00Z", "override_freeze": true,
+    });
+    assert_eq!(body, expected);
+    let started = proxy.run(&["release", "start", "shop", "green", "-o", "json"]).code(0);
+    assert_eq!(started.json(), change(&release("progressing", 1, 5.0)));
+    let body: Value = serde_json::from_str(&proxy.asked(START)[1].body).unwrap();
+    assert_eq!(body, json!({ "canary": "green" }));
+}
+
+#[test]
+fn a_plan_that_cannot_be_read_is_a_usage_error() {
+    let proxy = with_events(Vec::new());
+    for text in ["- 5\n", "steps: [5", "just text"] {
+        let mut plan = tempfile::NamedTempFile::new().unwrap();
+        plan.write_all(text.as_bytes()).unwrap();
+        let path = plan.path().to_str().unwrap();
+        let failed = proxy
+            .run(&["release", "start", "shop", "green", "--plan", path])
+            .code(2);
+        assert!(failed.err.contains(path), "{}", failed.err);
+    }
+    assert!(proxy.asked(START).is_empty());
+}
+
+#[test]
+fn waiting_ends_with_the_release_and_its_exit_code() {
+    for (phase, code, text) in [
+        ("promoted", 0, "green is the new baseline"),
+        ("rolled_back", 3, "green was taken out"),
+        ("cancelled", 4, "all traffic is on blue"),
+    ] {
+        let proxy = with_events(vec![
+            verdict(7),
+            told(8, &release("progressing", 2, 25.0)),
+            told(9, &ended(phase)),
+        ]);
+        let waited = proxy
+            .run(&["release", "start", "shop", "green", "--wait", "--timeout", "10m"])
+            .code(code);
+        let lines: Vec<&str> = waited.out.lines().collect();
+        assert_eq!(lines.len(), 3, "{}", waited.out);
+        assert!(
+            lines[0].starts_with("shop-12 progressing, step 1 of 3, green at 5 %"),
+            "{}",
+            waited.out
+        );
+        assert!(
+            lines[1].starts_with("shop-12 progressing, step 2 of 3, green at 25 %"),
+            "{}",
+            waited.out
+        );
+        assert!(lines[2].ends_with("error_rate: 12 of 400 failed"), "{}", waited.out);
+        assert!(waited.err.contains(text), "{}", waited.err);
+        assert_eq!(
+            waited.err.contains("/releases/shop-12/evidence"),
+            code == 3,
+            "{}",
+            waited.err
+        );
+        assert!(!waited.out.contains('\x1b'));
+    }
+}
+
+#[test]
+fn programs_get_each_event_in_a_line() {
+    let events = vec![verdict(7), told(8, &ended("rolled_back"))];
+    let watched = with_events(events.clone())
+        .run(&["release", "watch", "shop", "-o", "json"])
+        .code(3);
+    let lines: Vec<Value> = watched
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&lines[0]["type"], &lines[0]["action"]),
+        (&json!("release"), &json!("seen"))
+    );
+    assert_eq!(lines[1..], [events[0].1.clone(), events[1].1.clone()]);
+}
+
+#[test]
+fn a_release_that_does_not_end_in_time_goes_on() {
+    let watched = with_events(Vec::new())
+        .run(&["release", "watch", "shop", "--timeout", "200ms"])
+        .code(4);
+    assert!(
+        watched.err.contains("has not ended in time and goes on"),
+        "{}",
+        watched.err
+    );
+}
+
+#[test]
+fn one_that_has_ended_is_told_at_once() {
+    let proxy = StandIn::playing(|line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [ended("promoted")] })),
+        _ => Reply::Nothing,
+    });
+    proxy.run(&["release", "watch", "shop"]).code(0);
+}
+
+#[test]
+fn without_a_stream_the_release_is_asked_for() {
+    let mut looks = 0;
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+        RELEASE => {
+            looks += 1;
+            match looks {
+                1 => Reply::Json(200, release("progressing", 2, 25.0)),
+                // A proxy that restarts is waited for.
+                2 => Reply::Nothing,
+                _ => Reply::Json(200, ended("rolled_back")),
+            }
+        }
+        _ => Reply::Problem(503, "there are too many event streams"),
+    });
+    let watched = proxy.run(&["release", "watch", "shop"]).code(3);
+    assert_eq!(watched.out.lines().count(), 3, "{}", watched.out);
+    assert!(watched.err.contains("trying again"), "{}", watched.err);
+}
+
+#[test]
+fn a_broken_stream_goes_on_behind_the_last_event() {
+    let mut streams = 0;
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+        _ => {
+            streams += 1;
+            let events = if streams == 1 {
+                vec![verdict(7)]
+            } else {
+                vec![told(8, &ended("promoted"))]
+            };
+            Reply::Events {
+                events,
+                then_end: streams == 1,
+            }
+        }
+    });
+    proxy.run(&["release", "watch", "shop"]).code(0);
+    let streams = proxy.asked(EVENTS);
+    let last: Vec<_> = streams.iter().map(|asked| asked.header("last-event-id")).collect();
+    assert_eq!(last, [None, Some("7")]);
+}
+
+#[test]
+fn what_will_not_pass_ends_the_watch() {
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+        _ => Reply::Problem(401, "the token was revoked"),
+    });
+    let failed = proxy.run(&["release", "watch", "shop"]).code(1);
+    assert!(failed.err.contains("revoked"), "{}", failed.err);
+}
+
+#[test]
+fn an_interrupted_watch_leaves_the_release_alone() {
+    let proxy = with_events(Vec::new());
+    let mut child = command(&["release", "watch", "shop", "--admin", &proxy.admin()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().starts_with("shop-12"));
+    // By the time that it asks for events, it listens for the signal.
+    let pid = child.id().to_string();
+    while proxy.asked(EVENTS).is_empty() {
+        std::thread::yield_now();
+    }
+    let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
+    assert!(sent.success());
+    let interrupted = Ended::from(child.wait_with_output().unwrap()).code(130);
+    assert!(interrupted.err.contains("shop-12 goes on"), "{}", interrupted.err);
+    assert!(proxy.asked("POST").is_empty());
+}
+
+#[test]
+fn commands_find_the_release_and_say_what_became_of_it() {
+    for (words, path, body) in [
+        ("pause shop --reason wait", "pause", json!({ "reason": "wait" })),
+        ("resume shop-12", "resume", json!({})),
+        (
+            "resume shop --override-freeze --reason hotfix",
+            "resume",
+            json!({ "reason": "hotfix", "override_freeze": true }),
+        ),
+        ("approve shop --gate business", "approve", json!({ "gate": "business" })),
+        ("promote shop", "promote", json!({})),
+        ("rollback shop", "rollback", json!({})),
+        ("cancel shop", "cancel", json!({})),
+    ] {
+        let proxy = StandIn::playing(|line| match line {
+            NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+            RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+            line if line.starts_with("POST /api/v1/releases/shop-12/") => {
+                Reply::Json(200, change(&release("progressing", 1, 5.0)))
+            }
+            _ => Reply::Problem(404, "there is no such service"),
+        });
+        let words: Vec<&str> = ["release"].into_iter().chain(words.split(' ')).collect();
+        let done = proxy.run(&words).code(0);
+        assert!(done.out.starts_with("shop-12 progressing"), "{}", done.out);
+        assert!(
+            done.err.contains("shop is at revision 9: blue 95 %, green 5 %"),
+            "{}",
+            done.err
+        );
+        let asked = proxy.asked(&format!("POST /api/v1/releases/shop-12/{path} "));
+        assert_eq!(serde_json::from_str::<Value>(&asked[0].body).unwrap(), body);
+    }
+}
+
+#[test]
+fn refusals_of_releases_have_their_exit_codes() {
+    for (status, code) in [(409, 5), (412, 5), (422, 1), (403, 1), (507, 1)] {
+        let proxy = StandIn::playing(move |line| match line {
+            NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+            _ => Reply::Problem(status, "no"),
+        });
+        for words in [
+            &["release", "start", "shop", "green", "--wait"][..],
+            &["release", "promote", "shop"],
+        ] {
+            assert!(proxy.run(words).code(code).err.starts_with("error: no\n"));
+        }
+    }
+    let proxy = StandIn::playing(|_| Reply::Problem(404, "there is no release \"nope\""));
+    let failed = proxy.run(&["release", "status", "nope"]).code(1);
+    assert!(failed.err.contains("no release \"nope\""), "{}", failed.err);
+    let proxy = StandIn::playing(|_| Reply::Json(200, json!({ "releases": [] })));
+    let failed = proxy.run(&["release", "status", "shop"]).code(1);
+    assert!(
+        failed.err.contains("no release yet") && failed.err.contains("release start shop"),
+        "{}",
+        failed.err
+    );
+}
+
+#[test]
+fn status_and_history_are_text_or_what_the_api_said() {
+    let mut waiting = release("waiting", 1, 5.0);
+    waiting["waiting_for"] =
+        json!({ "kind": "gate", "detail": "business: 1 of 2 approvals", "until": "2026-11-25T10:00:00Z" });
+    waiting["approvals"] = json!([{ "gate": "business", "by": "paul", "at": "2026-11-25T09:01:00Z" }]);
+    let list = json!({ "releases": [waiting, ended("rolled_back")] });
+    let reply = list.clone();
+    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
+    let status = proxy.run(&["release", "status", "shop"]).code(0);
+    for text in [
+        "Phase     waiting, step 1 of 3, since 2026-11-25T09:01:00Z\n",
+        "Waiting   waits (gate): business: 1 of 2 approvals until 2026-11-25T10:00:00Z\n",
+        "Approved  business by paul",
+        "Evidence  0.10 of 4.60",
+        "Budget    3 of 20 spent, 18 more",
+        "Build     5.2\n",
+    ] {
+        assert!(status.out.contains(text), "{text} is missing: {}", status.out);
+    }
+    assert_eq!(
+        proxy.run(&["release", "status", "shop", "-o", "json"]).code(0).json(),
+        list["releases"][0]
+    );
+    let history = proxy.run(&["release", "history", "shop", "-q"]).code(0);
+    assert_eq!(
+        history.out,
+        "RELEASE  CANARY  VERSION  PHASE                 STARTED               BY  FAILURES  OUTCOME\n\
+         shop-12  green   5.2      waiting, step 1 of 3  2026-11-25T09:00:00Z  ci         2\n\
+         shop-12  green   5.2      rolled back           2026-11-25T09:00:00Z  ci         2  12 of 400 failed\n"
+    );
+    assert_eq!(
+        proxy.run(&["release", "history", "shop", "-o", "json"]).code(0).json(),
+        list
+    );
+}
+
+#[test]
+fn a_plan_is_told_with_its_worst_case() {
+    let detections = json!([
+        { "error_rate": 0.01, "requests": 1050, "seconds": 42.0 },
+        { "error_rate": 0.05, "requests": 120, "seconds": 4.8 },
+        { "error_rate": 1.0, "requests": 6, "seconds": 0.24 },
+    ]);
+    let idle = json!([{ "error_rate": 0.01, "requests": 210 }, { "error_rate": 0.05 }]);
+    let forecast = json!({
+        "service": "shop", "requests_per_second": 500.0, "baseline_error_rate": 0.002,
+        "steps": [
+            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000, "seconds_to_advance": 160.0,
+              "detections": detections },
+            { "weight": 100.0, "canary_requests_per_second": 0.0, "detections": idle },
+        ],
+        "worst_case": { "budget": 20, "chance": 5, "in_flight": 256, "total": 281 },
+        "plan": { "steps": [5, 100] }, "warnings": ["step 2 has no traffic"],
+    });
+    let reply = forecast.clone();
+    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
+    let planned = proxy.run(&["plan", "shop"]).code(0);
+    assert_eq!(
+        planned.out,
+        "shop: 500.0 requests per second over the last minute, of which 0.200 % fail on the baseline.\n\
+         \n\
+         STEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 %              SEES 100 %\n\
+         \x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\
+         \x20  2   100 %   0.0/s  never by itself         210 requests           allowed               -\n\
+         \n\
+         SEES n %: when a canary that fails n % of its requests is taken out, typically.\n\
+         Worst case: users see 281 failures beyond the baseline's own rate: 20 of the budget, 5 by chance, 256 in flight.\n"
+    );
+    assert_eq!(planned.err, "warning: step 2 has no traffic\n");
+    assert_eq!(proxy.run(&["plan", "shop", "-o", "json"]).code(0).json(), forecast);
+    assert_eq!(proxy.asked("POST /api/v1/services/shop/plan")[0].body, "{}");
+}
+
+#[test]
+fn why_a_release_is_where_it_is_is_told_in_words() {
+    let proxy = StandIn::playing(|line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
+        _ => Reply::Json(200, service(9, true)),
+    });
+    let told = proxy.run(&["explain", "shop"]).code(0);
+    assert_eq!(
+        told.out,
+        "shop-12 of shop is progressing, step 1 of 3, since 2026-11-25T09:01:00Z. green has 5 % of the traffic, blue the rest.\n\
+         \n\
+         What it still needs is evidence that the canary is good enough in error rate.\n\
+         \n\
+         error rate (ratio 1.1, worse_by 0.0005)\n\
+         \x20 Failures: 0.249 % of 1,204 requests on the canary, 0.201 % of 22,912 requests on the baseline.\n\
+         \x20 Beyond the allowed ratio: +0.030 percentage points, surely within -0.400 and +0.600.\n\
+         \x20 Against the canary: ln e = 0.25 of 5.30; at the limit it is taken out.\n\
+         \x20 For going on: ln e = 1.50 of 3.00; about 2,400 more canary requests are needed, which takes 3 min at the present rate.\n\
+         \n\
+         latency\n\
+         \x20 Against the canary: ln e = -0.50 of 5.30; at the limit it is taken out.\n\
+         \x20 For going on: ln e = 3.50 of 3.00; which is enough.\n\
+         \n\
+         Users saw 2 failures of the canary, the baseline answered 1 instead. The budget is 20; 18 more, beyond what the \
+         baseline's rate and chance explain, would take the canary out at once.\n"
+    );
+    let proxy = StandIn::playing(|line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [ended("rolled_back")] })),
+        _ => Reply::Json(200, service(9, true)),
+    });
+    let told = proxy.run(&["explain", "shop"]).code(0);
+    assert!(
+        told.out.contains("Decided by error rate: 12 of 400 failed."),
+        "{}",
+        told.out
+    );
+    assert!(!told.out.contains("For going on"), "{}", told.out);
+}
+
+#[test]
+fn recorded_releases_are_judged_again() {
+    let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
+    let input = format!(
+        "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \"b\"}}\n{{\"end\": \"b\"}}\n"
+    );
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(input.as_bytes()).unwrap();
+    let from_file = weighbridge(&["replay", file.path().to_str().unwrap()]).code(0);
+    let answers: Vec<Value> = from_file
+        .out
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&answers[0]["run"], &answers[0]["verdict"], &answers[0]["objective"]),
+        (&json!("a"), &json!("rolled_back"), &json!("error_rate"))
+    );
+    assert_eq!(
+        (&answers[1]["run"], &answers[1]["verdict"]),
+        (&json!("b"), &json!("none"))
+    );
+    for (text, code) in [(input.as_str(), 0), ("{\"run\": \"a\"}\nnonsense\n", 1)] {
+        let mut child = command(&["replay", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        let judged = Ended::from(child.wait_with_output().unwrap()).code(code);
+        if code == 0 {
+            assert_eq!(judged.out, from_file.out);
+        } else {
+            assert!(judged.err.contains("standard input: line 2"), "{}", judged.err);
+        }
+    }
+    weighbridge(&["replay", "/nonexistent.jsonl"]).code(1);
+}

@@ -14,7 +14,7 @@ use super::client::Client;
 use super::deadline::{Deadline, Millis};
 use super::error::Error;
 use super::exchange::Exchange;
-use super::upstream::Connection;
+use super::upstream::{self, Fault};
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
 
@@ -44,6 +44,10 @@ pub(crate) struct Upload {
     idle: Duration,
     deadline: Deadline,
     progress: Rc<Progress>,
+    /// A piece that was taken and could not be sent.
+    held: Option<Frame<Bytes>>,
+    /// Whether it is the upstream that is waited for, and the idle limit is running.
+    stuck: bool,
 }
 
 /// What the two tasks of a request know of its upload.
@@ -90,8 +94,21 @@ impl RequestBody {
             idle: options.timeouts.body_idle,
             deadline: client.worker.deadlines.deadline(),
             progress: Rc::clone(&progress),
+            held: None,
+            stuck: false,
         };
         (RequestBody::Upload(Box::new(upload)), Some(progress))
+    }
+}
+
+impl RequestBody {
+    /// Takes a piece back that could not be sent; it is the next one again.
+    pub(crate) fn unread(&mut self, frame: Frame<Bytes>) {
+        match self {
+            RequestBody::Empty => {}
+            RequestBody::Whole(bytes) => *bytes = frame.into_data().unwrap_or_default(),
+            RequestBody::Upload(upload) => upload.held = Some(frame),
+        }
     }
 }
 
@@ -102,6 +119,10 @@ impl Upload {
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.stuck = false;
+        if let Some(frame) = self.held.take() {
+            return Poll::Ready(Some(Ok(frame)));
+        }
         match Pin::new(&mut self.body).poll_frame(cx) {
             Poll::Pending => {
                 if !self.progress.waiting.replace(true) {
@@ -120,6 +141,23 @@ impl Upload {
                 Poll::Ready(None)
             }
         }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.held.is_none() && self.body.is_end_stream()
+    }
+
+    /// Ready when nobody has taken anything of the body for as long as the client may be silent.
+    pub(crate) fn poll_stuck(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if self.progress.waiting.get() {
+            // The client's turn, which is bounded already.
+            return Poll::Pending;
+        }
+        if !std::mem::replace(&mut self.stuck, true) {
+            self.client.worker.rouse();
+            self.deadline.set(self.idle);
+        }
+        self.deadline.poll(cx)
     }
 
     fn moved(&self) {
@@ -156,7 +194,7 @@ impl Body for RequestBody {
         match self {
             RequestBody::Empty => true,
             RequestBody::Whole(bytes) => bytes.is_empty(),
-            RequestBody::Upload(upload) => upload.body.is_end_stream(),
+            RequestBody::Upload(upload) => upload.is_end_stream(),
         }
     }
 
@@ -181,11 +219,13 @@ pub(crate) enum ResponseBody {
 /// A body that comes from an upstream, watched to its end.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    pub(crate) body: Incoming,
+    /// Gone once it has been read to its end or has been cut; with it goes the connection that it comes over.
+    pub(crate) body: Option<upstream::Body>,
+    pub(crate) endpoint: EndpointKey,
     pub(crate) exchange: Exchange,
-    /// The connection it comes over, which is free again at its end.
-    pub(crate) connection: Option<(EndpointKey, Connection)>,
     pub(crate) limits: Limits,
+    /// Whether it is the client's turn to take something.
+    pub(crate) offered: bool,
 }
 
 /// The limits of time on an exchange.
@@ -202,24 +242,49 @@ pub(crate) struct Limits {
 
 impl Relay {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        self.offer(false);
+        let frame = self.poll_next(cx);
+        // The last piece as well: it is through when the body is dropped.
+        self.offer(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        frame
+    }
+
+    /// Tells the connection whether it is the client's turn to take something of this answer.
+    pub(crate) fn offer(&mut self, offered: bool) {
+        match (std::mem::replace(&mut self.offered, offered), offered) {
+            (false, true) => self.exchange.client.offer(),
+            (true, false) => self.exchange.client.take(),
+            _ => {}
+        }
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        let Some(body) = &mut self.body else {
+            return Poll::Ready(None);
+        };
         // Before the body, which may always have more for a client that takes it slowly.
-        let total = self.limits.total.as_ref().filter(|_| self.connection.is_some());
-        if total.is_some_and(|total| total.poll(cx).is_ready()) {
+        if self
+            .limits
+            .total
+            .as_ref()
+            .is_some_and(|total| total.poll(cx).is_ready())
+        {
             return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"));
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        match body.poll_frame(cx) {
             Poll::Pending => self.poll_idle(cx),
             Poll::Ready(Some(Ok(frame))) => {
+                let last = body.is_end_stream();
                 self.limits.waiting = false;
                 self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
-                if self.body.is_end_stream() {
+                if last {
                     self.end();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => {
-                tracing::debug!(%error, "the upstream's answer broke off");
-                let error = self.broken_off(&error);
+            Poll::Ready(Some(Err(fault))) => {
+                tracing::debug!(%fault, "the upstream's answer broke off");
+                let error = self.broken_off(&fault);
                 self.cut(&error)
             }
             Poll::Ready(None) => {
@@ -229,10 +294,10 @@ impl Relay {
         }
     }
 
-    /// Whose fault it is: the connection also ends when the client's upload, still under way, has to be cut.
-    fn broken_off(&self, error: &hyper::Error) -> Error {
+    /// Whose fault it is: the answer also ends when the client's upload, still under way, has to be cut.
+    fn broken_off(&self, fault: &Fault) -> Error {
         let upload = self.exchange.upload.as_ref();
-        let reason = if error.is_parse() {
+        let reason = if fault.is_nonsense() {
             Reason::UpstreamProtocolError
         } else {
             Reason::Reset
@@ -253,23 +318,31 @@ impl Relay {
     /// The answer cannot be completed, and must not look complete: the error makes the server cut the connection or
     /// reset the stream.
     fn cut(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.connection = None;
+        self.body = None;
         self.exchange.fail(error);
         Poll::Ready(Some(Err(Cut)))
     }
 
     fn end(&mut self) {
-        if let Some((endpoint, connection)) = self.connection.take() {
+        if let Some(body) = self.body.take() {
             self.exchange.complete();
-            self.exchange.release(endpoint, connection);
+            if let Some(connection) = body.into_connection() {
+                self.exchange.release(self.endpoint, connection);
+            }
         }
+    }
+
+    /// Whether there is nothing more to come.
+    pub(crate) fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(upstream::Body::is_end_stream)
     }
 }
 
 impl Drop for Relay {
     fn drop(&mut self) {
+        self.offer(false);
         // A body of known length is not polled again after its last byte, and an empty one never.
-        if self.body.is_end_stream() {
+        if self.is_end_stream() {
             self.end();
         }
     }
@@ -290,14 +363,17 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             ResponseBody::Own(bytes) => bytes.is_empty(),
-            ResponseBody::Relay(relay) => relay.body.is_end_stream(),
+            ResponseBody::Relay(relay) => relay.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             ResponseBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            ResponseBody::Relay(relay) => relay.body.size_hint(),
+            ResponseBody::Relay(relay) => match &relay.body {
+                Some(body) => body.size_hint(),
+                None => SizeHint::with_exact(0),
+            },
         }
     }
 }

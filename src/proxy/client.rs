@@ -38,6 +38,10 @@ pub(crate) struct Client {
     /// Since when the client has not taken what is written to it.
     blocked: Cell<Option<Millis>>,
     write_limit: Cell<Duration>,
+    /// Answers of which a piece has been given out, and no other been asked for.
+    untaken: Cell<u32>,
+    /// When the client last made room for a piece of any answer.
+    taken: Cell<Millis>,
 }
 
 /// Why a connection is over.
@@ -70,6 +74,8 @@ impl Client {
             since: Cell::new(worker.deadlines.coarse()),
             blocked: Cell::new(None),
             write_limit: Cell::new(listener.options.timeouts.keep_alive),
+            untaken: Cell::new(0),
+            taken: Cell::new(worker.deadlines.coarse()),
             deadline,
             listener,
             worker,
@@ -96,6 +102,20 @@ impl Client {
         self.write_limit.set(limit);
     }
 
+    /// It is the client's turn to take a piece of an answer. A socket that takes nothing is seen as such; a client of
+    /// HTTP/2 may also leave a stream without window.
+    pub(crate) fn offer(&self) {
+        if self.untaken.replace(self.untaken.get() + 1) == 0 {
+            self.taken.set(self.worker.deadlines.coarse());
+        }
+    }
+
+    /// It has, or nobody waits for it any more.
+    pub(crate) fn take(&self) {
+        self.untaken.set(self.untaken.get().saturating_sub(1));
+        self.taken.set(self.worker.deadlines.coarse());
+    }
+
     /// What the gate refused, once everything before it has been answered.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.refusal
@@ -108,6 +128,9 @@ impl Client {
         let timeouts = self.listener.options.timeouts;
         let (what, since, limit) = if let Some(blocked) = self.blocked.get() {
             (Overdue::Write, blocked, self.write_limit.get())
+        } else if self.untaken.get() > 0 {
+            // One answer that moves is enough: a client may well put the others off.
+            (Overdue::Write, self.taken.get(), self.write_limit.get())
         } else if self.requests.get() > 0 {
             // Nothing of the connection's own is overdue; look again when something could be.
             self.deadline.set(timeouts.keep_alive.max(timeouts.header));
@@ -125,6 +148,7 @@ impl Client {
         if due <= now {
             return Some(what);
         }
+        self.worker.rouse();
         self.deadline.set_at(due);
         None
     }

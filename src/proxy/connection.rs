@@ -19,10 +19,14 @@ use crate::stats::{MethodLabel, Reason, RequestLabels};
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
+/// How long a client that is told of the end of an idle connection has to say that it has heard it.
+const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// Requests that one HTTP/2 connection may have under way.
 const STREAMS_MAX: u32 = 250;
 /// Bytes of answers that one HTTP/2 stream may hold back.
 const STREAM_BUFFER: usize = 256 * 1024;
+/// Fields of a request's head that hyper takes unless told otherwise.
+const HYPER_HEADERS_MAX: usize = 100;
 
 /// Serves a connection until it ends.
 pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
@@ -32,14 +36,23 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
     let end = {
         let service = rim::around(&client);
         let mut connection = std::pin::pin!(builder.serve_connection(socket, service));
-        let mut draining = false;
+        let (mut draining, mut parting) = (false, false);
         std::future::poll_fn(|cx| {
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending() && client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
                 connection.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
             }
-            watch(&client, polled.map_err(drop), cx)
+            let end = std::task::ready!(watch(&client, polled.map_err(drop), cx));
+            if matches!(end, End::Overdue(Overdue::Idle)) && !std::mem::replace(&mut parting, true) {
+                // A request may be on its way just now: HTTP/2 can tell its client that it will not be seen.
+                connection.as_mut().graceful_shutdown();
+                client.worker.rouse();
+                client.deadline.set(FAREWELL_TIME);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(end)
         })
         .await
     };
@@ -95,11 +108,14 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 fn builder(client: &Client) -> auto::Builder<Local> {
     let limits = client.listener.options.limits;
     let mut builder = auto::Builder::new(Local);
-    // The gate has already refused what exceeds the limits; these only have to leave it room.
+    // The gate has already refused what exceeds the limits; these only have to leave it room. Where hyper's own limit
+    // does, its parser works on the stack; told of any, it asks the allocator twice for each request.
+    if limits.headers > HYPER_HEADERS_MAX {
+        builder.http1().max_headers(limits.headers);
+    }
     builder
         .http1()
         .auto_date_header(false)
-        .max_headers(limits.headers + 1)
         .max_buf_size(limits.header_bytes.max(64 * 1024) + 8 * 1024);
     builder
         .http2()

@@ -6,7 +6,6 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::header::{CONTENT_LENGTH, HeaderValue, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -19,26 +18,25 @@ use super::headers;
 use super::rescue::{self, Next};
 use super::sticky::NewCookie;
 use super::unsent::Ticket;
-use super::upstream::{Connection, SendError};
+use super::upstream::{Body, Connection, SendError};
+use super::worker::Worker;
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
 
 /// The head of an upstream's answer, with what is needed to see it through.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Body>,
     pub(crate) endpoint: EndpointKey,
-    pub(crate) connection: Connection,
     pub(crate) limits: Limits,
     pub(crate) cookie: NewCookie,
 }
 
-/// The head of an upstream's answer, with what its body comes over.
+/// An upstream's answer, whose body is still to be read.
 #[derive(Debug)]
 pub(crate) struct Head {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) response: Response<Body>,
     endpoint: EndpointKey,
-    connection: Connection,
 }
 
 /// Endpoints of an upstream that are tried before a connection failure is the answer.
@@ -55,11 +53,6 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
     let (mut destination, cookie) = Destination::of(exchange, &head)?;
     prepare(&mut head, exchange);
     let (body, progress) = RequestBody::new(body, &exchange.client);
-    if progress.is_some() && !head.headers.contains_key(CONTENT_LENGTH) {
-        // Said outright, since the client would otherwise take it that a GET has no body, and drop it.
-        head.headers
-            .insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
     exchange.upload = progress;
     let limits = destination.limits(exchange.worker());
     let mut request = Request::from_parts(head, body);
@@ -74,15 +67,10 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
         Next::Answer(answered) => answered,
         Next::Send(request) => self::attempt(exchange, &mut destination, request, &limits).await,
     };
-    let Head {
-        response,
-        endpoint,
-        connection,
-    } = answered?;
+    let Head { response, endpoint } = answered?;
     Ok(Answer {
         response,
         endpoint,
-        connection,
         limits,
         cookie,
     })
@@ -98,11 +86,11 @@ async fn attempt(
     let mut sends = 0;
     loop {
         sends += 1;
-        let mut lease = acquire(exchange, destination, limits, sends > 1).await?;
+        let lease = acquire(exchange, destination, limits, sends > 1).await?;
         destination.name_host(&mut request, &lease.target);
-        let spare = if lease.reused { spare(&request) } else { None };
-        let endpoint = lease.target.endpoint.key;
-        let failed = match wait(exchange, &mut lease, request, limits, destination).await? {
+        let (endpoint, reused) = (lease.target.endpoint.key, lease.reused);
+        let repeatable = is_repeatable(&request);
+        let failed = match wait(exchange, lease, request, limits, destination).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Error::new(
                     Reason::UpstreamProtocolError,
@@ -110,16 +98,12 @@ async fn attempt(
                 ));
             }
             Ok(response) => {
-                return Ok(Head {
-                    response,
-                    endpoint,
-                    connection: lease.connection,
-                });
+                return Ok(Head { response, endpoint });
             }
             Err(failed) => failed,
         };
-        tracing::debug!(error = %failed.error, reused = lease.reused, "the upstream did not answer");
-        request = again(exchange, failed, spare, lease.reused && sends < SENDS_MAX)?;
+        tracing::debug!(fault = %failed.fault, reused, "the upstream did not answer");
+        request = again(exchange, failed, repeatable, reused && sends < SENDS_MAX)?;
     }
 }
 
@@ -132,48 +116,38 @@ fn prepare(head: &mut Parts, exchange: &Exchange) {
     head.extensions.clear();
 }
 
-/// A copy to send once more, if that is safe: nothing of a body, and a method that may be repeated (RFC 9110 section
-/// 9.2.2).
-fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+/// Whether a request may be sent once more after the upstream may have seen it: nothing of a body, and a method that may
+/// be repeated (RFC 9110 section 9.2.2).
+fn is_repeatable(request: &Request<RequestBody>) -> bool {
     let safe = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    if !safe || !matches!(request.body(), RequestBody::Empty) {
-        return None;
-    }
-    Some(rescue::copy(request, RequestBody::Empty))
+    safe && matches!(request.body(), RequestBody::Empty)
 }
 
 /// The request to send once more after a failure, or what the failure means.
-fn again(
-    exchange: &Exchange,
-    failed: SendError,
-    spare: Option<Request<RequestBody>>,
-    may: bool,
-) -> Result<Request<RequestBody>, Error> {
+fn again(exchange: &Exchange, failed: SendError, repeatable: bool, may: bool) -> Result<Request<RequestBody>, Error> {
     if let Some(fault) = exchange.upload.as_ref().and_then(|upload| upload.fault()) {
         return Err(fault);
     }
-    let nonsense = failed.is_nonsense();
-    let repeatable = failed.unsent.or(spare.filter(|_| !failed.answered));
-    match repeatable.filter(|_| may) {
-        Some(request) => Ok(request),
-        None if nonsense => Err(Error::new(
+    if may && (failed.unsent || (repeatable && !failed.answered)) {
+        return Ok(failed.request);
+    }
+    Err(if failed.fault.is_nonsense() {
+        Error::new(
             Reason::UpstreamProtocolError,
             "the upstream's answer was not understood",
-        )),
-        None => Err(Error::new(
-            Reason::Reset,
-            "the upstream closed the connection without an answer",
-        )),
-    }
+        )
+    } else {
+        Error::new(Reason::Reset, "the upstream closed the connection without an answer")
+    })
 }
 
 /// A connection to the endpoint that was chosen, with the ticket of the request that will be written to it.
 struct Lease {
     connection: Connection,
-    ticket: Option<Ticket>,
+    ticket: Ticket,
     target: Target,
     reused: bool,
 }
@@ -202,7 +176,7 @@ async fn acquire(
             worker.pool.take(target.endpoint.key)
         };
         if let Some(connection) = pooled {
-            let ticket = Some(worker.unsent.enter(target.revision));
+            let ticket = worker.unsent.enter(target.revision);
             return Ok(Lease {
                 connection,
                 ticket,
@@ -210,10 +184,10 @@ async fn acquire(
                 reused: true,
             });
         }
-        match connect(target.endpoint.address, limits, destination).await {
+        match connect(&worker, target.endpoint.address, limits, destination).await {
             Ok(connection) => match destination.confirm(&worker, &target) {
                 Some(revision) => {
-                    let ticket = Some(worker.unsent.enter(revision));
+                    let ticket = worker.unsent.enter(revision);
                     return Ok(Lease {
                         connection,
                         ticket,
@@ -237,9 +211,14 @@ async fn acquire(
     }
 }
 
-async fn connect(address: SocketAddr, limits: &Limits, destination: &Destination) -> Result<Connection, Error> {
+async fn connect(
+    worker: &Worker,
+    address: SocketAddr,
+    limits: &Limits,
+    destination: &Destination,
+) -> Result<Connection, Error> {
     limits.idle.set(destination.timeouts().connect);
-    let mut opening = std::pin::pin!(Connection::open(address));
+    let mut opening = std::pin::pin!(Connection::open(address, &worker.buffers));
     poll_fn(|cx| {
         if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
             return Poll::Ready(opened.map_err(|error| connect_error(&error)));
@@ -268,17 +247,14 @@ fn connect_error(error: &io::Error) -> Error {
 /// Waits for the head of the answer, within the limits of time.
 async fn wait(
     exchange: &mut Exchange,
-    lease: &mut Lease,
+    lease: Lease,
     request: Request<RequestBody>,
     limits: &Limits,
     destination: &Destination,
-) -> Result<Result<Response<Incoming>, SendError>, Error> {
+) -> Result<Result<Response<Body>, SendError>, Error> {
     let timeouts = destination.timeouts();
     limits.idle.set(timeouts.first_byte);
-    let Some(ticket) = lease.ticket.take() else {
-        return Err(Error::new(Reason::Internal, "a lease was used twice"));
-    };
-    let mut sending = std::pin::pin!(lease.connection.send(request, ticket));
+    let mut sending = std::pin::pin!(lease.connection.send(request, lease.ticket));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
 use http::request::Parts;
 use http::{Request, Response};
-use http_body::Body;
 use hyper::body::Incoming;
 
 use super::body::{Relay, ResponseBody};
@@ -43,7 +42,6 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     let Answer {
         response,
         endpoint,
-        connection,
         limits,
         cookie,
     } = answer;
@@ -60,12 +58,14 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     if !head.headers.contains_key(DATE) {
         head.headers.insert(DATE, exchange.worker().date());
     }
-    let relay = Relay {
-        body,
+    let mut relay = Relay {
+        body: Some(body),
+        endpoint,
         exchange,
-        connection: Some((endpoint, connection)),
         limits,
+        offered: false,
     };
+    relay.offer(!relay.is_end_stream());
     Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))
 }
 

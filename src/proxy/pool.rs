@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::deadline::Millis;
 use super::options::PoolOptions;
-use super::upstream::{Connection, Readiness};
+use super::upstream::Connection;
 use crate::routing::EndpointKey;
 
 /// The idle connections of one worker.
@@ -33,27 +33,17 @@ impl Pool {
         }
     }
 
-    /// A connection to the endpoint that can take a request at once, if one is idle.
+    /// An idle connection to the endpoint, if there is one that the upstream has not closed.
     pub(crate) fn take(&self, endpoint: EndpointKey) -> Option<Connection> {
         let mut all = self.idle.borrow_mut();
         let idle = all.get_mut(endpoint.index())?;
-        let mut at = idle.len();
-        while at > 0 {
-            at -= 1;
-            match idle.get(at)?.connection.readiness() {
-                Readiness::Ready => return Some(idle.swap_remove(at).connection),
-                Readiness::Closed => drop(idle.swap_remove(at)),
-                Readiness::Busy => {}
-            }
-        }
-        None
+        std::iter::from_fn(|| idle.pop())
+            .map(|idle| idle.connection)
+            .find(Connection::is_open)
     }
 
-    /// Keeps a connection for the endpoint's next request, unless it is closed or there are enough.
+    /// Keeps a connection for the endpoint's next request, unless there are enough.
     pub(crate) fn put(&self, endpoint: EndpointKey, connection: Connection, now: Millis) {
-        if connection.readiness() == Readiness::Closed {
-            return;
-        }
         let mut all = self.idle.borrow_mut();
         if all.len() <= endpoint.index() {
             all.resize_with(endpoint.index() + 1, Vec::new);
@@ -77,7 +67,7 @@ impl Pool {
         let mut oldest = None;
         for idle in self.idle.borrow_mut().iter_mut() {
             idle.retain(|entry| {
-                let keep = now.saturating_sub(entry.since) < limit && entry.connection.readiness() != Readiness::Closed;
+                let keep = now.saturating_sub(entry.since) < limit && entry.connection.is_open();
                 if keep {
                     oldest = Some(oldest.map_or(entry.since, |earlier: Millis| earlier.min(entry.since)));
                 }

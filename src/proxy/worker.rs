@@ -14,6 +14,7 @@ use super::options::Options;
 use super::pool::Pool;
 use super::rescue::Allowances;
 use super::unsent::Unsent;
+use super::upstream::Buffers;
 use super::workers::Reports;
 use crate::routing::{Publisher, Reader, Snapshot};
 use crate::stats::{Notebook, Recorder, UpstreamKey};
@@ -25,6 +26,7 @@ use crate::time::SystemClock;
 pub(crate) struct Worker {
     pub(crate) deadlines: Rc<Deadlines>,
     pub(crate) pool: Pool,
+    pub(crate) buffers: Rc<Buffers>,
     pub(crate) recorder: RefCell<Recorder>,
     pub(crate) unsent: Rc<Unsent>,
     pub(crate) access_log: AccessLog,
@@ -62,6 +64,7 @@ impl Worker {
         let worker = Worker {
             deadlines: Deadlines::new(),
             pool: Pool::new(options.pool),
+            buffers: Buffers::new(),
             recorder: RefCell::new(Recorder::new(number)),
             unsent: Unsent::new(acknowledger),
             access_log,

@@ -7,6 +7,7 @@
 
 mod admin;
 mod drain;
+mod early;
 mod errors;
 mod harness;
 mod headers;
@@ -24,3 +25,4 @@ mod swap;
 mod trial;
 mod unreliable;
 mod verbs;
+mod windows;

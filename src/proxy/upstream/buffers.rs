@@ -1,0 +1,69 @@
+//! The memory that a worker's upstream connections read into and write from.
+//!
+//! Connections share it, since each needs it for a moment only: so an idle one holds none, and a busy worker goes over
+//! the same few cache lines again and again instead of asking the allocator for each answer.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::AsyncRead;
+use tokio_util::io::poll_read_buf;
+
+/// The block that answers are read into. What is read is split off it, and stays valid as long as somebody needs it: a
+/// block is used again once nobody needs any of it.
+const BLOCK: usize = 32 * 1024;
+/// The least room to read into; with less, another block is begun.
+const ROOM_MIN: usize = 8 * 1024;
+/// The most bytes that a buffer for writing may keep while nobody writes.
+const SPARE_MAX: usize = 64 * 1024;
+
+/// The buffers of one worker.
+#[derive(Debug, Default)]
+pub(crate) struct Buffers {
+    block: RefCell<BytesMut>,
+    spare: RefCell<Vec<u8>>,
+}
+
+impl Buffers {
+    pub(crate) fn new() -> Rc<Buffers> {
+        Rc::default()
+    }
+
+    /// Reads once, and appends to `buffer` what has come. Tells how much; 0 is the end.
+    pub(super) fn poll_read(
+        &self,
+        stream: Pin<&mut impl AsyncRead>,
+        buffer: &mut BytesMut,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut block = self.block.borrow_mut();
+        if block.capacity() < ROOM_MIN {
+            block.reserve(BLOCK);
+        }
+        let bytes = ready!(poll_read_buf(stream, cx, &mut *block))?;
+        let read = block.split();
+        if buffer.is_empty() {
+            *buffer = read;
+        } else {
+            buffer.extend_from_slice(&read);
+        }
+        Poll::Ready(Ok(bytes))
+    }
+
+    /// An empty buffer to write from.
+    pub(super) fn borrow(&self) -> Vec<u8> {
+        self.spare.take()
+    }
+
+    /// Takes a buffer back that has been written.
+    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+        if buffer.capacity() <= SPARE_MAX {
+            buffer.clear();
+            *self.spare.borrow_mut() = buffer;
+        }
+    }
+}

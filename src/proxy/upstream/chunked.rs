@@ -1,0 +1,198 @@
+//! Reading a chunked body (RFC 9112 section 7.1), to the letter of its grammar.
+//!
+//! Pure: a state machine over a buffer. Chunks are split off the buffer and not copied.
+
+use bytes::{Buf, Bytes, BytesMut};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::Fault;
+use crate::proxy::gate_line;
+
+/// The most bytes in a chunk's size line, extensions included.
+const CHUNK_LINE_MAX: usize = 256;
+/// The most bytes of a trailer section.
+const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// The most fields of a trailer section.
+const TRAILERS_MAX: usize = 256;
+
+/// What is to be read next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Size,
+    Data(u64),
+    /// The CRLF after a chunk's data.
+    DataEnd,
+    Trailers,
+    Done,
+    /// Something was wrong, and no byte after it means anything.
+    Broken(&'static str),
+}
+
+/// A piece of a body.
+#[derive(Debug, PartialEq)]
+pub(super) enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// The body has been read whole.
+    End,
+    /// The buffer is used up.
+    More,
+}
+
+/// The reader of one body.
+#[derive(Debug)]
+pub(super) struct Chunked {
+    state: State,
+    trailers: HeaderMap,
+    trailer_bytes: usize,
+}
+
+impl Chunked {
+    pub(super) fn new() -> Chunked {
+        Chunked {
+            state: State::Size,
+            trailers: HeaderMap::new(),
+            trailer_bytes: 0,
+        }
+    }
+
+    /// Whether the body has been read whole.
+    pub(super) fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
+    /// Takes the next piece off the front of `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// What has come is not a chunked body.
+    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Fault> {
+        loop {
+            match self.state {
+                State::Data(left) => return Ok(self.data(buffer, left)),
+                State::Done => return Ok(Piece::End),
+                State::Broken(why) => return Err(Fault::Nonsense(why)),
+                State::Size | State::DataEnd | State::Trailers => {}
+            }
+            if !self.step(buffer)? {
+                return Ok(Piece::More);
+            }
+            if self.is_done() && !self.trailers.is_empty() {
+                return Ok(Piece::Trailers(std::mem::take(&mut self.trailers)));
+            }
+        }
+    }
+
+    /// Reads on as far as there is neither data nor a trailer: so the end is known with the last piece, when it came
+    /// with it, and not only by looking once more.
+    pub(super) fn look_ahead(&mut self, buffer: &mut BytesMut) {
+        while matches!(self.state, State::DataEnd | State::Size)
+            || (self.state == State::Trailers && self.trailers.is_empty() && buffer.starts_with(b"\r\n"))
+        {
+            // What is wrong is kept in the state, and told when it is its turn.
+            if !matches!(self.step(buffer), Ok(true)) {
+                return;
+            }
+        }
+    }
+
+    fn data(&mut self, buffer: &mut BytesMut, left: u64) -> Piece {
+        if buffer.is_empty() {
+            return Piece::More;
+        }
+        let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        self.state = match left - here as u64 {
+            0 => State::DataEnd,
+            left => State::Data(left),
+        };
+        Piece::Data(buffer.split_to(here).freeze())
+    }
+
+    /// Reads one line, or the CRLF after a chunk. Tells whether there was one.
+    fn step(&mut self, buffer: &mut BytesMut) -> Result<bool, Fault> {
+        let step = match self.state {
+            State::DataEnd => data_end(buffer),
+            State::Size => size(buffer),
+            _ => self.trailer(buffer),
+        };
+        match step {
+            Ok(None) => Ok(false),
+            Ok(Some(state)) => {
+                self.state = state;
+                Ok(true)
+            }
+            Err(why) => {
+                self.state = State::Broken(why);
+                Err(Fault::Nonsense(why))
+            }
+        }
+    }
+
+    fn trailer(&mut self, buffer: &mut BytesMut) -> Result<Option<State>, &'static str> {
+        let left = TRAILER_BYTES_MAX - self.trailer_bytes;
+        let Some(line) = line(buffer, left, "the trailers are too long")? else {
+            return Ok(None);
+        };
+        self.trailer_bytes += line.len() + 2;
+        if line.is_empty() {
+            return Ok(Some(State::Done));
+        }
+        if self.trailers.len() >= TRAILERS_MAX {
+            return Err("the trailers are too many");
+        }
+        let (name, value) = field(&line).ok_or("a trailer is malformed")?;
+        self.trailers.append(name, value);
+        Ok(Some(State::Trailers))
+    }
+}
+
+fn data_end(buffer: &mut BytesMut) -> Result<Option<State>, &'static str> {
+    match buffer.get(..2) {
+        Some(b"\r\n") => {
+            buffer.advance(2);
+            Ok(Some(State::Size))
+        }
+        None if b"\r\n".starts_with(buffer) => Ok(None),
+        _ => Err("a chunk's data is not followed by CRLF"),
+    }
+}
+
+fn size(buffer: &mut BytesMut) -> Result<Option<State>, &'static str> {
+    let Some(line) = line(buffer, CHUNK_LINE_MAX, "a chunk's size line is too long")? else {
+        return Ok(None);
+    };
+    match gate_line::chunk_size(&line) {
+        Ok(0) => Ok(Some(State::Trailers)),
+        Ok(size) => Ok(Some(State::Data(size))),
+        Err(_) => Err("a chunk's size line is malformed"),
+    }
+}
+
+/// Takes a line of at most `limit` bytes, and leaves out its CRLF.
+fn line(buffer: &mut BytesMut, limit: usize, too_long: &'static str) -> Result<Option<Bytes>, &'static str> {
+    let end = memchr::memchr(b'\n', buffer);
+    if end.unwrap_or(buffer.len()) >= limit {
+        return Err(too_long);
+    }
+    let Some(end) = end else { return Ok(None) };
+    let mut line = buffer.split_to(end + 1).freeze();
+    if !line.ends_with(b"\r\n") {
+        return Err("a line ends in LF without CR");
+    }
+    line.truncate(end - 1);
+    Ok(Some(line))
+}
+
+fn field(line: &Bytes) -> Option<(HeaderName, HeaderValue)> {
+    let colon = memchr::memchr(b':', line)?;
+    let (name, value) = line.split_at_checked(colon)?;
+    let value = line.slice_ref(value.get(1..)?.trim_ascii());
+    Some((
+        HeaderName::from_bytes(name).ok()?,
+        HeaderValue::from_maybe_shared(value).ok()?,
+    ))
+}
+
+#[cfg(test)]
+#[path = "chunked_tests.rs"]
+mod tests;

@@ -1,0 +1,139 @@
+//! A request as bytes: its head, and the frames that a body goes out in.
+//!
+//! Pure: values in, bytes out. What is written has one meaning: the framing follows from the body alone, whatever the
+//! fields say.
+
+use std::io::Write;
+
+use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
+use http::{Request, Uri};
+
+/// How a request's body goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Framing {
+    /// There is none.
+    Nothing,
+    /// As many bytes as the head says, of which so many are still to come.
+    Length(u64),
+    Chunked,
+}
+
+/// What follows a chunk.
+pub(super) const CHUNK_END: &[u8] = b"\r\n";
+/// What follows the last chunk when there are no trailers.
+pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Both.
+pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
+
+/// The framing of a request that has a body.
+pub(super) fn framing(headers: &HeaderMap) -> Framing {
+    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    declared
+        .and_then(|length| length.parse().ok())
+        .map_or(Framing::Chunked, Framing::Length)
+}
+
+/// Writes the head of a request whose target is in origin form.
+pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing) {
+    out.extend_from_slice(request.method().as_str().as_bytes());
+    out.push(b' ');
+    write_target(out, request.uri());
+    out.extend_from_slice(b" HTTP/1.1\r\n");
+    for (name, value) in request.headers() {
+        if is_framing(name) && !agrees(name, value.as_bytes(), framing) {
+            continue;
+        }
+        write_field(out, name, value.as_bytes());
+    }
+    if framing == Framing::Chunked {
+        out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+fn write_target(out: &mut Vec<u8>, uri: &Uri) {
+    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    // A target in absolute form may have had a query and no path.
+    if !target.starts_with(['/', '*']) {
+        out.push(b'/');
+    }
+    out.extend_from_slice(target.as_bytes());
+}
+
+fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
+}
+
+fn is_framing(name: &HeaderName) -> bool {
+    *name == CONTENT_LENGTH || *name == TRANSFER_ENCODING
+}
+
+/// Whether a field about the framing says what is done.
+fn agrees(name: &HeaderName, value: &[u8], framing: Framing) -> bool {
+    *name == CONTENT_LENGTH
+        && match framing {
+            Framing::Length(_) => true,
+            Framing::Nothing => value == b"0",
+            Framing::Chunked => false,
+        }
+}
+
+/// Writes the line that opens a chunk of `bytes` bytes, more than none.
+pub(super) fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
+    // Writing to memory does not fail.
+    let _ = write!(out, "{bytes:x}\r\n");
+}
+
+/// Writes the last chunk and the trailer section.
+pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name)) {
+        write_field(out, name, value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Takes off an answer's trailers what may not stand among them.
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    let stray: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    for name in stray {
+        trailers.remove(name);
+    }
+}
+
+/// Whether a field may stand in a trailer section. Some upstreams merge it into the head: so nothing of framing, routing
+/// or identity, all of which has been settled by the head (RFC 9110 section 6.5.1).
+fn may_trail(name: &HeaderName) -> bool {
+    const IN_HEADS_ONLY: [HeaderName; 18] = [
+        CONTENT_LENGTH,
+        TRANSFER_ENCODING,
+        header::AUTHORIZATION,
+        header::CACHE_CONTROL,
+        header::CONNECTION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::FORWARDED,
+        header::HOST,
+        header::MAX_FORWARDS,
+        header::SET_COOKIE,
+        header::TE,
+        header::TRAILER,
+        header::UPGRADE,
+        header::VIA,
+    ];
+    let text = name.as_str();
+    !IN_HEADS_ONLY.contains(name)
+        && !text.starts_with("x-forwarded-")
+        && !text.starts_with("proxy-")
+        && !matches!(text, "keep-alive" | "x-real-ip" | "x-request-id")
+}
+
+#[cfg(test)]
+#[path = "request_tests.rs"]
+mod tests;

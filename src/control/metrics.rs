@@ -123,10 +123,12 @@ impl Metrics {
         }
     }
 
-    /// A request that the proxy answered itself, and a failure of the upstream that it was meant for if that is at
-    /// fault.
-    pub(super) fn add_reason(&self, listener: &str, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
-        self.errors.add(&[listener, reason.as_str()], n);
+    /// A request that the proxy answered itself, unless no listener's client was told of it, and a failure of the
+    /// upstream that it was meant for if that is at fault.
+    pub(super) fn add_reason(&self, listener: Option<&str>, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
+        if let Some(listener) = listener {
+            self.errors.add(&[listener, reason.as_str()], n);
+        }
         if let Some((service, upstream)) = upstream.filter(|_| is_fault_of_upstream(reason)) {
             self.failures.add(&[service, upstream, reason.as_str()], n);
         }
@@ -319,9 +321,10 @@ mod tests {
         };
         metrics.add_requests("web", Some(("shop", "green")), labels, 2);
         metrics.add_requests("web", None, RequestLabels { status: 404, ..labels }, 1);
-        metrics.add_reason("web", Some(("shop", "green")), Reason::ConnectRefused, 3);
-        metrics.add_reason("web", Some(("shop", "green")), Reason::ClientAbort, 4);
-        metrics.add_reason("web", None, Reason::NoRoute, 5);
+        metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ConnectRefused, 3);
+        metrics.add_reason(None, Some(("shop", "green")), Reason::ConnectRefused, 6);
+        metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ClientAbort, 4);
+        metrics.add_reason(Some("web"), None, Reason::NoRoute, 5);
         metrics.set_weight("shop", "green", 0.05);
         metrics.set_healthy("shop", "green", "127.0.0.1:1", true);
         metrics.expect_rollbacks("shop");
@@ -344,7 +347,7 @@ mod tests {
             r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="0.01"} 0"#,
             r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="+Inf"} 2"#,
             r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 3"#,
+            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 9"#,
             r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
             r#"weighbridge_http_errors_total{listener="web",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,

@@ -15,6 +15,7 @@ use crate::proxy::{self, BoundListener, Reports, Workers};
 use crate::store::Store;
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
+use crate::webhook::{self, Webhooks};
 use crate::{admin, net, release};
 
 /// Why the proxy did not start, or did not end well.
@@ -45,6 +46,9 @@ pub enum Error {
     /// The admin API cannot be served.
     #[error("{0}")]
     Admin(#[from] admin::StartError),
+    /// Webhooks cannot be posted.
+    #[error("{0}")]
+    Webhook(#[from] webhook::StartError),
     /// A second signal ended the drain.
     #[error("ended at once by a second signal: requests under way were cut off")]
     Cut,
@@ -61,6 +65,7 @@ pub struct Running {
     controller: JoinHandle<()>,
     admin: JoinHandle<()>,
     health: JoinHandle<()>,
+    webhooks: Webhooks,
     stop_admin: CancellationToken,
     stop_controller: CancellationToken,
 }
@@ -104,6 +109,7 @@ pub fn start(config: Config) -> Result<Running, Error> {
     };
     let workers =
         Workers::start(&config.proxy, listeners, &publisher, &reports, &access_log).map_err(Error::Runtime)?;
+    let webhooks = Webhooks::start(&config.webhooks, &handle)?;
     let metrics = handle.metrics();
     let (open, lost) = (workers.connections(), access_log.dropped_reader());
     metrics.gauge_from("connections_active", "Open connections from clients.", open);
@@ -132,6 +138,7 @@ pub fn start(config: Config) -> Result<Running, Error> {
             }
         }),
         health: tokio::spawn(proxy::health::run(publisher, health)),
+        webhooks,
         stop_admin,
         stop_controller,
         handle,
@@ -193,7 +200,7 @@ impl Running {
     }
 
     /// Ends in order: readiness fails; after `delay` no connection is accepted any more; what is under way gets
-    /// `timeout`; then the control plane ends. Tells whether everything finished in time.
+    /// `timeout`; then the control plane ends, and what is on its way to webhooks gets a moment. Tells whether everything finished in time.
     pub async fn drain(self, delay: Duration, timeout: Duration) -> bool {
         self.handle.set_draining();
         tokio::time::sleep(delay).await;
@@ -203,6 +210,7 @@ impl Running {
         let _ = self.admin.await;
         self.stop_controller.cancel();
         let _ = self.controller.await;
+        self.webhooks.drain().await;
         clean
     }
 }

@@ -120,7 +120,8 @@ impl Collector {
         }
         for ((listener, upstream, reason), n) in &batch.reasons {
             if let Some(upstream) = self.names(*upstream) {
-                self.metrics.add_reason(self.listener(*listener), upstream, *reason, *n);
+                let listener = listener.map(|listener| self.listener(listener));
+                self.metrics.add_reason(listener, upstream, *reason, *n);
             }
         }
     }

@@ -23,6 +23,29 @@ const ROLLBACK_BUCKETS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1, 1.0,
 ];
 
+/// What became of a webhook's event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebhookResult {
+    /// The receiver has taken it.
+    Delivered,
+    /// It was refused, or could not be delivered in as many attempts as there may be.
+    Failed,
+    /// It was not sent, since too many were waiting or the program ended.
+    Dropped,
+}
+
+impl WebhookResult {
+    const ALL: [WebhookResult; 3] = [WebhookResult::Delivered, WebhookResult::Failed, WebhookResult::Dropped];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            WebhookResult::Delivered => "delivered",
+            WebhookResult::Failed => "failed",
+            WebhookResult::Dropped => "dropped",
+        }
+    }
+}
+
 /// All metrics of the program.
 #[derive(Debug)]
 pub struct Metrics {
@@ -40,6 +63,7 @@ pub struct Metrics {
     reload_successful: Family,
     reload_timestamp: Family,
     store_pending: Family,
+    webhooks: Family,
 }
 
 impl Metrics {
@@ -55,7 +79,13 @@ impl Metrics {
         let gauge = |name, help, labels| of(MetricType::GAUGE, name, help, labels);
         gauge("build_info", "The version of the program; always 1.", &["version"])
             .set(&[env!("CARGO_PKG_VERSION")], 1.0);
+        let webhooks = counter("webhook_deliveries_total", help::WEBHOOKS, &["result"]);
+        // At 0 from the start, so that the first failure shows as an increase.
+        for result in WebhookResult::ALL {
+            webhooks.add(&[result.as_str()], 0);
+        }
         Metrics {
+            webhooks,
             requests: counter("http_requests_total", help::REQUESTS, help::REQUEST_LABELS),
             failures: counter(
                 "upstream_failures_total",
@@ -123,10 +153,12 @@ impl Metrics {
         }
     }
 
-    /// A request that the proxy answered itself, and a failure of the upstream that it was meant for if that is at
-    /// fault.
-    pub(super) fn add_reason(&self, listener: &str, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
-        self.errors.add(&[listener, reason.as_str()], n);
+    /// A request that the proxy answered itself, unless no listener's client was told of it, and a failure of the
+    /// upstream that it was meant for if that is at fault.
+    pub(super) fn add_reason(&self, listener: Option<&str>, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
+        if let Some(listener) = listener {
+            self.errors.add(&[listener, reason.as_str()], n);
+        }
         if let Some((service, upstream)) = upstream.filter(|_| is_fault_of_upstream(reason)) {
             self.failures.add(&[service, upstream, reason.as_str()], n);
         }
@@ -183,6 +215,11 @@ impl Metrics {
         self.store_pending.set(&[], changes as f64);
     }
 
+    /// Events of webhooks of which something became.
+    pub fn add_webhooks(&self, result: WebhookResult, n: u64) {
+        self.webhooks.add(&[result.as_str()], n);
+    }
+
     /// Ends the series of an upstream that has left the configuration.
     pub(super) fn forget_upstream(&self, service: &str, upstream: &str) {
         let gone = [("service", service), ("upstream", upstream)];
@@ -228,6 +265,7 @@ mod help {
     pub(super) const RELOAD: &str = "Whether the last configuration that was offered is in use.";
     pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
+    pub(super) const WEBHOOKS: &str = "Events for webhooks, by what became of them.";
     pub(super) const LATENCY: &str = "From a request's arrival to the end of its answer; client aborts are left out.";
 }
 
@@ -319,9 +357,10 @@ mod tests {
         };
         metrics.add_requests("web", Some(("shop", "green")), labels, 2);
         metrics.add_requests("web", None, RequestLabels { status: 404, ..labels }, 1);
-        metrics.add_reason("web", Some(("shop", "green")), Reason::ConnectRefused, 3);
-        metrics.add_reason("web", Some(("shop", "green")), Reason::ClientAbort, 4);
-        metrics.add_reason("web", None, Reason::NoRoute, 5);
+        metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ConnectRefused, 3);
+        metrics.add_reason(None, Some(("shop", "green")), Reason::ConnectRefused, 6);
+        metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ClientAbort, 4);
+        metrics.add_reason(Some("web"), None, Reason::NoRoute, 5);
         metrics.set_weight("shop", "green", 0.05);
         metrics.set_healthy("shop", "green", "127.0.0.1:1", true);
         metrics.expect_rollbacks("shop");
@@ -330,6 +369,7 @@ mod tests {
         metrics.set_phase("shop", Phase::Baking);
         metrics.set_reload(Timestamp::new(0, 1_700_000_000_500_000), true);
         metrics.set_store_pending(0);
+        metrics.add_webhooks(WebhookResult::Failed, 2);
         metrics.gauge_from("connections_active", "Open connections from clients.", || 7);
         metrics.counter_from("access_log_dropped_total", "Lines that were not written.", || 1);
         metrics
@@ -344,7 +384,7 @@ mod tests {
             r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="0.01"} 0"#,
             r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="+Inf"} 2"#,
             r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 3"#,
+            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 9"#,
             r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
             r#"weighbridge_http_errors_total{listener="web",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,
@@ -357,6 +397,8 @@ mod tests {
             r#"weighbridge_release_phase{service="shop",phase="promoted"} 0"#,
             "weighbridge_config_last_reload_successful 1",
             "weighbridge_config_last_reload_success_timestamp_seconds 1700000000.5",
+            r#"weighbridge_webhook_deliveries_total{result="failed"} 2"#,
+            r#"weighbridge_webhook_deliveries_total{result="dropped"} 0"#,
             "weighbridge_connections_active 7",
             "weighbridge_access_log_dropped_total 1",
             concat!(

@@ -25,5 +25,5 @@ mod view;
 pub use controller::{Controller, Links, Setup};
 pub use events::Events;
 pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal, ReleaseVerb};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, WebhookResult};
 pub use release::Preflighter;

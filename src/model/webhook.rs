@@ -16,7 +16,7 @@ pub struct Webhook {
     /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without it events are not
     /// signed.
     pub secret: Option<Arc<str>>,
-    /// For one attempt, from the connection to the end of the answer.
+    /// For one attempt, from the connection to the head of the answer.
     pub timeout: Duration,
     /// Attempts for one event, the first included; at least 1.
     pub attempts: u32,
@@ -25,7 +25,7 @@ pub struct Webhook {
 /// The form of what is posted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WebhookFormat {
-    /// The event as JSON, as in the stream of events.
+    /// The event as JSON: its name, its time, its actor, and the release as the API shows it.
     #[default]
     Json,
     /// A message for a channel, as Slack and those that speak like it take it.

@@ -131,7 +131,7 @@ async fn refuse(client: &Client, stream: Rc<RefCell<TcpStream>>, error: Error) {
     {
         let listener = client.listener.index;
         let mut recorder = client.worker.recorder.borrow_mut();
-        recorder.reject(listener, None, error.reason);
+        recorder.reject(Some(listener), None, error.reason);
         let status = error.status().as_u16();
         recorder.count(RequestLabels {
             listener,

@@ -209,11 +209,10 @@ impl Destination {
             self.way = Way::Spared(watch);
             return;
         }
-        if let Some(trial) = exchange.trial.take() {
-            trial.reroute(worker);
-        }
+        let subject = exchange.trial.take().and_then(|trial| trial.reroute(worker));
         if to_canary {
             self.enrol(exchange, worker);
+            exchange.describe_trial(|| subject);
         }
     }
 

@@ -3,11 +3,12 @@
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::HeaderValue;
+use http::{HeaderValue, Response, response};
 
 use super::body::Progress;
 use super::client::Client;
 use super::error::Error;
+use super::sample::{Seen, Subject};
 use super::trial::Trial;
 use super::upstream::Connection;
 use super::worker::Worker;
@@ -68,6 +69,15 @@ impl Exchange {
         }
     }
 
+    /// Keeps what a sample will tell of the request, if it has a part in a release.
+    pub(crate) fn describe_trial(&mut self, subject: impl FnOnce() -> Option<Subject>) {
+        if let Some(trial) = &mut self.trial
+            && let Some(subject) = subject()
+        {
+            trial.describe(subject);
+        }
+    }
+
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.client.worker
     }
@@ -95,21 +105,38 @@ impl Exchange {
     }
 
     /// The head of the upstream's answer is here, and perhaps the end with it.
-    pub(crate) fn answered(&mut self, status: u16, ended: bool) {
+    pub(crate) fn answered(&mut self, head: &response::Parts, ended: bool) {
         let now = Instant::now();
+        let status = head.status.as_u16();
         self.status = status;
         self.first_byte = Some(now);
         if let Some(trial) = &mut self.trial {
+            let seen = Seen {
+                class: Class::of_status(status),
+                status: Some(status),
+                headers: Some(&head.headers),
+                took: now - self.started,
+                request_id: self.request_id.as_ref(),
+            };
+            trial.sample(&self.client.worker, &seen);
             trial.head(&self.client.worker, status, ended, now);
         }
     }
 
-    /// The upstream has failed, by its status or for `error`, and nobody has seen it: it is counted for the upstream,
-    /// and the request goes on to another.
-    pub(crate) fn desert(&mut self, class: Class, error: Option<&Error>) {
+    /// The upstream has failed, by its status or without an answer, and nobody has seen it: it is counted for the
+    /// upstream, and the request goes on to another.
+    pub(crate) fn desert<B>(&mut self, class: Class, answer: Result<&Response<B>, &Error>) {
         let now = Instant::now();
         self.in_flight = None;
         if let Some(trial) = &mut self.trial {
+            let seen = Seen {
+                class,
+                status: answer.ok().map(|answer| answer.status().as_u16()),
+                headers: answer.ok().map(Response::headers),
+                took: now - self.started,
+                request_id: self.request_id.as_ref(),
+            };
+            trial.sample(&self.client.worker, &seen);
             trial.desert(&self.client.worker);
         }
         let mut recorder = self.client.worker.recorder.borrow_mut();
@@ -117,12 +144,12 @@ impl Exchange {
             let total_us = micros(now - self.asked);
             let outcome = Outcome {
                 class,
-                first_byte_us: error.is_none().then_some(total_us),
+                first_byte_us: answer.is_ok().then_some(total_us),
                 total_us,
             };
             recorder.record(upstream, &outcome);
-            if let Some(error) = error {
-                recorder.reject(self.client.listener.index, Some(upstream), error.reason);
+            if let Err(error) = answer {
+                recorder.reject(None, Some(upstream), error.reason);
             }
         }
         self.asked = now;
@@ -141,7 +168,7 @@ impl Exchange {
         self.worker()
             .recorder
             .borrow_mut()
-            .reject(self.client.listener.index, self.upstream, error.reason);
+            .reject(Some(self.client.listener.index), self.upstream, error.reason);
         if self.status == 0 {
             self.status = error.status().as_u16();
         }
@@ -157,7 +184,15 @@ impl Exchange {
         }
         self.in_flight = None;
         let now = Instant::now();
-        if let Some(trial) = self.trial.take() {
+        if let Some(mut trial) = self.trial.take() {
+            let seen = Seen {
+                class,
+                status: self.first_byte.map(|_| self.status),
+                headers: None,
+                took: now - self.started,
+                request_id: self.request_id.as_ref(),
+            };
+            trial.sample(&self.client.worker, &seen);
             trial.end(&self.client.worker, class, now);
         }
         let mut recorder = self.client.worker.recorder.borrow_mut();

@@ -16,6 +16,7 @@ use super::error::Error;
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{self, Next};
+use super::sample::Subject;
 use super::sticky::NewCookie;
 use super::unsent::Ticket;
 use super::upstream::{Body, Connection, SendError};
@@ -60,6 +61,7 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
     if let Some(watch) = destination.watch().cloned() {
         rescue::hold(exchange, &watch, &mut request, &limits).await?;
         destination.draw(exchange);
+        exchange.describe_trial(|| Some(Subject::new(request.method().clone(), request.uri().clone())));
         spare = rescue::spare(exchange, &request);
     }
     let attempt = attempt(exchange, &mut destination, request, &limits).await;

@@ -46,7 +46,7 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         cookie,
     } = answer;
     let (mut head, body) = response.into_parts();
-    exchange.answered(head.status.as_u16(), body.is_end_stream());
+    exchange.answered(&head, body.is_end_stream());
     head.version = http::Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {

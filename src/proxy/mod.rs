@@ -24,6 +24,7 @@ mod pool;
 mod preflight;
 mod rescue;
 mod rim;
+mod sample;
 mod sticky;
 mod tick;
 mod trial;

@@ -209,7 +209,7 @@ pub(crate) fn next(
         return Next::Answer(attempt);
     }
     destination.rescue(&watch);
-    exchange.desert(class, attempt.as_ref().err());
+    exchange.desert(class, attempt.as_ref().map(|head| &head.response));
     tracing::debug!(
         release = &*watch.spec.release,
         class = class.as_str(),

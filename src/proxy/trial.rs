@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
@@ -28,6 +29,8 @@ pub(crate) struct Trial {
     user: u32,
     place: Option<OnCanary>,
     state: State,
+    /// What a sample of it would tell, until that is decided.
+    subject: Option<Subject>,
 }
 
 /// How far it is.
@@ -89,6 +92,7 @@ impl Trial {
             user,
             place: place.flatten(),
             state: State::Open,
+            subject: None,
         };
         if displaced {
             trial.note(worker, Happened::Displaced);
@@ -109,6 +113,22 @@ impl Trial {
     /// The release, while it is the canary that has the request.
     pub(crate) fn on_canary(&self) -> Option<&Arc<Watch>> {
         (self.assignment.side == Side::Canary && self.state == State::Open).then_some(&self.watch)
+    }
+
+    /// Remembers what a sample would tell of the request.
+    pub(crate) fn describe(&mut self, subject: Subject) {
+        self.subject = Some(subject);
+    }
+
+    /// Keeps the exchange for people if one of its kind is due. To be told before what it comes to, so that a note that
+    /// is handed over at once takes it along.
+    pub(crate) fn sample(&mut self, worker: &Worker, seen: &Seen<'_>) {
+        let (watch, side) = (self.watch.spec.key, self.assignment.side);
+        if let Some(subject) = &mut self.subject
+            && subject.see(worker, watch, side, seen)
+        {
+            self.subject = None;
+        }
     }
 
     /// The head of an answer is here, from whichever side.
@@ -146,13 +166,15 @@ impl Trial {
         }
     }
 
-    /// The upstream was taken out while the request waited for it, so that another answers what it never saw.
-    pub(crate) fn reroute(mut self, worker: &Worker) {
+    /// The upstream was taken out while the request waited for it, so that another answers what it never saw. Gives what
+    /// a sample would tell.
+    pub(crate) fn reroute(mut self, worker: &Worker) -> Option<Subject> {
         match self.state {
             State::Open => self.note(worker, Happened::Aborted),
             State::Deserted => self.note(worker, Happened::Bad { visible: false }),
             State::Rescued | State::Settled => {}
         }
+        self.subject
     }
 
     /// The canary has failed, and the baseline is asked. What to note is known only when that is known to have answered;

@@ -13,6 +13,7 @@ use super::deadline::Deadlines;
 use super::options::Options;
 use super::pool::Pool;
 use super::rescue::Allowances;
+use super::sample::Rates;
 use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
@@ -39,6 +40,8 @@ pub(crate) struct Worker {
     pub(crate) notes: RefCell<Notebook>,
     /// How many requests may be rescued.
     pub(crate) rescues: Allowances,
+    /// How many exchanges may be kept for people.
+    pub(crate) samples: Rates,
     publisher: Publisher,
     reports: Reports,
     wake: Arc<Notify>,
@@ -74,6 +77,7 @@ impl Worker {
             random: RefCell::new(fastrand::Rng::new()),
             notes: RefCell::new(Notebook::new(number, Arc::clone(&reports.horizon))),
             rescues: Allowances::default(),
+            samples: Rates::default(),
             publisher: publisher.clone(),
             reports,
             wake: Arc::clone(&wake),

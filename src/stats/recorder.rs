@@ -6,8 +6,9 @@ use foldhash::fast::FixedState;
 
 use super::{Outcome, Reason, RequestLabels, Summary, UpstreamKey};
 
-/// What a refusal or failure is counted by: listener, upstream if one was chosen, reason.
-pub type ReasonLabels = (u16, Option<UpstreamKey>, Reason);
+/// What a refusal or failure is counted by: the listener whose client was told of it, if one was; the upstream, if one
+/// was chosen; the reason.
+pub type ReasonLabels = (Option<u16>, Option<UpstreamKey>, Reason);
 
 /// Summaries kept for reuse by one worker (54 KiB each); with more upstreams busy at once, flushes allocate.
 const SPARE_MAX: usize = 64;
@@ -58,8 +59,9 @@ impl Recorder {
         *self.requests.entry(labels).or_default() += 1;
     }
 
-    /// Counts a refusal (no upstream) or a failure by its reason.
-    pub fn reject(&mut self, listener: u16, upstream: Option<UpstreamKey>, reason: Reason) {
+    /// Counts a refusal (no upstream) or a failure by its reason. Without a listener it is a failure that no client saw,
+    /// since another upstream answered.
+    pub fn reject(&mut self, listener: Option<u16>, upstream: Option<UpstreamKey>, reason: Reason) {
         *self.reasons.entry((listener, upstream, reason)).or_default() += 1;
     }
 
@@ -145,7 +147,7 @@ mod tests {
         }
         recorder.record(UpstreamKey(0), &OK);
         recorder.count(labels(404));
-        recorder.reject(1, None, Reason::NoRoute);
+        recorder.reject(Some(1), None, Reason::NoRoute);
         assert!(recorder.is_dirty());
 
         let mut batch = recorder.take(None);
@@ -155,7 +157,7 @@ mod tests {
         let counts: Vec<_> = batch.summaries.iter().map(|(key, s)| (key.0, s.requests())).collect();
         assert_eq!(counts, [(3, 10), (0, 1)]);
         assert_eq!(batch.requests, [(labels(200), 10), (labels(404), 1)]);
-        assert_eq!(batch.reasons, [((1, None, Reason::NoRoute), 1)]);
+        assert_eq!(batch.reasons, [((Some(1), None, Reason::NoRoute), 1)]);
 
         let empty = recorder.take(Some(batch));
         assert!(empty.summaries.is_empty() && empty.requests.is_empty() && empty.reasons.is_empty());

@@ -92,7 +92,7 @@ impl Note {
 pub struct Sample {
     /// Which side it was given to.
     pub side: Side,
-    /// When it ended.
+    /// When that was.
     pub at: Timestamp,
     /// The method.
     pub method: Box<str>,
@@ -102,11 +102,12 @@ pub struct Sample {
     pub status: Option<u16>,
     /// Why it counts as failed, if it does.
     pub reason: Option<&'static str>,
-    /// From its arrival to the end of its answer, in microseconds.
+    /// From its arrival to the end of its answer, in microseconds; where that had failed by its status already, to its
+    /// head.
     pub latency_us: u64,
     /// Its identity, as in the access log.
     pub request_id: Option<Box<str>>,
-    /// Header fields of the answer.
+    /// Header fields of the answer; none if it was expected to be of no interest when they came.
     pub headers: Box<[(Box<str>, Box<str>)]>,
 }
 
@@ -190,7 +191,7 @@ impl Notebook {
 
     /// Whether there is nothing to hand over.
     pub fn is_empty(&self) -> bool {
-        self.notes.is_empty()
+        self.notes.is_empty() && self.samples.is_empty()
     }
 
     /// Moves the notes out. When the batch has been sent, and not before, [`Notebook::handed_over`] says so.

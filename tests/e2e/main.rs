@@ -25,4 +25,5 @@ mod swap;
 mod trial;
 mod unreliable;
 mod verbs;
+mod webhooks;
 mod windows;

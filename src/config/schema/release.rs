@@ -319,7 +319,7 @@ pub(super) struct Webhook {
     #[schemars(default, extend("default" = "json"))]
     format: WebhookFormat,
     /// Which events; by default all of these.
-    #[schemars(default, length(min = 1, max = 9), extend("default" = EVENTS))]
+    #[schemars(default, length(min = 1, max = 12), extend("default" = EVENTS))]
     events: Vec<Event>,
     /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256).
     #[schemars(default)]

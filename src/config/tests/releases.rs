@@ -152,7 +152,7 @@ fn webhooks_are_read() {
     assert_eq!(*all, Webhook::new("https://a.example/x?y".parse().unwrap()));
     assert_eq!(
         (all.events.len(), all.timeout, all.attempts),
-        (9, Duration::from_secs(5), 5)
+        (12, Duration::from_secs(5), 5)
     );
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);

@@ -150,7 +150,7 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
             };
             recorder.count(labels);
         }
-        recorder.reject(0, None, Reason::NoRoute);
+        recorder.reject(Some(0), None, Reason::NoRoute);
         rig.links.batches.send(recorder.take(None)).await.unwrap();
     };
     send(3).await;

@@ -3,6 +3,7 @@
 
 mod notes;
 mod rescue;
+mod samples;
 mod trip;
 
 use std::net::SocketAddr;
@@ -18,7 +19,7 @@ use weighbridge::model::{
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
 use weighbridge::routing::{Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec};
-use weighbridge::stats::{Batch, Happened, Horizon, Note, NoteBatch, Side, UpstreamKey, WatchKey};
+use weighbridge::stats::{Batch, Happened, Horizon, Note, NoteBatch, Reason, Sample, Side, UpstreamKey, WatchKey};
 use weighbridge::telemetry::AccessLog;
 
 use crate::harness::{Client, DEADLINE, Response, block_on, until};
@@ -42,6 +43,7 @@ struct Rig {
     batches: mpsc::Receiver<Batch>,
     workers: Option<Workers>,
     read: Vec<Note>,
+    samples: Vec<Sample>,
     counted: Counted,
 }
 
@@ -54,6 +56,8 @@ struct Counted {
     successes: [u64; 2],
     /// Answers to clients, with the upstream that they are counted for.
     answers: Vec<(Option<UpstreamKey>, u16)>,
+    /// Failures by reason: whether a client was told, and of which upstream.
+    reasons: Vec<(bool, Option<UpstreamKey>, Reason)>,
 }
 
 impl Trial {
@@ -157,6 +161,7 @@ impl Trial {
             batches: batch_reader,
             workers: Some(workers),
             read: Vec::new(),
+            samples: Vec::new(),
             counted: Counted::default(),
         }
     }
@@ -207,6 +212,10 @@ impl Rig {
         while let Ok(batch) = self.notes.try_recv() {
             assert!(!batch.lost);
             self.read.extend(batch.notes);
+            self.samples.extend(batch.samples.into_iter().map(|(key, sample)| {
+                assert_eq!(key, WatchKey(7));
+                sample
+            }));
         }
         &self.read
     }
@@ -244,6 +253,11 @@ impl Rig {
                 for (key, summary) in &batch.summaries {
                     self.counted.failures[key.index()] += summary.failures();
                     self.counted.successes[key.index()] += summary.requests() - summary.failures();
+                }
+                for ((listener, upstream, reason), count) in &batch.reasons {
+                    let one = (listener.is_some(), *upstream, *reason);
+                    let repeated = std::iter::repeat_n(one, usize::try_from(*count).unwrap());
+                    self.counted.reasons.extend(repeated);
                 }
                 for (labels, count) in &batch.requests {
                     let one = (labels.upstream, labels.status);

@@ -3,7 +3,7 @@
 use http::HeaderName;
 use weighbridge::model::Timeouts;
 use weighbridge::routing::Rescue;
-use weighbridge::stats::{Happened, Side};
+use weighbridge::stats::{Happened, Reason, Side};
 
 use super::{BLUE, GREEN, Trial, impatient};
 use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, eventually};
@@ -85,7 +85,18 @@ fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
             .count(),
         2
     );
-    assert_eq!(rig.counted(2).failures, [0, 2]);
+    let counted = rig.counted(2);
+    assert_eq!(counted.failures, [0, 2]);
+    let mut reasons = counted.reasons.clone();
+    reasons.sort_by_key(|(_, _, reason)| reason.as_str());
+    assert_eq!(
+        reasons,
+        [
+            (false, GREEN, Reason::ConnectRefused),
+            (false, GREEN, Reason::NoHealthyEndpoint)
+        ],
+        "failures of the canary that no client was told of"
+    );
     assert_eq!(rig.watch.rescued(), 2);
 }
 

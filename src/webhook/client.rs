@@ -1,0 +1,121 @@
+//! The HTTP client of webhooks: a connection for each attempt, by TLS where the address says so.
+//!
+//! Certificates are checked against the system's authorities, or, on an empty root such as the container image's, against
+//! Mozilla's list, which is built in. All types of rustls stay in here.
+
+use std::error::Error as StdError;
+use std::io;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::model::Webhook;
+
+/// Why nothing can be posted by `https`.
+#[derive(Debug, thiserror::Error)]
+#[error("webhooks cannot be posted by https: {0}")]
+pub struct StartError(#[from] rustls::Error);
+
+/// Why an attempt came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SendError {
+    /// The receiver does not prove who it is; it will not do so in a moment either.
+    #[error("the receiver's certificate is not accepted: {0}")]
+    Certificate(String),
+    /// No connection, or one without an answer.
+    #[error("{0}")]
+    Connection(String),
+}
+
+/// Posts events; clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+
+impl Client {
+    /// A client that can reach all of `receivers`.
+    ///
+    /// # Errors
+    ///
+    /// TLS cannot be set up.
+    pub(super) fn new(receivers: &[Webhook]) -> Result<Client, StartError> {
+        // The system's authorities are read only if somebody needs them.
+        let tls = receivers
+            .iter()
+            .any(|webhook| webhook.url.scheme_str() == Some("https"));
+        Client::trusting(if tls { authorities() } else { RootCertStore::empty() })
+    }
+
+    /// A client that accepts the certificates of these authorities.
+    pub(super) fn trusting(roots: RootCertStore) -> Result<Client, StartError> {
+        // Named, so that another provider in the program cannot make the choice ambiguous.
+        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = legacy::Client::builder(TokioExecutor::new())
+            // Events are rare; a connection that was kept would be closed by the other side when it is needed.
+            .pool_max_idle_per_host(0)
+            .build(connector);
+        Ok(Client(client))
+    }
+
+    /// The head of the receiver's answer.
+    ///
+    /// # Errors
+    ///
+    /// [`SendError`] says why there is none.
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+        self.0.request(request).await.map_err(|error| told(&error))
+    }
+}
+
+fn authorities() -> RootCertStore {
+    let mut roots = RootCertStore::empty();
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::debug!(%error, "authorities of the system cannot be read");
+    }
+    roots.add_parsable_certificates(found.certs);
+    if roots.is_empty() {
+        tracing::info!("the system has no certificate authorities; webhooks are checked against the built-in list");
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
+/// An error with all that led to it. None of these texts has the address, which may be a secret.
+fn told(error: &legacy::Error) -> SendError {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(rustls::Error::InvalidCertificate(why)) = tls_error(error) {
+            return SendError::Certificate(why.to_string());
+        }
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    SendError::Connection(text)
+}
+
+/// The error of TLS that is wrapped into one of input and output, perhaps more than once.
+fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
+    match error.downcast_ref::<io::Error>() {
+        Some(outer) => tls_error(outer.get_ref()?),
+        None => error.downcast_ref(),
+    }
+}

@@ -1,0 +1,183 @@
+//! What is posted: an event as JSON, or as a sentence for a channel.
+
+use std::fmt::Write;
+
+use serde::Serialize;
+
+use crate::model::api::{self, EventKind, Release};
+use crate::model::{Webhook, WebhookFormat};
+
+/// An event that receivers can be told of.
+#[derive(Debug, Serialize)]
+pub(super) struct News {
+    /// One of [`Webhook::EVENTS`].
+    pub(super) event: &'static str,
+    at: String,
+    actor: String,
+    pub(super) release: Box<Release>,
+}
+
+/// A message as Slack and those that speak like it take it.
+#[derive(Serialize)]
+struct Message {
+    text: String,
+}
+
+impl News {
+    /// The event, if it is one that can be told.
+    pub(super) fn of(event: api::Event) -> Option<News> {
+        let EventKind::Release { release, action, actor } = event.kind else {
+            return None;
+        };
+        let name = Webhook::EVENTS.into_iter().find(|known| *known == action)?;
+        Some(News {
+            event: name,
+            at: event.at,
+            actor,
+            release,
+        })
+    }
+
+    /// The body to post.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be written as JSON.
+    pub(super) fn body(&self, format: WebhookFormat) -> serde_json::Result<Vec<u8>> {
+        match format {
+            WebhookFormat::Json => serde_json::to_vec(self),
+            WebhookFormat::Slack => serde_json::to_vec(&Message { text: self.sentence() }),
+        }
+    }
+
+    /// The event in one sentence, and why, if that is known.
+    fn sentence(&self) -> String {
+        let Release {
+            id,
+            service,
+            baseline,
+            canary,
+            phase,
+            weight,
+            ..
+        } = &*self.release;
+        let did = match self.event {
+            "release_started" => "was started",
+            "release_preflight" => "is about to begin",
+            "release_advanced" => "went a step further",
+            "release_baking" => "came to its last step",
+            "release_continued" => "went on",
+            "release_waiting" => "is waiting",
+            "release_paused" => "was paused",
+            "release_resumed" => "was resumed",
+            "release_approved" => "was approved",
+            "release_promoted" => "was promoted",
+            "release_rolled_back" => "was rolled back",
+            _ => "was cancelled",
+        };
+        let mut text = format!(
+            "{service}: release {id} from {baseline} to {canary} {did} by {actor}: {phase}, {canary} has {weight} % of the traffic",
+            actor = self.actor,
+            phase = phase.as_str().replace('_', " "),
+        );
+        if let Some(why) = self.why() {
+            let _ = write!(text, "; {why}");
+        }
+        escape(&text)
+    }
+
+    fn why(&self) -> Option<String> {
+        let release = &self.release;
+        if let Some(outcome) = &release.outcome {
+            return Some(match &outcome.objective {
+                Some(objective) => format!("decided by {objective}: {}", outcome.reason),
+                None => outcome.reason.clone(),
+            });
+        }
+        if let Some(waiting) = &release.waiting_for {
+            return Some(format!("it waits for {}: {}", waiting.kind, waiting.detail));
+        }
+        release.reason.as_ref().map(|reason| format!("reason: {reason}"))
+    }
+}
+
+/// The three characters by which such a text would be a link, a mention or an entity.
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{event, release};
+    use super::*;
+
+    fn news(action: &str, release: Release) -> News {
+        News::of(event(1, action, release)).unwrap()
+    }
+
+    #[test]
+    fn json_has_the_event_its_time_its_actor_and_the_release_as_the_api_shows_it() {
+        let news = news("release_advanced", release());
+        let body: serde_json::Value = serde_json::from_slice(&news.body(WebhookFormat::Json).unwrap()).unwrap();
+        let expected = serde_json::json!({
+            "event": "release_advanced",
+            "at": "2026-11-25T09:00:00Z",
+            "actor": "alice",
+            "release": serde_json::to_value(release()).unwrap(),
+        });
+        assert_eq!(body, expected);
+    }
+
+    #[test]
+    fn a_message_says_what_happened_to_what_and_why() {
+        let mut over = release();
+        over.outcome = Some(api::ReleaseOutcome {
+            verdict: "rolled_back".to_owned(),
+            objective: Some("error_rate".to_owned()),
+            reason: "12 of 90 failed <@channel> & 1 > 0".to_owned(),
+        });
+        over.phase = api::Phase::RolledBack;
+        let body = news("release_rolled_back", over).body(WebhookFormat::Slack).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "text": "shop: release shop-12 from blue to green was rolled back by alice: rolled back, green has 5 % of the \
+                         traffic; decided by error_rate: 12 of 90 failed &lt;@channel&gt; &amp; 1 &gt; 0"
+            })
+        );
+    }
+
+    #[test]
+    fn every_event_has_words_of_its_own_and_says_what_is_waited_for() {
+        let mut waiting = release();
+        waiting.waiting_for = Some(api::WaitingFor {
+            kind: "gate".to_owned(),
+            detail: "`board`, 1 of 2 approvals".to_owned(),
+            until: None,
+        });
+        let sentences = Webhook::EVENTS.map(|action| news(action, waiting.clone()).sentence());
+        let distinct: std::collections::BTreeSet<_> = sentences.iter().collect();
+        assert_eq!(distinct.len(), Webhook::EVENTS.len(), "{sentences:?}");
+        for sentence in &sentences {
+            assert!(
+                sentence.ends_with("; it waits for gate: `board`, 1 of 2 approvals"),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_news_is_left_out() {
+        assert!(News::of(event(1, "release_abandoned", release())).is_none());
+        let reload = EventKind::Reload {
+            ok: true,
+            detail: String::new(),
+        };
+        let other = api::Event {
+            kind: reload,
+            ..event(1, "release_started", release())
+        };
+        assert!(News::of(other).is_none());
+    }
+}

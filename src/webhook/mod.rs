@@ -1,0 +1,175 @@
+//! Telling receivers of releases by HTTP.
+//!
+//! One task takes the releases' events out of the stream and puts them into a bounded queue for each receiver; one task
+//! for each receiver posts them, in their order, and tries again. So a slow receiver holds up nobody but itself, and a
+//! release never waits for any. What is in a queue does not survive a restart: a receiver that must know asks the API.
+
+mod client;
+mod delivery;
+mod message;
+mod pace;
+mod signature;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::broadcast;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use client::Client;
+pub use client::StartError;
+use delivery::Deliverer;
+use message::News;
+use pace::Pace;
+
+use crate::control::{Handle, Metrics, WebhookResult};
+use crate::model::{Webhook, api};
+
+/// Events that wait for one receiver; the oldest gives way to the newest. A power of two, as the channel has it.
+const QUEUE_MAX: usize = 256;
+/// How long what is under way may take at the end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// The tasks that tell. They go on when it is dropped without [`Webhooks::drain`].
+#[derive(Debug)]
+pub struct Webhooks {
+    sorter: JoinHandle<()>,
+    deliverers: Vec<(Queue, JoinHandle<()>)>,
+    stop_sorter: CancellationToken,
+    stop_deliverers: CancellationToken,
+    metrics: Arc<Metrics>,
+}
+
+/// What waits for one receiver. A broadcast to one, since that keeps the newest, which is what a queue of news has to do.
+#[derive(Clone, Debug)]
+struct Queue {
+    webhook: Arc<Webhook>,
+    waiting: broadcast::Sender<Arc<News>>,
+}
+
+impl Webhooks {
+    /// Tells `receivers` of every release from now on. Needs a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// Nothing can be posted by `https`.
+    pub fn start(receivers: &[Webhook], handle: &Handle) -> Result<Webhooks, StartError> {
+        let client = Client::new(receivers)?;
+        Ok(Webhooks::start_with(receivers, handle, &client, Pace::default()))
+    }
+
+    fn start_with(receivers: &[Webhook], handle: &Handle, client: &Client, pace: Pace) -> Webhooks {
+        let metrics = Arc::clone(handle.metrics());
+        let stop_deliverers = CancellationToken::new();
+        let mut deliverers = Vec::new();
+        for webhook in receivers {
+            let (waiting, queue) = broadcast::channel(QUEUE_MAX);
+            let webhook = Arc::new(webhook.clone());
+            let deliverer = Deliverer::new(Arc::clone(&webhook), client.clone(), pace, Arc::clone(&metrics));
+            let task = tokio::spawn(deliverer.run(queue, stop_deliverers.clone()));
+            deliverers.push((Queue { webhook, waiting }, task));
+        }
+        let queues = deliverers.iter().map(|(queue, _)| queue.clone()).collect();
+        let sorter = Sorter::new(handle.clone(), queues);
+        let stop_sorter = CancellationToken::new();
+        Webhooks {
+            sorter: tokio::spawn(sorter.run(stop_sorter.clone())),
+            deliverers,
+            stop_sorter,
+            stop_deliverers,
+            metrics,
+        }
+    }
+
+    /// Ends: what has happened so far is still told, if that takes no longer than a moment.
+    pub async fn drain(self) {
+        self.drain_within(GRACE).await;
+    }
+
+    async fn drain_within(self, grace: Duration) {
+        let deadline = Instant::now() + grace;
+        self.stop_sorter.cancel();
+        let _ = self.sorter.await;
+        self.stop_deliverers.cancel();
+        for (queue, mut task) in self.deliverers {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_ok() {
+                continue;
+            }
+            task.abort();
+            // Those that wait, and the one under way.
+            let untold = queue.waiting.len() + 1;
+            tracing::warn!(webhook = ?queue.webhook, untold, "events could not be told before the end");
+            self.metrics.add_webhooks(WebhookResult::Dropped, untold as u64);
+        }
+    }
+}
+
+/// Puts each event into the queues of those who want it.
+struct Sorter {
+    handle: Handle,
+    queues: Vec<Queue>,
+    events: broadcast::Receiver<api::Event>,
+    /// The last event that was looked at.
+    last_id: u64,
+}
+
+impl Sorter {
+    fn new(handle: Handle, queues: Vec<Queue>) -> Sorter {
+        let (_, events) = handle.events(None);
+        Sorter {
+            handle,
+            queues,
+            events,
+            last_id: 0,
+        }
+    }
+
+    async fn run(mut self, stop: CancellationToken) {
+        if self.queues.is_empty() {
+            return;
+        }
+        while let Some(received) = stop.run_until_cancelled(self.events.recv()).await {
+            match received {
+                Ok(event) => self.sort(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(),
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+        while let Ok(event) = self.events.try_recv() {
+            self.sort(event);
+        }
+    }
+
+    /// Events came faster than they were sorted; the stream remembers those that were missed.
+    fn catch_up(&mut self) {
+        let (missed, events) = self.handle.events(Some(self.last_id));
+        self.events = events;
+        for event in missed {
+            self.sort(event);
+        }
+    }
+
+    fn sort(&mut self, event: api::Event) {
+        self.last_id = event.id;
+        let Some(news) = News::of(event).map(Arc::new) else {
+            return;
+        };
+        let wanted = |queue: &&Queue| queue.webhook.events.iter().any(|name| name == news.event);
+        for queue in self.queues.iter().filter(wanted) {
+            if queue.waiting.len() >= QUEUE_MAX {
+                tracing::warn!(
+                    webhook = ?queue.webhook,
+                    waiting = QUEUE_MAX,
+                    "the oldest event was dropped: the receiver does not keep up"
+                );
+                self.handle.metrics().add_webhooks(WebhookResult::Dropped, 1);
+            }
+            // It fails only when the deliverer is gone, and then nothing can be done.
+            let _ = queue.waiting.send(Arc::clone(&news));
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Deliveries to real receivers.
+
+mod receiver;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderValue;
+use rustls::RootCertStore;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+
+use self::receiver::{Answer, Certificate, Receiver, Seen};
+use super::client::Client;
+use super::pace::Pace;
+use super::{QUEUE_MAX, Webhooks};
+use crate::control::{Command, Events, Handle, Metrics};
+use crate::model::{Webhook, WebhookFormat, api};
+
+/// Longer than any test takes, however slow the machine is.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A release at its first step.
+pub(super) fn release() -> api::Release {
+    serde_json::from_value(serde_json::json!({
+        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green",
+        "phase": "progressing", "paused": false, "step": 1, "steps": [5.0, 100.0], "weight": 5.0,
+        "started_at": "2026-11-25T08:59:00Z", "phase_since": "2026-11-25T09:00:00Z", "actor": "alice",
+        "budget": { "limit": 20, "spent": 0, "allowance": 20 },
+        "user_visible_failures": 0, "rescued": 0, "canary_requests": 0, "baseline_requests": 0,
+        "log_e": 0.0, "log_limit": 6.9, "objectives": [], "durable": true,
+    }))
+    .unwrap()
+}
+
+/// An event of a release, as the stream has it.
+pub(super) fn event(id: u64, action: &str, release: api::Release) -> api::Event {
+    let kind = api::EventKind::Release {
+        release: Box::new(release),
+        action: action.to_owned(),
+        actor: "alice".to_owned(),
+    };
+    let at = "2026-11-25T09:00:00Z".to_owned();
+    api::Event { id, at, kind }
+}
+
+/// Senders, and the stream of events that they look at.
+struct Rig {
+    events: Arc<Events>,
+    metrics: Arc<Metrics>,
+    webhooks: Webhooks,
+    _commands: mpsc::Receiver<Command>,
+}
+
+impl Rig {
+    fn start(receivers: &[Webhook]) -> Rig {
+        Rig::trusting(receivers, RootCertStore::empty())
+    }
+
+    fn trusting(receivers: &[Webhook], roots: RootCertStore) -> Rig {
+        let (events, metrics) = (Arc::new(Events::new()), Arc::new(Metrics::new()));
+        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
+        let pace = Pace {
+            first: Duration::from_millis(1),
+            longest: Duration::from_millis(20),
+        };
+        let client = Client::trusting(roots).unwrap();
+        Rig {
+            webhooks: Webhooks::start_with(receivers, &handle, &client, pace),
+            events,
+            metrics,
+            _commands: commands,
+        }
+    }
+
+    /// Something happens to the release of this id.
+    fn happen(&self, action: &str, id: &str) {
+        let release = api::Release {
+            id: id.to_owned(),
+            ..release()
+        };
+        let event = event(0, action, release);
+        self.events.send(event.at, event.kind);
+    }
+
+    fn counted(&self, result: &str) -> u64 {
+        let series = format!("weighbridge_webhook_deliveries_total{{result=\"{result}\"}} ");
+        let page = self.metrics.render();
+        let value = page.lines().find_map(|line| line.strip_prefix(&series));
+        value.unwrap().parse().unwrap()
+    }
+
+    async fn count(&self, result: &str, number: u64) {
+        until(&format!("{number} {result}"), || self.counted(result) == number).await;
+    }
+}
+
+async fn until(what: &str, done: impl Fn() -> bool) {
+    let waiting = async {
+        while !done() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, waiting)
+        .await
+        .unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+fn block_on<T>(case: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.unwrap().block_on(case)
+}
+
+fn header(seen: &Seen, name: &str) -> String {
+    let value = seen.headers.get(name).map(HeaderValue::to_str);
+    value
+        .unwrap_or_else(|| panic!("no {name} in {seen:?}"))
+        .unwrap()
+        .to_owned()
+}
+
+/// HMAC as RFC 2104 defines it, by hand, so that the test does not believe the library that it tests.
+fn hmac(key: &[u8], text: &[u8]) -> String {
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let padded = |pad: u8| block.map(|byte| byte ^ pad);
+    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
+    let outer = Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize();
+    outer.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn an_event_is_delivered_signed_and_named() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Status(204)).await;
+        let mut webhook = receiver.webhook("http://localhost");
+        webhook.secret = Some("hunter2".into());
+        webhook.events = vec!["release_advanced".to_owned()];
+        let rig = Rig::start(&[webhook]);
+        rig.happen("release_paused", "shop-1");
+        rig.happen("release_advanced", "shop-1");
+        rig.count("delivered", 1).await;
+        let seen = receiver.seen();
+        let [seen] = &*seen else {
+            panic!("only what is asked for: {seen:?}")
+        };
+        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/hook?a=b"));
+        let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+        assert_eq!(
+            (&body["event"], &body["release"]["id"]),
+            (&"release_advanced".into(), &"shop-1".into())
+        );
+        assert_eq!(header(seen, "content-type"), "application/json");
+        assert_eq!(
+            header(seen, "user-agent"),
+            concat!("weighbridge/", env!("CARGO_PKG_VERSION"))
+        );
+        assert_eq!(header(seen, "x-weighbridge-event"), "release_advanced");
+        let id: uuid::Uuid = header(seen, "x-weighbridge-delivery").parse().unwrap();
+        assert_eq!(id.get_version_num(), 7);
+        let timestamp = header(seen, "x-weighbridge-timestamp");
+        let age = jiff::Timestamp::now().as_second() - timestamp.parse::<i64>().unwrap();
+        assert!((0..60).contains(&age), "{timestamp}");
+        let signed = [timestamp.as_bytes(), b".", &seen.body].concat();
+        assert_eq!(
+            header(seen, "x-weighbridge-signature"),
+            format!("sha256={}", hmac(b"hunter2", &signed))
+        );
+    });
+}
+
+#[test]
+fn a_channel_gets_a_sentence_and_nobody_without_a_secret_a_signature() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Status(200)).await;
+        let mut webhook = receiver.webhook("http://127.0.0.1");
+        webhook.format = WebhookFormat::Slack;
+        let rig = Rig::start(&[webhook]);
+        rig.happen("release_promoted", "shop-1");
+        rig.count("delivered", 1).await;
+        let seen = receiver.seen();
+        let body: serde_json::Value = serde_json::from_slice(&seen[0].body).unwrap();
+        assert!(
+            body["text"]
+                .as_str()
+                .unwrap()
+                .starts_with("shop: release shop-1 from blue to green was promoted")
+        );
+        assert!(!seen[0].headers.contains_key("x-weighbridge-signature"));
+    });
+}
+
+#[test]
+fn what_may_pass_is_sent_again_under_the_same_id() {
+    for trouble in [
+        Answer::Status(500),
+        Answer::Status(503),
+        Answer::Status(429),
+        Answer::Close,
+        Answer::Never,
+    ] {
+        block_on(async {
+            let receiver = Receiver::start(move |number| if number < 2 { trouble } else { Answer::Status(200) }).await;
+            let mut webhook = receiver.webhook("http://127.0.0.1");
+            if trouble == Answer::Never {
+                webhook.timeout = Duration::from_millis(50);
+            }
+            // Where the machine is slow, the good answer may be late too.
+            webhook.attempts = 20;
+            let rig = Rig::start(&[webhook]);
+            rig.happen("release_started", "shop-1");
+            rig.count("delivered", 1).await;
+            let seen = receiver.seen();
+            assert!(seen.len() >= 3, "{trouble:?}: {seen:?}");
+            let first = header(&seen[0], "x-weighbridge-delivery");
+            for again in &seen {
+                assert_eq!(header(again, "x-weighbridge-delivery"), first, "{trouble:?}");
+                assert_eq!(again.body, seen[0].body);
+            }
+            assert_eq!(rig.counted("failed"), 0);
+        });
+    }
+}
+
+#[test]
+fn what_will_not_pass_is_sent_once_and_the_next_event_follows() {
+    for status in [301, 400, 401, 404, 410] {
+        block_on(async {
+            let receiver = Receiver::start(move |number| Answer::Status(if number == 0 { status } else { 200 })).await;
+            let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
+            rig.happen("release_started", "shop-1");
+            rig.happen("release_started", "shop-2");
+            rig.count("delivered", 1).await;
+            assert_eq!((rig.counted("failed"), receiver.ids()), (1, ids(1..=2)), "{status}");
+        });
+    }
+}
+
+#[test]
+fn attempts_are_counted() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Status(500)).await;
+        let mut webhook = receiver.webhook("http://127.0.0.1");
+        webhook.attempts = 3;
+        let rig = Rig::start(&[webhook]);
+        rig.happen("release_started", "shop-1");
+        rig.count("failed", 1).await;
+        assert_eq!((receiver.seen().len(), rig.counted("delivered")), (3, 0));
+    });
+}
+
+fn ids(numbers: impl Iterator<Item = usize>) -> Vec<String> {
+    numbers.map(|number| format!("shop-{number}")).collect()
+}
+
+#[test]
+fn events_arrive_in_their_order_though_each_is_sent_twice() {
+    block_on(async {
+        let receiver = Receiver::start(|number| Answer::Status(if number % 2 == 0 { 500 } else { 200 })).await;
+        let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
+        for id in ids(0..30) {
+            rig.happen("release_advanced", &id);
+        }
+        rig.count("delivered", 30).await;
+        let mut arrived = receiver.ids();
+        assert_eq!(arrived.len(), 60);
+        arrived.dedup();
+        assert_eq!(arrived, ids(0..30));
+    });
+}
+
+#[test]
+fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
+    block_on(async {
+        let slow = Receiver::start(|number| if number == 0 { Answer::Gate } else { Answer::Status(200) }).await;
+        let fast = Receiver::start(|_| Answer::Status(200)).await;
+        let mut webhook = slow.webhook("http://127.0.0.1");
+        webhook.timeout = DEADLINE;
+        let rig = Rig::start(&[webhook, fast.webhook("http://127.0.0.1")]);
+        rig.happen("release_advanced", "shop-0");
+        until("the first is under way", || slow.count() == 1).await;
+        for number in 1..QUEUE_MAX + 11 {
+            rig.happen("release_advanced", &format!("shop-{number}"));
+            // The fast one is to keep up, however slow the machine is.
+            until("the fast one has it", || fast.count() == number + 1).await;
+        }
+        rig.count("dropped", 10).await;
+        assert_eq!(fast.ids(), ids(0..QUEUE_MAX + 11));
+        slow.open();
+        rig.count("delivered", 2 * (QUEUE_MAX as u64 + 1) + 10).await;
+        let kept = std::iter::once(0).chain(11..QUEUE_MAX + 11);
+        assert_eq!((slow.ids(), rig.counted("failed")), (ids(kept), 0));
+    });
+}
+
+#[test]
+fn a_certificate_of_an_unknown_authority_is_refused_at_once() {
+    block_on(async {
+        let certificate = Certificate::new();
+        let receiver = Receiver::start_tls(&certificate, |_| Answer::Status(200)).await;
+        let webhook = receiver.webhook("https://localhost");
+        let rig = Rig::start(std::slice::from_ref(&webhook));
+        rig.happen("release_started", "shop-1");
+        rig.count("failed", 1).await;
+        assert_eq!(
+            (receiver.seen().len(), receiver.connections()),
+            (0, 1),
+            "not tried again"
+        );
+
+        let rig = Rig::trusting(&[webhook], certificate.roots());
+        rig.happen("release_started", "shop-2");
+        rig.count("delivered", 1).await;
+        assert_eq!(receiver.ids(), ["shop-2"]);
+
+        let other = receiver.webhook("https://127.0.0.1");
+        let rig = Rig::trusting(&[other], certificate.roots());
+        rig.happen("release_started", "shop-3");
+        rig.count("failed", 1).await;
+        assert_eq!(receiver.ids(), ["shop-2"], "the certificate is for another name");
+    });
+}
+
+#[test]
+fn at_the_end_what_waits_is_still_told() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Status(200)).await;
+        let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
+        for id in ids(0..20) {
+            rig.happen("release_advanced", &id);
+        }
+        rig.webhooks.drain_within(DEADLINE).await;
+        assert_eq!(receiver.ids(), ids(0..20));
+    });
+}
+
+#[test]
+fn the_end_does_not_wait_for_a_receiver_that_does_not_answer() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Never).await;
+        let mut webhook = receiver.webhook("http://127.0.0.1");
+        webhook.timeout = DEADLINE;
+        let rig = Rig::start(&[webhook]);
+        rig.happen("release_started", "shop-1");
+        rig.happen("release_started", "shop-2");
+        until("one is under way", || receiver.count() == 1).await;
+        let metrics = Arc::clone(&rig.metrics);
+        rig.webhooks.drain_within(Duration::from_millis(1)).await;
+        assert!(
+            metrics
+                .render()
+                .contains("webhook_deliveries_total{result=\"dropped\"} 2")
+        );
+    });
+}

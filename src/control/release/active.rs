@@ -230,9 +230,27 @@ impl Active {
     /// The judge begins a step.
     pub(super) fn begin_step(&mut self, step: usize, at_ms: u64) {
         if self.trial_step != Some(step) {
+            if self.trial_step.is_none() {
+                self.record_begin(step, at_ms);
+            }
             self.trial_step = Some(step);
             self.users.begin_step();
             self.trial.begin_step(at_ms, step, &self.release.plan);
+        }
+    }
+
+    /// A replay begins the first step with the canary's first chance of a request, which is now, and not with its first
+    /// request.
+    fn record_begin(&self, step: usize, at_ms: u64) {
+        let first = self.release.plan.steps().get(step).zip(self.recording.as_ref());
+        if let Some((first, recording)) = first {
+            let weight = first.weight.fraction();
+            let begin = Cohort {
+                at_ms,
+                weight,
+                ..Cohort::default()
+            };
+            record(recording, &begin);
         }
     }
 

@@ -224,7 +224,7 @@ impl Controller {
             }
             Preflight::Running => None,
             Preflight::Done(result) => {
-                let input = Input::Preflight(result.as_ref().map(|()| ()).map_err(String::as_str));
+                let input = Input::Preflight(result.as_ref().copied().map_err(String::as_str));
                 active.release.next(&input, now).ok().flatten().map(due)
             }
         }

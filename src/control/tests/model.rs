@@ -48,7 +48,7 @@ async fn whatever_happens_the_invariants_hold() {
 
 impl History {
     async fn play(mut self) {
-        self.restart().await;
+        self.restart();
         for _ in 0..EVENTS {
             match self.random.u32(0..13) {
                 0 => self.begin().await,
@@ -61,7 +61,7 @@ impl History {
                     self.full = !self.full;
                     self.disk.set_full(self.full);
                 }
-                10 => self.restart().await,
+                10 => self.restart(),
                 11 => drop(self.rig().links.handle.reload(vec![spec("shop", 0.0)], "file").await),
                 _ => self.weights().await,
             }
@@ -80,7 +80,7 @@ impl History {
     }
 
     /// The process is killed and another starts on the same disk; the wall clock may have been set back.
-    async fn restart(&mut self) {
+    fn restart(&mut self) {
         if let Some((rig, _)) = self.rig.take() {
             let at = crate::time::Clock::now(&rig.clock).unix_us();
             self.unix_us = at + self.random.i64(-5_000_000..5_000_000);

@@ -78,7 +78,9 @@ impl Rig {
     /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
     pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
         let Some(watch) = self.watch() else { return };
-        let points = (self.green() * 100.0) as u16;
+        let snapshot = self.links.publisher.current();
+        let green = snapshot.table.service("shop").unwrap().upstream("green").unwrap();
+        let points = green.weight.basis_points();
         let batch = NoteBatch {
             notes: (0..requests)
                 .flat_map(|at| {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::objectives;
 use super::plan::Plan;
-use crate::analysis::{Budget, Cause, Cohort, Evidence, Judge, Pending, Reason, Verdict};
+use crate::analysis::{Arm, Budget, Cause, Cohort, Evidence, Judge, Pending, Reason, Verdict};
 use crate::model::api::BudgetStatus;
 
 /// The trial of one canary. It can be written down whole and go on from there.
@@ -46,6 +46,10 @@ impl Trial {
     /// failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
+        // What the budget explains at full weight, where no baseline is left to compare with, begins with this.
+        let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
+        self.budget
+            .explain(&Arm::of(0, 0), &Arm::of(answered + failures, failures));
     }
 
     /// The release has come to step `index`, counted from 0; beyond the last nothing begins.

@@ -54,10 +54,8 @@ impl Live {
             self.tell(&Input::Preflight(Ok(())), cohort.at_ms);
         }
         self.trial.observe(cohort);
-        if cohort.weight < 1.0 {
-            self.spent += cohort.canary.visible_failures();
-            self.trial.set_spent(self.spent);
-        }
+        self.spent += cohort.canary.visible_failures();
+        self.trial.set_spent(self.spent);
         let finding = self.trial.finding(cohort.at_ms);
         self.tell(&Input::Verdict(&finding), cohort.at_ms);
     }

@@ -367,11 +367,11 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         }
         let watch = rig.watch().unwrap();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
+        let limit = watch.tripwire().limit();
         for _ in 0..5 {
             assert!(!watch.tripwire().spend(half, half));
         }
         rig.traffic(10, Duration::from_millis(100), false).await;
-        let limit = watch.tripwire().limit();
         // The lease for more is on disk before the wire is armed with it.
         until(|| watch.tripwire().limit() > limit).await;
         watch.tripwire().limit()

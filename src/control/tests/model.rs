@@ -10,7 +10,7 @@ use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 
 /// Histories.
-const SEEDS: u64 = 30;
+const SEEDS: u64 = 12;
 /// Events in one history.
 const EVENTS: usize = 40;
 

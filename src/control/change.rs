@@ -12,7 +12,7 @@ use super::release::Turn;
 use super::state::{self, State, percentages};
 use super::{Applied, Intent, Refusal};
 use crate::model::{Name, Weights, api};
-use crate::store::{Change, Committed, NewEntry, StoreError};
+use crate::store::{Change, Committed, NewEntry, ReleaseRecord, StoreError};
 use crate::time::Timestamp;
 
 /// Changes of one service that may wait for the one before them.
@@ -152,12 +152,16 @@ impl Controller {
 
     /// Publish, then commit.
     pub(super) fn brake(&mut self, name: &Name, mut moved: Move) {
-        self.overtake(name);
+        let taken_back = self.overtake(name);
+        if !self.seals(name, &moved) {
+            return self.refused(name, moved.reply, Refusal::Overtaken);
+        }
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
             return;
         };
         let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
-        let change = self.change(name, &before, &moved, true);
+        let mut change = self.change(name, &before, &moved, true);
+        change.releases.extend(taken_back);
         let table = self.publish(name, moved);
         let (saved, told) = oneshot::channel();
         let ticket = self.outbox.push(change);
@@ -216,6 +220,10 @@ impl Controller {
 
     fn publish_committed(&mut self, name: &Name, pending: Pending, committed: Committed) {
         let mut moved = pending.moved;
+        if !self.seals(name, &moved) {
+            // What ends it is on its way, and is written over what the store has just taken.
+            return self.refused(name, moved.reply, Refusal::Overtaken);
+        }
         moved.next.since = self.clock.now().rfc3339();
         let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
         let table = self.publish(name, moved);
@@ -253,19 +261,23 @@ impl Controller {
         }
     }
 
-    /// Nothing that was asked for before a brake and is not in effect happens after it.
-    fn overtake(&mut self, name: &Name) {
-        let Some(managed) = self.services.get_mut(name) else {
-            return;
-        };
+    /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what the store should say of a
+    /// release whose start is overtaken, and may be on disk all the same.
+    fn overtake(&mut self, name: &Name) -> Option<ReleaseRecord> {
+        let now = self.clock.now();
+        let managed = self.services.get_mut(name)?;
         let waiting = std::mem::take(&mut managed.waiting);
+        let mut taken_back = None;
         if let Some(pending) = managed.pending.take() {
             self.outbox.withdraw(pending.ticket);
+            let turn = pending.moved.turn.and_then(|turn| turn.taken_back(now));
+            taken_back = turn.and_then(|turn| turn.record(now));
             self.refused(name, pending.moved.reply, Refusal::Overtaken);
         }
         for asked in waiting {
             let _ = asked.reply.send(Err(Refusal::Overtaken));
         }
+        taken_back
     }
 
     /// A change that the store has had for too long is refused; what is in effect is written again behind it, since
@@ -319,6 +331,7 @@ impl Controller {
     /// From here on the next request is split by the new state. Gives the table's revision.
     fn publish(&mut self, name: &Name, moved: Move) -> u64 {
         let now = self.clock.now();
+        self.settle_before(name, &moved, now);
         let Some(managed) = self.services.get_mut(name) else {
             return self.publisher.current().revision;
         };
@@ -367,7 +380,7 @@ impl Controller {
             services: vec![moved.next.record(name)],
             releases: record.into_iter().collect(),
             entry: NewEntry {
-                at: moved.next.since.clone(),
+                at: now.rfc3339(),
                 actor: moved.intent.actor.clone(),
                 action: moved.action.to_owned(),
                 service: Some(name.to_string()),

@@ -375,10 +375,16 @@ impl Controller {
     /// What is not on disk yet gets as long as a caller would wait for it.
     async fn flush(mut self) {
         let durable_within = self.timing.durable_within;
+        let releases = self.last_checkpoints();
         let all = async {
             while self.outbox.len() > 0 {
                 let (ticket, result) = self.outbox.next(self.timing.retry).await;
                 self.written(ticket, result);
+            }
+            releases.await;
+            // Evidence, and what else was on its way.
+            while let Some(errand) = self.errands.next().await {
+                self.errand(errand);
             }
         };
         if timeout(durable_within, all).await.is_err() {

@@ -168,21 +168,43 @@ impl State {
         if let (Phase::RolledBack, Some(version)) = (release.phase, &release.version) {
             *attempts.entry(version.clone()).or_default() = release.attempt;
             while attempts.len() > ATTEMPTS_MAX {
-                attempts.pop_first();
+                let other = attempts.keys().find(|known| *known != version).cloned();
+                if let Some(other) = other {
+                    attempts.remove(&other);
+                }
             }
         }
         State {
             revision,
-            previous_baseline: if promoted {
-                Some(baseline)
-            } else {
-                self.previous_baseline.clone()
-            },
+            previous_baseline: self.previous_after(release),
             baseline: if promoted { canary } else { Name::clone(&self.baseline) },
             weights,
             attempts,
             since: if is_same { self.since.clone() } else { at.to_owned() },
             reason: if is_same { self.reason.clone() } else { reason },
+            ..self.clone()
+        }
+    }
+
+    /// What a rollback leads back to after a turn of this release: with a promotion the version before it, and never the
+    /// version that a release is about or has taken out.
+    fn previous_after(&self, release: &Release) -> Option<Name> {
+        match release.phase {
+            Phase::Promoted => Some(Name::from(&*release.baseline)),
+            Phase::RolledBack => None,
+            _ => self.previous_baseline.clone().filter(|name| **name != *release.canary),
+        }
+    }
+
+    /// The state of a service whose release cannot go on: everything is on the baseline.
+    pub(super) fn without_release(&self, revision: u64, at: &str, reason: String) -> State {
+        let upstreams = self.weights.iter().map(|(name, _)| name);
+        State {
+            revision,
+            weights: Weights::all_on(upstreams, &self.baseline).unwrap_or_else(|| self.weights.clone()),
+            previous_baseline: None,
+            since: at.to_owned(),
+            reason: Some(reason),
             ..self.clone()
         }
     }

@@ -238,6 +238,10 @@ impl Release {
     }
 
     fn direction_to(&self, after: &Release) -> Direction {
+        // Also where nothing is on the canary yet: a step towards it may be on its way.
+        if matches!(after.phase, Phase::RolledBack | Phase::Cancelled) {
+            return Direction::Towards;
+        }
         match after.weight().cmp(&self.weight()) {
             std::cmp::Ordering::Greater => Direction::Away,
             std::cmp::Ordering::Less => Direction::Towards,

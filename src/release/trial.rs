@@ -62,7 +62,18 @@ impl Trial {
     /// Judges a cohort, and raises what the baseline's rate explains. What users saw is not taken from it, since it was
     /// counted on the request path already: [`Trial::set_spent`].
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
+        self.judge(cohort);
+        self.explain(cohort);
+    }
+
+    /// Judges a cohort, and nothing else: where users are sticky, each counts once for the judge.
+    pub fn judge(&mut self, cohort: &Cohort<'_>) {
         self.judge.observe(cohort);
+    }
+
+    /// Raises what the baseline's rate explains, and nothing else. What users saw is counted request by request, so this
+    /// has to be told of all requests too, whether or not they are judged.
+    pub fn explain(&mut self, cohort: &Cohort<'_>) {
         self.budget.explain_cohort(cohort);
     }
 

@@ -138,6 +138,8 @@ impl Active {
     /// A worker's notes were lost.
     pub(super) fn lost(&mut self, batch: &NoteBatch) {
         self.assembly.give_up(batch.sent_us);
+        // What was lost is not to explain failures for ever.
+        self.baseline_failures = self.watch.tripwire().baseline_failures();
         self.chronicle
             .note("for some time the machine was too busy to keep notes; that time is not judged");
     }
@@ -171,9 +173,13 @@ impl Active {
         }
         while let Some(scored) = self.scored.pop_front() {
             let at_ms = self.timeline.ms(moment(scored.at_us));
+            self.trial.explain(&scored.all(at_ms));
+            if scored.is_spoiled {
+                continue;
+            }
             let cohort = scored.cohort(at_ms);
-            self.trial.observe(&cohort);
-            if let Some(recording) = &mut self.recording {
+            self.trial.judge(&cohort);
+            if let Some(recording) = &self.recording {
                 record(recording, &cohort);
             }
             let finding = self.trial.finding_given(at_ms, self.assembly.pending());
@@ -183,20 +189,7 @@ impl Active {
         }
         let at_ms = self.timeline.ms(now);
         let finding = self.trial.finding_given(at_ms, self.assembly.pending());
-        let due = self.follow(&finding, at_ms, now);
-        if let (Some(_), Some(recording)) = (&due, &mut self.recording) {
-            // No request ended then, but what follows from the time did.
-            let weight = self.release.weight().fraction();
-            record(
-                recording,
-                &Cohort {
-                    at_ms,
-                    weight,
-                    ..Cohort::default()
-                },
-            );
-        }
-        due
+        self.follow(&finding, at_ms, now)
     }
 
     /// What the release makes of a finding; then of the time.
@@ -242,15 +235,24 @@ impl Active {
     /// A replay begins the first step with the canary's first chance of a request, which is now, and not with its first
     /// request.
     fn record_begin(&self, step: usize, at_ms: u64) {
-        let first = self.release.plan.steps().get(step).zip(self.recording.as_ref());
-        if let Some((first, recording)) = first {
-            let weight = first.weight.fraction();
-            let begin = Cohort {
+        if let Some(first) = self.release.plan.steps().get(step) {
+            self.record_time(at_ms, first.weight.fraction());
+        }
+    }
+
+    /// A turn is taken at this time, at which no request ended: a replay has to look then too.
+    pub(super) fn record_mark(&self, at_ms: u64) {
+        self.record_time(at_ms, self.release.weight().fraction());
+    }
+
+    fn record_time(&self, at_ms: u64, weight: f64) {
+        if let Some(recording) = &self.recording {
+            let empty = Cohort {
                 at_ms,
                 weight,
                 ..Cohort::default()
             };
-            record(recording, &begin);
+            record(recording, &empty);
         }
     }
 
@@ -260,7 +262,10 @@ impl Active {
         let at_ms = self.timeline.ms(now);
         match self.release.step() {
             Some(step) => self.begin_step(step, at_ms),
-            None => self.trial_step = None,
+            None => {
+                self.trial_step = None;
+                self.preflight = Preflight::Due;
+            }
         }
     }
 

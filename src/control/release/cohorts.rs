@@ -63,9 +63,15 @@ struct Ended {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
-    Good { latency_us: u32 },
-    Bad { visible: bool },
+    Good {
+        latency_us: u32,
+    },
+    Bad {
+        visible: bool,
+    },
     Aborted,
+    /// Answered by the baseline, since the canary was full: of neither side.
+    Displaced,
 }
 
 impl Slot {
@@ -82,6 +88,8 @@ pub(super) struct Scored {
     pub(super) at_us: u64,
     /// The chance that a request of the two arms was given to the canary.
     pub(super) weight: f64,
+    /// Requests were displaced meanwhile, so that the arms cannot be compared.
+    pub(super) is_spoiled: bool,
     pub(super) baseline: ScoredArm,
     pub(super) canary: ScoredArm,
 }
@@ -95,9 +103,22 @@ pub(super) struct ScoredArm {
     pub(super) latency_us: Vec<(u64, u64)>,
     pub(super) new_keys: Option<u64>,
     pub(super) failing_clients: u64,
+    /// Every request, and every one that failed, whoever's it was.
+    all: (u64, u64),
 }
 
 impl Scored {
+    /// Every request for the budget, which counts all that users see.
+    pub(super) fn all(&self, at_ms: u64) -> Cohort<'static> {
+        let arm = |arm: &ScoredArm| Arm::of(arm.all.0, arm.all.1);
+        Cohort {
+            at_ms,
+            weight: self.weight,
+            baseline: arm(&self.baseline),
+            canary: arm(&self.canary),
+        }
+    }
+
     /// The same for the judge, on its own scale of time.
     pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
         Cohort {
@@ -153,7 +174,7 @@ impl Assembly {
             Happened::Headed => self.head(note),
             Happened::Displaced => {
                 self.spoiled.insert(at_us / SPOILED_US, ());
-                self.end(note, End::Aborted);
+                self.end(note, End::Displaced);
             }
             Happened::Good { latency_us } => self.end(note, End::Good { latency_us }),
             Happened::Bad { visible } => self.end(note, End::Bad { visible }),
@@ -202,16 +223,13 @@ impl Assembly {
             if side == Side::Canary {
                 self.failures = self.failures.saturating_sub(slot.failures());
             }
-            if self.spoiled.contains_key(&(at_us / SPOILED_US)) {
-                continue;
-            }
+            let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
-            if scored
-                .last()
-                .is_none_or(|last| last.weight.to_bits() != weight.to_bits())
-            {
+            let same = |last: &Scored| last.weight.to_bits() == weight.to_bits() && last.is_spoiled == is_spoiled;
+            if !scored.last().is_some_and(same) {
                 scored.push(Scored {
                     weight,
+                    is_spoiled,
                     ..Scored::default()
                 });
             }
@@ -301,6 +319,11 @@ impl Scored {
 
 impl ScoredArm {
     fn count(&mut self, ended: Ended, users: &mut Users) {
+        if ended.end == End::Displaced {
+            return;
+        }
+        self.all.0 += 1;
+        self.all.1 += u64::from(matches!(ended.end, End::Bad { .. }));
         let Some(user) = users.counts(ended.user) else {
             return;
         };
@@ -310,7 +333,7 @@ impl ScoredArm {
         }
         match ended.end {
             End::Good { latency_us } if users.may_time(user) => self.latency_us.push((u64::from(latency_us), 1)),
-            End::Good { .. } | End::Aborted => {}
+            End::Good { .. } | End::Aborted | End::Displaced => {}
             End::Bad { visible } => {
                 let is_new = users.first_failure(user);
                 self.failing_clients += u64::from(is_new);
@@ -439,7 +462,16 @@ mod tests {
             note(35_000, Side::Baseline, 3, GOOD),
         ]);
         let mut users = Users::new(false);
-        assert_eq!(counts(&assembly.close(&known(90_000), &mut users)), [[1, 0, 0, 0]]);
+        let scored = assembly.close(&known(90_000), &mut users);
+        let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
+        assert_eq!(spoiled, [true, false]);
+        assert_eq!(
+            scored[0].all(0).canary.requests,
+            0,
+            "a displaced request is of neither side"
+        );
+        assert_eq!(scored[0].all(0).baseline.failures, 1, "and yet explains");
+        assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
     }
 
     #[test]
@@ -476,6 +508,7 @@ mod tests {
         let scored = assembly.close(&known(900_000), &mut Users::new(true));
         assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
         assert_eq!(scored[0].canary.new_keys, Some(1));
+        assert_eq!(scored[0].all(0).canary.failures, 4, "the budget counts what users see");
     }
 
     proptest! {

@@ -264,7 +264,7 @@ impl Controller {
             return false;
         };
         if active.landmark_us == u64::MAX {
-            active.set_landmark(p99_us);
+            active.set_landmark(p99_us.unwrap_or_default());
         }
         let lease = active.arm();
         let urgent = active.is_urgent();
@@ -279,7 +279,9 @@ impl Controller {
         let due = active.release.is_judged() && now >= active.checkpoint_at;
         if due || lease.is_some() {
             active.checkpoint_at = now.plus(CHECKPOINT);
-            active.set_landmark(p99_us);
+            if let Some(p99_us) = p99_us {
+                active.set_landmark(p99_us);
+            }
             self.write_checkpoint(name, now, lease.is_some());
         }
         self.metrics.add_rescues(name, rescued);
@@ -287,6 +289,27 @@ impl Controller {
             self.show_verdict(name, point);
         }
         urgent
+    }
+
+    /// What the next process goes on from, and the evidence of what has just ended; the future completes when it is on disk.
+    pub(in crate::control) fn last_checkpoints(&mut self) -> impl Future<Output = ()> + use<> {
+        let now = self.clock.now();
+        let names: Vec<Name> = self.services.keys().cloned().collect();
+        for name in &names {
+            self.keep_evidence(name, now);
+        }
+        let active = self.services.values().filter_map(|managed| managed.active.as_ref());
+        let store = self.outbox.store();
+        let written: Vec<_> = active
+            .map(|active| store.checkpoint(&active.release.id, active.last_checkpoint(now)))
+            .collect();
+        async move {
+            for written in written {
+                if let Err(error) = written.await {
+                    tracing::warn!(%error, "the last checkpoint of a release was not written");
+                }
+            }
+        }
     }
 
     fn write_checkpoint(&mut self, name: &Name, now: Timestamp, leased: bool) {
@@ -348,13 +371,28 @@ impl Controller {
             .collect();
         for name in names {
             let ended = self.services.get_mut(&name).and_then(|managed| managed.ended.take());
-            if let Some(ended) = ended {
+            if let Some(mut ended) = ended {
+                let rescued = ended.active.take_rescued();
+                self.metrics.add_rescues(&name, rescued);
                 self.write_evidence(&name, &ended, now);
             }
         }
     }
 
-    fn write_evidence(&mut self, name: &Name, ended: &Ended, now: Timestamp) {
+    /// Writes the evidence of the release that has just ended, as far as it goes.
+    pub(super) fn keep_evidence(&mut self, name: &Name, now: Timestamp) {
+        let ended = self.services.get_mut(name).and_then(|managed| managed.ended.take());
+        if let Some(mut ended) = ended {
+            let point = ended.active.path_point(now);
+            ended.active.chronicle.point(point);
+            self.write_evidence(name, &ended, now);
+            if let Some(managed) = self.services.get_mut(name) {
+                managed.ended = Some(ended);
+            }
+        }
+    }
+
+    pub(super) fn write_evidence(&mut self, name: &Name, ended: &Ended, now: Timestamp) {
         let durable = self.outbox.store().is_durable();
         let bundle = ended.active.bundle(now, durable);
         if let Some(managed) = self.services.get_mut(name) {
@@ -381,10 +419,10 @@ impl Controller {
         active.find(|active| active.release.id == id)
     }
 
-    fn baseline_p99(&self, name: &Name, now: Timestamp) -> u64 {
+    fn baseline_p99(&self, name: &Name, now: Timestamp) -> Option<u64> {
         let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
         let key = active.map(|active| active.watch.spec.baseline);
-        key.and_then(|key| self.collector.p99_us(key, now)).unwrap_or(0)
+        self.collector.p99_us(key?, now)
     }
 
     /// How long a rollback that a worker decided itself took it; `None` for one that is decided here.

@@ -1,9 +1,13 @@
 //! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
 //! process that is killed at any moment comes back with no less spent than users have seen.
 
-/// Failures that are leased at once. With fewer, a burst would outrun the disk and trip the wire before the budget is
-/// spent; with more, a kill would cost more of the budget.
-const PIECE: u32 = 8;
+/// Failures that are leased at once: a quarter of the limit, so that a kill costs no more of the budget than that, and at most
+/// this many. With fewer, a burst would outrun the disk and trip the wire before the budget is spent.
+const PIECE_MAX: u32 = 8;
+
+fn piece(limit: u32) -> u32 {
+    (limit / 4).clamp(1, PIECE_MAX)
+}
 
 /// What of the allowance may be armed.
 #[derive(Debug)]
@@ -24,7 +28,7 @@ impl Lease {
 
     /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust it.
     pub(super) fn first(spent: u32, limit: u32) -> u32 {
-        limit.min(spent.saturating_add(PIECE))
+        limit.min(spent.saturating_add(piece(limit)))
     }
 
     /// The most failures that the wire may be armed with when `limit` exhaust the budget.
@@ -36,7 +40,7 @@ impl Lease {
     pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
         let left = granted.saturating_sub(spent);
-        if self.asked.is_some() || limit <= granted || left > PIECE / 2 {
+        if self.asked.is_some() || limit <= granted || left > piece(limit).div_ceil(2) {
             return None;
         }
         let wanted = Lease::first(spent, limit);
@@ -71,16 +75,16 @@ mod tests {
     #[test]
     fn nothing_is_armed_that_is_not_on_disk_as_spent() {
         let mut lease = Lease::new(Lease::first(0, 23), true);
-        assert_eq!((lease.cap(23), lease.ask(3, 23)), (8, None));
-        assert_eq!(lease.ask(4, 23), Some(12));
-        assert_eq!((lease.cap(23), lease.ask(5, 23)), (8, None), "one at a time");
-        assert_eq!(lease.on_disk(5), 12, "what was asked for may be on disk");
+        assert_eq!((lease.cap(23), lease.ask(1, 23)), (5, None));
+        assert_eq!(lease.ask(2, 23), Some(7));
+        assert_eq!((lease.cap(23), lease.ask(3, 23)), (5, None), "one at a time");
+        assert_eq!(lease.on_disk(3), 7, "what was asked for may be on disk");
         lease.answered(false);
-        assert_eq!(lease.cap(23), 8);
-        assert_eq!(lease.ask(6, 23), Some(14));
+        assert_eq!(lease.cap(23), 5);
+        assert_eq!(lease.ask(4, 23), Some(9));
         lease.answered(true);
-        assert_eq!(lease.cap(23), 14);
-        assert_eq!(lease.ask(13, 15), Some(15));
+        assert_eq!(lease.cap(23), 9);
+        assert_eq!(lease.ask(12, 15), Some(15));
         lease.answered(true);
         assert_eq!(lease.ask(15, 15), None);
         assert_eq!(lease.cap(9), 9, "a limit that fell counts at once");

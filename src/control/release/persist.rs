@@ -37,6 +37,10 @@ struct Checkpoint {
     /// Failures that users have seen, as far as is known.
     visible: u64,
     rescued: u64,
+    /// The age at which outcomes are waited for no longer, in microseconds.
+    landmark_us: u64,
+    /// Nothing can have been spent since: the process ended in order.
+    settled: bool,
 }
 
 /// The number in an identity such as `shop-12`.
@@ -66,15 +70,27 @@ impl Active {
 
     /// What a restart goes on from.
     pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
+        self.written_down(now, self.lease.on_disk(self.watch.tripwire().spent()), false)
+    }
+
+    /// What the next process goes on from when this one ends in order, after its last request: what was leased and not
+    /// spent is given back.
+    pub(super) fn last_checkpoint(&self, now: Timestamp) -> Value {
+        self.written_down(now, self.watch.tripwire().spent(), true)
+    }
+
+    fn written_down(&self, now: Timestamp, leased: u32, settled: bool) -> Value {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
             users: self.users.clone(),
             chronicle: self.chronicle.clone(),
             mark: self.timeline.mark(now),
-            leased: self.lease.on_disk(self.watch.tripwire().spent()),
+            leased,
             visible: self.visible(),
             rescued: self.rescued(),
+            landmark_us: self.landmark_us,
+            settled,
         })
     }
 
@@ -91,8 +107,17 @@ impl Active {
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
-        let leased = stored.leased.max(checkpoint.as_ref().map_or(0, |known| known.leased));
+        let leased = match &checkpoint {
+            Some(known) if known.settled => known.leased,
+            known => stored.leased.max(known.as_ref().map_or(0, |known| known.leased)),
+        };
         let sticky = spec.sticky;
+        if checkpoint
+            .as_ref()
+            .is_some_and(|known| known.users.are_sticky() != sticky)
+        {
+            return Err("whether its users are sticky has changed".to_owned());
+        }
         let fresh = || Trial::new(&release.plan, release.attempt);
         let mut active = Active::new(
             Parts {
@@ -115,6 +140,7 @@ impl Active {
         );
         if let Some(known) = checkpoint {
             active.trial_step = known.trial_step;
+            active.landmark_us = known.landmark_us;
             active.rescued_before = known.rescued;
             active.forgone = leased.saturating_sub(u32::try_from(known.visible).unwrap_or(u32::MAX));
         }

@@ -11,7 +11,8 @@ use super::active::Active;
 use super::persist::Stored;
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
-use crate::model::{Name, ServiceSpec};
+use crate::model::{Name, ServiceSpec, api};
+use crate::release::{Command, Input, Verb};
 use crate::store::{Change, NewEntry, ReleaseRecord};
 
 /// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
@@ -96,14 +97,23 @@ impl Controller {
         let Some(managed) = self.services.get_mut(name) else {
             return;
         };
+        let revision = managed.next_revision();
         managed.state = managed
             .state
-            .rolled_back(managed.next_revision(), &now.rfc3339(), Some(error.to_owned()));
+            .without_release(revision, &now.rfc3339(), error.to_owned());
+        let state = match ended(record, error, now) {
+            Some(stored) => {
+                managed.last = Some(Box::new(stored.view.clone()));
+                serde_json::json!(stored)
+            }
+            None => record.state.clone(),
+        };
         let live = managed.live();
         let change = Change {
             services: vec![managed.state.record(name)],
             releases: vec![ReleaseRecord {
                 ended: true,
+                state,
                 ..record.clone()
             }],
             entry: NewEntry {
@@ -130,9 +140,36 @@ impl Controller {
         let gone = self
             .services
             .iter()
-            .find(|(name, managed)| managed.active.is_some() && missing(name));
+            .find(|(name, managed)| managed.release().is_some() && missing(name));
         gone.map_or(Ok(()), |(name, managed)| Err(under_way(name, managed)))
     }
+}
+
+/// A release that cannot go on, as one that was rolled back; `None` when it cannot even be read.
+fn ended(record: &ReleaseRecord, error: &str, now: crate::time::Timestamp) -> Option<Stored> {
+    let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
+    let roll_back = Input::Command(Command {
+        verb: Verb::RollBack,
+        by: super::turn::ITSELF,
+        reason: Some(error),
+        gate: None,
+        override_freeze: false,
+        may_override: false,
+    });
+    let after = stored.release.next(&roll_back, now).ok()??.after;
+    let view = api::Release {
+        phase: after.phase,
+        weight: 0.0,
+        waiting_for: None,
+        ended_at: Some(now.rfc3339()),
+        outcome: after.outcome.clone(),
+        ..stored.view
+    };
+    Some(Stored {
+        release: after,
+        view,
+        leased: stored.leased,
+    })
 }
 
 /// Waits for an answer without a runtime, at most so long. Whether it was yes.
@@ -150,11 +187,20 @@ fn wait(answer: impl Future<Output = Result<bool, crate::store::StoreError>>, wi
 }
 
 impl Managed {
+    /// The release under way, or the one whose start the store has not taken yet.
+    fn release(&self) -> Option<&Active> {
+        let pending = self.pending.as_ref().and_then(|pending| pending.moved.turn.as_ref());
+        let starting = pending.and_then(|turn| turn.active.as_deref());
+        self.active.as_deref().or(starting)
+    }
+
     /// Whether a new declaration leaves the release under way its upstreams.
     pub(in crate::control) fn keeps_release(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
-        let Some(active) = &self.active else { return Ok(()) };
+        let Some(active) = self.release() else { return Ok(()) };
         let there = |name: &str| spec.upstreams.iter().any(|upstream| *upstream.name == *name);
-        if there(&active.release.baseline) && there(&active.release.canary) {
+        // Who is known by a key is judged by it.
+        let same_users = spec.sticky.is_some() == self.spec.sticky.is_some();
+        if same_users && there(&active.release.baseline) && there(&active.release.canary) {
             return Ok(());
         }
         Err(under_way(&spec.name, self))
@@ -162,8 +208,9 @@ impl Managed {
 }
 
 fn under_way(name: &str, managed: &Managed) -> Refusal {
-    let release = managed.active.as_ref().map_or("", |active| active.id());
+    let release = managed.release().map_or("", Active::id);
     Refusal::Reload(format!(
-        "service {name}: the release {release} is under way and needs the service with both its upstreams; end it first"
+        "service {name}: the release {release} is under way and needs the service with both its upstreams, and sticky or not \
+         as it is; end it first"
     ))
 }

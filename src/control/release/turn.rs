@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::active::{Active, Due};
+use super::active::{Active, Due, Preflight};
 use super::recording::end;
 use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
@@ -25,6 +25,11 @@ pub(in crate::control) struct Turn {
 }
 
 impl Turn {
+    /// The row of a release that begins with this turn.
+    pub(in crate::control) fn record(&self, now: Timestamp) -> Option<ReleaseRecord> {
+        Some(self.active.as_ref()?.record(&self.after, now))
+    }
+
     /// What the store should say of a release whose beginning was refused, and may be on disk all the same; `None` for a
     /// turn of one that is under way, which stays as it is.
     pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<Turn>> {
@@ -54,6 +59,8 @@ pub(in crate::control) struct Ended {
 
 impl Ended {
     fn new(mut active: Box<Active>, at: Timestamp) -> Ended {
+        // Requests that still hang must not take the canary out of a table that is no longer this release's.
+        let _ = active.watch.tripwire().trip();
         // Dropped, the recording is written out.
         if let Some(recording) = active.recording.take() {
             end(&recording, &active.release);
@@ -75,6 +82,9 @@ impl Managed {
     pub(in crate::control) fn turn(&mut self, turn: Turn, action: &str, actor: &str, now: Timestamp) -> bool {
         let Turn { after, detail, active } = turn;
         if let Some(mut active) = self.active.take().or(active) {
+            if after.phase == api::Phase::Preflight {
+                active.preflight = Preflight::Due;
+            }
             let weight = after.weight().percent();
             active.chronicle.turn(now, action, actor, detail, weight);
             active.release = after;
@@ -124,6 +134,7 @@ fn told(release: &Release) -> Value {
         "step": release.step_number(),
         "weight": release.weight().percent(),
         "paused": release.is_paused(),
+        "approvals": release.approvals(),
     })
 }
 
@@ -144,6 +155,9 @@ impl Controller {
         if away && managed.pending.is_some() {
             reply.refuse(Refusal::Conflict("another change is on its way; ask again".to_owned()));
             return false;
+        }
+        if let Some(active) = managed.active.as_ref().filter(|_| by_itself) {
+            active.record_mark(at_ms);
         }
         let moved = Move {
             next: managed.after(&transition.after, &intent, now),
@@ -196,6 +210,30 @@ impl Managed {
 }
 
 impl Controller {
+    /// A promotion ends the release, and with it what its tripwire is good for: it is taken away first. Whether that could be
+    /// done; not if a worker was faster, for then the canary is out, and stays out.
+    pub(in crate::control) fn seals(&self, name: &Name, moved: &Move) -> bool {
+        let promotes = moved
+            .turn
+            .as_ref()
+            .is_some_and(|turn| turn.after.phase == api::Phase::Promoted);
+        let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        active.is_none_or(|active| !promotes || active.watch.tripwire().trip())
+    }
+
+    /// A release that ends while the one before it has only just ended: the evidence of that is final now.
+    pub(in crate::control) fn settle_before(&mut self, name: &Name, moved: &Move, now: Timestamp) {
+        let ends = moved.turn.as_ref().is_some_and(|turn| turn.after.phase.is_over());
+        let before = self
+            .services
+            .get_mut(name)
+            .filter(|_| ends)
+            .and_then(|managed| managed.ended.take());
+        if let Some(before) = before {
+            self.write_evidence(name, &before, now);
+        }
+    }
+
     /// People are told of a turn.
     pub(in crate::control) fn show_release(
         &mut self,
@@ -222,6 +260,10 @@ impl Controller {
             "{action}"
         );
         self.metrics.set_phase(name, release.phase);
+        if release.phase.is_over() {
+            // At once, in case the process ends now, and again when the last requests have ended.
+            self.keep_evidence(name, now);
+        }
         self.tell(api::EventKind::Release {
             release: Box::new(release),
             action: action.to_owned(),

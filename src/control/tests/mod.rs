@@ -27,6 +27,7 @@ struct Rig {
     links: Links,
     clock: ManualClock,
     run: JoinHandle<()>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
 }
 
 const PATIENT: Duration = Duration::from_secs(600);
@@ -61,14 +62,33 @@ impl Rig {
             clock: Arc::new(clock.clone()),
         });
         controller.timing = timing;
-        let run = tokio::spawn(controller.run(std::future::pending()));
-        Rig { links, clock, run }
+        let (stop, stopped) = tokio::sync::oneshot::channel();
+        let stopped = async move {
+            // Dropped with the rig, it says nothing.
+            if stopped.await.is_err() {
+                std::future::pending().await
+            }
+        };
+        let run = tokio::spawn(controller.run(stopped));
+        let stop = Some(stop);
+        Rig {
+            links,
+            clock,
+            run,
+            stop,
+        }
     }
 
     fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
         let path = Some(directory.to_owned());
         let (store, loaded) = Store::open(&store::Options { path }).unwrap();
         Rig::with(store, loaded, services, TIMING)
+    }
+
+    /// Ends in order.
+    async fn stop(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+        (&mut self.run).await.unwrap();
     }
 
     /// Asks for so much percent on green, without waiting for the answer.

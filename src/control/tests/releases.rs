@@ -368,7 +368,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         let watch = rig.watch().unwrap();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
         let limit = watch.tripwire().limit();
-        for _ in 0..5 {
+        for _ in 0..3 {
             assert!(!watch.tripwire().spend(half, half));
         }
         rig.traffic(10, Duration::from_millis(100), false).await;
@@ -488,5 +488,75 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
         assert_eq!(answer.canary_requests, release.canary_requests);
         assert_eq!(answer.canary_failures > 0, bad);
         assert!(!bundle.timeline.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    let promoted = rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
+    assert_eq!(promoted.weights["green"], 100.0);
+    rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
+    rig.phase("shop-1", Phase::Promoted).await;
+    // Back to blue by a release of its own, which is bad.
+    let back = api::ReleaseStart {
+        canary: "blue".to_owned(),
+        ..start(quick())
+    };
+    rig.links
+        .handle
+        .start_release("shop", back, intent(None))
+        .await
+        .unwrap();
+    rig.phase("shop-2", Phase::Progressing).await;
+    rig.verb("shop-2", ReleaseVerb::RollBack).await.unwrap();
+    assert_eq!(rig.green(), 100.0);
+    rig.roll_back().await.unwrap().unwrap();
+    assert_eq!(rig.green(), 100.0, "blue has been taken out");
+}
+
+#[tokio::test]
+async fn a_promotion_does_not_bring_a_tripped_canary_back() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
+    let watch = rig.watch().unwrap();
+    assert!(watch.tripwire().trip());
+    rig.links.publisher.update(|table| table.without(watch.spec.canary));
+    let promote = rig.verb("shop-1", ReleaseVerb::Promote).await;
+    assert!(promote.is_err(), "{promote:?}");
+    rig.phase("shop-1", Phase::RolledBack).await;
+    assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
+    let directory = tempfile::tempdir().unwrap();
+    for in_order in [false, true] {
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let before = match rig.shop().await.release {
+            Some(id) => rig.release(&id).await.budget.spent,
+            None => {
+                let _worker = prompt_worker(&rig.links.publisher);
+                rig.begin().await.budget.spent
+            }
+        };
+        if in_order {
+            rig.stop().await;
+        }
+        drop(rig);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let after = rig.release("shop-1").await.budget.spent;
+        if in_order {
+            assert_eq!(after, before);
+        } else {
+            assert!(
+                after > before,
+                "what was leased counts as spent after a kill: {before} {after}"
+            );
+        }
     }
 }

@@ -235,7 +235,9 @@ impl Model {
     fn check(&self, before: &Release, transition: &Transition, event: &Event) -> Result<(), TestCaseError> {
         let after = &transition.after;
         let (was, is) = (before.weight(), after.weight());
+        let given_up = matches!(after.phase, Phase::RolledBack | Phase::Cancelled);
         let direction = match is.cmp(&was) {
+            _ if given_up => Direction::Towards,
             std::cmp::Ordering::Greater => Direction::Away,
             std::cmp::Ordering::Less => Direction::Towards,
             std::cmp::Ordering::Equal => Direction::Level,

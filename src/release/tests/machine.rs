@@ -72,13 +72,7 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
                 release.release.outcome.as_ref().unwrap().objective.as_deref(),
                 Some(*objective)
             );
-            let had_traffic = !matches!(phase, Phase::Pending | Phase::Preflight);
-            let direction = if had_traffic {
-                Direction::Towards
-            } else {
-                Direction::Level
-            };
-            assert_eq!(end.direction, direction, "{phase}");
+            assert_eq!(end.direction, Direction::Towards, "{phase}");
         }
     }
 }

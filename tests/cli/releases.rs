@@ -415,9 +415,10 @@ fn a_plan_is_told_with_its_worst_case() {
          \n\
          STEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 %              SEES 100 %\n\
          \x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\
-         \x20  2   100 %   0.0/s  never by itself         210 requests           allowed               -\n\
+         \x20  2   100 %   0.0/s  never by itself         210 requests           budget                -\n\
          \n\
-         SEES n %: when a canary that fails n % of its requests is taken out, typically.\n\
+         SEES n %: when a canary that fails n % of its requests is taken out, typically; budget: only by the failures that \
+         users may see.\n\
          Worst case: users see 281 failures beyond the baseline's own rate: 20 of the budget, 5 by chance, 256 in flight.\n"
     );
     assert_eq!(planned.err, "warning: step 2 has no traffic\n");

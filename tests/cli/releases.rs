@@ -466,6 +466,50 @@ fn why_a_release_is_where_it_is_is_told_in_words() {
 }
 
 #[test]
+fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
+    let mut paused = release("waiting", 1, 5.0);
+    paused["paused"] = json!(true);
+    paused["waiting_for"] = json!({ "kind": "resume", "detail": "paused by paul: lunch" });
+    let objectives = paused["objectives"].as_array_mut().unwrap();
+    objectives[1]["advance_log_e"] = json!(0.5);
+    for margins in [
+        json!({ "error_rate": { "below": 0.02 } }),
+        json!({ "latency": { "quantile": 0.99, "below": "300ms" } }),
+    ] {
+        objectives
+            .push(json!({ "objective": "slo", "margins": margins, "share": 1.0, "log_e": 0.0, "log_limit": 4.6 }));
+    }
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [paused.clone()] })),
+        _ => Reply::Json(200, service(9, true)),
+    });
+    let told = proxy.run(&["explain", "shop"]).code(0);
+    for text in [
+        "It waits (resume): paused by paul: lunch. It goes on after `weighbridge release resume`;",
+        "What it still needs is evidence that the canary is good enough in error rate and latency.\n",
+        "\nless than 2 % failures\n",
+        "\n99 % of answers within 300ms\n",
+    ] {
+        assert!(told.out.contains(text), "{text} is missing: {}", told.out);
+    }
+}
+
+#[test]
+fn the_status_of_a_service_tells_of_its_release() {
+    let mut shop = service(9, true);
+    shop["release"] = json!("shop-12");
+    let expected = shop.clone();
+    let proxy = StandIn::playing(move |line| match line {
+        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+        _ => Reply::Json(200, shop.clone()),
+    });
+    let told = proxy.run(&["status", "shop"]).code(0);
+    let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
+    assert!(told.out.contains(line), "{}", told.out);
+    assert_eq!(proxy.run(&["status", "shop", "-o", "json"]).code(0).json(), expected);
+}
+
+#[test]
 fn recorded_releases_are_judged_again() {
     let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
     let input = format!(

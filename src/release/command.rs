@@ -243,13 +243,14 @@ impl Release {
             let missing = gate.missing(&self.voices, now.unix_us());
             return Err(Illegal::Now(format!("promote does not skip gates: {missing}")));
         }
+        let detail = command.told("promoted") + overriding(overrides);
         let going = Release {
             override_freeze: self.override_freeze || overrides,
             paused: None,
+            hastened: Some(detail.clone()),
             ..self.clone()
         };
         going.unbarred(command.verb, now)?;
-        let detail = command.told("promoted") + overriding(overrides);
         Ok(going.to_full(detail, now))
     }
 

@@ -421,8 +421,22 @@ fn promote_goes_to_the_end_and_says_when_it_cannot() {
     release.ask(Verb::Pause, "bob").unwrap();
     release.ask(Verb::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
+    assert_eq!(release.release.told_outcome(), None);
+    let mut baked = Driver {
+        release: release.release.clone(),
+        now_us: release.now_us,
+    };
+    baked.advance();
+    baked.expect("promoted", 100.0, None);
+    let told = baked.release.told_outcome().unwrap().reason;
+    let seen = baked.release.outcome.unwrap().reason;
+    assert_eq!(told, format!("promoted by bob: because; {seen}"));
     release.ask(Verb::Promote, "bob").unwrap();
     release.expect("promoted", 100.0, None);
+    assert_eq!(
+        release.release.told_outcome().unwrap().reason,
+        "promoted by bob: because"
+    );
 }
 
 #[test]

@@ -79,7 +79,7 @@ pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) 
             ("ETag" = String, description = "The service's new revision"))),
         (status = 403, description = "The role does not allow it; `override_freeze` needs `admin`", body = api::Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Another release is under way, or a freeze window is in force", body = api::Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Another release is under way", body = api::Problem, content_type = "application/problem+json"),
         (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),

@@ -38,9 +38,13 @@ pub(super) fn overview(services: &[api::Service]) -> String {
     table.text()
 }
 
-/// One service with everything that is known about it.
-pub(super) fn detail(service: &api::Service, colored: bool) -> String {
-    let sections = [head(service, colored), endpoints(service, colored), windows(service)];
+/// One service with everything that is known about it, and where its release is, if one is under way.
+pub(super) fn detail(service: &api::Service, release: Option<&str>, colored: bool) -> String {
+    let sections = [
+        head(service, release, colored),
+        endpoints(service, colored),
+        windows(service),
+    ];
     sections.join("\n")
 }
 
@@ -63,7 +67,7 @@ pub(super) fn in_words(weights: &api::Percentages) -> String {
     parts.join(", ")
 }
 
-fn head(service: &api::Service, colored: bool) -> String {
+fn head(service: &api::Service, release: Option<&str>, colored: bool) -> String {
     let weights = &service.weights;
     let mut lines = vec![
         format!("Service   {}", paint(&service.name, "1", colored)),
@@ -88,6 +92,7 @@ fn head(service: &api::Service, colored: bool) -> String {
         .as_deref()
         .map(|name| format!(" (before: {name})"));
     lines.push(format!("Baseline  {}{}", service.baseline, before.unwrap_or_default()));
+    lines.extend(release.map(|release| format!("Release   {release}")));
     lines.push(format!("Revision  {}\n", service.revision));
     lines.join("\n")
 }

@@ -12,6 +12,7 @@ use crate::model::{Weight, api};
 use super::args::{Arguments, Format, Global};
 use super::client::{Answer, Client, Error};
 use super::exit::{Exit, Failure};
+use super::release;
 use super::status;
 use super::terminal::Terminal;
 
@@ -35,7 +36,12 @@ pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Term
             let answer = ask(client.service(service), terminal)?;
             match terminal.format() {
                 Format::Json => terminal.print_json(&answer.json)?,
-                Format::Text => terminal.print(&status::detail(&answer.value, terminal.colored()))?,
+                Format::Text => {
+                    let release = answer.value.release.as_deref();
+                    let release = release.map(|id| release::summary(&client, id, terminal)).transpose()?;
+                    let text = status::detail(&answer.value, release.as_deref(), terminal.colored());
+                    terminal.print(&text)?;
+                }
             }
         }
         None => {

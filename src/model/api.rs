@@ -268,8 +268,8 @@ pub enum EventKind {
     Verdict {
         /// The service.
         service: String,
-        /// The release.
-        release: String,
+        /// The identity of the release.
+        release_id: String,
         /// `continue`, `advance`, `hold` or `roll_back`.
         verdict: String,
         /// `ln` of the combined evidence against the canary.

@@ -94,28 +94,28 @@ pub struct Release {
     pub started_at: String,
     /// When the present step or phase began (RFC 3339).
     pub phase_since: String,
-    /// When it ended; absent while it is under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// When it ended; `null` while it is under way.
+    #[serde(default)]
     pub ended_at: Option<String>,
-    /// Why, as given at the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// Why, as given at the start; `null` if nothing was.
+    #[serde(default)]
     pub reason: Option<String>,
-    /// The reference of the change that it brings, as given at the start.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The reference of the change that it brings, as given at the start; `null` if none was.
+    #[serde(default)]
     pub change: Option<String>,
-    /// The build of the canary, as given at the start. A second try at the same build has less chance of error.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The build of the canary, as given at the start; `null` if none was. A second try at the same build has less chance of error.
+    #[serde(default)]
     pub version: Option<String>,
     /// Who started it.
     pub actor: String,
-    /// What is waited for, while something is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// What is waited for; `null` while nothing is.
+    #[serde(default)]
     pub waiting_for: Option<WaitingFor>,
     /// Approvals so far, of the gate that is next or was last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
-    /// How it ended; absent while it is under way.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// How it ended; `null` while it is under way.
+    #[serde(default)]
     pub outcome: Option<ReleaseOutcome>,
     /// The failures that users may see.
     pub budget: BudgetStatus,

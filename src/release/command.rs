@@ -117,7 +117,7 @@ impl Command<'_> {
 impl Release {
     pub(crate) fn obey(&self, command: &Command<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
         if self.phase.is_over() {
-            return Err(self.illegal(command.verb));
+            return Err(self.illegal(command.verb, now));
         }
         match command.verb {
             Verb::Pause => return Ok(self.pause(command, now)),
@@ -162,7 +162,7 @@ impl Release {
             return Ok(transition);
         }
         if self.paused.is_none() && !overrides {
-            return Err(self.illegal(command.verb));
+            return Err(self.illegal(command.verb, now));
         }
         let detail = command.told("resumed") + overriding(overrides);
         Ok(self.change("release_resumed", detail, now, |after| {
@@ -233,7 +233,7 @@ impl Release {
 
     fn promote_now(&self, command: &Command<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         if !self.is_judged() {
-            return Err(self.illegal(command.verb));
+            return Err(self.illegal(command.verb, now));
         }
         let overrides = command.overrides()?;
         if let Some(gate) = self
@@ -243,13 +243,14 @@ impl Release {
             let missing = gate.missing(&self.voices, now.unix_us());
             return Err(Illegal::Now(format!("promote does not skip gates: {missing}")));
         }
+        let detail = command.told("promoted") + overriding(overrides);
         let going = Release {
             override_freeze: self.override_freeze || overrides,
             paused: None,
+            hastened: Some(detail.clone()),
             ..self.clone()
         };
         going.unbarred(command.verb, now)?;
-        let detail = command.told("promoted") + overriding(overrides);
         Ok(going.to_full(detail, now))
     }
 
@@ -284,18 +285,30 @@ impl Release {
         )))
     }
 
-    fn illegal(&self, verb: Verb) -> Illegal {
+    fn illegal(&self, verb: Verb, now: Timestamp) -> Illegal {
         let possible = self.possible().join(", ");
         let then = if possible.is_empty() {
             "nothing follows any more; start a new release".to_owned()
         } else {
             format!("possible now: {possible}")
         };
+        let frozen = self.frozen_out(now).unwrap_or_default();
         let verb = verb.as_str();
         Illegal::Now(format!(
-            "{verb} is not possible: release {} is {}; {then}",
+            "{verb} is not possible: release {} is {}{frozen}; {then}",
             self.id,
             self.whereabouts()
+        ))
+    }
+
+    /// Why it has not begun and how it could, where that is a freeze.
+    fn frozen_out(&self, now: Timestamp) -> Option<String> {
+        let barrier = self.barrier(now.unix_us()).filter(|_| self.phase == Phase::Pending)?;
+        let Barrier::Freeze(_) = barrier else { return None };
+        let detail = barrier.detail(self, now.unix_us());
+        Some(format!(
+            " ({detail}; it begins by itself then, or at once by resume with override_freeze and a reason, which the role \
+             admin may)"
         ))
     }
 

@@ -59,6 +59,8 @@ pub struct Release {
     pub(crate) paused: Option<Word>,
     pub(crate) wait: Option<Wait>,
     pub(crate) voices: Vec<Voice>,
+    /// Who took it past the steps that were left, and why, if somebody did.
+    pub(crate) hastened: Option<String>,
 }
 
 /// What a release begins with.
@@ -146,7 +148,19 @@ impl Release {
             paused: None,
             wait: None,
             voices: Vec::new(),
+            hastened: None,
         }
+    }
+
+    /// How it ended, as people are told: of a promotion that a person hastened, that comes before what the last look saw.
+    pub fn told_outcome(&self) -> Option<ReleaseOutcome> {
+        let mut outcome = self.outcome.clone()?;
+        if let Some(told) = self.hastened.as_ref().filter(|_| self.phase == Phase::Promoted)
+            && !outcome.reason.starts_with(told)
+        {
+            outcome.reason = format!("{told}; {}", outcome.reason);
+        }
+        Some(outcome)
     }
 
     /// The canary's weight.

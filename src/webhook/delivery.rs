@@ -52,7 +52,10 @@ impl Failure {
     /// Whether the same may be taken later.
     fn may_pass(&self) -> bool {
         match self {
-            Failure::Status(status, _) => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Failure::Status(status, _) => {
+                let asks_again = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+                asks_again || status.is_server_error()
+            }
             Failure::Timeout | Failure::Unsent(SendError::Connection(_)) => true,
             Failure::Unsent(SendError::Certificate(_)) | Failure::Unwritten(_) => false,
         }
@@ -202,7 +205,7 @@ mod tests {
     #[test]
     fn what_may_pass_is_tried_again() {
         let status = |code| Failure::Status(StatusCode::from_u16(code).unwrap(), None).may_pass();
-        assert!([429, 500, 502, 503, 599].into_iter().all(status));
+        assert!([408, 429, 500, 502, 503, 599].into_iter().all(status));
         assert!(![301, 400, 401, 404, 410].into_iter().any(status));
         assert!(Failure::Timeout.may_pass());
     }

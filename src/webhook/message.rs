@@ -80,6 +80,11 @@ impl News {
             actor = self.actor,
             phase = phase.as_str().replace('_', " "),
         );
+        for (name, given) in [("build", &self.release.version), ("change", &self.release.change)] {
+            if let Some(given) = given {
+                let _ = write!(text, "; {name} {given}");
+            }
+        }
         if let Some(why) = self.why() {
             let _ = write!(text, "; {why}");
         }
@@ -137,13 +142,15 @@ mod tests {
             reason: "12 of 90 failed <@channel> & 1 > 0".to_owned(),
         });
         over.phase = api::Phase::RolledBack;
+        over.version = Some("5.2".to_owned());
+        over.change = Some("CHG-7".to_owned());
         let body = news("release_rolled_back", over).body(WebhookFormat::Slack).unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(
             body,
             serde_json::json!({
                 "text": "shop: release shop-12 from blue to green was rolled back by alice: rolled back, green has 5 % of the \
-                         traffic; decided by error_rate: 12 of 90 failed &lt;@channel&gt; &amp; 1 &gt; 0"
+                         traffic; build 5.2; change CHG-7; decided by error_rate: 12 of 90 failed &lt;@channel&gt; &amp; 1 &gt; 0"
             })
         );
     }

@@ -415,9 +415,10 @@ fn a_plan_is_told_with_its_worst_case() {
          \n\
          STEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 %              SEES 100 %\n\
          \x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\
-         \x20  2   100 %   0.0/s  never by itself         210 requests           allowed               -\n\
+         \x20  2   100 %   0.0/s  never by itself         210 requests           budget                -\n\
          \n\
-         SEES n %: when a canary that fails n % of its requests is taken out, typically.\n\
+         SEES n %: when a canary that fails n % of its requests is taken out, typically; budget: only by the failures that \
+         users may see.\n\
          Worst case: users see 281 failures beyond the baseline's own rate: 20 of the budget, 5 by chance, 256 in flight.\n"
     );
     assert_eq!(planned.err, "warning: step 2 has no traffic\n");
@@ -462,6 +463,50 @@ fn why_a_release_is_where_it_is_is_told_in_words() {
         told.out
     );
     assert!(!told.out.contains("For going on"), "{}", told.out);
+}
+
+#[test]
+fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
+    let mut paused = release("waiting", 1, 5.0);
+    paused["paused"] = json!(true);
+    paused["waiting_for"] = json!({ "kind": "resume", "detail": "paused by paul: lunch" });
+    let objectives = paused["objectives"].as_array_mut().unwrap();
+    objectives[1]["advance_log_e"] = json!(0.5);
+    for margins in [
+        json!({ "error_rate": { "below": 0.02 } }),
+        json!({ "latency": { "quantile": 0.99, "below": "300ms" } }),
+    ] {
+        objectives
+            .push(json!({ "objective": "slo", "margins": margins, "share": 1.0, "log_e": 0.0, "log_limit": 4.6 }));
+    }
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [paused.clone()] })),
+        _ => Reply::Json(200, service(9, true)),
+    });
+    let told = proxy.run(&["explain", "shop"]).code(0);
+    for text in [
+        "It waits (resume): paused by paul: lunch. It goes on after `weighbridge release resume`;",
+        "What it still needs is evidence that the canary is good enough in error rate and latency.\n",
+        "\nless than 2 % failures\n",
+        "\n99 % of answers within 300ms\n",
+    ] {
+        assert!(told.out.contains(text), "{text} is missing: {}", told.out);
+    }
+}
+
+#[test]
+fn the_status_of_a_service_tells_of_its_release() {
+    let mut shop = service(9, true);
+    shop["release"] = json!("shop-12");
+    let expected = shop.clone();
+    let proxy = StandIn::playing(move |line| match line {
+        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+        _ => Reply::Json(200, shop.clone()),
+    });
+    let told = proxy.run(&["status", "shop"]).code(0);
+    let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
+    assert!(told.out.contains(line), "{}", told.out);
+    assert_eq!(proxy.run(&["status", "shop", "-o", "json"]).code(0).json(), expected);
 }
 
 #[test]

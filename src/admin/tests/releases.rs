@@ -398,7 +398,7 @@ async fn events_of_releases_are_told_to_those_who_watch_the_service() {
     };
     let verdict = EventKind::Verdict {
         service: "shop".into(),
-        release: "shop-1".into(),
+        release_id: "shop-1".into(),
         verdict: "advance".into(),
         log_e: -0.5,
         log_limit: 4.6,

@@ -5,11 +5,13 @@ use serde_json::Value;
 
 use super::forecast::time;
 use super::words;
-use crate::cli::table::count;
+use crate::cli::table::{count, percent};
 use crate::model::api::{Phase, Release, Service, SideCounts};
 
 /// The windows of statistics are asked for the rate at which the canary gets requests.
 const RATE_WINDOW: (&str, f64) = ("10s", 10.0);
+
+const PAUSED: &str = "It goes on after `weighbridge release resume`; it is still rolled back if it has to be.";
 
 /// An objective with its evidence, as far as it is told here. What is absent is not known yet.
 #[derive(Debug, Deserialize)]
@@ -44,14 +46,22 @@ struct Interval {
     upper: f64,
 }
 
+impl Objective {
+    /// Whether it lets the canary go on at this step; `None` if it has no say in that.
+    fn has_shown_enough(&self) -> Option<bool> {
+        match (self.advance_log_e, self.advance_limit) {
+            (Some(log_e), Some(limit)) => Some(log_e >= limit),
+            _ => self.insufficient.then_some(false),
+        }
+    }
+}
+
 /// The whole explanation.
 pub(super) fn text(release: &Release, service: &Service) -> String {
     let mut paragraphs = vec![place(release)];
     paragraphs.extend(cause(release));
     let objectives = objectives(release);
-    if let Some(decider) = decider(release, &objectives) {
-        paragraphs.push(decider);
-    }
+    paragraphs.extend(deciders(release, &objectives));
     let rate = canary_rate(release, service);
     paragraphs.extend(objectives.iter().map(|objective| about(objective, release, rate)));
     paragraphs.push(budget(release));
@@ -89,13 +99,12 @@ fn cause(release: &Release) -> Option<String> {
         let then = match waiting.kind.as_str() {
             "schedule" | "freeze" => "It goes on by itself when that has passed.",
             "gate" => "`weighbridge release approve` gives it a voice.",
+            "resume" => PAUSED,
             _ => "It goes on by itself if the evidence comes; `weighbridge release resume` goes on without it.",
         };
         return Some(format!("It {}. {then}", words::waits(waiting)));
     }
-    let paused =
-        "It was paused and does not go on until `weighbridge release resume`; it is still rolled back if it has to be.";
-    release.paused.then(|| paused.to_owned())
+    release.paused.then(|| format!("It was paused. {PAUSED}"))
 }
 
 /// What is not understood is left out: a newer proxy may say more.
@@ -105,33 +114,38 @@ fn objectives(release: &Release) -> Vec<Objective> {
         .collect()
 }
 
-/// Which objective holds the release where it is: the one that is furthest from letting it go on.
-fn decider(release: &Release, objectives: &[Objective]) -> Option<String> {
-    if release.phase.is_over() || !matches!(release.phase, Phase::Progressing | Phase::Waiting | Phase::Baking) {
+/// Which objectives hold the release where it is.
+fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
+    if !matches!(release.phase, Phase::Progressing | Phase::Waiting | Phase::Baking) {
         return None;
     }
-    let missing = |objective: &Objective| Some(objective.advance_limit? - objective.advance_log_e?);
-    let slowest = objectives
+    let tested: Vec<&Objective> = objectives
         .iter()
-        .filter_map(|objective| Some((objective, missing(objective)?)))
-        .max_by(|one, other| one.1.total_cmp(&other.1));
-    let text = match slowest {
-        Some((objective, missing)) if missing > 0.0 => format!(
-            "What it still needs is evidence that the canary is good enough in {}.",
-            in_words(objective)
+        .filter(|objective| objective.has_shown_enough().is_some())
+        .collect();
+    let missing: Vec<String> = tested
+        .iter()
+        .filter(|objective| objective.has_shown_enough() == Some(false))
+        .map(|objective| in_words(objective))
+        .collect();
+    match missing.split_last() {
+        _ if tested.is_empty() => None,
+        None => Some(
+            "Every objective has shown at this step that the canary is good enough; what is left is the step's own time, \
+             its least number of requests, a gate or a freeze window."
+                .to_owned(),
         ),
-        Some(_) => {
-            "Every objective has shown at this step that the canary is good enough; what is left is the step's own \
-                    time, its least number of requests, a gate or a freeze window."
-                .to_owned()
-        }
-        None => return None,
-    };
-    Some(text)
+        Some((last, [])) => Some(still_needs(last)),
+        Some((last, others)) => Some(still_needs(&format!("{} and {last}", others.join(", ")))),
+    }
+}
+
+fn still_needs(what: &str) -> String {
+    format!("What it still needs is evidence that the canary is good enough in {what}.")
 }
 
 fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String {
-    let mut lines = vec![format!("{}{}", in_words(objective), margins(&objective.margins))];
+    let mut lines = vec![in_words(objective) + &margins(objective)];
     if objective.insufficient {
         lines.push("  The baseline has not been seen often enough to say anything yet.".to_owned());
         return lines.join("\n");
@@ -184,15 +198,29 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
 
 fn in_words(objective: &Objective) -> String {
     match objective.objective.as_str() {
-        "error_rate" => "error rate".to_owned(),
-        "slo" => "the fixed limit".to_owned(),
+        "slo" => fixed_limit(&objective.margins).unwrap_or_else(|| "the fixed limit".to_owned()),
         other => other.replace('_', " "),
     }
 }
 
-/// ` (ratio 1.1, worse_by 0.0005)`.
-fn margins(margins: &Value) -> String {
-    let Some(fields) = margins.as_object().filter(|fields| !fields.is_empty()) else {
+/// `99 % of answers within 300ms`, or `less than 2 % failures`.
+fn fixed_limit(limit: &Value) -> Option<String> {
+    if let Some(below) = limit.pointer("/error_rate/below") {
+        return Some(format!("less than {} failures", share(below)?));
+    }
+    let (quantile, below) = (limit.pointer("/latency/quantile")?, limit.pointer("/latency/below")?);
+    Some(format!("{} of answers within {}", share(quantile)?, below.as_str()?))
+}
+
+/// A fraction from 0 to 1 in percent, without the digits that binary fractions add.
+fn share(fraction: &Value) -> Option<String> {
+    Some(percent((fraction.as_f64()? * 1e8).round() / 1e6))
+}
+
+/// ` (ratio 1.1, worse_by 0.0005)`. A fixed limit has them in its name.
+fn margins(objective: &Objective) -> String {
+    let fields = objective.margins.as_object().filter(|fields| !fields.is_empty());
+    let Some(fields) = fields.filter(|_| objective.objective != "slo") else {
         return String::new();
     };
     let texts: Vec<String> = fields

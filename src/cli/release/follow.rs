@@ -125,11 +125,11 @@ impl Following<'_, '_> {
                 self.view.changed(&self.release, data)
             }
             EventKind::Verdict {
-                release,
+                release_id,
                 log_e,
                 log_limit,
                 ..
-            } if *release == self.release.id => {
+            } if *release_id == self.release.id => {
                 (self.release.log_e, self.release.log_limit) = (*log_e, *log_limit);
                 self.view.judged(&self.release, data)
             }

@@ -24,13 +24,14 @@ pub(super) fn text(forecast: &Forecast) -> String {
             format!("{:.1}/s", step.canary_requests_per_second),
             after(step),
         ];
-        cells.extend(HARMS.iter().map(|(harm, _)| seen(&step.detections, *harm)));
+        cells.extend(HARMS.iter().map(|(harm, _)| seen(step, *harm)));
         table.row(cells);
     }
     let worst = &forecast.worst_case;
     format!(
         "{}: {:.1} requests per second over the last minute, of which {} fail on the baseline.\n\n{}\nSEES n %: when a \
-         canary that fails n % of its requests is taken out, typically.\nWorst case: users see {} failures beyond the \
+         canary that fails n % of its requests is taken out, typically; budget: only by the failures that users may \
+         see.\nWorst case: users see {} failures beyond the \
          baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
         forecast.service,
         forecast.requests_per_second,
@@ -50,12 +51,15 @@ fn after(step: &StepForecast) -> String {
     }
 }
 
-fn seen(detections: &[Detection], harm: f64) -> String {
-    let detection = detections
+fn seen(step: &StepForecast, harm: f64) -> String {
+    let detection = step
+        .detections
         .iter()
         .find(|detection| (detection.error_rate - harm).abs() < 1e-9);
     match detection {
         None => "-".to_owned(),
+        // With all users on the canary there is no baseline to compare it with, and the budget alone ends it.
+        Some(Detection { requests: None, .. }) if step.weight >= 100.0 => "budget".to_owned(),
         Some(Detection { requests: None, .. }) => "allowed".to_owned(),
         Some(Detection {
             requests: Some(requests),

@@ -72,6 +72,17 @@ pub(super) fn forecast(
     Ok(Exit::Done)
 }
 
+/// Where the release under way is, in one line. Its identity alone where the proxy does not tell more.
+pub(super) fn summary(client: &Client, id: &str, terminal: &mut Terminal) -> Result<String, Failure> {
+    match block_on(client.release(id))? {
+        Ok(answer) => Ok(words::line(&answer.value)),
+        Err(error) => {
+            terminal.explain(&error.to_string());
+            Ok(id.to_owned())
+        }
+    }
+}
+
 /// Why a release is where it is.
 pub(super) fn explain(global: &Global, subject: &str, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let client = client(global)?;

@@ -47,7 +47,9 @@ pub(super) fn phase(release: &Release) -> String {
 
 /// What is waited for, with its end if it has one.
 pub(super) fn waits(waiting: &WaitingFor) -> String {
-    let until = waiting.until.as_deref().map(|until| format!(" until {until}"));
+    // Of a freeze and of a time to begin it is said there already.
+    let until = waiting.until.as_deref().filter(|until| !waiting.detail.contains(until));
+    let until = until.map(|until| format!(" until {until}"));
     format!(
         "waits ({}): {}{}",
         waiting.kind,
@@ -94,5 +96,17 @@ mod tests {
     #[test]
     fn a_terminal_obeys_nothing_that_others_wrote() {
         assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
+    }
+
+    #[test]
+    fn an_end_is_told_once() {
+        let waiting = |detail: &str| WaitingFor {
+            kind: "freeze".to_owned(),
+            detail: detail.to_owned(),
+            until: Some("2026-11-30T07:00:00Z".to_owned()),
+        };
+        let expected = "waits (freeze): frozen until 2026-11-30T07:00:00Z";
+        assert_eq!(waits(&waiting("frozen until 2026-11-30T07:00:00Z")), expected);
+        assert_eq!(waits(&waiting("frozen")), expected);
     }
 }

@@ -55,7 +55,8 @@ impl Controller {
     ) {
         match self.decide(name, verb, command, &intent) {
             Err(refusal) => reply.refuse(refusal),
-            Ok(due) => {
+            Ok(None) => self.leave(name, verb, reply),
+            Ok(Some(due)) => {
                 let brakes = due.transition.direction == Direction::Towards;
                 self.decided = self.clock.now();
                 self.take_turn(name, due, intent, reply);
@@ -67,13 +68,21 @@ impl Controller {
         }
     }
 
+    /// What was asked for holds already: the answer is the release as it is.
+    fn leave(&self, name: &Name, verb: ReleaseVerb, reply: Reply) {
+        match reply {
+            Reply::Release(id, reply) => drop(reply.send(self.release_change(name, &id, self.is_durable(name)))),
+            other => other.refuse(Refusal::Conflict(format!("{} changes nothing now", verb.as_str()))),
+        }
+    }
+
     fn decide(
         &self,
         name: &Name,
         verb: ReleaseVerb,
         command: &api::ReleaseCommand,
         intent: &Intent,
-    ) -> Result<Due, Refusal> {
+    ) -> Result<Option<Due>, Refusal> {
         let (_, managed) = self.managed(name)?;
         managed.expect(intent.expected_revision)?;
         let Some(active) = &managed.active else {
@@ -88,13 +97,11 @@ impl Controller {
             override_freeze: command.override_freeze,
             may_override: intent.may_override,
         });
-        let next = active.release.next(&input, now);
-        let nothing = || Refusal::Conflict(format!("{} changes nothing now", verb.as_str()));
-        let transition = next?.ok_or_else(nothing)?;
-        Ok(Due {
+        let next = active.release.next(&input, now)?;
+        Ok(next.map(|transition| Due {
             transition,
             at_ms: active.timeline.ms(now),
-        })
+        }))
     }
 }
 

@@ -457,7 +457,7 @@ impl Controller {
         let Some(active) = self.active(name) else { return };
         let told = api::EventKind::Verdict {
             service: name.to_string(),
-            release: active.release.id.clone(),
+            release_id: active.release.id.clone(),
             verdict: active.verdict(now).to_owned(),
             log_e: point.log_e,
             log_limit: point.log_limit,

@@ -1,5 +1,6 @@
 //! What is asked about releases.
 
+use std::cmp::Reverse;
 use std::path::PathBuf;
 
 use tokio::sync::oneshot;
@@ -33,14 +34,7 @@ impl Controller {
                 .map_err(|error| Refusal::Store(error.to_string()))
                 .map(|records| {
                     let stored = records.into_iter().filter_map(view);
-                    let mut all = live;
-                    for release in stored {
-                        if !all.iter().any(|known| known.id == release.id) {
-                            all.push(release);
-                        }
-                    }
-                    all.truncate(limit);
-                    all
+                    newest(live, stored, limit)
                 });
             let _ = reply.send(page);
         });
@@ -168,10 +162,57 @@ impl Controller {
     }
 }
 
+/// The newest of both. What is live is as it is now, so it stands for its row; but the last one that is remembered may be
+/// older than others that the store has.
+fn newest(live: Vec<api::Release>, stored: impl Iterator<Item = api::Release>, limit: usize) -> Vec<api::Release> {
+    let mut all = live;
+    for release in stored {
+        if !all.iter().any(|known| known.id == release.id) {
+            all.push(release);
+        }
+    }
+    all.sort_by_key(|release| Reverse(number(&release.id)));
+    all.truncate(limit);
+    all
+}
+
+/// What of an identity grows with each release of a service.
+fn number(id: &str) -> u64 {
+    let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
+    number.unwrap_or_default()
+}
+
 /// A release from its row. One that this version cannot read is left out of lists, and unknown by itself.
 fn view(record: ReleaseRecord) -> Option<api::Release> {
     let stored: Result<Stored, _> = serde_json::from_value(record.state);
     let told =
         |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
     stored.inspect_err(told).ok().map(|stored| stored.view)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn release(number: u64, step: usize) -> api::Release {
+        serde_json::from_value(json!({
+            "id": format!("my-shop-{number}"), "service": "my-shop", "baseline": "blue", "canary": "green",
+            "phase": "progressing", "paused": false, "step": step, "steps": [5.0, 100.0], "weight": 5.0,
+            "started_at": "", "phase_since": "", "actor": "alice",
+            "budget": { "limit": 20, "spent": 0, "allowance": 20 }, "user_visible_failures": 0, "rescued": 0,
+            "canary_requests": 0, "baseline_requests": 0, "log_e": 0.0, "log_limit": 4.6, "objectives": [],
+            "durable": true,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_newest_come_first_wherever_they_are_known_from() {
+        let live = vec![release(11, 2), release(8, 1)];
+        let stored = [11, 10, 9, 8].map(|number| release(number, 0));
+        let page = newest(live, stored.into_iter(), 3);
+        assert_eq!(page, [release(11, 2), release(10, 0), release(9, 0)]);
+    }
 }

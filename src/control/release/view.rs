@@ -31,7 +31,7 @@ impl Active {
             actor: state.actor.clone(),
             waiting_for: state.waiting_for(now),
             approvals: state.approvals(),
-            outcome: state.outcome.clone(),
+            outcome: state.told_outcome(),
             budget: api::BudgetStatus {
                 limit: state.plan.budget(),
                 spent,

@@ -240,7 +240,10 @@ async fn the_brakes_work_while_paused_and_at_a_gate() {
             .unwrap();
         rig.phase("shop-1", Phase::Progressing).await;
         if held == "paused" {
-            assert!(rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap().release.paused);
+            let paused = rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
+            assert!(paused.release.paused);
+            let again = rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
+            assert!(again.release.paused && again.revision == paused.revision, "{again:?}");
         }
         while rig.release("shop-1").await.phase == Phase::Progressing {
             rig.traffic(50, Duration::from_millis(500), false).await;

@@ -76,7 +76,8 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
     }
 }
 
-/// With everything that is said only between the lines: 100 percent at the end, a final bake, a budget.
+/// With everything that is said only between the lines: 100 percent at the end, a final bake, a budget, and the
+/// objectives that no objectives stand for.
 pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay::Plan {
     if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
         plan.steps.push(PlanStep::at(100.0));
@@ -85,6 +86,7 @@ pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay
         plan.final_bake = plan.bake;
     }
     plan.budget.get_or_insert(replay::BUDGET);
+    plan.options.objectives = plan.options.judged();
     plan
 }
 

@@ -26,6 +26,10 @@ pub(super) fn step_gates(value: &Value, problems: &mut Problems) -> Vec<Option<G
         "a list of steps such as `[1, 5, 25, 50, 100]`",
         STEPS_MAX,
     );
+    if value.as_array().is_some_and(Vec::is_empty) {
+        let detail = "there must be at least one step; leave `steps` out for the default `[1, 5, 25, 50, 100]`";
+        problems.at("/steps", detail);
+    }
     let mut before: Option<Weight> = None;
     let mut gates = Vec::new();
     for (i, item) in items.iter().enumerate() {

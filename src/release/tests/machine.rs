@@ -415,8 +415,22 @@ fn promote_goes_to_the_end_and_says_when_it_cannot() {
     release.ask(Verb::Pause, "bob").unwrap();
     release.ask(Verb::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
+    assert_eq!(release.release.told_outcome(), None);
+    let mut baked = Driver {
+        release: release.release.clone(),
+        now_us: release.now_us,
+    };
+    baked.advance();
+    baked.expect("promoted", 100.0, None);
+    let told = baked.release.told_outcome().unwrap().reason;
+    let seen = baked.release.outcome.unwrap().reason;
+    assert_eq!(told, format!("promoted by bob: because; {seen}"));
     release.ask(Verb::Promote, "bob").unwrap();
     release.expect("promoted", 100.0, None);
+    assert_eq!(
+        release.release.told_outcome().unwrap().reason,
+        "promoted by bob: because"
+    );
 }
 
 #[test]
@@ -457,4 +471,27 @@ fn a_release_may_begin_at_a_later_step() {
     let mut beyond = begin(plan(json!({ "steps": [1] })));
     beyond.first_step = 9;
     assert_eq!(Release::begin(beyond, at(MONDAY_9)).first_step, 1);
+}
+
+#[test]
+fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
+    let mut release = Driver::new(json!({ "steps": [5, 50], "freeze": ["Mon 08:00 - Mon 18:00"] }));
+    assert_eq!(release.tell(&Input::Tick), None);
+    for verb in [Verb::Promote, Verb::Resume] {
+        let refused = release.ask(verb, "bob").unwrap_err().to_string();
+        for text in [
+            "is pending (frozen by `Mon 08:00 - Mon 18:00",
+            "override_freeze",
+            "the role admin",
+        ] {
+            assert!(refused.contains(text), "{text}: {refused}");
+        }
+    }
+    let overriding = Command {
+        override_freeze: true,
+        may_override: true,
+        ..command(Verb::Resume, "bob")
+    };
+    assert!(release.tell(&Input::Command(overriding)).is_some());
+    assert_eq!(release.tell(&Input::Tick).unwrap().action, "release_preflight");
 }

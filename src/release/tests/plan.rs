@@ -404,3 +404,21 @@ fn the_options_are_those_of_the_analysis() {
     };
     assert_eq!(plan.first_step(Some(Duration::ZERO)), 2);
 }
+
+#[test]
+fn a_plan_without_objectives_is_written_with_those_that_it_is_judged_by() {
+    for given in [json!({}), json!({ "objectives": [] })] {
+        let json = plan(given).to_json();
+        let written = json["objectives"].as_array().unwrap();
+        assert_eq!(written.len(), 2, "{written:?}");
+        assert!(written[0].get("error_rate").is_some() && written[1].get("latency").is_some());
+    }
+}
+
+#[test]
+fn a_plan_that_names_no_steps_at_all_is_refused() {
+    let problems = read(json!({ "steps": [] })).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert_eq!(problems[0].pointer, "/steps");
+    assert!(problems[0].detail.contains("at least one step"), "{problems:?}");
+}

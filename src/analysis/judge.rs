@@ -367,7 +367,7 @@ impl Judge {
         self.bound = log_e + ROUNDING;
         self.log_e_max = self.log_e_max.max(log_e);
         if self.rolled_back.is_none() && log_e >= self.limit {
-            self.rolled_back = self.culprit(of_error, of_latency);
+            self.rolled_back = self.culprit(of_error);
         }
     }
 
@@ -379,10 +379,14 @@ impl Judge {
         self.latency.as_ref().map(|test| test.log_e(true))
     }
 
-    /// The culprit, if there are failures enough for it to be one.
-    fn culprit(&self, of_error: Option<f64>, of_latency: Option<f64>) -> Option<Cause> {
+    /// The culprit, if there are failures enough for it to be one: the objective with more evidence. Failures are
+    /// evidence of both, since they fall into the slowest bin, and often more of latency than of errors; but nobody
+    /// would look for a slow query in a canary that answers 500. So for the name, not for the verdict, latency is
+    /// credited with what slowness has won, and a canary that is both slow and failing is named by the stronger.
+    fn culprit(&self, of_error: Option<f64>) -> Option<Cause> {
         if self.failures_suffice() {
-            return Some(if of_error >= of_latency {
+            let by_slowness = self.latency.as_ref().map(LatencyTest::log_e_by_slowness);
+            return Some(if of_error >= by_slowness {
                 Cause::ErrorRate
             } else {
                 Cause::Latency

@@ -69,6 +69,10 @@ pub(crate) struct LatencyTest {
     wealth: Wealth<WAYS>,
     /// The wealth had the canary's failures not been bet on. It counts while they are too few to condemn.
     without_failures: Wealth<WAYS>,
+    /// The wealth had the canary's failures been as fast as the baseline's requests: what slowness alone has won.
+    /// Leaving failures out would not do for that, since then the baseline alone has the fast answers, which looks slow
+    /// too. It names the culprit and decides nothing.
+    by_slowness: Wealth<WAYS>,
     past: Past,
     first_ms: Option<u64>,
     next_cut_ms: u64,
@@ -96,6 +100,7 @@ impl LatencyTest {
             slack,
             wealth: Wealth::new(),
             without_failures: Wealth::new(),
+            by_slowness: Wealth::new(),
             past: Past::new(),
             first_ms: None,
             next_cut_ms: 0,
@@ -158,6 +163,8 @@ impl LatencyTest {
         let [.., slowest] = &mut answers;
         *slowest -= canary_failures as f64;
         table.score(self.without_failures.bets_mut(), &answers, baseline);
+        let imputed = as_fast_as(&self.stretch.baseline, canary_failures as f64, answers);
+        table.score(self.by_slowness.bets_mut(), &imputed, baseline);
         most
     }
 
@@ -171,6 +178,7 @@ impl LatencyTest {
     pub(crate) fn share(&mut self, k: u32) {
         self.wealth.share(k);
         self.without_failures.share(k);
+        self.by_slowness.share(k);
         self.close();
     }
 
@@ -195,6 +203,11 @@ impl LatencyTest {
             self.without_failures.log_e()
         }
     }
+
+    /// `ln` of the wealth that the canary's slowness has won, whatever its failures did: for naming the culprit.
+    pub(crate) fn log_e_by_slowness(&self) -> f64 {
+        self.by_slowness.log_e()
+    }
 }
 
 impl Stretch {
@@ -215,6 +228,17 @@ impl Stretch {
             *sum += more;
         }
     }
+}
+
+/// The observations with so many more, spread over the bins as the baseline's are.
+fn as_fast_as(baseline: &Bins, more: f64, mut observations: Bins) -> Bins {
+    let seen: f64 = baseline.iter().sum();
+    if more > 0.0 && seen > 0.0 {
+        for (sum, of_baseline) in observations.iter_mut().zip(baseline) {
+            *sum += more * of_baseline / seen;
+        }
+    }
+    observations
 }
 
 /// An arm's observations by bin: its answers by latency, and its failures in the slowest.

@@ -67,6 +67,67 @@ fn failures_do_not_condemn_by_way_of_latency_before_they_are_enough() {
     assert_eq!(fatal_failures(both, 0.01, 5), 5);
 }
 
+/// Whom a canary is condemned for that is given `per_tick` requests in each tick, of which it fails `failing` and
+/// answers the others with `latency_us`; the baseline answers as ever, and fails one request in a hundred.
+fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Cause {
+    let mut judge = Judge::new(Options::default());
+    judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
+    judge.begin_step(0, Step { weight, ..STEP });
+    let [fast, usual, slow, slowest] = latency_us;
+    let parts = |requests: f64| [0.43, 0.43, 0.135, 0.005].map(|part| (requests * part * 200.0).round() as u64);
+    for tick in 1..20_000 {
+        // Two hundred ticks in one, so that the rarest answer is a whole one.
+        let of_baseline = (per_tick as f64 * (1.0 - weight) / weight).round();
+        let (a, c) = (parts(of_baseline * 0.99), parts((per_tick - failing) as f64));
+        let baseline = [(1_000, a[0]), (2_000, a[1]), (3_000, a[2]), (9_000, a[3])];
+        let canary = [(fast, c[0]), (usual, c[1]), (slow, c[2]), (slowest, c[3])];
+        let arm = |latency_us, failures| Arm {
+            latency_us: Some(latency_us),
+            ..Arm::of(
+                failures + latency_us.iter().map(|(_, count)| count).sum::<u64>(),
+                failures,
+            )
+        };
+        judge.observe(&Cohort {
+            at_ms: tick * 10,
+            weight,
+            canary: arm(&canary, 200 * failing),
+            baseline: arm(&baseline, (2.0 * of_baseline).round() as u64),
+        });
+        if let Verdict::RollBack(cause) = judge.verdict(tick * 10) {
+            return cause;
+        }
+    }
+    panic!("never condemned")
+}
+
+#[test]
+fn the_culprit_is_what_people_would_look_for() {
+    let as_ever = [1_000, 2_000, 3_000, 9_000];
+    let slow = [3_000, 6_000, 9_000, 27_000];
+    for weight in [0.01, 0.05, 0.25, 0.5, 0.9] {
+        assert_eq!(named(weight, 10, 10, as_ever), Cause::ErrorRate, "all fail at {weight}");
+        assert_eq!(named(weight, 10, 5, as_ever), Cause::ErrorRate, "half fail at {weight}");
+        assert_eq!(named(weight, 10, 0, slow), Cause::Latency, "slow at {weight}");
+        assert_eq!(
+            named(weight, 100, 1, slow),
+            Cause::Latency,
+            "slow, and fails as the baseline at {weight}"
+        );
+        // Slow and failing: the stronger names it, which is errors when most answers are 500 and latency when few are.
+        assert_eq!(
+            named(weight, 10, 9, slow),
+            Cause::ErrorRate,
+            "slow and failing at {weight}"
+        );
+        assert_eq!(
+            named(weight, 100, 2, slow),
+            Cause::Latency,
+            "slow and failing a little at {weight}"
+        );
+    }
+}
+
 #[test]
 fn too_few_clients_delay_too() {
     let mut judge = Judge::new(Options {

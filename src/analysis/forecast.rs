@@ -2,9 +2,19 @@
 
 use super::advance::{KAPPA, Table};
 use super::error::Margin;
+use super::latency_advance::tolerated;
 
 /// What the mixture over bet sizes costs at detection, against a test that knows the effect (STATISTICS.md 2.2).
 const MIXTURE: f64 = 1.7;
+
+/// The bets near the best win nearly as much, so that so many of all share the work, and the rest is what the mixture
+/// costs: 1.4 times `ln(1/beta)` in all at the usual beta (STATISTICS.md 1.a).
+const NEAR_THE_BEST: f64 = 3.0;
+/// Where p99 lies, and how fast the tail falls there: as a power, `P(T > x*p99) = 0.01 * x^-TAIL`. It is that of a
+/// log-normal latency whose p99 is four times its median: the hazard of the normal law at its 99 % quantile, 2.665, by
+/// the deviation 0.6.
+const BEYOND_P99: f64 = 0.01;
+const TAIL: f64 = 4.44;
 
 /// About how many canary requests it takes to see that failures come at `canary_rate` where the objective allows
 /// `ratio * baseline_rate + worse_by`; `None` if that is no harm.
@@ -31,10 +41,38 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
         return None;
     }
     let harm = Margin { ratio: 1.0, worse_by };
-    let growth = Table::new(weight, harm).growth(weight, rate, rate);
-    // The best bet holds one part in ten at first.
-    let needed = -beta.ln() + (KAPPA.len() as f64).ln();
-    (growth > 0.0).then(|| whole(needed / growth)).flatten()
+    needed(Table::new(weight, harm).growth(weight, rate, rate), beta)
+}
+
+/// The same for the latency advance test, when both arms are as fast and fail at `rate`, and `worse_by` is the share by
+/// which the objective lets the canary be slower. `None` if it would take for ever.
+///
+/// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How much more seldom it
+/// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread ([`TAIL`]);
+/// one that is wider takes longer, one that is narrower is proved sooner, and so is one in which the slack in
+/// milliseconds is more than that in per cent.
+pub fn latency_requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
+    if !(weight > 0.0 && weight < 1.0) {
+        return None;
+    }
+    let slack = tolerated(weight - 1e-9).max(worse_by);
+    // Failures are slower than any threshold.
+    let beyond = |share: f64| rate + (1.0 - rate) * share;
+    let canary = beyond(BEYOND_P99 * (1.0 + slack).powf(-TAIL));
+    let harm = Margin {
+        ratio: 1.0,
+        worse_by: 0.0,
+    };
+    needed(
+        Table::new(weight, harm).growth(weight, canary, beyond(BEYOND_P99)),
+        beta,
+    )
+}
+
+/// How often evidence must grow by `growth` until it reaches `1/beta`.
+fn needed(growth: f64, beta: f64) -> Option<u64> {
+    let evidence = -beta.ln() + (KAPPA.len() as f64 / NEAR_THE_BEST).ln();
+    (growth > 0.0).then(|| whole(evidence / growth)).flatten()
 }
 
 fn whole(requests: f64) -> Option<u64> {
@@ -67,5 +105,31 @@ mod tests {
         near(requests_to_advance(0.1, 0.0, 0.004, 0.05), 1_042.0);
         near(requests_to_advance(0.5, 0.0, 0.001, 0.05), 4_163.0);
         assert_eq!(requests_to_advance(1.0, 0.0, 0.001, 0.05), None);
+    }
+    #[test]
+    fn a_healthy_release_takes_about_the_time_that_was_simulated() {
+        // STATISTICS.md 2.4: at 1,000 requests per second, a log-normal latency and p = 0.1 %, so many seconds a step.
+        let steps = [
+            (0.01, 0.05, 41.0),
+            (0.05, 0.25, 29.0),
+            (0.25, 0.5, 21.0),
+            (0.5, 1.0, 41.0),
+        ];
+        for (weight, next_weight, simulated) in steps {
+            let errors = requests_to_advance(weight, 0.001, 0.001 / next_weight, 0.05).unwrap();
+            let latency = latency_requests_to_advance(weight, 0.001, 0.05, 0.05).unwrap();
+            let seconds = errors.max(latency) as f64 / (1_000.0 * weight);
+            let ratio = seconds / simulated;
+            assert!((0.5..2.0).contains(&ratio), "{weight}: {seconds} s against {simulated}");
+        }
+    }
+
+    #[test]
+    fn latency_is_proved_sooner_the_more_is_tolerated_and_never_of_those_that_all_fail() {
+        let requests = |worse_by| latency_requests_to_advance(0.5, 0.0, worse_by, 0.05).unwrap();
+        assert_eq!(requests(0.05), requests(0.15), "the step tolerates as much anyway");
+        assert!(requests(0.5) < requests(0.15));
+        assert_eq!(latency_requests_to_advance(1.0, 0.0, 0.05, 0.05), None);
+        assert_eq!(latency_requests_to_advance(0.5, 1.0, 0.05, 0.05), None);
     }
 }

@@ -158,7 +158,14 @@ impl LatencyTest {
         }
         let Some(table) = &self.table else { return 0.0 };
         self.stretch.add(canary, baseline);
-        let most = table.score(self.wealth.bets_mut(), canary, baseline);
+        let mut gains = [0.0; WAYS];
+        let most = table.score(&mut gains, canary, baseline);
+        self.wealth.win(&gains);
+        if canary_failures == 0 {
+            self.without_failures.win(&gains);
+            self.by_slowness.win(&gains);
+            return most;
+        }
         let mut answers = *canary;
         let [.., slowest] = &mut answers;
         *slowest -= canary_failures as f64;
@@ -233,7 +240,7 @@ impl Stretch {
 /// The observations with so many more, spread over the bins as the baseline's are.
 fn as_fast_as(baseline: &Bins, more: f64, mut observations: Bins) -> Bins {
     let seen: f64 = baseline.iter().sum();
-    if more > 0.0 && seen > 0.0 {
+    if seen > 0.0 {
         for (sum, of_baseline) in observations.iter_mut().zip(baseline) {
             *sum += more * of_baseline / seen;
         }

@@ -22,7 +22,7 @@ const PART: f64 = 0.25;
 const SECOND_MS: u64 = 1_000;
 
 /// The slack of the advance test at a weight: early steps risk little, and need little proof.
-fn tolerated(weight: f64) -> f64 {
+pub(crate) fn tolerated(weight: f64) -> f64 {
     match weight {
         w if w <= 0.01 => 1.0,
         w if w <= 0.05 => 0.5,

@@ -41,7 +41,7 @@ pub use budget::{Budget, Pending};
 pub use cohort::{Arm, Cohort, Counts};
 pub use confidence::Interval;
 pub use evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
-pub use forecast::{requests_to_advance, requests_to_detect};
+pub use forecast::{latency_requests_to_advance, requests_to_advance, requests_to_detect};
 pub use judge::{Cause, Judge, Reason, Verdict};
 pub use landmark::landmark;
 pub use ledger::Stretch;

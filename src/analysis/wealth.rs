@@ -33,6 +33,13 @@ impl<const N: usize> Wealth<N> {
         &mut self.bets
     }
 
+    /// Adds to each bet, in log space, what it won.
+    pub(crate) fn win(&mut self, gains: &[f64; N]) {
+        for (bet, gain) in self.bets.iter_mut().zip(gains) {
+            *bet += gain;
+        }
+    }
+
     /// All logarithms, the bets' and then the cash's, for the record.
     pub(crate) fn logs(&self) -> Vec<f64> {
         self.bets.iter().copied().chain([self.cash]).collect()

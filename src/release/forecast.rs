@@ -3,7 +3,10 @@
 use super::freeze::frozen;
 use super::plan::{Plan, Step};
 use super::state::rfc3339;
-use crate::analysis::{self, ErrorRate, Objective, requests_to_advance, requests_to_detect};
+use crate::analysis::{
+    self, ErrorRate, Latency, Objective, latency_requests_to_advance, requests_to_advance, requests_to_detect,
+};
+use crate::model::Weight;
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;
 
@@ -13,8 +16,8 @@ const HARMS: [f64; 4] = [0.01, 0.05, 0.2, 1.0];
 /// The forecast of `plan` for a service with so many requests per second, whose baseline fails at
 /// `baseline_error_rate` (0 to 1).
 ///
-/// Errors are forecast; latency depends on how it varies, so where only latency is judged a step's own least requests
-/// stand for it. Figures are medians within about a factor of two; the worst case is a bound.
+/// What latency needs depends on how it is spread, of which an ordinary one is assumed
+/// ([`latency_requests_to_advance`]). Figures are medians within about a factor of two; the worst case is a bound.
 pub fn forecast(
     plan: &Plan,
     service: &str,
@@ -39,10 +42,21 @@ pub fn forecast(
 }
 
 /// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the budget with what chance
-/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f).
+/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f). With a step at full
+/// weight, where the baseline's rate is known from before only, chance explains as much as the rule ever leaves to it.
 fn worst_case(plan: &Plan) -> WorstCase {
     let budget = plan.budget();
-    let chance = plan.budget_rule(1).allowance().saturating_sub(budget);
+    let rule = plan.budget_rule(1);
+    let stays = |step: &Step| step.judged.min_ms > 0 || step.judged.min_requests > 0 || step.gate.is_some();
+    let alone = plan
+        .steps()
+        .iter()
+        .any(|step| step.weight == Weight::FULL && stays(step));
+    let chance = whole(if alone {
+        rule.chance_at_full_weight()
+    } else {
+        rule.chance()
+    });
     let in_flight = u64::from(plan.canary_in_flight_max);
     WorstCase {
         budget,
@@ -74,12 +88,17 @@ impl Traffic {
 
     fn to_advance(&self, plan: &Plan, step: &analysis::Step) -> Option<u64> {
         let options = plan.analysis(1);
-        if step.weight >= 1.0 || errors(&options).is_none() {
+        if step.weight >= 1.0 {
             return Some(step.min_requests);
         }
-        let worse_by = step.tolerated(options.harm_budget);
-        let requests = requests_to_advance(step.weight, self.failing, worse_by, options.beta)?;
-        Some(requests.max(step.min_requests))
+        let of_errors = errors(&options).map_or(Some(0), |_| {
+            let worse_by = step.tolerated(options.harm_budget);
+            requests_to_advance(step.weight, self.failing, worse_by, options.beta)
+        })?;
+        let of_latency = latency(&options).map_or(Some(0), |margin| {
+            latency_requests_to_advance(step.weight, self.failing, margin.worse_by, options.beta)
+        })?;
+        Some(of_errors.max(of_latency).max(step.min_requests))
     }
 
     fn detections(&self, plan: &Plan, step: &analysis::Step, on_canary: f64) -> Vec<Detection> {
@@ -123,6 +142,13 @@ impl Traffic {
 fn errors(options: &analysis::Options) -> Option<ErrorRate> {
     options.judged().into_iter().find_map(|objective| match objective {
         Objective::ErrorRate(margin) => Some(margin),
+        _ => None,
+    })
+}
+
+fn latency(options: &analysis::Options) -> Option<Latency> {
+    options.judged().into_iter().find_map(|objective| match objective {
+        Objective::Latency(margin) => Some(margin),
         _ => None,
     })
 }

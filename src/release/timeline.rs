@@ -20,8 +20,6 @@ pub struct Timeline {
 pub struct Mark {
     /// Milliseconds of the release.
     pub at_ms: u64,
-    /// The wall clock then.
-    pub unix_us: i64,
 }
 
 impl Timeline {
@@ -49,10 +47,7 @@ impl Timeline {
 
     /// What [`Timeline::resume`] goes on from.
     pub fn mark(&self, now: Timestamp) -> Mark {
-        Mark {
-            at_ms: self.ms(now),
-            unix_us: now.unix_us(),
-        }
+        Mark { at_ms: self.ms(now) }
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::objectives;
 use super::plan::Plan;
-use crate::analysis::{Arm, Budget, Cause, Cohort, Evidence, Judge, Pending, Reason, Verdict};
+use crate::analysis::{Arm, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Pending, Reason, Verdict};
 use crate::model::api::BudgetStatus;
 
 /// The trial of one canary. It can be written down whole and go on from there.
@@ -181,7 +181,10 @@ impl Trial {
         let log_e = format!("evidence {:.1} of {:.1} (ln e)", evidence.log_e, evidence.log_limit);
         match cause {
             Cause::ErrorRate => format!("the canary fails more often than the baseline: {counted}; {log_e}"),
-            Cause::Latency => format!("the canary is slower than the baseline; {log_e}; {counted}"),
+            Cause::Latency => {
+                let slow = slower(&evidence).unwrap_or_default();
+                format!("the canary is slower than the baseline: {slow}{log_e}; {counted}")
+            }
             Cause::Slo => format!("the canary is beyond a fixed limit that the baseline keeps: {counted}"),
             Cause::Inconclusive => {
                 format!("the step had its time and gave no answer, and the plan rolls back then: {counted}; {log_e}")
@@ -199,4 +202,34 @@ impl Trial {
             self.budget.chance()
         )
     }
+}
+
+/// How often either arm is slow, where it speaks most against the canary, since the bins were cut: a few seconds ago.
+fn slower(evidence: &Evidence) -> Option<String> {
+    evidence
+        .objectives
+        .iter()
+        .find_map(|objective| match &objective.counts {
+            Behind::Latency { bins: Some(bins) } => slowest(bins),
+            _ => None,
+        })
+}
+
+fn slowest(bins: &LatencyBins) -> Option<String> {
+    let first = bins.worst_bin?;
+    let edge = first.checked_sub(1)?;
+    let slow = |arm: &[f64]| {
+        let all: f64 = arm.iter().sum();
+        let slow: f64 = arm.iter().skip(first).sum();
+        (all > 0.0).then(|| format!("{:.1} % of {all:.0}", 100.0 * slow / all))
+    };
+    let ms = |edges: &[u64]| edges.get(edge).map(|us| *us as f64 / 1e3);
+    Some(format!(
+        "lately {} requests took more than {:.1} ms on the canary, and {} more than {:.1} ms on the baseline, those that \
+         failed among them; ",
+        slow(&bins.canary)?,
+        ms(&bins.canary_edges_us)?,
+        slow(&bins.baseline)?,
+        ms(&bins.baseline_edges_us)?
+    ))
 }

@@ -103,7 +103,7 @@ fn other_equal_versions(report: &mut Report) {
         ("X10", "budget 20, the same at 10 %", 4_000, 0.05, "0", budgets::usual),
         (
             "X11",
-            "budget 5, a long bake after a short release",
+            "budget 5, a bake as long as the release",
             4_000,
             0.05,
             "-",

@@ -8,14 +8,33 @@ use super::{MONDAY_9, at, plan};
 #[test]
 fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
     let forecast = forecast(&plan(json!({})), "shop", 1_000.0, 0.001, at(MONDAY_9));
-    // u = ln(2 / 5e-4) / 3 = 2.76, so that the 23rd failure exhausts a budget of 20.
+    // u = ln(2 / 5e-4) / 3 = 2.76, so that the 23rd failure exhausts a budget of 20 as long as there is a baseline; in the
+    // final bake there may be 20 more for a baseline that is hardly known.
     let worst = forecast.worst_case;
     assert_eq!(
         (worst.budget, worst.chance, worst.in_flight, worst.total),
-        (20, 3, 256, 279)
+        (20, 23, 256, 299)
     );
     assert_eq!(forecast.warnings, Vec::<String>::new());
     assert_eq!(forecast.plan["final_bake"], "10s");
+    let compared = plan(json!({ "final_bake": "0s" }));
+    let worst = super::super::forecast(&compared, "shop", 1_000.0, 0.001, at(MONDAY_9)).worst_case;
+    assert_eq!((worst.chance, worst.total), (3, 279));
+}
+
+#[test]
+fn the_latency_that_is_judged_is_forecast_too() {
+    let seconds = |objectives: serde_json::Value, rate| {
+        let plan = plan(json!({ "steps": [50], "objectives": objectives }));
+        let forecast = forecast(&plan, "shop", rate, 0.0, at(MONDAY_9));
+        forecast.steps[0].seconds_to_advance.unwrap()
+    };
+    let errors = json!([{ "error_rate": {} }]);
+    let latency = json!([{ "latency": {} }]);
+    let both = json!([{ "error_rate": {} }, { "latency": {} }]);
+    assert!(seconds(errors.clone(), 300.0) > 5.0 && seconds(latency.clone(), 300.0) > 30.0);
+    let longer = seconds(errors, 300.0).max(seconds(latency, 300.0));
+    assert!((seconds(both, 300.0) - longer).abs() < 1e-9);
 }
 
 #[test]

@@ -236,6 +236,45 @@ fn good_and_bad_streams_end() {
 }
 
 #[test]
+fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
+    let past = [(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)];
+    let condemned = |canary: &Arm<'_>| {
+        let mut trial = Trial::new(&Plan::default(), 1);
+        trial.warm(&past, 0);
+        trial.begin_step(0, 0, &Plan::default());
+        trial.observe(&Cohort {
+            at_ms: 10,
+            weight: 0.1,
+            baseline: Arm {
+                latency_us: Some(&past),
+                ..Arm::of(2_100, 0)
+            },
+            canary: *canary,
+        });
+        match trial.finding(20) {
+            Finding::RollBack { objective, detail } => (objective, detail),
+            finding => panic!("{finding:?}"),
+        }
+    };
+    let slow = Arm {
+        latency_us: Some(&[(2_000, 100), (90_000, 133)]),
+        ..Arm::of(233, 0)
+    };
+    let (objective, detail) = condemned(&slow);
+    assert_eq!(objective, "latency");
+    assert!(detail.contains("requests took more than"), "{detail}");
+    assert!(detail.contains("57.1 % of 233"), "{detail}");
+    assert!(detail.contains("of 2100"), "{detail}");
+    let failing = Arm {
+        latency_us: Some(&[]),
+        ..Arm::of(233, 233)
+    };
+    let (objective, detail) = condemned(&failing);
+    assert_eq!(objective, "error_rate");
+    assert!(detail.contains("233 of 233 requests failed on the canary"), "{detail}");
+}
+
+#[test]
 fn the_budget_is_spent_by_the_tripwire_alone_and_never_falls() {
     let mut trial = Trial::new(&Plan::default(), 1);
     trial.begin_step(0, 0, &Plan::default());

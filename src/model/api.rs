@@ -15,7 +15,7 @@ pub use super::evidence::{
 };
 pub use super::release::{
     Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
-    ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, WaitingFor, WorstCase,
+    ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, TooFewRequests, WaitingFor, WorstCase,
 };
 
 /// Upstream to weight in percent.

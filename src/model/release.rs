@@ -111,6 +111,9 @@ pub struct Release {
     /// What is waited for; `null` while nothing is.
     #[serde(default)]
     pub waiting_for: Option<WaitingFor>,
+    /// What the step still lacks of its least number of requests, once its least time is over; `null` when nothing is.
+    #[serde(default)]
+    pub too_few_requests: Option<TooFewRequests>,
     /// Approvals so far, of the gate that is next or was last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
@@ -149,6 +152,15 @@ pub struct WaitingFor {
     /// When it ends by itself, if it does (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
+}
+
+/// A step that has had its time, and of whose requests there are too few to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct TooFewRequests {
+    /// Requests of the canary at this step, about.
+    pub canary: u64,
+    /// Those that the plan wants at least.
+    pub least: u64,
 }
 
 /// One approval of a gate.

@@ -58,7 +58,7 @@ fn told(id: u64, release: &Value) -> (u64, Value) {
 
 fn verdict(id: u64) -> (u64, Value) {
     let event = json!({
-        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop", "release": "shop-12",
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop", "release_id": "shop-12",
         "verdict": "continue", "log_e": 0.5, "log_limit": 4.6,
     });
     (id, event)
@@ -469,6 +469,7 @@ fn why_a_release_is_where_it_is_is_told_in_words() {
 fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
     let mut paused = release("waiting", 1, 5.0);
     paused["paused"] = json!(true);
+    paused["too_few_requests"] = json!({ "canary": 37, "least": 1000 });
     paused["waiting_for"] = json!({ "kind": "resume", "detail": "paused by paul: lunch" });
     let objectives = paused["objectives"].as_array_mut().unwrap();
     objectives[1]["advance_log_e"] = json!(0.5);
@@ -487,6 +488,7 @@ fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
     for text in [
         "It waits (resume): paused by paul: lunch. It goes on after `weighbridge release resume`;",
         "What it still needs is evidence that the canary is good enough in error rate and latency.\n",
+        "\nThe step has had its time and lacks traffic: 37 of 1,000 requests of the canary at this step.\n",
         "\nless than 2 % failures\n",
         "\n99 % of answers within 300ms\n",
     ] {

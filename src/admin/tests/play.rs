@@ -141,6 +141,7 @@ pub(super) fn release(number: usize) -> api::Release {
         version: None,
         actor: "anna".into(),
         waiting_for: None,
+        too_few_requests: None,
         approvals: Vec::new(),
         outcome: None,
         budget: api::BudgetStatus {

@@ -62,6 +62,8 @@ pub(super) fn text(release: &Release, service: &Service) -> String {
     paragraphs.extend(cause(release));
     let objectives = objectives(release);
     paragraphs.extend(deciders(release, &objectives));
+    let lacks = release.too_few_requests.map(words::too_few);
+    paragraphs.extend(lacks.map(|lacks| format!("The step has had its time and lacks traffic: {lacks}.")));
     let rate = canary_rate(release, service);
     paragraphs.extend(objectives.iter().map(|objective| about(objective, release, rate)));
     paragraphs.push(budget(release));

@@ -213,6 +213,7 @@ mod tests {
             version: None,
             actor: String::new(),
             waiting_for: None,
+            too_few_requests: None,
             approvals: Vec::new(),
             outcome: None,
             budget: BudgetStatus::default(),

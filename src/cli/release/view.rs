@@ -44,6 +44,7 @@ struct Shown {
     step: usize,
     weight: f64,
     waiting: Option<String>,
+    lacks_requests: bool,
     approvals: usize,
 }
 
@@ -55,6 +56,7 @@ impl Shown {
             step: release.step,
             weight: release.weight,
             waiting: release.waiting_for.as_ref().map(words::waits),
+            lacks_requests: release.too_few_requests.is_some(),
             approvals: release.approvals.len(),
         }
     }
@@ -230,6 +232,7 @@ fn panel(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<(String,
     if let Some(waiting) = &release.waiting_for {
         lines.push((words::waits(waiting), "33"));
     }
+    lines.extend(release.too_few_requests.map(|lacks| (words::too_few(lacks), "33")));
     lines
 }
 

@@ -1,7 +1,7 @@
 //! What people read about releases, in lines.
 
 use crate::cli::table::{count, percent};
-use crate::model::api::{Phase, Release, WaitingFor};
+use crate::model::api::{Phase, Release, TooFewRequests, WaitingFor};
 
 /// Where a release is, in one line.
 pub(super) fn line(release: &Release) -> String {
@@ -12,6 +12,7 @@ pub(super) fn line(release: &Release) -> String {
             parts.push(waits(waiting));
         }
     }
+    parts.extend(release.too_few_requests.map(too_few));
     if let Some(outcome) = &release.outcome {
         let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
         parts.push(format!("{}{}", by.unwrap_or_default(), outcome.reason));
@@ -56,6 +57,12 @@ pub(super) fn waits(waiting: &WaitingFor) -> String {
         waiting.detail,
         until.unwrap_or_default()
     )
+}
+
+/// What a step lacks that has had its time.
+pub(super) fn too_few(lacks: TooFewRequests) -> String {
+    let (canary, least) = (count(lacks.canary), count(lacks.least));
+    format!("{canary} of {least} requests of the canary at this step")
 }
 
 /// How a release ended, in one line.

@@ -96,6 +96,13 @@ impl Chronicle {
         self.path.push(point);
     }
 
+    /// Requests of the canary before the step `step` (from 1), as far as the path knows.
+    pub(super) fn requests_before(&self, step: usize) -> u64 {
+        let last = self.path.iter().rev().find(|point| point.step < step);
+        let objective = last.and_then(|point| point.objectives.first());
+        objective.map_or(0, |objective| objective.canary.requests)
+    }
+
     /// An exchange that a worker kept.
     pub(super) fn sample(&mut self, sample: &Sample) {
         let (side, kept) = match sample.side {
@@ -216,6 +223,30 @@ mod tests {
             .map(|pair| pair[1].elapsed_ms - pair[0].elapsed_ms);
         let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| (least.min(gap), most.max(gap)));
         assert!(most <= 4 * least, "{least} to {most}");
+    }
+
+    #[test]
+    fn requests_are_counted_up_to_the_step() {
+        let mut chronicle = Chronicle::new(at(0));
+        for (step, requests) in [(1, 10), (1, 120), (2, 130), (2, 150)] {
+            let canary = api::SideCounts { requests, failures: 0 };
+            chronicle.point(api::PathPoint {
+                elapsed_ms: requests,
+                step,
+                weight: 5.0,
+                log_e: 0.0,
+                log_limit: 6.9,
+                objectives: vec![api::PathObjective {
+                    name: "error_rate".to_owned(),
+                    log_e: 0.0,
+                    advance_log_e: None,
+                    advance_limit: 3.0,
+                    canary,
+                    baseline: canary,
+                }],
+            });
+        }
+        assert_eq!([1, 2, 3].map(|step| chronicle.requests_before(step)), [0, 120, 150]);
     }
 
     #[test]

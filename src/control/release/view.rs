@@ -30,6 +30,7 @@ impl Active {
             version: state.version.clone(),
             actor: state.actor.clone(),
             waiting_for: state.waiting_for(now),
+            too_few_requests: self.too_few_requests(state, evidence.canary.requests, now),
             approvals: state.approvals(),
             outcome: state.told_outcome(),
             budget: api::BudgetStatus {
@@ -46,6 +47,17 @@ impl Active {
             objectives: self.trial.objectives(),
             durable,
         }
+    }
+
+    /// What the step still lacks once its least time is over; `requests` are the canary's at all steps.
+    fn too_few_requests(&self, state: &Release, requests: u64, now: Timestamp) -> Option<api::TooFewRequests> {
+        let step = state.plan.steps().get(state.step()?).filter(|_| state.is_judged())?;
+        let at_step_ms = u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
+        // A step that waits has had its time; since when it waits is no measure of that.
+        let had_its_time = state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms;
+        let before = self.chronicle.requests_before(state.step_number());
+        let (canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
+        (had_its_time && canary < least).then_some(api::TooFewRequests { canary, least })
     }
 
     /// A point of the path of the statistics.

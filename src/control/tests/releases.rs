@@ -257,6 +257,26 @@ async fn the_brakes_work_while_paused_and_at_a_gate() {
 }
 
 #[tokio::test]
+async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let mut plan = quick();
+    plan.insert("min_requests".into(), json!(100_000));
+    let started = rig.links.handle.start_release("shop", start(plan), intent(None)).await;
+    let begun = rig.phase(&started.unwrap().release.id, Phase::Progressing).await;
+    assert_eq!(begun.too_few_requests, None, "it has its time yet");
+    let lacks = loop {
+        rig.traffic(50, Duration::from_millis(500), false).await;
+        let release = rig.release("shop-1").await;
+        match release.too_few_requests {
+            Some(lacks) if lacks.canary > 0 => break lacks,
+            _ => assert_eq!(release.phase, Phase::Progressing),
+        }
+    };
+    assert!(lacks.canary < lacks.least && lacks.least == 100_000, "{lacks:?}");
+}
+
+#[tokio::test]
 async fn a_gate_opens_by_the_word_of_a_person() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);

@@ -17,7 +17,7 @@
 //! cap: the variance of the rate counts as three times the canary's own at most, which doubles the ordinary chance, and
 //! the room for a small `F` is the limit again at most, or `L` if that is more. The price is alpha where the caps bind:
 //! a release that is as good as its baseline is then rolled back in more than a part `alpha` of cases, up to nearly
-//! always for a long bake after a handful of requests at a high error rate. They do not bind while the canary had no
+//! always for a long bake after a handful of requests of which none failed. They do not bind while the canary had no
 //! more than 1.5 times the baseline's requests and `2*L*C/N` is within the limit, which is the rule, since the baseline
 //! counts from before the release. (Simulated at alpha 0.05, limit 20 and 1,000 requests of the baseline of which 2 %
 //! fail: none of 2,000 bakes with 5,000 requests is rolled back, 0.3 % of those with 10,000, 12 % with 50,000.) Where

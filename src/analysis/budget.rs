@@ -7,21 +7,22 @@
 //! release: no comparison at equal times, but the only brake of a final bake besides fixed limits. The chance of a
 //! false trip stays within `alpha` while that rate lasts. With `F` failures of `N` requests on the baseline and `C`
 //! requests on the canary at full weight, two things are left to chance. The canary's own failures are those of any
-//! other tick: a variance of `C*F/N` and steps of 1. The error of `F/N` is the same for every tick, so it adds up and does not average out:
-//! a variance of `C^2*F/N^2`, and since a Poisson count of mean `x` falls short of it by more than
-//! `sqrt(2*F*L) + 2*L` in a part `exp(-L)` of cases only, `2*L*C/N` on top for the case that `F` is small by luck. In
-//! the first seconds of a bake `C/N` is next to nothing, so that a canary that fails altogether has no more room there
-//! than at any step.
+//! other tick: a variance of `C*F/N` and steps of 1. The error of `F/N` is the same for every tick, so it adds up and
+//! does not average out: a variance of `C^2*F/N^2`, and since a Poisson count of mean `x` falls short of it by more
+//! than `sqrt(2*F*L) + 2*L` in a part `exp(-L)` of cases only, `2*L*C/N` on top for the case that `F` is small by luck.
+//! In the first seconds of a bake `C/N` is next to nothing, so that a canary that fails altogether has no more room
+//! there than at any step.
 //!
-//! Both grow with `C/N` without end, and users would pay for a baseline that is known by a few requests. So both have
-//! a cap: the variance of the rate counts as three times the canary's own at most, which doubles the ordinary chance,
-//! and the room for a small `F` is the limit again at most, or `L` if that is more. The price is alpha where the caps bind:
+//! Both grow with `C/N` without end, and users would pay for a baseline that is known by a few requests. So both have a
+//! cap: the variance of the rate counts as three times the canary's own at most, which doubles the ordinary chance, and
+//! the room for a small `F` is the limit again at most, or `L` if that is more. The price is alpha where the caps bind:
 //! a release that is as good as its baseline is then rolled back in more than a part `alpha` of cases, up to nearly
-//! always for a long bake after a handful of requests at a high error rate. They do not bind while the canary had no
-//! more than 1.5 times the baseline's requests and `2*L*C/N` is within the limit, which is the rule, since the baseline counts
-//! from before the release. (Simulated at alpha 0.05, limit 20 and 1,000 requests of the baseline of which 2 % fail: none of
-//! 2,000 bakes with 5,000 requests is rolled back, 0.3 % of those with 10,000, 12 % with 50,000.) Where they do bind nobody knows what the baseline's rate was, and to go back to what worked
-//! is the honest answer to that; to let users suffer for the benefit of the doubt is not.
+//! always for a long bake after a handful of requests of which none failed. They do not bind while the canary had no
+//! more than 1.5 times the baseline's requests and `2*L*C/N` is within the limit, which is the rule, since the baseline
+//! counts from before the release. (Simulated at alpha 0.05, limit 20 and 1,000 requests of the baseline of which 2 %
+//! fail: none of 2,000 bakes with 5,000 requests is rolled back, 0.3 % of those with 10,000, 12 % with 50,000.) Where
+//! they do bind nobody knows what the baseline's rate was, and to go back to what worked is the honest answer to that;
+//! to let users suffer for the benefit of the doubt is not.
 
 use serde::{Deserialize, Serialize};
 

@@ -33,8 +33,8 @@ pub(crate) fn usual(seed: u64) -> bool {
     exhausted(seed, 20, 1e-1, &path)
 }
 
-/// The baseline's rate is known from 1,600 requests and a failure or five. The canary gets nearly twice as many in the bake; for
-/// much more than that the rule does not promise its alpha, since users would pay for what is not known.
+/// The baseline's rate is known from 1,600 requests and a few failures. The canary gets nearly twice as many requests
+/// in the bake; for much more the rule does not promise its alpha, since users would pay for what is not known.
 pub(crate) fn short(seed: u64) -> bool {
     let path = Path {
         step: 5,

@@ -3,12 +3,14 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
+use http::header;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body;
 use super::call::{Call, Named, checked};
+use super::conditional;
 use super::problem::{self, Problem};
 use super::writes::Action;
 use crate::control::{Handle, ReleaseVerb};
@@ -57,12 +59,17 @@ pub(super) async fn list_releases(
 #[utoipa::path(get, path = "/api/v1/releases/{id}", tag = "releases",
     params(("id" = String, Path, description = "The release's identity")),
     responses(
-        (status = 200, description = "The release", body = api::Release),
+        (status = 200, description = "The release", body = api::Release,
+            headers(("ETag" = Option<String>, description = "The revision of its service, for If-Match, while there is such a service"))),
         (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The history cannot be read", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) -> Result<Json<api::Release>, Problem> {
-    Ok(Json(handle.release(&id).await?))
+pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) -> Result<Response, Problem> {
+    // Asked for before the release, so that the tag is never newer than what is shown.
+    let service = id.rsplit_once('-').map_or("", |(service, _)| service);
+    let revision = handle.service(service).await.ok().map(|service| service.revision);
+    let tag = revision.map(|revision| [(header::ETAG, conditional::tag(revision))]);
+    Ok((tag, Json(handle.release(&id).await?)).into_response())
 }
 
 /// Starts a release: the canary goes through the steps of its plan, or back to 0.

@@ -85,6 +85,12 @@ async fn a_start_that_is_wrong_says_where() {
 #[tokio::test]
 async fn verbs_do_what_they_say() {
     let server = with_release().await;
+    let shown = server.check(Ask("GET /api/v1/releases/shop-1", &[], ""), 200, "").await;
+    let current = server.revision().await.to_string();
+    assert_eq!(shown.header("etag").trim_matches('"'), current);
+    for field in ["ended_at", "outcome", "reason", "change", "version", "waiting_for"] {
+        assert!(shown.json().get(field).is_some(), "{field} is left out");
+    }
     for (verb, text) in [
         ("pause", r#""paused":true"#),
         ("resume", r#""paused":false"#),

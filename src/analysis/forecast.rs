@@ -48,7 +48,7 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
 /// which the objective lets the canary be slower. `None` if it would take for ever.
 ///
 /// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How much more seldom it
-/// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread ([`TAIL`]);
+/// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread (`TAIL`);
 /// one that is wider takes longer, one that is narrower is proved sooner, and so is one in which the slack in
 /// milliseconds is more than that in per cent.
 pub fn latency_requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {

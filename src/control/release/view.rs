@@ -71,10 +71,12 @@ impl Active {
             canary: counts(evidence.canary),
             baseline: counts(evidence.baseline),
         });
+        let step = self.release.step().and_then(|step| self.release.plan.steps().get(step));
         api::PathPoint {
             elapsed_ms: self.chronicle.elapsed_ms(now),
             step: self.release.step_number(),
-            weight: self.release.weight().percent(),
+            // Also of the point at which it was taken out: the evidence is that of this weight.
+            weight: step.map_or(0.0, |step| step.weight.percent()),
             log_e: evidence.log_e,
             log_limit: evidence.log_limit,
             objectives: objectives.collect(),

@@ -259,13 +259,9 @@ impl Controller {
     /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be judged.
     fn look_after(&mut self, name: &Name) -> bool {
         let now = self.clock.now();
-        let p99_us = self.baseline_p99(name, now);
         let Some(active) = self.active(name) else {
             return false;
         };
-        if active.landmark_us == u64::MAX {
-            active.set_landmark(p99_us.unwrap_or_default());
-        }
         let lease = active.arm();
         let urgent = active.is_urgent();
         if urgent {
@@ -276,12 +272,14 @@ impl Controller {
         let rescued = active.take_rescued();
         let point = active.release.is_judged() && active.chronicle.wants_point(now);
         let verdict = point.then(|| active.path_point(now));
-        let due = active.release.is_judged() && now >= active.checkpoint_at;
-        if due || lease.is_some() {
+        let writes = lease.is_some() || (active.release.is_judged() && now >= active.checkpoint_at);
+        if writes {
             active.checkpoint_at = now.plus(CHECKPOINT);
-            if let Some(p99_us) = p99_us {
-                active.set_landmark(p99_us);
-            }
+        }
+        if writes || active.landmark_us == u64::MAX {
+            self.renew_landmark(name, now);
+        }
+        if writes {
             self.write_checkpoint(name, now, lease.is_some());
         }
         self.metrics.add_rescues(name, rescued);
@@ -309,6 +307,15 @@ impl Controller {
                     tracing::warn!(%error, "the last checkpoint of a release was not written");
                 }
             }
+        }
+    }
+
+    /// Adds up five minutes of the baseline's latencies, so not at every look.
+    fn renew_landmark(&mut self, name: &Name, now: Timestamp) {
+        let p99_us = self.baseline_p99(name, now);
+        let active = self.active(name);
+        if let Some(active) = active.filter(|active| p99_us.is_some() || active.landmark_us == u64::MAX) {
+            active.set_landmark(p99_us.unwrap_or_default());
         }
     }
 

@@ -51,7 +51,7 @@ pub struct ObjectiveEvidence {
     /// `ln` of its e-value, at this step, for the canary being good enough; absent without an advance test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advance_log_e: Option<f64>,
-    /// The limit for that, `ln(1/beta)`.
+    /// The limit for that: `ln(1/beta)`, twice as much for latency at the last step below full weight.
     pub advance_limit: f64,
     /// The counts behind it.
     pub counts: Behind,

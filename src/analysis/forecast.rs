@@ -2,7 +2,8 @@
 
 use super::advance::{KAPPA, Table};
 use super::error::Margin;
-use super::latency_advance::tolerated;
+use super::latency_advance::{proof, tolerated};
+use super::step::Weights;
 
 /// What the mixture over bet sizes costs at detection, against a test that knows the effect (STATISTICS.md 2.2).
 const MIXTURE: f64 = 1.7;
@@ -41,17 +42,18 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
         return None;
     }
     let harm = Margin { ratio: 1.0, worse_by };
-    needed(Table::new(weight, harm).growth(weight, rate, rate), beta)
+    needed(Table::new(weight, harm).growth(weight, rate, rate), -beta.ln())
 }
 
-/// The same for the latency advance test, when both arms are as fast and fail at `rate`, and `worse_by` is the share by
+/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`, and `worse_by` is the share by
 /// which the objective lets the canary be slower. `None` if it would take for ever.
 ///
 /// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How much more seldom it
 /// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread (`TAIL`);
 /// one that is wider takes longer, one that is narrower is proved sooner, and so is one in which the slack in
 /// milliseconds is more than that in per cent.
-pub fn latency_requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
+pub fn latency_requests_to_advance(weights: Weights, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
+    let weight = weights.now;
     if !(weight > 0.0 && weight < 1.0) {
         return None;
     }
@@ -65,13 +67,13 @@ pub fn latency_requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: 
     };
     needed(
         Table::new(weight, harm).growth(weight, canary, beyond(BEYOND_P99)),
-        beta,
+        proof(weights.next) * -beta.ln(),
     )
 }
 
-/// How often evidence must grow by `growth` until it reaches `1/beta`.
-fn needed(growth: f64, beta: f64) -> Option<u64> {
-    let evidence = -beta.ln() + (KAPPA.len() as f64 / NEAR_THE_BEST).ln();
+/// How often the `ln` of evidence must grow by `growth` until it reaches `limit`.
+fn needed(growth: f64, limit: f64) -> Option<u64> {
+    let evidence = limit + (KAPPA.len() as f64 / NEAR_THE_BEST).ln();
     (growth > 0.0).then(|| whole(evidence / growth)).flatten()
 }
 
@@ -115,21 +117,22 @@ mod tests {
             (0.25, 0.5, 21.0),
             (0.5, 1.0, 41.0),
         ];
-        for (weight, next_weight, simulated) in steps {
-            let errors = requests_to_advance(weight, 0.001, 0.001 / next_weight, 0.05).unwrap();
-            let latency = latency_requests_to_advance(weight, 0.001, 0.05, 0.05).unwrap();
-            let seconds = errors.max(latency) as f64 / (1_000.0 * weight);
+        for (now, next, simulated) in steps {
+            let errors = requests_to_advance(now, 0.001, 0.001 / next, 0.05).unwrap();
+            let latency = latency_requests_to_advance(Weights { now, next }, 0.001, 0.05, 0.05).unwrap();
+            let seconds = errors.max(latency) as f64 / (1_000.0 * now);
             let ratio = seconds / simulated;
-            assert!((0.5..2.0).contains(&ratio), "{weight}: {seconds} s against {simulated}");
+            assert!((0.5..2.0).contains(&ratio), "{now}: {seconds} s against {simulated}");
         }
     }
 
     #[test]
     fn latency_is_proved_sooner_the_more_is_tolerated_and_never_of_those_that_all_fail() {
-        let requests = |worse_by| latency_requests_to_advance(0.5, 0.0, worse_by, 0.05).unwrap();
+        let at = |now, next| Weights { now, next };
+        let requests = |worse_by| latency_requests_to_advance(at(0.5, 1.0), 0.0, worse_by, 0.05).unwrap();
         assert_eq!(requests(0.05), requests(0.15), "the step tolerates as much anyway");
         assert!(requests(0.5) < requests(0.15));
-        assert_eq!(latency_requests_to_advance(1.0, 0.0, 0.05, 0.05), None);
-        assert_eq!(latency_requests_to_advance(0.5, 1.0, 0.05, 0.05), None);
+        assert_eq!(latency_requests_to_advance(at(1.0, 1.0), 0.0, 0.05, 0.05), None);
+        assert_eq!(latency_requests_to_advance(at(0.5, 1.0), 1.0, 0.05, 0.05), None);
     }
 }

@@ -18,7 +18,7 @@ const ENOUGH: f64 = 2_000.0;
 const FEW: f64 = 200.0;
 const PATIENCE_MS: u64 = 30_000;
 /// Bins are cut anew at most so often.
-const RECUT_MS: u64 = 5_000;
+const RECUT_MS: u64 = 1_000;
 /// What is remembered of the past at each cut, in observations. Less follows a drift faster, more blurs less.
 const REMEMBERED: f64 = 4_000.0;
 

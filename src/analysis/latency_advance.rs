@@ -13,11 +13,12 @@ use super::advance::Advance;
 use super::cohort::Arm;
 use super::epoch::{Epoch, Slack, Threshold};
 use super::error::{Margin, Pair};
+use super::step::Weights;
 
 /// A second before which the baseline was beyond a threshold more than so many times too often is left out; a second
 /// without requests of the baseline is passed over.
 const STALE: f64 = 3.0;
-/// The evidence of a second is at most this part of what is needed.
+/// The evidence of a second is at most this part of `ln(1/beta)`.
 const PART: f64 = 0.25;
 const SECOND_MS: u64 = 1_000;
 
@@ -31,10 +32,21 @@ pub(crate) fn tolerated(weight: f64) -> f64 {
     }
 }
 
+/// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that comparison is the last
+/// one, and a canary that is slower by less than is tolerated, and by more than the objective allows, wins evidence in
+/// the advance test about as fast as it is found out. Where latency drifts too, one such canary in a hundred would be
+/// promoted; with this one in a thousand, and a healthy canary waits some six seconds longer at 1,000 requests per
+/// second.
+pub(crate) fn proof(next_weight: f64) -> f64 {
+    if next_weight >= 1.0 { 2.0 } else { 1.0 }
+}
+
 /// The running test of one step.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct LatencyAdvance {
     slack: Slack,
+    /// `ln` of the evidence that passes the step.
+    limit: f64,
     /// The most that a second may add.
     cap: f64,
     second: u64,
@@ -66,18 +78,19 @@ impl At {
 }
 
 impl LatencyAdvance {
-    /// The test of a step at `weight`. What the abort test lets pass as no slower is tolerated here too, or a canary
-    /// within its objective could neither be rolled back nor promoted.
-    pub(crate) fn new(weight: f64, objective: Slack, limit: f64, epoch: Option<&Epoch>) -> LatencyAdvance {
+    /// The test of a step, with `limit` for `ln(1/beta)`. What the abort test lets pass as no slower is tolerated here
+    /// too, or a canary within its objective could neither be rolled back nor promoted.
+    pub(crate) fn new(weights: Weights, objective: Slack, limit: f64, epoch: Option<&Epoch>) -> LatencyAdvance {
         let harm = Margin {
             ratio: 1.0,
             worse_by: 0.0,
         };
         let mut test = LatencyAdvance {
             slack: Slack {
-                worse_by: tolerated(weight - 1e-9).max(objective.worse_by),
+                worse_by: tolerated(weights.now - 1e-9).max(objective.worse_by),
                 at_least_us: objective.at_least_us,
             },
+            limit: limit * proof(weights.next),
             cap: limit * PART,
             second: 0,
             tests: array::from_fn(|_| At::new(harm)),
@@ -109,6 +122,16 @@ impl LatencyAdvance {
                 at.test.score(weight, Pair::of(canary.observations(), slow), beyond);
             }
         }
+    }
+
+    /// Whether the step is passed.
+    pub(crate) fn passed(&self) -> bool {
+        self.log_e() >= self.limit
+    }
+
+    /// `ln` of the evidence that passes the step.
+    pub(crate) fn limit(&self) -> f64 {
+        self.limit
     }
 
     /// `ln` of the evidence of the weakest of the three.
@@ -176,11 +199,16 @@ mod tests {
             at_least_us: 0.0,
         };
         let weights = [0.001, 0.01, 0.011, 0.05, 0.051, 0.25, 0.26, 0.5, 0.9];
-        let slacks = weights.map(|weight| LatencyAdvance::new(weight, none, 3.0, None).slack.worse_by);
+        let slacks = weights.map(|weight| LatencyAdvance::new(at(weight), none, 3.0, None).slack.worse_by);
         assert_eq!(slacks, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.15]);
     }
 
-    fn at_100_ms() -> LatencyAdvance {
+    /// A step that is not the last.
+    fn at(now: f64) -> Weights {
+        Weights { now, next: 0.9 }
+    }
+
+    fn at_100_ms(weights: Weights) -> LatencyAdvance {
         let threshold = Threshold {
             baseline_us: 100_000,
             canary_us: 200_000,
@@ -190,7 +218,7 @@ mod tests {
             worse_by: 0.0,
             at_least_us: 0.0,
         };
-        let mut test = LatencyAdvance::new(0.1, none, 4.0, None);
+        let mut test = LatencyAdvance::new(weights, none, 4.0, None);
         test.tests.iter_mut().for_each(|at| at.threshold = Some(threshold));
         test
     }
@@ -207,7 +235,7 @@ mod tests {
 
     #[test]
     fn a_second_gives_a_part_of_what_is_needed_at_most() {
-        let mut test = at_100_ms();
+        let mut test = at_100_ms(at(0.1));
         for tick in 0..100 {
             cohort(&mut test, tick * 10, 20);
         }
@@ -217,9 +245,22 @@ mod tests {
     }
 
     #[test]
+    fn the_last_comparison_takes_twice_the_evidence() {
+        let seconds = |next| {
+            let mut test = at_100_ms(Weights { now: 0.1, next });
+            let passed = |second: &u64| {
+                cohort(&mut test, second * 1_000, 20);
+                test.passed()
+            };
+            (1..100).find(passed).unwrap()
+        };
+        assert!(seconds(1.0) >= 2 * seconds(0.25));
+    }
+
+    #[test]
     fn what_follows_a_spike_counts_for_nothing_also_after_an_empty_second() {
         for next in [1_000, 2_000, 7_000] {
-            let mut test = at_100_ms();
+            let mut test = at_100_ms(at(0.1));
             cohort(&mut test, 0, 31);
             let before = test.log_e();
             cohort(&mut test, next, 20);

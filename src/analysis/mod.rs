@@ -46,4 +46,4 @@ pub use judge::{Cause, Judge, Reason, Verdict};
 pub use landmark::landmark;
 pub use ledger::Stretch;
 pub use options::{ErrorRate, Latency, Objective, Options, Slo};
-pub use step::{Inconclusive, Step};
+pub use step::{Inconclusive, Step, Weights};

@@ -40,7 +40,24 @@ pub enum Inconclusive {
     RollBack,
 }
 
+/// The canary's chance of a request, 0 to 1, at a step and at the one after it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Weights {
+    /// At the step.
+    pub now: f64,
+    /// At the one after it.
+    pub next: f64,
+}
+
 impl Step {
+    /// Its weight, and the next step's.
+    pub fn weights(&self) -> Weights {
+        Weights {
+            now: self.weight,
+            next: self.next_weight,
+        }
+    }
+
     /// How much more often than the baseline the canary may fail for the step to be passed, when so much harm is
     /// tolerated as a share of all requests: the smaller the next weight, the more.
     pub fn tolerated(&self, harm_budget: f64) -> f64 {
@@ -73,7 +90,7 @@ impl Progress {
             ratio: 1.0,
             worse_by: margin(tests.harm_budget, step.next_weight),
         };
-        let latency = |(slack, epoch)| LatencyAdvance::new(step.weight, slack, tests.limit, epoch);
+        let latency = |(slack, epoch)| LatencyAdvance::new(step.weights(), slack, tests.limit, epoch);
         Progress {
             step,
             begun_ms,
@@ -117,7 +134,7 @@ impl Progress {
 
     fn proven(&self, limit: f64) -> bool {
         self.error.as_ref().is_none_or(|error| error.reaches(limit))
-            && self.latency.as_ref().is_none_or(|latency| latency.log_e() >= limit)
+            && self.latency.as_ref().is_none_or(LatencyAdvance::passed)
     }
 
     pub(crate) fn out_of_time(&self, now_ms: u64) -> bool {

@@ -6,6 +6,7 @@ use super::forecast::requests_to_advance;
 use super::guard::Guard;
 use super::judge::Judge;
 use super::latency::LatencyTest;
+use super::latency_advance::LatencyAdvance;
 use super::options::Objective;
 use super::split::Totals;
 use super::step::{Progress, margin};
@@ -60,14 +61,14 @@ impl Judge {
 
     fn of_latency(&self, objective: Objective) -> Option<ObjectiveEvidence> {
         let test = self.latency.as_ref()?;
-        let progress = self.progress.as_ref();
+        let advance = self.progress.as_ref().and_then(|progress| progress.latency.as_ref());
         let bins = test.epoch().map(|epoch| Box::new(bins(test, epoch)));
         Some(ObjectiveEvidence {
             objective,
             share: self.log_share.exp(),
             log_e: test.log_e(true),
-            advance_log_e: progress.and_then(|progress| Some(progress.latency.as_ref()?.log_e())),
-            advance_limit: self.advance_limit,
+            advance_log_e: advance.map(LatencyAdvance::log_e),
+            advance_limit: advance.map_or(self.advance_limit, LatencyAdvance::limit),
             counts: Behind::Latency { bins },
         })
     }

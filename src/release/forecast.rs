@@ -96,7 +96,7 @@ impl Traffic {
             requests_to_advance(step.weight, self.failing, worse_by, options.beta)
         })?;
         let of_latency = latency(&options).map_or(Some(0), |margin| {
-            latency_requests_to_advance(step.weight, self.failing, margin.worse_by, options.beta)
+            latency_requests_to_advance(step.weights(), self.failing, margin.worse_by, options.beta)
         })?;
         Some(of_errors.max(of_latency).max(step.min_requests))
     }

@@ -232,13 +232,13 @@ fn whole_releases(report: &mut Report) {
         releases::judge_healthy(&report::parallel(400, walk))
     });
     for (id, name, canary, bar) in releases::bad() {
-        report.other(id, &format!("bad release: {name}"), 200, || {
+        report.other(id, &format!("bad release: {name}"), releases::RUNS, || {
             releases::judge_bad(seed, canary, bar, false)
         });
     }
     for (id, name, canary, _) in releases::bad() {
         let id = id.replace("P14", "P14d");
-        report.other(&id, &format!("drift and spikes, bad: {name}"), 100, || {
+        report.other(&id, &format!("drift and spikes, bad: {name}"), releases::RUNS, || {
             releases::judge_bad(seed, canary, f64::INFINITY, true)
         });
     }

@@ -180,10 +180,12 @@ pub(crate) fn bad() -> [Bad; 10] {
     ]
 }
 
+/// Releases of each bad canary.
+pub(crate) const RUNS: u64 = 200;
+
 /// None may be promoted once it is bad, and the median of the failed requests may be a quarter above the table's.
 pub(crate) fn judge_bad(seed: u64, canary: Canary, table: f64, drifting: bool) -> (bool, String, String) {
-    let runs = if drifting { 100 } else { 200 };
-    let mut answers = parallel(runs, |i| walk(seed + i, plan(ALPHA, true), canary, drifting));
+    let mut answers = parallel(RUNS, |i| walk(seed + i, plan(ALPHA, true), canary, drifting));
     // A release that was over before the canary went bad has nothing to see.
     answers.retain(|answer| answer.verdict != Outcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from);
     let count = |outcome| answers.iter().filter(|answer| answer.verdict == outcome).count();
@@ -191,7 +193,7 @@ pub(crate) fn judge_bad(seed: u64, canary: Canary, table: f64, drifting: bool) -
     let open = answers.len() - promoted - count(Outcome::RolledBack);
     let failed = median(answers.iter().map(|answer| answer.canary_failures as f64).collect());
     let seconds = median(answers.iter().map(|answer| answer.at_ms as f64 / 1e3).collect());
-    let good = promoted == 0 && failed <= 1.25 * table && answers.len() as u64 * 10 >= runs * 8;
+    let good = promoted == 0 && failed <= 1.25 * table && answers.len() as u64 * 10 >= RUNS * 8;
     let result = format!("{promoted}+{open} f{failed:.0} {seconds:.0}s");
     let bar = if table.is_finite() {
         format!("0 f{:.1}", 1.25 * table)

@@ -9,12 +9,12 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::deadline::{Deadline, Millis};
 use super::gate::{Gate, Refusal};
+use super::hop::Origin;
 use super::listener::Listener;
 use super::worker::Worker;
 
@@ -24,10 +24,8 @@ pub(crate) struct Client {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<Listener>,
     pub(crate) peer: SocketAddr,
-    /// The peer's address as `X-Forwarded-For` gives it, written once for all requests of the connection.
-    pub(crate) peer_value: HeaderValue,
-    /// Whether the peer is a proxy whose `X-Forwarded-*` is believed.
-    pub(crate) trusted: bool,
+    /// What each request of the connection tells its upstream.
+    pub(crate) origin: Origin,
     /// Wakes the connection's task to look for what is overdue.
     pub(crate) deadline: Deadline,
     gate: RefCell<Gate>,
@@ -60,14 +58,11 @@ impl Client {
         let deadline = worker.deadlines.deadline();
         deadline.set(listener.options.timeouts.keep_alive);
         let address = peer.ip().to_canonical();
+        let trusted = &listener.options.trusted_proxies;
+        let trusted = trusted.iter().any(|net| net.contains(&address));
         Client {
             peer,
-            peer_value: HeaderValue::from_str(&address.to_string()).unwrap_or(HeaderValue::from_static("unknown")),
-            trusted: listener
-                .options
-                .trusted_proxies
-                .iter()
-                .any(|net| net.contains(&address)),
+            origin: Origin::new(address, listener.port, trusted),
             gate: RefCell::new(Gate::new(listener.head_limits())),
             refusal: Cell::new(None),
             requests: Cell::new(0),

@@ -3,11 +3,10 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::{HOST, HeaderValue};
-use http::request::Parts;
+use http::header::HOST;
 use http::{Method, Request};
 
-use super::body::{Limits, RequestBody};
+use super::body::Limits;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers::client_address;
@@ -64,18 +63,19 @@ impl Destination {
     /// # Errors
     ///
     /// No route matches. A tester who names an upstream that does not exist is a user like any other.
-    pub(crate) fn of(exchange: &Exchange, head: &Parts) -> Result<(Destination, NewCookie), Error> {
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+    pub(crate) fn of<B>(exchange: &Exchange, request: &Request<B>) -> Result<(Destination, NewCookie), Error> {
+        let headers = request.headers();
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         // `OPTIONS *` asks about the server as a whole.
-        let path = if head.method == Method::OPTIONS && head.uri.path() == "*" {
+        let path = if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
             "/"
         } else {
-            head.uri.path()
+            request.uri().path()
         };
         let (service, revision) = exchange
             .worker()
             .with_snapshot(|snapshot| {
-                let service = snapshot.table.route(host, path, &head.method, &head.headers)?;
+                let service = snapshot.table.route(host, path, request.method(), headers)?;
                 Some((Arc::clone(service), snapshot.revision))
             })
             .ok_or(Error::new(
@@ -83,14 +83,14 @@ impl Destination {
                 "no route matches the request's host and path",
             ))?;
         exchange.client.limit_writes(service.timeouts.idle);
-        if let Some(name) = sticky::tester(service.tester.as_ref(), &head.headers)
+        if let Some(name) = sticky::tester(service.tester.as_ref(), headers)
             && service.upstreams.iter().any(|upstream| *upstream.name == *name)
         {
             return Ok((Destination::new(service, revision, Choice::Named(name), None), None));
         }
-        let (choice, cookie) = sticky::choose(service.sticky.as_ref(), &head.headers, &exchange.client);
+        let (choice, cookie) = sticky::choose(service.sticky.as_ref(), headers, &exchange.client);
         let user = service.watch.is_some().then(|| {
-            let address = || client_address(&head.headers, &exchange.client);
+            let address = || client_address(headers, &exchange.client);
             trial::user(&service, &choice, cookie.is_some(), address)
         });
         Ok((Destination::new(service, revision, choice, user), cookie))
@@ -233,15 +233,6 @@ impl Destination {
                     });
             (!taken_out).then_some(snapshot.revision)
         })
-    }
-
-    /// HTTP/1.0 may come without `Host`; HTTP/1.1 may not go on without.
-    pub(crate) fn name_host(&self, request: &mut Request<RequestBody>, target: &Target) {
-        if !request.headers().contains_key(HOST)
-            && let Ok(host) = HeaderValue::from_str(&target.endpoint.address.to_string())
-        {
-            request.headers_mut().insert(HOST, host);
-        }
     }
 
     /// Takes the service as the newest table has it. A service that is gone from it is served as it was: a reload

@@ -6,15 +6,14 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 
 use super::body::{Limits, RequestBody};
 use super::destination::{Destination, Target};
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers;
+use super::hop::Hop;
 use super::rescue::{self, Next};
 use super::sample::Subject;
 use super::sticky::NewCookie;
@@ -50,24 +49,21 @@ const SENDS_MAX: u32 = 2;
 /// # Errors
 ///
 /// What to answer when no upstream does.
-pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incoming) -> Result<Answer, Error> {
-    let (mut destination, cookie) = Destination::of(exchange, &head)?;
-    prepare(&mut head, exchange);
-    let (body, progress) = RequestBody::new(body, &exchange.client);
-    exchange.upload = progress;
+pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestBody>) -> Result<Answer, Error> {
+    let (mut destination, cookie) = Destination::of(exchange, request)?;
+    headers::strip_hop_by_hop(request.headers_mut());
     let limits = destination.limits(exchange.worker());
-    let mut request = Request::from_parts(head, body);
     let mut spare = None;
     if let Some(watch) = destination.watch().cloned() {
-        rescue::hold(exchange, &watch, &mut request, &limits).await?;
+        rescue::hold(exchange, &watch, request, &limits).await?;
         destination.draw(exchange);
         exchange.describe_trial(|| Some(Subject::new(request.method().clone(), request.uri().clone())));
-        spare = rescue::spare(exchange, &request);
+        spare = rescue::spare(exchange, request);
     }
     let attempt = attempt(exchange, &mut destination, request, &limits).await;
     let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
         Next::Answer(answered) => answered,
-        Next::Send(request) => self::attempt(exchange, &mut destination, request, &limits).await,
+        Next::Send(mut request) => self::attempt(exchange, &mut destination, &mut request, &limits).await,
     };
     let Head { response, endpoint } = answered?;
     Ok(Answer {
@@ -82,16 +78,15 @@ pub(crate) async fn send(exchange: &mut Exchange, mut head: Parts, body: Incomin
 async fn attempt(
     exchange: &mut Exchange,
     destination: &mut Destination,
-    mut request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     limits: &Limits,
 ) -> Result<Head, Error> {
     let mut sends = 0;
     loop {
         sends += 1;
         let lease = acquire(exchange, destination, limits, sends > 1).await?;
-        destination.name_host(&mut request, &lease.target);
         let (endpoint, reused) = (lease.target.endpoint.key, lease.reused);
-        let repeatable = is_repeatable(&request);
+        let repeatable = is_repeatable(request);
         let failed = match wait(exchange, lease, request, limits, destination).await? {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 return Err(Error::new(
@@ -105,17 +100,8 @@ async fn attempt(
             Err(failed) => failed,
         };
         tracing::debug!(fault = %failed.fault, reused, "the upstream did not answer");
-        request = again(exchange, failed, repeatable, reused && sends < SENDS_MAX)?;
+        again(exchange, &failed, repeatable, reused && sends < SENDS_MAX)?;
     }
-}
-
-/// What a request loses and gains on its way through.
-fn prepare(head: &mut Parts, exchange: &Exchange) {
-    headers::strip_hop_by_hop(&mut head.headers);
-    headers::set_forwarded(&mut head.headers, &exchange.client);
-    headers::add_via(&mut head.headers, head.version);
-    head.version = http::Version::HTTP_11;
-    head.extensions.clear();
 }
 
 /// Whether a request may be sent once more after the upstream may have seen it: nothing of a body, and a method that may
@@ -128,13 +114,17 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
     safe && matches!(request.body(), RequestBody::Empty)
 }
 
-/// The request to send once more after a failure, or what the failure means.
-fn again(exchange: &Exchange, failed: SendError, repeatable: bool, may: bool) -> Result<Request<RequestBody>, Error> {
+/// Whether to send a request once more after a failure.
+///
+/// # Errors
+///
+/// It is not; this is what the failure means.
+fn again(exchange: &Exchange, failed: &SendError, repeatable: bool, may: bool) -> Result<(), Error> {
     if let Some(fault) = exchange.upload.as_ref().and_then(|upload| upload.fault()) {
         return Err(fault);
     }
     if may && (failed.unsent || (repeatable && !failed.answered)) {
-        return Ok(failed.request);
+        return Ok(());
     }
     Err(if failed.fault.is_nonsense() {
         Error::new(
@@ -248,15 +238,21 @@ fn connect_error(error: &io::Error) -> Error {
 
 /// Waits for the head of the answer, within the limits of time.
 async fn wait(
-    exchange: &mut Exchange,
+    exchange: &Exchange,
     lease: Lease,
-    request: Request<RequestBody>,
+    request: &mut Request<RequestBody>,
     limits: &Limits,
     destination: &Destination,
 ) -> Result<Result<Response<Body>, SendError>, Error> {
     let timeouts = destination.timeouts();
     limits.idle.set(timeouts.first_byte);
-    let mut sending = std::pin::pin!(lease.connection.send(request, lease.ticket));
+    let hop = Hop {
+        origin: &exchange.client.origin,
+        id: exchange.request_id.as_ref(),
+        version: request.version(),
+        endpoint: lease.target.endpoint.address,
+    };
+    let mut sending = std::pin::pin!(lease.connection.send(request, Some(hop), lease.ticket));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

@@ -5,11 +5,10 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
-use http::request::Parts;
 use http::{Request, Response};
 use hyper::body::Incoming;
 
-use super::body::{Relay, ResponseBody};
+use super::body::{Relay, RequestBody, ResponseBody};
 use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
@@ -24,11 +23,14 @@ pub(crate) async fn handle(
     request: Request<Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()));
-    let (mut head, body) = request.into_parts();
-    exchange.describe(|| describe(&client, &head));
-    exchange.request_id = Some(headers::request_id(&mut head.headers, &client));
-    let answered = match check::request(&mut head, &client) {
-        Ok(()) => forward::send(&mut exchange, head, body).await,
+    let (head, body) = request.into_parts();
+    let (body, upload) = RequestBody::new(body, &client);
+    exchange.upload = upload;
+    let mut request = Request::from_parts(head, body);
+    exchange.describe(|| describe(&client, &request));
+    exchange.request_id = Some(headers::request_id(request.headers(), &client));
+    let answered = match check::request(&mut request, &client) {
+        Ok(()) => forward::send(&mut exchange, &mut request).await,
         Err(error) => Err(error),
     };
     Ok(match answered {
@@ -81,22 +83,22 @@ fn refuse(mut exchange: Exchange, error: &Error) -> Response<ResponseBody> {
     response.map(ResponseBody::Own)
 }
 
-fn describe(client: &Client, head: &Parts) -> AccessRecord {
-    let header = |name| head.headers.get(name).cloned();
-    let host = head.headers.get(HOST).and_then(|host| host.to_str().ok());
+fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
+    let (uri, headers) = (request.uri(), request.headers());
+    let header = |name| headers.get(name).cloned();
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     AccessRecord {
         time: SystemTime::now(),
         listener: client.listener.options.name.as_str().into(),
-        client: headers::client_address(&head.headers, client),
-        method: head.method.clone(),
+        client: headers::client_address(headers, client),
+        method: request.method().clone(),
         host: host
-            .or(head.uri.authority().map(http::uri::Authority::as_str))
+            .or(uri.authority().map(http::uri::Authority::as_str))
             .map(str::to_owned),
-        target: head
-            .uri
+        target: uri
             .path_and_query()
-            .map_or_else(|| head.uri.path().to_owned(), |target| target.as_str().to_owned()),
-        protocol: head.version,
+            .map_or_else(|| uri.path().to_owned(), |target| target.as_str().to_owned()),
+        protocol: request.version(),
         status: 0,
         service: None,
         upstream: None,

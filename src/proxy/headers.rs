@@ -6,10 +6,6 @@ use super::client::Client;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 
 /// Fields that are for this hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1). The expectation
 /// of a 100 is among them: each hop answers that itself, as soon as it wants the body.
@@ -107,52 +103,10 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the upstream who asked, over what, and for which host. What the client said of itself counts only when the
-/// peer is trusted.
-pub(crate) fn set_forwarded(headers: &mut HeaderMap, client: &Client) {
-    // Room for all that is added here and for `Via`, so that the map grows once at most.
-    headers.reserve(6);
-    let host = headers.get(HOST).cloned();
-    let scheme = HeaderValue::from_static("http");
-    if client.trusted {
-        let chain = forwarded_for(headers, &client.peer_value);
-        headers.insert(X_FORWARDED_FOR.clone(), chain);
-        headers.entry(&X_FORWARDED_PROTO).or_insert(scheme);
-        if let Some(host) = host {
-            headers.entry(&X_FORWARDED_HOST).or_insert(host);
-        }
-        headers
-            .entry(&X_FORWARDED_PORT)
-            .or_insert_with(|| client.listener.port_value.clone());
-        headers.entry(&X_REAL_IP).or_insert_with(|| client.peer_value.clone());
-    } else {
-        headers.insert(X_FORWARDED_FOR.clone(), client.peer_value.clone());
-        headers.insert(X_FORWARDED_PROTO.clone(), scheme);
-        match host {
-            Some(host) => headers.insert(X_FORWARDED_HOST.clone(), host),
-            None => headers.remove(&X_FORWARDED_HOST),
-        };
-        headers.insert(X_FORWARDED_PORT.clone(), client.listener.port_value.clone());
-        headers.insert(X_REAL_IP.clone(), client.peer_value.clone());
-        headers.remove(http::header::FORWARDED);
-    }
-}
-
-/// The chain of addresses so far, with the peer at its end.
-fn forwarded_for(headers: &HeaderMap, peer: &HeaderValue) -> HeaderValue {
-    let mut chain: Vec<&[u8]> = headers
-        .get_all(&X_FORWARDED_FOR)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    chain.push(peer.as_bytes());
-    HeaderValue::from_bytes(&chain.join(&b", "[..])).unwrap_or_else(|_| peer.clone())
-}
-
 /// The address of the user: the peer's, or the last one in the chain that is not a trusted proxy's.
 pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::IpAddr {
     let peer = client.peer.ip().to_canonical();
-    if !client.trusted {
+    if !client.origin.trusted {
         return peer;
     }
     let trusted = &client.listener.options.trusted_proxies;
@@ -174,16 +128,6 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
     nearest
 }
 
-/// Records this hop, as a gateway must in each request that it forwards (RFC 9110 section 7.6.3).
-pub(crate) fn add_via(headers: &mut HeaderMap, version: http::Version) {
-    let hop = match version {
-        http::Version::HTTP_10 => "1.0 weighbridge",
-        http::Version::HTTP_2 => "2.0 weighbridge",
-        _ => "1.1 weighbridge",
-    };
-    headers.append(VIA, HeaderValue::from_static(hop));
-}
-
 /// Whether the request has come by here so often that it must be going in circles.
 pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
     const PASSES_MAX: usize = 8;
@@ -196,15 +140,13 @@ pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
 }
 
 /// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC 9562).
-pub(crate) fn request_id(headers: &mut HeaderMap, client: &Client) -> HeaderValue {
-    if client.trusted
+pub(crate) fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
+    if client.origin.trusted
         && let Some(given) = headers.get(&X_REQUEST_ID)
         && (1..=128).contains(&given.len())
         && given.as_bytes().iter().all(u8::is_ascii_graphic)
     {
         return given.clone();
     }
-    let id = client.worker.new_request_id();
-    headers.insert(X_REQUEST_ID.clone(), id.clone());
-    id
+    client.worker.new_request_id()
 }

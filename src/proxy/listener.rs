@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::HeaderValue;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ pub(crate) struct Listener {
     /// Its position in the configuration.
     pub(crate) index: u16,
     /// Its port, for `X-Forwarded-Port`.
-    pub(crate) port_value: HeaderValue,
+    pub(crate) port: u16,
     connections: Cell<usize>,
     connections_max: usize,
     closed: Notify,
@@ -38,7 +37,7 @@ impl Listener {
     pub(crate) fn new(options: ListenerOptions, index: u16, port: u16, workers: usize) -> Rc<Listener> {
         Rc::new(Listener {
             index,
-            port_value: HeaderValue::from(port),
+            port,
             connections: Cell::new(0),
             connections_max: share(options.limits.connections, workers),
             closed: Notify::new(),

@@ -18,6 +18,7 @@ mod gate_line;
 mod handle;
 mod headers;
 pub mod health;
+mod hop;
 mod listener;
 mod options;
 mod pool;

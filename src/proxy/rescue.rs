@@ -149,7 +149,7 @@ async fn read(exchange: &Exchange, body: &mut RequestBody, limits: &Limits, leng
 }
 
 /// A copy of a request that is about to go to the canary, if it may be sent a second time.
-pub(crate) fn spare(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+pub(crate) fn spare(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
     let watch = exchange.trial.as_ref()?.on_canary()?;
     let bodiless = matches!(request.body(), RequestBody::Empty);
     let safe = bodiless
@@ -167,14 +167,15 @@ pub(crate) fn spare(exchange: &Exchange, request: &Request<RequestBody>) -> Opti
         RequestBody::Whole(bytes) => RequestBody::Whole(bytes.clone()),
         RequestBody::Upload(_) => return None,
     };
-    may.then(|| copy(request, body))
+    may.then(|| Box::new(copy(request, body)))
 }
 
 /// A request like another.
-pub(crate) fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBody> {
+fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBody> {
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
+    *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
     copy
 }
@@ -185,7 +186,7 @@ pub(crate) enum Next {
     /// It is the answer.
     Answer(Result<Head, Error>),
     /// This is sent to the baseline.
-    Send(Request<RequestBody>),
+    Send(Box<Request<RequestBody>>),
 }
 
 /// Decides whether the canary's attempt is what the client gets.
@@ -193,7 +194,7 @@ pub(crate) fn next(
     exchange: &mut Exchange,
     destination: &mut Destination,
     attempt: Result<Head, Error>,
-    spare: Option<Request<RequestBody>>,
+    spare: Option<Box<Request<RequestBody>>>,
 ) -> Next {
     let class = match &attempt {
         Ok(head) => Class::of_status(head.response.status().as_u16()),

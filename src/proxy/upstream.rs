@@ -30,6 +30,7 @@ use self::late::Late;
 use self::outgoing::Outgoing;
 use self::request::Framing;
 use super::body::{Cut, RequestBody};
+use super::hop::Hop;
 use super::unsent::Ticket;
 
 pub(crate) use self::body::Body;
@@ -72,11 +73,9 @@ impl From<Cut> for Fault {
     }
 }
 
-/// A request that got no answer.
+/// Why a request got no answer.
 #[derive(Debug)]
 pub(crate) struct SendError {
-    /// The request: as it was when `unsent`; otherwise without what has been sent of its body.
-    pub(crate) request: Request<RequestBody>,
     /// Whether not a byte of it was written: it may be sent again, whatever it is.
     pub(crate) unsent: bool,
     /// Whether any byte of an answer had come.
@@ -107,9 +106,21 @@ impl Connection {
         matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends `request`, whose target is in origin form; `ticket` is given up with its first byte. The answer may begin
-    /// before all of the request is sent.
-    pub(crate) async fn send(self, request: Request<RequestBody>, ticket: Ticket) -> Result<Response<Body>, SendError> {
+    /// Sends `request`, whose target is in origin form, with what this `hop` says; `ticket` is given up with its first
+    /// byte. The answer may begin before all of the request is sent.
+    ///
+    /// It is lent, since it is large and moving it about took as long as reading it. Of an answered one nothing is left;
+    /// one that was not is as it was when it is `unsent`, and otherwise without what has been sent of its body.
+    ///
+    /// # Errors
+    ///
+    /// There is no answer, or none that can be understood.
+    pub(crate) async fn send(
+        self,
+        request: &mut Request<RequestBody>,
+        hop: Option<Hop<'_>>,
+        ticket: Ticket,
+    ) -> Result<Response<Body>, SendError> {
         let asked = match *request.method() {
             Method::HEAD => Asked::Head,
             _ => Asked::Other,
@@ -119,6 +130,7 @@ impl Connection {
             inflow: Inflow::new(self.buffers),
             reader: Reader::new(asked),
             request,
+            hop,
             ticket: Some(ticket),
             outgoing: None,
             refused: None,
@@ -132,11 +144,12 @@ impl Connection {
 }
 
 /// A request that is being sent, and whose answer has not begun.
-struct Sending {
+struct Sending<'a> {
     stream: TcpStream,
     inflow: Inflow,
     reader: Reader,
-    request: Request<RequestBody>,
+    request: &'a mut Request<RequestBody>,
+    hop: Option<Hop<'a>>,
     ticket: Option<Ticket>,
     outgoing: Option<Outgoing>,
     /// Why the upstream takes no more of the request. It may have said more about that, in an answer.
@@ -144,7 +157,7 @@ struct Sending {
     answered: bool,
 }
 
-impl Sending {
+impl Sending<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
         self.write(cx)?;
         loop {
@@ -198,7 +211,7 @@ impl Sending {
             RequestBody::Whole(_) | RequestBody::Upload(_) => request::framing(self.request.headers()),
         };
         let buffer = self.inflow.buffers().borrow();
-        let outgoing = Outgoing::new(buffer, Some(ticket), &self.request, framing);
+        let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, self.hop.as_ref());
         let outgoing = self.outgoing.insert(outgoing);
         let body = self.request.body_mut();
         if !outgoing.is_last()
@@ -223,7 +236,8 @@ impl Sending {
             None => Source::Whole(self.stream),
             Some(outgoing) => {
                 let (read, write) = self.stream.into_split();
-                Source::Half(read, Late::spawn(write, outgoing, self.request.into_body()))
+                let body = std::mem::replace(self.request.body_mut(), RequestBody::Empty);
+                Source::Half(read, Late::spawn(write, outgoing, body))
             }
         };
         response.map(|()| Body::new(source, self.inflow, framing, reusable))
@@ -237,7 +251,6 @@ impl Sending {
             self.request.body_mut().unread(Frame::data(data));
         }
         SendError {
-            request: self.request,
             unsent,
             answered: self.answered,
             fault,

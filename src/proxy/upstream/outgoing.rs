@@ -13,6 +13,7 @@ use tokio::io::AsyncWrite;
 use super::Fault;
 use super::request::{self, Framing};
 use crate::proxy::body::Cut;
+use crate::proxy::hop::Hop;
 use crate::proxy::unsent::Ticket;
 
 /// One piece at a time: what stands before the data, the data, and what stands after it.
@@ -33,7 +34,13 @@ pub(super) struct Outgoing {
 
 impl Outgoing {
     /// A request whose head is the first piece, written into `buffer`, which is empty.
-    pub(super) fn new<B>(buffer: Vec<u8>, ticket: Option<Ticket>, request: &Request<B>, framing: Framing) -> Outgoing {
+    pub(super) fn new<B>(
+        buffer: Vec<u8>,
+        ticket: Option<Ticket>,
+        request: &Request<B>,
+        framing: Framing,
+        hop: Option<&Hop<'_>>,
+    ) -> Outgoing {
         let mut outgoing = Outgoing {
             before: buffer,
             at: 0,
@@ -44,7 +51,7 @@ impl Outgoing {
             ticket,
             begun: false,
         };
-        request::write_head(&mut outgoing.before, request, framing);
+        request::write_head(&mut outgoing.before, request, framing, hop);
         outgoing
     }
 

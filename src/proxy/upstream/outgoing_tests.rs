@@ -86,7 +86,7 @@ async fn sent(framing: Framing, mut body: Script, width: usize) -> Result<String
             .headers_mut()
             .insert("content-length", HeaderValue::from(length));
     }
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, framing);
+    let mut outgoing = Outgoing::new(Vec::new(), None, &request, framing, None);
     let mut socket = Narrow {
         width,
         taken: Vec::new(),
@@ -136,7 +136,7 @@ async fn a_body_that_is_not_as_long_as_announced_is_not_made_to_look_so() {
 #[test]
 fn what_is_at_hand_goes_out_with_the_head() {
     let request = Request::post("/").body(()).unwrap();
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, Framing::Chunked);
+    let mut outgoing = Outgoing::new(Vec::new(), None, &request, Framing::Chunked, None);
     outgoing.data(Bytes::from("body"), true).unwrap();
     let mut socket = Narrow {
         width: 1000,

@@ -8,6 +8,8 @@ use std::io::Write;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 use http::{Request, Uri};
 
+use crate::proxy::hop::{Hop, write_field};
+
 /// How a request's body goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Framing {
@@ -33,8 +35,8 @@ pub(super) fn framing(headers: &HeaderMap) -> Framing {
         .map_or(Framing::Chunked, Framing::Length)
 }
 
-/// Writes the head of a request whose target is in origin form.
-pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing) {
+/// Writes the head of a request whose target is in origin form, with what this `hop` says.
+pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: Option<&Hop<'_>>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     write_target(out, request.uri());
@@ -43,7 +45,13 @@ pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Fr
         if is_framing(name) && !agrees(name, value.as_bytes(), framing) {
             continue;
         }
-        write_field(out, name, value.as_bytes());
+        let name = name.as_str();
+        if !hop.is_some_and(|hop| hop.overrules(name)) {
+            write_field(out, name, value.as_bytes());
+        }
+    }
+    if let Some(hop) = hop {
+        hop.write(request.headers(), out);
     }
     if framing == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
@@ -58,13 +66,6 @@ fn write_target(out: &mut Vec<u8>, uri: &Uri) {
         out.push(b'/');
     }
     out.extend_from_slice(target.as_bytes());
-}
-
-fn write_field(out: &mut Vec<u8>, name: &HeaderName, value: &[u8]) {
-    out.extend_from_slice(name.as_str().as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
 }
 
 fn is_framing(name: &HeaderName) -> bool {
@@ -91,7 +92,7 @@ pub(super) fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
 pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
     out.extend_from_slice(b"0\r\n");
     for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name)) {
-        write_field(out, name, value.as_bytes());
+        write_field(out, name.as_str(), value.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
 }

@@ -5,7 +5,7 @@ use super::*;
 
 fn written(request: &Request<()>, framing: Framing) -> String {
     let mut out = Vec::new();
-    write_head(&mut out, request, framing);
+    write_head(&mut out, request, framing, None);
     String::from_utf8(out).unwrap()
 }
 
@@ -22,7 +22,7 @@ fn a_head_is_written_as_it_is() {
         .append("x-a", HeaderValue::from_bytes(b"b\xff").unwrap());
     request.headers_mut().append("x-a", HeaderValue::from_static(""));
     let mut out = Vec::new();
-    write_head(&mut out, &request, Framing::Nothing);
+    write_head(&mut out, &request, Framing::Nothing, None);
     assert_eq!(
         out,
         b"PURGE /a%2Fb?c=d HTTP/1.1\r\nhost: shop.test\r\nx-a: b\xff\r\nx-a: \r\n\r\n"

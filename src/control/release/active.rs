@@ -207,12 +207,14 @@ impl Active {
             spent: u64::from(wire.spent()),
             limit: self.release.plan.budget(),
         };
-        let due = |transition| Due {
-            transition,
-            at_ms: self.timeline.ms(now),
-        };
-        let is_tripped = wire.is_tripped();
-        is_tripped.then(|| self.next(&input, now)).flatten().map(due)
+        wire.is_tripped().then(|| self.heed(&input, now)).flatten()
+    }
+
+    /// What follows from something that the judge has no part in.
+    pub(super) fn heed(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
+        let at_ms = self.timeline.ms(now);
+        let due = |transition| Due { transition, at_ms };
+        self.next(input, now).map(due)
     }
 
     /// A machine's input is never illegal in a way that anybody could be told; it then just leads nowhere.

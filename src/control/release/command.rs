@@ -5,6 +5,7 @@ use tokio::sync::oneshot;
 use super::active::Due;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
+use crate::control::metrics::MANUAL;
 use crate::control::{Intent, Refusal, ReleaseVerb};
 use crate::model::{Name, api};
 use crate::release::{Command, Direction, Input, Verb};
@@ -62,7 +63,7 @@ impl Controller {
                 self.take_turn(name, due, intent, reply);
                 if brakes && verb == ReleaseVerb::RollBack {
                     let took = self.clock.now().since(self.decided);
-                    self.metrics.add_rollback(name, "manual", took);
+                    self.metrics.add_rollback(name, MANUAL, took);
                 }
             }
         }

@@ -15,6 +15,7 @@ use super::turn::{Ended, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
+use crate::control::metrics::MANUAL;
 use crate::model::{Name, api};
 use crate::release::{Direction, Input};
 use crate::stats::{NoteBatch, WatchKey};
@@ -444,7 +445,7 @@ impl Controller {
         let objective = outcome.and_then(|outcome| outcome.objective);
         let took = took.unwrap_or_else(|| self.clock.now().since(self.decided));
         self.metrics
-            .add_rollback(name, objective.as_deref().unwrap_or("operator"), took);
+            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), took);
     }
 
     fn timestamp_of(&self, monotonic_us: u64) -> Timestamp {

@@ -70,6 +70,17 @@ impl Rig {
         self.links.handle.command_release(id, verb, command, intent(None)).await
     }
 
+    /// What the counter of rollbacks says, by reason, where there were any.
+    fn rollbacks(&self) -> Vec<(String, u64)> {
+        let page = self.links.handle.metrics().render();
+        let of_shop = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(r#"weighbridge_rollbacks_total{service="shop",reason=""#)?;
+            let (reason, count) = rest.split_once("\"} ")?;
+            Some((reason.to_owned(), count.parse().unwrap()))
+        });
+        of_shop.filter(|(_, count)| *count > 0).collect()
+    }
+
     pub(super) fn watch(&self) -> Option<Arc<Watch>> {
         let snapshot = self.links.publisher.current();
         snapshot.table.service("shop").unwrap().watch.clone()
@@ -206,9 +217,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
         .await
         .unwrap();
     assert_eq!(rig.green(), 0.0);
-    let page = rig.links.handle.metrics().render();
-    let counted = r#"weighbridge_rollbacks_total{service="shop",reason="error_rate"} 1"#;
-    assert!(page.contains(counted), "{page}");
+    assert_eq!(rig.rollbacks(), [("error_rate".to_owned(), 1)]);
 
     // The same build again has less chance of error; another build has all of it.
     let again = rig.begin().await;
@@ -306,6 +315,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     assert_eq!(rig.green(), 0.0);
     let release = rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("budget"));
+    assert_eq!(rig.rollbacks(), [("budget".to_owned(), 1)]);
     assert_eq!(rig.actions().await[0], "release_rolled_back");
 }
 
@@ -330,6 +340,11 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
     assert_eq!((applied.service.release, rig.green()), (None, 0.0));
     let release = rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("operator"));
+    assert_eq!(rig.rollbacks(), [("manual".to_owned(), 1)]);
+
+    rig.begin().await;
+    rig.verb("shop-2", ReleaseVerb::RollBack).await.unwrap();
+    assert_eq!(rig.rollbacks(), [("manual".to_owned(), 2)]);
 }
 
 #[tokio::test]
@@ -340,6 +355,7 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
     let change = rig.verb("shop-1", ReleaseVerb::Cancel).await.unwrap();
     assert_eq!((change.release.phase, change.weights["green"]), (Phase::Cancelled, 0.0));
     assert_eq!(rig.green(), 0.0);
+    assert_eq!(rig.rollbacks(), [], "nobody found fault with it");
     rig.put(30.0).await.unwrap().unwrap();
 }
 

@@ -404,8 +404,9 @@ impl Controller {
             managed.last = Some(Box::new(bundle.release.clone()));
         }
         let release = bundle.release.id.clone();
+        let row = ended.active.last_record(&bundle.release);
         let value = serde_json::to_value(&bundle).unwrap_or(Value::Null);
-        let written = self.outbox.store().put_evidence(&release, value);
+        let written = self.outbox.store().put_evidence(row, value);
         self.errands.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());
             Errand::Evidence { release, error }

@@ -53,10 +53,19 @@ fn number(id: &str) -> u64 {
 impl Active {
     /// The row of the release after a turn to `after`.
     pub(super) fn record(&self, after: &Release, now: Timestamp) -> ReleaseRecord {
+        self.row(after, self.view(after, now, true))
+    }
+
+    /// The row of the release once it has ended, as its evidence tells it.
+    pub(super) fn last_record(&self, told: &api::Release) -> ReleaseRecord {
+        self.row(&self.release, told.clone())
+    }
+
+    fn row(&self, after: &Release, view: api::Release) -> ReleaseRecord {
         let spent = self.watch.tripwire().spent();
         let stored = Stored {
             release: after.clone(),
-            view: self.view(after, now, true),
+            view,
             leased: self.lease.on_disk(spent),
         };
         ReleaseRecord {

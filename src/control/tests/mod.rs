@@ -255,7 +255,7 @@ impl Backend for Gated {
         Ok(None)
     }
 
-    fn put_evidence(&mut self, _: &str, _: &serde_json::Value) -> Result<(), StoreError> {
+    fn put_evidence(&mut self, _: &ReleaseRecord, _: &serde_json::Value) -> Result<(), StoreError> {
         Ok(())
     }
 

@@ -466,6 +466,44 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        let watch = rig.watch().unwrap();
+        rig.traffic(50, Duration::from_millis(500), false).await;
+        let rolled_back = rig.verb("shop-1", ReleaseVerb::RollBack).await.unwrap().release;
+        assert_eq!((rolled_back.rescued, rolled_back.user_visible_failures), (0, 0));
+        // Requests that were on the canary when it ended: one was rescued, one a user saw fail.
+        watch.add_rescued();
+        let half = crate::model::Weight::from_percent(50.0).unwrap();
+        watch.tripwire().spend(half, half);
+        rig.clock.advance(Duration::from_secs(60));
+        // With the next one nothing but the store tells of it, once its last requests have ended.
+        let rescued = || {
+            rig.links
+                .handle
+                .metrics()
+                .render()
+                .contains("rescues_total{service=\"shop\"} 1")
+        };
+        until(rescued).await;
+        rig.begin().await;
+        rig.verb("shop-2", ReleaseVerb::Cancel).await.unwrap();
+        rig.clock.advance(Duration::from_secs(60));
+        rig.begin().await;
+        rig.release("shop-1").await
+    };
+    assert_eq!((told.rescued, told.user_visible_failures), (1, 1));
+    assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    assert_eq!(rig.release("shop-1").await, told);
+    assert_eq!(rig.links.handle.evidence("shop-1").await.unwrap().release, told);
+}
+
+#[tokio::test]
 async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
     let (gate, store) = Gate::new();
     let rig = Rig::with(

@@ -251,7 +251,8 @@ impl Store {
     }
 
     /// Keeps, or replaces, the evidence of a release that has ended, and its row, so that both tell the same. The oldest
-    /// bundles give way, so that a bounded number is kept. Written also when the future is dropped.
+    /// bundles give way, and so do the service's oldest releases that have ended, so that a bounded number of both is kept.
+    /// Written also when the future is dropped.
     ///
     /// # Errors
     ///

@@ -240,6 +240,33 @@ fn a_release_that_has_ended_is_told_as_its_evidence_tells_it() {
 }
 
 #[test]
+fn the_newest_thousand_releases_of_a_service_that_have_ended_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    let cart = ReleaseRecord {
+        id: "cart-1".to_owned(),
+        service: "cart".to_owned(),
+        ..release(1, 0, true)
+    };
+    database
+        .commit(&releasing(1, &[release(1, 0, false), cart.clone()]))
+        .unwrap();
+    let ended: Vec<ReleaseRecord> = (2..=1003).map(|number| release(number, 0, true)).collect();
+    database.commit(&releasing(2, &ended)).unwrap();
+    assert_eq!(
+        database.releases("shop", 2000).unwrap().len(),
+        1003,
+        "a change may be undone"
+    );
+    database.put_evidence(&release(1003, 1, true), &json!({})).unwrap();
+    let kept = database.releases("shop", 2000).unwrap();
+    assert_eq!(kept.first(), Some(&release(1003, 1, true)));
+    let oldest: Vec<u64> = kept.iter().rev().take(2).map(|release| release.number).collect();
+    assert_eq!((kept.len(), oldest), (1001, vec![1, 4]), "and the one under way");
+    assert_eq!(database.release("cart-1").unwrap(), Some(cart));
+}
+
+#[test]
 fn a_database_of_the_first_version_is_brought_up_to_date() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());

@@ -1,17 +1,14 @@
 //! What of a release is on disk: its state with every turn, and once a second what has been judged.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::active::{Active, Parts};
+use super::active::Active;
 use super::chronicle::Chronicle;
-use super::lease::Lease;
 use super::users::Users;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
-use crate::routing::{Watch, WatchSpec};
+use crate::routing::WatchSpec;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
@@ -127,27 +124,12 @@ impl Active {
         {
             return Err("whether its users are sticky has changed".to_owned());
         }
-        let fresh = || Trial::new(&release.plan, release.attempt);
-        let mut active = Active::new(
-            Parts {
-                watch: Arc::new(Watch::new(spec, leased)),
-                trial: checkpoint.as_ref().map_or_else(fresh, |known| known.trial.clone()),
-                users: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Users::new(sticky), |known| known.users.clone()),
-                lease: Lease::new(leased, durable),
-                chronicle: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Chronicle::new(now), |known| known.chronicle.clone()),
-                recording: None,
-                timeline: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Timeline::new(now), |known| Timeline::resume(known.mark, now)),
-                release,
-            },
-            now,
-        );
+        let mut active = Active::new(release, spec, leased, durable, now);
         if let Some(known) = checkpoint {
+            active.trial = known.trial;
+            active.users = known.users;
+            active.chronicle = known.chronicle;
+            active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;
             active.rescued_before = known.rescued;

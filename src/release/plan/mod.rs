@@ -147,7 +147,10 @@ impl Plan {
     /// The step that a release begins at, counted from 0, when the service's last release was promoted so long ago.
     pub fn first_step(&self, since_promotion: Option<Duration>) -> usize {
         match (self.fast_follow, since_promotion) {
-            (Some(follow), Some(since)) if since <= follow.within => follow.from_step.saturating_sub(1),
+            (Some(follow), Some(since)) if since <= follow.within => {
+                let last = self.steps.len().saturating_sub(1);
+                follow.from_step.saturating_sub(1).min(last)
+            }
             _ => 0,
         }
     }

@@ -4,6 +4,7 @@ mod changes;
 mod disk;
 mod model;
 mod releases;
+mod restarts;
 mod services;
 
 use std::path::Path;

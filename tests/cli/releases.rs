@@ -13,7 +13,7 @@ const RELEASE: &str = "GET /api/v1/releases/shop-12";
 const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
 const START: &str = "POST /api/v1/services/shop/releases";
 
-fn release(phase: &str, step: u64, weight: f64) -> Value {
+pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
     let error_rate = json!({
         "objective": "error_rate", "margins": { "ratio": 1.1, "worse_by": 0.0005 }, "share": 0.5,
         "log_e": 0.25, "log_limit": 5.3, "advance_log_e": 1.5, "advance_limit": 3.0,
@@ -34,7 +34,7 @@ fn release(phase: &str, step: u64, weight: f64) -> Value {
     })
 }
 
-fn ended(phase: &str) -> Value {
+pub(crate) fn ended(phase: &str) -> Value {
     let mut release = release(phase, 2, 0.0);
     release["ended_at"] = json!("2026-11-25T09:02:00Z");
     release["outcome"] = json!({ "verdict": phase, "objective": "error_rate", "reason": "12 of 400 failed" });

@@ -3,7 +3,7 @@
 //! Steps, objectives and chances of error are [`replay::Plan`]'s, whose text they share, so that a plan can be judged
 //! again from a recording; what decides nothing by numbers (gates, freeze windows, preflight, rescue) is added here.
 
-pub(crate) mod fields;
+mod fields;
 mod objectives;
 mod preflight;
 mod read;

@@ -40,8 +40,8 @@ struct Checkpoint {
     settled: bool,
 }
 
-/// The number in an identity such as `shop-12`.
-fn number(id: &str) -> u64 {
+/// The number in an identity such as `shop-12`, which grows with each release of a service.
+pub(super) fn number(id: &str) -> u64 {
     id.rsplit_once('-')
         .and_then(|(_, number)| number.parse().ok())
         .unwrap_or(0)

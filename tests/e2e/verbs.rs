@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::harness::{Proxy, Upstream, eventually, shop};
 
-fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
+pub(crate) fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weighbridge"));
     command
         .env("WEIGHBRIDGE_ADMIN", format!("http://{}", proxy.admin))
@@ -16,7 +16,7 @@ fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn ends_with(output: &Output, code: i32) {
+pub(crate) fn ends_with(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
 }
 

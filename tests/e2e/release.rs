@@ -5,7 +5,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Upstream, shop};
+use crate::harness::{Proxy, Reserved, Upstream, eventually, shop};
 use crate::verbs::{ends_with, weighbridge};
 
 /// A service whose releases take a few hundred requests, with what a case wants otherwise.
@@ -88,6 +88,8 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
         (proxy.get("/").text(), &proxy.service()["baseline"]),
         ("green".to_owned(), &json!("green"))
     );
+    let phase = [("service", "shop"), ("phase", "promoted")];
+    assert_eq!(proxy.metrics().sum("release_phase", &phase), 1.0);
     let rollback = weighbridge(&proxy, &["rollback", "shop"]);
     ends_with(&rollback, 0);
     assert_eq!(proxy.get("/").text(), "blue", "also after the promotion");
@@ -133,6 +135,22 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
 }
 
 #[test]
+fn without_a_preflight_every_endpoint_has_to_take_a_connection() {
+    let (blue, green, nobody) = (Upstream::named("blue"), Upstream::named("green"), Reserved::new());
+    let mut shop = declared(&blue, &green, &[]);
+    shop["upstreams"]["green"]["endpoints"] = json!([green.address, nobody.address]);
+    let proxy = Proxy::with_shop(shop);
+    let (ended, release) = release(&proxy, |_, text| assert_eq!(text, "blue"));
+    ends_with(&ended, 3);
+    let reason = release["outcome"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("{} took no connection", nobody.address)),
+        "{reason}"
+    );
+    assert_eq!(green.count(), 0);
+}
+
+#[test]
 fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
     let (blue, green) = (
         Upstream::named("blue"),
@@ -147,6 +165,9 @@ fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
     let rescued = release["rescued"].as_u64().unwrap();
     assert!(rescued > 0, "{release}");
     assert_eq!(release["user_visible_failures"], failures);
+    eventually("the rescues are counted", || {
+        proxy.metrics().sum("rescues_total", &[("service", "shop")]) == rescued as f64
+    });
     let evidence = proxy
         .admin("GET", "/api/v1/releases/shop-1/evidence", "", None)
         .expect(200)

@@ -3,6 +3,7 @@
 mod changes;
 mod disk;
 mod model;
+mod plans;
 mod releases;
 mod restarts;
 mod services;

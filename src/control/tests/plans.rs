@@ -5,7 +5,6 @@ use serde_json::{Value, json};
 use super::releases::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
-use crate::model::Health;
 use crate::model::api::Phase;
 use crate::routing::{EndpointKey, Rescue};
 
@@ -54,15 +53,7 @@ impl Rig {
 
 #[tokio::test]
 async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_is_ill_too() {
-    let mut checked = spec("shop", 0.0);
-    checked.health = Some(Health {
-        path: "/".into(),
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        unhealthy_after: 1,
-        healthy_after: 1,
-    });
-    let rig = Rig::new(memory(), vec![checked]);
+    let rig = Rig::new(memory(), vec![checked()]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.release_of("green", &[]).await;
     rig.report("blue", false).await;

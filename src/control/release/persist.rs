@@ -40,6 +40,24 @@ struct Checkpoint {
     settled: bool,
 }
 
+/// A release as it was told last, with what its checkpoint knows beyond that: for one that cannot go on from there.
+pub(super) fn brought_up_to_date(view: api::Release, checkpoint: Option<&Value>) -> api::Release {
+    let Some(known) = checkpoint.and_then(|value| Checkpoint::deserialize(value).ok()) else {
+        return view;
+    };
+    let evidence = known.trial.evidence();
+    api::Release {
+        user_visible_failures: known.visible,
+        rescued: known.rescued,
+        canary_requests: evidence.canary.requests,
+        baseline_requests: evidence.baseline.requests,
+        log_e: evidence.log_e,
+        log_limit: evidence.log_limit,
+        objectives: known.trial.objectives(),
+        ..view
+    }
+}
+
 /// The number in an identity such as `shop-12`, which grows with each release of a service.
 pub(super) fn number(id: &str) -> u64 {
     id.rsplit_once('-')
@@ -103,13 +121,13 @@ impl Active {
     /// The release that was under way when the process ended. What was leased counts as spent.
     pub(super) fn resume(
         record: &ReleaseRecord,
-        checkpoint: Option<Value>,
+        checkpoint: Option<&Value>,
         watch: impl FnOnce(&Release) -> Option<WatchSpec>,
         durable: bool,
         now: Timestamp,
     ) -> Result<Active, String> {
         let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
-        let checkpoint = checkpoint.map(serde_json::from_value::<Checkpoint>).transpose();
+        let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;

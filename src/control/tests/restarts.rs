@@ -141,3 +141,35 @@ async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is_known_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = {
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        rig.traffic(50, Duration::from_millis(500), false).await;
+        rig.watch().unwrap().add_rescued();
+        let before = rig.release("shop-1").await;
+        rig.stop().await;
+        before
+    };
+    assert_eq!((before.phase, before.rescued), (Phase::Progressing, 1));
+    // Who is judged by a key cannot be compared with who was judged without one.
+    let mut sticky = spec("shop", 0.0);
+    sticky.sticky = Some(crate::model::Sticky::ClientIp);
+    for _ in 0..2 {
+        let rig = Rig::open(directory.path(), vec![sticky.clone()]);
+        let after = rig.release("shop-1").await;
+        assert_eq!((after.phase, after.weight, rig.green()), (Phase::RolledBack, 0.0, 0.0));
+        assert!(after.outcome.unwrap().reason.contains("sticky"));
+        assert!(after.ended_at.is_some());
+        assert_eq!((after.rescued, after.canary_requests), (1, before.canary_requests));
+        // Durable: the answer of a change that comes after it in the queue.
+        rig.put(0.0).await.unwrap().unwrap();
+        let actions = rig.actions().await;
+        let abandoned = actions.iter().filter(|action| *action == "release_abandoned");
+        assert_eq!(abandoned.count(), 1, "{actions:?}");
+    }
+}

@@ -215,7 +215,7 @@ impl Running {
     }
 }
 
-/// How long the canary's endpoints may take to accept a connection, where a plan says nothing.
+/// How long each of the canary's endpoints may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
 /// Looks at a canary before its first user, as its plan says.
@@ -224,9 +224,14 @@ fn preflight(
     plan: Option<release::Preflight>,
 ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
     Box::pin(async move {
-        let connect = plan.as_ref().map_or(CONNECT, |plan| plan.timeout);
-        let requests: Result<Vec<_>, String> = plan.iter().flat_map(|plan| &plan.requests).map(smoke).collect();
-        proxy::preflight(&endpoints, &requests?, connect).await
+        let Some(plan) = plan else {
+            return proxy::preflight(&endpoints, &[], CONNECT).await;
+        };
+        let requests: Result<Vec<_>, String> = plan.requests.iter().map(smoke).collect();
+        let requests = requests?;
+        let asked = proxy::preflight(&endpoints, &requests, CONNECT);
+        let answered = tokio::time::timeout(plan.timeout, asked).await;
+        answered.unwrap_or_else(|_| Err(format!("the preflight took longer than {:?}", plan.timeout)))
     })
 }
 

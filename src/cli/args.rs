@@ -4,12 +4,16 @@
 //! weights).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
-use super::release::args::ReleaseVerb;
+use super::release::args::{ReleaseVerb, span};
 use crate::model::Weight;
+
+/// The shortest time between two looks of `top`.
+const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const TOP_HELP: &str = "\
 Exit codes:
@@ -45,6 +49,18 @@ Exit codes:
     0  every file is valid
     2  the command line is wrong
    78  a configuration is invalid or cannot be read";
+
+const LIVE_HELP: &str = "\
+On a terminal the numbers are drawn anew in place; elsewhere one snapshot follows the other, with --output json as one
+JSON object in a line each. A release that ends meanwhile stays, with how it ended. A proxy that cannot be reached for a
+while is waited for.
+
+Examples:
+  weighbridge top                       everything, once a second
+  weighbridge top shop --interval 5s    one service and its release
+  weighbridge top --once -o json        one snapshot for a script
+
+Exit codes: 0 ended by Ctrl-C or after --once, 1 failed, 2 usage, 6 unreachable at the first look";
 
 const WEIGHTS_HELP: &str = "\
 Weights are percent with at most two decimals and must sum to 100. An upstream that is left out gets 0.
@@ -186,6 +202,9 @@ pub(super) enum Verb {
         /// Only this service, in detail
         service: Option<String>,
     },
+    /// Watch services, upstreams and releases as they change, until Ctrl-C
+    #[command(after_help = LIVE_HELP)]
+    Top(Top),
     /// Show or change the weights of a service
     #[command(after_help = WEIGHTS_HELP)]
     Weights {
@@ -257,6 +276,28 @@ pub(super) enum Verb {
     },
     /// Print the version
     Version,
+}
+
+/// What to watch.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Top {
+    /// Only this service
+    pub(super) service: Option<String>,
+    /// Between two looks
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
+    pub(super) interval: Duration,
+    /// Show it once and end
+    #[arg(long, conflicts_with = "interval")]
+    pub(super) once: bool,
+}
+
+/// A span that leaves the proxy some rest.
+fn interval(text: &str) -> Result<Duration, String> {
+    span(text).and_then(|span| {
+        let long_enough = span >= INTERVAL_MIN;
+        let wrong = || format!("expected a time of at least {} ms", INTERVAL_MIN.as_millis());
+        long_enough.then_some(span).ok_or_else(wrong)
+    })
 }
 
 /// `green=5` or `green=5%`.

@@ -52,6 +52,17 @@ pub(crate) enum Error {
     Foreign { address: String, reason: String },
 }
 
+impl Error {
+    /// Whether it may be better in a moment: a restart, or too much at once.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Error::Unreachable { .. } | Error::Timeout { .. } => true,
+            Error::Problem(problem) => matches!(problem.status, 429 | 500 | 503 | 504),
+            Error::Address(_) | Error::Token | Error::Foreign { .. } => false,
+        }
+    }
+}
+
 fn said(problem: &api::Problem) -> String {
     match (problem.detail.is_empty(), problem.title.is_empty()) {
         (false, _) => problem.detail.clone(),

@@ -8,11 +8,13 @@ mod check;
 pub(crate) mod client;
 mod events;
 mod exit;
+pub(crate) mod panel;
 mod release;
 mod replay;
 mod status;
 pub(crate) mod table;
 mod terminal;
+mod top;
 mod verbs;
 
 use std::process::ExitCode;
@@ -46,6 +48,7 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Verb::Check { files, format } => check::run(&files, format, terminal),
         Verb::Schema => check::schema(terminal),
         Verb::Status { service } => verbs::status(&global, service.as_deref(), terminal),
+        Verb::Top(asked) => top::run(&global, &asked, terminal),
         Verb::Weights {
             service,
             weights,

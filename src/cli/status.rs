@@ -156,7 +156,7 @@ fn windows(service: &api::Service) -> String {
 }
 
 /// The upstream's name; an asterisk marks the baseline.
-fn marked(service: &api::Service, name: &str) -> String {
+pub(super) fn marked(service: &api::Service, name: &str) -> String {
     if service.baseline == name {
         format!("{name} *")
     } else {
@@ -165,7 +165,7 @@ fn marked(service: &api::Service, name: &str) -> String {
 }
 
 /// The weight in effect, and the one on its way there.
-fn weight_cell(weights: &api::WeightsStatus, name: &str) -> String {
+pub(super) fn weight_cell(weights: &api::WeightsStatus, name: &str) -> String {
     let effective = weights.effective.get(name).copied().unwrap_or_default();
     match weights.intended.get(name) {
         Some(intended) if *intended != effective => format!("{effective} -> {}", percent(*intended)),
@@ -173,7 +173,7 @@ fn weight_cell(weights: &api::WeightsStatus, name: &str) -> String {
     }
 }
 
-fn healthy(upstream: &api::Upstream) -> String {
+pub(super) fn healthy(upstream: &api::Upstream) -> String {
     let healthy = upstream.endpoints.iter().filter(|endpoint| endpoint.healthy).count();
     format!("{healthy}/{}", upstream.endpoints.len())
 }

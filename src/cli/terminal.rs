@@ -136,6 +136,11 @@ pub(super) fn paint(text: &str, sgr: &str, colored: bool) -> String {
     }
 }
 
+/// Text that others wrote, in one line and without what a terminal would obey.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
 fn failure_text(told: &Told, colored: bool) -> String {
     let mut text = format!("{} {}\n", paint("error:", "1;31", colored), told.message);
     // The proxy repeats the first of them in its message.
@@ -156,4 +161,14 @@ fn failure_json(told: &Told) -> Value {
         .map(|(pointer, detail)| json!({ "pointer": pointer, "detail": detail }))
         .collect();
     json!({ "error": told.message, "exit_code": told.exit as u8, "errors": fields, "hint": told.hint })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nothing_that_others_wrote() {
+        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
+    }
 }

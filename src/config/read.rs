@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::report::{Problem, Source, Span};
 use super::tree::{Entry, Kind, Node, join};
+use crate::model::{one_of, similar};
 
 /// The problems of one text, as they are found.
 pub(super) struct Problems {
@@ -223,74 +224,4 @@ pub(super) fn list<'a, T>(
         return None;
     }
     Some(items.iter().filter_map(|item| reader(item, problems)).collect())
-}
-
-/// "`a`, `b` or `c`".
-pub(super) fn one_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => "no field at all".to_owned(),
-    }
-}
-
-/// The name that somebody may have meant: within a third of its length in edits.
-pub(super) fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
-    const LENGTH_MAX: usize = 64;
-    if given.len() > LENGTH_MAX {
-        return None;
-    }
-    names
-        .iter()
-        .map(|name| (distance(given, name), *name))
-        .filter(|(edits, name)| *edits <= name.len().div_ceil(3))
-        .min()
-        .map(|(_, name)| name)
-}
-
-/// Insertions, deletions, replacements and swaps of neighbours that lead from one word to the other.
-fn distance(from: &str, to: &str) -> usize {
-    let to: Vec<char> = to.chars().collect();
-    let mut before: Vec<usize> = Vec::new();
-    let mut row: Vec<usize> = (0..=to.len()).collect();
-    let mut left: Option<char> = None;
-    for (line, a) in from.chars().enumerate() {
-        let mut next = vec![line + 1];
-        for (column, b) in to.iter().enumerate() {
-            let at = |row: &[usize], index: usize| row.get(index).copied().unwrap_or(usize::MAX / 2);
-            let mut best = (at(&row, column) + usize::from(a != *b))
-                .min(at(&row, column + 1) + 1)
-                .min(at(&next, column) + 1);
-            let swapped = column > 0 && left == Some(*b) && to.get(column - 1) == Some(&a);
-            if swapped {
-                best = best.min(at(&before, column - 1) + 1);
-            }
-            next.push(best);
-        }
-        before = std::mem::replace(&mut row, next);
-        left = Some(a);
-    }
-    row.last().copied().unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_of_the_finger_is_recognised() {
-        let names = ["weights", "timeouts", "routes"];
-        assert_eq!(similar("wieghts", &names), Some("weights"));
-        assert_eq!(similar("timeout", &names), Some("timeouts"));
-        assert_eq!(similar("sticky", &names), None);
-        assert_eq!(distance("wieghts", "weights"), 1);
-        assert_eq!(distance("", "abc"), 3);
-    }
-
-    #[test]
-    fn choices_read_as_a_sentence() {
-        assert_eq!(one_of(&["a"]), "`a`");
-        assert_eq!(one_of(&["a", "b", "c"]), "`a`, `b` or `c`");
-    }
 }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use serde_json::{Map, Number, Value};
 
-use super::read::{Problems, entries, one_of, similar};
+use super::read::{Problems, entries};
 use super::tree::{Entry, Kind, Node, join, join_index};
 use crate::admin::{Role, Token};
 use crate::model::api::FieldProblem;
+use crate::model::{one_of, similar};
 use crate::release::{Gate, Plan};
 
 /// The callers of the admin API, as far as they are known: those who could approve something.

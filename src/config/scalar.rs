@@ -5,8 +5,9 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::read::{Problems, one_of, similar};
+use super::read::Problems;
 use super::tree::{Kind, Node};
+use crate::model::{one_of, similar};
 
 /// Beyond this a duration is a slip, and timers may overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use super::read::{Fields, Problems, entries, list, one_of, similar};
+use super::read::{Fields, Problems, entries, list};
 use super::release::{Callers, release};
 use super::route::{header_name, refuse_duplicates, routes};
 use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
 use super::tree::{Entry, Kind, Node};
 use crate::model::{
     Endpoint, Health, Name, Protocol, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights,
+    one_of, similar,
 };
 
 const SERVICES_MAX: usize = 10_000;

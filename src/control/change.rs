@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::controller::{Answered, Controller, Managed, Unsaved};
+use super::metrics::MANUAL;
 use super::outbox::Ticket;
 use super::release::Turn;
 use super::state::{self, State, percentages};
@@ -126,7 +127,7 @@ impl Controller {
                 };
                 self.brake(&name, moved);
                 self.metrics
-                    .add_rollback(&name, "manual", self.clock.now().since(decided));
+                    .add_rollback(&name, MANUAL, self.clock.now().since(decided));
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Events, Metrics};
+use super::{Events, Metrics, ReleaseVerb};
 use crate::model::{ServiceSpec, api};
 
 /// Commands that may wait for the controller; whoever sends one more waits with it.
@@ -77,37 +77,6 @@ pub enum Refusal {
     /// The controller has ended.
     #[error("the controller has stopped")]
     Stopped,
-}
-
-/// What can be done with a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum ReleaseVerb {
-    /// It does not go on until it is resumed; the brakes work all the same.
-    Pause,
-    /// It may go on; also past a step that gave no answer.
-    Resume,
-    /// One voice for a gate.
-    Approve,
-    /// To 100 percent at once, past all steps that are left.
-    Promote,
-    /// All weight back to the baseline, for good.
-    RollBack,
-    /// All weight back to the baseline, without a judgement.
-    Cancel,
-}
-
-impl ReleaseVerb {
-    /// Its name in paths, in the journal and on the command line.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            ReleaseVerb::Pause => "pause",
-            ReleaseVerb::Resume => "resume",
-            ReleaseVerb::Approve => "approve",
-            ReleaseVerb::Promote => "promote",
-            ReleaseVerb::RollBack => "rollback",
-            ReleaseVerb::Cancel => "cancel",
-        }
-    }
 }
 
 /// A request to the controller, with the way back.

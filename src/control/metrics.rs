@@ -15,8 +15,19 @@ use crate::model::api::Phase;
 use crate::stats::{Class, Reason, RequestLabels, Summary};
 use crate::time::Timestamp;
 
-/// The label of a rollback that a person or a script asked for.
-const MANUAL: &str = "manual";
+/// The label of a rollback that a person or a script asked for, of a release or of a service without one.
+pub(super) const MANUAL: &str = "manual";
+/// What decides a rollback: a person, or the objective that a release's outcome names.
+const ROLLBACK_REASONS: [&str; 8] = [
+    MANUAL,
+    "error_rate",
+    "latency",
+    "slo",
+    "inconclusive",
+    "budget",
+    "health",
+    "preflight",
+];
 
 /// Seconds; a rollback takes microseconds, unless the machine is in trouble.
 const ROLLBACK_BUCKETS: &[f64] = &[
@@ -173,9 +184,11 @@ impl Metrics {
             .set(&[service, upstream, endpoint], f64::from(u8::from(healthy)));
     }
 
-    /// Begins a service's series at 0, so that its first rollback shows as an increase.
+    /// Begins a service's series at 0, so that its first rollback shows as an increase, whatever decides it.
     pub(super) fn expect_rollbacks(&self, service: &str) {
-        self.rollbacks.add(&[service, MANUAL], 0);
+        for reason in ROLLBACK_REASONS {
+            self.rollbacks.add(&[service, reason], 0);
+        }
         self.rescues.add(&[service], 0);
     }
 
@@ -258,7 +271,8 @@ mod help {
     pub(super) const ERRORS: &str = "Requests that the proxy answered itself, or whose answer it had to cut short.";
     pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
     pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
-    pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them.";
+    pub(super) const ROLLBACKS: &str =
+        "Rollbacks, by what decided them: manual, or the objective in the outcome of the release.";
     pub(super) const RESCUES: &str = "Requests that failed on a canary and were answered by the baseline instead.";
     pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
     pub(super) const ROLLBACK: &str = "From the decision to roll back to the published routing table.";
@@ -391,6 +405,7 @@ mod tests {
             r#"weighbridge_upstream_weight_ratio{service="shop",upstream="green"} 0.05"#,
             r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
             r#"weighbridge_rollbacks_total{service="shop",reason="manual"} 1"#,
+            r#"weighbridge_rollbacks_total{service="shop",reason="latency"} 0"#,
             r#"weighbridge_rollback_duration_seconds_bucket{le="0.00005"} 1"#,
             r#"weighbridge_rescues_total{service="shop"} 4"#,
             r#"weighbridge_release_phase{service="shop",phase="baking"} 1"#,

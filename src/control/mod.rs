@@ -24,6 +24,9 @@ mod view;
 
 pub use controller::{Controller, Links, Setup};
 pub use events::Events;
-pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal, ReleaseVerb};
+pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal};
 pub use metrics::{Metrics, WebhookResult};
 pub use release::Preflighter;
+
+// Its callers do not know the state machine.
+pub use crate::release::Verb as ReleaseVerb;

@@ -9,6 +9,7 @@ mod release;
 mod service;
 mod webhook;
 mod weight;
+mod words;
 
 pub use service::{
     Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
@@ -16,3 +17,4 @@ pub use service::{
 };
 pub use webhook::{Webhook, WebhookFormat};
 pub use weight::{Weight, WeightError, Weights, WeightsError};
+pub(crate) use words::{one_of, similar};

@@ -1,23 +1,19 @@
 //! Active health checks: a GET to each endpoint of each service that asks for them.
 //!
-//! Checks only report; it is the control plane that publishes a table without the endpoint. They are not requests of
-//! users: nothing of them is counted.
+//! Checks only report; it is the control plane that publishes a table without the endpoint.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::probe::{Probe, ask};
 use crate::model::Health;
 use crate::routing::{Endpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
+
+const AGENT: &str = concat!("weighbridge-health/", env!("CARGO_PKG_VERSION"));
 
 /// How often the table is looked at for endpoints that came or went.
 const LOOK: Duration = Duration::from_millis(200);
@@ -103,11 +99,9 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
     } = wanted;
     let mut streak = Streak { healthy, against: 0 };
     loop {
-        let result = tokio::time::timeout(health.timeout, probe(&endpoint, &health.path)).await;
-        let (good, detail) = match result {
-            Ok(Ok(status)) => ((200..400).contains(&status), format!("status {status}")),
-            Ok(Err(error)) => (false, error),
-            Err(_) => (false, format!("no answer within {:?}", health.timeout)),
+        let (good, detail) = match check(&endpoint, &health).await {
+            Ok(status) => ((200..400).contains(&status), format!("status {status}")),
+            Err(error) => (false, error),
         };
         if streak.note(good, &health) {
             let event = HealthEvent {
@@ -154,58 +148,19 @@ impl Streak {
     }
 }
 
-/// One GET on a connection of its own; the status of the answer.
-async fn probe(endpoint: &Endpoint, path: &str) -> Result<u16, String> {
-    let stream = TcpStream::connect(endpoint.address)
-        .await
-        .map_err(|error| format!("no connection: {error}"))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let request = Request::get(path)
-        .header(http::header::HOST, endpoint.address.to_string())
-        .header(
-            http::header::USER_AGENT,
-            concat!("weighbridge-health/", env!("CARGO_PKG_VERSION")),
-        )
-        .header(http::header::CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|error| error.to_string())?;
-    // The connection may take in the answer and end in one go; the answer is then there all the same, or an error.
-    let ended = async {
-        let _ = connection.await;
-        std::future::pending::<Result<_, _>>().await
-    };
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer,
-        never = ended => never,
-    };
-    answer
-        .map(|answer| answer.status().as_u16())
-        .map_err(|error| format!("no answer: {error}"))
+/// One GET; the status of the answer.
+async fn check(endpoint: &Endpoint, health: &Health) -> Result<u16, String> {
+    let mut probe = Probe::default();
+    *probe.uri_mut() = health
+        .path
+        .parse()
+        .map_err(|error| format!("{}: {error}", health.path))?;
+    ask(endpoint.address, probe, AGENT, health.timeout).await
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
     use super::*;
-
-    #[tokio::test]
-    async fn an_answer_counts_although_the_connection_ends_with_it() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move {
-            while let Ok((mut stream, _)) = listener.accept().await {
-                let _ = stream.read(&mut [0; 1024]).await;
-                let _ = stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await;
-            }
-        });
-        let endpoint = Endpoint::new(EndpointKey(0), address, "shop".into(), "blue".into());
-        for _ in 0..50 {
-            assert_eq!(probe(&endpoint, "/").await, Ok(204));
-        }
-    }
 
     #[test]
     fn a_state_changes_after_as_many_checks_in_a_row_as_were_asked_for() {

@@ -23,6 +23,7 @@ mod listener;
 mod options;
 mod pool;
 mod preflight;
+mod probe;
 mod rescue;
 mod rim;
 mod sample;

@@ -1,18 +1,16 @@
 //! The look at a canary before its first user: does every endpoint take a connection, and answer what it is asked?
-//!
-//! These are not requests of users: nothing of them is counted.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Uri};
-use http_body_util::Empty;
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
+use http::{HeaderMap, Method, Uri};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use super::probe::{Probe, ask};
+
+const AGENT: &str = concat!("weighbridge-preflight/", env!("CARGO_PKG_VERSION"));
 
 /// A request that the canary has to answer well before its first user comes.
 #[derive(Clone, Debug)]
@@ -42,10 +40,7 @@ pub async fn preflight(endpoints: &[SocketAddr], requests: &[Smoke], connect: Du
             .map_err(|error| format!("{address} took no connection: {error}"))?;
         for smoke in requests {
             let told = |what: String| format!("{} {} at {address}: {what}", smoke.method, smoke.target);
-            let answered = timeout(smoke.timeout, send(*address, smoke)).await;
-            let status = answered
-                .map_err(|_| told(format!("no answer within {:?}", smoke.timeout)))?
-                .map_err(told)?;
+            let status = ask(*address, probe(smoke), AGENT, smoke.timeout).await.map_err(told)?;
             if !smoke.expected.contains(&status) {
                 let (first, last) = (smoke.expected.start(), smoke.expected.end());
                 return Err(told(format!("status {status}, expected {first} to {last}")));
@@ -55,39 +50,13 @@ pub async fn preflight(endpoints: &[SocketAddr], requests: &[Smoke], connect: Du
     Ok(())
 }
 
-/// One request on a connection of its own; the status of the answer.
-async fn send(address: SocketAddr, smoke: &Smoke) -> Result<u16, String> {
-    let stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| error.to_string())?;
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.method_mut() = smoke.method.clone();
-    *request.uri_mut() = smoke.target.clone();
-    request.headers_mut().clone_from(&smoke.headers);
-    let fields = request.headers_mut();
-    if !fields.contains_key(http::header::HOST)
-        && let Ok(host) = HeaderValue::from_str(&address.to_string())
-    {
-        fields.insert(http::header::HOST, host);
-    }
-    fields.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
-    let agent = concat!("weighbridge-preflight/", env!("CARGO_PKG_VERSION"));
-    fields
-        .entry(http::header::USER_AGENT)
-        .or_insert(HeaderValue::from_static(agent));
-    // The connection may take in the answer and end in one go; the answer is then there all the same, or an error.
-    let ended = async {
-        let _ = connection.await;
-        std::future::pending::<Result<_, _>>().await
-    };
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer,
-        never = ended => never,
-    };
-    answer
-        .map(|answer| answer.status().as_u16())
-        .map_err(|error| error.to_string())
+/// The request as it is sent.
+fn probe(smoke: &Smoke) -> Probe {
+    let mut probe = Probe::default();
+    *probe.method_mut() = smoke.method.clone();
+    *probe.uri_mut() = smoke.target.clone();
+    probe.headers_mut().clone_from(&smoke.headers);
+    probe
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use crate::model::api::Phase;
 use crate::time::Timestamp;
 
 /// What is asked of a release.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// Not to go on. The brakes work all the same.
     Pause,

@@ -13,7 +13,7 @@ use jiff::civil::{Date, DateTime, Time, Weekday};
 use jiff::tz::{TimeZone, TimeZoneDatabase};
 use jiff::{Timestamp, ToSpan};
 
-use super::plan::fields::similar;
+use crate::model::similar;
 
 /// Windows that are looked through one after the other when each begins before the one before it ends.
 const CHAINED: usize = 64;

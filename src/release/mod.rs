@@ -27,6 +27,6 @@ pub use freeze::{FreezeWindow, Frozen};
 pub use gate::Gate;
 pub use machine::{Direction, Input, Transition};
 pub use plan::{FastFollow, Plan, Preflight, Rescue, Smoke, Step};
-pub use state::{Begin, Release};
+pub use state::Release;
 pub use timeline::{Mark, Timeline};
 pub use trial::{Finding, Trial};

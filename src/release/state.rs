@@ -42,7 +42,8 @@ pub struct Release {
     pub phase: Phase,
     /// How it ended.
     pub outcome: Option<ReleaseOutcome>,
-    /// It goes on through freeze windows.
+    /// It goes on through freeze windows; who starts it so has to have checked that this may be asked
+    /// ([`Command::overriding`](super::Command::overriding)).
     pub override_freeze: bool,
     /// When it was started: microseconds since 1970, as all times here.
     pub started_us: i64,
@@ -50,9 +51,9 @@ pub struct Release {
     pub since_us: i64,
     /// When it ended.
     pub ended_us: Option<i64>,
-    /// When it may begin.
+    /// When it may begin; `None` at once.
     pub start_at_us: Option<i64>,
-    /// The step that it begins at, counted from 0.
+    /// The step that it begins at, counted from 0: [`Plan::first_step`].
     pub(crate) first_step: usize,
     /// The step that it is at, counted from 0; `None` before the first.
     pub(crate) step: Option<usize>,
@@ -61,39 +62,6 @@ pub struct Release {
     pub(crate) voices: Vec<Voice>,
     /// Who took it past the steps that were left, and why, if somebody did.
     pub(crate) hastened: Option<String>,
-}
-
-/// What a release begins with.
-#[derive(Clone, Debug)]
-pub struct Begin {
-    /// Its identity.
-    pub id: String,
-    /// The service.
-    pub service: String,
-    /// The upstream that holds the users.
-    pub baseline: String,
-    /// The upstream that is to be proved.
-    pub canary: String,
-    /// The build of the canary.
-    pub version: Option<String>,
-    /// The reference of the change that it brings.
-    pub change: Option<String>,
-    /// Why.
-    pub reason: Option<String>,
-    /// Who.
-    pub actor: String,
-    /// What it will do.
-    pub plan: Plan,
-    /// Which try at this build it is, from 1.
-    pub attempt: u32,
-    /// When it may begin (microseconds since 1970); `None` at once.
-    pub start_at_us: Option<i64>,
-    /// Go on through freeze windows; the caller has checked that this may be asked ([`Command::overriding`]).
-    ///
-    /// [`Command::overriding`]: super::Command::overriding
-    pub override_freeze: bool,
-    /// The step that it begins at, counted from 0: [`Plan::first_step`].
-    pub first_step: usize,
 }
 
 /// Who said something, and why.
@@ -122,28 +90,27 @@ pub(crate) enum Barrier<'a> {
 }
 
 impl Release {
-    /// A release that waits to begin.
-    pub fn begin(start: Begin, now: Timestamp) -> Release {
-        let last = start.plan.steps().len().saturating_sub(1);
+    /// A release that waits to begin, of nobody and nothing yet: who starts it fills in the rest.
+    pub(crate) fn pending(plan: Plan, now: Timestamp) -> Release {
         Release {
-            id: start.id,
-            service: start.service,
-            baseline: start.baseline,
-            canary: start.canary,
-            version: start.version,
-            change: start.change,
-            reason: start.reason,
-            actor: start.actor,
-            attempt: start.attempt.max(1),
+            id: String::new(),
+            service: String::new(),
+            baseline: String::new(),
+            canary: String::new(),
+            version: None,
+            change: None,
+            reason: None,
+            actor: String::new(),
+            plan: Arc::new(plan),
+            attempt: 1,
             phase: Phase::Pending,
             outcome: None,
-            override_freeze: start.override_freeze,
+            override_freeze: false,
             started_us: now.unix_us(),
             since_us: now.unix_us(),
             ended_us: None,
-            start_at_us: start.start_at_us,
-            first_step: start.first_step.min(last),
-            plan: Arc::new(start.plan),
+            start_at_us: None,
+            first_step: 0,
             step: None,
             paused: None,
             wait: None,

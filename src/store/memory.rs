@@ -89,7 +89,12 @@ impl Backend for Memory {
         Ok(self.releases.iter().find(|release| release.id == id).cloned())
     }
 
-    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError> {
+    fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError> {
+        let id = &release.id;
+        let row = self.releases.iter_mut().find(|known| known.id == *id && known.ended);
+        if let Some(row) = row {
+            *row = release.clone();
+        }
         if let Some((_, known)) = self.evidence.iter_mut().find(|(known, _)| known == id) {
             *known = bundle.clone();
             return Ok(());
@@ -97,7 +102,7 @@ impl Backend for Memory {
         if self.evidence.len() == RELEASES_MAX {
             self.evidence.pop_front();
         }
-        self.evidence.push_back((id.to_owned(), bundle.clone()));
+        self.evidence.push_back((id.clone(), bundle.clone()));
         Ok(())
     }
 

@@ -97,12 +97,13 @@ pub trait Backend: Send {
     /// [`StoreError::Read`].
     fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError>;
 
-    /// Keeps, or replaces, the evidence of a release.
+    /// Keeps, or replaces, the evidence of a release that has ended, and its row. A row that says nothing of an end yet
+    /// stays as it is: the change that ends the release is on its way, or was refused.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
-    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError>;
+    fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError>;
 
     /// The evidence of a release, if there is any and it is still kept.
     ///
@@ -249,15 +250,15 @@ impl Store {
         self.read(move |backend| backend.release(&id))
     }
 
-    /// Keeps, or replaces, the evidence of a release. The oldest bundles give way, so that a bounded number is kept.
+    /// Keeps, or replaces, the evidence of a release that has ended, and its row, so that both tell the same. The oldest
+    /// bundles give way, and so do the service's oldest releases that have ended, so that a bounded number of both is kept.
     /// Written also when the future is dropped.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn put_evidence(&self, id: &str, bundle: Value) -> Answer<()> {
-        let id = id.to_owned();
-        self.write(move |backend| backend.put_evidence(&id, &bundle))
+    pub fn put_evidence(&self, release: ReleaseRecord, bundle: Value) -> Answer<()> {
+        self.write(move |backend| backend.put_evidence(&release, &bundle))
     }
 
     /// The evidence of a release, if there is any and it is still kept.

@@ -72,8 +72,8 @@ impl Backend for Gated {
     fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError> {
         self.0.release(id)
     }
-    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError> {
-        self.0.put_evidence(id, bundle)
+    fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError> {
+        self.0.put_evidence(release, bundle)
     }
     fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {
         self.0.evidence(id)

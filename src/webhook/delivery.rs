@@ -7,14 +7,13 @@ use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER, USER_AGENT};
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use http_body_util::Full;
-use tokio::sync::broadcast;
-use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::client::{Client, SendError};
 use super::message::News;
 use super::pace::Pace;
+use super::queue::Queue;
 use super::signature;
 use crate::control::{Metrics, WebhookResult};
 use crate::model::Webhook;
@@ -81,8 +80,8 @@ impl Deliverer {
     }
 
     /// Delivers what comes, one after another. Once it is to stop, it ends with the last that waits.
-    pub(super) async fn run(self, mut queue: broadcast::Receiver<Arc<News>>, stop: CancellationToken) {
-        while let Some(news) = next(&mut queue, &stop).await {
+    pub(super) async fn run(self, queue: Arc<Queue>, stop: CancellationToken) {
+        while let Some(news) = next(&queue, &stop).await {
             let id = Uuid::now_v7().hyphenated().to_string();
             let (webhook, event, release) = (&self.webhook, news.event, &news.release.id);
             let result = match self.deliver(&news, &id).await {
@@ -159,19 +158,12 @@ fn unwritten(error: impl std::fmt::Display) -> Failure {
     Failure::Unwritten(error.to_string())
 }
 
-/// The next event; what was dropped meanwhile has been told by who dropped it.
-async fn next(queue: &mut broadcast::Receiver<Arc<News>>, stop: &CancellationToken) -> Option<Arc<News>> {
-    loop {
-        let received = tokio::select! {
-            biased;
-            received = queue.recv() => received,
-            () = stop.cancelled() => return None,
-        };
-        match received {
-            Ok(news) => return Some(news),
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return None,
-        }
+/// The next event; `None` once nothing waits and no more is to come.
+async fn next(queue: &Queue, stop: &CancellationToken) -> Option<Arc<News>> {
+    tokio::select! {
+        biased;
+        news = queue.next() => Some(news),
+        () = stop.cancelled() => None,
     }
 }
 

@@ -38,6 +38,14 @@ impl News {
         })
     }
 
+    /// Whether it tells how a release ended.
+    pub(super) fn is_end(&self) -> bool {
+        matches!(
+            self.event,
+            "release_promoted" | "release_rolled_back" | "release_cancelled"
+        )
+    }
+
     /// The body to post.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod client;
 mod delivery;
 mod message;
 mod pace;
+mod queue;
 mod signature;
 #[cfg(test)]
 mod tests;
@@ -25,12 +26,11 @@ pub use client::StartError;
 use delivery::Deliverer;
 use message::News;
 use pace::Pace;
+use queue::{QUEUE_MAX, Queue};
 
 use crate::control::{Handle, Metrics, WebhookResult};
 use crate::model::{Webhook, api};
 
-/// Events that wait for one receiver; the oldest gives way to the newest. A power of two, as the channel has it.
-const QUEUE_MAX: usize = 256;
 /// How long what is under way may take at the end.
 const GRACE: Duration = Duration::from_secs(2);
 
@@ -38,17 +38,17 @@ const GRACE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct Webhooks {
     sorter: JoinHandle<()>,
-    deliverers: Vec<(Queue, JoinHandle<()>)>,
+    deliverers: Vec<(Receiver, JoinHandle<()>)>,
     stop_sorter: CancellationToken,
     stop_deliverers: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
-/// What waits for one receiver. A broadcast to one, since that keeps the newest, which is what a queue of news has to do.
+/// A receiver, and what waits for it.
 #[derive(Clone, Debug)]
-struct Queue {
+struct Receiver {
     webhook: Arc<Webhook>,
-    waiting: broadcast::Sender<Arc<News>>,
+    queue: Arc<Queue>,
 }
 
 impl Webhooks {
@@ -67,14 +67,13 @@ impl Webhooks {
         let stop_deliverers = CancellationToken::new();
         let mut deliverers = Vec::new();
         for webhook in receivers {
-            let (waiting, queue) = broadcast::channel(QUEUE_MAX);
-            let webhook = Arc::new(webhook.clone());
+            let (webhook, queue) = (Arc::new(webhook.clone()), Arc::<Queue>::default());
             let deliverer = Deliverer::new(Arc::clone(&webhook), client.clone(), pace, Arc::clone(&metrics));
-            let task = tokio::spawn(deliverer.run(queue, stop_deliverers.clone()));
-            deliverers.push((Queue { webhook, waiting }, task));
+            let task = tokio::spawn(deliverer.run(Arc::clone(&queue), stop_deliverers.clone()));
+            deliverers.push((Receiver { webhook, queue }, task));
         }
-        let queues = deliverers.iter().map(|(queue, _)| queue.clone()).collect();
-        let sorter = Sorter::new(handle.clone(), queues);
+        let receivers = deliverers.iter().map(|(receiver, _)| receiver.clone()).collect();
+        let sorter = Sorter::new(handle.clone(), receivers);
         let stop_sorter = CancellationToken::new();
         Webhooks {
             sorter: tokio::spawn(sorter.run(stop_sorter.clone())),
@@ -95,14 +94,14 @@ impl Webhooks {
         self.stop_sorter.cancel();
         let _ = self.sorter.await;
         self.stop_deliverers.cancel();
-        for (queue, mut task) in self.deliverers {
+        for (receiver, mut task) in self.deliverers {
             if tokio::time::timeout_at(deadline, &mut task).await.is_ok() {
                 continue;
             }
             task.abort();
             // Those that wait, and the one under way.
-            let untold = queue.waiting.len() + 1;
-            tracing::warn!(webhook = ?queue.webhook, untold, "events could not be told before the end");
+            let untold = receiver.queue.len() + 1;
+            tracing::warn!(webhook = ?receiver.webhook, untold, "events could not be told before the end");
             self.metrics.add_webhooks(WebhookResult::Dropped, untold as u64);
         }
     }
@@ -111,25 +110,25 @@ impl Webhooks {
 /// Puts each event into the queues of those who want it.
 struct Sorter {
     handle: Handle,
-    queues: Vec<Queue>,
+    receivers: Vec<Receiver>,
     events: broadcast::Receiver<api::Event>,
     /// The last event that was looked at.
     last_id: u64,
 }
 
 impl Sorter {
-    fn new(handle: Handle, queues: Vec<Queue>) -> Sorter {
+    fn new(handle: Handle, receivers: Vec<Receiver>) -> Sorter {
         let (_, events) = handle.events(None);
         Sorter {
             handle,
-            queues,
+            receivers,
             events,
             last_id: 0,
         }
     }
 
     async fn run(mut self, stop: CancellationToken) {
-        if self.queues.is_empty() {
+        if self.receivers.is_empty() {
             return;
         }
         while let Some(received) = stop.run_until_cancelled(self.events.recv()).await {
@@ -158,18 +157,18 @@ impl Sorter {
         let Some(news) = News::of(event).map(Arc::new) else {
             return;
         };
-        let wanted = |queue: &&Queue| queue.webhook.events.iter().any(|name| name == news.event);
-        for queue in self.queues.iter().filter(wanted) {
-            if queue.waiting.len() >= QUEUE_MAX {
+        let wanted = |receiver: &&Receiver| receiver.webhook.events.iter().any(|name| name == news.event);
+        for receiver in self.receivers.iter().filter(wanted) {
+            if let Some(lost) = receiver.queue.push(Arc::clone(&news)) {
                 tracing::warn!(
-                    webhook = ?queue.webhook,
+                    webhook = ?receiver.webhook,
                     waiting = QUEUE_MAX,
-                    "the oldest event was dropped: the receiver does not keep up"
+                    event = lost.event,
+                    release = lost.release.id,
+                    "an event was dropped: the receiver does not keep up"
                 );
                 self.handle.metrics().add_webhooks(WebhookResult::Dropped, 1);
             }
-            // It fails only when the deliverer is gone, and then nothing can be done.
-            let _ = queue.waiting.send(Arc::clone(&news));
         }
     }
 }

@@ -11,9 +11,10 @@ use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
 use self::receiver::{Answer, Certificate, Receiver, Seen};
+use super::Webhooks;
 use super::client::Client;
 use super::pace::Pace;
-use super::{QUEUE_MAX, Webhooks};
+use super::queue::QUEUE_MAX;
 use crate::control::{Command, Events, Handle, Metrics};
 use crate::model::{Webhook, WebhookFormat, api};
 

@@ -11,6 +11,7 @@
 mod configuration;
 mod releases;
 mod standin;
+mod top;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -219,6 +220,7 @@ fn every_verb_has_help() {
         "validate",
         "schema",
         "status",
+        "top",
         "weights",
         "rollback",
         "plan",
@@ -294,10 +296,10 @@ fn version_and_completions_go_to_standard_output() {
         env!("CARGO_PKG_VERSION")
     );
     for shell in ["bash", "zsh", "fish"] {
-        assert!(
-            weighbridge(&["completions", shell]).code(0).out.contains("rollback"),
-            "{shell}"
-        );
+        let script = weighbridge(&["completions", shell]).code(0).out;
+        for verb in ["rollback", "top", "explain"] {
+            assert!(script.contains(verb), "{shell}: {verb}");
+        }
     }
 }
 

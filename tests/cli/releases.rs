@@ -13,7 +13,7 @@ const RELEASE: &str = "GET /api/v1/releases/shop-12";
 const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
 const START: &str = "POST /api/v1/services/shop/releases";
 
-fn release(phase: &str, step: u64, weight: f64) -> Value {
+pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
     let error_rate = json!({
         "objective": "error_rate", "margins": { "ratio": 1.1, "worse_by": 0.0005 }, "share": 0.5,
         "log_e": 0.25, "log_limit": 5.3, "advance_log_e": 1.5, "advance_limit": 3.0,
@@ -34,7 +34,7 @@ fn release(phase: &str, step: u64, weight: f64) -> Value {
     })
 }
 
-fn ended(phase: &str) -> Value {
+pub(crate) fn ended(phase: &str) -> Value {
     let mut release = release(phase, 2, 0.0);
     release["ended_at"] = json!("2026-11-25T09:02:00Z");
     release["outcome"] = json!({ "verdict": phase, "objective": "error_rate", "reason": "12 of 400 failed" });
@@ -299,10 +299,16 @@ fn commands_find_the_release_and_say_what_became_of_it() {
             "resume",
             json!({ "reason": "hotfix", "override_freeze": true }),
         ),
-        ("approve shop --gate business", "approve", json!({ "gate": "business" })),
+        ("approve shop --gate qa", "approve", json!({ "gate": "qa" })),
+        ("approve shop --reason ok", "approve", json!({ "reason": "ok" })),
         ("promote shop", "promote", json!({})),
-        ("rollback shop", "rollback", json!({})),
-        ("cancel shop", "cancel", json!({})),
+        (
+            "promote shop --override-freeze --reason hotfix",
+            "promote",
+            json!({ "reason": "hotfix", "override_freeze": true }),
+        ),
+        ("rollback shop --reason slow", "rollback", json!({ "reason": "slow" })),
+        ("cancel shop --reason later", "cancel", json!({ "reason": "later" })),
     ] {
         let proxy = StandIn::playing(|line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -382,10 +388,9 @@ fn status_and_history_are_text_or_what_the_api_said() {
          shop-12  green   5.2      waiting, step 1 of 3  2026-11-25T09:00:00Z  ci         2\n\
          shop-12  green   5.2      rolled back           2026-11-25T09:00:00Z  ci         2  12 of 400 failed\n"
     );
-    assert_eq!(
-        proxy.run(&["release", "history", "shop", "-o", "json"]).code(0).json(),
-        list
-    );
+    let all = ["release", "history", "shop", "--limit", "5", "-o", "json"];
+    assert_eq!(proxy.run(&all).code(0).json(), list);
+    assert_eq!(proxy.asked("GET /api/v1/services/shop/releases?limit=5 ").len(), 1);
 }
 
 #[test]
@@ -423,7 +428,13 @@ fn a_plan_is_told_with_its_worst_case() {
     );
     assert_eq!(planned.err, "warning: step 2 has no traffic\n");
     assert_eq!(proxy.run(&["plan", "shop", "-o", "json"]).code(0).json(), forecast);
-    assert_eq!(proxy.asked("POST /api/v1/services/shop/plan")[0].body, "{}");
+    let mut plan = tempfile::NamedTempFile::new().unwrap();
+    plan.write_all(b"steps: [50]\n").unwrap();
+    proxy
+        .run(&["plan", "shop", "--plan", plan.path().to_str().unwrap()])
+        .code(0);
+    let asked = proxy.asked("POST /api/v1/services/shop/plan");
+    assert_eq!([&asked[0].body, &asked[2].body], ["{}", r#"{"plan":{"steps":[50]}}"#]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod headers;
 mod health;
 mod limits;
 mod race;
+mod release;
 mod reload;
 mod resources;
 mod routing;

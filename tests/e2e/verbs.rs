@@ -4,9 +4,9 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
-use crate::harness::{Proxy, Upstream, shop};
+use crate::harness::{Proxy, Upstream, eventually, shop};
 
-fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
+pub(crate) fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_weighbridge"));
     command
         .env("WEIGHBRIDGE_ADMIN", format!("http://{}", proxy.admin))
@@ -16,7 +16,7 @@ fn weighbridge(proxy: &Proxy, arguments: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn ends_with(output: &Output, code: i32) {
+pub(crate) fn ends_with(output: &Output, code: i32) {
     assert_eq!(output.status.code(), Some(code), "{output:?}");
 }
 
@@ -36,6 +36,22 @@ fn weights_are_set_and_taken_back_from_the_command_line() {
     let wrong = weighbridge(&proxy, &["weights", "shop", "green=50"]);
     assert_ne!(wrong.status.code(), Some(0), "{wrong:?}");
     assert_eq!(proxy.get("/").text(), "blue");
+}
+
+#[test]
+fn a_look_at_everything_shows_what_was_served() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let proxy = Proxy::with_shop(shop(&blue, &green));
+    assert_eq!(proxy.get("/").text(), "blue");
+    let shows = || {
+        let top = weighbridge(&proxy, &["top", "--once", "--output", "json"]);
+        ends_with(&top, 0);
+        let seen: Value = serde_json::from_slice(&top.stdout).unwrap();
+        seen["services"][0]["upstreams"]["blue"]["windows"]["10s"]["requests"] == 1
+    };
+    eventually("the request is measured", shows);
+    let top = String::from_utf8(weighbridge(&proxy, &["top", "shop", "--once"]).stdout).unwrap();
+    assert!(top.contains("blue *") && top.contains("green"), "{top}");
 }
 
 #[test]

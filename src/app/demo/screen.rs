@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 
 use super::load::{RATE, Totals};
 use super::meter::Gauge;
+use crate::cli::panel::{Line, Panel, width};
 use crate::cli::table::{count, latency};
 
 /// Between two drawings of the panel.
 const FRAME: Duration = Duration::from_millis(100);
-/// When the terminal does not tell.
-const WIDTH_DEFAULT: usize = 80;
 
 const DIM: &str = "2";
 const BOLD: &str = "1";
@@ -36,8 +35,7 @@ pub(super) struct Screen<'a> {
     blocks: (char, char),
     began: Instant,
     shown: Option<Instant>,
-    /// Lines of the panel that are on the screen, above the cursor.
-    drawn: usize,
+    panel: Panel,
 }
 
 impl<'a> Screen<'a> {
@@ -48,7 +46,7 @@ impl<'a> Screen<'a> {
             blocks: if unicode() { ('█', '░') } else { ('#', '.') },
             began: Instant::now(),
             shown: None,
-            drawn: 0,
+            panel: Panel::new(style.colored),
         }
     }
 
@@ -80,15 +78,11 @@ impl<'a> Screen<'a> {
 
     /// Writes lines as they are, above the panel.
     pub(super) fn write(&mut self, text: &str) -> io::Result<()> {
-        let mut frame = self.up();
+        let mut frame = self.panel.wipe();
         for line in text.lines() {
             frame.push_str(line);
-            frame.push_str(if self.style.live { "\x1b[K\n" } else { "\n" });
+            frame.push('\n');
         }
-        if self.style.live {
-            frame.push_str("\x1b[J");
-        }
-        self.drawn = 0;
         self.shown = None;
         self.flush(&frame)
     }
@@ -106,32 +100,24 @@ impl<'a> Screen<'a> {
             return if first { Ok(()) } else { self.flush(&line) };
         }
         self.shown = Some(now);
-        let lines = self.panel(now, gauges, users);
-        let mut frame = self.up();
-        frame.push_str("\x1b[?25l");
-        for (sgr, line) in &lines {
-            let line: String = line.chars().take(width().saturating_sub(1)).collect();
-            frame.push_str(&self.paint(sgr, &line));
-            frame.push_str("\x1b[K\n");
-        }
-        self.drawn = lines.len();
+        let lines = self.lines(now, gauges, users);
+        let frame = format!("\x1b[?25l{}", self.panel.draw(&lines));
         self.flush(&frame)
     }
 
     /// The panel's lines, each with its colour.
-    fn panel(&self, now: Instant, gauges: &[Gauge], users: Totals) -> Vec<(&'static str, String)> {
+    fn lines(&self, now: Instant, gauges: &[Gauge], users: Totals) -> Vec<Line> {
         let bar = match width() {
             0..78 => 0,
             78..118 => 20,
             _ => 50,
         };
         let head = format!("          weight  {:bar$}   req/s    errors        p50        p99", "");
-        let mut lines = vec![("", String::new()), (DIM, head)];
+        let mut lines = vec![(String::new(), ""), (head, DIM)];
         for gauge in gauges {
             let color = if gauge.error_rate > 0.01 { RED } else { "" };
             let weight = format!("{} %", gauge.weight);
             lines.push((
-                color,
                 format!(
                     "  {:<6}{weight:>8}  {}  {:>6.0}  {:>6.1} %  {:>9}  {:>9}",
                     gauge.name,
@@ -141,6 +127,7 @@ impl<'a> Screen<'a> {
                     latency(gauge.latency.p50),
                     latency(gauge.latency.p99),
                 ),
+                color,
             ));
         }
         let failures = format!(
@@ -149,7 +136,7 @@ impl<'a> Screen<'a> {
             count(users.requests),
             self.clock(now)
         );
-        lines.push((if users.failures > 0 { "33" } else { "" }, failures));
+        lines.push((failures, if users.failures > 0 { "33" } else { "" }));
         lines
     }
 
@@ -165,15 +152,6 @@ impl<'a> Screen<'a> {
         let clock = self.paint(DIM, &self.clock(Instant::now()));
         let text = self.paint(sgr, text);
         self.write(&format!("{clock}  {text}"))
-    }
-
-    /// Moves to the first line of the panel, which is written over from there.
-    fn up(&self) -> String {
-        if self.drawn > 0 {
-            format!("\x1b[{}A\r", self.drawn)
-        } else {
-            String::new()
-        }
     }
 
     fn paint(&self, sgr: &str, text: &str) -> String {
@@ -221,10 +199,6 @@ fn in_one_line(gauges: &[Gauge], users: Totals) -> String {
         count(users.requests)
     ));
     parts.join(" | ")
-}
-
-fn width() -> usize {
-    terminal_size::terminal_size().map_or(WIDTH_DEFAULT, |(width, _)| usize::from(width.0))
 }
 
 /// Whether the locale is one of UTF-8, by the variables in the order in which they count.
@@ -291,6 +265,6 @@ mod tests {
         });
         let lines = 5;
         assert_eq!(text.matches(&format!("\x1b[{lines}A")).count(), 2, "{text:?}");
-        assert!(text.ends_with("\x1b[J\x1b[?25h"), "{text:?}");
+        assert!(text.ends_with("more\n\x1b[?25h"), "{text:?}");
     }
 }

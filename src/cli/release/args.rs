@@ -197,7 +197,7 @@ fn moment(text: &str) -> Result<String, String> {
 }
 
 /// A span of time with its units.
-fn span(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn span(text: &str) -> Result<Duration, String> {
     let wrong = "expected a time such as 30m, 90s or 1h30m";
     let span: jiff::SignedDuration = text.parse().map_err(|_| wrong.to_owned())?;
     Duration::try_from(span)

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::view::View;
-use crate::cli::client::{Client, Error};
+use crate::cli::client::Client;
 use crate::cli::events::{Events, Heard};
 use crate::cli::exit::Failure;
 use crate::model::api::{Event, EventKind, Release};
@@ -149,7 +149,7 @@ impl Following<'_, '_> {
                 self.release = answer.value;
                 self.view.seen(&self.release)?;
             }
-            Err(error) if !is_passing(&error) => return Err(error.into()),
+            Err(error) if !error.may_pass() => return Err(error.into()),
             Err(error) if self.reached.elapsed() >= self.unreached_max => return Err(error.into()),
             Err(error) => {
                 if !self.is_lost {
@@ -172,15 +172,6 @@ impl Following<'_, '_> {
 
     fn look_within(&mut self, time: Duration) {
         self.next_look = Instant::now() + time;
-    }
-}
-
-/// Whether it may be better in a moment: a restart, or too much at once.
-fn is_passing(error: &Error) -> bool {
-    match error {
-        Error::Unreachable { .. } | Error::Timeout { .. } => true,
-        Error::Problem(problem) => matches!(problem.status, 429 | 500 | 503 | 504),
-        Error::Address(_) | Error::Token | Error::Foreign { .. } => false,
     }
 }
 

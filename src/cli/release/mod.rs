@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 use args::{ReleaseVerb, Start};
 use follow::{Ended, UNREACHED_MAX};
 use view::View;
+pub(super) use words::line;
 
 use super::args::{Format, Global};
 use super::client::{Answer, Client, Error};
@@ -193,7 +194,7 @@ fn watch(
 ) -> Result<Exit, Failure> {
     let mut view = View::new(terminal);
     let (ended, release) = block_on(follow::follow(client, release, &mut view, timeout, UNREACHED_MAX))??;
-    view.finish()?;
+    view.finish();
     let id = &release.id;
     match ended {
         Ended::Over => {

@@ -4,17 +4,15 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use terminal_size::{Width, terminal_size};
 
 use super::words;
 use crate::cli::args::Format;
 use crate::cli::exit::Failure;
+use crate::cli::panel::{Line, Panel};
 use crate::cli::table::{count, latency, percent, rate};
-use crate::cli::terminal::{Terminal, paint};
+use crate::cli::terminal::Terminal;
 use crate::model::api::{Phase, Release, Window};
 
-/// When the terminal does not tell.
-const WIDTH_DEFAULT: usize = 80;
 /// Cells of a bar.
 const BAR: usize = 40;
 
@@ -25,8 +23,7 @@ pub(super) struct View<'a> {
     /// What was shown last, to tell a change from a repetition.
     shown: Option<Shown>,
     measured: BTreeMap<String, Window>,
-    /// Lines of the panel that are on the screen, above the cursor.
-    drawn: usize,
+    panel: Panel,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,11 +67,11 @@ impl<'a> View<'a> {
             Format::Text => Form::Lines,
         };
         View {
+            panel: Panel::new(terminal.colored()),
             terminal,
             form,
             shown: None,
             measured: BTreeMap::new(),
-            drawn: 0,
         }
     }
 
@@ -118,7 +115,8 @@ impl<'a> View<'a> {
 
     /// Says something that is no result.
     pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
-        self.wipe()?;
+        let wiped = self.panel.wipe();
+        self.terminal.print(&wiped)?;
         self.terminal.say(text);
         Ok(())
     }
@@ -129,9 +127,8 @@ impl<'a> View<'a> {
     }
 
     /// Leaves the panel as it is, with the cursor below it.
-    pub(super) fn finish(&mut self) -> Result<(), Failure> {
-        self.drawn = 0;
-        Ok(())
+    pub(super) fn finish(&mut self) {
+        self.panel.leave();
     }
 
     fn show(&mut self, release: &Release, is_new: bool) -> Result<(), Failure> {
@@ -141,43 +138,19 @@ impl<'a> View<'a> {
             Form::Lines if is_new => self.terminal.print(&format!("{}\n", words::line(release))),
             Form::Lines => Ok(()),
             Form::Panel => {
-                self.wipe()?;
+                let mut text = String::new();
                 if is_new {
-                    self.terminal.print(&format!("{}\n", words::line(release)))?;
+                    text = self.panel.wipe() + &words::line(release) + "\n";
                 }
-                self.draw(release)
+                text += &self.panel.draw(&lines(release, &self.measured));
+                self.terminal.print(&text)
             }
         }
-    }
-
-    /// Takes the panel off the screen.
-    fn wipe(&mut self) -> Result<(), Failure> {
-        if self.drawn > 0 {
-            self.terminal.print(&format!("\x1b[{}A\x1b[J", self.drawn))?;
-            self.drawn = 0;
-        }
-        Ok(())
-    }
-
-    fn draw(&mut self, release: &Release) -> Result<(), Failure> {
-        let width = terminal_size().map_or(WIDTH_DEFAULT, |(Width(width), _)| usize::from(width));
-        let colored = self.terminal.colored();
-        let lines = panel(release, &self.measured);
-        let mut text = String::new();
-        for (line, sgr) in &lines {
-            // A line that wraps would take more rows than are wiped.
-            let cut: String = words::plain(line).chars().take(width.saturating_sub(1)).collect();
-            text.push_str(&paint(&cut, sgr, colored && !sgr.is_empty()));
-            text.push('\n');
-        }
-        self.terminal.print(&text)?;
-        self.drawn = lines.len();
-        Ok(())
     }
 }
 
 /// The panel's lines, each with its colour.
-fn panel(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<(String, &'static str)> {
+fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
     let color = match release.phase {
         Phase::Promoted => "1;32",
         Phase::RolledBack => "1;31",

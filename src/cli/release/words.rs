@@ -1,10 +1,11 @@
 //! What people read about releases, in lines.
 
 use crate::cli::table::{count, percent};
+use crate::cli::terminal::plain;
 use crate::model::api::{Phase, Release, TooFewRequests, WaitingFor};
 
 /// Where a release is, in one line.
-pub(super) fn line(release: &Release) -> String {
+pub(in crate::cli) fn line(release: &Release) -> String {
     let mut parts = vec![format!("{} {}", release.id, phase(release))];
     if !release.phase.is_over() {
         parts.push(format!("{} at {}", release.canary, percent(release.weight)));
@@ -24,11 +25,6 @@ pub(super) fn line(release: &Release) -> String {
         ));
     }
     plain(&parts.join(", "))
-}
-
-/// Text that others wrote, in one line and without what a terminal would obey.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// `progressing, step 2 of 4 (paused)`.
@@ -99,11 +95,6 @@ pub(super) fn share(failures: u64, requests: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_terminal_obeys_nothing_that_others_wrote() {
-        assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
-    }
 
     #[test]
     fn an_end_is_told_once() {

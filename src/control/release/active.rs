@@ -12,7 +12,7 @@ use super::users::Users;
 use crate::analysis::{Cohort, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
-use crate::routing::Watch;
+use crate::routing::{Watch, WatchSpec};
 use crate::stats::{Happened, Note, NoteBatch, Sample, Side, WatchKey};
 use crate::store::Recording;
 use crate::time::Timestamp;
@@ -72,30 +72,18 @@ pub(super) struct Due {
     pub(super) at_ms: u64,
 }
 
-/// What a release begins or goes on with.
-pub(super) struct Parts {
-    pub(super) release: Release,
-    pub(super) watch: Arc<Watch>,
-    pub(super) trial: Trial,
-    pub(super) users: Users,
-    pub(super) lease: Lease,
-    pub(super) chronicle: Chronicle,
-    pub(super) recording: Option<Recording>,
-    pub(super) timeline: Timeline,
-}
-
 impl Active {
-    pub(super) fn new(parts: Parts, now: Timestamp) -> Active {
-        let origin_us = micros(now);
+    /// A release of which nothing is known by traffic yet; `spent` failures count as such, on disk too.
+    pub(super) fn new(release: Release, spec: WatchSpec, spent: u32, durable: bool, now: Timestamp) -> Active {
         Active {
-            release: parts.release,
-            watch: parts.watch,
-            trial: parts.trial,
-            users: parts.users,
-            lease: parts.lease,
-            chronicle: parts.chronicle,
-            recording: parts.recording,
-            timeline: parts.timeline,
+            trial: Trial::new(&release.plan, release.attempt),
+            users: Users::new(spec.sticky),
+            watch: Arc::new(Watch::new(spec, spent)),
+            lease: Lease::new(spent, durable),
+            chronicle: Chronicle::new(now),
+            recording: None,
+            timeline: Timeline::new(now),
+            release,
             landmark_us: u64::MAX,
             trial_step: None,
             forgone: 0,
@@ -103,7 +91,7 @@ impl Active {
             preflight: Preflight::Due,
             retry_at: now,
             checkpoint_at: now,
-            assembly: Assembly::new(origin_us),
+            assembly: Assembly::new(micros(now)),
             scored: VecDeque::new(),
             baseline_failures: 0,
             told_rescued: 0,
@@ -207,12 +195,14 @@ impl Active {
             spent: u64::from(wire.spent()),
             limit: self.release.plan.budget(),
         };
-        let due = |transition| Due {
-            transition,
-            at_ms: self.timeline.ms(now),
-        };
-        let is_tripped = wire.is_tripped();
-        is_tripped.then(|| self.next(&input, now)).flatten().map(due)
+        wire.is_tripped().then(|| self.heed(&input, now)).flatten()
+    }
+
+    /// What follows from something that the judge has no part in.
+    pub(super) fn heed(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
+        let at_ms = self.timeline.ms(now);
+        let due = |transition| Due { transition, at_ms };
+        self.next(input, now).map(due)
     }
 
     /// A machine's input is never illegal in a way that anybody could be told; it then just leads nowhere.

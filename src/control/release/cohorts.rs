@@ -246,8 +246,8 @@ impl Assembly {
     /// Up to where all is known: by the workers' word, by the clock, and by the first request that may still end.
     fn boundary(&self, known: &Known) -> u64 {
         let limit = known.floor_us.min(known.now_us);
-        let landmark = known.now_us.saturating_sub(known.landmark_us);
-        let waits = |(key, slot): (&Key, &Slot)| (!slot.open.is_empty() && key.0 > landmark).then_some(key.0);
+        let is_young = |at_us: u64| known.now_us.saturating_sub(at_us) < known.landmark_us;
+        let waits = |(key, slot): (&Key, &Slot)| (!slot.open.is_empty() && is_young(key.0)).then_some(key.0);
         let first = self.slots.range(..(limit, 0, 0, Side::Baseline)).find_map(waits);
         first.unwrap_or(limit)
     }
@@ -432,6 +432,14 @@ mod tests {
         // Its end is no longer of interest.
         assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
         assert!(assembly.close(&known(900_000), &mut users).is_empty());
+    }
+
+    #[test]
+    fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
+        let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::Assigned)]);
+        let mut users = Users::new(false);
+        assert!(assembly.close(&known(LANDMARK_US - 1), &mut users).is_empty());
+        assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut users)), [[1, 1, 0, 0]]);
     }
 
     #[test]

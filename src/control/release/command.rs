@@ -5,7 +5,8 @@ use tokio::sync::oneshot;
 use super::active::Due;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
-use crate::control::{Intent, Refusal, ReleaseVerb};
+use crate::control::metrics::MANUAL;
+use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
 use crate::release::{Command, Direction, Input, Verb};
 
@@ -13,7 +14,7 @@ impl Controller {
     pub(in crate::control) fn command_release(
         &mut self,
         id: &str,
-        verb: ReleaseVerb,
+        verb: Verb,
         command: &api::ReleaseCommand,
         intent: Intent,
         reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
@@ -48,7 +49,7 @@ impl Controller {
     pub(super) fn carry_out(
         &mut self,
         name: &Name,
-        verb: ReleaseVerb,
+        verb: Verb,
         command: &api::ReleaseCommand,
         intent: Intent,
         reply: Reply,
@@ -60,16 +61,16 @@ impl Controller {
                 let brakes = due.transition.direction == Direction::Towards;
                 self.decided = self.clock.now();
                 self.take_turn(name, due, intent, reply);
-                if brakes && verb == ReleaseVerb::RollBack {
+                if brakes && verb == Verb::RollBack {
                     let took = self.clock.now().since(self.decided);
-                    self.metrics.add_rollback(name, "manual", took);
+                    self.metrics.add_rollback(name, MANUAL, took);
                 }
             }
         }
     }
 
     /// What was asked for holds already: the answer is the release as it is.
-    fn leave(&self, name: &Name, verb: ReleaseVerb, reply: Reply) {
+    fn leave(&self, name: &Name, verb: Verb, reply: Reply) {
         match reply {
             Reply::Release(id, reply) => drop(reply.send(self.release_change(name, &id, self.is_durable(name)))),
             other => other.refuse(Refusal::Conflict(format!("{} changes nothing now", verb.as_str()))),
@@ -79,7 +80,7 @@ impl Controller {
     fn decide(
         &self,
         name: &Name,
-        verb: ReleaseVerb,
+        verb: Verb,
         command: &api::ReleaseCommand,
         intent: &Intent,
     ) -> Result<Option<Due>, Refusal> {
@@ -90,7 +91,7 @@ impl Controller {
         };
         let now = self.clock.now();
         let input = Input::Command(Command {
-            verb: known(verb),
+            verb,
             by: &intent.actor,
             reason: intent.reason.as_deref(),
             gate: command.gate.as_deref(),
@@ -102,16 +103,5 @@ impl Controller {
             transition,
             at_ms: active.timeline.ms(now),
         }))
-    }
-}
-
-fn known(verb: ReleaseVerb) -> Verb {
-    match verb {
-        ReleaseVerb::Pause => Verb::Pause,
-        ReleaseVerb::Resume => Verb::Resume,
-        ReleaseVerb::Approve => Verb::Approve,
-        ReleaseVerb::Promote => Verb::Promote,
-        ReleaseVerb::RollBack => Verb::RollBack,
-        ReleaseVerb::Cancel => Verb::Cancel,
     }
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
-use super::active::{CHECKPOINT, Preflight, micros};
+use super::active::{Active, CHECKPOINT, Due, Preflight, micros};
 use super::turn::{Ended, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
+use crate::control::metrics::MANUAL;
 use crate::model::{Name, api};
 use crate::release::{Direction, Input};
 use crate::stats::{NoteBatch, WatchKey};
@@ -193,41 +194,38 @@ impl Controller {
     }
 
     /// What does not come from the judge: a canary without a healthy endpoint, and the answer of the preflight.
-    fn external(&mut self, name: &Name, now: Timestamp) -> Option<super::active::Due> {
-        let unhealthy = self.unhealthy(name);
-        let endpoints = self.endpoints(name);
-        let preflighter = Arc::clone(&self.preflighter);
-        let active = self.services.get_mut(name)?.active.as_mut()?;
-        let at_ms = active.timeline.ms(now);
-        let due = |transition| super::active::Due { transition, at_ms };
-        if let Some(detail) = unhealthy {
-            return active
-                .release
-                .next(&Input::Unhealthy { detail: &detail }, now)
-                .ok()
-                .flatten()
-                .map(due);
+    fn external(&mut self, name: &Name, now: Timestamp) -> Option<Due> {
+        if let Some(detail) = self.unhealthy(name) {
+            let input = Input::Unhealthy { detail: &detail };
+            return self.active(name)?.heed(&input, now);
         }
+        let active = self.active(name)?;
         if active.release.phase != api::Phase::Preflight {
             return None;
         }
-        match &active.preflight {
-            Preflight::Due => {
-                active.preflight = Preflight::Running;
-                let asked = preflighter(endpoints, active.release.plan.preflight.clone());
-                let release = active.release.id.clone();
-                self.errands.push(Box::pin(async move {
-                    let result = asked.await;
-                    Errand::Preflight { release, result }
-                }));
-                None
-            }
+        match active.preflight.clone() {
+            Preflight::Due => self.ask_canary(name),
             Preflight::Running => None,
             Preflight::Done(result) => {
-                let input = Input::Preflight(result.as_ref().copied().map_err(String::as_str));
-                active.release.next(&input, now).ok().flatten().map(due)
+                let result = result.as_ref().copied().map_err(String::as_str);
+                active.heed(&Input::Preflight(result), now)
             }
         }
+    }
+
+    /// The preflight begins; nothing follows before it has ended.
+    fn ask_canary(&mut self, name: &Name) -> Option<Due> {
+        let endpoints = self.endpoints(name);
+        let preflighter = Arc::clone(&self.preflighter);
+        let active = self.active(name)?;
+        active.preflight = Preflight::Running;
+        let asked = preflighter(endpoints, active.release.plan.preflight.clone());
+        let release = active.release.id.clone();
+        self.errands.push(Box::pin(async move {
+            let result = asked.await;
+            Errand::Preflight { release, result }
+        }));
+        None
     }
 
     /// Why the canary's health ends the release, if it does: none of its endpoints answers its checks, and the baseline's
@@ -406,19 +404,20 @@ impl Controller {
             managed.last = Some(Box::new(bundle.release.clone()));
         }
         let release = bundle.release.id.clone();
+        let row = ended.active.last_record(&bundle.release);
         let value = serde_json::to_value(&bundle).unwrap_or(Value::Null);
-        let written = self.outbox.store().put_evidence(&release, value);
+        let written = self.outbox.store().put_evidence(row, value);
         self.errands.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());
             Errand::Evidence { release, error }
         }));
     }
 
-    pub(super) fn active(&mut self, name: &str) -> Option<&mut super::active::Active> {
+    pub(super) fn active(&mut self, name: &str) -> Option<&mut Active> {
         self.services.get_mut(name)?.active.as_deref_mut()
     }
 
-    fn by_id(&mut self, id: &str) -> Option<&mut super::active::Active> {
+    fn by_id(&mut self, id: &str) -> Option<&mut Active> {
         let mut active = self
             .services
             .values_mut()
@@ -447,7 +446,7 @@ impl Controller {
         let objective = outcome.and_then(|outcome| outcome.objective);
         let took = took.unwrap_or_else(|| self.clock.now().since(self.decided));
         self.metrics
-            .add_rollback(name, objective.as_deref().unwrap_or("operator"), took);
+            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), took);
     }
 
     fn timestamp_of(&self, monotonic_us: u64) -> Timestamp {

@@ -1,17 +1,14 @@
 //! What of a release is on disk: its state with every turn, and once a second what has been judged.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::active::{Active, Parts};
+use super::active::Active;
 use super::chronicle::Chronicle;
-use super::lease::Lease;
 use super::users::Users;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
-use crate::routing::{Watch, WatchSpec};
+use crate::routing::WatchSpec;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
@@ -43,8 +40,26 @@ struct Checkpoint {
     settled: bool,
 }
 
-/// The number in an identity such as `shop-12`.
-fn number(id: &str) -> u64 {
+/// A release as it was told last, with what its checkpoint knows beyond that: for one that cannot go on from there.
+pub(super) fn brought_up_to_date(view: api::Release, checkpoint: Option<&Value>) -> api::Release {
+    let Some(known) = checkpoint.and_then(|value| Checkpoint::deserialize(value).ok()) else {
+        return view;
+    };
+    let evidence = known.trial.evidence();
+    api::Release {
+        user_visible_failures: known.visible,
+        rescued: known.rescued,
+        canary_requests: evidence.canary.requests,
+        baseline_requests: evidence.baseline.requests,
+        log_e: evidence.log_e,
+        log_limit: evidence.log_limit,
+        objectives: known.trial.objectives(),
+        ..view
+    }
+}
+
+/// The number in an identity such as `shop-12`, which grows with each release of a service.
+pub(super) fn number(id: &str) -> u64 {
     id.rsplit_once('-')
         .and_then(|(_, number)| number.parse().ok())
         .unwrap_or(0)
@@ -53,10 +68,19 @@ fn number(id: &str) -> u64 {
 impl Active {
     /// The row of the release after a turn to `after`.
     pub(super) fn record(&self, after: &Release, now: Timestamp) -> ReleaseRecord {
+        self.row(after, self.view(after, now, true))
+    }
+
+    /// The row of the release once it has ended, as its evidence tells it.
+    pub(super) fn last_record(&self, told: &api::Release) -> ReleaseRecord {
+        self.row(&self.release, told.clone())
+    }
+
+    fn row(&self, after: &Release, view: api::Release) -> ReleaseRecord {
         let spent = self.watch.tripwire().spent();
         let stored = Stored {
             release: after.clone(),
-            view: self.view(after, now, true),
+            view,
             leased: self.lease.on_disk(spent),
         };
         ReleaseRecord {
@@ -97,13 +121,13 @@ impl Active {
     /// The release that was under way when the process ended. What was leased counts as spent.
     pub(super) fn resume(
         record: &ReleaseRecord,
-        checkpoint: Option<Value>,
+        checkpoint: Option<&Value>,
         watch: impl FnOnce(&Release) -> Option<WatchSpec>,
         durable: bool,
         now: Timestamp,
     ) -> Result<Active, String> {
         let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
-        let checkpoint = checkpoint.map(serde_json::from_value::<Checkpoint>).transpose();
+        let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
@@ -118,27 +142,12 @@ impl Active {
         {
             return Err("whether its users are sticky has changed".to_owned());
         }
-        let fresh = || Trial::new(&release.plan, release.attempt);
-        let mut active = Active::new(
-            Parts {
-                watch: Arc::new(Watch::new(spec, leased)),
-                trial: checkpoint.as_ref().map_or_else(fresh, |known| known.trial.clone()),
-                users: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Users::new(sticky), |known| known.users.clone()),
-                lease: Lease::new(leased, durable),
-                chronicle: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Chronicle::new(now), |known| known.chronicle.clone()),
-                recording: None,
-                timeline: checkpoint
-                    .as_ref()
-                    .map_or_else(|| Timeline::new(now), |known| Timeline::resume(known.mark, now)),
-                release,
-            },
-            now,
-        );
+        let mut active = Active::new(release, spec, leased, durable, now);
         if let Some(known) = checkpoint {
+            active.trial = known.trial;
+            active.users = known.users;
+            active.chronicle = known.chronicle;
+            active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;
             active.rescued_before = known.rescued;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::sync::oneshot;
 
-use super::persist::Stored;
+use super::persist::{Stored, number};
 use super::start::plan;
 use crate::control::Refusal;
 use crate::control::controller::Controller;
@@ -174,12 +174,6 @@ fn newest(live: Vec<api::Release>, stored: impl Iterator<Item = api::Release>, l
     all.sort_by_key(|release| Reverse(number(&release.id)));
     all.truncate(limit);
     all
-}
-
-/// What of an identity grows with each release of a service.
-fn number(id: &str) -> u64 {
-    let number = id.rsplit_once('-').and_then(|(_, number)| number.parse().ok());
-    number.unwrap_or_default()
 }
 
 /// A release from its row. One that this version cannot read is left out of lists, and unknown by itself.

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use serde_json::Value;
 
 use super::active::Active;
-use super::persist::Stored;
+use super::persist::{Stored, brought_up_to_date};
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
 use crate::model::{Name, ServiceSpec, api};
@@ -43,14 +43,14 @@ impl Controller {
                 continue;
             }
             let checkpoint = checkpoints.remove(&record.id);
-            match self.resume(&record, checkpoint) {
+            match self.resume(&record, checkpoint.as_ref()) {
                 Ok(active) => self.go_on_with(&name, active),
-                Err(error) => self.abandon(&name, &record, &error),
+                Err(error) => self.abandon(&name, &record, checkpoint.as_ref(), &error),
             }
         }
     }
 
-    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<Value>) -> Result<Active, String> {
+    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>) -> Result<Active, String> {
         let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
         let mut active = Active::resume(
             record,
@@ -87,7 +87,7 @@ impl Controller {
     }
 
     /// A release that cannot go on leaves the service without traffic on the canary, and says so.
-    fn abandon(&mut self, name: &Name, record: &ReleaseRecord, error: &str) {
+    fn abandon(&mut self, name: &Name, record: &ReleaseRecord, checkpoint: Option<&Value>, error: &str) {
         tracing::error!(
             release = record.id,
             error,
@@ -101,7 +101,7 @@ impl Controller {
         managed.state = managed
             .state
             .without_release(revision, &now.rfc3339(), error.to_owned());
-        let state = match ended(record, error, now) {
+        let state = match ended(record, checkpoint, error, now) {
             Some(stored) => {
                 managed.last = Some(Box::new(stored.view.clone()));
                 serde_json::json!(stored)
@@ -146,7 +146,12 @@ impl Controller {
 }
 
 /// A release that cannot go on, as one that was rolled back; `None` when it cannot even be read.
-fn ended(record: &ReleaseRecord, error: &str, now: crate::time::Timestamp) -> Option<Stored> {
+fn ended(
+    record: &ReleaseRecord,
+    checkpoint: Option<&Value>,
+    error: &str,
+    now: crate::time::Timestamp,
+) -> Option<Stored> {
     let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
     let roll_back = Input::Command(Command {
         verb: Verb::RollBack,
@@ -160,10 +165,13 @@ fn ended(record: &ReleaseRecord, error: &str, now: crate::time::Timestamp) -> Op
     let view = api::Release {
         phase: after.phase,
         weight: 0.0,
+        paused: false,
         waiting_for: None,
+        too_few_requests: None,
         ended_at: Some(now.rfc3339()),
+        phase_since: now.rfc3339(),
         outcome: after.outcome.clone(),
-        ..stored.view
+        ..brought_up_to_date(stored.view, checkpoint)
     };
     Some(Stored {
         release: after,

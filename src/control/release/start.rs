@@ -1,22 +1,19 @@
 //! The start of a release.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::active::{Active, Parts};
-use super::chronicle::Chronicle;
+use super::active::Active;
 use super::lease::Lease;
 use super::recording::begin;
 use super::turn::Turn;
-use super::users::Users;
 use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::{Begin, Command, Illegal, Plan, Release, Rescue, Timeline, Trial};
-use crate::routing::{self, Watch, WatchSpec};
+use crate::release::{Command, Illegal, Plan, Release, Rescue};
+use crate::routing::{self, WatchSpec};
 use crate::stats::WatchKey;
 use crate::time::Timestamp;
 
@@ -84,25 +81,22 @@ impl Controller {
             );
             return Err(unfit("/plan", detail));
         }
-        let attempt = managed.state.attempt(start.version.as_deref());
-        let release = Release::begin(
-            Begin {
-                id: format!("{name}-{}", managed.state.releases + 1),
-                service: name.to_string(),
-                baseline: managed.state.baseline.to_string(),
-                canary: canary.to_string(),
-                first_step: plan.first_step(managed.since_promotion(now)),
-                plan,
-                actor: intent.actor.clone(),
-                reason: start.reason.clone(),
-                change: start.change.clone(),
-                version: start.version.clone(),
-                attempt,
-                start_at_us,
-                override_freeze,
-            },
-            now,
-        );
+        let first_step = plan.first_step(managed.since_promotion(now));
+        let release = Release {
+            id: format!("{name}-{}", managed.state.releases + 1),
+            service: name.to_string(),
+            baseline: managed.state.baseline.to_string(),
+            canary: canary.to_string(),
+            actor: intent.actor.clone(),
+            reason: start.reason.clone(),
+            change: start.change.clone(),
+            version: start.version.clone(),
+            attempt: managed.state.attempt(start.version.as_deref()),
+            start_at_us,
+            override_freeze,
+            first_step,
+            ..Release::pending(plan, now)
+        };
         let spec = self.watch_spec(&release)?;
         let active = self.make(release, spec, now);
         Ok((name, active))
@@ -111,25 +105,16 @@ impl Controller {
     fn make(&mut self, release: Release, spec: WatchSpec, now: Timestamp) -> Box<Active> {
         let store = self.outbox.store();
         let durable = store.is_durable();
-        let mut trial = Trial::new(&release.plan, release.attempt);
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
-        trial.warm(&latency_us, failures);
-        let limit = u32::try_from(trial.allowance()).unwrap_or(u32::MAX);
-        let recording = store.record(&release.id);
-        if let Some(recording) = &recording {
-            begin(recording, &release, &latency_us, failures);
+        let mut active = Active::new(release, spec, 0, durable, now);
+        active.trial.warm(&latency_us, failures);
+        let limit = u32::try_from(active.trial.allowance()).unwrap_or(u32::MAX);
+        active.lease = Lease::new(Lease::first(0, limit), durable);
+        active.recording = store.record(&active.release.id);
+        if let Some(recording) = &active.recording {
+            begin(recording, &active.release, &latency_us, failures);
         }
-        let parts = Parts {
-            users: Users::new(spec.sticky),
-            watch: Arc::new(Watch::new(spec, 0)),
-            trial,
-            lease: Lease::new(Lease::first(0, limit), durable),
-            chronicle: Chronicle::new(now),
-            recording,
-            timeline: Timeline::new(now),
-            release,
-        };
-        Box::new(Active::new(parts, now))
+        Box::new(active)
     }
 
     /// What workers are told of a release.

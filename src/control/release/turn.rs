@@ -185,7 +185,7 @@ impl Controller {
             reason: intent.reason.clone(),
             ..api::ReleaseCommand::default()
         };
-        self.carry_out(name, crate::control::ReleaseVerb::RollBack, &command, intent, reply);
+        self.carry_out(name, Verb::RollBack, &command, intent, reply);
     }
 }
 

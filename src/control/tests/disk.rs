@@ -94,7 +94,7 @@ impl Backend for Disk {
         Ok(self.0.lock().unwrap().releases.get(id).cloned())
     }
 
-    fn put_evidence(&mut self, _: &str, _: &serde_json::Value) -> Result<(), StoreError> {
+    fn put_evidence(&mut self, _: &ReleaseRecord, _: &serde_json::Value) -> Result<(), StoreError> {
         self.writable().map(drop)
     }
 

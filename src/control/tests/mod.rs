@@ -3,7 +3,9 @@
 mod changes;
 mod disk;
 mod model;
+mod plans;
 mod releases;
+mod restarts;
 mod services;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use tokio::task::JoinHandle;
 use super::controller::Timing;
 use super::testing::spec;
 use super::*;
-use crate::model::{Name, ServiceSpec, api};
+use crate::model::{Health, Name, ServiceSpec, api};
 use crate::routing::{Acknowledger, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
 use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
@@ -122,6 +124,21 @@ impl Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         self.run.abort();
+    }
+}
+
+/// A service whose endpoints are checked, and believed at once.
+fn checked() -> ServiceSpec {
+    let health = Health {
+        path: "/".into(),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(1),
+        unhealthy_after: 1,
+        healthy_after: 1,
+    };
+    ServiceSpec {
+        health: Some(health),
+        ..spec("shop", 0.0)
     }
 }
 
@@ -255,7 +272,7 @@ impl Backend for Gated {
         Ok(None)
     }
 
-    fn put_evidence(&mut self, _: &str, _: &serde_json::Value) -> Result<(), StoreError> {
+    fn put_evidence(&mut self, _: &ReleaseRecord, _: &serde_json::Value) -> Result<(), StoreError> {
         Ok(())
     }
 

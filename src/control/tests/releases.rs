@@ -33,7 +33,7 @@ pub(super) fn start(plan: serde_json::Map<String, serde_json::Value>) -> api::Re
 }
 
 impl Rig {
-    async fn begin(&self) -> api::Release {
+    pub(super) async fn begin(&self) -> api::Release {
         let started = self
             .links
             .handle
@@ -43,12 +43,12 @@ impl Rig {
         self.phase(&release.id, Phase::Progressing).await
     }
 
-    async fn release(&self, id: &str) -> api::Release {
+    pub(super) async fn release(&self, id: &str) -> api::Release {
         self.links.handle.release(id).await.unwrap()
     }
 
     /// Waits for a phase.
-    async fn phase(&self, id: &str, phase: Phase) -> api::Release {
+    pub(super) async fn phase(&self, id: &str, phase: Phase) -> api::Release {
         let wait = async {
             loop {
                 let release = self.release(id).await;
@@ -68,6 +68,17 @@ impl Rig {
     pub(super) async fn verb(&self, id: &str, verb: ReleaseVerb) -> Result<api::ReleaseChange, Refusal> {
         let command = api::ReleaseCommand::default();
         self.links.handle.command_release(id, verb, command, intent(None)).await
+    }
+
+    /// What the counter of rollbacks says, by reason, where there were any.
+    fn rollbacks(&self) -> Vec<(String, u64)> {
+        let page = self.links.handle.metrics().render();
+        let of_shop = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(r#"weighbridge_rollbacks_total{service="shop",reason=""#)?;
+            let (reason, count) = rest.split_once("\"} ")?;
+            Some((reason.to_owned(), count.parse().unwrap()))
+        });
+        of_shop.filter(|(_, count)| *count > 0).collect()
     }
 
     pub(super) fn watch(&self) -> Option<Arc<Watch>> {
@@ -206,9 +217,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
         .await
         .unwrap();
     assert_eq!(rig.green(), 0.0);
-    let page = rig.links.handle.metrics().render();
-    let counted = r#"weighbridge_rollbacks_total{service="shop",reason="error_rate"} 1"#;
-    assert!(page.contains(counted), "{page}");
+    assert_eq!(rig.rollbacks(), [("error_rate".to_owned(), 1)]);
 
     // The same build again has less chance of error; another build has all of it.
     let again = rig.begin().await;
@@ -306,6 +315,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     assert_eq!(rig.green(), 0.0);
     let release = rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("budget"));
+    assert_eq!(rig.rollbacks(), [("budget".to_owned(), 1)]);
     assert_eq!(rig.actions().await[0], "release_rolled_back");
 }
 
@@ -330,6 +340,11 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
     assert_eq!((applied.service.release, rig.green()), (None, 0.0));
     let release = rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("operator"));
+    assert_eq!(rig.rollbacks(), [("manual".to_owned(), 1)]);
+
+    rig.begin().await;
+    rig.verb("shop-2", ReleaseVerb::RollBack).await.unwrap();
+    assert_eq!(rig.rollbacks(), [("manual".to_owned(), 2)]);
 }
 
 #[tokio::test]
@@ -340,6 +355,7 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
     let change = rig.verb("shop-1", ReleaseVerb::Cancel).await.unwrap();
     assert_eq!((change.release.phase, change.weights["green"]), (Phase::Cancelled, 0.0));
     assert_eq!(rig.green(), 0.0);
+    assert_eq!(rig.rollbacks(), [], "nobody found fault with it");
     rig.put(30.0).await.unwrap().unwrap();
 }
 
@@ -376,77 +392,6 @@ async fn what_cannot_be_started_is_told_field_by_field() {
         };
         assert!(problems[0].pointer.starts_with(pointer), "{problems:?}");
     }
-}
-
-#[tokio::test]
-async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
-    let directory = tempfile::tempdir().unwrap();
-    let spent = {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-        let _worker = prompt_worker(&rig.links.publisher);
-        rig.begin().await;
-        while rig.release("shop-1").await.step == 1 {
-            rig.traffic(50, Duration::from_millis(500), false).await;
-        }
-        let watch = rig.watch().unwrap();
-        let half = crate::model::Weight::from_percent(50.0).unwrap();
-        let limit = watch.tripwire().limit();
-        for _ in 0..3 {
-            assert!(!watch.tripwire().spend(half, half));
-        }
-        rig.traffic(10, Duration::from_millis(100), false).await;
-        // The lease for more is on disk before the wire is armed with it.
-        until(|| watch.tripwire().limit() > limit).await;
-        watch.tripwire().limit()
-    };
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-    let release = rig.release("shop-1").await;
-    assert_eq!(
-        (release.phase, release.step, release.weight),
-        (Phase::Progressing, 2, 50.0)
-    );
-    assert_eq!(rig.green(), 50.0);
-    assert!(release.budget.spent >= u64::from(spent), "{:?} {spent}", release.budget);
-    assert!(release.canary_requests > 0, "what was judged before goes on to count");
-    let watch = rig.watch().unwrap();
-    assert!(
-        watch.tripwire().limit() > watch.tripwire().spent(),
-        "armed before the first request"
-    );
-    rig.roll_back().await.unwrap().unwrap();
-    assert_eq!(rig.green(), 0.0);
-}
-
-#[tokio::test]
-async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
-    let directory = tempfile::tempdir().unwrap();
-    {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-        let _worker = prompt_worker(&rig.links.publisher);
-        rig.begin().await;
-        rig.traffic(200, Duration::from_millis(400), true).await;
-        rig.phase("shop-1", Phase::RolledBack).await;
-        until(|| {
-            rig.links
-                .publisher
-                .current()
-                .table
-                .service("shop")
-                .unwrap()
-                .watch
-                .is_none()
-        })
-        .await;
-        // Durable: the answer of a change that comes after it in the queue.
-        rig.put(0.0).await.unwrap().unwrap();
-    }
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-    assert_eq!(rig.green(), 0.0);
-    let release = rig.release("shop-1").await;
-    assert_eq!(release.phase, Phase::RolledBack);
-    let all = rig.links.handle.releases("shop", 10).await.unwrap();
-    assert_eq!(all.len(), 1);
-    assert_eq!(rig.shop().await.release, None);
 }
 
 #[tokio::test]
@@ -553,33 +498,4 @@ async fn a_promotion_does_not_bring_a_tripped_canary_back() {
     assert!(promote.is_err(), "{promote:?}");
     rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(rig.green(), 0.0);
-}
-
-#[tokio::test]
-async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
-    let directory = tempfile::tempdir().unwrap();
-    for in_order in [false, true] {
-        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-        let before = match rig.shop().await.release {
-            Some(id) => rig.release(&id).await.budget.spent,
-            None => {
-                let _worker = prompt_worker(&rig.links.publisher);
-                rig.begin().await.budget.spent
-            }
-        };
-        if in_order {
-            rig.stop().await;
-        }
-        drop(rig);
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
-        let after = rig.release("shop-1").await.budget.spent;
-        if in_order {
-            assert_eq!(after, before);
-        } else {
-            assert!(
-                after > before,
-                "what was leased counts as spent after a kill: {before} {after}"
-            );
-        }
-    }
 }

@@ -184,15 +184,7 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_change_of_health_is_published_and_told_once() {
-    let mut checked = spec("shop", 0.0);
-    checked.health = Some(crate::model::Health {
-        path: "/".into(),
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
-        unhealthy_after: 1,
-        healthy_after: 1,
-    });
-    let rig = Rig::new(memory(), vec![checked]);
+    let rig = Rig::new(memory(), vec![checked()]);
     let (_, mut events) = rig.links.handle.events(None);
     let endpoint = rig.links.publisher.current().table.endpoints().next().unwrap().key;
     for healthy in [false, false, true] {

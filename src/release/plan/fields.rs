@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::analysis::text;
 use crate::model::api::FieldProblem;
+use crate::model::{one_of, similar};
 
 /// Beyond this a duration is a slip.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -167,28 +168,4 @@ fn found(value: &Value) -> String {
         Value::String(text) => format!("`{}`", text.chars().take(QUOTED).collect::<String>()),
         Value::Bool(_) | Value::Number(_) => format!("`{value}`"),
     }
-}
-
-/// "`a`, `b` or `c`".
-fn one_of(names: &[&str]) -> String {
-    let quoted: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, others)) => format!("{} or {last}", others.join(", ")),
-        None => "no field at all".to_owned(),
-    }
-}
-
-/// The name that somebody may have meant: within a third of its length in edits.
-pub(crate) fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
-    const LENGTH_MAX: usize = 64;
-    if given.len() > LENGTH_MAX {
-        return None;
-    }
-    names
-        .iter()
-        .map(|name| (strsim::osa_distance(given, name), *name))
-        .filter(|(edits, name)| *edits <= name.len().div_ceil(3))
-        .min()
-        .map(|(_, name)| name)
 }

@@ -3,7 +3,7 @@
 //! Steps, objectives and chances of error are [`replay::Plan`]'s, whose text they share, so that a plan can be judged
 //! again from a recording; what decides nothing by numbers (gates, freeze windows, preflight, rescue) is added here.
 
-pub(crate) mod fields;
+mod fields;
 mod objectives;
 mod preflight;
 mod read;
@@ -147,7 +147,10 @@ impl Plan {
     /// The step that a release begins at, counted from 0, when the service's last release was promoted so long ago.
     pub fn first_step(&self, since_promotion: Option<Duration>) -> usize {
         match (self.fast_follow, since_promotion) {
-            (Some(follow), Some(since)) if since <= follow.within => follow.from_step.saturating_sub(1),
+            (Some(follow), Some(since)) if since <= follow.within => {
+                let last = self.steps.len().saturating_sub(1);
+                follow.from_step.saturating_sub(1).min(last)
+            }
             _ => 0,
         }
     }

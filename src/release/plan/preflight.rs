@@ -33,7 +33,7 @@ pub struct Smoke {
     pub headers: Vec<(String, String)>,
     /// The statuses that are good answers.
     pub expect: RangeInclusive<u16>,
-    /// The longest time to the end of its answer.
+    /// The longest time to the head of its answer.
     pub timeout: Duration,
 }
 

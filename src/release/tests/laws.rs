@@ -129,10 +129,8 @@ struct Model {
 
 impl Model {
     fn new(plan: Plan) -> Model {
-        let start = begin(plan);
-        let now = Timestamp::new(0, MONDAY_9);
         Model {
-            release: Release::begin(start, now),
+            release: begin(plan),
             monotonic_s: 0,
             wall_us: MONDAY_9,
             paused: false,

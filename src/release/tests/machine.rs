@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::{Command, Direction, Finding, Illegal, Input, Release, Verb};
+use super::super::{Command, Direction, Finding, Illegal, Input, Verb};
 use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick};
 use crate::analysis::Reason;
 use crate::model::api::Phase;
@@ -468,9 +468,13 @@ fn a_release_may_begin_at_a_later_step() {
     release.tell(&Input::Preflight(Ok(())));
     release.expect("progressing", 50.0, None);
     assert_eq!(release.release.step(), Some(2));
-    let mut beyond = begin(plan(json!({ "steps": [1] })));
-    beyond.first_step = 9;
-    assert_eq!(Release::begin(beyond, at(MONDAY_9)).first_step, 1);
+    let mut plan = plan(json!({ "steps": [1], "fast_follow": { "within": "1h", "from_step": 1 } }));
+    plan.fast_follow.as_mut().unwrap().from_step = 9;
+    assert_eq!(
+        plan.first_step(Some(std::time::Duration::ZERO)),
+        1,
+        "at the last at most"
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod trial;
 
 use serde_json::{Map, Value, json};
 
-use super::{Begin, Command, Finding, Illegal, Input, Plan, Release, Transition, Verb};
+use super::{Command, Finding, Illegal, Input, Plan, Release, Transition, Verb};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
@@ -37,21 +37,14 @@ fn at(us: i64) -> Timestamp {
     Timestamp::new(u64::try_from((us - MONDAY_9).max(0)).unwrap() * 1_000, us)
 }
 
-fn begin(plan: Plan) -> Begin {
-    Begin {
+fn begin(plan: Plan) -> Release {
+    Release {
         id: "shop-12".into(),
         service: "shop".into(),
         baseline: "blue".into(),
         canary: "green".into(),
-        version: None,
-        change: None,
-        reason: None,
         actor: "ann".into(),
-        plan,
-        attempt: 1,
-        start_at_us: None,
-        override_freeze: false,
-        first_step: 0,
+        ..Release::pending(plan, at(MONDAY_9))
     }
 }
 
@@ -77,9 +70,9 @@ impl Driver {
         Driver::of(begin(plan(value)))
     }
 
-    fn of(begin: Begin) -> Driver {
+    fn of(release: Release) -> Driver {
         Driver {
-            release: Release::begin(begin, at(MONDAY_9)),
+            release,
             now_us: MONDAY_9,
         }
     }

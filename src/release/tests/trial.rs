@@ -30,7 +30,7 @@ impl Live {
     fn new(plan: Plan) -> Live {
         Live {
             trial: Trial::new(&plan, 1),
-            release: Release::begin(begin(plan), at(super::MONDAY_9)),
+            release: begin(plan),
             spent: 0,
         }
     }

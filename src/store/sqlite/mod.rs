@@ -160,8 +160,8 @@ impl Backend for Sqlite {
         self.read("the release", |connection| releases::stored(connection, id))
     }
 
-    fn put_evidence(&mut self, id: &str, bundle: &Value) -> Result<(), StoreError> {
-        self.keep(|connection| releases::put_evidence(connection, id, bundle))
+    fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError> {
+        self.keep(|connection| releases::put_evidence(connection, release, bundle))
     }
 
     fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {

@@ -9,7 +9,10 @@ use super::rows::{corrupt, integer, natural};
 use crate::store::ReleaseRecord;
 
 /// Evidence bundles that are kept; the oldest give way.
-const EVIDENCE_MAX: usize = 1000;
+const EVIDENCE_MAX: i64 = 1000;
+/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the bundles, so that each of
+/// those has its release.
+const ENDED_MAX: i64 = 1000;
 
 /// A row keeps its place when it is replaced, so that the order of `rowid` is that in which releases began.
 pub(super) fn put(transaction: &Transaction<'_>, release: &ReleaseRecord) -> rusqlite::Result<()> {
@@ -80,15 +83,31 @@ pub(super) fn put_checkpoint(connection: &mut Connection, id: &str, state: &Valu
     Ok(written > 0)
 }
 
-pub(super) fn put_evidence(connection: &mut Connection, id: &str, bundle: &Value) -> rusqlite::Result<()> {
+/// Keeps the evidence of a release with its row as it is told there. What is too old is taken away here, for the same
+/// reason as checkpoints are.
+pub(super) fn put_evidence(
+    connection: &mut Connection,
+    release: &ReleaseRecord,
+    bundle: &Value,
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let ReleaseRecord { id, service, state, .. } = release;
+    transaction.execute(
+        "UPDATE releases SET state = ?2 WHERE id = ?1 AND ended = 1",
+        params![id, state.to_string()],
+    )?;
     transaction.execute(
         "INSERT INTO evidence (id, bundle) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET bundle = excluded.bundle",
         params![id, bundle.to_string()],
     )?;
     transaction.execute(
         "DELETE FROM evidence WHERE rowid <= (SELECT rowid FROM evidence ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
-        [i64::try_from(EVIDENCE_MAX).unwrap_or(i64::MAX)],
+        [EVIDENCE_MAX],
+    )?;
+    transaction.execute(
+        "DELETE FROM releases WHERE service = ?1 AND ended = 1 AND number <=
+         (SELECT number FROM releases WHERE service = ?1 AND ended = 1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+        params![service, ENDED_MAX],
     )?;
     transaction.commit()
 }

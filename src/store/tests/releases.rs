@@ -151,7 +151,7 @@ fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
     let large = json!("x".repeat(1 << 20));
     type Write = fn(&mut Sqlite, &Value) -> Result<(), StoreError>;
     let checkpoint: Write = |database, state| database.checkpoint("shop-1", state).map(drop);
-    let bundle: Write = |database, bundle| database.put_evidence("shop-1", bundle);
+    let bundle: Write = |database, bundle| database.put_evidence(&release(1, 0, true), bundle);
     for write in [checkpoint, bundle] {
         let directory = tempfile::tempdir().unwrap();
         let (mut database, _) = reopened(directory.path());
@@ -199,22 +199,71 @@ fn a_checkpoint_beside_a_writing_process_fails_alone() {
 fn the_newest_thousand_bundles_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
-    database.put_evidence("first", &json!(1)).unwrap();
-    database.put_evidence("second", &json!(2)).unwrap();
+    let mut keep = |id: &str, bundle: Value| {
+        let release = ReleaseRecord {
+            id: id.to_owned(),
+            ..release(1, 0, true)
+        };
+        database.put_evidence(&release, &bundle).unwrap();
+    };
+    keep("first", json!(1));
+    keep("second", json!(2));
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
     let fill = "WITH RECURSIVE n(i) AS (VALUES (3) UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
                 INSERT INTO evidence SELECT 'bundle-' || i, i FROM n";
     outside.execute_batch(fill).unwrap();
-    database.put_evidence("first", &json!("again")).unwrap();
-    assert_eq!(
-        database.evidence("first").unwrap(),
-        Some(json!("again")),
-        "there is room"
-    );
-    database.put_evidence("last", &json!({ "timeline": [] })).unwrap();
+    keep("first", json!("again"));
+    let kept: i64 = outside
+        .query_row("SELECT count(*) FROM evidence", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(kept, 1000, "there is room");
+    keep("last", json!({ "timeline": [] }));
     assert_eq!(database.evidence("first").unwrap(), None);
     assert_eq!(database.evidence("second").unwrap(), Some(json!(2)));
     assert_eq!(database.evidence("last").unwrap(), Some(json!({ "timeline": [] })));
+}
+
+#[test]
+fn a_release_that_has_ended_is_told_as_its_evidence_tells_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    database
+        .commit(&releasing(1, &[release(1, 0, false), release(2, 0, true)]))
+        .unwrap();
+    for number in 1..=3 {
+        database.put_evidence(&release(number, 9, true), &json!(9)).unwrap();
+    }
+    let mut row = |id| database.release(id).unwrap();
+    assert_eq!(row("shop-1"), Some(release(1, 0, false)), "a restart goes on with it");
+    assert_eq!(row("shop-2"), Some(release(2, 9, true)));
+    assert_eq!(row("shop-3"), None, "it never began");
+}
+
+#[test]
+fn the_newest_thousand_releases_of_a_service_that_have_ended_are_kept() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut database, _) = reopened(directory.path());
+    let cart = ReleaseRecord {
+        id: "cart-1".to_owned(),
+        service: "cart".to_owned(),
+        ..release(1, 0, true)
+    };
+    database
+        .commit(&releasing(1, &[release(1, 0, false), cart.clone()]))
+        .unwrap();
+    let ended: Vec<ReleaseRecord> = (2..=1003).map(|number| release(number, 0, true)).collect();
+    database.commit(&releasing(2, &ended)).unwrap();
+    assert_eq!(
+        database.releases("shop", 2000).unwrap().len(),
+        1003,
+        "a change may be undone"
+    );
+    database.put_evidence(&release(1003, 1, true), &json!({})).unwrap();
+    let kept = database.releases("shop", 2000).unwrap();
+    assert_eq!(kept.first(), Some(&release(1003, 1, true)));
+    let oldest: Vec<u64> = kept.iter().rev().take(2).map(|release| release.number).collect();
+    assert_eq!((kept.len(), oldest), (1001, vec![1, 4]), "and the one under way");
+    assert_eq!(database.release("cart-1").unwrap(), Some(cart));
 }
 
 #[test]
@@ -235,7 +284,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     assert_eq!(loaded.releases, []);
     let committed = database.commit(&releasing(4, &[release(1, 0, false)])).unwrap();
     assert_eq!(committed.sequence, 4);
-    database.put_evidence("shop-1", &json!({})).unwrap();
+    database.put_evidence(&release(1, 0, true), &json!({})).unwrap();
     drop(database);
     assert_eq!(reopened(directory.path()).1.releases, [release(1, 0, false)]);
 }
@@ -252,7 +301,7 @@ async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
             .await
             .unwrap();
         store
-            .put_evidence(&format!("shop-{number}"), json!(number))
+            .put_evidence(release(number, 7, true), json!(number))
             .await
             .unwrap();
     }
@@ -260,7 +309,7 @@ async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
     assert_eq!(store.release("shop-2").await.unwrap(), None);
     assert_eq!(
         store.releases("shop", 2).await.unwrap(),
-        [release(120, 0, true), release(119, 0, true)]
+        [release(120, 7, true), release(119, 7, true)]
     );
     assert_eq!(store.releases("shop", 1000).await.unwrap().len(), 100);
     assert_eq!(store.releases("cart", 2).await.unwrap(), []);

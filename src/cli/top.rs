@@ -1,0 +1,255 @@
+//! A look at all services and their releases, again and again.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::args::{Format, Global, Top};
+use super::client::{Answer, Client, Error};
+use super::exit::{Exit, Failure};
+use super::panel::{Line, Panel};
+use super::release::line;
+use super::status::{healthy, marked, weight_cell};
+use super::table::{Table, count, latency, rate};
+use super::terminal::Terminal;
+use super::verbs::{block_on, client};
+use crate::model::api::{Phase, Release, Service, Window};
+
+/// The span that is shown, and its seconds.
+const SPAN: (&str, u32) = ("10s", 10);
+/// A share of failures that catches the eye.
+const ERRORS_HIGH: f64 = 0.01;
+
+const DIM: &str = "2";
+const RED: &str = "31";
+const YELLOW: &str = "33";
+
+/// Shows how things are until Ctrl-C, which is how it is meant to end; or once.
+pub(super) fn run(global: &Global, asked: &Top, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let client = client(global)?;
+    block_on(async {
+        tokio::select! {
+            shown = watch(&client, asked, terminal) => shown.map(|()| Exit::Done),
+            // Where no signal can be waited for, Ctrl-C ends the program by itself.
+            Ok(()) = tokio::signal::ctrl_c() => Ok(Exit::Done),
+        }
+    })?
+}
+
+async fn watch(client: &Client, asked: &Top, terminal: &mut Terminal) -> Result<(), Failure> {
+    let mut eye = Eye::of(client, asked.service.as_deref());
+    let mut view = View::new(terminal);
+    let mut ticks = interval(asked.interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match eye.look().await {
+            Ok(seen) => view.show(&seen)?,
+            Err(error) if view.has_shown() && error.may_pass() => view.miss(&error)?,
+            Err(error) => return Err(error.into()),
+        }
+        if asked.once {
+            return Ok(());
+        }
+    }
+}
+
+/// Looks at the proxy.
+struct Eye<'a> {
+    client: &'a Client,
+    service: Option<&'a str>,
+    /// The newest release of each service that was seen under way: how it ends is of interest too.
+    releases: BTreeMap<String, String>,
+}
+
+/// What one look has seen.
+#[derive(Debug, Default)]
+struct Seen {
+    services: Vec<Service>,
+    releases: Vec<Release>,
+    /// The same as the API gave it.
+    json: Value,
+}
+
+impl<'a> Eye<'a> {
+    fn of(client: &'a Client, service: Option<&'a str>) -> Eye<'a> {
+        Eye {
+            client,
+            service,
+            releases: BTreeMap::new(),
+        }
+    }
+
+    async fn look(&mut self) -> Result<Seen, Error> {
+        let (services, services_json) = self.services().await?;
+        for service in &services {
+            if let Some(id) = &service.release {
+                self.releases.insert(service.name.clone(), id.clone());
+            }
+        }
+        let (mut releases, mut releases_json) = (Vec::new(), Vec::new());
+        for id in self.releases.values() {
+            match self.client.release(id).await {
+                Ok(Answer { value, json, .. }) => {
+                    releases.push(value);
+                    releases_json.push(json);
+                }
+                // It has ended, and is older than what the proxy keeps.
+                Err(Error::Problem(problem)) if problem.status == 404 => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let json = json!({ "services": services_json, "releases": releases_json });
+        Ok(Seen {
+            services,
+            releases,
+            json,
+        })
+    }
+
+    async fn services(&self) -> Result<(Vec<Service>, Value), Error> {
+        Ok(match self.service {
+            Some(service) => {
+                let answer = self.client.service(service).await?;
+                (vec![answer.value], json!([answer.json]))
+            }
+            None => {
+                let mut answer = self.client.services().await?;
+                let json = answer.json.get_mut("services").map(Value::take);
+                (answer.value.services, json.unwrap_or_default())
+            }
+        })
+    }
+}
+
+/// Where and how it is shown: in place on a terminal, else one snapshot below the other, a line of JSON each for programs.
+struct View<'a> {
+    terminal: &'a mut Terminal,
+    panel: Option<Panel>,
+    /// What was shown last.
+    lines: Vec<Line>,
+    misses: u32,
+}
+
+impl<'a> View<'a> {
+    fn new(terminal: &'a mut Terminal) -> View<'a> {
+        let in_place = terminal.format() == Format::Text && terminal.live();
+        let colored = terminal.colored();
+        View {
+            terminal,
+            panel: in_place.then(|| Panel::new(colored)),
+            lines: Vec::new(),
+            misses: 0,
+        }
+    }
+
+    fn has_shown(&self) -> bool {
+        !self.lines.is_empty()
+    }
+
+    fn show(&mut self, seen: &Seen) -> Result<(), Failure> {
+        self.misses = 0;
+        self.lines = lines(seen);
+        self.lines.insert(0, (title(seen), DIM));
+        match &mut self.panel {
+            Some(panel) => self.terminal.print(&panel.draw(&self.lines)),
+            None if self.terminal.format() == Format::Json => self.terminal.print_json_line(&seen.json),
+            None => {
+                let text: Vec<&str> = self.lines.iter().map(|(line, _)| line.as_str()).collect();
+                self.terminal.print(&(text.join("\n") + "\n\n"))
+            }
+        }
+    }
+
+    /// The proxy could not be looked at, which may pass: what was seen last stays, under a word about that.
+    fn miss(&mut self, error: &Error) -> Result<(), Failure> {
+        self.misses += 1;
+        if let Some(panel) = &mut self.panel {
+            if let Some(title) = self.lines.first_mut() {
+                *title = (format!("{error}; trying again"), RED);
+            }
+            return self.terminal.print(&panel.draw(&self.lines));
+        }
+        if self.misses == 1 {
+            self.terminal.say(&format!("{error}; trying again"));
+        }
+        Ok(())
+    }
+}
+
+fn title(seen: &Seen) -> String {
+    let now = jiff::Timestamp::now();
+    let under_way = seen.releases.iter().filter(|release| !release.phase.is_over());
+    format!(
+        "{now:.0}  services: {}, releases under way: {}; * is the baseline, numbers are of the last {}",
+        seen.services.len(),
+        under_way.count(),
+        SPAN.0
+    )
+}
+
+fn lines(seen: &Seen) -> Vec<Line> {
+    let mut lines = upstreams(&seen.services);
+    if !seen.releases.is_empty() {
+        lines.push((String::new(), ""));
+    }
+    for release in &seen.releases {
+        let color = match release.phase {
+            Phase::RolledBack => RED,
+            Phase::Waiting | Phase::Pending | Phase::Cancelled => YELLOW,
+            _ => "",
+        };
+        lines.push((line(release), color));
+    }
+    lines
+}
+
+/// The table, its heading first.
+fn upstreams(services: &[Service]) -> Vec<Line> {
+    let mut table = Table::new(&[
+        "SERVICE",
+        "UPSTREAM",
+        ">WEIGHT",
+        "HEALTHY",
+        ">IN FLIGHT",
+        ">REQ/S",
+        ">ERRORS",
+        ">P50",
+        ">P90",
+        ">P99",
+    ]);
+    let mut colors = vec![DIM];
+    for service in services {
+        for (at, (name, upstream)) in service.upstreams.iter().enumerate() {
+            let window = upstream.windows.get(SPAN.0).cloned().unwrap_or_default();
+            let is_sick = upstream.endpoints.iter().any(|endpoint| !endpoint.healthy);
+            colors.push(if is_sick || window.error_rate > ERRORS_HIGH {
+                RED
+            } else {
+                ""
+            });
+            table.row([
+                if at == 0 { service.name.clone() } else { String::new() },
+                marked(service, name),
+                weight_cell(&service.weights, name),
+                healthy(upstream),
+                count(upstream.endpoints.iter().map(|endpoint| endpoint.in_flight).sum()),
+                per_second(&window),
+                rate(window.error_rate, window.requests),
+                latency(window.latency_us.p50),
+                latency(window.latency_us.p90),
+                latency(window.latency_us.p99),
+            ]);
+        }
+    }
+    let text = table.text();
+    text.lines().map(str::to_owned).zip(colors).collect()
+}
+
+fn per_second(window: &Window) -> String {
+    match window.requests / u64::from(SPAN.1) {
+        0..100 => format!("{:.1}", window.requests as f64 / f64::from(SPAN.1)),
+        rate => count(rate),
+    }
+}

@@ -1,0 +1,136 @@
+//! What a plan says, as the controller carries it out.
+
+use serde_json::{Value, json};
+
+use super::releases::{quick, start};
+use super::*;
+use crate::control::ReleaseVerb;
+use crate::model::api::Phase;
+use crate::routing::{EndpointKey, Rescue};
+
+impl Rig {
+    /// Starts a release of this canary, by the quick plan with this otherwise.
+    async fn release_of(&self, canary: &str, otherwise: &[(&str, Value)]) -> api::Release {
+        let mut plan = quick();
+        for (key, value) in otherwise {
+            plan.insert((*key).to_owned(), value.clone());
+        }
+        let start = api::ReleaseStart {
+            canary: canary.to_owned(),
+            ..start(plan)
+        };
+        let started = self.links.handle.start_release("shop", start, intent(None)).await;
+        let id = started.unwrap().release.id;
+        self.phase(&id, Phase::Progressing).await
+    }
+
+    /// Takes the release to 100 percent and past its final bake.
+    async fn promote(&self, id: &str) {
+        for _ in 0..2 {
+            self.verb(id, ReleaseVerb::Promote).await.unwrap();
+        }
+        self.phase(id, Phase::Promoted).await;
+    }
+
+    fn endpoint(&self, upstream: &str) -> EndpointKey {
+        let snapshot = self.links.publisher.current();
+        let service = snapshot.table.service("shop").unwrap();
+        service.upstream(upstream).unwrap().endpoints[0].key
+    }
+
+    async fn report(&self, upstream: &str, healthy: bool) {
+        let event = HealthEvent {
+            endpoint: self.endpoint(upstream),
+            healthy,
+            detail: "status 503".to_owned(),
+        };
+        self.links.health.send(event).await.unwrap();
+        while self.shop().await.upstreams[upstream].endpoints[0].healthy != healthy {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_is_ill_too() {
+    let rig = Rig::new(memory(), vec![checked()]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.release_of("green", &[]).await;
+    rig.report("blue", false).await;
+    rig.report("green", false).await;
+    rig.traffic(1, Duration::from_millis(10), false).await;
+    assert_eq!(rig.release("shop-1").await.phase, Phase::Progressing);
+    rig.report("blue", true).await;
+    let outcome = rig.phase("shop-1", Phase::RolledBack).await.outcome.unwrap();
+    assert_eq!(outcome.objective.as_deref(), Some("health"));
+    assert!(outcome.reason.contains("green"), "{}", outcome.reason);
+    assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn a_release_soon_after_a_promotion_begins_at_a_later_step() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let follow = [("fast_follow", json!({ "within": "1h", "from_step": 2 }))];
+    let first = rig.release_of("green", &follow).await;
+    assert_eq!((first.step, first.weight), (1, 20.0), "nothing was promoted yet");
+    rig.promote("shop-1").await;
+    rig.clock.advance(Duration::from_secs(3_000));
+    let second = rig.release_of("blue", &follow).await;
+    assert_eq!((second.step, second.weight), (2, 50.0));
+    rig.promote("shop-2").await;
+    rig.clock.advance(Duration::from_secs(4_000));
+    let third = rig.release_of("green", &follow).await;
+    assert_eq!(third.step, 1, "too long ago");
+}
+
+#[tokio::test]
+async fn workers_are_told_whom_to_rescue_and_how_much_may_be_on_the_canary() {
+    let header = http::HeaderName::from_static("x-retry-safe");
+    let cases = [
+        (json!("off"), Rescue::Off),
+        (json!("safe"), Rescue::Safe),
+        (json!({ "header": "X-Retry-Safe" }), Rescue::Header(header)),
+    ];
+    for (rescue, told) in cases {
+        let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.release_of("green", &[("rescue", rescue), ("canary_in_flight_max", json!(7))])
+            .await;
+        let watch = rig.watch().unwrap();
+        assert_eq!((&watch.spec.rescue, watch.spec.in_flight_max), (&told, 7));
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_had_its_time_waits_for_a_person() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let steps = json!([{ "weight": 20, "max_duration": "5s", "min_requests": 100_000, "inconclusive": "hold" }, 50]);
+    rig.release_of("green", &[("steps", steps)]).await;
+    rig.traffic(50, Duration::from_secs(6), false).await;
+    let waiting = rig.phase("shop-1", Phase::Waiting).await.waiting_for.unwrap();
+    assert_eq!(waiting.kind, "too_little_traffic");
+    let resumed = rig.verb("shop-1", ReleaseVerb::Resume).await.unwrap().release;
+    assert_eq!((resumed.phase, resumed.weight), (Phase::Progressing, 50.0));
+}
+
+#[tokio::test]
+async fn a_step_is_held_as_long_as_it_says() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let steps = json!([{ "weight": 20, "hold": "10m" }, 50]);
+    rig.release_of("green", &[("steps", steps)]).await;
+    for _ in 0..40 {
+        rig.traffic(50, Duration::from_millis(500), false).await;
+    }
+    assert_eq!(rig.release("shop-1").await.weight, 20.0, "though it is proved");
+    rig.clock.advance(Duration::from_secs(600));
+    rig.traffic(50, Duration::from_millis(500), false).await;
+    let next = async {
+        while rig.release("shop-1").await.weight < 50.0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
+}

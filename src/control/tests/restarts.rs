@@ -1,0 +1,175 @@
+//! What a release leaves behind, over a store that is opened again: where it goes on, and what is told of it.
+
+use super::*;
+use crate::control::ReleaseVerb;
+use crate::model::api::Phase;
+
+#[tokio::test]
+async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
+    let directory = tempfile::tempdir().unwrap();
+    let spent = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        while rig.release("shop-1").await.step == 1 {
+            rig.traffic(50, Duration::from_millis(500), false).await;
+        }
+        let watch = rig.watch().unwrap();
+        let half = crate::model::Weight::from_percent(50.0).unwrap();
+        let limit = watch.tripwire().limit();
+        for _ in 0..3 {
+            assert!(!watch.tripwire().spend(half, half));
+        }
+        rig.traffic(10, Duration::from_millis(100), false).await;
+        // The lease for more is on disk before the wire is armed with it.
+        until(|| watch.tripwire().limit() > limit).await;
+        watch.tripwire().limit()
+    };
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let release = rig.release("shop-1").await;
+    assert_eq!(
+        (release.phase, release.step, release.weight),
+        (Phase::Progressing, 2, 50.0)
+    );
+    assert_eq!(rig.green(), 50.0);
+    assert!(release.budget.spent >= u64::from(spent), "{:?} {spent}", release.budget);
+    assert!(release.canary_requests > 0, "what was judged before goes on to count");
+    let watch = rig.watch().unwrap();
+    assert!(
+        watch.tripwire().limit() > watch.tripwire().spent(),
+        "armed before the first request"
+    );
+    rig.roll_back().await.unwrap().unwrap();
+    assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        rig.traffic(200, Duration::from_millis(400), true).await;
+        rig.phase("shop-1", Phase::RolledBack).await;
+        until(|| {
+            rig.links
+                .publisher
+                .current()
+                .table
+                .service("shop")
+                .unwrap()
+                .watch
+                .is_none()
+        })
+        .await;
+        // Durable: the answer of a change that comes after it in the queue.
+        rig.put(0.0).await.unwrap().unwrap();
+    }
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    assert_eq!(rig.green(), 0.0);
+    let release = rig.release("shop-1").await;
+    assert_eq!(release.phase, Phase::RolledBack);
+    let all = rig.links.handle.releases("shop", 10).await.unwrap();
+    assert_eq!(all.len(), 1);
+    assert_eq!(rig.shop().await.release, None);
+}
+
+#[tokio::test]
+async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let told = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        let watch = rig.watch().unwrap();
+        rig.traffic(50, Duration::from_millis(500), false).await;
+        let rolled_back = rig.verb("shop-1", ReleaseVerb::RollBack).await.unwrap().release;
+        assert_eq!((rolled_back.rescued, rolled_back.user_visible_failures), (0, 0));
+        // Requests that were on the canary when it ended: one was rescued, one a user saw fail.
+        watch.add_rescued();
+        let half = crate::model::Weight::from_percent(50.0).unwrap();
+        watch.tripwire().spend(half, half);
+        rig.clock.advance(Duration::from_secs(60));
+        // With the next one nothing but the store tells of it, once its last requests have ended.
+        let rescued = || {
+            rig.links
+                .handle
+                .metrics()
+                .render()
+                .contains("rescues_total{service=\"shop\"} 1")
+        };
+        until(rescued).await;
+        rig.begin().await;
+        rig.verb("shop-2", ReleaseVerb::Cancel).await.unwrap();
+        rig.clock.advance(Duration::from_secs(60));
+        rig.begin().await;
+        rig.release("shop-1").await
+    };
+    assert_eq!((told.rescued, told.user_visible_failures), (1, 1));
+    assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    assert_eq!(rig.release("shop-1").await, told);
+    assert_eq!(rig.links.handle.evidence("shop-1").await.unwrap().release, told);
+}
+
+#[tokio::test]
+async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
+    let directory = tempfile::tempdir().unwrap();
+    for in_order in [false, true] {
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let before = match rig.shop().await.release {
+            Some(id) => rig.release(&id).await.budget.spent,
+            None => {
+                let _worker = prompt_worker(&rig.links.publisher);
+                rig.begin().await.budget.spent
+            }
+        };
+        if in_order {
+            rig.stop().await;
+        }
+        drop(rig);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let after = rig.release("shop-1").await.budget.spent;
+        if in_order {
+            assert_eq!(after, before);
+        } else {
+            assert!(
+                after > before,
+                "what was leased counts as spent after a kill: {before} {after}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is_known_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let before = {
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+        rig.traffic(50, Duration::from_millis(500), false).await;
+        rig.watch().unwrap().add_rescued();
+        let before = rig.release("shop-1").await;
+        rig.stop().await;
+        before
+    };
+    assert_eq!((before.phase, before.rescued), (Phase::Progressing, 1));
+    // Who is judged by a key cannot be compared with who was judged without one.
+    let mut sticky = spec("shop", 0.0);
+    sticky.sticky = Some(crate::model::Sticky::ClientIp);
+    for _ in 0..2 {
+        let rig = Rig::open(directory.path(), vec![sticky.clone()]);
+        let after = rig.release("shop-1").await;
+        assert_eq!((after.phase, after.weight, rig.green()), (Phase::RolledBack, 0.0, 0.0));
+        assert!(after.outcome.unwrap().reason.contains("sticky"));
+        assert!(after.ended_at.is_some());
+        assert_eq!((after.rescued, after.canary_requests), (1, before.canary_requests));
+        // Durable: the answer of a change that comes after it in the queue.
+        rig.put(0.0).await.unwrap().unwrap();
+        let actions = rig.actions().await;
+        let abandoned = actions.iter().filter(|action| *action == "release_abandoned");
+        assert_eq!(abandoned.count(), 1, "{actions:?}");
+    }
+}

@@ -1,0 +1,161 @@
+//! Everything at a glance, again and again.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value, json};
+
+use super::releases::{ended, release};
+use super::standin::{Reply, StandIn};
+use super::{Ended, command, service, weighbridge};
+
+const SERVICES: &str = "GET /api/v1/services";
+const SHOP: &str = "GET /api/v1/services/shop";
+const RELEASE: &str = "GET /api/v1/releases/shop-12";
+
+fn under_release() -> Value {
+    let mut service = service(7, true);
+    service["release"] = json!("shop-12");
+    service
+}
+
+/// A proxy whose release is under way.
+fn proxy() -> StandIn {
+    StandIn::playing(|line| match line {
+        SERVICES => Reply::Json(200, json!({ "services": [under_release()] })),
+        SHOP => Reply::Json(200, under_release()),
+        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
+        _ => Reply::Problem(404, "there is nothing"),
+    })
+}
+
+fn start(proxy: &StandIn, arguments: &[&str]) -> Child {
+    let admin = proxy.admin();
+    let all: Vec<&str> = ["top", "--interval", "100ms", "--admin", &admin]
+        .into_iter()
+        .chain(arguments.iter().copied())
+        .collect();
+    let mut command = command(&all);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Presses Ctrl-C.
+fn interrupt(child: Child) -> Ended {
+    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(kill.unwrap().success());
+    child.wait_with_output().unwrap().into()
+}
+
+#[test]
+fn one_look_shows_upstreams_and_releases() {
+    let ended = proxy().run(&["top", "--once"]).code(0);
+    let (title, rest) = ended.out.split_once('\n').unwrap();
+    assert!(title.contains("services: 1, releases under way: 1"), "{title}");
+    assert_eq!(
+        rest,
+        "SERVICE  UPSTREAM  WEIGHT  HEALTHY  IN FLIGHT  REQ/S   ERRORS      P50      P90      P99\n\
+         shop     blue *      95 %  1/1              3    285  0.035 %  5.12 ms  7.00 ms  8.00 ms\n\
+         \x20        green        5 %  0/1              3   15.0  0.667 %  5.12 ms  7.00 ms  8.00 ms\n\
+         \n\
+         shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests, users saw 2 of its failures\n\n"
+    );
+    assert!(!ended.out.contains('\x1b'), "{}", ended.out);
+}
+
+#[test]
+fn programs_get_what_the_api_said_in_one_line() {
+    let proxy = proxy();
+    let seen = json!({ "services": [under_release()], "releases": [release("progressing", 1, 5.0)] });
+    for service in [&[][..], &["shop"]] {
+        let arguments = [&["top", "--once", "-o", "json"], service].concat();
+        let ended = proxy.run(&arguments).code(0);
+        assert_eq!(ended.out.lines().count(), 1, "{}", ended.out);
+        assert_eq!(ended.json(), seen);
+    }
+    assert_eq!(proxy.asked(&format!("{SHOP} ")).len(), 1);
+}
+
+#[test]
+fn a_release_that_ends_meanwhile_stays_until_ctrl_c() {
+    let mut looks = 0;
+    let proxy = StandIn::playing(move |line| match line {
+        SERVICES => {
+            looks += 1;
+            let shop = if looks == 1 { under_release() } else { service(8, true) };
+            Reply::Json(200, json!({ "services": [shop] }))
+        }
+        RELEASE if looks == 1 => Reply::Json(200, release("progressing", 1, 5.0)),
+        RELEASE => Reply::Json(200, ended("rolled_back")),
+        _ => Reply::Problem(404, "there is nothing"),
+    });
+    let mut child = start(&proxy, &[]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let releases: Vec<String> = lines
+        .by_ref()
+        .filter(|line| line.starts_with("shop-12"))
+        .take(3)
+        .collect();
+    assert!(releases[0].contains("progressing"), "{releases:?}");
+    for line in &releases[1..] {
+        assert!(
+            line.starts_with("shop-12 rolled back, error_rate: 12 of 400 failed"),
+            "{line}"
+        );
+    }
+    assert_eq!(interrupt(child).code(0).err, "");
+}
+
+#[test]
+fn a_proxy_that_goes_away_for_a_while_is_waited_for() {
+    let mut looks = 0;
+    let proxy = StandIn::playing(move |_| {
+        looks += 1;
+        match looks {
+            2..=4 => Reply::Nothing,
+            _ => Reply::Json(200, json!({ "services": [service(7, true)] })),
+        }
+    });
+    let mut child = start(&proxy, &[]);
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(
+        lines
+            .by_ref()
+            .filter(|line| line.starts_with("SERVICE"))
+            .take(3)
+            .count(),
+        3
+    );
+    let ended = interrupt(child).code(0);
+    assert_eq!(ended.err.matches("trying again").count(), 1, "{}", ended.err);
+}
+
+#[test]
+fn what_will_not_pass_ends_it() {
+    let gone = StandIn::playing(|_| Reply::Nothing);
+    let ended = gone.run(&["top"]).code(6);
+    assert!(ended.err.contains("cannot be reached"), "{}", ended.err);
+    let ended = proxy().run(&["top", "cart"]).code(1);
+    assert!(ended.err.contains("there is nothing"), "{}", ended.err);
+    let mut looks = 0;
+    let strict = StandIn::playing(move |_| {
+        looks += 1;
+        match looks {
+            1 => Reply::Json(200, json!({ "services": [] })),
+            _ => Reply::Problem(401, "no such token"),
+        }
+    });
+    let ended = strict.run(&["top", "--interval", "100ms"]).code(1);
+    assert!(ended.err.contains("no such token"), "{}", ended.err);
+}
+
+#[test]
+fn it_leaves_the_proxy_some_rest() {
+    for wrong in [
+        &["--interval", "50ms"][..],
+        &["--interval", "1"],
+        &["--once", "--interval", "1s"],
+    ] {
+        let arguments = [&["top"], wrong].concat();
+        assert_eq!(weighbridge(&arguments).code(2).out, "", "{wrong:?}");
+    }
+}

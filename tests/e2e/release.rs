@@ -1,0 +1,204 @@
+//! Whole releases through the running program, as a pipeline starts and awaits them.
+
+use std::process::Output;
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Proxy, Reserved, Upstream, eventually, shop};
+use crate::verbs::{ends_with, weighbridge};
+
+/// A service whose releases take a few hundred requests, with what a case wants otherwise.
+fn declared(blue: &Upstream, green: &Upstream, otherwise: &[(&str, Value)]) -> Value {
+    let mut shop = shop(blue, green);
+    shop["release"] = json!({
+        "steps": [20, 50],
+        "objectives": [{ "error_rate": { "worse_by": "0.05pp" } }],
+        "harm_budget": "20pp",
+        "bake": "10ms",
+        "final_bake": "0s",
+        "min_requests": 20,
+    });
+    for (key, value) in otherwise {
+        shop["release"][*key] = value.clone();
+    }
+    shop
+}
+
+/// Starts a release and waits for its end; meanwhile users come, whose answers are given to `user`.
+fn release(proxy: &Proxy, mut user: impl FnMut(u16, String)) -> (Output, Value) {
+    let start = [
+        "release",
+        "start",
+        "shop",
+        "green",
+        "--version",
+        "42",
+        "--wait",
+        "--timeout",
+        "2m",
+    ];
+    let ended = thread::scope(|scope| {
+        let waiting = scope.spawn(|| weighbridge(proxy, &start));
+        while !waiting.is_finished() {
+            let answer = proxy.get("/");
+            user(answer.status, answer.text());
+        }
+        waiting.join().unwrap()
+    });
+    let release = proxy
+        .admin("GET", "/api/v1/releases/shop-1", "", None)
+        .expect(200)
+        .json();
+    (ended, release)
+}
+
+#[test]
+fn a_good_version_is_asked_first_and_then_gets_all_users() {
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| match call.path() {
+            "/smoke?deep=1" => call.answer("204 No Content", "", ""),
+            _ => call.ok("green"),
+        }),
+    );
+    let preflight = json!({
+        "requests": [
+            "/ready",
+            { "path": "/smoke?deep=1", "method": "POST", "headers": { "X-Smoke": "1" }, "expect": 204, "timeout": "20s" },
+        ],
+        "timeout": "20s",
+    });
+    let proxy = Proxy::with_shop(declared(&blue, &green, &[("preflight", preflight)]));
+    let (ended, release) = release(&proxy, |status, _| assert_eq!(status, 200));
+    ends_with(&ended, 0);
+    assert_eq!(
+        (&release["phase"], &release["version"]),
+        (&json!("promoted"), &json!("42"))
+    );
+    let asked = green.seen();
+    let first: Vec<_> = asked
+        .iter()
+        .take(3)
+        .map(|seen| (seen.method.as_str(), seen.target.as_str()))
+        .collect();
+    assert_eq!(first, [("GET", "/ready"), ("POST", "/smoke?deep=1"), ("GET", "/")]);
+    assert_eq!(asked[1].header("x-smoke").as_deref(), Some("1"));
+    assert_eq!(
+        (proxy.get("/").text(), &proxy.service()["baseline"]),
+        ("green".to_owned(), &json!("green"))
+    );
+    let phase = [("service", "shop"), ("phase", "promoted")];
+    assert_eq!(proxy.metrics().sum("release_phase", &phase), 1.0);
+    let rollback = weighbridge(&proxy, &["rollback", "shop"]);
+    ends_with(&rollback, 0);
+    assert_eq!(proxy.get("/").text(), "blue", "also after the promotion");
+}
+
+#[test]
+fn a_version_that_fails_its_preflight_gets_no_user() {
+    let slow = json!([{ "path": "/slow", "timeout": "1h" }]);
+    let cases = [
+        (json!({ "requests": ["/broken"] }), "status 500, expected 200 to 399"),
+        (
+            json!({ "requests": [{ "path": "/ready", "expect": "300-399" }] }),
+            "status 200, expected 300 to 399",
+        ),
+        (
+            json!({ "requests": [{ "path": "/slow", "timeout": "50ms" }] }),
+            "no answer within 50ms",
+        ),
+        (json!({ "requests": slow, "timeout": "50ms" }), "took longer than 50ms"),
+    ];
+    for (preflight, why) in cases {
+        let (blue, green) = (
+            Upstream::named("blue"),
+            Upstream::start(|call| match call.path() {
+                "/broken" => call.answer("500 Oh", "", ""),
+                "/slow" => call.await_hangup(),
+                _ => call.ok("green"),
+            }),
+        );
+        let proxy = Proxy::with_shop(declared(&blue, &green, &[("preflight", preflight)]));
+        let (ended, release) = release(&proxy, |_, text| assert_eq!(text, "blue"));
+        ends_with(&ended, 3);
+        let outcome = &release["outcome"];
+        assert_eq!(
+            (&outcome["verdict"], &outcome["objective"]),
+            (&json!("rolled_back"), &json!("preflight"))
+        );
+        assert!(outcome["reason"].as_str().unwrap().contains(why), "{outcome}");
+        assert!(green.seen().iter().all(|seen| seen.target != "/"));
+        let labels = [("service", "shop"), ("reason", "preflight")];
+        assert_eq!(proxy.metrics().sum("rollbacks_total", &labels), 1.0);
+    }
+}
+
+#[test]
+fn without_a_preflight_every_endpoint_has_to_take_a_connection() {
+    let (blue, green, nobody) = (Upstream::named("blue"), Upstream::named("green"), Reserved::new());
+    let mut shop = declared(&blue, &green, &[]);
+    shop["upstreams"]["green"]["endpoints"] = json!([green.address, nobody.address]);
+    let proxy = Proxy::with_shop(shop);
+    let (ended, release) = release(&proxy, |_, text| assert_eq!(text, "blue"));
+    ends_with(&ended, 3);
+    let reason = release["outcome"]["reason"].as_str().unwrap();
+    assert!(
+        reason.contains(&format!("{} took no connection", nobody.address)),
+        "{reason}"
+    );
+    assert_eq!(green.count(), 0);
+}
+
+#[test]
+fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.answer("500 Oh", "", "")),
+    );
+    let proxy = Proxy::with_shop(declared(&blue, &green, &[("rescue", json!("safe"))]));
+    let mut failures = 0;
+    let (ended, release) = release(&proxy, |status, _| failures += u64::from(status != 200));
+    ends_with(&ended, 3);
+    assert_eq!(release["phase"], "rolled_back");
+    assert_eq!(proxy.get("/").text(), "blue");
+    let rescued = release["rescued"].as_u64().unwrap();
+    assert!(rescued > 0, "{release}");
+    assert_eq!(release["user_visible_failures"], failures);
+    eventually("the rescues are counted", || {
+        proxy.metrics().sum("rescues_total", &[("service", "shop")]) == rescued as f64
+    });
+    let evidence = proxy
+        .admin("GET", "/api/v1/releases/shop-1/evidence", "", None)
+        .expect(200)
+        .json();
+    assert_eq!(evidence["release"]["outcome"], release["outcome"]);
+    assert!(
+        !evidence["samples"]["canary"].as_array().unwrap().is_empty(),
+        "{evidence}"
+    );
+    let verdict = String::from_utf8(weighbridge(&proxy, &["explain", "shop"]).stdout).unwrap();
+    assert!(verdict.contains("shop-1"), "{verdict}");
+}
+
+#[test]
+fn nobody_is_rescued_where_the_plan_says_so() {
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.answer("500 Oh", "", "")),
+    );
+    let proxy = Proxy::with_shop(declared(
+        &blue,
+        &green,
+        &[("rescue", json!("off")), ("budget", json!(3))],
+    ));
+    let mut failures = 0;
+    let (ended, release) = release(&proxy, |status, _| failures += u64::from(status != 200));
+    ends_with(&ended, 3);
+    assert_eq!(
+        (&release["rescued"], &release["user_visible_failures"]),
+        (&json!(0), &json!(failures))
+    );
+    assert!((1..=20).contains(&failures), "{failures}");
+    assert_eq!(proxy.get("/").text(), "blue");
+}

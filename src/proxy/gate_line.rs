@@ -48,10 +48,12 @@ const fn mark(table: &mut [u8; 256], bytes: &[u8], class: u8) {
     }
 }
 
+fn is(byte: u8, class: u8) -> bool {
+    CLASS.get(usize::from(byte)).is_some_and(|have| have & class != 0)
+}
+
 fn all(bytes: &[u8], class: u8) -> bool {
-    bytes
-        .iter()
-        .all(|byte| CLASS.get(usize::from(*byte)).is_some_and(|have| have & class != 0))
+    bytes.iter().all(|byte| is(*byte, class))
 }
 
 /// Checks a request line without its CRLF; tells whether it is HTTP/1.0.
@@ -142,6 +144,11 @@ pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
     if has_control(value) {
         return Err(Refusal::Malformed("a control character in a header value"));
     }
+    known(name, value)
+}
+
+/// What a field says of the framing or the host.
+fn known(name: &[u8], value: &[u8]) -> Result<Header, Refusal> {
     match name.len() {
         4 if name.eq_ignore_ascii_case(b"host") => host_field(trim(value)),
         14 if is_like(name, b"content-length") => framing_name(name).and_then(|()| length(trim(value))),
@@ -150,14 +157,51 @@ pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
     }
 }
 
+/// Checks the field that `bytes` begin with, and gives what is behind its CRLF; `None` when it is not whole, or not as
+/// it should be. It says of a line what [`field`] says, in one pass over it.
+pub(crate) fn whole_field(bytes: &[u8]) -> Option<(Header, &[u8])> {
+    let colon = bytes.iter().position(|byte| !is(*byte, TOKEN)).filter(|at| *at > 0)?;
+    let (name, value) = bytes.split_at(colon);
+    let value = value.strip_prefix(b":")?;
+    let (value, after) = value.split_at(control(value)?);
+    let after = after.strip_prefix(b"\r\n")?;
+    Some((known(name, value).ok()?, after))
+}
+
+/// Where the first control character is that may not stand in a value.
+fn control(value: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let mut at = 0;
+    // Eight bytes at once: in the high bit of each, whether it is below 0x20 or is 0x7f. The lowest that is set is exact.
+    while let Some(eight) = value.get(at..).and_then(<[u8]>::first_chunk) {
+        let word = u64::from_le_bytes(*eight);
+        let delete = word ^ (ONES * 0x7f);
+        let found = (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & HIGH;
+        if found == 0 {
+            at += 8;
+            continue;
+        }
+        at += found.trailing_zeros() as usize / 8;
+        if value.get(at) != Some(&b'\t') {
+            return Some(at);
+        }
+        at += 1;
+    }
+    let rest = value.get(at..)?;
+    Some(at + rest.iter().position(|byte| is_control(*byte))?)
+}
+
 /// Without an early exit, so that it compiles to vector instructions.
 fn has_control(value: &[u8]) -> bool {
-    value.iter().fold(false, |found, byte| {
-        found | ((*byte < 0x20) & (*byte != b'\t')) | (*byte == 0x7f)
-    })
+    value.iter().fold(false, |found, byte| found | is_control(*byte))
 }
 
 /// Equal but for case and for `_` in place of `-`, as some servers read names.
+fn is_control(byte: u8) -> bool {
+    ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
+}
+
 fn is_like(name: &[u8], expected: &[u8]) -> bool {
     name.iter()
         .zip(expected)
@@ -266,4 +310,25 @@ pub(crate) fn is_disguised(name: &[u8]) -> bool {
         _ => false,
     };
     like && name.contains(&b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn control_characters_are_found_wherever_they_are(value in proptest::collection::vec(any::<u8>(), 0..80)) {
+            prop_assert_eq!(control(&value), value.iter().position(|byte| is_control(*byte)));
+        }
+
+        #[test]
+        fn a_control_character_among_others_is_found(length in 0_usize..40, at in 0_usize..40, byte in any::<u8>()) {
+            let mut value = vec![b'a'; length];
+            value.insert(at.min(length), byte);
+            prop_assert_eq!(control(&value), value.iter().position(|byte| is_control(*byte)));
+        }
+    }
 }

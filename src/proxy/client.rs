@@ -203,6 +203,10 @@ impl Client {
     }
 }
 
+/// Pieces that are together no longer than this are written as one: to copy so little takes less than the kernel takes
+/// to gather it.
+const GATHERED_MAX: usize = 4 * 1024;
+
 /// The socket of a client, as the parser sees it.
 #[derive(Debug)]
 pub(crate) struct ClientStream {
@@ -243,7 +247,16 @@ impl AsyncWrite for ClientStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, bufs);
+        let mut stream = self.stream.borrow_mut();
+        let stream = Pin::new(&mut *stream);
+        let written = if bufs.iter().map(|buf| buf.len()).sum::<usize>() > GATHERED_MAX {
+            stream.poll_write_vectored(cx, bufs)
+        } else {
+            let mut scratch = self.client.worker.scratch.borrow_mut();
+            scratch.clear();
+            bufs.iter().for_each(|buf| scratch.extend_from_slice(buf));
+            stream.poll_write(cx, &scratch)
+        };
         self.client.note_write(written)
     }
 

@@ -322,7 +322,8 @@ pub struct Detection {
 pub struct WorstCase {
     /// The budget.
     pub budget: u64,
-    /// What chance explains on top of it at the start (`u` in the budget rule).
+    /// What chance explains on top of it at the start (`u` in the budget rule). A request that is open on the baseline
+    /// counts among what the baseline's rate explains until it has ended.
     pub chance: u64,
     /// Requests that can be on the canary at the moment of the rollback.
     pub in_flight: u64,

@@ -45,8 +45,8 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
     needed(Table::new(weight, harm).growth(weight, rate, rate), -beta.ln())
 }
 
-/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`, and `worse_by` is the share by
-/// which the objective lets the canary be slower. `None` if it would take for ever.
+/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`, and `worse_by` is the
+/// share by which the objective lets the canary be slower. `None` if it would take for ever.
 ///
 /// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How much more seldom it
 /// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread (`TAIL`);

@@ -17,8 +17,10 @@ use crate::time::Timestamp;
 
 /// The label of a rollback that a person or a script asked for, of a release or of a service without one.
 pub(super) const MANUAL: &str = "manual";
+/// The objective of a release that could not go on after a restart.
+pub(super) const ABANDONED: &str = "restart";
 /// What decides a rollback: a person, or the objective that a release's outcome names.
-const ROLLBACK_REASONS: [&str; 8] = [
+const ROLLBACK_REASONS: [&str; 9] = [
     MANUAL,
     "error_rate",
     "latency",
@@ -27,6 +29,7 @@ const ROLLBACK_REASONS: [&str; 8] = [
     "budget",
     "health",
     "preflight",
+    ABANDONED,
 ];
 
 /// Seconds; a rollback takes microseconds, unless the machine is in trouble.
@@ -272,7 +275,7 @@ mod help {
     pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
     pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
     pub(super) const ROLLBACKS: &str =
-        "Rollbacks, by what decided them: manual, or the objective in the outcome of the release.";
+        "Rollbacks, by what decided them: manual if a person did, or the objective in the outcome of the release.";
     pub(super) const RESCUES: &str = "Requests that failed on a canary and were answered by the baseline instead.";
     pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
     pub(super) const ROLLBACK: &str = "From the decision to roll back to the published routing table.";

@@ -540,6 +540,19 @@ mod tests {
     }
 
     #[test]
+    fn limits_hold_to_the_byte_and_to_the_field() {
+        let long = |bytes: usize| {
+            let head = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
+            head.replace("X: ", &format!("X: {}", "a".repeat(bytes - head.len())))
+        };
+        assert_eq!((refused(&long(4096)), refused(&long(4097))), ("", "431"));
+        let many = |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(fields - 1));
+        assert_eq!((refused(&many(20)), refused(&many(21))), ("", "431"));
+        let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
+        assert_eq!((refused(&target(256)), refused(&target(257))), ("", "414"));
+    }
+
+    #[test]
     fn only_what_stands_before_a_refused_message_passes() {
         let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
         let both = format!("{good}GET / HTTP/1.1\r\nBad Header: x\r\n\r\n");

@@ -197,12 +197,12 @@ fn has_control(value: &[u8]) -> bool {
     value.iter().fold(false, |found, byte| found | is_control(*byte))
 }
 
-/// Equal but for case and for `_` in place of `-`, as some servers read names.
 fn is_control(byte: u8) -> bool {
     ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
 }
 
-fn is_like(name: &[u8], expected: &[u8]) -> bool {
+/// Equal but for case and for `_` in place of `-`, as some servers read names; both have the same length.
+pub(crate) fn is_like(name: &[u8], expected: &[u8]) -> bool {
     name.iter()
         .zip(expected)
         .all(|(byte, want)| byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-'))

@@ -38,7 +38,7 @@ fn hop_by_hop_bit(name: &HeaderName) -> u8 {
 
 /// Fields that a `Connection` field cannot take off: they are not the client's to remove.
 fn is_protected(name: &HeaderName) -> bool {
-    [HOST, http::header::CONTENT_LENGTH, COOKIE, http::header::AUTHORIZATION].contains(name) || *name == X_REQUEST_ID
+    [HOST, http::header::CONTENT_LENGTH, COOKIE, http::header::AUTHORIZATION].contains(name)
 }
 
 /// Takes off what is meant for this hop only.

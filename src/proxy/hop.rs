@@ -10,7 +10,11 @@ use std::net::{IpAddr, SocketAddr};
 use http::Version;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 
+use super::gate_line::is_like;
+
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What the names of those that tell of a request's origin begin with.
+const FAMILY: &str = "x-forwarded-";
 
 /// What all requests of a connection have in common.
 #[derive(Debug)]
@@ -53,14 +57,22 @@ pub(crate) struct Hop<'a> {
 }
 
 impl Hop<'_> {
-    /// Whether the client's own field of that name is left out, since this hop knows better. What the client said of
-    /// itself counts only when the peer is trusted.
+    /// Whether the client's own field of that name, which is in lower case, is left out, since this hop knows better. What
+    /// the client says of itself counts only when the peer is trusted: neither the fields that are set here nor the others
+    /// of that family (`X-Forwarded-Prefix` and so on), and not with `_` for `-` either, which many upstreams read as the
+    /// same.
     pub(crate) fn overrules(&self, name: &str) -> bool {
-        match name {
-            "x-forwarded-for" | "x-request-id" => true,
-            "forwarded" | "x-forwarded-host" | "x-forwarded-port" | "x-forwarded-proto" | "x-real-ip" => {
-                !self.origin.trusted
+        let is = |expected: &str| name.len() == expected.len() && is_like(name.as_bytes(), expected.as_bytes());
+        match name.as_bytes() {
+            [b'x', b'-' | b'_', b'f' | b'r', ..] => {
+                let forwarded = name
+                    .get(..FAMILY.len())
+                    .is_some_and(|start| is_like(start.as_bytes(), FAMILY.as_bytes()));
+                is("x-request-id")
+                    || is(X_FORWARDED_FOR.as_str())
+                    || (!self.origin.trusted && (forwarded || is("x-real-ip")))
             }
+            [b'f', ..] => name == "forwarded" && !self.origin.trusted,
             _ => false,
         }
     }
@@ -181,6 +193,12 @@ mod tests {
             lies.extend([(name, "lie"), (name, "another")]);
         }
         lies.extend([("x-real-ip", "lie"), ("forwarded", "for=lie"), ("x-request-id", "lie")]);
+        lies.extend([
+            ("x_real_ip", "lie"),
+            ("x_forwarded-for", "lie"),
+            ("x_request_id", "lie"),
+        ]);
+        lies.extend([("x-forwarded-prefix", "/lie"), ("x_forwarded_ssl", "on")]);
         assert_eq!(passed_on(false, &lies), expected);
     }
 

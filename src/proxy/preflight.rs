@@ -23,7 +23,7 @@ pub struct Smoke {
     pub headers: HeaderMap,
     /// The statuses that are good.
     pub expected: RangeInclusive<u16>,
-    /// For the whole exchange.
+    /// To the head of the answer.
     pub timeout: Duration,
 }
 

@@ -48,6 +48,11 @@ pub(super) fn brought_up_to_date(view: api::Release, checkpoint: Option<&Value>)
     let evidence = known.trial.evidence();
     api::Release {
         user_visible_failures: known.visible,
+        budget: api::BudgetStatus {
+            spent: known.leased.into(),
+            allowance: known.trial.allowance(),
+            ..view.budget
+        },
         rescued: known.rescued,
         canary_requests: evidence.canary.requests,
         baseline_requests: evidence.baseline.requests,

@@ -11,8 +11,8 @@ use super::active::Active;
 use super::persist::{Stored, brought_up_to_date};
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
+use crate::control::metrics::ABANDONED;
 use crate::model::{Name, ServiceSpec, api};
-use crate::release::{Command, Input, Verb};
 use crate::store::{Change, NewEntry, ReleaseRecord};
 
 /// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
@@ -153,15 +153,7 @@ fn ended(
     now: crate::time::Timestamp,
 ) -> Option<Stored> {
     let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
-    let roll_back = Input::Command(Command {
-        verb: Verb::RollBack,
-        by: super::turn::ITSELF,
-        reason: Some(error),
-        gate: None,
-        override_freeze: false,
-        may_override: false,
-    });
-    let after = stored.release.next(&roll_back, now).ok()??.after;
+    let after = stored.release.roll_back(ABANDONED, error.to_owned(), now).after;
     let view = api::Release {
         phase: after.phase,
         weight: 0.0,

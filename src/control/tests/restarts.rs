@@ -163,7 +163,10 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         let rig = Rig::open(directory.path(), vec![sticky.clone()]);
         let after = rig.release("shop-1").await;
         assert_eq!((after.phase, after.weight, rig.green()), (Phase::RolledBack, 0.0, 0.0));
-        assert!(after.outcome.unwrap().reason.contains("sticky"));
+        let outcome = after.outcome.unwrap();
+        assert!(outcome.reason.contains("sticky"));
+        assert_eq!(outcome.objective.as_deref(), Some("restart"), "nobody has decided it");
+        assert!(after.budget.spent >= after.user_visible_failures, "{:?}", after.budget);
         assert!(after.ended_at.is_some());
         assert_eq!((after.rescued, after.canary_requests), (1, before.canary_requests));
         // Durable: the answer of a change that comes after it in the queue.

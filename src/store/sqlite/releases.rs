@@ -10,8 +10,8 @@ use crate::store::ReleaseRecord;
 
 /// Evidence bundles that are kept; the oldest give way.
 const EVIDENCE_MAX: i64 = 1000;
-/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the bundles, so that each of
-/// those has its release.
+/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the bundles, so that nearly
+/// each of those has its release: one that a restart has abandoned has none.
 const ENDED_MAX: i64 = 1000;
 
 /// A row keeps its place when it is replaced, so that the order of `rowid` is that in which releases began.

@@ -42,7 +42,15 @@ fn users_see_nothing_of_what_the_canary_does() {
             .rescue(Rescue::Safe)
             .timeouts(impatient());
         let mut rig = trial.start();
-        assert_eq!(rig.get("").expect(200).text(), "blue", "{how}");
+        let answer = rig.get("X-Mine: kept\r\n").expect(200);
+        assert_eq!(answer.text(), "blue", "{how}");
+        // The second attempt says all that the first one said, and each of it once.
+        let seen = blue.last();
+        assert_eq!(seen.header("x-mine").as_deref(), Some("kept"), "{how}");
+        assert_eq!(seen.header("host").as_deref(), Some("shop.test"), "{how}");
+        assert_eq!(seen.header("via").as_deref(), Some("1.1 weighbridge"), "{how}");
+        assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"), "{how}");
+        assert!(seen.header("x-request-id").is_some(), "{how}");
         assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }), "{how}");
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");

@@ -182,6 +182,10 @@ fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBod
 
 /// What follows an attempt.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly every one is an answer, which would otherwise be put on the heap"
+)]
 pub(crate) enum Next {
     /// It is the answer.
     Answer(Result<Head, Error>),

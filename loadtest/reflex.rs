@@ -257,7 +257,7 @@ impl Operator<'_> {
         let until = Instant::now() + RELEASE_MAX;
         loop {
             let release = self.get(&format!("releases/{id}"))?;
-            if release.get("ended_at").is_some() {
+            if release.get("ended_at").is_some_and(Value::is_string) {
                 return Ok(release);
             }
             ensure!(Instant::now() < until, "the release does not end: {release}");

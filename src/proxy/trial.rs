@@ -194,7 +194,6 @@ impl Trial {
             Side::Canary => {
                 // Before the note, since each microsecond may send another user there.
                 self.spend(worker, now);
-                self.watch.hurry();
             }
         }
         self.note(worker, Happened::Bad { visible: true });
@@ -224,6 +223,10 @@ impl Trial {
     }
 
     fn note(&mut self, worker: &Worker, happened: Happened) {
+        if self.assignment.side == Side::Canary && matches!(happened, Happened::Bad { .. }) {
+            // Also when it was said before: whoever judged meanwhile and knew of no failure has taken it back.
+            self.watch.hurry();
+        }
         worker.notes.borrow_mut().push(Note {
             assignment: self.assignment,
             user: self.user,

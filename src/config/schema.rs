@@ -102,7 +102,8 @@ struct Listener {
     /// How much a client may send.
     #[schemars(default)]
     limits: Limits,
-    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed. Those of everybody else
+    /// are replaced or left out.
     #[schemars(default, extend("default" = []))]
     trusted_proxies: Vec<String>,
 }

@@ -141,7 +141,7 @@ pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
             "a header name that is not a token, or a folded line",
         ));
     }
-    if has_control(value) {
+    if control(value).is_some() {
         return Err(Refusal::Malformed("a control character in a header value"));
     }
     known(name, value)
@@ -192,20 +192,14 @@ fn control(value: &[u8]) -> Option<usize> {
     Some(at + rest.iter().position(|byte| is_control(*byte))?)
 }
 
-/// Without an early exit, so that it compiles to vector instructions.
-fn has_control(value: &[u8]) -> bool {
-    value.iter().fold(false, |found, byte| found | is_control(*byte))
-}
-
 fn is_control(byte: u8) -> bool {
     ((byte < 0x20) & (byte != b'\t')) | (byte == 0x7f)
 }
 
-/// Equal but for case and for `_` in place of `-`, as some servers read names; both have the same length.
+/// Equal but for case and for `_` in place of `-`, as some servers read names.
 pub(crate) fn is_like(name: &[u8], expected: &[u8]) -> bool {
-    name.iter()
-        .zip(expected)
-        .all(|(byte, want)| byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-'))
+    let same = |(byte, want): (&u8, &u8)| byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-');
+    name.len() == expected.len() && name.iter().zip(expected).all(same)
 }
 
 fn framing_name(name: &[u8]) -> Result<(), Refusal> {
@@ -277,7 +271,7 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
     if digits.is_empty() || digits.len() > 15 {
         return Err(Refusal::Malformed("a chunk's size is not a hexadecimal number"));
     }
-    let well_formed = matches!(extension.first(), None | Some(b';')) && !has_control(extension);
+    let well_formed = matches!(extension.first(), None | Some(b';')) && control(extension).is_none();
     match std::str::from_utf8(digits)
         .ok()
         .and_then(|text| u64::from_str_radix(text, 16).ok())
@@ -304,12 +298,7 @@ pub(crate) fn is_target(target: &[u8]) -> bool {
 
 /// Whether this is a framing header's name but for underscores, which some servers read as dashes.
 pub(crate) fn is_disguised(name: &[u8]) -> bool {
-    let like = match name.len() {
-        14 => is_like(name, b"content-length"),
-        17 => is_like(name, b"transfer-encoding"),
-        _ => false,
-    };
-    like && name.contains(&b'_')
+    (is_like(name, b"content-length") || is_like(name, b"transfer-encoding")) && name.contains(&b'_')
 }
 
 #[cfg(test)]

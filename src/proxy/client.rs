@@ -252,10 +252,12 @@ impl AsyncWrite for ClientStream {
         let written = if bufs.iter().map(|buf| buf.len()).sum::<usize>() > GATHERED_MAX {
             stream.poll_write_vectored(cx, bufs)
         } else {
-            let mut scratch = self.client.worker.scratch.borrow_mut();
-            scratch.clear();
-            bufs.iter().for_each(|buf| scratch.extend_from_slice(buf));
-            stream.poll_write(cx, &scratch)
+            let buffers = &self.client.worker.buffers;
+            let mut whole = buffers.borrow();
+            bufs.iter().for_each(|buf| whole.extend_from_slice(buf));
+            let written = stream.poll_write(cx, &whole);
+            buffers.give_back(whole);
+            written
         };
         self.client.note_write(written)
     }

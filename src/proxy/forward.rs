@@ -252,7 +252,7 @@ async fn wait(
         version: request.version(),
         endpoint: lease.target.endpoint.address,
     };
-    let mut sending = std::pin::pin!(lease.connection.send(request, Some(hop), lease.ticket));
+    let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

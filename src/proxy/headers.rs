@@ -106,7 +106,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 /// The address of the user: the peer's, or the last one in the chain that is not a trusted proxy's.
 pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::IpAddr {
     let peer = client.peer.ip().to_canonical();
-    if !client.origin.trusted {
+    if !client.origin.is_trusted() {
         return peer;
     }
     let trusted = &client.listener.options.trusted_proxies;
@@ -141,7 +141,7 @@ pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
 
 /// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC 9562).
 pub(crate) fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
-    if client.origin.trusted
+    if client.origin.is_trusted()
         && let Some(given) = headers.get(&X_REQUEST_ID)
         && (1..=128).contains(&given.len())
         && given.as_bytes().iter().all(u8::is_ascii_graphic)

@@ -109,8 +109,8 @@ impl Connection {
     /// Sends `request`, whose target is in origin form, with what this `hop` says; `ticket` is given up with its first
     /// byte. The answer may begin before all of the request is sent.
     ///
-    /// It is lent, since it is large and moving it about took as long as reading it. Of an answered one nothing is left;
-    /// one that was not is as it was when it is `unsent`, and otherwise without what has been sent of its body.
+    /// It is lent, since it is large and would be copied from hand to hand. Of an answered one nothing is left; one that was
+    /// not is as it was when it is `unsent`, and otherwise without what has been sent of its body.
     ///
     /// # Errors
     ///
@@ -118,7 +118,7 @@ impl Connection {
     pub(crate) async fn send(
         self,
         request: &mut Request<RequestBody>,
-        hop: Option<Hop<'_>>,
+        hop: Hop<'_>,
         ticket: Ticket,
     ) -> Result<Response<Body>, SendError> {
         let asked = match *request.method() {
@@ -149,7 +149,7 @@ struct Sending<'a> {
     inflow: Inflow,
     reader: Reader,
     request: &'a mut Request<RequestBody>,
-    hop: Option<Hop<'a>>,
+    hop: Hop<'a>,
     ticket: Option<Ticket>,
     outgoing: Option<Outgoing>,
     /// Why the upstream takes no more of the request. It may have said more about that, in an answer.
@@ -211,7 +211,7 @@ impl Sending<'_> {
             RequestBody::Whole(_) | RequestBody::Upload(_) => request::framing(self.request.headers()),
         };
         let buffer = self.inflow.buffers().borrow();
-        let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, self.hop.as_ref());
+        let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, &self.hop);
         let outgoing = self.outgoing.insert(outgoing);
         let body = self.request.body_mut();
         if !outgoing.is_last()

@@ -49,8 +49,6 @@ pub(crate) struct Worker {
     requests_max: usize,
     draining: Cell<bool>,
     date: RefCell<(u64, HeaderValue)>,
-    /// For what is put together on the spot.
-    pub(crate) scratch: RefCell<Vec<u8>>,
 }
 
 impl Worker {
@@ -87,7 +85,6 @@ impl Worker {
             requests_max: share(options.max_in_flight, options.workers.get()),
             draining: Cell::new(false),
             date: RefCell::new((0, HeaderValue::from_static(""))),
-            scratch: RefCell::default(),
         };
         (Rc::new(worker), wake)
     }

@@ -1,4 +1,4 @@
-//! The memory that a worker's upstream connections read into and write from.
+//! The memory that a worker's connections write from, and those to upstreams read into.
 //!
 //! Connections share it, since each needs it for a moment only: so an idle one holds none, and a busy worker goes over
 //! the same few cache lines again and again instead of asking the allocator for each answer.
@@ -55,12 +55,12 @@ impl Buffers {
     }
 
     /// An empty buffer to write from.
-    pub(super) fn borrow(&self) -> Vec<u8> {
+    pub(crate) fn borrow(&self) -> Vec<u8> {
         self.spare.take()
     }
 
     /// Takes a buffer back that has been written.
-    pub(super) fn give_back(&self, mut buffer: Vec<u8>) {
+    pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= SPARE_MAX {
             buffer.clear();
             *self.spare.borrow_mut() = buffer;

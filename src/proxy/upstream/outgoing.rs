@@ -39,7 +39,7 @@ impl Outgoing {
         ticket: Option<Ticket>,
         request: &Request<B>,
         framing: Framing,
-        hop: Option<&Hop<'_>>,
+        hop: &Hop<'_>,
     ) -> Outgoing {
         let mut outgoing = Outgoing {
             before: buffer,

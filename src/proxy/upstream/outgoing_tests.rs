@@ -4,6 +4,7 @@ use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
 use super::*;
+use crate::proxy::hop::samples::{hop, without_hop};
 
 /// A body that comes as it is told; where it says `None`, it lets itself be waited for once.
 #[derive(Default)]
@@ -86,7 +87,7 @@ async fn sent(framing: Framing, mut body: Script, width: usize) -> Result<String
             .headers_mut()
             .insert("content-length", HeaderValue::from(length));
     }
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, framing, None);
+    let mut outgoing = Outgoing::new(Vec::new(), None, &request, framing, &hop());
     let mut socket = Narrow {
         width,
         taken: Vec::new(),
@@ -136,7 +137,7 @@ async fn a_body_that_is_not_as_long_as_announced_is_not_made_to_look_so() {
 #[test]
 fn what_is_at_hand_goes_out_with_the_head() {
     let request = Request::post("/").body(()).unwrap();
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, Framing::Chunked, None);
+    let mut outgoing = Outgoing::new(Vec::new(), None, &request, Framing::Chunked, &hop());
     outgoing.data(Bytes::from("body"), true).unwrap();
     let mut socket = Narrow {
         width: 1000,
@@ -147,7 +148,7 @@ fn what_is_at_hand_goes_out_with_the_head() {
     let polled = outgoing.poll(Pin::new(&mut socket), &mut Script::default(), &mut cx);
     assert!(matches!(polled, Poll::Ready(Ok(()))), "one write is enough");
     assert_eq!(
-        socket.taken,
+        without_hop(&socket.taken, request.headers()),
         b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"
     );
 }

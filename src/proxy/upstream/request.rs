@@ -36,7 +36,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Framing {
 }
 
 /// Writes the head of a request whose target is in origin form, with what this `hop` says.
-pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: Option<&Hop<'_>>) {
+pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: &Hop<'_>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     write_target(out, request.uri());
@@ -46,13 +46,11 @@ pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Fr
             continue;
         }
         let name = name.as_str();
-        if !hop.is_some_and(|hop| hop.overrules(name)) {
+        if !hop.overrules(name) {
             write_field(out, name, value.as_bytes());
         }
     }
-    if let Some(hop) = hop {
-        hop.write(request.headers(), out);
-    }
+    hop.write(request.headers(), out);
     if framing == Framing::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }

@@ -2,11 +2,18 @@ use http::HeaderValue;
 use http::header::HOST;
 
 use super::*;
+use crate::proxy::hop::Origin;
+use crate::proxy::hop::samples::{hop, without_hop};
+
+/// A head without what the hop says in it.
+fn bytes(request: &Request<()>, framing: Framing) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_head(&mut out, request, framing, &hop());
+    without_hop(&out, request.headers())
+}
 
 fn written(request: &Request<()>, framing: Framing) -> String {
-    let mut out = Vec::new();
-    write_head(&mut out, request, framing, None);
-    String::from_utf8(out).unwrap()
+    String::from_utf8(bytes(request, framing)).unwrap()
 }
 
 fn request(target: &str) -> Request<()> {
@@ -21,10 +28,8 @@ fn a_head_is_written_as_it_is() {
         .headers_mut()
         .append("x-a", HeaderValue::from_bytes(b"b\xff").unwrap());
     request.headers_mut().append("x-a", HeaderValue::from_static(""));
-    let mut out = Vec::new();
-    write_head(&mut out, &request, Framing::Nothing, None);
     assert_eq!(
-        out,
+        bytes(&request, Framing::Nothing),
         b"PURGE /a%2Fb?c=d HTTP/1.1\r\nhost: shop.test\r\nx-a: b\xff\r\nx-a: \r\n\r\n"
     );
 }
@@ -103,4 +108,99 @@ fn chunks_and_trailers_are_written() {
     assert_eq!(fields, ["", "grpc-status: 1", "x-sum: 1"]);
     strip_trailers(&mut trailers);
     assert_eq!(trailers.len(), 2);
+}
+
+/// The fields that an upstream gets of a request with those of the client.
+fn passed_on(trusted: bool, fields: &[(&'static str, &'static str)]) -> Vec<String> {
+    let mut request = Request::get("/").body(()).unwrap();
+    for (name, value) in fields {
+        request.headers_mut().append(*name, HeaderValue::from_static(value));
+    }
+    let id = HeaderValue::from_static("id-1");
+    let hop = Hop {
+        origin: &Origin::new([192, 0, 2, 7].into(), 8080, trusted),
+        id: Some(&id),
+        ..hop()
+    };
+    let mut out = Vec::new();
+    write_head(&mut out, &request, Framing::Nothing, &hop);
+    let text = String::from_utf8(out).unwrap();
+    let fields = text
+        .strip_prefix("GET / HTTP/1.1\r\n")
+        .unwrap()
+        .strip_suffix("\r\n")
+        .unwrap();
+    let mut lines: Vec<String> = fields.lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn what_a_stranger_says_of_itself_does_not_count() {
+    let expected = [
+        "accept: */*",
+        "host: shop.test",
+        "via: 1.0 other",
+        "via: 1.1 weighbridge",
+        "x-forwarded-for: 192.0.2.7",
+        "x-forwarded-host: shop.test",
+        "x-forwarded-port: 8080",
+        "x-forwarded-proto: http",
+        "x-real-ip: 192.0.2.7",
+        "x-request-id: id-1",
+    ];
+    let plain = [("host", "shop.test"), ("accept", "*/*"), ("via", "1.0 other")];
+    assert_eq!(passed_on(false, &plain), expected);
+    let mut lies = plain.to_vec();
+    for name in [
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-port",
+        "x-forwarded-proto",
+    ] {
+        lies.extend([(name, "lie"), (name, "another")]);
+    }
+    lies.extend([("x-real-ip", "lie"), ("forwarded", "for=lie"), ("x-request-id", "lie")]);
+    lies.extend([
+        ("x_real_ip", "lie"),
+        ("x_forwarded-for", "lie"),
+        ("x_request_id", "lie"),
+    ]);
+    lies.extend([("x-forwarded-prefix", "/lie"), ("x_forwarded_ssl", "on")]);
+    assert_eq!(passed_on(false, &lies), expected);
+}
+
+#[test]
+fn what_a_trusted_proxy_says_is_passed_on_and_completed() {
+    let said = [
+        ("host", "inner.test"),
+        ("x-forwarded-for", "198.51.100.1, 198.51.100.2"),
+        ("x-forwarded-for", "198.51.100.3"),
+        ("x-forwarded-proto", "https"),
+        ("forwarded", "for=198.51.100.1"),
+    ];
+    assert_eq!(
+        passed_on(true, &said),
+        [
+            "forwarded: for=198.51.100.1",
+            "host: inner.test",
+            "via: 1.1 weighbridge",
+            "x-forwarded-for: 198.51.100.1, 198.51.100.2, 198.51.100.3, 192.0.2.7",
+            "x-forwarded-host: inner.test",
+            "x-forwarded-port: 8080",
+            "x-forwarded-proto: https",
+            "x-real-ip: 192.0.2.7",
+            "x-request-id: id-1",
+        ]
+    );
+}
+
+#[test]
+fn a_request_without_a_host_is_given_the_endpoint_and_claims_none() {
+    let passed = passed_on(false, &[]);
+    assert!(passed.contains(&"host: 192.0.2.9:80".to_owned()), "{passed:?}");
+    assert!(
+        !passed.iter().any(|line| line.starts_with("x-forwarded-host")),
+        "{passed:?}"
+    );
 }

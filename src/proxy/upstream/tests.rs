@@ -5,6 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::proxy::hop::samples::hop;
 use crate::proxy::unsent::Unsent;
 use crate::routing::{Keys, Publisher, RoutingTable};
 
@@ -69,7 +70,7 @@ async fn ask(method: Method, pieces: &[&[u8]], closes: bool) -> Outcome {
         }
     };
     let asking = async {
-        match connection.send(&mut get(method), None, unsent.enter(1)).await {
+        match connection.send(&mut get(method), hop(), unsent.enter(1)).await {
             Ok(answer) => read(answer).await,
             Err(error) => Outcome {
                 fault: Some(error.fault),
@@ -219,7 +220,7 @@ async fn a_large_body_comes_whole() {
         upstream
     });
     let answer = connection
-        .send(&mut get(Method::GET), None, unsent.enter(1))
+        .send(&mut get(Method::GET), hop(), unsent.enter(1))
         .await
         .unwrap();
     let outcome = read(answer).await;
@@ -239,7 +240,7 @@ async fn the_ticket_is_given_up_with_the_first_byte() {
         futures_util::FutureExt::now_or_never(all).is_some()
     };
     let mut request = get(Method::GET);
-    let mut sending = Box::pin(connection.send(&mut request, None, ticket));
+    let mut sending = Box::pin(connection.send(&mut request, hop(), ticket));
     assert!(!acknowledged(), "a request that is not written may still start");
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(sending.as_mut().poll(&mut cx).is_pending());
@@ -254,7 +255,7 @@ async fn a_request_that_is_given_up_gives_its_ticket_up() {
     let ticket = unsent.enter(1);
     let revision = publish(&publisher);
     unsent.advance(revision);
-    drop(connection.send(&mut get(Method::GET), None, ticket));
+    drop(connection.send(&mut get(Method::GET), hop(), ticket));
     assert!(futures_util::FutureExt::now_or_never(publisher.acknowledged(revision)).is_some());
 }
 
@@ -269,7 +270,7 @@ async fn a_failure_tells_what_had_happened_before_it() {
             drop(upstream);
         };
         let mut request = get(Method::GET);
-        let (failed, ()) = tokio::join!(connection.send(&mut request, None, unsent.enter(1)), answering);
+        let (failed, ()) = tokio::join!(connection.send(&mut request, hop(), unsent.enter(1)), answering);
         let failed = failed.unwrap_err();
         assert_eq!((failed.unsent, failed.answered), (false, !text.is_empty()));
     }
@@ -278,7 +279,7 @@ async fn a_failure_tells_what_had_happened_before_it() {
     AsyncWriteExt::shutdown(&mut connection.stream).await.unwrap();
     let mut request = get(Method::POST);
     request.headers_mut().insert("x-a", "b".parse().unwrap());
-    let failed = connection.send(&mut request, None, unsent.enter(1)).await.unwrap_err();
+    let failed = connection.send(&mut request, hop(), unsent.enter(1)).await.unwrap_err();
     assert!(failed.unsent && !failed.answered);
     assert_eq!(request.headers()["x-a"], "b");
 }

@@ -88,10 +88,14 @@ impl Rig {
 
     /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
     pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
-        let Some(watch) = self.watch() else { return };
         let snapshot = self.links.publisher.current();
         let green = snapshot.table.service("shop").unwrap().upstream("green").unwrap();
-        let points = green.weight.basis_points();
+        self.traffic_at(green.weight.basis_points(), requests, over, bad).await;
+    }
+
+    /// The same, split so that the canary gets so many of 10,000, whatever the weights say by now.
+    pub(super) async fn traffic_at(&self, points: u16, requests: u64, over: Duration, bad: bool) {
+        let Some(watch) = self.watch() else { return };
         let batch = NoteBatch {
             notes: (0..requests)
                 .flat_map(|at| {

@@ -82,6 +82,10 @@ pub enum Behind {
         /// The bins and what fell into them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bins: Option<Box<LatencyBins>>,
+        /// At the last step below full weight: the canary has been slower than its objective allows in the last seconds,
+        /// and as long as that is so, the step is not passed.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        slower_lately: bool,
     },
     /// A fixed limit.
     Slo {
@@ -126,12 +130,12 @@ impl ObjectiveEvidence {
                 stretches.iter().for_each(|stretch| stretch.replay(&mut test));
                 Some(test.log_e())
             }
-            (Behind::Latency { bins: Some(bins) }, _) => {
+            (Behind::Latency { bins: Some(bins), .. }, _) => {
                 let mut wealth = Wealth::<WAYS>::from_logs(&bins.opening)?;
                 Table::new(bins.weight, &bins.ratios).score(wealth.bets_mut(), &bins.canary, &bins.baseline);
                 Some(wealth.log_e())
             }
-            (Behind::Latency { bins: None }, _) => Some(0.0),
+            (Behind::Latency { bins: None, .. }, _) => Some(0.0),
             _ => None,
         }
     }

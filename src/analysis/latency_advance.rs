@@ -13,6 +13,7 @@ use super::advance::Advance;
 use super::cohort::Arm;
 use super::epoch::{Epoch, Slack, Threshold};
 use super::error::{Margin, Pair};
+use super::lately::Lately;
 use super::step::Weights;
 
 /// A second before which the baseline was beyond a threshold more than so many times too often is left out; a second
@@ -35,8 +36,8 @@ pub(crate) fn tolerated(weight: f64) -> f64 {
 /// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that comparison is the last
 /// one, and a canary that is slower by less than is tolerated, and by more than the objective allows, wins evidence in
 /// the advance test about as fast as it is found out. Where latency drifts too, more than one such canary in a hundred
-/// would be promoted; with this it is 8 of 2,000 (P14d.7 of `make sim`, seeds 1 to 10), and a healthy canary waits some
-/// six seconds longer at 1,000 requests per second (P13).
+/// would be promoted. With this it is 8 of 2,000, and with [`Lately`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
+/// to 10); a healthy canary waits some six seconds longer at 1,000 requests per second (P13).
 pub(crate) fn proof(next_weight: f64) -> f64 {
     if next_weight >= 1.0 { 2.0 } else { 1.0 }
 }
@@ -52,6 +53,9 @@ pub(crate) struct LatencyAdvance {
     second: u64,
     tests: [At; 3],
     baseline_seen: f64,
+    /// Before the canary is alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lately: Option<Lately>,
 }
 
 /// The test at one threshold.
@@ -95,6 +99,7 @@ impl LatencyAdvance {
             second: 0,
             tests: array::from_fn(|_| At::new(harm)),
             baseline_seen: 0.0,
+            lately: (weights.next >= 1.0).then(|| Lately::new(objective)),
         };
         if let Some(epoch) = epoch {
             test.recut(epoch);
@@ -107,12 +112,18 @@ impl LatencyAdvance {
         for (at, threshold) in self.tests.iter_mut().zip(epoch.thresholds(self.slack)) {
             at.threshold = Some(threshold);
         }
+        if let Some(lately) = &mut self.lately {
+            lately.recut(epoch);
+        }
     }
 
     /// Scores a cohort assigned at `weight`, strictly between 0 and 1.
     pub(crate) fn score(&mut self, at_ms: u64, weight: f64, canary: Seen<'_>, baseline: Seen<'_>) {
         self.begin_second(at_ms / SECOND_MS);
         self.baseline_seen += baseline.observations() as f64;
+        if let Some(lately) = &mut self.lately {
+            lately.add(canary, baseline);
+        }
         for at in &mut self.tests {
             let Some(threshold) = at.threshold else { continue };
             let beyond = baseline.beyond(threshold.baseline_us);
@@ -126,7 +137,13 @@ impl LatencyAdvance {
 
     /// Whether the step is passed.
     pub(crate) fn passed(&self) -> bool {
-        self.log_e() >= self.limit
+        self.log_e() >= self.limit && !self.slower_lately()
+    }
+
+    /// Whether the canary would be alone after this step, and has been slower in the last seconds than the objective
+    /// allows.
+    pub(crate) fn slower_lately(&self) -> bool {
+        self.lately.as_ref().is_some_and(Lately::slower)
     }
 
     /// `ln` of the evidence that passes the step.
@@ -143,6 +160,9 @@ impl LatencyAdvance {
     fn begin_second(&mut self, second: u64) {
         if second == self.second {
             return;
+        }
+        if let Some(lately) = &mut self.lately {
+            lately.fade(second.saturating_sub(self.second));
         }
         let seen = std::mem::take(&mut self.baseline_seen);
         for at in &mut self.tests {
@@ -255,6 +275,34 @@ mod tests {
             (1..100).find(passed).unwrap()
         };
         assert!(seconds(1.0) >= 2 * seconds(0.25));
+    }
+
+    #[test]
+    fn the_canary_is_not_left_alone_in_seconds_in_which_it_is_slower_than_its_objective_allows() {
+        let allowed = Threshold {
+            baseline_us: 100_000,
+            canary_us: 105_000,
+            nominal: 0.1,
+        };
+        let passes_after = |next: f64, slow_seconds: u64| {
+            let mut test = at_100_ms(Weights { now: 0.1, next });
+            if let Some(lately) = &mut test.lately {
+                lately.set_thresholds([allowed; 3]);
+            }
+            (1..=60).for_each(|second| cohort(&mut test, second * 1_000, 20));
+            for second in 61..=60 + slow_seconds {
+                let seen = |latency_us| Seen {
+                    latency_us,
+                    failures: 0,
+                };
+                // Twice as slow would be tolerated by the step; a tenth slower is more than the objective allows.
+                test.score(second * 1_000, 0.1, seen(&[(110_000, 100)]), seen(&[(90_000, 100)]));
+            }
+            test.passed()
+        };
+        assert!(passes_after(1.0, 0));
+        assert!(!passes_after(1.0, 5));
+        assert!(passes_after(0.9, 5), "there will be another comparison");
     }
 
     #[test]

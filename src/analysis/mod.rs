@@ -22,6 +22,7 @@ mod forecast;
 mod guard;
 mod judge;
 mod landmark;
+mod lately;
 mod latency;
 mod latency_advance;
 mod ledger;

@@ -69,7 +69,10 @@ impl Judge {
             log_e: test.log_e(true),
             advance_log_e: advance.map(LatencyAdvance::log_e),
             advance_limit: advance.map_or(self.advance_limit, LatencyAdvance::limit),
-            counts: Behind::Latency { bins },
+            counts: Behind::Latency {
+                bins,
+                slower_lately: advance.is_some_and(LatencyAdvance::slower_lately),
+            },
         })
     }
 

@@ -54,8 +54,14 @@ fn behind(counts: &Behind, add: &mut impl FnMut(&str, Value)) {
                 requests_to_advance.map(|requests| json!(requests)),
             );
         }
-        Behind::Latency { bins: None } => add("insufficient", json!(true)),
-        Behind::Latency { bins: Some(bins) } => {
+        Behind::Latency { bins: None, .. } => add("insufficient", json!(true)),
+        Behind::Latency {
+            bins: Some(bins),
+            slower_lately,
+        } => {
+            if *slower_lately {
+                add("slower_lately", json!(true));
+            }
             add("bins", bin_list(bins));
             if let Some(worst) = bins.worst_bin {
                 add("worst_bin", json!(worst));

@@ -159,7 +159,8 @@ impl Trial {
     /// `confidence` (`{lower, upper, level}`, which holds at all times at once) and `requests_to_advance` (further canary
     /// requests that this step is likely to need). `latency` has `insufficient: true` while the baseline has not been seen
     /// often enough, and else `bins`: a list of `{baseline_below_us, canary_below_us, baseline, canary}`, the last without
-    /// edges, and `worst_bin`, counted from 0. `slo` has `baseline_log_e`.
+    /// edges, and `worst_bin`, counted from 0, and `slower_lately: true` while the canary would be alone after this step but
+    /// has been slower in the last seconds than the objective allows. `slo` has `baseline_log_e`.
     pub fn objectives(&self) -> Vec<Value> {
         objectives::shown(&self.evidence())
     }
@@ -210,7 +211,7 @@ fn slower(evidence: &Evidence) -> Option<String> {
         .objectives
         .iter()
         .find_map(|objective| match &objective.counts {
-            Behind::Latency { bins: Some(bins) } => slowest(bins),
+            Behind::Latency { bins: Some(bins), .. } => slowest(bins),
             _ => None,
         })
 }

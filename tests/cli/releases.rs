@@ -508,6 +508,24 @@ fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
 }
 
 #[test]
+fn a_canary_that_was_slower_in_the_last_seconds_is_told_to_wait_for_that() {
+    let mut last = release("progressing", 2, 25.0);
+    last["objectives"][0]["advance_log_e"] = json!(3.1);
+    last["objectives"][1]["slower_lately"] = json!(true);
+    let proxy = StandIn::playing(move |line| match line {
+        NEWEST => Reply::Json(200, json!({ "releases": [last.clone()] })),
+        _ => Reply::Json(200, service(9, true)),
+    });
+    let told = proxy.run(&["explain", "shop"]).code(0);
+    for text in [
+        "What it still needs is evidence that the canary is good enough in latency.\n",
+        "For going on: ln e = 3.50 of 3.00; which is enough, but the canary was slower than is allowed in the last seconds",
+    ] {
+        assert!(told.out.contains(text), "{text} is missing: {}", told.out);
+    }
+}
+
+#[test]
 fn the_status_of_a_service_tells_of_its_release() {
     let mut shop = service(9, true);
     shop["release"] = json!("shop-12");

@@ -38,6 +38,8 @@ struct Objective {
     requests_to_advance: Option<u64>,
     #[serde(default)]
     insufficient: bool,
+    #[serde(default)]
+    slower_lately: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -50,7 +52,7 @@ impl Objective {
     /// Whether it lets the canary go on at this step; `None` if it has no say in that.
     fn has_shown_enough(&self) -> Option<bool> {
         match (self.advance_log_e, self.advance_limit) {
-            (Some(log_e), Some(limit)) => Some(log_e >= limit),
+            (Some(log_e), Some(limit)) => Some(log_e >= limit && !self.slower_lately),
             _ => self.insufficient.then_some(false),
         }
     }
@@ -181,6 +183,11 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
 fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
     let (log_e, limit) = (objective.advance_log_e?, objective.advance_limit?);
     let further = match objective.requests_to_advance {
+        _ if log_e >= limit && objective.slower_lately => {
+            "which is enough, but the canary was slower than is allowed in the last seconds, and before it is given \
+             everything that has to pass"
+                .to_owned()
+        }
         _ if log_e >= limit => "which is enough".to_owned(),
         None => "more requests are needed".to_owned(),
         Some(requests) => {

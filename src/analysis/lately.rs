@@ -1,0 +1,165 @@
+//! Whether the canary has been slower of late than its objective allows: no proof, but reason enough not to give it the
+//! rest of the traffic at this moment.
+//!
+//! The evidence against a canary is that of the whole release, and it can be low when it should not be: while the
+//! baseline is fast, the absolute slack (1 ms by default) may be more than the canary's excess, and the bets lose what
+//! they take half a minute to win back once the traffic is slower. The last seconds show it at once.
+
+use serde::{Deserialize, Serialize};
+
+use super::epoch::{Epoch, Slack, Threshold};
+use super::latency_advance::Seen;
+
+/// What is left of a count after a second, so that the last ten seconds make about two thirds of it.
+const KEPT: f64 = 0.9;
+/// The canary counts as slower when it is beyond a threshold more often by so many standard errors. An equal canary
+/// with the default slack almost never is; one at the edge of its slack is now and then, and waits for some seconds.
+const ERRORS: f64 = 0.5;
+
+/// What both arms did in the last seconds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Lately {
+    slack: Slack,
+    thresholds: Option<[Threshold; 3]>,
+    canary: Count,
+    baseline: Count,
+}
+
+/// Observations of one arm, and those of them beyond each threshold.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+struct Count {
+    all: f64,
+    beyond: [f64; 3],
+}
+
+impl Count {
+    fn add(&mut self, seen: Seen<'_>, thresholds: impl Iterator<Item = u64>) {
+        self.all += seen.observations() as f64;
+        for (beyond, threshold) in self.beyond.iter_mut().zip(thresholds) {
+            *beyond += seen.beyond(threshold) as f64;
+        }
+    }
+
+    fn fade(&mut self, kept: f64) {
+        self.all *= kept;
+        self.beyond = self.beyond.map(|beyond| beyond * kept);
+    }
+}
+
+impl Lately {
+    /// Nothing seen yet; `slack` is the objective's.
+    pub(crate) fn new(slack: Slack) -> Lately {
+        Lately {
+            slack,
+            thresholds: None,
+            canary: Count::default(),
+            baseline: Count::default(),
+        }
+    }
+
+    /// Takes over the thresholds of a new epoch.
+    pub(crate) fn recut(&mut self, epoch: &Epoch) {
+        self.thresholds = Some(epoch.thresholds(self.slack));
+    }
+
+    #[cfg(test)]
+    pub(crate) fn set_thresholds(&mut self, thresholds: [Threshold; 3]) {
+        self.thresholds = Some(thresholds);
+    }
+
+    /// Counts a cohort.
+    pub(crate) fn add(&mut self, canary: Seen<'_>, baseline: Seen<'_>) {
+        if let Some(thresholds) = &self.thresholds {
+            self.canary
+                .add(canary, thresholds.iter().map(|threshold| threshold.canary_us));
+            let edges = thresholds.iter().map(|threshold| threshold.baseline_us);
+            self.baseline.add(baseline, edges);
+        }
+    }
+
+    /// Lets so many seconds pass.
+    pub(crate) fn fade(&mut self, seconds: u64) {
+        let kept = KEPT.powf(seconds as f64);
+        self.canary.fade(kept);
+        self.baseline.fade(kept);
+    }
+
+    /// Whether the canary is beyond one of the thresholds, slack included, more often than the baseline without.
+    pub(crate) fn slower(&self) -> bool {
+        let (canary, baseline) = (&self.canary, &self.baseline);
+        if canary.all < 1.0 || baseline.all < 1.0 {
+            return false;
+        }
+        canary.beyond.iter().zip(&baseline.beyond).any(|(slow, usual)| {
+            let rate = (slow + usual) / (canary.all + baseline.all);
+            let error = (rate * (1.0 - rate) * (canary.all.recip() + baseline.all.recip())).sqrt();
+            slow / canary.all - usual / baseline.all > ERRORS * error
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at_100_ms() -> Lately {
+        let threshold = Threshold {
+            baseline_us: 100_000,
+            canary_us: 105_000,
+            nominal: 0.1,
+        };
+        let mut lately = Lately::new(Slack {
+            worse_by: 0.05,
+            at_least_us: 1_000.0,
+        });
+        lately.set_thresholds([threshold; 3]);
+        lately
+    }
+
+    /// A second with 1,000 requests of each arm, so many of them slow.
+    fn second(lately: &mut Lately, canary: u64, baseline: u64) {
+        let (canary, baseline) = (
+            [(90_000, 1_000 - canary), (110_000, canary)],
+            [(90_000, 1_000 - baseline), (101_000, baseline)],
+        );
+        let seen = |latency_us| Seen {
+            latency_us,
+            failures: 0,
+        };
+        lately.fade(1);
+        lately.add(seen(&canary), seen(&baseline));
+    }
+
+    #[test]
+    fn more_slow_answers_than_the_baseline_has_are_slower_and_as_many_are_not() {
+        for (canary, baseline, slower) in [(100, 100, false), (40, 100, false), (130, 100, true), (1, 0, true)] {
+            let mut lately = at_100_ms();
+            (0..10).for_each(|_| second(&mut lately, canary, baseline));
+            assert_eq!(lately.slower(), slower, "{canary} against {baseline}");
+        }
+    }
+
+    #[test]
+    fn what_was_long_ago_is_forgotten() {
+        let mut lately = at_100_ms();
+        (0..600).for_each(|_| second(&mut lately, 50, 100));
+        (0..10).for_each(|_| second(&mut lately, 200, 100));
+        assert!(lately.slower(), "ten minutes of good do not hide ten seconds of bad");
+        (0..30).for_each(|_| second(&mut lately, 50, 100));
+        assert!(!lately.slower());
+    }
+
+    #[test]
+    fn failures_are_slow_and_no_traffic_is_not() {
+        let mut lately = at_100_ms();
+        assert!(!lately.slower());
+        let failing = |failures| Seen {
+            latency_us: &[(90_000, 100)],
+            failures,
+        };
+        lately.add(failing(20), failing(0));
+        assert!(lately.slower());
+        lately.fade(u64::MAX);
+        assert!(!lately.slower());
+    }
+}

@@ -119,12 +119,15 @@ struct Sorter {
 impl Sorter {
     fn new(handle: Handle, receivers: Vec<Receiver>) -> Sorter {
         let (_, events) = handle.events(None);
-        Sorter {
+        let mut sorter = Sorter {
             handle,
             receivers,
             events,
             last_id: 0,
-        }
+        };
+        // A release that the start itself has ended was told before anybody could listen.
+        sorter.catch_up();
+        sorter
     }
 
     async fn run(mut self, stop: CancellationToken) {
@@ -143,7 +146,7 @@ impl Sorter {
         }
     }
 
-    /// Events came faster than they were sorted; the stream remembers those that were missed.
+    /// Looks at what the stream remembers of what has not been looked at.
     fn catch_up(&mut self) {
         let (missed, events) = self.handle.events(Some(self.last_id));
         self.events = events;

@@ -59,7 +59,12 @@ impl Rig {
     }
 
     fn trusting(receivers: &[Webhook], roots: RootCertStore) -> Rig {
-        let (events, metrics) = (Arc::new(Events::new()), Arc::new(Metrics::new()));
+        Rig::upon(Events::new(), receivers, roots)
+    }
+
+    /// The stream has these events already.
+    fn upon(events: Events, receivers: &[Webhook], roots: RootCertStore) -> Rig {
+        let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
         let pace = Pace {
             first: Duration::from_millis(1),
@@ -128,6 +133,25 @@ fn hmac(key: &[u8], text: &[u8]) -> String {
     let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
     let outer = Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize();
     outer.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn what_the_start_itself_did_is_told_once() {
+    block_on(async {
+        let receiver = Receiver::start(|_| Answer::Status(204)).await;
+        let events = Events::new();
+        let before = event(0, "release_rolled_back", release());
+        events.send(before.at, before.kind);
+        let rig = Rig::upon(events, &[receiver.webhook("http://localhost")], RootCertStore::empty());
+        rig.happen("release_started", "shop-13");
+        rig.count("delivered", 2).await;
+        let told: Vec<String> = receiver
+            .seen()
+            .iter()
+            .map(|seen| header(seen, "x-weighbridge-event").to_owned())
+            .collect();
+        assert_eq!(told, ["release_rolled_back", "release_started"]);
+    });
 }
 
 #[test]

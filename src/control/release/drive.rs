@@ -19,6 +19,7 @@ use crate::control::metrics::MANUAL;
 use crate::model::{Name, api};
 use crate::release::{Direction, Input};
 use crate::stats::{NoteBatch, WatchKey};
+use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
 /// Turns that a release may take at one look. It has no circle to turn in; this is for the day when it has.
@@ -400,12 +401,17 @@ impl Controller {
     pub(super) fn write_evidence(&mut self, name: &Name, ended: &Ended, now: Timestamp) {
         let durable = self.outbox.store().is_durable();
         let bundle = ended.active.bundle(now, durable);
+        let row = ended.active.last_record(&bundle.release);
+        self.put_evidence(name, row, &bundle);
+    }
+
+    /// Keeps the evidence of a release that has ended, and its row as it is told there.
+    pub(super) fn put_evidence(&mut self, name: &Name, row: ReleaseRecord, bundle: &api::EvidenceBundle) {
         if let Some(managed) = self.services.get_mut(name) {
             managed.last = Some(Box::new(bundle.release.clone()));
         }
         let release = bundle.release.id.clone();
-        let row = ended.active.last_record(&bundle.release);
-        let value = serde_json::to_value(&bundle).unwrap_or(Value::Null);
+        let value = serde_json::to_value(bundle).unwrap_or(Value::Null);
         let written = self.outbox.store().put_evidence(row, value);
         self.errands.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());

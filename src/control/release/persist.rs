@@ -5,7 +5,9 @@ use serde_json::{Value, json};
 
 use super::active::Active;
 use super::chronicle::Chronicle;
+use super::turn::ITSELF;
 use super::users::Users;
+use crate::control::metrics::ABANDONED;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
 use crate::routing::WatchSpec;
@@ -40,11 +42,57 @@ struct Checkpoint {
     settled: bool,
 }
 
-/// A release as it was told last, with what its checkpoint knows beyond that: for one that cannot go on from there.
-pub(super) fn brought_up_to_date(view: api::Release, checkpoint: Option<&Value>) -> api::Release {
-    let Some(known) = checkpoint.and_then(|value| Checkpoint::deserialize(value).ok()) else {
-        return view;
-    };
+/// A release that a restart ended, with what is known of it.
+pub(super) struct Abandoned {
+    pub(super) stored: Stored,
+    pub(super) bundle: api::EvidenceBundle,
+    /// What is told of it.
+    pub(super) action: &'static str,
+}
+
+impl Abandoned {
+    /// The release of a row that cannot go on, as one that was rolled back; `None` when it cannot even be read. What its
+    /// last checkpoint knows stays known.
+    pub(super) fn new(record: &ReleaseRecord, checkpoint: Option<&Value>, error: &str, now: Timestamp) -> Option<Self> {
+        let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
+        let known = checkpoint.and_then(|value| Checkpoint::deserialize(value).ok());
+        let transition = stored.release.roll_back(ABANDONED, error.to_owned(), now);
+        let (after, action) = (transition.after, transition.action);
+        let view = api::Release {
+            phase: after.phase,
+            weight: 0.0,
+            paused: false,
+            waiting_for: None,
+            too_few_requests: None,
+            ended_at: Some(now.rfc3339()),
+            phase_since: now.rfc3339(),
+            outcome: after.outcome.clone(),
+            ..match &known {
+                Some(known) => brought_up_to_date(stored.view, known),
+                None => stored.view,
+            }
+        };
+        let judge = known.as_ref().map(|known| json!(known.trial.evidence()));
+        let mut chronicle = known.map_or_else(|| Chronicle::new(now), |known| known.chronicle);
+        chronicle.note(
+            "the process was restarted and the release could not go on; what came after its last checkpoint is missing",
+        );
+        chronicle.turn(now, action, ITSELF, error.to_owned(), 0.0);
+        let plan = Value::Object(after.plan.to_json());
+        Some(Abandoned {
+            action,
+            bundle: chronicle.bundle(view.clone(), judge.unwrap_or_default(), plan),
+            stored: Stored {
+                release: after,
+                view,
+                leased: stored.leased,
+            },
+        })
+    }
+}
+
+/// A release as it was told last, with what its checkpoint knows beyond that.
+fn brought_up_to_date(view: api::Release, known: &Checkpoint) -> api::Release {
     let evidence = known.trial.evidence();
     api::Release {
         user_visible_failures: known.visible,

@@ -5,13 +5,13 @@ use std::thread;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::active::Active;
-use super::persist::{Stored, brought_up_to_date};
+use super::persist::{Abandoned, Stored};
+use super::turn::ITSELF;
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
-use crate::control::metrics::ABANDONED;
 use crate::model::{Name, ServiceSpec, api};
 use crate::store::{Change, NewEntry, ReleaseRecord};
 
@@ -101,24 +101,20 @@ impl Controller {
         managed.state = managed
             .state
             .without_release(revision, &now.rfc3339(), error.to_owned());
-        let state = match ended(record, checkpoint, error, now) {
-            Some(stored) => {
-                managed.last = Some(Box::new(stored.view.clone()));
-                serde_json::json!(stored)
-            }
-            None => record.state.clone(),
+        let abandoned = Abandoned::new(record, checkpoint, error, now);
+        let stored = abandoned.as_ref().map(|abandoned| json!(abandoned.stored));
+        let row = ReleaseRecord {
+            ended: true,
+            state: stored.unwrap_or_else(|| record.state.clone()),
+            ..record.clone()
         };
         let live = managed.live();
         let change = Change {
             services: vec![managed.state.record(name)],
-            releases: vec![ReleaseRecord {
-                ended: true,
-                state,
-                ..record.clone()
-            }],
+            releases: vec![row.clone()],
             entry: NewEntry {
                 at: now.rfc3339(),
-                actor: super::turn::ITSELF.to_owned(),
+                actor: ITSELF.to_owned(),
                 action: "release_abandoned".to_owned(),
                 service: Some(name.to_string()),
                 reason: Some(format!("release {}: {error}", record.id)),
@@ -132,6 +128,14 @@ impl Controller {
             .insert(self.outbox.push(change), Unsaved { services, saved });
         self.publisher.update(|table| table.with_weights(name, &live));
         self.collector.follow(&self.publisher.current().table, now);
+        if let Some(abandoned) = abandoned {
+            self.put_evidence(name, row, &abandoned.bundle);
+            self.tell(api::EventKind::Release {
+                release: Box::new(abandoned.bundle.release),
+                action: abandoned.action.to_owned(),
+                actor: ITSELF.to_owned(),
+            });
+        }
     }
 
     /// Whether a configuration leaves the services of all releases under way.
@@ -143,33 +147,6 @@ impl Controller {
             .find(|(name, managed)| managed.release().is_some() && missing(name));
         gone.map_or(Ok(()), |(name, managed)| Err(under_way(name, managed)))
     }
-}
-
-/// A release that cannot go on, as one that was rolled back; `None` when it cannot even be read.
-fn ended(
-    record: &ReleaseRecord,
-    checkpoint: Option<&Value>,
-    error: &str,
-    now: crate::time::Timestamp,
-) -> Option<Stored> {
-    let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
-    let after = stored.release.roll_back(ABANDONED, error.to_owned(), now).after;
-    let view = api::Release {
-        phase: after.phase,
-        weight: 0.0,
-        paused: false,
-        waiting_for: None,
-        too_few_requests: None,
-        ended_at: Some(now.rfc3339()),
-        phase_since: now.rfc3339(),
-        outcome: after.outcome.clone(),
-        ..brought_up_to_date(stored.view, checkpoint)
-    };
-    Some(Stored {
-        release: after,
-        view,
-        leased: stored.leased,
-    })
 }
 
 /// Waits for an answer without a runtime, at most so long. Whether it was yes.

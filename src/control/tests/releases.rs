@@ -88,9 +88,14 @@ impl Rig {
 
     /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
     pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
+        self.traffic_at(self.points(), requests, over, bad).await;
+    }
+
+    /// The canary's weight of 10,000.
+    pub(super) fn points(&self) -> u16 {
         let snapshot = self.links.publisher.current();
         let green = snapshot.table.service("shop").unwrap().upstream("green").unwrap();
-        self.traffic_at(green.weight.basis_points(), requests, over, bad).await;
+        green.weight.basis_points()
     }
 
     /// The same, split so that the canary gets so many of 10,000, whatever the weights say by now.
@@ -443,7 +448,9 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         while !rig.release("shop-1").await.phase.is_over() {
-            rig.traffic(50, Duration::from_millis(500), bad && rig.green() > 20.0)
+            // Drawn at the step that it is bad at, however late the next one is on disk.
+            let points = rig.points();
+            rig.traffic_at(points, 50, Duration::from_millis(500), bad && points > 2_000)
                 .await;
             tokio::task::yield_now().await;
         }

@@ -170,6 +170,19 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         assert!(after.budget.spent >= after.user_visible_failures, "{:?}", after.budget);
         assert!(after.ended_at.is_some());
         assert_eq!((after.rescued, after.canary_requests), (1, before.canary_requests));
+        let bundle = rig.links.handle.evidence("shop-1").await.unwrap();
+        let last = bundle.timeline.last().unwrap();
+        assert_eq!((&*last.action, last.weight), ("release_rolled_back", 0.0));
+        assert!(
+            last.detail.contains("sticky") && bundle.timeline.len() > 1,
+            "{:?}",
+            bundle.timeline
+        );
+        assert!(
+            bundle.judge["canary"]["requests"].as_u64() > Some(0),
+            "{}",
+            bundle.judge
+        );
         // Durable: the answer of a change that comes after it in the queue.
         rig.put(0.0).await.unwrap().unwrap();
         let actions = rig.actions().await;

@@ -117,7 +117,7 @@ impl Controller {
             .collect()
     }
 
-    /// Puts the new services in place of the old. Gives those that begin anew, and what people should know of them.
+    /// Puts the new services in place of the old. Gives those whose state is new, and what people should know of them.
     fn replace(
         &mut self,
         specs: Vec<ServiceSpec>,
@@ -129,7 +129,13 @@ impl Controller {
         for spec in specs {
             let name = Name::clone(&spec.name);
             let managed = match (old.remove(&name), merged.remove(&name)) {
-                (Some(mut managed), Some((state, pending_state))) => {
+                (Some(mut managed), Some((mut state, pending_state))) => {
+                    // Who asks for a rollback under the revision that he saw must not be led elsewhere than he saw. A
+                    // change on its way has a revision of its own.
+                    if !managed.state.leads_back_as(&state) && managed.pending.is_none() {
+                        state.revision = managed.next_revision();
+                        fresh.push(Name::clone(&name));
+                    }
                     managed.state = state;
                     if let (Some(pending), Some(state)) = (&mut managed.pending, pending_state) {
                         pending.moved.next = state;

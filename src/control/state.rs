@@ -114,6 +114,11 @@ impl State {
         })
     }
 
+    /// Whether rollbacks lead to the same upstreams under both.
+    pub(super) fn leads_back_as(&self, other: &State) -> bool {
+        self.baseline == other.baseline && self.previous_baseline == other.previous_baseline
+    }
+
     /// The state after a change to `weights`, as revision `revision`.
     ///
     /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is

@@ -99,6 +99,28 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
 }
 
 #[tokio::test(flavor = "current_thread")]
+async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    // Blue is what a rollback leads to, and has no traffic now.
+    rig.put(100.0).await.unwrap().unwrap();
+    let before = rig.shop().await;
+    assert_eq!((&*before.baseline, before.revision), ("green", 2));
+    let mut green = spec("shop", 0.0);
+    green.upstreams.remove(0);
+    green.weights = crate::model::Weights::all_on(green.upstreams.iter().map(|u| &u.name), "green").unwrap();
+    green.baseline = None;
+    rig.links.handle.reload(vec![green.clone()], "file").await.unwrap();
+    assert_eq!(rig.shop().await.revision, 3);
+    rig.links.handle.reload(vec![green.clone()], "file").await.unwrap();
+    assert_eq!(rig.shop().await.revision, 3, "nothing changed");
+    rig.stop().await;
+    let rig = Rig::open(directory.path(), vec![green]);
+    assert_eq!(rig.shop().await.revision, 3);
+}
+
+#[tokio::test(flavor = "current_thread")]
 async fn a_reload_takes_along_what_waits_for_the_store() {
     let (rig, gate) = gated(TIMING).await;
     let away = rig.put(50.0);

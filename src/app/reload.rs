@@ -44,28 +44,34 @@ impl Reloads {
     pub(super) async fn reload(&mut self, running: &Running, actor: &str) {
         match self.apply(running, actor).await {
             Ok(detail) => tracing::info!(detail, actor, "configuration reloaded"),
-            Err(detail) => {
-                tracing::error!(
-                    actor,
-                    "the configuration was not reloaded, the old one stays in use: {detail}"
-                );
-                running.handle().reload_failed(detail).await;
-            }
+            Err(detail) => tracing::error!(
+                actor,
+                "the configuration was not reloaded, the old one stays in use: {detail}"
+            ),
         }
     }
 
     async fn apply(&mut self, running: &Running, actor: &str) -> Result<String, String> {
-        let new = config::load(&self.path).map_err(|report| report.to_string())?;
-        let cold = config::changes_needing_restart(&self.current, &new);
-        if !cold.is_empty() {
-            return Err(format!("these keys only change with a restart: {}", cold.join(", ")));
-        }
-        let detail = running
-            .handle()
-            .reload(new.services.clone(), actor)
-            .await
-            .map_err(|refusal| refusal.to_string())?;
+        let new = match self.read() {
+            Ok(new) => new,
+            Err(detail) => {
+                running.handle().reload_failed(detail.clone()).await;
+                return Err(detail);
+            }
+        };
+        // Who watches is told by the controller, also when it refuses.
+        let reloaded = running.handle().reload(new.services.clone(), actor).await;
+        let detail = reloaded.map_err(|refusal| refusal.to_string())?;
         self.current = new;
         Ok(detail)
+    }
+
+    fn read(&self) -> Result<Config, String> {
+        let new = config::load(&self.path).map_err(|report| report.to_string())?;
+        let cold = config::changes_needing_restart(&self.current, &new);
+        if cold.is_empty() {
+            return Ok(new);
+        }
+        Err(format!("these keys only change with a restart: {}", cold.join(", ")))
     }
 }

@@ -125,9 +125,12 @@ impl Controller {
                     turn: None,
                     reply: Reply::Service(reply),
                 };
+                let moves = moved.next.weights != managed.state.weights;
                 self.brake(&name, moved);
-                self.metrics
-                    .add_rollback(&name, MANUAL, self.clock.now().since(decided));
+                if moves {
+                    self.metrics
+                        .add_rollback(&name, MANUAL, self.clock.now().since(decided));
+                }
             }
         }
     }

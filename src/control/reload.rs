@@ -21,6 +21,7 @@ impl Controller {
         let records = loaded.services.into_iter().map(|record| (record.name.clone(), record));
         self.absent = records.collect();
         let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
+        let order = names(&specs);
         for spec in specs {
             let record = self.absent.remove(&*spec.name);
             let (managed, warning) = manage(spec, record.as_ref(), &now.rfc3339());
@@ -30,7 +31,7 @@ impl Controller {
             warnings.extend(warning);
             self.services.insert(Name::clone(&managed.spec.name), managed);
         }
-        self.publish_topology();
+        self.publish_topology(&order);
         self.resume_releases(loaded.releases, loaded.checkpoints);
         self.metrics.set_reload(now, true);
         if !fresh.is_empty() {
@@ -53,14 +54,14 @@ impl Controller {
             "nothing changed".to_owned()
         };
         if changed {
+            let order = names(&specs);
             let (fresh, warnings) = self.replace(specs, merged);
-            self.publish_topology();
+            self.publish_topology(&order);
             let told = [vec![detail.clone()], warnings].concat().join("; ");
             self.journal("reload", actor, Some(told), fresh, before);
         }
         let now = self.clock.now();
         self.metrics.set_reload(now, true);
-        tracing::info!(detail, "the configuration was reloaded");
         self.tell(api::EventKind::Reload {
             ok: true,
             detail: detail.clone(),
@@ -70,7 +71,6 @@ impl Controller {
 
     pub(super) fn reload_failed(&mut self, detail: String) {
         self.metrics.set_reload(self.clock.now(), false);
-        tracing::warn!(detail, "the new configuration was refused; the one in use stays");
         self.tell(api::EventKind::Reload { ok: false, detail });
     }
 
@@ -110,11 +110,25 @@ impl Controller {
             .filter(|name| !stays(name))
             .map(|name| &**name)
             .collect();
-        [("added", added), ("changed", changed), ("removed", removed)]
-            .into_iter()
-            .filter(|(_, names)| !names.is_empty())
-            .map(|(what, names)| format!("{what}: {}", names.join(", ")))
-            .collect()
+        // Where two routes are equal, the one that is declared first counts.
+        let current = self.publisher.current();
+        let order = current.table.services().map(|service| &service.name);
+        let moved = added.is_empty() && removed.is_empty() && !order.eq(specs.iter().map(|spec| &spec.name));
+        let reordered = if moved {
+            specs.iter().map(|spec| &*spec.name).collect()
+        } else {
+            Vec::new()
+        };
+        [
+            ("added", added),
+            ("changed", changed),
+            ("removed", removed),
+            ("in this order", reordered),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}: {}", names.join(", ")))
+        .collect()
     }
 
     /// Puts the new services in place of the old. Gives those whose state is new, and what people should know of them.
@@ -170,10 +184,14 @@ impl Controller {
             .for_each(|asked| drop(asked.reply.send(gone())));
     }
 
-    /// Publishes a table of all services as they are declared now.
-    fn publish_topology(&mut self) {
-        let specs: Vec<ServiceSpec> = self.services.values().map(|managed| managed.spec.clone()).collect();
+    /// Publishes a table of all services as they are declared now, in the order of declaration: of equal routes the first
+    /// one counts.
+    fn publish_topology(&mut self, order: &[Name]) {
         let services = &self.services;
+        let specs: Vec<ServiceSpec> = order
+            .iter()
+            .filter_map(|name| Some(services.get(name)?.spec.clone()))
+            .collect();
         let live = |name: &str| services.get(name).map(Managed::live);
         let keys = &mut self.keys;
         self.publisher
@@ -204,18 +222,19 @@ impl Controller {
     }
 }
 
+fn names(specs: &[ServiceSpec]) -> Vec<Name> {
+    specs.iter().map(|spec| Name::clone(&spec.name)).collect()
+}
+
 /// A service that begins, with what the store remembers of it if anything.
 fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (Managed, Option<String>) {
     let (state, warning) = match record {
         Some(record) => State::resumed(&spec, record, at),
         None => (State::declared(&spec, at), None),
     };
-    let warning = warning.map(|error| {
-        let told = format!(
-            "service {}: {error}; it starts from the weights in the configuration",
-            spec.name
-        );
-        tracing::warn!("the stored weights cannot be used: {told}");
+    let warning = warning.map(|warning| {
+        let told = format!("service {}: {warning}", spec.name);
+        tracing::warn!("the stored weights are not used as they are: {told}");
         told
     });
     let managed = Managed {

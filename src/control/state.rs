@@ -29,7 +29,7 @@ pub(super) struct State {
     generation: u64,
     /// How many releases it has had; the next is numbered one more.
     pub(super) releases: u64,
-    /// Builds whose release was rolled back, and how often: a further try at one has less chance of error.
+    /// Builds that were judged bad, and how often: a further try at one has less chance of error.
     attempts: BTreeMap<String, u32>,
     pub(super) since: String,
     pub(super) reason: Option<String>,
@@ -53,46 +53,73 @@ impl State {
         }
     }
 
-    /// The state that the store remembers, for a service that may have been declared anew since.
+    /// The state that the store remembers, for a service that may have been declared anew since, and what people should
+    /// know of it.
     ///
-    /// When it cannot be (an upstream with traffic is gone), the declared state with the next revision, and why.
+    /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the declared state begins. Both
+    /// have the next revision.
     pub(super) fn resumed(spec: &ServiceSpec, record: &ServiceRecord, at: &str) -> (State, Option<String>) {
-        let given = record
+        let known = |name: &str| spec.upstreams.iter().map(|u| &u.name).find(|known| &***known == name);
+        let declared = State::declared(spec, at);
+        let stored = State {
+            revision: record.revision,
+            previous_baseline: record.previous_baseline.as_deref().and_then(known).cloned(),
+            generation: record.generation,
+            releases: record.releases,
+            attempts: record.attempts.clone(),
+            since: record.since.clone(),
+            reason: record.reason.clone(),
+            ..declared.clone()
+        };
+        let given: Vec<(Name, Weight)> = record
             .weights
             .iter()
-            .map(|(name, weight)| (Name::from(name.as_str()), *weight));
-        match weights_of(spec, given) {
-            Ok(weights) => {
-                let known = |name: &str| spec.upstreams.iter().map(|u| &u.name).find(|known| &***known == name);
-                let declared = State::declared(spec, at);
-                let state = State {
-                    revision: record.revision,
-                    // Not the holder of all weight: in the final bake of a release that is still the canary.
-                    baseline: known(&record.baseline)
-                        .or(weights.holder())
-                        .cloned()
-                        .unwrap_or(declared.baseline),
-                    previous_baseline: record.previous_baseline.as_deref().and_then(known).cloned(),
-                    weights,
-                    generation: record.generation,
-                    releases: record.releases,
-                    attempts: record.attempts.clone(),
-                    since: record.since.clone(),
-                    reason: record.reason.clone(),
-                };
-                (state, None)
-            }
-            Err(error) => {
-                let state = State {
-                    revision: record.revision + 1,
-                    generation: record.generation + 1,
-                    releases: record.releases,
-                    attempts: record.attempts.clone(),
-                    ..State::declared(spec, at)
-                };
-                (state, Some(error.to_string()))
-            }
+            .filter(|(_, weight)| !weight.is_zero())
+            .map(|(name, weight)| (Name::from(name.as_str()), *weight))
+            .collect();
+        let names = || spec.upstreams.iter().map(|upstream| &upstream.name);
+        let baseline = known(&record.baseline);
+        if let Ok(weights) = Weights::new(names(), &given) {
+            let state = State {
+                // Not the holder of all weight: in the final bake of a release that is still the canary.
+                baseline: baseline.or(weights.holder()).cloned().unwrap_or(declared.baseline),
+                weights,
+                ..stored
+            };
+            return (state, None);
         }
+        let gone: Vec<String> = given
+            .iter()
+            .filter(|(name, _)| known(name).is_none())
+            .map(|(name, weight)| format!("{name}, which had {weight} % of the traffic, is gone"))
+            .collect();
+        let gone = gone.join("; ");
+        if let Some(baseline) = baseline
+            && let Some(weights) = Weights::inherited(names(), &given, baseline)
+        {
+            let told = format!("{gone}: it goes to the baseline, {baseline}");
+            let state = State {
+                revision: record.revision + 1,
+                baseline: Name::clone(baseline),
+                weights,
+                since: at.to_owned(),
+                reason: Some(told.clone()),
+                ..stored
+            };
+            return (state, Some(told));
+        }
+        let state = State {
+            revision: record.revision + 1,
+            generation: record.generation + 1,
+            releases: record.releases,
+            attempts: record.attempts.clone(),
+            ..declared
+        };
+        let told = format!(
+            "{gone}, and so is the baseline, {}: it starts from the weights in the configuration",
+            record.baseline
+        );
+        (state, Some(told))
     }
 
     /// The same state for a service that is declared anew: upstreams that came have no weight.
@@ -133,13 +160,19 @@ impl State {
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
         let leaves = self.weights.holder().is_some() && weights.holder().is_none();
+        // Weights that stay have been in effect since they were set first, and for the reason given then.
+        let (since, reason) = if weights == self.weights {
+            (self.since.clone(), self.reason.clone())
+        } else {
+            (at.to_owned(), reason)
+        };
         State {
             revision,
             baseline: promoted.unwrap_or_else(|| Name::clone(&self.baseline)),
             previous_baseline,
             generation: self.generation + u64::from(leaves),
             weights,
-            since: at.to_owned(),
+            since,
             reason,
             ..self.clone()
         }
@@ -170,7 +203,7 @@ impl State {
         let weights = Weights::new(upstreams, &given).unwrap_or_else(|_| self.weights.clone());
         let is_same = weights == self.weights;
         let mut attempts = self.attempts.clone();
-        if let (Phase::RolledBack, Some(version)) = (release.phase, &release.version) {
+        if let (true, Some(version)) = (release.was_judged_bad(), &release.version) {
             *attempts.entry(version.clone()).or_default() = release.attempt;
             while attempts.len() > ATTEMPTS_MAX {
                 let other = attempts.keys().find(|known| *known != version).cloned();
@@ -382,6 +415,9 @@ mod tests {
         assert_eq!(summary(&once), (0.0, "blue", None, 1));
         assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
         assert_eq!(back(&once).revision, 4);
+        // Weights that stay have been in effect since they were set first.
+        let again = once.with_weights(once.weights.clone(), 9, "later", Some("once more".to_owned()));
+        assert_eq!((again.since, again.reason), (once.since, once.reason));
     }
 
     #[test]
@@ -425,12 +461,25 @@ mod tests {
         let mut renamed = spec("shop", 0.0);
         renamed.upstreams[1].name = Name::from("red");
         renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
-        let (fallen_back, warning) = State::resumed(&renamed, &record, "t1");
+        let (inherited, warning) = State::resumed(&renamed, &record, "t1");
         assert_eq!(
-            (&*fallen_back.baseline, fallen_back.revision),
-            ("red", canary.revision + 1)
+            (inherited.weights.holder(), &*inherited.baseline, inherited.revision),
+            (Some(&Name::from("blue")), "blue", canary.revision + 1)
         );
-        assert!(warning.unwrap().contains("green"));
+        assert_eq!(
+            warning.unwrap(),
+            "green, which had 50 % of the traffic, is gone: it goes to the baseline, blue"
+        );
+        let mut other = renamed.clone();
+        other.upstreams[0].name = Name::from("gold");
+        other.weights = Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
+        let (declared, warning) = State::resumed(&other, &record, "t1");
+        assert_eq!((&*declared.baseline, declared.revision), ("red", canary.revision + 1));
+        assert!(
+            warning
+                .unwrap()
+                .ends_with("and so is the baseline, blue: it starts from the weights in the configuration")
+        );
         assert!(canary.conformed(&renamed).unwrap_err().to_string().contains("green"));
         let kept = back(&canary).conformed(&renamed).unwrap();
         assert_eq!(

@@ -84,6 +84,9 @@ pub struct Release {
     pub phase: Phase,
     /// Whether it was told not to go on. The brakes work all the same.
     pub paused: bool,
+    /// Whether somebody who may has said that it goes through freeze windows; absent if not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub override_freeze: bool,
     /// The step that it is at, counted from 1; 0 before the first.
     pub step: usize,
     /// The weights of all steps, in percent.

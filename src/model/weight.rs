@@ -143,6 +143,25 @@ impl Weights {
         all.iter().any(|(name, _)| &**name == only).then_some(Weights(all))
     }
 
+    /// The weights of those in `given` that are among `upstreams`, and on `heir` all that the others had; `None` when
+    /// `heir` is not among `upstreams` itself, or the sum is more than 100.
+    pub fn inherited<'a>(
+        upstreams: impl IntoIterator<Item = &'a Name>,
+        given: &[(Name, Weight)],
+        heir: &str,
+    ) -> Option<Weights> {
+        let of = |name: &Name| given.iter().find(|(known, _)| known == name).map(|(_, weight)| *weight);
+        let mut all: Vec<(Name, Weight)> = upstreams
+            .into_iter()
+            .map(|name| (Name::clone(name), of(name).unwrap_or(Weight::ZERO)))
+            .collect();
+        let sum: u32 = all.iter().map(|(_, weight)| u32::from(weight.0)).sum();
+        let rest = u16::try_from(u32::from(Weight::FULL.0).checked_sub(sum)?).ok()?;
+        let (_, weight) = all.iter_mut().find(|(name, _)| &**name == heir)?;
+        weight.0 = weight.0.saturating_add(rest);
+        Some(Weights(all))
+    }
+
     /// These weights with all that `from` has given to `to`; `None` when one of them is not among the upstreams, or they
     /// are the same.
     pub fn moved(&self, from: &str, to: &str) -> Option<Weights> {

@@ -34,8 +34,12 @@ pub enum Input<'a> {
     Tripped {
         /// Failures that users saw.
         spent: u64,
+        /// Those that count as seen besides since restarts, which forget what was not told in time.
+        written_off: u64,
         /// The budget as declared.
         limit: u64,
+        /// So many were on disk as spent when more came, if it were not the budget that ended it.
+        outran: Option<u64>,
     },
     /// No endpoint of the canary is healthy.
     Unhealthy {
@@ -72,6 +76,15 @@ pub enum Direction {
     Level,
 }
 
+/// The failures of the canary in words: those that users saw, and those that count as seen since restarts.
+pub(super) fn seen(spent: u64, written_off: u64) -> String {
+    let others = match written_off {
+        0 => String::new(),
+        n => format!(", and {n} more count as seen since the process was killed, which forgets the last of them"),
+    };
+    format!("users have seen {spent} failures of the canary{others}")
+}
+
 impl Release {
     /// What follows; `None` when nothing does.
     ///
@@ -88,11 +101,21 @@ impl Release {
         Ok(match input {
             Input::Tick | Input::Command(_) => self.tick(now),
             Input::Verdict(finding) => self.judged(finding, now),
-            Input::Tripped { spent, limit } => {
-                let detail = format!(
-                    "users have seen {spent} failures of the canary: the budget of {limit}, beyond what the baseline's \
-                     rate and chance explain, is exhausted"
-                );
+            Input::Tripped {
+                spent,
+                written_off,
+                limit,
+                outran,
+            } => {
+                let seen = seen(*spent, *written_off);
+                let detail = match outran {
+                    None => format!(
+                        "{seen}: the budget of {limit}, beyond what the baseline's rate and chance explain, is exhausted"
+                    ),
+                    Some(on_disk) => format!(
+                        "{seen}, faster than the disk takes them down: it had {on_disk} of the budget of {limit}"
+                    ),
+                };
                 Some(self.roll_back("budget", detail, now))
             }
             Input::Unhealthy { detail } => Some(self.roll_back("health", (*detail).to_owned(), now)),

@@ -157,6 +157,14 @@ impl Release {
         self.step.map_or(0, |step| step + 1)
     }
 
+    /// Whether evidence or the budget has ended it: what may be an error, of which a further try at the same build has a
+    /// smaller chance.
+    pub fn was_judged_bad(&self) -> bool {
+        let objective = self.outcome.as_ref().and_then(|outcome| outcome.objective.as_deref());
+        let judged = ["error_rate", "latency", "slo", "budget"];
+        self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
+    }
+
     /// Whether it was told not to go on.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::machine::seen;
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{Arm, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Pending, Reason, Verdict};
@@ -13,6 +14,9 @@ use crate::model::api::BudgetStatus;
 pub struct Trial {
     judge: Judge,
     budget: Budget,
+    /// Of the failures that are spent, those that nobody may have seen.
+    #[serde(default)]
+    written_off: u64,
 }
 
 /// What follows from what is known.
@@ -39,6 +43,7 @@ impl Trial {
         Trial {
             judge: Judge::new(plan.analysis(attempt)),
             budget: plan.budget_rule(attempt),
+            written_off: 0,
         }
     }
 
@@ -80,6 +85,11 @@ impl Trial {
     /// Users have seen `spent` failures of the canary in the whole release. It never falls.
     pub fn set_spent(&mut self, spent: u64) {
         self.budget.spend(spent.saturating_sub(self.budget.spent()));
+    }
+
+    /// So many of them count as seen only because a killed process forgets the last of them.
+    pub fn set_written_off(&mut self, failures: u64) {
+        self.written_off = failures;
     }
 
     /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and both before policy:
@@ -195,9 +205,8 @@ impl Trial {
 
     fn overspent(&self) -> String {
         format!(
-            "users have seen {} failures of the canary: the budget of {}, with {:.1} that the baseline's rate explains \
-             and {:.1} for chance, is exhausted",
-            self.budget.spent(),
+            "{}: the budget of {}, with {:.1} that the baseline's rate explains and {:.1} for chance, is exhausted",
+            seen(self.budget.spent().saturating_sub(self.written_off), self.written_off),
             self.budget.limit(),
             self.budget.explained(),
             self.budget.chance()

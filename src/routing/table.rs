@@ -93,16 +93,14 @@ impl Live {
         if names().eq(self.weights.iter().map(|(name, _)| name)) {
             return self;
         }
-        let others: Vec<(Name, Weight)> = names()
-            .filter(|name| **name != self.baseline)
-            .map(|name| (Name::clone(name), self.weights.get(name).unwrap_or_default()))
+        let given: Vec<(Name, Weight)> = self
+            .weights
+            .iter()
+            .map(|(name, weight)| (Name::clone(name), weight))
             .collect();
-        let taken: u16 = others.iter().map(|(_, weight)| weight.basis_points()).sum();
-        let rest = Weight::from_basis_points(Weight::FULL.basis_points().saturating_sub(taken)).unwrap_or_default();
-        let given = [others, vec![(Name::clone(&self.baseline), rest)]].concat();
-        match Weights::new(names(), &given) {
-            Ok(weights) => Live { weights, ..self },
-            Err(_) => Live {
+        match Weights::inherited(names(), &given, &self.baseline) {
+            Some(weights) => Live { weights, ..self },
+            None => Live {
                 salt: self.salt,
                 ..Live::initial(spec)
             },

@@ -130,6 +130,7 @@ pub(super) fn release(number: usize) -> api::Release {
         canary: "green".into(),
         phase: api::Phase::Progressing,
         paused: false,
+        override_freeze: false,
         step: 1,
         steps: vec![5.0, 25.0, 100.0],
         weight: 5.0,

@@ -193,6 +193,7 @@ mod tests {
             canary: "green".into(),
             phase: Phase::Progressing,
             paused: false,
+            override_freeze: false,
             step: 1,
             steps: vec![5.0, 100.0],
             weight: 5.0,

@@ -37,6 +37,8 @@ pub(in crate::control) struct Active {
     pub(super) trial_step: Option<usize>,
     /// Failures that count as spent only because a restart does not know better.
     pub(super) forgone: u32,
+    /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
+    pub(super) capped: Option<u32>,
     /// Rescues before the last restart.
     pub(super) rescued_before: u64,
     pub(super) preflight: Preflight,
@@ -87,6 +89,7 @@ impl Active {
             landmark_us: u64::MAX,
             trial_step: None,
             forgone: 0,
+            capped: None,
             rescued_before: 0,
             preflight: Preflight::Due,
             retry_at: now,
@@ -192,8 +195,10 @@ impl Active {
     fn tripped(&self, now: Timestamp) -> Option<Due> {
         let wire = self.watch.tripwire();
         let input = Input::Tripped {
-            spent: u64::from(wire.spent()),
+            spent: self.visible(),
+            written_off: self.forgone.into(),
             limit: self.release.plan.budget(),
+            outran: self.capped.map(u64::from),
         };
         wire.is_tripped().then(|| self.heed(&input, now)).flatten()
     }
@@ -267,7 +272,9 @@ impl Active {
         self.trial.set_spent(u64::from(spent));
         let allowance = self.trial.allowance_given(self.assembly.pending());
         let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
-        wire.arm(self.lease.cap(limit), self.baseline_failures);
+        let cap = self.lease.cap(limit);
+        self.capped = (cap < limit).then_some(cap);
+        wire.arm(cap, self.baseline_failures);
         self.lease.ask(spent, limit)
     }
 

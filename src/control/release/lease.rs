@@ -1,12 +1,12 @@
 //! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
 //! process that is killed at any moment comes back with no less spent than users have seen.
 
-/// Failures that are leased at once: a quarter of the limit, so that a kill costs no more of the budget than that, and at most
-/// this many. With fewer, a burst would outrun the disk and trip the wire before the budget is spent.
-const PIECE_MAX: u32 = 8;
+/// Failures that are leased at once: half of what is left, so that a kill costs no more than that, and never fewer than
+/// this many. With few, a burst outruns the disk and trips the wire before the budget is spent.
+const PIECE_MIN: u32 = 3;
 
-fn piece(limit: u32) -> u32 {
-    (limit / 4).clamp(1, PIECE_MAX)
+fn piece(left: u32) -> u32 {
+    (left / 2).max(PIECE_MIN)
 }
 
 /// What of the allowance may be armed.
@@ -28,7 +28,7 @@ impl Lease {
 
     /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust it.
     pub(super) fn first(spent: u32, limit: u32) -> u32 {
-        limit.min(spent.saturating_add(piece(limit)))
+        limit.min(spent.saturating_add(piece(limit.saturating_sub(spent))))
     }
 
     /// The most failures that the wire may be armed with when `limit` exhaust the budget.
@@ -39,12 +39,9 @@ impl Lease {
     /// What should be on disk as spent, when it is time to ask for more.
     pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
-        let left = granted.saturating_sub(spent);
-        if self.asked.is_some() || limit <= granted || left > piece(limit).div_ceil(2) {
-            return None;
-        }
+        let armed = granted.saturating_sub(spent);
         let wanted = Lease::first(spent, limit);
-        if wanted <= granted {
+        if self.asked.is_some() || wanted <= granted || armed > piece(limit.saturating_sub(spent)).div_ceil(2) {
             return None;
         }
         self.asked = Some(wanted);
@@ -75,19 +72,30 @@ mod tests {
     #[test]
     fn nothing_is_armed_that_is_not_on_disk_as_spent() {
         let mut lease = Lease::new(Lease::first(0, 23), true);
-        assert_eq!((lease.cap(23), lease.ask(1, 23)), (5, None));
-        assert_eq!(lease.ask(2, 23), Some(7));
-        assert_eq!((lease.cap(23), lease.ask(3, 23)), (5, None), "one at a time");
-        assert_eq!(lease.on_disk(3), 7, "what was asked for may be on disk");
+        assert_eq!((lease.cap(23), lease.ask(5, 23)), (11, None));
+        assert_eq!(lease.ask(7, 23), Some(15));
+        assert_eq!((lease.cap(23), lease.ask(8, 23)), (11, None), "one at a time");
+        assert_eq!(lease.on_disk(3), 15, "what was asked for may be on disk");
         lease.answered(false);
-        assert_eq!(lease.cap(23), 5);
-        assert_eq!(lease.ask(4, 23), Some(9));
+        assert_eq!(lease.cap(23), 11);
+        assert_eq!(lease.ask(9, 23), Some(16));
         lease.answered(true);
-        assert_eq!(lease.cap(23), 9);
-        assert_eq!(lease.ask(12, 15), Some(15));
-        lease.answered(true);
+        assert_eq!(lease.cap(23), 16);
         assert_eq!(lease.ask(15, 15), None);
         assert_eq!(lease.cap(9), 9, "a limit that fell counts at once");
+    }
+
+    #[test]
+    fn of_a_small_budget_one_failure_is_never_the_last_that_is_armed() {
+        for limit in 3..30 {
+            let mut lease = Lease::new(Lease::first(0, limit), true);
+            for spent in 0..limit - 1 {
+                assert!(lease.cap(limit) > spent + 1, "{spent} of {limit}");
+                if lease.ask(spent, limit).is_some() {
+                    lease.answered(true);
+                }
+            }
+        }
     }
 
     #[test]

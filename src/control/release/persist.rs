@@ -186,6 +186,8 @@ impl Active {
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
         let leased = match &checkpoint {
             Some(known) if known.settled => known.leased,
+            // It had no traffic yet, so nobody can have seen it fail.
+            _ if release.step().is_none() => 0,
             known => stored.leased.max(known.as_ref().map_or(0, |known| known.leased)),
         };
         let sticky = spec.sticky;
@@ -196,6 +198,8 @@ impl Active {
             return Err("whether its users are sticky has changed".to_owned());
         }
         let mut active = Active::new(release, spec, leased, durable, now);
+        let visible = checkpoint.as_ref().map_or(0, |known| known.visible);
+        let visible = u32::try_from(visible).unwrap_or(u32::MAX);
         if let Some(known) = checkpoint {
             active.trial = known.trial;
             active.users = known.users;
@@ -204,8 +208,9 @@ impl Active {
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;
             active.rescued_before = known.rescued;
-            active.forgone = leased.saturating_sub(u32::try_from(known.visible).unwrap_or(u32::MAX));
         }
+        active.forgone = leased.saturating_sub(visible);
+        active.trial.set_written_off(active.forgone.into());
         if let Some(step) = active.release.step() {
             let at_ms = active.timeline.ms(now);
             active.begin_step(step, at_ms);

@@ -60,9 +60,13 @@ impl Controller {
             now,
         )?;
         active.recording = self.outbox.store().record(&record.id);
-        active
-            .chronicle
-            .note("the process was restarted while the release was under way");
+        active.chronicle.note(&match active.forgone {
+            0 => "the process was restarted while the release was under way".to_owned(),
+            n => format!(
+                "the process was killed while the release was under way; {n} failures count as seen since then, which it had \
+                 on disk as spent and may not have seen"
+            ),
+        });
         Ok(active)
     }
 

@@ -40,7 +40,12 @@ impl Controller {
                     managed
                         .state
                         .with_new_release(managed.next_revision(), &now.rfc3339(), intent.reason.clone());
-                let detail = format!("{} is to take over from {}", after.canary, after.baseline);
+                let overriding = if after.override_freeze {
+                    "; freeze windows are overridden"
+                } else {
+                    ""
+                };
+                let detail = format!("{} is to take over from {}{overriding}", after.canary, after.baseline);
                 let id = after.id.as_str().into();
                 let moved = Move {
                     next,

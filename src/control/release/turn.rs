@@ -114,7 +114,11 @@ impl Managed {
             was.insert("release".to_owned(), told(&active.release));
         }
         if let Some(is) = is.as_object_mut() {
-            is.insert("release".to_owned(), told(&turn.after));
+            let mut release = told(&turn.after);
+            if let Some(release) = release.as_object_mut() {
+                release.insert("detail".to_owned(), Value::from(turn.detail.as_str()));
+            }
+            is.insert("release".to_owned(), release);
         }
         Some(active.record(&turn.after, now))
     }
@@ -134,6 +138,7 @@ fn told(release: &Release) -> Value {
         "step": release.step_number(),
         "weight": release.weight().percent(),
         "paused": release.is_paused(),
+        "override_freeze": release.override_freeze,
         "approvals": release.approvals(),
     })
 }

@@ -19,6 +19,7 @@ impl Active {
             canary: state.canary.clone(),
             phase: state.phase,
             paused: state.is_paused(),
+            override_freeze: state.override_freeze,
             step: state.step_number(),
             steps: steps.collect(),
             weight: state.weight().percent(),

@@ -134,3 +134,27 @@ async fn a_step_is_held_as_long_as_it_says() {
     };
     tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
 }
+
+#[tokio::test]
+async fn that_a_freeze_was_overridden_is_told_wherever_the_release_is() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let start = api::ReleaseStart {
+        override_freeze: true,
+        ..start(quick())
+    };
+    let by = Intent {
+        may_override: true,
+        ..intent(None)
+    };
+    let started = rig.links.handle.start_release("shop", start, by).await.unwrap();
+    assert!(started.release.override_freeze);
+    let entries = rig.links.handle.audit(None, 9).await.unwrap().entries;
+    let entry = entries.iter().find(|entry| entry.action == "release_started").unwrap();
+    let release = &entry.after["release"];
+    assert_eq!(release["override_freeze"], true);
+    assert_eq!(
+        release["detail"],
+        "green is to take over from blue; freeze windows are overridden"
+    );
+}

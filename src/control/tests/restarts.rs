@@ -1,5 +1,6 @@
 //! What a release leaves behind, over a store that is opened again: where it goes on, and what is told of it.
 
+use super::releases::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
@@ -18,7 +19,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         let watch = rig.watch().unwrap();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
         let limit = watch.tripwire().limit();
-        for _ in 0..3 {
+        for _ in 0..limit * 2 / 3 {
             assert!(!watch.tripwire().spend(half, half));
         }
         rig.traffic(10, Duration::from_millis(100), false).await;
@@ -188,5 +189,54 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         let actions = rig.actions().await;
         let abandoned = actions.iter().filter(|action| *action == "release_abandoned");
         assert_eq!(abandoned.count(), 1, "{actions:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        rig.begin().await;
+    }
+    let mut spent = 0;
+    for _ in 0..20 {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        let mut release = rig.release("shop-1").await;
+        if release.budget.spent == 23 {
+            release = rig.phase("shop-1", Phase::RolledBack).await;
+        }
+        assert_eq!(release.user_visible_failures, 0);
+        if let Some(outcome) = release.outcome {
+            assert_eq!(outcome.objective.as_deref(), Some("budget"));
+            let told =
+                "users have seen 0 failures of the canary, and 23 more count as seen since the process was killed";
+            assert!(outcome.reason.starts_with(told), "{}", outcome.reason);
+            return;
+        }
+        assert!(release.budget.spent >= spent);
+        spent = release.budget.spent;
+    }
+    panic!("it never ended");
+}
+
+#[tokio::test]
+async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let later = api::ReleaseStart {
+            start_at: Some("2999-01-01T00:00:00Z".to_owned()),
+            ..start(quick())
+        };
+        let started = rig.links.handle.start_release("shop", later, intent(None)).await;
+        assert_eq!(started.unwrap().release.phase, Phase::Pending);
+    }
+    for _ in 0..3 {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let release = rig.release("shop-1").await;
+        assert_eq!((release.phase, release.budget.spent), (Phase::Pending, 0));
     }
 }

@@ -25,13 +25,32 @@ async fn weights_survive_the_process_that_is_killed() {
     );
     drop(rig);
 
-    // An upstream with traffic is gone: the file's weights, and everyone is told.
+    // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is told.
+    let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]);
+    rig.put(95.0).await.unwrap().unwrap();
+    drop(rig);
+    let mut other = spec("shop", 0.0);
+    other.upstreams[0].name = Name::from("red");
+    other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
+    let rig = Rig::open(directory.path(), vec![other]);
+    let shop = rig.shop().await;
+    assert_eq!((shop.baseline.as_str(), rig.green()), ("green", 100.0));
+    let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
+    let reason = newest.reason.unwrap();
+    assert!(
+        reason.contains("blue, which had 5 % of the traffic, is gone"),
+        "{reason}"
+    );
+    let before = shop;
+    drop(rig);
+
+    // So is the baseline: the file's weights.
     let mut other = spec("shop", 0.0);
     other.upstreams[1].name = Name::from("red");
     other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
     let rig = Rig::open(directory.path(), vec![other]);
     let shop = rig.shop().await;
-    assert_eq!((shop.baseline.as_str(), shop.revision), ("red", before.revision + 2));
+    assert_eq!((shop.baseline.as_str(), shop.revision), ("red", before.revision + 1));
     let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
     assert!(
         newest.action == "start" && newest.reason.as_ref().unwrap().contains("green"),
@@ -96,6 +115,27 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
         rig.actions().await,
         ["reload", "rollback", "reload", "weights", "start"]
     );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn services_are_in_the_table_as_they_are_declared() {
+    let rig = Rig::new(memory(), vec![spec("zoo", 0.0), spec("bank", 0.0)]);
+    let order = || {
+        let current = rig.links.publisher.current();
+        current
+            .table
+            .services()
+            .map(|service| service.name.to_string())
+            .collect::<Vec<_>>()
+    };
+    rig.links.handle.service("zoo").await.unwrap();
+    assert_eq!(order(), ["zoo", "bank"]);
+    let reload = |specs| rig.links.handle.reload(specs, "file");
+    let same = reload(vec![spec("zoo", 0.0), spec("bank", 0.0)]).await.unwrap();
+    assert_eq!(same, "nothing changed");
+    let turned = reload(vec![spec("bank", 0.0), spec("zoo", 0.0)]).await.unwrap();
+    assert_eq!(turned, "in this order: bank, zoo");
+    assert_eq!(order(), ["bank", "zoo"]);
 }
 
 #[tokio::test(flavor = "current_thread")]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{Command, Direction, Finding, Input, Plan, Release, Transition, Verb};
-use super::{HOUR, MONDAY_9, begin, plan};
+use super::{HOUR, MONDAY_9, begin, plan, tripped};
 use crate::analysis::Reason;
 use crate::model::Weight;
 use crate::model::api::Phase;
@@ -176,7 +176,7 @@ impl Model {
             }
             Event::Tick => self.tell(&Input::Tick, event),
             Event::Find(finding) => self.tell(&Input::Verdict(finding), event),
-            Event::Trip => self.tell(&Input::Tripped { spent: 23, limit: 20 }, event),
+            Event::Trip => self.tell(&tripped(23, 20), event),
             Event::Sicken => self.tell(&Input::Unhealthy { detail: "dead" }, event),
             Event::Preflight(well) => {
                 let result = if *well { Ok(()) } else { Err("no answer") };

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::{Command, Direction, Finding, Illegal, Input, Verb};
-use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick};
+use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick, tripped};
 use crate::analysis::Reason;
 use crate::model::api::Phase;
 
@@ -53,7 +53,7 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
         json!({ "steps": [5, { "weight": 50, "gate": "qa" }], "gate": "board", "freeze": ["Mon 00:00 - Mon 23:00"] });
     let inputs = [
         (Input::Verdict(&bad()), "error_rate"),
-        (Input::Tripped { spent: 23, limit: 20 }, "budget"),
+        (tripped(23, 20), "budget"),
         (
             Input::Unhealthy {
                 detail: "no endpoint answers",
@@ -111,7 +111,7 @@ fn nothing_leads_away_from_the_end() {
             Input::Verdict(&Finding::Advance),
             Input::Verdict(&bad()),
             Input::Preflight(Ok(())),
-            Input::Tripped { spent: 1, limit: 0 },
+            tripped(1, 0),
             Input::Unhealthy { detail: "" },
         ] {
             assert_eq!(release.tell(&input), None);

@@ -13,6 +13,16 @@ use super::{Command, Finding, Illegal, Input, Plan, Release, Transition, Verb};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
+/// The data plane has taken the canary out after so many failures.
+pub(super) fn tripped(spent: u64, limit: u64) -> Input<'static> {
+    Input::Tripped {
+        spent,
+        written_off: 0,
+        limit,
+        outran: None,
+    }
+}
+
 /// Monday, 23 November 2026, 09:00 UTC.
 const MONDAY_9: i64 = 1_795_424_400_000_000;
 const SECOND: i64 = 1_000_000;

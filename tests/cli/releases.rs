@@ -202,6 +202,47 @@ fn a_release_that_does_not_end_in_time_goes_on() {
     );
 }
 
+fn waiting(kind: &str, detail: &str) -> Value {
+    let mut waiting = release("waiting", 1, 5.0);
+    waiting["waiting_for"] = json!({ "kind": kind, "detail": detail });
+    waiting
+}
+
+#[test]
+fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
+    for (kind, words) in [
+        ("inconclusive", &["release", "start", "shop", "green", "--wait"][..]),
+        (
+            "too_little_traffic",
+            &["release", "start", "shop", "green", "--wait", "-o", "json"],
+        ),
+        ("inconclusive", &["release", "watch", "shop"]),
+        ("too_little_traffic", &["release", "watch", "shop", "-o", "json"]),
+    ] {
+        let proxy = with_events(vec![verdict(7), told(8, &waiting(kind, "the step had its time"))]);
+        // The time is for a wait that does not end; its end is told in other words.
+        let all: Vec<&str> = words.iter().copied().chain(["--timeout", "10s"]).collect();
+        let waited = proxy.run(&all).code(4);
+        for text in [
+            format!("shop-12 waits ({kind}): the step had its time. It is still under way, green at 5 %").as_str(),
+            "release resume shop-12",
+            "release promote shop-12",
+            "release rollback shop-12",
+        ] {
+            assert!(waited.err.contains(text), "{text} is missing: {}", waited.err);
+        }
+        assert!(!waited.err.contains("in time and goes on"), "{}", waited.err);
+    }
+}
+
+#[test]
+fn what_was_asked_for_beforehand_or_ends_by_itself_is_waited_for() {
+    for kind in ["gate", "freeze", "schedule", "resume", "split", "slo"] {
+        let proxy = with_events(vec![told(8, &waiting(kind, "something")), told(9, &ended("promoted"))]);
+        proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
+    }
+}
+
 #[test]
 fn one_that_has_ended_is_told_at_once() {
     let proxy = StandIn::playing(|line| match line {

@@ -173,6 +173,52 @@ fn waiting_ends_with_the_release_and_its_exit_code() {
 }
 
 #[test]
+fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
+    let at = |phase: &str, step: u64, since: &str, requests: u64| {
+        let mut release = release(phase, step, 5.0);
+        release["phase_since"] = json!(since);
+        release["canary_requests"] = json!(requests);
+        release
+    };
+    // As text `.5Z` is before `Z`, as a time it is not.
+    let pending = at("pending", 0, "2026-11-25T09:01:00Z", 0);
+    let preflight = at("preflight", 0, "2026-11-25T09:01:00.5Z", 0);
+    let begun = at("progressing", 1, "2026-11-25T09:01:01Z", 0);
+    let later = at("progressing", 1, "2026-11-25T09:01:01Z", 70);
+    let mut paused = begun.clone();
+    (paused["paused"], paused["canary_requests"]) = (json!(true), json!(10));
+    let next = at("progressing", 2, "2026-11-25T09:01:02.25Z", 90);
+    let mut end = ended("promoted");
+    (end["canary_requests"], end["phase_since"]) = (json!(0), json!("2026-11-25T09:01:03Z"));
+    let events: Vec<(u64, Value)> = (7..)
+        .zip([&pending, &preflight, &begun, &paused, &next, &end].map(|release| told(0, release).1))
+        .collect();
+    let proxy = StandIn::playing(move |line| match line {
+        START => Reply::Json(201, change(&pending)),
+        RELEASE => Reply::Json(200, later.clone()),
+        EVENTS => Reply::Events {
+            events: events.clone(),
+            then_end: false,
+        },
+        _ => Reply::Nothing,
+    });
+    let waited = proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
+    let phases: Vec<&str> = waited.out.lines().filter_map(|line| line.split(", ").next()).collect();
+    assert_eq!(
+        phases,
+        [
+            "shop-12 pending",
+            "shop-12 progressing",
+            "shop-12 progressing",
+            "shop-12 promoted"
+        ],
+        "{}",
+        waited.out
+    );
+    assert!(!waited.out.contains("(paused)"), "{}", waited.out);
+}
+
+#[test]
 fn programs_get_each_event_in_a_line() {
     let events = vec![verdict(7), told(8, &ended("rolled_back"))];
     let watched = with_events(events.clone())

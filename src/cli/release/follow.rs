@@ -137,6 +137,10 @@ impl Following<'_, '_> {
         };
         match &event.kind {
             EventKind::Release { release, .. } if release.id == self.release.id => {
+                // It was on its way before the last look, which has told of it.
+                if is_before(release, &self.release) {
+                    return Ok(());
+                }
                 self.release = (**release).clone();
                 self.view.changed(&self.release, data)
             }
@@ -189,6 +193,22 @@ impl Following<'_, '_> {
     fn look_within(&mut self, time: Duration) {
         self.next_look = Instant::now() + time;
     }
+}
+
+/// Whether `told` is an older state of the release than `held`. Phases and steps begin at times that never go back within
+/// a release, and at each of them the counts of requests grow. Where the counts do not tell (after a restart they begin at
+/// the last checkpoint), the next look does; an end is never held back.
+fn is_before(told: &Release, held: &Release) -> bool {
+    let begun = |release: &Release| release.phase_since.parse::<jiff::Timestamp>().ok();
+    let (Some(told_since), Some(held_since)) = (begun(told), begun(held)) else {
+        return false;
+    };
+    let requests = |release: &Release| release.canary_requests.saturating_add(release.baseline_requests);
+    let (told_at, held_at) = (
+        (told_since, told.step, requests(told)),
+        (held_since, held.step, requests(held)),
+    );
+    !told.phase.is_over() && told_at < held_at
 }
 
 /// Whether its step had the time that the plan gives it and the judge cannot say. What is asked of people beforehand

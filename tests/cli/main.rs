@@ -9,6 +9,7 @@
 )]
 
 mod configuration;
+mod explanations;
 mod releases;
 mod standin;
 mod top;

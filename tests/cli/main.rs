@@ -10,6 +10,7 @@
 
 mod configuration;
 mod explanations;
+mod recordings;
 mod releases;
 mod standin;
 mod top;

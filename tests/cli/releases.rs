@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::standin::{Reply, StandIn};
-use super::{Ended, command, service, weighbridge};
+use super::{Ended, command, service};
 
 const EVENTS: &str = "GET /api/v1/events?service=shop";
 const RELEASE: &str = "GET /api/v1/releases/shop-12";
@@ -537,44 +537,4 @@ fn the_status_of_a_service_tells_of_its_release() {
     let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
     assert!(told.out.contains(line), "{}", told.out);
     assert_eq!(proxy.run(&["status", "shop", "-o", "json"]).code(0).json(), expected);
-}
-
-#[test]
-fn recorded_releases_are_judged_again() {
-    let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
-    let input = format!(
-        "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \"b\"}}\n{{\"end\": \"b\"}}\n"
-    );
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(input.as_bytes()).unwrap();
-    let from_file = weighbridge(&["replay", file.path().to_str().unwrap()]).code(0);
-    let answers: Vec<Value> = from_file
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(
-        (&answers[0]["run"], &answers[0]["verdict"], &answers[0]["objective"]),
-        (&json!("a"), &json!("rolled_back"), &json!("error_rate"))
-    );
-    assert_eq!(
-        (&answers[1]["run"], &answers[1]["verdict"]),
-        (&json!("b"), &json!("none"))
-    );
-    for (text, code) in [(input.as_str(), 0), ("{\"run\": \"a\"}\nnonsense\n", 1)] {
-        let mut child = command(&["replay", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let judged = Ended::from(child.wait_with_output().unwrap()).code(code);
-        if code == 0 {
-            assert_eq!(judged.out, from_file.out);
-        } else {
-            assert!(judged.err.contains("standard input: line 2"), "{}", judged.err);
-        }
-    }
-    weighbridge(&["replay", "/nonexistent.jsonl"]).code(1);
 }

@@ -201,6 +201,8 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
         "final_bake": "5m", "rescue": {"header": "X-Retry-Safe"}, "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
         "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z", "canary_in_flight_max": 64, "gate": "qa"
     }"#;
+    let run = format!(r#"{{"run": "x", "plan": {}}}"#, text.replace('\n', " "));
+    assert_eq!(answers(&run)[0].verdict, Outcome::None);
     let plan: Plan = serde_json::from_str(text).unwrap();
     assert!(plan.problems().is_empty());
     let steps = plan.walk();
@@ -249,6 +251,26 @@ fn ends_and_plans_that_do_not_fit_are_told() {
     assert!(hold.contains("a time such as"), "{hold}");
     assert!(problem(r#"{"run": "a", "mode": "loose"}"#).contains("`plan` or `fixed`"));
     assert!(problem(r#"{"run": "a", "plan": {"alpha": 2}}"#).contains("alpha must be"));
+}
+
+#[test]
+fn a_field_that_nobody_knows_is_refused() {
+    let problem = |plan: &str| {
+        let input = format!("\n{{\"run\": \"a\", \"plan\": {{{plan}}}}}");
+        read(input.lines()).find_map(Result::err).unwrap().to_string()
+    };
+    let slip = problem(r#""budgets": 0"#);
+    assert!(slip.starts_with("line 2: "), "{slip}");
+    let expected = "unknown field `budgets` in the plan; did you mean `budget`?";
+    assert!(slip.contains(expected), "{slip}");
+    let strange = problem(r#""colour": "green""#);
+    assert!(
+        strange.contains("unknown field `colour` in the plan; expected one of `alpha`, `beta`"),
+        "{strange}"
+    );
+    let step = problem(r#""steps": [1, {"weight": 5, "min_request": 7}]"#);
+    let expected = "unknown field `min_request` in a step of the plan; did you mean `min_requests`?";
+    assert!(step.contains(expected), "{step}");
 }
 
 #[test]

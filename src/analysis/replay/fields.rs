@@ -1,4 +1,4 @@
-//! The plan of a run line: which fields it may have.
+//! The plan of a run line: which fields it may have, and what it means where it leaves one out.
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value};
@@ -40,7 +40,6 @@ const OF_STEP: [&str; 6] = ["weight", "hold", "min_requests", "max_duration", "i
 
 /// A plan as a run line has it. A field that nobody knows is refused: a limit with a slip in its name would decide nothing,
 /// and nobody would see that.
-#[derive(Default)]
 pub(super) struct PlanText(Plan);
 
 impl PlanText {
@@ -49,12 +48,27 @@ impl PlanText {
     }
 }
 
+impl Default for PlanText {
+    fn default() -> Self {
+        PlanText(with_final_bake(Plan::default()))
+    }
+}
+
 impl<'de> Deserialize<'de> for PlanText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PlanText, D::Error> {
         let fields = Map::deserialize(deserializer)?;
         check(&fields).map_err(D::Error::custom)?;
-        let plan = serde_json::from_value(Value::Object(fields));
-        plan.map(PlanText).map_err(D::Error::custom)
+        let is_told = fields.contains_key("final_bake");
+        let plan = serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)?;
+        Ok(PlanText(if is_told { plan } else { with_final_bake(plan) }))
+    }
+}
+
+/// What a live release does too whose plan does not say how long it stays at 100 percent.
+fn with_final_bake(plan: Plan) -> Plan {
+    Plan {
+        final_bake: plan.bake,
+        ..plan
     }
 }
 
@@ -83,4 +97,19 @@ fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
     let near = names.iter().map(|name| (strsim::osa_distance(given, name), *name));
     let (slips, name) = near.min()?;
     (slips <= name.len().div_ceil(3)).then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_run_without_a_plan_is_one_with_an_empty_plan() {
+        let empty: PlanText = serde_json::from_str("{}").unwrap();
+        let (empty, none) = (empty.into_plan(), PlanText::default().into_plan());
+        assert_eq!(empty, none);
+        assert_eq!((none.bake, none.final_bake), ([Duration::from_secs(10); 2]).into());
+    }
 }

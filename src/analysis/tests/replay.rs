@@ -52,21 +52,47 @@ fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
     assert!(answer.log_e >= 1000_f64.ln());
 }
 
-#[test]
-fn a_good_canary_walks_the_plan() {
-    let mut input = format!("{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], \"bake\": \"5s\"}}}}\n");
-    for second in 1..60 {
-        // As a live engine would have recorded it: the next weight follows the decision.
-        let (weight, canary) = if second <= 6 { (5.0, 1_000) } else { (50.0, 10_000) };
+/// A good canary at 5 and 50 percent for so many seconds, as a live engine would have recorded it: the next weight follows
+/// the decision.
+fn good(plan: &str, seconds: u64) -> Answer {
+    let mut input = format!("{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], {plan}}}}}\n");
+    for second in 1..=seconds {
+        let weight = match second {
+            ..=6 => 5.0,
+            ..=11 => 50.0,
+            _ => 100.0,
+        };
+        let canary = (weight * 200.0) as u64;
         input += &cohort(second * 1_000, weight, (canary, 0), (20_000 - canary, 0));
         input += "\n";
     }
-    input += "{\"end\": \"good\"}\n";
-    let answer = &answers(&input)[0];
+    answers(&(input + "{\"end\": \"good\"}\n"))[0].clone()
+}
+
+#[test]
+fn a_good_canary_walks_the_plan() {
+    let answer = good(r#""bake": "5s""#, 60);
     assert_eq!(
         (answer.verdict, answer.at_ms, answer.step),
-        (Outcome::Promoted, 11_000, 3)
+        (Outcome::Promoted, 16_000, 3)
     );
+}
+
+#[test]
+fn the_time_at_full_weight_is_that_of_a_step_unless_the_plan_says_otherwise() {
+    let at = |plan: &str, seconds: u64| {
+        let answer = good(plan, seconds);
+        (answer.verdict, answer.at_ms)
+    };
+    assert_eq!(
+        at(r#""bake": "5s", "final_bake": "0s""#, 60),
+        (Outcome::Promoted, 11_000)
+    );
+    assert_eq!(
+        at(r#""bake": "5s", "final_bake": "9s""#, 60),
+        (Outcome::Promoted, 20_000)
+    );
+    assert_eq!(at(r#""bake": "5s""#, 11), (Outcome::None, 11_000));
 }
 
 #[test]

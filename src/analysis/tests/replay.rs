@@ -115,6 +115,46 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
 }
 
 #[test]
+fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
+    let run = |plan: &str, cohorts: &[(f64, u64, u64)]| {
+        let mut input = format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}{plan}}}}}\n");
+        for (second, (weight, requests, failures)) in (0_u64..).zip(cohorts) {
+            let baseline = if *weight < 100.0 { *requests } else { 0 };
+            input += &cohort(second * 1_000, *weight, (*requests, *failures), (baseline, 0));
+            input += "\n";
+        }
+        let answer = answers(&input)[0].clone();
+        (answer.verdict, answer.at_ms, answer.objective)
+    };
+    assert_eq!(run("", &[(100.0, 50, 50)]).0, Outcome::None);
+    assert_eq!(run("", &[(0.0, 0, 0); 30]).0, Outcome::None);
+    let (half, full, none) = ((50.0, 5_000, 0), (100.0, 100, 0), (0.0, 0, 0));
+    for after in [full, none] {
+        // Enough was shown at once, but the step had not its time.
+        let early = [vec![half; 5], vec![after; 30]].concat();
+        assert_eq!(run("", &early).0, Outcome::None);
+        // It goes on where it was.
+        let again = [early, vec![half]].concat();
+        assert_eq!(run("", &again), (Outcome::Promoted, 35_000, None));
+        let passed = [vec![half; 15], vec![after; 30]].concat();
+        assert_eq!(run("", &passed), (Outcome::Promoted, 10_000, None));
+        // Nor is a step out of time by then.
+        let few = [vec![(50.0, 1, 0); 5], vec![after; 30]].concat();
+        let limited = r#", "max_duration": "20s""#;
+        assert_eq!(run(limited, &few).0, Outcome::None);
+        let out_of_time = [vec![(50.0, 1, 0); 25], vec![after; 30]].concat();
+        let expected = (Outcome::Inconclusive, Some("too_little_traffic"));
+        let (verdict, _, objective) = run(limited, &out_of_time);
+        assert_eq!((verdict, objective), expected);
+    }
+    // The brakes work all the same.
+    assert_eq!(
+        run(r#", "budget": 0"#, &[(50.0, 100, 0), (100.0, 50, 50)]).2,
+        Some("budget")
+    );
+}
+
+#[test]
 fn the_budget_counts_in_a_plan_and_in_a_fixed_run_only_when_named() {
     // Failures that the margin forgives for ever, but users do not.
     let lenient = r#""objectives": [{"error_rate": {"worse_by": "50pp"}}]"#;

@@ -9,6 +9,8 @@
 )]
 
 mod configuration;
+mod explanations;
+mod recordings;
 mod releases;
 mod standin;
 mod top;

@@ -6,11 +6,11 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::standin::{Reply, StandIn};
-use super::{Ended, command, service, weighbridge};
+use super::{Ended, command, service};
 
 const EVENTS: &str = "GET /api/v1/events?service=shop";
 const RELEASE: &str = "GET /api/v1/releases/shop-12";
-const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
+pub(crate) const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
 const START: &str = "POST /api/v1/services/shop/releases";
 
 pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
@@ -173,6 +173,52 @@ fn waiting_ends_with_the_release_and_its_exit_code() {
 }
 
 #[test]
+fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
+    let at = |phase: &str, step: u64, since: &str, requests: u64| {
+        let mut release = release(phase, step, 5.0);
+        release["phase_since"] = json!(since);
+        release["canary_requests"] = json!(requests);
+        release
+    };
+    // As text `.5Z` is before `Z`, as a time it is not.
+    let pending = at("pending", 0, "2026-11-25T09:01:00Z", 0);
+    let preflight = at("preflight", 0, "2026-11-25T09:01:00.5Z", 0);
+    let begun = at("progressing", 1, "2026-11-25T09:01:01Z", 0);
+    let later = at("progressing", 1, "2026-11-25T09:01:01Z", 70);
+    let mut paused = begun.clone();
+    (paused["paused"], paused["canary_requests"]) = (json!(true), json!(10));
+    let next = at("progressing", 2, "2026-11-25T09:01:02.25Z", 90);
+    let mut end = ended("promoted");
+    (end["canary_requests"], end["phase_since"]) = (json!(0), json!("2026-11-25T09:01:03Z"));
+    let events: Vec<(u64, Value)> = (7..)
+        .zip([&pending, &preflight, &begun, &paused, &next, &end].map(|release| told(0, release).1))
+        .collect();
+    let proxy = StandIn::playing(move |line| match line {
+        START => Reply::Json(201, change(&pending)),
+        RELEASE => Reply::Json(200, later.clone()),
+        EVENTS => Reply::Events {
+            events: events.clone(),
+            then_end: false,
+        },
+        _ => Reply::Nothing,
+    });
+    let waited = proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
+    let phases: Vec<&str> = waited.out.lines().filter_map(|line| line.split(", ").next()).collect();
+    assert_eq!(
+        phases,
+        [
+            "shop-12 pending",
+            "shop-12 progressing",
+            "shop-12 progressing",
+            "shop-12 promoted"
+        ],
+        "{}",
+        waited.out
+    );
+    assert!(!waited.out.contains("(paused)"), "{}", waited.out);
+}
+
+#[test]
 fn programs_get_each_event_in_a_line() {
     let events = vec![verdict(7), told(8, &ended("rolled_back"))];
     let watched = with_events(events.clone())
@@ -200,6 +246,47 @@ fn a_release_that_does_not_end_in_time_goes_on() {
         "{}",
         watched.err
     );
+}
+
+fn waiting(kind: &str, detail: &str) -> Value {
+    let mut waiting = release("waiting", 1, 5.0);
+    waiting["waiting_for"] = json!({ "kind": kind, "detail": detail });
+    waiting
+}
+
+#[test]
+fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
+    for (kind, words) in [
+        ("inconclusive", &["release", "start", "shop", "green", "--wait"][..]),
+        (
+            "too_little_traffic",
+            &["release", "start", "shop", "green", "--wait", "-o", "json"],
+        ),
+        ("inconclusive", &["release", "watch", "shop"]),
+        ("too_little_traffic", &["release", "watch", "shop", "-o", "json"]),
+    ] {
+        let proxy = with_events(vec![verdict(7), told(8, &waiting(kind, "the step had its time"))]);
+        // The time is for a wait that does not end; its end is told in other words.
+        let all: Vec<&str> = words.iter().copied().chain(["--timeout", "10s"]).collect();
+        let waited = proxy.run(&all).code(4);
+        for text in [
+            format!("shop-12 waits ({kind}): the step had its time. It is still under way, green at 5 %").as_str(),
+            "release resume shop-12",
+            "release promote shop-12",
+            "release rollback shop-12",
+        ] {
+            assert!(waited.err.contains(text), "{text} is missing: {}", waited.err);
+        }
+        assert!(!waited.err.contains("in time and goes on"), "{}", waited.err);
+    }
+}
+
+#[test]
+fn what_was_asked_for_beforehand_or_ends_by_itself_is_waited_for() {
+    for kind in ["gate", "freeze", "schedule", "resume", "split", "slo"] {
+        let proxy = with_events(vec![told(8, &waiting(kind, "something")), told(9, &ended("promoted"))]);
+        proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
+    }
 }
 
 #[test]
@@ -438,94 +525,6 @@ fn a_plan_is_told_with_its_worst_case() {
 }
 
 #[test]
-fn why_a_release_is_where_it_is_is_told_in_words() {
-    let proxy = StandIn::playing(|line| match line {
-        NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
-        _ => Reply::Json(200, service(9, true)),
-    });
-    let told = proxy.run(&["explain", "shop"]).code(0);
-    assert_eq!(
-        told.out,
-        "shop-12 of shop is progressing, step 1 of 3, since 2026-11-25T09:01:00Z. green has 5 % of the traffic, blue the rest.\n\
-         \n\
-         What it still needs is evidence that the canary is good enough in error rate.\n\
-         \n\
-         error rate (ratio 1.1, worse_by 0.0005)\n\
-         \x20 Failures: 0.249 % of 1,204 requests on the canary, 0.201 % of 22,912 requests on the baseline.\n\
-         \x20 Beyond the allowed ratio: +0.030 percentage points, surely within -0.400 and +0.600.\n\
-         \x20 Against the canary: ln e = 0.25 of 5.30; at the limit it is taken out.\n\
-         \x20 For going on: ln e = 1.50 of 3.00; about 2,400 more canary requests are needed, which takes 3 min at the present rate.\n\
-         \n\
-         latency\n\
-         \x20 Against the canary: ln e = -0.50 of 5.30; at the limit it is taken out.\n\
-         \x20 For going on: ln e = 3.50 of 3.00; which is enough.\n\
-         \n\
-         Users saw 2 failures of the canary, the baseline answered 1 instead. The budget is 20; 18 more, beyond what the \
-         baseline's rate and chance explain, would take the canary out at once.\n"
-    );
-    let proxy = StandIn::playing(|line| match line {
-        NEWEST => Reply::Json(200, json!({ "releases": [ended("rolled_back")] })),
-        _ => Reply::Json(200, service(9, true)),
-    });
-    let told = proxy.run(&["explain", "shop"]).code(0);
-    assert!(
-        told.out.contains("Decided by error rate: 12 of 400 failed."),
-        "{}",
-        told.out
-    );
-    assert!(!told.out.contains("For going on"), "{}", told.out);
-}
-
-#[test]
-fn what_is_still_missing_and_how_it_goes_on_is_told_in_words() {
-    let mut paused = release("waiting", 1, 5.0);
-    paused["paused"] = json!(true);
-    paused["too_few_requests"] = json!({ "canary": 37, "least": 1000 });
-    paused["waiting_for"] = json!({ "kind": "resume", "detail": "paused by paul: lunch" });
-    let objectives = paused["objectives"].as_array_mut().unwrap();
-    objectives[1]["advance_log_e"] = json!(0.5);
-    for margins in [
-        json!({ "error_rate": { "below": 0.02 } }),
-        json!({ "latency": { "quantile": 0.99, "below": "300ms" } }),
-    ] {
-        objectives
-            .push(json!({ "objective": "slo", "margins": margins, "share": 1.0, "log_e": 0.0, "log_limit": 4.6 }));
-    }
-    let proxy = StandIn::playing(move |line| match line {
-        NEWEST => Reply::Json(200, json!({ "releases": [paused.clone()] })),
-        _ => Reply::Json(200, service(9, true)),
-    });
-    let told = proxy.run(&["explain", "shop"]).code(0);
-    for text in [
-        "It waits (resume): paused by paul: lunch. It goes on after `weighbridge release resume`;",
-        "What it still needs is evidence that the canary is good enough in error rate and latency.\n",
-        "\nThe step has had its time and lacks traffic: 37 of 1,000 requests of the canary at this step.\n",
-        "\nless than 2 % failures\n",
-        "\n99 % of answers within 300ms\n",
-    ] {
-        assert!(told.out.contains(text), "{text} is missing: {}", told.out);
-    }
-}
-
-#[test]
-fn a_canary_that_was_slower_in_the_last_seconds_is_told_to_wait_for_that() {
-    let mut last = release("progressing", 2, 25.0);
-    last["objectives"][0]["advance_log_e"] = json!(3.1);
-    last["objectives"][1]["slower_lately"] = json!(true);
-    let proxy = StandIn::playing(move |line| match line {
-        NEWEST => Reply::Json(200, json!({ "releases": [last.clone()] })),
-        _ => Reply::Json(200, service(9, true)),
-    });
-    let told = proxy.run(&["explain", "shop"]).code(0);
-    for text in [
-        "What it still needs is evidence that the canary is good enough in latency.\n",
-        "For going on: ln e = 3.50 of 3.00; which is enough, but the canary was slower than is allowed in the last seconds",
-    ] {
-        assert!(told.out.contains(text), "{text} is missing: {}", told.out);
-    }
-}
-
-#[test]
 fn the_status_of_a_service_tells_of_its_release() {
     let mut shop = service(9, true);
     shop["release"] = json!("shop-12");
@@ -538,44 +537,4 @@ fn the_status_of_a_service_tells_of_its_release() {
     let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
     assert!(told.out.contains(line), "{}", told.out);
     assert_eq!(proxy.run(&["status", "shop", "-o", "json"]).code(0).json(), expected);
-}
-
-#[test]
-fn recorded_releases_are_judged_again() {
-    let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
-    let input = format!(
-        "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \"b\"}}\n{{\"end\": \"b\"}}\n"
-    );
-    let mut file = tempfile::NamedTempFile::new().unwrap();
-    file.write_all(input.as_bytes()).unwrap();
-    let from_file = weighbridge(&["replay", file.path().to_str().unwrap()]).code(0);
-    let answers: Vec<Value> = from_file
-        .out
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    assert_eq!(
-        (&answers[0]["run"], &answers[0]["verdict"], &answers[0]["objective"]),
-        (&json!("a"), &json!("rolled_back"), &json!("error_rate"))
-    );
-    assert_eq!(
-        (&answers[1]["run"], &answers[1]["verdict"]),
-        (&json!("b"), &json!("none"))
-    );
-    for (text, code) in [(input.as_str(), 0), ("{\"run\": \"a\"}\nnonsense\n", 1)] {
-        let mut child = command(&["replay", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-        let judged = Ended::from(child.wait_with_output().unwrap()).code(code);
-        if code == 0 {
-            assert_eq!(judged.out, from_file.out);
-        } else {
-            assert!(judged.err.contains("standard input: line 2"), "{}", judged.err);
-        }
-    }
-    weighbridge(&["replay", "/nonexistent.jsonl"]).code(1);
 }

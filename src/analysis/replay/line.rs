@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
-use super::plan::Plan;
+use super::fields::PlanText;
 use super::run::{Answer, Mode, Run};
 use super::scan;
 use crate::analysis::{Arm, Cohort};
@@ -58,7 +58,7 @@ pub struct LineError {
 struct Line<'a> {
     #[serde(borrow)]
     run: Option<Cow<'a, str>>,
-    plan: Option<Box<Plan>>,
+    plan: Option<Box<PlanText>>,
     mode: Option<Mode>,
     #[serde(borrow)]
     end: Option<Cow<'a, str>>,
@@ -133,14 +133,19 @@ impl Replay {
         self.run.take().map(Run::finish)
     }
 
-    fn begin(&mut self, name: &str, plan: Option<Box<Plan>>, mode: Option<Mode>) -> Result<Option<Answer>, LineError> {
-        let plan = plan.unwrap_or_default();
+    fn begin(
+        &mut self,
+        name: &str,
+        plan: Option<Box<PlanText>>,
+        mode: Option<Mode>,
+    ) -> Result<Option<Answer>, LineError> {
+        let plan = plan.unwrap_or_default().into_plan();
         let problems = plan.problems();
         if !problems.is_empty() {
             return Err(self.wrong(problems.join("; ")));
         }
         let before = self.finish();
-        self.run = Some(Run::new(name, *plan, mode.unwrap_or_default()));
+        self.run = Some(Run::new(name, plan, mode.unwrap_or_default()));
         Ok(before)
     }
 

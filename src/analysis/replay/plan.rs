@@ -1,6 +1,5 @@
-//! The part of a release's plan that decides: what a replay needs of it. What belongs to the live release alone (gates,
-//! schedules, freezes, preflight, rescue and whatever is added to them) is left aside, unread: the release itself says
-//! what is wrong with it when it starts, and a record of it must be read for as long as it is kept.
+//! The part of a release's plan that decides: what a replay needs of it. Everything else is left aside here, unread:
+//! whoever reads a plan from text says first what is wrong with it, the release and the run line each in their words.
 
 use std::fmt;
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub struct Plan {
     pub max_duration: Duration,
     /// What is done after that.
     pub inconclusive: Inconclusive,
-    /// The least time at 100 percent.
+    /// The least time at 100 percent. A run line that leaves it out means `bake`, as a release's plan does.
     #[serde(with = "time")]
     pub final_bake: Duration,
     /// Failures that users may see beyond the baseline's rate.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Reason, Verdict};
 
 use super::plan::{BUDGET, Plan};
 
@@ -23,7 +23,7 @@ pub enum Mode {
 pub enum Outcome {
     /// The canary was worse.
     RolledBack,
-    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight.
+    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both sides had traffic.
     Promoted,
     /// A person was waited for when the input ended.
     Inconclusive,
@@ -69,6 +69,8 @@ pub struct Run {
     now_ms: u64,
     /// [`Mode::Fixed`]: the advance test of the present weight has passed.
     passed: Option<Answer>,
+    /// What a person is waited for, for now.
+    held: Option<Reason>,
     decided: Option<Answer>,
 }
 
@@ -94,6 +96,7 @@ impl Run {
             weight: 0.0,
             now_ms: 0,
             passed: None,
+            held: None,
             decided: None,
         }
     }
@@ -139,7 +142,7 @@ impl Run {
             if let Some(budget) = &mut self.budget {
                 budget.observe(cohort);
             }
-            self.decide();
+            self.decide(cohort.weight);
         }
         self.decided.as_ref()
     }
@@ -149,17 +152,20 @@ impl Run {
         if let Some(answer) = self.decided.as_ref().or(self.passed.as_ref()) {
             return answer.clone();
         }
-        match self.judge.verdict(self.now_ms) {
-            Verdict::Hold(reason) => answer(&self, Outcome::Inconclusive, Some(reason.as_str())),
-            _ => answer(&self, Outcome::None, None),
+        match self.held {
+            Some(reason) => answer(&self, Outcome::Inconclusive, Some(reason.as_str())),
+            None => answer(&self, Outcome::None, None),
         }
     }
 
-    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`] one with each weight.
+    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`] one with each weight at
+    /// which something can be shown.
     fn enter(&mut self, weight: f64) {
-        let begins = weight > 0.0 && self.step == 0;
-        let changes = self.mode == Mode::Fixed && weight > 0.0 && weight != self.weight;
-        if !(begins || changes) {
+        let begins = match self.mode {
+            Mode::Plan => weight > 0.0 && self.step == 0,
+            Mode::Fixed => compares(weight) && weight != self.weight,
+        };
+        if !begins {
             return;
         }
         self.weight = weight;
@@ -174,13 +180,22 @@ impl Run {
         }
     }
 
-    fn decide(&mut self) {
-        // What a weight has passed in a fixed run it has passed for good; only the brakes are left then.
-        let verdict = match (&self.passed, self.judge.condemned()) {
-            (Some(_), None) => Verdict::Continue,
-            (_, Some(cause)) => Verdict::RollBack(cause),
-            (None, None) => self.judge.verdict(self.now_ms),
+    /// What follows from a cohort that was assigned at `weight`.
+    fn decide(&mut self, weight: f64) {
+        // What a weight has passed in a fixed run it has passed for good; only the brakes are left then. The same holds
+        // where all traffic is on one side: time that passes there shows nothing about the weight before.
+        let only_brakes = self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
+        let verdict = match self.judge.condemned() {
+            Some(cause) => Verdict::RollBack(cause),
+            None if only_brakes => Verdict::Continue,
+            None => self.judge.verdict(self.now_ms),
         };
+        if !only_brakes {
+            self.held = match verdict {
+                Verdict::Hold(reason) => Some(reason),
+                _ => None,
+            };
+        }
         let exhausted = self.budget.as_ref().is_some_and(Budget::exhausted);
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
@@ -209,6 +224,11 @@ impl Run {
             }
         }
     }
+}
+
+/// Whether both sides have traffic at `weight`.
+fn compares(weight: f64) -> bool {
+    weight > 0.0 && weight < 1.0
 }
 
 fn answer(run: &Run, verdict: Outcome, objective: Option<&'static str>) -> Answer {

@@ -52,21 +52,47 @@ fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
     assert!(answer.log_e >= 1000_f64.ln());
 }
 
-#[test]
-fn a_good_canary_walks_the_plan() {
-    let mut input = format!("{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], \"bake\": \"5s\"}}}}\n");
-    for second in 1..60 {
-        // As a live engine would have recorded it: the next weight follows the decision.
-        let (weight, canary) = if second <= 6 { (5.0, 1_000) } else { (50.0, 10_000) };
+/// A good canary at 5 and 50 percent for so many seconds, as a live engine would have recorded it: the next weight follows
+/// the decision.
+fn good(plan: &str, seconds: u64) -> Answer {
+    let mut input = format!("{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], {plan}}}}}\n");
+    for second in 1..=seconds {
+        let weight = match second {
+            ..=6 => 5.0,
+            ..=11 => 50.0,
+            _ => 100.0,
+        };
+        let canary = (weight * 200.0) as u64;
         input += &cohort(second * 1_000, weight, (canary, 0), (20_000 - canary, 0));
         input += "\n";
     }
-    input += "{\"end\": \"good\"}\n";
-    let answer = &answers(&input)[0];
+    answers(&(input + "{\"end\": \"good\"}\n"))[0].clone()
+}
+
+#[test]
+fn a_good_canary_walks_the_plan() {
+    let answer = good(r#""bake": "5s""#, 60);
     assert_eq!(
         (answer.verdict, answer.at_ms, answer.step),
-        (Outcome::Promoted, 11_000, 3)
+        (Outcome::Promoted, 16_000, 3)
     );
+}
+
+#[test]
+fn the_time_at_full_weight_is_that_of_a_step_unless_the_plan_says_otherwise() {
+    let at = |plan: &str, seconds: u64| {
+        let answer = good(plan, seconds);
+        (answer.verdict, answer.at_ms)
+    };
+    assert_eq!(
+        at(r#""bake": "5s", "final_bake": "0s""#, 60),
+        (Outcome::Promoted, 11_000)
+    );
+    assert_eq!(
+        at(r#""bake": "5s", "final_bake": "9s""#, 60),
+        (Outcome::Promoted, 20_000)
+    );
+    assert_eq!(at(r#""bake": "5s""#, 11), (Outcome::None, 11_000));
 }
 
 #[test]
@@ -85,6 +111,46 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
         answers(&short)[0].verdict,
         Outcome::None,
         "the last weight had no time to pass"
+    );
+}
+
+#[test]
+fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
+    let run = |plan: &str, cohorts: &[(f64, u64, u64)]| {
+        let mut input = format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}{plan}}}}}\n");
+        for (second, (weight, requests, failures)) in (0_u64..).zip(cohorts) {
+            let baseline = if *weight < 100.0 { *requests } else { 0 };
+            input += &cohort(second * 1_000, *weight, (*requests, *failures), (baseline, 0));
+            input += "\n";
+        }
+        let answer = answers(&input)[0].clone();
+        (answer.verdict, answer.at_ms, answer.objective)
+    };
+    assert_eq!(run("", &[(100.0, 50, 50)]).0, Outcome::None);
+    assert_eq!(run("", &[(0.0, 0, 0); 30]).0, Outcome::None);
+    let (half, full, none) = ((50.0, 5_000, 0), (100.0, 100, 0), (0.0, 0, 0));
+    for after in [full, none] {
+        // Enough was shown at once, but the step had not its time.
+        let early = [vec![half; 5], vec![after; 30]].concat();
+        assert_eq!(run("", &early).0, Outcome::None);
+        // It goes on where it was.
+        let again = [early, vec![half]].concat();
+        assert_eq!(run("", &again), (Outcome::Promoted, 35_000, None));
+        let passed = [vec![half; 15], vec![after; 30]].concat();
+        assert_eq!(run("", &passed), (Outcome::Promoted, 10_000, None));
+        // Nor is a step out of time by then.
+        let few = [vec![(50.0, 1, 0); 5], vec![after; 30]].concat();
+        let limited = r#", "max_duration": "20s""#;
+        assert_eq!(run(limited, &few).0, Outcome::None);
+        let out_of_time = [vec![(50.0, 1, 0); 25], vec![after; 30]].concat();
+        let expected = (Outcome::Inconclusive, Some("too_little_traffic"));
+        let (verdict, _, objective) = run(limited, &out_of_time);
+        assert_eq!((verdict, objective), expected);
+    }
+    // The brakes work all the same.
+    assert_eq!(
+        run(r#", "budget": 0"#, &[(50.0, 100, 0), (100.0, 50, 50)]).2,
+        Some("budget")
     );
 }
 
@@ -201,6 +267,8 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
         "final_bake": "5m", "rescue": {"header": "X-Retry-Safe"}, "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
         "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z", "canary_in_flight_max": 64, "gate": "qa"
     }"#;
+    let run = format!(r#"{{"run": "x", "plan": {}}}"#, text.replace('\n', " "));
+    assert_eq!(answers(&run)[0].verdict, Outcome::None);
     let plan: Plan = serde_json::from_str(text).unwrap();
     assert!(plan.problems().is_empty());
     let steps = plan.walk();
@@ -249,6 +317,26 @@ fn ends_and_plans_that_do_not_fit_are_told() {
     assert!(hold.contains("a time such as"), "{hold}");
     assert!(problem(r#"{"run": "a", "mode": "loose"}"#).contains("`plan` or `fixed`"));
     assert!(problem(r#"{"run": "a", "plan": {"alpha": 2}}"#).contains("alpha must be"));
+}
+
+#[test]
+fn a_field_that_nobody_knows_is_refused() {
+    let problem = |plan: &str| {
+        let input = format!("\n{{\"run\": \"a\", \"plan\": {{{plan}}}}}");
+        read(input.lines()).find_map(Result::err).unwrap().to_string()
+    };
+    let slip = problem(r#""budgets": 0"#);
+    assert!(slip.starts_with("line 2: "), "{slip}");
+    let expected = "unknown field `budgets` in the plan; did you mean `budget`?";
+    assert!(slip.contains(expected), "{slip}");
+    let strange = problem(r#""colour": "green""#);
+    assert!(
+        strange.contains("unknown field `colour` in the plan; expected one of `alpha`, `beta`"),
+        "{strange}"
+    );
+    let step = problem(r#""steps": [1, {"weight": 5, "min_request": 7}]"#);
+    let expected = "unknown field `min_request` in a step of the plan; did you mean `min_requests`?";
+    assert!(step.contains(expected), "{step}");
 }
 
 #[test]

@@ -16,18 +16,21 @@ Examples:
   weighbridge release start shop green --at 2026-11-26T09:00:00+01:00
 
 Exit codes: 0 begun (with --wait: promoted), 1 failed or refused as invalid, 2 usage, 5 not possible now, 6 unreachable;
-with --wait also 3 rolled back, 4 cancelled or out of time, 130 interrupted (the release goes on)";
+with --wait also 3 rolled back, 4 inconclusive (a step gave no answer within its max_duration; the release waits for
+somebody to resume, promote or roll back), cancelled or out of time, 130 interrupted (the release goes on)";
 
 const WATCH_HELP: &str = "\
 On a terminal the state is drawn in place; elsewhere each change is a line, and with --output json each event is a JSON
-object in one line. A broken connection is tried again for 30 seconds.
+object in one line. A broken connection is tried again for 30 seconds. A release whose step gave no answer within its
+max_duration waits for somebody to resume, promote or roll back: a terminal goes on following it, elsewhere that ends
+with exit code 4.
 
 Examples:
   weighbridge release watch shop                   the release under way, or the newest
   weighbridge release watch shop-12 --timeout 10m
   weighbridge release watch shop --output json | jq -c .release.phase
 
-Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 cancelled or out of time, 6 unreachable,
+Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 inconclusive, cancelled or out of time, 6 unreachable,
 130 interrupted (the release goes on)";
 
 const VERB_HELP: &str = "\
@@ -92,7 +95,7 @@ pub(in crate::cli) struct Start {
     pub(super) at: Option<String>,
     #[command(flatten)]
     pub(super) freeze: Freeze,
-    /// Wait for the end, and tell it by the exit code
+    /// Wait for the end, or a step that gives no answer, and tell it by the exit code
     #[arg(long)]
     pub(super) wait: bool,
     /// Wait at most so long, such as 30m; the release goes on after that

@@ -118,10 +118,22 @@ fn objectives(release: &Release) -> Vec<Objective> {
         .collect()
 }
 
+/// Whether the canary has all traffic, so that there is nobody to compare it with and nothing more to go on to.
+fn is_at_full_weight(release: &Release) -> bool {
+    release.weight >= 100.0
+}
+
 /// Which objectives hold the release where it is.
 fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     if !matches!(release.phase, Phase::Progressing | Phase::Waiting | Phase::Baking) {
         return None;
+    }
+    if is_at_full_weight(release) {
+        return Some(
+            "With all traffic on the canary there is nothing left to compare it with: only the step's own time, its least \
+             number of requests, a gate and the fixed limits count now."
+                .to_owned(),
+        );
     }
     let tested: Vec<&Objective> = objectives
         .iter()
@@ -156,7 +168,8 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
     }
     if objective.objective != "latency" {
         lines.push(format!(
-            "  Failures: {} on the canary, {} on the baseline.",
+            "  {}: {} on the canary, {} on the baseline.",
+            bad(objective),
             words::share(objective.canary.failures, objective.canary.requests),
             words::share(objective.baseline.failures, objective.baseline.requests)
         ));
@@ -174,7 +187,7 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
         "  Against the canary: ln e = {}; at the limit it is taken out.",
         words::of_limit(objective.log_e, limit)
     ));
-    if !release.phase.is_over() {
+    if !release.phase.is_over() && !is_at_full_weight(release) {
         lines.extend(going_on(objective, rate));
     }
     lines.join("\n")
@@ -203,6 +216,14 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
         "  For going on: ln e = {}; {further}.",
         words::of_limit(log_e, limit)
     ))
+}
+
+/// What is counted of an objective: failures, and of a limit on latency the answers that come later.
+fn bad(objective: &Objective) -> &'static str {
+    match objective.margins.get("latency") {
+        Some(_) => "Slow",
+        None => "Failures",
+    }
 }
 
 fn in_words(objective: &Objective) -> String {

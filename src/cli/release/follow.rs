@@ -24,20 +24,31 @@ pub(super) const UNREACHED_MAX: Duration = Duration::from_secs(30);
 pub(super) enum Ended {
     /// With the release.
     Over,
+    /// At a step that had its time and gave no answer; somebody has to say how it goes on.
+    NoAnswer,
     /// At the caller's deadline.
     OutOfTime,
     /// By Ctrl-C.
     Interrupted,
 }
 
-/// Follows `release`, at most for `timeout`, and at most for `unreached_max` without a word from the proxy; gives its
-/// last known state.
+/// How long a release is followed that does not end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Patience {
+    /// At most so long; `None` as long as it takes.
+    pub(super) timeout: Option<Duration>,
+    /// At most so long without a word from the proxy.
+    pub(super) unreached_max: Duration,
+    /// Also past a step that gave no answer, which only somebody who watches can do something about.
+    pub(super) past_no_answer: bool,
+}
+
+/// Follows `release` as long as `patience` lasts; gives its last known state.
 pub(super) async fn follow(
     client: &Client,
     release: Release,
     view: &mut View<'_>,
-    timeout: Option<Duration>,
-    unreached_max: Duration,
+    patience: Patience,
 ) -> Result<(Ended, Release), Failure> {
     let now = Instant::now();
     let mut following = Following {
@@ -47,12 +58,12 @@ pub(super) async fn follow(
         view,
         has_stream: false,
         reached: now,
-        unreached_max,
+        patience,
         is_lost: false,
         next_look: now,
     };
     let deadline = async {
-        match timeout {
+        match patience.timeout {
             Some(timeout) => sleep(timeout).await,
             None => std::future::pending().await,
         }
@@ -60,7 +71,7 @@ pub(super) async fn follow(
     let ended = tokio::select! {
         // The end of the release counts before the deadline, where both have come.
         biased;
-        followed = following.run() => followed.map(|()| Ended::Over)?,
+        followed = following.run() => followed?,
         () = deadline => Ended::OutOfTime,
         // Where no signal can be waited for, Ctrl-C ends the program by itself.
         Ok(()) = tokio::signal::ctrl_c() => Ended::Interrupted,
@@ -76,21 +87,26 @@ struct Following<'a, 'b> {
     has_stream: bool,
     /// When the proxy was heard of last.
     reached: Instant,
-    unreached_max: Duration,
+    patience: Patience,
     is_lost: bool,
     next_look: Instant,
 }
 
 impl Following<'_, '_> {
-    async fn run(&mut self) -> Result<(), Failure> {
+    async fn run(&mut self) -> Result<Ended, Failure> {
         self.view.seen(&self.release)?;
-        while !self.release.phase.is_over() {
+        loop {
+            if self.release.phase.is_over() {
+                return Ok(Ended::Over);
+            }
+            if !self.patience.past_no_answer && gave_no_answer(&self.release) {
+                return Ok(Ended::NoAnswer);
+            }
             tokio::select! {
                 heard = self.events.next() => self.hear(heard).await?,
                 () = sleep_until(self.next_look) => self.look().await?,
             }
         }
-        Ok(())
     }
 
     async fn hear(&mut self, heard: Heard) -> Result<(), Failure> {
@@ -121,6 +137,10 @@ impl Following<'_, '_> {
         };
         match &event.kind {
             EventKind::Release { release, .. } if release.id == self.release.id => {
+                // It was on its way before the last look, which has told of it.
+                if is_before(release, &self.release) {
+                    return Ok(());
+                }
                 self.release = (**release).clone();
                 self.view.changed(&self.release, data)
             }
@@ -150,10 +170,10 @@ impl Following<'_, '_> {
                 self.view.seen(&self.release)?;
             }
             Err(error) if !error.may_pass() => return Err(error.into()),
-            Err(error) if self.reached.elapsed() >= self.unreached_max => return Err(error.into()),
+            Err(error) if self.reached.elapsed() >= self.patience.unreached_max => return Err(error.into()),
             Err(error) => {
                 if !self.is_lost {
-                    let seconds = self.unreached_max.as_secs();
+                    let seconds = self.patience.unreached_max.as_secs();
                     self.view
                         .say(&format!("{error}; trying again for {seconds} s, the release goes on"))?;
                 }
@@ -173,6 +193,29 @@ impl Following<'_, '_> {
     fn look_within(&mut self, time: Duration) {
         self.next_look = Instant::now() + time;
     }
+}
+
+/// Whether `told` is an older state of the release than `held`. Phases and steps begin at times that never go back within
+/// a release, and at each of them the counts of requests grow. Where the counts do not tell (after a restart they begin at
+/// the last checkpoint), the next look does; an end is never held back.
+fn is_before(told: &Release, held: &Release) -> bool {
+    let begun = |release: &Release| release.phase_since.parse::<jiff::Timestamp>().ok();
+    let (Some(told_since), Some(held_since)) = (begun(told), begun(held)) else {
+        return false;
+    };
+    let requests = |release: &Release| release.canary_requests.saturating_add(release.baseline_requests);
+    let (told_at, held_at) = (
+        (told_since, told.step, requests(told)),
+        (held_since, held.step, requests(held)),
+    );
+    !told.phase.is_over() && told_at < held_at
+}
+
+/// Whether its step had the time that the plan gives it and the judge cannot say. What is asked of people beforehand
+/// (gates), what ends by itself (freezes, a time to begin) and what somebody did (a pause) are no such case.
+fn gave_no_answer(release: &Release) -> bool {
+    let waiting = release.waiting_for.as_ref();
+    waiting.is_some_and(|waiting| matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic"))
 }
 
 #[cfg(test)]
@@ -231,7 +274,12 @@ mod tests {
         let mut terminal = Terminal::new(&arguments.global);
         let mut view = View::new(&mut terminal);
         let client = Client::new(&address, None).unwrap();
-        let ended = follow(&client, release(), &mut view, None, Duration::ZERO).await;
+        let patience = Patience {
+            timeout: None,
+            unreached_max: Duration::ZERO,
+            past_no_answer: false,
+        };
+        let ended = follow(&client, release(), &mut view, patience).await;
         let Err(Failure::Told(told)) = ended else {
             panic!("{ended:?}");
         };

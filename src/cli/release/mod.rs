@@ -16,7 +16,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use args::{ReleaseVerb, Start};
-use follow::{Ended, UNREACHED_MAX};
+use follow::{Ended, Patience, UNREACHED_MAX};
 use view::View;
 pub(super) use words::line;
 
@@ -41,7 +41,9 @@ pub(super) fn run(global: &Global, verb: ReleaseVerb, terminal: &mut Terminal) -
         }
         ReleaseVerb::Watch { subject, timeout } => {
             let answer = find(&client, &subject.subject, terminal)?;
-            watch(&client, answer.value, timeout, terminal)
+            // Who looks at a terminal sees what is waited for, and may do something about it meanwhile.
+            let patience = patience(timeout, terminal.format() == Format::Text && terminal.live());
+            watch(&client, answer.value, patience, terminal)
         }
         ReleaseVerb::History { service, limit } => {
             let answer = ask(client.releases(&service, limit.into()), terminal)?;
@@ -112,7 +114,7 @@ fn start(client: &Client, asked: Start, terminal: &mut Terminal) -> Result<Exit,
     let release = &answer.value.release;
     if asked.wait {
         terminal.say(&format!("{} has begun", release.id));
-        return watch(client, answer.value.release, asked.timeout, terminal);
+        return watch(client, answer.value.release, patience(asked.timeout, false), terminal);
     }
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
@@ -185,15 +187,18 @@ fn find(client: &Client, subject: &str, terminal: &mut Terminal) -> Result<Answe
     })
 }
 
+fn patience(timeout: Option<Duration>, past_no_answer: bool) -> Patience {
+    Patience {
+        timeout,
+        unreached_max: UNREACHED_MAX,
+        past_no_answer,
+    }
+}
+
 /// Follows a release to its end, and says by the exit code how it ended.
-fn watch(
-    client: &Client,
-    release: api::Release,
-    timeout: Option<Duration>,
-    terminal: &mut Terminal,
-) -> Result<Exit, Failure> {
+fn watch(client: &Client, release: api::Release, patience: Patience, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let mut view = View::new(terminal);
-    let (ended, release) = block_on(follow::follow(client, release, &mut view, timeout, UNREACHED_MAX))??;
+    let (ended, release) = block_on(follow::follow(client, release, &mut view, patience))??;
     view.finish();
     let id = &release.id;
     match ended {
@@ -203,6 +208,7 @@ fn watch(
                 terminal.say(&format!("the evidence: {}", client.evidence_page(id)));
             }
         }
+        Ended::NoAnswer => terminal.say(&words::no_answer(&release)),
         Ended::OutOfTime => terminal.say(&format!(
             "{id} has not ended in time and goes on: {}",
             words::line(&release)
@@ -220,7 +226,7 @@ fn exit(ended: Ended, release: &api::Release) -> Exit {
         (Ended::Interrupted, _) => Exit::Interrupted,
         (Ended::Over, api::Phase::Promoted) => Exit::Done,
         (Ended::Over, api::Phase::RolledBack) => Exit::RolledBack,
-        (Ended::Over | Ended::OutOfTime, _) => Exit::Inconclusive,
+        (Ended::Over | Ended::NoAnswer | Ended::OutOfTime, _) => Exit::Inconclusive,
     }
 }
 

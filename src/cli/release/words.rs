@@ -76,6 +76,18 @@ pub(super) fn end(release: &Release) -> String {
     format!("{}: {how}; {saw}", release.id)
 }
 
+/// That a step gave no answer, and what can be done about it.
+pub(super) fn no_answer(release: &Release) -> String {
+    let Release { id, canary, .. } = release;
+    let waits = release.waiting_for.as_ref().map(waits).unwrap_or_default();
+    let text = format!(
+        "{id} {waits}. It is still under way, {canary} at {}: `weighbridge release resume {id}` goes on without an answer, \
+         `weighbridge release promote {id}` gives {canary} all traffic, `weighbridge release rollback {id}` takes it out",
+        percent(release.weight)
+    );
+    plain(&text)
+}
+
 /// `ln` of an e-value beside its limit.
 pub(super) fn of_limit(log_e: f64, limit: f64) -> String {
     format!("{log_e:.2} of {limit:.2}")

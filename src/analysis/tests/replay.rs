@@ -59,7 +59,7 @@ fn good(plan: &str, seconds: u64) -> Answer {
     for second in 1..=seconds {
         let weight = match second {
             ..=6 => 5.0,
-            ..=11 => 50.0,
+            7..=11 => 50.0,
             _ => 100.0,
         };
         let canary = (weight * 200.0) as u64;

@@ -157,6 +157,11 @@ impl Release {
         self.step.map_or(0, |step| step + 1)
     }
 
+    /// Whether people, a gate or a freeze keep it where it is, whatever the judge finds.
+    pub fn is_kept(&self) -> bool {
+        self.paused.is_some() || self.wait == Some(Wait::Passed)
+    }
+
     /// Whether evidence or the budget has ended it: what may be an error, of which a further try at the same build has a
     /// smaller chance.
     pub fn was_judged_bad(&self) -> bool {

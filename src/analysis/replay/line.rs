@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::fields::PlanText;
-use super::run::{Answer, Mode, Run};
+use super::run::{Answer, Mode, Run, Stand};
 use super::scan;
 use crate::analysis::{Arm, Cohort};
 
@@ -66,6 +66,9 @@ struct Line<'a> {
     weight: Option<f64>,
     baseline: Option<ArmLine>,
     canary: Option<ArmLine>,
+    #[serde(default)]
+    held: bool,
+    step: Option<usize>,
 }
 
 #[derive(Deserialize)]
@@ -111,7 +114,8 @@ impl Replay {
             return Ok(None);
         }
         if let Some(plain) = scan::plain(text) {
-            return self.cohort(plain.at_ms, plain.weight, &plain.baseline.into(), &plain.canary.into());
+            let (baseline, canary) = (plain.baseline.into(), plain.canary.into());
+            return self.cohort(plain.at_ms, plain.weight, &baseline, &canary, Stand::default());
         }
         let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
         match line {
@@ -122,8 +126,10 @@ impl Replay {
                 weight: Some(weight),
                 baseline: Some(baseline),
                 canary: Some(canary),
+                held,
+                step,
                 ..
-            } => self.cohort(at_ms, weight, &baseline, &canary),
+            } => self.cohort(at_ms, weight, &baseline, &canary, Stand { kept: held, step }),
             part => Err(self.wrong(part.lacks())),
         }
     }
@@ -163,6 +169,7 @@ impl Replay {
         weight: f64,
         baseline: &ArmLine,
         canary: &ArmLine,
+        stand: Stand,
     ) -> Result<Option<Answer>, LineError> {
         if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
             return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
@@ -175,12 +182,13 @@ impl Replay {
         };
         #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
         let at_ms = at_ms as u64;
-        run.observe(&Cohort {
+        let cohort = Cohort {
             at_ms,
             weight: weight / 100.0,
             baseline: baseline.arm(canary),
             canary: canary.arm(baseline),
-        });
+        };
+        run.observe_recorded(&cohort, stand);
         Ok(None)
     }
 

@@ -11,4 +11,4 @@ mod scan;
 
 pub use line::{LineError, Replay, answers};
 pub use plan::{BUDGET, Plan, PlanStep};
-pub use run::{Answer, Mode, Outcome, Run};
+pub use run::{Answer, Mode, Outcome, Run, Stand};

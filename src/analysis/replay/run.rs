@@ -71,7 +71,18 @@ pub struct Run {
     passed: Option<Answer>,
     /// What a person is waited for, for now.
     held: Option<Reason>,
+    /// The judge and the step before the last cohort led a step further, in case the live release was kept there.
+    before_advance: Option<Box<(Judge, usize)>>,
     decided: Option<Answer>,
+}
+
+/// What a recording tells, beside a cohort, of where the live release stood.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stand {
+    /// People, a gate or a freeze kept it at its step, whatever the judge found.
+    pub kept: bool,
+    /// The step at which it was kept, or to which it came by people's word or because what kept it was over; from 1.
+    pub step: Option<usize>,
 }
 
 impl Run {
@@ -97,6 +108,7 @@ impl Run {
             now_ms: 0,
             passed: None,
             held: None,
+            before_advance: None,
             decided: None,
         }
     }
@@ -135,6 +147,18 @@ impl Run {
 
     /// Judges a cohort, and takes the step that follows from it. After the decision nothing counts.
     pub fn observe(&mut self, cohort: &Cohort<'_>) -> Option<&Answer> {
+        self.observe_recorded(cohort, Stand::default())
+    }
+
+    /// The same for a cohort of a live release, which goes no further than that release did where others than the judge
+    /// kept it, and as far where they took it.
+    pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: Stand) -> Option<&Answer> {
+        let before = self.before_advance.take();
+        let ahead = stand.kept && stand.step.is_none_or(|step| step < self.step);
+        if let Some(before) = before.filter(|_| ahead) {
+            (self.judge, self.step) = *before;
+            self.decided = None;
+        }
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
             self.enter(cohort.weight);
@@ -142,9 +166,20 @@ impl Run {
             if let Some(budget) = &mut self.budget {
                 budget.observe(cohort);
             }
-            self.decide(cohort.weight);
+            self.decide(cohort.weight, stand.kept);
+            self.follow(stand.step);
         }
         self.decided.as_ref()
+    }
+
+    /// Comes to the step `step`, unless it is there.
+    fn follow(&mut self, step: Option<usize>) {
+        let next = step.filter(|step| *step > self.step && self.mode == Mode::Plan && self.decided.is_none());
+        let Some((number, step)) = next.and_then(|number| Some((number, self.steps.get(number - 1)?))) else {
+            return;
+        };
+        self.judge.begin_step(self.now_ms, *step);
+        self.step = number;
     }
 
     /// The answer when the input has ended.
@@ -181,7 +216,7 @@ impl Run {
     }
 
     /// What follows from a cohort that was assigned at `weight`.
-    fn decide(&mut self, weight: f64) {
+    fn decide(&mut self, weight: f64, kept: bool) {
         // What a weight has passed in a fixed run it has passed for good; only the brakes are left then. The same holds
         // where all traffic is on one side: time that passes there shows nothing about the weight before.
         let only_brakes = self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
@@ -201,7 +236,11 @@ impl Run {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
             _ if exhausted => self.roll_back("budget"),
             Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
-            Verdict::Advance if self.mode == Mode::Plan => self.advance(),
+            Verdict::Advance if kept => {}
+            Verdict::Advance if self.mode == Mode::Plan => {
+                self.before_advance = Some(Box::new((self.judge.clone(), self.step)));
+                self.advance();
+            }
             Verdict::Advance => self.passed = Some(answer(self, Outcome::Promoted, None)),
             _ => {}
         }

@@ -9,6 +9,7 @@ use super::cohorts::{Assembly, Known, Scored};
 use super::lease::Lease;
 use super::recording::record;
 use super::users::Users;
+use crate::analysis::replay::Stand;
 use crate::analysis::{Cohort, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
@@ -171,7 +172,7 @@ impl Active {
             let cohort = scored.cohort(at_ms);
             self.trial.judge(&cohort);
             if let Some(recording) = &self.recording {
-                record(recording, &cohort);
+                record(recording, &cohort, self.stand());
             }
             let finding = self.trial.finding_given(at_ms, self.assembly.pending());
             if let Some(due) = self.follow(&finding, at_ms, now) {
@@ -231,23 +232,46 @@ impl Active {
     /// request.
     fn record_begin(&self, step: usize, at_ms: u64) {
         if let Some(first) = self.release.plan.steps().get(step) {
-            self.record_time(at_ms, first.weight.fraction());
+            self.record_time(at_ms, first.weight.fraction(), Stand::default());
         }
     }
 
     /// A turn is taken at this time, at which no request ended: a replay has to look then too.
     pub(super) fn record_mark(&self, at_ms: u64) {
-        self.record_time(at_ms, self.release.weight().fraction());
+        self.record_time(at_ms, self.release.weight().fraction(), self.stand());
     }
 
-    fn record_time(&self, at_ms: u64, weight: f64) {
+    /// The release goes on to another step by people's word, or because what kept it there is over.
+    pub(super) fn record_step(&self, at_ms: u64, step: usize) {
+        let stand = Stand {
+            kept: false,
+            step: Some(self.number(step)),
+        };
+        self.record_time(at_ms, self.release.weight().fraction(), stand);
+    }
+
+    /// Where others than the judge keep it, if they do.
+    fn stand(&self) -> Stand {
+        let kept = self.release.is_kept();
+        Stand {
+            kept,
+            step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),
+        }
+    }
+
+    /// A step counted from 1, in what was left of the plan when the release began.
+    fn number(&self, step: usize) -> usize {
+        (step + 1).saturating_sub(self.release.first_step())
+    }
+
+    fn record_time(&self, at_ms: u64, weight: f64, stand: Stand) {
         if let Some(recording) = &self.recording {
             let empty = Cohort {
                 at_ms,
                 weight,
                 ..Cohort::default()
             };
-            record(recording, &empty);
+            record(recording, &empty, stand);
         }
     }
 

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use crate::analysis::replay::Stand;
 use crate::analysis::{Arm, Cohort};
 use crate::release::Release;
 use crate::store::Recording;
@@ -30,7 +31,7 @@ pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64
         baseline: past,
         ..Cohort::default()
     };
-    record(recording, &cohort);
+    record(recording, &cohort, Stand::default());
 }
 
 /// The last line.
@@ -38,14 +39,19 @@ pub(super) fn end(recording: &Recording, release: &Release) {
     recording.add(json!({ "end": release.id }).to_string());
 }
 
-/// A cohort, as it was scored.
-pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>) {
-    let line = json!({
+/// A cohort, as it was scored, and where the release stood then, if others than the judge have a say in that.
+pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: Stand) {
+    let mut line = json!({
         "at_ms": cohort.at_ms,
         "weight": cohort.weight * 100.0,
         "baseline": arm(&cohort.baseline),
         "canary": arm(&cohort.canary),
     });
+    if let Some(line) = line.as_object_mut() {
+        let step = stand.step.map(|step| ("step", json!(step)));
+        let held = stand.kept.then(|| ("held", json!(true)));
+        line.extend(step.into_iter().chain(held).map(|(key, value)| (key.to_owned(), value)));
+    }
     recording.add(line.to_string());
 }
 

@@ -161,8 +161,16 @@ impl Controller {
             reply.refuse(Refusal::Conflict("another change is on its way; ask again".to_owned()));
             return false;
         }
-        if let Some(active) = managed.active.as_ref().filter(|_| by_itself) {
-            active.record_mark(at_ms);
+        if let Some(active) = managed.active.as_ref() {
+            let step = transition
+                .after
+                .step()
+                .filter(|step| active.release.step() != Some(*step));
+            match step.filter(|_| !by_itself || active.release.is_kept()) {
+                Some(step) => active.record_step(at_ms, step),
+                None if by_itself => active.record_mark(at_ms),
+                None => {}
+            }
         }
         let moved = Move {
             next: managed.after(&transition.after, &intent, now),

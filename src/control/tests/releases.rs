@@ -471,6 +471,46 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
 }
 
 #[tokio::test]
+async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
+    let directory = tempfile::tempdir().unwrap();
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the next.
+    rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
+    while rig.release("shop-1").await.phase != Phase::Waiting {
+        rig.traffic(200, Duration::from_secs(2), false).await;
+    }
+    for _ in 0..5 {
+        rig.traffic(200, Duration::from_secs(2), false).await;
+    }
+    rig.verb("shop-1", ReleaseVerb::Resume).await.unwrap();
+    while rig.release("shop-1").await.step == 1 {
+        rig.traffic_at(2_000, 20, Duration::from_millis(200), false).await;
+    }
+    rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
+    for _ in 0..5 {
+        rig.traffic(200, Duration::from_secs(2), false).await;
+    }
+    while !rig.release("shop-1").await.phase.is_over() {
+        rig.traffic(50, Duration::from_millis(500), true).await;
+        tokio::task::yield_now().await;
+    }
+    let release = rig.release("shop-1").await;
+    assert_eq!((release.phase, release.step), (Phase::RolledBack, 2));
+    let path = rig.links.handle.recording("shop-1").await.unwrap();
+    drop(rig);
+    let text = || std::fs::read_to_string(&path).unwrap_or_default();
+    until(|| text().contains("\"end\"")).await;
+    let answer = replay::answers(text().lines()).next().unwrap().unwrap();
+    let verdict = serde_json::to_value(answer.verdict).unwrap();
+    let outcome = release.outcome.unwrap();
+    assert_eq!((verdict, answer.step), (json!(outcome.verdict), 2));
+    assert_eq!(answer.objective.map(str::to_owned), outcome.objective);
+    assert_eq!(answer.canary_requests, release.canary_requests);
+}
+
+#[tokio::test]
 async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);

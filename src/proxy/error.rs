@@ -20,6 +20,8 @@ pub(crate) struct Error {
     /// What a client may know of it.
     pub(crate) detail: &'static str,
     status: Option<StatusCode>,
+    /// Its name in `Proxy-Status`, where that of its reason would say too little.
+    kind: Option<&'static str>,
 }
 
 impl Error {
@@ -28,6 +30,15 @@ impl Error {
             reason,
             detail,
             status: None,
+            kind: None,
+        }
+    }
+
+    /// No way leads to the upstream's address.
+    pub(crate) const fn unroutable() -> Error {
+        Error {
+            kind: Some("destination_ip_unroutable"),
+            ..Error::new(Reason::ConnectError, "no way leads to the upstream")
         }
     }
 
@@ -51,7 +62,7 @@ impl Error {
             Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Reason::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Reason::NoHealthyEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::NoHealthyEndpoint | Reason::Overloaded | Reason::LocalResources => StatusCode::SERVICE_UNAVAILABLE,
             Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout | Reason::ConnectTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -72,23 +83,24 @@ impl Error {
             Reason::Reset => Class::Reset,
             Reason::UpstreamProtocolError => Class::ProtocolError,
             Reason::Internal => Class::ServerError,
+            // With the rest, `LocalResources`: the upstream was never asked. A canary opens more connections than a
+            // baseline whose pools are warm, and would be condemned for what the machine lacks.
             _ => Class::ClientAbort,
         }
     }
 
     fn proxy_status(&self) -> &'static str {
-        match self.reason {
+        self.kind.unwrap_or(match self.reason {
             Reason::NoRoute => "destination_not_found",
-            Reason::NoHealthyEndpoint => "destination_unavailable",
+            Reason::NoHealthyEndpoint | Reason::ConnectError => "destination_unavailable",
             Reason::ConnectRefused => "connection_refused",
             Reason::ConnectTimeout => "connection_timeout",
-            Reason::ConnectError => "destination_ip_unroutable",
             Reason::FirstByteTimeout | Reason::TotalTimeout => "http_response_timeout",
             Reason::IdleTimeout => "connection_read_timeout",
             Reason::Reset => "connection_terminated",
             Reason::UpstreamProtocolError => "http_protocol_error",
             Reason::Overloaded => "connection_limit_reached",
-            Reason::Internal => "proxy_internal_error",
+            Reason::Internal | Reason::LocalResources => "proxy_internal_error",
             Reason::NotImplemented
             | Reason::BadRequest
             | Reason::UriTooLong
@@ -98,7 +110,7 @@ impl Error {
             | Reason::BodyTimeout
             | Reason::ClientAbort
             | Reason::Misdirected => "http_request_error",
-        }
+        })
     }
 
     /// The answer, with a short problem body (RFC 9457).
@@ -188,5 +200,27 @@ impl From<Refusal> for Error {
                 )
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_proxys_own_machine_lacks_is_no_failure_of_the_upstream() {
+        let error = Error::new(Reason::LocalResources, "");
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.proxy_status(), "proxy_internal_error");
+        // Which a release notes as assigned and not bad, and which is not rescued.
+        assert_eq!(error.class(), Class::ClientAbort);
+    }
+
+    #[test]
+    fn only_what_no_way_leads_to_is_called_unroutable() {
+        assert_eq!(Error::unroutable().proxy_status(), "destination_ip_unroutable");
+        assert_eq!(Error::unroutable().class(), Class::ConnectError);
+        let other = Error::new(Reason::ConnectError, "");
+        assert_eq!(other.proxy_status(), "destination_unavailable");
     }
 }

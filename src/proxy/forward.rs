@@ -195,7 +195,9 @@ async fn acquire(
                 tracing::debug!(endpoint = %target.endpoint.address, reason = error.reason.as_str(), "no connection");
                 tried.push(target.endpoint.key);
                 last = Some(error);
-                if tried.len() >= ENDPOINTS_TRIED_MAX || error.reason == Reason::TotalTimeout {
+                // Another endpoint is no remedy for what is no fault of this one.
+                let pointless = matches!(error.reason, Reason::TotalTimeout | Reason::LocalResources);
+                if tried.len() >= ENDPOINTS_TRIED_MAX || pointless {
                     return Err(error);
                 }
             }
@@ -229,11 +231,24 @@ async fn connect(
 }
 
 fn connect_error(error: &io::Error) -> Error {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    if is_local(error) {
+        return Error::new(Reason::LocalResources, "the proxy cannot open another connection");
+    }
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
-        io::ErrorKind::TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
+        TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        HostUnreachable | NetworkUnreachable => Error::unroutable(),
         _ => Error::new(Reason::ConnectError, "no connection to the upstream"),
     }
+}
+
+/// Whether a connection failed for want of something on this machine (file descriptors, ports, memory), so that it says
+/// nothing of the endpoint.
+fn is_local(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code))
 }
 
 /// Waits for the head of the answer, within the limits of time.
@@ -282,4 +297,30 @@ async fn wait(
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_connection_is_put_down_to_whoever_it_failed_for() {
+        let reason = |code| connect_error(&io::Error::from_raw_os_error(code)).reason;
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::EADDRNOTAVAIL,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EAGAIN,
+        ] {
+            assert_eq!(reason(code), Reason::LocalResources, "{code}");
+        }
+        assert_eq!(reason(libc::ECONNREFUSED), Reason::ConnectRefused);
+        assert_eq!(reason(libc::ETIMEDOUT), Reason::ConnectTimeout);
+        assert_eq!(reason(libc::ECONNRESET), Reason::ConnectError);
+        for code in [libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert_eq!(connect_error(&io::Error::from_raw_os_error(code)), Error::unroutable());
+        }
+    }
 }

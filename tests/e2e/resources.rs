@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use crate::errors::is_refusal;
 use crate::harness::{Client, Proxy, Upstream, eventually, shop};
 
 #[test]
@@ -47,7 +48,7 @@ fn without_file_descriptors_it_lives_and_recovers() {
     });
     assert!(proxy.is_alive());
     // Who is in stays in: at worst there is no descriptor for a connection to the upstream.
-    assert!(matches!(open.get("/").status, 200 | 502));
+    assert!(matches!(open.get("/").status, 200 | 503));
     drop(crowd);
     eventually("new connections are served again", || {
         Client::try_connect(proxy.address).is_ok_and(|mut client| {
@@ -61,4 +62,28 @@ fn without_file_descriptors_it_lives_and_recovers() {
     eventually("the admin API answers", || {
         proxy.admin("GET", "/readyz", "", None).status == 200
     });
+}
+
+#[test]
+#[cfg(unix)]
+fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
+    let blue = Upstream::named("blue");
+    let config = json!({ "workers": 1, "services": { "shop": shop(&blue, &blue) } });
+    let proxy = Proxy::start_with_open_files(config, 80);
+    // Asks nothing yet, so that there is no connection to the upstream that could be used again.
+    let mut open = proxy.client();
+    let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
+    eventually("the want is noticed", || {
+        proxy.log().to_lowercase().contains("too many open files")
+    });
+    is_refusal(&open.get("/"), 503, "proxy_internal_error", "local_resources");
+    drop(crowd);
+    eventually("the statistics can be asked for", || {
+        proxy.admin("GET", "/readyz", "", None).status == 200
+    });
+    eventually("it counts as nobody's fault", || {
+        let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
+        window["failures"] == 0 && window["classes"]["client_abort"] == 1
+    });
+    proxy.counts_reason("local_resources", 1);
 }

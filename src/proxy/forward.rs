@@ -265,6 +265,7 @@ async fn wait(
         origin: &exchange.client.origin,
         id: exchange.request_id.as_ref(),
         version: request.version(),
+        user: headers::real_ip(request.headers(), &exchange.client),
         endpoint: lease.target.endpoint.address,
     };
     let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket));

@@ -116,15 +116,16 @@ impl Error {
     /// The answer, with a short problem body (RFC 9457).
     pub(crate) fn response(&self, request_id: Option<&HeaderValue>) -> Response<Bytes> {
         let status = self.status();
-        let id = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
             "detail": self.detail,
             "reason": self.reason.as_str(),
-            "request_id": id,
         });
+        if let Some(id) = request_id.and_then(|id| id.to_str().ok()) {
+            body["request_id"] = id.into();
+        }
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
         let length = response.body().len();
@@ -157,9 +158,8 @@ impl Error {
         }
     }
 
-    /// The whole answer as bytes of HTTP/1.1, after which the connection is closed.
-    pub(crate) fn last_words(&self) -> Vec<u8> {
-        let mut response = self.response(None);
+    /// An answer as bytes of HTTP/1.1, after which the connection is closed.
+    pub(crate) fn last_words(mut response: Response<Bytes>) -> Vec<u8> {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -222,5 +222,17 @@ mod tests {
         assert_eq!(Error::unroutable().class(), Class::ConnectError);
         let other = Error::new(Reason::ConnectError, "");
         assert_eq!(other.proxy_status(), "destination_unavailable");
+    }
+
+    #[test]
+    fn a_body_names_the_request_only_if_it_has_a_name() {
+        let error = Error::new(Reason::NoRoute, "");
+        let body = |id: Option<&HeaderValue>| -> serde_json::Value {
+            let answer = error.response(id);
+            assert_eq!(answer.headers().get("x-request-id"), id);
+            serde_json::from_slice(answer.body()).unwrap()
+        };
+        assert_eq!(body(None).get("request_id"), None);
+        assert_eq!(body(Some(&HeaderValue::from_static("r-1")))["request_id"], "r-1");
     }
 }

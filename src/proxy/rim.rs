@@ -16,7 +16,7 @@ use super::body::ResponseBody;
 use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
-use super::handle::handle;
+use super::handle::{handle, introduce, refuse};
 use crate::stats::{MethodLabel, Reason};
 
 /// The service that a connection's requests go through.
@@ -63,8 +63,8 @@ where
             return Either::Left(self.inner.call(request));
         }
         let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()));
+        introduce(&mut exchange, &self.client, &request);
         let error = Error::new(Reason::Overloaded, "too many requests are under way; try again");
-        exchange.fail(&error);
-        Either::Right(ready(Ok(error.response(None).map(ResponseBody::Own))))
+        Either::Right(ready(Ok(refuse(exchange, &error))))
     }
 }

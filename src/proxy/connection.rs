@@ -160,7 +160,7 @@ fn log(client: &Client, error: &Error, id: HeaderValue, bytes: usize) {
     if log.enabled() {
         log.log(AccessRecord {
             status: error.status().as_u16(),
-            outcome: error.class().as_str(),
+            outcome: error.outcome(),
             reason: Some(error.reason.as_str()),
             bytes_out: bytes as u64,
             request_id: Some(id),

@@ -89,6 +89,15 @@ impl Error {
         }
     }
 
+    /// The access log's word for it: a refusal of the proxy's own is not the client's going away, although neither counts
+    /// against an upstream.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self.class() {
+            Class::ClientAbort if self.reason != Reason::ClientAbort => "rejected",
+            class => class.as_str(),
+        }
+    }
+
     fn proxy_status(&self) -> &'static str {
         self.kind.unwrap_or(match self.reason {
             Reason::NoRoute => "destination_not_found",
@@ -214,6 +223,7 @@ mod tests {
         assert_eq!(error.proxy_status(), "proxy_internal_error");
         // Which a release notes as assigned and not bad, and which is not rescued.
         assert_eq!(error.class(), Class::ClientAbort);
+        assert_eq!(error.outcome(), "rejected");
     }
 
     #[test]

@@ -99,6 +99,11 @@ impl Exchange {
         self.in_flight = Some(endpoint);
     }
 
+    /// Whether the answer is to have no body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == MethodLabel::Head
+    }
+
     /// So many bytes of the answer are on their way to the client.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.bytes_out += bytes as u64;
@@ -157,7 +162,8 @@ impl Exchange {
 
     /// The upstream's answer is complete.
     pub(crate) fn complete(&mut self) {
-        self.finish(Class::of_status(self.status));
+        let class = Class::of_status(self.status);
+        self.finish(class, class.as_str());
     }
 
     /// The proxy answers this itself, or has to cut the answer short.
@@ -175,10 +181,11 @@ impl Exchange {
         if let Some(access) = &mut self.access {
             access.reason = Some(error.reason.as_str());
         }
-        self.finish(error.class());
+        self.finish(error.class(), error.outcome());
     }
 
-    fn finish(&mut self, class: Class) {
+    /// `outcome` is the access log's word for it.
+    fn finish(&mut self, class: Class, outcome: &'static str) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -216,7 +223,7 @@ impl Exchange {
         drop(recorder);
         if let Some(mut access) = self.access.take() {
             access.status = self.status;
-            access.outcome = class.as_str();
+            access.outcome = outcome;
             access.total_us = micros(now - self.started);
             access.first_byte_us = self.first_byte.map(|at| micros(at - self.started));
             access.bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -77,7 +78,12 @@ pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<Response
         detail = error.detail,
         "answered by the proxy"
     );
-    let response = error.response(exchange.request_id.as_ref());
+    let mut response = error.response(exchange.request_id.as_ref());
+    if exchange.is_head() {
+        // The head says how long the body would be.
+        *response.body_mut() = Bytes::new();
+    }
+    exchange.sent(response.body().len());
     exchange.fail(error);
     response.map(ResponseBody::Own)
 }

@@ -40,7 +40,8 @@ pub struct AccessRecord {
     pub upstream: Option<Arc<str>>,
     /// The endpoint that was asked last.
     pub endpoint: Option<SocketAddr>,
-    /// The class it was counted under: `2xx`, `timeout` …
+    /// The class it was counted under: `2xx`, `timeout` …; `rejected` where the proxy refused what the upstream is not to
+    /// blame for, which the statistics count with `client_abort`.
     pub outcome: &'static str,
     /// The proxy's own reason for a failure: `connect_refused`, `no_route` …
     pub reason: Option<&'static str>,

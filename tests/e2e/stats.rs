@@ -174,6 +174,60 @@ fn the_access_log_tells_of_what_is_refused_before_it_is_a_request() {
 }
 
 #[test]
+fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
+    let blue = Upstream::start(|call| match call.path() {
+        "/silent" => call.await_hangup(),
+        _ => {
+            let _ = call.body();
+            call.ok("blue");
+        }
+    });
+    let mut service = shop(&blue, &blue);
+    service["routes"] = json!([{ "path_prefix": "/shop" }, { "path_prefix": "/silent" }]);
+    let proxy = Proxy::start(json!({
+        "access_log": "./access.log",
+        "listeners": [{ "limits": { "body_bytes": "10B" } }],
+        "services": { "shop": service },
+    }));
+    let line = |at: usize| logged(&proxy, at + 1).remove(at);
+    let answers = [
+        ("GET /elsewhere HTTP/1.1\r\nHost: shop.test\r\n\r\n", 404),
+        (
+            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 11\r\n\r\n",
+            413,
+        ),
+        (
+            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n",
+            413,
+        ),
+        ("GET /\r\n\r\n", 400),
+    ];
+    for (at, (request, status)) in answers.into_iter().enumerate() {
+        let answer = proxy.client().send(request).receive().expect(status);
+        let line = line(at);
+        assert_eq!(
+            (&line["status"], &line["outcome"]),
+            (&json!(status), &json!("rejected"))
+        );
+        assert_eq!(line["bytes_out"], answer.body.len(), "{line}");
+    }
+    proxy
+        .client()
+        .send("HEAD /elsewhere HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+        .head()
+        .unwrap();
+    let head = line(4);
+    assert_eq!((&head["outcome"], &head["bytes_out"]), (&json!("rejected"), &json!(0)));
+    let mut leaving = proxy.client();
+    leaving.ask("/silent", "");
+    eventually("the request is under way", || {
+        blue.seen().iter().any(|seen| seen.target == "/silent")
+    });
+    drop(leaving);
+    assert_eq!(line(5)["outcome"], "client_abort");
+}
+
+#[test]
 fn the_access_log_tells_of_what_is_turned_away_for_overload() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);

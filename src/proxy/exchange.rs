@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, response};
 use super::body::Progress;
 use super::client::Client;
 use super::error::Error;
+use super::room::Place;
 use super::sample::{Seen, Subject};
 use super::trial::Trial;
 use super::upstream::Connection;
@@ -36,11 +37,13 @@ pub(crate) struct Exchange {
     access: Option<Box<AccessRecord>>,
     /// What it owes a release, if its service has one.
     pub(crate) trial: Option<Box<Trial>>,
+    /// Its place among the requests under way.
+    _place: Place,
 }
 
 impl Exchange {
     /// A request has arrived.
-    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel) -> Exchange {
+    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel, place: Place) -> Exchange {
         client.enter();
         client.worker.begin();
         let started = Instant::now();
@@ -59,6 +62,7 @@ impl Exchange {
             request_id: None,
             access: None,
             trial: None,
+            _place: place,
         }
     }
 

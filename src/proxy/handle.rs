@@ -14,6 +14,7 @@ use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::{self, Answer};
+use super::room::Place;
 use super::{check, headers};
 use crate::stats::MethodLabel;
 use crate::telemetry::AccessRecord;
@@ -22,8 +23,9 @@ use crate::telemetry::AccessRecord;
 pub(crate) async fn handle(
     client: Rc<Client>,
     request: Request<Incoming>,
+    place: Place,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()));
+    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
     let (head, body) = request.into_parts();
     let (body, upload) = RequestBody::new(body, &client);
     exchange.upload = upload;

@@ -68,6 +68,7 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         exchange,
         limits,
         offered: false,
+        cut: false,
     };
     relay.offer(!relay.is_end_stream());
     Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))

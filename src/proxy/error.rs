@@ -3,6 +3,8 @@
 //! Each kind knows its status, its class in the statistics, its word in the metrics ([`Reason`]) and its name in
 //! `Proxy-Status` (RFC 9209 section 2.3).
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -132,8 +134,9 @@ impl Error {
             "detail": self.detail,
             "reason": self.reason.as_str(),
         });
-        if let Some(id) = request_id.and_then(|id| id.to_str().ok()) {
-            body["request_id"] = id.into();
+        let id = request_id.and_then(|id| id.to_str().ok());
+        if let (Some(id), Some(members)) = (id, body.as_object_mut()) {
+            members.insert("request_id".into(), id.into());
         }
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
@@ -210,6 +213,14 @@ impl From<Refusal> for Error {
             },
         }
     }
+}
+
+/// Whether a connection failed for want of something on this machine (file descriptors, ports, memory), so that it says
+/// nothing of the endpoint.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::body::{Limits, RequestBody};
 use super::destination::{Destination, Target};
-use super::error::Error;
+use super::error::{Error, is_local};
 use super::exchange::Exchange;
 use super::headers;
 use super::hop::Hop;
@@ -241,14 +241,6 @@ fn connect_error(error: &io::Error) -> Error {
         HostUnreachable | NetworkUnreachable => Error::unroutable(),
         _ => Error::new(Reason::ConnectError, "no connection to the upstream"),
     }
-}
-
-/// Whether a connection failed for want of something on this machine (file descriptors, ports, memory), so that it says
-/// nothing of the endpoint.
-fn is_local(error: &io::Error) -> bool {
-    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    let code = error.raw_os_error();
-    code.is_some_and(|code| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code))
 }
 
 /// Waits for the head of the answer, within the limits of time.

@@ -87,3 +87,25 @@ fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
     });
     proxy.counts_reason("local_resources", 1);
 }
+
+#[test]
+#[cfg(unix)]
+fn the_want_of_file_descriptors_takes_no_endpoint_out() {
+    let blue = Upstream::named("blue");
+    let mut service = shop(&blue, &blue);
+    service["health"] = json!({
+        "path": "/health", "interval": "20ms", "timeout": "5s", "unhealthy_after": 2, "healthy_after": 2,
+    });
+    let config = json!({ "workers": 1, "services": { "shop": service } });
+    let proxy = Proxy::start_with_open_files(config, 80);
+    let mut open = proxy.client();
+    let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
+    // Two for each of the two upstreams would be enough.
+    eventually("checks are due that cannot be made", || {
+        proxy.log().matches("could not be checked").count() >= 8
+    });
+    is_refusal(&open.get("/"), 503, "proxy_internal_error", "local_resources");
+    drop(crowd);
+    eventually("it is served again", || open.get("/").status == 200);
+    assert!(!proxy.log().contains("healthy=false"), "an endpoint was taken out");
+}

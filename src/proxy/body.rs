@@ -226,6 +226,8 @@ pub(crate) struct Relay {
     pub(crate) limits: Limits,
     /// Whether it is the client's turn to take something.
     pub(crate) offered: bool,
+    /// Whether it has been cut, and who writes it to the client is still to be told.
+    pub(crate) cut: bool,
 }
 
 /// The limits of time on an exchange.
@@ -259,6 +261,9 @@ impl Relay {
     }
 
     fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+        if std::mem::take(&mut self.cut) {
+            return Poll::Ready(Some(Err(Cut)));
+        }
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
@@ -269,7 +274,7 @@ impl Relay {
             .as_ref()
             .is_some_and(|total| total.poll(cx).is_ready())
         {
-            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"));
+            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"), cx);
         }
         match body.poll_frame(cx) {
             Poll::Pending => self.poll_idle(cx),
@@ -285,7 +290,7 @@ impl Relay {
             Poll::Ready(Some(Err(fault))) => {
                 tracing::debug!(%fault, "the upstream's answer broke off");
                 let error = self.broken_off(&fault);
-                self.cut(&error)
+                self.cut(&error, cx)
             }
             Poll::Ready(None) => {
                 self.end();
@@ -312,15 +317,21 @@ impl Relay {
             self.limits.idle.set(self.limits.idle_limit);
         }
         ready!(self.limits.idle.poll(cx));
-        self.cut(&Error::new(Reason::IdleTimeout, "the upstream's answer stood still"))
+        self.cut(
+            &Error::new(Reason::IdleTimeout, "the upstream's answer stood still"),
+            cx,
+        )
     }
 
     /// The answer cannot be completed, and must not look complete: the error makes the server cut the connection or
-    /// reset the stream.
-    fn cut(&mut self, error: &Error) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    /// reset the stream. That throws away what the server has not yet written, be it the head, so it is given a turn to
+    /// write that before.
+    fn cut(&mut self, error: &Error, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.body = None;
         self.exchange.fail(error);
-        Poll::Ready(Some(Err(Cut)))
+        self.cut = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     fn end(&mut self) {
@@ -334,7 +345,7 @@ impl Relay {
 
     /// Whether there is nothing more to come.
     pub(crate) fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(upstream::Body::is_end_stream)
+        !self.cut && self.body.as_ref().is_none_or(upstream::Body::is_end_stream)
     }
 }
 
@@ -372,6 +383,7 @@ impl Body for ResponseBody {
             ResponseBody::Own(bytes) => SizeHint::with_exact(bytes.len() as u64),
             ResponseBody::Relay(relay) => match &relay.body {
                 Some(body) => body.size_hint(),
+                None if relay.cut => SizeHint::default(),
                 None => SizeHint::with_exact(0),
             },
         }

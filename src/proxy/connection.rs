@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::HeaderValue;
 use hyper_util::rt::TokioIo;
 use hyper_util::server::conn::auto;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,8 +13,10 @@ use tokio::net::TcpStream;
 
 use super::client::{Client, ClientStream, Overdue};
 use super::error::Error;
+use super::handle::unknown;
 use super::rim;
 use crate::stats::{MethodLabel, Reason, RequestLabels};
+use crate::telemetry::AccessRecord;
 
 /// How much of what a refused client still sends is read and thrown away, so that it gets to read why.
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -141,10 +144,28 @@ async fn refuse(client: &Client, stream: Rc<RefCell<TcpStream>>, error: Error) {
         });
     }
     client.worker.rouse();
+    let id = client.worker.new_request_id();
+    let answer = error.response(Some(&id));
+    log(client, &error, id, answer.body().len());
     if let Some(stream) = Rc::into_inner(stream) {
-        let farewell = part(stream.into_inner(), error.last_words());
+        let farewell = part(stream.into_inner(), Error::last_words(answer));
         // Whether the client stays to read it is its own affair.
         let _ = tokio::time::timeout(LINGER_TIME, farewell).await;
+    }
+}
+
+/// Tells the access log of a connection that is refused, as far as anything is known of it.
+fn log(client: &Client, error: &Error, id: HeaderValue, bytes: usize) {
+    let log = &client.worker.access_log;
+    if log.enabled() {
+        log.log(AccessRecord {
+            status: error.status().as_u16(),
+            outcome: error.outcome(),
+            reason: Some(error.reason.as_str()),
+            bytes_out: bytes as u64,
+            request_id: Some(id),
+            ..unknown(client)
+        });
     }
 }
 

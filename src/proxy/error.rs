@@ -3,6 +3,8 @@
 //! Each kind knows its status, its class in the statistics, its word in the metrics ([`Reason`]) and its name in
 //! `Proxy-Status` (RFC 9209 section 2.3).
 
+use std::io;
+
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
@@ -20,6 +22,8 @@ pub(crate) struct Error {
     /// What a client may know of it.
     pub(crate) detail: &'static str,
     status: Option<StatusCode>,
+    /// Its name in `Proxy-Status`, where that of its reason would say too little.
+    kind: Option<&'static str>,
 }
 
 impl Error {
@@ -28,6 +32,15 @@ impl Error {
             reason,
             detail,
             status: None,
+            kind: None,
+        }
+    }
+
+    /// No way leads to the upstream's address.
+    pub(crate) const fn unroutable() -> Error {
+        Error {
+            kind: Some("destination_ip_unroutable"),
+            ..Error::new(Reason::ConnectError, "no way leads to the upstream")
         }
     }
 
@@ -51,7 +64,7 @@ impl Error {
             Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Reason::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Reason::NoHealthyEndpoint | Reason::Overloaded => StatusCode::SERVICE_UNAVAILABLE,
+            Reason::NoHealthyEndpoint | Reason::Overloaded | Reason::LocalResources => StatusCode::SERVICE_UNAVAILABLE,
             Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout | Reason::ConnectTimeout => {
                 StatusCode::GATEWAY_TIMEOUT
             }
@@ -72,23 +85,33 @@ impl Error {
             Reason::Reset => Class::Reset,
             Reason::UpstreamProtocolError => Class::ProtocolError,
             Reason::Internal => Class::ServerError,
+            // With the rest, `LocalResources`: the upstream was never asked. A canary opens more connections than a
+            // baseline whose pools are warm, and would be condemned for what the machine lacks.
             _ => Class::ClientAbort,
         }
     }
 
+    /// The access log's word for it: a refusal of the proxy's own is not the client's going away, although neither counts
+    /// against an upstream.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self.class() {
+            Class::ClientAbort if self.reason != Reason::ClientAbort => "rejected",
+            class => class.as_str(),
+        }
+    }
+
     fn proxy_status(&self) -> &'static str {
-        match self.reason {
+        self.kind.unwrap_or(match self.reason {
             Reason::NoRoute => "destination_not_found",
-            Reason::NoHealthyEndpoint => "destination_unavailable",
+            Reason::NoHealthyEndpoint | Reason::ConnectError => "destination_unavailable",
             Reason::ConnectRefused => "connection_refused",
             Reason::ConnectTimeout => "connection_timeout",
-            Reason::ConnectError => "destination_ip_unroutable",
             Reason::FirstByteTimeout | Reason::TotalTimeout => "http_response_timeout",
             Reason::IdleTimeout => "connection_read_timeout",
             Reason::Reset => "connection_terminated",
             Reason::UpstreamProtocolError => "http_protocol_error",
             Reason::Overloaded => "connection_limit_reached",
-            Reason::Internal => "proxy_internal_error",
+            Reason::Internal | Reason::LocalResources => "proxy_internal_error",
             Reason::NotImplemented
             | Reason::BadRequest
             | Reason::UriTooLong
@@ -98,21 +121,23 @@ impl Error {
             | Reason::BodyTimeout
             | Reason::ClientAbort
             | Reason::Misdirected => "http_request_error",
-        }
+        })
     }
 
     /// The answer, with a short problem body (RFC 9457).
     pub(crate) fn response(&self, request_id: Option<&HeaderValue>) -> Response<Bytes> {
         let status = self.status();
-        let id = request_id.and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let body = serde_json::json!({
+        let mut body = serde_json::json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
             "detail": self.detail,
             "reason": self.reason.as_str(),
-            "request_id": id,
         });
+        let id = request_id.and_then(|id| id.to_str().ok());
+        if let (Some(id), Some(members)) = (id, body.as_object_mut()) {
+            members.insert("request_id".into(), id.into());
+        }
         let mut response = Response::new(Bytes::from(body.to_string()));
         *response.status_mut() = status;
         let length = response.body().len();
@@ -145,9 +170,8 @@ impl Error {
         }
     }
 
-    /// The whole answer as bytes of HTTP/1.1, after which the connection is closed.
-    pub(crate) fn last_words(&self) -> Vec<u8> {
-        let mut response = self.response(None);
+    /// An answer as bytes of HTTP/1.1, after which the connection is closed.
+    pub(crate) fn last_words(mut response: Response<Bytes>) -> Vec<u8> {
         response
             .headers_mut()
             .insert(CONNECTION, HeaderValue::from_static("close"));
@@ -188,5 +212,48 @@ impl From<Refusal> for Error {
                 )
             },
         }
+    }
+}
+
+/// Whether a connection failed for want of something on this machine (file descriptors, ports, memory), so that it says
+/// nothing of the endpoint.
+pub(crate) fn is_local(error: &io::Error) -> bool {
+    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
+    let code = error.raw_os_error();
+    code.is_some_and(|code| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_proxys_own_machine_lacks_is_no_failure_of_the_upstream() {
+        let error = Error::new(Reason::LocalResources, "");
+        assert_eq!(error.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.proxy_status(), "proxy_internal_error");
+        // Which a release notes as assigned and not bad, and which is not rescued.
+        assert_eq!(error.class(), Class::ClientAbort);
+        assert_eq!(error.outcome(), "rejected");
+    }
+
+    #[test]
+    fn only_what_no_way_leads_to_is_called_unroutable() {
+        assert_eq!(Error::unroutable().proxy_status(), "destination_ip_unroutable");
+        assert_eq!(Error::unroutable().class(), Class::ConnectError);
+        let other = Error::new(Reason::ConnectError, "");
+        assert_eq!(other.proxy_status(), "destination_unavailable");
+    }
+
+    #[test]
+    fn a_body_names_the_request_only_if_it_has_a_name() {
+        let error = Error::new(Reason::NoRoute, "");
+        let body = |id: Option<&HeaderValue>| -> serde_json::Value {
+            let answer = error.response(id);
+            assert_eq!(answer.headers().get("x-request-id"), id);
+            serde_json::from_slice(answer.body()).unwrap()
+        };
+        assert_eq!(body(None).get("request_id"), None);
+        assert_eq!(body(Some(&HeaderValue::from_static("r-1")))["request_id"], "r-1");
     }
 }

@@ -8,6 +8,7 @@ use http::{HeaderValue, Response, response};
 use super::body::Progress;
 use super::client::Client;
 use super::error::Error;
+use super::room::Place;
 use super::sample::{Seen, Subject};
 use super::trial::Trial;
 use super::upstream::Connection;
@@ -36,11 +37,13 @@ pub(crate) struct Exchange {
     access: Option<Box<AccessRecord>>,
     /// What it owes a release, if its service has one.
     pub(crate) trial: Option<Box<Trial>>,
+    /// Its place among the requests under way.
+    _place: Place,
 }
 
 impl Exchange {
     /// A request has arrived.
-    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel) -> Exchange {
+    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel, place: Place) -> Exchange {
         client.enter();
         client.worker.begin();
         let started = Instant::now();
@@ -59,6 +62,7 @@ impl Exchange {
             request_id: None,
             access: None,
             trial: None,
+            _place: place,
         }
     }
 
@@ -97,6 +101,11 @@ impl Exchange {
             access.endpoint = Some(endpoint.address);
         }
         self.in_flight = Some(endpoint);
+    }
+
+    /// Whether the answer is to have no body.
+    pub(crate) fn is_head(&self) -> bool {
+        self.method == MethodLabel::Head
     }
 
     /// So many bytes of the answer are on their way to the client.
@@ -157,7 +166,8 @@ impl Exchange {
 
     /// The upstream's answer is complete.
     pub(crate) fn complete(&mut self) {
-        self.finish(Class::of_status(self.status));
+        let class = Class::of_status(self.status);
+        self.finish(class, class.as_str());
     }
 
     /// The proxy answers this itself, or has to cut the answer short.
@@ -175,10 +185,11 @@ impl Exchange {
         if let Some(access) = &mut self.access {
             access.reason = Some(error.reason.as_str());
         }
-        self.finish(error.class());
+        self.finish(error.class(), error.outcome());
     }
 
-    fn finish(&mut self, class: Class) {
+    /// `outcome` is the access log's word for it.
+    fn finish(&mut self, class: Class, outcome: &'static str) {
         if std::mem::replace(&mut self.done, true) {
             return;
         }
@@ -216,7 +227,7 @@ impl Exchange {
         drop(recorder);
         if let Some(mut access) = self.access.take() {
             access.status = self.status;
-            access.outcome = class.as_str();
+            access.outcome = outcome;
             access.total_us = micros(now - self.started);
             access.first_byte_us = self.first_byte.map(|at| micros(at - self.started));
             access.bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());

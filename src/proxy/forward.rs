@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode};
 
 use super::body::{Limits, RequestBody};
 use super::destination::{Destination, Target};
-use super::error::Error;
+use super::error::{Error, is_local};
 use super::exchange::Exchange;
 use super::headers;
 use super::hop::Hop;
@@ -195,7 +195,9 @@ async fn acquire(
                 tracing::debug!(endpoint = %target.endpoint.address, reason = error.reason.as_str(), "no connection");
                 tried.push(target.endpoint.key);
                 last = Some(error);
-                if tried.len() >= ENDPOINTS_TRIED_MAX || error.reason == Reason::TotalTimeout {
+                // Another endpoint is no remedy for what is no fault of this one.
+                let pointless = matches!(error.reason, Reason::TotalTimeout | Reason::LocalResources);
+                if tried.len() >= ENDPOINTS_TRIED_MAX || pointless {
                     return Err(error);
                 }
             }
@@ -229,9 +231,14 @@ async fn connect(
 }
 
 fn connect_error(error: &io::Error) -> Error {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    if is_local(error) {
+        return Error::new(Reason::LocalResources, "the proxy cannot open another connection");
+    }
     match error.kind() {
-        io::ErrorKind::ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
-        io::ErrorKind::TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
+        TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        HostUnreachable | NetworkUnreachable => Error::unroutable(),
         _ => Error::new(Reason::ConnectError, "no connection to the upstream"),
     }
 }
@@ -250,6 +257,7 @@ async fn wait(
         origin: &exchange.client.origin,
         id: exchange.request_id.as_ref(),
         version: request.version(),
+        user: headers::real_ip(request.headers(), &exchange.client),
         endpoint: lease.target.endpoint.address,
     };
     let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket));
@@ -282,4 +290,30 @@ async fn wait(
         Poll::Pending
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_connection_is_put_down_to_whoever_it_failed_for() {
+        let reason = |code| connect_error(&io::Error::from_raw_os_error(code)).reason;
+        for code in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::EADDRNOTAVAIL,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EAGAIN,
+        ] {
+            assert_eq!(reason(code), Reason::LocalResources, "{code}");
+        }
+        assert_eq!(reason(libc::ECONNREFUSED), Reason::ConnectRefused);
+        assert_eq!(reason(libc::ETIMEDOUT), Reason::ConnectTimeout);
+        assert_eq!(reason(libc::ECONNRESET), Reason::ConnectError);
+        for code in [libc::EHOSTUNREACH, libc::ENETUNREACH] {
+            assert_eq!(connect_error(&io::Error::from_raw_os_error(code)), Error::unroutable());
+        }
+    }
 }

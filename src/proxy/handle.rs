@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -13,6 +14,7 @@ use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::{self, Answer};
+use super::room::Place;
 use super::{check, headers};
 use crate::stats::MethodLabel;
 use crate::telemetry::AccessRecord;
@@ -21,14 +23,14 @@ use crate::telemetry::AccessRecord;
 pub(crate) async fn handle(
     client: Rc<Client>,
     request: Request<Incoming>,
+    place: Place,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()));
+    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
     let (head, body) = request.into_parts();
     let (body, upload) = RequestBody::new(body, &client);
     exchange.upload = upload;
     let mut request = Request::from_parts(head, body);
-    exchange.describe(|| describe(&client, &request));
-    exchange.request_id = Some(headers::request_id(request.headers(), &client));
+    introduce(&mut exchange, &client, &request);
     let answered = match check::request(&mut request, &client) {
         Ok(()) => forward::send(&mut exchange, &mut request).await,
         Err(error) => Err(error),
@@ -66,21 +68,33 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         exchange,
         limits,
         offered: false,
+        cut: false,
     };
     relay.offer(!relay.is_end_stream());
     Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))
 }
 
 /// Answers in the proxy's own name.
-fn refuse(mut exchange: Exchange, error: &Error) -> Response<ResponseBody> {
+pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<ResponseBody> {
     tracing::debug!(
         reason = error.reason.as_str(),
         detail = error.detail,
         "answered by the proxy"
     );
-    let response = error.response(exchange.request_id.as_ref());
+    let mut response = error.response(exchange.request_id.as_ref());
+    if exchange.is_head() {
+        // The head says how long the body would be.
+        *response.body_mut() = Bytes::new();
+    }
+    exchange.sent(response.body().len());
     exchange.fail(error);
     response.map(ResponseBody::Own)
+}
+
+/// Gives a request its identity, and keeps what the access log will tell of it.
+pub(crate) fn introduce<B>(exchange: &mut Exchange, client: &Client, request: &Request<B>) {
+    exchange.describe(|| describe(client, request));
+    exchange.request_id = Some(headers::request_id(request.headers(), client));
 }
 
 fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
@@ -88,17 +102,32 @@ fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
     let header = |name| headers.get(name).cloned();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     AccessRecord {
-        time: SystemTime::now(),
-        listener: client.listener.options.name.as_str().into(),
         client: headers::client_address(headers, client),
-        method: request.method().clone(),
+        method: Some(request.method().clone()),
         host: host
             .or(uri.authority().map(http::uri::Authority::as_str))
             .map(str::to_owned),
-        target: uri
-            .path_and_query()
-            .map_or_else(|| uri.path().to_owned(), |target| target.as_str().to_owned()),
-        protocol: request.version(),
+        target: Some(
+            uri.path_and_query()
+                .map_or_else(|| uri.path().to_owned(), |target| target.as_str().to_owned()),
+        ),
+        protocol: Some(request.version()),
+        user_agent: header(USER_AGENT),
+        referer: header(http::header::REFERER),
+        ..unknown(client)
+    }
+}
+
+/// What the access log tells of a client of whose request nothing is known.
+pub(crate) fn unknown(client: &Client) -> AccessRecord {
+    AccessRecord {
+        time: SystemTime::now(),
+        listener: client.listener.options.name.as_str().into(),
+        client: client.peer.ip().to_canonical(),
+        method: None,
+        host: None,
+        target: None,
+        protocol: None,
         status: 0,
         service: None,
         upstream: None,
@@ -110,7 +139,7 @@ fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
         first_byte_us: None,
         total_us: 0,
         request_id: None,
-        user_agent: header(USER_AGENT),
-        referer: header(http::header::REFERER),
+        user_agent: None,
+        referer: None,
     }
 }

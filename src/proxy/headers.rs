@@ -3,6 +3,7 @@
 use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
 
 use super::client::Client;
+use super::hop::X_REAL_IP;
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -110,13 +111,10 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
         return peer;
     }
     let trusted = &client.listener.options.trusted_proxies;
-    let values: Vec<&str> = headers
-        .get_all(&X_FORWARDED_FOR)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .collect();
+    let values = headers.get_all(&X_FORWARDED_FOR).iter().rev();
+    let values = values.filter_map(|value| value.to_str().ok());
     let mut nearest = peer;
-    for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
+    for hop in values.flat_map(|value| value.rsplit(',')) {
         let Ok(address) = hop.trim().parse::<std::net::IpAddr>() else {
             break;
         };
@@ -126,6 +124,13 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
         }
     }
     nearest
+}
+
+/// What a request of a trusted peer that says no `X-Real-IP` is to be given for one. Strangers are not asked: what they
+/// are given is the same for all their requests.
+pub(crate) fn real_ip(headers: &HeaderMap, client: &Client) -> Option<std::net::IpAddr> {
+    let told = client.origin.is_trusted() && !headers.contains_key(&X_REAL_IP);
+    told.then(|| client_address(headers, client))
 }
 
 /// Whether the request has come by here so often that it must be going in circles.

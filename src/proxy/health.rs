@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::probe::{Probe, ask};
+use super::probe::{Probe, Silence, ask};
 use crate::model::Health;
 use crate::routing::{Endpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
 
@@ -101,7 +101,13 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
     loop {
         let (good, detail) = match check(&endpoint, &health).await {
             Ok(status) => ((200..400).contains(&status), format!("status {status}")),
-            Err(error) => (false, error),
+            Err(Silence::Endpoint(error)) => (false, error),
+            Err(error @ Silence::Local(_)) => {
+                // As many failed checks as it takes would take every endpoint out at once.
+                tracing::warn!(endpoint = %endpoint.address, %error, "an endpoint could not be checked");
+                tokio::time::sleep(health.interval).await;
+                continue;
+            }
         };
         if streak.note(good, &health) {
             let event = HealthEvent {
@@ -149,12 +155,12 @@ impl Streak {
 }
 
 /// One GET; the status of the answer.
-async fn check(endpoint: &Endpoint, health: &Health) -> Result<u16, String> {
+async fn check(endpoint: &Endpoint, health: &Health) -> Result<u16, Silence> {
     let mut probe = Probe::default();
     *probe.uri_mut() = health
         .path
         .parse()
-        .map_err(|error| format!("{}: {error}", health.path))?;
+        .map_err(|error| Silence::Endpoint(format!("{}: {error}", health.path)))?;
     ask(endpoint.address, probe, AGENT, health.timeout).await
 }
 

@@ -13,6 +13,7 @@ use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use super::gate_line::is_like;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(crate) static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// What the names of those that tell of a request's origin begin with.
 const FAMILY: &str = "x-forwarded-";
 
@@ -58,6 +59,8 @@ pub(crate) struct Hop<'a> {
     pub(crate) id: Option<&'a HeaderValue>,
     /// The version that the client speaks.
     pub(crate) version: Version,
+    /// The user's address, where a trusted peer has told it and has not said itself what `X-Real-IP` is.
+    pub(crate) user: Option<IpAddr>,
     /// Where the request goes. That is its host when it names none, which HTTP/1.0 allows and HTTP/1.1 does not.
     pub(crate) endpoint: SocketAddr,
 }
@@ -92,7 +95,10 @@ impl Hop<'_> {
             let _ = write!(out, "host: {}\r\n", self.endpoint);
         }
         match self.origin {
-            Origin::Trusted { peer, port } => write_trusted(headers, host, (peer, port), out),
+            Origin::Trusted { peer, port } => {
+                write_trusted(headers, host, (peer, port), out);
+                self.write_user(headers, peer, out);
+            }
             Origin::Stranger(fields) => {
                 out.extend_from_slice(fields);
                 write_known(out, "x-forwarded-host", host);
@@ -105,6 +111,18 @@ impl Hop<'_> {
             Version::HTTP_2 => b"via: 2.0 weighbridge\r\n",
             _ => b"via: 1.1 weighbridge\r\n",
         });
+    }
+
+    /// Behind a trusted peer the real address is the user's: that of the peer, a load balancer's, is the same for all.
+    fn write_user(&self, headers: &HeaderMap, peer: &str, out: &mut Vec<u8>) {
+        if headers.contains_key(&X_REAL_IP) {
+            return;
+        }
+        // Writing to memory does not fail.
+        let _ = match self.user {
+            Some(user) => write!(out, "{X_REAL_IP}: {user}\r\n"),
+            None => write!(out, "{X_REAL_IP}: {peer}\r\n"),
+        };
     }
 }
 
@@ -121,7 +139,6 @@ fn write_trusted(headers: &HeaderMap, host: Option<&HeaderValue>, (peer, port): 
         ("x-forwarded-proto", Some(&b"http"[..])),
         ("x-forwarded-host", host.map(HeaderValue::as_bytes)),
         ("x-forwarded-port", Some(port.as_bytes())),
-        ("x-real-ip", Some(peer.as_bytes())),
     ] {
         if let Some(value) = value.filter(|_| !headers.contains_key(name)) {
             write_field(out, name, value);
@@ -158,6 +175,7 @@ pub(crate) mod samples {
             origin: &STRANGER,
             id: None,
             version: Version::HTTP_11,
+            user: None,
             endpoint: ([192, 0, 2, 9], 80).into(),
         }
     }

@@ -1,19 +1,18 @@
 //! Accepting connections on one listener, in one worker.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::connection;
 use super::gate::Limits;
-use super::worker::{Worker, share};
+use super::room::{Seat, Seats};
+use super::worker::Worker;
 use crate::net::ListenerOptions;
 
 /// How long to wait after the operating system has refused a connection, mostly for want of file descriptors: long
@@ -28,19 +27,16 @@ pub(crate) struct Listener {
     pub(crate) index: u16,
     /// Its port, for `X-Forwarded-Port`.
     pub(crate) port: u16,
-    connections: Cell<usize>,
-    connections_max: usize,
-    closed: Notify,
+    /// Shared with the other workers.
+    seats: Seats,
 }
 
 impl Listener {
-    pub(crate) fn new(options: ListenerOptions, index: u16, port: u16, workers: usize) -> Rc<Listener> {
+    pub(crate) fn new(options: ListenerOptions, index: u16, port: u16, seats: Seats) -> Rc<Listener> {
         Rc::new(Listener {
             index,
             port,
-            connections: Cell::new(0),
-            connections_max: share(options.limits.connections, workers),
-            closed: Notify::new(),
+            seats,
             options,
         })
     }
@@ -54,13 +50,6 @@ impl Listener {
             target_bytes: limits.uri_bytes,
         }
     }
-
-    /// Waits until there is room for another connection; until then the kernel's queue holds them.
-    async fn room(&self) {
-        while self.connections_max > 0 && self.connections.get() >= self.connections_max {
-            self.closed.notified().await;
-        }
-    }
 }
 
 /// Accepts until `stop`; then takes in what the kernel has already accepted, so that nobody who is through is refused.
@@ -72,7 +61,15 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpL
             accepted = accept(&listener, &socket) => accepted,
         };
         match accepted {
-            Ok(stream) => admit(&worker, &listener, stream),
+            Ok(stream) => {
+                // Another worker may have taken the last seat since; who is through waits here, for as long as it may.
+                let seat = tokio::select! {
+                    biased;
+                    seat = listener.seats.take() => seat,
+                    () = stop.cancelled() => None,
+                };
+                admit(&worker, &listener, stream, seat);
+            }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
                 tracing::warn!(listener = listener.options.name, %error, "no connection could be accepted");
@@ -81,12 +78,13 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpL
         }
     }
     while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-        admit(&worker, &listener, stream);
+        admit(&worker, &listener, stream, None);
     }
 }
 
 async fn accept(listener: &Listener, socket: &TcpListener) -> io::Result<TcpStream> {
-    listener.room().await;
+    // While there is no seat, the kernel's queue holds who comes.
+    listener.seats.wait().await;
     socket.accept().await.map(|(stream, _)| stream)
 }
 
@@ -96,11 +94,11 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream) {
+fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream, seat: Seat) {
     let Ok(peer) = stream.peer_addr() else { return };
     // A socket that cannot be told to send at once still works.
     let _ = stream.set_nodelay(true);
-    let guard = Admitted::new(worker, listener);
+    let guard = Admitted::new(worker, seat);
     worker.rouse();
     let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));
     tokio::task::spawn_local(async move {
@@ -112,16 +110,15 @@ fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream) {
 /// Counts a connection until dropped.
 struct Admitted {
     worker: Rc<Worker>,
-    listener: Rc<Listener>,
+    _seat: Seat,
 }
 
 impl Admitted {
-    fn new(worker: &Rc<Worker>, listener: &Rc<Listener>) -> Admitted {
+    fn new(worker: &Rc<Worker>, seat: Seat) -> Admitted {
         worker.connections.fetch_add(1, Ordering::Relaxed);
-        listener.connections.set(listener.connections.get() + 1);
         Admitted {
             worker: Rc::clone(worker),
-            listener: Rc::clone(listener),
+            _seat: seat,
         }
     }
 }
@@ -129,9 +126,5 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.worker.connections.fetch_sub(1, Ordering::Relaxed);
-        self.listener
-            .connections
-            .set(self.listener.connections.get().saturating_sub(1));
-        self.listener.closed.notify_one();
     }
 }

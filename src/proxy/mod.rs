@@ -26,6 +26,7 @@ mod preflight;
 mod probe;
 mod rescue;
 mod rim;
+mod room;
 mod sample;
 mod sticky;
 mod tick;

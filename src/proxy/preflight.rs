@@ -40,7 +40,9 @@ pub async fn preflight(endpoints: &[SocketAddr], requests: &[Smoke], connect: Du
             .map_err(|error| format!("{address} took no connection: {error}"))?;
         for smoke in requests {
             let told = |what: String| format!("{} {} at {address}: {what}", smoke.method, smoke.target);
-            let status = ask(*address, probe(smoke), AGENT, smoke.timeout).await.map_err(told)?;
+            let status = ask(*address, probe(smoke), AGENT, smoke.timeout)
+                .await
+                .map_err(|silence| told(silence.to_string()))?;
             if !smoke.expected.contains(&status) {
                 let (first, last) = (smoke.expected.start(), smoke.expected.end());
                 return Err(told(format!("status {status}, expected {first} to {last}")));

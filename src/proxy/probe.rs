@@ -1,6 +1,7 @@
 //! A request of the program's own to an endpoint, to see whether it answers: on a connection of its own, and of the answer
 //! only the status. These are not requests of users: nothing of them is counted.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -12,8 +13,21 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
+use super::error::is_local;
+
 /// A request without a body.
 pub(crate) type Probe = Request<Empty<Bytes>>;
+
+/// Why there is no answer.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Silence {
+    /// This machine cannot open another connection, which says nothing of the endpoint.
+    #[error("no connection: {0}")]
+    Local(String),
+    /// The endpoint did not take the connection, or did not answer.
+    #[error("{0}")]
+    Endpoint(String),
+}
 
 /// Sends `probe` to `address`, with `agent` for its name; gives the status of the answer.
 ///
@@ -25,10 +39,10 @@ pub(crate) async fn ask(
     mut probe: Probe,
     agent: &'static str,
     time: Duration,
-) -> Result<u16, String> {
+) -> Result<u16, Silence> {
     complete(probe.headers_mut(), address, agent);
     let answered = tokio::time::timeout(time, send(address, probe)).await;
-    answered.unwrap_or_else(|_| Err(format!("no answer within {time:?}")))
+    answered.unwrap_or_else(|_| Err(Silence::Endpoint(format!("no answer within {time:?}"))))
 }
 
 /// The fields that every request has, unless the caller wants them otherwise.
@@ -40,13 +54,11 @@ fn complete(fields: &mut HeaderMap, address: SocketAddr, agent: &'static str) {
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-async fn send(address: SocketAddr, probe: Probe) -> Result<u16, String> {
-    let stream = TcpStream::connect(address)
-        .await
-        .map_err(|error| format!("no connection: {error}"))?;
+async fn send(address: SocketAddr, probe: Probe) -> Result<u16, Silence> {
+    let stream = TcpStream::connect(address).await.map_err(|error| unconnected(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| error.to_string())?;
+        .map_err(|error| Silence::Endpoint(error.to_string()))?;
     // The connection may take in the answer and end in one go; the answer is then there all the same, or an error.
     let ended = async {
         let _ = connection.await;
@@ -58,7 +70,15 @@ async fn send(address: SocketAddr, probe: Probe) -> Result<u16, String> {
     };
     answer
         .map(|answer| answer.status().as_u16())
-        .map_err(|error| format!("no answer: {error}"))
+        .map_err(|error| Silence::Endpoint(format!("no answer: {error}")))
+}
+
+fn unconnected(error: &io::Error) -> Silence {
+    if is_local(error) {
+        Silence::Local(error.to_string())
+    } else {
+        Silence::Endpoint(format!("no connection: {error}"))
+    }
 }
 
 #[cfg(test)]
@@ -100,6 +120,6 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let time = Duration::from_millis(10);
         let told = ask(address, Probe::default(), "test/1", time).await.unwrap_err();
-        assert_eq!(told, "no answer within 10ms");
+        assert_eq!(told, Silence::Endpoint("no answer within 10ms".into()));
     }
 }

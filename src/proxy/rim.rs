@@ -16,7 +16,8 @@ use super::body::ResponseBody;
 use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
-use super::handle::handle;
+use super::handle::{handle, introduce, refuse};
+use super::room::Place;
 use crate::stats::{MethodLabel, Reason};
 
 /// The service that a connection's requests go through.
@@ -35,7 +36,7 @@ pub(crate) fn around(
                 inner,
                 client: Rc::clone(&shedding),
             }))
-            .service_fn(move |request| handle(Rc::clone(&handling), request)),
+            .service_fn(move |(request, place)| handle(Rc::clone(&handling), request, place)),
     )
 }
 
@@ -48,7 +49,7 @@ struct Shed<S> {
 
 impl<S> tower::Service<Request<Incoming>> for Shed<S>
 where
-    S: tower::Service<Request<Incoming>, Response = Response<ResponseBody>, Error = Infallible>,
+    S: tower::Service<(Request<Incoming>, Place), Response = Response<ResponseBody>, Error = Infallible>,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
@@ -59,12 +60,12 @@ where
     }
 
     fn call(&mut self, request: Request<Incoming>) -> Self::Future {
-        if !self.client.worker.is_overloaded() {
-            return Either::Left(self.inner.call(request));
+        if let Some(place) = self.client.worker.room.enter() {
+            return Either::Left(self.inner.call((request, place)));
         }
-        let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()));
+        let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()), Place::default());
+        introduce(&mut exchange, &self.client, &request);
         let error = Error::new(Reason::Overloaded, "too many requests are under way; try again");
-        exchange.fail(&error);
-        Either::Right(ready(Ok(error.response(None).map(ResponseBody::Own))))
+        Either::Right(ready(Ok(refuse(exchange, &error))))
     }
 }

@@ -13,6 +13,7 @@ use super::deadline::Deadlines;
 use super::options::Options;
 use super::pool::Pool;
 use super::rescue::Allowances;
+use super::room::Room;
 use super::sample::Rates;
 use super::unsent::Unsent;
 use super::upstream::Buffers;
@@ -46,7 +47,8 @@ pub(crate) struct Worker {
     reports: Reports,
     wake: Arc<Notify>,
     requests: Cell<usize>,
-    requests_max: usize,
+    /// What all workers together may have under way.
+    pub(crate) room: Room,
     draining: Cell<bool>,
     date: RefCell<(u64, HeaderValue)>,
 }
@@ -60,6 +62,7 @@ impl Worker {
         reports: Reports,
         access_log: AccessLog,
         connections: Arc<AtomicUsize>,
+        room: Room,
     ) -> (Rc<Worker>, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
@@ -82,7 +85,7 @@ impl Worker {
             reports,
             wake: Arc::clone(&wake),
             requests: Cell::new(0),
-            requests_max: share(options.max_in_flight, options.workers.get()),
+            room,
             draining: Cell::new(false),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         };
@@ -155,11 +158,6 @@ impl Worker {
         self.requests.set(self.requests.get().saturating_sub(1));
     }
 
-    /// Whether there are as many requests under way as there may be, so that no other can begin.
-    pub(crate) fn is_overloaded(&self) -> bool {
-        self.requests_max > 0 && self.requests.get() >= self.requests_max
-    }
-
     /// A uniform draw of 64 bits.
     pub(crate) fn draw(&self) -> u64 {
         self.random.borrow_mut().u64(..)
@@ -204,9 +202,4 @@ impl Worker {
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.get()
     }
-}
-
-/// One worker's share of a limit on all of them; zero stays zero, which means none.
-pub(crate) fn share(limit: usize, workers: usize) -> usize {
-    limit.div_ceil(workers.max(1))
 }

@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::listener::{self, Listener};
 use super::options::Options;
+use super::room::{Room, Seats};
 use super::tick;
 use super::worker::Worker;
 use crate::net::ListenerOptions;
@@ -77,6 +78,7 @@ impl Workers {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
+        let room = Room::new(options.max_in_flight);
         for (number, sockets) in by_worker(listeners, options.workers.get()).into_iter().enumerate() {
             let part = Part {
                 number,
@@ -86,6 +88,7 @@ impl Workers {
                 reports: reports.clone(),
                 access_log: access_log.clone(),
                 connections: Arc::default(),
+                room: room.clone(),
                 stop: workers.stop.clone(),
                 abort: workers.abort.clone(),
             };
@@ -130,12 +133,25 @@ impl Workers {
     }
 }
 
+/// One worker's socket of a listener.
+struct Socket {
+    options: ListenerOptions,
+    /// The same ones for each worker.
+    seats: Seats,
+    socket: TcpListener,
+}
+
 /// Sockets by worker, from sockets by listener.
-fn by_worker(listeners: Vec<BoundListener>, workers: usize) -> Vec<Vec<(ListenerOptions, TcpListener)>> {
+fn by_worker(listeners: Vec<BoundListener>, workers: usize) -> Vec<Vec<Socket>> {
     let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for listener in listeners {
+        let seats = Seats::new(listener.options.limits.connections);
         for (socket, worker) in listener.sockets.into_iter().zip(&mut all) {
-            worker.push((listener.options.clone(), socket));
+            worker.push(Socket {
+                options: listener.options.clone(),
+                seats: seats.clone(),
+                socket,
+            });
         }
     }
     all
@@ -145,11 +161,12 @@ fn by_worker(listeners: Vec<BoundListener>, workers: usize) -> Vec<Vec<(Listener
 struct Part {
     number: usize,
     options: Options,
-    sockets: Vec<(ListenerOptions, TcpListener)>,
+    sockets: Vec<Socket>,
     publisher: Publisher,
     reports: Reports,
     access_log: AccessLog,
     connections: Arc<AtomicUsize>,
+    room: Room,
     stop: CancellationToken,
     abort: CancellationToken,
 }
@@ -191,12 +208,13 @@ impl Part {
             reports,
             access_log,
             connections,
+            room,
             stop,
             abort,
         } = self;
-        let (worker, wake) = Worker::new(number, &options, &publisher, reports, access_log, connections);
+        let (worker, wake) = Worker::new(number, &options, &publisher, reports, access_log, connections, room);
         worker.acknowledge();
-        let accepting = match accept_all(&worker, sockets, options.workers.get(), &stop) {
+        let accepting = match accept_all(&worker, sockets, &stop) {
             Ok(accepting) => accepting,
             Err(error) => {
                 let _ = ready.send(Err(error));
@@ -220,17 +238,12 @@ impl Part {
 
 type Accepting = tokio::task::JoinHandle<()>;
 
-fn accept_all(
-    worker: &Rc<Worker>,
-    sockets: Vec<(ListenerOptions, TcpListener)>,
-    workers: usize,
-    stop: &CancellationToken,
-) -> io::Result<Vec<Accepting>> {
+fn accept_all(worker: &Rc<Worker>, sockets: Vec<Socket>, stop: &CancellationToken) -> io::Result<Vec<Accepting>> {
     let mut accepting = Vec::new();
-    for (at, (options, socket)) in sockets.into_iter().enumerate() {
+    for (at, Socket { options, seats, socket }) in sockets.into_iter().enumerate() {
         let port = socket.local_addr()?.port();
         let index = u16::try_from(at).map_err(io::Error::other)?;
-        let listener = Listener::new(options, index, port, workers);
+        let listener = Listener::new(options, index, port, seats);
         let socket = tokio::net::TcpListener::from_std(socket)?;
         let run = listener::run(Rc::clone(worker), listener, socket, stop.clone());
         accepting.push(tokio::task::spawn_local(run));

@@ -100,6 +100,8 @@ pub enum Reason {
     ConnectTimeout,
     /// The connection failed in another way.
     ConnectError,
+    /// The proxy's own machine had nothing left to connect with, such as file descriptors or ports.
+    LocalResources,
     /// The first byte of the answer did not come in time.
     FirstByteTimeout,
     /// A body stood still for too long.
@@ -136,12 +138,13 @@ pub enum Reason {
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Reason; 21] = [
+    pub const ALL: [Reason; 22] = [
         Reason::NoRoute,
         Reason::NoHealthyEndpoint,
         Reason::ConnectRefused,
         Reason::ConnectTimeout,
         Reason::ConnectError,
+        Reason::LocalResources,
         Reason::FirstByteTimeout,
         Reason::IdleTimeout,
         Reason::TotalTimeout,
@@ -168,6 +171,7 @@ impl Reason {
             Reason::ConnectRefused => "connect_refused",
             Reason::ConnectTimeout => "connect_timeout",
             Reason::ConnectError => "connect_error",
+            Reason::LocalResources => "local_resources",
             Reason::FirstByteTimeout => "first_byte_timeout",
             Reason::IdleTimeout => "idle_timeout",
             Reason::TotalTimeout => "total_timeout",

@@ -24,14 +24,14 @@ pub struct AccessRecord {
     pub listener: Arc<str>,
     /// The client's address; behind trusted proxies the one that they name.
     pub client: IpAddr,
-    /// Its method.
-    pub method: Method,
+    /// Its method; like the target and the protocol unknown where a connection was refused for what came over it.
+    pub method: Option<Method>,
     /// The host it asked for.
     pub host: Option<String>,
     /// Its target: the path and the query.
-    pub target: String,
+    pub target: Option<String>,
     /// The protocol it came in by (`protocol`: `HTTP/1.1`, `HTTP/2.0` …).
-    pub protocol: Version,
+    pub protocol: Option<Version>,
     /// The status that the client was sent; 0 when it left before there was one.
     pub status: u16,
     /// The service that was asked.
@@ -40,7 +40,8 @@ pub struct AccessRecord {
     pub upstream: Option<Arc<str>>,
     /// The endpoint that was asked last.
     pub endpoint: Option<SocketAddr>,
-    /// The class it was counted under: `2xx`, `timeout` …
+    /// The class it was counted under: `2xx`, `timeout` …; `rejected` where the proxy refused what the upstream is not to
+    /// blame for, which the statistics count with `client_abort`.
     pub outcome: &'static str,
     /// The proxy's own reason for a failure: `connect_refused`, `no_route` …
     pub reason: Option<&'static str>,
@@ -78,14 +79,24 @@ impl AccessRecord {
 
     fn write_combined(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
         let time = timestamp(self.time).strftime("%d/%b/%Y:%H:%M:%S +0000");
-        write!(out, "{} - - [{time}] \"{} ", self.client, self.method)?;
-        escape(self.target.as_bytes(), out);
-        write!(out, " {:?}\" {} {} \"", self.protocol, self.status, self.bytes_out)?;
+        write!(out, "{} - - [{time}] \"", self.client)?;
+        self.write_request_line(out)?;
+        write!(out, "\" {} {} \"", self.status, self.bytes_out)?;
         escape(self.referer.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
         out.extend_from_slice(b"\" \"");
         escape(self.user_agent.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
         out.push(b'"');
         Ok(())
+    }
+
+    fn write_request_line(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let (Some(method), Some(target), Some(protocol)) = (&self.method, &self.target, self.protocol) else {
+            out.push(b'-');
+            return Ok(());
+        };
+        write!(out, "{method} ")?;
+        escape(target.as_bytes(), out);
+        write!(out, " {protocol:?}")
     }
 }
 
@@ -95,10 +106,10 @@ struct Line<'a> {
     time: String,
     listener: &'a str,
     client: IpAddr,
-    method: &'a str,
+    method: Option<&'a str>,
     host: Option<&'a str>,
-    target: &'a str,
-    protocol: String,
+    target: Option<&'a str>,
+    protocol: Option<String>,
     status: u16,
     service: Option<&'a str>,
     upstream: Option<&'a str>,
@@ -122,10 +133,10 @@ impl<'a> Line<'a> {
             time: timestamp(record.time).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
             listener: &record.listener,
             client: record.client,
-            method: record.method.as_str(),
+            method: record.method.as_ref().map(Method::as_str),
             host: record.host.as_deref(),
-            target: &record.target,
-            protocol: format!("{:?}", record.protocol),
+            target: record.target.as_deref(),
+            protocol: record.protocol.map(|protocol| format!("{protocol:?}")),
             status: record.status,
             service: record.service.as_deref(),
             upstream: record.upstream.as_deref(),
@@ -172,10 +183,10 @@ pub(super) mod tests {
             time: UNIX_EPOCH + Duration::from_millis(1_767_225_600_123),
             listener: "web".into(),
             client: [192, 0, 2, 1].into(),
-            method: Method::GET,
+            method: Some(Method::GET),
             host: Some("shop.example.com".into()),
-            target: "/cart?id=1".into(),
-            protocol: Version::HTTP_11,
+            target: Some("/cart?id=1".into()),
+            protocol: Some(Version::HTTP_11),
             status: 200,
             service: Some("shop".into()),
             upstream: Some("green".into()),
@@ -214,7 +225,7 @@ pub(super) mod tests {
     #[test]
     fn a_combined_line_cannot_be_broken_out_of() {
         let mut record = record();
-        record.target = "/a\"b".into();
+        record.target = Some("/a\"b".into());
         record.referer = Some(HeaderValue::from_bytes(b"caf\xe9").unwrap());
         assert_eq!(
             line(&record, AccessLogFormat::Combined),
@@ -224,5 +235,19 @@ pub(super) mod tests {
                 "\n"
             )
         );
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_refused_connection_is_left_open() {
+        let refused = AccessRecord {
+            method: None,
+            target: None,
+            protocol: None,
+            ..record()
+        };
+        let json = line(&refused, AccessLogFormat::Json);
+        assert!(json.contains(r#""method":null,"#) && json.contains(r#""target":null,"protocol":null,"#));
+        let combined = line(&refused, AccessLogFormat::Combined);
+        assert!(combined.contains(r#"] "-" 200 512 ""#), "{combined}");
     }
 }

@@ -25,6 +25,9 @@ pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: 
         problem["title"].is_string() && problem["detail"].is_string(),
         "{problem}"
     );
+    // What the client reports is what the log can be searched for.
+    let id = response.header("x-request-id").unwrap_or_default();
+    assert!(!id.is_empty() && problem["request_id"] == id, "{id:?}: {problem}");
     assert!(response.body.len() < 1024, "{problem}");
 }
 

@@ -106,6 +106,7 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         ("x-forwarded-for", "10.9.9.9, 10.8.8.8, 127.0.0.1"),
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "evil.test"),
+        ("x-real-ip", "10.9.9.9"),
         ("x-request-id", "chosen"),
     ] {
         assert_eq!(value(&seen, name), expected, "{name}");
@@ -118,7 +119,21 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         .receive()
         .expect(200);
     assert_eq!(value(&blue.last(), "x-forwarded-for"), "127.0.0.1");
+    assert_eq!(value(&blue.last(), "x-real-ip"), "127.0.0.1");
     assert!(is_uuid(&value(&blue.last(), "x-request-id")));
+}
+
+#[test]
+fn behind_trusted_proxies_the_real_address_is_the_users() {
+    let blue = Upstream::named("blue");
+    let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"] }), &blue);
+    // What the user says of itself, the user, and a proxy that is trusted as well as the peer is.
+    let chain = "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.9, 10.0.0.2\r\n";
+    proxy.client().ask("/", chain).receive().expect(200);
+    assert_eq!(value(&blue.last(), "x-real-ip"), "203.0.113.9");
+    let said = format!("{chain}X-Real-IP: 203.0.113.10\r\n");
+    proxy.client().ask("/", &said).receive().expect(200);
+    assert_eq!(value(&blue.last(), "x-real-ip"), "203.0.113.10");
 }
 
 #[test]

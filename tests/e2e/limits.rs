@@ -180,6 +180,79 @@ fn connections_over_the_limit_wait_until_there_is_room() {
 }
 
 #[test]
+fn the_limit_on_connections_is_one_for_all_workers() {
+    let blue = Upstream::named("blue");
+    let proxy = Proxy::start(json!({
+        "workers": 4,
+        "listeners": [{ "limits": { "connections": 16 } }],
+        "services": { "shop": shop(&blue, &blue) },
+    }));
+    // However the kernel spreads them.
+    let mut seated: Vec<_> = (0..16).map(|_| proxy.client()).collect();
+    for client in &mut seated {
+        client.get("/").expect(200);
+    }
+    let mut waiting: Vec<_> = (0..8).map(|_| proxy.client()).collect();
+    for client in &mut waiting {
+        client.ask("/waiting", "");
+    }
+    for client in &mut seated {
+        client.get("/").expect(200);
+    }
+    assert!(blue.seen().iter().all(|seen| seen.target != "/waiting"));
+    // A seat that is free on one worker is free on each.
+    for left in 1..=8 {
+        seated.pop();
+        eventually("one more is served", || {
+            waiting
+                .iter_mut()
+                .map(|client| client.wire.has_news())
+                .filter(|news| *news)
+                .count()
+                == left
+        });
+    }
+    for client in &mut waiting {
+        assert_eq!(client.receive().expect(200).text(), "blue");
+    }
+}
+
+#[test]
+fn the_limit_on_requests_is_one_for_all_workers() {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let blue = Upstream::start(move |call| {
+        held.wait();
+        call.ok("blue");
+    });
+    let proxy = Proxy::start(json!({ "workers": 4, "max_in_flight": 4, "services": { "shop": shop(&blue, &blue) } }));
+    block_on(async {
+        // All on one connection, which is one worker's.
+        let client = Http2::connect(proxy.address).await;
+        let ask = |_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.get("/").await.status })
+        };
+        let under_way: Vec<_> = (0..4).map(ask).collect();
+        while blue.count() < 4 {
+            assert!(under_way.iter().all(|one| !one.is_finished()), "one was refused");
+            tokio::task::yield_now().await;
+        }
+        is_refusal(&proxy.get("/"), 503, "connection_limit_reached", "overloaded");
+        assert_eq!(ask(4).await.unwrap(), 503);
+        gate.open();
+        for one in under_way {
+            assert_eq!(one.await.unwrap(), 200);
+        }
+    });
+    // Each has given its place back, the refused ones as well.
+    for _ in 0..8 {
+        proxy.get("/").expect(200);
+    }
+    proxy.counts_reason("overloaded", 2);
+}
+
+#[test]
 fn requests_over_the_limit_are_503_at_once() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);

@@ -1,8 +1,10 @@
 //! What is said of the traffic: windows, percentiles, metrics.
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
-use crate::harness::{Proxy, Upstream, eventually, shop};
+use crate::harness::{Gate, Proxy, Upstream, eventually, shop, until};
 
 #[test]
 fn windows_tell_rates_and_percentiles() {
@@ -133,4 +135,126 @@ fn the_access_log_has_one_line_for_each_request() {
         "{text}"
     );
     assert!(lines.iter().all(Value::is_object) && !text.contains("secret"), "{text}");
+}
+
+/// The lines of a proxy's access log, once there are so many.
+fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
+    let path = proxy.directory.path().join("access.log");
+    let text = until("the requests are logged", || {
+        let text = std::fs::read_to_string(&path).ok()?;
+        (text.lines().count() >= lines).then_some(text)
+    });
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_access_log_tells_of_what_is_refused_before_it_is_a_request() {
+    let blue = Upstream::named("blue");
+    let proxy = Proxy::start(json!({
+        "access_log": "./access.log",
+        "listeners": [{ "name": "web", "timeouts": { "header": "200ms" } }],
+        "services": { "shop": shop(&blue, &blue) },
+    }));
+    let malformed = proxy.client().send("GET / HTTP/1.1\r\n\r\n").receive();
+    let slow = proxy.client().send("GET / HTTP/1.1\r\nHost: shop").receive();
+    let lines = logged(&proxy, 2);
+    for (line, (answer, status, reason)) in lines
+        .iter()
+        .zip([(malformed, 400, "bad_request"), (slow, 408, "header_timeout")])
+    {
+        assert_eq!((&line["status"], &line["reason"]), (&json!(status), &json!(reason)));
+        assert_eq!(
+            (&line["listener"], &line["client"]),
+            (&json!("web"), &json!("127.0.0.1"))
+        );
+        assert_eq!(line["bytes_out"], answer.body.len());
+        assert_eq!(line["request_id"], answer.header("x-request-id").unwrap());
+        assert!(line["time"].is_string() && line["method"].is_null(), "{line}");
+    }
+}
+
+#[test]
+fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
+    let blue = Upstream::start(|call| match call.path() {
+        "/silent" => call.await_hangup(),
+        _ => {
+            let _ = call.body();
+            call.ok("blue");
+        }
+    });
+    let mut service = shop(&blue, &blue);
+    service["routes"] = json!([{ "path_prefix": "/shop" }, { "path_prefix": "/silent" }]);
+    let proxy = Proxy::start(json!({
+        "access_log": "./access.log",
+        "listeners": [{ "limits": { "body_bytes": "10B" } }],
+        "services": { "shop": service },
+    }));
+    let line = |at: usize| logged(&proxy, at + 1).remove(at);
+    let answers = [
+        ("GET /elsewhere HTTP/1.1\r\nHost: shop.test\r\n\r\n", 404),
+        (
+            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 11\r\n\r\n",
+            413,
+        ),
+        (
+            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n",
+            413,
+        ),
+        ("GET /\r\n\r\n", 400),
+    ];
+    for (at, (request, status)) in answers.into_iter().enumerate() {
+        let answer = proxy.client().send(request).receive().expect(status);
+        let line = line(at);
+        assert_eq!(
+            (&line["status"], &line["outcome"]),
+            (&json!(status), &json!("rejected"))
+        );
+        assert_eq!(line["bytes_out"], answer.body.len(), "{line}");
+    }
+    proxy
+        .client()
+        .send("HEAD /elsewhere HTTP/1.1\r\nHost: shop.test\r\n\r\n")
+        .head()
+        .unwrap();
+    let head = line(4);
+    assert_eq!((&head["outcome"], &head["bytes_out"]), (&json!("rejected"), &json!(0)));
+    let mut leaving = proxy.client();
+    leaving.ask("/silent", "");
+    eventually("the request is under way", || {
+        blue.seen().iter().any(|seen| seen.target == "/silent")
+    });
+    drop(leaving);
+    assert_eq!(line(5)["outcome"], "client_abort");
+}
+
+#[test]
+fn the_access_log_tells_of_what_is_turned_away_for_overload() {
+    let gate = Arc::new(Gate::default());
+    let held = Arc::clone(&gate);
+    let blue = Upstream::start(move |call| {
+        held.wait();
+        call.ok("blue");
+    });
+    let proxy = Proxy::start(json!({
+        "workers": 1,
+        "max_in_flight": 1,
+        "access_log": "./access.log",
+        "services": { "shop": shop(&blue, &blue) },
+    }));
+    let mut first = proxy.client();
+    first.ask("/first", "");
+    eventually("the first request is under way", || blue.count() == 1);
+    let second = proxy.get("/second").expect(503);
+    let lines = logged(&proxy, 1);
+    assert_eq!(
+        (&lines[0]["status"], &lines[0]["reason"]),
+        (&json!(503), &json!("overloaded"))
+    );
+    assert_eq!(
+        (&lines[0]["method"], &lines[0]["target"]),
+        (&json!("GET"), &json!("/second"))
+    );
+    assert_eq!(lines[0]["request_id"], second.header("x-request-id").unwrap());
+    gate.open();
+    first.receive().expect(200);
 }

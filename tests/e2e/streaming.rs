@@ -294,3 +294,46 @@ fn an_answer_that_comes_before_the_upload_ends_is_passed_on() {
     );
     eventually("the next request is served", || Proxy::get(&proxy, "/").status == 413);
 }
+
+#[test]
+fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
+    let upstream = Upstream::start(|call| {
+        let part = match call.path() {
+            "/head" => "Content-Length: 20\r\n\r\n",
+            "/chunked" => "Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+            _ => "Content-Length: 20\r\n\r\nok",
+        };
+        call.write(format!("HTTP/1.1 200 OK\r\n{part}")).unwrap();
+        call.close();
+    });
+    let proxy = Proxy::with_shop(shop(&upstream, &upstream));
+    // Often, since the end has to be there as soon as the beginning is.
+    for _ in 0..20 {
+        let mut client = proxy.client();
+        assert_eq!(client.ask("/head", "").head().unwrap().length(), Some(20));
+        assert!(client.wire.closes());
+        let mut client = proxy.client();
+        assert_eq!(client.ask("/part", "").head().unwrap().length(), Some(20));
+        assert_eq!(client.wire.exactly(2).unwrap(), b"ok");
+        assert!(client.wire.closes());
+        let mut client = proxy.client();
+        assert!(client.ask("/chunked", "").head().unwrap().is_chunked());
+        assert_eq!(client.wire.chunk().unwrap().unwrap(), b"ok");
+        // No last chunk, which would make it look whole.
+        assert!(client.wire.closes());
+    }
+    block_on(async {
+        let mut client = Http2::connect(proxy.address).await;
+        for _ in 0..20 {
+            let request = Http2::request("/part")
+                .body(Empty::new().map_err(|never| match never {}).boxed())
+                .unwrap();
+            let mut response = client.head(request).await;
+            assert_eq!(response.status(), 200);
+            let piece = response.body_mut().frame().await.unwrap().unwrap();
+            assert_eq!(piece.into_data().unwrap(), "ok");
+            assert!(response.body_mut().frame().await.unwrap().is_err());
+        }
+    });
+    proxy.counts_reason("reset", 80);
+}

@@ -120,6 +120,7 @@ fn passed_on(trusted: bool, fields: &[(&'static str, &'static str)]) -> Vec<Stri
     let hop = Hop {
         origin: &Origin::new([192, 0, 2, 7].into(), 8080, trusted),
         id: Some(&id),
+        user: trusted.then(|| [198, 51, 100, 3].into()),
         ..hop()
     };
     let mut out = Vec::new();
@@ -189,7 +190,7 @@ fn what_a_trusted_proxy_says_is_passed_on_and_completed() {
             "x-forwarded-host: inner.test",
             "x-forwarded-port: 8080",
             "x-forwarded-proto: https",
-            "x-real-ip: 192.0.2.7",
+            "x-real-ip: 198.51.100.3",
             "x-request-id: id-1",
         ]
     );

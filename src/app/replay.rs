@@ -29,23 +29,38 @@ impl<E> Display for Error<E> {
     }
 }
 
-/// Judges the runs in `input`, and tells the answer to each, as JSON, as soon as its run has ended.
+/// What is told while lines are read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Told<'a> {
+    /// The answer to a run, as JSON.
+    Answer(&'a str),
+    /// What people should know of a line besides.
+    Warning(&'a str),
+}
+
+/// Judges the runs in `input`, and tells the answer to each as soon as its run has ended.
 ///
 /// # Errors
 ///
 /// [`Error`]; the answers before are told.
-pub(crate) fn judge<E>(mut input: impl BufRead, tell: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), Error<E>> {
+pub(crate) fn judge<E>(
+    mut input: impl BufRead,
+    tell: &mut impl FnMut(Told<'_>) -> Result<(), E>,
+) -> Result<(), Error<E>> {
     let mut replay = Replay::default();
     let mut line = Vec::new();
     while next(&mut input, &mut line)? {
         let text = str::from_utf8(&line).map_err(|error| Error::Line(format!("it is not UTF-8: {error}")))?;
         let answered = replay.line(text).map_err(|error| Error::Line(error.to_string()))?;
+        for warning in replay.warnings() {
+            tell(Told::Warning(&warning)).map_err(Error::Told)?;
+        }
         if let Some(answer) = answered {
-            tell(&json(&answer)?).map_err(Error::Told)?;
+            tell(Told::Answer(&json(&answer)?)).map_err(Error::Told)?;
         }
     }
     match replay.finish() {
-        Some(answer) => tell(&json(&answer)?).map_err(Error::Told),
+        Some(answer) => tell(Told::Answer(&json(&answer)?)).map_err(Error::Told),
         None => Ok(()),
     }
 }
@@ -72,8 +87,10 @@ mod tests {
     /// The answers and, if it went wrong, why.
     fn judged(input: &str) -> (Vec<String>, Option<String>) {
         let mut answers = Vec::new();
-        let ended = judge(input.as_bytes(), &mut |answer: &str| {
-            answers.push(answer.to_owned());
+        let ended = judge(input.as_bytes(), &mut |told: Told<'_>| {
+            if let Told::Answer(answer) = told {
+                answers.push(answer.to_owned());
+            }
             Ok::<_, ()>(())
         });
         (answers, ended.err().map(|error| error.to_string()))

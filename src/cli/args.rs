@@ -102,7 +102,7 @@ Exit codes: 0 done, 1 failed, 2 usage, 6 unreachable";
 const REPLAY_HELP: &str = "\
 Reads recorded runs (JSON lines) and prints one JSON line for each: its verdict, when it fell, and by what. Change the
 plan in a run's first line to see what other limits would have decided. A plan has the fields of a release block, with
-the same defaults; a run is promoted when it has also had its time at 100 % (final_bake, by default bake).
+the same defaults but for final_bake, which is no time at all unless the plan says so, as recordings do.
 
 Examples:
   curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording | weighbridge replay -

@@ -21,7 +21,13 @@ pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure>
     } else {
         file.display().to_string()
     };
-    let mut tell = |answer: &str| terminal.print(&format!("{answer}\n"));
+    let mut tell = |told: replay::Told<'_>| match told {
+        replay::Told::Answer(answer) => terminal.print(&format!("{answer}\n")),
+        replay::Told::Warning(warning) => {
+            terminal.say(&format!("{name}: {warning}"));
+            Ok(())
+        }
+    };
     let ended = if is_input {
         replay::judge(io::stdin().lock(), &mut tell)
     } else {

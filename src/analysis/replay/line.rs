@@ -14,6 +14,7 @@ use crate::analysis::{Arm, Cohort};
 pub struct Replay {
     run: Option<Run>,
     line: u64,
+    warnings: Vec<String>,
 }
 
 /// The answers to recorded lines, in their order, also to a run that has no end. After a line that is wrong there are
@@ -134,6 +135,11 @@ impl Replay {
         }
     }
 
+    /// What people should know of the lines since this was asked last.
+    pub fn warnings(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.warnings)
+    }
+
     /// The answer of the run that is under way when the input ends.
     pub fn finish(&mut self) -> Option<Answer> {
         self.run.take().map(Run::finish)
@@ -145,7 +151,11 @@ impl Replay {
         plan: Option<Box<PlanText>>,
         mode: Option<Mode>,
     ) -> Result<Option<Answer>, LineError> {
-        let plan = plan.unwrap_or_default().into_plan();
+        let PlanText { plan, warnings } = plan.map(|plan| *plan).unwrap_or_default();
+        let told = warnings
+            .into_iter()
+            .map(|warning| format!("line {}: {warning}", self.line));
+        self.warnings.extend(told);
         let problems = plan.problems();
         if !problems.is_empty() {
             return Err(self.wrong(problems.join("; ")));

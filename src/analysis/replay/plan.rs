@@ -33,7 +33,7 @@ pub struct Plan {
     pub max_duration: Duration,
     /// What is done after that.
     pub inconclusive: Inconclusive,
-    /// The least time at 100 percent. A run line that leaves it out means `bake`, as a release's plan does.
+    /// The least time at 100 percent.
     #[serde(with = "time")]
     pub final_bake: Duration,
     /// Failures that users may see beyond the baseline's rate.

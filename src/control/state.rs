@@ -160,19 +160,15 @@ impl State {
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
         let leaves = self.weights.holder().is_some() && weights.holder().is_none();
-        // Weights that stay have been in effect since they were set first, and for the reason given then.
-        let (since, reason) = if weights == self.weights {
-            (self.since.clone(), self.reason.clone())
-        } else {
-            (at.to_owned(), reason)
-        };
+        // Weights that stay have been in effect since they were set first; the reason is that of whoever said so last.
+        let since = if weights == self.weights { &self.since } else { at };
         State {
             revision,
             baseline: promoted.unwrap_or_else(|| Name::clone(&self.baseline)),
             previous_baseline,
             generation: self.generation + u64::from(leaves),
+            since: since.to_owned(),
             weights,
-            since,
             reason,
             ..self.clone()
         }
@@ -415,9 +411,9 @@ mod tests {
         assert_eq!(summary(&once), (0.0, "blue", None, 1));
         assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
         assert_eq!(back(&once).revision, 4);
-        // Weights that stay have been in effect since they were set first.
+        // Weights that stay have been in effect since they were set first, whoever says them again.
         let again = once.with_weights(once.weights.clone(), 9, "later", Some("once more".to_owned()));
-        assert_eq!((again.since, again.reason), (once.since, once.reason));
+        assert_eq!((again.since, again.reason.as_deref()), (once.since, Some("once more")));
     }
 
     #[test]

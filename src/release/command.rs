@@ -342,7 +342,8 @@ impl Release {
     }
 }
 
-fn overriding(overrides: bool) -> &'static str {
+/// What is said of a turn that goes through freeze windows.
+pub(crate) fn overriding(overrides: bool) -> &'static str {
     if overrides {
         "; freeze windows are overridden"
     } else {

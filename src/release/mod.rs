@@ -21,6 +21,7 @@ mod tests;
 mod timeline;
 mod trial;
 
+pub(crate) use command::overriding;
 pub use command::{Command, Illegal, Verb};
 pub use forecast::forecast;
 pub use freeze::{FreezeWindow, Frozen};

@@ -154,8 +154,8 @@ impl Run {
     /// kept it, and as far where they took it.
     pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: Stand) -> Option<&Answer> {
         let before = self.before_advance.take();
-        let ahead = stand.kept && stand.step.is_none_or(|step| step < self.step);
-        if let Some(before) = before.filter(|_| ahead) {
+        let ahead = self.decided.is_some() || stand.step.is_none_or(|step| step < self.step);
+        if let Some(before) = before.filter(|_| stand.kept && ahead) {
             (self.judge, self.step) = *before;
             self.decided = None;
         }

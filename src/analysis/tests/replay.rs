@@ -70,6 +70,32 @@ fn a_good_canary_walks_the_plan() {
 }
 
 #[test]
+fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
+    let judged = |free_ms: u64| {
+        let mut input = format!(
+            "{{\"run\": \"kept\", \"plan\": {{{ERRORS}, \"steps\": [50], \"bake\": \"5s\", \"final_bake\": \"5s\"}}}}\n"
+        );
+        for at_ms in (1_000..=30_000).step_by(1_000) {
+            let (weight, canary) = if at_ms <= 7_000 {
+                (50.0, 10_000)
+            } else {
+                (100.0, 20_000)
+            };
+            let mut line = cohort(at_ms, weight, (canary, 0), (20_000 - canary, 0));
+            if at_ms > free_ms {
+                line.insert_str(line.len() - 1, ", \"held\": true, \"step\": 2");
+            }
+            input += &(line + "\n");
+        }
+        answers(&input)[0].clone()
+    };
+    let free = judged(30_000);
+    assert_eq!(free.verdict, Outcome::Promoted);
+    // The line after the one at which it would have been promoted says that it was kept.
+    assert_eq!(judged(free.at_ms).verdict, Outcome::None);
+}
+
+#[test]
 fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
     let mut input = format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
     for second in 0..40 {

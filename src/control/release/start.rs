@@ -12,7 +12,7 @@ use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::{Command, Illegal, Plan, Release, Rescue};
+use crate::release::{Command, Illegal, Plan, Release, Rescue, overriding};
 use crate::routing::{self, WatchSpec};
 use crate::stats::WatchKey;
 use crate::time::Timestamp;
@@ -40,12 +40,8 @@ impl Controller {
                     managed
                         .state
                         .with_new_release(managed.next_revision(), &now.rfc3339(), intent.reason.clone());
-                let overriding = if after.override_freeze {
-                    "; freeze windows are overridden"
-                } else {
-                    ""
-                };
-                let detail = format!("{} is to take over from {}{overriding}", after.canary, after.baseline);
+                let detail = format!("{} is to take over from {}", after.canary, after.baseline)
+                    + overriding(after.override_freeze);
                 let id = after.id.as_str().into();
                 let moved = Move {
                     next,

@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
-use weighbridge::routing::{Publisher, Rescue, Split, Watch, WatchSpec};
+use weighbridge::routing::{Publisher, Rescue, Split, Watch, WatchSpec, Wire};
 use weighbridge::stats::{
     Assignment, Happened, Horizon, Note, Notebook, Recorder, Side, Summary, UpstreamKey, WatchKey, Windows,
 };
@@ -115,7 +115,7 @@ fn release(c: &mut Criterion) {
         b.iter(|| {
             at_us += 1;
             book.expect();
-            book.push(black_box(note(at_us, Happened::Assigned)));
+            book.push(black_box(note(at_us, Happened::ASSIGNED)));
             book.push(black_box(note(at_us, Happened::Headed)));
             book.push(black_box(note(at_us, Happened::Good { latency_us: 300 })));
             if at_us % 100 == 0 {
@@ -126,9 +126,13 @@ fn release(c: &mut Criterion) {
     });
     let watch = Arc::new(watch());
     let weight = |points| Weight::from_basis_points(points).unwrap();
-    watch.tripwire().arm(u32::MAX, 0);
+    watch.tripwire().arm(Wire::Visible, u32::MAX, 0);
     c.bench_function("release/tripwire spend", |b| {
-        b.iter(|| watch.tripwire().spend(black_box(weight(500)), black_box(weight(9_500))));
+        b.iter(|| {
+            watch
+                .tripwire()
+                .spend(Wire::Visible, black_box(weight(500)), black_box(weight(9_500)))
+        });
     });
     c.bench_function("release/place on the canary", |b| {
         b.iter(|| black_box(watch.enter().is_some()))
@@ -147,7 +151,7 @@ fn watch() -> Watch {
         rescue: Rescue::Safe,
         in_flight_max: 256,
     };
-    Watch::new(spec, 0)
+    Watch::new(spec, 0, 0)
 }
 
 fn windows(c: &mut Criterion) {

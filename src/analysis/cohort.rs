@@ -33,6 +33,8 @@ pub struct Arm<'a> {
     pub failing_clients: Option<u64>,
     /// Failures that reached a user: those that were not rescued. `None` takes all.
     pub visible_failures: Option<u64>,
+    /// Requests that the client gave up, whether or not they count as failures. `None` when that was not counted.
+    pub aborts: Option<u64>,
 }
 
 impl Arm<'_> {
@@ -45,6 +47,7 @@ impl Arm<'_> {
             new_keys: None,
             failing_clients: None,
             visible_failures: None,
+            aborts: None,
         }
     }
 

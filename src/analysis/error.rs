@@ -20,6 +20,16 @@ pub(crate) struct Margin {
     pub(crate) worse_by: f64,
 }
 
+impl Margin {
+    /// A fixed limit of the canary's rate, whatever the baseline does.
+    pub(crate) fn fixed(limit: f64) -> Margin {
+        Margin {
+            ratio: 0.0,
+            worse_by: limit,
+        }
+    }
+}
+
 /// What each event is worth to each bet, at one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Table {
@@ -117,7 +127,7 @@ pub(crate) struct ErrorTest {
     margin: Margin,
     wealth: Wealth<BETS>,
     #[serde(skip)]
-    table: Option<(f64, Table)>,
+    table: Option<(f64, Margin, Table)>,
 }
 
 impl ErrorTest {
@@ -141,10 +151,20 @@ impl ErrorTest {
     /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with `ratio` 0). Gives the most
     /// by which the wealth (in log space) may have grown.
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) -> f64 {
-        if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
-            self.table = Some((weight, Table::new(weight, self.margin)));
+        self.bet(weight, self.margin, canary, baseline_bad)
+    }
+
+    /// Scores a cohort at full weight, where nothing but a fixed limit is left to compare the canary with.
+    pub(crate) fn score_alone(&mut self, limit: f64, canary: Pair) -> f64 {
+        self.bet(0.0, Margin::fixed(limit), canary, 0)
+    }
+
+    fn bet(&mut self, weight: f64, margin: Margin, canary: Pair, baseline_bad: u64) -> f64 {
+        let fits = |(known, at, _): &(f64, Margin, Table)| *known == weight && *at == margin;
+        if !self.table.as_ref().is_some_and(fits) {
+            self.table = Some((weight, margin, Table::new(weight, margin)));
         }
-        self.table.as_ref().map_or(0.0, |(_, table)| {
+        self.table.as_ref().map_or(0.0, |(_, _, table)| {
             table.score(self.wealth.bets_mut(), canary, baseline_bad as f64)
         })
     }

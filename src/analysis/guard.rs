@@ -60,8 +60,8 @@ impl Guard {
     }
 
     pub(crate) fn share(&mut self, k: u32) {
-        self.canary.test.share(k);
-        self.baseline.test.share(k);
+        self.canary.share(k);
+        self.baseline.share(k);
     }
 
     pub(crate) fn finding(&self, limit: f64) -> Finding {
@@ -74,18 +74,19 @@ impl Guard {
 }
 
 impl Side {
-    fn new(limit: f64) -> Side {
+    pub(crate) fn new(limit: f64) -> Side {
         Side {
-            test: ErrorTest::new(Margin {
-                ratio: 0.0,
-                worse_by: limit,
-            }),
+            test: ErrorTest::new(Margin::fixed(limit)),
             log_e: 0.0,
             counts: Counts::default(),
         }
     }
 
-    fn score(&mut self, slo: Slo, arm: &Arm<'_>) {
+    pub(crate) fn share(&mut self, k: u32) {
+        self.test.share(k);
+    }
+
+    pub(crate) fn score(&mut self, slo: Slo, arm: &Arm<'_>) {
         let (requests, bad) = match slo {
             Slo::ErrorRate { .. } => (arm.requests, arm.failures),
             Slo::Latency { below, .. } => {

@@ -5,6 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::aborts::{AbortTest, Aborts};
+use super::alone::Alone;
+use super::baseline::BaselineRate;
 use super::cohort::{Cohort, Counts};
 use super::confidence::{Interval, interval};
 use super::epoch::Slack;
@@ -62,6 +65,12 @@ pub enum Reason {
     Split,
     /// Both versions are beyond a fixed limit.
     Slo,
+    /// At full weight the canary is slower than the baseline was by more than is tolerated.
+    Slow,
+    /// Clients give up on the canary more often than on the baseline.
+    Aborts,
+    /// The canary has as many requests as it may have at once, so that others go to the baseline.
+    CanaryFull,
     /// The step had its time and gave no answer.
     Inconclusive,
     /// The step had its time, and the canary too few requests to say anything.
@@ -85,7 +94,10 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::Split => "split",
-            Reason::Slo => "slo",
+            // A fixed limit too, that comes from the baseline's past.
+            Reason::Slo | Reason::Slow => "slo",
+            Reason::Aborts => "aborts",
+            Reason::CanaryFull => "canary_full",
             Reason::Inconclusive => "inconclusive",
             Reason::TooLittleTraffic => "too_little_traffic",
         }
@@ -105,6 +117,10 @@ pub struct Judge {
     pub(crate) latency: Option<LatencyTest>,
     pub(crate) guards: Vec<Guard>,
     pub(crate) split: Split,
+    pub(crate) aborts: AbortTest,
+    rate: BaselineRate,
+    /// The limits at full weight, while the canary has it.
+    alone: Option<Alone>,
     pub(crate) ledger: Ledger,
     pub(crate) progress: Option<Progress>,
     pub(crate) canary: Counts,
@@ -147,6 +163,9 @@ impl Judge {
             latency,
             options,
             split: Split::default(),
+            aborts: AbortTest::new(),
+            rate: BaselineRate::default(),
+            alone: None,
             ledger: Ledger::new(),
             progress: None,
             canary: Counts::default(),
@@ -166,6 +185,11 @@ impl Judge {
     /// Tells what the baseline did before the release: answers by latency, and failures. Latency is judged only when
     /// the baseline has been seen often enough.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
+        self.rate.warm(Counts {
+            requests: answers + failures,
+            failures,
+        });
         if let Some(latency) = &mut self.latency {
             latency.warm(latency_us, failures);
         }
@@ -203,6 +227,8 @@ impl Judge {
         self.recut();
         if self.started_ms.is_some() {
             self.score(cohort);
+        } else {
+            self.rate.add(cohort.weight, &cohort.baseline);
         }
         if let Some(latency) = &mut self.latency {
             latency.remember(&cohort.baseline);
@@ -223,6 +249,12 @@ impl Judge {
             .any(|guard| guard.finding(self.limit) == Finding::BothBeyond)
         {
             return Verdict::Hold(Reason::Slo);
+        }
+        if self.alone.as_ref().is_some_and(|alone| alone.is_slow(self.limit)) {
+            return Verdict::Hold(Reason::Slow);
+        }
+        if self.aborts.is_beyond(self.limit) {
+            return Verdict::Hold(Reason::Aborts);
         }
         let Some(progress) = &self.progress else {
             return Verdict::Continue;
@@ -251,13 +283,31 @@ impl Judge {
         (self.combined(self.error_log_e(), self.latency_log_e()), self.log_e_max)
     }
 
+    /// Requests that clients gave up.
+    pub fn aborts(&self) -> Aborts {
+        self.aborts.counted()
+    }
+
+    /// The upper limit of the baseline's failure rate so far, as it is used at full weight.
+    pub fn baseline_upper(&self) -> f64 {
+        self.rate.upper(0.5 * self.options.alpha)
+    }
+
+    /// What the canary was given at the present step.
+    pub fn at_step(&self) -> Counts {
+        self.progress
+            .as_ref()
+            .map(|progress| progress.canary)
+            .unwrap_or_default()
+    }
+
     /// Why the canary was condemned, once it was.
     pub fn condemned(&self) -> Option<Cause> {
         self.rolled_back
     }
 
     fn inconclusive(&self, progress: &Progress) -> Verdict {
-        let enough = progress.canary.requests >= progress.step.min_requests;
+        let enough = progress.has_traffic();
         let harmless = self.log_e_max < 0.5 * self.limit;
         match progress.step.inconclusive {
             Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
@@ -296,6 +346,10 @@ impl Judge {
         for guard in &mut self.guards {
             guard.share(k);
         }
+        self.aborts.share(k);
+        if let Some(alone) = &mut self.alone {
+            alone.share(k);
+        }
     }
 
     fn recut(&mut self) {
@@ -312,7 +366,12 @@ impl Judge {
         self.canary.add(&cohort.canary);
         self.baseline.add(&cohort.baseline);
         self.failing_clients += cohort.canary.failing_clients.unwrap_or(cohort.canary.failures);
-        if cohort.weight > 0.0 && cohort.weight < 1.0 {
+        self.rate.add(cohort.weight, &cohort.baseline);
+        self.aborts.score(cohort);
+        if cohort.weight >= 1.0 {
+            self.hold_to_limits(cohort);
+        } else if cohort.weight > 0.0 {
+            self.alone = None;
             self.compare(cohort);
         }
         if let Some(progress) = &mut self.progress {
@@ -331,9 +390,31 @@ impl Judge {
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             grown = error.score(cohort.weight, canary, cohort.baseline.failures);
-            self.ledger.add(cohort, error.margin());
+            self.ledger.add(cohort, error.margin(), None);
         }
         self.bound += grown.max(self.compare_latency(cohort));
+    }
+
+    /// What is left at full weight, where there is nobody to compare with: the same bets on failures go on, against a
+    /// fixed limit.
+    fn hold_to_limits(&mut self, cohort: &Cohort<'_>) {
+        if self.alone.is_none() {
+            let p99_us = self.latency.as_mut().and_then(LatencyTest::past_p99);
+            // The judge has half of a release's alpha, and this limit a quarter.
+            self.alone = Some(Alone::new(
+                &self.rate,
+                p99_us,
+                0.5 * self.options.alpha,
+                self.error.is_some(),
+            ));
+        }
+        let Some(alone) = &mut self.alone else { return };
+        alone.score(&cohort.canary);
+        if let Some(error) = &mut self.error {
+            let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
+            self.bound += error.score_alone(alone.limit, canary);
+            self.ledger.add(cohort, error.margin(), Some(alone.limit));
+        }
     }
 
     /// Gives the most by which the evidence (in log space) may have grown.
@@ -357,6 +438,10 @@ impl Judge {
         let beyond = |guard: &Guard| guard.finding(self.limit) == Finding::Beyond;
         if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
             self.rolled_back = Some(Cause::Slo);
+        }
+        let failing = self.alone.as_ref().is_some_and(|alone| alone.is_failing(self.limit));
+        if self.rolled_back.is_none() && failing && self.failures_suffice() {
+            self.rolled_back = Some(Cause::ErrorRate);
         }
     }
 

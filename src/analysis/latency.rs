@@ -184,6 +184,13 @@ impl LatencyTest {
         }
     }
 
+    /// The 99th percentile of what is remembered of the baseline, in microseconds; `None` while that is too little.
+    pub(crate) fn past_p99(&mut self) -> Option<u64> {
+        let known = self.past.total() >= FEW;
+        let view = known.then(|| self.past.view()).flatten()?;
+        Some(view.quantile(0.99))
+    }
+
     pub(crate) fn share(&mut self, k: u32) {
         self.wealth.share(k);
         self.without_failures.share(k);

@@ -24,13 +24,17 @@ pub struct Stretch {
     pub canary: Counts,
     /// What the baseline was given.
     pub baseline: Counts,
+    /// The fixed limit that the canary's rate is held against at full weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limit: Option<f64>,
 }
 
 impl Stretch {
-    fn opened(shared: u32, weight: f64) -> Stretch {
+    fn opened(shared: u32, weight: f64, limit: Option<f64>) -> Stretch {
         Stretch {
             shared,
             weight,
+            limit,
             canary: Counts::default(),
             baseline: Counts::default(),
         }
@@ -42,8 +46,12 @@ impl Stretch {
             test.share(self.shared);
         }
         let canary = Pair::of(self.canary.requests, self.canary.failures);
-        if self.weight > 0.0 && self.weight < 1.0 {
-            test.score(self.weight, canary, self.baseline.failures);
+        match self.limit {
+            Some(limit) => drop(test.score_alone(limit, canary)),
+            None if self.weight > 0.0 && self.weight < 1.0 => {
+                test.score(self.weight, canary, self.baseline.failures);
+            }
+            None => {}
         }
     }
 }
@@ -64,16 +72,17 @@ impl Ledger {
     }
 
     pub(crate) fn share(&mut self, k: u32, margin: Margin) {
-        self.open(Stretch::opened(k, 0.0), margin);
+        self.open(Stretch::opened(k, 0.0, None), margin);
     }
 
-    /// Adds a cohort whose weight is strictly between 0 and 1.
-    pub(crate) fn add(&mut self, cohort: &Cohort<'_>, margin: Margin) {
+    /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with the limit that it is held
+    /// against.
+    pub(crate) fn add(&mut self, cohort: &Cohort<'_>, margin: Margin, limit: Option<f64>) {
         let weight = cohort.weight;
         match self.stretches.back_mut() {
-            Some(last) if last.weight == weight => {}
-            Some(last) if last.weight == 0.0 => last.weight = weight,
-            _ => self.open(Stretch::opened(0, weight), margin),
+            Some(last) if last.weight == weight && last.limit == limit => {}
+            Some(last) if last.weight == 0.0 => (last.weight, last.limit) = (weight, limit),
+            _ => self.open(Stretch::opened(0, weight, limit), margin),
         }
         if let Some(last) = self.stretches.back_mut() {
             last.canary.add(&cohort.canary);

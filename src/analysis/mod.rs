@@ -11,7 +11,10 @@
 //! It refuses to know the time, to draw numbers, to log, to read or write anything, and to change its mind about
 //! margins once a release runs.
 
+mod aborts;
 mod advance;
+mod alone;
+mod baseline;
 mod budget;
 mod cohort;
 mod confidence;
@@ -38,6 +41,7 @@ mod tests;
 pub mod text;
 mod wealth;
 
+pub use aborts::Aborts;
 pub use budget::{Budget, Pending};
 pub use cohort::{Arm, Cohort, Counts};
 pub use confidence::Interval;

@@ -72,6 +72,8 @@ pub(crate) struct Progress {
     pub(crate) begun_ms: u64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
+    /// The canary's requests that came to an answer or a failure: those that the client gave up say nothing.
+    pub(crate) outcomes: u64,
     pub(crate) error: Option<Advance>,
     pub(crate) latency: Option<LatencyAdvance>,
 }
@@ -96,6 +98,7 @@ impl Progress {
             begun_ms,
             canary: Counts::default(),
             baseline: Counts::default(),
+            outcomes: 0,
             error: tests.error.then(|| Advance::new(harm)),
             latency: tests.latency.map(latency),
         }
@@ -109,6 +112,8 @@ impl Progress {
         }
         self.canary.add(&cohort.canary);
         self.baseline.add(&cohort.baseline);
+        let aborts = cohort.canary.aborts.unwrap_or_default();
+        self.outcomes += cohort.canary.requests.saturating_sub(aborts);
         if cohort.weight >= 1.0 || cohort.weight <= 0.0 {
             return;
         }
@@ -127,9 +132,12 @@ impl Progress {
     /// Whether the step has been passed: its least time and requests, and each advance test that it has. At full
     /// weight there is nobody left to compare with.
     pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
-        self.age(now_ms) >= self.step.min_ms
-            && self.canary.requests >= self.step.min_requests
-            && (self.step.weight >= 1.0 || self.proven(limit))
+        self.age(now_ms) >= self.step.min_ms && self.has_traffic() && (self.step.weight >= 1.0 || self.proven(limit))
+    }
+
+    /// Whether the canary has had as many requests as the step asks for.
+    pub(crate) fn has_traffic(&self) -> bool {
+        self.outcomes >= self.step.min_requests
     }
 
     fn proven(&self, limit: f64) -> bool {

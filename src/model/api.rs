@@ -14,7 +14,7 @@ pub use super::evidence::{
     EvidenceBundle, FailingRoute, PathObjective, PathPoint, Sample, Samples, SideCounts, TimelineEntry,
 };
 pub use super::release::{
-    Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
+    Aborts, Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
     ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, TooFewRequests, WaitingFor, WorstCase,
 };
 

@@ -125,10 +125,16 @@ pub struct Release {
     pub outcome: Option<ReleaseOutcome>,
     /// The failures that users may see.
     pub budget: BudgetStatus,
+    /// All failures that the canary may have, whether or not users see them.
+    #[serde(default)]
+    pub rescued_budget: BudgetStatus,
     /// Failures of the canary that users saw.
     pub user_visible_failures: u64,
     /// Failures of the canary that the baseline answered instead.
     pub rescued: u64,
+    /// Requests that clients gave up, by arm.
+    #[serde(default)]
+    pub aborts: Aborts,
     /// Requests that the canary was given.
     pub canary_requests: u64,
     /// Requests that the baseline was given meanwhile.
@@ -144,11 +150,24 @@ pub struct Release {
     pub durable: bool,
 }
 
+/// Requests that clients gave up before their end, by arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Aborts {
+    /// The baseline's.
+    pub baseline: u64,
+    /// The canary's.
+    pub canary: u64,
+    /// The baseline's, as a share of its requests, 0 to 1.
+    pub baseline_share: f64,
+    /// The canary's, as a share of its requests, 0 to 1.
+    pub canary_share: f64,
+}
+
 /// What a release waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingFor {
     /// `schedule`, `freeze`, `gate`, `resume`, or why the judge wants a person to look: `inconclusive`,
-    /// `too_little_traffic`, `split`, `slo`.
+    /// `too_little_traffic`, `split`, `slo`, `aborts`, `canary_full`.
     pub kind: String,
     /// The same in words, with the name of the gate, the window or the time.
     pub detail: String,
@@ -325,13 +344,19 @@ pub struct Detection {
 pub struct WorstCase {
     /// The budget.
     pub budget: u64,
+    /// The budget of all failures of the canary, those that the baseline answered instead included.
+    #[serde(default)]
+    pub rescued_budget: u64,
     /// What chance explains on top of it at the start (`u` in the budget rule). A request that is open on the baseline
     /// counts among what the baseline's rate explains until it has ended.
     pub chance: u64,
     /// Requests that can be on the canary at the moment of the rollback.
     pub in_flight: u64,
-    /// All three together.
+    /// The smaller budget, chance and what is in flight together.
     pub total: u64,
+    /// The most failures of the canary, whether or not users see them: `rescued_budget`, chance and what is in flight.
+    #[serde(default)]
+    pub failures: u64,
 }
 
 /// A plan to be looked at before anything is started. The body may be left out.

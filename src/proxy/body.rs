@@ -58,12 +58,19 @@ pub(crate) struct Progress {
     waiting: Cell<bool>,
     moved: Cell<Millis>,
     bytes: Cell<u64>,
+    /// Whether all of it has come.
+    done: Cell<bool>,
 }
 
 impl Progress {
     /// What the client did wrong, if it did.
     pub(crate) fn fault(&self) -> Option<Error> {
         self.fault.get()
+    }
+
+    /// Whether all of it has come from the client.
+    pub(crate) fn is_done(&self) -> bool {
+        self.done.get()
     }
 
     /// Bytes that have come so far.
@@ -138,6 +145,7 @@ impl Upload {
             Poll::Ready(Some(Err(_))) => self.cut(Reason::ClientAbort, "the client went away"),
             Poll::Ready(None) => {
                 self.moved();
+                self.progress.done.set(true);
                 Poll::Ready(None)
             }
         }
@@ -167,6 +175,8 @@ impl Upload {
 
     fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         self.moved();
+        // A body of known length is not always polled again after its last byte.
+        self.progress.done.set(self.body.is_end_stream());
         let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
         self.progress.bytes.set(self.progress.bytes.get() + bytes);
         match self.left.map(|left| left.checked_sub(bytes)) {

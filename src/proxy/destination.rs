@@ -187,7 +187,12 @@ impl Destination {
             let address = || exchange.client.peer.ip().to_canonical();
             trial::user(&self.service, &self.choice, false, address)
         });
-        match Trial::draw(worker, &self.service, &watch, drawn, user) {
+        let request = trial::Request {
+            drawn,
+            user,
+            uploading: exchange.upload.as_ref().is_some_and(|upload| !upload.is_done()),
+        };
+        match Trial::draw(worker, &self.service, &watch, &request) {
             Drawn::On(trial) => exchange.trial = Some(trial),
             Drawn::Displaced => self.way = Way::Spared(watch),
             Drawn::Aside => {}

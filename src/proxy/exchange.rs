@@ -82,6 +82,15 @@ impl Exchange {
         }
     }
 
+    /// Looks whether the client has sent all of the request by now.
+    pub(crate) fn note_sent(&self) {
+        if let Some(trial) = &self.trial
+            && self.upload.as_ref().is_none_or(|upload| upload.is_done())
+        {
+            trial.sent(&self.client.worker);
+        }
+    }
+
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.client.worker
     }
@@ -146,7 +155,7 @@ impl Exchange {
                 request_id: self.request_id.as_ref(),
             };
             trial.sample(&self.client.worker, &seen);
-            trial.desert(&self.client.worker);
+            trial.desert(&self.client.worker, now);
         }
         let mut recorder = self.client.worker.recorder.borrow_mut();
         if let Some(upstream) = self.upstream.take() {

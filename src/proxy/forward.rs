@@ -266,6 +266,7 @@ async fn wait(
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));
         }
+        exchange.note_sent();
         if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
             return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
         }

@@ -244,7 +244,7 @@ mod tests {
             rescue: Rescue::Safe,
             in_flight_max: 1,
         };
-        Arc::new(Watch::new(spec, 0))
+        Arc::new(Watch::new(spec, 0, 0))
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! A request counts for the side that it was drawn for, whoever answers it in the end. Services without a release cost
 //! one look at an empty option.
 
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +15,7 @@ use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
-use crate::routing::{OnCanary, Service, Trip, Upstream, Watch};
+use crate::routing::{OnCanary, Service, Trip, Upstream, Watch, Wire};
 use crate::stats::{Assignment, Class, Happened, Note, Side, UpstreamKey};
 use crate::time::SystemClock;
 
@@ -29,6 +30,10 @@ pub(crate) struct Trial {
     user: u32,
     place: Option<OnCanary>,
     state: State,
+    /// The client is still sending the request.
+    uploading: Cell<bool>,
+    /// The head of a good answer is here.
+    headed: bool,
     /// What a sample of it would tell, until that is decided.
     subject: Option<Subject>,
 }
@@ -46,6 +51,17 @@ enum State {
     Settled,
 }
 
+/// A request that is about to be given to a side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Request {
+    /// The upstream that it was drawn for.
+    pub(crate) drawn: UpstreamKey,
+    /// Whose it is: [`user`].
+    pub(crate) user: u32,
+    /// Its body is still to come from the client.
+    pub(crate) uploading: bool,
+}
+
 /// What becomes of a request that is drawn.
 #[derive(Debug)]
 pub(crate) enum Drawn {
@@ -59,7 +75,11 @@ pub(crate) enum Drawn {
 
 impl Trial {
     /// Gives a request to the side that it was drawn for by this very state of the service, and notes that.
-    pub(crate) fn draw(worker: &Worker, service: &Service, watch: &Arc<Watch>, drawn: UpstreamKey, user: u32) -> Drawn {
+    ///
+    /// While the canary is full nothing is compared, whichever arm is drawn: the canary would have only the requests
+    /// that came when it had room, and the baseline all.
+    pub(crate) fn draw(worker: &Worker, service: &Service, watch: &Arc<Watch>, request: &Request) -> Drawn {
+        let Request { drawn, user, uploading } = *request;
         let spec = &watch.spec;
         let side = if drawn == spec.canary {
             Side::Canary
@@ -68,6 +88,7 @@ impl Trial {
         } else {
             return Drawn::Aside;
         };
+        let canary_full = watch.is_full();
         let place = (side == Side::Canary).then(|| watch.enter());
         let displaced = matches!(place, Some(None));
         let points = |key| weight(service, key).basis_points();
@@ -83,15 +104,17 @@ impl Trial {
         notes.push(Note {
             assignment,
             user,
-            happened: Happened::Assigned,
+            happened: Happened::Assigned { uploading, canary_full },
         });
         drop(notes);
-        let mut trial = Trial {
+        let trial = Trial {
             watch: Arc::clone(watch),
             assignment,
             user,
             place: place.flatten(),
             state: State::Open,
+            uploading: Cell::new(uploading),
+            headed: false,
             subject: None,
         };
         if displaced {
@@ -136,7 +159,12 @@ impl Trial {
         let bad = Class::of_status(status).is_failure();
         match self.state {
             State::Open | State::Deserted if bad => self.fail(worker, now),
-            State::Open if !ended => self.note(worker, Happened::Headed),
+            State::Open => {
+                self.headed = true;
+                if !ended {
+                    self.note(worker, Happened::Headed);
+                }
+            }
             State::Deserted => {
                 self.state = State::Rescued;
                 self.note(worker, Happened::Bad { visible: false });
@@ -145,11 +173,18 @@ impl Trial {
         }
     }
 
+    /// The client has sent all of the request: from here on it is the upstream that is waited for.
+    pub(crate) fn sent(&self, worker: &Worker) {
+        if self.uploading.take() && self.state == State::Open && !self.headed {
+            self.note(worker, Happened::Sent);
+        }
+    }
+
     /// The request is over.
     pub(crate) fn end(mut self, worker: &Worker, class: Class, now: Instant) {
         match self.state {
             State::Open | State::Deserted if class.is_failure() => self.fail(worker, now),
-            State::Open if class == Class::ClientAbort => self.note(worker, Happened::Aborted),
+            State::Open if class == Class::ClientAbort => self.abort(worker, now),
             State::Open => {
                 let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us)).unwrap_or(u32::MAX);
                 self.note(worker, Happened::Good { latency_us });
@@ -158,7 +193,7 @@ impl Trial {
             State::Deserted => self.note(worker, Happened::Bad { visible: false }),
             // What the user got in place of the canary's failure is broken too.
             State::Rescued if class.is_failure() => {
-                self.spend(worker, now);
+                self.spend(worker, Wire::Visible, now);
                 worker.flush_notes();
             }
             State::Rescued if class != Class::ClientAbort => self.watch.add_rescued(),
@@ -168,9 +203,9 @@ impl Trial {
 
     /// The upstream was taken out while the request waited for it, so that another answers what it never saw. Gives what
     /// a sample would tell.
-    pub(crate) fn reroute(mut self, worker: &Worker) -> Option<Subject> {
+    pub(crate) fn reroute(self, worker: &Worker) -> Option<Subject> {
         match self.state {
-            State::Open => self.note(worker, Happened::Aborted),
+            State::Open => self.note(worker, Happened::Aborted { late: false }),
             State::Deserted => self.note(worker, Happened::Bad { visible: false }),
             State::Rescued | State::Settled => {}
         }
@@ -179,8 +214,9 @@ impl Trial {
 
     /// The canary has failed, and the baseline is asked. What to note is known only when that is known to have answered;
     /// but whoever judges should look soon.
-    pub(crate) fn desert(&mut self, worker: &Worker) {
+    pub(crate) fn desert(&mut self, worker: &Worker, now: Instant) {
         self.state = State::Deserted;
+        self.spend(worker, Wire::All, now);
         self.place = None;
         self.watch.hurry();
         worker.flush_notes();
@@ -188,25 +224,42 @@ impl Trial {
 
     /// The user sees a failure.
     fn fail(&mut self, worker: &Worker, now: Instant) {
-        self.state = State::Settled;
+        let was = std::mem::replace(&mut self.state, State::Settled);
         match self.assignment.side {
             Side::Baseline => self.watch.tripwire().baseline_failed(),
+            // Before the note, since each microsecond may send another user there.
             Side::Canary => {
-                // Before the note, since each microsecond may send another user there.
-                self.spend(worker, now);
+                if was == State::Open {
+                    self.spend(worker, Wire::All, now);
+                }
+                self.spend(worker, Wire::Visible, now);
             }
         }
         self.note(worker, Happened::Bad { visible: true });
     }
 
-    /// A user-visible failure of the canary, which takes it out when it exhausts the allowance.
-    fn spend(&self, worker: &Worker, now: Instant) {
+    /// The client gave up. If it had waited for longer than nearly all answers of the baseline take, the upstream is the
+    /// reason; nobody saw a failure all the same.
+    fn abort(&mut self, worker: &Worker, now: Instant) {
+        let waited_us = us(now).saturating_sub(self.assignment.at_us);
+        let late = !self.headed && !self.uploading.get() && waited_us > self.watch.baseline_p99_us();
+        if late {
+            match self.assignment.side {
+                Side::Baseline => self.watch.tripwire().baseline_failed(),
+                Side::Canary => self.spend(worker, Wire::All, now),
+            }
+        }
+        self.note(worker, Happened::Aborted { late });
+    }
+
+    /// A failure of the canary, which takes it out when it exhausts the allowance.
+    fn spend(&self, worker: &Worker, wire: Wire, now: Instant) {
         let points = |points| Weight::from_basis_points(points).unwrap_or_default();
         let (canary, baseline) = (
             points(self.assignment.canary_points),
             points(self.assignment.baseline_points),
         );
-        if self.watch.tripwire().spend(canary, baseline) {
+        if self.watch.tripwire().spend(wire, canary, baseline) {
             worker.take_out(self.watch.spec.canary);
             let trip = Trip {
                 decided_us: us(now),
@@ -216,14 +269,19 @@ impl Trial {
             tracing::warn!(
                 release = &*self.watch.spec.release,
                 upstream = &*self.watch.spec.canary_name,
+                budget = if wire == Wire::Visible {
+                    "budget"
+                } else {
+                    "rescued_budget"
+                },
                 took_us = trip.took.as_micros(),
-                "the canary was taken out: its failures exhausted the budget"
+                "the canary was taken out: its failures exhausted a budget"
             );
         }
     }
 
-    fn note(&mut self, worker: &Worker, happened: Happened) {
-        if self.assignment.side == Side::Canary && matches!(happened, Happened::Bad { .. }) {
+    fn note(&self, worker: &Worker, happened: Happened) {
+        if self.assignment.side == Side::Canary && happened.is_bad() {
             // Also when it was said before: whoever judged meanwhile and knew of no failure has taken it back.
             self.watch.hurry();
         }

@@ -6,7 +6,6 @@ use super::state::rfc3339;
 use crate::analysis::{
     self, ErrorRate, Latency, Objective, latency_requests_to_advance, requests_to_advance, requests_to_detect,
 };
-use crate::model::Weight;
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;
 
@@ -42,27 +41,20 @@ pub fn forecast(
 }
 
 /// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the budget with what chance
-/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f). With a step at full
-/// weight, where the baseline's rate is known from before only, chance explains as much as the rule ever leaves to it.
+/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f). The same for all
+/// failures of the canary, of which users see those that are not rescued.
 fn worst_case(plan: &Plan) -> WorstCase {
-    let budget = plan.budget();
-    let rule = plan.budget_rule(1);
-    let stays = |step: &Step| step.judged.min_ms > 0 || step.judged.min_requests > 0 || step.gate.is_some();
-    let alone = plan
-        .steps()
-        .iter()
-        .any(|step| step.weight == Weight::FULL && stays(step));
-    let chance = whole(if alone {
-        rule.chance_at_full_weight()
-    } else {
-        rule.chance()
-    });
+    let (budget, rescued_budget) = (plan.budget(), plan.rescued_budget());
+    let chance = whole(plan.budget_rule(budget, 1).chance());
     let in_flight = u64::from(plan.canary_in_flight_max);
+    let beside = chance.saturating_add(in_flight);
     WorstCase {
         budget,
+        rescued_budget,
         chance,
         in_flight,
-        total: budget.saturating_add(chance).saturating_add(in_flight),
+        total: budget.min(rescued_budget).saturating_add(beside),
+        failures: rescued_budget.saturating_add(beside),
     }
 }
 
@@ -131,7 +123,7 @@ impl Traffic {
             Some(requests.max(whole(options.min_canary_failures as f64 / error_rate)))
         });
         let beyond = error_rate - self.failing;
-        let by_budget = (beyond > 0.0).then(|| whole(plan.budget_rule(1).bound() / beyond));
+        let by_budget = (beyond > 0.0).then(|| whole(plan.budget_rule(plan.budget(), 1).bound() / beyond));
         match (by_test, by_budget) {
             (Some(test), Some(budget)) => Some(test.min(budget)),
             (test, budget) => test.or(budget),

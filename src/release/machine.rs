@@ -30,9 +30,11 @@ pub enum Input<'a> {
     Tick,
     /// What the judge says now: to be told on each tick while [`Release::is_judged`].
     Verdict(&'a Finding),
-    /// The budget is exhausted, and the data plane has taken the canary out.
+    /// A budget is exhausted, and the data plane has taken the canary out.
     Tripped {
-        /// Failures that users saw.
+        /// Which: `budget` for failures that users saw, `rescued_budget` for all.
+        objective: &'static str,
+        /// The failures that it counts.
         spent: u64,
         /// Those that count as seen besides since restarts, which forget what was not told in time.
         written_off: u64,
@@ -78,11 +80,25 @@ pub enum Direction {
 
 /// The failures of the canary in words: those that users saw, and those that count as seen since restarts.
 pub(super) fn seen(spent: u64, written_off: u64) -> String {
-    let others = match written_off {
+    format!(
+        "users have seen {spent} failures of the canary{}",
+        forgotten(written_off)
+    )
+}
+
+/// The same for all failures.
+pub(super) fn failed(spent: u64, written_off: u64) -> String {
+    format!(
+        "{spent} requests of the canary failed, whether or not users saw it{}",
+        forgotten(written_off)
+    )
+}
+
+fn forgotten(written_off: u64) -> String {
+    match written_off {
         0 => String::new(),
         n => format!(", and {n} more count as seen since the process was killed, which forgets the last of them"),
-    };
-    format!("users have seen {spent} failures of the canary{others}")
+    }
 }
 
 impl Release {
@@ -102,21 +118,26 @@ impl Release {
             Input::Tick | Input::Command(_) => self.tick(now),
             Input::Verdict(finding) => self.judged(finding, now),
             Input::Tripped {
+                objective,
                 spent,
                 written_off,
                 limit,
                 outran,
             } => {
-                let seen = seen(*spent, *written_off);
+                let counted = match *objective {
+                    "budget" => seen(*spent, *written_off),
+                    _ => failed(*spent, *written_off),
+                };
                 let detail = match outran {
                     None => format!(
-                        "{seen}: the budget of {limit}, beyond what the baseline's rate and chance explain, is exhausted"
+                        "{counted}: the {objective} of {limit}, beyond what the baseline's rate and chance explain, is \
+                         exhausted"
                     ),
                     Some(on_disk) => format!(
-                        "{seen}, faster than the disk takes them down: it had {on_disk} of the budget of {limit}"
+                        "{counted}, faster than the disk takes them down: it had {on_disk} of the {objective} of {limit}"
                     ),
                 };
-                Some(self.roll_back("budget", detail, now))
+                Some(self.roll_back(objective, detail, now))
             }
             Input::Unhealthy { detail } => Some(self.roll_back("health", (*detail).to_owned(), now)),
             Input::Preflight(result) => self.checked(*result, now),

@@ -159,14 +159,15 @@ impl Release {
 
     /// Whether people, a gate or a freeze keep it where it is, whatever the judge finds.
     pub fn is_kept(&self) -> bool {
-        self.paused.is_some() || self.wait == Some(Wait::Passed)
+        let full = Some(Wait::Judge(Reason::CanaryFull));
+        self.paused.is_some() || self.wait == Some(Wait::Passed) || self.wait == full
     }
 
     /// Whether evidence or the budget has ended it: what may be an error, of which a further try at the same build has a
     /// smaller chance.
     pub fn was_judged_bad(&self) -> bool {
         let objective = self.outcome.as_ref().and_then(|outcome| outcome.objective.as_deref());
-        let judged = ["error_rate", "latency", "slo", "budget"];
+        let judged = ["error_rate", "latency", "slo", "budget", "rescued_budget"];
         self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
     }
 
@@ -292,8 +293,19 @@ pub(crate) fn in_words(reason: Reason) -> &'static str {
     match reason {
         Reason::Split => "the traffic is not split as the weights say, so that the comparison cannot be trusted",
         Reason::Slo => "both versions are beyond a fixed limit, so that the canary is not to blame for it alone",
+        Reason::Slow => {
+            "at full weight more than 2 % of the canary's answers take longer than twice the baseline's p99 before"
+        }
+        Reason::Aborts => "clients give up on the canary more often than on the baseline",
+        Reason::CanaryFull => {
+            "the canary has as many requests at once as canary_in_flight_max allows, so that further ones go to the \
+             baseline and nothing is compared meanwhile"
+        }
         Reason::Inconclusive => "the step had its time and gave no answer",
-        Reason::TooLittleTraffic => "the step had its time, and the canary too few requests to say anything",
+        Reason::TooLittleTraffic => {
+            "the step had its time, and the canary fewer requests than min_requests: too few to say anything, also where \
+             `inconclusive` is `advance`"
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is known of a release by its traffic: the judge and the budget, which are always fed together.
+//! What is known of a release by its traffic: the judge and the two budgets, which are always fed together.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,14 +6,19 @@ use serde_json::Value;
 use super::machine::seen;
 use super::objectives;
 use super::plan::Plan;
-use crate::analysis::{Arm, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Pending, Reason, Verdict};
+use crate::analysis::{
+    Aborts, Behind, Budget, Cause, Cohort, Counts, Evidence, Judge, LatencyBins, Pending, Reason, Verdict,
+};
 use crate::model::api::BudgetStatus;
 
 /// The trial of one canary. It can be written down whole and go on from there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trial {
     judge: Judge,
+    /// Of the failures that users saw.
     budget: Budget,
+    /// Of all failures of the canary.
+    rescued_budget: Budget,
     /// Of the failures that are spent, those that nobody may have seen.
     #[serde(default)]
     written_off: u64,
@@ -30,7 +35,7 @@ pub enum Finding {
     Hold(Reason),
     /// The canary is to be taken out.
     RollBack {
-        /// What decided: `error_rate`, `latency`, `slo`, `budget`, `inconclusive`.
+        /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, `inconclusive`.
         objective: &'static str,
         /// The same in words, with its numbers.
         detail: String,
@@ -42,7 +47,8 @@ impl Trial {
     pub fn new(plan: &Plan, attempt: u32) -> Trial {
         Trial {
             judge: Judge::new(plan.analysis(attempt)),
-            budget: plan.budget_rule(attempt),
+            budget: plan.budget_rule(plan.budget(), attempt),
+            rescued_budget: plan.budget_rule(plan.rescued_budget(), attempt),
             written_off: 0,
         }
     }
@@ -51,10 +57,13 @@ impl Trial {
     /// failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
-        // What the budget explains at full weight, where no baseline is left to compare with, begins with this.
         let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
-        self.budget
-            .explain(&Arm::of(0, 0), &Arm::of(answered + failures, failures));
+        let past = Counts {
+            requests: answered + failures,
+            failures,
+        };
+        self.budget.warm(past);
+        self.rescued_budget.warm(past);
     }
 
     /// The release has come to step `index`, counted from 0; beyond the last nothing begins.
@@ -79,12 +88,19 @@ impl Trial {
     /// Raises what the baseline's rate explains, and nothing else. What users saw is counted request by request, so this
     /// has to be told of all requests too, whether or not they are judged.
     pub fn explain(&mut self, cohort: &Cohort<'_>) {
-        self.budget.explain_cohort(cohort);
+        self.budget.explain(cohort);
+        self.rescued_budget.explain(cohort);
     }
 
     /// Users have seen `spent` failures of the canary in the whole release. It never falls.
     pub fn set_spent(&mut self, spent: u64) {
         self.budget.spend(spent.saturating_sub(self.budget.spent()));
+    }
+
+    /// So many requests of the canary have failed in the whole release, whether or not users saw it. It never falls.
+    pub fn set_failed(&mut self, failed: u64) {
+        self.rescued_budget
+            .spend(failed.saturating_sub(self.rescued_budget.spent()));
     }
 
     /// So many of them count as seen only because a killed process forgets the last of them.
@@ -95,22 +111,26 @@ impl Trial {
     /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and both before policy:
     /// the order of [`replay::Run`](crate::analysis::replay::Run).
     pub fn finding(&self, now_ms: u64) -> Finding {
-        self.follow(now_ms, self.budget.exhausted())
+        self.follow(now_ms, |budget| budget.exhausted())
     }
 
     /// The same while cohorts are not scored yet. Requests of the baseline that are open count as failing until they have
     /// ended, so that an outage that strikes both arms exhausts nothing because the canary is the first to fail.
     pub fn finding_given(&self, now_ms: u64, pending: Pending) -> Finding {
-        self.follow(now_ms, self.allowance_given(pending) == 0)
+        self.follow(now_ms, |budget| budget.allowance_given(std::iter::once(pending)) == 0)
     }
 
-    fn follow(&self, now_ms: u64, exhausted: bool) -> Finding {
+    fn follow(&self, now_ms: u64, is_exhausted: impl Fn(&Budget) -> bool) -> Finding {
         let verdict = self.judge.verdict(now_ms);
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.condemned(cause),
-            _ if exhausted => Finding::RollBack {
+            _ if is_exhausted(&self.budget) => Finding::RollBack {
                 objective: "budget",
                 detail: self.overspent(),
+            },
+            _ if is_exhausted(&self.rescued_budget) => Finding::RollBack {
+                objective: "rescued_budget",
+                detail: self.overfailed(),
             },
             Verdict::RollBack(cause) => self.condemned(cause),
             Verdict::Advance => Finding::Advance,
@@ -119,7 +139,7 @@ impl Trial {
         }
     }
 
-    /// How many further failures exhaust the budget: what a tripwire is armed with.
+    /// How many further failures that users see exhaust the budget: what a tripwire is armed with.
     pub fn allowance(&self) -> u64 {
         self.budget.allowance()
     }
@@ -129,6 +149,27 @@ impl Trial {
         self.budget.allowance_given(std::iter::once(pending))
     }
 
+    /// How many further failures of any kind exhaust the second budget.
+    pub fn rescued_allowance(&self) -> u64 {
+        self.rescued_budget.allowance()
+    }
+
+    /// The same while cohorts are not scored yet.
+    pub fn rescued_allowance_given(&self, pending: Pending) -> u64 {
+        self.rescued_budget.allowance_given(std::iter::once(pending))
+    }
+
+    /// How many requests may be open past the landmark at the present step: so many as the baseline's failure rate so
+    /// far explains of those that the canary was given (STATISTICS.md 1.k.3).
+    pub fn unfinished_explained(&self) -> f64 {
+        self.judge.baseline_upper() * self.judge.at_step().requests as f64
+    }
+
+    /// Requests that clients gave up, by arm.
+    pub fn aborts(&self) -> Aborts {
+        self.judge.aborts()
+    }
+
     /// The count of failures at which it is exhausted.
     pub fn bound(&self) -> f64 {
         self.budget.bound()
@@ -136,11 +177,12 @@ impl Trial {
 
     /// The budget as people are shown it.
     pub fn budget(&self) -> BudgetStatus {
-        BudgetStatus {
-            limit: self.budget.limit(),
-            spent: self.budget.spent(),
-            allowance: self.budget.allowance(),
-        }
+        status(&self.budget)
+    }
+
+    /// The budget of all failures as people are shown it.
+    pub fn rescued_budget(&self) -> BudgetStatus {
+        status(&self.rescued_budget)
     }
 
     /// `ln` of the combined evidence against the canary, and the limit from which on it is rolled back.
@@ -211,6 +253,26 @@ impl Trial {
             self.budget.explained(),
             self.budget.chance()
         )
+    }
+
+    fn overfailed(&self) -> String {
+        let budget = &self.rescued_budget;
+        format!(
+            "{} requests of the canary failed, whether or not users saw it: the rescued_budget of {}, with {:.1} that the \
+             baseline's rate explains and {:.1} for chance, is exhausted",
+            budget.spent(),
+            budget.limit(),
+            budget.explained(),
+            budget.chance()
+        )
+    }
+}
+
+fn status(budget: &Budget) -> BudgetStatus {
+    BudgetStatus {
+        limit: budget.limit(),
+        spent: budget.spent(),
+        allowance: budget.allowance(),
     }
 }
 

@@ -5,7 +5,7 @@
 //! of another service makes it forget a failure.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::HeaderName;
@@ -60,20 +60,39 @@ pub struct Watch {
     decided_us: AtomicU64,
     /// From then to the table without the canary, in microseconds; `u64::MAX` until that is published.
     took_us: AtomicU64,
+    /// The baseline's p99 in microseconds; `u64::MAX` while it is not known.
+    baseline_p99_us: AtomicU64,
 }
 
 impl Watch {
-    /// A release whose users have seen `spent` failures. Until it is armed, every further one trips it.
-    pub fn new(spec: WatchSpec, spent: u32) -> Watch {
+    /// A release whose users have seen `spent` failures, of `failed` that the canary had. Until it is armed, every
+    /// further one trips it.
+    pub fn new(spec: WatchSpec, spent: u32, failed: u32) -> Watch {
         Watch {
             spec,
-            tripwire: Tripwire::new(spent),
+            tripwire: Tripwire::new(spent, failed),
             in_flight: AtomicU32::new(0),
             urgent: AtomicBool::new(false),
             rescued: AtomicU64::new(0),
             decided_us: AtomicU64::new(0),
             took_us: AtomicU64::new(u64::MAX),
+            baseline_p99_us: AtomicU64::new(u64::MAX),
         }
+    }
+
+    /// Whether the canary has as many requests as it may have at once.
+    pub fn is_full(&self) -> bool {
+        self.in_flight() >= self.spec.in_flight_max
+    }
+
+    /// Tells how long the baseline's slowest percent takes: a client that gives up later than that had a reason.
+    pub fn set_baseline_p99_us(&self, p99_us: u64) {
+        self.baseline_p99_us.store(p99_us, Ordering::Relaxed);
+    }
+
+    /// How long the baseline's slowest percent takes, in microseconds; `u64::MAX` while that is not known.
+    pub fn baseline_p99_us(&self) -> u64 {
+        self.baseline_p99_us.load(Ordering::Relaxed)
     }
 
     /// What trips the release.
@@ -164,46 +183,83 @@ impl Drop for OnCanary {
     }
 }
 
-/// An allowance of failures. The worker that finishes the one that exhausts it takes the canary out itself.
+/// Which failures of the canary an allowance counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Those that users saw.
+    Visible,
+    /// All of them, those that the baseline answered instead included.
+    All,
+}
+
+/// Two allowances of failures. The worker that finishes the one that exhausts either takes the canary out itself.
 ///
-/// The control plane works out how many failures the budget, the baseline's rate and chance allow, and arms the wire
+/// The control plane works out how many failures the budgets, the baseline's rate and chance allow, and arms the wire
 /// with that. Between two armings the workers go on counting the baseline's failures too, and let them explain as many of
 /// the canary's as the weights say: an outage that strikes both sides at once exhausts nothing before the control plane
 /// has looked.
 #[derive(Debug)]
 pub struct Tripwire {
-    spent: AtomicU32,
+    visible: Allowance,
+    all: Allowance,
     baseline_failures: AtomicU32,
+    /// Which allowance was exhausted; [`NOT_TRIPPED`], or [`SEALED`] when it was taken away.
+    tripped: AtomicU8,
+}
+
+const NOT_TRIPPED: u8 = 0;
+const BY_VISIBLE: u8 = 1;
+const BY_ALL: u8 = 2;
+const SEALED: u8 = 3;
+
+#[derive(Debug)]
+struct Allowance {
+    spent: AtomicU32,
     /// Both halves of an arming in one word, so that no worker sees one without the other: the limit, and the
     /// baseline's failures that are part of it.
     armed: AtomicU64,
-    tripped: AtomicBool,
 }
 
 impl Tripwire {
-    fn new(spent: u32) -> Tripwire {
-        Tripwire {
+    fn new(spent: u32, failed: u32) -> Tripwire {
+        let allowance = |spent| Allowance {
             spent: AtomicU32::new(spent),
-            baseline_failures: AtomicU32::new(0),
             armed: AtomicU64::new(word(spent, 0)),
-            tripped: AtomicBool::new(false),
+        };
+        Tripwire {
+            visible: allowance(spent),
+            all: allowance(failed),
+            baseline_failures: AtomicU32::new(0),
+            tripped: AtomicU8::new(NOT_TRIPPED),
         }
     }
 
-    /// From here on `limit` failures in all exhaust it, of which the first `baseline_failures` of the baseline are a
-    /// part already.
-    pub fn arm(&self, limit: u32, baseline_failures: u32) {
-        self.armed.store(word(limit, baseline_failures), Ordering::Release);
+    fn of(&self, wire: Wire) -> &Allowance {
+        match wire {
+            Wire::Visible => &self.visible,
+            Wire::All => &self.all,
+        }
     }
 
-    /// A user saw the canary fail, at these weights. Whether this is the failure that exhausts the allowance: of all
-    /// callers one is told so, and has to take the canary out.
-    pub fn spend(&self, canary: Weight, baseline: Weight) -> bool {
-        let spent = self.spent.fetch_add(1, Ordering::AcqRel) + 1;
-        let armed = self.armed.load(Ordering::Acquire);
-        let (limit, known) = halves(armed);
+    /// From here on `limit` failures in all exhaust the allowance, of which the first `baseline_failures` of the baseline
+    /// are a part already.
+    pub fn arm(&self, wire: Wire, limit: u32, baseline_failures: u32) {
+        let armed = &self.of(wire).armed;
+        armed.store(word(limit, baseline_failures), Ordering::Release);
+    }
+
+    /// The canary failed, at these weights. Whether this is the failure that exhausts the allowance: of all callers one
+    /// is told so, and has to take the canary out.
+    pub fn spend(&self, wire: Wire, canary: Weight, baseline: Weight) -> bool {
+        let allowance = self.of(wire);
+        let spent = allowance.spent.fetch_add(1, Ordering::AcqRel) + 1;
+        let (limit, known) = halves(allowance.armed.load(Ordering::Acquire));
         let new = self.baseline_failures.load(Ordering::Acquire).saturating_sub(known);
-        spent >= limit.saturating_add(explained(new, canary, baseline)) && self.trip()
+        let by = match wire {
+            Wire::Visible => BY_VISIBLE,
+            Wire::All => BY_ALL,
+        };
+        spent >= limit.saturating_add(explained(new, canary, baseline)) && self.claim(by)
     }
 
     /// The baseline failed too.
@@ -211,19 +267,35 @@ impl Tripwire {
         self.baseline_failures.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes the allowance away. Whether it had not been taken before.
-    pub fn trip(&self) -> bool {
-        !self.tripped.swap(true, Ordering::AcqRel)
+    /// Takes the allowances away. Whether neither was exhausted before.
+    pub fn seal(&self) -> bool {
+        self.claim(SEALED)
     }
 
-    /// Whether it is exhausted. Once so, always so: the canary gets nothing in any table that is made from then on.
+    fn claim(&self, by: u8) -> bool {
+        self.tripped
+            .compare_exchange(NOT_TRIPPED, by, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
+    }
+
+    /// Whether it is exhausted or sealed. Once so, always so: the canary gets nothing in any table that is made from then
+    /// on.
     pub fn is_tripped(&self) -> bool {
-        self.tripped.load(Ordering::Acquire)
+        self.tripped.load(Ordering::Acquire) != NOT_TRIPPED
     }
 
-    /// Failures of the canary that users saw.
-    pub fn spent(&self) -> u32 {
-        self.spent.load(Ordering::Acquire)
+    /// Which allowance was exhausted, if one was.
+    pub fn tripped_by(&self) -> Option<Wire> {
+        match self.tripped.load(Ordering::Acquire) {
+            BY_VISIBLE => Some(Wire::Visible),
+            BY_ALL => Some(Wire::All),
+            _ => None,
+        }
+    }
+
+    /// Failures of the canary that count for the wire.
+    pub fn spent(&self, wire: Wire) -> u32 {
+        self.of(wire).spent.load(Ordering::Acquire)
     }
 
     /// Failures of the baseline since this tripwire was made.
@@ -231,9 +303,9 @@ impl Tripwire {
         self.baseline_failures.load(Ordering::Acquire)
     }
 
-    /// The limit that it is armed with.
-    pub fn limit(&self) -> u32 {
-        halves(self.armed.load(Ordering::Acquire)).0
+    /// The limit that the wire is armed with.
+    pub fn limit(&self, wire: Wire) -> u32 {
+        halves(self.of(wire).armed.load(Ordering::Acquire)).0
     }
 }
 
@@ -266,28 +338,56 @@ mod tests {
 
     #[test]
     fn the_failure_that_exhausts_the_allowance_is_told_to_one_caller() {
-        let wire = Tripwire::new(2);
-        wire.arm(5, 0);
-        let told: Vec<bool> = (0..5).map(|_| wire.spend(weight(500), weight(9_500))).collect();
+        let wire = Tripwire::new(2, 0);
+        wire.arm(Wire::Visible, 5, 0);
+        let spend = |_| wire.spend(Wire::Visible, weight(500), weight(9_500));
+        let told: Vec<bool> = (0..5).map(spend).collect();
         assert_eq!(told, [false, false, true, false, false]);
+        assert_eq!(wire.tripped_by(), Some(Wire::Visible));
+        assert_eq!(wire.spent(Wire::Visible), 7);
+    }
+
+    #[test]
+    fn each_budget_trips_the_wire_and_only_one_of_them_does() {
+        let wire = Tripwire::new(0, 0);
+        wire.arm(Wire::Visible, 2, 0);
+        wire.arm(Wire::All, 3, 0);
+        let spend = |which| wire.spend(which, weight(10_000), weight(0));
+        assert_eq!([spend(Wire::All), spend(Wire::All)], [false, false]);
+        assert!(!spend(Wire::Visible));
+        assert!(spend(Wire::All));
+        assert!(!spend(Wire::Visible), "another has taken the canary out already");
+        assert_eq!(wire.tripped_by(), Some(Wire::All));
+        assert!(!wire.seal());
+    }
+
+    #[test]
+    fn a_sealed_wire_is_tripped_by_nobody() {
+        let wire = Tripwire::new(0, 0);
+        wire.arm(Wire::Visible, 1, 0);
+        assert!(wire.seal() && !wire.seal());
+        assert!(!wire.spend(Wire::Visible, weight(100), weight(9_900)));
         assert!(wire.is_tripped());
-        assert_eq!(wire.spent(), 7);
+        assert_eq!(wire.tripped_by(), None);
     }
 
     #[test]
     fn a_wire_that_was_never_armed_trips_at_once() {
-        assert!(Tripwire::new(3).spend(weight(100), weight(9_900)));
+        for which in [Wire::Visible, Wire::All] {
+            assert!(Tripwire::new(3, 3).spend(which, weight(100), weight(9_900)));
+        }
     }
 
     #[test]
     fn failures_of_the_baseline_explain_as_many_of_the_canary_as_the_weights_say() {
-        let wire = Tripwire::new(0);
+        let wire = Tripwire::new(0, 0);
         for _ in 0..10 {
             wire.baseline_failed();
         }
         // Four of the ten are in the limit already; the other six explain two at 25 to 75.
-        wire.arm(3, 4);
-        let told: Vec<bool> = (0..5).map(|_| wire.spend(weight(2_500), weight(7_500))).collect();
+        wire.arm(Wire::Visible, 3, 4);
+        let spend = |_| wire.spend(Wire::Visible, weight(2_500), weight(7_500));
+        let told: Vec<bool> = (0..5).map(spend).collect();
         assert_eq!(told, [false, false, false, false, true]);
     }
 
@@ -331,7 +431,7 @@ mod tests {
                 rescue: Rescue::Safe,
                 in_flight_max,
             };
-            Watch::new(spec, 0)
+            Watch::new(spec, 0, 0)
         }
     }
 }

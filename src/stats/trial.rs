@@ -43,7 +43,14 @@ pub struct Assignment {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Happened {
     /// It was drawn. The first note of a request.
-    Assigned,
+    Assigned {
+        /// Its body is still to come from the client, who is waited for until [`Happened::Sent`].
+        uploading: bool,
+        /// The canary was full at the draw, whichever arm was drawn: it is compared with nothing.
+        canary_full: bool,
+    },
+    /// The client has sent all of it.
+    Sent,
     /// The head of a good answer is here (no 5xx), and its body is still to come.
     Headed,
     /// It was answered well, so long after its assignment.
@@ -56,8 +63,12 @@ pub enum Happened {
         /// Whether the user saw it. Not, if the baseline answered instead.
         visible: bool,
     },
-    /// The client went away, or was at fault itself; neither good nor bad.
-    Aborted,
+    /// The client went away, or was at fault itself.
+    Aborted {
+        /// It had sent the whole request, and waited for the head of an answer for longer than 99 % of the baseline's
+        /// requests take: that is bad, in either arm. Otherwise it is neither good nor bad.
+        late: bool,
+    },
     /// The canary had as many requests as it may have at once, so the baseline was sent this one: its cohort counts for
     /// neither side.
     Displaced,
@@ -66,8 +77,19 @@ pub enum Happened {
 impl Happened {
     /// Whether nothing more will be noted of the request.
     pub const fn is_last(self) -> bool {
-        !matches!(self, Happened::Assigned | Happened::Headed)
+        !matches!(self, Happened::Assigned { .. } | Happened::Sent | Happened::Headed)
     }
+
+    /// Whether it counts as a failure.
+    pub const fn is_bad(self) -> bool {
+        matches!(self, Happened::Bad { .. } | Happened::Aborted { late: true })
+    }
+
+    /// The plain form of [`Happened::Assigned`]: the whole request is here, and the canary has room.
+    pub const ASSIGNED: Happened = Happened::Assigned {
+        uploading: false,
+        canary_full: false,
+    };
 }
 
 /// One thing that happened to one request of a release.
@@ -170,7 +192,7 @@ impl Notebook {
 
     /// Takes a note. That of an assignment is announced by [`Notebook::expect`].
     pub fn push(&mut self, note: Note) {
-        if note.happened == Happened::Assigned {
+        if matches!(note.happened, Happened::Assigned { .. }) {
             self.latest_us = note.assignment.at_us;
         }
         if self.notes.is_empty() {
@@ -253,7 +275,7 @@ mod tests {
                 side: Side::Canary,
             },
             user: 1,
-            happened: Happened::Assigned,
+            happened: Happened::ASSIGNED,
         }
     }
 

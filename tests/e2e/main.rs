@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod admin;
+mod brakes;
 mod drain;
 mod early;
 mod errors;

@@ -49,7 +49,7 @@ pub(crate) fn short(seed: u64) -> bool {
 fn exhausted(seed: u64, limit: u64, p: f64, path: &Path) -> bool {
     let mut rng = Rng::new(seed);
     let shared = drift_and_spikes(&mut rng, p);
-    let mut budget = Budget::new(limit, ALPHA);
+    let mut budget = Budget::new(limit, ALPHA, 0.0);
     let (mut expected, mut requests) = (0.0, 0.0);
     for second in 0..4 * path.step {
         let weight = [0.01, 0.05, 0.25, 0.5][(second / path.step) as usize];

@@ -6,7 +6,7 @@ use super::html::Html;
 use super::numbers::{latency, share, span};
 use super::{STYLE, chart};
 use crate::analysis::{Behind, Evidence};
-use crate::model::api::{EvidenceBundle, PathPoint, Release, Sample};
+use crate::model::api::{BudgetStatus, EvidenceBundle, PathPoint, Release, Sample};
 
 /// The whole page.
 pub(super) fn page(bundle: &EvidenceBundle) -> String {
@@ -65,7 +65,12 @@ fn verdict(html: &mut Html, release: &Release) {
 fn facts(html: &mut Html, bundle: &EvidenceBundle) {
     let release = &bundle.release;
     html.mark("<dl>\n");
-    let budget = format!("{} of {} spent", release.budget.spent, release.budget.limit);
+    let spent = |budget: &BudgetStatus| format!("{} of {} spent", budget.spent, budget.limit);
+    let (budget, all) = (spent(&release.budget), spent(&release.rescued_budget));
+    let aborts = format!(
+        "{} of the canary, {} of the baseline",
+        release.aborts.canary, release.aborts.baseline
+    );
     for (name, value) in [
         ("Build", release.version.clone()),
         ("Change", release.change.clone()),
@@ -80,6 +85,8 @@ fn facts(html: &mut Html, bundle: &EvidenceBundle) {
         ),
         ("Answered by the baseline instead", Some(release.rescued.to_string())),
         ("Budget of failures", Some(budget)),
+        ("Budget of all failures, answered by the baseline or not", Some(all)),
+        ("Requests that clients gave up", Some(aborts)),
         ("Requests to the canary", Some(release.canary_requests.to_string())),
         ("Requests to the baseline", Some(release.baseline_requests.to_string())),
     ] {

@@ -150,6 +150,8 @@ pub(super) fn release(number: usize) -> api::Release {
             spent: 3,
             allowance: 19,
         },
+        rescued_budget: Default::default(),
+        aborts: Default::default(),
         user_visible_failures: 3,
         rescued: 1,
         canary_requests: 500,

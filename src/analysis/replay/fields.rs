@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::plan::Plan;
 
 /// What decides.
-const DECIDING: [&str; 13] = [
+const DECIDING: [&str; 14] = [
     "alpha",
     "beta",
     "harm_budget",
@@ -20,6 +20,7 @@ const DECIDING: [&str; 13] = [
     "inconclusive",
     "final_bake",
     "budget",
+    "rescued_budget",
 ];
 
 /// What belongs to the live release alone and is left aside, unread: the release itself says what is wrong with it when it

@@ -80,6 +80,7 @@ struct ArmLine {
     new_keys: Option<u64>,
     failing_clients: Option<u64>,
     visible_failures: Option<u64>,
+    aborts: Option<u64>,
 }
 
 impl Line<'_> {
@@ -185,7 +186,7 @@ impl Replay {
             return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
         }
         if !(baseline.adds_up() && canary.adds_up()) {
-            return Err(self.wrong("an arm has more failures and answers than requests"));
+            return Err(self.wrong("an arm has more failures, answers or aborts than requests"));
         }
         let Some(run) = &mut self.run else {
             return Err(self.wrong("a cohort before the first run"));
@@ -219,6 +220,7 @@ impl From<(u64, u64)> for ArmLine {
             new_keys: None,
             failing_clients: None,
             visible_failures: None,
+            aborts: None,
         }
     }
 }
@@ -235,12 +237,14 @@ impl ArmLine {
             new_keys: self.new_keys,
             failing_clients: self.failing_clients,
             visible_failures: self.visible_failures,
+            aborts: self.aborts,
         }
     }
 
     fn adds_up(&self) -> bool {
         let pairs = self.latency_us.iter().flatten();
         let answers = pairs.fold(0_u64, |sum, (_, count)| sum.saturating_add(*count));
-        answers.saturating_add(self.failures) <= self.requests
+        let aborts = self.aborts.unwrap_or_default();
+        answers.saturating_add(self.failures) <= self.requests && aborts <= self.requests
     }
 }

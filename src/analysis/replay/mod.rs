@@ -10,5 +10,5 @@ mod run;
 mod scan;
 
 pub use line::{LineError, Replay, answers};
-pub use plan::{BUDGET, Plan, PlanStep};
+pub use plan::{BUDGET, Plan, PlanStep, RESCUED_BUDGET};
 pub use run::{Answer, Mode, Outcome, Run, Stand};

@@ -9,10 +9,13 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::text::time;
-use crate::analysis::{Inconclusive, Options, Step};
+use crate::analysis::{ErrorRate, Inconclusive, Objective, Options, Step};
 
 /// Failures beyond the baseline's rate that a release may show to users when its plan does not say.
 pub const BUDGET: u64 = 20;
+
+/// The same for all failures of the canary, those that the baseline answered instead included.
+pub const RESCUED_BUDGET: u64 = 100;
 
 /// What a release is decided by. Its text is that of the configuration's `release` block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +41,8 @@ pub struct Plan {
     pub final_bake: Duration,
     /// Failures that users may see beyond the baseline's rate.
     pub budget: Option<u64>,
+    /// Failures of the canary beyond the baseline's rate, whether or not users see them.
+    pub rescued_budget: Option<u64>,
 }
 
 impl Default for Plan {
@@ -51,6 +56,7 @@ impl Default for Plan {
             inconclusive: Inconclusive::Hold,
             final_bake: Duration::ZERO,
             budget: None,
+            rescued_budget: None,
         }
     }
 }
@@ -164,6 +170,17 @@ impl Plan {
         problems
     }
 
+    /// The margin of the error objective, which the budgets tolerate at full weight; the default one without such an
+    /// objective.
+    pub fn worse_by(&self) -> f64 {
+        let judged = self.options.judged();
+        let margin = judged.iter().find_map(|objective| match objective {
+            Objective::ErrorRate(margin) => Some(margin.worse_by),
+            _ => None,
+        });
+        margin.unwrap_or(ErrorRate::default().worse_by)
+    }
+
     /// The steps as the judge takes them, the one at 100 percent included.
     pub fn walk(&self) -> Vec<Step> {
         let mut steps: Vec<&PlanStep> = self.steps.iter().collect();
@@ -207,7 +224,7 @@ impl Plan {
             weight: step.weight / 100.0,
             next_weight,
             min_ms: millis(least.max(step.hold)),
-            min_requests: step.min_requests.unwrap_or(if full { 0 } else { self.min_requests }),
+            min_requests: step.min_requests.unwrap_or(self.min_requests),
             max_ms: (!most.is_zero()).then(|| millis(most)),
             inconclusive: step.inconclusive.unwrap_or(self.inconclusive),
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Reason, Verdict};
 
-use super::plan::{BUDGET, Plan};
+use super::plan::{BUDGET, Plan, RESCUED_BUDGET};
 
 /// Whose weights count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,8 +46,8 @@ pub struct Answer {
     pub canary_requests: u64,
     /// Those of them that failed.
     pub canary_failures: u64,
-    /// What decided: `error_rate`, `latency`, `slo`, `budget`, or what was waited for: `split`, `slo`,
-    /// `inconclusive`, `too_little_traffic`.
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what was waited for: `split`, `slo`,
+    /// `aborts`, `inconclusive`, `too_little_traffic`.
     pub objective: Option<&'static str>,
     /// `ln` of the combined e-value of the relative objectives.
     pub log_e: f64,
@@ -63,12 +63,16 @@ pub struct Run {
     mode: Mode,
     judge: Judge,
     budget: Option<Budget>,
+    rescued_budget: Option<Budget>,
     steps: Vec<crate::analysis::Step>,
     step: usize,
     weight: f64,
     now_ms: u64,
     /// [`Mode::Fixed`]: the advance test of the present weight has passed.
     passed: Option<Answer>,
+    /// The answer when the last comparison passed, while nothing has come of the time at full weight, and the plan asks for
+    /// no time there: a recording may end there.
+    compared: Option<Answer>,
     /// What a person is waited for, for now.
     held: Option<Reason>,
     /// The judge and the step before the last cohort led a step further, in case the live release was kept there.
@@ -88,18 +92,22 @@ pub struct Stand {
 impl Run {
     /// A run by a plan in which [`Plan::problems`] finds nothing.
     pub fn new(name: impl Into<String>, plan: Plan, mode: Mode) -> Run {
-        let limit = plan.budget.or((mode == Mode::Plan).then_some(BUDGET));
-        // With a budget beside the tests, each has half of the chance of error.
-        let part = if limit.is_some() { 0.5 } else { 1.0 };
-        let alpha = plan.options.alpha * part;
+        let walked = |default| (mode == Mode::Plan).then_some(default);
+        let limit = plan.budget.or(walked(BUDGET));
+        let rescued = plan.rescued_budget.or(walked(RESCUED_BUDGET));
+        // With budgets beside the tests, these have half of the chance of error, and each budget a quarter.
+        let alpha = plan.options.alpha;
+        let part = if limit.or(rescued).is_some() { 0.5 } else { 1.0 };
         let options = Options {
-            alpha,
+            alpha: alpha * part,
             ..plan.options.clone()
         };
+        let budget = |limit| Budget::new(limit, alpha * 0.25, plan.worse_by());
         Run {
             name: name.into(),
             judge: Judge::new(options),
-            budget: limit.map(|limit| Budget::new(limit, alpha)),
+            budget: limit.map(budget),
+            rescued_budget: rescued.map(budget),
             steps: plan.walk(),
             plan,
             mode,
@@ -107,6 +115,7 @@ impl Run {
             weight: 0.0,
             now_ms: 0,
             passed: None,
+            compared: None,
             held: None,
             before_advance: None,
             decided: None,
@@ -158,13 +167,20 @@ impl Run {
         if let Some(before) = before.filter(|_| stand.kept && ahead) {
             (self.judge, self.step) = *before;
             self.decided = None;
+            self.compared = None;
         }
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
+            if cohort.weight >= 1.0 && cohort.canary.requests > 0 {
+                self.compared = None;
+            }
             self.enter(cohort.weight);
             self.judge.observe(cohort);
             if let Some(budget) = &mut self.budget {
                 budget.observe(cohort);
+            }
+            if let Some(budget) = &mut self.rescued_budget {
+                budget.observe_all(cohort);
             }
             self.decide(cohort.weight, stand.kept);
             self.follow(stand.step);
@@ -184,7 +200,8 @@ impl Run {
 
     /// The answer when the input has ended.
     pub fn finish(self) -> Answer {
-        if let Some(answer) = self.decided.as_ref().or(self.passed.as_ref()) {
+        let answers = [&self.decided, &self.passed, &self.compared];
+        if let Some(answer) = answers.into_iter().flatten().next() {
             return answer.clone();
         }
         match self.held {
@@ -231,10 +248,15 @@ impl Run {
                 _ => None,
             };
         }
-        let exhausted = self.budget.as_ref().is_some_and(Budget::exhausted);
+        let is_exhausted = |budget: &Option<Budget>| budget.as_ref().is_some_and(Budget::exhausted);
+        let exhausted = if is_exhausted(&self.budget) {
+            Some("budget")
+        } else {
+            is_exhausted(&self.rescued_budget).then_some("rescued_budget")
+        };
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
-            _ if exhausted => self.roll_back("budget"),
+            _ if exhausted.is_some() => self.roll_back(exhausted.unwrap_or_default()),
             Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
             Verdict::Advance if kept => {}
             Verdict::Advance if self.mode == Mode::Plan => {
@@ -255,6 +277,9 @@ impl Run {
             // Nothing is left to wait for at full weight when there is no final bake.
             Some(next) if next.weight < 1.0 || next.min_ms > 0 || next.min_requests > 0 => {
                 self.step += 1;
+                if next.weight >= 1.0 && next.min_ms == 0 {
+                    self.compared = Some(answer(self, Outcome::Promoted, None));
+                }
                 self.judge.begin_step(self.now_ms, next);
             }
             _ => {

@@ -142,7 +142,7 @@ proptest! {
         }
         let (now, most) = judge.log_e();
         prop_assert!(now.is_finite() && most.is_finite());
-        if w == 0.0 || w == 1.0 {
+        if w == 0.0 {
             prop_assert!(now.abs() + most.abs() < 1e-9, "without a comparison there is no evidence");
         }
         let json = serde_json::to_string(&judge.evidence()).unwrap();

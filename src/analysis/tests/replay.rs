@@ -126,7 +126,12 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
         let answer = answers(&input)[0].clone();
         (answer.verdict, answer.at_ms, answer.objective)
     };
-    assert_eq!(run("", &[(100.0, 50, 50)]).0, Outcome::None);
+    assert_eq!(run("", &[(100.0, 50, 0)]).0, Outcome::None);
+    // What fails there is held against a fixed limit.
+    assert_eq!(
+        run("", &[(100.0, 50, 50)]),
+        (Outcome::RolledBack, 0, Some("error_rate"))
+    );
     assert_eq!(run("", &[(0.0, 0, 0); 30]).0, Outcome::None);
     let (half, full, none) = ((50.0, 5_000, 0), (100.0, 100, 0), (0.0, 0, 0));
     for after in [full, none] {
@@ -150,7 +155,7 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
     // The brakes work all the same.
     assert_eq!(
         run(r#", "budget": 0"#, &[(50.0, 100, 0), (100.0, 50, 50)]).2,
-        Some("budget")
+        Some("error_rate")
     );
 }
 
@@ -281,7 +286,7 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
         [
             (20_000, 50, Some(600_000), Inconclusive::Advance),
             (30_000, 7, Some(5_400_000), Inconclusive::RollBack),
-            (300_000, 0, Some(600_000), Inconclusive::Advance),
+            (300_000, 50, Some(600_000), Inconclusive::Advance),
         ]
     );
     assert_eq!(

@@ -284,5 +284,18 @@ fn budget(release: &Release) -> String {
         count(release.user_visible_failures),
         count(release.rescued),
         count(budget.limit)
+    ) + &of_all(release)
+}
+
+/// What is known of all failures, if the server tells of them.
+fn of_all(release: &Release) -> String {
+    let all = &release.rescued_budget;
+    if all.limit == 0 && all.spent == 0 {
+        return String::new();
+    }
+    format!(
+        " Rescued or not, {} requests of the canary failed; the rescued_budget is {}.",
+        count(all.spent),
+        count(all.limit)
     )
 }

@@ -10,7 +10,7 @@ use super::view::View;
 use crate::cli::client::Client;
 use crate::cli::events::{Events, Heard};
 use crate::cli::exit::Failure;
-use crate::model::api::{Event, EventKind, Release};
+use crate::model::api::{Event, EventKind, Phase, Release};
 
 /// Between two looks while events come, for what they do not tell.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -215,7 +215,9 @@ fn is_before(told: &Release, held: &Release) -> bool {
 /// (gates), what ends by itself (freezes, a time to begin) and what somebody did (a pause) are no such case.
 fn gave_no_answer(release: &Release) -> bool {
     let waiting = release.waiting_for.as_ref();
-    waiting.is_some_and(|waiting| matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic"))
+    // A step that still lacks traffic is under way; only one that had its longest time is inconclusive.
+    release.phase == Phase::Waiting
+        && waiting.is_some_and(|waiting| matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic"))
 }
 
 #[cfg(test)]
@@ -226,7 +228,7 @@ mod tests {
     use crate::cli::args::Arguments;
     use crate::cli::exit::{Exit, Told};
     use crate::cli::terminal::Terminal;
-    use crate::model::api::{BudgetStatus, Phase};
+    use crate::model::api::BudgetStatus;
 
     fn release() -> Release {
         Release {
@@ -252,6 +254,8 @@ mod tests {
             approvals: Vec::new(),
             outcome: None,
             budget: BudgetStatus::default(),
+            rescued_budget: Default::default(),
+            aborts: Default::default(),
             user_visible_failures: 0,
             rescued: 0,
             canary_requests: 0,

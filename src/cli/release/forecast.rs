@@ -1,7 +1,7 @@
 //! A plan's cost and time, as text.
 
 use crate::cli::table::{Table, count, percent, rate};
-use crate::model::api::{Detection, Forecast, StepForecast};
+use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 
 /// Shares of failures that the columns are about, with their headings.
 const HARMS: [(f64, &str); 3] = [(0.01, "SEES 1 %"), (0.05, "SEES 5 %"), (1.0, "SEES 100 %")];
@@ -41,6 +41,18 @@ pub(super) fn text(forecast: &Forecast) -> String {
         count(worst.budget),
         count(worst.chance),
         count(worst.in_flight),
+    ) + &rescued(worst)
+}
+
+/// What the budget of all failures bounds, if the server has told of one.
+fn rescued(worst: &WorstCase) -> String {
+    if worst.failures == 0 {
+        return String::new();
+    }
+    format!(
+        "Whether or not users see them, at most {} requests of the canary fail beyond that rate (rescued_budget {}).\n",
+        count(worst.failures),
+        count(worst.rescued_budget)
     )
 }
 

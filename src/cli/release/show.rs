@@ -5,7 +5,7 @@ use crate::cli::args::Format;
 use crate::cli::client::Answer;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::status::in_words;
-use crate::cli::table::{Table, count, percent};
+use crate::cli::table::{Table, count, percent, rate};
 use crate::cli::terminal::{Terminal, paint};
 use crate::model::api;
 
@@ -68,6 +68,29 @@ pub(super) fn history(answer: &Answer<api::ReleaseList>, terminal: &mut Terminal
     Ok(Exit::Done)
 }
 
+/// What the budget of all failures and the clients' aborts have come to, if the server tells of them.
+fn all_failures(release: &api::Release) -> Vec<String> {
+    let mut lines = Vec::new();
+    let all = &release.rescued_budget;
+    if all.limit > 0 || all.spent > 0 {
+        lines.push(format!(
+            "          {} of {} of all failures, rescued or not, {} more would end it",
+            all.spent, all.limit, all.allowance
+        ));
+    }
+    let aborts = &release.aborts;
+    if aborts.baseline > 0 || aborts.canary > 0 {
+        lines.push(format!(
+            "Aborts    clients gave up {} requests of the canary ({}), {} of the baseline ({})",
+            count(aborts.canary),
+            rate(aborts.canary_share, 1),
+            count(aborts.baseline),
+            rate(aborts.baseline_share, 1)
+        ));
+    }
+    lines
+}
+
 fn detail(release: &api::Release, colored: bool) -> String {
     let steps: Vec<String> = release.steps.iter().map(f64::to_string).collect();
     let budget = &release.budget;
@@ -111,6 +134,7 @@ fn detail(release: &api::Release, colored: bool) -> String {
         "Budget    {} of {} spent, {} more would end it",
         budget.spent, budget.limit, budget.allowance
     ));
+    lines.extend(all_failures(release));
     lines.push(format!(
         "Evidence  {} (ln e against the canary)",
         words::of_limit(release.log_e, release.log_limit)

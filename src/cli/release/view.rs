@@ -205,7 +205,9 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
     if let Some(waiting) = &release.waiting_for {
         lines.push((words::waits(waiting), "33"));
     }
-    lines.extend(release.too_few_requests.map(|lacks| (words::too_few(lacks), "33")));
+    if release.waiting_for.is_none() {
+        lines.extend(release.too_few_requests.map(|lacks| (words::too_few(lacks), "33")));
+    }
     lines
 }
 

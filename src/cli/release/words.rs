@@ -13,7 +13,9 @@ pub(in crate::cli) fn line(release: &Release) -> String {
             parts.push(waits(waiting));
         }
     }
-    parts.extend(release.too_few_requests.map(too_few));
+    if release.waiting_for.is_none() {
+        parts.extend(release.too_few_requests.map(too_few));
+    }
     if let Some(outcome) = &release.outcome {
         let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
         parts.push(format!("{}{}", by.unwrap_or_default(), outcome.reason));

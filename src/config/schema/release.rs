@@ -25,6 +25,10 @@ pub(super) struct Release {
     /// Failures that users may see in the whole release, beyond the baseline's own rate.
     #[schemars(extend("default" = 20))]
     budget: Count<0, 1_000_000_000>,
+    /// Failures of the canary beyond the baseline's rate in the whole release, whether or not users see them; those that
+    /// the baseline answered instead count too. 0 allows none.
+    #[schemars(extend("default" = 100))]
+    rescued_budget: Count<0, 1_000_000_000>,
     /// The tolerated harm, as a share of all requests; the margins for going on come from it.
     #[schemars(extend("default" = "0.1pp"))]
     harm_budget: Share,

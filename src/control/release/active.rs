@@ -4,17 +4,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::chronicle::Chronicle;
 use super::cohorts::{Assembly, Known, Scored};
-use super::lease::Lease;
+use super::lease::Ration;
 use super::recording::record;
 use super::users::Users;
 use crate::analysis::replay::Stand;
-use crate::analysis::{Cohort, landmark};
+use crate::analysis::{Cohort, Reason, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
-use crate::routing::{Watch, WatchSpec};
-use crate::stats::{Happened, Note, NoteBatch, Sample, Side, WatchKey};
+use crate::routing::{Watch, WatchSpec, Wire};
+use crate::stats::{Note, NoteBatch, Sample, Side, WatchKey};
 use crate::store::Recording;
 use crate::time::Timestamp;
 
@@ -23,23 +25,25 @@ pub(super) const CHECKPOINT: Duration = Duration::from_secs(1);
 /// How long a turn that the store refused, or a preflight that failed to start, waits for its next try.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// For so long after the canary was full the release holds, so that it does not come and go with each request.
+const FULL_US: u64 = 5_000_000;
+
 /// A release under way.
 pub(in crate::control) struct Active {
     pub(super) release: Release,
     pub(super) watch: Arc<Watch>,
     pub(super) trial: Trial,
     pub(super) users: Users,
-    pub(super) lease: Lease,
+    /// The budget of failures that users see.
+    pub(super) visible: Ration,
+    /// The budget of all failures.
+    pub(super) all: Ration,
     pub(super) chronicle: Chronicle,
     pub(super) recording: Option<Recording>,
     pub(super) timeline: Timeline,
     pub(super) landmark_us: u64,
     /// The step that the trial is at. Ahead of the release's while the store has a turn.
     pub(super) trial_step: Option<usize>,
-    /// Failures that count as spent only because a restart does not know better.
-    pub(super) forgone: u32,
-    /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
-    pub(super) capped: Option<u32>,
     /// Rescues before the last restart.
     pub(super) rescued_before: u64,
     pub(super) preflight: Preflight,
@@ -50,6 +54,13 @@ pub(in crate::control) struct Active {
     /// The baseline's failures that the trial has been told of, or will be.
     baseline_failures: u32,
     told_rescued: u64,
+}
+
+/// Failures that count as spent: those that users saw, and all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Spent {
+    pub(super) visible: u32,
+    pub(super) all: u32,
 }
 
 /// How far the look at the canary before its first user has come.
@@ -76,21 +87,20 @@ pub(super) struct Due {
 }
 
 impl Active {
-    /// A release of which nothing is known by traffic yet; `spent` failures count as such, on disk too.
-    pub(super) fn new(release: Release, spec: WatchSpec, spent: u32, durable: bool, now: Timestamp) -> Active {
+    /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
+    pub(super) fn new(release: Release, spec: WatchSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
         Active {
             trial: Trial::new(&release.plan, release.attempt),
             users: Users::new(spec.sticky),
-            watch: Arc::new(Watch::new(spec, spent)),
-            lease: Lease::new(spent, durable),
+            watch: Arc::new(Watch::new(spec, spent.visible, spent.all)),
+            visible: Ration::new(Wire::Visible, spent.visible, durable),
+            all: Ration::new(Wire::All, spent.all, durable),
             chronicle: Chronicle::new(now),
             recording: None,
             timeline: Timeline::new(now),
             release,
             landmark_us: u64::MAX,
             trial_step: None,
-            forgone: 0,
-            capped: None,
             rescued_before: 0,
             preflight: Preflight::Due,
             retry_at: now,
@@ -116,8 +126,7 @@ impl Active {
 
     /// Takes notes in that belong to this release.
     pub(super) fn note(&mut self, note: &Note) {
-        let bad = matches!(note.happened, Happened::Bad { .. });
-        if bad && note.assignment.side == Side::Baseline {
+        if note.happened.is_bad() && note.assignment.side == Side::Baseline {
             self.baseline_failures = self.baseline_failures.saturating_add(1);
         }
         self.assembly.add(note);
@@ -138,6 +147,9 @@ impl Active {
 
     /// From here on requests are waited for so long: four times what the baseline's slowest percent takes.
     pub(super) fn set_landmark(&mut self, baseline_p99_us: u64) {
+        if baseline_p99_us > 0 {
+            self.watch.set_baseline_p99_us(baseline_p99_us);
+        }
         let age = landmark(Duration::from_micros(baseline_p99_us));
         self.landmark_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
     }
@@ -186,22 +198,54 @@ impl Active {
 
     /// What the release makes of a finding; then of the time.
     fn follow(&self, finding: &Finding, at_ms: u64, now: Timestamp) -> Option<Due> {
-        let verdict = Input::Verdict(finding);
+        let finding = self.checked(finding.clone(), now);
+        let verdict = Input::Verdict(&finding);
         let due = |transition| Due { transition, at_ms };
         self.next(&verdict, now)
             .or_else(|| self.next(&Input::Tick, now))
             .map(due)
     }
 
+    /// What cohorts cannot say holds a finding up: nothing is compared while the canary is full, and no step ends while
+    /// more requests hang than the baseline's rate explains.
+    fn checked(&self, finding: Finding, now: Timestamp) -> Finding {
+        let brakes = matches!(finding, Finding::RollBack { .. });
+        if !brakes && self.is_full(now) {
+            return Finding::Hold(Reason::CanaryFull);
+        }
+        if finding == Finding::Advance && self.hangs() {
+            return Finding::Continue;
+        }
+        finding
+    }
+
+    fn is_full(&self, now: Timestamp) -> bool {
+        let lately = |at_us: u64| micros(now).saturating_sub(at_us) < FULL_US;
+        self.assembly.full_at_us().is_some_and(lately)
+    }
+
+    /// Whether more of the canary's requests are open past the landmark than the baseline's rate explains.
+    fn hangs(&self) -> bool {
+        self.assembly.open_past_landmark() as f64 > self.trial.unfinished_explained()
+    }
+
     fn tripped(&self, now: Timestamp) -> Option<Due> {
-        let wire = self.watch.tripwire();
-        let input = Input::Tripped {
-            spent: self.visible(),
-            written_off: self.forgone.into(),
-            limit: self.release.plan.budget(),
-            outran: self.capped.map(u64::from),
+        let by = self.watch.tripwire().tripped_by()?;
+        let (ration, limit) = match by {
+            Wire::Visible => (&self.visible, self.release.plan.budget()),
+            Wire::All => (&self.all, self.release.plan.rescued_budget()),
         };
-        wire.is_tripped().then(|| self.heed(&input, now)).flatten()
+        let input = Input::Tripped {
+            objective: match by {
+                Wire::Visible => "budget",
+                Wire::All => "rescued_budget",
+            },
+            spent: self.counted(ration),
+            written_off: ration.forgone.into(),
+            limit,
+            outran: ration.capped.map(u64::from),
+        };
+        self.heed(&input, now)
     }
 
     /// What follows from something that the judge has no part in.
@@ -252,7 +296,7 @@ impl Active {
 
     /// Where others than the judge keep it, if they do.
     fn stand(&self) -> Stand {
-        let kept = self.release.is_kept();
+        let kept = self.release.is_kept() || self.hangs();
         Stand {
             kept,
             step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),
@@ -288,18 +332,47 @@ impl Active {
         }
     }
 
-    /// Arms the tripwire with what the budget allows now. Gives what should be on disk as spent, when it is time to write
-    /// that down.
-    pub(super) fn arm(&mut self) -> Option<u32> {
+    /// Arms the tripwire with what the budgets allow now. Whether it is time to write down what should be on disk as
+    /// spent.
+    pub(super) fn arm(&mut self) -> bool {
+        let watch = Arc::clone(&self.watch);
+        let spent = self.spent();
+        self.trial.set_spent(u64::from(spent.visible));
+        self.trial.set_failed(u64::from(spent.all));
+        let pending = self.assembly.pending();
+        let known = self.baseline_failures;
+        let (visible, all) = (
+            self.trial.allowance_given(pending),
+            self.trial.rescued_allowance_given(pending),
+        );
+        let visible = self.visible.arm(&watch, visible, 0, known);
+        let all = self.all.arm(&watch, all, self.assembly.unfinished(), known);
+        visible.is_some() || all.is_some()
+    }
+
+    /// What counts as spent now.
+    pub(super) fn spent(&self) -> Spent {
         let wire = self.watch.tripwire();
-        let spent = wire.spent();
-        self.trial.set_spent(u64::from(spent));
-        let allowance = self.trial.allowance_given(self.assembly.pending());
-        let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
-        let cap = self.lease.cap(limit);
-        self.capped = (cap < limit).then_some(cap);
-        wire.arm(cap, self.baseline_failures);
-        self.lease.ask(spent, limit)
+        Spent {
+            visible: wire.spent(Wire::Visible),
+            all: wire.spent(Wire::All).saturating_add(self.assembly.unfinished()),
+        }
+    }
+
+    /// The same as it is, or may soon be, on disk.
+    pub(super) fn on_disk(&self) -> Spent {
+        let spent = self.spent();
+        Spent {
+            visible: self.visible.lease.on_disk(spent.visible),
+            all: self.all.lease.on_disk(spent.all),
+        }
+    }
+
+    /// The disk has taken what was asked for, or has not.
+    pub(super) fn leased(&mut self, on_disk: bool) {
+        self.visible.lease.answered(on_disk);
+        self.all.lease.answered(on_disk);
+        self.arm();
     }
 
     /// Rescues that have not been told to the metrics.
@@ -316,7 +389,20 @@ impl Active {
 
     /// Failures that users saw, as far as is known.
     pub(super) fn visible(&self) -> u64 {
-        u64::from(self.watch.tripwire().spent().saturating_sub(self.forgone))
+        self.counted(&self.visible)
+    }
+
+    fn counted(&self, ration: &Ration) -> u64 {
+        let spent = match ration.wire {
+            Wire::Visible => self.spent().visible,
+            Wire::All => self.spent().all,
+        };
+        u64::from(spent.saturating_sub(ration.forgone))
+    }
+
+    /// All failures of the canary, as far as is known.
+    pub(super) fn failed(&self) -> u64 {
+        self.counted(&self.all)
     }
 
     /// Its identity.
@@ -326,7 +412,8 @@ impl Active {
 
     /// What the judge says now, in a word.
     pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
-        match self.trial.finding_given(self.timeline.ms(now), self.assembly.pending()) {
+        let finding = self.trial.finding_given(self.timeline.ms(now), self.assembly.pending());
+        match self.checked(finding, now) {
             Finding::Continue => "continue",
             Finding::Advance => "advance",
             Finding::Hold(_) => "hold",

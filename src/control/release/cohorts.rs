@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use crate::analysis::{Arm, Cohort, Pending};
 use crate::stats::{Assignment, Happened, Note, Side};
 
+use super::late::Late;
 use super::users::Users;
 
 /// Displaced requests spoil this much time around them, for both arms.
@@ -26,12 +27,15 @@ pub(super) struct Assembly {
     spoiled: BTreeMap<u64, ()>,
     /// Failures of the canary that have not been scored.
     failures: usize,
+    late: Late,
+    /// When a request was last assigned while the canary was full.
+    full_at_us: Option<u64>,
 }
 
 /// Assignments that cannot be told apart, in the order of their time.
-type Key = (u64, u16, u16, Side);
+pub(super) type Key = (u64, u16, u16, Side);
 
-fn key(assignment: &Assignment) -> Key {
+pub(super) fn key(assignment: &Assignment) -> Key {
     (
         assignment.at_us,
         assignment.canary_points,
@@ -52,6 +56,10 @@ struct Open {
     user: u32,
     /// The head of a good answer is here.
     headed: bool,
+    /// The client is still sending it.
+    uploading: bool,
+    /// The canary was full when it was assigned.
+    canary_full: bool,
 }
 
 /// How a request ended, as far as it counts.
@@ -59,6 +67,7 @@ struct Open {
 struct Ended {
     user: u32,
     end: End,
+    canary_full: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,15 +78,24 @@ enum End {
     Bad {
         visible: bool,
     },
-    Aborted,
+    Aborted {
+        late: bool,
+    },
+    /// The client was still sending it at the landmark.
+    Uploading,
     /// Answered by the baseline, since the canary was full: of neither side.
     Displaced,
 }
 
+impl End {
+    fn is_bad(self) -> bool {
+        matches!(self, End::Bad { .. } | End::Aborted { late: true })
+    }
+}
+
 impl Slot {
     fn failures(&self) -> usize {
-        let bad = |ended: &&Ended| matches!(ended.end, End::Bad { .. });
-        self.ended.iter().filter(bad).count()
+        self.ended.iter().filter(|ended| ended.end.is_bad()).count()
     }
 }
 
@@ -103,6 +121,7 @@ pub(super) struct ScoredArm {
     pub(super) latency_us: Vec<(u64, u64)>,
     pub(super) new_keys: Option<u64>,
     pub(super) failing_clients: u64,
+    pub(super) aborts: u64,
     /// Every request, and every one that failed, whoever's it was.
     all: (u64, u64),
 }
@@ -139,6 +158,7 @@ impl ScoredArm {
             new_keys: self.new_keys,
             failing_clients: Some(self.failing_clients),
             visible_failures: Some(self.visible),
+            aborts: Some(self.aborts),
         }
     }
 }
@@ -167,24 +187,25 @@ impl Assembly {
     pub(super) fn add(&mut self, note: &Note) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
+            self.late.hear(note);
             return;
         }
         match note.happened {
-            Happened::Assigned => self.assign(note),
-            Happened::Headed => self.head(note),
-            Happened::Displaced => {
-                self.spoiled.insert(at_us / SPOILED_US, ());
-                self.end(note, End::Displaced);
-            }
+            Happened::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
+            Happened::Sent => self.with_open(note, |open| open.uploading = false),
+            Happened::Headed => self.with_open(note, |open| open.headed = true),
+            Happened::Displaced => self.displace(note),
             Happened::Good { latency_us } => self.end(note, End::Good { latency_us }),
             Happened::Bad { visible } => self.end(note, End::Bad { visible }),
-            Happened::Aborted => self.end(note, End::Aborted),
+            Happened::Aborted { late } => self.end(note, End::Aborted { late }),
         }
     }
 
     /// Notes were lost: everything that waits is left out.
     pub(super) fn give_up(&mut self, now_us: u64) {
         self.slots.clear();
+        // What has become of those that were late will not be told any more.
+        self.late.forget_open();
         self.failures = 0;
         self.closed_us = self.closed_us.max(now_us);
     }
@@ -194,13 +215,30 @@ impl Assembly {
         self.failures > 0
     }
 
+    /// Requests of the canary that are open past the landmark without a head.
+    pub(super) fn open_past_landmark(&self) -> u32 {
+        self.late.hanging()
+    }
+
+    /// Requests of the canary that were scored as unfinished and that the tripwire has not counted.
+    pub(super) fn unfinished(&self) -> u32 {
+        self.late.unfinished()
+    }
+
+    /// When a request was last assigned while the canary was full, in microseconds of the monotonic clock.
+    pub(super) fn full_at_us(&self) -> Option<u64> {
+        self.full_at_us
+    }
+
     /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline that failed or have not
     /// ended.
     pub(super) fn pending(&self) -> Pending {
         let mut pending = Pending::default();
         for (key, slot) in &self.slots {
             let assigned = (slot.open.len() + slot.ended.len()) as u64;
-            if key.3 == Side::Canary {
+            if key.3 == Side::Canary && key.2 == 0 {
+                pending.alone += assigned;
+            } else if key.3 == Side::Canary {
                 pending.canary += assigned;
             } else {
                 pending.baseline += assigned;
@@ -237,6 +275,10 @@ impl Assembly {
                 last.at_us = at_us;
                 last.count(side, &slot, known.landmark_us, users);
             }
+            if side == Side::Canary {
+                let hangs = slot.open.iter().filter(|open| open.is_unfinished());
+                hangs.for_each(|open| self.late.add((at_us, canary, baseline, side), open.user));
+            }
         }
         self.closed_us = self.closed_us.max(end_us.min(known.now_us));
         self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
@@ -252,22 +294,41 @@ impl Assembly {
         first.unwrap_or(limit)
     }
 
-    fn assign(&mut self, note: &Note) {
+    fn assign(&mut self, note: &Note, uploading: bool, canary_full: bool) {
         if self.slots.len() >= WAITING_MAX {
             self.give_up(note.assignment.at_us);
+        }
+        if canary_full {
+            self.full_at_us = Some(note.assignment.at_us.max(self.full_at_us.unwrap_or(0)));
         }
         let slot = self.slots.entry(key(&note.assignment)).or_default();
         slot.open.push(Open {
             user: note.user,
             headed: false,
+            uploading,
+            canary_full,
         });
     }
 
-    fn head(&mut self, note: &Note) {
+    /// The canary was full. Where that was known before the draw, its requests are left out one by one; where another
+    /// worker was faster, all of that moment are.
+    fn displace(&mut self, note: &Note) {
+        let at_us = note.assignment.at_us;
+        let mut was_known = false;
+        self.with_open(note, |open| was_known = open.canary_full);
+        if !was_known {
+            self.spoiled.insert(at_us / SPOILED_US, ());
+            self.full_at_us = Some(at_us.max(self.full_at_us.unwrap_or(0)));
+        }
+        self.end(note, End::Displaced);
+    }
+
+    /// Changes the first open request that the note may be about.
+    fn with_open(&mut self, note: &Note, change: impl FnOnce(&mut Open)) {
         let slot = self.slots.get_mut(&key(&note.assignment));
         let open = slot.and_then(|slot| slot.open.iter_mut().find(|open| open.user == note.user && !open.headed));
         if let Some(open) = open {
-            open.headed = true;
+            change(open);
         }
     }
 
@@ -277,9 +338,13 @@ impl Assembly {
             return;
         };
         if let Some(at) = slot.open.iter().position(|open| open.user == note.user) {
-            slot.open.swap_remove(at);
-            slot.ended.push(Ended { user: note.user, end });
-            let failed = note.assignment.side == Side::Canary && matches!(end, End::Bad { .. });
+            let open = slot.open.swap_remove(at);
+            slot.ended.push(Ended {
+                user: note.user,
+                end,
+                canary_full: open.canary_full,
+            });
+            let failed = note.assignment.side == Side::Canary && end.is_bad();
             self.failures += usize::from(failed);
         }
     }
@@ -308,11 +373,18 @@ impl Scored {
                 // A good answer whose body goes on: no failure, and as slow as can be told.
                 let latency_us = u32::try_from(landmark_us).unwrap_or(u32::MAX);
                 End::Good { latency_us }
+            } else if open.uploading {
+                End::Uploading
             } else {
                 // Whether a user saw it is known when it ends.
                 End::Bad { visible: false }
             };
-            arm.count(Ended { user: open.user, end }, users);
+            let ended = Ended {
+                user: open.user,
+                end,
+                canary_full: open.canary_full,
+            };
+            arm.count(ended, users);
         }
     }
 }
@@ -323,7 +395,10 @@ impl ScoredArm {
             return;
         }
         self.all.0 += 1;
-        self.all.1 += u64::from(matches!(ended.end, End::Bad { .. }));
+        self.all.1 += u64::from(ended.end.is_bad());
+        if ended.canary_full {
+            return;
+        }
         let Some(user) = users.counts(ended.user) else {
             return;
         };
@@ -333,228 +408,34 @@ impl ScoredArm {
         }
         match ended.end {
             End::Good { latency_us } if users.may_time(user) => self.latency_us.push((u64::from(latency_us), 1)),
-            End::Good { .. } | End::Aborted | End::Displaced => {}
+            End::Good { .. } | End::Uploading | End::Displaced => {}
+            End::Aborted { late } => {
+                self.aborts += 1;
+                if late {
+                    self.fail(user, users);
+                }
+            }
             End::Bad { visible } => {
-                let is_new = users.first_failure(user);
-                self.failing_clients += u64::from(is_new);
-                self.failures += u64::from(is_new || !users.are_sticky());
+                self.fail(user, users);
                 self.visible += u64::from(visible);
             }
         }
     }
+
+    fn fail(&mut self, user: u32, users: &mut Users) {
+        let is_new = users.first_failure(user);
+        self.failing_clients += u64::from(is_new);
+        self.failures += u64::from(is_new || !users.are_sticky());
+    }
+}
+
+impl Open {
+    /// Whether it has no head although the client has sent all of it.
+    fn is_unfinished(&self) -> bool {
+        !self.headed && !self.uploading
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::stats::WatchKey;
-
-    const LANDMARK_US: u64 = 250_000;
-
-    fn note(at_us: u64, side: Side, user: u32, happened: Happened) -> Note {
-        Note {
-            assignment: Assignment {
-                watch: WatchKey(0),
-                at_us,
-                canary_points: 500,
-                baseline_points: 9_500,
-                side,
-            },
-            user,
-            happened,
-        }
-    }
-
-    fn known(now_us: u64) -> Known {
-        Known {
-            now_us,
-            floor_us: u64::MAX,
-            landmark_us: LANDMARK_US,
-        }
-    }
-
-    fn assembly(notes: &[Note]) -> Assembly {
-        let mut assembly = Assembly::new(0);
-        notes.iter().for_each(|note| assembly.add(note));
-        assembly
-    }
-
-    const GOOD: Happened = Happened::Good { latency_us: 900 };
-    const BAD: Happened = Happened::Bad { visible: true };
-
-    /// Requests and failures of both arms: baseline, canary.
-    fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
-        let counts = |one: &Scored| {
-            let (b, c) = (&one.baseline, &one.canary);
-            [b.requests, b.failures, c.requests, c.failures]
-        };
-        scored.iter().map(counts).collect()
-    }
-
-    #[test]
-    fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
-        let mut assembly = assembly(&[
-            note(1_000, Side::Baseline, 1, Happened::Assigned),
-            note(1_010, Side::Canary, 2, Happened::Assigned),
-            note(1_010, Side::Canary, 2, BAD),
-        ]);
-        let mut users = Users::new(false);
-        assert!(assembly.has_failure());
-        assert_eq!(
-            counts(&assembly.close(&known(50_000), &mut users)),
-            Vec::<[u64; 4]>::new()
-        );
-        let pending = Pending {
-            canary: 1,
-            baseline: 1,
-            baseline_bad_or_open: 1,
-        };
-        assert_eq!(assembly.pending(), pending);
-        assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-        assert_eq!(counts(&assembly.close(&known(60_000), &mut users)), [[1, 0, 1, 1]]);
-        assert!(!assembly.has_failure());
-    }
-
-    #[test]
-    fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
-        let mut assembly = assembly(&[
-            note(1_000, Side::Baseline, 1, Happened::Assigned),
-            note(1_001, Side::Canary, 2, Happened::Assigned),
-            note(1_001, Side::Canary, 2, Happened::Headed),
-        ]);
-        let mut users = Users::new(false);
-        assert!(assembly.close(&known(200_000), &mut users).is_empty());
-        let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut users);
-        assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
-        assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
-        // Its end is no longer of interest.
-        assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-        assert!(assembly.close(&known(900_000), &mut users).is_empty());
-    }
-
-    #[test]
-    fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
-        let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::Assigned)]);
-        let mut users = Users::new(false);
-        assert!(assembly.close(&known(LANDMARK_US - 1), &mut users).is_empty());
-        assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut users)), [[1, 1, 0, 0]]);
-    }
-
-    #[test]
-    fn what_a_worker_may_still_hold_is_waited_for() {
-        let mut assembly = assembly(&[
-            note(5_000, Side::Canary, 2, Happened::Assigned),
-            note(5_000, Side::Canary, 2, GOOD),
-        ]);
-        let mut users = Users::new(false);
-        let held = Known {
-            floor_us: 4_000,
-            ..known(90_000)
-        };
-        assert!(assembly.close(&held, &mut users).is_empty());
-        assembly.add(&note(4_000, Side::Baseline, 1, Happened::Assigned));
-        assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
-        assert_eq!(counts(&assembly.close(&known(91_000), &mut users)), [[1, 0, 1, 0]]);
-    }
-
-    #[test]
-    fn displaced_requests_spoil_their_time_for_both_arms() {
-        let mut assembly = assembly(&[
-            note(20_000, Side::Baseline, 1, Happened::Assigned),
-            note(20_000, Side::Baseline, 1, BAD),
-            note(21_000, Side::Canary, 2, Happened::Assigned),
-            note(21_000, Side::Canary, 2, Happened::Displaced),
-            note(35_000, Side::Baseline, 3, Happened::Assigned),
-            note(35_000, Side::Baseline, 3, GOOD),
-        ]);
-        let mut users = Users::new(false);
-        let scored = assembly.close(&known(90_000), &mut users);
-        let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
-        assert_eq!(spoiled, [true, false]);
-        assert_eq!(
-            scored[0].all(0).canary.requests,
-            0,
-            "a displaced request is of neither side"
-        );
-        assert_eq!(scored[0].all(0).baseline.failures, 1, "and yet explains");
-        assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
-    }
-
-    #[test]
-    fn each_weight_has_its_own_cohort() {
-        let mut changed = note(2_000, Side::Canary, 1, Happened::Assigned);
-        changed.assignment.canary_points = 2_500;
-        changed.assignment.baseline_points = 7_500;
-        let end = Note {
-            happened: GOOD,
-            ..changed
-        };
-        let mut assembly = assembly(&[
-            note(1_000, Side::Canary, 1, Happened::Assigned),
-            note(1_000, Side::Canary, 1, GOOD),
-            changed,
-            end,
-        ]);
-        let scored = assembly.close(&known(90_000), &mut Users::new(false));
-        let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
-        assert_eq!(weights, [0.05, 0.25]);
-    }
-
-    #[test]
-    fn a_sticky_user_fails_once_however_often_and_in_whatever_way() {
-        let mut assembly = assembly(&[
-            note(1_000, Side::Canary, 7, Happened::Assigned),
-            note(1_000, Side::Canary, 7, BAD),
-            note(1_100, Side::Canary, 7, Happened::Assigned),
-            note(1_100, Side::Canary, 7, BAD),
-            note(1_200, Side::Canary, 7, Happened::Assigned),
-            note(1_300, Side::Canary, Note::KEYLESS, Happened::Assigned),
-            note(1_300, Side::Canary, Note::KEYLESS, BAD),
-        ]);
-        let scored = assembly.close(&known(900_000), &mut Users::new(true));
-        assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
-        assert_eq!(scored[0].canary.new_keys, Some(1));
-        assert_eq!(scored[0].all(0).canary.failures, 4, "the budget counts what users see");
-    }
-
-    proptest! {
-        /// However the notes are cut into batches and looks, each request is scored once, in order, with its own outcome.
-        #[test]
-        fn nothing_is_lost_or_counted_twice(
-            requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
-            looks in prop::collection::vec(0u64..400_000, 0..20),
-        ) {
-            let mut events: Vec<(u64, Note)> = Vec::new();
-            let mut wanted = [0u64; 4];
-            for (user, (at_us, canary, took_us, kind)) in (0u32..).zip(&requests) {
-                let side = if *canary { Side::Canary } else { Side::Baseline };
-                let happened = [GOOD, BAD, Happened::Aborted][usize::from(*kind)];
-                events.push((*at_us, note(*at_us, side, user, Happened::Assigned)));
-                events.push((at_us + took_us, note(*at_us, side, user, happened)));
-                wanted[usize::from(*canary) * 2] += 1;
-                wanted[usize::from(*canary) * 2 + 1] += u64::from(happened == BAD);
-            }
-            events.sort_by_key(|(when, note)| (*when, note.happened.is_last()));
-            let mut looks = looks;
-            looks.sort_unstable();
-            looks.push(10_000_000);
-            let (mut assembly, mut users) = (Assembly::new(0), Users::new(false));
-            let (mut got, mut last) = ([0u64; 4], 0);
-            let mut events = events.into_iter().peekable();
-            for now_us in looks {
-                while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
-                    assembly.add(&note);
-                }
-                for scored in assembly.close(&known(now_us), &mut users) {
-                    prop_assert!(scored.at_us >= last);
-                    last = scored.at_us;
-                    got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);
-                }
-            }
-            prop_assert_eq!(got, wanted);
-            prop_assert!(!assembly.has_failure() && assembly.slots.is_empty());
-        }
-    }
-}
+#[path = "cohorts_tests.rs"]
+mod tests;

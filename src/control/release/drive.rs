@@ -235,6 +235,11 @@ impl Controller {
         let managed = self.services.get(name)?;
         let active = managed.active.as_ref()?;
         managed.spec.health.as_ref()?;
+        // A release that has not begun waits until its canary is up.
+        let release = &active.release;
+        if release.phase != api::Phase::Preflight && release.weight().is_zero() {
+            return None;
+        }
         let snapshot = self.publisher.current();
         let service = snapshot.table.service(name)?;
         let healthy = |upstream: &str| service.upstream(upstream).map(|upstream| upstream.healthy.len());
@@ -261,7 +266,7 @@ impl Controller {
         let Some(active) = self.active(name) else {
             return false;
         };
-        let lease = active.arm();
+        let leased = active.arm();
         let urgent = active.is_urgent();
         if urgent {
             active.watch.hurry();
@@ -271,7 +276,7 @@ impl Controller {
         let rescued = active.take_rescued();
         let point = active.release.is_judged() && active.chronicle.wants_point(now);
         let verdict = point.then(|| active.path_point(now));
-        let writes = lease.is_some() || (active.release.is_judged() && now >= active.checkpoint_at);
+        let writes = leased || (active.release.is_judged() && now >= active.checkpoint_at);
         if writes {
             active.checkpoint_at = now.plus(CHECKPOINT);
         }
@@ -279,7 +284,7 @@ impl Controller {
             self.renew_landmark(name, now);
         }
         if writes {
-            self.write_checkpoint(name, now, lease.is_some());
+            self.write_checkpoint(name, now, leased);
         }
         self.metrics.add_rescues(name, rescued);
         if let Some(point) = verdict {
@@ -350,8 +355,7 @@ impl Controller {
                 leased,
             } => {
                 if let Some(active) = self.by_id(&release).filter(|_| leased) {
-                    active.lease.answered(on_disk);
-                    active.arm();
+                    active.leased(on_disk);
                 }
             }
             Errand::Evidence { release, error } => {

@@ -1,6 +1,8 @@
 //! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
 //! process that is killed at any moment comes back with no less spent than users have seen.
 
+use crate::routing::{Watch, Wire};
+
 /// Failures that are leased at once: half of what is left, so that a kill costs no more than that, and never fewer than
 /// this many. With few, a burst outruns the disk and trips the wire before the budget is spent.
 const PIECE_MIN: u32 = 3;
@@ -62,6 +64,42 @@ impl Lease {
             .or(self.granted)
             .unwrap_or(spent)
             .max(self.granted.unwrap_or(0))
+    }
+}
+
+/// One of a release's two budgets, as it is armed and kept on disk.
+#[derive(Debug)]
+pub(super) struct Ration {
+    pub(super) wire: Wire,
+    pub(super) lease: Lease,
+    /// Failures that count as spent only because a restart does not know better.
+    pub(super) forgone: u32,
+    /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
+    pub(super) capped: Option<u32>,
+}
+
+impl Ration {
+    /// Of `wire`, with so many failures spent, on disk too.
+    pub(super) fn new(wire: Wire, spent: u32, durable: bool) -> Ration {
+        Ration {
+            wire,
+            lease: Lease::new(spent, durable),
+            forgone: 0,
+            capped: None,
+        }
+    }
+
+    /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and `beside` more are known
+    /// that the wire does not count. Gives what should be on disk as spent, when it is time to write that down.
+    pub(super) fn arm(&mut self, watch: &Watch, allowance: u64, beside: u32, baseline_failures: u32) -> Option<u32> {
+        let spent = watch.tripwire().spent(self.wire).saturating_add(beside);
+        let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
+        let cap = self.lease.cap(limit);
+        self.capped = (cap < limit).then_some(cap);
+        watch
+            .tripwire()
+            .arm(self.wire, cap.saturating_sub(beside), baseline_failures);
+        self.lease.ask(spent, limit)
     }
 }
 

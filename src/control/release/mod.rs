@@ -8,6 +8,7 @@ mod chronicle;
 mod cohorts;
 mod command;
 mod drive;
+mod late;
 mod lease;
 mod persist;
 mod read;

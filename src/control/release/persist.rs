@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::active::Active;
+use super::active::{Active, Spent};
 use super::chronicle::Chronicle;
 use super::turn::ITSELF;
 use super::users::Users;
@@ -20,8 +20,20 @@ pub(super) struct Stored {
     pub(super) release: Release,
     /// As the API shows it, for the time after its end.
     pub(super) view: api::Release,
-    /// Failures that are on disk as spent.
+    /// Failures that users saw, and that are on disk as spent.
     pub(super) leased: u32,
+    /// The same of all failures.
+    #[serde(default)]
+    pub(super) leased_all: u32,
+}
+
+impl Stored {
+    fn spent(&self) -> Spent {
+        Spent {
+            visible: self.leased,
+            all: self.leased_all.max(self.leased),
+        }
+    }
 }
 
 /// What has been judged.
@@ -32,9 +44,11 @@ struct Checkpoint {
     users: Users,
     chronicle: Chronicle,
     mark: Mark,
-    leased: u32,
+    leased: Spent,
     /// Failures that users have seen, as far as is known.
     visible: u64,
+    /// All failures of the canary, as far as is known.
+    failed: u64,
     rescued: u64,
     /// The age at which outcomes are waited for no longer, in microseconds.
     landmark_us: u64,
@@ -86,6 +100,7 @@ impl Abandoned {
                 release: after,
                 view,
                 leased: stored.leased,
+                leased_all: stored.leased_all,
             },
         })
     }
@@ -97,9 +112,14 @@ fn brought_up_to_date(view: api::Release, known: &Checkpoint) -> api::Release {
     api::Release {
         user_visible_failures: known.visible,
         budget: api::BudgetStatus {
-            spent: known.leased.into(),
+            spent: known.leased.visible.into(),
             allowance: known.trial.allowance(),
             ..view.budget
+        },
+        rescued_budget: api::BudgetStatus {
+            spent: known.leased.all.into(),
+            allowance: known.trial.rescued_allowance(),
+            ..view.rescued_budget
         },
         rescued: known.rescued,
         canary_requests: evidence.canary.requests,
@@ -130,11 +150,12 @@ impl Active {
     }
 
     fn row(&self, after: &Release, view: api::Release) -> ReleaseRecord {
-        let spent = self.watch.tripwire().spent();
+        let leased = self.on_disk();
         let stored = Stored {
             release: after.clone(),
             view,
-            leased: self.lease.on_disk(spent),
+            leased: leased.visible,
+            leased_all: leased.all,
         };
         ReleaseRecord {
             id: after.id.clone(),
@@ -147,16 +168,16 @@ impl Active {
 
     /// What a restart goes on from.
     pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.lease.on_disk(self.watch.tripwire().spent()), false)
+        self.written_down(now, self.on_disk(), false)
     }
 
     /// What the next process goes on from when this one ends in order, after its last request: what was leased and not
     /// spent is given back.
     pub(super) fn last_checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.watch.tripwire().spent(), true)
+        self.written_down(now, self.spent(), true)
     }
 
-    fn written_down(&self, now: Timestamp, leased: u32, settled: bool) -> Value {
+    fn written_down(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
@@ -165,6 +186,7 @@ impl Active {
             mark: self.timeline.mark(now),
             leased,
             visible: self.visible(),
+            failed: self.failed(),
             rescued: self.rescued(),
             landmark_us: self.landmark_us,
             settled,
@@ -182,13 +204,20 @@ impl Active {
         let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
         let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
         let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+        let on_row = stored.spent();
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
         let leased = match &checkpoint {
             Some(known) if known.settled => known.leased,
             // It had no traffic yet, so nobody can have seen it fail.
-            _ if release.step().is_none() => 0,
-            known => stored.leased.max(known.as_ref().map_or(0, |known| known.leased)),
+            _ if release.step().is_none() => Spent::default(),
+            known => {
+                let kept = known.as_ref().map_or_else(Spent::default, |known| known.leased);
+                Spent {
+                    visible: on_row.visible.max(kept.visible),
+                    all: on_row.all.max(kept.all),
+                }
+            }
         };
         let sticky = spec.sticky;
         if checkpoint
@@ -198,8 +227,9 @@ impl Active {
             return Err("whether its users are sticky has changed".to_owned());
         }
         let mut active = Active::new(release, spec, leased, durable, now);
-        let visible = checkpoint.as_ref().map_or(0, |known| known.visible);
-        let visible = u32::try_from(visible).unwrap_or(u32::MAX);
+        let whole = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let visible = checkpoint.as_ref().map_or(0, |known| whole(known.visible));
+        let failed = checkpoint.as_ref().map_or(0, |known| whole(known.failed));
         if let Some(known) = checkpoint {
             active.trial = known.trial;
             active.users = known.users;
@@ -209,8 +239,9 @@ impl Active {
             active.landmark_us = known.landmark_us;
             active.rescued_before = known.rescued;
         }
-        active.forgone = leased.saturating_sub(visible);
-        active.trial.set_written_off(active.forgone.into());
+        active.visible.forgone = leased.visible.saturating_sub(visible);
+        active.all.forgone = leased.all.saturating_sub(failed);
+        active.trial.set_written_off(active.visible.forgone.into());
         if let Some(step) = active.release.step() {
             let at_ms = active.timeline.ms(now);
             active.begin_step(step, at_ms);

@@ -64,6 +64,11 @@ fn arm(arm: &Arm<'_>) -> Value {
     };
     add("requests", Some(json!(arm.requests)));
     add("failures", Some(json!(arm.failures)));
+    // The first line of a run says whether they are counted at all.
+    add(
+        "aborts",
+        arm.aborts.filter(|aborts| *aborts > 0).map(|aborts| json!(aborts)),
+    );
     add("latency_us", arm.latency_us.map(|latency_us| json!(latency_us)));
     add("new_keys", arm.new_keys.map(|keys| json!(keys)));
     // Without failures these say nothing.

@@ -60,7 +60,7 @@ impl Controller {
             now,
         )?;
         active.recording = self.outbox.store().record(&record.id);
-        active.chronicle.note(&match active.forgone {
+        active.chronicle.note(&match active.visible.forgone {
             0 => "the process was restarted while the release was under way".to_owned(),
             n => format!(
                 "the process was killed while the release was under way; {n} failures count as seen since then, which it had \
@@ -72,13 +72,12 @@ impl Controller {
 
     fn go_on_with(&mut self, name: &Name, mut active: Active) {
         let now = self.clock.now();
-        if active.arm().is_some() {
+        if active.arm() {
             let written = self
                 .outbox
                 .store()
                 .checkpoint(&active.release.id, active.checkpoint(now));
-            active.lease.answered(wait(written, LEASE_WITHIN));
-            active.arm();
+            active.leased(wait(written, LEASE_WITHIN));
         }
         tracing::info!(release = active.release.id, phase = %active.release.phase, "the release goes on");
         self.metrics.set_phase(name, active.release.phase);

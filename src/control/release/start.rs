@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::active::Active;
+use super::active::{Active, Spent};
 use super::lease::Lease;
 use super::recording::begin;
 use super::turn::Turn;
@@ -107,10 +107,14 @@ impl Controller {
         let store = self.outbox.store();
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
-        let mut active = Active::new(release, spec, 0, durable, now);
+        let mut active = Active::new(release, spec, Spent::default(), durable, now);
         active.trial.warm(&latency_us, failures);
-        let limit = u32::try_from(active.trial.allowance()).unwrap_or(u32::MAX);
-        active.lease = Lease::new(Lease::first(0, limit), durable);
+        let first = |allowance: u64| {
+            let limit = u32::try_from(allowance).unwrap_or(u32::MAX);
+            Lease::new(Lease::first(0, limit), durable)
+        };
+        active.visible.lease = first(active.trial.allowance());
+        active.all.lease = first(active.trial.rescued_allowance());
         active.recording = store.record(&active.release.id);
         if let Some(recording) = &active.recording {
             begin(recording, &active.release, &latency_us, failures);

@@ -60,7 +60,7 @@ pub(in crate::control) struct Ended {
 impl Ended {
     fn new(mut active: Box<Active>, at: Timestamp) -> Ended {
         // Requests that still hang must not take the canary out of a table that is no longer this release's.
-        let _ = active.watch.tripwire().trip();
+        let _ = active.watch.tripwire().seal();
         // Dropped, the recording is written out.
         if let Some(recording) = active.recording.take() {
             end(&recording, &active.release);
@@ -231,7 +231,7 @@ impl Controller {
             .as_ref()
             .is_some_and(|turn| turn.after.phase == api::Phase::Promoted);
         let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
-        active.is_none_or(|active| !promotes || active.watch.tripwire().trip())
+        active.is_none_or(|active| !promotes || active.watch.tripwire().seal())
     }
 
     /// A release that ends while the one before it has only just ended: the evidence of that is final now.

@@ -1,6 +1,7 @@
 //! A release as the API shows it.
 
 use super::active::Active;
+use crate::analysis::Reason;
 use crate::model::api;
 use crate::release::Release;
 use crate::time::Timestamp;
@@ -9,7 +10,10 @@ impl Active {
     /// The release, in the state `state`.
     pub(super) fn view(&self, state: &Release, now: Timestamp, durable: bool) -> api::Release {
         let evidence = self.trial.evidence();
-        let spent = u64::from(self.watch.tripwire().spent());
+        let spent = self.spent();
+        let aborts = self.trial.aborts();
+        let share = |count: u64, requests: u64| count as f64 / requests.max(1) as f64;
+        let too_few = self.too_few_requests(state, evidence.canary.requests, now);
         let steps = state.plan.steps().iter().map(|step| step.weight.percent());
         let at = |unix_us: i64| Timestamp::new(0, unix_us).rfc3339();
         api::Release {
@@ -30,17 +34,28 @@ impl Active {
             change: state.change.clone(),
             version: state.version.clone(),
             actor: state.actor.clone(),
-            waiting_for: state.waiting_for(now),
-            too_few_requests: self.too_few_requests(state, evidence.canary.requests, now),
+            waiting_for: state.waiting_for(now).or_else(|| too_few.map(for_traffic)),
+            too_few_requests: too_few,
             approvals: state.approvals(),
             outcome: state.told_outcome(),
             budget: api::BudgetStatus {
                 limit: state.plan.budget(),
-                spent,
+                spent: spent.visible.into(),
                 allowance: self.trial.allowance(),
+            },
+            rescued_budget: api::BudgetStatus {
+                limit: state.plan.rescued_budget(),
+                spent: spent.all.into(),
+                allowance: self.trial.rescued_allowance(),
             },
             user_visible_failures: self.visible(),
             rescued: self.rescued(),
+            aborts: api::Aborts {
+                baseline: aborts.baseline,
+                canary: aborts.canary,
+                baseline_share: share(aborts.baseline, evidence.baseline.requests),
+                canary_share: share(aborts.canary, evidence.canary.requests),
+            },
             canary_requests: evidence.canary.requests,
             baseline_requests: evidence.baseline.requests,
             log_e: evidence.log_e,
@@ -90,6 +105,15 @@ impl Active {
         let plan = serde_json::Value::Object(self.release.plan.to_json());
         self.chronicle
             .bundle(self.view(&self.release, now, durable), judge, plan)
+    }
+}
+
+fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
+    let api::TooFewRequests { canary, least } = too_few;
+    api::WaitingFor {
+        kind: Reason::TooLittleTraffic.as_str().to_owned(),
+        detail: format!("the canary has had {canary} requests at this step, of at least {least} (min_requests)"),
+        until: None,
     }
 }
 

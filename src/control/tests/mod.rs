@@ -19,7 +19,7 @@ use super::controller::Timing;
 use super::testing::spec;
 use super::*;
 use crate::model::{Health, Name, ServiceSpec, api};
-use crate::routing::{Acknowledger, HealthEvent, Publisher};
+use crate::routing::{Acknowledger, HealthEvent, Publisher, Wire};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
 use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
 use crate::time::{ManualClock, Timestamp};
@@ -288,4 +288,15 @@ async fn gated(timing: Timing) -> (Rig, Gate) {
     let rig = Rig::with(store, LoadedState::default(), vec![spec("shop", 0.0)], timing);
     until(|| gate.written().len() == 1).await;
     (rig, gate)
+}
+
+/// Exhausts the budget of failures that users see, as a worker does that finishes the last one.
+fn trip(watch: &crate::routing::Watch) -> bool {
+    let (full, none) = (crate::model::Weight::FULL, crate::model::Weight::ZERO);
+    // The controller may arm it in between.
+    let spend = |_| {
+        watch.tripwire().arm(Wire::Visible, 0, 0);
+        watch.tripwire().spend(Wire::Visible, full, none)
+    };
+    (0..100).any(spend)
 }

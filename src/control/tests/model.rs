@@ -164,7 +164,7 @@ impl History {
         if let Some(watch) = self.rig().watch()
             && self.rig().green() > 0.0
         {
-            watch.tripwire().trip();
+            trip(&watch);
             self.rig()
                 .links
                 .publisher

@@ -144,7 +144,7 @@ impl Rig {
         } else {
             Happened::Good { latency_us: 900 }
         };
-        [note(Happened::Assigned), note(end)]
+        [note(Happened::ASSIGNED), note(end)]
     }
 }
 
@@ -173,6 +173,13 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
         "until the promotion a rollback leads back"
     );
     rig.clock.advance(Duration::from_secs(3));
+    let waits = || async { rig.release("shop-1").await.waiting_for.map(|waiting| waiting.kind) };
+    assert_eq!(
+        (rig.release("shop-1").await.phase, waits().await.as_deref()),
+        (Phase::Baking, Some("too_little_traffic")),
+        "nothing is promoted without traffic"
+    );
+    rig.traffic(50, Duration::from_millis(500), false).await;
     let promoted = rig.phase("shop-1", Phase::Promoted).await;
     assert_eq!(promoted.outcome.unwrap().verdict, "promoted");
     let shop = rig.shop().await;
@@ -319,7 +326,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     rig.begin().await;
     let watch = rig.watch().unwrap();
     // What a worker does that is told to.
-    assert!(watch.tripwire().trip());
+    assert!(trip(&watch));
     rig.links.publisher.update(|table| table.without(watch.spec.canary));
     assert_eq!(rig.green(), 0.0);
     let release = rig.phase("shop-1", Phase::RolledBack).await;
@@ -543,7 +550,7 @@ async fn a_promotion_does_not_bring_a_tripped_canary_back() {
     rig.begin().await;
     rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
     let watch = rig.watch().unwrap();
-    assert!(watch.tripwire().trip());
+    assert!(trip(&watch));
     rig.links.publisher.update(|table| table.without(watch.spec.canary));
     let promote = rig.verb("shop-1", ReleaseVerb::Promote).await;
     assert!(promote.is_err(), "{promote:?}");

@@ -111,8 +111,8 @@ impl Plan {
         &self.decided_by
     }
 
-    /// How attempt `attempt` (from 1) at the same build is judged. The tests have half of its chance of error, the
-    /// budget the other.
+    /// How attempt `attempt` (from 1) at the same build is judged. The tests have half of its chance of error, each
+    /// budget a quarter.
     pub fn analysis(&self, attempt: u32) -> analysis::Options {
         let whole = self.decided_by.options.for_attempt(attempt, 1);
         analysis::Options {
@@ -126,9 +126,15 @@ impl Plan {
         self.decided_by.budget.unwrap_or(replay::BUDGET)
     }
 
-    /// The same as the running rule, for attempt `attempt`.
-    pub fn budget_rule(&self, attempt: u32) -> analysis::Budget {
-        analysis::Budget::new(self.budget(), self.analysis(attempt).alpha)
+    /// Failures of the canary, whether or not users see them, beyond what the baseline's rate and chance explain.
+    pub fn rescued_budget(&self) -> u64 {
+        self.decided_by.rescued_budget.unwrap_or(replay::RESCUED_BUDGET)
+    }
+
+    /// The running rule of a budget of `limit` failures, for attempt `attempt`.
+    pub fn budget_rule(&self, limit: u64, attempt: u32) -> analysis::Budget {
+        let alpha = 0.5 * self.analysis(attempt).alpha;
+        analysis::Budget::new(limit, alpha, self.decided_by.worse_by())
     }
 
     /// Whether somebody must approve something, for which there must be names: callers without tokens have none.

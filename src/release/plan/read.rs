@@ -20,7 +20,7 @@ const IN_FLIGHT_MAX: u64 = 1_000_000;
 pub(super) const INCONCLUSIVE: Kind = Kind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
 
 /// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
-const DECIDING: [(&str, Kind); 11] = [
+const DECIDING: [(&str, Kind); 12] = [
     ("alpha", Kind::Number),
     ("beta", Kind::Number),
     ("harm_budget", Kind::Share),
@@ -32,6 +32,7 @@ const DECIDING: [(&str, Kind); 11] = [
     ("inconclusive", INCONCLUSIVE),
     ("final_bake", Kind::Time),
     ("budget", Kind::Count),
+    ("rescued_budget", Kind::Count),
 ];
 
 const ELSE: [&str; 8] = [
@@ -86,6 +87,7 @@ pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay
         plan.final_bake = plan.bake;
     }
     plan.budget.get_or_insert(replay::BUDGET);
+    plan.rescued_budget.get_or_insert(replay::RESCUED_BUDGET);
     plan.options.objectives = plan.options.judged();
     plan
 }

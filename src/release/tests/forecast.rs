@@ -8,18 +8,22 @@ use super::{MONDAY_9, at, plan};
 #[test]
 fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
     let forecast = forecast(&plan(json!({})), "shop", 1_000.0, 0.001, at(MONDAY_9));
-    // u = ln(2 / 5e-4) / 3 = 2.76, so that the 23rd failure exhausts a budget of 20 as long as there is a baseline; in the
-    // final bake there may be 20 more for a baseline that is hardly known.
+    // u = ln(8 / 1e-3) / 3 = 2.996, so that the 23rd failure exhausts a budget of 20.
     let worst = forecast.worst_case;
     assert_eq!(
         (worst.budget, worst.chance, worst.in_flight, worst.total),
-        (20, 23, 256, 299)
+        (20, 3, 256, 279)
     );
+    assert_eq!((worst.rescued_budget, worst.failures), (100, 359));
     assert_eq!(forecast.warnings, Vec::<String>::new());
     assert_eq!(forecast.plan["final_bake"], "10s");
-    let compared = plan(json!({ "final_bake": "0s" }));
-    let worst = super::super::forecast(&compared, "shop", 1_000.0, 0.001, at(MONDAY_9)).worst_case;
-    assert_eq!((worst.chance, worst.total), (3, 279));
+    let few = plan(json!({ "rescued_budget": 5 }));
+    let worst = super::super::forecast(&few, "shop", 1_000.0, 0.001, at(MONDAY_9)).worst_case;
+    assert_eq!(
+        (worst.total, worst.failures),
+        (264, 264),
+        "what users see is part of all failures"
+    );
 }
 
 #[test]
@@ -53,7 +57,7 @@ fn steps_take_the_time_that_their_requests_take() {
     assert!((ten.seconds_to_advance.unwrap() - seconds).abs() < 1e-9);
     assert_eq!(
         (full.requests_to_advance, full.seconds_to_advance),
-        (Some(0), Some(10.0))
+        (Some(100), Some(10.0))
     );
     let all_fail = one.detections.last().unwrap();
     assert_eq!(
@@ -89,7 +93,10 @@ fn what_is_remarkable_is_told() {
         none.warnings
     );
     assert_eq!(none.steps[0].seconds_to_advance, None);
-    assert_eq!(none.steps[1].seconds_to_advance, Some(10.0));
+    assert_eq!(
+        none.steps[1].seconds_to_advance, None,
+        "nothing is promoted without traffic"
+    );
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn a_good_canary_goes_all_the_way() {
 
 #[test]
 fn without_a_final_bake_the_last_step_leads_to_the_end() {
-    let mut release = Driver::started(json!({ "steps": [5], "bake": "1s", "final_bake": "0s" }));
+    let mut release = Driver::started(json!({ "steps": [5], "bake": "1s", "final_bake": "0s", "min_requests": 0 }));
     let last = release.advance().unwrap();
     assert_eq!((last.action, last.direction), ("release_promoted", Direction::Away));
     release.expect("promoted", 100.0, None);

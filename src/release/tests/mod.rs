@@ -16,6 +16,7 @@ use crate::time::Timestamp;
 /// The data plane has taken the canary out after so many failures.
 pub(super) fn tripped(spent: u64, limit: u64) -> Input<'static> {
     Input::Tripped {
+        objective: "budget",
         spent,
         written_off: 0,
         limit,

@@ -18,7 +18,7 @@ fn without_a_block_the_plan_is_the_default() {
     assert_eq!((none.budget(), none.canary_in_flight_max), (20, 256));
     assert_eq!((none.rescue.clone(), none.preflight.clone()), (Rescue::Safe, None));
     let last = none.steps().last().unwrap().judged;
-    assert_eq!((last.min_ms, last.min_requests), (10_000, 0));
+    assert_eq!((last.min_ms, last.min_requests), (10_000, 100));
     assert!(!none.needs_approval());
 }
 
@@ -393,7 +393,7 @@ fn the_options_are_those_of_the_analysis() {
     let plan = plan(json!({ "alpha": 0.01, "objectives": [{ "error_rate": { "worse_by": "1pp" } }] }));
     let options: analysis::Options = plan.analysis(1);
     assert!(matches!(options.objectives[0], Objective::ErrorRate(margin) if (margin.worse_by - 0.01).abs() < 1e-12));
-    assert!((plan.budget_rule(1).bound() - 20.0 - (2.0_f64 / 0.005).ln() / 3.0).abs() < 1e-9);
+    assert!((plan.budget_rule(20, 1).bound() - 20.0 - (8.0_f64 / 0.01).ln() / 3.0).abs() < 1e-9);
     let follow = FastFollow {
         within: Duration::ZERO,
         from_step: 3,

@@ -24,6 +24,7 @@ struct Live {
     release: Release,
     trial: Trial,
     spent: u64,
+    failed: u64,
 }
 
 impl Live {
@@ -32,6 +33,7 @@ impl Live {
             trial: Trial::new(&plan, 1),
             release: begin(plan),
             spent: 0,
+            failed: 0,
         }
     }
 
@@ -56,6 +58,8 @@ impl Live {
         self.trial.observe(cohort);
         self.spent += cohort.canary.visible_failures();
         self.trial.set_spent(self.spent);
+        self.failed += cohort.canary.failures;
+        self.trial.set_failed(self.failed);
         let finding = self.trial.finding(cohort.at_ms);
         self.tell(&Input::Verdict(&finding), cohort.at_ms);
     }

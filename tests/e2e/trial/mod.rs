@@ -18,7 +18,7 @@ use weighbridge::model::{
 };
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
-use weighbridge::routing::{Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec};
+use weighbridge::routing::{Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec, Wire};
 use weighbridge::stats::{Batch, Happened, Horizon, Note, NoteBatch, Reason, Sample, Side, UpstreamKey, WatchKey};
 use weighbridge::telemetry::AccessLog;
 
@@ -129,8 +129,10 @@ impl Trial {
                 in_flight_max: self.in_flight_max,
             },
             0,
+            0,
         ));
-        watch.tripwire().arm(1_000_000, 0);
+        watch.tripwire().arm(Wire::Visible, 1_000_000, 0);
+        watch.tripwire().arm(Wire::All, 1_000_000, 0);
         publish(&publisher, &watch, self.canary_points);
         let ((batches, batch_reader), (notes, note_reader)) = (mpsc::channel(1_000), mpsc::channel(1_000));
         let horizon = Arc::new(Horizon::new(self.workers));
@@ -235,12 +237,16 @@ impl Rig {
     #[track_caller]
     fn verdict(&mut self) -> (Side, Happened) {
         let notes = self.ended(1);
-        assert_eq!(notes[0].happened, Happened::Assigned);
+        assert!(matches!(notes[0].happened, Happened::Assigned { .. }));
         assert!(
             notes.iter().all(|note| note.assignment == notes[0].assignment),
             "{notes:?}"
         );
-        assert!(notes[1..].iter().all(|note| note.happened != Happened::Assigned));
+        assert!(
+            notes[1..]
+                .iter()
+                .all(|note| !matches!(note.happened, Happened::Assigned { .. }))
+        );
         let last = notes[notes.len() - 1];
         (last.assignment.side, last.happened)
     }

@@ -3,12 +3,18 @@
 use std::sync::Arc;
 
 use weighbridge::model::Sticky;
+use weighbridge::routing::Wire;
 use weighbridge::stats::{Happened, Note, Side};
 use weighbridge::time::{Clock, SystemClock};
 
 use super::{GREEN, Trial};
 use crate::errors::deaf;
 use crate::harness::{Gate, Upstream, eventually};
+
+const FULL: Happened = Happened::Assigned {
+    uploading: false,
+    canary_full: true,
+};
 
 #[test]
 fn a_good_answer_is_noted_from_its_draw_to_its_end() {
@@ -76,7 +82,7 @@ fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
     assert_eq!(rig.get("").status, 503);
     assert_eq!(rig.verdict(), (Side::Baseline, Happened::Bad { visible: true }));
     let wire = rig.watch.tripwire();
-    assert_eq!((wire.baseline_failures(), wire.spent()), (1, 0));
+    assert_eq!((wire.baseline_failures(), wire.spent(Wire::Visible)), (1, 0));
     assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
 }
 
@@ -89,8 +95,11 @@ fn a_client_that_goes_away_blames_nobody() {
     eventually("green has the request", || green.count() == 1);
     assert_eq!(rig.watch.in_flight(), 1);
     client.reset();
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted));
-    assert_eq!((rig.watch.tripwire().spent(), rig.watch.in_flight()), (0, 0));
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted { late: false }));
+    assert_eq!(
+        (rig.watch.tripwire().spent(Wire::Visible), rig.watch.in_flight()),
+        (0, 0)
+    );
 }
 
 #[test]
@@ -107,7 +116,7 @@ fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
     assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
     client.reset();
     eventually("the place is given back", || rig.watch.in_flight() == 0);
-    assert_eq!((rig.notes().len(), rig.watch.tripwire().spent()), (2, 1));
+    assert_eq!((rig.notes().len(), rig.watch.tripwire().spent(Wire::Visible)), (2, 1));
 }
 
 #[test]
@@ -121,7 +130,7 @@ fn testers_have_no_part_in_it() {
     let counted = rig.counted(1);
     assert_eq!(counted.answers, [(GREEN, 500)]);
     assert!(rig.notes().is_empty());
-    assert_eq!(rig.watch.tripwire().spent(), 0);
+    assert_eq!(rig.watch.tripwire().spent(Wire::Visible), 0);
 }
 
 #[test]
@@ -140,7 +149,7 @@ fn a_full_canary_leaves_the_next_request_to_the_baseline() {
     first.ask("/", "");
     eventually("green is full", || green.count() == 1);
     assert_eq!(rig.get("").expect(200).text(), "blue");
-    assert_eq!(rig.verdict_of_displaced(), [Happened::Assigned, Happened::Displaced]);
+    assert_eq!(rig.verdict_of_displaced(), [FULL, Happened::Displaced]);
     gate.open();
     assert_eq!(first.receive().text(), "green");
     eventually("the place is given back", || rig.watch.in_flight() == 0);
@@ -168,7 +177,9 @@ fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
     rig.get(&cookie);
     rig.get("Cookie: wb=another\r\n");
     let notes = rig.ended(4);
-    let drawn = notes.iter().filter(|note| note.happened == Happened::Assigned);
+    let drawn = notes
+        .iter()
+        .filter(|note| matches!(note.happened, Happened::Assigned { .. }));
     let users: Vec<u32> = drawn.map(|note| note.user).collect();
     assert_eq!(users[0], Note::KEYLESS);
     assert_ne!(users[1], Note::KEYLESS);
@@ -188,7 +199,7 @@ fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
     rig.publish(0);
     let green = Upstream::on(listener, |call| call.ok("green"));
     assert_eq!(client.receive().text(), "blue");
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted));
+    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted { late: false }));
     assert_eq!((green.count(), rig.watch.in_flight()), (0, 0));
     drop(callers);
 }
@@ -207,5 +218,5 @@ fn in_a_hurry_each_note_leaves_at_once() {
         }
         notes.last().is_some_and(|note| note.happened.is_last())
     });
-    assert_eq!(notes[0].happened, Happened::Assigned);
+    assert_eq!(notes[0].happened, Happened::ASSIGNED);
 }

@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 use weighbridge::model::Timeouts;
-use weighbridge::routing::Rescue;
+use weighbridge::routing::{Rescue, Wire};
 use weighbridge::stats::{Happened, Reason, Side};
 
 use super::{BLUE, GREEN, Trial, impatient};
@@ -56,7 +56,11 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
         let watch = &rig.watch;
-        assert_eq!((watch.tripwire().spent(), watch.rescued()), (0, 1), "{how}");
+        assert_eq!(
+            (watch.tripwire().spent(Wire::Visible), watch.rescued()),
+            (0, 1),
+            "{how}"
+        );
         assert_eq!((watch.in_flight(), watch.is_urgent()), (0, true), "{how}");
     }
 }
@@ -71,7 +75,11 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(GREEN, status)], "{how}");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
-        assert_eq!((rig.watch.tripwire().spent(), rig.watch.rescued()), (1, 0), "{how}");
+        assert_eq!(
+            (rig.watch.tripwire().spent(Wire::Visible), rig.watch.rescued()),
+            (1, 0),
+            "{how}"
+        );
         assert_eq!(blue.count(), 0, "{how}");
     }
 }
@@ -118,7 +126,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
-    assert_eq!((rig.watch.tripwire().spent(), blue.count()), (1, 0));
+    assert_eq!((rig.watch.tripwire().spent(Wire::Visible), blue.count()), (1, 0));
 }
 
 #[test]
@@ -131,7 +139,10 @@ fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
     let counted = rig.counted(1);
     assert_eq!((counted.failures, &*counted.answers), ([1, 1], &[(BLUE, 503)][..]));
     let wire = rig.watch.tripwire();
-    assert_eq!((wire.spent(), wire.baseline_failures(), rig.watch.rescued()), (1, 0, 0));
+    assert_eq!(
+        (wire.spent(Wire::Visible), wire.baseline_failures(), rig.watch.rescued()),
+        (1, 0, 0)
+    );
 }
 
 #[test]
@@ -144,7 +155,9 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }));
-    eventually("the failure is spent", || rig.watch.tripwire().spent() == 1);
+    eventually("the failure is spent", || {
+        rig.watch.tripwire().spent(Wire::Visible) == 1
+    });
     assert_eq!(rig.watch.rescued(), 0);
 }
 
@@ -283,6 +296,6 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
     assert!((100..180).contains(&rescued), "{rescued}");
     rig.ended(180);
     assert_eq!(rig.watch.rescued(), rescued as u64);
-    assert_eq!(rig.watch.tripwire().spent() as usize, 180 - rescued);
+    assert_eq!(rig.watch.tripwire().spent(Wire::Visible) as usize, 180 - rescued);
     assert_eq!(blue.count(), rescued);
 }

@@ -1,0 +1,107 @@
+//! Do clients give up on the canary more often than on the baseline? The test of the error rate with margins of its
+//! own. It only holds a release, since an abort is no failure of either arm (STATISTICS.md 1.k.5).
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::Cohort;
+use super::error::{ErrorTest, Margin, Pair};
+
+const MARGIN: Margin = Margin {
+    ratio: 1.5,
+    worse_by: 0.01,
+};
+
+/// The running test, and what it has counted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct AbortTest {
+    test: ErrorTest,
+    log_e: f64,
+    aborts: Aborts,
+}
+
+/// Requests that clients gave up, by arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aborts {
+    /// The baseline's.
+    pub baseline: u64,
+    /// The canary's.
+    pub canary: u64,
+}
+
+impl AbortTest {
+    pub(crate) fn new() -> AbortTest {
+        AbortTest {
+            test: ErrorTest::new(MARGIN),
+            log_e: 0.0,
+            aborts: Aborts::default(),
+        }
+    }
+
+    /// Scores a cohort; only one whose weight is strictly between 0 and 1 compares the arms.
+    pub(crate) fn score(&mut self, cohort: &Cohort<'_>) {
+        let (canary, baseline) = (
+            cohort.canary.aborts.unwrap_or_default(),
+            cohort.baseline.aborts.unwrap_or_default(),
+        );
+        self.aborts.canary += canary;
+        self.aborts.baseline += baseline;
+        let counted = cohort.canary.aborts.is_some() || cohort.baseline.aborts.is_some();
+        if !counted || cohort.weight <= 0.0 || cohort.weight >= 1.0 {
+            return;
+        }
+        self.test
+            .score(cohort.weight, Pair::of(cohort.canary.requests, canary), baseline);
+        self.log_e = self.test.log_e();
+    }
+
+    pub(crate) fn share(&mut self, k: u32) {
+        self.test.share(k);
+    }
+
+    /// Whether clients certainly give up on the canary more often than is tolerated.
+    pub(crate) fn is_beyond(&self, limit: f64) -> bool {
+        self.log_e >= limit
+    }
+
+    pub(crate) fn counted(&self) -> Aborts {
+        self.aborts
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::cohort::Arm;
+    use super::*;
+
+    fn after(weight: f64, canary: u64, baseline: u64) -> AbortTest {
+        let arm = |aborts| Arm {
+            aborts: Some(aborts),
+            ..Arm::of(100, 0)
+        };
+        let mut test = AbortTest::new();
+        for at_ms in 0..50 {
+            test.score(&Cohort {
+                at_ms,
+                weight,
+                canary: arm(canary),
+                baseline: arm(baseline),
+            });
+        }
+        test
+    }
+
+    #[test]
+    fn more_aborts_on_the_canary_are_found_and_as_many_are_not() {
+        assert!(after(0.5, 20, 2).is_beyond(7.6));
+        assert!(!after(0.5, 20, 20).is_beyond(7.6));
+        assert!(!after(0.5, 1, 0).is_beyond(7.6), "within a percentage point");
+        assert!(!after(1.0, 20, 0).is_beyond(7.6), "nothing to compare with");
+        assert_eq!(
+            after(0.5, 3, 1).counted(),
+            Aborts {
+                baseline: 50,
+                canary: 150
+            }
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! Cohorts: what is scored when, and as what.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::stats::WatchKey;
+
+const LANDMARK_US: u64 = 250_000;
+
+fn note(at_us: u64, side: Side, user: u32, happened: Happened) -> Note {
+    Note {
+        assignment: Assignment {
+            watch: WatchKey(0),
+            at_us,
+            canary_points: 500,
+            baseline_points: 9_500,
+            side,
+        },
+        user,
+        happened,
+    }
+}
+
+fn known(now_us: u64) -> Known {
+    Known {
+        now_us,
+        floor_us: u64::MAX,
+        landmark_us: LANDMARK_US,
+    }
+}
+
+fn assembly(notes: &[Note]) -> Assembly {
+    let mut assembly = Assembly::new(0);
+    notes.iter().for_each(|note| assembly.add(note));
+    assembly
+}
+
+const GOOD: Happened = Happened::Good { latency_us: 900 };
+const BAD: Happened = Happened::Bad { visible: true };
+
+/// Requests and failures of both arms: baseline, canary.
+fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
+    let counts = |one: &Scored| {
+        let (b, c) = (&one.baseline, &one.canary);
+        [b.requests, b.failures, c.requests, c.failures]
+    };
+    scored.iter().map(counts).collect()
+}
+
+#[test]
+fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
+    let mut assembly = assembly(&[
+        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
+        note(1_010, Side::Canary, 2, Happened::ASSIGNED),
+        note(1_010, Side::Canary, 2, BAD),
+    ]);
+    let mut users = Users::new(false);
+    assert!(assembly.has_failure());
+    assert_eq!(
+        counts(&assembly.close(&known(50_000), &mut users)),
+        Vec::<[u64; 4]>::new()
+    );
+    let pending = Pending {
+        canary: 1,
+        baseline: 1,
+        baseline_bad_or_open: 1,
+        alone: 0,
+    };
+    assert_eq!(assembly.pending(), pending);
+    assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+    assert_eq!(counts(&assembly.close(&known(60_000), &mut users)), [[1, 0, 1, 1]]);
+    assert!(!assembly.has_failure());
+}
+
+#[test]
+fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
+    let mut assembly = assembly(&[
+        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
+        note(1_001, Side::Canary, 2, Happened::ASSIGNED),
+        note(1_001, Side::Canary, 2, Happened::Headed),
+    ]);
+    let mut users = Users::new(false);
+    assert!(assembly.close(&known(200_000), &mut users).is_empty());
+    let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut users);
+    assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
+    assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
+    // Its end is no longer of interest.
+    assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+    assert!(assembly.close(&known(900_000), &mut users).is_empty());
+}
+
+#[test]
+fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
+    let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::ASSIGNED)]);
+    let mut users = Users::new(false);
+    assert!(assembly.close(&known(LANDMARK_US - 1), &mut users).is_empty());
+    assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut users)), [[1, 1, 0, 0]]);
+}
+
+#[test]
+fn what_a_worker_may_still_hold_is_waited_for() {
+    let mut assembly = assembly(&[
+        note(5_000, Side::Canary, 2, Happened::ASSIGNED),
+        note(5_000, Side::Canary, 2, GOOD),
+    ]);
+    let mut users = Users::new(false);
+    let held = Known {
+        floor_us: 4_000,
+        ..known(90_000)
+    };
+    assert!(assembly.close(&held, &mut users).is_empty());
+    assembly.add(&note(4_000, Side::Baseline, 1, Happened::ASSIGNED));
+    assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
+    assert_eq!(counts(&assembly.close(&known(91_000), &mut users)), [[1, 0, 1, 0]]);
+}
+
+#[test]
+fn displaced_requests_spoil_their_time_for_both_arms() {
+    let mut assembly = assembly(&[
+        note(20_000, Side::Baseline, 1, Happened::ASSIGNED),
+        note(20_000, Side::Baseline, 1, BAD),
+        note(21_000, Side::Canary, 2, Happened::ASSIGNED),
+        note(21_000, Side::Canary, 2, Happened::Displaced),
+        note(35_000, Side::Baseline, 3, Happened::ASSIGNED),
+        note(35_000, Side::Baseline, 3, GOOD),
+    ]);
+    let mut users = Users::new(false);
+    let scored = assembly.close(&known(90_000), &mut users);
+    let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
+    assert_eq!(spoiled, [true, false]);
+    assert_eq!(
+        scored[0].all(0).canary.requests,
+        0,
+        "a displaced request is of neither side"
+    );
+    assert_eq!(scored[0].all(0).baseline.failures, 1, "and yet explains");
+    assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
+}
+
+#[test]
+fn each_weight_has_its_own_cohort() {
+    let mut changed = note(2_000, Side::Canary, 1, Happened::ASSIGNED);
+    changed.assignment.canary_points = 2_500;
+    changed.assignment.baseline_points = 7_500;
+    let end = Note {
+        happened: GOOD,
+        ..changed
+    };
+    let mut assembly = assembly(&[
+        note(1_000, Side::Canary, 1, Happened::ASSIGNED),
+        note(1_000, Side::Canary, 1, GOOD),
+        changed,
+        end,
+    ]);
+    let scored = assembly.close(&known(90_000), &mut Users::new(false));
+    let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
+    assert_eq!(weights, [0.05, 0.25]);
+}
+
+#[test]
+fn a_sticky_user_fails_once_however_often_and_in_whatever_way() {
+    let mut assembly = assembly(&[
+        note(1_000, Side::Canary, 7, Happened::ASSIGNED),
+        note(1_000, Side::Canary, 7, BAD),
+        note(1_100, Side::Canary, 7, Happened::ASSIGNED),
+        note(1_100, Side::Canary, 7, BAD),
+        note(1_200, Side::Canary, 7, Happened::ASSIGNED),
+        note(1_300, Side::Canary, Note::KEYLESS, Happened::ASSIGNED),
+        note(1_300, Side::Canary, Note::KEYLESS, BAD),
+    ]);
+    let scored = assembly.close(&known(900_000), &mut Users::new(true));
+    assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
+    assert_eq!(scored[0].canary.new_keys, Some(1));
+    assert_eq!(scored[0].all(0).canary.failures, 4, "the budget counts what users see");
+}
+
+proptest! {
+    /// However the notes are cut into batches and looks, each request is scored once, in order, with its own outcome.
+    #[test]
+    fn nothing_is_lost_or_counted_twice(
+        requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
+        looks in prop::collection::vec(0u64..400_000, 0..20),
+    ) {
+        let mut events: Vec<(u64, Note)> = Vec::new();
+        let mut wanted = [0u64; 4];
+        for (user, (at_us, canary, took_us, kind)) in (0u32..).zip(&requests) {
+            let side = if *canary { Side::Canary } else { Side::Baseline };
+            let happened = [GOOD, BAD, Happened::Aborted { late: false }][usize::from(*kind)];
+            events.push((*at_us, note(*at_us, side, user, Happened::ASSIGNED)));
+            events.push((at_us + took_us, note(*at_us, side, user, happened)));
+            wanted[usize::from(*canary) * 2] += 1;
+            wanted[usize::from(*canary) * 2 + 1] += u64::from(happened == BAD);
+        }
+        events.sort_by_key(|(when, note)| (*when, note.happened.is_last()));
+        let mut looks = looks;
+        looks.sort_unstable();
+        looks.push(10_000_000);
+        let (mut assembly, mut users) = (Assembly::new(0), Users::new(false));
+        let (mut got, mut last) = ([0u64; 4], 0);
+        let mut events = events.into_iter().peekable();
+        for now_us in looks {
+            while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
+                assembly.add(&note);
+            }
+            for scored in assembly.close(&known(now_us), &mut users) {
+                prop_assert!(scored.at_us >= last);
+                last = scored.at_us;
+                got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);
+            }
+        }
+        prop_assert_eq!(got, wanted);
+        prop_assert!(!assembly.has_failure() && assembly.slots.is_empty());
+    }
+}

@@ -10,6 +10,7 @@ mod command;
 mod drive;
 mod lease;
 mod persist;
+mod protect;
 mod read;
 mod recording;
 mod resume;

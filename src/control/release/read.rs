@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::persist::{Stored, number};
+use super::protect::PlanTold;
 use super::start::plan;
 use crate::control::Refusal;
 use crate::control::controller::Controller;
@@ -118,7 +119,9 @@ impl Controller {
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
         );
-        Ok(forecast(&plan, &name, rate, error_rate, now))
+        let mut told = forecast(&plan, &name, rate, error_rate, now);
+        told.warnings.extend(PlanTold::of(managed, overlay, &plan)?.warning());
+        Ok(told)
     }
 
     /// The release under way, and the one that has just ended.

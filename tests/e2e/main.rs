@@ -19,6 +19,7 @@ mod release;
 mod reload;
 mod resources;
 mod routing;
+mod secrets;
 mod split;
 mod stats;
 mod store;

@@ -78,7 +78,9 @@ impl Controller {
         let unknown = Refusal::UnknownRelease(id.to_owned());
         tokio::spawn(async move {
             let found = match read.await {
-                Ok(Some(value)) => serde_json::from_value(value).map_err(|error| Refusal::Store(error.to_string())),
+                Ok(Some(value)) => serde_json::from_value(value)
+                    .map(|bundle: Box<api::EvidenceBundle>| Box::new(bundle.redacted()))
+                    .map_err(|error| Refusal::Store(error.to_string())),
                 Ok(None) => Err(unknown),
                 Err(error) => Err(Refusal::Store(error.to_string())),
             };

@@ -189,3 +189,38 @@ async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_a
         .unwrap();
     assert_eq!(rig.green(), 5.0);
 }
+
+#[tokio::test]
+async fn what_an_older_version_kept_as_evidence_is_shown_without_secrets() {
+    let rig = guarded(&protected());
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.start_with(json!({}), by(false, None)).await.unwrap();
+    let mut bundle = *rig.links.handle.evidence("shop-1").await.unwrap();
+    bundle.samples.canary.push(api::Sample {
+        method: "GET".to_owned(),
+        path: "/reset/hunter2".to_owned(),
+        headers: vec![
+            ("location".to_owned(), "https://joe:hunter2@localhost/cart".to_owned()),
+            ("x-jwt".to_owned(), "hunter2".to_owned()),
+        ],
+        ..api::Sample::default()
+    });
+    bundle.routes.push(api::FailingRoute {
+        side: "canary".to_owned(),
+        route: Some("GET /users/hunter2/…".to_owned()),
+        status: "500".to_owned(),
+        count: 1,
+    });
+    bundle.plan = protected();
+    let shown = bundle.redacted();
+    let text = serde_json::to_string(&shown).unwrap();
+    assert!(!text.contains("hunter2"), "{text}");
+    let sample = &shown.samples.canary[0];
+    assert_eq!((sample.method.as_str(), sample.path.as_str()), ("GET", "/reset/*"));
+    assert_eq!(
+        sample.headers,
+        [("location".to_owned(), "https://localhost/cart".to_owned())]
+    );
+    assert_eq!(shown.routes[0].route.as_deref(), Some("GET /users/*/…"));
+    assert_eq!(shown.clone().redacted(), shown, "shown again");
+}

@@ -38,7 +38,7 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Whether the caller may go on through freeze windows.
+    /// Whether the caller may override gates, freeze windows and the preflight of the configuration.
     pub(super) fn may_override(&self) -> bool {
         self.role >= Role::Admin
     }

@@ -84,7 +84,7 @@ pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) 
         (status = 201, description = "The release has been started", body = api::ReleaseChange, headers(
             ("Location" = String, description = "The path of the release"),
             ("ETag" = String, description = "The service's new revision"))),
-        (status = 403, description = "The role does not allow it; `override_freeze` needs `admin`", body = api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "The role does not allow it; `override_freeze`, and a plan that weakens gates, freeze windows or the preflight of the configuration, need `admin` and a reason", body = api::Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
         (status = 409, description = "Another release is under way", body = api::Problem, content_type = "application/problem+json"),
         (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),

@@ -81,6 +81,7 @@ pub(super) async fn get_weights(
     responses(
         (status = 200, description = "The service after the change", body = api::Change,
             headers(("ETag" = String, description = "The new revision"))),
+        (status = 403, description = "The role does not allow it: while a configured freeze window is in force, and where gates are configured, weight is moved away from the baseline by `admin` only, with a reason", body = api::Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
         (status = 409, description = "A rollback came first", body = api::Problem, content_type = "application/problem+json"),
         (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),

@@ -57,6 +57,8 @@ pub(super) struct Move {
     pub(super) intent: Intent,
     /// The turn of a release, if it is one.
     pub(super) turn: Option<Box<Turn>>,
+    /// What weights by hand pass that the configuration asks for, for the journal.
+    pub(super) overridden: Vec<String>,
     pub(super) reply: Reply,
 }
 
@@ -79,7 +81,13 @@ impl Controller {
             Err(refusal) => drop(asked.reply.send(Err(refusal))),
             Ok(Step::Wait(name)) => self.wait(&name, asked),
             Ok(Step::Brake(name, next)) => self.brake(&name, Move::weights(next, asked)),
-            Ok(Step::Away(name, next)) => self.commit_first(&name, Move::weights(next, asked)),
+            Ok(Step::Away(name, next, passed)) => {
+                let moved = Move {
+                    overridden: passed,
+                    ..Move::weights(next, asked)
+                };
+                self.commit_first(&name, moved);
+            }
         }
     }
 
@@ -95,11 +103,14 @@ impl Controller {
             return Ok(Step::Wait(name));
         }
         managed.expect(asked.intent.expected_revision)?;
-        let next = managed.next(weights, &self.clock.now().rfc3339(), &asked.intent);
+        let now = self.clock.now();
+        let passed = if brake { Vec::new() } else { managed.passed_by_hand(now) };
+        managed.may_move_by_hand(&passed, &asked.intent)?;
+        let next = managed.next(weights, &now.rfc3339(), &asked.intent);
         Ok(if brake {
             Step::Brake(name, next)
         } else {
-            Step::Away(name, next)
+            Step::Away(name, next, passed)
         })
     }
 
@@ -123,6 +134,7 @@ impl Controller {
                     action: "rollback",
                     intent,
                     turn: None,
+                    overridden: Vec::new(),
                     reply: Reply::Service(reply),
                 };
                 let moves = moved.next.weights != managed.state.weights;
@@ -323,6 +335,7 @@ impl Controller {
             },
             // A release that was to begin may be on disk: it is then one that was cancelled.
             turn: pending.moved.turn.and_then(|turn| turn.taken_back(now)),
+            overridden: Vec::new(),
             reply: Reply::Nobody,
         };
         let undo = self.change(name, &pending.moved.next, &undo, true);
@@ -380,6 +393,9 @@ impl Controller {
             // A change that is taken back leaves the release as it is.
             None => managed.record_release(now),
         });
+        if let (Some(is), false) = (is.as_object_mut(), moved.overridden.is_empty()) {
+            is.insert("overridden".to_owned(), serde_json::json!(moved.overridden));
+        }
         Change {
             services: vec![moved.next.record(name)],
             releases: record.into_iter().collect(),
@@ -404,6 +420,7 @@ impl Move {
             action: "weights",
             intent: asked.intent,
             turn: None,
+            overridden: Vec::new(),
             reply: Reply::Service(asked.reply),
         }
     }
@@ -414,8 +431,8 @@ enum Step {
     Wait(Name),
     /// Publish, then commit.
     Brake(Name, State),
-    /// Commit, then publish.
-    Away(Name, State),
+    /// Commit, then publish; what of the configuration is overridden by it.
+    Away(Name, State, Vec<String>),
 }
 
 impl Managed {

@@ -21,7 +21,7 @@ pub struct Intent {
     pub reason: Option<String>,
     /// The revision that the caller has seen; a change is refused when the service has moved on.
     pub expected_revision: Option<u64>,
-    /// Whether the caller may go on through freeze windows.
+    /// Whether the caller may override gates, freeze windows and the preflight of the configuration.
     pub may_override: bool,
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use super::redact;
 use super::release::Release;
 
 /// What a release did, saw and was decided by: of one under way, as far as it goes.
@@ -103,7 +104,8 @@ pub struct SideCounts {
 pub struct FailingRoute {
     /// `canary` or `baseline`.
     pub side: String,
-    /// The route, as text for people, if it is known.
+    /// The method and the first two segments of the path, if they are known; `*` stands for segments that could be an id or
+    /// a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// The status, or what came in its place, such as `connect_error`.
@@ -123,14 +125,14 @@ pub struct Samples {
     pub baseline: Vec<Sample>,
 }
 
-/// One exchange, without bodies and without values of headers that could be secret.
+/// One exchange, without bodies.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Sample {
     /// When it ended (RFC 3339).
     pub at: String,
     /// The method.
     pub method: String,
-    /// The path, without its query.
+    /// The path, without its query; `*` stands for segments that could be an id or a secret.
     pub path: String,
     /// The status; absent if there was none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -143,8 +145,43 @@ pub struct Sample {
     /// Its identity, as in the access log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Headers of the answer, with what could be secret replaced.
+    /// Headers of the answer: those that are known to hold no secrets, and of `Location` neither userinfo nor query.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Vec<String>>)]
     pub headers: Vec<(String, String)>,
+}
+
+impl EvidenceBundle {
+    /// The same without what is not kept any more: a bundle that an older version wrote may hold it.
+    #[must_use]
+    pub fn redacted(mut self) -> EvidenceBundle {
+        for sample in self.samples.canary.iter_mut().chain(&mut self.samples.baseline) {
+            sample.method = redact::method(&sample.method).to_owned();
+            sample.path = redact::path(&sample.path);
+            let shown = std::mem::take(&mut sample.headers).into_iter();
+            let shown = shown.filter_map(|(name, value)| Some((redact::field(&name, &value)?, name)));
+            sample.headers = shown.map(|(value, name)| (name, value)).collect();
+        }
+        for route in self.routes.iter_mut().filter_map(|failing| failing.route.as_mut()) {
+            if let Some((method, path)) = route.split_once(' ') {
+                *route = format!("{} {}", redact::method(method), redact::group(path));
+            }
+        }
+        if let Some(Value::Array(requests)) = self.plan.pointer_mut("/preflight/requests") {
+            requests.iter_mut().for_each(hide_request);
+        }
+        self
+    }
+}
+
+/// Values of the fields and the query of a preflight's request.
+fn hide_request(request: &mut Value) {
+    if let Some(Value::Object(headers)) = request.get_mut("headers") {
+        headers.values_mut().for_each(|value| *value = Value::from("*"));
+    }
+    if let Some(Value::String(path)) = request.get_mut("path")
+        && let Some((before, _)) = path.split_once('?')
+    {
+        *path = format!("{before}?*");
+    }
 }

@@ -236,7 +236,7 @@ pub struct ReleaseList {
 pub struct ReleaseStart {
     /// The upstream that is to be proved.
     pub canary: String,
-    /// Why, for the journal.
+    /// Why, for the journal. Needed where the configuration is overridden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub reason: Option<String>,
@@ -248,7 +248,8 @@ pub struct ReleaseStart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub version: Option<String>,
-    /// The plan: what it names replaces the same fields of the service's `release` block.
+    /// The plan: what it names replaces the same fields of the service's `release` block. Gates, freeze windows and the preflight
+    /// of that block may be added to; to weaken them needs a reason, and the role `admin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub plan: Option<Map<String, Value>>,

@@ -34,7 +34,7 @@ pub fn forecast(
         requests_per_second,
         baseline_error_rate,
         worst_case: worst_case(plan),
-        plan: serde_json::Value::Object(plan.to_json()),
+        plan: serde_json::Value::Object(plan.to_shown()),
         warnings: warnings(plan, &steps, now),
         steps,
     }

@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod admin;
+mod authority;
 mod brakes;
 mod drain;
 mod early;
@@ -19,6 +20,7 @@ mod release;
 mod reload;
 mod resources;
 mod routing;
+mod secrets;
 mod split;
 mod stats;
 mod store;

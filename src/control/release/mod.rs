@@ -11,6 +11,7 @@ mod drive;
 mod late;
 mod lease;
 mod persist;
+mod protect;
 mod read;
 mod recording;
 mod resume;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::persist::{Stored, number};
+use super::protect::PlanTold;
 use super::start::plan;
 use crate::control::Refusal;
 use crate::control::controller::Controller;
@@ -77,7 +78,9 @@ impl Controller {
         let unknown = Refusal::UnknownRelease(id.to_owned());
         tokio::spawn(async move {
             let found = match read.await {
-                Ok(Some(value)) => serde_json::from_value(value).map_err(|error| Refusal::Store(error.to_string())),
+                Ok(Some(value)) => serde_json::from_value(value)
+                    .map(|bundle: Box<api::EvidenceBundle>| Box::new(bundle.redacted()))
+                    .map_err(|error| Refusal::Store(error.to_string())),
                 Ok(None) => Err(unknown),
                 Err(error) => Err(Refusal::Store(error.to_string())),
             };
@@ -118,7 +121,9 @@ impl Controller {
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
         );
-        Ok(forecast(&plan, &name, rate, error_rate, now))
+        let mut told = forecast(&plan, &name, rate, error_rate, now);
+        told.warnings.extend(PlanTold::of(managed, overlay, &plan)?.warning());
+        Ok(told)
     }
 
     /// The release under way, and the one that has just ended.

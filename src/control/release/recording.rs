@@ -11,7 +11,7 @@ use crate::store::Recording;
 /// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
 /// it did the live one.
 pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64) {
-    let mut plan = release.plan.to_json();
+    let mut plan = release.plan.to_shown();
     // As this try at the build is judged, and from the step that it begins at.
     plan.insert(
         "alpha".to_owned(),

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::active::{Active, Spent};
 use super::lease::Lease;
+use super::protect::PlanTold;
 use super::recording::begin;
 use super::turn::Turn;
 use crate::control::change::{Move, Reply};
@@ -30,7 +31,7 @@ impl Controller {
     ) {
         match self.prepare(service, start, &intent) {
             Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((name, active)) => {
+            Ok((name, active, told)) => {
                 let now = self.clock.now();
                 let Some(managed) = self.services.get(&name) else {
                     return;
@@ -41,7 +42,8 @@ impl Controller {
                         .state
                         .with_new_release(managed.next_revision(), &now.rfc3339(), intent.reason.clone());
                 let detail = format!("{} is to take over from {}", after.canary, after.baseline)
-                    + overriding(after.override_freeze);
+                    + overriding(after.override_freeze)
+                    + &told.in_words();
                 let id = after.id.as_str().into();
                 let moved = Move {
                     next,
@@ -51,7 +53,9 @@ impl Controller {
                         after,
                         detail,
                         active: Some(active),
+                        plan: Some(told),
                     })),
+                    overridden: Vec::new(),
                     reply: Reply::Release(id, reply),
                 };
                 self.commit_first(&name, moved);
@@ -65,13 +69,15 @@ impl Controller {
         service: &str,
         start: &api::ReleaseStart,
         intent: &Intent,
-    ) -> Result<(Name, Box<Active>), Refusal> {
+    ) -> Result<(Name, Box<Active>, PlanTold), Refusal> {
         let now = self.clock.now();
         let (name, managed) = self.managed(service)?;
         managed.expect(intent.expected_revision)?;
         managed.may_start()?;
         let canary = managed.candidate(&start.canary)?;
         let plan = plan(managed, start.plan.as_ref(), self.approvals)?;
+        let told = PlanTold::of(managed, start.plan.as_ref(), &plan)?;
+        told.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
         let override_freeze = Command::overriding(start.override_freeze, intent.may_override, reason)?;
@@ -100,7 +106,7 @@ impl Controller {
         };
         let spec = self.watch_spec(&release)?;
         let active = self.make(release, spec, now);
-        Ok((name, active))
+        Ok((name, active, told))
     }
 
     fn make(&mut self, release: Release, spec: WatchSpec, now: Timestamp) -> Box<Active> {
@@ -191,7 +197,7 @@ impl From<Illegal> for Refusal {
     }
 }
 
-fn unfit(pointer: &str, detail: impl Into<String>) -> Refusal {
+pub(super) fn unfit(pointer: &str, detail: impl Into<String>) -> Refusal {
     Refusal::Unfit(vec![api::FieldProblem {
         pointer: pointer.to_owned(),
         detail: detail.into(),

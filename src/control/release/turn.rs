@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::active::{Active, Due, Preflight};
+use super::protect::PlanTold;
 use super::recording::end;
 use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
@@ -22,6 +23,8 @@ pub(in crate::control) struct Turn {
     pub(super) detail: String,
     /// Everything else of a release that begins with this turn.
     pub(super) active: Option<Box<Active>>,
+    /// What the journal says of the plan of a release that begins with this turn.
+    pub(super) plan: Option<PlanTold>,
 }
 
 impl Turn {
@@ -47,6 +50,7 @@ impl Turn {
             after: transition.after,
             detail: transition.detail,
             active: self.active,
+            plan: None,
         }))
     }
 }
@@ -80,7 +84,9 @@ impl Managed {
 
     /// The turn is in effect. Whether the release has ended with it.
     pub(in crate::control) fn turn(&mut self, turn: Turn, action: &str, actor: &str, now: Timestamp) -> bool {
-        let Turn { after, detail, active } = turn;
+        let Turn {
+            after, detail, active, ..
+        } = turn;
         if let Some(mut active) = self.active.take().or(active) {
             if after.phase == api::Phase::Preflight {
                 active.preflight = Preflight::Due;
@@ -117,6 +123,7 @@ impl Managed {
             let mut release = told(&turn.after);
             if let Some(release) = release.as_object_mut() {
                 release.insert("detail".to_owned(), Value::from(turn.detail.as_str()));
+                release.extend(turn.plan.iter().flat_map(PlanTold::fields));
             }
             is.insert("release".to_owned(), release);
         }
@@ -180,7 +187,9 @@ impl Controller {
                 after: transition.after,
                 detail: transition.detail,
                 active: None,
+                plan: None,
             })),
+            overridden: Vec::new(),
             reply,
         };
         if away {

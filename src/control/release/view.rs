@@ -102,7 +102,7 @@ impl Active {
     /// Everything that it was decided by.
     pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
         let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
-        let plan = serde_json::Value::Object(self.release.plan.to_json());
+        let plan = serde_json::Value::Object(self.release.plan.to_shown());
         self.chronicle
             .bundle(self.view(&self.release, now, durable), judge, plan)
     }

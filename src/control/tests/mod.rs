@@ -1,5 +1,6 @@
 //! The controller as the rest of the program sees it, over stores that work, fail and hang.
 
+mod authority;
 mod changes;
 mod disk;
 mod model;

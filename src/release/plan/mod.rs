@@ -6,6 +6,7 @@
 mod fields;
 mod objectives;
 mod preflight;
+mod protected;
 mod read;
 mod steps;
 mod write;
@@ -94,6 +95,16 @@ impl Plan {
     /// The whole plan with its defaults; [`Plan::read`] makes the same plan of it.
     pub fn to_json(&self) -> Map<String, Value> {
         write::write(self)
+    }
+
+    /// The same for people: values of the preflight's header fields and queries are left out, since they may be secret.
+    pub fn to_shown(&self) -> Map<String, Value> {
+        let preflight = self.preflight.as_ref().map(Preflight::discreet);
+        let shown = Plan {
+            preflight,
+            ..self.clone()
+        };
+        shown.to_json()
     }
 
     /// The steps in order; the last is at 100 percent.

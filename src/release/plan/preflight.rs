@@ -62,6 +62,14 @@ impl Preflight {
         Some(preflight)
     }
 
+    /// Without what may be secret in its requests.
+    pub(super) fn discreet(&self) -> Preflight {
+        Preflight {
+            requests: self.requests.iter().map(Smoke::discreet).collect(),
+            timeout: self.timeout,
+        }
+    }
+
     pub(super) fn write(&self) -> Value {
         let requests: Vec<Value> = self.requests.iter().map(Smoke::write).collect();
         json!({ "requests": requests, "timeout": super::write::time(self.timeout) })
@@ -69,6 +77,19 @@ impl Preflight {
 }
 
 impl Smoke {
+    fn discreet(&self) -> Smoke {
+        let path = match self.path.split_once('?') {
+            Some((path, _)) => format!("{path}?*"),
+            None => self.path.clone(),
+        };
+        let headers = self.headers.iter().map(|(name, _)| (name.clone(), "*".to_owned()));
+        Smoke {
+            path,
+            headers: headers.collect(),
+            ..self.clone()
+        }
+    }
+
     fn get(path: &str) -> Smoke {
         Smoke {
             method: "GET".to_owned(),

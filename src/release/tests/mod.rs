@@ -5,6 +5,7 @@ mod freeze;
 mod laws;
 mod machine;
 mod plan;
+mod protected;
 mod trial;
 
 use serde_json::{Map, Value, json};

@@ -32,11 +32,11 @@ fn a_failure_is_kept_with_its_answer_but_without_secrets() {
     let [sample] = &*samples else { panic!("{samples:?}") };
     assert_eq!((sample.side, &*sample.method), (Side::Canary, "GET"));
     assert_eq!((sample.status, sample.reason), (Some(503), Some("5xx")));
-    assert_eq!((sample.path.len(), &sample.path[..9]), (200, "/orders/x"));
+    assert_eq!(&*sample.path, "/orders/*");
     assert_eq!(sample.request_id.as_deref(), response.header("x-request-id").as_deref());
     assert_eq!(
         (header(sample, "x-build"), header(sample, "set-cookie")),
-        (Some("7"), Some("…"))
+        (Some("7"), None)
     );
     assert!(sample.latency_us > 0);
     assert!(!format!("{sample:?}").contains("hunter2"));

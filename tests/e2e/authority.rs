@@ -1,0 +1,161 @@
+//! Who may take away what the configuration asks for before a canary gets traffic.
+
+use std::io::Write;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Proxy, Response, Upstream, shop};
+use crate::verbs::{ends_with, weighbridge};
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+/// Always frozen; the service has gates if there are people to open them.
+fn protected(blue: &Upstream, green: &Upstream, gates: bool) -> Value {
+    let mut shop = shop(blue, green);
+    shop["release"] = json!({
+        "steps": [5, 50],
+        "freeze": ["00:00 - 12:00", "12:00 - 00:00"],
+        "preflight": { "requests": [{ "path": "/ready", "headers": { "X-Key": "hunter2" } }] },
+    });
+    if gates {
+        shop["release"]["steps"] = json!([5, { "weight": 50, "gate": "qa" }]);
+        shop["release"]["gate"] = json!({ "name": "board", "approvals": 2 });
+    }
+    shop
+}
+
+fn start(proxy: &Proxy, token: &str, body: &Value) -> Response {
+    let headers = format!("{JSON}Authorization: Bearer {token}\r\n");
+    proxy.admin(
+        "POST",
+        "/api/v1/services/shop/releases",
+        &headers,
+        Some(&body.to_string()),
+    )
+}
+
+#[track_caller]
+fn refused(answer: Response, status: u16, named: &str) {
+    assert_eq!(
+        answer.header("content-type").as_deref(),
+        Some("application/problem+json")
+    );
+    let problem = answer.expect(status).json();
+    assert!(problem.to_string().contains(named), "{problem}");
+    assert!(!problem.to_string().contains("hunter2"), "{problem}");
+}
+
+#[test]
+fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_to_say_why() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    // The SHA-256 of `operator` and of `admin-token`.
+    let proxy = Proxy::start(json!({
+        "admin": { "tokens": [
+            { "name": "otto", "role": "operate", "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
+            { "name": "bea", "role": "approve", "sha256": "b17b3a88813c8cc9214298fbdc4ba9ae45dd1983f5f8e1615df393663c51fd01" },
+            { "name": "cem", "role": "approve", "sha256": "bd7b581c74a018403113750ce92d46f95df2755dd107a42672a73fc683dbdc70" },
+            { "name": "ada", "role": "admin", "sha256": "10a4c7c9fc5206d6f36dc6944a81bb6f4a3cb0e25014ae3b12e6c3e52712292a" },
+        ]},
+        "services": { "shop": protected(&blue, &green, true) },
+    }));
+    let weaker = [
+        (json!({ "freeze": [], "steps": [50, 100] }), "00:00 - 12:00"),
+        (json!({ "steps": [50, 100] }), "qa"),
+        (
+            json!({ "steps": [5, { "weight": 50, "gate": { "name": "qa2" } }] }),
+            "qa",
+        ),
+        (json!({ "gate": { "name": "board", "approvals": 1 } }), "board"),
+        (json!({ "preflight": { "requests": [] } }), "/ready"),
+    ];
+    for (plan, named) in &weaker {
+        let body = json!({ "canary": "green", "reason": "hurry", "plan": plan });
+        refused(start(&proxy, "operator", &body), 403, named);
+        let body = json!({ "canary": "green", "plan": plan });
+        refused(start(&proxy, "admin-token", &body), 422, named);
+    }
+    let operator = "Authorization: Bearer operator\r\n";
+    let by_hand = r#"{"weights": {"blue": 95, "green": 5}, "reason": "hurry"}"#;
+    refused(proxy.put_weights(operator, by_hand), 403, "board");
+    assert_eq!((green.count(), proxy.get("/").text()), (0, "blue".to_owned()));
+
+    let body = json!({ "canary": "green", "plan": { "bake": "1s" } });
+    let started = start(&proxy, "operator", &body).expect(201).json();
+    assert_eq!(started["waiting_for"]["kind"], "gate", "{started}");
+    let verb = |verb: &str, body: &str| {
+        let headers = format!("{JSON}{operator}");
+        proxy.admin("POST", &format!("/api/v1/releases/shop-1/{verb}"), &headers, Some(body))
+    };
+    for (asked, body, status) in [
+        ("approve", "{}", 403),
+        ("promote", "{}", 409),
+        ("resume", "{}", 409),
+        ("resume", r#"{"override_freeze": true, "reason": "hurry"}"#, 403),
+        ("promote", r#"{"override_freeze": true, "reason": "hurry"}"#, 403),
+        ("cancel", "{}", 200),
+    ] {
+        verb(asked, body).expect(status);
+    }
+    assert_eq!(green.count(), 0, "the canary was not even asked");
+
+    let (plan, named) = &weaker[0];
+    let body = json!({ "canary": "green", "reason": "hotfix", "plan": plan });
+    start(&proxy, "admin-token", &body).expect(201);
+    let audit = proxy
+        .admin("GET", "/api/v1/audit?limit=1", operator, None)
+        .expect(200)
+        .json();
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["actor"], &entry["action"], &entry["reason"]),
+        (&json!("ada"), &json!("release_started"), &json!("hotfix"))
+    );
+    let told = &entry["after"]["release"];
+    assert_eq!(
+        (&told["plan"]["freeze"], &told["replaced"]["freeze"]),
+        (&json!([]), &json!(["00:00 - 12:00", "12:00 - 00:00"]))
+    );
+    assert!(told["overridden"].to_string().contains(named), "{told}");
+    assert!(!audit.to_string().contains("hunter2"), "{audit}");
+}
+
+#[test]
+fn without_tokens_everybody_is_an_admin_and_has_to_say_why_all_the_same() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let proxy = Proxy::with_shop(protected(&blue, &green, false));
+    let mut plan = tempfile::NamedTempFile::new().unwrap();
+    plan.write_all(b"freeze: []\npreflight: { requests: [/other] }\n")
+        .unwrap();
+    let start = [
+        "release",
+        "start",
+        "shop",
+        "green",
+        "--plan",
+        plan.path().to_str().unwrap(),
+    ];
+    let failed = weighbridge(&proxy, &start);
+    ends_with(&failed, 1);
+    let told = String::from_utf8(failed.stderr).unwrap();
+    assert!(
+        told.contains("reason") && told.contains("00:00 - 12:00") && told.contains("/ready"),
+        "{told}"
+    );
+    ends_with(&weighbridge(&proxy, &[&start[..], &["--reason", "hotfix"]].concat()), 0);
+    let audit = proxy
+        .admin("GET", "/api/v1/audit?limit=50", "", None)
+        .expect(200)
+        .json();
+    let entries = audit["entries"].as_array().unwrap();
+    let entry = entries
+        .iter()
+        .find(|entry| entry["action"] == "release_started")
+        .unwrap();
+    let replaced = &entry["after"]["release"]["replaced"];
+    assert_eq!(replaced["preflight"]["requests"][0]["path"], "/ready", "{entry}");
+    assert_eq!(
+        entry["after"]["release"]["overridden"].as_array().unwrap().len(),
+        3,
+        "{entry}"
+    );
+}

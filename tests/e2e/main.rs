@@ -20,6 +20,7 @@ mod resources;
 mod routing;
 mod split;
 mod stats;
+mod sticky;
 mod store;
 mod streaming;
 mod swap;

@@ -199,7 +199,7 @@ const SERVICE: &[(&str, &str)] = &[
     ),
     (
         "sticky: { cookie: { path: / } }",
-        "8:23 services.shop.sticky.cookie: `name` is missing; expected the name of the cookie",
+        "8:15 services.shop.sticky.cookie.name: `name` is missing; expected the name of the cookie",
     ),
     (
         "sticky: { cookie: { name: wb, path: shop } }",

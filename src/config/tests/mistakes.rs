@@ -207,7 +207,7 @@ const SERVICE: &[(&str, &str)] = &[
     ),
     (
         "sticky: { cookie: { name: wb, path: \"/a;b\" } }",
-        "8:41 services.shop.sticky.cookie.path: expected a path such as `/shop`, at most 255 characters and none of them a `;`, found `/a;b`",
+        "8:41 services.shop.sticky.cookie.path: expected a path such as `/shop`, at most 255 characters and none of them a `;`, found `\"/a;b\"`",
     ),
     (
         "sticky: { cookie: { name: wb, domain: .example.com } }",

@@ -75,7 +75,7 @@ pub struct Running {
 /// # Errors
 ///
 /// [`Error`] says what could not be started; nothing is left running then.
-pub fn start(config: Config) -> Result<Running, Error> {
+pub fn start(mut config: Config) -> Result<Running, Error> {
     let access_log = AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
     let (listeners, listener_addresses) = bind_listeners(&config)?;
     let admin_listener = bind_admin(config.admin.address)?;
@@ -84,6 +84,7 @@ pub fn start(config: Config) -> Result<Running, Error> {
     if config.store.path.is_none() {
         tracing::warn!("no store.path is configured: weights set by the API are forgotten when the process ends");
     }
+    config.proxy.sticky_secret = store.sticky_secret();
     let (controller, links) = Controller::new(Setup {
         services: config.services,
         preflighter: Arc::new(preflight),

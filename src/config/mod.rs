@@ -17,6 +17,7 @@ mod scalar;
 #[expect(dead_code, reason = "shapes, of which only the schema is used")]
 mod schema;
 mod service;
+mod sticky;
 mod tree;
 mod watch;
 mod webhook;

@@ -102,7 +102,7 @@ fn host(text: &str) -> Result<HostPattern, Wrong> {
     })
 }
 
-fn is_domain(text: &str) -> bool {
+pub(super) fn is_domain(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())
             && !label.starts_with('-')

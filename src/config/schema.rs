@@ -4,6 +4,7 @@
 //! against each other, field by field, and against `config/reference.yaml` for the defaults.
 
 mod release;
+mod sticky;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -216,7 +217,7 @@ struct Service {
     timeouts: Timeouts,
     /// What makes a user return to the same upstream; without it each request is drawn.
     #[schemars(default)]
-    sticky: Sticky,
+    sticky: sticky::Sticky,
     /// How testers reach a named upstream whatever its weight.
     #[schemars(default)]
     tester: Tester,
@@ -280,23 +281,6 @@ struct Timeouts {
     /// For the whole exchange.
     #[schemars(extend("default" = "0s"))]
     total: Duration,
-}
-
-#[derive(JsonSchema)]
-#[schemars(rename_all = "snake_case")]
-enum Sticky {
-    /// A cookie of this name, which the proxy issues when it is missing.
-    Cookie(String),
-    /// A header; requests without it are drawn.
-    Header(String),
-    /// The client's address.
-    ClientIp(True),
-}
-
-impl Default for Sticky {
-    fn default() -> Self {
-        Sticky::ClientIp(True)
-    }
 }
 
 #[derive(JsonSchema)]

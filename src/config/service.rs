@@ -6,10 +6,11 @@ use super::read::{Fields, Problems, entries, list};
 use super::release::{Callers, release};
 use super::route::{header_name, refuse_duplicates, routes};
 use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
+use super::sticky::{cookie_name, sticky};
 use super::tree::{Entry, Kind, Node};
 use crate::model::{
-    Endpoint, Health, Name, Protocol, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights,
-    one_of, similar,
+    Endpoint, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
+    similar,
 };
 
 const SERVICES_MAX: usize = 10_000;
@@ -296,28 +297,6 @@ fn timeouts(node: &Node, problems: &Problems) -> Option<Timeouts> {
     Some(timeouts)
 }
 
-fn sticky(node: &Node, problems: &Problems) -> Option<Sticky> {
-    let mut fields = Fields::of(node, problems)?;
-    let given = [fields.get("cookie"), fields.get("header"), fields.get("client_ip")];
-    fields.finish();
-    match given {
-        [Some(node), None, None] => parsed(node, problems, cookie_name).map(Sticky::Cookie),
-        [None, Some(node), None] => parsed(node, problems, header_name).map(Sticky::Header),
-        [None, None, Some(node)] => match node.kind {
-            Kind::Bool(true) => Some(Sticky::ClientIp),
-            _ => {
-                let help = "leave `sticky` out to draw each request";
-                problems.help(node, format!("expected `true`, found {}", node.found()), help);
-                None
-            }
-        },
-        _ => {
-            problems.at(node, "expected exactly one of `cookie`, `header` and `client_ip`");
-            None
-        }
-    }
-}
-
 fn tester(node: &Node, problems: &Problems) -> Option<Tester> {
     let mut fields = Fields::of(node, problems)?;
     let given = [fields.get("header"), fields.get("cookie")];
@@ -329,14 +308,6 @@ fn tester(node: &Node, problems: &Problems) -> Option<Tester> {
             problems.at(node, "expected exactly one of `header` and `cookie`");
             None
         }
-    }
-}
-
-/// Cookie names follow the same grammar as header names (RFC 6265 section 4.1.1), but keep their case.
-fn cookie_name(text: &str) -> Result<Name, Wrong> {
-    match header_name(text) {
-        Ok(_) if text.len() <= 63 => Ok(Name::from(text)),
-        _ => Err("the name of a cookie, at most 63 letters, digits and some punctuation".into()),
     }
 }
 

@@ -10,7 +10,7 @@ mod shipped;
 use std::fs;
 
 use super::*;
-use crate::model::{HostPattern, Sticky, Tester};
+use crate::model::{HostPattern, SameSite, Secure, Sticky, StickyCookie, Tester};
 use proptest::prelude::*;
 
 fn variables() -> HashMap<String, String> {
@@ -102,6 +102,37 @@ services:
     assert_eq!(a.sticky, Some(Sticky::ClientIp));
     assert_eq!(a.tester, Some(Tester::Cookie("t".into())));
     assert_eq!(a.weights.holder().unwrap().as_ref(), "only");
+}
+
+#[test]
+fn a_sticky_cookie_has_a_short_and_a_long_form() {
+    let sticky = |text: &str| match &good(&format!("{SHOP}    sticky: {{ cookie: {text} }}\n")).services[0].sticky {
+        Some(Sticky::Cookie(cookie)) => cookie.clone(),
+        other => panic!("{other:?}"),
+    };
+    let short = StickyCookie::named("wb");
+    assert_eq!(sticky("wb"), short);
+    assert_eq!(sticky("{ name: wb }"), short);
+    assert_eq!(
+        sticky("{ name: wb, path: /shop, domain: Example.com, max_age: 30d, same_site: none, secure: true }"),
+        StickyCookie {
+            path: "/shop".into(),
+            domain: Some("example.com".into()),
+            max_age: Some(std::time::Duration::from_secs(30 * 86_400)),
+            same_site: SameSite::None,
+            secure: Secure::Always,
+            ..short.clone()
+        }
+    );
+    let never = Secure::Never;
+    assert_eq!(
+        sticky("{ name: wb, secure: false }"),
+        StickyCookie { secure: never, ..short }
+    );
+    assert_eq!(
+        sticky("{ name: __Host-wb, path: /, secure: auto }").secure,
+        Secure::Auto
+    );
 }
 
 #[test]

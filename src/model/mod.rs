@@ -8,14 +8,16 @@ mod evidence;
 pub(crate) mod redact;
 mod release;
 mod service;
+mod sticky;
 mod webhook;
 mod weight;
 mod words;
 
 pub use service::{
-    Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
-    Timeouts, UpstreamSpec,
+    Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Tester, Timeouts,
+    UpstreamSpec,
 };
+pub use sticky::{SameSite, Secure, Sticky, StickyCookie, StickySecret};
 pub use webhook::{Webhook, WebhookFormat};
 pub use weight::{Weight, WeightError, Weights, WeightsError};
 pub(crate) use words::{one_of, similar};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 
-use super::Weights;
+use super::{Sticky, Weights};
 
 /// The name of a service or an upstream: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
 pub type Name = Arc<str>;
@@ -119,17 +119,6 @@ impl Default for Timeouts {
             total: Duration::ZERO,
         }
     }
-}
-
-/// What identifies a user for the split.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sticky {
-    /// A cookie of this name, which the proxy issues when it is missing.
-    Cookie(Arc<str>),
-    /// A header; requests without it are drawn.
-    Header(HeaderName),
-    /// The client's address.
-    ClientIp,
 }
 
 /// How a tester names an upstream.

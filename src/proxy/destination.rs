@@ -3,17 +3,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::HOST;
-use http::{Method, Request};
+use http::header::{HOST, SET_COOKIE};
+use http::{HeaderMap, Method, Request};
 
 use super::body::Limits;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers::client_address;
-use super::sticky::{self, Choice, NewCookie};
+use super::sticky::{self, Choice, Issue};
 use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
-use crate::model::Timeouts;
+use crate::model::{Sticky, Timeouts};
 use crate::routing::{EndpointKey, InFlight, Service, Snapshot, Upstream, Watch};
 use crate::stats::{Reason, UpstreamKey};
 
@@ -24,6 +24,8 @@ pub(crate) struct Destination {
     /// The revision of the table that `service` was last looked up in.
     revision: u64,
     choice: Choice,
+    /// Whether the request came without a key that is known to be the user's own.
+    unproven: bool,
     /// The user's hash, for a service with a release.
     user: Option<u32>,
     way: Way,
@@ -63,7 +65,7 @@ impl Destination {
     /// # Errors
     ///
     /// No route matches. A tester who names an upstream that does not exist is a user like any other.
-    pub(crate) fn of<B>(exchange: &Exchange, request: &Request<B>) -> Result<(Destination, NewCookie), Error> {
+    pub(crate) fn of<B>(exchange: &Exchange, request: &Request<B>) -> Result<(Destination, Option<Issue>), Error> {
         let headers = request.headers();
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         // `OPTIONS *` asks about the server as a whole.
@@ -86,21 +88,27 @@ impl Destination {
         if let Some(name) = sticky::tester(service.tester.as_ref(), headers)
             && service.upstreams.iter().any(|upstream| *upstream.name == *name)
         {
-            return Ok((Destination::new(service, revision, Choice::Named(name), None), None));
+            return Ok((
+                Destination::new(service, revision, Choice::Named(name), false, None),
+                None,
+            ));
         }
-        let (choice, cookie) = sticky::choose(service.sticky.as_ref(), headers, &exchange.client);
+        let identity = sticky::identify(&service, request, &exchange.client);
         let user = service.watch.is_some().then(|| {
             let address = || client_address(headers, &exchange.client);
-            trial::user(&service, &choice, cookie.is_some(), address)
+            trial::user(&service, &identity.choice, identity.is_fresh(), address)
         });
-        Ok((Destination::new(service, revision, choice, user), cookie))
+        let unproven = identity.issue.is_some();
+        let destination = Destination::new(service, revision, identity.choice, unproven, user);
+        Ok((destination, identity.issue))
     }
 
-    fn new(service: Arc<Service>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
+    fn new(service: Arc<Service>, revision: u64, choice: Choice, unproven: bool, user: Option<u32>) -> Destination {
         Destination {
             service,
             revision,
             choice,
+            unproven,
             user,
             way: Way::New,
         }
@@ -120,6 +128,19 @@ impl Destination {
     /// The service's limits of time.
     pub(crate) fn timeouts(&self) -> Timeouts {
         self.service.timeouts
+    }
+
+    /// Keeps the name of the service's sticky cookie for the proxy's own, whoever has answered.
+    pub(crate) fn reserve_cookie(&self, exchange: &Exchange, headers: &mut HeaderMap) {
+        if !headers.contains_key(SET_COOKIE) {
+            return;
+        }
+        if let Some(Sticky::Cookie(cookie)) = &self.service.sticky
+            && let Some(upstream) = self.upstream()
+        {
+            let who = (&self.service.name, &upstream.name, upstream.key);
+            exchange.worker().sticky.warned.reserve(cookie, who, headers);
+        }
     }
 
     /// Limits of time for one exchange; the total begins to run.
@@ -185,7 +206,7 @@ impl Destination {
         };
         let user = self.user.unwrap_or_else(|| {
             let address = || exchange.client.peer.ip().to_canonical();
-            trial::user(&self.service, &self.choice, false, address)
+            trial::user(&self.service, &self.choice, self.unproven, address)
         });
         let request = trial::Request {
             drawn,

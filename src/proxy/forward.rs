@@ -16,7 +16,7 @@ use super::headers;
 use super::hop::Hop;
 use super::rescue::{self, Next};
 use super::sample::Subject;
-use super::sticky::NewCookie;
+use super::sticky::Issue;
 use super::unsent::Ticket;
 use super::upstream::{Body, Connection, SendError};
 use super::worker::Worker;
@@ -29,7 +29,8 @@ pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
     pub(crate) endpoint: EndpointKey,
     pub(crate) limits: Limits,
-    pub(crate) cookie: NewCookie,
+    /// The sticky cookie that is to be set.
+    pub(crate) issue: Option<Issue>,
 }
 
 /// An upstream's answer, whose body is still to be read.
@@ -50,7 +51,7 @@ const SENDS_MAX: u32 = 2;
 ///
 /// What to answer when no upstream does.
 pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestBody>) -> Result<Answer, Error> {
-    let (mut destination, cookie) = Destination::of(exchange, request)?;
+    let (mut destination, issue) = Destination::of(exchange, request)?;
     headers::strip_hop_by_hop(request.headers_mut());
     let limits = destination.limits(exchange.worker());
     let mut spare = None;
@@ -65,12 +66,13 @@ pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestB
         Next::Answer(answered) => answered,
         Next::Send(mut request) => self::attempt(exchange, &mut destination, &mut request, &limits).await,
     };
-    let Head { response, endpoint } = answered?;
+    let Head { mut response, endpoint } = answered?;
+    destination.reserve_cookie(exchange, response.headers_mut());
     Ok(Answer {
         response,
         endpoint,
         limits,
-        cookie,
+        issue,
     })
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{DATE, HOST, SET_COOKIE, USER_AGENT};
+use http::header::{DATE, HOST, USER_AGENT};
 use http::{Request, Response};
 use hyper::body::Incoming;
 
@@ -47,7 +47,7 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         response,
         endpoint,
         limits,
-        cookie,
+        issue,
     } = answer;
     let (mut head, body) = response.into_parts();
     exchange.answered(&head, body.is_end_stream());
@@ -56,8 +56,8 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     if let Some(id) = &exchange.request_id {
         head.headers.insert(headers::X_REQUEST_ID.clone(), id.clone());
     }
-    if let Some(cookie) = cookie {
-        head.headers.append(SET_COOKIE, cookie);
+    if let Some(issue) = issue {
+        issue.onto(&mut head);
     }
     if !head.headers.contains_key(DATE) {
         head.headers.insert(DATE, exchange.worker().date());

@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;
 
+use crate::model::StickySecret;
+
 /// Settings of all workers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -16,6 +18,8 @@ pub struct Options {
     /// Requests under way at one time, over all workers; by default 0, which means as many as the listeners'
     /// connections carry. More are answered with 503.
     pub max_in_flight: usize,
+    /// What sticky cookies are signed with; by default a secret that ends with the process.
+    pub sticky_secret: Option<StickySecret>,
 }
 
 impl Default for Options {
@@ -25,6 +29,7 @@ impl Default for Options {
             drain: DrainOptions::default(),
             pool: PoolOptions::default(),
             max_in_flight: 0,
+            sticky_secret: None,
         }
     }
 }

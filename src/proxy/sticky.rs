@@ -1,10 +1,25 @@
 //! What makes a user return to the same upstream, and how a tester names one.
+//!
+//! A cookie counts as a key only with the proxy's own signature for this service: whoever makes up values, however many,
+//! cannot choose which upstream he comes to.
 
-use http::header::{COOKIE, HeaderMap, HeaderValue};
+mod issue;
+mod shared;
+mod signer;
 
+use std::io;
+use std::sync::Arc;
+
+use http::Request;
+use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
+
+pub(crate) use self::issue::{Issue, Warned};
+pub(crate) use self::signer::Signer;
+use self::signer::{Form, KEY_BYTES};
 use super::client::Client;
 use super::headers::client_address;
-use crate::model::{Sticky, Tester};
+use crate::model::{StickyCookie, StickySecret, Tester};
+use crate::routing::Service;
 
 /// How the upstream of a request is to be chosen.
 #[derive(Clone, Debug)]
@@ -17,36 +32,105 @@ pub(crate) enum Choice {
     Draw(u64),
 }
 
-/// A sticky cookie that the answer is to set.
-pub(crate) type NewCookie = Option<HeaderValue>;
+/// Who a request is from, as it is assigned: all that there is to know of its key, in one place.
+///
+/// A key that is fresh has been made up for this very request and is given to the user with the answer, so this request
+/// is its first. An answer that cannot carry the cookie ([`Issue::onto`]) leaves the user without it. Then the key never
+/// comes again, and the request is what one without a key is: one that was drawn by itself.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    /// By the key, or by a draw where there can be none.
+    pub(crate) choice: Choice,
+    /// The cookie to give with the answer.
+    pub(crate) issue: Option<Issue>,
+}
 
-/// The longest key that is taken from a request; a longer one is somebody playing.
-const KEY_BYTES_MAX: usize = 256;
+/// What all workers have in common for sticky cookies.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) secret: StickySecret,
+    pub(crate) warned: Arc<Warned>,
+}
+
+/// The longest key that is taken from a header; a longer one is somebody playing.
+const HEADER_KEY_BYTES_MAX: usize = 256;
+/// Tags that are checked for one request. Whoever sends more cookies of the name is playing, and pays for it himself.
+const TAGS_CHECKED_MAX: u32 = 8;
+
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+impl Common {
+    /// With this secret, or with one that ends with the process.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no random bytes.
+    pub(crate) fn new(secret: Option<StickySecret>) -> io::Result<Common> {
+        let secret = match secret {
+            Some(secret) => secret,
+            None => {
+                let mut bytes = [0; StickySecret::BYTES];
+                getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+                StickySecret::new(bytes)
+            }
+        };
+        Ok(Common {
+            secret,
+            warned: Arc::default(),
+        })
+    }
+}
+
+impl Identity {
+    /// Whether the key was made up for this request.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.issue.as_ref().is_some_and(Issue::is_fresh)
+    }
+
+    fn known(key: &[u8]) -> Identity {
+        Identity {
+            choice: Choice::Key(key.into()),
+            issue: None,
+        }
+    }
+
+    fn unknown(client: &Client) -> Identity {
+        Identity {
+            choice: Choice::Draw(client.worker.draw()),
+            issue: None,
+        }
+    }
+}
 
 /// The upstream that a tester names, if the service allows it and the request does.
 pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
     let name = match tester? {
         Tester::Header(name) => headers.get(name)?.to_str().ok()?,
-        Tester::Cookie(name) => std::str::from_utf8(cookie(headers, name)?).ok()?,
+        Tester::Cookie(name) => std::str::from_utf8(cookies(headers, name).next()?).ok()?,
     };
     Some(name.trim().into())
 }
 
-/// The user's key, and the cookie to set when a new user had to be made up.
-pub(crate) fn choose(sticky: Option<&Sticky>, headers: &HeaderMap, client: &Client) -> (Choice, NewCookie) {
-    let sane = |key: &[u8]| (1..=KEY_BYTES_MAX).contains(&key.len());
-    match sticky {
-        None => (Choice::Draw(client.worker.draw()), None),
-        Some(Sticky::ClientIp) => (Choice::Key(address_key(client_address(headers, client))), None),
-        Some(Sticky::Header(name)) => match headers.get(name).map(HeaderValue::as_bytes).filter(|key| sane(key)) {
-            Some(key) => (Choice::Key(key.into()), None),
-            None => (Choice::Draw(client.worker.draw()), None),
+/// Who a request is from.
+pub(crate) fn identify<B>(service: &Service, request: &Request<B>, client: &Client) -> Identity {
+    use crate::model::Sticky;
+    let headers = request.headers();
+    match &service.sticky {
+        None => Identity::unknown(client),
+        Some(Sticky::ClientIp) => Identity::known(&address_key(client_address(headers, client))),
+        Some(Sticky::Header(name)) => match header_key(name, headers, client) {
+            Some(key) => Identity::known(key),
+            None => Identity::unknown(client),
         },
-        Some(Sticky::Cookie(name)) => match cookie(headers, name).filter(|key| sane(key)) {
-            Some(key) => (Choice::Key(key.into()), None),
-            None => new_user(name, client),
-        },
+        Some(Sticky::Cookie(cookie)) => by_cookie(service, cookie, request, client),
     }
+}
+
+/// The header is the word of the hop before this one. Where it is known who that is, others have no say in it.
+fn header_key<'a>(name: &HeaderName, headers: &'a HeaderMap, client: &Client) -> Option<&'a [u8]> {
+    let believed = client.origin.is_trusted() || client.listener.options.trusted_proxies.is_empty();
+    let key = headers.get(name).filter(|_| believed)?.as_bytes();
+    (1..=HEADER_KEY_BYTES_MAX).contains(&key.len()).then_some(key)
 }
 
 fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
@@ -56,21 +140,77 @@ fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
     }
 }
 
-/// A user without a cookie gets a random key: it names no upstream, so it says nothing and stays true as weights move.
-fn new_user(name: &str, client: &Client) -> (Choice, NewCookie) {
-    let key = format!("{:016x}{:016x}", client.worker.draw(), client.worker.draw());
-    let cookie = HeaderValue::from_str(&format!("{name}={key}; Path=/; HttpOnly; SameSite=Lax"));
-    (Choice::Key(key.into_bytes().into()), cookie.ok())
+/// Of several cookies of the name, which browsers send the one with the longest path first, the first that is signed
+/// counts. Without one, the first of the old form keeps its key and is signed now, but not while a release is under way:
+/// anybody can make it up. Everybody else is a new user.
+fn by_cookie<B>(service: &Service, cookie: &StickyCookie, request: &Request<B>, client: &Client) -> Identity {
+    let signer = &client.worker.signer;
+    let (mut old, mut checked) = (None, 0);
+    for value in cookies(request.headers(), &cookie.name) {
+        match Form::of(value) {
+            Form::Signed { key, tag } if checked < TAGS_CHECKED_MAX => {
+                checked += 1;
+                if signer.verify(&service.name, key, tag) {
+                    return Identity::known(key);
+                }
+            }
+            Form::Unsigned(key) => old = old.or(Some(key)),
+            Form::Signed { .. } | Form::Foreign => {}
+        }
+    }
+    let old = old.filter(|_| service.watch.is_none());
+    let old: Option<&[u8; KEY_BYTES]> = old.and_then(|key| key.try_into().ok());
+    let key = old.copied().unwrap_or_else(|| new_key(client));
+    let value = signer.sign(&service.name, &key);
+    let https = is_https(request.headers(), client);
+    Identity {
+        choice: Choice::Key(key.into()),
+        issue: Issue::new(cookie, &value, old.is_none(), https, request.method()),
+    }
 }
 
-/// The value of a cookie. Read by hand, since this is on the path of every sticky request and the values of the other
-/// cookies are of no interest.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+/// A random key: it names no upstream, so it says nothing and stays true as weights move.
+fn new_key(client: &Client) -> [u8; KEY_BYTES] {
+    let text = format!("{:016x}{:016x}", client.worker.draw(), client.worker.draw());
+    let mut key = [b'0'; KEY_BYTES];
+    key.iter_mut()
+        .zip(text.bytes())
+        .for_each(|(place, digit)| *place = digit);
+    key
+}
+
+/// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the first is the client's.
+fn is_https(headers: &HeaderMap, client: &Client) -> bool {
+    if !client.origin.is_trusted() {
+        return false;
+    }
+    let first = |value: &'_ HeaderValue| {
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split(',').next())
+            .map(str::to_owned)
+    };
+    match headers.get(&X_FORWARDED_PROTO) {
+        Some(proto) => first(proto).is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https")),
+        None => headers.get(FORWARDED).and_then(first).is_some_and(|hop| {
+            let mut pairs = hop.split(';').filter_map(|pair| pair.split_once('='));
+            pairs.any(|(name, value)| {
+                name.trim().eq_ignore_ascii_case("proto")
+                    && value.trim().trim_matches('"').eq_ignore_ascii_case("https")
+            })
+        }),
+    }
+}
+
+/// The values of the cookies of a name, in the order of the request. Read by hand, since this is on the path of every
+/// sticky request and the values of the other cookies are of no interest.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(COOKIE)
         .iter()
         .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
-        .find_map(|pair| {
+        .filter_map(|pair| {
             let pair = pair.trim_ascii();
             let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
             Some(

@@ -15,6 +15,7 @@ use super::pool::Pool;
 use super::rescue::Allowances;
 use super::room::Room;
 use super::sample::Rates;
+use super::sticky::{self, Signer};
 use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
@@ -47,6 +48,10 @@ pub(crate) struct Worker {
     reports: Reports,
     wake: Arc<Notify>,
     requests: Cell<usize>,
+    /// What all workers have in common for sticky cookies.
+    pub(crate) sticky: sticky::Common,
+    /// Signs and verifies them.
+    pub(crate) signer: Signer,
     /// What all workers together may have under way.
     pub(crate) room: Room,
     draining: Cell<bool>,
@@ -62,7 +67,7 @@ impl Worker {
         reports: Reports,
         access_log: AccessLog,
         connections: Arc<AtomicUsize>,
-        room: Room,
+        (room, sticky): (Room, sticky::Common),
     ) -> (Rc<Worker>, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
@@ -85,6 +90,8 @@ impl Worker {
             reports,
             wake: Arc::clone(&wake),
             requests: Cell::new(0),
+            signer: Signer::new(&sticky.secret),
+            sticky,
             room,
             draining: Cell::new(false),
             date: RefCell::new((0, HeaderValue::from_static(""))),

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::listener::{self, Listener};
 use super::options::Options;
 use super::room::{Room, Seats};
+use super::sticky;
 use super::tick;
 use super::worker::Worker;
 use crate::net::ListenerOptions;
@@ -65,7 +66,7 @@ impl Workers {
     ///
     /// # Errors
     ///
-    /// No thread can be had, or a socket cannot be used.
+    /// No thread or no random bytes can be had, or a socket cannot be used.
     pub fn start(
         options: &Options,
         listeners: Vec<BoundListener>,
@@ -79,6 +80,7 @@ impl Workers {
             abort: CancellationToken::new(),
         };
         let room = Room::new(options.max_in_flight);
+        let sticky = sticky::Common::new(options.sticky_secret)?;
         for (number, sockets) in by_worker(listeners, options.workers.get()).into_iter().enumerate() {
             let part = Part {
                 number,
@@ -89,6 +91,7 @@ impl Workers {
                 access_log: access_log.clone(),
                 connections: Arc::default(),
                 room: room.clone(),
+                sticky: sticky.clone(),
                 stop: workers.stop.clone(),
                 abort: workers.abort.clone(),
             };
@@ -167,6 +170,7 @@ struct Part {
     access_log: AccessLog,
     connections: Arc<AtomicUsize>,
     room: Room,
+    sticky: sticky::Common,
     stop: CancellationToken,
     abort: CancellationToken,
 }
@@ -209,10 +213,19 @@ impl Part {
             access_log,
             connections,
             room,
+            sticky,
             stop,
             abort,
         } = self;
-        let (worker, wake) = Worker::new(number, &options, &publisher, reports, access_log, connections, room);
+        let (worker, wake) = Worker::new(
+            number,
+            &options,
+            &publisher,
+            reports,
+            access_log,
+            connections,
+            (room, sticky),
+        );
         worker.acknowledge();
         let accepting = match accept_all(&worker, sockets, &stop) {
             Ok(accepting) => accepting,

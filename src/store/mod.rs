@@ -31,6 +31,8 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
+use crate::model::StickySecret;
+
 pub use options::Options;
 pub use record::{Change, Committed, Entry, LoadedState, NewEntry, ReleaseRecord, ServiceRecord};
 pub use recording::Recording;
@@ -51,6 +53,7 @@ pub struct Store {
     /// Requests other than commits that wait.
     others: Arc<AtomicUsize>,
     recordings: Option<Arc<Path>>,
+    sticky_secret: Option<StickySecret>,
 }
 
 /// What the store keeps its records in. Runs in the store's thread and may block.
@@ -171,7 +174,9 @@ impl Store {
         };
         let mut database = sqlite::Sqlite::open(directory)?;
         let loaded = database.load()?;
+        let secret = database.sticky_secret()?;
         let mut store = Store::over(Box::new(database))?;
+        store.sticky_secret = Some(secret);
         store.recordings = Some(directory.join(recording::FOLDER).into());
         Ok((store, loaded))
     }
@@ -193,12 +198,19 @@ impl Store {
             durable,
             others: Arc::default(),
             recordings: None,
+            sticky_secret: None,
         })
     }
 
     /// Whether what is committed survives the process.
     pub fn is_durable(&self) -> bool {
         self.durable
+    }
+
+    /// What sticky cookies are signed with, the same after each restart: made with the store, and on disk before anybody
+    /// is told. None where nothing survives the process.
+    pub fn sticky_secret(&self) -> Option<StickySecret> {
+        self.sticky_secret
     }
 
     /// Asks for a change to be written; changes are written in the order in which they are asked for. Never waits:

@@ -278,6 +278,48 @@ fn the_journal_refuses_to_be_altered() {
 }
 
 #[test]
+fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let secret = |path: &Path| Store::open(&options(path)).unwrap().0.sticky_secret().unwrap();
+    let first = secret(directory.path());
+    assert_ne!(first.bytes(), &[0; 32]);
+    assert_ne!(first, secret(other.path()));
+    assert_eq!(Store::open(&Options::default()).unwrap().0.sticky_secret(), None);
+    // As an earlier version has left them.
+    let (store, _) = Store::open(&options(directory.path())).unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let names = ["weighbridge.db", "weighbridge.db-wal", "weighbridge.db-shm"];
+    for name in names {
+        std::fs::set_permissions(file(name), std::fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    assert_eq!(secret(directory.path()), first);
+    for name in names {
+        let mode = std::fs::metadata(file(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
+    drop(store);
+}
+
+#[test]
+fn the_secret_of_sticky_cookies_is_written_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Sqlite::open(directory.path()).unwrap();
+    database.limit_pages(true);
+    let refused = database.sticky_secret();
+    database.limit_pages(false);
+    let secret = database.sticky_secret().unwrap();
+    // SQLite may have had room for it on a page that it has; if not, the message says what to do.
+    match refused {
+        Ok(made) => assert_eq!(made, secret),
+        Err(error) => assert!(error.to_string().contains("make room on the disk"), "{error}"),
+    }
+    // A disk that has become full stops no restart.
+    database.limit_pages(true);
+    assert_eq!(database.sticky_secret().unwrap(), secret);
+}
+
+#[test]
 fn a_damaged_or_foreign_database_is_refused_with_advice() {
     let check = |prepare: &dyn Fn(&Path), expected: &str| {
         let directory = tempfile::tempdir().unwrap();
@@ -293,6 +335,10 @@ fn a_damaged_or_foreign_database_is_refused_with_advice() {
     check(&|file| std::fs::write(file, vec![7; 8192]).unwrap(), "not a database");
     check(&sql("PRAGMA user_version = 99"), "newer version");
     check(&sql("UPDATE services SET state = '{}'"), "missing field");
+    check(
+        &sql("INSERT INTO settings VALUES ('sticky_secret', x'00')"),
+        "has 1 bytes",
+    );
     check(
         &|file| {
             let whole = std::fs::read(file).unwrap();

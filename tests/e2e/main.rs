@@ -23,6 +23,7 @@ mod routing;
 mod secrets;
 mod split;
 mod stats;
+mod sticky;
 mod store;
 mod streaming;
 mod swap;

@@ -198,6 +198,58 @@ const SERVICE: &[(&str, &str)] = &[
         "8:5 services.shop.sticky: expected exactly one of `cookie`, `header` and `client_ip`",
     ),
     (
+        "sticky: { cookie: { path: / } }",
+        "8:15 services.shop.sticky.cookie.name: `name` is missing; expected the name of the cookie",
+    ),
+    (
+        "sticky: { cookie: { name: wb, path: shop } }",
+        "8:41 services.shop.sticky.cookie.path: expected a path such as `/shop`, at most 255 characters and none of them a `;`, found `shop`",
+    ),
+    (
+        "sticky: { cookie: { name: wb, path: \"/a;b\" } }",
+        "8:41 services.shop.sticky.cookie.path: expected a path such as `/shop`, at most 255 characters and none of them a `;`, found `\"/a;b\"`",
+    ),
+    (
+        "sticky: { cookie: { name: wb, domain: .example.com } }",
+        "8:43 services.shop.sticky.cookie.domain: expected a domain such as `example.com`, found `.example.com` (write `example.com`, which holds for everything below it too)",
+    ),
+    (
+        "sticky: { cookie: { name: wb, domain: 10.0.0.1 } }",
+        "8:43 services.shop.sticky.cookie.domain: expected a domain such as `example.com`, found `10.0.0.1`",
+    ),
+    (
+        "sticky: { cookie: { name: wb, max_age: 0s } }",
+        "8:44 services.shop.sticky.cookie.max_age: expected a duration of whole seconds above zero (leave it out for a cookie that ends with the browser's session)",
+    ),
+    (
+        "sticky: { cookie: { name: wb, same_site: laxx } }",
+        "8:46 services.shop.sticky.cookie.same_site: expected `lax`, `strict` or `none`, found `laxx` (did you mean `lax`?)",
+    ),
+    (
+        "sticky: { cookie: { name: wb, secure: always } }",
+        "8:43 services.shop.sticky.cookie.secure: expected `auto`, `true` or `false`, found `always`",
+    ),
+    (
+        "sticky: { cookie: { name: wb, same_site: none, secure: false } }",
+        "8:60 services.shop.sticky.cookie.secure: browsers refuse `same_site: none` without `Secure`; expected `auto` or `true`",
+    ),
+    (
+        "sticky: { cookie: { name: __Secure-wb, secure: false } }",
+        "8:52 services.shop.sticky.cookie.secure: browsers refuse a cookie named `__Secure-wb` without `Secure`; expected `auto` or `true`",
+    ),
+    (
+        "sticky: { cookie: { name: __Host-wb, domain: example.com } }",
+        "8:50 services.shop.sticky.cookie.domain: browsers refuse a cookie named `__Host-wb` with a domain (take it out, or name the cookie otherwise)",
+    ),
+    (
+        "sticky: { cookie: { name: __Host-wb, path: /shop } }",
+        "8:48 services.shop.sticky.cookie.path: browsers refuse a cookie named `__Host-wb` with another path than `/`",
+    ),
+    (
+        "sticky: { cookie: { name: wb, samesite: lax } }",
+        "8:35 services.shop.sticky.cookie.samesite: unknown field `samesite`; expected `name`, `path`, `domain`, `max_age`, `same_site` or `secure` (did you mean `same_site`?)",
+    ),
+    (
         "sticky: { client_ip: no }",
         "8:26 services.shop.sticky.client_ip: expected `true`, found `no` (leave `sticky` out to draw each request)",
     ),

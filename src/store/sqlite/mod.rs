@@ -4,6 +4,7 @@ mod commit;
 mod open;
 mod releases;
 mod rows;
+mod settings;
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,9 @@ use rusqlite::{Connection, ErrorCode};
 use serde_json::Value;
 
 use self::commit::{Doubt, confirm, settle, write};
-use self::open::{check, connect, damaged, make, migrate, sync, unusable};
+use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusable};
+use crate::model::StickySecret;
+
 use super::{Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, StoreError};
 
 const FILE: &str = "weighbridge.db";
@@ -33,6 +36,7 @@ impl Sqlite {
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
         make(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
         let is_new = !directory.join(FILE).exists();
+        restrict(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
         let mut connection = connect(directory).map_err(|error| damaged(directory, &error))?;
         migrate(&mut connection, directory)?;
         check(&connection, directory)?;
@@ -65,6 +69,13 @@ impl Sqlite {
             })
         };
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
+    }
+
+    /// What sticky cookies are signed with. Made at the first start, which needs a store that can be written; later ones
+    /// only read it.
+    pub(super) fn sticky_secret(&mut self) -> Result<StickySecret, StoreError> {
+        let directory = self.directory.clone();
+        settings::sticky_secret(self.connection()?, &directory)
     }
 
     /// The connection; after a failure opened anew, with no doubt left about what is on disk.

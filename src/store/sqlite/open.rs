@@ -1,7 +1,8 @@
 //! Making, bringing up to date and checking the database.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,6 +64,12 @@ const MIGRATIONS: &[&str] = &[
         bundle TEXT NOT NULL CHECK (json_valid(bundle))
     ) STRICT;
 "#,
+    r#"
+    CREATE TABLE settings (
+        name  TEXT PRIMARY KEY,
+        value BLOB NOT NULL
+    ) STRICT, WITHOUT ROWID;
+"#,
 ];
 
 /// The directory, and its entry in its parent, on disk.
@@ -71,6 +78,27 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
         fs::create_dir_all(directory)?;
         if let Some(parent) = directory.canonicalize()?.parent() {
             sync(parent)?;
+        }
+    }
+    Ok(())
+}
+
+/// Makes the database's files readable and writable for this user alone, since they hold a secret. SQLite gives the files
+/// beside the database the same mode.
+pub(super) fn restrict(directory: &Path) -> io::Result<()> {
+    const OWNER_ONLY: u32 = 0o600;
+    let file = directory.join(FILE);
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(OWNER_ONLY)
+        .open(&file)?;
+    for name in [FILE.to_owned(), format!("{FILE}-wal"), format!("{FILE}-shm")] {
+        let path = directory.join(name);
+        let open_to_others = fs::metadata(&path).is_ok_and(|known| known.permissions().mode() & 0o077 != 0);
+        if open_to_others && let Err(error) = fs::set_permissions(&path, Permissions::from_mode(OWNER_ONLY)) {
+            tracing::warn!(file = %path.display(), %error, "others can read the store, and its owner alone can change that");
         }
     }
     Ok(())

@@ -275,7 +275,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     }
     drop(database);
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
-    let back = "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence;
+    let back = "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE settings; DROP TABLE evidence;
                 UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version = 1";
     outside.execute_batch(back).unwrap();
     drop(outside);

@@ -176,7 +176,10 @@ fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
     rig.get(&cookie);
     rig.get(&cookie);
     rig.get("Cookie: wb=another\r\n");
-    let notes = rig.ended(4);
+    rig.get(&format!("Cookie: wb={:032x}\r\n", 7));
+    let another = rig.get("").header("set-cookie").unwrap();
+    rig.get(&format!("Cookie: {}\r\n", another.split(';').next().unwrap()));
+    let notes = rig.ended(7);
     let drawn = notes
         .iter()
         .filter(|note| matches!(note.happened, Happened::Assigned { .. }));
@@ -184,7 +187,9 @@ fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
     assert_eq!(users[0], Note::KEYLESS);
     assert_ne!(users[1], Note::KEYLESS);
     assert_eq!(users[1], users[2]);
-    assert_ne!(users[1], users[3]);
+    assert_eq!(users[3..6], [Note::KEYLESS; 3], "a made-up cookie was taken for a key");
+    assert_ne!(users[6], Note::KEYLESS);
+    assert_ne!(users[1], users[6]);
 }
 
 #[test]

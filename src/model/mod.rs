@@ -5,12 +5,14 @@
 
 pub mod api;
 mod evidence;
+mod idempotency;
 mod release;
 mod service;
 mod webhook;
 mod weight;
 mod words;
 
+pub use idempotency::{IdempotencyKey, KeptAnswer};
 pub use service::{
     Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
     Timeouts, UpstreamSpec,

@@ -6,6 +6,7 @@
 #![cfg(test)]
 
 mod admin;
+mod custody;
 mod drain;
 mod early;
 mod errors;

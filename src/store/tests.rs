@@ -1,5 +1,6 @@
 //! The store over real files.
 
+mod answers;
 mod custody;
 mod journal;
 mod recordings;

@@ -240,3 +240,43 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
         assert_eq!((release.phase, release.budget.spent), (Phase::Pending, 0));
     }
 }
+
+/// A process that is killed between the commit and the answer.
+#[tokio::test]
+async fn the_answer_to_a_change_is_on_disk_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let by = |key: &str| Intent {
+        idempotency: Some(crate::model::IdempotencyKey {
+            caller: "alice".to_owned(),
+            key: key.to_owned(),
+            request: "00".to_owned(),
+        }),
+        ..intent(None)
+    };
+    let revisions = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
+        let _worker = prompt_worker(&rig.links.publisher);
+        let handle = &rig.links.handle;
+        let set = handle.set_weights("shop", to(10.0), by("set")).await.unwrap();
+        let back = handle.rollback("shop", by("back")).await.unwrap();
+        let begun = handle.start_release("shop", start(quick()), by("begin")).await.unwrap();
+        [set.service.revision, back.service.revision, begun.revision]
+    };
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
+    let answers = rig.links.handle.take_answers();
+    assert_eq!(
+        answers.iter().map(|answer| answer.revision).collect::<Vec<_>>(),
+        revisions
+    );
+    let bodies: Vec<serde_json::Value> = answers
+        .iter()
+        .map(|answer| serde_json::from_str(&answer.body).unwrap())
+        .collect();
+    assert_eq!(bodies[0]["weights"]["effective"]["green"], 10.0);
+    assert_eq!(bodies[1]["weights"]["effective"]["green"], 0.0);
+    assert_eq!(bodies[2]["id"], "shop-1");
+    assert!(bodies.iter().all(|body| body["durable"] == true), "{bodies:?}");
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 201]);
+    assert_eq!(answers[2].location.as_deref(), Some("/api/v1/releases/shop-1"));
+}

@@ -4,7 +4,8 @@ use rusqlite::Connection;
 
 use super::releases::{release, releasing};
 use super::*;
-use crate::model::api::{AuditFindingKind, AuditVerdict};
+use crate::model::api::AuditFindingKind::{self, Altered, Missing, Unrecorded};
+use crate::model::api::AuditVerdict;
 use crate::store::chain::{GENESIS, Text, hash};
 
 /// Nine entries; releases know entries 3 and 6, a checkpoint 6.
@@ -77,63 +78,63 @@ fn rehash(outside: &Connection, first: i64) {
 /// What is done to the journal, and what is to be found.
 type Case = (&'static str, u64, AuditFindingKind);
 
+const CASES: &[Case] = &[
+    ("UPDATE audit SET actor = 'mallory' WHERE sequence = 4", 4, Altered),
+    ("UPDATE audit SET reason = '' WHERE sequence = 1", 1, Altered),
+    ("UPDATE audit SET service = NULL WHERE sequence = 9", 9, Altered),
+    // The same JSON, in other words.
+    (
+        r#"UPDATE audit SET "after" = ' ' || "after" WHERE sequence = 2"#,
+        2,
+        Altered,
+    ),
+    (
+        "UPDATE audit SET at = CAST(x'ff' AS TEXT) WHERE sequence = 5",
+        5,
+        Altered,
+    ),
+    ("UPDATE audit SET hash = upper(hash) WHERE sequence = 9", 9, Altered),
+    ("DELETE FROM audit WHERE sequence = 1", 1, Missing),
+    ("DELETE FROM audit WHERE sequence IN (4, 5)", 4, Missing),
+    ("DELETE FROM audit WHERE sequence = 9", 9, Missing),
+    ("DELETE FROM audit WHERE sequence > 7", 8, Missing),
+    ("DELETE FROM audit", 1, Missing),
+    ("DELETE FROM audit; DELETE FROM audit_head", 1, Missing),
+    (
+        "DELETE FROM audit WHERE sequence = 4; UPDATE audit SET sequence = sequence - 1 WHERE sequence > 4",
+        4,
+        Altered,
+    ),
+    (
+        "UPDATE audit SET sequence = -2 WHERE sequence = 5; UPDATE audit SET sequence = 5 WHERE sequence = 6;
+             UPDATE audit SET sequence = 6 WHERE sequence = -2",
+        5,
+        Altered,
+    ),
+    ("UPDATE audit SET sequence = -5 WHERE sequence = 5", 0, Altered),
+    (
+        "INSERT INTO audit SELECT 10, at, actor, action, service, reason, before, after, hash FROM audit WHERE sequence = 9",
+        10,
+        Altered,
+    ),
+    (
+        "UPDATE audit_head SET entries = 8, hash = (SELECT hash FROM audit WHERE sequence = 8)",
+        9,
+        Unrecorded,
+    ),
+    ("DELETE FROM audit_head", 9, Unrecorded),
+    // The record of the head follows, and the release and its checkpoint do not.
+    (
+        "DELETE FROM audit WHERE sequence > 4;
+             UPDATE audit_head SET entries = 4, hash = (SELECT hash FROM audit WHERE sequence = 4)",
+        5,
+        Missing,
+    ),
+];
+
 #[test]
 fn whatever_is_altered_removed_or_moved_is_found_and_named() {
-    use AuditFindingKind::{Altered, Missing, Unrecorded};
-    let cases: &[Case] = &[
-        ("UPDATE audit SET actor = 'mallory' WHERE sequence = 4", 4, Altered),
-        ("UPDATE audit SET reason = '' WHERE sequence = 1", 1, Altered),
-        ("UPDATE audit SET service = NULL WHERE sequence = 9", 9, Altered),
-        // The same JSON, in other words.
-        (
-            r#"UPDATE audit SET "after" = ' ' || "after" WHERE sequence = 2"#,
-            2,
-            Altered,
-        ),
-        (
-            "UPDATE audit SET at = CAST(x'ff' AS TEXT) WHERE sequence = 5",
-            5,
-            Altered,
-        ),
-        ("UPDATE audit SET hash = upper(hash) WHERE sequence = 9", 9, Altered),
-        ("DELETE FROM audit WHERE sequence = 1", 1, Missing),
-        ("DELETE FROM audit WHERE sequence IN (4, 5)", 4, Missing),
-        ("DELETE FROM audit WHERE sequence = 9", 9, Missing),
-        ("DELETE FROM audit WHERE sequence > 7", 8, Missing),
-        ("DELETE FROM audit", 1, Missing),
-        ("DELETE FROM audit; DELETE FROM audit_head", 1, Missing),
-        (
-            "DELETE FROM audit WHERE sequence = 4; UPDATE audit SET sequence = sequence - 1 WHERE sequence > 4",
-            4,
-            Altered,
-        ),
-        (
-            "UPDATE audit SET sequence = -2 WHERE sequence = 5; UPDATE audit SET sequence = 5 WHERE sequence = 6;
-             UPDATE audit SET sequence = 6 WHERE sequence = -2",
-            5,
-            Altered,
-        ),
-        ("UPDATE audit SET sequence = -5 WHERE sequence = 5", 0, Altered),
-        (
-            "INSERT INTO audit SELECT 10, at, actor, action, service, reason, before, after, hash FROM audit WHERE sequence = 9",
-            10,
-            Altered,
-        ),
-        (
-            "UPDATE audit_head SET entries = 8, hash = (SELECT hash FROM audit WHERE sequence = 8)",
-            9,
-            Unrecorded,
-        ),
-        ("DELETE FROM audit_head", 9, Unrecorded),
-        // The record of the head follows, and the release and its checkpoint do not.
-        (
-            "DELETE FROM audit WHERE sequence > 4;
-             UPDATE audit_head SET entries = 4, hash = (SELECT hash FROM audit WHERE sequence = 4)",
-            5,
-            Missing,
-        ),
-    ];
-    for (sql, sequence, kind) in cases {
+    for (sql, sequence, kind) in CASES {
         let directory = tempfile::tempdir().unwrap();
         let outside = written(directory.path());
         let whole = verdict(directory.path());

@@ -1,6 +1,7 @@
 //! Answers a repeated write with its first answer, so that a caller who saw none may ask again.
 //!
 //! Only what was done is remembered: after a failure nothing has changed, and the same key may be tried again.
+//! They are kept in the store with the changes that they answer, and restored at the start.
 //! A duplicate that comes while the first is under way waits for the same answer.
 
 use std::collections::VecDeque;
@@ -13,6 +14,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::problem::{self, Problem};
+use crate::model::{IdempotencyKey, KeptAnswer};
+use crate::time::Timestamp;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
@@ -37,8 +40,35 @@ pub(super) struct Answer {
     pub(super) location: Option<HeaderValue>,
     /// The service's revision after it.
     pub(super) revision: u64,
+    /// Whether the change is on disk.
+    pub(super) durable: bool,
     /// The service or the release after it, as JSON.
     pub(super) body: Bytes,
+}
+
+impl Answer {
+    /// As it is kept over a restart.
+    pub(super) fn kept(&self, key: IdempotencyKey, now: Timestamp) -> KeptAnswer {
+        let location = self.location.as_ref().and_then(|location| location.to_str().ok());
+        KeptAnswer {
+            key,
+            at_ms: now.unix_us() / 1000,
+            status: self.status.as_u16(),
+            location: location.map(str::to_owned),
+            revision: self.revision,
+            body: String::from_utf8_lossy(&self.body).into_owned(),
+        }
+    }
+
+    fn restored(kept: KeptAnswer) -> Option<Answer> {
+        Some(Answer {
+            status: StatusCode::from_u16(kept.status).ok()?,
+            location: kept.location.map(HeaderValue::try_from).transpose().ok()?,
+            revision: kept.revision,
+            durable: true,
+            body: kept.body.into(),
+        })
+    }
 }
 
 /// What became of a write.
@@ -52,6 +82,15 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// The key, and the digest of its request, as they are kept over a restart.
+    pub(super) fn kept(&self, request: &[u8; 32]) -> IdempotencyKey {
+        IdempotencyKey {
+            caller: self.caller.to_string(),
+            key: self.text.clone(),
+            request: request.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
+
     /// The key in `headers`, if there is one.
     pub(super) fn read(headers: &HeaderMap, caller: &Arc<str>) -> Result<Option<Key>, Problem> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -84,7 +123,8 @@ pub(super) struct Answers {
 struct Entry {
     key: Key,
     request: [u8; 32],
-    began_at: Instant,
+    /// When it is forgotten.
+    until: Instant,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
@@ -112,13 +152,38 @@ pub(super) enum Turn {
 }
 
 impl Answers {
+    /// What was kept over a restart, the oldest first. What has been kept for long enough, or cannot be read, is left out.
+    pub(super) fn restored(kept: Vec<KeptAnswer>, now: Instant, wall: Timestamp) -> Answers {
+        let mut entries = VecDeque::new();
+        for kept in kept {
+            let age = (wall.unix_us() / 1000).saturating_sub(kept.at_ms);
+            let age = Duration::from_millis(age.max(0).unsigned_abs());
+            let left = REMEMBERED_FOR.saturating_sub(age);
+            let key = Key {
+                caller: kept.key.caller.as_str().into(),
+                text: kept.key.key.clone(),
+            };
+            let request = digest_from(&kept.key.request);
+            if let (Some(request), Some(answer), false) = (request, Answer::restored(kept), left.is_zero()) {
+                let (_, outcome) = watch::channel(Some(Ok(answer)));
+                entries.push_back(Entry {
+                    key,
+                    request,
+                    until: now + left,
+                    outcome,
+                });
+            }
+        }
+        Answers {
+            entries: Mutex::new(entries),
+        }
+    }
+
     /// The turn of a request, known by its digest.
     pub(super) fn turn(&self, key: Key, request: [u8; 32], now: Instant) -> Result<Turn, Problem> {
         let mut entries = self.lock();
         // Failures are forgotten here, when the next one asks.
-        entries.retain(|entry| {
-            entry.is_under_way() || entry.size().is_some() && now.duration_since(entry.began_at) < REMEMBERED_FOR
-        });
+        entries.retain(|entry| entry.is_under_way() || entry.size().is_some() && now < entry.until);
         if let Some(at) = entries.iter().position(|entry| entry.key == key)
             && let Some(entry) = entries.remove(at)
         {
@@ -135,7 +200,7 @@ impl Answers {
         entries.push_back(Entry {
             key,
             request,
-            began_at: now,
+            until: now + REMEMBERED_FOR,
             outcome,
         });
         Ok(Turn::First(sender))
@@ -145,6 +210,12 @@ impl Answers {
         // Nothing panics between two related writes, so the data is whole even if a holder did.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn digest_from(text: &str) -> Option<[u8; 32]> {
+    let pairs = text.as_bytes().chunks(2);
+    let bytes = pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
+    bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 
 /// Forgets the least recently asked for, but never what is under way.
@@ -184,6 +255,7 @@ mod tests {
             status: StatusCode::OK,
             location: None,
             revision: 7,
+            durable: true,
             body: vec![b'x'; size].into(),
         })
     }
@@ -212,6 +284,28 @@ mod tests {
         assert_eq!(ask(&answers, "a", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "a", 2, now, None), "idempotency-key-reused");
         assert_eq!(ask(&answers, "a", 1, now + REMEMBERED_FOR, Some(answer(1))), "first");
+    }
+
+    #[test]
+    fn what_was_kept_is_restored_until_its_day_is_over() {
+        let (now, wall) = (Instant::now(), Timestamp::new(0, 1_000_000_000_000_000));
+        let kept = |text: &str, age: Duration| {
+            let at_ms = wall.unix_us() / 1000 - i64::try_from(age.as_millis()).unwrap();
+            KeptAnswer {
+                at_ms,
+                ..answer(1).unwrap().kept(key(text).kept(&[1; 32]), wall)
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        let mut damaged = kept("damaged", hour);
+        damaged.key.request = "12".into();
+        let kept = vec![kept("old", REMEMBERED_FOR), kept("new", REMEMBERED_FOR - hour), damaged];
+        let answers = Answers::restored(kept, now, wall);
+        assert_eq!(ask(&answers, "new", 1, now, None), "again 7");
+        assert_eq!(ask(&answers, "new", 2, now, None), "idempotency-key-reused");
+        assert_eq!(ask(&answers, "old", 1, now, Some(answer(1))), "first");
+        assert_eq!(ask(&answers, "damaged", 1, now, Some(answer(1))), "first");
+        assert_eq!(ask(&answers, "new", 1, now + hour, Some(answer(1))), "first");
     }
 
     #[test]

@@ -49,3 +49,13 @@ pub(super) async fn list_audit(
     }
     Ok(Json(handle.audit(query.before, limit).await?))
 }
+
+/// Whether the whole journal is as it was written. One at a time is answered.
+#[utoipa::path(get, path = "/api/v1/audit/verify", tag = "journal", responses(
+    (status = 200, description = "What was found, also when the journal is not whole", body = api::AuditVerdict),
+    (status = 409, description = "Another one is being answered", body = api::Problem, content_type = "application/problem+json"),
+    (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
+))]
+pub(super) async fn verify_audit(State(handle): State<Handle>) -> Result<Json<api::AuditVerdict>, Problem> {
+    Ok(Json(handle.verify_audit().await?))
+}

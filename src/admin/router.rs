@@ -9,6 +9,7 @@ use axum::{Router, extract::DefaultBodyLimit};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -23,6 +24,7 @@ use super::guard::{self, Guard};
 use super::idempotency::Answers;
 use super::{Options, Role, envelope, events, evidence, journal, openapi, probes, releases, services};
 use crate::control::Handle;
+use crate::time::{Clock, SystemClock};
 
 /// What is bounded, by how much.
 #[derive(Clone, Debug)]
@@ -93,9 +95,10 @@ pub(super) fn build(options: &Options, limits: &Limits, handle: Handle, stopping
         .merge(from_role(&auth, Role::Operate, operators()))
         .merge(from_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
+    let answers = Answers::restored(handle.take_answers(), Instant::now(), SystemClock.now());
     let app = App {
         handle,
-        answers: Arc::default(),
+        answers: Arc::new(answers),
         streams: Arc::new(Semaphore::new(limits.streams)),
         stopping,
         pages: openapi::pages(document),
@@ -124,6 +127,7 @@ fn viewers() -> OpenApiRouter<App> {
         .routes(routes!(evidence::get_recording))
         .routes(routes!(events::stream_events))
         .routes(routes!(journal::list_audit))
+        .routes(routes!(journal::verify_audit))
         .routes(routes!(probes::metrics))
         .routes(routes!(probes::openapi_document))
 }

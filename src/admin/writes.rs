@@ -2,12 +2,14 @@
 //!
 //! The work runs in a task of its own, so that a caller who hangs up cannot leave it half done or its answer unknown.
 
+use std::time::Duration;
+
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::auth::Caller;
 use super::conditional::{self, Tags};
@@ -16,7 +18,11 @@ use super::idempotency::{self, Answer, Key, Outcome, Turn};
 use super::problem::{self, Problem};
 use super::router::App;
 use crate::control::{Applied, Handle, Intent, ReleaseVerb};
-use crate::model::api;
+use crate::model::{IdempotencyKey, api};
+use crate::time::{Clock, SystemClock};
+
+/// How long an answer waits to be kept.
+const KEPT_WITHIN: Duration = Duration::from_secs(1);
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
@@ -85,15 +91,16 @@ pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body:
     }
     let Some(key) = Key::read(headers, &write.caller.name)? else {
         let (sender, outcome) = watch::channel(None);
-        tokio::spawn(perform(app.handle, write, condition, sender));
+        tokio::spawn(perform(app.handle, write, condition, None, sender));
         return answer(idempotency::wait(outcome).await?, false);
     };
     let digest = digest(&write, headers, body);
+    let kept = key.kept(&digest);
     match app.answers.turn(key, digest, Instant::now())? {
         Turn::Again(outcome) => answer(idempotency::wait(outcome).await?, true),
         Turn::First(sender) => {
             let outcome = sender.subscribe();
-            tokio::spawn(perform(app.handle, write, condition, sender));
+            tokio::spawn(perform(app.handle, write, condition, Some(kept), sender));
             answer(idempotency::wait(outcome).await?, false)
         }
     }
@@ -128,10 +135,19 @@ fn answer(answer: Answer, is_again: bool) -> Result<Response, Problem> {
     Ok(response)
 }
 
-async fn perform(handle: Handle, write: Write, condition: Option<Tags>, sender: watch::Sender<Option<Outcome>>) {
+async fn perform(
+    handle: Handle,
+    write: Write,
+    condition: Option<Tags>,
+    key: Option<IdempotencyKey>,
+    sender: watch::Sender<Option<Outcome>>,
+) {
     let (subject, actor, action) = (write.subject.clone(), write.caller.name.clone(), write.action.as_str());
     let (about, request_id) = (write.action.subject().as_str(), write.request_id.clone());
-    let outcome = attempt(&handle, write, condition).await;
+    let outcome = attempt(&handle, write, condition, key.clone()).await;
+    if let Some(key) = key {
+        keep(&handle, key, &outcome).await;
+    }
     let request_id = request_id.as_str();
     match &outcome {
         Ok(answer) => {
@@ -147,12 +163,34 @@ async fn perform(handle: Handle, write: Write, condition: Option<Tags>, sender: 
     sender.send_replace(Some(outcome));
 }
 
-async fn attempt(handle: &Handle, write: Write, condition: Option<Tags>) -> Outcome {
+/// What was answered is what a repetition after a restart gets; a change that was refused after all may have left an answer
+/// in the store.
+async fn keep(handle: &Handle, key: IdempotencyKey, outcome: &Outcome) {
+    let answer = match outcome {
+        Ok(answer) if answer.durable => Some(answer.kept(key.clone(), SystemClock.now())),
+        // It is written with the change, when that is.
+        Ok(_) => return,
+        Err(problem) => match problem.kind.word {
+            word if word == problem::OVERTAKEN.word || word == problem::STORE.word => None,
+            _ => return,
+        },
+    };
+    // With a disk that hangs the answer that was foreseen has to do.
+    let _ = timeout(KEPT_WITHIN, handle.keep_answer(key, answer)).await;
+}
+
+async fn attempt(
+    handle: &Handle,
+    write: Write,
+    condition: Option<Tags>,
+    idempotency: Option<IdempotencyKey>,
+) -> Outcome {
     let intent = Intent {
         expected_revision: expected(handle, &write, condition).await?,
         actor: write.caller.name.to_string(),
         reason: write.reason,
         may_override: write.caller.may_override(),
+        idempotency,
     };
     let subject = write.subject.as_str();
     match write.action {
@@ -161,7 +199,7 @@ async fn attempt(handle: &Handle, write: Write, condition: Option<Tags>) -> Outc
         Action::StartRelease(start) => started(&handle.start_release(subject, start, intent).await?),
         Action::Release(verb, command) => {
             let change = handle.command_release(subject, verb, command, intent).await?;
-            done(change.revision, &change)
+            done(change.revision, change.release.durable, &change)
         }
     }
 }
@@ -171,7 +209,7 @@ fn changed(applied: Applied) -> Outcome {
         durable: applied.durable,
         service: applied.service,
     };
-    done(change.service.revision, &change)
+    done(change.service.revision, change.durable, &change)
 }
 
 /// A release is a new resource, and the answer says where it is.
@@ -180,11 +218,11 @@ fn started(change: &api::ReleaseChange) -> Outcome {
     Ok(Answer {
         status: StatusCode::CREATED,
         location: HeaderValue::try_from(path).ok(),
-        ..done(change.revision, change)?
+        ..done(change.revision, change.release.durable, change)?
     })
 }
 
-fn done(revision: u64, resource: &impl Serialize) -> Outcome {
+fn done(revision: u64, durable: bool, resource: &impl Serialize) -> Outcome {
     let body = serde_json::to_vec(resource).map_err(|error| {
         tracing::error!(%error, "the answer to a change cannot be written as JSON");
         Problem::plain(problem::INTERNAL)
@@ -193,6 +231,7 @@ fn done(revision: u64, resource: &impl Serialize) -> Outcome {
         status: StatusCode::OK,
         location: None,
         revision,
+        durable,
         body: body.into(),
     })
 }

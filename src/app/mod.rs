@@ -3,6 +3,7 @@
 //! The calling thread runs the control plane: the controller, the admin API, health checks, signals and reloads. The
 //! data plane's workers are threads of their own.
 
+pub(crate) mod audit;
 pub(crate) mod demo;
 mod reload;
 pub(crate) mod replay;

@@ -76,11 +76,12 @@ pub struct Running {
 ///
 /// [`Error`] says what could not be started; nothing is left running then.
 pub fn start(mut config: Config) -> Result<Running, Error> {
+    // First: a second process on the same store must not take a connection.
+    let (store, loaded) = Store::open(&config.store)?;
     let access_log = AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
     let (listeners, listener_addresses) = bind_listeners(&config)?;
     let admin_listener = bind_admin(config.admin.address)?;
     let admin_address = admin_listener.local_addr().map_err(Error::Runtime)?;
-    let (store, loaded) = Store::open(&config.store)?;
     if config.store.path.is_none() {
         tracing::warn!("no store.path is configured: weights set by the API are forgotten when the process ends");
     }

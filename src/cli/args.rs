@@ -257,6 +257,9 @@ pub(super) enum Verb {
         /// The recording; `-` is standard input
         file: PathBuf,
     },
+    /// Show the journal of changes, or verify it
+    #[command(after_help = super::audit::HELP, args_conflicts_with_subcommands = true)]
+    Audit(super::audit::Audit),
     /// Ask whether the proxy is ready: exit code 0 if it is, else 1 (for container health checks)
     Healthcheck,
     /// See a bad release rolled back, in half a minute and one process

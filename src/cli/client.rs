@@ -185,6 +185,18 @@ impl Client {
         self.call(Method::GET, &release_path(id, ""), None, None).await
     }
 
+    /// A page of the journal, newest first.
+    pub(crate) async fn audit(&self, before: Option<u64>, limit: usize) -> Result<Answer<api::AuditPage>, Error> {
+        let before = before.map_or_else(String::new, |before| format!("&before={before}"));
+        let path = format!("/api/v1/audit?limit={limit}{before}");
+        self.call(Method::GET, &path, None, None).await
+    }
+
+    /// Whether the journal is whole.
+    pub(crate) async fn verify_audit(&self) -> Result<Answer<api::AuditVerdict>, Error> {
+        self.call(Method::GET, "/api/v1/audit/verify", None, None).await
+    }
+
     /// What a plan would cost and take; without one, the service's own.
     pub(crate) async fn forecast(
         &self,

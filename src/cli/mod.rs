@@ -4,6 +4,7 @@
 //! that the proxy can decide: it asks, and shows the answer or what is wrong with the question.
 
 mod args;
+mod audit;
 mod check;
 pub(crate) mod client;
 mod events;
@@ -66,6 +67,7 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Verb::Plan { service, plan } => release::forecast(&global, &service, plan.as_deref(), terminal),
         Verb::Explain { subject } => release::explain(&global, &subject, terminal),
         Verb::Replay { file } => replay::run(&file, terminal),
+        Verb::Audit(asked) => audit::run(&global, asked, terminal),
         Verb::Healthcheck => verbs::healthcheck(&global, terminal),
         Verb::Demo { hold, fast } => verbs::demo(hold, fast, terminal),
         Verb::Completions { shell } => verbs::completions(shell, terminal),

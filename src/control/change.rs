@@ -175,8 +175,8 @@ impl Controller {
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
             return;
         };
-        let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
         let mut change = self.change(name, &before, &moved, true);
+        let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
         change.releases.extend(taken_back);
         let table = self.publish(name, moved);
         let (saved, told) = oneshot::channel();
@@ -331,6 +331,7 @@ impl Controller {
             intent: Intent {
                 actor: "store".to_owned(),
                 reason: Some("the store did not take a change in time; it was refused".to_owned()),
+                idempotency: None,
                 ..pending.moved.intent
             },
             // A release that was to begin may be on disk: it is then one that was cancelled.
@@ -408,6 +409,7 @@ impl Controller {
                 before: was,
                 after: is,
             },
+            answer: self.foreseen(name, moved, now),
             in_effect,
         }
     }

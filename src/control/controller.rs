@@ -22,7 +22,7 @@ use super::release::{Active, Ended, Errands, Preflighter};
 use super::state::State;
 use super::view::View;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
-use crate::model::{Name, ServiceSpec, api};
+use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
 use crate::stats::{Batch, Horizon, NoteBatch};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
@@ -181,6 +181,7 @@ impl Controller {
         let horizon = Arc::new(Horizon::new(setup.workers));
         let (health, health_receiver) = mpsc::channel(HEALTH_MAX);
         let mut keys = Keys::new();
+        let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let mut controller = Controller {
             services: BTreeMap::new(),
@@ -207,7 +208,8 @@ impl Controller {
             notes: notes_receiver,
             health: health_receiver,
         };
-        controller.start(setup.services, setup.loaded);
+        handle.set_answers(std::mem::take(&mut loaded.answers));
+        controller.start(setup.services, loaded);
         handle.set_ready();
         let links = Links {
             handle,
@@ -282,6 +284,8 @@ impl Controller {
             Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             Command::ReloadFailed { detail } => self.reload_failed(detail),
             Command::Audit { before, limit, reply } => self.audit(before, limit, reply),
+            Command::KeepAnswer { key, answer, reply } => self.keep_answer(key, answer, reply),
+            Command::VerifyAudit { reply } => self.verify_audit(reply),
         }
     }
 
@@ -369,6 +373,25 @@ impl Controller {
         tokio::spawn(async move {
             let page = read.await.map(|entries| super::audit::page(entries, limit));
             let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
+        });
+    }
+
+    fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>, reply: oneshot::Sender<()>) {
+        let kept = self.outbox.store().keep_answer(key, answer);
+        tokio::spawn(async move {
+            // The store has logged a failure.
+            let _ = kept.await;
+            let _ = reply.send(());
+        });
+    }
+
+    fn verify_audit(&self, reply: oneshot::Sender<Result<api::AuditVerdict, Refusal>>) {
+        let verdict = self.outbox.store().verify();
+        tokio::spawn(async move {
+            let _ = reply.send(verdict.await.map_err(|error| match error {
+                StoreError::Verifying => Refusal::Conflict(error.to_string()),
+                error => Refusal::Store(error.to_string()),
+            }));
         });
     }
 

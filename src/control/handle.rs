@@ -1,13 +1,13 @@
 //! What the rest of the program asks of the controller.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use super::{Events, Metrics, ReleaseVerb};
-use crate::model::{ServiceSpec, api};
+use crate::model::{IdempotencyKey, KeptAnswer, ServiceSpec, api};
 
 /// Commands that may wait for the controller; whoever sends one more waits with it.
 const COMMANDS_MAX: usize = 64;
@@ -23,6 +23,8 @@ pub struct Intent {
     pub expected_revision: Option<u64>,
     /// Whether the caller may override gates, freeze windows and the preflight of the configuration.
     pub may_override: bool,
+    /// What the caller repeats the request with, if they may.
+    pub idempotency: Option<IdempotencyKey>,
 }
 
 /// The outcome of a change of weights.
@@ -186,6 +188,15 @@ pub enum Command {
         /// What is wrong with it.
         detail: String,
     },
+    /// The answer to a write that may be repeated is to be kept as it was given.
+    KeepAnswer {
+        /// What it answers.
+        key: IdempotencyKey,
+        /// The answer; without one, none is to be kept.
+        answer: Option<KeptAnswer>,
+        /// The way back, once that is done or cannot be.
+        reply: oneshot::Sender<()>,
+    },
     /// A page of the journal.
     Audit {
         /// Entries before this sequence number; without it the newest.
@@ -194,6 +205,11 @@ pub enum Command {
         limit: usize,
         /// The way back.
         reply: oneshot::Sender<Result<api::AuditPage, Refusal>>,
+    },
+    /// Whether the journal is whole.
+    VerifyAudit {
+        /// The way back.
+        reply: oneshot::Sender<Result<api::AuditVerdict, Refusal>>,
     },
 }
 
@@ -220,6 +236,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     events: Arc<Events>,
     readiness: AtomicU8,
+    /// Answers of before the start.
+    answers: Mutex<Vec<KeptAnswer>>,
 }
 
 impl Handle {
@@ -230,6 +248,7 @@ impl Handle {
             metrics,
             events,
             readiness: AtomicU8::new(Readiness::Starting as u8),
+            answers: Mutex::default(),
         });
         (Handle { commands, shared }, receiver)
     }
@@ -404,6 +423,22 @@ impl Handle {
         let _ = self.commands.send(Command::ReloadFailed { detail }).await;
     }
 
+    /// Keeps the answer to a write as it was given, for those who repeat it after a restart; without one, forgets what was
+    /// kept with its change. Returns when that is on disk, or cannot be.
+    pub async fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) {
+        // A controller that has stopped keeps nothing any more.
+        let _ = self.ask(|reply| Command::KeepAnswer { key, answer, reply }).await;
+    }
+
+    /// The answers that the store had at the start, once.
+    pub fn take_answers(&self) -> Vec<KeptAnswer> {
+        std::mem::take(&mut *self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn set_answers(&self, answers: Vec<KeptAnswer>) {
+        *self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner) = answers;
+    }
+
     /// A page of the journal, newest first.
     ///
     /// # Errors
@@ -411,6 +446,15 @@ impl Handle {
     /// [`Refusal::Store`] when it cannot be read.
     pub async fn audit(&self, before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
         self.ask(|reply| Command::Audit { before, limit, reply }).await?
+    }
+
+    /// Whether the whole journal is as it was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Store`] when it cannot be read, [`Refusal::Conflict`] while another one is being answered.
+    pub async fn verify_audit(&self) -> Result<api::AuditVerdict, Refusal> {
+        self.ask(|reply| Command::VerifyAudit { reply }).await?
     }
 
     /// What happens from now on, and what happened since the event `last_id`, as far back as is remembered.

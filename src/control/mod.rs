@@ -4,6 +4,7 @@
 //! what health checkers saw; it publishes routing tables, keeps what happened in the store, and tells people by
 //! [`Metrics`] and [`Events`]. It opens no socket, and no request passes through it.
 
+mod answer;
 mod audit;
 mod change;
 mod collect;

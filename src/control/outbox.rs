@@ -166,6 +166,7 @@ mod tests {
                 before: serde_json::Value::Null,
                 after: serde_json::Value::Null,
             },
+            answer: None,
             in_effect: true,
         }
     }

@@ -214,6 +214,7 @@ impl Controller {
                 before,
                 after: topology(&self.services),
             },
+            answer: None,
             in_effect: true,
         };
         let (services, saved) = (fresh, None);

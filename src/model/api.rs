@@ -193,6 +193,48 @@ pub struct AuditEntry {
     pub hash: String,
 }
 
+/// Whether the journal is whole.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct AuditVerdict {
+    /// Whether nothing was found.
+    pub whole: bool,
+    /// How many entries there are.
+    pub entries: u64,
+    /// The hash of the last one; absent without entries. Kept elsewhere, it shows later whether the journal up to here
+    /// was rewritten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// The first entry that is not as it was written; absent when all are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<AuditFinding>,
+}
+
+/// The first entry of the journal that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AuditFinding {
+    /// Its number.
+    pub sequence: u64,
+    /// What is wrong with it.
+    pub kind: AuditFindingKind,
+    /// The same in words, and by what it was found.
+    pub detail: String,
+}
+
+/// What is wrong with an entry of the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AuditFindingKind {
+    /// It does not follow from the entry before it: it was altered, or it is not in its order.
+    Altered,
+    /// It is not there.
+    Missing,
+    /// It follows from the entry before it, but its hash is not the one that was recorded: it was rewritten with entries
+    /// before it.
+    Rewritten,
+    /// It stands behind what was recorded as the last entry, or no last entry is recorded.
+    Unrecorded,
+}
+
 /// A page of the journal, newest first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditPage {

@@ -5,6 +5,7 @@
 
 pub mod api;
 mod evidence;
+mod idempotency;
 pub(crate) mod redact;
 mod release;
 mod service;
@@ -13,6 +14,7 @@ mod webhook;
 mod weight;
 mod words;
 
+pub use idempotency::{IdempotencyKey, KeptAnswer};
 pub use service::{
     Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Tester, Timeouts,
     UpstreamSpec,

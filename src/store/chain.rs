@@ -1,26 +1,57 @@
 //! The chain of hashes that makes a change of the past visible: who alters an entry must alter all after it, and the
-//! last hash is known elsewhere (in every page of the journal that someone has read).
+//! last hash is known elsewhere: in the record of the head, in the rows of releases and checkpoints, and in every page of
+//! the journal that someone has read.
+//!
+//! There is no secret in it. Who may write to the database and alters an entry, all after it, and every row that knows a
+//! hash of them, is found out only by a copy of a hash that is kept elsewhere.
 
 use sha2::{Digest, Sha256};
 
-use super::NewEntry;
+use super::{Entry, NewEntry};
+use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
 
 /// What stands in for the hash before the first entry.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The fields of an entry as they are hashed: `before` and `after` are the texts that are stored.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Text<'a> {
+    pub(super) at: &'a str,
+    pub(super) actor: &'a str,
+    pub(super) action: &'a str,
+    pub(super) service: Option<&'a str>,
+    pub(super) reason: Option<&'a str>,
+    pub(super) before: &'a str,
+    pub(super) after: &'a str,
+}
+
+impl<'a> Text<'a> {
+    pub(super) fn of(entry: &'a NewEntry, before: &'a str, after: &'a str) -> Text<'a> {
+        Text {
+            at: &entry.at,
+            actor: &entry.actor,
+            action: &entry.action,
+            service: entry.service.as_deref(),
+            reason: entry.reason.as_deref(),
+            before,
+            after,
+        }
+    }
+}
+
 /// The hash of an entry that follows one with the hash `previous`: SHA-256 over that hash in hexadecimal, a line feed,
-/// and the entry's fields as a JSON array. `before` and `after` are hashed as the texts that are stored.
-pub(super) fn hash(previous: &str, sequence: u64, entry: &NewEntry, before: &str, after: &str) -> String {
-    let fields = serde_json::json!([
-        sequence,
-        entry.at,
-        entry.actor,
-        entry.action,
-        entry.service,
-        entry.reason,
+/// and the entry's fields as a JSON array.
+pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
+    let Text {
+        at,
+        actor,
+        action,
+        service,
+        reason,
         before,
-        after
-    ]);
+        after,
+    } = text;
+    let fields = serde_json::json!([sequence, at, actor, action, service, reason, before, after]);
     let mut digest = Sha256::new();
     digest.update(previous.as_bytes());
     digest.update(b"\n");
@@ -39,5 +70,61 @@ const fn digit(value: u8) -> u8 {
     match value {
         0..=9 => b'0' + value,
         _ => b'a' + value - 10,
+    }
+}
+
+/// Whether entries, in their order, follow from each other. The first may have lost those before it, which are then not
+/// missed.
+pub(super) fn verify(entries: &[Entry]) -> AuditVerdict {
+    let mut finding = None;
+    let mut previous: Option<(u64, &str)> = None;
+    for Entry {
+        sequence,
+        entry,
+        hash: stored,
+    } in entries
+    {
+        let before = match previous {
+            None if *sequence == 1 => Some(GENESIS),
+            None => None,
+            Some((last, _)) if last + 1 != *sequence => {
+                finding = Some(missing(last + 1, *sequence));
+                break;
+            }
+            Some((_, hash)) => Some(hash),
+        };
+        let (was, is) = (entry.before.to_string(), entry.after.to_string());
+        if before.is_some_and(|before| hash(before, *sequence, &Text::of(entry, &was, &is)) != *stored) {
+            finding = Some(altered(*sequence));
+            break;
+        }
+        previous = Some((*sequence, stored));
+    }
+    AuditVerdict {
+        whole: finding.is_none(),
+        entries: entries.len() as u64,
+        head: entries.last().map(|entry| entry.hash.clone()),
+        finding,
+    }
+}
+
+pub(super) fn altered(sequence: u64) -> AuditFinding {
+    AuditFinding {
+        sequence,
+        kind: AuditFindingKind::Altered,
+        detail: format!(
+            "entry {sequence} does not follow from the one before it: it was altered, or another was put in its place"
+        ),
+    }
+}
+
+pub(super) fn missing(sequence: u64, next: u64) -> AuditFinding {
+    AuditFinding {
+        sequence,
+        kind: AuditFindingKind::Missing,
+        detail: match next - 1 {
+            last if last == sequence => format!("entry {sequence} is missing"),
+            last => format!("the entries {sequence} to {last} are missing"),
+        },
     }
 }

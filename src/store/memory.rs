@@ -30,7 +30,7 @@ impl Memory {
         let sequence = last.map_or(0, |entry| entry.sequence) + 1;
         let previous = last.map_or(chain::GENESIS, |entry| &entry.hash);
         let (before, after) = (change.entry.before.to_string(), change.entry.after.to_string());
-        let hash = chain::hash(previous, sequence, &change.entry, &before, &after);
+        let hash = chain::hash(previous, sequence, &chain::Text::of(&change.entry, &before, &after));
         if self.entries.len() == ENTRIES_MAX {
             self.entries.pop_front();
         }

@@ -7,12 +7,15 @@
 //! Checkpoints of releases and their evidence are written beside that, each in a transaction of its own: none of them
 //! can make a change fail. What happened in a release, request by request, goes to a file of its own ([`Recording`]).
 //!
-//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. There is no exclusive
-//! lock on the directory: while the proxy upgrades itself, the old and the new process overlap.
+//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. One process at
+//! a time has the directory ([`lock`]); a process that takes over is to be given the lock's descriptor. What was written to
+//! files that are no longer in the directory is not called durable ([`place`]).
 
 mod chain;
+mod lock;
 mod memory;
 mod options;
+mod place;
 mod record;
 mod recording;
 mod sqlite;
@@ -23,7 +26,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::task::{Context, Poll};
 use std::thread;
@@ -31,7 +34,8 @@ use std::thread;
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::model::StickySecret;
+use crate::model::api::AuditVerdict;
+use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 pub use options::Options;
 pub use record::{Change, Committed, Entry, LoadedState, NewEntry, ReleaseRecord, ServiceRecord};
@@ -54,6 +58,9 @@ pub struct Store {
     others: Arc<AtomicUsize>,
     recordings: Option<Arc<Path>>,
     sticky_secret: Option<StickySecret>,
+    directory: Option<Arc<Path>>,
+    /// Whether the journal is being verified.
+    verifying: Arc<AtomicBool>,
 }
 
 /// What the store keeps its records in. Runs in the store's thread and may block.
@@ -85,6 +92,16 @@ pub trait Backend: Send {
     ///
     /// [`StoreError::Write`]. Commits are not affected.
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
+
+    /// Keeps, or replaces, the answer to a write that may be repeated; without one, forgets what was kept with its change.
+    /// Nothing to do where nothing is found after a restart.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`]. Commits are not affected.
+    fn keep_answer(&mut self, _: &IdempotencyKey, _: Option<&KeptAnswer>) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// The releases of a service, newest first, at most `limit`.
     ///
@@ -135,6 +152,9 @@ pub enum StoreError {
     /// The journal, or something of a release, could not be read.
     #[error("{0}")]
     Read(String),
+    /// The journal is being verified already; one at a time is.
+    #[error("the journal is being verified already; ask again")]
+    Verifying,
     /// The disk has not answered for so long that no more requests are queued.
     #[error("the disk does not answer")]
     Hangs,
@@ -178,6 +198,7 @@ impl Store {
         let mut store = Store::over(Box::new(database))?;
         store.sticky_secret = Some(secret);
         store.recordings = Some(directory.join(recording::FOLDER).into());
+        store.directory = Some(directory.as_path().into());
         Ok((store, loaded))
     }
 
@@ -199,6 +220,8 @@ impl Store {
             others: Arc::default(),
             recordings: None,
             sticky_secret: None,
+            directory: None,
+            verifying: Arc::default(),
         })
     }
 
@@ -230,6 +253,37 @@ impl Store {
         self.read(move |backend| backend.audit(before, limit))
     }
 
+    /// Whether the whole journal is as it was written. Reads on a connection and a thread of its own, so that a long journal
+    /// keeps no change waiting; one at a time.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn verify(&self) -> Answer<AuditVerdict> {
+        let Some(directory) = self.directory.clone() else {
+            return self.read(|backend| {
+                let mut entries = backend.audit(None, usize::MAX)?;
+                entries.reverse();
+                Ok(chain::verify(&entries))
+            });
+        };
+        let (reply, answer) = oneshot::channel();
+        let busy = Arc::clone(&self.verifying);
+        if busy.swap(true, Ordering::AcqRel) {
+            let _ = reply.send(Err(StoreError::Verifying));
+            return Answer(answer);
+        }
+        let work = move || {
+            let verdict = verify(&directory);
+            busy.store(false, Ordering::Release);
+            let _ = reply.send(verdict);
+        };
+        if thread::Builder::new().name("verify".to_owned()).spawn(work).is_err() {
+            self.verifying.store(false, Ordering::Release);
+        }
+        Answer(answer)
+    }
+
     /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer is true. Nothing is
     /// written, and the answer is false, when the store does not know the release, or knows that it has ended; so a late
     /// checkpoint brings nothing back. Written also when the future is dropped.
@@ -240,6 +294,16 @@ impl Store {
     pub fn checkpoint(&self, id: &str, state: Value) -> Answer<bool> {
         let id = id.to_owned();
         self.write(move |backend| backend.checkpoint(&id, &state))
+    }
+
+    /// Keeps the answer to a write as it was given, or, without one, forgets what was kept with its change: it was not made
+    /// after all. In the order of the commits; written also when the future is dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    pub fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) -> Answer<()> {
+        self.write(move |backend| backend.keep_answer(&key, answer.as_ref()))
     }
 
     /// The releases of a service, newest first, at most `limit`.
@@ -311,7 +375,7 @@ impl Store {
             let error = written.as_ref().err().cloned();
             drop(reply.send(written));
             if let Some(error) = error {
-                tracing::warn!(%error, "a checkpoint or the evidence of a release was not written to the store");
+                tracing::warn!(%error, "a checkpoint, the evidence of a release or the answer to a write was not written to the store");
                 backend.recover();
             }
         })
@@ -377,6 +441,16 @@ impl<T> Future for Answer<T> {
             .poll(context)
             .map(|answer| answer.unwrap_or(Err(StoreError::Stopped)))
     }
+}
+
+/// Whether the journal of the store at `path` is as it was written: the directory, or the database in it. A proxy may be
+/// running on it; nothing is written.
+///
+/// # Errors
+///
+/// [`StoreError::Open`] when there is no store, [`StoreError::Read`] when it cannot be read.
+pub fn verify(path: &Path) -> Result<AuditVerdict, StoreError> {
+    sqlite::verify_at(path)
 }
 
 /// The thread: one request after the other, until no handle is left.

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-use crate::model::Weight;
+use crate::model::{KeptAnswer, Weight};
 
 /// The live state of one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,6 +61,8 @@ pub struct Change {
     pub releases: Vec<ReleaseRecord>,
     /// The journal entry.
     pub entry: NewEntry,
+    /// The answer to whoever asked for it, if they may repeat that: what they get when they do after a restart.
+    pub answer: Option<KeptAnswer>,
     /// Whether the change is in effect already (it moves traffic towards the baseline). Such a change stays if its
     /// write was reported as failed and yet turns up on disk; any other is then undone.
     pub in_effect: bool,
@@ -114,4 +116,6 @@ pub struct LoadedState {
     pub releases: Vec<ReleaseRecord>,
     /// The last checkpoint of each release under way that has one, by its identity.
     pub checkpoints: BTreeMap<String, Value>,
+    /// Answers to writes that may be repeated, the oldest first.
+    pub answers: Vec<KeptAnswer>,
 }

@@ -126,7 +126,11 @@ fn end(mut file: BufWriter<File>, reason: &str) -> io::Result<()> {
 /// The file, at its end, and its length; none if its last line says that it has ended.
 fn open(path: &Path) -> io::Result<Option<(BufWriter<File>, u64)>> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
+        // Not the store's directory: one that was taken away is for its operator to bring back.
+        match fs::create_dir(folder) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
         make_room(folder, path);
     }
     let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;

@@ -1,5 +1,8 @@
 //! The store over real files.
 
+mod answers;
+mod custody;
+mod journal;
 mod recordings;
 mod releases;
 
@@ -45,6 +48,7 @@ fn change(revision: u64, green: u16) -> Change {
             before: serde_json::json!({ "revision": revision - 1 }),
             after: serde_json::json!({ "weights": { "green": 0.1, "blue": 99.9 }, "revision": revision }),
         },
+        answer: None,
         in_effect: false,
     }
 }
@@ -110,13 +114,13 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
             }
         );
     }
-    // The first store stays open, as it would in a predecessor that overlaps with its successor; what a killed
-    // process leaves behind is the same files.
+    // What a killed process leaves behind is the same files.
     let copy = directory.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
     for file in ["weighbridge.db", "weighbridge.db-wal"] {
         std::fs::copy(path.join(file), copy.join(file)).unwrap();
     }
+    drop(store);
     for path in [&path, &copy] {
         let (again, loaded) = Store::open(&options(path)).unwrap();
         assert_eq!(loaded.services, [record(5, 500)]);
@@ -124,7 +128,6 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
         assert_eq!(sequences(&again, Some(3), 10).await, [2, 1]);
         assert_eq!(again.commit(change(6, 0)).await.unwrap().sequence, 6);
     }
-    assert_eq!(store.commit(change(7, 0)).await.unwrap().sequence, 7);
 }
 
 /// Commits until it is killed, and tells of each commit that was acknowledged.
@@ -250,7 +253,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
         let newest = &database.audit(None, 2).unwrap()[1];
         assert_eq!(newest.entry.action, if in_effect { "weights" } else { "undo" });
         drop(database);
-        Sqlite::open(directory.path()).expect("the chain is whole");
+        assert!(super::verify(directory.path()).unwrap().whole);
     }
 }
 
@@ -269,12 +272,6 @@ fn the_journal_refuses_to_be_altered() {
         let refused = outside.execute(sql, []).unwrap_err();
         assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
     }
-    // Whoever takes the triggers away is found out by the hashes.
-    outside
-        .execute_batch("DROP TRIGGER audit_is_never_updated; UPDATE audit SET actor = 'mallory' WHERE sequence = 1")
-        .unwrap();
-    let refused = Sqlite::open(directory.path()).unwrap_err().to_string();
-    assert!(refused.contains("entry 1 of the journal was altered"), "{refused}");
 }
 
 #[test]

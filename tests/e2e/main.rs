@@ -8,6 +8,7 @@
 mod admin;
 mod authority;
 mod brakes;
+mod custody;
 mod drain;
 mod early;
 mod errors;

@@ -27,11 +27,12 @@ async fn an_address_that_others_reach_needs_tokens() {
 #[tokio::test]
 async fn tokens_say_who_calls_and_what_they_may() {
     let server = Server::with_tokens().await;
-    const READS: [&str; 6] = [
+    const READS: [&str; 7] = [
         "GET /api/v1/services",
         "GET /api/v1/services/shop",
         "GET /api/v1/services/shop/weights",
         "GET /api/v1/audit",
+        "GET /api/v1/audit/verify",
         "GET /api/v1/openapi.json",
         "GET /metrics",
     ];

@@ -183,6 +183,7 @@ impl Controller {
                 reason: Some(due.transition.detail.clone()),
                 expected_revision: None,
                 may_override: false,
+                idempotency: None,
             };
             let took = self.took(name);
             if !self.take_turn(name, due, intent, Reply::Nobody) {

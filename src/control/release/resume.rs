@@ -124,6 +124,7 @@ impl Controller {
                 before: Value::Null,
                 after: managed.state.json(),
             },
+            answer: None,
             in_effect: true,
         };
         let (services, saved) = (vec![Name::clone(name)], None);

@@ -73,7 +73,20 @@ impl Ended {
     }
 }
 
+impl Turn {
+    /// Whether a release begins with it.
+    pub(in crate::control) fn begins(&self) -> bool {
+        self.active.is_some()
+    }
+}
+
 impl Managed {
+    /// The release as it will be told after this turn.
+    pub(in crate::control) fn foreseen_release(&self, turn: &Turn, now: Timestamp) -> Option<api::Release> {
+        let active = turn.active.as_deref().or(self.active.as_deref())?;
+        Some(active.view(&turn.after, now, true))
+    }
+
     /// What the routing table is built from.
     pub(in crate::control) fn live(&self) -> Live {
         Live {

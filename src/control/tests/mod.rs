@@ -82,7 +82,11 @@ impl Rig {
         }
     }
 
-    fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
+    async fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
+        // One that was dropped before ends when it gets its turn, and its store with it.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
         let path = Some(directory.to_owned());
         let (store, loaded) = Store::open(&store::Options { path }).unwrap();
         Rig::with(store, loaded, services, TIMING)
@@ -153,6 +157,7 @@ fn intent(expected_revision: Option<u64>) -> Intent {
         reason: Some("because".to_owned()),
         expected_revision,
         may_override: false,
+        idempotency: None,
     }
 }
 

@@ -451,7 +451,7 @@ async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
 async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
     for bad in [true, false] {
         let directory = tempfile::tempdir().unwrap();
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         while !rig.release("shop-1").await.phase.is_over() {
@@ -480,7 +480,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
 #[tokio::test]
 async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
     let directory = tempfile::tempdir().unwrap();
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
     // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the next.

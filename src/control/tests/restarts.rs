@@ -9,7 +9,7 @@ use crate::model::api::Phase;
 async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
     let directory = tempfile::tempdir().unwrap();
     let spent = {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         // A request that was drawn before the step says nothing of it, however late the step is on disk.
@@ -27,7 +27,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         until(|| watch.tripwire().limit(Wire::Visible) > limit).await;
         watch.tripwire().limit(Wire::Visible)
     };
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let release = rig.release("shop-1").await;
     assert_eq!(
         (release.phase, release.step, release.weight),
@@ -49,7 +49,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
 async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         rig.traffic(200, Duration::from_millis(400), true).await;
@@ -68,7 +68,7 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
         // Durable: the answer of a change that comes after it in the queue.
         rig.put(0.0).await.unwrap().unwrap();
     }
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     assert_eq!(rig.green(), 0.0);
     let release = rig.release("shop-1").await;
     assert_eq!(release.phase, Phase::RolledBack);
@@ -81,7 +81,7 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
 async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
     let directory = tempfile::tempdir().unwrap();
     let told = {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         let watch = rig.watch().unwrap();
@@ -110,7 +110,7 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
     };
     assert_eq!((told.rescued, told.user_visible_failures), (1, 1));
     assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     assert_eq!(rig.release("shop-1").await, told);
     assert_eq!(rig.links.handle.evidence("shop-1").await.unwrap().release, told);
 }
@@ -119,7 +119,7 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
 async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
     let directory = tempfile::tempdir().unwrap();
     for in_order in [false, true] {
-        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let before = match rig.shop().await.release {
             Some(id) => rig.release(&id).await.budget.spent,
             None => {
@@ -131,7 +131,7 @@ async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
             rig.stop().await;
         }
         drop(rig);
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let after = rig.release("shop-1").await.budget.spent;
         if in_order {
             assert_eq!(after, before);
@@ -148,7 +148,7 @@ async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
 async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is_known_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let before = {
-        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
         rig.traffic(50, Duration::from_millis(500), false).await;
@@ -162,7 +162,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
     let mut sticky = spec("shop", 0.0);
     sticky.sticky = Some(crate::model::Sticky::ClientIp);
     for _ in 0..2 {
-        let rig = Rig::open(directory.path(), vec![sticky.clone()]);
+        let rig = Rig::open(directory.path(), vec![sticky.clone()]).await;
         let after = rig.release("shop-1").await;
         assert_eq!((after.phase, after.weight, rig.green()), (Phase::RolledBack, 0.0, 0.0));
         let outcome = after.outcome.unwrap();
@@ -196,13 +196,13 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
 async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
     let directory = tempfile::tempdir().unwrap();
     {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
     }
     let mut spent = 0;
     for _ in 0..20 {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         let mut release = rig.release("shop-1").await;
         if release.budget.spent == 23 {
@@ -226,7 +226,7 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
 async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends() {
     let directory = tempfile::tempdir().unwrap();
     {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let later = api::ReleaseStart {
             start_at: Some("2999-01-01T00:00:00Z".to_owned()),
             ..start(quick())
@@ -235,8 +235,48 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
         assert_eq!(started.unwrap().release.phase, Phase::Pending);
     }
     for _ in 0..3 {
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let release = rig.release("shop-1").await;
         assert_eq!((release.phase, release.budget.spent), (Phase::Pending, 0));
     }
+}
+
+/// A process that is killed between the commit and the answer.
+#[tokio::test]
+async fn the_answer_to_a_change_is_on_disk_with_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let by = |key: &str| Intent {
+        idempotency: Some(crate::model::IdempotencyKey {
+            caller: "alice".to_owned(),
+            key: key.to_owned(),
+            request: "00".to_owned(),
+        }),
+        ..intent(None)
+    };
+    let revisions = {
+        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
+        let _worker = prompt_worker(&rig.links.publisher);
+        let handle = &rig.links.handle;
+        let set = handle.set_weights("shop", to(10.0), by("set")).await.unwrap();
+        let back = handle.rollback("shop", by("back")).await.unwrap();
+        let begun = handle.start_release("shop", start(quick()), by("begin")).await.unwrap();
+        [set.service.revision, back.service.revision, begun.revision]
+    };
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
+    let answers = rig.links.handle.take_answers();
+    assert_eq!(
+        answers.iter().map(|answer| answer.revision).collect::<Vec<_>>(),
+        revisions
+    );
+    let bodies: Vec<serde_json::Value> = answers
+        .iter()
+        .map(|answer| serde_json::from_str(&answer.body).unwrap())
+        .collect();
+    assert_eq!(bodies[0]["weights"]["effective"]["green"], 10.0);
+    assert_eq!(bodies[1]["weights"]["effective"]["green"], 0.0);
+    assert_eq!(bodies[2]["id"], "shop-1");
+    assert!(bodies.iter().all(|body| body["durable"] == true), "{bodies:?}");
+    let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [200, 200, 201]);
+    assert_eq!(answers[2].location.as_deref(), Some("/api/v1/releases/shop-1"));
 }

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test(flavor = "current_thread")]
 async fn weights_survive_the_process_that_is_killed() {
     let directory = tempfile::tempdir().unwrap();
-    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     for green in [5.0, 25.0, 100.0, 30.25] {
         assert!(rig.put(green).await.unwrap().unwrap().durable);
     }
@@ -14,7 +14,7 @@ async fn weights_survive_the_process_that_is_killed() {
     drop(rig);
 
     // The file says something else; it does not matter any more.
-    let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     assert_eq!(rig.shop().await, before);
     assert_eq!(rig.green(), 30.25);
     assert!(rig.roll_back().await.unwrap().unwrap().durable);
@@ -26,13 +26,13 @@ async fn weights_survive_the_process_that_is_killed() {
     drop(rig);
 
     // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is told.
-    let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]);
+    let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     rig.put(95.0).await.unwrap().unwrap();
     drop(rig);
     let mut other = spec("shop", 0.0);
     other.upstreams[0].name = Name::from("red");
     other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
-    let rig = Rig::open(directory.path(), vec![other]);
+    let rig = Rig::open(directory.path(), vec![other]).await;
     let shop = rig.shop().await;
     assert_eq!((shop.baseline.as_str(), rig.green()), ("green", 100.0));
     let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
@@ -48,7 +48,7 @@ async fn weights_survive_the_process_that_is_killed() {
     let mut other = spec("shop", 0.0);
     other.upstreams[1].name = Name::from("red");
     other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
-    let rig = Rig::open(directory.path(), vec![other]);
+    let rig = Rig::open(directory.path(), vec![other]).await;
     let shop = rig.shop().await;
     assert_eq!((shop.baseline.as_str(), shop.revision), ("red", before.revision + 1));
     let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
@@ -141,7 +141,7 @@ async fn services_are_in_the_table_as_they_are_declared() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
-    let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
+    let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
     // Blue is what a rollback leads to, and has no traffic now.
     rig.put(100.0).await.unwrap().unwrap();
@@ -156,7 +156,7 @@ async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
     rig.links.handle.reload(vec![green.clone()], "file").await.unwrap();
     assert_eq!(rig.shop().await.revision, 3, "nothing changed");
     rig.stop().await;
-    let rig = Rig::open(directory.path(), vec![green]);
+    let rig = Rig::open(directory.path(), vec![green]).await;
     assert_eq!(rig.shop().await.revision, 3);
 }
 

@@ -2,8 +2,8 @@
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
-use super::releases;
 use super::rows::{append, integer, put, stored};
+use super::{answers, releases};
 use crate::store::{Change, Committed, NewEntry, ReleaseRecord, ServiceRecord};
 
 /// A change whose write was reported as failed, and which may be on disk all the same: what a disk refused to confirm
@@ -19,7 +19,8 @@ pub(super) struct Doubt {
     releases: Vec<(String, Option<ReleaseRecord>)>,
 }
 
-/// One change, as one transaction. `doubt` is set from the moment on which a failure leaves it open what is on disk.
+/// One change, as one transaction. `doubt` is set from the moment on which a failure leaves it open what is on disk; it is
+/// for the caller to drop once nothing can fail any more.
 pub(super) fn write(
     connection: &mut Connection,
     change: &Change,
@@ -30,7 +31,6 @@ pub(super) fn write(
     let sequence = prepared.sequence;
     *doubt = Some(prepared);
     transaction.commit()?;
-    *doubt = None;
     let durable = true;
     Ok(Committed { sequence, durable })
 }
@@ -42,6 +42,9 @@ pub(super) fn prepare(transaction: &Transaction<'_>, change: &Change) -> rusqlit
     for service in &change.services {
         replaced.extend(stored(transaction, &service.name)?);
         put(transaction, service)?;
+    }
+    if let Some(answer) = &change.answer {
+        answers::put(transaction, answer)?;
     }
     let mut releases = Vec::new();
     for release in &change.releases {
@@ -100,15 +103,6 @@ pub(super) fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Re
 /// Puts back what a refused change replaced. A release that began with it goes, or a restart would carry out what was
 /// refused.
 fn undo(transaction: &Transaction<'_>, doubt: &Doubt, reason: String) -> rusqlite::Result<()> {
-    for service in &doubt.replaced {
-        put(transaction, service)?;
-    }
-    for (id, before) in &doubt.releases {
-        match before {
-            Some(before) => releases::put(transaction, before)?,
-            None => releases::remove(transaction, id)?,
-        }
-    }
     let refused = &doubt.change.entry;
     let entry = NewEntry {
         actor: "store".to_owned(),
@@ -118,5 +112,18 @@ fn undo(transaction: &Transaction<'_>, doubt: &Doubt, reason: String) -> rusqlit
         after: refused.before.clone(),
         ..refused.clone()
     };
-    append(transaction, &entry).map(drop)
+    append(transaction, &entry)?;
+    if let Some(answer) = &doubt.change.answer {
+        answers::remove(transaction, &answer.key)?;
+    }
+    for service in &doubt.replaced {
+        put(transaction, service)?;
+    }
+    for (id, before) in &doubt.releases {
+        match before {
+            Some(before) => releases::put(transaction, before)?,
+            None => releases::remove(transaction, id)?,
+        }
+    }
+    Ok(())
 }

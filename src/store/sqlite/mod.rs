@@ -1,10 +1,13 @@
 //! The store on disk: one SQLite database that operators can open with `sqlite3` while the proxy runs.
 
+mod answers;
 mod commit;
+mod loss;
 mod open;
 mod releases;
 mod rows;
 mod settings;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -12,32 +15,54 @@ use rusqlite::{Connection, ErrorCode};
 use serde_json::Value;
 
 use self::commit::{Doubt, confirm, settle, write};
+use self::loss::Loss;
 use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusable};
-use crate::model::StickySecret;
-
+pub(super) use self::verify::verify_at;
+use super::lock::{self, Lock};
+use super::place::{Identity, Lost, Place};
 use super::{Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, StoreError};
+use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 const FILE: &str = "weighbridge.db";
+/// SQLite's log of what is not in the database yet.
+const LOG: &str = "weighbridge.db-wal";
+/// What has to stay where it is, the database first.
+const FILES: [&str; 3] = [FILE, LOG, lock::FILE];
 
 /// The database. Without a connection after a failure, until one has been opened anew.
+///
+/// The order of the fields is that in which they are given up: the lock last.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     directory: PathBuf,
     connection: Option<Connection>,
+    /// The files of the connection.
+    place: Option<Place>,
+    /// Which file the database is.
+    database: Identity,
+    /// Since when they are no longer where they were.
+    loss: Option<Loss>,
     /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not have.
     suspect: bool,
     doubt: Option<Doubt>,
     /// A change in effect whose write was reported as failed, and which turned up; its next try finds it done.
     found: Option<(Change, u64)>,
+    lock: Lock,
 }
 
 impl Sqlite {
-    /// Opens or makes the database in `directory`, and checks it.
+    /// Opens or makes the database in `directory`, which no other process may use, and checks it.
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
         make(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
+        let lock = Lock::acquire(directory, lock::PATIENCE).map_err(|refused| refused.told(directory))?;
+        Sqlite::open_locked(directory, lock)
+    }
+
+    /// The same under a lock that this process holds already.
+    fn open_locked(directory: &Path, lock: Lock) -> Result<Sqlite, StoreError> {
         let is_new = !directory.join(FILE).exists();
         restrict(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
-        let mut connection = connect(directory).map_err(|error| damaged(directory, &error))?;
+        let mut connection = connect(directory, true).map_err(|error| damaged(directory, &error))?;
         migrate(&mut connection, directory)?;
         check(&connection, directory)?;
         if is_new {
@@ -48,12 +73,18 @@ impl Sqlite {
         if let Err(error) = confirm(&connection) {
             tracing::warn!(%error, "the log of the store could not be written back at the start");
         }
+        let place = Place::note(directory, FILES);
+        let place = place.map_err(|error| unusable(directory, &error, "start again"))?;
         Ok(Sqlite {
             directory: directory.to_owned(),
             connection: Some(connection),
+            database: place.database(),
+            place: Some(place),
+            loss: None,
             suspect: false,
             doubt: None,
             found: None,
+            lock,
         })
     }
 
@@ -66,6 +97,7 @@ impl Sqlite {
                 services: rows::services(connection)?,
                 releases: releases::to_go_on_with(connection)?,
                 checkpoints: releases::checkpoints(connection)?,
+                answers: answers::all(connection)?,
             })
         };
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
@@ -81,37 +113,48 @@ impl Sqlite {
     /// The connection; after a failure opened anew, with no doubt left about what is on disk.
     fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
-            self.connection = Some(self.reopen().map_err(|error| failed("recover", &error))?);
+            self.connection = Some(self.reopen()?);
             self.suspect = false;
         }
         self.connection.as_mut().ok_or(StoreError::Stopped)
     }
 
     /// First the undo, so that a restart finds it even if nothing can be confirmed; then the confirmation of both.
-    fn reopen(&mut self) -> rusqlite::Result<Connection> {
-        let mut connection = connect(&self.directory)?;
+    fn reopen(&mut self) -> Result<Connection, StoreError> {
+        let told = |error: rusqlite::Error| failed("recover", &error);
+        let mut connection = connect(&self.directory, false).map_err(told)?;
+        let place = Place::note(&self.directory, FILES);
+        let place = place.map_err(|error| StoreError::Write(format!("cannot recover: {error}")))?;
+        if place.database() != self.database {
+            loss::leave(&connection);
+            drop(connection);
+            return Err(loss::told(&Lost::Replaced(FILE)));
+        }
         if let Some(doubt) = &self.doubt {
-            let is_there = settle(&mut connection, doubt)?;
+            let is_there = settle(&mut connection, doubt).map_err(told)?;
             let stands = Some((doubt.change.clone(), doubt.sequence)).filter(|_| is_there && doubt.change.in_effect);
             self.found = stands;
         }
         if self.suspect {
-            confirm(&connection)?;
+            confirm(&connection).map_err(told)?;
         }
         self.doubt = None;
+        self.place = Some(place);
         Ok(connection)
     }
 
     /// Writes what no commit depends on, and on whose failure none does: it leaves no doubt to be settled, since a
     /// checkpoint or a bundle that turns up after all is as good as one that was confirmed.
     fn keep<T>(&mut self, write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        write(self.connection()?).map_err(|error| {
+        let written = write(self.ready()?).map_err(|error| {
             // Another process is writing, so nothing was begun.
             if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
                 self.give_up(None, Some(&error));
             }
             failed("write", &error)
-        })
+        })?;
+        self.stands(None)?;
+        Ok(written)
     }
 
     fn read<T>(&mut self, what: &str, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -121,7 +164,7 @@ impl Sqlite {
 
     /// After a failure nothing that the connection holds in memory is trusted any more.
     fn give_up(&mut self, doubt: Option<Doubt>, error: Option<&rusqlite::Error>) {
-        self.connection = None;
+        self.close();
         self.doubt = doubt;
         // A disk that said it is full has not failed to keep what it took.
         self.suspect = error.and_then(rusqlite::Error::sqlite_error_code) != Some(ErrorCode::DiskFull);
@@ -135,20 +178,26 @@ impl Backend for Sqlite {
 
     fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
         let mut doubt = None;
-        self.connection()?;
+        self.ready()?;
         if let Some((_, sequence)) = self.found.take().filter(|(found, _)| found == change) {
             let durable = true;
             return Ok(Committed { sequence, durable });
         }
         let written = write(self.connection()?, change, &mut doubt);
-        written.map_err(|error| {
-            self.give_up(doubt, Some(&error));
-            failed("write", &error)
-        })
+        match written {
+            Ok(committed) => {
+                self.stands(doubt)?;
+                Ok(committed)
+            }
+            Err(error) => {
+                self.give_up(doubt, Some(&error));
+                Err(failed("write", &error))
+            }
+        }
     }
 
     fn recover(&mut self) {
-        if let Err(error) = self.connection() {
+        if let Err(error) = self.ready() {
             tracing::error!(%error, "the store is still not usable");
         }
     }
@@ -159,6 +208,10 @@ impl Backend for Sqlite {
 
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
         self.keep(|connection| releases::put_checkpoint(connection, id, state))
+    }
+
+    fn keep_answer(&mut self, key: &IdempotencyKey, answer: Option<&KeptAnswer>) -> Result<(), StoreError> {
+        self.keep(|connection| answers::keep(connection, key, answer))
     }
 
     fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {

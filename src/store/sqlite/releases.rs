@@ -14,11 +14,13 @@ const EVIDENCE_MAX: i64 = 1000;
 /// each of those has its release: one that a restart has abandoned has none.
 const ENDED_MAX: i64 = 1000;
 
-/// A row keeps its place when it is replaced, so that the order of `rowid` is that in which releases began.
+/// A row, and the head of the journal at that time: the entry of the change is there already. A row keeps its place when it is replaced, so that the order of `rowid` is that in which releases began.
 pub(super) fn put(transaction: &Transaction<'_>, release: &ReleaseRecord) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO releases (id, service, number, ended, state) VALUES (?1, ?2, ?3, ?4, ?5)
+    let sql = "INSERT INTO releases (id, service, number, ended, state, audit_entries, audit_hash)
+               SELECT ?1, ?2, ?3, ?4, ?5, max(entries), hash FROM audit_head WHERE true
                ON CONFLICT (id) DO UPDATE SET service = excluded.service, number = excluded.number,
-               ended = excluded.ended, state = excluded.state";
+               ended = excluded.ended, state = excluded.state,
+               audit_entries = excluded.audit_entries, audit_hash = excluded.audit_hash";
     let ReleaseRecord { id, service, .. } = release;
     let (number, state) = (integer(release.number)?, release.state.to_string());
     transaction.execute(sql, params![id, service, number, release.ended, state])?;
@@ -76,7 +78,9 @@ pub(super) fn put_checkpoint(connection: &mut Connection, id: &str, state: &Valu
         [],
     )?;
     let written = transaction.execute(
-        "INSERT OR REPLACE INTO checkpoints (id, state) SELECT id, ?2 FROM releases WHERE id = ?1 AND ended = 0",
+        "INSERT OR REPLACE INTO checkpoints (id, state, audit_entries, audit_hash)
+         SELECT id, ?2, (SELECT entries FROM audit_head), (SELECT hash FROM audit_head)
+         FROM releases WHERE id = ?1 AND ended = 0",
         params![id, state.to_string()],
     )?;
     transaction.commit()?;
@@ -93,7 +97,8 @@ pub(super) fn put_evidence(
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let ReleaseRecord { id, service, state, .. } = release;
     transaction.execute(
-        "UPDATE releases SET state = ?2 WHERE id = ?1 AND ended = 1",
+        "UPDATE releases SET state = ?2, audit_entries = (SELECT entries FROM audit_head),
+         audit_hash = (SELECT hash FROM audit_head) WHERE id = ?1 AND ended = 1",
         params![id, state.to_string()],
     )?;
     transaction.execute(

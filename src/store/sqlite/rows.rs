@@ -2,20 +2,13 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use crate::store::{Entry, NewEntry, ServiceRecord, chain};
+use crate::store::chain::{self, Text};
+use crate::store::{Entry, NewEntry, ServiceRecord};
 
 pub(super) fn append(transaction: &Transaction<'_>, entry: &NewEntry) -> rusqlite::Result<(u64, String)> {
-    let last = transaction
-        .query_row(
-            "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1",
-            [],
-            |row| Ok((natural(row, 0)?, row.get::<_, String>(1)?)),
-        )
-        .optional()?;
-    let (last, previous) = last.unwrap_or_else(|| (0, chain::GENESIS.to_owned()));
-    let sequence = last + 1;
+    let (sequence, previous) = next(transaction)?;
     let (before, after) = (entry.before.to_string(), entry.after.to_string());
-    let hash = chain::hash(&previous, sequence, entry, &before, &after);
+    let hash = chain::hash(&previous, sequence, &Text::of(entry, &before, &after));
     transaction.execute(
         "INSERT INTO audit VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         params![
@@ -30,7 +23,28 @@ pub(super) fn append(transaction: &Transaction<'_>, entry: &NewEntry) -> rusqlit
             hash
         ],
     )?;
+    transaction.execute(
+        "INSERT OR REPLACE INTO audit_head VALUES (1, ?1, ?2)",
+        params![integer(sequence)?, hash],
+    )?;
     Ok((sequence, hash))
+}
+
+/// The place of the next entry, and the hash that it follows. That is the hash that was recorded as the last, so that
+/// entries which were cut off, or added by others, since then stay visible as a gap in the chain.
+fn next(transaction: &Transaction<'_>) -> rusqlite::Result<(u64, String)> {
+    let last = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1";
+    let recorded = "SELECT entries, hash FROM audit_head";
+    let read = |sql| {
+        let row = |row: &Row<'_>| Ok((natural(row, 0)?, row.get::<_, String>(1)?));
+        transaction.query_row(sql, [], row).optional()
+    };
+    Ok(match (read(last)?, read(recorded)?) {
+        (Some((last, _)), Some((entries, hash))) => (last.max(entries) + 1, hash),
+        (None, Some((entries, hash))) => (entries + 1, hash),
+        (Some((last, _)), None) => (last + 1, chain::GENESIS.to_owned()),
+        (None, None) => (1, chain::GENESIS.to_owned()),
+    })
 }
 
 pub(super) fn put(transaction: &Transaction<'_>, service: &ServiceRecord) -> rusqlite::Result<()> {

@@ -37,7 +37,7 @@ async fn a_release_goes_on_after_a_restart_where_it_was() {
     assert!(store.checkpoint("shop-1", json!({ "spent": 1 })).await.unwrap());
     store.commit(releasing(2, &[release(1, 1, false)])).await.unwrap();
     assert!(store.checkpoint("shop-1", json!({ "spent": 2 })).await.unwrap());
-    // Another process, as after a kill.
+    drop(store);
     let (again, loaded) = Store::open(&options(directory.path())).unwrap();
     assert_eq!(loaded.releases, [release(1, 1, false)]);
     assert_eq!(
@@ -89,6 +89,7 @@ fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
         cart(2, true),
     ];
     database.commit(&releasing(1, &all)).unwrap();
+    drop(database);
     let (mut database, loaded) = reopened(directory.path());
     assert_eq!(
         loaded.releases,
@@ -275,7 +276,8 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     }
     drop(database);
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
-    let back = "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE settings; DROP TABLE evidence;
+    let back =
+        "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence; DROP TABLE audit_head; DROP TABLE answers; DROP TABLE settings;
                 UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version = 1";
     outside.execute_batch(back).unwrap();
     drop(outside);

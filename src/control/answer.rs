@@ -1,0 +1,60 @@
+//! The answer to a change before it is made: what is kept with it, for those who repeat their request after a restart.
+//!
+//! When the process ends between the commit and the answer, this is the answer. Else the one that was given replaces it.
+
+use super::change::{Move, Reply};
+use super::controller::Controller;
+use super::state::percentages;
+use super::view::View;
+use crate::model::{KeptAnswer, Name, api};
+use crate::time::Timestamp;
+
+impl Controller {
+    /// None for a change that nobody asked for with a key, or of which nothing is on disk.
+    pub(super) fn foreseen(&self, name: &Name, moved: &Move, now: Timestamp) -> Option<KeptAnswer> {
+        let key = moved.intent.idempotency.clone()?;
+        if !self.outbox.store().is_durable() {
+            return None;
+        }
+        let (made, body) = match &moved.reply {
+            Reply::Nobody => return None,
+            Reply::Service(_) => (None, serde_json::to_string(&self.foreseen_service(name, moved, now)?)),
+            Reply::Release(id, _) => {
+                let turn = moved.turn.as_ref()?;
+                let release = self.services.get(name)?.foreseen_release(turn, now)?;
+                let change = api::ReleaseChange {
+                    weights: percentages(&moved.next.weights),
+                    revision: moved.next.revision,
+                    release,
+                };
+                let made = turn.begins().then(|| format!("/api/v1/releases/{id}"));
+                (made, serde_json::to_string(&change))
+            }
+        };
+        Some(KeptAnswer {
+            key,
+            at_ms: now.unix_us() / 1000,
+            status: if made.is_some() { 201 } else { 200 },
+            location: made,
+            revision: moved.next.revision,
+            body: body.ok()?,
+        })
+    }
+
+    fn foreseen_service(&self, name: &Name, moved: &Move, now: Timestamp) -> Option<api::Change> {
+        let snapshot = self.publisher.current();
+        let view = View {
+            service: snapshot.table.service(name)?,
+            state: &moved.next,
+            pending: None,
+            // Weights and rollbacks by hand end a release, or need that none is under way.
+            release: None,
+            durable: true,
+            collector: &self.collector,
+            now,
+        };
+        let mut service = view.service();
+        service.weights.effective = service.weights.intended.clone();
+        Some(api::Change { durable: true, service })
+    }
+}

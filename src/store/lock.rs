@@ -1,0 +1,129 @@
+//! The lock that one process holds on a store's directory.
+//!
+//! It is a lock of the open file (`flock`), so it ends with the process that holds it, however that ends, and it can be
+//! handed over: a process that inherits the descriptor holds the same lock.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::StoreError;
+use super::place::Identity;
+
+/// The file that is locked, in the store's directory. It holds the number of the process that locked it last.
+pub(super) const FILE: &str = "weighbridge.lock";
+
+/// How long a start waits for a holder that is about to end.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The locked file; the lock ends when it is closed.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+/// Why the lock is not held.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// Another process holds it; its number, if it is known.
+    Held(Option<u32>),
+    /// The file system has no locks, or fails.
+    Unusable(io::Error),
+    /// The file cannot be made or opened.
+    Closed(io::Error),
+}
+
+impl Lock {
+    /// Locks the directory, which must be there; waits up to `patience` for another holder to end.
+    pub(super) fn acquire(directory: &Path, patience: Duration) -> Result<Lock, Refused> {
+        let until = Instant::now() + patience;
+        loop {
+            match Lock::attempt(directory) {
+                Ok(Some(lock)) => return Ok(lock),
+                Err(Refused::Held(_)) | Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
+                Ok(None) => return Err(Refused::Held(None)),
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// `None` when the file was taken away in between.
+    fn attempt(directory: &Path) -> Result<Option<Lock>, Refused> {
+        let path = directory.join(FILE);
+        let opened = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path);
+        let mut file = opened.map_err(Refused::Closed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Refused::Held(holder(&mut file))),
+            Err(TryLockError::Error(error)) => return Err(Refused::Unusable(error)),
+        }
+        let ours = file.metadata().map(|metadata| Identity::of(&metadata));
+        let there = fs::metadata(&path).map(|metadata| Identity::of(&metadata));
+        if ours.map_err(Refused::Closed)? != there.map_err(Refused::Closed)? {
+            return Ok(None);
+        }
+        // The number is for people; a full disk must not keep the proxy from starting.
+        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Some(Lock(file)))
+    }
+}
+
+impl Lock {
+    /// Whether the directory still has the file that is locked.
+    pub(super) fn is_in(&self, directory: &Path) -> bool {
+        let ours = self.0.metadata().map(|metadata| Identity::of(&metadata));
+        let there = fs::metadata(directory.join(FILE)).map(|metadata| Identity::of(&metadata));
+        matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
+    }
+}
+
+/// For a successor that is to hold the same lock.
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.rewind().ok()?;
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+impl Refused {
+    /// For people who start a proxy.
+    pub(super) fn told(&self, directory: &Path) -> StoreError {
+        let (reason, advice) = match self {
+            Refused::Held(pid) => (
+                match pid {
+                    Some(pid) => format!("another process uses it (pid {pid})"),
+                    None => "another process uses it".to_owned(),
+                },
+                "end that process, or name another directory as store.path".to_owned(),
+            ),
+            Refused::Unusable(error) => (
+                format!("its file system cannot lock {FILE}: {error}"),
+                "name a directory on a local file system as store.path: without locks two processes could write to it"
+                    .to_owned(),
+            ),
+            Refused::Closed(error) => (
+                format!("{FILE} cannot be opened: {error}"),
+                "check that this user may write there".to_owned(),
+            ),
+        };
+        StoreError::Open {
+            path: directory.display().to_string(),
+            reason,
+            advice,
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Whether the files that a database is open on are still those that a restart would find.
+//!
+//! SQLite goes on writing to a file that was removed or moved, and calls it committed. So the files are compared with
+//! what their names lead to, before a change is written and again before it is acknowledged.
+
+use std::fmt::{self, Display, Formatter};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// Which file it is, whatever its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    pub(super) fn of(metadata: &Metadata) -> Identity {
+        Identity {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+        }
+    }
+
+    /// `None` when nothing has this name.
+    fn at(path: &Path) -> io::Result<Option<Identity>> {
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(Identity::of(&metadata))),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The files of an open database.
+#[derive(Debug)]
+pub(super) struct Place {
+    directory: PathBuf,
+    files: Vec<(&'static str, Identity)>,
+    identity: Identity,
+    /// The database. Not to be closed while SQLite has it open: that would end SQLite's locks.
+    database: File,
+}
+
+/// What is no longer where it was.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// The directory is gone.
+    Directory,
+    /// Nothing has this file's name any more.
+    Gone(&'static str),
+    /// Another file has this name now.
+    Replaced(&'static str),
+    /// It cannot be looked at.
+    Unknown(&'static str, io::Error),
+}
+
+impl Place {
+    /// The files `names` in `directory`, all of which must be there; the first is the database.
+    pub(super) fn note(directory: &Path, names: [&'static str; 3]) -> io::Result<Place> {
+        let mut files = Vec::new();
+        for name in names {
+            let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{name} is missing"));
+            let identity = Identity::at(&directory.join(name))?.ok_or_else(missing)?;
+            files.push((name, identity));
+        }
+        let [database, ..] = names;
+        let database = File::open(directory.join(database))?;
+        Ok(Place {
+            directory: directory.to_owned(),
+            files,
+            identity: Identity::of(&database.metadata()?),
+            database,
+        })
+    }
+
+    /// Which file the database is.
+    pub(super) fn database(&self) -> Identity {
+        self.identity
+    }
+
+    /// Whether all are still there.
+    pub(super) fn check(&self) -> Result<(), Lost> {
+        for (name, identity) in &self.files {
+            match Identity::at(&self.directory.join(name)) {
+                Ok(Some(there)) if there == *identity => {}
+                Ok(Some(_)) => return Err(Lost::Replaced(name)),
+                Ok(None) if !self.directory.is_dir() => return Err(Lost::Directory),
+                Ok(None) => return Err(Lost::Gone(name)),
+                Err(error) => return Err(Lost::Unknown(name, error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the database has no name left at all: it was removed, not moved.
+    pub(super) fn is_removed(&self) -> bool {
+        self.database.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+    }
+}
+
+impl Display for Lost {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Lost::Directory => formatter.write_str("the directory is gone"),
+            Lost::Gone(name) => write!(formatter, "{name} is gone"),
+            Lost::Replaced(name) => write!(formatter, "{name} was replaced by another file"),
+            Lost::Unknown(name, error) => write!(formatter, "{name} cannot be looked at: {error}"),
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! One process at a time has a store, and only what a restart would find is called durable.
+
+use std::fs;
+
+use super::*;
+
+#[test]
+fn a_second_process_is_refused_by_name_and_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = Sqlite::open(directory.path()).unwrap();
+    let refused = Sqlite::open(directory.path()).unwrap_err().to_string();
+    let pid = format!("pid {}", std::process::id());
+    assert!(
+        refused.contains(&pid) && refused.contains(&directory.path().display().to_string()),
+        "{refused}"
+    );
+    // Verifying is for everybody.
+    assert!(crate::store::verify(directory.path()).unwrap().whole);
+    drop(first);
+    Sqlite::open(directory.path()).unwrap();
+}
+
+#[test]
+fn a_lock_file_that_was_left_behind_stops_nobody() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("weighbridge.lock"), "4711\n").unwrap();
+    Sqlite::open(directory.path()).unwrap();
+}
+
+/// A way to take files away.
+type Loss = (&'static str, fn(&Path));
+
+const LOSSES: [Loss; 6] = [
+    ("removed", |path| fs::remove_dir_all(path).unwrap()),
+    ("moved", |path| fs::rename(path, path.with_extension("moved")).unwrap()),
+    ("replaced", |path| {
+        fs::rename(path, path.with_extension("moved")).unwrap();
+        fs::create_dir(path).unwrap();
+    }),
+    ("replaced by a copy", |path| {
+        let moved = path.with_extension("moved");
+        fs::rename(path, &moved).unwrap();
+        fs::create_dir(path).unwrap();
+        for file in ["weighbridge.db", "weighbridge.db-wal"] {
+            fs::copy(moved.join(file), path.join(file)).unwrap();
+        }
+    }),
+    ("database removed", |path| {
+        fs::remove_file(path.join("weighbridge.db")).unwrap()
+    }),
+    ("log removed", |path| {
+        fs::remove_file(path.join("weighbridge.db-wal")).unwrap()
+    }),
+];
+
+#[test]
+fn nothing_is_durable_in_files_that_are_gone() {
+    for (how, lose) in LOSSES {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        let mut database = Sqlite::open(&path).unwrap();
+        database.commit(&change(1, 100)).unwrap();
+        lose(&path);
+        for revision in 2..4 {
+            let refused = database.commit(&change(revision, 200)).expect_err(how).to_string();
+            assert!(refused.contains("a restart would not find"), "{how}: {refused}");
+            database.recover();
+        }
+        assert!(database.checkpoint("shop-1", &Value::Null).is_err(), "{how}");
+        // The past can still be read.
+        assert_eq!(database.audit(None, 9).unwrap().len(), 1, "{how}");
+    }
+}
+
+#[test]
+fn a_directory_that_comes_back_is_gone_on_with() {
+    let parent = tempfile::tempdir().unwrap();
+    let (path, away) = (parent.path().join("state"), parent.path().join("away"));
+    let mut database = Sqlite::open(&path).unwrap();
+    database.commit(&change(1, 100)).unwrap();
+    fs::rename(&path, &away).unwrap();
+    database.commit(&change(2, 200)).unwrap_err();
+    fs::rename(&away, &path).unwrap();
+    assert_eq!(database.commit(&change(2, 300)).unwrap().sequence, 2);
+    drop(database);
+    let mut again = Sqlite::open(&path).unwrap();
+    assert_eq!(again.load().unwrap().services, [record(2, 300)]);
+    assert!(crate::store::verify(&path).unwrap().whole);
+}
+
+#[test]
+fn removed_files_are_written_anew_with_all_that_they_held() {
+    for how in ["directory", "database", "all", "log", "lock"] {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        let mut database = Sqlite::open(&path).unwrap();
+        for revision in 1..=3 {
+            database.commit(&change(revision, 100)).unwrap();
+        }
+        let remove = |name: &str| fs::remove_file(path.join(name)).unwrap();
+        match how {
+            "directory" => {
+                fs::remove_dir_all(&path).unwrap();
+                fs::create_dir(&path).unwrap();
+            }
+            "all" => [
+                "weighbridge.db",
+                "weighbridge.db-wal",
+                "weighbridge.db-shm",
+                "weighbridge.lock",
+            ]
+            .iter()
+            .for_each(|name| remove(name)),
+            // Without its log it is written anew once that is gone too.
+            "database" => ["weighbridge.db", "weighbridge.db-wal"]
+                .iter()
+                .for_each(|name| remove(name)),
+            "log" => remove("weighbridge.db-wal"),
+            _ => remove("weighbridge.lock"),
+        }
+        database.commit(&change(4, 200)).expect_err(how);
+        database.lost_for_long();
+        assert_eq!(database.commit(&change(4, 300)).expect(how).sequence, 4, "{how}");
+        let refused = Sqlite::open(&path).expect_err(how).to_string();
+        assert!(refused.contains("another process"), "{how}: {refused}");
+        drop(database);
+        let mut again = Sqlite::open(&path).expect(how);
+        assert_eq!(again.load().unwrap().services, [record(4, 300)], "{how}");
+        let verdict = crate::store::verify(&path).unwrap();
+        assert_eq!((verdict.whole, verdict.entries), (true, 4), "{how}: {verdict:?}");
+    }
+}
+
+/// Another proxy may be running in the directory that took the place of ours.
+#[test]
+fn another_store_in_the_place_is_left_alone() {
+    let parent = tempfile::tempdir().unwrap();
+    let (path, away) = (parent.path().join("state"), parent.path().join("away"));
+    let mut database = Sqlite::open(&path).unwrap();
+    database.commit(&change(1, 100)).unwrap();
+    fs::rename(&path, &away).unwrap();
+    let mut other = Sqlite::open(&path).unwrap();
+    other.commit(&change(1, 900)).unwrap();
+    database.lost_for_long();
+    database.commit(&change(2, 200)).unwrap_err();
+    database.recover();
+    drop(database);
+    assert_eq!(other.commit(&change(2, 800)).unwrap().sequence, 2);
+    drop(other);
+    let loaded = Sqlite::open(&path).unwrap().load().unwrap();
+    assert_eq!(loaded.services, [record(2, 800)]);
+}

@@ -13,7 +13,7 @@ mod words;
 
 pub use service::{
     Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester,
-    Timeouts, UpstreamSpec,
+    Timeouts, UpstreamSpec, probe_host,
 };
 pub use webhook::{Webhook, WebhookFormat};
 pub use weight::{Weight, WeightError, Weights, WeightsError};

@@ -3,7 +3,7 @@
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 
 use super::client::Client;
-use super::headers::client_address;
+use super::headers::{client_address, doubt_address};
 use crate::model::{Sticky, Tester};
 
 /// How the upstream of a request is to be chosen.
@@ -23,13 +23,15 @@ pub(crate) type NewCookie = Option<HeaderValue>;
 /// The longest key that is taken from a request; a longer one is somebody playing.
 const KEY_BYTES_MAX: usize = 256;
 
-/// The upstream that a tester names, if the service allows it and the request does.
+/// The upstream that a tester names, if the service allows it and the request does. An empty name is none.
 pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
     let name = match tester? {
-        Tester::Header(name) => headers.get(name)?.to_str().ok()?,
-        Tester::Cookie(name) => std::str::from_utf8(cookie(headers, name)?).ok()?,
+        Tester::Header(name) => headers.get(name)?.as_bytes(),
+        Tester::Cookie(name) => cookie(headers, name)?,
     };
-    Some(name.trim().into())
+    // What is no text is no upstream's name either, and is said to be none.
+    let name = String::from_utf8_lossy(name.trim_ascii());
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// The user's key, and the cookie to set when a new user had to be made up.
@@ -37,7 +39,10 @@ pub(crate) fn choose(sticky: Option<&Sticky>, headers: &HeaderMap, client: &Clie
     let sane = |key: &[u8]| (1..=KEY_BYTES_MAX).contains(&key.len());
     match sticky {
         None => (Choice::Draw(client.worker.draw()), None),
-        Some(Sticky::ClientIp) => (Choice::Key(address_key(client_address(headers, client))), None),
+        Some(Sticky::ClientIp) => {
+            doubt_address(client);
+            (Choice::Key(address_key(client_address(headers, client))), None)
+        }
         Some(Sticky::Header(name)) => match headers.get(name).map(HeaderValue::as_bytes).filter(|key| sane(key)) {
             Some(key) => (Choice::Key(key.into()), None),
             None => (Choice::Draw(client.worker.draw()), None),

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
+use crate::model::Name;
 use crate::proxy::{self, BoundListener, Reports, Workers};
 use crate::store::Store;
 use crate::telemetry::AccessLog;
@@ -223,13 +224,18 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// Looks at a canary before its first user, as its plan says.
 fn preflight(
     endpoints: Vec<SocketAddr>,
+    host: Option<Name>,
     plan: Option<release::Preflight>,
 ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
     Box::pin(async move {
         let Some(plan) = plan else {
             return proxy::preflight(&endpoints, &[], CONNECT).await;
         };
-        let requests: Result<Vec<_>, String> = plan.requests.iter().map(smoke).collect();
+        let requests: Result<Vec<_>, String> = plan
+            .requests
+            .iter()
+            .map(|request| smoke(request, host.as_deref()))
+            .collect();
         let requests = requests?;
         let asked = proxy::preflight(&endpoints, &requests, CONNECT);
         let answered = tokio::time::timeout(plan.timeout, asked).await;
@@ -238,12 +244,15 @@ fn preflight(
 }
 
 /// A request of a plan, which has checked that it is one.
-fn smoke(smoke: &release::Smoke) -> Result<proxy::Smoke, String> {
+fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::Smoke, String> {
     let told = |what: &str| format!("the preflight's {what} cannot be sent");
     let mut headers = http::HeaderMap::new();
     for (name, value) in &smoke.headers {
         let name = http::HeaderName::try_from(name).map_err(|_| told(name))?;
         headers.append(name, value.parse().map_err(|_| told(value))?);
+    }
+    if let Some(host) = host.and_then(|host| host.parse().ok()) {
+        headers.entry(http::header::HOST).or_insert(host);
     }
     Ok(proxy::Smoke {
         method: smoke.method.parse().map_err(|_| told(&smoke.method))?,

@@ -305,6 +305,13 @@ struct Health {
     /// The path asked for.
     #[schemars(extend("default" = "/"))]
     path: Text,
+    /// The host asked for; by default that of the service's first route that names one without a wildcard, else the
+    /// endpoint's address. The same counts for the requests of a preflight.
+    host: Text,
+    /// When a larger share of an upstream's endpoints is unhealthy, all of them are used; `0%`: never. It does not count
+    /// for the canary of a release.
+    #[schemars(extend("default" = "0%"))]
+    panic: Part,
     /// Between two checks of an endpoint.
     #[schemars(extend("default" = "5s"))]
     interval: Duration,
@@ -448,6 +455,13 @@ shape!(
         "minimum": 0,
         "maximum": 100,
         "pattern": VARIABLE,
+    })
+);
+shape!(
+    /// A part of a whole in percent, such as `50%`.
+    Part, "Part", json_schema!({
+        "type": "string",
+        "pattern": format!(r"^\d+(\.\d+)?%$|{VARIABLE}"),
     })
 );
 shape!(

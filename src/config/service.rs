@@ -315,6 +315,8 @@ fn health(node: &Node, problems: &Problems) -> Option<Health> {
     let mut fields = Fields::of(node, problems)?;
     let mut health = Health {
         path: Name::from("/"),
+        host: None,
+        panic: Weight::default(),
         interval: Duration::from_secs(5),
         timeout: Duration::from_secs(1),
         unhealthy_after: 3,
@@ -323,12 +325,32 @@ fn health(node: &Node, problems: &Problems) -> Option<Health> {
     fields.set("path", &mut health.path, |node, problems| {
         parsed(node, problems, target)
     });
+    health.host = fields.read("host", |node, problems| parsed(node, problems, probe_host));
+    fields.set("panic", &mut health.panic, |node, problems| {
+        parsed(node, problems, share)
+    });
     fields.set("interval", &mut health.interval, duration_above_zero);
     fields.set("timeout", &mut health.timeout, duration_above_zero);
     fields.set("unhealthy_after", &mut health.unhealthy_after, times);
     fields.set("healthy_after", &mut health.healthy_after, times);
     fields.finish();
     Some(health)
+}
+
+/// The host of a check, with a port if it has one.
+fn probe_host(text: &str) -> Result<Name, Wrong> {
+    match text.parse::<http::uri::Authority>() {
+        Ok(host) if !host.host().is_empty() && !text.contains(['@', '*']) => Ok(Name::from(text)),
+        _ => Err("a host such as `shop.example.com`, without a scheme or a wildcard".into()),
+    }
+}
+
+/// A share of a whole, such as `50%`.
+fn share(text: &str) -> Result<Weight, Wrong> {
+    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+    percent
+        .and_then(|percent| Weight::from_percent(percent).ok())
+        .ok_or_else(|| "a share from `0%` to `100%`, to 0.01, such as `50%`".into())
 }
 
 fn times(node: &Node, problems: &Problems) -> Option<u32> {

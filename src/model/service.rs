@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{HeaderName, HeaderValue};
 
-use super::{Sticky, Weights};
+use super::{Sticky, Weight, Weights};
 
 /// The name of a service or an upstream: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
 pub type Name = Arc<str>;
@@ -135,6 +135,11 @@ pub enum Tester {
 pub struct Health {
     /// The path asked for, with its query if any.
     pub path: Arc<str>,
+    /// The `Host` that is asked for; see [`probe_host`] for what it is without.
+    pub host: Option<Arc<str>>,
+    /// When a larger share of an upstream's endpoints than this is unhealthy, all of them are used: then it is more likely
+    /// that the checks are wrong than that all of them are. Zero means never. Not for a canary: its failures are evidence.
+    pub panic: Weight,
     /// Between two checks of an endpoint.
     pub interval: Duration,
     /// For the whole check.
@@ -143,4 +148,15 @@ pub struct Health {
     pub unhealthy_after: u32,
     /// Consecutive successes until an unhealthy endpoint counts as healthy; at least 1.
     pub healthy_after: u32,
+}
+
+/// The `Host` of the program's own requests to endpoints: that of the health checks, else the first route's that names a
+/// host without a wildcard. `None` means the endpoint's address. Applications with a list of allowed hosts answer no other.
+pub fn probe_host<'a>(health: Option<&'a Health>, routes: &'a [Route]) -> Option<&'a Arc<str>> {
+    health.and_then(|health| health.host.as_ref()).or_else(|| {
+        routes.iter().find_map(|route| match &route.host {
+            HostPattern::Exact(host) => Some(host),
+            HostPattern::Any | HostPattern::Wildcard(_) => None,
+        })
+    })
 }

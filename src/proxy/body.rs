@@ -170,7 +170,9 @@ impl Upload {
 
     fn moved(&self) {
         self.progress.waiting.set(false);
-        self.progress.moved.set(self.client.worker.deadlines.coarse());
+        let now = self.client.worker.deadlines.coarse();
+        self.progress.moved.set(now);
+        self.client.hear(now);
     }
 
     fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {

@@ -10,7 +10,7 @@ use http::{Method, Request, Uri, Version};
 use super::client::Client;
 use super::error::Error;
 use super::gate_line;
-use super::headers;
+use super::{headers, hop};
 use crate::stats::Reason;
 
 const fn bad(detail: &'static str) -> Error {
@@ -30,7 +30,7 @@ pub(crate) fn request<B>(request: &mut Request<B>, client: &Client) -> Result<()
     if limit > 0 && declared_length(request.headers()).is_some_and(|length| length > limit) {
         return Err(Error::new(Reason::BodyTooLarge, "the request's body is too large"));
     }
-    if request.headers().contains_key(http::header::VIA) && headers::is_looping(request.headers()) {
+    if hop::is_looping(request.headers()) {
         return Err(Error::looping());
     }
     Ok(())

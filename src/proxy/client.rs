@@ -6,16 +6,19 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
-use std::time::Duration;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::deadline::{Deadline, Millis};
 use super::gate::{Gate, Refusal};
+use super::half_close::{self, ResetWatch};
 use super::hop::Origin;
 use super::listener::Listener;
+use super::target::RawTarget;
 use super::worker::Worker;
 
 /// What is known of one client connection.
@@ -31,6 +34,13 @@ pub(crate) struct Client {
     gate: RefCell<Gate>,
     refusal: Cell<Option<Refusal>>,
     requests: Cell<u32>,
+    /// Requests that have been handed over by the parser, and those that are over.
+    begun: Cell<u64>,
+    over: Cell<u64>,
+    /// When something of the request at hand was last there.
+    heard: Cell<Millis>,
+    /// What is known of the end of what the client sends.
+    input: RefCell<Input>,
     /// Since when the client has been silent between requests, or been sending one head.
     since: Cell<Millis>,
     /// Since when the client has not taken what is written to it.
@@ -40,6 +50,17 @@ pub(crate) struct Client {
     untaken: Cell<u32>,
     /// When the client last made room for a piece of any answer.
     taken: Cell<Millis>,
+}
+
+/// What is known of the end of what the client sends.
+#[derive(Debug, Default)]
+struct Input {
+    /// It has ended, and what was asked for is still to be answered.
+    half_closed: bool,
+    /// The client has reset the connection since.
+    reset: bool,
+    /// Who reads.
+    reader: Option<Waker>,
 }
 
 /// Why a connection is over.
@@ -66,6 +87,10 @@ impl Client {
             gate: RefCell::new(Gate::new(listener.head_limits())),
             refusal: Cell::new(None),
             requests: Cell::new(0),
+            begun: Cell::new(0),
+            over: Cell::new(0),
+            heard: Cell::new(0),
+            input: RefCell::default(),
             since: Cell::new(worker.deadlines.coarse()),
             blocked: Cell::new(None),
             write_limit: Cell::new(listener.options.timeouts.keep_alive),
@@ -78,14 +103,32 @@ impl Client {
     }
 
     /// A request of this connection begins.
-    pub(crate) fn enter(&self) {
+    pub(crate) fn enter(&self, now: Instant) {
         self.requests.set(self.requests.get() + 1);
+        self.heard.set(self.worker.deadlines.at(now));
+    }
+
+    /// Something of a request's body has come through.
+    pub(crate) fn hear(&self, now: Millis) {
+        self.heard.set(self.heard.get().max(now));
+    }
+
+    /// Gives the next request of the connection its target as it was sent.
+    pub(crate) fn restore<B>(&self, request: &mut Request<B>) {
+        self.begun.set(self.begun.get() + 1);
+        if let Some(target) = self.gate.borrow_mut().target(self.begun.get())
+            && let Some(target) = RawTarget::new(&target)
+        {
+            request.extensions_mut().insert(target);
+        }
     }
 
     /// A request of this connection has been answered to its end, or given up.
     pub(crate) fn leave(&self) {
         let left = self.requests.get().saturating_sub(1);
         self.requests.set(left);
+        self.over.set(self.over.get() + 1);
+        self.wake_reader();
         if left == 0 {
             self.since.set(self.worker.deadlines.coarse());
             self.deadline.set(self.listener.options.timeouts.keep_alive);
@@ -161,12 +204,60 @@ impl Client {
         }
     }
 
+    /// Whether the end of what the client sends means that it has nothing more to say, and waits for its answers. Then it
+    /// comes with the end of a request; who lets go later has had enough of waiting. To look at, the two are the same:
+    /// until something is written to whoever has gone, nothing comes back.
+    fn is_half_close(&self) -> bool {
+        let gate = self.gate.borrow();
+        if !gate.is_between_messages() || gate.heads() == self.over.get() {
+            return false;
+        }
+        let since = self.worker.deadlines.now().saturating_sub(self.heard.get());
+        self.requests.get() == 0 || since <= half_close::WITHIN_MS
+    }
+
+    /// What the parser reads when the client sends nothing more: that, as soon as what was asked for has been answered.
+    fn poll_end(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
+        let mut input = self.input.borrow_mut();
+        if input.reset {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        if self.gate.borrow().heads() == self.over.get() {
+            return Poll::Ready(Ok(()));
+        }
+        input.reader = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn is_half_closed(&self) -> bool {
+        self.input.borrow().half_closed
+    }
+
+    /// A client that had half closed the connection has gone away for good.
+    pub(crate) fn reset(&self) {
+        self.input.borrow_mut().reset = true;
+        self.wake_reader();
+    }
+
+    fn wake_reader(&self) {
+        let reader = self.input.borrow_mut().reader.take();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
     /// Lets the gate see what was read; cuts off what it refuses.
     fn inspect(&self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
         let mut gate = self.gate.borrow_mut();
         let was_in_head = gate.in_head();
-        let new = buf.filled().get(before..).unwrap_or_default();
-        match gate.advance(new) {
+        if self.requests.get() > 0 {
+            self.hear(self.worker.deadlines.now());
+        }
+        let looked = gate.advance(buf.filled().get(before..).unwrap_or_default());
+        if let Some(new) = buf.filled_mut().get_mut(before..) {
+            gate.mask(new);
+        }
+        match looked {
             Ok(()) => {
                 if gate.in_head() && !was_in_head {
                     self.worker.rouse();
@@ -212,27 +303,44 @@ const GATHERED_MAX: usize = 4 * 1024;
 pub(crate) struct ClientStream {
     stream: Rc<RefCell<TcpStream>>,
     client: Rc<Client>,
+    /// Looks for a reset once the client has half closed the connection.
+    watch: Option<ResetWatch>,
 }
 
 impl ClientStream {
     pub(crate) fn new(stream: Rc<RefCell<TcpStream>>, client: Rc<Client>) -> ClientStream {
-        ClientStream { stream, client }
+        ClientStream {
+            stream,
+            client,
+            watch: None,
+        }
     }
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.client.is_refused() {
             return self.client.refused_read();
         }
+        if self.client.is_half_closed() {
+            return self.client.poll_end(cx);
+        }
         let before = buf.filled().len();
         let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
-        let new = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() > before;
-        if new && !self.client.inspect(buf, before) {
-            self.client.refused_read()
-        } else {
-            read
+        if !matches!(read, Poll::Ready(Ok(()))) {
+            return read;
         }
+        if buf.filled().len() > before {
+            let passed = self.client.inspect(buf, before);
+            return if passed { read } else { self.client.refused_read() };
+        }
+        if buf.remaining() == 0 || !self.client.is_half_close() {
+            return read;
+        }
+        self.client.input.borrow_mut().half_closed = true;
+        let watch = ResetWatch::new(&self.stream.borrow(), &self.client);
+        self.watch = watch;
+        self.client.poll_end(cx)
     }
 }
 

@@ -46,7 +46,7 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
                 connection.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
             }
-            let end = std::task::ready!(watch(&client, polled.map_err(drop), cx));
+            let end = std::task::ready!(watch(&client, polled, cx));
             if matches!(end, End::Overdue(Overdue::Idle)) && !std::mem::replace(&mut parting, true) {
                 // A request may be on its way just now: HTTP/2 can tell its client that it will not be seen.
                 connection.as_mut().graceful_shutdown();
@@ -80,9 +80,22 @@ enum End {
     Overdue(Overdue),
 }
 
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Whether the parser has refused what the gate let through. It is not known to, and would do so in no log.
+fn is_parse_error(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
+}
+
 /// Looks, whenever the connection has been polled, whether it has to end.
-fn watch(client: &Client, polled: Poll<Result<(), ()>>, cx: &Context<'_>) -> Poll<End> {
-    if polled.is_ready() {
+fn watch(client: &Client, polled: Poll<Result<(), ConnectionError>>, cx: &Context<'_>) -> Poll<End> {
+    if let Poll::Ready(ended) = polled {
+        if ended.is_err_and(|error| is_parse_error(&*error)) && client.refusal().is_none() {
+            // The parser has told the client already, in its own words.
+            let error = Error::new(Reason::BadRequest, "the request's head is malformed");
+            count(client, &error);
+            log(client, &error, client.worker.new_request_id(), 0);
+        }
         return Poll::Ready(End::Closed);
     }
     if let Some(refusal) = client.refusal() {
@@ -131,18 +144,7 @@ fn builder(client: &Client) -> auto::Builder<Local> {
 
 /// Tells a client why it is not served, and closes the connection so that it can read that.
 async fn refuse(client: &Client, stream: Rc<RefCell<TcpStream>>, error: Error) {
-    {
-        let listener = client.listener.index;
-        let mut recorder = client.worker.recorder.borrow_mut();
-        recorder.reject(Some(listener), None, error.reason);
-        let status = error.status().as_u16();
-        recorder.count(RequestLabels {
-            listener,
-            upstream: None,
-            method: MethodLabel::Other,
-            status,
-        });
-    }
+    count(client, &error);
     client.worker.rouse();
     let id = client.worker.new_request_id();
     let answer = error.response(Some(&id));
@@ -152,6 +154,19 @@ async fn refuse(client: &Client, stream: Rc<RefCell<TcpStream>>, error: Error) {
         // Whether the client stays to read it is its own affair.
         let _ = tokio::time::timeout(LINGER_TIME, farewell).await;
     }
+}
+
+/// Counts a refusal of which no request came.
+fn count(client: &Client, error: &Error) {
+    let listener = client.listener.index;
+    let mut recorder = client.worker.recorder.borrow_mut();
+    recorder.reject(Some(listener), None, error.reason);
+    recorder.count(RequestLabels {
+        listener,
+        upstream: None,
+        method: MethodLabel::Other,
+        status: error.status().as_u16(),
+    });
 }
 
 /// Tells the access log of a connection that is refused, as far as anything is known of it.

@@ -11,6 +11,7 @@ use super::error::Error;
 use super::exchange::Exchange;
 use super::headers::client_address;
 use super::sticky::{self, Choice, Issue};
+use super::target;
 use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::{Sticky, Timeouts};
@@ -64,15 +65,14 @@ impl Destination {
     ///
     /// # Errors
     ///
-    /// No route matches. A tester who names an upstream that does not exist is a user like any other.
-    pub(crate) fn of<B>(exchange: &Exchange, request: &Request<B>) -> Result<(Destination, Option<Issue>), Error> {
+    /// No route matches, or a tester names an upstream that does not exist.
+    pub(crate) fn of<B>(exchange: &mut Exchange, request: &Request<B>) -> Result<(Destination, Option<Issue>), Error> {
         let headers = request.headers();
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         // `OPTIONS *` asks about the server as a whole.
-        let path = if *request.method() == Method::OPTIONS && request.uri().path() == "*" {
-            "/"
-        } else {
-            request.uri().path()
+        let path = match target::path(request) {
+            "*" if *request.method() == Method::OPTIONS => "/",
+            path => path,
         };
         let (service, revision) = exchange
             .worker()
@@ -85,9 +85,10 @@ impl Destination {
                 "no route matches the request's host and path",
             ))?;
         exchange.client.limit_writes(service.timeouts.idle);
-        if let Some(name) = sticky::tester(service.tester.as_ref(), headers)
-            && service.upstreams.iter().any(|upstream| *upstream.name == *name)
-        {
+        if let Some(name) = sticky::tester(service.tester.as_ref(), headers) {
+            if service.upstream(&name).is_none() {
+                return Err(unknown_upstream(exchange, &service));
+            }
             return Ok((
                 Destination::new(service, revision, Choice::Named(name), false, None),
                 None,
@@ -201,7 +202,7 @@ impl Destination {
         self.way = Way::Drawn;
         let Some(watch) = self.watch().cloned() else { return };
         worker.rescues.deposit(&watch);
-        let Some(drawn) = self.upstream().map(|upstream| upstream.key) else {
+        let Some(drawn) = self.drawn().map(|upstream| upstream.key) else {
             return;
         };
         let user = self.user.unwrap_or_else(|| {
@@ -283,6 +284,12 @@ impl Destination {
     }
 
     fn chosen(&self) -> Option<&Upstream> {
+        let drawn = self.drawn()?;
+        let named = matches!(self.choice, Choice::Named(_));
+        Some(self.service.stand_in(drawn).filter(|_| !named).unwrap_or(drawn))
+    }
+
+    fn drawn(&self) -> Option<&Upstream> {
         let upstreams = &self.service.upstreams;
         match &self.choice {
             Choice::Named(name) => upstreams.iter().find(|upstream| *upstream.name == **name),
@@ -290,6 +297,16 @@ impl Destination {
             Choice::Draw(draw) => upstreams.get(self.service.split.pick(*draw)),
         }
     }
+}
+
+/// A tester who is taken for a user would believe that the new version works.
+fn unknown_upstream(exchange: &mut Exchange, service: &Service) -> Error {
+    let names: Vec<&str> = service.upstreams.iter().map(|upstream| &*upstream.name).collect();
+    let (service, names) = (&service.name, names.join(", "));
+    exchange.detail = Some(format!(
+        "the request names an upstream that service {service} does not have; its upstreams are: {names}"
+    ));
+    Error::new(Reason::BadRequest, "the request names an upstream that does not exist")
 }
 
 fn upstream(service: &Service, key: UpstreamKey) -> Option<&Upstream> {

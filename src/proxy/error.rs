@@ -126,12 +126,17 @@ impl Error {
 
     /// The answer, with a short problem body (RFC 9457).
     pub(crate) fn response(&self, request_id: Option<&HeaderValue>) -> Response<Bytes> {
+        self.response_with(request_id, None)
+    }
+
+    /// The same, with a detail of this one request's.
+    pub(crate) fn response_with(&self, request_id: Option<&HeaderValue>, detail: Option<&str>) -> Response<Bytes> {
         let status = self.status();
         let mut body = serde_json::json!({
             "type": "about:blank",
             "title": status.canonical_reason().unwrap_or("Error"),
             "status": status.as_u16(),
-            "detail": self.detail,
+            "detail": detail.unwrap_or(self.detail),
             "reason": self.reason.as_str(),
         });
         let id = request_id.and_then(|id| id.to_str().ok());

@@ -34,6 +34,8 @@ pub(crate) struct Exchange {
     pub(crate) upload: Option<Rc<Progress>>,
     bytes_out: u64,
     pub(crate) request_id: Option<HeaderValue>,
+    /// What a refusal tells the client, where it is not the same for all of its kind.
+    pub(crate) detail: Option<String>,
     access: Option<Box<AccessRecord>>,
     /// What it owes a release, if its service has one.
     pub(crate) trial: Option<Box<Trial>>,
@@ -44,9 +46,9 @@ pub(crate) struct Exchange {
 impl Exchange {
     /// A request has arrived.
     pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel, place: Place) -> Exchange {
-        client.enter();
-        client.worker.begin();
         let started = Instant::now();
+        client.enter(started);
+        client.worker.begin();
         Exchange {
             client: Rc::clone(client),
             started,
@@ -60,6 +62,7 @@ impl Exchange {
             upload: None,
             bytes_out: 0,
             request_id: None,
+            detail: None,
             access: None,
             trial: None,
             _place: place,

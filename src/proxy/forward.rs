@@ -1,5 +1,6 @@
 //! Sending a request to the upstream that it was drawn for, and waiting for the head of the answer.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -258,17 +259,21 @@ async fn wait(
     let hop = Hop {
         origin: &exchange.client.origin,
         id: exchange.request_id.as_ref(),
-        version: request.version(),
         user: headers::real_ip(request.headers(), &exchange.client),
         endpoint: lease.target.endpoint.address,
     };
-    let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket));
+    let (processing, mut known) = (Cell::new(0), 0);
+    let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket, &processing));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));
         }
         exchange.note_sent();
+        if std::mem::replace(&mut known, processing.get()) != known {
+            // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
+            limits.idle.set(timeouts.first_byte);
+        }
         if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
             return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
         }

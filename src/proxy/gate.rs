@@ -8,7 +8,10 @@
 //! The alternative, to forward what the parser made of a message, would be safe as well, since messages are written
 //! anew; but two readers of the same bytes (a firewall in front, an auditor behind) would not agree on what was sent.
 
-use super::gate_line::{self, Header};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use super::gate_line::{self, Header, RequestLine};
 
 /// What a head may measure.
 #[derive(Clone, Copy, Debug)]
@@ -63,20 +66,28 @@ enum State {
 #[derive(Clone, Copy, Debug, Default)]
 struct Framing {
     http10: bool,
+    /// Whether the request line has characters that are to be masked.
+    odd: bool,
     length: Option<u64>,
     chunked: bool,
     hosts: u8,
 }
 
 impl Framing {
+    /// What is known after the request line.
+    fn of_line(RequestLine { http10, odd }: RequestLine) -> Framing {
+        Framing {
+            http10,
+            odd,
+            ..Framing::default()
+        }
+    }
+
     /// What a whole head says, and the bytes behind it; `None` when it is not whole, or not as it should be.
     fn of_head<'a>(bytes: &'a [u8], limits: &Limits) -> Option<(Framing, &'a [u8])> {
         let (line, mut rest) = bytes.split_at(memchr::memchr(b'\n', bytes)? + 1);
         let line = line.strip_suffix(b"\r\n")?;
-        let mut framing = Framing {
-            http10: gate_line::request_line(line, limits.target_bytes).ok()?,
-            ..Framing::default()
-        };
+        let mut framing = Framing::of_line(gate_line::request_line(line, limits.target_bytes).ok()?);
         for _ in 0..=limits.headers {
             if let Some(after) = rest.strip_prefix(b"\r\n") {
                 return (bytes.len() - after.len() <= limits.head_bytes).then_some((framing, after));
@@ -135,6 +146,12 @@ pub(crate) struct Gate {
     framing: Framing,
     first: bool,
     closed_in_body: bool,
+    /// Heads that have passed.
+    heads: u64,
+    /// Targets with characters that are masked behind the gate, as they were sent, with the number of their head.
+    targets: VecDeque<(u64, Box<[u8]>)>,
+    /// Where, among the bytes that were looked at last, characters are to be masked.
+    odd: Vec<Range<usize>>,
 }
 
 /// The most bytes in a chunk's size line, extensions included.
@@ -156,6 +173,36 @@ impl Gate {
             framing: Framing::default(),
             first: true,
             closed_in_body: false,
+            heads: 0,
+            targets: VecDeque::new(),
+            odd: Vec::new(),
+        }
+    }
+
+    /// How many heads have passed.
+    pub(crate) fn heads(&self) -> u64 {
+        self.heads
+    }
+
+    /// Whether all that has passed is whole messages.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.state == State::Start && !self.in_head()
+    }
+
+    /// The target of this head as it was sent, if it differs from what the parser gets to see.
+    pub(crate) fn target(&mut self, head: u64) -> Option<Box<[u8]>> {
+        match self.targets.front() {
+            Some((number, _)) if *number == head => self.targets.pop_front().map(|(_, target)| target),
+            _ => None,
+        }
+    }
+
+    /// Masks, in the bytes that were looked at last, what the parser would not take.
+    pub(crate) fn mask(&mut self, bytes: &mut [u8]) {
+        for range in self.odd.drain(..) {
+            if let Some(bytes) = bytes.get_mut(range) {
+                gate_line::mask(bytes);
+            }
         }
     }
 
@@ -178,12 +225,17 @@ impl Gate {
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<(), (usize, Refusal)> {
         let mut rest = bytes;
         let mut passed = 0;
+        self.odd.clear();
         while !rest.is_empty() {
-            if self.whole_head(&mut rest) {
+            let at = bytes.len() - rest.len();
+            if self.whole_head(&mut rest, at) {
                 passed = bytes.len() - rest.len();
                 continue;
             }
             let in_body = !matches!(self.state, State::Start | State::Headers);
+            if self.state == State::Start {
+                self.note_odd(rest, at);
+            }
             if let Err(refusal) = self.step(&mut rest) {
                 self.closed_in_body = in_body;
                 self.state = State::Closed;
@@ -198,7 +250,7 @@ impl Gate {
 
     /// Takes a head that has come as a whole and is as it should be, which nearly every one is: in one pass, instead of
     /// line by line. Any other is left to [`step`](Gate::step), which knows what is wrong with it or waits for the rest.
-    fn whole_head(&mut self, rest: &mut &[u8]) -> bool {
+    fn whole_head(&mut self, rest: &mut &[u8], at: usize) -> bool {
         if self.state != State::Start || self.seen > 0 || self.fields > 0 || !self.line.is_empty() {
             return false;
         }
@@ -208,10 +260,39 @@ impl Gate {
         let Ok(state) = framing.body() else {
             return false;
         };
+        if framing.odd {
+            self.note_odd(rest, at);
+            let line = rest.split(|byte| *byte == b'\n').next().unwrap_or_default();
+            self.keep_target(line);
+        }
+        self.heads += 1;
         self.first = false;
         self.state = state;
         *rest = after;
         true
+    }
+
+    /// Notes what is to be masked in the part of a request line that `rest` begins with, `at` bytes into what is looked
+    /// at: all behind the method.
+    fn note_odd(&mut self, rest: &[u8], at: usize) {
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let line = rest.get(..end).unwrap_or_default();
+        if !gate_line::is_odd(line) {
+            return;
+        }
+        let start = if self.line.contains(&b' ') {
+            Some(0)
+        } else {
+            memchr::memchr(b' ', line)
+        };
+        self.odd.extend(start.map(|start| at + start..at + end));
+    }
+
+    /// Keeps the target of a request line that is as it should be.
+    fn keep_target(&mut self, line: &[u8]) {
+        if let Some(target) = line.split(|byte| *byte == b' ').nth(1) {
+            self.targets.push_back((self.heads + 1, target.into()));
+        }
     }
 
     fn step(&mut self, rest: &mut &[u8]) -> Result<(), Refusal> {
@@ -334,10 +415,10 @@ impl Gate {
     fn request_line(&mut self, text: &[u8]) -> Result<(), Refusal> {
         self.first = false;
         self.fields = 0;
-        self.framing = Framing {
-            http10: gate_line::request_line(text, self.limits.target_bytes)?,
-            ..Framing::default()
-        };
+        self.framing = Framing::of_line(gate_line::request_line(text, self.limits.target_bytes)?);
+        if self.framing.odd {
+            self.keep_target(text);
+        }
         self.state = State::Headers;
         Ok(())
     }
@@ -352,6 +433,7 @@ impl Gate {
 
     fn end_of_head(&mut self) -> Result<(), Refusal> {
         let state = self.framing.body()?;
+        self.heads += 1;
         self.restart();
         self.state = state;
         Ok(())
@@ -389,207 +471,5 @@ fn skip(rest: &mut &[u8], left: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits {
-        head_bytes: 4096,
-        headers: 20,
-        target_bytes: 256,
-    };
-
-    /// What the gate says of a whole connection, which is what it says when that comes byte by byte.
-    fn whole(bytes: &[u8]) -> Result<(), (usize, Refusal)> {
-        let verdict = Gate::new(LIMITS).advance(bytes);
-        let mut slow = Gate::new(LIMITS);
-        let by_byte = bytes.iter().try_for_each(|byte| slow.advance(&[*byte]));
-        assert_eq!(
-            verdict.map_err(|(_, why)| why),
-            by_byte.map_err(|(_, why)| why),
-            "{}",
-            bytes.escape_ascii()
-        );
-        verdict
-    }
-
-    fn refused(text: &str) -> &'static str {
-        match whole(text.as_bytes()) {
-            Err((_, Refusal::Malformed(why))) => why,
-            Err((_, Refusal::TargetTooLong)) => "414",
-            Err((_, Refusal::HeadTooLarge)) => "431",
-            Err((_, Refusal::UnknownCoding)) => "501",
-            Err((_, Refusal::Version)) => "505",
-            Ok(()) => "",
-        }
-    }
-
-    #[test]
-    fn ordinary_messages_pass() {
-        for text in [
-            "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            "\r\nGET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-Y: \tz \r\n\r\nGET / HTTP/1.0\r\n\r\n",
-            "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-T: v\r\n\r\n",
-            "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n",
-            "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
-            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
-        ] {
-            assert_eq!(refused(text), "", "{text:?}");
-        }
-    }
-
-    #[test]
-    fn what_can_be_read_in_two_ways_is_refused() {
-        let head = |rest: &str| format!("POST / HTTP/1.1\r\nHost: a\r\n{rest}\r\n\r\n");
-        for fields in [
-            "Content-Length: 3\r\nTransfer-Encoding: chunked",
-            "Transfer-Encoding: chunked\r\nContent-Length: 3",
-            "Content-Length: 3\r\nContent-Length: 3",
-            "Content-Length: +3",
-            "Content-Length: 3,3",
-            "Content-Length: ",
-            "Content-Length: 99999999999999999999",
-            "Content_Length: 3",
-            "Transfer_Encoding: chunked",
-            "Content-Length : 3",
-            " folded: x",
-            "X: a\r\n folded",
-            "X: a\nY: b",
-            "X: a\rY: b",
-            "X: a\0",
-            "X",
-            ": x",
-            "Host: b",
-            "Host: a b",
-        ] {
-            assert!(
-                refused(&head(fields)).len() > 3,
-                "{fields:?} gave {:?}",
-                refused(&head(fields))
-            );
-        }
-        for coding in ["gzip", "chunked, chunked", "identity", "gzip, chunked", "xchunked", ""] {
-            assert_eq!(
-                refused(&head(&format!("Transfer-Encoding: {coding}"))),
-                "501",
-                "{coding}"
-            );
-        }
-    }
-
-    #[test]
-    fn request_lines_follow_the_grammar_to_the_letter() {
-        for line in [
-            "GET  / HTTP/1.1",
-            "GET / HTTP/1.1 ",
-            "GET /",
-            " GET / HTTP/1.1",
-            "GET\t/ HTTP/1.1",
-            "G(T / HTTP/1.1",
-            "GET a HTTP/1.1",
-            "GET /# HTTP/1.1",
-            "GET /\u{e9} HTTP/1.1",
-            "GET * HTTP/1.1",
-            "CONNECT / HTTP/1.1",
-            "GET / http/1.1",
-            "GET ftp://a/ HTTP/1.1",
-            "GET http:///x HTTP/1.1",
-        ] {
-            assert!(refused(&format!("{line}\r\nHost: a\r\n\r\n")).len() > 3, "{line}");
-        }
-        assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), "505");
-        assert!(refused("GET / HTTP/1.1\r\n\r\n").contains("Host"));
-        assert!(refused("GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n").contains("Host"));
-    }
-
-    #[test]
-    fn chunks_follow_the_grammar_to_the_letter() {
-        let body = |chunks: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
-        for chunks in [
-            "3\nabc\r\n",
-            "3\r\nabcd\r\n",
-            "3\r\nabc\n",
-            "g\r\n",
-            "-1\r\n",
-            "0x3\r\nabc\r\n",
-            "\r\n",
-            " 3\r\n",
-        ] {
-            assert!(!refused(&body(chunks)).is_empty(), "{chunks:?}");
-        }
-        assert!(refused(&body("ffffffffffffffffff\r\n")).contains("hexadecimal"));
-        assert!(refused(&body("0\r\nContent-Length: 3\r\n\r\n")).contains("trailers"));
-        assert!(refused(&body(&format!("1;{}\r\n", "x".repeat(300)))).contains("too long"));
-    }
-
-    #[test]
-    fn limits_hold_even_before_a_line_has_ended() {
-        assert_eq!(
-            refused(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(256))),
-            "414"
-        );
-        assert_eq!(refused(&format!("GET /{}", "a".repeat(1000))), "414");
-        assert_eq!(refused(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000))), "431");
-        assert_eq!(
-            refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(20))),
-            "431"
-        );
-        assert!(refused(&"x".repeat(1000)).contains("request line"));
-    }
-
-    #[test]
-    fn limits_hold_to_the_byte_and_to_the_field() {
-        let long = |bytes: usize| {
-            let head = "GET / HTTP/1.1\r\nHost: a\r\nX: \r\n\r\n";
-            head.replace("X: ", &format!("X: {}", "a".repeat(bytes - head.len())))
-        };
-        assert_eq!((refused(&long(4096)), refused(&long(4097))), ("", "431"));
-        let many = |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(fields - 1));
-        assert_eq!((refused(&many(20)), refused(&many(21))), ("", "431"));
-        let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
-        assert_eq!((refused(&target(256)), refused(&target(257))), ("", "414"));
-    }
-
-    #[test]
-    fn only_what_stands_before_a_refused_message_passes() {
-        let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nok";
-        let both = format!("{good}GET / HTTP/1.1\r\nBad Header: x\r\n\r\n");
-        assert_eq!(whole(both.as_bytes()).unwrap_err().0, good.len());
-        let mut gate = Gate::new(LIMITS);
-        assert_eq!(gate.advance(b"GET / HTTP/1.1\r\nHost: a\r\nX"), Ok(()));
-        assert!(gate.in_head());
-        assert_eq!(gate.advance(b" : y\r\n\r\n").unwrap_err().0, 0);
-        assert!(!gate.closed_in_body());
-    }
-
-    proptest! {
-        #[test]
-        fn it_does_not_matter_how_bytes_are_cut(
-            text in "(GET|POST) /[a-z#]{0,4} HTTP/1\\.[01]\r\n(Host: a\r\n|X: y\r?\n|Content-Length: [0-4]\r\n|Transfer-Encoding: chunked\r\n){0,4}\r\n([0-3]\r\n[ab]{0,3}\r\n){0,3}",
-            cuts in proptest::collection::vec(0_usize..200, 0..6),
-        ) {
-            let bytes = text.as_bytes();
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
-            cuts.push(bytes.len());
-            cuts.sort_unstable();
-            let mut gate = Gate::new(LIMITS);
-            let mut start = 0;
-            let mut verdict = Ok(());
-            for cut in cuts {
-                if let Err((_, refusal)) = gate.advance(&bytes[start..cut]) {
-                    verdict = Err(refusal);
-                    break;
-                }
-                start = cut;
-            }
-            prop_assert_eq!(verdict, whole(bytes).map_err(|(_, refusal)| refusal));
-        }
-
-        #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = whole(&bytes);
-        }
-    }
-}
+#[path = "gate_tests.rs"]
+mod tests;

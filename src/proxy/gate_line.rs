@@ -18,15 +18,19 @@ pub(crate) enum Header {
 const TOKEN: u8 = 1;
 const TARGET: u8 = 2;
 const HOST: u8 = 4;
+const QUERY: u8 = 8;
 
 /// Classes of bytes: `TOKEN` is RFC 9110's tchar, `TARGET` what RFC 3986 allows in a path with query (and the few
-/// characters that browsers send unescaped), `HOST` what it allows in an authority without userinfo.
+/// characters that browsers send unescaped), `QUERY` what browsers send unescaped in a query alone, `HOST` what RFC 3986
+/// allows in an authority without userinfo. A backslash stays out of paths: some upstreams read it as a slash, and what
+/// the route was matched by would not be what they serve. Browsers send it in queries only.
 static CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
     let mut table = [0_u8; 256];
     mark(&mut table, b"!#$%&'*+-.^_`|~", TOKEN);
     mark(&mut table, b"!$%&'()*+,-./:;=?@_~[]^`{|}\"", TARGET);
+    mark(&mut table, b"\\", QUERY);
     mark(&mut table, b"-._~%!$&'()*+,;=:[]", HOST);
     mark(
         &mut table,
@@ -56,8 +60,41 @@ fn all(bytes: &[u8], class: u8) -> bool {
     bytes.iter().all(|byte| is(*byte, class))
 }
 
-/// Checks a request line without its CRLF; tells whether it is HTTP/1.0.
-pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<bool, Refusal> {
+/// What a request line says, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RequestLine {
+    pub(crate) http10: bool,
+    /// Whether the target has characters that the parser behind the gate does not take: see [`mask`].
+    pub(crate) odd: bool,
+}
+
+/// Where the next character is that is forwarded as it is, and that the `http` crate does not take in a target: it
+/// allows `"` in paths only, and a backtick in queries only.
+fn odd(bytes: &[u8]) -> Option<usize> {
+    memchr::memchr2(b'"', b'`', bytes)
+}
+
+/// Whether there are characters that have to be [masked](mask).
+pub(crate) fn is_odd(bytes: &[u8]) -> bool {
+    odd(bytes).is_some()
+}
+
+/// Puts characters in the place of those that the parser behind the gate does not take. The target as it was sent is
+/// kept beside.
+pub(crate) fn mask(bytes: &mut [u8]) {
+    let mut rest = bytes;
+    while let Some(at) = odd(rest) {
+        let (_, from) = rest.split_at_mut(at);
+        let Some((byte, after)) = from.split_first_mut() else {
+            return;
+        };
+        *byte = b'_';
+        rest = after;
+    }
+}
+
+/// Checks a request line without its CRLF.
+pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine, Refusal> {
     let mut parts = text.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
@@ -72,9 +109,13 @@ pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<bool, Refus
         return Err(Refusal::TargetTooLong);
     }
     check_target(method, target)?;
+    let line = |http10| RequestLine {
+        http10,
+        odd: is_odd(target),
+    };
     match version {
-        b"HTTP/1.1" => Ok(false),
-        b"HTTP/1.0" => Ok(true),
+        b"HTTP/1.1" => Ok(line(false)),
+        b"HTTP/1.0" => Ok(line(true)),
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
             Err(Refusal::Version)
         }
@@ -83,7 +124,7 @@ pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<bool, Refus
 }
 
 fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
-    if !all(target, TARGET) {
+    if !is_target(target) {
         return Err(Refusal::Malformed(
             "a character in the request target that has to be percent-encoded",
         ));
@@ -94,11 +135,19 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
         _ if method == b"CONNECT" => all(target, HOST),
         _ => absolute_form(target),
     };
-    if form_is_known {
+    // What begins with a slash has no part that could be wrong; a target with a host has several.
+    if form_is_known && (matches!(target, [b'/', ..] | b"*") || is_uri(target)) {
         Ok(())
     } else {
         Err(Refusal::Malformed("a request target in no known form"))
     }
+}
+
+/// Whether the parser behind the gate takes this target: what it refuses, it refuses without a word in any log.
+fn is_uri(target: &[u8]) -> bool {
+    let mut target = target.to_vec();
+    mask(&mut target);
+    http::Uri::try_from(target).is_ok()
 }
 
 fn absolute_form(target: &[u8]) -> bool {
@@ -293,7 +342,8 @@ fn trim(value: &[u8]) -> &[u8] {
 
 /// Whether every byte may stand in a path with query.
 pub(crate) fn is_target(target: &[u8]) -> bool {
-    all(target, TARGET)
+    let (path, query) = target.split_at(memchr::memchr(b'?', target).unwrap_or(target.len()));
+    all(path, TARGET) && all(query, TARGET | QUERY)
 }
 
 /// Whether this is a framing header's name but for underscores, which some servers read as dashes.

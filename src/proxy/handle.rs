@@ -15,7 +15,7 @@ use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::{self, Answer};
 use super::room::Place;
-use super::{check, headers};
+use super::{check, headers, target};
 use crate::stats::MethodLabel;
 use crate::telemetry::AccessRecord;
 
@@ -81,7 +81,7 @@ pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<Response
         detail = error.detail,
         "answered by the proxy"
     );
-    let mut response = error.response(exchange.request_id.as_ref());
+    let mut response = error.response_with(exchange.request_id.as_ref(), exchange.detail.as_deref());
     if exchange.is_head() {
         // The head says how long the body would be.
         *response.body_mut() = Bytes::new();
@@ -107,10 +107,7 @@ fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
         host: host
             .or(uri.authority().map(http::uri::Authority::as_str))
             .map(str::to_owned),
-        target: Some(
-            uri.path_and_query()
-                .map_or_else(|| uri.path().to_owned(), |target| target.as_str().to_owned()),
-        ),
+        target: Some(target::of(request).to_owned()),
         protocol: Some(request.version()),
         user_agent: header(USER_AGENT),
         referer: header(http::header::REFERER),

@@ -1,9 +1,11 @@
 //! Header fields on their way through: what is taken off, and what is set.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE, VIA};
+use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
 
 use super::client::Client;
+use super::forwarded;
 use super::hop::X_REAL_IP;
+use super::notice::{self, Notice};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -111,19 +113,65 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
         return peer;
     }
     let trusted = &client.listener.options.trusted_proxies;
-    let values = headers.get_all(&X_FORWARDED_FOR).iter().rev();
-    let values = values.filter_map(|value| value.to_str().ok());
     let mut nearest = peer;
-    for hop in values.flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<std::net::IpAddr>() else {
-            break;
+    for value in headers.get_all(&X_FORWARDED_FOR).iter().rev() {
+        let Ok(text) = value.to_str() else {
+            not_understood(client, "what is no text");
+            return nearest;
         };
-        nearest = address.to_canonical();
-        if !trusted.iter().any(|net| net.contains(&nearest)) {
-            break;
+        for hop in text.rsplit(',').filter(|hop| !hop.trim().is_empty()) {
+            let Some(address) = forwarded::address(hop) else {
+                not_understood(client, hop.trim());
+                return nearest;
+            };
+            nearest = address;
+            if !trusted.iter().any(|net| net.contains(&nearest)) {
+                return nearest;
+            }
         }
     }
     nearest
+}
+
+/// Says that a trusted proxy tells of its user what is not understood.
+fn not_understood(client: &Client, said: &str) {
+    let peer = client.peer.ip().to_canonical();
+    if notice::first(Notice::UnreadAddress, client.listener.index, peer) {
+        let said: String = said.chars().take(64).collect();
+        tracing::warn!(
+            listener = client.listener.options.name,
+            %peer,
+            ?said,
+            "a trusted proxy sends an X-Forwarded-For that is not understood, and its users count as the last proxy that is; \
+             expected are addresses such as 203.0.113.7, 203.0.113.7:51234 or [2001:db8::7]:443 (said once)"
+        );
+    }
+}
+
+/// Says that users who are told apart by their address come by way of what may be a proxy that nobody has declared.
+pub(crate) fn doubt_address(client: &Client) {
+    let peer = client.peer.ip().to_canonical();
+    if client.origin.is_trusted() || !is_private(peer) || client.listener.doubted.replace(true) {
+        return;
+    }
+    // One of the kind is enough for a listener: behind it may be all the machines of a network.
+    let anybody = std::net::Ipv4Addr::UNSPECIFIED.into();
+    if notice::first(Notice::PrivateHop, client.listener.index, anybody) {
+        tracing::warn!(
+            listener = client.listener.options.name,
+            %peer,
+            "a service with sticky.client_ip gets requests from a private address that is not among trusted_proxies: if \
+             it is a proxy's, all its users stay on one version; name it in the listener's trusted_proxies (said once)"
+        );
+    }
+}
+
+/// Whether an address is of a network of somebody's own, where proxies are.
+fn is_private(address: std::net::IpAddr) -> bool {
+    match address {
+        std::net::IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        std::net::IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local(),
+    }
 }
 
 /// What a request of a trusted peer that says no `X-Real-IP` is to be given for one. Strangers are not asked: what they
@@ -131,17 +179,6 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
 pub(crate) fn real_ip(headers: &HeaderMap, client: &Client) -> Option<std::net::IpAddr> {
     let told = client.origin.is_trusted() && !headers.contains_key(&X_REAL_IP);
     told.then(|| client_address(headers, client))
-}
-
-/// Whether the request has come by here so often that it must be going in circles.
-pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
-    const PASSES_MAX: usize = 8;
-    let passes = headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok());
-    passes
-        .flat_map(|value| value.split(','))
-        .filter(|hop| hop.trim_end().ends_with(" weighbridge"))
-        .count()
-        >= PASSES_MAX
 }
 
 /// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC 9562).

@@ -6,11 +6,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+use http::header::HOST;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::probe::{Probe, Silence, ask};
-use crate::model::Health;
+use crate::model::{Health, Name, probe_host};
 use crate::routing::{Endpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
 
 const AGENT: &str = concat!("weighbridge-health/", env!("CARGO_PKG_VERSION"));
@@ -27,7 +29,7 @@ pub async fn run(publisher: Publisher, reports: mpsc::Sender<HealthEvent>) {
         if revision != Some(snapshot.revision) {
             revision = Some(snapshot.revision);
             let wanted = wanted(&snapshot);
-            checks.retain(|key, check| wanted.get(key).is_some_and(|wanted| wanted.health == check.health));
+            checks.retain(|key, check| wanted.get(key).is_some_and(|wanted| check.is(wanted)));
             for (key, wanted) in wanted {
                 checks
                     .entry(key)
@@ -46,6 +48,7 @@ pub async fn run(publisher: Publisher, reports: mpsc::Sender<HealthEvent>) {
 struct Wanted {
     endpoint: Arc<Endpoint>,
     health: Health,
+    host: Option<Name>,
     healthy: bool,
 }
 
@@ -59,6 +62,7 @@ fn wanted(snapshot: &Snapshot) -> HashMap<EndpointKey, Wanted> {
                 let wanted = Wanted {
                     endpoint: Arc::clone(endpoint),
                     health: health.clone(),
+                    host: probe_host(Some(health), &service.routes).cloned(),
                     healthy,
                 };
                 all.insert(endpoint.key, wanted);
@@ -71,16 +75,22 @@ fn wanted(snapshot: &Snapshot) -> HashMap<EndpointKey, Wanted> {
 /// The check of one endpoint; ends when dropped.
 struct Check {
     health: Health,
+    host: Option<Name>,
     task: JoinHandle<()>,
 }
 
 impl Check {
     fn start(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) -> Check {
-        let health = wanted.health.clone();
         Check {
-            health,
+            health: wanted.health.clone(),
+            host: wanted.host.clone(),
             task: tokio::spawn(watch(wanted, reports)),
         }
+    }
+
+    /// Whether it checks what is wanted.
+    fn is(&self, wanted: &Wanted) -> bool {
+        self.health == wanted.health && self.host == wanted.host
     }
 }
 
@@ -95,11 +105,12 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
     let Wanted {
         endpoint,
         health,
+        host,
         healthy,
     } = wanted;
     let mut streak = Streak { healthy, against: 0 };
     loop {
-        let (good, detail) = match check(&endpoint, &health).await {
+        let (good, detail) = match check(&endpoint, &health, host.as_deref()).await {
             Ok(status) => ((200..400).contains(&status), format!("status {status}")),
             Err(Silence::Endpoint(error)) => (false, error),
             Err(error @ Silence::Local(_)) => {
@@ -155,12 +166,15 @@ impl Streak {
 }
 
 /// One GET; the status of the answer.
-async fn check(endpoint: &Endpoint, health: &Health) -> Result<u16, Silence> {
+async fn check(endpoint: &Endpoint, health: &Health, host: Option<&str>) -> Result<u16, Silence> {
     let mut probe = Probe::default();
     *probe.uri_mut() = health
         .path
         .parse()
         .map_err(|error| Silence::Endpoint(format!("{}: {error}", health.path)))?;
+    if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
+        probe.headers_mut().insert(HOST, host);
+    }
     ask(endpoint.address, probe, AGENT, health.timeout).await
 }
 
@@ -172,6 +186,8 @@ mod tests {
     fn a_state_changes_after_as_many_checks_in_a_row_as_were_asked_for() {
         let health = Health {
             path: "/".into(),
+            host: None,
+            panic: crate::model::Weight::default(),
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             unhealthy_after: 3,

@@ -6,13 +6,22 @@
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
 
-use http::Version;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 
+use super::forwarded;
 use super::gate_line::is_like;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// What tells that a request has come by here, so that circles are found. Not `Via`: upstreams such as nginx stop
+/// compressing for whoever sends that. Each process appends a word of its own, made at random, so that nobody who has not
+/// seen it can pretend that a request goes in circles; who does, gets his own request refused.
+static HOPS: HeaderName = HeaderName::from_static("weighbridge-hops");
+static OWN_HOP: LazyLock<String> = LazyLock::new(|| format!("{:016x}", fastrand::u64(..)));
+/// How often a request may come by: a proxy whose service leads to another one of its own is no circle.
+const PASSES_MAX: usize = 8;
+
 pub(crate) static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
 /// What the names of those that tell of a request's origin begin with.
 const FAMILY: &str = "x-forwarded-";
@@ -51,14 +60,22 @@ impl Origin {
     }
 }
 
+/// Whether a request has come by here so often that it must be going in circles.
+pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
+    if !headers.contains_key(&HOPS) {
+        return false;
+    }
+    let passes = headers.get_all(&HOPS).iter().filter_map(|value| value.to_str().ok());
+    let own = |hop: &&str| hop.trim() == *OWN_HOP;
+    passes.flat_map(|value| value.split(',')).filter(own).count() >= PASSES_MAX
+}
+
 /// The fields of one request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hop<'a> {
     pub(crate) origin: &'a Origin,
     /// The request's identity.
     pub(crate) id: Option<&'a HeaderValue>,
-    /// The version that the client speaks.
-    pub(crate) version: Version,
     /// The user's address, where a trusted peer has told it and has not said itself what `X-Real-IP` is.
     pub(crate) user: Option<IpAddr>,
     /// Where the request goes. That is its host when it names none, which HTTP/1.0 allows and HTTP/1.1 does not.
@@ -82,6 +99,7 @@ impl Hop<'_> {
                     || is(X_FORWARDED_FOR.as_str())
                     || (!self.origin.is_trusted() && (of_family() || is("x-real-ip")))
             }
+            [b'w', ..] => is(HOPS.as_str()),
             [b'f', ..] => name == "forwarded" && !self.origin.is_trusted(),
             _ => false,
         }
@@ -105,12 +123,7 @@ impl Hop<'_> {
             }
         }
         write_known(out, "x-request-id", self.id);
-        // As a gateway must in each request that it forwards (RFC 9110 section 7.6.3).
-        out.extend_from_slice(match self.version {
-            Version::HTTP_10 => b"via: 1.0 weighbridge\r\n",
-            Version::HTTP_2 => b"via: 2.0 weighbridge\r\n",
-            _ => b"via: 1.1 weighbridge\r\n",
-        });
+        write_list(out, &HOPS, headers, &OWN_HOP);
     }
 
     /// Behind a trusted peer the real address is the user's: that of the peer, a load balancer's, is the same for all.
@@ -128,22 +141,34 @@ impl Hop<'_> {
 
 /// Goes on with what a trusted peer says, and adds what it does not say.
 fn write_trusted(headers: &HeaderMap, host: Option<&HeaderValue>, (peer, port): (&str, &str), out: &mut Vec<u8>) {
-    out.extend_from_slice(b"x-forwarded-for: ");
-    for hop in headers.get_all(&X_FORWARDED_FOR) {
-        out.extend_from_slice(hop.as_bytes());
-        out.extend_from_slice(b", ");
-    }
-    out.extend_from_slice(peer.as_bytes());
-    out.extend_from_slice(b"\r\n");
+    write_list(out, &X_FORWARDED_FOR, headers, peer);
     for (name, value) in [
         ("x-forwarded-proto", Some(&b"http"[..])),
         ("x-forwarded-host", host.map(HeaderValue::as_bytes)),
-        ("x-forwarded-port", Some(port.as_bytes())),
     ] {
         if let Some(value) = value.filter(|_| !headers.contains_key(name)) {
             write_field(out, name, value);
         }
     }
+    if !headers.contains_key("x-forwarded-port") {
+        // Writing to memory does not fail.
+        let _ = match forwarded::client_port(headers, host) {
+            Some(port) => write!(out, "x-forwarded-port: {port}\r\n"),
+            None => write!(out, "x-forwarded-port: {port}\r\n"),
+        };
+    }
+}
+
+/// Writes what has been said of a list as one line, with one more element.
+fn write_list(out: &mut Vec<u8>, name: &HeaderName, headers: &HeaderMap, last: &str) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    for said in headers.get_all(name) {
+        out.extend_from_slice(said.as_bytes());
+        out.extend_from_slice(b", ");
+    }
+    out.extend_from_slice(last.as_bytes());
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Writes a field's line.
@@ -164,8 +189,6 @@ fn write_known(out: &mut Vec<u8>, name: &str, value: Option<&HeaderValue>) {
 /// What tests of those who write a request need of a hop.
 #[cfg(test)]
 pub(crate) mod samples {
-    use std::sync::LazyLock;
-
     use super::*;
 
     /// One for a stranger's requests.
@@ -174,10 +197,14 @@ pub(crate) mod samples {
         Hop {
             origin: &STRANGER,
             id: None,
-            version: Version::HTTP_11,
             user: None,
             endpoint: ([192, 0, 2, 9], 80).into(),
         }
+    }
+
+    /// The line that every request gets.
+    pub(crate) fn own_hop() -> String {
+        format!("weighbridge-hops: {}", *OWN_HOP)
     }
 
     /// A request as it was written, without what [`hop`] has said in it, which is there once and in one piece.

@@ -1,5 +1,6 @@
 //! Accepting connections on one listener, in one worker.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,8 @@ pub(crate) struct Listener {
     pub(crate) index: u16,
     /// Its port, for `X-Forwarded-Port`.
     pub(crate) port: u16,
+    /// Whether this worker has said, or need not say, that users may come by way of an undeclared proxy.
+    pub(crate) doubted: Cell<bool>,
     /// Shared with the other workers.
     seats: Seats,
 }
@@ -36,6 +39,7 @@ impl Listener {
         Rc::new(Listener {
             index,
             port,
+            doubted: Cell::new(false),
             seats,
             options,
         })

@@ -21,6 +21,7 @@ use super::destination::Destination;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::Head;
+use super::target;
 use crate::routing::{Rescue, Watch};
 use crate::stats::{Class, Reason};
 
@@ -175,6 +176,7 @@ fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBod
     let mut copy = Request::new(body);
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
+    target::copy(request, &mut copy);
     *copy.version_mut() = request.version();
     copy.headers_mut().clone_from(request.headers());
     copy

@@ -59,7 +59,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
+        self.client.restore(&mut request);
         if let Some(place) = self.client.worker.room.enter() {
             return Either::Left(self.inner.call((request, place)));
         }

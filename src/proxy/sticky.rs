@@ -17,7 +17,7 @@ pub(crate) use self::issue::{Issue, Warned};
 pub(crate) use self::signer::Signer;
 use self::signer::{Form, KEY_BYTES};
 use super::client::Client;
-use super::headers::client_address;
+use super::headers::{client_address, doubt_address};
 use crate::model::{StickyCookie, StickySecret, Tester};
 use crate::routing::Service;
 
@@ -102,13 +102,15 @@ impl Identity {
     }
 }
 
-/// The upstream that a tester names, if the service allows it and the request does.
+/// The upstream that a tester names, if the service allows it and the request does. An empty name is none.
 pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
     let name = match tester? {
-        Tester::Header(name) => headers.get(name)?.to_str().ok()?,
-        Tester::Cookie(name) => std::str::from_utf8(cookies(headers, name).next()?).ok()?,
+        Tester::Header(name) => headers.get(name)?.as_bytes(),
+        Tester::Cookie(name) => cookies(headers, name).next()?,
     };
-    Some(name.trim().into())
+    // What is no text is no upstream's name either, and is said to be none.
+    let name = String::from_utf8_lossy(name.trim_ascii());
+    (!name.is_empty()).then(|| name.into())
 }
 
 /// Who a request is from.
@@ -117,7 +119,10 @@ pub(crate) fn identify<B>(service: &Service, request: &Request<B>, client: &Clie
     let headers = request.headers();
     match &service.sticky {
         None => Identity::unknown(client),
-        Some(Sticky::ClientIp) => Identity::known(&address_key(client_address(headers, client))),
+        Some(Sticky::ClientIp) => {
+            doubt_address(client);
+            Identity::known(&address_key(client_address(headers, client)))
+        }
         Some(Sticky::Header(name)) => match header_key(name, headers, client) {
             Some(key) => Identity::known(key),
             None => Identity::unknown(client),

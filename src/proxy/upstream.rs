@@ -13,6 +13,7 @@ mod late;
 mod outgoing;
 mod request;
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -107,7 +108,7 @@ impl Connection {
     }
 
     /// Sends `request`, whose target is in origin form, with what this `hop` says; `ticket` is given up with its first
-    /// byte. The answer may begin before all of the request is sent.
+    /// byte. The answer may begin before all of the request is sent; `processing` counts the 102 before it.
     ///
     /// It is lent, since it is large and would be copied from hand to hand. Of an answered one nothing is left; one that was
     /// not is as it was when it is `unsent`, and otherwise without what has been sent of its body.
@@ -120,6 +121,7 @@ impl Connection {
         request: &mut Request<RequestBody>,
         hop: Hop<'_>,
         ticket: Ticket,
+        processing: &Cell<u32>,
     ) -> Result<Response<Body>, SendError> {
         let asked = match *request.method() {
             Method::HEAD => Asked::Head,
@@ -132,6 +134,7 @@ impl Connection {
             request,
             hop,
             ticket: Some(ticket),
+            processing,
             outgoing: None,
             refused: None,
             answered: false,
@@ -151,6 +154,8 @@ struct Sending<'a> {
     request: &'a mut Request<RequestBody>,
     hop: Hop<'a>,
     ticket: Option<Ticket>,
+    /// How often the upstream has said that it is working on the request.
+    processing: &'a Cell<u32>,
     outgoing: Option<Outgoing>,
     /// Why the upstream takes no more of the request. It may have said more about that, in an answer.
     refused: Option<io::Error>,
@@ -173,7 +178,9 @@ impl Sending<'_> {
                 None => self.request.headers_mut(),
                 Some(_) => &mut fresh,
             };
-            if let Some(head) = self.reader.advance(&mut self.inflow.buffer, headers)? {
+            let head = self.reader.advance(&mut self.inflow.buffer, headers)?;
+            self.processing.set(self.reader.processing());
+            if let Some(head) = head {
                 return Poll::Ready(Ok(head));
             }
         }

@@ -103,8 +103,10 @@ pub struct Upstream {
     pub protocol: Protocol,
     /// All its endpoints, in the order of declaration.
     pub endpoints: Box<[Arc<Endpoint>]>,
-    /// Those of them that requests are sent to.
+    /// Those of them that pass their checks.
     pub healthy: Box<[Arc<Endpoint>]>,
+    /// Whether requests are sent to all of them, since too many fail their checks for these to be believed.
+    pub panics: bool,
 }
 
 impl Upstream {
@@ -113,7 +115,7 @@ impl Upstream {
     ///
     /// Two choices, since the least loaded of all would draw every worker to the same endpoint at once.
     pub fn endpoint(&self, draw: u64) -> Option<&Arc<Endpoint>> {
-        match &*self.healthy {
+        match self.usable() {
             [] => None,
             [only] => Some(only),
             healthy => {
@@ -125,7 +127,7 @@ impl Upstream {
 
     /// As [`Upstream::endpoint`], among the endpoints that are not in `tried`.
     pub fn endpoint_excluding(&self, draw: u64, tried: &[EndpointKey]) -> Option<&Arc<Endpoint>> {
-        let mut left = self.healthy.iter().filter(|endpoint| !tried.contains(&endpoint.key));
+        let mut left = self.usable().iter().filter(|endpoint| !tried.contains(&endpoint.key));
         match left.clone().count() {
             0 => None,
             1 => left.next(),
@@ -136,7 +138,18 @@ impl Upstream {
         }
     }
 
-    /// Whether requests are sent to this endpoint.
+    /// The endpoints that requests are sent to.
+    pub fn usable(&self) -> &[Arc<Endpoint>] {
+        if self.panics { &self.endpoints } else { &self.healthy }
+    }
+
+    /// Whether a larger share of the endpoints than `limit` fails its checks; a limit of zero is none.
+    pub(super) fn exceeds(&self, limit: Weight) -> bool {
+        let (all, well) = (self.endpoints.len(), self.healthy.len());
+        !limit.is_zero() && (all - well) * 10_000 > usize::from(limit.basis_points()) * all
+    }
+
+    /// Whether this endpoint passes its checks.
     pub fn is_healthy(&self, endpoint: EndpointKey) -> bool {
         self.healthy.iter().any(|healthy| healthy.key == endpoint)
     }

@@ -144,7 +144,32 @@ impl Service {
         }
         service.weights = weights;
         service.watch.clone_from(&live.watch);
+        service.settle_panic();
         service
+    }
+
+    /// Whether an upstream is the canary of the release under way.
+    fn is_canary(&self, upstream: UpstreamKey) -> bool {
+        self.watch.as_ref().is_some_and(|watch| watch.spec.canary == upstream)
+    }
+
+    /// Says of each upstream whether all its endpoints are used, because too many of them fail their checks.
+    fn settle_panic(&mut self) {
+        let limit = self.health.as_ref().map_or(Weight::default(), |health| health.panic);
+        let canary = self.watch.as_ref().map(|watch| watch.spec.canary);
+        for upstream in &mut self.upstreams {
+            upstream.panics = canary != Some(upstream.key) && upstream.exceeds(limit);
+        }
+    }
+
+    /// Where the requests of `upstream` go that has no endpoint to send them to: to the baseline, if that has one and users
+    /// of its own. Not those of a canary, whose failure is evidence and ends its release.
+    pub fn stand_in(&self, upstream: &Upstream) -> Option<&Upstream> {
+        if !upstream.usable().is_empty() || self.is_canary(upstream.key) || upstream.name == self.baseline {
+            return None;
+        }
+        let baseline = self.upstream(&self.baseline)?;
+        (!baseline.weight.is_zero() && !baseline.usable().is_empty()).then_some(baseline)
     }
 }
 
@@ -225,6 +250,7 @@ impl RoutingTable {
                 .find(|(_, new)| new.is_some())?;
             let mut service = service.clone();
             *service.upstreams.get_mut(at)? = upstream?;
+            service.settle_panic();
             Some(service)
         })
     }
@@ -262,7 +288,7 @@ fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> S
         let weight = weights.get(&declared.name).unwrap_or_default();
         upstream(spec, declared, weight, keys, known)
     });
-    Service {
+    let mut service = Service {
         name: Name::clone(&spec.name),
         routes: spec.routes.as_slice().into(),
         timeouts: spec.timeouts,
@@ -274,7 +300,9 @@ fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> S
         upstreams: upstreams.collect(),
         weights,
         watch: live.watch.clone(),
-    }
+    };
+    service.settle_panic();
+    service
 }
 
 fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &mut Keys, known: &Known) -> Upstream {
@@ -299,6 +327,7 @@ fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &
         protocol: declared.protocol,
         endpoints: endpoints.into(),
         healthy: healthy.into(),
+        panics: false,
     }
 }
 
@@ -308,6 +337,8 @@ mod tests {
 
     use super::*;
     use crate::routing::testing::{service, weights};
+    use crate::routing::{Rescue, WatchSpec};
+    use crate::stats::WatchKey;
 
     fn build(specs: &[ServiceSpec], keys: &mut Keys, previous: Option<&RoutingTable>) -> RoutingTable {
         let live = |name: &str| previous?.service(name).map(|service| service.live());
@@ -332,9 +363,28 @@ mod tests {
         points
     }
 
+    /// A release of one upstream of a service against another.
+    fn watch(service: &Service, baseline: &str, canary: &str) -> Arc<Watch> {
+        let key = |name: &str| service.upstream(name).unwrap().key;
+        let spec = WatchSpec {
+            key: WatchKey(0),
+            release: "shop-1".into(),
+            baseline: key(baseline),
+            baseline_name: baseline.into(),
+            canary: key(canary),
+            canary_name: canary.into(),
+            sticky: false,
+            rescue: Rescue::Safe,
+            in_flight_max: 1,
+        };
+        Arc::new(Watch::new(spec, 0, 0))
+    }
+
     fn checked(mut spec: ServiceSpec) -> ServiceSpec {
         spec.health = Some(Health {
             path: "/health".into(),
+            host: None,
+            panic: Weight::default(),
             interval: Duration::from_secs(1),
             timeout: Duration::from_secs(1),
             unhealthy_after: 1,
@@ -376,6 +426,81 @@ mod tests {
         let unchecked = [service("shop", &[("blue", 10_000, 2)])];
         let last = build(&unchecked, &mut keys, Some(&next));
         assert!(last.service("shop").unwrap().upstreams[0].is_healthy(endpoint.key));
+    }
+
+    #[test]
+    fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
+        let mut spec = checked(service("shop", &[("blue", 9_000, 3), ("green", 1_000, 1)]));
+        if let Some(health) = &mut spec.health {
+            health.panic = Weight::from_percent(50.0).unwrap();
+        }
+        let mut table = build(&[spec], &mut Keys::new(), None);
+        let usable =
+            |table: &RoutingTable, name: &str| table.service("shop").unwrap().upstream(name).unwrap().usable().len();
+        let blue = table
+            .service("shop")
+            .unwrap()
+            .upstream("blue")
+            .unwrap()
+            .endpoints
+            .clone();
+        for (endpoint, expected) in blue.iter().zip([2, 3, 3]) {
+            table = table.with_health(endpoint.key, false).unwrap();
+            assert_eq!(usable(&table, "blue"), expected);
+        }
+        let back = table
+            .with_health(blue[0].key, true)
+            .unwrap()
+            .with_health(blue[1].key, true)
+            .unwrap();
+        assert_eq!(usable(&back, "blue"), 2);
+
+        let green = table.service("shop").unwrap().upstream("green").unwrap().endpoints[0].key;
+        let table = table.with_health(green, false).unwrap();
+        assert_eq!(usable(&table, "green"), 1);
+        let live = Live {
+            watch: Some(watch(table.service("shop").unwrap(), "blue", "green")),
+            ..table.service("shop").unwrap().live()
+        };
+        let released = table.with_weights("shop", &live).unwrap();
+        assert_eq!((usable(&released, "green"), usable(&released, "blue")), (0, 3));
+    }
+
+    #[test]
+    fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary() {
+        let spec = checked(service(
+            "shop",
+            &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
+        ));
+        let table = build(&[spec], &mut Keys::new(), None);
+        let endpoint = |name: &str| table.service("shop").unwrap().upstream(name).unwrap().endpoints[0].key;
+        let stands_in = |table: &RoutingTable, name: &str| {
+            let service = table.service("shop").unwrap();
+            service
+                .stand_in(service.upstream(name).unwrap())
+                .map(|upstream| upstream.name.to_string())
+        };
+        assert_eq!(stands_in(&table, "green"), None);
+        let ill = table
+            .with_health(endpoint("green"), false)
+            .unwrap()
+            .with_health(endpoint("red"), false)
+            .unwrap();
+        assert_eq!(
+            (stands_in(&ill, "green"), stands_in(&ill, "blue")),
+            (Some("blue".into()), None)
+        );
+        let live = Live {
+            watch: Some(watch(ill.service("shop").unwrap(), "blue", "green")),
+            ..ill.service("shop").unwrap().live()
+        };
+        let released = ill.with_weights("shop", &live).unwrap();
+        assert_eq!(
+            (stands_in(&released, "green"), stands_in(&released, "red")),
+            (None, Some("blue".into()))
+        );
+        let none = ill.with_health(endpoint("blue"), false).unwrap();
+        assert_eq!(stands_in(&none, "green"), None);
     }
 
     #[test]

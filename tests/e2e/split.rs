@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use crate::errors::is_refusal;
 use crate::harness::{Client, Proxy, Upstream, shop};
 
 fn two() -> (Upstream, Upstream) {
@@ -198,9 +199,21 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
         let mut client = proxy.client();
         for _ in 0..20 {
             assert_eq!(client.ask("/tester", named).receive().expect(200).text(), "green");
-            assert_eq!(client.ask("/", unknown).receive().expect(200).text(), "blue");
             assert_eq!(client.get("/").expect(200).text(), "blue");
         }
+        // A misspelled name would otherwise be a user's, who sees the old version and believes that it is the new one.
+        let before = blue.count();
+        let refused = client.ask("/", unknown).receive();
+        is_refusal(&refused, 400, "http_request_error", "bad_request");
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(
+            detail.ends_with("service shop does not have; its upstreams are: blue, green"),
+            "{detail}"
+        );
+        assert_eq!(blue.count(), before);
+        proxy.counts_reason("bad_request", 1);
+        let empty = unknown.replace("red", "");
+        assert_eq!(client.ask("/", &empty).receive().expect(200).text(), "blue");
         assert!(
             green.seen().iter().all(|seen| seen.target == "/tester"),
             "weight 0 was not 0"

@@ -223,7 +223,7 @@ fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
     eventually("the request is under way", || {
         blue.seen().iter().any(|seen| seen.target == "/silent")
     });
-    drop(leaving);
+    leaving.reset();
     assert_eq!(line(5)["outcome"], "client_abort");
 }
 

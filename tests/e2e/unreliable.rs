@@ -2,6 +2,7 @@
 //! that leaves is not the upstream's fault.
 
 use std::io::ErrorKind;
+use std::time::{Duration, Instant};
 
 use http_body_util::{BodyExt, Empty};
 use serde_json::{Value, json};
@@ -236,6 +237,9 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     before.ask("/before", "");
     abrupt.ask("/before", "");
     eventually("all requests have arrived", || upstream.count() == 3);
+    // Right behind a request, the same would mean that nothing more is asked for.
+    let asked = Instant::now();
+    eventually("some time has passed", || asked.elapsed() > Duration::from_millis(200));
     drop((before, within));
     abrupt.reset();
     block_on(async {

@@ -266,6 +266,18 @@ const SERVICE: &[(&str, &str)] = &[
         "8:21 services.shop.health.path: expected a path such as `/healthz`, found `healthz`",
     ),
     (
+        "health: { host: \"https://a.test\" }",
+        "8:21 services.shop.health.host: expected a host such as `shop.example.com`, without a scheme or a wildcard, found `\"https://a.test\"`",
+    ),
+    (
+        "health: { panic: 50 }",
+        "8:22 services.shop.health.panic: expected a share from `0%` to `100%`, to 0.01, such as `50%`, found `50`",
+    ),
+    (
+        "health: { panic: 101% }",
+        "8:22 services.shop.health.panic: expected a share from `0%` to `100%`, to 0.01, such as `50%`, found `101%`",
+    ),
+    (
         "health: { unhealthy_after: 0 }",
         "8:32 services.shop.health.unhealthy_after: expected a whole number from 1 to 1000, found `0`",
     ),

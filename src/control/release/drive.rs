@@ -16,7 +16,7 @@ use crate::control::Intent;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
-use crate::model::{Name, api};
+use crate::model::{Name, api, probe_host};
 use crate::release::{Direction, Input};
 use crate::stats::{NoteBatch, WatchKey};
 use crate::store::ReleaseRecord;
@@ -29,10 +29,11 @@ const SETTLE: Duration = Duration::from_secs(6);
 /// The least of that: a request that was rescued is on the baseline when it has left the canary.
 const SETTLE_LEAST: Duration = Duration::from_secs(1);
 
-/// Asks the canary's endpoints whether they answer, before any user is sent there. The program's network side does it.
+/// Asks the canary's endpoints whether they answer, for this host, before any user is sent there. The program's network side does it.
 pub type Preflighter = Arc<
     dyn Fn(
             Vec<SocketAddr>,
+            Option<Name>,
             Option<crate::release::Preflight>,
         ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>>
         + Send
@@ -218,10 +219,14 @@ impl Controller {
     /// The preflight begins; nothing follows before it has ended.
     fn ask_canary(&mut self, name: &Name) -> Option<Due> {
         let endpoints = self.endpoints(name);
+        let spec = self.services.get(name).map(|managed| &managed.spec);
+        let host = spec
+            .and_then(|spec| probe_host(spec.health.as_ref(), &spec.routes))
+            .cloned();
         let preflighter = Arc::clone(&self.preflighter);
         let active = self.active(name)?;
         active.preflight = Preflight::Running;
-        let asked = preflighter(endpoints, active.release.plan.preflight.clone());
+        let asked = preflighter(endpoints, host, active.release.plan.preflight.clone());
         let release = active.release.id.clone();
         self.errands.push(Box::pin(async move {
             let result = asked.await;

@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::controller::Timing;
 use super::testing::spec;
 use super::*;
-use crate::model::{Health, Name, ServiceSpec, api};
+use crate::model::{Health, Name, ServiceSpec, Weight, api};
 use crate::routing::{Acknowledger, HealthEvent, Publisher, Wire};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
 use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
@@ -56,7 +56,7 @@ impl Rig {
     fn at(clock: ManualClock, store: Store, loaded: LoadedState, services: Vec<ServiceSpec>, timing: Timing) -> Rig {
         let (mut controller, links) = Controller::new(Setup {
             services,
-            preflighter: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+            preflighter: Arc::new(|_, _, _| Box::pin(async { Ok(()) })),
             approvals: true,
             listeners: vec!["web".to_owned()],
             workers: 1,
@@ -136,6 +136,8 @@ impl Drop for Rig {
 fn checked() -> ServiceSpec {
     let health = Health {
         path: "/".into(),
+        host: None,
+        panic: Weight::default(),
         interval: Duration::from_secs(1),
         timeout: Duration::from_secs(1),
         unhealthy_after: 1,

@@ -287,7 +287,7 @@ async fn a_change_of_health_is_published_and_told_once() {
 async fn the_end_waits_for_the_disk_and_then_nobody_is_answered() {
     let (gate, store) = Gate::new();
     let (controller, links) = Controller::new(Setup {
-        preflighter: Arc::new(|_, _| Box::pin(async { Ok(()) })),
+        preflighter: Arc::new(|_, _, _| Box::pin(async { Ok(()) })),
         approvals: true,
         services: vec![spec("shop", 0.0)],
         listeners: Vec::new(),

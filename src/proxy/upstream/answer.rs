@@ -12,11 +12,14 @@ use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use super::Fault;
+use crate::proxy::gate_line::is_like;
 
 /// The most bytes of an answer's head; more is a protocol error of the upstream.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
 /// The most fields of an answer's head.
 const HEADERS_MAX: usize = 256;
+/// The most interim answers to one request.
+const INTERIMS_MAX: u32 = 100;
 /// The most bytes that may come before the final answer's head is whole. Interim answers have no end of their own, and an
 /// upstream that sends nothing else would keep its worker from everything else.
 const ANSWER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
@@ -53,6 +56,9 @@ pub(super) struct Reader {
     asked: Asked,
     /// Bytes of interim answers so far.
     interim: usize,
+    /// How many they were, and how many of them said that the request is being worked on.
+    interims: u32,
+    processing: u32,
     /// Bytes of the head at hand that are known not to hold its end.
     scanned: usize,
 }
@@ -62,6 +68,8 @@ impl Reader {
         Reader {
             asked,
             interim: 0,
+            interims: 0,
+            processing: 0,
             scanned: 0,
         }
     }
@@ -82,11 +90,23 @@ impl Reader {
             };
             self.bound(end)?;
             let bytes = buffer.split_to(end).freeze();
-            if let Some(head) = read(&bytes, self.asked, headers)? {
-                return Ok(Some(head));
+            match read(&bytes, self.asked, headers)? {
+                Read::Final(head) => return Ok(Some(head)),
+                Read::Interim(status) => {
+                    self.interim += end;
+                    self.interims += 1;
+                    self.processing += u32::from(status == StatusCode::PROCESSING);
+                }
             }
-            self.interim += end;
+            if self.interims > INTERIMS_MAX {
+                return Err(Fault::Nonsense("interim answers without end"));
+            }
         }
+    }
+
+    /// How many interim answers have said that the request is being worked on (102).
+    pub(super) fn processing(&self) -> u32 {
+        self.processing
     }
 
     /// Where the head at hand ends. Looks at no byte twice, lest a head that comes byte by byte cost its square.
@@ -124,11 +144,18 @@ impl Reader {
     }
 }
 
-/// Reads one whole head; `None` when it is that of an interim answer.
-fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Option<Head>, Fault> {
+/// What a head is that of.
+enum Read {
+    Interim(StatusCode),
+    Final(Head),
+}
+
+/// Reads one whole head.
+fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Fault> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
+        .allow_spaces_after_header_name_in_responses(true)
         .parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)
         .map_err(|_| Fault::Nonsense("the head of an answer is malformed"))?;
     let (true, Some(code), Some(version)) = (complete.is_complete(), parsed.code, parsed.version) else {
@@ -137,12 +164,15 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Option<H
     let status = StatusCode::from_u16(code).map_err(|_| Fault::Nonsense("no status that there is"))?;
     // 101 is final: what follows it is not HTTP.
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(None);
+        return Ok(Read::Interim(status));
     }
     let mut said = Said::default();
     headers.clear();
     headers.reserve(parsed.headers.len());
     for field in parsed.headers.iter() {
+        if is_for_this_hop(field.name.as_bytes()) && has_space_behind(field.name, bytes) {
+            return Err(Fault::Nonsense("a space before the colon of a framing field"));
+        }
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Fault::Nonsense("the name of a header field is malformed"))?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
@@ -156,11 +186,34 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Option<H
     *response.status_mut() = status;
     *response.headers_mut() = std::mem::take(headers);
     keep_reason(&mut response, bytes, parsed.reason);
-    Ok(Some(Head {
+    Ok(Read::Final(Head {
         response,
         framing,
         reusable,
     }))
+}
+
+/// Whether a field says how the message is framed, or what becomes of the connection.
+fn is_for_this_hop(name: &[u8]) -> bool {
+    const NAMES: [&[u8]; 8] = [
+        b"content-length",
+        b"transfer-encoding",
+        b"connection",
+        b"upgrade",
+        b"trailer",
+        b"te",
+        b"keep-alive",
+        b"proxy-connection",
+    ];
+    // Nearly every name is told apart by its length and first letter.
+    NAMES.iter().any(|known| is_like(name, known))
+}
+
+/// Whether the name of a field, a part of `bytes`, is followed by something else than its colon. Such a space is taken
+/// off, as a proxy must (RFC 9112 section 5.1), but where two readers could disagree on what the field says.
+fn has_space_behind(name: &str, bytes: &Bytes) -> bool {
+    let end = (name.as_ptr().addr() + name.len()).wrapping_sub(bytes.as_ptr().addr());
+    bytes.get(end) != Some(&b':')
 }
 
 /// A reason phrase of the upstream's own is passed on; the usual one is written again anyway.
@@ -203,8 +256,9 @@ impl Said {
                 return Ok(true);
             }
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                // Who speaks of an upgrade may mean it: nothing that is HTTP is to follow on such a connection.
-                self.close |= option.eq_ignore_ascii_case(b"close") || option.eq_ignore_ascii_case(b"upgrade");
+                // An `upgrade` advertises what the upstream could speak (RFC 9110 section 7.8). Nobody asked for it, so
+                // this connection goes on as it was; only a 101 would change it, and is the last that is read of it.
+                self.close |= option.eq_ignore_ascii_case(b"close");
                 self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             }
             // What else it names is taken off by its names.

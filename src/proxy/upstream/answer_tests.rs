@@ -96,7 +96,17 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
             false,
         ),
         (
-            "1.1 200 OK\r\nConnection: upgrade\r\nContent-Length: 3",
+            "1.1 200 OK\r\nConnection: Upgrade, Keep-Alive\r\nUpgrade: h2,h2c\r\nContent-Length: 3",
+            Length(3),
+            true,
+        ),
+        (
+            "1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: TLS/1.3\r\nContent-Length: 3",
+            Length(3),
+            true,
+        ),
+        (
+            "1.1 200 OK\r\nConnection: upgrade, close\r\nContent-Length: 3",
             Length(3),
             false,
         ),
@@ -149,6 +159,13 @@ fn what_can_be_read_in_two_ways_is_refused() {
         "Transfer-Encoding: identity",
         "Transfer-Encoding:",
         "Content-Length : 2",
+        "Content-Length\t: 2",
+        "Content_Length : 2",
+        "Transfer-Encoding : chunked",
+        "Connection  : close",
+        "Upgrade : h2c",
+        "Trailer : X",
+        "X-A \t : b\r\nKeep-Alive : timeout=5",
         "X-A: a\r\n folded",
         "X-A: a\0b",
         "X-A: a\rSet-Cookie: evil=1",
@@ -164,6 +181,34 @@ fn what_can_be_read_in_two_ways_is_refused() {
         );
     }
     assert_ne!(refused("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "");
+}
+
+#[test]
+fn a_space_before_a_colon_is_taken_off() {
+    let head = head("HTTP/1.1 200 OK\r\nContent-Type : text/plain\r\nX-A\t : b : c\r\nContent-Length: 2\r\n\r\n");
+    assert_eq!(head.response.headers()["content-type"], "text/plain");
+    assert_eq!(head.response.headers()["x-a"], "b : c");
+    assert_eq!((head.framing, head.reusable), (Framing::Length(2), true));
+}
+
+#[test]
+fn interim_answers_have_a_bound_and_say_whether_work_goes_on() {
+    let interim = |status: u16, times: usize| format!("HTTP/1.1 {status} X\r\n\r\n").repeat(times);
+    let end = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+    let read = |text: String| {
+        let mut reader = Reader::new(Asked::Other);
+        let read = reader.advance(&mut BytesMut::from(text.as_bytes()), &mut HeaderMap::new());
+        (
+            read.map(|head| head.is_some()).map_err(|fault| fault.to_string()),
+            reader.processing(),
+        )
+    };
+    assert_eq!(read(interim(102, 2) + &interim(103, 3)), (Ok(false), 2));
+    assert_eq!(read(interim(102, 40) + &interim(100, 60) + end), (Ok(true), 40));
+    assert_eq!(
+        read(interim(103, 101) + end).0,
+        Err("interim answers without end".into())
+    );
 }
 
 #[test]

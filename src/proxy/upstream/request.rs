@@ -5,10 +5,11 @@
 
 use std::io::Write;
 
+use http::Request;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
-use http::{Request, Uri};
 
 use crate::proxy::hop::{Hop, write_field};
+use crate::proxy::target;
 
 /// How a request's body goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Framing {
 pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: &Hop<'_>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
-    write_target(out, request.uri());
+    write_target(out, target::of(request));
     out.extend_from_slice(b" HTTP/1.1\r\n");
     for (name, value) in request.headers() {
         if is_framing(name) && !agrees(name, value.as_bytes(), framing) {
@@ -57,8 +58,7 @@ pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Fr
     out.extend_from_slice(b"\r\n");
 }
 
-fn write_target(out: &mut Vec<u8>, uri: &Uri) {
-    let target = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+fn write_target(out: &mut Vec<u8>, target: &str) {
     // A target in absolute form may have had a query and no path.
     if !target.starts_with(['/', '*']) {
         out.push(b'/');
@@ -130,7 +130,7 @@ fn may_trail(name: &HeaderName) -> bool {
     !IN_HEADS_ONLY.contains(name)
         && !text.starts_with("x-forwarded-")
         && !text.starts_with("proxy-")
-        && !matches!(text, "keep-alive" | "x-real-ip" | "x-request-id")
+        && !matches!(text, "keep-alive" | "x-real-ip" | "x-request-id" | "weighbridge-hops")
 }
 
 #[cfg(test)]

@@ -70,7 +70,10 @@ async fn ask(method: Method, pieces: &[&[u8]], closes: bool) -> Outcome {
         }
     };
     let asking = async {
-        match connection.send(&mut get(method), hop(), unsent.enter(1)).await {
+        match connection
+            .send(&mut get(method), hop(), unsent.enter(1), &Cell::new(0))
+            .await
+        {
             Ok(answer) => read(answer).await,
             Err(error) => Outcome {
                 fault: Some(error.fault),
@@ -220,7 +223,7 @@ async fn a_large_body_comes_whole() {
         upstream
     });
     let answer = connection
-        .send(&mut get(Method::GET), hop(), unsent.enter(1))
+        .send(&mut get(Method::GET), hop(), unsent.enter(1), &Cell::new(0))
         .await
         .unwrap();
     let outcome = read(answer).await;
@@ -240,7 +243,8 @@ async fn the_ticket_is_given_up_with_the_first_byte() {
         futures_util::FutureExt::now_or_never(all).is_some()
     };
     let mut request = get(Method::GET);
-    let mut sending = Box::pin(connection.send(&mut request, hop(), ticket));
+    let processing = Cell::new(0);
+    let mut sending = Box::pin(connection.send(&mut request, hop(), ticket, &processing));
     assert!(!acknowledged(), "a request that is not written may still start");
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(sending.as_mut().poll(&mut cx).is_pending());
@@ -255,7 +259,7 @@ async fn a_request_that_is_given_up_gives_its_ticket_up() {
     let ticket = unsent.enter(1);
     let revision = publish(&publisher);
     unsent.advance(revision);
-    drop(connection.send(&mut get(Method::GET), hop(), ticket));
+    drop(connection.send(&mut get(Method::GET), hop(), ticket, &Cell::new(0)));
     assert!(futures_util::FutureExt::now_or_never(publisher.acknowledged(revision)).is_some());
 }
 
@@ -270,7 +274,9 @@ async fn a_failure_tells_what_had_happened_before_it() {
             drop(upstream);
         };
         let mut request = get(Method::GET);
-        let (failed, ()) = tokio::join!(connection.send(&mut request, hop(), unsent.enter(1)), answering);
+        let processing = Cell::new(0);
+        let sending = connection.send(&mut request, hop(), unsent.enter(1), &processing);
+        let (failed, ()) = tokio::join!(sending, answering);
         let failed = failed.unwrap_err();
         assert_eq!((failed.unsent, failed.answered), (false, !text.is_empty()));
     }
@@ -279,7 +285,10 @@ async fn a_failure_tells_what_had_happened_before_it() {
     AsyncWriteExt::shutdown(&mut connection.stream).await.unwrap();
     let mut request = get(Method::POST);
     request.headers_mut().insert("x-a", "b".parse().unwrap());
-    let failed = connection.send(&mut request, hop(), unsent.enter(1)).await.unwrap_err();
+    let failed = connection
+        .send(&mut request, hop(), unsent.enter(1), &Cell::new(0))
+        .await
+        .unwrap_err();
     assert!(failed.unsent && !failed.answered);
     assert_eq!(request.headers()["x-a"], "b");
 }

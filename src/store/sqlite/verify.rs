@@ -18,7 +18,7 @@ use crate::store::chain::{self, Text, altered, missing};
 const PAGE: u64 = 1000;
 
 /// The version of the schema that began to record heads.
-const RECORDS_HEADS: i64 = 3;
+const RECORDS_HEADS: i64 = 4;
 
 /// What is recorded of the journal: its count of entries, the last one's hash, and where that stands.
 type Heads = BTreeMap<u64, Vec<(String, String)>>;

@@ -292,6 +292,11 @@ impl Client {
             .ok_or_else(|| cut("the connection ended without an answer"))
     }
 
+    /// Ends what this side sends, and not what it reads.
+    pub(crate) fn half_close(&self) {
+        self.wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
     /// Makes the end of this connection a reset, not an orderly close.
     pub(crate) fn reset(self) {
         reset(self.wire.stream);

@@ -271,7 +271,7 @@ const SERVICE: &[(&str, &str)] = &[
     ),
     (
         "health: { panic: 50 }",
-        "8:22 services.shop.health.panic: expected a share from `0%` to `100%`, to 0.01, such as `50%`, found `50`",
+        "8:22 services.shop.health.panic: expected a string, found `50` (write it in quotes: \"50\")",
     ),
     (
         "health: { panic: 101% }",

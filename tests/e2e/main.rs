@@ -13,6 +13,7 @@ mod harness;
 mod headers;
 mod health;
 mod limits;
+mod log;
 mod race;
 mod release;
 mod reload;

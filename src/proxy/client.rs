@@ -14,6 +14,8 @@ use tokio::net::TcpStream;
 
 use super::deadline::{Deadline, Millis};
 use super::gate::{Gate, Refusal};
+use super::gate_frames::Frames;
+use super::held::{Account, Held};
 use super::hop::Origin;
 use super::listener::Listener;
 use super::worker::Worker;
@@ -28,7 +30,15 @@ pub(crate) struct Client {
     pub(crate) origin: Origin,
     /// Wakes the connection's task to look for what is overdue.
     pub(crate) deadline: Deadline,
+    /// What is held in memory for it.
+    pub(crate) held: Rc<Held>,
+    /// For the answers of HTTP/1.1.
+    account: Rc<Account>,
     gate: RefCell<Gate>,
+    /// For HTTP/2 alone.
+    frames: RefCell<Frames>,
+    /// What has been read, and passes in another turn.
+    rest: RefCell<Vec<u8>>,
     refusal: Cell<Option<Refusal>>,
     requests: Cell<u32>,
     /// Since when the client has been silent between requests, or been sending one head.
@@ -60,10 +70,15 @@ impl Client {
         let address = peer.ip().to_canonical();
         let trusted = &listener.options.trusted_proxies;
         let trusted = trusted.iter().any(|net| net.contains(&address));
+        let held = Rc::new(Held::default());
         Client {
+            account: Account::http1(&held),
+            held,
             peer,
             origin: Origin::new(address, listener.port, trusted),
             gate: RefCell::new(Gate::new(listener.head_limits())),
+            frames: RefCell::new(Frames::new()),
+            rest: RefCell::default(),
             refusal: Cell::new(None),
             requests: Cell::new(0),
             since: Cell::new(worker.deadlines.coarse()),
@@ -74,6 +89,15 @@ impl Client {
             deadline,
             listener,
             worker,
+        }
+    }
+
+    /// Who pays for the memory of an answer in this version of HTTP.
+    pub(crate) fn account(&self, version: http::Version) -> Rc<Account> {
+        if version == http::Version::HTTP_2 {
+            Account::http2(&self.held)
+        } else {
+            Rc::clone(&self.account)
         }
     }
 
@@ -184,6 +208,45 @@ impl Client {
         }
     }
 
+    /// The connection's task takes another turn.
+    pub(crate) fn turn(&self) {
+        self.frames.borrow_mut().turn();
+    }
+
+    /// How many bytes may be read at once of what the client sends now, where that is bounded: up to three such pieces of
+    /// a body are held while the upstream takes none.
+    fn read_max(&self) -> Option<usize> {
+        self.gate.borrow().in_body().then_some(UPLOAD_MAX)
+    }
+
+    /// Keeps what does not pass in this turn, of what was read. Tells whether anything passes.
+    fn pass(&self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        let new = buf.filled().get(before..).unwrap_or_default();
+        let passed = self.frames.borrow_mut().pass(new);
+        if let Some(held_back @ [_, ..]) = new.get(passed..) {
+            self.rest.borrow_mut().extend_from_slice(held_back);
+            buf.set_filled(before + passed);
+        }
+        passed > 0
+    }
+
+    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is nothing.
+    fn poll_rest(&self, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Option<Poll<io::Result<()>>> {
+        let mut rest = self.rest.borrow_mut();
+        if rest.is_empty() {
+            return None;
+        }
+        let next = rest.get(..buf.remaining().min(rest.len())).unwrap_or_default();
+        let passed = self.frames.borrow_mut().pass(next);
+        if passed == 0 {
+            cx.waker().wake_by_ref();
+            return Some(Poll::Pending);
+        }
+        buf.put_slice(next.get(..passed).unwrap_or_default());
+        rest.drain(..passed);
+        Some(Poll::Ready(Ok(())))
+    }
+
     /// Whether the client has sent something that is not passed on.
     pub(crate) fn is_refused(&self) -> bool {
         self.refusal.get().is_some()
@@ -203,6 +266,9 @@ impl Client {
     }
 }
 
+/// The most bytes of a body of HTTP/1.1 that are read at once.
+const UPLOAD_MAX: usize = 16 * 1024;
+
 /// Pieces that are together no longer than this are written as one: to copy so little takes less than the kernel takes
 /// to gather it.
 const GATHERED_MAX: usize = 4 * 1024;
@@ -220,19 +286,40 @@ impl ClientStream {
     }
 }
 
+impl ClientStream {
+    /// Reads no more than `max` bytes.
+    fn poll_read_some(&self, max: usize, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let max = max.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut part);
+        let bytes = part.filled().len();
+        buf.advance(bytes);
+        read
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.client.is_refused() {
             return self.client.refused_read();
         }
+        if let Some(read) = self.client.poll_rest(buf, cx) {
+            return read;
+        }
         let before = buf.filled().len();
-        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
+        let read = match self.client.read_max() {
+            None => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf),
+            Some(max) => self.poll_read_some(max, cx, buf),
+        };
         let new = matches!(read, Poll::Ready(Ok(()))) && buf.filled().len() > before;
         if new && !self.client.inspect(buf, before) {
-            self.client.refused_read()
-        } else {
-            read
+            return self.client.refused_read();
         }
+        if new && !self.client.pass(buf, before) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        read
     }
 }
 
@@ -267,6 +354,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.client.held.flushed();
         Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::{Limits, RequestBody};
 use super::destination::{Destination, Target};
@@ -260,7 +260,11 @@ async fn wait(
         user: headers::real_ip(request.headers(), &exchange.client),
         endpoint: lease.target.endpoint.address,
     };
-    let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket));
+    let mut connection = lease.connection;
+    if hop.version == Version::HTTP_2 {
+        connection.heed(&exchange.client.held);
+    }
+    let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

@@ -15,6 +15,7 @@ mod health;
 mod limits;
 mod log;
 mod race;
+mod readers;
 mod release;
 mod reload;
 mod resources;

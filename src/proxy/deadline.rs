@@ -325,12 +325,10 @@ mod tests {
             all.tick(turn * SLOT + SLOT - 1);
             assert!(fired(&busy));
         }
-        // Within ten seconds the wheel comes by each of the others once at most.
-        assert!(
-            all.wheel.borrow().looks < 10_000 + 4 * 1_000,
-            "{:?}",
-            all.wheel.borrow().looks
-        );
+        // Within ten seconds the wheel comes by each of the others once, for the two or three ticks of a slot. To look at
+        // all of them in each tick would be twenty million.
+        let looks = all.wheel.borrow().looks;
+        assert!(looks < 3 * (10_000 + 1_000), "{looks}");
         assert!(!idle.iter().any(fired));
         drop(idle);
         drop(busy);

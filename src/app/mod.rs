@@ -32,8 +32,10 @@ pub struct RunOptions {
 /// [`Error`] says why it did not start, or that it had to cut requests off at its end.
 pub fn run(options: RunOptions) -> Result<(), Error> {
     let config = config::load(&options.config_path)?;
-    if telemetry::init(config.telemetry.log).is_err() {
-        tracing::warn!("logging was set up before; the configuration's log settings are not in use");
+    // Held to the end, also to that of a panic, so that the last lines are written.
+    let log = telemetry::init(config.telemetry.log);
+    if let Err(error) = &log {
+        tracing::warn!(%error, "the configuration's log settings are not in use");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -14,7 +14,7 @@ use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
 use crate::proxy::{self, BoundListener, Reports, Workers};
 use crate::store::Store;
-use crate::telemetry::AccessLog;
+use crate::telemetry::{self, AccessLog};
 use crate::time::SystemClock;
 use crate::webhook::{self, Webhooks};
 use crate::{admin, net, release};
@@ -113,14 +113,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
     let workers =
         Workers::start(&config.proxy, listeners, &publisher, &reports, &access_log).map_err(Error::Runtime)?;
     let webhooks = Webhooks::start(&config.webhooks, &handle)?;
-    let metrics = handle.metrics();
-    let (open, lost) = (workers.connections(), access_log.dropped_reader());
-    metrics.gauge_from("connections_active", "Open connections from clients.", open);
-    metrics.counter_from(
-        "access_log_dropped_total",
-        "Lines of the access log that were lost.",
-        lost,
-    );
+    show(&handle, &workers, &access_log);
     let stop_admin = CancellationToken::new();
     let serving = admin::serve(
         &config.admin,
@@ -146,6 +139,23 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         stop_controller,
         handle,
     })
+}
+
+/// Adds to the metrics what only the parts themselves know.
+fn show(handle: &Handle, workers: &Workers, access_log: &AccessLog) {
+    let metrics = handle.metrics();
+    let (open, lost) = (workers.connections(), access_log.dropped_reader());
+    metrics.gauge_from("connections_active", "Open connections from clients.", open);
+    metrics.counter_from(
+        "access_log_dropped_total",
+        "Lines of the access log that were lost.",
+        lost,
+    );
+    metrics.counter_from(
+        "log_dropped_total",
+        "Lines of the program's log that standard error did not take.",
+        telemetry::log_dropped,
+    );
 }
 
 fn bind_listeners(config: &Config) -> Result<(Vec<BoundListener>, Vec<SocketAddr>), Error> {

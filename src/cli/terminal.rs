@@ -9,6 +9,7 @@ use anstream::{AutoStream, ColorChoice};
 use serde_json::{Value, json};
 
 use crate::config::Report;
+use crate::telemetry::last_words;
 
 use super::args::{Format, Global};
 use super::exit::{Exit, Failure, Told};
@@ -54,7 +55,7 @@ impl Terminal {
     }
 
     /// Where a long story is told: to people as the result, beside a result for programs as talk, or to nobody.
-    pub(super) fn story(&self) -> Box<dyn Write> {
+    pub(super) fn story(&self) -> Box<dyn Write + Send> {
         match (self.format, self.quiet) {
             (Format::Text, _) => Box::new(io::stdout()),
             (Format::Json, false) => Box::new(io::stderr()),
@@ -120,7 +121,7 @@ impl Terminal {
                     Format::Text => failure_text(&told, self.color_talk),
                     Format::Json => format!("{}\n", failure_json(&told)),
                 };
-                let _ = self.talk.write_all(text.as_bytes());
+                last_words(&text);
                 told.exit
             }
         }

@@ -140,7 +140,7 @@ pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Ex
         live: text && terminal.live(),
         colored: text && terminal.colored(),
     };
-    let ended = demo::run(options, &mut *terminal.story());
+    let ended = demo::run(options, terminal.story());
     match ended {
         Ok(demo::Ended::Interrupted) => Ok(Exit::Interrupted),
         Ok(demo::Ended::Played(report)) => {

@@ -196,7 +196,9 @@ impl Controller {
         let keys = &mut self.keys;
         self.publisher
             .update(|table| Some(RoutingTable::build(&specs, live, keys, Some(table))));
-        self.collector.follow(&self.publisher.current().table, self.clock.now());
+        let current = self.publisher.current();
+        self.keys.retain(&current.table);
+        self.collector.follow(&current.table, self.clock.now());
     }
 
     /// Writes a journal entry, with the states of the services that begin with it.

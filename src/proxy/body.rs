@@ -14,6 +14,7 @@ use super::client::Client;
 use super::deadline::{Deadline, Millis};
 use super::error::Error;
 use super::exchange::Exchange;
+use super::held::Piece;
 use super::upstream::{self, Fault};
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
@@ -238,6 +239,8 @@ pub(crate) struct Relay {
     pub(crate) limits: Limits,
     /// Whether it is the client's turn to take something.
     pub(crate) offered: bool,
+    /// Whether it is the client that is waited for, since enough is held for it.
+    pub(crate) held: bool,
     /// Whether it has been cut, and who writes it to the client is still to be told.
     pub(crate) cut: bool,
 }
@@ -255,11 +258,17 @@ pub(crate) struct Limits {
 }
 
 impl Relay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        self.offer(false);
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+        let held = std::mem::take(&mut self.held);
+        if !held {
+            self.offer(false);
+        }
         let frame = self.poll_next(cx);
+        if held && !self.held {
+            self.offer(false);
+        }
         // The last piece as well: it is through when the body is dropped.
-        self.offer(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        self.offer(self.held || matches!(frame, Poll::Ready(Some(Ok(_)))));
         frame
     }
 
@@ -272,7 +281,7 @@ impl Relay {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         if std::mem::take(&mut self.cut) {
             return Poll::Ready(Some(Err(Cut)));
         }
@@ -289,11 +298,16 @@ impl Relay {
             return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"), cx);
         }
         match body.poll_frame(cx) {
+            Poll::Pending if body.is_held() => {
+                self.held = true;
+                self.limits.waiting = false;
+                Poll::Pending
+            }
             Poll::Pending => self.poll_idle(cx),
             Poll::Ready(Some(Ok(frame))) => {
                 let last = body.is_end_stream();
                 self.limits.waiting = false;
-                self.exchange.sent(frame.data_ref().map_or(0, Bytes::len));
+                self.exchange.sent(frame.data_ref().map_or(0, Piece::len));
                 if last {
                     self.end();
                 }
@@ -324,7 +338,7 @@ impl Relay {
             .unwrap_or(Error::new(reason, "the upstream's answer broke off"))
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         if !std::mem::replace(&mut self.limits.waiting, true) {
             self.limits.idle.set(self.limits.idle_limit);
         }
@@ -338,7 +352,7 @@ impl Relay {
     /// The answer cannot be completed, and must not look complete: the error makes the server cut the connection or
     /// reset the stream. That throws away what the server has not yet written, be it the head, so it is given a turn to
     /// write that before.
-    fn cut(&mut self, error: &Error, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn cut(&mut self, error: &Error, cx: &Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         self.body = None;
         self.exchange.fail(error);
         self.cut = true;
@@ -372,13 +386,13 @@ impl Drop for Relay {
 }
 
 impl Body for ResponseBody {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         match self.get_mut() {
             ResponseBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            ResponseBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            ResponseBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).into())))),
             ResponseBody::Relay(relay) => relay.poll_frame(cx),
         }
     }

@@ -15,7 +15,9 @@ use tokio::net::TcpStream;
 
 use super::deadline::{Deadline, Millis};
 use super::gate::{Gate, Refusal};
+use super::gate_frames::Frames;
 use super::half_close::{self, ResetWatch};
+use super::held::{Account, Held};
 use super::hop::Origin;
 use super::listener::Listener;
 use super::target::RawTarget;
@@ -31,7 +33,15 @@ pub(crate) struct Client {
     pub(crate) origin: Origin,
     /// Wakes the connection's task to look for what is overdue.
     pub(crate) deadline: Deadline,
+    /// What is held in memory for it.
+    pub(crate) held: Rc<Held>,
+    /// For the answers of HTTP/1.1.
+    account: Rc<Account>,
     gate: RefCell<Gate>,
+    /// For HTTP/2 alone.
+    frames: RefCell<Frames>,
+    /// What has been read, and passes in another turn.
+    rest: RefCell<Vec<u8>>,
     refusal: Cell<Option<Refusal>>,
     requests: Cell<u32>,
     /// Requests that have been handed over by the parser, and those that are over.
@@ -81,10 +91,15 @@ impl Client {
         let address = peer.ip().to_canonical();
         let trusted = &listener.options.trusted_proxies;
         let trusted = trusted.iter().any(|net| net.contains(&address));
+        let held = Rc::new(Held::default());
         Client {
+            account: Account::http1(&held),
+            held,
             peer,
             origin: Origin::new(address, listener.port, trusted),
             gate: RefCell::new(Gate::new(listener.head_limits())),
+            frames: RefCell::new(Frames::new()),
+            rest: RefCell::default(),
             refusal: Cell::new(None),
             requests: Cell::new(0),
             begun: Cell::new(0),
@@ -99,6 +114,15 @@ impl Client {
             deadline,
             listener,
             worker,
+        }
+    }
+
+    /// Who pays for the memory of an answer in this version of HTTP.
+    pub(crate) fn account(&self, version: http::Version) -> Rc<Account> {
+        if version == http::Version::HTTP_2 {
+            Account::http2(&self.held)
+        } else {
+            Rc::clone(&self.account)
         }
     }
 
@@ -275,6 +299,45 @@ impl Client {
         }
     }
 
+    /// The connection's task takes another turn.
+    pub(crate) fn turn(&self) {
+        self.frames.borrow_mut().turn();
+    }
+
+    /// How many bytes may be read at once of what the client sends now, where that is bounded: up to three such pieces of
+    /// a body are held while the upstream takes none.
+    fn read_max(&self) -> Option<usize> {
+        self.gate.borrow().in_body().then_some(UPLOAD_MAX)
+    }
+
+    /// Keeps what does not pass in this turn, of what was read. Tells whether anything passes.
+    fn pass(&self, buf: &mut ReadBuf<'_>, before: usize) -> bool {
+        let new = buf.filled().get(before..).unwrap_or_default();
+        let passed = self.frames.borrow_mut().pass(new);
+        if let Some(held_back @ [_, ..]) = new.get(passed..) {
+            self.rest.borrow_mut().extend_from_slice(held_back);
+            buf.set_filled(before + passed);
+        }
+        passed > 0
+    }
+
+    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is nothing.
+    fn poll_rest(&self, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Option<Poll<io::Result<()>>> {
+        let mut rest = self.rest.borrow_mut();
+        if rest.is_empty() {
+            return None;
+        }
+        let next = rest.get(..buf.remaining().min(rest.len())).unwrap_or_default();
+        let passed = self.frames.borrow_mut().pass(next);
+        if passed == 0 {
+            cx.waker().wake_by_ref();
+            return Some(Poll::Pending);
+        }
+        buf.put_slice(next.get(..passed).unwrap_or_default());
+        rest.drain(..passed);
+        Some(Poll::Ready(Ok(())))
+    }
+
     /// Whether the client has sent something that is not passed on.
     pub(crate) fn is_refused(&self) -> bool {
         self.refusal.get().is_some()
@@ -293,6 +356,9 @@ impl Client {
         written
     }
 }
+
+/// The most bytes of a body of HTTP/1.1 that are read at once.
+const UPLOAD_MAX: usize = 16 * 1024;
 
 /// Pieces that are together no longer than this are written as one: to copy so little takes less than the kernel takes
 /// to gather it.
@@ -317,22 +383,51 @@ impl ClientStream {
     }
 }
 
+impl ClientStream {
+    /// Looks at what has just been read, and passes it on if it may pass now.
+    fn pass_on(&self, buf: &mut ReadBuf<'_>, before: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if !self.client.inspect(buf, before) {
+            return self.client.refused_read();
+        }
+        if self.client.pass(buf, before) {
+            return Poll::Ready(Ok(()));
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Reads no more than `max` bytes.
+    fn poll_read_some(&self, max: usize, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let max = max.min(buf.remaining());
+        let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
+        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut part);
+        let bytes = part.filled().len();
+        buf.advance(bytes);
+        read
+    }
+}
+
 impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.client.is_refused() {
             return self.client.refused_read();
         }
+        if let Some(read) = self.client.poll_rest(buf, cx) {
+            return read;
+        }
         if self.client.is_half_closed() {
             return self.client.poll_end(cx);
         }
         let before = buf.filled().len();
-        let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf);
+        let read = match self.client.read_max() {
+            None => Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf),
+            Some(max) => self.poll_read_some(max, cx, buf),
+        };
         if !matches!(read, Poll::Ready(Ok(()))) {
             return read;
         }
         if buf.filled().len() > before {
-            let passed = self.client.inspect(buf, before);
-            return if passed { read } else { self.client.refused_read() };
+            return self.pass_on(buf, before, cx);
         }
         if buf.remaining() == 0 || !self.client.is_half_close() {
             return read;
@@ -375,6 +470,7 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.client.held.flushed();
         Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
     }
 

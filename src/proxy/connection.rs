@@ -25,9 +25,14 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// How long a client that is told of the end of an idle connection has to say that it has heard it.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// Requests that one HTTP/2 connection may have under way.
-const STREAMS_MAX: u32 = 250;
-/// Bytes of answers that one HTTP/2 stream may hold back.
+const STREAMS_MAX: u32 = 128;
+/// Bytes of answers that one HTTP/2 stream may hold back; all of a connection's are bounded by [`held`](super::held).
 const STREAM_BUFFER: usize = 256 * 1024;
+/// Bytes of requests' bodies that an HTTP/2 connection may hold, and that one of its streams may.
+const CONNECTION_WINDOW: u32 = 512 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Bytes that a list of fields may come to in HTTP/2, where a byte can stand for a whole field.
+const HEADER_LIST_MAX: usize = 32 * 1024;
 /// Fields of a request's head that hyper takes unless told otherwise.
 const HYPER_HEADERS_MAX: usize = 100;
 
@@ -41,6 +46,7 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
         let mut connection = std::pin::pin!(builder.serve_connection(socket, service));
         let (mut draining, mut parting) = (false, false);
         std::future::poll_fn(|cx| {
+            client.turn();
             let polled = connection.as_mut().poll(cx);
             if polled.is_pending() && client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
                 connection.as_mut().graceful_shutdown();
@@ -138,7 +144,9 @@ fn builder(client: &Client) -> auto::Builder<Local> {
         .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
         .max_send_buf_size(STREAM_BUFFER)
-        .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .max_header_list_size(u32::try_from(limits.header_bytes.min(HEADER_LIST_MAX)).unwrap_or(u32::MAX));
     builder
 }
 

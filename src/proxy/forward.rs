@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::Poll;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Version};
 
 use super::body::{Limits, RequestBody};
 use super::destination::{Destination, Target};
@@ -263,7 +263,11 @@ async fn wait(
         endpoint: lease.target.endpoint.address,
     };
     let (processing, mut known) = (Cell::new(0), 0);
-    let mut sending = std::pin::pin!(lease.connection.send(request, hop, lease.ticket, &processing));
+    let mut connection = lease.connection;
+    if request.version() == Version::HTTP_2 {
+        connection.heed(&exchange.client.held);
+    }
+    let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &processing));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {

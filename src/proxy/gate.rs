@@ -211,6 +211,11 @@ impl Gate {
         self.state == State::Headers || (self.state == State::Start && (self.seen > 0 || !self.line.is_empty()))
     }
 
+    /// Whether the client is within a request's body.
+    pub(crate) fn in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::ChunkData(_))
+    }
+
     /// Whether it was within a request's body that something was refused.
     pub(crate) fn closed_in_body(&self) -> bool {
         self.closed_in_body

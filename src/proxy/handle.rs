@@ -1,12 +1,13 @@
 //! The way of a request, in one function.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{DATE, HOST, USER_AGENT};
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 
 use super::body::{Relay, RequestBody, ResponseBody};
@@ -14,6 +15,7 @@ use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::{self, Answer};
+use super::held::{self, HeldHead};
 use super::room::Place;
 use super::{check, headers, target};
 use crate::stats::MethodLabel;
@@ -24,8 +26,11 @@ pub(crate) async fn handle(
     client: Rc<Client>,
     request: Request<Incoming>,
     place: Place,
+    head: Option<HeldHead>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    let _counted = head;
     let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
+    let version = request.version();
     let (head, body) = request.into_parts();
     let (body, upload) = RequestBody::new(body, &client);
     exchange.upload = upload;
@@ -36,22 +41,37 @@ pub(crate) async fn handle(
         Err(error) => Err(error),
     };
     Ok(match answered {
-        Ok(answer) => relay(exchange, answer),
+        Ok(mut answer) => {
+            if version == Version::HTTP_2 {
+                queue(&client, answer.response.headers_mut()).await;
+            }
+            relay(exchange, answer, version)
+        }
         Err(error) => refuse(exchange, &error),
     })
 }
 
+/// Waits until the heads of a connection's answers leave room for one more. What has to be kept for long does not keep
+/// the memory that it was read into.
+async fn queue(client: &Client, headers: &mut HeaderMap) {
+    poll_fn(|cx| client.held.poll_queue(headers, cx)).await;
+    if client.held.is_scarce() {
+        held::detach(headers);
+    }
+}
+
 /// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
+fn relay(mut exchange: Exchange, answer: Answer, version: Version) -> Response<ResponseBody> {
     let Answer {
         response,
         endpoint,
         limits,
         issue,
     } = answer;
-    let (mut head, body) = response.into_parts();
+    let (mut head, mut body) = response.into_parts();
+    body.charge(exchange.client.account(version));
     exchange.answered(&head, body.is_end_stream());
-    head.version = http::Version::HTTP_11;
+    head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {
         head.headers.insert(headers::X_REQUEST_ID.clone(), id.clone());
@@ -68,6 +88,7 @@ fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
         exchange,
         limits,
         offered: false,
+        held: false,
         cut: false,
     };
     relay.offer(!relay.is_end_stream());

@@ -12,8 +12,8 @@ use crate::routing::EndpointKey;
 #[derive(Debug)]
 pub(crate) struct Pool {
     options: PoolOptions,
-    /// By endpoint key, which is dense.
-    idle: RefCell<Vec<Vec<Idle>>>,
+    /// By the slot of the endpoint's key, with the key.
+    idle: RefCell<Vec<(EndpointKey, Vec<Idle>)>>,
     /// No idle connection is older than this.
     oldest: Cell<Option<Millis>>,
 }
@@ -36,7 +36,10 @@ impl Pool {
     /// An idle connection to the endpoint, if there is one that the upstream has not closed.
     pub(crate) fn take(&self, endpoint: EndpointKey) -> Option<Connection> {
         let mut all = self.idle.borrow_mut();
-        let idle = all.get_mut(endpoint.index())?;
+        let (key, idle) = all.get_mut(endpoint.index())?;
+        if *key != endpoint {
+            return None;
+        }
         std::iter::from_fn(|| idle.pop())
             .map(|idle| idle.connection)
             .find(Connection::is_open)
@@ -45,13 +48,19 @@ impl Pool {
     /// Keeps a connection for the endpoint's next request, unless there are enough.
     pub(crate) fn put(&self, endpoint: EndpointKey, connection: Connection, now: Millis) {
         let mut all = self.idle.borrow_mut();
-        if all.len() <= endpoint.index() {
-            all.resize_with(endpoint.index() + 1, Vec::new);
+        while all.len() <= endpoint.index() {
+            let slot = EndpointKey(all.len() as u64);
+            all.push((slot, Vec::new()));
         }
-        if let Some(idle) = all
-            .get_mut(endpoint.index())
-            .filter(|idle| idle.len() < self.options.idle_per_endpoint)
-        {
+        let Some((key, idle)) = all.get_mut(endpoint.index()) else {
+            return;
+        };
+        if *key < endpoint {
+            // Those to an endpoint that has gone, whose slot this one has.
+            idle.clear();
+            *key = endpoint;
+        }
+        if *key == endpoint && idle.len() < self.options.idle_per_endpoint {
             idle.push(Idle { connection, since: now });
             self.oldest
                 .set(Some(self.oldest.get().map_or(now, |oldest| oldest.min(now))));
@@ -65,7 +74,7 @@ impl Pool {
         }
         let limit = self.idle_millis();
         let mut oldest = None;
-        for idle in self.idle.borrow_mut().iter_mut() {
+        for (_, idle) in self.idle.borrow_mut().iter_mut() {
             idle.retain(|entry| {
                 let keep = now.saturating_sub(entry.since) < limit && entry.connection.is_open();
                 if keep {

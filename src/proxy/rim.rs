@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
 use tower::ServiceBuilder;
@@ -17,6 +17,7 @@ use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::handle::{handle, introduce, refuse};
+use super::held::HeldHead;
 use super::room::Place;
 use crate::stats::{MethodLabel, Reason};
 
@@ -36,9 +37,12 @@ pub(crate) fn around(
                 inner,
                 client: Rc::clone(&shedding),
             }))
-            .service_fn(move |(request, place)| handle(Rc::clone(&handling), request, place)),
+            .service_fn(move |(request, place, head)| handle(Rc::clone(&handling), request, place, head)),
     )
 }
+
+/// A request with what it takes up: its place among all of the process, and for HTTP/2 its head's.
+type Admitted = (Request<Incoming>, Place, Option<HeldHead>);
 
 /// Answers 503 to what exceeds the limit on requests under way, before any work is spent on it.
 #[derive(Clone, Debug)]
@@ -49,7 +53,7 @@ struct Shed<S> {
 
 impl<S> tower::Service<Request<Incoming>> for Shed<S>
 where
-    S: tower::Service<(Request<Incoming>, Place), Response = Response<ResponseBody>, Error = Infallible>,
+    S: tower::Service<Admitted, Response = Response<ResponseBody>, Error = Infallible>,
 {
     type Response = Response<ResponseBody>;
     type Error = Infallible;
@@ -61,12 +65,18 @@ where
 
     fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
         self.client.restore(&mut request);
-        if let Some(place) = self.client.worker.room.enter() {
-            return Either::Left(self.inner.call((request, place)));
-        }
+        let http2 = request.version() == Version::HTTP_2;
+        let head = http2.then(|| self.client.held.head(&request));
+        let error = match (head, self.client.worker.room.enter()) {
+            (Some(None), _) => Error::new(
+                Reason::HeadersTooLarge,
+                "the heads of the requests under way are too large",
+            ),
+            (_, None) => Error::new(Reason::Overloaded, "too many requests are under way; try again"),
+            (head, Some(place)) => return Either::Left(self.inner.call((request, place, head.flatten()))),
+        };
         let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()), Place::default());
         introduce(&mut exchange, &self.client, &request);
-        let error = Error::new(Reason::Overloaded, "too many requests are under way; try again");
         Either::Right(ready(Ok(refuse(exchange, &error))))
     }
 }

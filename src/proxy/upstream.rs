@@ -31,17 +31,20 @@ use self::late::Late;
 use self::outgoing::Outgoing;
 use self::request::Framing;
 use super::body::{Cut, RequestBody};
+use super::held::Held;
 use super::hop::Hop;
 use super::unsent::Ticket;
 
 pub(crate) use self::body::Body;
-pub(crate) use self::buffers::Buffers;
+pub(crate) use self::buffers::{BLOCK, Buffers};
 
 /// A connection on which one request at a time is sent; while it is idle, it holds a socket and nothing else.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     buffers: Rc<Buffers>,
+    /// What is held for the client whose request is next, where that says how much may be read at once.
+    held: Option<Rc<Held>>,
 }
 
 /// Why an exchange failed.
@@ -97,7 +100,13 @@ impl Connection {
         Ok(Connection {
             stream,
             buffers: Rc::clone(buffers),
+            held: None,
         })
+    }
+
+    /// Reads an answer's head, and what comes with it, with respect to what is held for the client already.
+    pub(crate) fn heed(&mut self, held: &Rc<Held>) {
+        self.held = Some(Rc::clone(held));
     }
 
     /// Whether an idle connection can take a request: it is of no use once the upstream has closed it, and of none when
@@ -130,6 +139,7 @@ impl Connection {
         let mut sending = Sending {
             stream: self.stream,
             inflow: Inflow::new(self.buffers),
+            held: self.held,
             reader: Reader::new(asked),
             request,
             hop,
@@ -150,6 +160,7 @@ impl Connection {
 struct Sending<'a> {
     stream: TcpStream,
     inflow: Inflow,
+    held: Option<Rc<Held>>,
     reader: Reader,
     request: &'a mut Request<RequestBody>,
     hop: Hop<'a>,
@@ -166,8 +177,9 @@ impl Sending<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
         self.write(cx)?;
         loop {
-            let read = ready!(self.inflow.poll_read(Pin::new(&mut self.stream), cx));
-            match read {
+            let room = self.held.as_ref().map_or(usize::MAX, |held| held.first_read());
+            let read = ready!(self.inflow.poll_read(Pin::new(&mut self.stream), room, cx));
+            match read.map(|read| read.bytes) {
                 Ok(0) => return Poll::Ready(Err(self.refused.take().map_or(Fault::Closed, Fault::Io))),
                 Ok(_) => self.answered = true,
                 Err(error) => return Poll::Ready(Err(Fault::Io(self.refused.take().unwrap_or(error)))),

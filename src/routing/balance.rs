@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::model::{Name, Protocol, Weight};
 use crate::stats::UpstreamKey;
 
-/// An endpoint's number: dense, and the same for one address of one upstream as long as the process lives.
+/// An endpoint's number: the same for one address of one upstream as long as the table has it, and never another's. Its lower
+/// half is a dense slot, which is used again; its upper half says whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EndpointKey(pub u32);
+pub struct EndpointKey(pub u64);
 
 impl EndpointKey {
-    /// The key as a position in a dense table.
+    /// The position in a dense table, whose entry has to say which key it is for.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.0 as u32 as usize
     }
 }
 
@@ -252,7 +254,7 @@ mod tests {
         }
 
         #[test]
-        fn a_retry_goes_elsewhere(endpoints in 1..6_u16, tried in prop::collection::vec(0..6_u32, 0..6), draw: u64) {
+        fn a_retry_goes_elsewhere(endpoints in 1..6_u16, tried in prop::collection::vec(0..6_u64, 0..6), draw: u64) {
             let upstream = upstream(endpoints);
             let tried: Vec<_> = tried.into_iter().map(EndpointKey).collect();
             let left = upstream.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.key));

@@ -1,22 +1,24 @@
-//! Numbers for names, the same as long as the process lives.
+//! Numbers for names, none of which ever stands for another name.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hash;
 use std::net::SocketAddr;
 
 use foldhash::fast::FixedState;
 
-use super::EndpointKey;
+use super::{EndpointKey, RoutingTable};
 use crate::model::Name;
 use crate::stats::UpstreamKey;
 
-/// Hands out the keys of upstreams and endpoints, and remembers them, so that counts, pools and health survive a
-/// reload. It never forgets: it grows by what configurations have named since the process started.
+/// Hands out the keys of upstreams and endpoints, so that counts, pools and health survive a reload.
+///
+/// A key is a slot, by which tables are kept, and a generation. The slots of what has gone are used again, so that tables
+/// are as large as what lives; the generation is another one then, so that no request that is still under way, and no
+/// count of one, is taken for one of the new owner's. What comes back after it has been forgotten gets a new key.
 #[derive(Debug, Default)]
 pub struct Keys {
-    upstreams: HashMap<(Name, Name), UpstreamKey, FixedState>,
-    /// By key: service and upstream.
-    names: Vec<(Name, Name)>,
-    endpoints: HashMap<(UpstreamKey, SocketAddr), EndpointKey, FixedState>,
+    upstreams: Slots<(Name, Name)>,
+    endpoints: Slots<(UpstreamKey, SocketAddr)>,
 }
 
 impl Keys {
@@ -27,29 +29,158 @@ impl Keys {
 
     /// The key of an upstream of a service.
     pub fn upstream(&mut self, service: &Name, upstream: &Name) -> UpstreamKey {
-        let names = (Name::clone(service), Name::clone(upstream));
-        if let Some(key) = self.upstreams.get(&names) {
-            return *key;
-        }
-        let key = UpstreamKey(dense(self.names.len()));
-        self.names.push(names.clone());
-        self.upstreams.insert(names, key);
-        key
+        UpstreamKey(self.upstreams.key((Name::clone(service), Name::clone(upstream))))
     }
 
     /// The key of an endpoint of an upstream.
     pub fn endpoint(&mut self, upstream: UpstreamKey, address: SocketAddr) -> EndpointKey {
-        let next = EndpointKey(dense(self.endpoints.len()));
-        *self.endpoints.entry((upstream, address)).or_insert(next)
+        EndpointKey(self.endpoints.key((upstream, address)))
     }
 
-    /// The service and upstream that a key stands for.
+    /// The service and upstream that a key stands for; `None` once they are forgotten.
     pub fn names(&self, key: UpstreamKey) -> Option<&(Name, Name)> {
-        self.names.get(key.index())
+        self.upstreams.name(key.0)
+    }
+
+    /// Forgets what is not in `table`, which is the newest that these keys were used for.
+    pub fn retain(&mut self, table: &RoutingTable) {
+        let upstreams = || table.services().flat_map(|service| &service.upstreams);
+        let (live_upstreams, endpoints) = (upstreams().map(|upstream| upstream.key.0), upstreams());
+        self.upstreams.retain(&live_upstreams.collect());
+        let live_endpoints = endpoints.flat_map(|upstream| &upstream.endpoints);
+        self.endpoints
+            .retain(&live_endpoints.map(|endpoint| endpoint.key.0).collect());
+    }
+
+    /// How many slots of upstreams and of endpoints there are.
+    pub fn slots(&self) -> (usize, usize) {
+        (self.upstreams.slots.len(), self.endpoints.slots.len())
     }
 }
 
-/// The next number of a dense sequence. Four thousand million names would have filled the memory before.
-fn dense(count: usize) -> u32 {
-    u32::try_from(count).unwrap_or(u32::MAX)
+#[derive(Debug)]
+struct Slots<N> {
+    known: HashMap<N, u64, FixedState>,
+    /// By slot: the newest key, and what it stands for while that is known.
+    slots: Vec<(u64, Option<N>)>,
+    /// Those that nobody owns, the one that has been free for longest first.
+    free: VecDeque<u32>,
+}
+
+impl<N> Default for Slots<N> {
+    fn default() -> Self {
+        Slots {
+            known: HashMap::default(),
+            slots: Vec::new(),
+            free: VecDeque::new(),
+        }
+    }
+}
+
+impl<N: Clone + Eq + Hash> Slots<N> {
+    fn key(&mut self, name: N) -> u64 {
+        if let Some(key) = self.known.get(&name) {
+            return *key;
+        }
+        let freed = self.free.pop_front();
+        let key = match freed.and_then(|slot| self.slots.get_mut(slot as usize)) {
+            Some((key, owner)) => {
+                *key += 1 << 32;
+                *owner = Some(name.clone());
+                *key
+            }
+            None => {
+                let key = self.slots.len() as u64;
+                self.slots.push((key, Some(name.clone())));
+                key
+            }
+        };
+        self.known.insert(name, key);
+        key
+    }
+
+    fn name(&self, key: u64) -> Option<&N> {
+        let (newest, name) = self.slots.get(slot(key))?;
+        name.as_ref().filter(|_| *newest == key)
+    }
+
+    fn retain(&mut self, live: &HashSet<u64>) {
+        let (slots, free) = (&mut self.slots, &mut self.free);
+        self.known.retain(|_, key| {
+            let stays = live.contains(key);
+            if !stays && let Some((_, owner)) = slots.get_mut(slot(*key)) {
+                *owner = None;
+                // One whose generations are used up is left alone, which nobody lives to see.
+                free.extend(
+                    u32::try_from(slot(*key))
+                        .ok()
+                        .filter(|_| *key < u64::from(u32::MAX) << 32),
+                );
+            }
+            stays
+        });
+    }
+}
+
+/// The slot of a key.
+#[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
+fn slot(key: u64) -> usize {
+    key as u32 as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ServiceSpec;
+    use crate::routing::testing::service;
+
+    fn at(number: u32) -> SocketAddr {
+        let [_, a, b, c] = number.to_be_bytes();
+        ([10, a, b, c], 80).into()
+    }
+
+    /// A service whose one upstream `name` has an endpoint at `number`.
+    fn spec(name: &str, number: u32) -> ServiceSpec {
+        let mut spec = service("shop", &[(name, 10_000, 1)]);
+        spec.upstreams[0].endpoints = vec![crate::model::Endpoint(at(number))];
+        spec
+    }
+
+    #[test]
+    fn after_a_hundred_thousand_changes_tables_are_as_large_as_what_lives() {
+        let mut keys = Keys::new();
+        let mut seen = HashSet::new();
+        let mut table = RoutingTable::build(&[], |_| None, &mut keys, None);
+        for number in 0..100_000 {
+            let specs = [spec(&format!("v{number}"), number)];
+            table = RoutingTable::build(&specs, |_| None, &mut keys, Some(&table));
+            keys.retain(&table);
+            let upstream = &table.service("shop").unwrap().upstreams[0];
+            assert!(
+                seen.insert(upstream.endpoints[0].key),
+                "a key stands for another endpoint"
+            );
+            assert_eq!(&*keys.names(upstream.key).unwrap().1, format!("v{number}"));
+        }
+        assert_eq!(keys.slots(), (2, 2));
+        assert_eq!((keys.upstreams.known.len(), keys.endpoints.known.len()), (1, 1));
+        assert!(keys.upstreams.free.len() + keys.endpoints.free.len() <= 2);
+    }
+
+    #[test]
+    fn what_stays_keeps_its_key_and_what_comes_back_gets_another() {
+        let mut keys = Keys::new();
+        let first = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, None);
+        let key = |table: &RoutingTable| table.service("shop").unwrap().upstreams[0].key;
+        keys.retain(&first);
+        let same = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, Some(&first));
+        assert_eq!(key(&same), key(&first));
+        let other = RoutingTable::build(&[spec("b", 1)], |_| None, &mut keys, Some(&same));
+        keys.retain(&other);
+        assert_eq!(keys.names(key(&first)), None, "it is forgotten");
+        let back = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, Some(&other));
+        assert_eq!(key(&back).index(), key(&first).index(), "the slot is used again");
+        assert_ne!(key(&back), key(&first));
+        assert_eq!(keys.names(key(&first)), None, "the old key does not name the new owner");
+    }
 }

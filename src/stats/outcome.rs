@@ -1,13 +1,15 @@
 //! What became of one request.
 
-/// An upstream's number: dense, and the same for one pair of service and upstream names as long as the process lives.
+/// An upstream's number: the same for one pair of service and upstream names as long as the table has them, and never
+/// another's. Its lower half is a dense slot, which is used again; its upper half says whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct UpstreamKey(pub u32);
+pub struct UpstreamKey(pub u64);
 
 impl UpstreamKey {
-    /// The key as a position in a dense table.
+    /// The position in a dense table, whose entry has to say which key it is for.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn index(self) -> usize {
-        self.0 as usize
+        self.0 as u32 as usize
     }
 }
 

@@ -20,9 +20,11 @@ const SPARE_MAX: usize = 64;
 #[derive(Debug)]
 pub struct Recorder {
     worker: usize,
-    /// By upstream key; an upstream that this worker has not served since the last flush costs one pointer.
-    summaries: Vec<Option<Box<Summary>>>,
-    touched: Vec<UpstreamKey>,
+    /// By the slot of the upstream's key; one that this worker has not served since the last flush costs an entry.
+    summaries: Vec<Option<(UpstreamKey, Box<Summary>)>>,
+    touched: Vec<usize>,
+    /// Of upstreams that have gone, whose slots others have taken since the last flush.
+    displaced: Vec<(UpstreamKey, Box<Summary>)>,
     /// Cleared summaries to be used again.
     #[expect(
         clippy::vec_box,
@@ -40,6 +42,7 @@ impl Recorder {
             worker,
             summaries: Vec::new(),
             touched: Vec::new(),
+            displaced: Vec::new(),
             spare: Vec::new(),
             requests: HashMap::default(),
             reasons: HashMap::default(),
@@ -49,7 +52,7 @@ impl Recorder {
     /// Counts a finished request of an upstream.
     pub fn record(&mut self, upstream: UpstreamKey, outcome: &Outcome) {
         match self.summaries.get_mut(upstream.index()) {
-            Some(Some(summary)) => summary.record(outcome),
+            Some(Some((key, summary))) if *key == upstream => summary.record(outcome),
             _ => self.first(upstream).record(outcome),
         }
     }
@@ -82,10 +85,11 @@ impl Recorder {
             self.spare.push(summary);
         }
         self.spare.truncate(SPARE_MAX);
-        for key in self.touched.drain(..) {
-            let summary = self.summaries.get_mut(key.index()).and_then(Option::take);
-            batch.summaries.extend(summary.map(|summary| (key, summary)));
+        for slot in self.touched.drain(..) {
+            let summary = self.summaries.get_mut(slot).and_then(Option::take);
+            batch.summaries.extend(summary);
         }
+        batch.summaries.append(&mut self.displaced);
         batch.requests.extend(self.requests.drain());
         batch.reasons.extend(self.reasons.drain());
         batch
@@ -98,9 +102,14 @@ impl Recorder {
         if self.summaries.len() <= index {
             self.summaries.resize_with(index + 1, || None);
         }
-        self.touched.push(upstream);
+        let summary = self.spare.pop().unwrap_or_default();
         #[expect(clippy::indexing_slicing, reason = "made long enough above")]
-        self.summaries[index].insert(self.spare.pop().unwrap_or_default())
+        let entry = &mut self.summaries[index];
+        match entry.take() {
+            Some(other) => self.displaced.push(other),
+            None => self.touched.push(index),
+        }
+        &mut entry.insert((upstream, summary)).1
     }
 }
 
@@ -161,6 +170,22 @@ mod tests {
 
         let empty = recorder.take(Some(batch));
         assert!(empty.summaries.is_empty() && empty.requests.is_empty() && empty.reasons.is_empty());
+    }
+
+    #[test]
+    fn an_upstream_that_takes_the_slot_of_another_is_not_counted_as_that() {
+        let mut recorder = Recorder::new(0);
+        let (old, new) = (UpstreamKey(3), UpstreamKey(3 + (1 << 32)));
+        for key in [old, new, old, new, new] {
+            recorder.record(key, &OK);
+        }
+        let batch = recorder.take(None);
+        let sum = |key| {
+            let of_key = batch.summaries.iter().filter(|(known, _)| *known == key);
+            of_key.map(|(_, summary)| summary.requests()).sum::<u64>()
+        };
+        assert_eq!((sum(old), sum(new)), (2, 3));
+        assert!(!recorder.is_dirty() && recorder.take(None).summaries.is_empty());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use stage::{BASELINE, CANARY, SERVICE, Stage};
 use super::signals::Signals;
 use crate::cli::client;
 use crate::model::api;
+use crate::telemetry::Queue;
 
 /// Percent of the traffic that the new version gets, one after the other.
 const STEPS: [f64; 3] = [5.0, 25.0, 50.0];
@@ -79,8 +80,18 @@ pub(crate) enum Error {
     Unnoticed,
 }
 
-/// Plays the demo to `out`.
-pub(crate) fn run(options: Options, out: &mut dyn Write) -> Result<Ended, Error> {
+/// How long the end of the demo waits for the last of its story.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+/// Plays the demo to `out`, which a thread writes to: the proxy runs in this one, and must not wait for a reader.
+pub(crate) fn run(options: Options, out: Box<dyn Write + Send>) -> Result<Ended, Error> {
+    let mut story = Queue::start("story", out).map_err(Error::Part)?;
+    let ended = play(options, &mut story);
+    story.drain(LAST_LINES);
+    ended
+}
+
+fn play(options: Options, out: &mut Queue) -> Result<Ended, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

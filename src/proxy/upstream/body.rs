@@ -5,16 +5,18 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
 use super::answer::Framing;
-use super::chunked::{Chunked, Piece};
+use super::buffers::BLOCK;
+use super::chunked::{self, Chunked};
 use super::inflow::Inflow;
 use super::late::Late;
 use super::{Connection, Fault, request};
+use crate::proxy::held::{Account, Charge, Piece};
 
 /// An answer's body, and the connection that it comes over.
 #[derive(Debug)]
@@ -24,6 +26,12 @@ pub(crate) struct Body {
     left: Left,
     /// Whether the connection may carry another request after the body.
     reusable: bool,
+    /// Who pays for the memory that is read into.
+    account: Option<Rc<Account>>,
+    /// For what has been read and not been passed on.
+    charge: Option<Charge>,
+    /// Whether nothing more is read until the client has taken what it was given.
+    held: bool,
 }
 
 /// Where the bytes come from.
@@ -33,6 +41,9 @@ pub(super) enum Source {
     /// The request is still being sent over the other half.
     Half(OwnedReadHalf, Late),
 }
+
+/// Pieces of a body that are shorter are gathered where each costs much beside its data.
+const GATHERED_MIN: usize = 4 * 1024;
 
 /// What is still to come.
 #[derive(Debug)]
@@ -71,7 +82,29 @@ impl Body {
             inflow,
             left,
             reusable,
+            account: None,
+            charge: None,
+            held: false,
         }
+    }
+
+    /// From here on `account` is charged for what is read, and for what came with the head.
+    pub(crate) fn charge(&mut self, account: Rc<Account>) {
+        let buffer = &mut self.inflow.buffer;
+        if !buffer.is_empty() {
+            let mut held = BLOCK.max(buffer.len());
+            if account.prefers_copies(buffer.len()) {
+                *buffer = BytesMut::from(&buffer[..]);
+                held = buffer.len();
+            }
+            self.charge = Some(account.charge(held));
+        }
+        self.account = Some(account);
+    }
+
+    /// Whether it is the client that the last [`poll_frame`](Body::poll_frame) waits for.
+    pub(crate) fn is_held(&self) -> bool {
+        self.held
     }
 
     /// Whether the body has been read whole.
@@ -93,7 +126,8 @@ impl Body {
     /// # Errors
     ///
     /// The answer broke off or is malformed, or the request did while it was being sent: what has been read is a part.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Fault>>> {
+    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Fault>>> {
+        self.held = false;
         if let Source::Half(_, late) = &self.source
             && late.is_broken(cx)
         {
@@ -101,13 +135,17 @@ impl Body {
         }
         loop {
             match self.next() {
-                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Piece::Trailers(mut trailers)) => {
+                Ok(chunked::Piece::Data(data)) => {
+                    let data = self.gather(data);
+                    let piece = self.piece(data);
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                Ok(chunked::Piece::Trailers(mut trailers)) => {
                     request::strip_trailers(&mut trailers);
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Ok(Piece::End) => return Poll::Ready(None),
-                Ok(Piece::More) => {}
+                Ok(chunked::Piece::End) => return Poll::Ready(None),
+                Ok(chunked::Piece::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             match ready!(self.poll_read(cx)) {
@@ -120,21 +158,21 @@ impl Body {
     }
 
     /// The next piece of what has come.
-    fn next(&mut self) -> Result<Piece, Fault> {
+    fn next(&mut self) -> Result<chunked::Piece, Fault> {
         let buffer = &mut self.inflow.buffer;
         if self.left.is_end() {
-            return Ok(Piece::End);
+            return Ok(chunked::Piece::End);
         }
         if buffer.is_empty() {
-            return Ok(Piece::More);
+            return Ok(chunked::Piece::More);
         }
         match &mut self.left {
             Left::Length(left) => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
                 *left -= here as u64;
-                Ok(Piece::Data(buffer.split_to(here).freeze()))
+                Ok(chunked::Piece::Data(buffer.split_to(here).freeze()))
             }
-            Left::Close | Left::Closed => Ok(Piece::Data(buffer.split().freeze())),
+            Left::Close | Left::Closed => Ok(chunked::Piece::Data(buffer.split().freeze())),
             Left::Chunked(chunked) => {
                 let piece = chunked.next(buffer)?;
                 chunked.look_ahead(buffer);
@@ -143,11 +181,59 @@ impl Body {
         }
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        match &mut self.source {
-            Source::Whole(stream) => self.inflow.poll_read(Pin::new(stream), cx),
-            Source::Half(half, _) => self.inflow.poll_read(Pin::new(half), cx),
+    /// Small chunks that came together go on as one piece where each would cost much beside its data.
+    fn gather(&mut self, data: Bytes) -> Bytes {
+        let dear = self.account.as_ref().is_some_and(|account| account.overhead() > 0);
+        if !dear || data.len() >= GATHERED_MIN || !self.is_in_data() {
+            return data;
         }
+        let mut all = BytesMut::from(&data[..]);
+        while all.len() < GATHERED_MIN && self.is_in_data() {
+            match self.next() {
+                Ok(chunked::Piece::Data(data)) => all.extend_from_slice(&data),
+                _ => break,
+            }
+        }
+        all.freeze()
+    }
+
+    /// Whether there is more data of a chunked body at hand.
+    fn is_in_data(&self) -> bool {
+        !self.inflow.buffer.is_empty() && matches!(&self.left, Left::Chunked(chunked) if chunked.is_in_data())
+    }
+
+    fn piece(&mut self, data: Bytes) -> Piece {
+        let mut charge = if self.inflow.buffer.is_empty() {
+            self.charge.take()
+        } else {
+            self.charge.as_mut().map(|charge| charge.split(data.len()))
+        };
+        if let (Some(charge), Some(account)) = (&mut charge, &self.account) {
+            charge.merge(account.charge(account.overhead()));
+        }
+        Piece::new(data, charge)
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let room = self.account.as_ref().map_or(usize::MAX, |account| account.room());
+        if room == 0 {
+            self.held = true;
+            self.account.iter().for_each(|account| account.wait(cx));
+            return Poll::Pending;
+        }
+        let read = match &mut self.source {
+            Source::Whole(stream) => self.inflow.poll_read(Pin::new(stream), room, cx),
+            Source::Half(half, _) => self.inflow.poll_read(Pin::new(half), room, cx),
+        };
+        let read = ready!(read)?;
+        if let Some(account) = &self.account {
+            let new = account.charge(read.held);
+            match &mut self.charge {
+                Some(charge) => charge.merge(new),
+                None => self.charge = Some(new),
+            }
+        }
+        Poll::Ready(Ok(read.bytes))
     }
 
     /// What is left when the body has been read whole: the connection, if another request may be sent over it. The rest
@@ -160,6 +246,9 @@ impl Body {
             Source::Half(half, late) => late.into_stream(half),
         };
         let buffers: Rc<_> = self.inflow.into_buffers();
-        stream.filter(|_| reusable).map(|stream| Connection { stream, buffers })
+        let held = None;
+        stream
+            .filter(|_| reusable)
+            .map(|stream| Connection { stream, buffers, held })
     }
 }

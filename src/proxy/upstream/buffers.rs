@@ -9,22 +9,33 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 /// The block that answers are read into. What is read is split off it, and stays valid as long as somebody needs it: a
 /// block is used again once nobody needs any of it.
-const BLOCK: usize = 32 * 1024;
+pub(crate) const BLOCK: usize = 32 * 1024;
 /// The least room to read into; with less, another block is begun.
 const ROOM_MIN: usize = 8 * 1024;
 /// The most bytes that a buffer for writing may keep while nobody writes.
 const SPARE_MAX: usize = 64 * 1024;
 
+/// What was read.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Read {
+    /// How much has come; 0 is the end.
+    pub(super) bytes: usize,
+    /// The memory that is held for it.
+    pub(super) held: usize,
+}
+
 /// The buffers of one worker.
 #[derive(Debug, Default)]
 pub(crate) struct Buffers {
     block: RefCell<BytesMut>,
+    /// Memory for one large read.
+    large: RefCell<BytesMut>,
     spare: RefCell<Vec<u8>>,
 }
 
@@ -33,25 +44,59 @@ impl Buffers {
         Rc::default()
     }
 
-    /// Reads once, and appends to `buffer` what has come. Tells how much; 0 is the end.
+    /// Reads once, at most `max` bytes, and appends to `buffer` what has come. Pieces of up to `copied` bytes are copied,
+    /// so that they hold no more memory than they are long.
     pub(super) fn poll_read(
         &self,
         stream: Pin<&mut impl AsyncRead>,
         buffer: &mut BytesMut,
+        max: usize,
+        copied: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
+    ) -> Poll<io::Result<Read>> {
         let mut block = self.block.borrow_mut();
         if block.capacity() < ROOM_MIN {
             block.reserve(BLOCK);
         }
-        let bytes = ready!(poll_read_buf(stream, cx, &mut *block))?;
+        let bytes = if max < block.capacity() {
+            ready!(poll_read_buf(stream, cx, &mut (&mut *block).limit(max)))?
+        } else {
+            ready!(poll_read_buf(stream, cx, &mut *block))?
+        };
         let read = block.split();
-        if buffer.is_empty() {
+        let held = if buffer.is_empty() && bytes > copied {
             *buffer = read;
+            BLOCK
         } else {
             buffer.extend_from_slice(&read);
+            bytes
+        };
+        Poll::Ready(Ok(Read { bytes, held }))
+    }
+
+    /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come.
+    pub(super) fn poll_read_large(
+        &self,
+        stream: Pin<&mut impl AsyncRead>,
+        buffer: &mut BytesMut,
+        window: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Read>> {
+        let mut large = self.large.borrow_mut();
+        if large.capacity() < window {
+            *large = BytesMut::with_capacity(window);
         }
-        Poll::Ready(Ok(bytes))
+        let bytes = ready!(poll_read_buf(stream, cx, &mut (&mut *large).limit(window)))?;
+        let held = if buffer.is_empty() && bytes >= large.capacity() / 2 {
+            *buffer = std::mem::take(&mut *large);
+            buffer.capacity()
+        } else {
+            // Not worth the memory that would be held with it.
+            buffer.extend_from_slice(&large);
+            large.clear();
+            bytes
+        };
+        Poll::Ready(Ok(Read { bytes, held }))
     }
 
     /// An empty buffer to write from.

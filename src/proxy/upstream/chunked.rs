@@ -61,6 +61,11 @@ impl Chunked {
         self.state == State::Done
     }
 
+    /// Whether what comes next is data.
+    pub(super) fn is_in_data(&self) -> bool {
+        matches!(self.state, State::Data(_))
+    }
+
     /// Takes the next piece off the front of `buffer`.
     ///
     /// # Errors

@@ -7,13 +7,11 @@ use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
-use tokio_util::io::poll_read_buf;
 
-use super::buffers::Buffers;
+use super::buffers::{BLOCK, Buffers, Read};
 
-/// The most bytes that are read at once. Large answers spend most of their time in system calls, and gain nothing from
-/// still larger pieces; a client that reads slowly costs one of these.
-const WINDOW_MAX: usize = 256 * 1024;
+/// The most bytes that are read at once, which a client that reads slowly costs: an answer over HTTP/1.1 may hold no more.
+const WINDOW_MAX: usize = 64 * 1024;
 /// From so many bytes on a window of one's own is worth its allocation; smaller pieces are read into the worker's block.
 const WINDOW_MIN: usize = 16 * 1024;
 
@@ -51,27 +49,30 @@ impl Inflow {
         }
     }
 
-    /// Reads once. Tells how much has come; 0 is the end.
+    /// Reads once, so that no more than `room` bytes of memory are held for what has come. Without much of it, small pieces
+    /// are copied out of the memory that connections share.
     pub(super) fn poll_read(
         &mut self,
-        mut stream: Pin<&mut impl AsyncRead>,
+        stream: Pin<&mut impl AsyncRead>,
+        room: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        if self.window == 0 {
-            let read = self.buffers.poll_read(stream, &mut self.buffer, cx);
-            if matches!(read, Poll::Ready(Ok(bytes)) if bytes >= WINDOW_MIN) {
-                self.window = WINDOW_MAX / 4;
+    ) -> Poll<io::Result<Read>> {
+        if self.window == 0 || room < self.window {
+            let copied = if room < BLOCK { usize::MAX } else { 0 };
+            let read = self.buffers.poll_read(stream, &mut self.buffer, room, copied, cx);
+            if matches!(read, Poll::Ready(Ok(read)) if read.bytes >= WINDOW_MIN) {
+                self.window = WINDOW_MAX / 2;
             }
             return read;
         }
-        let room = self.buffer.capacity() - self.buffer.len();
-        if room < self.window / 2 {
-            self.buffer.reserve(self.window);
-        }
-        let room = self.buffer.capacity() - self.buffer.len();
-        let read = poll_read_buf(stream.as_mut(), cx, &mut self.buffer);
-        if matches!(read, Poll::Ready(Ok(bytes)) if bytes == room) {
-            self.window = (self.window * 2).min(WINDOW_MAX);
+        let read = self.buffers.poll_read_large(stream, &mut self.buffer, self.window, cx);
+        if let Poll::Ready(Ok(read)) = read {
+            if read.bytes >= self.window {
+                self.window = (self.window * 2).min(WINDOW_MAX);
+            } else if read.bytes < self.window / 4 {
+                let less = self.window / 2;
+                self.window = if less < WINDOW_MIN { 0 } else { less };
+            }
         }
         read
     }

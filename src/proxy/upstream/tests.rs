@@ -1,4 +1,4 @@
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -93,7 +93,7 @@ async fn read(answer: Response<Body>) -> Outcome {
     while !body.is_end_stream() {
         match std::future::poll_fn(|cx| body.poll_frame(cx)).await {
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => outcome.body.extend_from_slice(&data),
+                Ok(data) => outcome.body.extend_from_slice(data.chunk()),
                 Err(other) => outcome.trailers = other.into_trailers().unwrap(),
             },
             Some(Err(fault)) => {

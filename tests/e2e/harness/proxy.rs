@@ -60,6 +60,8 @@ pub(crate) struct Proxy {
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     open_files: Option<u32>,
+    /// Where standard error goes in place of [`Proxy::log`].
+    stderr: Option<Stdio>,
     _ports: [Reserved; 2],
 }
 
@@ -95,6 +97,24 @@ impl Proxy {
         proxy
     }
 
+    /// The same, with standard error as given.
+    #[track_caller]
+    pub(crate) fn start_with_stderr(config: Value, stderr: impl Into<Stdio>) -> Proxy {
+        let mut proxy = Proxy::prepare(config);
+        proxy.stderr = Some(stderr.into());
+        proxy.run();
+        proxy
+    }
+
+    /// Bytes of memory that the process has in use.
+    #[track_caller]
+    pub(crate) fn memory(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.as_ref().unwrap().id());
+        let status = fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     /// Everything but the start.
     pub(crate) fn prepare(config: Value) -> Proxy {
         let ports = [Reserved::new(), Reserved::new()];
@@ -106,6 +126,7 @@ impl Proxy {
             log: Arc::default(),
             reader: None,
             open_files: None,
+            stderr: None,
             _ports: ports,
         };
         proxy.write_config(config);
@@ -167,18 +188,19 @@ impl Proxy {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
+            .stderr(self.stderr.take().unwrap_or_else(Stdio::piped))
             .spawn()
             .unwrap();
-        let (mut stderr, log) = (child.stderr.take().unwrap(), Arc::clone(&self.log));
-        let reader = thread::spawn(move || {
-            let mut piece = [0; 4096];
-            while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
-                log.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
-            }
+        let log = Arc::clone(&self.log);
+        self.reader = child.stderr.take().map(|mut stderr| {
+            thread::spawn(move || {
+                let mut piece = [0; 4096];
+                while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
+                    log.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
+                }
+            })
         });
         self.child = Some(child);
-        self.reader = Some(reader);
     }
 
     /// What the program has said so far.
@@ -217,7 +239,9 @@ impl Proxy {
         let child = self.child.as_mut().unwrap();
         let status = until("the process ends", || child.try_wait().unwrap());
         self.child = None;
-        self.reader.take().unwrap().join().unwrap();
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         Ended {
             status,
             log: self.log(),

@@ -56,6 +56,21 @@ impl Wire {
         self.stream.write_all(bytes.as_ref())
     }
 
+    /// Sends this byte again and again until the other side takes no more.
+    pub(crate) fn push(&mut self, byte: u8) {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut refused = 0;
+        while refused < 100 {
+            if self.stream.write(&[byte; 64 * 1024]).is_ok_and(|bytes| bytes > 0) {
+                refused = 0;
+            } else {
+                refused += 1;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        self.stream.set_nonblocking(false).unwrap();
+    }
+
     /// Reads more into the buffer; `false` at the end.
     fn fill(&mut self) -> io::Result<bool> {
         let mut piece = [0; 64 * 1024];

@@ -5,6 +5,7 @@
 //! [`Metrics`] and [`Events`]. It opens no socket, and no request passes through it.
 
 mod audit;
+mod board;
 mod change;
 mod collect;
 mod controller;
@@ -22,6 +23,7 @@ mod testing;
 mod tests;
 mod view;
 
+pub use board::Views;
 pub use controller::{Controller, Links, Setup};
 pub use events::Events;
 pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal};

@@ -15,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 /// A client that has not moved for so long gives way to a new one when there is no other room.
 const STALL: Duration = Duration::from_millis(250);
 
+/// A new connection has so long before it gives way, so that in a rush of others a head that is on its way arrives.
+const GRACE: Duration = Duration::from_millis(20);
+
 /// A client that has taken so much since it was first waited for is not the same slow reader any more.
 const PROGRESS_BYTES: usize = 64 << 10;
 
@@ -198,6 +201,7 @@ impl Inner {
     fn dispensable(&self, now: Instant) -> Option<Rank> {
         let stalled = |since: Instant| now.duration_since(since) >= STALL;
         match self.stage {
+            Stage::Head if now.duration_since(self.since) < GRACE => None,
             Stage::Head | Stage::Idle => Some((0, self.since)),
             Stage::Serving => {
                 let owes = self.owes.filter(|since| stalled(*since)).map(|since| (1, since));
@@ -265,7 +269,7 @@ impl Connections {
             }
             tokio::select! {
                 () = self.left.notified() => {}
-                () = sleep(STALL) => {}
+                () = sleep(GRACE) => {}
             }
         }
     }

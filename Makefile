@@ -1,5 +1,5 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
-.PHONY: build test sim lint doc demo bench instructions compare swaps campaign reflex examples image suites ci
+.PHONY: build test sim lint doc demo bench instructions compare swaps campaign reflex viewers examples image suites ci
 
 build:
 	cargo build --locked --release
@@ -31,6 +31,9 @@ campaign: build
 	loadtest/campaign
 reflex: build
 	loadtest/reflex
+# Rollbacks beside half-sent requests, viewers, scrapes and reloads of 1,000 services.
+viewers: build
+	loadtest/viewers
 # Every command in the examples for pipelines and other controllers.
 examples: build
 	config/examples/try

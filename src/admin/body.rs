@@ -4,14 +4,20 @@
 //! `NaN`, which are not JSON but which libraries write, count as a wrong value of their field. Nesting is bounded by
 //! the parser (128 levels), size by a layer.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequest, Request};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
+use tokio::time::timeout;
 
 use super::problem::{self, Problem};
+
+/// How long the few KiB of a body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The body of a request that must have one.
 pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes, T), Problem> {
@@ -57,8 +63,9 @@ fn is_json(value: &HeaderValue) -> bool {
 }
 
 async fn collect(request: Request) -> Result<Bytes, Problem> {
-    Bytes::from_request(request, &())
-        .await
+    let collected = timeout(BODY_WITHIN, Bytes::from_request(request, &())).await;
+    collected
+        .map_err(|_| Problem::plain(problem::TOO_SLOW))?
         .map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => Problem::plain(problem::TOO_LARGE),
             _ => Problem::new(problem::BAD_REQUEST, "The body could not be read to its end."),

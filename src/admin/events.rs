@@ -56,7 +56,7 @@ pub(super) async fn stream_events(
     let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
     let last_id = last_id(&headers)?;
     if let Some(service) = &query.service {
-        app.handle.service(service).await?;
+        app.handle.revision(service)?;
     }
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         let (name, value) = retry_after(RECONNECT_AFTER.as_secs());

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::PathBuf;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -19,6 +18,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::call::Named;
 use super::page;
 use super::problem::{self, Problem};
+use super::render::Renders;
 use crate::control::Handle;
 use crate::model::api;
 
@@ -59,6 +59,7 @@ enum Form {
     ))]
 pub(super) async fn get_evidence(
     State(handle): State<Handle>,
+    State(renders): State<Renders>,
     Named(id): Named,
     query: Result<Query<EvidenceQuery>, QueryRejection>,
     headers: HeaderMap,
@@ -66,8 +67,8 @@ pub(super) async fn get_evidence(
     let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
     let bundle = handle.evidence(&id).await?;
     let mut response = match query.format.unwrap_or_else(|| wanted(&headers)) {
-        Form::Json => Json(&*bundle).into_response(),
-        Form::Html => page::evidence(&bundle).into_response(),
+        Form::Json => renders.json(bundle).await?,
+        Form::Html => page::answer(renders.write(move || Ok(page::evidence(&bundle).into_bytes())).await?),
     };
     let vary = HeaderValue::from_static("accept");
     response.headers_mut().append(header::VARY, vary);

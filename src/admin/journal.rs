@@ -3,10 +3,12 @@
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::problem::{self, Problem};
+use super::render::Renders;
 use crate::control::Handle;
 use crate::model::api;
 
@@ -33,8 +35,9 @@ pub(super) struct AuditQuery {
 ))]
 pub(super) async fn list_audit(
     State(handle): State<Handle>,
+    State(renders): State<Renders>,
     query: Result<Query<AuditQuery>, QueryRejection>,
-) -> Result<Json<api::AuditPage>, Problem> {
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
     // The journal counts in 63 bits.
     if query.before.is_some_and(|before| i64::try_from(before).is_err()) {
@@ -47,7 +50,7 @@ pub(super) async fn list_audit(
             format!("limit must be 1 to {LIMIT_MAX}."),
         ));
     }
-    Ok(Json(handle.audit(query.before, limit).await?))
+    renders.json(handle.audit(query.before, limit).await?).await
 }
 
 /// Whether the whole journal is as it was written. One at a time is answered.

@@ -9,6 +9,7 @@ mod auth;
 mod body;
 mod call;
 mod conditional;
+mod connections;
 mod envelope;
 mod events;
 mod evidence;
@@ -21,11 +22,13 @@ mod page;
 mod probes;
 mod problem;
 mod releases;
+mod render;
 mod router;
 mod server;
 mod services;
 #[cfg(test)]
 mod tests;
+mod wire;
 mod writes;
 
 pub use options::{Options, Role, Token};

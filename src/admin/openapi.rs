@@ -26,7 +26,7 @@ const OF_ALL: &[u16] = &[400, 403, 421, 500, 504];
 /// Those of calls that need a caller.
 const OF_CALLERS: &[u16] = &[401, 429, 503];
 /// Those of calls with a body.
-const OF_WRITES: &[u16] = &[413, 415];
+const OF_WRITES: &[u16] = &[408, 413, 415];
 
 /// Calls whose body may be left out, which the macro can only say of a body that may be `null`.
 const OPTIONAL_BODIES: &[&str] = &[

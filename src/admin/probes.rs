@@ -1,13 +1,16 @@
 //! Probes, metrics, and the pages that never change.
 
+use std::sync::Arc;
+
 use axum::Extension;
 use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
 use super::envelope::Spoken;
-use super::problem::retry_after;
-use super::router::Pages;
+use super::problem::{Problem, retry_after};
+use super::render::{self, Renders, Shared};
+use super::router::{App, Pages};
 use crate::control::{Handle, Metrics, Readiness};
 
 /// A page that lists the calls.
@@ -30,11 +33,13 @@ pub(super) async fn openapi_document(State(pages): State<Pages>) -> impl IntoRes
 #[utoipa::path(get, path = "/metrics", tag = "process", responses(
     (status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain; version=0.0.4"),
 ))]
-pub(super) async fn metrics(State(handle): State<Handle>) -> impl IntoResponse {
-    (
-        [(header::CONTENT_TYPE, Metrics::CONTENT_TYPE)],
-        handle.metrics().render(),
-    )
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+    Ok(render::answer(Metrics::CONTENT_TYPE, app.metrics.get().await?))
+}
+
+/// The metrics, once for all who ask for them at the same time.
+pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<Shared> {
+    Shared::new(renders.clone(), move || Ok(handle.metrics().render().into_bytes()))
 }
 
 /// Whether the process lives. A failure means that it should be started anew.

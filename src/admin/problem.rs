@@ -44,6 +44,7 @@ kinds! {
     UNKNOWN_SERVICE = NOT_FOUND, "unknown-service", "There is no such service", "GET /api/v1/services lists all.";
     UNKNOWN_RELEASE = NOT_FOUND, "unknown-release", "There is no such release", "GET /api/v1/services/{service}/releases lists those of a service.";
     METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method-not-allowed", "The method does not fit this resource", "The Allow header lists those that do.";
+    TOO_SLOW = REQUEST_TIMEOUT, "body-too-slow", "The body did not come", "Nothing was changed; send the body right behind the head.";
     OVERTAKEN = CONFLICT, "overtaken", "A rollback came first", "Nothing was changed; read the service again.";
     CONFLICT = CONFLICT, "conflict", "The change does not fit the state", "Nothing was changed.";
     STALE = PRECONDITION_FAILED, "stale-revision", "The service has moved on", "Nothing was changed; read the service again.";

@@ -12,6 +12,7 @@ use super::body;
 use super::call::{Call, Named, checked};
 use super::conditional;
 use super::problem::{self, Problem};
+use super::render::Renders;
 use super::writes::Action;
 use crate::control::{Handle, ReleaseVerb};
 use crate::model::api;
@@ -42,9 +43,10 @@ pub(super) struct ReleasesQuery {
     ))]
 pub(super) async fn list_releases(
     State(handle): State<Handle>,
+    State(renders): State<Renders>,
     Named(service): Named,
     query: Result<Query<ReleasesQuery>, QueryRejection>,
-) -> Result<Json<api::ReleaseList>, Problem> {
+) -> Result<Response, Problem> {
     let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
@@ -52,7 +54,7 @@ pub(super) async fn list_releases(
         return Err(Problem::new(problem::INVALID, detail));
     }
     let releases = handle.releases(&service, limit).await?;
-    Ok(Json(api::ReleaseList { releases }))
+    renders.json(api::ReleaseList { releases }).await
 }
 
 /// One release, under way or ended. Conditions of writes are on the revision of its service.
@@ -67,7 +69,7 @@ pub(super) async fn list_releases(
 pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) -> Result<Response, Problem> {
     // Asked for before the release, so that the tag is never newer than what is shown.
     let service = id.rsplit_once('-').map_or("", |(service, _)| service);
-    let revision = handle.service(service).await.ok().map(|service| service.revision);
+    let revision = handle.revision(service).ok();
     let tag = revision.map(|revision| [(header::ETAG, conditional::tag(revision))]);
     Ok((tag, Json(handle.release(&id).await?)).into_response())
 }

@@ -22,6 +22,7 @@ use utoipa_axum::routes;
 use super::auth::{self, Auth};
 use super::guard::{self, Guard};
 use super::idempotency::Answers;
+use super::render::{Renders, Shared};
 use super::{Options, Role, envelope, events, evidence, journal, openapi, probes, releases, services};
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
@@ -29,10 +30,14 @@ use crate::time::{Clock, SystemClock};
 /// What is bounded, by how much.
 #[derive(Clone, Debug)]
 pub(super) struct Limits {
-    /// Connections at the same time; further ones wait to be accepted.
+    /// Connections at the same time. For a further one another goes, if any can; else it waits.
     pub(super) connections: usize,
-    /// For the head of a request, also between two requests of a connection.
+    /// For the head of a request, from a connection's beginning or from the head's first byte.
     pub(super) header_timeout: Duration,
+    /// Between two requests of a connection.
+    pub(super) idle_timeout: Duration,
+    /// While the client reads next to nothing of an answer.
+    pub(super) write_timeout: Duration,
     /// From the head of a request to the head of its answer.
     pub(super) request_timeout: Duration,
     /// For connections to finish when the server stops.
@@ -47,7 +52,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             connections: 256,
-            header_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(3),
+            idle_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
             // A write waits for every worker and for the disk.
             request_timeout: Duration::from_secs(30),
             stop_timeout: Duration::from_secs(5),
@@ -65,6 +72,10 @@ pub(super) struct App {
     pub(super) streams: Arc<Semaphore>,
     pub(super) stopping: CancellationToken,
     pub(super) pages: Pages,
+    pub(super) renders: Renders,
+    /// Answers that are the same for all, and large with many services.
+    pub(super) services: Arc<Shared>,
+    pub(super) metrics: Arc<Shared>,
 }
 
 /// Answers that never change.
@@ -77,6 +88,12 @@ pub(super) struct Pages {
 impl FromRef<App> for Handle {
     fn from_ref(app: &App) -> Handle {
         app.handle.clone()
+    }
+}
+
+impl FromRef<App> for Renders {
+    fn from_ref(app: &App) -> Renders {
+        app.renders.clone()
     }
 }
 
@@ -96,7 +113,11 @@ pub(super) fn build(options: &Options, limits: &Limits, handle: Handle, stopping
         .merge(from_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
     let answers = Answers::restored(handle.take_answers(), Instant::now(), SystemClock.now());
+    let renders = Renders::default();
     let app = App {
+        services: services::shared(&renders, handle.clone()),
+        metrics: probes::shared(&renders, handle.clone()),
+        renders,
         handle,
         answers: Arc::new(answers),
         streams: Arc::new(Semaphore::new(limits.streams)),

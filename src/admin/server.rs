@@ -12,13 +12,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{SockRef, TcpKeepalive};
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Options;
+use super::connections::{Connections, Patience, Place};
 use super::router::{self, Limits};
+use super::wire::{Arriving, Leaving, Watched};
 use crate::control::Handle;
 
 /// After an error to accept, such as no free file descriptor, the next try comes after so long.
@@ -26,6 +28,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A peer that takes nothing for so long is gone; without this, one that stalls would keep its event stream for ever.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The longest head of a request, and what is held of an answer besides its body.
+const BUFFER_BYTES: usize = 64 << 10;
 
 /// Why the admin API is not served.
 #[derive(Debug, thiserror::Error)]
@@ -79,10 +84,17 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
     let stopping = CancellationToken::new();
     let server = Server {
         router: router::build(options, &limits, handle, stopping.clone()),
-        free: Arc::new(Semaphore::new(limits.connections)),
+        connections: Arc::new(Connections::new(
+            limits.connections,
+            Patience {
+                head: limits.header_timeout,
+                idle: limits.idle_timeout,
+                write: limits.write_timeout,
+            },
+        )),
         limits,
         stopping,
-        connections: TaskTracker::new(),
+        tasks: TaskTracker::new(),
     };
     Ok(async move {
         let listener = tokio::net::TcpListener::from_std(listener)?;
@@ -94,33 +106,36 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
 struct Server {
     router: Router,
     limits: Limits,
-    free: Arc<Semaphore>,
+    connections: Arc<Connections>,
     stopping: CancellationToken,
-    connections: TaskTracker,
+    tasks: TaskTracker,
 }
 
 impl Server {
     async fn run(self, listener: &tokio::net::TcpListener, shutdown: impl Future<Output = ()>) {
+        let connections = Arc::clone(&self.connections);
+        let mut sweep = std::pin::pin!(connections.sweep());
         tokio::select! {
             () = self.accept(listener) => {}
+            () = sweep.as_mut() => {}
             () = shutdown => {}
         }
         self.stopping.cancel();
-        self.connections.close();
-        let finished = tokio::time::timeout(self.limits.stop_timeout, self.connections.wait()).await;
-        if finished.is_err() {
-            tracing::warn!(
-                left = self.connections.len(),
-                "admin connections did not finish in time"
-            );
+        self.tasks.close();
+        let finished = tokio::time::timeout(self.limits.stop_timeout, self.tasks.wait());
+        tokio::select! {
+            finished = finished => if finished.is_err() {
+                tracing::warn!(left = self.tasks.len(), "admin connections did not finish in time");
+            },
+            () = sweep => {}
         }
     }
 
     async fn accept(&self, listener: &tokio::net::TcpListener) {
-        // The semaphore is never closed, so the loop ends only by being dropped.
-        while let Ok(permit) = Arc::clone(&self.free).acquire_owned().await {
+        // Ends only by being dropped. Accepting comes first: to have been accepted is what makes others give way.
+        loop {
             match listener.accept().await {
-                Ok((stream, peer)) => self.spawn(stream, peer, permit),
+                Ok((stream, peer)) => self.spawn(stream, peer, self.connections.place().await),
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -129,35 +144,53 @@ impl Server {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
         let ends = match tune(&stream) {
             Ok(local) => Ends { peer, local },
             Err(error) => return tracing::debug!(%error, %peer, "an admin connection was lost at once"),
         };
         let router = self.router.clone();
+        let progress = Arc::clone(place.progress());
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let mut request: Request = request.map(axum::body::Body::new);
-            request.extensions_mut().insert(ends);
-            router.clone().oneshot(request)
+            let (router, progress) = (router.clone(), Arc::clone(&progress));
+            async move {
+                if !progress.begin(Instant::now()) {
+                    return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
+                }
+                let arriving = |body| axum::body::Body::new(Arriving::new(body, Arc::clone(&progress)));
+                let mut request: Request = request.map(arriving);
+                request.extensions_mut().insert(ends);
+                let response = match router.oneshot(request).await {
+                    Ok(response) => response,
+                    Err(never) => match never {},
+                };
+                Ok(response.map(|body| Leaving::new(body, progress)))
+            }
         });
+        let stream = Watched::new(stream, Arc::clone(place.progress()));
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
+            // Heads have their time from `Connections`, which knows more of them.
+            .header_read_timeout(None)
+            .max_buf_size(BUFFER_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let stopping = self.stopping.clone();
-        self.connections.spawn(async move {
+        self.tasks.spawn(async move {
             let mut connection = std::pin::pin!(connection);
             let result = tokio::select! {
                 result = connection.as_mut() => result,
+                () = place.progress().closed() => return,
                 () = stopping.cancelled() => {
                     connection.as_mut().graceful_shutdown();
-                    connection.await
+                    tokio::select! {
+                        result = connection => result,
+                        () = place.progress().closed() => return,
+                    }
                 }
             };
             if let Err(error) = result {
                 tracing::debug!(%error, %peer, "an admin connection ended early");
             }
-            drop(permit);
         });
     }
 }

@@ -1,5 +1,7 @@
 //! Services: what they are, their weights, and the rollback.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
@@ -9,6 +11,8 @@ use serde::Serialize;
 use super::call::{Call, Named};
 use super::conditional;
 use super::problem::Problem;
+use super::render::{self, Renders, Shared};
+use super::router::App;
 use super::writes::Action;
 use crate::control::Handle;
 use crate::model::api;
@@ -17,9 +21,16 @@ use crate::model::api;
 #[utoipa::path(get, path = "/api/v1/services", tag = "services", responses(
     (status = 200, description = "All services, in the order of their names", body = api::ServiceList),
 ))]
-pub(super) async fn list_services(State(handle): State<Handle>) -> Result<Json<api::ServiceList>, Problem> {
-    let services = handle.services().await?;
-    Ok(Json(api::ServiceList { services }))
+pub(super) async fn list_services(State(app): State<App>) -> Result<Response, Problem> {
+    Ok(render::answer("application/json", app.services.get().await?))
+}
+
+/// The list of all services, once for all who ask for it at the same time.
+pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<Shared> {
+    Shared::new(renders.clone(), move || {
+        let services = handle.services()?;
+        render::json(&api::ServiceList { services })
+    })
 }
 
 /// One service: routes, upstreams with the health of their endpoints, weights, statistics.
@@ -39,7 +50,7 @@ pub(super) async fn get_service(
     Named(name): Named,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let service = handle.service(&name).await?;
+    let service = handle.service(&name)?;
     tagged(&headers, service.revision, &service)
 }
 
@@ -60,7 +71,7 @@ pub(super) async fn get_weights(
     Named(name): Named,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let service = handle.service(&name).await?;
+    let service = handle.service(&name)?;
     let weights = api::WeightsResource {
         revision: service.revision,
         weights: service.weights.intended,

@@ -244,10 +244,10 @@ async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Re
         Some(tags) => tags,
     };
     let current = match write.action.subject() {
-        Subject::Service => handle.service(&write.subject).await?.revision,
+        Subject::Service => handle.revision(&write.subject)?,
         Subject::Release => {
             let release = handle.release(&write.subject).await?;
-            handle.service(&release.service).await?.revision
+            handle.revision(&release.service)?
         }
     };
     if tags.match_strongly(current) {

@@ -1,7 +1,8 @@
 //! Builds every part, connects them, starts and drains them.
 //!
-//! The calling thread runs the control plane: the controller, the admin API, health checks, signals and reloads. The
-//! data plane's workers are threads of their own.
+//! The controller has a thread of its own, so that nothing else of the control plane can keep a rollback waiting; so has
+//! the admin API. The calling thread does the rest: health checks, webhooks, signals and reloads. The data plane's
+//! workers are threads of their own.
 
 pub(crate) mod audit;
 pub(crate) mod demo;
@@ -9,6 +10,7 @@ mod reload;
 pub(crate) mod replay;
 mod running;
 mod signals;
+mod threads;
 
 use std::path::PathBuf;
 

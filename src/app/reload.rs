@@ -1,6 +1,6 @@
 //! Reading the configuration again, when a signal asks for it or the file has changed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -13,7 +13,7 @@ use crate::config::{self, Config, Watch};
 pub(super) struct Reloads {
     path: PathBuf,
     /// The configuration in use.
-    current: Config,
+    current: Arc<Config>,
     changed: Arc<Notify>,
     /// Held for its effect; `None` when the file is not watched.
     _watch: Option<Watch>,
@@ -29,7 +29,7 @@ impl Reloads {
             .ok();
         Reloads {
             path,
-            current,
+            current: Arc::new(current),
             changed,
             _watch: watch,
         }
@@ -52,7 +52,10 @@ impl Reloads {
     }
 
     async fn apply(&mut self, running: &Running, actor: &str) -> Result<String, String> {
-        let new = match self.read() {
+        // Not on this thread: a large file takes a moment, and health checks and webhooks go on meanwhile.
+        let (path, current) = (self.path.clone(), Arc::clone(&self.current));
+        let read = tokio::task::spawn_blocking(move || read(&path, &current)).await;
+        let new = match read.unwrap_or_else(|error| Err(format!("it could not be read: {error}"))) {
             Ok(new) => new,
             Err(detail) => {
                 running.handle().reload_failed(detail.clone()).await;
@@ -62,16 +65,17 @@ impl Reloads {
         // Who watches is told by the controller, also when it refuses.
         let reloaded = running.handle().reload(new.services.clone(), actor).await;
         let detail = reloaded.map_err(|refusal| refusal.to_string())?;
-        self.current = new;
+        self.current = Arc::new(new);
         Ok(detail)
     }
+}
 
-    fn read(&self) -> Result<Config, String> {
-        let new = config::load(&self.path).map_err(|report| report.to_string())?;
-        let cold = config::changes_needing_restart(&self.current, &new);
-        if cold.is_empty() {
-            return Ok(new);
-        }
-        Err(format!("these keys only change with a restart: {}", cold.join(", ")))
+/// The configuration at `path`, if it can take the place of `current` without a restart.
+fn read(path: &Path, current: &Config) -> Result<Config, String> {
+    let new = config::load(path).map_err(|report| report.to_string())?;
+    let cold = config::changes_needing_restart(current, &new);
+    if cold.is_empty() {
+        return Ok(new);
     }
+    Err(format!("these keys only change with a restart: {}", cold.join(", ")))
 }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::threads::Apart;
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
@@ -55,7 +56,8 @@ pub enum Error {
     Cut,
 }
 
-/// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the workers running.
+/// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the workers running; health
+/// checks and webhooks end with the runtime that it was started in.
 #[derive(Debug)]
 pub struct Running {
     handle: Handle,
@@ -63,12 +65,12 @@ pub struct Running {
     access_log: AccessLog,
     admin_address: SocketAddr,
     listener_addresses: Vec<SocketAddr>,
-    controller: JoinHandle<()>,
-    admin: JoinHandle<()>,
+    controller: Apart,
+    admin: Apart,
     health: JoinHandle<()>,
     webhooks: Webhooks,
-    stop_admin: CancellationToken,
-    stop_controller: CancellationToken,
+    stop_admin: DropGuard,
+    stop_controller: DropGuard,
 }
 
 /// Starts every part, inside a tokio runtime. When this returns, requests are served.
@@ -121,22 +123,24 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         handle.clone(),
         stop_admin.clone().cancelled_owned(),
     )?;
+    let serving = async move {
+        if let Err(error) = serving.await {
+            tracing::error!(%error, "the admin API has ended");
+        }
+    };
     let stop_controller = CancellationToken::new();
+    let controlling = controller.run(stop_controller.clone().cancelled_owned());
     Ok(Running {
         workers,
         access_log,
         admin_address,
         listener_addresses,
-        controller: tokio::spawn(controller.run(stop_controller.clone().cancelled_owned())),
-        admin: tokio::spawn(async move {
-            if let Err(error) = serving.await {
-                tracing::error!(%error, "the admin API has ended");
-            }
-        }),
+        controller: Apart::start("controller", controlling).map_err(Error::Runtime)?,
+        admin: Apart::start("admin", serving).map_err(Error::Runtime)?,
         health: tokio::spawn(proxy::health::run(publisher, health)),
         webhooks,
-        stop_admin,
-        stop_controller,
+        stop_admin: stop_admin.drop_guard(),
+        stop_controller: stop_controller.drop_guard(),
         handle,
     })
 }
@@ -219,10 +223,10 @@ impl Running {
         tokio::time::sleep(delay).await;
         let clean = self.workers.drain(timeout).await;
         self.health.abort();
-        self.stop_admin.cancel();
-        let _ = self.admin.await;
-        self.stop_controller.cancel();
-        let _ = self.controller.await;
+        drop(self.stop_admin);
+        self.admin.ended().await;
+        drop(self.stop_controller);
+        self.controller.ended().await;
         self.webhooks.drain().await;
         clean
     }

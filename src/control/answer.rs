@@ -2,10 +2,10 @@
 //!
 //! When the process ends between the commit and the answer, this is the answer. Else the one that was given replaces it.
 
+use super::board::Shown;
 use super::change::{Move, Reply};
 use super::controller::Controller;
 use super::state::percentages;
-use super::view::View;
 use crate::model::{KeptAnswer, Name, api};
 use crate::time::Timestamp;
 
@@ -18,7 +18,7 @@ impl Controller {
         }
         let (made, body) = match &moved.reply {
             Reply::Nobody => return None,
-            Reply::Service(_) => (None, serde_json::to_string(&self.foreseen_service(name, moved, now)?)),
+            Reply::Service(_) => (None, serde_json::to_string(&self.foreseen_service(name, moved)?)),
             Reply::Release(id, _) => {
                 let turn = moved.turn.as_ref()?;
                 let release = self.services.get(name)?.foreseen_release(turn, now)?;
@@ -41,19 +41,10 @@ impl Controller {
         })
     }
 
-    fn foreseen_service(&self, name: &Name, moved: &Move, now: Timestamp) -> Option<api::Change> {
-        let snapshot = self.publisher.current();
-        let view = View {
-            service: snapshot.table.service(name)?,
-            state: &moved.next,
-            pending: None,
-            // Weights and rollbacks by hand end a release, or need that none is under way.
-            release: None,
-            durable: true,
-            collector: &self.collector,
-            now,
-        };
-        let mut service = view.service();
+    fn foreseen_service(&self, name: &Name, moved: &Move) -> Option<api::Change> {
+        // Weights and rollbacks by hand end a release, or need that none is under way.
+        let shown = Shown::new(&moved.next, None, None, true);
+        let mut service = self.board.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
         Some(api::Change { durable: true, service })
     }

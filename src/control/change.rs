@@ -189,6 +189,7 @@ impl Controller {
                 saved: Some(saved),
             },
         );
+        self.show(name);
         let acknowledged = self.publisher.acknowledged(table);
         let (within, disk) = (self.timing.durable_within, self.outbox.store().is_durable());
         let service = Name::clone(name);
@@ -215,6 +216,7 @@ impl Controller {
         if let Some(managed) = self.services.get_mut(name) {
             managed.pending = Some(Pending { moved, ticket, since });
         }
+        self.show(name);
     }
 
     /// The store has taken a change, or has not: if it was one that had to wait for that, it now happens, or not.
@@ -227,6 +229,7 @@ impl Controller {
         let Some(pending) = managed.pending.take() else {
             return;
         };
+        self.show(&name);
         match result {
             Ok(committed) => self.publish_committed(&name, pending, committed),
             Err(error) => self.refused(&name, pending.moved.reply, Refusal::Store(error.to_string())),
@@ -285,6 +288,7 @@ impl Controller {
         let waiting = std::mem::take(&mut managed.waiting);
         let mut taken_back = None;
         if let Some(pending) = managed.pending.take() {
+            self.show(name);
             self.outbox.withdraw(pending.ticket);
             let turn = pending.moved.turn.and_then(|turn| turn.taken_back(now));
             taken_back = turn.and_then(|turn| turn.record(now));
@@ -342,6 +346,7 @@ impl Controller {
         let undo = self.change(name, &pending.moved.next, &undo, true);
         let (services, saved) = (vec![Name::clone(name)], None);
         self.unsaved.insert(self.outbox.push(undo), Unsaved { services, saved });
+        self.show(name);
         let told = Refusal::Store("the disk does not answer".to_owned());
         self.refused(name, pending.moved.reply, told);
     }
@@ -366,6 +371,7 @@ impl Controller {
         if turned.is_some() {
             self.show_release(name, action, &intent, now);
         }
+        self.show(name);
         revision
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Metrics;
+use super::board::{Recent, Recents};
 use crate::model::{Name, api};
 use crate::routing::{self, RoutingTable};
 use crate::stats::{Batch, Span, Summary, UpstreamKey, Windows};
@@ -18,17 +19,32 @@ pub(super) struct Collector {
     listeners: Vec<String>,
     upstreams: HashMap<UpstreamKey, Measured>,
     endpoints: BTreeSet<(Name, Name, String)>,
+    /// For readers on other threads.
+    shown: Arc<Recents>,
     /// When counting began.
     since: Option<Timestamp>,
 }
+
+/// What readers see of an upstream with traffic is no older than this, if it is not copied by the second's statistics.
+const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
 struct Measured {
     service: Name,
     upstream: Name,
     windows: Windows,
+    /// A copy of them, for readers on other threads.
+    shown: Arc<Recent>,
+    shown_at: Timestamp,
     /// Whether anything came since the last statistics.
     busy: bool,
+}
+
+impl Measured {
+    fn show(&mut self, now: Timestamp) {
+        self.shown.store(Arc::new(self.windows.clone()));
+        self.shown_at = now;
+    }
 }
 
 impl Collector {
@@ -38,8 +54,14 @@ impl Collector {
             listeners,
             upstreams: HashMap::new(),
             endpoints: BTreeSet::new(),
+            shown: Arc::default(),
             since: None,
         }
+    }
+
+    /// The statistics that readers on other threads see.
+    pub(super) fn shown(&self) -> Arc<Recents> {
+        Arc::clone(&self.shown)
     }
 
     /// Measures what is in `table` from now on, and nothing else.
@@ -60,12 +82,17 @@ impl Collector {
                     service: Name::clone(&service.name),
                     upstream: Name::clone(&upstream.name),
                     windows: Windows::new(now),
+                    shown: Arc::new(Recent::from_pointee(Windows::new(now))),
+                    shown_at: now,
                     busy: false,
                 });
             }
             self.metrics.expect_rollbacks(&service.name);
             self.show_weights(service);
         }
+        let shown = self.upstreams.iter();
+        let shown = shown.map(|(key, measured)| (*key, Arc::clone(&measured.shown)));
+        self.shown.store(Arc::new(shown.collect()));
         self.follow_endpoints(table);
     }
 
@@ -91,6 +118,7 @@ impl Collector {
         for upstream in &service.upstreams {
             if let Some(measured) = self.upstreams.get_mut(&upstream.key) {
                 measured.windows.mark_change(now);
+                measured.show(now);
             }
         }
         self.show_weights(service);
@@ -109,6 +137,9 @@ impl Collector {
             if let Some(measured) = self.upstreams.get_mut(key) {
                 measured.windows.push(now, summary);
                 measured.busy = true;
+                if now.since(measured.shown_at) >= SHOWN_EVERY {
+                    measured.show(now);
+                }
                 self.metrics.add_summary(&measured.service, &measured.upstream, summary);
             }
         }
@@ -137,17 +168,6 @@ impl Collector {
 
     fn listener(&self, position: u16) -> &str {
         self.listeners.get(usize::from(position)).map_or("", String::as_str)
-    }
-
-    /// An upstream's windows as the API shows them.
-    pub(super) fn windows(&self, upstream: UpstreamKey, now: Timestamp) -> BTreeMap<String, api::Window> {
-        let Some(measured) = self.upstreams.get(&upstream) else {
-            return BTreeMap::new();
-        };
-        let windows = measured.windows.read(now).into_iter();
-        windows
-            .map(|(name, summary)| (name.to_owned(), summary.window()))
-            .collect()
     }
 
     /// The 99th percentile of an upstream's latency over the last five minutes, in microseconds; `None` without requests.
@@ -194,6 +214,7 @@ impl Collector {
         let mut services: BTreeMap<Name, BTreeMap<String, api::Window>> = BTreeMap::new();
         for measured in self.upstreams.values_mut().filter(|m| busy.contains(&m.service)) {
             measured.busy = false;
+            measured.show(now);
             let mut recent = Summary::new();
             measured.windows.add_to(now, Span::TenSeconds, &mut recent);
             let upstreams = services.entry(Name::clone(&measured.service)).or_default();

@@ -12,15 +12,16 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::board::{Board, Shown, Views};
 use super::change::{Asked, Pending, Reply};
 use super::collect::Collector;
 use super::outbox::{Outbox, Ticket};
 use super::release::{Active, Ended, Errands, Preflighter};
 use super::state::State;
-use super::view::View;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
@@ -123,6 +124,10 @@ pub struct Controller {
     pub(super) keys: Keys,
     pub(super) collector: Collector,
     pub(super) outbox: Outbox,
+    /// What readers on other threads see of services.
+    pub(super) board: Arc<Board>,
+    /// Where work is done that only reads: not on the controller's thread.
+    aside: Option<runtime::Handle>,
     /// Changes in effect that are not on disk yet.
     pub(super) unsaved: BTreeMap<Ticket, Unsaved>,
     /// Answers that wait for workers or the store.
@@ -175,7 +180,6 @@ impl Controller {
     /// to it.
     pub fn new(setup: Setup) -> (Controller, Links) {
         let (metrics, events) = (Arc::<Metrics>::default(), Arc::<Events>::default());
-        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
         let (notes, notes_receiver) = mpsc::channel(NOTES_MAX);
         let horizon = Arc::new(Horizon::new(setup.workers));
@@ -183,6 +187,11 @@ impl Controller {
         let mut keys = Keys::new();
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
+        let collector = Collector::new(Arc::clone(&metrics), setup.listeners);
+        let board = Board::new(publisher.clone(), collector.shown(), Arc::clone(&setup.clock));
+        let board = Arc::new(board);
+        let views = Arc::<Board>::clone(&board);
+        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), views);
         let mut controller = Controller {
             services: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -195,8 +204,10 @@ impl Controller {
             errands: Errands::new(),
             decided: setup.clock.now(),
             hurry: false,
-            collector: Collector::new(Arc::clone(&metrics), setup.listeners),
+            collector,
             outbox: Outbox::new(setup.store),
+            board,
+            aside: runtime::Handle::try_current().ok(),
             unsaved: BTreeMap::new(),
             answers: FuturesUnordered::new(),
             metrics,
@@ -255,7 +266,6 @@ impl Controller {
     fn command(&mut self, command: Command) {
         // A caller that has gone needs no answer.
         match command {
-            Command::Services { only, reply } => drop(reply.send(self.views(only.as_deref()))),
             Command::SetWeights {
                 service,
                 weights,
@@ -327,12 +337,16 @@ impl Controller {
     /// The store has taken a change, or has not.
     fn written(&mut self, ticket: Ticket, result: Result<Committed, StoreError>) {
         if result.is_ok() {
+            let mut saved_of = Vec::new();
             // All before it are down too, or were given up for it.
             let later = self.unsaved.split_off(&ticket);
             let earlier = std::mem::replace(&mut self.unsaved, later);
             let this = self.unsaved.remove(&ticket);
-            let saved = earlier.into_values().chain(this).filter_map(|unsaved| unsaved.saved);
-            for saved in saved {
+            for unsaved in earlier.into_values().chain(this) {
+                unsaved.services.iter().for_each(|name| self.show(name));
+                saved_of.extend(unsaved.saved);
+            }
+            for saved in saved_of {
                 // Who waited may have given up.
                 let _ = saved.send(());
             }
@@ -351,7 +365,8 @@ impl Controller {
             Reply::Nobody => {}
             Reply::Release(id, reply) => drop(reply.send(self.release_change(&service, &id, durable))),
             Reply::Service(reply) => {
-                let view = self.view(&service, &self.publisher.current().table, self.clock.now());
+                self.show(&service);
+                let view = self.board.service(&service);
                 let applied = view.map(|service| Applied { service, durable });
                 let _ = reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
             }
@@ -370,7 +385,7 @@ impl Controller {
     fn audit(&self, before: Option<u64>, limit: usize, reply: oneshot::Sender<Result<api::AuditPage, Refusal>>) {
         let read = self.outbox.store().audit(before, limit.saturating_add(1));
         // Not among the answers: it needs nothing of the controller, and takes as long as the disk does.
-        tokio::spawn(async move {
+        self.aside(async move {
             let page = read.await.map(|entries| super::audit::page(entries, limit));
             let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
         });
@@ -418,29 +433,32 @@ impl Controller {
         }
     }
 
-    fn views(&self, only: Option<&str>) -> Vec<api::Service> {
-        let (snapshot, now) = (self.publisher.current(), self.clock.now());
-        let wanted = self
-            .services
-            .keys()
-            .filter(|name| only.is_none_or(|only| ***name == *only));
-        wanted
-            .filter_map(|name| self.view(name, &snapshot.table, now))
-            .collect()
+    /// Readers see a service as it is now.
+    pub(super) fn show(&self, name: &str) {
+        if let Some(managed) = self.services.get(name) {
+            self.board.show(name, self.shown(name, managed));
+        }
     }
 
-    fn view(&self, name: &str, table: &RoutingTable, now: Timestamp) -> Option<api::Service> {
-        let managed = self.services.get(name)?;
-        let view = View {
-            service: table.service(name)?,
-            state: &managed.state,
-            pending: managed.pending.as_ref().map(|pending| &pending.moved.next),
-            release: managed.active.as_ref().map(|active| active.id()),
-            durable: self.is_durable(name),
-            collector: &self.collector,
-            now,
-        };
-        Some(view.service())
+    /// Readers see all services, and no others, as they are now.
+    pub(super) fn show_all(&self) {
+        let services = self.services.iter();
+        self.board
+            .replace(services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))));
+    }
+
+    fn shown(&self, name: &str, managed: &Managed) -> Shown {
+        let pending = managed.pending.as_ref().map(|pending| &pending.moved.next);
+        let release = managed.active.as_ref().map(|active| active.id());
+        Shown::new(&managed.state, pending, release, self.is_durable(name))
+    }
+
+    /// Does what only reads, such as the rows of the store, where it does not keep the controller from its messages.
+    pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match &self.aside {
+            Some(runtime) => drop(runtime.spawn(work)),
+            None => drop(tokio::spawn(work)),
+        }
     }
 
     pub(super) fn is_durable(&self, name: &str) -> bool {

@@ -24,8 +24,11 @@ pub(super) struct Described {
 #[derive(Clone, Debug)]
 pub(super) struct Family {
     described: Described,
-    series: Arc<Mutex<BTreeMap<Vec<String>, f64>>>,
+    series: Arc<Mutex<BTreeMap<Labels, f64>>>,
 }
+
+/// The label values of a series: shared with a scrape, which holds the lock no longer than it takes to copy the numbers.
+type Labels = Arc<[String]>;
 
 /// A single value that is asked for at each scrape.
 pub(super) struct ReadAtScrape {
@@ -37,7 +40,7 @@ pub(super) struct ReadAtScrape {
 #[derive(Clone, Debug)]
 pub(super) struct Latencies {
     described: Described,
-    series: Arc<Mutex<BTreeMap<Vec<String>, Buckets>>>,
+    series: Arc<Mutex<BTreeMap<Labels, Buckets>>>,
 }
 
 /// In seconds: OpenTelemetry's boundaries for HTTP, so that existing dashboards fit.
@@ -206,7 +209,7 @@ impl Collector for Family {
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        let series = lock(&self.series);
+        let series = copied(&self.series);
         let metrics = series
             .iter()
             .map(|(values, value)| self.described.value(values, *value));
@@ -220,7 +223,7 @@ impl Collector for Latencies {
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        let series = lock(&self.series);
+        let series = copied(&self.series);
         let metrics = series.iter().map(|(values, buckets)| {
             let mut metric = self.described.metric(values);
             metric.set_histogram(buckets.histogram());
@@ -245,7 +248,16 @@ fn lock<T>(series: &Mutex<T>) -> MutexGuard<'_, T> {
     series.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn owned(values: &[&str]) -> Vec<String> {
+/// The series as they are. Whoever counts waits for this copy at most, and not for what a scrape makes of it.
+fn copied<T: Clone>(series: &Mutex<BTreeMap<Labels, T>>) -> Vec<(Labels, T)> {
+    let series = lock(series);
+    series
+        .iter()
+        .map(|(values, value)| (Arc::clone(values), value.clone()))
+        .collect()
+}
+
+fn owned(values: &[&str]) -> Labels {
     values.iter().map(|value| (*value).to_owned()).collect()
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Events, Metrics, ReleaseVerb};
+use super::{Events, Metrics, ReleaseVerb, Views};
 use crate::model::{IdempotencyKey, KeptAnswer, ServiceSpec, api};
 
 /// Commands that may wait for the controller; whoever sends one more waits with it.
@@ -84,13 +84,6 @@ pub enum Refusal {
 /// A request to the controller, with the way back.
 #[derive(Debug)]
 pub enum Command {
-    /// Services, in the order of their names.
-    Services {
-        /// Only this one; without it all.
-        only: Option<String>,
-        /// The way back.
-        reply: oneshot::Sender<Vec<api::Service>>,
-    },
     /// New weights.
     SetWeights {
         /// The service.
@@ -235,6 +228,7 @@ pub struct Handle {
 struct Shared {
     metrics: Arc<Metrics>,
     events: Arc<Events>,
+    views: Arc<dyn Views>,
     readiness: AtomicU8,
     /// Answers of before the start.
     answers: Mutex<Vec<KeptAnswer>>,
@@ -242,35 +236,61 @@ struct Shared {
 
 impl Handle {
     /// A handle and what it sends, for the controller or for one who stands in for it.
-    pub fn channel(metrics: Arc<Metrics>, events: Arc<Events>) -> (Handle, mpsc::Receiver<Command>) {
+    /// Services are read from `views`, without asking anybody.
+    pub fn channel(
+        metrics: Arc<Metrics>,
+        events: Arc<Events>,
+        views: Arc<dyn Views>,
+    ) -> (Handle, mpsc::Receiver<Command>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             metrics,
             events,
+            views,
             readiness: AtomicU8::new(Readiness::Starting as u8),
             answers: Mutex::default(),
         });
         (Handle { commands, shared }, receiver)
     }
 
-    /// All services, in the order of their names.
+    /// All services, in the order of their names. Takes CPU time where there are many, and none of the controller's.
+    /// What the controller has answered before is in it.
     ///
     /// # Errors
     ///
     /// [`Refusal::Stopped`].
-    pub async fn services(&self) -> Result<Vec<api::Service>, Refusal> {
-        self.ask(|reply| Command::Services { only: None, reply }).await
+    pub fn services(&self) -> Result<Vec<api::Service>, Refusal> {
+        self.running()?;
+        Ok(self.shared.views.services())
     }
 
-    /// One service.
+    /// One service, the same way.
     ///
     /// # Errors
     ///
     /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
-    pub async fn service(&self, name: &str) -> Result<api::Service, Refusal> {
-        let only = Some(name.to_owned());
-        let mut services = self.ask(|reply| Command::Services { only, reply }).await?;
-        services.pop().ok_or_else(|| Refusal::UnknownService(name.to_owned()))
+    pub fn service(&self, name: &str) -> Result<api::Service, Refusal> {
+        self.running()?;
+        let service = self.shared.views.service(name);
+        service.ok_or_else(|| Refusal::UnknownService(name.to_owned()))
+    }
+
+    /// The revision of a service, the same way.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
+    pub fn revision(&self, name: &str) -> Result<u64, Refusal> {
+        self.running()?;
+        let revision = self.shared.views.revision(name);
+        revision.ok_or_else(|| Refusal::UnknownService(name.to_owned()))
+    }
+
+    fn running(&self) -> Result<(), Refusal> {
+        if self.commands.is_closed() {
+            return Err(Refusal::Stopped);
+        }
+        Ok(())
     }
 
     /// New weights for a service. When this returns, no request that was routed by older ones can still start on an

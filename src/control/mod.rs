@@ -6,6 +6,7 @@
 
 mod answer;
 mod audit;
+mod board;
 mod change;
 mod collect;
 mod controller;
@@ -23,6 +24,7 @@ mod testing;
 mod tests;
 mod view;
 
+pub use board::Views;
 pub use controller::{Controller, Links, Setup};
 pub use events::Events;
 pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal};

@@ -38,6 +38,7 @@ impl Controller {
             let reason = (!warnings.is_empty()).then(|| warnings.join("; "));
             self.journal("start", "weighbridge".to_owned(), reason, fresh, Value::Null);
         }
+        self.show_all();
     }
 
     /// The services of a new configuration; says what changed.
@@ -59,6 +60,7 @@ impl Controller {
             self.publish_topology(&order);
             let told = [vec![detail.clone()], warnings].concat().join("; ");
             self.journal("reload", actor, Some(told), fresh, before);
+            self.show_all();
         }
         let now = self.clock.now();
         self.metrics.set_reload(now, true);

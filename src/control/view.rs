@@ -2,60 +2,53 @@
 
 use std::collections::BTreeMap;
 
-use super::collect::Collector;
-use super::state::{State, percentages};
+use super::board::Shown;
+use super::state::percentages;
 use crate::model::{HostPattern, Route, api};
 use crate::routing;
-use crate::time::Timestamp;
+use crate::stats::UpstreamKey;
 
-/// What there is to see of a service.
-pub(super) struct View<'a> {
-    pub(super) service: &'a routing::Service,
-    pub(super) state: &'a State,
-    /// The weights that were asked for, when they are not in effect yet.
-    pub(super) pending: Option<&'a State>,
-    /// The identity of the release under way.
-    pub(super) release: Option<&'a str>,
-    pub(super) durable: bool,
-    pub(super) collector: &'a Collector,
-    pub(super) now: Timestamp,
+/// A service of the table in use, with what the controller knows of it besides.
+pub(super) fn service(
+    service: &routing::Service,
+    shown: &Shown,
+    mut windows: impl FnMut(UpstreamKey) -> BTreeMap<String, api::Window>,
+) -> api::Service {
+    let upstreams = service.upstreams.iter();
+    api::Service {
+        name: service.name.to_string(),
+        revision: shown.revision,
+        baseline: shown.baseline.to_string(),
+        previous_baseline: shown.previous_baseline.as_deref().map(str::to_owned),
+        weights: api::WeightsStatus {
+            intended: shown.intended.clone(),
+            effective: percentages(&service.weights),
+            since: shown.since.clone(),
+            reason: shown.reason.clone(),
+            durable: shown.durable,
+        },
+        release: shown.release.clone(),
+        routes: service.routes.iter().map(describe).collect(),
+        upstreams: upstreams
+            .map(|upstream| {
+                (
+                    upstream.name.to_string(),
+                    self::upstream(upstream, windows(upstream.key)),
+                )
+            })
+            .collect(),
+    }
 }
 
-impl View<'_> {
-    pub(super) fn service(&self) -> api::Service {
-        let state = self.state;
-        let upstreams = self.service.upstreams.iter();
-        api::Service {
-            name: self.service.name.to_string(),
-            revision: state.revision,
-            baseline: state.baseline.to_string(),
-            previous_baseline: state.previous_baseline.as_deref().map(str::to_owned),
-            weights: api::WeightsStatus {
-                intended: percentages(&self.pending.unwrap_or(state).weights),
-                effective: percentages(&self.service.weights),
-                since: state.since.clone(),
-                reason: state.reason.clone(),
-                durable: self.durable,
-            },
-            release: self.release.map(str::to_owned),
-            routes: self.service.routes.iter().map(describe).collect(),
-            upstreams: upstreams
-                .map(|upstream| (upstream.name.to_string(), self.upstream(upstream)))
-                .collect(),
-        }
-    }
-
-    fn upstream(&self, upstream: &routing::Upstream) -> api::Upstream {
-        let endpoint = |endpoint: &std::sync::Arc<routing::Endpoint>| api::Endpoint {
-            address: endpoint.address.to_string(),
-            healthy: upstream.is_healthy(endpoint.key),
-            in_flight: u64::from(endpoint.in_flight()),
-        };
-        let windows: BTreeMap<_, _> = self.collector.windows(upstream.key, self.now);
-        api::Upstream {
-            endpoints: upstream.endpoints.iter().map(endpoint).collect(),
-            windows,
-        }
+fn upstream(upstream: &routing::Upstream, windows: BTreeMap<String, api::Window>) -> api::Upstream {
+    let endpoint = |endpoint: &std::sync::Arc<routing::Endpoint>| api::Endpoint {
+        address: endpoint.address.to_string(),
+        healthy: upstream.is_healthy(endpoint.key),
+        in_flight: u64::from(endpoint.in_flight()),
+    };
+    api::Upstream {
+        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+        windows,
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Class, Summary};
 type Cells = Vec<(u32, u32)>;
 
 /// A summary that is no longer counted into.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sparse {
     counts: [u64; Class::COUNT],
     /// First byte and total, in the order of [`Summary::histograms`].

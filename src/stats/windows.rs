@@ -2,6 +2,7 @@
 //! weights changed.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Summary;
 use super::sparse::Sparse;
@@ -48,16 +49,16 @@ impl Span {
 /// Time is cut at whole seconds and whole blocks of five. A window holds the running piece and as many whole ones as
 /// make up its length, so it never reaches further back than its name says, and falls short of it by at most one
 /// piece. Memory is bounded: two dense summaries, 10 sparse seconds and 60 sparse blocks; none of it before the first
-/// request.
-#[derive(Debug)]
+/// request. Copies share the closed pieces.
+#[derive(Clone, Debug)]
 pub struct Windows {
     /// The second that `open` counts.
     second: u64,
     open: Option<Box<Summary>>,
     /// Closed seconds, oldest first.
-    seconds: VecDeque<(u64, Sparse)>,
+    seconds: VecDeque<(u64, Arc<Sparse>)>,
     /// Blocks with at least one closed second, oldest first.
-    blocks: VecDeque<(u64, Sparse)>,
+    blocks: VecDeque<(u64, Arc<Sparse>)>,
     /// Closed seconds since the change.
     since_change: Option<Box<Summary>>,
 }
@@ -72,6 +73,11 @@ impl Windows {
             blocks: VecDeque::new(),
             since_change: None,
         }
+    }
+
+    /// Whether there was no request that any window could still show.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_none() && self.since_change.is_none() && self.blocks.is_empty()
     }
 
     /// Adds requests that finished just now.
@@ -145,23 +151,23 @@ fn second(at: Timestamp) -> u64 {
     at.monotonic_ns() / SECOND_NS
 }
 
-fn append(pieces: &mut VecDeque<(u64, Sparse)>, index: u64, piece: &Sparse) {
+fn append(pieces: &mut VecDeque<(u64, Arc<Sparse>)>, index: u64, piece: &Sparse) {
     if pieces.back().is_none_or(|(last, _)| *last != index) {
-        pieces.push_back((index, Sparse::empty()));
+        pieces.push_back((index, Arc::new(Sparse::empty())));
     }
     if let Some((_, last)) = pieces.back_mut() {
-        last.merge(piece);
+        Arc::make_mut(last).merge(piece);
     }
 }
 
-fn add_recent(pieces: &VecDeque<(u64, Sparse)>, now: u64, length: u64, sum: &mut Summary) {
+fn add_recent(pieces: &VecDeque<(u64, Arc<Sparse>)>, now: u64, length: u64, sum: &mut Summary) {
     pieces
         .iter()
         .filter(|(index, _)| index + length > now)
         .for_each(|(_, piece)| piece.add_to(sum));
 }
 
-fn forget(pieces: &mut VecDeque<(u64, Sparse)>, now: u64, length: u64) {
+fn forget(pieces: &mut VecDeque<(u64, Arc<Sparse>)>, now: u64, length: u64) {
     while pieces.front().is_some_and(|(index, _)| index + length <= now) {
         pieces.pop_front();
     }

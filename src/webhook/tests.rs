@@ -15,7 +15,7 @@ use super::Webhooks;
 use super::client::Client;
 use super::pace::Pace;
 use super::queue::QUEUE_MAX;
-use crate::control::{Command, Events, Handle, Metrics};
+use crate::control::{Command, Events, Handle, Metrics, Views};
 use crate::model::{Webhook, WebhookFormat, api};
 
 /// Longer than any test takes, however slow the machine is.
@@ -46,6 +46,20 @@ pub(super) fn event(id: u64, action: &str, release: api::Release) -> api::Event 
 }
 
 /// Senders, and the stream of events that they look at.
+/// Webhooks read no services.
+#[derive(Debug)]
+struct Nothing;
+
+impl Views for Nothing {
+    fn services(&self) -> Vec<api::Service> {
+        Vec::new()
+    }
+
+    fn service(&self, _: &str) -> Option<api::Service> {
+        None
+    }
+}
+
 struct Rig {
     events: Arc<Events>,
     metrics: Arc<Metrics>,
@@ -65,7 +79,7 @@ impl Rig {
     /// The stream has these events already.
     fn upon(events: Events, receivers: &[Webhook], roots: RootCertStore) -> Rig {
         let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
-        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events));
+        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
         let pace = Pace {
             first: Duration::from_millis(1),
             longest: Duration::from_millis(20),

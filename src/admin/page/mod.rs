@@ -11,6 +11,7 @@ mod numbers;
 use std::sync::LazyLock;
 
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use http::{HeaderValue, header};
 use sha2::{Digest, Sha256};
 
@@ -27,11 +28,12 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
 });
 
 /// The page of an evidence bundle.
-pub(super) fn evidence(bundle: &api::EvidenceBundle) -> impl IntoResponse + use<> {
-    page(evidence::page(bundle))
+pub(super) fn evidence(bundle: &api::EvidenceBundle) -> String {
+    evidence::page(bundle)
 }
 
-fn page(text: String) -> Response {
+/// A page as an answer.
+pub(super) fn answer(page: Bytes) -> Response {
     let headers = [
         (
             header::CONTENT_TYPE,
@@ -39,7 +41,7 @@ fn page(text: String) -> Response {
         ),
         (header::CONTENT_SECURITY_POLICY, POLICY.clone()),
     ];
-    (headers, text).into_response()
+    (headers, page).into_response()
 }
 
 /// Base64 (RFC 4648, 4), which policies write hashes in.

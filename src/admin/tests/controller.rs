@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Seen;
 use super::play::{Releases, forecast};
-use crate::control::{Applied, Command, Events, Handle, Intent, Metrics, Refusal};
+use crate::control::{Applied, Command, Events, Handle, Intent, Metrics, Refusal, Views};
 use crate::model::{Name, Weight, Weights, api};
 
 /// What a test can see and move.
@@ -26,7 +26,9 @@ pub(super) struct Controller {
 impl Controller {
     pub(super) fn start() -> (Handle, Controller) {
         let events = Arc::new(Events::new());
-        let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events));
+        let service = Shop(Seen::new(std::sync::Mutex::new(shop())));
+        let views = Arc::new(service.clone());
+        let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events), views);
         let controller = Controller {
             events,
             go_on: Arc::default(),
@@ -35,7 +37,7 @@ impl Controller {
             handle: handle.clone(),
         };
         let play = Play {
-            service: shop(),
+            service,
             go_on: Arc::clone(&controller.go_on),
             changes: Arc::clone(&controller.changes),
             releases: Arc::clone(&controller.releases),
@@ -69,8 +71,22 @@ fn shop() -> api::Service {
     }
 }
 
+/// The service as it is.
+#[derive(Clone, Debug)]
+struct Shop(Seen<api::Service>);
+
+impl Views for Shop {
+    fn services(&self) -> Vec<api::Service> {
+        vec![self.0.lock().unwrap().clone()]
+    }
+
+    fn service(&self, name: &str) -> Option<api::Service> {
+        self.services().into_iter().find(|service| service.name == name)
+    }
+}
+
 struct Play {
-    service: api::Service,
+    service: Shop,
     go_on: Arc<Notify>,
     changes: Seen<Vec<(String, Option<String>, u64)>>,
     releases: Seen<Releases>,
@@ -81,11 +97,6 @@ impl Play {
         // A test whose client has gone does not wait for its reply.
         while let Some(command) = commands.recv().await {
             match command {
-                Command::Services { only, reply } => {
-                    let is_asked_for = only.is_none_or(|only| only == self.service.name);
-                    let services = is_asked_for.then(|| self.service.clone());
-                    drop(reply.send(services.into_iter().collect()));
-                }
                 Command::SetWeights {
                     service,
                     weights,
@@ -115,6 +126,7 @@ impl Play {
 
     fn release(&mut self, command: Command) {
         let mut releases = self.releases.lock().unwrap();
+        let mut shop = self.service.0.lock().unwrap();
         let known = |service: &str| match service {
             "shop" => Ok(()),
             other => Err(Refusal::UnknownService(other.to_owned())),
@@ -125,14 +137,14 @@ impl Play {
                 start,
                 intent,
                 reply,
-            } => drop(reply.send(known(&service).and_then(|()| releases.start(&mut self.service, *start, &intent)))),
+            } => drop(reply.send(known(&service).and_then(|()| releases.start(&mut shop, *start, &intent)))),
             Command::Release {
                 id,
                 verb,
                 command,
                 intent,
                 reply,
-            } => drop(reply.send(releases.command(&mut self.service, &id, verb, &command, &intent))),
+            } => drop(reply.send(releases.command(&mut shop, &id, verb, &command, &intent))),
             Command::Releases { service, limit, reply } => {
                 drop(reply.send(known(&service).map(|()| releases.list(limit))));
             }
@@ -150,18 +162,19 @@ impl Play {
         if service != "shop" {
             return Err(Refusal::UnknownService(service.to_owned()));
         }
-        refused(&self.service, &intent)?;
+        refused(&self.service.0.lock().unwrap(), &intent)?;
         if intent.reason.as_deref() == Some("slow") {
             self.go_on.notified().await;
         }
-        self.service.weights.intended = valid(&weights)?;
-        self.service.weights.effective = self.service.weights.intended.clone();
-        self.service.revision += 1;
+        let mut shop = self.service.0.lock().unwrap();
+        shop.weights.intended = valid(&weights)?;
+        shop.weights.effective = shop.weights.intended.clone();
+        shop.revision += 1;
         let durable = intent.reason.as_deref() != Some("not durable");
-        let change = (intent.actor, intent.reason, self.service.revision);
+        let change = (intent.actor, intent.reason, shop.revision);
         self.changes.lock().unwrap().push(change);
         Ok(Applied {
-            service: self.service.clone(),
+            service: shop.clone(),
             durable,
         })
     }

@@ -125,6 +125,7 @@ async fn talk(server: &Server, bytes: &[u8]) -> String {
 async fn slow_and_idle_clients_are_dropped() {
     let limits = Limits {
         header_timeout: Duration::from_millis(20),
+        idle_timeout: Duration::from_millis(20),
         request_timeout: Duration::from_millis(200),
         ..Limits::default()
     };
@@ -155,6 +156,40 @@ async fn large_bodies_are_refused_without_being_read() {
             said.starts_with("HTTP/1.1 413") && said.contains("body-too-large"),
             "{said:.300}"
         );
+    }
+}
+
+/// A connection that has sent `bytes` and reads nothing.
+async fn silent(server: &Server, bytes: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    // One that has been closed already has had its turn.
+    let _ = stream.write_all(bytes.as_bytes()).await;
+    stream
+}
+
+#[tokio::test]
+async fn a_rollback_gets_in_beside_any_number_of_half_sent_requests_and_who_is_served_stays() {
+    let host = "Host: localhost\r\n";
+    let half_head = format!("GET /livez HTTP/1.1\r\n{host}");
+    let half_body = format!("{PUT} HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{");
+    let whole = format!("GET /livez HTTP/1.1\r\n{host}\r\n");
+    for text in ["", &half_head, &half_body, &whole] {
+        let limits = Limits {
+            connections: 8,
+            ..Limits::default()
+        };
+        let server = Server::start_with(Options::default(), limits).await;
+        let mut watcher = Watcher::open(&server, "GET /api/v1/events", &[]).await;
+        let mut crowd = Vec::new();
+        for _ in 0..100 {
+            crowd.push(silent(&server, text).await);
+        }
+        server.check(Ask(ROLLBACK, &[], ""), 200, "\"blue\":100").await;
+        // The oldest of the crowd is closed.
+        let mut said = Vec::new();
+        let _ = crowd[0].read_to_end(&mut said).await;
+        server.controller.events.send(String::new(), reload());
+        assert!(watcher.until("last").await, "the watcher was closed: {text:?}");
     }
 }
 

@@ -29,7 +29,7 @@ impl Controller {
         };
         let live = self.live_views(&name);
         let read = self.outbox.store().releases(service, limit);
-        tokio::spawn(async move {
+        self.aside(async move {
             let page = read
                 .await
                 .map_err(|error| Refusal::Store(error.to_string()))
@@ -43,13 +43,15 @@ impl Controller {
 
     /// One release.
     pub(in crate::control) fn get_release(&self, id: &str, reply: oneshot::Sender<Result<api::Release, Refusal>>) {
-        let mut live = self.services.keys().flat_map(|name| self.live_views(name));
+        // An identity begins with the name of its service.
+        let service = id.rsplit_once('-').map_or("", |(service, _)| service);
+        let mut live = self.live_views(service).into_iter();
         if let Some(found) = live.find(|release| release.id == id) {
             return drop(reply.send(Ok(found)));
         }
         let read = self.outbox.store().release(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        tokio::spawn(async move {
+        self.aside(async move {
             let found = match read.await {
                 Ok(record) => record.and_then(view).ok_or(unknown),
                 Err(error) => Err(Refusal::Store(error.to_string())),
@@ -76,7 +78,7 @@ impl Controller {
         }
         let read = self.outbox.store().evidence(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        tokio::spawn(async move {
+        self.aside(async move {
             let found = match read.await {
                 Ok(Some(value)) => serde_json::from_value(value)
                     .map(|bundle: Box<api::EvidenceBundle>| Box::new(bundle.redacted()))
@@ -127,7 +129,7 @@ impl Controller {
     }
 
     /// The release under way, and the one that has just ended.
-    fn live_views(&self, name: &Name) -> Vec<api::Release> {
+    fn live_views(&self, name: &str) -> Vec<api::Release> {
         let now = self.clock.now();
         let Some(managed) = self.services.get(name) else {
             return Vec::new();

@@ -109,8 +109,11 @@ impl Rig {
         tokio::spawn(async move { handle.rollback("shop", intent(None)).await })
     }
 
+    /// The service, once the controller has done what it was asked before.
     async fn shop(&self) -> api::Service {
-        self.links.handle.service("shop").await.unwrap()
+        let nobody = self.links.handle.forecast("nobody", None).await;
+        assert!(matches!(nobody, Err(Refusal::UnknownService(_) | Refusal::Stopped)));
+        self.links.handle.service("shop").unwrap()
     }
 
     /// The percent on green that requests are split by.

@@ -78,8 +78,8 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
     let shop = rig.shop().await;
     assert_eq!(shop.weights.intended["red"], 0.0);
     assert_eq!((rig.green(), shop.revision), (25.0, 2));
-    assert!(matches!(handle.service("bank").await, Err(Refusal::UnknownService(_))));
-    assert_eq!(handle.service("cafe").await.unwrap().weights.effective, to(10.0));
+    assert!(matches!(handle.service("bank"), Err(Refusal::UnknownService(_))));
+    assert_eq!(handle.service("cafe").unwrap().weights.effective, to(10.0));
     assert!(!handle.metrics().render().contains("bank"));
     let event = events.recv().await.unwrap().kind;
     assert_eq!(event, api::EventKind::Reload { ok: true, detail: said });
@@ -106,7 +106,7 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
     // A service that comes back has the weights that it had.
     rig.roll_back().await.unwrap().unwrap();
     handle.reload(vec![three, spec("bank", 99.0)], "file").await.unwrap();
-    assert_eq!(handle.service("bank").await.unwrap().weights.effective, to(0.0));
+    assert_eq!(handle.service("bank").unwrap().weights.effective, to(0.0));
     assert_eq!(
         rig.shop().await.weights.effective.keys().collect::<Vec<_>>(),
         ["blue", "red"]
@@ -128,7 +128,7 @@ async fn services_are_in_the_table_as_they_are_declared() {
             .map(|service| service.name.to_string())
             .collect::<Vec<_>>()
     };
-    rig.links.handle.service("zoo").await.unwrap();
+    rig.links.handle.service("zoo").unwrap();
     assert_eq!(order(), ["zoo", "bank"]);
     let reload = |specs| rig.links.handle.reload(specs, "file");
     let same = reload(vec![spec("zoo", 0.0), spec("bank", 0.0)]).await.unwrap();
@@ -303,7 +303,7 @@ async fn the_end_waits_for_the_disk_and_then_nobody_is_answered() {
     gate.pass(true);
     run.await.unwrap();
     assert_eq!(gate.written().len(), 1);
-    assert!(matches!(links.handle.services().await, Err(Refusal::Stopped)));
+    assert!(matches!(links.handle.services(), Err(Refusal::Stopped)));
     links.handle.set_draining();
     links.handle.set_ready();
     assert_eq!(links.handle.readiness(), Readiness::Draining);

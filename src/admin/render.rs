@@ -1,0 +1,224 @@
+//! Writing large answers: away from the threads that the API and the controller live on, one at a time, and once for all
+//! who wait for the same.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
+
+use super::problem::{self, Problem, retry_after};
+
+/// Bytes of large answers that clients have not read yet, all together.
+const HELD_BYTES_MAX: usize = 64 << 20;
+
+/// Smaller answers are not counted.
+const SMALL_BYTES: usize = 64 << 10;
+
+/// Counted in units of so many bytes.
+const UNIT_BYTES: usize = 1 << 10;
+
+/// Where large answers are written.
+#[derive(Clone, Debug)]
+pub(super) struct Renders {
+    /// One is written at a time: writing may take a core, but only one.
+    turn: Arc<Semaphore>,
+    held: Arc<Semaphore>,
+}
+
+impl Default for Renders {
+    fn default() -> Self {
+        Renders::holding(HELD_BYTES_MAX)
+    }
+}
+
+impl Renders {
+    fn holding(bytes: usize) -> Renders {
+        Renders {
+            turn: Arc::new(Semaphore::new(1)),
+            held: Arc::new(Semaphore::new(bytes / UNIT_BYTES)),
+        }
+    }
+
+    /// What `work` writes.
+    pub(super) async fn write(
+        &self,
+        work: impl FnOnce() -> Result<Vec<u8>, Problem> + Send + 'static,
+    ) -> Result<Bytes, Problem> {
+        let failed = || Problem::plain(problem::INTERNAL);
+        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| failed())?;
+        let written = spawn_blocking(move || {
+            // Kept until the work is done, also when whoever asked has gone.
+            let _turn = turn;
+            work()
+        });
+        self.hold(written.await.map_err(|_| failed())??)
+    }
+
+    /// `resource` as a JSON answer.
+    pub(super) async fn json(&self, resource: impl Serialize + Send + 'static) -> Result<Response, Problem> {
+        let json = self.write(move || json(&resource)).await?;
+        Ok(answer("application/json", json))
+    }
+
+    /// The bytes count as held until the last of them is in the kernel, or its connection is gone.
+    fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, Problem> {
+        if bytes.len() <= SMALL_BYTES {
+            return Ok(bytes.into());
+        }
+        let units = u32::try_from(bytes.len().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
+        let held = Arc::clone(&self.held).try_acquire_many_owned(units);
+        let _held = held.map_err(|_| {
+            let problem = Problem::new(
+                problem::OVERLOADED,
+                "Too many large answers wait for clients that do not read them; try again later.",
+            );
+            let (name, value) = retry_after(1);
+            problem.with_header(name, value)
+        })?;
+        Ok(Bytes::from_owner(Held { bytes, _held }))
+    }
+}
+
+struct Held {
+    bytes: Vec<u8>,
+    _held: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// `resource` as JSON.
+pub(super) fn json(resource: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(resource).map_err(|error| {
+        tracing::error!(%error, "an answer cannot be written as JSON");
+        Problem::plain(problem::INTERNAL)
+    })
+}
+
+/// An answer of this content type.
+pub(super) fn answer(content_type: &'static str, body: Bytes) -> Response {
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))];
+    (headers, body).into_response()
+}
+
+type Written = Option<Result<Bytes, Problem>>;
+
+/// An answer that many may ask for at the same time.
+pub(super) struct Shared {
+    work: Arc<dyn Fn() -> Result<Vec<u8>, Problem> + Send + Sync>,
+    renders: Renders,
+    /// What will be written next, and has not been begun: whoever asks now gets what is true now or later.
+    next: Arc<Mutex<Option<watch::Receiver<Written>>>>,
+}
+
+impl Shared {
+    /// An answer that `work` writes.
+    pub(super) fn new(
+        renders: Renders,
+        work: impl Fn() -> Result<Vec<u8>, Problem> + Send + Sync + 'static,
+    ) -> Arc<Shared> {
+        Arc::new(Shared {
+            work: Arc::new(work),
+            renders,
+            next: Arc::default(),
+        })
+    }
+
+    /// The answer, as of a moment after this is called.
+    pub(super) async fn get(&self) -> Result<Bytes, Problem> {
+        let mut written = self.join();
+        match written.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(written)) => written.clone(),
+            _ => Err(Problem::plain(problem::INTERNAL)),
+        }
+    }
+
+    fn join(&self) -> watch::Receiver<Written> {
+        let mut next = self.next.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(next) = &*next {
+            return next.clone();
+        }
+        let (tell, written) = watch::channel(None);
+        *next = Some(written.clone());
+        let (work, renders, next) = (Arc::clone(&self.work), self.renders.clone(), Arc::clone(&self.next));
+        // In a task of its own: the one who asked first may go.
+        tokio::spawn(async move {
+            let result = renders.write(move || {
+                next.lock().unwrap_or_else(PoisonError::into_inner).take();
+                work()
+            });
+            tell.send_replace(Some(result.await));
+        });
+        written
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_the_same_shares_it_and_gets_nothing_older_than_the_question() {
+        let renders = Renders::default();
+        let (state, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (seen, count) = (Arc::clone(&state), Arc::clone(&written));
+        let shared = Shared::new(renders.clone(), move || {
+            count.fetch_add(1, Ordering::SeqCst);
+            Ok(seen.load(Ordering::SeqCst).to_string().into_bytes())
+        });
+        let turn = Arc::clone(&renders.turn).acquire_owned().await.unwrap();
+        let asked: Vec<_> = (0..10)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move { shared.get().await.unwrap() })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        state.store(1, Ordering::SeqCst);
+        drop(turn);
+        for asked in asked {
+            assert_eq!(asked.await.unwrap(), "1");
+        }
+        assert_eq!(written.load(Ordering::SeqCst), 1);
+        state.store(2, Ordering::SeqCst);
+        assert_eq!(shared.get().await.unwrap(), "2");
+    }
+
+    #[tokio::test]
+    async fn answers_that_nobody_reads_are_bounded() {
+        let renders = Renders::holding(3 * SMALL_BYTES);
+        let large = || Ok(vec![b'x'; 2 * SMALL_BYTES]);
+        let first = renders.write(large).await.unwrap();
+        let copy = first.clone();
+        assert_eq!(renders.write(large).await.unwrap_err().kind.word, "overloaded");
+        assert_eq!(renders.write(|| Ok(b"small".to_vec())).await.unwrap(), "small");
+        drop(first);
+        assert!(renders.write(large).await.is_err());
+        drop(copy);
+        assert_eq!(renders.write(large).await.unwrap().len(), 2 * SMALL_BYTES);
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_an_internal_error_and_the_next_has_its_turn() {
+        let renders = Renders::default();
+        let failed = renders.write(|| panic!("as it should")).await.unwrap_err();
+        assert_eq!(failed.kind.word, "internal");
+        assert!(renders.write(|| Ok(Vec::new())).await.is_ok());
+    }
+}

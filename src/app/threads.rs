@@ -1,0 +1,58 @@
+//! Parts of the control plane that have a thread, and a runtime, of their own.
+
+use std::io;
+use std::thread;
+
+use tokio::sync::oneshot;
+
+/// A part at work on its thread.
+#[derive(Debug)]
+pub(super) struct Apart {
+    ended: oneshot::Receiver<()>,
+}
+
+impl Apart {
+    /// Does `work`, and what it spawns, on a thread called `name`, until `work` is done.
+    ///
+    /// # Errors
+    ///
+    /// When there is no runtime or no thread to be had.
+    pub(super) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Apart> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name(format!("{name}-blocking"))
+            .build()?;
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name(name.to_owned()).spawn(move || {
+            runtime.block_on(work);
+            // Whoever waits for the end does not wait for a file that is still being read.
+            runtime.shutdown_background();
+            let _ = end.send(());
+        })?;
+        Ok(Apart { ended })
+    }
+
+    /// Waits until the work is done, or has panicked.
+    pub(super) async fn ended(self) {
+        let _ = self.ended.await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_work_is_done_elsewhere_and_waited_for_also_when_it_panics() {
+        let (tell, told) = oneshot::channel();
+        let here = thread::current().id();
+        let work = async move {
+            let there = tokio::spawn(async { thread::current().id() }).await.unwrap();
+            tell.send(there).unwrap();
+        };
+        Apart::start("apart", work).unwrap().ended().await;
+        assert_ne!(told.await.unwrap(), here);
+        let panics = Apart::start("apart", async { panic!("as it should") }).unwrap();
+        panics.ended().await;
+    }
+}

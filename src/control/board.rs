@@ -1,0 +1,240 @@
+//! Services as the API shows them, for readers on any thread.
+//!
+//! The controller puts here what it knows of a service whenever that changes, before it answers whoever changed it. What
+//! else there is to see is read from where it is kept: weights in effect, health and requests in flight from the routing
+//! table, statistics from copies that the collector publishes. So a reader, however slow or frequent, costs the
+//! controller nothing, and whoever was told of a change finds it here.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwap;
+
+use super::state::{State, percentages};
+use super::view;
+use crate::model::{Name, api};
+use crate::routing::{Publisher, RoutingTable};
+use crate::stats::{Span, Summary, UpstreamKey, Windows};
+use crate::time::{Clock, Timestamp};
+
+/// What there is to read of services without asking the controller.
+pub trait Views: fmt::Debug + Send + Sync {
+    /// All services, in the order of their names.
+    fn services(&self) -> Vec<api::Service>;
+
+    /// One service.
+    fn service(&self, name: &str) -> Option<api::Service>;
+
+    /// The revision of a service, without everything else.
+    fn revision(&self, name: &str) -> Option<u64> {
+        self.service(name).map(|service| service.revision)
+    }
+}
+
+/// What the controller alone knows of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) revision: u64,
+    pub(super) baseline: Name,
+    pub(super) previous_baseline: Option<Name>,
+    /// The weights that were asked for, also when they are not in effect yet.
+    pub(super) intended: api::Percentages,
+    pub(super) since: String,
+    pub(super) reason: Option<String>,
+    /// The identity of the release under way.
+    pub(super) release: Option<String>,
+    pub(super) durable: bool,
+}
+
+impl Shown {
+    pub(super) fn new(state: &State, pending: Option<&State>, release: Option<&str>, durable: bool) -> Shown {
+        Shown {
+            revision: state.revision,
+            baseline: Name::clone(&state.baseline),
+            previous_baseline: state.previous_baseline.clone(),
+            intended: percentages(&pending.unwrap_or(state).weights),
+            since: state.since.clone(),
+            reason: state.reason.clone(),
+            release: release.map(str::to_owned),
+            durable,
+        }
+    }
+}
+
+/// The statistics of one upstream, as they were last published.
+pub(super) type Recent = ArcSwap<Windows>;
+
+/// The statistics of the upstreams of the table.
+pub(super) type Recents = ArcSwap<HashMap<UpstreamKey, Arc<Recent>>>;
+
+/// The published copy.
+pub(super) struct Board {
+    publisher: Publisher,
+    recents: Arc<Recents>,
+    clock: Arc<dyn Clock>,
+    /// The map changes with the configuration only; a change of a service replaces what its slot holds.
+    slots: ArcSwap<BTreeMap<Name, ArcSwap<Shown>>>,
+}
+
+impl Board {
+    /// Nothing is shown yet.
+    pub(super) fn new(publisher: Publisher, recents: Arc<Recents>, clock: Arc<dyn Clock>) -> Board {
+        Board {
+            publisher,
+            recents,
+            clock,
+            slots: ArcSwap::default(),
+        }
+    }
+
+    /// These services and no others are shown.
+    pub(super) fn replace(&self, services: impl Iterator<Item = (Name, Shown)>) {
+        let slots = services.map(|(name, shown)| (name, ArcSwap::from_pointee(shown)));
+        self.slots.store(Arc::new(slots.collect()));
+    }
+
+    /// A service as it would be shown.
+    pub(super) fn service_as(&self, name: &str, shown: &Shown) -> Option<api::Service> {
+        let (snapshot, mut reader) = (self.publisher.current(), Reader::new(self));
+        let table: &RoutingTable = &snapshot.table;
+        Some(view::service(table.service(name)?, shown, |key| reader.windows(key)))
+    }
+
+    /// A service has changed.
+    pub(super) fn show(&self, name: &str, shown: Shown) {
+        if let Some(slot) = self.slots.load().get(name) {
+            slot.store(Arc::new(shown));
+        }
+    }
+}
+
+impl Views for Board {
+    fn services(&self) -> Vec<api::Service> {
+        // Before the table, so that what is shown is never of a later revision than the weights in effect.
+        let shown: Vec<(Name, Arc<Shown>)> = self
+            .slots
+            .load()
+            .iter()
+            .map(|(name, slot)| (Name::clone(name), slot.load_full()))
+            .collect();
+        let (snapshot, mut reader) = (self.publisher.current(), Reader::new(self));
+        let by_name: HashMap<&str, _> = snapshot
+            .table
+            .services()
+            .map(|service| (&*service.name, service))
+            .collect();
+        let known = |(name, shown): &(Name, Arc<Shown>)| {
+            let service = by_name.get(&**name)?;
+            Some(view::service(service, shown, |key| reader.windows(key)))
+        };
+        shown.iter().filter_map(known).collect()
+    }
+
+    fn service(&self, name: &str) -> Option<api::Service> {
+        let shown = self.slots.load().get(name)?.load_full();
+        self.service_as(name, &shown)
+    }
+
+    fn revision(&self, name: &str) -> Option<u64> {
+        Some(self.slots.load().get(name)?.load().revision)
+    }
+}
+
+impl fmt::Debug for Board {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Board").finish_non_exhaustive()
+    }
+}
+
+/// Reads statistics, upstream by upstream.
+struct Reader {
+    recents: Arc<HashMap<UpstreamKey, Arc<Recent>>>,
+    now: Timestamp,
+    /// Allocated with the first upstream that had requests.
+    sum: Option<Summary>,
+}
+
+/// What every window of an upstream without requests shows.
+static EMPTY: LazyLock<api::Window> = LazyLock::new(|| Summary::new().window());
+
+impl Reader {
+    fn new(board: &Board) -> Reader {
+        Reader {
+            recents: board.recents.load_full(),
+            now: board.clock.now(),
+            sum: None,
+        }
+    }
+
+    fn windows(&mut self, upstream: UpstreamKey) -> BTreeMap<String, api::Window> {
+        let Some(windows) = self.recents.get(&upstream).map(|recent| recent.load_full()) else {
+            return BTreeMap::new();
+        };
+        let each = Span::ALL.into_iter();
+        if windows.is_empty() {
+            return each.map(|span| (span.as_str().to_owned(), EMPTY.clone())).collect();
+        }
+        let (sum, now) = (self.sum.get_or_insert_default(), self.now);
+        let read = |span: Span| {
+            sum.clear();
+            windows.add_to(now, span, sum);
+            (span.as_str().to_owned(), sum.window())
+        };
+        each.map(read).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::testing::spec;
+    use crate::routing::Keys;
+    use crate::time::ManualClock;
+
+    fn shown(revision: u64) -> Shown {
+        let mut state = State::declared(&spec("shop", 0.0), "2026-01-01T00:00:00Z");
+        state.revision = revision;
+        Shown::new(&state, None, None, true)
+    }
+
+    fn board(in_table: &[&str]) -> Board {
+        let specs: Vec<_> = in_table.iter().map(|name| spec(name, 0.0)).collect();
+        let table = RoutingTable::build(&specs, |_| None, &mut Keys::new(), None);
+        let clock = ManualClock::new(Timestamp::new(0, 0));
+        Board::new(Publisher::new(table), Arc::default(), Arc::new(clock))
+    }
+
+    fn names(board: &Board) -> Vec<(String, u64)> {
+        let services = board.services().into_iter();
+        services.map(|service| (service.name, service.revision)).collect()
+    }
+
+    #[test]
+    fn services_are_listed_by_name_and_only_if_they_are_in_the_table_too() {
+        let board = board(&["shop", "bank"]);
+        assert_eq!(names(&board), []);
+        board.replace(
+            ["zoo", "shop", "bank"]
+                .map(|name| (Name::from(name), shown(1)))
+                .into_iter(),
+        );
+        board.show("shop", shown(2));
+        board.show("nobody", shown(3));
+        assert_eq!(names(&board), [("bank".to_owned(), 1), ("shop".to_owned(), 2)]);
+        assert_eq!((board.revision("shop"), board.revision("nobody")), (Some(2), None));
+        assert!(board.service("zoo").is_none());
+    }
+
+    #[test]
+    fn weights_in_effect_are_those_of_the_table_also_when_the_controller_does_not_know_yet() {
+        let board = board(&["shop"]);
+        board.replace([(Name::from("shop"), shown(1))].into_iter());
+        let mut live = board.publisher.current().table.service("shop").unwrap().live();
+        live.weights = crate::control::testing::weights(&[("blue", 25.0), ("green", 75.0)]);
+        board.publisher.update(|table| table.with_weights("shop", &live));
+        let service = board.service("shop").unwrap();
+        assert_eq!(service.weights.effective["green"], 75.0);
+        assert_eq!(service.weights.intended["green"], 0.0);
+    }
+}

@@ -27,6 +27,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::cohort::{Arm, Cohort, Counts};
+use super::units::Repeats;
 
 /// The variance of a baseline's rate counts as so many times the canary's own at most, at full weight.
 const RATE_VARIANCE: f64 = 3.0;
@@ -52,6 +53,9 @@ struct Explained {
     variance: f64,
     /// Canary requests of ticks in which the baseline had none, to be held against its next.
     unmatched: f64,
+    /// The most failures of one key of the baseline, in sticky releases; 0 counts as 1.
+    #[serde(default)]
+    largest_repeat: u32,
 }
 
 /// A cohort that is not scored yet, since some of its requests are open.
@@ -66,8 +70,13 @@ pub struct Pending {
 }
 
 impl Explained {
-    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed.
-    fn add(&mut self, canary: u64, baseline: u64, failures: u64) {
+    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed; with keys, how often the same.
+    fn add(&mut self, canary: u64, baseline: u64, failures: u64, repeats: Option<Repeats>) {
+        let repeats = repeats.unwrap_or(Repeats {
+            weight: failures,
+            largest: 1,
+        });
+        self.largest_repeat = self.largest_repeat.max(repeats.largest);
         let canary = self.unmatched + canary as f64;
         if baseline == 0 {
             self.unmatched = canary;
@@ -75,9 +84,8 @@ impl Explained {
         }
         self.unmatched = 0.0;
         let by_baseline = canary / baseline as f64;
-        let failures = by_baseline * failures as f64;
-        self.mean += failures;
-        self.variance += failures * (1.0 + by_baseline);
+        self.mean += by_baseline * failures as f64;
+        self.variance += by_baseline * repeats.weight as f64 * (1.0 + by_baseline);
     }
 }
 
@@ -118,7 +126,7 @@ impl Budget {
     pub fn explain(&mut self, canary: &Arm<'_>, baseline: &Arm<'_>) {
         self.baseline.add(baseline);
         self.explained
-            .add(canary.requests, baseline.requests, baseline.failures);
+            .add(canary.requests, baseline.requests, baseline.failures, baseline.repeats);
     }
 
     /// The same at full weight, by the baseline's rate so far: nothing if it never had a request.
@@ -151,7 +159,7 @@ impl Budget {
     pub fn allowance_given(&self, pending: impl Iterator<Item = Pending>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
-            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open);
+            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open, None);
         }
         self.left(&explained)
     }
@@ -208,7 +216,8 @@ impl Budget {
             0 => 0.0,
             requests => 2.0 * level * self.alone / requests as f64,
         };
-        (2.0 * variance * level).sqrt() + level / 3.0 + of_rate.min(self.cap(level))
+        let one = level / 3.0 * f64::from(self.explained.largest_repeat.max(1));
+        (2.0 * variance * level).sqrt() + one + of_rate.min(self.cap(level))
     }
 
     /// `L`.
@@ -255,6 +264,21 @@ mod tests {
         let v = m * (1.0 + 50.0 / 950.0);
         let l = (2.0_f64 / 0.05).ln() + 2.0 * (1.0 + (1.0 + v).ln()).ln();
         assert!((budget.bound() - (m + (2.0 * v * l).sqrt() + l / 3.0)).abs() < 1e-9);
+    }
+
+    #[test]
+    fn failures_of_the_same_key_of_the_baseline_leave_more_to_chance() {
+        let mut budget = Budget::new(0, 0.05);
+        let poison = Arm {
+            repeats: Some(Repeats { weight: 9, largest: 3 }),
+            ..Arm::of(950, 3)
+        };
+        budget.explain(&Arm::of(50, 0), &poison);
+        let m: f64 = 50.0 * 3.0 / 950.0;
+        let v: f64 = 50.0 * 9.0 / 950.0 * (1.0 + 50.0 / 950.0);
+        let l = (2.0_f64 / 0.05).ln() + 2.0 * (1.0 + (1.0 + v).ln()).ln();
+        assert!((budget.explained() - m).abs() < 1e-9);
+        assert!((budget.chance() - ((2.0 * v * l).sqrt() + l)).abs() < 1e-9);
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod testimony;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod units;
 mod wealth;
 
 pub use budget::{Budget, Pending};
@@ -48,3 +49,4 @@ pub use landmark::landmark;
 pub use ledger::Stretch;
 pub use options::{ErrorRate, Latency, Objective, Options, Slo};
 pub use step::{Inconclusive, Step, Weights};
+pub use units::{Entered, Repeats, Ripe, Row, Unit, UnitCounts, Units};

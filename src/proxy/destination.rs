@@ -91,7 +91,7 @@ impl Destination {
         let (choice, cookie) = sticky::choose(service.sticky.as_ref(), headers, &exchange.client);
         let user = service.watch.is_some().then(|| {
             let address = || client_address(headers, &exchange.client);
-            trial::user(&service, &choice, cookie.is_some(), address)
+            trial::user(&service, &choice, address)
         });
         Ok((Destination::new(service, revision, choice, user), cookie))
     }
@@ -185,7 +185,7 @@ impl Destination {
         };
         let user = self.user.unwrap_or_else(|| {
             let address = || exchange.client.peer.ip().to_canonical();
-            trial::user(&self.service, &self.choice, false, address)
+            trial::user(&self.service, &self.choice, address)
         });
         match Trial::draw(worker, &self.service, &watch, drawn, user) {
             Drawn::On(trial) => exchange.trial = Some(trial),

@@ -6,10 +6,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::{Arm, Cohort, Pending};
+use crate::analysis::{Arm, Cohort, Entered, Pending, Repeats, Ripe, Unit, Units};
 use crate::stats::{Assignment, Happened, Note, Side};
-
-use super::users::Users;
 
 /// Displaced requests spoil this much time around them, for both arms.
 const SPOILED_US: u64 = 10_000;
@@ -88,6 +86,10 @@ pub(super) struct Scored {
     pub(super) at_us: u64,
     /// The chance that a request of the two arms was given to the canary.
     pub(super) weight: f64,
+    /// The chance of the units that begin in it, in sticky releases.
+    unit_weight: Option<f64>,
+    /// Units that have become old enough to count for a step, and no requests.
+    pub(super) ripe: Option<Ripe>,
     /// Requests were displaced meanwhile, so that the arms cannot be compared.
     pub(super) is_spoiled: bool,
     pub(super) baseline: ScoredArm,
@@ -101,25 +103,21 @@ pub(super) struct ScoredArm {
     pub(super) failures: u64,
     pub(super) visible: u64,
     pub(super) latency_us: Vec<(u64, u64)>,
-    pub(super) new_keys: Option<u64>,
     pub(super) failing_clients: u64,
-    /// Every request, and every one that failed, whoever's it was.
-    all: (u64, u64),
+    /// Where users are sticky.
+    sticky: Option<Sticky>,
+}
+
+/// What of one arm is counted by users.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sticky {
+    units: Vec<Unit>,
+    failed_first: u64,
+    repeats: Repeats,
 }
 
 impl Scored {
-    /// Every request for the budget, which counts all that users see.
-    pub(super) fn all(&self, at_ms: u64) -> Cohort<'static> {
-        let arm = |arm: &ScoredArm| Arm::of(arm.all.0, arm.all.1);
-        Cohort {
-            at_ms,
-            weight: self.weight,
-            baseline: arm(&self.baseline),
-            canary: arm(&self.canary),
-        }
-    }
-
-    /// The same for the judge, on its own scale of time.
+    /// The cohort on the scale of time of the judge.
     pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
         Cohort {
             at_ms,
@@ -136,9 +134,12 @@ impl ScoredArm {
             requests: self.requests,
             failures: self.failures,
             latency_us: Some(&self.latency_us),
-            new_keys: self.new_keys,
+            new_keys: None,
             failing_clients: Some(self.failing_clients),
             visible_failures: Some(self.visible),
+            units: self.sticky.as_ref().map(|sticky| &*sticky.units),
+            failed_first: self.sticky.as_ref().map(|sticky| sticky.failed_first),
+            repeats: self.sticky.as_ref().map(|sticky| sticky.repeats),
         }
     }
 }
@@ -211,7 +212,7 @@ impl Assembly {
     }
 
     /// Everything that can be scored now, in order, joined as long as the weights are the same.
-    pub(super) fn close(&mut self, known: &Known, users: &mut Users) -> Vec<Scored> {
+    pub(super) fn close(&mut self, known: &Known, units: &mut Units) -> Vec<Scored> {
         let end_us = self.boundary(known);
         let mut scored: Vec<Scored> = Vec::new();
         while let Some(first) = self.slots.first_entry() {
@@ -225,20 +226,27 @@ impl Assembly {
             }
             let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
-            let same = |last: &Scored| last.weight.to_bits() == weight.to_bits() && last.is_spoiled == is_spoiled;
-            if !scored.last().is_some_and(same) {
-                scored.push(Scored {
-                    weight,
-                    is_spoiled,
-                    ..Scored::default()
-                });
-            }
-            if let Some(last) = scored.last_mut() {
-                last.at_us = at_us;
-                last.count(side, &slot, known.landmark_us, users);
+            for ended in slot.take(known.landmark_us) {
+                let failed = matches!(ended.end, End::Bad { .. });
+                let counts = ended.end != End::Displaced;
+                let entered = counts.then(|| units.enter(ended.user, side, weight, at_us, failed));
+                let begins = entered.and_then(|entered| entered.weight.filter(|_| entered.begins));
+                let into = place(&mut scored, weight, is_spoiled, begins);
+                into.at_us = at_us;
+                if let Some(entered) = entered {
+                    into.count(side, ended.end, &entered, units.are_sticky());
+                }
             }
         }
-        self.closed_us = self.closed_us.max(end_us.min(known.now_us));
+        let closed_us = end_us.min(known.now_us);
+        let ripe = units.ripe(closed_us).into_iter();
+        scored.extend(ripe.map(|ripe| Scored {
+            at_us: closed_us,
+            weight: ripe.weight,
+            ripe: Some(ripe),
+            ..Scored::default()
+        }));
+        self.closed_us = self.closed_us.max(closed_us);
         self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
         scored
     }
@@ -294,16 +302,31 @@ fn chance(canary: u16, baseline: u16) -> f64 {
     f64::from(canary) / f64::from(both)
 }
 
-impl Scored {
-    fn count(&mut self, side: Side, slot: &Slot, landmark_us: u64, users: &mut Users) {
-        let arm = match side {
-            Side::Baseline => &mut self.baseline,
-            Side::Canary => &mut self.canary,
-        };
-        for ended in &slot.ended {
-            arm.count(*ended, users);
-        }
-        for open in &slot.open {
+/// The cohort of a request: the last one, or with the same weights one whose units have the same chance, so that the
+/// latencies of a cohort are of units with one chance.
+fn place(scored: &mut Vec<Scored>, weight: f64, is_spoiled: bool, begins: Option<f64>) -> &mut Scored {
+    let same = |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
+    let fits = |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
+    let first = scored.iter().rposition(|one| !same(one)).map_or(0, |at| at + 1);
+    let known = (first..scored.len()).find(|at| scored.get(*at).is_some_and(fits));
+    let at = known.unwrap_or(scored.len());
+    if known.is_none() {
+        scored.push(Scored {
+            weight,
+            is_spoiled,
+            ..Scored::default()
+        });
+    }
+    #[expect(clippy::indexing_slicing, reason = "it was found, or has just been added")]
+    let into = &mut scored[at];
+    into.unit_weight = into.unit_weight.or(begins);
+    into
+}
+
+impl Slot {
+    /// Its requests with what they came to, or with what is known of them at the landmark.
+    fn take(self, landmark_us: u64) -> impl Iterator<Item = Ended> {
+        let open = self.open.into_iter().map(move |open| {
             let end = if open.headed {
                 // A good answer whose body goes on: no failure, and as slow as can be told.
                 let latency_us = u32::try_from(landmark_us).unwrap_or(u32::MAX);
@@ -312,34 +335,50 @@ impl Scored {
                 // Whether a user saw it is known when it ends.
                 End::Bad { visible: false }
             };
-            arm.count(Ended { user: open.user, end }, users);
+            Ended { user: open.user, end }
+        });
+        self.ended.into_iter().chain(open)
+    }
+}
+
+impl Scored {
+    fn count(&mut self, side: Side, end: End, entered: &Entered, sticky: bool) {
+        if sticky {
+            self.baseline.sticky.get_or_insert_default();
+            self.canary.sticky.get_or_insert_default();
+        }
+        match side {
+            Side::Baseline => self.baseline.count(end, entered),
+            Side::Canary => self.canary.count(end, entered),
         }
     }
 }
 
 impl ScoredArm {
-    fn count(&mut self, ended: Ended, users: &mut Users) {
-        if ended.end == End::Displaced {
-            return;
-        }
-        self.all.0 += 1;
-        self.all.1 += u64::from(matches!(ended.end, End::Bad { .. }));
-        let Some(user) = users.counts(ended.user) else {
-            return;
-        };
+    fn count(&mut self, end: End, entered: &Entered) {
         self.requests += 1;
-        if let Some(is_new) = users.first_seen(user) {
-            *self.new_keys.get_or_insert(0) += u64::from(is_new);
-        }
-        match ended.end {
-            End::Good { latency_us } if users.may_time(user) => self.latency_us.push((u64::from(latency_us), 1)),
+        let is_timed = self.sticky.is_none() || entered.begins;
+        match end {
+            End::Good { latency_us } if is_timed => self.latency_us.push((u64::from(latency_us), 1)),
             End::Good { .. } | End::Aborted | End::Displaced => {}
             End::Bad { visible } => {
-                let is_new = users.first_failure(user);
-                self.failing_clients += u64::from(is_new);
-                self.failures += u64::from(is_new || !users.are_sticky());
+                self.failures += 1;
                 self.visible += u64::from(visible);
+                self.failing_clients += u64::from(entered.is_new_failing_client);
             }
+        }
+        let Some(sticky) = &mut self.sticky else { return };
+        if entered.failure > 0 {
+            sticky.repeats.add(entered.failure);
+        }
+        if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
+            let unit = Unit {
+                weight,
+                begun: u64::from(entered.begins),
+                failed: u64::from(entered.fails),
+            };
+            unit.add_to(&mut sticky.units);
+            sticky.failed_first += u64::from(entered.begins && entered.fails);
         }
     }
 }
@@ -365,6 +404,11 @@ mod tests {
             user,
             happened,
         }
+    }
+
+    /// Requests that are drawn one by one.
+    fn drawn() -> Units {
+        Units::new(false, 0)
     }
 
     fn known(now_us: u64) -> Known {
@@ -400,10 +444,10 @@ mod tests {
             note(1_010, Side::Canary, 2, Happened::Assigned),
             note(1_010, Side::Canary, 2, BAD),
         ]);
-        let mut users = Users::new(false);
+        let mut units = drawn();
         assert!(assembly.has_failure());
         assert_eq!(
-            counts(&assembly.close(&known(50_000), &mut users)),
+            counts(&assembly.close(&known(50_000), &mut units)),
             Vec::<[u64; 4]>::new()
         );
         let pending = Pending {
@@ -413,7 +457,7 @@ mod tests {
         };
         assert_eq!(assembly.pending(), pending);
         assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-        assert_eq!(counts(&assembly.close(&known(60_000), &mut users)), [[1, 0, 1, 1]]);
+        assert_eq!(counts(&assembly.close(&known(60_000), &mut units)), [[1, 0, 1, 1]]);
         assert!(!assembly.has_failure());
     }
 
@@ -424,22 +468,22 @@ mod tests {
             note(1_001, Side::Canary, 2, Happened::Assigned),
             note(1_001, Side::Canary, 2, Happened::Headed),
         ]);
-        let mut users = Users::new(false);
-        assert!(assembly.close(&known(200_000), &mut users).is_empty());
-        let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut users);
+        let mut units = drawn();
+        assert!(assembly.close(&known(200_000), &mut units).is_empty());
+        let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut units);
         assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
         assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
         // Its end is no longer of interest.
         assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-        assert!(assembly.close(&known(900_000), &mut users).is_empty());
+        assert!(assembly.close(&known(900_000), &mut units).is_empty());
     }
 
     #[test]
     fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
         let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::Assigned)]);
-        let mut users = Users::new(false);
-        assert!(assembly.close(&known(LANDMARK_US - 1), &mut users).is_empty());
-        assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut users)), [[1, 1, 0, 0]]);
+        let mut units = drawn();
+        assert!(assembly.close(&known(LANDMARK_US - 1), &mut units).is_empty());
+        assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut units)), [[1, 1, 0, 0]]);
     }
 
     #[test]
@@ -448,15 +492,15 @@ mod tests {
             note(5_000, Side::Canary, 2, Happened::Assigned),
             note(5_000, Side::Canary, 2, GOOD),
         ]);
-        let mut users = Users::new(false);
+        let mut units = drawn();
         let held = Known {
             floor_us: 4_000,
             ..known(90_000)
         };
-        assert!(assembly.close(&held, &mut users).is_empty());
+        assert!(assembly.close(&held, &mut units).is_empty());
         assembly.add(&note(4_000, Side::Baseline, 1, Happened::Assigned));
         assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
-        assert_eq!(counts(&assembly.close(&known(91_000), &mut users)), [[1, 0, 1, 0]]);
+        assert_eq!(counts(&assembly.close(&known(91_000), &mut units)), [[1, 0, 1, 0]]);
     }
 
     #[test]
@@ -469,16 +513,12 @@ mod tests {
             note(35_000, Side::Baseline, 3, Happened::Assigned),
             note(35_000, Side::Baseline, 3, GOOD),
         ]);
-        let mut users = Users::new(false);
-        let scored = assembly.close(&known(90_000), &mut users);
+        let mut units = drawn();
+        let scored = assembly.close(&known(90_000), &mut units);
         let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
         assert_eq!(spoiled, [true, false]);
-        assert_eq!(
-            scored[0].all(0).canary.requests,
-            0,
-            "a displaced request is of neither side"
-        );
-        assert_eq!(scored[0].all(0).baseline.failures, 1, "and yet explains");
+        assert_eq!(scored[0].canary.requests, 0, "a displaced request is of neither side");
+        assert_eq!(scored[0].baseline.failures, 1, "and yet explains");
         assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
     }
 
@@ -497,26 +537,78 @@ mod tests {
             changed,
             end,
         ]);
-        let scored = assembly.close(&known(90_000), &mut Users::new(false));
+        let scored = assembly.close(&known(90_000), &mut drawn());
         let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
         assert_eq!(weights, [0.05, 0.25]);
     }
 
     #[test]
-    fn a_sticky_user_fails_once_however_often_and_in_whatever_way() {
+    fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
         let mut assembly = assembly(&[
             note(1_000, Side::Canary, 7, Happened::Assigned),
-            note(1_000, Side::Canary, 7, BAD),
+            note(1_000, Side::Canary, 7, GOOD),
             note(1_100, Side::Canary, 7, Happened::Assigned),
             note(1_100, Side::Canary, 7, BAD),
             note(1_200, Side::Canary, 7, Happened::Assigned),
+            note(1_200, Side::Canary, 7, BAD),
             note(1_300, Side::Canary, Note::KEYLESS, Happened::Assigned),
             note(1_300, Side::Canary, Note::KEYLESS, BAD),
+            note(1_400, Side::Baseline, 8, Happened::Assigned),
         ]);
-        let scored = assembly.close(&known(900_000), &mut Users::new(true));
-        assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
-        assert_eq!(scored[0].canary.new_keys, Some(1));
-        assert_eq!(scored[0].all(0).canary.failures, 4, "the budget counts what users see");
+        let mut units = Units::new(true, 1_000_000);
+        let scored = assembly.close(&known(900_000), &mut units);
+        assert_eq!(counts(&scored), [[1, 1, 4, 3]], "the budgets count every request");
+        let cohort = scored[0].cohort(0);
+        let unit = |begun, failed| Unit {
+            weight: 0.05,
+            begun,
+            failed,
+        };
+        assert_eq!(cohort.canary.units, Some(&[unit(2, 2)][..]));
+        assert_eq!(cohort.baseline.units, Some(&[unit(1, 1)][..]));
+        assert_eq!(
+            (cohort.canary.failed_first, cohort.canary.failing_clients),
+            (Some(1), Some(2))
+        );
+        assert_eq!(cohort.canary.repeats, Some(Repeats { weight: 5, largest: 2 }));
+        assert_eq!(
+            cohort.canary.latency_us,
+            Some(&[(900, 1)][..]),
+            "of the first request of a unit"
+        );
+        let later = assembly.close(&known(3_000_000), &mut units);
+        let ripe = later[0].ripe.as_ref().unwrap();
+        assert_eq!(
+            (ripe.weight, &ripe.canary[..], &ripe.baseline[..]),
+            (0.05, &[unit(2, 2)][..], &[unit(1, 1)][..])
+        );
+    }
+
+    #[test]
+    fn units_with_different_chances_have_cohorts_of_their_own() {
+        let mut units = Units::new(true, 1_000_000);
+        let mut all = assembly(&[
+            note(1_000, Side::Baseline, 1, Happened::Assigned),
+            note(1_000, Side::Baseline, 1, GOOD),
+        ]);
+        assert_eq!(all.close(&known(2_000), &mut units).len(), 1);
+        for (user, at_us) in [(1, 3_000), (2, 3_001), (1, 3_002)] {
+            let mut changed = note(at_us, Side::Canary, user, Happened::Assigned);
+            changed.assignment.canary_points = 2_500;
+            changed.assignment.baseline_points = 7_500;
+            all.add(&changed);
+            all.add(&Note {
+                happened: GOOD,
+                ..changed
+            });
+        }
+        let scored = all.close(&known(10_000), &mut units);
+        let begun: Vec<_> = scored
+            .iter()
+            .map(|one| one.cohort(0).canary.units.unwrap()[0].weight)
+            .collect();
+        assert_eq!(begun, [0.2 / 0.95, 0.25]);
+        assert_eq!(counts(&scored), [[0, 0, 2, 0], [0, 0, 1, 0]]);
     }
 
     proptest! {
@@ -540,14 +632,14 @@ mod tests {
             let mut looks = looks;
             looks.sort_unstable();
             looks.push(10_000_000);
-            let (mut assembly, mut users) = (Assembly::new(0), Users::new(false));
+            let (mut assembly, mut units) = (Assembly::new(0), drawn());
             let (mut got, mut last) = ([0u64; 4], 0);
             let mut events = events.into_iter().peekable();
             for now_us in looks {
                 while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
                     assembly.add(&note);
                 }
-                for scored in assembly.close(&known(now_us), &mut users) {
+                for scored in assembly.close(&known(now_us), &mut units) {
                     prop_assert!(scored.at_us >= last);
                     last = scored.at_us;
                     got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);

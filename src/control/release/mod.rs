@@ -15,7 +15,6 @@ mod recording;
 mod resume;
 mod start;
 mod turn;
-mod users;
 mod view;
 
 pub(super) use active::Active;

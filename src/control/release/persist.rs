@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::active::Active;
 use super::chronicle::Chronicle;
 use super::turn::ITSELF;
-use super::users::Users;
+use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
@@ -29,7 +29,7 @@ pub(super) struct Stored {
 struct Checkpoint {
     trial: Trial,
     trial_step: Option<usize>,
-    users: Users,
+    units: Units,
     chronicle: Chronicle,
     mark: Mark,
     leased: u32,
@@ -160,7 +160,7 @@ impl Active {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
-            users: self.users.clone(),
+            units: self.units.clone(),
             chronicle: self.chronicle.clone(),
             mark: self.timeline.mark(now),
             leased,
@@ -193,7 +193,7 @@ impl Active {
         let sticky = spec.sticky;
         if checkpoint
             .as_ref()
-            .is_some_and(|known| known.users.are_sticky() != sticky)
+            .is_some_and(|known| known.units.are_sticky() != sticky)
         {
             return Err("whether its users are sticky has changed".to_owned());
         }
@@ -202,7 +202,7 @@ impl Active {
         let visible = u32::try_from(visible).unwrap_or(u32::MAX);
         if let Some(known) = checkpoint {
             active.trial = known.trial;
-            active.users = known.users;
+            active.units = known.units;
             active.chronicle = known.chronicle;
             active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;

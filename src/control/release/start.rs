@@ -113,7 +113,13 @@ impl Controller {
         active.lease = Lease::new(Lease::first(0, limit), durable);
         active.recording = store.record(&active.release.id);
         if let Some(recording) = &active.recording {
-            begin(recording, &active.release, &latency_us, failures);
+            begin(
+                recording,
+                &active.release,
+                &latency_us,
+                failures,
+                active.units.are_sticky(),
+            );
         }
         Box::new(active)
     }

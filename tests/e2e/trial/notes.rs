@@ -158,7 +158,7 @@ impl super::Rig {
 }
 
 #[test]
-fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
+fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
@@ -170,8 +170,8 @@ fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
     let notes = rig.ended(4);
     let drawn = notes.iter().filter(|note| note.happened == Happened::Assigned);
     let users: Vec<u32> = drawn.map(|note| note.user).collect();
-    assert_eq!(users[0], Note::KEYLESS);
-    assert_ne!(users[1], Note::KEYLESS);
+    assert_ne!(users[0], Note::KEYLESS);
+    assert_eq!(users[0], users[1]);
     assert_eq!(users[1], users[2]);
     assert_ne!(users[1], users[3]);
 }

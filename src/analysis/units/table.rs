@@ -633,6 +633,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_each_time_does_not_grow_with_the_users() {
+        let mut units = units();
+        for user in 0..20_000 {
+            units.enter(user, Canary, 0.1, u64::from(user) * 50_000, true);
+        }
+        assert_eq!(units.changes().len(), 20_000);
+        units.ripe(2_000 * SECOND);
+        units.enter(5, Canary, 0.1, 2_000 * SECOND, true);
+        assert_eq!(units.changes().len(), 1, "who has failed before is not written again");
+        assert!(serde_json::to_string(&units).unwrap().len() < 1_000);
+        units.forget_written();
+        assert_eq!(units.changes().len(), 20_000, "unless it may be lost");
+    }
+
+    #[test]
     fn clients_of_a_release_without_keys_fail_once_too() {
         let mut units = Units::new(false, SECOND);
         assert!(!units.enter(7, Canary, 0.1, 0, false).is_new_failing_client);

@@ -4,6 +4,7 @@ use super::releases::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
+use serde_json::json;
 
 #[tokio::test]
 async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
@@ -238,5 +239,34 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]);
         let release = rig.release("shop-1").await;
         assert_eq!((release.phase, release.budget.spent), (Phase::Pending, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut sticky = spec("shop", 0.0);
+    sticky.sticky = Some(crate::model::Sticky::ClientIp);
+    let of_users = |release: &api::Release| {
+        let errors = &release.objectives[0];
+        assert_eq!(errors["unit"], "user", "{errors}");
+        (errors["canary"].clone(), errors["baseline"].clone())
+    };
+    let mut before = None;
+    for _ in 0..2 {
+        let mut rig = Rig::open(directory.path(), vec![sticky.clone()]);
+        let _worker = prompt_worker(&rig.links.publisher);
+        if before.is_none() {
+            rig.begin().await;
+        }
+        // Two of ten users on the canary, and one of them fails: the same users each time.
+        rig.traffic_at(2_000, 4, Duration::from_millis(40), true).await;
+        rig.traffic_at(2_000, 10, Duration::from_millis(100), false).await;
+        let seen = of_users(&rig.release("shop-1").await);
+        if let Some(before) = before.replace(seen.clone()) {
+            assert_eq!(seen, before);
+        }
+        assert_eq!((&seen.0["requests"], &seen.0["failures"]), (&json!(2), &json!(1)));
+        rig.stop().await;
     }
 }

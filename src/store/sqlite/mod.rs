@@ -2,6 +2,7 @@
 
 mod commit;
 mod open;
+mod parts;
 mod releases;
 mod rows;
 
@@ -12,7 +13,7 @@ use serde_json::Value;
 
 use self::commit::{Doubt, confirm, settle, write};
 use self::open::{check, connect, damaged, make, migrate, sync, unusable};
-use super::{Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, StoreError};
+use super::{Backend, Change, Committed, Entry, LoadedState, Part, ReleaseRecord, StoreError};
 
 const FILE: &str = "weighbridge.db";
 
@@ -62,6 +63,7 @@ impl Sqlite {
                 services: rows::services(connection)?,
                 releases: releases::to_go_on_with(connection)?,
                 checkpoints: releases::checkpoints(connection)?,
+                parts: parts::all(connection)?,
             })
         };
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
@@ -148,6 +150,10 @@ impl Backend for Sqlite {
 
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
         self.keep(|connection| releases::put_checkpoint(connection, id, state))
+    }
+
+    fn put_parts(&mut self, id: &str, parts: &[Part]) -> Result<(), StoreError> {
+        self.keep(|connection| parts::put(connection, id, parts))
     }
 
     fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {

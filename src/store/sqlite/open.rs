@@ -63,6 +63,15 @@ const MIGRATIONS: &[&str] = &[
         bundle TEXT NOT NULL CHECK (json_valid(bundle))
     ) STRICT;
 "#,
+    r#"
+    CREATE TABLE checkpoint_parts (
+        id     TEXT NOT NULL,
+        kind   INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        state  BLOB NOT NULL,
+        PRIMARY KEY (id, kind, number)
+    ) STRICT, WITHOUT ROWID;
+"#,
 ];
 
 /// The directory, and its entry in its parent, on disk.

@@ -7,9 +7,11 @@
 //! The table tells the units of one release apart. It is fed requests in the order of their assignment and knows no
 //! clock; the program and the simulations use the same one.
 
+mod keys;
 mod table;
 
-pub use table::{Entered, Ripe, Row, Units};
+pub use keys::Row;
+pub use table::{Entered, Ripe, Units};
 
 use serde::{Deserialize, Serialize};
 

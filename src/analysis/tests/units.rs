@@ -90,10 +90,7 @@ fn at_the_margin_one_more_unit_is_worth_one_on_average() {
 fn the_evidence_of_units_can_be_computed_again() {
     let mut judge = judge();
     for at in 0..2_000 {
-        let canary = [
-            unit(0.05, 2, u64::from(at % 9 == 0)),
-            unit(0.2 / 0.95, u64::from(at % 2), 0),
-        ];
+        let canary = [unit(0.05, 2, u64::from(at % 9 == 0)), unit(0.2 / 0.95, at % 2, 0)];
         judge.observe(&cohort(at * 100, &canary, &[unit(0.05, 30, u64::from(at % 7 == 0))]));
     }
     let evidence = judge.evidence();

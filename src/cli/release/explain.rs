@@ -178,8 +178,8 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
         lines.push(format!(
             "  {}: {} on the canary, {} on the baseline.",
             bad(objective),
-            words::share_of(objective.canary, objective.counted()),
-            words::share_of(objective.baseline, objective.counted())
+            words::share(objective.canary, objective.counted()),
+            words::share(objective.baseline, objective.counted())
         ));
     }
     if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {

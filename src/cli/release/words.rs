@@ -93,13 +93,8 @@ pub(super) fn of_limit(log_e: f64, limit: f64) -> String {
     format!("{log_e:.2} of {limit:.2}")
 }
 
-/// A share of requests, with as many digits as a small one needs.
-pub(super) fn share(failures: u64, requests: u64) -> String {
-    share_of(SideCounts { requests, failures }, "requests")
-}
-
-/// The same of something else than requests.
-pub(super) fn share_of(counts: SideCounts, what: &str) -> String {
+/// A share of what is counted, with as many digits as a small one needs.
+pub(super) fn share(counts: SideCounts, what: &str) -> String {
     let SideCounts { requests, failures } = counts;
     let rate = if requests == 0 {
         0.0

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::chronicle::Chronicle;
-use super::cohorts::{Assembly, Known, Scored};
+use super::cohorts::{Assembly, Known};
 use super::lease::Lease;
 use super::recording::{record, record_ripe};
+use super::scored::Scored;
 use crate::analysis::replay::Stand;
 use crate::analysis::{Cohort, Units, landmark};
 use crate::control::Refusal;

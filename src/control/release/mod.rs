@@ -13,6 +13,7 @@ mod persist;
 mod read;
 mod recording;
 mod resume;
+mod scored;
 mod start;
 mod turn;
 mod view;

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::baseline::BaselineRate;
 use super::cohort::{Cohort, Counts};
+use super::units::Repeats;
 
 /// A budget and what became of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -37,6 +38,9 @@ struct Explained {
     variance: f64,
     /// Canary requests of ticks in which the baseline had none, to be held against its next.
     unmatched: f64,
+    /// The most failures of one key of the baseline, in sticky releases; 0 counts as 1.
+    #[serde(default)]
+    largest_repeat: u32,
 }
 
 /// A cohort that is not scored yet, since some of its requests are open.
@@ -53,8 +57,13 @@ pub struct Pending {
 }
 
 impl Explained {
-    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed.
-    fn add(&mut self, canary: u64, baseline: u64, failures: u64) {
+    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed; with keys, how often the same.
+    fn add(&mut self, canary: u64, baseline: u64, failures: u64, repeats: Option<Repeats>) {
+        let repeats = repeats.unwrap_or(Repeats {
+            weight: failures,
+            largest: 1,
+        });
+        self.largest_repeat = self.largest_repeat.max(repeats.largest);
         let canary = self.unmatched + canary as f64;
         if baseline == 0 {
             self.unmatched = canary;
@@ -62,9 +71,8 @@ impl Explained {
         }
         self.unmatched = 0.0;
         let by_baseline = canary / baseline as f64;
-        let failures = by_baseline * failures as f64;
-        self.mean += failures;
-        self.variance += failures * (1.0 + by_baseline);
+        self.mean += by_baseline * failures as f64;
+        self.variance += by_baseline * repeats.weight as f64 * (1.0 + by_baseline);
     }
 
     /// Adds canary requests at full weight, of which so large a share may fail.
@@ -124,7 +132,7 @@ impl Budget {
             let (canary, baseline) = (&cohort.canary, &cohort.baseline);
             self.alone = None;
             self.explained
-                .add(canary.requests, baseline.requests, baseline.failures);
+                .add(canary.requests, baseline.requests, baseline.failures, baseline.repeats);
         }
     }
 
@@ -152,7 +160,7 @@ impl Budget {
     pub fn allowance_given(&self, pending: impl Iterator<Item = Pending>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
-            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open);
+            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open, None);
             if tick.alone > 0 {
                 explained.add_alone(tick.alone, self.share_alone());
             }
@@ -201,7 +209,8 @@ impl Budget {
 
     fn chance_of(&self, variance: f64) -> f64 {
         let level = (2.0 / self.alpha).ln() + 2.0 * variance.ln_1p().ln_1p();
-        (2.0 * variance * level).sqrt() + level / 3.0
+        let one = level / 3.0 * f64::from(self.explained.largest_repeat.max(1));
+        (2.0 * variance * level).sqrt() + one
     }
 }
 
@@ -211,6 +220,24 @@ mod tests {
     use super::*;
 
     const WORSE_BY: f64 = 5e-4;
+
+    #[test]
+    fn failures_of_the_same_key_of_the_baseline_leave_more_to_chance() {
+        let mut budget = budget(0, 0.05);
+        let poison = Arm {
+            repeats: Some(Repeats { weight: 9, largest: 3 }),
+            ..Arm::of(950, 3)
+        };
+        budget.explain(&Cohort {
+            baseline: poison,
+            ..cohort(0.05, (50, 0), (0, 0))
+        });
+        let m: f64 = 50.0 * 3.0 / 950.0;
+        let v: f64 = 50.0 * 9.0 / 950.0 * (1.0 + 50.0 / 950.0);
+        let l = (2.0_f64 / 0.05).ln() + 2.0 * (1.0 + (1.0 + v).ln()).ln();
+        assert!((budget.explained() - m).abs() < 1e-9);
+        assert!((budget.chance() - ((2.0 * v * l).sqrt() + l)).abs() < 1e-9);
+    }
 
     fn budget(limit: u64, alpha: f64) -> Budget {
         Budget::new(limit, alpha, WORSE_BY)

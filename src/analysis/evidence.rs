@@ -10,6 +10,7 @@ use super::error::{BETS, ErrorTest, Margin};
 use super::latency::Table;
 use super::ledger::Stretch;
 use super::options::Objective;
+use super::units::UnitCounts;
 use super::wealth::Wealth;
 
 /// What is known of a release at one moment.
@@ -31,6 +32,9 @@ pub struct Evidence {
     pub canary: Counts,
     /// What the baseline was given meanwhile.
     pub baseline: Counts,
+    /// Sticky releases: what errors are judged by, the draws of keys and those of them that failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<UnitCounts>,
     /// Clients of the canary that failed.
     pub failing_clients: u64,
     /// `ln` of the evidence that the split is not what the weights say.

@@ -88,7 +88,7 @@ impl Side {
 
     pub(crate) fn score(&mut self, slo: Slo, arm: &Arm<'_>) {
         let (requests, bad) = match slo {
-            Slo::ErrorRate { .. } => (arm.requests, arm.failures),
+            Slo::ErrorRate { .. } => (arm.requests, arm.distinct_failures()),
             Slo::Latency { below, .. } => {
                 let Some(seen) = Seen::of(arm) else { return };
                 let threshold = u64::try_from(below.as_micros()).unwrap_or(u64::MAX);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::aborts::{AbortTest, Aborts};
 use super::alone::Alone;
 use super::baseline::BaselineRate;
-use super::cohort::{Cohort, Counts};
+use super::cohort::{Arm, Cohort, Counts};
 use super::confidence::{Interval, interval};
 use super::epoch::Slack;
 use super::error::{ErrorTest, Margin, Pair};
@@ -19,6 +19,7 @@ use super::math::log_sum_exp;
 use super::options::{Objective, Options};
 use super::split::Split;
 use super::step::{Inconclusive, Progress, Step, Tests};
+use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// Wealth is shared anew once in this time, and when a step begins.
 const BLOCK_MS: u64 = 30_000;
@@ -126,6 +127,9 @@ pub struct Judge {
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
     pub(crate) failing_clients: u64,
+    /// Sticky releases: the units so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) units: Option<UnitCounts>,
     pub(crate) started_ms: Option<u64>,
     pub(crate) now_ms: u64,
     next_block_ms: u64,
@@ -171,6 +175,7 @@ impl Judge {
             canary: Counts::default(),
             baseline: Counts::default(),
             failing_clients: 0,
+            units: None,
             started_ms: None,
             now_ms: 0,
             next_block_ms: 0,
@@ -232,6 +237,16 @@ impl Judge {
         }
         if let Some(latency) = &mut self.latency {
             latency.remember(&cohort.baseline);
+        }
+    }
+
+    /// Scores units that have become as old as `bake` for the step in which they began, at the weight `weight`: those of
+    /// each arm, and of them those that had failed by that age.
+    pub fn mature(&mut self, at_ms: u64, weight: f64, canary: &[Unit], baseline: &[Unit]) {
+        let at_ms = at_ms.max(self.now_ms);
+        self.pass_to(at_ms);
+        if let Some(progress) = &mut self.progress {
+            progress.score_units(weight, canary, baseline, self.advance_limit);
         }
     }
 
@@ -365,7 +380,10 @@ impl Judge {
     fn score(&mut self, cohort: &Cohort<'_>) {
         self.canary.add(&cohort.canary);
         self.baseline.add(&cohort.baseline);
-        self.failing_clients += cohort.canary.failing_clients.unwrap_or(cohort.canary.failures);
+        self.failing_clients += cohort
+            .canary
+            .failing_clients
+            .unwrap_or_else(|| cohort.canary.distinct_failures());
         self.rate.add(cohort.weight, &cohort.baseline);
         self.aborts.score(cohort);
         if cohort.weight >= 1.0 {
@@ -385,6 +403,11 @@ impl Judge {
 
     /// The comparisons, for which both arms must have a chance of each request.
     fn compare(&mut self, cohort: &Cohort<'_>) {
+        if cohort.canary.units.is_some() || cohort.baseline.units.is_some() {
+            let grown = self.compare_units(cohort);
+            self.bound += grown.max(self.compare_latency(cohort));
+            return;
+        }
         self.split.add(cohort);
         let mut grown = 0.0;
         if let Some(error) = &mut self.error {
@@ -409,12 +432,37 @@ impl Judge {
             ));
         }
         let Some(alone) = &mut self.alone else { return };
+        // One broken user of a sticky service must not condemn the canary here either.
+        let cohort = &Cohort {
+            canary: Arm {
+                failures: cohort.canary.distinct_failures(),
+                ..cohort.canary
+            },
+            ..*cohort
+        };
         alone.score(&cohort.canary);
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             self.bound += error.score_alone(alone.limit, canary);
             self.ledger.add(cohort, error.margin(), Some(alone.limit));
         }
+    }
+
+    /// The same where the unit is the draw of a key. Gives the most by which the evidence may have grown.
+    fn compare_units(&mut self, cohort: &Cohort<'_>) -> f64 {
+        let canary = cohort.canary.units.unwrap_or_default();
+        let baseline = cohort.baseline.units.unwrap_or_default();
+        self.units.get_or_insert_default().add(canary, baseline);
+        let mut grown = 0.0;
+        for (weight, canary, baseline) in paired(canary, baseline) {
+            self.split.add_units(weight, canary, baseline);
+            if let Some(error) = &mut self.error {
+                let pair = Pair::of(canary.requests, canary.failures);
+                grown += error.score(weight, pair, baseline.failures);
+                self.ledger.add_units(weight, canary, baseline, error.margin());
+            }
+        }
+        grown
     }
 
     /// Gives the most by which the evidence (in log space) may have grown.
@@ -427,7 +475,11 @@ impl Judge {
         };
         let canary = sort(&cohort.canary, of_canary, &epoch.canary_edges);
         let baseline = sort(&cohort.baseline, of_baseline, &epoch.baseline_edges);
-        latency.score(cohort.weight, &canary, &baseline, cohort.canary.failures)
+        let weight = begun_at(&cohort.canary, &cohort.baseline).unwrap_or(cohort.weight);
+        if weight >= 1.0 {
+            return 0.0;
+        }
+        latency.score(weight, &canary, &baseline, cohort.canary.slow_failures())
     }
 
     /// Rolls back when there is evidence enough.
@@ -482,8 +534,8 @@ impl Judge {
     }
 
     fn failures_suffice(&self) -> bool {
-        self.canary.failures >= self.options.min_canary_failures
-            && self.failing_clients >= self.options.min_distinct_clients
+        let failures = self.units.map_or(self.canary.failures, |units| units.canary.failures);
+        failures >= self.options.min_canary_failures && self.failing_clients >= self.options.min_distinct_clients
     }
 
     /// The weighted mean of the relative objectives' e-values; 0 (in log space) when there are none.

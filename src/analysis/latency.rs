@@ -180,7 +180,7 @@ impl LatencyTest {
     /// Remembers a cohort's baseline, after the cohort was scored.
     pub(crate) fn remember(&mut self, baseline: &Arm<'_>) {
         if let Some(latency_us) = baseline.latency_us {
-            self.past.record(latency_us, baseline.failures);
+            self.past.record(latency_us, baseline.slow_failures());
         }
     }
 
@@ -266,6 +266,6 @@ pub(crate) fn sort(arm: &Arm<'_>, latency_us: &[(u64, u64)], edges: &[u64; BINS 
         }
     }
     let [.., slowest] = &mut bins;
-    *slowest += arm.failures as f64;
+    *slowest += arm.slow_failures() as f64;
     bins
 }

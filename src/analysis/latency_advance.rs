@@ -193,7 +193,7 @@ impl<'a> Seen<'a> {
     pub(crate) fn of(arm: &Arm<'a>) -> Option<Seen<'a>> {
         arm.latency_us.map(|latency_us| Seen {
             latency_us,
-            failures: arm.failures,
+            failures: arm.slow_failures(),
         })
     }
 

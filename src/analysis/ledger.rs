@@ -90,6 +90,23 @@ impl Ledger {
         }
     }
 
+    /// Adds units that were drawn with a chance strictly between 0 and 1. Chances alternate from cohort to cohort, and the
+    /// order within a block does not matter, so each chance has one stretch in it.
+    pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts, margin: Margin) {
+        let block = self.stretches.iter().rposition(|stretch| stretch.shared > 0);
+        let fits = |stretch: &Stretch| stretch.limit.is_none() && (stretch.weight == weight || stretch.weight == 0.0);
+        let known = (block.unwrap_or(0)..self.stretches.len()).find(|at| self.stretches.get(*at).is_some_and(fits));
+        if known.is_none() {
+            self.open(Stretch::opened(0, weight, None), margin);
+        }
+        let at = known.unwrap_or(self.stretches.len() - 1);
+        if let Some(stretch) = self.stretches.get_mut(at) {
+            stretch.weight = weight;
+            stretch.canary.plus(canary);
+            stretch.baseline.plus(baseline);
+        }
+    }
+
     fn open(&mut self, stretch: Stretch, margin: Margin) {
         if self.stretches.len() == KEPT
             && let Some(oldest) = self.stretches.pop_front()

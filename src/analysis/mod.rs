@@ -39,6 +39,7 @@ mod testimony;
 #[cfg(test)]
 mod tests;
 pub mod text;
+mod units;
 mod wealth;
 
 pub use aborts::Aborts;
@@ -52,3 +53,4 @@ pub use landmark::landmark;
 pub use ledger::Stretch;
 pub use options::{ErrorRate, Latency, Objective, Options, Slo};
 pub use step::{Inconclusive, Step, Weights};
+pub use units::{Entered, Repeats, Ripe, Row, Unit, UnitCounts, Units};

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Cohort, Counts};
+use super::cohort::{Arm, Cohort, Counts};
 use super::math::ln_gamma;
 
 /// Pseudo-requests: how far from the weight the bets reach.
@@ -46,11 +46,27 @@ pub(crate) struct Totals {
 impl Split {
     /// Adds a cohort whose weight is strictly between 0 and 1.
     pub(crate) fn add(&mut self, cohort: &Cohort<'_>) {
-        let Some(totals) = self.at(cohort.weight) else { return };
-        totals.canary.add(&cohort.canary);
-        totals.baseline.add(&cohort.baseline);
-        totals.drawn_canary += cohort.canary.new_keys.unwrap_or(cohort.canary.requests);
-        totals.drawn_baseline += cohort.baseline.new_keys.unwrap_or(cohort.baseline.requests);
+        let drawn = |arm: &Arm<'_>| arm.new_keys.unwrap_or(arm.requests);
+        let (canary, baseline) = (&cohort.canary, &cohort.baseline);
+        self.count(
+            cohort.weight,
+            (canary.counts(), drawn(canary)),
+            (baseline.counts(), drawn(baseline)),
+        );
+    }
+
+    /// Adds units that were drawn with this chance, strictly between 0 and 1.
+    pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts) {
+        self.count(weight, (canary, canary.requests), (baseline, baseline.requests));
+    }
+
+    /// Adds what was counted of both arms at a weight, and how many draws that was.
+    fn count(&mut self, weight: f64, canary: (Counts, u64), baseline: (Counts, u64)) {
+        let Some(totals) = self.at(weight) else { return };
+        totals.canary.plus(canary.0);
+        totals.baseline.plus(baseline.0);
+        totals.drawn_canary += canary.1;
+        totals.drawn_baseline += baseline.1;
         if totals.drawn() >= totals.next {
             self.examine();
         }
@@ -132,7 +148,6 @@ impl Totals {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cohort::Arm;
     use super::*;
 
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]

@@ -7,6 +7,7 @@ use super::cohort::{Cohort, Counts};
 use super::epoch::{Epoch, Slack};
 use super::error::{Margin, Pair};
 use super::latency_advance::{LatencyAdvance, Seen};
+use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// The conditions of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,6 +75,9 @@ pub(crate) struct Progress {
     pub(crate) baseline: Counts,
     /// The canary's requests that came to an answer or a failure: those that the client gave up say nothing.
     pub(crate) outcomes: u64,
+    /// Sticky releases: the units that began at this step and are old enough to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) units: Option<UnitCounts>,
     pub(crate) error: Option<Advance>,
     pub(crate) latency: Option<LatencyAdvance>,
 }
@@ -99,6 +103,7 @@ impl Progress {
             canary: Counts::default(),
             baseline: Counts::default(),
             outcomes: 0,
+            units: None,
             error: tests.error.then(|| Advance::new(harm)),
             latency: tests.latency.map(latency),
         }
@@ -117,7 +122,8 @@ impl Progress {
         if cohort.weight >= 1.0 || cohort.weight <= 0.0 {
             return;
         }
-        if let Some(error) = &mut self.error {
+        let are_units = cohort.canary.units.is_some() || cohort.baseline.units.is_some();
+        if let Some(error) = self.error.as_mut().filter(|_| !are_units) {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             error.score(cohort.weight, canary, cohort.baseline.failures);
             error.settle(limit);
@@ -125,8 +131,24 @@ impl Progress {
         if let Some(latency) = &mut self.latency
             && let (Some(canary), Some(baseline)) = (Seen::of(&cohort.canary), Seen::of(&cohort.baseline))
         {
-            latency.score(cohort.at_ms, cohort.weight, canary, baseline);
+            let weight = begun_at(&cohort.canary, &cohort.baseline).unwrap_or(cohort.weight);
+            if weight < 1.0 {
+                latency.score(cohort.at_ms, weight, canary, baseline);
+            }
         }
+    }
+
+    /// Scores units that have become old enough, unless they began at a smaller weight, `weight`.
+    pub(crate) fn score_units(&mut self, weight: f64, canary: &[Unit], baseline: &[Unit], limit: f64) {
+        if weight < self.step.weight - 1e-9 {
+            return;
+        }
+        self.units.get_or_insert_default().add(canary, baseline);
+        let Some(error) = &mut self.error else { return };
+        for (weight, canary, baseline) in paired(canary, baseline) {
+            error.score(weight, Pair::of(canary.requests, canary.failures), baseline.failures);
+        }
+        error.settle(limit);
     }
 
     /// Whether the step has been passed: its least time and requests, and each advance test that it has. At full

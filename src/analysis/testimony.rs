@@ -34,6 +34,7 @@ impl Judge {
             p_value: (-self.log_e_max).exp().min(1.0),
             canary: self.canary,
             baseline: self.baseline,
+            units: self.units,
             failing_clients: self.failing_clients,
             split_log_e: self.split.log_e(),
             objectives: objectives.collect(),
@@ -93,6 +94,13 @@ impl Judge {
 
     /// What the forecast of the step says, less what the canary has had.
     fn still_needed(&self, progress: &Progress) -> Option<u64> {
+        if let Some(all) = self.units {
+            let at_step = progress.units.unwrap_or_default();
+            let rate = at_step.baseline.rate().or(all.baseline.rate())?;
+            let worse_by = margin(self.options.harm_budget, progress.step.next_weight);
+            let whole = requests_to_advance(progress.step.weight, rate, worse_by, self.options.beta)?;
+            return Some(whole.saturating_sub(at_step.canary.requests));
+        }
         let rate = progress.baseline.rate().or(self.baseline.rate())?;
         let worse_by = margin(self.options.harm_budget, progress.step.next_weight);
         let whole = requests_to_advance(progress.step.weight, rate, worse_by, self.options.beta)?;

@@ -32,7 +32,7 @@ impl Controller {
             self.services.insert(Name::clone(&managed.spec.name), managed);
         }
         self.publish_topology(&order);
-        self.resume_releases(loaded.releases, loaded.checkpoints);
+        self.resume_releases(loaded.releases, loaded.checkpoints, loaded.parts);
         self.metrics.set_reload(now, true);
         if !fresh.is_empty() {
             let reason = (!warnings.is_empty()).then(|| warnings.join("; "));

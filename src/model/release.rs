@@ -298,6 +298,10 @@ pub struct Forecast {
     pub requests_per_second: f64,
     /// The baseline's share of failures, 0 to 1, over the last five minutes.
     pub baseline_error_rate: f64,
+    /// `user` where errors of the service are judged by users and not by requests, since it is sticky: what is counted
+    /// below then are users, and times are absent, since how many new ones come is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Each step of the plan.
     pub steps: Vec<StepForecast>,
     /// Failures that users can see at most: the budget, what chance explains, and what can be in flight.

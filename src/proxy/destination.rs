@@ -25,8 +25,6 @@ pub(crate) struct Destination {
     /// The revision of the table that `service` was last looked up in.
     revision: u64,
     choice: Choice,
-    /// Whether the request came without a key that is known to be the user's own.
-    unproven: bool,
     /// The user's hash, for a service with a release.
     user: Option<u32>,
     way: Way,
@@ -89,27 +87,22 @@ impl Destination {
             if service.upstream(&name).is_none() {
                 return Err(unknown_upstream(exchange, &service));
             }
-            return Ok((
-                Destination::new(service, revision, Choice::Named(name), false, None),
-                None,
-            ));
+            return Ok((Destination::new(service, revision, Choice::Named(name), None), None));
         }
         let identity = sticky::identify(&service, request, &exchange.client);
         let user = service.watch.is_some().then(|| {
             let address = || client_address(headers, &exchange.client);
-            trial::user(&service, &identity.choice, identity.is_fresh(), address)
+            trial::user(&service, &identity.choice, address)
         });
-        let unproven = identity.issue.is_some();
-        let destination = Destination::new(service, revision, identity.choice, unproven, user);
+        let destination = Destination::new(service, revision, identity.choice, user);
         Ok((destination, identity.issue))
     }
 
-    fn new(service: Arc<Service>, revision: u64, choice: Choice, unproven: bool, user: Option<u32>) -> Destination {
+    fn new(service: Arc<Service>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
         Destination {
             service,
             revision,
             choice,
-            unproven,
             user,
             way: Way::New,
         }
@@ -207,7 +200,7 @@ impl Destination {
         };
         let user = self.user.unwrap_or_else(|| {
             let address = || exchange.client.peer.ip().to_canonical();
-            trial::user(&self.service, &self.choice, self.unproven, address)
+            trial::user(&self.service, &self.choice, address)
         });
         let request = trial::Request {
             drawn,

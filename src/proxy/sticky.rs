@@ -82,11 +82,6 @@ impl Common {
 }
 
 impl Identity {
-    /// Whether the key was made up for this request.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.issue.as_ref().is_some_and(Issue::is_fresh)
-    }
-
     fn known(key: &[u8]) -> Identity {
         Identity {
             choice: Choice::Key(key.into()),
@@ -170,7 +165,7 @@ fn by_cookie<B>(service: &Service, cookie: &StickyCookie, request: &Request<B>, 
     let https = is_https(request.headers(), client);
     Identity {
         choice: Choice::Key(key.into()),
-        issue: Issue::new(cookie, &value, old.is_none(), https, request.method()),
+        issue: Issue::new(cookie, &value, https, request.method()),
     }
 }
 

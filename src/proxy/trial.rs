@@ -300,10 +300,11 @@ impl Trial {
     }
 }
 
-/// Who a request is from, as far as a release is concerned: by the key that it came with, else by its address.
-pub(crate) fn user(service: &Service, choice: &Choice, made_up: bool, address: impl FnOnce() -> IpAddr) -> u32 {
+/// Who a request is from, as far as a release is concerned: by its key, which it came with or is given a cookie for, else by
+/// its address. A request to a sticky service that can have no key is nobody's.
+pub(crate) fn user(service: &Service, choice: &Choice, address: impl FnOnce() -> IpAddr) -> u32 {
     match choice {
-        Choice::Key(key) if !made_up => hash(key),
+        Choice::Key(key) => hash(key),
         _ if service.sticky.is_some() => Note::KEYLESS,
         _ => match address() {
             IpAddr::V4(v4) => hash(&v4.octets()),

@@ -33,11 +33,52 @@ pub fn forecast(
         service: service.to_owned(),
         requests_per_second,
         baseline_error_rate,
+        unit: None,
         worst_case: worst_case(plan),
         plan: serde_json::Value::Object(plan.to_shown()),
         warnings: warnings(plan, &steps, now),
         steps,
     }
+}
+
+/// The same for a sticky service, where users are counted and not requests. How many new ones come is not known before a
+/// release, so times cannot be told; nor is the share of them that meets a failure, which is taken for that of requests.
+pub fn forecast_by_users(
+    plan: &Plan,
+    service: &str,
+    requests_per_second: f64,
+    baseline_error_rate: f64,
+    now: Timestamp,
+) -> Forecast {
+    let mut told = forecast(plan, service, requests_per_second, baseline_error_rate, now);
+    for step in &mut told.steps {
+        step.seconds_to_advance = None;
+        step.detections
+            .iter_mut()
+            .for_each(|detection| detection.seconds = None);
+    }
+    let never = told
+        .steps
+        .iter()
+        .enumerate()
+        .filter(|(_, step)| step.requests_to_advance.is_none());
+    let never: Vec<String> = never
+        .map(|(at, step)| {
+            format!(
+                "step {} ({}%) can never be shown to be good enough",
+                at + 1,
+                step.weight
+            )
+        })
+        .collect();
+    told.warnings = freezes(plan, now).into_iter().chain(never).collect();
+    told.warnings.push(
+        "the service is sticky, so errors are judged by users: the counts are of new users, and of those that a larger weight \
+         may move; how many come is not known, so no times can be told"
+            .to_owned(),
+    );
+    told.unit = Some("user".to_owned());
+    told
 }
 
 /// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the budget with what chance
@@ -163,15 +204,17 @@ fn whole(requests: f64) -> u64 {
     requests
 }
 
+fn freezes(plan: &Plan, now: Timestamp) -> Option<String> {
+    let frozen = frozen(&plan.freeze, now.unix_us())?;
+    let until = rfc3339(frozen.until_us);
+    Some(format!(
+        "the freeze window `{}` is in force until {until}",
+        frozen.window
+    ))
+}
+
 fn warnings(plan: &Plan, steps: &[StepForecast], now: Timestamp) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if let Some(frozen) = frozen(&plan.freeze, now.unix_us()) {
-        let until = rfc3339(frozen.until_us);
-        warnings.push(format!(
-            "the freeze window `{}` is in force until {until}",
-            frozen.window
-        ));
-    }
+    let mut warnings: Vec<String> = freezes(plan, now).into_iter().collect();
     for (i, (forecast, step)) in steps.iter().zip(plan.steps()).enumerate() {
         let at = format!("step {} ({}%)", i + 1, step.weight);
         match (

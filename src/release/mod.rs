@@ -23,7 +23,7 @@ mod trial;
 
 pub(crate) use command::overriding;
 pub use command::{Command, Illegal, Verb};
-pub use forecast::forecast;
+pub use forecast::{forecast, forecast_by_users};
 pub use freeze::{FreezeWindow, Frozen};
 pub use gate::Gate;
 pub use machine::{Direction, Input, Transition};

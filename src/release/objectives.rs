@@ -32,8 +32,20 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
         add("advance_log_e", json!(log_e));
         add("advance_limit", json!(objective.advance_limit));
     }
-    add("canary", json!(whole.canary));
-    add("baseline", json!(whole.baseline));
+    let units = whole
+        .units
+        .filter(|_| matches!(objective.counts, Behind::ErrorRate { .. }));
+    match units {
+        Some(units) => {
+            add("unit", json!("user"));
+            add("canary", json!(units.canary));
+            add("baseline", json!(units.baseline));
+        }
+        None => {
+            add("canary", json!(whole.canary));
+            add("baseline", json!(whole.baseline));
+        }
+    }
     behind(&objective.counts, &mut add);
     shown
 }

@@ -7,7 +7,7 @@ use super::machine::seen;
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    Aborts, Behind, Budget, Cause, Cohort, Counts, Evidence, Judge, LatencyBins, Pending, Reason, Verdict,
+    Aborts, Behind, Budget, Cause, Cohort, Counts, Evidence, Judge, LatencyBins, Pending, Reason, Ripe, Verdict,
 };
 use crate::model::api::BudgetStatus;
 
@@ -83,6 +83,11 @@ impl Trial {
     /// Judges a cohort, and nothing else: where users are sticky, each counts once for the judge.
     pub fn judge(&mut self, cohort: &Cohort<'_>) {
         self.judge.observe(cohort);
+    }
+
+    /// Judges units of a sticky release that have become as old as `bake`.
+    pub fn mature(&mut self, at_ms: u64, ripe: &Ripe) {
+        self.judge.mature(at_ms, ripe.weight, &ripe.canary, &ripe.baseline);
     }
 
     /// Raises what the baseline's rate explains, and nothing else. What users saw is counted request by request, so this
@@ -207,6 +212,9 @@ impl Trial {
     ///   absent for fixed limits;
     /// - `canary` and `baseline`: `{requests, failures}`; for a fixed limit on latency the failures are the slow ones.
     ///
+    /// In a sticky release `error_rate` has `unit: "user"`: its counts are draws of keys and those of them that failed, and
+    /// so are its margins and `requests_to_advance`.
+    ///
     /// `error_rate` has besides, once there are requests on both sides, `estimate` (`p_canary - ratio * p_baseline`),
     /// `confidence` (`{lower, upper, level}`, which holds at all times at once) and `requests_to_advance` (further canary
     /// requests that this step is likely to need). `latency` has `insufficient: true` while the baseline has not been seen
@@ -231,6 +239,13 @@ impl Trial {
             "{} of {} requests failed on the canary, {} of {} on the baseline",
             canary.failures, canary.requests, baseline.failures, baseline.requests
         );
+        let counted = match evidence.units {
+            Some(units) => format!(
+                "{} of {} users met a failure on the canary, {} of {} on the baseline; {counted}",
+                units.canary.failures, units.canary.requests, units.baseline.failures, units.baseline.requests
+            ),
+            None => counted,
+        };
         let log_e = format!("evidence {:.1} of {:.1} (ln e)", evidence.log_e, evidence.log_limit);
         match cause {
             Cause::ErrorRate => format!("the canary fails more often than the baseline: {counted}; {log_e}"),

@@ -98,14 +98,14 @@ pub struct Note {
     /// Which request, as far as matters.
     pub assignment: Assignment,
     /// A hash of the user: of the sticky key where the service has one, else of the client's address. Another hash than
-    /// the split's. [`Note::KEYLESS`] for a request to a sticky service that came without its key.
+    /// the split's. [`Note::KEYLESS`] for a request to a sticky service that can have no key.
     pub user: u32,
     /// What happened.
     pub happened: Happened,
 }
 
 impl Note {
-    /// The user of a request that came without its key, so that the next one may be drawn anew.
+    /// The user of a request that has no key and is given none, so that the next one may be drawn anew.
     pub const KEYLESS: u32 = u32::MAX;
 }
 

@@ -38,7 +38,7 @@ use crate::model::api::AuditVerdict;
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 pub use options::Options;
-pub use record::{Change, Committed, Entry, LoadedState, NewEntry, ReleaseRecord, ServiceRecord};
+pub use record::{Change, Committed, Entry, LoadedState, NewEntry, Part, ReleaseRecord, ServiceRecord};
 pub use recording::Recording;
 
 /// Requests that may wait for the thread. The controller has at most a few outstanding for each service; when this
@@ -92,6 +92,15 @@ pub trait Backend: Send {
     ///
     /// [`StoreError::Write`]. Commits are not affected.
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
+
+    /// Writes pieces of what is known of a release under way, beside its checkpoint; of any other release nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError::Write`]. Commits are not affected.
+    fn put_parts(&mut self, _id: &str, _parts: &[Part]) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Keeps, or replaces, the answer to a write that may be repeated; without one, forgets what was kept with its change.
     /// Nothing to do where nothing is found after a restart.
@@ -304,6 +313,23 @@ impl Store {
     /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
     pub fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) -> Answer<()> {
         self.write(move |backend| backend.keep_answer(&key, answer.as_ref()))
+    }
+
+    /// The same with those pieces that have changed. They are written after the state, so that a process that is killed
+    /// between finds in it all that they refer to.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::checkpoint`].
+    pub fn checkpoint_with(&self, id: &str, state: Value, parts: Vec<Part>) -> Answer<bool> {
+        let id = id.to_owned();
+        self.write(move |backend| {
+            let written = backend.checkpoint(&id, &state)?;
+            if written && !parts.is_empty() {
+                backend.put_parts(&id, &parts)?;
+            }
+            Ok(written)
+        })
     }
 
     /// The releases of a service, newest first, at most `limit`.

@@ -107,6 +107,17 @@ pub struct Committed {
     pub durable: bool,
 }
 
+/// A piece of what is known of a release under way, which is written when it changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// What it is of.
+    pub kind: u8,
+    /// Which of that kind.
+    pub number: u32,
+    /// What it says, which the store does not read; `None` takes it away.
+    pub state: Option<Vec<u8>>,
+}
+
 /// What the store held at the start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadedState {
@@ -118,4 +129,6 @@ pub struct LoadedState {
     pub checkpoints: BTreeMap<String, Value>,
     /// Answers to writes that may be repeated, the oldest first.
     pub answers: Vec<KeptAnswer>,
+    /// The parts of those checkpoints, by kind and number.
+    pub parts: BTreeMap<String, Vec<Part>>,
 }

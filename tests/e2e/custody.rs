@@ -108,7 +108,9 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
     rig.proxy.kill();
     rig.proxy.run();
     // Its first step is a change of its own.
-    eventually("the release is at its step", || green(&rig.proxy.service()) == &json!(1.0));
+    eventually("the release is at its step", || {
+        green(&rig.proxy.service()) == &json!(1.0)
+    });
     let revision = rig.proxy.service()["revision"].clone();
 
     let again = rig.proxy.put_weights(key, TEN).expect(200);

@@ -1,6 +1,7 @@
 //! Whole releases through the running program, as a pipeline starts and awaits them.
 
 use std::process::Output;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -201,4 +202,74 @@ fn nobody_is_rescued_where_the_plan_says_so() {
     );
     assert!((1..=20).contains(&failures), "{failures}");
     assert_eq!(proxy.get("/").text(), "blue");
+}
+
+/// A sticky service whose canary is bad for few, and whose users are rescued, so that no budget is spent by what they see.
+fn sticky(blue: &Upstream, green: &Upstream, sticky: Value) -> Proxy {
+    let mut shop = declared(blue, green, &[("harm_budget", json!("2pp")), ("budget", json!(1_000))]);
+    shop["sticky"] = sticky;
+    Proxy::with_shop(shop)
+}
+
+/// Starts a release and waits for its end, while `user` makes requests; gives the release as it is told then.
+fn awaited(proxy: &Proxy, mut user: impl FnMut(u64)) -> Value {
+    let start = ["release", "start", "shop", "green", "--wait", "--timeout", "2m"];
+    thread::scope(|scope| {
+        let waiting = scope.spawn(|| weighbridge(proxy, &start));
+        let users = (0..).take_while(|_| !waiting.is_finished());
+        users.for_each(&mut user);
+        waiting.join().unwrap();
+    });
+    let release = proxy.admin("GET", "/api/v1/releases/shop-1", "", None);
+    release.expect(200).json()
+}
+
+#[test]
+fn a_version_that_fails_one_first_visit_in_eight_of_a_sticky_service_is_taken_out() {
+    let visits = AtomicU64::new(0);
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(move |call| match call.request.header("cookie") {
+            None if visits.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) => call.answer("500 Oh", "", ""),
+            _ => call.ok("green"),
+        }),
+    );
+    let proxy = sticky(&blue, &green, json!({ "cookie": "wb" }));
+    let release = awaited(&proxy, |_| {
+        let mut client = proxy.client();
+        let cookie = client.ask("/", "").receive().header("set-cookie").unwrap_or_default();
+        let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap_or_default());
+        for _ in 0..4 {
+            client.ask("/", &cookie).receive();
+        }
+    });
+    assert_eq!(release["phase"], "rolled_back", "{release}");
+    assert_eq!(release["outcome"]["objective"], "error_rate", "{release}");
+    assert_eq!(release["objectives"][0]["unit"], "user", "{release}");
+}
+
+#[test]
+fn a_version_that_is_broken_for_one_user_in_ten_is_taken_out_however_many_requests_the_others_have() {
+    let broken = |user: &str| user.ends_with('0');
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(move |call| match call.request.header("x-user-id") {
+            Some(user) if broken(&user) => call.answer("500 Oh", "", ""),
+            _ => call.ok("green"),
+        }),
+    );
+    let proxy = sticky(&blue, &green, json!({ "header": "X-User-Id" }));
+    let release = awaited(&proxy, |at| {
+        let mut client = proxy.client();
+        let user = format!("X-User-Id: {at}\r\n");
+        for _ in 0..5 {
+            client.ask("/", &user).receive();
+        }
+    });
+    assert_eq!(release["phase"], "rolled_back", "{release}");
+    let units = &release["objectives"][0]["canary"];
+    assert!(
+        units["requests"].as_u64() < release["canary_requests"].as_u64(),
+        "{release}"
+    );
 }

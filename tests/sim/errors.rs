@@ -259,41 +259,6 @@ pub(crate) fn s12(seed: u64) -> bool {
     false
 }
 
-/// Users keep their arm, and some of them fail always; each user's first failure counts.
-pub(crate) fn s13_sticky(seed: u64) -> bool {
-    let mut rng = Rng::new(seed);
-    let mut cohorts = vec![[0_u64; 4]; 3_600];
-    for _ in 0..rng.poisson(7_200.0) {
-        let arm = if rng.chance(0.05) { 0 } else { 2 };
-        let (poisoned, mut failed) = (rng.chance(0.005), false);
-        let mut at = rng.between(0.0, 3_600.0);
-        for _ in 0..rng.geometric(50.0) {
-            let Some(slot) = cohorts.get_mut(at as usize) else {
-                break;
-            };
-            slot[arm] += 1;
-            if (poisoned || rng.chance(1e-4)) && !failed {
-                failed = true;
-                slot[arm + 1] += 1;
-            }
-            at += 5.0;
-        }
-    }
-    rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
-        let [n_c, f_c, n_s, f_s] = cohorts[t as usize];
-        let first = |requests| Arm {
-            new_keys: Some(0),
-            ..requests
-        };
-        Some(Cohort {
-            at_ms: (t + 1) * 1_000,
-            weight: 0.05,
-            canary: first(Arm::of(n_c, f_c)),
-            baseline: first(Arm::of(n_s, f_s)),
-        })
-    })
-}
-
 /// A failed request is tried again on its own arm until it is answered or five have failed; it counts once.
 pub(crate) fn s13_retries(seed: u64) -> bool {
     let mut rng = Rng::new(seed);

@@ -20,6 +20,7 @@ mod releases;
 mod report;
 mod rng;
 mod speed;
+mod sticky;
 mod world;
 
 use report::{Alarm, Args, Power, Report};
@@ -29,6 +30,7 @@ fn main() -> std::process::ExitCode {
     let mut report = Report::new(Args::parse());
     equal_versions(&mut report);
     failing_versions(&mut report);
+    failing_users(&mut report);
     slow_versions(&mut report);
     whole_releases(&mut report);
     other_equal_versions(&mut report);
@@ -40,7 +42,7 @@ fn main() -> std::process::ExitCode {
 type Equal = (&'static str, &'static str, u64, f64, &'static str, fn(u64) -> bool);
 
 fn equal_versions(report: &mut Report) {
-    let table: [Equal; 15] = [
+    let table: [Equal; 17] = [
         ("S1", "A1 steady", 10_000, 0.01, "38", errors::s1),
         ("S2", "A2 drift and spikes", 4_000, 0.05, "93", errors::s2),
         ("S3", "A5 shared bursts", 4_000, 0.05, "92", errors::s3),
@@ -62,11 +64,11 @@ fn equal_versions(report: &mut Report) {
         ("S12", "advance test at the harm", 2_000, 0.05, "58", errors::s12),
         (
             "S13.1",
-            "sticky users, first failure of each",
+            "sticky users, some of whom always fail",
             2_000,
             0.05,
             "-",
-            errors::s13_sticky,
+            sticky::s13_units,
         ),
         ("S13.2", "retries counted once", 2_000, 0.05, "-", errors::s13_retries),
         (
@@ -76,6 +78,15 @@ fn equal_versions(report: &mut Report) {
             0.05,
             "-",
             errors::s13_landmark,
+        ),
+        ("S17.1", "sticky units, drift", 2_000, 0.05, "46", sticky::s17),
+        (
+            "S17.2",
+            "sticky units at the margin",
+            2_000,
+            0.05,
+            "28",
+            sticky::s17_boundary,
         ),
     ];
     all_equal(report, &table);
@@ -170,6 +181,32 @@ fn failing_versions(report: &mut Report) {
         |seen| seen.seconds,
         power::late,
     );
+}
+
+fn failing_users(report: &mut Report) {
+    for (id, name, weight, reference) in [
+        ("P17.1", "keys 0.1 to 10 %, w 10 %: units", 0.1, 76.0),
+        ("P17.2", "keys 0.1 to 10 %, w 50 %: units", 0.5, 219.0),
+    ] {
+        let bars = Power {
+            runs: 400,
+            reference,
+            bar: 1.25 * reference,
+        };
+        report.power(id, name, &bars, |seen| seen.requests, |seed| sticky::p17(seed, weight));
+    }
+    let seed = report.seed();
+    report.other("P17.3", "8 keys that fail always: failures", 200, || {
+        let most = sticky::FEW_KEYS_BUDGET + 30;
+        let failures = report::parallel(200, |i| sticky::few_keys(seed + i));
+        let missed = failures.iter().filter(|failures| failures.is_none()).count();
+        let worst = failures.iter().flatten().max().copied().unwrap_or_default();
+        (
+            missed == 0 && worst <= most,
+            format!("{worst} ({missed} not)"),
+            format!("<={most}"),
+        )
+    });
 }
 
 fn slow_versions(report: &mut Report) {

@@ -245,6 +245,7 @@ pub(super) fn forecast(
         service: service.to_owned(),
         requests_per_second: 100.0,
         baseline_error_rate: 0.001,
+        unit: None,
         steps: Vec::new(),
         worst_case: api::WorstCase::default(),
         plan: plan.map_or_else(|| json!({ "steps": [5, 100] }), Into::into),

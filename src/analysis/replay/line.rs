@@ -7,7 +7,8 @@ use serde::Deserialize;
 use super::fields::PlanText;
 use super::run::{Answer, Mode, Run, Stand};
 use super::scan;
-use crate::analysis::{Arm, Cohort};
+use super::units::{RipeLine, UnitList};
+use crate::analysis::{Arm, Cohort, Repeats, Unit};
 
 /// Runs, one after the other.
 #[derive(Debug, Default)]
@@ -70,6 +71,10 @@ struct Line<'a> {
     #[serde(default)]
     held: bool,
     step: Option<usize>,
+    /// Of a run: there are lines for units that have become as old as `bake`.
+    #[serde(default)]
+    recorded_ages: bool,
+    matured: Option<RipeLine>,
 }
 
 #[derive(Deserialize)]
@@ -81,6 +86,9 @@ struct ArmLine {
     failing_clients: Option<u64>,
     visible_failures: Option<u64>,
     aborts: Option<u64>,
+    units: Option<UnitList>,
+    failed_first: Option<u64>,
+    repeats: Option<Repeats>,
 }
 
 impl Line<'_> {
@@ -121,8 +129,16 @@ impl Replay {
         }
         let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
         match line {
-            Line { run: Some(name), .. } => self.begin(&name, line.plan, line.mode),
+            Line { run: Some(name), .. } => self.begin(&name, line.plan, line.mode, line.recorded_ages),
             Line { end: Some(name), .. } => self.end(&name),
+            Line {
+                at_ms: Some(at_ms),
+                weight: Some(weight),
+                matured: Some(matured),
+                held,
+                step,
+                ..
+            } => self.matured(at_ms, weight, &matured, Stand { kept: held, step }),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
@@ -151,6 +167,7 @@ impl Replay {
         name: &str,
         plan: Option<Box<PlanText>>,
         mode: Option<Mode>,
+        recorded_ages: bool,
     ) -> Result<Option<Answer>, LineError> {
         let PlanText { plan, warnings } = plan.map(|plan| *plan).unwrap_or_default();
         let told = warnings
@@ -162,7 +179,11 @@ impl Replay {
             return Err(self.wrong(problems.join("; ")));
         }
         let before = self.finish();
-        self.run = Some(Run::new(name, plan, mode.unwrap_or_default()));
+        let mut run = Run::new(name, plan, mode.unwrap_or_default());
+        if recorded_ages {
+            run.has_recorded_ages();
+        }
+        self.run = Some(run);
         Ok(before)
     }
 
@@ -182,25 +203,57 @@ impl Replay {
         canary: &ArmLine,
         stand: Stand,
     ) -> Result<Option<Answer>, LineError> {
-        if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
-            return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
+        let at_ms = self.time(at_ms, weight)?;
+        for arm in [baseline, canary] {
+            let problem = arm
+                .units
+                .as_ref()
+                .and_then(|units| units.problem(arm.requests, arm.failures));
+            if let Some(problem) = problem {
+                return Err(self.wrong(problem));
+            }
         }
         if !(baseline.adds_up() && canary.adds_up()) {
             return Err(self.wrong("an arm has more failures, answers or aborts than requests"));
         }
+        let units = [canary, baseline].map(|arm| arm.units.as_ref().map(UnitList::units));
+        let [of_canary, of_baseline] = units.each_ref().map(Option::as_deref);
         let Some(run) = &mut self.run else {
             return Err(self.wrong("a cohort before the first run"));
         };
-        #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
-        let at_ms = at_ms as u64;
         let cohort = Cohort {
             at_ms,
             weight: weight / 100.0,
-            baseline: baseline.arm(canary),
-            canary: canary.arm(baseline),
+            baseline: baseline.arm(canary, of_baseline),
+            canary: canary.arm(baseline, of_canary),
         };
         run.observe_recorded(&cohort, stand);
         Ok(None)
+    }
+
+    fn matured(
+        &mut self,
+        at_ms: f64,
+        weight: f64,
+        matured: &RipeLine,
+        stand: Stand,
+    ) -> Result<Option<Answer>, LineError> {
+        let at_ms = self.time(at_ms, weight)?;
+        let Some(run) = &mut self.run else {
+            return Err(self.wrong("matured units before the first run"));
+        };
+        run.mature_recorded(at_ms, &matured.ripe(weight / 100.0), stand);
+        Ok(None)
+    }
+
+    /// The time of a line, once it and the weight are possible ones.
+    fn time(&self, at_ms: f64, weight: f64) -> Result<u64, LineError> {
+        if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
+            return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
+        let at_ms = at_ms as u64;
+        Ok(at_ms)
     }
 
     fn wrong(&self, problem: impl Into<String>) -> LineError {
@@ -221,13 +274,16 @@ impl From<(u64, u64)> for ArmLine {
             failing_clients: None,
             visible_failures: None,
             aborts: None,
+            units: None,
+            failed_first: None,
+            repeats: None,
         }
     }
 }
 
 impl ArmLine {
     /// The arm, beside the other. One without answers has no latencies to tell; its failures are as slow as any.
-    fn arm(&self, other: &ArmLine) -> Arm<'_> {
+    fn arm<'a>(&'a self, other: &ArmLine, units: Option<&'a [Unit]>) -> Arm<'a> {
         let unanswered = self.requests == self.failures && other.latency_us.is_some();
         let none = unanswered.then_some(&[][..]);
         Arm {
@@ -238,6 +294,9 @@ impl ArmLine {
             failing_clients: self.failing_clients,
             visible_failures: self.visible_failures,
             aborts: self.aborts,
+            units,
+            failed_first: self.failed_first,
+            repeats: self.repeats,
         }
     }
 

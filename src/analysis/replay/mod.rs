@@ -8,6 +8,7 @@ mod line;
 mod plan;
 mod run;
 mod scan;
+mod units;
 
 pub use line::{LineError, Replay, answers};
 pub use plan::{BUDGET, Plan, PlanStep, RESCUED_BUDGET};

@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Reason, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Reason, Ripe, Verdict};
 
 use super::plan::{BUDGET, Plan, RESCUED_BUDGET};
+use super::units::Ages;
 
 /// Whose weights count.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +65,7 @@ pub struct Run {
     judge: Judge,
     budget: Option<Budget>,
     rescued_budget: Option<Budget>,
+    ages: Ages,
     steps: Vec<crate::analysis::Step>,
     step: usize,
     weight: f64,
@@ -108,6 +110,7 @@ impl Run {
             judge: Judge::new(options),
             budget: limit.map(budget),
             rescued_budget: rescued.map(budget),
+            ages: Ages::new(u64::try_from(plan.bake.as_millis()).unwrap_or(u64::MAX)),
             steps: plan.walk(),
             plan,
             mode,
@@ -162,19 +165,18 @@ impl Run {
     /// The same for a cohort of a live release, which goes no further than that release did where others than the judge
     /// kept it, and as far where they took it.
     pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: Stand) -> Option<&Answer> {
-        let before = self.before_advance.take();
-        let ahead = self.decided.is_some() || stand.step.is_none_or(|step| step < self.step);
-        if let Some(before) = before.filter(|_| stand.kept && ahead) {
-            (self.judge, self.step) = *before;
-            self.decided = None;
-            self.compared = None;
-        }
+        self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
             if cohort.weight >= 1.0 && cohort.canary.requests > 0 {
                 self.compared = None;
             }
             self.enter(cohort.weight);
+            while let Some(ripe) = self.ages.next(self.now_ms) {
+                self.judge
+                    .mature(self.now_ms, ripe.weight, &ripe.canary, &ripe.baseline);
+            }
+            self.ages.add(cohort);
             self.judge.observe(cohort);
             if let Some(budget) = &mut self.budget {
                 budget.observe(cohort);
@@ -186,6 +188,39 @@ impl Run {
             self.follow(stand.step);
         }
         self.decided.as_ref()
+    }
+
+    /// Units of a sticky release that have become as old as `bake`, as a live release recorded it.
+    pub fn mature_recorded(&mut self, at_ms: u64, ripe: &Ripe, stand: Stand) -> Option<&Answer> {
+        self.follow_back(stand);
+        if self.decided.is_none() {
+            self.now_ms = self.now_ms.max(at_ms);
+            self.judge
+                .mature(self.now_ms, ripe.weight, &ripe.canary, &ripe.baseline);
+            let weight = match self.mode {
+                Mode::Plan => ripe.weight,
+                Mode::Fixed => self.weight,
+            };
+            self.decide(weight, stand.kept);
+            self.follow(stand.step);
+        }
+        self.decided.as_ref()
+    }
+
+    /// The recording says itself when units have become as old as `bake`.
+    pub(super) fn has_recorded_ages(&mut self) {
+        self.ages.set_recorded();
+    }
+
+    /// Goes back to the step at which the live release was kept, if the last cohort led further.
+    fn follow_back(&mut self, stand: Stand) {
+        let before = self.before_advance.take();
+        let ahead = self.decided.is_some() || stand.step.is_none_or(|step| step < self.step);
+        if let Some(before) = before.filter(|_| stand.kept && ahead) {
+            (self.judge, self.step) = *before;
+            self.decided = None;
+            self.compared = None;
+        }
     }
 
     /// Comes to the step `step`, unless it is there.

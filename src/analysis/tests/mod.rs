@@ -6,3 +6,4 @@ mod golden;
 mod judge;
 mod laws;
 mod replay;
+mod units;

@@ -36,6 +36,9 @@ struct Objective {
     confidence: Option<Interval>,
     #[serde(default)]
     requests_to_advance: Option<u64>,
+    /// `user` where errors are judged by users.
+    #[serde(default)]
+    unit: Option<String>,
     #[serde(default)]
     insufficient: bool,
     #[serde(default)]
@@ -49,6 +52,11 @@ struct Interval {
 }
 
 impl Objective {
+    /// What is counted of it.
+    fn counted(&self) -> &'static str {
+        if self.unit.is_some() { "users" } else { "requests" }
+    }
+
     /// Whether it lets the canary go on at this step; `None` if it has no say in that.
     fn has_shown_enough(&self) -> Option<bool> {
         match (self.advance_log_e, self.advance_limit) {
@@ -170,8 +178,8 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
         lines.push(format!(
             "  {}: {} on the canary, {} on the baseline.",
             bad(objective),
-            words::share(objective.canary.failures, objective.canary.requests),
-            words::share(objective.baseline.failures, objective.baseline.requests)
+            words::share(objective.canary, objective.counted()),
+            words::share(objective.baseline, objective.counted())
         ));
     }
     if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {
@@ -202,12 +210,15 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
                 .to_owned()
         }
         _ if log_e >= limit => "which is enough".to_owned(),
-        None => "more requests are needed".to_owned(),
+        None => format!("more {} are needed", objective.counted()),
         Some(requests) => {
+            // How many new users come is not known.
+            let rate = rate.filter(|_| objective.unit.is_none());
             let lasts = rate.map(|rate| format!(", which takes {} at the present rate", time(requests as f64 / rate)));
             format!(
-                "about {} more canary requests are needed{}",
+                "about {} more canary {} are needed{}",
                 count(requests),
+                objective.counted(),
                 lasts.unwrap_or_default()
             )
         }

@@ -17,20 +17,21 @@ pub(super) fn text(forecast: &Forecast) -> String {
         HARMS[1].1,
         HARMS[2].1,
     ]);
+    let unit = if forecast.unit.is_some() { "users" } else { "requests" };
     for (at, step) in forecast.steps.iter().enumerate() {
         let mut cells = vec![
             (at + 1).to_string(),
             percent(step.weight),
             format!("{:.1}/s", step.canary_requests_per_second),
-            after(step),
+            after(step, unit),
         ];
-        cells.extend(HARMS.iter().map(|(harm, _)| seen(step, *harm)));
+        cells.extend(HARMS.iter().map(|(harm, _)| seen(step, *harm, unit)));
         table.row(cells);
     }
     let worst = &forecast.worst_case;
     format!(
         "{}: {:.1} requests per second over the last minute, of which {} fail on the baseline.\n\n{}\nSEES n %: when a \
-         canary that fails n % of its requests is taken out, typically; budget: only by the failures that users may \
+         canary that fails n % of its {unit} is taken out, typically; budget: only by the failures that users may \
          see.\nWorst case: users see {} failures beyond the \
          baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
         forecast.service,
@@ -56,14 +57,14 @@ fn rescued(worst: &WorstCase) -> String {
     )
 }
 
-fn after(step: &StepForecast) -> String {
+fn after(step: &StepForecast, unit: &str) -> String {
     match (step.seconds_to_advance, step.requests_to_advance) {
-        (seconds, Some(requests)) => time_and_requests(seconds, requests),
+        (seconds, Some(requests)) => time_and_requests(seconds, requests, unit),
         (_, None) => "never by itself".to_owned(),
     }
 }
 
-fn seen(step: &StepForecast, harm: f64) -> String {
+fn seen(step: &StepForecast, harm: f64, unit: &str) -> String {
     let detection = step
         .detections
         .iter()
@@ -77,13 +78,13 @@ fn seen(step: &StepForecast, harm: f64) -> String {
             requests: Some(requests),
             seconds,
             ..
-        }) => time_and_requests(*seconds, *requests),
+        }) => time_and_requests(*seconds, *requests, unit),
     }
 }
 
 /// `42 s (1,050 requests)`; without traffic the requests alone.
-fn time_and_requests(seconds: Option<f64>, requests: u64) -> String {
-    let requests = format!("{} requests", count(requests));
+fn time_and_requests(seconds: Option<f64>, requests: u64, unit: &str) -> String {
+    let requests = format!("{} {unit}", count(requests));
     match seconds {
         Some(seconds) => format!("{} ({requests})", time(seconds)),
         None => requests,

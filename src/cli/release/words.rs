@@ -2,7 +2,7 @@
 
 use crate::cli::table::{count, percent};
 use crate::cli::terminal::plain;
-use crate::model::api::{Phase, Release, TooFewRequests, WaitingFor};
+use crate::model::api::{Phase, Release, SideCounts, TooFewRequests, WaitingFor};
 
 /// Where a release is, in one line.
 pub(in crate::cli) fn line(release: &Release) -> String {
@@ -95,15 +95,16 @@ pub(super) fn of_limit(log_e: f64, limit: f64) -> String {
     format!("{log_e:.2} of {limit:.2}")
 }
 
-/// A share of requests, with as many digits as a small one needs.
-pub(super) fn share(failures: u64, requests: u64) -> String {
+/// A share of what is counted, with as many digits as a small one needs.
+pub(super) fn share(counts: SideCounts, what: &str) -> String {
+    let SideCounts { requests, failures } = counts;
     let rate = if requests == 0 {
         0.0
     } else {
         failures as f64 / requests as f64
     };
     let text = crate::cli::table::rate(rate, requests);
-    format!("{text} of {} requests", count(requests))
+    format!("{text} of {} {what}", count(requests))
 }
 
 #[cfg(test)]

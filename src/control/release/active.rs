@@ -7,12 +7,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::chronicle::Chronicle;
-use super::cohorts::{Assembly, Known, Scored};
+use super::cohorts::{Assembly, Known};
 use super::lease::Ration;
-use super::recording::record;
-use super::users::Users;
+use super::recording::{record, record_ripe};
+use super::scored::Scored;
 use crate::analysis::replay::Stand;
-use crate::analysis::{Cohort, Reason, landmark};
+use crate::analysis::{Cohort, Reason, Units, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
 use crate::routing::{Watch, WatchSpec, Wire};
@@ -33,7 +33,7 @@ pub(in crate::control) struct Active {
     pub(super) release: Release,
     pub(super) watch: Arc<Watch>,
     pub(super) trial: Trial,
-    pub(super) users: Users,
+    pub(super) units: Units,
     /// The budget of failures that users see.
     pub(super) visible: Ration,
     /// The budget of all failures.
@@ -91,7 +91,7 @@ impl Active {
     pub(super) fn new(release: Release, spec: WatchSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
         Active {
             trial: Trial::new(&release.plan, release.attempt),
-            users: Users::new(spec.sticky),
+            units: Units::new(spec.sticky, release.plan.bake_us()),
             watch: Arc::new(Watch::new(spec, spent.visible, spent.all)),
             visible: Ration::new(Wire::Visible, spent.visible, durable),
             all: Ration::new(Wire::All, spent.all, durable),
@@ -161,8 +161,12 @@ impl Active {
             floor_us,
             landmark_us: self.landmark_us,
         };
-        let scored = self.assembly.close(&known, &mut self.users);
+        let scored = self.assembly.close(&known, &mut self.units);
         self.scored.extend(scored);
+        if self.units.is_full() {
+            self.chronicle
+                .note("more users came than are told apart; those that came later are not judged by");
+        }
     }
 
     /// Whether a failure of the canary waits for others to be judged with.
@@ -177,14 +181,21 @@ impl Active {
         }
         while let Some(scored) = self.scored.pop_front() {
             let at_ms = self.timeline.ms(moment(scored.at_us));
-            self.trial.explain(&scored.all(at_ms));
-            if scored.is_spoiled {
-                continue;
-            }
             let cohort = scored.cohort(at_ms);
-            self.trial.judge(&cohort);
-            if let Some(recording) = &self.recording {
-                record(recording, &cohort, self.stand());
+            if let Some(ripe) = &scored.ripe {
+                self.trial.mature(at_ms, ripe);
+                if let Some(recording) = &self.recording {
+                    record_ripe(recording, at_ms, ripe, self.stand());
+                }
+            } else {
+                self.trial.explain(&cohort);
+                if scored.is_spoiled {
+                    continue;
+                }
+                self.trial.judge(&cohort);
+                if let Some(recording) = &self.recording {
+                    record(recording, &cohort, self.stand());
+                }
             }
             let finding = self.trial.finding_given(at_ms, self.assembly.pending());
             if let Some(due) = self.follow(&finding, at_ms, now) {
@@ -267,7 +278,6 @@ impl Active {
                 self.record_begin(step, at_ms);
             }
             self.trial_step = Some(step);
-            self.users.begin_step();
             self.trial.begin_step(at_ms, step, &self.release.plan);
         }
     }

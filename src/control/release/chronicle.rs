@@ -27,12 +27,29 @@ pub(super) struct Chronicle {
     started_unix_us: i64,
     timeline: Vec<api::TimelineEntry>,
     weights: Vec<(u64, f64)>,
-    path: Vec<api::PathPoint>,
+    /// Written down point by point, beside the rest.
+    #[serde(skip)]
+    path: Vec<Point>,
+    /// Of the next point.
+    #[serde(default)]
+    number: u32,
+    #[serde(skip)]
+    changes: Vec<Change>,
     distance_ms: u64,
     routes: Vec<api::FailingRoute>,
     samples: api::Samples,
     notes: Vec<String>,
 }
+
+/// A point of the path with its number, which it keeps when others are left out.
+#[derive(Clone, Debug)]
+struct Point {
+    number: u32,
+    told: api::PathPoint,
+}
+
+/// What has become of a point of the path since it was last written down; none if it is left out.
+type Change = (u32, Option<api::PathPoint>);
 
 impl Chronicle {
     pub(super) fn new(started: Timestamp) -> Chronicle {
@@ -41,6 +58,8 @@ impl Chronicle {
             timeline: Vec::new(),
             weights: vec![(0, 0.0)],
             path: Vec::new(),
+            number: 0,
+            changes: Vec::new(),
             distance_ms: DISTANCE_MS,
             routes: Vec::new(),
             samples: api::Samples::default(),
@@ -80,27 +99,51 @@ impl Chronicle {
 
     /// Whether it is time for another point of the path.
     pub(super) fn wants_point(&self, now: Timestamp) -> bool {
-        let last = self.path.last().map(|point| point.elapsed_ms);
+        let last = self.path.last().map(|point| point.told.elapsed_ms);
         last.is_none_or(|last| self.elapsed_ms(now).saturating_sub(last) >= self.distance_ms)
     }
 
     /// A point of the path.
     pub(super) fn point(&mut self, point: api::PathPoint) {
         if self.path.len() >= PATH_MAX {
-            let mut keep = false;
-            self.path.retain(|_| {
+            let (mut keep, changes) = (false, &mut self.changes);
+            self.path.retain(|point| {
                 keep = !keep;
+                if !keep {
+                    changes.push((point.number, None));
+                }
                 keep
             });
             self.distance_ms = self.distance_ms.saturating_mul(2);
         }
-        self.path.push(point);
+        let number = self.number;
+        self.number = number.saturating_add(1);
+        self.changes.push((number, Some(point.clone())));
+        self.path.push(Point { number, told: point });
+    }
+
+    /// Points of the path to be written down, by number; none for those that are left out.
+    pub(super) fn changes(&mut self) -> Vec<(u32, Option<api::PathPoint>)> {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// What was written down may be lost: all points are to be written again.
+    pub(super) fn forget_written(&mut self) {
+        let points = self.path.iter().map(|point| (point.number, Some(point.told.clone())));
+        self.changes = points.collect();
+    }
+
+    /// Goes on with the points that were written down, in the order of their numbers.
+    pub(super) fn restore_path(&mut self, points: impl Iterator<Item = (u32, api::PathPoint)>) {
+        self.path = points.map(|(number, told)| Point { number, told }).collect();
+        let next = self.path.last().map_or(0, |last| last.number.saturating_add(1));
+        self.number = self.number.max(next);
     }
 
     /// Requests of the canary before the step `step` (from 1), as far as the path knows.
     pub(super) fn requests_before(&self, step: usize) -> u64 {
-        let last = self.path.iter().rev().find(|point| point.step < step);
-        let objective = last.and_then(|point| point.objectives.first());
+        let last = self.path.iter().rev().find(|point| point.told.step < step);
+        let objective = last.and_then(|point| point.told.objectives.first());
         objective.map_or(0, |objective| objective.canary.requests)
     }
 
@@ -156,7 +199,7 @@ impl Chronicle {
             release,
             timeline: self.timeline.clone(),
             weights: self.weights.clone(),
-            path: self.path.clone(),
+            path: self.path.iter().map(|point| point.told.clone()).collect(),
             routes: self.routes.clone(),
             samples: self.samples.clone(),
             judge,
@@ -213,9 +256,19 @@ mod tests {
         let gaps = chronicle
             .path
             .windows(2)
-            .map(|pair| pair[1].elapsed_ms - pair[0].elapsed_ms);
+            .map(|pair| pair[1].told.elapsed_ms - pair[0].told.elapsed_ms);
         let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| (least.min(gap), most.max(gap)));
         assert!(most <= 4 * least, "{least} to {most}");
+        let mut written = std::collections::BTreeMap::new();
+        for (number, point) in chronicle.changes() {
+            match point {
+                Some(point) => drop(written.insert(number, point)),
+                None => drop(written.remove(&number)),
+            }
+        }
+        let path: Vec<_> = chronicle.path.iter().map(|point| point.told.elapsed_ms).collect();
+        let told: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
+        assert_eq!(told, path, "what is written down, change by change, is the path");
     }
 
     #[test]

@@ -6,11 +6,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::analysis::{Arm, Cohort, Pending};
+use super::scored::{Scored, place};
+use crate::analysis::{Entered, Pending, Units};
 use crate::stats::{Assignment, Happened, Note, Side};
 
 use super::late::Late;
-use super::users::Users;
 
 /// Displaced requests spoil this much time around them, for both arms.
 const SPOILED_US: u64 = 10_000;
@@ -71,7 +71,7 @@ struct Ended {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     Good {
         latency_us: u32,
     },
@@ -88,7 +88,7 @@ enum End {
 }
 
 impl End {
-    fn is_bad(self) -> bool {
+    pub(super) fn is_bad(self) -> bool {
         matches!(self, End::Bad { .. } | End::Aborted { late: true })
     }
 }
@@ -96,70 +96,6 @@ impl End {
 impl Slot {
     fn failures(&self) -> usize {
         self.ended.iter().filter(|ended| ended.end.is_bad()).count()
-    }
-}
-
-/// The requests of one prefix that were assigned under the same weights.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Scored {
-    /// When the last of them was assigned, in microseconds of the monotonic clock.
-    pub(super) at_us: u64,
-    /// The chance that a request of the two arms was given to the canary.
-    pub(super) weight: f64,
-    /// Requests were displaced meanwhile, so that the arms cannot be compared.
-    pub(super) is_spoiled: bool,
-    pub(super) baseline: ScoredArm,
-    pub(super) canary: ScoredArm,
-}
-
-/// One arm of them.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ScoredArm {
-    pub(super) requests: u64,
-    pub(super) failures: u64,
-    pub(super) visible: u64,
-    pub(super) latency_us: Vec<(u64, u64)>,
-    pub(super) new_keys: Option<u64>,
-    pub(super) failing_clients: u64,
-    pub(super) aborts: u64,
-    /// Every request, and every one that failed, whoever's it was.
-    all: (u64, u64),
-}
-
-impl Scored {
-    /// Every request for the budget, which counts all that users see.
-    pub(super) fn all(&self, at_ms: u64) -> Cohort<'static> {
-        let arm = |arm: &ScoredArm| Arm::of(arm.all.0, arm.all.1);
-        Cohort {
-            at_ms,
-            weight: self.weight,
-            baseline: arm(&self.baseline),
-            canary: arm(&self.canary),
-        }
-    }
-
-    /// The same for the judge, on its own scale of time.
-    pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
-        Cohort {
-            at_ms,
-            weight: self.weight,
-            baseline: self.baseline.arm(),
-            canary: self.canary.arm(),
-        }
-    }
-}
-
-impl ScoredArm {
-    fn arm(&self) -> Arm<'_> {
-        Arm {
-            requests: self.requests,
-            failures: self.failures,
-            latency_us: Some(&self.latency_us),
-            new_keys: self.new_keys,
-            failing_clients: Some(self.failing_clients),
-            visible_failures: Some(self.visible),
-            aborts: Some(self.aborts),
-        }
     }
 }
 
@@ -249,7 +185,7 @@ impl Assembly {
     }
 
     /// Everything that can be scored now, in order, joined as long as the weights are the same.
-    pub(super) fn close(&mut self, known: &Known, users: &mut Users) -> Vec<Scored> {
+    pub(super) fn close(&mut self, known: &Known, units: &mut Units) -> Vec<Scored> {
         let end_us = self.boundary(known);
         let mut scored: Vec<Scored> = Vec::new();
         while let Some(first) = self.slots.first_entry() {
@@ -263,24 +199,35 @@ impl Assembly {
             }
             let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
-            let same = |last: &Scored| last.weight.to_bits() == weight.to_bits() && last.is_spoiled == is_spoiled;
-            if !scored.last().is_some_and(same) {
-                scored.push(Scored {
-                    weight,
-                    is_spoiled,
-                    ..Scored::default()
-                });
-            }
-            if let Some(last) = scored.last_mut() {
-                last.at_us = at_us;
-                last.count(side, &slot, known.landmark_us, users);
-            }
             if side == Side::Canary {
                 let hangs = slot.open.iter().filter(|open| open.is_unfinished());
                 hangs.for_each(|open| self.late.add((at_us, canary, baseline, side), open.user));
             }
+            for ended in slot.take(known.landmark_us) {
+                // While the canary was full nothing is compared; the request only explains.
+                let is_spoiled = is_spoiled || ended.canary_full;
+                let enter = || match ended.canary_full {
+                    true => Entered::default(),
+                    false => units.enter(ended.user, side, weight, at_us, ended.end.is_bad()),
+                };
+                let entered = (ended.end != End::Displaced).then(enter);
+                let begins = entered.and_then(|entered| entered.weight.filter(|_| entered.begins));
+                let into = place(&mut scored, weight, is_spoiled, begins);
+                into.at_us = at_us;
+                if let Some(entered) = entered {
+                    into.count(side, ended.end, &entered, units.are_sticky());
+                }
+            }
         }
-        self.closed_us = self.closed_us.max(end_us.min(known.now_us));
+        let closed_us = end_us.min(known.now_us);
+        let ripe = units.ripe(closed_us).into_iter();
+        scored.extend(ripe.map(|ripe| Scored {
+            at_us: closed_us,
+            weight: ripe.weight,
+            ripe: Some(ripe),
+            ..Scored::default()
+        }));
+        self.closed_us = self.closed_us.max(closed_us);
         self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
         scored
     }
@@ -359,16 +306,10 @@ fn chance(canary: u16, baseline: u16) -> f64 {
     f64::from(canary) / f64::from(both)
 }
 
-impl Scored {
-    fn count(&mut self, side: Side, slot: &Slot, landmark_us: u64, users: &mut Users) {
-        let arm = match side {
-            Side::Baseline => &mut self.baseline,
-            Side::Canary => &mut self.canary,
-        };
-        for ended in &slot.ended {
-            arm.count(*ended, users);
-        }
-        for open in &slot.open {
+impl Slot {
+    /// Its requests with what they came to, or with what is known of them at the landmark.
+    fn take(self, landmark_us: u64) -> impl Iterator<Item = Ended> {
+        let open = self.open.into_iter().map(move |open| {
             let end = if open.headed {
                 // A good answer whose body goes on: no failure, and as slow as can be told.
                 let latency_us = u32::try_from(landmark_us).unwrap_or(u32::MAX);
@@ -379,53 +320,13 @@ impl Scored {
                 // Whether a user saw it is known when it ends.
                 End::Bad { visible: false }
             };
-            let ended = Ended {
+            Ended {
                 user: open.user,
                 end,
                 canary_full: open.canary_full,
-            };
-            arm.count(ended, users);
-        }
-    }
-}
-
-impl ScoredArm {
-    fn count(&mut self, ended: Ended, users: &mut Users) {
-        if ended.end == End::Displaced {
-            return;
-        }
-        self.all.0 += 1;
-        self.all.1 += u64::from(ended.end.is_bad());
-        if ended.canary_full {
-            return;
-        }
-        let Some(user) = users.counts(ended.user) else {
-            return;
-        };
-        self.requests += 1;
-        if let Some(is_new) = users.first_seen(user) {
-            *self.new_keys.get_or_insert(0) += u64::from(is_new);
-        }
-        match ended.end {
-            End::Good { latency_us } if users.may_time(user) => self.latency_us.push((u64::from(latency_us), 1)),
-            End::Good { .. } | End::Uploading | End::Displaced => {}
-            End::Aborted { late } => {
-                self.aborts += 1;
-                if late {
-                    self.fail(user, users);
-                }
             }
-            End::Bad { visible } => {
-                self.fail(user, users);
-                self.visible += u64::from(visible);
-            }
-        }
-    }
-
-    fn fail(&mut self, user: u32, users: &mut Users) {
-        let is_new = users.first_failure(user);
-        self.failing_clients += u64::from(is_new);
-        self.failures += u64::from(is_new || !users.are_sticky());
+        });
+        self.ended.into_iter().chain(open)
     }
 }
 

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::analysis::{Repeats, Unit};
 use crate::stats::WatchKey;
 
 const LANDMARK_US: u64 = 250_000;
@@ -19,6 +20,11 @@ fn note(at_us: u64, side: Side, user: u32, happened: Happened) -> Note {
         user,
         happened,
     }
+}
+
+/// Requests that are drawn one by one.
+fn drawn() -> Units {
+    Units::new(false, 0)
 }
 
 fn known(now_us: u64) -> Known {
@@ -54,10 +60,10 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
         note(1_010, Side::Canary, 2, Happened::ASSIGNED),
         note(1_010, Side::Canary, 2, BAD),
     ]);
-    let mut users = Users::new(false);
+    let mut units = drawn();
     assert!(assembly.has_failure());
     assert_eq!(
-        counts(&assembly.close(&known(50_000), &mut users)),
+        counts(&assembly.close(&known(50_000), &mut units)),
         Vec::<[u64; 4]>::new()
     );
     let pending = Pending {
@@ -68,7 +74,7 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
     };
     assert_eq!(assembly.pending(), pending);
     assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-    assert_eq!(counts(&assembly.close(&known(60_000), &mut users)), [[1, 0, 1, 1]]);
+    assert_eq!(counts(&assembly.close(&known(60_000), &mut units)), [[1, 0, 1, 1]]);
     assert!(!assembly.has_failure());
 }
 
@@ -79,22 +85,22 @@ fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
         note(1_001, Side::Canary, 2, Happened::ASSIGNED),
         note(1_001, Side::Canary, 2, Happened::Headed),
     ]);
-    let mut users = Users::new(false);
-    assert!(assembly.close(&known(200_000), &mut users).is_empty());
-    let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut users);
+    let mut units = drawn();
+    assert!(assembly.close(&known(200_000), &mut units).is_empty());
+    let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut units);
     assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
     assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
     // Its end is no longer of interest.
     assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
-    assert!(assembly.close(&known(900_000), &mut users).is_empty());
+    assert!(assembly.close(&known(900_000), &mut units).is_empty());
 }
 
 #[test]
 fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
     let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::ASSIGNED)]);
-    let mut users = Users::new(false);
-    assert!(assembly.close(&known(LANDMARK_US - 1), &mut users).is_empty());
-    assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut users)), [[1, 1, 0, 0]]);
+    let mut units = drawn();
+    assert!(assembly.close(&known(LANDMARK_US - 1), &mut units).is_empty());
+    assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut units)), [[1, 1, 0, 0]]);
 }
 
 #[test]
@@ -103,15 +109,15 @@ fn what_a_worker_may_still_hold_is_waited_for() {
         note(5_000, Side::Canary, 2, Happened::ASSIGNED),
         note(5_000, Side::Canary, 2, GOOD),
     ]);
-    let mut users = Users::new(false);
+    let mut units = drawn();
     let held = Known {
         floor_us: 4_000,
         ..known(90_000)
     };
-    assert!(assembly.close(&held, &mut users).is_empty());
+    assert!(assembly.close(&held, &mut units).is_empty());
     assembly.add(&note(4_000, Side::Baseline, 1, Happened::ASSIGNED));
     assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
-    assert_eq!(counts(&assembly.close(&known(91_000), &mut users)), [[1, 0, 1, 0]]);
+    assert_eq!(counts(&assembly.close(&known(91_000), &mut units)), [[1, 0, 1, 0]]);
 }
 
 #[test]
@@ -124,16 +130,12 @@ fn displaced_requests_spoil_their_time_for_both_arms() {
         note(35_000, Side::Baseline, 3, Happened::ASSIGNED),
         note(35_000, Side::Baseline, 3, GOOD),
     ]);
-    let mut users = Users::new(false);
-    let scored = assembly.close(&known(90_000), &mut users);
+    let mut units = drawn();
+    let scored = assembly.close(&known(90_000), &mut units);
     let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
     assert_eq!(spoiled, [true, false]);
-    assert_eq!(
-        scored[0].all(0).canary.requests,
-        0,
-        "a displaced request is of neither side"
-    );
-    assert_eq!(scored[0].all(0).baseline.failures, 1, "and yet explains");
+    assert_eq!(scored[0].canary.requests, 0, "a displaced request is of neither side");
+    assert_eq!(scored[0].baseline.failures, 1, "and yet explains");
     assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
 }
 
@@ -152,26 +154,78 @@ fn each_weight_has_its_own_cohort() {
         changed,
         end,
     ]);
-    let scored = assembly.close(&known(90_000), &mut Users::new(false));
+    let scored = assembly.close(&known(90_000), &mut drawn());
     let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
     assert_eq!(weights, [0.05, 0.25]);
 }
 
 #[test]
-fn a_sticky_user_fails_once_however_often_and_in_whatever_way() {
+fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
     let mut assembly = assembly(&[
         note(1_000, Side::Canary, 7, Happened::ASSIGNED),
-        note(1_000, Side::Canary, 7, BAD),
+        note(1_000, Side::Canary, 7, GOOD),
         note(1_100, Side::Canary, 7, Happened::ASSIGNED),
         note(1_100, Side::Canary, 7, BAD),
         note(1_200, Side::Canary, 7, Happened::ASSIGNED),
+        note(1_200, Side::Canary, 7, BAD),
         note(1_300, Side::Canary, Note::KEYLESS, Happened::ASSIGNED),
         note(1_300, Side::Canary, Note::KEYLESS, BAD),
+        note(1_400, Side::Baseline, 8, Happened::ASSIGNED),
     ]);
-    let scored = assembly.close(&known(900_000), &mut Users::new(true));
-    assert_eq!(counts(&scored), [[0, 0, 3, 1]]);
-    assert_eq!(scored[0].canary.new_keys, Some(1));
-    assert_eq!(scored[0].all(0).canary.failures, 4, "the budget counts what users see");
+    let mut units = Units::new(true, 1_000_000);
+    let scored = assembly.close(&known(900_000), &mut units);
+    assert_eq!(counts(&scored), [[1, 1, 4, 3]], "the budgets count every request");
+    let cohort = scored[0].cohort(0);
+    let unit = |begun, failed| Unit {
+        weight: 0.05,
+        begun,
+        failed,
+    };
+    assert_eq!(cohort.canary.units, Some(&[unit(2, 2)][..]));
+    assert_eq!(cohort.baseline.units, Some(&[unit(1, 1)][..]));
+    assert_eq!(
+        (cohort.canary.failed_first, cohort.canary.failing_clients),
+        (Some(1), Some(2))
+    );
+    assert_eq!(cohort.canary.repeats, Some(Repeats { weight: 5, largest: 2 }));
+    assert_eq!(
+        cohort.canary.latency_us,
+        Some(&[(900, 1)][..]),
+        "of the first request of a unit"
+    );
+    let later = assembly.close(&known(3_000_000), &mut units);
+    let ripe = later[0].ripe.as_ref().unwrap();
+    assert_eq!(
+        (ripe.weight, &ripe.canary[..], &ripe.baseline[..]),
+        (0.05, &[unit(2, 2)][..], &[unit(1, 1)][..])
+    );
+}
+
+#[test]
+fn units_with_different_chances_have_cohorts_of_their_own() {
+    let mut units = Units::new(true, 1_000_000);
+    let mut all = assembly(&[
+        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
+        note(1_000, Side::Baseline, 1, GOOD),
+    ]);
+    assert_eq!(all.close(&known(2_000), &mut units).len(), 1);
+    for (user, at_us) in [(1, 3_000), (2, 3_001), (1, 3_002)] {
+        let mut changed = note(at_us, Side::Canary, user, Happened::ASSIGNED);
+        changed.assignment.canary_points = 2_500;
+        changed.assignment.baseline_points = 7_500;
+        all.add(&changed);
+        all.add(&Note {
+            happened: GOOD,
+            ..changed
+        });
+    }
+    let scored = all.close(&known(10_000), &mut units);
+    let begun: Vec<_> = scored
+        .iter()
+        .map(|one| one.cohort(0).canary.units.unwrap()[0].weight)
+        .collect();
+    assert_eq!(begun, [0.2 / 0.95, 0.25]);
+    assert_eq!(counts(&scored), [[0, 0, 2, 0], [0, 0, 1, 0]]);
 }
 
 proptest! {
@@ -195,14 +249,14 @@ proptest! {
         let mut looks = looks;
         looks.sort_unstable();
         looks.push(10_000_000);
-        let (mut assembly, mut users) = (Assembly::new(0), Users::new(false));
+        let (mut assembly, mut units) = (Assembly::new(0), drawn());
         let (mut got, mut last) = ([0u64; 4], 0);
         let mut events = events.into_iter().peekable();
         for now_us in looks {
             while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
                 assembly.add(&note);
             }
-            for scored in assembly.close(&known(now_us), &mut users) {
+            for scored in assembly.close(&known(now_us), &mut units) {
                 prop_assert!(scored.at_us >= last);
                 last = scored.at_us;
                 got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);
@@ -211,4 +265,52 @@ proptest! {
         prop_assert_eq!(got, wanted);
         prop_assert!(!assembly.has_failure() && assembly.slots.is_empty());
     }
+}
+
+#[test]
+fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
+    let full = Happened::Assigned {
+        uploading: false,
+        canary_full: true,
+    };
+    let mut assembly = assembly(&[
+        note(1_000, Side::Baseline, 1, full),
+        note(1_000, Side::Baseline, 1, BAD),
+        note(1_100, Side::Canary, 2, full),
+        note(1_100, Side::Canary, 2, Happened::Displaced),
+        note(1_200, Side::Baseline, 3, Happened::ASSIGNED),
+        note(1_200, Side::Baseline, 3, GOOD),
+    ]);
+    assert_eq!(assembly.full_at_us(), Some(1_100));
+    let scored = assembly.close(&known(90_000), &mut drawn());
+    let (left_out, compared): (Vec<_>, Vec<_>) = scored.iter().partition(|one| one.is_spoiled);
+    assert_eq!(
+        counts(&left_out.into_iter().cloned().collect::<Vec<_>>())[0],
+        [1, 1, 0, 0]
+    );
+    assert_eq!(
+        counts(&compared.into_iter().cloned().collect::<Vec<_>>()),
+        [[1, 0, 0, 0]]
+    );
+}
+
+#[test]
+fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
+    let uploading = Happened::Assigned {
+        uploading: true,
+        canary_full: false,
+    };
+    let mut assembly = assembly(&[
+        note(1_000, Side::Canary, 1, uploading),
+        note(1_001, Side::Canary, 2, uploading),
+        note(1_001, Side::Canary, 2, Happened::Sent),
+        note(1_002, Side::Canary, 3, Happened::ASSIGNED),
+        note(1_002, Side::Canary, 3, Happened::Aborted { late: true }),
+        note(1_003, Side::Canary, 4, Happened::ASSIGNED),
+        note(1_003, Side::Canary, 4, Happened::Aborted { late: false }),
+    ]);
+    let scored = assembly.close(&known(900_000), &mut drawn());
+    assert_eq!(counts(&scored), [[0, 0, 4, 2]]);
+    assert_eq!(scored[0].canary.aborts, 2);
+    assert_eq!((assembly.open_past_landmark(), assembly.unfinished()), (1, 1));
 }

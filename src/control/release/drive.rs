@@ -306,10 +306,13 @@ impl Controller {
         for name in &names {
             self.keep_evidence(name, now);
         }
-        let active = self.services.values().filter_map(|managed| managed.active.as_ref());
+        let active = self.services.values_mut().filter_map(|managed| managed.active.as_mut());
         let store = self.outbox.store();
         let written: Vec<_> = active
-            .map(|active| store.checkpoint(&active.release.id, active.last_checkpoint(now)))
+            .map(|active| {
+                let parts = active.changed_parts();
+                store.checkpoint_with(&active.release.id, active.last_checkpoint(now), parts)
+            })
             .collect();
         async move {
             for written in written {
@@ -330,11 +333,15 @@ impl Controller {
     }
 
     fn write_checkpoint(&mut self, name: &Name, now: Timestamp, leased: bool) {
-        let Some(active) = self.services.get(name).and_then(|managed| managed.active.as_ref()) else {
+        let Some(active) = self.services.get_mut(name).and_then(|managed| managed.active.as_mut()) else {
             return;
         };
         let release = active.release.id.clone();
-        let written = self.outbox.store().checkpoint(&release, active.checkpoint(now));
+        let parts = active.changed_parts();
+        let written = self
+            .outbox
+            .store()
+            .checkpoint_with(&release, active.checkpoint(now), parts);
         self.errands.push(Box::pin(async move {
             let on_disk = written.await == Ok(true);
             Errand::Checkpoint {
@@ -360,7 +367,11 @@ impl Controller {
                 on_disk,
                 leased,
             } => {
-                if let Some(active) = self.by_id(&release).filter(|_| leased) {
+                let Some(active) = self.by_id(&release) else { return };
+                if !on_disk {
+                    active.forget_written();
+                }
+                if leased {
                     active.leased(on_disk);
                 }
             }

@@ -15,9 +15,9 @@ mod protect;
 mod read;
 mod recording;
 mod resume;
+mod scored;
 mod start;
 mod turn;
-mod users;
 mod view;
 
 pub(super) use active::Active;

@@ -3,15 +3,15 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::active::{Active, Spent};
+use super::active::{Active, Spent, micros};
 use super::chronicle::Chronicle;
 use super::turn::ITSELF;
-use super::users::Users;
+use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
 use crate::routing::WatchSpec;
-use crate::store::ReleaseRecord;
+use crate::store::{Part, ReleaseRecord};
 use crate::time::Timestamp;
 
 /// The state column of a release.
@@ -41,7 +41,7 @@ impl Stored {
 struct Checkpoint {
     trial: Trial,
     trial_step: Option<usize>,
-    users: Users,
+    units: Units,
     chronicle: Chronicle,
     mark: Mark,
     leased: Spent,
@@ -56,6 +56,20 @@ struct Checkpoint {
     settled: bool,
 }
 
+/// The keys of users, written when something is new of one.
+const KEYS: u8 = 1;
+/// The points of the chronicle's path.
+const PATH: u8 = 2;
+
+fn of_kind(parts: &[Part], kind: u8) -> impl Iterator<Item = (u32, &[u8])> {
+    let of_kind = parts.iter().filter(move |part| part.kind == kind);
+    of_kind.filter_map(|part| Some((part.number, part.state.as_deref()?)))
+}
+
+fn path(parts: &[Part]) -> impl Iterator<Item = (u32, api::PathPoint)> {
+    of_kind(parts, PATH).filter_map(|(number, state)| Some((number, serde_json::from_slice(state).ok()?)))
+}
+
 /// A release that a restart ended, with what is known of it.
 pub(super) struct Abandoned {
     pub(super) stored: Stored,
@@ -67,7 +81,13 @@ pub(super) struct Abandoned {
 impl Abandoned {
     /// The release of a row that cannot go on, as one that was rolled back; `None` when it cannot even be read. What its
     /// last checkpoint knows stays known.
-    pub(super) fn new(record: &ReleaseRecord, checkpoint: Option<&Value>, error: &str, now: Timestamp) -> Option<Self> {
+    pub(super) fn new(
+        record: &ReleaseRecord,
+        checkpoint: Option<&Value>,
+        parts: &[Part],
+        error: &str,
+        now: Timestamp,
+    ) -> Option<Self> {
         let stored: Stored = serde_json::from_value(record.state.clone()).ok()?;
         let known = checkpoint.and_then(|value| Checkpoint::deserialize(value).ok());
         let transition = stored.release.roll_back(ABANDONED, error.to_owned(), now);
@@ -88,6 +108,7 @@ impl Abandoned {
         };
         let judge = known.as_ref().map(|known| json!(known.trial.evidence()));
         let mut chronicle = known.map_or_else(|| Chronicle::new(now), |known| known.chronicle);
+        chronicle.restore_path(path(parts));
         chronicle.note(
             "the process was restarted and the release could not go on; what came after its last checkpoint is missing",
         );
@@ -166,6 +187,28 @@ impl Active {
         }
     }
 
+    /// What has changed of the keys and of the path since it was last written down.
+    pub(super) fn changed_parts(&mut self) -> Vec<Part> {
+        let keys = self.units.changes().into_iter().map(|row| Part {
+            kind: KEYS,
+            number: row.number,
+            state: Some(row.state.to_vec()),
+        });
+        let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
+        let path = self.chronicle.changes().into_iter().map(|(number, point)| Part {
+            kind: PATH,
+            number,
+            state: point.and_then(text),
+        });
+        keys.chain(path).collect()
+    }
+
+    /// Something was not written down: all of it is written with the next checkpoint.
+    pub(super) fn forget_written(&mut self) {
+        self.units.forget_written();
+        self.chronicle.forget_written();
+    }
+
     /// What a restart goes on from.
     pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
         self.written_down(now, self.on_disk(), false)
@@ -181,7 +224,7 @@ impl Active {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
-            users: self.users.clone(),
+            units: self.units.clone(),
             chronicle: self.chronicle.clone(),
             mark: self.timeline.mark(now),
             leased,
@@ -197,6 +240,7 @@ impl Active {
     pub(super) fn resume(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
+        parts: &[Part],
         watch: impl FnOnce(&Release) -> Option<WatchSpec>,
         durable: bool,
         now: Timestamp,
@@ -222,7 +266,7 @@ impl Active {
         let sticky = spec.sticky;
         if checkpoint
             .as_ref()
-            .is_some_and(|known| known.users.are_sticky() != sticky)
+            .is_some_and(|known| known.units.are_sticky() != sticky)
         {
             return Err("whether its users are sticky has changed".to_owned());
         }
@@ -232,8 +276,9 @@ impl Active {
         let failed = checkpoint.as_ref().map_or(0, |known| whole(known.failed));
         if let Some(known) = checkpoint {
             active.trial = known.trial;
-            active.users = known.users;
+            active.units = known.units.resumed(of_kind(parts, KEYS), micros(now));
             active.chronicle = known.chronicle;
+            active.chronicle.restore_path(path(parts));
             active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;

@@ -11,7 +11,7 @@ use super::start::plan;
 use crate::control::Refusal;
 use crate::control::controller::Controller;
 use crate::model::{Name, api};
-use crate::release::forecast;
+use crate::release::{forecast, forecast_by_users};
 use crate::stats::Span;
 use crate::store::ReleaseRecord;
 
@@ -123,7 +123,12 @@ impl Controller {
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
         );
-        let mut told = forecast(&plan, &name, rate, error_rate, now);
+        let tell = if managed.spec.sticky.is_some() {
+            forecast_by_users
+        } else {
+            forecast
+        };
+        let mut told = tell(&plan, &name, rate, error_rate, now);
         told.warnings.extend(PlanTold::of(managed, overlay, &plan)?.warning());
         Ok(told)
     }

@@ -4,13 +4,13 @@
 use serde_json::{Value, json};
 
 use crate::analysis::replay::Stand;
-use crate::analysis::{Arm, Cohort};
+use crate::analysis::{Arm, Cohort, Ripe};
 use crate::release::Release;
 use crate::store::Recording;
 
 /// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
 /// it did the live one.
-pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64) {
+pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64, sticky: bool) {
     let mut plan = release.plan.to_shown();
     // As this try at the build is judged, and from the step that it begins at.
     plan.insert(
@@ -20,7 +20,10 @@ pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64
     if let Some(steps) = plan.get_mut("steps").and_then(Value::as_array_mut) {
         steps.drain(..release.first_step().min(steps.len()));
     }
-    let run = json!({ "run": release.id, "plan": plan });
+    let mut run = json!({ "run": release.id, "plan": plan });
+    if sticky && let Some(run) = run.as_object_mut() {
+        run.insert("recorded_ages".to_owned(), json!(true));
+    }
     recording.add(run.to_string());
     let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
     let past = Arm {
@@ -47,12 +50,27 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: Stand) {
         "baseline": arm(&cohort.baseline),
         "canary": arm(&cohort.canary),
     });
+    add_stand(&mut line, stand);
+    recording.add(line.to_string());
+}
+
+/// Units that have become as old as `bake`, at the weight at which they began.
+pub(super) fn record_ripe(recording: &Recording, at_ms: u64, ripe: &Ripe, stand: Stand) {
+    let mut line = json!({
+        "at_ms": at_ms,
+        "weight": ripe.weight * 100.0,
+        "matured": { "canary": ripe.canary, "baseline": ripe.baseline },
+    });
+    add_stand(&mut line, stand);
+    recording.add(line.to_string());
+}
+
+fn add_stand(line: &mut Value, stand: Stand) {
     if let Some(line) = line.as_object_mut() {
         let step = stand.step.map(|step| ("step", json!(step)));
         let held = stand.kept.then(|| ("held", json!(true)));
         line.extend(step.into_iter().chain(held).map(|(key, value)| (key.to_owned(), value)));
     }
-    recording.add(line.to_string());
 }
 
 fn arm(arm: &Arm<'_>) -> Value {
@@ -70,10 +88,13 @@ fn arm(arm: &Arm<'_>) -> Value {
         arm.aborts.filter(|aborts| *aborts > 0).map(|aborts| json!(aborts)),
     );
     add("latency_us", arm.latency_us.map(|latency_us| json!(latency_us)));
-    add("new_keys", arm.new_keys.map(|keys| json!(keys)));
+    add("units", arm.units.map(|units| json!(units)));
     // Without failures these say nothing.
     let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));
     add("failing_clients", failed(arm.failing_clients));
     add("visible_failures", failed(arm.visible_failures));
+    add("failed_first", failed(arm.failed_first));
+    let repeats = arm.repeats.filter(|repeats| repeats.largest > 1);
+    add("repeats", repeats.map(|repeats| json!(repeats)));
     Value::Object(told)
 }

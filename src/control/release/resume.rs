@@ -13,7 +13,7 @@ use super::turn::ITSELF;
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
 use crate::model::{Name, ServiceSpec, api};
-use crate::store::{Change, NewEntry, ReleaseRecord};
+use crate::store::{Change, NewEntry, Part, ReleaseRecord};
 
 /// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
 /// back.
@@ -26,6 +26,7 @@ impl Controller {
         &mut self,
         records: Vec<ReleaseRecord>,
         mut checkpoints: BTreeMap<String, Value>,
+        mut parts: BTreeMap<String, Vec<Part>>,
     ) {
         for record in records {
             let Some(name) = self
@@ -43,18 +44,20 @@ impl Controller {
                 continue;
             }
             let checkpoint = checkpoints.remove(&record.id);
-            match self.resume(&record, checkpoint.as_ref()) {
+            let parts = parts.remove(&record.id).unwrap_or_default();
+            match self.resume(&record, checkpoint.as_ref(), &parts) {
                 Ok(active) => self.go_on_with(&name, active),
-                Err(error) => self.abandon(&name, &record, checkpoint.as_ref(), &error),
+                Err(error) => self.abandon(&name, &record, (checkpoint.as_ref(), &parts), &error),
             }
         }
     }
 
-    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>) -> Result<Active, String> {
+    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[Part]) -> Result<Active, String> {
         let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
         let mut active = Active::resume(
             record,
             checkpoint,
+            parts,
             |release| self.watch_spec(release).ok(),
             durable,
             now,
@@ -90,7 +93,13 @@ impl Controller {
     }
 
     /// A release that cannot go on leaves the service without traffic on the canary, and says so.
-    fn abandon(&mut self, name: &Name, record: &ReleaseRecord, checkpoint: Option<&Value>, error: &str) {
+    fn abandon(
+        &mut self,
+        name: &Name,
+        record: &ReleaseRecord,
+        (checkpoint, parts): (Option<&Value>, &[Part]),
+        error: &str,
+    ) {
         tracing::error!(
             release = record.id,
             error,
@@ -104,7 +113,7 @@ impl Controller {
         managed.state = managed
             .state
             .without_release(revision, &now.rfc3339(), error.to_owned());
-        let abandoned = Abandoned::new(record, checkpoint, error, now);
+        let abandoned = Abandoned::new(record, checkpoint, parts, error, now);
         let stored = abandoned.as_ref().map(|abandoned| json!(abandoned.stored));
         let row = ReleaseRecord {
             ended: true,

@@ -123,7 +123,13 @@ impl Controller {
         active.all.lease = first(active.trial.rescued_allowance());
         active.recording = store.record(&active.release.id);
         if let Some(recording) = &active.recording {
-            begin(recording, &active.release, &latency_us, failures);
+            begin(
+                recording,
+                &active.release,
+                &latency_us,
+                failures,
+                active.units.are_sticky(),
+            );
         }
         Box::new(active)
     }

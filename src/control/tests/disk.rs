@@ -36,7 +36,7 @@ impl Disk {
             services: kept.services.values().cloned().collect(),
             releases: kept.releases.values().cloned().collect(),
             checkpoints: kept.checkpoints.clone(),
-            answers: Vec::new(),
+            ..LoadedState::default()
         };
         drop(kept);
         (Store::over(Box::new(self.clone())).unwrap(), loaded)

@@ -100,9 +100,14 @@ impl Rig {
 
     /// The same, split so that the canary gets so many of 10,000, whatever the weights say by now.
     pub(super) async fn traffic_at(&self, points: u16, requests: u64, over: Duration, bad: bool) {
+        self.visits(points, 0, requests, over, bad).await;
+    }
+
+    /// The same of users who are counted from `first`.
+    async fn visits(&self, points: u16, first: u64, requests: u64, over: Duration, bad: bool) {
         let Some(watch) = self.watch() else { return };
         let batch = NoteBatch {
-            notes: (0..requests)
+            notes: (first..first + requests)
                 .flat_map(|at| {
                     self.clock.advance(over / u32::try_from(requests).unwrap());
                     self.request(&watch, points, at, bad)
@@ -449,16 +454,23 @@ async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
 
 #[tokio::test]
 async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
-    for bad in [true, false] {
+    for (bad, sticky) in [(true, false), (false, false), (true, true), (false, true)] {
         let directory = tempfile::tempdir().unwrap();
-        let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
+        let spec = ServiceSpec {
+            sticky: sticky.then_some(crate::model::Sticky::ClientIp),
+            ..spec("shop", 0.0)
+        };
+        let rig = Rig::open(directory.path(), vec![spec]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
+        let mut first = 0;
         while !rig.release("shop-1").await.phase.is_over() {
             // Drawn at the step that it is bad at, however late the next one is on disk.
             let points = rig.points();
-            rig.traffic_at(points, 50, Duration::from_millis(500), bad && points > 2_000)
+            rig.visits(points, first, 50, Duration::from_millis(500), bad && points > 2_000)
                 .await;
+            // Half of the users come once more.
+            first += 25;
             tokio::task::yield_now().await;
         }
         let release = rig.release("shop-1").await;

@@ -4,6 +4,7 @@ use super::releases::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
+use serde_json::json;
 
 #[tokio::test]
 async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
@@ -279,4 +280,33 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [200, 200, 201]);
     assert_eq!(answers[2].location.as_deref(), Some("/api/v1/releases/shop-1"));
+}
+
+#[tokio::test]
+async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_failed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut sticky = spec("shop", 0.0);
+    sticky.sticky = Some(crate::model::Sticky::ClientIp);
+    let of_users = |release: &api::Release| {
+        let errors = &release.objectives[0];
+        assert_eq!(errors["unit"], "user", "{errors}");
+        (errors["canary"].clone(), errors["baseline"].clone())
+    };
+    let mut before = None;
+    for _ in 0..2 {
+        let mut rig = Rig::open(directory.path(), vec![sticky.clone()]).await;
+        let _worker = prompt_worker(&rig.links.publisher);
+        if before.is_none() {
+            rig.begin().await;
+        }
+        // Two of ten users on the canary, and one of them fails: the same users each time.
+        rig.traffic_at(2_000, 4, Duration::from_millis(40), true).await;
+        rig.traffic_at(2_000, 10, Duration::from_millis(100), false).await;
+        let seen = of_users(&rig.release("shop-1").await);
+        if let Some(before) = before.replace(seen.clone()) {
+            assert_eq!(seen, before);
+        }
+        assert_eq!((&seen.0["requests"], &seen.0["failures"]), (&json!(2), &json!(1)));
+        rig.stop().await;
+    }
 }

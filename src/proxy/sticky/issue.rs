@@ -14,8 +14,6 @@ use crate::stats::UpstreamKey;
 /// A cookie that goes out with the answer to this request, if that can carry it.
 #[derive(Debug)]
 pub(crate) struct Issue {
-    /// Whether its key is a new one; otherwise it is one that the user came with, and is signed now.
-    fresh: bool,
     field: HeaderValue,
     /// Whether the request is of a method whose answers caches store.
     reads: bool,
@@ -23,23 +21,11 @@ pub(crate) struct Issue {
 
 impl Issue {
     /// `https`: the client's scheme.
-    pub(super) fn new(
-        cookie: &StickyCookie,
-        value: &[u8; VALUE_BYTES],
-        fresh: bool,
-        https: bool,
-        method: &Method,
-    ) -> Option<Issue> {
+    pub(super) fn new(cookie: &StickyCookie, value: &[u8; VALUE_BYTES], https: bool, method: &Method) -> Option<Issue> {
         Some(Issue {
-            fresh,
             field: field(cookie, value, https)?,
             reads: matches!(*method, Method::GET | Method::HEAD),
         })
-    }
-
-    /// Whether nobody has come with its key before.
-    pub(crate) fn is_fresh(&self) -> bool {
-        self.fresh
     }
 
     /// Puts the cookie on the head of an upstream's answer, and tells whether it did. An answer that shared caches may give
@@ -201,7 +187,7 @@ mod tests {
                 .header("etag", "\"1\"")
                 .header("cache-control", control);
             let mut head = response.body(()).unwrap().into_parts().0;
-            let issue = Issue::new(&StickyCookie::named("wb"), VALUE, true, false, &Method::GET).unwrap();
+            let issue = Issue::new(&StickyCookie::named("wb"), VALUE, false, &Method::GET).unwrap();
             let carried = issue.onto(&mut head);
             assert_eq!(head.headers.contains_key(SET_COOKIE), carried);
             let controls = head.headers.get_all(CACHE_CONTROL).iter();

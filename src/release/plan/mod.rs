@@ -172,6 +172,11 @@ impl Plan {
         }
     }
 
+    /// The age in microseconds at which a unit of a sticky release counts for its step.
+    pub fn bake_us(&self) -> u64 {
+        u64::try_from(self.decided_by.bake.as_micros()).unwrap_or(u64::MAX)
+    }
+
     /// All gates in the order in which they are met.
     pub(crate) fn gates(&self) -> impl Iterator<Item = &Gate> {
         self.start_gate

@@ -6,6 +6,28 @@ use super::super::forecast;
 use super::{MONDAY_9, at, plan};
 
 #[test]
+fn for_a_sticky_service_users_are_counted_and_no_times_are_told() {
+    let plan = plan(json!({}));
+    let drawn = forecast(&plan, "shop", 1_000.0, 0.001, at(MONDAY_9));
+    let sticky = super::super::forecast_by_users(&plan, "shop", 1_000.0, 0.001, at(MONDAY_9));
+    assert_eq!(sticky.unit.as_deref(), Some("user"));
+    let counts = |forecast: &crate::model::api::Forecast| -> Vec<_> {
+        forecast.steps.iter().map(|step| step.requests_to_advance).collect()
+    };
+    assert_eq!(counts(&sticky), counts(&drawn));
+    for step in &sticky.steps {
+        assert_eq!(step.seconds_to_advance, None);
+        assert!(step.detections.iter().all(|detection| detection.seconds.is_none()));
+    }
+    assert!(
+        sticky
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("no times can be told"))
+    );
+}
+
+#[test]
 fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
     let forecast = forecast(&plan(json!({})), "shop", 1_000.0, 0.001, at(MONDAY_9));
     // u = ln(8 / 1e-3) / 3 = 2.996, so that the 23rd failure exhausts a budget of 20.

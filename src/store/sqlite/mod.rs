@@ -4,6 +4,7 @@ mod answers;
 mod commit;
 mod loss;
 mod open;
+mod parts;
 mod releases;
 mod rows;
 mod settings;
@@ -20,7 +21,7 @@ use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusabl
 pub(super) use self::verify::verify_at;
 use super::lock::{self, Lock};
 use super::place::{Identity, Lost, Place};
-use super::{Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, StoreError};
+use super::{Backend, Change, Committed, Entry, LoadedState, Part, ReleaseRecord, StoreError};
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 const FILE: &str = "weighbridge.db";
@@ -98,6 +99,7 @@ impl Sqlite {
                 releases: releases::to_go_on_with(connection)?,
                 checkpoints: releases::checkpoints(connection)?,
                 answers: answers::all(connection)?,
+                parts: parts::all(connection)?,
             })
         };
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
@@ -212,6 +214,10 @@ impl Backend for Sqlite {
 
     fn keep_answer(&mut self, key: &IdempotencyKey, answer: Option<&KeptAnswer>) -> Result<(), StoreError> {
         self.keep(|connection| answers::keep(connection, key, answer))
+    }
+
+    fn put_parts(&mut self, id: &str, parts: &[Part]) -> Result<(), StoreError> {
+        self.keep(|connection| parts::put(connection, id, parts))
     }
 
     fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {

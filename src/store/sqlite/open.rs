@@ -91,6 +91,15 @@ const MIGRATIONS: &[&str] = &[
         UNIQUE (caller, key)
     ) STRICT;
 "#,
+    r#"
+    CREATE TABLE checkpoint_parts (
+        id     TEXT NOT NULL,
+        kind   INTEGER NOT NULL,
+        number INTEGER NOT NULL,
+        state  BLOB NOT NULL,
+        PRIMARY KEY (id, kind, number)
+    ) STRICT, WITHOUT ROWID;
+"#,
 ];
 
 /// The schema as it is now.

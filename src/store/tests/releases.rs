@@ -278,6 +278,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
     let back =
         "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence; DROP TABLE audit_head; DROP TABLE answers; DROP TABLE settings;
+                DROP TABLE checkpoint_parts;
                 UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version = 1";
     outside.execute_batch(back).unwrap();
     drop(outside);
@@ -343,4 +344,53 @@ async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
         store.checkpoint("shop-1", json!(0)).await.unwrap(),
         "there is room again"
     );
+}
+
+/// Which parts of which releases a start finds.
+fn parts_found(database: &mut Sqlite) -> Vec<(String, Vec<u32>)> {
+    let parts = database.load().unwrap().parts.into_iter();
+    parts
+        .map(|(id, parts)| (id, parts.iter().map(|part| part.number).collect()))
+        .collect()
+}
+
+#[test]
+fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut database = Sqlite::open(directory.path()).unwrap();
+    let part = |number, state: Option<&[u8]>| Part {
+        kind: 1,
+        number,
+        state: state.map(<[u8]>::to_vec),
+    };
+    database.commit(&releasing(1, &[release(1, 1, false)])).unwrap();
+    database
+        .put_parts(
+            "shop-1",
+            &[part(3, Some(b"three")), part(4, Some(b"four")), part(5, Some(b"five"))],
+        )
+        .unwrap();
+    database
+        .put_parts("shop-1", &[part(4, None), part(5, Some(b"changed"))])
+        .unwrap();
+    database.put_parts("shop-2", &[part(1, Some(b"never began"))]).unwrap();
+    drop(database);
+    let mut database = Sqlite::open(directory.path()).unwrap();
+    let loaded = database.load().unwrap();
+    assert_eq!(
+        loaded.parts["shop-1"],
+        [part(3, Some(b"three")), part(5, Some(b"changed"))]
+    );
+    database
+        .commit(&releasing(2, &[release(1, 2, true), release(2, 2, false)]))
+        .unwrap();
+    assert_eq!(parts_found(&mut database), []);
+    database.put_parts("shop-2", &[part(1, Some(b"one"))]).unwrap();
+    assert_eq!(parts_found(&mut database), [("shop-2".to_owned(), vec![1])]);
+    drop(database);
+    let connection = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
+    let left: u32 = connection
+        .query_row("SELECT count(*) FROM checkpoint_parts", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(left, 1, "what the ended release left behind is gone");
 }

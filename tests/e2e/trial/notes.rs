@@ -167,7 +167,7 @@ impl super::Rig {
 }
 
 #[test]
-fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
+fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
@@ -184,8 +184,8 @@ fn a_user_is_known_by_the_cookie_once_it_has_come_back() {
         .iter()
         .filter(|note| matches!(note.happened, Happened::Assigned { .. }));
     let users: Vec<u32> = drawn.map(|note| note.user).collect();
-    assert_eq!(users[0], Note::KEYLESS);
-    assert_ne!(users[1], Note::KEYLESS);
+    assert_ne!(users[0], Note::KEYLESS);
+    assert_eq!(users[0], users[1]);
     assert_eq!(users[1], users[2]);
     assert_eq!(users[3..6], [Note::KEYLESS; 3], "a made-up cookie was taken for a key");
     assert_ne!(users[6], Note::KEYLESS);

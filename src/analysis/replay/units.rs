@@ -1,0 +1,150 @@
+//! Units in a recording: `[[w_u, begun, failed, {kinds}], …]` for an arm, where `w_u` is a chance from 0 to 1, unlike the
+//! line's `weight`, which is in percent.
+//!
+//! A unit counts for a step when it is as old as `bake`. The program records when that was, in lines of their own
+//! (`matured`). A recording without them does not say which units failed by that age, so the units of a cohort then count
+//! together, so much later, with the failures that stand beside them.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, SeqAccess, Visitor};
+
+use crate::analysis::{Cohort, Ripe, Unit};
+
+/// Ages are known to this part of `bake`.
+const AGE_PARTS: u64 = 16;
+
+/// The units of one arm in a line.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct UnitList(Vec<UnitText>);
+
+#[derive(Debug)]
+struct UnitText(Unit);
+
+/// Units that became as old as `bake`.
+#[derive(Debug, Deserialize)]
+pub(super) struct RipeLine {
+    canary: UnitList,
+    baseline: UnitList,
+}
+
+impl UnitList {
+    pub(super) fn units(&self) -> Vec<Unit> {
+        self.0.iter().map(|unit| unit.0).collect()
+    }
+
+    /// What is wrong with the list in an arm of so many requests and failures.
+    pub(super) fn problem(&self, requests: u64, failures: u64) -> Option<String> {
+        let sum = |count: fn(&Unit) -> u64| {
+            self.0
+                .iter()
+                .fold(0_u64, |sum, unit| sum.saturating_add(count(&unit.0)))
+        };
+        let (begun, failed) = (sum(|unit| unit.begun), sum(|unit| unit.failed));
+        if begun > requests {
+            return Some(format!("an arm has {begun} units that begin and {requests} requests"));
+        }
+        (failed > failures).then(|| format!("an arm has {failed} units that fail and {failures} failures"))
+    }
+}
+
+impl RipeLine {
+    pub(super) fn ripe(&self, weight: f64) -> Ripe {
+        Ripe {
+            weight,
+            canary: self.canary.units(),
+            baseline: self.baseline.units(),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for UnitText {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<UnitText, D::Error> {
+        deserializer.deserialize_seq(UnitVisitor)
+    }
+}
+
+struct UnitVisitor;
+
+impl<'de> Visitor<'de> for UnitVisitor {
+    type Value = UnitText;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("units as `[w_u, begun, failed]` or `[w_u, begun, failed, {kinds}]`")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<UnitText, A::Error> {
+        let missing = |at| de::Error::invalid_length(at, &self);
+        let weight: f64 = seq.next_element()?.ok_or_else(|| missing(0))?;
+        let begun = seq.next_element()?.ok_or_else(|| missing(1))?;
+        let failed = seq.next_element()?.ok_or_else(|| missing(2))?;
+        // Kinds are not judged by; a newer program may have written them.
+        let _: Option<BTreeMap<String, u64>> = seq.next_element()?;
+        if seq.next_element::<de::IgnoredAny>()?.is_some() {
+            return Err(missing(5));
+        }
+        if !(weight > 0.0 && weight <= 1.0) {
+            return Err(de::Error::custom(format!(
+                "the chance of a unit is {weight}; expected more than 0 and at most 1, such as 0.05 for 5 percent"
+            )));
+        }
+        Ok(UnitText(Unit { weight, begun, failed }))
+    }
+}
+
+/// Units that are not yet old enough, where the recording does not say when they were.
+#[derive(Clone, Debug)]
+pub(super) struct Ages {
+    bake_ms: u64,
+    recorded: bool,
+    waiting: VecDeque<(u64, Ripe)>,
+}
+
+impl Ages {
+    pub(super) fn new(bake_ms: u64) -> Ages {
+        Ages {
+            bake_ms,
+            recorded: false,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// The recording has lines of its own for them.
+    pub(super) fn set_recorded(&mut self) {
+        self.recorded = true;
+    }
+
+    /// Takes the units of a cohort in.
+    pub(super) fn add(&mut self, cohort: &Cohort<'_>) {
+        let (canary, baseline) = (cohort.canary.units, cohort.baseline.units);
+        if self.recorded || (canary.is_none() && baseline.is_none()) {
+            return;
+        }
+        let width = (self.bake_ms / AGE_PARTS).max(1);
+        let due_ms = (cohort.at_ms / width + 1) * width + self.bake_ms;
+        let last = self.waiting.back();
+        if last.is_none_or(|(due, ripe)| *due != due_ms || ripe.weight != cohort.weight) {
+            let ripe = Ripe {
+                weight: cohort.weight,
+                ..Ripe::default()
+            };
+            self.waiting.push_back((due_ms, ripe));
+        }
+        if let Some((_, ripe)) = self.waiting.back_mut() {
+            for unit in canary.unwrap_or_default() {
+                unit.add_to(&mut ripe.canary);
+            }
+            for unit in baseline.unwrap_or_default() {
+                unit.add_to(&mut ripe.baseline);
+            }
+        }
+    }
+
+    /// The next units that are old enough at this time.
+    pub(super) fn next(&mut self, now_ms: u64) -> Option<Ripe> {
+        let is_due = self.waiting.front().is_some_and(|(due_ms, _)| *due_ms <= now_ms);
+        is_due.then(|| self.waiting.pop_front()).flatten().map(|(_, ripe)| ripe)
+    }
+}

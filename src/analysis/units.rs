@@ -1,0 +1,151 @@
+//! The units of a sticky release: what is compared is not requests but draws of keys (STATISTICS.md 1.j).
+//!
+//! A user with hundreds of requests says one thing about a version, not hundreds. So a key is one unit: it begins when the
+//! key is first seen, and again when a key that is on the baseline is seen after a rise of the canary's weight, which may
+//! have moved it. A unit fails once. Who has no key is a unit with each request.
+//!
+//! The table tells the units of one release apart. It is fed requests in the order of their assignment and knows no
+//! clock; the program and the simulations use the same one.
+
+mod keys;
+mod table;
+
+pub use keys::Row;
+pub use table::{Entered, Ripe, Units};
+
+use serde::{Deserialize, Serialize};
+
+use super::cohort::{Arm, Counts};
+
+/// Units of one arm that were drawn with the same chance.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "(f64, u64, u64)", into = "(f64, u64, u64)")]
+pub struct Unit {
+    /// The chance with which they were given to the canary, 0 to 1.
+    pub weight: f64,
+    /// Those that began in the cohort.
+    pub begun: u64,
+    /// Those that failed for the first time in it, whenever they began.
+    pub failed: u64,
+}
+
+impl From<(f64, u64, u64)> for Unit {
+    fn from((weight, begun, failed): (f64, u64, u64)) -> Unit {
+        Unit { weight, begun, failed }
+    }
+}
+
+impl From<Unit> for (f64, u64, u64) {
+    fn from(unit: Unit) -> (f64, u64, u64) {
+        (unit.weight, unit.begun, unit.failed)
+    }
+}
+
+impl Unit {
+    /// Adds to a list what belongs to the same chance.
+    pub fn add_to(self, list: &mut Vec<Unit>) {
+        match list.iter_mut().find(|known| known.weight == self.weight) {
+            Some(known) => {
+                known.begun += self.begun;
+                known.failed += self.failed;
+            }
+            None => list.push(self),
+        }
+    }
+
+    /// As requests and failures of an ordinary arm. Of one cohort more may have failed than begun.
+    pub(crate) fn counts(self) -> Counts {
+        Counts {
+            requests: self.begun,
+            failures: self.failed,
+        }
+    }
+
+    fn compares(&self) -> bool {
+        self.weight > 0.0 && self.weight < 1.0
+    }
+}
+
+/// Units and failed units, by arm.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitCounts {
+    /// The canary's: `requests` are units.
+    pub canary: Counts,
+    /// The baseline's.
+    pub baseline: Counts,
+}
+
+impl UnitCounts {
+    pub(crate) fn add(&mut self, canary: &[Unit], baseline: &[Unit]) {
+        for (sum, units) in [(&mut self.canary, canary), (&mut self.baseline, baseline)] {
+            for unit in units {
+                sum.requests += unit.begun;
+                sum.failures += unit.failed;
+            }
+        }
+    }
+}
+
+/// What both arms did with each chance at which something can be compared: canary, baseline.
+pub(crate) fn paired<'a>(
+    canary: &'a [Unit],
+    baseline: &'a [Unit],
+) -> impl Iterator<Item = (f64, Counts, Counts)> + use<'a> {
+    let of = |list: &[Unit], weight: f64| {
+        let found = list.iter().find(|unit| unit.weight == weight);
+        found.map(|unit| unit.counts()).unwrap_or_default()
+    };
+    let both = canary
+        .iter()
+        .map(move |unit| (unit.weight, unit.counts(), of(baseline, unit.weight)));
+    let rest = baseline
+        .iter()
+        .filter(move |unit| !canary.iter().any(|other| other.weight == unit.weight))
+        .map(|unit| (unit.weight, Counts::default(), unit.counts()));
+    both.chain(rest).filter(|(weight, ..)| {
+        let unit = Unit {
+            weight: *weight,
+            ..Unit::default()
+        };
+        unit.compares()
+    })
+}
+
+/// The chance of the units that began in a cohort, which its latencies are of; `None` when there are several.
+pub(crate) fn begun_at(canary: &Arm<'_>, baseline: &Arm<'_>) -> Option<f64> {
+    let all = canary.units.into_iter().chain(baseline.units).flatten();
+    let mut begun = all.filter(|unit| unit.begun > 0).map(|unit| unit.weight);
+    let first = begun.next()?;
+    begun.all(|weight| weight == first).then_some(first)
+}
+
+/// How often the failures of an arm come from keys that have failed before: the k-th failure of a key counts `2k - 1` in
+/// the variance of what a baseline explains (STATISTICS.md 1.k.1).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(u64, u32)", into = "(u64, u32)")]
+pub struct Repeats {
+    /// The sum of `2k - 1` over the failures.
+    pub weight: u64,
+    /// The largest `k`.
+    pub largest: u32,
+}
+
+impl From<(u64, u32)> for Repeats {
+    fn from((weight, largest): (u64, u32)) -> Repeats {
+        Repeats { weight, largest }
+    }
+}
+
+impl From<Repeats> for (u64, u32) {
+    fn from(repeats: Repeats) -> (u64, u32) {
+        (repeats.weight, repeats.largest)
+    }
+}
+
+impl Repeats {
+    /// Adds the `k`-th failure of a key.
+    pub fn add(&mut self, k: u32) {
+        self.weight += u64::from(k).saturating_mul(2).saturating_sub(1);
+        self.largest = self.largest.max(k);
+    }
+}

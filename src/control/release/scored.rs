@@ -1,0 +1,136 @@
+//! Requests that have been scored, in the form in which the judge takes them.
+
+use super::cohorts::End;
+use crate::analysis::{Arm, Cohort, Entered, Repeats, Ripe, Unit};
+use crate::stats::Side;
+
+/// The requests of one prefix that were assigned under the same weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Scored {
+    /// When the last of them was assigned, in microseconds of the monotonic clock.
+    pub(super) at_us: u64,
+    /// The chance that a request of the two arms was given to the canary.
+    pub(super) weight: f64,
+    /// The chance of the units that begin in it, in sticky releases.
+    pub(super) unit_weight: Option<f64>,
+    /// Units that have become old enough to count for a step, and no requests.
+    pub(super) ripe: Option<Ripe>,
+    /// Requests were displaced meanwhile, so that the arms cannot be compared.
+    pub(super) is_spoiled: bool,
+    pub(super) baseline: ScoredArm,
+    pub(super) canary: ScoredArm,
+}
+
+/// One arm of them.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct ScoredArm {
+    pub(super) requests: u64,
+    pub(super) failures: u64,
+    pub(super) visible: u64,
+    pub(super) latency_us: Vec<(u64, u64)>,
+    pub(super) failing_clients: u64,
+    pub(super) aborts: u64,
+    /// Where users are sticky.
+    sticky: Option<Sticky>,
+}
+
+/// What of one arm is counted by users.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Sticky {
+    units: Vec<Unit>,
+    failed_first: u64,
+    repeats: Repeats,
+}
+
+impl Scored {
+    /// The cohort on the scale of time of the judge.
+    pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
+        Cohort {
+            at_ms,
+            weight: self.weight,
+            baseline: self.baseline.arm(),
+            canary: self.canary.arm(),
+        }
+    }
+}
+
+impl ScoredArm {
+    fn arm(&self) -> Arm<'_> {
+        Arm {
+            requests: self.requests,
+            failures: self.failures,
+            latency_us: Some(&self.latency_us),
+            new_keys: None,
+            failing_clients: Some(self.failing_clients),
+            visible_failures: Some(self.visible),
+            aborts: Some(self.aborts),
+            units: self.sticky.as_ref().map(|sticky| &*sticky.units),
+            failed_first: self.sticky.as_ref().map(|sticky| sticky.failed_first),
+            repeats: self.sticky.as_ref().map(|sticky| sticky.repeats),
+        }
+    }
+}
+
+/// The cohort of a request: the last one, or with the same weights one whose units have the same chance, so that the
+/// latencies of a cohort are of units with one chance.
+pub(super) fn place(scored: &mut Vec<Scored>, weight: f64, is_spoiled: bool, begins: Option<f64>) -> &mut Scored {
+    let same = |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
+    let fits = |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
+    let first = scored.iter().rposition(|one| !same(one)).map_or(0, |at| at + 1);
+    let known = (first..scored.len()).find(|at| scored.get(*at).is_some_and(fits));
+    let at = known.unwrap_or(scored.len());
+    if known.is_none() {
+        scored.push(Scored {
+            weight,
+            is_spoiled,
+            ..Scored::default()
+        });
+    }
+    #[expect(clippy::indexing_slicing, reason = "it was found, or has just been added")]
+    let into = &mut scored[at];
+    into.unit_weight = into.unit_weight.or(begins);
+    into
+}
+
+impl Scored {
+    pub(super) fn count(&mut self, side: Side, end: End, entered: &Entered, sticky: bool) {
+        if sticky {
+            self.baseline.sticky.get_or_insert_default();
+            self.canary.sticky.get_or_insert_default();
+        }
+        match side {
+            Side::Baseline => self.baseline.count(end, entered),
+            Side::Canary => self.canary.count(end, entered),
+        }
+    }
+}
+
+impl ScoredArm {
+    fn count(&mut self, end: End, entered: &Entered) {
+        self.requests += 1;
+        let is_timed = self.sticky.is_none() || entered.begins;
+        match end {
+            End::Good { latency_us } if is_timed => self.latency_us.push((u64::from(latency_us), 1)),
+            End::Good { .. } | End::Uploading | End::Displaced => {}
+            End::Aborted { .. } => self.aborts += 1,
+            End::Bad { visible } => self.visible += u64::from(visible),
+        }
+        if end.is_bad() {
+            self.failures += 1;
+            self.failing_clients += u64::from(entered.is_new_failing_client);
+        }
+        let Some(sticky) = &mut self.sticky else { return };
+        if entered.failure > 0 {
+            sticky.repeats.add(entered.failure);
+        }
+        if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
+            let unit = Unit {
+                weight,
+                begun: u64::from(entered.begins),
+                failed: u64::from(entered.fails),
+            };
+            unit.add_to(&mut sticky.units);
+            sticky.failed_first += u64::from(entered.begins && entered.fails);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The parts of checkpoints: what of a release under way is written down piece by piece, so that a checkpoint writes what
+//! has changed and not all that is known.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+
+use super::rows::corrupt;
+use crate::store::Part;
+
+/// Parts of ended releases that are taken away at once: a release may leave a million, and brakes wait behind this.
+const REMOVED_AT_ONCE: i64 = 10_000;
+
+/// Writes parts of a release under way, and takes away some of those that ended ones left behind.
+pub(super) fn put(connection: &mut Connection, id: &str, parts: &[Part]) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    remove_ended(&transaction)?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM releases WHERE id = ?1 AND ended = 0)";
+    if transaction.query_row(sql, [id], |row| row.get(0))? {
+        let mut put = transaction.prepare_cached(
+            "INSERT OR REPLACE INTO checkpoint_parts (id, kind, number, state) VALUES (?1, ?2, ?3, ?4)",
+        )?;
+        let mut remove =
+            transaction.prepare_cached("DELETE FROM checkpoint_parts WHERE id = ?1 AND kind = ?2 AND number = ?3")?;
+        for part in parts {
+            match &part.state {
+                Some(state) => put.execute(params![id, part.kind, part.number, state])?,
+                None => remove.execute(params![id, part.kind, part.number])?,
+            };
+        }
+    }
+    transaction.commit()
+}
+
+/// The parts of the releases under way.
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<Part>>> {
+    let sql = "SELECT id, kind, number, state FROM checkpoint_parts
+               WHERE id IN (SELECT id FROM releases WHERE ended = 0) ORDER BY id, kind, number";
+    let mut statement = connection.prepare(sql)?;
+    let mut all: BTreeMap<String, Vec<Part>> = BTreeMap::new();
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        all.entry(row.get(0)?).or_default().push(part(row)?);
+    }
+    Ok(all)
+}
+
+fn part(row: &Row<'_>) -> rusqlite::Result<Part> {
+    let number: i64 = row.get(2)?;
+    Ok(Part {
+        kind: row.get(1)?,
+        number: u32::try_from(number).map_err(|error| corrupt(2, error))?,
+        state: Some(row.get(3)?),
+    })
+}
+
+/// Goes from identity to identity, since a release may have a million parts.
+fn remove_ended(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let mut before = String::new();
+    let next = "SELECT id FROM checkpoint_parts WHERE id > ?1 ORDER BY id LIMIT 1";
+    let under_way = "SELECT EXISTS (SELECT 1 FROM releases WHERE id = ?1 AND ended = 0)";
+    while let Some(id) = transaction
+        .query_row(next, [&before], |row| row.get::<_, String>(0))
+        .optional()?
+    {
+        if !transaction.query_row(under_way, [&id], |row| row.get(0))? {
+            transaction.execute(
+                "DELETE FROM checkpoint_parts WHERE id = ?1 AND (kind, number) IN
+                 (SELECT kind, number FROM checkpoint_parts WHERE id = ?1 LIMIT ?2)",
+                params![id, REMOVED_AT_ONCE],
+            )?;
+        }
+        before = id;
+    }
+    Ok(())
+}

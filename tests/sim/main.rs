@@ -14,6 +14,7 @@
 mod bounds;
 mod budgets;
 mod errors;
+mod full;
 mod latencies;
 mod power;
 mod releases;
@@ -42,7 +43,17 @@ fn main() -> std::process::ExitCode {
 type Equal = (&'static str, &'static str, u64, f64, &'static str, fn(u64) -> bool);
 
 fn equal_versions(report: &mut Report) {
-    let table: [Equal; 17] = [
+    let table: [Equal; 20] = [
+        ("S18.1", "full weight, constant", 2_000, 0.01, "0", full::constant),
+        ("S18.2", "full weight, drift of 20 %", 2_000, 0.01, "0", full::drifting),
+        (
+            "S18.3",
+            "steps [100] after 300 requests",
+            2_000,
+            0.01,
+            "0",
+            full::at_once,
+        ),
         ("S1", "A1 steady", 10_000, 0.01, "38", errors::s1),
         ("S2", "A2 drift and spikes", 4_000, 0.05, "93", errors::s2),
         ("S3", "A5 shared bursts", 4_000, 0.05, "92", errors::s3),
@@ -257,6 +268,11 @@ fn slow_versions(report: &mut Report) {
 
 fn whole_releases(report: &mut Report) {
     let seed = report.seed();
+    for (id, name, fault) in full::FAULTS {
+        report.other(id, &format!("full weight: {name}"), 200, || {
+            full::judge(seed, id, fault)
+        });
+    }
     report.other("P13", "healthy release: median seconds to 100 %", 400, || {
         let walk = |i| {
             releases::walk(

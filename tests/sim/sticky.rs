@@ -204,7 +204,7 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
     const KEYS: u64 = 160;
     let mut rng = Rng::new(seed);
     let plan = Plan {
-        budget: Some(FEW_KEYS_BUDGET),
+        rescued_budget: Some(FEW_KEYS_BUDGET),
         ..Plan::default()
     };
     let mut run = Run::new("few keys", plan, Mode::Plan);
@@ -233,7 +233,11 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
             at_ms: tick * 10,
             weight: 0.05,
             baseline: arms[0].arm(),
-            canary: arms[1].arm(),
+            // All of them are rescued: no user sees one.
+            canary: Arm {
+                visible_failures: Some(0),
+                ..arms[1].arm()
+            },
         });
         if let Some(answer) = answer {
             return (answer.verdict == Outcome::RolledBack).then_some(answer.canary_failures);

@@ -221,7 +221,7 @@ fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
     let outside = written(directory.path());
     outside
         .execute_batch(
-            "DROP TABLE audit_head; DROP TABLE answers;
+            "DROP TABLE audit_head; DROP TABLE answers; DROP TABLE checkpoint_parts;
              ALTER TABLE releases DROP COLUMN audit_entries; ALTER TABLE releases DROP COLUMN audit_hash;
              ALTER TABLE checkpoints DROP COLUMN audit_entries; ALTER TABLE checkpoints DROP COLUMN audit_hash;
              PRAGMA user_version = 3;",

@@ -1,0 +1,141 @@
+//! Full weight (STATISTICS.md 1.k): equal versions, and versions that only the brakes without a comparison can stop.
+
+use std::time::Duration;
+
+use weighbridge::analysis::replay::{Answer, Mode, Outcome, Plan, Run};
+use weighbridge::analysis::{Arm, Cohort, ErrorRate, Objective, Options};
+
+use crate::errors::slot;
+use crate::report::parallel;
+use crate::rng::Rng;
+use crate::world::{ramp, sine};
+
+const RPS: f64 = 500.0;
+/// Failures of equal versions.
+const P: f64 = 0.01;
+/// `canary_in_flight_max` of a plan.
+const IN_FLIGHT: u64 = 256;
+
+fn plan(alpha: f64, steps: &[f64], final_bake: u64) -> Plan {
+    Plan {
+        options: Options {
+            alpha,
+            objectives: vec![Objective::ErrorRate(ErrorRate::default())],
+            ..Options::default()
+        },
+        steps: steps
+            .iter()
+            .map(|weight| weighbridge::analysis::replay::PlanStep::at(*weight))
+            .collect(),
+        bake: Duration::from_secs(5),
+        final_bake: Duration::from_secs(final_bake),
+        budget: Some(20),
+        rescued_budget: Some(100),
+        ..Plan::default()
+    }
+}
+
+/// Whether equal versions were rolled back at full weight, after `seconds` up the weights.
+fn equal(seed: u64, seconds: u64, alone: u64, rps: f64, rate: impl Fn(f64) -> f64) -> bool {
+    let mut rng = Rng::new(seed);
+    let mut run = Run::new("sim", plan(0.01, &[1.0, 5.0, 25.0, 50.0], 0), Mode::Fixed);
+    for tick in 0..(seconds + alone) * 10 {
+        let t = tick as f64 / 10.0;
+        let weight = if t < seconds as f64 {
+            ramp(t, seconds as f64)
+        } else {
+            1.0
+        };
+        let p = rate(t);
+        if let Some(answer) = run.observe(&slot(&mut rng, tick * 100, rps / 10.0, weight, p, p)) {
+            return answer.verdict == Outcome::RolledBack && weight >= 1.0;
+        }
+    }
+    false
+}
+
+pub(crate) fn constant(seed: u64) -> bool {
+    equal(seed, 200, 900, RPS, |_| P)
+}
+
+pub(crate) fn drifting(seed: u64) -> bool {
+    let phase = Rng::new(seed ^ 0x5eed).uniform();
+    equal(seed, 200, 900, RPS, |t| P * (1.0 + 0.2 * sine(t, 1_200.0, phase)))
+}
+
+/// One step, 100, after 300 requests of the baseline.
+pub(crate) fn at_once(seed: u64) -> bool {
+    let mut rng = Rng::new(seed);
+    let mut run = Run::new("sim", plan(0.01, &[100.0], 120), Mode::Plan);
+    run.observe(&slot(&mut rng, 0, 300.0, 0.0, 0.0, P));
+    for tick in 1..1_200 {
+        if let Some(answer) = run.observe(&slot(&mut rng, tick * 100, 5.0, 1.0, P, 0.0)) {
+            return answer.verdict == Outcome::RolledBack;
+        }
+    }
+    false
+}
+
+/// What a bad version does at a weight: the share of its requests that fails.
+type Fault = fn(f64) -> f64;
+
+/// The versions of P18.
+pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
+    ("P18.1", "all fail, steps [100]", |_| 1.0),
+    (
+        "P18.2",
+        "15 % fail from 100 % on",
+        |weight| {
+            if weight >= 1.0 { 0.15 } else { P }
+        },
+    ),
+    ("P18.3", "nothing is ever answered, from 100 % on", |weight| {
+        if weight >= 1.0 { 1.0 } else { P }
+    }),
+];
+
+/// Walks a release, and counts the failures at full weight. They are rescued, so that no user sees one.
+fn walk(seed: u64, id: &str, fault: Fault) -> (Answer, u64) {
+    let mut failed = 0;
+    let mut rng = Rng::new(seed);
+    let steps: &[f64] = if id == "P18.1" {
+        &[100.0]
+    } else {
+        &[1.0, 5.0, 25.0, 50.0]
+    };
+    let mut run = Run::new("sim", plan(1e-3, steps, 30), Mode::Plan);
+    run.observe(&slot(&mut rng, 0, 2_000.0, 0.0, 0.0, P));
+    for tick in 1..40_000 {
+        let weight = if run.weight() > 0.0 {
+            run.weight()
+        } else {
+            steps[0] / 100.0
+        };
+        let drawn = slot(&mut rng, tick * 100, RPS / 10.0, weight, fault(weight), P);
+        let cohort = Cohort {
+            canary: Arm {
+                visible_failures: Some(0),
+                ..drawn.canary
+            },
+            ..drawn
+        };
+        failed += if weight >= 1.0 { cohort.canary.failures } else { 0 };
+        if let Some(answer) = run.observe(&cohort) {
+            return (answer.clone(), failed);
+        }
+    }
+    (run.finish(), failed)
+}
+
+/// Every run is rolled back before a promotion, after no more failures than the rescued budget and what is in flight.
+pub(crate) fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String, String) {
+    let answers = parallel(200, |i| walk(seed + i, id, fault));
+    let kept = answers
+        .iter()
+        .filter(|(answer, _)| answer.verdict != Outcome::RolledBack)
+        .count();
+    let most = answers.iter().map(|(_, failed)| *failed).max().unwrap_or(0);
+    let bar = 130 + IN_FLIGHT;
+    let good = kept == 0 && most <= bar;
+    (good, format!("{kept} not, f{most}"), format!("0, f{bar}"))
+}

@@ -1,9 +1,12 @@
 //! How often the baseline fails at most: the upper limit that stands in for it at full weight, where there is no
 //! concurrent baseline (STATISTICS.md 1.k.2).
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use super::cohort::{Arm, Counts};
+use super::landmark::landmark;
 use super::math::beta_regularized;
 
 /// Requests that the limit reaches back to when the release itself has seen fewer.
@@ -21,10 +24,11 @@ pub(crate) struct BaselineRate {
 }
 
 impl BaselineRate {
-    /// Adds requests from before the first step.
-    pub(crate) fn warm(&mut self, counts: Counts) {
-        self.past.requests += counts.requests;
-        self.past.failures += counts.failures;
+    /// Adds requests from before the first step: answers by latency in microseconds with their counts, and failures.
+    pub(crate) fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
+        self.past.requests += answers + failures;
+        self.past.failures += failures + unfinished(latency_us);
     }
 
     /// Adds a cohort's requests of the baseline. Those of a cohort at weight 0 came before the first step.
@@ -33,6 +37,7 @@ impl BaselineRate {
             self.release.add(baseline);
         } else {
             self.past.add(baseline);
+            self.past.failures += baseline.latency_us.map_or(0, unfinished);
         }
     }
 
@@ -58,6 +63,23 @@ impl BaselineRate {
             failures + part * past.failures as f64,
         )
     }
+}
+
+/// Answers that would not have been there at the landmark. The past is known by the end of its requests, and what it is
+/// compared with by the landmark.
+fn unfinished(latency_us: &[(u64, u64)]) -> u64 {
+    let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
+    let mut sorted = latency_us.to_vec();
+    sorted.sort_unstable();
+    let mut seen = 0;
+    let p99 = sorted.iter().find(|(_, count)| {
+        seen += count;
+        seen * 100 >= answers * 99
+    });
+    let Some((p99_us, _)) = p99 else { return 0 };
+    let age_us = landmark(Duration::from_micros(*p99_us)).as_micros();
+    let late = sorted.iter().filter(|(value, _)| u128::from(*value) >= age_us);
+    late.map(|(_, count)| count).sum()
 }
 
 /// The largest rate at which so few failures are seen with a chance of at least `alpha`.
@@ -113,6 +135,16 @@ mod tests {
         assert_eq!(rate((1_000_000, 0), (1_000, 10)).upper(alpha), whole);
         assert!((rate((50_000, 500), (500, 5)).upper(alpha) - whole).abs() < 1e-9);
         assert!(rate((500, 0), (500, 10)).upper(alpha) <= whole);
+    }
+
+    #[test]
+    fn past_answers_that_came_after_the_landmark_count_as_unfinished() {
+        let mut rate = BaselineRate::default();
+        rate.warm(&[(6_000_000, 50), (10_000, 940)], 10);
+        assert_eq!(rate.past, counts(1_000, 60), "at most five seconds are waited for");
+        let mut quick = BaselineRate::default();
+        quick.warm(&[(1_000, 995), (400_000, 5)], 0);
+        assert_eq!(quick.past, counts(1_000, 5), "and no less than a quarter of one");
     }
 
     #[test]

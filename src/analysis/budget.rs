@@ -14,7 +14,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::baseline::BaselineRate;
-use super::cohort::{Cohort, Counts};
+use super::cohort::Cohort;
 use super::units::Repeats;
 
 /// A budget and what became of it.
@@ -115,9 +115,14 @@ impl Budget {
         self.spent += failures;
     }
 
+    /// So many failures are counted now.
+    pub fn set_spent(&mut self, failures: u64) {
+        self.spent = failures;
+    }
+
     /// Tells of the baseline's requests before the release. They explain nothing until full weight.
-    pub fn warm(&mut self, baseline: Counts) {
-        self.baseline.warm(baseline);
+    pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        self.baseline.warm(latency_us, failures);
     }
 
     /// Raises what is explained by a cohort whose failures were spent when they happened.

@@ -190,11 +190,7 @@ impl Judge {
     /// Tells what the baseline did before the release: answers by latency, and failures. Latency is judged only when
     /// the baseline has been seen often enough.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
-        let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
-        self.rate.warm(Counts {
-            requests: answers + failures,
-            failures,
-        });
+        self.rate.warm(latency_us, failures);
         if let Some(latency) = &mut self.latency {
             latency.warm(latency_us, failures);
         }
@@ -306,6 +302,11 @@ impl Judge {
     /// The upper limit of the baseline's failure rate so far, as it is used at full weight.
     pub fn baseline_upper(&self) -> f64 {
         self.rate.upper(0.5 * self.options.alpha)
+    }
+
+    /// The canary's requests at the present step that came to an answer or a failure.
+    pub fn outcomes(&self) -> u64 {
+        self.progress.as_ref().map_or(0, |progress| progress.outcomes)
     }
 
     /// What the canary was given at the present step.
@@ -534,7 +535,9 @@ impl Judge {
     }
 
     fn failures_suffice(&self) -> bool {
-        let failures = self.units.map_or(self.canary.failures, |units| units.canary.failures);
+        // At full weight units are not compared, and each key counts with its first failure all the same.
+        let of_units = |units: UnitCounts| units.canary.failures.max(self.failing_clients);
+        let failures = self.units.map_or(self.canary.failures, of_units);
         failures >= self.options.min_canary_failures && self.failing_clients >= self.options.min_distinct_clients
     }
 

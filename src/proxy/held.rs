@@ -20,11 +20,11 @@ use super::upstream::BLOCK;
 /// Bytes of answers that are held for a connection of HTTP/1.1.
 const HTTP1_MAX: usize = 64 * 1024;
 /// Bytes of answers that all streams of an HTTP/2 connection share.
-const POOL_MAX: usize = 256 * 1024;
+const POOL_MAX: usize = 128 * 1024;
 /// Bytes of its answer that a stream may hold whatever the others hold.
 const SHARE: usize = 2 * 1024;
 /// Bytes that one stream may take of the pool.
-const STREAM_MAX: usize = 192 * 1024;
+const STREAM_MAX: usize = 96 * 1024;
 /// Bytes of the heads of an HTTP/2 connection's requests that are not answered yet.
 const HEADS_MAX: usize = 512 * 1024;
 /// Bytes of answers' heads that wait to be written to an HTTP/2 connection.

@@ -219,6 +219,7 @@ impl Trial {
         self.spend(worker, Wire::All, now);
         self.place = None;
         self.watch.hurry();
+        self.note(worker, Happened::Failed);
         worker.flush_notes();
     }
 

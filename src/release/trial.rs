@@ -7,7 +7,7 @@ use super::machine::seen;
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    Aborts, Behind, Budget, Cause, Cohort, Counts, Evidence, Judge, LatencyBins, Pending, Reason, Ripe, Verdict,
+    Aborts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Pending, Reason, Ripe, Verdict,
 };
 use crate::model::api::BudgetStatus;
 
@@ -57,13 +57,8 @@ impl Trial {
     /// failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
-        let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
-        let past = Counts {
-            requests: answered + failures,
-            failures,
-        };
-        self.budget.warm(past);
-        self.rescued_budget.warm(past);
+        self.budget.warm(latency_us, failures);
+        self.rescued_budget.warm(latency_us, failures);
     }
 
     /// The release has come to step `index`, counted from 0; beyond the last nothing begins.
@@ -102,10 +97,9 @@ impl Trial {
         self.budget.spend(spent.saturating_sub(self.budget.spent()));
     }
 
-    /// So many requests of the canary have failed in the whole release, whether or not users saw it. It never falls.
+    /// So many requests of the canary have failed in the whole release, whether or not users saw it.
     pub fn set_failed(&mut self, failed: u64) {
-        self.rescued_budget
-            .spend(failed.saturating_sub(self.rescued_budget.spent()));
+        self.rescued_budget.set_spent(failed);
     }
 
     /// So many of them count as seen only because a killed process forgets the last of them.
@@ -168,6 +162,11 @@ impl Trial {
     /// far explains of those that the canary was given (STATISTICS.md 1.k.3).
     pub fn unfinished_explained(&self) -> f64 {
         self.judge.baseline_upper() * self.judge.at_step().requests as f64
+    }
+
+    /// The canary's requests at the present step that came to an answer or a failure.
+    pub fn outcomes(&self) -> u64 {
+        self.judge.outcomes()
     }
 
     /// Requests that clients gave up, by arm.

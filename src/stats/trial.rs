@@ -51,6 +51,8 @@ pub enum Happened {
     },
     /// The client has sent all of it.
     Sent,
+    /// It has failed on the canary, and the baseline has been asked; whether the user sees that is still open.
+    Failed,
     /// The head of a good answer is here (no 5xx), and its body is still to come.
     Headed,
     /// It was answered well, so long after its assignment.
@@ -77,7 +79,10 @@ pub enum Happened {
 impl Happened {
     /// Whether nothing more will be noted of the request.
     pub const fn is_last(self) -> bool {
-        !matches!(self, Happened::Assigned { .. } | Happened::Sent | Happened::Headed)
+        !matches!(
+            self,
+            Happened::Assigned { .. } | Happened::Sent | Happened::Failed | Happened::Headed
+        )
     }
 
     /// Whether it counts as a failure.

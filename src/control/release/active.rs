@@ -48,6 +48,8 @@ pub(in crate::control) struct Active {
     pub(super) rescued_before: u64,
     pub(super) preflight: Preflight,
     pub(super) retry_at: Timestamp,
+    /// When the disk may be asked again to take down failures.
+    lease_at: Timestamp,
     pub(super) checkpoint_at: Timestamp,
     assembly: Assembly,
     scored: VecDeque<Scored>,
@@ -55,6 +57,9 @@ pub(in crate::control) struct Active {
     baseline_failures: u32,
     told_rescued: u64,
 }
+
+/// What the disk is asked to take down as spent, of failures that users saw and of all.
+pub(super) type Asked = [Option<u32>; 2];
 
 /// Failures that count as spent: those that users saw, and all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +109,7 @@ impl Active {
             rescued_before: 0,
             preflight: Preflight::Due,
             retry_at: now,
+            lease_at: now,
             checkpoint_at: now,
             assembly: Assembly::new(micros(now)),
             scored: VecDeque::new(),
@@ -146,11 +152,12 @@ impl Active {
     }
 
     /// From here on requests are waited for so long: four times what the baseline's slowest percent takes.
-    pub(super) fn set_landmark(&mut self, baseline_p99_us: u64) {
-        if baseline_p99_us > 0 {
-            self.watch.set_baseline_p99_us(baseline_p99_us);
+    /// As long as ever where that is not known.
+    pub(super) fn set_landmark(&mut self, baseline_p99_us: Option<u64>) {
+        if let Some(p99_us) = baseline_p99_us {
+            self.watch.set_baseline_p99_us(p99_us);
         }
-        let age = landmark(Duration::from_micros(baseline_p99_us));
+        let age = landmark(baseline_p99_us.map_or(Duration::MAX, Duration::from_micros));
         self.landmark_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
     }
 
@@ -185,7 +192,7 @@ impl Active {
             if let Some(ripe) = &scored.ripe {
                 self.trial.mature(at_ms, ripe);
                 if let Some(recording) = &self.recording {
-                    record_ripe(recording, at_ms, ripe, self.stand());
+                    record_ripe(recording, at_ms, ripe, self.stand(now));
                 }
             } else {
                 self.trial.explain(&cohort);
@@ -194,7 +201,7 @@ impl Active {
                 }
                 self.trial.judge(&cohort);
                 if let Some(recording) = &self.recording {
-                    record(recording, &cohort, self.stand());
+                    record(recording, &cohort, self.stand(now));
                 }
             }
             let finding = self.trial.finding_given(at_ms, self.assembly.pending());
@@ -291,8 +298,8 @@ impl Active {
     }
 
     /// A turn is taken at this time, at which no request ended: a replay has to look then too.
-    pub(super) fn record_mark(&self, at_ms: u64) {
-        self.record_time(at_ms, self.release.weight().fraction(), self.stand());
+    pub(super) fn record_mark(&self, at_ms: u64, now: Timestamp) {
+        self.record_time(at_ms, self.release.weight().fraction(), self.stand(now));
     }
 
     /// The release goes on to another step by people's word, or because what kept it there is over.
@@ -305,8 +312,8 @@ impl Active {
     }
 
     /// Where others than the judge keep it, if they do.
-    fn stand(&self) -> Stand {
-        let kept = self.release.is_kept() || self.hangs();
+    fn stand(&self, now: Timestamp) -> Stand {
+        let kept = self.release.is_kept() || self.hangs() || self.is_full(now);
         Stand {
             kept,
             step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),
@@ -342,9 +349,8 @@ impl Active {
         }
     }
 
-    /// Arms the tripwire with what the budgets allow now. Whether it is time to write down what should be on disk as
-    /// spent.
-    pub(super) fn arm(&mut self) -> bool {
+    /// Arms the tripwire with what the budgets allow now.
+    pub(super) fn arm(&mut self) {
         let watch = Arc::clone(&self.watch);
         let spent = self.spent();
         self.trial.set_spent(u64::from(spent.visible));
@@ -355,9 +361,23 @@ impl Active {
             self.trial.allowance_given(pending),
             self.trial.rescued_allowance_given(pending),
         );
-        let visible = self.visible.arm(&watch, visible, 0, known);
-        let all = self.all.arm(&watch, all, self.assembly.unfinished(), known);
-        visible.is_some() || all.is_some()
+        self.visible.arm(&watch, visible, 0, known);
+        self.all.arm(&watch, all, self.assembly.unfinished(), known);
+    }
+
+    /// Whether it is time to write down what should be on disk as spent; then that is asked for.
+    pub(super) fn ask(&mut self, now: Timestamp) -> bool {
+        if now < self.lease_at {
+            return false;
+        }
+        let spent = self.spent();
+        let (visible, all) = (self.visible.ask(spent.visible), self.all.ask(spent.all));
+        visible || all
+    }
+
+    /// What the disk is asked for.
+    pub(super) fn asked(&self) -> Asked {
+        [self.visible.lease.asked(), self.all.lease.asked()]
     }
 
     /// What counts as spent now.
@@ -379,9 +399,13 @@ impl Active {
     }
 
     /// The disk has taken what was asked for, or has not.
-    pub(super) fn leased(&mut self, on_disk: bool) {
-        self.visible.lease.answered(on_disk);
-        self.all.lease.answered(on_disk);
+    pub(super) fn leased(&mut self, asked: Asked, on_disk: bool, now: Timestamp) {
+        let [visible, all] = asked;
+        self.visible.lease.answered(visible, on_disk);
+        self.all.lease.answered(all, on_disk);
+        if !on_disk {
+            self.lease_at = now.plus(RETRY);
+        }
         self.arm();
     }
 

@@ -58,6 +58,8 @@ struct Open {
     headed: bool,
     /// The client is still sending it.
     uploading: bool,
+    /// It has failed, and another answers it.
+    failed: bool,
     /// The canary was full when it was assigned.
     canary_full: bool,
 }
@@ -129,6 +131,7 @@ impl Assembly {
         match note.happened {
             Happened::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
             Happened::Sent => self.with_open(note, |open| open.uploading = false),
+            Happened::Failed => self.with_open(note, |open| open.failed = true),
             Happened::Headed => self.with_open(note, |open| open.headed = true),
             Happened::Displaced => self.displace(note),
             Happened::Good { latency_us } => self.end(note, End::Good { latency_us }),
@@ -200,8 +203,14 @@ impl Assembly {
             let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
             if side == Side::Canary {
-                let hangs = slot.open.iter().filter(|open| open.is_unfinished());
-                hangs.for_each(|open| self.late.add((at_us, canary, baseline, side), open.user));
+                for open in &slot.open {
+                    let key = (at_us, canary, baseline, side);
+                    if open.is_unfinished() {
+                        self.late.add(key, open.user);
+                    } else if open.uploading {
+                        self.late.add_upload(key, open.user);
+                    }
+                }
             }
             for ended in slot.take(known.landmark_us) {
                 // While the canary was full nothing is compared; the request only explains.
@@ -210,7 +219,9 @@ impl Assembly {
                     true => Entered::default(),
                     false => units.enter(ended.user, side, weight, at_us, ended.end.is_bad()),
                 };
-                let entered = (ended.end != End::Displaced).then(enter);
+                // Who waits for the client counts in neither arm.
+                let counts = !matches!(ended.end, End::Displaced | End::Uploading);
+                let entered = counts.then(enter);
                 let begins = entered.and_then(|entered| entered.weight.filter(|_| entered.begins));
                 let into = place(&mut scored, weight, is_spoiled, begins);
                 into.at_us = at_us;
@@ -253,6 +264,7 @@ impl Assembly {
             user: note.user,
             headed: false,
             uploading,
+            failed: false,
             canary_full,
         });
     }
@@ -333,7 +345,7 @@ impl Slot {
 impl Open {
     /// Whether it has no head although the client has sent all of it.
     fn is_unfinished(&self) -> bool {
-        !self.headed && !self.uploading
+        !self.headed && !self.uploading && !self.failed
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
-use super::active::{Active, CHECKPOINT, Due, Preflight, micros};
+use super::active::{Active, Asked, CHECKPOINT, Due, Preflight, micros};
 use super::turn::{Ended, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;
@@ -63,7 +63,7 @@ pub(in crate::control) enum Errand {
     Checkpoint {
         release: String,
         on_disk: bool,
-        leased: bool,
+        asked: Asked,
     },
     /// Evidence is on disk, or not.
     Evidence { release: String, error: Option<String> },
@@ -272,7 +272,8 @@ impl Controller {
         let Some(active) = self.active(name) else {
             return false;
         };
-        let leased = active.arm();
+        active.arm();
+        let leased = active.ask(now);
         let urgent = active.is_urgent();
         if urgent {
             active.watch.hurry();
@@ -290,7 +291,7 @@ impl Controller {
             self.renew_landmark(name, now);
         }
         if writes {
-            self.write_checkpoint(name, now, leased);
+            self.write_checkpoint(name, now);
         }
         self.metrics.add_rescues(name, rescued);
         if let Some(point) = verdict {
@@ -328,16 +329,16 @@ impl Controller {
         let p99_us = self.baseline_p99(name, now);
         let active = self.active(name);
         if let Some(active) = active.filter(|active| p99_us.is_some() || active.landmark_us == u64::MAX) {
-            active.set_landmark(p99_us.unwrap_or_default());
+            active.set_landmark(p99_us);
         }
     }
 
-    fn write_checkpoint(&mut self, name: &Name, now: Timestamp, leased: bool) {
+    fn write_checkpoint(&mut self, name: &Name, now: Timestamp) {
         let Some(active) = self.services.get_mut(name).and_then(|managed| managed.active.as_mut()) else {
             return;
         };
         let release = active.release.id.clone();
-        let parts = active.changed_parts();
+        let (asked, parts) = (active.asked(), active.changed_parts());
         let written = self
             .outbox
             .store()
@@ -347,7 +348,7 @@ impl Controller {
             Errand::Checkpoint {
                 release,
                 on_disk,
-                leased,
+                asked,
             }
         }));
     }
@@ -365,15 +366,14 @@ impl Controller {
             Errand::Checkpoint {
                 release,
                 on_disk,
-                leased,
+                asked,
             } => {
+                let now = self.clock.now();
                 let Some(active) = self.by_id(&release) else { return };
                 if !on_disk {
                     active.forget_written();
                 }
-                if leased {
-                    active.leased(on_disk);
-                }
+                active.leased(asked, on_disk, now);
             }
             Errand::Evidence { release, error } => {
                 if let Some(error) = error {

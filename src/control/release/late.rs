@@ -16,18 +16,33 @@ pub(super) struct Late {
     unfinished: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct LateOpen {
     user: u32,
-    headed: bool,
+    /// It holds the step: the client has sent all of it, and there is no head.
+    hangs: bool,
+    /// It was scored as failed, and the tripwire has not counted it.
+    unfinished: bool,
 }
 
 impl Late {
     pub(super) fn add(&mut self, key: Key, user: u32) {
-        let open = LateOpen { user, headed: false };
-        self.open.entry(key).or_default().push(open);
         self.count += 1;
         self.unfinished = self.unfinished.saturating_add(1);
+        self.keep(key, user, true);
+    }
+
+    /// One that the client was still sending: not scored, but it may hang once it has been sent.
+    pub(super) fn add_upload(&mut self, key: Key, user: u32) {
+        self.keep(key, user, false);
+    }
+
+    fn keep(&mut self, key: Key, user: u32, unfinished: bool) {
+        self.open.entry(key).or_default().push(LateOpen {
+            user,
+            hangs: unfinished,
+            unfinished,
+        });
     }
 
     /// Something has happened to a request that was scored already.
@@ -39,21 +54,25 @@ impl Late {
         let Some(at) = all.iter().position(|open| open.user == note.user) else {
             return;
         };
-        let (ends, heads) = (note.happened.is_last(), note.happened == Happened::Headed);
-        let Some(open) = all.get_mut(at).filter(|_| ends || heads) else {
-            return;
+        let Some(open) = all.get_mut(at) else { return };
+        let (happened, ends) = (note.happened, note.happened.is_last());
+        let hangs = match happened {
+            Happened::Sent => true,
+            Happened::Headed | Happened::Failed => false,
+            _ => open.hangs && !ends,
         };
-        self.count = self.count.saturating_sub(u32::from(!open.headed));
-        open.headed = true;
-        if !ends {
-            return;
-        }
-        if note.happened.is_bad() {
+        self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
+        open.hangs = hangs;
+        // From here on the tripwire counts it.
+        if open.unfinished && (happened.is_bad() || happened == Happened::Failed) {
+            open.unfinished = false;
             self.unfinished = self.unfinished.saturating_sub(1);
         }
-        all.swap_remove(at);
-        if all.is_empty() {
-            self.open.remove(&key);
+        if ends {
+            all.swap_remove(at);
+            if all.is_empty() {
+                self.open.remove(&key);
+            }
         }
     }
 
@@ -109,6 +128,15 @@ mod tests {
         assert_eq!((late.hanging(), late.unfinished()), (1, 2));
         late.hear(&note(8, 3, Happened::Bad { visible: true }));
         assert_eq!(late.hanging(), 1, "another request");
+        // One that the baseline is asked for instead is counted by the tripwire from then on, and only once.
+        late.hear(&note(7, 3, Happened::Failed));
+        assert_eq!((late.hanging(), late.unfinished()), (0, 1));
+        late.hear(&note(7, 3, Happened::Bad { visible: false }));
+        assert_eq!(late.unfinished(), 1);
+        late.add_upload(key(&note(9, 5, Happened::Sent).assignment), 5);
+        assert_eq!(late.hanging(), 0);
+        late.hear(&note(9, 5, Happened::Sent));
+        assert_eq!((late.hanging(), late.unfinished()), (1, 1));
         assert!(late.open.len() == 1);
     }
 }

@@ -50,9 +50,17 @@ impl Lease {
         self.asked
     }
 
-    /// The disk has taken what was asked for, or has not.
-    pub(super) fn answered(&mut self, on_disk: bool) {
-        let asked = self.asked.take();
+    /// What the disk is asked to take down.
+    pub(super) fn asked(&self) -> Option<u32> {
+        self.asked
+    }
+
+    /// The disk has taken down `asked`, or has not. What was asked for since is not answered with it.
+    pub(super) fn answered(&mut self, asked: Option<u32>, on_disk: bool) {
+        if asked.is_none() || self.asked != asked {
+            return;
+        }
+        self.asked = None;
         if let (true, Some(asked), Some(granted)) = (on_disk, asked, &mut self.granted) {
             *granted = asked.max(*granted);
         }
@@ -76,6 +84,8 @@ pub(super) struct Ration {
     pub(super) forgone: u32,
     /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
     pub(super) capped: Option<u32>,
+    /// The failures that exhaust it, as it was armed last.
+    limit: u32,
 }
 
 impl Ration {
@@ -86,12 +96,13 @@ impl Ration {
             lease: Lease::new(spent, durable),
             forgone: 0,
             capped: None,
+            limit: spent,
         }
     }
 
     /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and `beside` more are known
-    /// that the wire does not count. Gives what should be on disk as spent, when it is time to write that down.
-    pub(super) fn arm(&mut self, watch: &Watch, allowance: u64, beside: u32, baseline_failures: u32) -> Option<u32> {
+    /// that the wire does not count.
+    pub(super) fn arm(&mut self, watch: &Watch, allowance: u64, beside: u32, baseline_failures: u32) {
         let spent = watch.tripwire().spent(self.wire).saturating_add(beside);
         let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
         let cap = self.lease.cap(limit);
@@ -99,7 +110,12 @@ impl Ration {
         watch
             .tripwire()
             .arm(self.wire, cap.saturating_sub(beside), baseline_failures);
-        self.lease.ask(spent, limit)
+        self.limit = limit;
+    }
+
+    /// Whether the disk is asked to take down more as spent.
+    pub(super) fn ask(&mut self, spent: u32) -> bool {
+        self.lease.ask(spent, self.limit).is_some()
     }
 }
 
@@ -114,10 +130,10 @@ mod tests {
         assert_eq!(lease.ask(7, 23), Some(15));
         assert_eq!((lease.cap(23), lease.ask(8, 23)), (11, None), "one at a time");
         assert_eq!(lease.on_disk(3), 15, "what was asked for may be on disk");
-        lease.answered(false);
+        lease.answered(lease.asked(), false);
         assert_eq!(lease.cap(23), 11);
         assert_eq!(lease.ask(9, 23), Some(16));
-        lease.answered(true);
+        lease.answered(lease.asked(), true);
         assert_eq!(lease.cap(23), 16);
         assert_eq!(lease.ask(15, 15), None);
         assert_eq!(lease.cap(9), 9, "a limit that fell counts at once");
@@ -130,7 +146,7 @@ mod tests {
             for spent in 0..limit - 1 {
                 assert!(lease.cap(limit) > spent + 1, "{spent} of {limit}");
                 if lease.ask(spent, limit).is_some() {
-                    lease.answered(true);
+                    lease.answered(lease.asked(), true);
                 }
             }
         }

@@ -52,6 +52,8 @@ struct Checkpoint {
     rescued: u64,
     /// The age at which outcomes are waited for no longer, in microseconds.
     landmark_us: u64,
+    /// The baseline's p99 in microseconds; the most there is while it is not known.
+    baseline_p99_us: u64,
     /// Nothing can have been spent since: the process ended in order.
     settled: bool,
 }
@@ -232,6 +234,7 @@ impl Active {
             failed: self.failed(),
             rescued: self.rescued(),
             landmark_us: self.landmark_us,
+            baseline_p99_us: self.watch.baseline_p99_us(),
             settled,
         })
     }
@@ -247,7 +250,8 @@ impl Active {
     ) -> Result<Active, String> {
         let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
         let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
-        let checkpoint = checkpoint.map_err(|error| error.to_string())?;
+        let checkpoint = checkpoint
+            .map_err(|error| format!("its checkpoint was written by another version of weighbridge ({error})"))?;
         let on_row = stored.spent();
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
@@ -282,6 +286,7 @@ impl Active {
             active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;
+            active.watch.set_baseline_p99_us(known.baseline_p99_us);
             active.rescued_before = known.rescued;
         }
         active.visible.forgone = leased.visible.saturating_sub(visible);

@@ -75,12 +75,14 @@ impl Controller {
 
     fn go_on_with(&mut self, name: &Name, mut active: Active) {
         let now = self.clock.now();
-        if active.arm() {
+        active.arm();
+        if active.ask(now) {
+            let asked = active.asked();
             let written = self
                 .outbox
                 .store()
                 .checkpoint(&active.release.id, active.checkpoint(now));
-            active.leased(wait(written, LEASE_WITHIN));
+            active.leased(asked, wait(written, LEASE_WITHIN), now);
         }
         tracing::info!(release = active.release.id, phase = %active.release.phase, "the release goes on");
         self.metrics.set_phase(name, active.release.phase);

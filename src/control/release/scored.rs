@@ -120,8 +120,8 @@ impl ScoredArm {
             self.failing_clients += u64::from(entered.is_new_failing_client);
         }
         let Some(sticky) = &mut self.sticky else { return };
-        if entered.failure > 0 {
-            sticky.repeats.add(entered.failure);
+        if end.is_bad() {
+            sticky.repeats.add(entered.failure.max(1));
         }
         if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
             let unit = Unit {

@@ -188,7 +188,7 @@ impl Controller {
                 .filter(|step| active.release.step() != Some(*step));
             match step.filter(|_| !by_itself || active.release.is_kept()) {
                 Some(step) => active.record_step(at_ms, step),
-                None if by_itself => active.record_mark(at_ms),
+                None if by_itself => active.record_mark(at_ms, now),
                 None => {}
             }
         }

@@ -72,7 +72,11 @@ impl Active {
         // A step that waits has had its time; since when it waits is no measure of that.
         let had_its_time = state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms;
         let before = self.chronicle.requests_before(state.step_number());
-        let (canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
+        let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
+        if self.trial_step == state.step() {
+            // Requests that clients gave up say nothing.
+            canary = canary.min(self.trial.outcomes());
+        }
         (had_its_time && canary < least).then_some(api::TooFewRequests { canary, least })
     }
 

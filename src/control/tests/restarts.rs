@@ -265,9 +265,11 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
     };
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let answers = rig.links.handle.take_answers();
-    assert_eq!(
-        answers.iter().map(|answer| answer.revision).collect::<Vec<_>>(),
-        revisions
+    let kept: Vec<u64> = answers.iter().map(|answer| answer.revision).collect();
+    assert_eq!((kept.len(), &kept[..2]), (3, &revisions[..2]));
+    assert!(
+        kept[2] <= revisions[2],
+        "the release may have taken a step since: {kept:?}"
     );
     let bodies: Vec<serde_json::Value> = answers
         .iter()

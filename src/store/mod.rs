@@ -8,8 +8,8 @@
 //! can make a change fail. What happened in a release, request by request, goes to a file of its own ([`Recording`]).
 //!
 //! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. One process at
-//! a time has the directory ([`lock`]); a process that takes over is to be given the lock's descriptor. What was written to
-//! files that are no longer in the directory is not called durable ([`place`]).
+//! a time has the directory (`lock`); a process that takes over is to be given the lock's descriptor. What was written to
+//! files that are no longer in the directory is not called durable (`place`).
 
 mod chain;
 mod lock;

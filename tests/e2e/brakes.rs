@@ -74,6 +74,8 @@ fn a_canary_whose_failures_are_all_rescued_is_rolled_back_at_full_weight() {
         ],
     ));
     start(&proxy, &json!({ "canary": "green" }));
+    // A request that is drawn for the baseline and moved by the step while it waits has no copy that could be sent again.
+    eventually("it has the users", || phase(&proxy) == "baking");
     let mut client = proxy.client();
     eventually("it ends", || {
         assert_eq!(client.get("/").status, 200, "the baseline answers");

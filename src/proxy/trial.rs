@@ -270,11 +270,7 @@ impl Trial {
             tracing::warn!(
                 release = &*self.watch.spec.release,
                 upstream = &*self.watch.spec.canary_name,
-                budget = if wire == Wire::Visible {
-                    "budget"
-                } else {
-                    "rescued_budget"
-                },
+                budget = wire.as_str(),
                 took_us = trip.took.as_micros(),
                 "the canary was taken out: its failures exhausted a budget"
             );

@@ -192,6 +192,16 @@ pub enum Wire {
     All,
 }
 
+impl Wire {
+    /// The name of its budget in plans, outcomes and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Wire::Visible => "budget",
+            Wire::All => "rescued_budget",
+        }
+    }
+}
+
 /// Two allowances of failures. The worker that finishes the one that exhausts either takes the canary out itself.
 ///
 /// The control plane works out how many failures the budgets, the baseline's rate and chance allow, and arms the wire

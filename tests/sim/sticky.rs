@@ -107,12 +107,7 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
             arm.requests += 1;
             arm.failures += u64::from(failed);
             begun += u64::from(canary && entered.begins);
-            if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
-                let unit = Unit {
-                    weight,
-                    begun: u64::from(entered.begins),
-                    failed: u64::from(entered.fails),
-                };
+            if let Some(unit) = entered.unit() {
                 unit.add_to(&mut arm.units);
             }
         }
@@ -220,12 +215,7 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
             let arm = &mut arms[usize::from(canary)];
             arm.requests += 1;
             arm.failures += u64::from(failed);
-            if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
-                let unit = Unit {
-                    weight,
-                    begun: u64::from(entered.begins),
-                    failed: u64::from(entered.fails),
-                };
+            if let Some(unit) = entered.unit() {
                 unit.add_to(&mut arm.units);
             }
         }

@@ -47,6 +47,18 @@ pub struct Entered {
     pub failure: u32,
 }
 
+impl Entered {
+    /// What the request adds to the units of its arm, if it adds something.
+    pub fn unit(&self) -> Option<Unit> {
+        let weight = self.weight.filter(|_| self.begins || self.fails)?;
+        Some(Unit {
+            weight,
+            begun: u64::from(self.begins),
+            failed: u64::from(self.fails),
+        })
+    }
+}
+
 /// Units that have become as old as `bake`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ripe {

@@ -244,7 +244,9 @@ impl Active {
 
     /// Whether more of the canary's requests are open past the landmark than the baseline's rate explains.
     fn hangs(&self) -> bool {
-        self.assembly.open_past_landmark() as f64 > self.trial.unfinished_explained()
+        // The limit of the baseline's rate is found by bisection, and this is asked with each cohort.
+        let open = self.assembly.open_past_landmark();
+        open > 0 && f64::from(open) > self.trial.unfinished_explained()
     }
 
     fn tripped(&self, now: Timestamp) -> Option<Due> {
@@ -254,10 +256,7 @@ impl Active {
             Wire::All => (&self.all, self.release.plan.rescued_budget()),
         };
         let input = Input::Tripped {
-            objective: match by {
-                Wire::Visible => "budget",
-                Wire::All => "rescued_budget",
-            },
+            objective: by.as_str(),
             spent: self.counted(ration),
             written_off: ration.forgone.into(),
             limit,

@@ -257,7 +257,7 @@ impl Assembly {
             self.give_up(note.assignment.at_us);
         }
         if canary_full {
-            self.full_at_us = Some(note.assignment.at_us.max(self.full_at_us.unwrap_or(0)));
+            self.full_at_us = self.full_at_us.max(Some(note.assignment.at_us));
         }
         let slot = self.slots.entry(key(&note.assignment)).or_default();
         slot.open.push(Open {
@@ -277,7 +277,7 @@ impl Assembly {
         self.with_open(note, |open| was_known = open.canary_full);
         if !was_known {
             self.spoiled.insert(at_us / SPOILED_US, ());
-            self.full_at_us = Some(at_us.max(self.full_at_us.unwrap_or(0)));
+            self.full_at_us = self.full_at_us.max(Some(at_us));
         }
         self.end(note, End::Displaced);
     }

@@ -123,12 +123,7 @@ impl ScoredArm {
         if end.is_bad() {
             sticky.repeats.add(entered.failure.max(1));
         }
-        if let Some(weight) = entered.weight.filter(|_| entered.begins || entered.fails) {
-            let unit = Unit {
-                weight,
-                begun: u64::from(entered.begins),
-                failed: u64::from(entered.fails),
-            };
+        if let Some(unit) = entered.unit() {
             unit.add_to(&mut sticky.units);
             sticky.failed_first += u64::from(entered.begins && entered.fails);
         }

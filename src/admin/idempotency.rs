@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::problem::{self, Problem};
-use crate::model::{IdempotencyKey, KeptAnswer};
+use crate::model::{IdempotencyKey, KeptAnswer, hex};
 use crate::time::Timestamp;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -87,7 +87,7 @@ impl Key {
         IdempotencyKey {
             caller: self.caller.to_string(),
             key: self.text.clone(),
-            request: request.iter().map(|byte| format!("{byte:02x}")).collect(),
+            request: hex::encode(request),
         }
     }
 
@@ -163,7 +163,7 @@ impl Answers {
                 caller: kept.key.caller.as_str().into(),
                 text: kept.key.key.clone(),
             };
-            let request = digest_from(&kept.key.request);
+            let request = hex::digest(&kept.key.request);
             if let (Some(request), Some(answer), false) = (request, Answer::restored(kept), left.is_zero()) {
                 let (_, outcome) = watch::channel(Some(Ok(answer)));
                 entries.push_back(Entry {
@@ -210,12 +210,6 @@ impl Answers {
         // Nothing panics between two related writes, so the data is whole even if a holder did.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn digest_from(text: &str) -> Option<[u8; 32]> {
-    let pairs = text.as_bytes().chunks(2);
-    let bytes = pairs.map(|pair| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok());
-    bytes.collect::<Option<Vec<u8>>>()?.try_into().ok()
 }
 
 /// Forgets the least recently asked for, but never what is under way.

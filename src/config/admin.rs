@@ -11,6 +11,7 @@ use super::service::{NAME, is_name};
 use super::tree::{Kind, Node};
 use super::yaml;
 use crate::admin::{Options, Role, Token};
+use crate::model::hex;
 
 const TOKENS_MAX: usize = 1_000;
 const NAMES_MAX: usize = 100;
@@ -93,7 +94,7 @@ fn token(node: &Node, problems: &Problems) -> Option<Token> {
 fn digest(node: &Node, problems: &Problems) -> Option<[u8; 32]> {
     let digest = match &node.kind {
         Kind::Missing => return None,
-        Kind::Text(text) => hexadecimal(text),
+        Kind::Text(text) => hex::digest(text),
         _ => None,
     };
     if digest.is_none() {
@@ -101,22 +102,6 @@ fn digest(node: &Node, problems: &Problems) -> Option<[u8; 32]> {
         problems.help(node, "expected the SHA-256 of the token as 64 hexadecimal digits", help);
     }
     digest
-}
-
-fn hexadecimal(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 2 * bytes.len() {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-        let pair = std::str::from_utf8(pair).ok()?;
-        // `from_str_radix` alone would take a sign.
-        if !pair.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return None;
-        }
-        *byte = u8::from_str_radix(pair, 16).ok()?;
-    }
-    Some(bytes)
 }
 
 /// The tokens of a file of their own, which is a list as under `tokens`.

@@ -5,6 +5,7 @@
 
 pub mod api;
 mod evidence;
+pub(crate) mod hex;
 mod idempotency;
 pub(crate) mod redact;
 mod release;

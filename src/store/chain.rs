@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Entry, NewEntry};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
+use crate::model::hex;
 
 /// What stands in for the hash before the first entry.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
@@ -56,21 +57,7 @@ pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
     digest.update(previous.as_bytes());
     digest.update(b"\n");
     digest.update(fields.to_string().as_bytes());
-    digest
-        .finalize()
-        .iter()
-        .fold(String::with_capacity(64), |mut text, byte| {
-            text.push(char::from(digit(byte >> 4)));
-            text.push(char::from(digit(byte & 15)));
-            text
-        })
-}
-
-const fn digit(value: u8) -> u8 {
-    match value {
-        0..=9 => b'0' + value,
-        _ => b'a' + value - 10,
-    }
+    hex::encode(&digest.finalize())
 }
 
 /// Whether entries, in their order, follow from each other. The first may have lost those before it, which are then not

@@ -1,10 +1,10 @@
 //! The proof that an event comes from here: HMAC-SHA-256 (RFC 2104) over the time and the body.
 
-use std::fmt::Write;
-
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+
+use crate::model::hex;
 
 /// The value of the header `X-Weighbridge-Signature`. The time is signed too, so that a receiver can refuse what somebody
 /// has recorded and sends again.
@@ -17,11 +17,7 @@ pub(super) fn sign(secret: &str, unix_seconds: &str, body: &[u8]) -> Result<Stri
     for part in [unix_seconds.as_bytes(), b".", body] {
         mac.update(part);
     }
-    let mut text = "sha256=".to_owned();
-    for byte in mac.finalize().into_bytes() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    Ok(format!("sha256={}", hex::encode(&mac.finalize().into_bytes())))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
-use crate::model::{Name, StickySecret};
+use crate::model::{Name, StickySecret, hex};
 
 /// The length of a key in a cookie.
 pub(super) const KEY_BYTES: usize = 32;
@@ -127,7 +127,7 @@ impl Signer {
         let whole = mac.finalize().into_bytes();
         let mut tag = [0; TAG_BYTES];
         for (pair, byte) in tag.chunks_exact_mut(2).zip(whole) {
-            pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 0xf)]);
+            pair.copy_from_slice(&hex::pair(byte));
         }
         tag
     }
@@ -146,13 +146,6 @@ impl Signer {
         mac.update(&[0]);
         services.insert(Name::clone(service), mac.clone());
         mac
-    }
-}
-
-fn digit(nibble: u8) -> u8 {
-    match nibble {
-        0..=9 => b'0' + nibble,
-        _ => b'a' + nibble - 10,
     }
 }
 

@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
-use weighbridge::routing::{Publisher, Rescue, Split, Watch, WatchSpec, Wire};
+use weighbridge::routing::{BudgetKind, Publisher, Rescue, Split, Watch, WatchSpec};
 use weighbridge::stats::{
     Assignment, Happened, Horizon, Note, Notebook, Recorder, Side, Summary, UpstreamKey, WatchKey, Windows,
 };
@@ -126,12 +126,12 @@ fn release(c: &mut Criterion) {
     });
     let watch = Arc::new(watch());
     let weight = |points| Weight::from_basis_points(points).unwrap();
-    watch.tripwire().arm(Wire::Visible, u32::MAX, 0);
+    watch.tripwire().arm(BudgetKind::Visible, u32::MAX, 0);
     c.bench_function("release/tripwire spend", |b| {
         b.iter(|| {
             watch
                 .tripwire()
-                .spend(Wire::Visible, black_box(weight(500)), black_box(weight(9_500)))
+                .spend(BudgetKind::Visible, black_box(weight(500)), black_box(weight(9_500)))
         });
     });
     c.bench_function("release/place on the canary", |b| {

@@ -6,12 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::aborts::{AbortTest, Aborts};
-use super::alone::Alone;
 use super::baseline::BaselineRate;
 use super::cohort::{Arm, Cohort, Counts};
 use super::confidence::{Interval, interval};
 use super::epoch::Slack;
 use super::error::{ErrorTest, Margin, Pair};
+use super::full_weight::FullWeight;
 use super::guard::{Finding, Guard};
 use super::latency::{LatencyTest, sort};
 use super::ledger::Ledger;
@@ -121,7 +121,7 @@ pub struct Judge {
     pub(crate) aborts: AbortTest,
     rate: BaselineRate,
     /// The limits at full weight, while the canary has it.
-    alone: Option<Alone>,
+    full_weight: Option<FullWeight>,
     pub(crate) ledger: Ledger,
     pub(crate) progress: Option<Progress>,
     pub(crate) canary: Counts,
@@ -169,7 +169,7 @@ impl Judge {
             split: Split::default(),
             aborts: AbortTest::new(),
             rate: BaselineRate::default(),
-            alone: None,
+            full_weight: None,
             ledger: Ledger::new(),
             progress: None,
             canary: Counts::default(),
@@ -261,7 +261,11 @@ impl Judge {
         {
             return Verdict::Hold(Reason::Slo);
         }
-        if self.alone.as_ref().is_some_and(|alone| alone.is_slow(self.limit)) {
+        if self
+            .full_weight
+            .as_ref()
+            .is_some_and(|limits| limits.is_slow(self.limit))
+        {
             return Verdict::Hold(Reason::Slow);
         }
         if self.aborts.is_beyond(self.limit) {
@@ -363,8 +367,8 @@ impl Judge {
             guard.share(k);
         }
         self.aborts.share(k);
-        if let Some(alone) = &mut self.alone {
-            alone.share(k);
+        if let Some(limits) = &mut self.full_weight {
+            limits.share(k);
         }
     }
 
@@ -390,7 +394,7 @@ impl Judge {
         if cohort.weight >= 1.0 {
             self.hold_to_limits(cohort);
         } else if cohort.weight > 0.0 {
-            self.alone = None;
+            self.full_weight = None;
             self.compare(cohort);
         }
         if let Some(progress) = &mut self.progress {
@@ -422,17 +426,17 @@ impl Judge {
     /// What is left at full weight, where there is nobody to compare with: the same bets on failures go on, against a
     /// fixed limit.
     fn hold_to_limits(&mut self, cohort: &Cohort<'_>) {
-        if self.alone.is_none() {
+        if self.full_weight.is_none() {
             let p99_us = self.latency.as_mut().and_then(LatencyTest::past_p99);
             // The judge has half of a release's alpha, and this limit a quarter.
-            self.alone = Some(Alone::new(
+            self.full_weight = Some(FullWeight::new(
                 &self.rate,
                 p99_us,
                 0.5 * self.options.alpha,
                 self.error.is_some(),
             ));
         }
-        let Some(alone) = &mut self.alone else { return };
+        let Some(limits) = &mut self.full_weight else { return };
         // One broken user of a sticky service must not condemn the canary here either.
         let cohort = &Cohort {
             canary: Arm {
@@ -441,11 +445,11 @@ impl Judge {
             },
             ..*cohort
         };
-        alone.score(&cohort.canary);
+        limits.score(&cohort.canary);
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
-            self.bound += error.score_alone(alone.limit, canary);
-            self.ledger.add(cohort, error.margin(), Some(alone.limit));
+            self.bound += error.score_alone(limits.limit, canary);
+            self.ledger.add(cohort, error.margin(), Some(limits.limit));
         }
     }
 
@@ -492,7 +496,10 @@ impl Judge {
         if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
             self.rolled_back = Some(Cause::Slo);
         }
-        let failing = self.alone.as_ref().is_some_and(|alone| alone.is_failing(self.limit));
+        let failing = self
+            .full_weight
+            .as_ref()
+            .is_some_and(|limits| limits.is_failing(self.limit));
         if self.rolled_back.is_none() && failing && self.failures_suffice() {
             self.rolled_back = Some(Cause::ErrorRate);
         }

@@ -13,7 +13,6 @@
 
 mod aborts;
 mod advance;
-mod alone;
 mod baseline;
 mod budget;
 mod cohort;
@@ -22,6 +21,7 @@ mod epoch;
 mod error;
 mod evidence;
 mod forecast;
+mod full_weight;
 mod guard;
 mod judge;
 mod landmark;
@@ -53,4 +53,4 @@ pub use landmark::landmark;
 pub use ledger::Stretch;
 pub use options::{ErrorRate, Latency, Objective, Options, Slo};
 pub use step::{Inconclusive, Step, Weights};
-pub use units::{Entered, Repeats, Ripe, Row, Unit, UnitCounts, Units};
+pub use units::{Entered, Matured, Repeats, Row, Unit, UnitCounts, Units};

@@ -11,7 +11,7 @@ mod keys;
 mod table;
 
 pub use keys::Row;
-pub use table::{Entered, Ripe, Units};
+pub use table::{Entered, Matured, Units};
 
 use serde::{Deserialize, Serialize};
 

@@ -69,7 +69,7 @@ pub(super) type Recent = ArcSwap<Windows>;
 pub(super) type Recents = ArcSwap<HashMap<UpstreamKey, Arc<Recent>>>;
 
 /// The published copy.
-pub(super) struct Board {
+pub(super) struct PublishedViews {
     publisher: Publisher,
     recents: Arc<Recents>,
     clock: Arc<dyn Clock>,
@@ -77,10 +77,10 @@ pub(super) struct Board {
     slots: ArcSwap<BTreeMap<Name, ArcSwap<Shown>>>,
 }
 
-impl Board {
+impl PublishedViews {
     /// Nothing is shown yet.
-    pub(super) fn new(publisher: Publisher, recents: Arc<Recents>, clock: Arc<dyn Clock>) -> Board {
-        Board {
+    pub(super) fn new(publisher: Publisher, recents: Arc<Recents>, clock: Arc<dyn Clock>) -> PublishedViews {
+        PublishedViews {
             publisher,
             recents,
             clock,
@@ -109,7 +109,7 @@ impl Board {
     }
 }
 
-impl Views for Board {
+impl Views for PublishedViews {
     fn services(&self) -> Vec<api::Service> {
         // Before the table, so that what is shown is never of a later revision than the weights in effect.
         let shown: Vec<(Name, Arc<Shown>)> = self
@@ -141,9 +141,9 @@ impl Views for Board {
     }
 }
 
-impl fmt::Debug for Board {
+impl fmt::Debug for PublishedViews {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Board").finish_non_exhaustive()
+        f.debug_struct("PublishedViews").finish_non_exhaustive()
     }
 }
 
@@ -159,7 +159,7 @@ struct Reader {
 static EMPTY: LazyLock<api::Window> = LazyLock::new(|| Summary::new().window());
 
 impl Reader {
-    fn new(board: &Board) -> Reader {
+    fn new(board: &PublishedViews) -> Reader {
         Reader {
             recents: board.recents.load_full(),
             now: board.clock.now(),
@@ -198,14 +198,14 @@ mod tests {
         Shown::new(&state, None, None, true)
     }
 
-    fn board(in_table: &[&str]) -> Board {
+    fn board(in_table: &[&str]) -> PublishedViews {
         let specs: Vec<_> = in_table.iter().map(|name| spec(name, 0.0)).collect();
         let table = RoutingTable::build(&specs, |_| None, &mut Keys::new(), None);
         let clock = ManualClock::new(Timestamp::new(0, 0));
-        Board::new(Publisher::new(table), Arc::default(), Arc::new(clock))
+        PublishedViews::new(Publisher::new(table), Arc::default(), Arc::new(clock))
     }
 
-    fn names(board: &Board) -> Vec<(String, u64)> {
+    fn names(board: &PublishedViews) -> Vec<(String, u64)> {
         let services = board.services().into_iter();
         services.map(|service| (service.name, service.revision)).collect()
     }

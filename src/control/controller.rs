@@ -16,7 +16,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::board::{Board, Shown, Views};
+use super::board::{PublishedViews, Shown, Views};
 use super::change::{Asked, Pending, Reply};
 use super::collect::Collector;
 use super::outbox::{Outbox, Ticket};
@@ -125,7 +125,7 @@ pub struct Controller {
     pub(super) collector: Collector,
     pub(super) outbox: Outbox,
     /// What readers on other threads see of services.
-    pub(super) board: Arc<Board>,
+    pub(super) board: Arc<PublishedViews>,
     /// Where work is done that only reads: not on the controller's thread.
     aside: Option<runtime::Handle>,
     /// Changes in effect that are not on disk yet.
@@ -188,9 +188,9 @@ impl Controller {
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let collector = Collector::new(Arc::clone(&metrics), setup.listeners);
-        let board = Board::new(publisher.clone(), collector.shown(), Arc::clone(&setup.clock));
+        let board = PublishedViews::new(publisher.clone(), collector.shown(), Arc::clone(&setup.clock));
         let board = Arc::new(board);
-        let views = Arc::<Board>::clone(&board);
+        let views = Arc::<PublishedViews>::clone(&board);
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), views);
         let mut controller = Controller {
             services: BTreeMap::new(),

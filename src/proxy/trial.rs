@@ -15,7 +15,7 @@ use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
-use crate::routing::{OnCanary, Service, Trip, Upstream, Watch, Wire};
+use crate::routing::{BudgetKind, OnCanary, Service, Trip, Upstream, Watch};
 use crate::stats::{Assignment, Class, Happened, Note, Side, UpstreamKey};
 use crate::time::SystemClock;
 
@@ -193,7 +193,7 @@ impl Trial {
             State::Deserted => self.note(worker, Happened::Bad { visible: false }),
             // What the user got in place of the canary's failure is broken too.
             State::Rescued if class.is_failure() => {
-                self.spend(worker, Wire::Visible, now);
+                self.spend(worker, BudgetKind::Visible, now);
                 worker.flush_notes();
             }
             State::Rescued if class != Class::ClientAbort => self.watch.add_rescued(),
@@ -216,7 +216,7 @@ impl Trial {
     /// but whoever judges should look soon.
     pub(crate) fn desert(&mut self, worker: &Worker, now: Instant) {
         self.state = State::Deserted;
-        self.spend(worker, Wire::All, now);
+        self.spend(worker, BudgetKind::All, now);
         self.place = None;
         self.watch.hurry();
         self.note(worker, Happened::Failed);
@@ -231,9 +231,9 @@ impl Trial {
             // Before the note, since each microsecond may send another user there.
             Side::Canary => {
                 if was == State::Open {
-                    self.spend(worker, Wire::All, now);
+                    self.spend(worker, BudgetKind::All, now);
                 }
-                self.spend(worker, Wire::Visible, now);
+                self.spend(worker, BudgetKind::Visible, now);
             }
         }
         self.note(worker, Happened::Bad { visible: true });
@@ -247,14 +247,14 @@ impl Trial {
         if late {
             match self.assignment.side {
                 Side::Baseline => self.watch.tripwire().baseline_failed(),
-                Side::Canary => self.spend(worker, Wire::All, now),
+                Side::Canary => self.spend(worker, BudgetKind::All, now),
             }
         }
         self.note(worker, Happened::Aborted { late });
     }
 
     /// A failure of the canary, which takes it out when it exhausts the allowance.
-    fn spend(&self, worker: &Worker, wire: Wire, now: Instant) {
+    fn spend(&self, worker: &Worker, wire: BudgetKind, now: Instant) {
         let points = |points| Weight::from_basis_points(points).unwrap_or_default();
         let (canary, baseline) = (
             points(self.assignment.canary_points),

@@ -7,7 +7,7 @@ use super::machine::seen;
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    Aborts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Pending, Reason, Ripe, Verdict,
+    Aborts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured, Pending, Reason, Verdict,
 };
 use crate::model::api::BudgetStatus;
 
@@ -81,8 +81,9 @@ impl Trial {
     }
 
     /// Judges units of a sticky release that have become as old as `bake`.
-    pub fn mature(&mut self, at_ms: u64, ripe: &Ripe) {
-        self.judge.mature(at_ms, ripe.weight, &ripe.canary, &ripe.baseline);
+    pub fn mature(&mut self, at_ms: u64, matured: &Matured) {
+        self.judge
+            .mature(at_ms, matured.weight, &matured.canary, &matured.baseline);
     }
 
     /// Raises what the baseline's rate explains, and nothing else. What users saw is counted request by request, so this

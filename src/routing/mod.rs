@@ -20,4 +20,4 @@ pub use keys::Keys;
 pub use publish::{Acknowledged, Acknowledger, Publisher, Reader, Snapshot};
 pub use split::Split;
 pub use table::{Live, RoutingTable, Service};
-pub use watch::{OnCanary, Rescue, Trip, Tripwire, Watch, WatchSpec, Wire};
+pub use watch::{BudgetKind, OnCanary, Rescue, Trip, Tripwire, Watch, WatchSpec};

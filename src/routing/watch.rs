@@ -185,19 +185,19 @@ impl Drop for OnCanary {
 
 /// Which failures of the canary an allowance counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wire {
+pub enum BudgetKind {
     /// Those that users saw.
     Visible,
     /// All of them, those that the baseline answered instead included.
     All,
 }
 
-impl Wire {
+impl BudgetKind {
     /// The name of its budget in plans, outcomes and logs.
     pub fn as_str(self) -> &'static str {
         match self {
-            Wire::Visible => "budget",
-            Wire::All => "rescued_budget",
+            BudgetKind::Visible => "budget",
+            BudgetKind::All => "rescued_budget",
         }
     }
 }
@@ -244,30 +244,30 @@ impl Tripwire {
         }
     }
 
-    fn of(&self, wire: Wire) -> &Allowance {
+    fn of(&self, wire: BudgetKind) -> &Allowance {
         match wire {
-            Wire::Visible => &self.visible,
-            Wire::All => &self.all,
+            BudgetKind::Visible => &self.visible,
+            BudgetKind::All => &self.all,
         }
     }
 
     /// From here on `limit` failures in all exhaust the allowance, of which the first `baseline_failures` of the baseline
     /// are a part already.
-    pub fn arm(&self, wire: Wire, limit: u32, baseline_failures: u32) {
+    pub fn arm(&self, wire: BudgetKind, limit: u32, baseline_failures: u32) {
         let armed = &self.of(wire).armed;
         armed.store(word(limit, baseline_failures), Ordering::Release);
     }
 
     /// The canary failed, at these weights. Whether this is the failure that exhausts the allowance: of all callers one
     /// is told so, and has to take the canary out.
-    pub fn spend(&self, wire: Wire, canary: Weight, baseline: Weight) -> bool {
+    pub fn spend(&self, wire: BudgetKind, canary: Weight, baseline: Weight) -> bool {
         let allowance = self.of(wire);
         let spent = allowance.spent.fetch_add(1, Ordering::AcqRel) + 1;
         let (limit, known) = halves(allowance.armed.load(Ordering::Acquire));
         let new = self.baseline_failures.load(Ordering::Acquire).saturating_sub(known);
         let by = match wire {
-            Wire::Visible => BY_VISIBLE,
-            Wire::All => BY_ALL,
+            BudgetKind::Visible => BY_VISIBLE,
+            BudgetKind::All => BY_ALL,
         };
         spent >= limit.saturating_add(explained(new, canary, baseline)) && self.claim(by)
     }
@@ -295,16 +295,16 @@ impl Tripwire {
     }
 
     /// Which allowance was exhausted, if one was.
-    pub fn tripped_by(&self) -> Option<Wire> {
+    pub fn tripped_by(&self) -> Option<BudgetKind> {
         match self.tripped.load(Ordering::Acquire) {
-            BY_VISIBLE => Some(Wire::Visible),
-            BY_ALL => Some(Wire::All),
+            BY_VISIBLE => Some(BudgetKind::Visible),
+            BY_ALL => Some(BudgetKind::All),
             _ => None,
         }
     }
 
     /// Failures of the canary that count for the wire.
-    pub fn spent(&self, wire: Wire) -> u32 {
+    pub fn spent(&self, wire: BudgetKind) -> u32 {
         self.of(wire).spent.load(Ordering::Acquire)
     }
 
@@ -314,7 +314,7 @@ impl Tripwire {
     }
 
     /// The limit that the wire is armed with.
-    pub fn limit(&self, wire: Wire) -> u32 {
+    pub fn limit(&self, wire: BudgetKind) -> u32 {
         halves(self.of(wire).armed.load(Ordering::Acquire)).0
     }
 }
@@ -349,41 +349,41 @@ mod tests {
     #[test]
     fn the_failure_that_exhausts_the_allowance_is_told_to_one_caller() {
         let wire = Tripwire::new(2, 0);
-        wire.arm(Wire::Visible, 5, 0);
-        let spend = |_| wire.spend(Wire::Visible, weight(500), weight(9_500));
+        wire.arm(BudgetKind::Visible, 5, 0);
+        let spend = |_| wire.spend(BudgetKind::Visible, weight(500), weight(9_500));
         let told: Vec<bool> = (0..5).map(spend).collect();
         assert_eq!(told, [false, false, true, false, false]);
-        assert_eq!(wire.tripped_by(), Some(Wire::Visible));
-        assert_eq!(wire.spent(Wire::Visible), 7);
+        assert_eq!(wire.tripped_by(), Some(BudgetKind::Visible));
+        assert_eq!(wire.spent(BudgetKind::Visible), 7);
     }
 
     #[test]
     fn each_budget_trips_the_wire_and_only_one_of_them_does() {
         let wire = Tripwire::new(0, 0);
-        wire.arm(Wire::Visible, 2, 0);
-        wire.arm(Wire::All, 3, 0);
+        wire.arm(BudgetKind::Visible, 2, 0);
+        wire.arm(BudgetKind::All, 3, 0);
         let spend = |which| wire.spend(which, weight(10_000), weight(0));
-        assert_eq!([spend(Wire::All), spend(Wire::All)], [false, false]);
-        assert!(!spend(Wire::Visible));
-        assert!(spend(Wire::All));
-        assert!(!spend(Wire::Visible), "another has taken the canary out already");
-        assert_eq!(wire.tripped_by(), Some(Wire::All));
+        assert_eq!([spend(BudgetKind::All), spend(BudgetKind::All)], [false, false]);
+        assert!(!spend(BudgetKind::Visible));
+        assert!(spend(BudgetKind::All));
+        assert!(!spend(BudgetKind::Visible), "another has taken the canary out already");
+        assert_eq!(wire.tripped_by(), Some(BudgetKind::All));
         assert!(!wire.seal());
     }
 
     #[test]
     fn a_sealed_wire_is_tripped_by_nobody() {
         let wire = Tripwire::new(0, 0);
-        wire.arm(Wire::Visible, 1, 0);
+        wire.arm(BudgetKind::Visible, 1, 0);
         assert!(wire.seal() && !wire.seal());
-        assert!(!wire.spend(Wire::Visible, weight(100), weight(9_900)));
+        assert!(!wire.spend(BudgetKind::Visible, weight(100), weight(9_900)));
         assert!(wire.is_tripped());
         assert_eq!(wire.tripped_by(), None);
     }
 
     #[test]
     fn a_wire_that_was_never_armed_trips_at_once() {
-        for which in [Wire::Visible, Wire::All] {
+        for which in [BudgetKind::Visible, BudgetKind::All] {
             assert!(Tripwire::new(3, 3).spend(which, weight(100), weight(9_900)));
         }
     }
@@ -395,8 +395,8 @@ mod tests {
             wire.baseline_failed();
         }
         // Four of the ten are in the limit already; the other six explain two at 25 to 75.
-        wire.arm(Wire::Visible, 3, 4);
-        let spend = |_| wire.spend(Wire::Visible, weight(2_500), weight(7_500));
+        wire.arm(BudgetKind::Visible, 3, 4);
+        let spend = |_| wire.spend(BudgetKind::Visible, weight(2_500), weight(7_500));
         let told: Vec<bool> = (0..5).map(spend).collect();
         assert_eq!(told, [false, false, false, false, true]);
     }

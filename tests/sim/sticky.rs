@@ -111,8 +111,8 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
                 unit.add_to(&mut arm.units);
             }
         }
-        for ripe in units.ripe(end_us) {
-            judge.mature(end_us / 1_000, ripe.weight, &ripe.canary, &ripe.baseline);
+        for matured in units.matured(end_us) {
+            judge.mature(end_us / 1_000, matured.weight, &matured.canary, &matured.baseline);
         }
         judge.observe(&Cohort {
             at_ms: end_us / 1_000,

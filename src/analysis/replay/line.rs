@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::fields::PlanText;
 use super::run::{Answer, Mode, Run, Stand};
 use super::scan;
-use super::units::{RipeLine, UnitList};
+use super::units::{MaturedLine, UnitList};
 use crate::analysis::{Arm, Cohort, Repeats, Unit};
 
 /// Runs, one after the other.
@@ -74,7 +74,7 @@ struct Line<'a> {
     /// Of a run: there are lines for units that have become as old as `bake`.
     #[serde(default)]
     recorded_ages: bool,
-    matured: Option<RipeLine>,
+    matured: Option<MaturedLine>,
 }
 
 #[derive(Deserialize)]
@@ -235,14 +235,14 @@ impl Replay {
         &mut self,
         at_ms: f64,
         weight: f64,
-        matured: &RipeLine,
+        matured: &MaturedLine,
         stand: Stand,
     ) -> Result<Option<Answer>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let Some(run) = &mut self.run else {
             return Err(self.wrong("matured units before the first run"));
         };
-        run.mature_recorded(at_ms, &matured.ripe(weight / 100.0), stand);
+        run.mature_recorded(at_ms, &matured.matured(weight / 100.0), stand);
         Ok(None)
     }
 

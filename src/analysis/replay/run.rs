@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Options, Reason, Ripe, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, Reason, Verdict};
 
 use super::plan::{BUDGET, Plan, RESCUED_BUDGET};
 use super::units::Ages;
@@ -172,9 +172,9 @@ impl Run {
                 self.compared = None;
             }
             self.enter(cohort.weight);
-            while let Some(ripe) = self.ages.next(self.now_ms) {
+            while let Some(matured) = self.ages.next(self.now_ms) {
                 self.judge
-                    .mature(self.now_ms, ripe.weight, &ripe.canary, &ripe.baseline);
+                    .mature(self.now_ms, matured.weight, &matured.canary, &matured.baseline);
             }
             self.ages.add(cohort);
             self.judge.observe(cohort);
@@ -191,14 +191,14 @@ impl Run {
     }
 
     /// Units of a sticky release that have become as old as `bake`, as a live release recorded it.
-    pub fn mature_recorded(&mut self, at_ms: u64, ripe: &Ripe, stand: Stand) -> Option<&Answer> {
+    pub fn mature_recorded(&mut self, at_ms: u64, matured: &Matured, stand: Stand) -> Option<&Answer> {
         self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(at_ms);
             self.judge
-                .mature(self.now_ms, ripe.weight, &ripe.canary, &ripe.baseline);
+                .mature(self.now_ms, matured.weight, &matured.canary, &matured.baseline);
             let weight = match self.mode {
-                Mode::Plan => ripe.weight,
+                Mode::Plan => matured.weight,
                 Mode::Fixed => self.weight,
             };
             self.decide(weight, stand.kept);

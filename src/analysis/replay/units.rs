@@ -11,7 +11,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
-use crate::analysis::{Cohort, Ripe, Unit};
+use crate::analysis::{Cohort, Matured, Unit};
 
 /// Ages are known to this part of `bake`.
 const AGE_PARTS: u64 = 16;
@@ -25,7 +25,7 @@ struct UnitText(Unit);
 
 /// Units that became as old as `bake`.
 #[derive(Debug, Deserialize)]
-pub(super) struct RipeLine {
+pub(super) struct MaturedLine {
     canary: UnitList,
     baseline: UnitList,
 }
@@ -50,9 +50,9 @@ impl UnitList {
     }
 }
 
-impl RipeLine {
-    pub(super) fn ripe(&self, weight: f64) -> Ripe {
-        Ripe {
+impl MaturedLine {
+    pub(super) fn matured(&self, weight: f64) -> Matured {
+        Matured {
             weight,
             canary: self.canary.units(),
             baseline: self.baseline.units(),
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for UnitVisitor {
 pub(super) struct Ages {
     bake_ms: u64,
     recorded: bool,
-    waiting: VecDeque<(u64, Ripe)>,
+    waiting: VecDeque<(u64, Matured)>,
 }
 
 impl Ages {
@@ -125,26 +125,29 @@ impl Ages {
         let width = (self.bake_ms / AGE_PARTS).max(1);
         let due_ms = (cohort.at_ms / width + 1) * width + self.bake_ms;
         let last = self.waiting.back();
-        if last.is_none_or(|(due, ripe)| *due != due_ms || ripe.weight != cohort.weight) {
-            let ripe = Ripe {
+        if last.is_none_or(|(due, matured)| *due != due_ms || matured.weight != cohort.weight) {
+            let matured = Matured {
                 weight: cohort.weight,
-                ..Ripe::default()
+                ..Matured::default()
             };
-            self.waiting.push_back((due_ms, ripe));
+            self.waiting.push_back((due_ms, matured));
         }
-        if let Some((_, ripe)) = self.waiting.back_mut() {
+        if let Some((_, matured)) = self.waiting.back_mut() {
             for unit in canary.unwrap_or_default() {
-                unit.add_to(&mut ripe.canary);
+                unit.add_to(&mut matured.canary);
             }
             for unit in baseline.unwrap_or_default() {
-                unit.add_to(&mut ripe.baseline);
+                unit.add_to(&mut matured.baseline);
             }
         }
     }
 
     /// The next units that are old enough at this time.
-    pub(super) fn next(&mut self, now_ms: u64) -> Option<Ripe> {
+    pub(super) fn next(&mut self, now_ms: u64) -> Option<Matured> {
         let is_due = self.waiting.front().is_some_and(|(due_ms, _)| *due_ms <= now_ms);
-        is_due.then(|| self.waiting.pop_front()).flatten().map(|(_, ripe)| ripe)
+        is_due
+            .then(|| self.waiting.pop_front())
+            .flatten()
+            .map(|(_, matured)| matured)
     }
 }

@@ -61,7 +61,7 @@ impl Entered {
 
 /// Units that have become as old as `bake`.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ripe {
+pub struct Matured {
     /// The canary's chance of a request when they began.
     pub weight: f64,
     /// The canary's, with those that have failed by that age.
@@ -153,27 +153,27 @@ impl Units {
     }
 
     /// The units that have become old enough, when everything assigned before `closed_us` has been taken in.
-    pub fn ripe(&mut self, closed_us: u64) -> Vec<Ripe> {
+    pub fn matured(&mut self, closed_us: u64) -> Vec<Matured> {
         let now_us = self.time(closed_us);
-        let mut ripe: Vec<Ripe> = Vec::new();
+        let mut matured: Vec<Matured> = Vec::new();
         while let Some(first) = self.waiting.front() {
             let whole_us = (first.at + 1).saturating_mul(self.width_us);
             if whole_us.saturating_add(self.bake_us) > now_us {
                 break;
             }
             let Some(first) = self.waiting.pop_front() else { break };
-            if ripe.last().is_none_or(|last| last.weight != first.drawn_at) {
-                ripe.push(Ripe {
+            if matured.last().is_none_or(|last| last.weight != first.drawn_at) {
+                matured.push(Matured {
                     weight: first.drawn_at,
-                    ..Ripe::default()
+                    ..Matured::default()
                 });
             }
-            if let Some(last) = ripe.last_mut() {
+            if let Some(last) = matured.last_mut() {
                 first.canary.add_to(&mut last.canary);
                 first.baseline.add_to(&mut last.baseline);
             }
         }
-        ripe
+        matured
     }
 
     /// The keys that have changed since this was asked last: what has to be written down.
@@ -400,23 +400,23 @@ mod tests {
         units.enter(2, Canary, 0.1, 1, false);
         units.enter(3, Baseline, 0.1, 2, false);
         units.enter(2, Canary, 0.1, 9 * SECOND, true);
-        assert_eq!(units.ripe(10 * SECOND), []);
-        let ripe = units.ripe(11 * SECOND);
+        assert_eq!(units.matured(10 * SECOND), []);
+        let matured = units.matured(11 * SECOND);
         let unit = |begun, failed| Unit {
             weight: 0.1,
             begun,
             failed,
         };
         assert_eq!(
-            ripe,
-            [Ripe {
+            matured,
+            [Matured {
                 weight: 0.1,
                 canary: vec![unit(2, 1)],
                 baseline: vec![unit(1, 0)],
             }]
         );
         units.enter(1, Canary, 0.1, 12 * SECOND, true);
-        assert_eq!(units.ripe(60 * SECOND), [], "what fails later counts for no step");
+        assert_eq!(units.matured(60 * SECOND), [], "what fails later counts for no step");
     }
 
     #[test]
@@ -461,12 +461,12 @@ mod tests {
             );
         }
         assert!(after.enter(3, Canary, 0.1, 2 * SECOND, false).begins);
-        let ripe = after.ripe(30 * SECOND);
+        let matured = after.matured(30 * SECOND);
         assert_eq!(
-            ripe[0].canary[0].begun, 2,
-            "the unit from before the restart and the one since: {ripe:?}"
+            matured[0].canary[0].begun, 2,
+            "the unit from before the restart and the one since: {matured:?}"
         );
-        assert_eq!(ripe[0].canary[0].failed, 1);
+        assert_eq!(matured[0].canary[0].failed, 1);
     }
 
     #[test]
@@ -476,7 +476,7 @@ mod tests {
             units.enter(user, Canary, 0.1, u64::from(user) * 50_000, true);
         }
         assert_eq!(units.changes().len(), 20_000);
-        units.ripe(2_000 * SECOND);
+        units.matured(2_000 * SECOND);
         units.enter(5, Canary, 0.1, 2_000 * SECOND, true);
         assert_eq!(units.changes().len(), 1, "who has failed before is not written again");
         assert!(serde_json::to_string(&units).unwrap().len() < 1_000);
@@ -491,6 +491,6 @@ mod tests {
         assert!(units.enter(7, Canary, 0.1, 1, true).is_new_failing_client);
         let again = units.enter(7, Canary, 0.1, 2, true);
         assert!(!again.is_new_failing_client && again.failure == 1 && again.weight.is_none());
-        assert_eq!(units.ripe(60 * SECOND), []);
+        assert_eq!(units.matured(60 * SECOND), []);
     }
 }

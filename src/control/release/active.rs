@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::chronicle::Chronicle;
 use super::cohorts::{Assembly, Known};
-use super::lease::Ration;
-use super::recording::{record, record_ripe};
+use super::lease::LeasedBudget;
+use super::recording::{record, record_matured};
 use super::scored::Scored;
 use crate::analysis::replay::Stand;
 use crate::analysis::{Cohort, Reason, Units, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
-use crate::routing::{Watch, WatchSpec, Wire};
+use crate::routing::{BudgetKind, Watch, WatchSpec};
 use crate::stats::{Note, NoteBatch, Sample, Side, WatchKey};
 use crate::store::Recording;
 use crate::time::Timestamp;
@@ -35,9 +35,9 @@ pub(in crate::control) struct Active {
     pub(super) trial: Trial,
     pub(super) units: Units,
     /// The budget of failures that users see.
-    pub(super) visible: Ration,
+    pub(super) visible: LeasedBudget,
     /// The budget of all failures.
-    pub(super) all: Ration,
+    pub(super) all: LeasedBudget,
     pub(super) chronicle: Chronicle,
     pub(super) recording: Option<Recording>,
     pub(super) timeline: Timeline,
@@ -98,8 +98,8 @@ impl Active {
             trial: Trial::new(&release.plan, release.attempt),
             units: Units::new(spec.sticky, release.plan.bake_us()),
             watch: Arc::new(Watch::new(spec, spent.visible, spent.all)),
-            visible: Ration::new(Wire::Visible, spent.visible, durable),
-            all: Ration::new(Wire::All, spent.all, durable),
+            visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
+            all: LeasedBudget::new(BudgetKind::All, spent.all, durable),
             chronicle: Chronicle::new(now),
             recording: None,
             timeline: Timeline::new(now),
@@ -189,10 +189,10 @@ impl Active {
         while let Some(scored) = self.scored.pop_front() {
             let at_ms = self.timeline.ms(moment(scored.at_us));
             let cohort = scored.cohort(at_ms);
-            if let Some(ripe) = &scored.ripe {
-                self.trial.mature(at_ms, ripe);
+            if let Some(matured) = &scored.matured {
+                self.trial.mature(at_ms, matured);
                 if let Some(recording) = &self.recording {
-                    record_ripe(recording, at_ms, ripe, self.stand(now));
+                    record_matured(recording, at_ms, matured, self.stand(now));
                 }
             } else {
                 self.trial.explain(&cohort);
@@ -251,16 +251,16 @@ impl Active {
 
     fn tripped(&self, now: Timestamp) -> Option<Due> {
         let by = self.watch.tripwire().tripped_by()?;
-        let (ration, limit) = match by {
-            Wire::Visible => (&self.visible, self.release.plan.budget()),
-            Wire::All => (&self.all, self.release.plan.rescued_budget()),
+        let (budget, limit) = match by {
+            BudgetKind::Visible => (&self.visible, self.release.plan.budget()),
+            BudgetKind::All => (&self.all, self.release.plan.rescued_budget()),
         };
         let input = Input::Tripped {
             objective: by.as_str(),
-            spent: self.counted(ration),
-            written_off: ration.forgone.into(),
+            spent: self.counted(budget),
+            written_off: budget.forgone.into(),
             limit,
-            outran: ration.capped.map(u64::from),
+            outran: budget.capped.map(u64::from),
         };
         self.heed(&input, now)
     }
@@ -383,8 +383,8 @@ impl Active {
     pub(super) fn spent(&self) -> Spent {
         let wire = self.watch.tripwire();
         Spent {
-            visible: wire.spent(Wire::Visible),
-            all: wire.spent(Wire::All).saturating_add(self.assembly.unfinished()),
+            visible: wire.spent(BudgetKind::Visible),
+            all: wire.spent(BudgetKind::All).saturating_add(self.assembly.unfinished()),
         }
     }
 
@@ -425,12 +425,12 @@ impl Active {
         self.counted(&self.visible)
     }
 
-    fn counted(&self, ration: &Ration) -> u64 {
-        let spent = match ration.wire {
-            Wire::Visible => self.spent().visible,
-            Wire::All => self.spent().all,
+    fn counted(&self, budget: &LeasedBudget) -> u64 {
+        let spent = match budget.wire {
+            BudgetKind::Visible => self.spent().visible,
+            BudgetKind::All => self.spent().all,
         };
-        u64::from(spent.saturating_sub(ration.forgone))
+        u64::from(spent.saturating_sub(budget.forgone))
     }
 
     /// All failures of the canary, as far as is known.

@@ -10,7 +10,7 @@ use super::scored::{Scored, place};
 use crate::analysis::{Entered, Pending, Units};
 use crate::stats::{Assignment, Happened, Note, Side};
 
-use super::late::Late;
+use super::overdue::OverdueRequests;
 
 /// Displaced requests spoil this much time around them, for both arms.
 const SPOILED_US: u64 = 10_000;
@@ -27,7 +27,7 @@ pub(super) struct Assembly {
     spoiled: BTreeMap<u64, ()>,
     /// Failures of the canary that have not been scored.
     failures: usize,
-    late: Late,
+    overdue: OverdueRequests,
     /// When a request was last assigned while the canary was full.
     full_at_us: Option<u64>,
 }
@@ -125,7 +125,7 @@ impl Assembly {
     pub(super) fn add(&mut self, note: &Note) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
-            self.late.hear(note);
+            self.overdue.hear(note);
             return;
         }
         match note.happened {
@@ -144,7 +144,7 @@ impl Assembly {
     pub(super) fn give_up(&mut self, now_us: u64) {
         self.slots.clear();
         // What has become of those that were late will not be told any more.
-        self.late.forget_open();
+        self.overdue.forget_open();
         self.failures = 0;
         self.closed_us = self.closed_us.max(now_us);
     }
@@ -156,12 +156,12 @@ impl Assembly {
 
     /// Requests of the canary that are open past the landmark without a head.
     pub(super) fn open_past_landmark(&self) -> u32 {
-        self.late.hanging()
+        self.overdue.hanging()
     }
 
     /// Requests of the canary that were scored as unfinished and that the tripwire has not counted.
     pub(super) fn unfinished(&self) -> u32 {
-        self.late.unfinished()
+        self.overdue.unfinished()
     }
 
     /// When a request was last assigned while the canary was full, in microseconds of the monotonic clock.
@@ -206,9 +206,9 @@ impl Assembly {
                 for open in &slot.open {
                     let key = (at_us, canary, baseline, side);
                     if open.is_unfinished() {
-                        self.late.add(key, open.user);
+                        self.overdue.add(key, open.user);
                     } else if open.uploading {
-                        self.late.add_upload(key, open.user);
+                        self.overdue.add_upload(key, open.user);
                     }
                 }
             }
@@ -231,11 +231,11 @@ impl Assembly {
             }
         }
         let closed_us = end_us.min(known.now_us);
-        let ripe = units.ripe(closed_us).into_iter();
-        scored.extend(ripe.map(|ripe| Scored {
+        let matured = units.matured(closed_us).into_iter();
+        scored.extend(matured.map(|matured| Scored {
             at_us: closed_us,
-            weight: ripe.weight,
-            ripe: Some(ripe),
+            weight: matured.weight,
+            matured: Some(matured),
             ..Scored::default()
         }));
         self.closed_us = self.closed_us.max(closed_us);

@@ -194,9 +194,9 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
         "of the first request of a unit"
     );
     let later = assembly.close(&known(3_000_000), &mut units);
-    let ripe = later[0].ripe.as_ref().unwrap();
+    let matured = later[0].matured.as_ref().unwrap();
     assert_eq!(
-        (ripe.weight, &ripe.canary[..], &ripe.baseline[..]),
+        (matured.weight, &matured.canary[..], &matured.baseline[..]),
         (0.05, &[unit(2, 2)][..], &[unit(1, 1)][..])
     );
 }

@@ -1,7 +1,7 @@
 //! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
 //! process that is killed at any moment comes back with no less spent than users have seen.
 
-use crate::routing::{Watch, Wire};
+use crate::routing::{BudgetKind, Watch};
 
 /// Failures that are leased at once: half of what is left, so that a kill costs no more than that, and never fewer than
 /// this many. With few, a burst outruns the disk and trips the wire before the budget is spent.
@@ -77,8 +77,8 @@ impl Lease {
 
 /// One of a release's two budgets, as it is armed and kept on disk.
 #[derive(Debug)]
-pub(super) struct Ration {
-    pub(super) wire: Wire,
+pub(super) struct LeasedBudget {
+    pub(super) wire: BudgetKind,
     pub(super) lease: Lease,
     /// Failures that count as spent only because a restart does not know better.
     pub(super) forgone: u32,
@@ -88,10 +88,10 @@ pub(super) struct Ration {
     limit: u32,
 }
 
-impl Ration {
+impl LeasedBudget {
     /// Of `wire`, with so many failures spent, on disk too.
-    pub(super) fn new(wire: Wire, spent: u32, durable: bool) -> Ration {
-        Ration {
+    pub(super) fn new(wire: BudgetKind, spent: u32, durable: bool) -> LeasedBudget {
+        LeasedBudget {
             wire,
             lease: Lease::new(spent, durable),
             forgone: 0,

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::analysis::replay::Stand;
-use crate::analysis::{Arm, Cohort, Ripe};
+use crate::analysis::{Arm, Cohort, Matured};
 use crate::release::Release;
 use crate::store::Recording;
 
@@ -55,11 +55,11 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: Stand) {
 }
 
 /// Units that have become as old as `bake`, at the weight at which they began.
-pub(super) fn record_ripe(recording: &Recording, at_ms: u64, ripe: &Ripe, stand: Stand) {
+pub(super) fn record_matured(recording: &Recording, at_ms: u64, matured: &Matured, stand: Stand) {
     let mut line = json!({
         "at_ms": at_ms,
-        "weight": ripe.weight * 100.0,
-        "matured": { "canary": ripe.canary, "baseline": ripe.baseline },
+        "weight": matured.weight * 100.0,
+        "matured": { "canary": matured.canary, "baseline": matured.baseline },
     });
     add_stand(&mut line, stand);
     recording.add(line.to_string());

@@ -1,7 +1,7 @@
 //! Requests that have been scored, in the form in which the judge takes them.
 
 use super::cohorts::End;
-use crate::analysis::{Arm, Cohort, Entered, Repeats, Ripe, Unit};
+use crate::analysis::{Arm, Cohort, Entered, Matured, Repeats, Unit};
 use crate::stats::Side;
 
 /// The requests of one prefix that were assigned under the same weights.
@@ -14,7 +14,7 @@ pub(super) struct Scored {
     /// The chance of the units that begin in it, in sticky releases.
     pub(super) unit_weight: Option<f64>,
     /// Units that have become old enough to count for a step, and no requests.
-    pub(super) ripe: Option<Ripe>,
+    pub(super) matured: Option<Matured>,
     /// Requests were displaced meanwhile, so that the arms cannot be compared.
     pub(super) is_spoiled: bool,
     pub(super) baseline: ScoredArm,

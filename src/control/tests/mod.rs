@@ -20,7 +20,7 @@ use super::controller::Timing;
 use super::testing::spec;
 use super::*;
 use crate::model::{Health, Name, ServiceSpec, Weight, api};
-use crate::routing::{Acknowledger, HealthEvent, Publisher, Wire};
+use crate::routing::{Acknowledger, BudgetKind, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
 use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
 use crate::time::{ManualClock, Timestamp};
@@ -306,8 +306,8 @@ fn trip(watch: &crate::routing::Watch) -> bool {
     let (full, none) = (crate::model::Weight::FULL, crate::model::Weight::ZERO);
     // The controller may arm it in between.
     let spend = |_| {
-        watch.tripwire().arm(Wire::Visible, 0, 0);
-        watch.tripwire().spend(Wire::Visible, full, none)
+        watch.tripwire().arm(BudgetKind::Visible, 0, 0);
+        watch.tripwire().spend(BudgetKind::Visible, full, none)
     };
     (0..100).any(spend)
 }

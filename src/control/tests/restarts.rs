@@ -19,14 +19,14 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         }
         let watch = rig.watch().unwrap();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
-        let limit = watch.tripwire().limit(Wire::Visible);
+        let limit = watch.tripwire().limit(BudgetKind::Visible);
         for _ in 0..limit * 2 / 3 {
-            assert!(!watch.tripwire().spend(Wire::Visible, half, half));
+            assert!(!watch.tripwire().spend(BudgetKind::Visible, half, half));
         }
         rig.traffic(10, Duration::from_millis(100), false).await;
         // The lease for more is on disk before the wire is armed with it.
-        until(|| watch.tripwire().limit(Wire::Visible) > limit).await;
-        watch.tripwire().limit(Wire::Visible)
+        until(|| watch.tripwire().limit(BudgetKind::Visible) > limit).await;
+        watch.tripwire().limit(BudgetKind::Visible)
     };
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let release = rig.release("shop-1").await;
@@ -39,7 +39,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
     assert!(release.canary_requests > 0, "what was judged before goes on to count");
     let watch = rig.watch().unwrap();
     assert!(
-        watch.tripwire().limit(Wire::Visible) > watch.tripwire().spent(Wire::Visible),
+        watch.tripwire().limit(BudgetKind::Visible) > watch.tripwire().spent(BudgetKind::Visible),
         "armed before the first request"
     );
     rig.roll_back().await.unwrap().unwrap();
@@ -92,7 +92,7 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
         // Requests that were on the canary when it ended: one was rescued, one a user saw fail.
         watch.add_rescued();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
-        watch.tripwire().spend(Wire::Visible, half, half);
+        watch.tripwire().spend(BudgetKind::Visible, half, half);
         rig.clock.advance(Duration::from_secs(60));
         // With the next one nothing but the store tells of it, once its last requests have ended.
         let rescued = || {

@@ -18,7 +18,7 @@ use weighbridge::model::{
 };
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
-use weighbridge::routing::{Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec, Wire};
+use weighbridge::routing::{BudgetKind, Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec};
 use weighbridge::stats::{Batch, Happened, Horizon, Note, NoteBatch, Reason, Sample, Side, UpstreamKey, WatchKey};
 use weighbridge::telemetry::AccessLog;
 
@@ -131,8 +131,8 @@ impl Trial {
             0,
             0,
         ));
-        watch.tripwire().arm(Wire::Visible, 1_000_000, 0);
-        watch.tripwire().arm(Wire::All, 1_000_000, 0);
+        watch.tripwire().arm(BudgetKind::Visible, 1_000_000, 0);
+        watch.tripwire().arm(BudgetKind::All, 1_000_000, 0);
         publish(&publisher, &watch, self.canary_points);
         let ((batches, batch_reader), (notes, note_reader)) = (mpsc::channel(1_000), mpsc::channel(1_000));
         let horizon = Arc::new(Horizon::new(self.workers));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use weighbridge::model::Sticky;
-use weighbridge::routing::Wire;
+use weighbridge::routing::BudgetKind;
 use weighbridge::stats::{Happened, Note, Side};
 use weighbridge::time::{Clock, SystemClock};
 
@@ -82,7 +82,7 @@ fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
     assert_eq!(rig.get("").status, 503);
     assert_eq!(rig.verdict(), (Side::Baseline, Happened::Bad { visible: true }));
     let wire = rig.watch.tripwire();
-    assert_eq!((wire.baseline_failures(), wire.spent(Wire::Visible)), (1, 0));
+    assert_eq!((wire.baseline_failures(), wire.spent(BudgetKind::Visible)), (1, 0));
     assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
 }
 
@@ -97,7 +97,7 @@ fn a_client_that_goes_away_blames_nobody() {
     client.reset();
     assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted { late: false }));
     assert_eq!(
-        (rig.watch.tripwire().spent(Wire::Visible), rig.watch.in_flight()),
+        (rig.watch.tripwire().spent(BudgetKind::Visible), rig.watch.in_flight()),
         (0, 0)
     );
 }
@@ -116,7 +116,10 @@ fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
     assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
     client.reset();
     eventually("the place is given back", || rig.watch.in_flight() == 0);
-    assert_eq!((rig.notes().len(), rig.watch.tripwire().spent(Wire::Visible)), (2, 1));
+    assert_eq!(
+        (rig.notes().len(), rig.watch.tripwire().spent(BudgetKind::Visible)),
+        (2, 1)
+    );
 }
 
 #[test]
@@ -130,7 +133,7 @@ fn testers_have_no_part_in_it() {
     let counted = rig.counted(1);
     assert_eq!(counted.answers, [(GREEN, 500)]);
     assert!(rig.notes().is_empty());
-    assert_eq!(rig.watch.tripwire().spent(Wire::Visible), 0);
+    assert_eq!(rig.watch.tripwire().spent(BudgetKind::Visible), 0);
 }
 
 #[test]

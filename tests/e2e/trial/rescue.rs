@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 use weighbridge::model::Timeouts;
-use weighbridge::routing::{Rescue, Wire};
+use weighbridge::routing::{BudgetKind, Rescue};
 use weighbridge::stats::{Happened, Reason, Side};
 
 use super::{BLUE, GREEN, Trial, impatient};
@@ -58,7 +58,7 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
         let watch = &rig.watch;
         assert_eq!(
-            (watch.tripwire().spent(Wire::Visible), watch.rescued()),
+            (watch.tripwire().spent(BudgetKind::Visible), watch.rescued()),
             (0, 1),
             "{how}"
         );
@@ -77,7 +77,7 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         assert_eq!(counted.answers, [(GREEN, status)], "{how}");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
         assert_eq!(
-            (rig.watch.tripwire().spent(Wire::Visible), rig.watch.rescued()),
+            (rig.watch.tripwire().spent(BudgetKind::Visible), rig.watch.rescued()),
             (1, 0),
             "{how}"
         );
@@ -127,7 +127,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
-    assert_eq!((rig.watch.tripwire().spent(Wire::Visible), blue.count()), (1, 0));
+    assert_eq!((rig.watch.tripwire().spent(BudgetKind::Visible), blue.count()), (1, 0));
 }
 
 #[test]
@@ -141,7 +141,11 @@ fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
     assert_eq!((counted.failures, &*counted.answers), ([1, 1], &[(BLUE, 503)][..]));
     let wire = rig.watch.tripwire();
     assert_eq!(
-        (wire.spent(Wire::Visible), wire.baseline_failures(), rig.watch.rescued()),
+        (
+            wire.spent(BudgetKind::Visible),
+            wire.baseline_failures(),
+            rig.watch.rescued()
+        ),
         (1, 0, 0)
     );
 }
@@ -157,7 +161,7 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }));
     eventually("the failure is spent", || {
-        rig.watch.tripwire().spent(Wire::Visible) == 1
+        rig.watch.tripwire().spent(BudgetKind::Visible) == 1
     });
     assert_eq!(rig.watch.rescued(), 0);
 }
@@ -297,6 +301,6 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
     assert!((100..180).contains(&rescued), "{rescued}");
     rig.ended(180);
     assert_eq!(rig.watch.rescued(), rescued as u64);
-    assert_eq!(rig.watch.tripwire().spent(Wire::Visible) as usize, 180 - rescued);
+    assert_eq!(rig.watch.tripwire().spent(BudgetKind::Visible) as usize, 180 - rescued);
     assert_eq!(blue.count(), rescued);
 }

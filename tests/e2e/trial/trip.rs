@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use weighbridge::model::Sticky;
-use weighbridge::routing::Wire;
+use weighbridge::routing::BudgetKind;
 use weighbridge::stats::Happened;
 
 use super::{Rig, Trial};
@@ -16,7 +16,7 @@ const FAILS: fn() -> Upstream = || Upstream::start(|call| call.answer("500 Oh", 
 #[track_caller]
 fn is_out(rig: &mut Rig, green: &Upstream) {
     assert_eq!(rig.canary_points(), 0);
-    assert_eq!((green.count(), rig.watch.tripwire().spent(Wire::Visible)), (3, 3));
+    assert_eq!((green.count(), rig.watch.tripwire().spent(BudgetKind::Visible)), (3, 3));
     let trip = rig.watch.trip().expect("the trip is told");
     assert!(trip.decided_us > 0);
     let failed = rig
@@ -30,7 +30,7 @@ fn is_out(rig: &mut Rig, green: &Upstream) {
 fn the_failure_that_exhausts_the_budget_is_the_last_on_open_connections() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let mut rig = Trial::new(blue.address, green.address).start();
-    rig.watch.tripwire().arm(Wire::Visible, 3, 0);
+    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
     let (mut kept, mut other) = (rig.client(), rig.client());
     assert_eq!(kept.get("/").status, 500);
     assert_eq!(other.get("/").status, 500);
@@ -54,7 +54,7 @@ fn sticky_users_leave_the_canary_too_and_no_late_publication_brings_them_back() 
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(Wire::Visible, 3, 0);
+    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
     let users: Vec<String> = (0..3)
         .map(|_| {
             let failed = rig.get("");
@@ -82,7 +82,7 @@ fn requests_without_a_key_spend_too() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(Wire::Visible, 3, 0);
+    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
     for _ in 0..3 {
         assert_eq!(rig.get("").status, 500);
     }
@@ -97,7 +97,7 @@ fn all_workers_stop_and_no_more_fails_than_was_under_way() {
     trial.workers = 2;
     trial.in_flight_max = 4;
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(Wire::Visible, 20, 0);
+    rig.watch.tripwire().arm(BudgetKind::Visible, 20, 0);
     let failed = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..8 {

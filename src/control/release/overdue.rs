@@ -8,8 +8,8 @@ use crate::stats::{Happened, Note};
 
 /// Requests of the canary that had no head at the landmark, and were scored as failed then.
 #[derive(Debug, Default)]
-pub(super) struct Late {
-    open: BTreeMap<Key, Vec<LateOpen>>,
+pub(super) struct OverdueRequests {
+    open: BTreeMap<Key, Vec<OverdueRequest>>,
     /// How many are open and have no head yet.
     count: u32,
     /// All of them, but for those that failed in the end, which the tripwire has counted too.
@@ -17,7 +17,7 @@ pub(super) struct Late {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct LateOpen {
+struct OverdueRequest {
     user: u32,
     /// It holds the step: the client has sent all of it, and there is no head.
     hangs: bool,
@@ -25,7 +25,7 @@ struct LateOpen {
     unfinished: bool,
 }
 
-impl Late {
+impl OverdueRequests {
     pub(super) fn add(&mut self, key: Key, user: u32) {
         self.count += 1;
         self.unfinished = self.unfinished.saturating_add(1);
@@ -38,7 +38,7 @@ impl Late {
     }
 
     fn keep(&mut self, key: Key, user: u32, unfinished: bool) {
-        self.open.entry(key).or_default().push(LateOpen {
+        self.open.entry(key).or_default().push(OverdueRequest {
             user,
             hangs: unfinished,
             unfinished,
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_late_request_counts_once_whatever_comes_of_it() {
-        let mut late = Late::default();
+        let mut late = OverdueRequests::default();
         for user in 0..4 {
             late.add(key(&note(7, user, Happened::Headed).assignment), user);
         }

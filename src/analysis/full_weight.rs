@@ -18,7 +18,7 @@ const SLOW: f64 = 0.02;
 
 /// The limits of one stay at full weight. They are set when it begins and do not change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Alone {
+pub(crate) struct FullWeight {
     /// The share of requests that may fail.
     pub(crate) limit: f64,
     /// The bets on failures, where the release has no error objective whose bets go on.
@@ -33,10 +33,10 @@ struct Slow {
     side: Side,
 }
 
-impl Alone {
+impl FullWeight {
     /// The limits by the baseline's rate and its past p99 in microseconds; `alpha` is the chance that the true rate is
     /// above the limit that is taken for it.
-    pub(crate) fn new(baseline: &BaselineRate, p99_us: Option<u64>, alpha: f64, judges_errors: bool) -> Alone {
+    pub(crate) fn new(baseline: &BaselineRate, p99_us: Option<u64>, alpha: f64, judges_errors: bool) -> FullWeight {
         let limit = (2.0 * baseline.upper(alpha) + BEYOND).min(0.999);
         let slow = |p99_us: u64| Slow {
             slo: Slo::Latency {
@@ -45,7 +45,7 @@ impl Alone {
             },
             side: Side::new(SLOW),
         };
-        Alone {
+        FullWeight {
             limit,
             failures: (!judges_errors).then(|| ErrorTest::new(Margin::fixed(limit))),
             slow: p99_us.map(slow),

@@ -72,6 +72,8 @@ pub enum Reason {
     Aborts,
     /// The canary has as many requests as it may have at once, so that others go to the baseline.
     CanaryFull,
+    /// No endpoint of the baseline is healthy, so that its share goes to the canary.
+    BaselineDown,
     /// The step had its time and gave no answer.
     Inconclusive,
     /// The step had its time, and the canary too few requests to say anything.
@@ -99,6 +101,7 @@ impl Reason {
             Reason::Slo | Reason::Slow => "slo",
             Reason::Aborts => "aborts",
             Reason::CanaryFull => "canary_full",
+            Reason::BaselineDown => "baseline_down",
             Reason::Inconclusive => "inconclusive",
             Reason::TooLittleTraffic => "too_little_traffic",
         }

@@ -124,10 +124,10 @@ impl Collector {
         self.show_weights(service);
     }
 
-    fn show_weights(&self, service: &routing::Service) {
-        for upstream in &service.upstreams {
-            self.metrics
-                .set_weight(&service.name, &upstream.name, upstream.weight.fraction());
+    /// The weights by which a service's requests are answered have changed.
+    pub(super) fn show_weights(&self, service: &routing::Service) {
+        for (upstream, weight) in service.weights_answered().iter() {
+            self.metrics.set_weight(&service.name, upstream, weight.fraction());
         }
     }
 

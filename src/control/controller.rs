@@ -323,6 +323,9 @@ impl Controller {
         };
         let (service, upstream, address) = (&endpoint.service, &endpoint.upstream, endpoint.address.to_string());
         self.metrics.set_healthy(service, upstream, &address, event.healthy);
+        if let Some(service) = snapshot.table.service(service) {
+            self.collector.show_weights(service);
+        }
         tracing::info!(%service, %upstream, endpoint = address, healthy = event.healthy, detail = event.detail, "health");
         let told = api::EventKind::Health {
             service: service.to_string(),

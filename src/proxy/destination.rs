@@ -114,6 +114,13 @@ impl Destination {
         self.service.watch.as_ref().filter(|_| !named)
     }
 
+    /// Whether this release's baseline has an endpoint, by the newest table.
+    pub(crate) fn can_rescue(&mut self, worker: &Worker, watch: &Watch) -> bool {
+        worker.with_snapshot(|snapshot| self.refresh(snapshot));
+        let baseline = upstream(&self.service, watch.spec.baseline);
+        baseline.is_some_and(|baseline| !baseline.usable().is_empty())
+    }
+
     /// From here on it goes to the baseline, if the newest table still has that.
     pub(crate) fn rescue(&mut self, watch: &Arc<Watch>) {
         self.way = Way::Rescued(Arc::clone(watch));
@@ -195,6 +202,10 @@ impl Destination {
         self.way = Way::Drawn;
         let Some(watch) = self.watch().cloned() else { return };
         worker.rescues.deposit(&watch);
+        if self.service.is_baseline_down() {
+            // The canary answers whatever is drawn, or nobody does: the draw decides nothing.
+            return;
+        }
         let Some(drawn) = self.drawn().map(|upstream| upstream.key) else {
             return;
         };
@@ -217,8 +228,20 @@ impl Destination {
     /// Leaves a request where it is if it may be there. From the baseline it goes only when that has no weight any more,
     /// and then it is a new one on the canary, within its limits.
     fn stay(&mut self, exchange: &mut Exchange, worker: &Worker, at: UpstreamKey) {
-        let drawn = self.upstream().map(|upstream| upstream.key);
-        if !matches!(self.way, Way::Drawn) || drawn == Some(at) {
+        let drawn = self.drawn().map(|upstream| upstream.key);
+        if !matches!(self.way, Way::Drawn) {
+            return;
+        }
+        if drawn == Some(at) {
+            let baseline = self
+                .service
+                .watch
+                .as_ref()
+                .is_some_and(|watch| watch.spec.baseline == at);
+            if baseline && self.service.standing_in_canary().is_some() {
+                // The baseline has gone down since, and the canary answers what was drawn for it.
+                let _subject = exchange.trial.take().and_then(|trial| trial.reroute(worker));
+            }
             return;
         }
         let canary = self.service.watch.as_ref().map(|watch| watch.spec.canary);
@@ -246,10 +269,10 @@ impl Destination {
                     .table
                     .service(&self.service.name)
                     .is_some_and(|service| match &self.way {
-                        Way::Spared(watch) | Way::Rescued(watch) => !has_baseline(service, watch),
-                        Way::New | Way::Drawn => {
-                            upstream(service, target.upstream).is_none_or(|upstream| upstream.weight.is_zero())
+                        Way::Spared(watch) | Way::Rescued(watch) if watch.spec.baseline == target.upstream => {
+                            !has_baseline(service, watch)
                         }
+                        _ => upstream(service, target.upstream).is_none_or(|upstream| upstream.weight.is_zero()),
                     });
             (!taken_out).then_some(snapshot.revision)
         })
@@ -270,7 +293,9 @@ impl Destination {
     fn upstream(&self) -> Option<&Upstream> {
         let baseline = |watch: &Watch| upstream(&self.service, watch.spec.baseline);
         match &self.way {
-            Way::Spared(watch) if has_baseline(&self.service, watch) => baseline(watch),
+            Way::Spared(watch) if has_baseline(&self.service, watch) => {
+                baseline(watch).map(|baseline| self.service.stand_in(baseline).unwrap_or(baseline))
+            }
             Way::Rescued(watch) => baseline(watch).filter(|_| has_baseline(&self.service, watch)),
             _ => self.chosen(),
         }

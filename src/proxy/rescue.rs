@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
@@ -212,7 +213,9 @@ pub(crate) fn next(
     let (Some(watch), Some(spare)) = (watch.filter(|_| class.is_failure()), spare) else {
         return Next::Answer(attempt);
     };
-    if !exchange.worker().rescues.withdraw(&watch) {
+    // A baseline without endpoints answers nothing better than what the canary has said.
+    let worker = Rc::clone(exchange.worker());
+    if !destination.can_rescue(&worker, &watch) || !worker.rescues.withdraw(&watch) {
         return Next::Answer(attempt);
     }
     destination.rescue(&watch);

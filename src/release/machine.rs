@@ -206,8 +206,13 @@ impl Release {
         if self.phase != Phase::Waiting || kept {
             return None;
         }
-        let detail = "the step is under way again: what is known does not suffice to go on, nor to wait".to_owned();
-        Some(self.change("release_continued", detail, now, Release::be_at_step))
+        let detail = match self.wait {
+            Some(Wait::Judge(Reason::BaselineDown)) => {
+                "the baseline has a healthy endpoint again and its own share: the step is under way again"
+            }
+            _ => "the step is under way again: what is known does not suffice to go on, nor to wait",
+        };
+        Some(self.change("release_continued", detail.to_owned(), now, Release::be_at_step))
     }
 
     /// To the next step, or the first; all barriers have been passed.

@@ -159,8 +159,11 @@ impl Release {
 
     /// Whether people, a gate or a freeze keep it where it is, whatever the judge finds.
     pub fn is_kept(&self) -> bool {
-        let full = Some(Wait::Judge(Reason::CanaryFull));
-        self.paused.is_some() || self.wait == Some(Wait::Passed) || self.wait == full
+        let kept = matches!(
+            self.wait,
+            Some(Wait::Passed | Wait::Judge(Reason::CanaryFull | Reason::BaselineDown))
+        );
+        self.paused.is_some() || kept
     }
 
     /// Whether evidence or the budget has ended it: what may be an error, of which a further try at the same build has a
@@ -300,6 +303,10 @@ pub(crate) fn in_words(reason: Reason) -> &'static str {
         Reason::CanaryFull => {
             "the canary has as many requests at once as canary_in_flight_max allows, so that further ones go to the \
              baseline and nothing is compared meanwhile"
+        }
+        Reason::BaselineDown => {
+            "no endpoint of the baseline answers its health checks, so that its share goes to the \
+             canary and nothing is compared meanwhile"
         }
         Reason::Inconclusive => "the step had its time and gave no answer",
         Reason::TooLittleTraffic => {

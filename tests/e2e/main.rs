@@ -18,6 +18,7 @@ mod health;
 mod interop;
 mod limits;
 mod log;
+mod outage;
 mod race;
 mod readers;
 mod release;

@@ -56,6 +56,8 @@ pub(in crate::control) struct Active {
     /// The baseline's failures that the trial has been told of, or will be.
     baseline_failures: u32,
     told_rescued: u64,
+    /// The baseline has users and no endpoint to send them to.
+    pub(super) baseline_down: bool,
 }
 
 /// What the disk is asked to take down as spent, of failures that users saw and of all.
@@ -115,6 +117,7 @@ impl Active {
             scored: VecDeque::new(),
             baseline_failures: 0,
             told_rescued: 0,
+            baseline_down: false,
         }
     }
 
@@ -227,7 +230,17 @@ impl Active {
     /// What cohorts cannot say holds a finding up: nothing is compared while the canary is full, and no step ends while
     /// more requests hang than the baseline's rate explains.
     fn checked(&self, finding: Finding, now: Timestamp) -> Finding {
+        let is_policy = matches!(
+            &finding,
+            Finding::RollBack {
+                objective: "inconclusive",
+                ..
+            }
+        );
         let brakes = matches!(finding, Finding::RollBack { .. });
+        if self.baseline_down && (!brakes || is_policy) {
+            return Finding::Hold(Reason::BaselineDown);
+        }
         if !brakes && self.is_full(now) {
             return Finding::Hold(Reason::CanaryFull);
         }
@@ -312,7 +325,7 @@ impl Active {
 
     /// Where others than the judge keep it, if they do.
     fn stand(&self, now: Timestamp) -> Stand {
-        let kept = self.release.is_kept() || self.hangs() || self.is_full(now);
+        let kept = self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
         Stand {
             kept,
             step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),

@@ -169,7 +169,9 @@ impl Controller {
     /// The path of a release at one look: judge what is known, take the turns that follow, arm the tripwire anew.
     fn drive(&mut self, name: &Name, floor_us: u64) {
         let now = self.clock.now();
+        let baseline_down = self.is_baseline_down(name);
         if let Some(active) = self.active(name) {
+            active.baseline_down = baseline_down;
             active.close(now, floor_us);
         }
         for _ in 0..TURNS_MAX {
@@ -252,6 +254,14 @@ impl Controller {
         let (canary, baseline) = (&active.release.canary, &active.release.baseline);
         let gone = healthy(canary) == Some(0) && healthy(baseline) != Some(0);
         gone.then(|| format!("no endpoint of {canary} answers its health checks"))
+    }
+
+    fn is_baseline_down(&self, name: &Name) -> bool {
+        let snapshot = self.publisher.current();
+        snapshot
+            .table
+            .service(name)
+            .is_some_and(|service| service.is_baseline_down())
     }
 
     fn endpoints(&self, name: &Name) -> Vec<SocketAddr> {

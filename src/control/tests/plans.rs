@@ -59,12 +59,32 @@ async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_i
     rig.report("blue", false).await;
     rig.report("green", false).await;
     rig.traffic(1, Duration::from_millis(10), false).await;
-    assert_eq!(rig.release("shop-1").await.phase, Phase::Progressing);
+    let release = rig.release("shop-1").await;
+    let waits_for = release.waiting_for.map(|waits| waits.kind);
+    assert_eq!(
+        (release.phase, waits_for.as_deref()),
+        (Phase::Waiting, Some("baseline_down"))
+    );
     rig.report("blue", true).await;
     let outcome = rig.phase("shop-1", Phase::RolledBack).await.outcome.unwrap();
     assert_eq!(outcome.objective.as_deref(), Some("health"));
     assert!(outcome.reason.contains("green"), "{}", outcome.reason);
     assert_eq!(rig.green(), 0.0);
+}
+
+#[tokio::test]
+async fn a_step_that_has_no_time_left_ends_nothing_while_the_baseline_is_down() {
+    let rig = Rig::new(memory(), vec![checked()]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let limit = [("max_duration", json!("1m")), ("inconclusive", json!("roll_back"))];
+    rig.release_of("green", &limit).await;
+    rig.report("blue", false).await;
+    rig.phase("shop-1", Phase::Waiting).await;
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.traffic(5, Duration::from_millis(10), false).await;
+    let release = rig.release("shop-1").await;
+    assert_eq!(release.waiting_for.unwrap().kind, "baseline_down");
+    assert_ne!(rig.green(), 0.0);
 }
 
 #[tokio::test]

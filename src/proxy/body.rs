@@ -74,6 +74,11 @@ impl Progress {
         self.done.get()
     }
 
+    /// Whether the client is waited for: all that has come of it is with the upstream.
+    pub(crate) fn awaits_client(&self) -> bool {
+        self.waiting.get()
+    }
+
     /// Bytes that have come so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.get()

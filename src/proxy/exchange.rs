@@ -1,12 +1,14 @@
 //! One request on its way: what has to be counted once, whatever becomes of it.
 
 use std::rc::Rc;
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response, response};
 
 use super::body::Progress;
 use super::client::Client;
+use super::deadline::{Deadline, Millis};
 use super::error::Error;
 use super::room::Place;
 use super::sample::{Seen, Subject};
@@ -17,6 +19,10 @@ use crate::model::Name;
 use crate::routing::{EndpointKey, InFlight};
 use crate::stats::{Class, MethodLabel, Outcome, RequestLabels, UpstreamKey};
 use crate::telemetry::AccessRecord;
+
+/// An upload whose upstream takes nothing of it for so long waits for the upstream. Shorter than the
+/// least landmark, and longer than an upstream pauses that reads at all.
+const STALL_MS: Millis = 200;
 
 /// A request from its arrival to the end of its answer. Dropped before its end, it counts as aborted by the client.
 #[derive(Debug)]
@@ -85,12 +91,37 @@ impl Exchange {
         }
     }
 
-    /// Looks whether the client has sent all of the request by now.
-    pub(crate) fn note_sent(&self) {
-        if let Some(trial) = &self.trial
-            && self.upload.as_ref().is_none_or(|upload| upload.is_done())
-        {
-            trial.sent(&self.client.worker);
+    /// A deadline for [`Exchange::watch_upload`], where a release wants to know whom an upload waits
+    /// for.
+    pub(crate) fn stall(&self) -> Option<Deadline> {
+        let uploads = self.upload.is_some() && self.trial.is_some();
+        uploads.then(|| self.worker().deadlines.deadline())
+    }
+
+    /// Looks whether it is the client that is waited for, or the upstream: that has the whole
+    /// request, or has taken nothing of what is there for as long as [`STALL_MS`].
+    pub(crate) fn watch_upload(&self, stall: &Deadline, cx: &Context<'_>) {
+        let (Some(trial), Some(upload)) = (&self.trial, &self.upload) else {
+            return;
+        };
+        let worker = self.worker();
+        if upload.is_done() {
+            return trial.sent(worker);
+        }
+        if upload.awaits_client() {
+            return trial.uploads(worker);
+        }
+        loop {
+            let now = worker.deadlines.coarse();
+            let due = upload.upstream_since(now).saturating_add(STALL_MS);
+            if due <= now {
+                return trial.sent(worker);
+            }
+            trial.uploads(worker);
+            stall.set_at(due);
+            if stall.poll(cx).is_pending() {
+                return;
+            }
         }
     }
 

@@ -269,11 +269,14 @@ async fn wait(
     }
     let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &processing));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
+    let stall = exchange.stall();
     poll_fn(|cx| {
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));
         }
-        exchange.note_sent();
+        if let Some(stall) = &stall {
+            exchange.watch_upload(stall, cx);
+        }
         if std::mem::replace(&mut known, processing.get()) != known {
             // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
             limits.idle.set(timeouts.first_byte);

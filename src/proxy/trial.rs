@@ -30,7 +30,7 @@ pub(crate) struct Trial {
     user: u32,
     place: Option<OnCanary>,
     state: State,
-    /// The client is still sending the request.
+    /// The client is still sending the request, and the upstream takes what comes.
     uploading: Cell<bool>,
     /// The head of a good answer is here.
     headed: bool,
@@ -173,10 +173,19 @@ impl Trial {
         }
     }
 
-    /// The client has sent all of the request: from here on it is the upstream that is waited for.
+    /// The client has sent all of the request, or more than the upstream takes: from here on it is
+    /// the upstream that is waited for.
     pub(crate) fn sent(&self, worker: &Worker) {
         if self.uploading.take() && self.state == State::Open && !self.headed {
             self.note(worker, Happened::Sent);
+        }
+    }
+
+    /// The upstream takes the rest of the request again: from here on it is the client that is
+    /// waited for.
+    pub(crate) fn uploads(&self, worker: &Worker) {
+        if !self.uploading.replace(true) && self.state == State::Open && !self.headed {
+            self.note(worker, Happened::Uploading);
         }
     }
 

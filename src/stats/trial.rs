@@ -49,8 +49,10 @@ pub enum Happened {
         /// The canary was full at the draw, whichever arm was drawn: it is compared with nothing.
         canary_full: bool,
     },
-    /// The client has sent all of it.
+    /// The client has sent all of it, or more than the upstream takes: the upstream is waited for.
     Sent,
+    /// The upstream takes the rest of it again, and the client is waited for.
+    Uploading,
     /// It has failed on the canary, and the baseline has been asked; whether the user sees that is still open.
     Failed,
     /// The head of a good answer is here (no 5xx), and its body is still to come.
@@ -81,7 +83,7 @@ impl Happened {
     pub const fn is_last(self) -> bool {
         !matches!(
             self,
-            Happened::Assigned { .. } | Happened::Sent | Happened::Failed | Happened::Headed
+            Happened::Assigned { .. } | Happened::Sent | Happened::Uploading | Happened::Failed | Happened::Headed
         )
     }
 

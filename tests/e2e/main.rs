@@ -34,6 +34,7 @@ mod streaming;
 mod swap;
 mod trial;
 mod unreliable;
+mod uploads;
 mod verbs;
 mod webhooks;
 mod windows;

@@ -56,7 +56,7 @@ struct Open {
     user: u32,
     /// The head of a good answer is here.
     headed: bool,
-    /// The client is still sending it.
+    /// The client is waited for, who is still sending it.
     uploading: bool,
     /// It has failed, and another answers it.
     failed: bool,
@@ -131,6 +131,7 @@ impl Assembly {
         match note.happened {
             Happened::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
             Happened::Sent => self.with_open(note, |open| open.uploading = false),
+            Happened::Uploading => self.with_open(note, |open| open.uploading = true),
             Happened::Failed => self.with_open(note, |open| open.failed = true),
             Happened::Headed => self.with_open(note, |open| open.headed = true),
             Happened::Displaced => self.displace(note),
@@ -202,14 +203,13 @@ impl Assembly {
             }
             let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
-            if side == Side::Canary {
-                for open in &slot.open {
-                    let key = (at_us, canary, baseline, side);
-                    if open.is_unfinished() {
-                        self.overdue.add(key, open.user);
-                    } else if open.uploading {
-                        self.overdue.add_upload(key, open.user);
-                    }
+            for open in &slot.open {
+                let key = (at_us, canary, baseline, side);
+                if open.is_unfinished() && side == Side::Canary {
+                    self.overdue.add(key, open.user);
+                } else if open.uploading && !open.headed {
+                    self.overdue
+                        .add_upload(key, open.user, !open.canary_full && !is_spoiled);
                 }
             }
             for ended in slot.take(known.landmark_us) {
@@ -231,6 +231,7 @@ impl Assembly {
             }
         }
         let closed_us = end_us.min(known.now_us);
+        self.score_uploads(closed_us, known, units, &mut scored);
         let matured = units.matured(closed_us).into_iter();
         scored.extend(matured.map(|matured| Scored {
             at_us: closed_us,
@@ -241,6 +242,20 @@ impl Assembly {
         self.closed_us = self.closed_us.max(closed_us);
         self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
         scored
+    }
+
+    /// Uploads that were left out at the landmark, since the client was waited for, and have hung
+    /// since.
+    fn score_uploads(&mut self, at_us: u64, known: &Known, units: &mut Units, scored: &mut Vec<Scored>) {
+        let unfinished = self.overdue.unfinished_uploads(known.now_us, known.landmark_us);
+        for ((_, canary, baseline, side), user) in unfinished {
+            let weight = chance(canary, baseline);
+            let entered = units.enter(user, side, weight, at_us, true);
+            let begins = entered.weight.filter(|_| entered.begins);
+            let into = place(scored, weight, false, begins);
+            into.at_us = at_us;
+            into.count(side, End::Bad { visible: false }, &entered, units.are_sticky());
+        }
     }
 
     /// Up to where all is known: by the workers' word, by the clock, and by the first request that may still end.

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::cohorts::{Key, key};
-use crate::stats::{Happened, Note};
+use crate::stats::{Happened, Note, Side};
 
 /// Requests of the canary that had no head at the landmark, and were scored as failed then.
 #[derive(Debug, Default)]
@@ -14,6 +14,8 @@ pub(super) struct OverdueRequests {
     count: u32,
     /// All of them, but for those that failed in the end, which the tripwire has counted too.
     unfinished: u32,
+    /// How many were scored for neither arm and wait for the upstream now.
+    stalled: usize,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,26 +25,67 @@ struct OverdueRequest {
     hangs: bool,
     /// It was scored as failed, and the tripwire has not counted it.
     unfinished: bool,
+    /// It was scored for neither arm, since the client was waited for, and may be scored yet.
+    unscored: bool,
+    /// Since when it has waited for the upstream, once that is known, if it is not scored.
+    since_us: Option<u64>,
 }
 
 impl OverdueRequests {
     pub(super) fn add(&mut self, key: Key, user: u32) {
         self.count += 1;
         self.unfinished = self.unfinished.saturating_add(1);
-        self.keep(key, user, true);
+        self.keep(
+            key,
+            OverdueRequest {
+                user,
+                hangs: true,
+                unfinished: true,
+                ..OverdueRequest::default()
+            },
+        );
     }
 
-    /// One that the client was still sending: not scored, but it may hang once it has been sent.
-    pub(super) fn add_upload(&mut self, key: Key, user: u32) {
-        self.keep(key, user, false);
+    /// One of either arm that the client was still sending: not scored, but it may hang once the
+    /// upstream is waited for. It is scored then if it is `compared`.
+    pub(super) fn add_upload(&mut self, key: Key, user: u32, compared: bool) {
+        self.keep(
+            key,
+            OverdueRequest {
+                user,
+                unscored: compared,
+                ..OverdueRequest::default()
+            },
+        );
     }
 
-    fn keep(&mut self, key: Key, user: u32, unfinished: bool) {
-        self.open.entry(key).or_default().push(OverdueRequest {
-            user,
-            hangs: unfinished,
-            unfinished,
-        });
+    fn keep(&mut self, key: Key, request: OverdueRequest) {
+        self.open.entry(key).or_default().push(request);
+    }
+
+    /// Uploads that were scored for neither arm, and have waited for the upstream for as long as the
+    /// landmark since: unfinished like others, from now on. By one rule in both arms.
+    pub(super) fn unfinished_uploads(&mut self, now_us: u64, landmark_us: u64) -> Vec<(Key, u32)> {
+        let mut unfinished = Vec::new();
+        if self.stalled == 0 {
+            return unfinished;
+        }
+        for (key, all) in &mut self.open {
+            for open in all.iter_mut().filter(|open| open.unscored && open.hangs) {
+                let since_us = *open.since_us.get_or_insert(now_us);
+                if now_us.saturating_sub(since_us) < landmark_us {
+                    continue;
+                }
+                open.unscored = false;
+                self.stalled = self.stalled.saturating_sub(1);
+                if key.3 == Side::Canary {
+                    open.unfinished = true;
+                    self.unfinished = self.unfinished.saturating_add(1);
+                }
+                unfinished.push((*key, open.user));
+            }
+        }
+        unfinished
     }
 
     /// Something has happened to a request that was scored already.
@@ -58,11 +101,19 @@ impl OverdueRequests {
         let (happened, ends) = (note.happened, note.happened.is_last());
         let hangs = match happened {
             Happened::Sent => true,
-            Happened::Headed | Happened::Failed => false,
+            Happened::Uploading | Happened::Headed | Happened::Failed => false,
             _ => open.hangs && !ends,
         };
-        self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
+        if key.3 == Side::Canary {
+            self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
+        }
+        if open.unscored {
+            self.stalled = (self.stalled + usize::from(hangs)).saturating_sub(usize::from(open.hangs));
+        }
         open.hangs = hangs;
+        if !hangs {
+            open.since_us = None;
+        }
         // From here on the tripwire counts it.
         if open.unfinished && (happened.is_bad() || happened == Happened::Failed) {
             open.unfinished = false;
@@ -80,6 +131,7 @@ impl OverdueRequests {
     pub(super) fn forget_open(&mut self) {
         self.open.clear();
         self.count = 0;
+        self.stalled = 0;
     }
 
     /// How many are open without a head.
@@ -96,7 +148,7 @@ impl OverdueRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{Assignment, Side, WatchKey};
+    use crate::stats::{Assignment, WatchKey};
 
     fn note(at_us: u64, user: u32, happened: Happened) -> Note {
         Note {
@@ -133,10 +185,39 @@ mod tests {
         assert_eq!((late.hanging(), late.unfinished()), (0, 1));
         late.hear(&note(7, 3, Happened::Bad { visible: false }));
         assert_eq!(late.unfinished(), 1);
-        late.add_upload(key(&note(9, 5, Happened::Sent).assignment), 5);
+        late.add_upload(key(&note(9, 5, Happened::Sent).assignment), 5, true);
         assert_eq!(late.hanging(), 0);
         late.hear(&note(9, 5, Happened::Sent));
         assert_eq!((late.hanging(), late.unfinished()), (1, 1));
         assert!(late.open.len() == 1);
+    }
+
+    #[test]
+    fn an_upload_counts_once_the_upstream_has_been_waited_for_as_long_as_the_landmark() {
+        let mut late = OverdueRequests::default();
+        for user in 0..3 {
+            late.add_upload(key(&note(7, user, Happened::Sent).assignment), user, user != 2);
+        }
+        assert_eq!(late.unfinished_uploads(100, 50), [], "the client is waited for");
+        (0..3).for_each(|user| late.hear(&note(7, user, Happened::Sent)));
+        assert_eq!(late.unfinished_uploads(100, 50), []);
+        late.hear(&note(7, 1, Happened::Uploading));
+        late.hear(&note(7, 1, Happened::Sent));
+        assert_eq!(late.unfinished_uploads(120, 50), []);
+        let of = |user| (key(&note(7, user, Happened::Sent).assignment), user);
+        assert_eq!(late.unfinished_uploads(150, 50), [of(0)]);
+        assert_eq!((late.hanging(), late.unfinished()), (3, 1));
+        assert_eq!(late.unfinished_uploads(170, 50), [of(1)], "its wait began anew");
+        assert_eq!(
+            late.unfinished_uploads(10_000, 50),
+            [],
+            "each once, and what is compared only"
+        );
+        late.hear(&note(7, 0, Happened::Bad { visible: true }));
+        assert_eq!(
+            (late.hanging(), late.unfinished()),
+            (2, 1),
+            "the tripwire has counted it"
+        );
     }
 }

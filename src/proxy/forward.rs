@@ -54,6 +54,9 @@ const SENDS_MAX: u32 = 2;
 pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestBody>) -> Result<Answer, Error> {
     let (mut destination, issue) = Destination::of(exchange, request)?;
     headers::strip_hop_by_hop(request.headers_mut());
+    if exchange.client.origin.is_trusted() {
+        headers::strip_wrong_port(request.headers_mut());
+    }
     let limits = destination.limits(exchange.worker());
     let mut spare = None;
     if let Some(watch) = destination.watch().cloned() {

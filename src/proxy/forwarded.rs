@@ -52,6 +52,12 @@ fn port(text: &str) -> Option<u16> {
     text.parse().ok().filter(|_| digits)
 }
 
+/// Whether the first element of an `X-Forwarded-Port` is a port.
+pub(crate) fn tells_port(value: &HeaderValue) -> bool {
+    let told = first(Some(value)).and_then(port);
+    told.is_some_and(|port| port > 0)
+}
+
 /// The port that a user has connected to, where a trusted proxy does not tell it: that of the host that was asked for, else
 /// that of the scheme. `None` when neither is known.
 pub(crate) fn client_port(headers: &HeaderMap, host: Option<&HeaderValue>) -> Option<u16> {
@@ -114,6 +120,17 @@ mod tests {
             "shop.test:80",
         ] {
             assert_eq!(address(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_port_is_a_number_that_can_be_connected_to() {
+        let tells = |text| tells_port(&HeaderValue::from_static(text));
+        for text in ["443", " 8443 ", "8443, 443", "65535"] {
+            assert!(tells(text), "{text}");
+        }
+        for text in ["", "0", "https", "65536", "-1", "+80", "4 43", "\"443\"", ",443"] {
+            assert!(!tells(text), "{text}");
         }
     }
 

@@ -9,6 +9,7 @@ use super::notice::{self, Notice};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
 /// Fields that are for this hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1). The expectation
 /// of a 100 is among them: each hop answers that itself, as soon as it wants the body.
@@ -62,6 +63,15 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if trailers {
         // Of `TE` a proxy passes on only this.
         headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// Takes off an `X-Forwarded-Port` that tells no port, so that the next hop is told the one that the
+/// user has connected to.
+pub(crate) fn strip_wrong_port(headers: &mut HeaderMap) {
+    let told = headers.get(&X_FORWARDED_PORT);
+    if told.is_some_and(|value| !forwarded::tells_port(value)) {
+        headers.remove(&X_FORWARDED_PORT);
     }
 }
 

@@ -112,6 +112,18 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         assert_eq!(value(&seen, name), expected, "{name}");
     }
     assert_eq!(response.header("x-request-id").as_deref(), Some("chosen"));
+    // What tells no port is not the one that the user has connected to.
+    for (told, expected) in [
+        ("8443", "8443"),
+        ("8443, 443", "8443, 443"),
+        ("https", "9443"),
+        ("0", "9443"),
+        ("99999", "9443"),
+    ] {
+        let headers = format!("X-Forwarded-Host: shop.test:9443\r\nX-Forwarded-Port: {told}\r\n");
+        proxy.client().ask("/", &headers).receive().expect(200);
+        assert_eq!(value(&blue.last(), "x-forwarded-port"), expected, "{told}");
+    }
     // Also a trusted peer may leave them out, or send an identity that does not belong into a log.
     proxy
         .client()

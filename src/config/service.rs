@@ -340,9 +340,26 @@ fn health(node: &Node, problems: &Problems) -> Option<Health> {
 /// The host of a check, with a port if it has one.
 fn probe_host(text: &str) -> Result<Name, Wrong> {
     match text.parse::<http::uri::Authority>() {
-        Ok(host) if !host.host().is_empty() && !text.contains(['@', '*']) => Ok(Name::from(text)),
+        Ok(host) if is_host(host.host()) && !text.contains('@') && has_port(&host) => Ok(Name::from(text)),
         _ => Err("a host such as `shop.example.com`, without a scheme or a wildcard".into()),
     }
+}
+
+/// Whether it can be the name or the address of a host (RFC 1035 section 2.3.4 for its length).
+fn is_host(host: &str) -> bool {
+    if let Some(address) = host.strip_prefix('[') {
+        let address = address.strip_suffix(']').map(str::parse::<std::net::Ipv6Addr>);
+        return matches!(address, Some(Ok(_)));
+    }
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    let is_label = |label: &str| (1..=63).contains(&label.len());
+    labels.len() <= 253 && labels.split('.').all(is_label) && !host.contains('*')
+}
+
+/// Whether a port can be connected to, if there is one.
+fn has_port(authority: &http::uri::Authority) -> bool {
+    let plain = authority.as_str().len() == authority.host().len();
+    plain || authority.port_u16().is_some_and(|port| port > 0)
 }
 
 /// A share of a whole, such as `50%`.
@@ -363,5 +380,47 @@ fn target(text: &str) -> Result<Name, Wrong> {
     match text.parse::<http::uri::PathAndQuery>() {
         Ok(_) if plain => Ok(Name::from(text)),
         _ => Err("a path such as `/healthz`".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_of_a_check_is_one_that_can_be_asked_for() {
+        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        for host in [
+            "web.internal",
+            "web.internal.",
+            "web_1:8080",
+            "10.0.0.1:80",
+            "[2001:db8::1]",
+            "[2001:db8::1]:65535",
+            &longest,
+        ] {
+            assert!(probe_host(host).is_ok(), "{host}");
+        }
+        for host in [
+            "",
+            ".",
+            "a..b",
+            ".web",
+            "web.internal:",
+            "web.internal:0",
+            "web.internal:65536",
+            "web.internal:http",
+            "[2001:db8::1]:0",
+            "[2001:db8::1",
+            "[web]",
+            "2001:db8::1",
+            "*.example.com",
+            "user@web",
+            "http://web",
+            &format!("a{longest}"),
+            &"a".repeat(64),
+        ] {
+            assert!(probe_host(host).is_err(), "{host}");
+        }
     }
 }

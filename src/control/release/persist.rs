@@ -194,7 +194,7 @@ impl Active {
         let keys = self.units.changes().into_iter().map(|row| Part {
             kind: KEYS,
             number: row.number,
-            state: Some(row.state.to_vec()),
+            state: Some(row.state),
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
         let path = self.chronicle.changes().into_iter().map(|(number, point)| Part {

@@ -291,7 +291,8 @@ impl Active {
         }
         active.visible.forgone = leased.visible.saturating_sub(visible);
         active.all.forgone = leased.all.saturating_sub(failed);
-        active.trial.set_written_off(active.visible.forgone.into());
+        let (visible, all) = (active.visible.forgone, active.all.forgone);
+        active.trial.set_written_off(visible.into(), all.into());
         if let Some(step) = active.release.step() {
             let at_ms = active.timeline.ms(now);
             active.begin_step(step, at_ms);

@@ -36,11 +36,12 @@ pub struct Arm<'a> {
     pub visible_failures: Option<u64>,
     /// Requests that the client gave up, whether or not they count as failures. `None` when that was not counted.
     pub aborts: Option<u64>,
-    /// Sticky releases: the units that began and those that failed, by their chance. With them errors are judged by units
-    /// and not by requests, and latencies are those of the first requests of units. `None` where each request was drawn
-    /// by itself.
+    /// Sticky releases: the units that began and those that failed, by their chance, of the arm that their draw chose: the
+    /// key may fail on the other. With them errors are judged by units and not by requests, and latencies are those of
+    /// the first requests of units. `None` where each request was drawn by itself.
     pub units: Option<&'a [Unit]>,
-    /// Sticky releases: units whose first request failed, which counts as slow. `None` takes all that failed.
+    /// Sticky releases: units whose first request failed, which counts as slow. `None` takes all that failed, as far as
+    /// there are failures.
     pub failed_first: Option<u64>,
     /// Sticky releases: how often the failures come from the same keys. `None` takes each for another key's.
     pub repeats: Option<Repeats>,
@@ -73,7 +74,7 @@ impl Arm<'_> {
     /// Failures that count as slow answers: in sticky releases those of first requests.
     pub(crate) fn slow_failures(&self) -> u64 {
         match self.units {
-            Some(units) => self.failed_first.unwrap_or_else(|| failed(units)),
+            Some(units) => self.failed_first.unwrap_or_else(|| failed(units).min(self.failures)),
             None => self.failures,
         }
     }

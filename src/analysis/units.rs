@@ -1,8 +1,14 @@
 //! The units of a sticky release: what is compared is not requests but draws of keys (STATISTICS.md 1.j).
 //!
-//! A user with hundreds of requests says one thing about a version, not hundreds. So a key is one unit: it begins when the
-//! key is first seen, and again when a key that is on the baseline is seen after a rise of the canary's weight, which may
-//! have moved it. A unit fails once. Who has no key is a unit with each request.
+//! A user with hundreds of requests says one thing about a version, not hundreds. So the unit is the draw of a key: a key
+//! is drawn when it is first seen, and again when a key that is on the baseline is seen after a rise of the canary's
+//! weight, which may have moved it. A request without a key is a unit of its own.
+//!
+//! Each draw of a key stays a unit for the whole release, in the arm that the draw chose, whichever version the key is on
+//! later. So the first failure of a key fails all its draws: each that left it on the baseline adds `ln c`, and the one
+//! that put it on the canary adds `ln a - ln b`. What a draw is compared by, the age at which its key fails, then has the
+//! same law in both arms. If a draw ended when the next began, its unit on the baseline would count as good while a unit
+//! of the canary could still fail, and a shared outage after a rise would speak against equal versions.
 //!
 //! The table tells the units of one release apart. It is fed requests in the order of their assignment and knows no
 //! clock; the program and the simulations use the same one.
@@ -25,7 +31,8 @@ pub struct Unit {
     pub weight: f64,
     /// Those that began in the cohort.
     pub begun: u64,
-    /// Those that failed for the first time in it, whenever they began.
+    /// Those whose key failed for the first time in it, whenever they began. A key fails once, and with it each of its
+    /// draws, in the arm that the draw chose.
     pub failed: u64,
 }
 

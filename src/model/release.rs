@@ -167,8 +167,8 @@ pub struct Aborts {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingFor {
     /// `schedule`, `freeze`, `gate`, `resume`, or why the judge wants a person to look: `inconclusive`,
-    /// `too_little_traffic`, `split`, `slo`, `aborts`, `canary_full`,
-    /// `baseline_down`.
+    /// `too_little_traffic`, `split`, `slo`, `aborts`, `canary_full`, `baseline_down`; `unfinished` while requests
+    /// of the canary without an answer keep a step from its end.
     pub kind: String,
     /// The same in words, with the name of the gate, the window or the time.
     pub detail: String,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::machine::seen;
+use super::machine::{failed, seen};
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
@@ -22,6 +22,9 @@ pub struct Trial {
     /// Of the failures that are spent, those that nobody may have seen.
     #[serde(default)]
     written_off: u64,
+    /// The same of all failures.
+    #[serde(default)]
+    failed_written_off: u64,
 }
 
 /// What follows from what is known.
@@ -50,6 +53,7 @@ impl Trial {
             budget: plan.budget_rule(plan.budget(), attempt),
             rescued_budget: plan.budget_rule(plan.rescued_budget(), attempt),
             written_off: 0,
+            failed_written_off: 0,
         }
     }
 
@@ -103,9 +107,10 @@ impl Trial {
         self.rescued_budget.set_spent(failed);
     }
 
-    /// So many of them count as seen only because a killed process forgets the last of them.
-    pub fn set_written_off(&mut self, failures: u64) {
-        self.written_off = failures;
+    /// So many of the failures that users saw, and of all failures, count only because a killed process forgets the
+    /// last of them.
+    pub fn set_written_off(&mut self, visible: u64, all: u64) {
+        (self.written_off, self.failed_written_off) = (visible, all);
     }
 
     /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and both before policy:
@@ -272,10 +277,10 @@ impl Trial {
 
     fn overfailed(&self) -> String {
         let budget = &self.rescued_budget;
+        let forgotten = self.failed_written_off;
         format!(
-            "{} requests of the canary failed, whether or not users saw it: the rescued_budget of {}, with {:.1} that the \
-             baseline's rate explains and {:.1} for chance, is exhausted",
-            budget.spent(),
+            "{}: the rescued_budget of {}, with {:.1} that the baseline's rate explains and {:.1} for chance, is exhausted",
+            failed(budget.spent().saturating_sub(forgotten), forgotten),
             budget.limit(),
             budget.explained(),
             budget.chance()

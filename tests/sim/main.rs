@@ -19,6 +19,7 @@ mod latencies;
 mod power;
 mod releases;
 mod report;
+mod rises;
 mod rng;
 mod speed;
 mod sticky;
@@ -43,7 +44,7 @@ fn main() -> std::process::ExitCode {
 type Equal = (&'static str, &'static str, u64, f64, &'static str, fn(u64) -> bool);
 
 fn equal_versions(report: &mut Report) {
-    let table: [Equal; 20] = [
+    let table: [Equal; 25] = [
         ("S18.1", "full weight, constant", 2_000, 0.01, "0", full::constant),
         ("S18.2", "full weight, drift of 20 %", 2_000, 0.01, "0", full::drifting),
         (
@@ -98,6 +99,46 @@ fn equal_versions(report: &mut Report) {
             0.05,
             "28",
             sticky::s17_boundary,
+        ),
+        (
+            "S19.1",
+            "keys drawn twice, then an outage",
+            1_000,
+            0.05,
+            "-",
+            rises::one_rise,
+        ),
+        (
+            "S19.2",
+            "the same with default margins",
+            1_000,
+            0.01,
+            "-",
+            rises::one_rise_with_margins,
+        ),
+        (
+            "S19.3",
+            "keys drawn at each rise, then an outage",
+            1_000,
+            0.05,
+            "-",
+            rises::each_rise,
+        ),
+        (
+            "S19.4",
+            "the same with default margins",
+            1_000,
+            0.01,
+            "-",
+            rises::each_rise_with_margins,
+        ),
+        (
+            "S19.5",
+            "weights up and down, outages",
+            1_000,
+            0.05,
+            "-",
+            rises::up_and_down,
         ),
     ];
     all_equal(report, &table);

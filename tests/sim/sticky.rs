@@ -1,7 +1,7 @@
 //! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is the program's.
 
 use weighbridge::analysis::replay::{Mode, Outcome, Plan, Run};
-use weighbridge::analysis::{Arm, Cohort, ErrorRate, Judge, Objective, Options, Unit, Units, Verdict};
+use weighbridge::analysis::{Arm, Cohort, Entered, ErrorRate, Judge, Objective, Options, Unit, Units, Verdict};
 use weighbridge::stats::Side;
 
 use crate::errors::{judge, step};
@@ -9,8 +9,8 @@ use crate::power::Detection;
 use crate::rng::Rng;
 use crate::world::{ramp, sine};
 
-const SECOND_US: u64 = 1_000_000;
-const BAKE_US: u64 = 10 * SECOND_US;
+pub(crate) const SECOND_US: u64 = 1_000_000;
+pub(crate) const BAKE_US: u64 = 10 * SECOND_US;
 /// Between two requests of a key.
 const GAP_S: f64 = 5.0;
 
@@ -62,17 +62,27 @@ fn requests(rng: &mut Rng, scene: &Scene<'_>) -> (Vec<(u64, u32)>, Vec<Key>) {
 
 /// What one arm did in a second.
 #[derive(Default)]
-struct Second {
+pub(crate) struct Second {
     requests: u64,
     failures: u64,
     units: Vec<Unit>,
 }
 
 impl Second {
-    fn arm(&self) -> Arm<'_> {
+    pub(crate) fn arm(&self) -> Arm<'_> {
         Arm {
             units: Some(&self.units),
             ..Arm::of(self.requests, self.failures)
+        }
+    }
+
+    /// Adds a request: the baseline is the first of the arms.
+    pub(crate) fn add(arms: &mut [Second; 2], side: Side, failed: bool, entered: &Entered) {
+        let arm = &mut arms[usize::from(side == Side::Canary)];
+        arm.requests += 1;
+        arm.failures += u64::from(failed);
+        for (side, unit) in entered.units(side) {
+            unit.add_to(&mut arms[usize::from(side == Side::Canary)].units);
         }
     }
 }
@@ -103,13 +113,8 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
             let failed = key.is_bad || rng.chance(scene.background);
             let side = if canary { Side::Canary } else { Side::Baseline };
             let entered = units.enter(user, side, weight, at_us, failed);
-            let arm = &mut arms[usize::from(canary)];
-            arm.requests += 1;
-            arm.failures += u64::from(failed);
-            begun += u64::from(canary && entered.begins);
-            if let Some(unit) = entered.unit() {
-                unit.add_to(&mut arm.units);
-            }
+            begun += u64::from(canary && entered.begins.is_some());
+            Second::add(&mut arms, side, failed, &entered);
         }
         for matured in units.matured(end_us) {
             judge.mature(end_us / 1_000, matured.weight, &matured.canary, &matured.baseline);
@@ -212,12 +217,7 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
             let side = if canary { Side::Canary } else { Side::Baseline };
             let failed = canary || rng.chance(1e-3);
             let entered = units.enter(user as u32, side, 0.05, tick * 10_000, failed);
-            let arm = &mut arms[usize::from(canary)];
-            arm.requests += 1;
-            arm.failures += u64::from(failed);
-            if let Some(unit) = entered.unit() {
-                unit.add_to(&mut arm.units);
-            }
+            Second::add(&mut arms, side, failed, &entered);
         }
         let answer = run.observe(&Cohort {
             at_ms: tick * 10,

@@ -204,11 +204,10 @@ impl Replay {
         stand: Stand,
     ) -> Result<Option<Answer>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
+        let failures = baseline.failures.saturating_add(canary.failures);
         for arm in [baseline, canary] {
-            let problem = arm
-                .units
-                .as_ref()
-                .and_then(|units| units.problem(arm.requests, arm.failures));
+            let units = arm.units.as_ref();
+            let problem = units.and_then(|units| units.problem(arm.requests, failures));
             if let Some(problem) = problem {
                 return Err(self.wrong(problem));
             }

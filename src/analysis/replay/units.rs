@@ -35,18 +35,19 @@ impl UnitList {
         self.0.iter().map(|unit| unit.0).collect()
     }
 
-    /// What is wrong with the list in an arm of so many requests and failures.
+    /// What is wrong with the list in an arm of so many requests, where both arms have so many failures: a failure of a
+    /// key is one of each draw of it, and the draws chose either arm.
     pub(super) fn problem(&self, requests: u64, failures: u64) -> Option<String> {
-        let sum = |count: fn(&Unit) -> u64| {
-            self.0
-                .iter()
-                .fold(0_u64, |sum, unit| sum.saturating_add(count(&unit.0)))
-        };
-        let (begun, failed) = (sum(|unit| unit.begun), sum(|unit| unit.failed));
+        let sum = |begun: u64, unit: &UnitText| begun.saturating_add(unit.0.begun);
+        let begun = self.0.iter().fold(0, sum);
         if begun > requests {
             return Some(format!("an arm has {begun} units that begin and {requests} requests"));
         }
-        (failed > failures).then(|| format!("an arm has {failed} units that fail and {failures} failures"))
+        let most = self.0.iter().find(|unit| unit.0.failed > failures)?;
+        Some(format!(
+            "an arm has {} units with the chance {} that fail, and both arms have {failures} failures",
+            most.0.failed, most.0.weight
+        ))
     }
 }
 

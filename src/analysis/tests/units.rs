@@ -205,13 +205,19 @@ fn what_is_wrong_with_units_is_said() {
             "the chance of a unit is 5; expected more than 0 and at most 1, such as 0.05 for 5 percent",
         ),
         ("[[0.5, 501, 0]]", "an arm has 501 units that begin and 500 requests"),
-        ("[[0.5, 30, 21]]", "an arm has 21 units that fail and 20 failures"),
+        (
+            "[[0.5, 30, 41]]",
+            "an arm has 41 units with the chance 0.5 that fail, and both arms have 40 failures",
+        ),
         (
             "[[0.5, 3]]",
             "expected units as `[w_u, begun, failed]` or `[w_u, begun, failed, {kinds}]`",
         ),
         ("[[0.5, 3, 1, 7]]", "expected a map"),
     ];
+    // Every failure is one of a key that was drawn twice.
+    let twice = line(10, "[]", "[[0.5, 0, 40], [0.2, 0, 40]]");
+    assert_eq!(answer(&[twice], "").verdict, Outcome::None);
     for (units, problem) in cases {
         let mut replay = Replay::default();
         replay.line(&(PLAN.replace('\n', "") + "}")).unwrap();

@@ -5,11 +5,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Unit;
-use super::keys::{Key, Keys, Row};
+use super::keys::{Key, Keys, OldKey, Read, Row, WEIGHTS_MAX, truncated};
 use crate::stats::{Note, Side};
 
-/// Chances that are told apart. A release has as many as its steps have pairs.
-const CHANCES_MAX: usize = 1 << 12;
 /// Ages are known to this part of `bake`, and to at least 10 ms.
 const AGE_PARTS: u64 = 16;
 const AGE_LEAST_US: u64 = 10_000;
@@ -23,7 +21,11 @@ pub struct Units {
     /// What has to be added to the caller's clock, which a restart sets back.
     shift_us: u64,
     last_us: u64,
-    /// The chances that keys refer to.
+    /// The weights at which keys were drawn, which keys refer to.
+    #[serde(default)]
+    weights: Vec<f64>,
+    /// The chances that rows of an earlier version refer to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     chances: Vec<f64>,
     waiting: VecDeque<Waiting>,
     /// Units that did not begin since the table was full.
@@ -33,14 +35,12 @@ pub struct Units {
 }
 
 /// What a request means.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entered {
-    /// The chance of the request's unit; none if it belongs to none.
-    pub weight: Option<f64>,
-    /// The unit begins with it.
-    pub begins: bool,
-    /// It is the first failure of the unit.
-    pub fails: bool,
+    /// The chance of the unit that begins with it, if one does.
+    pub begins: Option<f64>,
+    /// It is the first failure of its key: the draws of the key, each with the arm that it chose and its chance.
+    pub failed: Vec<(Side, f64)>,
     /// A client has failed for the first time in the release.
     pub is_new_failing_client: bool,
     /// It is so-manieth failure of its key, from 1; 0 if it is none.
@@ -48,14 +48,32 @@ pub struct Entered {
 }
 
 impl Entered {
-    /// What the request adds to the units of its arm, if it adds something.
-    pub fn unit(&self) -> Option<Unit> {
-        let weight = self.weight.filter(|_| self.begins || self.fails)?;
-        Some(Unit {
+    /// Whether it is the first failure of its key.
+    pub fn fails(&self) -> bool {
+        !self.failed.is_empty()
+    }
+
+    /// What the request, which was given to `side`, adds to the units of either arm.
+    pub fn units(&self, side: Side) -> impl Iterator<Item = (Side, Unit)> {
+        let unit = |weight| Unit {
             weight,
-            begun: u64::from(self.begins),
-            failed: u64::from(self.fails),
-        })
+            ..Unit::default()
+        };
+        let begun = self.begins.into_iter().map(move |weight| {
+            let begun = Unit {
+                begun: 1,
+                ..unit(weight)
+            };
+            (side, begun)
+        });
+        let failed = self.failed.iter().map(move |(side, weight)| {
+            let failed = Unit {
+                failed: 1,
+                ..unit(*weight)
+            };
+            (*side, failed)
+        });
+        begun.chain(failed)
     }
 }
 
@@ -91,6 +109,7 @@ impl Units {
             width_us: (bake_us / AGE_PARTS).max(AGE_LEAST_US),
             shift_us: 0,
             last_us: 0,
+            weights: Vec::new(),
             chances: Vec::new(),
             waiting: VecDeque::new(),
             left_out: 0,
@@ -104,8 +123,13 @@ impl Units {
     pub fn resumed<'a>(mut self, rows: impl IntoIterator<Item = (u32, &'a [u8])>, now_us: u64) -> Units {
         self.shift_us = self.last_us.wrapping_sub(now_us);
         for (number, state) in rows {
-            if let Some(key) = Key::read(state) {
-                self.keys.restore(number, key);
+            match Read::row(state) {
+                Some(Read::Key(key)) => self.keys.restore(number, key),
+                Some(Read::Old(old)) => {
+                    let key = self.of_old(old);
+                    self.keys.restore(number, key);
+                }
+                None => {}
             }
         }
         self
@@ -136,18 +160,17 @@ impl Units {
         if user == Note::KEYLESS {
             return self.enter_keyless(side, weight, at, failed);
         }
-        let Some(chance) = self.chance(weight) else {
-            return self.leave_out(failed);
-        };
-        let mut entered = match self.keys.find(user) {
-            Some(number) => self.see_again(number, side, chance, at),
-            None => match self.keys.insert(user) {
-                Some(number) => self.begin(number, side, chance, chance, at),
+        let (number, mut entered) = match (self.keys.find(user), self.number(weight)) {
+            (Some(known), Some(drawn_at)) => (known, self.see_again(known, side, drawn_at, at)),
+            (Some(known), None) => (known, self.leave_out(false)),
+            (None, Some(drawn_at)) => match self.keys.insert(user) {
+                Some(new) => (new, self.begin(new, side, drawn_at, weight, at)),
                 None => return self.leave_out(failed),
             },
+            (None, None) => return self.leave_out(failed),
         };
         if failed {
-            self.fail(user, side, at, &mut entered);
+            self.fail(number, &mut entered);
         }
         entered
     }
@@ -204,9 +227,8 @@ impl Units {
     fn enter_keyless(&mut self, side: Side, weight: f64, at: u64, failed: bool) -> Entered {
         self.wait(at, weight, weight, side, u64::from(failed));
         Entered {
-            weight: Some(weight),
-            begins: true,
-            fails: failed,
+            begins: Some(weight),
+            failed: failed.then_some((side, weight)).into_iter().collect(),
             is_new_failing_client: failed,
             failure: u32::from(failed),
         }
@@ -220,63 +242,68 @@ impl Units {
         }
     }
 
-    fn begin(&mut self, number: u32, side: Side, drawn_at: u16, chance: u16, at: u64) -> Entered {
-        let weight = self.weight(chance);
-        self.keys.change(number, |key| {
-            key.seen = drawn_at;
-            key.chance = chance;
-            key.on_canary = side == Side::Canary;
-            key.begun = at;
-        });
-        self.wait(at, self.weight(drawn_at), weight, side, 0);
+    /// A key is drawn at the weight with the number `drawn_at`; `chance` is its chance to be put on the canary by that.
+    fn begin(&mut self, number: u32, side: Side, drawn_at: u8, chance: f64, at: u64) -> Entered {
+        self.keys
+            .change(number, |key| key.draw(drawn_at, side == Side::Canary, at));
+        self.wait(at, self.weight(drawn_at), chance, side, 0);
         Entered {
-            weight: Some(weight),
-            begins: true,
+            begins: Some(chance),
             ..Entered::default()
         }
     }
 
-    fn see_again(&mut self, number: u32, side: Side, drawn_at: u16, at: u64) -> Entered {
+    /// A key that is known is drawn again if it was on the baseline and a larger weight may have moved it. One that has
+    /// failed begins no further unit.
+    fn see_again(&mut self, number: u32, side: Side, drawn_at: u8, at: u64) -> Entered {
         let key = self.keys.get(number);
-        let (before, now) = (self.weight(key.seen), self.weight(drawn_at));
-        if !key.on_canary && !key.failed && now > before {
-            let moved = (now - before) / (1.0 - before);
-            if let Some(chance) = self.chance(moved) {
-                return self.begin(number, side, drawn_at, chance, at);
-            }
-            self.left_out += 1;
+        let (before, now) = (self.weight(key.last()), self.weight(drawn_at));
+        if !key.on_canary() && key.failures == 0 && now > before {
+            return self.begin(number, side, drawn_at, moved(before, now), at);
         }
-        Entered {
-            weight: Some(self.weight(key.chance)),
-            ..Entered::default()
+        Entered::default()
+    }
+
+    /// The first failure of a key fails all its draws, each in the arm that it chose, whichever arm the key is on now.
+    fn fail(&mut self, number: u32, entered: &mut Entered) {
+        let key = self.keys.get(number);
+        self.keys
+            .change(number, |key| key.failures = key.failures.saturating_add(1));
+        entered.failure = u32::from(key.failures.saturating_add(1));
+        if key.failures > 0 {
+            return;
+        }
+        entered.is_new_failing_client = true;
+        entered.failed = self.draws(&key);
+        if let Some((_, chance)) = entered.failed.last() {
+            self.fail_waiting(&key, *chance);
         }
     }
 
-    fn fail(&mut self, user: u32, side: Side, at: u64, entered: &mut Entered) {
-        let Some(number) = self.keys.find(user) else { return };
-        let key = self.keys.get(number);
-        // On the other side than its unit's, it says nothing of the unit: weights were set back, or two keys are alike.
-        let is_first = !key.failed && key.on_canary == (side == Side::Canary);
-        self.keys.change(number, |key| {
-            key.failures = key.failures.saturating_add(1);
-            key.failed |= is_first;
-        });
-        entered.failure = u32::from(self.keys.get(number).failures);
-        entered.fails = is_first;
-        entered.is_new_failing_client = is_first;
-        if is_first {
-            self.fail_waiting(&key, at);
+    /// The draws of a key in their order, each with the arm that it chose and its chance to put the key on the canary: all
+    /// but the last left it on the baseline.
+    fn draws(&self, key: &Key) -> Vec<(Side, f64)> {
+        let mut weights: Vec<f64> = key.draws().map(|weight| self.weight(weight)).collect();
+        weights.sort_by(f64::total_cmp);
+        let mut before = 0.0;
+        let chances = weights
+            .into_iter()
+            .map(|now| moved(std::mem::replace(&mut before, now), now));
+        let mut draws: Vec<_> = chances.map(|chance| (Side::Baseline, chance)).collect();
+        if let Some((side, _)) = draws.last_mut().filter(|_| key.on_canary()) {
+            *side = Side::Canary;
         }
+        draws
     }
 
-    /// A unit that waits fails before it is old enough.
-    fn fail_waiting(&mut self, key: &Key, at: u64) {
-        let weight = self.weight(key.chance);
-        let (begun, side) = (key.begun.min(at), key.on_canary);
-        let drawn_at = self.weight(key.seen);
-        let same = |one: &&mut Waiting| one.at == begun && one.canary.weight == weight && one.drawn_at == drawn_at;
+    /// The last draw of a key fails, perhaps before it is old enough. Those before it count for no step any more.
+    fn fail_waiting(&mut self, key: &Key, chance: f64) {
+        let drawn_at = self.weight(key.last());
+        let same = |one: &&mut Waiting| {
+            truncated(one.at) == key.begun && one.canary.weight == chance && one.drawn_at == drawn_at
+        };
         if let Some(waiting) = self.waiting.iter_mut().rev().find(same) {
-            let unit = if side {
+            let unit = if key.on_canary() {
                 &mut waiting.canary
             } else {
                 &mut waiting.baseline
@@ -316,181 +343,49 @@ impl Units {
         }
     }
 
-    fn chance(&mut self, weight: f64) -> Option<u16> {
-        let known = self.chances.iter().position(|known| *known == weight);
+    /// The number of a weight; `None` when too many are told apart.
+    fn number(&mut self, weight: f64) -> Option<u8> {
+        let known = self.weights.iter().position(|known| *known == weight);
         let at = known.or_else(|| {
-            (self.chances.len() < CHANCES_MAX).then(|| {
-                self.chances.push(weight);
-                self.chances.len() - 1
+            (self.weights.len() < WEIGHTS_MAX).then(|| {
+                self.weights.push(weight);
+                self.weights.len() - 1
             })
         })?;
-        u16::try_from(at).ok()
+        u8::try_from(at).ok()
     }
 
-    fn weight(&self, chance: u16) -> f64 {
-        self.chances.get(usize::from(chance)).copied().unwrap_or_default()
+    fn weight(&self, number: u8) -> f64 {
+        self.weights.get(usize::from(number)).copied().unwrap_or_default()
     }
+
+    /// A key as an earlier version wrote it down. Of its draws before the last only that there was one is known, and at
+    /// which weight the last of them was.
+    fn of_old(&mut self, old: OldKey) -> Key {
+        let of = |number: u16| self.chances.get(usize::from(number)).copied().unwrap_or_default();
+        let (now, chance) = (of(old.seen), of(old.chance));
+        let mut key = old.key;
+        let at = u64::from(key.begun);
+        if chance != now && chance < 1.0 {
+            let before = (now - chance) / (1.0 - chance);
+            let near = |known: &&f64| (**known - before).abs() < 1e-9;
+            let before = self.chances.iter().find(near).copied().unwrap_or(before);
+            if let Some(before) = self.number(before) {
+                key.draw(before, false, at);
+            }
+        }
+        if let Some(now) = self.number(now) {
+            key.draw(now, old.on_canary, at);
+        }
+        key
+    }
+}
+
+/// The chance of a key that is on the baseline at the weight `before` to be on the canary at `now`.
+fn moved(before: f64, now: f64) -> f64 {
+    (now - before) / (1.0 - before)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::keys::KEYS_MAX;
-    use super::*;
-
-    const SECOND: u64 = 1_000_000;
-    use Side::{Baseline, Canary};
-
-    fn units() -> Units {
-        Units::new(true, 10 * SECOND)
-    }
-
-    #[test]
-    fn a_key_is_one_unit_however_many_requests_it_has() {
-        let mut units = units();
-        let first = units.enter(7, Canary, 0.1, 0, false);
-        assert_eq!((first.begins, first.weight), (true, Some(0.1)));
-        let second = units.enter(7, Canary, 0.1, SECOND, true);
-        assert_eq!((second.begins, second.fails, second.failure), (false, true, 1));
-        let third = units.enter(7, Canary, 0.1, 2 * SECOND, true);
-        assert_eq!((third.fails, third.failure), (false, 2));
-    }
-
-    #[test]
-    fn a_key_of_the_baseline_begins_again_with_its_chance_to_have_moved() {
-        let mut units = units();
-        assert_eq!(units.enter(7, Baseline, 0.05, 0, false).weight, Some(0.05));
-        let stayed = units.enter(7, Baseline, 0.25, 1, false);
-        assert_eq!((stayed.begins, stayed.weight), (true, Some(0.2 / 0.95)));
-        let moved = units.enter(7, Canary, 0.5, 2, false);
-        assert_eq!((moved.begins, moved.weight), (true, Some(0.25 / 0.75)));
-        let later = units.enter(7, Canary, 1.0, 3, true);
-        assert_eq!(
-            (later.begins, later.fails),
-            (false, true),
-            "it stays the unit that it is"
-        );
-        assert_eq!(later.weight, Some(0.25 / 0.75));
-        let skipped = units.enter(8, Baseline, 0.05, 4, false);
-        assert!(skipped.begins);
-        assert_eq!(units.enter(8, Canary, 1.0, 5, false).weight, Some(0.95 / 0.95));
-    }
-
-    #[test]
-    fn a_key_that_has_failed_begins_no_further_unit() {
-        let mut units = units();
-        units.enter(7, Baseline, 0.05, 0, true);
-        let again = units.enter(7, Canary, 0.25, 1, true);
-        assert_eq!((again.begins, again.fails, again.failure), (false, false, 2));
-    }
-
-    #[test]
-    fn whoever_has_no_key_is_a_unit_with_each_request() {
-        let mut units = units();
-        for at_us in 0..3 {
-            let entered = units.enter(Note::KEYLESS, Canary, 0.1, at_us, true);
-            assert!(entered.begins && entered.fails && entered.failure == 1);
-        }
-        assert!(units.changes().is_empty(), "nothing of it is kept");
-    }
-
-    #[test]
-    fn a_unit_counts_once_when_it_is_as_old_as_bake_and_as_bad_as_it_was_then() {
-        let mut units = units();
-        units.enter(1, Canary, 0.1, 0, false);
-        units.enter(2, Canary, 0.1, 1, false);
-        units.enter(3, Baseline, 0.1, 2, false);
-        units.enter(2, Canary, 0.1, 9 * SECOND, true);
-        assert_eq!(units.matured(10 * SECOND), []);
-        let matured = units.matured(11 * SECOND);
-        let unit = |begun, failed| Unit {
-            weight: 0.1,
-            begun,
-            failed,
-        };
-        assert_eq!(
-            matured,
-            [Matured {
-                weight: 0.1,
-                canary: vec![unit(2, 1)],
-                baseline: vec![unit(1, 0)],
-            }]
-        );
-        units.enter(1, Canary, 0.1, 12 * SECOND, true);
-        assert_eq!(units.matured(60 * SECOND), [], "what fails later counts for no step");
-    }
-
-    #[test]
-    fn a_full_table_begins_no_more_units_and_says_so() {
-        let mut units = units();
-        for user in 0..u32::try_from(KEYS_MAX).unwrap() {
-            assert!(units.enter(user, Baseline, 0.1, u64::from(user), false).begins);
-        }
-        assert!(!units.is_full());
-        let late = units.enter(u32::MAX - 1, Canary, 0.1, SECOND, true);
-        assert_eq!((late.begins, late.fails, late.failure), (false, false, 1));
-        assert!(units.is_full() && units.left_out() == 1);
-        let known = units.enter(5, Baseline, 0.1, SECOND, true);
-        assert!(known.fails, "those that are known go on");
-    }
-
-    #[test]
-    fn what_was_written_down_goes_on_after_a_restart() {
-        let mut before = units();
-        before.enter(1, Canary, 0.1, 100 * SECOND, false);
-        before.enter(2, Baseline, 0.1, 100 * SECOND, true);
-        let mut rows = before.changes();
-        assert_eq!(rows.len(), 2);
-        before.enter(1, Canary, 0.1, 101 * SECOND, false);
-        assert!(
-            before.changes().is_empty(),
-            "a request that changes nothing is not written"
-        );
-        before.enter(1, Canary, 0.1, 102 * SECOND, true);
-        rows.extend(before.changes());
-        let head = serde_json::to_string(&before).unwrap();
-        let head: Units = serde_json::from_str(&head).unwrap();
-        // The clock of the new process has just begun.
-        let mut after = head.resumed(rows.iter().map(|row| (row.number, &row.state[..])), SECOND);
-        for user in [1, 2] {
-            let side = if user == 1 { Canary } else { Baseline };
-            let entered = after.enter(user, side, 0.1, 2 * SECOND, true);
-            assert_eq!(
-                (entered.begins, entered.fails, entered.failure),
-                (false, false, 2),
-                "{user}"
-            );
-        }
-        assert!(after.enter(3, Canary, 0.1, 2 * SECOND, false).begins);
-        let matured = after.matured(30 * SECOND);
-        assert_eq!(
-            matured[0].canary[0].begun, 2,
-            "the unit from before the restart and the one since: {matured:?}"
-        );
-        assert_eq!(matured[0].canary[0].failed, 1);
-    }
-
-    #[test]
-    fn what_is_written_each_time_does_not_grow_with_the_users() {
-        let mut units = units();
-        for user in 0..20_000 {
-            units.enter(user, Canary, 0.1, u64::from(user) * 50_000, true);
-        }
-        assert_eq!(units.changes().len(), 20_000);
-        units.matured(2_000 * SECOND);
-        units.enter(5, Canary, 0.1, 2_000 * SECOND, true);
-        assert_eq!(units.changes().len(), 1, "who has failed before is not written again");
-        assert!(serde_json::to_string(&units).unwrap().len() < 1_000);
-        units.forget_written();
-        assert_eq!(units.changes().len(), 20_000, "unless it may be lost");
-    }
-
-    #[test]
-    fn clients_of_a_release_without_keys_fail_once_too() {
-        let mut units = Units::new(false, SECOND);
-        assert!(!units.enter(7, Canary, 0.1, 0, false).is_new_failing_client);
-        assert!(units.enter(7, Canary, 0.1, 1, true).is_new_failing_client);
-        let again = units.enter(7, Canary, 0.1, 2, true);
-        assert!(!again.is_new_failing_client && again.failure == 1 && again.weight.is_none());
-        assert_eq!(units.matured(60 * SECOND), []);
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

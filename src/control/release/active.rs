@@ -51,7 +51,7 @@ pub(in crate::control) struct Active {
     /// When the disk may be asked again to take down failures.
     lease_at: Timestamp,
     pub(super) checkpoint_at: Timestamp,
-    assembly: Assembly,
+    pub(super) assembly: Assembly,
     scored: VecDeque<Scored>,
     /// The baseline's failures that the trial has been told of, or will be.
     baseline_failures: u32,
@@ -256,7 +256,7 @@ impl Active {
     }
 
     /// Whether more of the canary's requests are open past the landmark than the baseline's rate explains.
-    fn hangs(&self) -> bool {
+    pub(super) fn hangs(&self) -> bool {
         // The limit of the baseline's rate is found by bisection, and this is asked with each cohort.
         let open = self.assembly.open_past_landmark();
         open > 0 && f64::from(open) > self.trial.unfinished_explained()

@@ -222,7 +222,7 @@ impl Assembly {
                 // Who waits for the client counts in neither arm.
                 let counts = !matches!(ended.end, End::Displaced | End::Uploading);
                 let entered = counts.then(enter);
-                let begins = entered.and_then(|entered| entered.weight.filter(|_| entered.begins));
+                let begins = entered.as_ref().and_then(|entered| entered.begins);
                 let into = place(&mut scored, weight, is_spoiled, begins);
                 into.at_us = at_us;
                 if let Some(entered) = entered {

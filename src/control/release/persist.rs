@@ -194,7 +194,7 @@ impl Active {
         let keys = self.units.changes().into_iter().map(|row| Part {
             kind: KEYS,
             number: row.number,
-            state: Some(row.state.to_vec()),
+            state: Some(row.state),
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
         let path = self.chronicle.changes().into_iter().map(|(number, point)| Part {
@@ -291,7 +291,8 @@ impl Active {
         }
         active.visible.forgone = leased.visible.saturating_sub(visible);
         active.all.forgone = leased.all.saturating_sub(failed);
-        active.trial.set_written_off(active.visible.forgone.into());
+        let (visible, all) = (active.visible.forgone, active.all.forgone);
+        active.trial.set_written_off(visible.into(), all.into());
         if let Some(step) = active.release.step() {
             let at_ms = active.timeline.ms(now);
             active.begin_step(step, at_ms);

@@ -97,10 +97,19 @@ impl Scored {
         if sticky {
             self.baseline.sticky.get_or_insert_default();
             self.canary.sticky.get_or_insert_default();
+            for (side, unit) in entered.units(side) {
+                if let Some(sticky) = &mut self.arm(side).sticky {
+                    unit.add_to(&mut sticky.units);
+                }
+            }
         }
+        self.arm(side).count(end, entered);
+    }
+
+    fn arm(&mut self, side: Side) -> &mut ScoredArm {
         match side {
-            Side::Baseline => self.baseline.count(end, entered),
-            Side::Canary => self.canary.count(end, entered),
+            Side::Baseline => &mut self.baseline,
+            Side::Canary => &mut self.canary,
         }
     }
 }
@@ -108,7 +117,7 @@ impl Scored {
 impl ScoredArm {
     fn count(&mut self, end: End, entered: &Entered) {
         self.requests += 1;
-        let is_timed = self.sticky.is_none() || entered.begins;
+        let is_timed = self.sticky.is_none() || entered.begins.is_some();
         match end {
             End::Good { latency_us } if is_timed => self.latency_us.push((u64::from(latency_us), 1)),
             End::Good { .. } | End::Uploading | End::Displaced => {}
@@ -123,9 +132,6 @@ impl ScoredArm {
         if end.is_bad() {
             sticky.repeats.add(entered.failure.max(1));
         }
-        if let Some(unit) = entered.unit() {
-            unit.add_to(&mut sticky.units);
-            sticky.failed_first += u64::from(entered.begins && entered.fails);
-        }
+        sticky.failed_first += u64::from(entered.begins.is_some() && entered.fails());
     }
 }

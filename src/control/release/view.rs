@@ -34,7 +34,10 @@ impl Active {
             change: state.change.clone(),
             version: state.version.clone(),
             actor: state.actor.clone(),
-            waiting_for: state.waiting_for(now).or_else(|| too_few.map(for_traffic)),
+            waiting_for: state
+                .waiting_for(now)
+                .or_else(|| too_few.map(for_traffic))
+                .or_else(|| self.for_heads(state, now)),
             too_few_requests: too_few,
             approvals: state.approvals(),
             outcome: state.told_outcome(),
@@ -67,17 +70,30 @@ impl Active {
 
     /// What the step still lacks once its least time is over; `requests` are the canary's at all steps.
     fn too_few_requests(&self, state: &Release, requests: u64, now: Timestamp) -> Option<api::TooFewRequests> {
-        let step = state.plan.steps().get(state.step()?).filter(|_| state.is_judged())?;
-        let at_step_ms = u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
-        // A step that waits has had its time; since when it waits is no measure of that.
-        let had_its_time = state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms;
+        let step = state.plan.steps().get(state.step()?)?;
         let before = self.chronicle.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
         if self.trial_step == state.step() {
             // Requests that clients gave up say nothing.
             canary = canary.min(self.trial.outcomes());
         }
-        (had_its_time && canary < least).then_some(api::TooFewRequests { canary, least })
+        (had_its_time(state, now) && canary < least).then_some(api::TooFewRequests { canary, least })
+    }
+
+    /// The requests without a head that hold up the end of a step that has had its time.
+    fn for_heads(&self, state: &Release, now: Timestamp) -> Option<api::WaitingFor> {
+        let held = had_its_time(state, now) && self.hangs();
+        held.then(|| api::WaitingFor {
+            kind: "unfinished".to_owned(),
+            detail: format!(
+                "{} requests of the canary have no answer although they are older than {} ms, more than the {:.1} that \
+                 the baseline's rate explains; no step ends until they have",
+                self.assembly.open_past_landmark(),
+                self.landmark_us / 1_000,
+                self.trial.unfinished_explained()
+            ),
+            until: None,
+        })
     }
 
     /// A point of the path of the statistics.
@@ -110,6 +126,14 @@ impl Active {
         self.chronicle
             .bundle(self.view(&self.release, now, durable), judge, plan)
     }
+}
+
+/// Whether the step at which the release is judged has had its least time.
+fn had_its_time(state: &Release, now: Timestamp) -> bool {
+    let step = state.step().and_then(|step| state.plan.steps().get(step));
+    let at_step_ms = u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
+    // A step that waits has had its time; since when it waits is no measure of that.
+    state.is_judged() && step.is_some_and(|step| state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms)
 }
 
 fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {

@@ -106,13 +106,23 @@ impl Rig {
     /// The same of users who are counted from `first`.
     async fn visits(&self, points: u16, first: u64, requests: u64, over: Duration, bad: bool) {
         let Some(watch) = self.watch() else { return };
+        let notes = (first..first + requests).flat_map(|at| {
+            self.clock.advance(over / u32::try_from(requests).unwrap());
+            self.request(&watch, points, at, bad)
+        });
+        self.tell(notes.collect()).await;
+    }
+
+    /// Requests that nobody answers.
+    async fn hang(&self, points: u16, requests: u64) {
+        let Some(watch) = self.watch() else { return };
+        let assigned = |at| self.request(&watch, points, at, false)[0];
+        self.tell((0..requests).map(assigned).collect()).await;
+    }
+
+    async fn tell(&self, notes: Vec<Note>) {
         let batch = NoteBatch {
-            notes: (first..first + requests)
-                .flat_map(|at| {
-                    self.clock.advance(over / u32::try_from(requests).unwrap());
-                    self.request(&watch, points, at, bad)
-                })
-                .collect(),
+            notes,
             sent_us: micros(self.clock.now()),
             ..NoteBatch::default()
         };
@@ -158,6 +168,32 @@ fn micros(now: Timestamp) -> u64 {
 }
 
 use crate::time::Clock;
+
+#[tokio::test]
+async fn a_step_that_waits_for_answers_says_so() {
+    let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
+    let _worker = prompt_worker(&rig.links.publisher);
+    let mut release = rig.begin().await;
+    while release.phase == Phase::Progressing {
+        let points = if release.step == 1 { 2_000 } else { 5_000 };
+        rig.traffic_at(points, 50, Duration::from_millis(500), false).await;
+        release = rig.release("shop-1").await;
+    }
+    assert_eq!((release.phase, release.waiting_for), (Phase::Baking, None));
+    rig.traffic(50, Duration::from_millis(500), false).await;
+    rig.hang(10_000, 8).await;
+    rig.clock.advance(Duration::from_secs(6));
+    rig.traffic(1, Duration::from_millis(1), false).await;
+    let held = rig.release("shop-1").await;
+    assert_eq!(held.phase, Phase::Baking);
+    let waiting = held.waiting_for.unwrap();
+    assert_eq!(waiting.kind, "unfinished");
+    assert!(
+        waiting.detail.starts_with("8 requests of the canary have no answer"),
+        "{}",
+        waiting.detail
+    );
+}
 
 #[tokio::test]
 async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {

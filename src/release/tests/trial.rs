@@ -383,3 +383,17 @@ fn objectives_are_shown_flat_and_by_stable_names() {
     );
     assert_eq!(slo["canary"]["failures"], 490, "all were slower than 300 ms");
 }
+
+#[test]
+fn failures_that_a_killed_process_forgets_are_told_apart_in_what_exhausts_the_rescued_budget() {
+    let plan = plan(json!({ "steps": [10], "bake": "1s", "rescued_budget": 5, "objectives": [{ "error_rate": {} }] }));
+    let mut trial = Trial::new(&plan, 1);
+    trial.set_written_off(0, 12);
+    trial.set_failed(15);
+    let Finding::RollBack { objective, detail } = trial.finding(0) else {
+        unreachable!("not exhausted");
+    };
+    assert_eq!(objective, "rescued_budget");
+    let wanted = "3 requests of the canary failed, whether or not users saw it, and 12 more count as seen since";
+    assert!(detail.starts_with(wanted), "{detail}");
+}

@@ -1,0 +1,129 @@
+//! Keys that are drawn again and again while the canary's weight rises, and an outage that both versions share: S19.
+
+use weighbridge::analysis::{Cohort, Judge, Units, Verdict};
+use weighbridge::stats::Side;
+
+use crate::errors::{judge, step};
+use crate::rng::Rng;
+use crate::sticky::{BAKE_US, SECOND_US, Second};
+
+/// Of a phase.
+const SECONDS: u64 = 20;
+const KEYS: u64 = 20_000;
+
+/// A time at one weight.
+struct Phase {
+    weight: f64,
+    /// Keys that are new in it.
+    new_keys: u64,
+    /// Requests of a key that is known, on average.
+    requests: f64,
+    /// The chance that a request fails, on either version.
+    failing: f64,
+}
+
+impl Phase {
+    const fn quiet(weight: f64, new_keys: u64, requests: f64) -> Phase {
+        Phase {
+            weight,
+            new_keys,
+            requests,
+            failing: 0.0,
+        }
+    }
+
+    const fn outage(weight: f64, requests: f64) -> Phase {
+        Phase {
+            weight,
+            new_keys: 0,
+            requests,
+            failing: 0.1,
+        }
+    }
+}
+
+/// Whether equal versions are rolled back.
+fn rolled_back(seed: u64, mut judge: Judge, phases: &[Phase]) -> bool {
+    let mut rng = Rng::new(seed);
+    let mut places: Vec<f64> = Vec::new();
+    let mut units = Units::new(true, BAKE_US);
+    let mut second = 0;
+    for phase in phases {
+        judge.begin_step(second * 1_000, step(phase.weight, 1.0));
+        for _ in 0..SECONDS {
+            let end_us = (second + 1) * SECOND_US;
+            let known = places.len() as u64;
+            let mut arms = [Second::default(), Second::default()];
+            let mut ask = |user: u64, place: f64, failed: bool| {
+                let side = [Side::Baseline, Side::Canary][usize::from(place < phase.weight)];
+                let entered = units.enter(user as u32, side, phase.weight, second * SECOND_US, failed);
+                Second::add(&mut arms, side, failed, &entered);
+            };
+            for new in 0..phase.new_keys / SECONDS {
+                places.push(rng.uniform());
+                ask(known + new, places[(known + new) as usize], rng.chance(phase.failing));
+            }
+            for _ in 0..rng.poisson(known as f64 * phase.requests / SECONDS as f64) {
+                let user = (rng.uniform() * known as f64) as u64;
+                ask(user, places[user as usize], rng.chance(phase.failing));
+            }
+            for matured in units.matured(end_us) {
+                judge.mature(end_us / 1_000, matured.weight, &matured.canary, &matured.baseline);
+            }
+            judge.observe(&Cohort {
+                at_ms: end_us / 1_000,
+                weight: phase.weight,
+                baseline: arms[0].arm(),
+                canary: arms[1].arm(),
+            });
+            if matches!(judge.verdict(end_us / 1_000), Verdict::RollBack(_)) {
+                return true;
+            }
+            second += 1;
+        }
+    }
+    false
+}
+
+/// Keys are seen at 5 %, and again only in an outage at 25 %.
+const ONE_RISE: &[Phase] = &[Phase::quiet(0.05, KEYS, 0.0), Phase::outage(0.25, 3.0)];
+
+/// Keys come back after each rise, and the outage comes after the last.
+const EACH_RISE: &[Phase] = &[
+    Phase::quiet(0.01, KEYS, 1.0),
+    Phase::quiet(0.05, 0, 2.0),
+    Phase::quiet(0.25, 0, 2.0),
+    Phase::quiet(0.5, 0, 2.0),
+    Phase::outage(0.5, 3.0),
+];
+
+/// The same with new keys at each weight, keys that seldom come back, and weights that are set back in between.
+const UP_AND_DOWN: &[Phase] = &[
+    Phase::quiet(0.05, KEYS / 2, 0.5),
+    Phase::quiet(0.25, KEYS / 4, 0.5),
+    Phase::quiet(0.1, KEYS / 4, 0.5),
+    Phase::outage(0.05, 0.1),
+    Phase::quiet(0.5, KEYS / 4, 0.5),
+    Phase::outage(0.25, 0.2),
+    Phase::outage(0.5, 2.0),
+];
+
+pub(crate) fn one_rise(seed: u64) -> bool {
+    rolled_back(seed, judge(0.05, 1.0, 0.0), ONE_RISE)
+}
+
+pub(crate) fn one_rise_with_margins(seed: u64) -> bool {
+    rolled_back(seed, judge(0.01, 1.1, 5e-4), ONE_RISE)
+}
+
+pub(crate) fn each_rise(seed: u64) -> bool {
+    rolled_back(seed, judge(0.05, 1.0, 0.0), EACH_RISE)
+}
+
+pub(crate) fn each_rise_with_margins(seed: u64) -> bool {
+    rolled_back(seed, judge(0.01, 1.1, 5e-4), EACH_RISE)
+}
+
+pub(crate) fn up_and_down(seed: u64) -> bool {
+    rolled_back(seed, judge(0.05, 1.0, 0.0), UP_AND_DOWN)
+}

@@ -251,8 +251,7 @@ impl Assembly {
         for ((_, canary, baseline, side), user) in unfinished {
             let weight = chance(canary, baseline);
             let entered = units.enter(user, side, weight, at_us, true);
-            let begins = entered.weight.filter(|_| entered.begins);
-            let into = place(scored, weight, false, begins);
+            let into = place(scored, weight, false, entered.begins);
             into.at_us = at_us;
             into.count(side, End::Bad { visible: false }, &entered, units.are_sticky());
         }

@@ -16,12 +16,12 @@ const MARGIN: Margin = Margin {
 pub(crate) struct AbortTest {
     test: ErrorTest,
     log_e: f64,
-    aborts: Aborts,
+    aborts: AbortCounts,
 }
 
 /// Requests that clients gave up, by arm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Aborts {
+pub struct AbortCounts {
     /// The baseline's.
     pub baseline: u64,
     /// The canary's.
@@ -33,7 +33,7 @@ impl AbortTest {
         AbortTest {
             test: ErrorTest::new(MARGIN),
             log_e: 0.0,
-            aborts: Aborts::default(),
+            aborts: AbortCounts::default(),
         }
     }
 
@@ -63,20 +63,20 @@ impl AbortTest {
         self.log_e >= limit
     }
 
-    pub(crate) fn counted(&self) -> Aborts {
+    pub(crate) fn counted(&self) -> AbortCounts {
         self.aborts
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::cohort::Arm;
+    use super::super::cohort::ArmCounts;
     use super::*;
 
     fn after(weight: f64, canary: u64, baseline: u64) -> AbortTest {
-        let arm = |aborts| Arm {
+        let arm = |aborts| ArmCounts {
             aborts: Some(aborts),
-            ..Arm::of(100, 0)
+            ..ArmCounts::of(100, 0)
         };
         let mut test = AbortTest::new();
         for at_ms in 0..50 {
@@ -98,7 +98,7 @@ mod tests {
         assert!(!after(1.0, 20, 0).is_beyond(7.6), "nothing to compare with");
         assert_eq!(
             after(0.5, 3, 1).counted(),
-            Aborts {
+            AbortCounts {
                 baseline: 50,
                 canary: 150
             }

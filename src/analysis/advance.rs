@@ -6,7 +6,7 @@ use std::array;
 use serde::{Deserialize, Serialize};
 
 use super::error::{Margin, Pair};
-use super::wealth::Stakes;
+use super::wealth::AdvanceWealth;
 
 /// Bet sizes.
 pub(crate) const KAPPA: [f64; 10] = [
@@ -24,23 +24,23 @@ pub(crate) const KAPPA: [f64; 10] = [
 
 /// What each event is worth to each bet, at one weight.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Table {
+pub(crate) struct AdvanceGains {
     canary_bad: [f64; KAPPA.len()],
     canary_good: [f64; KAPPA.len()],
     baseline_bad: [f64; KAPPA.len()],
 }
 
-impl Table {
+impl AdvanceGains {
     /// The gains at `weight`, strictly between 0 and 1, when harm means `p_canary >= ratio * p_baseline + worse_by`.
     ///
     /// `worse_by` is negative only for the confidence sequence; the bets are then made smaller so that no gain falls
     /// below zero.
-    pub(crate) fn new(weight: f64, harm: Margin) -> Table {
+    pub(crate) fn new(weight: f64, harm: Margin) -> AdvanceGains {
         let rho = harm.ratio * weight / (1.0 - weight);
         let margin = harm.worse_by;
         let kappa = KAPPA.map(|kappa| kappa / (1.0 + (-margin).max(0.0)));
         let row = |gain: &dyn Fn(f64) -> f64| array::from_fn(|j| kappa.get(j).map_or(0.0, |kappa| gain(*kappa)));
-        Table {
+        AdvanceGains {
             canary_bad: row(&|kappa| (-kappa * (1.0 - margin)).ln_1p()),
             canary_good: row(&|kappa| (kappa * margin).ln_1p()),
             baseline_bad: row(&|kappa| (kappa * rho).ln_1p()),
@@ -78,18 +78,18 @@ impl Table {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Advance {
     harm: Margin,
-    stakes: Stakes<{ KAPPA.len() }>,
+    stakes: AdvanceWealth<{ KAPPA.len() }>,
     /// No less than the evidence: it is computed only when it may have reached a limit.
     bound: f64,
     #[serde(skip)]
-    table: Option<(f64, Table)>,
+    table: Option<(f64, AdvanceGains)>,
 }
 
 impl Advance {
     pub(crate) fn new(harm: Margin) -> Advance {
         Advance {
             harm,
-            stakes: Stakes::new(),
+            stakes: AdvanceWealth::new(),
             bound: 0.0,
             table: None,
         }
@@ -98,7 +98,7 @@ impl Advance {
     /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1.
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) {
         if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
-            self.table = Some((weight, Table::new(weight, self.harm)));
+            self.table = Some((weight, AdvanceGains::new(weight, self.harm)));
         }
         if let Some((_, table)) = &self.table {
             self.bound += table.score(self.stakes.bets_mut(), canary, baseline_bad as f64);

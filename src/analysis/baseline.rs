@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Arm, Counts};
-use super::landmark::landmark;
+use super::cohort::{ArmCounts, Counts};
+use super::maturity::landmark;
 use super::math::beta_regularized;
 
 /// Requests that the limit reaches back to when the release itself has seen fewer.
@@ -32,7 +32,7 @@ impl BaselineRate {
     }
 
     /// Adds a cohort's requests of the baseline. Those of a cohort at weight 0 came before the first step.
-    pub(crate) fn add(&mut self, weight: f64, baseline: &Arm<'_>) {
+    pub(crate) fn add(&mut self, weight: f64, baseline: &ArmCounts<'_>) {
         if weight > 0.0 {
             self.release.add(baseline);
         } else {

@@ -45,7 +45,7 @@ struct Explained {
 
 /// A cohort that is not scored yet, since some of its requests are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pending {
+pub struct PendingCohort {
     /// Requests assigned to the canary.
     pub canary: u64,
     /// Requests assigned to the baseline.
@@ -162,7 +162,7 @@ impl Budget {
     /// baseline counts as failing until it is known, so that nothing trips in an outage of both arms in which the
     /// canary fails at once and the baseline hangs. Whatever the open requests turn out to be, this is no less than
     /// the allowance will be once these cohorts are scored.
-    pub fn allowance_given(&self, pending: impl Iterator<Item = Pending>) -> u64 {
+    pub fn allowance_given(&self, pending: impl Iterator<Item = PendingCohort>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
             explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open, None);
@@ -221,7 +221,7 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
-    use super::super::cohort::Arm;
+    use super::super::cohort::ArmCounts;
     use super::*;
 
     const WORSE_BY: f64 = 5e-4;
@@ -229,9 +229,9 @@ mod tests {
     #[test]
     fn failures_of_the_same_key_of_the_baseline_leave_more_to_chance() {
         let mut budget = budget(0, 0.05);
-        let poison = Arm {
+        let poison = ArmCounts {
             repeats: Some(Repeats { weight: 9, largest: 3 }),
-            ..Arm::of(950, 3)
+            ..ArmCounts::of(950, 3)
         };
         budget.explain(&Cohort {
             baseline: poison,
@@ -252,8 +252,8 @@ mod tests {
         Cohort {
             at_ms: 0,
             weight,
-            baseline: Arm::of(baseline.0, baseline.1),
-            canary: Arm::of(canary.0, canary.1),
+            baseline: ArmCounts::of(baseline.0, baseline.1),
+            canary: ArmCounts::of(canary.0, canary.1),
         }
     }
 
@@ -294,9 +294,9 @@ mod tests {
     #[test]
     fn rescued_failures_are_spent_only_where_all_failures_count() {
         let rescued = Cohort {
-            canary: Arm {
+            canary: ArmCounts {
                 visible_failures: Some(0),
-                ..Arm::of(10, 10)
+                ..ArmCounts::of(10, 10)
             },
             ..cohort(0.5, (0, 0), (10, 0))
         };
@@ -363,7 +363,7 @@ mod tests {
             budget.spend(5);
         }
         assert!(budget.exhausted());
-        let hanging = |bad| Pending {
+        let hanging = |bad| PendingCohort {
             canary: 5,
             baseline: 95,
             baseline_bad_or_open: bad,
@@ -384,7 +384,7 @@ mod tests {
     #[test]
     fn what_is_pending_is_matched_like_ticks_and_changes_nothing() {
         let budget = budget(0, 0.05);
-        let tick = |canary, baseline, baseline_bad_or_open| Pending {
+        let tick = |canary, baseline, baseline_bad_or_open| PendingCohort {
             canary,
             baseline,
             baseline_bad_or_open,
@@ -400,9 +400,9 @@ mod tests {
     fn what_is_pending_at_full_weight_is_explained_as_it_will_be_once_scored() {
         let mut budget = budget(0, 0.05);
         budget.observe(&cohort(0.5, (0, 0), (5_000, 100)));
-        let pending = Pending {
+        let pending = PendingCohort {
             alone: 500,
-            ..Pending::default()
+            ..PendingCohort::default()
         };
         let given = budget.allowance_given(std::iter::once(pending));
         budget.explain(&cohort(1.0, (500, 0), (0, 0)));

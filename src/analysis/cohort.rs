@@ -12,14 +12,14 @@ pub struct Cohort<'a> {
     /// With several canaries it is this one's weight by its own and the baseline's together.
     pub weight: f64,
     /// The requests that the baseline was given.
-    pub baseline: Arm<'a>,
+    pub baseline: ArmCounts<'a>,
     /// The requests that the canary was given, whoever answered them in the end.
-    pub canary: Arm<'a>,
+    pub canary: ArmCounts<'a>,
 }
 
 /// The requests of one arm in a cohort.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Arm<'a> {
+pub struct ArmCounts<'a> {
     /// Requests assigned.
     pub requests: u64,
     /// Those of them that had failed, or had not been answered, at the landmark.
@@ -47,10 +47,10 @@ pub struct Arm<'a> {
     pub repeats: Option<Repeats>,
 }
 
-impl Arm<'_> {
+impl ArmCounts<'_> {
     /// An arm of which only errors are known.
-    pub const fn of(requests: u64, failures: u64) -> Arm<'static> {
-        Arm {
+    pub const fn of(requests: u64, failures: u64) -> ArmCounts<'static> {
+        ArmCounts {
             requests,
             failures,
             latency_us: None,
@@ -104,7 +104,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(crate) fn add(&mut self, arm: &Arm<'_>) {
+    pub(crate) fn add(&mut self, arm: &ArmCounts<'_>) {
         self.requests += arm.requests;
         self.failures += arm.failures;
     }

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::advance::{self, KAPPA};
 use super::error::{self, BETS, Margin, Pair};
-use super::split::Totals;
-use super::wealth::{Stakes, Wealth};
+use super::sample_ratio::SampleRatioTotals;
+use super::wealth::{AdvanceWealth, Wealth};
 
 /// Halvings of the interval from -ratio to 1: an error of 1e-8.
 const HALVINGS: u32 = 28;
@@ -39,7 +39,7 @@ impl Interval {
 }
 
 /// The interval at `level` (such as 0.95).
-pub(crate) fn interval(totals: &[Totals], ratio: f64, level: f64) -> Interval {
+pub(crate) fn interval(totals: &[SampleRatioTotals], ratio: f64, level: f64) -> Interval {
     let limit = (2.0 / (1.0 - level)).ln();
     let at = |worse_by: f64| Margin { ratio, worse_by };
     let (mut lower, mut upper) = (-ratio, 1.0);
@@ -66,21 +66,21 @@ fn bisect(mut holds: f64, mut fails: f64, test: impl Fn(f64) -> bool) -> f64 {
 }
 
 /// `ln` of the evidence that the difference is more than the margin (without sharing, which belongs to the decision).
-fn worse(totals: &[Totals], margin: Margin) -> f64 {
+fn worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     let mut wealth = Wealth::<BETS>::new();
     for at in totals {
         let pair = Pair::of(at.canary.requests, at.canary.failures);
-        error::Table::new(at.weight, margin).score(wealth.bets_mut(), pair, at.baseline.failures as f64);
+        error::ErrorGains::new(at.weight, margin).score(wealth.bets_mut(), pair, at.baseline.failures as f64);
     }
     wealth.log_e()
 }
 
 /// `ln` of the evidence that it is less.
-fn no_worse(totals: &[Totals], margin: Margin) -> f64 {
-    let mut stakes = Stakes::<{ KAPPA.len() }>::new();
+fn no_worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
+    let mut stakes = AdvanceWealth::<{ KAPPA.len() }>::new();
     for at in totals {
         let pair = Pair::of(at.canary.requests, at.canary.failures);
-        advance::Table::new(at.weight, margin).score(stakes.bets_mut(), pair, at.baseline.failures as f64);
+        advance::AdvanceGains::new(at.weight, margin).score(stakes.bets_mut(), pair, at.baseline.failures as f64);
     }
     stakes.log_e()
 }

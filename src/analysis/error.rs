@@ -32,21 +32,21 @@ impl Margin {
 
 /// What each event is worth to each bet, at one weight.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Table {
+pub(crate) struct ErrorGains {
     canary_bad: [f64; BETS],
     canary_good: [f64; BETS],
     baseline_bad: [f64; BETS],
 }
 
-impl Table {
+impl ErrorGains {
     /// The gains at weight `weight`, strictly between 0 and 1. A margin with `ratio` 0 ignores the baseline, and then
     /// any weight below 1 will do.
-    pub(crate) fn new(weight: f64, margin: Margin) -> Table {
+    pub(crate) fn new(weight: f64, margin: Margin) -> ErrorGains {
         let rho = margin.ratio * weight / (1.0 - weight);
         // 1/16, 1/8 … 2048: a power of two is exact.
         let bet = |j: usize| Bet::new((j as f64 - 4.0).exp2(), rho, margin.worse_by);
         let bets: [Bet; BETS] = array::from_fn(bet);
-        Table {
+        ErrorGains {
             canary_bad: bets.map(|bet| bet.canary_bad),
             canary_good: bets.map(|bet| bet.canary_good),
             baseline_bad: bets.map(|bet| bet.baseline_bad),
@@ -128,7 +128,7 @@ pub(crate) struct ErrorTest {
     margin: Margin,
     wealth: Wealth<BETS>,
     #[serde(skip)]
-    table: Option<(f64, Margin, Table)>,
+    table: Option<(f64, Margin, ErrorGains)>,
 }
 
 impl ErrorTest {
@@ -161,9 +161,9 @@ impl ErrorTest {
     }
 
     fn bet(&mut self, weight: f64, margin: Margin, canary: Pair, baseline_bad: u64) -> f64 {
-        let fits = |(known, at, _): &(f64, Margin, Table)| *known == weight && *at == margin;
+        let fits = |(known, at, _): &(f64, Margin, ErrorGains)| *known == weight && *at == margin;
         if !self.table.as_ref().is_some_and(fits) {
-            self.table = Some((weight, margin, Table::new(weight, margin)));
+            self.table = Some((weight, margin, ErrorGains::new(weight, margin)));
         }
         self.table.as_ref().map_or(0.0, |(_, _, table)| {
             table.score(self.wealth.bets_mut(), canary, baseline_bad as f64)

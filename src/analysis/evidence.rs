@@ -5,10 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use super::cohort::Counts;
 use super::confidence::Interval;
-use super::epoch::{BINS, WAYS};
+use super::bins::{BINS, WAYS};
 use super::error::{BETS, ErrorTest, Margin};
-use super::latency::Table;
-use super::ledger::Stretch;
+use super::latency::LatencyGains;
+use super::evidence_log::Segment;
 use super::options::Objective;
 use super::units::UnitCounts;
 use super::wealth::Wealth;
@@ -79,7 +79,7 @@ pub enum Behind {
         /// `ln` of the wealth of each bet, and of the cash, before the first stretch.
         opening: Vec<f64>,
         /// What was counted since.
-        stretches: Vec<Stretch>,
+        stretches: Vec<Segment>,
     },
     /// Latency. Absent bins mean that the baseline has not been seen often enough.
     Latency {
@@ -136,7 +136,7 @@ impl ObjectiveEvidence {
             }
             (Behind::Latency { bins: Some(bins), .. }, _) => {
                 let mut wealth = Wealth::<WAYS>::from_logs(&bins.opening)?;
-                Table::new(bins.weight, &bins.ratios).score(wealth.bets_mut(), &bins.canary, &bins.baseline);
+                LatencyGains::new(bins.weight, &bins.ratios).score(wealth.bets_mut(), &bins.canary, &bins.baseline);
                 Some(wealth.log_e())
             }
             (Behind::Latency { bins: None, .. }, _) => Some(0.0),

@@ -1,9 +1,9 @@
 //! How many canary requests a step is likely to need: what a plan prints before the first user is risked.
 
-use super::advance::{KAPPA, Table};
+use super::advance::{KAPPA, AdvanceGains};
 use super::error::Margin;
 use super::latency_advance::{proof, tolerated};
-use super::step::Weights;
+use super::step::StepWeights;
 
 /// What the mixture over bet sizes costs at detection, against a test that knows the effect (STATISTICS.md 2.2).
 const MIXTURE: f64 = 1.7;
@@ -42,7 +42,7 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
         return None;
     }
     let harm = Margin { ratio: 1.0, worse_by };
-    needed(Table::new(weight, harm).growth(weight, rate, rate), -beta.ln())
+    needed(AdvanceGains::new(weight, harm).growth(weight, rate, rate), -beta.ln())
 }
 
 /// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`, and `worse_by` is the
@@ -52,7 +52,7 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
 /// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread (`TAIL`);
 /// one that is wider takes longer, one that is narrower is proved sooner, and so is one in which the slack in
 /// milliseconds is more than that in per cent.
-pub fn latency_requests_to_advance(weights: Weights, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
+pub fn latency_requests_to_advance(weights: StepWeights, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
     let weight = weights.now;
     if !(weight > 0.0 && weight < 1.0) {
         return None;
@@ -66,7 +66,7 @@ pub fn latency_requests_to_advance(weights: Weights, rate: f64, worse_by: f64, b
         worse_by: 0.0,
     };
     needed(
-        Table::new(weight, harm).growth(weight, canary, beyond(BEYOND_P99)),
+        AdvanceGains::new(weight, harm).growth(weight, canary, beyond(BEYOND_P99)),
         proof(weights.next) * -beta.ln(),
     )
 }
@@ -119,7 +119,7 @@ mod tests {
         ];
         for (now, next, simulated) in steps {
             let errors = requests_to_advance(now, 0.001, 0.001 / next, 0.05).unwrap();
-            let latency = latency_requests_to_advance(Weights { now, next }, 0.001, 0.05, 0.05).unwrap();
+            let latency = latency_requests_to_advance(StepWeights { now, next }, 0.001, 0.05, 0.05).unwrap();
             let seconds = errors.max(latency) as f64 / (1_000.0 * now);
             let ratio = seconds / simulated;
             assert!((0.5..2.0).contains(&ratio), "{now}: {seconds} s against {simulated}");
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn latency_is_proved_sooner_the_more_is_tolerated_and_never_of_those_that_all_fail() {
-        let at = |now, next| Weights { now, next };
+        let at = |now, next| StepWeights { now, next };
         let requests = |worse_by| latency_requests_to_advance(at(0.5, 1.0), 0.0, worse_by, 0.05).unwrap();
         assert_eq!(requests(0.05), requests(0.15), "the step tolerates as much anyway");
         assert!(requests(0.5) < requests(0.15));

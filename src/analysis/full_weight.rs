@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::baseline::BaselineRate;
-use super::cohort::Arm;
+use super::cohort::ArmCounts;
 use super::error::{ErrorTest, Margin, Pair};
-use super::guard::Side;
+use super::slo::GuardedArm;
 use super::options::Slo;
 
 /// Tolerated failures beyond twice the limit of the baseline's rate, as a share of requests.
@@ -30,7 +30,7 @@ pub(crate) struct FullWeight {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Slow {
     slo: Slo,
-    side: Side,
+    side: GuardedArm,
 }
 
 impl FullWeight {
@@ -43,7 +43,7 @@ impl FullWeight {
                 quantile: 1.0 - SLOW,
                 below: Duration::from_micros(p99_us.saturating_mul(2)),
             },
-            side: Side::new(SLOW),
+            side: GuardedArm::new(SLOW),
         };
         FullWeight {
             limit,
@@ -53,7 +53,7 @@ impl FullWeight {
     }
 
     /// Scores a cohort at full weight.
-    pub(crate) fn score(&mut self, canary: &Arm<'_>) {
+    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>) {
         if let Some(failures) = &mut self.failures {
             failures.score_alone(self.limit, Pair::of(canary.requests, canary.failures));
         }

@@ -5,20 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::aborts::{AbortTest, Aborts};
+use super::aborts::{AbortTest, AbortCounts};
 use super::baseline::BaselineRate;
-use super::cohort::{Arm, Cohort, Counts};
+use super::cohort::{ArmCounts, Cohort, Counts};
 use super::confidence::{Interval, interval};
-use super::epoch::Slack;
+use super::bins::Slack;
 use super::error::{ErrorTest, Margin, Pair};
 use super::full_weight::FullWeight;
-use super::guard::{Finding, Guard};
+use super::slo::{SloFinding, SloGuard};
 use super::latency::{LatencyTest, sort};
-use super::ledger::Ledger;
+use super::evidence_log::EvidenceLog;
 use super::math::log_sum_exp;
 use super::options::{Objective, Options};
-use super::split::Split;
-use super::step::{Inconclusive, Progress, Step, Tests};
+use super::sample_ratio::SampleRatioTest;
+use super::step::{Inconclusive, StepProgress, StepConditions, Tests};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// Wealth is shared anew once in this time, and when a step begins.
@@ -41,7 +41,7 @@ pub enum Verdict {
     /// The canary is worse. Once said, said for good.
     RollBack(Cause),
     /// A person should look; the brakes work on meanwhile.
-    Hold(Reason),
+    Hold(WaitReason),
 }
 
 /// Why a release is rolled back.
@@ -61,7 +61,7 @@ pub enum Cause {
 /// Why a release waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reason {
+pub enum WaitReason {
     /// The traffic is not split as the weights say, so that no comparison can be trusted.
     Split,
     /// Both versions are beyond a fixed limit.
@@ -92,18 +92,18 @@ impl Cause {
     }
 }
 
-impl Reason {
+impl WaitReason {
     /// Its name in answers, metrics and the journal.
     pub fn as_str(self) -> &'static str {
         match self {
-            Reason::Split => "split",
+            WaitReason::Split => "split",
             // A fixed limit too, that comes from the baseline's past.
-            Reason::Slo | Reason::Slow => "slo",
-            Reason::Aborts => "aborts",
-            Reason::CanaryFull => "canary_full",
-            Reason::BaselineDown => "baseline_down",
-            Reason::Inconclusive => "inconclusive",
-            Reason::TooLittleTraffic => "too_little_traffic",
+            WaitReason::Slo | WaitReason::Slow => "slo",
+            WaitReason::Aborts => "aborts",
+            WaitReason::CanaryFull => "canary_full",
+            WaitReason::BaselineDown => "baseline_down",
+            WaitReason::Inconclusive => "inconclusive",
+            WaitReason::TooLittleTraffic => "too_little_traffic",
         }
     }
 }
@@ -119,14 +119,14 @@ pub struct Judge {
     pub(crate) log_share: f64,
     pub(crate) error: Option<ErrorTest>,
     pub(crate) latency: Option<LatencyTest>,
-    pub(crate) guards: Vec<Guard>,
-    pub(crate) split: Split,
+    pub(crate) guards: Vec<SloGuard>,
+    pub(crate) split: SampleRatioTest,
     pub(crate) aborts: AbortTest,
     rate: BaselineRate,
     /// The limits at full weight, while the canary has it.
     full_weight: Option<FullWeight>,
-    pub(crate) ledger: Ledger,
-    pub(crate) progress: Option<Progress>,
+    pub(crate) ledger: EvidenceLog,
+    pub(crate) progress: Option<StepProgress>,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
     pub(crate) failing_clients: u64,
@@ -157,7 +157,7 @@ impl Judge {
             _ => None,
         });
         let guards = objectives.iter().filter_map(|objective| match objective {
-            Objective::Slo(slo) => Some(Guard::new(*slo)),
+            Objective::Slo(slo) => Some(SloGuard::new(*slo)),
             _ => None,
         });
         let relative = u32::from(error.is_some()) + u32::from(latency.is_some());
@@ -169,11 +169,11 @@ impl Judge {
             error,
             latency,
             options,
-            split: Split::default(),
+            split: SampleRatioTest::default(),
             aborts: AbortTest::new(),
             rate: BaselineRate::default(),
             full_weight: None,
-            ledger: Ledger::new(),
+            ledger: EvidenceLog::new(),
             progress: None,
             canary: Counts::default(),
             baseline: Counts::default(),
@@ -200,7 +200,7 @@ impl Judge {
     }
 
     /// Begins a step. The evidence against the canary stays; the evidence for it is gathered anew.
-    pub fn begin_step(&mut self, now_ms: u64, step: Step) {
+    pub fn begin_step(&mut self, now_ms: u64, step: StepConditions) {
         let now_ms = now_ms.max(self.now_ms);
         self.pass_to(now_ms);
         if self.progress.is_some() {
@@ -214,7 +214,7 @@ impl Judge {
             latency: self.latency.as_ref().map(|test| (test.slack(), test.epoch())),
             limit: self.advance_limit,
         };
-        self.progress = Some(Progress::new(step, now_ms, &tests));
+        self.progress = Some(StepProgress::new(step, now_ms, &tests));
     }
 
     /// Scores a cohort. Cohorts come in the order of their start; several with the same time are several proxies'.
@@ -255,24 +255,24 @@ impl Judge {
             return Verdict::RollBack(cause);
         }
         if self.split.doubted() {
-            return Verdict::Hold(Reason::Split);
+            return Verdict::Hold(WaitReason::Split);
         }
         if self
             .guards
             .iter()
-            .any(|guard| guard.finding(self.limit) == Finding::BothBeyond)
+            .any(|guard| guard.finding(self.limit) == SloFinding::BothBeyond)
         {
-            return Verdict::Hold(Reason::Slo);
+            return Verdict::Hold(WaitReason::Slo);
         }
         if self
             .full_weight
             .as_ref()
             .is_some_and(|limits| limits.is_slow(self.limit))
         {
-            return Verdict::Hold(Reason::Slow);
+            return Verdict::Hold(WaitReason::Slow);
         }
         if self.aborts.is_beyond(self.limit) {
-            return Verdict::Hold(Reason::Aborts);
+            return Verdict::Hold(WaitReason::Aborts);
         }
         let Some(progress) = &self.progress else {
             return Verdict::Continue;
@@ -302,7 +302,7 @@ impl Judge {
     }
 
     /// Requests that clients gave up.
-    pub fn aborts(&self) -> Aborts {
+    pub fn aborts(&self) -> AbortCounts {
         self.aborts.counted()
     }
 
@@ -329,14 +329,14 @@ impl Judge {
         self.rolled_back
     }
 
-    fn inconclusive(&self, progress: &Progress) -> Verdict {
+    fn inconclusive(&self, progress: &StepProgress) -> Verdict {
         let enough = progress.has_traffic();
         let harmless = self.log_e_max < 0.5 * self.limit;
         match progress.step.inconclusive {
             Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
             Inconclusive::Advance if enough && harmless => Verdict::Advance,
-            _ if enough => Verdict::Hold(Reason::Inconclusive),
-            _ => Verdict::Hold(Reason::TooLittleTraffic),
+            _ if enough => Verdict::Hold(WaitReason::Inconclusive),
+            _ => Verdict::Hold(WaitReason::TooLittleTraffic),
         }
     }
 
@@ -442,7 +442,7 @@ impl Judge {
         let Some(limits) = &mut self.full_weight else { return };
         // One broken user of a sticky service must not condemn the canary here either.
         let cohort = &Cohort {
-            canary: Arm {
+            canary: ArmCounts {
                 failures: cohort.canary.distinct_failures(),
                 ..cohort.canary
             },
@@ -495,7 +495,7 @@ impl Judge {
         if self.bound >= self.log_e_max.min(self.limit) {
             self.weigh_exactly();
         }
-        let beyond = |guard: &Guard| guard.finding(self.limit) == Finding::Beyond;
+        let beyond = |guard: &SloGuard| guard.finding(self.limit) == SloFinding::Beyond;
         if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
             self.rolled_back = Some(Cause::Slo);
         }

@@ -7,9 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::Arm;
-use super::epoch::{BINS, Epoch, Slack, WAYS, bin};
-use super::past::Past;
+use super::cohort::ArmCounts;
+use super::bins::{BINS, Bins, Slack, WAYS, bin};
+use super::decaying_histogram::DecayingHistogram;
 use super::wealth::Wealth;
 
 /// Baseline observations before bets are made.
@@ -25,26 +25,26 @@ const RECUT_MS: u64 = 1_000;
 const REMEMBERED: f64 = 4_000.0;
 
 /// Observations of one arm by bin.
-pub(crate) type Bins = [f64; BINS];
+pub(crate) type BinCounts = [f64; BINS];
 
 /// What an observation in each bin is worth to each bet, at one weight.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Table<const M: usize> {
+pub(crate) struct LatencyGains<const M: usize> {
     canary: [[f64; BINS]; M],
     baseline: [[f64; BINS]; M],
 }
 
-impl<const M: usize> Table<M> {
-    pub(crate) fn new(weight: f64, ratios: &[[f64; BINS]; M]) -> Table<M> {
+impl<const M: usize> LatencyGains<M> {
+    pub(crate) fn new(weight: f64, ratios: &[[f64; BINS]; M]) -> LatencyGains<M> {
         let norm = |ratio: f64| (weight * ratio + 1.0 - weight).ln();
-        Table {
+        LatencyGains {
             canary: ratios.map(|row| row.map(|ratio| ratio.ln() - norm(ratio))),
             baseline: ratios.map(|row| row.map(|ratio| -norm(ratio))),
         }
     }
 
     /// Adds what observations are worth to the bets, and gives what they were worth to the luckiest, cash included.
-    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &Bins, baseline: &Bins) -> f64 {
+    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &BinCounts, baseline: &BinCounts) -> f64 {
         let mut most = 0.0_f64;
         for (bet, (a, c)) in bets.iter_mut().zip(self.canary.iter().zip(&self.baseline)) {
             let gain = dot(a, canary) + dot(c, baseline);
@@ -55,12 +55,12 @@ impl<const M: usize> Table<M> {
     }
 
     #[cfg(test)]
-    pub(crate) fn rows(&self) -> impl Iterator<Item = (&Bins, &Bins)> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&BinCounts, &BinCounts)> {
         self.canary.iter().zip(&self.baseline)
     }
 }
 
-fn dot(left: &Bins, right: &Bins) -> f64 {
+fn dot(left: &BinCounts, right: &BinCounts) -> f64 {
     left.iter().zip(right).map(|(l, r)| l * r).sum()
 }
 
@@ -75,25 +75,25 @@ pub(crate) struct LatencyTest {
     /// Leaving failures out would not do for that, since then the baseline alone has the fast answers, which looks slow
     /// too. It names the culprit and decides nothing.
     by_slowness: Wealth<WAYS>,
-    past: Past,
+    past: DecayingHistogram,
     first_ms: Option<u64>,
     next_cut_ms: u64,
-    epoch: Option<Epoch>,
-    stretch: Stretch,
+    epoch: Option<Bins>,
+    stretch: LatencySegment,
     /// The table of the last weight and these bins. Kept when it is out of date, so that a new one allocates nothing.
     #[serde(skip)]
-    table: Option<Box<Table<WAYS>>>,
+    table: Option<Box<LatencyGains<WAYS>>>,
     #[serde(skip)]
     table_of: Option<f64>,
 }
 
 /// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Stretch {
+pub(crate) struct LatencySegment {
     pub(crate) opening: Wealth<WAYS>,
     pub(crate) weight: f64,
-    pub(crate) canary: Bins,
-    pub(crate) baseline: Bins,
+    pub(crate) canary: BinCounts,
+    pub(crate) baseline: BinCounts,
 }
 
 impl LatencyTest {
@@ -103,15 +103,15 @@ impl LatencyTest {
             wealth: Wealth::new(),
             without_failures: Wealth::new(),
             by_slowness: Wealth::new(),
-            past: Past::new(),
+            past: DecayingHistogram::new(),
             first_ms: None,
             next_cut_ms: 0,
             epoch: None,
-            stretch: Stretch {
+            stretch: LatencySegment {
                 opening: Wealth::new(),
                 weight: 0.0,
-                canary: Bins::default(),
-                baseline: Bins::default(),
+                canary: BinCounts::default(),
+                baseline: BinCounts::default(),
             },
             table: None,
             table_of: None,
@@ -132,7 +132,7 @@ impl LatencyTest {
             return false;
         }
         let Some(view) = self.past.view() else { return false };
-        self.epoch = Some(Epoch::cut(&view, self.slack));
+        self.epoch = Some(Bins::cut(&view, self.slack));
         self.past.forget_down_to(REMEMBERED);
         self.next_cut_ms = now_ms + RECUT_MS;
         self.close();
@@ -147,10 +147,10 @@ impl LatencyTest {
 
     /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet. Gives the most by which
     /// the wealth (in log space) may have grown.
-    pub(crate) fn score(&mut self, weight: f64, canary: &Bins, baseline: &Bins, canary_failures: u64) -> f64 {
+    pub(crate) fn score(&mut self, weight: f64, canary: &BinCounts, baseline: &BinCounts, canary_failures: u64) -> f64 {
         let Some(epoch) = &self.epoch else { return 0.0 };
         if self.table_of != Some(weight) {
-            let table = Table::new(weight, &epoch.ratios);
+            let table = LatencyGains::new(weight, &epoch.ratios);
             match &mut self.table {
                 Some(kept) => **kept = table,
                 none => *none = Some(Box::new(table)),
@@ -178,7 +178,7 @@ impl LatencyTest {
     }
 
     /// Remembers a cohort's baseline, after the cohort was scored.
-    pub(crate) fn remember(&mut self, baseline: &Arm<'_>) {
+    pub(crate) fn remember(&mut self, baseline: &ArmCounts<'_>) {
         if let Some(latency_us) = baseline.latency_us {
             self.past.record(latency_us, baseline.slow_failures());
         }
@@ -202,11 +202,11 @@ impl LatencyTest {
         self.slack
     }
 
-    pub(crate) fn epoch(&self) -> Option<&Epoch> {
+    pub(crate) fn epoch(&self) -> Option<&Bins> {
         self.epoch.as_ref()
     }
 
-    pub(crate) fn stretch(&self) -> &Stretch {
+    pub(crate) fn stretch(&self) -> &LatencySegment {
         &self.stretch
     }
 
@@ -226,17 +226,17 @@ impl LatencyTest {
     }
 }
 
-impl Stretch {
+impl LatencySegment {
     fn open(&mut self, wealth: &Wealth<WAYS>, weight: f64) {
-        *self = Stretch {
+        *self = LatencySegment {
             opening: wealth.clone(),
             weight,
-            canary: Bins::default(),
-            baseline: Bins::default(),
+            canary: BinCounts::default(),
+            baseline: BinCounts::default(),
         };
     }
 
-    fn add(&mut self, canary: &Bins, baseline: &Bins) {
+    fn add(&mut self, canary: &BinCounts, baseline: &BinCounts) {
         for (sum, more) in self.canary.iter_mut().zip(canary) {
             *sum += more;
         }
@@ -247,7 +247,7 @@ impl Stretch {
 }
 
 /// The observations with so many more, spread over the bins as the baseline's are.
-fn as_fast_as(baseline: &Bins, more: f64, mut observations: Bins) -> Bins {
+fn as_fast_as(baseline: &BinCounts, more: f64, mut observations: BinCounts) -> BinCounts {
     let seen: f64 = baseline.iter().sum();
     if seen > 0.0 {
         for (sum, of_baseline) in observations.iter_mut().zip(baseline) {
@@ -258,8 +258,8 @@ fn as_fast_as(baseline: &Bins, more: f64, mut observations: Bins) -> Bins {
 }
 
 /// An arm's observations by bin: its answers by latency, and its failures in the slowest.
-pub(crate) fn sort(arm: &Arm<'_>, latency_us: &[(u64, u64)], edges: &[u64; BINS - 1]) -> Bins {
-    let mut bins = Bins::default();
+pub(crate) fn sort(arm: &ArmCounts<'_>, latency_us: &[(u64, u64)], edges: &[u64; BINS - 1]) -> BinCounts {
+    let mut bins = BinCounts::default();
     for (value, count) in latency_us {
         if let Some(slot) = bins.get_mut(bin(edges, *value)) {
             *slot += *count as f64;

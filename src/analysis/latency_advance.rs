@@ -10,11 +10,11 @@ use std::array;
 use serde::{Deserialize, Serialize};
 
 use super::advance::Advance;
-use super::cohort::Arm;
-use super::epoch::{Epoch, Slack, Threshold};
+use super::cohort::ArmCounts;
+use super::bins::{Bins, Slack, Threshold};
 use super::error::{Margin, Pair};
-use super::lately::Lately;
-use super::step::Weights;
+use super::recent::RecentLatency;
+use super::step::StepWeights;
 
 /// A second before which the baseline was beyond a threshold more than so many times too often is left out; a second
 /// without requests of the baseline is passed over.
@@ -51,16 +51,16 @@ pub(crate) struct LatencyAdvance {
     /// The most that a second may add.
     cap: f64,
     second: u64,
-    tests: [At; 3],
+    tests: [ThresholdTest; 3],
     baseline_seen: f64,
     /// Before the canary is alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    lately: Option<Lately>,
+    lately: Option<RecentLatency>,
 }
 
 /// The test at one threshold.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct At {
+struct ThresholdTest {
     threshold: Option<Threshold>,
     test: Advance,
     /// The evidence when the second began.
@@ -69,9 +69,9 @@ struct At {
     frozen: bool,
 }
 
-impl At {
-    fn new(harm: Margin) -> At {
-        At {
+impl ThresholdTest {
+    fn new(harm: Margin) -> ThresholdTest {
+        ThresholdTest {
             threshold: None,
             test: Advance::new(harm),
             opening: 0.0,
@@ -84,7 +84,7 @@ impl At {
 impl LatencyAdvance {
     /// The test of a step, with `limit` for `ln(1/beta)`. What the abort test lets pass as no slower is tolerated here
     /// too, or a canary within its objective could neither be rolled back nor promoted.
-    pub(crate) fn new(weights: Weights, objective: Slack, limit: f64, epoch: Option<&Epoch>) -> LatencyAdvance {
+    pub(crate) fn new(weights: StepWeights, objective: Slack, limit: f64, epoch: Option<&Bins>) -> LatencyAdvance {
         let harm = Margin {
             ratio: 1.0,
             worse_by: 0.0,
@@ -97,9 +97,9 @@ impl LatencyAdvance {
             limit: limit * proof(weights.next),
             cap: limit * PART,
             second: 0,
-            tests: array::from_fn(|_| At::new(harm)),
+            tests: array::from_fn(|_| ThresholdTest::new(harm)),
             baseline_seen: 0.0,
-            lately: (weights.next >= 1.0).then(|| Lately::new(objective)),
+            lately: (weights.next >= 1.0).then(|| RecentLatency::new(objective)),
         };
         if let Some(epoch) = epoch {
             test.recut(epoch);
@@ -108,7 +108,7 @@ impl LatencyAdvance {
     }
 
     /// Takes over the thresholds of a new epoch.
-    pub(crate) fn recut(&mut self, epoch: &Epoch) {
+    pub(crate) fn recut(&mut self, epoch: &Bins) {
         for (at, threshold) in self.tests.iter_mut().zip(epoch.thresholds(self.slack)) {
             at.threshold = Some(threshold);
         }
@@ -118,7 +118,7 @@ impl LatencyAdvance {
     }
 
     /// Scores a cohort assigned at `weight`, strictly between 0 and 1.
-    pub(crate) fn score(&mut self, at_ms: u64, weight: f64, canary: Seen<'_>, baseline: Seen<'_>) {
+    pub(crate) fn score(&mut self, at_ms: u64, weight: f64, canary: AnswerCounts<'_>, baseline: AnswerCounts<'_>) {
         self.begin_second(at_ms / SECOND_MS);
         self.baseline_seen += baseline.observations() as f64;
         if let Some(lately) = &mut self.lately {
@@ -143,7 +143,7 @@ impl LatencyAdvance {
     /// Whether the canary would be alone after this step, and has been slower in the last seconds than the objective
     /// allows.
     pub(crate) fn slower_lately(&self) -> bool {
-        self.lately.as_ref().is_some_and(Lately::slower)
+        self.lately.as_ref().is_some_and(RecentLatency::slower)
     }
 
     /// `ln` of the evidence that passes the step.
@@ -153,7 +153,7 @@ impl LatencyAdvance {
 
     /// `ln` of the evidence of the weakest of the three.
     pub(crate) fn log_e(&self) -> f64 {
-        let bounded = |at: &At| at.test.log_e().min(at.opening + self.cap);
+        let bounded = |at: &ThresholdTest| at.test.log_e().min(at.opening + self.cap);
         self.tests.iter().map(bounded).fold(f64::INFINITY, f64::min)
     }
 
@@ -183,15 +183,15 @@ impl LatencyAdvance {
 
 /// An arm's answers and failures.
 #[derive(Clone, Copy)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct AnswerCounts<'a> {
     pub(crate) latency_us: &'a [(u64, u64)],
     pub(crate) failures: u64,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> AnswerCounts<'a> {
     /// What an arm saw, if its latency was measured.
-    pub(crate) fn of(arm: &Arm<'a>) -> Option<Seen<'a>> {
-        arm.latency_us.map(|latency_us| Seen {
+    pub(crate) fn of(arm: &ArmCounts<'a>) -> Option<AnswerCounts<'a>> {
+        arm.latency_us.map(|latency_us| AnswerCounts {
             latency_us,
             failures: arm.slow_failures(),
         })
@@ -224,11 +224,11 @@ mod tests {
     }
 
     /// A step that is not the last.
-    fn at(now: f64) -> Weights {
-        Weights { now, next: 0.9 }
+    fn at(now: f64) -> StepWeights {
+        StepWeights { now, next: 0.9 }
     }
 
-    fn at_100_ms(weights: Weights) -> LatencyAdvance {
+    fn at_100_ms(weights: StepWeights) -> LatencyAdvance {
         let threshold = Threshold {
             baseline_us: 100_000,
             canary_us: 200_000,
@@ -246,7 +246,7 @@ mod tests {
     /// A cohort in which so many of 100 requests of the baseline are slow, and none of the canary's.
     fn cohort(test: &mut LatencyAdvance, at_ms: u64, slow: u64) {
         let baseline = [(90_000, 100 - slow), (110_000, slow)];
-        let seen = |latency_us| Seen {
+        let seen = |latency_us| AnswerCounts {
             latency_us,
             failures: 0,
         };
@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn the_last_comparison_takes_twice_the_evidence() {
         let seconds = |next| {
-            let mut test = at_100_ms(Weights { now: 0.1, next });
+            let mut test = at_100_ms(StepWeights { now: 0.1, next });
             let passed = |second: &u64| {
                 cohort(&mut test, second * 1_000, 20);
                 test.passed()
@@ -285,13 +285,13 @@ mod tests {
             nominal: 0.1,
         };
         let passes_after = |next: f64, slow_seconds: u64| {
-            let mut test = at_100_ms(Weights { now: 0.1, next });
+            let mut test = at_100_ms(StepWeights { now: 0.1, next });
             if let Some(lately) = &mut test.lately {
                 lately.set_thresholds([allowed; 3]);
             }
             (1..=60).for_each(|second| cohort(&mut test, second * 1_000, 20));
             for second in 61..=60 + slow_seconds {
-                let seen = |latency_us| Seen {
+                let seen = |latency_us| AnswerCounts {
                     latency_us,
                     failures: 0,
                 };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::epoch::Slack;
+use super::bins::Slack;
 use super::error::Margin;
 use super::text::{share, time};
 
@@ -47,9 +47,9 @@ impl Default for Options {
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
     /// The canary fails no more often than the baseline at the same time, with a margin.
-    ErrorRate(ErrorRate),
+    ErrorRate(ErrorRateMargin),
     /// The canary is no slower than the baseline at the same time, over the whole distribution, with a margin.
-    Latency(Latency),
+    Latency(LatencyMargin),
     /// The canary stays within a fixed limit.
     Slo(Slo),
 }
@@ -57,7 +57,7 @@ pub enum Objective {
 /// The margin for errors: `p_canary <= ratio * p_baseline + worse_by`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ErrorRate {
+pub struct ErrorRateMargin {
     /// Times the baseline's rate.
     pub ratio: f64,
     /// And so much more, as a share of requests; written in percentage points.
@@ -65,9 +65,9 @@ pub struct ErrorRate {
     pub worse_by: f64,
 }
 
-impl Default for ErrorRate {
+impl Default for ErrorRateMargin {
     fn default() -> Self {
-        ErrorRate {
+        ErrorRateMargin {
             ratio: 1.1,
             worse_by: 0.0005,
         }
@@ -77,7 +77,7 @@ impl Default for ErrorRate {
 /// The margin for latency: slower by more than both of these is harm.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Latency {
+pub struct LatencyMargin {
     /// A share of the baseline's latency.
     #[serde(with = "share")]
     pub worse_by: f64,
@@ -86,9 +86,9 @@ pub struct Latency {
     pub at_least: Duration,
 }
 
-impl Default for Latency {
+impl Default for LatencyMargin {
     fn default() -> Self {
-        Latency {
+        LatencyMargin {
             worse_by: 0.05,
             at_least: Duration::from_millis(1),
         }
@@ -137,8 +137,8 @@ impl Objective {
     }
 }
 
-impl From<ErrorRate> for Margin {
-    fn from(objective: ErrorRate) -> Margin {
+impl From<ErrorRateMargin> for Margin {
+    fn from(objective: ErrorRateMargin) -> Margin {
         Margin {
             ratio: objective.ratio,
             worse_by: objective.worse_by,
@@ -146,8 +146,8 @@ impl From<ErrorRate> for Margin {
     }
 }
 
-impl From<Latency> for Slack {
-    fn from(objective: Latency) -> Slack {
+impl From<LatencyMargin> for Slack {
+    fn from(objective: LatencyMargin) -> Slack {
         Slack {
             worse_by: objective.worse_by,
             at_least_us: objective.at_least.as_secs_f64() * 1e6,
@@ -160,8 +160,8 @@ impl Options {
     pub fn judged(&self) -> Vec<Objective> {
         if self.objectives.is_empty() {
             return vec![
-                Objective::ErrorRate(ErrorRate::default()),
-                Objective::Latency(Latency::default()),
+                Objective::ErrorRate(ErrorRateMargin::default()),
+                Objective::Latency(LatencyMargin::default()),
             ];
         }
         self.objectives.clone()

@@ -4,14 +4,14 @@ use serde::{Deserialize, Serialize};
 
 use super::advance::Advance;
 use super::cohort::{Cohort, Counts};
-use super::epoch::{Epoch, Slack};
+use super::bins::{Bins, Slack};
 use super::error::{Margin, Pair};
-use super::latency_advance::{LatencyAdvance, Seen};
+use super::latency_advance::{LatencyAdvance, AnswerCounts};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// The conditions of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Step {
+pub struct StepConditions {
     /// The canary's chance of a request, 0 to 1.
     pub weight: f64,
     /// The same at the step after this one, which is where the harm would be done.
@@ -43,17 +43,17 @@ pub enum Inconclusive {
 
 /// The canary's chance of a request, 0 to 1, at a step and at the one after it.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Weights {
+pub struct StepWeights {
     /// At the step.
     pub now: f64,
     /// At the one after it.
     pub next: f64,
 }
 
-impl Step {
+impl StepConditions {
     /// Its weight, and the next step's.
-    pub fn weights(&self) -> Weights {
-        Weights {
+    pub fn weights(&self) -> StepWeights {
+        StepWeights {
             now: self.weight,
             next: self.next_weight,
         }
@@ -68,8 +68,8 @@ impl Step {
 
 /// A step under way.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Progress {
-    pub(crate) step: Step,
+pub(crate) struct StepProgress {
+    pub(crate) step: StepConditions,
     pub(crate) begun_ms: u64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
@@ -86,18 +86,18 @@ pub(crate) struct Progress {
 pub(crate) struct Tests<'a> {
     pub(crate) error: bool,
     pub(crate) harm_budget: f64,
-    pub(crate) latency: Option<(Slack, Option<&'a Epoch>)>,
+    pub(crate) latency: Option<(Slack, Option<&'a Bins>)>,
     pub(crate) limit: f64,
 }
 
-impl Progress {
-    pub(crate) fn new(step: Step, begun_ms: u64, tests: &Tests<'_>) -> Progress {
+impl StepProgress {
+    pub(crate) fn new(step: StepConditions, begun_ms: u64, tests: &Tests<'_>) -> StepProgress {
         let harm = Margin {
             ratio: 1.0,
             worse_by: margin(tests.harm_budget, step.next_weight),
         };
         let latency = |(slack, epoch)| LatencyAdvance::new(step.weights(), slack, tests.limit, epoch);
-        Progress {
+        StepProgress {
             step,
             begun_ms,
             canary: Counts::default(),
@@ -129,7 +129,7 @@ impl Progress {
             error.settle(limit);
         }
         if let Some(latency) = &mut self.latency
-            && let (Some(canary), Some(baseline)) = (Seen::of(&cohort.canary), Seen::of(&cohort.baseline))
+            && let (Some(canary), Some(baseline)) = (AnswerCounts::of(&cohort.canary), AnswerCounts::of(&cohort.baseline))
         {
             let weight = begun_at(&cohort.canary, &cohort.baseline).unwrap_or(cohort.weight);
             if weight < 1.0 {

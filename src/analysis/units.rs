@@ -21,7 +21,7 @@ pub use table::{Entered, Matured, Units};
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Arm, Counts};
+use super::cohort::{ArmCounts, Counts};
 
 /// Units of one arm that were drawn with the same chance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -119,7 +119,7 @@ pub(crate) fn paired<'a>(
 }
 
 /// The chance of the units that began in a cohort, which its latencies are of; `None` when there are several.
-pub(crate) fn begun_at(canary: &Arm<'_>, baseline: &Arm<'_>) -> Option<f64> {
+pub(crate) fn begun_at(canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>) -> Option<f64> {
     let all = canary.units.into_iter().chain(baseline.units).flatten();
     let mut begun = all.filter(|unit| unit.begun > 0).map(|unit| unit.weight);
     let first = begun.next()?;

@@ -78,11 +78,11 @@ impl<const N: usize> Wealth<N> {
 /// `N` bets of equal opening share without cash, for the advance tests, which begin anew at each step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound(serialize = "[f64; N]: Serialize", deserialize = "[f64; N]: Deserialize<'de>"))]
-pub(crate) struct Stakes<const N: usize>([f64; N]);
+pub(crate) struct AdvanceWealth<const N: usize>([f64; N]);
 
-impl<const N: usize> Stakes<N> {
+impl<const N: usize> AdvanceWealth<N> {
     pub(crate) fn new() -> Self {
-        Stakes([-(N as f64).ln(); N])
+        AdvanceWealth([-(N as f64).ln(); N])
     }
 
     pub(crate) fn bets_mut(&mut self) -> &mut [f64; N] {

@@ -4,7 +4,7 @@ use super::freeze::frozen;
 use super::plan::{Plan, Step};
 use super::state::rfc3339;
 use crate::analysis::{
-    self, ErrorRate, Latency, Objective, latency_requests_to_advance, requests_to_advance, requests_to_detect,
+    self, ErrorRateMargin, LatencyMargin, Objective, latency_requests_to_advance, requests_to_advance, requests_to_detect,
 };
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;
@@ -119,7 +119,7 @@ impl Traffic {
         }
     }
 
-    fn to_advance(&self, plan: &Plan, step: &analysis::Step) -> Option<u64> {
+    fn to_advance(&self, plan: &Plan, step: &analysis::StepConditions) -> Option<u64> {
         let options = plan.analysis(1);
         if step.weight >= 1.0 {
             return Some(step.min_requests);
@@ -134,7 +134,7 @@ impl Traffic {
         Some(of_errors.max(of_latency).max(step.min_requests))
     }
 
-    fn detections(&self, plan: &Plan, step: &analysis::Step, on_canary: f64) -> Vec<Detection> {
+    fn detections(&self, plan: &Plan, step: &analysis::StepConditions, on_canary: f64) -> Vec<Detection> {
         // With everybody on the canary there is nobody to compare it with.
         let compared = step.weight < 1.0;
         HARMS
@@ -172,14 +172,14 @@ impl Traffic {
     }
 }
 
-fn errors(options: &analysis::Options) -> Option<ErrorRate> {
+fn errors(options: &analysis::Options) -> Option<ErrorRateMargin> {
     options.judged().into_iter().find_map(|objective| match objective {
         Objective::ErrorRate(margin) => Some(margin),
         _ => None,
     })
 }
 
-fn latency(options: &analysis::Options) -> Option<Latency> {
+fn latency(options: &analysis::Options) -> Option<LatencyMargin> {
     options.judged().into_iter().find_map(|objective| match objective {
         Objective::Latency(margin) => Some(margin),
         _ => None,

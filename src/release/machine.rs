@@ -18,7 +18,7 @@
 use super::command::{Command, Illegal};
 use super::state::{Release, Wait, in_words};
 use super::trial::Finding;
-use crate::analysis::Reason;
+use crate::analysis::WaitReason;
 use crate::model::Weight;
 use crate::model::api::{Phase, ReleaseOutcome};
 use crate::time::Timestamp;
@@ -190,7 +190,7 @@ impl Release {
         Some(self.change("release_waiting", detail, now, |after| after.wait_for(Wait::Passed)))
     }
 
-    fn hold(&self, reason: Reason, now: Timestamp) -> Option<Transition> {
+    fn hold(&self, reason: WaitReason, now: Timestamp) -> Option<Transition> {
         if self.wait == Some(Wait::Judge(reason)) {
             return None;
         }
@@ -207,7 +207,7 @@ impl Release {
             return None;
         }
         let detail = match self.wait {
-            Some(Wait::Judge(Reason::BaselineDown)) => {
+            Some(Wait::Judge(WaitReason::BaselineDown)) => {
                 "the baseline has a healthy endpoint again and its own share: the step is under way again"
             }
             _ => "the step is under way again: what is known does not suffice to go on, nor to wait",

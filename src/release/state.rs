@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::freeze::{Frozen, frozen};
 use super::gate::{Gate, Voice};
 use super::plan::{Plan, Step};
-use crate::analysis::Reason;
+use crate::analysis::WaitReason;
 use crate::model::Weight;
 use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
 use crate::time::Timestamp;
@@ -78,7 +78,7 @@ pub(crate) enum Wait {
     /// The step has been passed; a person, a gate or a freeze keeps the release there.
     Passed,
     /// The judge wants a person to look.
-    Judge(Reason),
+    Judge(WaitReason),
 }
 
 /// What keeps a release from going on.
@@ -161,7 +161,7 @@ impl Release {
     pub fn is_kept(&self) -> bool {
         let kept = matches!(
             self.wait,
-            Some(Wait::Passed | Wait::Judge(Reason::CanaryFull | Reason::BaselineDown))
+            Some(Wait::Passed | Wait::Judge(WaitReason::CanaryFull | WaitReason::BaselineDown))
         );
         self.paused.is_some() || kept
     }
@@ -284,7 +284,7 @@ impl Barrier<'_> {
     }
 }
 
-fn by_judge(reason: Reason) -> WaitingFor {
+fn by_judge(reason: WaitReason) -> WaitingFor {
     WaitingFor {
         kind: reason.as_str().to_owned(),
         detail: in_words(reason).to_owned(),
@@ -292,24 +292,24 @@ fn by_judge(reason: Reason) -> WaitingFor {
     }
 }
 
-pub(crate) fn in_words(reason: Reason) -> &'static str {
+pub(crate) fn in_words(reason: WaitReason) -> &'static str {
     match reason {
-        Reason::Split => "the traffic is not split as the weights say, so that the comparison cannot be trusted",
-        Reason::Slo => "both versions are beyond a fixed limit, so that the canary is not to blame for it alone",
-        Reason::Slow => {
+        WaitReason::Split => "the traffic is not split as the weights say, so that the comparison cannot be trusted",
+        WaitReason::Slo => "both versions are beyond a fixed limit, so that the canary is not to blame for it alone",
+        WaitReason::Slow => {
             "at full weight more than 2 % of the canary's answers take longer than twice the baseline's p99 before"
         }
-        Reason::Aborts => "clients give up on the canary more often than on the baseline",
-        Reason::CanaryFull => {
+        WaitReason::Aborts => "clients give up on the canary more often than on the baseline",
+        WaitReason::CanaryFull => {
             "the canary has as many requests at once as canary_in_flight_max allows, so that further ones go to the \
              baseline and nothing is compared meanwhile"
         }
-        Reason::BaselineDown => {
+        WaitReason::BaselineDown => {
             "no endpoint of the baseline answers its health checks, so that its share goes to the \
              canary and nothing is compared meanwhile"
         }
-        Reason::Inconclusive => "the step had its time and gave no answer",
-        Reason::TooLittleTraffic => {
+        WaitReason::Inconclusive => "the step had its time and gave no answer",
+        WaitReason::TooLittleTraffic => {
             "the step had its time, and the canary fewer requests than min_requests: too few to say anything, also where \
              `inconclusive` is `advance`"
         }

@@ -7,7 +7,7 @@ use super::machine::{failed, seen};
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    Aborts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured, Pending, Reason, Verdict,
+    AbortCounts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured, PendingCohort, WaitReason, Verdict,
 };
 use crate::model::api::BudgetStatus;
 
@@ -35,7 +35,7 @@ pub enum Finding {
     /// The canary is good enough for the next step.
     Advance,
     /// A person should look.
-    Hold(Reason),
+    Hold(WaitReason),
     /// The canary is to be taken out.
     RollBack {
         /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, `inconclusive`.
@@ -121,7 +121,7 @@ impl Trial {
 
     /// The same while cohorts are not scored yet. Requests of the baseline that are open count as failing until they have
     /// ended, so that an outage that strikes both arms exhausts nothing because the canary is the first to fail.
-    pub fn finding_given(&self, now_ms: u64, pending: Pending) -> Finding {
+    pub fn finding_given(&self, now_ms: u64, pending: PendingCohort) -> Finding {
         self.follow(now_ms, |budget| budget.allowance_given(std::iter::once(pending)) == 0)
     }
 
@@ -150,7 +150,7 @@ impl Trial {
     }
 
     /// The same while cohorts are not scored yet; see [`Trial::finding_given`].
-    pub fn allowance_given(&self, pending: Pending) -> u64 {
+    pub fn allowance_given(&self, pending: PendingCohort) -> u64 {
         self.budget.allowance_given(std::iter::once(pending))
     }
 
@@ -160,7 +160,7 @@ impl Trial {
     }
 
     /// The same while cohorts are not scored yet.
-    pub fn rescued_allowance_given(&self, pending: Pending) -> u64 {
+    pub fn rescued_allowance_given(&self, pending: PendingCohort) -> u64 {
         self.rescued_budget.allowance_given(std::iter::once(pending))
     }
 
@@ -176,7 +176,7 @@ impl Trial {
     }
 
     /// Requests that clients gave up, by arm.
-    pub fn aborts(&self) -> Aborts {
+    pub fn aborts(&self) -> AbortCounts {
         self.judge.aborts()
     }
 

@@ -1,7 +1,7 @@
 //! False rollbacks on errors: S1 to S7 and S11 to S13.
 
 use weighbridge::analysis::{
-    Arm, Cause, Cohort, ErrorRate, Inconclusive, Judge, Objective, Options, Slo, Step, Verdict,
+    ArmCounts, Cause, Cohort, ErrorRateMargin, Inconclusive, Judge, Objective, Options, Slo, StepConditions, Verdict,
 };
 
 use crate::rng::Rng;
@@ -10,14 +10,14 @@ use crate::world::{Spikes, ramp, sine};
 pub(crate) fn judge(alpha: f64, ratio: f64, worse_by: f64) -> Judge {
     Judge::new(Options {
         alpha,
-        objectives: vec![Objective::ErrorRate(ErrorRate { ratio, worse_by })],
+        objectives: vec![Objective::ErrorRate(ErrorRateMargin { ratio, worse_by })],
         min_canary_failures: 0,
         ..Options::default()
     })
 }
 
-pub(crate) fn step(weight: f64, next_weight: f64) -> Step {
-    Step {
+pub(crate) fn step(weight: f64, next_weight: f64) -> StepConditions {
+    StepConditions {
         weight,
         next_weight,
         min_ms: 0,
@@ -31,7 +31,7 @@ pub(crate) fn step(weight: f64, next_weight: f64) -> Step {
 pub(crate) fn slot(rng: &mut Rng, at_ms: u64, requests: f64, weight: f64, p_c: f64, p_s: f64) -> Cohort<'static> {
     let mut arm = |mean: f64, p: f64| {
         let bad = rng.poisson(mean * p);
-        Arm::of(bad + rng.poisson(mean * (1.0 - p)), bad)
+        ArmCounts::of(bad + rng.poisson(mean * (1.0 - p)), bad)
     };
     Cohort {
         at_ms,
@@ -100,12 +100,12 @@ pub(crate) fn s3(seed: u64) -> bool {
             failing.extend((0..rng.geometric(20.0)).map(|_| rng.chance(weight)));
         }
         let good = slot(&mut rng, (t + 1) * 1_000, 100.0 * 0.995, weight, 0.0, 0.0);
-        let one = Arm::of(1, 1);
+        let one = ArmCounts::of(1, 1);
         let single = move |canary: bool| {
             let (canary, baseline) = if canary {
-                (one, Arm::of(0, 0))
+                (one, ArmCounts::of(0, 0))
             } else {
-                (Arm::of(0, 0), one)
+                (ArmCounts::of(0, 0), one)
             };
             Cohort {
                 canary,
@@ -161,8 +161,8 @@ fn rare(seed: u64, rps: f64, p: impl Fn(f64) -> f64, weight: impl Fn(f64) -> f64
         (f_c + f_s > 0).then(|| Cohort {
             at_ms: (t + 1) * 1_000,
             weight,
-            canary: Arm::of(f_c, f_c),
-            baseline: Arm::of(f_s, f_s),
+            canary: ArmCounts::of(f_c, f_c),
+            baseline: ArmCounts::of(f_s, f_s),
         })
     })
 }
@@ -263,7 +263,7 @@ pub(crate) fn s12(seed: u64) -> bool {
 pub(crate) fn s13_retries(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
-        let mut arms = [Arm::of(0, 0); 2];
+        let mut arms = [ArmCounts::of(0, 0); 2];
         for _ in 0..rng.poisson(100.0) {
             let arm = &mut arms[usize::from(rng.chance(0.1))];
             arm.requests += 1;
@@ -289,7 +289,7 @@ pub(crate) fn s13_landmark(seed: u64) -> bool {
     judge.begin_step(0, step(0.05, 0.25));
     for tick in 0..6_000_u64 {
         let outage = tick % 600 < 50;
-        let mut arms = [Arm::of(0, 0); 2];
+        let mut arms = [ArmCounts::of(0, 0); 2];
         for _ in 0..rng.poisson(100.0) {
             let canary = rng.chance(0.05);
             let fails = outage && rng.chance(0.2);

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{Answer, Mode, Outcome, Plan, Run};
-use weighbridge::analysis::{Arm, Cohort, ErrorRate, Objective, Options};
+use weighbridge::analysis::replay::{RunResult, Mode, RunOutcome, RunPlan, Run};
+use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, Objective, Options};
 
 use crate::errors::slot;
 use crate::report::parallel;
@@ -16,22 +16,22 @@ const P: f64 = 0.01;
 /// `canary_in_flight_max` of a plan.
 const IN_FLIGHT: u64 = 256;
 
-fn plan(alpha: f64, steps: &[f64], final_bake: u64) -> Plan {
-    Plan {
+fn plan(alpha: f64, steps: &[f64], final_bake: u64) -> RunPlan {
+    RunPlan {
         options: Options {
             alpha,
-            objectives: vec![Objective::ErrorRate(ErrorRate::default())],
+            objectives: vec![Objective::ErrorRate(ErrorRateMargin::default())],
             ..Options::default()
         },
         steps: steps
             .iter()
-            .map(|weight| weighbridge::analysis::replay::PlanStep::at(*weight))
+            .map(|weight| weighbridge::analysis::replay::RunStep::at(*weight))
             .collect(),
         bake: Duration::from_secs(5),
         final_bake: Duration::from_secs(final_bake),
         budget: Some(20),
         rescued_budget: Some(100),
-        ..Plan::default()
+        ..RunPlan::default()
     }
 }
 
@@ -48,7 +48,7 @@ fn equal(seed: u64, seconds: u64, alone: u64, rps: f64, rate: impl Fn(f64) -> f6
         };
         let p = rate(t);
         if let Some(answer) = run.observe(&slot(&mut rng, tick * 100, rps / 10.0, weight, p, p)) {
-            return answer.verdict == Outcome::RolledBack && weight >= 1.0;
+            return answer.verdict == RunOutcome::RolledBack && weight >= 1.0;
         }
     }
     false
@@ -70,7 +70,7 @@ pub(crate) fn at_once(seed: u64) -> bool {
     run.observe(&slot(&mut rng, 0, 300.0, 0.0, 0.0, P));
     for tick in 1..1_200 {
         if let Some(answer) = run.observe(&slot(&mut rng, tick * 100, 5.0, 1.0, P, 0.0)) {
-            return answer.verdict == Outcome::RolledBack;
+            return answer.verdict == RunOutcome::RolledBack;
         }
     }
     false
@@ -95,7 +95,7 @@ pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
 ];
 
 /// Walks a release, and counts the failures at full weight. They are rescued, so that no user sees one.
-fn walk(seed: u64, id: &str, fault: Fault) -> (Answer, u64) {
+fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     let mut failed = 0;
     let mut rng = Rng::new(seed);
     let steps: &[f64] = if id == "P18.1" {
@@ -113,7 +113,7 @@ fn walk(seed: u64, id: &str, fault: Fault) -> (Answer, u64) {
         };
         let drawn = slot(&mut rng, tick * 100, RPS / 10.0, weight, fault(weight), P);
         let cohort = Cohort {
-            canary: Arm {
+            canary: ArmCounts {
                 visible_failures: Some(0),
                 ..drawn.canary
             },
@@ -132,7 +132,7 @@ pub(crate) fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String,
     let answers = parallel(200, |i| walk(seed + i, id, fault));
     let kept = answers
         .iter()
-        .filter(|(answer, _)| answer.verdict != Outcome::RolledBack)
+        .filter(|(answer, _)| answer.verdict != RunOutcome::RolledBack)
         .count();
     let most = answers.iter().map(|(_, failed)| *failed).max().unwrap_or(0);
     let bar = 130 + IN_FLIGHT;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::{Arm, Cohort, Judge, Latency, Objective, Options, Verdict};
+use weighbridge::analysis::{ArmCounts, Cohort, Judge, LatencyMargin, Objective, Options, Verdict};
 
 use crate::errors::step;
 use crate::power::Detection;
@@ -38,10 +38,10 @@ impl Tick {
     }
 }
 
-fn arm(pairs: &[(u64, u64)]) -> Arm<'_> {
-    Arm {
+fn arm(pairs: &[(u64, u64)]) -> ArmCounts<'_> {
+    ArmCounts {
         latency_us: Some(pairs),
-        ..Arm::of(pairs.len() as u64, 0)
+        ..ArmCounts::of(pairs.len() as u64, 0)
     }
 }
 
@@ -49,7 +49,7 @@ fn judge(alpha: f64, worse_by: f64) -> Judge {
     let at_least = Duration::ZERO;
     Judge::new(Options {
         alpha,
-        objectives: vec![Objective::Latency(Latency { worse_by, at_least })],
+        objectives: vec![Objective::Latency(LatencyMargin { worse_by, at_least })],
         min_canary_failures: 0,
         ..Options::default()
     })

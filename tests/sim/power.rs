@@ -1,6 +1,6 @@
 //! How many canary requests it takes to see that it fails more often: P1 to P7.
 
-use weighbridge::analysis::{Arm, Cohort, Verdict};
+use weighbridge::analysis::{ArmCounts, Cohort, Verdict};
 
 use crate::errors::{judge, slot, step};
 use crate::rng::Rng;
@@ -73,7 +73,7 @@ pub(crate) fn fail_fast(weight: f64, ratio: f64, worse_by: f64) -> u64 {
     let mut judge = judge(1e-3, ratio, worse_by);
     let one = Cohort {
         weight,
-        canary: Arm::of(1, 1),
+        canary: ArmCounts::of(1, 1),
         ..Cohort::default()
     };
     for n in 1..1_000 {

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{Answer, Mode, Outcome, Plan, Run};
-use weighbridge::analysis::{Arm, Cohort, ErrorRate, Latency, Objective, Options};
+use weighbridge::analysis::replay::{RunResult, Mode, RunOutcome, RunPlan, Run};
+use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options};
 
 use crate::latencies::Tick;
 use crate::report::{median, parallel};
@@ -31,18 +31,18 @@ pub(crate) const HEALTHY: Canary = Canary {
 pub(crate) const ALPHA: f64 = 2e-3;
 
 /// The plan of STATISTICS.md 2.4.
-pub(crate) fn plan(alpha: f64, margins: bool) -> Plan {
+pub(crate) fn plan(alpha: f64, margins: bool) -> RunPlan {
     let none = vec![
-        Objective::ErrorRate(ErrorRate {
+        Objective::ErrorRate(ErrorRateMargin {
             ratio: 1.0,
             worse_by: 0.0,
         }),
-        Objective::Latency(Latency {
+        Objective::Latency(LatencyMargin {
             worse_by: 0.0,
             at_least: Duration::ZERO,
         }),
     ];
-    Plan {
+    RunPlan {
         options: Options {
             alpha,
             objectives: if margins { Vec::new() } else { none },
@@ -50,7 +50,7 @@ pub(crate) fn plan(alpha: f64, margins: bool) -> Plan {
             ..Options::default()
         },
         bake: Duration::from_secs(5),
-        ..Plan::default()
+        ..RunPlan::default()
     }
 }
 
@@ -83,7 +83,7 @@ impl Shared {
 }
 
 /// Walks a release in ticks of 10 ms until it is decided, or an hour has passed.
-pub(crate) fn walk(seed: u64, plan: Plan, canary: Canary, drifting: bool) -> Answer {
+pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> RunResult {
     let mut rng = Rng::new(seed);
     let shared = if drifting {
         Shared::drifting(&mut rng)
@@ -108,9 +108,9 @@ pub(crate) fn walk(seed: u64, plan: Plan, canary: Canary, drifting: bool) -> Ans
         let factor = (shared.errors)(t);
         let f_c = fail(&mut rng, &mut draw.canary, canary.p_c * factor);
         let f_s = fail(&mut rng, &mut draw.baseline, canary.p_s * factor);
-        let arm = |pairs, failures| Arm {
+        let arm = |pairs, failures| ArmCounts {
             latency_us: Some(pairs),
-            ..Arm::of(<[_]>::len(pairs) as u64 + failures, failures)
+            ..ArmCounts::of(<[_]>::len(pairs) as u64 + failures, failures)
         };
         let (canary, baseline) = (arm(&draw.canary, f_c), arm(&draw.baseline, f_s));
         if let Some(answer) = run.observe(&Cohort {
@@ -133,17 +133,17 @@ fn fail(rng: &mut Rng, answers: &mut Vec<(u64, u64)>, p: f64) -> u64 {
 }
 
 pub(crate) fn s10(seed: u64) -> bool {
-    walk(seed, plan(0.05, false), HEALTHY, true).verdict == Outcome::RolledBack
+    walk(seed, plan(0.05, false), HEALTHY, true).verdict == RunOutcome::RolledBack
 }
 
 /// All that a release can be rolled back by, budget included, as a user would have it.
 pub(crate) fn with_margins(seed: u64) -> bool {
-    walk(seed, plan(0.05, true), HEALTHY, true).verdict == Outcome::RolledBack
+    walk(seed, plan(0.05, true), HEALTHY, true).verdict == RunOutcome::RolledBack
 }
 
 /// At least 99.5 % must be promoted, and half of them in 175 seconds.
-pub(crate) fn judge_healthy(answers: &[Answer]) -> (bool, String, String) {
-    let promoted = answers.iter().filter(|answer| answer.verdict == Outcome::Promoted);
+pub(crate) fn judge_healthy(answers: &[RunResult]) -> (bool, String, String) {
+    let promoted = answers.iter().filter(|answer| answer.verdict == RunOutcome::Promoted);
     let seconds: Vec<f64> = promoted.map(|answer| answer.at_ms as f64 / 1e3).collect();
     let missed = answers.len() - seconds.len();
     let middle = median(seconds);
@@ -187,10 +187,10 @@ pub(crate) const RUNS: u64 = 200;
 pub(crate) fn judge_bad(seed: u64, canary: Canary, table: f64, drifting: bool) -> (bool, String, String) {
     let mut answers = parallel(RUNS, |i| walk(seed + i, plan(ALPHA, true), canary, drifting));
     // A release that was over before the canary went bad has nothing to see.
-    answers.retain(|answer| answer.verdict != Outcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from);
+    answers.retain(|answer| answer.verdict != RunOutcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from);
     let count = |outcome| answers.iter().filter(|answer| answer.verdict == outcome).count();
-    let promoted = count(Outcome::Promoted);
-    let open = answers.len() - promoted - count(Outcome::RolledBack);
+    let promoted = count(RunOutcome::Promoted);
+    let open = answers.len() - promoted - count(RunOutcome::RolledBack);
     let failed = median(answers.iter().map(|answer| answer.canary_failures as f64).collect());
     let seconds = median(answers.iter().map(|answer| answer.at_ms as f64 / 1e3).collect());
     let good = promoted == 0 && failed <= 1.25 * table && answers.len() as u64 * 10 >= RUNS * 8;

@@ -1,7 +1,7 @@
 //! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is the program's.
 
-use weighbridge::analysis::replay::{Mode, Outcome, Plan, Run};
-use weighbridge::analysis::{Arm, Cohort, Entered, ErrorRate, Judge, Objective, Options, Unit, Units, Verdict};
+use weighbridge::analysis::replay::{Mode, RunOutcome, RunPlan, Run};
+use weighbridge::analysis::{ArmCounts, Cohort, Entered, ErrorRateMargin, Judge, Objective, Options, Unit, Units, Verdict};
 use weighbridge::stats::Side;
 
 use crate::errors::{judge, step};
@@ -69,10 +69,10 @@ pub(crate) struct Second {
 }
 
 impl Second {
-    pub(crate) fn arm(&self) -> Arm<'_> {
-        Arm {
+    pub(crate) fn arm(&self) -> ArmCounts<'_> {
+        ArmCounts {
             units: Some(&self.units),
-            ..Arm::of(self.requests, self.failures)
+            ..ArmCounts::of(self.requests, self.failures)
         }
     }
 
@@ -177,7 +177,7 @@ pub(crate) fn s13_units(seed: u64) -> bool {
 pub(crate) fn p17(seed: u64, weight: f64) -> Option<Detection> {
     let judge = Judge::new(Options {
         alpha: 1.0 / 4_000.0,
-        objectives: vec![Objective::ErrorRate(ErrorRate {
+        objectives: vec![Objective::ErrorRate(ErrorRateMargin {
             ratio: 1.0,
             worse_by: 0.0,
         })],
@@ -203,9 +203,9 @@ pub(crate) const FEW_KEYS_BUDGET: u64 = 100;
 pub(crate) fn few_keys(seed: u64) -> Option<u64> {
     const KEYS: u64 = 160;
     let mut rng = Rng::new(seed);
-    let plan = Plan {
+    let plan = RunPlan {
         rescued_budget: Some(FEW_KEYS_BUDGET),
-        ..Plan::default()
+        ..RunPlan::default()
     };
     let mut run = Run::new("few keys", plan, Mode::Plan);
     let mut units = Units::new(true, BAKE_US);
@@ -224,13 +224,13 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
             weight: 0.05,
             baseline: arms[0].arm(),
             // All of them are rescued: no user sees one.
-            canary: Arm {
+            canary: ArmCounts {
                 visible_failures: Some(0),
                 ..arms[1].arm()
             },
         });
         if let Some(answer) = answer {
-            return (answer.verdict == Outcome::RolledBack).then_some(answer.canary_failures);
+            return (answer.verdict == RunOutcome::RolledBack).then_some(answer.canary_failures);
         }
     }
     None

@@ -3,7 +3,7 @@
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value};
 
-use super::plan::Plan;
+use super::plan::RunPlan;
 
 /// What decides.
 const DECIDING: [&str; 14] = [
@@ -44,7 +44,7 @@ const OF_STEP: [&str; 6] = ["weight", "hold", "min_requests", "max_duration", "i
 /// program may have written them.
 #[derive(Default)]
 pub(super) struct PlanText {
-    pub(super) plan: Plan,
+    pub(super) plan: RunPlan,
     pub(super) warnings: Vec<String>,
 }
 

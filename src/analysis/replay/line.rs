@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::fields::PlanText;
-use super::run::{Answer, Mode, Run, Stand};
+use super::run::{RunResult, Mode, Run, HoldStatus};
 use super::scan;
 use super::units::{MaturedLine, UnitList};
-use crate::analysis::{Arm, Cohort, Repeats, Unit};
+use crate::analysis::{ArmCounts, Cohort, Repeats, Unit};
 
 /// Runs, one after the other.
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub struct Replay {
 
 /// The answers to recorded lines, in their order, also to a run that has no end. After a line that is wrong there are
 /// no more: what follows may belong to anything.
-pub fn answers<L>(lines: L) -> impl Iterator<Item = Result<Answer, LineError>>
+pub fn answers<L>(lines: L) -> impl Iterator<Item = Result<RunResult, LineError>>
 where
     L: IntoIterator,
     L::Item: AsRef<str>,
@@ -118,14 +118,14 @@ impl Replay {
     /// # Errors
     ///
     /// [`LineError`] when the line is not one of the format's, or its plan cannot be followed.
-    pub fn line(&mut self, text: &str) -> Result<Option<Answer>, LineError> {
+    pub fn line(&mut self, text: &str) -> Result<Option<RunResult>, LineError> {
         self.line += 1;
         if text.trim_ascii().is_empty() {
             return Ok(None);
         }
         if let Some(plain) = scan::plain(text) {
             let (baseline, canary) = (plain.baseline.into(), plain.canary.into());
-            return self.cohort(plain.at_ms, plain.weight, &baseline, &canary, Stand::default());
+            return self.cohort(plain.at_ms, plain.weight, &baseline, &canary, HoldStatus::default());
         }
         let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
         match line {
@@ -138,7 +138,7 @@ impl Replay {
                 held,
                 step,
                 ..
-            } => self.matured(at_ms, weight, &matured, Stand { kept: held, step }),
+            } => self.matured(at_ms, weight, &matured, HoldStatus { kept: held, step }),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
@@ -147,7 +147,7 @@ impl Replay {
                 held,
                 step,
                 ..
-            } => self.cohort(at_ms, weight, &baseline, &canary, Stand { kept: held, step }),
+            } => self.cohort(at_ms, weight, &baseline, &canary, HoldStatus { kept: held, step }),
             part => Err(self.wrong(part.lacks())),
         }
     }
@@ -158,7 +158,7 @@ impl Replay {
     }
 
     /// The answer of the run that is under way when the input ends.
-    pub fn finish(&mut self) -> Option<Answer> {
+    pub fn finish(&mut self) -> Option<RunResult> {
         self.run.take().map(Run::finish)
     }
 
@@ -168,7 +168,7 @@ impl Replay {
         plan: Option<Box<PlanText>>,
         mode: Option<Mode>,
         recorded_ages: bool,
-    ) -> Result<Option<Answer>, LineError> {
+    ) -> Result<Option<RunResult>, LineError> {
         let PlanText { plan, warnings } = plan.map(|plan| *plan).unwrap_or_default();
         let told = warnings
             .into_iter()
@@ -187,7 +187,7 @@ impl Replay {
         Ok(before)
     }
 
-    fn end(&mut self, name: &str) -> Result<Option<Answer>, LineError> {
+    fn end(&mut self, name: &str) -> Result<Option<RunResult>, LineError> {
         match self.run.as_ref().map(Run::name) {
             Some(known) if known == name => Ok(self.finish()),
             Some(known) => Err(self.wrong(format!("the end of `{name}`, but the run under way is `{known}`"))),
@@ -201,8 +201,8 @@ impl Replay {
         weight: f64,
         baseline: &ArmLine,
         canary: &ArmLine,
-        stand: Stand,
-    ) -> Result<Option<Answer>, LineError> {
+        stand: HoldStatus,
+    ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let failures = baseline.failures.saturating_add(canary.failures);
         for arm in [baseline, canary] {
@@ -235,8 +235,8 @@ impl Replay {
         at_ms: f64,
         weight: f64,
         matured: &MaturedLine,
-        stand: Stand,
-    ) -> Result<Option<Answer>, LineError> {
+        stand: HoldStatus,
+    ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let Some(run) = &mut self.run else {
             return Err(self.wrong("matured units before the first run"));
@@ -282,10 +282,10 @@ impl From<(u64, u64)> for ArmLine {
 
 impl ArmLine {
     /// The arm, beside the other. One without answers has no latencies to tell; its failures are as slow as any.
-    fn arm<'a>(&'a self, other: &ArmLine, units: Option<&'a [Unit]>) -> Arm<'a> {
+    fn arm<'a>(&'a self, other: &ArmLine, units: Option<&'a [Unit]>) -> ArmCounts<'a> {
         let unanswered = self.requests == self.failures && other.latency_us.is_some();
         let none = unanswered.then_some(&[][..]);
-        Arm {
+        ArmCounts {
             requests: self.requests,
             failures: self.failures,
             latency_us: self.latency_us.as_deref().or(none),

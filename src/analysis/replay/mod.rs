@@ -11,5 +11,5 @@ mod scan;
 mod units;
 
 pub use line::{LineError, Replay, answers};
-pub use plan::{BUDGET, Plan, PlanStep, RESCUED_BUDGET};
-pub use run::{Answer, Mode, Outcome, Run, Stand};
+pub use plan::{BUDGET, RunPlan, RunStep, RESCUED_BUDGET};
+pub use run::{RunResult, Mode, RunOutcome, Run, HoldStatus};

@@ -9,7 +9,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use crate::analysis::text::time;
-use crate::analysis::{ErrorRate, Inconclusive, Objective, Options, Step};
+use crate::analysis::{ErrorRateMargin, Inconclusive, Objective, Options, StepConditions};
 
 /// Failures beyond the baseline's rate that a release may show to users when its plan does not say.
 pub const BUDGET: u64 = 20;
@@ -20,12 +20,12 @@ pub const RESCUED_BUDGET: u64 = 100;
 /// What a release is decided by. Its text is that of the configuration's `release` block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Plan {
+pub struct RunPlan {
     /// How it is judged.
     #[serde(flatten)]
     pub options: Options,
     /// The canary's weights on its way; 100 is appended when the last is less.
-    pub steps: Vec<PlanStep>,
+    pub steps: Vec<RunStep>,
     /// The least time at each step.
     #[serde(with = "time")]
     pub bake: Duration,
@@ -45,11 +45,11 @@ pub struct Plan {
     pub rescued_budget: Option<u64>,
 }
 
-impl Default for Plan {
+impl Default for RunPlan {
     fn default() -> Self {
-        Plan {
+        RunPlan {
             options: Options::default(),
-            steps: [1.0, 5.0, 25.0, 50.0, 100.0].map(PlanStep::at).into(),
+            steps: [1.0, 5.0, 25.0, 50.0, 100.0].map(RunStep::at).into(),
             bake: Duration::from_secs(10),
             min_requests: 100,
             max_duration: Duration::ZERO,
@@ -64,7 +64,7 @@ impl Default for Plan {
 /// One step of a plan; what it leaves out is the plan's.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "StepText")]
-pub struct PlanStep {
+pub struct RunStep {
     /// The canary's weight in percent.
     pub weight: f64,
     /// The least time, if more than the plan's `bake`.
@@ -80,7 +80,7 @@ pub struct PlanStep {
 }
 
 /// The short form of a step, a weight, or the long one. Not an untagged enum: its errors would not say what is wrong.
-struct StepText(PlanStep);
+struct StepText(RunStep);
 
 #[derive(Deserialize)]
 struct LongStep {
@@ -95,8 +95,8 @@ struct LongStep {
     inconclusive: Option<Inconclusive>,
 }
 
-impl From<StepText> for PlanStep {
-    fn from(StepText(step): StepText) -> PlanStep {
+impl From<StepText> for RunStep {
+    fn from(StepText(step): StepText) -> RunStep {
         step
     }
 }
@@ -117,7 +117,7 @@ impl<'de> Visitor<'de> for StepVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, weight: f64) -> Result<StepText, E> {
-        Ok(StepText(PlanStep::at(weight)))
+        Ok(StepText(RunStep::at(weight)))
     }
 
     fn visit_u64<E: de::Error>(self, weight: u64) -> Result<StepText, E> {
@@ -130,7 +130,7 @@ impl<'de> Visitor<'de> for StepVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<StepText, A::Error> {
         let long = LongStep::deserialize(MapAccessDeserializer::new(map))?;
-        Ok(StepText(PlanStep {
+        Ok(StepText(RunStep {
             weight: long.weight,
             hold: long.hold,
             min_requests: long.min_requests,
@@ -140,10 +140,10 @@ impl<'de> Visitor<'de> for StepVisitor {
     }
 }
 
-impl PlanStep {
+impl RunStep {
     /// A step at `weight` percent, the rest as the plan has it.
-    pub fn at(weight: f64) -> PlanStep {
-        PlanStep {
+    pub fn at(weight: f64) -> RunStep {
+        RunStep {
             weight,
             hold: Duration::ZERO,
             min_requests: None,
@@ -153,7 +153,7 @@ impl PlanStep {
     }
 }
 
-impl Plan {
+impl RunPlan {
     /// Everything that is wrong with the plan; nothing if a release can be decided by it.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.options.problems();
@@ -178,13 +178,13 @@ impl Plan {
             Objective::ErrorRate(margin) => Some(margin.worse_by),
             _ => None,
         });
-        margin.unwrap_or(ErrorRate::default().worse_by)
+        margin.unwrap_or(ErrorRateMargin::default().worse_by)
     }
 
     /// The steps as the judge takes them, the one at 100 percent included.
-    pub fn walk(&self) -> Vec<Step> {
-        let mut steps: Vec<&PlanStep> = self.steps.iter().collect();
-        let full = PlanStep::at(100.0);
+    pub fn walk(&self) -> Vec<StepConditions> {
+        let mut steps: Vec<&RunStep> = self.steps.iter().collect();
+        let full = RunStep::at(100.0);
         if steps.last().is_none_or(|last| last.weight < 100.0) {
             steps.push(&full);
         }
@@ -197,7 +197,7 @@ impl Plan {
     }
 
     /// The step whose conditions fit a weight that was given from outside.
-    pub fn fit(&self, weight: f64) -> Step {
+    pub fn fit(&self, weight: f64) -> StepConditions {
         let percent = weight * 100.0;
         let near = self.steps.iter().find(|step| (step.weight - percent).abs() < 1e-6);
         let next = self
@@ -205,14 +205,14 @@ impl Plan {
             .iter()
             .map(|step| step.weight)
             .find(|weight| *weight > percent + 1e-6);
-        let at = PlanStep::at(percent);
-        Step {
+        let at = RunStep::at(percent);
+        StepConditions {
             weight,
             ..self.step(near.unwrap_or(&at), next.unwrap_or(100.0) / 100.0)
         }
     }
 
-    fn step(&self, step: &PlanStep, next_weight: f64) -> Step {
+    fn step(&self, step: &RunStep, next_weight: f64) -> StepConditions {
         let full = step.weight >= 100.0;
         let least = if full { self.final_bake } else { self.bake };
         let most = if step.max_duration.is_zero() {
@@ -220,7 +220,7 @@ impl Plan {
         } else {
             step.max_duration
         };
-        Step {
+        StepConditions {
             weight: step.weight / 100.0,
             next_weight,
             min_ms: millis(least.max(step.hold)),

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, Reason, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, WaitReason, Verdict};
 
-use super::plan::{BUDGET, Plan, RESCUED_BUDGET};
+use super::plan::{BUDGET, RunPlan, RESCUED_BUDGET};
 use super::units::Ages;
 
 /// Whose weights count.
@@ -21,7 +21,7 @@ pub enum Mode {
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum RunOutcome {
     /// The canary was worse.
     RolledBack,
     /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both sides had traffic.
@@ -34,11 +34,11 @@ pub enum Outcome {
 
 /// A run's answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Answer {
+pub struct RunResult {
     /// The run's name.
     pub run: String,
     /// How it ended.
-    pub verdict: Outcome,
+    pub verdict: RunOutcome,
     /// The time of the cohort that decided, or of the last.
     pub at_ms: u64,
     /// The step that it ended at, counted from 1; 0 when none had begun.
@@ -60,31 +60,31 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 pub struct Run {
     name: String,
-    plan: Plan,
+    plan: RunPlan,
     mode: Mode,
     judge: Judge,
     budget: Option<Budget>,
     rescued_budget: Option<Budget>,
     ages: Ages,
-    steps: Vec<crate::analysis::Step>,
+    steps: Vec<crate::analysis::StepConditions>,
     step: usize,
     weight: f64,
     now_ms: u64,
     /// [`Mode::Fixed`]: the advance test of the present weight has passed.
-    passed: Option<Answer>,
+    passed: Option<RunResult>,
     /// The answer when the last comparison passed, while nothing has come of the time at full weight, and the plan asks for
     /// no time there: a recording may end there.
-    compared: Option<Answer>,
+    compared: Option<RunResult>,
     /// What a person is waited for, for now.
-    held: Option<Reason>,
+    held: Option<WaitReason>,
     /// The judge and the step before the last cohort led a step further, in case the live release was kept there.
     before_advance: Option<Box<(Judge, usize)>>,
-    decided: Option<Answer>,
+    decided: Option<RunResult>,
 }
 
 /// What a recording tells, beside a cohort, of where the live release stood.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stand {
+pub struct HoldStatus {
     /// People, a gate or a freeze kept it at its step, whatever the judge found.
     pub kept: bool,
     /// The step at which it was kept, or to which it came by people's word or because what kept it was over; from 1.
@@ -93,7 +93,7 @@ pub struct Stand {
 
 impl Run {
     /// A run by a plan in which [`Plan::problems`] finds nothing.
-    pub fn new(name: impl Into<String>, plan: Plan, mode: Mode) -> Run {
+    pub fn new(name: impl Into<String>, plan: RunPlan, mode: Mode) -> Run {
         let walked = |default| (mode == Mode::Plan).then_some(default);
         let limit = plan.budget.or(walked(BUDGET));
         let rescued = plan.rescued_budget.or(walked(RESCUED_BUDGET));
@@ -133,7 +133,7 @@ impl Run {
     /// The weight that the plan is at, 0 to 1: 0 after a rollback.
     pub fn weight(&self) -> f64 {
         match &self.decided {
-            Some(answer) if answer.verdict == Outcome::RolledBack => 0.0,
+            Some(answer) if answer.verdict == RunOutcome::RolledBack => 0.0,
             Some(_) => 1.0,
             None => self
                 .steps
@@ -153,18 +153,18 @@ impl Run {
     }
 
     /// The answer, once there is one that no further cohort can change.
-    pub fn decided(&self) -> Option<&Answer> {
+    pub fn decided(&self) -> Option<&RunResult> {
         self.decided.as_ref()
     }
 
     /// Judges a cohort, and takes the step that follows from it. After the decision nothing counts.
-    pub fn observe(&mut self, cohort: &Cohort<'_>) -> Option<&Answer> {
-        self.observe_recorded(cohort, Stand::default())
+    pub fn observe(&mut self, cohort: &Cohort<'_>) -> Option<&RunResult> {
+        self.observe_recorded(cohort, HoldStatus::default())
     }
 
     /// The same for a cohort of a live release, which goes no further than that release did where others than the judge
     /// kept it, and as far where they took it.
-    pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: Stand) -> Option<&Answer> {
+    pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: HoldStatus) -> Option<&RunResult> {
         self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
@@ -191,7 +191,7 @@ impl Run {
     }
 
     /// Units of a sticky release that have become as old as `bake`, as a live release recorded it.
-    pub fn mature_recorded(&mut self, at_ms: u64, matured: &Matured, stand: Stand) -> Option<&Answer> {
+    pub fn mature_recorded(&mut self, at_ms: u64, matured: &Matured, stand: HoldStatus) -> Option<&RunResult> {
         self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(at_ms);
@@ -213,7 +213,7 @@ impl Run {
     }
 
     /// Goes back to the step at which the live release was kept, if the last cohort led further.
-    fn follow_back(&mut self, stand: Stand) {
+    fn follow_back(&mut self, stand: HoldStatus) {
         let before = self.before_advance.take();
         let ahead = self.decided.is_some() || stand.step.is_none_or(|step| step < self.step);
         if let Some(before) = before.filter(|_| stand.kept && ahead) {
@@ -234,14 +234,14 @@ impl Run {
     }
 
     /// The answer when the input has ended.
-    pub fn finish(self) -> Answer {
+    pub fn finish(self) -> RunResult {
         let answers = [&self.decided, &self.passed, &self.compared];
         if let Some(answer) = answers.into_iter().flatten().next() {
             return answer.clone();
         }
         match self.held {
-            Some(reason) => answer(&self, Outcome::Inconclusive, Some(reason.as_str())),
-            None => answer(&self, Outcome::None, None),
+            Some(reason) => answer(&self, RunOutcome::Inconclusive, Some(reason.as_str())),
+            None => answer(&self, RunOutcome::None, None),
         }
     }
 
@@ -298,13 +298,13 @@ impl Run {
                 self.before_advance = Some(Box::new((self.judge.clone(), self.step)));
                 self.advance();
             }
-            Verdict::Advance => self.passed = Some(answer(self, Outcome::Promoted, None)),
+            Verdict::Advance => self.passed = Some(answer(self, RunOutcome::Promoted, None)),
             _ => {}
         }
     }
 
     fn roll_back(&mut self, why: &'static str) {
-        self.decided = Some(answer(self, Outcome::RolledBack, Some(why)));
+        self.decided = Some(answer(self, RunOutcome::RolledBack, Some(why)));
     }
 
     fn advance(&mut self) {
@@ -313,13 +313,13 @@ impl Run {
             Some(next) if next.weight < 1.0 || next.min_ms > 0 || next.min_requests > 0 => {
                 self.step += 1;
                 if next.weight >= 1.0 && next.min_ms == 0 {
-                    self.compared = Some(answer(self, Outcome::Promoted, None));
+                    self.compared = Some(answer(self, RunOutcome::Promoted, None));
                 }
                 self.judge.begin_step(self.now_ms, next);
             }
             _ => {
                 self.step = self.steps.len();
-                self.decided = Some(answer(self, Outcome::Promoted, None));
+                self.decided = Some(answer(self, RunOutcome::Promoted, None));
             }
         }
     }
@@ -330,10 +330,10 @@ fn compares(weight: f64) -> bool {
     weight > 0.0 && weight < 1.0
 }
 
-fn answer(run: &Run, verdict: Outcome, objective: Option<&'static str>) -> Answer {
+fn answer(run: &Run, verdict: RunOutcome, objective: Option<&'static str>) -> RunResult {
     let canary = run.judge.canary();
     let (log_e, log_e_max) = run.judge.log_e();
-    Answer {
+    RunResult {
         run: run.name.clone(),
         verdict,
         at_ms: run.now_ms,

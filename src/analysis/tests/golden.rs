@@ -4,7 +4,7 @@ use serde::Deserialize;
 
 use super::super::advance::{Advance, KAPPA};
 use super::super::error::{BETS, ErrorTest, Margin, Pair};
-use super::super::latency::Table;
+use super::super::latency::LatencyGains;
 use super::super::wealth::Wealth;
 
 const VECTORS: &str = include_str!("../../../tests/golden/statistics.json");
@@ -120,7 +120,7 @@ fn check(case: Case) {
             // Five bins in the vectors: the last of them stands for the three that are left empty.
             let wide = |row: &[f64; 5]| [row[0], row[1], row[2], row[3], row[4], row[4], row[4], row[4]];
             let ratios = [wide(&r[0]), wide(&r[1]), wide(&r[2])];
-            let table = Table::new(w, &ratios);
+            let table = LatencyGains::new(w, &ratios);
             let mut wealth = Wealth::<3>::new();
             for (log, golden) in wealth.logs().iter().zip(log_prior) {
                 close(*log, golden);

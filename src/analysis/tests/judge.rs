@@ -1,9 +1,9 @@
 //! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be computed again.
 
-use super::super::{Arm, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Reason, Slo, Step, Verdict};
+use super::super::{ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, WaitReason, Slo, StepConditions, Verdict};
 use super::laws::{errors, judge_of};
 
-const STEP: Step = Step {
+const STEP: StepConditions = StepConditions {
     weight: 0.05,
     next_weight: 0.25,
     min_ms: 5_000,
@@ -31,11 +31,11 @@ fn fatal_failures(objectives: &str, weight: f64, min_canary_failures: u64) -> u6
         ..options(objectives)
     });
     judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
-    judge.begin_step(0, Step { weight, ..STEP });
+    judge.begin_step(0, StepConditions { weight, ..STEP });
     for failures in 1.. {
-        let canary = Arm {
+        let canary = ArmCounts {
             latency_us: Some(&[]),
-            ..Arm::of(1, 1)
+            ..ArmCounts::of(1, 1)
         };
         judge.observe(&Cohort {
             at_ms: failures,
@@ -72,7 +72,7 @@ fn failures_do_not_condemn_by_way_of_latency_before_they_are_enough() {
 fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Cause {
     let mut judge = Judge::new(Options::default());
     judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
-    judge.begin_step(0, Step { weight, ..STEP });
+    judge.begin_step(0, StepConditions { weight, ..STEP });
     let [fast, usual, slow, slowest] = latency_us;
     let parts = |requests: f64| [0.43, 0.43, 0.135, 0.005].map(|part| (requests * part * 200.0).round() as u64);
     for tick in 1..20_000 {
@@ -81,9 +81,9 @@ fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Caus
         let (a, c) = (parts(of_baseline * 0.99), parts((per_tick - failing) as f64));
         let baseline = [(1_000, a[0]), (2_000, a[1]), (3_000, a[2]), (9_000, a[3])];
         let canary = [(fast, c[0]), (usual, c[1]), (slow, c[2]), (slowest, c[3])];
-        let arm = |latency_us, failures| Arm {
+        let arm = |latency_us, failures| ArmCounts {
             latency_us: Some(latency_us),
-            ..Arm::of(
+            ..ArmCounts::of(
                 failures + latency_us.iter().map(|(_, count)| count).sum::<u64>(),
                 failures,
             )
@@ -134,9 +134,9 @@ fn too_few_clients_delay_too() {
         min_distinct_clients: 3,
         ..options(r#"[{"error_rate": {}}]"#)
     });
-    let one_client = |failing_clients| Arm {
+    let one_client = |failing_clients| ArmCounts {
         failing_clients: Some(failing_clients),
-        ..Arm::of(10, 10)
+        ..ArmCounts::of(10, 10)
     };
     let cohort = |clients| Cohort {
         at_ms: 0,
@@ -171,7 +171,7 @@ fn a_step_is_passed_with_proof_time_and_requests_and_the_next_begins_at_nothing(
     assert_eq!(judge.verdict(5_000), Verdict::Advance);
     judge.begin_step(
         5_000,
-        Step {
+        StepConditions {
             weight: 0.25,
             next_weight: 0.5,
             ..STEP
@@ -202,7 +202,7 @@ fn a_step_without_an_answer_does_what_the_plan_says() {
         let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
         judge.begin_step(
             0,
-            Step {
+            StepConditions {
                 max_ms: Some(60_000),
                 inconclusive,
                 ..STEP
@@ -212,12 +212,12 @@ fn a_step_without_an_answer_does_what_the_plan_says() {
         assert_eq!(judge.verdict(59_999), Verdict::Continue);
         judge.verdict(60_000)
     };
-    assert_eq!(after(Inconclusive::Hold, 110), Verdict::Hold(Reason::Inconclusive));
-    assert_eq!(after(Inconclusive::Hold, 10), Verdict::Hold(Reason::TooLittleTraffic));
+    assert_eq!(after(Inconclusive::Hold, 110), Verdict::Hold(WaitReason::Inconclusive));
+    assert_eq!(after(Inconclusive::Hold, 10), Verdict::Hold(WaitReason::TooLittleTraffic));
     assert_eq!(after(Inconclusive::Advance, 110), Verdict::Advance);
     assert_eq!(
         after(Inconclusive::Advance, 10),
-        Verdict::Hold(Reason::TooLittleTraffic)
+        Verdict::Hold(WaitReason::TooLittleTraffic)
     );
     assert_eq!(
         after(Inconclusive::RollBack, 10),
@@ -234,7 +234,7 @@ fn a_limit_that_both_exceed_holds_and_one_that_the_canary_alone_exceeds_rolls_ba
     let mut shared = Judge::new(slo.clone());
     shared.observe(&errors(0.05, (50, 1), (950, 100)));
     shared.observe(&errors(0.05, (500, 50), (9_500, 1_000)));
-    assert_eq!(shared.verdict(0), Verdict::Hold(Reason::Slo));
+    assert_eq!(shared.verdict(0), Verdict::Hold(WaitReason::Slo));
     let mut alone = Judge::new(slo.clone());
     alone.observe(&errors(0.05, (500, 50), (9_500, 10)));
     assert_eq!(alone.verdict(0), Verdict::RollBack(Cause::Slo));
@@ -248,9 +248,9 @@ fn a_slow_quantile_is_seen_by_its_limit() {
     let mut judge = Judge::new(options(
         r#"[{"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}]"#,
     ));
-    let arm = |pairs| Arm {
+    let arm = |pairs| ArmCounts {
         latency_us: Some(pairs),
-        ..Arm::of(100, 0)
+        ..ArmCounts::of(100, 0)
     };
     let (canary, baseline) = (arm(&[(299_000, 50), (301_000, 50)]), arm(&[(200_000, 100)]));
     judge.observe(&Cohort {
@@ -269,7 +269,7 @@ fn a_split_that_is_not_as_meant_holds() {
     for second in 0..10 {
         judge.observe(&at(second * 1_000, errors(0.05, (1_000, 0), (9_000, 0))));
     }
-    assert_eq!(judge.verdict(10_000), Verdict::Hold(Reason::Split));
+    assert_eq!(judge.verdict(10_000), Verdict::Hold(WaitReason::Split));
 }
 
 #[test]
@@ -286,9 +286,9 @@ fn a_rollback_is_for_good() {
 fn a_judge_that_was_written_down_goes_on_as_if_it_had_not() {
     let pairs: Vec<(u64, u64)> = (1..40).map(|i| (i * 700, 3)).collect();
     let cohort = |tick: u64, weight| {
-        let arm = |requests, failures| Arm {
+        let arm = |requests, failures| ArmCounts {
             latency_us: Some(&pairs),
-            ..Arm::of(requests, failures)
+            ..ArmCounts::of(requests, failures)
         };
         Cohort {
             at_ms: tick * 500,
@@ -326,13 +326,13 @@ fn evidence_can_be_computed_again_from_its_counts() {
     judge.begin_step(0, STEP);
     for tick in 0..12_000_u64 {
         let weight = [0.05, 0.1, 0.25][usize::try_from(tick / 100 % 3).unwrap()];
-        let canary = Arm {
+        let canary = ArmCounts {
             latency_us: Some(&pairs),
-            ..Arm::of(30, u64::from(tick.is_multiple_of(50)))
+            ..ArmCounts::of(30, u64::from(tick.is_multiple_of(50)))
         };
-        let baseline = Arm {
+        let baseline = ArmCounts {
             latency_us: Some(&pairs),
-            ..Arm::of(31, u64::from(tick.is_multiple_of(40)))
+            ..ArmCounts::of(31, u64::from(tick.is_multiple_of(40)))
         };
         judge.observe(&Cohort {
             at_ms: tick * 170,

@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 
 use super::super::advance;
-use super::super::epoch::{BINS, Epoch, Slack, WAYS};
+use super::super::bins::{BINS, Bins, Slack, WAYS};
 use super::super::error::{self, Margin};
-use super::super::latency::{LatencyTest, Table, sort};
-use super::super::past::Past;
-use super::super::{Arm, Cohort, Inconclusive, Judge, Objective, Options, Step};
+use super::super::latency::{LatencyTest, LatencyGains, sort};
+use super::super::decaying_histogram::DecayingHistogram;
+use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions};
 
 /// What a bet has after one request on average, when it had 1 before.
 fn mean(w: f64, p_c: f64, p_s: f64, (bad, good, stable): (f64, f64, f64)) -> f64 {
@@ -30,7 +30,7 @@ proptest! {
     ) {
         let boundary = ratio * p_s + worse_by;
         prop_assume!(boundary <= 1.0);
-        let table = error::Table::new(w, Margin { ratio, worse_by });
+        let table = error::ErrorGains::new(w, Margin { ratio, worse_by });
         for gains in table.gains() {
             let at = mean(w, boundary, p_s, gains);
             prop_assert!((at - 1.0).abs() <= 1e-12, "{at}");
@@ -44,7 +44,7 @@ proptest! {
     ) {
         let boundary = ratio * p_s + worse_by;
         prop_assume!(boundary <= 1.0);
-        let table = advance::Table::new(w, Margin { ratio, worse_by });
+        let table = advance::AdvanceGains::new(w, Margin { ratio, worse_by });
         for gains in table.gains() {
             let at = mean(w, boundary, p_s, gains);
             // Relative to the largest gain, which the mean is made of: up to 1e4 at the highest weights.
@@ -60,7 +60,7 @@ proptest! {
         for b in 1..BINS {
             row[b] = row[b].max(row[b - 1]);
         }
-        for (a, c) in Table::new(w, &[row]).rows() {
+        for (a, c) in LatencyGains::new(w, &[row]).rows() {
             for b in 0..BINS {
                 prop_assert!((w * a[b].exp() + (1.0 - w) * c[b].exp() - 1.0).abs() <= 1e-12);
                 prop_assert!(b == 0 || a[b] >= a[b - 1] - 1e-12);
@@ -73,10 +73,10 @@ proptest! {
         answers in prop::collection::vec((0..2_000_000_u64, 1..50_u64), 1..60), failures in 0..500_u64,
         worse_by in 0.0..0.5_f64,
     ) {
-        let mut past = Past::new();
+        let mut past = DecayingHistogram::new();
         past.record(&answers, failures);
         let slack = Slack { worse_by, at_least_us: 1_000.0 * worse_by };
-        let epoch = Epoch::cut(&past.view().unwrap(), slack);
+        let epoch = Bins::cut(&past.view().unwrap(), slack);
         for row in &epoch.ratios {
             prop_assert!(row.iter().all(|r| r.is_finite() && *r >= 1e-6));
             prop_assert!(row.is_sorted());
@@ -115,7 +115,7 @@ proptest! {
         let mut highest = 0.0_f64;
         for (i, (good_c, f_c, good_s, f_s, value)) in ticks.iter().enumerate() {
             let slow = [(900, *good_c), (2_500, *good_c), (12_000, *good_c)];
-            let arm = |good, f, pairs| Arm { latency_us: Some(pairs), ..Arm::of(good + f, f) };
+            let arm = |good, f, pairs| ArmCounts { latency_us: Some(pairs), ..ArmCounts::of(good + f, f) };
             let (canary, baseline) = (arm(*good_c, *f_c, &slow[*value..=*value]), [(1_500, *good_s)]);
             judge.observe(&Cohort { at_ms: i as u64 * 700, weight: 0.05, canary, baseline: arm(*good_s, *f_s, &baseline) });
             let (now, most) = judge.log_e();
@@ -135,7 +135,7 @@ proptest! {
         judge.warm(&[(5_000, 3_000), (5_001, 1)], 10);
         let (f_c, f_s) = ((n_c as f64 * part_c) as u64, (n_s as f64 * part_s) as u64);
         let (pairs_c, pairs_s) = ([(latency, n_c - f_c)], [(5_000, n_s - f_s)]);
-        let arm = |n, f, pairs| Arm { latency_us: Some(pairs), ..Arm::of(n, f) };
+        let arm = |n, f, pairs| ArmCounts { latency_us: Some(pairs), ..ArmCounts::of(n, f) };
         for tick in 0..40 {
             let (canary, baseline) = (arm(n_c, f_c, &pairs_c), arm(n_s, f_s, &pairs_s));
             judge.observe(&Cohort { at_ms: tick * 4_000, weight: w, baseline, canary });
@@ -158,7 +158,7 @@ fn a_tick_allocates_nothing() {
         ..Options::default()
     });
     judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 3);
-    let step = Step {
+    let step = StepConditions {
         weight: 0.05,
         next_weight: 0.25,
         min_ms: 0,
@@ -169,9 +169,9 @@ fn a_tick_allocates_nothing() {
     judge.begin_step(0, step);
     let pairs: Vec<(u64, u64)> = (1..40).map(|i| (i * 250, 1)).collect();
     let mut tick = |at_ms| {
-        let arm = |requests| Arm {
+        let arm = |requests| ArmCounts {
             latency_us: Some(&pairs),
-            ..Arm::of(requests, 1)
+            ..ArmCounts::of(requests, 1)
         };
         judge.observe(&Cohort {
             at_ms,
@@ -193,15 +193,15 @@ fn a_tick_allocates_nothing() {
 
 #[test]
 fn merged_edges_leave_bins_empty_and_change_nothing_else() {
-    let mut past = Past::new();
+    let mut past = DecayingHistogram::new();
     past.record(&[(7_000, 10_000)], 0);
     let none = Slack {
         worse_by: 0.0,
         at_least_us: 0.0,
     };
-    let epoch = Epoch::cut(&past.view().unwrap(), none);
+    let epoch = Bins::cut(&past.view().unwrap(), none);
     assert!(epoch.baseline_edges.iter().all(|edge| *edge == epoch.baseline_edges[0]));
-    let slow = sort(&Arm::of(2, 0), &[(7_000, 1), (9_000, 1)], &epoch.canary_edges);
+    let slow = sort(&ArmCounts::of(2, 0), &[(7_000, 1), (9_000, 1)], &epoch.canary_edges);
     assert_eq!(slow, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     let mut test = LatencyTest::new(none);
     test.warm(&[(7_000, 10_000)], 0);
@@ -212,10 +212,10 @@ fn merged_edges_leave_bins_empty_and_change_nothing_else() {
 
 #[test]
 fn a_faster_canary_is_never_worse() {
-    let mut past = Past::new();
+    let mut past = DecayingHistogram::new();
     let answers: Vec<(u64, u64)> = (1..1_000).map(|i| (i * 100, 5)).collect();
     past.record(&answers, 0);
-    let epoch = Epoch::cut(
+    let epoch = Bins::cut(
         &past.view().unwrap(),
         Slack {
             worse_by: 0.0,
@@ -223,7 +223,7 @@ fn a_faster_canary_is_never_worse() {
         },
     );
     assert_eq!(epoch.ratios.len(), WAYS);
-    for (a, _) in Table::new(0.1, &epoch.ratios).rows() {
+    for (a, _) in LatencyGains::new(0.1, &epoch.ratios).rows() {
         assert!(a[0] <= 1e-12, "the fastest bin speaks for the canary: {a:?}");
     }
 }
@@ -232,8 +232,8 @@ pub(super) fn errors(weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> C
     Cohort {
         at_ms: 0,
         weight,
-        baseline: Arm::of(baseline.0, baseline.1),
-        canary: Arm::of(canary.0, canary.1),
+        baseline: ArmCounts::of(baseline.0, baseline.1),
+        canary: ArmCounts::of(canary.0, canary.1),
     }
 }
 

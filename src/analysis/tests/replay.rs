@@ -1,9 +1,9 @@
 //! Recorded runs: the format of STATISTICS.md 7.
 
-use super::super::replay::{Answer, Outcome, Plan, Replay, answers as read};
+use super::super::replay::{RunResult, RunOutcome, RunPlan, Replay, answers as read};
 use super::super::{Inconclusive, Objective};
 
-fn answers(input: &str) -> Vec<Answer> {
+fn answers(input: &str) -> Vec<RunResult> {
     let mut replay = Replay::default();
     let lines: Vec<_> = input.lines().map(|line| replay.line(line).unwrap()).collect();
     lines.into_iter().chain([replay.finish()]).flatten().collect()
@@ -25,7 +25,7 @@ fn the_example_of_the_paper_is_read() {
     let answer = &answers(input)[0];
     assert_eq!(
         (answer.run.as_str(), answer.verdict, answer.at_ms),
-        ("r42", Outcome::None, 10)
+        ("r42", RunOutcome::None, 10)
     );
     assert_eq!((answer.canary_requests, answer.canary_failures, answer.step), (5, 1, 1));
     let json = serde_json::to_string(answer).unwrap();
@@ -46,7 +46,7 @@ fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
     let answer = &answers(&input)[0];
     assert_eq!(
         (answer.verdict, answer.at_ms, answer.objective),
-        (Outcome::RolledBack, 20, Some("error_rate"))
+        (RunOutcome::RolledBack, 20, Some("error_rate"))
     );
     assert_eq!(answer.canary_failures, 2);
     assert!(answer.log_e >= 1000_f64.ln());
@@ -65,7 +65,7 @@ fn a_good_canary_walks_the_plan() {
     let answer = &answers(&input)[0];
     assert_eq!(
         (answer.verdict, answer.at_ms, answer.step),
-        (Outcome::Promoted, 11_000, 3)
+        (RunOutcome::Promoted, 11_000, 3)
     );
 }
 
@@ -90,9 +90,9 @@ fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
         answers(&input)[0].clone()
     };
     let free = judged(30_000);
-    assert_eq!(free.verdict, Outcome::Promoted);
+    assert_eq!(free.verdict, RunOutcome::Promoted);
     // The line after the one at which it would have been promoted says that it was kept.
-    assert_eq!(judged(free.at_ms).verdict, Outcome::None);
+    assert_eq!(judged(free.at_ms).verdict, RunOutcome::None);
 }
 
 #[test]
@@ -105,11 +105,11 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
         input += "\n";
     }
     let answer = &answers(&input)[0];
-    assert_eq!((answer.verdict, answer.at_ms), (Outcome::Promoted, 30_000));
+    assert_eq!((answer.verdict, answer.at_ms), (RunOutcome::Promoted, 30_000));
     let short: String = input.lines().take(25).map(|line| format!("{line}\n")).collect();
     assert_eq!(
         answers(&short)[0].verdict,
-        Outcome::None,
+        RunOutcome::None,
         "the last weight had no time to pass"
     );
 }
@@ -126,29 +126,29 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
         let answer = answers(&input)[0].clone();
         (answer.verdict, answer.at_ms, answer.objective)
     };
-    assert_eq!(run("", &[(100.0, 50, 0)]).0, Outcome::None);
+    assert_eq!(run("", &[(100.0, 50, 0)]).0, RunOutcome::None);
     // What fails there is held against a fixed limit.
     assert_eq!(
         run("", &[(100.0, 50, 50)]),
-        (Outcome::RolledBack, 0, Some("error_rate"))
+        (RunOutcome::RolledBack, 0, Some("error_rate"))
     );
-    assert_eq!(run("", &[(0.0, 0, 0); 30]).0, Outcome::None);
+    assert_eq!(run("", &[(0.0, 0, 0); 30]).0, RunOutcome::None);
     let (half, full, none) = ((50.0, 5_000, 0), (100.0, 100, 0), (0.0, 0, 0));
     for after in [full, none] {
         // Enough was shown at once, but the step had not its time.
         let early = [vec![half; 5], vec![after; 30]].concat();
-        assert_eq!(run("", &early).0, Outcome::None);
+        assert_eq!(run("", &early).0, RunOutcome::None);
         // It goes on where it was.
         let again = [early, vec![half]].concat();
-        assert_eq!(run("", &again), (Outcome::Promoted, 35_000, None));
+        assert_eq!(run("", &again), (RunOutcome::Promoted, 35_000, None));
         let passed = [vec![half; 15], vec![after; 30]].concat();
-        assert_eq!(run("", &passed), (Outcome::Promoted, 10_000, None));
+        assert_eq!(run("", &passed), (RunOutcome::Promoted, 10_000, None));
         // Nor is a step out of time by then.
         let few = [vec![(50.0, 1, 0); 5], vec![after; 30]].concat();
         let limited = r#", "max_duration": "20s""#;
-        assert_eq!(run(limited, &few).0, Outcome::None);
+        assert_eq!(run(limited, &few).0, RunOutcome::None);
         let out_of_time = [vec![(50.0, 1, 0); 25], vec![after; 30]].concat();
-        let expected = (Outcome::Inconclusive, Some("too_little_traffic"));
+        let expected = (RunOutcome::Inconclusive, Some("too_little_traffic"));
         let (verdict, _, objective) = run(limited, &out_of_time);
         assert_eq!((verdict, objective), expected);
     }
@@ -174,11 +174,11 @@ fn the_budget_counts_in_a_plan_and_in_a_fixed_run_only_when_named() {
     let walked = run(&format!("\"plan\": {{{lenient}}}"));
     assert_eq!(
         (walked.verdict, walked.objective),
-        (Outcome::RolledBack, Some("budget"))
+        (RunOutcome::RolledBack, Some("budget"))
     );
     assert_eq!(walked.canary_failures, 23, "20 and the few that chance explains");
     let fixed = run(&format!("\"mode\": \"fixed\", \"plan\": {{{lenient}}}"));
-    assert_ne!(fixed.verdict, Outcome::RolledBack);
+    assert_ne!(fixed.verdict, RunOutcome::RolledBack);
     let named = run(&format!("\"mode\": \"fixed\", \"plan\": {{{lenient}, \"budget\": 0}}"));
     assert_eq!((named.objective, named.canary_failures), (Some("budget"), 3));
 }
@@ -200,7 +200,7 @@ fn a_step_that_nobody_decides_is_inconclusive() {
     let answer = &answers(&input)[0];
     assert_eq!(
         (answer.verdict, answer.objective),
-        (Outcome::Inconclusive, Some("too_little_traffic"))
+        (RunOutcome::Inconclusive, Some("too_little_traffic"))
     );
 }
 
@@ -227,7 +227,7 @@ fn what_is_wrong_is_told_with_its_line() {
 
 #[test]
 fn a_plan_says_how_each_weight_is_judged() {
-    let plan: Plan = serde_json::from_str(r#"{"steps": [10, 25], "bake": "5s"}"#).unwrap();
+    let plan: RunPlan = serde_json::from_str(r#"{"steps": [10, 25], "bake": "5s"}"#).unwrap();
     let walk = plan.walk();
     let weights: Vec<(f64, f64)> = walk.iter().map(|step| (step.weight, step.next_weight)).collect();
     assert_eq!(weights, [(0.1, 0.25), (0.25, 1.0), (1.0, 1.0)]);
@@ -257,7 +257,7 @@ fn services_that_always_take_the_same_time_are_proved_too() {
             arm(canary),
         );
     }
-    assert_eq!(answers(&input)[0].verdict, Outcome::Promoted);
+    assert_eq!(answers(&input)[0].verdict, RunOutcome::Promoted);
 }
 
 #[test]
@@ -273,8 +273,8 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
         "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z", "canary_in_flight_max": 64, "gate": "qa"
     }"#;
     let run = format!(r#"{{"run": "x", "plan": {}}}"#, text.replace('\n', " "));
-    assert_eq!(answers(&run)[0].verdict, Outcome::None);
-    let plan: Plan = serde_json::from_str(text).unwrap();
+    assert_eq!(answers(&run)[0].verdict, RunOutcome::None);
+    let plan: RunPlan = serde_json::from_str(text).unwrap();
     assert!(plan.problems().is_empty());
     let steps = plan.walk();
     let shape: Vec<_> = steps
@@ -301,7 +301,7 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
     assert_eq!(names, ["error_rate", "latency", "slo", "slo"]);
     assert!((plan.options.alpha - 0.01).abs() < 1e-15 && (plan.options.beta - 0.1).abs() < 1e-15);
     assert!((plan.options.harm_budget - 0.002).abs() < 1e-15);
-    let back: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+    let back: RunPlan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
     assert_eq!(back, plan);
 }
 
@@ -398,6 +398,6 @@ fn an_arm_without_answers_needs_no_latencies() {
         ));
         let untold = run(&format!(r#"{{"requests": {requests}, "failures": {failures}}}"#));
         assert_eq!(told, untold);
-        assert_eq!(told.verdict, Outcome::RolledBack);
+        assert_eq!(told.verdict, RunOutcome::RolledBack);
     }
 }

@@ -1,7 +1,7 @@
 //! Sticky releases: the laws of units, and recordings of them.
 
-use super::super::replay::{Answer, Outcome, Replay};
-use super::super::{Arm, Cohort, Inconclusive, Judge, Objective, Options, Step, Unit, Verdict};
+use super::super::replay::{RunResult, RunOutcome, Replay};
+use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions, Unit, Verdict};
 
 fn unit(weight: f64, begun: u64, failed: u64) -> Unit {
     Unit { weight, begun, failed }
@@ -9,7 +9,7 @@ fn unit(weight: f64, begun: u64, failed: u64) -> Unit {
 
 fn judge() -> Judge {
     let mut judge = Judge::new(Options {
-        objectives: vec![Objective::ErrorRate(super::super::ErrorRate {
+        objectives: vec![Objective::ErrorRate(super::super::ErrorRateMargin {
             ratio: 1.1,
             worse_by: 5e-4,
         })],
@@ -20,8 +20,8 @@ fn judge() -> Judge {
     judge
 }
 
-fn step(weight: f64) -> Step {
-    Step {
+fn step(weight: f64) -> StepConditions {
+    StepConditions {
         weight,
         next_weight: 0.25,
         min_ms: 1_000,
@@ -33,9 +33,9 @@ fn step(weight: f64) -> Step {
 
 /// Many requests of which these units are.
 fn cohort<'a>(at_ms: u64, canary: &'a [Unit], baseline: &'a [Unit]) -> Cohort<'a> {
-    let arm = |units| Arm {
+    let arm = |units| ArmCounts {
         units: Some(units),
-        ..Arm::of(1_000, 100)
+        ..ArmCounts::of(1_000, 100)
     };
     Cohort {
         at_ms,
@@ -58,8 +58,8 @@ fn units_are_worth_what_requests_with_their_chance_are_whenever_they_fail() {
         by_requests.observe(&Cohort {
             at_ms: 20,
             weight,
-            canary: Arm::of(canary.0, canary.1),
-            baseline: Arm::of(baseline.0, baseline.1),
+            canary: ArmCounts::of(canary.0, canary.1),
+            baseline: ArmCounts::of(baseline.0, baseline.1),
         });
     };
     requests(0.05, (40, 3), (720, 2));
@@ -144,7 +144,7 @@ fn the_split_is_examined_by_units() {
 const PLAN: &str = r#"{"run": "r", "plan": {"steps": [50], "bake": "1s", "final_bake": "0s", "min_requests": 0, "harm_budget": "20pp",
  "min_canary_failures": 0, "objectives": [{"error_rate": {"worse_by": "0.05pp"}}]}"#;
 
-fn answer(lines: &[String], run: &str) -> Answer {
+fn answer(lines: &[String], run: &str) -> RunResult {
     let mut replay = Replay::default();
     let plan = PLAN.replace('\n', "") + run + "}";
     for line in std::iter::once(&plan).chain(lines) {
@@ -170,7 +170,7 @@ fn a_recording_with_units_is_judged_by_them() {
     let found = answer(&bad, "");
     assert_eq!(
         (found.verdict, found.objective),
-        (Outcome::RolledBack, Some("error_rate"))
+        (RunOutcome::RolledBack, Some("error_rate"))
     );
     let good: Vec<String> = (0..150)
         .map(|at| line(at * 10, "[[0.5, 10, 0, {\"missing\": 3}]]", "[[0.5, 10, 0]]"))
@@ -178,7 +178,7 @@ fn a_recording_with_units_is_judged_by_them() {
     let found = answer(&good, "");
     assert_eq!(
         found.verdict,
-        Outcome::Promoted,
+        RunOutcome::Promoted,
         "though 4 % of the requests of both fail"
     );
     assert!(found.at_ms > 1_000, "no unit counts before it is as old as bake");
@@ -189,12 +189,12 @@ fn where_the_ages_were_recorded_units_count_when_it_says_so() {
     let good: Vec<String> = (0..150)
         .map(|at| line(at * 10, "[[0.5, 10, 0]]", "[[0.5, 10, 0]]"))
         .collect();
-    assert_eq!(answer(&good, r#", "recorded_ages": true"#).verdict, Outcome::None);
+    assert_eq!(answer(&good, r#", "recorded_ages": true"#).verdict, RunOutcome::None);
     let matured =
         r#"{"at_ms": 1500, "weight": 50, "matured": {"canary": [[0.5, 900, 0]], "baseline": [[0.5, 900, 0]]}}"#;
     let lines: Vec<String> = good.into_iter().chain([matured.to_owned()]).collect();
     let found = answer(&lines, r#", "recorded_ages": true"#);
-    assert_eq!((found.verdict, found.at_ms), (Outcome::Promoted, 1_500));
+    assert_eq!((found.verdict, found.at_ms), (RunOutcome::Promoted, 1_500));
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn what_is_wrong_with_units_is_said() {
     ];
     // Every failure is one of a key that was drawn twice.
     let twice = line(10, "[]", "[[0.5, 0, 40], [0.2, 0, 40]]");
-    assert_eq!(answer(&[twice], "").verdict, Outcome::None);
+    assert_eq!(answer(&[twice], "").verdict, RunOutcome::None);
     for (units, problem) in cases {
         let mut replay = Replay::default();
         replay.line(&(PLAN.replace('\n', "") + "}")).unwrap();

@@ -20,7 +20,7 @@ pub struct Row {
 
 /// What is known of one key. There may be a million of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct KeyState {
     pub(super) user: u32,
     /// When its last draw was, in widths, of which the upper half is left out.
     pub(super) begun: u32,
@@ -35,7 +35,7 @@ pub(super) struct Key {
 /// A flag beside a number that is less than [`WEIGHTS_MAX`].
 const ON_CANARY: u8 = 0x80;
 
-impl Key {
+impl KeyState {
     /// Draws it at the weight with this number.
     pub(super) fn draw(&mut self, weight: u8, on_canary: bool, at: u64) {
         if let Some(word) = self.draws.get_mut(usize::from(weight / 32)) {
@@ -75,7 +75,7 @@ impl Key {
         before.chain(draws).collect()
     }
 
-    fn read(state: &[u8]) -> Option<Key> {
+    fn read(state: &[u8]) -> Option<KeyState> {
         let (user, rest) = state.split_first_chunk()?;
         let (begun, rest) = rest.split_first_chunk()?;
         let (failures, rest) = rest.split_first_chunk()?;
@@ -86,7 +86,7 @@ impl Key {
             let word = word.first_chunk().copied().unwrap_or_default();
             u32::from_le_bytes(word)
         });
-        Some(Key {
+        Some(KeyState {
             user: u32::from_le_bytes(*user),
             begun: u32::from_le_bytes(*begun),
             draws: std::array::from_fn(|_| words.next().unwrap_or_default()),
@@ -108,7 +108,7 @@ pub(super) fn truncated(at: u64) -> u32 {
 /// list of chances, and whether its unit had failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OldKey {
-    pub(super) key: Key,
+    pub(super) key: KeyState,
     pub(super) seen: u16,
     pub(super) chance: u16,
     pub(super) on_canary: bool,
@@ -126,11 +126,11 @@ impl OldKey {
         let flags = rest.first()?;
         let failed = u16::from(flags >> 1 & 1);
         Some(OldKey {
-            key: Key {
+            key: KeyState {
                 user: u32::from_le_bytes(*user),
                 begun: truncated(u64::from_le_bytes(*begun)),
                 failures: u16::from_le_bytes(*failures).max(failed),
-                ..Key::default()
+                ..KeyState::default()
             },
             seen: u16::from_le_bytes(*seen),
             chance: u16::from_le_bytes(*chance),
@@ -141,7 +141,7 @@ impl OldKey {
 
 /// A row of this or of an earlier version.
 pub(super) enum Read {
-    Key(Key),
+    Key(KeyState),
     Old(OldKey),
 }
 
@@ -150,26 +150,26 @@ impl Read {
         if state.len() == OldKey::BYTES {
             return OldKey::read(state).map(Read::Old);
         }
-        Key::read(state).map(Read::Key)
+        KeyState::read(state).map(Read::Key)
     }
 }
 
 /// Keys in the order in which they were first seen, and where each is: open addressing, by the key's own hash.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Keys {
-    all: Vec<Key>,
+pub(super) struct KeyTable {
+    all: Vec<KeyState>,
     /// The number of a key, from 1; nothing until the first.
     places: Vec<u32>,
     changed: Vec<u32>,
 }
 
-impl Keys {
+impl KeyTable {
     pub(super) fn find(&self, user: u32) -> Option<u32> {
         let (_, number) = self.place(user)?;
         number
     }
 
-    pub(super) fn get(&self, number: u32) -> Key {
+    pub(super) fn get(&self, number: u32) -> KeyState {
         self.all.get(number as usize).copied().unwrap_or_default()
     }
 
@@ -187,7 +187,7 @@ impl Keys {
         }
         let number = u32::try_from(self.all.len()).ok()?;
         *self.places.get_mut(place)? = number + 1;
-        self.all.push(Key { user, ..Key::default() });
+        self.all.push(KeyState { user, ..KeyState::default() });
         self.change(number, |_| {});
         Some(number)
     }
@@ -205,7 +205,7 @@ impl Keys {
         })
     }
 
-    pub(super) fn change(&mut self, number: u32, change: impl FnOnce(&mut Key)) {
+    pub(super) fn change(&mut self, number: u32, change: impl FnOnce(&mut KeyState)) {
         if let Some(key) = self.all.get_mut(number as usize) {
             change(key);
             if !key.is_changed {
@@ -216,16 +216,16 @@ impl Keys {
     }
 
     /// A key that was written down. What lies between the numbers of those that are known is a key of nobody.
-    pub(super) fn restore(&mut self, number: u32, key: Key) {
+    pub(super) fn restore(&mut self, number: u32, key: KeyState) {
         if number as usize >= KEYS_MAX {
             return;
         }
         if self.places.is_empty() {
             self.places = vec![0; SLOTS as usize];
         }
-        let nobody = Key {
+        let nobody = KeyState {
             user: Note::KEYLESS,
-            ..Key::default()
+            ..KeyState::default()
         };
         while self.all.len() <= number as usize {
             self.all.push(nobody);

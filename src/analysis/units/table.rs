@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Unit;
-use super::keys::{Key, Keys, OldKey, Read, Row, WEIGHTS_MAX, truncated};
+use super::keys::{KeyState, KeyTable, OldKey, Read, Row, WEIGHTS_MAX, truncated};
 use crate::stats::{Note, Side};
 
 /// Ages are known to this part of `bake`, and to at least 10 ms.
@@ -31,7 +31,7 @@ pub struct Units {
     /// Units that did not begin since the table was full.
     left_out: u64,
     #[serde(skip)]
-    keys: Keys,
+    keys: KeyTable,
 }
 
 /// What a request means.
@@ -113,7 +113,7 @@ impl Units {
             chances: Vec::new(),
             waiting: VecDeque::new(),
             left_out: 0,
-            keys: Keys::default(),
+            keys: KeyTable::default(),
         }
     }
 
@@ -282,7 +282,7 @@ impl Units {
 
     /// The draws of a key in their order, each with the arm that it chose and its chance to put the key on the canary: all
     /// but the last left it on the baseline.
-    fn draws(&self, key: &Key) -> Vec<(Side, f64)> {
+    fn draws(&self, key: &KeyState) -> Vec<(Side, f64)> {
         let mut weights: Vec<f64> = key.draws().map(|weight| self.weight(weight)).collect();
         weights.sort_by(f64::total_cmp);
         let mut before = 0.0;
@@ -297,7 +297,7 @@ impl Units {
     }
 
     /// The last draw of a key fails, perhaps before it is old enough. Those before it count for no step any more.
-    fn fail_waiting(&mut self, key: &Key, chance: f64) {
+    fn fail_waiting(&mut self, key: &KeyState, chance: f64) {
         let drawn_at = self.weight(key.last());
         let same = |one: &&mut Waiting| {
             truncated(one.at) == key.begun && one.canary.weight == chance && one.drawn_at == drawn_at
@@ -361,7 +361,7 @@ impl Units {
 
     /// A key as an earlier version wrote it down. Of its draws before the last only that there was one is known, and at
     /// which weight the last of them was.
-    fn of_old(&mut self, old: OldKey) -> Key {
+    fn of_old(&mut self, old: OldKey) -> KeyState {
         let of = |number: u16| self.chances.get(usize::from(number)).copied().unwrap_or_default();
         let (now, chance) = (of(old.seen), of(old.chance));
         let mut key = old.key;

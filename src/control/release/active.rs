@@ -11,8 +11,8 @@ use super::cohorts::{Assembly, Known};
 use super::lease::LeasedBudget;
 use super::recording::{record, record_matured};
 use super::scored::Scored;
-use crate::analysis::replay::Stand;
-use crate::analysis::{Cohort, Reason, Units, landmark};
+use crate::analysis::replay::HoldStatus;
+use crate::analysis::{Cohort, WaitReason, Units, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
 use crate::routing::{BudgetKind, Watch, WatchSpec};
@@ -239,10 +239,10 @@ impl Active {
         );
         let brakes = matches!(finding, Finding::RollBack { .. });
         if self.baseline_down && (!brakes || is_policy) {
-            return Finding::Hold(Reason::BaselineDown);
+            return Finding::Hold(WaitReason::BaselineDown);
         }
         if !brakes && self.is_full(now) {
-            return Finding::Hold(Reason::CanaryFull);
+            return Finding::Hold(WaitReason::CanaryFull);
         }
         if finding == Finding::Advance && self.hangs() {
             return Finding::Continue;
@@ -305,7 +305,7 @@ impl Active {
     /// request.
     fn record_begin(&self, step: usize, at_ms: u64) {
         if let Some(first) = self.release.plan.steps().get(step) {
-            self.record_time(at_ms, first.weight.fraction(), Stand::default());
+            self.record_time(at_ms, first.weight.fraction(), HoldStatus::default());
         }
     }
 
@@ -316,7 +316,7 @@ impl Active {
 
     /// The release goes on to another step by people's word, or because what kept it there is over.
     pub(super) fn record_step(&self, at_ms: u64, step: usize) {
-        let stand = Stand {
+        let stand = HoldStatus {
             kept: false,
             step: Some(self.number(step)),
         };
@@ -324,9 +324,9 @@ impl Active {
     }
 
     /// Where others than the judge keep it, if they do.
-    fn stand(&self, now: Timestamp) -> Stand {
+    fn stand(&self, now: Timestamp) -> HoldStatus {
         let kept = self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
-        Stand {
+        HoldStatus {
             kept,
             step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),
         }
@@ -337,7 +337,7 @@ impl Active {
         (step + 1).saturating_sub(self.release.first_step())
     }
 
-    fn record_time(&self, at_ms: u64, weight: f64, stand: Stand) {
+    fn record_time(&self, at_ms: u64, weight: f64, stand: HoldStatus) {
         if let Some(recording) = &self.recording {
             let empty = Cohort {
                 at_ms,

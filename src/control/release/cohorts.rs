@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::scored::{Scored, place};
-use crate::analysis::{Entered, Pending, Units};
+use crate::analysis::{Entered, PendingCohort, Units};
 use crate::stats::{Assignment, Happened, Note, Side};
 
 use super::overdue::OverdueRequests;
@@ -172,8 +172,8 @@ impl Assembly {
 
     /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline that failed or have not
     /// ended.
-    pub(super) fn pending(&self) -> Pending {
-        let mut pending = Pending::default();
+    pub(super) fn pending(&self) -> PendingCohort {
+        let mut pending = PendingCohort::default();
         for (key, slot) in &self.slots {
             let assigned = (slot.open.len() + slot.ended.len()) as u64;
             if key.3 == Side::Canary && key.2 == 0 {

@@ -66,7 +66,7 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
         counts(&assembly.close(&known(50_000), &mut units)),
         Vec::<[u64; 4]>::new()
     );
-    let pending = Pending {
+    let pending = PendingCohort {
         canary: 1,
         baseline: 1,
         baseline_bad_or_open: 1,

@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use crate::analysis::replay::Stand;
-use crate::analysis::{Arm, Cohort, Matured};
+use crate::analysis::replay::HoldStatus;
+use crate::analysis::{ArmCounts, Cohort, Matured};
 use crate::release::Release;
 use crate::store::Recording;
 
@@ -26,15 +26,15 @@ pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64
     }
     recording.add(run.to_string());
     let answered: u64 = latency_us.iter().map(|(_, count)| count).sum();
-    let past = Arm {
+    let past = ArmCounts {
         latency_us: Some(latency_us),
-        ..Arm::of(answered, failures)
+        ..ArmCounts::of(answered, failures)
     };
     let cohort = Cohort {
         baseline: past,
         ..Cohort::default()
     };
-    record(recording, &cohort, Stand::default());
+    record(recording, &cohort, HoldStatus::default());
 }
 
 /// The last line.
@@ -43,7 +43,7 @@ pub(super) fn end(recording: &Recording, release: &Release) {
 }
 
 /// A cohort, as it was scored, and where the release stood then, if others than the judge have a say in that.
-pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: Stand) {
+pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStatus) {
     let mut line = json!({
         "at_ms": cohort.at_ms,
         "weight": cohort.weight * 100.0,
@@ -55,7 +55,7 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: Stand) {
 }
 
 /// Units that have become as old as `bake`, at the weight at which they began.
-pub(super) fn record_matured(recording: &Recording, at_ms: u64, matured: &Matured, stand: Stand) {
+pub(super) fn record_matured(recording: &Recording, at_ms: u64, matured: &Matured, stand: HoldStatus) {
     let mut line = json!({
         "at_ms": at_ms,
         "weight": matured.weight * 100.0,
@@ -65,7 +65,7 @@ pub(super) fn record_matured(recording: &Recording, at_ms: u64, matured: &Mature
     recording.add(line.to_string());
 }
 
-fn add_stand(line: &mut Value, stand: Stand) {
+fn add_stand(line: &mut Value, stand: HoldStatus) {
     if let Some(line) = line.as_object_mut() {
         let step = stand.step.map(|step| ("step", json!(step)));
         let held = stand.kept.then(|| ("held", json!(true)));
@@ -73,7 +73,7 @@ fn add_stand(line: &mut Value, stand: Stand) {
     }
 }
 
-fn arm(arm: &Arm<'_>) -> Value {
+fn arm(arm: &ArmCounts<'_>) -> Value {
     let mut told = serde_json::Map::new();
     let mut add = |key: &str, value: Option<Value>| {
         value

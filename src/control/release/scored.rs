@@ -1,7 +1,7 @@
 //! Requests that have been scored, in the form in which the judge takes them.
 
 use super::cohorts::End;
-use crate::analysis::{Arm, Cohort, Entered, Matured, Repeats, Unit};
+use crate::analysis::{ArmCounts, Cohort, Entered, Matured, Repeats, Unit};
 use crate::stats::Side;
 
 /// The requests of one prefix that were assigned under the same weights.
@@ -55,8 +55,8 @@ impl Scored {
 }
 
 impl ScoredArm {
-    fn arm(&self) -> Arm<'_> {
-        Arm {
+    fn arm(&self) -> ArmCounts<'_> {
+        ArmCounts {
             requests: self.requests,
             failures: self.failures,
             latency_us: Some(&self.latency_us),

@@ -1,7 +1,7 @@
 //! A release as the API shows it.
 
 use super::active::Active;
-use crate::analysis::Reason;
+use crate::analysis::WaitReason;
 use crate::model::api;
 use crate::release::Release;
 use crate::time::Timestamp;
@@ -139,7 +139,7 @@ fn had_its_time(state: &Release, now: Timestamp) -> bool {
 fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
     let api::TooFewRequests { canary, least } = too_few;
     api::WaitingFor {
-        kind: Reason::TooLittleTraffic.as_str().to_owned(),
+        kind: WaitReason::TooLittleTraffic.as_str().to_owned(),
         detail: format!("the canary has had {canary} requests at this step, of at least {least} (min_requests)"),
         until: None,
     }

@@ -27,7 +27,7 @@ pub use preflight::{Preflight, Smoke};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// What a replay needs of it. Its steps end with 100 percent.
-    pub(crate) decided_by: replay::Plan,
+    pub(crate) decided_by: replay::RunPlan,
     pub(crate) steps: Vec<Step>,
     /// What is asked for before the first step.
     pub start_gate: Option<Gate>,
@@ -51,7 +51,7 @@ pub struct Step {
     /// The approval that is asked for before the release leaves this step.
     pub gate: Option<Gate>,
     /// The conditions by which it is judged: hold, least requests, longest time and what follows that.
-    pub judged: analysis::Step,
+    pub judged: analysis::StepConditions,
 }
 
 /// Which requests that fail on the canary the baseline answers instead.
@@ -113,12 +113,12 @@ impl Plan {
     }
 
     /// The same as the judge takes them.
-    pub fn judged_steps(&self) -> Vec<analysis::Step> {
+    pub fn judged_steps(&self) -> Vec<analysis::StepConditions> {
         self.steps.iter().map(|step| step.judged).collect()
     }
 
     /// The part that a replay needs.
-    pub fn decided_by(&self) -> &replay::Plan {
+    pub fn decided_by(&self) -> &replay::RunPlan {
         &self.decided_by
     }
 
@@ -187,7 +187,7 @@ impl Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        let decided_by = read::completed(replay::Plan::default(), false);
+        let decided_by = read::completed(replay::RunPlan::default(), false);
         Plan {
             steps: read::steps(&decided_by, &mut Vec::new()),
             decided_by,

@@ -8,7 +8,7 @@ use super::fields::{COUNT_MAX, Kind, Problems, join};
 use super::objectives::objectives;
 use super::steps::{gate, step_gates};
 use super::{FastFollow, Plan, Preflight, Rescue, Step};
-use crate::analysis::replay::{self, PlanStep};
+use crate::analysis::replay::{self, RunStep};
 use crate::model::Weight;
 use crate::model::api::FieldProblem;
 use crate::release::freeze::FreezeWindow;
@@ -63,7 +63,7 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
         ..beside(whole, &mut problems)
     };
     if problems.is_empty() {
-        match serde_json::from_value::<replay::Plan>(Value::Object(whole.clone())) {
+        match serde_json::from_value::<replay::RunPlan>(Value::Object(whole.clone())) {
             Ok(parsed) => plan.decided_by = completed(parsed, whole.contains_key("final_bake")),
             Err(error) => problems.at("", error.to_string()),
         }
@@ -79,9 +79,9 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
 
 /// With everything that is said only between the lines: 100 percent at the end, a final bake, a budget, and the
 /// objectives that no objectives stand for.
-pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay::Plan {
+pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> replay::RunPlan {
     if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
-        plan.steps.push(PlanStep::at(100.0));
+        plan.steps.push(RunStep::at(100.0));
     }
     if !with_final_bake {
         plan.final_bake = plan.bake;
@@ -93,7 +93,7 @@ pub(super) fn completed(mut plan: replay::Plan, with_final_bake: bool) -> replay
 }
 
 /// The steps with their gates; a step that was appended has none.
-pub(super) fn steps(plan: &replay::Plan, gates: &mut Vec<Option<Gate>>) -> Vec<Step> {
+pub(super) fn steps(plan: &replay::RunPlan, gates: &mut Vec<Option<Gate>>) -> Vec<Step> {
     gates.resize_with(plan.steps.len(), || None);
     let both = plan.steps.iter().zip(plan.walk()).zip(gates.drain(..));
     both.map(|((step, judged), gate)| Step {
@@ -117,7 +117,7 @@ fn deciding(whole: &Map<String, Value>, problems: &mut Problems) {
 
 /// Whether what is given alone, the rest by default, can be parsed and decided by.
 pub(super) fn alone(at: &str, plan: Value, problems: &mut Problems) {
-    let detail = match serde_json::from_value::<replay::Plan>(plan) {
+    let detail = match serde_json::from_value::<replay::RunPlan>(plan) {
         Ok(plan) => plan.problems().join("; "),
         Err(error) => error.to_string(),
     };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::super::{Command, Direction, Finding, Input, Plan, Release, Transition, Verb};
 use super::{HOUR, MONDAY_9, begin, plan, tripped};
-use crate::analysis::Reason;
+use crate::analysis::WaitReason;
 use crate::model::Weight;
 use crate::model::api::Phase;
 use crate::time::Timestamp;
@@ -38,10 +38,10 @@ const PEOPLE: [&str; 4] = ["ann", "bob", "cas", "dan"];
 
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let holds = prop_oneof![
-        Just(Reason::Inconclusive),
-        Just(Reason::TooLittleTraffic),
-        Just(Reason::Split),
-        Just(Reason::Slo)
+        Just(WaitReason::Inconclusive),
+        Just(WaitReason::TooLittleTraffic),
+        Just(WaitReason::Split),
+        Just(WaitReason::Slo)
     ];
     let verb = prop_oneof![
         3 => Just(Verb::Pause),

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::super::{Command, Direction, Finding, Illegal, Input, Verb};
 use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick, tripped};
-use crate::analysis::Reason;
+use crate::analysis::WaitReason;
 use crate::model::api::Phase;
 
 fn bad() -> Finding {
@@ -350,10 +350,10 @@ fn a_gate_at_full_weight_is_asked_before_the_end() {
 #[test]
 fn what_the_judge_cannot_say_a_person_may() {
     for (reason, kind) in [
-        (Reason::TooLittleTraffic, "too_little_traffic"),
-        (Reason::Inconclusive, "inconclusive"),
-        (Reason::Split, "split"),
-        (Reason::Slo, "slo"),
+        (WaitReason::TooLittleTraffic, "too_little_traffic"),
+        (WaitReason::Inconclusive, "inconclusive"),
+        (WaitReason::Split, "split"),
+        (WaitReason::Slo, "slo"),
     ] {
         let mut release = Driver::started(quick());
         release.tell(&Input::Verdict(&Finding::Hold(reason)));
@@ -376,7 +376,7 @@ fn a_persons_word_opens_no_gate_and_ends_no_freeze() {
     let mut release =
         Driver::started(json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"] }));
     release.now_us += HOUR;
-    release.tell(&Input::Verdict(&Finding::Hold(Reason::Inconclusive)));
+    release.tell(&Input::Verdict(&Finding::Hold(WaitReason::Inconclusive)));
     let refused = release.ask(Verb::Resume, "bob").unwrap_err().to_string();
     assert!(refused.contains("gate `qa` has 0 of 1 approvals"), "{refused}");
     release.ask(Verb::Approve, "bob").unwrap();

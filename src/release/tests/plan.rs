@@ -371,7 +371,7 @@ proptest! {
         prop_assert_eq!(&Plan::read(Some(&json), None).unwrap(), &plan);
         prop_assert_eq!(&serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), &plan);
         // A recording carries that text, and a replay must decide by the same.
-        let replayed: replay::Plan = serde_json::from_value(Value::Object(json)).unwrap();
+        let replayed: replay::RunPlan = serde_json::from_value(Value::Object(json)).unwrap();
         prop_assert_eq!(&replayed, plan.decided_by());
         prop_assert_eq!(replayed.walk(), plan.judged_steps());
     }

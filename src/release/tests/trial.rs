@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use super::super::{Finding, Input, Plan, Release, Trial};
 use super::{at, begin, plan};
-use crate::analysis::replay::{Answer, Mode, Outcome, Run};
-use crate::analysis::{Arm, Cohort};
+use crate::analysis::replay::{RunResult, Mode, RunOutcome, Run};
+use crate::analysis::{ArmCounts, Cohort};
 use crate::model::api::Phase;
 
 /// What a cohort is made of: requests of both arms, failures by ten thousand, whether its failures were rescued.
@@ -65,17 +65,17 @@ impl Live {
     }
 }
 
-fn arm<'a>(requests: u64, failing: u64, latency: &'a [(u64, u64)], rescued: bool) -> Arm<'a> {
+fn arm<'a>(requests: u64, failing: u64, latency: &'a [(u64, u64)], rescued: bool) -> ArmCounts<'a> {
     let failures = (requests * failing).div_ceil(10_000).min(requests);
-    Arm {
+    ArmCounts {
         latency_us: Some(latency),
         visible_failures: rescued.then_some(0),
-        ..Arm::of(requests, failures)
+        ..ArmCounts::of(requests, failures)
     }
 }
 
 /// Runs both on the same cohorts until one of them ends; where they ended.
-fn both(plan: &Plan, ticks: &[Tick]) -> (Option<Answer>, Live, u64) {
+fn both(plan: &Plan, ticks: &[Tick]) -> (Option<RunResult>, Live, u64) {
     let mut run = Run::new("r", plan.decided_by().clone(), Mode::Plan);
     let mut live = Live::new(plan.clone());
     let first = plan.steps()[0].weight.fraction();
@@ -177,7 +177,7 @@ proptest! {
         match answer {
             Some(answer) => {
                 let expected = match answer.verdict {
-                    Outcome::RolledBack => Phase::RolledBack,
+                    RunOutcome::RolledBack => Phase::RolledBack,
                     _ => Phase::Promoted,
                 };
                 prop_assert_eq!(release.phase, expected);
@@ -223,12 +223,12 @@ fn good_and_bad_streams_end() {
     let (answer, live, _) = both(&plan(value.clone()), &steady((0, 0), 200));
     assert_eq!(
         (answer.unwrap().verdict, live.release.phase),
-        (Outcome::Promoted, Phase::Promoted)
+        (RunOutcome::Promoted, Phase::Promoted)
     );
     let (answer, live, _) = both(&plan(value), &steady((10_000, 0), 20));
     assert_eq!(
         (answer.unwrap().verdict, live.release.phase),
-        (Outcome::RolledBack, Phase::RolledBack)
+        (RunOutcome::RolledBack, Phase::RolledBack)
     );
     let outcome = live.release.outcome.unwrap();
     assert_eq!(outcome.objective.as_deref(), Some("error_rate"));
@@ -242,16 +242,16 @@ fn good_and_bad_streams_end() {
 #[test]
 fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
     let past = [(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)];
-    let condemned = |canary: &Arm<'_>| {
+    let condemned = |canary: &ArmCounts<'_>| {
         let mut trial = Trial::new(&Plan::default(), 1);
         trial.warm(&past, 0);
         trial.begin_step(0, 0, &Plan::default());
         trial.observe(&Cohort {
             at_ms: 10,
             weight: 0.1,
-            baseline: Arm {
+            baseline: ArmCounts {
                 latency_us: Some(&past),
-                ..Arm::of(2_100, 0)
+                ..ArmCounts::of(2_100, 0)
             },
             canary: *canary,
         });
@@ -260,18 +260,18 @@ fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
             finding => panic!("{finding:?}"),
         }
     };
-    let slow = Arm {
+    let slow = ArmCounts {
         latency_us: Some(&[(2_000, 100), (90_000, 133)]),
-        ..Arm::of(233, 0)
+        ..ArmCounts::of(233, 0)
     };
     let (objective, detail) = condemned(&slow);
     assert_eq!(objective, "latency");
     assert!(detail.contains("requests took more than"), "{detail}");
     assert!(detail.contains("57.1 % of 233"), "{detail}");
     assert!(detail.contains("of 2100"), "{detail}");
-    let failing = Arm {
+    let failing = ArmCounts {
         latency_us: Some(&[]),
-        ..Arm::of(233, 233)
+        ..ArmCounts::of(233, 233)
     };
     let (objective, detail) = condemned(&failing);
     assert_eq!(objective, "error_rate");
@@ -285,8 +285,8 @@ fn the_budget_is_spent_by_the_tripwire_alone_and_never_falls() {
     trial.observe(&Cohort {
         at_ms: 10,
         weight: 0.01,
-        baseline: Arm::of(990, 0),
-        canary: Arm::of(10, 3),
+        baseline: ArmCounts::of(990, 0),
+        canary: ArmCounts::of(10, 3),
     });
     assert_eq!((trial.budget().spent, trial.allowance()), (0, 23));
     trial.set_spent(5);
@@ -311,13 +311,13 @@ fn little_traffic_neither_promotes_nor_condemns() {
     trial.observe(&Cohort {
         at_ms: 10,
         weight: 0.05,
-        baseline: Arm::of(40, 0),
-        canary: Arm::of(2, 0),
+        baseline: ArmCounts::of(40, 0),
+        canary: ArmCounts::of(2, 0),
     });
     assert_eq!(trial.finding(9_999), Finding::Continue);
     assert_eq!(
         trial.finding(10_000),
-        Finding::Hold(crate::analysis::Reason::TooLittleTraffic)
+        Finding::Hold(crate::analysis::WaitReason::TooLittleTraffic)
     );
 }
 
@@ -335,13 +335,13 @@ fn objectives_are_shown_flat_and_by_stable_names() {
         trial.observe(&Cohort {
             at_ms: tick * 10,
             weight: 0.01,
-            canary: Arm {
+            canary: ArmCounts {
                 latency_us: Some(&canary),
-                ..Arm::of(10, 1)
+                ..ArmCounts::of(10, 1)
             },
-            baseline: Arm {
+            baseline: ArmCounts {
                 latency_us: Some(&baseline),
-                ..Arm::of(991, 1)
+                ..ArmCounts::of(991, 1)
             },
         });
     }

@@ -17,8 +17,8 @@ const DUST: f64 = 1e-3;
 
 /// Recent answers of the baseline by latency, and its failures, which count as slower than any answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(into = "Sparse", from = "Sparse")]
-pub(crate) struct Past {
+#[serde(into = "StoredHistogram", from = "StoredHistogram")]
+pub(crate) struct DecayingHistogram {
     counts: Box<[f64]>,
     /// Answers in the buckets before each one; kept between calls so that a cut allocates nothing.
     before: Box<[f64]>,
@@ -28,15 +28,15 @@ pub(crate) struct Past {
 
 /// The form on disk: only the buckets that hold something.
 #[derive(Clone, Serialize, Deserialize)]
-struct Sparse {
+struct StoredHistogram {
     buckets: Vec<(usize, f64)>,
     failures: f64,
 }
 
-impl Past {
-    pub(crate) fn new() -> Past {
+impl DecayingHistogram {
+    pub(crate) fn new() -> DecayingHistogram {
         let buckets = bucket(MAX) + 1;
-        Past {
+        DecayingHistogram {
             counts: vec![0.0; buckets].into(),
             before: vec![0.0; buckets].into(),
             answers: 0.0,
@@ -77,34 +77,34 @@ impl Past {
     }
 
     /// A view for quantiles and tails; `None` while there is no answer.
-    pub(crate) fn view(&mut self) -> Option<View<'_>> {
+    pub(crate) fn view(&mut self) -> Option<HistogramView<'_>> {
         let mut sum = 0.0;
         for (before, count) in self.before.iter_mut().zip(&self.counts) {
             *before = sum;
             sum += count;
         }
-        (sum > 0.0).then_some(View { past: self })
+        (sum > 0.0).then_some(HistogramView { past: self })
     }
 }
 
-impl From<Past> for Sparse {
-    fn from(past: Past) -> Sparse {
+impl From<DecayingHistogram> for StoredHistogram {
+    fn from(past: DecayingHistogram) -> StoredHistogram {
         let held = past
             .counts
             .iter()
             .copied()
             .enumerate()
             .filter(|(_, count)| *count > 0.0);
-        Sparse {
+        StoredHistogram {
             buckets: held.collect(),
             failures: past.failures,
         }
     }
 }
 
-impl From<Sparse> for Past {
-    fn from(sparse: Sparse) -> Past {
-        let mut past = Past::new();
+impl From<StoredHistogram> for DecayingHistogram {
+    fn from(sparse: StoredHistogram) -> DecayingHistogram {
+        let mut past = DecayingHistogram::new();
         for (bucket, count) in sparse.buckets {
             if let Some(slot) = past.counts.get_mut(bucket) {
                 *slot = count;
@@ -117,11 +117,11 @@ impl From<Sparse> for Past {
 }
 
 /// The past at one moment.
-pub(crate) struct View<'a> {
-    past: &'a Past,
+pub(crate) struct HistogramView<'a> {
+    past: &'a DecayingHistogram,
 }
 
-impl View<'_> {
+impl HistogramView<'_> {
     /// The highest value of the bucket in which the quantile lies. Failures rank above all answers, so a quantile that
     /// falls among them gives the slowest answer.
     pub(crate) fn quantile(&self, quantile: f64) -> u64 {
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn quantiles_and_tails() {
-        let mut past = Past::new();
+        let mut past = DecayingHistogram::new();
         assert!(past.view().is_none());
         let uniform: Vec<(u64, u64)> = (1..=200).map(|v| (v, 10)).collect();
         past.record(&uniform, 0);
@@ -228,13 +228,13 @@ mod tests {
 
     #[test]
     fn the_past_is_forgotten_in_proportion_and_survives_a_checkpoint() {
-        let mut past = Past::new();
+        let mut past = DecayingHistogram::new();
         past.record(&[(100, 6_000), (900, 2_000)], 2_000);
         past.forget_down_to(1_000.0);
         assert!((past.total() - 1_000.0).abs() < 1e-9);
         assert!((past.view().unwrap().above(100.0) - 0.4).abs() < 1e-12);
         let json = serde_json::to_string(&past).unwrap();
-        let mut back: Past = serde_json::from_str(&json).unwrap();
+        let mut back: DecayingHistogram = serde_json::from_str(&json).unwrap();
         assert!((back.view().unwrap().above(100.0) - 0.4).abs() < 1e-12);
         assert!(json.len() < 100, "{json}");
     }

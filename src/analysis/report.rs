@@ -1,15 +1,15 @@
 //! How the judge writes its evidence down.
 
-use super::epoch::{BINS, Epoch};
+use super::bins::{BINS, Bins};
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 use super::forecast::requests_to_advance;
-use super::guard::Guard;
+use super::slo::SloGuard;
 use super::judge::Judge;
 use super::latency::LatencyTest;
 use super::latency_advance::LatencyAdvance;
 use super::options::Objective;
-use super::split::Totals;
-use super::step::{Progress, margin};
+use super::sample_ratio::SampleRatioTotals;
+use super::step::{StepProgress, margin};
 
 impl Judge {
     /// The evidence so far. The confidence sequence is narrowed by it, which is why the judge is changed.
@@ -77,7 +77,7 @@ impl Judge {
         })
     }
 
-    fn of_guard(&self, objective: Objective, guard: &Guard) -> ObjectiveEvidence {
+    fn of_guard(&self, objective: Objective, guard: &SloGuard) -> ObjectiveEvidence {
         ObjectiveEvidence {
             objective,
             share: 1.0,
@@ -93,7 +93,7 @@ impl Judge {
     }
 
     /// What the forecast of the step says, less what the canary has had.
-    fn still_needed(&self, progress: &Progress) -> Option<u64> {
+    fn still_needed(&self, progress: &StepProgress) -> Option<u64> {
         if let Some(all) = self.units {
             let at_step = progress.units.unwrap_or_default();
             let rate = at_step.baseline.rate().or(all.baseline.rate())?;
@@ -110,8 +110,8 @@ impl Judge {
 
 /// The difference of rates, weight by weight, in the mean over the canary's requests: pooling over the weights would
 /// compare different times with each other (Simpson).
-fn difference(totals: &[Totals], ratio: f64) -> Option<f64> {
-    let both = |at: &Totals| {
+fn difference(totals: &[SampleRatioTotals], ratio: f64) -> Option<f64> {
+    let both = |at: &SampleRatioTotals| {
         Some((
             at.canary.requests as f64,
             at.canary.rate()? - ratio * at.baseline.rate()?,
@@ -124,7 +124,7 @@ fn difference(totals: &[Totals], ratio: f64) -> Option<f64> {
     (weight > 0.0).then(|| sum / weight)
 }
 
-fn bins(test: &LatencyTest, epoch: &Epoch) -> LatencyBins {
+fn bins(test: &LatencyTest, epoch: &Bins) -> LatencyBins {
     let stretch = test.stretch();
     LatencyBins {
         baseline_edges_us: epoch.baseline_edges,

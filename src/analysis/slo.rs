@@ -6,24 +6,24 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Arm, Counts};
+use super::cohort::{ArmCounts, Counts};
 use super::error::{ErrorTest, Margin, Pair};
-use super::latency_advance::Seen;
+use super::latency_advance::AnswerCounts;
 use super::options::Slo;
 
 /// The running guard of one objective.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Guard {
+pub(crate) struct SloGuard {
     pub(crate) slo: Slo,
-    pub(crate) canary: Side,
-    pub(crate) baseline: Side,
+    pub(crate) canary: GuardedArm,
+    pub(crate) baseline: GuardedArm,
     /// The baseline was on its way beyond the limit too, since both were last well within it.
     shared: bool,
 }
 
 /// What a guard says of the canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum SloFinding {
     Within,
     Beyond,
     BothBeyond,
@@ -31,24 +31,24 @@ pub(crate) enum Finding {
 
 /// One arm under guard.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Side {
+pub(crate) struct GuardedArm {
     test: ErrorTest,
     pub(crate) log_e: f64,
     pub(crate) counts: Counts,
 }
 
-impl Guard {
-    pub(crate) fn new(slo: Slo) -> Guard {
+impl SloGuard {
+    pub(crate) fn new(slo: Slo) -> SloGuard {
         let limit = slo.limit();
-        Guard {
+        SloGuard {
             slo,
-            canary: Side::new(limit),
-            baseline: Side::new(limit),
+            canary: GuardedArm::new(limit),
+            baseline: GuardedArm::new(limit),
             shared: false,
         }
     }
 
-    pub(crate) fn score(&mut self, canary: &Arm<'_>, baseline: &Arm<'_>, limit: f64) {
+    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>, limit: f64) {
         self.canary.score(self.slo, canary);
         self.baseline.score(self.slo, baseline);
         // Half of the evidence is enough to doubt that the canary is alone in it.
@@ -64,18 +64,18 @@ impl Guard {
         self.baseline.share(k);
     }
 
-    pub(crate) fn finding(&self, limit: f64) -> Finding {
+    pub(crate) fn finding(&self, limit: f64) -> SloFinding {
         match (self.canary.log_e >= limit, self.shared) {
-            (false, _) => Finding::Within,
-            (true, false) => Finding::Beyond,
-            (true, true) => Finding::BothBeyond,
+            (false, _) => SloFinding::Within,
+            (true, false) => SloFinding::Beyond,
+            (true, true) => SloFinding::BothBeyond,
         }
     }
 }
 
-impl Side {
-    pub(crate) fn new(limit: f64) -> Side {
-        Side {
+impl GuardedArm {
+    pub(crate) fn new(limit: f64) -> GuardedArm {
+        GuardedArm {
             test: ErrorTest::new(Margin::fixed(limit)),
             log_e: 0.0,
             counts: Counts::default(),
@@ -86,11 +86,11 @@ impl Side {
         self.test.share(k);
     }
 
-    pub(crate) fn score(&mut self, slo: Slo, arm: &Arm<'_>) {
+    pub(crate) fn score(&mut self, slo: Slo, arm: &ArmCounts<'_>) {
         let (requests, bad) = match slo {
             Slo::ErrorRate { .. } => (arm.requests, arm.distinct_failures()),
             Slo::Latency { below, .. } => {
-                let Some(seen) = Seen::of(arm) else { return };
+                let Some(seen) = AnswerCounts::of(arm) else { return };
                 let threshold = u64::try_from(below.as_micros()).unwrap_or(u64::MAX);
                 (seen.observations(), seen.beyond(threshold))
             }

@@ -15,7 +15,7 @@ const KEPT: usize = 256;
 
 /// A stretch of cohorts at one weight within one block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Stretch {
+pub struct Segment {
     /// Before it, a part `1/(k+1)` of the wealth was shared anew; 0 when nothing was.
     pub shared: u32,
     /// The canary's chance of a request.
@@ -29,9 +29,9 @@ pub struct Stretch {
     pub limit: Option<f64>,
 }
 
-impl Stretch {
-    fn opened(shared: u32, weight: f64, limit: Option<f64>) -> Stretch {
-        Stretch {
+impl Segment {
+    fn opened(shared: u32, weight: f64, limit: Option<f64>) -> Segment {
+        Segment {
             shared,
             weight,
             limit,
@@ -58,21 +58,21 @@ impl Stretch {
 
 /// The stretches of a release, with the wealth before the first that is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Ledger {
+pub(crate) struct EvidenceLog {
     pub(crate) opening: Wealth<BETS>,
-    pub(crate) stretches: VecDeque<Stretch>,
+    pub(crate) stretches: VecDeque<Segment>,
 }
 
-impl Ledger {
-    pub(crate) fn new() -> Ledger {
-        Ledger {
+impl EvidenceLog {
+    pub(crate) fn new() -> EvidenceLog {
+        EvidenceLog {
             opening: Wealth::new(),
             stretches: VecDeque::with_capacity(KEPT),
         }
     }
 
     pub(crate) fn share(&mut self, k: u32, margin: Margin) {
-        self.open(Stretch::opened(k, 0.0, None), margin);
+        self.open(Segment::opened(k, 0.0, None), margin);
     }
 
     /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with the limit that it is held
@@ -82,7 +82,7 @@ impl Ledger {
         match self.stretches.back_mut() {
             Some(last) if last.weight == weight && last.limit == limit => {}
             Some(last) if last.weight == 0.0 => (last.weight, last.limit) = (weight, limit),
-            _ => self.open(Stretch::opened(0, weight, limit), margin),
+            _ => self.open(Segment::opened(0, weight, limit), margin),
         }
         if let Some(last) = self.stretches.back_mut() {
             last.canary.add(&cohort.canary);
@@ -94,10 +94,10 @@ impl Ledger {
     /// order within a block does not matter, so each chance has one stretch in it.
     pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts, margin: Margin) {
         let block = self.stretches.iter().rposition(|stretch| stretch.shared > 0);
-        let fits = |stretch: &Stretch| stretch.limit.is_none() && (stretch.weight == weight || stretch.weight == 0.0);
+        let fits = |stretch: &Segment| stretch.limit.is_none() && (stretch.weight == weight || stretch.weight == 0.0);
         let known = (block.unwrap_or(0)..self.stretches.len()).find(|at| self.stretches.get(*at).is_some_and(fits));
         if known.is_none() {
-            self.open(Stretch::opened(0, weight, None), margin);
+            self.open(Segment::opened(0, weight, None), margin);
         }
         let at = known.unwrap_or(self.stretches.len() - 1);
         if let Some(stretch) = self.stretches.get_mut(at) {
@@ -107,7 +107,7 @@ impl Ledger {
         }
     }
 
-    fn open(&mut self, stretch: Stretch, margin: Margin) {
+    fn open(&mut self, stretch: Segment, margin: Margin) {
         if self.stretches.len() == KEPT
             && let Some(oldest) = self.stretches.pop_front()
         {

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::past::{View, edge_at_or_above};
+use super::decaying_histogram::{HistogramView, edge_at_or_above};
 
 /// Bins.
 pub(crate) const BINS: usize = 8;
@@ -46,7 +46,7 @@ impl Slack {
 
 /// Bins and ratios, frozen until the next cut.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Epoch {
+pub(crate) struct Bins {
     /// Upper edges of the baseline's bins, inclusive; the last bin has none.
     pub(crate) baseline_edges: [u64; BINS - 1],
     /// The same for the canary, with its slack.
@@ -55,18 +55,18 @@ pub(crate) struct Epoch {
     /// the test would ask for *different*, and roll back a canary that is faster.
     pub(crate) ratios: [[f64; BINS]; WAYS],
     /// Where the advance test compares, before its slack: p50, p90 and p99.
-    marks: [Mark; 3],
+    marks: [QuantileMark; 3],
 }
 
 /// A latency that the baseline is beyond with a known chance.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Mark {
+struct QuantileMark {
     us: u64,
     beyond: f64,
 }
 
-impl Epoch {
-    pub(crate) fn cut(past: &View<'_>, slack: Slack) -> Epoch {
+impl Bins {
+    pub(crate) fn cut(past: &HistogramView<'_>, slack: Slack) -> Bins {
         let edges = QUANTILES.map(|quantile| past.quantile(quantile));
         let plain = edges.map(|edge| past.above(edge as f64));
         let [_, _, _, p90, _, p99, _] = edges;
@@ -86,7 +86,7 @@ impl Epoch {
             let slower = plain.map(|above| (1.0 - part) * above + part * contaminated(above, beyond));
             *row = ratio(&plain, &slower, past.grain());
         }
-        Epoch {
+        Bins {
             baseline_edges: edges,
             canary_edges: edges.map(|edge| slack.inflate(edge)),
             ratios,
@@ -107,9 +107,9 @@ impl Epoch {
 /// Just below the values of the quantile's bucket, so that the baseline is beyond it as often as the quantile says or
 /// more. At their upper end it might never be, when many requests take the same time, and then no canary could ever be
 /// proved as good.
-fn mark(past: &View<'_>, quantile: f64) -> Mark {
+fn mark(past: &HistogramView<'_>, quantile: f64) -> QuantileMark {
     let us = past.below_quantile(quantile);
-    Mark {
+    QuantileMark {
         us,
         beyond: past.above(us as f64),
     }

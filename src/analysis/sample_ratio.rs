@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::{Arm, Cohort, Counts};
+use super::cohort::{ArmCounts, Cohort, Counts};
 use super::math::ln_gamma;
 
 /// Pseudo-requests: how far from the weight the bets reach.
@@ -21,8 +21,8 @@ const DISTINCT: usize = 1_024;
 
 /// Totals by weight.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Split {
-    totals: Vec<Totals>,
+pub(crate) struct SampleRatioTest {
+    totals: Vec<SampleRatioTotals>,
     current: usize,
     overflowed: bool,
     /// The sum of what each weight says.
@@ -31,7 +31,7 @@ pub(crate) struct Split {
 
 /// What was seen at one weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Totals {
+pub(crate) struct SampleRatioTotals {
     pub(crate) weight: f64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
@@ -43,10 +43,10 @@ pub(crate) struct Totals {
     log_e: f64,
 }
 
-impl Split {
+impl SampleRatioTest {
     /// Adds a cohort whose weight is strictly between 0 and 1.
     pub(crate) fn add(&mut self, cohort: &Cohort<'_>) {
-        let drawn = |arm: &Arm<'_>| arm.new_keys.unwrap_or(arm.requests);
+        let drawn = |arm: &ArmCounts<'_>| arm.new_keys.unwrap_or(arm.requests);
         let (canary, baseline) = (&cohort.canary, &cohort.baseline);
         self.count(
             cohort.weight,
@@ -72,7 +72,7 @@ impl Split {
         }
     }
 
-    fn at(&mut self, weight: f64) -> Option<&mut Totals> {
+    fn at(&mut self, weight: f64) -> Option<&mut SampleRatioTotals> {
         if self
             .totals
             .get(self.current)
@@ -82,7 +82,7 @@ impl Split {
             self.current = match self.totals.iter().position(|totals| totals.weight == weight) {
                 Some(known) => known,
                 None if self.totals.len() < DISTINCT => {
-                    self.totals.push(Totals::new(weight));
+                    self.totals.push(SampleRatioTotals::new(weight));
                     self.totals.len() - 1
                 }
                 None => {
@@ -113,14 +113,14 @@ impl Split {
     }
 
     /// All totals, or nothing when there were too many weights to tell apart.
-    pub(crate) fn totals(&self) -> Option<&[Totals]> {
+    pub(crate) fn totals(&self) -> Option<&[SampleRatioTotals]> {
         (!self.overflowed).then_some(&*self.totals)
     }
 }
 
-impl Totals {
-    fn new(weight: f64) -> Totals {
-        Totals {
+impl SampleRatioTotals {
+    fn new(weight: f64) -> SampleRatioTotals {
+        SampleRatioTotals {
             weight,
             canary: Counts::default(),
             baseline: Counts::default(),
@@ -151,14 +151,14 @@ mod tests {
     use super::*;
 
     #[expect(clippy::cast_possible_truncation, reason = "small numbers")]
-    fn after(requests: u64, weight: f64, truth: f64) -> Split {
-        let mut split = Split::default();
+    fn after(requests: u64, weight: f64, truth: f64) -> SampleRatioTest {
+        let mut split = SampleRatioTest::default();
         let canary = (requests as f64 * truth).round() as u64;
         split.add(&Cohort {
             at_ms: 1,
             weight,
-            baseline: Arm::of(requests - canary, 0),
-            canary: Arm::of(canary, 0),
+            baseline: ArmCounts::of(requests - canary, 0),
+            canary: ArmCounts::of(canary, 0),
         });
         split.examine();
         split
@@ -176,10 +176,10 @@ mod tests {
     fn one_more_draw_is_worth_one_on_average() {
         for (canary, baseline, weight) in [(0, 0, 0.01), (7, 93, 0.05), (5_000, 5_100, 0.5), (3, 30_000, 1e-4)] {
             let at = |more_canary: u64, more_baseline: u64| {
-                let totals = Totals {
+                let totals = SampleRatioTotals {
                     drawn_canary: canary + more_canary,
                     drawn_baseline: baseline + more_baseline,
-                    ..Totals::new(weight)
+                    ..SampleRatioTotals::new(weight)
                 };
                 totals.evidence()
             };
@@ -190,10 +190,10 @@ mod tests {
 
     #[test]
     fn weights_without_end_take_no_memory_without_end() {
-        let mut split = Split::default();
+        let mut split = SampleRatioTest::default();
         for i in 0..5_000_u32 {
             let weight = 0.1 + f64::from(i) * 1e-5;
-            let arm = Arm::of(10, 0);
+            let arm = ArmCounts::of(10, 0);
             split.add(&Cohort {
                 at_ms: u64::from(i),
                 weight,

@@ -7,8 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::epoch::{Epoch, Slack, Threshold};
-use super::latency_advance::Seen;
+use super::bins::{Bins, Slack, Threshold};
+use super::latency_advance::AnswerCounts;
 
 /// What is left of a count after a second, so that the last ten seconds make about two thirds of it.
 const KEPT: f64 = 0.9;
@@ -18,22 +18,22 @@ const ERRORS: f64 = 0.5;
 
 /// What both arms did in the last seconds.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Lately {
+pub(crate) struct RecentLatency {
     slack: Slack,
     thresholds: Option<[Threshold; 3]>,
-    canary: Count,
-    baseline: Count,
+    canary: RecentCounts,
+    baseline: RecentCounts,
 }
 
 /// Observations of one arm, and those of them beyond each threshold.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-struct Count {
+struct RecentCounts {
     all: f64,
     beyond: [f64; 3],
 }
 
-impl Count {
-    fn add(&mut self, seen: Seen<'_>, thresholds: impl Iterator<Item = u64>) {
+impl RecentCounts {
+    fn add(&mut self, seen: AnswerCounts<'_>, thresholds: impl Iterator<Item = u64>) {
         self.all += seen.observations() as f64;
         for (beyond, threshold) in self.beyond.iter_mut().zip(thresholds) {
             *beyond += seen.beyond(threshold) as f64;
@@ -46,19 +46,19 @@ impl Count {
     }
 }
 
-impl Lately {
+impl RecentLatency {
     /// Nothing seen yet; `slack` is the objective's.
-    pub(crate) fn new(slack: Slack) -> Lately {
-        Lately {
+    pub(crate) fn new(slack: Slack) -> RecentLatency {
+        RecentLatency {
             slack,
             thresholds: None,
-            canary: Count::default(),
-            baseline: Count::default(),
+            canary: RecentCounts::default(),
+            baseline: RecentCounts::default(),
         }
     }
 
     /// Takes over the thresholds of a new epoch.
-    pub(crate) fn recut(&mut self, epoch: &Epoch) {
+    pub(crate) fn recut(&mut self, epoch: &Bins) {
         self.thresholds = Some(epoch.thresholds(self.slack));
     }
 
@@ -68,7 +68,7 @@ impl Lately {
     }
 
     /// Counts a cohort.
-    pub(crate) fn add(&mut self, canary: Seen<'_>, baseline: Seen<'_>) {
+    pub(crate) fn add(&mut self, canary: AnswerCounts<'_>, baseline: AnswerCounts<'_>) {
         if let Some(thresholds) = &self.thresholds {
             self.canary
                 .add(canary, thresholds.iter().map(|threshold| threshold.canary_us));
@@ -102,13 +102,13 @@ impl Lately {
 mod tests {
     use super::*;
 
-    fn at_100_ms() -> Lately {
+    fn at_100_ms() -> RecentLatency {
         let threshold = Threshold {
             baseline_us: 100_000,
             canary_us: 105_000,
             nominal: 0.1,
         };
-        let mut lately = Lately::new(Slack {
+        let mut lately = RecentLatency::new(Slack {
             worse_by: 0.05,
             at_least_us: 1_000.0,
         });
@@ -117,12 +117,12 @@ mod tests {
     }
 
     /// A second with 1,000 requests of each arm, so many of them slow.
-    fn second(lately: &mut Lately, canary: u64, baseline: u64) {
+    fn second(lately: &mut RecentLatency, canary: u64, baseline: u64) {
         let (canary, baseline) = (
             [(90_000, 1_000 - canary), (110_000, canary)],
             [(90_000, 1_000 - baseline), (101_000, baseline)],
         );
-        let seen = |latency_us| Seen {
+        let seen = |latency_us| AnswerCounts {
             latency_us,
             failures: 0,
         };
@@ -153,7 +153,7 @@ mod tests {
     fn failures_are_slow_and_no_traffic_is_not() {
         let mut lately = at_100_ms();
         assert!(!lately.slower());
-        let failing = |failures| Seen {
+        let failing = |failures| AnswerCounts {
             latency_us: &[(90_000, 100)],
             failures,
         };

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
 use weighbridge::routing::{BudgetKind, Publisher, Rescue, Split, Watch, WatchSpec};
 use weighbridge::stats::{
-    Assignment, Happened, Horizon, Note, Notebook, Recorder, Side, Summary, UpstreamKey, WatchKey, Windows,
+    Assignment, RequestEventKind, Watermark, RequestEvent, EventBuffer, Recorder, Arm, Summary, UpstreamKey, ReleaseKey, Windows,
 };
 use weighbridge::time::Timestamp;
 
@@ -97,14 +97,14 @@ fn record(c: &mut Criterion) {
 
 /// What a request of a release costs on top.
 fn release(c: &mut Criterion) {
-    let mut book = Notebook::new(0, Arc::new(Horizon::new(1)));
-    let note = |at_us, happened| Note {
+    let mut book = EventBuffer::new(0, Arc::new(Watermark::new(1)));
+    let note = |at_us, happened| RequestEvent {
         assignment: Assignment {
-            watch: WatchKey(0),
+            watch: ReleaseKey(0),
             at_us,
             canary_points: 500,
             baseline_points: 9_500,
-            side: Side::Canary,
+            side: Arm::Canary,
         },
         user: 7,
         happened,
@@ -115,9 +115,9 @@ fn release(c: &mut Criterion) {
         b.iter(|| {
             at_us += 1;
             book.expect();
-            book.push(black_box(note(at_us, Happened::ASSIGNED)));
-            book.push(black_box(note(at_us, Happened::Headed)));
-            book.push(black_box(note(at_us, Happened::Good { latency_us: 300 })));
+            book.push(black_box(note(at_us, RequestEventKind::ASSIGNED)));
+            book.push(black_box(note(at_us, RequestEventKind::Headed)));
+            book.push(black_box(note(at_us, RequestEventKind::Good { latency_us: 300 })));
             if at_us % 100 == 0 {
                 drop(black_box(book.take(at_us)));
                 book.handed_over();
@@ -141,7 +141,7 @@ fn release(c: &mut Criterion) {
 
 fn watch() -> Watch {
     let spec = WatchSpec {
-        key: WatchKey(0),
+        key: ReleaseKey(0),
         release: "shop-1".into(),
         baseline: UpstreamKey(0),
         baseline_name: "blue".into(),

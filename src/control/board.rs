@@ -15,7 +15,7 @@ use super::state::{State, percentages};
 use super::view;
 use crate::model::{Name, api};
 use crate::routing::{Publisher, RoutingTable};
-use crate::stats::{Span, Summary, UpstreamKey, Windows};
+use crate::stats::{WindowSpan, Summary, UpstreamKey, Windows};
 use crate::time::{Clock, Timestamp};
 
 /// What there is to read of services without asking the controller.
@@ -171,12 +171,12 @@ impl Reader {
         let Some(windows) = self.recents.get(&upstream).map(|recent| recent.load_full()) else {
             return BTreeMap::new();
         };
-        let each = Span::ALL.into_iter();
+        let each = WindowSpan::ALL.into_iter();
         if windows.is_empty() {
             return each.map(|span| (span.as_str().to_owned(), EMPTY.clone())).collect();
         }
         let (sum, now) = (self.sum.get_or_insert_default(), self.now);
-        let read = |span: Span| {
+        let read = |span: WindowSpan| {
             sum.clear();
             windows.add_to(now, span, sum);
             (span.as_str().to_owned(), sum.window())

@@ -8,7 +8,7 @@ use super::Metrics;
 use super::board::{Recent, Recents};
 use crate::model::{Name, api};
 use crate::routing::{self, RoutingTable};
-use crate::stats::{Batch, Span, Summary, UpstreamKey, Windows};
+use crate::stats::{Batch, WindowSpan, Summary, UpstreamKey, Windows};
 use crate::time::Timestamp;
 
 /// Windows of every upstream of the table in use.
@@ -172,19 +172,19 @@ impl Collector {
 
     /// The 99th percentile of an upstream's latency over the last five minutes, in microseconds; `None` without requests.
     pub(super) fn p99_us(&self, upstream: UpstreamKey, now: Timestamp) -> Option<u64> {
-        let summary = self.recent(upstream, Span::FiveMinutes, now)?;
+        let summary = self.recent(upstream, WindowSpan::FiveMinutes, now)?;
         (!summary.total().is_empty()).then(|| summary.total().value_at_quantile(0.99))
     }
 
     /// An upstream's requests and failures over a span.
-    pub(super) fn counts(&self, upstream: UpstreamKey, span: Span, now: Timestamp) -> (u64, u64) {
+    pub(super) fn counts(&self, upstream: UpstreamKey, span: WindowSpan, now: Timestamp) -> (u64, u64) {
         let summary = self.recent(upstream, span, now);
         summary.map_or((0, 0), |summary| (summary.requests(), summary.failures()))
     }
 
     /// What an upstream did over the last five minutes: good answers by latency in microseconds, and failures.
     pub(super) fn past(&self, upstream: UpstreamKey, now: Timestamp) -> (Vec<(u64, u64)>, u64) {
-        let Some(summary) = self.recent(upstream, Span::FiveMinutes, now) else {
+        let Some(summary) = self.recent(upstream, WindowSpan::FiveMinutes, now) else {
             return (Vec::new(), 0);
         };
         let recorded = summary.total().iter_recorded();
@@ -197,7 +197,7 @@ impl Collector {
         self.since.map_or(Duration::ZERO, |since| now.since(since))
     }
 
-    fn recent(&self, upstream: UpstreamKey, span: Span, now: Timestamp) -> Option<Summary> {
+    fn recent(&self, upstream: UpstreamKey, span: WindowSpan, now: Timestamp) -> Option<Summary> {
         let mut summary = Summary::new();
         self.upstreams.get(&upstream)?.windows.add_to(now, span, &mut summary);
         Some(summary)
@@ -216,7 +216,7 @@ impl Collector {
             measured.busy = false;
             measured.show(now);
             let mut recent = Summary::new();
-            measured.windows.add_to(now, Span::TenSeconds, &mut recent);
+            measured.windows.add_to(now, WindowSpan::TenSeconds, &mut recent);
             let upstreams = services.entry(Name::clone(&measured.service)).or_default();
             upstreams.insert(measured.upstream.to_string(), recent.window());
         }

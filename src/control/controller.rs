@@ -25,7 +25,7 @@ use super::state::State;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
-use crate::stats::{Batch, Horizon, NoteBatch};
+use crate::stats::{Batch, Watermark, EventBatch};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -72,9 +72,9 @@ pub struct Links {
     /// What workers counted.
     pub batches: mpsc::Sender<Batch>,
     /// What became of the requests of releases.
-    pub notes: mpsc::Sender<NoteBatch>,
+    pub notes: mpsc::Sender<EventBatch>,
     /// How far these are complete.
-    pub horizon: Arc<Horizon>,
+    pub horizon: Arc<Watermark>,
     /// What health checkers saw.
     pub health: mpsc::Sender<HealthEvent>,
 }
@@ -114,8 +114,8 @@ pub struct Controller {
     pub(super) approvals: bool,
     /// Releases that workers have been told of, by number.
     pub(super) watches: u32,
-    pub(super) horizon: Arc<Horizon>,
-    pub(super) notes: mpsc::Receiver<NoteBatch>,
+    pub(super) horizon: Arc<Watermark>,
+    pub(super) notes: mpsc::Receiver<EventBatch>,
     pub(super) errands: Errands,
     /// When what is being judged became known: the answer that a rollback is counted from.
     pub(super) decided: Timestamp,
@@ -182,7 +182,7 @@ impl Controller {
         let (metrics, events) = (Arc::<Metrics>::default(), Arc::<Events>::default());
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
         let (notes, notes_receiver) = mpsc::channel(NOTES_MAX);
-        let horizon = Arc::new(Horizon::new(setup.workers));
+        let horizon = Arc::new(Watermark::new(setup.workers));
         let (health, health_receiver) = mpsc::channel(HEALTH_MAX);
         let mut keys = Keys::new();
         let mut loaded = setup.loaded;

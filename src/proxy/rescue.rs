@@ -235,11 +235,11 @@ mod tests {
     use super::*;
     use crate::model::Name;
     use crate::routing::WatchSpec;
-    use crate::stats::{UpstreamKey, WatchKey};
+    use crate::stats::{UpstreamKey, ReleaseKey};
 
     fn watch() -> Arc<Watch> {
         let spec = WatchSpec {
-            key: WatchKey(0),
+            key: ReleaseKey(0),
             release: "shop-1".into(),
             baseline: UpstreamKey(0),
             baseline_name: Name::from("blue"),

@@ -13,7 +13,7 @@ use http::{Method, Uri};
 use super::deadline::Millis;
 use super::worker::Worker;
 use crate::model::redact;
-use crate::stats::{Class, Sample, Side, WatchKey};
+use crate::stats::{Class, SampledExchange, Arm, ReleaseKey};
 use crate::time::{Clock, SystemClock};
 
 /// Failures of one release that one worker keeps in a second.
@@ -32,7 +32,7 @@ pub(crate) struct Rates(RefCell<Vec<Rate>>);
 
 #[derive(Debug)]
 struct Rate {
-    watch: WatchKey,
+    watch: ReleaseKey,
     second: u64,
     failures: u32,
     good: [bool; 2],
@@ -40,7 +40,7 @@ struct Rate {
 
 impl Rates {
     /// Whether one more failure may be kept.
-    fn failure(&self, watch: WatchKey, now: Millis) -> bool {
+    fn failure(&self, watch: ReleaseKey, now: Millis) -> bool {
         self.with(watch, now, |rate| {
             rate.failures += 1;
             rate.failures <= FAILURES_MAX
@@ -48,18 +48,18 @@ impl Rates {
     }
 
     /// Whether a good answer of this side may be kept: one in a second, to compare the failures with.
-    fn good(&self, watch: WatchKey, side: Side, now: Millis) -> bool {
+    fn good(&self, watch: ReleaseKey, side: Arm, now: Millis) -> bool {
         self.with(watch, now, |rate| {
             let [baseline, canary] = &mut rate.good;
             let taken = match side {
-                Side::Baseline => baseline,
-                Side::Canary => canary,
+                Arm::Baseline => baseline,
+                Arm::Canary => canary,
             };
             !std::mem::replace(taken, true)
         })
     }
 
-    fn with(&self, watch: WatchKey, now: Millis, act: impl FnOnce(&mut Rate) -> bool) -> bool {
+    fn with(&self, watch: ReleaseKey, now: Millis, act: impl FnOnce(&mut Rate) -> bool) -> bool {
         let second = now / 1_000;
         let new = Rate {
             watch,
@@ -116,7 +116,7 @@ impl Subject {
 
     /// Keeps the exchange if one of its kind is due. A failure is kept at once, since it may be the one that ends the
     /// release; a good answer at its end. Gives whether that is decided.
-    pub(crate) fn see(&mut self, worker: &Worker, watch: WatchKey, side: Side, seen: &Seen<'_>) -> bool {
+    pub(crate) fn see(&mut self, worker: &Worker, watch: ReleaseKey, side: Arm, seen: &Seen<'_>) -> bool {
         let now = worker.deadlines.coarse();
         if seen.class.is_failure() {
             if worker.samples.failure(watch, now) {
@@ -136,9 +136,9 @@ impl Subject {
         true
     }
 
-    fn keep(&mut self, worker: &Worker, watch: WatchKey, side: Side, seen: &Seen<'_>) {
+    fn keep(&mut self, worker: &Worker, watch: ReleaseKey, side: Arm, seen: &Seen<'_>) {
         let fields = self.fields.take().or_else(|| seen.headers.map(fields));
-        let sample = Sample {
+        let sample = SampledExchange {
             side,
             at: SystemClock.now(),
             method: redact::method(self.method.as_str()).into(),
@@ -172,7 +172,7 @@ mod tests {
 
     use super::*;
 
-    const WATCH: WatchKey = WatchKey(3);
+    const WATCH: ReleaseKey = ReleaseKey(3);
 
     #[test]
     fn a_second_has_a_few_failures_and_one_good_answer_of_each_side() {
@@ -180,22 +180,22 @@ mod tests {
         for second in [0, 1_000] {
             let now = second + 999;
             assert_eq!((0..100).filter(|_| rates.failure(WATCH, now)).count(), 20);
-            for side in [Side::Baseline, Side::Canary] {
+            for side in [Arm::Baseline, Arm::Canary] {
                 assert!(rates.good(WATCH, side, now) && !rates.good(WATCH, side, now));
             }
         }
-        assert!(rates.good(WatchKey(4), Side::Canary, 1_999), "releases do not share it");
+        assert!(rates.good(ReleaseKey(4), Arm::Canary, 1_999), "releases do not share it");
     }
 
     #[test]
     fn releases_of_the_past_are_forgotten() {
         let rates = Rates::default();
         for release in 0..10_000 {
-            rates.failure(WatchKey(release), u64::from(release) * 1_000);
+            rates.failure(ReleaseKey(release), u64::from(release) * 1_000);
             assert_eq!(rates.0.borrow().len(), 1);
         }
         for release in 0..10_000 {
-            rates.failure(WatchKey(release), 0);
+            rates.failure(ReleaseKey(release), 0);
         }
         assert_eq!(rates.0.borrow().len(), RATES_MAX);
     }

@@ -16,7 +16,7 @@ use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
 use crate::routing::{BudgetKind, OnCanary, Service, Trip, Upstream, Watch};
-use crate::stats::{Assignment, Class, Happened, Note, Side, UpstreamKey};
+use crate::stats::{Assignment, Class, RequestEventKind, RequestEvent, Arm, UpstreamKey};
 use crate::time::SystemClock;
 
 /// Not the seed of any split, which are salts of services: who shares a hash here does not share a side for it.
@@ -82,14 +82,14 @@ impl Trial {
         let Request { drawn, user, uploading } = *request;
         let spec = &watch.spec;
         let side = if drawn == spec.canary {
-            Side::Canary
+            Arm::Canary
         } else if drawn == spec.baseline {
-            Side::Baseline
+            Arm::Baseline
         } else {
             return Drawn::Aside;
         };
         let canary_full = watch.is_full();
-        let place = (side == Side::Canary).then(|| watch.enter());
+        let place = (side == Arm::Canary).then(|| watch.enter());
         let displaced = matches!(place, Some(None));
         let points = |key| weight(service, key).basis_points();
         let mut notes = worker.notes.borrow_mut();
@@ -101,10 +101,10 @@ impl Trial {
             baseline_points: points(spec.baseline),
             side,
         };
-        notes.push(Note {
+        notes.push(RequestEvent {
             assignment,
             user,
-            happened: Happened::Assigned { uploading, canary_full },
+            happened: RequestEventKind::Assigned { uploading, canary_full },
         });
         drop(notes);
         let trial = Trial {
@@ -118,7 +118,7 @@ impl Trial {
             subject: None,
         };
         if displaced {
-            trial.note(worker, Happened::Displaced);
+            trial.note(worker, RequestEventKind::Displaced);
             return Drawn::Displaced;
         }
         trial.hand_over(worker);
@@ -128,14 +128,14 @@ impl Trial {
     /// Which upstream it was drawn for.
     pub(crate) fn upstream(&self) -> UpstreamKey {
         match self.assignment.side {
-            Side::Baseline => self.watch.spec.baseline,
-            Side::Canary => self.watch.spec.canary,
+            Arm::Baseline => self.watch.spec.baseline,
+            Arm::Canary => self.watch.spec.canary,
         }
     }
 
     /// The release, while it is the canary that has the request.
     pub(crate) fn on_canary(&self) -> Option<&Arc<Watch>> {
-        (self.assignment.side == Side::Canary && self.state == State::Open).then_some(&self.watch)
+        (self.assignment.side == Arm::Canary && self.state == State::Open).then_some(&self.watch)
     }
 
     /// Remembers what a sample would tell of the request.
@@ -162,12 +162,12 @@ impl Trial {
             State::Open => {
                 self.headed = true;
                 if !ended {
-                    self.note(worker, Happened::Headed);
+                    self.note(worker, RequestEventKind::Headed);
                 }
             }
             State::Deserted => {
                 self.state = State::Rescued;
-                self.note(worker, Happened::Bad { visible: false });
+                self.note(worker, RequestEventKind::Bad { visible: false });
             }
             _ => {}
         }
@@ -177,7 +177,7 @@ impl Trial {
     /// the upstream that is waited for.
     pub(crate) fn sent(&self, worker: &Worker) {
         if self.uploading.take() && self.state == State::Open && !self.headed {
-            self.note(worker, Happened::Sent);
+            self.note(worker, RequestEventKind::Sent);
         }
     }
 
@@ -185,7 +185,7 @@ impl Trial {
     /// waited for.
     pub(crate) fn uploads(&self, worker: &Worker) {
         if !self.uploading.replace(true) && self.state == State::Open && !self.headed {
-            self.note(worker, Happened::Uploading);
+            self.note(worker, RequestEventKind::Uploading);
         }
     }
 
@@ -196,10 +196,10 @@ impl Trial {
             State::Open if class == Class::ClientAbort => self.abort(worker, now),
             State::Open => {
                 let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us)).unwrap_or(u32::MAX);
-                self.note(worker, Happened::Good { latency_us });
+                self.note(worker, RequestEventKind::Good { latency_us });
             }
             // The canary failed; that the client did not wait for the baseline does not make that good.
-            State::Deserted => self.note(worker, Happened::Bad { visible: false }),
+            State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),
             // What the user got in place of the canary's failure is broken too.
             State::Rescued if class.is_failure() => {
                 self.spend(worker, BudgetKind::Visible, now);
@@ -214,8 +214,8 @@ impl Trial {
     /// a sample would tell.
     pub(crate) fn reroute(self, worker: &Worker) -> Option<Subject> {
         match self.state {
-            State::Open => self.note(worker, Happened::Aborted { late: false }),
-            State::Deserted => self.note(worker, Happened::Bad { visible: false }),
+            State::Open => self.note(worker, RequestEventKind::Aborted { late: false }),
+            State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),
             State::Rescued | State::Settled => {}
         }
         self.subject
@@ -228,7 +228,7 @@ impl Trial {
         self.spend(worker, BudgetKind::All, now);
         self.place = None;
         self.watch.hurry();
-        self.note(worker, Happened::Failed);
+        self.note(worker, RequestEventKind::Failed);
         worker.flush_notes();
     }
 
@@ -236,16 +236,16 @@ impl Trial {
     fn fail(&mut self, worker: &Worker, now: Instant) {
         let was = std::mem::replace(&mut self.state, State::Settled);
         match self.assignment.side {
-            Side::Baseline => self.watch.tripwire().baseline_failed(),
+            Arm::Baseline => self.watch.tripwire().baseline_failed(),
             // Before the note, since each microsecond may send another user there.
-            Side::Canary => {
+            Arm::Canary => {
                 if was == State::Open {
                     self.spend(worker, BudgetKind::All, now);
                 }
                 self.spend(worker, BudgetKind::Visible, now);
             }
         }
-        self.note(worker, Happened::Bad { visible: true });
+        self.note(worker, RequestEventKind::Bad { visible: true });
     }
 
     /// The client gave up. If it had waited for longer than nearly all answers of the baseline take, the upstream is the
@@ -255,11 +255,11 @@ impl Trial {
         let late = !self.headed && !self.uploading.get() && waited_us > self.watch.baseline_p99_us();
         if late {
             match self.assignment.side {
-                Side::Baseline => self.watch.tripwire().baseline_failed(),
-                Side::Canary => self.spend(worker, BudgetKind::All, now),
+                Arm::Baseline => self.watch.tripwire().baseline_failed(),
+                Arm::Canary => self.spend(worker, BudgetKind::All, now),
             }
         }
-        self.note(worker, Happened::Aborted { late });
+        self.note(worker, RequestEventKind::Aborted { late });
     }
 
     /// A failure of the canary, which takes it out when it exhausts the allowance.
@@ -286,12 +286,12 @@ impl Trial {
         }
     }
 
-    fn note(&self, worker: &Worker, happened: Happened) {
-        if self.assignment.side == Side::Canary && happened.is_bad() {
+    fn note(&self, worker: &Worker, happened: RequestEventKind) {
+        if self.assignment.side == Arm::Canary && happened.is_bad() {
             // Also when it was said before: whoever judged meanwhile and knew of no failure has taken it back.
             self.watch.hurry();
         }
-        worker.notes.borrow_mut().push(Note {
+        worker.notes.borrow_mut().push(RequestEvent {
             assignment: self.assignment,
             user: self.user,
             happened,
@@ -311,7 +311,7 @@ impl Trial {
 pub(crate) fn user(service: &Service, choice: &Choice, address: impl FnOnce() -> IpAddr) -> u32 {
     match choice {
         Choice::Key(key) => hash(key),
-        _ if service.sticky.is_some() => Note::KEYLESS,
+        _ if service.sticky.is_some() => RequestEvent::NO_KEY,
         _ => match address() {
             IpAddr::V4(v4) => hash(&v4.octets()),
             IpAddr::V6(v6) => hash(&v6.octets()),
@@ -321,7 +321,7 @@ pub(crate) fn user(service: &Service, choice: &Choice, address: impl FnOnce() ->
 
 fn hash(key: &[u8]) -> u32 {
     let hash = xxh3_64_with_seed(key, USER_SEED) >> 32;
-    u32::try_from(hash).unwrap_or_default().min(Note::KEYLESS - 1)
+    u32::try_from(hash).unwrap_or_default().min(RequestEvent::NO_KEY - 1)
 }
 
 fn weight(service: &Service, key: UpstreamKey) -> Weight {

@@ -20,7 +20,7 @@ use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
 use crate::routing::{Publisher, Reader, Snapshot};
-use crate::stats::{Notebook, Recorder, UpstreamKey};
+use crate::stats::{EventBuffer, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
 
@@ -39,7 +39,7 @@ pub(crate) struct Worker {
     pub(crate) connections: Arc<AtomicUsize>,
     reader: RefCell<Reader>,
     random: RefCell<fastrand::Rng>,
-    pub(crate) notes: RefCell<Notebook>,
+    pub(crate) notes: RefCell<EventBuffer>,
     /// How many requests may be rescued.
     pub(crate) rescues: Allowances,
     /// How many exchanges may be kept for people.
@@ -83,7 +83,7 @@ impl Worker {
             connections,
             reader: RefCell::new(publisher.reader()),
             random: RefCell::new(fastrand::Rng::new()),
-            notes: RefCell::new(Notebook::new(number, Arc::clone(&reports.horizon))),
+            notes: RefCell::new(EventBuffer::new(number, Arc::clone(&reports.horizon))),
             rescues: Allowances::default(),
             samples: Rates::default(),
             publisher: publisher.clone(),

@@ -20,7 +20,7 @@ use super::tick;
 use super::worker::Worker;
 use crate::net::ListenerOptions;
 use crate::routing::Publisher;
-use crate::stats::{Batch, Horizon, NoteBatch};
+use crate::stats::{Batch, Watermark, EventBatch};
 use crate::telemetry::AccessLog;
 
 /// The threads of the data plane.
@@ -44,9 +44,9 @@ pub struct Reports {
     /// What they counted.
     pub batches: mpsc::Sender<Batch>,
     /// What became of the requests of releases.
-    pub notes: mpsc::Sender<NoteBatch>,
+    pub notes: mpsc::Sender<EventBatch>,
     /// How far these are complete; of as many workers as there are.
-    pub horizon: Arc<Horizon>,
+    pub horizon: Arc<Watermark>,
 }
 
 /// A listener with one socket for each worker, all bound to the same address.

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::*;
 use crate::routing::testing::{service, weights};
 use crate::routing::{Rescue, WatchSpec};
-use crate::stats::WatchKey;
+use crate::stats::ReleaseKey;
 
 fn build(specs: &[ServiceSpec], keys: &mut Keys, previous: Option<&RoutingTable>) -> RoutingTable {
     let live = |name: &str| previous?.service(name).map(|service| service.live());
@@ -32,7 +32,7 @@ fn points(table: &RoutingTable, service: &str) -> Vec<u16> {
 fn watch(service: &Service, baseline: &str, canary: &str) -> Arc<Watch> {
     let key = |name: &str| service.upstream(name).unwrap().key;
     let spec = WatchSpec {
-        key: WatchKey(0),
+        key: ReleaseKey(0),
         release: "shop-1".into(),
         baseline: key(baseline),
         baseline_name: baseline.into(),

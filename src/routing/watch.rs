@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use crate::model::{Name, Weight};
-use crate::stats::{UpstreamKey, WatchKey};
+use crate::stats::{UpstreamKey, ReleaseKey};
 
 /// Which requests of the canary the baseline answers instead when they fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum Rescue {
 #[derive(Clone, Debug)]
 pub struct WatchSpec {
     /// The release's number.
-    pub key: WatchKey,
+    pub key: ReleaseKey,
     /// Its identity, for logs.
     pub release: Arc<str>,
     /// The upstream that holds the users.
@@ -431,7 +431,7 @@ mod tests {
 
         pub(super) fn watch(in_flight_max: u32) -> Watch {
             let spec = WatchSpec {
-                key: WatchKey(0),
+                key: ReleaseKey(0),
                 release: "shop-1".into(),
                 baseline: UpstreamKey(0),
                 baseline_name: "blue".into(),

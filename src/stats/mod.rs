@@ -9,12 +9,12 @@ mod outcome;
 mod recorder;
 mod sparse;
 mod summary;
-mod trial;
+mod request_event;
 mod windows;
 
 pub use labels::{MethodLabel, Reason, RequestLabels};
 pub use outcome::{Class, Outcome, UpstreamKey};
 pub use recorder::{Batch, ReasonLabels, Recorder};
 pub use summary::{LATENCY_US_MAX, Summary};
-pub use trial::{Assignment, Happened, Horizon, Note, NoteBatch, Notebook, Sample, Side, WatchKey};
-pub use windows::{Span, Windows};
+pub use request_event::{Assignment, RequestEventKind, Watermark, RequestEvent, EventBatch, EventBuffer, SampledExchange, Arm, ReleaseKey};
+pub use windows::{WindowSpan, Windows};

@@ -18,7 +18,7 @@ const BLOCKS: u64 = 60;
 
 /// A span of time that ends now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Span {
+pub enum WindowSpan {
     /// The last ten seconds, to one second.
     TenSeconds,
     /// The last minute, to five seconds.
@@ -29,17 +29,17 @@ pub enum Span {
     SinceChange,
 }
 
-impl Span {
+impl WindowSpan {
     /// All of them, shortest first.
-    pub const ALL: [Span; 4] = [Span::TenSeconds, Span::OneMinute, Span::FiveMinutes, Span::SinceChange];
+    pub const ALL: [WindowSpan; 4] = [WindowSpan::TenSeconds, WindowSpan::OneMinute, WindowSpan::FiveMinutes, WindowSpan::SinceChange];
 
     /// The span's name in the API.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Span::TenSeconds => "10s",
-            Span::OneMinute => "1m",
-            Span::FiveMinutes => "5m",
-            Span::SinceChange => "since_change",
+            WindowSpan::TenSeconds => "10s",
+            WindowSpan::OneMinute => "1m",
+            WindowSpan::FiveMinutes => "5m",
+            WindowSpan::SinceChange => "since_change",
         }
     }
 }
@@ -95,7 +95,7 @@ impl Windows {
 
     /// All windows as of `now`, with their names, in the order of [`Span::ALL`].
     pub fn read(&self, now: Timestamp) -> [(&'static str, Summary); 4] {
-        Span::ALL.map(|span| {
+        WindowSpan::ALL.map(|span| {
             let mut sum = Summary::new();
             self.add_to(now, span, &mut sum);
             (span.as_str(), sum)
@@ -103,19 +103,19 @@ impl Windows {
     }
 
     /// Adds what happened within `span` before `now` to `sum`, which a caller may keep for the next upstream.
-    pub fn add_to(&self, now: Timestamp, span: Span, sum: &mut Summary) {
+    pub fn add_to(&self, now: Timestamp, span: WindowSpan, sum: &mut Summary) {
         let now = second(now);
         match span {
-            Span::TenSeconds => add_recent(&self.seconds, now, SECONDS, sum),
-            Span::OneMinute => add_recent(&self.blocks, now / BLOCK, BLOCKS / 5, sum),
-            Span::FiveMinutes => add_recent(&self.blocks, now / BLOCK, BLOCKS, sum),
-            Span::SinceChange => self.since_change.iter().for_each(|closed| sum.merge(closed)),
+            WindowSpan::TenSeconds => add_recent(&self.seconds, now, SECONDS, sum),
+            WindowSpan::OneMinute => add_recent(&self.blocks, now / BLOCK, BLOCKS / 5, sum),
+            WindowSpan::FiveMinutes => add_recent(&self.blocks, now / BLOCK, BLOCKS, sum),
+            WindowSpan::SinceChange => self.since_change.iter().for_each(|closed| sum.merge(closed)),
         }
         let open_is_recent = match span {
-            Span::TenSeconds => self.second + SECONDS > now,
-            Span::OneMinute => self.second / BLOCK + BLOCKS / 5 > now / BLOCK,
-            Span::FiveMinutes => self.second / BLOCK + BLOCKS > now / BLOCK,
-            Span::SinceChange => true,
+            WindowSpan::TenSeconds => self.second + SECONDS > now,
+            WindowSpan::OneMinute => self.second / BLOCK + BLOCKS / 5 > now / BLOCK,
+            WindowSpan::FiveMinutes => self.second / BLOCK + BLOCKS > now / BLOCK,
+            WindowSpan::SinceChange => true,
         };
         if open_is_recent {
             self.open.iter().for_each(|open| sum.merge(open));

@@ -1,7 +1,7 @@
 //! Keys that are drawn again and again while the canary's weight rises, and an outage that both versions share: S19.
 
 use weighbridge::analysis::{Cohort, Judge, Units, Verdict};
-use weighbridge::stats::Side;
+use weighbridge::stats::Arm;
 
 use crate::errors::{judge, step};
 use crate::rng::Rng;
@@ -55,7 +55,7 @@ fn rolled_back(seed: u64, mut judge: Judge, phases: &[Phase]) -> bool {
             let known = places.len() as u64;
             let mut arms = [Second::default(), Second::default()];
             let mut ask = |user: u64, place: f64, failed: bool| {
-                let side = [Side::Baseline, Side::Canary][usize::from(place < phase.weight)];
+                let side = [Arm::Baseline, Arm::Canary][usize::from(place < phase.weight)];
                 let entered = units.enter(user as u32, side, phase.weight, second * SECOND_US, failed);
                 Second::add(&mut arms, side, failed, &entered);
             };

@@ -2,7 +2,7 @@
 
 use weighbridge::analysis::replay::{Mode, RunOutcome, RunPlan, Run};
 use weighbridge::analysis::{ArmCounts, Cohort, Entered, ErrorRateMargin, Judge, Objective, Options, Unit, Units, Verdict};
-use weighbridge::stats::Side;
+use weighbridge::stats::Arm;
 
 use crate::errors::{judge, step};
 use crate::power::Detection;
@@ -77,12 +77,12 @@ impl Second {
     }
 
     /// Adds a request: the baseline is the first of the arms.
-    pub(crate) fn add(arms: &mut [Second; 2], side: Side, failed: bool, entered: &Entered) {
-        let arm = &mut arms[usize::from(side == Side::Canary)];
+    pub(crate) fn add(arms: &mut [Second; 2], side: Arm, failed: bool, entered: &Entered) {
+        let arm = &mut arms[usize::from(side == Arm::Canary)];
         arm.requests += 1;
         arm.failures += u64::from(failed);
         for (side, unit) in entered.units(side) {
-            unit.add_to(&mut arms[usize::from(side == Side::Canary)].units);
+            unit.add_to(&mut arms[usize::from(side == Arm::Canary)].units);
         }
     }
 }
@@ -111,7 +111,7 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
                 key.is_bad = rng.chance((scene.bad)(t)[usize::from(canary)].min(1.0));
             }
             let failed = key.is_bad || rng.chance(scene.background);
-            let side = if canary { Side::Canary } else { Side::Baseline };
+            let side = if canary { Arm::Canary } else { Arm::Baseline };
             let entered = units.enter(user, side, weight, at_us, failed);
             begun += u64::from(canary && entered.begins.is_some());
             Second::add(&mut arms, side, failed, &entered);
@@ -214,7 +214,7 @@ pub(crate) fn few_keys(seed: u64) -> Option<u64> {
         for _ in 0..rng.poisson(1.5) {
             let user = rng.bits() % KEYS;
             let canary = user < 8;
-            let side = if canary { Side::Canary } else { Side::Baseline };
+            let side = if canary { Arm::Canary } else { Arm::Baseline };
             let failed = canary || rng.chance(1e-3);
             let entered = units.enter(user as u32, side, 0.05, tick * 10_000, failed);
             Second::add(&mut arms, side, failed, &entered);

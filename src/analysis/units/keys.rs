@@ -1,6 +1,6 @@
 //! The keys of a release: what is known of each, and which of them have changed since they were written down.
 
-use crate::stats::Note;
+use crate::stats::RequestEvent;
 
 /// Places for keys. Seven eighths of them are used, so that a search stays short.
 const SLOTS: u32 = 1 << 20;
@@ -224,7 +224,7 @@ impl KeyTable {
             self.places = vec![0; SLOTS as usize];
         }
         let nobody = KeyState {
-            user: Note::KEYLESS,
+            user: RequestEvent::NO_KEY,
             ..KeyState::default()
         };
         while self.all.len() <= number as usize {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Unit;
 use super::keys::{KeyState, KeyTable, OldKey, Read, Row, WEIGHTS_MAX, truncated};
-use crate::stats::{Note, Side};
+use crate::stats::{RequestEvent, Arm};
 
 /// Ages are known to this part of `bake`, and to at least 10 ms.
 const AGE_PARTS: u64 = 16;
@@ -40,7 +40,7 @@ pub struct Entered {
     /// The chance of the unit that begins with it, if one does.
     pub begins: Option<f64>,
     /// It is the first failure of its key: the draws of the key, each with the arm that it chose and its chance.
-    pub failed: Vec<(Side, f64)>,
+    pub failed: Vec<(Arm, f64)>,
     /// A client has failed for the first time in the release.
     pub is_new_failing_client: bool,
     /// It is so-manieth failure of its key, from 1; 0 if it is none.
@@ -54,7 +54,7 @@ impl Entered {
     }
 
     /// What the request, which was given to `side`, adds to the units of either arm.
-    pub fn units(&self, side: Side) -> impl Iterator<Item = (Side, Unit)> {
+    pub fn units(&self, side: Arm) -> impl Iterator<Item = (Arm, Unit)> {
         let unit = |weight| Unit {
             weight,
             ..Unit::default()
@@ -152,12 +152,12 @@ impl Units {
 
     /// Takes a request in: whose it is ([`Note::KEYLESS`] for nobody's), its side, the canary's chance of it, when it was
     /// assigned, and whether it failed. Requests come in the order of their assignment.
-    pub fn enter(&mut self, user: u32, side: Side, weight: f64, at_us: u64, failed: bool) -> Entered {
+    pub fn enter(&mut self, user: u32, side: Arm, weight: f64, at_us: u64, failed: bool) -> Entered {
         let at = self.time(at_us) / self.width_us;
         if !self.sticky {
             return self.enter_drawn(user, failed);
         }
-        if user == Note::KEYLESS {
+        if user == RequestEvent::NO_KEY {
             return self.enter_keyless(side, weight, at, failed);
         }
         let (number, mut entered) = match (self.keys.find(user), self.number(weight)) {
@@ -224,7 +224,7 @@ impl Units {
         }
     }
 
-    fn enter_keyless(&mut self, side: Side, weight: f64, at: u64, failed: bool) -> Entered {
+    fn enter_keyless(&mut self, side: Arm, weight: f64, at: u64, failed: bool) -> Entered {
         self.wait(at, weight, weight, side, u64::from(failed));
         Entered {
             begins: Some(weight),
@@ -243,9 +243,9 @@ impl Units {
     }
 
     /// A key is drawn at the weight with the number `drawn_at`; `chance` is its chance to be put on the canary by that.
-    fn begin(&mut self, number: u32, side: Side, drawn_at: u8, chance: f64, at: u64) -> Entered {
+    fn begin(&mut self, number: u32, side: Arm, drawn_at: u8, chance: f64, at: u64) -> Entered {
         self.keys
-            .change(number, |key| key.draw(drawn_at, side == Side::Canary, at));
+            .change(number, |key| key.draw(drawn_at, side == Arm::Canary, at));
         self.wait(at, self.weight(drawn_at), chance, side, 0);
         Entered {
             begins: Some(chance),
@@ -255,7 +255,7 @@ impl Units {
 
     /// A key that is known is drawn again if it was on the baseline and a larger weight may have moved it. One that has
     /// failed begins no further unit.
-    fn see_again(&mut self, number: u32, side: Side, drawn_at: u8, at: u64) -> Entered {
+    fn see_again(&mut self, number: u32, side: Arm, drawn_at: u8, at: u64) -> Entered {
         let key = self.keys.get(number);
         let (before, now) = (self.weight(key.last()), self.weight(drawn_at));
         if !key.on_canary() && key.failures == 0 && now > before {
@@ -282,16 +282,16 @@ impl Units {
 
     /// The draws of a key in their order, each with the arm that it chose and its chance to put the key on the canary: all
     /// but the last left it on the baseline.
-    fn draws(&self, key: &KeyState) -> Vec<(Side, f64)> {
+    fn draws(&self, key: &KeyState) -> Vec<(Arm, f64)> {
         let mut weights: Vec<f64> = key.draws().map(|weight| self.weight(weight)).collect();
         weights.sort_by(f64::total_cmp);
         let mut before = 0.0;
         let chances = weights
             .into_iter()
             .map(|now| moved(std::mem::replace(&mut before, now), now));
-        let mut draws: Vec<_> = chances.map(|chance| (Side::Baseline, chance)).collect();
+        let mut draws: Vec<_> = chances.map(|chance| (Arm::Baseline, chance)).collect();
         if let Some((side, _)) = draws.last_mut().filter(|_| key.on_canary()) {
-            *side = Side::Canary;
+            *side = Arm::Canary;
         }
         draws
     }
@@ -312,14 +312,14 @@ impl Units {
         }
     }
 
-    fn wait(&mut self, at: u64, drawn_at: f64, weight: f64, side: Side, failed: u64) {
+    fn wait(&mut self, at: u64, drawn_at: f64, weight: f64, side: Arm, failed: u64) {
         let same = |one: &&mut Waiting| one.canary.weight == weight && one.drawn_at == drawn_at;
         let mut latest = self.waiting.iter_mut().rev().take_while(|one| one.at == at);
         let known = latest.find(same);
         let units = |waiting: &mut Waiting| {
             let unit = match side {
-                Side::Canary => &mut waiting.canary,
-                Side::Baseline => &mut waiting.baseline,
+                Arm::Canary => &mut waiting.canary,
+                Arm::Baseline => &mut waiting.baseline,
             };
             unit.begun += 1;
             unit.failed += failed;

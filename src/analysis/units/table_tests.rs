@@ -4,7 +4,7 @@ use super::super::keys::KEYS_MAX;
 use super::*;
 
 const SECOND: u64 = 1_000_000;
-use Side::{Baseline, Canary};
+use Arm::{Baseline, Canary};
 
 fn units() -> Units {
     Units::new(true, 10 * SECOND)
@@ -107,7 +107,7 @@ fn at_more_weights_than_are_told_apart_no_key_is_drawn_and_those_that_are_known_
 fn whoever_has_no_key_is_a_unit_with_each_request() {
     let mut units = units();
     for at_us in 0..3 {
-        let entered = units.enter(Note::KEYLESS, Canary, 0.1, at_us, true);
+        let entered = units.enter(RequestEvent::NO_KEY, Canary, 0.1, at_us, true);
         assert_eq!(entered.begins, Some(0.1));
         assert_eq!((entered.failed, entered.failure), (vec![(Canary, 0.1)], 1));
     }

@@ -16,7 +16,7 @@ use crate::analysis::{Cohort, WaitReason, Units, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
 use crate::routing::{BudgetKind, Watch, WatchSpec};
-use crate::stats::{Note, NoteBatch, Sample, Side, WatchKey};
+use crate::stats::{RequestEvent, EventBatch, SampledExchange, Arm, ReleaseKey};
 use crate::store::Recording;
 use crate::time::Timestamp;
 
@@ -121,7 +121,7 @@ impl Active {
         }
     }
 
-    pub(super) fn key(&self) -> WatchKey {
+    pub(super) fn key(&self) -> ReleaseKey {
         self.watch.spec.key
     }
 
@@ -134,19 +134,19 @@ impl Active {
     }
 
     /// Takes notes in that belong to this release.
-    pub(super) fn note(&mut self, note: &Note) {
-        if note.happened.is_bad() && note.assignment.side == Side::Baseline {
+    pub(super) fn note(&mut self, note: &RequestEvent) {
+        if note.happened.is_bad() && note.assignment.side == Arm::Baseline {
             self.baseline_failures = self.baseline_failures.saturating_add(1);
         }
         self.assembly.add(note);
     }
 
-    pub(super) fn sample(&mut self, sample: &Sample) {
+    pub(super) fn sample(&mut self, sample: &SampledExchange) {
         self.chronicle.sample(sample);
     }
 
     /// A worker's notes were lost.
-    pub(super) fn lost(&mut self, batch: &NoteBatch) {
+    pub(super) fn lost(&mut self, batch: &EventBatch) {
         self.assembly.give_up(batch.sent_us);
         // What was lost is not to explain failures for ever.
         self.baseline_failures = self.watch.tripwire().baseline_failures();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::api;
 use crate::model::redact;
-use crate::stats::{Sample, Side};
+use crate::stats::{SampledExchange, Arm};
 use crate::time::Timestamp;
 
 /// Points of the path; beyond this every second one is left out, and the distance between new ones doubles.
@@ -148,10 +148,10 @@ impl Chronicle {
     }
 
     /// An exchange that a worker kept.
-    pub(super) fn sample(&mut self, sample: &Sample) {
+    pub(super) fn sample(&mut self, sample: &SampledExchange) {
         let (side, kept) = match sample.side {
-            Side::Canary => ("canary", &mut self.samples.canary),
-            Side::Baseline => ("baseline", &mut self.samples.baseline),
+            Arm::Canary => ("canary", &mut self.samples.canary),
+            Arm::Baseline => ("baseline", &mut self.samples.baseline),
         };
         if kept.len() < SAMPLES_MAX {
             kept.push(told(sample));
@@ -161,7 +161,7 @@ impl Chronicle {
         }
     }
 
-    fn failure(&mut self, side: &str, sample: &Sample, reason: &str) {
+    fn failure(&mut self, side: &str, sample: &SampledExchange, reason: &str) {
         let status = match sample.status {
             Some(status) if reason == "5xx" => status.to_string(),
             _ => reason.to_owned(),
@@ -210,7 +210,7 @@ impl Chronicle {
     }
 }
 
-fn told(sample: &Sample) -> api::Sample {
+fn told(sample: &SampledExchange) -> api::Sample {
     api::Sample {
         at: sample.at.rfc3339(),
         method: sample.method.to_string(),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::scored::{Scored, place};
 use crate::analysis::{Entered, PendingCohort, Units};
-use crate::stats::{Assignment, Happened, Note, Side};
+use crate::stats::{Assignment, RequestEventKind, RequestEvent, Arm};
 
 use super::overdue::OverdueRequests;
 
@@ -33,7 +33,7 @@ pub(super) struct Assembly {
 }
 
 /// Assignments that cannot be told apart, in the order of their time.
-pub(super) type Key = (u64, u16, u16, Side);
+pub(super) type Key = (u64, u16, u16, Arm);
 
 pub(super) fn key(assignment: &Assignment) -> Key {
     (
@@ -122,22 +122,22 @@ impl Assembly {
     }
 
     /// Takes a note in.
-    pub(super) fn add(&mut self, note: &Note) {
+    pub(super) fn add(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
             self.overdue.hear(note);
             return;
         }
         match note.happened {
-            Happened::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
-            Happened::Sent => self.with_open(note, |open| open.uploading = false),
-            Happened::Uploading => self.with_open(note, |open| open.uploading = true),
-            Happened::Failed => self.with_open(note, |open| open.failed = true),
-            Happened::Headed => self.with_open(note, |open| open.headed = true),
-            Happened::Displaced => self.displace(note),
-            Happened::Good { latency_us } => self.end(note, End::Good { latency_us }),
-            Happened::Bad { visible } => self.end(note, End::Bad { visible }),
-            Happened::Aborted { late } => self.end(note, End::Aborted { late }),
+            RequestEventKind::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
+            RequestEventKind::Sent => self.with_open(note, |open| open.uploading = false),
+            RequestEventKind::Uploading => self.with_open(note, |open| open.uploading = true),
+            RequestEventKind::Failed => self.with_open(note, |open| open.failed = true),
+            RequestEventKind::Headed => self.with_open(note, |open| open.headed = true),
+            RequestEventKind::Displaced => self.displace(note),
+            RequestEventKind::Good { latency_us } => self.end(note, End::Good { latency_us }),
+            RequestEventKind::Bad { visible } => self.end(note, End::Bad { visible }),
+            RequestEventKind::Aborted { late } => self.end(note, End::Aborted { late }),
         }
     }
 
@@ -176,9 +176,9 @@ impl Assembly {
         let mut pending = PendingCohort::default();
         for (key, slot) in &self.slots {
             let assigned = (slot.open.len() + slot.ended.len()) as u64;
-            if key.3 == Side::Canary && key.2 == 0 {
+            if key.3 == Arm::Canary && key.2 == 0 {
                 pending.alone += assigned;
-            } else if key.3 == Side::Canary {
+            } else if key.3 == Arm::Canary {
                 pending.canary += assigned;
             } else {
                 pending.baseline += assigned;
@@ -198,14 +198,14 @@ impl Assembly {
                 break;
             }
             let slot = first.remove();
-            if side == Side::Canary {
+            if side == Arm::Canary {
                 self.failures = self.failures.saturating_sub(slot.failures());
             }
             let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
             let weight = chance(canary, baseline);
             for open in &slot.open {
                 let key = (at_us, canary, baseline, side);
-                if open.is_unfinished() && side == Side::Canary {
+                if open.is_unfinished() && side == Arm::Canary {
                     self.overdue.add(key, open.user);
                 } else if open.uploading && !open.headed {
                     self.overdue
@@ -262,11 +262,11 @@ impl Assembly {
         let limit = known.floor_us.min(known.now_us);
         let is_young = |at_us: u64| known.now_us.saturating_sub(at_us) < known.landmark_us;
         let waits = |(key, slot): (&Key, &Slot)| (!slot.open.is_empty() && is_young(key.0)).then_some(key.0);
-        let first = self.slots.range(..(limit, 0, 0, Side::Baseline)).find_map(waits);
+        let first = self.slots.range(..(limit, 0, 0, Arm::Baseline)).find_map(waits);
         first.unwrap_or(limit)
     }
 
-    fn assign(&mut self, note: &Note, uploading: bool, canary_full: bool) {
+    fn assign(&mut self, note: &RequestEvent, uploading: bool, canary_full: bool) {
         if self.slots.len() >= WAITING_MAX {
             self.give_up(note.assignment.at_us);
         }
@@ -285,7 +285,7 @@ impl Assembly {
 
     /// The canary was full. Where that was known before the draw, its requests are left out one by one; where another
     /// worker was faster, all of that moment are.
-    fn displace(&mut self, note: &Note) {
+    fn displace(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         let mut was_known = false;
         self.with_open(note, |open| was_known = open.canary_full);
@@ -297,7 +297,7 @@ impl Assembly {
     }
 
     /// Changes the first open request that the note may be about.
-    fn with_open(&mut self, note: &Note, change: impl FnOnce(&mut Open)) {
+    fn with_open(&mut self, note: &RequestEvent, change: impl FnOnce(&mut Open)) {
         let slot = self.slots.get_mut(&key(&note.assignment));
         let open = slot.and_then(|slot| slot.open.iter_mut().find(|open| open.user == note.user && !open.headed));
         if let Some(open) = open {
@@ -305,7 +305,7 @@ impl Assembly {
         }
     }
 
-    fn end(&mut self, note: &Note, end: End) {
+    fn end(&mut self, note: &RequestEvent, end: End) {
         // A request whose assignment was given up is not known.
         let Some(slot) = self.slots.get_mut(&key(&note.assignment)) else {
             return;
@@ -317,7 +317,7 @@ impl Assembly {
                 end,
                 canary_full: open.canary_full,
             });
-            let failed = note.assignment.side == Side::Canary && end.is_bad();
+            let failed = note.assignment.side == Arm::Canary && end.is_bad();
             self.failures += usize::from(failed);
         }
     }

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::analysis::{Repeats, Unit};
-use crate::stats::WatchKey;
+use crate::stats::ReleaseKey;
 
 const LANDMARK_US: u64 = 250_000;
 
-fn note(at_us: u64, side: Side, user: u32, happened: Happened) -> Note {
-    Note {
+fn note(at_us: u64, side: Arm, user: u32, happened: RequestEventKind) -> RequestEvent {
+    RequestEvent {
         assignment: Assignment {
-            watch: WatchKey(0),
+            watch: ReleaseKey(0),
             at_us,
             canary_points: 500,
             baseline_points: 9_500,
@@ -35,14 +35,14 @@ fn known(now_us: u64) -> Known {
     }
 }
 
-fn assembly(notes: &[Note]) -> Assembly {
+fn assembly(notes: &[RequestEvent]) -> Assembly {
     let mut assembly = Assembly::new(0);
     notes.iter().for_each(|note| assembly.add(note));
     assembly
 }
 
-const GOOD: Happened = Happened::Good { latency_us: 900 };
-const BAD: Happened = Happened::Bad { visible: true };
+const GOOD: RequestEventKind = RequestEventKind::Good { latency_us: 900 };
+const BAD: RequestEventKind = RequestEventKind::Bad { visible: true };
 
 /// Requests and failures of both arms: baseline, canary.
 fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
@@ -56,9 +56,9 @@ fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
 #[test]
 fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
     let mut assembly = assembly(&[
-        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
-        note(1_010, Side::Canary, 2, Happened::ASSIGNED),
-        note(1_010, Side::Canary, 2, BAD),
+        note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
+        note(1_010, Arm::Canary, 2, RequestEventKind::ASSIGNED),
+        note(1_010, Arm::Canary, 2, BAD),
     ]);
     let mut units = drawn();
     assert!(assembly.has_failure());
@@ -73,7 +73,7 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
         alone: 0,
     };
     assert_eq!(assembly.pending(), pending);
-    assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+    assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
     assert_eq!(counts(&assembly.close(&known(60_000), &mut units)), [[1, 0, 1, 1]]);
     assert!(!assembly.has_failure());
 }
@@ -81,9 +81,9 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
 #[test]
 fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
     let mut assembly = assembly(&[
-        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
-        note(1_001, Side::Canary, 2, Happened::ASSIGNED),
-        note(1_001, Side::Canary, 2, Happened::Headed),
+        note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
+        note(1_001, Arm::Canary, 2, RequestEventKind::ASSIGNED),
+        note(1_001, Arm::Canary, 2, RequestEventKind::Headed),
     ]);
     let mut units = drawn();
     assert!(assembly.close(&known(200_000), &mut units).is_empty());
@@ -91,13 +91,13 @@ fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
     assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
     assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
     // Its end is no longer of interest.
-    assembly.add(&note(1_000, Side::Baseline, 1, GOOD));
+    assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
     assert!(assembly.close(&known(900_000), &mut units).is_empty());
 }
 
 #[test]
 fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
-    let mut assembly = assembly(&[note(0, Side::Baseline, 1, Happened::ASSIGNED)]);
+    let mut assembly = assembly(&[note(0, Arm::Baseline, 1, RequestEventKind::ASSIGNED)]);
     let mut units = drawn();
     assert!(assembly.close(&known(LANDMARK_US - 1), &mut units).is_empty());
     assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut units)), [[1, 1, 0, 0]]);
@@ -106,8 +106,8 @@ fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
 #[test]
 fn what_a_worker_may_still_hold_is_waited_for() {
     let mut assembly = assembly(&[
-        note(5_000, Side::Canary, 2, Happened::ASSIGNED),
-        note(5_000, Side::Canary, 2, GOOD),
+        note(5_000, Arm::Canary, 2, RequestEventKind::ASSIGNED),
+        note(5_000, Arm::Canary, 2, GOOD),
     ]);
     let mut units = drawn();
     let held = Known {
@@ -115,20 +115,20 @@ fn what_a_worker_may_still_hold_is_waited_for() {
         ..known(90_000)
     };
     assert!(assembly.close(&held, &mut units).is_empty());
-    assembly.add(&note(4_000, Side::Baseline, 1, Happened::ASSIGNED));
-    assembly.add(&note(4_000, Side::Baseline, 1, GOOD));
+    assembly.add(&note(4_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED));
+    assembly.add(&note(4_000, Arm::Baseline, 1, GOOD));
     assert_eq!(counts(&assembly.close(&known(91_000), &mut units)), [[1, 0, 1, 0]]);
 }
 
 #[test]
 fn displaced_requests_spoil_their_time_for_both_arms() {
     let mut assembly = assembly(&[
-        note(20_000, Side::Baseline, 1, Happened::ASSIGNED),
-        note(20_000, Side::Baseline, 1, BAD),
-        note(21_000, Side::Canary, 2, Happened::ASSIGNED),
-        note(21_000, Side::Canary, 2, Happened::Displaced),
-        note(35_000, Side::Baseline, 3, Happened::ASSIGNED),
-        note(35_000, Side::Baseline, 3, GOOD),
+        note(20_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
+        note(20_000, Arm::Baseline, 1, BAD),
+        note(21_000, Arm::Canary, 2, RequestEventKind::ASSIGNED),
+        note(21_000, Arm::Canary, 2, RequestEventKind::Displaced),
+        note(35_000, Arm::Baseline, 3, RequestEventKind::ASSIGNED),
+        note(35_000, Arm::Baseline, 3, GOOD),
     ]);
     let mut units = drawn();
     let scored = assembly.close(&known(90_000), &mut units);
@@ -141,16 +141,16 @@ fn displaced_requests_spoil_their_time_for_both_arms() {
 
 #[test]
 fn each_weight_has_its_own_cohort() {
-    let mut changed = note(2_000, Side::Canary, 1, Happened::ASSIGNED);
+    let mut changed = note(2_000, Arm::Canary, 1, RequestEventKind::ASSIGNED);
     changed.assignment.canary_points = 2_500;
     changed.assignment.baseline_points = 7_500;
-    let end = Note {
+    let end = RequestEvent {
         happened: GOOD,
         ..changed
     };
     let mut assembly = assembly(&[
-        note(1_000, Side::Canary, 1, Happened::ASSIGNED),
-        note(1_000, Side::Canary, 1, GOOD),
+        note(1_000, Arm::Canary, 1, RequestEventKind::ASSIGNED),
+        note(1_000, Arm::Canary, 1, GOOD),
         changed,
         end,
     ]);
@@ -162,15 +162,15 @@ fn each_weight_has_its_own_cohort() {
 #[test]
 fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
     let mut assembly = assembly(&[
-        note(1_000, Side::Canary, 7, Happened::ASSIGNED),
-        note(1_000, Side::Canary, 7, GOOD),
-        note(1_100, Side::Canary, 7, Happened::ASSIGNED),
-        note(1_100, Side::Canary, 7, BAD),
-        note(1_200, Side::Canary, 7, Happened::ASSIGNED),
-        note(1_200, Side::Canary, 7, BAD),
-        note(1_300, Side::Canary, Note::KEYLESS, Happened::ASSIGNED),
-        note(1_300, Side::Canary, Note::KEYLESS, BAD),
-        note(1_400, Side::Baseline, 8, Happened::ASSIGNED),
+        note(1_000, Arm::Canary, 7, RequestEventKind::ASSIGNED),
+        note(1_000, Arm::Canary, 7, GOOD),
+        note(1_100, Arm::Canary, 7, RequestEventKind::ASSIGNED),
+        note(1_100, Arm::Canary, 7, BAD),
+        note(1_200, Arm::Canary, 7, RequestEventKind::ASSIGNED),
+        note(1_200, Arm::Canary, 7, BAD),
+        note(1_300, Arm::Canary, RequestEvent::NO_KEY, RequestEventKind::ASSIGNED),
+        note(1_300, Arm::Canary, RequestEvent::NO_KEY, BAD),
+        note(1_400, Arm::Baseline, 8, RequestEventKind::ASSIGNED),
     ]);
     let mut units = Units::new(true, 1_000_000);
     let scored = assembly.close(&known(900_000), &mut units);
@@ -205,16 +205,16 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
 fn units_with_different_chances_have_cohorts_of_their_own() {
     let mut units = Units::new(true, 1_000_000);
     let mut all = assembly(&[
-        note(1_000, Side::Baseline, 1, Happened::ASSIGNED),
-        note(1_000, Side::Baseline, 1, GOOD),
+        note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
+        note(1_000, Arm::Baseline, 1, GOOD),
     ]);
     assert_eq!(all.close(&known(2_000), &mut units).len(), 1);
     for (user, at_us) in [(1, 3_000), (2, 3_001), (1, 3_002)] {
-        let mut changed = note(at_us, Side::Canary, user, Happened::ASSIGNED);
+        let mut changed = note(at_us, Arm::Canary, user, RequestEventKind::ASSIGNED);
         changed.assignment.canary_points = 2_500;
         changed.assignment.baseline_points = 7_500;
         all.add(&changed);
-        all.add(&Note {
+        all.add(&RequestEvent {
             happened: GOOD,
             ..changed
         });
@@ -235,12 +235,12 @@ proptest! {
         requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
         looks in prop::collection::vec(0u64..400_000, 0..20),
     ) {
-        let mut events: Vec<(u64, Note)> = Vec::new();
+        let mut events: Vec<(u64, RequestEvent)> = Vec::new();
         let mut wanted = [0u64; 4];
         for (user, (at_us, canary, took_us, kind)) in (0u32..).zip(&requests) {
-            let side = if *canary { Side::Canary } else { Side::Baseline };
-            let happened = [GOOD, BAD, Happened::Aborted { late: false }][usize::from(*kind)];
-            events.push((*at_us, note(*at_us, side, user, Happened::ASSIGNED)));
+            let side = if *canary { Arm::Canary } else { Arm::Baseline };
+            let happened = [GOOD, BAD, RequestEventKind::Aborted { late: false }][usize::from(*kind)];
+            events.push((*at_us, note(*at_us, side, user, RequestEventKind::ASSIGNED)));
             events.push((at_us + took_us, note(*at_us, side, user, happened)));
             wanted[usize::from(*canary) * 2] += 1;
             wanted[usize::from(*canary) * 2 + 1] += u64::from(happened == BAD);
@@ -269,17 +269,17 @@ proptest! {
 
 #[test]
 fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
-    let full = Happened::Assigned {
+    let full = RequestEventKind::Assigned {
         uploading: false,
         canary_full: true,
     };
     let mut assembly = assembly(&[
-        note(1_000, Side::Baseline, 1, full),
-        note(1_000, Side::Baseline, 1, BAD),
-        note(1_100, Side::Canary, 2, full),
-        note(1_100, Side::Canary, 2, Happened::Displaced),
-        note(1_200, Side::Baseline, 3, Happened::ASSIGNED),
-        note(1_200, Side::Baseline, 3, GOOD),
+        note(1_000, Arm::Baseline, 1, full),
+        note(1_000, Arm::Baseline, 1, BAD),
+        note(1_100, Arm::Canary, 2, full),
+        note(1_100, Arm::Canary, 2, RequestEventKind::Displaced),
+        note(1_200, Arm::Baseline, 3, RequestEventKind::ASSIGNED),
+        note(1_200, Arm::Baseline, 3, GOOD),
     ]);
     assert_eq!(assembly.full_at_us(), Some(1_100));
     let scored = assembly.close(&known(90_000), &mut drawn());
@@ -296,18 +296,18 @@ fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
 
 #[test]
 fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
-    let uploading = Happened::Assigned {
+    let uploading = RequestEventKind::Assigned {
         uploading: true,
         canary_full: false,
     };
     let mut assembly = assembly(&[
-        note(1_000, Side::Canary, 1, uploading),
-        note(1_001, Side::Canary, 2, uploading),
-        note(1_001, Side::Canary, 2, Happened::Sent),
-        note(1_002, Side::Canary, 3, Happened::ASSIGNED),
-        note(1_002, Side::Canary, 3, Happened::Aborted { late: true }),
-        note(1_003, Side::Canary, 4, Happened::ASSIGNED),
-        note(1_003, Side::Canary, 4, Happened::Aborted { late: false }),
+        note(1_000, Arm::Canary, 1, uploading),
+        note(1_001, Arm::Canary, 2, uploading),
+        note(1_001, Arm::Canary, 2, RequestEventKind::Sent),
+        note(1_002, Arm::Canary, 3, RequestEventKind::ASSIGNED),
+        note(1_002, Arm::Canary, 3, RequestEventKind::Aborted { late: true }),
+        note(1_003, Arm::Canary, 4, RequestEventKind::ASSIGNED),
+        note(1_003, Arm::Canary, 4, RequestEventKind::Aborted { late: false }),
     ]);
     let scored = assembly.close(&known(900_000), &mut drawn());
     assert_eq!(

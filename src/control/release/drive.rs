@@ -18,7 +18,7 @@ use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::model::{Name, api, probe_host};
 use crate::release::{Direction, Input};
-use crate::stats::{NoteBatch, WatchKey};
+use crate::stats::{EventBatch, ReleaseKey};
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
@@ -78,9 +78,9 @@ impl Controller {
     }
 
     /// Takes in what workers noted. The horizon is read first, so that what is before it has been sent.
-    pub(in crate::control) fn notes(&mut self, first: NoteBatch) {
+    pub(in crate::control) fn notes(&mut self, first: EventBatch) {
         let floor = self.floor();
-        let by_key: BTreeMap<WatchKey, Name> = self.watched();
+        let by_key: BTreeMap<ReleaseKey, Name> = self.watched();
         let mut batch = Some(first);
         while let Some(notes) = batch {
             self.decided = self.timestamp_of(notes.sent_us);
@@ -102,7 +102,7 @@ impl Controller {
         self.settle_ended();
     }
 
-    fn watched(&self) -> BTreeMap<WatchKey, Name> {
+    fn watched(&self) -> BTreeMap<ReleaseKey, Name> {
         let active = self.services.iter();
         active
             .filter_map(|(name, managed)| {
@@ -114,8 +114,8 @@ impl Controller {
     }
 
     /// Hands each note to the release that it belongs to. Those of one that has gone are of no interest.
-    fn sort(&mut self, batch: &NoteBatch, by_key: &BTreeMap<WatchKey, Name>) {
-        let mut last: Option<(WatchKey, Name)> = None;
+    fn sort(&mut self, batch: &EventBatch, by_key: &BTreeMap<ReleaseKey, Name>) {
+        let mut last: Option<(ReleaseKey, Name)> = None;
         for note in &batch.notes {
             let key = note.assignment.watch;
             if last.as_ref().is_none_or(|(known, _)| *known != key) {

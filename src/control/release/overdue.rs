@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::cohorts::{Key, key};
-use crate::stats::{Happened, Note, Side};
+use crate::stats::{RequestEventKind, RequestEvent, Arm};
 
 /// Requests of the canary that had no head at the landmark, and were scored as failed then.
 #[derive(Debug, Default)]
@@ -78,7 +78,7 @@ impl OverdueRequests {
                 }
                 open.unscored = false;
                 self.stalled = self.stalled.saturating_sub(1);
-                if key.3 == Side::Canary {
+                if key.3 == Arm::Canary {
                     open.unfinished = true;
                     self.unfinished = self.unfinished.saturating_add(1);
                 }
@@ -89,7 +89,7 @@ impl OverdueRequests {
     }
 
     /// Something has happened to a request that was scored already.
-    pub(super) fn hear(&mut self, note: &Note) {
+    pub(super) fn hear(&mut self, note: &RequestEvent) {
         let key = key(&note.assignment);
         let Some(all) = self.open.get_mut(&key) else {
             return;
@@ -100,11 +100,11 @@ impl OverdueRequests {
         let Some(open) = all.get_mut(at) else { return };
         let (happened, ends) = (note.happened, note.happened.is_last());
         let hangs = match happened {
-            Happened::Sent => true,
-            Happened::Uploading | Happened::Headed | Happened::Failed => false,
+            RequestEventKind::Sent => true,
+            RequestEventKind::Uploading | RequestEventKind::Headed | RequestEventKind::Failed => false,
             _ => open.hangs && !ends,
         };
-        if key.3 == Side::Canary {
+        if key.3 == Arm::Canary {
             self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
         }
         if open.unscored {
@@ -115,7 +115,7 @@ impl OverdueRequests {
             open.since_us = None;
         }
         // From here on the tripwire counts it.
-        if open.unfinished && (happened.is_bad() || happened == Happened::Failed) {
+        if open.unfinished && (happened.is_bad() || happened == RequestEventKind::Failed) {
             open.unfinished = false;
             self.unfinished = self.unfinished.saturating_sub(1);
         }
@@ -148,16 +148,16 @@ impl OverdueRequests {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::stats::{Assignment, WatchKey};
+    use crate::stats::{Assignment, ReleaseKey};
 
-    fn note(at_us: u64, user: u32, happened: Happened) -> Note {
-        Note {
+    fn note(at_us: u64, user: u32, happened: RequestEventKind) -> RequestEvent {
+        RequestEvent {
             assignment: Assignment {
-                watch: WatchKey(0),
+                watch: ReleaseKey(0),
                 at_us,
                 canary_points: 10_000,
                 baseline_points: 0,
-                side: Side::Canary,
+                side: Arm::Canary,
             },
             user,
             happened,
@@ -168,26 +168,26 @@ mod tests {
     fn a_late_request_counts_once_whatever_comes_of_it() {
         let mut late = OverdueRequests::default();
         for user in 0..4 {
-            late.add(key(&note(7, user, Happened::Headed).assignment), user);
+            late.add(key(&note(7, user, RequestEventKind::Headed).assignment), user);
         }
         assert_eq!((late.hanging(), late.unfinished()), (4, 4));
         // The tripwire counts the failure when it comes; the head before it ends the hanging.
-        late.hear(&note(7, 0, Happened::Headed));
+        late.hear(&note(7, 0, RequestEventKind::Headed));
         assert_eq!((late.hanging(), late.unfinished()), (3, 4));
-        late.hear(&note(7, 0, Happened::Bad { visible: true }));
-        late.hear(&note(7, 1, Happened::Good { latency_us: 9 }));
-        late.hear(&note(7, 2, Happened::Aborted { late: true }));
+        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
+        late.hear(&note(7, 1, RequestEventKind::Good { latency_us: 9 }));
+        late.hear(&note(7, 2, RequestEventKind::Aborted { late: true }));
         assert_eq!((late.hanging(), late.unfinished()), (1, 2));
-        late.hear(&note(8, 3, Happened::Bad { visible: true }));
+        late.hear(&note(8, 3, RequestEventKind::Bad { visible: true }));
         assert_eq!(late.hanging(), 1, "another request");
         // One that the baseline is asked for instead is counted by the tripwire from then on, and only once.
-        late.hear(&note(7, 3, Happened::Failed));
+        late.hear(&note(7, 3, RequestEventKind::Failed));
         assert_eq!((late.hanging(), late.unfinished()), (0, 1));
-        late.hear(&note(7, 3, Happened::Bad { visible: false }));
+        late.hear(&note(7, 3, RequestEventKind::Bad { visible: false }));
         assert_eq!(late.unfinished(), 1);
-        late.add_upload(key(&note(9, 5, Happened::Sent).assignment), 5, true);
+        late.add_upload(key(&note(9, 5, RequestEventKind::Sent).assignment), 5, true);
         assert_eq!(late.hanging(), 0);
-        late.hear(&note(9, 5, Happened::Sent));
+        late.hear(&note(9, 5, RequestEventKind::Sent));
         assert_eq!((late.hanging(), late.unfinished()), (1, 1));
         assert!(late.open.len() == 1);
     }
@@ -196,15 +196,15 @@ mod tests {
     fn an_upload_counts_once_the_upstream_has_been_waited_for_as_long_as_the_landmark() {
         let mut late = OverdueRequests::default();
         for user in 0..3 {
-            late.add_upload(key(&note(7, user, Happened::Sent).assignment), user, user != 2);
+            late.add_upload(key(&note(7, user, RequestEventKind::Sent).assignment), user, user != 2);
         }
         assert_eq!(late.unfinished_uploads(100, 50), [], "the client is waited for");
-        (0..3).for_each(|user| late.hear(&note(7, user, Happened::Sent)));
+        (0..3).for_each(|user| late.hear(&note(7, user, RequestEventKind::Sent)));
         assert_eq!(late.unfinished_uploads(100, 50), []);
-        late.hear(&note(7, 1, Happened::Uploading));
-        late.hear(&note(7, 1, Happened::Sent));
+        late.hear(&note(7, 1, RequestEventKind::Uploading));
+        late.hear(&note(7, 1, RequestEventKind::Sent));
         assert_eq!(late.unfinished_uploads(120, 50), []);
-        let of = |user| (key(&note(7, user, Happened::Sent).assignment), user);
+        let of = |user| (key(&note(7, user, RequestEventKind::Sent).assignment), user);
         assert_eq!(late.unfinished_uploads(150, 50), [of(0)]);
         assert_eq!((late.hanging(), late.unfinished()), (3, 1));
         assert_eq!(late.unfinished_uploads(170, 50), [of(1)], "its wait began anew");
@@ -213,7 +213,7 @@ mod tests {
             [],
             "each once, and what is compared only"
         );
-        late.hear(&note(7, 0, Happened::Bad { visible: true }));
+        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
         assert_eq!(
             (late.hanging(), late.unfinished()),
             (2, 1),

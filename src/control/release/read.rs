@@ -12,7 +12,7 @@ use crate::control::Refusal;
 use crate::control::controller::Controller;
 use crate::model::{Name, api};
 use crate::release::{forecast, forecast_by_users};
-use crate::stats::Span;
+use crate::stats::WindowSpan;
 use crate::store::ReleaseRecord;
 
 impl Controller {
@@ -111,10 +111,10 @@ impl Controller {
         let upstreams = service.iter().flat_map(|service| &service.upstreams);
         let (mut requests, mut of_baseline) = (0, (0, 0));
         for upstream in upstreams {
-            let (minute, _) = self.collector.counts(upstream.key, Span::OneMinute, now);
+            let (minute, _) = self.collector.counts(upstream.key, WindowSpan::OneMinute, now);
             requests += minute;
             if upstream.name == managed.state.baseline {
-                of_baseline = self.collector.counts(upstream.key, Span::FiveMinutes, now);
+                of_baseline = self.collector.counts(upstream.key, WindowSpan::FiveMinutes, now);
             }
         }
         let seconds = self.collector.age(now).as_secs_f64().clamp(1.0, 60.0);

@@ -2,7 +2,7 @@
 
 use super::cohorts::End;
 use crate::analysis::{ArmCounts, Cohort, Entered, Matured, Repeats, Unit};
-use crate::stats::Side;
+use crate::stats::Arm;
 
 /// The requests of one prefix that were assigned under the same weights.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -93,7 +93,7 @@ pub(super) fn place(scored: &mut Vec<Scored>, weight: f64, is_spoiled: bool, beg
 }
 
 impl Scored {
-    pub(super) fn count(&mut self, side: Side, end: End, entered: &Entered, sticky: bool) {
+    pub(super) fn count(&mut self, side: Arm, end: End, entered: &Entered, sticky: bool) {
         if sticky {
             self.baseline.sticky.get_or_insert_default();
             self.canary.sticky.get_or_insert_default();
@@ -106,10 +106,10 @@ impl Scored {
         self.arm(side).count(end, entered);
     }
 
-    fn arm(&mut self, side: Side) -> &mut ScoredArm {
+    fn arm(&mut self, side: Arm) -> &mut ScoredArm {
         match side {
-            Side::Baseline => &mut self.baseline,
-            Side::Canary => &mut self.canary,
+            Arm::Baseline => &mut self.baseline,
+            Arm::Canary => &mut self.canary,
         }
     }
 }

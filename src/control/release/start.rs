@@ -15,7 +15,7 @@ use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
 use crate::release::{Command, Illegal, Plan, Release, Rescue, overriding};
 use crate::routing::{self, WatchSpec};
-use crate::stats::WatchKey;
+use crate::stats::ReleaseKey;
 use crate::time::Timestamp;
 
 type ChangeReply = oneshot::Sender<Result<api::ReleaseChange, Refusal>>;
@@ -148,7 +148,7 @@ impl Controller {
         let (canary, canary_name) = side(&release.canary).ok_or_else(gone)?;
         self.watches += 1;
         Ok(WatchSpec {
-            key: WatchKey(self.watches),
+            key: ReleaseKey(self.watches),
             release: release.id.as_str().into(),
             baseline,
             baseline_name,

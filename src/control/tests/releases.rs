@@ -7,7 +7,7 @@ use crate::analysis::replay;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 use crate::routing::Watch;
-use crate::stats::{Assignment, Happened, Note, NoteBatch, Side};
+use crate::stats::{Assignment, RequestEventKind, RequestEvent, EventBatch, Arm};
 
 /// A plan that good traffic passes in a few hundred requests.
 pub(super) fn quick() -> serde_json::Map<String, serde_json::Value> {
@@ -120,11 +120,11 @@ impl Rig {
         self.tell((0..requests).map(assigned).collect()).await;
     }
 
-    async fn tell(&self, notes: Vec<Note>) {
-        let batch = NoteBatch {
+    async fn tell(&self, notes: Vec<RequestEvent>) {
+        let batch = EventBatch {
             notes,
             sent_us: micros(self.clock.now()),
-            ..NoteBatch::default()
+            ..EventBatch::default()
         };
         self.clock.advance(Duration::from_millis(1));
         self.links.notes.send(batch).await.unwrap();
@@ -134,16 +134,16 @@ impl Rig {
         self.shop().await;
     }
 
-    fn request(&self, watch: &Watch, points: u16, at: u64, bad: bool) -> [Note; 2] {
+    fn request(&self, watch: &Watch, points: u16, at: u64, bad: bool) -> [RequestEvent; 2] {
         // By the golden ratio, so that each prefix is split about as the weights say.
         let draw = (at as f64 * 0.618_033_988_75).fract() * 10_000.0;
         let side = if draw < f64::from(points) {
-            Side::Canary
+            Arm::Canary
         } else {
-            Side::Baseline
+            Arm::Baseline
         };
-        let failed = bad && side == Side::Canary;
-        let note = |happened| Note {
+        let failed = bad && side == Arm::Canary;
+        let note = |happened| RequestEvent {
             assignment: Assignment {
                 watch: watch.spec.key,
                 at_us: micros(self.clock.now()),
@@ -155,11 +155,11 @@ impl Rig {
             happened,
         };
         let end = if failed {
-            Happened::Bad { visible: true }
+            RequestEventKind::Bad { visible: true }
         } else {
-            Happened::Good { latency_us: 900 }
+            RequestEventKind::Good { latency_us: 900 }
         };
-        [note(Happened::ASSIGNED), note(end)]
+        [note(RequestEventKind::ASSIGNED), note(end)]
     }
 }
 

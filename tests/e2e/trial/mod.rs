@@ -19,7 +19,7 @@ use weighbridge::model::{
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
 use weighbridge::routing::{BudgetKind, Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec};
-use weighbridge::stats::{Batch, Happened, Horizon, Note, NoteBatch, Reason, Sample, Side, UpstreamKey, WatchKey};
+use weighbridge::stats::{Batch, RequestEventKind, Watermark, RequestEvent, EventBatch, Reason, SampledExchange, Arm, UpstreamKey, ReleaseKey};
 use weighbridge::telemetry::AccessLog;
 
 use crate::harness::{Client, DEADLINE, Response, block_on, until};
@@ -38,12 +38,12 @@ struct Rig {
     address: SocketAddr,
     publisher: Publisher,
     watch: Arc<Watch>,
-    horizon: Arc<Horizon>,
-    notes: mpsc::Receiver<NoteBatch>,
+    horizon: Arc<Watermark>,
+    notes: mpsc::Receiver<EventBatch>,
     batches: mpsc::Receiver<Batch>,
     workers: Option<Workers>,
-    read: Vec<Note>,
-    samples: Vec<Sample>,
+    read: Vec<RequestEvent>,
+    samples: Vec<SampledExchange>,
     counted: Counted,
 }
 
@@ -118,7 +118,7 @@ impl Trial {
         let publisher = Publisher::new(table);
         let watch = Arc::new(Watch::new(
             WatchSpec {
-                key: WatchKey(7),
+                key: ReleaseKey(7),
                 release: "shop-1".into(),
                 baseline: UpstreamKey(0),
                 baseline_name: "blue".into(),
@@ -135,7 +135,7 @@ impl Trial {
         watch.tripwire().arm(BudgetKind::All, 1_000_000, 0);
         publish(&publisher, &watch, self.canary_points);
         let ((batches, batch_reader), (notes, note_reader)) = (mpsc::channel(1_000), mpsc::channel(1_000));
-        let horizon = Arc::new(Horizon::new(self.workers));
+        let horizon = Arc::new(Watermark::new(self.workers));
         let reports = Reports {
             batches,
             notes,
@@ -210,12 +210,12 @@ impl Rig {
     }
 
     /// Everything noted so far.
-    fn notes(&mut self) -> &[Note] {
+    fn notes(&mut self) -> &[RequestEvent] {
         while let Ok(batch) = self.notes.try_recv() {
             assert!(!batch.lost);
             self.read.extend(batch.notes);
             self.samples.extend(batch.samples.into_iter().map(|(key, sample)| {
-                assert_eq!(key, WatchKey(7));
+                assert_eq!(key, ReleaseKey(7));
                 sample
             }));
         }
@@ -224,7 +224,7 @@ impl Rig {
 
     /// All notes, once so many requests have come to their end.
     #[track_caller]
-    fn ended(&mut self, requests: usize) -> Vec<Note> {
+    fn ended(&mut self, requests: usize) -> Vec<RequestEvent> {
         until(&format!("{requests} requests have ended"), || {
             let notes = self.notes();
             let ended = notes.iter().filter(|note| note.happened.is_last()).count();
@@ -235,9 +235,9 @@ impl Rig {
 
     /// What the one request came to: its side, and its last note, which follows one `Assigned`.
     #[track_caller]
-    fn verdict(&mut self) -> (Side, Happened) {
+    fn verdict(&mut self) -> (Arm, RequestEventKind) {
         let notes = self.ended(1);
-        assert!(matches!(notes[0].happened, Happened::Assigned { .. }));
+        assert!(matches!(notes[0].happened, RequestEventKind::Assigned { .. }));
         assert!(
             notes.iter().all(|note| note.assignment == notes[0].assignment),
             "{notes:?}"
@@ -245,7 +245,7 @@ impl Rig {
         assert!(
             notes[1..]
                 .iter()
-                .all(|note| !matches!(note.happened, Happened::Assigned { .. }))
+                .all(|note| !matches!(note.happened, RequestEventKind::Assigned { .. }))
         );
         let last = notes[notes.len() - 1];
         (last.assignment.side, last.happened)

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use weighbridge::model::Sticky;
 use weighbridge::routing::BudgetKind;
-use weighbridge::stats::{Happened, Note, Side};
+use weighbridge::stats::{RequestEventKind, RequestEvent, Arm};
 use weighbridge::time::{Clock, SystemClock};
 
 use super::{GREEN, Trial};
 use crate::errors::deaf;
 use crate::harness::{Gate, Upstream, eventually};
 
-const FULL: Happened = Happened::Assigned {
+const FULL: RequestEventKind = RequestEventKind::Assigned {
     uploading: false,
     canary_full: true,
 };
@@ -32,7 +32,7 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
     let mut client = rig.client();
     client.ask("/", "").head().unwrap();
     eventually("the head is noted", || rig.notes().len() == 2);
-    assert_eq!(rig.notes()[1].happened, Happened::Headed);
+    assert_eq!(rig.notes()[1].happened, RequestEventKind::Headed);
     gate.open();
     let notes = rig.ended(1);
     let (first, last) = (notes[0], notes[2]);
@@ -43,10 +43,10 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
             .all(|note| note.assignment == first.assignment && note.user == first.user)
     );
     let assignment = first.assignment;
-    assert_eq!((assignment.side, assignment.watch.0), (Side::Baseline, 7));
+    assert_eq!((assignment.side, assignment.watch.0), (Arm::Baseline, 7));
     assert_eq!((assignment.canary_points, assignment.baseline_points), (0, 10_000));
     let now = SystemClock.now().monotonic_ns() / 1_000;
-    let Happened::Good { latency_us } = last.happened else {
+    let RequestEventKind::Good { latency_us } = last.happened else {
         panic!("{last:?}")
     };
     assert!(before <= assignment.at_us && assignment.at_us + u64::from(latency_us) <= now);
@@ -60,9 +60,9 @@ fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
     let mut client = rig.client();
     let on_green = (0..40).filter(|_| client.get("/").text() == "green").count();
     let notes = rig.ended(40);
-    let canary = notes.iter().filter(|note| note.assignment.side == Side::Canary);
+    let canary = notes.iter().filter(|note| note.assignment.side == Arm::Canary);
     let good = canary
-        .filter(|note| matches!(note.happened, Happened::Good { .. }))
+        .filter(|note| matches!(note.happened, RequestEventKind::Good { .. }))
         .count();
     assert_eq!(good, on_green);
     assert!(
@@ -80,7 +80,7 @@ fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
     let green = Upstream::named("green");
     let mut rig = Trial::new(blue.address, green.address).points(0).start();
     assert_eq!(rig.get("").status, 503);
-    assert_eq!(rig.verdict(), (Side::Baseline, Happened::Bad { visible: true }));
+    assert_eq!(rig.verdict(), (Arm::Baseline, RequestEventKind::Bad { visible: true }));
     let wire = rig.watch.tripwire();
     assert_eq!((wire.baseline_failures(), wire.spent(BudgetKind::Visible)), (1, 0));
     assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
@@ -95,7 +95,7 @@ fn a_client_that_goes_away_blames_nobody() {
     eventually("green has the request", || green.count() == 1);
     assert_eq!(rig.watch.in_flight(), 1);
     client.reset();
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted { late: false }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Aborted { late: false }));
     assert_eq!(
         (rig.watch.tripwire().spent(BudgetKind::Visible), rig.watch.in_flight()),
         (0, 0)
@@ -112,7 +112,7 @@ fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
     let mut rig = Trial::new(blue.address, green.address).start();
     let mut client = rig.client();
     client.ask("/", "").head().unwrap();
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
     client.reset();
     eventually("the place is given back", || rig.watch.in_flight() == 0);
@@ -152,7 +152,7 @@ fn a_full_canary_leaves_the_next_request_to_the_baseline() {
     first.ask("/", "");
     eventually("green is full", || green.count() == 1);
     assert_eq!(rig.get("").expect(200).text(), "blue");
-    assert_eq!(rig.verdict_of_displaced(), [FULL, Happened::Displaced]);
+    assert_eq!(rig.verdict_of_displaced(), [FULL, RequestEventKind::Displaced]);
     gate.open();
     assert_eq!(first.receive().text(), "green");
     eventually("the place is given back", || rig.watch.in_flight() == 0);
@@ -162,9 +162,9 @@ fn a_full_canary_leaves_the_next_request_to_the_baseline() {
 
 impl super::Rig {
     /// The notes of the second request, while the first is under way.
-    fn verdict_of_displaced(&mut self) -> Vec<Happened> {
+    fn verdict_of_displaced(&mut self) -> Vec<RequestEventKind> {
         let notes = self.ended(1);
-        assert!(notes.iter().all(|note| note.assignment.side == Side::Canary));
+        assert!(notes.iter().all(|note| note.assignment.side == Arm::Canary));
         notes[1..].iter().map(|note| note.happened).collect()
     }
 }
@@ -185,9 +185,9 @@ fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
     let notes = rig.ended(7);
     let drawn = notes
         .iter()
-        .filter(|note| matches!(note.happened, Happened::Assigned { .. }));
+        .filter(|note| matches!(note.happened, RequestEventKind::Assigned { .. }));
     let users: Vec<u32> = drawn.map(|note| note.user).collect();
-    assert_ne!(users[0], Note::KEYLESS);
+    assert_ne!(users[0], RequestEvent::NO_KEY);
     assert_eq!(users[0], users[1]);
     assert_eq!(users[1], users[2]);
     let told_apart: std::collections::BTreeSet<u32> = users[2..6].iter().copied().collect();
@@ -196,7 +196,7 @@ fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
         4,
         "who comes with a made-up cookie gets a key of his own"
     );
-    assert!(!told_apart.contains(&Note::KEYLESS));
+    assert!(!told_apart.contains(&RequestEvent::NO_KEY));
     assert_eq!(users[5], users[6]);
 }
 
@@ -212,7 +212,7 @@ fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
     rig.publish(0);
     let green = Upstream::on(listener, |call| call.ok("green"));
     assert_eq!(client.receive().text(), "blue");
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Aborted { late: false }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Aborted { late: false }));
     assert_eq!((green.count(), rig.watch.in_flight()), (0, 0));
     drop(callers);
 }
@@ -231,5 +231,5 @@ fn in_a_hurry_each_note_leaves_at_once() {
         }
         notes.last().is_some_and(|note| note.happened.is_last())
     });
-    assert_eq!(notes[0].happened, Happened::ASSIGNED);
+    assert_eq!(notes[0].happened, RequestEventKind::ASSIGNED);
 }

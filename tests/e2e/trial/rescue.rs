@@ -3,7 +3,7 @@
 use http::HeaderName;
 use weighbridge::model::Timeouts;
 use weighbridge::routing::{BudgetKind, Rescue};
-use weighbridge::stats::{Happened, Reason, Side};
+use weighbridge::stats::{RequestEventKind, Reason, Arm};
 
 use super::{BLUE, GREEN, Trial, impatient};
 use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, eventually};
@@ -52,7 +52,7 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert!(hops.len() == 16 && !hops.contains(','), "{how}: {hops}");
         assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"), "{how}");
         assert!(seen.header("x-request-id").is_some(), "{how}");
-        assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }), "{how}");
+        assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }), "{how}");
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
@@ -72,7 +72,7 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         let blue = Upstream::named("blue");
         let mut rig = Trial::new(blue.address, green.address).timeouts(impatient()).start();
         assert_eq!(rig.get("").status, status, "{how}");
-        assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }), "{how}");
+        assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }), "{how}");
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(GREEN, status)], "{how}");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
@@ -94,11 +94,11 @@ fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
     rig.publisher.update(|table| table.with_health(key, false));
     assert_eq!(rig.get("").expect(200).text(), "blue");
     let notes = rig.ended(2);
-    assert!(notes.iter().all(|note| note.assignment.side == Side::Canary));
+    assert!(notes.iter().all(|note| note.assignment.side == Arm::Canary));
     assert_eq!(
         notes
             .iter()
-            .filter(|note| note.happened == Happened::Bad { visible: false })
+            .filter(|note| note.happened == RequestEventKind::Bad { visible: false })
             .count(),
         2
     );
@@ -126,7 +126,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
     let blue = Upstream::named("blue");
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     assert_eq!((rig.watch.tripwire().spent(BudgetKind::Visible), blue.count()), (1, 0));
 }
 
@@ -136,7 +136,7 @@ fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
     let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     assert_eq!(rig.get("").expect(503).text(), "blue");
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     let counted = rig.counted(1);
     assert_eq!((counted.failures, &*counted.answers), ([1, 1], &[(BLUE, 503)][..]));
     let wire = rig.watch.tripwire();
@@ -159,7 +159,7 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
     let green = Upstream::start(|call| call.close());
     let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: false }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }));
     eventually("the failure is spent", || {
         rig.watch.tripwire().spent(BudgetKind::Visible) == 1
     });
@@ -178,7 +178,7 @@ fn the_total_time_holds_for_both_attempts_together() {
         .timeouts(timeouts);
     let mut rig = trial.start();
     assert_eq!(rig.get("").status, 504);
-    assert_eq!(rig.verdict(), (Side::Canary, Happened::Bad { visible: true }));
+    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     assert_eq!(blue.count(), 0);
 }
 
@@ -237,7 +237,7 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
         let response = post(&mut rig.client(), &headers, body);
         let told = format!("{policy:?} {headers}");
         assert_eq!(response.text(), if rescued { "blue" } else { "green" }, "{told}");
-        assert_eq!(rig.verdict().1, Happened::Bad { visible: !rescued }, "{told}");
+        assert_eq!(rig.verdict().1, RequestEventKind::Bad { visible: !rescued }, "{told}");
         assert_eq!(blue.count(), usize::from(rescued), "{told}");
         assert_eq!(green.count(), 1, "{told}");
         if rescued {

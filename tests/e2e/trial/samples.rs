@@ -1,14 +1,14 @@
 //! Which exchanges are kept for people, and what of them.
 
 use weighbridge::routing::Rescue;
-use weighbridge::stats::{Sample, Side};
+use weighbridge::stats::{SampledExchange, Arm};
 
 use super::{Rig, Trial, impatient};
 use crate::harness::{Reserved, Upstream, until};
 
 impl Rig {
     #[track_caller]
-    fn samples(&mut self, least: usize) -> Vec<Sample> {
+    fn samples(&mut self, least: usize) -> Vec<SampledExchange> {
         until(&format!("{least} samples"), || {
             self.notes();
             (self.samples.len() >= least).then(|| self.samples.clone())
@@ -16,7 +16,7 @@ impl Rig {
     }
 }
 
-fn header<'a>(sample: &'a Sample, name: &str) -> Option<&'a str> {
+fn header<'a>(sample: &'a SampledExchange, name: &str) -> Option<&'a str> {
     let found = sample.headers.iter().find(|(known, _)| &**known == name);
     found.map(|(_, value)| &**value)
 }
@@ -30,7 +30,7 @@ fn a_failure_is_kept_with_its_answer_but_without_secrets() {
     assert_eq!(response.status, 503);
     let samples = rig.samples(1);
     let [sample] = &*samples else { panic!("{samples:?}") };
-    assert_eq!((sample.side, &*sample.method), (Side::Canary, "GET"));
+    assert_eq!((sample.side, &*sample.method), (Arm::Canary, "GET"));
     assert_eq!((sample.status, sample.reason), (Some(503), Some("5xx")));
     assert_eq!(&*sample.path, "/orders/*");
     assert_eq!(sample.request_id.as_deref(), response.header("x-request-id").as_deref());
@@ -73,7 +73,7 @@ fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
     rig.ended(1);
     let samples = rig.samples(1);
     assert_eq!(samples.len(), 1, "one of each exchange: {samples:?}");
-    assert_eq!((samples[0].side, samples[0].status), (Side::Canary, Some(500)));
+    assert_eq!((samples[0].side, samples[0].status), (Arm::Canary, Some(500)));
     assert_eq!(header(&samples[0], "x-build"), Some("7"));
 }
 

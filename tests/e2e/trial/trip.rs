@@ -5,7 +5,7 @@ use std::thread;
 
 use weighbridge::model::Sticky;
 use weighbridge::routing::BudgetKind;
-use weighbridge::stats::Happened;
+use weighbridge::stats::RequestEventKind;
 
 use super::{Rig, Trial};
 use crate::harness::{Http2, Upstream, block_on, eventually};
@@ -22,7 +22,7 @@ fn is_out(rig: &mut Rig, green: &Upstream) {
     let failed = rig
         .notes()
         .iter()
-        .filter(|note| note.happened == Happened::Bad { visible: true });
+        .filter(|note| note.happened == RequestEventKind::Bad { visible: true });
     assert_eq!(failed.count(), 3, "its notes are handed over at once");
 }
 

@@ -12,11 +12,11 @@ use crate::time::Timestamp;
 
 /// A release's number in notes: unique within a process, and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct WatchKey(pub u32);
+pub struct ReleaseKey(pub u32);
 
 /// One of the two sides of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Side {
+pub enum Arm {
     /// The upstream that holds the users.
     Baseline,
     /// The upstream that is being proved.
@@ -27,7 +27,7 @@ pub enum Side {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Assignment {
     /// Which release.
-    pub watch: WatchKey,
+    pub watch: ReleaseKey,
     /// When it was drawn: microseconds on the monotonic clock that all workers share
     /// ([`Timestamp::monotonic_ns`](crate::time::Timestamp::monotonic_ns) by a thousand).
     pub at_us: u64,
@@ -36,12 +36,12 @@ pub struct Assignment {
     /// The baseline's weight at the draw, in hundredths of a percent.
     pub baseline_points: u16,
     /// Which side it was given to. Whoever answers it in the end, it counts for this one.
-    pub side: Side,
+    pub side: Arm,
 }
 
 /// What happened to an assigned request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Happened {
+pub enum RequestEventKind {
     /// It was drawn. The first note of a request.
     Assigned {
         /// Its body is still to come from the client, who is waited for until [`Happened::Sent`].
@@ -78,22 +78,22 @@ pub enum Happened {
     Displaced,
 }
 
-impl Happened {
+impl RequestEventKind {
     /// Whether nothing more will be noted of the request.
     pub const fn is_last(self) -> bool {
         !matches!(
             self,
-            Happened::Assigned { .. } | Happened::Sent | Happened::Uploading | Happened::Failed | Happened::Headed
+            RequestEventKind::Assigned { .. } | RequestEventKind::Sent | RequestEventKind::Uploading | RequestEventKind::Failed | RequestEventKind::Headed
         )
     }
 
     /// Whether it counts as a failure.
     pub const fn is_bad(self) -> bool {
-        matches!(self, Happened::Bad { .. } | Happened::Aborted { late: true })
+        matches!(self, RequestEventKind::Bad { .. } | RequestEventKind::Aborted { late: true })
     }
 
     /// The plain form of [`Happened::Assigned`]: the whole request is here, and the canary has room.
-    pub const ASSIGNED: Happened = Happened::Assigned {
+    pub const ASSIGNED: RequestEventKind = RequestEventKind::Assigned {
         uploading: false,
         canary_full: false,
     };
@@ -101,26 +101,26 @@ impl Happened {
 
 /// One thing that happened to one request of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Note {
+pub struct RequestEvent {
     /// Which request, as far as matters.
     pub assignment: Assignment,
     /// A hash of the user: of the sticky key where the service has one, else of the client's address. Another hash than
     /// the split's. [`Note::KEYLESS`] for a request to a sticky service that can have no key.
     pub user: u32,
     /// What happened.
-    pub happened: Happened,
+    pub happened: RequestEventKind,
 }
 
-impl Note {
+impl RequestEvent {
     /// The user of a request that has no key and is given none, so that the next one may be drawn anew.
-    pub const KEYLESS: u32 = u32::MAX;
+    pub const NO_KEY: u32 = u32::MAX;
 }
 
 /// One exchange of a release, kept for people to look at. What could be secret has been left out by whoever took it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sample {
+pub struct SampledExchange {
     /// Which side it was given to.
-    pub side: Side,
+    pub side: Arm,
     /// When that was.
     pub at: Timestamp,
     /// The method.
@@ -142,14 +142,14 @@ pub struct Sample {
 
 /// The notes that one worker has not handed over yet.
 #[derive(Debug)]
-pub struct Notebook {
+pub struct EventBuffer {
     worker: usize,
-    notes: Vec<Note>,
-    samples: Vec<(WatchKey, Sample)>,
+    notes: Vec<RequestEvent>,
+    samples: Vec<(ReleaseKey, SampledExchange)>,
     lost: bool,
     /// No assignment still to come is older than this.
     latest_us: u64,
-    horizon: Arc<Horizon>,
+    horizon: Arc<Watermark>,
 }
 
 /// Notes that a worker keeps while the control plane does not take them (10 MiB). When there are more, all are thrown
@@ -161,23 +161,23 @@ const SAMPLES_MAX: usize = 32;
 
 /// Notes on their way to the control plane.
 #[derive(Debug, Default)]
-pub struct NoteBatch {
+pub struct EventBatch {
     /// The worker that they are from.
     pub worker: usize,
     /// When they were handed over, on the scale of [`Assignment::at_us`].
     pub sent_us: u64,
     /// The notes, in the order in which things happened.
-    pub notes: Vec<Note>,
+    pub notes: Vec<RequestEvent>,
     /// Exchanges that were kept.
-    pub samples: Vec<(WatchKey, Sample)>,
+    pub samples: Vec<(ReleaseKey, SampledExchange)>,
     /// Notes before these were thrown away.
     pub lost: bool,
 }
 
-impl Notebook {
+impl EventBuffer {
     /// An empty notebook for the worker of this number.
-    pub fn new(worker: usize, horizon: Arc<Horizon>) -> Notebook {
-        Notebook {
+    pub fn new(worker: usize, horizon: Arc<Watermark>) -> EventBuffer {
+        EventBuffer {
             worker,
             notes: Vec::new(),
             samples: Vec::new(),
@@ -198,8 +198,8 @@ impl Notebook {
     }
 
     /// Takes a note. That of an assignment is announced by [`Notebook::expect`].
-    pub fn push(&mut self, note: Note) {
-        if matches!(note.happened, Happened::Assigned { .. }) {
+    pub fn push(&mut self, note: RequestEvent) {
+        if matches!(note.happened, RequestEventKind::Assigned { .. }) {
             self.latest_us = note.assignment.at_us;
         }
         if self.notes.is_empty() {
@@ -212,7 +212,7 @@ impl Notebook {
     }
 
     /// Keeps an exchange for people; not more than a few between two flushes.
-    pub fn sample(&mut self, watch: WatchKey, sample: Sample) {
+    pub fn sample(&mut self, watch: ReleaseKey, sample: SampledExchange) {
         if self.samples.len() < SAMPLES_MAX {
             self.samples.push((watch, sample));
         }
@@ -224,9 +224,9 @@ impl Notebook {
     }
 
     /// Moves the notes out. When the batch has been sent, and not before, [`Notebook::handed_over`] says so.
-    pub fn take(&mut self, sent_us: u64) -> NoteBatch {
+    pub fn take(&mut self, sent_us: u64) -> EventBatch {
         self.latest_us = self.latest_us.max(sent_us);
-        NoteBatch {
+        EventBatch {
             worker: self.worker,
             sent_us,
             notes: std::mem::take(&mut self.notes),
@@ -246,12 +246,12 @@ impl Notebook {
 /// How far the control plane knows of all assignments: the oldest one, of each worker, that may not have been handed
 /// over yet. Read before the channel of notes is emptied, so that what is older is in it or has been.
 #[derive(Debug)]
-pub struct Horizon(Box<[AtomicU64]>);
+pub struct Watermark(Box<[AtomicU64]>);
 
-impl Horizon {
+impl Watermark {
     /// For so many workers.
-    pub fn new(workers: usize) -> Horizon {
-        Horizon((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
+    pub fn new(workers: usize) -> Watermark {
+        Watermark((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
     }
 
     fn set(&self, worker: usize, at_us: u64) {
@@ -272,28 +272,28 @@ impl Horizon {
 mod tests {
     use super::*;
 
-    fn note(at_us: u64) -> Note {
-        Note {
+    fn event(at_us: u64) -> RequestEvent {
+        RequestEvent {
             assignment: Assignment {
-                watch: WatchKey(0),
+                watch: ReleaseKey(0),
                 at_us,
                 canary_points: 500,
                 baseline_points: 9_500,
-                side: Side::Canary,
+                side: Arm::Canary,
             },
             user: 1,
-            happened: Happened::ASSIGNED,
+            happened: RequestEventKind::ASSIGNED,
         }
     }
 
     #[test]
     fn the_horizon_is_the_oldest_assignment_that_was_not_handed_over() {
-        let horizon = Arc::new(Horizon::new(2));
-        let mut books = [0, 1].map(|worker| Notebook::new(worker, Arc::clone(&horizon)));
+        let horizon = Arc::new(Watermark::new(2));
+        let mut books = [0, 1].map(|worker| EventBuffer::new(worker, Arc::clone(&horizon)));
         assert_eq!(horizon.floor(25), 25);
-        books[0].push(note(30));
-        books[0].push(note(40));
-        books[1].push(note(20));
+        books[0].push(event(30));
+        books[0].push(event(40));
+        books[1].push(event(20));
         assert_eq!(horizon.floor(45), 20);
         let batch = books[1].take(50);
         assert_eq!((batch.worker, batch.notes.len(), horizon.floor(50)), (1, 1, 20));
@@ -306,9 +306,9 @@ mod tests {
 
     #[test]
     fn the_horizon_lies_before_an_assignment_that_is_about_to_be_noted() {
-        let horizon = Arc::new(Horizon::new(1));
-        let mut book = Notebook::new(0, Arc::clone(&horizon));
-        book.push(note(30));
+        let horizon = Arc::new(Watermark::new(1));
+        let mut book = EventBuffer::new(0, Arc::clone(&horizon));
+        book.push(event(30));
         drop(book.take(40));
         book.handed_over();
         assert_eq!(horizon.floor(60), 60);
@@ -318,7 +318,7 @@ mod tests {
             40,
             "the note may be of any time since the last batch"
         );
-        book.push(note(70));
+        book.push(event(70));
         assert_eq!(horizon.floor(80), 70);
         book.expect();
         assert_eq!(horizon.floor(80), 70, "what it holds already is older");
@@ -326,9 +326,9 @@ mod tests {
 
     #[test]
     fn a_notebook_that_nobody_reads_is_bounded_and_says_what_was_lost() {
-        let mut book = Notebook::new(0, Arc::new(Horizon::new(1)));
+        let mut book = EventBuffer::new(0, Arc::new(Watermark::new(1)));
         for at_us in 0..=NOTES_MAX as u64 {
-            book.push(note(at_us));
+            book.push(event(at_us));
         }
         let batch = book.take(0);
         assert!(batch.lost);

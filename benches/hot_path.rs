@@ -13,7 +13,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
-use weighbridge::routing::{BudgetKind, Publisher, Rescue, Split, Watch, WatchSpec};
+use weighbridge::routing::{BudgetKind, Publisher, RescuePolicy, Split, ReleaseHandle, ReleaseHandleSpec};
 use weighbridge::stats::{
     Assignment, RequestEventKind, Watermark, RequestEvent, EventBuffer, Recorder, Arm, Summary, UpstreamKey, ReleaseKey, Windows,
 };
@@ -139,8 +139,8 @@ fn release(c: &mut Criterion) {
     });
 }
 
-fn watch() -> Watch {
-    let spec = WatchSpec {
+fn watch() -> ReleaseHandle {
+    let spec = ReleaseHandleSpec {
         key: ReleaseKey(0),
         release: "shop-1".into(),
         baseline: UpstreamKey(0),
@@ -148,10 +148,10 @@ fn watch() -> Watch {
         canary: UpstreamKey(1),
         canary_name: "green".into(),
         sticky: false,
-        rescue: Rescue::Safe,
+        rescue: RescuePolicy::Safe,
         in_flight_max: 256,
     };
-    Watch::new(spec, 0, 0)
+    ReleaseHandle::new(spec, 0, 0)
 }
 
 fn windows(c: &mut Criterion) {

@@ -14,7 +14,7 @@ use std::hint::black_box;
 use fixture::{Draws, labels, outcome, table};
 use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use http::{HeaderMap, Method};
-use weighbridge::routing::{Publisher, Reader, RoutingTable, Split};
+use weighbridge::routing::{Publisher, SnapshotReader, RoutingTable, Split};
 use weighbridge::stats::{Recorder, UpstreamKey};
 
 /// Calls in each figure: enough that the paths which draws lead to are taken as often as they are in service.
@@ -106,7 +106,7 @@ fn recorder_record_and_count((mut recorder, mut draws): (Recorder, Draws)) -> Re
     recorder
 }
 
-fn reader() -> (Publisher, Reader) {
+fn reader() -> (Publisher, SnapshotReader) {
     let publisher = Publisher::new(table(0));
     let mut reader = publisher.reader();
     black_box(reader.load().revision);
@@ -115,7 +115,7 @@ fn reader() -> (Publisher, Reader) {
 
 #[library_benchmark(setup = reader)]
 #[bench::unchanged(config = at_most(32))]
-fn snapshot_load((publisher, mut reader): (Publisher, Reader)) -> (Publisher, Reader) {
+fn snapshot_load((publisher, mut reader): (Publisher, SnapshotReader)) -> (Publisher, SnapshotReader) {
     for _ in 0..CALLS {
         black_box(reader.load().revision);
     }

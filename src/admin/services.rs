@@ -90,7 +90,7 @@ pub(super) async fn get_weights(
     ),
     request_body = api::WeightsUpdate,
     responses(
-        (status = 200, description = "The service after the change", body = api::Change,
+        (status = 200, description = "The service after the change", body = api::WeightsChange,
             headers(("ETag" = String, description = "The new revision"))),
         (status = 403, description = "The role does not allow it: while a configured freeze window is in force, and where gates are configured, weight is moved away from the baseline by `admin` only, with a reason", body = api::Problem, content_type = "application/problem+json"),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
@@ -113,7 +113,7 @@ pub(super) async fn put_weights(call: Call) -> Result<Response, Problem> {
     ),
     request_body(content = api::RollbackRequest, description = "May be left out, with its type"),
     responses(
-        (status = 200, description = "The service after the rollback", body = api::Change,
+        (status = 200, description = "The service after the rollback", body = api::WeightsChange,
             headers(("ETag" = String, description = "The new revision"))),
         (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
         (status = 409, description = "It does not fit the state", body = api::Problem, content_type = "application/problem+json"),

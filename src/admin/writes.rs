@@ -205,7 +205,7 @@ async fn attempt(
 }
 
 fn changed(applied: Applied) -> Outcome {
-    let change = api::Change {
+    let change = api::WeightsChange {
         durable: applied.durable,
         service: applied.service,
     };

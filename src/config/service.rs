@@ -9,7 +9,7 @@ use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed,
 use super::sticky::{cookie_name, sticky};
 use super::tree::{Entry, Kind, Node};
 use crate::model::{
-    Endpoint, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
+    EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
     similar,
 };
 
@@ -160,7 +160,7 @@ fn upstream(entry: &Entry, problems: &Problems) -> UpstreamSpec {
     spec
 }
 
-fn endpoints(node: &Node, problems: &Problems) -> Option<Vec<Endpoint>> {
+fn endpoints(node: &Node, problems: &Problems) -> Option<Vec<EndpointSpec>> {
     let read = list(node, problems, ENDPOINTS_MAX, |node, problems| {
         Some((node, parsed(node, problems, endpoint)?))
     })?;
@@ -175,7 +175,7 @@ fn endpoints(node: &Node, problems: &Problems) -> Option<Vec<Endpoint>> {
     Some(read.into_iter().map(|(_, endpoint)| endpoint).collect())
 }
 
-fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
+fn endpoint(text: &str) -> Result<EndpointSpec, Wrong> {
     let expected = "`IP:port`, such as `10.0.0.1:3000` or `[fd00::1]:3000`";
     if let Some((_, rest)) = text.split_once("://") {
         return Err(Wrong::with_help(
@@ -197,7 +197,7 @@ fn endpoint(text: &str) -> Result<Endpoint, Wrong> {
     if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
         return Err("the address and port of one machine".into());
     }
-    Ok(Endpoint(address))
+    Ok(EndpointSpec(address))
 }
 
 fn protocol(node: &Node, problems: &Problems) -> Option<Protocol> {

@@ -69,7 +69,7 @@ fn what_is_left_out_has_a_default() {
     let [shop] = &*config.services else {
         panic!("{config:#?}")
     };
-    assert_eq!(shop.weights.holder().unwrap().as_ref(), "blue");
+    assert_eq!(shop.weights.sole_upstream().unwrap().as_ref(), "blue");
     assert_eq!(shop.timeouts, crate::model::Timeouts::default());
 }
 
@@ -101,7 +101,7 @@ services:
     assert_eq!(a.upstreams[0].endpoints[0].0.to_string(), "127.0.0.1:81");
     assert_eq!(a.sticky, Some(Sticky::ClientIp));
     assert_eq!(a.tester, Some(Tester::Cookie("t".into())));
-    assert_eq!(a.weights.holder().unwrap().as_ref(), "only");
+    assert_eq!(a.weights.sole_upstream().unwrap().as_ref(), "only");
 }
 
 #[test]

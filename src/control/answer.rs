@@ -41,11 +41,11 @@ impl Controller {
         })
     }
 
-    fn foreseen_service(&self, name: &Name, moved: &Move) -> Option<api::Change> {
+    fn foreseen_service(&self, name: &Name, moved: &Move) -> Option<api::WeightsChange> {
         // Weights and rollbacks by hand end a release, or need that none is under way.
         let shown = Shown::new(&moved.next, None, None, true);
         let mut service = self.board.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
-        Some(api::Change { durable: true, service })
+        Some(api::WeightsChange { durable: true, service })
     }
 }

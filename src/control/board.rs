@@ -189,7 +189,7 @@ impl Reader {
 mod tests {
     use super::*;
     use crate::control::testing::spec;
-    use crate::routing::Keys;
+    use crate::routing::KeyRegistry;
     use crate::time::ManualClock;
 
     fn shown(revision: u64) -> Shown {
@@ -200,7 +200,7 @@ mod tests {
 
     fn board(in_table: &[&str]) -> PublishedViews {
         let specs: Vec<_> = in_table.iter().map(|name| spec(name, 0.0)).collect();
-        let table = RoutingTable::build(&specs, |_| None, &mut Keys::new(), None);
+        let table = RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None);
         let clock = ManualClock::new(Timestamp::new(0, 0));
         PublishedViews::new(Publisher::new(table), Arc::default(), Arc::new(clock))
     }

@@ -114,7 +114,7 @@ impl Collector {
     }
 
     /// A service's weights changed: the window since the last change begins anew.
-    pub(super) fn mark_change(&mut self, service: &routing::Service, now: Timestamp) {
+    pub(super) fn mark_change(&mut self, service: &routing::RoutedService, now: Timestamp) {
         for upstream in &service.upstreams {
             if let Some(measured) = self.upstreams.get_mut(&upstream.key) {
                 measured.windows.mark_change(now);
@@ -125,7 +125,7 @@ impl Collector {
     }
 
     /// The weights by which a service's requests are answered have changed.
-    pub(super) fn show_weights(&self, service: &routing::Service) {
+    pub(super) fn show_weights(&self, service: &routing::RoutedService) {
         for (upstream, weight) in service.weights_answered().iter() {
             self.metrics.set_weight(&service.name, upstream, weight.fraction());
         }

@@ -24,7 +24,7 @@ use super::release::{Active, Ended, Errands, Preflighter};
 use super::state::State;
 use super::{Applied, Command, Events, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
-use crate::routing::{HealthEvent, Keys, Publisher, RoutingTable};
+use crate::routing::{HealthEvent, KeyRegistry, Publisher, RoutingTable};
 use crate::stats::{Batch, Watermark, EventBatch};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
@@ -121,7 +121,7 @@ pub struct Controller {
     pub(super) decided: Timestamp,
     /// A failure of a canary waits to be judged with what came before it.
     pub(super) hurry: bool,
-    pub(super) keys: Keys,
+    pub(super) keys: KeyRegistry,
     pub(super) collector: Collector,
     pub(super) outbox: Outbox,
     /// What readers on other threads see of services.
@@ -184,7 +184,7 @@ impl Controller {
         let (notes, notes_receiver) = mpsc::channel(NOTES_MAX);
         let horizon = Arc::new(Watermark::new(setup.workers));
         let (health, health_receiver) = mpsc::channel(HEALTH_MAX);
-        let mut keys = Keys::new();
+        let mut keys = KeyRegistry::new();
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let collector = Collector::new(Arc::clone(&metrics), setup.listeners);

@@ -39,7 +39,7 @@ impl State {
     /// The state of a service that starts from its declaration.
     pub(super) fn declared(spec: &ServiceSpec, at: &str) -> State {
         let weights = spec.weights.clone();
-        let baseline = weights.holder().or(spec.baseline.as_ref()).or(weights.largest());
+        let baseline = weights.sole_upstream().or(spec.baseline.as_ref()).or(weights.largest());
         State {
             revision: 1,
             baseline: baseline.cloned().unwrap_or_else(|| Name::from("")),
@@ -82,7 +82,7 @@ impl State {
         if let Ok(weights) = Weights::new(names(), &given) {
             let state = State {
                 // Not the holder of all weight: in the final bake of a release that is still the canary.
-                baseline: baseline.or(weights.holder()).cloned().unwrap_or(declared.baseline),
+                baseline: baseline.or(weights.sole_upstream()).cloned().unwrap_or(declared.baseline),
                 weights,
                 ..stored
             };
@@ -151,7 +151,7 @@ impl State {
     /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is
     /// forgotten as soon as it gets weight again: then it is the next canary, no longer the version that was good.
     pub(super) fn with_weights(&self, weights: Weights, revision: u64, at: &str, reason: Option<String>) -> State {
-        let promoted = weights.holder().filter(|holder| **holder != self.baseline).cloned();
+        let promoted = weights.sole_upstream().filter(|holder| **holder != self.baseline).cloned();
         let previous_baseline = match &promoted {
             Some(_) => Some(Name::clone(&self.baseline)),
             None => self
@@ -159,7 +159,7 @@ impl State {
                 .clone()
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
-        let leaves = self.weights.holder().is_some() && weights.holder().is_none();
+        let leaves = self.weights.sole_upstream().is_some() && weights.sole_upstream().is_none();
         // Weights that stay have been in effect since they were set first; the reason is that of whoever said so last.
         let since = if weights == self.weights { &self.since } else { at };
         State {
@@ -254,7 +254,7 @@ impl State {
     /// The state after a rollback: everything on the baseline; or, when it has everything already, on the baseline
     /// before it. Either way there is nothing further back, so that asking twice never moves traffic twice.
     pub(super) fn rolled_back(&self, revision: u64, at: &str, reason: Option<String>) -> State {
-        let held = self.weights.holder() == Some(&self.baseline);
+        let held = self.weights.sole_upstream() == Some(&self.baseline);
         let target = self
             .previous_baseline
             .as_ref()
@@ -282,8 +282,8 @@ impl State {
 
     /// What the routing table is built from. The salt differs by service, and by generation: who was among the first
     /// to get one release is not again for the next.
-    pub(super) fn live(&self, service: &str) -> routing::Live {
-        routing::Live {
+    pub(super) fn live(&self, service: &str) -> routing::LiveState {
+        routing::LiveState {
             weights: self.weights.clone(),
             baseline: Name::clone(&self.baseline),
             salt: xxh3_64_with_seed(service.as_bytes(), self.generation),
@@ -459,7 +459,7 @@ mod tests {
         renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
         let (inherited, warning) = State::resumed(&renamed, &record, "t1");
         assert_eq!(
-            (inherited.weights.holder(), &*inherited.baseline, inherited.revision),
+            (inherited.weights.sole_upstream(), &*inherited.baseline, inherited.revision),
             (Some(&Name::from("blue")), "blue", canary.revision + 1)
         );
         assert_eq!(
@@ -483,7 +483,7 @@ mod tests {
             ["blue", "red"]
         );
         assert_eq!(
-            (kept.weights.holder(), kept.revision),
+            (kept.weights.sole_upstream(), kept.revision),
             (Some(&Name::from("blue")), canary.revision + 1)
         );
     }

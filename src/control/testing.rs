@@ -1,14 +1,14 @@
 //! What the tests of this module share.
 
 use crate::model::{
-    Endpoint, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
+    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
 };
 
 /// A service with the upstreams `blue` and `green`, of which `green` starts with so much percent.
 pub(super) fn spec(name: &str, green: f64) -> ServiceSpec {
     let upstream = |name: &str, port: u16| UpstreamSpec {
         name: Name::from(name),
-        endpoints: vec![Endpoint(([127, 0, 0, 1], port).into())],
+        endpoints: vec![EndpointSpec(([127, 0, 0, 1], port).into())],
         protocol: Protocol::Http1,
     };
     ServiceSpec {

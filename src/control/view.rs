@@ -10,7 +10,7 @@ use crate::stats::UpstreamKey;
 
 /// A service of the table in use, with what the controller knows of it besides.
 pub(super) fn service(
-    service: &routing::Service,
+    service: &routing::RoutedService,
     shown: &Shown,
     mut windows: impl FnMut(UpstreamKey) -> BTreeMap<String, api::Window>,
 ) -> api::Service {
@@ -40,8 +40,8 @@ pub(super) fn service(
     }
 }
 
-fn upstream(upstream: &routing::Upstream, windows: BTreeMap<String, api::Window>) -> api::Upstream {
-    let endpoint = |endpoint: &std::sync::Arc<routing::Endpoint>| api::Endpoint {
+fn upstream(upstream: &routing::RoutedUpstream, windows: BTreeMap<String, api::Window>) -> api::Upstream {
+    let endpoint = |endpoint: &std::sync::Arc<routing::RoutedEndpoint>| api::Endpoint {
         address: endpoint.address.to_string(),
         healthy: upstream.is_healthy(endpoint.key),
         in_flight: u64::from(endpoint.in_flight()),

@@ -155,7 +155,7 @@ pub struct RollbackRequest {
 
 /// The answer to a change: the service after it, and whether the change is on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Change {
+pub struct WeightsChange {
     /// Whether the change survives a restart. Only a change towards the baseline is ever made without.
     pub durable: bool,
     /// The service after the change.

@@ -17,7 +17,7 @@ mod words;
 
 pub use idempotency::{IdempotencyKey, KeptAnswer};
 pub use service::{
-    Endpoint, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Tester, Timeouts,
+    EndpointSpec, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Tester, Timeouts,
     UpstreamSpec, probe_host,
 };
 pub use sticky::{SameSite, Secure, Sticky, StickyCookie, StickySecret};

@@ -80,14 +80,14 @@ pub struct UpstreamSpec {
     /// Unique within the service.
     pub name: Name,
     /// Where it listens; at least one.
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<EndpointSpec>,
     /// How it is spoken to.
     pub protocol: Protocol,
 }
 
 /// One address of an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Endpoint(pub SocketAddr);
+pub struct EndpointSpec(pub SocketAddr);
 
 /// The protocol that an upstream is spoken to with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -190,7 +190,7 @@ impl Weights {
     }
 
     /// The upstream that holds all of the traffic, if one does.
-    pub fn holder(&self) -> Option<&Name> {
+    pub fn sole_upstream(&self) -> Option<&Name> {
         self.0
             .iter()
             .find(|(_, weight)| *weight == Weight::FULL)
@@ -267,7 +267,7 @@ mod tests {
             check(&[("blue", 99.99), ("green", 0.01)]).unwrap().get("green"),
             Some(percent(0.01))
         );
-        assert_eq!(check(&[("green", 100.0)]).unwrap().holder(), Some(&Name::from("green")));
+        assert_eq!(check(&[("green", 100.0)]).unwrap().sole_upstream(), Some(&Name::from("green")));
         assert_eq!(
             check(&[("blue", 50.0), ("green", 49.99)]),
             Err("the weights sum to 99.99, not to 100".into())
@@ -288,6 +288,6 @@ mod tests {
         let half = Weight::from_percent(50.0).unwrap();
         let weights = Weights::new(&upstreams, &[(Name::from("c"), half), (Name::from("b"), half)]).unwrap();
         assert_eq!(weights.largest(), Some(&Name::from("b")));
-        assert_eq!(weights.holder(), None);
+        assert_eq!(weights.sole_upstream(), None);
     }
 }

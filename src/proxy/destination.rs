@@ -15,13 +15,13 @@ use super::target;
 use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::{Sticky, Timeouts};
-use crate::routing::{EndpointKey, InFlight, Service, Snapshot, Upstream, Watch};
+use crate::routing::{EndpointKey, InFlight, RoutedService, Snapshot, RoutedUpstream, ReleaseHandle};
 use crate::stats::{Reason, UpstreamKey};
 
 /// Where a request goes, however often it has to be looked up.
 #[derive(Debug)]
 pub(crate) struct Destination {
-    service: Arc<Service>,
+    service: Arc<RoutedService>,
     /// The revision of the table that `service` was last looked up in.
     revision: u64,
     choice: Choice,
@@ -38,9 +38,9 @@ enum Way {
     /// To the upstream that it is drawn for.
     Drawn,
     /// To the baseline of this release, though it was drawn for the canary.
-    Spared(Arc<Watch>),
+    Spared(Arc<ReleaseHandle>),
     /// To the baseline of this release, since the canary has failed it.
-    Rescued(Arc<Watch>),
+    Rescued(Arc<ReleaseHandle>),
 }
 
 /// The endpoint that a request goes to, under one revision of the table.
@@ -98,7 +98,7 @@ impl Destination {
         Ok((destination, identity.issue))
     }
 
-    fn new(service: Arc<Service>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
+    fn new(service: Arc<RoutedService>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
         Destination {
             service,
             revision,
@@ -109,20 +109,20 @@ impl Destination {
     }
 
     /// The release under way, for a request that has a part in it: a tester's has none.
-    pub(crate) fn watch(&self) -> Option<&Arc<Watch>> {
+    pub(crate) fn watch(&self) -> Option<&Arc<ReleaseHandle>> {
         let named = matches!(self.choice, Choice::Named(_));
         self.service.watch.as_ref().filter(|_| !named)
     }
 
     /// Whether this release's baseline has an endpoint, by the newest table.
-    pub(crate) fn can_rescue(&mut self, worker: &Worker, watch: &Watch) -> bool {
+    pub(crate) fn can_rescue(&mut self, worker: &Worker, watch: &ReleaseHandle) -> bool {
         worker.with_snapshot(|snapshot| self.refresh(snapshot));
         let baseline = upstream(&self.service, watch.spec.baseline);
         baseline.is_some_and(|baseline| !baseline.usable().is_empty())
     }
 
     /// From here on it goes to the baseline, if the newest table still has that.
-    pub(crate) fn rescue(&mut self, watch: &Arc<Watch>) {
+    pub(crate) fn rescue(&mut self, watch: &Arc<ReleaseHandle>) {
         self.way = Way::Rescued(Arc::clone(watch));
     }
 
@@ -290,8 +290,8 @@ impl Destination {
         }
     }
 
-    fn upstream(&self) -> Option<&Upstream> {
-        let baseline = |watch: &Watch| upstream(&self.service, watch.spec.baseline);
+    fn upstream(&self) -> Option<&RoutedUpstream> {
+        let baseline = |watch: &ReleaseHandle| upstream(&self.service, watch.spec.baseline);
         match &self.way {
             Way::Spared(watch) if has_baseline(&self.service, watch) => {
                 baseline(watch).map(|baseline| self.service.stand_in(baseline).unwrap_or(baseline))
@@ -301,13 +301,13 @@ impl Destination {
         }
     }
 
-    fn chosen(&self) -> Option<&Upstream> {
+    fn chosen(&self) -> Option<&RoutedUpstream> {
         let drawn = self.drawn()?;
         let named = matches!(self.choice, Choice::Named(_));
         Some(self.service.stand_in(drawn).filter(|_| !named).unwrap_or(drawn))
     }
 
-    fn drawn(&self) -> Option<&Upstream> {
+    fn drawn(&self) -> Option<&RoutedUpstream> {
         let upstreams = &self.service.upstreams;
         match &self.choice {
             Choice::Named(name) => upstreams.iter().find(|upstream| *upstream.name == **name),
@@ -318,7 +318,7 @@ impl Destination {
 }
 
 /// A tester who is taken for a user would believe that the new version works.
-fn unknown_upstream(exchange: &mut Exchange, service: &Service) -> Error {
+fn unknown_upstream(exchange: &mut Exchange, service: &RoutedService) -> Error {
     let names: Vec<&str> = service.upstreams.iter().map(|upstream| &*upstream.name).collect();
     let (service, names) = (&service.name, names.join(", "));
     exchange.detail = Some(format!(
@@ -327,13 +327,13 @@ fn unknown_upstream(exchange: &mut Exchange, service: &Service) -> Error {
     Error::new(Reason::BadRequest, "the request names an upstream that does not exist")
 }
 
-fn upstream(service: &Service, key: UpstreamKey) -> Option<&Upstream> {
+fn upstream(service: &RoutedService, key: UpstreamKey) -> Option<&RoutedUpstream> {
     service.upstreams.iter().find(|upstream| upstream.key == key)
 }
 
 /// Whether a release's baseline may still be sent its canary's requests: it has users of its own, or the release is
 /// still under way, if only with all weight on the canary.
-fn has_baseline(service: &Service, watch: &Arc<Watch>) -> bool {
+fn has_baseline(service: &RoutedService, watch: &Arc<ReleaseHandle>) -> bool {
     let under_way = service.watch.as_ref().is_some_and(|now| Arc::ptr_eq(now, watch));
     upstream(service, watch.spec.baseline).is_some_and(|upstream| under_way || !upstream.weight.is_zero())
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::probe::{Probe, Silence, ask};
 use crate::model::{Health, Name, probe_host};
-use crate::routing::{Endpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
+use crate::routing::{RoutedEndpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
 
 const AGENT: &str = concat!("weighbridge-health/", env!("CARGO_PKG_VERSION"));
 
@@ -46,7 +46,7 @@ pub async fn run(publisher: Publisher, reports: mpsc::Sender<HealthEvent>) {
 
 /// An endpoint that is to be checked.
 struct Wanted {
-    endpoint: Arc<Endpoint>,
+    endpoint: Arc<RoutedEndpoint>,
     health: Health,
     host: Option<Name>,
     healthy: bool,
@@ -166,7 +166,7 @@ impl Streak {
 }
 
 /// One GET; the status of the answer.
-async fn check(endpoint: &Endpoint, health: &Health, host: Option<&str>) -> Result<u16, Silence> {
+async fn check(endpoint: &RoutedEndpoint, health: &Health, host: Option<&str>) -> Result<u16, Silence> {
     let mut probe = Probe::default();
     *probe.uri_mut() = health
         .path

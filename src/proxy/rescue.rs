@@ -23,7 +23,7 @@ use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::Head;
 use super::target;
-use crate::routing::{Rescue, Watch};
+use crate::routing::{RescuePolicy, ReleaseHandle};
 use crate::stats::{Class, Reason};
 
 /// The largest body that is held so that it can be sent twice.
@@ -43,14 +43,14 @@ pub(crate) struct Allowances(RefCell<Vec<Allowance>>);
 
 #[derive(Debug)]
 struct Allowance {
-    watch: Weak<Watch>,
+    watch: Weak<ReleaseHandle>,
     budget: TpsBudget,
     requests: Cell<u32>,
 }
 
 impl Allowances {
     /// A request of this release's service was drawn.
-    pub(crate) fn deposit(&self, watch: &Arc<Watch>) {
+    pub(crate) fn deposit(&self, watch: &Arc<ReleaseHandle>) {
         self.with(watch, |allowance| {
             // One deposit for several requests, since each asks for the time.
             let requests = (allowance.requests.get() + 1) % REQUESTS_EACH;
@@ -62,11 +62,11 @@ impl Allowances {
     }
 
     /// Whether one more may be rescued.
-    fn withdraw(&self, watch: &Arc<Watch>) -> bool {
+    fn withdraw(&self, watch: &Arc<ReleaseHandle>) -> bool {
         self.with(watch, |allowance| allowance.budget.withdraw())
     }
 
-    fn with<T>(&self, watch: &Arc<Watch>, act: impl FnOnce(&Allowance) -> T) -> T {
+    fn with<T>(&self, watch: &Arc<ReleaseHandle>, act: impl FnOnce(&Allowance) -> T) -> T {
         let mut all = self.0.borrow_mut();
         let known = all
             .iter()
@@ -94,11 +94,11 @@ impl Allowances {
 /// The client does not send it, or takes longer than it may.
 pub(crate) async fn hold(
     exchange: &Exchange,
-    watch: &Watch,
+    watch: &ReleaseHandle,
     request: &mut Request<RequestBody>,
     limits: &Limits,
 ) -> Result<(), Error> {
-    let Rescue::Header(name) = &watch.spec.rescue else {
+    let RescuePolicy::Header(name) = &watch.spec.rescue else {
         return Ok(());
     };
     let may = matches!(request.body(), RequestBody::Upload(_)) && is_repeatable(request.headers(), name);
@@ -160,9 +160,9 @@ pub(crate) fn spare(exchange: &Exchange, request: &Request<RequestBody>) -> Opti
             Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
         );
     let may = match &watch.spec.rescue {
-        Rescue::Off => false,
-        Rescue::Safe => safe,
-        Rescue::Header(name) => safe || is_repeatable(request.headers(), name),
+        RescuePolicy::Off => false,
+        RescuePolicy::Safe => safe,
+        RescuePolicy::Header(name) => safe || is_repeatable(request.headers(), name),
     };
     let body = match request.body() {
         RequestBody::Empty => RequestBody::Empty,
@@ -234,11 +234,11 @@ pub(crate) fn next(
 mod tests {
     use super::*;
     use crate::model::Name;
-    use crate::routing::WatchSpec;
+    use crate::routing::ReleaseHandleSpec;
     use crate::stats::{UpstreamKey, ReleaseKey};
 
-    fn watch() -> Arc<Watch> {
-        let spec = WatchSpec {
+    fn watch() -> Arc<ReleaseHandle> {
+        let spec = ReleaseHandleSpec {
             key: ReleaseKey(0),
             release: "shop-1".into(),
             baseline: UpstreamKey(0),
@@ -246,10 +246,10 @@ mod tests {
             canary: UpstreamKey(1),
             canary_name: Name::from("green"),
             sticky: false,
-            rescue: Rescue::Safe,
+            rescue: RescuePolicy::Safe,
             in_flight_max: 1,
         };
-        Arc::new(Watch::new(spec, 0, 0))
+        Arc::new(ReleaseHandle::new(spec, 0, 0))
     }
 
     #[test]

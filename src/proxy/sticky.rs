@@ -19,7 +19,7 @@ use self::signer::{Form, KEY_BYTES};
 use super::client::Client;
 use super::headers::{client_address, doubt_address};
 use crate::model::{StickyCookie, StickySecret, Tester};
-use crate::routing::Service;
+use crate::routing::RoutedService;
 
 /// How the upstream of a request is to be chosen.
 #[derive(Clone, Debug)]
@@ -109,7 +109,7 @@ pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box
 }
 
 /// Who a request is from.
-pub(crate) fn identify<B>(service: &Service, request: &Request<B>, client: &Client) -> Identity {
+pub(crate) fn identify<B>(service: &RoutedService, request: &Request<B>, client: &Client) -> Identity {
     use crate::model::Sticky;
     let headers = request.headers();
     match &service.sticky {
@@ -143,7 +143,7 @@ fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
 /// Of several cookies of the name, which browsers send the one with the longest path first, the first that is signed
 /// counts. Without one, the first of the old form keeps its key and is signed now, but not while a release is under way:
 /// anybody can make it up. Everybody else is a new user.
-fn by_cookie<B>(service: &Service, cookie: &StickyCookie, request: &Request<B>, client: &Client) -> Identity {
+fn by_cookie<B>(service: &RoutedService, cookie: &StickyCookie, request: &Request<B>, client: &Client) -> Identity {
     let signer = &client.worker.signer;
     let (mut old, mut checked) = (None, 0);
     for value in cookies(request.headers(), &cookie.name) {

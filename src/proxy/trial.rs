@@ -15,7 +15,7 @@ use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
-use crate::routing::{BudgetKind, OnCanary, Service, Trip, Upstream, Watch};
+use crate::routing::{BudgetKind, CanaryPermit, RoutedService, Trip, RoutedUpstream, ReleaseHandle};
 use crate::stats::{Assignment, Class, RequestEventKind, RequestEvent, Arm, UpstreamKey};
 use crate::time::SystemClock;
 
@@ -25,10 +25,10 @@ const USER_SEED: u64 = 0x7567_6162_7269_6467;
 /// A request that was drawn for one side of a release, until its answer has ended.
 #[derive(Debug)]
 pub(crate) struct Trial {
-    watch: Arc<Watch>,
+    watch: Arc<ReleaseHandle>,
     assignment: Assignment,
     user: u32,
-    place: Option<OnCanary>,
+    place: Option<CanaryPermit>,
     state: State,
     /// The client is still sending the request, and the upstream takes what comes.
     uploading: Cell<bool>,
@@ -78,7 +78,7 @@ impl Trial {
     ///
     /// While the canary is full nothing is compared, whichever arm is drawn: the canary would have only the requests
     /// that came when it had room, and the baseline all.
-    pub(crate) fn draw(worker: &Worker, service: &Service, watch: &Arc<Watch>, request: &Request) -> Drawn {
+    pub(crate) fn draw(worker: &Worker, service: &RoutedService, watch: &Arc<ReleaseHandle>, request: &Request) -> Drawn {
         let Request { drawn, user, uploading } = *request;
         let spec = &watch.spec;
         let side = if drawn == spec.canary {
@@ -134,7 +134,7 @@ impl Trial {
     }
 
     /// The release, while it is the canary that has the request.
-    pub(crate) fn on_canary(&self) -> Option<&Arc<Watch>> {
+    pub(crate) fn on_canary(&self) -> Option<&Arc<ReleaseHandle>> {
         (self.assignment.side == Arm::Canary && self.state == State::Open).then_some(&self.watch)
     }
 
@@ -227,7 +227,7 @@ impl Trial {
         self.state = State::Deserted;
         self.spend(worker, BudgetKind::All, now);
         self.place = None;
-        self.watch.hurry();
+        self.watch.flush_now();
         self.note(worker, RequestEventKind::Failed);
         worker.flush_notes();
     }
@@ -289,7 +289,7 @@ impl Trial {
     fn note(&self, worker: &Worker, happened: RequestEventKind) {
         if self.assignment.side == Arm::Canary && happened.is_bad() {
             // Also when it was said before: whoever judged meanwhile and knew of no failure has taken it back.
-            self.watch.hurry();
+            self.watch.flush_now();
         }
         worker.notes.borrow_mut().push(RequestEvent {
             assignment: self.assignment,
@@ -308,7 +308,7 @@ impl Trial {
 
 /// Who a request is from, as far as a release is concerned: by its key, which it came with or is given a cookie for, else by
 /// its address. A request to a sticky service that can have no key is nobody's.
-pub(crate) fn user(service: &Service, choice: &Choice, address: impl FnOnce() -> IpAddr) -> u32 {
+pub(crate) fn user(service: &RoutedService, choice: &Choice, address: impl FnOnce() -> IpAddr) -> u32 {
     match choice {
         Choice::Key(key) => hash(key),
         _ if service.sticky.is_some() => RequestEvent::NO_KEY,
@@ -324,11 +324,11 @@ fn hash(key: &[u8]) -> u32 {
     u32::try_from(hash).unwrap_or_default().min(RequestEvent::NO_KEY - 1)
 }
 
-fn weight(service: &Service, key: UpstreamKey) -> Weight {
+fn weight(service: &RoutedService, key: UpstreamKey) -> Weight {
     let found = service
         .upstreams
         .iter()
-        .find(|upstream: &&Upstream| upstream.key == key);
+        .find(|upstream: &&RoutedUpstream| upstream.key == key);
     found.map(|upstream| upstream.weight).unwrap_or_default()
 }
 

@@ -19,7 +19,7 @@ use super::sticky::{self, Signer};
 use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
-use crate::routing::{Publisher, Reader, Snapshot};
+use crate::routing::{Publisher, SnapshotReader, Snapshot};
 use crate::stats::{EventBuffer, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;
@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     pub(crate) parked: Cell<bool>,
     /// Client connections that are open; written by this worker alone, read by whoever shows it.
     pub(crate) connections: Arc<AtomicUsize>,
-    reader: RefCell<Reader>,
+    reader: RefCell<SnapshotReader>,
     random: RefCell<fastrand::Rng>,
     pub(crate) notes: RefCell<EventBuffer>,
     /// How many requests may be rescued.
@@ -137,7 +137,7 @@ impl Worker {
     /// Gives an upstream's weight to the baseline, in whatever table is in use by now: the one thing that a worker
     /// publishes.
     pub(crate) fn take_out(&self, upstream: UpstreamKey) {
-        self.publisher.update(|table| table.without(upstream));
+        self.publisher.update(|table| table.drained(upstream));
     }
 
     /// Whether the tick has to go on turning.

@@ -38,7 +38,7 @@ pub struct HealthEvent {
 /// Aligned, so that workers that count on one endpoint do not slow down those that count on its neighbour.
 #[derive(Debug)]
 #[repr(align(64))]
-pub struct Endpoint {
+pub struct RoutedEndpoint {
     /// Its number.
     pub key: EndpointKey,
     /// Where it listens.
@@ -50,10 +50,10 @@ pub struct Endpoint {
     in_flight: AtomicU32,
 }
 
-impl Endpoint {
+impl RoutedEndpoint {
     /// An endpoint with nothing in flight.
-    pub fn new(key: EndpointKey, address: SocketAddr, service: Name, upstream: Name) -> Endpoint {
-        Endpoint {
+    pub fn new(key: EndpointKey, address: SocketAddr, service: Name, upstream: Name) -> RoutedEndpoint {
+        RoutedEndpoint {
             key,
             address,
             service,
@@ -76,12 +76,12 @@ impl Endpoint {
 
 /// A request on an endpoint.
 #[derive(Debug)]
-pub struct InFlight(Arc<Endpoint>);
+pub struct InFlight(Arc<RoutedEndpoint>);
 
 impl Deref for InFlight {
-    type Target = Arc<Endpoint>;
+    type Target = Arc<RoutedEndpoint>;
 
-    fn deref(&self) -> &Arc<Endpoint> {
+    fn deref(&self) -> &Arc<RoutedEndpoint> {
         &self.0
     }
 }
@@ -94,7 +94,7 @@ impl Drop for InFlight {
 
 /// A deployed version of a service, as one table knows it.
 #[derive(Clone, Debug)]
-pub struct Upstream {
+pub struct RoutedUpstream {
     /// Its number.
     pub key: UpstreamKey,
     /// Its name, unique within the service.
@@ -104,19 +104,19 @@ pub struct Upstream {
     /// How it is spoken to.
     pub protocol: Protocol,
     /// All its endpoints, in the order of declaration.
-    pub endpoints: Box<[Arc<Endpoint>]>,
+    pub endpoints: Box<[Arc<RoutedEndpoint>]>,
     /// Those of them that pass their checks.
-    pub healthy: Box<[Arc<Endpoint>]>,
+    pub healthy: Box<[Arc<RoutedEndpoint>]>,
     /// Whether requests are sent to all of them, since too many fail their checks for these to be believed.
     pub panics: bool,
 }
 
-impl Upstream {
+impl RoutedUpstream {
     /// The endpoint for a request: of two that `draw` (uniform over all 64-bit numbers) chooses among the healthy
     /// ones, that with fewer requests in flight. `None` when none is healthy.
     ///
     /// Two choices, since the least loaded of all would draw every worker to the same endpoint at once.
-    pub fn endpoint(&self, draw: u64) -> Option<&Arc<Endpoint>> {
+    pub fn endpoint(&self, draw: u64) -> Option<&Arc<RoutedEndpoint>> {
         match self.usable() {
             [] => None,
             [only] => Some(only),
@@ -128,7 +128,7 @@ impl Upstream {
     }
 
     /// As [`Upstream::endpoint`], among the endpoints that are not in `tried`.
-    pub fn endpoint_excluding(&self, draw: u64, tried: &[EndpointKey]) -> Option<&Arc<Endpoint>> {
+    pub fn endpoint_excluding(&self, draw: u64, tried: &[EndpointKey]) -> Option<&Arc<RoutedEndpoint>> {
         let mut left = self.usable().iter().filter(|endpoint| !tried.contains(&endpoint.key));
         match left.clone().count() {
             0 => None,
@@ -141,7 +141,7 @@ impl Upstream {
     }
 
     /// The endpoints that requests are sent to.
-    pub fn usable(&self) -> &[Arc<Endpoint>] {
+    pub fn usable(&self) -> &[Arc<RoutedEndpoint>] {
         if self.panics { &self.endpoints } else { &self.healthy }
     }
 
@@ -157,14 +157,14 @@ impl Upstream {
     }
 
     /// This upstream with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
-    pub(super) fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<Upstream> {
+    pub(super) fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutedUpstream> {
         let known = self.endpoints.iter().any(|known| known.key == endpoint);
         if !known || self.is_healthy(endpoint) == healthy {
             return None;
         }
         let keeps = |key| if key == endpoint { healthy } else { self.is_healthy(key) };
         let healthy = self.endpoints.iter().filter(|endpoint| keeps(endpoint.key));
-        Some(Upstream {
+        Some(RoutedUpstream {
             healthy: healthy.cloned().collect(),
             ..self.clone()
         })
@@ -182,7 +182,7 @@ fn two_of(count: usize, draw: u64) -> (usize, usize) {
     (first, if second < first { second } else { second + 1 })
 }
 
-fn less_loaded<'a>(first: &'a Arc<Endpoint>, second: &'a Arc<Endpoint>) -> Option<&'a Arc<Endpoint>> {
+fn less_loaded<'a>(first: &'a Arc<RoutedEndpoint>, second: &'a Arc<RoutedEndpoint>) -> Option<&'a Arc<RoutedEndpoint>> {
     let second_is_freer = second.in_flight() < first.in_flight();
     Some(if second_is_freer { second } else { first })
 }
@@ -193,11 +193,11 @@ mod tests {
 
     use super::*;
     use crate::routing::testing::service;
-    use crate::routing::{Keys, RoutingTable};
+    use crate::routing::{KeyRegistry, RoutingTable};
 
-    fn upstream(endpoints: u16) -> Upstream {
+    fn upstream(endpoints: u16) -> RoutedUpstream {
         let specs = [service("shop", &[("blue", 10_000, endpoints)])];
-        let table = RoutingTable::build(&specs, |_| None, &mut Keys::new(), None);
+        let table = RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None);
         table.services().next().unwrap().upstreams[0].clone()
     }
 

@@ -6,18 +6,18 @@
 //! sleeps or asks a clock. Lookups do not allocate.
 
 mod balance;
-mod keys;
+mod key_registry;
 mod matcher;
 mod publish;
 mod split;
 mod table;
 #[cfg(test)]
 mod testing;
-mod watch;
+mod release_handle;
 
-pub use balance::{Endpoint, EndpointKey, HealthEvent, InFlight, Upstream};
-pub use keys::Keys;
-pub use publish::{Acknowledged, Acknowledger, Publisher, Reader, Snapshot};
+pub use balance::{RoutedEndpoint, EndpointKey, HealthEvent, InFlight, RoutedUpstream};
+pub use key_registry::KeyRegistry;
+pub use publish::{Acknowledged, Acknowledger, Publisher, SnapshotReader, Snapshot};
 pub use split::Split;
-pub use table::{Live, RoutingTable, Service};
-pub use watch::{BudgetKind, OnCanary, Rescue, Trip, Tripwire, Watch, WatchSpec};
+pub use table::{LiveState, RoutingTable, RoutedService};
+pub use release_handle::{BudgetKind, CanaryPermit, RescuePolicy, Trip, Tripwire, ReleaseHandle, ReleaseHandleSpec};

@@ -68,8 +68,8 @@ impl Publisher {
     }
 
     /// A reader for one worker.
-    pub fn reader(&self) -> Reader {
-        Reader(Cache::new(Arc::clone(&self.current)))
+    pub fn reader(&self) -> SnapshotReader {
+        SnapshotReader(Cache::new(Arc::clone(&self.current)))
     }
 
     /// Makes known a worker, which counts as having acknowledged the current revision; so it registers before it first
@@ -99,7 +99,7 @@ impl Publisher {
     }
 
     /// Wakes all workers though nothing was published, so that they hand over what they hold back.
-    pub fn poke(&self) {
+    pub fn wake_all(&self) {
         self.wake_workers();
     }
 
@@ -118,9 +118,9 @@ impl Publisher {
 
 /// Follows the current snapshot, for one worker.
 #[derive(Clone, Debug)]
-pub struct Reader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
+pub struct SnapshotReader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
 
-impl Reader {
+impl SnapshotReader {
     /// The current snapshot; one relaxed load while it stays the same. A worker that has been woken for a revision
     /// sees at least that one.
     pub fn load(&mut self) -> &Arc<Snapshot> {
@@ -257,7 +257,7 @@ mod tests {
 
     use super::*;
     use crate::routing::testing::{service, weights};
-    use crate::routing::{EndpointKey, Keys, Live};
+    use crate::routing::{EndpointKey, KeyRegistry, LiveState};
 
     /// Waits for a future on this thread. A lost wake-up hangs, which the test runner's time limit tells.
     fn block_on<F: Future>(future: F) -> F::Output {
@@ -287,11 +287,11 @@ mod tests {
             .iter()
             .map(|name| service(name, &[("blue", 10_000, 1), ("green", 0, 1)]))
             .collect();
-        Publisher::new(RoutingTable::build(&specs, |_| None, &mut Keys::new(), None))
+        Publisher::new(RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None))
     }
 
-    fn live(points: u16) -> Live {
-        Live {
+    fn live(points: u16) -> LiveState {
+        LiveState {
             weights: weights(&[("blue", 10_000 - points), ("green", points)]),
             baseline: "blue".into(),
             salt: 0,
@@ -399,7 +399,7 @@ mod tests {
             }))
         });
         let before = publisher.current();
-        publisher.poke();
+        publisher.wake_all();
         assert_eq!(wakes.load(Ordering::SeqCst), 2);
         assert!(Arc::ptr_eq(&before, &publisher.current()));
         drop(workers);

@@ -59,7 +59,7 @@ impl Split {
 
     /// The upstream (its position in the service) for a `draw` that is uniform over all 64-bit numbers.
     pub fn pick(&self, draw: u64) -> usize {
-        let slot = slot(draw);
+        let slot = bucket(draw);
         let found = self.intervals.iter().find(|interval| slot < interval.end);
         found.map_or(0, |interval| interval.upstream)
     }
@@ -76,7 +76,7 @@ impl Split {
 }
 
 /// A number's slot by its position among all numbers, never by a remainder: the slots are equal to within 2^-50.
-fn slot(draw: u64) -> u16 {
+fn bucket(draw: u64) -> u16 {
     #[expect(clippy::cast_possible_truncation, reason = "below SLOTS, since draw is below 2^64")]
     let slot = ((u128::from(draw) * u128::from(SLOTS)) >> 64) as u16;
     slot

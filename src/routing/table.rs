@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::matcher::Matcher;
-use super::{Endpoint, EndpointKey, Keys, Split, Upstream, Watch};
+use super::{RoutedEndpoint, EndpointKey, KeyRegistry, Split, RoutedUpstream, ReleaseHandle};
 use crate::model::{Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights};
 use crate::stats::UpstreamKey;
 
@@ -16,13 +16,13 @@ use crate::stats::UpstreamKey;
 /// as it is.
 #[derive(Clone, Debug)]
 pub struct RoutingTable {
-    services: Vec<Arc<Service>>,
+    services: Vec<Arc<RoutedService>>,
     matcher: Arc<Matcher>,
 }
 
 /// A service, with everything that a request to it needs.
 #[derive(Clone, Debug)]
-pub struct Service {
+pub struct RoutedService {
     /// Its name.
     pub name: Name,
     /// What leads to it, as declared.
@@ -42,14 +42,14 @@ pub struct Service {
     /// The chooser compiled from them.
     pub split: Split,
     /// Its upstreams, in the order of declaration.
-    pub upstreams: Box<[Upstream]>,
+    pub upstreams: Box<[RoutedUpstream]>,
     /// The release under way, if one is.
-    pub watch: Option<Arc<Watch>>,
+    pub watch: Option<Arc<ReleaseHandle>>,
 }
 
 /// What of a service changes while it runs, and is not the configuration's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Live {
+pub struct LiveState {
     /// How requests are split.
     pub weights: Weights,
     /// The upstream that a rollback returns to.
@@ -57,16 +57,16 @@ pub struct Live {
     /// What sticky keys are spread by; a new one deals all users anew.
     pub salt: u64,
     /// The release under way, if one is. When its tripwire has tripped, its canary gets nothing, whatever `weights` say.
-    pub watch: Option<Arc<Watch>>,
+    pub watch: Option<Arc<ReleaseHandle>>,
 }
 
-impl Live {
+impl LiveState {
     /// What a service starts with when nothing is known of it: its declared weights; the declared baseline, else the
     /// largest weight; a salt of its own.
-    pub fn initial(spec: &ServiceSpec) -> Live {
+    pub fn initial(spec: &ServiceSpec) -> LiveState {
         let declared = spec.baseline.as_ref().or_else(|| spec.weights.largest());
         let baseline = declared.or_else(|| spec.upstreams.first().map(|upstream| &upstream.name));
-        Live {
+        LiveState {
             weights: spec.weights.clone(),
             baseline: baseline.map_or_else(|| Name::from(""), Name::clone),
             salt: xxh3_64(spec.name.as_bytes()),
@@ -88,7 +88,7 @@ impl Live {
     /// removed one goes to the baseline. When the baseline itself is gone, the service starts as declared, with this
     /// salt.
     #[must_use]
-    pub fn fitted(self, spec: &ServiceSpec) -> Live {
+    pub fn fitted(self, spec: &ServiceSpec) -> LiveState {
         let names = || spec.upstreams.iter().map(|upstream| &upstream.name);
         if names().eq(self.weights.iter().map(|(name, _)| name)) {
             return self;
@@ -99,34 +99,34 @@ impl Live {
             .map(|(name, weight)| (Name::clone(name), weight))
             .collect();
         match Weights::inherited(names(), &given, &self.baseline) {
-            Some(weights) => Live { weights, ..self },
-            None => Live {
+            Some(weights) => LiveState { weights, ..self },
+            None => LiveState {
                 salt: self.salt,
-                ..Live::initial(spec)
+                ..LiveState::initial(spec)
             },
         }
     }
 }
 
-impl Service {
+impl RoutedService {
     /// The upstream for a request without a sticky key; `draw` is uniform over all 64-bit numbers.
-    pub fn pick(&self, draw: u64) -> Option<&Upstream> {
+    pub fn pick(&self, draw: u64) -> Option<&RoutedUpstream> {
         self.upstreams.get(self.split.pick(draw))
     }
 
     /// The upstream for a user.
-    pub fn pick_key(&self, key: &[u8]) -> Option<&Upstream> {
+    pub fn pick_key(&self, key: &[u8]) -> Option<&RoutedUpstream> {
         self.upstreams.get(self.split.pick_key(key))
     }
 
     /// The upstream of this name.
-    pub fn upstream(&self, name: &str) -> Option<&Upstream> {
+    pub fn upstream(&self, name: &str) -> Option<&RoutedUpstream> {
         self.upstreams.iter().find(|upstream| &*upstream.name == name)
     }
 
     /// The live state that this table was built with.
-    pub fn live(&self) -> Live {
-        Live {
+    pub fn live(&self) -> LiveState {
+        LiveState {
             weights: self.weights.clone(),
             baseline: Name::clone(&self.baseline),
             salt: self.split.salt(),
@@ -134,7 +134,7 @@ impl Service {
         }
     }
 
-    fn with_live(&self, live: &Live) -> Service {
+    fn with_live(&self, live: &LiveState) -> RoutedService {
         let mut service = self.clone();
         let weights = live.effective();
         service.baseline = Name::clone(&live.baseline);
@@ -165,7 +165,7 @@ impl Service {
     /// Where the requests of `upstream` go that has no endpoint to send them to: to the baseline, if
     /// that has one and users of its own; during a release of which the baseline is down, to the
     /// canary. Not those of a canary, whose failure is evidence and ends its release.
-    pub fn stand_in(&self, upstream: &Upstream) -> Option<&Upstream> {
+    pub fn stand_in(&self, upstream: &RoutedUpstream) -> Option<&RoutedUpstream> {
         if !upstream.usable().is_empty() || self.is_canary(upstream.key) {
             return None;
         }
@@ -181,7 +181,7 @@ impl Service {
 
     /// The canary, while it answers in place of a baseline that has users and no endpoint: it has
     /// users of its own, and nothing has taken it out.
-    pub fn standing_in_canary(&self) -> Option<&Upstream> {
+    pub fn standing_in_canary(&self) -> Option<&RoutedUpstream> {
         let watch = self.watch.as_ref().filter(|watch| !watch.tripwire().is_tripped())?;
         let of = |key| self.upstreams.iter().find(|upstream| upstream.key == key);
         let canary = of(watch.spec.canary).filter(|canary| !canary.weight.is_zero())?;
@@ -217,8 +217,8 @@ impl RoutingTable {
     /// are still checked.
     pub fn build(
         specs: &[ServiceSpec],
-        live: impl Fn(&str) -> Option<Live>,
-        keys: &mut Keys,
+        live: impl Fn(&str) -> Option<LiveState>,
+        keys: &mut KeyRegistry,
         previous: Option<&RoutingTable>,
     ) -> RoutingTable {
         let known = previous.map(RoutingTable::endpoints_by_key).unwrap_or_default();
@@ -226,7 +226,7 @@ impl RoutingTable {
         let routes = routes.flat_map(|(at, spec)| spec.routes.iter().map(move |route| (at, route)));
         let matcher = Arc::new(Matcher::new(routes));
         let services = specs.iter().map(|spec| {
-            let live = live(&spec.name).map_or_else(|| Live::initial(spec), |live| live.fitted(spec));
+            let live = live(&spec.name).map_or_else(|| LiveState::initial(spec), |live| live.fitted(spec));
             Arc::new(service(spec, &live, keys, &known))
         });
         RoutingTable {
@@ -236,23 +236,23 @@ impl RoutingTable {
     }
 
     /// The service that a request is for. `host` is as the client sent it; `path` is without a query.
-    pub fn route(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<&Arc<Service>> {
+    pub fn route(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<&Arc<RoutedService>> {
         self.services.get(self.matcher.find(host, path, method, headers)?)
     }
 
     /// All services, in the order of declaration.
-    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
+    pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<RoutedService>> {
         self.services.iter()
     }
 
     /// The service of this name.
-    pub fn service(&self, name: &str) -> Option<&Arc<Service>> {
+    pub fn service(&self, name: &str) -> Option<&Arc<RoutedService>> {
         self.services.iter().find(|service| &*service.name == name)
     }
 
     /// This table with other live state of a service; `None` when there is no such service or the weights are not
     /// those of its upstreams.
-    pub fn with_weights(&self, service: &str, live: &Live) -> Option<RoutingTable> {
+    pub fn with_weights(&self, service: &str, live: &LiveState) -> Option<RoutingTable> {
         self.replacing(|candidate| {
             let names = candidate.upstreams.iter().map(|upstream| &upstream.name);
             let fits = &*candidate.name == service && names.eq(live.weights.iter().map(|(name, _)| name));
@@ -262,14 +262,14 @@ impl RoutingTable {
 
     /// This table with an upstream's weight given to its service's baseline; `None` when it has no weight, or is the
     /// baseline itself.
-    pub fn without(&self, upstream: UpstreamKey) -> Option<RoutingTable> {
+    pub fn drained(&self, upstream: UpstreamKey) -> Option<RoutingTable> {
         self.replacing(|service| {
             let gone = service.upstreams.iter().find(|candidate| candidate.key == upstream)?;
             if gone.weight.is_zero() || gone.name == service.baseline {
                 return None;
             }
             let weights = service.weights.moved(&gone.name, &service.baseline)?;
-            Some(service.with_live(&Live {
+            Some(service.with_live(&LiveState {
                 weights,
                 ..service.live()
             }))
@@ -279,7 +279,7 @@ impl RoutingTable {
     /// This table with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
     pub fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutingTable> {
         self.replacing(|service| {
-            let changed = |upstream: &Upstream| upstream.with_health(endpoint, healthy);
+            let changed = |upstream: &RoutedUpstream| upstream.with_health(endpoint, healthy);
             let (at, upstream) = service
                 .upstreams
                 .iter()
@@ -294,13 +294,13 @@ impl RoutingTable {
     }
 
     /// All endpoints of all services.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<RoutedEndpoint>> {
         let upstreams = self.services.iter().flat_map(|service| &service.upstreams);
         upstreams.flat_map(|upstream| &upstream.endpoints)
     }
 
     /// This table with the first service that `change` makes another of.
-    fn replacing(&self, change: impl Fn(&Service) -> Option<Service>) -> Option<RoutingTable> {
+    fn replacing(&self, change: impl Fn(&RoutedService) -> Option<RoutedService>) -> Option<RoutingTable> {
         let changed = self.services.iter().map(|service| change(service));
         let (at, service) = changed.enumerate().find(|(_, new)| new.is_some())?;
         let mut table = self.clone();
@@ -318,15 +318,15 @@ impl RoutingTable {
 }
 
 /// The endpoints of the table before, and whether they were healthy.
-type Known = HashMap<EndpointKey, (Arc<Endpoint>, bool), FixedState>;
+type Known = HashMap<EndpointKey, (Arc<RoutedEndpoint>, bool), FixedState>;
 
-fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> Service {
+fn service(spec: &ServiceSpec, live: &LiveState, keys: &mut KeyRegistry, known: &Known) -> RoutedService {
     let weights = live.effective();
     let upstreams = spec.upstreams.iter().map(|declared| {
         let weight = weights.get(&declared.name).unwrap_or_default();
         upstream(spec, declared, weight, keys, known)
     });
-    let mut service = Service {
+    let mut service = RoutedService {
         name: Name::clone(&spec.name),
         routes: spec.routes.as_slice().into(),
         timeouts: spec.timeouts,
@@ -343,14 +343,14 @@ fn service(spec: &ServiceSpec, live: &Live, keys: &mut Keys, known: &Known) -> S
     service
 }
 
-fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &mut Keys, known: &Known) -> Upstream {
+fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &mut KeyRegistry, known: &Known) -> RoutedUpstream {
     let key = keys.upstream(&spec.name, &declared.name);
     let (mut endpoints, mut healthy) = (Vec::new(), Vec::new());
     for address in &declared.endpoints {
         let number = keys.endpoint(key, address.0);
         let (endpoint, was_healthy) = known.get(&number).cloned().unwrap_or_else(|| {
             let (service, upstream) = (Name::clone(&spec.name), Name::clone(&declared.name));
-            (Arc::new(Endpoint::new(number, address.0, service, upstream)), true)
+            (Arc::new(RoutedEndpoint::new(number, address.0, service, upstream)), true)
         });
         // Without checks nothing could ever make it healthy again.
         if was_healthy || spec.health.is_none() {
@@ -358,7 +358,7 @@ fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &
         }
         endpoints.push(endpoint);
     }
-    Upstream {
+    RoutedUpstream {
         key,
         name: Name::clone(&declared.name),
         weight,

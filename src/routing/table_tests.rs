@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::routing::testing::{service, weights};
-use crate::routing::{Rescue, WatchSpec};
+use crate::routing::{RescuePolicy, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
 
-fn build(specs: &[ServiceSpec], keys: &mut Keys, previous: Option<&RoutingTable>) -> RoutingTable {
+fn build(specs: &[ServiceSpec], keys: &mut KeyRegistry, previous: Option<&RoutingTable>) -> RoutingTable {
     let live = |name: &str| previous?.service(name).map(|service| service.live());
     RoutingTable::build(specs, live, keys, previous)
 }
@@ -29,9 +29,9 @@ fn points(table: &RoutingTable, service: &str) -> Vec<u16> {
 }
 
 /// A release of one upstream of a service against another.
-fn watch(service: &Service, baseline: &str, canary: &str) -> Arc<Watch> {
+fn watch(service: &RoutedService, baseline: &str, canary: &str) -> Arc<ReleaseHandle> {
     let key = |name: &str| service.upstream(name).unwrap().key;
-    let spec = WatchSpec {
+    let spec = ReleaseHandleSpec {
         key: ReleaseKey(0),
         release: "shop-1".into(),
         baseline: key(baseline),
@@ -39,10 +39,10 @@ fn watch(service: &Service, baseline: &str, canary: &str) -> Arc<Watch> {
         canary: key(canary),
         canary_name: canary.into(),
         sticky: false,
-        rescue: Rescue::Safe,
+        rescue: RescuePolicy::Safe,
         in_flight_max: 1,
     };
-    Arc::new(Watch::new(spec, 0, 0))
+    Arc::new(ReleaseHandle::new(spec, 0, 0))
 }
 
 fn checked(mut spec: ServiceSpec) -> ServiceSpec {
@@ -60,10 +60,10 @@ fn checked(mut spec: ServiceSpec) -> ServiceSpec {
 
 #[test]
 fn a_reload_keeps_weights_counts_health_and_keys() {
-    let mut keys = Keys::new();
+    let mut keys = KeyRegistry::new();
     let old = [checked(service("shop", &[("blue", 10_000, 2), ("green", 0, 1)]))];
     let table = build(&old, &mut keys, None);
-    let live = Live {
+    let live = LiveState {
         weights: weights(&[("blue", 9_000), ("green", 1_000)]),
         ..table.service("shop").unwrap().live()
     };
@@ -99,7 +99,7 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
     if let Some(health) = &mut spec.health {
         health.panic = Weight::from_percent(50.0).unwrap();
     }
-    let mut table = build(&[spec], &mut Keys::new(), None);
+    let mut table = build(&[spec], &mut KeyRegistry::new(), None);
     let usable =
         |table: &RoutingTable, name: &str| table.service("shop").unwrap().upstream(name).unwrap().usable().len();
     let blue = table
@@ -123,7 +123,7 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
     let green = table.service("shop").unwrap().upstream("green").unwrap().endpoints[0].key;
     let table = table.with_health(green, false).unwrap();
     assert_eq!(usable(&table, "green"), 1);
-    let live = Live {
+    let live = LiveState {
         watch: Some(watch(table.service("shop").unwrap(), "blue", "green")),
         ..table.service("shop").unwrap().live()
     };
@@ -137,7 +137,7 @@ fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary
         "shop",
         &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
     ));
-    let table = build(&[spec], &mut Keys::new(), None);
+    let table = build(&[spec], &mut KeyRegistry::new(), None);
     let endpoint = |name: &str| table.service("shop").unwrap().upstream(name).unwrap().endpoints[0].key;
     let stands_in = |table: &RoutingTable, name: &str| {
         let service = table.service("shop").unwrap();
@@ -155,7 +155,7 @@ fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary
         (stands_in(&ill, "green"), stands_in(&ill, "blue")),
         (Some("blue".into()), None)
     );
-    let live = Live {
+    let live = LiveState {
         watch: Some(watch(ill.service("shop").unwrap(), "blue", "green")),
         ..ill.service("shop").unwrap().live()
     };
@@ -174,11 +174,11 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
         "shop",
         &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
     ));
-    let table = build(&[spec], &mut Keys::new(), None);
+    let table = build(&[spec], &mut KeyRegistry::new(), None);
     let shop = Arc::clone(table.service("shop").unwrap());
     let endpoint = |name: &str| shop.upstream(name).unwrap().endpoints[0].key;
     let watch = watch(&shop, "blue", "green");
-    let live = Live {
+    let live = LiveState {
         watch: Some(Arc::clone(&watch)),
         ..shop.live()
     };
@@ -199,7 +199,7 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
     assert!(both.service("shop").unwrap().is_baseline_down());
     // Without users of its own it has not been proved by any, and a tripped one is out.
     assert_eq!(answered(&down(&table, "blue")), [8_000, 1_000, 1_000]);
-    let pending = Live {
+    let pending = LiveState {
         weights: weights(&[("blue", 9_000), ("green", 0), ("red", 1_000)]),
         ..live
     };
@@ -212,7 +212,7 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
 
 #[test]
 fn live_state_is_fitted_to_what_is_declared() {
-    let live = Live {
+    let live = LiveState {
         weights: weights(&[("blue", 7_000), ("green", 2_000), ("red", 1_000)]),
         baseline: "blue".into(),
         salt: 5,
@@ -245,14 +245,14 @@ fn live_state_is_fitted_to_what_is_declared() {
 #[test]
 fn an_upstream_taken_out_leaves_its_share_to_the_baseline() {
     let specs = [service("shop", &[("a", 1_000, 1), ("b", 7_000, 1), ("c", 2_000, 1)])];
-    let table = build(&specs, &mut Keys::new(), None);
+    let table = build(&specs, &mut KeyRegistry::new(), None);
     let key = |name| table.service("shop").unwrap().upstream(name).unwrap().key;
-    let without = table.without(key("c")).unwrap();
+    let without = table.drained(key("c")).unwrap();
     assert_eq!(points(&without, "shop"), [1_000, 9_000, 0]);
     assert_eq!(points(&table, "shop"), [1_000, 7_000, 2_000]);
-    assert!(without.without(key("c")).is_none());
-    assert!(table.without(key("b")).is_none());
-    assert!(table.without(UpstreamKey(77)).is_none());
+    assert!(without.drained(key("c")).is_none());
+    assert!(table.drained(key("b")).is_none());
+    assert!(table.drained(UpstreamKey(77)).is_none());
     let shop = without.service("shop").unwrap();
     assert!(
         (0..=u64::MAX)
@@ -267,8 +267,8 @@ fn weights_must_be_those_of_the_service() {
         service("shop", &[("a", 10_000, 1), ("b", 0, 1)]),
         service("other", &[("a", 10_000, 1)]),
     ];
-    let table = build(&specs, &mut Keys::new(), None);
-    let live = |given: &[_]| Live {
+    let table = build(&specs, &mut KeyRegistry::new(), None);
+    let live = |given: &[_]| LiveState {
         weights: weights(given),
         baseline: "a".into(),
         salt: 1,

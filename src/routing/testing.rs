@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::model::{
-    Endpoint, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
+    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
 };
 
 /// Weights in hundredths of a percent, in order.
@@ -36,7 +36,7 @@ pub(super) fn service(name: &str, upstreams: &[(&str, u16, u16)]) -> ServiceSpec
     let upstreams = upstreams.iter().map(|(name, _, endpoints)| UpstreamSpec {
         name: (*name).into(),
         endpoints: (1..=*endpoints)
-            .map(|port| Endpoint(format!("10.0.0.1:{port}").parse().unwrap()))
+            .map(|port| EndpointSpec(format!("10.0.0.1:{port}").parse().unwrap()))
             .collect(),
         protocol: Protocol::Http1,
     });

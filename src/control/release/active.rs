@@ -15,7 +15,7 @@ use crate::analysis::replay::HoldStatus;
 use crate::analysis::{Cohort, WaitReason, Units, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
-use crate::routing::{BudgetKind, Watch, WatchSpec};
+use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
 use crate::stats::{RequestEvent, EventBatch, SampledExchange, Arm, ReleaseKey};
 use crate::store::Recording;
 use crate::time::Timestamp;
@@ -31,7 +31,7 @@ const FULL_US: u64 = 5_000_000;
 /// A release under way.
 pub(in crate::control) struct Active {
     pub(super) release: Release,
-    pub(super) watch: Arc<Watch>,
+    pub(super) watch: Arc<ReleaseHandle>,
     pub(super) trial: Trial,
     pub(super) units: Units,
     /// The budget of failures that users see.
@@ -95,11 +95,11 @@ pub(super) struct Due {
 
 impl Active {
     /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
-    pub(super) fn new(release: Release, spec: WatchSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
+    pub(super) fn new(release: Release, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
         Active {
             trial: Trial::new(&release.plan, release.attempt),
             units: Units::new(spec.sticky, release.plan.bake_us()),
-            watch: Arc::new(Watch::new(spec, spent.visible, spent.all)),
+            watch: Arc::new(ReleaseHandle::new(spec, spent.visible, spent.all)),
             visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
             all: LeasedBudget::new(BudgetKind::All, spent.all, durable),
             chronicle: Chronicle::new(now),

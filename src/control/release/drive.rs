@@ -162,7 +162,7 @@ impl Controller {
         self.hurry = hurry;
         if hurry && floor.is_held {
             // Somebody holds notes that a failure waits for.
-            self.publisher.poke();
+            self.publisher.wake_all();
         }
     }
 
@@ -286,7 +286,7 @@ impl Controller {
         let leased = active.ask(now);
         let urgent = active.is_urgent();
         if urgent {
-            active.watch.hurry();
+            active.watch.flush_now();
         } else {
             active.watch.relax();
         }

@@ -1,7 +1,7 @@
 //! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
 //! process that is killed at any moment comes back with no less spent than users have seen.
 
-use crate::routing::{BudgetKind, Watch};
+use crate::routing::{BudgetKind, ReleaseHandle};
 
 /// Failures that are leased at once: half of what is left, so that a kill costs no more than that, and never fewer than
 /// this many. With few, a burst outruns the disk and trips the wire before the budget is spent.
@@ -102,7 +102,7 @@ impl LeasedBudget {
 
     /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and `beside` more are known
     /// that the wire does not count.
-    pub(super) fn arm(&mut self, watch: &Watch, allowance: u64, beside: u32, baseline_failures: u32) {
+    pub(super) fn arm(&mut self, watch: &ReleaseHandle, allowance: u64, beside: u32, baseline_failures: u32) {
         let spent = watch.tripwire().spent(self.wire).saturating_add(beside);
         let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
         let cap = self.lease.cap(limit);

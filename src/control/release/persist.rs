@@ -10,7 +10,7 @@ use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
 use crate::release::{Mark, Release, Timeline, Trial};
-use crate::routing::WatchSpec;
+use crate::routing::ReleaseHandleSpec;
 use crate::store::{Part, ReleaseRecord};
 use crate::time::Timestamp;
 
@@ -244,7 +244,7 @@ impl Active {
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
         parts: &[Part],
-        watch: impl FnOnce(&Release) -> Option<WatchSpec>,
+        watch: impl FnOnce(&Release) -> Option<ReleaseHandleSpec>,
         durable: bool,
         now: Timestamp,
     ) -> Result<Active, String> {

@@ -14,7 +14,7 @@ use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
 use crate::release::{Command, Illegal, Plan, Release, Rescue, overriding};
-use crate::routing::{self, WatchSpec};
+use crate::routing::{self, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
 use crate::time::Timestamp;
 
@@ -109,7 +109,7 @@ impl Controller {
         Ok((name, active, told))
     }
 
-    fn make(&mut self, release: Release, spec: WatchSpec, now: Timestamp) -> Box<Active> {
+    fn make(&mut self, release: Release, spec: ReleaseHandleSpec, now: Timestamp) -> Box<Active> {
         let store = self.outbox.store();
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
@@ -135,7 +135,7 @@ impl Controller {
     }
 
     /// What workers are told of a release.
-    pub(in crate::control) fn watch_spec(&mut self, release: &Release) -> Result<WatchSpec, Refusal> {
+    pub(in crate::control) fn watch_spec(&mut self, release: &Release) -> Result<ReleaseHandleSpec, Refusal> {
         let snapshot = self.publisher.current();
         let gone = || Refusal::Conflict("the service has changed meanwhile; ask again".to_owned());
         let service = snapshot.table.service(&release.service).ok_or_else(gone)?;
@@ -147,7 +147,7 @@ impl Controller {
         let (baseline, baseline_name) = side(&release.baseline).ok_or_else(gone)?;
         let (canary, canary_name) = side(&release.canary).ok_or_else(gone)?;
         self.watches += 1;
-        Ok(WatchSpec {
+        Ok(ReleaseHandleSpec {
             key: ReleaseKey(self.watches),
             release: release.id.as_str().into(),
             baseline,
@@ -161,12 +161,12 @@ impl Controller {
     }
 }
 
-fn rescue(rescue: &Rescue) -> routing::Rescue {
+fn rescue(rescue: &Rescue) -> routing::RescuePolicy {
     match rescue {
-        Rescue::Off => routing::Rescue::Off,
-        Rescue::Safe => routing::Rescue::Safe,
+        Rescue::Off => routing::RescuePolicy::Off,
+        Rescue::Safe => routing::RescuePolicy::Safe,
         // The plan has checked that it is a name; should it not be one after all, only what is safe is repeated.
-        Rescue::Header(name) => name.parse().map_or(routing::Rescue::Safe, routing::Rescue::Header),
+        Rescue::Header(name) => name.parse().map_or(routing::RescuePolicy::Safe, routing::RescuePolicy::Header),
     }
 }
 

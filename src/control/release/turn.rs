@@ -10,7 +10,7 @@ use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
 use crate::release::{Command, Direction, Input, Release, Verb};
-use crate::routing::Live;
+use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
@@ -88,8 +88,8 @@ impl Managed {
     }
 
     /// What the routing table is built from.
-    pub(in crate::control) fn live(&self) -> Live {
-        Live {
+    pub(in crate::control) fn live(&self) -> LiveState {
+        LiveState {
             watch: self.active.as_ref().map(|active| std::sync::Arc::clone(&active.watch)),
             ..self.state.live(&self.spec.name)
         }

@@ -302,7 +302,7 @@ async fn gated(timing: Timing) -> (Rig, Gate) {
 }
 
 /// Exhausts the budget of failures that users see, as a worker does that finishes the last one.
-fn trip(watch: &crate::routing::Watch) -> bool {
+fn trip(watch: &crate::routing::ReleaseHandle) -> bool {
     let (full, none) = (crate::model::Weight::FULL, crate::model::Weight::ZERO);
     // The controller may arm it in between.
     let spend = |_| {

@@ -168,7 +168,7 @@ impl History {
             self.rig()
                 .links
                 .publisher
-                .update(|table| table.without(watch.spec.canary));
+                .update(|table| table.drained(watch.spec.canary));
             assert_eq!(self.rig().green(), 0.0);
         }
     }

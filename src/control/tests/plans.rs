@@ -6,7 +6,7 @@ use super::releases::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
-use crate::routing::{EndpointKey, Rescue};
+use crate::routing::{EndpointKey, RescuePolicy};
 
 impl Rig {
     /// Starts a release of this canary, by the quick plan with this otherwise.
@@ -108,9 +108,9 @@ async fn a_release_soon_after_a_promotion_begins_at_a_later_step() {
 async fn workers_are_told_whom_to_rescue_and_how_much_may_be_on_the_canary() {
     let header = http::HeaderName::from_static("x-retry-safe");
     let cases = [
-        (json!("off"), Rescue::Off),
-        (json!("safe"), Rescue::Safe),
-        (json!({ "header": "X-Retry-Safe" }), Rescue::Header(header)),
+        (json!("off"), RescuePolicy::Off),
+        (json!("safe"), RescuePolicy::Safe),
+        (json!({ "header": "X-Retry-Safe" }), RescuePolicy::Header(header)),
     ];
     for (rescue, told) in cases {
         let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);

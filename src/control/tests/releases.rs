@@ -6,7 +6,7 @@ use super::*;
 use crate::analysis::replay;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
-use crate::routing::Watch;
+use crate::routing::ReleaseHandle;
 use crate::stats::{Assignment, RequestEventKind, RequestEvent, EventBatch, Arm};
 
 /// A plan that good traffic passes in a few hundred requests.
@@ -81,7 +81,7 @@ impl Rig {
         of_shop.filter(|(_, count)| *count > 0).collect()
     }
 
-    pub(super) fn watch(&self) -> Option<Arc<Watch>> {
+    pub(super) fn watch(&self) -> Option<Arc<ReleaseHandle>> {
         let snapshot = self.links.publisher.current();
         snapshot.table.service("shop").unwrap().watch.clone()
     }
@@ -134,7 +134,7 @@ impl Rig {
         self.shop().await;
     }
 
-    fn request(&self, watch: &Watch, points: u16, at: u64, bad: bool) -> [RequestEvent; 2] {
+    fn request(&self, watch: &ReleaseHandle, points: u16, at: u64, bad: bool) -> [RequestEvent; 2] {
         // By the golden ratio, so that each prefix is split about as the weights say.
         let draw = (at as f64 * 0.618_033_988_75).fract() * 10_000.0;
         let side = if draw < f64::from(points) {
@@ -371,7 +371,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     let watch = rig.watch().unwrap();
     // What a worker does that is told to.
     assert!(trip(&watch));
-    rig.links.publisher.update(|table| table.without(watch.spec.canary));
+    rig.links.publisher.update(|table| table.drained(watch.spec.canary));
     assert_eq!(rig.green(), 0.0);
     let release = rig.phase("shop-1", Phase::RolledBack).await;
     assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("budget"));
@@ -602,7 +602,7 @@ async fn a_promotion_does_not_bring_a_tripped_canary_back() {
     rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
     let watch = rig.watch().unwrap();
     assert!(trip(&watch));
-    rig.links.publisher.update(|table| table.without(watch.spec.canary));
+    rig.links.publisher.update(|table| table.drained(watch.spec.canary));
     let promote = rig.verb("shop-1", ReleaseVerb::Promote).await;
     assert!(promote.is_err(), "{promote:?}");
     rig.phase("shop-1", Phase::RolledBack).await;

@@ -7,17 +7,17 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::proxy::hop::samples::hop;
 use crate::proxy::unsent::Unsent;
-use crate::routing::{Keys, Publisher, RoutingTable};
+use crate::routing::{KeyRegistry, Publisher, RoutingTable};
 
 /// A publisher of empty tables, and the requests of one worker that are under them.
 fn unsent() -> (Publisher, Rc<Unsent>) {
-    let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut Keys::new(), None));
+    let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut KeyRegistry::new(), None));
     let unsent = Unsent::new(publisher.register(Box::new(|| {})));
     (publisher, unsent)
 }
 
 fn publish(publisher: &Publisher) -> u64 {
-    publisher.update(|_| Some(RoutingTable::build(&[], |_| None, &mut Keys::new(), None)))
+    publisher.update(|_| Some(RoutingTable::build(&[], |_| None, &mut KeyRegistry::new(), None)))
 }
 
 /// A connection, and the upstream's end of it.

@@ -18,7 +18,7 @@ use weighbridge::model::{
 };
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
-use weighbridge::routing::{BudgetKind, Keys, Live, Publisher, Rescue, RoutingTable, Watch, WatchSpec};
+use weighbridge::routing::{BudgetKind, KeyRegistry, LiveState, Publisher, RescuePolicy, RoutingTable, ReleaseHandle, ReleaseHandleSpec};
 use weighbridge::stats::{Batch, RequestEventKind, Watermark, RequestEvent, EventBatch, Reason, SampledExchange, Arm, UpstreamKey, ReleaseKey};
 use weighbridge::telemetry::AccessLog;
 
@@ -27,7 +27,7 @@ use crate::harness::{Client, DEADLINE, Response, block_on, until};
 /// A release of `shop` from `blue` to `green`, before it is started.
 struct Trial {
     spec: ServiceSpec,
-    rescue: Rescue,
+    rescue: RescuePolicy,
     in_flight_max: u32,
     workers: usize,
     canary_points: u16,
@@ -37,7 +37,7 @@ struct Trial {
 struct Rig {
     address: SocketAddr,
     publisher: Publisher,
-    watch: Arc<Watch>,
+    watch: Arc<ReleaseHandle>,
     horizon: Arc<Watermark>,
     notes: mpsc::Receiver<EventBatch>,
     batches: mpsc::Receiver<Batch>,
@@ -65,7 +65,7 @@ impl Trial {
     fn new(blue: SocketAddr, green: SocketAddr) -> Trial {
         let upstream = |name: &str, address| UpstreamSpec {
             name: name.into(),
-            endpoints: vec![model::Endpoint(address)],
+            endpoints: vec![model::EndpointSpec(address)],
             protocol: Protocol::Http1,
         };
         let names = ["blue".into(), "green".into()];
@@ -87,14 +87,14 @@ impl Trial {
                 health: None,
                 release: None,
             },
-            rescue: Rescue::Off,
+            rescue: RescuePolicy::Off,
             in_flight_max: 100,
             workers: 1,
             canary_points: 10_000,
         }
     }
 
-    fn rescue(self, rescue: Rescue) -> Trial {
+    fn rescue(self, rescue: RescuePolicy) -> Trial {
         Trial { rescue, ..self }
     }
 
@@ -113,11 +113,11 @@ impl Trial {
     }
 
     fn start(self) -> Rig {
-        let mut keys = Keys::new();
+        let mut keys = KeyRegistry::new();
         let table = RoutingTable::build(std::slice::from_ref(&self.spec), |_| None, &mut keys, None);
         let publisher = Publisher::new(table);
-        let watch = Arc::new(Watch::new(
-            WatchSpec {
+        let watch = Arc::new(ReleaseHandle::new(
+            ReleaseHandleSpec {
                 key: ReleaseKey(7),
                 release: "shop-1".into(),
                 baseline: UpstreamKey(0),
@@ -169,7 +169,7 @@ impl Trial {
     }
 }
 
-fn publish(publisher: &Publisher, watch: &Arc<Watch>, canary_points: u16) {
+fn publish(publisher: &Publisher, watch: &Arc<ReleaseHandle>, canary_points: u16) {
     let points = |points| Weight::from_basis_points(points).unwrap();
     let given = [
         ("blue".into(), points(10_000 - canary_points)),
@@ -177,7 +177,7 @@ fn publish(publisher: &Publisher, watch: &Arc<Watch>, canary_points: u16) {
     ];
     let weights = Weights::new(given.iter().map(|(name, _)| name), &given).unwrap();
     publisher.update(|table| {
-        let live = Live {
+        let live = LiveState {
             weights: weights.clone(),
             watch: Some(Arc::clone(watch)),
             ..table.service("shop").unwrap().live()

@@ -221,7 +221,7 @@ fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
 fn in_a_hurry_each_note_leaves_at_once() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let mut rig = Trial::new(blue.address, green.address).start();
-    rig.watch.hurry();
+    rig.watch.flush_now();
     rig.get("");
     let mut notes = Vec::new();
     eventually("the request has ended", || {

@@ -2,7 +2,7 @@
 
 use http::HeaderName;
 use weighbridge::model::Timeouts;
-use weighbridge::routing::{BudgetKind, Rescue};
+use weighbridge::routing::{BudgetKind, RescuePolicy};
 use weighbridge::stats::{RequestEventKind, Reason, Arm};
 
 use super::{BLUE, GREEN, Trial, impatient};
@@ -39,7 +39,7 @@ fn users_see_nothing_of_what_the_canary_does() {
     for (how, green, _) in failing() {
         let blue = Upstream::named("blue");
         let trial = Trial::new(blue.address, green.address)
-            .rescue(Rescue::Safe)
+            .rescue(RescuePolicy::Safe)
             .timeouts(impatient());
         let mut rig = trial.start();
         let answer = rig.get("X-Mine: kept\r\n").expect(200);
@@ -88,7 +88,7 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
 #[test]
 fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
     let (blue, nobody) = (Upstream::named("blue"), Reserved::new());
-    let mut rig = Trial::new(blue.address, nobody.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, nobody.address).rescue(RescuePolicy::Safe).start();
     assert_eq!(rig.get("").expect(200).text(), "blue");
     let key = rig.publisher.current().table.service("shop").unwrap().upstreams[1].endpoints[0].key;
     rig.publisher.update(|table| table.with_health(key, false));
@@ -124,7 +124,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
         call.close();
     });
     let blue = Upstream::named("blue");
-    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     assert_eq!((rig.watch.tripwire().spent(BudgetKind::Visible), blue.count()), (1, 0));
@@ -134,7 +134,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
 fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
     let blue = Upstream::start(|call| call.answer("503 Oh", "", "blue"));
     let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
-    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
     assert_eq!(rig.get("").expect(503).text(), "blue");
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     let counted = rig.counted(1);
@@ -157,7 +157,7 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
         call.close();
     });
     let green = Upstream::start(|call| call.close());
-    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }));
     eventually("the failure is spent", || {
@@ -174,7 +174,7 @@ fn the_total_time_holds_for_both_attempts_together() {
         ..Timeouts::default()
     };
     let trial = Trial::new(blue.address, green.address)
-        .rescue(Rescue::Safe)
+        .rescue(RescuePolicy::Safe)
         .timeouts(timeouts);
     let mut rig = trial.start();
     assert_eq!(rig.get("").status, 504);
@@ -194,12 +194,12 @@ fn five(body: &str) -> String {
 
 #[test]
 fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
-    let header = Rescue::Header(HeaderName::from_static("x-retry-safe"));
+    let header = RescuePolicy::Header(HeaderName::from_static("x-retry-safe"));
     let large = "x".repeat(64 * 1024 + 1);
     for (policy, headers, body, rescued) in [
-        (Rescue::Safe, String::new(), "", false),
+        (RescuePolicy::Safe, String::new(), "", false),
         (
-            Rescue::Safe,
+            RescuePolicy::Safe,
             format!("X-Retry-Safe: 1\r\n{}", five("hello")),
             "hello",
             false,
@@ -253,7 +253,7 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
 #[test]
 fn a_body_that_does_not_come_is_the_clients_fault_and_never_drawn() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
-    let header = Rescue::Header(HeaderName::from_static("x-retry-safe"));
+    let header = RescuePolicy::Header(HeaderName::from_static("x-retry-safe"));
     let mut rig = Trial::new(blue.address, green.address).rescue(header).start();
     let mut client = rig.client();
     client.send(
@@ -274,7 +274,7 @@ fn connections_stay_usable_whatever_the_canary_sent() {
         call.await_hangup();
     });
     let blue = Upstream::named("blue");
-    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
     let mut client = rig.client();
     for _ in 0..5 {
         assert_eq!(client.get("/").expect(200).text(), "blue");
@@ -295,7 +295,7 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "green")),
     );
-    let mut rig = Trial::new(blue.address, green.address).rescue(Rescue::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
     let mut client = rig.client();
     let rescued = (0..180).filter(|_| client.get("/").status == 200).count();
     assert!((100..180).contains(&rescued), "{rescued}");

@@ -16,15 +16,15 @@ use crate::stats::UpstreamKey;
 /// are as large as what lives; the generation is another one then, so that no request that is still under way, and no
 /// count of one, is taken for one of the new owner's. What comes back after it has been forgotten gets a new key.
 #[derive(Debug, Default)]
-pub struct Keys {
+pub struct KeyRegistry {
     upstreams: Slots<(Name, Name)>,
     endpoints: Slots<(UpstreamKey, SocketAddr)>,
 }
 
-impl Keys {
+impl KeyRegistry {
     /// No keys yet.
-    pub fn new() -> Keys {
-        Keys::default()
+    pub fn new() -> KeyRegistry {
+        KeyRegistry::default()
     }
 
     /// The key of an upstream of a service.
@@ -142,13 +142,13 @@ mod tests {
     /// A service whose one upstream `name` has an endpoint at `number`.
     fn spec(name: &str, number: u32) -> ServiceSpec {
         let mut spec = service("shop", &[(name, 10_000, 1)]);
-        spec.upstreams[0].endpoints = vec![crate::model::Endpoint(at(number))];
+        spec.upstreams[0].endpoints = vec![crate::model::EndpointSpec(at(number))];
         spec
     }
 
     #[test]
     fn after_a_hundred_thousand_changes_tables_are_as_large_as_what_lives() {
-        let mut keys = Keys::new();
+        let mut keys = KeyRegistry::new();
         let mut seen = HashSet::new();
         let mut table = RoutingTable::build(&[], |_| None, &mut keys, None);
         for number in 0..100_000 {
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn what_stays_keeps_its_key_and_what_comes_back_gets_another() {
-        let mut keys = Keys::new();
+        let mut keys = KeyRegistry::new();
         let first = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, None);
         let key = |table: &RoutingTable| table.service("shop").unwrap().upstreams[0].key;
         keys.retain(&first);

@@ -15,7 +15,7 @@ use crate::stats::{UpstreamKey, ReleaseKey};
 
 /// Which requests of the canary the baseline answers instead when they fail.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rescue {
+pub enum RescuePolicy {
     /// None.
     Off,
     /// Those whose method is safe (GET, HEAD, OPTIONS, TRACE).
@@ -26,7 +26,7 @@ pub enum Rescue {
 
 /// What does not change while a release is under way.
 #[derive(Clone, Debug)]
-pub struct WatchSpec {
+pub struct ReleaseHandleSpec {
     /// The release's number.
     pub key: ReleaseKey,
     /// Its identity, for logs.
@@ -42,16 +42,16 @@ pub struct WatchSpec {
     /// Whether users are known by a sticky key.
     pub sticky: bool,
     /// What is done for users whose request failed on the canary.
-    pub rescue: Rescue,
+    pub rescue: RescuePolicy,
     /// Requests that may be on the canary at once.
     pub in_flight_max: u32,
 }
 
 /// A release under way, for the workers.
 #[derive(Debug)]
-pub struct Watch {
+pub struct ReleaseHandle {
     /// What does not change.
-    pub spec: WatchSpec,
+    pub spec: ReleaseHandleSpec,
     tripwire: Tripwire,
     in_flight: AtomicU32,
     urgent: AtomicBool,
@@ -64,11 +64,11 @@ pub struct Watch {
     baseline_p99_us: AtomicU64,
 }
 
-impl Watch {
+impl ReleaseHandle {
     /// A release whose users have seen `spent` failures, of `failed` that the canary had. Until it is armed, every
     /// further one trips it.
-    pub fn new(spec: WatchSpec, spent: u32, failed: u32) -> Watch {
-        Watch {
+    pub fn new(spec: ReleaseHandleSpec, spent: u32, failed: u32) -> ReleaseHandle {
+        ReleaseHandle {
             spec,
             tripwire: Tripwire::new(spent, failed),
             in_flight: AtomicU32::new(0),
@@ -101,10 +101,10 @@ impl Watch {
     }
 
     /// A place for one more request on the canary; `None` when there are as many as there may be.
-    pub fn enter(self: &Arc<Self>) -> Option<OnCanary> {
+    pub fn enter(self: &Arc<Self>) -> Option<CanaryPermit> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         // Made first, so that a refused place is given back too.
-        let place = OnCanary(Arc::clone(self));
+        let place = CanaryPermit(Arc::clone(self));
         (before < self.spec.in_flight_max).then_some(place)
     }
 
@@ -114,7 +114,7 @@ impl Watch {
     }
 
     /// From here on workers hand over their notes as soon as they have one, since a failure waits to be judged.
-    pub fn hurry(&self) {
+    pub fn flush_now(&self) {
         self.urgent.store(true, Ordering::Release);
     }
 
@@ -165,19 +165,19 @@ pub struct Trip {
 }
 
 /// Two watches are the same when they are one: what they count differs otherwise.
-impl PartialEq for Watch {
-    fn eq(&self, other: &Watch) -> bool {
+impl PartialEq for ReleaseHandle {
+    fn eq(&self, other: &ReleaseHandle) -> bool {
         std::ptr::eq(self, other)
     }
 }
 
-impl Eq for Watch {}
+impl Eq for ReleaseHandle {}
 
 /// A request on the canary.
 #[derive(Debug)]
-pub struct OnCanary(Arc<Watch>);
+pub struct CanaryPermit(Arc<ReleaseHandle>);
 
-impl Drop for OnCanary {
+impl Drop for CanaryPermit {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
     }
@@ -429,8 +429,8 @@ mod tests {
     mod testing {
         use super::*;
 
-        pub(super) fn watch(in_flight_max: u32) -> Watch {
-            let spec = WatchSpec {
+        pub(super) fn watch(in_flight_max: u32) -> ReleaseHandle {
+            let spec = ReleaseHandleSpec {
                 key: ReleaseKey(0),
                 release: "shop-1".into(),
                 baseline: UpstreamKey(0),
@@ -438,10 +438,10 @@ mod tests {
                 canary: UpstreamKey(1),
                 canary_name: "green".into(),
                 sticky: false,
-                rescue: Rescue::Safe,
+                rescue: RescuePolicy::Safe,
                 in_flight_max,
             };
-            Watch::new(spec, 0, 0)
+            ReleaseHandle::new(spec, 0, 0)
         }
     }
 }

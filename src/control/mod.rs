@@ -32,4 +32,4 @@ pub use metrics::{Metrics, WebhookResult};
 pub use release::Preflighter;
 
 // Its callers do not know the state machine.
-pub use crate::release::Verb as ReleaseVerb;
+pub use crate::release::ReleaseAction as ReleaseVerb;

@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::model::api::Phase;
 use crate::model::{Name, ServiceSpec, Weight, WeightError, Weights, WeightsError, api};
-use crate::release::Release;
+use crate::release::ReleaseState;
 use crate::routing;
 use crate::store::ServiceRecord;
 
@@ -189,7 +189,7 @@ impl State {
 
     /// The state after a turn of the release. The canary becomes the baseline with the promotion, not with the last
     /// step: until then a rollback leads back to the one before.
-    pub(super) fn with_release(&self, release: &Release, revision: u64, at: &str, reason: Option<String>) -> State {
+    pub(super) fn with_release(&self, release: &ReleaseState, revision: u64, at: &str, reason: Option<String>) -> State {
         let weight = release.weight();
         let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points()).unwrap_or_default();
         let promoted = release.phase == Phase::Promoted;
@@ -222,7 +222,7 @@ impl State {
 
     /// What a rollback leads back to after a turn of this release: with a promotion the version before it, and never the
     /// version that a release is about or has taken out.
-    fn previous_after(&self, release: &Release) -> Option<Name> {
+    fn previous_after(&self, release: &ReleaseState) -> Option<Name> {
         match release.phase {
             Phase::Promoted => Some(Name::from(&*release.baseline)),
             Phase::RolledBack => None,

@@ -3,16 +3,16 @@
 //! A rollback and a cancellation are never refused before the end. Asking for what already holds (a pause of a paused
 //! release, a second word of the same person) changes nothing and is no error.
 
-use super::gate::{Gate, Voice};
+use super::gate::{Gate, GateApproval};
 use super::machine::Transition;
-use super::state::{Barrier, Release, Wait, Word, because};
+use super::state::{Barrier, ReleaseState, Wait, Statement, because};
 use crate::model::Weight;
 use crate::model::api::Phase;
 use crate::time::Timestamp;
 
 /// What is asked of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Verb {
+pub enum ReleaseAction {
     /// Not to go on. The brakes work all the same.
     Pause,
     /// To go on: after a pause, or past a step that gave no answer.
@@ -29,9 +29,9 @@ pub enum Verb {
 
 /// A verb with what came with it.
 #[derive(Clone, Copy, Debug)]
-pub struct Command<'a> {
+pub struct ReleaseCommand<'a> {
     /// What is asked.
-    pub verb: Verb,
+    pub verb: ReleaseAction,
     /// Who asks: the name of the token.
     pub by: &'a str,
     /// Why.
@@ -58,21 +58,21 @@ pub enum Illegal {
     Unfit(String),
 }
 
-impl Verb {
+impl ReleaseAction {
     /// Its name in paths, in the journal and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Verb::Pause => "pause",
-            Verb::Resume => "resume",
-            Verb::Approve => "approve",
-            Verb::Promote => "promote",
-            Verb::RollBack => "rollback",
-            Verb::Cancel => "cancel",
+            ReleaseAction::Pause => "pause",
+            ReleaseAction::Resume => "resume",
+            ReleaseAction::Approve => "approve",
+            ReleaseAction::Promote => "promote",
+            ReleaseAction::RollBack => "rollback",
+            ReleaseAction::Cancel => "cancel",
         }
     }
 }
 
-impl Command<'_> {
+impl ReleaseCommand<'_> {
     /// Whether a freeze may be overridden, for a start as for a verb; `Ok(false)` when that is not asked for.
     ///
     /// # Errors
@@ -92,7 +92,7 @@ impl Command<'_> {
     }
 
     fn overrides(&self) -> Result<bool, Illegal> {
-        Command::overriding(self.override_freeze, self.may_override, self.reason)
+        ReleaseCommand::overriding(self.override_freeze, self.may_override, self.reason)
     }
 
     fn told(&self, what: &str) -> String {
@@ -101,7 +101,7 @@ impl Command<'_> {
 
     /// Fields that say nothing with this verb are no reason to brake later, so only verbs that go on look at them.
     fn fits(&self) -> Result<(), Illegal> {
-        let of_gate = self.verb == Verb::Approve;
+        let of_gate = self.verb == ReleaseAction::Approve;
         if self.gate.is_some() && !of_gate {
             return Err(Illegal::Unfit("gate goes with approve only".to_owned()));
         }
@@ -114,43 +114,43 @@ impl Command<'_> {
     }
 }
 
-impl Release {
-    pub(crate) fn obey(&self, command: &Command<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
+impl ReleaseState {
+    pub(crate) fn obey(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
         if self.phase.is_over() {
             return Err(self.illegal(command.verb, now));
         }
         match command.verb {
-            Verb::Pause => return Ok(self.pause(command, now)),
-            Verb::RollBack => return Ok(Some(self.roll_back("operator", command.told("rolled back"), now))),
-            Verb::Cancel => {
+            ReleaseAction::Pause => return Ok(self.pause(command, now)),
+            ReleaseAction::RollBack => return Ok(Some(self.roll_back("operator", command.told("rolled back"), now))),
+            ReleaseAction::Cancel => {
                 let (why, phase) = (command.told("cancelled"), Phase::Cancelled);
                 return Ok(Some(self.give_up(phase, "release_cancelled", "operator", why, now)));
             }
-            Verb::Resume | Verb::Approve | Verb::Promote => command.fits()?,
+            ReleaseAction::Resume | ReleaseAction::Approve | ReleaseAction::Promote => command.fits()?,
         }
         match command.verb {
-            Verb::Resume => self.resume(command, now).map(Some),
-            Verb::Promote => self.promote_now(command, now).map(Some),
+            ReleaseAction::Resume => self.resume(command, now).map(Some),
+            ReleaseAction::Promote => self.promote_now(command, now).map(Some),
             _ => self.approve(command, now),
         }
     }
 
-    fn pause(&self, command: &Command<'_>, now: Timestamp) -> Option<Transition> {
-        let word = Word {
+    fn pause(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Option<Transition> {
+        let word = Statement {
             by: command.by.to_owned(),
             reason: command.reason.map(str::to_owned),
         };
-        let pause = |after: &mut Release| after.paused = Some(word);
+        let pause = |after: &mut ReleaseState| after.paused = Some(word);
         let wanted = self.paused.is_none();
         wanted.then(|| self.change("release_paused", command.told("paused"), now, pause))
     }
 
     /// Ends a pause; without one it is a person's word for a step that gave no answer. With `override_freeze` the rest of
     /// the release goes through freeze windows, which may be all that is asked.
-    fn resume(&self, command: &Command<'_>, now: Timestamp) -> Result<Transition, Illegal> {
+    fn resume(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         let overrides = command.overrides()?;
         let by_judge = matches!(self.wait, Some(Wait::Judge(_)));
-        let with_override = Release {
+        let with_override = ReleaseState {
             override_freeze: self.override_freeze || overrides,
             ..self.clone()
         };
@@ -173,11 +173,11 @@ impl Release {
 
     /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that nobody approves
     /// blindly. Said again by the same person it is still one voice, which where voices expire is young again.
-    fn approve(&self, command: &Command<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
+    fn approve(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
         let now_us = now.unix_us();
         let gate = self.meant(command, now_us)?;
         gate.admits(command.by, &self.actor).map_err(Illegal::Person)?;
-        let of_person = |voice: &Voice| voice.gate == gate.name && voice.by == command.by;
+        let of_person = |voice: &GateApproval| voice.gate == gate.name && voice.by == command.by;
         let counts = self
             .voices
             .iter()
@@ -185,7 +185,7 @@ impl Release {
         if counts && gate.expires.is_none() {
             return Ok(None);
         }
-        let voice = Voice {
+        let voice = GateApproval {
             gate: gate.name.clone(),
             by: command.by.to_owned(),
             unix_us: now_us,
@@ -199,7 +199,7 @@ impl Release {
         Ok(Some(approved))
     }
 
-    fn meant(&self, command: &Command<'_>, now_us: i64) -> Result<&Gate, Illegal> {
+    fn meant(&self, command: &ReleaseCommand<'_>, now_us: i64) -> Result<&Gate, Illegal> {
         let ahead: Vec<&str> = self.gates_ahead().map(|gate| gate.name.as_str()).collect();
         let quoted = ahead
             .iter()
@@ -231,7 +231,7 @@ impl Release {
         }
     }
 
-    fn promote_now(&self, command: &Command<'_>, now: Timestamp) -> Result<Transition, Illegal> {
+    fn promote_now(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         if !self.is_judged() {
             return Err(self.illegal(command.verb, now));
         }
@@ -244,7 +244,7 @@ impl Release {
             return Err(Illegal::Now(format!("promote does not skip gates: {missing}")));
         }
         let detail = command.told("promoted") + overriding(overrides);
-        let going = Release {
+        let going = ReleaseState {
             override_freeze: self.override_freeze || overrides,
             paused: None,
             hastened: Some(detail.clone()),
@@ -261,7 +261,7 @@ impl Release {
         }
         // As if it stood at the last step before full weight.
         let before_last = self.plan.steps().len().saturating_sub(2);
-        let at_last = Release {
+        let at_last = ReleaseState {
             step: Some(before_last),
             ..self.clone()
         };
@@ -271,7 +271,7 @@ impl Release {
     }
 
     /// Whether gate and freeze let it go on.
-    fn unbarred(&self, verb: Verb, now: Timestamp) -> Result<(), Illegal> {
+    fn unbarred(&self, verb: ReleaseAction, now: Timestamp) -> Result<(), Illegal> {
         let barrier = self.barrier(now.unix_us());
         let Some(barrier) = barrier else { return Ok(()) };
         let detail = barrier.detail(self, now.unix_us());
@@ -285,7 +285,7 @@ impl Release {
         )))
     }
 
-    fn illegal(&self, verb: Verb, now: Timestamp) -> Illegal {
+    fn illegal(&self, verb: ReleaseAction, now: Timestamp) -> Illegal {
         let possible = self.possible().join(", ");
         let then = if possible.is_empty() {
             "nothing follows any more; start a new release".to_owned()
@@ -330,12 +330,12 @@ impl Release {
         }
         let resumable = self.is_paused() || matches!(self.wait, Some(Wait::Judge(_)));
         let verbs = [
-            (Verb::Pause, !self.is_paused()),
-            (Verb::Resume, resumable),
-            (Verb::Approve, self.gates_ahead().next().is_some()),
-            (Verb::Promote, self.is_judged()),
-            (Verb::RollBack, true),
-            (Verb::Cancel, true),
+            (ReleaseAction::Pause, !self.is_paused()),
+            (ReleaseAction::Resume, resumable),
+            (ReleaseAction::Approve, self.gates_ahead().next().is_some()),
+            (ReleaseAction::Promote, self.is_judged()),
+            (ReleaseAction::RollBack, true),
+            (ReleaseAction::Cancel, true),
         ];
         let possible = verbs.into_iter().filter(|(_, possible)| *possible);
         possible.map(|(verb, _)| verb.as_str()).collect()

@@ -19,7 +19,7 @@ pub struct Gate {
 
 /// One person's word for a gate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Voice {
+pub(crate) struct GateApproval {
     pub(crate) gate: String,
     pub(crate) by: String,
     pub(crate) unix_us: i64,
@@ -43,26 +43,26 @@ impl Gate {
     }
 
     /// Whether a word given at `unix_us` still counts. A clock that was set back makes it young, never older.
-    pub(crate) fn is_fresh(&self, voice: &Voice, now_us: i64) -> bool {
+    pub(crate) fn is_fresh(&self, voice: &GateApproval, now_us: i64) -> bool {
         let age_us = now_us.saturating_sub(voice.unix_us).max(0).unsigned_abs();
         self.expires
             .is_none_or(|expires| u128::from(age_us) <= expires.as_micros())
     }
 
     /// How many people's words count now. Each person has at most one among the voices of a gate.
-    pub(crate) fn heard(&self, voices: &[Voice], now_us: i64) -> usize {
+    pub(crate) fn heard(&self, voices: &[GateApproval], now_us: i64) -> usize {
         voices
             .iter()
             .filter(|voice| voice.gate == self.name && self.is_fresh(voice, now_us))
             .count()
     }
 
-    pub(crate) fn is_open(&self, voices: &[Voice], now_us: i64) -> bool {
+    pub(crate) fn is_open(&self, voices: &[GateApproval], now_us: i64) -> bool {
         self.heard(voices, now_us) >= self.approvals
     }
 
     /// What is still missing, for people.
-    pub(crate) fn missing(&self, voices: &[Voice], now_us: i64) -> String {
+    pub(crate) fn missing(&self, voices: &[GateApproval], now_us: i64) -> String {
         let Gate {
             name, approvals, by, ..
         } = self;

@@ -15,8 +15,8 @@
 //!   mind, or by `resume`, which stands for the judge's word and for nothing else: gate and freeze still count.
 //! - *The end* is the end: nothing leads away from it.
 
-use super::command::{Command, Illegal};
-use super::state::{Release, Wait, in_words};
+use super::command::{ReleaseCommand, Illegal};
+use super::state::{ReleaseState, Wait, in_words};
 use super::trial::Finding;
 use crate::analysis::WaitReason;
 use crate::model::Weight;
@@ -51,14 +51,14 @@ pub enum Input<'a> {
     /// How the preflight ended.
     Preflight(Result<(), &'a str>),
     /// Somebody asks for something.
-    Command(Command<'a>),
+    Command(ReleaseCommand<'a>),
 }
 
 /// A change of a release.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
     /// The release after it.
-    pub after: Release,
+    pub after: ReleaseState,
     /// Its name in the journal: `release_advanced`, `release_rolled_back` and so on.
     pub action: &'static str,
     /// Which way traffic goes.
@@ -101,7 +101,7 @@ fn forgotten(written_off: u64) -> String {
     }
 }
 
-impl Release {
+impl ReleaseState {
     /// What follows; `None` when nothing does.
     ///
     /// # Errors
@@ -212,7 +212,7 @@ impl Release {
             }
             _ => "the step is under way again: what is known does not suffice to go on, nor to wait",
         };
-        Some(self.change("release_continued", detail.to_owned(), now, Release::be_at_step))
+        Some(self.change("release_continued", detail.to_owned(), now, ReleaseState::be_at_step))
     }
 
     /// To the next step, or the first; all barriers have been passed.
@@ -268,7 +268,7 @@ impl Release {
         action: &'static str,
         detail: String,
         now: Timestamp,
-        edit: impl FnOnce(&mut Release),
+        edit: impl FnOnce(&mut ReleaseState),
     ) -> Transition {
         let mut after = self.clone();
         edit(&mut after);
@@ -286,7 +286,7 @@ impl Release {
         }
     }
 
-    fn direction_to(&self, after: &Release) -> Direction {
+    fn direction_to(&self, after: &ReleaseState) -> Direction {
         // Also where nothing is on the canary yet: a step towards it may be on its way.
         if matches!(after.phase, Phase::RolledBack | Phase::Cancelled) {
             return Direction::Towards;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::freeze::{Frozen, frozen};
-use super::gate::{Gate, Voice};
+use super::gate::{Gate, GateApproval};
 use super::plan::{Plan, Step};
 use crate::analysis::WaitReason;
 use crate::model::Weight;
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// Times are the wall clock's, since they must outlive the process. A clock that is set back makes nothing older and
 /// ends nothing early; times of phases then stand still instead of going back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Release {
+pub struct ReleaseState {
     /// Its identity.
     pub id: String,
     /// The service.
@@ -57,16 +57,16 @@ pub struct Release {
     pub(crate) first_step: usize,
     /// The step that it is at, counted from 0; `None` before the first.
     pub(crate) step: Option<usize>,
-    pub(crate) paused: Option<Word>,
+    pub(crate) paused: Option<Statement>,
     pub(crate) wait: Option<Wait>,
-    pub(crate) voices: Vec<Voice>,
+    pub(crate) voices: Vec<GateApproval>,
     /// Who took it past the steps that were left, and why, if somebody did.
     pub(crate) hastened: Option<String>,
 }
 
 /// Who said something, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Word {
+pub(crate) struct Statement {
     pub(crate) by: String,
     pub(crate) reason: Option<String>,
 }
@@ -83,16 +83,16 @@ pub(crate) enum Wait {
 
 /// What keeps a release from going on.
 pub(crate) enum Barrier<'a> {
-    Paused(&'a Word),
+    Paused(&'a Statement),
     Schedule(i64),
     Gate(&'a Gate),
     Freeze(Frozen),
 }
 
-impl Release {
+impl ReleaseState {
     /// A release that waits to begin, of nobody and nothing yet: who starts it fills in the rest.
-    pub(crate) fn pending(plan: Plan, now: Timestamp) -> Release {
-        Release {
+    pub(crate) fn pending(plan: Plan, now: Timestamp) -> ReleaseState {
+        ReleaseState {
             id: String::new(),
             service: String::new(),
             baseline: String::new(),
@@ -200,7 +200,7 @@ impl Release {
 
     /// Every word for a gate so far.
     pub fn approvals(&self) -> Vec<Approval> {
-        let shown = |voice: &Voice| Approval {
+        let shown = |voice: &GateApproval| Approval {
             gate: voice.gate.clone(),
             by: voice.by.clone(),
             at: Timestamp::new(0, voice.unix_us).rfc3339(),
@@ -258,7 +258,7 @@ impl Release {
 }
 
 impl Barrier<'_> {
-    pub(crate) fn waiting_for(&self, release: &Release, now_us: i64) -> WaitingFor {
+    pub(crate) fn waiting_for(&self, release: &ReleaseState, now_us: i64) -> WaitingFor {
         let (kind, until_us) = match self {
             Barrier::Paused(_) => ("resume", None),
             Barrier::Schedule(at) => ("schedule", Some(*at)),
@@ -272,7 +272,7 @@ impl Barrier<'_> {
         }
     }
 
-    pub(crate) fn detail(&self, release: &Release, now_us: i64) -> String {
+    pub(crate) fn detail(&self, release: &ReleaseState, now_us: i64) -> String {
         match self {
             Barrier::Paused(word) => format!("paused by {}{}", word.by, because(word.reason.as_deref())),
             Barrier::Schedule(at) => format!("it begins at {}", rfc3339(*at)),

@@ -17,7 +17,7 @@ pub struct Timeline {
 
 /// Where a timeline had come to, to be written down with what was judged by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+pub struct TimelineMark {
     /// Milliseconds of the release.
     pub at_ms: u64,
 }
@@ -32,7 +32,7 @@ impl Timeline {
     }
 
     /// The time of a release that another process has brought to `mark`: it goes on from there.
-    pub fn resume(mark: Mark, now: Timestamp) -> Timeline {
+    pub fn resume(mark: TimelineMark, now: Timestamp) -> Timeline {
         Timeline {
             origin: now,
             origin_ms: mark.at_ms,
@@ -46,8 +46,8 @@ impl Timeline {
     }
 
     /// What [`Timeline::resume`] goes on from.
-    pub fn mark(&self, now: Timestamp) -> Mark {
-        Mark { at_ms: self.ms(now) }
+    pub fn mark(&self, now: Timestamp) -> TimelineMark {
+        TimelineMark { at_ms: self.ms(now) }
     }
 }
 

@@ -14,7 +14,7 @@ use super::scored::Scored;
 use crate::analysis::replay::HoldStatus;
 use crate::analysis::{Cohort, WaitReason, Units, landmark};
 use crate::control::Refusal;
-use crate::release::{Finding, Input, Release, Timeline, Transition, Trial};
+use crate::release::{Finding, Input, ReleaseState, Timeline, Transition, Trial};
 use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
 use crate::stats::{RequestEvent, EventBatch, SampledExchange, Arm, ReleaseKey};
 use crate::store::Recording;
@@ -30,7 +30,7 @@ const FULL_US: u64 = 5_000_000;
 
 /// A release under way.
 pub(in crate::control) struct Active {
-    pub(super) release: Release,
+    pub(super) release: ReleaseState,
     pub(super) watch: Arc<ReleaseHandle>,
     pub(super) trial: Trial,
     pub(super) units: Units,
@@ -95,7 +95,7 @@ pub(super) struct Due {
 
 impl Active {
     /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
-    pub(super) fn new(release: Release, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
+    pub(super) fn new(release: ReleaseState, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
         Active {
             trial: Trial::new(&release.plan, release.attempt),
             units: Units::new(spec.sticky, release.plan.bake_us()),

@@ -8,13 +8,13 @@ use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Command, Direction, Input, Verb};
+use crate::release::{ReleaseCommand, Direction, Input, ReleaseAction};
 
 impl Controller {
     pub(in crate::control) fn command_release(
         &mut self,
         id: &str,
-        verb: Verb,
+        verb: ReleaseAction,
         command: &api::ReleaseCommand,
         intent: Intent,
         reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
@@ -49,7 +49,7 @@ impl Controller {
     pub(super) fn carry_out(
         &mut self,
         name: &Name,
-        verb: Verb,
+        verb: ReleaseAction,
         command: &api::ReleaseCommand,
         intent: Intent,
         reply: Reply,
@@ -61,7 +61,7 @@ impl Controller {
                 let brakes = due.transition.direction == Direction::Towards;
                 self.decided = self.clock.now();
                 self.take_turn(name, due, intent, reply);
-                if brakes && verb == Verb::RollBack {
+                if brakes && verb == ReleaseAction::RollBack {
                     let took = self.clock.now().since(self.decided);
                     self.metrics.add_rollback(name, MANUAL, took);
                 }
@@ -70,7 +70,7 @@ impl Controller {
     }
 
     /// What was asked for holds already: the answer is the release as it is.
-    fn leave(&self, name: &Name, verb: Verb, reply: Reply) {
+    fn leave(&self, name: &Name, verb: ReleaseAction, reply: Reply) {
         match reply {
             Reply::Release(id, reply) => drop(reply.send(self.release_change(name, &id, self.is_durable(name)))),
             other => other.refuse(Refusal::Conflict(format!("{} changes nothing now", verb.as_str()))),
@@ -80,7 +80,7 @@ impl Controller {
     fn decide(
         &self,
         name: &Name,
-        verb: Verb,
+        verb: ReleaseAction,
         command: &api::ReleaseCommand,
         intent: &Intent,
     ) -> Result<Option<Due>, Refusal> {
@@ -90,7 +90,7 @@ impl Controller {
             return Err(Refusal::Conflict("no release is under way".to_owned()));
         };
         let now = self.clock.now();
-        let input = Input::Command(Command {
+        let input = Input::Command(ReleaseCommand {
             verb,
             by: &intent.actor,
             reason: intent.reason.as_deref(),

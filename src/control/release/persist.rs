@@ -9,7 +9,7 @@ use super::turn::ITSELF;
 use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
-use crate::release::{Mark, Release, Timeline, Trial};
+use crate::release::{TimelineMark, ReleaseState, Timeline, Trial};
 use crate::routing::ReleaseHandleSpec;
 use crate::store::{Part, ReleaseRecord};
 use crate::time::Timestamp;
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 /// The state column of a release.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Stored {
-    pub(super) release: Release,
+    pub(super) release: ReleaseState,
     /// As the API shows it, for the time after its end.
     pub(super) view: api::Release,
     /// Failures that users saw, and that are on disk as spent.
@@ -43,7 +43,7 @@ struct Checkpoint {
     trial_step: Option<usize>,
     units: Units,
     chronicle: Chronicle,
-    mark: Mark,
+    mark: TimelineMark,
     leased: Spent,
     /// Failures that users have seen, as far as is known.
     visible: u64,
@@ -163,7 +163,7 @@ pub(super) fn number(id: &str) -> u64 {
 
 impl Active {
     /// The row of the release after a turn to `after`.
-    pub(super) fn record(&self, after: &Release, now: Timestamp) -> ReleaseRecord {
+    pub(super) fn record(&self, after: &ReleaseState, now: Timestamp) -> ReleaseRecord {
         self.row(after, self.view(after, now, true))
     }
 
@@ -172,7 +172,7 @@ impl Active {
         self.row(&self.release, told.clone())
     }
 
-    fn row(&self, after: &Release, view: api::Release) -> ReleaseRecord {
+    fn row(&self, after: &ReleaseState, view: api::Release) -> ReleaseRecord {
         let leased = self.on_disk();
         let stored = Stored {
             release: after.clone(),
@@ -244,7 +244,7 @@ impl Active {
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
         parts: &[Part],
-        watch: impl FnOnce(&Release) -> Option<ReleaseHandleSpec>,
+        watch: impl FnOnce(&ReleaseState) -> Option<ReleaseHandleSpec>,
         durable: bool,
         now: Timestamp,
     ) -> Result<Active, String> {

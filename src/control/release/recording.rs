@@ -5,12 +5,12 @@ use serde_json::{Value, json};
 
 use crate::analysis::replay::HoldStatus;
 use crate::analysis::{ArmCounts, Cohort, Matured};
-use crate::release::Release;
+use crate::release::ReleaseState;
 use crate::store::Recording;
 
 /// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
 /// it did the live one.
-pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64, u64)], failures: u64, sticky: bool) {
+pub(super) fn begin(recording: &Recording, release: &ReleaseState, latency_us: &[(u64, u64)], failures: u64, sticky: bool) {
     let mut plan = release.plan.to_shown();
     // As this try at the build is judged, and from the step that it begins at.
     plan.insert(
@@ -38,7 +38,7 @@ pub(super) fn begin(recording: &Recording, release: &Release, latency_us: &[(u64
 }
 
 /// The last line.
-pub(super) fn end(recording: &Recording, release: &Release) {
+pub(super) fn end(recording: &Recording, release: &ReleaseState) {
     recording.add(json!({ "end": release.id }).to_string());
 }
 

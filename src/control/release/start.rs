@@ -13,7 +13,7 @@ use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::{Command, Illegal, Plan, Release, Rescue, overriding};
+use crate::release::{ReleaseCommand, Illegal, Plan, ReleaseState, Rescue, overriding};
 use crate::routing::{self, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
 use crate::time::Timestamp;
@@ -80,7 +80,7 @@ impl Controller {
         told.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
-        let override_freeze = Command::overriding(start.override_freeze, intent.may_override, reason)?;
+        let override_freeze = ReleaseCommand::overriding(start.override_freeze, intent.may_override, reason)?;
         if let Some(gate) = plan.gate_beyond(&intent.actor) {
             let detail = format!(
                 "too few people besides {} may approve the gate {}",
@@ -89,7 +89,7 @@ impl Controller {
             return Err(unfit("/plan", detail));
         }
         let first_step = plan.first_step(managed.since_promotion(now));
-        let release = Release {
+        let release = ReleaseState {
             id: format!("{name}-{}", managed.state.releases + 1),
             service: name.to_string(),
             baseline: managed.state.baseline.to_string(),
@@ -102,14 +102,14 @@ impl Controller {
             start_at_us,
             override_freeze,
             first_step,
-            ..Release::pending(plan, now)
+            ..ReleaseState::pending(plan, now)
         };
         let spec = self.watch_spec(&release)?;
         let active = self.make(release, spec, now);
         Ok((name, active, told))
     }
 
-    fn make(&mut self, release: Release, spec: ReleaseHandleSpec, now: Timestamp) -> Box<Active> {
+    fn make(&mut self, release: ReleaseState, spec: ReleaseHandleSpec, now: Timestamp) -> Box<Active> {
         let store = self.outbox.store();
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
@@ -135,7 +135,7 @@ impl Controller {
     }
 
     /// What workers are told of a release.
-    pub(in crate::control) fn watch_spec(&mut self, release: &Release) -> Result<ReleaseHandleSpec, Refusal> {
+    pub(in crate::control) fn watch_spec(&mut self, release: &ReleaseState) -> Result<ReleaseHandleSpec, Refusal> {
         let snapshot = self.publisher.current();
         let gone = || Refusal::Conflict("the service has changed meanwhile; ask again".to_owned());
         let service = snapshot.table.service(&release.service).ok_or_else(gone)?;

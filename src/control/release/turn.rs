@@ -9,7 +9,7 @@ use crate::control::change::{Move, Reply};
 use crate::control::controller::{Controller, Managed};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Command, Direction, Input, Release, Verb};
+use crate::release::{ReleaseCommand, Direction, Input, ReleaseState, ReleaseAction};
 use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -19,7 +19,7 @@ pub(super) const ITSELF: &str = "weighbridge";
 
 /// A release after a turn.
 pub(in crate::control) struct Turn {
-    pub(super) after: Release,
+    pub(super) after: ReleaseState,
     pub(super) detail: String,
     /// Everything else of a release that begins with this turn.
     pub(super) active: Option<Box<Active>>,
@@ -37,8 +37,8 @@ impl Turn {
     /// turn of one that is under way, which stays as it is.
     pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<Turn>> {
         self.active.as_ref()?;
-        let cancel = Input::Command(Command {
-            verb: Verb::Cancel,
+        let cancel = Input::Command(ReleaseCommand {
+            verb: ReleaseAction::Cancel,
             by: "store",
             reason: None,
             gate: None,
@@ -151,7 +151,7 @@ impl Managed {
 }
 
 /// What the journal says of a release.
-fn told(release: &Release) -> Value {
+fn told(release: &ReleaseState) -> Value {
     serde_json::json!({
         "id": release.id,
         "phase": release.phase.as_str(),
@@ -220,13 +220,13 @@ impl Controller {
             reason: intent.reason.clone(),
             ..api::ReleaseCommand::default()
         };
-        self.carry_out(name, Verb::RollBack, &command, intent, reply);
+        self.carry_out(name, ReleaseAction::RollBack, &command, intent, reply);
     }
 }
 
 impl Managed {
     /// The service's state after a turn of its release.
-    fn after(&self, release: &Release, intent: &Intent, now: Timestamp) -> crate::control::state::State {
+    fn after(&self, release: &ReleaseState, intent: &Intent, now: Timestamp) -> crate::control::state::State {
         let revision = self.next_revision();
         self.state
             .with_release(release, revision, &now.rfc3339(), intent.reason.clone())

@@ -3,12 +3,12 @@
 use super::active::Active;
 use crate::analysis::WaitReason;
 use crate::model::api;
-use crate::release::Release;
+use crate::release::ReleaseState;
 use crate::time::Timestamp;
 
 impl Active {
     /// The release, in the state `state`.
-    pub(super) fn view(&self, state: &Release, now: Timestamp, durable: bool) -> api::Release {
+    pub(super) fn view(&self, state: &ReleaseState, now: Timestamp, durable: bool) -> api::Release {
         let evidence = self.trial.evidence();
         let spent = self.spent();
         let aborts = self.trial.aborts();
@@ -69,7 +69,7 @@ impl Active {
     }
 
     /// What the step still lacks once its least time is over; `requests` are the canary's at all steps.
-    fn too_few_requests(&self, state: &Release, requests: u64, now: Timestamp) -> Option<api::TooFewRequests> {
+    fn too_few_requests(&self, state: &ReleaseState, requests: u64, now: Timestamp) -> Option<api::TooFewRequests> {
         let step = state.plan.steps().get(state.step()?)?;
         let before = self.chronicle.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
@@ -81,7 +81,7 @@ impl Active {
     }
 
     /// The requests without a head that hold up the end of a step that has had its time.
-    fn for_heads(&self, state: &Release, now: Timestamp) -> Option<api::WaitingFor> {
+    fn for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
         let held = had_its_time(state, now) && self.hangs();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
@@ -129,7 +129,7 @@ impl Active {
 }
 
 /// Whether the step at which the release is judged has had its least time.
-fn had_its_time(state: &Release, now: Timestamp) -> bool {
+fn had_its_time(state: &ReleaseState, now: Timestamp) -> bool {
     let step = state.step().and_then(|step| state.plan.steps().get(step));
     let at_step_ms = u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
     // A step that waits has had its time; since when it waits is no measure of that.

@@ -16,11 +16,11 @@ pub(super) const COUNT_MAX: u64 = 1_000_000_000;
 
 /// The problems of one plan, as they are found.
 #[derive(Debug, Default)]
-pub(super) struct Problems(Vec<FieldProblem>);
+pub(super) struct PlanProblems(Vec<FieldProblem>);
 
 /// What a value has to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(super) enum FieldKind {
     Number,
     Share,
     Count,
@@ -28,7 +28,7 @@ pub(super) enum Kind {
     OneOf(&'static [&'static str]),
 }
 
-impl Problems {
+impl PlanProblems {
     pub(super) fn at(&mut self, pointer: impl Into<String>, detail: impl Into<String>) {
         self.0.push(FieldProblem {
             pointer: pointer.into(),
@@ -105,7 +105,7 @@ impl Problems {
     }
 
     /// Whether `value` is of `kind`; tells if it is not.
-    pub(super) fn check(&mut self, at: &str, kind: Kind, value: &Value) -> bool {
+    pub(super) fn check(&mut self, at: &str, kind: FieldKind, value: &Value) -> bool {
         let checked = kind.check(value);
         if let Err(detail) = &checked {
             self.at(at, detail.as_str());
@@ -122,19 +122,19 @@ impl Problems {
     }
 }
 
-impl Kind {
+impl FieldKind {
     fn check(self, value: &Value) -> Result<(), String> {
         let expected = |what: &str| Err(format!("expected {what}, found {}", found(value)));
         match (self, value) {
-            (Kind::Number | Kind::Share, Value::Number(_)) => Ok(()),
-            (Kind::Number, _) => expected("a number"),
-            (Kind::Share, Value::String(text)) => text::fraction(text).map(drop),
-            (Kind::Share, _) => expected("a share such as `0.05pp`, `5%` or 0.05"),
-            (Kind::Count, _) if value.as_u64().is_some_and(|count| count <= COUNT_MAX) => Ok(()),
-            (Kind::Count, _) => expected(&format!("a whole number from 0 to {COUNT_MAX}")),
-            (Kind::Time, _) => duration(value).map(drop),
-            (Kind::OneOf(names), Value::String(text)) if names.contains(&text.as_str()) => Ok(()),
-            (Kind::OneOf(names), _) => expected(&one_of(names)),
+            (FieldKind::Number | FieldKind::Share, Value::Number(_)) => Ok(()),
+            (FieldKind::Number, _) => expected("a number"),
+            (FieldKind::Share, Value::String(text)) => text::fraction(text).map(drop),
+            (FieldKind::Share, _) => expected("a share such as `0.05pp`, `5%` or 0.05"),
+            (FieldKind::Count, _) if value.as_u64().is_some_and(|count| count <= COUNT_MAX) => Ok(()),
+            (FieldKind::Count, _) => expected(&format!("a whole number from 0 to {COUNT_MAX}")),
+            (FieldKind::Time, _) => duration(value).map(drop),
+            (FieldKind::OneOf(names), Value::String(text)) if names.contains(&text.as_str()) => Ok(()),
+            (FieldKind::OneOf(names), _) => expected(&one_of(names)),
         }
     }
 }

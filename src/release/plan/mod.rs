@@ -99,7 +99,7 @@ impl Plan {
 
     /// The same for people: values of the preflight's header fields and queries are left out, since they may be secret.
     pub fn to_shown(&self) -> Map<String, Value> {
-        let preflight = self.preflight.as_ref().map(Preflight::discreet);
+        let preflight = self.preflight.as_ref().map(Preflight::redacted);
         let shown = Plan {
             preflight,
             ..self.clone()

@@ -4,17 +4,17 @@
 
 use serde_json::{Value, json};
 
-use super::fields::{Kind, Problems, join};
+use super::fields::{FieldKind, PlanProblems, join};
 use super::read::alone;
 
 const OBJECTIVES_MAX: usize = 16;
 
-const ERROR_RATE: [(&str, Kind); 2] = [("ratio", Kind::Number), ("worse_by", Kind::Share)];
-const LATENCY: [(&str, Kind); 2] = [("worse_by", Kind::Share), ("at_least", Kind::Time)];
-const SLO_ERROR_RATE: [(&str, Kind); 1] = [("below", Kind::Share)];
-const SLO_LATENCY: [(&str, Kind); 2] = [("quantile", Kind::Share), ("below", Kind::Time)];
+const ERROR_RATE: [(&str, FieldKind); 2] = [("ratio", FieldKind::Number), ("worse_by", FieldKind::Share)];
+const LATENCY: [(&str, FieldKind); 2] = [("worse_by", FieldKind::Share), ("at_least", FieldKind::Time)];
+const SLO_ERROR_RATE: [(&str, FieldKind); 1] = [("below", FieldKind::Share)];
+const SLO_LATENCY: [(&str, FieldKind); 2] = [("quantile", FieldKind::Share), ("below", FieldKind::Time)];
 
-pub(super) fn objectives(value: &Value, problems: &mut Problems) {
+pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
     let items = problems.list("/objectives", value, "a list of objectives", OBJECTIVES_MAX);
     for (i, item) in items.iter().enumerate() {
         let at = format!("/objectives/{i}");
@@ -29,7 +29,7 @@ pub(super) fn objectives(value: &Value, problems: &mut Problems) {
 }
 
 /// `Some` when every field is there and of its kind.
-fn objective(at: &str, item: &Value, problems: &mut Problems) -> Option<()> {
+fn objective(at: &str, item: &Value, problems: &mut PlanProblems) -> Option<()> {
     let (name, inner) = only_field(at, item, &["error_rate", "latency", "slo"], problems)?;
     let at = join(at, name);
     match name {
@@ -50,7 +50,7 @@ fn only_field<'a>(
     at: &str,
     value: &'a Value,
     known: &[&'static str],
-    problems: &mut Problems,
+    problems: &mut PlanProblems,
 ) -> Option<(&'static str, &'a Value)> {
     let what = "a mapping with one field";
     let object = problems.object(at, value, what)?;
@@ -64,7 +64,7 @@ fn only_field<'a>(
     first.filter(|_| object.len() == 1)
 }
 
-fn fields(at: &str, value: &Value, known: &[(&str, Kind)], required: &[&str], problems: &mut Problems) -> Option<()> {
+fn fields(at: &str, value: &Value, known: &[(&str, FieldKind)], required: &[&str], problems: &mut PlanProblems) -> Option<()> {
     let object = problems.object(at, value, "a mapping")?;
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     problems.unknown(at, object, &names);

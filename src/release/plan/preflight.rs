@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::fields::{Problems, join};
+use super::fields::{PlanProblems, join};
 
 /// Requests of a preflight at most.
 const REQUESTS_MAX: usize = 32;
@@ -41,7 +41,7 @@ const KEYS: [&str; 2] = ["requests", "timeout"];
 const REQUEST_KEYS: [&str; 5] = ["method", "path", "headers", "expect", "timeout"];
 
 impl Preflight {
-    pub(super) fn read(at: &str, value: &Value, problems: &mut Problems) -> Option<Preflight> {
+    pub(super) fn read(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Preflight> {
         let object = problems.object(at, value, "a mapping with `requests`")?;
         problems.unknown(at, object, &KEYS);
         let mut preflight = Preflight {
@@ -63,9 +63,9 @@ impl Preflight {
     }
 
     /// Without what may be secret in its requests.
-    pub(super) fn discreet(&self) -> Preflight {
+    pub(super) fn redacted(&self) -> Preflight {
         Preflight {
-            requests: self.requests.iter().map(Smoke::discreet).collect(),
+            requests: self.requests.iter().map(Smoke::redacted).collect(),
             timeout: self.timeout,
         }
     }
@@ -77,7 +77,7 @@ impl Preflight {
 }
 
 impl Smoke {
-    fn discreet(&self) -> Smoke {
+    fn redacted(&self) -> Smoke {
         let path = match self.path.split_once('?') {
             Some((path, _)) => format!("{path}?*"),
             None => self.path.clone(),
@@ -101,7 +101,7 @@ impl Smoke {
     }
 
     /// A path alone, or the fields.
-    fn read(at: &str, value: &Value, problems: &mut Problems) -> Option<Smoke> {
+    fn read(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Smoke> {
         if value.is_string() {
             return Some(Smoke::get(path(at, value, problems)?));
         }
@@ -143,7 +143,7 @@ impl Smoke {
     }
 }
 
-fn path<'a>(at: &str, value: &'a Value, problems: &mut Problems) -> Option<&'a str> {
+fn path<'a>(at: &str, value: &'a Value, problems: &mut PlanProblems) -> Option<&'a str> {
     let what = "a path that begins with `/`";
     let path = problems.text(at, value, what)?;
     let target: Result<http::uri::PathAndQuery, _> = path.parse();
@@ -154,7 +154,7 @@ fn path<'a>(at: &str, value: &'a Value, problems: &mut Problems) -> Option<&'a s
     Some(path)
 }
 
-fn method(at: &str, value: &Value, problems: &mut Problems) -> Option<String> {
+fn method(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<String> {
     let what = "a method such as `GET`";
     let method = problems.text(at, value, what)?.to_ascii_uppercase();
     if http::Method::from_bytes(method.as_bytes()).is_err() || method == "CONNECT" {
@@ -164,7 +164,7 @@ fn method(at: &str, value: &Value, problems: &mut Problems) -> Option<String> {
     Some(method)
 }
 
-fn headers(at: &str, value: &Value, problems: &mut Problems) -> Vec<(String, String)> {
+fn headers(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<(String, String)> {
     let Some(object) = problems.object(at, value, "a mapping of headers") else {
         return Vec::new();
     };
@@ -185,7 +185,7 @@ fn headers(at: &str, value: &Value, problems: &mut Problems) -> Vec<(String, Str
 }
 
 /// `204`, or `"200-399"`.
-fn expect(at: &str, value: &Value, problems: &mut Problems) -> Option<RangeInclusive<u16>> {
+fn expect(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<RangeInclusive<u16>> {
     let of_text = |text: &str| match text.split_once('-') {
         Some((low, high)) => Some(low.trim().parse().ok()?..=high.trim().parse().ok()?),
         None => text.trim().parse().ok().map(|status: u16| status..=status),

@@ -4,7 +4,7 @@
 use http::header::HeaderName;
 use serde_json::{Map, Value, json};
 
-use super::fields::{COUNT_MAX, Kind, Problems, join};
+use super::fields::{COUNT_MAX, FieldKind, PlanProblems, join};
 use super::objectives::objectives;
 use super::steps::{gate, step_gates};
 use super::{FastFollow, Plan, Preflight, Rescue, Step};
@@ -17,22 +17,22 @@ use crate::release::gate::Gate;
 const FREEZE_MAX: usize = 100;
 const IN_FLIGHT_MAX: u64 = 1_000_000;
 
-pub(super) const INCONCLUSIVE: Kind = Kind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
+pub(super) const INCONCLUSIVE: FieldKind = FieldKind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
 
 /// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
-const DECIDING: [(&str, Kind); 12] = [
-    ("alpha", Kind::Number),
-    ("beta", Kind::Number),
-    ("harm_budget", Kind::Share),
-    ("min_canary_failures", Kind::Count),
-    ("min_distinct_clients", Kind::Count),
-    ("bake", Kind::Time),
-    ("min_requests", Kind::Count),
-    ("max_duration", Kind::Time),
+const DECIDING: [(&str, FieldKind); 12] = [
+    ("alpha", FieldKind::Number),
+    ("beta", FieldKind::Number),
+    ("harm_budget", FieldKind::Share),
+    ("min_canary_failures", FieldKind::Count),
+    ("min_distinct_clients", FieldKind::Count),
+    ("bake", FieldKind::Time),
+    ("min_requests", FieldKind::Count),
+    ("max_duration", FieldKind::Time),
     ("inconclusive", INCONCLUSIVE),
-    ("final_bake", Kind::Time),
-    ("budget", Kind::Count),
-    ("rescued_budget", Kind::Count),
+    ("final_bake", FieldKind::Time),
+    ("budget", FieldKind::Count),
+    ("rescued_budget", FieldKind::Count),
 ];
 
 const ELSE: [&str; 8] = [
@@ -47,7 +47,7 @@ const ELSE: [&str; 8] = [
 ];
 
 pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>> {
-    let mut problems = Problems::default();
+    let mut problems = PlanProblems::default();
     let known: Vec<&str> = DECIDING.iter().map(|(key, _)| *key).chain(ELSE).collect();
     problems.unknown("", whole, &known);
     deciding(whole, &mut problems);
@@ -105,7 +105,7 @@ pub(super) fn steps(plan: &replay::RunPlan, gates: &mut Vec<Option<Gate>>) -> Ve
     .collect()
 }
 
-fn deciding(whole: &Map<String, Value>, problems: &mut Problems) {
+fn deciding(whole: &Map<String, Value>, problems: &mut PlanProblems) {
     for (key, kind) in DECIDING {
         let Some(value) = whole.get(key) else { continue };
         let at = join("", key);
@@ -116,7 +116,7 @@ fn deciding(whole: &Map<String, Value>, problems: &mut Problems) {
 }
 
 /// Whether what is given alone, the rest by default, can be parsed and decided by.
-pub(super) fn alone(at: &str, plan: Value, problems: &mut Problems) {
+pub(super) fn alone(at: &str, plan: Value, problems: &mut PlanProblems) {
     let detail = match serde_json::from_value::<replay::RunPlan>(plan) {
         Ok(plan) => plan.problems().join("; "),
         Err(error) => error.to_string(),
@@ -127,7 +127,7 @@ pub(super) fn alone(at: &str, plan: Value, problems: &mut Problems) {
 }
 
 /// What decides nothing by numbers.
-fn beside(whole: &Map<String, Value>, problems: &mut Problems) -> Plan {
+fn beside(whole: &Map<String, Value>, problems: &mut PlanProblems) -> Plan {
     let mut plan = Plan::default();
     if let Some(value) = whole.get("rescue") {
         plan.rescue = rescue(value, problems).unwrap_or_default();
@@ -149,7 +149,7 @@ fn beside(whole: &Map<String, Value>, problems: &mut Problems) -> Plan {
     plan
 }
 
-fn rescue(value: &Value, problems: &mut Problems) -> Option<Rescue> {
+fn rescue(value: &Value, problems: &mut PlanProblems) -> Option<Rescue> {
     let what = "`off`, `safe` or a mapping with `header`";
     match value {
         // What YAML 1.1 makes of a bare `off`.
@@ -172,7 +172,7 @@ fn rescue(value: &Value, problems: &mut Problems) -> Option<Rescue> {
     }
 }
 
-fn freeze(value: &Value, problems: &mut Problems) -> Vec<FreezeWindow> {
+fn freeze(value: &Value, problems: &mut PlanProblems) -> Vec<FreezeWindow> {
     let what = "a list of windows such as `Fri 17:00 - Mon 08:00 Europe/Berlin`";
     let items = problems.list("/freeze", value, what, FREEZE_MAX);
     let mut windows = Vec::new();
@@ -189,7 +189,7 @@ fn freeze(value: &Value, problems: &mut Problems) -> Vec<FreezeWindow> {
     windows
 }
 
-fn fast_follow(value: &Value, problems: &mut Problems) -> Option<FastFollow> {
+fn fast_follow(value: &Value, problems: &mut PlanProblems) -> Option<FastFollow> {
     let at = "/fast_follow";
     let object = problems.object(at, value, "a mapping with `within` and `from_step`")?;
     problems.unknown(at, object, &["within", "from_step"]);
@@ -210,7 +210,7 @@ fn fast_follow(value: &Value, problems: &mut Problems) -> Option<FastFollow> {
 }
 
 /// What only the whole can show.
-fn together(plan: &Plan, problems: &mut Problems) {
+fn together(plan: &Plan, problems: &mut PlanProblems) {
     for problem in plan.decided_by.problems() {
         problems.at("", problem);
     }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{Kind, Problems, join};
+use super::fields::{FieldKind, PlanProblems, join};
 use super::read::INCONCLUSIVE;
 use crate::model::Weight;
 use crate::release::gate::Gate;
@@ -11,15 +11,15 @@ const STEPS_MAX: usize = 100;
 const PEOPLE_MAX: usize = 100;
 
 /// The fields of a step besides its weight and gate.
-const OF_STEP: [(&str, Kind); 4] = [
-    ("hold", Kind::Time),
-    ("min_requests", Kind::Count),
-    ("max_duration", Kind::Time),
+const OF_STEP: [(&str, FieldKind); 4] = [
+    ("hold", FieldKind::Time),
+    ("min_requests", FieldKind::Count),
+    ("max_duration", FieldKind::Time),
     ("inconclusive", INCONCLUSIVE),
 ];
 
 /// Looks at the steps, and gives the gate of each.
-pub(super) fn step_gates(value: &Value, problems: &mut Problems) -> Vec<Option<Gate>> {
+pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Option<Gate>> {
     let items = problems.list(
         "/steps",
         value,
@@ -52,7 +52,7 @@ pub(super) fn step_gates(value: &Value, problems: &mut Problems) -> Vec<Option<G
     gates
 }
 
-fn long_step(at: &str, object: &Map<String, Value>, problems: &mut Problems) -> (Option<Weight>, Option<Gate>) {
+fn long_step(at: &str, object: &Map<String, Value>, problems: &mut PlanProblems) -> (Option<Weight>, Option<Gate>) {
     let known: Vec<&str> = ["weight", "gate"]
         .into_iter()
         .chain(OF_STEP.map(|(key, _)| key))
@@ -79,7 +79,7 @@ fn long_step(at: &str, object: &Map<String, Value>, problems: &mut Problems) -> 
     (weight, gate)
 }
 
-fn weight(at: &str, value: &Value, problems: &mut Problems) -> Option<Weight> {
+fn weight(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Weight> {
     let Some(percent) = value.as_f64() else {
         problems.expected(at, "a percentage above 0 and up to 100, as a number", value);
         return None;
@@ -98,7 +98,7 @@ fn weight(at: &str, value: &Value, problems: &mut Problems) -> Option<Weight> {
 }
 
 /// A name alone, or the fields.
-pub(super) fn gate(at: &str, value: &Value, problems: &mut Problems) -> Option<Gate> {
+pub(super) fn gate(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Gate> {
     let what = "the name of a gate, or a mapping with `name`";
     if value.is_string() {
         return Some(Gate {
@@ -140,7 +140,7 @@ pub(super) fn gate(at: &str, value: &Value, problems: &mut Problems) -> Option<G
     })
 }
 
-fn people(at: &str, value: &Value, problems: &mut Problems) -> Vec<String> {
+fn people(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<String> {
     let items = problems.list(at, value, "a list of names of tokens", PEOPLE_MAX);
     let mut people: Vec<String> = Vec::new();
     for (i, item) in items.iter().enumerate() {

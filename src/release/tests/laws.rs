@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{Command, Direction, Finding, Input, Plan, Release, Transition, Verb};
+use super::super::{ReleaseCommand, Direction, Finding, Input, Plan, ReleaseState, Transition, ReleaseAction};
 use super::{HOUR, MONDAY_9, begin, plan, tripped};
 use crate::analysis::WaitReason;
 use crate::model::Weight;
@@ -25,7 +25,7 @@ enum Event {
     Sicken,
     Preflight(bool),
     Ask {
-        verb: Verb,
+        verb: ReleaseAction,
         by: &'static str,
         gate: Option<&'static str>,
         overrides: bool,
@@ -44,12 +44,12 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         Just(WaitReason::Slo)
     ];
     let verb = prop_oneof![
-        3 => Just(Verb::Pause),
-        6 => Just(Verb::Resume),
-        9 => Just(Verb::Approve),
-        3 => Just(Verb::Promote),
-        1 => Just(Verb::RollBack),
-        1 => Just(Verb::Cancel),
+        3 => Just(ReleaseAction::Pause),
+        6 => Just(ReleaseAction::Resume),
+        9 => Just(ReleaseAction::Approve),
+        3 => Just(ReleaseAction::Promote),
+        1 => Just(ReleaseAction::RollBack),
+        1 => Just(ReleaseAction::Cancel),
     ];
     let gate = prop_oneof![
         Just(None),
@@ -118,7 +118,7 @@ fn plans() -> impl Strategy<Value = Value> {
 
 /// The second reckoning: what is known of pauses, freezes and approvals, without a word about phases.
 struct Model {
-    release: Release,
+    release: ReleaseState,
     monotonic_s: u64,
     wall_us: i64,
     paused: bool,
@@ -168,7 +168,7 @@ impl Model {
             }
             Event::Restart => {
                 let text = serde_json::to_string(&self.release).unwrap();
-                let again: Release = serde_json::from_str(&text).unwrap();
+                let again: ReleaseState = serde_json::from_str(&text).unwrap();
                 prop_assert_eq!(&again, &self.release);
                 self.release = again;
                 self.monotonic_s = 0;
@@ -189,7 +189,7 @@ impl Model {
                 overrides,
                 may,
             } => {
-                let command = Command {
+                let command = ReleaseCommand {
                     verb: *verb,
                     by,
                     reason: Some("why"),
@@ -211,7 +211,7 @@ impl Model {
         }
         let brakes = match event {
             Event::Find(Finding::RollBack { .. }) | Event::Trip | Event::Sicken => true,
-            Event::Ask { verb, .. } => matches!(verb, Verb::RollBack | Verb::Cancel),
+            Event::Ask { verb, .. } => matches!(verb, ReleaseAction::RollBack | ReleaseAction::Cancel),
             _ => false,
         };
         let is_command = matches!(input, Input::Command(_));
@@ -230,7 +230,7 @@ impl Model {
         Ok(())
     }
 
-    fn check(&self, before: &Release, transition: &Transition, event: &Event) -> Result<(), TestCaseError> {
+    fn check(&self, before: &ReleaseState, transition: &Transition, event: &Event) -> Result<(), TestCaseError> {
         let after = &transition.after;
         let (was, is) = (before.weight(), after.weight());
         let given_up = matches!(after.phase, Phase::RolledBack | Phase::Cancelled);
@@ -255,8 +255,8 @@ impl Model {
     }
 
     /// Traffic moves towards the canary only along the plan, and only when nothing forbids it.
-    fn check_growth(&self, before: &Release, after: &Release, event: &Event) -> Result<(), TestCaseError> {
-        let asked = |wanted: Verb| matches!(event, Event::Ask { verb, .. } if *verb == wanted);
+    fn check_growth(&self, before: &ReleaseState, after: &ReleaseState, event: &Event) -> Result<(), TestCaseError> {
+        let asked = |wanted: ReleaseAction| matches!(event, Event::Ask { verb, .. } if *verb == wanted);
         let overrides = matches!(
             event,
             Event::Ask {
@@ -266,10 +266,10 @@ impl Model {
             }
         );
         prop_assert!(!self.frozen() || overrides, "frozen");
-        prop_assert!(!self.paused || asked(Verb::Promote), "paused");
+        prop_assert!(!self.paused || asked(ReleaseAction::Promote), "paused");
         let steps = before.plan.steps();
         let next = before.step().map_or(0, |step| step + 1);
-        let expected = if asked(Verb::Promote) {
+        let expected = if asked(ReleaseAction::Promote) {
             Weight::FULL
         } else {
             steps[next].weight
@@ -277,14 +277,14 @@ impl Model {
         prop_assert_eq!(after.weight(), expected, "off the plan");
         let by_judge = matches!(event, Event::Find(Finding::Advance));
         prop_assert!(
-            by_judge || matches!(event, Event::Preflight(true)) || asked(Verb::Promote) || asked(Verb::Resume),
+            by_judge || matches!(event, Event::Preflight(true)) || asked(ReleaseAction::Promote) || asked(ReleaseAction::Resume),
             "moved by {:?}",
             event
         );
         let gate_passed = |index: usize| steps[index].gate.is_none() || self.is_open("second");
         match before.step() {
             None => prop_assert!(before.plan.start_gate.is_none() || self.is_open("first"), "start gate"),
-            Some(step) if asked(Verb::Promote) => prop_assert!((step..steps.len()).all(gate_passed), "gate"),
+            Some(step) if asked(ReleaseAction::Promote) => prop_assert!((step..steps.len()).all(gate_passed), "gate"),
             Some(step) => prop_assert!(gate_passed(step), "gate"),
         }
         Ok(())
@@ -299,7 +299,7 @@ impl Model {
             ..
         } = event
         {
-            self.overridden |= *overrides && *may && matches!(verb, Verb::Resume | Verb::Promote);
+            self.overridden |= *overrides && *may && matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote);
             match transition.action {
                 "release_paused" => self.paused = true,
                 "release_approved" => {
@@ -310,7 +310,7 @@ impl Model {
                     };
                     self.words.insert((gate.to_owned(), by), self.wall_us);
                 }
-                _ if matches!(verb, Verb::Resume | Verb::Promote) => self.paused = false,
+                _ if matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote) => self.paused = false,
                 _ => {}
             }
         }
@@ -327,7 +327,7 @@ impl Model {
         };
         let words = ["first", "second"].into_iter().flat_map(|gate| {
             ["bob", "cas"].map(|by| Event::Ask {
-                verb: Verb::Approve,
+                verb: ReleaseAction::Approve,
                 by,
                 gate: Some(gate),
                 overrides: false,
@@ -336,7 +336,7 @@ impl Model {
         });
         let words: Vec<Event> = words.collect();
         for _ in 0..8 {
-            self.take(&ask(Verb::Resume, "bob", true))?;
+            self.take(&ask(ReleaseAction::Resume, "bob", true))?;
             words.iter().try_for_each(|word| self.take(word))?;
             for event in [Event::Tick, Event::Preflight(true), Event::Find(Finding::Advance)] {
                 self.take(&event)?;

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::{Command, Direction, Finding, Illegal, Input, Verb};
+use super::super::{ReleaseCommand, Direction, Finding, Illegal, Input, ReleaseAction};
 use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick, tripped};
 use crate::analysis::WaitReason;
 use crate::model::api::Phase;
@@ -60,7 +60,7 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
             },
             "health",
         ),
-        (Input::Command(command(Verb::RollBack, "dan")), "operator"),
+        (Input::Command(command(ReleaseAction::RollBack, "dan")), "operator"),
     ];
     for (input, objective) in &inputs {
         for mut release in in_all_phases(&frozen) {
@@ -92,7 +92,7 @@ fn in_all_phases(value: &serde_json::Value) -> Vec<Driver> {
             release.release.phase = phase;
             release.release.step = step;
             if paused {
-                release.ask(Verb::Pause, "bob").unwrap();
+                release.ask(ReleaseAction::Pause, "bob").unwrap();
             }
             all.push(release);
         }
@@ -102,7 +102,7 @@ fn in_all_phases(value: &serde_json::Value) -> Vec<Driver> {
 
 #[test]
 fn nothing_leads_away_from_the_end() {
-    for end in [Verb::RollBack, Verb::Cancel] {
+    for end in [ReleaseAction::RollBack, ReleaseAction::Cancel] {
         let mut release = Driver::started(quick());
         release.ask(end, "bob").unwrap();
         let ended = release.release.clone();
@@ -117,12 +117,12 @@ fn nothing_leads_away_from_the_end() {
             assert_eq!(release.tell(&input), None);
         }
         for verb in [
-            Verb::Pause,
-            Verb::Resume,
-            Verb::Approve,
-            Verb::Promote,
-            Verb::RollBack,
-            Verb::Cancel,
+            ReleaseAction::Pause,
+            ReleaseAction::Resume,
+            ReleaseAction::Approve,
+            ReleaseAction::Promote,
+            ReleaseAction::RollBack,
+            ReleaseAction::Cancel,
         ] {
             let refused = release.ask(verb, "bob").unwrap_err().to_string();
             assert!(refused.contains(&format!("shop-12 is {}", ended.phase)), "{refused}");
@@ -136,7 +136,7 @@ fn nothing_leads_away_from_the_end() {
 fn a_preflight_that_fails_is_a_rollback_before_the_first_user() {
     let mut release = Driver::new(quick());
     release.tell(&Input::Tick);
-    release.ask(Verb::Pause, "bob").unwrap();
+    release.ask(ReleaseAction::Pause, "bob").unwrap();
     release.tell(&Input::Preflight(Err("503 from /ready")));
     release.expect("rolled_back", 0.0, None);
     let outcome = release.release.outcome.as_ref().unwrap();
@@ -150,21 +150,21 @@ fn a_preflight_that_fails_is_a_rollback_before_the_first_user() {
 fn a_pause_stops_the_way_forward_and_is_told() {
     let mut release = Driver::started(quick());
     assert_eq!(
-        release.ask(Verb::Pause, "bob").unwrap().unwrap().action,
+        release.ask(ReleaseAction::Pause, "bob").unwrap().unwrap().action,
         "release_paused"
     );
-    assert_eq!(release.ask(Verb::Pause, "bob"), Ok(None));
+    assert_eq!(release.ask(ReleaseAction::Pause, "bob"), Ok(None));
     release.expect("progressing", 5.0, Some("resume"));
     assert_eq!(release.advance().unwrap().action, "release_waiting");
     assert_eq!(release.advance(), None);
     release.expect("waiting", 5.0, Some("resume"));
     let waiting = release.release.waiting_for(at(MONDAY_9)).unwrap();
     assert_eq!(waiting.detail, "paused by bob: because");
-    release.ask(Verb::Resume, "bob").unwrap();
+    release.ask(ReleaseAction::Resume, "bob").unwrap();
     release.expect("waiting", 5.0, None);
     release.advance();
     release.expect("progressing", 50.0, None);
-    let refused = release.ask(Verb::Resume, "bob").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
     assert!(
         refused.contains("progressing at step 2 of 3 (50%); possible now: pause, promote, rollback, cancel"),
         "{refused}"
@@ -175,12 +175,12 @@ fn a_pause_stops_the_way_forward_and_is_told() {
 fn a_pause_during_preflight_asks_again_later() {
     let mut release = Driver::new(quick());
     release.tell(&Input::Tick);
-    release.ask(Verb::Pause, "bob").unwrap();
+    release.ask(ReleaseAction::Pause, "bob").unwrap();
     release.expect("preflight", 0.0, Some("resume"));
     release.tell(&Input::Preflight(Ok(())));
     release.expect("pending", 0.0, Some("resume"));
     assert_eq!(release.tell(&Input::Tick), None);
-    release.ask(Verb::Resume, "bob").unwrap();
+    release.ask(ReleaseAction::Resume, "bob").unwrap();
     release.tell(&Input::Tick);
     release.expect("preflight", 0.0, None);
 }
@@ -210,7 +210,7 @@ fn a_freeze_keeps_releases_from_starting_and_advancing() {
     release.now_us += HOUR;
     release.advance();
     release.expect("waiting", 5.0, Some("freeze"));
-    let refused = release.ask(Verb::Promote, "bob").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
     assert!(
         refused.contains("frozen by `Mon 11:00 - Mon 12:00` until 2026-11-23T12:00:00Z"),
         "{refused}"
@@ -225,15 +225,15 @@ fn a_freeze_keeps_releases_from_starting_and_advancing() {
 fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
     let value = json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 09:00 - Mon 18:00"] });
     let mut release = Driver::new(value);
-    let asked = Command {
+    let asked = ReleaseCommand {
         override_freeze: true,
-        ..command(Verb::Resume, "bob")
+        ..command(ReleaseAction::Resume, "bob")
     };
     assert!(matches!(
         release.try_tell(&Input::Command(asked)),
         Err(Illegal::Person(_))
     ));
-    let mute = Command {
+    let mute = ReleaseCommand {
         may_override: true,
         reason: Some(" "),
         ..asked
@@ -242,7 +242,7 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
         release.try_tell(&Input::Command(mute)),
         Err(Illegal::Unfit(_))
     ));
-    let right = Command {
+    let right = ReleaseCommand {
         may_override: true,
         ..asked
     };
@@ -256,8 +256,8 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
 
     let mut other = Driver::started(json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 10:00 - Mon 18:00"] }));
     other.now_us += HOUR;
-    let promote = Command {
-        verb: Verb::Promote,
+    let promote = ReleaseCommand {
+        verb: ReleaseAction::Promote,
         ..right
     };
     assert_eq!(other.tell(&Input::Command(promote)).unwrap().direction, Direction::Away);
@@ -275,28 +275,28 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
     release.advance();
     release.expect("waiting", 5.0, Some("gate"));
     // Who started it is not one of two, and dan is not on the list.
-    assert!(matches!(release.ask(Verb::Approve, "ann"), Err(Illegal::Person(_))));
-    assert!(matches!(release.ask(Verb::Approve, "dan"), Err(Illegal::Person(_))));
-    release.ask(Verb::Approve, "bob").unwrap();
-    release.ask(Verb::Approve, "bob").unwrap();
+    assert!(matches!(release.ask(ReleaseAction::Approve, "ann"), Err(Illegal::Person(_))));
+    assert!(matches!(release.ask(ReleaseAction::Approve, "dan"), Err(Illegal::Person(_))));
+    release.ask(ReleaseAction::Approve, "bob").unwrap();
+    release.ask(ReleaseAction::Approve, "bob").unwrap();
     assert_eq!(release.release.approvals().len(), 1);
     assert_eq!(release.advance(), None);
-    let refused = release.ask(Verb::Promote, "bob").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
     assert!(
         refused.contains("gate `qa` has 1 of 2 approvals by ann, bob, cas"),
         "{refused}"
     );
     // Bob's word has run out when cas gives hers.
     release.now_us += HOUR + SECOND;
-    release.ask(Verb::Approve, "cas").unwrap();
+    release.ask(ReleaseAction::Approve, "cas").unwrap();
     assert_eq!(release.advance(), None);
     release.expect("waiting", 5.0, Some("gate"));
-    release.ask(Verb::Approve, "bob").unwrap();
+    release.ask(ReleaseAction::Approve, "bob").unwrap();
     release.expect("waiting", 5.0, None);
     release.advance();
     release.expect("progressing", 50.0, None);
     assert!(
-        matches!(release.ask(Verb::Approve, "bob"), Err(Illegal::Now(_))),
+        matches!(release.ask(ReleaseAction::Approve, "bob"), Err(Illegal::Now(_))),
         "no gate is ahead"
     );
 }
@@ -307,7 +307,7 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
     assert_eq!(release.tell(&Input::Tick), None);
     release.expect("pending", 0.0, Some("gate"));
     // One voice suffices, and it may be the starter's.
-    let told = release.ask(Verb::Approve, "ann").unwrap().unwrap();
+    let told = release.ask(ReleaseAction::Approve, "ann").unwrap().unwrap();
     assert_eq!(
         (told.action, told.detail.as_str()),
         ("release_approved", "gate `board` approved by ann: because")
@@ -315,14 +315,14 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
     assert!(release.tell(&Input::Tick).is_some());
     release.tell(&Input::Preflight(Ok(())));
     // The next gate is not here yet: it must be named.
-    let refused = release.ask(Verb::Approve, "ann").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Approve, "ann").unwrap_err().to_string();
     assert!(refused.contains("name the one that is meant: `late`"), "{refused}");
-    let named = Command {
+    let named = ReleaseCommand {
         gate: Some("late"),
-        ..command(Verb::Approve, "ann")
+        ..command(ReleaseAction::Approve, "ann")
     };
     assert!(release.tell(&Input::Command(named)).is_some());
-    let unknown = Command {
+    let unknown = ReleaseCommand {
         gate: Some("board"),
         ..named
     };
@@ -330,7 +330,7 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
         matches!(release.try_tell(&Input::Command(unknown)), Err(Illegal::Now(_))),
         "it is passed"
     );
-    release.ask(Verb::Promote, "bob").unwrap();
+    release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
 }
 
@@ -342,7 +342,7 @@ fn a_gate_at_full_weight_is_asked_before_the_end() {
     release.expect("baking", 100.0, None);
     release.advance();
     release.expect("waiting", 100.0, Some("gate"));
-    release.ask(Verb::Approve, "ann").unwrap();
+    release.ask(ReleaseAction::Approve, "ann").unwrap();
     release.advance();
     release.expect("promoted", 100.0, None);
 }
@@ -359,7 +359,7 @@ fn what_the_judge_cannot_say_a_person_may() {
         release.tell(&Input::Verdict(&Finding::Hold(reason)));
         release.expect("waiting", 5.0, Some(kind));
         assert_eq!(release.tell(&Input::Verdict(&Finding::Hold(reason))), None);
-        release.ask(Verb::Resume, "bob").unwrap();
+        release.ask(ReleaseAction::Resume, "bob").unwrap();
         release.expect("progressing", 50.0, None);
         // By itself when the judge changes its mind, either way.
         release.tell(&Input::Verdict(&Finding::Hold(reason)));
@@ -377,13 +377,13 @@ fn a_persons_word_opens_no_gate_and_ends_no_freeze() {
         Driver::started(json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"] }));
     release.now_us += HOUR;
     release.tell(&Input::Verdict(&Finding::Hold(WaitReason::Inconclusive)));
-    let refused = release.ask(Verb::Resume, "bob").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
     assert!(refused.contains("gate `qa` has 0 of 1 approvals"), "{refused}");
-    release.ask(Verb::Approve, "bob").unwrap();
-    let refused = release.ask(Verb::Resume, "bob").unwrap_err().to_string();
+    release.ask(ReleaseAction::Approve, "bob").unwrap();
+    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
     assert!(refused.contains("frozen by"), "{refused}");
     release.now_us += HOUR;
-    release.ask(Verb::Resume, "bob").unwrap();
+    release.ask(ReleaseAction::Resume, "bob").unwrap();
     release.expect("progressing", 50.0, None);
 }
 
@@ -396,7 +396,7 @@ fn evidence_that_was_enough_and_is_no_longer_does_not_do() {
         None,
         "the gate is waited for meanwhile"
     );
-    release.ask(Verb::Approve, "bob").unwrap();
+    release.ask(ReleaseAction::Approve, "bob").unwrap();
     release.tell(&Input::Verdict(&Finding::Continue));
     release.expect("progressing", 5.0, None);
 }
@@ -404,16 +404,16 @@ fn evidence_that_was_enough_and_is_no_longer_does_not_do() {
 #[test]
 fn promote_goes_to_the_end_and_says_when_it_cannot() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "bake": "1s" }));
-    let refused = release.ask(Verb::Promote, "bob").unwrap_err().to_string();
+    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
     assert!(
         refused.contains("promote is not possible: release shop-12 is pending; possible now: pause, rollback"),
         "{refused}"
     );
     release.tell(&Input::Tick);
-    assert!(release.ask(Verb::Promote, "bob").is_err());
+    assert!(release.ask(ReleaseAction::Promote, "bob").is_err());
     release.tell(&Input::Preflight(Ok(())));
-    release.ask(Verb::Pause, "bob").unwrap();
-    release.ask(Verb::Promote, "bob").unwrap();
+    release.ask(ReleaseAction::Pause, "bob").unwrap();
+    release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
     assert_eq!(release.release.told_outcome(), None);
     let mut baked = Driver {
@@ -425,7 +425,7 @@ fn promote_goes_to_the_end_and_says_when_it_cannot() {
     let told = baked.release.told_outcome().unwrap().reason;
     let seen = baked.release.outcome.unwrap().reason;
     assert_eq!(told, format!("promoted by bob: because; {seen}"));
-    release.ask(Verb::Promote, "bob").unwrap();
+    release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("promoted", 100.0, None);
     assert_eq!(
         release.release.told_outcome().unwrap().reason,
@@ -436,15 +436,15 @@ fn promote_goes_to_the_end_and_says_when_it_cannot() {
 #[test]
 fn fields_of_other_verbs_are_refused_where_they_matter() {
     let mut release = Driver::started(quick());
-    let with_gate = |verb| Command {
+    let with_gate = |verb| ReleaseCommand {
         gate: Some("qa"),
         ..command(verb, "bob")
     };
     assert!(matches!(
-        release.try_tell(&Input::Command(with_gate(Verb::Promote))),
+        release.try_tell(&Input::Command(with_gate(ReleaseAction::Promote))),
         Err(Illegal::Unfit(_))
     ));
-    assert!(release.try_tell(&Input::Command(with_gate(Verb::RollBack))).is_ok());
+    assert!(release.try_tell(&Input::Command(with_gate(ReleaseAction::RollBack))).is_ok());
     release.expect("rolled_back", 0.0, None);
 }
 
@@ -455,7 +455,7 @@ fn a_clock_that_is_set_back_takes_no_time_back() {
     release.advance();
     release.expect("progressing", 50.0, None);
     assert_eq!(release.release.since_us, MONDAY_9);
-    release.ask(Verb::RollBack, "bob").unwrap();
+    release.ask(ReleaseAction::RollBack, "bob").unwrap();
     assert_eq!(release.release.ended_us, Some(MONDAY_9));
 }
 
@@ -481,7 +481,7 @@ fn a_release_may_begin_at_a_later_step() {
 fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "freeze": ["Mon 08:00 - Mon 18:00"] }));
     assert_eq!(release.tell(&Input::Tick), None);
-    for verb in [Verb::Promote, Verb::Resume] {
+    for verb in [ReleaseAction::Promote, ReleaseAction::Resume] {
         let refused = release.ask(verb, "bob").unwrap_err().to_string();
         for text in [
             "is pending (frozen by `Mon 08:00 - Mon 18:00",
@@ -491,10 +491,10 @@ fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
             assert!(refused.contains(text), "{text}: {refused}");
         }
     }
-    let overriding = Command {
+    let overriding = ReleaseCommand {
         override_freeze: true,
         may_override: true,
-        ..command(Verb::Resume, "bob")
+        ..command(ReleaseAction::Resume, "bob")
     };
     assert!(release.tell(&Input::Command(overriding)).is_some());
     assert_eq!(release.tell(&Input::Tick).unwrap().action, "release_preflight");

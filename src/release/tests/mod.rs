@@ -10,7 +10,7 @@ mod trial;
 
 use serde_json::{Map, Value, json};
 
-use super::{Command, Finding, Illegal, Input, Plan, Release, Transition, Verb};
+use super::{ReleaseCommand, Finding, Illegal, Input, Plan, ReleaseState, Transition, ReleaseAction};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
@@ -49,19 +49,19 @@ fn at(us: i64) -> Timestamp {
     Timestamp::new(u64::try_from((us - MONDAY_9).max(0)).unwrap() * 1_000, us)
 }
 
-fn begin(plan: Plan) -> Release {
-    Release {
+fn begin(plan: Plan) -> ReleaseState {
+    ReleaseState {
         id: "shop-12".into(),
         service: "shop".into(),
         baseline: "blue".into(),
         canary: "green".into(),
         actor: "ann".into(),
-        ..Release::pending(plan, at(MONDAY_9))
+        ..ReleaseState::pending(plan, at(MONDAY_9))
     }
 }
 
-fn command<'a>(verb: Verb, by: &'a str) -> Command<'a> {
-    Command {
+fn command<'a>(verb: ReleaseAction, by: &'a str) -> ReleaseCommand<'a> {
+    ReleaseCommand {
         verb,
         by,
         reason: Some("because"),
@@ -73,7 +73,7 @@ fn command<'a>(verb: Verb, by: &'a str) -> Command<'a> {
 
 /// A release and the time, driven by hand.
 struct Driver {
-    release: Release,
+    release: ReleaseState,
     now_us: i64,
 }
 
@@ -82,7 +82,7 @@ impl Driver {
         Driver::of(begin(plan(value)))
     }
 
-    fn of(release: Release) -> Driver {
+    fn of(release: ReleaseState) -> Driver {
         Driver {
             release,
             now_us: MONDAY_9,
@@ -112,7 +112,7 @@ impl Driver {
         self.try_tell(input).unwrap()
     }
 
-    fn ask(&mut self, verb: Verb, by: &str) -> Result<Option<Transition>, Illegal> {
+    fn ask(&mut self, verb: ReleaseAction, by: &str) -> Result<Option<Transition>, Illegal> {
         self.try_tell(&Input::Command(command(verb, by)))
     }
 

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{Finding, Input, Plan, Release, Trial};
+use super::super::{Finding, Input, Plan, ReleaseState, Trial};
 use super::{at, begin, plan};
 use crate::analysis::replay::{RunResult, Mode, RunOutcome, Run};
 use crate::analysis::{ArmCounts, Cohort};
@@ -21,7 +21,7 @@ struct Tick {
 
 /// A release and its trial as the control plane drives them, with every change committed at once.
 struct Live {
-    release: Release,
+    release: ReleaseState,
     trial: Trial,
     spent: u64,
     failed: u64,

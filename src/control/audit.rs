@@ -1,10 +1,10 @@
 //! The journal as the API shows it.
 
 use crate::model::api;
-use crate::store::Entry;
+use crate::store::JournalEntry;
 
 /// A page of `limit` entries, of which one more was read to see whether there are any.
-pub(super) fn page(mut entries: Vec<Entry>, limit: usize) -> api::AuditPage {
+pub(super) fn page(mut entries: Vec<JournalEntry>, limit: usize) -> api::AuditPage {
     let more = entries.len() > limit;
     entries.truncate(limit);
     api::AuditPage {
@@ -13,8 +13,8 @@ pub(super) fn page(mut entries: Vec<Entry>, limit: usize) -> api::AuditPage {
     }
 }
 
-fn entry(stored: Entry) -> api::AuditEntry {
-    let Entry { sequence, entry, hash } = stored;
+fn entry(stored: JournalEntry) -> api::AuditEntry {
+    let JournalEntry { sequence, entry, hash } = stored;
     api::AuditEntry {
         sequence,
         at: entry.at,

@@ -13,7 +13,7 @@ use super::release::Turn;
 use super::state::{self, State, percentages};
 use super::{Applied, Intent, Refusal};
 use crate::model::{Name, Weights, api};
-use crate::store::{Change, Committed, NewEntry, ReleaseRecord, StoreError};
+use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, StoreError};
 use crate::time::Timestamp;
 
 /// Changes of one service that may wait for the one before them.
@@ -391,7 +391,7 @@ impl Controller {
         });
     }
 
-    fn change(&self, name: &Name, before: &State, moved: &Move, in_effect: bool) -> Change {
+    fn change(&self, name: &Name, before: &State, moved: &Move, in_effect: bool) -> ChangeRecord {
         let managed = self.services.get(name);
         let (mut was, mut is) = (before.json(), moved.next.json());
         let now = self.clock.now();
@@ -403,10 +403,10 @@ impl Controller {
         if let (Some(is), false) = (is.as_object_mut(), moved.overridden.is_empty()) {
             is.insert("overridden".to_owned(), serde_json::json!(moved.overridden));
         }
-        Change {
+        ChangeRecord {
             services: vec![moved.next.record(name)],
             releases: record.into_iter().collect(),
-            entry: NewEntry {
+            entry: NewJournalEntry {
                 at: now.rfc3339(),
                 actor: moved.intent.actor.clone(),
                 action: moved.action.to_owned(),

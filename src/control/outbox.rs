@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::store::{Change, Commit, Committed, Store, StoreError};
+use crate::store::{ChangeRecord, Commit, Committed, Store, StoreError};
 
 /// Changes that may wait. With a disk that hangs, entries of the journal are given up beyond this; the state that is
 /// written in the end is the latest.
@@ -20,7 +20,7 @@ const WAITING_MAX: usize = 256;
 #[derive(Debug)]
 pub(super) struct Outbox {
     store: Store,
-    queue: VecDeque<(Ticket, Change)>,
+    queue: VecDeque<(Ticket, ChangeRecord)>,
     /// The commit of the first in the queue, while the store works on it.
     writing: Option<Commit>,
     retry_at: Option<Instant>,
@@ -55,7 +55,7 @@ impl Outbox {
     }
 
     /// Queues a change. A disk that failed before is tried again at once.
-    pub(super) fn push(&mut self, change: Change) -> Ticket {
+    pub(super) fn push(&mut self, change: ChangeRecord) -> Ticket {
         if self.queue.len() >= WAITING_MAX
             && let Some(at) = self.superseded()
         {
@@ -143,10 +143,10 @@ impl Outbox {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{NewEntry, Options, ReleaseRecord};
+    use crate::store::{NewJournalEntry, Options, ReleaseRecord};
 
     /// A change in effect of the release with this number.
-    fn change(number: u64) -> Change {
+    fn change(number: u64) -> ChangeRecord {
         let release = ReleaseRecord {
             id: format!("shop-{number}"),
             service: "shop".to_owned(),
@@ -154,10 +154,10 @@ mod tests {
             ended: true,
             state: serde_json::Value::Null,
         };
-        Change {
+        ChangeRecord {
             services: Vec::new(),
             releases: vec![release],
-            entry: NewEntry {
+            entry: NewJournalEntry {
                 at: String::new(),
                 actor: String::new(),
                 action: "release_rolled_back".to_owned(),

@@ -12,7 +12,7 @@ use super::controller::{Controller, Managed, Unsaved};
 use super::state::State;
 use crate::model::{Name, ServiceSpec, WeightsError, api};
 use crate::routing::RoutingTable;
-use crate::store::{Change, LoadedState, NewEntry, ServiceRecord};
+use crate::store::{ChangeRecord, LoadedState, NewJournalEntry, ServiceRecord};
 
 impl Controller {
     /// The first table.
@@ -206,10 +206,10 @@ impl Controller {
     /// Writes a journal entry, with the states of the services that begin with it.
     fn journal(&mut self, action: &str, actor: String, reason: Option<String>, fresh: Vec<Name>, before: Value) {
         let record = |name: &Name| self.services.get(name).map(|managed| managed.state.record(name));
-        let change = Change {
+        let change = ChangeRecord {
             services: fresh.iter().filter_map(record).collect(),
             releases: Vec::new(),
-            entry: NewEntry {
+            entry: NewJournalEntry {
                 at: self.clock.now().rfc3339(),
                 actor,
                 action: action.to_owned(),

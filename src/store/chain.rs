@@ -7,7 +7,7 @@
 
 use sha2::{Digest, Sha256};
 
-use super::{Entry, NewEntry};
+use super::{JournalEntry, NewJournalEntry};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
 use crate::model::hex;
 
@@ -27,7 +27,7 @@ pub(super) struct Text<'a> {
 }
 
 impl<'a> Text<'a> {
-    pub(super) fn of(entry: &'a NewEntry, before: &'a str, after: &'a str) -> Text<'a> {
+    pub(super) fn of(entry: &'a NewJournalEntry, before: &'a str, after: &'a str) -> Text<'a> {
         Text {
             at: &entry.at,
             actor: &entry.actor,
@@ -62,10 +62,10 @@ pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
 
 /// Whether entries, in their order, follow from each other. The first may have lost those before it, which are then not
 /// missed.
-pub(super) fn verify(entries: &[Entry]) -> AuditVerdict {
+pub(super) fn verify(entries: &[JournalEntry]) -> AuditVerdict {
     let mut finding = None;
     let mut previous: Option<(u64, &str)> = None;
-    for Entry {
+    for JournalEntry {
         sequence,
         entry,
         hash: stored,

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::StoreError;
-use super::place::Identity;
+use super::files::FileIdentity;
 
 /// The file that is locked, in the store's directory. It holds the number of the process that locked it last.
 pub(super) const FILE: &str = "weighbridge.lock";
@@ -27,7 +27,7 @@ pub(super) struct Lock(File);
 
 /// Why the lock is not held.
 #[derive(Debug)]
-pub(super) enum Refused {
+pub(super) enum LockError {
     /// Another process holds it; its number, if it is known.
     Held(Option<u32>),
     /// The file system has no locks, or fails.
@@ -38,20 +38,20 @@ pub(super) enum Refused {
 
 impl Lock {
     /// Locks the directory, which must be there; waits up to `patience` for another holder to end.
-    pub(super) fn acquire(directory: &Path, patience: Duration) -> Result<Lock, Refused> {
+    pub(super) fn acquire(directory: &Path, patience: Duration) -> Result<Lock, LockError> {
         let until = Instant::now() + patience;
         loop {
             match Lock::attempt(directory) {
                 Ok(Some(lock)) => return Ok(lock),
-                Err(Refused::Held(_)) | Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
-                Ok(None) => return Err(Refused::Held(None)),
+                Err(LockError::Held(_)) | Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
+                Ok(None) => return Err(LockError::Held(None)),
                 Err(refused) => return Err(refused),
             }
         }
     }
 
     /// `None` when the file was taken away in between.
-    fn attempt(directory: &Path) -> Result<Option<Lock>, Refused> {
+    fn attempt(directory: &Path) -> Result<Option<Lock>, LockError> {
         let path = directory.join(FILE);
         let opened = OpenOptions::new()
             .read(true)
@@ -59,15 +59,15 @@ impl Lock {
             .create(true)
             .truncate(false)
             .open(&path);
-        let mut file = opened.map_err(Refused::Closed)?;
+        let mut file = opened.map_err(LockError::Closed)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(Refused::Held(holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(Refused::Unusable(error)),
+            Err(TryLockError::WouldBlock) => return Err(LockError::Held(holder(&mut file))),
+            Err(TryLockError::Error(error)) => return Err(LockError::Unusable(error)),
         }
-        let ours = file.metadata().map(|metadata| Identity::of(&metadata));
-        let there = fs::metadata(&path).map(|metadata| Identity::of(&metadata));
-        if ours.map_err(Refused::Closed)? != there.map_err(Refused::Closed)? {
+        let ours = file.metadata().map(|metadata| FileIdentity::of(&metadata));
+        let there = fs::metadata(&path).map(|metadata| FileIdentity::of(&metadata));
+        if ours.map_err(LockError::Closed)? != there.map_err(LockError::Closed)? {
             return Ok(None);
         }
         // The number is for people; a full disk must not keep the proxy from starting.
@@ -79,8 +79,8 @@ impl Lock {
 impl Lock {
     /// Whether the directory still has the file that is locked.
     pub(super) fn is_in(&self, directory: &Path) -> bool {
-        let ours = self.0.metadata().map(|metadata| Identity::of(&metadata));
-        let there = fs::metadata(directory.join(FILE)).map(|metadata| Identity::of(&metadata));
+        let ours = self.0.metadata().map(|metadata| FileIdentity::of(&metadata));
+        let there = fs::metadata(directory.join(FILE)).map(|metadata| FileIdentity::of(&metadata));
         matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
     }
 }
@@ -99,23 +99,23 @@ fn holder(file: &mut File) -> Option<u32> {
     text.trim().parse().ok()
 }
 
-impl Refused {
+impl LockError {
     /// For people who start a proxy.
-    pub(super) fn told(&self, directory: &Path) -> StoreError {
+    pub(super) fn refusal(&self, directory: &Path) -> StoreError {
         let (reason, advice) = match self {
-            Refused::Held(pid) => (
+            LockError::Held(pid) => (
                 match pid {
                     Some(pid) => format!("another process uses it (pid {pid})"),
                     None => "another process uses it".to_owned(),
                 },
                 "end that process, or name another directory as store.path".to_owned(),
             ),
-            Refused::Unusable(error) => (
+            LockError::Unusable(error) => (
                 format!("its file system cannot lock {FILE}: {error}"),
                 "name a directory on a local file system as store.path: without locks two processes could write to it"
                     .to_owned(),
             ),
-            Refused::Closed(error) => (
+            LockError::Closed(error) => (
                 format!("{FILE} cannot be opened: {error}"),
                 "check that this user may write there".to_owned(),
             ),

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use serde_json::Value;
 
-use super::{Backend, Change, Committed, Entry, ReleaseRecord, StoreError, chain};
+use super::{Backend, ChangeRecord, Committed, JournalEntry, ReleaseRecord, StoreError, chain};
 
 /// Entries that are kept; older ones are forgotten.
 const ENTRIES_MAX: usize = 4096;
@@ -17,7 +17,7 @@ const RELEASES_MAX: usize = 100;
 /// back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<JournalEntry>,
     /// In the order in which they began.
     releases: Vec<ReleaseRecord>,
     /// In the order in which they were first put.
@@ -25,7 +25,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    fn append(&mut self, change: &Change) -> u64 {
+    fn append(&mut self, change: &ChangeRecord) -> u64 {
         let last = self.entries.back();
         let sequence = last.map_or(0, |entry| entry.sequence) + 1;
         let previous = last.map_or(chain::GENESIS, |entry| &entry.hash);
@@ -34,7 +34,7 @@ impl Memory {
         if self.entries.len() == ENTRIES_MAX {
             self.entries.pop_front();
         }
-        self.entries.push_back(Entry {
+        self.entries.push_back(JournalEntry {
             sequence,
             entry: change.entry.clone(),
             hash,
@@ -60,7 +60,7 @@ impl Backend for Memory {
         false
     }
 
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         let sequence = self.append(change);
         change.releases.iter().for_each(|release| self.put(release));
         Ok(Committed {
@@ -69,8 +69,8 @@ impl Backend for Memory {
         })
     }
 
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        let earlier = |entry: &&Entry| before.is_none_or(|before| entry.sequence < before);
+    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
+        let earlier = |entry: &&JournalEntry| before.is_none_or(|before| entry.sequence < before);
         Ok(self.entries.iter().rev().filter(earlier).take(limit).cloned().collect())
     }
 

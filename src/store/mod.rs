@@ -15,7 +15,7 @@ mod chain;
 mod lock;
 mod memory;
 mod options;
-mod place;
+mod files;
 mod record;
 mod recording;
 mod sqlite;
@@ -38,7 +38,7 @@ use crate::model::api::AuditVerdict;
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 pub use options::Options;
-pub use record::{Change, Committed, Entry, LoadedState, NewEntry, Part, ReleaseRecord, ServiceRecord};
+pub use record::{ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart, ReleaseRecord, ServiceRecord};
 pub use recording::Recording;
 
 /// Requests that may wait for the thread. The controller has at most a few outstanding for each service; when this
@@ -73,7 +73,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`StoreError::Write`] when it is not, or not certainly, on disk.
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError>;
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError>;
 
     /// Called after a failed commit has been answered: time to make sure of what is on disk.
     fn recover(&mut self) {}
@@ -83,7 +83,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`StoreError::Read`].
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError>;
 
     /// Replaces what is known of a release under way. False, and nothing is written, for one that has ended or that the
     /// store does not know.
@@ -98,7 +98,7 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
-    fn put_parts(&mut self, _id: &str, _parts: &[Part]) -> Result<(), StoreError> {
+    fn put_parts(&mut self, _id: &str, _parts: &[ReleasePart]) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -173,7 +173,7 @@ pub enum StoreError {
 }
 
 enum Request {
-    Commit(Box<Change>, oneshot::Sender<Result<Committed, StoreError>>),
+    Commit(Box<ChangeRecord>, oneshot::Sender<Result<Committed, StoreError>>),
     /// Anything else: done with the backend, or answered with the reason why it cannot be.
     Other(Work),
 }
@@ -181,14 +181,14 @@ enum Request {
 type Work = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) + Send>;
 
 /// A place in the queue of a request that is no commit.
-struct Place(Arc<AtomicUsize>);
+struct QueuePermit(Arc<AtomicUsize>);
 
 /// What the store was asked for.
 #[derive(Debug)]
-pub struct Answer<T>(oneshot::Receiver<Result<T, StoreError>>);
+pub struct StoreReply<T>(oneshot::Receiver<Result<T, StoreError>>);
 
 /// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun with it.
-pub type Commit = Answer<Committed>;
+pub type Commit = StoreReply<Committed>;
 
 impl Store {
     /// Opens the store that `options` name and reads what it holds. Blocks; meant for the start of the program.
@@ -247,10 +247,10 @@ impl Store {
 
     /// Asks for a change to be written; changes are written in the order in which they are asked for. Never waits:
     /// the future does.
-    pub fn commit(&self, change: Change) -> Commit {
+    pub fn commit(&self, change: ChangeRecord) -> Commit {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Commit(Box::new(change), reply));
-        Answer(answer)
+        StoreReply(answer)
     }
 
     /// Entries of the journal before `before` (all without), newest first, at most `limit`.
@@ -258,7 +258,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn audit(&self, before: Option<u64>, limit: usize) -> Answer<Vec<Entry>> {
+    pub fn audit(&self, before: Option<u64>, limit: usize) -> StoreReply<Vec<JournalEntry>> {
         self.read(move |backend| backend.audit(before, limit))
     }
 
@@ -268,7 +268,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn verify(&self) -> Answer<AuditVerdict> {
+    pub fn verify(&self) -> StoreReply<AuditVerdict> {
         let Some(directory) = self.directory.clone() else {
             return self.read(|backend| {
                 let mut entries = backend.audit(None, usize::MAX)?;
@@ -280,7 +280,7 @@ impl Store {
         let busy = Arc::clone(&self.verifying);
         if busy.swap(true, Ordering::AcqRel) {
             let _ = reply.send(Err(StoreError::Verifying));
-            return Answer(answer);
+            return StoreReply(answer);
         }
         let work = move || {
             let verdict = verify(&directory);
@@ -290,7 +290,7 @@ impl Store {
         if thread::Builder::new().name("verify".to_owned()).spawn(work).is_err() {
             self.verifying.store(false, Ordering::Release);
         }
-        Answer(answer)
+        StoreReply(answer)
     }
 
     /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer is true. Nothing is
@@ -300,7 +300,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn checkpoint(&self, id: &str, state: Value) -> Answer<bool> {
+    pub fn checkpoint(&self, id: &str, state: Value) -> StoreReply<bool> {
         let id = id.to_owned();
         self.write(move |backend| backend.checkpoint(&id, &state))
     }
@@ -311,7 +311,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) -> Answer<()> {
+    pub fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) -> StoreReply<()> {
         self.write(move |backend| backend.keep_answer(&key, answer.as_ref()))
     }
 
@@ -321,7 +321,7 @@ impl Store {
     /// # Errors
     ///
     /// As [`Store::checkpoint`].
-    pub fn checkpoint_with(&self, id: &str, state: Value, parts: Vec<Part>) -> Answer<bool> {
+    pub fn checkpoint_with(&self, id: &str, state: Value, parts: Vec<ReleasePart>) -> StoreReply<bool> {
         let id = id.to_owned();
         self.write(move |backend| {
             let written = backend.checkpoint(&id, &state)?;
@@ -337,7 +337,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn releases(&self, service: &str, limit: usize) -> Answer<Vec<ReleaseRecord>> {
+    pub fn releases(&self, service: &str, limit: usize) -> StoreReply<Vec<ReleaseRecord>> {
         let service = service.to_owned();
         self.read(move |backend| backend.releases(&service, limit))
     }
@@ -347,7 +347,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn release(&self, id: &str) -> Answer<Option<ReleaseRecord>> {
+    pub fn release(&self, id: &str) -> StoreReply<Option<ReleaseRecord>> {
         let id = id.to_owned();
         self.read(move |backend| backend.release(&id))
     }
@@ -359,7 +359,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn put_evidence(&self, release: ReleaseRecord, bundle: Value) -> Answer<()> {
+    pub fn put_evidence(&self, release: ReleaseRecord, bundle: Value) -> StoreReply<()> {
         self.write(move |backend| backend.put_evidence(&release, &bundle))
     }
 
@@ -368,7 +368,7 @@ impl Store {
     /// # Errors
     ///
     /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
-    pub fn evidence(&self, id: &str) -> Answer<Option<Value>> {
+    pub fn evidence(&self, id: &str) -> StoreReply<Option<Value>> {
         let id = id.to_owned();
         self.read(move |backend| backend.evidence(&id))
     }
@@ -387,7 +387,7 @@ impl Store {
     fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
-    ) -> Answer<T> {
+    ) -> StoreReply<T> {
         self.other(|backend, reply| drop(reply.send(work(backend))))
     }
 
@@ -395,7 +395,7 @@ impl Store {
     fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
-    ) -> Answer<T> {
+    ) -> StoreReply<T> {
         self.other(|backend, reply| {
             let written = work(backend);
             let error = written.as_ref().err().cloned();
@@ -410,9 +410,9 @@ impl Store {
     fn other<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Backend, oneshot::Sender<Result<T, StoreError>>) + Send + 'static,
-    ) -> Answer<T> {
+    ) -> StoreReply<T> {
         let (reply, answer) = oneshot::channel();
-        match Place::among(&self.others) {
+        match QueuePermit::among(&self.others) {
             None => drop(reply.send(Err(StoreError::Hangs))),
             Some(place) => self.ask(Request::Other(Box::new(move |backend| {
                 drop(place);
@@ -422,7 +422,7 @@ impl Store {
                 }
             }))),
         }
-        Answer(answer)
+        StoreReply(answer)
     }
 
     /// A request that cannot be queued is answered at once.
@@ -445,21 +445,21 @@ impl Request {
     }
 }
 
-impl Place {
-    fn among(others: &Arc<AtomicUsize>) -> Option<Place> {
-        let place = Place(Arc::clone(others));
+impl QueuePermit {
+    fn among(others: &Arc<AtomicUsize>) -> Option<QueuePermit> {
+        let place = QueuePermit(Arc::clone(others));
         // One too many is given back by the drop.
         (others.fetch_add(1, Ordering::Relaxed) < OTHERS_WAITING_MAX).then_some(place)
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl<T> Future for Answer<T> {
+impl<T> Future for StoreReply<T> {
     type Output = Result<T, StoreError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {

@@ -54,13 +54,13 @@ pub struct ReleaseRecord {
 
 /// One transaction: new states of services and releases, and the journal entry that says why.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Change {
+pub struct ChangeRecord {
     /// The services that change, as they are to be.
     pub services: Vec<ServiceRecord>,
     /// The releases that begin or change, as they are to be.
     pub releases: Vec<ReleaseRecord>,
     /// The journal entry.
-    pub entry: NewEntry,
+    pub entry: NewJournalEntry,
     /// The answer to whoever asked for it, if they may repeat that: what they get when they do after a restart.
     pub answer: Option<KeptAnswer>,
     /// Whether the change is in effect already (it moves traffic towards the baseline). Such a change stays if its
@@ -70,7 +70,7 @@ pub struct Change {
 
 /// A journal entry before it has its place.
 #[derive(Clone, Debug, PartialEq)]
-pub struct NewEntry {
+pub struct NewJournalEntry {
     /// When (RFC 3339).
     pub at: String,
     /// Who.
@@ -89,11 +89,11 @@ pub struct NewEntry {
 
 /// A journal entry in its place.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
+pub struct JournalEntry {
     /// Grows by one with each entry.
     pub sequence: u64,
     /// What it says.
-    pub entry: NewEntry,
+    pub entry: NewJournalEntry,
     /// SHA-256 over the previous entry's hash and this entry, in hexadecimal.
     pub hash: String,
 }
@@ -109,7 +109,7 @@ pub struct Committed {
 
 /// A piece of what is known of a release under way, which is written when it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Part {
+pub struct ReleasePart {
     /// What it is of.
     pub kind: u8,
     /// Which of that kind.
@@ -130,5 +130,5 @@ pub struct LoadedState {
     /// Answers to writes that may be repeated, the oldest first.
     pub answers: Vec<KeptAnswer>,
     /// The parts of those checkpoints, by kind and number.
-    pub parts: BTreeMap<String, Vec<Part>>,
+    pub parts: BTreeMap<String, Vec<ReleasePart>>,
 }

@@ -35,11 +35,11 @@ fn record(revision: u64, green: u16) -> ServiceRecord {
     }
 }
 
-fn change(revision: u64, green: u16) -> Change {
-    Change {
+fn change(revision: u64, green: u16) -> ChangeRecord {
+    ChangeRecord {
         services: vec![record(revision, green)],
         releases: Vec::new(),
-        entry: NewEntry {
+        entry: NewJournalEntry {
             at: "2026-01-01T00:00:00Z".to_owned(),
             actor: "alice".to_owned(),
             action: "weights".to_owned(),
@@ -60,11 +60,11 @@ impl Backend for Gated {
     fn durable(&self) -> bool {
         false
     }
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         self.1.recv().unwrap();
         self.0.commit(change)
     }
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
         self.0.audit(before, limit)
     }
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
@@ -231,7 +231,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
         let directory = tempfile::tempdir().unwrap();
         let mut database = Sqlite::open(directory.path()).unwrap();
         database.commit(&change(1, 100)).unwrap();
-        database.commit_unconfirmed(&Change {
+        database.commit_unconfirmed(&ChangeRecord {
             in_effect,
             ..change(2, 200)
         });
@@ -240,7 +240,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
         assert_eq!(database.load().unwrap().services, [expected]);
         if in_effect {
             // Its next try finds it done.
-            let again = Change {
+            let again = ChangeRecord {
                 in_effect,
                 ..change(2, 200)
             };

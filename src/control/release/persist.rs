@@ -11,7 +11,7 @@ use crate::control::metrics::ABANDONED;
 use crate::model::api;
 use crate::release::{TimelineMark, ReleaseState, Timeline, Trial};
 use crate::routing::ReleaseHandleSpec;
-use crate::store::{Part, ReleaseRecord};
+use crate::store::{ReleasePart, ReleaseRecord};
 use crate::time::Timestamp;
 
 /// The state column of a release.
@@ -63,12 +63,12 @@ const KEYS: u8 = 1;
 /// The points of the chronicle's path.
 const PATH: u8 = 2;
 
-fn of_kind(parts: &[Part], kind: u8) -> impl Iterator<Item = (u32, &[u8])> {
+fn of_kind(parts: &[ReleasePart], kind: u8) -> impl Iterator<Item = (u32, &[u8])> {
     let of_kind = parts.iter().filter(move |part| part.kind == kind);
     of_kind.filter_map(|part| Some((part.number, part.state.as_deref()?)))
 }
 
-fn path(parts: &[Part]) -> impl Iterator<Item = (u32, api::PathPoint)> {
+fn path(parts: &[ReleasePart]) -> impl Iterator<Item = (u32, api::PathPoint)> {
     of_kind(parts, PATH).filter_map(|(number, state)| Some((number, serde_json::from_slice(state).ok()?)))
 }
 
@@ -86,7 +86,7 @@ impl Abandoned {
     pub(super) fn new(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
-        parts: &[Part],
+        parts: &[ReleasePart],
         error: &str,
         now: Timestamp,
     ) -> Option<Self> {
@@ -190,14 +190,14 @@ impl Active {
     }
 
     /// What has changed of the keys and of the path since it was last written down.
-    pub(super) fn changed_parts(&mut self) -> Vec<Part> {
-        let keys = self.units.changes().into_iter().map(|row| Part {
+    pub(super) fn changed_parts(&mut self) -> Vec<ReleasePart> {
+        let keys = self.units.changes().into_iter().map(|row| ReleasePart {
             kind: KEYS,
             number: row.number,
             state: Some(row.state),
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
-        let path = self.chronicle.changes().into_iter().map(|(number, point)| Part {
+        let path = self.chronicle.changes().into_iter().map(|(number, point)| ReleasePart {
             kind: PATH,
             number,
             state: point.and_then(text),
@@ -243,7 +243,7 @@ impl Active {
     pub(super) fn resume(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
-        parts: &[Part],
+        parts: &[ReleasePart],
         watch: impl FnOnce(&ReleaseState) -> Option<ReleaseHandleSpec>,
         durable: bool,
         now: Timestamp,

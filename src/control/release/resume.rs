@@ -13,7 +13,7 @@ use super::turn::ITSELF;
 use crate::control::Refusal;
 use crate::control::controller::{Controller, Managed, Unsaved};
 use crate::model::{Name, ServiceSpec, api};
-use crate::store::{Change, NewEntry, Part, ReleaseRecord};
+use crate::store::{ChangeRecord, NewJournalEntry, ReleasePart, ReleaseRecord};
 
 /// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
 /// back.
@@ -26,7 +26,7 @@ impl Controller {
         &mut self,
         records: Vec<ReleaseRecord>,
         mut checkpoints: BTreeMap<String, Value>,
-        mut parts: BTreeMap<String, Vec<Part>>,
+        mut parts: BTreeMap<String, Vec<ReleasePart>>,
     ) {
         for record in records {
             let Some(name) = self
@@ -52,7 +52,7 @@ impl Controller {
         }
     }
 
-    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[Part]) -> Result<Active, String> {
+    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[ReleasePart]) -> Result<Active, String> {
         let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
         let mut active = Active::resume(
             record,
@@ -99,7 +99,7 @@ impl Controller {
         &mut self,
         name: &Name,
         record: &ReleaseRecord,
-        (checkpoint, parts): (Option<&Value>, &[Part]),
+        (checkpoint, parts): (Option<&Value>, &[ReleasePart]),
         error: &str,
     ) {
         tracing::error!(
@@ -123,10 +123,10 @@ impl Controller {
             ..record.clone()
         };
         let live = managed.live();
-        let change = Change {
+        let change = ChangeRecord {
             services: vec![managed.state.record(name)],
             releases: vec![row.clone()],
-            entry: NewEntry {
+            entry: NewJournalEntry {
                 at: now.rfc3339(),
                 actor: ITSELF.to_owned(),
                 action: "release_abandoned".to_owned(),

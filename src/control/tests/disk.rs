@@ -56,7 +56,7 @@ impl Backend for Disk {
         true
     }
 
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         let mut kept = self.writable()?;
         for service in &change.services {
             kept.services.insert(service.name.clone(), service.clone());
@@ -72,7 +72,7 @@ impl Backend for Disk {
         })
     }
 
-    fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<JournalEntry>, StoreError> {
         Ok(Vec::new())
     }
 

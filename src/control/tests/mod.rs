@@ -22,7 +22,7 @@ use super::*;
 use crate::model::{Health, Name, ServiceSpec, Weight, api};
 use crate::routing::{Acknowledger, BudgetKind, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
-use crate::store::{self, Backend, Change, Committed, Entry, LoadedState, ReleaseRecord, Store, StoreError};
+use crate::store::{self, Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleaseRecord, Store, StoreError};
 use crate::time::{ManualClock, Timestamp};
 
 /// A controller at work.
@@ -204,7 +204,7 @@ struct Gated {
 #[derive(Default)]
 struct Seen {
     begun: u64,
-    written: Vec<Change>,
+    written: Vec<ChangeRecord>,
 }
 
 struct Gate {
@@ -236,7 +236,7 @@ impl Gate {
     /// What was written: action, percent on green.
     fn written(&self) -> Vec<(String, f64)> {
         let seen = self.seen.lock().unwrap();
-        let tell = |change: &Change| {
+        let tell = |change: &ChangeRecord| {
             let green = change
                 .services
                 .first()
@@ -252,7 +252,7 @@ impl Backend for Gated {
         true
     }
 
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         self.seen.lock().unwrap().begun += 1;
         // A test that has ended opens no gate.
         if !self.gate.recv().unwrap_or(false) {
@@ -267,7 +267,7 @@ impl Backend for Gated {
         })
     }
 
-    fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&mut self, _: Option<u64>, _: usize) -> Result<Vec<JournalEntry>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -4,15 +4,15 @@ use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
 use super::rows::{append, integer, put, stored};
 use super::{answers, releases};
-use crate::store::{Change, Committed, NewEntry, ReleaseRecord, ServiceRecord};
+use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, ServiceRecord};
 
 /// A change whose write was reported as failed, and which may be on disk all the same: what a disk refused to confirm
 /// it may have written.
 #[derive(Debug)]
-pub(super) struct Doubt {
+pub(super) struct UncertainCommit {
     pub(super) sequence: u64,
     hash: String,
-    pub(super) change: Change,
+    pub(super) change: ChangeRecord,
     /// The records that it replaced; a service that had none keeps the change's record, but no entry speaks for it.
     replaced: Vec<ServiceRecord>,
     /// The releases that it wrote, each with what it replaced, if anything.
@@ -23,8 +23,8 @@ pub(super) struct Doubt {
 /// for the caller to drop once nothing can fail any more.
 pub(super) fn write(
     connection: &mut Connection,
-    change: &Change,
-    doubt: &mut Option<Doubt>,
+    change: &ChangeRecord,
+    doubt: &mut Option<UncertainCommit>,
 ) -> rusqlite::Result<Committed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let prepared = prepare(&transaction, change)?;
@@ -36,7 +36,7 @@ pub(super) fn write(
 }
 
 /// Everything of a change but its commit; gives what is to be known if that fails.
-pub(super) fn prepare(transaction: &Transaction<'_>, change: &Change) -> rusqlite::Result<Doubt> {
+pub(super) fn prepare(transaction: &Transaction<'_>, change: &ChangeRecord) -> rusqlite::Result<UncertainCommit> {
     let (sequence, hash) = append(transaction, &change.entry)?;
     let mut replaced = Vec::new();
     for service in &change.services {
@@ -51,7 +51,7 @@ pub(super) fn prepare(transaction: &Transaction<'_>, change: &Change) -> rusqlit
         releases.push((release.id.clone(), releases::stored(transaction, &release.id)?));
         releases::put(transaction, release)?;
     }
-    Ok(Doubt {
+    Ok(UncertainCommit {
         sequence,
         hash,
         change: change.clone(),
@@ -75,7 +75,7 @@ pub(super) fn confirm(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Whether a change that was reported as failed is on disk nevertheless. Unless it is in effect, it is then undone,
 /// once, and the journal says so.
-pub(super) fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Result<bool> {
+pub(super) fn settle(connection: &mut Connection, doubt: &UncertainCommit) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let sequence = integer(doubt.sequence)?;
     let is_there: bool = transaction.query_row(
@@ -102,9 +102,9 @@ pub(super) fn settle(connection: &mut Connection, doubt: &Doubt) -> rusqlite::Re
 
 /// Puts back what a refused change replaced. A release that began with it goes, or a restart would carry out what was
 /// refused.
-fn undo(transaction: &Transaction<'_>, doubt: &Doubt, reason: String) -> rusqlite::Result<()> {
+fn undo(transaction: &Transaction<'_>, doubt: &UncertainCommit, reason: String) -> rusqlite::Result<()> {
     let refused = &doubt.change.entry;
-    let entry = NewEntry {
+    let entry = NewJournalEntry {
         actor: "store".to_owned(),
         action: "undo".to_owned(),
         reason: Some(reason),

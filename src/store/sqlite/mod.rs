@@ -2,7 +2,7 @@
 
 mod answers;
 mod commit;
-mod loss;
+mod missing_files;
 mod open;
 mod parts;
 mod releases;
@@ -15,13 +15,13 @@ use std::path::{Path, PathBuf};
 use rusqlite::{Connection, ErrorCode};
 use serde_json::Value;
 
-use self::commit::{Doubt, confirm, settle, write};
-use self::loss::Loss;
+use self::commit::{UncertainCommit, confirm, settle, write};
+use self::missing_files::MissingFiles;
 use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusable};
 pub(super) use self::verify::verify_at;
 use super::lock::{self, Lock};
-use super::place::{Identity, Lost, Place};
-use super::{Backend, Change, Committed, Entry, LoadedState, Part, ReleaseRecord, StoreError};
+use super::files::{FileIdentity, MissingFile, DatabaseFiles};
+use super::{Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleasePart, ReleaseRecord, StoreError};
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 const FILE: &str = "weighbridge.db";
@@ -38,16 +38,16 @@ pub(super) struct Sqlite {
     directory: PathBuf,
     connection: Option<Connection>,
     /// The files of the connection.
-    place: Option<Place>,
+    place: Option<DatabaseFiles>,
     /// Which file the database is.
-    database: Identity,
+    database: FileIdentity,
     /// Since when they are no longer where they were.
-    loss: Option<Loss>,
+    loss: Option<MissingFiles>,
     /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not have.
     suspect: bool,
-    doubt: Option<Doubt>,
+    doubt: Option<UncertainCommit>,
     /// A change in effect whose write was reported as failed, and which turned up; its next try finds it done.
-    found: Option<(Change, u64)>,
+    found: Option<(ChangeRecord, u64)>,
     lock: Lock,
 }
 
@@ -55,7 +55,7 @@ impl Sqlite {
     /// Opens or makes the database in `directory`, which no other process may use, and checks it.
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
         make(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
-        let lock = Lock::acquire(directory, lock::PATIENCE).map_err(|refused| refused.told(directory))?;
+        let lock = Lock::acquire(directory, lock::PATIENCE).map_err(|refused| refused.refusal(directory))?;
         Sqlite::open_locked(directory, lock)
     }
 
@@ -74,7 +74,7 @@ impl Sqlite {
         if let Err(error) = confirm(&connection) {
             tracing::warn!(%error, "the log of the store could not be written back at the start");
         }
-        let place = Place::note(directory, FILES);
+        let place = DatabaseFiles::note(directory, FILES);
         let place = place.map_err(|error| unusable(directory, &error, "start again"))?;
         Ok(Sqlite {
             directory: directory.to_owned(),
@@ -125,12 +125,12 @@ impl Sqlite {
     fn reopen(&mut self) -> Result<Connection, StoreError> {
         let told = |error: rusqlite::Error| failed("recover", &error);
         let mut connection = connect(&self.directory, false).map_err(told)?;
-        let place = Place::note(&self.directory, FILES);
+        let place = DatabaseFiles::note(&self.directory, FILES);
         let place = place.map_err(|error| StoreError::Write(format!("cannot recover: {error}")))?;
         if place.database() != self.database {
-            loss::leave(&connection);
+            missing_files::leave(&connection);
             drop(connection);
-            return Err(loss::told(&Lost::Replaced(FILE)));
+            return Err(missing_files::told(&MissingFile::Replaced(FILE)));
         }
         if let Some(doubt) = &self.doubt {
             let is_there = settle(&mut connection, doubt).map_err(told)?;
@@ -165,7 +165,7 @@ impl Sqlite {
     }
 
     /// After a failure nothing that the connection holds in memory is trusted any more.
-    fn give_up(&mut self, doubt: Option<Doubt>, error: Option<&rusqlite::Error>) {
+    fn give_up(&mut self, doubt: Option<UncertainCommit>, error: Option<&rusqlite::Error>) {
         self.close();
         self.doubt = doubt;
         // A disk that said it is full has not failed to keep what it took.
@@ -178,7 +178,7 @@ impl Backend for Sqlite {
         true
     }
 
-    fn commit(&mut self, change: &Change) -> Result<Committed, StoreError> {
+    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         let mut doubt = None;
         self.ready()?;
         if let Some((_, sequence)) = self.found.take().filter(|(found, _)| found == change) {
@@ -204,7 +204,7 @@ impl Backend for Sqlite {
         }
     }
 
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
         self.read("the journal", |connection| rows::page(connection, before, limit))
     }
 
@@ -216,7 +216,7 @@ impl Backend for Sqlite {
         self.keep(|connection| answers::keep(connection, key, answer))
     }
 
-    fn put_parts(&mut self, id: &str, parts: &[Part]) -> Result<(), StoreError> {
+    fn put_parts(&mut self, id: &str, parts: &[ReleasePart]) -> Result<(), StoreError> {
         self.keep(|connection| parts::put(connection, id, parts))
     }
 
@@ -255,7 +255,7 @@ impl Sqlite {
     }
 
     /// A disk that wrote the change and failed to confirm it.
-    pub(super) fn commit_unconfirmed(&mut self, change: &Change) {
+    pub(super) fn commit_unconfirmed(&mut self, change: &ChangeRecord) {
         let transaction = self.connection().unwrap().transaction().unwrap();
         let doubt = commit::prepare(&transaction, change).unwrap();
         transaction.commit().unwrap();

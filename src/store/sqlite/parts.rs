@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::rows::corrupt;
-use crate::store::Part;
+use crate::store::ReleasePart;
 
 /// Parts of ended releases that are taken away at once: a release may leave a million, and brakes wait behind this.
 const REMOVED_AT_ONCE: i64 = 10_000;
 
 /// Writes parts of a release under way, and takes away some of those that ended ones left behind.
-pub(super) fn put(connection: &mut Connection, id: &str, parts: &[Part]) -> rusqlite::Result<()> {
+pub(super) fn put(connection: &mut Connection, id: &str, parts: &[ReleasePart]) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     remove_ended(&transaction)?;
     let sql = "SELECT EXISTS (SELECT 1 FROM releases WHERE id = ?1 AND ended = 0)";
@@ -33,11 +33,11 @@ pub(super) fn put(connection: &mut Connection, id: &str, parts: &[Part]) -> rusq
 }
 
 /// The parts of the releases under way.
-pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<Part>>> {
+pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<ReleasePart>>> {
     let sql = "SELECT id, kind, number, state FROM checkpoint_parts
                WHERE id IN (SELECT id FROM releases WHERE ended = 0) ORDER BY id, kind, number";
     let mut statement = connection.prepare(sql)?;
-    let mut all: BTreeMap<String, Vec<Part>> = BTreeMap::new();
+    let mut all: BTreeMap<String, Vec<ReleasePart>> = BTreeMap::new();
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
         all.entry(row.get(0)?).or_default().push(part(row)?);
@@ -45,9 +45,9 @@ pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<String, 
     Ok(all)
 }
 
-fn part(row: &Row<'_>) -> rusqlite::Result<Part> {
+fn part(row: &Row<'_>) -> rusqlite::Result<ReleasePart> {
     let number: i64 = row.get(2)?;
-    Ok(Part {
+    Ok(ReleasePart {
         kind: row.get(1)?,
         number: u32::try_from(number).map_err(|error| corrupt(2, error))?,
         state: Some(row.get(3)?),

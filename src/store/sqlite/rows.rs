@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use crate::store::chain::{self, Text};
-use crate::store::{Entry, NewEntry, ServiceRecord};
+use crate::store::{JournalEntry, NewJournalEntry, ServiceRecord};
 
-pub(super) fn append(transaction: &Transaction<'_>, entry: &NewEntry) -> rusqlite::Result<(u64, String)> {
+pub(super) fn append(transaction: &Transaction<'_>, entry: &NewJournalEntry) -> rusqlite::Result<(u64, String)> {
     let (sequence, previous) = next(transaction)?;
     let (before, after) = (entry.before.to_string(), entry.after.to_string());
     let hash = chain::hash(&previous, sequence, &Text::of(entry, &before, &after));
@@ -80,7 +80,7 @@ fn service(row: &Row<'_>) -> rusqlite::Result<ServiceRecord> {
     })
 }
 
-pub(super) fn page(connection: &Connection, before: Option<u64>, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+pub(super) fn page(connection: &Connection, before: Option<u64>, limit: usize) -> rusqlite::Result<Vec<JournalEntry>> {
     let before = before.map_or(Ok(i64::MAX), integer)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare(
@@ -90,11 +90,11 @@ pub(super) fn page(connection: &Connection, before: Option<u64>, limit: usize) -
     statement.query_map(params![before, limit], entry)?.collect()
 }
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
+fn entry(row: &Row<'_>) -> rusqlite::Result<JournalEntry> {
     let json = |at| serde_json::from_str(&row.get::<_, String>(at)?).map_err(|error| corrupt(at, error));
-    Ok(Entry {
+    Ok(JournalEntry {
         sequence: natural(row, 0)?,
-        entry: NewEntry {
+        entry: NewJournalEntry {
             at: row.get(1)?,
             actor: row.get(2)?,
             action: row.get(3)?,

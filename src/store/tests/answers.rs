@@ -18,8 +18,8 @@ fn answer(key: u64, at_ms: i64, bytes: usize) -> KeptAnswer {
     }
 }
 
-fn with(answer: KeptAnswer) -> Change {
-    Change {
+fn with(answer: KeptAnswer) -> ChangeRecord {
+    ChangeRecord {
         answer: Some(answer),
         ..change(1, 100)
     }

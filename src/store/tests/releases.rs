@@ -16,8 +16,8 @@ pub(super) fn release(number: u64, step: u64, ended: bool) -> ReleaseRecord {
 }
 
 /// The change with this revision, which also writes these releases.
-pub(super) fn releasing(revision: u64, releases: &[ReleaseRecord]) -> Change {
-    Change {
+pub(super) fn releasing(revision: u64, releases: &[ReleaseRecord]) -> ChangeRecord {
+    ChangeRecord {
         releases: releases.to_vec(),
         ..change(revision, 100)
     }
@@ -132,7 +132,7 @@ fn a_rollback_that_turns_up_stays() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
-    let rollback = Change {
+    let rollback = ChangeRecord {
         in_effect: true,
         ..releasing(2, &[release(1, 2, true)])
     };
@@ -358,7 +358,7 @@ fn parts_found(database: &mut Sqlite) -> Vec<(String, Vec<u32>)> {
 fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
-    let part = |number, state: Option<&[u8]>| Part {
+    let part = |number, state: Option<&[u8]>| ReleasePart {
         kind: 1,
         number,
         state: state.map(<[u8]>::to_vec),

@@ -11,23 +11,23 @@ use std::path::{Path, PathBuf};
 
 /// Which file it is, whatever its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity {
+pub(super) struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
-    pub(super) fn of(metadata: &Metadata) -> Identity {
-        Identity {
+impl FileIdentity {
+    pub(super) fn of(metadata: &Metadata) -> FileIdentity {
+        FileIdentity {
             device: metadata.dev(),
             inode: metadata.ino(),
         }
     }
 
     /// `None` when nothing has this name.
-    fn at(path: &Path) -> io::Result<Option<Identity>> {
+    fn at(path: &Path) -> io::Result<Option<FileIdentity>> {
         match fs::metadata(path) {
-            Ok(metadata) => Ok(Some(Identity::of(&metadata))),
+            Ok(metadata) => Ok(Some(FileIdentity::of(&metadata))),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
         }
@@ -36,17 +36,17 @@ impl Identity {
 
 /// The files of an open database.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct DatabaseFiles {
     directory: PathBuf,
-    files: Vec<(&'static str, Identity)>,
-    identity: Identity,
+    files: Vec<(&'static str, FileIdentity)>,
+    identity: FileIdentity,
     /// The database. Not to be closed while SQLite has it open: that would end SQLite's locks.
     database: File,
 }
 
 /// What is no longer where it was.
 #[derive(Debug)]
-pub(super) enum Lost {
+pub(super) enum MissingFile {
     /// The directory is gone.
     Directory,
     /// Nothing has this file's name any more.
@@ -57,39 +57,39 @@ pub(super) enum Lost {
     Unknown(&'static str, io::Error),
 }
 
-impl Place {
+impl DatabaseFiles {
     /// The files `names` in `directory`, all of which must be there; the first is the database.
-    pub(super) fn note(directory: &Path, names: [&'static str; 3]) -> io::Result<Place> {
+    pub(super) fn note(directory: &Path, names: [&'static str; 3]) -> io::Result<DatabaseFiles> {
         let mut files = Vec::new();
         for name in names {
             let missing = || io::Error::new(io::ErrorKind::NotFound, format!("{name} is missing"));
-            let identity = Identity::at(&directory.join(name))?.ok_or_else(missing)?;
+            let identity = FileIdentity::at(&directory.join(name))?.ok_or_else(missing)?;
             files.push((name, identity));
         }
         let [database, ..] = names;
         let database = File::open(directory.join(database))?;
-        Ok(Place {
+        Ok(DatabaseFiles {
             directory: directory.to_owned(),
             files,
-            identity: Identity::of(&database.metadata()?),
+            identity: FileIdentity::of(&database.metadata()?),
             database,
         })
     }
 
     /// Which file the database is.
-    pub(super) fn database(&self) -> Identity {
+    pub(super) fn database(&self) -> FileIdentity {
         self.identity
     }
 
     /// Whether all are still there.
-    pub(super) fn check(&self) -> Result<(), Lost> {
+    pub(super) fn check(&self) -> Result<(), MissingFile> {
         for (name, identity) in &self.files {
-            match Identity::at(&self.directory.join(name)) {
+            match FileIdentity::at(&self.directory.join(name)) {
                 Ok(Some(there)) if there == *identity => {}
-                Ok(Some(_)) => return Err(Lost::Replaced(name)),
-                Ok(None) if !self.directory.is_dir() => return Err(Lost::Directory),
-                Ok(None) => return Err(Lost::Gone(name)),
-                Err(error) => return Err(Lost::Unknown(name, error)),
+                Ok(Some(_)) => return Err(MissingFile::Replaced(name)),
+                Ok(None) if !self.directory.is_dir() => return Err(MissingFile::Directory),
+                Ok(None) => return Err(MissingFile::Gone(name)),
+                Err(error) => return Err(MissingFile::Unknown(name, error)),
             }
         }
         Ok(())
@@ -101,13 +101,13 @@ impl Place {
     }
 }
 
-impl Display for Lost {
+impl Display for MissingFile {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         match self {
-            Lost::Directory => formatter.write_str("the directory is gone"),
-            Lost::Gone(name) => write!(formatter, "{name} is gone"),
-            Lost::Replaced(name) => write!(formatter, "{name} was replaced by another file"),
-            Lost::Unknown(name, error) => write!(formatter, "{name} cannot be looked at: {error}"),
+            MissingFile::Directory => formatter.write_str("the directory is gone"),
+            MissingFile::Gone(name) => write!(formatter, "{name} is gone"),
+            MissingFile::Replaced(name) => write!(formatter, "{name} was replaced by another file"),
+            MissingFile::Unknown(name, error) => write!(formatter, "{name} cannot be looked at: {error}"),
         }
     }
 }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::super::place::{Identity, Lost};
-use super::commit::Doubt;
+use super::super::files::{FileIdentity, MissingFile};
+use super::commit::UncertainCommit;
 use super::open::sync;
 use super::{FILE, LOG, Lock, Sqlite, StoreError, failed, lock};
 
@@ -24,7 +24,7 @@ const RESTORE_AFTER: Duration = Duration::from_secs(5);
 
 /// Files that are not where they were.
 #[derive(Debug)]
-pub(super) struct Loss {
+pub(super) struct MissingFiles {
     since: Instant,
     restore_after: Duration,
 }
@@ -32,7 +32,7 @@ pub(super) struct Loss {
 impl Sqlite {
     /// The connection, when its files are where a restart would find them.
     pub(super) fn ready(&mut self) -> Result<&mut Connection, StoreError> {
-        match self.place.as_ref().map(super::Place::check) {
+        match self.place.as_ref().map(super::DatabaseFiles::check) {
             Some(Err(lost)) => {
                 self.lost(&lost)?;
                 tracing::warn!("the store was written to its directory anew");
@@ -47,8 +47,8 @@ impl Sqlite {
     }
 
     /// After a write: whether it is where a restart would find it. `doubt` is what was written.
-    pub(super) fn stands(&mut self, doubt: Option<Doubt>) -> Result<(), StoreError> {
-        let Some(Err(lost)) = self.place.as_ref().map(super::Place::check) else {
+    pub(super) fn stands(&mut self, doubt: Option<UncertainCommit>) -> Result<(), StoreError> {
+        let Some(Err(lost)) = self.place.as_ref().map(super::DatabaseFiles::check) else {
             return Ok(());
         };
         self.doubt = doubt.or(self.doubt.take());
@@ -56,24 +56,24 @@ impl Sqlite {
         Err(told(&lost))
     }
 
-    fn note_loss(&mut self) -> &Loss {
-        self.loss.get_or_insert_with(|| Loss {
+    fn note_loss(&mut self) -> &MissingFiles {
+        self.loss.get_or_insert_with(|| MissingFiles {
             since: Instant::now(),
             restore_after: RESTORE_AFTER,
         })
     }
 
     /// Writes the files anew, if it is time and nothing is in their place.
-    fn lost(&mut self, lost: &Lost) -> Result<(), StoreError> {
+    fn lost(&mut self, lost: &MissingFile) -> Result<(), StoreError> {
         let loss = self.note_loss();
         if loss.since.elapsed() < loss.restore_after || !self.directory.is_dir() {
             return Err(told(lost));
         }
         match lost {
-            Lost::Gone(FILE) if self.is_removed() => self.write_anew(lost)?,
-            Lost::Gone(LOG) => self.empty_log()?,
-            Lost::Gone(_) => {}
-            Lost::Replaced(name) if *name == lock::FILE => {}
+            MissingFile::Gone(FILE) if self.is_removed() => self.write_anew(lost)?,
+            MissingFile::Gone(LOG) => self.empty_log()?,
+            MissingFile::Gone(_) => {}
+            MissingFile::Replaced(name) if *name == lock::FILE => {}
             _ => return Err(told(lost)),
         }
         self.lock_again(lost)?;
@@ -83,11 +83,11 @@ impl Sqlite {
     }
 
     fn is_removed(&self) -> bool {
-        self.place.as_ref().is_some_and(super::Place::is_removed)
+        self.place.as_ref().is_some_and(super::DatabaseFiles::is_removed)
     }
 
     /// A copy of the database that the open connection still has.
-    fn write_anew(&mut self, lost: &Lost) -> Result<(), StoreError> {
+    fn write_anew(&mut self, lost: &MissingFile) -> Result<(), StoreError> {
         // A log without its database is of another.
         if self.directory.join(LOG).exists() {
             return Err(told(lost));
@@ -107,7 +107,7 @@ impl Sqlite {
             .and_then(|()| sync(&self.directory))
             .and_then(|()| fs::metadata(self.directory.join(FILE)));
         let placed = placed.map_err(|error| StoreError::Write(format!("cannot write the store anew: {error}")))?;
-        self.database = Identity::of(&placed);
+        self.database = FileIdentity::of(&placed);
         Ok(())
     }
 
@@ -120,13 +120,13 @@ impl Sqlite {
     }
 
     /// The lock in the directory as it is now.
-    fn lock_again(&mut self, lost: &Lost) -> Result<(), StoreError> {
+    fn lock_again(&mut self, lost: &MissingFile) -> Result<(), StoreError> {
         if self.lock.is_in(&self.directory) {
             return Ok(());
         }
         let acquired = Lock::acquire(&self.directory, Duration::ZERO);
         self.lock = acquired.map_err(|refused| {
-            let reason = refused.told(&self.directory);
+            let reason = refused.refusal(&self.directory);
             StoreError::Write(format!("{lost}; {reason}"))
         })?;
         Ok(())
@@ -154,7 +154,7 @@ pub(super) fn leave(connection: &Connection) {
     let _ = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
 }
 
-pub(super) fn told(lost: &Lost) -> StoreError {
+pub(super) fn told(lost: &MissingFile) -> StoreError {
     StoreError::Write(format!(
         "{lost}, so a restart would not find the change; put back what was there, or restart the proxy"
     ))
@@ -164,7 +164,7 @@ pub(super) fn told(lost: &Lost) -> StoreError {
 impl Sqlite {
     /// As if files that are gone had been for long.
     pub(in crate::store) fn lost_for_long(&mut self) {
-        self.loss = Some(Loss {
+        self.loss = Some(MissingFiles {
             since: Instant::now(),
             restore_after: Duration::ZERO,
         });

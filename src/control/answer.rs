@@ -2,8 +2,8 @@
 //!
 //! When the process ends between the commit and the answer, this is the answer. Else the one that was given replaces it.
 
-use super::board::Shown;
-use super::change::{Move, Reply};
+use super::published_views::ServiceDetails;
+use super::change::{Change, Reply};
 use super::controller::Controller;
 use super::state::percentages;
 use crate::model::{KeptAnswer, Name, api};
@@ -11,7 +11,7 @@ use crate::time::Timestamp;
 
 impl Controller {
     /// None for a change that nobody asked for with a key, or of which nothing is on disk.
-    pub(super) fn foreseen(&self, name: &Name, moved: &Move, now: Timestamp) -> Option<KeptAnswer> {
+    pub(super) fn foreseen(&self, name: &Name, moved: &Change, now: Timestamp) -> Option<KeptAnswer> {
         let key = moved.intent.idempotency.clone()?;
         if !self.outbox.store().is_durable() {
             return None;
@@ -41,9 +41,9 @@ impl Controller {
         })
     }
 
-    fn foreseen_service(&self, name: &Name, moved: &Move) -> Option<api::WeightsChange> {
+    fn foreseen_service(&self, name: &Name, moved: &Change) -> Option<api::WeightsChange> {
         // Weights and rollbacks by hand end a release, or need that none is under way.
-        let shown = Shown::new(&moved.next, None, None, true);
+        let shown = ServiceDetails::new(&moved.next, None, None, true);
         let mut service = self.board.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
         Some(api::WeightsChange { durable: true, service })

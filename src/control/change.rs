@@ -6,11 +6,11 @@
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::controller::{Answered, Controller, Managed, Unsaved};
+use super::controller::{DueReply, Controller, ServiceEntry, UncommittedChange};
 use super::metrics::MANUAL;
-use super::outbox::Ticket;
-use super::release::Turn;
-use super::state::{self, State, percentages};
+use super::commit_queue::CommitId;
+use super::release::AppliedTransition;
+use super::state::{self, ServiceState, percentages};
 use super::{Applied, Intent, Refusal};
 use crate::model::{Name, Weights, api};
 use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, StoreError};
@@ -20,7 +20,7 @@ use crate::time::Timestamp;
 const WAITING_MAX: usize = 16;
 
 /// New weights, as a caller wants them.
-pub(super) struct Asked {
+pub(super) struct RequestedWeights {
     pub(super) weights: api::Percentages,
     pub(super) intent: Intent,
     pub(super) reply: WeightsReply,
@@ -50,41 +50,41 @@ impl Reply {
 }
 
 /// A change: the state that it leads to, and what belongs to it.
-pub(super) struct Move {
-    pub(super) next: State,
+pub(super) struct Change {
+    pub(super) next: ServiceState,
     /// What it is called in the journal and in events.
     pub(super) action: &'static str,
     pub(super) intent: Intent,
     /// The turn of a release, if it is one.
-    pub(super) turn: Option<Box<Turn>>,
+    pub(super) turn: Option<Box<AppliedTransition>>,
     /// What weights by hand pass that the configuration asks for, for the journal.
     pub(super) overridden: Vec<String>,
     pub(super) reply: Reply,
 }
 
 /// A change away from the baseline that waits for the store.
-pub(super) struct Pending {
-    pub(super) moved: Move,
-    ticket: Ticket,
+pub(super) struct PendingChange {
+    pub(super) moved: Change,
+    ticket: CommitId,
     since: Timestamp,
 }
 
-impl Pending {
-    pub(super) const fn ticket(&self) -> Ticket {
+impl PendingChange {
+    pub(super) const fn ticket(&self) -> CommitId {
         self.ticket
     }
 }
 
 impl Controller {
-    pub(super) fn set_weights(&mut self, service: &str, asked: Asked) {
+    pub(super) fn set_weights(&mut self, service: &str, asked: RequestedWeights) {
         match self.begin(service, &asked) {
             Err(refusal) => drop(asked.reply.send(Err(refusal))),
             Ok(Step::Wait(name)) => self.wait(&name, asked),
-            Ok(Step::Brake(name, next)) => self.brake(&name, Move::weights(next, asked)),
+            Ok(Step::Brake(name, next)) => self.apply_safe_change(&name, Change::weights(next, asked)),
             Ok(Step::Away(name, next, passed)) => {
-                let moved = Move {
+                let moved = Change {
                     overridden: passed,
-                    ..Move::weights(next, asked)
+                    ..Change::weights(next, asked)
                 };
                 self.commit_first(&name, moved);
             }
@@ -92,7 +92,7 @@ impl Controller {
     }
 
     /// What a wish for weights leads to.
-    fn begin(&self, service: &str, asked: &Asked) -> Result<Step, Refusal> {
+    fn begin(&self, service: &str, asked: &RequestedWeights) -> Result<Step, Refusal> {
         let (name, managed) = self.managed(service)?;
         let weights = state::parse(&managed.spec, &asked.weights).map_err(Refusal::Invalid)?;
         if let Some(active) = &managed.active {
@@ -129,7 +129,7 @@ impl Controller {
                     return;
                 };
                 let (revision, at) = (managed.next_revision(), decided.rfc3339());
-                let moved = Move {
+                let moved = Change {
                     next: managed.state.rolled_back(revision, &at, intent.reason.clone()),
                     action: "rollback",
                     intent,
@@ -138,7 +138,7 @@ impl Controller {
                     reply: Reply::Service(reply),
                 };
                 let moves = moved.next.weights != managed.state.weights;
-                self.brake(&name, moved);
+                self.apply_safe_change(&name, moved);
                 if moves {
                     self.metrics
                         .add_rollback(&name, MANUAL, self.clock.now().since(decided));
@@ -147,13 +147,13 @@ impl Controller {
         }
     }
 
-    pub(super) fn managed(&self, service: &str) -> Result<(Name, &Managed), Refusal> {
+    pub(super) fn managed(&self, service: &str) -> Result<(Name, &ServiceEntry), Refusal> {
         let found = self.services.get_key_value(service);
         let found = found.map(|(name, managed)| (Name::clone(name), managed));
         found.ok_or_else(|| Refusal::UnknownService(service.to_owned()))
     }
 
-    fn wait(&mut self, name: &str, asked: Asked) {
+    fn wait(&mut self, name: &str, asked: RequestedWeights) {
         let Some(managed) = self.services.get_mut(name) else {
             return;
         };
@@ -167,9 +167,9 @@ impl Controller {
     }
 
     /// Publish, then commit.
-    pub(super) fn brake(&mut self, name: &Name, mut moved: Move) {
-        let taken_back = self.overtake(name);
-        if !self.seals(name, &moved) {
+    pub(super) fn apply_safe_change(&mut self, name: &Name, mut moved: Change) {
+        let taken_back = self.supersede(name);
+        if !self.claims_promotion(name, &moved) {
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
@@ -184,7 +184,7 @@ impl Controller {
         let services = vec![Name::clone(name)];
         self.unsaved.insert(
             ticket,
-            Unsaved {
+            UncommittedChange {
                 services,
                 saved: Some(saved),
             },
@@ -197,7 +197,7 @@ impl Controller {
             // Both at once: the second that the store gets begins with the publication.
             let (saved, ()) = tokio::join!(timeout(within, told), acknowledged);
             let durable = disk && matches!(saved, Ok(Ok(())));
-            Answered {
+            DueReply {
                 service,
                 durable,
                 reply,
@@ -206,7 +206,7 @@ impl Controller {
     }
 
     /// Commit; [`Controller::settle_pending`] publishes.
-    pub(super) fn commit_first(&mut self, name: &Name, moved: Move) {
+    pub(super) fn commit_first(&mut self, name: &Name, moved: Change) {
         let since = self.clock.now();
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
             return;
@@ -214,14 +214,14 @@ impl Controller {
         let change = self.change(name, &before, &moved, false);
         let ticket = self.outbox.push(change);
         if let Some(managed) = self.services.get_mut(name) {
-            managed.pending = Some(Pending { moved, ticket, since });
+            managed.pending = Some(PendingChange { moved, ticket, since });
         }
         self.show(name);
     }
 
     /// The store has taken a change, or has not: if it was one that had to wait for that, it now happens, or not.
-    pub(super) fn settle_pending(&mut self, ticket: Ticket, result: Result<Committed, StoreError>) {
-        let is_this = |managed: &&mut Managed| managed.pending.as_ref().is_some_and(|pending| pending.ticket == ticket);
+    pub(super) fn settle_pending(&mut self, ticket: CommitId, result: Result<Committed, StoreError>) {
+        let is_this = |managed: &&mut ServiceEntry| managed.pending.as_ref().is_some_and(|pending| pending.ticket == ticket);
         let Some(managed) = self.services.values_mut().find(is_this) else {
             return;
         };
@@ -237,9 +237,9 @@ impl Controller {
         self.go_on(&name);
     }
 
-    fn publish_committed(&mut self, name: &Name, pending: Pending, committed: Committed) {
+    fn publish_committed(&mut self, name: &Name, pending: PendingChange, committed: Committed) {
         let mut moved = pending.moved;
-        if !self.seals(name, &moved) {
+        if !self.claims_promotion(name, &moved) {
             // What ends it is on its way, and is written over what the store has just taken.
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
@@ -250,7 +250,7 @@ impl Controller {
         let service = Name::clone(name);
         self.answers.push(Box::pin(async move {
             acknowledged.await;
-            Answered {
+            DueReply {
                 service,
                 durable: committed.durable,
                 reply,
@@ -282,7 +282,7 @@ impl Controller {
 
     /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what the store should say of a
     /// release whose start is overtaken, and may be on disk all the same.
-    fn overtake(&mut self, name: &Name) -> Option<ReleaseRecord> {
+    fn supersede(&mut self, name: &Name) -> Option<ReleaseRecord> {
         let now = self.clock.now();
         let managed = self.services.get_mut(name)?;
         let waiting = std::mem::take(&mut managed.waiting);
@@ -303,7 +303,7 @@ impl Controller {
     /// A change that the store has had for too long is refused; what is in effect is written again behind it, since
     /// the store may still take it.
     pub(super) fn give_up_pending(&mut self, now: Timestamp) {
-        let late = |managed: &Managed| {
+        let late = |managed: &ServiceEntry| {
             let since = managed.pending.as_ref().map(|pending| pending.since);
             since.is_some_and(|since| now.since(since) >= self.timing.commit_within)
         };
@@ -329,7 +329,7 @@ impl Controller {
         self.outbox.withdraw(pending.ticket);
         let state = managed.state.clone();
         let now = self.clock.now();
-        let undo = Move {
+        let undo = Change {
             next: state,
             action: "undo",
             intent: Intent {
@@ -345,14 +345,14 @@ impl Controller {
         };
         let undo = self.change(name, &pending.moved.next, &undo, true);
         let (services, saved) = (vec![Name::clone(name)], None);
-        self.unsaved.insert(self.outbox.push(undo), Unsaved { services, saved });
+        self.unsaved.insert(self.outbox.push(undo), UncommittedChange { services, saved });
         self.show(name);
         let told = Refusal::Store("the disk does not answer".to_owned());
         self.refused(name, pending.moved.reply, told);
     }
 
     /// From here on the next request is split by the new state. Gives the table's revision.
-    fn publish(&mut self, name: &Name, moved: Move) -> u64 {
+    fn publish(&mut self, name: &Name, moved: Change) -> u64 {
         let now = self.clock.now();
         self.settle_before(name, &moved, now);
         let Some(managed) = self.services.get_mut(name) else {
@@ -375,13 +375,13 @@ impl Controller {
         revision
     }
 
-    fn show_weights(&mut self, name: &Name, state: &State, action: &'static str, intent: &Intent, now: Timestamp) {
+    fn show_weights(&mut self, name: &Name, state: &ServiceState, action: &'static str, intent: &Intent, now: Timestamp) {
         if let Some(service) = self.publisher.current().table.service(name) {
             self.collector.mark_change(service, now);
         }
         let weights = percentages(&state.weights);
         tracing::info!(service = %name, ?weights, actor = intent.actor, reason = intent.reason, "{action}");
-        self.tell(api::EventKind::Weights {
+        self.emit(api::EventKind::Weights {
             service: name.to_string(),
             revision: state.revision,
             weights,
@@ -391,7 +391,7 @@ impl Controller {
         });
     }
 
-    fn change(&self, name: &Name, before: &State, moved: &Move, in_effect: bool) -> ChangeRecord {
+    fn change(&self, name: &Name, before: &ServiceState, moved: &Change, in_effect: bool) -> ChangeRecord {
         let managed = self.services.get(name);
         let (mut was, mut is) = (before.json(), moved.next.json());
         let now = self.clock.now();
@@ -421,9 +421,9 @@ impl Controller {
     }
 }
 
-impl Move {
-    fn weights(next: State, asked: Asked) -> Move {
-        Move {
+impl Change {
+    fn weights(next: ServiceState, asked: RequestedWeights) -> Change {
+        Change {
             next,
             action: "weights",
             intent: asked.intent,
@@ -438,12 +438,12 @@ enum Step {
     /// Until the change before it is settled.
     Wait(Name),
     /// Publish, then commit.
-    Brake(Name, State),
+    Brake(Name, ServiceState),
     /// Commit, then publish; what of the configuration is overridden by it.
-    Away(Name, State, Vec<String>),
+    Away(Name, ServiceState, Vec<String>),
 }
 
-impl Managed {
+impl ServiceEntry {
     pub(super) fn expect(&self, revision: Option<u64>) -> Result<(), Refusal> {
         let current = self.state.revision;
         match revision {
@@ -458,7 +458,7 @@ impl Managed {
         self.state.revision.max(pending) + 1
     }
 
-    fn next(&self, weights: Weights, at: &str, intent: &Intent) -> State {
+    fn next(&self, weights: Weights, at: &str, intent: &Intent) -> ServiceState {
         self.state
             .with_weights(weights, self.next_revision(), at, intent.reason.clone())
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Metrics;
-use super::board::{Recent, Recents};
+use super::published_views::{Recent, Recents};
 use crate::model::{Name, api};
 use crate::routing::{self, RoutingTable};
 use crate::stats::{Batch, WindowSpan, Summary, UpstreamKey, Windows};
@@ -17,7 +17,7 @@ pub(super) struct Collector {
     metrics: Arc<Metrics>,
     /// By the position that workers name them by.
     listeners: Vec<String>,
-    upstreams: HashMap<UpstreamKey, Measured>,
+    upstreams: HashMap<UpstreamKey, Measurement>,
     endpoints: BTreeSet<(Name, Name, String)>,
     /// For readers on other threads.
     shown: Arc<Recents>,
@@ -29,7 +29,7 @@ pub(super) struct Collector {
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
-struct Measured {
+struct Measurement {
     service: Name,
     upstream: Name,
     windows: Windows,
@@ -40,7 +40,7 @@ struct Measured {
     busy: bool,
 }
 
-impl Measured {
+impl Measurement {
     fn show(&mut self, now: Timestamp) {
         self.shown.store(Arc::new(self.windows.clone()));
         self.shown_at = now;
@@ -78,7 +78,7 @@ impl Collector {
         });
         for service in table.services() {
             for upstream in &service.upstreams {
-                self.upstreams.entry(upstream.key).or_insert_with(|| Measured {
+                self.upstreams.entry(upstream.key).or_insert_with(|| Measurement {
                     service: Name::clone(&service.name),
                     upstream: Name::clone(&upstream.name),
                     windows: Windows::new(now),

@@ -16,13 +16,13 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::board::{PublishedViews, Shown, Views};
-use super::change::{Asked, Pending, Reply};
+use super::published_views::{PublishedViews, ServiceDetails, Views};
+use super::change::{RequestedWeights, PendingChange, Reply};
 use super::collect::Collector;
-use super::outbox::{Outbox, Ticket};
-use super::release::{Active, Ended, Errands, Preflighter};
-use super::state::State;
-use super::{Applied, Command, Events, Handle, Metrics, Refusal};
+use super::commit_queue::{CommitQueue, CommitId};
+use super::release::{RunningRelease, FinishedRelease, BackgroundJobs, Preflighter};
+use super::state::ServiceState;
+use super::{Applied, ControllerRequest, EventStream, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, KeyRegistry, Publisher, RoutingTable};
 use crate::stats::{Batch, Watermark, EventBatch};
@@ -105,7 +105,7 @@ impl Default for Timing {
 
 /// The controller.
 pub struct Controller {
-    pub(super) services: BTreeMap<Name, Managed>,
+    pub(super) services: BTreeMap<Name, ServiceEntry>,
     /// What the store remembers of services that the configuration does not have; they may come back.
     pub(super) absent: BTreeMap<String, ServiceRecord>,
     pub(super) publisher: Publisher,
@@ -116,60 +116,60 @@ pub struct Controller {
     pub(super) watches: u32,
     pub(super) horizon: Arc<Watermark>,
     pub(super) notes: mpsc::Receiver<EventBatch>,
-    pub(super) errands: Errands,
+    pub(super) errands: BackgroundJobs,
     /// When what is being judged became known: the answer that a rollback is counted from.
     pub(super) decided: Timestamp,
     /// A failure of a canary waits to be judged with what came before it.
     pub(super) hurry: bool,
     pub(super) keys: KeyRegistry,
     pub(super) collector: Collector,
-    pub(super) outbox: Outbox,
+    pub(super) outbox: CommitQueue,
     /// What readers on other threads see of services.
     pub(super) board: Arc<PublishedViews>,
     /// Where work is done that only reads: not on the controller's thread.
     aside: Option<runtime::Handle>,
     /// Changes in effect that are not on disk yet.
-    pub(super) unsaved: BTreeMap<Ticket, Unsaved>,
+    pub(super) unsaved: BTreeMap<CommitId, UncommittedChange>,
     /// Answers that wait for workers or the store.
-    pub(super) answers: FuturesUnordered<Answer>,
+    pub(super) answers: FuturesUnordered<PendingReply>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) events: Arc<Events>,
+    pub(super) events: Arc<EventStream>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) timing: Timing,
-    commands: mpsc::Receiver<Command>,
+    commands: mpsc::Receiver<ControllerRequest>,
     batches: mpsc::Receiver<Batch>,
     health: mpsc::Receiver<HealthEvent>,
 }
 
 /// A service under control.
-pub(super) struct Managed {
+pub(super) struct ServiceEntry {
     pub(super) spec: ServiceSpec,
     /// The release under way.
-    pub(super) active: Option<Box<Active>>,
+    pub(super) active: Option<Box<RunningRelease>>,
     /// The release that has just ended.
-    pub(super) ended: Option<Ended>,
+    pub(super) ended: Option<FinishedRelease>,
     /// The newest release that has ended, as the API shows it.
     pub(super) last: Option<Box<api::Release>>,
     /// In effect.
-    pub(super) state: State,
+    pub(super) state: ServiceState,
     /// A change away from the baseline that the store has not taken yet.
-    pub(super) pending: Option<Pending>,
+    pub(super) pending: Option<PendingChange>,
     /// Changes that wait for that one, in their order.
-    pub(super) waiting: VecDeque<Asked>,
+    pub(super) waiting: VecDeque<RequestedWeights>,
 }
 
 /// A change in effect that is not on disk yet.
-pub(super) struct Unsaved {
+pub(super) struct UncommittedChange {
     pub(super) services: Vec<Name>,
     /// Told when it is.
     pub(super) saved: Option<oneshot::Sender<()>>,
 }
 
 /// Completes when a caller can be answered.
-pub(super) type Answer = Pin<Box<dyn Future<Output = Answered> + Send>>;
+pub(super) type PendingReply = Pin<Box<dyn Future<Output = DueReply> + Send>>;
 
 /// An answer whose time has come.
-pub(super) struct Answered {
+pub(super) struct DueReply {
     pub(super) service: Name,
     pub(super) durable: bool,
     pub(super) reply: Reply,
@@ -179,7 +179,7 @@ impl Controller {
     /// A controller whose first table, of the configuration and what the store remembers, is published; and the ways
     /// to it.
     pub fn new(setup: Setup) -> (Controller, Links) {
-        let (metrics, events) = (Arc::<Metrics>::default(), Arc::<Events>::default());
+        let (metrics, events) = (Arc::<Metrics>::default(), Arc::<EventStream>::default());
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
         let (notes, notes_receiver) = mpsc::channel(NOTES_MAX);
         let horizon = Arc::new(Watermark::new(setup.workers));
@@ -201,11 +201,11 @@ impl Controller {
             approvals: setup.approvals,
             watches: 0,
             horizon: Arc::clone(&horizon),
-            errands: Errands::new(),
+            errands: BackgroundJobs::new(),
             decided: setup.clock.now(),
             hurry: false,
             collector,
-            outbox: Outbox::new(setup.store),
+            outbox: CommitQueue::new(setup.store),
             board,
             aside: runtime::Handle::try_current().ok(),
             unsaved: BTreeMap::new(),
@@ -263,39 +263,39 @@ impl Controller {
         self.flush().await;
     }
 
-    fn command(&mut self, command: Command) {
+    fn command(&mut self, command: ControllerRequest) {
         // A caller that has gone needs no answer.
         match command {
-            Command::SetWeights {
+            ControllerRequest::SetWeights {
                 service,
                 weights,
                 intent,
                 reply,
-            } => self.set_weights(&service, Asked { weights, intent, reply }),
-            Command::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
-            Command::StartRelease {
+            } => self.set_weights(&service, RequestedWeights { weights, intent, reply }),
+            ControllerRequest::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
+            ControllerRequest::StartRelease {
                 service,
                 start,
                 intent,
                 reply,
             } => self.start_release(&service, &start, intent, reply),
-            Command::Release {
+            ControllerRequest::Release {
                 id,
                 verb,
                 command,
                 intent,
                 reply,
             } => self.command_release(&id, verb, &command, intent, reply),
-            Command::Releases { service, limit, reply } => self.releases(&service, limit, reply),
-            Command::GetRelease { id, reply } => self.get_release(&id, reply),
-            Command::Evidence { id, reply } => self.evidence(&id, reply),
-            Command::Recording { id, reply } => self.recording(&id, reply),
-            Command::Forecast { service, plan, reply } => drop(reply.send(self.forecast(&service, plan.as_ref()))),
-            Command::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
-            Command::ReloadFailed { detail } => self.reload_failed(detail),
-            Command::Audit { before, limit, reply } => self.audit(before, limit, reply),
-            Command::KeepAnswer { key, answer, reply } => self.keep_answer(key, answer, reply),
-            Command::VerifyAudit { reply } => self.verify_audit(reply),
+            ControllerRequest::Releases { service, limit, reply } => self.releases(&service, limit, reply),
+            ControllerRequest::GetRelease { id, reply } => self.get_release(&id, reply),
+            ControllerRequest::Evidence { id, reply } => self.evidence(&id, reply),
+            ControllerRequest::Recording { id, reply } => self.recording(&id, reply),
+            ControllerRequest::Forecast { service, plan, reply } => drop(reply.send(self.forecast(&service, plan.as_ref()))),
+            ControllerRequest::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
+            ControllerRequest::ReloadFailed { detail } => self.reload_failed(detail),
+            ControllerRequest::Audit { before, limit, reply } => self.audit(before, limit, reply),
+            ControllerRequest::KeepAnswer { key, answer, reply } => self.keep_answer(key, answer, reply),
+            ControllerRequest::VerifyAudit { reply } => self.verify_audit(reply),
         }
     }
 
@@ -334,11 +334,11 @@ impl Controller {
             healthy: event.healthy,
             detail: event.detail.clone(),
         };
-        self.tell(told);
+        self.emit(told);
     }
 
     /// The store has taken a change, or has not.
-    fn written(&mut self, ticket: Ticket, result: Result<Committed, StoreError>) {
+    fn written(&mut self, ticket: CommitId, result: Result<Committed, StoreError>) {
         if result.is_ok() {
             let mut saved_of = Vec::new();
             // All before it are down too, or were given up for it.
@@ -358,8 +358,8 @@ impl Controller {
         self.metrics.set_store_pending(self.outbox.len());
     }
 
-    fn answer(&mut self, answered: Answered) {
-        let Answered {
+    fn answer(&mut self, answered: DueReply) {
+        let DueReply {
             service,
             durable,
             reply,
@@ -379,7 +379,7 @@ impl Controller {
     fn second(&mut self) {
         let now = self.clock.now();
         for event in self.collector.statistics(now) {
-            self.tell(event);
+            self.emit(event);
         }
         self.give_up_pending(now);
         self.metrics.set_store_pending(self.outbox.len());
@@ -450,10 +450,10 @@ impl Controller {
             .replace(services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))));
     }
 
-    fn shown(&self, name: &str, managed: &Managed) -> Shown {
+    fn shown(&self, name: &str, managed: &ServiceEntry) -> ServiceDetails {
         let pending = managed.pending.as_ref().map(|pending| &pending.moved.next);
         let release = managed.active.as_ref().map(|active| active.id());
-        Shown::new(&managed.state, pending, release, self.is_durable(name))
+        ServiceDetails::new(&managed.state, pending, release, self.is_durable(name))
     }
 
     /// Does what only reads, such as the rows of the store, where it does not keep the controller from its messages.
@@ -469,7 +469,7 @@ impl Controller {
         self.outbox.store().is_durable() && !unsaved().any(|service| **service == *name)
     }
 
-    pub(super) fn tell(&self, kind: api::EventKind) {
+    pub(super) fn emit(&self, kind: api::EventKind) {
         self.events.send(self.clock.now().rfc3339(), kind);
     }
 }

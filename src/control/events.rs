@@ -14,7 +14,7 @@ const REMEMBERED_MAX: usize = 1024;
 
 /// The stream of events.
 #[derive(Debug)]
-pub struct Events {
+pub struct EventStream {
     inner: Mutex<Inner>,
 }
 
@@ -25,15 +25,15 @@ struct Inner {
     live: broadcast::Sender<api::Event>,
 }
 
-impl Events {
+impl EventStream {
     /// A stream on which nothing has happened yet.
-    pub fn new() -> Events {
+    pub fn new() -> EventStream {
         let inner = Inner {
             last_id: 0,
             remembered: VecDeque::with_capacity(REMEMBERED_MAX),
             live: broadcast::Sender::new(REMEMBERED_MAX),
         };
-        Events {
+        EventStream {
             inner: Mutex::new(inner),
         }
     }
@@ -75,9 +75,9 @@ impl Events {
     }
 }
 
-impl Default for Events {
+impl Default for EventStream {
     fn default() -> Self {
-        Events::new()
+        EventStream::new()
     }
 }
 
@@ -98,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_watcher_that_comes_back_misses_nothing_and_gets_nothing_twice() {
-        let events = Events::new();
+        let events = EventStream::new();
         for at in 0..3 {
             events.send(String::new(), reload(at));
         }
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let events = Events::new();
+        let events = EventStream::new();
         for at in 0..REMEMBERED_MAX + 10 {
             events.send(String::new(), reload(at));
         }

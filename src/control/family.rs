@@ -12,7 +12,7 @@ use prometheus::proto;
 
 /// What a family is and is called.
 #[derive(Clone, Debug)]
-pub(super) struct Described {
+pub(super) struct Description {
     name: String,
     help: String,
     kind: proto::MetricType,
@@ -23,7 +23,7 @@ pub(super) struct Described {
 /// Counters or gauges that differ in their label values. Clones share the series.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
-    described: Described,
+    described: Description,
     series: Arc<Mutex<BTreeMap<Labels, f64>>>,
 }
 
@@ -32,14 +32,14 @@ type Labels = Arc<[String]>;
 
 /// A single value that is asked for at each scrape.
 pub(super) struct ReadAtScrape {
-    described: Described,
+    described: Description,
     read: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
 /// Histograms of latency by service and upstream, fed with summaries. Clones share the series.
 #[derive(Clone, Debug)]
-pub(super) struct Latencies {
-    described: Described,
+pub(super) struct LatencyFamily {
+    described: Description,
     series: Arc<Mutex<BTreeMap<Labels, Buckets>>>,
 }
 
@@ -55,7 +55,7 @@ struct Buckets {
     sum: f64,
 }
 
-impl Described {
+impl Description {
     /// `name` without the program's prefix.
     ///
     /// # Errors
@@ -66,11 +66,11 @@ impl Described {
         help: &str,
         kind: proto::MetricType,
         labels: &'static [&'static str],
-    ) -> prometheus::Result<Described> {
+    ) -> prometheus::Result<Description> {
         let name = format!("weighbridge_{name}");
         let variable = labels.iter().map(|label| (*label).to_owned()).collect();
         let desc = Desc::new(name.clone(), help.to_owned(), variable, HashMap::new())?;
-        Ok(Described {
+        Ok(Description {
             name,
             help: help.to_owned(),
             kind,
@@ -114,7 +114,7 @@ impl Described {
 }
 
 impl Family {
-    pub(super) fn new(described: Described) -> Family {
+    pub(super) fn new(described: Description) -> Family {
         Family {
             described,
             series: Arc::default(),
@@ -140,9 +140,9 @@ impl Family {
     }
 }
 
-impl Latencies {
-    pub(super) fn new(described: Described) -> Latencies {
-        Latencies {
+impl LatencyFamily {
+    pub(super) fn new(described: Description) -> LatencyFamily {
+        LatencyFamily {
             described,
             series: Arc::default(),
         }
@@ -195,7 +195,7 @@ impl Buckets {
 }
 
 impl ReadAtScrape {
-    pub(super) fn new(described: Described, read: impl Fn() -> f64 + Send + Sync + 'static) -> ReadAtScrape {
+    pub(super) fn new(described: Description, read: impl Fn() -> f64 + Send + Sync + 'static) -> ReadAtScrape {
         ReadAtScrape {
             described,
             read: Box::new(read),
@@ -217,7 +217,7 @@ impl Collector for Family {
     }
 }
 
-impl Collector for Latencies {
+impl Collector for LatencyFamily {
     fn desc(&self) -> Vec<&Desc> {
         vec![&self.described.desc]
     }
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn series_are_told_apart_by_label_and_not_by_their_text_run_together() {
-        let described = Described::new("x_total", "x", proto::MetricType::COUNTER, &["service", "upstream"]).unwrap();
+        let described = Description::new("x_total", "x", proto::MetricType::COUNTER, &["service", "upstream"]).unwrap();
         let family = Family::new(described);
         family.add(&["web", "1a"], 1);
         family.add(&["web1", "a"], 2);

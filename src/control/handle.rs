@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use super::{Events, Metrics, ReleaseVerb, Views};
+use super::{EventStream, Metrics, ReleaseVerb, Views};
 use crate::model::{IdempotencyKey, KeptAnswer, ServiceSpec, api};
 
 /// Commands that may wait for the controller; whoever sends one more waits with it.
@@ -83,7 +83,7 @@ pub enum Refusal {
 
 /// A request to the controller, with the way back.
 #[derive(Debug)]
-pub enum Command {
+pub enum ControllerRequest {
     /// New weights.
     SetWeights {
         /// The service.
@@ -220,14 +220,14 @@ pub enum Readiness {
 /// A cheap handle on the controller. Dropping the last one ends it.
 #[derive(Clone, Debug)]
 pub struct Handle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<ControllerRequest>,
     shared: Arc<Shared>,
 }
 
 #[derive(Debug)]
 struct Shared {
     metrics: Arc<Metrics>,
-    events: Arc<Events>,
+    events: Arc<EventStream>,
     views: Arc<dyn Views>,
     readiness: AtomicU8,
     /// Answers of before the start.
@@ -239,9 +239,9 @@ impl Handle {
     /// Services are read from `views`, without asking anybody.
     pub fn channel(
         metrics: Arc<Metrics>,
-        events: Arc<Events>,
+        events: Arc<EventStream>,
         views: Arc<dyn Views>,
-    ) -> (Handle, mpsc::Receiver<Command>) {
+    ) -> (Handle, mpsc::Receiver<ControllerRequest>) {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let shared = Arc::new(Shared {
             metrics,
@@ -306,7 +306,7 @@ impl Handle {
         intent: Intent,
     ) -> Result<Applied, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| Command::SetWeights {
+        self.ask(|reply| ControllerRequest::SetWeights {
             service,
             weights,
             intent,
@@ -322,7 +322,7 @@ impl Handle {
     /// [`Refusal::UnknownService`], [`Refusal::Stale`], [`Refusal::Stopped`]; never the store's.
     pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| Command::Rollback { service, intent, reply }).await?
+        self.ask(|reply| ControllerRequest::Rollback { service, intent, reply }).await?
     }
 
     /// Starts a release.
@@ -338,7 +338,7 @@ impl Handle {
         intent: Intent,
     ) -> Result<api::ReleaseChange, Refusal> {
         let (service, start) = (service.to_owned(), Box::new(start));
-        self.ask(|reply| Command::StartRelease {
+        self.ask(|reply| ControllerRequest::StartRelease {
             service,
             start,
             intent,
@@ -362,7 +362,7 @@ impl Handle {
         intent: Intent,
     ) -> Result<api::ReleaseChange, Refusal> {
         let (id, command) = (id.to_owned(), Box::new(command));
-        self.ask(|reply| Command::Release {
+        self.ask(|reply| ControllerRequest::Release {
             id,
             verb,
             command,
@@ -379,7 +379,7 @@ impl Handle {
     /// [`Refusal::UnknownService`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn releases(&self, service: &str, limit: usize) -> Result<Vec<api::Release>, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| Command::Releases { service, limit, reply }).await?
+        self.ask(|reply| ControllerRequest::Releases { service, limit, reply }).await?
     }
 
     /// One release, also one that has ended.
@@ -389,7 +389,7 @@ impl Handle {
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn release(&self, id: &str) -> Result<api::Release, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| Command::GetRelease { id, reply }).await?
+        self.ask(|reply| ControllerRequest::GetRelease { id, reply }).await?
     }
 
     /// The evidence bundle of a release: of one under way, as far as it goes.
@@ -399,7 +399,7 @@ impl Handle {
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| Command::Evidence { id, reply }).await?
+        self.ask(|reply| ControllerRequest::Evidence { id, reply }).await?
     }
 
     /// The file that holds what a release was judged by, for a replay. It is there once something was recorded, and
@@ -410,7 +410,7 @@ impl Handle {
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn recording(&self, id: &str) -> Result<PathBuf, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| Command::Recording { id, reply }).await?
+        self.ask(|reply| ControllerRequest::Recording { id, reply }).await?
     }
 
     /// What a plan would cost and take at the present traffic.
@@ -424,7 +424,7 @@ impl Handle {
         plan: Option<serde_json::Map<String, serde_json::Value>>,
     ) -> Result<api::Forecast, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| Command::Forecast { service, plan, reply }).await?
+        self.ask(|reply| ControllerRequest::Forecast { service, plan, reply }).await?
     }
 
     /// The services of a new, valid configuration; answers what changed, in words.
@@ -434,20 +434,20 @@ impl Handle {
     /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table stays in use then.
     pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
         let actor = actor.to_owned();
-        self.ask(|reply| Command::Reload { services, actor, reply }).await?
+        self.ask(|reply| ControllerRequest::Reload { services, actor, reply }).await?
     }
 
     /// Tells people that a new configuration was refused before it came here, and why.
     pub async fn reload_failed(&self, detail: String) {
         // A controller that has stopped has nobody to tell.
-        let _ = self.commands.send(Command::ReloadFailed { detail }).await;
+        let _ = self.commands.send(ControllerRequest::ReloadFailed { detail }).await;
     }
 
     /// Keeps the answer to a write as it was given, for those who repeat it after a restart; without one, forgets what was
     /// kept with its change. Returns when that is on disk, or cannot be.
     pub async fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) {
         // A controller that has stopped keeps nothing any more.
-        let _ = self.ask(|reply| Command::KeepAnswer { key, answer, reply }).await;
+        let _ = self.ask(|reply| ControllerRequest::KeepAnswer { key, answer, reply }).await;
     }
 
     /// The answers that the store had at the start, once.
@@ -465,7 +465,7 @@ impl Handle {
     ///
     /// [`Refusal::Store`] when it cannot be read.
     pub async fn audit(&self, before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
-        self.ask(|reply| Command::Audit { before, limit, reply }).await?
+        self.ask(|reply| ControllerRequest::Audit { before, limit, reply }).await?
     }
 
     /// Whether the whole journal is as it was written.
@@ -474,7 +474,7 @@ impl Handle {
     ///
     /// [`Refusal::Store`] when it cannot be read, [`Refusal::Conflict`] while another one is being answered.
     pub async fn verify_audit(&self) -> Result<api::AuditVerdict, Refusal> {
-        self.ask(|reply| Command::VerifyAudit { reply }).await?
+        self.ask(|reply| ControllerRequest::VerifyAudit { reply }).await?
     }
 
     /// What happens from now on, and what happened since the event `last_id`, as far back as is remembered.
@@ -512,7 +512,7 @@ impl Handle {
             .store(Readiness::Draining as u8, Ordering::Release);
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Refusal> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ControllerRequest) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Refusal::Stopped)?;
         answer.await.map_err(|_| Refusal::Stopped)

@@ -10,7 +10,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricType;
 use prometheus::{Histogram, HistogramOpts, Registry, TextEncoder};
 
-use super::family::{Described, Family, Latencies, ReadAtScrape};
+use super::family::{Description, Family, LatencyFamily, ReadAtScrape};
 use crate::model::api::Phase;
 use crate::stats::{Class, Reason, RequestLabels, Summary};
 use crate::time::Timestamp;
@@ -65,7 +65,7 @@ impl WebhookResult {
 pub struct Metrics {
     registry: Registry,
     requests: Family,
-    latencies: Latencies,
+    latencies: LatencyFamily,
     failures: Family,
     errors: Family,
     weight: Family,
@@ -144,7 +144,7 @@ impl Metrics {
     }
 
     fn read_from(&self, kind: MetricType, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
-        match Described::new(name, help, kind, &[]) {
+        match Description::new(name, help, kind, &[]) {
             Ok(described) => register(&self.registry, Box::new(ReadAtScrape::new(described, read))),
             Err(error) => tracing::error!(%error, name, "a metric cannot be named so"),
         }
@@ -319,7 +319,7 @@ fn register_family(
     help: &str,
     labels: &'static [&'static str],
 ) -> Family {
-    let family = Family::new(Described::new(name, help, kind, labels).expect("a valid name"));
+    let family = Family::new(Description::new(name, help, kind, labels).expect("a valid name"));
     register(registry, Box::new(family.clone()));
     family
 }
@@ -328,10 +328,10 @@ fn register_family(
     clippy::expect_used,
     reason = "all names are constants, and each test makes all metrics"
 )]
-fn register_latencies(registry: &Registry) -> Latencies {
+fn register_latencies(registry: &Registry) -> LatencyFamily {
     let (name, labels) = ("http_request_duration_seconds", &["service", "upstream"]);
-    let described = Described::new(name, help::LATENCY, MetricType::HISTOGRAM, labels).expect("a valid name");
-    let latencies = Latencies::new(described);
+    let described = Description::new(name, help::LATENCY, MetricType::HISTOGRAM, labels).expect("a valid name");
+    let latencies = LatencyFamily::new(described);
     register(registry, Box::new(latencies.clone()));
     latencies
 }

@@ -6,7 +6,7 @@
 
 mod answer;
 mod audit;
-mod board;
+mod published_views;
 mod change;
 mod collect;
 mod controller;
@@ -14,7 +14,7 @@ mod events;
 mod family;
 mod handle;
 mod metrics;
-mod outbox;
+mod commit_queue;
 mod release;
 mod reload;
 mod state;
@@ -24,10 +24,10 @@ mod testing;
 mod tests;
 mod view;
 
-pub use board::Views;
+pub use published_views::Views;
 pub use controller::{Controller, Links, Setup};
-pub use events::Events;
-pub use handle::{Applied, Command, Handle, Intent, Readiness, Refusal};
+pub use events::EventStream;
+pub use handle::{Applied, ControllerRequest, Handle, Intent, Readiness, Refusal};
 pub use metrics::{Metrics, WebhookResult};
 pub use release::Preflighter;
 

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::{Value, json};
 
 use super::Refusal;
-use super::controller::{Controller, Managed, Unsaved};
-use super::state::State;
+use super::controller::{Controller, ServiceEntry, UncommittedChange};
+use super::state::ServiceState;
 use crate::model::{Name, ServiceSpec, WeightsError, api};
 use crate::routing::RoutingTable;
 use crate::store::{ChangeRecord, LoadedState, NewJournalEntry, ServiceRecord};
@@ -64,7 +64,7 @@ impl Controller {
         }
         let now = self.clock.now();
         self.metrics.set_reload(now, true);
-        self.tell(api::EventKind::Reload {
+        self.emit(api::EventKind::Reload {
             ok: true,
             detail: detail.clone(),
         });
@@ -73,11 +73,11 @@ impl Controller {
 
     pub(super) fn reload_failed(&mut self, detail: String) {
         self.metrics.set_reload(self.clock.now(), false);
-        self.tell(api::EventKind::Reload { ok: false, detail });
+        self.emit(api::EventKind::Reload { ok: false, detail });
     }
 
     /// The states of known services under their new declarations, with those that wait for the store.
-    fn merge(&self, specs: &[ServiceSpec]) -> Result<BTreeMap<Name, (State, Option<State>)>, Refusal> {
+    fn merge(&self, specs: &[ServiceSpec]) -> Result<BTreeMap<Name, (ServiceState, Option<ServiceState>)>, Refusal> {
         let mut merged = BTreeMap::new();
         self.keep_released(specs)?;
         for spec in specs {
@@ -85,7 +85,7 @@ impl Controller {
                 continue;
             };
             managed.keeps_release(spec)?;
-            let conform = |state: &State| state.conformed(spec).map_err(|error| in_use(spec, state, &error));
+            let conform = |state: &ServiceState| state.conformed(spec).map_err(|error| in_use(spec, state, &error));
             let pending = managed.pending.as_ref().map(|pending| conform(&pending.moved.next));
             merged.insert(
                 Name::clone(&spec.name),
@@ -137,7 +137,7 @@ impl Controller {
     fn replace(
         &mut self,
         specs: Vec<ServiceSpec>,
-        mut merged: BTreeMap<Name, (State, Option<State>)>,
+        mut merged: BTreeMap<Name, (ServiceState, Option<ServiceState>)>,
     ) -> (Vec<Name>, Vec<String>) {
         let at = self.clock.now().rfc3339();
         let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
@@ -156,7 +156,7 @@ impl Controller {
                     if let (Some(pending), Some(state)) = (&mut managed.pending, pending_state) {
                         pending.moved.next = state;
                     }
-                    Managed { spec, ..managed }
+                    ServiceEntry { spec, ..managed }
                 }
                 _ => {
                     let (managed, warning) = manage(spec, self.absent.remove(&*name).as_ref(), &at);
@@ -172,7 +172,7 @@ impl Controller {
     }
 
     /// A service leaves the configuration; its weights are remembered in case it comes back.
-    fn retire(&mut self, name: &Name, managed: Managed) {
+    fn retire(&mut self, name: &Name, managed: ServiceEntry) {
         self.absent.insert(name.to_string(), managed.state.record(name));
         self.metrics.forget_service(name);
         let gone = || Err(Refusal::UnknownService(name.to_string()));
@@ -194,7 +194,7 @@ impl Controller {
             .iter()
             .filter_map(|name| Some(services.get(name)?.spec.clone()))
             .collect();
-        let live = |name: &str| services.get(name).map(Managed::live);
+        let live = |name: &str| services.get(name).map(ServiceEntry::live);
         let keys = &mut self.keys;
         self.publisher
             .update(|table| Some(RoutingTable::build(&specs, live, keys, Some(table))));
@@ -223,7 +223,7 @@ impl Controller {
         };
         let (services, saved) = (fresh, None);
         self.unsaved
-            .insert(self.outbox.push(change), Unsaved { services, saved });
+            .insert(self.outbox.push(change), UncommittedChange { services, saved });
     }
 }
 
@@ -232,17 +232,17 @@ fn names(specs: &[ServiceSpec]) -> Vec<Name> {
 }
 
 /// A service that begins, with what the store remembers of it if anything.
-fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (Managed, Option<String>) {
+fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (ServiceEntry, Option<String>) {
     let (state, warning) = match record {
-        Some(record) => State::resumed(&spec, record, at),
-        None => (State::declared(&spec, at), None),
+        Some(record) => ServiceState::resumed(&spec, record, at),
+        None => (ServiceState::declared(&spec, at), None),
     };
     let warning = warning.map(|warning| {
         let told = format!("service {}: {warning}", spec.name);
         tracing::warn!("the stored weights are not used as they are: {told}");
         told
     });
-    let managed = Managed {
+    let managed = ServiceEntry {
         spec,
         state,
         active: None,
@@ -254,7 +254,7 @@ fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (Manag
     (managed, warning)
 }
 
-fn in_use(spec: &ServiceSpec, state: &State, error: &WeightsError) -> Refusal {
+fn in_use(spec: &ServiceSpec, state: &ServiceState, error: &WeightsError) -> Refusal {
     let WeightsError::Unknown { name, .. } = error else {
         return Refusal::Reload(format!("service {}: {error}", spec.name));
     };
@@ -266,7 +266,7 @@ fn in_use(spec: &ServiceSpec, state: &State, error: &WeightsError) -> Refusal {
 }
 
 /// Services and their upstreams, weights and baselines, as the journal keeps them.
-fn topology(services: &BTreeMap<Name, Managed>) -> Value {
+fn topology(services: &BTreeMap<Name, ServiceEntry>) -> Value {
     services
         .iter()
         .map(|(name, managed)| (name.to_string(), json!(managed.state.json())))

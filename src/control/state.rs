@@ -18,7 +18,7 @@ const ATTEMPTS_MAX: usize = 64;
 
 /// Weights and what belongs to them. Each accepted change makes a new one.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct State {
+pub(super) struct ServiceState {
     pub(super) revision: u64,
     pub(super) weights: Weights,
     /// The upstream that last held 100 percent, to which a rollback returns.
@@ -35,12 +35,12 @@ pub(super) struct State {
     pub(super) reason: Option<String>,
 }
 
-impl State {
+impl ServiceState {
     /// The state of a service that starts from its declaration.
-    pub(super) fn declared(spec: &ServiceSpec, at: &str) -> State {
+    pub(super) fn declared(spec: &ServiceSpec, at: &str) -> ServiceState {
         let weights = spec.weights.clone();
         let baseline = weights.sole_upstream().or(spec.baseline.as_ref()).or(weights.largest());
-        State {
+        ServiceState {
             revision: 1,
             baseline: baseline.cloned().unwrap_or_else(|| Name::from("")),
             weights,
@@ -58,10 +58,10 @@ impl State {
     ///
     /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the declared state begins. Both
     /// have the next revision.
-    pub(super) fn resumed(spec: &ServiceSpec, record: &ServiceRecord, at: &str) -> (State, Option<String>) {
+    pub(super) fn resumed(spec: &ServiceSpec, record: &ServiceRecord, at: &str) -> (ServiceState, Option<String>) {
         let known = |name: &str| spec.upstreams.iter().map(|u| &u.name).find(|known| &***known == name);
-        let declared = State::declared(spec, at);
-        let stored = State {
+        let declared = ServiceState::declared(spec, at);
+        let stored = ServiceState {
             revision: record.revision,
             previous_baseline: record.previous_baseline.as_deref().and_then(known).cloned(),
             generation: record.generation,
@@ -80,7 +80,7 @@ impl State {
         let names = || spec.upstreams.iter().map(|upstream| &upstream.name);
         let baseline = known(&record.baseline);
         if let Ok(weights) = Weights::new(names(), &given) {
-            let state = State {
+            let state = ServiceState {
                 // Not the holder of all weight: in the final bake of a release that is still the canary.
                 baseline: baseline.or(weights.sole_upstream()).cloned().unwrap_or(declared.baseline),
                 weights,
@@ -98,7 +98,7 @@ impl State {
             && let Some(weights) = Weights::inherited(names(), &given, baseline)
         {
             let told = format!("{gone}: it goes to the baseline, {baseline}");
-            let state = State {
+            let state = ServiceState {
                 revision: record.revision + 1,
                 baseline: Name::clone(baseline),
                 weights,
@@ -108,7 +108,7 @@ impl State {
             };
             return (state, Some(told));
         }
-        let state = State {
+        let state = ServiceState {
             revision: record.revision + 1,
             generation: record.generation + 1,
             releases: record.releases,
@@ -127,13 +127,13 @@ impl State {
     /// # Errors
     ///
     /// When an upstream that has weight went.
-    pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<State, WeightsError> {
+    pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<ServiceState, WeightsError> {
         let given = self.weights.iter().map(|(name, weight)| (Name::clone(name), weight));
         let weights = weights_of(spec, given)?;
         let known = |name: &Name| spec.upstreams.iter().any(|upstream| upstream.name == *name);
         let baseline = Some(&self.baseline).filter(|name| known(name));
         let baseline = baseline.or(spec.baseline.as_ref()).or(weights.largest()).cloned();
-        Ok(State {
+        Ok(ServiceState {
             baseline: baseline.unwrap_or_else(|| Name::clone(&self.baseline)),
             previous_baseline: self.previous_baseline.clone().filter(known),
             weights,
@@ -142,7 +142,7 @@ impl State {
     }
 
     /// Whether rollbacks lead to the same upstreams under both.
-    pub(super) fn leads_back_as(&self, other: &State) -> bool {
+    pub(super) fn leads_back_as(&self, other: &ServiceState) -> bool {
         self.baseline == other.baseline && self.previous_baseline == other.previous_baseline
     }
 
@@ -150,7 +150,7 @@ impl State {
     ///
     /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is
     /// forgotten as soon as it gets weight again: then it is the next canary, no longer the version that was good.
-    pub(super) fn with_weights(&self, weights: Weights, revision: u64, at: &str, reason: Option<String>) -> State {
+    pub(super) fn with_weights(&self, weights: Weights, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
         let promoted = weights.sole_upstream().filter(|holder| **holder != self.baseline).cloned();
         let previous_baseline = match &promoted {
             Some(_) => Some(Name::clone(&self.baseline)),
@@ -162,7 +162,7 @@ impl State {
         let leaves = self.weights.sole_upstream().is_some() && weights.sole_upstream().is_none();
         // Weights that stay have been in effect since they were set first; the reason is that of whoever said so last.
         let since = if weights == self.weights { &self.since } else { at };
-        State {
+        ServiceState {
             revision,
             baseline: promoted.unwrap_or_else(|| Name::clone(&self.baseline)),
             previous_baseline,
@@ -175,8 +175,8 @@ impl State {
     }
 
     /// The state of a service that a release begins with: its weights are as they were.
-    pub(super) fn with_new_release(&self, revision: u64, at: &str, reason: Option<String>) -> State {
-        State {
+    pub(super) fn with_new_release(&self, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
+        ServiceState {
             revision,
             releases: self.releases + 1,
             // Who was among the first to get one release is not again for the next.
@@ -189,7 +189,7 @@ impl State {
 
     /// The state after a turn of the release. The canary becomes the baseline with the promotion, not with the last
     /// step: until then a rollback leads back to the one before.
-    pub(super) fn with_release(&self, release: &ReleaseState, revision: u64, at: &str, reason: Option<String>) -> State {
+    pub(super) fn with_release(&self, release: &ReleaseState, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
         let weight = release.weight();
         let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points()).unwrap_or_default();
         let promoted = release.phase == Phase::Promoted;
@@ -208,7 +208,7 @@ impl State {
                 }
             }
         }
-        State {
+        ServiceState {
             revision,
             previous_baseline: self.previous_after(release),
             baseline: if promoted { canary } else { Name::clone(&self.baseline) },
@@ -231,9 +231,9 @@ impl State {
     }
 
     /// The state of a service whose release cannot go on: everything is on the baseline.
-    pub(super) fn without_release(&self, revision: u64, at: &str, reason: String) -> State {
+    pub(super) fn without_release(&self, revision: u64, at: &str, reason: String) -> ServiceState {
         let upstreams = self.weights.iter().map(|(name, _)| name);
-        State {
+        ServiceState {
             revision,
             weights: Weights::all_on(upstreams, &self.baseline).unwrap_or_else(|| self.weights.clone()),
             previous_baseline: None,
@@ -253,7 +253,7 @@ impl State {
 
     /// The state after a rollback: everything on the baseline; or, when it has everything already, on the baseline
     /// before it. Either way there is nothing further back, so that asking twice never moves traffic twice.
-    pub(super) fn rolled_back(&self, revision: u64, at: &str, reason: Option<String>) -> State {
+    pub(super) fn rolled_back(&self, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
         let held = self.weights.sole_upstream() == Some(&self.baseline);
         let target = self
             .previous_baseline
@@ -262,7 +262,7 @@ impl State {
             .unwrap_or(&self.baseline);
         let upstreams = self.weights.iter().map(|(name, _)| name);
         let weights = Weights::all_on(upstreams, target).unwrap_or_else(|| self.weights.clone());
-        State {
+        ServiceState {
             previous_baseline: None,
             ..self.with_weights(weights, revision, at, reason)
         }
@@ -377,19 +377,19 @@ mod tests {
     use super::super::testing::{spec, weights};
     use super::*;
 
-    fn state(green: f64) -> State {
-        State::declared(&spec("shop", green), "t0")
+    fn state(green: f64) -> ServiceState {
+        ServiceState::declared(&spec("shop", green), "t0")
     }
 
-    fn to(state: &State, given: &[(&str, f64)]) -> State {
+    fn to(state: &ServiceState, given: &[(&str, f64)]) -> ServiceState {
         state.with_weights(weights(given), state.revision + 1, "t", None)
     }
 
-    fn back(state: &State) -> State {
+    fn back(state: &ServiceState) -> ServiceState {
         state.rolled_back(state.revision + 1, "t", None)
     }
 
-    fn summary(state: &State) -> (f64, &str, Option<&str>, u64) {
+    fn summary(state: &ServiceState) -> (f64, &str, Option<&str>, u64) {
         let green = state.weights.get("green").unwrap().percent();
         (
             green,
@@ -450,14 +450,14 @@ mod tests {
         let canary = to(&state(0.0), SPLIT);
         let record = canary.record("shop");
         assert_eq!(
-            State::resumed(&spec("shop", 0.0), &record, "t1"),
+            ServiceState::resumed(&spec("shop", 0.0), &record, "t1"),
             (canary.clone(), None)
         );
 
         let mut renamed = spec("shop", 0.0);
         renamed.upstreams[1].name = Name::from("red");
         renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
-        let (inherited, warning) = State::resumed(&renamed, &record, "t1");
+        let (inherited, warning) = ServiceState::resumed(&renamed, &record, "t1");
         assert_eq!(
             (inherited.weights.sole_upstream(), &*inherited.baseline, inherited.revision),
             (Some(&Name::from("blue")), "blue", canary.revision + 1)
@@ -469,7 +469,7 @@ mod tests {
         let mut other = renamed.clone();
         other.upstreams[0].name = Name::from("gold");
         other.weights = Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
-        let (declared, warning) = State::resumed(&other, &record, "t1");
+        let (declared, warning) = ServiceState::resumed(&other, &record, "t1");
         assert_eq!((&*declared.baseline, declared.revision), ("red", canary.revision + 1));
         assert!(
             warning

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::board::Shown;
+use super::published_views::ServiceDetails;
 use super::state::percentages;
 use crate::model::{HostPattern, Route, api};
 use crate::routing;
@@ -11,7 +11,7 @@ use crate::stats::UpstreamKey;
 /// A service of the table in use, with what the controller knows of it besides.
 pub(super) fn service(
     service: &routing::RoutedService,
-    shown: &Shown,
+    shown: &ServiceDetails,
     mut windows: impl FnMut(UpstreamKey) -> BTreeMap<String, api::Window>,
 ) -> api::Service {
     let upstreams = service.upstreams.iter();

@@ -15,7 +15,7 @@ use super::Webhooks;
 use super::client::Client;
 use super::pace::Pace;
 use super::queue::QUEUE_MAX;
-use crate::control::{Command, Events, Handle, Metrics, Views};
+use crate::control::{ControllerRequest, EventStream, Handle, Metrics, Views};
 use crate::model::{Webhook, WebhookFormat, api};
 
 /// Longer than any test takes, however slow the machine is.
@@ -61,10 +61,10 @@ impl Views for Nothing {
 }
 
 struct Rig {
-    events: Arc<Events>,
+    events: Arc<EventStream>,
     metrics: Arc<Metrics>,
     webhooks: Webhooks,
-    _commands: mpsc::Receiver<Command>,
+    _commands: mpsc::Receiver<ControllerRequest>,
 }
 
 impl Rig {
@@ -73,11 +73,11 @@ impl Rig {
     }
 
     fn trusting(receivers: &[Webhook], roots: RootCertStore) -> Rig {
-        Rig::upon(Events::new(), receivers, roots)
+        Rig::upon(EventStream::new(), receivers, roots)
     }
 
     /// The stream has these events already.
-    fn upon(events: Events, receivers: &[Webhook], roots: RootCertStore) -> Rig {
+    fn upon(events: EventStream, receivers: &[Webhook], roots: RootCertStore) -> Rig {
         let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
         let pace = Pace {
@@ -153,7 +153,7 @@ fn hmac(key: &[u8], text: &[u8]) -> String {
 fn what_the_start_itself_did_is_told_once() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(204)).await;
-        let events = Events::new();
+        let events = EventStream::new();
         let before = event(0, "release_rolled_back", release());
         events.send(before.at, before.kind);
         let rig = Rig::upon(events, &[receiver.webhook("http://localhost")], RootCertStore::empty());

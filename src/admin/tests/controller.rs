@@ -7,13 +7,13 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Seen;
 use super::play::{Releases, forecast};
-use crate::control::{Applied, Command, Events, Handle, Intent, Metrics, Refusal, Views};
+use crate::control::{Applied, ControllerRequest, EventStream, Handle, Intent, Metrics, Refusal, Views};
 use crate::model::{Name, Weight, Weights, api};
 
 /// What a test can see and move.
 pub(super) struct Controller {
     /// The events that watchers get.
-    pub(super) events: Arc<Events>,
+    pub(super) events: Arc<EventStream>,
     /// Lets one change with the reason `slow` go on.
     pub(super) go_on: Arc<Notify>,
     /// What was changed: actor, reason and revision.
@@ -25,7 +25,7 @@ pub(super) struct Controller {
 
 impl Controller {
     pub(super) fn start() -> (Handle, Controller) {
-        let events = Arc::new(Events::new());
+        let events = Arc::new(EventStream::new());
         let service = Shop(Seen::new(std::sync::Mutex::new(shop())));
         let views = Arc::new(service.clone());
         let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events), views);
@@ -93,23 +93,23 @@ struct Play {
 }
 
 impl Play {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<ControllerRequest>) {
         // A test whose client has gone does not wait for its reply.
         while let Some(command) = commands.recv().await {
             match command {
-                Command::SetWeights {
+                ControllerRequest::SetWeights {
                     service,
                     weights,
                     intent,
                     reply,
                 } => drop(reply.send(self.change(&service, weights, intent).await)),
-                Command::Rollback { service, intent, reply } => {
+                ControllerRequest::Rollback { service, intent, reply } => {
                     let weights = [("blue".to_owned(), 100.0)].into();
                     drop(reply.send(self.change(&service, weights, intent).await));
                 }
-                Command::Audit { before, limit, reply } => drop(reply.send(page(before, limit))),
-                Command::KeepAnswer { reply, .. } => drop(reply.send(())),
-                Command::VerifyAudit { reply } => {
+                ControllerRequest::Audit { before, limit, reply } => drop(reply.send(page(before, limit))),
+                ControllerRequest::KeepAnswer { reply, .. } => drop(reply.send(())),
+                ControllerRequest::VerifyAudit { reply } => {
                     let verdict = api::AuditVerdict {
                         whole: true,
                         entries: 3,
@@ -118,13 +118,13 @@ impl Play {
                     };
                     drop(reply.send(Ok(verdict)));
                 }
-                Command::Reload { .. } | Command::ReloadFailed { .. } => {}
+                ControllerRequest::Reload { .. } | ControllerRequest::ReloadFailed { .. } => {}
                 other => self.release(other),
             }
         }
     }
 
-    fn release(&mut self, command: Command) {
+    fn release(&mut self, command: ControllerRequest) {
         let mut releases = self.releases.lock().unwrap();
         let mut shop = self.service.0.lock().unwrap();
         let known = |service: &str| match service {
@@ -132,26 +132,26 @@ impl Play {
             other => Err(Refusal::UnknownService(other.to_owned())),
         };
         match command {
-            Command::StartRelease {
+            ControllerRequest::StartRelease {
                 service,
                 start,
                 intent,
                 reply,
             } => drop(reply.send(known(&service).and_then(|()| releases.start(&mut shop, *start, &intent)))),
-            Command::Release {
+            ControllerRequest::Release {
                 id,
                 verb,
                 command,
                 intent,
                 reply,
             } => drop(reply.send(releases.command(&mut shop, &id, verb, &command, &intent))),
-            Command::Releases { service, limit, reply } => {
+            ControllerRequest::Releases { service, limit, reply } => {
                 drop(reply.send(known(&service).map(|()| releases.list(limit))));
             }
-            Command::GetRelease { id, reply } => drop(reply.send(releases.get(&id))),
-            Command::Evidence { id, reply } => drop(reply.send(releases.evidence(&id))),
-            Command::Recording { id, reply } => drop(reply.send(releases.recording(&id))),
-            Command::Forecast { service, plan, reply } => {
+            ControllerRequest::GetRelease { id, reply } => drop(reply.send(releases.get(&id))),
+            ControllerRequest::Evidence { id, reply } => drop(reply.send(releases.evidence(&id))),
+            ControllerRequest::Recording { id, reply } => drop(reply.send(releases.recording(&id))),
+            ControllerRequest::Forecast { service, plan, reply } => {
                 drop(reply.send(known(&service).and_then(|()| forecast(&service, plan))));
             }
             other => panic!("{other:?} is not about a release"),

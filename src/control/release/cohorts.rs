@@ -19,8 +19,8 @@ const WAITING_MAX: usize = 1 << 20;
 
 /// What waits to be scored.
 #[derive(Debug, Default)]
-pub(super) struct Assembly {
-    slots: BTreeMap<Key, Slot>,
+pub(super) struct CohortBuilder {
+    slots: BTreeMap<AssignmentKey, Slot>,
     /// Everything that was assigned before this has been scored, or left out.
     closed_us: u64,
     /// Times that do not count, as multiples of [`SPOILED_US`].
@@ -33,9 +33,9 @@ pub(super) struct Assembly {
 }
 
 /// Assignments that cannot be told apart, in the order of their time.
-pub(super) type Key = (u64, u16, u16, Arm);
+pub(super) type AssignmentKey = (u64, u16, u16, Arm);
 
-pub(super) fn key(assignment: &Assignment) -> Key {
+pub(super) fn key(assignment: &Assignment) -> AssignmentKey {
     (
         assignment.at_us,
         assignment.canary_points,
@@ -103,7 +103,7 @@ impl Slot {
 
 /// What of the notes is known, and up to when.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Known {
+pub(super) struct KnownEvents {
     /// Now, on the monotonic clock.
     pub(super) now_us: u64,
     /// Every assignment before this has been noted ([`crate::stats::Horizon::floor`]).
@@ -112,12 +112,12 @@ pub(super) struct Known {
     pub(super) landmark_us: u64,
 }
 
-impl Assembly {
+impl CohortBuilder {
     /// Scores nothing that was assigned before `from_us`.
-    pub(super) fn new(from_us: u64) -> Assembly {
-        Assembly {
+    pub(super) fn new(from_us: u64) -> CohortBuilder {
+        CohortBuilder {
             closed_us: from_us,
-            ..Assembly::default()
+            ..CohortBuilder::default()
         }
     }
 
@@ -189,7 +189,7 @@ impl Assembly {
     }
 
     /// Everything that can be scored now, in order, joined as long as the weights are the same.
-    pub(super) fn close(&mut self, known: &Known, units: &mut Units) -> Vec<Scored> {
+    pub(super) fn close(&mut self, known: &KnownEvents, units: &mut Units) -> Vec<Scored> {
         let end_us = self.boundary(known);
         let mut scored: Vec<Scored> = Vec::new();
         while let Some(first) = self.slots.first_entry() {
@@ -246,7 +246,7 @@ impl Assembly {
 
     /// Uploads that were left out at the landmark, since the client was waited for, and have hung
     /// since.
-    fn score_uploads(&mut self, at_us: u64, known: &Known, units: &mut Units, scored: &mut Vec<Scored>) {
+    fn score_uploads(&mut self, at_us: u64, known: &KnownEvents, units: &mut Units, scored: &mut Vec<Scored>) {
         let unfinished = self.overdue.unfinished_uploads(known.now_us, known.landmark_us);
         for ((_, canary, baseline, side), user) in unfinished {
             let weight = chance(canary, baseline);
@@ -258,10 +258,10 @@ impl Assembly {
     }
 
     /// Up to where all is known: by the workers' word, by the clock, and by the first request that may still end.
-    fn boundary(&self, known: &Known) -> u64 {
+    fn boundary(&self, known: &KnownEvents) -> u64 {
         let limit = known.floor_us.min(known.now_us);
         let is_young = |at_us: u64| known.now_us.saturating_sub(at_us) < known.landmark_us;
-        let waits = |(key, slot): (&Key, &Slot)| (!slot.open.is_empty() && is_young(key.0)).then_some(key.0);
+        let waits = |(key, slot): (&AssignmentKey, &Slot)| (!slot.open.is_empty() && is_young(key.0)).then_some(key.0);
         let first = self.slots.range(..(limit, 0, 0, Arm::Baseline)).find_map(waits);
         first.unwrap_or(limit)
     }

@@ -27,16 +27,16 @@ fn drawn() -> Units {
     Units::new(false, 0)
 }
 
-fn known(now_us: u64) -> Known {
-    Known {
+fn known(now_us: u64) -> KnownEvents {
+    KnownEvents {
         now_us,
         floor_us: u64::MAX,
         landmark_us: LANDMARK_US,
     }
 }
 
-fn assembly(notes: &[RequestEvent]) -> Assembly {
-    let mut assembly = Assembly::new(0);
+fn assembly(notes: &[RequestEvent]) -> CohortBuilder {
+    let mut assembly = CohortBuilder::new(0);
     notes.iter().for_each(|note| assembly.add(note));
     assembly
 }
@@ -110,7 +110,7 @@ fn what_a_worker_may_still_hold_is_waited_for() {
         note(5_000, Arm::Canary, 2, GOOD),
     ]);
     let mut units = drawn();
-    let held = Known {
+    let held = KnownEvents {
         floor_us: 4_000,
         ..known(90_000)
     };
@@ -249,7 +249,7 @@ proptest! {
         let mut looks = looks;
         looks.sort_unstable();
         looks.push(10_000_000);
-        let (mut assembly, mut units) = (Assembly::new(0), drawn());
+        let (mut assembly, mut units) = (CohortBuilder::new(0), drawn());
         let (mut got, mut last) = ([0u64; 4], 0);
         let mut events = events.into_iter().peekable();
         for now_us in looks {

@@ -2,7 +2,7 @@
 
 use tokio::sync::oneshot;
 
-use super::active::Due;
+use super::running::Due;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
@@ -60,7 +60,7 @@ impl Controller {
             Ok(Some(due)) => {
                 let brakes = due.transition.direction == Direction::Towards;
                 self.decided = self.clock.now();
-                self.take_turn(name, due, intent, reply);
+                self.apply_transition(name, due, intent, reply);
                 if brakes && verb == ReleaseAction::RollBack {
                     let took = self.clock.now().since(self.decided);
                     self.metrics.add_rollback(name, MANUAL, took);

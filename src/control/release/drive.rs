@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
-use super::active::{Active, Asked, CHECKPOINT, Due, Preflight, micros};
-use super::turn::{Ended, ITSELF};
+use super::running::{RunningRelease, LeaseRequest, CHECKPOINT, Due, PreflightState, micros};
+use super::transition::{FinishedRelease, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
@@ -50,10 +50,10 @@ struct Floor {
 }
 
 /// What a release waits for without holding anything up.
-pub(in crate::control) type Errands = FuturesUnordered<Pin<Box<dyn Future<Output = Errand> + Send>>>;
+pub(in crate::control) type BackgroundJobs = FuturesUnordered<Pin<Box<dyn Future<Output = BackgroundJob> + Send>>>;
 
 /// One such thing, done.
-pub(in crate::control) enum Errand {
+pub(in crate::control) enum BackgroundJob {
     /// The canary was asked.
     Preflight {
         release: String,
@@ -63,7 +63,7 @@ pub(in crate::control) enum Errand {
     Checkpoint {
         release: String,
         on_disk: bool,
-        asked: Asked,
+        asked: LeaseRequest,
     },
     /// Evidence is on disk, or not.
     Evidence { release: String, error: Option<String> },
@@ -157,7 +157,7 @@ impl Controller {
         let mut hurry = false;
         for name in names {
             self.drive(&name, floor.at_us);
-            hurry |= self.look_after(&name);
+            hurry |= self.after_tick(&name);
         }
         self.hurry = hurry;
         if hurry && floor.is_held {
@@ -189,7 +189,7 @@ impl Controller {
                 idempotency: None,
             };
             let took = self.took(name);
-            if !self.take_turn(name, due, intent, Reply::Nobody) {
+            if !self.apply_transition(name, due, intent, Reply::Nobody) {
                 break;
             }
             if rolled_back {
@@ -202,18 +202,18 @@ impl Controller {
     fn external(&mut self, name: &Name, now: Timestamp) -> Option<Due> {
         if let Some(detail) = self.unhealthy(name) {
             let input = Input::Unhealthy { detail: &detail };
-            return self.active(name)?.heed(&input, now);
+            return self.active(name)?.handle_input(&input, now);
         }
         let active = self.active(name)?;
         if active.release.phase != api::Phase::Preflight {
             return None;
         }
         match active.preflight.clone() {
-            Preflight::Due => self.ask_canary(name),
-            Preflight::Running => None,
-            Preflight::Done(result) => {
+            PreflightState::Due => self.ask_canary(name),
+            PreflightState::Running => None,
+            PreflightState::Done(result) => {
                 let result = result.as_ref().copied().map_err(String::as_str);
-                active.heed(&Input::Preflight(result), now)
+                active.handle_input(&Input::Preflight(result), now)
             }
         }
     }
@@ -227,12 +227,12 @@ impl Controller {
             .cloned();
         let preflighter = Arc::clone(&self.preflighter);
         let active = self.active(name)?;
-        active.preflight = Preflight::Running;
+        active.preflight = PreflightState::Running;
         let asked = preflighter(endpoints, host, active.release.plan.preflight.clone());
         let release = active.release.id.clone();
         self.errands.push(Box::pin(async move {
             let result = asked.await;
-            Errand::Preflight { release, result }
+            BackgroundJob::Preflight { release, result }
         }));
         None
     }
@@ -277,7 +277,7 @@ impl Controller {
     }
 
     /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be judged.
-    fn look_after(&mut self, name: &Name) -> bool {
+    fn after_tick(&mut self, name: &Name) -> bool {
         let now = self.clock.now();
         let Some(active) = self.active(name) else {
             return false;
@@ -355,7 +355,7 @@ impl Controller {
             .checkpoint_with(&release, active.checkpoint(now), parts);
         self.errands.push(Box::pin(async move {
             let on_disk = written.await == Ok(true);
-            Errand::Checkpoint {
+            BackgroundJob::Checkpoint {
                 release,
                 on_disk,
                 asked,
@@ -364,16 +364,16 @@ impl Controller {
     }
 
     /// Something that a release waited for is done.
-    pub(in crate::control) fn errand(&mut self, errand: Errand) {
+    pub(in crate::control) fn errand(&mut self, errand: BackgroundJob) {
         match errand {
-            Errand::Preflight { release, result } => {
+            BackgroundJob::Preflight { release, result } => {
                 if let Some(active) = self.by_id(&release) {
-                    active.preflight = Preflight::Done(result);
+                    active.preflight = PreflightState::Done(result);
                 }
                 let floor = self.floor();
                 self.drive_all(floor);
             }
-            Errand::Checkpoint {
+            BackgroundJob::Checkpoint {
                 release,
                 on_disk,
                 asked,
@@ -385,7 +385,7 @@ impl Controller {
                 }
                 active.leased(asked, on_disk, now);
             }
-            Errand::Evidence { release, error } => {
+            BackgroundJob::Evidence { release, error } => {
                 if let Some(error) = error {
                     tracing::error!(release, error, "the evidence of a release was not written");
                 }
@@ -396,7 +396,7 @@ impl Controller {
     /// Releases that have ended, once their last requests have too: their evidence is final.
     fn settle_ended(&mut self) {
         let now = self.clock.now();
-        let settled = |ended: &Ended| {
+        let settled = |ended: &FinishedRelease| {
             let age = now.since(ended.at);
             age >= SETTLE || (age >= SETTLE_LEAST && ended.active.watch.in_flight() == 0)
         };
@@ -429,7 +429,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn write_evidence(&mut self, name: &Name, ended: &Ended, now: Timestamp) {
+    pub(super) fn write_evidence(&mut self, name: &Name, ended: &FinishedRelease, now: Timestamp) {
         let durable = self.outbox.store().is_durable();
         let bundle = ended.active.bundle(now, durable);
         let row = ended.active.last_record(&bundle.release);
@@ -446,15 +446,15 @@ impl Controller {
         let written = self.outbox.store().put_evidence(row, value);
         self.errands.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());
-            Errand::Evidence { release, error }
+            BackgroundJob::Evidence { release, error }
         }));
     }
 
-    pub(super) fn active(&mut self, name: &str) -> Option<&mut Active> {
+    pub(super) fn active(&mut self, name: &str) -> Option<&mut RunningRelease> {
         self.services.get_mut(name)?.active.as_deref_mut()
     }
 
-    fn by_id(&mut self, id: &str) -> Option<&mut Active> {
+    fn by_id(&mut self, id: &str) -> Option<&mut RunningRelease> {
         let mut active = self
             .services
             .values_mut()
@@ -506,6 +506,6 @@ impl Controller {
             log_limit: point.log_limit,
         };
         active.chronicle.point(point);
-        self.tell(told);
+        self.emit(told);
     }
 }

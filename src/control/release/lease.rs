@@ -13,16 +13,16 @@ fn piece(left: u32) -> u32 {
 
 /// What of the allowance may be armed.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(super) struct AllowanceLease {
     /// Failures that are on disk as spent; `None` where nothing is kept on disk, and nothing is to be lost.
     granted: Option<u32>,
     asked: Option<u32>,
 }
 
-impl Lease {
+impl AllowanceLease {
     /// So many are on disk as spent.
-    pub(super) fn new(granted: u32, durable: bool) -> Lease {
-        Lease {
+    pub(super) fn new(granted: u32, durable: bool) -> AllowanceLease {
+        AllowanceLease {
             granted: durable.then_some(granted),
             asked: None,
         }
@@ -42,7 +42,7 @@ impl Lease {
     pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
         let armed = granted.saturating_sub(spent);
-        let wanted = Lease::first(spent, limit);
+        let wanted = AllowanceLease::first(spent, limit);
         if self.asked.is_some() || wanted <= granted || armed > piece(limit.saturating_sub(spent)).div_ceil(2) {
             return None;
         }
@@ -79,7 +79,7 @@ impl Lease {
 #[derive(Debug)]
 pub(super) struct LeasedBudget {
     pub(super) wire: BudgetKind,
-    pub(super) lease: Lease,
+    pub(super) lease: AllowanceLease,
     /// Failures that count as spent only because a restart does not know better.
     pub(super) forgone: u32,
     /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
@@ -93,7 +93,7 @@ impl LeasedBudget {
     pub(super) fn new(wire: BudgetKind, spent: u32, durable: bool) -> LeasedBudget {
         LeasedBudget {
             wire,
-            lease: Lease::new(spent, durable),
+            lease: AllowanceLease::new(spent, durable),
             forgone: 0,
             capped: None,
             limit: spent,
@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn nothing_is_armed_that_is_not_on_disk_as_spent() {
-        let mut lease = Lease::new(Lease::first(0, 23), true);
+        let mut lease = AllowanceLease::new(AllowanceLease::first(0, 23), true);
         assert_eq!((lease.cap(23), lease.ask(5, 23)), (11, None));
         assert_eq!(lease.ask(7, 23), Some(15));
         assert_eq!((lease.cap(23), lease.ask(8, 23)), (11, None), "one at a time");
@@ -142,7 +142,7 @@ mod tests {
     #[test]
     fn of_a_small_budget_one_failure_is_never_the_last_that_is_armed() {
         for limit in 3..30 {
-            let mut lease = Lease::new(Lease::first(0, limit), true);
+            let mut lease = AllowanceLease::new(AllowanceLease::first(0, limit), true);
             for spent in 0..limit - 1 {
                 assert!(lease.cap(limit) > spent + 1, "{spent} of {limit}");
                 if lease.ask(spent, limit).is_some() {
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn without_a_disk_there_is_nothing_to_lease() {
-        let mut lease = Lease::new(0, false);
+        let mut lease = AllowanceLease::new(0, false);
         assert_eq!((lease.cap(23), lease.ask(0, 23)), (23, None));
     }
 }

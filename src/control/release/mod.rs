@@ -3,8 +3,8 @@
 //! [`Controller::drive`] is the path: notes become cohorts, cohorts are judged, the release says what follows, and the
 //! turn is taken: towards the baseline published and then committed, away from it committed and then published.
 
-mod active;
-mod chronicle;
+mod running;
+mod history;
 mod cohorts;
 mod command;
 mod drive;
@@ -17,10 +17,10 @@ mod recording;
 mod resume;
 mod scored;
 mod start;
-mod turn;
+mod transition;
 mod view;
 
-pub(super) use active::Active;
-pub(super) use drive::Errands;
+pub(super) use running::RunningRelease;
+pub(super) use drive::BackgroundJobs;
 pub use drive::Preflighter;
-pub(super) use turn::{Ended, Turn};
+pub(super) use transition::{FinishedRelease, AppliedTransition};

@@ -3,13 +3,13 @@
 
 use std::collections::BTreeMap;
 
-use super::cohorts::{Key, key};
+use super::cohorts::{AssignmentKey, key};
 use crate::stats::{RequestEventKind, RequestEvent, Arm};
 
 /// Requests of the canary that had no head at the landmark, and were scored as failed then.
 #[derive(Debug, Default)]
 pub(super) struct OverdueRequests {
-    open: BTreeMap<Key, Vec<OverdueRequest>>,
+    open: BTreeMap<AssignmentKey, Vec<OverdueRequest>>,
     /// How many are open and have no head yet.
     count: u32,
     /// All of them, but for those that failed in the end, which the tripwire has counted too.
@@ -32,7 +32,7 @@ struct OverdueRequest {
 }
 
 impl OverdueRequests {
-    pub(super) fn add(&mut self, key: Key, user: u32) {
+    pub(super) fn add(&mut self, key: AssignmentKey, user: u32) {
         self.count += 1;
         self.unfinished = self.unfinished.saturating_add(1);
         self.keep(
@@ -48,7 +48,7 @@ impl OverdueRequests {
 
     /// One of either arm that the client was still sending: not scored, but it may hang once the
     /// upstream is waited for. It is scored then if it is `compared`.
-    pub(super) fn add_upload(&mut self, key: Key, user: u32, compared: bool) {
+    pub(super) fn add_upload(&mut self, key: AssignmentKey, user: u32, compared: bool) {
         self.keep(
             key,
             OverdueRequest {
@@ -59,13 +59,13 @@ impl OverdueRequests {
         );
     }
 
-    fn keep(&mut self, key: Key, request: OverdueRequest) {
+    fn keep(&mut self, key: AssignmentKey, request: OverdueRequest) {
         self.open.entry(key).or_default().push(request);
     }
 
     /// Uploads that were scored for neither arm, and have waited for the upstream for as long as the
     /// landmark since: unfinished like others, from now on. By one rule in both arms.
-    pub(super) fn unfinished_uploads(&mut self, now_us: u64, landmark_us: u64) -> Vec<(Key, u32)> {
+    pub(super) fn unfinished_uploads(&mut self, now_us: u64, landmark_us: u64) -> Vec<(AssignmentKey, u32)> {
         let mut unfinished = Vec::new();
         if self.stalled == 0 {
             return unfinished;

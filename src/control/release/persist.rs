@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::active::{Active, Spent, micros};
-use super::chronicle::Chronicle;
-use super::turn::ITSELF;
+use super::running::{RunningRelease, Spent, micros};
+use super::history::History;
+use super::transition::ITSELF;
 use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
@@ -42,7 +42,7 @@ struct Checkpoint {
     trial: Trial,
     trial_step: Option<usize>,
     units: Units,
-    chronicle: Chronicle,
+    chronicle: History,
     mark: TimelineMark,
     leased: Spent,
     /// Failures that users have seen, as far as is known.
@@ -109,7 +109,7 @@ impl Abandoned {
             }
         };
         let judge = known.as_ref().map(|known| json!(known.trial.evidence()));
-        let mut chronicle = known.map_or_else(|| Chronicle::new(now), |known| known.chronicle);
+        let mut chronicle = known.map_or_else(|| History::new(now), |known| known.chronicle);
         chronicle.restore_path(path(parts));
         chronicle.note(
             "the process was restarted and the release could not go on; what came after its last checkpoint is missing",
@@ -161,7 +161,7 @@ pub(super) fn number(id: &str) -> u64 {
         .unwrap_or(0)
 }
 
-impl Active {
+impl RunningRelease {
     /// The row of the release after a turn to `after`.
     pub(super) fn record(&self, after: &ReleaseState, now: Timestamp) -> ReleaseRecord {
         self.row(after, self.view(after, now, true))
@@ -247,7 +247,7 @@ impl Active {
         watch: impl FnOnce(&ReleaseState) -> Option<ReleaseHandleSpec>,
         durable: bool,
         now: Timestamp,
-    ) -> Result<Active, String> {
+    ) -> Result<RunningRelease, String> {
         let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
         let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
         let checkpoint = checkpoint
@@ -274,7 +274,7 @@ impl Active {
         {
             return Err("whether its users are sticky has changed".to_owned());
         }
-        let mut active = Active::new(release, spec, leased, durable, now);
+        let mut active = RunningRelease::new(release, spec, leased, durable, now);
         let whole = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         let visible = checkpoint.as_ref().map_or(0, |known| whole(known.visible));
         let failed = checkpoint.as_ref().map_or(0, |known| whole(known.failed));

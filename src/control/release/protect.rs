@@ -4,13 +4,13 @@
 use serde_json::{Map, Value, json};
 
 use super::start::unfit;
-use crate::control::controller::Managed;
+use crate::control::controller::ServiceEntry;
 use crate::control::{Intent, Refusal};
 use crate::release::Plan;
 use crate::time::Timestamp;
 
 /// What the journal says of the plan of a release.
-pub(super) struct PlanTold {
+pub(super) struct PlanRecord {
     /// The whole plan.
     plan: Map<String, Value>,
     /// The configuration's values of the fields that the caller gave.
@@ -19,12 +19,12 @@ pub(super) struct PlanTold {
     overridden: Vec<String>,
 }
 
-impl PlanTold {
+impl PlanRecord {
     /// Of `plan`, which is the configuration's with what the caller gave in place of the same fields.
-    pub(super) fn of(managed: &Managed, given: Option<&Map<String, Value>>, plan: &Plan) -> Result<PlanTold, Refusal> {
+    pub(super) fn of(managed: &ServiceEntry, given: Option<&Map<String, Value>>, plan: &Plan) -> Result<PlanRecord, Refusal> {
         let told = plan.to_shown();
         let Some(given) = given.filter(|given| !given.is_empty()) else {
-            return Ok(PlanTold {
+            return Ok(PlanRecord {
                 plan: told,
                 replaced: None,
                 overridden: Vec::new(),
@@ -36,7 +36,7 @@ impl PlanTold {
             let before = shown.remove(key).unwrap_or(Value::Null);
             (key.clone(), before)
         });
-        Ok(PlanTold {
+        Ok(PlanRecord {
             plan: told,
             replaced: Some(replaced.collect()),
             overridden: configured.weakened_by(plan),
@@ -97,7 +97,7 @@ fn may_override(intent: &Intent, forbidden: String, unfit_detail: impl Fn(&str) 
     Ok(())
 }
 
-impl Managed {
+impl ServiceEntry {
     /// What the configuration asks for before a release moves traffic, and weights by hand would pass: gates, and a freeze
     /// window that is in force. A preflight is a release's own, and does not count.
     pub(in crate::control) fn passed_by_hand(&self, now: Timestamp) -> Vec<String> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::sync::oneshot;
 
 use super::persist::{Stored, number};
-use super::protect::PlanTold;
+use super::protect::PlanRecord;
 use super::start::plan;
 use crate::control::Refusal;
 use crate::control::controller::Controller;
@@ -129,7 +129,7 @@ impl Controller {
             forecast
         };
         let mut told = tell(&plan, &name, rate, error_rate, now);
-        told.warnings.extend(PlanTold::of(managed, overlay, &plan)?.warning());
+        told.warnings.extend(PlanRecord::of(managed, overlay, &plan)?.warning());
         Ok(told)
     }
 

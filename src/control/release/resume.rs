@@ -7,11 +7,11 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use super::active::Active;
+use super::running::RunningRelease;
 use super::persist::{Abandoned, Stored};
-use super::turn::ITSELF;
+use super::transition::ITSELF;
 use crate::control::Refusal;
-use crate::control::controller::{Controller, Managed, Unsaved};
+use crate::control::controller::{Controller, ServiceEntry, UncommittedChange};
 use crate::model::{Name, ServiceSpec, api};
 use crate::store::{ChangeRecord, NewJournalEntry, ReleasePart, ReleaseRecord};
 
@@ -52,9 +52,9 @@ impl Controller {
         }
     }
 
-    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[ReleasePart]) -> Result<Active, String> {
+    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[ReleasePart]) -> Result<RunningRelease, String> {
         let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
-        let mut active = Active::resume(
+        let mut active = RunningRelease::resume(
             record,
             checkpoint,
             parts,
@@ -73,7 +73,7 @@ impl Controller {
         Ok(active)
     }
 
-    fn go_on_with(&mut self, name: &Name, mut active: Active) {
+    fn go_on_with(&mut self, name: &Name, mut active: RunningRelease) {
         let now = self.clock.now();
         active.arm();
         if active.ask(now) {
@@ -140,12 +140,12 @@ impl Controller {
         };
         let (services, saved) = (vec![Name::clone(name)], None);
         self.unsaved
-            .insert(self.outbox.push(change), Unsaved { services, saved });
+            .insert(self.outbox.push(change), UncommittedChange { services, saved });
         self.publisher.update(|table| table.with_weights(name, &live));
         self.collector.follow(&self.publisher.current().table, now);
         if let Some(abandoned) = abandoned {
             self.put_evidence(name, row, &abandoned.bundle);
-            self.tell(api::EventKind::Release {
+            self.emit(api::EventKind::Release {
                 release: Box::new(abandoned.bundle.release),
                 action: abandoned.action.to_owned(),
                 actor: ITSELF.to_owned(),
@@ -178,9 +178,9 @@ fn wait(answer: impl Future<Output = Result<bool, crate::store::StoreError>>, wi
     false
 }
 
-impl Managed {
+impl ServiceEntry {
     /// The release under way, or the one whose start the store has not taken yet.
-    fn release(&self) -> Option<&Active> {
+    fn release(&self) -> Option<&RunningRelease> {
         let pending = self.pending.as_ref().and_then(|pending| pending.moved.turn.as_ref());
         let starting = pending.and_then(|turn| turn.active.as_deref());
         self.active.as_deref().or(starting)
@@ -199,8 +199,8 @@ impl Managed {
     }
 }
 
-fn under_way(name: &str, managed: &Managed) -> Refusal {
-    let release = managed.release().map_or("", Active::id);
+fn under_way(name: &str, managed: &ServiceEntry) -> Refusal {
+    let release = managed.release().map_or("", RunningRelease::id);
     Refusal::Reload(format!(
         "service {name}: the release {release} is under way and needs the service with both its upstreams, and sticky or not \
          as it is; end it first"

@@ -31,12 +31,12 @@ pub(super) struct ScoredArm {
     pub(super) failing_clients: u64,
     pub(super) aborts: u64,
     /// Where users are sticky.
-    sticky: Option<Sticky>,
+    sticky: Option<ScoredUnits>,
 }
 
 /// What of one arm is counted by users.
 #[derive(Clone, Debug, Default, PartialEq)]
-struct Sticky {
+struct ScoredUnits {
     units: Vec<Unit>,
     failed_first: u64,
     repeats: Repeats,

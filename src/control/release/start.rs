@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::active::{Active, Spent};
-use super::lease::Lease;
-use super::protect::PlanTold;
+use super::running::{RunningRelease, Spent};
+use super::lease::AllowanceLease;
+use super::protect::PlanRecord;
 use super::recording::begin;
-use super::turn::Turn;
-use crate::control::change::{Move, Reply};
-use crate::control::controller::{Controller, Managed};
+use super::transition::AppliedTransition;
+use crate::control::change::{Change, Reply};
+use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
 use crate::release::{ReleaseCommand, Illegal, Plan, ReleaseState, Rescue, overriding};
@@ -45,11 +45,11 @@ impl Controller {
                     + overriding(after.override_freeze)
                     + &told.in_words();
                 let id = after.id.as_str().into();
-                let moved = Move {
+                let moved = Change {
                     next,
                     action: "release_started",
                     intent,
-                    turn: Some(Box::new(Turn {
+                    turn: Some(Box::new(AppliedTransition {
                         after,
                         detail,
                         active: Some(active),
@@ -69,14 +69,14 @@ impl Controller {
         service: &str,
         start: &api::ReleaseStart,
         intent: &Intent,
-    ) -> Result<(Name, Box<Active>, PlanTold), Refusal> {
+    ) -> Result<(Name, Box<RunningRelease>, PlanRecord), Refusal> {
         let now = self.clock.now();
         let (name, managed) = self.managed(service)?;
         managed.expect(intent.expected_revision)?;
         managed.may_start()?;
         let canary = managed.candidate(&start.canary)?;
         let plan = plan(managed, start.plan.as_ref(), self.approvals)?;
-        let told = PlanTold::of(managed, start.plan.as_ref(), &plan)?;
+        let told = PlanRecord::of(managed, start.plan.as_ref(), &plan)?;
         told.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
@@ -109,15 +109,15 @@ impl Controller {
         Ok((name, active, told))
     }
 
-    fn make(&mut self, release: ReleaseState, spec: ReleaseHandleSpec, now: Timestamp) -> Box<Active> {
+    fn make(&mut self, release: ReleaseState, spec: ReleaseHandleSpec, now: Timestamp) -> Box<RunningRelease> {
         let store = self.outbox.store();
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
-        let mut active = Active::new(release, spec, Spent::default(), durable, now);
+        let mut active = RunningRelease::new(release, spec, Spent::default(), durable, now);
         active.trial.warm(&latency_us, failures);
         let first = |allowance: u64| {
             let limit = u32::try_from(allowance).unwrap_or(u32::MAX);
-            Lease::new(Lease::first(0, limit), durable)
+            AllowanceLease::new(AllowanceLease::first(0, limit), durable)
         };
         active.visible.lease = first(active.trial.allowance());
         active.all.lease = first(active.trial.rescued_allowance());
@@ -172,7 +172,7 @@ fn rescue(rescue: &Rescue) -> routing::RescuePolicy {
 
 /// The plan of the service with what the caller wants otherwise.
 pub(super) fn plan(
-    managed: &Managed,
+    managed: &ServiceEntry,
     overlay: Option<&serde_json::Map<String, serde_json::Value>>,
     approvals: bool,
 ) -> Result<Plan, Refusal> {
@@ -219,7 +219,7 @@ fn moment(text: &str) -> Result<i64, Refusal> {
     })
 }
 
-impl Managed {
+impl ServiceEntry {
     /// Whether a release can start now.
     fn may_start(&self) -> Result<(), Refusal> {
         if let Some(active) = &self.active {

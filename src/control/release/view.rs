@@ -1,12 +1,12 @@
 //! A release as the API shows it.
 
-use super::active::Active;
+use super::running::RunningRelease;
 use crate::analysis::WaitReason;
 use crate::model::api;
 use crate::release::ReleaseState;
 use crate::time::Timestamp;
 
-impl Active {
+impl RunningRelease {
     /// The release, in the state `state`.
     pub(super) fn view(&self, state: &ReleaseState, now: Timestamp, durable: bool) -> api::Release {
         let evidence = self.trial.evidence();

@@ -23,7 +23,7 @@ const DISTANCE_MS: u64 = 250;
 
 /// The story of one release.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct Chronicle {
+pub(super) struct History {
     started_unix_us: i64,
     timeline: Vec<api::TimelineEntry>,
     weights: Vec<(u64, f64)>,
@@ -34,7 +34,7 @@ pub(super) struct Chronicle {
     #[serde(default)]
     number: u32,
     #[serde(skip)]
-    changes: Vec<Change>,
+    changes: Vec<PointChange>,
     distance_ms: u64,
     routes: Vec<api::FailingRoute>,
     samples: api::Samples,
@@ -49,11 +49,11 @@ struct Point {
 }
 
 /// What has become of a point of the path since it was last written down; none if it is left out.
-type Change = (u32, Option<api::PathPoint>);
+type PointChange = (u32, Option<api::PathPoint>);
 
-impl Chronicle {
-    pub(super) fn new(started: Timestamp) -> Chronicle {
-        Chronicle {
+impl History {
+    pub(super) fn new(started: Timestamp) -> History {
+        History {
             started_unix_us: started.unix_us(),
             timeline: Vec::new(),
             weights: vec![(0, 0.0)],
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn the_path_is_thinned_out_evenly() {
-        let mut chronicle = Chronicle::new(at(0));
+        let mut chronicle = History::new(at(0));
         let mut taken = 0;
         for second in 0..10_000 {
             if chronicle.wants_point(at(second)) {
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn requests_are_counted_up_to_the_step() {
-        let mut chronicle = Chronicle::new(at(0));
+        let mut chronicle = History::new(at(0));
         for (step, requests) in [(1, 10), (1, 120), (2, 130), (2, 150)] {
             let canary = api::SideCounts { requests, failures: 0 };
             chronicle.point(api::PathPoint {
@@ -297,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_weight_is_told_once_and_the_clock_may_go_back() {
-        let mut chronicle = Chronicle::new(at(10));
+        let mut chronicle = History::new(at(10));
         chronicle.turn(at(11), "release_advanced", "weighbridge", String::new(), 5.0);
         chronicle.turn(at(12), "release_paused", "alice", String::new(), 5.0);
         chronicle.turn(at(3), "release_rolled_back", "weighbridge", String::new(), 0.0);

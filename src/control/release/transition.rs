@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use super::active::{Active, Due, Preflight};
-use super::protect::PlanTold;
+use super::running::{RunningRelease, Due, PreflightState};
+use super::protect::PlanRecord;
 use super::recording::end;
-use crate::control::change::{Move, Reply};
-use crate::control::controller::{Controller, Managed};
+use crate::control::change::{Change, Reply};
+use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
 use crate::release::{ReleaseCommand, Direction, Input, ReleaseState, ReleaseAction};
@@ -18,16 +18,16 @@ use crate::time::Timestamp;
 pub(super) const ITSELF: &str = "weighbridge";
 
 /// A release after a turn.
-pub(in crate::control) struct Turn {
+pub(in crate::control) struct AppliedTransition {
     pub(super) after: ReleaseState,
     pub(super) detail: String,
     /// Everything else of a release that begins with this turn.
-    pub(super) active: Option<Box<Active>>,
+    pub(super) active: Option<Box<RunningRelease>>,
     /// What the journal says of the plan of a release that begins with this turn.
-    pub(super) plan: Option<PlanTold>,
+    pub(super) plan: Option<PlanRecord>,
 }
 
-impl Turn {
+impl AppliedTransition {
     /// The row of a release that begins with this turn.
     pub(in crate::control) fn record(&self, now: Timestamp) -> Option<ReleaseRecord> {
         Some(self.active.as_ref()?.record(&self.after, now))
@@ -35,7 +35,7 @@ impl Turn {
 
     /// What the store should say of a release whose beginning was refused, and may be on disk all the same; `None` for a
     /// turn of one that is under way, which stays as it is.
-    pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<Turn>> {
+    pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<AppliedTransition>> {
         self.active.as_ref()?;
         let cancel = Input::Command(ReleaseCommand {
             verb: ReleaseAction::Cancel,
@@ -46,7 +46,7 @@ impl Turn {
             may_override: false,
         });
         let transition = self.after.next(&cancel, now).ok().flatten()?;
-        Some(Box::new(Turn {
+        Some(Box::new(AppliedTransition {
             after: transition.after,
             detail: transition.detail,
             active: self.active,
@@ -56,33 +56,33 @@ impl Turn {
 }
 
 /// A release that has just ended. Requests of its last moment may still be under way.
-pub(in crate::control) struct Ended {
-    pub(super) active: Box<Active>,
+pub(in crate::control) struct FinishedRelease {
+    pub(super) active: Box<RunningRelease>,
     pub(super) at: Timestamp,
 }
 
-impl Ended {
-    fn new(mut active: Box<Active>, at: Timestamp) -> Ended {
+impl FinishedRelease {
+    fn new(mut active: Box<RunningRelease>, at: Timestamp) -> FinishedRelease {
         // Requests that still hang must not take the canary out of a table that is no longer this release's.
         let _ = active.watch.tripwire().seal();
         // Dropped, the recording is written out.
         if let Some(recording) = active.recording.take() {
             end(&recording, &active.release);
         }
-        Ended { active, at }
+        FinishedRelease { active, at }
     }
 }
 
-impl Turn {
+impl AppliedTransition {
     /// Whether a release begins with it.
     pub(in crate::control) fn begins(&self) -> bool {
         self.active.is_some()
     }
 }
 
-impl Managed {
+impl ServiceEntry {
     /// The release as it will be told after this turn.
-    pub(in crate::control) fn foreseen_release(&self, turn: &Turn, now: Timestamp) -> Option<api::Release> {
+    pub(in crate::control) fn foreseen_release(&self, turn: &AppliedTransition, now: Timestamp) -> Option<api::Release> {
         let active = turn.active.as_deref().or(self.active.as_deref())?;
         Some(active.view(&turn.after, now, true))
     }
@@ -96,13 +96,13 @@ impl Managed {
     }
 
     /// The turn is in effect. Whether the release has ended with it.
-    pub(in crate::control) fn turn(&mut self, turn: Turn, action: &str, actor: &str, now: Timestamp) -> bool {
-        let Turn {
+    pub(in crate::control) fn turn(&mut self, turn: AppliedTransition, action: &str, actor: &str, now: Timestamp) -> bool {
+        let AppliedTransition {
             after, detail, active, ..
         } = turn;
         if let Some(mut active) = self.active.take().or(active) {
             if after.phase == api::Phase::Preflight {
-                active.preflight = Preflight::Due;
+                active.preflight = PreflightState::Due;
             }
             let weight = after.weight().percent();
             active.chronicle.turn(now, action, actor, detail, weight);
@@ -114,7 +114,7 @@ impl Managed {
             .as_ref()
             .is_some_and(|active| active.release.phase.is_over());
         if is_over {
-            self.ended = self.active.take().map(|active| Ended::new(active, now));
+            self.ended = self.active.take().map(|active| FinishedRelease::new(active, now));
         }
         is_over
     }
@@ -122,7 +122,7 @@ impl Managed {
     /// The row of a release that takes this turn, and what the journal says of it.
     pub(in crate::control) fn record_turn(
         &self,
-        turn: &Turn,
+        turn: &AppliedTransition,
         now: Timestamp,
         was: &mut Value,
         is: &mut Value,
@@ -130,13 +130,13 @@ impl Managed {
         let active = turn.active.as_deref().or(self.active.as_deref())?;
         let known = turn.active.is_none();
         if let (Some(was), true) = (was.as_object_mut(), known) {
-            was.insert("release".to_owned(), told(&active.release));
+            was.insert("release".to_owned(), to_json(&active.release));
         }
         if let Some(is) = is.as_object_mut() {
-            let mut release = told(&turn.after);
+            let mut release = to_json(&turn.after);
             if let Some(release) = release.as_object_mut() {
                 release.insert("detail".to_owned(), Value::from(turn.detail.as_str()));
-                release.extend(turn.plan.iter().flat_map(PlanTold::fields));
+                release.extend(turn.plan.iter().flat_map(PlanRecord::fields));
             }
             is.insert("release".to_owned(), release);
         }
@@ -151,7 +151,7 @@ impl Managed {
 }
 
 /// What the journal says of a release.
-fn told(release: &ReleaseState) -> Value {
+fn to_json(release: &ReleaseState) -> Value {
     serde_json::json!({
         "id": release.id,
         "phase": release.phase.as_str(),
@@ -165,7 +165,7 @@ fn told(release: &ReleaseState) -> Value {
 
 impl Controller {
     /// Takes a turn. Whether it is taken, or on its way.
-    pub(super) fn take_turn(&mut self, name: &Name, due: Due, intent: Intent, reply: Reply) -> bool {
+    pub(super) fn apply_transition(&mut self, name: &Name, due: Due, intent: Intent, reply: Reply) -> bool {
         let now = self.clock.now();
         let Some(managed) = self.services.get_mut(name) else {
             return false;
@@ -192,11 +192,11 @@ impl Controller {
                 None => {}
             }
         }
-        let moved = Move {
+        let moved = Change {
             next: managed.after(&transition.after, &intent, now),
             action: transition.action,
             intent,
-            turn: Some(Box::new(Turn {
+            turn: Some(Box::new(AppliedTransition {
                 after: transition.after,
                 detail: transition.detail,
                 active: None,
@@ -209,7 +209,7 @@ impl Controller {
             managed.begin_step(&moved, at_ms);
             self.commit_first(name, moved);
         } else {
-            self.brake(name, moved);
+            self.apply_safe_change(name, moved);
         }
         true
     }
@@ -224,9 +224,9 @@ impl Controller {
     }
 }
 
-impl Managed {
+impl ServiceEntry {
     /// The service's state after a turn of its release.
-    fn after(&self, release: &ReleaseState, intent: &Intent, now: Timestamp) -> crate::control::state::State {
+    fn after(&self, release: &ReleaseState, intent: &Intent, now: Timestamp) -> crate::control::state::ServiceState {
         let revision = self.next_revision();
         self.state
             .with_release(release, revision, &now.rfc3339(), intent.reason.clone())
@@ -234,7 +234,7 @@ impl Managed {
 
     /// The judge begins a step when it is decided, not when it is in effect, so that a replay of what was recorded
     /// decides at the same times.
-    fn begin_step(&mut self, moved: &Move, at_ms: u64) {
+    fn begin_step(&mut self, moved: &Change, at_ms: u64) {
         let after = moved.turn.as_ref().map(|turn| &turn.after);
         if let (Some(active), Some(after)) = (&mut self.active, after)
             && let Some(step) = after.step()
@@ -247,7 +247,7 @@ impl Managed {
 impl Controller {
     /// A promotion ends the release, and with it what its tripwire is good for: it is taken away first. Whether that could be
     /// done; not if a worker was faster, for then the canary is out, and stays out.
-    pub(in crate::control) fn seals(&self, name: &Name, moved: &Move) -> bool {
+    pub(in crate::control) fn claims_promotion(&self, name: &Name, moved: &Change) -> bool {
         let promotes = moved
             .turn
             .as_ref()
@@ -257,7 +257,7 @@ impl Controller {
     }
 
     /// A release that ends while the one before it has only just ended: the evidence of that is final now.
-    pub(in crate::control) fn settle_before(&mut self, name: &Name, moved: &Move, now: Timestamp) {
+    pub(in crate::control) fn settle_before(&mut self, name: &Name, moved: &Change, now: Timestamp) {
         let ends = moved.turn.as_ref().is_some_and(|turn| turn.after.phase.is_over());
         let before = self
             .services
@@ -299,7 +299,7 @@ impl Controller {
             // At once, in case the process ends now, and again when the last requests have ended.
             self.keep_evidence(name, now);
         }
-        self.tell(api::EventKind::Release {
+        self.emit(api::EventKind::Release {
             release: Box::new(release),
             action: action.to_owned(),
             actor: intent.actor.clone(),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::chronicle::Chronicle;
-use super::cohorts::{Assembly, Known};
+use super::history::History;
+use super::cohorts::{CohortBuilder, KnownEvents};
 use super::lease::LeasedBudget;
 use super::recording::{record, record_matured};
 use super::scored::Scored;
@@ -29,7 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const FULL_US: u64 = 5_000_000;
 
 /// A release under way.
-pub(in crate::control) struct Active {
+pub(in crate::control) struct RunningRelease {
     pub(super) release: ReleaseState,
     pub(super) watch: Arc<ReleaseHandle>,
     pub(super) trial: Trial,
@@ -38,7 +38,7 @@ pub(in crate::control) struct Active {
     pub(super) visible: LeasedBudget,
     /// The budget of all failures.
     pub(super) all: LeasedBudget,
-    pub(super) chronicle: Chronicle,
+    pub(super) chronicle: History,
     pub(super) recording: Option<Recording>,
     pub(super) timeline: Timeline,
     pub(super) landmark_us: u64,
@@ -46,12 +46,12 @@ pub(in crate::control) struct Active {
     pub(super) trial_step: Option<usize>,
     /// Rescues before the last restart.
     pub(super) rescued_before: u64,
-    pub(super) preflight: Preflight,
+    pub(super) preflight: PreflightState,
     pub(super) retry_at: Timestamp,
     /// When the disk may be asked again to take down failures.
     lease_at: Timestamp,
     pub(super) checkpoint_at: Timestamp,
-    pub(super) assembly: Assembly,
+    pub(super) assembly: CohortBuilder,
     scored: VecDeque<Scored>,
     /// The baseline's failures that the trial has been told of, or will be.
     baseline_failures: u32,
@@ -61,7 +61,7 @@ pub(in crate::control) struct Active {
 }
 
 /// What the disk is asked to take down as spent, of failures that users saw and of all.
-pub(super) type Asked = [Option<u32>; 2];
+pub(super) type LeaseRequest = [Option<u32>; 2];
 
 /// Failures that count as spent: those that users saw, and all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +72,7 @@ pub(super) struct Spent {
 
 /// How far the look at the canary before its first user has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Preflight {
+pub(super) enum PreflightState {
     Due,
     Running,
     Done(Result<(), String>),
@@ -93,27 +93,27 @@ pub(super) struct Due {
     pub(super) at_ms: u64,
 }
 
-impl Active {
+impl RunningRelease {
     /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
-    pub(super) fn new(release: ReleaseState, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> Active {
-        Active {
+    pub(super) fn new(release: ReleaseState, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> RunningRelease {
+        RunningRelease {
             trial: Trial::new(&release.plan, release.attempt),
             units: Units::new(spec.sticky, release.plan.bake_us()),
             watch: Arc::new(ReleaseHandle::new(spec, spent.visible, spent.all)),
             visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
             all: LeasedBudget::new(BudgetKind::All, spent.all, durable),
-            chronicle: Chronicle::new(now),
+            chronicle: History::new(now),
             recording: None,
             timeline: Timeline::new(now),
             release,
             landmark_us: u64::MAX,
             trial_step: None,
             rescued_before: 0,
-            preflight: Preflight::Due,
+            preflight: PreflightState::Due,
             retry_at: now,
             lease_at: now,
             checkpoint_at: now,
-            assembly: Assembly::new(micros(now)),
+            assembly: CohortBuilder::new(micros(now)),
             scored: VecDeque::new(),
             baseline_failures: 0,
             told_rescued: 0,
@@ -166,7 +166,7 @@ impl Active {
 
     /// Puts together what can be scored now.
     pub(super) fn close(&mut self, now: Timestamp, floor_us: u64) {
-        let known = Known {
+        let known = KnownEvents {
             now_us: micros(now),
             floor_us,
             landmark_us: self.landmark_us,
@@ -275,11 +275,11 @@ impl Active {
             limit,
             outran: budget.capped.map(u64::from),
         };
-        self.heed(&input, now)
+        self.handle_input(&input, now)
     }
 
     /// What follows from something that the judge has no part in.
-    pub(super) fn heed(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
+    pub(super) fn handle_input(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
         let at_ms = self.timeline.ms(now);
         let due = |transition| Due { transition, at_ms };
         self.next(input, now).map(due)
@@ -356,7 +356,7 @@ impl Active {
             Some(step) => self.begin_step(step, at_ms),
             None => {
                 self.trial_step = None;
-                self.preflight = Preflight::Due;
+                self.preflight = PreflightState::Due;
             }
         }
     }
@@ -388,7 +388,7 @@ impl Active {
     }
 
     /// What the disk is asked for.
-    pub(super) fn asked(&self) -> Asked {
+    pub(super) fn asked(&self) -> LeaseRequest {
         [self.visible.lease.asked(), self.all.lease.asked()]
     }
 
@@ -411,7 +411,7 @@ impl Active {
     }
 
     /// The disk has taken what was asked for, or has not.
-    pub(super) fn leased(&mut self, asked: Asked, on_disk: bool, now: Timestamp) {
+    pub(super) fn leased(&mut self, asked: LeaseRequest, on_disk: bool, now: Timestamp) {
         let [visible, all] = asked;
         self.visible.lease.answered(visible, on_disk);
         self.all.lease.answered(all, on_disk);

@@ -11,7 +11,7 @@ use std::sync::{Arc, LazyLock};
 
 use arc_swap::ArcSwap;
 
-use super::state::{State, percentages};
+use super::state::{ServiceState, percentages};
 use super::view;
 use crate::model::{Name, api};
 use crate::routing::{Publisher, RoutingTable};
@@ -34,7 +34,7 @@ pub trait Views: fmt::Debug + Send + Sync {
 
 /// What the controller alone knows of a service.
 #[derive(Clone, Debug)]
-pub(super) struct Shown {
+pub(super) struct ServiceDetails {
     pub(super) revision: u64,
     pub(super) baseline: Name,
     pub(super) previous_baseline: Option<Name>,
@@ -47,9 +47,9 @@ pub(super) struct Shown {
     pub(super) durable: bool,
 }
 
-impl Shown {
-    pub(super) fn new(state: &State, pending: Option<&State>, release: Option<&str>, durable: bool) -> Shown {
-        Shown {
+impl ServiceDetails {
+    pub(super) fn new(state: &ServiceState, pending: Option<&ServiceState>, release: Option<&str>, durable: bool) -> ServiceDetails {
+        ServiceDetails {
             revision: state.revision,
             baseline: Name::clone(&state.baseline),
             previous_baseline: state.previous_baseline.clone(),
@@ -74,7 +74,7 @@ pub(super) struct PublishedViews {
     recents: Arc<Recents>,
     clock: Arc<dyn Clock>,
     /// The map changes with the configuration only; a change of a service replaces what its slot holds.
-    slots: ArcSwap<BTreeMap<Name, ArcSwap<Shown>>>,
+    slots: ArcSwap<BTreeMap<Name, ArcSwap<ServiceDetails>>>,
 }
 
 impl PublishedViews {
@@ -89,20 +89,20 @@ impl PublishedViews {
     }
 
     /// These services and no others are shown.
-    pub(super) fn replace(&self, services: impl Iterator<Item = (Name, Shown)>) {
+    pub(super) fn replace(&self, services: impl Iterator<Item = (Name, ServiceDetails)>) {
         let slots = services.map(|(name, shown)| (name, ArcSwap::from_pointee(shown)));
         self.slots.store(Arc::new(slots.collect()));
     }
 
     /// A service as it would be shown.
-    pub(super) fn service_as(&self, name: &str, shown: &Shown) -> Option<api::Service> {
+    pub(super) fn service_as(&self, name: &str, shown: &ServiceDetails) -> Option<api::Service> {
         let (snapshot, mut reader) = (self.publisher.current(), Reader::new(self));
         let table: &RoutingTable = &snapshot.table;
         Some(view::service(table.service(name)?, shown, |key| reader.windows(key)))
     }
 
     /// A service has changed.
-    pub(super) fn show(&self, name: &str, shown: Shown) {
+    pub(super) fn show(&self, name: &str, shown: ServiceDetails) {
         if let Some(slot) = self.slots.load().get(name) {
             slot.store(Arc::new(shown));
         }
@@ -112,7 +112,7 @@ impl PublishedViews {
 impl Views for PublishedViews {
     fn services(&self) -> Vec<api::Service> {
         // Before the table, so that what is shown is never of a later revision than the weights in effect.
-        let shown: Vec<(Name, Arc<Shown>)> = self
+        let shown: Vec<(Name, Arc<ServiceDetails>)> = self
             .slots
             .load()
             .iter()
@@ -124,7 +124,7 @@ impl Views for PublishedViews {
             .services()
             .map(|service| (&*service.name, service))
             .collect();
-        let known = |(name, shown): &(Name, Arc<Shown>)| {
+        let known = |(name, shown): &(Name, Arc<ServiceDetails>)| {
             let service = by_name.get(&**name)?;
             Some(view::service(service, shown, |key| reader.windows(key)))
         };
@@ -192,10 +192,10 @@ mod tests {
     use crate::routing::KeyRegistry;
     use crate::time::ManualClock;
 
-    fn shown(revision: u64) -> Shown {
-        let mut state = State::declared(&spec("shop", 0.0), "2026-01-01T00:00:00Z");
+    fn shown(revision: u64) -> ServiceDetails {
+        let mut state = ServiceState::declared(&spec("shop", 0.0), "2026-01-01T00:00:00Z");
         state.revision = revision;
-        Shown::new(&state, None, None, true)
+        ServiceDetails::new(&state, None, None, true)
     }
 
     fn board(in_table: &[&str]) -> PublishedViews {

@@ -18,25 +18,25 @@ const WAITING_MAX: usize = 256;
 
 /// The queue to the store.
 #[derive(Debug)]
-pub(super) struct Outbox {
+pub(super) struct CommitQueue {
     store: Store,
-    queue: VecDeque<(Ticket, ChangeRecord)>,
+    queue: VecDeque<(CommitId, ChangeRecord)>,
     /// The commit of the first in the queue, while the store works on it.
     writing: Option<Commit>,
     retry_at: Option<Instant>,
     /// Refused together with one before them.
-    refused: VecDeque<(Ticket, StoreError)>,
+    refused: VecDeque<(CommitId, StoreError)>,
     tickets: u64,
 }
 
 /// A change in the queue; later ones are greater.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Ticket(u64);
+pub(super) struct CommitId(u64);
 
-impl Outbox {
+impl CommitQueue {
     /// An empty queue.
-    pub(super) fn new(store: Store) -> Outbox {
-        Outbox {
+    pub(super) fn new(store: Store) -> CommitQueue {
+        CommitQueue {
             store,
             queue: VecDeque::new(),
             writing: None,
@@ -55,7 +55,7 @@ impl Outbox {
     }
 
     /// Queues a change. A disk that failed before is tried again at once.
-    pub(super) fn push(&mut self, change: ChangeRecord) -> Ticket {
+    pub(super) fn push(&mut self, change: ChangeRecord) -> CommitId {
         if self.queue.len() >= WAITING_MAX
             && let Some(at) = self.superseded()
         {
@@ -64,7 +64,7 @@ impl Outbox {
             tracing::error!(?entry, "the store is too far behind; an entry of the journal is lost");
         }
         self.tickets += 1;
-        let ticket = Ticket(self.tickets);
+        let ticket = CommitId(self.tickets);
         self.queue.push_back((ticket, change));
         self.retry_at = None;
         ticket
@@ -95,7 +95,7 @@ impl Outbox {
 
     /// Takes a change back. One that the store has begun with may be written all the same; what is queued next then
     /// replaces it.
-    pub(super) fn withdraw(&mut self, ticket: Ticket) {
+    pub(super) fn withdraw(&mut self, ticket: CommitId) {
         if self.queue.front().is_some_and(|(first, _)| *first == ticket) {
             self.writing = None;
         }
@@ -104,7 +104,7 @@ impl Outbox {
 
     /// What became of a change. One that is in effect stays queued after an error, and is tried again after `retry`.
     /// Never completes while nothing is queued; may be dropped and called again.
-    pub(super) async fn next(&mut self, retry: Duration) -> (Ticket, Result<Committed, StoreError>) {
+    pub(super) async fn next(&mut self, retry: Duration) -> (CommitId, Result<Committed, StoreError>) {
         if let Some((ticket, error)) = self.refused.pop_front() {
             return (ticket, Err(error));
         }
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn behind_a_disk_that_hangs_the_last_state_of_every_release_stays() {
         let (store, _) = Store::open(&Options::default()).unwrap();
-        let mut outbox = Outbox::new(store);
+        let mut outbox = CommitQueue::new(store);
         outbox.push(change(1));
         outbox.push(change(2));
         for _ in 0..2 * WAITING_MAX {

@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
-use super::problem::{self, Problem, retry_after};
-use super::server::Ends;
+use super::problem::{self, ProblemResponse, retry_after};
+use super::server::ConnectInfo;
 use super::{Options, Role, Token};
 
 /// Wrong tokens that one address may send at once, before each further one is put off.
@@ -60,7 +60,7 @@ impl Auth {
         }
     }
 
-    fn caller(&self, headers: &HeaderMap, peer: IpAddr, now: Instant) -> Result<Caller, Problem> {
+    fn caller(&self, headers: &HeaderMap, peer: IpAddr, now: Instant) -> Result<Caller, ProblemResponse> {
         if self.tokens.is_empty() {
             return Ok(Caller {
                 name: "anonymous".into(),
@@ -90,7 +90,7 @@ impl Auth {
 
     /// The answer to a wrong token. A right one is always let in, whatever came from its address before: nobody can
     /// lock an operator out in the moment of a rollback. The limit keeps guessing from costing much, here and in the log.
-    fn refuse(&self, peer: IpAddr, now: Instant) -> Problem {
+    fn refuse(&self, peer: IpAddr, now: Instant) -> ProblemResponse {
         let wait = self
             .failures
             .lock()
@@ -98,7 +98,7 @@ impl Auth {
             .record(peer, now);
         if let Some(wait) = wait {
             let (name, value) = retry_after(wait.as_secs());
-            return Problem::plain(problem::TOO_MANY).with_header(name, value);
+            return ProblemResponse::plain(problem::TOO_MANY).with_header(name, value);
         }
         tracing::warn!(%peer, "a wrong token for the admin API");
         unauthenticated(
@@ -108,7 +108,7 @@ impl Auth {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&[u8], Problem> {
+fn bearer(headers: &HeaderMap) -> Result<&[u8], ProblemResponse> {
     const CHALLENGE: &str = r#"Bearer realm="weighbridge""#;
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -126,8 +126,8 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], Problem> {
     }
 }
 
-fn unauthenticated(detail: &'static str, challenge: &'static str) -> Problem {
-    Problem::new(problem::UNAUTHENTICATED, detail)
+fn unauthenticated(detail: &'static str, challenge: &'static str) -> ProblemResponse {
+    ProblemResponse::new(problem::UNAUTHENTICATED, detail)
         .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
 }
 
@@ -139,11 +139,11 @@ pub(super) async fn require(
 ) -> Response {
     let peer = request
         .extensions()
-        .get::<Ends>()
+        .get::<ConnectInfo>()
         .map_or(IpAddr::from([0; 4]), |ends| ends.peer.ip());
     match auth.caller(request.headers(), peer, Instant::now()) {
         Err(problem) => problem.into_response(),
-        Ok(caller) if caller.role < least => Problem::new(
+        Ok(caller) if caller.role < least => ProblemResponse::new(
             problem::FORBIDDEN,
             format!(
                 "This needs the role {:?}; the token {:?} has {:?}.",

@@ -14,13 +14,13 @@ use serde_json::error::Category;
 use serde_path_to_error::{Path, Segment};
 use tokio::time::timeout;
 
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 
 /// How long the few KiB of a body may take.
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The body of a request that must have one.
-pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes, T), Problem> {
+pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes, T), ProblemResponse> {
     check_type(request.headers())?;
     let bytes = collect(request).await?;
     let parsed = parse(&bytes)?;
@@ -28,7 +28,7 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes
 }
 
 /// The body of a request that may have none.
-pub(super) async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<(Bytes, T), Problem> {
+pub(super) async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<(Bytes, T), ProblemResponse> {
     // A form of another site always has a type, so what has neither type nor body was not sent by one.
     if request.headers().contains_key(header::CONTENT_TYPE) {
         check_type(request.headers())?;
@@ -40,17 +40,17 @@ pub(super) async fn read_optional<T: DeserializeOwned + Default>(request: Reques
     if bytes.is_empty() {
         Ok((bytes, T::default()))
     } else {
-        Err(Problem::plain(problem::WRONG_TYPE))
+        Err(ProblemResponse::plain(problem::WRONG_TYPE))
     }
 }
 
-fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
+fn check_type(headers: &HeaderMap) -> Result<(), ProblemResponse> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let is_json = matches!((types.next(), types.next()), (Some(only), None) if is_json(only));
     if is_json && !headers.contains_key(header::CONTENT_ENCODING) {
         Ok(())
     } else {
-        Err(Problem::plain(problem::WRONG_TYPE))
+        Err(ProblemResponse::plain(problem::WRONG_TYPE))
     }
 }
 
@@ -62,22 +62,22 @@ fn is_json(value: &HeaderValue) -> bool {
     kind.trim() == "application/json" && matches!(parameters.as_str(), "" | "charset=utf-8")
 }
 
-async fn collect(request: Request) -> Result<Bytes, Problem> {
+async fn collect(request: Request) -> Result<Bytes, ProblemResponse> {
     let collected = timeout(BODY_WITHIN, Bytes::from_request(request, &())).await;
     collected
-        .map_err(|_| Problem::plain(problem::TOO_SLOW))?
+        .map_err(|_| ProblemResponse::plain(problem::TOO_SLOW))?
         .map_err(|rejection| match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Problem::plain(problem::TOO_LARGE),
-            _ => Problem::new(problem::BAD_REQUEST, "The body could not be read to its end."),
+            StatusCode::PAYLOAD_TOO_LARGE => ProblemResponse::plain(problem::TOO_LARGE),
+            _ => ProblemResponse::new(problem::BAD_REQUEST, "The body could not be read to its end."),
         })
 }
 
 /// One JSON object of type `T`.
-pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProblemResponse> {
     // A struct could also be read from an array; the API takes objects only.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
-            Ok(_) => Problem::field("", "An object is expected."),
+            Ok(_) => ProblemResponse::field("", "An object is expected."),
             Err(error) => explain(bytes, "", &error),
         });
     }
@@ -88,16 +88,16 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(parsed)
 }
 
-fn explain(bytes: &[u8], pointer: &str, error: &serde_json::Error) -> Problem {
+fn explain(bytes: &[u8], pointer: &str, error: &serde_json::Error) -> ProblemResponse {
     let text = error.to_string();
     let what = text.split(" at line ").next().unwrap_or_default();
     match error.classify() {
-        Category::Data => Problem::field(format!("{pointer}{}", own_field(what)), what),
-        _ if what == "number out of range" => Problem::field(pointer, what),
-        _ if bytes.trim_ascii().is_empty() => Problem::new(problem::MALFORMED_JSON, "The body is empty."),
+        Category::Data => ProblemResponse::field(format!("{pointer}{}", own_field(what)), what),
+        _ if what == "number out of range" => ProblemResponse::field(pointer, what),
+        _ if bytes.trim_ascii().is_empty() => ProblemResponse::new(problem::MALFORMED_JSON, "The body is empty."),
         _ => match token_at(bytes, error.line(), error.column()) {
-            Some(token) if is_not_finite(token) => Problem::field(pointer, "A finite number is expected."),
-            _ => Problem::new(problem::MALFORMED_JSON, text),
+            Some(token) if is_not_finite(token) => ProblemResponse::field(pointer, "A finite number is expected."),
+            _ => ProblemResponse::new(problem::MALFORMED_JSON, text),
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 
 /// The tag of a revision.
 pub(super) fn tag(revision: u64) -> HeaderValue {
@@ -42,23 +42,23 @@ impl Tags {
 }
 
 /// What `If-Match` says; `None` when it is not there.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Tags>, Problem> {
+pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Tags>, ProblemResponse> {
     read(headers, &header::IF_MATCH)
 }
 
 /// What `If-None-Match` says; `None` when it is not there.
-pub(super) fn if_none_match(headers: &HeaderMap) -> Result<Option<Tags>, Problem> {
+pub(super) fn if_none_match(headers: &HeaderMap) -> Result<Option<Tags>, ProblemResponse> {
     read(headers, &header::IF_NONE_MATCH)
 }
 
-fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, Problem> {
+fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ProblemResponse> {
     if !headers.contains_key(name) {
         return Ok(None);
     }
     let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(HeaderValue::to_str).collect();
     let tags = lines.ok().and_then(|lines| parse(&lines.join(",")));
     tags.map(Some).ok_or_else(|| {
-        Problem::new(
+        ProblemResponse::new(
             problem::BAD_REQUEST,
             format!("{name} must be `*` or a list of tags in double quotes, as ETag gives them."),
         )

@@ -26,7 +26,7 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 
 /// How long a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct ConnectionLimits {
     /// From a connection's beginning, or the first byte of its next request, to the end of the request's head.
     pub(super) head: Duration,
     /// Between two requests.
@@ -50,7 +50,7 @@ enum Stage {
 
 /// What is known of one connection. The lock is held for no more than a look.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct ConnectionProgress {
     inner: Mutex<Inner>,
     closed: CancellationToken,
 }
@@ -75,8 +75,8 @@ struct Unread {
     taken: usize,
 }
 
-impl Progress {
-    fn new(now: Instant) -> Progress {
+impl ConnectionProgress {
+    fn new(now: Instant) -> ConnectionProgress {
         let inner = Inner {
             stage: Stage::Head,
             since: now,
@@ -84,7 +84,7 @@ impl Progress {
             unread: None,
             answered: false,
         };
-        Progress {
+        ConnectionProgress {
             inner: Mutex::new(inner),
             closed: CancellationToken::new(),
         }
@@ -160,7 +160,7 @@ impl Progress {
     }
 
     /// What its client has taken too long for.
-    fn overdue(&self, patience: &Patience, now: Instant) -> Option<&'static str> {
+    fn overdue(&self, patience: &ConnectionLimits, now: Instant) -> Option<&'static str> {
         let inner = self.lock();
         let over = |since: Instant, patience: Duration| now.duration_since(since) >= patience;
         match inner.stage {
@@ -217,7 +217,7 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct Connections {
     most: usize,
-    patience: Patience,
+    patience: ConnectionLimits,
     open: Mutex<Open>,
     /// One has ended.
     left: Notify,
@@ -225,25 +225,25 @@ pub(super) struct Connections {
 
 #[derive(Debug, Default)]
 struct Open {
-    all: BTreeMap<u64, Arc<Progress>>,
+    all: BTreeMap<u64, Arc<ConnectionProgress>>,
     numbers: u64,
 }
 
 /// A connection's place among them, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct ConnectionSlot {
     number: u64,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
     connections: Arc<Connections>,
 }
 
-impl Place {
-    pub(super) fn progress(&self) -> &Arc<Progress> {
+impl ConnectionSlot {
+    pub(super) fn progress(&self) -> &Arc<ConnectionProgress> {
         &self.progress
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.connections.lock().all.remove(&self.number);
         self.connections.left.notify_one();
@@ -252,7 +252,7 @@ impl Drop for Place {
 
 impl Connections {
     /// None yet, and at most `most`.
-    pub(super) fn new(most: usize, patience: Patience) -> Connections {
+    pub(super) fn new(most: usize, patience: ConnectionLimits) -> Connections {
         Connections {
             most,
             patience,
@@ -262,7 +262,7 @@ impl Connections {
     }
 
     /// A place for a new connection: at once, if one is free or can be made free.
-    pub(super) async fn place(self: &Arc<Self>) -> Place {
+    pub(super) async fn place(self: &Arc<Self>) -> ConnectionSlot {
         loop {
             if let Some(place) = self.try_place(Instant::now()) {
                 return place;
@@ -274,7 +274,7 @@ impl Connections {
         }
     }
 
-    fn try_place(self: &Arc<Self>, now: Instant) -> Option<Place> {
+    fn try_place(self: &Arc<Self>, now: Instant) -> Option<ConnectionSlot> {
         let mut open = self.lock();
         while open.all.len() >= self.most {
             let ranked = open.all.iter();
@@ -287,10 +287,10 @@ impl Connections {
             }
         }
         open.numbers += 1;
-        let (number, progress) = (open.numbers, Arc::new(Progress::new(now)));
+        let (number, progress) = (open.numbers, Arc::new(ConnectionProgress::new(now)));
         open.all.insert(number, Arc::clone(&progress));
         drop(open);
-        Some(Place {
+        Some(ConnectionSlot {
             number,
             progress,
             connections: Arc::clone(self),
@@ -299,7 +299,7 @@ impl Connections {
 
     /// Closes those whose clients take too long. Never completes.
     pub(super) async fn sweep(&self) {
-        let Patience { head, idle, write } = self.patience;
+        let ConnectionLimits { head, idle, write } = self.patience;
         let every = (head.min(idle).min(write) / 4).clamp(Duration::from_millis(1), LOOK_MAX);
         loop {
             sleep(every).await;
@@ -326,7 +326,7 @@ impl Connections {
 mod tests {
     use super::*;
 
-    const PATIENCE: Patience = Patience {
+    const PATIENCE: ConnectionLimits = ConnectionLimits {
         head: Duration::from_secs(3),
         idle: Duration::from_secs(10),
         write: Duration::from_secs(10),
@@ -334,17 +334,17 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn connections<const N: usize>(most: usize, now: Instant) -> (Arc<Connections>, [Place; N]) {
+    fn connections<const N: usize>(most: usize, now: Instant) -> (Arc<Connections>, [ConnectionSlot; N]) {
         let connections = Arc::new(Connections::new(most, PATIENCE));
         let places = [(); N].map(|()| connections.try_place(now).unwrap());
         (connections, places)
     }
 
-    fn is_closed(place: &Place) -> bool {
+    fn is_closed(place: &ConnectionSlot) -> bool {
         place.progress.closed.is_cancelled()
     }
 
-    fn answer(place: &Place, now: Instant) {
+    fn answer(place: &ConnectionSlot, now: Instant) {
         place.progress.answered();
         place.progress.flushed(now);
     }

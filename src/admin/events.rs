@@ -15,7 +15,7 @@ use tokio_stream::wrappers::BroadcastStream;
 use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use utoipa::IntoParams;
 
-use super::problem::{self, Problem, retry_after};
+use super::problem::{self, ProblemResponse, retry_after};
 use super::router::App;
 use crate::model::api;
 
@@ -52,15 +52,15 @@ pub(super) async fn stream_events(
     State(app): State<App>,
     query: Result<Query<EventsQuery>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+) -> Result<Response, ProblemResponse> {
+    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let last_id = last_id(&headers)?;
     if let Some(service) = &query.service {
         app.handle.revision(service)?;
     }
     let Ok(permit) = app.streams.clone().try_acquire_owned() else {
         let (name, value) = retry_after(RECONNECT_AFTER.as_secs());
-        let problem = Problem::new(
+        let problem = ProblemResponse::new(
             problem::OVERLOADED,
             "There are too many event streams; try again later.",
         );
@@ -77,13 +77,13 @@ pub(super) async fn stream_events(
     Ok(Sse::new(events).keep_alive(keep_alive).into_response())
 }
 
-fn last_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn last_id(headers: &HeaderMap) -> Result<Option<u64>, ProblemResponse> {
     let Some(value) = headers.get(LAST_EVENT_ID) else {
         return Ok(None);
     };
     let id = value.to_str().ok().and_then(|text| text.parse().ok());
     id.map(Some)
-        .ok_or_else(|| Problem::new(problem::BAD_REQUEST, "Last-Event-ID must be an id of this stream."))
+        .ok_or_else(|| ProblemResponse::new(problem::BAD_REQUEST, "Last-Event-ID must be an id of this stream."))
 }
 
 /// What a stream tells.

@@ -15,9 +15,9 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
-use super::call::Named;
+use super::request_context::PathName;
 use super::page;
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 use super::render::Renders;
 use crate::control::Handle;
 use crate::model::api;
@@ -60,11 +60,11 @@ enum Form {
 pub(super) async fn get_evidence(
     State(handle): State<Handle>,
     State(renders): State<Renders>,
-    Named(id): Named,
+    PathName(id): PathName,
     query: Result<Query<EvidenceQuery>, QueryRejection>,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+) -> Result<Response, ProblemResponse> {
+    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let bundle = handle.evidence(&id).await?;
     let mut response = match query.format.unwrap_or_else(|| wanted(&headers)) {
         Form::Json => renders.json(bundle).await?,
@@ -112,11 +112,11 @@ fn range(text: &str) -> (&str, f64) {
         (status = 404, description = "No such release, or nothing was recorded of it", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The recording cannot be read", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn get_recording(State(handle): State<Handle>, Named(id): Named) -> Result<Response, Problem> {
+pub(super) async fn get_recording(State(handle): State<Handle>, PathName(id): PathName) -> Result<Response, ProblemResponse> {
     let path = handle.recording(&id).await?;
     let opened = spawn_blocking(move || Recording::open(path)).await;
     let recording = opened
-        .map_err(|_| Problem::plain(problem::INTERNAL))?
+        .map_err(|_| ProblemResponse::plain(problem::INTERNAL))?
         .map_err(|error| unreadable(&error))?;
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
@@ -125,10 +125,10 @@ pub(super) async fn get_recording(State(handle): State<Handle>, Named(id): Named
     Ok((headers, Body::from_stream(recording.pieces())).into_response())
 }
 
-fn unreadable(error: &io::Error) -> Problem {
+fn unreadable(error: &io::Error) -> ProblemResponse {
     match error.kind() {
-        ErrorKind::NotFound => Problem::new(problem::NOT_FOUND, "Nothing was recorded of this release."),
-        _ => Problem::new(problem::STORE, format!("The recording cannot be read: {error}.")),
+        ErrorKind::NotFound => ProblemResponse::new(problem::NOT_FOUND, "Nothing was recorded of this release."),
+        _ => ProblemResponse::new(problem::STORE, format!("The recording cannot be read: {error}.")),
     }
 }
 

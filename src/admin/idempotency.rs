@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 use crate::model::{IdempotencyKey, KeptAnswer, hex};
 use crate::time::Timestamp;
 
@@ -33,7 +33,7 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The answer to a write that was made.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(super) struct StoredResponse {
     /// 200, or 201 with where the new resource is.
     pub(super) status: StatusCode,
     /// The path of what was made, if something was.
@@ -46,7 +46,7 @@ pub(super) struct Answer {
     pub(super) body: Bytes,
 }
 
-impl Answer {
+impl StoredResponse {
     /// As it is kept over a restart.
     pub(super) fn kept(&self, key: IdempotencyKey, now: Timestamp) -> KeptAnswer {
         let location = self.location.as_ref().and_then(|location| location.to_str().ok());
@@ -60,8 +60,8 @@ impl Answer {
         }
     }
 
-    fn restored(kept: KeptAnswer) -> Option<Answer> {
-        Some(Answer {
+    fn restored(kept: KeptAnswer) -> Option<StoredResponse> {
+        Some(StoredResponse {
             status: StatusCode::from_u16(kept.status).ok()?,
             location: kept.location.map(HeaderValue::try_from).transpose().ok()?,
             revision: kept.revision,
@@ -72,16 +72,16 @@ impl Answer {
 }
 
 /// What became of a write.
-pub(super) type Outcome = Result<Answer, Problem>;
+pub(super) type WriteOutcome = Result<StoredResponse, ProblemResponse>;
 
 /// A key, with the caller whose it is: nobody gets another's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Key {
+pub(super) struct CallerKey {
     caller: Arc<str>,
     text: String,
 }
 
-impl Key {
+impl CallerKey {
     /// The key, and the digest of its request, as they are kept over a restart.
     pub(super) fn kept(&self, request: &[u8; 32]) -> IdempotencyKey {
         IdempotencyKey {
@@ -92,7 +92,7 @@ impl Key {
     }
 
     /// The key in `headers`, if there is one.
-    pub(super) fn read(headers: &HeaderMap, caller: &Arc<str>) -> Result<Option<Key>, Problem> {
+    pub(super) fn read(headers: &HeaderMap, caller: &Arc<str>) -> Result<Option<CallerKey>, ProblemResponse> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
         let (Some(value), again) = (values.next(), values.next()) else {
             return Ok(None);
@@ -101,11 +101,11 @@ impl Key {
             && (1..=KEY_LENGTH_MAX).contains(&value.len())
             && value.as_bytes().iter().all(u8::is_ascii_graphic);
         match value.to_str() {
-            Ok(text) if is_sane => Ok(Some(Key {
+            Ok(text) if is_sane => Ok(Some(CallerKey {
                 caller: Arc::clone(caller),
                 text: text.to_owned(),
             })),
-            _ => Err(Problem::new(
+            _ => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
                 format!("Idempotency-Key must be one value of 1 to {KEY_LENGTH_MAX} visible ASCII characters."),
             )),
@@ -115,17 +115,17 @@ impl Key {
 
 /// The answers that are remembered.
 #[derive(Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct IdempotencyCache {
     entries: Mutex<VecDeque<Entry>>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    key: Key,
+    key: CallerKey,
     request: [u8; 32],
     /// When it is forgotten.
     until: Instant,
-    outcome: watch::Receiver<Option<Outcome>>,
+    outcome: watch::Receiver<Option<WriteOutcome>>,
 }
 
 impl Entry {
@@ -144,27 +144,27 @@ impl Entry {
 
 /// Whose turn it is.
 #[derive(Debug)]
-pub(super) enum Turn {
+pub(super) enum Claim {
     /// The first with this key: does the work and says what became of it. Dropped without, it counts as failed.
-    First(watch::Sender<Option<Outcome>>),
+    New(watch::Sender<Option<WriteOutcome>>),
     /// A repetition: its outcome is or will be here.
-    Again(watch::Receiver<Option<Outcome>>),
+    Replay(watch::Receiver<Option<WriteOutcome>>),
 }
 
-impl Answers {
+impl IdempotencyCache {
     /// What was kept over a restart, the oldest first. What has been kept for long enough, or cannot be read, is left out.
-    pub(super) fn restored(kept: Vec<KeptAnswer>, now: Instant, wall: Timestamp) -> Answers {
+    pub(super) fn restored(kept: Vec<KeptAnswer>, now: Instant, wall: Timestamp) -> IdempotencyCache {
         let mut entries = VecDeque::new();
         for kept in kept {
             let age = (wall.unix_us() / 1000).saturating_sub(kept.at_ms);
             let age = Duration::from_millis(age.max(0).unsigned_abs());
             let left = REMEMBERED_FOR.saturating_sub(age);
-            let key = Key {
+            let key = CallerKey {
                 caller: kept.key.caller.as_str().into(),
                 text: kept.key.key.clone(),
             };
             let request = hex::digest(&kept.key.request);
-            if let (Some(request), Some(answer), false) = (request, Answer::restored(kept), left.is_zero()) {
+            if let (Some(request), Some(answer), false) = (request, StoredResponse::restored(kept), left.is_zero()) {
                 let (_, outcome) = watch::channel(Some(Ok(answer)));
                 entries.push_back(Entry {
                     key,
@@ -174,13 +174,13 @@ impl Answers {
                 });
             }
         }
-        Answers {
+        IdempotencyCache {
             entries: Mutex::new(entries),
         }
     }
 
     /// The turn of a request, known by its digest.
-    pub(super) fn turn(&self, key: Key, request: [u8; 32], now: Instant) -> Result<Turn, Problem> {
+    pub(super) fn turn(&self, key: CallerKey, request: [u8; 32], now: Instant) -> Result<Claim, ProblemResponse> {
         let mut entries = self.lock();
         // Failures are forgotten here, when the next one asks.
         entries.retain(|entry| entry.is_under_way() || entry.size().is_some() && now < entry.until);
@@ -188,9 +188,9 @@ impl Answers {
             && let Some(entry) = entries.remove(at)
         {
             let turn = if entry.request == request {
-                Ok(Turn::Again(entry.outcome.clone()))
+                Ok(Claim::Replay(entry.outcome.clone()))
             } else {
-                Err(Problem::plain(problem::KEY_REUSED))
+                Err(ProblemResponse::plain(problem::KEY_REUSED))
             };
             entries.push_back(entry);
             return turn;
@@ -203,7 +203,7 @@ impl Answers {
             until: now + REMEMBERED_FOR,
             outcome,
         });
-        Ok(Turn::First(sender))
+        Ok(Claim::New(sender))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
@@ -213,12 +213,12 @@ impl Answers {
 }
 
 /// Forgets the least recently asked for, but never what is under way.
-fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), Problem> {
+fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), ProblemResponse> {
     let mut bytes: usize = entries.iter().filter_map(Entry::size).sum();
     while entries.len() >= ANSWERS_MAX || bytes > ANSWERS_BYTES_MAX {
         let oldest = entries.iter().position(|entry| !entry.is_under_way());
         let Some(entry) = oldest.and_then(|at| entries.remove(at)) else {
-            return Err(Problem::plain(problem::OVERLOADED));
+            return Err(ProblemResponse::plain(problem::OVERLOADED));
         };
         bytes -= entry.size().unwrap_or_default();
     }
@@ -226,10 +226,10 @@ fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), Problem> {
 }
 
 /// Waits for what became of a write.
-pub(super) async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outcome {
+pub(super) async fn wait(mut outcome: watch::Receiver<Option<WriteOutcome>>) -> WriteOutcome {
     match outcome.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(outcome)) => outcome.clone(),
-        _ => Err(Problem::plain(problem::INTERNAL)),
+        _ => Err(ProblemResponse::plain(problem::INTERNAL)),
     }
 }
 
@@ -237,15 +237,15 @@ pub(super) async fn wait(mut outcome: watch::Receiver<Option<Outcome>>) -> Outco
 mod tests {
     use super::*;
 
-    fn key(text: impl ToString) -> Key {
-        Key {
+    fn key(text: impl ToString) -> CallerKey {
+        CallerKey {
             caller: "anna".into(),
             text: text.to_string(),
         }
     }
 
-    fn answer(size: usize) -> Outcome {
-        Ok(Answer {
+    fn answer(size: usize) -> WriteOutcome {
+        Ok(StoredResponse {
             status: StatusCode::OK,
             location: None,
             revision: 7,
@@ -255,15 +255,15 @@ mod tests {
     }
 
     /// What a request gets: `first` (it is then answered with `outcome`), or what it waits for, or the problem.
-    fn ask(answers: &Answers, text: impl ToString, request: u8, now: Instant, outcome: Option<Outcome>) -> String {
+    fn ask(answers: &IdempotencyCache, text: impl ToString, request: u8, now: Instant, outcome: Option<WriteOutcome>) -> String {
         match answers.turn(key(text), [request; 32], now) {
-            Ok(Turn::First(sender)) => {
+            Ok(Claim::New(sender)) => {
                 if let Some(outcome) = outcome {
                     sender.send_replace(Some(outcome));
                 }
                 "first".into()
             }
-            Ok(Turn::Again(receiver)) => match &*receiver.borrow() {
+            Ok(Claim::Replay(receiver)) => match &*receiver.borrow() {
                 Some(Ok(answer)) => format!("again {}", answer.revision),
                 other => format!("{other:?}"),
             },
@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn a_repetition_gets_the_first_answer_and_another_request_none() {
-        let (answers, now) = (Answers::default(), Instant::now());
+        let (answers, now) = (IdempotencyCache::default(), Instant::now());
         assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
         assert_eq!(ask(&answers, "a", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "a", 2, now, None), "idempotency-key-reused");
@@ -294,7 +294,7 @@ mod tests {
         let mut damaged = kept("damaged", hour);
         damaged.key.request = "12".into();
         let kept = vec![kept("old", REMEMBERED_FOR), kept("new", REMEMBERED_FOR - hour), damaged];
-        let answers = Answers::restored(kept, now, wall);
+        let answers = IdempotencyCache::restored(kept, now, wall);
         assert_eq!(ask(&answers, "new", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "new", 2, now, None), "idempotency-key-reused");
         assert_eq!(ask(&answers, "old", 1, now, Some(answer(1))), "first");
@@ -304,8 +304,8 @@ mod tests {
 
     #[test]
     fn a_failure_and_a_lost_first_are_forgotten() {
-        let (answers, now) = (Answers::default(), Instant::now());
-        let failure = Err(Problem::plain(problem::STORE));
+        let (answers, now) = (IdempotencyCache::default(), Instant::now());
+        let failure = Err(ProblemResponse::plain(problem::STORE));
         assert_eq!(ask(&answers, "a", 1, now, Some(failure)), "first");
         assert_eq!(ask(&answers, "a", 2, now, None), "first");
         assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
@@ -313,7 +313,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_waited_for() {
-        let (answers, now) = (Answers::default(), Instant::now());
+        let (answers, now) = (IdempotencyCache::default(), Instant::now());
         let first = answers.turn(key("a"), [1; 32], now).unwrap();
         assert_eq!(ask(&answers, "a", 1, now, None), "None");
         drop(first);
@@ -322,7 +322,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_in_number_and_bytes() {
-        let (answers, now) = (Answers::default(), Instant::now());
+        let (answers, now) = (IdempotencyCache::default(), Instant::now());
         for n in 0..ANSWERS_MAX + 10 {
             assert_eq!(ask(&answers, n, 1, now, Some(answer(1))), "first");
             assert_eq!(ask(&answers, 0, 1, now, Some(answer(1))), "again 7");
@@ -337,7 +337,7 @@ mod tests {
 
     #[test]
     fn what_is_under_way_is_never_pushed_out() {
-        let (answers, now) = (Answers::default(), Instant::now());
+        let (answers, now) = (IdempotencyCache::default(), Instant::now());
         let all: Vec<_> = (0..ANSWERS_MAX)
             .map(|n| answers.turn(key(n), [1; 32], now).unwrap())
             .collect();

@@ -7,7 +7,7 @@ use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 use super::render::Renders;
 use crate::control::Handle;
 use crate::model::api;
@@ -37,15 +37,15 @@ pub(super) async fn list_audit(
     State(handle): State<Handle>,
     State(renders): State<Renders>,
     query: Result<Query<AuditQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+) -> Result<Response, ProblemResponse> {
+    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     // The journal counts in 63 bits.
     if query.before.is_some_and(|before| i64::try_from(before).is_err()) {
-        return Err(Problem::new(problem::INVALID, "before must be a sequence number."));
+        return Err(ProblemResponse::new(problem::INVALID, "before must be a sequence number."));
     }
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::new(
+        return Err(ProblemResponse::new(
             problem::INVALID,
             format!("limit must be 1 to {LIMIT_MAX}."),
         ));
@@ -59,6 +59,6 @@ pub(super) async fn list_audit(
     (status = 409, description = "Another one is being answered", body = api::Problem, content_type = "application/problem+json"),
     (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn verify_audit(State(handle): State<Handle>) -> Result<Json<api::AuditVerdict>, Problem> {
+pub(super) async fn verify_audit(State(handle): State<Handle>) -> Result<Json<api::AuditVerdict>, ProblemResponse> {
     Ok(Json(handle.verify_audit().await?))
 }

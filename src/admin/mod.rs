@@ -7,13 +7,13 @@
 
 mod auth;
 mod body;
-mod call;
+mod request_context;
 mod conditional;
 mod connections;
-mod envelope;
+mod problem_layer;
 mod events;
 mod evidence;
-mod guard;
+mod origin;
 mod idempotency;
 mod journal;
 mod openapi;
@@ -32,4 +32,4 @@ mod wire;
 mod writes;
 
 pub use options::{Options, Role, Token};
-pub use server::{StartError, serve};
+pub use server::{AdminStartError, serve};

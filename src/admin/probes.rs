@@ -7,9 +7,9 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
-use super::envelope::Spoken;
-use super::problem::{Problem, retry_after};
-use super::render::{self, Renders, Shared};
+use super::problem_layer::ProblemRendered;
+use super::problem::{ProblemResponse, retry_after};
+use super::render::{self, Renders, SharedResponse};
 use super::router::{App, Pages};
 use crate::control::{Handle, Metrics, Readiness};
 
@@ -33,13 +33,13 @@ pub(super) async fn openapi_document(State(pages): State<Pages>) -> impl IntoRes
 #[utoipa::path(get, path = "/metrics", tag = "process", responses(
     (status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain; version=0.0.4"),
 ))]
-pub(super) async fn metrics(State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ProblemResponse> {
     Ok(render::answer(Metrics::CONTENT_TYPE, app.metrics.get().await?))
 }
 
 /// The metrics, once for all who ask for them at the same time.
-pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<Shared> {
-    Shared::new(renders.clone(), move || Ok(handle.metrics().render().into_bytes()))
+pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
+    SharedResponse::new(renders.clone(), move || Ok(handle.metrics().render().into_bytes()))
 }
 
 /// Whether the process lives. A failure means that it should be started anew.
@@ -102,5 +102,5 @@ fn answer(readiness: Readiness, query: Option<&str>) -> Response {
         let (name, value) = retry_after(1);
         headers.insert(name, value);
     }
-    (status, headers, Extension(Spoken), text).into_response()
+    (status, headers, Extension(ProblemRendered), text).into_response()
 }

@@ -13,24 +13,24 @@ use crate::model::api;
 
 /// A sort of problem: the word in its `type`, its title, its status, and a detail for when nothing better is known.
 #[derive(Debug)]
-pub(super) struct Kind {
+pub(super) struct ProblemKind {
     pub(super) word: &'static str,
     pub(super) title: &'static str,
     pub(super) status: StatusCode,
     pub(super) detail: &'static str,
 }
 
-/// Declares a [`Kind`] by status, word, title and detail.
+/// Declares a [`ProblemKind`] by status, word, title and detail.
 macro_rules! kinds {
     ($($name:ident = $status:ident, $word:literal, $title:literal, $detail:literal;)*) => {
-        $(pub(super) const $name: &Kind = &Kind {
+        $(pub(super) const $name: &ProblemKind = &ProblemKind {
             word: $word,
             title: $title,
             status: StatusCode::$status,
             detail: $detail,
         };)*
         /// Every kind; the first of a status stands for those that have only a status.
-        pub(super) const KINDS: &[&Kind] = &[$($name),*];
+        pub(super) const KINDS: &[&ProblemKind] = &[$($name),*];
     };
 }
 
@@ -63,17 +63,17 @@ kinds! {
 
 /// What is wrong with one request.
 #[derive(Clone, Debug)]
-pub(super) struct Problem {
-    pub(super) kind: &'static Kind,
+pub(super) struct ProblemResponse {
+    pub(super) kind: &'static ProblemKind,
     pub(super) detail: Cow<'static, str>,
     pub(super) errors: Vec<api::FieldProblem>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
-impl Problem {
+impl ProblemResponse {
     /// A problem of `kind`, with its own detail.
-    pub(super) fn new(kind: &'static Kind, detail: impl Into<Cow<'static, str>>) -> Problem {
-        Problem {
+    pub(super) fn new(kind: &'static ProblemKind, detail: impl Into<Cow<'static, str>>) -> ProblemResponse {
+        ProblemResponse {
             kind,
             detail: detail.into(),
             errors: Vec::new(),
@@ -82,34 +82,34 @@ impl Problem {
     }
 
     /// A problem about which only the kind is known.
-    pub(super) fn plain(kind: &'static Kind) -> Problem {
-        Problem::new(kind, kind.detail)
+    pub(super) fn plain(kind: &'static ProblemKind) -> ProblemResponse {
+        ProblemResponse::new(kind, kind.detail)
     }
 
     /// One wrong field.
-    pub(super) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> Problem {
-        Problem::fields(vec![api::FieldProblem {
+    pub(super) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> ProblemResponse {
+        ProblemResponse::fields(vec![api::FieldProblem {
             pointer: pointer.into(),
             detail: detail.into(),
         }])
     }
 
     /// Wrong fields; the detail repeats the first for those who read no further.
-    pub(super) fn fields(errors: Vec<api::FieldProblem>) -> Problem {
+    pub(super) fn fields(errors: Vec<api::FieldProblem>) -> ProblemResponse {
         let detail = errors.first().map_or(Cow::Borrowed(INVALID.detail), |first| {
             Cow::Owned(match first.pointer.as_str() {
                 "" => first.detail.clone(),
                 pointer => format!("{pointer}: {}", first.detail),
             })
         });
-        Problem {
+        ProblemResponse {
             errors,
-            ..Problem::new(INVALID, detail)
+            ..ProblemResponse::new(INVALID, detail)
         }
     }
 
     /// The same with a header on its answer.
-    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Problem {
+    pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> ProblemResponse {
         self.headers.push((name, value));
         self
     }
@@ -128,7 +128,7 @@ impl Problem {
 }
 
 /// An answer without a body yet: the envelope, which knows the request, writes it.
-impl IntoResponse for Problem {
+impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
         let mut response = self.kind.status.into_response();
         for (name, value) in &self.headers {
@@ -139,21 +139,21 @@ impl IntoResponse for Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Problem {
+impl From<Refusal> for ProblemResponse {
+    fn from(refusal: Refusal) -> ProblemResponse {
         let detail = refusal.to_string();
         match refusal {
-            Refusal::UnknownRelease(_) => Problem::new(UNKNOWN_RELEASE, detail),
-            Refusal::Unfit(errors) => Problem::fields(errors),
-            Refusal::Conflict(_) => Problem::new(CONFLICT, detail),
-            Refusal::Forbidden(_) => Problem::new(FORBIDDEN, detail),
-            Refusal::UnknownService(_) => Problem::new(UNKNOWN_SERVICE, detail),
-            Refusal::Invalid(errors) => Problem::fields(errors),
-            Refusal::Stale { .. } => Problem::new(STALE, detail),
-            Refusal::Overtaken => Problem::new(OVERTAKEN, detail),
-            Refusal::Reload(_) => Problem::new(CONFLICT, detail),
-            Refusal::Store(_) => Problem::new(STORE, detail),
-            Refusal::Stopped => Problem::new(STOPPED, detail),
+            Refusal::UnknownRelease(_) => ProblemResponse::new(UNKNOWN_RELEASE, detail),
+            Refusal::Unfit(errors) => ProblemResponse::fields(errors),
+            Refusal::Conflict(_) => ProblemResponse::new(CONFLICT, detail),
+            Refusal::Forbidden(_) => ProblemResponse::new(FORBIDDEN, detail),
+            Refusal::UnknownService(_) => ProblemResponse::new(UNKNOWN_SERVICE, detail),
+            Refusal::Invalid(errors) => ProblemResponse::fields(errors),
+            Refusal::Stale { .. } => ProblemResponse::new(STALE, detail),
+            Refusal::Overtaken => ProblemResponse::new(OVERTAKEN, detail),
+            Refusal::Reload(_) => ProblemResponse::new(CONFLICT, detail),
+            Refusal::Store(_) => ProblemResponse::new(STORE, detail),
+            Refusal::Stopped => ProblemResponse::new(STOPPED, detail),
         }
     }
 }

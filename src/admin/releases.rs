@@ -9,9 +9,9 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body;
-use super::call::{Call, Named, checked};
+use super::request_context::{RequestContext, PathName, checked};
 use super::conditional;
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 use super::render::Renders;
 use super::writes::Action;
 use crate::control::{Handle, ReleaseVerb};
@@ -44,14 +44,14 @@ pub(super) struct ReleasesQuery {
 pub(super) async fn list_releases(
     State(handle): State<Handle>,
     State(renders): State<Renders>,
-    Named(service): Named,
+    PathName(service): PathName,
     query: Result<Query<ReleasesQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|rejection| Problem::new(problem::INVALID, rejection.body_text()))?;
+) -> Result<Response, ProblemResponse> {
+    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let detail = format!("limit must be 1 to {LIMIT_MAX}.");
-        return Err(Problem::new(problem::INVALID, detail));
+        return Err(ProblemResponse::new(problem::INVALID, detail));
     }
     let releases = handle.releases(&service, limit).await?;
     renders.json(api::ReleaseList { releases }).await
@@ -66,7 +66,7 @@ pub(super) async fn list_releases(
         (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The history cannot be read", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) -> Result<Response, Problem> {
+pub(super) async fn get_release(State(handle): State<Handle>, PathName(id): PathName) -> Result<Response, ProblemResponse> {
     // Asked for before the release, so that the tag is never newer than what is shown.
     let service = id.rsplit_once('-').map_or("", |(service, _)| service);
     let revision = handle.revision(service).ok();
@@ -93,7 +93,7 @@ pub(super) async fn get_release(State(handle): State<Handle>, Named(id): Named) 
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn start_release(call: Call) -> Result<Response, Problem> {
+pub(super) async fn start_release(call: RequestContext) -> Result<Response, ProblemResponse> {
     let may_override = call.may_override();
     call.write(|mut start: api::ReleaseStart| {
         may_go_on(start.override_freeze, start.reason.as_deref(), may_override)?;
@@ -114,8 +114,8 @@ pub(super) async fn start_release(call: Call) -> Result<Response, Problem> {
     ))]
 pub(super) async fn get_plan(
     State(handle): State<Handle>,
-    Named(service): Named,
-) -> Result<Json<api::Forecast>, Problem> {
+    PathName(service): PathName,
+) -> Result<Json<api::Forecast>, ProblemResponse> {
     Ok(Json(handle.forecast(&service, None).await?))
 }
 
@@ -130,9 +130,9 @@ pub(super) async fn get_plan(
     ))]
 pub(super) async fn try_plan(
     State(handle): State<Handle>,
-    Named(service): Named,
+    PathName(service): PathName,
     request: Request,
-) -> Result<Json<api::Forecast>, Problem> {
+) -> Result<Json<api::Forecast>, ProblemResponse> {
     let (_, asked) = body::read_optional::<api::PlanRequest>(request).await?;
     Ok(Json(handle.forecast(&service, asked.plan).await?))
 }
@@ -158,7 +158,7 @@ macro_rules! verbs {
                 (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
                 (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
             ))]
-        pub(super) async fn $name(call: Call) -> Result<Response, Problem> {
+        pub(super) async fn $name(call: RequestContext) -> Result<Response, ProblemResponse> {
             command(call, ReleaseVerb::$verb).await
         }
     )*};
@@ -179,7 +179,7 @@ verbs! {
     cancel_release = Cancel, "/api/v1/releases/{id}/cancel";
 }
 
-async fn command(call: Call, verb: ReleaseVerb) -> Result<Response, Problem> {
+async fn command(call: RequestContext, verb: ReleaseVerb) -> Result<Response, ProblemResponse> {
     let may_override = call.may_override();
     call.write_optional(|command: api::ReleaseCommand| {
         check_command(verb, &command)?;
@@ -191,12 +191,12 @@ async fn command(call: Call, verb: ReleaseVerb) -> Result<Response, Problem> {
 }
 
 /// A field that this verb would have to ignore is refused.
-fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(), Problem> {
+fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(), ProblemResponse> {
     if command.gate.is_some() && verb != ReleaseVerb::Approve {
-        return Err(Problem::field("/gate", "Only approve takes a gate."));
+        return Err(ProblemResponse::field("/gate", "Only approve takes a gate."));
     }
     if command.override_freeze && !matches!(verb, ReleaseVerb::Resume | ReleaseVerb::Promote) {
-        return Err(Problem::field(
+        return Err(ProblemResponse::field(
             "/override_freeze",
             "Only resume and promote can be held up by a freeze window.",
         ));
@@ -205,13 +205,13 @@ fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(),
 }
 
 /// Going on through a freeze window is for admins, who have to say why.
-fn may_go_on(override_freeze: bool, reason: Option<&str>, may_override: bool) -> Result<(), Problem> {
+fn may_go_on(override_freeze: bool, reason: Option<&str>, may_override: bool) -> Result<(), ProblemResponse> {
     match override_freeze {
-        true if !may_override => Err(Problem::new(
+        true if !may_override => Err(ProblemResponse::new(
             problem::FORBIDDEN,
             "To go on through freeze windows needs the role \"admin\".",
         )),
-        true if reason.is_none_or(|reason| reason.trim().is_empty()) => Err(Problem::field(
+        true if reason.is_none_or(|reason| reason.trim().is_empty()) => Err(ProblemResponse::field(
             "/reason",
             "Going on through freeze windows needs a reason.",
         )),

@@ -11,7 +11,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 
-use super::problem::{self, Problem, retry_after};
+use super::problem::{self, ProblemResponse, retry_after};
 
 /// Bytes of large answers that clients have not read yet, all together.
 const HELD_BYTES_MAX: usize = 64 << 20;
@@ -47,9 +47,9 @@ impl Renders {
     /// What `work` writes.
     pub(super) async fn write(
         &self,
-        work: impl FnOnce() -> Result<Vec<u8>, Problem> + Send + 'static,
-    ) -> Result<Bytes, Problem> {
-        let failed = || Problem::plain(problem::INTERNAL);
+        work: impl FnOnce() -> Result<Vec<u8>, ProblemResponse> + Send + 'static,
+    ) -> Result<Bytes, ProblemResponse> {
+        let failed = || ProblemResponse::plain(problem::INTERNAL);
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| failed())?;
         let written = spawn_blocking(move || {
             // Kept until the work is done, also when whoever asked has gone.
@@ -60,46 +60,46 @@ impl Renders {
     }
 
     /// `resource` as a JSON answer.
-    pub(super) async fn json(&self, resource: impl Serialize + Send + 'static) -> Result<Response, Problem> {
+    pub(super) async fn json(&self, resource: impl Serialize + Send + 'static) -> Result<Response, ProblemResponse> {
         let json = self.write(move || json(&resource)).await?;
         Ok(answer("application/json", json))
     }
 
     /// The bytes count as held until the last of them is in the kernel, or its connection is gone.
-    fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, Problem> {
+    fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, ProblemResponse> {
         if bytes.len() <= SMALL_BYTES {
             return Ok(bytes.into());
         }
         let units = u32::try_from(bytes.len().div_ceil(UNIT_BYTES)).unwrap_or(u32::MAX);
         let held = Arc::clone(&self.held).try_acquire_many_owned(units);
         let _held = held.map_err(|_| {
-            let problem = Problem::new(
+            let problem = ProblemResponse::new(
                 problem::OVERLOADED,
                 "Too many large answers wait for clients that do not read them; try again later.",
             );
             let (name, value) = retry_after(1);
             problem.with_header(name, value)
         })?;
-        Ok(Bytes::from_owner(Held { bytes, _held }))
+        Ok(Bytes::from_owner(RenderPermit { bytes, _held }))
     }
 }
 
-struct Held {
+struct RenderPermit {
     bytes: Vec<u8>,
     _held: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Held {
+impl AsRef<[u8]> for RenderPermit {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
     }
 }
 
 /// `resource` as JSON.
-pub(super) fn json(resource: &impl Serialize) -> Result<Vec<u8>, Problem> {
+pub(super) fn json(resource: &impl Serialize) -> Result<Vec<u8>, ProblemResponse> {
     serde_json::to_vec(resource).map_err(|error| {
         tracing::error!(%error, "an answer cannot be written as JSON");
-        Problem::plain(problem::INTERNAL)
+        ProblemResponse::plain(problem::INTERNAL)
     })
 }
 
@@ -109,23 +109,23 @@ pub(super) fn answer(content_type: &'static str, body: Bytes) -> Response {
     (headers, body).into_response()
 }
 
-type Written = Option<Result<Bytes, Problem>>;
+type Written = Option<Result<Bytes, ProblemResponse>>;
 
 /// An answer that many may ask for at the same time.
-pub(super) struct Shared {
-    work: Arc<dyn Fn() -> Result<Vec<u8>, Problem> + Send + Sync>,
+pub(super) struct SharedResponse {
+    work: Arc<dyn Fn() -> Result<Vec<u8>, ProblemResponse> + Send + Sync>,
     renders: Renders,
     /// What will be written next, and has not been begun: whoever asks now gets what is true now or later.
     next: Arc<Mutex<Option<watch::Receiver<Written>>>>,
 }
 
-impl Shared {
+impl SharedResponse {
     /// An answer that `work` writes.
     pub(super) fn new(
         renders: Renders,
-        work: impl Fn() -> Result<Vec<u8>, Problem> + Send + Sync + 'static,
-    ) -> Arc<Shared> {
-        Arc::new(Shared {
+        work: impl Fn() -> Result<Vec<u8>, ProblemResponse> + Send + Sync + 'static,
+    ) -> Arc<SharedResponse> {
+        Arc::new(SharedResponse {
             work: Arc::new(work),
             renders,
             next: Arc::default(),
@@ -133,11 +133,11 @@ impl Shared {
     }
 
     /// The answer, as of a moment after this is called.
-    pub(super) async fn get(&self) -> Result<Bytes, Problem> {
+    pub(super) async fn get(&self) -> Result<Bytes, ProblemResponse> {
         let mut written = self.join();
         match written.wait_for(Option::is_some).await.as_deref() {
             Ok(Some(written)) => written.clone(),
-            _ => Err(Problem::plain(problem::INTERNAL)),
+            _ => Err(ProblemResponse::plain(problem::INTERNAL)),
         }
     }
 
@@ -161,7 +161,7 @@ impl Shared {
     }
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for SharedResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").finish_non_exhaustive()
     }
@@ -178,7 +178,7 @@ mod tests {
         let renders = Renders::default();
         let (state, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (seen, count) = (Arc::clone(&state), Arc::clone(&written));
-        let shared = Shared::new(renders.clone(), move || {
+        let shared = SharedResponse::new(renders.clone(), move || {
             count.fetch_add(1, Ordering::SeqCst);
             Ok(seen.load(Ordering::SeqCst).to_string().into_bytes())
         });

@@ -20,16 +20,16 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{self, Auth};
-use super::guard::{self, Guard};
-use super::idempotency::Answers;
-use super::render::{Renders, Shared};
-use super::{Options, Role, envelope, events, evidence, journal, openapi, probes, releases, services};
+use super::origin::{self, OriginPolicy};
+use super::idempotency::IdempotencyCache;
+use super::render::{Renders, SharedResponse};
+use super::{Options, Role, problem_layer, events, evidence, journal, openapi, probes, releases, services};
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
 
 /// What is bounded, by how much.
 #[derive(Clone, Debug)]
-pub(super) struct Limits {
+pub(super) struct RequestLimits {
     /// Connections at the same time. For a further one another goes, if any can; else it waits.
     pub(super) connections: usize,
     /// For the head of a request, from a connection's beginning or from the head's first byte.
@@ -48,9 +48,9 @@ pub(super) struct Limits {
     pub(super) streams: usize,
 }
 
-impl Default for Limits {
+impl Default for RequestLimits {
     fn default() -> Self {
-        Limits {
+        RequestLimits {
             connections: 256,
             header_timeout: Duration::from_secs(3),
             idle_timeout: Duration::from_secs(10),
@@ -68,14 +68,14 @@ impl Default for Limits {
 #[derive(Clone, Debug)]
 pub(super) struct App {
     pub(super) handle: Handle,
-    pub(super) answers: Arc<Answers>,
+    pub(super) answers: Arc<IdempotencyCache>,
     pub(super) streams: Arc<Semaphore>,
     pub(super) stopping: CancellationToken,
     pub(super) pages: Pages,
     pub(super) renders: Renders,
     /// Answers that are the same for all, and large with many services.
-    pub(super) services: Arc<Shared>,
-    pub(super) metrics: Arc<Shared>,
+    pub(super) services: Arc<SharedResponse>,
+    pub(super) metrics: Arc<SharedResponse>,
 }
 
 /// Answers that never change.
@@ -104,7 +104,7 @@ impl FromRef<App> for Pages {
 }
 
 /// The whole API. It ends its event streams when `stopping` is cancelled.
-pub(super) fn build(options: &Options, limits: &Limits, handle: Handle, stopping: CancellationToken) -> Router {
+pub(super) fn build(options: &Options, limits: &RequestLimits, handle: Handle, stopping: CancellationToken) -> Router {
     let auth = Arc::new(Auth::new(options));
     let (routes, document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(anyone())
@@ -112,7 +112,7 @@ pub(super) fn build(options: &Options, limits: &Limits, handle: Handle, stopping
         .merge(from_role(&auth, Role::Operate, operators()))
         .merge(from_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
-    let answers = Answers::restored(handle.take_answers(), Instant::now(), SystemClock.now());
+    let answers = IdempotencyCache::restored(handle.take_answers(), Instant::now(), SystemClock.now());
     let renders = Renders::default();
     let app = App {
         services: services::shared(&renders, handle.clone()),
@@ -176,8 +176,8 @@ fn from_role(auth: &Arc<Auth>, least: Role, mut routes: OpenApiRouter<App>) -> O
 }
 
 /// The layers, in the order in which a request passes them.
-fn around(routes: Router, options: &Options, limits: &Limits) -> Router {
-    let guard = Arc::new(Guard::new(options));
+fn around(routes: Router, options: &Options, limits: &RequestLimits) -> Router {
+    let guard = Arc::new(OriginPolicy::new(options));
     routes.layer(
         ServiceBuilder::new()
             .layer(always(header::CACHE_CONTROL, "no-store"))
@@ -192,9 +192,9 @@ fn around(routes: Router, options: &Options, limits: &Limits) -> Router {
                 HeaderName::from_static("cross-origin-resource-policy"),
                 "same-origin",
             ))
-            .layer(from_fn(envelope::seal))
-            .layer(CatchPanicLayer::custom(envelope::panicked))
-            .layer(from_fn_with_state(guard, guard::check))
+            .layer(from_fn(problem_layer::seal))
+            .layer(CatchPanicLayer::custom(problem_layer::panicked))
+            .layer(from_fn_with_state(guard, origin::check))
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 limits.request_timeout,

@@ -18,8 +18,8 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Options;
-use super::connections::{Connections, Patience, Place};
-use super::router::{self, Limits};
+use super::connections::{Connections, ConnectionLimits, ConnectionSlot};
+use super::router::{self, RequestLimits};
 use super::wire::{Arriving, Leaving, Watched};
 use crate::control::Handle;
 
@@ -34,7 +34,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// Why the admin API is not served.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum AdminStartError {
     /// Anyone who reaches the address could move traffic.
     #[error(
         "the admin API refuses to listen on {0} without tokens, as anyone who reaches it could move traffic; \
@@ -48,7 +48,7 @@ pub enum StartError {
 
 /// The two ends of a connection.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Ends {
+pub(super) struct ConnectInfo {
     /// Who connected.
     pub(super) peer: SocketAddr,
     /// The address that was connected to.
@@ -65,20 +65,20 @@ pub fn serve<S: Future<Output = ()> + Send>(
     listener: TcpListener,
     handle: Handle,
     shutdown: S,
-) -> Result<impl Future<Output = Result<(), StartError>> + Send + use<S>, StartError> {
-    serve_within(Limits::default(), options, listener, handle, shutdown)
+) -> Result<impl Future<Output = Result<(), AdminStartError>> + Send + use<S>, AdminStartError> {
+    serve_within(RequestLimits::default(), options, listener, handle, shutdown)
 }
 
 pub(super) fn serve_within<S: Future<Output = ()> + Send>(
-    limits: Limits,
+    limits: RequestLimits,
     options: &Options,
     listener: TcpListener,
     handle: Handle,
     shutdown: S,
-) -> Result<impl Future<Output = Result<(), StartError>> + Send + use<S>, StartError> {
+) -> Result<impl Future<Output = Result<(), AdminStartError>> + Send + use<S>, AdminStartError> {
     let address = listener.local_addr()?;
     if !address.ip().to_canonical().is_loopback() && options.tokens.is_empty() {
-        return Err(StartError::NeedsTokens(address));
+        return Err(AdminStartError::NeedsTokens(address));
     }
     listener.set_nonblocking(true)?;
     let stopping = CancellationToken::new();
@@ -86,7 +86,7 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
         router: router::build(options, &limits, handle, stopping.clone()),
         connections: Arc::new(Connections::new(
             limits.connections,
-            Patience {
+            ConnectionLimits {
                 head: limits.header_timeout,
                 idle: limits.idle_timeout,
                 write: limits.write_timeout,
@@ -105,7 +105,7 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
 
 struct Server {
     router: Router,
-    limits: Limits,
+    limits: RequestLimits,
     connections: Arc<Connections>,
     stopping: CancellationToken,
     tasks: TaskTracker,
@@ -144,9 +144,9 @@ impl Server {
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: Place) {
+    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: ConnectionSlot) {
         let ends = match tune(&stream) {
-            Ok(local) => Ends { peer, local },
+            Ok(local) => ConnectInfo { peer, local },
             Err(error) => return tracing::debug!(%error, %peer, "an admin connection was lost at once"),
         };
         let router = self.router.clone();

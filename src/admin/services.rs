@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
-use super::call::{Call, Named};
+use super::request_context::{RequestContext, PathName};
 use super::conditional;
-use super::problem::Problem;
-use super::render::{self, Renders, Shared};
+use super::problem::ProblemResponse;
+use super::render::{self, Renders, SharedResponse};
 use super::router::App;
 use super::writes::Action;
 use crate::control::Handle;
@@ -21,13 +21,13 @@ use crate::model::api;
 #[utoipa::path(get, path = "/api/v1/services", tag = "services", responses(
     (status = 200, description = "All services, in the order of their names", body = api::ServiceList),
 ))]
-pub(super) async fn list_services(State(app): State<App>) -> Result<Response, Problem> {
+pub(super) async fn list_services(State(app): State<App>) -> Result<Response, ProblemResponse> {
     Ok(render::answer("application/json", app.services.get().await?))
 }
 
 /// The list of all services, once for all who ask for it at the same time.
-pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<Shared> {
-    Shared::new(renders.clone(), move || {
+pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
+    SharedResponse::new(renders.clone(), move || {
         let services = handle.services()?;
         render::json(&api::ServiceList { services })
     })
@@ -47,9 +47,9 @@ pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<Shared> {
     ))]
 pub(super) async fn get_service(
     State(handle): State<Handle>,
-    Named(name): Named,
+    PathName(name): PathName,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, ProblemResponse> {
     let service = handle.service(&name)?;
     tagged(&headers, service.revision, &service)
 }
@@ -68,9 +68,9 @@ pub(super) async fn get_service(
     ))]
 pub(super) async fn get_weights(
     State(handle): State<Handle>,
-    Named(name): Named,
+    PathName(name): PathName,
     headers: HeaderMap,
-) -> Result<Response, Problem> {
+) -> Result<Response, ProblemResponse> {
     let service = handle.service(&name)?;
     let weights = api::WeightsResource {
         revision: service.revision,
@@ -99,7 +99,7 @@ pub(super) async fn get_weights(
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn put_weights(call: Call) -> Result<Response, Problem> {
+pub(super) async fn put_weights(call: RequestContext) -> Result<Response, ProblemResponse> {
     call.write(|update: api::WeightsUpdate| Ok((Action::SetWeights(update.weights), update.reason)))
         .await
 }
@@ -121,13 +121,13 @@ pub(super) async fn put_weights(call: Call) -> Result<Response, Problem> {
         (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn roll_back(call: Call) -> Result<Response, Problem> {
+pub(super) async fn roll_back(call: RequestContext) -> Result<Response, ProblemResponse> {
     call.write_optional(|rollback: api::RollbackRequest| Ok((Action::Rollback, rollback.reason)))
         .await
 }
 
 /// A resource with its tag, or the word that the caller has it already.
-fn tagged(headers: &HeaderMap, revision: u64, resource: &impl Serialize) -> Result<Response, Problem> {
+fn tagged(headers: &HeaderMap, revision: u64, resource: &impl Serialize) -> Result<Response, ProblemResponse> {
     let tag = [(header::ETAG, conditional::tag(revision))];
     match conditional::if_none_match(headers)? {
         Some(tags) if tags.match_weakly(revision) => Ok((StatusCode::NOT_MODIFIED, tag).into_response()),

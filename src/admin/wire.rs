@@ -12,16 +12,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::connections::Progress;
+use super::connections::ConnectionProgress;
 
 /// The socket.
 pub(super) struct Watched {
     stream: TcpStream,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, progress: Arc<Progress>) -> Watched {
+    pub(super) fn new(stream: TcpStream, progress: Arc<ConnectionProgress>) -> Watched {
         Watched { stream, progress }
     }
 
@@ -80,11 +80,11 @@ impl AsyncWrite for Watched {
 /// The body of a request.
 pub(super) struct Arriving {
     body: Incoming,
-    progress: Arc<Progress>,
+    progress: Arc<ConnectionProgress>,
 }
 
 impl Arriving {
-    pub(super) fn new(body: Incoming, progress: Arc<Progress>) -> Arriving {
+    pub(super) fn new(body: Incoming, progress: Arc<ConnectionProgress>) -> Arriving {
         Arriving { body, progress }
     }
 }
@@ -124,10 +124,10 @@ pub(super) struct Leaving {
 }
 
 /// Dropped with the body: then it has been handed over whole, or never will be.
-struct Over(Arc<Progress>);
+struct Over(Arc<ConnectionProgress>);
 
 impl Leaving {
-    pub(super) fn new(body: axum::body::Body, progress: Arc<Progress>) -> Leaving {
+    pub(super) fn new(body: axum::body::Body, progress: Arc<ConnectionProgress>) -> Leaving {
         Leaving {
             body,
             _over: Over(progress),

@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 
 use super::auth::Caller;
 use super::conditional::{self, Tags};
-use super::envelope::RequestId;
-use super::idempotency::{self, Answer, Key, Outcome, Turn};
-use super::problem::{self, Problem};
+use super::problem_layer::RequestId;
+use super::idempotency::{self, StoredResponse, CallerKey, WriteOutcome, Claim};
+use super::problem::{self, ProblemResponse};
 use super::router::App;
 use crate::control::{Applied, Handle, Intent, ReleaseVerb};
 use crate::model::{IdempotencyKey, api};
@@ -81,15 +81,15 @@ impl Subject {
 }
 
 /// Does what `write` says, or repeats the answer that its key has had already.
-pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body: &[u8]) -> Result<Response, Problem> {
+pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body: &[u8]) -> Result<Response, ProblemResponse> {
     let condition = conditional::if_match(headers)?;
     if conditional::if_none_match(headers)?.is_some() {
-        return Err(Problem::new(
+        return Err(ProblemResponse::new(
             problem::STALE,
             "What If-None-Match says cannot hold for a write. Use If-Match.",
         ));
     }
-    let Some(key) = Key::read(headers, &write.caller.name)? else {
+    let Some(key) = CallerKey::read(headers, &write.caller.name)? else {
         let (sender, outcome) = watch::channel(None);
         tokio::spawn(perform(app.handle, write, condition, None, sender));
         return answer(idempotency::wait(outcome).await?, false);
@@ -97,8 +97,8 @@ pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body:
     let digest = digest(&write, headers, body);
     let kept = key.kept(&digest);
     match app.answers.turn(key, digest, Instant::now())? {
-        Turn::Again(outcome) => answer(idempotency::wait(outcome).await?, true),
-        Turn::First(sender) => {
+        Claim::Replay(outcome) => answer(idempotency::wait(outcome).await?, true),
+        Claim::New(sender) => {
             let outcome = sender.subscribe();
             tokio::spawn(perform(app.handle, write, condition, Some(kept), sender));
             answer(idempotency::wait(outcome).await?, false)
@@ -119,7 +119,7 @@ fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn answer(answer: Answer, is_again: bool) -> Result<Response, Problem> {
+fn answer(answer: StoredResponse, is_again: bool) -> Result<Response, ProblemResponse> {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::ETAG, conditional::tag(answer.revision)),
@@ -140,7 +140,7 @@ async fn perform(
     write: Write,
     condition: Option<Tags>,
     key: Option<IdempotencyKey>,
-    sender: watch::Sender<Option<Outcome>>,
+    sender: watch::Sender<Option<WriteOutcome>>,
 ) {
     let (subject, actor, action) = (write.subject.clone(), write.caller.name.clone(), write.action.as_str());
     let (about, request_id) = (write.action.subject().as_str(), write.request_id.clone());
@@ -165,7 +165,7 @@ async fn perform(
 
 /// What was answered is what a repetition after a restart gets; a change that was refused after all may have left an answer
 /// in the store.
-async fn keep(handle: &Handle, key: IdempotencyKey, outcome: &Outcome) {
+async fn keep(handle: &Handle, key: IdempotencyKey, outcome: &WriteOutcome) {
     let answer = match outcome {
         Ok(answer) if answer.durable => Some(answer.kept(key.clone(), SystemClock.now())),
         // It is written with the change, when that is.
@@ -184,7 +184,7 @@ async fn attempt(
     write: Write,
     condition: Option<Tags>,
     idempotency: Option<IdempotencyKey>,
-) -> Outcome {
+) -> WriteOutcome {
     let intent = Intent {
         expected_revision: expected(handle, &write, condition).await?,
         actor: write.caller.name.to_string(),
@@ -204,7 +204,7 @@ async fn attempt(
     }
 }
 
-fn changed(applied: Applied) -> Outcome {
+fn changed(applied: Applied) -> WriteOutcome {
     let change = api::WeightsChange {
         durable: applied.durable,
         service: applied.service,
@@ -213,21 +213,21 @@ fn changed(applied: Applied) -> Outcome {
 }
 
 /// A release is a new resource, and the answer says where it is.
-fn started(change: &api::ReleaseChange) -> Outcome {
+fn started(change: &api::ReleaseChange) -> WriteOutcome {
     let path = format!("/api/v1/releases/{}", change.release.id);
-    Ok(Answer {
+    Ok(StoredResponse {
         status: StatusCode::CREATED,
         location: HeaderValue::try_from(path).ok(),
         ..done(change.revision, change.release.durable, change)?
     })
 }
 
-fn done(revision: u64, durable: bool, resource: &impl Serialize) -> Outcome {
+fn done(revision: u64, durable: bool, resource: &impl Serialize) -> WriteOutcome {
     let body = serde_json::to_vec(resource).map_err(|error| {
         tracing::error!(%error, "the answer to a change cannot be written as JSON");
-        Problem::plain(problem::INTERNAL)
+        ProblemResponse::plain(problem::INTERNAL)
     })?;
-    Ok(Answer {
+    Ok(StoredResponse {
         status: StatusCode::OK,
         location: None,
         revision,
@@ -238,7 +238,7 @@ fn done(revision: u64, durable: bool, resource: &impl Serialize) -> Outcome {
 
 /// The one revision under which the controller may make the change. Of several tags the current one is taken; that
 /// it is still current is checked by the controller, at once with the change.
-async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Result<Option<u64>, Problem> {
+async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Result<Option<u64>, ProblemResponse> {
     let tags = match condition {
         None | Some(Tags::Any) => return Ok(None),
         Some(tags) => tags,
@@ -254,5 +254,5 @@ async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Re
         return Ok(Some(current));
     }
     let detail = format!("The service is at revision {current}, which If-Match does not name; nothing was changed.");
-    Err(Problem::new(problem::STALE, detail))
+    Err(ProblemResponse::new(problem::STALE, detail))
 }

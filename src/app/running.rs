@@ -47,7 +47,7 @@ pub enum Error {
     Store(#[from] crate::store::StoreError),
     /// The admin API cannot be served.
     #[error("{0}")]
-    Admin(#[from] admin::StartError),
+    Admin(#[from] admin::AdminStartError),
     /// Webhooks cannot be posted.
     #[error("{0}")]
     Webhook(#[from] webhook::StartError),

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::html::Html;
-use super::numbers::{latency, share, span};
+use super::format::{latency, share, span};
 use super::{STYLE, chart};
 use crate::analysis::{Behind, Evidence};
 use crate::model::api::{BudgetStatus, EvidenceBundle, PathPoint, Release, Sample};

@@ -6,7 +6,7 @@
 mod chart;
 mod evidence;
 mod html;
-mod numbers;
+mod format;
 
 use std::sync::LazyLock;
 

@@ -11,7 +11,7 @@ use crate::control::{Applied, ControllerRequest, EventStream, Handle, Intent, Me
 use crate::model::{Name, Weight, Weights, api};
 
 /// What a test can see and move.
-pub(super) struct Controller {
+pub(super) struct TestController {
     /// The events that watchers get.
     pub(super) events: Arc<EventStream>,
     /// Lets one change with the reason `slow` go on.
@@ -23,13 +23,13 @@ pub(super) struct Controller {
     pub(super) handle: Handle,
 }
 
-impl Controller {
-    pub(super) fn start() -> (Handle, Controller) {
+impl TestController {
+    pub(super) fn start() -> (Handle, TestController) {
         let events = Arc::new(EventStream::new());
         let service = Shop(Seen::new(std::sync::Mutex::new(shop())));
         let views = Arc::new(service.clone());
         let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events), views);
-        let controller = Controller {
+        let controller = TestController {
             events,
             go_on: Arc::default(),
             changes: Seen::default(),

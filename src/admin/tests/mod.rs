@@ -21,17 +21,17 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use self::controller::Controller;
-use super::router::Limits;
-use super::server::{StartError, serve_within};
+use self::controller::TestController;
+use super::router::RequestLimits;
+use super::server::{AdminStartError, serve_within};
 use super::{Options, Role, Token};
 
 /// A running API.
 struct Server {
     address: SocketAddr,
-    controller: Controller,
+    controller: TestController,
     stop: CancellationToken,
-    task: JoinHandle<Result<(), StartError>>,
+    task: JoinHandle<Result<(), AdminStartError>>,
     document: Value,
 }
 
@@ -67,13 +67,13 @@ const HALF: &str = r#"{"weights": {"blue": 50, "green": 50}}"#;
 
 impl Server {
     async fn start() -> Server {
-        Server::start_with(Options::default(), Limits::default()).await
+        Server::start_with(Options::default(), RequestLimits::default()).await
     }
 
-    async fn start_with(options: Options, limits: Limits) -> Server {
+    async fn start_with(options: Options, limits: RequestLimits) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (handle, controller) = Controller::start();
+        let (handle, controller) = TestController::start();
         let stop = CancellationToken::new();
         let server = serve_within(limits, &options, listener, handle, stop.clone().cancelled_owned()).unwrap();
         let mut server = Server {
@@ -91,7 +91,7 @@ impl Server {
 
     /// An API for which `boss`, `paul`, `anna` and `vera` have tokens, which are their names.
     async fn with_tokens() -> Server {
-        Server::start_with(options_with_tokens(), Limits::default()).await
+        Server::start_with(options_with_tokens(), RequestLimits::default()).await
     }
 
     async fn open(&self, Ask(line, headers, body): Ask<'_>) -> http::Response<Incoming> {

@@ -359,9 +359,9 @@ async fn duplicates_at_the_same_time_are_made_once() {
 
 #[tokio::test]
 async fn a_write_that_takes_too_long_says_so_and_is_still_made() {
-    let limits = Limits {
+    let limits = RequestLimits {
         request_timeout: Duration::from_millis(50),
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let server = Server::start_with(Options::default(), limits).await;
     let headers = [JSON, ("idempotency-key", "k1")];

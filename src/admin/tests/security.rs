@@ -11,7 +11,7 @@ async fn an_address_that_others_reach_needs_tokens() {
         ("0.0.0.0:0", options_with_tokens(), true),
     ] {
         let listener = TcpListener::bind(address).unwrap();
-        let started = serve(&options, listener, Controller::start().0, std::future::ready(()));
+        let started = serve(&options, listener, TestController::start().0, std::future::ready(()));
         match started {
             Ok(_) => assert!(is_fine, "{address}"),
             Err(error) => {
@@ -120,7 +120,7 @@ async fn only_known_hosts_are_answered() {
         allowed_hosts: vec!["Weigh.example".into(), "other.example:99".into(), "10.9.8.7".into()],
         ..Options::default()
     };
-    let server = Server::start_with(options, Limits::default()).await;
+    let server = Server::start_with(options, RequestLimits::default()).await;
     for (host, status) in [
         ("127.0.0.1", 200),
         ("[::1]:9900", 200),
@@ -169,7 +169,7 @@ async fn pages_of_other_sites_cannot_drive_it() {
         allowed_origins: vec!["https://Ops.example".into()],
         ..Options::default()
     };
-    let server = Server::start_with(options, Limits::default()).await;
+    let server = Server::start_with(options, RequestLimits::default()).await;
     let own = format!("http://{}", server.address);
     let own_tls = format!("https://{}", server.address);
     let suffixed = format!("{own}.evil.example");

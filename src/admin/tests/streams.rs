@@ -90,9 +90,9 @@ async fn a_watcher_that_is_too_slow_is_told_so() {
 
 #[tokio::test]
 async fn streams_are_bounded_and_end_with_the_server() {
-    let limits = Limits {
+    let limits = RequestLimits {
         streams: 2,
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let mut server = Server::start_with(Options::default(), limits).await;
     let mut one = Watcher::open(&server, "GET /api/v1/events", &[]).await;
@@ -123,11 +123,11 @@ async fn talk(server: &Server, bytes: &[u8]) -> String {
 
 #[tokio::test]
 async fn slow_and_idle_clients_are_dropped() {
-    let limits = Limits {
+    let limits = RequestLimits {
         header_timeout: Duration::from_millis(20),
         idle_timeout: Duration::from_millis(20),
         request_timeout: Duration::from_millis(200),
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let server = Server::start_with(Options::default(), limits).await;
     for slow in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX:"] {
@@ -174,9 +174,9 @@ async fn a_rollback_gets_in_beside_any_number_of_half_sent_requests_and_who_is_s
     let half_body = format!("{PUT} HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{");
     let whole = format!("GET /livez HTTP/1.1\r\n{host}\r\n");
     for text in ["", &half_head, &half_body, &whole] {
-        let limits = Limits {
+        let limits = RequestLimits {
             connections: 8,
-            ..Limits::default()
+            ..RequestLimits::default()
         };
         let server = Server::start_with(Options::default(), limits).await;
         let mut watcher = Watcher::open(&server, "GET /api/v1/events", &[]).await;
@@ -195,9 +195,9 @@ async fn a_rollback_gets_in_beside_any_number_of_half_sent_requests_and_who_is_s
 
 #[tokio::test]
 async fn connections_are_bounded() {
-    let limits = Limits {
+    let limits = RequestLimits {
         connections: 2,
-        ..Limits::default()
+        ..RequestLimits::default()
     };
     let server = Server::start_with(Options::default(), limits).await;
     let one = Watcher::open(&server, "GET /api/v1/events", &[]).await;

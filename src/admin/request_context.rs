@@ -12,27 +12,27 @@ use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
 use super::body;
-use super::envelope::RequestId;
-use super::problem::{self, Problem};
+use super::problem_layer::RequestId;
+use super::problem::{self, ProblemResponse};
 use super::router::App;
 use super::writes::{self, Action, Write};
 use crate::model::api;
 
 /// The service or the release that a path names.
-pub(super) struct Named(pub(super) String);
+pub(super) struct PathName(pub(super) String);
 
-impl<S: Send + Sync> FromRequestParts<S> for Named {
-    type Rejection = Problem;
+impl<S: Send + Sync> FromRequestParts<S> for PathName {
+    type Rejection = ProblemResponse;
 
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
-        path.map(|Path(name)| Named(name))
-            .map_err(|rejection| Problem::new(problem::BAD_REQUEST, rejection.body_text()))
+        path.map(|Path(name)| PathName(name))
+            .map_err(|rejection| ProblemResponse::new(problem::BAD_REQUEST, rejection.body_text()))
     }
 }
 
 /// A write before its body is read: who asks, about what.
-pub(super) struct Call {
+pub(super) struct RequestContext {
     app: App,
     name: String,
     caller: Caller,
@@ -41,7 +41,7 @@ pub(super) struct Call {
     request: Request,
 }
 
-impl Call {
+impl RequestContext {
     /// Whether the caller may go on through freeze windows.
     pub(super) fn may_override(&self) -> bool {
         self.caller.may_override()
@@ -50,8 +50,8 @@ impl Call {
     /// Reads the body, which `take` turns into what is to be done and why, and has it done.
     pub(super) async fn write<T: DeserializeOwned>(
         self,
-        take: impl FnOnce(T) -> Result<(Action, Option<String>), Problem>,
-    ) -> Result<Response, Problem> {
+        take: impl FnOnce(T) -> Result<(Action, Option<String>), ProblemResponse>,
+    ) -> Result<Response, ProblemResponse> {
         let (rest, request) = self.split();
         let (bytes, body) = body::read::<T>(request).await?;
         rest.carry_out(&bytes, take(body)?).await
@@ -60,19 +60,19 @@ impl Call {
     /// The same for a body that may be left out.
     pub(super) async fn write_optional<T: DeserializeOwned + Default>(
         self,
-        take: impl FnOnce(T) -> Result<(Action, Option<String>), Problem>,
-    ) -> Result<Response, Problem> {
+        take: impl FnOnce(T) -> Result<(Action, Option<String>), ProblemResponse>,
+    ) -> Result<Response, ProblemResponse> {
         let (rest, request) = self.split();
         let (bytes, body) = body::read_optional::<T>(request).await?;
         rest.carry_out(&bytes, take(body)?).await
     }
 
-    fn split(mut self) -> (Call, Request) {
+    fn split(mut self) -> (RequestContext, Request) {
         let request = std::mem::take(&mut self.request);
         (self, request)
     }
 
-    async fn carry_out(self, body: &[u8], (action, reason): (Action, Option<String>)) -> Result<Response, Problem> {
+    async fn carry_out(self, body: &[u8], (action, reason): (Action, Option<String>)) -> Result<Response, ProblemResponse> {
         let write = Write {
             subject: self.name,
             action,
@@ -84,22 +84,22 @@ impl Call {
     }
 }
 
-impl<S> FromRequest<S> for Call
+impl<S> FromRequest<S> for RequestContext
 where
     App: FromRef<S>,
     S: Send + Sync,
 {
-    type Rejection = Problem;
+    type Rejection = ProblemResponse;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+    async fn from_request(request: Request, state: &S) -> Result<Self, ProblemResponse> {
         let (mut parts, body) = request.into_parts();
-        let Named(name) = Named::from_request_parts(&mut parts, state).await?;
-        let missing = |_| Problem::plain(problem::INTERNAL);
+        let PathName(name) = PathName::from_request_parts(&mut parts, state).await?;
+        let missing = |_| ProblemResponse::plain(problem::INTERNAL);
         let caller = Extension::<Caller>::from_request_parts(&mut parts, state).await;
         let request_id = Extension::<RequestId>::from_request_parts(&mut parts, state).await;
         let app: Result<State<App>, Infallible> = State::from_request_parts(&mut parts, state).await;
         let Ok(State(app)) = app;
-        Ok(Call {
+        Ok(RequestContext {
             app,
             name,
             caller: caller.map_err(missing)?.0,
@@ -111,9 +111,9 @@ where
 }
 
 /// A text of at most `most` characters.
-pub(super) fn checked(field: &str, text: Option<String>, most: usize) -> Result<Option<String>, Problem> {
+pub(super) fn checked(field: &str, text: Option<String>, most: usize) -> Result<Option<String>, ProblemResponse> {
     match &text {
-        Some(text) if text.chars().count() > most => Err(Problem::field(
+        Some(text) if text.chars().count() > most => Err(ProblemResponse::field(
             format!("/{field}"),
             format!("A {field} may have {most} characters."),
         )),

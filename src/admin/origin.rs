@@ -14,34 +14,34 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 
 use super::Options;
-use super::problem::{self, Problem};
-use super::server::Ends;
+use super::problem::{self, ProblemResponse};
+use super::server::ConnectInfo;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
 /// Who may be asked for, and which pages may ask.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub(super) struct OriginPolicy {
     hosts: Vec<String>,
     origins: Vec<String>,
 }
 
-impl Guard {
+impl OriginPolicy {
     /// What `options` allow, beside the address that was connected to, the names of the loopback, and a page of this very origin.
-    pub(super) fn new(options: &Options) -> Guard {
+    pub(super) fn new(options: &Options) -> OriginPolicy {
         let lower = |all: &[String]| all.iter().map(|one| one.to_ascii_lowercase()).collect();
-        Guard {
+        OriginPolicy {
             hosts: lower(&options.allowed_hosts),
             origins: lower(&options.allowed_origins),
         }
     }
 
     /// The host that was asked for, if it is one of ours.
-    fn check_host(&self, request: &Request) -> Result<Option<String>, Problem> {
+    fn check_host(&self, request: &Request) -> Result<Option<String>, ProblemResponse> {
         let local = request
             .extensions()
-            .get::<Ends>()
+            .get::<ConnectInfo>()
             .map(|ends| ends.local.ip().to_canonical());
         // The target's own authority overrides Host (RFC 9112, 3.2.2), so both have to be right.
         if let Some(authority) = request.uri().authority() {
@@ -56,15 +56,15 @@ impl Guard {
             }
             // Before HTTP/1.1 there was no Host; no browser is that old, but simple probes are.
             (None, None) if request.version() == Version::HTTP_10 => Ok(None),
-            (None, None) => Err(Problem::new(problem::BAD_REQUEST, "The Host header is missing.")),
-            (_, Some(_)) => Err(Problem::new(
+            (None, None) => Err(ProblemResponse::new(problem::BAD_REQUEST, "The Host header is missing.")),
+            (_, Some(_)) => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
                 "There is more than one Host header.",
             )),
         }
     }
 
-    fn check_authority(&self, text: &str, local: Option<IpAddr>) -> Result<(), Problem> {
+    fn check_authority(&self, text: &str, local: Option<IpAddr>) -> Result<(), ProblemResponse> {
         let authority: Authority = text.parse().map_err(|_| misdirected(text))?;
         if text.contains('@') {
             return Err(misdirected(text));
@@ -86,7 +86,7 @@ impl Guard {
         method: &Method,
         headers: &HeaderMap,
         host: Option<&str>,
-    ) -> Result<Option<HeaderValue>, Problem> {
+    ) -> Result<Option<HeaderValue>, ProblemResponse> {
         let mut origins = headers.get_all(header::ORIGIN).iter();
         let Some(origin) = origins.next() else {
             return check_fetch(method, headers).map(|()| None);
@@ -94,7 +94,7 @@ impl Guard {
         let text = origin.to_str().unwrap_or_default().to_ascii_lowercase();
         let scheme_less = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
         if origins.next().is_some() {
-            return Err(Problem::new(
+            return Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
                 "There is more than one Origin header.",
             ));
@@ -105,30 +105,30 @@ impl Guard {
         if scheme_less.is_some() && scheme_less == host {
             return check_fetch(method, headers).map(|()| None);
         }
-        Err(Problem::plain(problem::CROSS_ORIGIN))
+        Err(ProblemResponse::plain(problem::CROSS_ORIGIN))
     }
 }
 
 /// Without an `Origin`, the browser's own word counts: another site may lead a person here by a link, no more.
-fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
+fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     let value = |name| headers.get(name).map(HeaderValue::as_bytes);
     let is_link = *method == Method::GET && value(SEC_FETCH_MODE) == Some(b"navigate");
     match value(SEC_FETCH_SITE) {
         None | Some(b"same-origin" | b"none") => Ok(()),
         Some(_) if is_link => Ok(()),
-        Some(_) => Err(Problem::plain(problem::CROSS_ORIGIN)),
+        Some(_) => Err(ProblemResponse::plain(problem::CROSS_ORIGIN)),
     }
 }
 
-fn misdirected(host: &str) -> Problem {
-    Problem::new(
+fn misdirected(host: &str) -> ProblemResponse {
+    ProblemResponse::new(
         problem::MISDIRECTED,
         format!("The host {host:?} is not served here. {}", problem::MISDIRECTED.detail),
     )
 }
 
 /// Answers only what the guard lets through; a page of an allowed origin may read the answer.
-pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(State(guard): State<Arc<OriginPolicy>>, request: Request, next: Next) -> Response {
     let admitted = guard
         .check_host(&request)
         .and_then(|host| guard.check_origin(request.method(), request.headers(), host.as_deref()));

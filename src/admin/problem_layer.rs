@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, header};
 use uuid::Uuid;
 
-use super::problem::{self, Problem};
+use super::problem::{self, ProblemResponse};
 
 /// Identities that callers bring may be so long.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
@@ -51,7 +51,7 @@ fn new_id() -> HeaderValue {
 
 /// Marks an answer that is an error and has said so itself, as text for probes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Spoken;
+pub(super) struct ProblemRendered;
 
 /// Names the request, and writes the answer's problem if it has one.
 pub(super) async fn seal(mut request: Request, next: Next) -> Response {
@@ -81,17 +81,17 @@ fn write_problem(response: Response, id: &RequestId) -> Response {
 }
 
 /// The problem that an answer carries, or the one that its status stands for; `None` for an answer that is none.
-fn problem_of(response: &Response) -> Option<Arc<Problem>> {
-    if let Some(problem) = response.extensions().get::<Arc<Problem>>() {
+fn problem_of(response: &Response) -> Option<Arc<ProblemResponse>> {
+    if let Some(problem) = response.extensions().get::<Arc<ProblemResponse>>() {
         return Some(Arc::clone(problem));
     }
     let status = response.status();
-    let is_spoken = response.extensions().get::<Spoken>().is_some();
+    let is_spoken = response.extensions().get::<ProblemRendered>().is_some();
     if is_spoken || !(status.is_client_error() || status.is_server_error()) {
         return None;
     }
     let known = problem::KINDS.iter().find(|kind| kind.status == status);
-    Some(Arc::new(Problem::plain(known.unwrap_or(&problem::INTERNAL))))
+    Some(Arc::new(ProblemResponse::plain(known.unwrap_or(&problem::INTERNAL))))
 }
 
 /// The answer to a request whose handling panicked.
@@ -103,5 +103,5 @@ pub(super) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
         .or_else(|| cause.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
     tracing::error!(cause, "the handling of an admin request panicked");
-    Problem::plain(problem::INTERNAL).into_response()
+    ProblemResponse::plain(problem::INTERNAL).into_response()
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 
 use super::Running;
-use crate::config::{self, Config, Watch};
+use crate::config::{self, Config, FileWatch};
 
 /// Reloads of one configuration file.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct Reloads {
     current: Arc<Config>,
     changed: Arc<Notify>,
     /// Held for its effect; `None` when the file is not watched.
-    _watch: Option<Watch>,
+    _watch: Option<FileWatch>,
 }
 
 impl Reloads {

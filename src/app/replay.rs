@@ -31,7 +31,7 @@ impl<E> Display for Error<E> {
 
 /// What is told while lines are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Told<'a> {
+pub(crate) enum ReplayNotice<'a> {
     /// The answer to a run, as JSON.
     Answer(&'a str),
     /// What people should know of a line besides.
@@ -45,7 +45,7 @@ pub(crate) enum Told<'a> {
 /// [`Error`]; the answers before are told.
 pub(crate) fn judge<E>(
     mut input: impl BufRead,
-    tell: &mut impl FnMut(Told<'_>) -> Result<(), E>,
+    tell: &mut impl FnMut(ReplayNotice<'_>) -> Result<(), E>,
 ) -> Result<(), Error<E>> {
     let mut replay = Replay::default();
     let mut line = Vec::new();
@@ -53,14 +53,14 @@ pub(crate) fn judge<E>(
         let text = str::from_utf8(&line).map_err(|error| Error::Line(format!("it is not UTF-8: {error}")))?;
         let answered = replay.line(text).map_err(|error| Error::Line(error.to_string()))?;
         for warning in replay.warnings() {
-            tell(Told::Warning(&warning)).map_err(Error::Told)?;
+            tell(ReplayNotice::Warning(&warning)).map_err(Error::Told)?;
         }
         if let Some(answer) = answered {
-            tell(Told::Answer(&json(&answer)?)).map_err(Error::Told)?;
+            tell(ReplayNotice::Answer(&json(&answer)?)).map_err(Error::Told)?;
         }
     }
     match replay.finish() {
-        Some(answer) => tell(Told::Answer(&json(&answer)?)).map_err(Error::Told),
+        Some(answer) => tell(ReplayNotice::Answer(&json(&answer)?)).map_err(Error::Told),
         None => Ok(()),
     }
 }
@@ -87,8 +87,8 @@ mod tests {
     /// The answers and, if it went wrong, why.
     fn judged(input: &str) -> (Vec<String>, Option<String>) {
         let mut answers = Vec::new();
-        let ended = judge(input.as_bytes(), &mut |told: Told<'_>| {
-            if let Told::Answer(answer) = told {
+        let ended = judge(input.as_bytes(), &mut |told: ReplayNotice<'_>| {
+            if let ReplayNotice::Answer(answer) = told {
                 answers.push(answer.to_owned());
             }
             Ok::<_, ()>(())

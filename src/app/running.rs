@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::threads::Apart;
+use super::threads::PartThread;
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
@@ -50,7 +50,7 @@ pub enum Error {
     Admin(#[from] admin::AdminStartError),
     /// Webhooks cannot be posted.
     #[error("{0}")]
-    Webhook(#[from] webhook::StartError),
+    Webhook(#[from] webhook::WebhookStartError),
     /// A second signal ended the drain.
     #[error("ended at once by a second signal: requests under way were cut off")]
     Cut,
@@ -65,8 +65,8 @@ pub struct Running {
     access_log: AccessLog,
     admin_address: SocketAddr,
     listener_addresses: Vec<SocketAddr>,
-    controller: Apart,
-    admin: Apart,
+    controller: PartThread,
+    admin: PartThread,
     health: JoinHandle<()>,
     webhooks: Webhooks,
     stop_admin: DropGuard,
@@ -135,8 +135,8 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         access_log,
         admin_address,
         listener_addresses,
-        controller: Apart::start("controller", controlling).map_err(Error::Runtime)?,
-        admin: Apart::start("admin", serving).map_err(Error::Runtime)?,
+        controller: PartThread::start("controller", controlling).map_err(Error::Runtime)?,
+        admin: PartThread::start("admin", serving).map_err(Error::Runtime)?,
         health: tokio::spawn(proxy::health::run(publisher, health)),
         webhooks,
         stop_admin: stop_admin.drop_guard(),

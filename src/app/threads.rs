@@ -7,17 +7,17 @@ use tokio::sync::oneshot;
 
 /// A part at work on its thread.
 #[derive(Debug)]
-pub(super) struct Apart {
+pub(super) struct PartThread {
     ended: oneshot::Receiver<()>,
 }
 
-impl Apart {
+impl PartThread {
     /// Does `work`, and what it spawns, on a thread called `name`, until `work` is done.
     ///
     /// # Errors
     ///
     /// When there is no runtime or no thread to be had.
-    pub(super) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<Apart> {
+    pub(super) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<PartThread> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name(format!("{name}-blocking"))
@@ -29,7 +29,7 @@ impl Apart {
             runtime.shutdown_background();
             let _ = end.send(());
         })?;
-        Ok(Apart { ended })
+        Ok(PartThread { ended })
     }
 
     /// Waits until the work is done, or has panicked.
@@ -50,9 +50,9 @@ mod tests {
             let there = tokio::spawn(async { thread::current().id() }).await.unwrap();
             tell.send(there).unwrap();
         };
-        Apart::start("apart", work).unwrap().ended().await;
+        PartThread::start("apart", work).unwrap().ended().await;
         assert_ne!(told.await.unwrap(), here);
-        let panics = Apart::start("apart", async { panic!("as it should") }).unwrap();
+        let panics = PartThread::start("apart", async { panic!("as it should") }).unwrap();
         panics.ended().await;
     }
 }

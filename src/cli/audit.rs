@@ -83,7 +83,7 @@ pub(super) fn run(global: &Global, asked: Audit, terminal: &mut Terminal) -> Res
 fn configured(file: &Path, terminal: &mut Terminal) -> Result<Result<PathBuf, Exit>, Failure> {
     match config::load(file) {
         Err(report) => {
-            terminal.complain(&report);
+            terminal.report(&report);
             Ok(Err(Exit::Configuration))
         }
         Ok(config) => config.store.path.map(Ok).ok_or_else(|| {

@@ -23,7 +23,7 @@ pub(super) fn run(files: &[PathBuf], format: Option<Format>, terminal: &mut Term
         let checked = check(file)?;
         valid &= checked.is_ok();
         match format {
-            Format::Text => tell(file, &checked, terminal),
+            Format::Text => report(file, &checked, terminal),
             Format::Json => results.push(result(file, &checked)),
         }
     }
@@ -49,14 +49,14 @@ fn check(file: &Path) -> Result<Result<Config, Report>, Failure> {
     Ok(config::parse("<stdin>", &text, &config::environment()))
 }
 
-fn tell(file: &Path, checked: &Result<Config, Report>, terminal: &mut Terminal) {
+fn report(file: &Path, checked: &Result<Config, Report>, terminal: &mut Terminal) {
     match checked {
         Ok(config) => {
             let services = config.services.len();
             let what = if services == 1 { "service" } else { "services" };
             terminal.say(&format!("{}: OK ({services} {what})", file.display()));
         }
-        Err(report) => terminal.complain(report),
+        Err(report) => terminal.report(report),
     }
 }
 

@@ -73,7 +73,7 @@ fn said(problem: &api::Problem) -> String {
 
 /// A client of one admin address.
 #[derive(Clone, Debug)]
-pub(crate) struct Client {
+pub(crate) struct AdminClient {
     host: String,
     port: u16,
     /// Before every path, when the API is served under one.
@@ -83,20 +83,20 @@ pub(crate) struct Client {
 
 /// An answer of the API: what it means, and the JSON as it came, with fields that this client does not know.
 #[derive(Debug)]
-pub(crate) struct Answer<T> {
+pub(crate) struct ApiResponse<T> {
     pub(crate) value: T,
     pub(crate) json: Value,
     /// What the caller may tell a user who asked for details.
     pub(crate) trace: String,
 }
 
-impl Client {
+impl AdminClient {
     /// A client of the API at `address`, a URL whose scheme may be left out.
     ///
     /// # Errors
     ///
     /// [`Error::Address`] or [`Error::Token`].
-    pub(crate) fn new(address: &str, token: Option<&str>) -> Result<Client, Error> {
+    pub(crate) fn new(address: &str, token: Option<&str>) -> Result<AdminClient, Error> {
         let wrong = || Error::Address(address.to_owned());
         let uri: Uri = if address.contains("://") {
             address.parse()
@@ -108,7 +108,7 @@ impl Client {
             return Err(wrong());
         }
         let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
-        Ok(Client {
+        Ok(AdminClient {
             host: host.to_owned(),
             port: uri.port_u16().unwrap_or(80),
             prefix: uri.path().trim_end_matches('/').to_owned(),
@@ -117,17 +117,17 @@ impl Client {
     }
 
     /// Every service.
-    pub(crate) async fn services(&self) -> Result<Answer<api::ServiceList>, Error> {
+    pub(crate) async fn services(&self) -> Result<ApiResponse<api::ServiceList>, Error> {
         self.call(Method::GET, "/api/v1/services", None, None).await
     }
 
     /// One service.
-    pub(crate) async fn service(&self, service: &str) -> Result<Answer<api::Service>, Error> {
+    pub(crate) async fn service(&self, service: &str) -> Result<ApiResponse<api::Service>, Error> {
         self.call(Method::GET, &service_path(service, ""), None, None).await
     }
 
     /// The weights of a service.
-    pub(crate) async fn weights(&self, service: &str) -> Result<Answer<api::WeightsResource>, Error> {
+    pub(crate) async fn weights(&self, service: &str) -> Result<ApiResponse<api::WeightsResource>, Error> {
         self.call(Method::GET, &service_path(service, "/weights"), None, None)
             .await
     }
@@ -138,7 +138,7 @@ impl Client {
         service: &str,
         update: &api::WeightsUpdate,
         revision: Option<u64>,
-    ) -> Result<Answer<api::Service>, Error> {
+    ) -> Result<ApiResponse<api::Service>, Error> {
         let path = service_path(service, "/weights");
         self.call(Method::PUT, &path, Some(json(update)), revision).await
     }
@@ -148,7 +148,7 @@ impl Client {
         &self,
         service: &str,
         request: &api::RollbackRequest,
-    ) -> Result<Answer<api::Service>, Error> {
+    ) -> Result<ApiResponse<api::Service>, Error> {
         let path = service_path(service, "/rollback");
         self.call(Method::POST, &path, Some(json(request)), None).await
     }
@@ -158,7 +158,7 @@ impl Client {
         &self,
         service: &str,
         start: &api::ReleaseStart,
-    ) -> Result<Answer<api::ReleaseChange>, Error> {
+    ) -> Result<ApiResponse<api::ReleaseChange>, Error> {
         let path = service_path(service, "/releases");
         self.call(Method::POST, &path, Some(json(start)), None).await
     }
@@ -169,31 +169,31 @@ impl Client {
         id: &str,
         verb: &str,
         command: &api::ReleaseCommand,
-    ) -> Result<Answer<api::ReleaseChange>, Error> {
+    ) -> Result<ApiResponse<api::ReleaseChange>, Error> {
         let path = release_path(id, &format!("/{verb}"));
         self.call(Method::POST, &path, Some(json(command)), None).await
     }
 
     /// The releases of a service, newest first.
-    pub(crate) async fn releases(&self, service: &str, limit: usize) -> Result<Answer<api::ReleaseList>, Error> {
+    pub(crate) async fn releases(&self, service: &str, limit: usize) -> Result<ApiResponse<api::ReleaseList>, Error> {
         let path = service_path(service, &format!("/releases?limit={limit}"));
         self.call(Method::GET, &path, None, None).await
     }
 
     /// One release.
-    pub(crate) async fn release(&self, id: &str) -> Result<Answer<api::Release>, Error> {
+    pub(crate) async fn release(&self, id: &str) -> Result<ApiResponse<api::Release>, Error> {
         self.call(Method::GET, &release_path(id, ""), None, None).await
     }
 
     /// A page of the journal, newest first.
-    pub(crate) async fn audit(&self, before: Option<u64>, limit: usize) -> Result<Answer<api::AuditPage>, Error> {
+    pub(crate) async fn audit(&self, before: Option<u64>, limit: usize) -> Result<ApiResponse<api::AuditPage>, Error> {
         let before = before.map_or_else(String::new, |before| format!("&before={before}"));
         let path = format!("/api/v1/audit?limit={limit}{before}");
         self.call(Method::GET, &path, None, None).await
     }
 
     /// Whether the journal is whole.
-    pub(crate) async fn verify_audit(&self) -> Result<Answer<api::AuditVerdict>, Error> {
+    pub(crate) async fn verify_audit(&self) -> Result<ApiResponse<api::AuditVerdict>, Error> {
         self.call(Method::GET, "/api/v1/audit/verify", None, None).await
     }
 
@@ -202,7 +202,7 @@ impl Client {
         &self,
         service: &str,
         request: &api::PlanRequest,
-    ) -> Result<Answer<api::Forecast>, Error> {
+    ) -> Result<ApiResponse<api::Forecast>, Error> {
         let path = service_path(service, "/plan");
         self.call(Method::POST, &path, Some(json(request)), None).await
     }
@@ -251,7 +251,7 @@ impl Client {
         path: &str,
         body: Option<Bytes>,
         revision: Option<u64>,
-    ) -> Result<Answer<T>, Error> {
+    ) -> Result<ApiResponse<T>, Error> {
         let (status, body, trace) = self.exchange(method, path, body, revision).await?;
         if !status.is_success() {
             return Err(self.problem(status, &body));
@@ -259,7 +259,7 @@ impl Client {
         let foreign = |error: serde_json::Error| self.foreign(error.to_string());
         let json: Value = serde_json::from_slice(&body).map_err(foreign)?;
         let value = T::deserialize(&json).map_err(foreign)?;
-        Ok(Answer { value, json, trace })
+        Ok(ApiResponse { value, json, trace })
     }
 
     /// One request and its whole answer, within [`CALL_TIMEOUT`].
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn an_address_is_a_url_whose_scheme_may_be_left_out() {
         let check = |address: &str| {
-            let client = Client::new(address, None).ok()?;
+            let client = AdminClient::new(address, None).ok()?;
             Some(format!("{} {} {}", client.host, client.port, client.prefix))
         };
         assert_eq!(check("http://127.0.0.1:9900").as_deref(), Some("127.0.0.1 9900 "));

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::client::{Client, Error};
+use super::client::{AdminClient, Error};
 
 /// Between two tries to open the stream.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What was heard.
 #[derive(Debug)]
-pub(super) enum Heard {
+pub(super) enum StreamEvent {
     /// The stream is open. What happened before is not in it, unless it is a continuation.
     Open,
     /// An event, as its data.
@@ -36,30 +36,30 @@ pub(super) enum Heard {
 
 /// A stream that is kept open by a task of its own until it is dropped.
 #[derive(Debug)]
-pub(super) struct Events {
-    heard: mpsc::Receiver<Heard>,
+pub(super) struct EventSubscription {
+    heard: mpsc::Receiver<StreamEvent>,
     task: JoinHandle<()>,
 }
 
-impl Events {
+impl EventSubscription {
     /// Listens to the events of a service.
-    pub(super) fn of(client: Client, service: String) -> Events {
+    pub(super) fn of(client: AdminClient, service: String) -> EventSubscription {
         let (sender, heard) = mpsc::channel(HEARD_MAX);
         let task = tokio::spawn(async move {
             let mut last_id = None;
             // A listener that has gone ends the task with the next thing that is heard.
             while let Err(error) = listen(&client, &service, &mut last_id, &sender).await {
-                if sender.send(Heard::Broken(error)).await.is_err() {
+                if sender.send(StreamEvent::Broken(error)).await.is_err() {
                     return;
                 }
                 sleep(RETRY_AFTER).await;
             }
         });
-        Events { heard, task }
+        EventSubscription { heard, task }
     }
 
     /// What is heard next. May be given up and asked for again.
-    pub(super) async fn next(&mut self) -> Heard {
+    pub(super) async fn next(&mut self) -> StreamEvent {
         match self.heard.recv().await {
             Some(heard) => heard,
             None => std::future::pending().await,
@@ -67,7 +67,7 @@ impl Events {
     }
 }
 
-impl Drop for Events {
+impl Drop for EventSubscription {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -75,14 +75,14 @@ impl Drop for Events {
 
 /// Reads one stream to its end, which is always an error; `Ok` when nobody listens any more.
 async fn listen(
-    client: &Client,
+    client: &AdminClient,
     service: &str,
     last_id: &mut Option<u64>,
-    sender: &mpsc::Sender<Heard>,
+    sender: &mpsc::Sender<StreamEvent>,
 ) -> Result<(), Error> {
     let mut body = client.events(service, *last_id).await?;
     let mut reader = Reader::default();
-    if sender.send(Heard::Open).await.is_err() {
+    if sender.send(StreamEvent::Open).await.is_err() {
         return Ok(());
     }
     loop {
@@ -91,8 +91,8 @@ async fn listen(
         for message in messages {
             *last_id = message.id.or(*last_id);
             let heard = match (message.event.as_str(), serde_json::from_str(&message.data)) {
-                ("lost", _) => Heard::Lost,
-                (_, Ok(data)) => Heard::Event(data),
+                ("lost", _) => StreamEvent::Lost,
+                (_, Ok(data)) => StreamEvent::Event(data),
                 (_, Err(_)) => continue,
             };
             if sender.send(heard).await.is_err() {

@@ -38,14 +38,14 @@ impl From<Exit> for ExitCode {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// To be told to the user.
-    Told(Box<Told>),
+    Told(Box<FailureReport>),
     /// Whoever read our output has gone (`weighbridge status | head -1`); nobody is left to tell.
     ReaderGone,
 }
 
 /// What the user is told about a failure.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct FailureReport {
     pub(super) exit: Exit,
     /// What is wrong, in one line.
     pub(super) message: String,
@@ -57,7 +57,7 @@ pub(super) struct Told {
 
 impl Failure {
     pub(super) fn new(exit: Exit, message: impl Into<String>) -> Failure {
-        Failure::Told(Box::new(Told {
+        Failure::Told(Box::new(FailureReport {
             exit,
             message: message.into(),
             fields: Vec::new(),
@@ -101,7 +101,7 @@ impl From<client::Error> for Failure {
                 .collect(),
             _ => Vec::new(),
         };
-        Failure::Told(Box::new(Told {
+        Failure::Told(Box::new(FailureReport {
             exit,
             message: error.to_string(),
             fields,

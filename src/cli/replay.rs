@@ -21,9 +21,9 @@ pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure>
     } else {
         file.display().to_string()
     };
-    let mut tell = |told: replay::Told<'_>| match told {
-        replay::Told::Answer(answer) => terminal.print(&format!("{answer}\n")),
-        replay::Told::Warning(warning) => {
+    let mut tell = |told: replay::ReplayNotice<'_>| match told {
+        replay::ReplayNotice::Answer(answer) => terminal.print(&format!("{answer}\n")),
+        replay::ReplayNotice::Warning(warning) => {
             terminal.say(&format!("{name}: {warning}"));
             Ok(())
         }

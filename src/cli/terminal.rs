@@ -12,7 +12,7 @@ use crate::config::Report;
 use crate::telemetry::last_words;
 
 use super::args::{Format, Global};
-use super::exit::{Exit, Failure, Told};
+use super::exit::{Exit, Failure, FailureReport};
 
 /// The two outputs of the program and how to use them.
 pub(super) struct Terminal {
@@ -102,7 +102,7 @@ impl Terminal {
     }
 
     /// Tells everything that is wrong with a configuration.
-    pub(super) fn complain(&mut self, report: &Report) {
+    pub(super) fn report(&mut self, report: &Report) {
         let text = if self.color_talk {
             report.coloured()
         } else {
@@ -142,7 +142,7 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn failure_text(told: &Told, colored: bool) -> String {
+fn failure_text(told: &FailureReport, colored: bool) -> String {
     let mut text = format!("{} {}\n", paint("error:", "1;31", colored), told.message);
     // The proxy repeats the first of them in its message.
     let untold = told.fields.iter().filter(|(_, detail)| !told.message.contains(detail));
@@ -155,7 +155,7 @@ fn failure_text(told: &Told, colored: bool) -> String {
     text
 }
 
-fn failure_json(told: &Told) -> Value {
+fn failure_json(told: &FailureReport) -> Value {
     let fields: Vec<Value> = told
         .fields
         .iter()

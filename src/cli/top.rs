@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{Format, Global, Top};
-use super::client::{Answer, Client, Error};
+use super::client::{ApiResponse, AdminClient, Error};
 use super::exit::{Exit, Failure};
 use super::panel::{Line, Panel};
 use super::release::line;
@@ -37,14 +37,14 @@ pub(super) fn run(global: &Global, asked: &Top, terminal: &mut Terminal) -> Resu
     })?
 }
 
-async fn watch(client: &Client, asked: &Top, terminal: &mut Terminal) -> Result<(), Failure> {
-    let mut eye = Eye::of(client, asked.service.as_deref());
+async fn watch(client: &AdminClient, asked: &Top, terminal: &mut Terminal) -> Result<(), Failure> {
+    let mut eye = Poller::of(client, asked.service.as_deref());
     let mut view = View::new(terminal);
     let mut ticks = interval(asked.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match eye.look().await {
+        match eye.poll().await {
             Ok(seen) => view.show(&seen)?,
             Err(error) if view.has_shown() && error.may_pass() => view.miss(&error)?,
             Err(error) => return Err(error.into()),
@@ -56,8 +56,8 @@ async fn watch(client: &Client, asked: &Top, terminal: &mut Terminal) -> Result<
 }
 
 /// Looks at the proxy.
-struct Eye<'a> {
-    client: &'a Client,
+struct Poller<'a> {
+    client: &'a AdminClient,
     service: Option<&'a str>,
     /// The newest release of each service that was seen under way: how it ends is of interest too.
     releases: BTreeMap<String, String>,
@@ -65,23 +65,23 @@ struct Eye<'a> {
 
 /// What one look has seen.
 #[derive(Debug, Default)]
-struct Seen {
+struct PollResult {
     services: Vec<Service>,
     releases: Vec<Release>,
     /// The same as the API gave it.
     json: Value,
 }
 
-impl<'a> Eye<'a> {
-    fn of(client: &'a Client, service: Option<&'a str>) -> Eye<'a> {
-        Eye {
+impl<'a> Poller<'a> {
+    fn of(client: &'a AdminClient, service: Option<&'a str>) -> Poller<'a> {
+        Poller {
             client,
             service,
             releases: BTreeMap::new(),
         }
     }
 
-    async fn look(&mut self) -> Result<Seen, Error> {
+    async fn poll(&mut self) -> Result<PollResult, Error> {
         let (services, services_json) = self.services().await?;
         for service in &services {
             if let Some(id) = &service.release {
@@ -91,7 +91,7 @@ impl<'a> Eye<'a> {
         let (mut releases, mut releases_json) = (Vec::new(), Vec::new());
         for id in self.releases.values() {
             match self.client.release(id).await {
-                Ok(Answer { value, json, .. }) => {
+                Ok(ApiResponse { value, json, .. }) => {
                     releases.push(value);
                     releases_json.push(json);
                 }
@@ -101,7 +101,7 @@ impl<'a> Eye<'a> {
             }
         }
         let json = json!({ "services": services_json, "releases": releases_json });
-        Ok(Seen {
+        Ok(PollResult {
             services,
             releases,
             json,
@@ -148,7 +148,7 @@ impl<'a> View<'a> {
         !self.lines.is_empty()
     }
 
-    fn show(&mut self, seen: &Seen) -> Result<(), Failure> {
+    fn show(&mut self, seen: &PollResult) -> Result<(), Failure> {
         self.misses = 0;
         self.lines = lines(seen);
         self.lines.insert(0, (title(seen), DIM));
@@ -178,7 +178,7 @@ impl<'a> View<'a> {
     }
 }
 
-fn title(seen: &Seen) -> String {
+fn title(seen: &PollResult) -> String {
     let now = jiff::Timestamp::now();
     let under_way = seen.releases.iter().filter(|release| !release.phase.is_over());
     format!(
@@ -189,7 +189,7 @@ fn title(seen: &Seen) -> String {
     )
 }
 
-fn lines(seen: &Seen) -> Vec<Line> {
+fn lines(seen: &PollResult) -> Vec<Line> {
     let mut lines = upstreams(&seen.services);
     if !seen.releases.is_empty() {
         lines.push((String::new(), ""));

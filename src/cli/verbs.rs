@@ -10,7 +10,7 @@ use crate::app::{self, demo};
 use crate::model::{Weight, api};
 
 use super::args::{Arguments, Format, Global};
-use super::client::{Answer, Client, Error};
+use super::client::{ApiResponse, AdminClient, Error};
 use super::exit::{Exit, Failure};
 use super::release;
 use super::status;
@@ -21,7 +21,7 @@ pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit,
     match app::run(app::RunOptions { config_path }) {
         Ok(()) => Ok(Exit::Done),
         Err(app::Error::Config(report)) => {
-            terminal.complain(&report);
+            terminal.report(&report);
             Ok(Exit::Configuration)
         }
         Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
@@ -142,8 +142,8 @@ pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Ex
     };
     let ended = demo::run(options, terminal.story());
     match ended {
-        Ok(demo::Ended::Interrupted) => Ok(Exit::Interrupted),
-        Ok(demo::Ended::Played(report)) => {
+        Ok(demo::DemoEnd::Interrupted) => Ok(Exit::Interrupted),
+        Ok(demo::DemoEnd::Played(report)) => {
             if !text {
                 terminal.print_json(&json!(report))?;
             }
@@ -172,7 +172,7 @@ pub(super) fn version(terminal: &mut Terminal) -> Result<Exit, Failure> {
     Ok(Exit::Done)
 }
 
-fn show_change(answer: &Answer<api::Service>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn show_change(answer: &ApiResponse<api::Service>, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let service = &answer.value;
     let weights = &service.weights;
     match terminal.format() {
@@ -194,9 +194,9 @@ fn show_change(answer: &Answer<api::Service>, terminal: &mut Terminal) -> Result
 
 /// Waits for an answer of the admin API.
 pub(super) fn ask<T>(
-    call: impl Future<Output = Result<Answer<T>, Error>>,
+    call: impl Future<Output = Result<ApiResponse<T>, Error>>,
     terminal: &mut Terminal,
-) -> Result<Answer<T>, Failure> {
+) -> Result<ApiResponse<T>, Failure> {
     let answer = block_on(call)??;
     terminal.explain(&answer.trace);
     Ok(answer)
@@ -210,8 +210,8 @@ pub(super) fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
     Ok(runtime.block_on(call))
 }
 
-pub(super) fn client(global: &Global) -> Result<Client, Failure> {
-    Ok(Client::new(&global.admin, token(global)?.as_deref())?)
+pub(super) fn client(global: &Global) -> Result<AdminClient, Failure> {
+    Ok(AdminClient::new(&global.admin, token(global)?.as_deref())?)
 }
 
 /// The token from the file, else from the environment; never from the command line, which others can read.

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::read::{Fields, Problems, list};
-use super::report::Source;
+use super::read::{Fields, ProblemList, list};
+use super::report::SourceText;
 use super::scalar::{address, choice, parsed, path};
 use super::service::{NAME, is_name};
-use super::tree::{Kind, Node};
+use super::tree::{NodeKind, Node};
 use super::yaml;
 use crate::admin::{Options, Role, Token};
 use crate::model::hex;
@@ -17,7 +17,7 @@ const TOKENS_MAX: usize = 1_000;
 const NAMES_MAX: usize = 100;
 
 /// The settings of the admin API. Tokens in a file are read here too, so that a wrong one is told with the rest.
-pub(super) fn admin(node: &Node, problems: &Problems, env: &HashMap<String, String>) -> Option<Options> {
+pub(super) fn admin(node: &Node, problems: &ProblemList, env: &HashMap<String, String>) -> Option<Options> {
     let mut fields = Fields::of(node, problems)?;
     let mut options = Options::default();
     fields.set("address", &mut options.address, address);
@@ -52,7 +52,7 @@ pub(super) fn admin(node: &Node, problems: &Problems, env: &HashMap<String, Stri
 }
 
 /// A list of tokens whose names are new and differ from those in `taken`.
-fn tokens(node: &Node, problems: &Problems, taken: &[Token]) -> Option<Vec<Token>> {
+fn tokens(node: &Node, problems: &ProblemList, taken: &[Token]) -> Option<Vec<Token>> {
     let mut tokens: Vec<Token> = Vec::new();
     let read = list(node, problems, TOKENS_MAX, |node, problems| {
         Some((node, token(node, problems)))
@@ -70,7 +70,7 @@ fn tokens(node: &Node, problems: &Problems, taken: &[Token]) -> Option<Vec<Token
     Some(tokens)
 }
 
-fn token(node: &Node, problems: &Problems) -> Option<Token> {
+fn token(node: &Node, problems: &ProblemList) -> Option<Token> {
     let roles = Role::ALL.map(|role| (role.as_str(), role));
     let mut fields = Fields::of(node, problems)?;
     let name = fields.required("name", "a name for the journal", |node, problems| {
@@ -91,10 +91,10 @@ fn token(node: &Node, problems: &Problems) -> Option<Token> {
 }
 
 /// 64 hexadecimal digits. What else is there may be the token itself, so no message quotes it.
-fn digest(node: &Node, problems: &Problems) -> Option<[u8; 32]> {
+fn digest(node: &Node, problems: &ProblemList) -> Option<[u8; 32]> {
     let digest = match &node.kind {
-        Kind::Missing => return None,
-        Kind::Text(text) => hex::digest(text),
+        NodeKind::Missing => return None,
+        NodeKind::Text(text) => hex::digest(text),
         _ => None,
     };
     if digest.is_none() {
@@ -108,7 +108,7 @@ fn digest(node: &Node, problems: &Problems) -> Option<[u8; 32]> {
 fn tokens_file(
     node: &Node,
     path: &Path,
-    problems: &Problems,
+    problems: &ProblemList,
     env: &HashMap<String, String>,
     taken: &[Token],
 ) -> Option<Vec<Token>> {
@@ -122,20 +122,20 @@ fn tokens_file(
             return None;
         }
     };
-    let source = Arc::new(Source {
+    let source = Arc::new(SourceText {
         name: path.display().to_string(),
         text,
     });
     let mut found = Vec::new();
     let tree = yaml::read(&source, env, &mut found);
-    let inner = Problems::new(source, found);
+    let inner = ProblemList::new(source, found);
     let tokens = tree.and_then(|tree| tokens(&tree, &inner, taken));
     problems.extend(inner.into_inner());
     tokens
 }
 
 /// A host as it stands in `Host`: a name or an address, with or without a port.
-fn host(node: &Node, problems: &Problems) -> Option<String> {
+fn host(node: &Node, problems: &ProblemList) -> Option<String> {
     parsed(node, problems, |text| {
         let authority: Result<http::uri::Authority, _> = text.parse();
         match authority {
@@ -146,7 +146,7 @@ fn host(node: &Node, problems: &Problems) -> Option<String> {
 }
 
 /// An origin as browsers send it.
-fn origin(node: &Node, problems: &Problems) -> Option<String> {
+fn origin(node: &Node, problems: &ProblemList) -> Option<String> {
     parsed(node, problems, |text| {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
         let plain = rest.is_some_and(|host| !host.contains(['/', '@', '?', '#']));

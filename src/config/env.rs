@@ -11,17 +11,17 @@ const NESTING_MAX: usize = 8;
 
 /// What is wrong with a reference.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+pub(super) struct ReferenceError {
     pub(super) message: String,
     pub(super) help: Option<String>,
 }
 
 /// `text` with its references resolved.
-pub(super) fn substitute<'a>(text: &'a str, env: &HashMap<String, String>) -> Result<Cow<'a, str>, Fault> {
+pub(super) fn substitute<'a>(text: &'a str, env: &HashMap<String, String>) -> Result<Cow<'a, str>, ReferenceError> {
     resolve(text, env, NESTING_MAX)
 }
 
-fn resolve<'a>(text: &'a str, env: &HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, Fault> {
+fn resolve<'a>(text: &'a str, env: &HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, ReferenceError> {
     if !text.contains("${") {
         return Ok(Cow::Borrowed(text));
     }
@@ -63,7 +63,7 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn value<'a>(reference: &'a str, env: &'a HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, Fault> {
+fn value<'a>(reference: &'a str, env: &'a HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, ReferenceError> {
     let end = reference
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .unwrap_or(reference.len());
@@ -80,7 +80,7 @@ fn value<'a>(reference: &'a str, env: &'a HashMap<String, String>, nesting: usiz
         return filled.map_or_else(|| resolve(default, env, nesting), |value| Ok(Cow::Borrowed(value)));
     }
     if let Some(message) = operator.strip_prefix(":?") {
-        return filled.map(Cow::Borrowed).ok_or_else(|| Fault {
+        return filled.map(Cow::Borrowed).ok_or_else(|| ReferenceError {
             message: format!("the environment variable `{name}` is not set: {message}"),
             help: None,
         });
@@ -88,16 +88,16 @@ fn value<'a>(reference: &'a str, env: &'a HashMap<String, String>, nesting: usiz
     if !operator.is_empty() {
         return Err(malformed(&format!("${{{reference}}}")));
     }
-    set.map(Cow::Borrowed).ok_or_else(|| Fault {
+    set.map(Cow::Borrowed).ok_or_else(|| ReferenceError {
         message: format!("the environment variable `{name}` is not set"),
         help: Some(format!("set it, or give a default: `${{{name}:-default}}`")),
     })
 }
 
-fn malformed(reference: &str) -> Fault {
+fn malformed(reference: &str) -> ReferenceError {
     const LENGTH_MAX: usize = 40;
     let shown: String = reference.chars().take(LENGTH_MAX).collect();
-    Fault {
+    ReferenceError {
         message: format!("expected `${{NAME}}`, `${{NAME:-default}}` or `${{NAME:?message}}`, found `{shown}`"),
         help: Some("write `$${` for the two characters themselves".to_owned()),
     }

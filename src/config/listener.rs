@@ -4,11 +4,11 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use super::read::{Fields, Problems, list};
+use super::read::{Fields, ProblemList, list};
 use super::scalar::{address, count, duration, memory, parsed, size};
 use super::service::{NAME, is_name};
-use super::tree::{Kind, Node};
-use crate::net::{Limits, ListenerOptions, ListenerTimeouts};
+use super::tree::{NodeKind, Node};
+use crate::net::{ListenerLimits, ListenerOptions, ListenerTimeouts};
 
 const LISTENERS_MAX: usize = 64;
 const TRUSTED_MAX: usize = 1_024;
@@ -17,11 +17,11 @@ const TRUSTED_MAX: usize = 1_024;
 const HEADER_BYTES: std::ops::RangeInclusive<usize> = 8 * 1024..=16 * 1024 * 1024;
 
 /// All listeners; there has to be one.
-pub(super) fn listeners(node: &Node, problems: &Problems) -> Option<Vec<ListenerOptions>> {
+pub(super) fn listeners(node: &Node, problems: &ProblemList) -> Option<Vec<ListenerOptions>> {
     let read = list(node, problems, LISTENERS_MAX, |node, problems| {
         Some((node, listener(node, problems)?))
     })?;
-    if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
         problems.help(
             node,
             "expected at least one listener",
@@ -41,7 +41,7 @@ pub(super) fn listeners(node: &Node, problems: &Problems) -> Option<Vec<Listener
     Some(read.into_iter().map(|(_, listener)| listener).collect())
 }
 
-fn listener(node: &Node, problems: &Problems) -> Option<ListenerOptions> {
+fn listener(node: &Node, problems: &ProblemList) -> Option<ListenerOptions> {
     let mut fields = Fields::of(node, problems)?;
     let address = fields.required("address", "`IP:port`, such as `0.0.0.0:8080`", address);
     let mut listener = address.map_or_else(ListenerOptions::default, ListenerOptions::on);
@@ -62,7 +62,7 @@ fn listener(node: &Node, problems: &Problems) -> Option<ListenerOptions> {
     address.map(|_| listener)
 }
 
-fn timeouts(node: &Node, problems: &Problems) -> Option<ListenerTimeouts> {
+fn timeouts(node: &Node, problems: &ProblemList) -> Option<ListenerTimeouts> {
     let mut fields = Fields::of(node, problems)?;
     let mut timeouts = ListenerTimeouts::default();
     fields.set("header", &mut timeouts.header, duration);
@@ -72,9 +72,9 @@ fn timeouts(node: &Node, problems: &Problems) -> Option<ListenerTimeouts> {
     Some(timeouts)
 }
 
-fn limits(node: &Node, problems: &Problems) -> Option<Limits> {
+fn limits(node: &Node, problems: &ProblemList) -> Option<ListenerLimits> {
     let mut fields = Fields::of(node, problems)?;
-    let mut limits = Limits::default();
+    let mut limits = ListenerLimits::default();
     fields.set("header_bytes", &mut limits.header_bytes, |node, problems| {
         memory(node, problems, HEADER_BYTES)
     });
@@ -82,7 +82,7 @@ fn limits(node: &Node, problems: &Problems) -> Option<Limits> {
         count(node, problems, 1..=10_000)
     });
     fields.set("uri_bytes", &mut limits.uri_bytes, |node, problems| {
-        memory(node, problems, 1..=Limits::URI_BYTES_MAX)
+        memory(node, problems, 1..=ListenerLimits::URI_BYTES_MAX)
     });
     fields.set("body_bytes", &mut limits.body_bytes, |node, problems| {
         size(node, problems, 0..=u64::MAX)
@@ -94,7 +94,7 @@ fn limits(node: &Node, problems: &Problems) -> Option<Limits> {
     Some(limits)
 }
 
-fn network(node: &Node, problems: &Problems) -> Option<IpNet> {
+fn network(node: &Node, problems: &ProblemList) -> Option<IpNet> {
     parsed(node, problems, |text| {
         let alone = || text.parse::<IpAddr>().map(IpNet::from);
         text.parse()

@@ -29,13 +29,13 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use self::read::{Fields, Problems};
+use self::read::{Fields, ProblemList};
 use self::release::Callers;
-use self::report::Source;
-pub use self::report::{Problem, Report};
+use self::report::SourceText;
+pub use self::report::{ConfigProblem, Report};
 pub use self::schema::schema;
-use self::tree::{Kind, Node};
-pub use self::watch::{Watch, watch};
+use self::tree::{NodeKind, Node};
+pub use self::watch::{FileWatch, watch};
 use crate::model::{ServiceSpec, Webhook};
 use crate::net::ListenerOptions;
 use crate::{proxy, store, telemetry};
@@ -92,12 +92,12 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     match read_text(path) {
         Ok(text) => parse(&name, &text, &environment()),
         Err(error) => {
-            let source = Arc::new(Source {
+            let source = Arc::new(SourceText {
                 name: name.clone(),
                 text: String::new(),
             });
             let message = format!("the configuration cannot be read: {error}");
-            Err(Report::new(vec![Problem::new(&source, None, "", message)]))
+            Err(Report::new(vec![ConfigProblem::new(&source, None, "", message)]))
         }
     }
 }
@@ -108,12 +108,12 @@ pub fn load(path: &Path) -> Result<Config, Report> {
 ///
 /// A report of everything that is wrong.
 pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Config, Report> {
-    let source = Arc::new(Source {
+    let source = Arc::new(SourceText {
         name: name.to_owned(),
         text: text.to_owned(),
     });
     if text.len() > TEXT_BYTES_MAX {
-        let problem = Problem::new(
+        let problem = ConfigProblem::new(
             &source,
             None,
             "",
@@ -123,7 +123,7 @@ pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Co
     }
     let mut found = Vec::new();
     let tree = yaml::read(&source, env, &mut found);
-    let problems = Problems::new(source, found);
+    let problems = ProblemList::new(source, found);
     let config = tree.and_then(|tree| config(&tree, &problems, env));
     let problems = problems.into_inner();
     match config {
@@ -132,8 +132,8 @@ pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Co
     }
 }
 
-fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Option<Config> {
-    if matches!(tree.kind, Kind::Null) {
+fn config(tree: &Node, problems: &ProblemList, env: &HashMap<String, String>) -> Option<Config> {
+    if matches!(tree.kind, NodeKind::Null) {
         problems.at_start("the file is empty; expected at least `services`");
         return None;
     }
@@ -174,8 +174,8 @@ fn config(tree: &Node, problems: &Problems, env: &HashMap<String, String>) -> Op
 /// Whom the admin API knows by name. Whether the tokens are right has been told; that some are meant is enough not to
 /// tell that there are none.
 fn callers<'a>(node: Option<&Node>, admin: Option<&'a crate::admin::Options>, is_wrong: bool) -> Callers<'a> {
-    let is_meant = |entry: &tree::Entry| matches!(&*entry.key, "tokens" | "tokens_file");
-    let meant = node.is_some_and(|node| matches!(&node.kind, Kind::Map(entries) if entries.iter().any(is_meant)));
+    let is_meant = |entry: &tree::MapEntry| matches!(&*entry.key, "tokens" | "tokens_file");
+    let meant = node.is_some_and(|node| matches!(&node.kind, NodeKind::Map(entries) if entries.iter().any(is_meant)));
     match admin {
         _ if !meant => Callers::Nameless,
         Some(admin) if !is_wrong => Callers::Named(&admin.tokens),

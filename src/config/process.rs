@@ -3,9 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use super::read::{Fields, Problems};
+use super::read::{Fields, ProblemList};
 use super::scalar::{choice, count, duration, duration_above_zero, path, text};
-use super::tree::{Kind, Node};
+use super::tree::{NodeKind, Node};
 use crate::telemetry::{AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions};
 use crate::{proxy, store};
 
@@ -25,7 +25,7 @@ pub(super) fn proxy(fields: &mut Fields<'_>) -> proxy::Options {
     options
 }
 
-fn drain(node: &Node, problems: &Problems) -> Option<proxy::DrainOptions> {
+fn drain(node: &Node, problems: &ProblemList) -> Option<proxy::DrainOptions> {
     let mut fields = Fields::of(node, problems)?;
     let mut drain = proxy::DrainOptions::default();
     fields.set("delay", &mut drain.delay, duration);
@@ -34,7 +34,7 @@ fn drain(node: &Node, problems: &Problems) -> Option<proxy::DrainOptions> {
     Some(drain)
 }
 
-fn pool(node: &Node, problems: &Problems) -> Option<proxy::PoolOptions> {
+fn pool(node: &Node, problems: &ProblemList) -> Option<proxy::PoolOptions> {
     let mut fields = Fields::of(node, problems)?;
     let mut pool = proxy::PoolOptions::default();
     fields.set("idle_per_endpoint", &mut pool.idle_per_endpoint, |node, problems| {
@@ -46,7 +46,7 @@ fn pool(node: &Node, problems: &Problems) -> Option<proxy::PoolOptions> {
 }
 
 /// `store`: a mapping with a path.
-pub(super) fn store(node: &Node, problems: &Problems) -> Option<store::Options> {
+pub(super) fn store(node: &Node, problems: &ProblemList) -> Option<store::Options> {
     let mut fields = Fields::of(node, problems)?;
     let path = fields.read("path", path);
     fields.unavailable("etcd");
@@ -55,7 +55,7 @@ pub(super) fn store(node: &Node, problems: &Problems) -> Option<store::Options> 
 }
 
 /// `log`: severity and form.
-pub(super) fn log(node: &Node, problems: &Problems) -> Option<LogOptions> {
+pub(super) fn log(node: &Node, problems: &ProblemList) -> Option<LogOptions> {
     let levels = [
         ("error", LogLevel::Error),
         ("warn", LogLevel::Warn),
@@ -77,9 +77,9 @@ pub(super) fn log(node: &Node, problems: &Problems) -> Option<LogOptions> {
 }
 
 /// `access_log`: where to, or a mapping with where to and in which form. The inner `None` is "off".
-pub(super) fn access_log(node: &Node, problems: &Problems) -> Option<Option<AccessLogOptions>> {
+pub(super) fn access_log(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogOptions>> {
     let mut format = AccessLogFormat::default();
-    if !matches!(node.kind, Kind::Map(_)) {
+    if !matches!(node.kind, NodeKind::Map(_)) {
         let target = target(node, problems)?;
         return Some(target.map(|target| AccessLogOptions { target, format }));
     }
@@ -92,7 +92,7 @@ pub(super) fn access_log(node: &Node, problems: &Problems) -> Option<Option<Acce
 }
 
 /// A path is told from a word by its slash, so that `sdtout` does not make a file of that name.
-fn target(node: &Node, problems: &Problems) -> Option<Option<AccessLogTarget>> {
+fn target(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogTarget>> {
     match text(node, problems)? {
         "off" => Some(None),
         "stdout" => Some(Some(AccessLogTarget::Stdout)),

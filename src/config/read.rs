@@ -7,19 +7,19 @@
 use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::report::{Problem, Source, Span};
-use super::tree::{Entry, Kind, Node, join};
+use super::report::{ConfigProblem, SourceText, TextSpan};
+use super::tree::{MapEntry, NodeKind, Node, join};
 use crate::model::{one_of, similar};
 
 /// The problems of one text, as they are found.
-pub(super) struct Problems {
-    source: Arc<Source>,
-    all: RefCell<Vec<Problem>>,
+pub(super) struct ProblemList {
+    source: Arc<SourceText>,
+    all: RefCell<Vec<ConfigProblem>>,
 }
 
-impl Problems {
-    pub(super) fn new(source: Arc<Source>, known: Vec<Problem>) -> Problems {
-        Problems {
+impl ProblemList {
+    pub(super) fn new(source: Arc<SourceText>, known: Vec<ConfigProblem>) -> ProblemList {
+        ProblemList {
             source,
             all: RefCell::new(known),
         }
@@ -27,17 +27,17 @@ impl Problems {
 
     /// Something is wrong with `node`.
     pub(super) fn at(&self, node: &Node, message: impl Into<String>) {
-        self.tell(&node.span, &node.path, message.into(), None);
+        self.push(&node.span, &node.path, message.into(), None);
     }
 
     /// Something is wrong with `node`, and this is what to do about it.
     pub(super) fn help(&self, node: &Node, message: impl Into<String>, help: impl Into<String>) {
-        self.tell(&node.span, &node.path, message.into(), Some(help.into()));
+        self.push(&node.span, &node.path, message.into(), Some(help.into()));
     }
 
     /// Something is wrong with a key, or with what it is missing.
-    pub(super) fn at_key(&self, entry: &Entry, message: impl Into<String>, help: Option<String>) {
-        self.tell(&entry.span, &entry.value.path, message.into(), help);
+    pub(super) fn at_key(&self, entry: &MapEntry, message: impl Into<String>, help: Option<String>) {
+        self.push(&entry.span, &entry.value.path, message.into(), help);
     }
 
     /// `node` is not what belongs there.
@@ -47,16 +47,16 @@ impl Problems {
 
     /// Something is wrong with the text as a whole.
     pub(super) fn at_start(&self, message: &str) {
-        let start = Span {
+        let start = TextSpan {
             line: 1,
             column: 1,
             bytes: 0..0,
         };
-        self.tell(&start, "", message.to_owned(), None);
+        self.push(&start, "", message.to_owned(), None);
     }
 
     /// Takes the problems of another text along.
-    pub(super) fn extend(&self, others: Vec<Problem>) {
+    pub(super) fn extend(&self, others: Vec<ConfigProblem>) {
         self.all.borrow_mut().extend(others);
     }
 
@@ -65,7 +65,7 @@ impl Problems {
         self.all.borrow().len()
     }
 
-    pub(super) fn into_inner(self) -> Vec<Problem> {
+    pub(super) fn into_inner(self) -> Vec<ConfigProblem> {
         self.all.into_inner()
     }
 
@@ -75,8 +75,8 @@ impl Problems {
     }
 
     /// Something is wrong at a place of the text, with what is meant by `path`.
-    pub(super) fn tell(&self, span: &Span, path: &str, message: String, help: Option<String>) {
-        let mut problem = Problem::new(&self.source, Some(span.clone()), path, message);
+    pub(super) fn push(&self, span: &TextSpan, path: &str, message: String, help: Option<String>) {
+        let mut problem = ConfigProblem::new(&self.source, Some(span.clone()), path, message);
         problem.help = help;
         self.all.borrow_mut().push(problem);
     }
@@ -85,15 +85,15 @@ impl Problems {
 /// The fields of a mapping with known keys.
 pub(super) struct Fields<'a> {
     node: &'a Node,
-    entries: &'a [Entry],
-    problems: &'a Problems,
+    entries: &'a [MapEntry],
+    problems: &'a ProblemList,
     known: Vec<&'static str>,
     unavailable: Vec<&'static str>,
 }
 
 impl<'a> Fields<'a> {
     /// The fields of `node`, which has to be a mapping.
-    pub(super) fn of(node: &'a Node, problems: &'a Problems) -> Option<Fields<'a>> {
+    pub(super) fn of(node: &'a Node, problems: &'a ProblemList) -> Option<Fields<'a>> {
         Some(Fields {
             node,
             entries: entries(node, problems)?,
@@ -118,7 +118,7 @@ impl<'a> Fields<'a> {
     pub(super) fn read<T>(
         &mut self,
         name: &'static str,
-        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+        reader: impl FnOnce(&'a Node, &'a ProblemList) -> Option<T>,
     ) -> Option<T> {
         let node = self.get(name)?;
         reader(node, self.problems)
@@ -129,12 +129,12 @@ impl<'a> Fields<'a> {
         &mut self,
         name: &'static str,
         what: &str,
-        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+        reader: impl FnOnce(&'a Node, &'a ProblemList) -> Option<T>,
     ) -> Option<T> {
         let Some(node) = self.get(name) else {
             let path = join(&self.node.path, name);
             let message = format!("`{name}` is missing; expected {what}");
-            self.problems.tell(&self.node.span, &path, message, None);
+            self.problems.push(&self.node.span, &path, message, None);
             return None;
         };
         reader(node, self.problems)
@@ -145,7 +145,7 @@ impl<'a> Fields<'a> {
         &mut self,
         name: &'static str,
         slot: &mut T,
-        reader: impl FnOnce(&'a Node, &'a Problems) -> Option<T>,
+        reader: impl FnOnce(&'a Node, &'a ProblemList) -> Option<T>,
     ) {
         if let Some(value) = self.read(name, reader) {
             *slot = value;
@@ -174,10 +174,10 @@ impl<'a> Fields<'a> {
 }
 
 /// The entries of a mapping with any keys.
-pub(super) fn entries<'a>(node: &'a Node, problems: &Problems) -> Option<&'a [Entry]> {
+pub(super) fn entries<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a [MapEntry]> {
     match &node.kind {
-        Kind::Map(entries) => Some(entries),
-        Kind::Null => {
+        NodeKind::Map(entries) => Some(entries),
+        NodeKind::Null => {
             problems.help(
                 node,
                 "expected a mapping, found nothing",
@@ -185,7 +185,7 @@ pub(super) fn entries<'a>(node: &'a Node, problems: &Problems) -> Option<&'a [En
             );
             None
         }
-        Kind::Missing => None,
+        NodeKind::Missing => None,
         _ => {
             problems.expected(node, "a mapping");
             None
@@ -196,14 +196,14 @@ pub(super) fn entries<'a>(node: &'a Node, problems: &Problems) -> Option<&'a [En
 /// The items of a list by `reader`, at most `most`; wrong ones are told and left out.
 pub(super) fn list<'a, T>(
     node: &'a Node,
-    problems: &'a Problems,
+    problems: &'a ProblemList,
     most: usize,
-    mut reader: impl FnMut(&'a Node, &'a Problems) -> Option<T>,
+    mut reader: impl FnMut(&'a Node, &'a ProblemList) -> Option<T>,
 ) -> Option<Vec<T>> {
     let items = match &node.kind {
-        Kind::List(items) => items,
-        Kind::Missing => return None,
-        Kind::Null => {
+        NodeKind::List(items) => items,
+        NodeKind::Missing => return None,
+        NodeKind::Null => {
             problems.help(
                 node,
                 "expected a list, found nothing",

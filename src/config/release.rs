@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde_json::{Map, Number, Value};
 
-use super::read::{Problems, entries};
-use super::tree::{Entry, Kind, Node, join, join_index};
+use super::read::{ProblemList, entries};
+use super::tree::{MapEntry, NodeKind, Node, join, join_index};
 use crate::admin::{Role, Token};
 use crate::model::api::FieldProblem;
 use crate::model::{one_of, similar};
@@ -24,7 +24,7 @@ pub(super) enum Callers<'a> {
 }
 
 /// The block as JSON, if it is a plan.
-pub(super) fn release(node: &Node, problems: &Problems, callers: Callers<'_>) -> Option<Arc<Map<String, Value>>> {
+pub(super) fn release(node: &Node, problems: &ProblemList, callers: Callers<'_>) -> Option<Arc<Map<String, Value>>> {
     entries(node, problems)?;
     let Value::Object(mut block) = json(node) else {
         return None;
@@ -46,7 +46,7 @@ pub(super) fn release(node: &Node, problems: &Problems, callers: Callers<'_>) ->
             Some(Arc::new(block))
         }
         Err(found) => {
-            found.iter().for_each(|problem| tell(node, problems, problem));
+            found.iter().for_each(|problem| report(node, problems, problem));
             None
         }
     }
@@ -55,13 +55,13 @@ pub(super) fn release(node: &Node, problems: &Problems, callers: Callers<'_>) ->
 /// A value as JSON. Numbers that JSON does not have become texts, which are no numbers.
 fn json(node: &Node) -> Value {
     match &node.kind {
-        Kind::Null | Kind::Missing => Value::Null,
-        Kind::Bool(value) => Value::Bool(*value),
-        Kind::Integer(value) => Number::from_i128(*value).map_or_else(|| written(node), Value::Number),
-        Kind::Number(value) => Number::from_f64(*value).map_or_else(|| written(node), Value::Number),
-        Kind::Text(text) => Value::String(text.clone()),
-        Kind::List(items) => items.iter().map(json).collect(),
-        Kind::Map(entries) => entries
+        NodeKind::Null | NodeKind::Missing => Value::Null,
+        NodeKind::Bool(value) => Value::Bool(*value),
+        NodeKind::Integer(value) => Number::from_i128(*value).map_or_else(|| written(node), Value::Number),
+        NodeKind::Number(value) => Number::from_f64(*value).map_or_else(|| written(node), Value::Number),
+        NodeKind::Text(text) => Value::String(text.clone()),
+        NodeKind::List(items) => items.iter().map(json).collect(),
+        NodeKind::Map(entries) => entries
             .iter()
             .map(|entry| (entry.key.clone(), json(&entry.value)))
             .collect(),
@@ -76,7 +76,7 @@ fn written(node: &Node) -> Value {
 fn make_number(node: &Node, block: &mut Map<String, Value>, problem: &FieldProblem) -> bool {
     let place = Place::of(node, &problem.pointer);
     let number = match &place.node.kind {
-        Kind::Text(text) if place.is_exact && place.node.substituted => serde_json::from_str::<Number>(text.trim()),
+        NodeKind::Text(text) if place.is_exact && place.node.substituted => serde_json::from_str::<Number>(text.trim()),
         _ => return false,
     };
     let mut steps = pointer_steps(&problem.pointer);
@@ -95,10 +95,10 @@ fn make_number(node: &Node, block: &mut Map<String, Value>, problem: &FieldProbl
     }
 }
 
-fn tell(block: &Node, problems: &Problems, problem: &FieldProblem) {
+fn report(block: &Node, problems: &ProblemList, problem: &FieldProblem) {
     const MEANT: &str = "; did you mean ";
     let place = Place::of(block, &problem.pointer);
-    if matches!(place.node.kind, Kind::Missing) {
+    if matches!(place.node.kind, NodeKind::Missing) {
         return;
     }
     let (message, help) = match problem.detail.rsplit_once(MEANT) {
@@ -106,7 +106,7 @@ fn tell(block: &Node, problems: &Problems, problem: &FieldProblem) {
         None => (&*problem.detail, None),
     };
     let (message, help) = match &place.node.kind {
-        Kind::Text(value) if place.is_exact && place.node.substituted => (discreet(place.node, message, value), None),
+        NodeKind::Text(value) if place.is_exact && place.node.substituted => (redact_value(place.node, message, value), None),
         _ => (message.to_owned(), help),
     };
     let is_unknown = problem.detail.starts_with("unknown field");
@@ -114,11 +114,11 @@ fn tell(block: &Node, problems: &Problems, problem: &FieldProblem) {
         Some(entry) if place.is_exact && is_unknown => &entry.span,
         _ => &place.node.span,
     };
-    problems.tell(span, &place.path, message, help);
+    problems.push(span, &place.path, message, help);
 }
 
 /// The message without what a variable stands for, which may be a secret.
-fn discreet(node: &Node, message: &str, value: &str) -> String {
+fn redact_value(node: &Node, message: &str, value: &str) -> String {
     let quoted: String = value.chars().take(80).collect();
     let message = message.replace(&format!("`{quoted}`"), &node.quoted());
     let shows = value.split_whitespace().any(|word| message.contains(word));
@@ -132,7 +132,7 @@ fn discreet(node: &Node, message: &str, value: &str) -> String {
 struct Place<'a> {
     node: &'a Node,
     /// The entry that the node is the value of.
-    entry: Option<&'a Entry>,
+    entry: Option<&'a MapEntry>,
     /// The path of what the pointer means, also if it is not there.
     path: String,
     is_exact: bool,
@@ -154,8 +154,8 @@ impl<'a> Place<'a> {
         let index = step.parse::<usize>().ok();
         let (next, entry) = match (&self.node.kind, index) {
             _ if !self.is_exact => (None, None),
-            (Kind::List(items), Some(index)) => (items.get(index), None),
-            (Kind::Map(entries), _) => {
+            (NodeKind::List(items), Some(index)) => (items.get(index), None),
+            (NodeKind::Map(entries), _) => {
                 let entry = entries.iter().find(|entry| entry.key == step);
                 (entry.map(|entry| &entry.value), entry)
             }
@@ -183,7 +183,7 @@ fn pointer_steps(pointer: &str) -> impl Iterator<Item = String> {
 }
 
 /// Gates that nobody could ever pass.
-fn check_gates(block: &Node, problems: &Problems, plan: &Plan, callers: Callers<'_>) {
+fn check_gates(block: &Node, problems: &ProblemList, plan: &Plan, callers: Callers<'_>) {
     let places = std::iter::once(String::from("/gate")).chain(steps_of(block).map(|at| format!("/steps/{at}/gate")));
     let places: Vec<Place<'_>> = places.map(|pointer| Place::of(block, &pointer)).collect();
     let gates = places.iter().filter(|place| place.is_exact);
@@ -208,13 +208,13 @@ fn check_gates(block: &Node, problems: &Problems, plan: &Plan, callers: Callers<
 
 fn steps_of(block: &Node) -> std::ops::Range<usize> {
     match Place::of(block, "/steps").node.kind {
-        Kind::List(ref steps) => 0..steps.len(),
+        NodeKind::List(ref steps) => 0..steps.len(),
         _ => 0..0,
     }
 }
 
 /// A gate asks for callers that exist and may approve, and for no more than there are.
-fn check_gate(node: &Node, problems: &Problems, gate: &Gate, tokens: &[Token]) {
+fn check_gate(node: &Node, problems: &ProblemList, gate: &Gate, tokens: &[Token]) {
     let names: Vec<&str> = tokens.iter().map(|token| &*token.name).collect();
     let mut right = true;
     for (at, name) in gate.by.iter().enumerate() {
@@ -231,7 +231,7 @@ fn check_gate(node: &Node, problems: &Problems, gate: &Gate, tokens: &[Token]) {
         };
         right = false;
         let help = similar(name, &names).filter(|similar| similar != name);
-        problems.tell(
+        problems.push(
             &place.node.span,
             &place.path,
             wrong,

@@ -12,14 +12,14 @@ const PROBLEMS_MAX: usize = 100;
 
 /// A text and what it is called in messages.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Source {
+pub(super) struct SourceText {
     pub(super) name: String,
     pub(super) text: String,
 }
 
 /// A place in a text. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Span {
+pub(super) struct TextSpan {
     pub(super) line: u64,
     pub(super) column: u64,
     pub(super) bytes: Range<usize>,
@@ -27,20 +27,20 @@ pub(super) struct Span {
 
 /// One thing that is wrong, where, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
+pub struct ConfigProblem {
     /// The path of the field, such as `services.shop.weights`; empty for the file as a whole.
     pub path: String,
     /// What is wrong and what was expected.
     pub message: String,
     /// What to do about it, where that is not plain from the message.
     pub help: Option<String>,
-    source: Arc<Source>,
-    span: Option<Span>,
+    source: Arc<SourceText>,
+    span: Option<TextSpan>,
 }
 
-impl Problem {
-    pub(super) fn new(source: &Arc<Source>, span: Option<Span>, path: &str, message: impl Into<String>) -> Problem {
-        Problem {
+impl ConfigProblem {
+    pub(super) fn new(source: &Arc<SourceText>, span: Option<TextSpan>, path: &str, message: impl Into<String>) -> ConfigProblem {
+        ConfigProblem {
             path: path.to_owned(),
             message: message.into(),
             help: None,
@@ -77,7 +77,7 @@ impl Problem {
     }
 
     /// The line and the one before it; a whole file would be laid out anew for each problem.
-    fn snippet<'a>(&'a self, span: &Span) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
+    fn snippet<'a>(&'a self, span: &TextSpan) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
         let line = usize::try_from(span.line).unwrap_or(usize::MAX).max(1);
         let first = line.saturating_sub(2);
         let mut lines = self.source.text.lines().skip(first).take(line - first);
@@ -121,7 +121,7 @@ fn masked(line: &str) -> String {
     out
 }
 
-impl Serialize for Problem {
+impl Serialize for ConfigProblem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Shape<'a> {
@@ -149,12 +149,12 @@ impl Serialize for Problem {
 /// serialises as a list of problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
-    problems: Vec<Problem>,
+    problems: Vec<ConfigProblem>,
     left_out: usize,
 }
 
 impl Report {
-    pub(super) fn new(mut problems: Vec<Problem>) -> Report {
+    pub(super) fn new(mut problems: Vec<ConfigProblem>) -> Report {
         // Stable: problems of one place stay in the order in which they were found.
         problems.sort_by(|a, b| (a.file(), a.line(), a.column()).cmp(&(b.file(), b.line(), b.column())));
         let left_out = problems.len().saturating_sub(PROBLEMS_MAX);
@@ -163,7 +163,7 @@ impl Report {
     }
 
     /// The problems, in the order of the text; the first hundred if there are more.
-    pub fn problems(&self) -> &[Problem] {
+    pub fn problems(&self) -> &[ConfigProblem] {
         &self.problems
     }
 

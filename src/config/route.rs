@@ -5,9 +5,9 @@ use std::net::Ipv6Addr;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::read::{Fields, Problems, entries, list};
+use super::read::{Fields, ProblemList, entries, list};
 use super::scalar::{Wrong, parsed};
-use super::tree::{Entry, Kind, Node};
+use super::tree::{MapEntry, NodeKind, Node};
 use crate::model::{HeaderMatch, HostPattern, Name, PathPrefix, Route};
 
 const ROUTES_MAX: usize = 1_000;
@@ -15,11 +15,11 @@ const METHODS_MAX: usize = 32;
 const HEADERS_MAX: usize = 32;
 
 /// All routes of a service with the nodes that they come from; there has to be one.
-pub(super) fn routes<'a>(node: &'a Node, problems: &'a Problems) -> Option<Vec<(Route, &'a Node)>> {
+pub(super) fn routes<'a>(node: &'a Node, problems: &'a ProblemList) -> Option<Vec<(Route, &'a Node)>> {
     let routes = list(node, problems, ROUTES_MAX, |node, problems| {
         Some((route(node, problems)?, node))
     })?;
-    if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
         problems.help(
             node,
             "expected at least one route",
@@ -30,7 +30,7 @@ pub(super) fn routes<'a>(node: &'a Node, problems: &'a Problems) -> Option<Vec<(
 }
 
 /// Tells every route that is the same as an earlier one, of any service: it would never be reached.
-pub(super) fn refuse_duplicates<'a>(all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>, problems: &Problems) {
+pub(super) fn refuse_duplicates<'a>(all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>, problems: &ProblemList) {
     let mut seen: HashMap<String, (&Name, u64)> = HashMap::new();
     for (service, route, node) in all {
         match seen.get(&identity(route)) {
@@ -57,7 +57,7 @@ fn identity(route: &Route) -> String {
     format!("{:?} {:?} {methods:?} {headers:?}", route.host, route.path_prefix)
 }
 
-fn route(node: &Node, problems: &Problems) -> Option<Route> {
+fn route(node: &Node, problems: &ProblemList) -> Option<Route> {
     let mut fields = Fields::of(node, problems)?;
     let mut route = Route {
         host: HostPattern::Any,
@@ -144,7 +144,7 @@ fn method(text: &str) -> Result<http::Method, Wrong> {
     }
 }
 
-fn headers(node: &Node, problems: &Problems) -> Option<Vec<HeaderMatch>> {
+fn headers(node: &Node, problems: &ProblemList) -> Option<Vec<HeaderMatch>> {
     let entries = entries(node, problems)?;
     if entries.len() > HEADERS_MAX {
         problems.at(
@@ -169,7 +169,7 @@ fn headers(node: &Node, problems: &Problems) -> Option<Vec<HeaderMatch>> {
     Some(headers)
 }
 
-fn header_match(entry: &Entry, problems: &Problems) -> Option<HeaderMatch> {
+fn header_match(entry: &MapEntry, problems: &ProblemList) -> Option<HeaderMatch> {
     let name = HeaderName::from_bytes(entry.key.as_bytes());
     if name.is_err() {
         problems.at_key(

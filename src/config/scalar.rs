@@ -5,19 +5,19 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::read::Problems;
-use super::tree::{Kind, Node};
+use super::read::ProblemList;
+use super::tree::{NodeKind, Node};
 use crate::model::{one_of, similar};
 
 /// Beyond this a duration is a slip, and timers may overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A text.
-pub(super) fn text<'a>(node: &'a Node, problems: &Problems) -> Option<&'a str> {
+pub(super) fn text<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a str> {
     match &node.kind {
-        Kind::Text(text) => Some(text),
-        Kind::Missing => None,
-        Kind::Bool(_) | Kind::Integer(_) | Kind::Number(_) => {
+        NodeKind::Text(text) => Some(text),
+        NodeKind::Missing => None,
+        NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) => {
             let help = format!("write it in quotes: \"{}\"", node.written.trim());
             problems.help(node, format!("expected a string, found {}", node.found()), help);
             None
@@ -53,7 +53,7 @@ impl From<&'static str> for Wrong {
 }
 
 /// A text that `parse` understands.
-pub(super) fn parsed<T>(node: &Node, problems: &Problems, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+pub(super) fn parsed<T>(node: &Node, problems: &ProblemList, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
     match parse(text(node, problems)?) {
         Ok(value) => Some(value),
         Err(Wrong { expected, help }) => {
@@ -68,11 +68,11 @@ pub(super) fn parsed<T>(node: &Node, problems: &Problems, parse: impl FnOnce(&st
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(node: &Node, problems: &Problems, choices: &[(&str, T)]) -> Option<T> {
+pub(super) fn choice<T: Copy>(node: &Node, problems: &ProblemList, choices: &[(&str, T)]) -> Option<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
     let given = match &node.kind {
-        Kind::Text(given) => given,
-        Kind::Missing => return None,
+        NodeKind::Text(given) => given,
+        NodeKind::Missing => return None,
         _ => {
             problems.expected(node, &one_of(&names));
             return None;
@@ -90,12 +90,12 @@ pub(super) fn choice<T: Copy>(node: &Node, problems: &Problems, choices: &[(&str
 }
 
 /// A whole number within `range`.
-pub(super) fn count(node: &Node, problems: &Problems, range: RangeInclusive<usize>) -> Option<usize> {
+pub(super) fn count(node: &Node, problems: &ProblemList, range: RangeInclusive<usize>) -> Option<usize> {
     let value = match &node.kind {
-        Kind::Integer(value) => usize::try_from(*value).ok(),
-        Kind::Text(text) if node.substituted => text.parse().ok(),
-        Kind::Missing => return None,
-        Kind::Text(_) => {
+        NodeKind::Integer(value) => usize::try_from(*value).ok(),
+        NodeKind::Text(text) if node.substituted => text.parse().ok(),
+        NodeKind::Missing => return None,
+        NodeKind::Text(_) => {
             let message = format!("expected a whole number, found {}", node.found());
             problems.help(node, message, "write it without quotes and without a unit");
             return None;
@@ -114,7 +114,7 @@ pub(super) fn count(node: &Node, problems: &Problems, range: RangeInclusive<usiz
 }
 
 /// A duration that may be zero.
-pub(super) fn duration(node: &Node, problems: &Problems) -> Option<Duration> {
+pub(super) fn duration(node: &Node, problems: &ProblemList) -> Option<Duration> {
     let what = "a duration such as `30s`, `500ms` or `1m30s`";
     let parsed = parse_duration(with_unit(node, problems, what, "s")?);
     match parsed {
@@ -131,7 +131,7 @@ pub(super) fn duration(node: &Node, problems: &Problems) -> Option<Duration> {
 }
 
 /// A duration that is more than zero.
-pub(super) fn duration_above_zero(node: &Node, problems: &Problems) -> Option<Duration> {
+pub(super) fn duration_above_zero(node: &Node, problems: &ProblemList) -> Option<Duration> {
     let duration = duration(node, problems)?;
     if duration.is_zero() {
         problems.at(node, "expected a duration above zero");
@@ -141,7 +141,7 @@ pub(super) fn duration_above_zero(node: &Node, problems: &Problems) -> Option<Du
 }
 
 /// A number of bytes within `range`.
-pub(super) fn size(node: &Node, problems: &Problems, range: RangeInclusive<u64>) -> Option<u64> {
+pub(super) fn size(node: &Node, problems: &ProblemList, range: RangeInclusive<u64>) -> Option<u64> {
     let what = "a size such as `512B`, `64KiB` or `10MiB`";
     let Some(bytes) = parse_size(with_unit(node, problems, what, "B")?) else {
         problems.expected(node, what);
@@ -156,18 +156,18 @@ pub(super) fn size(node: &Node, problems: &Problems, range: RangeInclusive<u64>)
 }
 
 /// [`size`] for what has to fit into memory.
-pub(super) fn memory(node: &Node, problems: &Problems, range: RangeInclusive<usize>) -> Option<usize> {
+pub(super) fn memory(node: &Node, problems: &ProblemList, range: RangeInclusive<usize>) -> Option<usize> {
     let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
     let bytes = size(node, problems, wide(*range.start())..=wide(*range.end()))?;
     usize::try_from(bytes).ok()
 }
 
 /// The text of a quantity; a bare number is refused, since nobody can see whether it means seconds or milliseconds.
-fn with_unit<'a>(node: &'a Node, problems: &Problems, what: &str, unit: &str) -> Option<&'a str> {
+fn with_unit<'a>(node: &'a Node, problems: &ProblemList, what: &str, unit: &str) -> Option<&'a str> {
     match &node.kind {
-        Kind::Text(text) => Some(text),
-        Kind::Missing => None,
-        Kind::Integer(_) | Kind::Number(_) => {
+        NodeKind::Text(text) => Some(text),
+        NodeKind::Missing => None,
+        NodeKind::Integer(_) | NodeKind::Number(_) => {
             let message = format!("expected {what}, found {} without a unit", node.found());
             problems.help(node, message, format!("did you mean `{}{unit}`?", node.written.trim()));
             None
@@ -239,7 +239,7 @@ fn split_number(text: &str) -> Option<(f64, &str)> {
 }
 
 /// An address to listen on.
-pub(super) fn address(node: &Node, problems: &Problems) -> Option<SocketAddr> {
+pub(super) fn address(node: &Node, problems: &ProblemList) -> Option<SocketAddr> {
     let expected = "`IP:port`, such as `0.0.0.0:8080` or `[::]:8080`";
     parsed(node, problems, |text| match socket_address(text) {
         Some(address) => Ok(address),
@@ -260,7 +260,7 @@ pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
 }
 
 /// A path of the file system; a relative one counts from the directory of the configuration's own file.
-pub(super) fn path(node: &Node, problems: &Problems) -> Option<PathBuf> {
+pub(super) fn path(node: &Node, problems: &ProblemList) -> Option<PathBuf> {
     let text = text(node, problems)?;
     if text.is_empty() {
         problems.at(node, "expected a path, found an empty string");

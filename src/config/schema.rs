@@ -55,7 +55,7 @@ struct Configuration {
     services: BTreeMap<String, Service>,
     /// Who is told of releases; takes effect with a restart.
     #[schemars(default, length(max = 32), extend("default" = []))]
-    webhooks: Vec<release::Webhook>,
+    webhooks: Vec<release::WebhookBlock>,
     /// What the program says about itself, on standard error.
     #[schemars(default)]
     log: Log,
@@ -217,7 +217,7 @@ struct Service {
     timeouts: Timeouts,
     /// What makes a user return to the same upstream; without it each request is drawn.
     #[schemars(default)]
-    sticky: sticky::Sticky,
+    sticky: sticky::StickyBlock,
     /// How testers reach a named upstream whatever its weight.
     #[schemars(default)]
     tester: Tester,
@@ -226,7 +226,7 @@ struct Service {
     health: Health,
     /// How releases go; by default as with `{}`.
     #[schemars(default)]
-    release: release::Release,
+    release: release::ReleaseBlock,
 }
 
 /// A match; all given conditions must hold.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::read::{Fields, Problems, entries, list};
+use super::read::{Fields, ProblemList, entries, list};
 use super::release::{Callers, release};
 use super::route::{header_name, refuse_duplicates, routes};
 use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
 use super::sticky::{cookie_name, sticky};
-use super::tree::{Entry, Kind, Node};
+use super::tree::{MapEntry, NodeKind, Node};
 use crate::model::{
     EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
     similar,
@@ -30,7 +30,7 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// All services, in the order of the file; there has to be one.
-pub(super) fn services(node: &Node, problems: &Problems, callers: Callers<'_>) -> Option<Vec<ServiceSpec>> {
+pub(super) fn services(node: &Node, problems: &ProblemList, callers: Callers<'_>) -> Option<Vec<ServiceSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
         problems.at(node, "expected at least one service");
@@ -67,7 +67,7 @@ struct Read<'a> {
     spec: Option<ServiceSpec>,
 }
 
-fn service<'a>(entry: &'a Entry, problems: &'a Problems, callers: Callers<'_>) -> Read<'a> {
+fn service<'a>(entry: &'a MapEntry, problems: &'a ProblemList, callers: Callers<'_>) -> Read<'a> {
     let mut read = Read {
         name: Name::from(&*entry.key),
         routes: Vec::new(),
@@ -117,14 +117,14 @@ fn service<'a>(entry: &'a Entry, problems: &'a Problems, callers: Callers<'_>) -
     read
 }
 
-fn check_name(entry: &Entry, problems: &Problems) {
+fn check_name(entry: &MapEntry, problems: &ProblemList) {
     if !is_name(&entry.key) {
         problems.at_key(entry, format!("expected {NAME}, found {:?}", entry.key), None);
     }
 }
 
 /// All upstreams; wrong ones are told, and stay, so that `weights` can still be checked against all names.
-fn upstreams(node: &Node, problems: &Problems) -> Option<Vec<UpstreamSpec>> {
+fn upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
         problems.at(node, "expected at least one upstream");
@@ -143,7 +143,7 @@ fn upstreams(node: &Node, problems: &Problems) -> Option<Vec<UpstreamSpec>> {
     Some(entries.iter().map(|entry| upstream(entry, problems)).collect())
 }
 
-fn upstream(entry: &Entry, problems: &Problems) -> UpstreamSpec {
+fn upstream(entry: &MapEntry, problems: &ProblemList) -> UpstreamSpec {
     check_name(entry, problems);
     let mut spec = UpstreamSpec {
         name: Name::from(&*entry.key),
@@ -160,11 +160,11 @@ fn upstream(entry: &Entry, problems: &Problems) -> UpstreamSpec {
     spec
 }
 
-fn endpoints(node: &Node, problems: &Problems) -> Option<Vec<EndpointSpec>> {
+fn endpoints(node: &Node, problems: &ProblemList) -> Option<Vec<EndpointSpec>> {
     let read = list(node, problems, ENDPOINTS_MAX, |node, problems| {
         Some((node, parsed(node, problems, endpoint)?))
     })?;
-    if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
         problems.at(node, "expected at least one endpoint");
     }
     for (index, (node, endpoint)) in read.iter().enumerate() {
@@ -200,8 +200,8 @@ fn endpoint(text: &str) -> Result<EndpointSpec, Wrong> {
     Ok(EndpointSpec(address))
 }
 
-fn protocol(node: &Node, problems: &Problems) -> Option<Protocol> {
-    if let Kind::Text(text) = &node.kind
+fn protocol(node: &Node, problems: &ProblemList) -> Option<Protocol> {
+    if let NodeKind::Text(text) = &node.kind
         && matches!(&**text, "h2" | "h2c")
     {
         let message = format!("the protocol `{text}` is not available in this version");
@@ -211,7 +211,7 @@ fn protocol(node: &Node, problems: &Problems) -> Option<Protocol> {
     choice(node, problems, &[("http1", Protocol::Http1)])
 }
 
-fn upstream_name(node: &Node, problems: &Problems, upstreams: &[UpstreamSpec]) -> Option<Name> {
+fn upstream_name(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> Option<Name> {
     if upstreams.is_empty() {
         return None;
     }
@@ -219,7 +219,7 @@ fn upstream_name(node: &Node, problems: &Problems, upstreams: &[UpstreamSpec]) -
     choice(node, problems, &choices).map(Name::clone)
 }
 
-fn weights(node: &Node, problems: &Problems, upstreams: &[UpstreamSpec]) -> Option<Weights> {
+fn weights(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> Option<Weights> {
     let entries = entries(node, problems)?;
     let known: Vec<&str> = upstreams.iter().map(|spec| &*spec.name).collect();
     let mut given = Vec::with_capacity(entries.len());
@@ -241,13 +241,13 @@ fn weights(node: &Node, problems: &Problems, upstreams: &[UpstreamSpec]) -> Opti
         .ok()
 }
 
-fn weight(node: &Node, problems: &Problems) -> Option<Weight> {
+fn weight(node: &Node, problems: &ProblemList) -> Option<Weight> {
     let percent = match &node.kind {
-        Kind::Missing => return None,
-        Kind::Number(percent) => *percent,
-        Kind::Integer(percent) => i32::try_from(*percent).map_or(f64::INFINITY, f64::from),
-        Kind::Text(percent) if node.substituted => percent.parse().unwrap_or(f64::NAN),
-        Kind::Text(_) => {
+        NodeKind::Missing => return None,
+        NodeKind::Number(percent) => *percent,
+        NodeKind::Integer(percent) => i32::try_from(*percent).map_or(f64::INFINITY, f64::from),
+        NodeKind::Text(percent) if node.substituted => percent.parse().unwrap_or(f64::NAN),
+        NodeKind::Text(_) => {
             let message = format!("expected a number from 0 to 100, found {}", node.found());
             problems.help(node, message, "a weight is in percent, without quotes and without `%`");
             return None;
@@ -264,8 +264,8 @@ fn weight(node: &Node, problems: &Problems) -> Option<Weight> {
 
 /// All weight on the baseline, or on the only upstream.
 fn default_weights(
-    entry: &Entry,
-    problems: &Problems,
+    entry: &MapEntry,
+    problems: &ProblemList,
     upstreams: &[UpstreamSpec],
     baseline: Option<&Name>,
 ) -> Option<Weights> {
@@ -286,7 +286,7 @@ fn default_weights(
     None
 }
 
-fn timeouts(node: &Node, problems: &Problems) -> Option<Timeouts> {
+fn timeouts(node: &Node, problems: &ProblemList) -> Option<Timeouts> {
     let mut fields = Fields::of(node, problems)?;
     let mut timeouts = Timeouts::default();
     fields.set("connect", &mut timeouts.connect, duration);
@@ -297,7 +297,7 @@ fn timeouts(node: &Node, problems: &Problems) -> Option<Timeouts> {
     Some(timeouts)
 }
 
-fn tester(node: &Node, problems: &Problems) -> Option<Tester> {
+fn tester(node: &Node, problems: &ProblemList) -> Option<Tester> {
     let mut fields = Fields::of(node, problems)?;
     let given = [fields.get("header"), fields.get("cookie")];
     fields.finish();
@@ -311,7 +311,7 @@ fn tester(node: &Node, problems: &Problems) -> Option<Tester> {
     }
 }
 
-fn health(node: &Node, problems: &Problems) -> Option<Health> {
+fn health(node: &Node, problems: &ProblemList) -> Option<Health> {
     let mut fields = Fields::of(node, problems)?;
     let mut health = Health {
         path: Name::from("/"),
@@ -370,7 +370,7 @@ fn share(text: &str) -> Result<Weight, Wrong> {
         .ok_or_else(|| "a share from `0%` to `100%`, to 0.01, such as `50%`".into())
 }
 
-fn times(node: &Node, problems: &Problems) -> Option<u32> {
+fn times(node: &Node, problems: &ProblemList) -> Option<u32> {
     u32::try_from(count(node, problems, 1..=1_000)?).ok()
 }
 

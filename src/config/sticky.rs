@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::read::{Fields, Problems};
+use super::read::{Fields, ProblemList};
 use super::route::{header_name, is_domain};
 use super::scalar::{Wrong, choice, duration, parsed};
-use super::tree::{Kind, Node};
+use super::tree::{NodeKind, Node};
 use crate::model::{Name, SameSite, Secure, Sticky, StickyCookie};
 
-pub(super) fn sticky(node: &Node, problems: &Problems) -> Option<Sticky> {
+pub(super) fn sticky(node: &Node, problems: &ProblemList) -> Option<Sticky> {
     let mut fields = Fields::of(node, problems)?;
     let given = [fields.get("cookie"), fields.get("header"), fields.get("client_ip")];
     fields.finish();
@@ -17,7 +17,7 @@ pub(super) fn sticky(node: &Node, problems: &Problems) -> Option<Sticky> {
         [Some(node), None, None] => cookie(node, problems).map(Sticky::Cookie),
         [None, Some(node), None] => parsed(node, problems, header_name).map(Sticky::Header),
         [None, None, Some(node)] => match node.kind {
-            Kind::Bool(true) => Some(Sticky::ClientIp),
+            NodeKind::Bool(true) => Some(Sticky::ClientIp),
             _ => {
                 let help = "leave `sticky` out to draw each request";
                 problems.help(node, format!("expected `true`, found {}", node.found()), help);
@@ -32,8 +32,8 @@ pub(super) fn sticky(node: &Node, problems: &Problems) -> Option<Sticky> {
 }
 
 /// The name of a cookie, or a mapping with its name and its attributes.
-fn cookie(node: &Node, problems: &Problems) -> Option<StickyCookie> {
-    if !matches!(node.kind, Kind::Map(_)) {
+fn cookie(node: &Node, problems: &ProblemList) -> Option<StickyCookie> {
+    if !matches!(node.kind, NodeKind::Map(_)) {
         return parsed(node, problems, cookie_name).map(|name| StickyCookie::named(&name));
     }
     let sites = [
@@ -61,7 +61,7 @@ fn cookie(node: &Node, problems: &Problems) -> Option<StickyCookie> {
 
 /// Whether browsers will take the cookie: names with some prefixes and `SameSite=None` have their demands
 /// (draft-ietf-httpbis-rfc6265bis, sections 4.1.3 and 5.7).
-fn demands(cookie: &StickyCookie, [path, domain, secure]: [Option<&Node>; 3], problems: &Problems) -> bool {
+fn demands(cookie: &StickyCookie, [path, domain, secure]: [Option<&Node>; 3], problems: &ProblemList) -> bool {
     let before = problems.count();
     let name = &cookie.name;
     if let Some(secure) = secure.filter(|_| cookie.secure == Secure::Never) {
@@ -126,7 +126,7 @@ fn domain(text: &str) -> Result<Arc<str>, Wrong> {
     }
 }
 
-fn max_age(node: &Node, problems: &Problems) -> Option<std::time::Duration> {
+fn max_age(node: &Node, problems: &ProblemList) -> Option<std::time::Duration> {
     let age = duration(node, problems)?;
     if age.as_secs() == 0 || age.subsec_nanos() > 0 {
         let help = "leave it out for a cookie that ends with the browser's session";
@@ -136,11 +136,11 @@ fn max_age(node: &Node, problems: &Problems) -> Option<std::time::Duration> {
     Some(age)
 }
 
-fn secure(node: &Node, problems: &Problems) -> Option<Secure> {
+fn secure(node: &Node, problems: &ProblemList) -> Option<Secure> {
     match &node.kind {
-        Kind::Bool(true) => Some(Secure::Always),
-        Kind::Bool(false) => Some(Secure::Never),
-        Kind::Text(text) => match text.as_str() {
+        NodeKind::Bool(true) => Some(Secure::Always),
+        NodeKind::Bool(false) => Some(Secure::Never),
+        NodeKind::Text(text) => match text.as_str() {
             "auto" => Some(Secure::Auto),
             "true" if node.substituted => Some(Secure::Always),
             "false" if node.substituted => Some(Secure::Never),
@@ -149,7 +149,7 @@ fn secure(node: &Node, problems: &Problems) -> Option<Secure> {
                 None
             }
         },
-        Kind::Missing => None,
+        NodeKind::Missing => None,
         _ => {
             problems.expected(node, "`auto`, `true` or `false`");
             None

@@ -26,7 +26,7 @@ fn good(text: &str) -> Config {
 /// Each problem as `line:column path: message (help)`.
 fn told(text: &str) -> Vec<String> {
     let report = parse("test.yaml", text, &variables()).expect_err("the configuration is valid");
-    let tell = |problem: &Problem| {
+    let tell = |problem: &ConfigProblem| {
         let help = problem
             .help
             .as_ref()

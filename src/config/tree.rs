@@ -1,39 +1,39 @@
 //! A configuration as it was typed: nodes with their place and path, nothing judged yet.
 
-use super::report::Span;
+use super::report::TextSpan;
 
 /// A value of a document.
 #[derive(Debug)]
 pub(super) struct Node {
     /// The way to it from the top, such as `services.shop.routes[0].host`.
     pub(super) path: String,
-    pub(super) span: Span,
+    pub(super) span: TextSpan,
     /// The first line of its text as written, with variables unresolved.
     pub(super) written: String,
     /// Whether it holds a variable. Then its value may be a secret, and a number that came by it is still a text.
     pub(super) substituted: bool,
-    pub(super) kind: Kind,
+    pub(super) kind: NodeKind,
 }
 
 /// What a node is.
 #[derive(Debug)]
-pub(super) enum Kind {
+pub(super) enum NodeKind {
     Null,
     Bool(bool),
     Integer(i128),
     Number(f64),
     Text(String),
     List(Vec<Node>),
-    Map(Vec<Entry>),
+    Map(Vec<MapEntry>),
     /// A text with a variable that is not set, which has been told; nothing more is to be said about it.
     Missing,
 }
 
 /// A key of a mapping with its value.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct MapEntry {
     pub(super) key: String,
-    pub(super) span: Span,
+    pub(super) span: TextSpan,
     pub(super) value: Node,
 }
 
@@ -41,10 +41,10 @@ impl Node {
     /// What this is, for "expected …, found …".
     pub(super) fn found(&self) -> String {
         match &self.kind {
-            Kind::Null => "nothing".to_owned(),
-            Kind::Bool(_) | Kind::Integer(_) | Kind::Number(_) | Kind::Text(_) | Kind::Missing => self.quoted(),
-            Kind::List(_) => "a list".to_owned(),
-            Kind::Map(_) => "a mapping".to_owned(),
+            NodeKind::Null => "nothing".to_owned(),
+            NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Missing => self.quoted(),
+            NodeKind::List(_) => "a list".to_owned(),
+            NodeKind::Map(_) => "a mapping".to_owned(),
         }
     }
 

@@ -24,7 +24,7 @@ const POLL: Duration = Duration::from_secs(30);
 
 /// Watches a file for as long as it lives.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FileWatch {
     events: Sender<Signal>,
     /// Held for its effect; `None` where only the poll works.
     _watcher: Option<RecommendedWatcher>,
@@ -41,11 +41,11 @@ enum Signal {
 /// # Errors
 ///
 /// When no thread can be had. A file that cannot be watched or read is none: it may come.
-pub fn watch(path: &Path, changed: impl FnMut() + Send + 'static) -> io::Result<Watch> {
+pub fn watch(path: &Path, changed: impl FnMut() + Send + 'static) -> io::Result<FileWatch> {
     start(path, POLL, true, changed)
 }
 
-fn start(path: &Path, poll: Duration, notified: bool, changed: impl FnMut() + Send + 'static) -> io::Result<Watch> {
+fn start(path: &Path, poll: Duration, notified: bool, changed: impl FnMut() + Send + 'static) -> io::Result<FileWatch> {
     let (events, signals) = channel();
     let watcher = if notified {
         directory(path, events.clone())
@@ -62,13 +62,13 @@ fn start(path: &Path, poll: Duration, notified: bool, changed: impl FnMut() + Se
     thread::Builder::new()
         .name("config-watch".into())
         .spawn(move || looker.run())?;
-    Ok(Watch {
+    Ok(FileWatch {
         events,
         _watcher: watcher,
     })
 }
 
-impl Drop for Watch {
+impl Drop for FileWatch {
     fn drop(&mut self) {
         // Fails only when the thread has ended already.
         self.events.send(Signal::Stop).ok();
@@ -161,7 +161,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    fn watched(path: &Path, poll: Duration, notified: bool) -> (Watch, Receiver<()>) {
+    fn watched(path: &Path, poll: Duration, notified: bool) -> (FileWatch, Receiver<()>) {
         let (told, changes) = channel();
         let watch = start(path, poll, notified, move || {
             told.send(()).ok();

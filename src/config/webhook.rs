@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::read::{Fields, Problems, list};
+use super::read::{Fields, ProblemList, list};
 use super::scalar::{choice, count, duration_above_zero, path};
-use super::tree::{Kind, Node};
+use super::tree::{NodeKind, Node};
 use crate::model::{Webhook, WebhookFormat};
 
 const WEBHOOKS_MAX: usize = 32;
@@ -17,11 +17,11 @@ const SECRET_BYTES_MAX: usize = 4096;
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
 /// All receivers, in the order of the file.
-pub(super) fn webhooks(node: &Node, problems: &Problems) -> Option<Vec<Webhook>> {
+pub(super) fn webhooks(node: &Node, problems: &ProblemList) -> Option<Vec<Webhook>> {
     list(node, problems, WEBHOOKS_MAX, webhook)
 }
 
-fn webhook(node: &Node, problems: &Problems) -> Option<Webhook> {
+fn webhook(node: &Node, problems: &ProblemList) -> Option<Webhook> {
     let formats = [("json", WebhookFormat::Json), ("slack", WebhookFormat::Slack)];
     let mut fields = Fields::of(node, problems)?;
     let url = fields.required("url", "where events are posted to", url);
@@ -50,17 +50,17 @@ fn webhook(node: &Node, problems: &Problems) -> Option<Webhook> {
 }
 
 /// The address. That of a chat's webhook is a secret in itself, so no message quotes it.
-fn url(node: &Node, problems: &Problems) -> Option<http::Uri> {
+fn url(node: &Node, problems: &ProblemList) -> Option<http::Uri> {
     let given = match &node.kind {
-        Kind::Missing => return None,
-        Kind::Text(text) => usable(text),
+        NodeKind::Missing => return None,
+        NodeKind::Text(text) => usable(text),
         _ => None,
     };
     if given.is_none() {
         let help = "events are signed with `secret`; a name and a password do not belong into the address";
         let message = "expected an address such as `https://hooks.example.com/releases`";
         match &node.kind {
-            Kind::Text(text) if text.contains('@') => problems.help(node, message, help),
+            NodeKind::Text(text) if text.contains('@') => problems.help(node, message, help),
             _ => problems.at(node, message),
         }
     }
@@ -75,13 +75,13 @@ fn usable(text: &str) -> Option<http::Uri> {
     whole.then_some(url)
 }
 
-fn events(node: &Node, problems: &Problems) -> Option<Vec<String>> {
+fn events(node: &Node, problems: &ProblemList) -> Option<Vec<String>> {
     let known = Webhook::EVENTS.map(|name| (name, name));
     let mut events: Vec<String> = Vec::new();
     let read = list(node, problems, known.len(), |node, problems| {
         Some((node, choice(node, problems, &known)?))
     })?;
-    if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
         problems.help(
             node,
             "expected at least one event",
@@ -98,10 +98,10 @@ fn events(node: &Node, problems: &Problems) -> Option<Vec<String>> {
 }
 
 /// No message quotes a secret.
-fn secret_text(node: &Node, problems: &Problems) -> Option<Arc<str>> {
+fn secret_text(node: &Node, problems: &ProblemList) -> Option<Arc<str>> {
     match &node.kind {
-        Kind::Missing => None,
-        Kind::Text(text) => secret(node, problems, text),
+        NodeKind::Missing => None,
+        NodeKind::Text(text) => secret(node, problems, text),
         _ => {
             problems.at(node, "expected the secret as a string in quotes");
             None
@@ -110,7 +110,7 @@ fn secret_text(node: &Node, problems: &Problems) -> Option<Arc<str>> {
 }
 
 /// A secret in a file of its own, without the line feed that editors put at its end.
-fn secret_file(node: &Node, problems: &Problems) -> Option<Arc<str>> {
+fn secret_file(node: &Node, problems: &ProblemList) -> Option<Arc<str>> {
     let path = path(node, problems)?;
     match read(&path) {
         Ok(text) => secret(node, problems, text.trim_end_matches(['\r', '\n'])),
@@ -128,7 +128,7 @@ fn read(path: &Path) -> std::io::Result<String> {
     super::read_text(path)
 }
 
-fn secret(node: &Node, problems: &Problems, text: &str) -> Option<Arc<str>> {
+fn secret(node: &Node, problems: &ProblemList, text: &str) -> Option<Arc<str>> {
     if text.is_empty() || text.len() > SECRET_BYTES_MAX {
         problems.at(node, format!("expected a secret of 1 to {SECRET_BYTES_MAX} bytes"));
         return None;
@@ -136,7 +136,7 @@ fn secret(node: &Node, problems: &Problems, text: &str) -> Option<Arc<str>> {
     Some(text.into())
 }
 
-fn timeout(node: &Node, problems: &Problems) -> Option<Duration> {
+fn timeout(node: &Node, problems: &ProblemList) -> Option<Duration> {
     let timeout = duration_above_zero(node, problems)?;
     if timeout > TIMEOUT_MAX {
         problems.at(node, format!("{} is longer than a minute", node.quoted()));

@@ -14,8 +14,8 @@ use serde_yaml::budget::BudgetBreach;
 use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Options, Spanned};
 
 use super::env::substitute;
-use super::report::{Problem, Source, Span};
-use super::tree::{Entry, Kind, Node, join, join_index};
+use super::report::{ConfigProblem, SourceText, TextSpan};
+use super::tree::{MapEntry, NodeKind, Node, join, join_index};
 
 /// Levels of nesting; the configuration itself needs eight.
 const DEPTH_MAX: usize = 32;
@@ -24,11 +24,11 @@ const DEPTH_MAX: usize = 32;
 ///
 /// A variable that is missing is a problem, and its place is marked; the rest of the tree can be checked all the same.
 /// Without a tree there is exactly one problem, which says why.
-pub(super) fn read(source: &Arc<Source>, env: &HashMap<String, String>, problems: &mut Vec<Problem>) -> Option<Node> {
+pub(super) fn read(source: &Arc<SourceText>, env: &HashMap<String, String>, problems: &mut Vec<ConfigProblem>) -> Option<Node> {
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(&source.text, options()) {
         Ok(raw) => Some(Build { source, env, problems }.node(raw, String::new())),
         Err(error) => {
-            problems.push(Problem::new(source, error.location().map(span), "", message(&error)));
+            problems.push(ConfigProblem::new(source, error.location().map(span), "", message(&error)));
             None
         }
     }
@@ -73,11 +73,11 @@ fn message(error: &Error) -> String {
     }
 }
 
-fn span(location: Location) -> Span {
+fn span(location: Location) -> TextSpan {
     let place = location.span();
     let number = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
     let start = number(place.byte_offset());
-    Span {
+    TextSpan {
         line: location.line(),
         column: location.column(),
         bytes: start..start.saturating_add(number(place.byte_len())),
@@ -165,9 +165,9 @@ impl<'de> Visitor<'de> for RawVisitor {
 
 /// Turns raw values into nodes; resolves variables and tells duplicate keys on the way.
 struct Build<'a> {
-    source: &'a Arc<Source>,
+    source: &'a Arc<SourceText>,
     env: &'a HashMap<String, String>,
-    problems: &'a mut Vec<Problem>,
+    problems: &'a mut Vec<ConfigProblem>,
 }
 
 impl Build<'_> {
@@ -178,23 +178,23 @@ impl Build<'_> {
         let span = span(raw.referenced);
         let mut substituted = false;
         let kind = match raw.value {
-            Raw::Null => Kind::Null,
-            Raw::Bool(value) => Kind::Bool(value),
-            Raw::Integer(value) => Kind::Integer(value),
-            Raw::Number(value) => Kind::Number(value),
+            Raw::Null => NodeKind::Null,
+            Raw::Bool(value) => NodeKind::Bool(value),
+            Raw::Integer(value) => NodeKind::Integer(value),
+            Raw::Number(value) => NodeKind::Number(value),
             Raw::Text(text) => {
                 substituted = text.contains("${");
                 self.text(text, &span, &path)
             }
             Raw::List(items) => {
                 let items = items.into_iter().enumerate();
-                Kind::List(
+                NodeKind::List(
                     items
                         .map(|(index, item)| self.node(item, join_index(&path, index)))
                         .collect(),
                 )
             }
-            Raw::Map(entries) => Kind::Map(self.entries(entries, &path)),
+            Raw::Map(entries) => NodeKind::Map(self.entries(entries, &path)),
         };
         Node {
             path,
@@ -205,20 +205,20 @@ impl Build<'_> {
         }
     }
 
-    fn text(&mut self, text: String, span: &Span, path: &str) -> Kind {
+    fn text(&mut self, text: String, span: &TextSpan, path: &str) -> NodeKind {
         match substitute(&text, self.env) {
-            Ok(Cow::Borrowed(_)) => Kind::Text(text),
-            Ok(Cow::Owned(text)) => Kind::Text(text),
+            Ok(Cow::Borrowed(_)) => NodeKind::Text(text),
+            Ok(Cow::Owned(text)) => NodeKind::Text(text),
             Err(fault) => {
-                let mut problem = Problem::new(self.source, Some(span.clone()), path, fault.message);
+                let mut problem = ConfigProblem::new(self.source, Some(span.clone()), path, fault.message);
                 problem.help = fault.help;
                 self.problems.push(problem);
-                Kind::Missing
+                NodeKind::Missing
             }
         }
     }
 
-    fn entries(&mut self, raw: Vec<(Spanned<String>, Spanned<Raw>)>, path: &str) -> Vec<Entry> {
+    fn entries(&mut self, raw: Vec<(Spanned<String>, Spanned<Raw>)>, path: &str) -> Vec<MapEntry> {
         let mut first: HashMap<String, u64> = HashMap::new();
         let mut entries = Vec::with_capacity(raw.len());
         for (key, value) in raw {
@@ -227,16 +227,16 @@ impl Build<'_> {
             if let Some(line) = first.get(&key.value) {
                 let message = format!("`{}` is given twice; the first is in line {line}", key.value);
                 self.problems
-                    .push(Problem::new(self.source, Some(span), &path, message));
+                    .push(ConfigProblem::new(self.source, Some(span), &path, message));
                 continue;
             }
             first.insert(key.value.clone(), span.line);
             let mut value = self.node(value, path);
             // A list or mapping has no text of its own to point at: its key says better which one is meant.
-            if matches!(value.kind, Kind::List(_) | Kind::Map(_)) {
+            if matches!(value.kind, NodeKind::List(_) | NodeKind::Map(_)) {
                 value.span = span.clone();
             }
-            entries.push(Entry {
+            entries.push(MapEntry {
                 key: key.value,
                 span,
                 value,

@@ -3,5 +3,5 @@
 mod options;
 mod socket;
 
-pub use options::{Limits, ListenerOptions, ListenerTimeouts};
+pub use options::{ListenerLimits, ListenerOptions, ListenerTimeouts};
 pub use socket::bind;

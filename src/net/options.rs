@@ -15,7 +15,7 @@ pub struct ListenerOptions {
     /// How long clients may take.
     pub timeouts: ListenerTimeouts,
     /// How much clients may send.
-    pub limits: Limits,
+    pub limits: ListenerLimits,
     /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed; by default none.
     pub trusted_proxies: Vec<IpNet>,
 }
@@ -27,7 +27,7 @@ impl ListenerOptions {
             name: address.to_string(),
             address,
             timeouts: ListenerTimeouts::default(),
-            limits: Limits::default(),
+            limits: ListenerLimits::default(),
             trusted_proxies: Vec::new(),
         }
     }
@@ -62,7 +62,7 @@ impl Default for ListenerTimeouts {
 
 /// How much a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
+pub struct ListenerLimits {
     /// Bytes of a request's head, request line included; by default 64 KiB. More is answered with 431.
     pub header_bytes: usize,
     /// Fields of a request's head; by default 100. More is answered with 431.
@@ -77,14 +77,14 @@ pub struct Limits {
     pub connections: usize,
 }
 
-impl Limits {
+impl ListenerLimits {
     /// The longest request target that [`Limits::uri_bytes`] can ask for; the `http` crate takes none longer.
     pub const URI_BYTES_MAX: usize = 65_534;
 }
 
-impl Default for Limits {
+impl Default for ListenerLimits {
     fn default() -> Self {
-        Limits {
+        ListenerLimits {
             header_bytes: 64 * 1024,
             headers: 100,
             uri_bytes: 16 * 1024,

@@ -12,14 +12,14 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::queue::Queue;
+use super::queue::LineQueue;
 use super::{LogFormat, LogLevel, LogOptions};
 
 /// How long the end of the process waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// The way to standard error, once the log is up. There is one for the process, as there is one log.
-static LOG: OnceLock<Queue> = OnceLock::new();
+static LOG: OnceLock<LineQueue> = OnceLock::new();
 
 /// Why the log was not set up.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum LogError {
 /// The log. Dropping it waits for the lines that are queued, but not for ever.
 #[derive(Debug)]
 #[must_use = "the last lines are lost without it"]
-pub struct Log(Queue);
+pub struct Log(LineQueue);
 
 impl Drop for Log {
     fn drop(&mut self) {
@@ -54,7 +54,7 @@ pub fn init(options: LogOptions) -> Result<Log, LogError> {
     if LOG.get().is_some() {
         return Err(LogError::AlreadyLogging);
     }
-    let queue = Queue::start("log", output()).map_err(LogError::Thread)?;
+    let queue = LineQueue::start("log", output()).map_err(LogError::Thread)?;
     let registry = tracing_subscriber::registry().with(filter(options.level));
     let writer = queue.clone();
     let lines = fmt::layer()
@@ -74,13 +74,13 @@ pub fn init(options: LogOptions) -> Result<Log, LogError> {
 
 /// Lines of the program's log that were lost since the start, because standard error did not take them.
 pub fn log_dropped() -> u64 {
-    LOG.get().map_or(0, Queue::dropped)
+    LOG.get().map_or(0, LineQueue::dropped)
 }
 
 /// Writes `text` to standard error and waits until it is there, but not for ever: at the end of a process nobody may be
 /// left to read it.
 pub fn last_words(text: &str) {
-    if let Ok(queue) = Queue::start("last-words", output()) {
+    if let Ok(queue) = LineQueue::start("last-words", output()) {
         queue.send(text.as_bytes());
         queue.drain(LAST_LINES);
     }
@@ -96,7 +96,7 @@ fn output() -> Box<dyn Write + Send> {
 }
 
 /// What the formatter writes to: each line comes in one call.
-struct Lines(Queue);
+struct Lines(LineQueue);
 
 impl Write for Lines {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

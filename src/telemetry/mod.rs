@@ -14,4 +14,4 @@ pub use access::AccessLog;
 pub use line::AccessRecord;
 pub use log::{Log, LogError, init, last_words, log_dropped};
 pub use options::{AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions, Options};
-pub(crate) use queue::Queue;
+pub(crate) use queue::LineQueue;

@@ -19,7 +19,7 @@ const CHUNK: usize = 64 * 1024;
 
 /// Text on its way to an output. A clone writes to the same one.
 #[derive(Clone, Debug)]
-pub(crate) struct Queue {
+pub(crate) struct LineQueue {
     pieces: SyncSender<Box<[u8]>>,
     shared: Arc<Shared>,
 }
@@ -37,13 +37,13 @@ struct Shared {
     progress: Condvar,
 }
 
-impl Queue {
+impl LineQueue {
     /// A queue in front of `output`, which the new thread of this name writes to.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
-    pub(crate) fn start(name: &str, output: impl Write + Send + 'static) -> io::Result<Queue> {
+    pub(crate) fn start(name: &str, output: impl Write + Send + 'static) -> io::Result<LineQueue> {
         let (pieces, incoming) = sync_channel(PIECES_MAX);
         let shared = Arc::new(Shared::default());
         let writer = Writer {
@@ -52,7 +52,7 @@ impl Queue {
             shared: Arc::clone(&shared),
         };
         thread::Builder::new().name(name.into()).spawn(|| writer.run())?;
-        Ok(Queue { pieces, shared })
+        Ok(LineQueue { pieces, shared })
     }
 
     /// Queues `text`; never waits, and drops it when too much waits already.
@@ -92,7 +92,7 @@ impl Queue {
 }
 
 /// Text through a queue. It fails once the output has.
-impl Write for Queue {
+impl Write for LineQueue {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if self.is_failing() {
             return Err(io::ErrorKind::BrokenPipe.into());
@@ -170,9 +170,9 @@ mod tests {
         }
     }
 
-    fn gated() -> (Queue, Sender<()>, Receiver<Vec<u8>>) {
+    fn gated() -> (LineQueue, Sender<()>, Receiver<Vec<u8>>) {
         let ((permit, permits), (written, texts)) = (channel(), channel());
-        let queue = Queue::start("test", Gated { permits, written }).unwrap();
+        let queue = LineQueue::start("test", Gated { permits, written }).unwrap();
         (queue, permit, texts)
     }
 

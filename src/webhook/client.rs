@@ -23,11 +23,11 @@ use crate::model::Webhook;
 /// Why nothing can be posted by `https`.
 #[derive(Debug, thiserror::Error)]
 #[error("webhooks cannot be posted by https: {0}")]
-pub struct StartError(#[from] rustls::Error);
+pub struct WebhookStartError(#[from] rustls::Error);
 
 /// Why an attempt came to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum SendError {
+pub(super) enum DeliveryError {
     /// The receiver does not prove who it is; it will not do so in a moment either.
     #[error("the receiver's certificate is not accepted: {0}")]
     Certificate(String),
@@ -38,24 +38,24 @@ pub(super) enum SendError {
 
 /// Posts events; clones share it.
 #[derive(Clone, Debug)]
-pub(super) struct Client(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
+pub(super) struct WebhookClient(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
-impl Client {
+impl WebhookClient {
     /// A client that can reach all of `receivers`.
     ///
     /// # Errors
     ///
     /// TLS cannot be set up.
-    pub(super) fn new(receivers: &[Webhook]) -> Result<Client, StartError> {
+    pub(super) fn new(receivers: &[Webhook]) -> Result<WebhookClient, WebhookStartError> {
         // The system's authorities are read only if somebody needs them.
         let tls = receivers
             .iter()
             .any(|webhook| webhook.url.scheme_str() == Some("https"));
-        Client::trusting(if tls { authorities() } else { RootCertStore::empty() })
+        WebhookClient::trusting(if tls { authorities() } else { RootCertStore::empty() })
     }
 
     /// A client that accepts the certificates of these authorities.
-    pub(super) fn trusting(roots: RootCertStore) -> Result<Client, StartError> {
+    pub(super) fn trusting(roots: RootCertStore) -> Result<WebhookClient, WebhookStartError> {
         // Named, so that another provider in the program cannot make the choice ambiguous.
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
@@ -70,7 +70,7 @@ impl Client {
             // Events are rare; a connection that was kept would be closed by the other side when it is needed.
             .pool_max_idle_per_host(0)
             .build(connector);
-        Ok(Client(client))
+        Ok(WebhookClient(client))
     }
 
     /// The head of the receiver's answer.
@@ -78,7 +78,7 @@ impl Client {
     /// # Errors
     ///
     /// [`SendError`] says why there is none.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DeliveryError> {
         self.0.request(request).await.map_err(|error| told(&error))
     }
 }
@@ -98,18 +98,18 @@ fn authorities() -> RootCertStore {
 }
 
 /// An error with all that led to it. None of these texts has the address, which may be a secret.
-fn told(error: &legacy::Error) -> SendError {
+fn told(error: &legacy::Error) -> DeliveryError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
         if let Some(rustls::Error::InvalidCertificate(why)) = tls_error(error) {
-            return SendError::Certificate(why.to_string());
+            return DeliveryError::Certificate(why.to_string());
         }
         text.push_str(": ");
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    SendError::Connection(text)
+    DeliveryError::Connection(text)
 }
 
 /// The error of TLS that is wrapped into one of input and output, perhaps more than once.

@@ -10,10 +10,10 @@ use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::client::{Client, SendError};
-use super::message::News;
-use super::pace::Pace;
-use super::queue::Queue;
+use super::client::{WebhookClient, DeliveryError};
+use super::message::Notification;
+use super::backoff::Backoff;
+use super::queue::DeliveryQueue;
 use super::signature;
 use crate::control::{Metrics, WebhookResult};
 use crate::model::Webhook;
@@ -29,8 +29,8 @@ static SIGNATURE: HeaderName = HeaderName::from_static("x-weighbridge-signature"
 /// Tells one receiver.
 pub(super) struct Deliverer {
     webhook: Arc<Webhook>,
-    client: Client,
-    pace: Pace,
+    client: WebhookClient,
+    pace: Backoff,
     metrics: Arc<Metrics>,
 }
 
@@ -42,7 +42,7 @@ enum Failure {
     #[error("it did not answer in time")]
     Timeout,
     #[error(transparent)]
-    Unsent(#[from] SendError),
+    Unsent(#[from] DeliveryError),
     #[error("the event cannot be written: {0}")]
     Unwritten(String),
 }
@@ -55,8 +55,8 @@ impl Failure {
                 let asks_again = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
                 asks_again || status.is_server_error()
             }
-            Failure::Timeout | Failure::Unsent(SendError::Connection(_)) => true,
-            Failure::Unsent(SendError::Certificate(_)) | Failure::Unwritten(_) => false,
+            Failure::Timeout | Failure::Unsent(DeliveryError::Connection(_)) => true,
+            Failure::Unsent(DeliveryError::Certificate(_)) | Failure::Unwritten(_) => false,
         }
     }
 
@@ -70,7 +70,7 @@ impl Failure {
 }
 
 impl Deliverer {
-    pub(super) fn new(webhook: Arc<Webhook>, client: Client, pace: Pace, metrics: Arc<Metrics>) -> Deliverer {
+    pub(super) fn new(webhook: Arc<Webhook>, client: WebhookClient, pace: Backoff, metrics: Arc<Metrics>) -> Deliverer {
         Deliverer {
             webhook,
             client,
@@ -80,7 +80,7 @@ impl Deliverer {
     }
 
     /// Delivers what comes, one after another. Once it is to stop, it ends with the last that waits.
-    pub(super) async fn run(self, queue: Arc<Queue>, stop: CancellationToken) {
+    pub(super) async fn run(self, queue: Arc<DeliveryQueue>, stop: CancellationToken) {
         while let Some(news) = next(&queue, &stop).await {
             let id = Uuid::now_v7().hyphenated().to_string();
             let (webhook, event, release) = (&self.webhook, news.event, &news.release.id);
@@ -105,7 +105,7 @@ impl Deliverer {
     }
 
     /// Posts an event, as often as it takes and is allowed.
-    async fn deliver(&self, news: &News, id: &str) -> Result<(), Failure> {
+    async fn deliver(&self, news: &Notification, id: &str) -> Result<(), Failure> {
         let body = Bytes::from(news.body(self.webhook.format).map_err(unwritten)?);
         let mut attempts = 0;
         loop {
@@ -123,7 +123,7 @@ impl Deliverer {
         }
     }
 
-    async fn attempt(&self, news: &News, id: &str, body: Bytes) -> Result<(), Failure> {
+    async fn attempt(&self, news: &Notification, id: &str, body: Bytes) -> Result<(), Failure> {
         let request = self.request(news, id, body)?;
         let sent = tokio::time::timeout(self.webhook.timeout, self.client.send(request)).await;
         // The head says all; the connection ends with the rest.
@@ -136,7 +136,7 @@ impl Deliverer {
     }
 
     /// The request of one attempt: signed anew, since the time is part of that.
-    fn request(&self, news: &News, id: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(&self, news: &Notification, id: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
         let timestamp = (SystemClock.now().unix_us() / 1_000_000).to_string();
         let mut request = Request::builder()
             .method(Method::POST)
@@ -159,7 +159,7 @@ fn unwritten(error: impl std::fmt::Display) -> Failure {
 }
 
 /// The next event; `None` once nothing waits and no more is to come.
-async fn next(queue: &Queue, stop: &CancellationToken) -> Option<Arc<News>> {
+async fn next(queue: &DeliveryQueue, stop: &CancellationToken) -> Option<Arc<Notification>> {
     tokio::select! {
         biased;
         news = queue.next() => Some(news),

@@ -9,7 +9,7 @@ use crate::model::{Webhook, WebhookFormat};
 
 /// An event that receivers can be told of.
 #[derive(Debug, Serialize)]
-pub(super) struct News {
+pub(super) struct Notification {
     /// One of [`Webhook::EVENTS`].
     pub(super) event: &'static str,
     at: String,
@@ -23,14 +23,14 @@ struct Message {
     text: String,
 }
 
-impl News {
+impl Notification {
     /// The event, if it is one that can be told.
-    pub(super) fn of(event: api::Event) -> Option<News> {
+    pub(super) fn of(event: api::Event) -> Option<Notification> {
         let EventKind::Release { release, action, actor } = event.kind else {
             return None;
         };
         let name = Webhook::EVENTS.into_iter().find(|known| *known == action)?;
-        Some(News {
+        Some(Notification {
             event: name,
             at: event.at,
             actor,
@@ -124,8 +124,8 @@ mod tests {
     use super::super::tests::{event, release};
     use super::*;
 
-    fn news(action: &str, release: Release) -> News {
-        News::of(event(1, action, release)).unwrap()
+    fn news(action: &str, release: Release) -> Notification {
+        Notification::of(event(1, action, release)).unwrap()
     }
 
     #[test]
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn what_is_no_news_is_left_out() {
-        assert!(News::of(event(1, "release_abandoned", release())).is_none());
+        assert!(Notification::of(event(1, "release_abandoned", release())).is_none());
         let reload = EventKind::Reload {
             ok: true,
             detail: String::new(),
@@ -193,6 +193,6 @@ mod tests {
             kind: reload,
             ..event(1, "release_started", release())
         };
-        assert!(News::of(other).is_none());
+        assert!(Notification::of(other).is_none());
     }
 }

@@ -7,7 +7,7 @@
 mod client;
 mod delivery;
 mod message;
-mod pace;
+mod backoff;
 mod queue;
 mod signature;
 #[cfg(test)]
@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use client::Client;
-pub use client::StartError;
+use client::WebhookClient;
+pub use client::WebhookStartError;
 use delivery::Deliverer;
-use message::News;
-use pace::Pace;
-use queue::{QUEUE_MAX, Queue};
+use message::Notification;
+use backoff::Backoff;
+use queue::{QUEUE_MAX, DeliveryQueue};
 
 use crate::control::{Handle, Metrics, WebhookResult};
 use crate::model::{Webhook, api};
@@ -48,7 +48,7 @@ pub struct Webhooks {
 #[derive(Clone, Debug)]
 struct Receiver {
     webhook: Arc<Webhook>,
-    queue: Arc<Queue>,
+    queue: Arc<DeliveryQueue>,
 }
 
 impl Webhooks {
@@ -57,23 +57,23 @@ impl Webhooks {
     /// # Errors
     ///
     /// Nothing can be posted by `https`.
-    pub fn start(receivers: &[Webhook], handle: &Handle) -> Result<Webhooks, StartError> {
-        let client = Client::new(receivers)?;
-        Ok(Webhooks::start_with(receivers, handle, &client, Pace::default()))
+    pub fn start(receivers: &[Webhook], handle: &Handle) -> Result<Webhooks, WebhookStartError> {
+        let client = WebhookClient::new(receivers)?;
+        Ok(Webhooks::start_with(receivers, handle, &client, Backoff::default()))
     }
 
-    fn start_with(receivers: &[Webhook], handle: &Handle, client: &Client, pace: Pace) -> Webhooks {
+    fn start_with(receivers: &[Webhook], handle: &Handle, client: &WebhookClient, pace: Backoff) -> Webhooks {
         let metrics = Arc::clone(handle.metrics());
         let stop_deliverers = CancellationToken::new();
         let mut deliverers = Vec::new();
         for webhook in receivers {
-            let (webhook, queue) = (Arc::new(webhook.clone()), Arc::<Queue>::default());
+            let (webhook, queue) = (Arc::new(webhook.clone()), Arc::<DeliveryQueue>::default());
             let deliverer = Deliverer::new(Arc::clone(&webhook), client.clone(), pace, Arc::clone(&metrics));
             let task = tokio::spawn(deliverer.run(Arc::clone(&queue), stop_deliverers.clone()));
             deliverers.push((Receiver { webhook, queue }, task));
         }
         let receivers = deliverers.iter().map(|(receiver, _)| receiver.clone()).collect();
-        let sorter = Sorter::new(handle.clone(), receivers);
+        let sorter = Dispatcher::new(handle.clone(), receivers);
         let stop_sorter = CancellationToken::new();
         Webhooks {
             sorter: tokio::spawn(sorter.run(stop_sorter.clone())),
@@ -108,7 +108,7 @@ impl Webhooks {
 }
 
 /// Puts each event into the queues of those who want it.
-struct Sorter {
+struct Dispatcher {
     handle: Handle,
     receivers: Vec<Receiver>,
     events: broadcast::Receiver<api::Event>,
@@ -116,10 +116,10 @@ struct Sorter {
     last_id: u64,
 }
 
-impl Sorter {
-    fn new(handle: Handle, receivers: Vec<Receiver>) -> Sorter {
+impl Dispatcher {
+    fn new(handle: Handle, receivers: Vec<Receiver>) -> Dispatcher {
         let (_, events) = handle.events(None);
-        let mut sorter = Sorter {
+        let mut sorter = Dispatcher {
             handle,
             receivers,
             events,
@@ -157,7 +157,7 @@ impl Sorter {
 
     fn sort(&mut self, event: api::Event) {
         self.last_id = event.id;
-        let Some(news) = News::of(event).map(Arc::new) else {
+        let Some(news) = Notification::of(event).map(Arc::new) else {
             return;
         };
         let wanted = |receiver: &&Receiver| receiver.webhook.events.iter().any(|name| name == news.event);

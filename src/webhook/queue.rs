@@ -9,21 +9,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-use super::message::News;
+use super::message::Notification;
 
 /// Events that may wait.
 pub(super) const QUEUE_MAX: usize = 256;
 
 /// A queue that one task takes from.
 #[derive(Debug, Default)]
-pub(super) struct Queue {
-    waiting: Mutex<VecDeque<Arc<News>>>,
+pub(super) struct DeliveryQueue {
+    waiting: Mutex<VecDeque<Arc<Notification>>>,
     added: Notify,
 }
 
-impl Queue {
+impl DeliveryQueue {
     /// Adds an event. Gives the one that had to give way to it, if one had; that may be itself.
-    pub(super) fn push(&self, news: Arc<News>) -> Option<Arc<News>> {
+    pub(super) fn push(&self, news: Arc<Notification>) -> Option<Arc<Notification>> {
         let mut waiting = self.waiting();
         waiting.push_back(news);
         let surplus = waiting.len() > QUEUE_MAX;
@@ -36,7 +36,7 @@ impl Queue {
     }
 
     /// The event that has waited for longest, once there is one.
-    pub(super) async fn next(&self) -> Arc<News> {
+    pub(super) async fn next(&self) -> Arc<Notification> {
         loop {
             let first = self.waiting().pop_front();
             match first {
@@ -51,7 +51,7 @@ impl Queue {
         self.waiting().len()
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Arc<News>>> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Arc<Notification>>> {
         // No panic can come between two steps of a change, so the queue is whole even if a holder was not.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -62,19 +62,19 @@ mod tests {
     use super::super::tests::{event, release};
     use super::*;
 
-    fn news(id: u64, action: &str) -> Arc<News> {
+    fn news(id: u64, action: &str) -> Arc<Notification> {
         let mut release = release();
         release.id = format!("shop-{id}");
-        Arc::new(News::of(event(id, action, release)).unwrap())
+        Arc::new(Notification::of(event(id, action, release)).unwrap())
     }
 
-    fn ids(queue: &Queue) -> Vec<String> {
+    fn ids(queue: &DeliveryQueue) -> Vec<String> {
         queue.waiting().iter().map(|news| news.release.id.clone()).collect()
     }
 
     #[test]
     fn the_end_of_a_release_gives_way_to_other_ends_only() {
-        let queue = Queue::default();
+        let queue = DeliveryQueue::default();
         assert!(queue.push(news(0, "release_rolled_back")).is_none());
         let mut lost = 0;
         for id in 1..2 * QUEUE_MAX as u64 {

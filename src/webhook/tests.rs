@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use self::receiver::{Answer, Certificate, Receiver, Seen};
 use super::Webhooks;
-use super::client::Client;
-use super::pace::Pace;
+use super::client::WebhookClient;
+use super::backoff::Backoff;
 use super::queue::QUEUE_MAX;
 use crate::control::{ControllerRequest, EventStream, Handle, Metrics, Views};
 use crate::model::{Webhook, WebhookFormat, api};
@@ -80,11 +80,11 @@ impl Rig {
     fn upon(events: EventStream, receivers: &[Webhook], roots: RootCertStore) -> Rig {
         let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
-        let pace = Pace {
+        let pace = Backoff {
             first: Duration::from_millis(1),
             longest: Duration::from_millis(20),
         };
-        let client = Client::trusting(roots).unwrap();
+        let client = WebhookClient::trusting(roots).unwrap();
         Rig {
             webhooks: Webhooks::start_with(receivers, &handle, &client, pace),
             events,

@@ -35,7 +35,7 @@ type Connection = SendRequest<Empty<Bytes>>;
 
 /// One request, as its user saw it.
 #[derive(Clone, Debug)]
-pub(super) struct Sample {
+pub(super) struct UserRequest {
     /// When its first byte was about to be sent.
     pub(super) sent: Instant,
     /// When its answer was there, or the user gave up.
@@ -47,7 +47,7 @@ pub(super) struct Sample {
 
 /// What the users have seen so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Totals {
+pub(super) struct LoadTotals {
     pub(super) requests: u64,
     pub(super) failures: u64,
     /// Requests that were due and were not sent.
@@ -63,8 +63,8 @@ pub(super) struct Load {
 
 #[derive(Debug, Default)]
 struct Log {
-    totals: Totals,
-    newest: VecDeque<Sample>,
+    totals: LoadTotals,
+    newest: VecDeque<UserRequest>,
 }
 
 impl Load {
@@ -75,12 +75,12 @@ impl Load {
         Load { log, running }
     }
 
-    pub(super) fn totals(&self) -> Totals {
+    pub(super) fn totals(&self) -> LoadTotals {
         lock(&self.log).totals
     }
 
     /// The requests that `of` is true of, among those that are remembered.
-    pub(super) fn samples(&self, of: impl Fn(&Sample) -> bool) -> Vec<Sample> {
+    pub(super) fn samples(&self, of: impl Fn(&UserRequest) -> bool) -> Vec<UserRequest> {
         lock(&self.log)
             .newest
             .iter()
@@ -153,7 +153,7 @@ fn record(log: &Mutex<Log>, sent: Instant, answer: Option<(String, bool)>) {
     if log.newest.len() == LOG_MAX {
         log.newest.pop_front();
     }
-    log.newest.push_back(Sample {
+    log.newest.push_back(UserRequest {
         sent,
         done: Instant::now(),
         version,
@@ -168,10 +168,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::upstream::Upstream;
+    use super::super::upstream::DemoVersion;
     use super::*;
 
-    async fn until(load: &Load, reached: impl Fn(Totals) -> bool) {
+    async fn until(load: &Load, reached: impl Fn(LoadTotals) -> bool) {
         while !reached(load.totals()) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -179,7 +179,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_users_see_who_answered_and_what_failed() {
-        let shop = Upstream::start("v1").await.unwrap();
+        let shop = DemoVersion::start("v1").await.unwrap();
         let load = Load::start(shop.address());
         until(&load, |totals| totals.requests >= 20).await;
         assert_eq!(load.totals().failures, 0);
@@ -197,7 +197,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_answer_at_all_is_a_failure() {
-        let shop = Upstream::start("v1").await.unwrap();
+        let shop = DemoVersion::start("v1").await.unwrap();
         let address = shop.address();
         drop(shop);
         let load = Load::start(address);

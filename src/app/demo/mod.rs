@@ -13,7 +13,7 @@ mod upstream;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-pub(crate) use report::Report;
+pub(crate) use report::DemoReport;
 
 use meter::{Gauge, Meter};
 use report::Moments;
@@ -23,7 +23,7 @@ use stage::{BASELINE, CANARY, SERVICE, Stage};
 use super::signals::Signals;
 use crate::cli::client;
 use crate::model::api;
-use crate::telemetry::Queue;
+use crate::telemetry::LineQueue;
 
 /// Percent of the traffic that the new version gets, one after the other.
 const STEPS: [f64; 3] = [5.0, 25.0, 50.0];
@@ -53,9 +53,9 @@ pub(crate) struct Options {
 
 /// How the demo ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Ended {
+pub(crate) enum DemoEnd {
     /// It was played to its end.
-    Played(Report),
+    Played(DemoReport),
     /// A signal came before.
     Interrupted,
 }
@@ -84,14 +84,14 @@ pub(crate) enum Error {
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Plays the demo to `out`, which a thread writes to: the proxy runs in this one, and must not wait for a reader.
-pub(crate) fn run(options: Options, out: Box<dyn Write + Send>) -> Result<Ended, Error> {
-    let mut story = Queue::start("story", out).map_err(Error::Part)?;
+pub(crate) fn run(options: Options, out: Box<dyn Write + Send>) -> Result<DemoEnd, Error> {
+    let mut story = LineQueue::start("story", out).map_err(Error::Part)?;
     let ended = play(options, &mut story);
     story.drain(LAST_LINES);
     ended
 }
 
-fn play(options: Options, out: &mut Queue) -> Result<Ended, Error> {
+fn play(options: Options, out: &mut LineQueue) -> Result<DemoEnd, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -99,7 +99,7 @@ fn play(options: Options, out: &mut Queue) -> Result<Ended, Error> {
     runtime.block_on(perform(options, out))
 }
 
-async fn perform(options: Options, out: &mut dyn Write) -> Result<Ended, Error> {
+async fn perform(options: Options, out: &mut dyn Write) -> Result<DemoEnd, Error> {
     let mut signals = Signals::listen().map_err(Error::Part)?;
     let stage = Stage::set().await?;
     let style = Style {
@@ -114,13 +114,13 @@ async fn perform(options: Options, out: &mut dyn Write) -> Result<Ended, Error> 
         pace: if options.fast { 0.2 } else { 1.0 },
     };
     let played = tokio::select! {
-        report = show.play() => report.map(Ended::Played),
-        () = signals.end() => Ok(Ended::Interrupted),
+        report = show.play() => report.map(DemoEnd::Played),
+        () = signals.end() => Ok(DemoEnd::Interrupted),
     };
     let ended = match played {
-        Ok(Ended::Played(report)) => tokio::select! {
-            last = show.epilogue(&report, options.hold) => last.map(|()| Ended::Played(report.clone())),
-            () = signals.end() => Ok(Ended::Played(report.clone())),
+        Ok(DemoEnd::Played(report)) => tokio::select! {
+            last = show.epilogue(&report, options.hold) => last.map(|()| DemoEnd::Played(report.clone())),
+            () = signals.end() => Ok(DemoEnd::Played(report.clone())),
         },
         other => other,
     };
@@ -146,7 +146,7 @@ struct Trip {
 }
 
 impl Show<'_> {
-    async fn play(&mut self) -> Result<Report, Error> {
+    async fn play(&mut self) -> Result<DemoReport, Error> {
         self.screen.write(&self.opening()).map_err(Error::Output)?;
         self.tell(&format!("all users are on {BASELINE}; {CANARY} is deployed and waits"))?;
         self.watch(self.seconds(3.0)).await?;
@@ -169,11 +169,11 @@ impl Show<'_> {
             answers: trip.answers,
             failures: trip.failures,
         };
-        Ok(Report::new(&moments, &self.stage.load))
+        Ok(DemoReport::new(&moments, &self.stage.load))
     }
 
     /// Sums up, and goes on for ever if that is wanted.
-    async fn epilogue(&mut self, report: &Report, hold: bool) -> Result<(), Error> {
+    async fn epilogue(&mut self, report: &DemoReport, hold: bool) -> Result<(), Error> {
         let stage = self.stage;
         let commands = report::commands(stage.admin, stage.proxy, stage.canary.address(), hold);
         let text = format!("{}{commands}", report.text());

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::load::{Load, Sample};
+use super::load::{Load, UserRequest};
 use super::stage::{CANARY, SERVICE};
 use crate::cli::table::count;
 
 /// The numbers of a bad release and its rollback.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub(crate) struct Report {
+pub(crate) struct DemoReport {
     /// Requests that users sent, all told.
     pub(crate) requests: u64,
     /// Those of them that failed.
@@ -45,15 +45,15 @@ pub(super) struct Moments {
     pub(super) failures: u64,
 }
 
-impl Report {
-    pub(super) fn new(moments: &Moments, load: &Load) -> Report {
+impl DemoReport {
+    pub(super) fn new(moments: &Moments, load: &Load) -> DemoReport {
         let failed = load.samples(|sample| sample.failed && sample.done >= moments.failing);
         let first = failed.iter().map(|sample| sample.done).min().unwrap_or(moments.decided);
         let after = load.samples(|sample| sample.sent > moments.replied);
-        let canary = |sample: &&Sample| sample.version.as_deref() == Some(CANARY);
+        let canary = |sample: &&UserRequest| sample.version.as_deref() == Some(CANARY);
         let totals = load.totals();
         let number = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
-        Report {
+        DemoReport {
             requests: totals.requests,
             user_visible_failures: totals.failures,
             canary_failures: number(failed.iter().filter(canary).count()),

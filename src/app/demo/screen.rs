@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::load::{RATE, Totals};
+use super::load::{RATE, LoadTotals};
 use super::meter::Gauge;
 use crate::cli::panel::{Line, Panel, width};
 use crate::cli::table::{count, latency};
@@ -88,7 +88,7 @@ impl<'a> Screen<'a> {
     }
 
     /// Shows how things are, if it is time for that.
-    pub(super) fn show(&mut self, now: Instant, gauges: &[Gauge], users: Totals) -> io::Result<()> {
+    pub(super) fn show(&mut self, now: Instant, gauges: &[Gauge], users: LoadTotals) -> io::Result<()> {
         let every = if self.style.live { FRAME } else { self.style.line_every };
         if self.shown.is_some_and(|shown| now.duration_since(shown) < every) {
             return Ok(());
@@ -106,7 +106,7 @@ impl<'a> Screen<'a> {
     }
 
     /// The panel's lines, each with its colour.
-    fn lines(&self, now: Instant, gauges: &[Gauge], users: Totals) -> Vec<Line> {
+    fn lines(&self, now: Instant, gauges: &[Gauge], users: LoadTotals) -> Vec<Line> {
         let bar = match width() {
             0..78 => 0,
             78..118 => 20,
@@ -178,7 +178,7 @@ impl Drop for Screen<'_> {
     }
 }
 
-fn in_one_line(gauges: &[Gauge], users: Totals) -> String {
+fn in_one_line(gauges: &[Gauge], users: LoadTotals) -> String {
     let mut parts: Vec<String> = gauges
         .iter()
         .map(|gauge| {
@@ -245,7 +245,7 @@ mod tests {
             let now = Instant::now();
             for tenth in 0..=25 {
                 screen
-                    .show(now + Duration::from_millis(tenth * 100), &gauges(), Totals::default())
+                    .show(now + Duration::from_millis(tenth * 100), &gauges(), LoadTotals::default())
                     .unwrap();
             }
         });
@@ -258,9 +258,9 @@ mod tests {
     fn a_panel_is_written_over_and_its_cursor_comes_back() {
         let text = text(true, |screen| {
             let now = Instant::now();
-            screen.show(now, &gauges(), Totals::default()).unwrap();
-            screen.show(now + FRAME / 2, &gauges(), Totals::default()).unwrap();
-            screen.show(now + FRAME, &gauges(), Totals::default()).unwrap();
+            screen.show(now, &gauges(), LoadTotals::default()).unwrap();
+            screen.show(now + FRAME / 2, &gauges(), LoadTotals::default()).unwrap();
+            screen.show(now + FRAME, &gauges(), LoadTotals::default()).unwrap();
             screen.tell("more").unwrap();
         });
         let lines = 5;

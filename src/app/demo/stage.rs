@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 
 use super::Error;
 use super::load::Load;
-use super::upstream::Upstream;
+use super::upstream::DemoVersion;
 use crate::app::{self, Running, start};
-use crate::cli::client::Client;
+use crate::cli::client::AdminClient;
 use crate::config;
 
 /// The service's name.
@@ -32,13 +32,13 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Everything that runs.
 pub(super) struct Stage {
-    pub(super) canary: Upstream,
+    pub(super) canary: DemoVersion,
     pub(super) load: Load,
-    pub(super) client: Client,
+    pub(super) client: AdminClient,
     pub(super) admin: SocketAddr,
     pub(super) proxy: SocketAddr,
     running: Running,
-    baseline: Upstream,
+    baseline: DemoVersion,
     store: TempDir,
     outside: Outside,
 }
@@ -51,8 +51,8 @@ impl Stage {
             .tempdir()
             .map_err(Error::Part)?;
         let outside = Outside::start().map_err(Error::Part)?;
-        let baseline = outside.run(Upstream::start(BASELINE)).await?.map_err(Error::Part)?;
-        let canary = outside.run(Upstream::start(CANARY)).await?.map_err(Error::Part)?;
+        let baseline = outside.run(DemoVersion::start(BASELINE)).await?.map_err(Error::Part)?;
+        let canary = outside.run(DemoVersion::start(CANARY)).await?.map_err(Error::Part)?;
         let proxy_with = |admin| start_proxy(&store, admin, baseline.address(), canary.address());
         let running = match proxy_with(ADMIN) {
             // Something else is there, perhaps a proxy that works.
@@ -63,7 +63,7 @@ impl Stage {
         let first = running.listener_addresses().first().copied();
         let proxy = first.ok_or_else(|| Error::Part(io::Error::other("the proxy has no listener")))?;
         Ok(Stage {
-            client: Client::new(&admin.to_string(), None)?,
+            client: AdminClient::new(&admin.to_string(), None)?,
             load: outside.run(async move { Load::start(proxy) }).await?,
             canary,
             admin,

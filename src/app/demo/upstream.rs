@@ -25,20 +25,20 @@ const ANSWER_MS: std::ops::Range<u64> = 3..8;
 
 /// A running version; it ends when this is dropped.
 #[derive(Debug)]
-pub(super) struct Upstream {
+pub(super) struct DemoVersion {
     address: SocketAddr,
     failing: Arc<AtomicBool>,
     accepting: JoinHandle<()>,
 }
 
-impl Upstream {
+impl DemoVersion {
     /// Starts a version on a free port of the loopback interface.
-    pub(super) async fn start(name: &'static str) -> io::Result<Upstream> {
+    pub(super) async fn start(name: &'static str) -> io::Result<DemoVersion> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let failing = Arc::new(AtomicBool::new(false));
         let accepting = tokio::spawn(accept(listener, name, Arc::clone(&failing)));
-        Ok(Upstream {
+        Ok(DemoVersion {
             address,
             failing,
             accepting,
@@ -55,7 +55,7 @@ impl Upstream {
     }
 }
 
-impl Drop for Upstream {
+impl Drop for DemoVersion {
     fn drop(&mut self) {
         self.accepting.abort();
     }

@@ -49,7 +49,7 @@ Exit codes: 0 done, 1 failed or not allowed, 2 usage, 5 not possible now, 6 unre
 
 /// A release that is meant.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct Subject {
+pub(in crate::cli) struct ReleaseRef {
     /// A service, whose release under way or newest one is meant, or a release
     #[arg(value_name = "SERVICE|ID")]
     pub(super) subject: String,
@@ -57,7 +57,7 @@ pub(in crate::cli) struct Subject {
 
 /// Why something is done.
 #[derive(Args, Clone, Debug)]
-pub(in crate::cli) struct Why {
+pub(in crate::cli) struct ReasonArgs {
     /// Why, for the journal
     #[arg(long, value_name = "TEXT")]
     pub(super) reason: Option<String>,
@@ -83,7 +83,7 @@ pub(in crate::cli) struct Start {
     #[arg(long, value_name = "FILE")]
     pub(super) plan: Option<PathBuf>,
     #[command(flatten)]
-    pub(super) why: Why,
+    pub(super) why: ReasonArgs,
     /// The reference of the change: a ticket, a commit, a link
     #[arg(long, value_name = "TEXT")]
     pub(super) change: Option<String>,
@@ -113,13 +113,13 @@ pub(in crate::cli) enum ReleaseVerb {
     #[command(after_help = "Exit codes: 0 shown, wherever the release is, 1 failed, 2 usage, 6 unreachable")]
     Status {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
     },
     /// Follow a release to its end
     #[command(after_help = WATCH_HELP)]
     Watch {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         /// Follow at most so long, such as 30m
         #[arg(long, value_name = "TIME", value_parser = span)]
         timeout: Option<Duration>,
@@ -128,17 +128,17 @@ pub(in crate::cli) enum ReleaseVerb {
     #[command(after_help = VERB_HELP)]
     Pause {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
     },
     /// Let a release go on, also past a step that gave no answer
     #[command(after_help = VERB_HELP)]
     Resume {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
         freeze: Freeze,
     },
@@ -146,20 +146,20 @@ pub(in crate::cli) enum ReleaseVerb {
     #[command(after_help = APPROVE_HELP)]
     Approve {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         /// The gate
         #[arg(long, value_name = "NAME")]
         gate: Option<String>,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
     },
     /// Give the canary all traffic at once, past all steps that are left
     #[command(after_help = VERB_HELP)]
     Promote {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
         #[command(flatten)]
         freeze: Freeze,
     },
@@ -167,17 +167,17 @@ pub(in crate::cli) enum ReleaseVerb {
     #[command(after_help = VERB_HELP)]
     Rollback {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
     },
     /// Give a release up without a judgement; all traffic goes back to the baseline
     #[command(after_help = VERB_HELP)]
     Cancel {
         #[command(flatten)]
-        subject: Subject,
+        subject: ReleaseRef,
         #[command(flatten)]
-        why: Why,
+        why: ReasonArgs,
     },
     /// List the releases of a service, newest first
     #[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 6 unreachable")]

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::forecast::time;
-use super::words;
+use super::format;
 use crate::cli::table::{count, percent};
 use crate::model::api::{Phase, Release, Service, SideCounts};
 
@@ -72,7 +72,7 @@ pub(super) fn text(release: &Release, service: &Service) -> String {
     paragraphs.extend(cause(release));
     let objectives = objectives(release);
     paragraphs.extend(deciders(release, &objectives));
-    let lacks = release.too_few_requests.map(words::too_few);
+    let lacks = release.too_few_requests.map(format::too_few);
     paragraphs.extend(lacks.map(|lacks| format!("The step has had its time and lacks traffic: {lacks}.")));
     let rate = canary_rate(release, service);
     paragraphs.extend(objectives.iter().map(|objective| about(objective, release, rate)));
@@ -93,7 +93,7 @@ fn place(release: &Release) -> String {
         "{} of {} is {}, since {}. {weight}",
         release.id,
         release.service,
-        words::phase(release),
+        format::phase(release),
         release.phase_since
     )
 }
@@ -114,7 +114,7 @@ fn cause(release: &Release) -> Option<String> {
             "resume" => PAUSED,
             _ => "It goes on by itself if the evidence comes; `weighbridge release resume` goes on without it.",
         };
-        return Some(format!("It {}. {then}", words::waits(waiting)));
+        return Some(format!("It {}. {then}", format::waits(waiting)));
     }
     release.paused.then(|| format!("It was paused. {PAUSED}"))
 }
@@ -178,8 +178,8 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
         lines.push(format!(
             "  {}: {} on the canary, {} on the baseline.",
             bad(objective),
-            words::share(objective.canary, objective.counted()),
-            words::share(objective.baseline, objective.counted())
+            format::share(objective.canary, objective.counted()),
+            format::share(objective.baseline, objective.counted())
         ));
     }
     if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {
@@ -193,7 +193,7 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
     let limit = objective.log_limit.unwrap_or(release.log_limit);
     lines.push(format!(
         "  Against the canary: ln e = {}; at the limit it is taken out.",
-        words::of_limit(objective.log_e, limit)
+        format::of_limit(objective.log_e, limit)
     ));
     if !release.phase.is_over() && !is_at_full_weight(release) {
         lines.extend(going_on(objective, rate));
@@ -225,7 +225,7 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
     };
     Some(format!(
         "  For going on: ln e = {}; {further}.",
-        words::of_limit(log_e, limit)
+        format::of_limit(log_e, limit)
     ))
 }
 

@@ -6,9 +6,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::view::View;
-use crate::cli::client::Client;
-use crate::cli::events::{Events, Heard};
+use super::view::ReleaseView;
+use crate::cli::client::AdminClient;
+use crate::cli::events::{EventSubscription, StreamEvent};
 use crate::cli::exit::Failure;
 use crate::model::api::{Event, EventKind, Phase, Release};
 
@@ -21,7 +21,7 @@ pub(super) const UNREACHED_MAX: Duration = Duration::from_secs(30);
 
 /// How following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum FollowEnd {
     /// With the release.
     Over,
     /// At a step that had its time and gave no answer; somebody has to say how it goes on.
@@ -34,7 +34,7 @@ pub(super) enum Ended {
 
 /// How long a release is followed that does not end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(super) struct WatchLimits {
     /// At most so long; `None` as long as it takes.
     pub(super) timeout: Option<Duration>,
     /// At most so long without a word from the proxy.
@@ -45,14 +45,14 @@ pub(super) struct Patience {
 
 /// Follows `release` as long as `patience` lasts; gives its last known state.
 pub(super) async fn follow(
-    client: &Client,
+    client: &AdminClient,
     release: Release,
-    view: &mut View<'_>,
-    patience: Patience,
-) -> Result<(Ended, Release), Failure> {
+    view: &mut ReleaseView<'_>,
+    patience: WatchLimits,
+) -> Result<(FollowEnd, Release), Failure> {
     let now = Instant::now();
     let mut following = Following {
-        events: Events::of(client.clone(), release.service.clone()),
+        events: EventSubscription::of(client.clone(), release.service.clone()),
         client,
         release,
         view,
@@ -72,35 +72,35 @@ pub(super) async fn follow(
         // The end of the release counts before the deadline, where both have come.
         biased;
         followed = following.run() => followed?,
-        () = deadline => Ended::OutOfTime,
+        () = deadline => FollowEnd::OutOfTime,
         // Where no signal can be waited for, Ctrl-C ends the program by itself.
-        Ok(()) = tokio::signal::ctrl_c() => Ended::Interrupted,
+        Ok(()) = tokio::signal::ctrl_c() => FollowEnd::Interrupted,
     };
     Ok((ended, following.release))
 }
 
 struct Following<'a, 'b> {
-    client: &'a Client,
-    events: Events,
+    client: &'a AdminClient,
+    events: EventSubscription,
     release: Release,
-    view: &'a mut View<'b>,
+    view: &'a mut ReleaseView<'b>,
     has_stream: bool,
     /// When the proxy was heard of last.
     reached: Instant,
-    patience: Patience,
+    patience: WatchLimits,
     is_lost: bool,
     next_look: Instant,
 }
 
 impl Following<'_, '_> {
-    async fn run(&mut self) -> Result<Ended, Failure> {
+    async fn run(&mut self) -> Result<FollowEnd, Failure> {
         self.view.seen(&self.release)?;
         loop {
             if self.release.phase.is_over() {
-                return Ok(Ended::Over);
+                return Ok(FollowEnd::Over);
             }
             if !self.patience.past_no_answer && gave_no_answer(&self.release) {
-                return Ok(Ended::NoAnswer);
+                return Ok(FollowEnd::NoAnswer);
             }
             tokio::select! {
                 heard = self.events.next() => self.hear(heard).await?,
@@ -109,19 +109,19 @@ impl Following<'_, '_> {
         }
     }
 
-    async fn hear(&mut self, heard: Heard) -> Result<(), Failure> {
+    async fn hear(&mut self, heard: StreamEvent) -> Result<(), Failure> {
         match heard {
-            Heard::Event(event) => {
+            StreamEvent::Event(event) => {
                 self.reach();
                 self.take(&event)?;
             }
             // What happened before the stream was open, or between two, is only in the release itself.
-            Heard::Open => {
+            StreamEvent::Open => {
                 self.has_stream = true;
                 self.look().await?;
             }
-            Heard::Lost => self.look().await?,
-            Heard::Broken(error) => {
+            StreamEvent::Lost => self.look().await?,
+            StreamEvent::Broken(error) => {
                 self.has_stream = false;
                 self.view.explain(&format!("no events: {error}"));
                 self.look_within(LOOK_OFTEN);
@@ -226,7 +226,7 @@ mod tests {
 
     use super::*;
     use crate::cli::args::Arguments;
-    use crate::cli::exit::{Exit, Told};
+    use crate::cli::exit::{Exit, FailureReport};
     use crate::cli::terminal::Terminal;
     use crate::model::api::BudgetStatus;
 
@@ -276,9 +276,9 @@ mod tests {
         let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
         let arguments = Arguments::try_parse_from(["weighbridge", "-q", "version"]).unwrap();
         let mut terminal = Terminal::new(&arguments.global);
-        let mut view = View::new(&mut terminal);
-        let client = Client::new(&address, None).unwrap();
-        let patience = Patience {
+        let mut view = ReleaseView::new(&mut terminal);
+        let client = AdminClient::new(&address, None).unwrap();
+        let patience = WatchLimits {
             timeout: None,
             unreached_max: Duration::ZERO,
             past_no_answer: false,
@@ -287,7 +287,7 @@ mod tests {
         let Err(Failure::Told(told)) = ended else {
             panic!("{ended:?}");
         };
-        let Told { exit, message, .. } = *told;
+        let FailureReport { exit, message, .. } = *told;
         assert_eq!(exit, Exit::Unreachable);
         assert!(message.contains("cannot be reached"), "{message}");
     }

@@ -6,7 +6,7 @@ mod follow;
 mod forecast;
 mod show;
 mod view;
-mod words;
+mod format;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,12 +16,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use args::{ReleaseVerb, Start};
-use follow::{Ended, Patience, UNREACHED_MAX};
-use view::View;
-pub(super) use words::line;
+use follow::{FollowEnd, WatchLimits, UNREACHED_MAX};
+use view::ReleaseView;
+pub(super) use format::line;
 
 use super::args::{Format, Global};
-use super::client::{Answer, Client, Error};
+use super::client::{ApiResponse, AdminClient, Error};
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
 use super::verbs::{ask, block_on, client};
@@ -76,9 +76,9 @@ pub(super) fn forecast(
 }
 
 /// Where the release under way is, in one line. Its identity alone where the proxy does not tell more.
-pub(super) fn summary(client: &Client, id: &str, terminal: &mut Terminal) -> Result<String, Failure> {
+pub(super) fn summary(client: &AdminClient, id: &str, terminal: &mut Terminal) -> Result<String, Failure> {
     match block_on(client.release(id))? {
-        Ok(answer) => Ok(words::line(&answer.value)),
+        Ok(answer) => Ok(format::line(&answer.value)),
         Err(error) => {
             terminal.explain(&error.to_string());
             Ok(id.to_owned())
@@ -100,7 +100,7 @@ pub(super) fn explain(global: &Global, subject: &str, terminal: &mut Terminal) -
     Ok(Exit::Done)
 }
 
-fn start(client: &Client, asked: Start, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn start(client: &AdminClient, asked: Start, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let start = api::ReleaseStart {
         canary: asked.canary,
         reason: asked.why.reason,
@@ -120,12 +120,12 @@ fn start(client: &Client, asked: Start, terminal: &mut Terminal) -> Result<Exit,
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => terminal.print(&format!("{}\n", release.id))?,
     }
-    terminal.say(&words::line(release));
+    terminal.say(&format::line(release));
     terminal.say(&format!("follow it with `weighbridge release watch {}`", release.id));
     Ok(Exit::Done)
 }
 
-fn command(client: &Client, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn command(client: &AdminClient, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let mut command = api::ReleaseCommand::default();
     let (subject, word) = match verb {
         ReleaseVerb::Pause { subject, why } => {
@@ -165,7 +165,7 @@ fn command(client: &Client, verb: ReleaseVerb, terminal: &mut Terminal) -> Resul
 }
 
 /// The release that is meant: that of a service which is under way, or its newest; else the one with this identity.
-fn find(client: &Client, subject: &str, terminal: &mut Terminal) -> Result<Answer<api::Release>, Failure> {
+fn find(client: &AdminClient, subject: &str, terminal: &mut Terminal) -> Result<ApiResponse<api::Release>, Failure> {
     let listed = block_on(client.releases(subject, 1))?;
     let answer = match listed {
         Ok(answer) => answer,
@@ -174,21 +174,21 @@ fn find(client: &Client, subject: &str, terminal: &mut Terminal) -> Result<Answe
         Err(error) => return Err(error.into()),
     };
     terminal.explain(&answer.trace);
-    let Answer { value, json, trace } = answer;
+    let ApiResponse { value, json, trace } = answer;
     let newest = value.releases.into_iter().next().ok_or_else(|| {
         Failure::new(Exit::Failed, format!("{subject} has had no release yet"))
             .hint(format!("`weighbridge release start {subject} CANARY` starts one"))
     })?;
     let json = json.pointer("/releases/0").cloned().unwrap_or(json);
-    Ok(Answer {
+    Ok(ApiResponse {
         value: newest,
         json,
         trace,
     })
 }
 
-fn patience(timeout: Option<Duration>, past_no_answer: bool) -> Patience {
-    Patience {
+fn patience(timeout: Option<Duration>, past_no_answer: bool) -> WatchLimits {
+    WatchLimits {
         timeout,
         unreached_max: UNREACHED_MAX,
         past_no_answer,
@@ -196,24 +196,24 @@ fn patience(timeout: Option<Duration>, past_no_answer: bool) -> Patience {
 }
 
 /// Follows a release to its end, and says by the exit code how it ended.
-fn watch(client: &Client, release: api::Release, patience: Patience, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    let mut view = View::new(terminal);
+fn watch(client: &AdminClient, release: api::Release, patience: WatchLimits, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    let mut view = ReleaseView::new(terminal);
     let (ended, release) = block_on(follow::follow(client, release, &mut view, patience))??;
     view.finish();
     let id = &release.id;
     match ended {
-        Ended::Over => {
-            terminal.say(&words::end(&release));
+        FollowEnd::Over => {
+            terminal.say(&format::end(&release));
             if release.phase == api::Phase::RolledBack {
                 terminal.say(&format!("the evidence: {}", client.evidence_page(id)));
             }
         }
-        Ended::NoAnswer => terminal.say(&words::no_answer(&release)),
-        Ended::OutOfTime => terminal.say(&format!(
+        FollowEnd::NoAnswer => terminal.say(&format::no_answer(&release)),
+        FollowEnd::OutOfTime => terminal.say(&format!(
             "{id} has not ended in time and goes on: {}",
-            words::line(&release)
+            format::line(&release)
         )),
-        Ended::Interrupted => terminal.say(&format!(
+        FollowEnd::Interrupted => terminal.say(&format!(
             "interrupted; {id} goes on. `weighbridge release watch {id}` follows it again, `weighbridge release rollback \
              {id}` takes the canary out"
         )),
@@ -221,12 +221,12 @@ fn watch(client: &Client, release: api::Release, patience: Patience, terminal: &
     Ok(exit(ended, &release))
 }
 
-fn exit(ended: Ended, release: &api::Release) -> Exit {
+fn exit(ended: FollowEnd, release: &api::Release) -> Exit {
     match (ended, release.phase) {
-        (Ended::Interrupted, _) => Exit::Interrupted,
-        (Ended::Over, api::Phase::Promoted) => Exit::Done,
-        (Ended::Over, api::Phase::RolledBack) => Exit::RolledBack,
-        (Ended::Over | Ended::NoAnswer | Ended::OutOfTime, _) => Exit::Inconclusive,
+        (FollowEnd::Interrupted, _) => Exit::Interrupted,
+        (FollowEnd::Over, api::Phase::Promoted) => Exit::Done,
+        (FollowEnd::Over, api::Phase::RolledBack) => Exit::RolledBack,
+        (FollowEnd::Over | FollowEnd::NoAnswer | FollowEnd::OutOfTime, _) => Exit::Inconclusive,
     }
 }
 

@@ -1,8 +1,8 @@
 //! Single answers about releases, as text or as the API gave them.
 
-use super::words;
+use super::format;
 use crate::cli::args::Format;
-use crate::cli::client::Answer;
+use crate::cli::client::ApiResponse;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::status::in_words;
 use crate::cli::table::{Table, count, percent, rate};
@@ -10,7 +10,7 @@ use crate::cli::terminal::{Terminal, paint};
 use crate::model::api;
 
 /// One release.
-pub(super) fn status(answer: &Answer<api::Release>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn status(answer: &ApiResponse<api::Release>, terminal: &mut Terminal) -> Result<Exit, Failure> {
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => terminal.print(&detail(&answer.value, terminal.colored()))?,
@@ -19,11 +19,11 @@ pub(super) fn status(answer: &Answer<api::Release>, terminal: &mut Terminal) -> 
 }
 
 /// A release after a command.
-pub(super) fn change(answer: &Answer<api::ReleaseChange>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn change(answer: &ApiResponse<api::ReleaseChange>, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let (release, weights) = (&answer.value.release, &answer.value.weights);
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
-        Format::Text => terminal.print(&format!("{}\n", words::line(release)))?,
+        Format::Text => terminal.print(&format!("{}\n", format::line(release)))?,
     }
     let (service, revision) = (&release.service, answer.value.revision);
     terminal.say(&format!("{service} is at revision {revision}: {}", in_words(weights)));
@@ -34,7 +34,7 @@ pub(super) fn change(answer: &Answer<api::ReleaseChange>, terminal: &mut Termina
 }
 
 /// The releases of a service.
-pub(super) fn history(answer: &Answer<api::ReleaseList>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn history(answer: &ApiResponse<api::ReleaseList>, terminal: &mut Terminal) -> Result<Exit, Failure> {
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => {
@@ -54,7 +54,7 @@ pub(super) fn history(answer: &Answer<api::ReleaseList>, terminal: &mut Terminal
                     release.id.clone(),
                     release.canary.clone(),
                     release.version.clone().unwrap_or_else(|| "-".to_owned()),
-                    words::phase(release),
+                    format::phase(release),
                     release.started_at.clone(),
                     release.actor.clone(),
                     count(release.user_visible_failures),
@@ -100,14 +100,14 @@ fn detail(release: &api::Release, colored: bool) -> String {
             "Service   {}: {} to {}",
             release.service, release.baseline, release.canary
         ),
-        format!("Phase     {}, since {}", words::phase(release), release.phase_since),
+        format!("Phase     {}, since {}", format::phase(release), release.phase_since),
     ];
     if let Some(outcome) = &release.outcome {
         let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
         lines.push(format!("Outcome   {}{}", by.unwrap_or_default(), outcome.reason));
     }
     if let Some(waiting) = &release.waiting_for {
-        lines.push(paint(&format!("Waiting   {}", words::waits(waiting)), "33", colored));
+        lines.push(paint(&format!("Waiting   {}", format::waits(waiting)), "33", colored));
     }
     for approval in &release.approvals {
         lines.push(format!(
@@ -137,7 +137,7 @@ fn detail(release: &api::Release, colored: bool) -> String {
     lines.extend(all_failures(release));
     lines.push(format!(
         "Evidence  {} (ln e against the canary)",
-        words::of_limit(release.log_e, release.log_limit)
+        format::of_limit(release.log_e, release.log_limit)
     ));
     lines.push(format!("Started   {} by {}", release.started_at, release.actor));
     let ended = release.ended_at.as_ref();

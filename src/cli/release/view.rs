@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::words;
+use super::format;
 use crate::cli::args::Format;
 use crate::cli::exit::Failure;
 use crate::cli::panel::{Line, Panel};
@@ -17,7 +17,7 @@ use crate::model::api::{Phase, Release, Window};
 const BAR: usize = 40;
 
 /// Where and how a release is shown.
-pub(super) struct View<'a> {
+pub(super) struct ReleaseView<'a> {
     terminal: &'a mut Terminal,
     form: Form,
     /// What was shown last, to tell a change from a repetition.
@@ -52,21 +52,21 @@ impl Shown {
             is_paused: release.paused,
             step: release.step,
             weight: release.weight,
-            waiting: release.waiting_for.as_ref().map(words::waits),
+            waiting: release.waiting_for.as_ref().map(format::waits),
             lacks_requests: release.too_few_requests.is_some(),
             approvals: release.approvals.len(),
         }
     }
 }
 
-impl<'a> View<'a> {
-    pub(super) fn new(terminal: &'a mut Terminal) -> View<'a> {
+impl<'a> ReleaseView<'a> {
+    pub(super) fn new(terminal: &'a mut Terminal) -> ReleaseView<'a> {
         let form = match terminal.format() {
             Format::Json => Form::Json,
             Format::Text if terminal.live() => Form::Panel,
             Format::Text => Form::Lines,
         };
-        View {
+        ReleaseView {
             panel: Panel::new(terminal.colored()),
             terminal,
             form,
@@ -135,12 +135,12 @@ impl<'a> View<'a> {
         self.shown = Some(Shown::of(release));
         match self.form {
             Form::Json => Ok(()),
-            Form::Lines if is_new => self.terminal.print(&format!("{}\n", words::line(release))),
+            Form::Lines if is_new => self.terminal.print(&format!("{}\n", format::line(release))),
             Form::Lines => Ok(()),
             Form::Panel => {
                 let mut text = String::new();
                 if is_new {
-                    text = self.panel.wipe() + &words::line(release) + "\n";
+                    text = self.panel.wipe() + &format::line(release) + "\n";
                 }
                 text += &self.panel.draw(&lines(release, &self.measured));
                 self.terminal.print(&text)
@@ -167,7 +167,7 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
                 release.service,
                 release.baseline,
                 release.canary,
-                words::phase(release)
+                format::phase(release)
             ),
             color,
         ),
@@ -184,7 +184,7 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
             format!(
                 "evidence  {} {}",
                 bar(release.log_e / release.log_limit),
-                words::of_limit(release.log_e, release.log_limit)
+                format::of_limit(release.log_e, release.log_limit)
             ),
             if release.log_e > release.log_limit / 2.0 {
                 "33"
@@ -203,10 +203,10 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
         ),
     ];
     if let Some(waiting) = &release.waiting_for {
-        lines.push((words::waits(waiting), "33"));
+        lines.push((format::waits(waiting), "33"));
     }
     if release.waiting_for.is_none() {
-        lines.extend(release.too_few_requests.map(|lacks| (words::too_few(lacks), "33")));
+        lines.extend(release.too_few_requests.map(|lacks| (format::too_few(lacks), "33")));
     }
     lines
 }

@@ -9,7 +9,7 @@ use super::{Count, Duration, EVENTS, Event, Rate, Share, StepWeight, Text};
 /// How releases of the service go. A start may replace each of these fields by its own `plan`.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
-pub(super) struct Release {
+pub(super) struct ReleaseBlock {
     /// The canary's weights on its way, growing; 100 is appended when the last is less.
     #[schemars(length(max = 100), extend("default" = [1, 5, 25, 50, 100]))]
     steps: Vec<Step>,
@@ -316,7 +316,7 @@ struct FastFollow {
 /// Who is told of releases.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
-pub(super) struct Webhook {
+pub(super) struct WebhookBlock {
     /// Where events are posted to.
     url: Text,
     /// What is posted: the event as JSON, or a message for a channel.

@@ -6,7 +6,7 @@ use super::{Duration, Text, True};
 
 #[derive(JsonSchema)]
 #[schemars(rename_all = "snake_case")]
-pub(super) enum Sticky {
+pub(super) enum StickyBlock {
     /// A cookie, which the proxy signs and issues when a request comes without a valid one.
     Cookie(Cookie),
     /// A header, which the hop before this one sets; requests without it are drawn. Taken from `trusted_proxies` alone
@@ -16,9 +16,9 @@ pub(super) enum Sticky {
     ClientIp(True),
 }
 
-impl Default for Sticky {
+impl Default for StickyBlock {
     fn default() -> Self {
-        Sticky::ClientIp(True)
+        StickyBlock::ClientIp(True)
     }
 }
 

@@ -4,23 +4,23 @@ use std::time::Duration;
 
 /// Pauses that double from one attempt to the next.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pace {
+pub(super) struct Backoff {
     /// After the first attempt.
     pub(super) first: Duration,
     /// Never longer, whatever the receiver asks for: the events behind it wait too.
     pub(super) longest: Duration,
 }
 
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace {
+impl Default for Backoff {
+    fn default() -> Backoff {
+        Backoff {
             first: Duration::from_secs(1),
             longest: Duration::from_secs(60),
         }
     }
 }
 
-impl Pace {
+impl Backoff {
     /// The pause after so many attempts, at least 1: up to a quarter longer by `chance` (0 to 1), so that what failed
     /// together does not come back together; and as long as the receiver asked for.
     pub(super) fn pause(self, attempts: u32, asked: Option<Duration>, chance: f64) -> Duration {
@@ -37,7 +37,7 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_minute_whatever_is_asked_for() {
-        let pace = Pace::default();
+        let pace = Backoff::default();
         let seconds = |attempts, asked, chance| pace.pause(attempts, asked, chance).as_secs_f64();
         let pauses: Vec<f64> = (1..=8).map(|attempts| seconds(attempts, None, 0.0)).collect();
         assert_eq!(pauses, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);

@@ -13,9 +13,10 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
-use weighbridge::routing::{BudgetKind, Publisher, RescuePolicy, Split, ReleaseHandle, ReleaseHandleSpec};
+use weighbridge::routing::{BudgetKind, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Split};
 use weighbridge::stats::{
-    Assignment, RequestEventKind, Watermark, RequestEvent, EventBuffer, Recorder, Arm, Summary, UpstreamKey, ReleaseKey, Windows,
+    Arm, Assignment, EventBuffer, Recorder, ReleaseKey, RequestEvent, RequestEventKind, Summary, UpstreamKey,
+    Watermark, Windows,
 };
 use weighbridge::time::Timestamp;
 

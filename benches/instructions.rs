@@ -14,7 +14,7 @@ use std::hint::black_box;
 use fixture::{Draws, labels, outcome, table};
 use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
 use http::{HeaderMap, Method};
-use weighbridge::routing::{Publisher, SnapshotReader, RoutingTable, Split};
+use weighbridge::routing::{Publisher, RoutingTable, SnapshotReader, Split};
 use weighbridge::stats::{Recorder, UpstreamKey};
 
 /// Calls in each figure: enough that the paths which draws lead to are taken as often as they are in service.

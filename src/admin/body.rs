@@ -28,7 +28,9 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes
 }
 
 /// The body of a request that may have none.
-pub(super) async fn read_optional<T: DeserializeOwned + Default>(request: Request) -> Result<(Bytes, T), ProblemResponse> {
+pub(super) async fn read_optional<T: DeserializeOwned + Default>(
+    request: Request,
+) -> Result<(Bytes, T), ProblemResponse> {
     // A form of another site always has a type, so what has neither type nor body was not sent by one.
     if request.headers().contains_key(header::CONTENT_TYPE) {
         check_type(request.headers())?;

@@ -15,10 +15,10 @@ use serde::Deserialize;
 use tokio::task::spawn_blocking;
 use utoipa::{IntoParams, ToSchema};
 
-use super::request_context::PathName;
 use super::page;
 use super::problem::{self, ProblemResponse};
 use super::render::Renders;
+use super::request_context::PathName;
 use crate::control::Handle;
 use crate::model::api;
 
@@ -112,7 +112,10 @@ fn range(text: &str) -> (&str, f64) {
         (status = 404, description = "No such release, or nothing was recorded of it", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The recording cannot be read", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn get_recording(State(handle): State<Handle>, PathName(id): PathName) -> Result<Response, ProblemResponse> {
+pub(super) async fn get_recording(
+    State(handle): State<Handle>,
+    PathName(id): PathName,
+) -> Result<Response, ProblemResponse> {
     let path = handle.recording(&id).await?;
     let opened = spawn_blocking(move || Recording::open(path)).await;
     let recording = opened

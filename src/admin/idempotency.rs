@@ -255,7 +255,13 @@ mod tests {
     }
 
     /// What a request gets: `first` (it is then answered with `outcome`), or what it waits for, or the problem.
-    fn ask(answers: &IdempotencyCache, text: impl ToString, request: u8, now: Instant, outcome: Option<WriteOutcome>) -> String {
+    fn ask(
+        answers: &IdempotencyCache,
+        text: impl ToString,
+        request: u8,
+        now: Instant,
+        outcome: Option<WriteOutcome>,
+    ) -> String {
         match answers.turn(key(text), [request; 32], now) {
             Ok(Claim::New(sender)) => {
                 if let Some(outcome) = outcome {

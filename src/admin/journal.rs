@@ -41,7 +41,10 @@ pub(super) async fn list_audit(
     let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     // The journal counts in 63 bits.
     if query.before.is_some_and(|before| i64::try_from(before).is_err()) {
-        return Err(ProblemResponse::new(problem::INVALID, "before must be a sequence number."));
+        return Err(ProblemResponse::new(
+            problem::INVALID,
+            "before must be a sequence number.",
+        ));
     }
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {

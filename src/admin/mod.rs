@@ -7,22 +7,22 @@
 
 mod auth;
 mod body;
-mod request_context;
 mod conditional;
 mod connections;
-mod problem_layer;
 mod events;
 mod evidence;
-mod origin;
 mod idempotency;
 mod journal;
 mod openapi;
 mod options;
+mod origin;
 mod page;
 mod probes;
 mod problem;
+mod problem_layer;
 mod releases;
 mod render;
+mod request_context;
 mod router;
 mod server;
 mod services;

@@ -56,7 +56,10 @@ impl OriginPolicy {
             }
             // Before HTTP/1.1 there was no Host; no browser is that old, but simple probes are.
             (None, None) if request.version() == Version::HTTP_10 => Ok(None),
-            (None, None) => Err(ProblemResponse::new(problem::BAD_REQUEST, "The Host header is missing.")),
+            (None, None) => Err(ProblemResponse::new(
+                problem::BAD_REQUEST,
+                "The Host header is missing.",
+            )),
             (_, Some(_)) => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
                 "There is more than one Host header.",

@@ -7,8 +7,8 @@ use axum::extract::{RawQuery, State};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 
-use super::problem_layer::ProblemRendered;
 use super::problem::{ProblemResponse, retry_after};
+use super::problem_layer::ProblemRendered;
 use super::render::{self, Renders, SharedResponse};
 use super::router::{App, Pages};
 use crate::control::{Handle, Metrics, Readiness};

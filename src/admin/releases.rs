@@ -9,10 +9,10 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::body;
-use super::request_context::{RequestContext, PathName, checked};
 use super::conditional;
 use super::problem::{self, ProblemResponse};
 use super::render::Renders;
+use super::request_context::{PathName, RequestContext, checked};
 use super::writes::Action;
 use crate::control::{Handle, ReleaseVerb};
 use crate::model::api;
@@ -66,7 +66,10 @@ pub(super) async fn list_releases(
         (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
         (status = 507, description = "The history cannot be read", body = api::Problem, content_type = "application/problem+json"),
     ))]
-pub(super) async fn get_release(State(handle): State<Handle>, PathName(id): PathName) -> Result<Response, ProblemResponse> {
+pub(super) async fn get_release(
+    State(handle): State<Handle>,
+    PathName(id): PathName,
+) -> Result<Response, ProblemResponse> {
     // Asked for before the release, so that the tag is never newer than what is shown.
     let service = id.rsplit_once('-').map_or("", |(service, _)| service);
     let revision = handle.revision(service).ok();

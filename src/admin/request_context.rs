@@ -12,8 +12,8 @@ use serde::de::DeserializeOwned;
 
 use super::auth::Caller;
 use super::body;
-use super::problem_layer::RequestId;
 use super::problem::{self, ProblemResponse};
+use super::problem_layer::RequestId;
 use super::router::App;
 use super::writes::{self, Action, Write};
 use crate::model::api;
@@ -72,7 +72,11 @@ impl RequestContext {
         (self, request)
     }
 
-    async fn carry_out(self, body: &[u8], (action, reason): (Action, Option<String>)) -> Result<Response, ProblemResponse> {
+    async fn carry_out(
+        self,
+        body: &[u8],
+        (action, reason): (Action, Option<String>),
+    ) -> Result<Response, ProblemResponse> {
         let write = Write {
             subject: self.name,
             action,

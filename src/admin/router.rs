@@ -20,10 +20,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::auth::{self, Auth};
-use super::origin::{self, OriginPolicy};
 use super::idempotency::IdempotencyCache;
+use super::origin::{self, OriginPolicy};
 use super::render::{Renders, SharedResponse};
-use super::{Options, Role, problem_layer, events, evidence, journal, openapi, probes, releases, services};
+use super::{Options, Role, events, evidence, journal, openapi, probes, problem_layer, releases, services};
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
 

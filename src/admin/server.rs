@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Options;
-use super::connections::{Connections, ConnectionLimits, ConnectionSlot};
+use super::connections::{ConnectionLimits, ConnectionSlot, Connections};
 use super::router::{self, RequestLimits};
 use super::wire::{Arriving, Leaving, Watched};
 use crate::control::Handle;

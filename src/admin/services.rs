@@ -8,10 +8,10 @@ use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 
-use super::request_context::{RequestContext, PathName};
 use super::conditional;
 use super::problem::ProblemResponse;
 use super::render::{self, Renders, SharedResponse};
+use super::request_context::{PathName, RequestContext};
 use super::router::App;
 use super::writes::Action;
 use crate::control::Handle;

@@ -13,9 +13,9 @@ use tokio::time::{Instant, timeout};
 
 use super::auth::Caller;
 use super::conditional::{self, Tags};
-use super::problem_layer::RequestId;
-use super::idempotency::{self, StoredResponse, CallerKey, WriteOutcome, Claim};
+use super::idempotency::{self, CallerKey, Claim, StoredResponse, WriteOutcome};
 use super::problem::{self, ProblemResponse};
+use super::problem_layer::RequestId;
 use super::router::App;
 use crate::control::{Applied, Handle, Intent, ReleaseVerb};
 use crate::model::{IdempotencyKey, api};
@@ -81,7 +81,12 @@ impl Subject {
 }
 
 /// Does what `write` says, or repeats the answer that its key has had already.
-pub(super) async fn carry_out(app: App, write: Write, headers: &HeaderMap, body: &[u8]) -> Result<Response, ProblemResponse> {
+pub(super) async fn carry_out(
+    app: App,
+    write: Write,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, ProblemResponse> {
     let condition = conditional::if_match(headers)?;
     if conditional::if_none_match(headers)?.is_some() {
         return Err(ProblemResponse::new(

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cohort::{ArmCounts, Counts};
-use super::maturity::landmark;
 use super::math::beta_regularized;
+use super::maturity::landmark;
 
 /// Requests that the limit reaches back to when the release itself has seen fewer.
 const REACH: f64 = 1_000.0;

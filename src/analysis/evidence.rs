@@ -3,12 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::bins::{BINS, WAYS};
 use super::cohort::Counts;
 use super::confidence::Interval;
-use super::bins::{BINS, WAYS};
 use super::error::{BETS, ErrorTest, Margin};
-use super::latency::LatencyGains;
 use super::evidence_log::Segment;
+use super::latency::LatencyGains;
 use super::options::Objective;
 use super::units::UnitCounts;
 use super::wealth::Wealth;

@@ -1,6 +1,6 @@
 //! How many canary requests a step is likely to need: what a plan prints before the first user is risked.
 
-use super::advance::{KAPPA, AdvanceGains};
+use super::advance::{AdvanceGains, KAPPA};
 use super::error::Margin;
 use super::latency_advance::{proof, tolerated};
 use super::step::StepWeights;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::baseline::BaselineRate;
 use super::cohort::ArmCounts;
 use super::error::{ErrorTest, Margin, Pair};
-use super::slo::GuardedArm;
 use super::options::Slo;
+use super::slo::GuardedArm;
 
 /// Tolerated failures beyond twice the limit of the baseline's rate, as a share of requests.
 const BEYOND: f64 = 0.005;

@@ -5,20 +5,20 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::aborts::{AbortTest, AbortCounts};
+use super::aborts::{AbortCounts, AbortTest};
 use super::baseline::BaselineRate;
+use super::bins::Slack;
 use super::cohort::{ArmCounts, Cohort, Counts};
 use super::confidence::{Interval, interval};
-use super::bins::Slack;
 use super::error::{ErrorTest, Margin, Pair};
-use super::full_weight::FullWeight;
-use super::slo::{SloFinding, SloGuard};
-use super::latency::{LatencyTest, sort};
 use super::evidence_log::EvidenceLog;
+use super::full_weight::FullWeight;
+use super::latency::{LatencyTest, sort};
 use super::math::log_sum_exp;
 use super::options::{Objective, Options};
 use super::sample_ratio::SampleRatioTest;
-use super::step::{Inconclusive, StepProgress, StepConditions, Tests};
+use super::slo::{SloFinding, SloGuard};
+use super::step::{Inconclusive, StepConditions, StepProgress, Tests};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// Wealth is shared anew once in this time, and when a step begins.

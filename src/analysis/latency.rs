@@ -7,8 +7,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::cohort::ArmCounts;
 use super::bins::{BINS, Bins, Slack, WAYS, bin};
+use super::cohort::ArmCounts;
 use super::decaying_histogram::DecayingHistogram;
 use super::wealth::Wealth;
 

@@ -10,8 +10,8 @@ use std::array;
 use serde::{Deserialize, Serialize};
 
 use super::advance::Advance;
-use super::cohort::ArmCounts;
 use super::bins::{Bins, Slack, Threshold};
+use super::cohort::ArmCounts;
 use super::error::{Margin, Pair};
 use super::recent::RecentLatency;
 use super::step::StepWeights;
@@ -36,7 +36,7 @@ pub(crate) fn tolerated(weight: f64) -> f64 {
 /// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that comparison is the last
 /// one, and a canary that is slower by less than is tolerated, and by more than the objective allows, wins evidence in
 /// the advance test about as fast as it is found out. Where latency drifts too, more than one such canary in a hundred
-/// would be promoted. With this it is 8 of 2,000, and with [`Lately`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
+/// would be promoted. With this it is 8 of 2,000, and with [`RecentLatency`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
 /// to 10); a healthy canary waits some six seconds longer at 1,000 requests per second (P13).
 pub(crate) fn proof(next_weight: f64) -> f64 {
     if next_weight >= 1.0 { 2.0 } else { 1.0 }

@@ -3,12 +3,12 @@
 use super::bins::{BINS, Bins};
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 use super::forecast::requests_to_advance;
-use super::slo::SloGuard;
 use super::judge::Judge;
 use super::latency::LatencyTest;
 use super::latency_advance::LatencyAdvance;
 use super::options::Objective;
 use super::sample_ratio::SampleRatioTotals;
+use super::slo::SloGuard;
 use super::step::{StepProgress, margin};
 
 impl Judge {

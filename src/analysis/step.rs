@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::advance::Advance;
-use super::cohort::{Cohort, Counts};
 use super::bins::{Bins, Slack};
+use super::cohort::{Cohort, Counts};
 use super::error::{Margin, Pair};
-use super::latency_advance::{LatencyAdvance, AnswerCounts};
+use super::latency_advance::{AnswerCounts, LatencyAdvance};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
 /// The conditions of one step.
@@ -129,7 +129,8 @@ impl StepProgress {
             error.settle(limit);
         }
         if let Some(latency) = &mut self.latency
-            && let (Some(canary), Some(baseline)) = (AnswerCounts::of(&cohort.canary), AnswerCounts::of(&cohort.baseline))
+            && let (Some(canary), Some(baseline)) =
+                (AnswerCounts::of(&cohort.canary), AnswerCounts::of(&cohort.baseline))
         {
             let weight = begun_at(&cohort.canary, &cohort.baseline).unwrap_or(cohort.weight);
             if weight < 1.0 {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{Format, Global, Top};
-use super::client::{ApiResponse, AdminClient, Error};
+use super::client::{AdminClient, ApiResponse, Error};
 use super::exit::{Exit, Failure};
 use super::panel::{Line, Panel};
 use super::release::line;

@@ -10,7 +10,7 @@ use crate::app::{self, demo};
 use crate::model::{Weight, api};
 
 use super::args::{Arguments, Format, Global};
-use super::client::{ApiResponse, AdminClient, Error};
+use super::client::{AdminClient, ApiResponse, Error};
 use super::exit::{Exit, Failure};
 use super::release;
 use super::status;

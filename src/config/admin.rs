@@ -8,7 +8,7 @@ use super::read::{Fields, ProblemList, list};
 use super::report::SourceText;
 use super::scalar::{address, choice, parsed, path};
 use super::service::{NAME, is_name};
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use super::yaml;
 use crate::admin::{Options, Role, Token};
 use crate::model::hex;

@@ -63,7 +63,11 @@ fn closing(text: &str) -> Option<usize> {
     None
 }
 
-fn value<'a>(reference: &'a str, env: &'a HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, ReferenceError> {
+fn value<'a>(
+    reference: &'a str,
+    env: &'a HashMap<String, String>,
+    nesting: usize,
+) -> Result<Cow<'a, str>, ReferenceError> {
     let end = reference
         .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .unwrap_or(reference.len());

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use super::read::{Fields, ProblemList, list};
 use super::scalar::{address, count, duration, memory, parsed, size};
 use super::service::{NAME, is_name};
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use crate::net::{ListenerLimits, ListenerOptions, ListenerTimeouts};
 
 const LISTENERS_MAX: usize = 64;

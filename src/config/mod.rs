@@ -1,4 +1,4 @@
-//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a [`Report`] of everything
+//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a [`DemoReport`] of everything
 //! that is wrong with it.
 //!
 //! Two stages: `yaml` and `tree` hold what was typed, with its place; the readers of each section say what it means
@@ -34,7 +34,7 @@ use self::release::Callers;
 use self::report::SourceText;
 pub use self::report::{ConfigProblem, Report};
 pub use self::schema::schema;
-use self::tree::{NodeKind, Node};
+use self::tree::{Node, NodeKind};
 pub use self::watch::{FileWatch, watch};
 use crate::model::{ServiceSpec, Webhook};
 use crate::net::ListenerOptions;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::read::{Fields, ProblemList};
 use super::scalar::{choice, count, duration, duration_above_zero, path, text};
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use crate::telemetry::{AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions};
 use crate::{proxy, store};
 

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use super::report::{ConfigProblem, SourceText, TextSpan};
-use super::tree::{MapEntry, NodeKind, Node, join};
+use super::tree::{MapEntry, Node, NodeKind, join};
 use crate::model::{one_of, similar};
 
 /// The problems of one text, as they are found.
@@ -140,7 +140,7 @@ impl<'a> Fields<'a> {
         reader(node, self.problems)
     }
 
-    /// Puts the value of `name` into `slot`, which holds the default and keeps it when the field is not there.
+    /// Puts the value of `name` into `bucket`, which holds the default and keeps it when the field is not there.
     pub(super) fn set<T>(
         &mut self,
         name: &'static str,

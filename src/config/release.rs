@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Number, Value};
 
 use super::read::{ProblemList, entries};
-use super::tree::{MapEntry, NodeKind, Node, join, join_index};
+use super::tree::{MapEntry, Node, NodeKind, join, join_index};
 use crate::admin::{Role, Token};
 use crate::model::api::FieldProblem;
 use crate::model::{one_of, similar};
@@ -106,7 +106,9 @@ fn report(block: &Node, problems: &ProblemList, problem: &FieldProblem) {
         None => (&*problem.detail, None),
     };
     let (message, help) = match &place.node.kind {
-        NodeKind::Text(value) if place.is_exact && place.node.substituted => (redact_value(place.node, message, value), None),
+        NodeKind::Text(value) if place.is_exact && place.node.substituted => {
+            (redact_value(place.node, message, value), None)
+        }
         _ => (message.to_owned(), help),
     };
     let is_unknown = problem.detail.starts_with("unknown field");

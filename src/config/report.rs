@@ -39,7 +39,12 @@ pub struct ConfigProblem {
 }
 
 impl ConfigProblem {
-    pub(super) fn new(source: &Arc<SourceText>, span: Option<TextSpan>, path: &str, message: impl Into<String>) -> ConfigProblem {
+    pub(super) fn new(
+        source: &Arc<SourceText>,
+        span: Option<TextSpan>,
+        path: &str,
+        message: impl Into<String>,
+    ) -> ConfigProblem {
         ConfigProblem {
             path: path.to_owned(),
             message: message.into(),

@@ -7,7 +7,7 @@ use http::header::{self, HeaderName, HeaderValue};
 
 use super::read::{Fields, ProblemList, entries, list};
 use super::scalar::{Wrong, parsed};
-use super::tree::{MapEntry, NodeKind, Node};
+use super::tree::{MapEntry, Node, NodeKind};
 use crate::model::{HeaderMatch, HostPattern, Name, PathPrefix, Route};
 
 const ROUTES_MAX: usize = 1_000;
@@ -30,7 +30,10 @@ pub(super) fn routes<'a>(node: &'a Node, problems: &'a ProblemList) -> Option<Ve
 }
 
 /// Tells every route that is the same as an earlier one, of any service: it would never be reached.
-pub(super) fn refuse_duplicates<'a>(all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>, problems: &ProblemList) {
+pub(super) fn refuse_duplicates<'a>(
+    all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>,
+    problems: &ProblemList,
+) {
     let mut seen: HashMap<String, (&Name, u64)> = HashMap::new();
     for (service, route, node) in all {
         match seen.get(&identity(route)) {

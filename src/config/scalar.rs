@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::read::ProblemList;
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use crate::model::{one_of, similar};
 
 /// Beyond this a duration is a slip, and timers may overflow.
@@ -53,7 +53,11 @@ impl From<&'static str> for Wrong {
 }
 
 /// A text that `parse` understands.
-pub(super) fn parsed<T>(node: &Node, problems: &ProblemList, parse: impl FnOnce(&str) -> Result<T, Wrong>) -> Option<T> {
+pub(super) fn parsed<T>(
+    node: &Node,
+    problems: &ProblemList,
+    parse: impl FnOnce(&str) -> Result<T, Wrong>,
+) -> Option<T> {
     match parse(text(node, problems)?) {
         Ok(value) => Some(value),
         Err(Wrong { expected, help }) => {

@@ -7,7 +7,7 @@ use super::release::{Callers, release};
 use super::route::{header_name, refuse_duplicates, routes};
 use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
 use super::sticky::{cookie_name, sticky};
-use super::tree::{MapEntry, NodeKind, Node};
+use super::tree::{MapEntry, Node, NodeKind};
 use crate::model::{
     EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
     similar,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::read::{Fields, ProblemList};
 use super::route::{header_name, is_domain};
 use super::scalar::{Wrong, choice, duration, parsed};
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use crate::model::{Name, SameSite, Secure, Sticky, StickyCookie};
 
 pub(super) fn sticky(node: &Node, problems: &ProblemList) -> Option<Sticky> {

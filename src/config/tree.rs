@@ -42,7 +42,9 @@ impl Node {
     pub(super) fn found(&self) -> String {
         match &self.kind {
             NodeKind::Null => "nothing".to_owned(),
-            NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Missing => self.quoted(),
+            NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Missing => {
+                self.quoted()
+            }
             NodeKind::List(_) => "a list".to_owned(),
             NodeKind::Map(_) => "a mapping".to_owned(),
         }

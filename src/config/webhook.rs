@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::read::{Fields, ProblemList, list};
 use super::scalar::{choice, count, duration_above_zero, path};
-use super::tree::{NodeKind, Node};
+use super::tree::{Node, NodeKind};
 use crate::model::{Webhook, WebhookFormat};
 
 const WEBHOOKS_MAX: usize = 32;

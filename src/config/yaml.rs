@@ -15,7 +15,7 @@ use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Opti
 
 use super::env::substitute;
 use super::report::{ConfigProblem, SourceText, TextSpan};
-use super::tree::{MapEntry, NodeKind, Node, join, join_index};
+use super::tree::{MapEntry, Node, NodeKind, join, join_index};
 
 /// Levels of nesting; the configuration itself needs eight.
 const DEPTH_MAX: usize = 32;
@@ -24,11 +24,20 @@ const DEPTH_MAX: usize = 32;
 ///
 /// A variable that is missing is a problem, and its place is marked; the rest of the tree can be checked all the same.
 /// Without a tree there is exactly one problem, which says why.
-pub(super) fn read(source: &Arc<SourceText>, env: &HashMap<String, String>, problems: &mut Vec<ConfigProblem>) -> Option<Node> {
+pub(super) fn read(
+    source: &Arc<SourceText>,
+    env: &HashMap<String, String>,
+    problems: &mut Vec<ConfigProblem>,
+) -> Option<Node> {
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(&source.text, options()) {
         Ok(raw) => Some(Build { source, env, problems }.node(raw, String::new())),
         Err(error) => {
-            problems.push(ConfigProblem::new(source, error.location().map(span), "", message(&error)));
+            problems.push(ConfigProblem::new(
+                source,
+                error.location().map(span),
+                "",
+                message(&error),
+            ));
             None
         }
     }

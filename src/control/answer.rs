@@ -2,9 +2,9 @@
 //!
 //! When the process ends between the commit and the answer, this is the answer. Else the one that was given replaces it.
 
-use super::published_views::ServiceDetails;
 use super::change::{Change, Reply};
 use super::controller::Controller;
+use super::published_views::ServiceDetails;
 use super::state::percentages;
 use crate::model::{KeptAnswer, Name, api};
 use crate::time::Timestamp;

@@ -6,9 +6,9 @@
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::controller::{DueReply, Controller, ServiceEntry, UncommittedChange};
-use super::metrics::MANUAL;
 use super::commit_queue::CommitId;
+use super::controller::{Controller, DueReply, ServiceEntry, UncommittedChange};
+use super::metrics::MANUAL;
 use super::release::AppliedTransition;
 use super::state::{self, ServiceState, percentages};
 use super::{Applied, Intent, Refusal};
@@ -221,7 +221,8 @@ impl Controller {
 
     /// The store has taken a change, or has not: if it was one that had to wait for that, it now happens, or not.
     pub(super) fn settle_pending(&mut self, ticket: CommitId, result: Result<Committed, StoreError>) {
-        let is_this = |managed: &&mut ServiceEntry| managed.pending.as_ref().is_some_and(|pending| pending.ticket == ticket);
+        let is_this =
+            |managed: &&mut ServiceEntry| managed.pending.as_ref().is_some_and(|pending| pending.ticket == ticket);
         let Some(managed) = self.services.values_mut().find(is_this) else {
             return;
         };
@@ -345,7 +346,8 @@ impl Controller {
         };
         let undo = self.change(name, &pending.moved.next, &undo, true);
         let (services, saved) = (vec![Name::clone(name)], None);
-        self.unsaved.insert(self.outbox.push(undo), UncommittedChange { services, saved });
+        self.unsaved
+            .insert(self.outbox.push(undo), UncommittedChange { services, saved });
         self.show(name);
         let told = Refusal::Store("the disk does not answer".to_owned());
         self.refused(name, pending.moved.reply, told);
@@ -375,7 +377,14 @@ impl Controller {
         revision
     }
 
-    fn show_weights(&mut self, name: &Name, state: &ServiceState, action: &'static str, intent: &Intent, now: Timestamp) {
+    fn show_weights(
+        &mut self,
+        name: &Name,
+        state: &ServiceState,
+        action: &'static str,
+        intent: &Intent,
+        now: Timestamp,
+    ) {
         if let Some(service) = self.publisher.current().table.service(name) {
             self.collector.mark_change(service, now);
         }

@@ -8,7 +8,7 @@ use super::Metrics;
 use super::published_views::{Recent, Recents};
 use crate::model::{Name, api};
 use crate::routing::{self, RoutingTable};
-use crate::stats::{Batch, WindowSpan, Summary, UpstreamKey, Windows};
+use crate::stats::{Batch, Summary, UpstreamKey, WindowSpan, Windows};
 use crate::time::Timestamp;
 
 /// Windows of every upstream of the table in use.

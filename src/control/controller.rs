@@ -16,16 +16,16 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use super::published_views::{PublishedViews, ServiceDetails, Views};
-use super::change::{RequestedWeights, PendingChange, Reply};
+use super::change::{PendingChange, Reply, RequestedWeights};
 use super::collect::Collector;
-use super::commit_queue::{CommitQueue, CommitId};
-use super::release::{RunningRelease, FinishedRelease, BackgroundJobs, Preflighter};
+use super::commit_queue::{CommitId, CommitQueue};
+use super::published_views::{PublishedViews, ServiceDetails, Views};
+use super::release::{BackgroundJobs, FinishedRelease, Preflighter, RunningRelease};
 use super::state::ServiceState;
 use super::{Applied, ControllerRequest, EventStream, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, KeyRegistry, Publisher, RoutingTable};
-use crate::stats::{Batch, Watermark, EventBatch};
+use crate::stats::{Batch, EventBatch, Watermark};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
@@ -290,7 +290,9 @@ impl Controller {
             ControllerRequest::GetRelease { id, reply } => self.get_release(&id, reply),
             ControllerRequest::Evidence { id, reply } => self.evidence(&id, reply),
             ControllerRequest::Recording { id, reply } => self.recording(&id, reply),
-            ControllerRequest::Forecast { service, plan, reply } => drop(reply.send(self.forecast(&service, plan.as_ref()))),
+            ControllerRequest::Forecast { service, plan, reply } => {
+                drop(reply.send(self.forecast(&service, plan.as_ref())))
+            }
             ControllerRequest::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
             ControllerRequest::ReloadFailed { detail } => self.reload_failed(detail),
             ControllerRequest::Audit { before, limit, reply } => self.audit(before, limit, reply),

@@ -322,7 +322,8 @@ impl Handle {
     /// [`Refusal::UnknownService`], [`Refusal::Stale`], [`Refusal::Stopped`]; never the store's.
     pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Rollback { service, intent, reply }).await?
+        self.ask(|reply| ControllerRequest::Rollback { service, intent, reply })
+            .await?
     }
 
     /// Starts a release.
@@ -379,7 +380,8 @@ impl Handle {
     /// [`Refusal::UnknownService`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn releases(&self, service: &str, limit: usize) -> Result<Vec<api::Release>, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Releases { service, limit, reply }).await?
+        self.ask(|reply| ControllerRequest::Releases { service, limit, reply })
+            .await?
     }
 
     /// One release, also one that has ended.
@@ -424,7 +426,8 @@ impl Handle {
         plan: Option<serde_json::Map<String, serde_json::Value>>,
     ) -> Result<api::Forecast, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Forecast { service, plan, reply }).await?
+        self.ask(|reply| ControllerRequest::Forecast { service, plan, reply })
+            .await?
     }
 
     /// The services of a new, valid configuration; answers what changed, in words.
@@ -434,7 +437,8 @@ impl Handle {
     /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table stays in use then.
     pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
         let actor = actor.to_owned();
-        self.ask(|reply| ControllerRequest::Reload { services, actor, reply }).await?
+        self.ask(|reply| ControllerRequest::Reload { services, actor, reply })
+            .await?
     }
 
     /// Tells people that a new configuration was refused before it came here, and why.
@@ -447,7 +451,9 @@ impl Handle {
     /// kept with its change. Returns when that is on disk, or cannot be.
     pub async fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) {
         // A controller that has stopped keeps nothing any more.
-        let _ = self.ask(|reply| ControllerRequest::KeepAnswer { key, answer, reply }).await;
+        let _ = self
+            .ask(|reply| ControllerRequest::KeepAnswer { key, answer, reply })
+            .await;
     }
 
     /// The answers that the store had at the start, once.
@@ -465,7 +471,8 @@ impl Handle {
     ///
     /// [`Refusal::Store`] when it cannot be read.
     pub async fn audit(&self, before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
-        self.ask(|reply| ControllerRequest::Audit { before, limit, reply }).await?
+        self.ask(|reply| ControllerRequest::Audit { before, limit, reply })
+            .await?
     }
 
     /// Whether the whole journal is as it was written.

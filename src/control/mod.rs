@@ -6,15 +6,15 @@
 
 mod answer;
 mod audit;
-mod published_views;
 mod change;
 mod collect;
+mod commit_queue;
 mod controller;
 mod events;
 mod family;
 mod handle;
 mod metrics;
-mod commit_queue;
+mod published_views;
 mod release;
 mod reload;
 mod state;
@@ -24,11 +24,11 @@ mod testing;
 mod tests;
 mod view;
 
-pub use published_views::Views;
 pub use controller::{Controller, Links, Setup};
 pub use events::EventStream;
 pub use handle::{Applied, ControllerRequest, Handle, Intent, Readiness, Refusal};
 pub use metrics::{Metrics, WebhookResult};
+pub use published_views::Views;
 pub use release::Preflighter;
 
 // Its callers do not know the state machine.

@@ -15,7 +15,7 @@ use super::state::{ServiceState, percentages};
 use super::view;
 use crate::model::{Name, api};
 use crate::routing::{Publisher, RoutingTable};
-use crate::stats::{WindowSpan, Summary, UpstreamKey, Windows};
+use crate::stats::{Summary, UpstreamKey, WindowSpan, Windows};
 use crate::time::{Clock, Timestamp};
 
 /// What there is to read of services without asking the controller.
@@ -48,7 +48,12 @@ pub(super) struct ServiceDetails {
 }
 
 impl ServiceDetails {
-    pub(super) fn new(state: &ServiceState, pending: Option<&ServiceState>, release: Option<&str>, durable: bool) -> ServiceDetails {
+    pub(super) fn new(
+        state: &ServiceState,
+        pending: Option<&ServiceState>,
+        release: Option<&str>,
+        durable: bool,
+    ) -> ServiceDetails {
         ServiceDetails {
             revision: state.revision,
             baseline: Name::clone(&state.baseline),

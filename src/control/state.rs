@@ -82,7 +82,10 @@ impl ServiceState {
         if let Ok(weights) = Weights::new(names(), &given) {
             let state = ServiceState {
                 // Not the holder of all weight: in the final bake of a release that is still the canary.
-                baseline: baseline.or(weights.sole_upstream()).cloned().unwrap_or(declared.baseline),
+                baseline: baseline
+                    .or(weights.sole_upstream())
+                    .cloned()
+                    .unwrap_or(declared.baseline),
                 weights,
                 ..stored
             };
@@ -150,8 +153,17 @@ impl ServiceState {
     ///
     /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is
     /// forgotten as soon as it gets weight again: then it is the next canary, no longer the version that was good.
-    pub(super) fn with_weights(&self, weights: Weights, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
-        let promoted = weights.sole_upstream().filter(|holder| **holder != self.baseline).cloned();
+    pub(super) fn with_weights(
+        &self,
+        weights: Weights,
+        revision: u64,
+        at: &str,
+        reason: Option<String>,
+    ) -> ServiceState {
+        let promoted = weights
+            .sole_upstream()
+            .filter(|holder| **holder != self.baseline)
+            .cloned();
         let previous_baseline = match &promoted {
             Some(_) => Some(Name::clone(&self.baseline)),
             None => self
@@ -189,7 +201,13 @@ impl ServiceState {
 
     /// The state after a turn of the release. The canary becomes the baseline with the promotion, not with the last
     /// step: until then a rollback leads back to the one before.
-    pub(super) fn with_release(&self, release: &ReleaseState, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
+    pub(super) fn with_release(
+        &self,
+        release: &ReleaseState,
+        revision: u64,
+        at: &str,
+        reason: Option<String>,
+    ) -> ServiceState {
         let weight = release.weight();
         let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points()).unwrap_or_default();
         let promoted = release.phase == Phase::Promoted;
@@ -459,7 +477,11 @@ mod tests {
         renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
         let (inherited, warning) = ServiceState::resumed(&renamed, &record, "t1");
         assert_eq!(
-            (inherited.weights.sole_upstream(), &*inherited.baseline, inherited.revision),
+            (
+                inherited.weights.sole_upstream(),
+                &*inherited.baseline,
+                inherited.revision
+            ),
             (Some(&Name::from("blue")), "blue", canary.revision + 1)
         );
         assert_eq!(

@@ -11,7 +11,7 @@ pub struct Webhook {
     pub url: http::Uri,
     /// What is posted.
     pub format: WebhookFormat,
-    /// Which events, out of [`Webhook::EVENTS`]; at least one, each once.
+    /// Which events, out of [`WebhookBlock::EVENTS`]; at least one, each once.
     pub events: Vec<String>,
     /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without it events are not
     /// signed.

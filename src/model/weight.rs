@@ -267,7 +267,10 @@ mod tests {
             check(&[("blue", 99.99), ("green", 0.01)]).unwrap().get("green"),
             Some(percent(0.01))
         );
-        assert_eq!(check(&[("green", 100.0)]).unwrap().sole_upstream(), Some(&Name::from("green")));
+        assert_eq!(
+            check(&[("green", 100.0)]).unwrap().sole_upstream(),
+            Some(&Name::from("green"))
+        );
         assert_eq!(
             check(&[("blue", 50.0), ("green", 49.99)]),
             Err("the weights sum to 99.99, not to 100".into())

@@ -15,7 +15,7 @@ use super::target;
 use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::{Sticky, Timeouts};
-use crate::routing::{EndpointKey, InFlight, RoutedService, Snapshot, RoutedUpstream, ReleaseHandle};
+use crate::routing::{EndpointKey, InFlight, ReleaseHandle, RoutedService, RoutedUpstream, Snapshot};
 use crate::stats::{Reason, UpstreamKey};
 
 /// Where a request goes, however often it has to be looked up.

@@ -11,7 +11,7 @@ pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Fields that are for this hop alone, whether `Connection` names them or not (RFC 9110 section 7.6.1). The expectation
+/// Fields that are for this hop alone, whether `UpstreamConnection` names them or not (RFC 9110 section 7.6.1). The expectation
 /// of a 100 is among them: each hop answers that itself, as soon as it wants the body.
 static HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
@@ -40,7 +40,7 @@ fn hop_by_hop_bit(name: &HeaderName) -> u8 {
     }
 }
 
-/// Fields that a `Connection` field cannot take off: they are not the client's to remove.
+/// Fields that a `UpstreamConnection` field cannot take off: they are not the client's to remove.
 fn is_protected(name: &HeaderName) -> bool {
     [HOST, http::header::CONTENT_LENGTH, COOKIE, http::header::AUTHORIZATION].contains(name)
 }
@@ -75,14 +75,14 @@ pub(crate) fn strip_wrong_port(headers: &mut HeaderMap) {
     }
 }
 
-/// Whether `Connection` names no fields: what nearly every one of them says.
+/// Whether `UpstreamConnection` names no fields: what nearly every one of them says.
 fn is_plain_connection(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().all(|value| {
         value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
     })
 }
 
-/// Takes off the fields that `Connection` names.
+/// Takes off the fields that `UpstreamConnection` names.
 fn strip_connection(headers: &mut HeaderMap) {
     let values: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
     for value in values.iter().filter_map(|value| value.to_str().ok()) {

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 
 use super::probe::{Probe, Silence, ask};
 use crate::model::{Health, Name, probe_host};
-use crate::routing::{RoutedEndpoint, EndpointKey, HealthEvent, Publisher, Snapshot};
+use crate::routing::{EndpointKey, HealthEvent, Publisher, RoutedEndpoint, Snapshot};
 
 const AGENT: &str = concat!("weighbridge-health/", env!("CARGO_PKG_VERSION"));
 

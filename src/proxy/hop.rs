@@ -207,7 +207,7 @@ pub(crate) mod samples {
         format!("weighbridge-hops: {}", *OWN_HOP)
     }
 
-    /// A request as it was written, without what [`hop`] has said in it, which is there once and in one piece.
+    /// A request as it was written, without what [`forwarded_headers`] has said in it, which is there once and in one piece.
     pub(crate) fn without_hop(written: &[u8], headers: &HeaderMap) -> Vec<u8> {
         let mut said = Vec::new();
         hop().write(headers, &mut said);

@@ -23,7 +23,7 @@ use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::Head;
 use super::target;
-use crate::routing::{RescuePolicy, ReleaseHandle};
+use crate::routing::{ReleaseHandle, RescuePolicy};
 use crate::stats::{Class, Reason};
 
 /// The largest body that is held so that it can be sent twice.
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::model::Name;
     use crate::routing::ReleaseHandleSpec;
-    use crate::stats::{UpstreamKey, ReleaseKey};
+    use crate::stats::{ReleaseKey, UpstreamKey};
 
     fn watch() -> Arc<ReleaseHandle> {
         let spec = ReleaseHandleSpec {

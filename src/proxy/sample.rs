@@ -13,7 +13,7 @@ use http::{Method, Uri};
 use super::deadline::Millis;
 use super::worker::Worker;
 use crate::model::redact;
-use crate::stats::{Class, SampledExchange, Arm, ReleaseKey};
+use crate::stats::{Arm, Class, ReleaseKey, SampledExchange};
 use crate::time::{Clock, SystemClock};
 
 /// Failures of one release that one worker keeps in a second.
@@ -184,7 +184,10 @@ mod tests {
                 assert!(rates.good(WATCH, side, now) && !rates.good(WATCH, side, now));
             }
         }
-        assert!(rates.good(ReleaseKey(4), Arm::Canary, 1_999), "releases do not share it");
+        assert!(
+            rates.good(ReleaseKey(4), Arm::Canary, 1_999),
+            "releases do not share it"
+        );
     }
 
     #[test]

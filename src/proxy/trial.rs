@@ -15,8 +15,8 @@ use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
-use crate::routing::{BudgetKind, CanaryPermit, RoutedService, Trip, RoutedUpstream, ReleaseHandle};
-use crate::stats::{Assignment, Class, RequestEventKind, RequestEvent, Arm, UpstreamKey};
+use crate::routing::{BudgetKind, CanaryPermit, ReleaseHandle, RoutedService, RoutedUpstream, Trip};
+use crate::stats::{Arm, Assignment, Class, RequestEvent, RequestEventKind, UpstreamKey};
 use crate::time::SystemClock;
 
 /// Not the seed of any split, which are salts of services: who shares a hash here does not share a side for it.
@@ -78,7 +78,12 @@ impl Trial {
     ///
     /// While the canary is full nothing is compared, whichever arm is drawn: the canary would have only the requests
     /// that came when it had room, and the baseline all.
-    pub(crate) fn draw(worker: &Worker, service: &RoutedService, watch: &Arc<ReleaseHandle>, request: &Request) -> Drawn {
+    pub(crate) fn draw(
+        worker: &Worker,
+        service: &RoutedService,
+        watch: &Arc<ReleaseHandle>,
+        request: &Request,
+    ) -> Drawn {
         let Request { drawn, user, uploading } = *request;
         let spec = &watch.spec;
         let side = if drawn == spec.canary {

@@ -116,11 +116,11 @@ impl Connection {
         matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends `request`, whose target is in origin form, with what this `hop` says; `ticket` is given up with its first
+    /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says; `ticket` is given up with its first
     /// byte. The answer may begin before all of the request is sent; `processing` counts the 102 before it.
     ///
     /// It is lent, since it is large and would be copied from hand to hand. Of an answered one nothing is left; one that was
-    /// not is as it was when it is `unsent`, and otherwise without what has been sent of its body.
+    /// not is as it was when it is `revision_guard`, and otherwise without what has been sent of its body.
     ///
     /// # Errors
     ///

@@ -19,7 +19,7 @@ use super::sticky::{self, Signer};
 use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
-use crate::routing::{Publisher, SnapshotReader, Snapshot};
+use crate::routing::{Publisher, Snapshot, SnapshotReader};
 use crate::stats::{EventBuffer, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
 use crate::time::SystemClock;

@@ -20,7 +20,7 @@ use super::tick;
 use super::worker::Worker;
 use crate::net::ListenerOptions;
 use crate::routing::Publisher;
-use crate::stats::{Batch, Watermark, EventBatch};
+use crate::stats::{Batch, EventBatch, Watermark};
 use crate::telemetry::AccessLog;
 
 /// The threads of the data plane.

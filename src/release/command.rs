@@ -5,7 +5,7 @@
 
 use super::gate::{Gate, GateApproval};
 use super::machine::Transition;
-use super::state::{Barrier, ReleaseState, Wait, Statement, because};
+use super::state::{Barrier, ReleaseState, Statement, Wait, because};
 use crate::model::Weight;
 use crate::model::api::Phase;
 use crate::time::Timestamp;

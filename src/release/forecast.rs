@@ -4,7 +4,8 @@ use super::freeze::frozen;
 use super::plan::{Plan, Step};
 use super::state::rfc3339;
 use crate::analysis::{
-    self, ErrorRateMargin, LatencyMargin, Objective, latency_requests_to_advance, requests_to_advance, requests_to_detect,
+    self, ErrorRateMargin, LatencyMargin, Objective, latency_requests_to_advance, requests_to_advance,
+    requests_to_detect,
 };
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;

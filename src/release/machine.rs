@@ -15,7 +15,7 @@
 //!   mind, or by `resume`, which stands for the judge's word and for nothing else: gate and freeze still count.
 //! - *The end* is the end: nothing leads away from it.
 
-use super::command::{ReleaseCommand, Illegal};
+use super::command::{Illegal, ReleaseCommand};
 use super::state::{ReleaseState, Wait, in_words};
 use super::trial::Finding;
 use crate::analysis::WaitReason;

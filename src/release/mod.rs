@@ -22,12 +22,12 @@ mod timeline;
 mod trial;
 
 pub(crate) use command::overriding;
-pub use command::{ReleaseCommand, Illegal, ReleaseAction};
+pub use command::{Illegal, ReleaseAction, ReleaseCommand};
 pub use forecast::{forecast, forecast_by_users};
 pub use freeze::{FreezeWindow, Frozen};
 pub use gate::Gate;
 pub use machine::{Direction, Input, Transition};
 pub use plan::{FastFollow, Plan, Preflight, Rescue, Smoke, Step};
 pub use state::ReleaseState;
-pub use timeline::{TimelineMark, Timeline};
+pub use timeline::{Timeline, TimelineMark};
 pub use trial::{Finding, Trial};

@@ -7,7 +7,8 @@ use super::machine::{failed, seen};
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    AbortCounts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured, PendingCohort, WaitReason, Verdict,
+    AbortCounts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured, PendingCohort, Verdict,
+    WaitReason,
 };
 use crate::model::api::BudgetStatus;
 

@@ -9,15 +9,15 @@ mod balance;
 mod key_registry;
 mod matcher;
 mod publish;
+mod release_handle;
 mod split;
 mod table;
 #[cfg(test)]
 mod testing;
-mod release_handle;
 
-pub use balance::{RoutedEndpoint, EndpointKey, HealthEvent, InFlight, RoutedUpstream};
+pub use balance::{EndpointKey, HealthEvent, InFlight, RoutedEndpoint, RoutedUpstream};
 pub use key_registry::KeyRegistry;
-pub use publish::{Acknowledged, Acknowledger, Publisher, SnapshotReader, Snapshot};
+pub use publish::{Acknowledged, Acknowledger, Publisher, Snapshot, SnapshotReader};
+pub use release_handle::{BudgetKind, CanaryPermit, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Trip, Tripwire};
 pub use split::Split;
-pub use table::{LiveState, RoutingTable, RoutedService};
-pub use release_handle::{BudgetKind, CanaryPermit, RescuePolicy, Trip, Tripwire, ReleaseHandle, ReleaseHandleSpec};
+pub use table::{LiveState, RoutedService, RoutingTable};

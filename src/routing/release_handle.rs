@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::HeaderName;
 
 use crate::model::{Name, Weight};
-use crate::stats::{UpstreamKey, ReleaseKey};
+use crate::stats::{ReleaseKey, UpstreamKey};
 
 /// Which requests of the canary the baseline answers instead when they fail.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use http::{HeaderMap, Method};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::matcher::Matcher;
-use super::{RoutedEndpoint, EndpointKey, KeyRegistry, Split, RoutedUpstream, ReleaseHandle};
+use super::{EndpointKey, KeyRegistry, ReleaseHandle, RoutedEndpoint, RoutedUpstream, Split};
 use crate::model::{Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights};
 use crate::stats::UpstreamKey;
 
@@ -236,7 +236,13 @@ impl RoutingTable {
     }
 
     /// The service that a request is for. `host` is as the client sent it; `path` is without a query.
-    pub fn route(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<&Arc<RoutedService>> {
+    pub fn route(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<&Arc<RoutedService>> {
         self.services.get(self.matcher.find(host, path, method, headers)?)
     }
 
@@ -343,14 +349,23 @@ fn service(spec: &ServiceSpec, live: &LiveState, keys: &mut KeyRegistry, known: 
     service
 }
 
-fn upstream(spec: &ServiceSpec, declared: &UpstreamSpec, weight: Weight, keys: &mut KeyRegistry, known: &Known) -> RoutedUpstream {
+fn upstream(
+    spec: &ServiceSpec,
+    declared: &UpstreamSpec,
+    weight: Weight,
+    keys: &mut KeyRegistry,
+    known: &Known,
+) -> RoutedUpstream {
     let key = keys.upstream(&spec.name, &declared.name);
     let (mut endpoints, mut healthy) = (Vec::new(), Vec::new());
     for address in &declared.endpoints {
         let number = keys.endpoint(key, address.0);
         let (endpoint, was_healthy) = known.get(&number).cloned().unwrap_or_else(|| {
             let (service, upstream) = (Name::clone(&spec.name), Name::clone(&declared.name));
-            (Arc::new(RoutedEndpoint::new(number, address.0, service, upstream)), true)
+            (
+                Arc::new(RoutedEndpoint::new(number, address.0, service, upstream)),
+                true,
+            )
         });
         // Without checks nothing could ever make it healthy again.
         if was_healthy || spec.health.is_none() {

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::routing::testing::{service, weights};
-use crate::routing::{RescuePolicy, ReleaseHandleSpec};
+use crate::routing::{ReleaseHandleSpec, RescuePolicy};
 use crate::stats::ReleaseKey;
 
 fn build(specs: &[ServiceSpec], keys: &mut KeyRegistry, previous: Option<&RoutingTable>) -> RoutingTable {

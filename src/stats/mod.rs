@@ -7,14 +7,16 @@
 mod labels;
 mod outcome;
 mod recorder;
+mod request_event;
 mod sparse;
 mod summary;
-mod request_event;
 mod windows;
 
 pub use labels::{MethodLabel, Reason, RequestLabels};
 pub use outcome::{Class, Outcome, UpstreamKey};
 pub use recorder::{Batch, ReasonLabels, Recorder};
+pub use request_event::{
+    Arm, Assignment, EventBatch, EventBuffer, ReleaseKey, RequestEvent, RequestEventKind, SampledExchange, Watermark,
+};
 pub use summary::{LATENCY_US_MAX, Summary};
-pub use request_event::{Assignment, RequestEventKind, Watermark, RequestEvent, EventBatch, EventBuffer, SampledExchange, Arm, ReleaseKey};
 pub use windows::{WindowSpan, Windows};

@@ -1,5 +1,5 @@
 //! What the judge needs of each request of a release: which arm it was given, when, at which weights, and what had
-//! become of it. One [`Note`] when it is assigned and one for each thing that happens to it; the control plane puts
+//! become of it. One [`RequestEvent`] when it is assigned and one for each thing that happens to it; the control plane puts
 //! the notes of all workers together into cohorts.
 //!
 //! Notes are raw, because the judge wants outcomes by the time of their start while everything else here wants them by
@@ -44,7 +44,7 @@ pub struct Assignment {
 pub enum RequestEventKind {
     /// It was drawn. The first note of a request.
     Assigned {
-        /// Its body is still to come from the client, who is waited for until [`Happened::Sent`].
+        /// Its body is still to come from the client, who is waited for until [`RequestEventKind::Sent`].
         uploading: bool,
         /// The canary was full at the draw, whichever arm was drawn: it is compared with nothing.
         canary_full: bool,
@@ -83,16 +83,23 @@ impl RequestEventKind {
     pub const fn is_last(self) -> bool {
         !matches!(
             self,
-            RequestEventKind::Assigned { .. } | RequestEventKind::Sent | RequestEventKind::Uploading | RequestEventKind::Failed | RequestEventKind::Headed
+            RequestEventKind::Assigned { .. }
+                | RequestEventKind::Sent
+                | RequestEventKind::Uploading
+                | RequestEventKind::Failed
+                | RequestEventKind::Headed
         )
     }
 
     /// Whether it counts as a failure.
     pub const fn is_bad(self) -> bool {
-        matches!(self, RequestEventKind::Bad { .. } | RequestEventKind::Aborted { late: true })
+        matches!(
+            self,
+            RequestEventKind::Bad { .. } | RequestEventKind::Aborted { late: true }
+        )
     }
 
-    /// The plain form of [`Happened::Assigned`]: the whole request is here, and the canary has room.
+    /// The plain form of [`RequestEventKind::Assigned`]: the whole request is here, and the canary has room.
     pub const ASSIGNED: RequestEventKind = RequestEventKind::Assigned {
         uploading: false,
         canary_full: false,
@@ -105,7 +112,7 @@ pub struct RequestEvent {
     /// Which request, as far as matters.
     pub assignment: Assignment,
     /// A hash of the user: of the sticky key where the service has one, else of the client's address. Another hash than
-    /// the split's. [`Note::KEYLESS`] for a request to a sticky service that can have no key.
+    /// the split's. [`RequestEvent::KEYLESS`] for a request to a sticky service that can have no key.
     pub user: u32,
     /// What happened.
     pub happened: RequestEventKind,
@@ -192,12 +199,12 @@ impl EventBuffer {
     pub fn expect(&self) {
         if self.notes.is_empty() {
             self.horizon.set(self.worker, self.latest_us);
-            // The other half is in `Horizon::floor`: either it sees what was just set, or the clock is read after it.
+            // The other half is in `Watermark::floor`: either it sees what was just set, or the clock is read after it.
             fence(Ordering::SeqCst);
         }
     }
 
-    /// Takes a note. That of an assignment is announced by [`Notebook::expect`].
+    /// Takes a note. That of an assignment is announced by [`EventBuffer::expect`].
     pub fn push(&mut self, note: RequestEvent) {
         if matches!(note.happened, RequestEventKind::Assigned { .. }) {
             self.latest_us = note.assignment.at_us;
@@ -223,7 +230,7 @@ impl EventBuffer {
         self.notes.is_empty() && self.samples.is_empty()
     }
 
-    /// Moves the notes out. When the batch has been sent, and not before, [`Notebook::handed_over`] says so.
+    /// Moves the notes out. When the batch has been sent, and not before, [`EventBuffer::handed_over`] says so.
     pub fn take(&mut self, sent_us: u64) -> EventBatch {
         self.latest_us = self.latest_us.max(sent_us);
         EventBatch {

@@ -31,7 +31,12 @@ pub enum WindowSpan {
 
 impl WindowSpan {
     /// All of them, shortest first.
-    pub const ALL: [WindowSpan; 4] = [WindowSpan::TenSeconds, WindowSpan::OneMinute, WindowSpan::FiveMinutes, WindowSpan::SinceChange];
+    pub const ALL: [WindowSpan; 4] = [
+        WindowSpan::TenSeconds,
+        WindowSpan::OneMinute,
+        WindowSpan::FiveMinutes,
+        WindowSpan::SinceChange,
+    ];
 
     /// The span's name in the API.
     pub const fn as_str(self) -> &'static str {

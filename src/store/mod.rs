@@ -9,13 +9,13 @@
 //!
 //! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. One process at
 //! a time has the directory (`lock`); a process that takes over is to be given the lock's descriptor. What was written to
-//! files that are no longer in the directory is not called durable (`place`).
+//! files that are no longer in the directory is not called durable (`files`).
 
 mod chain;
+mod files;
 mod lock;
 mod memory;
 mod options;
-mod files;
 mod record;
 mod recording;
 mod sqlite;
@@ -38,7 +38,9 @@ use crate::model::api::AuditVerdict;
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 pub use options::Options;
-pub use record::{ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart, ReleaseRecord, ServiceRecord};
+pub use record::{
+    ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart, ReleaseRecord, ServiceRecord,
+};
 pub use recording::Recording;
 
 /// Requests that may wait for the thread. The controller has at most a few outstanding for each service; when this

@@ -111,7 +111,7 @@ struct Shared {
 )]
 enum Message {
     Record(AccessRecord),
-    /// Look at `Shared::reopen`; only wakes the writer.
+    /// Look at `SharedResponse::reopen`; only wakes the writer.
     Wake,
 }
 

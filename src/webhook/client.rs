@@ -77,7 +77,7 @@ impl WebhookClient {
     ///
     /// # Errors
     ///
-    /// [`SendError`] says why there is none.
+    /// [`DeliveryError`] says why there is none.
     pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DeliveryError> {
         self.0.request(request).await.map_err(|error| told(&error))
     }

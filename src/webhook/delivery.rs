@@ -10,9 +10,9 @@ use http_body_util::Full;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::client::{WebhookClient, DeliveryError};
-use super::message::Notification;
 use super::backoff::Backoff;
+use super::client::{DeliveryError, WebhookClient};
+use super::message::Notification;
 use super::queue::DeliveryQueue;
 use super::signature;
 use crate::control::{Metrics, WebhookResult};

@@ -10,7 +10,7 @@ use crate::model::{Webhook, WebhookFormat};
 /// An event that receivers can be told of.
 #[derive(Debug, Serialize)]
 pub(super) struct Notification {
-    /// One of [`Webhook::EVENTS`].
+    /// One of [`WebhookBlock::EVENTS`].
     pub(super) event: &'static str,
     at: String,
     actor: String,

@@ -4,10 +4,10 @@
 //! for each receiver posts them, in their order, and tries again. So a slow receiver holds up nobody but itself, and a
 //! release never waits for any. What is in a queue does not survive a restart: a receiver that must know asks the API.
 
+mod backoff;
 mod client;
 mod delivery;
 mod message;
-mod backoff;
 mod queue;
 mod signature;
 #[cfg(test)]
@@ -21,12 +21,12 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use backoff::Backoff;
 use client::WebhookClient;
 pub use client::WebhookStartError;
 use delivery::Deliverer;
 use message::Notification;
-use backoff::Backoff;
-use queue::{QUEUE_MAX, DeliveryQueue};
+use queue::{DeliveryQueue, QUEUE_MAX};
 
 use crate::control::{Handle, Metrics, WebhookResult};
 use crate::model::{Webhook, api};

@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use self::receiver::{Answer, Certificate, Receiver, Seen};
 use super::Webhooks;
-use super::client::WebhookClient;
 use super::backoff::Backoff;
+use super::client::WebhookClient;
 use super::queue::QUEUE_MAX;
 use crate::control::{ControllerRequest, EventStream, Handle, Metrics, Views};
 use crate::model::{Webhook, WebhookFormat, api};

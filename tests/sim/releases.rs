@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{RunResult, Mode, RunOutcome, RunPlan, Run};
+use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options};
 
 use crate::latencies::Tick;

@@ -1,7 +1,9 @@
 //! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is the program's.
 
-use weighbridge::analysis::replay::{Mode, RunOutcome, RunPlan, Run};
-use weighbridge::analysis::{ArmCounts, Cohort, Entered, ErrorRateMargin, Judge, Objective, Options, Unit, Units, Verdict};
+use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan};
+use weighbridge::analysis::{
+    ArmCounts, Cohort, Entered, ErrorRateMargin, Judge, Objective, Options, Unit, Units, Verdict,
+};
 use weighbridge::stats::Arm;
 
 use crate::errors::{judge, step};

@@ -1,7 +1,7 @@
 //! The way of a release as a drawing: the canary's weight, and under it the evidence against it, over the same time.
 
-use super::html::Html;
 use super::format::span;
+use super::html::Html;
 use crate::model::api::EvidenceBundle;
 
 const LEFT: f64 = 60.0;

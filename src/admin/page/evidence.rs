@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::html::Html;
 use super::format::{latency, share, span};
+use super::html::Html;
 use super::{STYLE, chart};
 use crate::analysis::{Behind, Evidence};
 use crate::model::api::{BudgetStatus, EvidenceBundle, PathPoint, Release, Sample};

@@ -5,8 +5,8 @@
 
 mod chart;
 mod evidence;
-mod html;
 mod format;
+mod html;
 
 use std::sync::LazyLock;
 

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Deserialize;
 
 use super::fields::PlanText;
-use super::run::{RunResult, Mode, Run, HoldStatus};
+use super::run::{HoldStatus, Mode, Run, RunResult};
 use super::scan;
 use super::units::{MaturedLine, UnitList};
 use crate::analysis::{ArmCounts, Cohort, Repeats, Unit};

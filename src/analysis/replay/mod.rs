@@ -11,5 +11,5 @@ mod scan;
 mod units;
 
 pub use line::{LineError, Replay, answers};
-pub use plan::{BUDGET, RunPlan, RunStep, RESCUED_BUDGET};
-pub use run::{RunResult, Mode, RunOutcome, Run, HoldStatus};
+pub use plan::{BUDGET, RESCUED_BUDGET, RunPlan, RunStep};
+pub use run::{HoldStatus, Mode, Run, RunOutcome, RunResult};

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, WaitReason, Verdict};
+use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, Verdict, WaitReason};
 
-use super::plan::{BUDGET, RunPlan, RESCUED_BUDGET};
+use super::plan::{BUDGET, RESCUED_BUDGET, RunPlan};
 use super::units::Ages;
 
 /// Whose weights count.

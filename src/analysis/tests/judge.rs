@@ -1,6 +1,8 @@
 //! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be computed again.
 
-use super::super::{ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, WaitReason, Slo, StepConditions, Verdict};
+use super::super::{
+    ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Slo, StepConditions, Verdict, WaitReason,
+};
 use super::laws::{errors, judge_of};
 
 const STEP: StepConditions = StepConditions {
@@ -213,7 +215,10 @@ fn a_step_without_an_answer_does_what_the_plan_says() {
         judge.verdict(60_000)
     };
     assert_eq!(after(Inconclusive::Hold, 110), Verdict::Hold(WaitReason::Inconclusive));
-    assert_eq!(after(Inconclusive::Hold, 10), Verdict::Hold(WaitReason::TooLittleTraffic));
+    assert_eq!(
+        after(Inconclusive::Hold, 10),
+        Verdict::Hold(WaitReason::TooLittleTraffic)
+    );
     assert_eq!(after(Inconclusive::Advance, 110), Verdict::Advance);
     assert_eq!(
         after(Inconclusive::Advance, 10),

@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::super::advance;
 use super::super::bins::{BINS, Bins, Slack, WAYS};
-use super::super::error::{self, Margin};
-use super::super::latency::{LatencyTest, LatencyGains, sort};
 use super::super::decaying_histogram::DecayingHistogram;
+use super::super::error::{self, Margin};
+use super::super::latency::{LatencyGains, LatencyTest, sort};
 use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions};
 
 /// What a bet has after one request on average, when it had 1 before.

@@ -1,6 +1,6 @@
 //! Recorded runs: the format of STATISTICS.md 7.
 
-use super::super::replay::{RunResult, RunOutcome, RunPlan, Replay, answers as read};
+use super::super::replay::{Replay, RunOutcome, RunPlan, RunResult, answers as read};
 use super::super::{Inconclusive, Objective};
 
 fn answers(input: &str) -> Vec<RunResult> {

@@ -1,6 +1,6 @@
 //! Sticky releases: the laws of units, and recordings of them.
 
-use super::super::replay::{RunResult, RunOutcome, Replay};
+use super::super::replay::{Replay, RunOutcome, RunResult};
 use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions, Unit, Verdict};
 
 fn unit(weight: f64, begun: u64, failed: u64) -> Unit {

@@ -187,7 +187,10 @@ impl KeyTable {
         }
         let number = u32::try_from(self.all.len()).ok()?;
         *self.places.get_mut(place)? = number + 1;
-        self.all.push(KeyState { user, ..KeyState::default() });
+        self.all.push(KeyState {
+            user,
+            ..KeyState::default()
+        });
         self.change(number, |_| {});
         Some(number)
     }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Unit;
 use super::keys::{KeyState, KeyTable, OldKey, Read, Row, WEIGHTS_MAX, truncated};
-use crate::stats::{RequestEvent, Arm};
+use crate::stats::{Arm, RequestEvent};
 
 /// Ages are known to this part of `bake`, and to at least 10 ms.
 const AGE_PARTS: u64 = 16;
@@ -150,7 +150,7 @@ impl Units {
         self.left_out > 0
     }
 
-    /// Takes a request in: whose it is ([`Note::KEYLESS`] for nobody's), its side, the canary's chance of it, when it was
+    /// Takes a request in: whose it is ([`RequestEvent::KEYLESS`] for nobody's), its side, the canary's chance of it, when it was
     /// assigned, and whether it failed. Requests come in the order of their assignment.
     pub fn enter(&mut self, user: u32, side: Arm, weight: f64, at_us: u64, failed: bool) -> Entered {
         let at = self.time(at_us) / self.width_us;

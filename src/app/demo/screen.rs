@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::load::{RATE, LoadTotals};
+use super::load::{LoadTotals, RATE};
 use super::meter::Gauge;
 use crate::cli::panel::{Line, Panel, width};
 use crate::cli::table::{count, latency};
@@ -245,7 +245,11 @@ mod tests {
             let now = Instant::now();
             for tenth in 0..=25 {
                 screen
-                    .show(now + Duration::from_millis(tenth * 100), &gauges(), LoadTotals::default())
+                    .show(
+                        now + Duration::from_millis(tenth * 100),
+                        &gauges(),
+                        LoadTotals::default(),
+                    )
                     .unwrap();
             }
         });

@@ -4,9 +4,9 @@ pub(super) mod args;
 mod explain;
 mod follow;
 mod forecast;
+mod format;
 mod show;
 mod view;
-mod format;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,12 +16,12 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use args::{ReleaseVerb, Start};
-use follow::{FollowEnd, WatchLimits, UNREACHED_MAX};
-use view::ReleaseView;
+use follow::{FollowEnd, UNREACHED_MAX, WatchLimits};
 pub(super) use format::line;
+use view::ReleaseView;
 
 use super::args::{Format, Global};
-use super::client::{ApiResponse, AdminClient, Error};
+use super::client::{AdminClient, ApiResponse, Error};
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
 use super::verbs::{ask, block_on, client};
@@ -196,7 +196,12 @@ fn patience(timeout: Option<Duration>, past_no_answer: bool) -> WatchLimits {
 }
 
 /// Follows a release to its end, and says by the exit code how it ended.
-fn watch(client: &AdminClient, release: api::Release, patience: WatchLimits, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn watch(
+    client: &AdminClient,
+    release: api::Release,
+    patience: WatchLimits,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let mut view = ReleaseView::new(terminal);
     let (ended, release) = block_on(follow::follow(client, release, &mut view, patience))??;
     view.finish();

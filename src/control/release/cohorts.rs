@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use super::scored::{Scored, place};
 use crate::analysis::{Entered, PendingCohort, Units};
-use crate::stats::{Assignment, RequestEventKind, RequestEvent, Arm};
+use crate::stats::{Arm, Assignment, RequestEvent, RequestEventKind};
 
 use super::overdue::OverdueRequests;
 

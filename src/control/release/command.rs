@@ -8,7 +8,7 @@ use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{ReleaseCommand, Direction, Input, ReleaseAction};
+use crate::release::{Direction, Input, ReleaseAction, ReleaseCommand};
 
 impl Controller {
     pub(in crate::control) fn command_release(

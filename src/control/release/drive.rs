@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
-use super::running::{RunningRelease, LeaseRequest, CHECKPOINT, Due, PreflightState, micros};
+use super::running::{CHECKPOINT, Due, LeaseRequest, PreflightState, RunningRelease, micros};
 use super::transition::{FinishedRelease, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::api;
 use crate::model::redact;
-use crate::stats::{SampledExchange, Arm};
+use crate::stats::{Arm, SampledExchange};
 use crate::time::Timestamp;
 
 /// Points of the path; beyond this every second one is left out, and the distance between new ones doubles.

@@ -3,11 +3,10 @@
 //! [`Controller::drive`] is the path: notes become cohorts, cohorts are judged, the release says what follows, and the
 //! turn is taken: towards the baseline published and then committed, away from it committed and then published.
 
-mod running;
-mod history;
 mod cohorts;
 mod command;
 mod drive;
+mod history;
 mod lease;
 mod overdue;
 mod persist;
@@ -15,12 +14,13 @@ mod protect;
 mod read;
 mod recording;
 mod resume;
+mod running;
 mod scored;
 mod start;
 mod transition;
 mod view;
 
-pub(super) use running::RunningRelease;
 pub(super) use drive::BackgroundJobs;
 pub use drive::Preflighter;
-pub(super) use transition::{FinishedRelease, AppliedTransition};
+pub(super) use running::RunningRelease;
+pub(super) use transition::{AppliedTransition, FinishedRelease};

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::cohorts::{AssignmentKey, key};
-use crate::stats::{RequestEventKind, RequestEvent, Arm};
+use crate::stats::{Arm, RequestEvent, RequestEventKind};
 
 /// Requests of the canary that had no head at the landmark, and were scored as failed then.
 #[derive(Debug, Default)]

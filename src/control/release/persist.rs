@@ -3,13 +3,13 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::running::{RunningRelease, Spent, micros};
 use super::history::History;
+use super::running::{RunningRelease, Spent, micros};
 use super::transition::ITSELF;
 use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
-use crate::release::{TimelineMark, ReleaseState, Timeline, Trial};
+use crate::release::{ReleaseState, Timeline, TimelineMark, Trial};
 use crate::routing::ReleaseHandleSpec;
 use crate::store::{ReleasePart, ReleaseRecord};
 use crate::time::Timestamp;

@@ -21,7 +21,11 @@ pub(super) struct PlanRecord {
 
 impl PlanRecord {
     /// Of `plan`, which is the configuration's with what the caller gave in place of the same fields.
-    pub(super) fn of(managed: &ServiceEntry, given: Option<&Map<String, Value>>, plan: &Plan) -> Result<PlanRecord, Refusal> {
+    pub(super) fn of(
+        managed: &ServiceEntry,
+        given: Option<&Map<String, Value>>,
+        plan: &Plan,
+    ) -> Result<PlanRecord, Refusal> {
         let told = plan.to_shown();
         let Some(given) = given.filter(|given| !given.is_empty()) else {
             return Ok(PlanRecord {

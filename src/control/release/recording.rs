@@ -10,7 +10,13 @@ use crate::store::Recording;
 
 /// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
 /// it did the live one.
-pub(super) fn begin(recording: &Recording, release: &ReleaseState, latency_us: &[(u64, u64)], failures: u64, sticky: bool) {
+pub(super) fn begin(
+    recording: &Recording,
+    release: &ReleaseState,
+    latency_us: &[(u64, u64)],
+    failures: u64,
+    sticky: bool,
+) {
     let mut plan = release.plan.to_shown();
     // As this try at the build is judged, and from the step that it begins at.
     plan.insert(

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use serde_json::{Value, json};
 
-use super::running::RunningRelease;
 use super::persist::{Abandoned, Stored};
+use super::running::RunningRelease;
 use super::transition::ITSELF;
 use crate::control::Refusal;
 use crate::control::controller::{Controller, ServiceEntry, UncommittedChange};
@@ -52,7 +52,12 @@ impl Controller {
         }
     }
 
-    fn resume(&mut self, record: &ReleaseRecord, checkpoint: Option<&Value>, parts: &[ReleasePart]) -> Result<RunningRelease, String> {
+    fn resume(
+        &mut self,
+        record: &ReleaseRecord,
+        checkpoint: Option<&Value>,
+        parts: &[ReleasePart],
+    ) -> Result<RunningRelease, String> {
         let (now, durable) = (self.clock.now(), self.outbox.store().is_durable());
         let mut active = RunningRelease::resume(
             record,

@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::history::History;
 use super::cohorts::{CohortBuilder, KnownEvents};
+use super::history::History;
 use super::lease::LeasedBudget;
 use super::recording::{record, record_matured};
 use super::scored::Scored;
 use crate::analysis::replay::HoldStatus;
-use crate::analysis::{Cohort, WaitReason, Units, landmark};
+use crate::analysis::{Cohort, Units, WaitReason, landmark};
 use crate::control::Refusal;
 use crate::release::{Finding, Input, ReleaseState, Timeline, Transition, Trial};
 use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
-use crate::stats::{RequestEvent, EventBatch, SampledExchange, Arm, ReleaseKey};
+use crate::stats::{Arm, EventBatch, ReleaseKey, RequestEvent, SampledExchange};
 use crate::store::Recording;
 use crate::time::Timestamp;
 
@@ -95,7 +95,13 @@ pub(super) struct Due {
 
 impl RunningRelease {
     /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
-    pub(super) fn new(release: ReleaseState, spec: ReleaseHandleSpec, spent: Spent, durable: bool, now: Timestamp) -> RunningRelease {
+    pub(super) fn new(
+        release: ReleaseState,
+        spec: ReleaseHandleSpec,
+        spent: Spent,
+        durable: bool,
+        now: Timestamp,
+    ) -> RunningRelease {
         RunningRelease {
             trial: Trial::new(&release.plan, release.attempt),
             units: Units::new(spec.sticky, release.plan.bake_us()),

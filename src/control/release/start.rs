@@ -4,16 +4,16 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::running::{RunningRelease, Spent};
 use super::lease::AllowanceLease;
 use super::protect::PlanRecord;
 use super::recording::begin;
+use super::running::{RunningRelease, Spent};
 use super::transition::AppliedTransition;
 use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::{ReleaseCommand, Illegal, Plan, ReleaseState, Rescue, overriding};
+use crate::release::{Illegal, Plan, ReleaseCommand, ReleaseState, Rescue, overriding};
 use crate::routing::{self, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
 use crate::time::Timestamp;
@@ -166,7 +166,9 @@ fn rescue(rescue: &Rescue) -> routing::RescuePolicy {
         Rescue::Off => routing::RescuePolicy::Off,
         Rescue::Safe => routing::RescuePolicy::Safe,
         // The plan has checked that it is a name; should it not be one after all, only what is safe is repeated.
-        Rescue::Header(name) => name.parse().map_or(routing::RescuePolicy::Safe, routing::RescuePolicy::Header),
+        Rescue::Header(name) => name
+            .parse()
+            .map_or(routing::RescuePolicy::Safe, routing::RescuePolicy::Header),
     }
 }
 

@@ -2,14 +2,14 @@
 
 use serde_json::Value;
 
-use super::running::{RunningRelease, Due, PreflightState};
 use super::protect::PlanRecord;
 use super::recording::end;
+use super::running::{Due, PreflightState, RunningRelease};
 use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{ReleaseCommand, Direction, Input, ReleaseState, ReleaseAction};
+use crate::release::{Direction, Input, ReleaseAction, ReleaseCommand, ReleaseState};
 use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -82,7 +82,11 @@ impl AppliedTransition {
 
 impl ServiceEntry {
     /// The release as it will be told after this turn.
-    pub(in crate::control) fn foreseen_release(&self, turn: &AppliedTransition, now: Timestamp) -> Option<api::Release> {
+    pub(in crate::control) fn foreseen_release(
+        &self,
+        turn: &AppliedTransition,
+        now: Timestamp,
+    ) -> Option<api::Release> {
         let active = turn.active.as_deref().or(self.active.as_deref())?;
         Some(active.view(&turn.after, now, true))
     }
@@ -96,7 +100,13 @@ impl ServiceEntry {
     }
 
     /// The turn is in effect. Whether the release has ended with it.
-    pub(in crate::control) fn turn(&mut self, turn: AppliedTransition, action: &str, actor: &str, now: Timestamp) -> bool {
+    pub(in crate::control) fn turn(
+        &mut self,
+        turn: AppliedTransition,
+        action: &str,
+        actor: &str,
+        now: Timestamp,
+    ) -> bool {
         let AppliedTransition {
             after, detail, active, ..
         } = turn;

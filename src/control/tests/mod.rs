@@ -22,7 +22,9 @@ use super::*;
 use crate::model::{Health, Name, ServiceSpec, Weight, api};
 use crate::routing::{Acknowledger, BudgetKind, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
-use crate::store::{self, Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleaseRecord, Store, StoreError};
+use crate::store::{
+    self, Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleaseRecord, Store, StoreError,
+};
 use crate::time::{ManualClock, Timestamp};
 
 /// A controller at work.

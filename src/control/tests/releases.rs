@@ -7,7 +7,7 @@ use crate::analysis::replay;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 use crate::routing::ReleaseHandle;
-use crate::stats::{Assignment, RequestEventKind, RequestEvent, EventBatch, Arm};
+use crate::stats::{Arm, Assignment, EventBatch, RequestEvent, RequestEventKind};
 
 /// A plan that good traffic passes in a few hundred requests.
 pub(super) fn quick() -> serde_json::Map<String, serde_json::Value> {

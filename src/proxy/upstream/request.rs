@@ -36,7 +36,7 @@ pub(super) fn framing(headers: &HeaderMap) -> Framing {
         .map_or(Framing::Chunked, Framing::Length)
 }
 
-/// Writes the head of a request whose target is in origin form, with what this `hop` says.
+/// Writes the head of a request whose target is in origin form, with what this `forwarded_headers` says.
 pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: &Hop<'_>) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');

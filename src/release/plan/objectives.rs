@@ -64,7 +64,13 @@ fn only_field<'a>(
     first.filter(|_| object.len() == 1)
 }
 
-fn fields(at: &str, value: &Value, known: &[(&str, FieldKind)], required: &[&str], problems: &mut PlanProblems) -> Option<()> {
+fn fields(
+    at: &str,
+    value: &Value,
+    known: &[(&str, FieldKind)],
+    required: &[&str],
+    problems: &mut PlanProblems,
+) -> Option<()> {
     let object = problems.object(at, value, "a mapping")?;
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     problems.unknown(at, object, &names);

@@ -17,7 +17,8 @@ use crate::release::gate::Gate;
 const FREEZE_MAX: usize = 100;
 const IN_FLIGHT_MAX: u64 = 1_000_000;
 
-pub(super) const INCONCLUSIVE: FieldKind = FieldKind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
+pub(super) const INCONCLUSIVE: FieldKind =
+    FieldKind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
 
 /// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
 const DECIDING: [(&str, FieldKind); 12] = [

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{ReleaseCommand, Direction, Finding, Input, Plan, ReleaseState, Transition, ReleaseAction};
+use super::super::{Direction, Finding, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition};
 use super::{HOUR, MONDAY_9, begin, plan, tripped};
 use crate::analysis::WaitReason;
 use crate::model::Weight;
@@ -277,7 +277,10 @@ impl Model {
         prop_assert_eq!(after.weight(), expected, "off the plan");
         let by_judge = matches!(event, Event::Find(Finding::Advance));
         prop_assert!(
-            by_judge || matches!(event, Event::Preflight(true)) || asked(ReleaseAction::Promote) || asked(ReleaseAction::Resume),
+            by_judge
+                || matches!(event, Event::Preflight(true))
+                || asked(ReleaseAction::Promote)
+                || asked(ReleaseAction::Resume),
             "moved by {:?}",
             event
         );

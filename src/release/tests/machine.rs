@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::{ReleaseCommand, Direction, Finding, Illegal, Input, ReleaseAction};
+use super::super::{Direction, Finding, Illegal, Input, ReleaseAction, ReleaseCommand};
 use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick, tripped};
 use crate::analysis::WaitReason;
 use crate::model::api::Phase;
@@ -275,8 +275,14 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
     release.advance();
     release.expect("waiting", 5.0, Some("gate"));
     // Who started it is not one of two, and dan is not on the list.
-    assert!(matches!(release.ask(ReleaseAction::Approve, "ann"), Err(Illegal::Person(_))));
-    assert!(matches!(release.ask(ReleaseAction::Approve, "dan"), Err(Illegal::Person(_))));
+    assert!(matches!(
+        release.ask(ReleaseAction::Approve, "ann"),
+        Err(Illegal::Person(_))
+    ));
+    assert!(matches!(
+        release.ask(ReleaseAction::Approve, "dan"),
+        Err(Illegal::Person(_))
+    ));
     release.ask(ReleaseAction::Approve, "bob").unwrap();
     release.ask(ReleaseAction::Approve, "bob").unwrap();
     assert_eq!(release.release.approvals().len(), 1);
@@ -444,7 +450,11 @@ fn fields_of_other_verbs_are_refused_where_they_matter() {
         release.try_tell(&Input::Command(with_gate(ReleaseAction::Promote))),
         Err(Illegal::Unfit(_))
     ));
-    assert!(release.try_tell(&Input::Command(with_gate(ReleaseAction::RollBack))).is_ok());
+    assert!(
+        release
+            .try_tell(&Input::Command(with_gate(ReleaseAction::RollBack)))
+            .is_ok()
+    );
     release.expect("rolled_back", 0.0, None);
 }
 

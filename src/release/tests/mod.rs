@@ -10,7 +10,7 @@ mod trial;
 
 use serde_json::{Map, Value, json};
 
-use super::{ReleaseCommand, Finding, Illegal, Input, Plan, ReleaseState, Transition, ReleaseAction};
+use super::{Finding, Illegal, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::{Finding, Input, Plan, ReleaseState, Trial};
 use super::{at, begin, plan};
-use crate::analysis::replay::{RunResult, Mode, RunOutcome, Run};
+use crate::analysis::replay::{Mode, Run, RunOutcome, RunResult};
 use crate::analysis::{ArmCounts, Cohort};
 use crate::model::api::Phase;
 

@@ -19,8 +19,8 @@ use self::commit::{UncertainCommit, confirm, settle, write};
 use self::missing_files::MissingFiles;
 use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusable};
 pub(super) use self::verify::verify_at;
+use super::files::{DatabaseFiles, FileIdentity, MissingFile};
 use super::lock::{self, Lock};
-use super::files::{FileIdentity, MissingFile, DatabaseFiles};
 use super::{Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleasePart, ReleaseRecord, StoreError};
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 

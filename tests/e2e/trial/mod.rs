@@ -18,8 +18,12 @@ use weighbridge::model::{
 };
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
-use weighbridge::routing::{BudgetKind, KeyRegistry, LiveState, Publisher, RescuePolicy, RoutingTable, ReleaseHandle, ReleaseHandleSpec};
-use weighbridge::stats::{Batch, RequestEventKind, Watermark, RequestEvent, EventBatch, Reason, SampledExchange, Arm, UpstreamKey, ReleaseKey};
+use weighbridge::routing::{
+    BudgetKind, KeyRegistry, LiveState, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, RoutingTable,
+};
+use weighbridge::stats::{
+    Arm, Batch, EventBatch, Reason, ReleaseKey, RequestEvent, RequestEventKind, SampledExchange, UpstreamKey, Watermark,
+};
 use weighbridge::telemetry::AccessLog;
 
 use crate::harness::{Client, DEADLINE, Response, block_on, until};

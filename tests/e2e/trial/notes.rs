@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use weighbridge::model::Sticky;
 use weighbridge::routing::BudgetKind;
-use weighbridge::stats::{RequestEventKind, RequestEvent, Arm};
+use weighbridge::stats::{Arm, RequestEvent, RequestEventKind};
 use weighbridge::time::{Clock, SystemClock};
 
 use super::{GREEN, Trial};

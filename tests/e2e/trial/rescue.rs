@@ -3,7 +3,7 @@
 use http::HeaderName;
 use weighbridge::model::Timeouts;
 use weighbridge::routing::{BudgetKind, RescuePolicy};
-use weighbridge::stats::{RequestEventKind, Reason, Arm};
+use weighbridge::stats::{Arm, Reason, RequestEventKind};
 
 use super::{BLUE, GREEN, Trial, impatient};
 use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, eventually};
@@ -52,7 +52,11 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert!(hops.len() == 16 && !hops.contains(','), "{how}: {hops}");
         assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"), "{how}");
         assert!(seen.header("x-request-id").is_some(), "{how}");
-        assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }), "{how}");
+        assert_eq!(
+            rig.verdict(),
+            (Arm::Canary, RequestEventKind::Bad { visible: false }),
+            "{how}"
+        );
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
@@ -72,7 +76,11 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         let blue = Upstream::named("blue");
         let mut rig = Trial::new(blue.address, green.address).timeouts(impatient()).start();
         assert_eq!(rig.get("").status, status, "{how}");
-        assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }), "{how}");
+        assert_eq!(
+            rig.verdict(),
+            (Arm::Canary, RequestEventKind::Bad { visible: true }),
+            "{how}"
+        );
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(GREEN, status)], "{how}");
         assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
@@ -88,7 +96,9 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
 #[test]
 fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
     let (blue, nobody) = (Upstream::named("blue"), Reserved::new());
-    let mut rig = Trial::new(blue.address, nobody.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, nobody.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     assert_eq!(rig.get("").expect(200).text(), "blue");
     let key = rig.publisher.current().table.service("shop").unwrap().upstreams[1].endpoints[0].key;
     rig.publisher.update(|table| table.with_health(key, false));
@@ -124,7 +134,9 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
         call.close();
     });
     let blue = Upstream::named("blue");
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     assert_eq!((rig.watch.tripwire().spent(BudgetKind::Visible), blue.count()), (1, 0));
@@ -134,7 +146,9 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
 fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
     let blue = Upstream::start(|call| call.answer("503 Oh", "", "blue"));
     let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     assert_eq!(rig.get("").expect(503).text(), "blue");
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
     let counted = rig.counted(1);
@@ -157,7 +171,9 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
         call.close();
     });
     let green = Upstream::start(|call| call.close());
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     rig.client().ask("/", "").try_receive().unwrap_err();
     assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }));
     eventually("the failure is spent", || {
@@ -274,7 +290,9 @@ fn connections_stay_usable_whatever_the_canary_sent() {
         call.await_hangup();
     });
     let blue = Upstream::named("blue");
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     let mut client = rig.client();
     for _ in 0..5 {
         assert_eq!(client.get("/").expect(200).text(), "blue");
@@ -295,7 +313,9 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "green")),
     );
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     let mut client = rig.client();
     let rescued = (0..180).filter(|_| client.get("/").status == 200).count();
     assert!((100..180).contains(&rescued), "{rescued}");

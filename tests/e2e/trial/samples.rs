@@ -1,7 +1,7 @@
 //! Which exchanges are kept for people, and what of them.
 
 use weighbridge::routing::RescuePolicy;
-use weighbridge::stats::{SampledExchange, Arm};
+use weighbridge::stats::{Arm, SampledExchange};
 
 use super::{Rig, Trial, impatient};
 use crate::harness::{Reserved, Upstream, until};
@@ -68,7 +68,9 @@ fn what_had_no_answer_says_why() {
 fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
     let green = Upstream::start(|call| call.answer("500 Oh", "X-Build: 7\r\n", "green"));
     let blue = Upstream::named("blue");
-    let mut rig = Trial::new(blue.address, green.address).rescue(RescuePolicy::Safe).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(RescuePolicy::Safe)
+        .start();
     assert_eq!(rig.get("").expect(200).text(), "blue");
     rig.ended(1);
     let samples = rig.samples(1);

@@ -26,6 +26,8 @@ use crate::version::{CAUSE, USER};
 const PATIENCE: Duration = Duration::from_secs(8);
 /// Of users who are impatient: far longer than a version takes when nothing is wrong with it.
 const IMPATIENCE: Duration = Duration::from_millis(150);
+/// More than this behind its time, a request does not show what the proxy does, but the machine.
+const LATE: Duration = Duration::from_millis(50);
 /// Users of whom any may come again, where users keep cookies; the first one is forgotten.
 const USERS: usize = 2000;
 /// A connection that was not used for so long may be on its way to be closed by the proxy.
@@ -49,6 +51,8 @@ pub(crate) struct Seen {
     pub(crate) unanswered: u64,
     /// Requests whose users were impatient and gave up.
     pub(crate) given_up: u64,
+    /// Requests that were sent long after their time, since the machine had no core for them.
+    pub(crate) late: u64,
 }
 
 /// How the users of a service behave.
@@ -91,8 +95,9 @@ struct User {
 }
 
 impl Seen {
-    fn add(&mut self, outcome: Outcome) {
+    fn add(&mut self, outcome: Outcome, is_late: bool) {
         self.requests += 1;
+        self.late += u64::from(is_late);
         let place = match outcome {
             Outcome::Good => &mut self.good,
             Outcome::Base => &mut self.base,
@@ -222,12 +227,12 @@ impl Users {
                 .arrived_s
                 .borrow_mut()
                 .push(next.saturating_duration_since(tally.since).as_secs_f64());
-            spawn_local(Rc::clone(&self).ask(tally));
+            spawn_local(Rc::clone(&self).ask(tally, next.elapsed() > LATE));
             self.arrivals.borrow_mut().advance();
         }
     }
 
-    async fn ask(self: Rc<Self>, tally: Rc<Tally>) {
+    async fn ask(self: Rc<Self>, tally: Rc<Tally>, is_late: bool) {
         let patience = match self.habit {
             Habit::Impatient => IMPATIENCE,
             Habit::Plain | Habit::Sticky => PATIENCE,
@@ -239,7 +244,7 @@ impl Users {
         };
         for seen in [&tally.seen, &self.total] {
             let mut sum = seen.get();
-            sum.add(outcome);
+            sum.add(outcome, is_late);
             seen.set(sum);
         }
     }

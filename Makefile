@@ -26,7 +26,7 @@ compare: build
 	loadtest/compare
 swaps: build
 	loadtest/swaps
-# More than 60 releases, good and bad, judged by the real program: about half an hour.
+# More than 100 releases, good and bad, judged by the real program: about three quarters of an hour.
 campaign: build
 	loadtest/campaign
 reflex: build

@@ -24,7 +24,7 @@ use tokio::task::{LocalSet, spawn_local};
 use tokio::time::Instant;
 
 use crate::fault::Fault;
-use crate::users::{Seen, Tally, Users};
+use crate::users::{Flow, Seen, Tally, Users};
 use crate::version::Version;
 
 /// The names of a service's versions.
@@ -36,11 +36,19 @@ fn main() -> Result<()> {
 }
 
 async fn run() -> Result<()> {
-    let mut numbers = env::args().skip(1).map(|text| text.parse::<u32>().context(text));
-    let seed = numbers.next().context("SEED RATE…: an argument is missing")??;
+    let mut words = env::args().skip(1);
+    let seed = words
+        .next()
+        .context("SEED RATE:HABIT…: an argument is missing")?
+        .parse()?;
     let mut lanes = Vec::new();
-    for (number, rate) in numbers.enumerate() {
-        lanes.push(Lane::start(number, rate?, seed).await?);
+    for (number, word) in words.enumerate() {
+        let (rate, habit) = word.split_once(':').context("RATE:HABIT was expected")?;
+        let flow = Flow {
+            rate: rate.parse()?,
+            habit: habit.parse()?,
+        };
+        lanes.push(Lane::start(number, flow, seed).await?);
     }
     let control = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let versions: Vec<_> = lanes.iter().map(|lane| lane.addresses()).collect();
@@ -89,7 +97,13 @@ enum Command {
     /// Let the users of all services come.
     Go { proxy: SocketAddr },
     /// Give a version a fault and begin to count what users see.
-    Open { lane: usize, canary: String, fault: Fault },
+    Open {
+        lane: usize,
+        canary: String,
+        fault: Fault,
+        /// It begins with `begin`.
+        late: bool,
+    },
     /// Let a fault that grows, or an outage, begin.
     Begin { lane: usize },
     /// Count to the end, take the fault away, and work out what other policies would have let through.
@@ -119,7 +133,8 @@ async fn command(lanes: &[Lane], line: &str) -> Result<Value> {
             lane: number,
             canary,
             fault,
-        } => lane(number)?.open(&canary, fault),
+            late,
+        } => lane(number)?.open(&canary, fault, late),
         Command::Begin { lane: number } => Ok(lane(number)?.begin()),
         Command::Close { lane: number, policies } => lane(number)?.close(&policies).await,
         Command::Totals => {
@@ -132,7 +147,7 @@ async fn command(lanes: &[Lane], line: &str) -> Result<Value> {
 /// One service: its versions and its users.
 struct Lane {
     number: usize,
-    rate: u32,
+    flow: Flow,
     seed: u64,
     versions: [Rc<Version>; 2],
     users: OnceCell<Rc<Users>>,
@@ -141,11 +156,11 @@ struct Lane {
 }
 
 impl Lane {
-    async fn start(number: usize, rate: u32, seed: u32) -> Result<Lane> {
+    async fn start(number: usize, flow: Flow, seed: u32) -> Result<Lane> {
         let seed = u64::from(seed) << 32 | (number as u64) << 8;
         Ok(Lane {
             number,
-            rate,
+            flow,
             seed,
             versions: [Version::start(seed + 1).await?, Version::start(seed + 2).await?],
             users: OnceCell::new(),
@@ -162,12 +177,7 @@ impl Lane {
     }
 
     fn go(&self, proxy: SocketAddr) -> Result<()> {
-        let users = Users::start(
-            format!("lane{}.test", self.number),
-            proxy,
-            f64::from(self.rate),
-            self.seed,
-        );
+        let users = Users::start(format!("lane{}.test", self.number), proxy, self.flow, self.seed);
         ensure!(self.users.set(users).is_ok(), "the users are there already");
         Ok(())
     }
@@ -176,14 +186,14 @@ impl Lane {
         self.users.get().map(|users| &**users).context("no users yet")
     }
 
-    fn open(&self, canary: &str, fault: Fault) -> Result<Value> {
+    fn open(&self, canary: &str, fault: Fault, is_late: bool) -> Result<Value> {
         let Some(index) = VERSIONS.iter().position(|name| *name == canary) else {
             bail!("there is no version {canary}");
         };
         for (number, version) in self.versions.iter().enumerate() {
             // Both versions depend on what fails in an outage.
-            let concerned = number == index || matches!(fault, Fault::SharedOutage { .. });
-            version.set(if concerned { fault } else { Fault::None });
+            let concerned = number == index || fault.is_shared();
+            version.set(if concerned { fault } else { Fault::None }, is_late);
         }
         self.fault.set(fault);
         self.onset.set(None);
@@ -201,7 +211,7 @@ impl Lane {
         let users = self.users()?;
         let tally = users.close().await;
         let requests: Vec<_> = self.versions.iter().map(|version| version.requests()).collect();
-        self.versions.iter().for_each(|version| version.set(Fault::None));
+        self.versions.iter().for_each(|version| version.set(Fault::None, false));
         let others = policies
             .iter()
             .map(|policy| (policy.name.clone(), json!(self.let_through(users, &tally, policy))));

@@ -1,6 +1,7 @@
 """What came of a campaign: a line for each release, the sums, and whether they are as they must be."""
 
-COLUMNS = (("kind", 23), ("rps", 4), ("verdict", 12), ("objective", 11), ("seconds", 8), ("canary", 8), ("rescued", 8),
+COLUMNS = (("kind", 26), ("rps", 4), ("verdict", 12), ("objective", 14),
+           ("seconds", 8), ("canary", 8), ("rescued", 8),
            ("seen", 6), ("worst", 6), ("Flagger", 8), ("Argo", 8), ("Runway", 7), ("big bang", 9))
 # Exit codes of `weighbridge release start --wait`.
 PROMOTED, ROLLED_BACK = 0, 3
@@ -19,7 +20,8 @@ def report(result):
     done = [row for row in rows if "error" not in row]
     print("\n" + " ".join(f"{name:>{width}}" for name, width in COLUMNS))
     for row in rows:
-        print(line(row) if "error" not in row else f"{row['kind']:>23} {row['service']}: {row['error']}")
+        failed = "error" in row
+        print(f"{row['kind']:>26} {row['service']}: {row['error']}" if failed else line(row))
     print("seen: failures that users saw beyond what every version has; worst: what `weighbridge plan` had told.\n"
           "Flagger and what follows: requests that would have failed, or been slow, under that policy.\n")
     return all([verdicts(result, done), worst_cases(done), against_flagger(done), well_answered(result)])
@@ -74,8 +76,13 @@ def against_flagger(done):
 
 def well_answered(result):
     totals = result["totals"]
+    late = 100 * totals["late"] / max(totals["requests"], 1)
+    if late > 0.1:
+        print(f"note: {late:.2f} % of the requests were sent over 50 ms late: the machine is too"
+              " busy for these figures")
     share = 100 * totals["good"] / max(totals["requests"], 1)
     return check(share >= 99.9, f"{share:.4f} % of {totals['requests']} requests were answered well, at least 99.9 %: "
                  + ", ".join(f"{totals[name]} {words}" for name, words in (
                      ("base", "failed as on every version"), ("fault", "by a fault"), ("proxy", "with an error of the proxy"),
-                     ("unanswered", "without an answer"))))
+                     ("unanswered", "without an answer"),
+                     ("given_up", "given up by impatient users"))))

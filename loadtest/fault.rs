@@ -22,6 +22,8 @@ const LEAK_TIMES_MAX: f64 = 10.0;
 pub(crate) const ROUTES: usize = 4;
 /// Endpoints of each version.
 pub(crate) const ENDPOINTS: usize = 3;
+/// The share of requests that a user makes who was never there before, where users keep cookies.
+pub(crate) const NEW_USERS: f64 = 0.125;
 
 /// What is wrong with a version.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
@@ -36,8 +38,12 @@ pub(crate) enum Fault {
     RouteErrors { share: f64 },
     /// The first endpoint fails always, the others never.
     BadEndpoint,
-    /// Connections are taken, and nothing is ever answered.
-    Hangs,
+    /// All requests of a share of the users fail, whenever they come.
+    BrokenUsers { share: f64 },
+    /// A share of the requests without a cookie fails.
+    FirstVisits { share: f64 },
+    /// Connections are taken, and a share of the requests is never answered.
+    Hangs { share: f64 },
     /// From the first request on, in turns: up for a while, then gone, with every open connection reset.
     Crashes { up_ms: u64, down_ms: u64 },
     /// Every answer takes so many times as long.
@@ -49,6 +55,10 @@ pub(crate) enum Fault {
     /// What both versions depend on fails for a while: from so many seconds after its beginning for so many seconds, so
     /// large a share of the requests, on either side. No fault of the canary.
     SharedOutage { after_s: f64, lasts_s: f64, share: f64 },
+    /// Both versions always fail such a share of the requests. No fault of the canary.
+    SharedErrors { share: f64 },
+    /// Both versions never answer such a share of the requests. No fault of the canary.
+    SharedHangs { share: f64 },
 }
 
 /// A request as a fault sees it.
@@ -58,6 +68,9 @@ pub(crate) struct Asked {
     pub(crate) route: usize,
     /// The endpoint, below [`ENDPOINTS`].
     pub(crate) endpoint: usize,
+    /// The user's place among all users, 0 to 1: the same in each of the user's requests.
+    pub(crate) user: f64,
+    pub(crate) has_cookie: bool,
     /// Since the fault began; `None` while it has not.
     pub(crate) age_s: Option<f64>,
 }
@@ -84,28 +97,35 @@ impl Fault {
     /// The share of a version's requests that is harmed so long after the fault began: failed, unanswered or slow.
     pub(crate) fn harm(self, age_s: f64) -> f64 {
         match self {
-            Fault::None | Fault::SharedOutage { .. } => 0.0,
-            Fault::Errors { share } => share,
+            fault if fault.is_shared() => 0.0,
+            Fault::Errors { share } | Fault::Hangs { share } => share,
+            Fault::BrokenUsers { share } => share,
+            Fault::FirstVisits { share } => share * NEW_USERS,
             Fault::RouteErrors { share } => share / ROUTES as f64,
             Fault::BadEndpoint => 1.0 / ENDPOINTS as f64,
             Fault::Crashes { up_ms, down_ms } => down_ms as f64 / (up_ms + down_ms) as f64,
-            Fault::Hangs | Fault::Slower { .. } | Fault::LeakingTime { .. } => 1.0,
+            Fault::Slower { .. } | Fault::LeakingTime { .. } => 1.0,
             Fault::LeakingErrors { per_s } => (per_s * age_s).min(LEAK_ERRORS_MAX),
+            _ => 0.0,
         }
+    }
+
+    /// What both versions depend on is wrong.
+    pub(crate) fn is_shared(self) -> bool {
+        matches!(
+            self,
+            Fault::SharedOutage { .. } | Fault::SharedErrors { .. } | Fault::SharedHangs { .. }
+        )
     }
 
     /// Draws what becomes of a request. A failure takes as long as a good answer: one that is told at once would make
     /// the version look faster.
     pub(crate) fn decide(self, asked: Asked, rng: &mut fastrand::Rng) -> Fate {
-        if matches!(self, Fault::Hangs) {
+        if rng.f64() < self.hanging() {
             return Fate::Nothing;
         }
         let failure = if rng.f64() < self.failing(asked) {
-            Some(if matches!(self, Fault::SharedOutage { .. }) {
-                Cause::Base
-            } else {
-                Cause::Fault
-            })
+            Some(if self.is_shared() { Cause::Base } else { Cause::Fault })
         } else {
             (rng.f64() < BASE_ERRORS).then_some(Cause::Base)
         };
@@ -116,9 +136,18 @@ impl Fault {
         }
     }
 
+    fn hanging(self) -> f64 {
+        match self {
+            Fault::Hangs { share } | Fault::SharedHangs { share } => share,
+            _ => 0.0,
+        }
+    }
+
     fn failing(self, asked: Asked) -> f64 {
         match self {
-            Fault::Errors { share } => share,
+            Fault::Errors { share } | Fault::SharedErrors { share } => share,
+            Fault::BrokenUsers { share } if asked.user < share => 1.0,
+            Fault::FirstVisits { share } if !asked.has_cookie => share,
             Fault::RouteErrors { share } if asked.route == 0 => share,
             Fault::BadEndpoint if asked.endpoint == 0 => 1.0,
             Fault::LeakingErrors { .. } => asked.age_s.map_or(0.0, |age| self.harm(age)),

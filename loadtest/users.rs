@@ -1,15 +1,17 @@
 //! The users of a service: requests at random times, whether or not earlier ones have been answered, and what they saw.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::HOST;
+use hyper::header::{COOKIE, HOST, HeaderMap, HeaderValue, SET_COOKIE};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -17,11 +19,17 @@ use tokio::net::TcpStream;
 use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::fault::{Fault, ROUTES};
-use crate::version::CAUSE;
+use crate::fault::{Fault, NEW_USERS, ROUTES};
+use crate::version::{CAUSE, USER};
 
 /// Longer than the proxy waits for a version, so that its rescue is seen.
 const PATIENCE: Duration = Duration::from_secs(8);
+/// Of users who are impatient: far longer than a version takes when nothing is wrong with it.
+const IMPATIENCE: Duration = Duration::from_millis(150);
+/// More than this behind its time, a request does not show what the proxy does, but the machine.
+const LATE: Duration = Duration::from_millis(50);
+/// Users of whom any may come again, where users keep cookies; the first one is forgotten.
+const USERS: usize = 2000;
 /// A connection that was not used for so long may be on its way to be closed by the proxy.
 const FRESH: Duration = Duration::from_secs(20);
 /// The share of requests that write, which nobody may repeat for the user.
@@ -41,17 +49,62 @@ pub(crate) struct Seen {
     pub(crate) proxy: u64,
     /// Requests without an answer.
     pub(crate) unanswered: u64,
+    /// Requests whose users were impatient and gave up.
+    pub(crate) given_up: u64,
+    /// Requests that were sent long after their time, since the machine had no core for them.
+    pub(crate) late: u64,
+}
+
+/// How the users of a service behave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Habit {
+    /// Nobody is known from earlier.
+    Plain,
+    /// They come again, with the cookies that they were given.
+    Sticky,
+    /// They give up soon.
+    Impatient,
+}
+
+impl FromStr for Habit {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Habit> {
+        Ok(match text {
+            "plain" => Habit::Plain,
+            "sticky" => Habit::Sticky,
+            "impatient" => Habit::Impatient,
+            _ => bail!("{text}: plain, sticky or impatient was expected"),
+        })
+    }
+}
+
+/// How many requests a second come, and from whom.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flow {
+    pub(crate) rate: f64,
+    pub(crate) habit: Habit,
+}
+
+/// Somebody who asks.
+#[derive(Clone)]
+struct User {
+    /// Among all users, 0 to 1.
+    place: f64,
+    cookie: Option<HeaderValue>,
 }
 
 impl Seen {
-    fn add(&mut self, outcome: Outcome) {
+    fn add(&mut self, outcome: Outcome, is_late: bool) {
         self.requests += 1;
+        self.late += u64::from(is_late);
         let place = match outcome {
             Outcome::Good => &mut self.good,
             Outcome::Base => &mut self.base,
             Outcome::Fault => &mut self.fault,
             Outcome::Proxy => &mut self.proxy,
             Outcome::Unanswered => &mut self.unanswered,
+            Outcome::GivenUp => &mut self.given_up,
         };
         *place += 1;
     }
@@ -64,6 +117,7 @@ enum Outcome {
     Fault,
     Proxy,
     Unanswered,
+    GivenUp,
 }
 
 /// What is seen from a moment on, with the times of all requests since.
@@ -92,6 +146,8 @@ impl Arrivals {
 pub(crate) struct Users {
     host: String,
     proxy: SocketAddr,
+    habit: Habit,
+    known: RefCell<VecDeque<User>>,
     arrivals: RefCell<Arrivals>,
     rng: RefCell<fastrand::Rng>,
     idle: RefCell<Vec<(Instant, SendRequest<Full<Bytes>>)>>,
@@ -101,7 +157,8 @@ pub(crate) struct Users {
 
 impl Users {
     /// Users who ask for `host` at `proxy`, so many times a second, from now on.
-    pub(crate) fn start(host: String, proxy: SocketAddr, rate: f64, seed: u64) -> Rc<Users> {
+    pub(crate) fn start(host: String, proxy: SocketAddr, flow: Flow, seed: u64) -> Rc<Users> {
+        let Flow { rate, habit } = flow;
         let mut rng = fastrand::Rng::with_seed(seed);
         let arrivals = Arrivals {
             rng: rng.fork(),
@@ -111,6 +168,8 @@ impl Users {
         let users = Rc::new(Users {
             host,
             proxy,
+            habit,
+            known: RefCell::default(),
             arrivals: RefCell::new(arrivals),
             rng: RefCell::new(rng),
             idle: RefCell::default(),
@@ -168,26 +227,33 @@ impl Users {
                 .arrived_s
                 .borrow_mut()
                 .push(next.saturating_duration_since(tally.since).as_secs_f64());
-            spawn_local(Rc::clone(&self).ask(tally));
+            spawn_local(Rc::clone(&self).ask(tally, next.elapsed() > LATE));
             self.arrivals.borrow_mut().advance();
         }
     }
 
-    async fn ask(self: Rc<Self>, tally: Rc<Tally>) {
-        let outcome = match timeout(PATIENCE, self.exchange()).await {
+    async fn ask(self: Rc<Self>, tally: Rc<Tally>, is_late: bool) {
+        let patience = match self.habit {
+            Habit::Impatient => IMPATIENCE,
+            Habit::Plain | Habit::Sticky => PATIENCE,
+        };
+        let outcome = match timeout(patience, self.exchange()).await {
             Ok(Ok(outcome)) => outcome,
+            Err(_) if self.habit == Habit::Impatient => Outcome::GivenUp,
             Ok(Err(_)) | Err(_) => Outcome::Unanswered,
         };
         for seen in [&tally.seen, &self.total] {
             let mut sum = seen.get();
-            sum.add(outcome);
+            sum.add(outcome, is_late);
             seen.set(sum);
         }
     }
 
     async fn exchange(&self) -> Result<Outcome> {
         let mut connection = self.connection().await?;
-        let answer = connection.send_request(self.request()?).await?;
+        let user = self.user();
+        let answer = connection.send_request(self.request(&user)?).await?;
+        self.keep(user, answer.headers());
         let outcome = match (answer.status(), answer.headers().get(CAUSE)) {
             (StatusCode::OK, _) => Outcome::Good,
             (_, Some(cause)) if cause == "base" => Outcome::Base,
@@ -225,7 +291,39 @@ impl Users {
         Some(connection)
     }
 
-    fn request(&self) -> Result<Request<Full<Bytes>>> {
+    /// Somebody new, or one of those who were there already.
+    fn user(&self) -> User {
+        let (mut rng, known) = (self.rng.borrow_mut(), self.known.borrow());
+        let somebody = User {
+            place: rng.f64(),
+            cookie: None,
+        };
+        if known.is_empty() || rng.f64() < NEW_USERS {
+            return somebody;
+        }
+        let number = rng.usize(..known.len());
+        known.get(number).cloned().unwrap_or(somebody)
+    }
+
+    /// The user may come again, with the cookie of this answer.
+    fn keep(&self, user: User, headers: &HeaderMap) {
+        let pair = |cookie: &HeaderValue| cookie.to_str().ok()?.split(';').next()?.parse().ok();
+        let cookie = headers.get(SET_COOKIE).and_then(pair);
+        if self.habit != Habit::Sticky || (user.cookie.is_some() && cookie.is_none()) {
+            return;
+        }
+        let mut known = self.known.borrow_mut();
+        known.retain(|other| other.place != user.place);
+        known.push_back(User {
+            cookie: cookie.or(user.cookie),
+            ..user
+        });
+        if known.len() > USERS {
+            known.pop_front();
+        }
+    }
+
+    fn request(&self, user: &User) -> Result<Request<Full<Bytes>>> {
         let mut rng = self.rng.borrow_mut();
         let path = format!("/{}/{}", rng.usize(..ROUTES), rng.u32(..1000));
         let (method, body) = if rng.f64() < WRITES {
@@ -233,7 +331,11 @@ impl Users {
         } else {
             (Method::GET, Bytes::new())
         };
-        let request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        request = request.header(USER, user.place.to_string());
+        if let Some(cookie) = &user.cookie {
+            request = request.header(COOKIE, cookie);
+        }
         request.body(Full::new(body)).context("a request that cannot be")
     }
 }

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::header::COOKIE;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -23,6 +24,8 @@ use crate::fault::{Asked, Cause, ENDPOINTS, Fate, Fault};
 
 /// The header of a failure that says whose it is.
 pub(crate) const CAUSE: &str = "x-cause";
+/// The header in which a user's requests say whose they are.
+pub(crate) const USER: &str = "x-user";
 /// Not 127.0.0.1, from which connections to the endpoints are made: one of those might otherwise be given the port of an
 /// endpoint that is down at that moment.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -31,6 +34,8 @@ const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 pub(crate) struct Version {
     pub(crate) addresses: Vec<SocketAddr>,
     fault: Cell<Fault>,
+    /// Nothing is wrong until the fault is told to begin.
+    is_late: Cell<bool>,
     began: Cell<Option<Instant>>,
     requests: Cell<u64>,
     rng: RefCell<fastrand::Rng>,
@@ -51,6 +56,7 @@ impl Version {
                 .map(TcpListener::local_addr)
                 .collect::<io::Result<_>>()?,
             fault: Cell::default(),
+            is_late: Cell::default(),
             began: Cell::default(),
             requests: Cell::default(),
             rng: RefCell::new(fastrand::Rng::with_seed(seed)),
@@ -63,13 +69,15 @@ impl Version {
         Ok(version)
     }
 
-    /// From now on this is wrong with it; a leak or an outage begins when it is told to.
-    pub(crate) fn set(&self, fault: Fault) {
+    /// From now on this is wrong with it; what is late, a leak or an outage, begins when it is
+    /// told to.
+    pub(crate) fn set(&self, fault: Fault, is_late: bool) {
         if let Some(crashing) = self.crashing.take() {
             crashing.abort();
         }
         self.is_down.send_replace(false);
         self.fault.set(fault);
+        self.is_late.set(is_late);
         self.began.set(None);
         self.requests.set(0);
     }
@@ -77,6 +85,15 @@ impl Version {
     /// The fault begins to grow.
     pub(crate) fn begin(&self) {
         self.began.set(Some(Instant::now()));
+    }
+
+    /// What is wrong with it at this moment.
+    fn fault(&self) -> Fault {
+        if self.is_late.get() && self.began.get().is_none() {
+            Fault::None
+        } else {
+            self.fault.get()
+        }
     }
 
     /// Requests since the fault was set.
@@ -127,14 +144,15 @@ impl Version {
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         self.requests.set(self.requests.get() + 1);
         self.crash_in_time();
-        let route = route_of(request.uri().path());
-        let _ = request.into_body().collect().await;
         let asked = Asked {
-            route,
+            route: route_of(request.uri().path()),
             endpoint,
+            user: user_of(request.headers()),
+            has_cookie: request.headers().contains_key(COOKIE),
             age_s: self.began.get().map(|began| began.elapsed().as_secs_f64()),
         };
-        let fate = self.fault.get().decide(asked, &mut self.rng.borrow_mut());
+        let _ = request.into_body().collect().await;
+        let fate = self.fault().decide(asked, &mut self.rng.borrow_mut());
         match fate {
             Fate::Nothing => pending().await,
             Fate::Answer { after, failure } => {
@@ -146,7 +164,7 @@ impl Version {
 
     /// The first request starts the crashes, so that the check before the release finds a version that looks well.
     fn crash_in_time(self: &Rc<Self>) {
-        let Fault::Crashes { up_ms, down_ms } = self.fault.get() else {
+        let Fault::Crashes { up_ms, down_ms } = self.fault() else {
             return;
         };
         self.crashing.borrow_mut().get_or_insert_with(|| {
@@ -167,6 +185,12 @@ impl Version {
 /// `/3/anything` is route 3.
 fn route_of(path: &str) -> usize {
     path.split('/').nth(1).and_then(|part| part.parse().ok()).unwrap_or(0)
+}
+
+/// 0 to 1; health checks have no user.
+fn user_of(headers: &HeaderMap) -> f64 {
+    let user = headers.get(USER).and_then(|user| user.to_str().ok()?.parse().ok());
+    user.unwrap_or(1.0)
 }
 
 fn response(failure: Option<Cause>) -> Response<Full<Bytes>> {

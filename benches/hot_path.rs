@@ -1,6 +1,8 @@
-//! What a request costs outside of sockets: finding its route, its upstream and endpoint, and being counted.
+//! What a request costs outside of sockets: finding its route, its upstream and endpoint, and being
+//! counted.
 //!
-//! `cargo bench --bench hot_path`. Compare figures of one machine, taken while it does nothing else.
+//! `cargo bench --bench hot_path`. Compare figures of one machine, taken while it does nothing
+//! else.
 
 #![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
 
@@ -13,10 +15,12 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use fixture::{Draws, labels, outcome, table};
 use http::{HeaderMap, Method};
 use weighbridge::model::Weight;
-use weighbridge::routing::{BudgetKind, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Split};
+use weighbridge::routing::{
+    BudgetKind, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Split,
+};
 use weighbridge::stats::{
-    Arm, Assignment, EventBuffer, Recorder, ReleaseKey, RequestEvent, RequestEventKind, Summary, UpstreamKey,
-    Watermark, Windows,
+    Arm, Assignment, EventBuffer, Recorder, ReleaseKey, RequestEvent, RequestEventKind, Summary,
+    UpstreamKey, Watermark, Windows,
 };
 use weighbridge::time::Timestamp;
 
@@ -24,8 +28,18 @@ fn route(c: &mut Criterion) {
     let headers = HeaderMap::new();
     let mut group = c.benchmark_group("route");
     for (name, services, host, path) in [
-        ("one service, any host", 0, "shop.example.com:8080", "/cart/items/17"),
-        ("1,000 hosts, exact", 1_000, "s500.example.com", "/api/v1/items/17"),
+        (
+            "one service, any host",
+            0,
+            "shop.example.com:8080",
+            "/cart/items/17",
+        ),
+        (
+            "1,000 hosts, exact",
+            1_000,
+            "s500.example.com",
+            "/api/v1/items/17",
+        ),
         (
             "1,000 hosts, upper case",
             1_000,
@@ -38,12 +52,22 @@ fn route(c: &mut Criterion) {
             "a.b.wild.example.com",
             "/api/v1/items/17",
         ),
-        ("1,000 hosts, none", 1_000, "nobody.example.org", "/api/v1/items/17"),
+        (
+            "1,000 hosts, none",
+            1_000,
+            "nobody.example.org",
+            "/api/v1/items/17",
+        ),
     ] {
         let table = table(services);
         group.bench_function(name, |b| {
             b.iter(|| {
-                let found = table.route(black_box(Some(host)), black_box(path), &Method::GET, &headers);
+                let found = table.route(
+                    black_box(Some(host)),
+                    black_box(path),
+                    &Method::GET,
+                    &headers,
+                );
                 black_box(found.is_some())
             });
         });
@@ -118,7 +142,10 @@ fn release(c: &mut Criterion) {
             book.expect();
             book.push(black_box(note(at_us, RequestEventKind::ASSIGNED)));
             book.push(black_box(note(at_us, RequestEventKind::Headed)));
-            book.push(black_box(note(at_us, RequestEventKind::Good { latency_us: 300 })));
+            book.push(black_box(note(
+                at_us,
+                RequestEventKind::Good { latency_us: 300 },
+            )));
             if at_us % 100 == 0 {
                 drop(black_box(book.take(at_us)));
                 book.handed_over();
@@ -130,9 +157,11 @@ fn release(c: &mut Criterion) {
     watch.tripwire().arm(BudgetKind::Visible, u32::MAX, 0);
     c.bench_function("release/tripwire spend", |b| {
         b.iter(|| {
-            watch
-                .tripwire()
-                .spend(BudgetKind::Visible, black_box(weight(500)), black_box(weight(9_500)))
+            watch.tripwire().spend(
+                BudgetKind::Visible,
+                black_box(weight(500)),
+                black_box(weight(9_500)),
+            )
         });
     });
     c.bench_function("release/place on the canary", |b| {
@@ -173,7 +202,9 @@ fn windows(c: &mut Criterion) {
 fn snapshot(c: &mut Criterion) {
     let publisher = Publisher::new(table(0));
     let mut reader = publisher.reader();
-    c.bench_function("snapshot/load", |b| b.iter(|| black_box(reader.load().revision)));
+    c.bench_function("snapshot/load", |b| {
+        b.iter(|| black_box(reader.load().revision))
+    });
     let publisher = Publisher::new(table(1_000));
     let live = publisher.current().table.service("s500").unwrap().live();
     c.bench_function("snapshot/new weights, 1,000 services", |b| {

@@ -1,27 +1,36 @@
-//! How many instructions the steps of the request path take: the same parts as `hot_path`, counted under valgrind
-//! instead of timed, so that the figures of a busy machine are as good as those of an idle one.
+//! How many instructions the steps of the request path take: the same parts as `hot_path`, counted
+//! under valgrind instead of timed, so that the figures of a busy machine are as good as those of
+//! an idle one.
 //!
-//! `make instructions`. It takes valgrind and the runner: `cargo install gungraun-runner --version =0.20.0 --locked`,
-//! in the version of the library. Each figure is for a thousand calls, and has a limit above which the run fails.
+//! `make instructions`. It takes valgrind and the runner: `cargo install gungraun-runner --version
+//! =0.20.0 --locked`, in the version of the library. Each figure is for a thousand calls, and has a
+//! limit above which the run fails.
 
 #![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
-#![expect(missing_docs, reason = "what the macros generate is public, and without a word")]
+#![expect(
+    missing_docs,
+    reason = "what the macros generate is public, and without a word"
+)]
 
 mod fixture;
 
 use std::hint::black_box;
 
 use fixture::{Draws, labels, outcome, table};
-use gungraun::{Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main};
+use gungraun::{
+    Callgrind, EventKind, LibraryBenchmarkConfig, library_benchmark, library_benchmark_group, main,
+};
 use http::{HeaderMap, Method};
 use weighbridge::routing::{Publisher, RoutingTable, SnapshotReader, Split};
 use weighbridge::stats::{Recorder, UpstreamKey};
 
-/// Calls in each figure: enough that the paths which draws lead to are taken as often as they are in service.
+/// Calls in each figure: enough that the paths which draws lead to are taken as often as they are
+/// in service.
 const CALLS: usize = 1_000;
 
-/// A limit of so many instructions for each call: about a third above what was counted, which is room for another
-/// compiler and for small changes. What costs more than that has to raise its limit, and so to say it.
+/// A limit of so many instructions for each call: about a third above what was counted, which is
+/// room for another compiler and for small changes. What costs more than that has to raise its
+/// limit, and so to say it.
 fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     let mut counted = Callgrind::default();
     counted.hard_limits([(EventKind::Ir, instructions * CALLS as u64)]);
@@ -115,7 +124,9 @@ fn reader() -> (Publisher, SnapshotReader) {
 
 #[library_benchmark(setup = reader)]
 #[bench::unchanged(config = at_most(32))]
-fn snapshot_load((publisher, mut reader): (Publisher, SnapshotReader)) -> (Publisher, SnapshotReader) {
+fn snapshot_load(
+    (publisher, mut reader): (Publisher, SnapshotReader),
+) -> (Publisher, SnapshotReader) {
     for _ in 0..CALLS {
         black_box(reader.load().revision);
     }

@@ -1,8 +1,9 @@
-//! The part of `loadtest/campaign` that carries the load: the users of several services, and two versions of each, of
-//! which one does what the script tells it to.
+//! The part of `loadtest/campaign` that carries the load: the users of several services, and two
+//! versions of each, of which one does what the script tells it to.
 //!
-//! One thread does it all, so that two cores are enough for everything. It says on standard output where it listens, takes
-//! commands as lines of JSON over TCP, a connection for each service, and ends when its standard input does.
+//! One thread does it all, so that two cores are enough for everything. It says on standard output
+//! where it listens, takes commands as lines of JSON over TCP, a connection for each service, and
+//! ends when its standard input does.
 
 mod fault;
 mod users;
@@ -31,7 +32,9 @@ use crate::version::Version;
 const VERSIONS: [&str; 2] = ["blue", "green"];
 
 fn main() -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     LocalSet::new().block_on(&runtime, run())
 }
 
@@ -106,7 +109,8 @@ enum Command {
     },
     /// Let a fault that grows, or an outage, begin.
     Begin { lane: usize },
-    /// Count to the end, take the fault away, and work out what other policies would have let through.
+    /// Count to the end, take the fault away, and work out what other policies would have let
+    /// through.
     Close { lane: usize, policies: Vec<Policy> },
     /// What all users have seen since the beginning.
     Totals,
@@ -136,9 +140,14 @@ async fn command(lanes: &[Lane], line: &str) -> Result<Value> {
             late,
         } => lane(number)?.open(&canary, fault, late),
         Command::Begin { lane: number } => Ok(lane(number)?.begin()),
-        Command::Close { lane: number, policies } => lane(number)?.close(&policies).await,
+        Command::Close {
+            lane: number,
+            policies,
+        } => lane(number)?.close(&policies).await,
         Command::Totals => {
-            let totals = lanes.iter().map(|lane| lane.users().map(|users| users.total()));
+            let totals = lanes
+                .iter()
+                .map(|lane| lane.users().map(|users| users.total()));
             Ok(json!(totals.collect::<Result<Vec<Seen>>>()?))
         }
     }
@@ -162,7 +171,10 @@ impl Lane {
             number,
             flow,
             seed,
-            versions: [Version::start(seed + 1).await?, Version::start(seed + 2).await?],
+            versions: [
+                Version::start(seed + 1).await?,
+                Version::start(seed + 2).await?,
+            ],
             users: OnceCell::new(),
             fault: Cell::default(),
             onset: Cell::default(),
@@ -177,13 +189,21 @@ impl Lane {
     }
 
     fn go(&self, proxy: SocketAddr) -> Result<()> {
-        let users = Users::start(format!("lane{}.test", self.number), proxy, self.flow, self.seed);
+        let users = Users::start(
+            format!("lane{}.test", self.number),
+            proxy,
+            self.flow,
+            self.seed,
+        );
         ensure!(self.users.set(users).is_ok(), "the users are there already");
         Ok(())
     }
 
     fn users(&self) -> Result<&Users> {
-        self.users.get().map(|users| &**users).context("no users yet")
+        self.users
+            .get()
+            .map(|users| &**users)
+            .context("no users yet")
     }
 
     fn open(&self, canary: &str, fault: Fault, is_late: bool) -> Result<Value> {
@@ -210,16 +230,33 @@ impl Lane {
     async fn close(&self, policies: &[Policy]) -> Result<Value> {
         let users = self.users()?;
         let tally = users.close().await;
-        let requests: Vec<_> = self.versions.iter().map(|version| version.requests()).collect();
-        self.versions.iter().for_each(|version| version.set(Fault::None, false));
-        let others = policies
+        let requests: Vec<_> = self
+            .versions
             .iter()
-            .map(|policy| (policy.name.clone(), json!(self.let_through(users, &tally, policy))));
-        Ok(json!({ "seen": tally.seen(), "received": requests, "others": others.collect::<Value>() }))
+            .map(|version| version.requests())
+            .collect();
+        self.versions
+            .iter()
+            .for_each(|version| version.set(Fault::None, false));
+        let others = policies.iter().map(|policy| {
+            (
+                policy.name.clone(),
+                json!(self.let_through(users, &tally, policy)),
+            )
+        });
+        Ok(
+            json!({ "seen": tally.seen(), "received": requests, "others": others.collect::<Value>() }),
+        )
     }
 
     fn let_through(&self, users: &Users, tally: &Tally, policy: &Policy) -> f64 {
         let onset = self.onset.get().unwrap_or(tally.since());
-        users.let_through(tally, self.fault.get(), onset, policy.weight / 100.0, policy.seconds)
+        users.let_through(
+            tally,
+            self.fault.get(),
+            onset,
+            policy.weight / 100.0,
+            policy.seconds,
+        )
     }
 }

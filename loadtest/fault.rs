@@ -1,6 +1,8 @@
-//! How versions behave: what they all do when nothing is wrong with them, and what can be wrong with a canary.
+//! How versions behave: what they all do when nothing is wrong with them, and what can be wrong
+//! with a canary.
 //!
-//! Each fault knows its rate, so that what another policy would have let through can be worked out from the arrivals.
+//! Each fault knows its rate, so that what another policy would have let through can be worked out
+//! from the arrivals.
 
 use std::f64::consts::TAU;
 use std::time::Duration;
@@ -11,10 +13,12 @@ use serde::Deserialize;
 const MEDIAN_S: f64 = 0.008;
 /// The spread of `ln` of that time: the 99th percentile is four medians.
 const SIGMA: f64 = 0.6;
-/// The share of requests that fail on every version. Half of what the acceptance asks of the whole campaign (99.9 % good
-/// answers): at 0.1 % that bar would be a coin toss about the baseline, whatever is done about canaries.
+/// The share of requests that fail on every version. Half of what the acceptance asks of the whole
+/// campaign (99.9 % good answers): at 0.1 % that bar would be a coin toss about the baseline,
+/// whatever is done about canaries.
 const BASE_ERRORS: f64 = 0.0005;
-/// A leak ends here: a version that fails always is one that fails at once, and that is another fault.
+/// A leak ends here: a version that fails always is one that fails at once, and that is another
+/// fault.
 const LEAK_ERRORS_MAX: f64 = 0.5;
 /// The same for time, as a multiple of the usual.
 const LEAK_TIMES_MAX: f64 = 10.0;
@@ -44,7 +48,8 @@ pub(crate) enum Fault {
     FirstVisits { share: f64 },
     /// Connections are taken, and a share of the requests is never answered.
     Hangs { share: f64 },
-    /// From the first request on, in turns: up for a while, then gone, with every open connection reset.
+    /// From the first request on, in turns: up for a while, then gone, with every open connection
+    /// reset.
     Crashes { up_ms: u64, down_ms: u64 },
     /// Every answer takes so many times as long.
     Slower { times: f64 },
@@ -52,9 +57,14 @@ pub(crate) enum Fault {
     LeakingErrors { per_s: f64 },
     /// From the moment that it is told to, answers take longer by so many times the usual a second.
     LeakingTime { per_s: f64 },
-    /// What both versions depend on fails for a while: from so many seconds after its beginning for so many seconds, so
-    /// large a share of the requests, on either side. No fault of the canary.
-    SharedOutage { after_s: f64, lasts_s: f64, share: f64 },
+    /// What both versions depend on fails for a while: from so many seconds after its beginning for
+    /// so many seconds, so large a share of the requests, on either side. No fault of the
+    /// canary.
+    SharedOutage {
+        after_s: f64,
+        lasts_s: f64,
+        share: f64,
+    },
     /// Both versions always fail such a share of the requests. No fault of the canary.
     SharedErrors { share: f64 },
     /// Both versions never answer such a share of the requests. No fault of the canary.
@@ -79,7 +89,10 @@ pub(crate) struct Asked {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
     /// An answer after a while; a failure if it has a cause.
-    Answer { after: Duration, failure: Option<Cause> },
+    Answer {
+        after: Duration,
+        failure: Option<Cause>,
+    },
     /// Silence.
     Nothing,
 }
@@ -94,7 +107,8 @@ pub(crate) enum Cause {
 }
 
 impl Fault {
-    /// The share of a version's requests that is harmed so long after the fault began: failed, unanswered or slow.
+    /// The share of a version's requests that is harmed so long after the fault began: failed,
+    /// unanswered or slow.
     pub(crate) fn harm(self, age_s: f64) -> f64 {
         match self {
             fault if fault.is_shared() => 0.0,
@@ -118,14 +132,18 @@ impl Fault {
         )
     }
 
-    /// Draws what becomes of a request. A failure takes as long as a good answer: one that is told at once would make
-    /// the version look faster.
+    /// Draws what becomes of a request. A failure takes as long as a good answer: one that is told
+    /// at once would make the version look faster.
     pub(crate) fn decide(self, asked: Asked, rng: &mut fastrand::Rng) -> Fate {
         if rng.f64() < self.hanging() {
             return Fate::Nothing;
         }
         let failure = if rng.f64() < self.failing(asked) {
-            Some(if self.is_shared() { Cause::Base } else { Cause::Fault })
+            Some(if self.is_shared() {
+                Cause::Base
+            } else {
+                Cause::Fault
+            })
         } else {
             (rng.f64() < BASE_ERRORS).then_some(Cause::Base)
         };
@@ -166,7 +184,9 @@ impl Fault {
     fn slowness(self, age_s: Option<f64>) -> f64 {
         match self {
             Fault::Slower { times } => times,
-            Fault::LeakingTime { per_s } => (1.0 + per_s * age_s.unwrap_or(0.0)).min(LEAK_TIMES_MAX),
+            Fault::LeakingTime { per_s } => {
+                (1.0 + per_s * age_s.unwrap_or(0.0)).min(LEAK_TIMES_MAX)
+            }
             _ => 1.0,
         }
     }

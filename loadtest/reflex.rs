@@ -1,8 +1,9 @@
-//! The part of `loadtest/reflex` that needs one exact clock: users, a baseline, a canary that fails always, and releases
-//! one after another, with the times of every exchange on either version.
+//! The part of `loadtest/reflex` that needs one exact clock: users, a baseline, a canary that fails
+//! always, and releases one after another, with the times of every exchange on either version.
 //!
-//! All of it is one process, so that every time is measured from the same `Instant` (CLOCK_MONOTONIC). Each connection has
-//! its own thread and blocking sockets: nothing waits behind anything else between a first byte and its time stamp.
+//! All of it is one process, so that every time is measured from the same `Instant`
+//! (CLOCK_MONOTONIC). Each connection has its own thread and blocking sockets: nothing waits behind
+//! anything else between a first byte and its time stamp.
 
 mod wire;
 
@@ -23,7 +24,8 @@ use serde_json::{Value, json};
 
 use crate::wire::Client;
 
-/// Threads of users; each has one request under way at most, and answers take well under a millisecond.
+/// Threads of users; each has one request under way at most, and answers take well under a
+/// millisecond.
 const USERS: u32 = 20;
 /// A release of a canary that fails always is over long before.
 const RELEASE_MAX: Duration = Duration::from_secs(30);
@@ -40,7 +42,8 @@ fn main() -> Result<()> {
     };
     let (blue, canary) = (TcpListener::bind(next()?)?, TcpListener::bind(next()?)?);
     let (proxy, admin): (SocketAddr, SocketAddr) = (next()?.parse()?, next()?.parse()?);
-    let (rate, runs, seed): (f64, usize, u64) = (next()?.parse()?, next()?.parse()?, next()?.parse()?);
+    let (rate, runs, seed): (f64, usize, u64) =
+        (next()?.parse()?, next()?.parse()?, next()?.parse()?);
 
     let scene = Scene::new(seed);
     scene.serve(blue, Side::Baseline);
@@ -53,7 +56,9 @@ fn main() -> Result<()> {
         admin: Client::connect(admin)?,
     };
     for run in 0..runs {
-        let result = operator.release(run).with_context(|| format!("run {run}"))?;
+        let result = operator
+            .release(run)
+            .with_context(|| format!("run {run}"))?;
         writeln!(io::stdout(), "{result}")?;
     }
     Ok(())
@@ -75,7 +80,8 @@ enum Side {
     Canary,
 }
 
-/// A request on a version: its first byte was read, and its answer's last byte written, at these nanoseconds since the start.
+/// A request on a version: its first byte was read, and its answer's last byte written, at these
+/// nanoseconds since the start.
 #[derive(Clone, Copy)]
 struct Exchange {
     start: u64,
@@ -107,7 +113,11 @@ impl Scene {
     }
 
     fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+        self.start
+            .elapsed()
+            .as_nanos()
+            .try_into()
+            .unwrap_or(u64::MAX)
     }
 
     fn of(&self, side: Side) -> MutexGuard<'_, Vec<Exchange>> {
@@ -184,7 +194,11 @@ impl Scene {
                 Ok(_) => self.failures.fetch_add(1, Ordering::Relaxed),
                 Err(error) => {
                     client = None;
-                    let _ = writeln!(io::stderr(), "{:.6}: {error:#}", self.start.elapsed().as_secs_f64());
+                    let _ = writeln!(
+                        io::stderr(),
+                        "{:.6}: {error:#}",
+                        self.start.elapsed().as_secs_f64()
+                    );
                     self.failures.fetch_add(1, Ordering::Relaxed)
                 }
             };
@@ -219,11 +233,17 @@ impl Operator<'_> {
         let requests = self.scene.of(Side::Canary).len();
         let from = self.scene.now();
         let start = json!({ "canary": "canary", "version": format!("build-{run}") });
-        let started = self
-            .admin
-            .call("POST", "/api/v1/services/reflex/releases", &start.to_string())?;
+        let started = self.admin.call(
+            "POST",
+            "/api/v1/services/reflex/releases",
+            &start.to_string(),
+        )?;
         let started: Value = serde_json::from_str(&started)?;
-        let id = started.get("id").and_then(Value::as_str).context("no id")?.to_owned();
+        let id = started
+            .get("id")
+            .and_then(Value::as_str)
+            .context("no id")?
+            .to_owned();
         let release = self.wait_for_end(&id)?;
         thread::sleep(SETTLE);
         let evidence = self.get(&format!("releases/{id}/evidence"))?;
@@ -260,7 +280,10 @@ impl Operator<'_> {
             if release.get("ended_at").is_some_and(Value::is_string) {
                 return Ok(release);
             }
-            ensure!(Instant::now() < until, "the release does not end: {release}");
+            ensure!(
+                Instant::now() < until,
+                "the release does not end: {release}"
+            );
             thread::sleep(LOOK);
         }
     }
@@ -268,7 +291,11 @@ impl Operator<'_> {
     /// The exchanges since a moment, in the order of their first bytes.
     fn exchanges(&self, side: Side, from: u64) -> Vec<Exchange> {
         let all = self.scene.of(side);
-        let mut since: Vec<_> = all.iter().copied().filter(|exchange| exchange.start >= from).collect();
+        let mut since: Vec<_> = all
+            .iter()
+            .copied()
+            .filter(|exchange| exchange.start >= from)
+            .collect();
         since.sort_unstable_by_key(|exchange| exchange.start);
         since
     }

@@ -1,8 +1,10 @@
-//! The part of `loadtest/swaps` that needs one exact clock: two upstreams that record when each request reached them,
-//! clients that write into each request when they sent it, and the operator who moves weights and times the replies.
+//! The part of `loadtest/swaps` that needs one exact clock: two upstreams that record when each
+//! request reached them, clients that write into each request when they sent it, and the operator
+//! who moves weights and times the replies.
 //!
-//! All of it is one process, so that every time is measured from the same `Instant`. Each connection has its own thread and
-//! blocking sockets: nothing waits behind anything else between the arrival of a request and its time stamp.
+//! All of it is one process, so that every time is measured from the same `Instant`. Each
+//! connection has its own thread and blocking sockets: nothing waits behind anything else between
+//! the arrival of a request and its time stamp.
 
 mod wire;
 
@@ -23,7 +25,8 @@ use serde_json::json;
 
 use crate::wire::Client;
 
-/// Later than this after the reply, a request on the canary did not just lie in a socket at that moment.
+/// Later than this after the reply, a request on the canary did not just lie in a socket at that
+/// moment.
 const GRACE: Duration = Duration::from_millis(5);
 /// Open connections on which a request is sent as soon as the reply to a change is there.
 const PROBES: usize = 8;
@@ -62,7 +65,9 @@ fn main() -> Result<()> {
 
     // The load is stopped by whoever started it; only then do the counts stand still.
     io::stdin().lock().read_line(&mut String::new())?;
-    say(&json!({ "blue": scene.record.blue.load(Ordering::Relaxed), "canary": scene.record.arrivals().len() }))
+    say(
+        &json!({ "blue": scene.record.blue.load(Ordering::Relaxed), "canary": scene.record.arrivals().len() }),
+    )
 }
 
 fn say(value: &serde_json::Value) -> Result<()> {
@@ -88,7 +93,10 @@ struct Record {
 
 impl Record {
     fn arrivals(&self) -> Vec<Arrival> {
-        self.canary.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.canary
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 
@@ -100,7 +108,11 @@ struct Scene {
 
 impl Scene {
     fn now(&self) -> u64 {
-        self.start.elapsed().as_nanos().try_into().unwrap_or(u64::MAX)
+        self.start
+            .elapsed()
+            .as_nanos()
+            .try_into()
+            .unwrap_or(u64::MAX)
     }
 
     /// Answers every request on a listener with the upstream's name, and records it.
@@ -116,7 +128,10 @@ impl Scene {
 
     fn answer(&self, mut stream: TcpStream, name: &str, is_canary: bool) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len());
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
+            name.len()
+        );
         let (mut pending, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let read = stream.read(&mut chunk)?;
@@ -160,7 +175,10 @@ impl Scene {
 
     fn ask_until_the_end(&self, client: &mut Client, proxy: SocketAddr) {
         while !self.record.done.load(Ordering::Relaxed) {
-            if let Err(error) = client.send(HOST, &stamp(self.now())).and_then(|()| client.receive()) {
+            if let Err(error) = client
+                .send(HOST, &stamp(self.now()))
+                .and_then(|()| client.receive())
+            {
                 self.failed(&error);
                 if let Ok(fresh) = Client::connect(proxy) {
                     *client = fresh;
@@ -172,7 +190,11 @@ impl Scene {
 
     fn failed(&self, error: &anyhow::Error) {
         self.record.errors.fetch_add(1, Ordering::Relaxed);
-        let _ = writeln!(io::stderr(), "{:.6}: {error:#}", self.start.elapsed().as_secs_f64());
+        let _ = writeln!(
+            io::stderr(),
+            "{:.6}: {error:#}",
+            self.start.elapsed().as_secs_f64()
+        );
     }
 }
 
@@ -188,7 +210,11 @@ fn sent_at(head: &[u8]) -> Option<u64> {
         line.get(..name.len())
             .is_some_and(|start| start.eq_ignore_ascii_case(name))
     })?;
-    std::str::from_utf8(line.get(name.len()..)?).ok()?.trim().parse().ok()
+    std::str::from_utf8(line.get(name.len()..)?)
+        .ok()?
+        .trim()
+        .parse()
+        .ok()
 }
 
 /// A span in which nothing may be sent to the canary: from the reply to the next change.
@@ -223,7 +249,9 @@ struct Operator {
 impl Operator {
     fn new(scene: &Scene, admin: SocketAddr, proxy: SocketAddr, hold: Duration) -> Result<Self> {
         let (admin, scene) = (Client::connect(admin)?, scene.clone());
-        let probes = (0..PROBES).map(|_| Client::connect(proxy)).collect::<Result<_>>()?;
+        let probes = (0..PROBES)
+            .map(|_| Client::connect(proxy))
+            .collect::<Result<_>>()?;
         Ok(Self {
             scene,
             admin,
@@ -234,7 +262,8 @@ impl Operator {
         })
     }
 
-    /// Half of the traffic to the canary, and away again: by weights and by the rollback call in turns.
+    /// Half of the traffic to the canary, and away again: by weights and by the rollback call in
+    /// turns.
     fn cycle(&mut self, cycle: usize) -> Result<()> {
         self.open()?;
         thread::sleep(self.hold);
@@ -322,10 +351,14 @@ impl Operator {
         })
     }
 
-    /// The requests that reached the canary in a closed span. One that was sent in it but arrived after its end may well
-    /// have been routed by the next change, so the arrival decides, not the sending.
+    /// The requests that reached the canary in a closed span. One that was sent in it but arrived
+    /// after its end may well have been routed by the next change, so the arrival decides, not
+    /// the sending.
     fn behind(&self, arrivals: &[Arrival]) -> Vec<Behind> {
-        let span_of = |at: u64| self.closed.get(self.closed.partition_point(|span| span.until < at));
+        let span_of = |at: u64| {
+            self.closed
+                .get(self.closed.partition_point(|span| span.until < at))
+        };
         arrivals
             .iter()
             .filter_map(|arrival| Some((arrival, span_of(arrival.received)?)))
@@ -343,7 +376,11 @@ impl Operator {
         let mut with = 0;
         for span in &self.closed {
             let first = arrivals.partition_point(|arrival| arrival.received < opened);
-            with += usize::from(arrivals.get(first).is_some_and(|arrival| arrival.received < span.from));
+            with += usize::from(
+                arrivals
+                    .get(first)
+                    .is_some_and(|arrival| arrival.received < span.from),
+            );
             opened = span.until;
         }
         with
@@ -354,6 +391,8 @@ impl Operator {
 fn percentiles(nanoseconds: &[u64]) -> [u64; 3] {
     let mut sorted: Vec<u64> = nanoseconds.iter().map(|ns| ns / 1000).collect();
     sorted.sort_unstable();
-    let at = |hundredths: usize| sorted.get((sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1)));
+    let at = |hundredths: usize| {
+        sorted.get((sorted.len() * hundredths / 100).min(sorted.len().saturating_sub(1)))
+    };
     [50, 99, 100].map(|hundredths| at(hundredths).copied().unwrap_or_default())
 }

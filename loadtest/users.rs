@@ -1,4 +1,5 @@
-//! The users of a service: requests at random times, whether or not earlier ones have been answered, and what they saw.
+//! The users of a service: requests at random times, whether or not earlier ones have been
+//! answered, and what they saw.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -199,19 +200,33 @@ impl Users {
         self.total.get()
     }
 
-    /// How many requests a fault would have harmed, had it had `weight` (0 to 1) of these users for `seconds` from `onset`
-    /// on: over the requests of the tally, and after its end over those that would come next.
-    pub(crate) fn let_through(&self, tally: &Tally, fault: Fault, onset: Instant, weight: f64, seconds: f64) -> f64 {
+    /// How many requests a fault would have harmed, had it had `weight` (0 to 1) of these users for
+    /// `seconds` from `onset` on: over the requests of the tally, and after its end over those
+    /// that would come next.
+    pub(crate) fn let_through(
+        &self,
+        tally: &Tally,
+        fault: Fault,
+        onset: Instant,
+        weight: f64,
+        seconds: f64,
+    ) -> f64 {
         let from = onset.saturating_duration_since(tally.since).as_secs_f64();
         let mut future = self.arrivals.borrow().clone();
         let to_come = std::iter::from_fn(|| {
-            let next = future.next.saturating_duration_since(tally.since).as_secs_f64();
+            let next = future
+                .next
+                .saturating_duration_since(tally.since)
+                .as_secs_f64();
             future.advance();
             Some(next)
         });
         let arrived = tally.arrived_s.borrow();
         let last = arrived.last().copied().unwrap_or_default();
-        let times = arrived.iter().copied().chain(to_come.skip_while(|at| *at <= last));
+        let times = arrived
+            .iter()
+            .copied()
+            .chain(to_come.skip_while(|at| *at <= last));
         let ages = times.map(|at| at - from).skip_while(|age| *age < 0.0);
         ages.take_while(|age| *age < seconds)
             .map(|age| weight * fault.harm(age))
@@ -327,16 +342,24 @@ impl Users {
         let mut rng = self.rng.borrow_mut();
         let path = format!("/{}/{}", rng.usize(..ROUTES), rng.u32(..1000));
         let (method, body) = if rng.f64() < WRITES {
-            (Method::POST, Bytes::from_static(br#"{"basket": [1, 2, 3]}"#))
+            (
+                Method::POST,
+                Bytes::from_static(br#"{"basket": [1, 2, 3]}"#),
+            )
         } else {
             (Method::GET, Bytes::new())
         };
-        let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, &self.host);
         request = request.header(USER, user.place.to_string());
         if let Some(cookie) = &user.cookie {
             request = request.header(COOKIE, cookie);
         }
-        request.body(Full::new(body)).context("a request that cannot be")
+        request
+            .body(Full::new(body))
+            .context("a request that cannot be")
     }
 }
 

@@ -26,8 +26,8 @@ use crate::fault::{Asked, Cause, ENDPOINTS, Fate, Fault};
 pub(crate) const CAUSE: &str = "x-cause";
 /// The header in which a user's requests say whose they are.
 pub(crate) const USER: &str = "x-user";
-/// Not 127.0.0.1, from which connections to the endpoints are made: one of those might otherwise be given the port of an
-/// endpoint that is down at that moment.
+/// Not 127.0.0.1, from which connections to the endpoints are made: one of those might otherwise be
+/// given the port of an endpoint that is down at that moment.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A version that listens.
@@ -106,7 +106,14 @@ impl Version {
         let mut is_down = self.is_down.subscribe();
         self.accept(endpoint, first, &mut is_down).await;
         while is_down.wait_for(|down| !down).await.is_ok() {
-            match TcpListener::bind(self.addresses.get(endpoint).copied().unwrap_or((HOST, 0).into())).await {
+            match TcpListener::bind(
+                self.addresses
+                    .get(endpoint)
+                    .copied()
+                    .unwrap_or((HOST, 0).into()),
+            )
+            .await
+            {
                 Ok(listener) => self.accept(endpoint, listener, &mut is_down).await,
                 Err(_) => sleep(Duration::from_millis(5)).await,
             }
@@ -114,7 +121,12 @@ impl Version {
     }
 
     /// Takes connections until the version is down; all of them end with it.
-    async fn accept(self: &Rc<Self>, endpoint: usize, listener: TcpListener, is_down: &mut watch::Receiver<bool>) {
+    async fn accept(
+        self: &Rc<Self>,
+        endpoint: usize,
+        listener: TcpListener,
+        is_down: &mut watch::Receiver<bool>,
+    ) {
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
@@ -162,7 +174,8 @@ impl Version {
         }
     }
 
-    /// The first request starts the crashes, so that the check before the release finds a version that looks well.
+    /// The first request starts the crashes, so that the check before the release finds a version
+    /// that looks well.
     fn crash_in_time(self: &Rc<Self>) {
         let Fault::Crashes { up_ms, down_ms } = self.fault() else {
             return;
@@ -184,12 +197,17 @@ impl Version {
 
 /// `/3/anything` is route 3.
 fn route_of(path: &str) -> usize {
-    path.split('/').nth(1).and_then(|part| part.parse().ok()).unwrap_or(0)
+    path.split('/')
+        .nth(1)
+        .and_then(|part| part.parse().ok())
+        .unwrap_or(0)
 }
 
 /// 0 to 1; health checks have no user.
 fn user_of(headers: &HeaderMap) -> f64 {
-    let user = headers.get(USER).and_then(|user| user.to_str().ok()?.parse().ok());
+    let user = headers
+        .get(USER)
+        .and_then(|user| user.to_str().ok()?.parse().ok());
     user.unwrap_or(1.0)
 }
 

@@ -1,5 +1,5 @@
-//! The part of `loadtest/viewers` that opens connections: an operator whose rollbacks are timed, and those who should not
-//! be able to delay them.
+//! The part of `loadtest/viewers` that opens connections: an operator whose rollbacks are timed,
+//! and those who should not be able to delay them.
 
 #[expect(dead_code, reason = "the operator only calls")]
 mod wire;
@@ -33,13 +33,18 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 const LIST: &str = "GET /api/v1/services HTTP/1.1\r\nHost: localhost\r\n\r\n";
 const HALF_HEAD: &str = "GET /api/v1/services HTTP/1.1\r\nHost: localh";
-const HALF_BODY: &str = "PUT /api/v1/services/s0/weights HTTP/1.1\r\nHost: localhost\r\n\
-                         Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{";
+const HALF_BODY: &str = "PUT /api/v1/services/s0/weights HTTP/1.1\r\nHost: \
+                         localhost\r\nContent-Type: application/json\r\nContent-Length: \
+                         50\r\n\r\n{";
 
 fn main() -> Result<()> {
     let mut args = env::args().skip(1);
-    let mut next = || args.next().context("ADMIN RUNS SITUATION: an argument is missing");
-    let (admin, runs, situation): (SocketAddr, usize, String) = (next()?.parse()?, next()?.parse()?, next()?);
+    let mut next = || {
+        args.next()
+            .context("ADMIN RUNS SITUATION: an argument is missing")
+    };
+    let (admin, runs, situation): (SocketAddr, usize, String) =
+        (next()?.parse()?, next()?.parse()?, next()?);
     let scene = Arc::new(Scene::default());
     let mut others = Vec::new();
     match situation.as_str() {
@@ -70,7 +75,11 @@ fn main() -> Result<()> {
     for other in others {
         let _ = other.join();
     }
-    writeln!(io::stdout(), "{}", json!({ "times_us": times, "served": served }))?;
+    writeln!(
+        io::stdout(),
+        "{}",
+        json!({ "times_us": times, "served": served })
+    )?;
     Ok(())
 }
 
@@ -172,7 +181,9 @@ fn left(answer: &[u8]) -> Result<Option<usize>> {
     if !head.starts_with("http/1.1 200") {
         bail!("{head}");
     }
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length:"));
     let length: usize = length.context("no content-length")?.trim().parse()?;
     Ok(Some((end + 4 + length).saturating_sub(answer.len())))
 }

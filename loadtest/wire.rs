@@ -1,5 +1,6 @@
-//! HTTP/1.1 on a blocking socket, one request at a time: what `swaps.rs` and `reflex.rs` ask the proxy and its admin API
-//! with. Nothing stands between a call and its bytes, so that times can be taken around it.
+//! HTTP/1.1 on a blocking socket, one request at a time: what `swaps.rs` and `reflex.rs` ask the
+//! proxy and its admin API with. Nothing stands between a call and its bytes, so that times can be
+//! taken around it.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +30,9 @@ impl Client {
     /// Calls the admin API and returns the body of its good answer.
     pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        );
         self.stream
             .write_all(format!("{head}Content-Length: {length}\r\n\r\n{body}").as_bytes())?;
         self.receive()
@@ -49,7 +52,10 @@ impl Client {
         let (mut answer, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let read = self.stream.read(&mut chunk)?;
-            ensure!(read > 0, "the connection was closed in the middle of an exchange");
+            ensure!(
+                read > 0,
+                "the connection was closed in the middle of an exchange"
+            );
             answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
             if let Some(complete) = complete(&answer)? {
                 return Ok(complete);

@@ -1,5 +1,6 @@
-//! Weighbridge: a reverse proxy that splits traffic by weight between the deployed versions of a service, measures
-//! every answer as it passes, and takes traffic away from a bad version in milliseconds.
+//! Weighbridge: a reverse proxy that splits traffic by weight between the deployed versions of a
+//! service, measures every answer as it passes, and takes traffic away from a bad version in
+//! milliseconds.
 //!
 //! `src/ARCHITECTURE.md` tells which module may know which.
 

@@ -1,17 +1,18 @@
 //! Timestamps, and the clocks that give them.
 //!
-//! Everything that depends on time takes a [`Timestamp`] as an argument; only the shells (`proxy`, `control`, `app`)
-//! hold a [`Clock`]. So a test, a simulation or a replay decides what time it is.
+//! Everything that depends on time takes a [`Timestamp`] as an argument; only the shells (`proxy`,
+//! `control`, `app`) hold a [`Clock`]. So a test, a simulation or a replay decides what time it is.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A moment: how long the process had been running, for measuring, and what the wall clock said, for people.
+/// A moment: how long the process had been running, for measuring, and what the wall clock said,
+/// for people.
 ///
-/// The two are taken together but not bound to each other: the wall clock may be set back, the monotonic part never
-/// goes back, and it alone decides order and distance.
+/// The two are taken together but not bound to each other: the wall clock may be set back, the
+/// monotonic part never goes back, and it alone decides order and distance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     monotonic_ns: u64,
@@ -19,9 +20,13 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// A moment `monotonic_ns` after the process started, at `unix_us` microseconds since 1970 in UTC.
+    /// A moment `monotonic_ns` after the process started, at `unix_us` microseconds since 1970 in
+    /// UTC.
     pub const fn new(monotonic_ns: u64, unix_us: i64) -> Timestamp {
-        Timestamp { monotonic_ns, unix_us }
+        Timestamp {
+            monotonic_ns,
+            unix_us,
+        }
     }
 
     /// Nanoseconds since the process started (on a manual clock: since its start).
@@ -58,8 +63,10 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Out of jiff's range (the years -9999 to 9999) only after a broken store or clock: then the epoch, visibly.
-        let at = jiff::Timestamp::from_microsecond(self.unix_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        // Out of jiff's range (the years -9999 to 9999) only after a broken store or clock: then
+        // the epoch, visibly.
+        let at =
+            jiff::Timestamp::from_microsecond(self.unix_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         at.fmt(f)
     }
 }
@@ -90,8 +97,8 @@ impl Clock for SystemClock {
 }
 
 impl SystemClock {
-    /// A moment on the scale of [`Timestamp::monotonic_ns`], for those who have taken it already: this reads no clock,
-    /// except to begin the scale. Moments before that are its zero.
+    /// A moment on the scale of [`Timestamp::monotonic_ns`], for those who have taken it already:
+    /// this reads no clock, except to begin the scale. Moments before that are its zero.
     pub fn monotonic_ns(at: Instant) -> u64 {
         // One start for all instances, so that their timestamps can be compared.
         static START: OnceLock<Instant> = OnceLock::new();
@@ -146,7 +153,10 @@ mod tests {
         let at = Timestamp::new(0, 1_700_000_000_120_042);
         assert_eq!(at.rfc3339(), "2023-11-14T22:13:20.120042Z");
         assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00Z");
-        assert_eq!(Timestamp::new(0, i64::MAX).to_string(), "1970-01-01T00:00:00Z");
+        assert_eq!(
+            Timestamp::new(0, i64::MAX).to_string(),
+            "1970-01-01T00:00:00Z"
+        );
     }
 
     #[test]
@@ -156,7 +166,10 @@ mod tests {
         assert_eq!(clock.now(), Timestamp::new(5, 7));
         clock.advance(Duration::from_secs(2));
         assert_eq!(twin.now(), Timestamp::new(2_000_000_005, 2_000_007));
-        assert_eq!(twin.now().since(Timestamp::new(5, 7)), Duration::from_secs(2));
+        assert_eq!(
+            twin.now().since(Timestamp::new(5, 7)),
+            Duration::from_secs(2)
+        );
         assert_eq!(Timestamp::new(5, 7).since(twin.now()), Duration::ZERO);
     }
 

@@ -1,5 +1,5 @@
-//! The rules of the code's own shape: which module may know which, what pure modules do without, how long a file may
-//! be, and that every configuration that is shipped can be used.
+//! The rules of the code's own shape: which module may know which, what pure modules do without,
+//! how long a file may be, and that every configuration that is shipped can be used.
 
 #![expect(
     clippy::unwrap_used,
@@ -46,13 +46,18 @@ fn modules_import_only_what_the_table_lists() {
     let mut wrong = Vec::new();
     for module in modules() {
         let Some(allowed) = layers.get(&module) else {
-            wrong.push(format!("{module} has no row in the table of src/ARCHITECTURE.md"));
+            wrong.push(format!(
+                "{module} has no row in the table of src/ARCHITECTURE.md"
+            ));
             continue;
         };
         for (path, text) in sources_of(&module) {
             for import in imports(&code(&text)) {
                 if import != module && !allowed.contains(&import) && !allowed.contains("all") {
-                    wrong.push(format!("{}: {module} must not know {import}", path.display()));
+                    wrong.push(format!(
+                        "{}: {module} must not know {import}",
+                        path.display()
+                    ));
                 }
             }
         }
@@ -87,7 +92,10 @@ fn pure_modules_do_without_the_world() {
             }
             let code = code(production(&text));
             for word in IMPURE.into_iter().filter(|word| contains_word(&code, word)) {
-                wrong.push(format!("{}: {module} is pure and must not use {word}", path.display()));
+                wrong.push(format!(
+                    "{}: {module} is pure and must not use {word}",
+                    path.display()
+                ));
             }
         }
     }
@@ -110,7 +118,10 @@ fn every_configuration_that_is_shipped_can_be_loaded() {
     let mut loaded = 0;
     for entry in fs::read_dir(root().join("config")).unwrap() {
         let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "yaml") {
+        if path
+            .extension()
+            .is_some_and(|extension| extension == "yaml")
+        {
             if let Err(report) = weighbridge::config::load(&path) {
                 panic!("{}: {report}", path.display());
             }
@@ -120,7 +131,8 @@ fn every_configuration_that_is_shipped_can_be_loaded() {
     assert!(loaded >= 3, "config/ holds {loaded} configurations");
 }
 
-/// The examples for pipelines are no configurations; what their commands do is tried by `config/examples/try`.
+/// The examples for pipelines are no configurations; what their commands do is tried by
+/// `config/examples/try`.
 #[test]
 fn every_example_for_a_pipeline_is_yaml() {
     let mut read_so_far = 0;
@@ -146,17 +158,24 @@ fn every_example_for_a_pipeline_is_yaml() {
 /// The scanners must see what they look for, or all of the above would pass on anything.
 #[test]
 fn the_scanners_see_what_they_look_for() {
-    let text = "use crate::{model, stats::{Class, Reason}, time};\n// crate::admin\nlet x = crate::proxy::run();\n\
-                /* crate::cli */ let tokio_like = 1;\n#[cfg(test)]\nmod tests {\n    use tokio;\n}\n";
+    let text = "use crate::{model, stats::{Class, Reason}, time};\n// crate::admin\nlet x = \
+                crate::proxy::run();\n/* crate::cli */ let tokio_like = 1;\n#[cfg(test)]\nmod \
+                tests {\n    use tokio;\n}\n";
     let found: Vec<_> = imports(&code(text)).into_iter().collect();
     assert_eq!(found, ["model", "proxy", "stats", "time"]);
     assert!(!contains_word(&code(production(text)), "tokio"));
     assert!(contains_word(&code(text), "tokio"));
     assert!(contains_word("std::fs::read", "std::fs"));
     assert!(contains_word("use std::{fs, sync::Arc};", "std::fs"));
-    assert!(contains_word("use std::{fs, time::{Duration, Instant}};", "Instant"));
+    assert!(contains_word(
+        "use std::{fs, time::{Duration, Instant}};",
+        "Instant"
+    ));
     assert!(!contains_word("std::fsync", "std::fs"));
-    assert_eq!(pure_modules(), ["model", "stats", "routing", "analysis", "release"]);
+    assert_eq!(
+        pure_modules(),
+        ["model", "stats", "routing", "analysis", "release"]
+    );
     assert!(layers().len() >= modules().len() && modules().len() > 5);
 }
 
@@ -172,7 +191,9 @@ fn read(path: &Path) -> String {
 fn modules() -> Vec<String> {
     let text = read(&root().join("src/lib.rs"));
     let names = text.lines().filter_map(|line| {
-        let declared = line.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        let declared = line
+            .trim_start_matches("pub ")
+            .trim_start_matches("pub(crate) ");
         declared.strip_prefix("mod ")?.strip_suffix(';')
     });
     names.map(str::to_owned).collect()
@@ -180,7 +201,9 @@ fn modules() -> Vec<String> {
 
 /// Module to what it may import, from the table of `src/ARCHITECTURE.md`.
 fn layers() -> BTreeMap<String, BTreeSet<String>> {
-    rows(&read(&root().join("src/ARCHITECTURE.md"))).into_iter().collect()
+    rows(&read(&root().join("src/ARCHITECTURE.md")))
+        .into_iter()
+        .collect()
 }
 
 fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
@@ -190,7 +213,9 @@ fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
         let [module, _, imports] = &*cells else {
             panic!("not a row of three cells: {row}");
         };
-        let imports = imports.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+        let imports = imports
+            .split(',')
+            .map(|name| name.trim().trim_matches('`').to_owned());
         (
             module.trim_matches('`').to_owned(),
             imports.filter(|name| name != "—").collect(),
@@ -202,9 +227,14 @@ fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
 /// The modules that the line `Pure: …` names.
 fn pure_modules() -> Vec<String> {
     let text = read(&root().join("src/ARCHITECTURE.md"));
-    let line = text.lines().find_map(|line| line.strip_prefix("Pure: ")).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix("Pure: "))
+        .unwrap();
     let names = line.trim_end_matches('.').split(',');
-    names.map(|name| name.trim().trim_matches('`').to_owned()).collect()
+    names
+        .map(|name| name.trim().trim_matches('`').to_owned())
+        .collect()
 }
 
 /// The files of a module, which is one file or a folder.
@@ -212,7 +242,10 @@ fn sources_of(module: &str) -> Vec<(PathBuf, String)> {
     let folder = root().join("src").join(module);
     let mut files = rust_files(&folder);
     files.extend(Some(folder.with_extension("rs")).filter(|file| file.exists()));
-    files.into_iter().map(|path| (path.clone(), read(&path))).collect()
+    files
+        .into_iter()
+        .map(|path| (path.clone(), read(&path)))
+        .collect()
 }
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
@@ -220,7 +253,13 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         return Vec::new();
     };
     let paths = entries.map(|entry| entry.unwrap().path());
-    let files = paths.flat_map(|path| if path.is_dir() { rust_files(&path) } else { vec![path] });
+    let files = paths.flat_map(|path| {
+        if path.is_dir() {
+            rust_files(&path)
+        } else {
+            vec![path]
+        }
+    });
     files
         .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
         .collect()
@@ -236,7 +275,8 @@ fn is_test_file(path: &Path) -> bool {
 
 /// What is before the file's tests, which come last.
 fn production(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod tests {").map_or(text, |at| &text[..at])
+    text.find("#[cfg(test)]\nmod tests {")
+        .map_or(text, |at| &text[..at])
 }
 
 /// A text without its comments.
@@ -245,10 +285,14 @@ fn code(text: &str) -> String {
     let mut code = String::new();
     while let Some(at) = rest.find("/*") {
         code += &rest[..at];
-        rest = rest[at..].find("*/").map_or("", |end| &rest[at + end + 2..]);
+        rest = rest[at..]
+            .find("*/")
+            .map_or("", |end| &rest[at + end + 2..]);
     }
     code += rest;
-    let lines = code.lines().map(|line| line.split("//").next().unwrap_or_default());
+    let lines = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default());
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -290,7 +334,9 @@ fn names_in_group(group: &str) -> Vec<String> {
 }
 
 fn identifier(text: &str) -> String {
-    text.chars().take_while(|letter| is_of_word(*letter)).collect()
+    text.chars()
+        .take_while(|letter| is_of_word(*letter))
+        .collect()
 }
 
 fn is_of_word(letter: char) -> bool {
@@ -300,7 +346,10 @@ fn is_of_word(letter: char) -> bool {
 /// Whether a text uses a name: alone, as a path, or out of a group of imports (`std::{fs, io}`).
 fn contains_word(code: &str, word: &str) -> bool {
     let whole = code.match_indices(word).any(|(at, _)| {
-        let before = code[..at].chars().next_back().is_none_or(|letter| !is_of_word(letter));
+        let before = code[..at]
+            .chars()
+            .next_back()
+            .is_none_or(|letter| !is_of_word(letter));
         let after = code[at + word.len()..]
             .chars()
             .next()

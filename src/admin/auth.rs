@@ -1,7 +1,7 @@
 //! Who calls, and whether they may.
 //!
-//! Tokens are known by their SHA-256 only. Every digest is compared, each in constant time, so that the time of an
-//! answer tells nothing about which was nearly right.
+//! Tokens are known by their SHA-256 only. Every digest is compared, each in constant time, so that
+//! the time of an answer tells nothing about which was nearly right.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -26,7 +26,8 @@ const FAILURES_BURST: u32 = 60;
 /// One more is forgiven after so long.
 const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 
-/// Addresses whose failures are remembered. When more fail at the same time, new ones are put off at once.
+/// Addresses whose failures are remembered. When more fail at the same time, new ones are put off
+/// at once.
 const FAILING_PEERS_MAX: usize = 1024;
 
 /// Who calls.
@@ -38,7 +39,8 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Whether the caller may override gates, freeze windows and the preflight of the configuration.
+    /// Whether the caller may override gates, freeze windows and the preflight of the
+    /// configuration.
     pub(super) fn may_override(&self) -> bool {
         self.role >= Role::Admin
     }
@@ -52,7 +54,8 @@ pub(super) struct Auth {
 }
 
 impl Auth {
-    /// The callers that `options` name; everyone if they name none, which only a loopback address may have.
+    /// The callers that `options` name; everyone if they name none, which only a loopback address
+    /// may have.
     pub(super) fn new(options: &Options) -> Auth {
         Auth {
             tokens: options.tokens.clone(),
@@ -60,7 +63,12 @@ impl Auth {
         }
     }
 
-    fn caller(&self, headers: &HeaderMap, peer: IpAddr, now: Instant) -> Result<Caller, ProblemResponse> {
+    fn caller(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        now: Instant,
+    ) -> Result<Caller, ProblemResponse> {
         if self.tokens.is_empty() {
             return Ok(Caller {
                 name: "anonymous".into(),
@@ -88,8 +96,9 @@ impl Auth {
         found
     }
 
-    /// The answer to a wrong token. A right one is always let in, whatever came from its address before: nobody can
-    /// lock an operator out in the moment of a rollback. The limit keeps guessing from costing much, here and in the log.
+    /// The answer to a wrong token. A right one is always let in, whatever came from its address
+    /// before: nobody can lock an operator out in the moment of a rollback. The limit keeps
+    /// guessing from costing much, here and in the log.
     fn refuse(&self, peer: IpAddr, now: Instant) -> ProblemResponse {
         let wait = self
             .failures
@@ -127,8 +136,10 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], ProblemResponse> {
 }
 
 fn unauthenticated(detail: &'static str, challenge: &'static str) -> ProblemResponse {
-    ProblemResponse::new(problem::UNAUTHENTICATED, detail)
-        .with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+    ProblemResponse::new(problem::UNAUTHENTICATED, detail).with_header(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static(challenge),
+    )
 }
 
 /// Lets only callers through who have at least this role, and tells the handler who they are.
@@ -214,6 +225,9 @@ mod tests {
             failures.record(peer(n), later);
         }
         assert_eq!(failures.forgiven_at.len(), FAILING_PEERS_MAX);
-        assert_eq!(failures.record(peer(9_999), later + FAILURE_FORGIVEN_AFTER * 99), None);
+        assert_eq!(
+            failures.record(peer(9_999), later + FAILURE_FORGIVEN_AFTER * 99),
+            None
+        );
     }
 }

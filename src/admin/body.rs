@@ -1,8 +1,8 @@
 //! Reads the JSON bodies of writes, strictly.
 //!
-//! What is not JSON is 400; what is JSON and not what the API takes is 422, with a pointer to the field. Tokens like
-//! `NaN`, which are not JSON but which libraries write, count as a wrong value of their field. Nesting is bounded by
-//! the parser (128 levels), size by a layer.
+//! What is not JSON is 400; what is JSON and not what the API takes is 422, with a pointer to the
+//! field. Tokens like `NaN`, which are not JSON but which libraries write, count as a wrong value
+//! of their field. Nesting is bounded by the parser (128 levels), size by a layer.
 
 use std::time::Duration;
 
@@ -20,7 +20,9 @@ use super::problem::{self, ProblemResponse};
 const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// The body of a request that must have one.
-pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes, T), ProblemResponse> {
+pub(super) async fn read<T: DeserializeOwned>(
+    request: Request,
+) -> Result<(Bytes, T), ProblemResponse> {
     check_type(request.headers())?;
     let bytes = collect(request).await?;
     let parsed = parse(&bytes)?;
@@ -31,11 +33,16 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request) -> Result<(Bytes
 pub(super) async fn read_optional<T: DeserializeOwned + Default>(
     request: Request,
 ) -> Result<(Bytes, T), ProblemResponse> {
-    // A form of another site always has a type, so what has neither type nor body was not sent by one.
+    // A form of another site always has a type, so what has neither type nor body was not sent by
+    // one.
     if request.headers().contains_key(header::CONTENT_TYPE) {
         check_type(request.headers())?;
         let bytes = collect(request).await?;
-        let parsed = if bytes.is_empty() { T::default() } else { parse(&bytes)? };
+        let parsed = if bytes.is_empty() {
+            T::default()
+        } else {
+            parse(&bytes)?
+        };
         return Ok((bytes, parsed));
     }
     let bytes = collect(request).await?;
@@ -70,7 +77,10 @@ async fn collect(request: Request) -> Result<Bytes, ProblemResponse> {
         .map_err(|_| ProblemResponse::plain(problem::TOO_SLOW))?
         .map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ProblemResponse::plain(problem::TOO_LARGE),
-            _ => ProblemResponse::new(problem::BAD_REQUEST, "The body could not be read to its end."),
+            _ => ProblemResponse::new(
+                problem::BAD_REQUEST,
+                "The body could not be read to its end.",
+            ),
         })
 }
 
@@ -96,31 +106,48 @@ fn explain(bytes: &[u8], pointer: &str, error: &serde_json::Error) -> ProblemRes
     match error.classify() {
         Category::Data => ProblemResponse::field(format!("{pointer}{}", own_field(what)), what),
         _ if what == "number out of range" => ProblemResponse::field(pointer, what),
-        _ if bytes.trim_ascii().is_empty() => ProblemResponse::new(problem::MALFORMED_JSON, "The body is empty."),
+        _ if bytes.trim_ascii().is_empty() => {
+            ProblemResponse::new(problem::MALFORMED_JSON, "The body is empty.")
+        }
         _ => match token_at(bytes, error.line(), error.column()) {
-            Some(token) if is_not_finite(token) => ProblemResponse::field(pointer, "A finite number is expected."),
+            Some(token) if is_not_finite(token) => {
+                ProblemResponse::field(pointer, "A finite number is expected.")
+            }
             _ => ProblemResponse::new(problem::MALFORMED_JSON, text),
         },
     }
 }
 
-/// The field that serde names in its message only: one that is missing, or that a struct has been given twice.
+/// The field that serde names in its message only: one that is missing, or that a struct has been
+/// given twice.
 fn own_field(what: &str) -> String {
     let named = what
         .strip_prefix("missing field `")
         .or_else(|| what.strip_prefix("duplicate field `"));
-    named.map_or_else(String::new, |rest| format!("/{}", rest.trim_end_matches('`')))
+    named.map_or_else(String::new, |rest| {
+        format!("/{}", rest.trim_end_matches('`'))
+    })
 }
 
-/// The bare word or number around a position, which the parser gives as line and column, both from 1.
+/// The bare word or number around a position, which the parser gives as line and column, both from
+/// 1.
 fn token_at(bytes: &[u8], line: usize, column: usize) -> Option<&str> {
-    let line = bytes.split(|byte| *byte == b'\n').nth(line.checked_sub(1)?)?;
+    let line = bytes
+        .split(|byte| *byte == b'\n')
+        .nth(line.checked_sub(1)?)?;
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let (before, _) = line.split_at_checked(column.min(line.len()))?;
-    // The position is on the offending byte or just after it; what precedes the colon or bracket is no part.
-    let start = before.iter().rposition(|byte| !is_part(byte)).map_or(0, |at| at + 1);
+    // The position is on the offending byte or just after it; what precedes the colon or bracket is
+    // no part.
+    let start = before
+        .iter()
+        .rposition(|byte| !is_part(byte))
+        .map_or(0, |at| at + 1);
     let token = line.get(start..)?;
-    let length = token.iter().position(|byte| !is_part(byte)).unwrap_or(token.len());
+    let length = token
+        .iter()
+        .position(|byte| !is_part(byte))
+        .unwrap_or(token.len());
     str::from_utf8(token.get(..length)?).ok()
 }
 
@@ -131,12 +158,15 @@ fn is_not_finite(token: &str) -> bool {
 
 /// A path as JSON pointer (RFC 6901).
 fn pointer(path: &Path) -> String {
-    path.iter().fold(String::new(), |pointer, segment| match segment {
-        Segment::Seq { index } => format!("{pointer}/{index}"),
-        Segment::Map { key } => format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1")),
-        Segment::Enum { variant } => format!("{pointer}/{variant}"),
-        Segment::Unknown => pointer,
-    })
+    path.iter()
+        .fold(String::new(), |pointer, segment| match segment {
+            Segment::Seq { index } => format!("{pointer}/{index}"),
+            Segment::Map { key } => {
+                format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
+            }
+            Segment::Enum { variant } => format!("{pointer}/{variant}"),
+            Segment::Unknown => pointer,
+        })
 }
 
 #[cfg(test)]
@@ -147,7 +177,11 @@ mod tests {
     #[track_caller]
     fn check(body: &str, status: u16, pointer: &str) {
         let problem = parse::<WeightsUpdate>(body.as_bytes()).expect_err(body);
-        let pointers: Vec<_> = problem.errors.iter().map(|error| error.pointer.as_str()).collect();
+        let pointers: Vec<_> = problem
+            .errors
+            .iter()
+            .map(|error| error.pointer.as_str())
+            .collect();
         let expected: &[&str] = if status == 422 { &[pointer] } else { &[] };
         assert_eq!(
             (problem.kind.status.as_u16(), &pointers[..]),
@@ -165,13 +199,25 @@ mod tests {
         check(r#"{"weights": {"green": 5}} garbage"#, 400, "");
         check(r#"{"weights": {"green": 5,}}"#, 400, "");
         check(r#"{"weights": {"green": "\ud800"}}"#, 400, "");
-        for token in ["NaN", "-NaN", "Infinity", "-Infinity", "nan", "inf", "+Infinity"] {
+        for token in [
+            "NaN",
+            "-NaN",
+            "Infinity",
+            "-Infinity",
+            "nan",
+            "inf",
+            "+Infinity",
+        ] {
             check(
                 &format!("{{\"weights\": {{\n \"green\": {token} }} }}"),
                 422,
                 "/weights/green",
             );
-            check(&format!("{{\"weights\":{{\"green\":{token}}}}}"), 422, "/weights/green");
+            check(
+                &format!("{{\"weights\":{{\"green\":{token}}}}}"),
+                422,
+                "/weights/green",
+            );
             check(
                 &format!("{{\"weights\":{{\"blue\":1,\"green\":{token}"),
                 422,
@@ -183,16 +229,28 @@ mod tests {
         check(r#"{"weights": {"green": "5"}}"#, 422, "/weights/green");
         check(r#"{"weights": {"green": null}}"#, 422, "/weights/green");
         check(r#"{"weights": {"green": [5]}}"#, 422, "/weights/green");
-        check(r#"{"weights": {"gr/e~en": true}}"#, 422, "/weights/gr~1e~0en");
+        check(
+            r#"{"weights": {"gr/e~en": true}}"#,
+            422,
+            "/weights/gr~1e~0en",
+        );
         check(
             r#"{"weights": {"green": 5, "blue": 90, "green": 10}}"#,
             422,
             "/weights/green",
         );
-        check(r#"{"weights": {"green": 5}, "weights": {}}"#, 422, "/weights");
+        check(
+            r#"{"weights": {"green": 5}, "weights": {}}"#,
+            422,
+            "/weights",
+        );
         check(r#"{"weights": null}"#, 422, "/weights");
         check(r#"{"weights": [["green", 5]]}"#, 422, "/weights");
-        check(r#"{"weights": {"green": 100}, "reason": 5}"#, 422, "/reason");
+        check(
+            r#"{"weights": {"green": 100}, "reason": 5}"#,
+            422,
+            "/reason",
+        );
         check(r#"{"weights": {"green": 100}, "why": "x"}"#, 422, "/why");
         check("{}", 422, "/weights");
         check("[]", 422, "");
@@ -202,9 +260,17 @@ mod tests {
 
     #[test]
     fn bombs_are_refused() {
-        check(&format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)), 422, "");
+        check(
+            &format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)),
+            422,
+            "",
+        );
         check(&"[".repeat(60_000), 400, "");
-        let deep = format!(r#"{{"weights":{}1{}}}"#, r#"{"a":"#.repeat(9_000), "}".repeat(9_000));
+        let deep = format!(
+            r#"{{"weights":{}1{}}}"#,
+            r#"{"a":"#.repeat(9_000),
+            "}".repeat(9_000)
+        );
         check(&deep, 422, "/weights/a");
     }
 }

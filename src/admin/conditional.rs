@@ -6,7 +6,8 @@ use super::problem::{self, ProblemResponse};
 
 /// The tag of a revision.
 pub(super) fn tag(revision: u64) -> HeaderValue {
-    HeaderValue::try_from(format!("\"{revision}\"")).unwrap_or_else(|_| HeaderValue::from_static("\"\""))
+    HeaderValue::try_from(format!("\"{revision}\""))
+        .unwrap_or_else(|_| HeaderValue::from_static("\"\""))
 }
 
 /// A list of tags as a caller gave it.
@@ -55,7 +56,11 @@ fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ProblemR
     if !headers.contains_key(name) {
         return Ok(None);
     }
-    let lines: Result<Vec<&str>, _> = headers.get_all(name).iter().map(HeaderValue::to_str).collect();
+    let lines: Result<Vec<&str>, _> = headers
+        .get_all(name)
+        .iter()
+        .map(HeaderValue::to_str)
+        .collect();
     let tags = lines.ok().and_then(|lines| parse(&lines.join(",")));
     tags.map(Some).ok_or_else(|| {
         ProblemResponse::new(
@@ -115,7 +120,16 @@ mod tests {
         check(r#""3""#, Some((&[3], &[])));
         check(r#""3" , W/"4",, "5","#, Some((&[3, 5], &[4])));
         check(r#""", "03", "+3", "a,b", "x""#, Some((&[], &[])));
-        for wrong in ["", ",", "3", "\"3", "w/\"3\"", "\"3\"\"4\"", "\"3\" \"4\"", "*, \"3\""] {
+        for wrong in [
+            "",
+            ",",
+            "3",
+            "\"3",
+            "w/\"3\"",
+            "\"3\"\"4\"",
+            "\"3\" \"4\"",
+            "*, \"3\"",
+        ] {
             check(wrong, None);
         }
     }

@@ -1,8 +1,9 @@
-//! Which connections there are, what each of them waits for, and which one goes when there are too many.
+//! Which connections there are, what each of them waits for, and which one goes when there are too
+//! many.
 //!
-//! There is always room for one more that says what it wants: at the limit the connection goes that has been without a
-//! whole request for the longest. Where none is, one whose client does not send the rest of a body, or does not read its
-//! answer, goes. One that is being served never does.
+//! There is always room for one more that says what it wants: at the limit the connection goes that
+//! has been without a whole request for the longest. Where none is, one whose client does not send
+//! the rest of a body, or does not read its answer, goes. One that is being served never does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,10 +16,12 @@ use tokio_util::sync::CancellationToken;
 /// A client that has not moved for so long gives way to a new one when there is no other room.
 const STALL: Duration = Duration::from_millis(250);
 
-/// A new connection has so long before it gives way, so that in a rush of others a head that is on its way arrives.
+/// A new connection has so long before it gives way, so that in a rush of others a head that is on
+/// its way arrives.
 const GRACE: Duration = Duration::from_millis(20);
 
-/// A client that has taken so much since it was first waited for is not the same slow reader any more.
+/// A client that has taken so much since it was first waited for is not the same slow reader any
+/// more.
 const PROGRESS_BYTES: usize = 64 << 10;
 
 /// How often clients are looked at at most.
@@ -27,7 +30,8 @@ const LOOK_MAX: Duration = Duration::from_millis(250);
 /// How long a client may keep a connection waiting.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ConnectionLimits {
-    /// From a connection's beginning, or the first byte of its next request, to the end of the request's head.
+    /// From a connection's beginning, or the first byte of its next request, to the end of the
+    /// request's head.
     pub(super) head: Duration,
     /// Between two requests.
     pub(super) idle: Duration,
@@ -103,7 +107,8 @@ impl ConnectionProgress {
         }
     }
 
-    /// A head is whole, and its request is served from now on; false if the connection has been closed before.
+    /// A head is whole, and its request is served from now on; false if the connection has been
+    /// closed before.
     #[must_use]
     pub(super) fn begin(&self, now: Instant) -> bool {
         let mut inner = self.lock();
@@ -154,7 +159,8 @@ impl ConnectionProgress {
         }
     }
 
-    /// How soon this one goes when there are too many, the least first; `None` while it is being served.
+    /// How soon this one goes when there are too many, the least first; `None` while it is being
+    /// served.
     fn dispensable(&self, now: Instant) -> Option<Rank> {
         self.lock().dispensable(now)
     }
@@ -164,14 +170,22 @@ impl ConnectionProgress {
         let inner = self.lock();
         let over = |since: Instant, patience: Duration| now.duration_since(since) >= patience;
         match inner.stage {
-            Stage::Head if over(inner.since, patience.head) => Some("to send the head of a request"),
+            Stage::Head if over(inner.since, patience.head) => {
+                Some("to send the head of a request")
+            }
             Stage::Idle if over(inner.since, patience.idle) => Some("between two requests"),
-            _ if inner.unread.is_some_and(|unread| over(unread.since, patience.write)) => Some("to read an answer"),
+            _ if inner
+                .unread
+                .is_some_and(|unread| over(unread.since, patience.write)) =>
+            {
+                Some("to read an answer")
+            }
             _ => None,
         }
     }
 
-    /// Closes it if it is as dispensable as it was when it was chosen: a head may have become whole since.
+    /// Closes it if it is as dispensable as it was when it was chosen: a head may have become whole
+    /// since.
     fn close_if(&self, rank: Rank, now: Instant) -> bool {
         let mut inner = self.lock();
         if inner.dispensable(now) != Some(rank) {
@@ -204,7 +218,10 @@ impl Inner {
             Stage::Head if now.duration_since(self.since) < GRACE => None,
             Stage::Head | Stage::Idle => Some((0, self.since)),
             Stage::Serving => {
-                let owes = self.owes.filter(|since| stalled(*since)).map(|since| (1, since));
+                let owes = self
+                    .owes
+                    .filter(|since| stalled(*since))
+                    .map(|since| (1, since));
                 let unread = self.unread.filter(|unread| stalled(unread.moved));
                 owes.or(unread.map(|unread| (2, unread.since)))
             }
@@ -278,7 +295,8 @@ impl Connections {
         let mut open = self.lock();
         while open.all.len() >= self.most {
             let ranked = open.all.iter();
-            let ranked = ranked.filter_map(|(number, progress)| Some((progress.dispensable(now)?, *number)));
+            let ranked =
+                ranked.filter_map(|(number, progress)| Some((progress.dispensable(now)?, *number)));
             let (rank, number) = ranked.min()?;
             // It is gone from the list at once; its task ends as soon as it gets its turn.
             if open.all.get(&number)?.close_if(rank, now) {
@@ -334,7 +352,10 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn connections<const N: usize>(most: usize, now: Instant) -> (Arc<Connections>, [ConnectionSlot; N]) {
+    fn connections<const N: usize>(
+        most: usize,
+        now: Instant,
+    ) -> (Arc<Connections>, [ConnectionSlot; N]) {
         let connections = Arc::new(Connections::new(most, PATIENCE));
         let places = [(); N].map(|()| connections.try_place(now).unwrap());
         (connections, places)
@@ -383,7 +404,10 @@ mod tests {
         assert!(owes.progress.begin(now) && unread.progress.begin(now));
         owes.progress.set_owes(true, now);
         unread.progress.blocked(now);
-        assert!(connections.try_place(now).is_none(), "neither has stalled yet");
+        assert!(
+            connections.try_place(now).is_none(),
+            "neither has stalled yet"
+        );
         let now = now + STALL;
         let third = connections.try_place(now).unwrap();
         assert!(is_closed(&owes) && !is_closed(&unread) && third.progress.begin(now));
@@ -411,7 +435,10 @@ mod tests {
             reads.progress.blocked(now);
             connections.close_overdue(now);
             assert_eq!(is_closed(&head), second >= 3);
-            assert_eq!((is_closed(&idle), is_closed(&slow)), (second == 10, second == 10));
+            assert_eq!(
+                (is_closed(&idle), is_closed(&slow)),
+                (second == 10, second == 10)
+            );
         }
         assert!(!is_closed(&reads) && !is_closed(&served));
     }
@@ -429,6 +456,11 @@ mod tests {
         place.progress.read(now);
         place.progress.read(now + 2 * SECOND);
         assert_eq!(place.progress.overdue(&PATIENCE, now + 2 * SECOND), None);
-        assert!(place.progress.overdue(&PATIENCE, now + PATIENCE.head).is_some());
+        assert!(
+            place
+                .progress
+                .overdue(&PATIENCE, now + PATIENCE.head)
+                .is_some()
+        );
     }
 }

@@ -21,7 +21,8 @@ use crate::model::api;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// A comment is sent when nothing happened for so long, so that both sides notice a broken connection.
+/// A comment is sent when nothing happened for so long, so that both sides notice a broken
+/// connection.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
 /// A client that lost the stream is told to come back after so long.
@@ -36,11 +37,11 @@ pub(super) struct EventsQuery {
     service: Option<String>,
 }
 
-/// What happens, as it happens: `weights`, `release`, `verdict`, `health`, `reload`, `statistics`, each with an `Event`
-/// as data.
+/// What happens, as it happens: `weights`, `release`, `verdict`, `health`, `reload`, `statistics`,
+/// each with an `Event` as data.
 ///
-/// After an interruption the stream goes on behind `Last-Event-ID`, as far back as events are remembered. An event
-/// `lost` without an id says that some are missing: read the services again.
+/// After an interruption the stream goes on behind `Last-Event-ID`, as far back as events are
+/// remembered. An event `lost` without an id says that some are missing: read the services again.
 #[utoipa::path(get, path = "/api/v1/events", tag = "journal",
     params(EventsQuery, ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that the caller saw")),
     responses(
@@ -53,7 +54,8 @@ pub(super) async fn stream_events(
     query: Result<Query<EventsQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ProblemResponse> {
-    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
+    let Query(query) =
+        query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let last_id = last_id(&headers)?;
     if let Some(service) = &query.service {
         app.handle.revision(service)?;
@@ -82,8 +84,12 @@ fn last_id(headers: &HeaderMap) -> Result<Option<u64>, ProblemResponse> {
         return Ok(None);
     };
     let id = value.to_str().ok().and_then(|text| text.parse().ok());
-    id.map(Some)
-        .ok_or_else(|| ProblemResponse::new(problem::BAD_REQUEST, "Last-Event-ID must be an id of this stream."))
+    id.map(Some).ok_or_else(|| {
+        ProblemResponse::new(
+            problem::BAD_REQUEST,
+            "Last-Event-ID must be an id of this stream.",
+        )
+    })
 }
 
 /// What a stream tells.
@@ -102,9 +108,9 @@ fn all(
     replay: Vec<api::Event>,
     live: broadcast::Receiver<api::Event>,
 ) -> impl Stream<Item = Item> {
-    // Ids have no holes, so a first one further on means that those between are forgotten; a smaller one, a restart.
-    let is_gap =
-        matches!((last_id, replay.first()), (Some(last), Some(first)) if Some(first.id) != last.checked_add(1));
+    // Ids have no holes, so a first one further on means that those between are forgotten; a
+    // smaller one, a restart.
+    let is_gap = matches!((last_id, replay.first()), (Some(last), Some(first)) if Some(first.id) != last.checked_add(1));
     let live = BroadcastStream::new(live).map(|event| match event {
         Ok(event) => Item::Event(event),
         Err(BroadcastStreamRecvError::Lagged(_)) => Item::Lost,
@@ -121,7 +127,12 @@ fn write(item: Item, only: Option<&str>) -> Option<Event> {
         Item::Open => Some(Event::default().retry(RECONNECT_AFTER).comment("open")),
         Item::Lost => Some(Event::default().event("lost").data("{}")),
         Item::Event(event) => {
-            if only.is_some() && event.kind.service().is_some_and(|service| Some(service) != only) {
+            if only.is_some()
+                && event
+                    .kind
+                    .service()
+                    .is_some_and(|service| Some(service) != only)
+            {
                 return None;
             }
             let data = serde_json::to_string(&event).ok()?;

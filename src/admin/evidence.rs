@@ -1,4 +1,5 @@
-//! What a release was decided by: its bundle, as JSON or as a page to read, and the recording for a replay.
+//! What a release was decided by: its bundle, as JSON or as a page to read, and the recording for a
+//! replay.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -64,11 +65,16 @@ pub(super) async fn get_evidence(
     query: Result<Query<EvidenceQuery>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, ProblemResponse> {
-    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
+    let Query(query) =
+        query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let bundle = handle.evidence(&id).await?;
     let mut response = match query.format.unwrap_or_else(|| wanted(&headers)) {
         Form::Json => renders.json(bundle).await?,
-        Form::Html => page::answer(renders.write(move || Ok(page::evidence(&bundle).into_bytes())).await?),
+        Form::Html => page::answer(
+            renders
+                .write(move || Ok(page::evidence(&bundle).into_bytes()))
+                .await?,
+        ),
     };
     let vary = HeaderValue::from_static("accept");
     response.headers_mut().append(header::VARY, vary);
@@ -84,12 +90,16 @@ fn wanted(headers: &HeaderMap) -> Form {
     let ranges: Vec<(&str, f64)> = lines.flat_map(|line| line.split(',')).map(range).collect();
     let quality = |names: [&str; 3]| {
         // The most specific range decides (RFC 9110, 12.5.1).
-        let matching = names
-            .iter()
-            .find_map(|name| ranges.iter().find(|(range, _)| range.eq_ignore_ascii_case(name)));
+        let matching = names.iter().find_map(|name| {
+            ranges
+                .iter()
+                .find(|(range, _)| range.eq_ignore_ascii_case(name))
+        });
         matching.map_or(0.0, |(_, quality)| *quality)
     };
-    if quality(["text/html", "text/*", "*/*"]) > quality(["application/json", "application/*", "*/*"]) {
+    if quality(["text/html", "text/*", "*/*"])
+        > quality(["application/json", "application/*", "*/*"])
+    {
         Form::Html
     } else {
         Form::Json
@@ -100,11 +110,16 @@ fn wanted(headers: &HeaderMap) -> Form {
 fn range(text: &str) -> (&str, f64) {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
-    let quality = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
-    (name, quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)))
+    let quality =
+        parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+    (
+        name,
+        quality.map_or(1.0, |quality| quality.parse().unwrap_or(0.0)),
+    )
 }
 
-/// What a release was judged by, line by line, for `weighbridge replay`; of one under way, as far as it goes.
+/// What a release was judged by, line by line, for `weighbridge replay`; of one under way, as far
+/// as it goes.
 #[utoipa::path(get, path = "/api/v1/releases/{id}/recording", tag = "releases",
     params(("id" = String, Path, description = "The release's identity")),
     responses(
@@ -122,7 +137,10 @@ pub(super) async fn get_recording(
         .map_err(|_| ProblemResponse::plain(problem::INTERNAL))?
         .map_err(|error| unreadable(&error))?;
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/x-ndjson")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-ndjson"),
+        ),
         (header::CONTENT_LENGTH, HeaderValue::from(recording.left)),
     ];
     Ok((headers, Body::from_stream(recording.pieces())).into_response())
@@ -130,8 +148,13 @@ pub(super) async fn get_recording(
 
 fn unreadable(error: &io::Error) -> ProblemResponse {
     match error.kind() {
-        ErrorKind::NotFound => ProblemResponse::new(problem::NOT_FOUND, "Nothing was recorded of this release."),
-        _ => ProblemResponse::new(problem::STORE, format!("The recording cannot be read: {error}.")),
+        ErrorKind::NotFound => {
+            ProblemResponse::new(problem::NOT_FOUND, "Nothing was recorded of this release.")
+        }
+        _ => ProblemResponse::new(
+            problem::STORE,
+            format!("The recording cannot be read: {error}."),
+        ),
     }
 }
 
@@ -151,7 +174,10 @@ impl Recording {
         let mut tail = Vec::new();
         file.seek(SeekFrom::Start(tail_at))?;
         (&file).take(length - tail_at).read_to_end(&mut tail)?;
-        let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole = tail
+            .iter()
+            .rposition(|byte| *byte == b'\n')
+            .map_or(0, |at| at + 1);
         file.rewind()?;
         Ok(Recording {
             file,
@@ -174,7 +200,9 @@ impl Recording {
             return Ok(None);
         }
         let mut piece = Vec::new();
-        (&self.file).take(self.left.min(PIECE_BYTES)).read_to_end(&mut piece)?;
+        (&self.file)
+            .take(self.left.min(PIECE_BYTES))
+            .read_to_end(&mut piece)?;
         if piece.is_empty() {
             // The answer has promised more; ending it early shows that it is not whole.
             return Err(ErrorKind::UnexpectedEof.into());

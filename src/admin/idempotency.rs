@@ -1,8 +1,8 @@
 //! Answers a repeated write with its first answer, so that a caller who saw none may ask again.
 //!
-//! Only what was done is remembered: after a failure nothing has changed, and the same key may be tried again.
-//! They are kept in the store with the changes that they answer, and restored at the start.
-//! A duplicate that comes while the first is under way waits for the same answer.
+//! Only what was done is remembered: after a failure nothing has changed, and the same key may be
+//! tried again. They are kept in the store with the changes that they answer, and restored at the
+//! start. A duplicate that comes while the first is under way waits for the same answer.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -49,7 +49,10 @@ pub(super) struct StoredResponse {
 impl StoredResponse {
     /// As it is kept over a restart.
     pub(super) fn kept(&self, key: IdempotencyKey, now: Timestamp) -> KeptAnswer {
-        let location = self.location.as_ref().and_then(|location| location.to_str().ok());
+        let location = self
+            .location
+            .as_ref()
+            .and_then(|location| location.to_str().ok());
         KeptAnswer {
             key,
             at_ms: now.unix_us() / 1000,
@@ -92,7 +95,10 @@ impl CallerKey {
     }
 
     /// The key in `headers`, if there is one.
-    pub(super) fn read(headers: &HeaderMap, caller: &Arc<str>) -> Result<Option<CallerKey>, ProblemResponse> {
+    pub(super) fn read(
+        headers: &HeaderMap,
+        caller: &Arc<str>,
+    ) -> Result<Option<CallerKey>, ProblemResponse> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
         let (Some(value), again) = (values.next(), values.next()) else {
             return Ok(None);
@@ -107,7 +113,10 @@ impl CallerKey {
             })),
             _ => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
-                format!("Idempotency-Key must be one value of 1 to {KEY_LENGTH_MAX} visible ASCII characters."),
+                format!(
+                    "Idempotency-Key must be one value of 1 to {KEY_LENGTH_MAX} visible ASCII \
+                     characters."
+                ),
             )),
         }
     }
@@ -145,15 +154,21 @@ impl Entry {
 /// Whose turn it is.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// The first with this key: does the work and says what became of it. Dropped without, it counts as failed.
+    /// The first with this key: does the work and says what became of it. Dropped without, it
+    /// counts as failed.
     New(watch::Sender<Option<WriteOutcome>>),
     /// A repetition: its outcome is or will be here.
     Replay(watch::Receiver<Option<WriteOutcome>>),
 }
 
 impl IdempotencyCache {
-    /// What was kept over a restart, the oldest first. What has been kept for long enough, or cannot be read, is left out.
-    pub(super) fn restored(kept: Vec<KeptAnswer>, now: Instant, wall: Timestamp) -> IdempotencyCache {
+    /// What was kept over a restart, the oldest first. What has been kept for long enough, or
+    /// cannot be read, is left out.
+    pub(super) fn restored(
+        kept: Vec<KeptAnswer>,
+        now: Instant,
+        wall: Timestamp,
+    ) -> IdempotencyCache {
         let mut entries = VecDeque::new();
         for kept in kept {
             let age = (wall.unix_us() / 1000).saturating_sub(kept.at_ms);
@@ -164,7 +179,9 @@ impl IdempotencyCache {
                 text: kept.key.key.clone(),
             };
             let request = hex::digest(&kept.key.request);
-            if let (Some(request), Some(answer), false) = (request, StoredResponse::restored(kept), left.is_zero()) {
+            if let (Some(request), Some(answer), false) =
+                (request, StoredResponse::restored(kept), left.is_zero())
+            {
                 let (_, outcome) = watch::channel(Some(Ok(answer)));
                 entries.push_back(Entry {
                     key,
@@ -180,7 +197,12 @@ impl IdempotencyCache {
     }
 
     /// The turn of a request, known by its digest.
-    pub(super) fn turn(&self, key: CallerKey, request: [u8; 32], now: Instant) -> Result<Claim, ProblemResponse> {
+    pub(super) fn turn(
+        &self,
+        key: CallerKey,
+        request: [u8; 32],
+        now: Instant,
+    ) -> Result<Claim, ProblemResponse> {
         let mut entries = self.lock();
         // Failures are forgotten here, when the next one asks.
         entries.retain(|entry| entry.is_under_way() || entry.size().is_some() && now < entry.until);
@@ -254,7 +276,8 @@ mod tests {
         })
     }
 
-    /// What a request gets: `first` (it is then answered with `outcome`), or what it waits for, or the problem.
+    /// What a request gets: `first` (it is then answered with `outcome`), or what it waits for, or
+    /// the problem.
     fn ask(
         answers: &IdempotencyCache,
         text: impl ToString,
@@ -283,7 +306,10 @@ mod tests {
         assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
         assert_eq!(ask(&answers, "a", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "a", 2, now, None), "idempotency-key-reused");
-        assert_eq!(ask(&answers, "a", 1, now + REMEMBERED_FOR, Some(answer(1))), "first");
+        assert_eq!(
+            ask(&answers, "a", 1, now + REMEMBERED_FOR, Some(answer(1))),
+            "first"
+        );
     }
 
     #[test]
@@ -299,13 +325,20 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let mut damaged = kept("damaged", hour);
         damaged.key.request = "12".into();
-        let kept = vec![kept("old", REMEMBERED_FOR), kept("new", REMEMBERED_FOR - hour), damaged];
+        let kept = vec![
+            kept("old", REMEMBERED_FOR),
+            kept("new", REMEMBERED_FOR - hour),
+            damaged,
+        ];
         let answers = IdempotencyCache::restored(kept, now, wall);
         assert_eq!(ask(&answers, "new", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "new", 2, now, None), "idempotency-key-reused");
         assert_eq!(ask(&answers, "old", 1, now, Some(answer(1))), "first");
         assert_eq!(ask(&answers, "damaged", 1, now, Some(answer(1))), "first");
-        assert_eq!(ask(&answers, "new", 1, now + hour, Some(answer(1))), "first");
+        assert_eq!(
+            ask(&answers, "new", 1, now + hour, Some(answer(1))),
+            "first"
+        );
     }
 
     #[test]

@@ -38,9 +38,13 @@ pub(super) async fn list_audit(
     State(renders): State<Renders>,
     query: Result<Query<AuditQuery>, QueryRejection>,
 ) -> Result<Response, ProblemResponse> {
-    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
+    let Query(query) =
+        query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     // The journal counts in 63 bits.
-    if query.before.is_some_and(|before| i64::try_from(before).is_err()) {
+    if query
+        .before
+        .is_some_and(|before| i64::try_from(before).is_err())
+    {
         return Err(ProblemResponse::new(
             problem::INVALID,
             "before must be a sequence number.",
@@ -62,6 +66,8 @@ pub(super) async fn list_audit(
     (status = 409, description = "Another one is being answered", body = api::Problem, content_type = "application/problem+json"),
     (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
 ))]
-pub(super) async fn verify_audit(State(handle): State<Handle>) -> Result<Json<api::AuditVerdict>, ProblemResponse> {
+pub(super) async fn verify_audit(
+    State(handle): State<Handle>,
+) -> Result<Json<api::AuditVerdict>, ProblemResponse> {
     Ok(Json(handle.verify_audit().await?))
 }

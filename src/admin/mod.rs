@@ -1,9 +1,9 @@
-//! The admin API: services and their weights, rollback, releases and their evidence, events, journal, metrics, probes,
-//! and their description.
+//! The admin API: services and their weights, rollback, releases and their evidence, events,
+//! journal, metrics, probes, and their description.
 //!
-//! It checks who asks and what is asked, and carries it to the controller; it decides nothing about traffic and holds
-//! no state of its own but the answers that it may have to repeat. It serves HTTP/1.1 in clear text, and refuses to be
-//! reached from elsewhere by callers without tokens.
+//! It checks who asks and what is asked, and carries it to the controller; it decides nothing about
+//! traffic and holds no state of its own but the answers that it may have to repeat. It serves
+//! HTTP/1.1 in clear text, and refuses to be reached from elsewhere by callers without tokens.
 
 mod auth;
 mod body;

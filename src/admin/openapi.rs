@@ -64,7 +64,8 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some(
-            "A token of the configuration. Roles: view, operate, approve, admin; each includes the ones before.",
+            "A token of the configuration. Roles: view, operate, approve, admin; each includes \
+             the ones before.",
         ))
         .build();
     document
@@ -137,7 +138,9 @@ fn add_problems(operation: &mut Operation, statuses: &[u16]) {
             .content("application/problem+json", problem)
             .build();
         let responses = &mut operation.responses.responses;
-        responses.entry(status.to_string()).or_insert_with(|| response.into());
+        responses
+            .entry(status.to_string())
+            .or_insert_with(|| response.into());
     }
 }
 
@@ -149,12 +152,15 @@ fn name_requests(operation: &mut Operation) {
                 .schema(Some(Object::with_type(Type::String)))
                 .description(Some("The identity of the request, as brought or as given"))
                 .build();
-            response.headers.insert("X-Request-Id".to_owned(), header.into());
+            response
+                .headers
+                .insert("X-Request-Id".to_owned(), header.into());
         }
     }
 }
 
-/// A parameter may be left out, but its text is never `null`, which the macro says of every optional one.
+/// A parameter may be left out, but its text is never `null`, which the macro says of every
+/// optional one.
 fn forbid_null(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(Parameter {
@@ -169,7 +175,8 @@ fn forbid_null(operation: &mut Operation) {
     }
 }
 
-/// A page without scripts that lists the calls. Everything on it is from this source, nothing from input.
+/// A page without scripts that lists the calls. Everything on it is from this source, nothing from
+/// input.
 fn index(document: &mut utoipa::openapi::OpenApi) -> Bytes {
     let mut rows = String::new();
     for (path, item) in &mut document.paths.paths {
@@ -188,9 +195,10 @@ fn index(document: &mut utoipa::openapi::OpenApi) -> Bytes {
         }
     }
     format!(
-        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta charset=\"utf-8\"><title>Weighbridge</title></head>\n<body>\n\
-         <h1>Weighbridge {}</h1>\n<table>\n<tr><th>Method</th><th>Path</th><th>What it does</th></tr>\n{rows}</table>\n\
-         </body>\n</html>\n",
+        "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta \
+         charset=\"utf-8\"><title>Weighbridge</title></head>\n<body>\n<h1>Weighbridge \
+         {}</h1>\n<table>\n<tr><th>Method</th><th>Path</th><th>What it \
+         does</th></tr>\n{rows}</table>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
     )
     .into()

@@ -9,15 +9,16 @@ use std::path::PathBuf;
 pub struct Options {
     /// Where it listens; by default 127.0.0.1:9900. Anything but a loopback address needs a token.
     pub address: SocketAddr,
-    /// Who may call it; by default empty, and the API is open, which only a loopback address may be. Holds the tokens
-    /// of `tokens_file` too.
+    /// Who may call it; by default empty, and the API is open, which only a loopback address may
+    /// be. Holds the tokens of `tokens_file` too.
     pub tokens: Vec<Token>,
     /// The file that some of `tokens` were read from.
     pub tokens_file: Option<PathBuf>,
-    /// Values of `Host` that are accepted beside the address itself and the names of the loopback; without a port any
-    /// port matches. By default empty.
+    /// Values of `Host` that are accepted beside the address itself and the names of the loopback;
+    /// without a port any port matches. By default empty.
     pub allowed_hosts: Vec<String>,
-    /// Origins of web pages that may call the API beside its own, as `scheme://host[:port]`; by default empty.
+    /// Origins of web pages that may call the API beside its own, as `scheme://host[:port]`; by
+    /// default empty.
     pub allowed_origins: Vec<String>,
 }
 

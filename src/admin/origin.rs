@@ -1,8 +1,8 @@
 //! Keeps web pages from driving the API through the browser of someone who may.
 //!
-//! A page of another site can make a browser send requests here, and by DNS rebinding even read the answers as if
-//! they were its own. So only known hosts are answered, and only known origins may ask. This says nothing about who
-//! the caller is; that is [`super::auth`]'s part.
+//! A page of another site can make a browser send requests here, and by DNS rebinding even read the
+//! answers as if they were its own. So only known hosts are answered, and only known origins may
+//! ask. This says nothing about who the caller is; that is [`super::auth`]'s part.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,7 +28,8 @@ pub(super) struct OriginPolicy {
 }
 
 impl OriginPolicy {
-    /// What `options` allow, beside the address that was connected to, the names of the loopback, and a page of this very origin.
+    /// What `options` allow, beside the address that was connected to, the names of the loopback,
+    /// and a page of this very origin.
     pub(super) fn new(options: &Options) -> OriginPolicy {
         let lower = |all: &[String]| all.iter().map(|one| one.to_ascii_lowercase()).collect();
         OriginPolicy {
@@ -50,7 +51,10 @@ impl OriginPolicy {
         let mut values = request.headers().get_all(header::HOST).iter();
         match (values.next(), values.next()) {
             (Some(host), None) => {
-                let host = host.to_str().map_err(|_| misdirected("Host"))?.to_ascii_lowercase();
+                let host = host
+                    .to_str()
+                    .map_err(|_| misdirected("Host"))?
+                    .to_ascii_lowercase();
                 self.check_authority(&host, local)?;
                 Ok(Some(host))
             }
@@ -73,17 +77,25 @@ impl OriginPolicy {
             return Err(misdirected(text));
         }
         let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
-        let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let literal = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>();
         let is_ours = literal.is_ok_and(|ip| ip.is_loopback() || Some(ip.to_canonical()) == local)
             || host == "localhost"
             || self
                 .hosts
                 .iter()
                 .any(|allowed| *allowed == host || *allowed == text.to_ascii_lowercase());
-        if is_ours { Ok(()) } else { Err(misdirected(text)) }
+        if is_ours {
+            Ok(())
+        } else {
+            Err(misdirected(text))
+        }
     }
 
-    /// The origin of another site's page that may ask, if one does; an error if one does that may not.
+    /// The origin of another site's page that may ask, if one does; an error if one does that may
+    /// not.
     fn check_origin(
         &self,
         method: &Method,
@@ -95,7 +107,9 @@ impl OriginPolicy {
             return check_fetch(method, headers).map(|()| None);
         };
         let text = origin.to_str().unwrap_or_default().to_ascii_lowercase();
-        let scheme_less = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+        let scheme_less = text
+            .strip_prefix("http://")
+            .or_else(|| text.strip_prefix("https://"));
         if origins.next().is_some() {
             return Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
@@ -112,7 +126,8 @@ impl OriginPolicy {
     }
 }
 
-/// Without an `Origin`, the browser's own word counts: another site may lead a person here by a link, no more.
+/// Without an `Origin`, the browser's own word counts: another site may lead a person here by a
+/// link, no more.
 fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     let value = |name| headers.get(name).map(HeaderValue::as_bytes);
     let is_link = *method == Method::GET && value(SEC_FETCH_MODE) == Some(b"navigate");
@@ -126,12 +141,19 @@ fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), ProblemRespon
 fn misdirected(host: &str) -> ProblemResponse {
     ProblemResponse::new(
         problem::MISDIRECTED,
-        format!("The host {host:?} is not served here. {}", problem::MISDIRECTED.detail),
+        format!(
+            "The host {host:?} is not served here. {}",
+            problem::MISDIRECTED.detail
+        ),
     )
 }
 
 /// Answers only what the guard lets through; a page of an allowed origin may read the answer.
-pub(super) async fn check(State(guard): State<Arc<OriginPolicy>>, request: Request, next: Next) -> Response {
+pub(super) async fn check(
+    State(guard): State<Arc<OriginPolicy>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let admitted = guard
         .check_host(&request)
         .and_then(|host| guard.check_origin(request.method(), request.headers(), host.as_deref()));
@@ -154,7 +176,8 @@ fn grant(mut response: Response, origin: HeaderValue) -> Response {
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, PUT, POST"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
-            "authorization, content-type, idempotency-key, if-match, if-none-match, last-event-id, x-request-id",
+            "authorization, content-type, idempotency-key, if-match, if-none-match, \
+             last-event-id, x-request-id",
         ),
         (
             header::ACCESS_CONTROL_EXPOSE_HEADERS,

@@ -18,7 +18,10 @@ use crate::control::{Handle, Metrics, Readiness};
     (status = 200, description = "The list of calls", body = String, content_type = "text/html; charset=utf-8"),
 ))]
 pub(super) async fn index(State(pages): State<Pages>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], pages.index)
+    (
+        [(header::CONTENT_TYPE, "text/html; charset=utf-8")],
+        pages.index,
+    )
 }
 
 /// This description.
@@ -34,12 +37,17 @@ pub(super) async fn openapi_document(State(pages): State<Pages>) -> impl IntoRes
     (status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain; version=0.0.4"),
 ))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ProblemResponse> {
-    Ok(render::answer(Metrics::CONTENT_TYPE, app.metrics.get().await?))
+    Ok(render::answer(
+        Metrics::CONTENT_TYPE,
+        app.metrics.get().await?,
+    ))
 }
 
 /// The metrics, once for all who ask for them at the same time.
 pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
-    SharedResponse::new(renders.clone(), move || Ok(handle.metrics().render().into_bytes()))
+    SharedResponse::new(renders.clone(), move || {
+        Ok(handle.metrics().render().into_bytes())
+    })
 }
 
 /// Whether the process lives. A failure means that it should be started anew.

@@ -1,6 +1,7 @@
 //! What is wrong with a request, as `application/problem+json` (RFC 9457).
 //!
-//! A [`Problem`] says what is wrong; [`super::envelope`] writes it, with the identity of the request.
+//! A [`Problem`] says what is wrong; [`super::envelope`] writes it, with the identity of the
+//! request.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use crate::control::Refusal;
 use crate::model::api;
 
-/// A sort of problem: the word in its `type`, its title, its status, and a detail for when nothing better is known.
+/// A sort of problem: the word in its `type`, its title, its status, and a detail for when nothing
+/// better is known.
 #[derive(Debug)]
 pub(super) struct ProblemKind {
     pub(super) word: &'static str,
@@ -72,7 +74,10 @@ pub(super) struct ProblemResponse {
 
 impl ProblemResponse {
     /// A problem of `kind`, with its own detail.
-    pub(super) fn new(kind: &'static ProblemKind, detail: impl Into<Cow<'static, str>>) -> ProblemResponse {
+    pub(super) fn new(
+        kind: &'static ProblemKind,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> ProblemResponse {
         ProblemResponse {
             kind,
             detail: detail.into(),
@@ -96,12 +101,14 @@ impl ProblemResponse {
 
     /// Wrong fields; the detail repeats the first for those who read no further.
     pub(super) fn fields(errors: Vec<api::FieldProblem>) -> ProblemResponse {
-        let detail = errors.first().map_or(Cow::Borrowed(INVALID.detail), |first| {
-            Cow::Owned(match first.pointer.as_str() {
-                "" => first.detail.clone(),
-                pointer => format!("{pointer}: {}", first.detail),
-            })
-        });
+        let detail = errors
+            .first()
+            .map_or(Cow::Borrowed(INVALID.detail), |first| {
+                Cow::Owned(match first.pointer.as_str() {
+                    "" => first.detail.clone(),
+                    pointer => format!("{pointer}: {}", first.detail),
+                })
+            });
         ProblemResponse {
             errors,
             ..ProblemResponse::new(INVALID, detail)

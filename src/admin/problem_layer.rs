@@ -1,6 +1,8 @@
-//! What every answer has: the request's identity, and a body that says what is wrong when something is.
+//! What every answer has: the request's identity, and a body that says what is wrong when something
+//! is.
 //!
-//! Errors are written here and nowhere else, also those of axum and of the layers below, which know only a status.
+//! Errors are written here and nowhere else, also those of axum and of the layers below, which know
+//! only a status.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -40,7 +42,8 @@ impl RequestId {
 }
 
 fn is_sane(value: &HeaderValue) -> bool {
-    (1..=REQUEST_ID_LENGTH_MAX).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+    (1..=REQUEST_ID_LENGTH_MAX).contains(&value.len())
+        && value.as_bytes().iter().all(u8::is_ascii_graphic)
 }
 
 fn new_id() -> HeaderValue {
@@ -80,7 +83,8 @@ fn write_problem(response: Response, id: &RequestId) -> Response {
     Response::from_parts(parts, Body::from(body))
 }
 
-/// The problem that an answer carries, or the one that its status stands for; `None` for an answer that is none.
+/// The problem that an answer carries, or the one that its status stands for; `None` for an answer
+/// that is none.
 fn problem_of(response: &Response) -> Option<Arc<ProblemResponse>> {
     if let Some(problem) = response.extensions().get::<Arc<ProblemResponse>>() {
         return Some(Arc::clone(problem));
@@ -91,11 +95,16 @@ fn problem_of(response: &Response) -> Option<Arc<ProblemResponse>> {
         return None;
     }
     let known = problem::KINDS.iter().find(|kind| kind.status == status);
-    Some(Arc::new(ProblemResponse::plain(known.unwrap_or(&problem::INTERNAL))))
+    Some(Arc::new(ProblemResponse::plain(
+        known.unwrap_or(&problem::INTERNAL),
+    )))
 }
 
 /// The answer to a request whose handling panicked.
-#[expect(clippy::needless_pass_by_value, reason = "the signature that the layer asks for")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "the signature that the layer asks for"
+)]
 pub(super) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let cause = cause
         .downcast_ref::<String>()

@@ -47,7 +47,8 @@ pub(super) async fn list_releases(
     PathName(service): PathName,
     query: Result<Query<ReleasesQuery>, QueryRejection>,
 ) -> Result<Response, ProblemResponse> {
-    let Query(query) = query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
+    let Query(query) =
+        query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         let detail = format!("limit must be 1 to {LIMIT_MAX}.");
@@ -186,7 +187,11 @@ async fn command(call: RequestContext, verb: ReleaseVerb) -> Result<Response, Pr
     let may_override = call.may_override();
     call.write_optional(|command: api::ReleaseCommand| {
         check_command(verb, &command)?;
-        may_go_on(command.override_freeze, command.reason.as_deref(), may_override)?;
+        may_go_on(
+            command.override_freeze,
+            command.reason.as_deref(),
+            may_override,
+        )?;
         let reason = command.reason.clone();
         Ok((Action::Release(verb, command), reason))
     })
@@ -196,7 +201,10 @@ async fn command(call: RequestContext, verb: ReleaseVerb) -> Result<Response, Pr
 /// A field that this verb would have to ignore is refused.
 fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(), ProblemResponse> {
     if command.gate.is_some() && verb != ReleaseVerb::Approve {
-        return Err(ProblemResponse::field("/gate", "Only approve takes a gate."));
+        return Err(ProblemResponse::field(
+            "/gate",
+            "Only approve takes a gate.",
+        ));
     }
     if command.override_freeze && !matches!(verb, ReleaseVerb::Resume | ReleaseVerb::Promote) {
         return Err(ProblemResponse::field(
@@ -208,16 +216,19 @@ fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(),
 }
 
 /// Going on through a freeze window is for admins, who have to say why.
-fn may_go_on(override_freeze: bool, reason: Option<&str>, may_override: bool) -> Result<(), ProblemResponse> {
+fn may_go_on(
+    override_freeze: bool,
+    reason: Option<&str>,
+    may_override: bool,
+) -> Result<(), ProblemResponse> {
     match override_freeze {
         true if !may_override => Err(ProblemResponse::new(
             problem::FORBIDDEN,
             "To go on through freeze windows needs the role \"admin\".",
         )),
-        true if reason.is_none_or(|reason| reason.trim().is_empty()) => Err(ProblemResponse::field(
-            "/reason",
-            "Going on through freeze windows needs a reason.",
-        )),
+        true if reason.is_none_or(|reason| reason.trim().is_empty()) => Err(
+            ProblemResponse::field("/reason", "Going on through freeze windows needs a reason."),
+        ),
         _ => Ok(()),
     }
 }

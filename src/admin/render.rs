@@ -1,5 +1,5 @@
-//! Writing large answers: away from the threads that the API and the controller live on, one at a time, and once for all
-//! who wait for the same.
+//! Writing large answers: away from the threads that the API and the controller live on, one at a
+//! time, and once for all who wait for the same.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,7 +50,10 @@ impl Renders {
         work: impl FnOnce() -> Result<Vec<u8>, ProblemResponse> + Send + 'static,
     ) -> Result<Bytes, ProblemResponse> {
         let failed = || ProblemResponse::plain(problem::INTERNAL);
-        let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| failed())?;
+        let turn = Arc::clone(&self.turn)
+            .acquire_owned()
+            .await
+            .map_err(|_| failed())?;
         let written = spawn_blocking(move || {
             // Kept until the work is done, also when whoever asked has gone.
             let _turn = turn;
@@ -60,7 +63,10 @@ impl Renders {
     }
 
     /// `resource` as a JSON answer.
-    pub(super) async fn json(&self, resource: impl Serialize + Send + 'static) -> Result<Response, ProblemResponse> {
+    pub(super) async fn json(
+        &self,
+        resource: impl Serialize + Send + 'static,
+    ) -> Result<Response, ProblemResponse> {
         let json = self.write(move || json(&resource)).await?;
         Ok(answer("application/json", json))
     }
@@ -115,7 +121,8 @@ type Written = Option<Result<Bytes, ProblemResponse>>;
 pub(super) struct SharedResponse {
     work: Arc<dyn Fn() -> Result<Vec<u8>, ProblemResponse> + Send + Sync>,
     renders: Renders,
-    /// What will be written next, and has not been begun: whoever asks now gets what is true now or later.
+    /// What will be written next, and has not been begun: whoever asks now gets what is true now
+    /// or later.
     next: Arc<Mutex<Option<watch::Receiver<Written>>>>,
 }
 
@@ -148,7 +155,11 @@ impl SharedResponse {
         }
         let (tell, written) = watch::channel(None);
         *next = Some(written.clone());
-        let (work, renders, next) = (Arc::clone(&self.work), self.renders.clone(), Arc::clone(&self.next));
+        let (work, renders, next) = (
+            Arc::clone(&self.work),
+            self.renders.clone(),
+            Arc::clone(&self.next),
+        );
         // In a task of its own: the one who asked first may go.
         tokio::spawn(async move {
             let result = renders.write(move || {
@@ -206,8 +217,14 @@ mod tests {
         let large = || Ok(vec![b'x'; 2 * SMALL_BYTES]);
         let first = renders.write(large).await.unwrap();
         let copy = first.clone();
-        assert_eq!(renders.write(large).await.unwrap_err().kind.word, "overloaded");
-        assert_eq!(renders.write(|| Ok(b"small".to_vec())).await.unwrap(), "small");
+        assert_eq!(
+            renders.write(large).await.unwrap_err().kind.word,
+            "overloaded"
+        );
+        assert_eq!(
+            renders.write(|| Ok(b"small".to_vec())).await.unwrap(),
+            "small"
+        );
         drop(first);
         assert!(renders.write(large).await.is_err());
         drop(copy);

@@ -1,4 +1,5 @@
-//! What a handler is called with: the name in the path, and for writes everything that `writes` needs.
+//! What a handler is called with: the name in the path, and for writes everything that `writes`
+//! needs.
 
 use std::convert::Infallible;
 
@@ -25,7 +26,8 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     type Rejection = ProblemResponse;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ProblemResponse> {
-        let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, state).await;
+        let path: Result<Path<String>, PathRejection> =
+            Path::from_request_parts(parts, state).await;
         path.map(|Path(name)| PathName(name))
             .map_err(|rejection| ProblemResponse::new(problem::BAD_REQUEST, rejection.body_text()))
     }
@@ -101,7 +103,8 @@ where
         let missing = |_| ProblemResponse::plain(problem::INTERNAL);
         let caller = Extension::<Caller>::from_request_parts(&mut parts, state).await;
         let request_id = Extension::<RequestId>::from_request_parts(&mut parts, state).await;
-        let app: Result<State<App>, Infallible> = State::from_request_parts(&mut parts, state).await;
+        let app: Result<State<App>, Infallible> =
+            State::from_request_parts(&mut parts, state).await;
         let Ok(State(app)) = app;
         Ok(RequestContext {
             app,
@@ -115,7 +118,11 @@ where
 }
 
 /// A text of at most `most` characters.
-pub(super) fn checked(field: &str, text: Option<String>, most: usize) -> Result<Option<String>, ProblemResponse> {
+pub(super) fn checked(
+    field: &str,
+    text: Option<String>,
+    most: usize,
+) -> Result<Option<String>, ProblemResponse> {
     match &text {
         Some(text) if text.chars().count() > most => Err(ProblemResponse::field(
             format!("/{field}"),

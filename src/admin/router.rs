@@ -23,7 +23,9 @@ use super::auth::{self, Auth};
 use super::idempotency::IdempotencyCache;
 use super::origin::{self, OriginPolicy};
 use super::render::{Renders, SharedResponse};
-use super::{Options, Role, events, evidence, journal, openapi, probes, problem_layer, releases, services};
+use super::{
+    Options, Role, events, evidence, journal, openapi, probes, problem_layer, releases, services,
+};
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
 
@@ -104,7 +106,12 @@ impl FromRef<App> for Pages {
 }
 
 /// The whole API. It ends its event streams when `stopping` is cancelled.
-pub(super) fn build(options: &Options, limits: &RequestLimits, handle: Handle, stopping: CancellationToken) -> Router {
+pub(super) fn build(
+    options: &Options,
+    limits: &RequestLimits,
+    handle: Handle,
+    stopping: CancellationToken,
+) -> Router {
     let auth = Arc::new(Auth::new(options));
     let (routes, document) = OpenApiRouter::with_openapi(openapi::base())
         .merge(anyone())
@@ -112,7 +119,8 @@ pub(super) fn build(options: &Options, limits: &RequestLimits, handle: Handle, s
         .merge(from_role(&auth, Role::Operate, operators()))
         .merge(from_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
-    let answers = IdempotencyCache::restored(handle.take_answers(), Instant::now(), SystemClock.now());
+    let answers =
+        IdempotencyCache::restored(handle.take_answers(), Instant::now(), SystemClock.now());
     let renders = Renders::default();
     let app = App {
         services: services::shared(&renders, handle.clone()),

@@ -26,7 +26,8 @@ use crate::control::Handle;
 /// After an error to accept, such as no free file descriptor, the next try comes after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer that takes nothing for so long is gone; without this, one that stalls would keep its event stream for ever.
+/// A peer that takes nothing for so long is gone; without this, one that stalls would keep its
+/// event stream for ever.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The longest head of a request, and what is held of an answer besides its body.
@@ -37,8 +38,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub enum AdminStartError {
     /// Anyone who reaches the address could move traffic.
     #[error(
-        "the admin API refuses to listen on {0} without tokens, as anyone who reaches it could move traffic; \
-         configure admin.tokens or admin.tokens_file, or use a loopback address such as 127.0.0.1:9900"
+        "the admin API refuses to listen on {0} without tokens, as anyone who reaches it could \
+         move traffic; configure admin.tokens or admin.tokens_file, or use a loopback address \
+         such as 127.0.0.1:9900"
     )]
     NeedsTokens(SocketAddr),
     /// The listener cannot be used.
@@ -59,14 +61,21 @@ pub(super) struct ConnectInfo {
 ///
 /// # Errors
 ///
-/// [`StartError::NeedsTokens`] unless the listener is on a loopback address or `options` has tokens.
+/// [`StartError::NeedsTokens`] unless the listener is on a loopback address or `options` has
+/// tokens.
 pub fn serve<S: Future<Output = ()> + Send>(
     options: &Options,
     listener: TcpListener,
     handle: Handle,
     shutdown: S,
 ) -> Result<impl Future<Output = Result<(), AdminStartError>> + Send + use<S>, AdminStartError> {
-    serve_within(RequestLimits::default(), options, listener, handle, shutdown)
+    serve_within(
+        RequestLimits::default(),
+        options,
+        listener,
+        handle,
+        shutdown,
+    )
 }
 
 pub(super) fn serve_within<S: Future<Output = ()> + Send>(
@@ -132,7 +141,8 @@ impl Server {
     }
 
     async fn accept(&self, listener: &tokio::net::TcpListener) {
-        // Ends only by being dropped. Accepting comes first: to have been accepted is what makes others give way.
+        // Ends only by being dropped. Accepting comes first: to have been accepted is what makes
+        // others give way.
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.spawn(stream, peer, self.connections.place().await),
@@ -147,7 +157,9 @@ impl Server {
     fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: ConnectionSlot) {
         let ends = match tune(&stream) {
             Ok(local) => ConnectInfo { peer, local },
-            Err(error) => return tracing::debug!(%error, %peer, "an admin connection was lost at once"),
+            Err(error) => {
+                return tracing::debug!(%error, %peer, "an admin connection was lost at once");
+            }
         };
         let router = self.router.clone();
         let progress = Arc::clone(place.progress());
@@ -157,7 +169,8 @@ impl Server {
                 if !progress.begin(Instant::now()) {
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
                 }
-                let arriving = |body| axum::body::Body::new(Arriving::new(body, Arc::clone(&progress)));
+                let arriving =
+                    |body| axum::body::Body::new(Arriving::new(body, Arc::clone(&progress)));
                 let mut request: Request = request.map(arriving);
                 request.extensions_mut().insert(ends);
                 let response = match router.oneshot(request).await {

@@ -22,7 +22,10 @@ use crate::model::api;
     (status = 200, description = "All services, in the order of their names", body = api::ServiceList),
 ))]
 pub(super) async fn list_services(State(app): State<App>) -> Result<Response, ProblemResponse> {
-    Ok(render::answer("application/json", app.services.get().await?))
+    Ok(render::answer(
+        "application/json",
+        app.services.get().await?,
+    ))
 }
 
 /// The list of all services, once for all who ask for it at the same time.
@@ -127,10 +130,16 @@ pub(super) async fn roll_back(call: RequestContext) -> Result<Response, ProblemR
 }
 
 /// A resource with its tag, or the word that the caller has it already.
-fn tagged(headers: &HeaderMap, revision: u64, resource: &impl Serialize) -> Result<Response, ProblemResponse> {
+fn tagged(
+    headers: &HeaderMap,
+    revision: u64,
+    resource: &impl Serialize,
+) -> Result<Response, ProblemResponse> {
     let tag = [(header::ETAG, conditional::tag(revision))];
     match conditional::if_none_match(headers)? {
-        Some(tags) if tags.match_weakly(revision) => Ok((StatusCode::NOT_MODIFIED, tag).into_response()),
+        Some(tags) if tags.match_weakly(revision) => {
+            Ok((StatusCode::NOT_MODIFIED, tag).into_response())
+        }
         _ => Ok((tag, Json(resource)).into_response()),
     }
 }

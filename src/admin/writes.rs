@@ -1,6 +1,7 @@
 //! How a write is carried out: once, whole, and under the condition that its caller gave.
 //!
-//! The work runs in a task of its own, so that a caller who hangs up cannot leave it half done or its answer unknown.
+//! The work runs in a task of its own, so that a caller who hangs up cannot leave it half done or
+//! its answer unknown.
 
 use std::time::Duration;
 
@@ -114,9 +115,17 @@ pub(super) async fn carry_out(
 /// What makes two requests the same: the action, its subject and condition, and the body.
 fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
-    let conditions = headers.get_all(header::IF_MATCH).iter().map(HeaderValue::as_bytes);
+    let conditions = headers
+        .get_all(header::IF_MATCH)
+        .iter()
+        .map(HeaderValue::as_bytes);
     let (kind, action) = (write.action.subject().as_str(), write.action.as_str());
-    let named = [kind.as_bytes(), action.as_bytes(), write.subject.as_bytes(), body];
+    let named = [
+        kind.as_bytes(),
+        action.as_bytes(),
+        write.subject.as_bytes(),
+        body,
+    ];
     for part in named.into_iter().chain(conditions) {
         digest.update(part.len().to_le_bytes());
         digest.update(part);
@@ -126,7 +135,10 @@ fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
 
 fn answer(answer: StoredResponse, is_again: bool) -> Result<Response, ProblemResponse> {
     let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        ),
         (header::ETAG, conditional::tag(answer.revision)),
     ];
     let mut response = (answer.status, headers, answer.body).into_response();
@@ -147,7 +159,11 @@ async fn perform(
     key: Option<IdempotencyKey>,
     sender: watch::Sender<Option<WriteOutcome>>,
 ) {
-    let (subject, actor, action) = (write.subject.clone(), write.caller.name.clone(), write.action.as_str());
+    let (subject, actor, action) = (
+        write.subject.clone(),
+        write.caller.name.clone(),
+        write.action.as_str(),
+    );
     let (about, request_id) = (write.action.subject().as_str(), write.request_id.clone());
     let outcome = attempt(&handle, write, condition, key.clone()).await;
     if let Some(key) = key {
@@ -168,8 +184,8 @@ async fn perform(
     sender.send_replace(Some(outcome));
 }
 
-/// What was answered is what a repetition after a restart gets; a change that was refused after all may have left an answer
-/// in the store.
+/// What was answered is what a repetition after a restart gets; a change that was refused after all
+/// may have left an answer in the store.
 async fn keep(handle: &Handle, key: IdempotencyKey, outcome: &WriteOutcome) {
     let answer = match outcome {
         Ok(answer) if answer.durable => Some(answer.kept(key.clone(), SystemClock.now())),
@@ -201,9 +217,13 @@ async fn attempt(
     match write.action {
         Action::SetWeights(weights) => changed(handle.set_weights(subject, weights, intent).await?),
         Action::Rollback => changed(handle.rollback(subject, intent).await?),
-        Action::StartRelease(start) => started(&handle.start_release(subject, start, intent).await?),
+        Action::StartRelease(start) => {
+            started(&handle.start_release(subject, start, intent).await?)
+        }
         Action::Release(verb, command) => {
-            let change = handle.command_release(subject, verb, command, intent).await?;
+            let change = handle
+                .command_release(subject, verb, command, intent)
+                .await?;
             done(change.revision, change.release.durable, &change)
         }
     }
@@ -241,9 +261,13 @@ fn done(revision: u64, durable: bool, resource: &impl Serialize) -> WriteOutcome
     })
 }
 
-/// The one revision under which the controller may make the change. Of several tags the current one is taken; that
-/// it is still current is checked by the controller, at once with the change.
-async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Result<Option<u64>, ProblemResponse> {
+/// The one revision under which the controller may make the change. Of several tags the current one
+/// is taken; that it is still current is checked by the controller, at once with the change.
+async fn expected(
+    handle: &Handle,
+    write: &Write,
+    condition: Option<Tags>,
+) -> Result<Option<u64>, ProblemResponse> {
     let tags = match condition {
         None | Some(Tags::Any) => return Ok(None),
         Some(tags) => tags,
@@ -258,6 +282,8 @@ async fn expected(handle: &Handle, write: &Write, condition: Option<Tags>) -> Re
     if tags.match_strongly(current) {
         return Ok(Some(current));
     }
-    let detail = format!("The service is at revision {current}, which If-Match does not name; nothing was changed.");
+    let detail = format!(
+        "The service is at revision {current}, which If-Match does not name; nothing was changed."
+    );
     Err(ProblemResponse::new(problem::STALE, detail))
 }

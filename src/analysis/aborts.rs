@@ -1,5 +1,6 @@
-//! Do clients give up on the canary more often than on the baseline? The test of the error rate with margins of its
-//! own. It only holds a release, since an abort is no failure of either arm (STATISTICS.md 1.k.5).
+//! Do clients give up on the canary more often than on the baseline? The test of the error rate
+//! with margins of its own. It only holds a release, since an abort is no failure of either arm
+//! (STATISTICS.md 1.k.5).
 
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +50,11 @@ impl AbortTest {
         if !counted || cohort.weight <= 0.0 || cohort.weight >= 1.0 {
             return;
         }
-        self.test
-            .score(cohort.weight, Pair::of(cohort.canary.requests, canary), baseline);
+        self.test.score(
+            cohort.weight,
+            Pair::of(cohort.canary.requests, canary),
+            baseline,
+        );
         self.log_e = self.test.log_e();
     }
 
@@ -94,7 +98,10 @@ mod tests {
     fn more_aborts_on_the_canary_are_found_and_as_many_are_not() {
         assert!(after(0.5, 20, 2).is_beyond(7.6));
         assert!(!after(0.5, 20, 20).is_beyond(7.6));
-        assert!(!after(0.5, 1, 0).is_beyond(7.6), "within a percentage point");
+        assert!(
+            !after(0.5, 1, 0).is_beyond(7.6),
+            "within a percentage point"
+        );
         assert!(!after(1.0, 20, 0).is_beyond(7.6), "nothing to compare with");
         assert_eq!(
             after(0.5, 3, 1).counted(),

@@ -1,5 +1,6 @@
-//! The advance test: is the canary certainly *not* worse than tolerated? Its null hypothesis is the harm, so that little
-//! traffic proves nothing, and it begins anew at each step, since a fault under load shows only at the new weight.
+//! The advance test: is the canary certainly *not* worse than tolerated? Its null hypothesis is the
+//! harm, so that little traffic proves nothing, and it begins anew at each step, since a fault
+//! under load shows only at the new weight.
 
 use std::array;
 
@@ -31,15 +32,18 @@ pub(crate) struct AdvanceGains {
 }
 
 impl AdvanceGains {
-    /// The gains at `weight`, strictly between 0 and 1, when harm means `p_canary >= ratio * p_baseline + worse_by`.
+    /// The gains at `weight`, strictly between 0 and 1, when harm means `p_canary >= ratio *
+    /// p_baseline + worse_by`.
     ///
-    /// `worse_by` is negative only for the confidence sequence; the bets are then made smaller so that no gain falls
-    /// below zero.
+    /// `worse_by` is negative only for the confidence sequence; the bets are then made smaller so
+    /// that no gain falls below zero.
     pub(crate) fn new(weight: f64, harm: Margin) -> AdvanceGains {
         let rho = harm.ratio * weight / (1.0 - weight);
         let margin = harm.worse_by;
         let kappa = KAPPA.map(|kappa| kappa / (1.0 + (-margin).max(0.0)));
-        let row = |gain: &dyn Fn(f64) -> f64| array::from_fn(|j| kappa.get(j).map_or(0.0, |kappa| gain(*kappa)));
+        let row = |gain: &dyn Fn(f64) -> f64| {
+            array::from_fn(|j| kappa.get(j).map_or(0.0, |kappa| gain(*kappa)))
+        };
         AdvanceGains {
             canary_bad: row(&|kappa| (-kappa * (1.0 - margin)).ln_1p()),
             canary_good: row(&|kappa| (kappa * margin).ln_1p()),
@@ -48,8 +52,17 @@ impl AdvanceGains {
     }
 
     /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest.
-    pub(crate) fn score(&self, bets: &mut [f64; KAPPA.len()], canary: Pair, baseline_bad: f64) -> f64 {
-        let rows = self.canary_bad.iter().zip(&self.canary_good).zip(&self.baseline_bad);
+    pub(crate) fn score(
+        &self,
+        bets: &mut [f64; KAPPA.len()],
+        canary: Pair,
+        baseline_bad: f64,
+    ) -> f64 {
+        let rows = self
+            .canary_bad
+            .iter()
+            .zip(&self.canary_good)
+            .zip(&self.baseline_bad);
         let mut most = f64::NEG_INFINITY;
         for (bet, ((bad, good), stable)) in bets.iter_mut().zip(rows) {
             let gain = canary.bad * bad + canary.good * good + baseline_bad * stable;
@@ -59,18 +72,31 @@ impl AdvanceGains {
         most
     }
 
-    /// What a canary request is worth to the best of the bets when failures come at these rates: the expected gain of
-    /// the canary's request together with the baseline's share that comes with it.
+    /// What a canary request is worth to the best of the bets when failures come at these rates:
+    /// the expected gain of the canary's request together with the baseline's share that comes
+    /// with it.
     pub(crate) fn growth(&self, weight: f64, canary_rate: f64, baseline_rate: f64) -> f64 {
         let with_it = baseline_rate * (1.0 - weight) / weight;
-        let rows = self.canary_bad.iter().zip(&self.canary_good).zip(&self.baseline_bad);
-        rows.map(|((bad, good), stable)| canary_rate * bad + (1.0 - canary_rate) * good + with_it * stable)
-            .fold(f64::NEG_INFINITY, f64::max)
+        let rows = self
+            .canary_bad
+            .iter()
+            .zip(&self.canary_good)
+            .zip(&self.baseline_bad);
+        rows.map(|((bad, good), stable)| {
+            canary_rate * bad + (1.0 - canary_rate) * good + with_it * stable
+        })
+        .fold(f64::NEG_INFINITY, f64::max)
     }
 
     #[cfg(test)]
     pub(crate) fn gains(&self) -> impl Iterator<Item = (f64, f64, f64)> {
-        (0..KAPPA.len()).map(|j| (self.canary_bad[j], self.canary_good[j], self.baseline_bad[j]))
+        (0..KAPPA.len()).map(|j| {
+            (
+                self.canary_bad[j],
+                self.canary_good[j],
+                self.baseline_bad[j],
+            )
+        })
     }
 }
 
@@ -97,7 +123,11 @@ impl Advance {
 
     /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1.
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) {
-        if self.table.as_ref().is_none_or(|(known, _)| *known != weight) {
+        if self
+            .table
+            .as_ref()
+            .is_none_or(|(known, _)| *known != weight)
+        {
             self.table = Some((weight, AdvanceGains::new(weight, self.harm)));
         }
         if let Some((_, table)) = &self.table {

@@ -1,5 +1,5 @@
-//! How often the baseline fails at most: the upper limit that stands in for it at full weight, where there is no
-//! concurrent baseline (STATISTICS.md 1.k.2).
+//! How often the baseline fails at most: the upper limit that stands in for it at full weight,
+//! where there is no concurrent baseline (STATISTICS.md 1.k.2).
 
 use std::time::Duration;
 
@@ -24,14 +24,16 @@ pub(crate) struct BaselineRate {
 }
 
 impl BaselineRate {
-    /// Adds requests from before the first step: answers by latency in microseconds with their counts, and failures.
+    /// Adds requests from before the first step: answers by latency in microseconds with their
+    /// counts, and failures.
     pub(crate) fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
         self.past.requests += answers + failures;
         self.past.failures += failures + unfinished(latency_us);
     }
 
-    /// Adds a cohort's requests of the baseline. Those of a cohort at weight 0 came before the first step.
+    /// Adds a cohort's requests of the baseline. Those of a cohort at weight 0 came before the
+    /// first step.
     pub(crate) fn add(&mut self, weight: f64, baseline: &ArmCounts<'_>) {
         if weight > 0.0 {
             self.release.add(baseline);
@@ -41,12 +43,16 @@ impl BaselineRate {
         }
     }
 
-    /// The Clopper–Pearson upper limit of the baseline's failure rate at the confidence `1 - alpha`: over the release,
-    /// reaching back to 1,000 requests. With fewer it is at most 5 %.
+    /// The Clopper–Pearson upper limit of the baseline's failure rate at the confidence `1 -
+    /// alpha`: over the release, reaching back to 1,000 requests. With fewer it is at most 5 %.
     pub(crate) fn upper(&self, alpha: f64) -> f64 {
         let (requests, failures) = self.seen();
         let upper = clopper_pearson(failures, requests, alpha);
-        if requests < REACH { upper.min(FEW_MAX) } else { upper }
+        if requests < REACH {
+            upper.min(FEW_MAX)
+        } else {
+            upper
+        }
     }
 
     fn seen(&self) -> (f64, f64) {
@@ -65,8 +71,8 @@ impl BaselineRate {
     }
 }
 
-/// Answers that would not have been there at the landmark. The past is known by the end of its requests, and what it is
-/// compared with by the landmark.
+/// Answers that would not have been there at the landmark. The past is known by the end of its
+/// requests, and what it is compared with by the landmark.
 fn unfinished(latency_us: &[(u64, u64)]) -> u64 {
     let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
     let mut sorted = latency_us.to_vec();
@@ -78,7 +84,9 @@ fn unfinished(latency_us: &[(u64, u64)]) -> u64 {
     });
     let Some((p99_us, _)) = p99 else { return 0 };
     let age_us = landmark(Duration::from_micros(*p99_us)).as_micros();
-    let late = sorted.iter().filter(|(value, _)| u128::from(*value) >= age_us);
+    let late = sorted
+        .iter()
+        .filter(|(value, _)| u128::from(*value) >= age_us);
     late.map(|(_, count)| count).sum()
 }
 
@@ -141,10 +149,18 @@ mod tests {
     fn past_answers_that_came_after_the_landmark_count_as_unfinished() {
         let mut rate = BaselineRate::default();
         rate.warm(&[(6_000_000, 50), (10_000, 940)], 10);
-        assert_eq!(rate.past, counts(1_000, 60), "at most five seconds are waited for");
+        assert_eq!(
+            rate.past,
+            counts(1_000, 60),
+            "at most five seconds are waited for"
+        );
         let mut quick = BaselineRate::default();
         quick.warm(&[(1_000, 995), (400_000, 5)], 0);
-        assert_eq!(quick.past, counts(1_000, 5), "and no less than a quarter of one");
+        assert_eq!(
+            quick.past,
+            counts(1_000, 5),
+            "and no less than a quarter of one"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! A latency epoch: bins cut at the baseline's past quantiles, and how much likelier each bin becomes under each of
-//! twenty ways of being slower. Everything in it comes from cohorts that were scored before, so nothing that is judged
-//! with it has helped to shape it.
+//! A latency epoch: bins cut at the baseline's past quantiles, and how much likelier each bin
+//! becomes under each of twenty ways of being slower. Everything in it comes from cohorts that were
+//! scored before, so nothing that is judged with it has helped to shape it.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,11 +22,12 @@ const STRETCHES: [f64; 6] = [0.1, 0.2, 0.4, 0.8, 2.0, 8.0];
 const CONTAMINATIONS: [f64; 6] = [0.002, 0.006, 0.02, 0.06, 0.2, 0.9];
 /// No ratio is smaller than this.
 const FLOOR: f64 = 1e-6;
-/// Observations, of both hypotheses alike, added to each bin. Without them a bin that the past happened to leave empty
-/// would make any ratio.
+/// Observations, of both hypotheses alike, added to each bin. Without them a bin that the past
+/// happened to leave empty would make any ratio.
 const SMOOTHING: f64 = 0.5;
 
-/// How much slower the canary may be: up to a share of the baseline's latency or an absolute amount, whichever is more.
+/// How much slower the canary may be: up to a share of the baseline's latency or an absolute
+/// amount, whichever is more.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Slack {
     pub(crate) worse_by: f64,
@@ -51,8 +52,9 @@ pub(crate) struct Bins {
     pub(crate) baseline_edges: [u64; BINS - 1],
     /// The same for the canary, with its slack.
     pub(crate) canary_edges: [u64; BINS - 1],
-    /// For each way of being slower, how many times likelier each bin is. Never decreases from bin to bin: otherwise
-    /// the test would ask for *different*, and roll back a canary that is faster.
+    /// For each way of being slower, how many times likelier each bin is. Never decreases from bin
+    /// to bin: otherwise the test would ask for *different*, and roll back a canary that is
+    /// faster.
     pub(crate) ratios: [[f64; BINS]; WAYS],
     /// Where the advance test compares, before its slack: p50, p90 and p99.
     marks: [QuantileMark; 3],
@@ -83,7 +85,8 @@ impl Bins {
         }
         let beyond = past.above(p99 as f64);
         for (part, row) in CONTAMINATIONS.iter().zip(&mut rows) {
-            let slower = plain.map(|above| (1.0 - part) * above + part * contaminated(above, beyond));
+            let slower =
+                plain.map(|above| (1.0 - part) * above + part * contaminated(above, beyond));
             *row = ratio(&plain, &slower, past.grain());
         }
         Bins {
@@ -94,7 +97,8 @@ impl Bins {
         }
     }
 
-    /// Canary and baseline thresholds at p50, p90 and p99, for the advance test, with the slack of a step.
+    /// Canary and baseline thresholds at p50, p90 and p99, for the advance test, with the slack of
+    /// a step.
     pub(crate) fn thresholds(&self, slack: Slack) -> [Threshold; 3] {
         self.marks.map(|mark| Threshold {
             baseline_us: mark.us,
@@ -104,9 +108,9 @@ impl Bins {
     }
 }
 
-/// Just below the values of the quantile's bucket, so that the baseline is beyond it as often as the quantile says or
-/// more. At their upper end it might never be, when many requests take the same time, and then no canary could ever be
-/// proved as good.
+/// Just below the values of the quantile's bucket, so that the baseline is beyond it as often as
+/// the quantile says or more. At their upper end it might never be, when many requests take the
+/// same time, and then no canary could ever be proved as good.
 fn mark(past: &HistogramView<'_>, quantile: f64) -> QuantileMark {
     let us = past.below_quantile(quantile);
     QuantileMark {
@@ -129,18 +133,28 @@ pub(crate) fn bin(edges: &[u64; BINS - 1], value: u64) -> usize {
     edges.iter().map(|edge| usize::from(*edge < value)).sum()
 }
 
-/// The chance to be above an edge for a request that was thrown beyond p99 (of which the past holds `beyond`).
+/// The chance to be above an edge for a request that was thrown beyond p99 (of which the past holds
+/// `beyond`).
 fn contaminated(above: f64, beyond: f64) -> f64 {
-    if beyond > 0.0 { (above / beyond).min(1.0) } else { 1.0 }
+    if beyond > 0.0 {
+        (above / beyond).min(1.0)
+    } else {
+        1.0
+    }
 }
 
-/// Ratios of the bins of two laws, each given by its chances to be above the edges, as a running maximum. A bin that
-/// has no width, because two edges are equal, takes the ratio of the bin before.
+/// Ratios of the bins of two laws, each given by its chances to be above the edges, as a running
+/// maximum. A bin that has no width, because two edges are equal, takes the ratio of the bin
+/// before.
 fn ratio(plain: &[f64; BINS - 1], slower: &[f64; BINS - 1], grain: f64) -> [f64; BINS] {
     let smooth = SMOOTHING * grain;
     let mut row = [1.0; BINS];
     let (mut plain_left, mut slower_left, mut highest) = (1.0, 1.0, FLOOR);
-    let ends = plain.iter().zip(slower).map(|(p, s)| (*p, *s)).chain([(0.0, 0.0)]);
+    let ends = plain
+        .iter()
+        .zip(slower)
+        .map(|(p, s)| (*p, *s))
+        .chain([(0.0, 0.0)]);
     for (slot, (plain_end, slower_end)) in row.iter_mut().zip(ends) {
         let (p, s): (f64, f64) = (plain_left - plain_end, slower_left - slower_end);
         if p > 0.0 || s > 0.0 {
@@ -152,7 +166,8 @@ fn ratio(plain: &[f64; BINS - 1], slower: &[f64; BINS - 1], grain: f64) -> [f64;
     row
 }
 
-/// `t -> t * (1 + stretch * ramp(t))`, where the ramp goes from 0 at p90 to 1 at p99 in the logarithm of `t`.
+/// `t -> t * (1 + stretch * ramp(t))`, where the ramp goes from 0 at p90 to 1 at p99 in the
+/// logarithm of `t`.
 struct Ramp {
     low: f64,
     high: f64,

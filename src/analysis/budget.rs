@@ -1,15 +1,18 @@
-//! The budget rule: how many failures users may see from the canary before it is taken out, whatever the tests say yet.
+//! The budget rule: how many failures users may see from the canary before it is taken out,
+//! whatever the tests say yet.
 //!
-//! A bare count would be a coin toss, since with equal arms the canary's failures wander about what the baseline's rate
-//! explains. So the budget is spent only by what goes beyond that expectation and its chance (STATISTICS.md 1.f).
+//! A bare count would be a coin toss, since with equal arms the canary's failures wander about what
+//! the baseline's rate explains. So the budget is spent only by what goes beyond that expectation
+//! and its chance (STATISTICS.md 1.f).
 //!
-//! At full weight there is no concurrent baseline. There the canary is held against an upper limit of the baseline's
-//! failure rate, doubled, with the margin of the error objective on top: so many failures are explained, however long
-//! it lasts, and a version that fails more often exhausts the budget (STATISTICS.md 1.k.2). The limit is a confidence
-//! limit, so a baseline that is known by few requests explains more.
+//! At full weight there is no concurrent baseline. There the canary is held against an upper limit
+//! of the baseline's failure rate, doubled, with the margin of the error objective on top: so many
+//! failures are explained, however long it lasts, and a version that fails more often exhausts the
+//! budget (STATISTICS.md 1.k.2). The limit is a confidence limit, so a baseline that is known by
+//! few requests explains more.
 //!
-//! A release has two budgets by this rule: one of the failures that users saw, and one of all failures of the canary,
-//! rescued or not (STATISTICS.md 1.k.1).
+//! A release has two budgets by this rule: one of the failures that users saw, and one of all
+//! failures of the canary, rescued or not (STATISTICS.md 1.k.1).
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +60,8 @@ pub struct PendingCohort {
 }
 
 impl Explained {
-    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed; with keys, how often the same.
+    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed; with keys,
+    /// how often the same.
     fn add(&mut self, canary: u64, baseline: u64, failures: u64, repeats: Option<Repeats>) {
         let repeats = repeats.unwrap_or(Repeats {
             weight: failures,
@@ -84,8 +88,8 @@ impl Explained {
 }
 
 impl Budget {
-    /// A budget of `limit` failures, exhausted by chance in at most a part `alpha` of releases with equal arms.
-    /// `worse_by` is the margin of the error objective, a share of requests.
+    /// A budget of `limit` failures, exhausted by chance in at most a part `alpha` of releases with
+    /// equal arms. `worse_by` is the margin of the error objective, a share of requests.
     pub fn new(limit: u64, alpha: f64, worse_by: f64) -> Budget {
         Budget {
             limit,
@@ -129,15 +133,20 @@ impl Budget {
     pub fn explain(&mut self, cohort: &Cohort<'_>) {
         self.baseline.add(cohort.weight, &cohort.baseline);
         if cohort.weight >= 1.0 {
-            // The baseline gets nothing more, so its limit is worked out once; a late cohort of it only narrows it.
+            // The baseline gets nothing more, so its limit is worked out once; a late cohort of it
+            // only narrows it.
             let share = self.share_alone();
             self.alone = Some(share);
             self.explained.add_alone(cohort.canary.requests, share);
         } else {
             let (canary, baseline) = (&cohort.canary, &cohort.baseline);
             self.alone = None;
-            self.explained
-                .add(canary.requests, baseline.requests, baseline.failures, baseline.repeats);
+            self.explained.add(
+                canary.requests,
+                baseline.requests,
+                baseline.failures,
+                baseline.repeats,
+            );
         }
     }
 
@@ -158,10 +167,11 @@ impl Budget {
         self.left(&self.explained)
     }
 
-    /// The same while cohorts are under way, whose canary failures may have been spent already. What is open on the
-    /// baseline counts as failing until it is known, so that nothing trips in an outage of both arms in which the
-    /// canary fails at once and the baseline hangs. Whatever the open requests turn out to be, this is no less than
-    /// the allowance will be once these cohorts are scored.
+    /// The same while cohorts are under way, whose canary failures may have been spent already.
+    /// What is open on the baseline counts as failing until it is known, so that nothing trips
+    /// in an outage of both arms in which the canary fails at once and the baseline hangs.
+    /// Whatever the open requests turn out to be, this is no less than the allowance will be
+    /// once these cohorts are scored.
     pub fn allowance_given(&self, pending: impl Iterator<Item = PendingCohort>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
@@ -199,7 +209,9 @@ impl Budget {
     }
 
     fn left(&self, explained: &Explained) -> u64 {
-        let left = (self.bound_by(explained) - self.spent as f64).ceil().max(0.0);
+        let left = (self.bound_by(explained) - self.spent as f64)
+            .ceil()
+            .max(0.0);
         #[expect(
             clippy::cast_possible_truncation,
             reason = "saturates, and nobody waits for so many failures"
@@ -230,7 +242,10 @@ mod tests {
     fn failures_of_the_same_key_of_the_baseline_leave_more_to_chance() {
         let mut budget = budget(0, 0.05);
         let poison = ArmCounts {
-            repeats: Some(Repeats { weight: 9, largest: 3 }),
+            repeats: Some(Repeats {
+                weight: 9,
+                largest: 3,
+            }),
             ..ArmCounts::of(950, 3)
         };
         budget.explain(&Cohort {
@@ -319,7 +334,11 @@ mod tests {
         let m = 5_000.0 * share;
         let l = (2.0_f64 / 0.05).ln() + 2.0 * (1.0 + (1.0 + m).ln()).ln();
         let bound = m + (2.0 * m * l).sqrt() + l / 3.0;
-        assert!((budget.bound() - bound).abs() < 1e-9, "{} {bound}", budget.bound());
+        assert!(
+            (budget.bound() - bound).abs() < 1e-9,
+            "{} {bound}",
+            budget.bound()
+        );
     }
 
     #[test]
@@ -370,7 +389,10 @@ mod tests {
             alone: 0,
         };
         let open = budget.allowance_given((0..20).map(|_| hanging(95)));
-        assert!(open > 5, "all that failed is explained, and chance besides: {open}");
+        assert!(
+            open > 5,
+            "all that failed is explained, and chance besides: {open}"
+        );
         assert_eq!(budget.allowance_given((0..20).map(|_| hanging(0))), 0);
         for failures in [0, 19, 95] {
             let mut scored = budget.clone();
@@ -393,7 +415,10 @@ mod tests {
         let split = budget.allowance_given([tick(3, 0, 0), tick(1, 2, 1)].into_iter());
         let whole = budget.allowance_given([tick(4, 2, 1)].into_iter());
         assert_eq!(split, whole);
-        assert_eq!(budget.allowance_given(std::iter::empty()), budget.allowance());
+        assert_eq!(
+            budget.allowance_given(std::iter::empty()),
+            budget.allowance()
+        );
     }
 
     #[test]

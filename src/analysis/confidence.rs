@@ -1,8 +1,9 @@
-//! The confidence sequence for `p_canary - ratio * p_baseline`, on demand, from the totals by weight: the differences
-//! that neither the abort test nor the advance test, each asked about that difference, has refuted.
+//! The confidence sequence for `p_canary - ratio * p_baseline`, on demand, from the totals by
+//! weight: the differences that neither the abort test nor the advance test, each asked about that
+//! difference, has refuted.
 //!
-//! It holds at all times at once for a difference that stays the same. Under drift it is a summary; the tests are what
-//! decides.
+//! It holds at all times at once for a difference that stays the same. Under drift it is a summary;
+//! the tests are what decides.
 
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +50,11 @@ pub(crate) fn interval(totals: &[SampleRatioTotals], ratio: f64, level: f64) -> 
     if no_worse(totals, at(upper)) >= limit {
         upper = bisect(upper, -ratio, |d| no_worse(totals, at(d)) >= limit);
     }
-    Interval { lower, upper, level }
+    Interval {
+        lower,
+        upper,
+        level,
+    }
 }
 
 /// The last value, going from `holds` towards `fails`, for which `test` holds.
@@ -65,12 +70,17 @@ fn bisect(mut holds: f64, mut fails: f64, test: impl Fn(f64) -> bool) -> f64 {
     holds
 }
 
-/// `ln` of the evidence that the difference is more than the margin (without sharing, which belongs to the decision).
+/// `ln` of the evidence that the difference is more than the margin (without sharing, which belongs
+/// to the decision).
 fn worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     let mut wealth = Wealth::<BETS>::new();
     for at in totals {
         let pair = Pair::of(at.canary.requests, at.canary.failures);
-        error::ErrorGains::new(at.weight, margin).score(wealth.bets_mut(), pair, at.baseline.failures as f64);
+        error::ErrorGains::new(at.weight, margin).score(
+            wealth.bets_mut(),
+            pair,
+            at.baseline.failures as f64,
+        );
     }
     wealth.log_e()
 }
@@ -80,7 +90,11 @@ fn no_worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     let mut stakes = AdvanceWealth::<{ KAPPA.len() }>::new();
     for at in totals {
         let pair = Pair::of(at.canary.requests, at.canary.failures);
-        advance::AdvanceGains::new(at.weight, margin).score(stakes.bets_mut(), pair, at.baseline.failures as f64);
+        advance::AdvanceGains::new(at.weight, margin).score(
+            stakes.bets_mut(),
+            pair,
+            at.baseline.failures as f64,
+        );
     }
     stakes.log_e()
 }

@@ -1,8 +1,8 @@
 //! The baseline's latency in the recent past: a histogram that forgets, from which bins are cut.
 //!
-//! Buckets are those of an HDR histogram with two significant digits that begins at 1 µs: exact below 256, then 128 to
-//! each doubling. So values that a recorder of that kind has rounded fall into the same buckets here, and a bin's edge
-//! cuts neither arm's buckets in two.
+//! Buckets are those of an HDR histogram with two significant digits that begins at 1 µs: exact
+//! below 256, then 128 to each doubling. So values that a recorder of that kind has rounded fall
+//! into the same buckets here, and a bin's edge cuts neither arm's buckets in two.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,8 @@ const MAX: u64 = 3_600_000_000;
 /// Weights below this are forgotten altogether.
 const DUST: f64 = 1e-3;
 
-/// Recent answers of the baseline by latency, and its failures, which count as slower than any answer.
+/// Recent answers of the baseline by latency, and its failures, which count as slower than any
+/// answer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(into = "StoredHistogram", from = "StoredHistogram")]
 pub(crate) struct DecayingHistogram {
@@ -60,8 +61,8 @@ impl DecayingHistogram {
         self.answers + self.failures
     }
 
-    /// Makes everything remembered weigh no more than `keep` observations together, so that what comes next counts for
-    /// more than what was.
+    /// Makes everything remembered weigh no more than `keep` observations together, so that what
+    /// comes next counts for more than what was.
     pub(crate) fn forget_down_to(&mut self, keep: f64) {
         let factor = keep / self.total();
         if factor >= 1.0 || self.answers == 0.0 {
@@ -69,7 +70,11 @@ impl DecayingHistogram {
         }
         let mut answers = 0.0;
         for slot in &mut self.counts {
-            *slot = if *slot * factor < DUST { 0.0 } else { *slot * factor };
+            *slot = if *slot * factor < DUST {
+                0.0
+            } else {
+                *slot * factor
+            };
             answers += *slot;
         }
         self.answers = answers;
@@ -122,8 +127,8 @@ pub(crate) struct HistogramView<'a> {
 }
 
 impl HistogramView<'_> {
-    /// The highest value of the bucket in which the quantile lies. Failures rank above all answers, so a quantile that
-    /// falls among them gives the slowest answer.
+    /// The highest value of the bucket in which the quantile lies. Failures rank above all answers,
+    /// so a quantile that falls among them gives the slowest answer.
     pub(crate) fn quantile(&self, quantile: f64) -> u64 {
         self.bucket_of(quantile).map_or(0, highest)
     }
@@ -140,11 +145,17 @@ impl HistogramView<'_> {
         held.iter().rposition(|count| *count > 0.0)
     }
 
-    /// The chance of a latency above `value`, failures included; within a bucket the answers count as evenly spread.
+    /// The chance of a latency above `value`, failures included; within a bucket the answers count
+    /// as evenly spread.
     pub(crate) fn above(&self, value: f64) -> f64 {
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, and so does the last bucket")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "saturates, and so does the last bucket"
+        )]
         let index = bucket(value as u64);
-        let (Some(before), Some(count)) = (self.past.before.get(index), self.past.counts.get(index)) else {
+        let (Some(before), Some(count)) =
+            (self.past.before.get(index), self.past.counts.get(index))
+        else {
             return 0.0;
         };
         let (low, high) = (lowest(index) as f64, highest(index) as f64);
@@ -182,7 +193,10 @@ fn highest(bucket: usize) -> u64 {
 
 /// The edge at or above `value` that no bucket crosses.
 pub(crate) fn edge_at_or_above(value: f64) -> u64 {
-    #[expect(clippy::cast_possible_truncation, reason = "saturates, and so does the last bucket")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "saturates, and so does the last bucket"
+    )]
     let whole = value.ceil() as u64;
     highest(bucket(whole))
 }
@@ -194,7 +208,9 @@ mod tests {
     #[test]
     fn buckets_tile_the_numbers_as_hdr_does() {
         let hdr = hdrhistogram::Histogram::<u64>::new_with_bounds(1, MAX, 2).unwrap();
-        for value in (0..5_000).chain((1..31).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1])) {
+        for value in
+            (0..5_000).chain((1..31).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1]))
+        {
             let index = bucket(value);
             assert!(lowest(index) <= value && value <= highest(index), "{value}");
             assert_eq!(highest(index), hdr.highest_equivalent(value), "{value}");

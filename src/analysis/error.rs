@@ -1,8 +1,10 @@
-//! The error-rate test: does the canary fail more often than `ratio` times the baseline, plus `worse_by`?
+//! The error-rate test: does the canary fail more often than `ratio` times the baseline, plus
+//! `worse_by`?
 //!
-//! Given the past, an arm is drawn with a known chance, whatever the shared error rate is doing. Bets that gain when
-//! failures fall on the canary more often than that chance explains can only lose on average while the canary is no
-//! worse. The bet sizes form a grid over "relative excess at small weight", which means the same at every weight.
+//! Given the past, an arm is drawn with a known chance, whatever the shared error rate is doing.
+//! Bets that gain when failures fall on the canary more often than that chance explains can only
+//! lose on average while the canary is no worse. The bet sizes form a grid over "relative excess at
+//! small weight", which means the same at every weight.
 
 use std::array;
 
@@ -39,8 +41,8 @@ pub(crate) struct ErrorGains {
 }
 
 impl ErrorGains {
-    /// The gains at weight `weight`, strictly between 0 and 1. A margin with `ratio` 0 ignores the baseline, and then
-    /// any weight below 1 will do.
+    /// The gains at weight `weight`, strictly between 0 and 1. A margin with `ratio` 0 ignores the
+    /// baseline, and then any weight below 1 will do.
     pub(crate) fn new(weight: f64, margin: Margin) -> ErrorGains {
         let rho = margin.ratio * weight / (1.0 - weight);
         // 1/16, 1/8 … 2048: a power of two is exact.
@@ -53,10 +55,15 @@ impl ErrorGains {
         }
     }
 
-    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest, cash included. The order of
-    /// the requests does not matter, since the bets are the same for all of them.
+    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest, cash
+    /// included. The order of the requests does not matter, since the bets are the same for all
+    /// of them.
     pub(crate) fn score(&self, bets: &mut [f64; BETS], canary: Pair, baseline_bad: f64) -> f64 {
-        let rows = self.canary_bad.iter().zip(&self.canary_good).zip(&self.baseline_bad);
+        let rows = self
+            .canary_bad
+            .iter()
+            .zip(&self.canary_good)
+            .zip(&self.baseline_bad);
         let mut most = 0.0_f64;
         for (bet, ((bad, good), stable)) in bets.iter_mut().zip(rows) {
             let gain = canary.bad * bad + canary.good * good + baseline_bad * stable;
@@ -68,7 +75,13 @@ impl ErrorGains {
 
     #[cfg(test)]
     pub(crate) fn gains(&self) -> impl Iterator<Item = (f64, f64, f64)> {
-        (0..BETS).map(|j| (self.canary_bad[j], self.canary_good[j], self.baseline_bad[j]))
+        (0..BETS).map(|j| {
+            (
+                self.canary_bad[j],
+                self.canary_good[j],
+                self.baseline_bad[j],
+            )
+        })
     }
 }
 
@@ -100,8 +113,8 @@ struct Bet {
 impl Bet {
     /// The bet on a relative excess of `excess`.
     ///
-    /// `worse_by` is negative only for the confidence sequence; the size of the bet then leaves it out, which keeps
-    /// every gain above zero.
+    /// `worse_by` is negative only for the confidence sequence; the size of the bet then leaves it
+    /// out, which keeps every gain above zero.
     fn new(excess: f64, rho: f64, worse_by: f64) -> Bet {
         let inverse = 1.0 / excess;
         let lambda = 1.0 / (inverse + worse_by.max(0.0) + rho);
@@ -149,13 +162,14 @@ impl ErrorTest {
         }
     }
 
-    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with `ratio` 0). Gives the most
-    /// by which the wealth (in log space) may have grown.
+    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with
+    /// `ratio` 0). Gives the most by which the wealth (in log space) may have grown.
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) -> f64 {
         self.bet(weight, self.margin, canary, baseline_bad)
     }
 
-    /// Scores a cohort at full weight, where nothing but a fixed limit is left to compare the canary with.
+    /// Scores a cohort at full weight, where nothing but a fixed limit is left to compare the
+    /// canary with.
     pub(crate) fn score_alone(&mut self, limit: f64, canary: Pair) -> f64 {
         self.bet(0.0, Margin::fixed(limit), canary, 0)
     }

@@ -1,5 +1,5 @@
-//! The numbers behind a verdict, for people, journals and other programs. The e-values of the relative objectives can
-//! be computed again from the counts that stand beside them.
+//! The numbers behind a verdict, for people, journals and other programs. The e-values of the
+//! relative objectives can be computed again from the counts that stand beside them.
 
 use serde::{Deserialize, Serialize};
 
@@ -32,7 +32,8 @@ pub struct Evidence {
     pub canary: Counts,
     /// What the baseline was given meanwhile.
     pub baseline: Counts,
-    /// Sticky releases: what errors are judged by, the draws of keys and those of them that failed.
+    /// Sticky releases: what errors are judged by, the draws of keys and those of them that
+    /// failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<UnitCounts>,
     /// Clients of the canary that failed.
@@ -48,14 +49,17 @@ pub struct Evidence {
 pub struct ObjectiveEvidence {
     /// The objective with its margins.
     pub objective: Objective,
-    /// The part of `alpha` that it has; of the relative objectives all, an absolute one has the whole for itself.
+    /// The part of `alpha` that it has; of the relative objectives all, an absolute one has the
+    /// whole for itself.
     pub share: f64,
     /// `ln` of its e-value against the canary.
     pub log_e: f64,
-    /// `ln` of its e-value, at this step, for the canary being good enough; absent without an advance test.
+    /// `ln` of its e-value, at this step, for the canary being good enough; absent without an
+    /// advance test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advance_log_e: Option<f64>,
-    /// The limit for that: `ln(1/beta)`, twice as much for latency at the last step below full weight.
+    /// The limit for that: `ln(1/beta)`, twice as much for latency at the last step below full
+    /// weight.
     pub advance_limit: f64,
     /// The counts behind it.
     pub counts: Behind,
@@ -67,13 +71,15 @@ pub struct ObjectiveEvidence {
 pub enum Behind {
     /// Errors.
     ErrorRate {
-        /// `p_canary - ratio * p_baseline` as counted, weight by weight, in the mean over the canary's requests.
+        /// `p_canary - ratio * p_baseline` as counted, weight by weight, in the mean over the
+        /// canary's requests.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate: Option<f64>,
         /// The interval that holds it at all times.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         confidence: Option<Interval>,
-        /// About how many further canary requests this step needs until it can be passed, at the present rates.
+        /// About how many further canary requests this step needs until it can be passed, at the
+        /// present rates.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         requests_to_advance: Option<u64>,
         /// `ln` of the wealth of each bet, and of the cash, before the first stretch.
@@ -86,8 +92,8 @@ pub enum Behind {
         /// The bins and what fell into them.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bins: Option<Box<LatencyBins>>,
-        /// At the last step below full weight: the canary has been slower than its objective allows in the last seconds,
-        /// and as long as that is so, the step is not passed.
+        /// At the last step below full weight: the canary has been slower than its objective
+        /// allows in the last seconds, and as long as that is so, the step is not passed.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         slower_lately: bool,
     },
@@ -125,18 +131,37 @@ pub struct LatencyBins {
 }
 
 impl ObjectiveEvidence {
-    /// The e-value's `ln`, computed anew from the counts; `None` for an absolute objective, whose counts are not told
-    /// apart by time.
+    /// The e-value's `ln`, computed anew from the counts; `None` for an absolute objective, whose
+    /// counts are not told apart by time.
     pub fn recompute(&self) -> Option<f64> {
         match (&self.counts, &self.objective) {
-            (Behind::ErrorRate { opening, stretches, .. }, Objective::ErrorRate(objective)) => {
-                let mut test = ErrorTest::resume(Margin::from(*objective), Wealth::<BETS>::from_logs(opening)?);
-                stretches.iter().for_each(|stretch| stretch.replay(&mut test));
+            (
+                Behind::ErrorRate {
+                    opening, stretches, ..
+                },
+                Objective::ErrorRate(objective),
+            ) => {
+                let mut test = ErrorTest::resume(
+                    Margin::from(*objective),
+                    Wealth::<BETS>::from_logs(opening)?,
+                );
+                stretches
+                    .iter()
+                    .for_each(|stretch| stretch.replay(&mut test));
                 Some(test.log_e())
             }
-            (Behind::Latency { bins: Some(bins), .. }, _) => {
+            (
+                Behind::Latency {
+                    bins: Some(bins), ..
+                },
+                _,
+            ) => {
                 let mut wealth = Wealth::<WAYS>::from_logs(&bins.opening)?;
-                LatencyGains::new(bins.weight, &bins.ratios).score(wealth.bets_mut(), &bins.canary, &bins.baseline);
+                LatencyGains::new(bins.weight, &bins.ratios).score(
+                    wealth.bets_mut(),
+                    &bins.canary,
+                    &bins.baseline,
+                );
                 Some(wealth.log_e())
             }
             (Behind::Latency { bins: None, .. }, _) => Some(0.0),

@@ -1,4 +1,5 @@
-//! The counts behind the error test, stretch by stretch, so that its evidence can be computed again by anybody.
+//! The counts behind the error test, stretch by stretch, so that its evidence can be computed again
+//! by anybody.
 //!
 //! Bounded: when it is full, the oldest stretch is folded into the opening wealth.
 
@@ -75,8 +76,8 @@ impl EvidenceLog {
         self.open(Segment::opened(k, 0.0, None), margin);
     }
 
-    /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with the limit that it is held
-    /// against.
+    /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with the limit
+    /// that it is held against.
     pub(crate) fn add(&mut self, cohort: &Cohort<'_>, margin: Margin, limit: Option<f64>) {
         let weight = cohort.weight;
         match self.stretches.back_mut() {
@@ -90,12 +91,25 @@ impl EvidenceLog {
         }
     }
 
-    /// Adds units that were drawn with a chance strictly between 0 and 1. Chances alternate from cohort to cohort, and the
-    /// order within a block does not matter, so each chance has one stretch in it.
-    pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts, margin: Margin) {
-        let block = self.stretches.iter().rposition(|stretch| stretch.shared > 0);
-        let fits = |stretch: &Segment| stretch.limit.is_none() && (stretch.weight == weight || stretch.weight == 0.0);
-        let known = (block.unwrap_or(0)..self.stretches.len()).find(|at| self.stretches.get(*at).is_some_and(fits));
+    /// Adds units that were drawn with a chance strictly between 0 and 1. Chances alternate from
+    /// cohort to cohort, and the order within a block does not matter, so each chance has one
+    /// stretch in it.
+    pub(crate) fn add_units(
+        &mut self,
+        weight: f64,
+        canary: Counts,
+        baseline: Counts,
+        margin: Margin,
+    ) {
+        let block = self
+            .stretches
+            .iter()
+            .rposition(|stretch| stretch.shared > 0);
+        let fits = |stretch: &Segment| {
+            stretch.limit.is_none() && (stretch.weight == weight || stretch.weight == 0.0)
+        };
+        let known = (block.unwrap_or(0)..self.stretches.len())
+            .find(|at| self.stretches.get(*at).is_some_and(fits));
         if known.is_none() {
             self.open(Segment::opened(0, weight, None), margin);
         }

@@ -1,25 +1,33 @@
-//! How many canary requests a step is likely to need: what a plan prints before the first user is risked.
+//! How many canary requests a step is likely to need: what a plan prints before the first user is
+//! risked.
 
 use super::advance::{AdvanceGains, KAPPA};
 use super::error::Margin;
 use super::latency_advance::{proof, tolerated};
 use super::step::StepWeights;
 
-/// What the mixture over bet sizes costs at detection, against a test that knows the effect (STATISTICS.md 2.2).
+/// What the mixture over bet sizes costs at detection, against a test that knows the effect
+/// (STATISTICS.md 2.2).
 const MIXTURE: f64 = 1.7;
 
-/// The bets near the best win nearly as much, so that so many of all share the work, and the rest is what the mixture
-/// costs: 1.4 times `ln(1/beta)` in all at the usual beta (STATISTICS.md 1.a).
+/// The bets near the best win nearly as much, so that so many of all share the work, and the rest
+/// is what the mixture costs: 1.4 times `ln(1/beta)` in all at the usual beta (STATISTICS.md 1.a).
 const NEAR_THE_BEST: f64 = 3.0;
-/// Where p99 lies, and how fast the tail falls there: as a power, `P(T > x*p99) = 0.01 * x^-TAIL`. It is that of a
-/// log-normal latency whose p99 is four times its median: the hazard of the normal law at its 99 % quantile, 2.665, by
-/// the deviation 0.6.
+/// Where p99 lies, and how fast the tail falls there: as a power, `P(T > x*p99) = 0.01 * x^-TAIL`.
+/// It is that of a log-normal latency whose p99 is four times its median: the hazard of the normal
+/// law at its 99 % quantile, 2.665, by the deviation 0.6.
 const BEYOND_P99: f64 = 0.01;
 const TAIL: f64 = 4.44;
 
-/// About how many canary requests it takes to see that failures come at `canary_rate` where the objective allows
-/// `ratio * baseline_rate + worse_by`; `None` if that is no harm.
-pub fn requests_to_detect(canary_rate: f64, baseline_rate: f64, ratio: f64, worse_by: f64, alpha: f64) -> Option<u64> {
+/// About how many canary requests it takes to see that failures come at `canary_rate` where the
+/// objective allows `ratio * baseline_rate + worse_by`; `None` if that is no harm.
+pub fn requests_to_detect(
+    canary_rate: f64,
+    baseline_rate: f64,
+    ratio: f64,
+    worse_by: f64,
+    alpha: f64,
+) -> Option<u64> {
     let allowed = ratio * baseline_rate + worse_by;
     if canary_rate <= allowed || canary_rate > 1.0 || allowed >= 1.0 {
         return None;
@@ -35,24 +43,36 @@ pub fn requests_to_detect(canary_rate: f64, baseline_rate: f64, ratio: f64, wors
     whole(MIXTURE * -alpha.ln() / divergence)
 }
 
-/// About how many canary requests the advance test of a step at `weight` takes when both arms fail at `rate`: harm
-/// means `worse_by` more than that. `None` if it would take for ever.
+/// About how many canary requests the advance test of a step at `weight` takes when both arms fail
+/// at `rate`: harm means `worse_by` more than that. `None` if it would take for ever.
 pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
     if !(weight > 0.0 && weight < 1.0) {
         return None;
     }
-    let harm = Margin { ratio: 1.0, worse_by };
-    needed(AdvanceGains::new(weight, harm).growth(weight, rate, rate), -beta.ln())
+    let harm = Margin {
+        ratio: 1.0,
+        worse_by,
+    };
+    needed(
+        AdvanceGains::new(weight, harm).growth(weight, rate, rate),
+        -beta.ln(),
+    )
 }
 
-/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`, and `worse_by` is the
-/// share by which the objective lets the canary be slower. `None` if it would take for ever.
+/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`,
+/// and `worse_by` is the share by which the objective lets the canary be slower. `None` if it would
+/// take for ever.
 ///
-/// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How much more seldom it
-/// is beyond the tolerated multiple depends on how the latency is spread: this is for an ordinary spread (`TAIL`);
-/// one that is wider takes longer, one that is narrower is proved sooner, and so is one in which the slack in
-/// milliseconds is more than that in per cent.
-pub fn latency_requests_to_advance(weights: StepWeights, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
+/// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How
+/// much more seldom it is beyond the tolerated multiple depends on how the latency is spread: this
+/// is for an ordinary spread (`TAIL`); one that is wider takes longer, one that is narrower is
+/// proved sooner, and so is one in which the slack in milliseconds is more than that in per cent.
+pub fn latency_requests_to_advance(
+    weights: StepWeights,
+    rate: f64,
+    worse_by: f64,
+    beta: f64,
+) -> Option<u64> {
     let weight = weights.now;
     if !(weight > 0.0 && weight < 1.0) {
         return None;
@@ -95,7 +115,10 @@ mod tests {
         // STATISTICS.md 2.2: 0.1 to 1 % at w = 1 %: 631 canary requests; 0.1 to 5 %: 59.
         let near = |forecast: Option<u64>, simulated: f64| {
             let ratio = forecast.unwrap() as f64 / simulated;
-            assert!((0.6..1.7).contains(&ratio), "{forecast:?} against {simulated}");
+            assert!(
+                (0.6..1.7).contains(&ratio),
+                "{forecast:?} against {simulated}"
+            );
         };
         near(requests_to_detect(0.01, 0.001, 1.0, 0.0, 1e-3), 631.0);
         near(requests_to_detect(0.05, 0.001, 1.0, 0.0, 1e-3), 59.0);
@@ -110,7 +133,8 @@ mod tests {
     }
     #[test]
     fn a_healthy_release_takes_about_the_time_that_was_simulated() {
-        // STATISTICS.md 2.4: at 1,000 requests per second, a log-normal latency and p = 0.1 %, so many seconds a step.
+        // STATISTICS.md 2.4: at 1,000 requests per second, a log-normal latency and p = 0.1 %, so
+        // many seconds a step.
         let steps = [
             (0.01, 0.05, 41.0),
             (0.05, 0.25, 29.0),
@@ -119,20 +143,35 @@ mod tests {
         ];
         for (now, next, simulated) in steps {
             let errors = requests_to_advance(now, 0.001, 0.001 / next, 0.05).unwrap();
-            let latency = latency_requests_to_advance(StepWeights { now, next }, 0.001, 0.05, 0.05).unwrap();
+            let latency =
+                latency_requests_to_advance(StepWeights { now, next }, 0.001, 0.05, 0.05).unwrap();
             let seconds = errors.max(latency) as f64 / (1_000.0 * now);
             let ratio = seconds / simulated;
-            assert!((0.5..2.0).contains(&ratio), "{now}: {seconds} s against {simulated}");
+            assert!(
+                (0.5..2.0).contains(&ratio),
+                "{now}: {seconds} s against {simulated}"
+            );
         }
     }
 
     #[test]
     fn latency_is_proved_sooner_the_more_is_tolerated_and_never_of_those_that_all_fail() {
         let at = |now, next| StepWeights { now, next };
-        let requests = |worse_by| latency_requests_to_advance(at(0.5, 1.0), 0.0, worse_by, 0.05).unwrap();
-        assert_eq!(requests(0.05), requests(0.15), "the step tolerates as much anyway");
+        let requests =
+            |worse_by| latency_requests_to_advance(at(0.5, 1.0), 0.0, worse_by, 0.05).unwrap();
+        assert_eq!(
+            requests(0.05),
+            requests(0.15),
+            "the step tolerates as much anyway"
+        );
         assert!(requests(0.5) < requests(0.15));
-        assert_eq!(latency_requests_to_advance(at(1.0, 1.0), 0.0, 0.05, 0.05), None);
-        assert_eq!(latency_requests_to_advance(at(0.5, 1.0), 1.0, 0.05, 0.05), None);
+        assert_eq!(
+            latency_requests_to_advance(at(1.0, 1.0), 0.0, 0.05, 0.05),
+            None
+        );
+        assert_eq!(
+            latency_requests_to_advance(at(0.5, 1.0), 1.0, 0.05, 0.05),
+            None
+        );
     }
 }

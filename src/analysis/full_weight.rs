@@ -1,5 +1,5 @@
-//! The canary at full weight: the baseline gets no requests any more, so failures and latency are held against limits
-//! that come from what the baseline did before (STATISTICS.md 1.k.2).
+//! The canary at full weight: the baseline gets no requests any more, so failures and latency are
+//! held against limits that come from what the baseline did before (STATISTICS.md 1.k.2).
 
 use std::time::Duration;
 
@@ -34,9 +34,14 @@ struct Slow {
 }
 
 impl FullWeight {
-    /// The limits by the baseline's rate and its past p99 in microseconds; `alpha` is the chance that the true rate is
-    /// above the limit that is taken for it.
-    pub(crate) fn new(baseline: &BaselineRate, p99_us: Option<u64>, alpha: f64, judges_errors: bool) -> FullWeight {
+    /// The limits by the baseline's rate and its past p99 in microseconds; `alpha` is the chance
+    /// that the true rate is above the limit that is taken for it.
+    pub(crate) fn new(
+        baseline: &BaselineRate,
+        p99_us: Option<u64>,
+        alpha: f64,
+        judges_errors: bool,
+    ) -> FullWeight {
         let limit = (2.0 * baseline.upper(alpha) + BEYOND).min(0.999);
         let slow = |p99_us: u64| Slow {
             slo: Slo::Latency {
@@ -73,11 +78,15 @@ impl FullWeight {
 
     /// Whether the canary certainly fails more often than is tolerated, where no objective says so.
     pub(crate) fn is_failing(&self, limit: f64) -> bool {
-        self.failures.as_ref().is_some_and(|test| test.log_e() >= limit)
+        self.failures
+            .as_ref()
+            .is_some_and(|test| test.log_e() >= limit)
     }
 
     /// Whether the canary is certainly slower than is tolerated.
     pub(crate) fn is_slow(&self, limit: f64) -> bool {
-        self.slow.as_ref().is_some_and(|slow| slow.side.log_e >= limit)
+        self.slow
+            .as_ref()
+            .is_some_and(|slow| slow.side.log_e >= limit)
     }
 }

@@ -1,7 +1,8 @@
 //! The judge: everything that is known of one release, and the verdict on it.
 //!
-//! Evidence *against* the canary is kept for the whole release, under one chance of error, whoever looks and however
-//! often; evidence *for* it begins anew at each step. Nothing here knows the time, draws a number or changes a weight.
+//! Evidence *against* the canary is kept for the whole release, under one chance of error, whoever
+//! looks and however often; evidence *for* it begins anew at each step. Nothing here knows the
+//! time, draws a number or changes a weight.
 
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +26,8 @@ use super::units::{Unit, UnitCounts, begun_at, paired};
 const BLOCK_MS: u64 = 30_000;
 /// Blocks that are made up for at once after a gap without cohorts.
 const BLOCKS_AT_ONCE: u32 = 64;
-/// More than rounding can add up to between two exact computations of the evidence, and less than anybody sees.
+/// More than rounding can add up to between two exact computations of the evidence, and less than
+/// anybody sees.
 const ROUNDING: f64 = 1e-6;
 /// The chance that the confidence sequence holds at all times.
 const CONFIDENCE: f64 = 0.95;
@@ -137,7 +139,8 @@ pub struct Judge {
     pub(crate) now_ms: u64,
     next_block_ms: u64,
     shares: u32,
-    /// No less than `ln` of the combined e-value, which is computed only when it may have become news.
+    /// No less than `ln` of the combined e-value, which is computed only when it may have become
+    /// news.
     bound: f64,
     pub(crate) log_e_max: f64,
     pub(crate) confidence: Option<Interval>,
@@ -190,8 +193,8 @@ impl Judge {
         }
     }
 
-    /// Tells what the baseline did before the release: answers by latency, and failures. Latency is judged only when
-    /// the baseline has been seen often enough.
+    /// Tells what the baseline did before the release: answers by latency, and failures. Latency is
+    /// judged only when the baseline has been seen often enough.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.rate.warm(latency_us, failures);
         if let Some(latency) = &mut self.latency {
@@ -211,13 +214,17 @@ impl Judge {
         let tests = Tests {
             error: self.error.is_some(),
             harm_budget: self.options.harm_budget,
-            latency: self.latency.as_ref().map(|test| (test.slack(), test.epoch())),
+            latency: self
+                .latency
+                .as_ref()
+                .map(|test| (test.slack(), test.epoch())),
             limit: self.advance_limit,
         };
         self.progress = Some(StepProgress::new(step, now_ms, &tests));
     }
 
-    /// Scores a cohort. Cohorts come in the order of their start; several with the same time are several proxies'.
+    /// Scores a cohort. Cohorts come in the order of their start; several with the same time are
+    /// several proxies'.
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         let cohort = &Cohort {
             at_ms: cohort.at_ms.max(self.now_ms),
@@ -239,8 +246,8 @@ impl Judge {
         }
     }
 
-    /// Scores units that have become as old as `bake` for the step in which they began, at the weight `weight`: those of
-    /// each arm, and of them those that had failed by that age.
+    /// Scores units that have become as old as `bake` for the step in which they began, at the
+    /// weight `weight`: those of each arm, and of them those that had failed by that age.
     pub fn mature(&mut self, at_ms: u64, weight: f64, canary: &[Unit], baseline: &[Unit]) {
         let at_ms = at_ms.max(self.now_ms);
         self.pass_to(at_ms);
@@ -298,7 +305,10 @@ impl Judge {
 
     /// `ln` of the combined e-value, and the highest that it has been.
     pub fn log_e(&self) -> (f64, f64) {
-        (self.combined(self.error_log_e(), self.latency_log_e()), self.log_e_max)
+        (
+            self.combined(self.error_log_e(), self.latency_log_e()),
+            self.log_e_max,
+        )
     }
 
     /// Requests that clients gave up.
@@ -313,7 +323,9 @@ impl Judge {
 
     /// The canary's requests at the present step that came to an answer or a failure.
     pub fn outcomes(&self) -> u64 {
-        self.progress.as_ref().map_or(0, |progress| progress.outcomes)
+        self.progress
+            .as_ref()
+            .map_or(0, |progress| progress.outcomes)
     }
 
     /// What the canary was given at the present step.
@@ -376,10 +388,15 @@ impl Judge {
     }
 
     fn recut(&mut self) {
-        let Some(latency) = &mut self.latency else { return };
+        let Some(latency) = &mut self.latency else {
+            return;
+        };
         if latency.recut(self.now_ms)
             && let Some(epoch) = latency.epoch()
-            && let Some(test) = self.progress.as_mut().and_then(|progress| progress.latency.as_mut())
+            && let Some(test) = self
+                .progress
+                .as_mut()
+                .and_then(|progress| progress.latency.as_mut())
         {
             test.recut(epoch);
         }
@@ -426,8 +443,8 @@ impl Judge {
         self.bound += grown.max(self.compare_latency(cohort));
     }
 
-    /// What is left at full weight, where there is nobody to compare with: the same bets on failures go on, against a
-    /// fixed limit.
+    /// What is left at full weight, where there is nobody to compare with: the same bets on
+    /// failures go on, against a fixed limit.
     fn hold_to_limits(&mut self, cohort: &Cohort<'_>) {
         if self.full_weight.is_none() {
             let p99_us = self.latency.as_mut().and_then(LatencyTest::past_p99);
@@ -439,7 +456,9 @@ impl Judge {
                 self.error.is_some(),
             ));
         }
-        let Some(limits) = &mut self.full_weight else { return };
+        let Some(limits) = &mut self.full_weight else {
+            return;
+        };
         // One broken user of a sticky service must not condemn the canary here either.
         let cohort = &Cohort {
             canary: ArmCounts {
@@ -456,7 +475,8 @@ impl Judge {
         }
     }
 
-    /// The same where the unit is the draw of a key. Gives the most by which the evidence may have grown.
+    /// The same where the unit is the draw of a key. Gives the most by which the evidence may have
+    /// grown.
     fn compare_units(&mut self, cohort: &Cohort<'_>) -> f64 {
         let canary = cohort.canary.units.unwrap_or_default();
         let baseline = cohort.baseline.units.unwrap_or_default();
@@ -467,7 +487,8 @@ impl Judge {
             if let Some(error) = &mut self.error {
                 let pair = Pair::of(canary.requests, canary.failures);
                 grown += error.score(weight, pair, baseline.failures);
-                self.ledger.add_units(weight, canary, baseline, error.margin());
+                self.ledger
+                    .add_units(weight, canary, baseline, error.margin());
             }
         }
         grown
@@ -475,10 +496,14 @@ impl Judge {
 
     /// Gives the most by which the evidence (in log space) may have grown.
     fn compare_latency(&mut self, cohort: &Cohort<'_>) -> f64 {
-        let Some(latency) = &mut self.latency else { return 0.0 };
-        let (Some(epoch), Some(of_canary), Some(of_baseline)) =
-            (latency.epoch(), cohort.canary.latency_us, cohort.baseline.latency_us)
-        else {
+        let Some(latency) = &mut self.latency else {
+            return 0.0;
+        };
+        let (Some(epoch), Some(of_canary), Some(of_baseline)) = (
+            latency.epoch(),
+            cohort.canary.latency_us,
+            cohort.baseline.latency_us,
+        ) else {
             return 0.0;
         };
         let canary = sort(&cohort.canary, of_canary, &epoch.canary_edges);
@@ -527,10 +552,11 @@ impl Judge {
         self.latency.as_ref().map(|test| test.log_e(true))
     }
 
-    /// The culprit, if there are failures enough for it to be one: the objective with more evidence. Failures are
-    /// evidence of both, since they fall into the slowest bin, and often more of latency than of errors; but nobody
-    /// would look for a slow query in a canary that answers 500. So for the name, not for the verdict, latency is
-    /// credited with what slowness has won, and a canary that is both slow and failing is named by the stronger.
+    /// The culprit, if there are failures enough for it to be one: the objective with more
+    /// evidence. Failures are evidence of both, since they fall into the slowest bin, and often
+    /// more of latency than of errors; but nobody would look for a slow query in a canary that
+    /// answers 500. So for the name, not for the verdict, latency is credited with what
+    /// slowness has won, and a canary that is both slow and failing is named by the stronger.
     fn culprit(&self, of_error: Option<f64>) -> Option<Cause> {
         if self.failures_suffice() {
             let by_slowness = self.latency.as_ref().map(LatencyTest::log_e_by_slowness);
@@ -545,13 +571,16 @@ impl Judge {
     }
 
     fn failures_suffice(&self) -> bool {
-        // At full weight units are not compared, and each key counts with its first failure all the same.
+        // At full weight units are not compared, and each key counts with its first failure all the
+        // same.
         let of_units = |units: UnitCounts| units.canary.failures.max(self.failing_clients);
         let failures = self.units.map_or(self.canary.failures, of_units);
-        failures >= self.options.min_canary_failures && self.failing_clients >= self.options.min_distinct_clients
+        failures >= self.options.min_canary_failures
+            && self.failing_clients >= self.options.min_distinct_clients
     }
 
-    /// The weighted mean of the relative objectives' e-values; 0 (in log space) when there are none.
+    /// The weighted mean of the relative objectives' e-values; 0 (in log space) when there are
+    /// none.
     fn combined(&self, of_error: Option<f64>, of_latency: Option<f64>) -> f64 {
         match (of_error, of_latency) {
             (Some(error), Some(latency)) => self.log_share + log_sum_exp(&[error, latency]),

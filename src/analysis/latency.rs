@@ -1,9 +1,10 @@
-//! The latency test: is the canary's latency larger, over the whole distribution, than the baseline's with its slack?
+//! The latency test: is the canary's latency larger, over the whole distribution, than the
+//! baseline's with its slack?
 //!
-//! Requests fall into ordered bins. Each bet multiplies by a factor that grows with the bin for a canary request and by
-//! the factor that balances it for a baseline request, so that it wins nothing on average while the canary is no
-//! slower, however slow both are at the time. Failures fall into the slowest bin: a canary that answers fast because it
-//! refuses is not fast.
+//! Requests fall into ordered bins. Each bet multiplies by a factor that grows with the bin for a
+//! canary request and by the factor that balances it for a baseline request, so that it wins
+//! nothing on average while the canary is no slower, however slow both are at the time. Failures
+//! fall into the slowest bin: a canary that answers fast because it refuses is not fast.
 
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +18,13 @@ const ENOUGH: f64 = 2_000.0;
 /// After [`PATIENCE_MS`], so many will have to do.
 const FEW: f64 = 200.0;
 const PATIENCE_MS: u64 = 30_000;
-/// Bins are cut anew at most so often. Any time is allowed (the bins come from what was scored before), and while latency
-/// drifts the bets lose by every second that the bins are old: a tail that is a fifth slower is found in 263 seconds,
-/// with bins of five seconds in 352 (P14d.5 of `make sim`).
+/// Bins are cut anew at most so often. Any time is allowed (the bins come from what was scored
+/// before), and while latency drifts the bets lose by every second that the bins are old: a tail
+/// that is a fifth slower is found in 263 seconds, with bins of five seconds in 352 (P14d.5 of
+/// `make sim`).
 const RECUT_MS: u64 = 1_000;
-/// What is remembered of the past at each cut, in observations. Less follows a drift faster, more blurs less.
+/// What is remembered of the past at each cut, in observations. Less follows a drift faster, more
+/// blurs less.
 const REMEMBERED: f64 = 4_000.0;
 
 /// Observations of one arm by bin.
@@ -43,8 +46,14 @@ impl<const M: usize> LatencyGains<M> {
         }
     }
 
-    /// Adds what observations are worth to the bets, and gives what they were worth to the luckiest, cash included.
-    pub(crate) fn score(&self, bets: &mut [f64; M], canary: &BinCounts, baseline: &BinCounts) -> f64 {
+    /// Adds what observations are worth to the bets, and gives what they were worth to the
+    /// luckiest, cash included.
+    pub(crate) fn score(
+        &self,
+        bets: &mut [f64; M],
+        canary: &BinCounts,
+        baseline: &BinCounts,
+    ) -> f64 {
         let mut most = 0.0_f64;
         for (bet, (a, c)) in bets.iter_mut().zip(self.canary.iter().zip(&self.baseline)) {
             let gain = dot(a, canary) + dot(c, baseline);
@@ -69,25 +78,29 @@ fn dot(left: &BinCounts, right: &BinCounts) -> f64 {
 pub(crate) struct LatencyTest {
     slack: Slack,
     wealth: Wealth<WAYS>,
-    /// The wealth had the canary's failures not been bet on. It counts while they are too few to condemn.
+    /// The wealth had the canary's failures not been bet on. It counts while they are too few to
+    /// condemn.
     without_failures: Wealth<WAYS>,
-    /// The wealth had the canary's failures been as fast as the baseline's requests: what slowness alone has won.
-    /// Leaving failures out would not do for that, since then the baseline alone has the fast answers, which looks slow
-    /// too. It names the culprit and decides nothing.
+    /// The wealth had the canary's failures been as fast as the baseline's requests: what slowness
+    /// alone has won. Leaving failures out would not do for that, since then the baseline
+    /// alone has the fast answers, which looks slow too. It names the culprit and decides
+    /// nothing.
     by_slowness: Wealth<WAYS>,
     past: DecayingHistogram,
     first_ms: Option<u64>,
     next_cut_ms: u64,
     epoch: Option<Bins>,
     stretch: LatencySegment,
-    /// The table of the last weight and these bins. Kept when it is out of date, so that a new one allocates nothing.
+    /// The table of the last weight and these bins. Kept when it is out of date, so that a new one
+    /// allocates nothing.
     #[serde(skip)]
     table: Option<Box<LatencyGains<WAYS>>>,
     #[serde(skip)]
     table_of: Option<f64>,
 }
 
-/// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed again.
+/// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed
+/// again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LatencySegment {
     pub(crate) opening: Wealth<WAYS>,
@@ -123,7 +136,8 @@ impl LatencyTest {
         self.past.record(latency_us, failures);
     }
 
-    /// Cuts the bins anew when it is time; true when they are new. Called before a cohort is scored, never after.
+    /// Cuts the bins anew when it is time; true when they are new. Called before a cohort is
+    /// scored, never after.
     pub(crate) fn recut(&mut self, now_ms: u64) -> bool {
         let enough = self.past.total() >= ENOUGH;
         let first = *self.first_ms.get_or_insert(now_ms);
@@ -131,7 +145,9 @@ impl LatencyTest {
         if now_ms < self.next_cut_ms || !(enough || patient) {
             return false;
         }
-        let Some(view) = self.past.view() else { return false };
+        let Some(view) = self.past.view() else {
+            return false;
+        };
         self.epoch = Some(Bins::cut(&view, self.slack));
         self.past.forget_down_to(REMEMBERED);
         self.next_cut_ms = now_ms + RECUT_MS;
@@ -145,9 +161,15 @@ impl LatencyTest {
         self.table_of = None;
     }
 
-    /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet. Gives the most by which
-    /// the wealth (in log space) may have grown.
-    pub(crate) fn score(&mut self, weight: f64, canary: &BinCounts, baseline: &BinCounts, canary_failures: u64) -> f64 {
+    /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet.
+    /// Gives the most by which the wealth (in log space) may have grown.
+    pub(crate) fn score(
+        &mut self,
+        weight: f64,
+        canary: &BinCounts,
+        baseline: &BinCounts,
+        canary_failures: u64,
+    ) -> f64 {
         let Some(epoch) = &self.epoch else { return 0.0 };
         if self.table_of != Some(weight) {
             let table = LatencyGains::new(weight, &epoch.ratios);
@@ -184,7 +206,8 @@ impl LatencyTest {
         }
     }
 
-    /// The 99th percentile of what is remembered of the baseline, in microseconds; `None` while that is too little.
+    /// The 99th percentile of what is remembered of the baseline, in microseconds; `None` while
+    /// that is too little.
     pub(crate) fn past_p99(&mut self) -> Option<u64> {
         let known = self.past.total() >= FEW;
         let view = known.then(|| self.past.view()).flatten()?;
@@ -210,8 +233,8 @@ impl LatencyTest {
         &self.stretch
     }
 
-    /// `ln` of the wealth, with or without the bets on the canary's failures. Without them it is never more evidence
-    /// than with them, so leaving them out is allowed.
+    /// `ln` of the wealth, with or without the bets on the canary's failures. Without them it is
+    /// never more evidence than with them, so leaving them out is allowed.
     pub(crate) fn log_e(&self, with_failures: bool) -> f64 {
         if with_failures {
             self.wealth.log_e()
@@ -220,7 +243,8 @@ impl LatencyTest {
         }
     }
 
-    /// `ln` of the wealth that the canary's slowness has won, whatever its failures did: for naming the culprit.
+    /// `ln` of the wealth that the canary's slowness has won, whatever its failures did: for naming
+    /// the culprit.
     pub(crate) fn log_e_by_slowness(&self) -> f64 {
         self.by_slowness.log_e()
     }
@@ -258,7 +282,11 @@ fn as_fast_as(baseline: &BinCounts, more: f64, mut observations: BinCounts) -> B
 }
 
 /// An arm's observations by bin: its answers by latency, and its failures in the slowest.
-pub(crate) fn sort(arm: &ArmCounts<'_>, latency_us: &[(u64, u64)], edges: &[u64; BINS - 1]) -> BinCounts {
+pub(crate) fn sort(
+    arm: &ArmCounts<'_>,
+    latency_us: &[(u64, u64)],
+    edges: &[u64; BINS - 1],
+) -> BinCounts {
     let mut bins = BinCounts::default();
     for (value, count) in latency_us {
         if let Some(slot) = bins.get_mut(bin(edges, *value)) {

@@ -1,9 +1,11 @@
-//! The advance test for latency: at the baseline's p50, p90 and p99, is the canary certainly not beyond its tolerated
-//! multiple of the threshold more often than the baseline is beyond the threshold itself?
+//! The advance test for latency: at the baseline's p50, p90 and p99, is the canary certainly not
+//! beyond its tolerated multiple of the threshold more often than the baseline is beyond the
+//! threshold itself?
 //!
-//! A threshold grows stale while latency drifts; in a spike that both arms share, "p99" is suddenly the body, and the
-//! generous multiple makes the canary look good there whatever its tail does. So the evidence of a second is bounded,
-//! and a second after one in which the baseline was beyond a threshold three times too often counts for nothing.
+//! A threshold grows stale while latency drifts; in a spike that both arms share, "p99" is suddenly
+//! the body, and the generous multiple makes the canary look good there whatever its tail does. So
+//! the evidence of a second is bounded, and a second after one in which the baseline was beyond a
+//! threshold three times too often counts for nothing.
 
 use std::array;
 
@@ -16,8 +18,8 @@ use super::error::{Margin, Pair};
 use super::recent::RecentLatency;
 use super::step::StepWeights;
 
-/// A second before which the baseline was beyond a threshold more than so many times too often is left out; a second
-/// without requests of the baseline is passed over.
+/// A second before which the baseline was beyond a threshold more than so many times too often is
+/// left out; a second without requests of the baseline is passed over.
 const STALE: f64 = 3.0;
 /// The evidence of a second is at most this part of `ln(1/beta)`.
 const PART: f64 = 0.25;
@@ -33,10 +35,11 @@ pub(crate) fn tolerated(weight: f64) -> f64 {
     }
 }
 
-/// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that comparison is the last
-/// one, and a canary that is slower by less than is tolerated, and by more than the objective allows, wins evidence in
-/// the advance test about as fast as it is found out. Where latency drifts too, more than one such canary in a hundred
-/// would be promoted. With this it is 8 of 2,000, and with [`RecentLatency`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
+/// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that
+/// comparison is the last one, and a canary that is slower by less than is tolerated, and by more
+/// than the objective allows, wins evidence in the advance test about as fast as it is found out.
+/// Where latency drifts too, more than one such canary in a hundred would be promoted. With this it
+/// is 8 of 2,000, and with [`RecentLatency`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
 /// to 10); a healthy canary waits some six seconds longer at 1,000 requests per second (P13).
 pub(crate) fn proof(next_weight: f64) -> f64 {
     if next_weight >= 1.0 { 2.0 } else { 1.0 }
@@ -82,9 +85,15 @@ impl ThresholdTest {
 }
 
 impl LatencyAdvance {
-    /// The test of a step, with `limit` for `ln(1/beta)`. What the abort test lets pass as no slower is tolerated here
-    /// too, or a canary within its objective could neither be rolled back nor promoted.
-    pub(crate) fn new(weights: StepWeights, objective: Slack, limit: f64, epoch: Option<&Bins>) -> LatencyAdvance {
+    /// The test of a step, with `limit` for `ln(1/beta)`. What the abort test lets pass as no
+    /// slower is tolerated here too, or a canary within its objective could neither be rolled
+    /// back nor promoted.
+    pub(crate) fn new(
+        weights: StepWeights,
+        objective: Slack,
+        limit: f64,
+        epoch: Option<&Bins>,
+    ) -> LatencyAdvance {
         let harm = Margin {
             ratio: 1.0,
             worse_by: 0.0,
@@ -118,19 +127,28 @@ impl LatencyAdvance {
     }
 
     /// Scores a cohort assigned at `weight`, strictly between 0 and 1.
-    pub(crate) fn score(&mut self, at_ms: u64, weight: f64, canary: AnswerCounts<'_>, baseline: AnswerCounts<'_>) {
+    pub(crate) fn score(
+        &mut self,
+        at_ms: u64,
+        weight: f64,
+        canary: AnswerCounts<'_>,
+        baseline: AnswerCounts<'_>,
+    ) {
         self.begin_second(at_ms / SECOND_MS);
         self.baseline_seen += baseline.observations() as f64;
         if let Some(lately) = &mut self.lately {
             lately.add(canary, baseline);
         }
         for at in &mut self.tests {
-            let Some(threshold) = at.threshold else { continue };
+            let Some(threshold) = at.threshold else {
+                continue;
+            };
             let beyond = baseline.beyond(threshold.baseline_us);
             at.baseline_beyond += beyond as f64;
             if !at.frozen {
                 let slow = canary.beyond(threshold.canary_us);
-                at.test.score(weight, Pair::of(canary.observations(), slow), beyond);
+                at.test
+                    .score(weight, Pair::of(canary.observations(), slow), beyond);
             }
         }
     }
@@ -140,8 +158,8 @@ impl LatencyAdvance {
         self.log_e() >= self.limit && !self.slower_lately()
     }
 
-    /// Whether the canary would be alone after this step, and has been slower in the last seconds than the objective
-    /// allows.
+    /// Whether the canary would be alone after this step, and has been slower in the last seconds
+    /// than the objective allows.
     pub(crate) fn slower_lately(&self) -> bool {
         self.lately.as_ref().is_some_and(RecentLatency::slower)
     }
@@ -203,7 +221,10 @@ impl<'a> AnswerCounts<'a> {
 
     /// Those slower than a threshold; failures are slower than any.
     pub(crate) fn beyond(&self, threshold_us: u64) -> u64 {
-        let slow = self.latency_us.iter().filter(|(value, _)| *value > threshold_us);
+        let slow = self
+            .latency_us
+            .iter()
+            .filter(|(value, _)| *value > threshold_us);
         self.failures + slow.map(|(_, count)| count).sum::<u64>()
     }
 }
@@ -219,7 +240,11 @@ mod tests {
             at_least_us: 0.0,
         };
         let weights = [0.001, 0.01, 0.011, 0.05, 0.051, 0.25, 0.26, 0.5, 0.9];
-        let slacks = weights.map(|weight| LatencyAdvance::new(at(weight), none, 3.0, None).slack.worse_by);
+        let slacks = weights.map(|weight| {
+            LatencyAdvance::new(at(weight), none, 3.0, None)
+                .slack
+                .worse_by
+        });
         assert_eq!(slacks, [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.15, 0.15, 0.15]);
     }
 
@@ -239,11 +264,14 @@ mod tests {
             at_least_us: 0.0,
         };
         let mut test = LatencyAdvance::new(weights, none, 4.0, None);
-        test.tests.iter_mut().for_each(|at| at.threshold = Some(threshold));
+        test.tests
+            .iter_mut()
+            .for_each(|at| at.threshold = Some(threshold));
         test
     }
 
-    /// A cohort in which so many of 100 requests of the baseline are slow, and none of the canary's.
+    /// A cohort in which so many of 100 requests of the baseline are slow, and none of the
+    /// canary's.
     fn cohort(test: &mut LatencyAdvance, at_ms: u64, slow: u64) {
         let baseline = [(90_000, 100 - slow), (110_000, slow)];
         let seen = |latency_us| AnswerCounts {
@@ -295,8 +323,14 @@ mod tests {
                     latency_us,
                     failures: 0,
                 };
-                // Twice as slow would be tolerated by the step; a tenth slower is more than the objective allows.
-                test.score(second * 1_000, 0.1, seen(&[(110_000, 100)]), seen(&[(90_000, 100)]));
+                // Twice as slow would be tolerated by the step; a tenth slower is more than the
+                // objective allows.
+                test.score(
+                    second * 1_000,
+                    0.1,
+                    seen(&[(110_000, 100)]),
+                    seen(&[(90_000, 100)]),
+                );
             }
             test.passed()
         };

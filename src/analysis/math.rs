@@ -1,7 +1,9 @@
-//! Sums of exponentials in log space and the logarithm of the gamma function: all that the tests need of numerics.
+//! Sums of exponentials in log space and the logarithm of the gamma function: all that the tests
+//! need of numerics.
 
-/// `exp(value - high)`, where what would be lost in a sum with 1 is left out: most bets of a healthy release are that
-/// small, and an exponential for each of them is most of what a tick costs.
+/// `exp(value - high)`, where what would be lost in a sum with 1 is left out: most bets of a
+/// healthy release are that small, and an exponential for each of them is most of what a tick
+/// costs.
 pub(crate) fn relative(value: f64, high: f64) -> f64 {
     let below = value - high;
     if below < LOST { 0.0 } else { below.exp() }
@@ -21,14 +23,21 @@ pub(crate) fn log_add_exp(a: f64, b: f64) -> f64 {
 
 /// `ln(sum of exp(x))` without overflow; negative infinity for nothing.
 pub(crate) fn log_sum_exp(values: &[f64]) -> f64 {
-    let high = values.iter().fold(f64::NEG_INFINITY, |high, value| high.max(*value));
+    let high = values
+        .iter()
+        .fold(f64::NEG_INFINITY, |high, value| high.max(*value));
     if high == f64::NEG_INFINITY {
         return high;
     }
-    high + values.iter().map(|value| relative(*value, high)).sum::<f64>().ln()
+    high + values
+        .iter()
+        .map(|value| relative(*value, high))
+        .sum::<f64>()
+        .ln()
 }
 
-/// `ln(gamma(x))` for positive `x`: the recurrence up to 12, then Stirling's series, good to 1e-13 there.
+/// `ln(gamma(x))` for positive `x`: the recurrence up to 12, then Stirling's series, good to 1e-13
+/// there.
 pub(crate) fn ln_gamma(x: f64) -> f64 {
     let mut shifted = x;
     let mut below = 0.0;
@@ -38,12 +47,14 @@ pub(crate) fn ln_gamma(x: f64) -> f64 {
     }
     let inverse = 1.0 / shifted;
     let square = inverse * inverse;
-    let series = inverse * (1.0 / 12.0 - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square / 1680.0)));
-    (shifted - 0.5) * shifted.ln() - shifted + 0.5 * (2.0 * std::f64::consts::PI).ln() + series - below
+    let series =
+        inverse * (1.0 / 12.0 - square * (1.0 / 360.0 - square * (1.0 / 1260.0 - square / 1680.0)));
+    (shifted - 0.5) * shifted.ln() - shifted + 0.5 * (2.0 * std::f64::consts::PI).ln() + series
+        - below
 }
 
-/// The regularized incomplete beta function `I_x(a, b)` for positive `a` and `b`: the continued fraction by Lentz's
-/// method, on the side where it converges fast.
+/// The regularized incomplete beta function `I_x(a, b)` for positive `a` and `b`: the continued
+/// fraction by Lentz's method, on the side where it converges fast.
 pub(crate) fn beta_regularized(a: f64, b: f64, x: f64) -> f64 {
     if x <= 0.0 {
         return 0.0;
@@ -90,7 +101,10 @@ mod tests {
     fn gamma_of_integers_is_the_factorial() {
         let mut factorial = 1.0_f64;
         for n in 1..20_u32 {
-            assert!((ln_gamma(f64::from(n)) - factorial.ln()).abs() < 1e-11, "{n}");
+            assert!(
+                (ln_gamma(f64::from(n)) - factorial.ln()).abs() < 1e-11,
+                "{n}"
+            );
             factorial *= f64::from(n);
         }
         assert!((ln_gamma(0.5) - std::f64::consts::PI.sqrt().ln()).abs() < 1e-12);

@@ -1,5 +1,6 @@
-//! What a release is judged by: its objectives with their margins, and the chances of error that are accepted. Frozen
-//! when the release starts, since a margin that is changed after a look at the data proves nothing.
+//! What a release is judged by: its objectives with their margins, and the chances of error that
+//! are accepted. Frozen when the release starts, since a margin that is changed after a look at the
+//! data proves nothing.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use super::text::{share, time};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
-    /// The chance that a release with equal versions is rolled back by the tests, in the whole release.
+    /// The chance that a release with equal versions is rolled back by the tests, in the whole
+    /// release.
     pub alpha: f64,
     /// The chance that a step is passed by a canary that does the tolerated harm.
     pub beta: f64,
@@ -22,8 +24,9 @@ pub struct Options {
     pub harm_budget: f64,
     /// What must hold. Empty means errors and latency with their default margins.
     pub objectives: Vec<Objective>,
-    /// The tests roll back on errors only from so many failures of the canary on: two in a row on a small share of the
-    /// traffic are proof enough if failures are independent, and this is for when they are not.
+    /// The tests roll back on errors only from so many failures of the canary on: two in a row on
+    /// a small share of the traffic are proof enough if failures are independent, and this is
+    /// for when they are not.
     pub min_canary_failures: u64,
     /// The same in distinct clients; 0 asks for none.
     pub min_distinct_clients: u64,
@@ -48,7 +51,8 @@ impl Default for Options {
 pub enum Objective {
     /// The canary fails no more often than the baseline at the same time, with a margin.
     ErrorRate(ErrorRateMargin),
-    /// The canary is no slower than the baseline at the same time, over the whole distribution, with a margin.
+    /// The canary is no slower than the baseline at the same time, over the whole distribution,
+    /// with a margin.
     Latency(LatencyMargin),
     /// The canary stays within a fixed limit.
     Slo(Slo),
@@ -167,12 +171,17 @@ impl Options {
         self.objectives.clone()
     }
 
-    /// The same for attempt `attempt` (from 1) at the same build, and for one of `canaries` at once. Chances add up, so
-    /// a retry after a rollback gets less each time: `alpha / (k(k+1))`, and all of them together half an `alpha`.
+    /// The same for attempt `attempt` (from 1) at the same build, and for one of `canaries` at
+    /// once. Chances add up, so a retry after a rollback gets less each time: `alpha /
+    /// (k(k+1))`, and all of them together half an `alpha`.
     #[must_use]
     pub fn for_attempt(&self, attempt: u32, canaries: u32) -> Options {
         let k = f64::from(attempt);
-        let part = if attempt <= 1 { 1.0 } else { 1.0 / (k * (k + 1.0)) };
+        let part = if attempt <= 1 {
+            1.0
+        } else {
+            1.0 / (k * (k + 1.0))
+        };
         Options {
             alpha: self.alpha * part / f64::from(canaries.max(1)),
             ..self.clone()
@@ -187,12 +196,27 @@ impl Options {
                 problems.push(problem.to_owned());
             }
         };
-        check(self.alpha > 0.0 && self.alpha < 1.0, "alpha must be between 0 and 1");
-        check(self.beta > 0.0 && self.beta < 1.0, "beta must be between 0 and 1");
-        check(within(self.harm_budget), "harm_budget must be above 0 and below 100pp");
+        check(
+            self.alpha > 0.0 && self.alpha < 1.0,
+            "alpha must be between 0 and 1",
+        );
+        check(
+            self.beta > 0.0 && self.beta < 1.0,
+            "beta must be between 0 and 1",
+        );
+        check(
+            within(self.harm_budget),
+            "harm_budget must be above 0 and below 100pp",
+        );
         let count = |name: &str| self.objectives.iter().filter(|o| o.name() == name).count();
-        check(count("error_rate") <= 1, "error_rate can be an objective only once");
-        check(count("latency") <= 1, "latency can be an objective only once");
+        check(
+            count("error_rate") <= 1,
+            "error_rate can be an objective only once",
+        );
+        check(
+            count("latency") <= 1,
+            "latency can be an objective only once",
+        );
         check(
             self.objectives.len() <= MOST_OBJECTIVES,
             "there can be at most 16 objectives",
@@ -200,7 +224,10 @@ impl Options {
         for objective in &self.objectives {
             match objective {
                 Objective::ErrorRate(o) => {
-                    check(o.ratio.is_finite() && o.ratio > 0.0, "error_rate.ratio must be above 0");
+                    check(
+                        o.ratio.is_finite() && o.ratio > 0.0,
+                        "error_rate.ratio must be above 0",
+                    );
                     check(
                         (0.0..1.0).contains(&o.worse_by),
                         "error_rate.worse_by must be below 100pp",
@@ -212,7 +239,10 @@ impl Options {
                         "latency.worse_by must not be negative",
                     );
                 }
-                Objective::Slo(o) => check(within(o.limit()), "an slo must allow something and not everything"),
+                Objective::Slo(o) => check(
+                    within(o.limit()),
+                    "an slo must allow something and not everything",
+                ),
             }
         }
         problems

@@ -1,19 +1,22 @@
-//! Whether the canary has been slower of late than its objective allows: no proof, but reason enough not to give it the
-//! rest of the traffic at this moment.
+//! Whether the canary has been slower of late than its objective allows: no proof, but reason
+//! enough not to give it the rest of the traffic at this moment.
 //!
-//! The evidence against a canary is that of the whole release, and it can be low when it should not be: while the
-//! baseline is fast, the absolute slack (1 ms by default) may be more than the canary's excess, and the bets lose what
-//! they take half a minute to win back once the traffic is slower. The last seconds show it at once.
+//! The evidence against a canary is that of the whole release, and it can be low when it should not
+//! be: while the baseline is fast, the absolute slack (1 ms by default) may be more than the
+//! canary's excess, and the bets lose what they take half a minute to win back once the traffic is
+//! slower. The last seconds show it at once.
 
 use serde::{Deserialize, Serialize};
 
 use super::bins::{Bins, Slack, Threshold};
 use super::latency_advance::AnswerCounts;
 
-/// What is left of a count after a second, so that the last ten seconds make about two thirds of it.
+/// What is left of a count after a second, so that the last ten seconds make about two thirds of
+/// it.
 const KEPT: f64 = 0.9;
-/// The canary counts as slower when it is beyond a threshold more often by so many standard errors. An equal canary
-/// with the default slack almost never is; one at the edge of its slack is now and then, and waits for some seconds.
+/// The canary counts as slower when it is beyond a threshold more often by so many standard errors.
+/// An equal canary with the default slack almost never is; one at the edge of its slack is now and
+/// then, and waits for some seconds.
 const ERRORS: f64 = 0.5;
 
 /// What both arms did in the last seconds.
@@ -70,8 +73,10 @@ impl RecentLatency {
     /// Counts a cohort.
     pub(crate) fn add(&mut self, canary: AnswerCounts<'_>, baseline: AnswerCounts<'_>) {
         if let Some(thresholds) = &self.thresholds {
-            self.canary
-                .add(canary, thresholds.iter().map(|threshold| threshold.canary_us));
+            self.canary.add(
+                canary,
+                thresholds.iter().map(|threshold| threshold.canary_us),
+            );
             let edges = thresholds.iter().map(|threshold| threshold.baseline_us);
             self.baseline.add(baseline, edges);
         }
@@ -84,17 +89,23 @@ impl RecentLatency {
         self.baseline.fade(kept);
     }
 
-    /// Whether the canary is beyond one of the thresholds, slack included, more often than the baseline without.
+    /// Whether the canary is beyond one of the thresholds, slack included, more often than the
+    /// baseline without.
     pub(crate) fn slower(&self) -> bool {
         let (canary, baseline) = (&self.canary, &self.baseline);
         if canary.all < 1.0 || baseline.all < 1.0 {
             return false;
         }
-        canary.beyond.iter().zip(&baseline.beyond).any(|(slow, usual)| {
-            let rate = (slow + usual) / (canary.all + baseline.all);
-            let error = (rate * (1.0 - rate) * (canary.all.recip() + baseline.all.recip())).sqrt();
-            slow / canary.all - usual / baseline.all > ERRORS * error
-        })
+        canary
+            .beyond
+            .iter()
+            .zip(&baseline.beyond)
+            .any(|(slow, usual)| {
+                let rate = (slow + usual) / (canary.all + baseline.all);
+                let error =
+                    (rate * (1.0 - rate) * (canary.all.recip() + baseline.all.recip())).sqrt();
+                slow / canary.all - usual / baseline.all > ERRORS * error
+            })
     }
 }
 
@@ -132,7 +143,12 @@ mod tests {
 
     #[test]
     fn more_slow_answers_than_the_baseline_has_are_slower_and_as_many_are_not() {
-        for (canary, baseline, slower) in [(100, 100, false), (40, 100, false), (130, 100, true), (1, 0, true)] {
+        for (canary, baseline, slower) in [
+            (100, 100, false),
+            (40, 100, false),
+            (130, 100, true),
+            (1, 0, true),
+        ] {
             let mut lately = at_100_ms();
             (0..10).for_each(|_| second(&mut lately, canary, baseline));
             assert_eq!(lately.slower(), slower, "{canary} against {baseline}");
@@ -144,7 +160,10 @@ mod tests {
         let mut lately = at_100_ms();
         (0..600).for_each(|_| second(&mut lately, 50, 100));
         (0..10).for_each(|_| second(&mut lately, 200, 100));
-        assert!(lately.slower(), "ten minutes of good do not hide ten seconds of bad");
+        assert!(
+            lately.slower(),
+            "ten minutes of good do not hide ten seconds of bad"
+        );
         (0..30).for_each(|_| second(&mut lately, 50, 100));
         assert!(!lately.slower());
     }

@@ -12,19 +12,20 @@ use super::slo::SloGuard;
 use super::step::{StepProgress, margin};
 
 impl Judge {
-    /// The evidence so far. The confidence sequence is narrowed by it, which is why the judge is changed.
+    /// The evidence so far. The confidence sequence is narrowed by it, which is why the judge is
+    /// changed.
     pub fn evidence(&mut self) -> Evidence {
         self.refresh_confidence();
         let mut guards = self.guards.iter();
-        let objectives = self
-            .options
-            .judged()
-            .into_iter()
-            .filter_map(|objective| match objective {
-                Objective::ErrorRate(_) => self.of_errors(objective),
-                Objective::Latency(_) => self.of_latency(objective),
-                Objective::Slo(_) => guards.next().map(|guard| self.of_guard(objective, guard)),
-            });
+        let objectives =
+            self.options
+                .judged()
+                .into_iter()
+                .filter_map(|objective| match objective {
+                    Objective::ErrorRate(_) => self.of_errors(objective),
+                    Objective::Latency(_) => self.of_latency(objective),
+                    Objective::Slo(_) => guards.next().map(|guard| self.of_guard(objective, guard)),
+                });
         Evidence {
             at_ms: self.now_ms,
             elapsed_ms: self.now_ms - self.started_ms.unwrap_or(self.now_ms),
@@ -51,7 +52,10 @@ impl Judge {
             advance_log_e: progress.and_then(|progress| Some(progress.error.as_ref()?.log_e())),
             advance_limit: self.advance_limit,
             counts: Behind::ErrorRate {
-                estimate: self.split.totals().and_then(|all| difference(all, test.margin().ratio)),
+                estimate: self
+                    .split
+                    .totals()
+                    .and_then(|all| difference(all, test.margin().ratio)),
                 confidence: self.confidence,
                 requests_to_advance: progress.and_then(|progress| self.still_needed(progress)),
                 opening: self.ledger.opening.logs(),
@@ -62,7 +66,10 @@ impl Judge {
 
     fn of_latency(&self, objective: Objective) -> Option<ObjectiveEvidence> {
         let test = self.latency.as_ref()?;
-        let advance = self.progress.as_ref().and_then(|progress| progress.latency.as_ref());
+        let advance = self
+            .progress
+            .as_ref()
+            .and_then(|progress| progress.latency.as_ref());
         let bins = test.epoch().map(|epoch| Box::new(bins(test, epoch)));
         Some(ObjectiveEvidence {
             objective,
@@ -98,7 +105,8 @@ impl Judge {
             let at_step = progress.units.unwrap_or_default();
             let rate = at_step.baseline.rate().or(all.baseline.rate())?;
             let worse_by = margin(self.options.harm_budget, progress.step.next_weight);
-            let whole = requests_to_advance(progress.step.weight, rate, worse_by, self.options.beta)?;
+            let whole =
+                requests_to_advance(progress.step.weight, rate, worse_by, self.options.beta)?;
             return Some(whole.saturating_sub(at_step.canary.requests));
         }
         let rate = progress.baseline.rate().or(self.baseline.rate())?;
@@ -108,8 +116,8 @@ impl Judge {
     }
 }
 
-/// The difference of rates, weight by weight, in the mean over the canary's requests: pooling over the weights would
-/// compare different times with each other (Simpson).
+/// The difference of rates, weight by weight, in the mean over the canary's requests: pooling over
+/// the weights would compare different times with each other (Simpson).
 fn difference(totals: &[SampleRatioTotals], ratio: f64) -> Option<f64> {
     let both = |at: &SampleRatioTotals| {
         Some((
@@ -120,7 +128,9 @@ fn difference(totals: &[SampleRatioTotals], ratio: f64) -> Option<f64> {
     let (weight, sum) = totals
         .iter()
         .filter_map(both)
-        .fold((0.0, 0.0), |(weight, sum), (w, d)| (weight + w, sum + w * d));
+        .fold((0.0, 0.0), |(weight, sum), (w, d)| {
+            (weight + w, sum + w * d)
+        });
     (weight > 0.0).then(|| sum / weight)
 }
 

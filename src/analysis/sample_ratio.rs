@@ -1,8 +1,9 @@
-//! Is the traffic split as it was meant to be? If not, every comparison rests on sand, and the release waits.
+//! Is the traffic split as it was meant to be? If not, every comparison rests on sand, and the
+//! release waits.
 //!
-//! For each weight the number of requests that the canary was given is held against the weight by a mixture of bets on
-//! other weights (Beta with 1,000 pseudo-requests). The product over the weights is one test of the whole release. The
-//! same totals serve the confidence sequence.
+//! For each weight the number of requests that the canary was given is held against the weight by a
+//! mixture of bets on other weights (Beta with 1,000 pseudo-requests). The product over the weights
+//! is one test of the whole release. The same totals serve the confidence sequence.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,10 +14,11 @@ use super::math::ln_gamma;
 const CONCENTRATION: f64 = 1_000.0;
 /// The chance to doubt a true split.
 pub(crate) const LEVEL: f64 = 1e-4;
-/// The split is examined when there are so many times as many draws as the last time; it is no brake.
+/// The split is examined when there are so many times as many draws as the last time; it is no
+/// brake.
 const EVERY: f64 = 1.0 + 1.0 / 128.0;
-/// Distinct weights that are told apart. A release has a handful; a caller that changes the weight all the time loses
-/// the confidence sequence and this guard beyond them, nothing else.
+/// Distinct weights that are told apart. A release has a handful; a caller that changes the weight
+/// all the time loses the confidence sequence and this guard beyond them, nothing else.
 const DISTINCT: usize = 1_024;
 
 /// Totals by weight.
@@ -57,12 +59,18 @@ impl SampleRatioTest {
 
     /// Adds units that were drawn with this chance, strictly between 0 and 1.
     pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts) {
-        self.count(weight, (canary, canary.requests), (baseline, baseline.requests));
+        self.count(
+            weight,
+            (canary, canary.requests),
+            (baseline, baseline.requests),
+        );
     }
 
     /// Adds what was counted of both arms at a weight, and how many draws that was.
     fn count(&mut self, weight: f64, canary: (Counts, u64), baseline: (Counts, u64)) {
-        let Some(totals) = self.at(weight) else { return };
+        let Some(totals) = self.at(weight) else {
+            return;
+        };
         totals.canary.plus(canary.0);
         totals.baseline.plus(baseline.0);
         totals.drawn_canary += canary.1;
@@ -79,7 +87,11 @@ impl SampleRatioTest {
             .is_none_or(|totals| totals.weight != weight)
         {
             self.examine();
-            self.current = match self.totals.iter().position(|totals| totals.weight == weight) {
+            self.current = match self
+                .totals
+                .iter()
+                .position(|totals| totals.weight == weight)
+            {
                 Some(known) => known,
                 None if self.totals.len() < DISTINCT => {
                     self.totals.push(SampleRatioTotals::new(weight));
@@ -137,7 +149,10 @@ impl SampleRatioTotals {
 
     fn evidence(&self) -> f64 {
         let (canary, baseline) = (self.drawn_canary as f64, self.drawn_baseline as f64);
-        let (a, b) = (CONCENTRATION * self.weight, CONCENTRATION * (1.0 - self.weight));
+        let (a, b) = (
+            CONCENTRATION * self.weight,
+            CONCENTRATION * (1.0 - self.weight),
+        );
         let log_beta = |a: f64, b: f64| ln_gamma(a) + ln_gamma(b) - ln_gamma(a + b);
         log_beta(a + canary, b + baseline)
             - log_beta(a, b)
@@ -174,7 +189,12 @@ mod tests {
 
     #[test]
     fn one_more_draw_is_worth_one_on_average() {
-        for (canary, baseline, weight) in [(0, 0, 0.01), (7, 93, 0.05), (5_000, 5_100, 0.5), (3, 30_000, 1e-4)] {
+        for (canary, baseline, weight) in [
+            (0, 0, 0.01),
+            (7, 93, 0.05),
+            (5_000, 5_100, 0.5),
+            (3, 30_000, 1e-4),
+        ] {
             let at = |more_canary: u64, more_baseline: u64| {
                 let totals = SampleRatioTotals {
                     drawn_canary: canary + more_canary,

@@ -1,8 +1,8 @@
 //! Absolute objectives: is the canary's rate of bad requests above a fixed limit?
 //!
-//! The baseline has the same guard of its own. When both are beyond the limit, the fault is shared, and blaming the
-//! canary for it would be wrong; then the release only waits. Guards are also the one defence against a canary that
-//! drags the baseline down with it, which no comparison can see.
+//! The baseline has the same guard of its own. When both are beyond the limit, the fault is shared,
+//! and blaming the canary for it would be wrong; then the release only waits. Guards are also the
+//! one defence against a canary that drags the baseline down with it, which no comparison can see.
 
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,9 @@ impl GuardedArm {
         let (requests, bad) = match slo {
             Slo::ErrorRate { .. } => (arm.requests, arm.distinct_failures()),
             Slo::Latency { below, .. } => {
-                let Some(seen) = AnswerCounts::of(arm) else { return };
+                let Some(seen) = AnswerCounts::of(arm) else {
+                    return;
+                };
                 let threshold = u64::try_from(below.as_micros()).unwrap_or(u64::MAX);
                 (seen.observations(), seen.beyond(threshold))
             }

@@ -20,7 +20,8 @@ pub struct StepConditions {
     pub min_ms: u64,
     /// The least requests that the canary is given in it.
     pub min_requests: u64,
-    /// When this time has passed without an answer, the step is inconclusive; `None` waits for ever.
+    /// When this time has passed without an answer, the step is inconclusive; `None` waits for
+    /// ever.
     pub max_ms: Option<u64>,
     /// What is done then.
     pub inconclusive: Inconclusive,
@@ -59,8 +60,9 @@ impl StepConditions {
         }
     }
 
-    /// How much more often than the baseline the canary may fail for the step to be passed, when so much harm is
-    /// tolerated as a share of all requests: the smaller the next weight, the more.
+    /// How much more often than the baseline the canary may fail for the step to be passed, when so
+    /// much harm is tolerated as a share of all requests: the smaller the next weight, the
+    /// more.
     pub fn tolerated(&self, harm_budget: f64) -> f64 {
         margin(harm_budget, self.next_weight)
     }
@@ -73,7 +75,8 @@ pub(crate) struct StepProgress {
     pub(crate) begun_ms: u64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
-    /// The canary's requests that came to an answer or a failure: those that the client gave up say nothing.
+    /// The canary's requests that came to an answer or a failure: those that the client gave up
+    /// say nothing.
     pub(crate) outcomes: u64,
     /// Sticky releases: the units that began at this step and are old enough to count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -96,7 +99,8 @@ impl StepProgress {
             ratio: 1.0,
             worse_by: margin(tests.harm_budget, step.next_weight),
         };
-        let latency = |(slack, epoch)| LatencyAdvance::new(step.weights(), slack, tests.limit, epoch);
+        let latency =
+            |(slack, epoch)| LatencyAdvance::new(step.weights(), slack, tests.limit, epoch);
         StepProgress {
             step,
             begun_ms,
@@ -109,8 +113,8 @@ impl StepProgress {
         }
     }
 
-    /// Scores a cohort, unless it was assigned at a smaller weight: requests from before the step say nothing about
-    /// the load of this one.
+    /// Scores a cohort, unless it was assigned at a smaller weight: requests from before the step
+    /// say nothing about the load of this one.
     pub(crate) fn score(&mut self, cohort: &Cohort<'_>, limit: f64) {
         if cohort.weight < self.step.weight - 1e-9 {
             return;
@@ -129,8 +133,10 @@ impl StepProgress {
             error.settle(limit);
         }
         if let Some(latency) = &mut self.latency
-            && let (Some(canary), Some(baseline)) =
-                (AnswerCounts::of(&cohort.canary), AnswerCounts::of(&cohort.baseline))
+            && let (Some(canary), Some(baseline)) = (
+                AnswerCounts::of(&cohort.canary),
+                AnswerCounts::of(&cohort.baseline),
+            )
         {
             let weight = begun_at(&cohort.canary, &cohort.baseline).unwrap_or(cohort.weight);
             if weight < 1.0 {
@@ -140,22 +146,34 @@ impl StepProgress {
     }
 
     /// Scores units that have become old enough, unless they began at a smaller weight, `weight`.
-    pub(crate) fn score_units(&mut self, weight: f64, canary: &[Unit], baseline: &[Unit], limit: f64) {
+    pub(crate) fn score_units(
+        &mut self,
+        weight: f64,
+        canary: &[Unit],
+        baseline: &[Unit],
+        limit: f64,
+    ) {
         if weight < self.step.weight - 1e-9 {
             return;
         }
         self.units.get_or_insert_default().add(canary, baseline);
         let Some(error) = &mut self.error else { return };
         for (weight, canary, baseline) in paired(canary, baseline) {
-            error.score(weight, Pair::of(canary.requests, canary.failures), baseline.failures);
+            error.score(
+                weight,
+                Pair::of(canary.requests, canary.failures),
+                baseline.failures,
+            );
         }
         error.settle(limit);
     }
 
-    /// Whether the step has been passed: its least time and requests, and each advance test that it has. At full
-    /// weight there is nobody left to compare with.
+    /// Whether the step has been passed: its least time and requests, and each advance test that it
+    /// has. At full weight there is nobody left to compare with.
     pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
-        self.age(now_ms) >= self.step.min_ms && self.has_traffic() && (self.step.weight >= 1.0 || self.proven(limit))
+        self.age(now_ms) >= self.step.min_ms
+            && self.has_traffic()
+            && (self.step.weight >= 1.0 || self.proven(limit))
     }
 
     /// Whether the canary has had as many requests as the step asks for.
@@ -169,7 +187,9 @@ impl StepProgress {
     }
 
     pub(crate) fn out_of_time(&self, now_ms: u64) -> bool {
-        self.step.max_ms.is_some_and(|max_ms| self.age(now_ms) >= max_ms)
+        self.step
+            .max_ms
+            .is_some_and(|max_ms| self.age(now_ms) >= max_ms)
     }
 
     fn age(&self, now_ms: u64) -> u64 {

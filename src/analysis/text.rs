@@ -21,11 +21,14 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     };
     match number.trim_end().parse::<f64>() {
         Ok(value) if value.is_finite() && value >= 0.0 => Ok(value / scale),
-        _ => Err(format!("`{text}` is not a share such as `0.05pp`, `5%` or `0.05`")),
+        _ => Err(format!(
+            "`{text}` is not a share such as `0.05pp`, `5%` or `0.05`"
+        )),
     }
 }
 
-/// The time that a text means: numbers with `us`, `ms`, `s`, `m`, `h` or `d`, added up as in `1m30s`.
+/// The time that a text means: numbers with `us`, `ms`, `s`, `m`, `h` or `d`, added up as in
+/// `1m30s`.
 ///
 /// # Errors
 ///
@@ -66,7 +69,10 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 pub(crate) mod share {
     use super::*;
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde calls")]
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "the form that serde calls"
+    )]
     pub(crate) fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(*value)
     }
@@ -106,11 +112,16 @@ impl Visitor<'_> for ShareVisitor {
 pub(crate) mod time {
     use super::*;
 
-    pub(crate) fn serialize<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(
+        value: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&Written(*value))
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         deserializer.deserialize_any(TimeVisitor)
     }
 }
@@ -181,7 +192,11 @@ mod tests {
         ] {
             assert_eq!(duration(text).unwrap(), Duration::from_micros(us), "{text}");
             let written = Written(duration(text).unwrap()).to_string();
-            assert_eq!(duration(&written).unwrap(), Duration::from_micros(us), "{written}");
+            assert_eq!(
+                duration(&written).unwrap(),
+                Duration::from_micros(us),
+                "{written}"
+            );
         }
         for text in ["", "10", "10 parsecs", "s", "-1s", "1e400s"] {
             assert!(duration(text).is_err(), "{text}");

@@ -1,17 +1,20 @@
-//! The units of a sticky release: what is compared is not requests but draws of keys (STATISTICS.md 1.j).
+//! The units of a sticky release: what is compared is not requests but draws of keys (STATISTICS.md
+//! 1.j).
 //!
-//! A user with hundreds of requests says one thing about a version, not hundreds. So the unit is the draw of a key: a key
-//! is drawn when it is first seen, and again when a key that is on the baseline is seen after a rise of the canary's
-//! weight, which may have moved it. A request without a key is a unit of its own.
+//! A user with hundreds of requests says one thing about a version, not hundreds. So the unit is
+//! the draw of a key: a key is drawn when it is first seen, and again when a key that is on the
+//! baseline is seen after a rise of the canary's weight, which may have moved it. A request without
+//! a key is a unit of its own.
 //!
-//! Each draw of a key stays a unit for the whole release, in the arm that the draw chose, whichever version the key is on
-//! later. So the first failure of a key fails all its draws: each that left it on the baseline adds `ln c`, and the one
-//! that put it on the canary adds `ln a - ln b`. What a draw is compared by, the age at which its key fails, then has the
-//! same law in both arms. If a draw ended when the next began, its unit on the baseline would count as good while a unit
-//! of the canary could still fail, and a shared outage after a rise would speak against equal versions.
+//! Each draw of a key stays a unit for the whole release, in the arm that the draw chose, whichever
+//! version the key is on later. So the first failure of a key fails all its draws: each that left
+//! it on the baseline adds `ln c`, and the one that put it on the canary adds `ln a - ln b`. What a
+//! draw is compared by, the age at which its key fails, then has the same law in both arms. If a
+//! draw ended when the next began, its unit on the baseline would count as good while a unit of the
+//! canary could still fail, and a shared outage after a rise would speak against equal versions.
 //!
-//! The table tells the units of one release apart. It is fed requests in the order of their assignment and knows no
-//! clock; the program and the simulations use the same one.
+//! The table tells the units of one release apart. It is fed requests in the order of their
+//! assignment and knows no clock; the program and the simulations use the same one.
 
 mod keys;
 mod table;
@@ -31,14 +34,18 @@ pub struct Unit {
     pub weight: f64,
     /// Those that began in the cohort.
     pub begun: u64,
-    /// Those whose key failed for the first time in it, whenever they began. A key fails once, and with it each of its
-    /// draws, in the arm that the draw chose.
+    /// Those whose key failed for the first time in it, whenever they began. A key fails once, and
+    /// with it each of its draws, in the arm that the draw chose.
     pub failed: u64,
 }
 
 impl From<(f64, u64, u64)> for Unit {
     fn from((weight, begun, failed): (f64, u64, u64)) -> Unit {
-        Unit { weight, begun, failed }
+        Unit {
+            weight,
+            begun,
+            failed,
+        }
     }
 }
 
@@ -118,7 +125,8 @@ pub(crate) fn paired<'a>(
     })
 }
 
-/// The chance of the units that began in a cohort, which its latencies are of; `None` when there are several.
+/// The chance of the units that began in a cohort, which its latencies are of; `None` when there
+/// are several.
 pub(crate) fn begun_at(canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>) -> Option<f64> {
     let all = canary.units.into_iter().chain(baseline.units).flatten();
     let mut begun = all.filter(|unit| unit.begun > 0).map(|unit| unit.weight);
@@ -126,8 +134,8 @@ pub(crate) fn begun_at(canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>) -> Opti
     begun.all(|weight| weight == first).then_some(first)
 }
 
-/// How often the failures of an arm come from keys that have failed before: the k-th failure of a key counts `2k - 1` in
-/// the variance of what a baseline explains (STATISTICS.md 1.k.1).
+/// How often the failures of an arm come from keys that have failed before: the k-th failure of a
+/// key counts `2k - 1` in the variance of what a baseline explains (STATISTICS.md 1.k.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u32)", into = "(u64, u32)")]
 pub struct Repeats {

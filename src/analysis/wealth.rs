@@ -1,16 +1,21 @@
-//! The wealth of a mixture of bets, in log space. Under the null hypothesis its expectation never grows, whoever looks
-//! and however often, so the chance that it ever reaches `1/alpha` is at most `alpha` (Ville).
+//! The wealth of a mixture of bets, in log space. Under the null hypothesis its expectation never
+//! grows, whoever looks and however often, so the chance that it ever reaches `1/alpha` is at most
+//! `alpha` (Ville).
 
 use serde::{Deserialize, Serialize};
 
 use super::math::{log_add_exp, log_sum_exp, relative};
 
-/// The share of the opening wealth that never bets. It bounds the loss, and is what a late change is bet with.
+/// The share of the opening wealth that never bets. It bounds the loss, and is what a late change
+/// is bet with.
 pub(crate) const CASH: f64 = 0.2;
 
 /// `N` bets of equal opening share, and cash.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(bound(serialize = "[f64; N]: Serialize", deserialize = "[f64; N]: Deserialize<'de>"))]
+#[serde(bound(
+    serialize = "[f64; N]: Serialize",
+    deserialize = "[f64; N]: Deserialize<'de>"
+))]
 pub(crate) struct Wealth<const N: usize> {
     bets: [f64; N],
     cash: f64,
@@ -61,8 +66,9 @@ impl<const N: usize> Wealth<N> {
         high + (sum + relative(self.cash, high)).ln()
     }
 
-    /// Gives a part `1/(k+1)` of the whole wealth back to all bets in their opening shares, so that a change after a
-    /// long good past is bet on with real money (fixed share; Herbster and Warmuth). The whole stays what it was.
+    /// Gives a part `1/(k+1)` of the whole wealth back to all bets in their opening shares, so that
+    /// a change after a long good past is bet on with real money (fixed share; Herbster and
+    /// Warmuth). The whole stays what it was.
     pub(crate) fn share(&mut self, k: u32) {
         let part = 1.0 / (f64::from(k) + 1.0);
         let kept = (-part).ln_1p();
@@ -75,9 +81,13 @@ impl<const N: usize> Wealth<N> {
     }
 }
 
-/// `N` bets of equal opening share without cash, for the advance tests, which begin anew at each step.
+/// `N` bets of equal opening share without cash, for the advance tests, which begin anew at each
+/// step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(bound(serialize = "[f64; N]: Serialize", deserialize = "[f64; N]: Deserialize<'de>"))]
+#[serde(bound(
+    serialize = "[f64; N]: Serialize",
+    deserialize = "[f64; N]: Deserialize<'de>"
+))]
 pub(crate) struct AdvanceWealth<const N: usize>([f64; N]);
 
 impl<const N: usize> AdvanceWealth<N> {
@@ -93,7 +103,8 @@ impl<const N: usize> AdvanceWealth<N> {
         log_sum_exp(&self.0)
     }
 
-    /// Throws away so much of the wealth (in log space). Always allowed: less evidence is never too much.
+    /// Throws away so much of the wealth (in log space). Always allowed: less evidence is never too
+    /// much.
     pub(crate) fn forgo(&mut self, excess: f64) {
         for bet in &mut self.0 {
             *bet -= excess;
@@ -115,7 +126,10 @@ mod tests {
             }
             let before = wealth.log_e();
             wealth.share(k);
-            assert!((wealth.log_e() - before).abs() <= 1e-12 * before.abs().max(1.0), "{k}");
+            assert!(
+                (wealth.log_e() - before).abs() <= 1e-12 * before.abs().max(1.0),
+                "{k}"
+            );
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Builds every part, connects them, starts and drains them.
 //!
-//! The controller has a thread of its own, so that nothing else of the control plane can keep a rollback waiting; so has
-//! the admin API. The calling thread does the rest: health checks, webhooks, signals and reloads. The data plane's
-//! workers are threads of their own.
+//! The controller has a thread of its own, so that nothing else of the control plane can keep a
+//! rollback waiting; so has the admin API. The calling thread does the rest: health checks,
+//! webhooks, signals and reloads. The data plane's workers are threads of their own.
 
 pub(crate) mod audit;
 pub(crate) mod demo;
@@ -26,8 +26,8 @@ pub struct RunOptions {
     pub config_path: PathBuf,
 }
 
-/// Runs the proxy until a signal ends it. SIGTERM, SIGINT and SIGQUIT drain, a second one ends at once; SIGHUP reloads;
-/// SIGUSR1 opens the access log anew.
+/// Runs the proxy until a signal ends it. SIGTERM, SIGINT and SIGQUIT drain, a second one ends at
+/// once; SIGHUP reloads; SIGUSR1 opens the access log anew.
 ///
 /// # Errors
 ///

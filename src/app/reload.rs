@@ -52,7 +52,8 @@ impl Reloads {
     }
 
     async fn apply(&mut self, running: &Running, actor: &str) -> Result<String, String> {
-        // Not on this thread: a large file takes a moment, and health checks and webhooks go on meanwhile.
+        // Not on this thread: a large file takes a moment, and health checks and webhooks go on
+        // meanwhile.
         let (path, current) = (self.path.clone(), Arc::clone(&self.current));
         let read = tokio::task::spawn_blocking(move || read(&path, &current)).await;
         let new = match read.unwrap_or_else(|error| Err(format!("it could not be read: {error}"))) {
@@ -77,5 +78,8 @@ fn read(path: &Path, current: &Config) -> Result<Config, String> {
     if cold.is_empty() {
         return Ok(new);
     }
-    Err(format!("these keys only change with a restart: {}", cold.join(", ")))
+    Err(format!(
+        "these keys only change with a restart: {}",
+        cold.join(", ")
+    ))
 }

@@ -50,8 +50,11 @@ pub(crate) fn judge<E>(
     let mut replay = Replay::default();
     let mut line = Vec::new();
     while next(&mut input, &mut line)? {
-        let text = str::from_utf8(&line).map_err(|error| Error::Line(format!("it is not UTF-8: {error}")))?;
-        let answered = replay.line(text).map_err(|error| Error::Line(error.to_string()))?;
+        let text = str::from_utf8(&line)
+            .map_err(|error| Error::Line(format!("it is not UTF-8: {error}")))?;
+        let answered = replay
+            .line(text)
+            .map_err(|error| Error::Line(error.to_string()))?;
         for warning in replay.warnings() {
             tell(ReplayNotice::Warning(&warning)).map_err(Error::Told)?;
         }
@@ -71,7 +74,9 @@ fn next<E>(input: &mut impl BufRead, line: &mut Vec<u8>) -> Result<bool, Error<E
     let read = input.take(LINE_BYTES_MAX as u64).read_until(b'\n', line);
     match read.map_err(Error::Input)? {
         0 => Ok(false),
-        LINE_BYTES_MAX if !line.ends_with(b"\n") => Err(Error::Line("a line is too long".to_owned())),
+        LINE_BYTES_MAX if !line.ends_with(b"\n") => {
+            Err(Error::Line("a line is too long".to_owned()))
+        }
         _ => Ok(true),
     }
 }
@@ -99,14 +104,20 @@ mod tests {
     #[test]
     fn each_run_has_an_answer_in_the_order_of_the_input() {
         let bad = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
-        let input = format!("{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{bad}\n{{\"end\": \"a\"}}\n\n{{\"run\": \"b\"}}");
+        let input = format!(
+            "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{bad}\n{{\"end\": \"a\"}}\n\n{{\"run\": \
+             \"b\"}}"
+        );
         let (answers, error) = judged(&input);
         assert_eq!(error, None);
         assert!(
             answers[0].contains(r#""run":"a","verdict":"rolled_back""#),
             "{answers:?}"
         );
-        assert!(answers[1].contains(r#""run":"b","verdict":"none""#), "{answers:?}");
+        assert!(
+            answers[1].contains(r#""run":"b","verdict":"none""#),
+            "{answers:?}"
+        );
         assert_eq!(answers.len(), 2);
     }
 

@@ -56,8 +56,8 @@ pub enum Error {
     Cut,
 }
 
-/// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the workers running; health
-/// checks and webhooks end with the runtime that it was started in.
+/// The running proxy. Dropping it without [`Running::drain`] ends the control plane and leaves the
+/// workers running; health checks and webhooks end with the runtime that it was started in.
 #[derive(Debug)]
 pub struct Running {
     handle: Handle,
@@ -81,19 +81,27 @@ pub struct Running {
 pub fn start(mut config: Config) -> Result<Running, Error> {
     // First: a second process on the same store must not take a connection.
     let (store, loaded) = Store::open(&config.store)?;
-    let access_log = AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
+    let access_log =
+        AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
     let (listeners, listener_addresses) = bind_listeners(&config)?;
     let admin_listener = bind_admin(config.admin.address)?;
     let admin_address = admin_listener.local_addr().map_err(Error::Runtime)?;
     if config.store.path.is_none() {
-        tracing::warn!("no store.path is configured: weights set by the API are forgotten when the process ends");
+        tracing::warn!(
+            "no store.path is configured: weights set by the API are forgotten when the process \
+             ends"
+        );
     }
     config.proxy.sticky_secret = store.sticky_secret();
     let (controller, links) = Controller::new(Setup {
         services: config.services,
         preflighter: Arc::new(preflight),
         approvals: !config.admin.tokens.is_empty(),
-        listeners: config.listeners.iter().map(|listener| listener.name.clone()).collect(),
+        listeners: config
+            .listeners
+            .iter()
+            .map(|listener| listener.name.clone())
+            .collect(),
         workers: config.proxy.workers.get(),
         store,
         loaded,
@@ -112,8 +120,8 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         notes,
         horizon,
     };
-    let workers =
-        Workers::start(&config.proxy, listeners, &publisher, &reports, &access_log).map_err(Error::Runtime)?;
+    let workers = Workers::start(&config.proxy, listeners, &publisher, &reports, &access_log)
+        .map_err(Error::Runtime)?;
     let webhooks = Webhooks::start(&config.webhooks, &handle)?;
     show(&handle, &workers, &access_log);
     let stop_admin = CancellationToken::new();
@@ -216,8 +224,9 @@ impl Running {
         self.access_log.reopen();
     }
 
-    /// Ends in order: readiness fails; after `delay` no connection is accepted any more; what is under way gets
-    /// `timeout`; then the control plane ends, and what is on its way to webhooks gets a moment. Tells whether everything finished in time.
+    /// Ends in order: readiness fails; after `delay` no connection is accepted any more; what is
+    /// under way gets `timeout`; then the control plane ends, and what is on its way to
+    /// webhooks gets a moment. Tells whether everything finished in time.
     pub async fn drain(self, delay: Duration, timeout: Duration) -> bool {
         self.handle.set_draining();
         tokio::time::sleep(delay).await;
@@ -253,7 +262,8 @@ fn preflight(
         let requests = requests?;
         let asked = proxy::preflight(&endpoints, &requests, CONNECT);
         let answered = tokio::time::timeout(plan.timeout, asked).await;
-        answered.unwrap_or_else(|_| Err(format!("the preflight took longer than {:?}", plan.timeout)))
+        answered
+            .unwrap_or_else(|_| Err(format!("the preflight took longer than {:?}", plan.timeout)))
     })
 }
 

@@ -17,18 +17,23 @@ impl PartThread {
     /// # Errors
     ///
     /// When there is no runtime or no thread to be had.
-    pub(super) fn start(name: &str, work: impl Future<Output = ()> + Send + 'static) -> io::Result<PartThread> {
+    pub(super) fn start(
+        name: &str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) -> io::Result<PartThread> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name(format!("{name}-blocking"))
             .build()?;
         let (end, ended) = oneshot::channel();
-        thread::Builder::new().name(name.to_owned()).spawn(move || {
-            runtime.block_on(work);
-            // Whoever waits for the end does not wait for a file that is still being read.
-            runtime.shutdown_background();
-            let _ = end.send(());
-        })?;
+        thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || {
+                runtime.block_on(work);
+                // Whoever waits for the end does not wait for a file that is still being read.
+                runtime.shutdown_background();
+                let _ = end.send(());
+            })?;
         Ok(PartThread { ended })
     }
 
@@ -47,7 +52,9 @@ mod tests {
         let (tell, told) = oneshot::channel();
         let here = thread::current().id();
         let work = async move {
-            let there = tokio::spawn(async { thread::current().id() }).await.unwrap();
+            let there = tokio::spawn(async { thread::current().id() })
+                .await
+                .unwrap();
             tell.send(there).unwrap();
         };
         PartThread::start("apart", work).unwrap().ended().await;

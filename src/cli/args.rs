@@ -1,7 +1,7 @@
 //! What may be typed: the verbs, their options and their help texts.
 //!
-//! Nothing is done here, and nothing is checked that the proxy knows better (names of services and upstreams, sums of
-//! weights).
+//! Nothing is done here, and nothing is checked that the proxy knows better (names of services and
+//! upstreams, sums of weights).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -38,7 +38,8 @@ Signals:
 
 Exit codes:
     0  drained and ended, also if the drain timeout cut requests off
-    1  failed to start, for example because an address is taken, or ended at once by a second signal
+    1  failed to start, for example because an address is taken, or ended at once by a second \
+                        signal
     2  the command line is wrong
    78  the configuration is invalid (restarting does not help)";
 
@@ -51,8 +52,10 @@ Exit codes:
    78  a configuration is invalid or cannot be read";
 
 const LIVE_HELP: &str = "\
-On a terminal the numbers are drawn anew in place; elsewhere one snapshot follows the other, with --output json as one
-JSON object in a line each. A release that ends meanwhile stays, with how it ended. A proxy that cannot be reached for a
+On a terminal the numbers are drawn anew in place; elsewhere one snapshot follows the other, with \
+                         --output json as one
+JSON object in a line each. A release that ends meanwhile stays, with how it ended. A proxy that \
+                         cannot be reached for a
 while is waited for.
 
 Examples:
@@ -63,24 +66,29 @@ Examples:
 Exit codes: 0 ended by Ctrl-C or after --once, 1 failed, 2 usage, 6 unreachable at the first look";
 
 const WEIGHTS_HELP: &str = "\
-Weights are percent with at most two decimals and must sum to 100. An upstream that is left out gets 0.
+Weights are percent with at most two decimals and must sum to 100. An upstream that is left out \
+                            gets 0.
 They are in effect for the next request once this returns, and kept over a restart.
 
 Examples:
   weighbridge weights shop                             what they are
   weighbridge weights shop blue=95 green=5 --reason 'try 5.2'
-  weighbridge weights shop blue=100 --if-match 7       only if nobody changed anything since revision 7
+  weighbridge weights shop blue=100 --if-match 7       only if nobody changed anything since \
+                            revision 7
 
-Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 5 stale revision or not possible now, 6 unreachable";
+Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 5 stale revision or not possible now, \
+                            6 unreachable";
 
 const ROLLBACK_HELP: &str = "\
-When this returns, no request that arrives from now on goes anywhere else than to the baseline, also not on
+When this returns, no request that arrives from now on goes anywhere else than to the baseline, \
+                             also not on
 connections that are already open.
 
 Exit codes: 0 done, 1 failed, 2 usage, 5 not possible now, 6 unreachable";
 
 const PLAN_HELP: &str = "\
-Says for each step what the canary would get at the traffic of the last minute, when a good canary could go on, and
+Says for each step what the canary would get at the traffic of the last minute, when a good canary \
+                         could go on, and
 when a bad one would be seen. Nothing is changed.
 
 Examples:
@@ -90,7 +98,8 @@ Examples:
 Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 6 unreachable";
 
 const EXPLAIN_HELP: &str = "\
-Says in words where a release is, what it waits for, what each objective says with its numbers and limits, and how
+Says in words where a release is, what it waits for, what each objective says with its numbers and \
+                            limits, and how
 many requests are still needed.
 
 Examples:
@@ -100,24 +109,33 @@ Examples:
 Exit codes: 0 done, 1 failed, 2 usage, 6 unreachable";
 
 const REPLAY_HELP: &str = "\
-Reads recorded runs (JSON lines) and prints one JSON line for each: its verdict, when it fell, and by what. Change the
-plan in a run's first line to see what other limits would have decided. A plan has the fields of a release block, with
-the same defaults but for final_bake, which is no time at all unless the plan says so, as recordings do.
+Reads recorded runs (JSON lines) and prints one JSON line for each: its \
+                           verdict, when it fell, and by what. Change the
+plan in a run's first line \
+                           to see what other limits would have decided. A plan has the fields of a \
+                           release block, with
+the same defaults but for final_bake, which is no time \
+                           at all unless the plan says so, as recordings do.
 
 Examples:
-  curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording | weighbridge replay -
+  curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording \
+                           | weighbridge replay -
   weighbridge replay last-quarter.jsonl
 
 Exit codes: 0 every run was judged, 1 the input cannot be read or is wrong, 2 usage";
 
 const DEMO_HELP: &str = "\
-Needs nothing but this program: it starts two small versions of a shop, a proxy in front of them and 300 requests
-per second, moves 5, 25 and 50 % of the traffic to the new version through the admin API, lets that version fail,
-and rolls it back. It takes about 25 seconds and ends with a summary. Everything listens on 127.0.0.1 only.
+Needs nothing but this program: it starts two small versions of a shop, a proxy in front of them \
+                         and 300 requests
+per second, moves 5, 25 and 50 % of the traffic to the new version through the admin API, lets \
+                         that version fail,
+and rolls it back. It takes about 25 seconds and ends with a summary. Everything listens on \
+                         127.0.0.1 only.
 
 Exit codes: 0 all went as told, 1 it did not, 130 interrupted";
 
-/// A reverse proxy that splits traffic by weight, measures every answer, and takes traffic away from a bad version.
+/// A reverse proxy that splits traffic by weight, measures every answer, and takes traffic away
+/// from a bad version.
 #[derive(Debug, Parser)]
 #[command(name = "weighbridge", version, after_help = TOP_HELP, max_term_width = 110)]
 #[command(
@@ -141,7 +159,12 @@ pub(super) struct Global {
     #[arg(default_value = "http://127.0.0.1:9900")]
     pub(super) admin: String,
     /// A file with the token for the admin API; WEIGHBRIDGE_TOKEN may hold the token itself
-    #[arg(long, global = true, value_name = "FILE", env = "WEIGHBRIDGE_TOKEN_FILE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "WEIGHBRIDGE_TOKEN_FILE"
+    )]
     pub(super) token_file: Option<PathBuf>,
     /// How results are written
     #[arg(
@@ -211,7 +234,8 @@ pub(super) enum Verb {
     Weights {
         /// The service
         service: String,
-        /// New weights in percent, for example `blue=95 green=5`; without them the present ones are shown
+        /// New weights in percent, for example `blue=95 green=5`; without them the present ones
+        /// are shown
         #[arg(value_name = "UPSTREAM=PERCENT", value_parser = share)]
         weights: Vec<(String, Weight)>,
         /// Why, for the journal
@@ -240,7 +264,8 @@ pub(super) enum Verb {
     Plan {
         /// The service
         service: String,
-        /// A file with a plan, YAML or JSON; what it names replaces the same fields of the configured one
+        /// A file with a plan, YAML or JSON; what it names replaces the same fields of the
+        /// configured one
         #[arg(long, value_name = "FILE")]
         plan: Option<PathBuf>,
     },
@@ -299,7 +324,12 @@ pub(super) struct Top {
 fn interval(text: &str) -> Result<Duration, String> {
     span(text).and_then(|span| {
         let long_enough = span >= INTERVAL_MIN;
-        let wrong = || format!("expected a time of at least {} ms", INTERVAL_MIN.as_millis());
+        let wrong = || {
+            format!(
+                "expected a time of at least {} ms",
+                INTERVAL_MIN.as_millis()
+            )
+        };
         long_enough.then_some(span).ok_or_else(wrong)
     })
 }
@@ -315,16 +345,18 @@ fn share(text: &str) -> Result<(String, Weight), String> {
         .unwrap_or(percent)
         .trim()
         .parse()
-        .map_err(|_| format!("{percent:?} is not a number; weights are percent, for example {upstream}=5"))?;
+        .map_err(|_| {
+            format!("{percent:?} is not a number; weights are percent, for example {upstream}=5")
+        })?;
     let weight = Weight::from_percent(number).map_err(|error| error.to_string())?;
     Ok((upstream.to_owned(), weight))
 }
 
 /// A revision, also in the quotes of an ETag.
 fn revision(text: &str) -> Result<u64, String> {
-    text.trim_matches('"')
-        .parse()
-        .map_err(|_| "expected a revision, a whole number as `weighbridge status` shows it".to_owned())
+    text.trim_matches('"').parse().map_err(|_| {
+        "expected a revision, a whole number as `weighbridge status` shows it".to_owned()
+    })
 }
 
 #[cfg(test)]

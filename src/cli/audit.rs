@@ -19,19 +19,24 @@ pub(super) const HELP: &str = "\
 Examples:
   weighbridge audit                                        the newest entries, from the admin API
   weighbridge audit verify                                 the whole journal of the running proxy
-  weighbridge audit verify --store /var/lib/weighbridge    the same on disk, with or without a proxy
+  weighbridge audit verify --store /var/lib/weighbridge    the same on disk, with or without a \
+                               proxy
 
-Exit codes: 0 done, or the journal is whole; 1 it is not, or failed; 2 usage; 5 another verification is under way;
+Exit codes: 0 done, or the journal is whole; 1 it is not, or failed; 2 usage; 5 another \
+                               verification is under way;
 6 unreachable; 78 the configuration is invalid";
 
 const VERIFY_HELP: &str = "\
-Every entry is checked against the one before it and against the heads that are recorded in the store. The first entry that
+Every entry is checked against the one before it and against the heads that are recorded in the \
+                           store. The first entry that
 was altered, is missing or is not in its order is named.
 
-The chain has no secret: whoever can write to the database can rewrite an entry, all that follow and every recorded head.
+The chain has no secret: whoever can write to the database can rewrite an entry, all that follow \
+                           and every recorded head.
 Keep the head that is printed here elsewhere, and compare it later, to see that too.
 
-Exit codes: 0 the journal is whole; 1 it is not, or cannot be read; 2 usage; 5 another verification is under way;
+Exit codes: 0 the journal is whole; 1 it is not, or cannot be read; 2 usage; 5 another \
+                           verification is under way;
 6 unreachable; 78 the configuration is invalid";
 
 /// What of the journal is asked for.
@@ -87,13 +92,21 @@ fn configured(file: &Path, terminal: &mut Terminal) -> Result<Result<PathBuf, Ex
             Ok(Err(Exit::Configuration))
         }
         Ok(config) => config.store.path.map(Ok).ok_or_else(|| {
-            let message = format!("{} configures no store.path, so nothing is on disk", file.display());
+            let message = format!(
+                "{} configures no store.path, so nothing is on disk",
+                file.display()
+            );
             Failure::new(Exit::Failed, message)
         }),
     }
 }
 
-fn list(global: &Global, before: Option<u64>, limit: usize, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn list(
+    global: &Global,
+    before: Option<u64>,
+    limit: usize,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let answer = verbs::ask(verbs::client(global)?.audit(before, limit), terminal)?;
     if terminal.format() == Format::Json {
         terminal.print_json(&answer.json)?;
@@ -120,20 +133,29 @@ fn list(global: &Global, before: Option<u64>, limit: usize, terminal: &mut Termi
 
 fn verify(global: &Global, path: Option<&Path>, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let verdict = match path {
-        Some(path) => app::audit::verify(path).map_err(|message| Failure::new(Exit::Failed, message))?,
+        Some(path) => {
+            app::audit::verify(path).map_err(|message| Failure::new(Exit::Failed, message))?
+        }
         None => verbs::ask(verbs::client(global)?.verify_audit(), terminal)?.value,
     };
     match terminal.format() {
         Format::Json => terminal.print_json(&json!(verdict))?,
         Format::Text => terminal.print(&told(&verdict))?,
     }
-    Ok(if verdict.whole { Exit::Done } else { Exit::Failed })
+    Ok(if verdict.whole {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 fn told(verdict: &api::AuditVerdict) -> String {
     let head = verdict.head.as_deref().unwrap_or("-");
     match &verdict.finding {
-        None => format!("the journal is whole: {} entries, head {head}\n", verdict.entries),
+        None => format!(
+            "the journal is whole: {} entries, head {head}\n",
+            verdict.entries
+        ),
         Some(finding) => format!(
             "the journal is not whole, from entry {} on: {}\n",
             finding.sequence, finding.detail

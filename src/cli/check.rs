@@ -14,8 +14,13 @@ use super::terminal::Terminal;
 /// More than any configuration may have; what is longer is refused by its length.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Checks every file and tells all problems: to people on standard error as any error, to programs as a result.
-pub(super) fn run(files: &[PathBuf], format: Option<Format>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+/// Checks every file and tells all problems: to people on standard error as any error, to programs
+/// as a result.
+pub(super) fn run(
+    files: &[PathBuf],
+    format: Option<Format>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let format = format.unwrap_or(terminal.format());
     let mut results = Vec::new();
     let mut valid = true;
@@ -30,7 +35,11 @@ pub(super) fn run(files: &[PathBuf], format: Option<Format>, terminal: &mut Term
     if format == Format::Json {
         terminal.print_json(&json!({ "valid": valid, "files": results }))?;
     }
-    Ok(if valid { Exit::Done } else { Exit::Configuration })
+    Ok(if valid {
+        Exit::Done
+    } else {
+        Exit::Configuration
+    })
 }
 
 /// Prints the JSON Schema of the configuration.
@@ -44,8 +53,16 @@ fn check(file: &Path) -> Result<Result<Config, Report>, Failure> {
         return Ok(config::load(file));
     }
     let mut text = String::new();
-    let read = io::stdin().lock().take(INPUT_BYTES_MAX).read_to_string(&mut text);
-    read.map_err(|error| Failure::new(Exit::Configuration, format!("standard input cannot be read: {error}")))?;
+    let read = io::stdin()
+        .lock()
+        .take(INPUT_BYTES_MAX)
+        .read_to_string(&mut text);
+    read.map_err(|error| {
+        Failure::new(
+            Exit::Configuration,
+            format!("standard input cannot be read: {error}"),
+        )
+    })?;
     Ok(config::parse("<stdin>", &text, &config::environment()))
 }
 
@@ -61,6 +78,9 @@ fn report(file: &Path, checked: &Result<Config, Report>, terminal: &mut Terminal
 }
 
 fn result(file: &Path, checked: &Result<Config, Report>) -> Value {
-    let problems = checked.as_ref().err().map_or_else(|| json!([]), |report| json!(report));
+    let problems = checked
+        .as_ref()
+        .err()
+        .map_or_else(|| json!([]), |report| json!(report));
     json!({ "file": file.display().to_string(), "valid": checked.is_ok(), "problems": problems })
 }

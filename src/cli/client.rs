@@ -1,8 +1,8 @@
-//! A small client of the admin API: one connection for each call, bounded in time and size; the stream of events has
-//! one of its own, for as long as it is wanted.
+//! A small client of the admin API: one connection for each call, bounded in time and size; the
+//! stream of events has one of its own, for as long as it is wanted.
 //!
-//! It speaks plain HTTP/1.1 and nothing else, keeps no connections, follows no redirects and tries nothing twice: a
-//! person or a pipeline decides whether to repeat a change.
+//! It speaks plain HTTP/1.1 and nothing else, keeps no connections, follows no redirects and tries
+//! nothing twice: a person or a pipeline decides whether to repeat a change.
 
 use std::time::{Duration, Instant};
 
@@ -81,7 +81,8 @@ pub(crate) struct AdminClient {
     token: Option<HeaderValue>,
 }
 
-/// An answer of the API: what it means, and the JSON as it came, with fields that this client does not know.
+/// An answer of the API: what it means, and the JSON as it came, with fields that this client does
+/// not know.
 #[derive(Debug)]
 pub(crate) struct ApiResponse<T> {
     pub(crate) value: T,
@@ -107,7 +108,10 @@ impl AdminClient {
         if uri.scheme_str() != Some("http") || uri.query().is_some() {
             return Err(wrong());
         }
-        let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?;
+        let host = uri
+            .host()
+            .filter(|host| !host.is_empty())
+            .ok_or_else(wrong)?;
         Ok(AdminClient {
             host: host.to_owned(),
             port: uri.port_u16().unwrap_or(80),
@@ -123,11 +127,15 @@ impl AdminClient {
 
     /// One service.
     pub(crate) async fn service(&self, service: &str) -> Result<ApiResponse<api::Service>, Error> {
-        self.call(Method::GET, &service_path(service, ""), None, None).await
+        self.call(Method::GET, &service_path(service, ""), None, None)
+            .await
     }
 
     /// The weights of a service.
-    pub(crate) async fn weights(&self, service: &str) -> Result<ApiResponse<api::WeightsResource>, Error> {
+    pub(crate) async fn weights(
+        &self,
+        service: &str,
+    ) -> Result<ApiResponse<api::WeightsResource>, Error> {
         self.call(Method::GET, &service_path(service, "/weights"), None, None)
             .await
     }
@@ -140,7 +148,8 @@ impl AdminClient {
         revision: Option<u64>,
     ) -> Result<ApiResponse<api::Service>, Error> {
         let path = service_path(service, "/weights");
-        self.call(Method::PUT, &path, Some(json(update)), revision).await
+        self.call(Method::PUT, &path, Some(json(update)), revision)
+            .await
     }
 
     /// Takes all traffic of a service back to its baseline.
@@ -150,7 +159,8 @@ impl AdminClient {
         request: &api::RollbackRequest,
     ) -> Result<ApiResponse<api::Service>, Error> {
         let path = service_path(service, "/rollback");
-        self.call(Method::POST, &path, Some(json(request)), None).await
+        self.call(Method::POST, &path, Some(json(request)), None)
+            .await
     }
 
     /// Starts a release of a service.
@@ -160,7 +170,8 @@ impl AdminClient {
         start: &api::ReleaseStart,
     ) -> Result<ApiResponse<api::ReleaseChange>, Error> {
         let path = service_path(service, "/releases");
-        self.call(Method::POST, &path, Some(json(start)), None).await
+        self.call(Method::POST, &path, Some(json(start)), None)
+            .await
     }
 
     /// Does something with a release; `verb` is the word in the path.
@@ -171,22 +182,32 @@ impl AdminClient {
         command: &api::ReleaseCommand,
     ) -> Result<ApiResponse<api::ReleaseChange>, Error> {
         let path = release_path(id, &format!("/{verb}"));
-        self.call(Method::POST, &path, Some(json(command)), None).await
+        self.call(Method::POST, &path, Some(json(command)), None)
+            .await
     }
 
     /// The releases of a service, newest first.
-    pub(crate) async fn releases(&self, service: &str, limit: usize) -> Result<ApiResponse<api::ReleaseList>, Error> {
+    pub(crate) async fn releases(
+        &self,
+        service: &str,
+        limit: usize,
+    ) -> Result<ApiResponse<api::ReleaseList>, Error> {
         let path = service_path(service, &format!("/releases?limit={limit}"));
         self.call(Method::GET, &path, None, None).await
     }
 
     /// One release.
     pub(crate) async fn release(&self, id: &str) -> Result<ApiResponse<api::Release>, Error> {
-        self.call(Method::GET, &release_path(id, ""), None, None).await
+        self.call(Method::GET, &release_path(id, ""), None, None)
+            .await
     }
 
     /// A page of the journal, newest first.
-    pub(crate) async fn audit(&self, before: Option<u64>, limit: usize) -> Result<ApiResponse<api::AuditPage>, Error> {
+    pub(crate) async fn audit(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<ApiResponse<api::AuditPage>, Error> {
         let before = before.map_or_else(String::new, |before| format!("&before={before}"));
         let path = format!("/api/v1/audit?limit={limit}{before}");
         self.call(Method::GET, &path, None, None).await
@@ -194,7 +215,8 @@ impl AdminClient {
 
     /// Whether the journal is whole.
     pub(crate) async fn verify_audit(&self) -> Result<ApiResponse<api::AuditVerdict>, Error> {
-        self.call(Method::GET, "/api/v1/audit/verify", None, None).await
+        self.call(Method::GET, "/api/v1/audit/verify", None, None)
+            .await
     }
 
     /// What a plan would cost and take; without one, the service's own.
@@ -204,12 +226,17 @@ impl AdminClient {
         request: &api::PlanRequest,
     ) -> Result<ApiResponse<api::Forecast>, Error> {
         let path = service_path(service, "/plan");
-        self.call(Method::POST, &path, Some(json(request)), None).await
+        self.call(Method::POST, &path, Some(json(request)), None)
+            .await
     }
 
-    /// The stream of events about a service, behind the event `last_id` if one is given. Whoever reads it has to bound
-    /// how long.
-    pub(crate) async fn events(&self, service: &str, last_id: Option<u64>) -> Result<Incoming, Error> {
+    /// The stream of events about a service, behind the event `last_id` if one is given. Whoever
+    /// reads it has to bound how long.
+    pub(crate) async fn events(
+        &self,
+        service: &str,
+        last_id: Option<u64>,
+    ) -> Result<Incoming, Error> {
         let path = format!("/api/v1/events?service={}", escaped(service));
         let mut request = self.request(Method::GET, &path, None, None)?;
         let headers = request.headers_mut();
@@ -236,13 +263,21 @@ impl AdminClient {
 
     /// Where a release's evidence can be read by a browser.
     pub(crate) fn evidence_page(&self, id: &str) -> String {
-        format!("{}{}{}", self.address(), self.prefix, release_path(id, "/evidence"))
+        format!(
+            "{}{}{}",
+            self.address(),
+            self.prefix,
+            release_path(id, "/evidence")
+        )
     }
 
     /// Whether the proxy is ready, and what it says about it.
     pub(crate) async fn ready(&self) -> Result<(bool, String), Error> {
         let (status, body, _) = self.exchange(Method::GET, "/readyz", None, None).await?;
-        Ok((status.is_success(), String::from_utf8_lossy(&body).trim().to_owned()))
+        Ok((
+            status.is_success(),
+            String::from_utf8_lossy(&body).trim().to_owned(),
+        ))
     }
 
     async fn call<T: DeserializeOwned>(
@@ -275,7 +310,10 @@ impl AdminClient {
         let request = self.request(method, path, body, revision)?;
         let answer = tokio::time::timeout(CALL_TIMEOUT, self.send(request)).await;
         let (status, body) = answer.map_err(|_| self.timeout(CALL_TIMEOUT))??;
-        let trace = format!("{line}: {status} in {:.1} ms", began.elapsed().as_secs_f64() * 1e3);
+        let trace = format!(
+            "{line}: {status} in {:.1} ms",
+            began.elapsed().as_secs_f64() * 1e3
+        );
         Ok((status, body, trace))
     }
 
@@ -315,7 +353,12 @@ impl AdminClient {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
             .await
-            .map_err(|_| self.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs())))?
+            .map_err(|_| {
+                self.unreachable(format!(
+                    "no connection within {} s",
+                    CONNECT_TIMEOUT.as_secs()
+                ))
+            })?
             .map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
@@ -330,7 +373,9 @@ impl AdminClient {
 
     async fn whole(&self, answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Error> {
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await;
         let body = body.map_err(|error| self.unreachable(error))?;
         Ok((status, body.to_bytes()))
     }
@@ -379,8 +424,11 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
 }
 
 fn json(value: &impl Serialize) -> Bytes {
-    // The requests are plain structures with string keys and finite numbers, which always have a JSON form.
-    serde_json::to_vec(value).map(Bytes::from).unwrap_or_default()
+    // The requests are plain structures with string keys and finite numbers, which always have a
+    // JSON form.
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .unwrap_or_default()
 }
 
 /// The path of a service.
@@ -393,8 +441,8 @@ fn release_path(id: &str, rest: &str) -> String {
     format!("/api/v1/releases/{}{rest}", escaped(id))
 }
 
-/// A name as one segment of a path or as a value of a query. A name as declared needs no escaping; what a user may type
-/// does.
+/// A name as one segment of a path or as a value of a query. A name as declared needs no escaping;
+/// what a user may type does.
 fn escaped(name: &str) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
@@ -418,11 +466,24 @@ mod tests {
             let client = AdminClient::new(address, None).ok()?;
             Some(format!("{} {} {}", client.host, client.port, client.prefix))
         };
-        assert_eq!(check("http://127.0.0.1:9900").as_deref(), Some("127.0.0.1 9900 "));
+        assert_eq!(
+            check("http://127.0.0.1:9900").as_deref(),
+            Some("127.0.0.1 9900 ")
+        );
         assert_eq!(check("127.0.0.1:9900").as_deref(), Some("127.0.0.1 9900 "));
         assert_eq!(check("localhost:9900/").as_deref(), Some("localhost 9900 "));
-        assert_eq!(check("http://[::1]:9900/wb/").as_deref(), Some("[::1] 9900 /wb"));
-        for wrong in ["https://127.0.0.1:9900", "http://", "", "ftp://a", "a b", "http://a?b"] {
+        assert_eq!(
+            check("http://[::1]:9900/wb/").as_deref(),
+            Some("[::1] 9900 /wb")
+        );
+        for wrong in [
+            "https://127.0.0.1:9900",
+            "http://",
+            "",
+            "ftp://a",
+            "a b",
+            "http://a?b",
+        ] {
             assert_eq!(check(wrong), None, "{wrong}");
         }
     }
@@ -433,7 +494,10 @@ mod tests {
             service_path("shop-1.a", "/weights"),
             "/api/v1/services/shop-1.a/weights"
         );
-        assert_eq!(service_path("a/b?c d", ""), "/api/v1/services/a%2Fb%3Fc%20d");
+        assert_eq!(
+            service_path("a/b?c d", ""),
+            "/api/v1/services/a%2Fb%3Fc%20d"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The stream of events, read as long as somebody listens: broken connections are tried again, behind the last event
-//! that came.
+//! The stream of events, read as long as somebody listens: broken connections are tried again,
+//! behind the last event that came.
 
 use std::time::Duration;
 
@@ -87,7 +87,8 @@ async fn listen(
     }
     loop {
         let bytes = client.heard(next(&mut body).await)?;
-        let messages = client.heard(reader.read(&bytes).ok_or("an event is too long".to_owned()))?;
+        let messages =
+            client.heard(reader.read(&bytes).ok_or("an event is too long".to_owned()))?;
         for message in messages {
             *last_id = message.id.or(*last_id);
             let heard = match (message.event.as_str(), serde_json::from_str(&message.data)) {
@@ -104,7 +105,10 @@ async fn listen(
 
 async fn next(body: &mut Incoming) -> Result<bytes::Bytes, String> {
     match timeout(SILENCE_MAX, body.frame()).await {
-        Err(_) => Err(format!("the stream was silent for {} s", SILENCE_MAX.as_secs())),
+        Err(_) => Err(format!(
+            "the stream was silent for {} s",
+            SILENCE_MAX.as_secs()
+        )),
         Ok(None) => Err("the stream of events has ended".to_owned()),
         Ok(Some(Err(error))) => Err(error.to_string()),
         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
@@ -119,7 +123,8 @@ struct Message {
     data: String,
 }
 
-/// Takes the stream apart, as the HTML standard has it (9.2.6), for lines that end with a line feed.
+/// Takes the stream apart, as the HTML standard has it (9.2.6), for lines that end with a line
+/// feed.
 #[derive(Debug, Default)]
 struct Reader {
     line: Vec<u8>,
@@ -137,7 +142,9 @@ impl Reader {
             }
             if part.ends_with(b"\n") {
                 let line = std::mem::take(&mut self.line);
-                messages.extend(self.take(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])));
+                messages.extend(
+                    self.take(String::from_utf8_lossy(&line).trim_end_matches(['\n', '\r'])),
+                );
             }
         }
         Some(messages)
@@ -171,7 +178,8 @@ mod tests {
 
     #[test]
     fn messages_are_read_however_they_are_cut() {
-        let text = ": open\nretry: 1000\n\nid: 7\nevent: release\ndata: {\"a\":\ndata: 1}\n\nevent: lost\ndata: {}\r\n\r\nid: 8\n\n";
+        let text = ": open\nretry: 1000\n\nid: 7\nevent: release\ndata: {\"a\":\ndata: \
+                    1}\n\nevent: lost\ndata: {}\r\n\r\nid: 8\n\n";
         let expected = [
             Message {
                 id: Some(7),
@@ -187,7 +195,9 @@ mod tests {
         for size in 1..text.len() {
             let mut reader = Reader::default();
             let pieces = text.as_bytes().chunks(size);
-            let messages: Vec<Message> = pieces.flat_map(|piece| reader.read(piece).unwrap()).collect();
+            let messages: Vec<Message> = pieces
+                .flat_map(|piece| reader.read(piece).unwrap())
+                .collect();
             assert_eq!(messages, expected, "{size}");
         }
     }

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use super::client;
 
-/// The program's exit codes, which are a contract. `--help` tells them, and clap ends with 2 by itself.
+/// The program's exit codes, which are a contract. `--help` tells them, and clap ends with 2 by
+/// itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
     /// Done.
@@ -79,7 +80,10 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Failure::ReaderGone
         } else {
-            Failure::new(Exit::Failed, format!("the output cannot be written: {error}"))
+            Failure::new(
+                Exit::Failed,
+                format!("the output cannot be written: {error}"),
+            )
         }
     }
 }
@@ -114,20 +118,34 @@ impl From<client::Error> for Failure {
 fn hint_for(error: &client::Error) -> Option<&'static str> {
     match error {
         client::Error::Unreachable { .. } => Some(
-            "is Weighbridge running, and is this its admin address? --admin URL or WEIGHBRIDGE_ADMIN names another one",
+            "is Weighbridge running, and is this its admin address? --admin URL or \
+             WEIGHBRIDGE_ADMIN names another one",
         ),
-        client::Error::Timeout { .. } => {
-            Some("a change may have been made all the same: look with `weighbridge status` before trying again")
-        }
-        client::Error::Foreign { .. } => {
-            Some("is this Weighbridge's admin address, not that of the traffic? --admin URL names another one")
-        }
+        client::Error::Timeout { .. } => Some(
+            "a change may have been made all the same: look with `weighbridge status` before \
+             trying again",
+        ),
+        client::Error::Foreign { .. } => Some(
+            "is this Weighbridge's admin address, not that of the traffic? --admin URL names \
+             another one",
+        ),
         client::Error::Problem(problem) => match problem.status {
             401 => Some("give a token with --token-file FILE or in WEIGHBRIDGE_TOKEN"),
-            403 => Some("the token's role does not allow this; use a token with the role that the call needs"),
-            404 => Some("`weighbridge status` lists the services, `weighbridge release history SERVICE` its releases"),
-            412 => Some("somebody else changed it in between: look with `weighbridge status`, then decide anew"),
-            507 => Some("nothing was changed; make room for the store, or roll back, which needs none"),
+            403 => Some(
+                "the token's role does not allow this; use a token with the role that the call \
+                 needs",
+            ),
+            404 => Some(
+                "`weighbridge status` lists the services, `weighbridge release history SERVICE` \
+                 its releases",
+            ),
+            412 => Some(
+                "somebody else changed it in between: look with `weighbridge status`, then decide \
+                 anew",
+            ),
+            507 => {
+                Some("nothing was changed; make room for the store, or roll back, which needs none")
+            }
             _ => None,
         },
         _ => None,

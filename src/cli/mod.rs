@@ -1,7 +1,8 @@
 //! The command line: the verbs, most of which are a client of the admin API.
 //!
-//! Results go to standard output, talk to standard error, and the exit code says how it ended. A verb decides nothing
-//! that the proxy can decide: it asks, and shows the answer or what is wrong with the question.
+//! Results go to standard output, talk to standard error, and the exit code says how it ended. A
+//! verb decides nothing that the proxy can decide: it asks, and shows the answer or what is wrong
+//! with the question.
 
 mod args;
 mod audit;
@@ -32,7 +33,9 @@ pub fn main() -> ExitCode {
         Ok(arguments) => {
             let mut terminal = Terminal::new(&arguments.global);
             let ended = run(arguments, &mut terminal);
-            ended.unwrap_or_else(|failure| terminal.fail(failure)).into()
+            ended
+                .unwrap_or_else(|failure| terminal.fail(failure))
+                .into()
         }
         Err(error) => {
             // Help and version come this way too, with 0. A reader who has gone is no failure.
@@ -64,7 +67,9 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
         } => verbs::set_weights(&global, &service, weights, reason, if_match, terminal),
         Verb::Rollback { service, reason } => verbs::rollback(&global, &service, reason, terminal),
         Verb::Release { verb } => release::run(&global, verb, terminal),
-        Verb::Plan { service, plan } => release::forecast(&global, &service, plan.as_deref(), terminal),
+        Verb::Plan { service, plan } => {
+            release::forecast(&global, &service, plan.as_deref(), terminal)
+        }
         Verb::Explain { subject } => release::explain(&global, &subject, terminal),
         Verb::Replay { file } => replay::run(&file, terminal),
         Verb::Audit(asked) => audit::run(&global, asked, terminal),

@@ -10,7 +10,8 @@ const SIZE_DEFAULT: (usize, usize) = (80, 24);
 /// A line and the SGR sequence of its colour; empty for none.
 pub(crate) type Line = (String, &'static str);
 
-/// What is on the screen, above the cursor. It gives text to be written in one piece, so that no half of it is seen.
+/// What is on the screen, above the cursor. It gives text to be written in one piece, so that no
+/// half of it is seen.
 #[derive(Debug)]
 pub(crate) struct Panel {
     colored: bool,
@@ -39,13 +40,21 @@ impl Panel {
         self.drawn = 0;
     }
 
-    /// A line that wraps would take more rows than are drawn over, and what has left the screen at its top cannot be.
+    /// A line that wraps would take more rows than are drawn over, and what has left the screen at
+    /// its top cannot be.
     fn draw_within(&mut self, lines: &[Line], (columns, rows): (usize, usize)) -> String {
         let room = rows.saturating_sub(1).max(1);
-        let fits = if lines.len() <= room { lines.len() } else { room - 1 };
+        let fits = if lines.len() <= room {
+            lines.len()
+        } else {
+            room - 1
+        };
         let mut text = self.up();
         for (line, sgr) in lines.iter().take(fits) {
-            let cut: String = plain(line).chars().take(columns.saturating_sub(1)).collect();
+            let cut: String = plain(line)
+                .chars()
+                .take(columns.saturating_sub(1))
+                .collect();
             text.push_str(&paint(&cut, sgr, self.colored && !sgr.is_empty()));
             text.push_str("\x1b[K\n");
         }
@@ -90,8 +99,14 @@ mod tests {
         let mut panel = Panel::new(false);
         assert_eq!(panel.wipe(), "", "nothing is there yet");
         let size = (80, 24);
-        assert_eq!(panel.draw_within(&lines(&["a", "b"]), size), "a\x1b[K\nb\x1b[K\n\x1b[J");
-        assert_eq!(panel.draw_within(&lines(&["c"]), size), "\x1b[2A\rc\x1b[K\n\x1b[J");
+        assert_eq!(
+            panel.draw_within(&lines(&["a", "b"]), size),
+            "a\x1b[K\nb\x1b[K\n\x1b[J"
+        );
+        assert_eq!(
+            panel.draw_within(&lines(&["c"]), size),
+            "\x1b[2A\rc\x1b[K\n\x1b[J"
+        );
         assert_eq!(panel.wipe(), "\x1b[1A\r\x1b[J");
         panel.draw_within(&lines(&["d"]), size);
         panel.leave();

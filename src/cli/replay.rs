@@ -12,8 +12,8 @@ use super::terminal::Terminal;
 /// Bytes that are read at once.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Judges the runs in a file, or on standard input. The answers are JSON lines for people too: it is what they are kept
-/// and compared as.
+/// Judges the runs in a file, or on standard input. The answers are JSON lines for people too: it
+/// is what they are kept and compared as.
 pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let is_input = file == Path::new("-");
     let name = if is_input {
@@ -32,7 +32,8 @@ pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure>
         replay::judge(io::stdin().lock(), &mut tell)
     } else {
         let opened = File::open(file).map_err(replay::Error::Input);
-        opened.and_then(|file| replay::judge(BufReader::with_capacity(BUFFER_BYTES, file), &mut tell))
+        opened
+            .and_then(|file| replay::judge(BufReader::with_capacity(BUFFER_BYTES, file), &mut tell))
     };
     match ended {
         Ok(()) => Ok(Exit::Done),

@@ -24,7 +24,11 @@ pub(super) fn overview(services: &[api::Service]) -> String {
         for (at, (name, upstream)) in service.upstreams.iter().enumerate() {
             let window = upstream.windows.get("10s").cloned().unwrap_or_default();
             table.row([
-                if at == 0 { service.name.clone() } else { String::new() },
+                if at == 0 {
+                    service.name.clone()
+                } else {
+                    String::new()
+                },
                 marked(service, name),
                 weight_cell(&service.weights, name),
                 healthy(upstream),
@@ -38,7 +42,8 @@ pub(super) fn overview(services: &[api::Service]) -> String {
     table.text()
 }
 
-/// One service with everything that is known about it, and where its release is, if one is under way.
+/// One service with everything that is known about it, and where its release is, if one is under
+/// way.
 pub(super) fn detail(service: &api::Service, release: Option<&str>, colored: bool) -> String {
     let sections = [
         head(service, release, colored),
@@ -75,11 +80,21 @@ fn head(service: &api::Service, release: Option<&str>, colored: bool) -> String 
         format!("Weights   {}", in_words(&weights.effective)),
     ];
     if weights.intended != weights.effective {
-        let wanted = format!("wanted    {}, not in effect yet", in_words(&weights.intended));
+        let wanted = format!(
+            "wanted    {}, not in effect yet",
+            in_words(&weights.intended)
+        );
         lines.push(paint(&wanted, "33", colored));
     }
-    let reason = weights.reason.as_deref().map(|reason| format!(": {reason}"));
-    lines.push(format!("Since     {}{}", weights.since, reason.unwrap_or_default()));
+    let reason = weights
+        .reason
+        .as_deref()
+        .map(|reason| format!(": {reason}"));
+    lines.push(format!(
+        "Since     {}{}",
+        weights.since,
+        reason.unwrap_or_default()
+    ));
     if !weights.durable {
         lines.push(paint(
             "          not on disk: a restart would not begin with these weights",
@@ -91,7 +106,11 @@ fn head(service: &api::Service, release: Option<&str>, colored: bool) -> String 
         .previous_baseline
         .as_deref()
         .map(|name| format!(" (before: {name})"));
-    lines.push(format!("Baseline  {}{}", service.baseline, before.unwrap_or_default()));
+    lines.push(format!(
+        "Baseline  {}{}",
+        service.baseline,
+        before.unwrap_or_default()
+    ));
     lines.extend(release.map(|release| format!("Release   {release}")));
     lines.push(format!("Revision  {}\n", service.revision));
     lines.join("\n")
@@ -168,12 +187,18 @@ pub(super) fn marked(service: &api::Service, name: &str) -> String {
 pub(super) fn weight_cell(weights: &api::WeightsStatus, name: &str) -> String {
     let effective = weights.effective.get(name).copied().unwrap_or_default();
     match weights.intended.get(name) {
-        Some(intended) if *intended != effective => format!("{effective} -> {}", percent(*intended)),
+        Some(intended) if *intended != effective => {
+            format!("{effective} -> {}", percent(*intended))
+        }
         _ => percent(effective),
     }
 }
 
 pub(super) fn healthy(upstream: &api::Upstream) -> String {
-    let healthy = upstream.endpoints.iter().filter(|endpoint| endpoint.healthy).count();
+    let healthy = upstream
+        .endpoints
+        .iter()
+        .filter(|endpoint| endpoint.healthy)
+        .count();
     format!("{healthy}/{}", upstream.endpoints.len())
 }

@@ -1,7 +1,7 @@
 //! Tables and numbers as people read them.
 
-/// Rows of cells under a heading, in columns two blanks apart. A column whose heading begins with `>` is
-/// aligned to the right.
+/// Rows of cells under a heading, in columns two blanks apart. A column whose heading begins with
+/// `>` is aligned to the right.
 pub(super) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -27,7 +27,11 @@ impl Table {
             .collect();
         let widths: Vec<usize> = (0..self.headings.len())
             .map(|column| {
-                let cells = self.rows.iter().chain([&headings]).filter_map(|row| row.get(column));
+                let cells = self
+                    .rows
+                    .iter()
+                    .chain([&headings])
+                    .filter_map(|row| row.get(column));
                 cells.map(|cell| cell.chars().count()).max().unwrap_or(0)
             })
             .collect();
@@ -101,7 +105,8 @@ mod tests {
         let mut table = Table::new(&["NAME", ">REQUESTS", "NOTE"]);
         table.row(["blue".into(), "1,234".into(), String::new()]);
         table.row(["a-long-name".into(), "7".into(), "x".into()]);
-        let expected = "NAME         REQUESTS  NOTE\nblue            1,234\na-long-name         7  x\n";
+        let expected =
+            "NAME         REQUESTS  NOTE\nblue            1,234\na-long-name         7  x\n";
         assert_eq!(table.text(), expected);
     }
 
@@ -117,6 +122,9 @@ mod tests {
             [0, 940, 5_120, 51_200, 2_500_000].map(latency),
             ["-", "0.94 ms", "5.12 ms", "51 ms", "2.50 s"]
         );
-        assert_eq!([7, 1_234, 12_345_678].map(count), ["7", "1,234", "12,345,678"]);
+        assert_eq!(
+            [7, 1_234, 12_345_678].map(count),
+            ["7", "1,234", "12,345,678"]
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Where a verb writes: results to standard output, talk to standard error.
 //!
-//! Everything goes through these handles, so that a reader that goes away ends the program quietly instead of in a
-//! panic, and colours appear only where somebody can see them.
+//! Everything goes through these handles, so that a reader that goes away ends the program quietly
+//! instead of in a panic, and colours appear only where somebody can see them.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -54,7 +54,8 @@ impl Terminal {
         self.out.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
     }
 
-    /// Where a long story is told: to people as the result, beside a result for programs as talk, or to nobody.
+    /// Where a long story is told: to people as the result, beside a result for programs as talk,
+    /// or to nobody.
     pub(super) fn story(&self) -> Box<dyn Write + Send> {
         match (self.format, self.quiet) {
             (Format::Text, _) => Box::new(io::stdout()),
@@ -114,7 +115,8 @@ impl Terminal {
     /// Tells a failure, in the format of the results, and says how to end.
     pub(super) fn fail(&mut self, failure: Failure) -> Exit {
         match failure {
-            // As a program that is ended by SIGPIPE, which shells take for normal; but nothing failed.
+            // As a program that is ended by SIGPIPE, which shells take for normal; but nothing
+            // failed.
             Failure::ReaderGone => Exit::Done,
             Failure::Told(told) => {
                 let text = match self.format {
@@ -139,13 +141,18 @@ pub(super) fn paint(text: &str, sgr: &str, colored: bool) -> String {
 
 /// Text that others wrote, in one line and without what a terminal would obey.
 pub(super) fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 fn failure_text(told: &FailureReport, colored: bool) -> String {
     let mut text = format!("{} {}\n", paint("error:", "1;31", colored), told.message);
     // The proxy repeats the first of them in its message.
-    let untold = told.fields.iter().filter(|(_, detail)| !told.message.contains(detail));
+    let untold = told
+        .fields
+        .iter()
+        .filter(|(_, detail)| !told.message.contains(detail));
     for (field, detail) in untold {
         text.push_str(&format!("  {field}: {detail}\n"));
     }

@@ -123,7 +123,8 @@ impl<'a> Poller<'a> {
     }
 }
 
-/// Where and how it is shown: in place on a terminal, else one snapshot below the other, a line of JSON each for programs.
+/// Where and how it is shown: in place on a terminal, else one snapshot below the other, a line of
+/// JSON each for programs.
 struct View<'a> {
     terminal: &'a mut Terminal,
     panel: Option<Panel>,
@@ -154,7 +155,9 @@ impl<'a> View<'a> {
         self.lines.insert(0, (title(seen), DIM));
         match &mut self.panel {
             Some(panel) => self.terminal.print(&panel.draw(&self.lines)),
-            None if self.terminal.format() == Format::Json => self.terminal.print_json_line(&seen.json),
+            None if self.terminal.format() == Format::Json => {
+                self.terminal.print_json_line(&seen.json)
+            }
             None => {
                 let text: Vec<&str> = self.lines.iter().map(|(line, _)| line.as_str()).collect();
                 self.terminal.print(&(text.join("\n") + "\n\n"))
@@ -162,7 +165,8 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The proxy could not be looked at, which may pass: what was seen last stays, under a word about that.
+    /// The proxy could not be looked at, which may pass: what was seen last stays, under a word
+    /// about that.
     fn miss(&mut self, error: &Error) -> Result<(), Failure> {
         self.misses += 1;
         if let Some(panel) = &mut self.panel {
@@ -180,9 +184,13 @@ impl<'a> View<'a> {
 
 fn title(seen: &PollResult) -> String {
     let now = jiff::Timestamp::now();
-    let under_way = seen.releases.iter().filter(|release| !release.phase.is_over());
+    let under_way = seen
+        .releases
+        .iter()
+        .filter(|release| !release.phase.is_over());
     format!(
-        "{now:.0}  services: {}, releases under way: {}; * is the baseline, numbers are of the last {}",
+        "{now:.0}  services: {}, releases under way: {}; * is the baseline, numbers are of the \
+         last {}",
         seen.services.len(),
         under_way.count(),
         SPAN.0
@@ -230,11 +238,21 @@ fn upstreams(services: &[Service]) -> Vec<Line> {
                 ""
             });
             table.row([
-                if at == 0 { service.name.clone() } else { String::new() },
+                if at == 0 {
+                    service.name.clone()
+                } else {
+                    String::new()
+                },
                 marked(service, name),
                 weight_cell(&service.weights, name),
                 healthy(upstream),
-                count(upstream.endpoints.iter().map(|endpoint| endpoint.in_flight).sum()),
+                count(
+                    upstream
+                        .endpoints
+                        .iter()
+                        .map(|endpoint| endpoint.in_flight)
+                        .sum(),
+                ),
                 per_second(&window),
                 rate(window.error_rate, window.requests),
                 latency(window.latency_us.p50),

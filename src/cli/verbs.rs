@@ -29,7 +29,11 @@ pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit,
 }
 
 /// Shows one service, or all.
-pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn status(
+    global: &Global,
+    service: Option<&str>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let client = client(global)?;
     match service {
         Some(service) => {
@@ -38,8 +42,11 @@ pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Term
                 Format::Json => terminal.print_json(&answer.json)?,
                 Format::Text => {
                     let release = answer.value.release.as_deref();
-                    let release = release.map(|id| release::summary(&client, id, terminal)).transpose()?;
-                    let text = status::detail(&answer.value, release.as_deref(), terminal.colored());
+                    let release = release
+                        .map(|id| release::summary(&client, id, terminal))
+                        .transpose()?;
+                    let text =
+                        status::detail(&answer.value, release.as_deref(), terminal.colored());
                     terminal.print(&text)?;
                 }
             }
@@ -50,8 +57,10 @@ pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Term
                 Format::Json => terminal.print_json(&answer.json)?,
                 Format::Text => {
                     terminal.print(&status::overview(&answer.value.services))?;
-                    terminal
-                        .say("(* is the baseline; requests, errors and latencies are those of the last 10 seconds)");
+                    terminal.say(
+                        "(* is the baseline; requests, errors and latencies are those of the last \
+                         10 seconds)",
+                    );
                 }
             }
         }
@@ -60,14 +69,21 @@ pub(super) fn status(global: &Global, service: Option<&str>, terminal: &mut Term
 }
 
 /// Shows the weights of a service.
-pub(super) fn show_weights(global: &Global, service: &str, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn show_weights(
+    global: &Global,
+    service: &str,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let answer = ask(client(global)?.weights(service), terminal)?;
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => {
             let weights = &answer.value;
             terminal.print(&status::weights(&weights.weights, &weights.effective))?;
-            terminal.say(&format!("(revision {}, since {})", weights.revision, weights.since));
+            terminal.say(&format!(
+                "(revision {}, since {})",
+                weights.revision, weights.since
+            ));
         }
     }
     Ok(Exit::Done)
@@ -87,20 +103,29 @@ pub(super) fn set_weights(
         reason,
     };
     for (upstream, weight) in weights {
-        if update.weights.insert(upstream.clone(), weight.percent()).is_some() {
-            return Err(Failure::new(Exit::Usage, format!("{upstream} is given twice")));
+        if update
+            .weights
+            .insert(upstream.clone(), weight.percent())
+            .is_some()
+        {
+            return Err(Failure::new(
+                Exit::Usage,
+                format!("{upstream} is given twice"),
+            ));
         }
     }
     let client = client(global)?;
-    let answer = ask(client.set_weights(service, &update, if_match), terminal).map_err(|failure| {
-        let sum: f64 = update.weights.values().sum();
-        if (sum - 100.0).abs() < 0.005 {
-            return failure;
-        }
-        failure.hint(format!(
-            "these weights sum to {sum}: give every upstream that is to have traffic, one that is left out gets 0"
-        ))
-    })?;
+    let answer =
+        ask(client.set_weights(service, &update, if_match), terminal).map_err(|failure| {
+            let sum: f64 = update.weights.values().sum();
+            if (sum - 100.0).abs() < 0.005 {
+                return failure;
+            }
+            failure.hint(format!(
+                "these weights sum to {sum}: give every upstream that is to have traffic, one \
+                 that is left out gets 0"
+            ))
+        })?;
     show_change(&answer, terminal)
 }
 
@@ -116,7 +141,8 @@ pub(super) fn rollback(
     show_change(&answer, terminal)
 }
 
-/// Whether the proxy is ready. Every other outcome is 1, which is all that container engines understand.
+/// Whether the proxy is ready. Every other outcome is 1, which is all that container engines
+/// understand.
 pub(super) fn healthcheck(global: &Global, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let client = client(global)?;
     let (ready, said) = match block_on(client.ready())? {
@@ -131,7 +157,8 @@ pub(super) fn healthcheck(global: &Global, terminal: &mut Terminal) -> Result<Ex
     Ok(if ready { Exit::Done } else { Exit::Failed })
 }
 
-/// Shows a bad release and its rollback. The story is the result for people; for programs it is talk.
+/// Shows a bad release and its rollback. The story is the result for people; for programs it is
+/// talk.
 pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let text = terminal.format() == Format::Text;
     let options = demo::Options {
@@ -147,7 +174,11 @@ pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Ex
             if !text {
                 terminal.print_json(&json!(report))?;
             }
-            Ok(if report.as_told() { Exit::Done } else { Exit::Failed })
+            Ok(if report.as_told() {
+                Exit::Done
+            } else {
+                Exit::Failed
+            })
         }
         Err(demo::Error::Output(error)) => Err(Failure::from(error)),
         Err(error) => Err(Failure::new(Exit::Failed, error.to_string())),
@@ -166,13 +197,18 @@ pub(super) fn completions(shell: Shell, terminal: &mut Terminal) -> Result<Exit,
 pub(super) fn version(terminal: &mut Terminal) -> Result<Exit, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     match terminal.format() {
-        Format::Json => terminal.print_json(&json!({ "name": "weighbridge", "version": version }))?,
+        Format::Json => {
+            terminal.print_json(&json!({ "name": "weighbridge", "version": version }))?
+        }
         Format::Text => terminal.print(&format!("weighbridge {version}\n"))?,
     }
     Ok(Exit::Done)
 }
 
-fn show_change(answer: &ApiResponse<api::Service>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn show_change(
+    answer: &ApiResponse<api::Service>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let service = &answer.value;
     let weights = &service.weights;
     match terminal.format() {
@@ -187,7 +223,9 @@ fn show_change(answer: &ApiResponse<api::Service>, terminal: &mut Terminal) -> R
     );
     terminal.say(&summary);
     if !weights.durable {
-        terminal.warn("this is in effect but not on disk: a restart would not begin with these weights");
+        terminal.warn(
+            "this is in effect but not on disk: a restart would not begin with these weights",
+        );
     }
     Ok(Exit::Done)
 }
@@ -214,10 +252,16 @@ pub(super) fn client(global: &Global) -> Result<AdminClient, Failure> {
     Ok(AdminClient::new(&global.admin, token(global)?.as_deref())?)
 }
 
-/// The token from the file, else from the environment; never from the command line, which others can read.
+/// The token from the file, else from the environment; never from the command line, which others
+/// can read.
 fn token(global: &Global) -> Result<Option<String>, Failure> {
     if let Some(path) = &global.token_file {
-        let told = |error| Failure::new(Exit::Failed, format!("the token file {}: {error}", path.display()));
+        let told = |error| {
+            Failure::new(
+                Exit::Failed,
+                format!("the token file {}: {error}", path.display()),
+            )
+        };
         return std::fs::read_to_string(path).map(Some).map_err(told);
     }
     Ok(std::env::var("WEIGHBRIDGE_TOKEN")

@@ -16,8 +16,13 @@ use crate::model::hex;
 const TOKENS_MAX: usize = 1_000;
 const NAMES_MAX: usize = 100;
 
-/// The settings of the admin API. Tokens in a file are read here too, so that a wrong one is told with the rest.
-pub(super) fn admin(node: &Node, problems: &ProblemList, env: &HashMap<String, String>) -> Option<Options> {
+/// The settings of the admin API. Tokens in a file are read here too, so that a wrong one is told
+/// with the rest.
+pub(super) fn admin(
+    node: &Node,
+    problems: &ProblemList,
+    env: &HashMap<String, String>,
+) -> Option<Options> {
     let mut fields = Fields::of(node, problems)?;
     let mut options = Options::default();
     fields.set("address", &mut options.address, address);
@@ -27,15 +32,20 @@ pub(super) fn admin(node: &Node, problems: &ProblemList, env: &HashMap<String, S
     if let Some(node) = fields.get("tokens_file") {
         options.tokens_file = path(node, problems);
         let tokens = options.tokens_file.as_deref();
-        let tokens = tokens.and_then(|path| tokens_file(node, path, problems, env, &options.tokens));
+        let tokens =
+            tokens.and_then(|path| tokens_file(node, path, problems, env, &options.tokens));
         options.tokens.extend(tokens.unwrap_or_default());
     }
-    fields.set("allowed_hosts", &mut options.allowed_hosts, |node, problems| {
-        list(node, problems, NAMES_MAX, host)
-    });
-    fields.set("allowed_origins", &mut options.allowed_origins, |node, problems| {
-        list(node, problems, NAMES_MAX, origin)
-    });
+    fields.set(
+        "allowed_hosts",
+        &mut options.allowed_hosts,
+        |node, problems| list(node, problems, NAMES_MAX, host),
+    );
+    fields.set(
+        "allowed_origins",
+        &mut options.allowed_origins,
+        |node, problems| list(node, problems, NAMES_MAX, origin),
+    );
     fields.unavailable("tls");
     // Whether the tokens are right has been told by then; here it only matters that some are meant.
     let open = fields.get("tokens").is_none() && fields.get("tokens_file").is_none();
@@ -62,7 +72,11 @@ fn tokens(node: &Node, problems: &ProblemList, taken: &[Token]) -> Option<Vec<To
     }
     for (node, token) in read {
         let Some(token) = token else { continue };
-        if tokens.iter().chain(taken).any(|earlier| earlier.name == token.name) {
+        if tokens
+            .iter()
+            .chain(taken)
+            .any(|earlier| earlier.name == token.name)
+        {
             problems.at(node, format!("two tokens are named {:?}", token.name));
         }
         tokens.push(token);
@@ -75,12 +89,16 @@ fn token(node: &Node, problems: &ProblemList) -> Option<Token> {
     let mut fields = Fields::of(node, problems)?;
     let name = fields.required("name", "a name for the journal", |node, problems| {
         parsed(node, problems, |name| {
-            is_name(name).then(|| name.to_owned()).ok_or_else(|| NAME.into())
+            is_name(name)
+                .then(|| name.to_owned())
+                .ok_or_else(|| NAME.into())
         })
     });
-    let role = fields.required("role", "`view`, `operate`, `approve` or `admin`", |node, problems| {
-        choice(node, problems, &roles)
-    });
+    let role = fields.required(
+        "role",
+        "`view`, `operate`, `approve` or `admin`",
+        |node, problems| choice(node, problems, &roles),
+    );
     let sha256 = fields.required("sha256", "the SHA-256 of the token", digest);
     fields.finish();
     Some(Token {
@@ -99,7 +117,11 @@ fn digest(node: &Node, problems: &ProblemList) -> Option<[u8; 32]> {
     };
     if digest.is_none() {
         let help = "`printf %s \"$TOKEN\" | sha256sum` prints it; write it in quotes";
-        problems.help(node, "expected the SHA-256 of the token as 64 hexadecimal digits", help);
+        problems.help(
+            node,
+            "expected the SHA-256 of the token as 64 hexadecimal digits",
+            help,
+        );
     }
     digest
 }
@@ -148,7 +170,9 @@ fn host(node: &Node, problems: &ProblemList) -> Option<String> {
 /// An origin as browsers send it.
 fn origin(node: &Node, problems: &ProblemList) -> Option<String> {
     parsed(node, problems, |text| {
-        let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
+        let rest = text
+            .strip_prefix("https://")
+            .or_else(|| text.strip_prefix("http://"));
         let plain = rest.is_some_and(|host| !host.contains(['/', '@', '?', '#']));
         match rest.map(str::parse::<http::uri::Authority>) {
             Some(Ok(_)) if plain => Ok(text.to_ascii_lowercase()),

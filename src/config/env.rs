@@ -1,7 +1,8 @@
-//! Variables of the environment in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, and `$${` for the two
-//! characters themselves.
+//! Variables of the environment in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, and
+//! `$${` for the two characters themselves.
 //!
-//! The YAML library has this too, but for plain scalars only, and `["${HOST}:80"]` can only be written in quotes.
+//! The YAML library has this too, but for plain scalars only, and `["${HOST}:80"]` can only be
+//! written in quotes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,11 +18,18 @@ pub(super) struct ReferenceError {
 }
 
 /// `text` with its references resolved.
-pub(super) fn substitute<'a>(text: &'a str, env: &HashMap<String, String>) -> Result<Cow<'a, str>, ReferenceError> {
+pub(super) fn substitute<'a>(
+    text: &'a str,
+    env: &HashMap<String, String>,
+) -> Result<Cow<'a, str>, ReferenceError> {
     resolve(text, env, NESTING_MAX)
 }
 
-fn resolve<'a>(text: &'a str, env: &HashMap<String, String>, nesting: usize) -> Result<Cow<'a, str>, ReferenceError> {
+fn resolve<'a>(
+    text: &'a str,
+    env: &HashMap<String, String>,
+    nesting: usize,
+) -> Result<Cow<'a, str>, ReferenceError> {
     if !text.contains("${") {
         return Ok(Cow::Borrowed(text));
     }
@@ -81,7 +89,10 @@ fn value<'a>(
         let Some(nesting) = nesting.checked_sub(1) else {
             return Err(malformed(&format!("${{{reference}}}")));
         };
-        return filled.map_or_else(|| resolve(default, env, nesting), |value| Ok(Cow::Borrowed(value)));
+        return filled.map_or_else(
+            || resolve(default, env, nesting),
+            |value| Ok(Cow::Borrowed(value)),
+        );
     }
     if let Some(message) = operator.strip_prefix(":?") {
         return filled.map(Cow::Borrowed).ok_or_else(|| ReferenceError {
@@ -102,7 +113,9 @@ fn malformed(reference: &str) -> ReferenceError {
     const LENGTH_MAX: usize = 40;
     let shown: String = reference.chars().take(LENGTH_MAX).collect();
     ReferenceError {
-        message: format!("expected `${{NAME}}`, `${{NAME:-default}}` or `${{NAME:?message}}`, found `{shown}`"),
+        message: format!(
+            "expected `${{NAME}}`, `${{NAME:-default}}` or `${{NAME:?message}}`, found `{shown}`"
+        ),
         help: Some("write `$${` for the two characters themselves".to_owned()),
     }
 }
@@ -145,7 +158,10 @@ mod tests {
     #[test]
     fn what_is_missing_or_malformed_is_told() {
         let message = |text| check(text).unwrap_err();
-        assert_eq!(message("${NONE}"), "the environment variable `NONE` is not set");
+        assert_eq!(
+            message("${NONE}"),
+            "the environment variable `NONE` is not set"
+        );
         assert_eq!(
             message("${NONE:?ask Jo}"),
             "the environment variable `NONE` is not set: ask Jo"
@@ -154,7 +170,15 @@ mod tests {
             message("${EMPTY:?ask Jo}"),
             "the environment variable `EMPTY` is not set: ask Jo"
         );
-        for text in ["${", "${}", "${A", "${1}", "${A B}", "${A+x}", "${NONE:-${}"] {
+        for text in [
+            "${",
+            "${}",
+            "${A",
+            "${1}",
+            "${A B}",
+            "${A+x}",
+            "${NONE:-${}",
+        ] {
             assert!(message(text).starts_with("expected `${NAME}`"), "{text}");
         }
         let deep = format!("{}x{}", "${N:-".repeat(20), "}".repeat(20));

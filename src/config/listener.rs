@@ -32,7 +32,10 @@ pub(super) fn listeners(node: &Node, problems: &ProblemList) -> Option<Vec<Liste
         for (_, earlier) in read.iter().take(index) {
             // Port 0 is a free port, another one each time.
             if earlier.address == listener.address && listener.address.port() != 0 {
-                problems.at(node, format!("the address {} is listened on twice", listener.address));
+                problems.at(
+                    node,
+                    format!("the address {} is listened on twice", listener.address),
+                );
             } else if earlier.name == listener.name && listener.address.port() != 0 {
                 problems.at(node, format!("two listeners are named {:?}", listener.name));
             }
@@ -53,9 +56,11 @@ fn listener(node: &Node, problems: &ProblemList) -> Option<ListenerOptions> {
     });
     fields.set("timeouts", &mut listener.timeouts, timeouts);
     fields.set("limits", &mut listener.limits, limits);
-    fields.set("trusted_proxies", &mut listener.trusted_proxies, |node, problems| {
-        list(node, problems, TRUSTED_MAX, network)
-    });
+    fields.set(
+        "trusted_proxies",
+        &mut listener.trusted_proxies,
+        |node, problems| list(node, problems, TRUSTED_MAX, network),
+    );
     fields.unavailable("tls");
     fields.unavailable("proxy_protocol");
     fields.finish();
@@ -75,9 +80,11 @@ fn timeouts(node: &Node, problems: &ProblemList) -> Option<ListenerTimeouts> {
 fn limits(node: &Node, problems: &ProblemList) -> Option<ListenerLimits> {
     let mut fields = Fields::of(node, problems)?;
     let mut limits = ListenerLimits::default();
-    fields.set("header_bytes", &mut limits.header_bytes, |node, problems| {
-        memory(node, problems, HEADER_BYTES)
-    });
+    fields.set(
+        "header_bytes",
+        &mut limits.header_bytes,
+        |node, problems| memory(node, problems, HEADER_BYTES),
+    );
     fields.set("headers", &mut limits.headers, |node, problems| {
         count(node, problems, 1..=10_000)
     });

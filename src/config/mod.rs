@@ -1,9 +1,10 @@
-//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a [`DemoReport`] of everything
-//! that is wrong with it.
+//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a
+//! [`DemoReport`] of everything that is wrong with it.
 //!
-//! Two stages: `yaml` and `tree` hold what was typed, with its place; the readers of each section say what it means
-//! and refuse what means nothing. Nothing is ignored: an unknown field is a problem, and so is one that this version
-//! does not have yet. Nothing is changed here either; the file declares, others act.
+//! Two stages: `yaml` and `tree` hold what was typed, with its place; the readers of each section
+//! say what it means and refuse what means nothing. Nothing is ignored: an unknown field is a
+//! problem, and so is one that this version does not have yet. Nothing is changed here either; the
+//! file declares, others act.
 
 mod admin;
 mod env;
@@ -62,7 +63,8 @@ pub struct Config {
     pub webhooks: Vec<Webhook>,
 }
 
-/// The keys of the file whose values differ and only take effect with a restart. Services are all that a reload changes.
+/// The keys of the file whose values differ and only take effect with a restart. Services are all
+/// that a reload changes.
 pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     [
         ("workers", old.proxy.workers != new.proxy.workers),
@@ -72,9 +74,15 @@ pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
         ("webhooks", old.webhooks != new.webhooks),
         ("drain", old.proxy.drain != new.proxy.drain),
         ("pool", old.proxy.pool != new.proxy.pool),
-        ("max_in_flight", old.proxy.max_in_flight != new.proxy.max_in_flight),
+        (
+            "max_in_flight",
+            old.proxy.max_in_flight != new.proxy.max_in_flight,
+        ),
         ("log", old.telemetry.log != new.telemetry.log),
-        ("access_log", old.telemetry.access_log != new.telemetry.access_log),
+        (
+            "access_log",
+            old.telemetry.access_log != new.telemetry.access_log,
+        ),
     ]
     .into_iter()
     .filter(|(_, differs)| *differs)
@@ -97,12 +105,15 @@ pub fn load(path: &Path) -> Result<Config, Report> {
                 text: String::new(),
             });
             let message = format!("the configuration cannot be read: {error}");
-            Err(Report::new(vec![ConfigProblem::new(&source, None, "", message)]))
+            Err(Report::new(vec![ConfigProblem::new(
+                &source, None, "", message,
+            )]))
         }
     }
 }
 
-/// Reads the configuration in `text`. Messages call it `name`; relative paths in it count from the directory of `name`.
+/// Reads the configuration in `text`. Messages call it `name`; relative paths in it count from the
+/// directory of `name`.
 ///
 /// # Errors
 ///
@@ -142,11 +153,17 @@ fn config(tree: &Node, problems: &ProblemList, env: &HashMap<String, String>) ->
     let listeners = fields.read("listeners", listener::listeners);
     let known = problems.count();
     let admin = fields.read("admin", |node, problems| admin::admin(node, problems, env));
-    let callers = callers(fields.get("admin"), admin.as_ref(), problems.count() > known);
+    let callers = callers(
+        fields.get("admin"),
+        admin.as_ref(),
+        problems.count() > known,
+    );
     let store = fields.read("store", process::store);
-    let services = fields.required("services", "a mapping of names to services", |node, problems| {
-        service::services(node, problems, callers)
-    });
+    let services = fields.required(
+        "services",
+        "a mapping of names to services",
+        |node, problems| service::services(node, problems, callers),
+    );
     let webhooks = fields.read("webhooks", webhook::webhooks);
     let log = fields.read("log", process::log);
     let access_log = fields.read("access_log", process::access_log);
@@ -163,19 +180,33 @@ fn config(tree: &Node, problems: &ProblemList, env: &HashMap<String, String>) ->
         webhooks: webhooks.unwrap_or_default(),
     };
     let address = config.admin.address;
-    if address.port() != 0 && config.listeners.iter().any(|listener| listener.address == address) {
+    if address.port() != 0
+        && config
+            .listeners
+            .iter()
+            .any(|listener| listener.address == address)
+    {
         let node = fields.get("admin").unwrap_or(tree);
-        problems.at(node, format!("the admin API and a listener both listen on {address}"));
+        problems.at(
+            node,
+            format!("the admin API and a listener both listen on {address}"),
+        );
     }
     fields.finish();
     Some(config)
 }
 
-/// Whom the admin API knows by name. Whether the tokens are right has been told; that some are meant is enough not to
-/// tell that there are none.
-fn callers<'a>(node: Option<&Node>, admin: Option<&'a crate::admin::Options>, is_wrong: bool) -> Callers<'a> {
+/// Whom the admin API knows by name. Whether the tokens are right has been told; that some are
+/// meant is enough not to tell that there are none.
+fn callers<'a>(
+    node: Option<&Node>,
+    admin: Option<&'a crate::admin::Options>,
+    is_wrong: bool,
+) -> Callers<'a> {
     let is_meant = |entry: &tree::MapEntry| matches!(&*entry.key, "tokens" | "tokens_file");
-    let meant = node.is_some_and(|node| matches!(&node.kind, NodeKind::Map(entries) if entries.iter().any(is_meant)));
+    let meant = node.is_some_and(
+        |node| matches!(&node.kind, NodeKind::Map(entries) if entries.iter().any(is_meant)),
+    );
     match admin {
         _ if !meant => Callers::Nameless,
         Some(admin) if !is_wrong => Callers::Named(&admin.tokens),
@@ -196,7 +227,9 @@ fn read_text(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     File::open(path)?.take(most + 1).read_to_end(&mut bytes)?;
     if bytes.len() > TEXT_BYTES_MAX {
-        return Err(io::Error::other(format!("it is longer than {TEXT_BYTES_MAX} bytes")));
+        return Err(io::Error::other(format!(
+            "it is longer than {TEXT_BYTES_MAX} bytes"
+        )));
     }
     String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8"))
 }

@@ -1,4 +1,5 @@
-//! What concerns the whole process: `workers`, `drain`, `pool`, `max_in_flight`, `store`, `log`, `access_log`.
+//! What concerns the whole process: `workers`, `drain`, `pool`, `max_in_flight`, `store`, `log`,
+//! `access_log`.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -6,7 +7,9 @@ use std::path::PathBuf;
 use super::read::{Fields, ProblemList};
 use super::scalar::{choice, count, duration, duration_above_zero, path, text};
 use super::tree::{Node, NodeKind};
-use crate::telemetry::{AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions};
+use crate::telemetry::{
+    AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions,
+};
 use crate::{proxy, store};
 
 const WORKERS_MAX: usize = 1_024;
@@ -19,9 +22,11 @@ pub(super) fn proxy(fields: &mut Fields<'_>) -> proxy::Options {
     });
     fields.set("drain", &mut options.drain, drain);
     fields.set("pool", &mut options.pool, pool);
-    fields.set("max_in_flight", &mut options.max_in_flight, |node, problems| {
-        count(node, problems, 0..=100_000_000)
-    });
+    fields.set(
+        "max_in_flight",
+        &mut options.max_in_flight,
+        |node, problems| count(node, problems, 0..=100_000_000),
+    );
     options
 }
 
@@ -37,9 +42,11 @@ fn drain(node: &Node, problems: &ProblemList) -> Option<proxy::DrainOptions> {
 fn pool(node: &Node, problems: &ProblemList) -> Option<proxy::PoolOptions> {
     let mut fields = Fields::of(node, problems)?;
     let mut pool = proxy::PoolOptions::default();
-    fields.set("idle_per_endpoint", &mut pool.idle_per_endpoint, |node, problems| {
-        count(node, problems, 0..=1_000_000)
-    });
+    fields.set(
+        "idle_per_endpoint",
+        &mut pool.idle_per_endpoint,
+        |node, problems| count(node, problems, 0..=1_000_000),
+    );
     fields.set("idle_timeout", &mut pool.idle_timeout, duration_above_zero);
     fields.finish();
     Some(pool)
@@ -83,10 +90,15 @@ pub(super) fn access_log(node: &Node, problems: &ProblemList) -> Option<Option<A
         let target = target(node, problems)?;
         return Some(target.map(|target| AccessLogOptions { target, format }));
     }
-    let formats = [("json", AccessLogFormat::Json), ("combined", AccessLogFormat::Combined)];
+    let formats = [
+        ("json", AccessLogFormat::Json),
+        ("combined", AccessLogFormat::Combined),
+    ];
     let mut fields = Fields::of(node, problems)?;
     let target = fields.required("to", "`off`, `stdout` or the path of a file", target);
-    fields.set("format", &mut format, |node, problems| choice(node, problems, &formats));
+    fields.set("format", &mut format, |node, problems| {
+        choice(node, problems, &formats)
+    });
     fields.finish();
     Some(target?.map(|target| AccessLogOptions { target, format }))
 }
@@ -96,9 +108,14 @@ fn target(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogTarget>
     match text(node, problems)? {
         "off" => Some(None),
         "stdout" => Some(Some(AccessLogTarget::Stdout)),
-        file if file.contains('/') => path(node, problems).map(|path: PathBuf| Some(AccessLogTarget::File(path))),
+        file if file.contains('/') => {
+            path(node, problems).map(|path: PathBuf| Some(AccessLogTarget::File(path)))
+        }
         _ => {
-            problems.expected(node, "`off`, `stdout` or a path with a `/`, such as `./access.log`");
+            problems.expected(
+                node,
+                "`off`, `stdout` or a path with a `/`, such as `./access.log`",
+            );
             None
         }
     }

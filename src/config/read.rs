@@ -1,8 +1,9 @@
-//! How the tree is read: every reader tells its problems and goes on, so that one pass tells them all.
+//! How the tree is read: every reader tells its problems and goes on, so that one pass tells them
+//! all.
 //!
-//! A reader is a function from a node to a value. It answers `None` only when it has told why, or when the node is
-//! marked as told already; whoever called it then goes on with a default, which is never used, since a report with
-//! problems leaves no configuration.
+//! A reader is a function from a node to a value. It answers `None` only when it has told why, or
+//! when the node is marked as told already; whoever called it then goes on with a default, which is
+//! never used, since a report with problems leaves no configuration.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -36,7 +37,12 @@ impl ProblemList {
     }
 
     /// Something is wrong with a key, or with what it is missing.
-    pub(super) fn at_key(&self, entry: &MapEntry, message: impl Into<String>, help: Option<String>) {
+    pub(super) fn at_key(
+        &self,
+        entry: &MapEntry,
+        message: impl Into<String>,
+        help: Option<String>,
+    ) {
         self.push(&entry.span, &entry.value.path, message.into(), help);
     }
 
@@ -140,7 +146,8 @@ impl<'a> Fields<'a> {
         reader(node, self.problems)
     }
 
-    /// Puts the value of `name` into `bucket`, which holds the default and keeps it when the field is not there.
+    /// Puts the value of `name` into `bucket`, which holds the default and keeps it when the field
+    /// is not there.
     pub(super) fn set<T>(
         &mut self,
         name: &'static str,
@@ -163,7 +170,8 @@ impl<'a> Fields<'a> {
             let key = entry.key.as_str();
             if self.unavailable.contains(&key) {
                 let message = format!("`{key}` is not available in this version");
-                self.problems.at_key(entry, message, Some("take it out".to_owned()));
+                self.problems
+                    .at_key(entry, message, Some("take it out".to_owned()));
             } else if !self.known.contains(&key) {
                 let message = format!("unknown field `{key}`; expected {}", one_of(&self.known));
                 let help = similar(key, &self.known).map(|name| format!("did you mean `{name}`?"));
@@ -219,9 +227,17 @@ pub(super) fn list<'a, T>(
     if items.len() > most {
         problems.at(
             node,
-            format!("{} items are too many; at most {most} are taken", items.len()),
+            format!(
+                "{} items are too many; at most {most} are taken",
+                items.len()
+            ),
         );
         return None;
     }
-    Some(items.iter().filter_map(|item| reader(item, problems)).collect())
+    Some(
+        items
+            .iter()
+            .filter_map(|item| reader(item, problems))
+            .collect(),
+    )
 }

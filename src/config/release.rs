@@ -1,5 +1,5 @@
-//! `release` of a service: how releases of it go. What the block means is for [`Plan`] to say, which reads the plans of
-//! the admin API too; here its words get their place in the text.
+//! `release` of a service: how releases of it go. What the block means is for [`Plan`] to say,
+//! which reads the plans of the admin API too; here its words get their place in the text.
 
 use std::sync::Arc;
 
@@ -24,7 +24,11 @@ pub(super) enum Callers<'a> {
 }
 
 /// The block as JSON, if it is a plan.
-pub(super) fn release(node: &Node, problems: &ProblemList, callers: Callers<'_>) -> Option<Arc<Map<String, Value>>> {
+pub(super) fn release(
+    node: &Node,
+    problems: &ProblemList,
+    callers: Callers<'_>,
+) -> Option<Arc<Map<String, Value>>> {
     entries(node, problems)?;
     let Value::Object(mut block) = json(node) else {
         return None;
@@ -46,7 +50,9 @@ pub(super) fn release(node: &Node, problems: &ProblemList, callers: Callers<'_>)
             Some(Arc::new(block))
         }
         Err(found) => {
-            found.iter().for_each(|problem| report(node, problems, problem));
+            found
+                .iter()
+                .for_each(|problem| report(node, problems, problem));
             None
         }
     }
@@ -57,8 +63,12 @@ fn json(node: &Node) -> Value {
     match &node.kind {
         NodeKind::Null | NodeKind::Missing => Value::Null,
         NodeKind::Bool(value) => Value::Bool(*value),
-        NodeKind::Integer(value) => Number::from_i128(*value).map_or_else(|| written(node), Value::Number),
-        NodeKind::Number(value) => Number::from_f64(*value).map_or_else(|| written(node), Value::Number),
+        NodeKind::Integer(value) => {
+            Number::from_i128(*value).map_or_else(|| written(node), Value::Number)
+        }
+        NodeKind::Number(value) => {
+            Number::from_f64(*value).map_or_else(|| written(node), Value::Number)
+        }
         NodeKind::Text(text) => Value::String(text.clone()),
         NodeKind::List(items) => items.iter().map(json).collect(),
         NodeKind::Map(entries) => entries
@@ -72,11 +82,14 @@ fn written(node: &Node) -> Value {
     Value::String(node.written.trim().to_owned())
 }
 
-/// Where there is a problem with a text that came by a variable and reads as a number, puts the number.
+/// Where there is a problem with a text that came by a variable and reads as a number, puts the
+/// number.
 fn make_number(node: &Node, block: &mut Map<String, Value>, problem: &FieldProblem) -> bool {
     let place = Place::of(node, &problem.pointer);
     let number = match &place.node.kind {
-        NodeKind::Text(text) if place.is_exact && place.node.substituted => serde_json::from_str::<Number>(text.trim()),
+        NodeKind::Text(text) if place.is_exact && place.node.substituted => {
+            serde_json::from_str::<Number>(text.trim())
+        }
         _ => return false,
     };
     let mut steps = pointer_steps(&problem.pointer);
@@ -186,14 +199,16 @@ fn pointer_steps(pointer: &str) -> impl Iterator<Item = String> {
 
 /// Gates that nobody could ever pass.
 fn check_gates(block: &Node, problems: &ProblemList, plan: &Plan, callers: Callers<'_>) {
-    let places = std::iter::once(String::from("/gate")).chain(steps_of(block).map(|at| format!("/steps/{at}/gate")));
+    let places = std::iter::once(String::from("/gate"))
+        .chain(steps_of(block).map(|at| format!("/steps/{at}/gate")));
     let places: Vec<Place<'_>> = places.map(|pointer| Place::of(block, &pointer)).collect();
     let gates = places.iter().filter(|place| place.is_exact);
     for (place, gate) in gates.zip(plan.gates()) {
         match callers {
             Callers::Nameless => {
                 let message = format!(
-                    "the gate `{}` waits for an approval, and the admin API has no tokens by which to know who approves",
+                    "the gate `{}` waits for an approval, and the admin API has no tokens by \
+                     which to know who approves",
                     gate.name
                 );
                 problems.help(
@@ -240,7 +255,9 @@ fn check_gate(node: &Node, problems: &ProblemList, gate: &Gate, tokens: &[Token]
             help.map(|name| format!("did you mean `{name}`?")),
         );
     }
-    let may = |token: &&Token| token.role >= Role::Approve && (gate.by.is_empty() || gate.by.contains(&token.name));
+    let may = |token: &&Token| {
+        token.role >= Role::Approve && (gate.by.is_empty() || gate.by.contains(&token.name))
+    };
     let able = tokens.iter().filter(may).count();
     if right && able < gate.approvals {
         let message = format!(

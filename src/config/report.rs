@@ -59,7 +59,8 @@ impl ConfigProblem {
         &self.source.name
     }
 
-    /// The line, from 1; 0 when the problem has no place in the text, as when the file cannot be read.
+    /// The line, from 1; 0 when the problem has no place in the text, as when the file cannot be
+    /// read.
     pub fn line(&self) -> u64 {
         self.span.as_ref().map_or(0, |span| span.line)
     }
@@ -87,10 +88,17 @@ impl ConfigProblem {
         let first = line.saturating_sub(2);
         let mut lines = self.source.text.lines().skip(first).take(line - first);
         let shown: Vec<String> = lines.by_ref().map(masked).collect();
-        let before: usize = shown.iter().take(line - first - 1).map(|line| line.len() + 1).sum();
+        let before: usize = shown
+            .iter()
+            .take(line - first - 1)
+            .map(|line| line.len() + 1)
+            .sum();
         let text = shown.get(line - first - 1).map_or("", String::as_str);
         let column = usize::try_from(span.column).unwrap_or(usize::MAX).max(1);
-        let start = text.char_indices().nth(column - 1).map_or(text.len(), |(at, _)| at);
+        let start = text
+            .char_indices()
+            .nth(column - 1)
+            .map_or(text.len(), |(at, _)| at);
         let end = text.floor_char_boundary(start.saturating_add(span.bytes.len()));
         Snippet::source(shown.join("\n"))
             .line_start(first + 1)
@@ -104,14 +112,20 @@ impl ConfigProblem {
     }
 }
 
-/// Fields whose values do not belong on a screen, whether they are known fields or somebody's guess.
+/// Fields whose values do not belong on a screen, whether they are known fields or somebody's
+/// guess.
 const SECRETS: [&str; 5] = ["sha256:", "token:", "secret:", "password:", "url:"];
 
-/// A line with what stands after such a field blotted out, each character by as many bytes, so that places stay.
+/// A line with what stands after such a field blotted out, each character by as many bytes, so that
+/// places stay.
 fn masked(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
-    while let Some(end) = SECRETS.iter().filter_map(|key| Some(rest.find(key)? + key.len())).min() {
+    while let Some(end) = SECRETS
+        .iter()
+        .filter_map(|key| Some(rest.find(key)? + key.len()))
+        .min()
+    {
         let (shown, tail) = rest.split_at_checked(end).unwrap_or((rest, ""));
         let value = tail.find([',', '}']).unwrap_or(tail.len());
         let (hidden, tail) = tail.split_at_checked(value).unwrap_or((tail, ""));
@@ -150,8 +164,8 @@ impl Serialize for ConfigProblem {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the text. Displays for people, without colour;
-/// serialises as a list of problems.
+/// Everything that is wrong with a configuration, in the order of the text. Displays for people,
+/// without colour; serialises as a list of problems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     problems: Vec<ConfigProblem>,
@@ -161,7 +175,9 @@ pub struct Report {
 impl Report {
     pub(super) fn new(mut problems: Vec<ConfigProblem>) -> Report {
         // Stable: problems of one place stay in the order in which they were found.
-        problems.sort_by(|a, b| (a.file(), a.line(), a.column()).cmp(&(b.file(), b.line(), b.column())));
+        problems.sort_by(|a, b| {
+            (a.file(), a.line(), a.column()).cmp(&(b.file(), b.line(), b.column()))
+        });
         let left_out = problems.len().saturating_sub(PROBLEMS_MAX);
         problems.truncate(PROBLEMS_MAX);
         Report { problems, left_out }
@@ -178,7 +194,11 @@ impl Report {
     }
 
     fn render(&self, renderer: &Renderer) -> String {
-        let mut all: Vec<String> = self.problems.iter().map(|problem| problem.render(renderer)).collect();
+        let mut all: Vec<String> = self
+            .problems
+            .iter()
+            .map(|problem| problem.render(renderer))
+            .collect();
         if self.left_out > 0 {
             all.push(format!("and {} more problems", self.left_out));
         }

@@ -15,7 +15,10 @@ const METHODS_MAX: usize = 32;
 const HEADERS_MAX: usize = 32;
 
 /// All routes of a service with the nodes that they come from; there has to be one.
-pub(super) fn routes<'a>(node: &'a Node, problems: &'a ProblemList) -> Option<Vec<(Route, &'a Node)>> {
+pub(super) fn routes<'a>(
+    node: &'a Node,
+    problems: &'a ProblemList,
+) -> Option<Vec<(Route, &'a Node)>> {
     let routes = list(node, problems, ROUTES_MAX, |node, problems| {
         Some((route(node, problems)?, node))
     })?;
@@ -38,7 +41,10 @@ pub(super) fn refuse_duplicates<'a>(
     for (service, route, node) in all {
         match seen.get(&identity(route)) {
             Some((owner, line)) => {
-                problems.at(node, format!("this is the route of service {owner:?} in line {line}"));
+                problems.at(
+                    node,
+                    format!("this is the route of service {owner:?} in line {line}"),
+                );
             }
             None => {
                 seen.insert(identity(route), (service, node.span.line));
@@ -57,7 +63,10 @@ fn identity(route: &Route) -> String {
         .map(|header| (header.name.as_str(), header.value.as_bytes()))
         .collect();
     headers.sort_unstable();
-    format!("{:?} {:?} {methods:?} {headers:?}", route.host, route.path_prefix)
+    format!(
+        "{:?} {:?} {methods:?} {headers:?}",
+        route.host, route.path_prefix
+    )
 }
 
 fn route(node: &Node, problems: &ProblemList) -> Option<Route> {
@@ -68,7 +77,9 @@ fn route(node: &Node, problems: &ProblemList) -> Option<Route> {
         methods: Vec::new(),
         headers: Vec::new(),
     };
-    fields.set("host", &mut route.host, |node, problems| parsed(node, problems, host));
+    fields.set("host", &mut route.host, |node, problems| {
+        parsed(node, problems, host)
+    });
     fields.set("path_prefix", &mut route.path_prefix, |node, problems| {
         parsed(node, problems, path_prefix)
     });
@@ -91,7 +102,9 @@ fn host(text: &str) -> Result<HostPattern, Wrong> {
             false => Err(expected.into()),
         };
     }
-    let address = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = lower
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     if address.is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) || is_domain(&lower) {
         return Ok(HostPattern::Exact(lower.into()));
     }
@@ -141,7 +154,9 @@ fn method(text: &str) -> Result<http::Method, Wrong> {
         ));
     }
     match http::Method::from_bytes(text.as_bytes()) {
-        Ok(http::Method::CONNECT) => Err("a method other than CONNECT, which is never forwarded".into()),
+        Ok(http::Method::CONNECT) => {
+            Err("a method other than CONNECT, which is never forwarded".into())
+        }
         Ok(method) => Ok(method),
         Err(_) => Err("a method such as `GET`".into()),
     }
@@ -165,7 +180,11 @@ fn headers(node: &Node, problems: &ProblemList) -> Option<Vec<HeaderMatch>> {
             continue;
         };
         if headers.iter().any(|earlier| earlier.name == header.name) {
-            problems.at_key(entry, format!("the header `{}` is given twice", header.name), None);
+            problems.at_key(
+                entry,
+                format!("the header `{}` is given twice", header.name),
+                None,
+            );
         }
         headers.push(header);
     }
@@ -186,10 +205,17 @@ fn header_match(entry: &MapEntry, problems: &ProblemList) -> Option<HeaderMatch>
     });
     let name = name.ok()?;
     if name == header::HOST {
-        problems.at_key(entry, "a route matches hosts by its `host`, not by a header", None);
+        problems.at_key(
+            entry,
+            "a route matches hosts by its `host`, not by a header",
+            None,
+        );
         return None;
     }
-    Some(HeaderMatch { name, value: value? })
+    Some(HeaderMatch {
+        name,
+        value: value?,
+    })
 }
 
 /// The name of a header.

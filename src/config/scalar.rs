@@ -19,7 +19,11 @@ pub(super) fn text<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a str
         NodeKind::Missing => None,
         NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) => {
             let help = format!("write it in quotes: \"{}\"", node.written.trim());
-            problems.help(node, format!("expected a string, found {}", node.found()), help);
+            problems.help(
+                node,
+                format!("expected a string, found {}", node.found()),
+                help,
+            );
             None
         }
         _ => {
@@ -48,7 +52,10 @@ impl Wrong {
 
 impl From<&'static str> for Wrong {
     fn from(expected: &'static str) -> Wrong {
-        Wrong { expected, help: None }
+        Wrong {
+            expected,
+            help: None,
+        }
     }
 }
 
@@ -72,7 +79,11 @@ pub(super) fn parsed<T>(
 }
 
 /// One of a few words.
-pub(super) fn choice<T: Copy>(node: &Node, problems: &ProblemList, choices: &[(&str, T)]) -> Option<T> {
+pub(super) fn choice<T: Copy>(
+    node: &Node,
+    problems: &ProblemList,
+    choices: &[(&str, T)],
+) -> Option<T> {
     let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
     let given = match &node.kind {
         NodeKind::Text(given) => given,
@@ -94,7 +105,11 @@ pub(super) fn choice<T: Copy>(node: &Node, problems: &ProblemList, choices: &[(&
 }
 
 /// A whole number within `range`.
-pub(super) fn count(node: &Node, problems: &ProblemList, range: RangeInclusive<usize>) -> Option<usize> {
+pub(super) fn count(
+    node: &Node,
+    problems: &ProblemList,
+    range: RangeInclusive<usize>,
+) -> Option<usize> {
     let value = match &node.kind {
         NodeKind::Integer(value) => usize::try_from(*value).ok(),
         NodeKind::Text(text) if node.substituted => text.parse().ok(),
@@ -153,27 +168,44 @@ pub(super) fn size(node: &Node, problems: &ProblemList, range: RangeInclusive<u6
     };
     if !range.contains(&bytes) {
         let (least, most) = (range.start(), range.end());
-        problems.at(node, format!("{} is not within {least} to {most} bytes", node.quoted()));
+        problems.at(
+            node,
+            format!("{} is not within {least} to {most} bytes", node.quoted()),
+        );
         return None;
     }
     Some(bytes)
 }
 
 /// [`size`] for what has to fit into memory.
-pub(super) fn memory(node: &Node, problems: &ProblemList, range: RangeInclusive<usize>) -> Option<usize> {
+pub(super) fn memory(
+    node: &Node,
+    problems: &ProblemList,
+    range: RangeInclusive<usize>,
+) -> Option<usize> {
     let wide = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
     let bytes = size(node, problems, wide(*range.start())..=wide(*range.end()))?;
     usize::try_from(bytes).ok()
 }
 
-/// The text of a quantity; a bare number is refused, since nobody can see whether it means seconds or milliseconds.
-fn with_unit<'a>(node: &'a Node, problems: &ProblemList, what: &str, unit: &str) -> Option<&'a str> {
+/// The text of a quantity; a bare number is refused, since nobody can see whether it means seconds
+/// or milliseconds.
+fn with_unit<'a>(
+    node: &'a Node,
+    problems: &ProblemList,
+    what: &str,
+    unit: &str,
+) -> Option<&'a str> {
     match &node.kind {
         NodeKind::Text(text) => Some(text),
         NodeKind::Missing => None,
         NodeKind::Integer(_) | NodeKind::Number(_) => {
             let message = format!("expected {what}, found {} without a unit", node.found());
-            problems.help(node, message, format!("did you mean `{}{unit}`?", node.written.trim()));
+            problems.help(
+                node,
+                message,
+                format!("did you mean `{}{unit}`?", node.written.trim()),
+            );
             None
         }
         _ => {
@@ -189,7 +221,9 @@ fn parse_duration(text: &str) -> Option<Duration> {
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let (number, tail) = split_number(rest)?;
-        let end = tail.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(tail.len());
+        let end = tail
+            .find(|c: char| !c.is_ascii_alphabetic())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(end)?;
         let seconds = match unit {
             "us" => 1e-6,
@@ -263,7 +297,8 @@ pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-/// A path of the file system; a relative one counts from the directory of the configuration's own file.
+/// A path of the file system; a relative one counts from the directory of the configuration's own
+/// file.
 pub(super) fn path(node: &Node, problems: &ProblemList) -> Option<PathBuf> {
     let text = text(node, problems)?;
     if text.is_empty() {

@@ -1,7 +1,8 @@
 //! The JSON Schema of the configuration, for editors.
 //!
-//! The types here are shapes only: nothing is ever read into them. The readers are what decides; a test holds the two
-//! against each other, field by field, and against `config/reference.yaml` for the defaults.
+//! The types here are shapes only: nothing is ever read into them. The readers are what decides; a
+//! test holds the two against each other, field by field, and against `config/reference.yaml` for
+//! the defaults.
 
 mod release;
 mod sticky;
@@ -23,8 +24,8 @@ pub fn schema() -> serde_json::Value {
 
 /// The configuration of Weighbridge.
 ///
-/// `${NAME}`, `${NAME:-default}` and `${NAME:?message}` in values are taken from the environment; `$${` stands for the
-/// two characters themselves.
+/// `${NAME}`, `${NAME:-default}` and `${NAME:?message}` in values are taken from the environment;
+/// `$${` stands for the two characters themselves.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Configuration {
@@ -37,8 +38,8 @@ struct Configuration {
     /// Connections to upstreams that wait for their next request.
     #[schemars(default)]
     pool: Pool,
-    /// Requests under way at one time, over all workers; 0: as many as the connections carry. More are answered with
-    /// 503.
+    /// Requests under way at one time, over all workers; 0: as many as the connections carry. More
+    /// are answered with 503.
     #[schemars(default, extend("default" = 0))]
     max_in_flight: Count<0, 100_000_000>,
     /// Where requests are accepted; by default on 0.0.0.0:8080.
@@ -68,7 +69,8 @@ struct Configuration {
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Drain {
-    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to notice.
+    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to
+    /// notice.
     #[schemars(extend("default" = "0s"))]
     delay: Duration,
     /// Leaves requests under way so much time to finish.
@@ -103,8 +105,8 @@ struct Listener {
     /// How much a client may send.
     #[schemars(default)]
     limits: Limits,
-    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed. Those of everybody else
-    /// are replaced or left out.
+    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed.
+    /// Those of everybody else are replaced or left out.
     #[schemars(default, extend("default" = []))]
     trusted_proxies: Vec<String>,
 }
@@ -140,7 +142,8 @@ struct Limits {
     /// The body of a request; `0B`: without limit. More is answered with 413.
     #[schemars(extend("default" = "0B"))]
     body_bytes: Size,
-    /// Connections at one time, over all workers; 0: without limit. Further ones wait in the kernel's queue.
+    /// Connections at one time, over all workers; 0: without limit. Further ones wait in the
+    /// kernel's queue.
     #[schemars(extend("default" = 10_000))]
     connections: Count<0, 10_000_000>,
 }
@@ -204,12 +207,13 @@ struct Service {
     /// The deployed versions, by name.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 64, "propertyNames" = key_schema()))]
     upstreams: BTreeMap<String, Upstream>,
-    /// Percent of the traffic of each upstream, to 0.01; they sum to 100. By default all on the baseline, or on the
-    /// only upstream. Where the service starts; later the admin API decides.
+    /// Percent of the traffic of each upstream, to 0.01; they sum to 100. By default all on the
+    /// baseline, or on the only upstream. Where the service starts; later the admin API
+    /// decides.
     #[schemars(default)]
     weights: BTreeMap<String, Percent>,
-    /// The upstream that a rollback returns to, until one has held 100 percent; by default the one with the largest
-    /// weight.
+    /// The upstream that a rollback returns to, until one has held 100 percent; by default the one
+    /// with the largest weight.
     #[schemars(default)]
     baseline: Name,
     /// Limits of time for an exchange with an upstream. `0s`: none.
@@ -305,11 +309,11 @@ struct Health {
     /// The path asked for.
     #[schemars(extend("default" = "/"))]
     path: Text,
-    /// The host asked for; by default that of the service's first route that names one without a wildcard, else the
-    /// endpoint's address. The same counts for the requests of a preflight.
+    /// The host asked for; by default that of the service's first route that names one without a
+    /// wildcard, else the endpoint's address. The same counts for the requests of a preflight.
     host: Text,
-    /// When a larger share of an upstream's endpoints is unhealthy, all of them are used; `0%`: never. It does not count
-    /// for the canary of a release.
+    /// When a larger share of an upstream's endpoints is unhealthy, all of them are used; `0%`:
+    /// never. It does not count for the canary of a release.
     #[schemars(extend("default" = "0%"))]
     panic: Part,
     /// Between two checks of an endpoint.

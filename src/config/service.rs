@@ -9,8 +9,8 @@ use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed,
 use super::sticky::{cookie_name, sticky};
 use super::tree::{MapEntry, Node, NodeKind};
 use crate::model::{
-    EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec, Weight, Weights, one_of,
-    similar,
+    EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec,
+    Weight, Weights, one_of, similar,
 };
 
 const SERVICES_MAX: usize = 10_000;
@@ -18,7 +18,8 @@ const UPSTREAMS_MAX: usize = 64;
 const ENDPOINTS_MAX: usize = 1_000;
 
 /// What a name may be.
-pub(super) const NAME: &str = "a name of 1 to 63 of `a-z A-Z 0-9 . _ -` that begins with a letter or a digit";
+pub(super) const NAME: &str =
+    "a name of 1 to 63 of `a-z A-Z 0-9 . _ -` that begins with a letter or a digit";
 
 /// Whether `text` is a name as [`Name`] wants it.
 pub(super) fn is_name(text: &str) -> bool {
@@ -30,7 +31,11 @@ pub(super) fn is_name(text: &str) -> bool {
 }
 
 /// All services, in the order of the file; there has to be one.
-pub(super) fn services(node: &Node, problems: &ProblemList, callers: Callers<'_>) -> Option<Vec<ServiceSpec>> {
+pub(super) fn services(
+    node: &Node,
+    problems: &ProblemList,
+    callers: Callers<'_>,
+) -> Option<Vec<ServiceSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
         problems.at(node, "expected at least one service");
@@ -56,7 +61,10 @@ pub(super) fn services(node: &Node, problems: &ProblemList, callers: Callers<'_>
         );
         services.extend(read.spec);
     }
-    refuse_duplicates(nodes.iter().map(|(name, route, node)| (name, route, *node)), problems);
+    refuse_duplicates(
+        nodes.iter().map(|(name, route, node)| (name, route, *node)),
+        problems,
+    );
     Some(services)
 }
 
@@ -77,14 +85,20 @@ fn service<'a>(entry: &'a MapEntry, problems: &'a ProblemList, callers: Callers<
     let Some(mut fields) = Fields::of(&entry.value, problems) else {
         return read;
     };
-    let routes = fields.required("routes", "a list; `routes: [{}]` takes every request", routes);
+    let routes = fields.required(
+        "routes",
+        "a list; `routes: [{}]` takes every request",
+        routes,
+    );
     let upstreams = fields.required(
         "upstreams",
         "a mapping of names to `{ endpoints: [\"IP:port\"] }`",
         upstreams,
     );
     let names = upstreams.as_deref().unwrap_or_default();
-    let baseline = fields.read("baseline", |node, problems| upstream_name(node, problems, names));
+    let baseline = fields.read("baseline", |node, problems| {
+        upstream_name(node, problems, names)
+    });
     let weights = match (fields.get("weights"), fields.get("baseline"), names) {
         (_, _, []) => None,
         (Some(node), _, names) => weights(node, problems, names),
@@ -102,28 +116,35 @@ fn service<'a>(entry: &'a MapEntry, problems: &'a ProblemList, callers: Callers<
     }
     fields.finish();
     read.routes = routes.unwrap_or_default();
-    read.spec = upstreams.zip(weights).map(|(upstreams, weights)| ServiceSpec {
-        name: Name::clone(&read.name),
-        routes: read.routes.iter().map(|(route, _)| route.clone()).collect(),
-        upstreams,
-        weights,
-        baseline,
-        timeouts,
-        sticky,
-        tester,
-        health,
-        release,
-    });
+    read.spec = upstreams
+        .zip(weights)
+        .map(|(upstreams, weights)| ServiceSpec {
+            name: Name::clone(&read.name),
+            routes: read.routes.iter().map(|(route, _)| route.clone()).collect(),
+            upstreams,
+            weights,
+            baseline,
+            timeouts,
+            sticky,
+            tester,
+            health,
+            release,
+        });
     read
 }
 
 fn check_name(entry: &MapEntry, problems: &ProblemList) {
     if !is_name(&entry.key) {
-        problems.at_key(entry, format!("expected {NAME}, found {:?}", entry.key), None);
+        problems.at_key(
+            entry,
+            format!("expected {NAME}, found {:?}", entry.key),
+            None,
+        );
     }
 }
 
-/// All upstreams; wrong ones are told, and stay, so that `weights` can still be checked against all names.
+/// All upstreams; wrong ones are told, and stay, so that `weights` can still be checked against all
+/// names.
 fn upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
@@ -140,7 +161,12 @@ fn upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
         );
         return None;
     }
-    Some(entries.iter().map(|entry| upstream(entry, problems)).collect())
+    Some(
+        entries
+            .iter()
+            .map(|entry| upstream(entry, problems))
+            .collect(),
+    )
 }
 
 fn upstream(entry: &MapEntry, problems: &ProblemList) -> UpstreamSpec {
@@ -151,7 +177,11 @@ fn upstream(entry: &MapEntry, problems: &ProblemList) -> UpstreamSpec {
         protocol: Protocol::default(),
     };
     if let Some(mut fields) = Fields::of(&entry.value, problems) {
-        let endpoints = fields.required("endpoints", "a list such as `[\"10.0.0.1:3000\"]`", endpoints);
+        let endpoints = fields.required(
+            "endpoints",
+            "a list such as `[\"10.0.0.1:3000\"]`",
+            endpoints,
+        );
         spec.endpoints = endpoints.unwrap_or_default();
         fields.set("protocol", &mut spec.protocol, protocol);
         fields.unavailable("tls");
@@ -168,7 +198,11 @@ fn endpoints(node: &Node, problems: &ProblemList) -> Option<Vec<EndpointSpec>> {
         problems.at(node, "expected at least one endpoint");
     }
     for (index, (node, endpoint)) in read.iter().enumerate() {
-        if read.iter().take(index).any(|(_, earlier)| earlier == endpoint) {
+        if read
+            .iter()
+            .take(index)
+            .any(|(_, earlier)| earlier == endpoint)
+        {
             problems.at(node, format!("the endpoint {} is given twice", endpoint.0));
         }
     }
@@ -185,7 +219,9 @@ fn endpoint(text: &str) -> Result<EndpointSpec, Wrong> {
     }
     let Some(address) = socket_address(text) else {
         let named = text.rsplit_once(':').is_some_and(|(host, port)| {
-            host.contains(|c: char| c.is_ascii_alphabetic()) && !host.contains(':') && port.parse::<u16>().is_ok()
+            host.contains(|c: char| c.is_ascii_alphabetic())
+                && !host.contains(':')
+                && port.parse::<u16>().is_ok()
         });
         let help = "host names other than `localhost` are not looked up in this version";
         return Err(if named {
@@ -215,7 +251,10 @@ fn upstream_name(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]
     if upstreams.is_empty() {
         return None;
     }
-    let choices: Vec<(&str, &Name)> = upstreams.iter().map(|spec| (&*spec.name, &spec.name)).collect();
+    let choices: Vec<(&str, &Name)> = upstreams
+        .iter()
+        .map(|spec| (&*spec.name, &spec.name))
+        .collect();
     choice(node, problems, &choices).map(Name::clone)
 }
 
@@ -225,7 +264,11 @@ fn weights(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> O
     let mut given = Vec::with_capacity(entries.len());
     for entry in entries {
         if !known.contains(&&*entry.key) {
-            let message = format!("there is no upstream `{}`; expected {}", entry.key, one_of(&known));
+            let message = format!(
+                "there is no upstream `{}`; expected {}",
+                entry.key,
+                one_of(&known)
+            );
             let help = similar(&entry.key, &known).map(|name| format!("did you mean `{name}`?"));
             problems.at_key(entry, message, help);
         } else if let Some(weight) = weight(&entry.value, problems) {
@@ -249,7 +292,11 @@ fn weight(node: &Node, problems: &ProblemList) -> Option<Weight> {
         NodeKind::Text(percent) if node.substituted => percent.parse().unwrap_or(f64::NAN),
         NodeKind::Text(_) => {
             let message = format!("expected a number from 0 to 100, found {}", node.found());
-            problems.help(node, message, "a weight is in percent, without quotes and without `%`");
+            problems.help(
+                node,
+                message,
+                "a weight is in percent, without quotes and without `%`",
+            );
             return None;
         }
         _ => {
@@ -277,11 +324,11 @@ fn default_weights(
     if let Some(holder) = holder {
         return Weights::all_on(names(), holder);
     }
-    let message =
-        "`weights` is missing, and with several upstreams and no `baseline` there is no telling who gets the traffic";
-    let first = names()
-        .next()
-        .map_or_else(String::new, |name| format!("`weights: {{ {name}: 100 }}` does it"));
+    let message = "`weights` is missing, and with several upstreams and no `baseline` there is no \
+                   telling who gets the traffic";
+    let first = names().next().map_or_else(String::new, |name| {
+        format!("`weights: {{ {name}: 100 }}` does it")
+    });
     problems.at_key(entry, message, Some(first));
     None
 }
@@ -340,7 +387,9 @@ fn health(node: &Node, problems: &ProblemList) -> Option<Health> {
 /// The host of a check, with a port if it has one.
 fn probe_host(text: &str) -> Result<Name, Wrong> {
     match text.parse::<http::uri::Authority>() {
-        Ok(host) if is_host(host.host()) && !text.contains('@') && has_port(&host) => Ok(Name::from(text)),
+        Ok(host) if is_host(host.host()) && !text.contains('@') && has_port(&host) => {
+            Ok(Name::from(text))
+        }
         _ => Err("a host such as `shop.example.com`, without a scheme or a wildcard".into()),
     }
 }
@@ -348,7 +397,9 @@ fn probe_host(text: &str) -> Result<Name, Wrong> {
 /// Whether it can be the name or the address of a host (RFC 1035 section 2.3.4 for its length).
 fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[') {
-        let address = address.strip_suffix(']').map(str::parse::<std::net::Ipv6Addr>);
+        let address = address
+            .strip_suffix(']')
+            .map(str::parse::<std::net::Ipv6Addr>);
         return matches!(address, Some(Ok(_)));
     }
     let labels = host.strip_suffix('.').unwrap_or(host);
@@ -364,7 +415,9 @@ fn has_port(authority: &http::uri::Authority) -> bool {
 
 /// A share of a whole, such as `50%`.
 fn share(text: &str) -> Result<Weight, Wrong> {
-    let percent = text.strip_suffix('%').and_then(|number| number.trim().parse().ok());
+    let percent = text
+        .strip_suffix('%')
+        .and_then(|number| number.trim().parse().ok());
     percent
         .and_then(|percent| Weight::from_percent(percent).ok())
         .ok_or_else(|| "a share from `0%` to `100%`, to 0.01, such as `50%`".into())
@@ -376,7 +429,10 @@ fn times(node: &Node, problems: &ProblemList) -> Option<u32> {
 
 /// The target of a request: a path, and a query if there is one.
 fn target(text: &str) -> Result<Name, Wrong> {
-    let plain = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    let plain = text.starts_with('/')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'#');
     match text.parse::<http::uri::PathAndQuery>() {
         Ok(_) if plain => Ok(Name::from(text)),
         _ => Err("a path such as `/healthz`".into()),
@@ -389,7 +445,13 @@ mod tests {
 
     #[test]
     fn the_host_of_a_check_is_one_that_can_be_asked_for() {
-        let longest = ["a".repeat(63), "b".repeat(63), "c".repeat(63), "d".repeat(61)].join(".");
+        let longest = [
+            "a".repeat(63),
+            "b".repeat(63),
+            "c".repeat(63),
+            "d".repeat(61),
+        ]
+        .join(".");
         for host in [
             "web.internal",
             "web.internal.",

@@ -11,7 +11,11 @@ use crate::model::{Name, SameSite, Secure, Sticky, StickyCookie};
 
 pub(super) fn sticky(node: &Node, problems: &ProblemList) -> Option<Sticky> {
     let mut fields = Fields::of(node, problems)?;
-    let given = [fields.get("cookie"), fields.get("header"), fields.get("client_ip")];
+    let given = [
+        fields.get("cookie"),
+        fields.get("header"),
+        fields.get("client_ip"),
+    ];
     fields.finish();
     match given {
         [Some(node), None, None] => cookie(node, problems).map(Sticky::Cookie),
@@ -20,12 +24,19 @@ pub(super) fn sticky(node: &Node, problems: &ProblemList) -> Option<Sticky> {
             NodeKind::Bool(true) => Some(Sticky::ClientIp),
             _ => {
                 let help = "leave `sticky` out to draw each request";
-                problems.help(node, format!("expected `true`, found {}", node.found()), help);
+                problems.help(
+                    node,
+                    format!("expected `true`, found {}", node.found()),
+                    help,
+                );
                 None
             }
         },
         _ => {
-            problems.at(node, "expected exactly one of `cookie`, `header` and `client_ip`");
+            problems.at(
+                node,
+                "expected exactly one of `cookie`, `header` and `client_ip`",
+            );
             None
         }
     }
@@ -46,29 +57,42 @@ fn cookie(node: &Node, problems: &ProblemList) -> Option<StickyCookie> {
         parsed(node, problems, cookie_name)
     });
     let mut cookie = StickyCookie::named(name.as_deref().unwrap_or_default());
-    fields.set("path", &mut cookie.path, |node, problems| parsed(node, problems, path));
+    fields.set("path", &mut cookie.path, |node, problems| {
+        parsed(node, problems, path)
+    });
     cookie.domain = fields.read("domain", |node, problems| parsed(node, problems, domain));
     cookie.max_age = fields.read("max_age", max_age);
     fields.set("same_site", &mut cookie.same_site, |node, problems| {
         choice(node, problems, &sites)
     });
     fields.set("secure", &mut cookie.secure, secure);
-    let places = [fields.get("path"), fields.get("domain"), fields.get("secure")];
+    let places = [
+        fields.get("path"),
+        fields.get("domain"),
+        fields.get("secure"),
+    ];
     fields.finish();
     name?;
     demands(&cookie, places, problems).then_some(cookie)
 }
 
-/// Whether browsers will take the cookie: names with some prefixes and `SameSite=None` have their demands
-/// (draft-ietf-httpbis-rfc6265bis, sections 4.1.3 and 5.7).
-fn demands(cookie: &StickyCookie, [path, domain, secure]: [Option<&Node>; 3], problems: &ProblemList) -> bool {
+/// Whether browsers will take the cookie: names with some prefixes and `SameSite=None` have their
+/// demands (draft-ietf-httpbis-rfc6265bis, sections 4.1.3 and 5.7).
+fn demands(
+    cookie: &StickyCookie,
+    [path, domain, secure]: [Option<&Node>; 3],
+    problems: &ProblemList,
+) -> bool {
     let before = problems.count();
     let name = &cookie.name;
     if let Some(secure) = secure.filter(|_| cookie.secure == Secure::Never) {
         if cookie.demands_secure() {
             problems.at(
                 secure,
-                format!("browsers refuse a cookie named `{name}` without `Secure`; expected `auto` or `true`"),
+                format!(
+                    "browsers refuse a cookie named `{name}` without `Secure`; expected `auto` or \
+                     `true`"
+                ),
             );
         } else if cookie.same_site == SameSite::None {
             problems.at(
@@ -96,7 +120,8 @@ fn demands(cookie: &StickyCookie, [path, domain, secure]: [Option<&Node>; 3], pr
     problems.count() == before
 }
 
-/// Cookie names follow the same grammar as header names (RFC 6265 section 4.1.1), but keep their case.
+/// Cookie names follow the same grammar as header names (RFC 6265 section 4.1.1), but keep their
+/// case.
 pub(super) fn cookie_name(text: &str) -> Result<Name, Wrong> {
     match header_name(text) {
         Ok(_) if text.len() <= 63 => Ok(Name::from(text)),
@@ -105,10 +130,14 @@ pub(super) fn cookie_name(text: &str) -> Result<Name, Wrong> {
 }
 
 fn path(text: &str) -> Result<Arc<str>, Wrong> {
-    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');
+    let plain = text
+        .bytes()
+        .all(|byte| byte.is_ascii_graphic() && byte != b';');
     match text.starts_with('/') && plain && text.len() <= 255 {
         true => Ok(text.into()),
-        false => Err("a path such as `/shop`, at most 255 characters and none of them a `;`".into()),
+        false => {
+            Err("a path such as `/shop`, at most 255 characters and none of them a `;`".into())
+        }
     }
 }
 
@@ -130,7 +159,11 @@ fn max_age(node: &Node, problems: &ProblemList) -> Option<std::time::Duration> {
     let age = duration(node, problems)?;
     if age.as_secs() == 0 || age.subsec_nanos() > 0 {
         let help = "leave it out for a cookie that ends with the browser's session";
-        problems.help(node, "expected a duration of whole seconds above zero", help);
+        problems.help(
+            node,
+            "expected a duration of whole seconds above zero",
+            help,
+        );
         return None;
     }
     Some(age)

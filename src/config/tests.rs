@@ -14,9 +14,13 @@ use crate::model::{HostPattern, SameSite, Secure, Sticky, StickyCookie, Tester};
 use proptest::prelude::*;
 
 fn variables() -> HashMap<String, String> {
-    [("HOST", "10.0.0.9"), ("WORKERS", "3"), ("SECRET", "hunter2")]
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .into()
+    [
+        ("HOST", "10.0.0.9"),
+        ("WORKERS", "3"),
+        ("SECRET", "hunter2"),
+    ]
+    .map(|(name, value)| (name.to_owned(), value.to_owned()))
+    .into()
 }
 
 fn good(text: &str) -> Config {
@@ -88,12 +92,18 @@ services:
     );
     assert_eq!(config.proxy.workers.get(), 3);
     assert_eq!(config.listeners[0].name, "web");
-    assert_eq!(config.listeners[0].trusted_proxies[0].to_string(), "10.1.2.3/32");
+    assert_eq!(
+        config.listeners[0].trusted_proxies[0].to_string(),
+        "10.1.2.3/32"
+    );
     let [z, a] = &*config.services else {
         panic!("{config:#?}")
     };
     assert_eq!((&*z.name, &*a.name), ("z", "a"));
-    assert_eq!(z.routes[0].host, HostPattern::Wildcard("example.com".into()));
+    assert_eq!(
+        z.routes[0].host,
+        HostPattern::Wildcard("example.com".into())
+    );
     assert_eq!(&*z.routes[0].path_prefix.0, "/a");
     assert_eq!(&*z.upstreams[0].name, "v9");
     assert_eq!(z.upstreams[0].endpoints[0].0.to_string(), "10.0.0.9:80");
@@ -106,7 +116,10 @@ services:
 
 #[test]
 fn a_sticky_cookie_has_a_short_and_a_long_form() {
-    let sticky = |text: &str| match &good(&format!("{SHOP}    sticky: {{ cookie: {text} }}\n")).services[0].sticky {
+    let sticky = |text: &str| match &good(&format!("{SHOP}    sticky: {{ cookie: {text} }}\n"))
+        .services[0]
+        .sticky
+    {
         Some(Sticky::Cookie(cookie)) => cookie.clone(),
         other => panic!("{other:?}"),
     };
@@ -114,7 +127,10 @@ fn a_sticky_cookie_has_a_short_and_a_long_form() {
     assert_eq!(sticky("wb"), short);
     assert_eq!(sticky("{ name: wb }"), short);
     assert_eq!(
-        sticky("{ name: wb, path: /shop, domain: Example.com, max_age: 30d, same_site: none, secure: true }"),
+        sticky(
+            "{ name: wb, path: /shop, domain: Example.com, max_age: 30d, same_site: none, secure: \
+             true }"
+        ),
         StickyCookie {
             path: "/shop".into(),
             domain: Some("example.com".into()),
@@ -127,7 +143,10 @@ fn a_sticky_cookie_has_a_short_and_a_long_form() {
     let never = Secure::Never;
     assert_eq!(
         sticky("{ name: wb, secure: false }"),
-        StickyCookie { secure: never, ..short }
+        StickyCookie {
+            secure: never,
+            ..short
+        }
     );
     assert_eq!(
         sticky("{ name: __Host-wb, path: /, secure: auto }").secure,
@@ -157,24 +176,28 @@ services:
         &[
             "1:10 workers: expected a whole number from 1 to 1024, found `0`",
             "2:1 workers: `workers` is given twice; the first is in line 1",
-            "4:5 listeners[0].address: `address` is missing; expected `IP:port`, such as `0.0.0.0:8080`",
-            "4:5 listeners[0].adress: unknown field `adress`; expected `address`, `name`, `timeouts`, `limits` or \
-             `trusted_proxies` (did you mean `address`?)",
-            "5:25 listeners[0].timeouts.header: expected a duration such as `30s`, `500ms` or `1m30s`, found `5` \
-             without a unit (did you mean `5s`?)",
-            "9:15 services.shop.routes[0].host: expected a host without a port, found `shop.example.com:80` (write \
-             `shop.example.com`, which matches on any port)",
-            "11:27 services.shop.upstreams.blue.endpoints[0]: the environment variable `NOWHERE` is not set (set it, \
-             or give a default: `${NOWHERE:-default}`)",
-            "11:46 services.shop.upstreams.blue.endpoints[1]: expected `IP:port`, such as `10.0.0.1:3000` or \
-             `[fd00::1]:3000`, found `app:80` (host names other than `localhost` are not looked up in this version)",
+            "4:5 listeners[0].address: `address` is missing; expected `IP:port`, such as \
+             `0.0.0.0:8080`",
+            "4:5 listeners[0].adress: unknown field `adress`; expected `address`, `name`, \
+             `timeouts`, `limits` or `trusted_proxies` (did you mean `address`?)",
+            "5:25 listeners[0].timeouts.header: expected a duration such as `30s`, `500ms` or \
+             `1m30s`, found `5` without a unit (did you mean `5s`?)",
+            "9:15 services.shop.routes[0].host: expected a host without a port, found \
+             `shop.example.com:80` (write `shop.example.com`, which matches on any port)",
+            "11:27 services.shop.upstreams.blue.endpoints[0]: the environment variable `NOWHERE` \
+             is not set (set it, or give a default: `${NOWHERE:-default}`)",
+            "11:46 services.shop.upstreams.blue.endpoints[1]: expected `IP:port`, such as \
+             `10.0.0.1:3000` or `[fd00::1]:3000`, found `app:80` (host names other than \
+             `localhost` are not looked up in this version)",
             "12:16 services.shop.upstreams.green.endpoints: expected at least one endpoint",
-            "12:41 services.shop.upstreams.green.protocol: the protocol `h2c` is not available in this version (write \
-             `http1`, or leave it out)",
-            "13:33 services.shop.weights.green: expected a number from 0 to 100, found `\"5\"` (a weight is in \
-             percent, without quotes and without `%`)",
-            "13:38 services.shop.weights.red: there is no upstream `red`; expected `blue` or `green`",
-            "14:27 services.shop.release.steps[1]: the weights of the steps must grow, and 1 follows 1",
+            "12:41 services.shop.upstreams.green.protocol: the protocol `h2c` is not available in \
+             this version (write `http1`, or leave it out)",
+            "13:33 services.shop.weights.green: expected a number from 0 to 100, found `\"5\"` (a \
+             weight is in percent, without quotes and without `%`)",
+            "13:38 services.shop.weights.red: there is no upstream `red`; expected `blue` or \
+             `green`",
+            "14:27 services.shop.release.steps[1]: the weights of the steps must grow, and 1 \
+             follows 1",
         ],
     );
 }
@@ -214,12 +237,17 @@ fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
         let text = format!("{SHOP}    release: {{ {field} }}\n");
         let report = parse("w.yaml", &text, &variables()).unwrap_err();
         assert!(
-            report.problems()[0].path.starts_with("services.shop.release."),
+            report.problems()[0]
+                .path
+                .starts_with("services.shop.release."),
             "{report}"
         );
         assert!(!report.to_string().contains("hunter2"), "{report}");
     }
-    let line = format!("admin: {{ address: \"0.0.0.0:9900\", tokens: [{{ name: a, role: view, sha256: {digest} }}] }}");
+    let line = format!(
+        "admin: {{ address: \"0.0.0.0:9900\", tokens: [{{ name: a, role: view, sha256: {digest} \
+         }}] }}"
+    );
     let config = good(&format!("{line}\n{SHOP}"));
     assert_eq!(config.admin.tokens[0].sha256, [0xab; 32]);
     assert!(!format!("{config:?}").contains("171"), "{config:?}");
@@ -227,7 +255,12 @@ fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
 
 #[test]
 fn a_report_reads_like_a_compilers() {
-    let report = parse("dir/w.yaml", &SHOP.replace("blue\n", "bleu\n"), &variables()).unwrap_err();
+    let report = parse(
+        "dir/w.yaml",
+        &SHOP.replace("blue\n", "bleu\n"),
+        &variables(),
+    )
+    .unwrap_err();
     assert_eq!(
         report.to_string(),
         "\
@@ -253,7 +286,9 @@ error: expected `blue` or `green`, found `bleu`
     );
     let missing = load(Path::new("/nowhere/w.yaml")).unwrap_err();
     assert!(
-        missing.to_string().contains("the configuration cannot be read"),
+        missing
+            .to_string()
+            .contains("the configuration cannot be read"),
         "{missing}"
     );
 }
@@ -262,7 +297,10 @@ error: expected `blue` or `green`, found `bleu`
 fn tokens_may_stand_in_a_file_of_their_own() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
-    let tokens = format!("- {{ name: ci, role: operate, sha256: \"{}\" }}\n", "0f".repeat(32));
+    let tokens = format!(
+        "- {{ name: ci, role: operate, sha256: \"{}\" }}\n",
+        "0f".repeat(32)
+    );
     fs::write(at("tokens.yaml"), &tokens).unwrap();
     let line = "admin: { address: 0.0.0.0:9900, tokens_file: tokens.yaml }";
     fs::write(at("w.yaml"), format!("{line}\n{SHOP}")).unwrap();
@@ -271,8 +309,14 @@ fn tokens_may_stand_in_a_file_of_their_own() {
     assert_eq!(config.admin.tokens_file, Some(at("tokens.yaml")));
     fs::write(at("tokens.yaml"), tokens.replace("operate", "oprate")).unwrap();
     let report = load(&at("w.yaml")).unwrap_err();
-    assert_eq!(report.problems()[0].file(), at("tokens.yaml").display().to_string());
-    assert_eq!((report.problems()[0].line(), report.problems()[0].column()), (1, 21));
+    assert_eq!(
+        report.problems()[0].file(),
+        at("tokens.yaml").display().to_string()
+    );
+    assert_eq!(
+        (report.problems()[0].line(), report.problems()[0].column()),
+        (1, 21)
+    );
 }
 
 #[test]
@@ -285,7 +329,8 @@ fn only_services_can_change_without_a_restart() {
     assert_ne!(old.services, release.services);
     let webhooks = good(&format!("webhooks: [{{ url: \"https://a\" }}]\n{SHOP}"));
     assert_eq!(changes_needing_restart(&old, &webhooks), ["webhooks"]);
-    let lines = "workers: 7\nlog: { level: debug }\nstore: { path: /x }\nlisteners: [{ address: 0.0.0.0:1 }]";
+    let lines = "workers: 7\nlog: { level: debug }\nstore: { path: /x }\nlisteners: [{ address: \
+                 0.0.0.0:1 }]";
     let new = good(&format!("{lines}\n{SHOP}"));
     assert_eq!(
         changes_needing_restart(&old, &new),

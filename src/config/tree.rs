@@ -10,7 +10,8 @@ pub(super) struct Node {
     pub(super) span: TextSpan,
     /// The first line of its text as written, with variables unresolved.
     pub(super) written: String,
-    /// Whether it holds a variable. Then its value may be a secret, and a number that came by it is still a text.
+    /// Whether it holds a variable. Then its value may be a secret, and a number that came by it
+    /// is still a text.
     pub(super) substituted: bool,
     pub(super) kind: NodeKind,
 }
@@ -25,7 +26,8 @@ pub(super) enum NodeKind {
     Text(String),
     List(Vec<Node>),
     Map(Vec<MapEntry>),
-    /// A text with a variable that is not set, which has been told; nothing more is to be said about it.
+    /// A text with a variable that is not set, which has been told; nothing more is to be said
+    /// about it.
     Missing,
 }
 
@@ -42,9 +44,11 @@ impl Node {
     pub(super) fn found(&self) -> String {
         match &self.kind {
             NodeKind::Null => "nothing".to_owned(),
-            NodeKind::Bool(_) | NodeKind::Integer(_) | NodeKind::Number(_) | NodeKind::Text(_) | NodeKind::Missing => {
-                self.quoted()
-            }
+            NodeKind::Bool(_)
+            | NodeKind::Integer(_)
+            | NodeKind::Number(_)
+            | NodeKind::Text(_)
+            | NodeKind::Missing => self.quoted(),
             NodeKind::List(_) => "a list".to_owned(),
             NodeKind::Map(_) => "a mapping".to_owned(),
         }
@@ -63,9 +67,20 @@ impl Node {
 
 /// The path of the entry `key` below `path`; a key that would not read as one word is quoted.
 pub(super) fn join(path: &str, key: &str) -> String {
-    let plain = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
-    let key = if plain { key.to_owned() } else { format!("{key:?}") };
-    if path.is_empty() { key } else { format!("{path}.{key}") }
+    let plain = !key.is_empty()
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    let key = if plain {
+        key.to_owned()
+    } else {
+        format!("{key:?}")
+    };
+    if path.is_empty() {
+        key
+    } else {
+        format!("{path}.{key}")
+    }
 }
 
 /// The path of an item of the list at `path`.

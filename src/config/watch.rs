@@ -1,9 +1,9 @@
 //! Notices that the file of the configuration has changed.
 //!
-//! The directory is watched, not the file: editors replace a file by renaming another over it, and Kubernetes swaps a
-//! symbolic link beside it, which a watch on the file itself would never see. What counts is the content: a save without
-//! a change, or a half-finished swap, is not told. Where the kernel does not notify (network file systems, too many
-//! watches) a slow poll does.
+//! The directory is watched, not the file: editors replace a file by renaming another over it, and
+//! Kubernetes swaps a symbolic link beside it, which a watch on the file itself would never see.
+//! What counts is the content: a save without a change, or a half-finished swap, is not told. Where
+//! the kernel does not notify (network file systems, too many watches) a slow poll does.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -36,7 +36,8 @@ enum Signal {
     Stop,
 }
 
-/// Calls `changed`, on a thread of its own, whenever the content of the file at `path` is another one than before.
+/// Calls `changed`, on a thread of its own, whenever the content of the file at `path` is another
+/// one than before.
 ///
 /// # Errors
 ///
@@ -45,7 +46,12 @@ pub fn watch(path: &Path, changed: impl FnMut() + Send + 'static) -> io::Result<
     start(path, POLL, true, changed)
 }
 
-fn start(path: &Path, poll: Duration, notified: bool, changed: impl FnMut() + Send + 'static) -> io::Result<FileWatch> {
+fn start(
+    path: &Path,
+    poll: Duration,
+    notified: bool,
+    changed: impl FnMut() + Send + 'static,
+) -> io::Result<FileWatch> {
     let (events, signals) = channel();
     let watcher = if notified {
         directory(path, events.clone())
@@ -76,7 +82,9 @@ impl Drop for FileWatch {
 }
 
 fn directory(path: &Path, events: Sender<Signal>) -> Option<RecommendedWatcher> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty());
     let directory = parent.unwrap_or(Path::new("."));
     let watched = notify::recommended_watcher(move |event: notify::Result<Event>| {
         if event.map_or(true, |event| matters(event.kind)) {
@@ -141,10 +149,12 @@ impl<F: FnMut()> Looker<F> {
         true
     }
 
-    /// A file that cannot be read just now is as good as unchanged: it may be in the middle of a swap, and if it is
-    /// really gone there is nothing to change to.
+    /// A file that cannot be read just now is as good as unchanged: it may be in the middle of a
+    /// swap, and if it is really gone there is nothing to change to.
     fn look(&mut self) {
-        let Ok(text) = super::read_text(&self.path) else { return };
+        let Ok(text) = super::read_text(&self.path) else {
+            return;
+        };
         if self.known.as_ref() != Some(&text) {
             self.known = Some(text);
             (self.changed)();
@@ -220,6 +230,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (watch, changes) = watched(&directory.path().join("none.yaml"), LONG, true);
         drop(watch);
-        assert_eq!(changes.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected));
+        assert_eq!(
+            changes.recv_timeout(LONG),
+            Err(RecvTimeoutError::Disconnected)
+        );
     }
 }

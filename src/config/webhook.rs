@@ -22,7 +22,10 @@ pub(super) fn webhooks(node: &Node, problems: &ProblemList) -> Option<Vec<Webhoo
 }
 
 fn webhook(node: &Node, problems: &ProblemList) -> Option<Webhook> {
-    let formats = [("json", WebhookFormat::Json), ("slack", WebhookFormat::Slack)];
+    let formats = [
+        ("json", WebhookFormat::Json),
+        ("slack", WebhookFormat::Slack),
+    ];
     let mut fields = Fields::of(node, problems)?;
     let url = fields.required("url", "where events are posted to", url);
     // The defaults are there also without a right address, and what else is wrong is told.
@@ -57,7 +60,8 @@ fn url(node: &Node, problems: &ProblemList) -> Option<http::Uri> {
         _ => None,
     };
     if given.is_none() {
-        let help = "events are signed with `secret`; a name and a password do not belong into the address";
+        let help =
+            "events are signed with `secret`; a name and a password do not belong into the address";
         let message = "expected an address such as `https://hooks.example.com/releases`";
         match &node.kind {
             NodeKind::Text(text) if text.contains('@') => problems.help(node, message, help),
@@ -130,7 +134,10 @@ fn read(path: &Path) -> std::io::Result<String> {
 
 fn secret(node: &Node, problems: &ProblemList, text: &str) -> Option<Arc<str>> {
     if text.is_empty() || text.len() > SECRET_BYTES_MAX {
-        problems.at(node, format!("expected a secret of 1 to {SECRET_BYTES_MAX} bytes"));
+        problems.at(
+            node,
+            format!("expected a secret of 1 to {SECRET_BYTES_MAX} bytes"),
+        );
         return None;
     }
     Some(text.into())

@@ -1,8 +1,9 @@
-//! YAML text into a tree of nodes that know their place. The one module that touches the YAML library.
+//! YAML text into a tree of nodes that know their place. The one module that touches the YAML
+//! library.
 //!
-//! The library reads straight into Rust types and stops at the first thing that does not fit. Here it reads into a tree
-//! that fits every document, so that what is wrong is found by the readers of the tree, all of it at once. Only a text
-//! that is no YAML at all stops at its first fault.
+//! The library reads straight into Rust types and stops at the first thing that does not fit. Here
+//! it reads into a tree that fits every document, so that what is wrong is found by the readers of
+//! the tree, all of it at once. Only a text that is no YAML at all stops at its first fault.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -22,15 +23,22 @@ const DEPTH_MAX: usize = 32;
 
 /// Reads `source`, with variables taken from `env`.
 ///
-/// A variable that is missing is a problem, and its place is marked; the rest of the tree can be checked all the same.
-/// Without a tree there is exactly one problem, which says why.
+/// A variable that is missing is a problem, and its place is marked; the rest of the tree can be
+/// checked all the same. Without a tree there is exactly one problem, which says why.
 pub(super) fn read(
     source: &Arc<SourceText>,
     env: &HashMap<String, String>,
     problems: &mut Vec<ConfigProblem>,
 ) -> Option<Node> {
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(&source.text, options()) {
-        Ok(raw) => Some(Build { source, env, problems }.node(raw, String::new())),
+        Ok(raw) => Some(
+            Build {
+                source,
+                env,
+                problems,
+            }
+            .node(raw, String::new()),
+        ),
         Err(error) => {
             problems.push(ConfigProblem::new(
                 source,
@@ -65,7 +73,9 @@ fn message(error: &Error) -> String {
             breach: BudgetBreach::Documents { .. },
             ..
         }
-        | Error::MultipleDocuments { .. } => "expected one document; a second one begins here".to_owned(),
+        | Error::MultipleDocuments { .. } => {
+            "expected one document; a second one begins here".to_owned()
+        }
         Error::Budget {
             breach: BudgetBreach::Depth { .. },
             ..
@@ -76,7 +86,9 @@ fn message(error: &Error) -> String {
         other => {
             let text = other.render_with_formatter(&serde_yaml::UserMessageFormatter);
             let first = text.lines().next().unwrap_or_default();
-            let bare = first.rsplit_once(" at line ").map_or(first, |(message, _)| message);
+            let bare = first
+                .rsplit_once(" at line ")
+                .map_or(first, |(message, _)| message);
             format!("not valid YAML: {bare}")
         }
     }
@@ -84,7 +96,11 @@ fn message(error: &Error) -> String {
 
 fn span(location: Location) -> TextSpan {
     let place = location.span();
-    let number = |value: Option<u64>| value.and_then(|value| usize::try_from(value).ok()).unwrap_or(0);
+    let number = |value: Option<u64>| {
+        value
+            .and_then(|value| usize::try_from(value).ok())
+            .unwrap_or(0)
+    };
     let start = number(place.byte_offset());
     TextSpan {
         line: location.line(),
@@ -181,8 +197,13 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn node(&mut self, raw: Spanned<Raw>, path: String) -> Node {
-        // What is quoted in messages is the text of the file, never a value from the environment: it may be a secret.
-        let written = self.source.text.get(span(raw.defined).bytes).unwrap_or_default();
+        // What is quoted in messages is the text of the file, never a value from the environment:
+        // it may be a secret.
+        let written = self
+            .source
+            .text
+            .get(span(raw.defined).bytes)
+            .unwrap_or_default();
         let written = written.lines().next().unwrap_or_default().to_owned();
         let span = span(raw.referenced);
         let mut substituted = false;
@@ -219,7 +240,8 @@ impl Build<'_> {
             Ok(Cow::Borrowed(_)) => NodeKind::Text(text),
             Ok(Cow::Owned(text)) => NodeKind::Text(text),
             Err(fault) => {
-                let mut problem = ConfigProblem::new(self.source, Some(span.clone()), path, fault.message);
+                let mut problem =
+                    ConfigProblem::new(self.source, Some(span.clone()), path, fault.message);
                 problem.help = fault.help;
                 self.problems.push(problem);
                 NodeKind::Missing
@@ -234,14 +256,18 @@ impl Build<'_> {
             let span = span(key.referenced);
             let path = join(path, &key.value);
             if let Some(line) = first.get(&key.value) {
-                let message = format!("`{}` is given twice; the first is in line {line}", key.value);
+                let message = format!(
+                    "`{}` is given twice; the first is in line {line}",
+                    key.value
+                );
                 self.problems
                     .push(ConfigProblem::new(self.source, Some(span), &path, message));
                 continue;
             }
             first.insert(key.value.clone(), span.line);
             let mut value = self.node(value, path);
-            // A list or mapping has no text of its own to point at: its key says better which one is meant.
+            // A list or mapping has no text of its own to point at: its key says better which one
+            // is meant.
             if matches!(value.kind, NodeKind::List(_) | NodeKind::Map(_)) {
                 value.span = span.clone();
             }

@@ -1,6 +1,8 @@
-//! The answer to a change before it is made: what is kept with it, for those who repeat their request after a restart.
+//! The answer to a change before it is made: what is kept with it, for those who repeat their
+//! request after a restart.
 //!
-//! When the process ends between the commit and the answer, this is the answer. Else the one that was given replaces it.
+//! When the process ends between the commit and the answer, this is the answer. Else the one that
+//! was given replaces it.
 
 use super::change::{Change, Reply};
 use super::controller::Controller;
@@ -11,14 +13,22 @@ use crate::time::Timestamp;
 
 impl Controller {
     /// None for a change that nobody asked for with a key, or of which nothing is on disk.
-    pub(super) fn foreseen(&self, name: &Name, moved: &Change, now: Timestamp) -> Option<KeptAnswer> {
+    pub(super) fn foreseen(
+        &self,
+        name: &Name,
+        moved: &Change,
+        now: Timestamp,
+    ) -> Option<KeptAnswer> {
         let key = moved.intent.idempotency.clone()?;
         if !self.outbox.store().is_durable() {
             return None;
         }
         let (made, body) = match &moved.reply {
             Reply::Nobody => return None,
-            Reply::Service(_) => (None, serde_json::to_string(&self.foreseen_service(name, moved)?)),
+            Reply::Service(_) => (
+                None,
+                serde_json::to_string(&self.foreseen_service(name, moved)?),
+            ),
             Reply::Release(id, _) => {
                 let turn = moved.turn.as_ref()?;
                 let release = self.services.get(name)?.foreseen_release(turn, now)?;
@@ -46,6 +56,9 @@ impl Controller {
         let shown = ServiceDetails::new(&moved.next, None, None, true);
         let mut service = self.board.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
-        Some(api::WeightsChange { durable: true, service })
+        Some(api::WeightsChange {
+            durable: true,
+            service,
+        })
     }
 }

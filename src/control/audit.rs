@@ -14,7 +14,11 @@ pub(super) fn page(mut entries: Vec<JournalEntry>, limit: usize) -> api::AuditPa
 }
 
 fn entry(stored: JournalEntry) -> api::AuditEntry {
-    let JournalEntry { sequence, entry, hash } = stored;
+    let JournalEntry {
+        sequence,
+        entry,
+        hash,
+    } = stored;
     api::AuditEntry {
         sequence,
         at: entry.at,

@@ -1,7 +1,8 @@
 //! Changes of a service: weights by hand, rollbacks, and every turn that a release takes.
 //!
-//! Towards the baseline: publish, then commit, so that nothing delays a brake. Away from it: commit, then publish, so
-//! that no restart finds less traffic on the canary than there was. A brake overtakes what has not been published.
+//! Towards the baseline: publish, then commit, so that nothing delays a brake. Away from it:
+//! commit, then publish, so that no restart finds less traffic on the canary than there was. A
+//! brake overtakes what has not been published.
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -33,7 +34,10 @@ pub(super) enum Reply {
     /// Weights by hand, or a rollback.
     Service(WeightsReply),
     /// A verb on a release; its identity is known from the change.
-    Release(Box<str>, oneshot::Sender<Result<api::ReleaseChange, Refusal>>),
+    Release(
+        Box<str>,
+        oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
+    ),
     /// The release went on by itself.
     Nobody,
 }
@@ -80,7 +84,9 @@ impl Controller {
         match self.begin(service, &asked) {
             Err(refusal) => drop(asked.reply.send(Err(refusal))),
             Ok(Step::Wait(name)) => self.wait(&name, asked),
-            Ok(Step::Brake(name, next)) => self.apply_safe_change(&name, Change::weights(next, asked)),
+            Ok(Step::Brake(name, next)) => {
+                self.apply_safe_change(&name, Change::weights(next, asked))
+            }
             Ok(Step::Away(name, next, passed)) => {
                 let moved = Change {
                     overridden: passed,
@@ -104,7 +110,11 @@ impl Controller {
         }
         managed.expect(asked.intent.expected_revision)?;
         let now = self.clock.now();
-        let passed = if brake { Vec::new() } else { managed.passed_by_hand(now) };
+        let passed = if brake {
+            Vec::new()
+        } else {
+            managed.passed_by_hand(now)
+        };
         managed.may_move_by_hand(&passed, &asked.intent)?;
         let next = managed.next(weights, &now.rfc3339(), &asked.intent);
         Ok(if brake {
@@ -130,7 +140,9 @@ impl Controller {
                 };
                 let (revision, at) = (managed.next_revision(), decided.rfc3339());
                 let moved = Change {
-                    next: managed.state.rolled_back(revision, &at, intent.reason.clone()),
+                    next: managed
+                        .state
+                        .rolled_back(revision, &at, intent.reason.clone()),
                     action: "rollback",
                     intent,
                     turn: None,
@@ -160,9 +172,9 @@ impl Controller {
         if managed.waiting.len() < WAITING_MAX {
             managed.waiting.push_back(asked);
         } else {
-            let _ = asked
-                .reply
-                .send(Err(Refusal::Store("too many changes wait for the disk".to_owned())));
+            let _ = asked.reply.send(Err(Refusal::Store(
+                "too many changes wait for the disk".to_owned(),
+            )));
         }
     }
 
@@ -214,15 +226,28 @@ impl Controller {
         let change = self.change(name, &before, &moved, false);
         let ticket = self.outbox.push(change);
         if let Some(managed) = self.services.get_mut(name) {
-            managed.pending = Some(PendingChange { moved, ticket, since });
+            managed.pending = Some(PendingChange {
+                moved,
+                ticket,
+                since,
+            });
         }
         self.show(name);
     }
 
-    /// The store has taken a change, or has not: if it was one that had to wait for that, it now happens, or not.
-    pub(super) fn settle_pending(&mut self, ticket: CommitId, result: Result<Committed, StoreError>) {
-        let is_this =
-            |managed: &&mut ServiceEntry| managed.pending.as_ref().is_some_and(|pending| pending.ticket == ticket);
+    /// The store has taken a change, or has not: if it was one that had to wait for that, it now
+    /// happens, or not.
+    pub(super) fn settle_pending(
+        &mut self,
+        ticket: CommitId,
+        result: Result<Committed, StoreError>,
+    ) {
+        let is_this = |managed: &&mut ServiceEntry| {
+            managed
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.ticket == ticket)
+        };
         let Some(managed) = self.services.values_mut().find(is_this) else {
             return;
         };
@@ -233,7 +258,11 @@ impl Controller {
         self.show(&name);
         match result {
             Ok(committed) => self.publish_committed(&name, pending, committed),
-            Err(error) => self.refused(&name, pending.moved.reply, Refusal::Store(error.to_string())),
+            Err(error) => self.refused(
+                &name,
+                pending.moved.reply,
+                Refusal::Store(error.to_string()),
+            ),
         }
         self.go_on(&name);
     }
@@ -263,7 +292,11 @@ impl Controller {
     fn refused(&mut self, name: &Name, reply: Reply, refusal: Refusal) {
         reply.refuse(refusal);
         let now = self.clock.now();
-        if let Some(active) = self.services.get_mut(name).and_then(|managed| managed.active.as_mut()) {
+        if let Some(active) = self
+            .services
+            .get_mut(name)
+            .and_then(|managed| managed.active.as_mut())
+        {
             active.step_back(now);
         }
     }
@@ -281,8 +314,9 @@ impl Controller {
         }
     }
 
-    /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what the store should say of a
-    /// release whose start is overtaken, and may be on disk all the same.
+    /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what
+    /// the store should say of a release whose start is overtaken, and may be on disk all the
+    /// same.
     fn supersede(&mut self, name: &Name) -> Option<ReleaseRecord> {
         let now = self.clock.now();
         let managed = self.services.get_mut(name)?;
@@ -301,8 +335,8 @@ impl Controller {
         taken_back
     }
 
-    /// A change that the store has had for too long is refused; what is in effect is written again behind it, since
-    /// the store may still take it.
+    /// A change that the store has had for too long is refused; what is in effect is written again
+    /// behind it, since the store may still take it.
     pub(super) fn give_up_pending(&mut self, now: Timestamp) {
         let late = |managed: &ServiceEntry| {
             let since = managed.pending.as_ref().map(|pending| pending.since);
@@ -346,8 +380,10 @@ impl Controller {
         };
         let undo = self.change(name, &pending.moved.next, &undo, true);
         let (services, saved) = (vec![Name::clone(name)], None);
-        self.unsaved
-            .insert(self.outbox.push(undo), UncommittedChange { services, saved });
+        self.unsaved.insert(
+            self.outbox.push(undo),
+            UncommittedChange { services, saved },
+        );
         self.show(name);
         let told = Refusal::Store("the disk does not answer".to_owned());
         self.refused(name, pending.moved.reply, told);
@@ -363,10 +399,14 @@ impl Controller {
         let is_new = managed.state.weights != moved.next.weights;
         managed.state = moved.next;
         let (action, intent) = (moved.action, moved.intent);
-        let turned = moved.turn.map(|turn| managed.turn(*turn, action, &intent.actor, now));
+        let turned = moved
+            .turn
+            .map(|turn| managed.turn(*turn, action, &intent.actor, now));
         let live = managed.live();
         let state = managed.state.clone();
-        let revision = self.publisher.update(|table| table.with_weights(name, &live));
+        let revision = self
+            .publisher
+            .update(|table| table.with_weights(name, &live));
         if is_new {
             self.show_weights(name, &state, action, &intent, now);
         }
@@ -400,7 +440,13 @@ impl Controller {
         });
     }
 
-    fn change(&self, name: &Name, before: &ServiceState, moved: &Change, in_effect: bool) -> ChangeRecord {
+    fn change(
+        &self,
+        name: &Name,
+        before: &ServiceState,
+        moved: &Change,
+        in_effect: bool,
+    ) -> ChangeRecord {
         let managed = self.services.get(name);
         let (mut was, mut is) = (before.json(), moved.next.json());
         let now = self.clock.now();
@@ -461,9 +507,13 @@ impl ServiceEntry {
         }
     }
 
-    /// Also past that of a change that may yet be overtaken: what the store has seen is not used twice.
+    /// Also past that of a change that may yet be overtaken: what the store has seen is not used
+    /// twice.
     pub(super) fn next_revision(&self) -> u64 {
-        let pending = self.pending.as_ref().map_or(0, |pending| pending.moved.next.revision);
+        let pending = self
+            .pending
+            .as_ref()
+            .map_or(0, |pending| pending.moved.next.revision);
         self.state.revision.max(pending) + 1
     }
 

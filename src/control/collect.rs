@@ -25,7 +25,8 @@ pub(super) struct Collector {
     since: Option<Timestamp>,
 }
 
-/// What readers see of an upstream with traffic is no older than this, if it is not copied by the second's statistics.
+/// What readers see of an upstream with traffic is no older than this, if it is not copied by the
+/// second's statistics.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -67,7 +68,11 @@ impl Collector {
     /// Measures what is in `table` from now on, and nothing else.
     pub(super) fn follow(&mut self, table: &RoutingTable, now: Timestamp) {
         self.since.get_or_insert(now);
-        let keys: BTreeSet<_> = table.services().flat_map(|s| &s.upstreams).map(|u| u.key).collect();
+        let keys: BTreeSet<_> = table
+            .services()
+            .flat_map(|s| &s.upstreams)
+            .map(|u| u.key)
+            .collect();
         let metrics = &self.metrics;
         self.upstreams.retain(|key, gone| {
             let stays = keys.contains(key);
@@ -78,14 +83,16 @@ impl Collector {
         });
         for service in table.services() {
             for upstream in &service.upstreams {
-                self.upstreams.entry(upstream.key).or_insert_with(|| Measurement {
-                    service: Name::clone(&service.name),
-                    upstream: Name::clone(&upstream.name),
-                    windows: Windows::new(now),
-                    shown: Arc::new(Recent::from_pointee(Windows::new(now))),
-                    shown_at: now,
-                    busy: false,
-                });
+                self.upstreams
+                    .entry(upstream.key)
+                    .or_insert_with(|| Measurement {
+                        service: Name::clone(&service.name),
+                        upstream: Name::clone(&upstream.name),
+                        windows: Windows::new(now),
+                        shown: Arc::new(Recent::from_pointee(Windows::new(now))),
+                        shown_at: now,
+                        busy: false,
+                    });
             }
             self.metrics.expect_rollbacks(&service.name);
             self.show_weights(service);
@@ -104,7 +111,11 @@ impl Collector {
                 let healthy = upstream.is_healthy(endpoint.key);
                 self.metrics
                     .set_healthy(&endpoint.service, &endpoint.upstream, &address, healthy);
-                endpoints.insert((Name::clone(&endpoint.service), Name::clone(&endpoint.upstream), address));
+                endpoints.insert((
+                    Name::clone(&endpoint.service),
+                    Name::clone(&endpoint.upstream),
+                    address,
+                ));
             }
         }
         for (service, upstream, address) in self.endpoints.difference(&endpoints) {
@@ -127,7 +138,8 @@ impl Collector {
     /// The weights by which a service's requests are answered have changed.
     pub(super) fn show_weights(&self, service: &routing::RoutedService) {
         for (upstream, weight) in service.weights_answered().iter() {
-            self.metrics.set_weight(&service.name, upstream, weight.fraction());
+            self.metrics
+                .set_weight(&service.name, upstream, weight.fraction());
         }
     }
 
@@ -140,7 +152,8 @@ impl Collector {
                 if now.since(measured.shown_at) >= SHOWN_EVERY {
                     measured.show(now);
                 }
-                self.metrics.add_summary(&measured.service, &measured.upstream, summary);
+                self.metrics
+                    .add_summary(&measured.service, &measured.upstream, summary);
             }
         }
         for (labels, n) in &batch.requests {
@@ -167,22 +180,31 @@ impl Collector {
     }
 
     fn listener(&self, position: u16) -> &str {
-        self.listeners.get(usize::from(position)).map_or("", String::as_str)
+        self.listeners
+            .get(usize::from(position))
+            .map_or("", String::as_str)
     }
 
-    /// The 99th percentile of an upstream's latency over the last five minutes, in microseconds; `None` without requests.
+    /// The 99th percentile of an upstream's latency over the last five minutes, in microseconds;
+    /// `None` without requests.
     pub(super) fn p99_us(&self, upstream: UpstreamKey, now: Timestamp) -> Option<u64> {
         let summary = self.recent(upstream, WindowSpan::FiveMinutes, now)?;
         (!summary.total().is_empty()).then(|| summary.total().value_at_quantile(0.99))
     }
 
     /// An upstream's requests and failures over a span.
-    pub(super) fn counts(&self, upstream: UpstreamKey, span: WindowSpan, now: Timestamp) -> (u64, u64) {
+    pub(super) fn counts(
+        &self,
+        upstream: UpstreamKey,
+        span: WindowSpan,
+        now: Timestamp,
+    ) -> (u64, u64) {
         let summary = self.recent(upstream, span, now);
         summary.map_or((0, 0), |summary| (summary.requests(), summary.failures()))
     }
 
-    /// What an upstream did over the last five minutes: good answers by latency in microseconds, and failures.
+    /// What an upstream did over the last five minutes: good answers by latency in microseconds,
+    /// and failures.
     pub(super) fn past(&self, upstream: UpstreamKey, now: Timestamp) -> (Vec<(u64, u64)>, u64) {
         let Some(summary) = self.recent(upstream, WindowSpan::FiveMinutes, now) else {
             return (Vec::new(), 0);
@@ -199,7 +221,10 @@ impl Collector {
 
     fn recent(&self, upstream: UpstreamKey, span: WindowSpan, now: Timestamp) -> Option<Summary> {
         let mut summary = Summary::new();
-        self.upstreams.get(&upstream)?.windows.add_to(now, span, &mut summary);
+        self.upstreams
+            .get(&upstream)?
+            .windows
+            .add_to(now, span, &mut summary);
         Some(summary)
     }
 
@@ -212,11 +237,17 @@ impl Collector {
             .map(|m| Name::clone(&m.service))
             .collect();
         let mut services: BTreeMap<Name, BTreeMap<String, api::Window>> = BTreeMap::new();
-        for measured in self.upstreams.values_mut().filter(|m| busy.contains(&m.service)) {
+        for measured in self
+            .upstreams
+            .values_mut()
+            .filter(|m| busy.contains(&m.service))
+        {
             measured.busy = false;
             measured.show(now);
             let mut recent = Summary::new();
-            measured.windows.add_to(now, WindowSpan::TenSeconds, &mut recent);
+            measured
+                .windows
+                .add_to(now, WindowSpan::TenSeconds, &mut recent);
             let upstreams = services.entry(Name::clone(&measured.service)).or_default();
             upstreams.insert(measured.upstream.to_string(), recent.window());
         }

@@ -1,8 +1,8 @@
 //! Changes on their way to the store, in the order in which they were made.
 //!
-//! One is written at a time, so that what is on disk is always a state that was, or was about to be, in effect. A
-//! change that is in effect already is tried until it is down; any other is tried once, and refused together with all
-//! like it that wait behind one that cannot be written.
+//! One is written at a time, so that what is on disk is always a state that was, or was about to
+//! be, in effect. A change that is in effect already is tried until it is down; any other is tried
+//! once, and refused together with all like it that wait behind one that cannot be written.
 
 use std::collections::VecDeque;
 use std::future;
@@ -12,8 +12,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::{ChangeRecord, Commit, Committed, Store, StoreError};
 
-/// Changes that may wait. With a disk that hangs, entries of the journal are given up beyond this; the state that is
-/// written in the end is the latest.
+/// Changes that may wait. With a disk that hangs, entries of the journal are given up beyond this;
+/// the state that is written in the end is the latest.
 const WAITING_MAX: usize = 256;
 
 /// The queue to the store.
@@ -61,7 +61,10 @@ impl CommitQueue {
         {
             let given_up = self.queue.remove(at);
             let entry = given_up.map(|(_, change)| change.entry);
-            tracing::error!(?entry, "the store is too far behind; an entry of the journal is lost");
+            tracing::error!(
+                ?entry,
+                "the store is too far behind; an entry of the journal is lost"
+            );
         }
         self.tickets += 1;
         let ticket = CommitId(self.tickets);
@@ -70,41 +73,55 @@ impl CommitQueue {
         ticket
     }
 
-    /// A change whose state later ones in effect replace, so that only its entry in the journal is lost with it. Without
-    /// one the queue grows by a change that must not be lost: at most by one for each service.
+    /// A change whose state later ones in effect replace, so that only its entry in the journal is
+    /// lost with it. Without one the queue grows by a change that must not be lost: at most by
+    /// one for each service.
     fn superseded(&self) -> Option<usize> {
         let later = |at: usize| {
             let changes = self.queue.iter().skip(at + 1).map(|(_, change)| change);
             changes.filter(|change| change.in_effect)
         };
-        let service_replaced =
-            |at: usize, name: &str| later(at).any(|change| change.services.iter().any(|record| record.name == *name));
-        let release_replaced =
-            |at: usize, id: &str| later(at).any(|change| change.releases.iter().any(|record| record.id == *id));
+        let service_replaced = |at: usize, name: &str| {
+            later(at).any(|change| change.services.iter().any(|record| record.name == *name))
+        };
+        let release_replaced = |at: usize, id: &str| {
+            later(at).any(|change| change.releases.iter().any(|record| record.id == *id))
+        };
         // Not the first: the store may be at work on it.
         (1..self.queue.len()).find(|at| {
             let change = self.queue.get(*at).map(|(_, change)| change);
             change.is_some_and(|change| {
                 let mut releases = change.releases.iter();
                 change.in_effect
-                    && change.services.iter().all(|record| service_replaced(*at, &record.name))
+                    && change
+                        .services
+                        .iter()
+                        .all(|record| service_replaced(*at, &record.name))
                     && releases.all(|record| release_replaced(*at, &record.id))
             })
         })
     }
 
-    /// Takes a change back. One that the store has begun with may be written all the same; what is queued next then
-    /// replaces it.
+    /// Takes a change back. One that the store has begun with may be written all the same; what is
+    /// queued next then replaces it.
     pub(super) fn withdraw(&mut self, ticket: CommitId) {
-        if self.queue.front().is_some_and(|(first, _)| *first == ticket) {
+        if self
+            .queue
+            .front()
+            .is_some_and(|(first, _)| *first == ticket)
+        {
             self.writing = None;
         }
         self.queue.retain(|(queued, _)| *queued != ticket);
     }
 
-    /// What became of a change. One that is in effect stays queued after an error, and is tried again after `retry`.
-    /// Never completes while nothing is queued; may be dropped and called again.
-    pub(super) async fn next(&mut self, retry: Duration) -> (CommitId, Result<Committed, StoreError>) {
+    /// What became of a change. One that is in effect stays queued after an error, and is tried
+    /// again after `retry`. Never completes while nothing is queued; may be dropped and called
+    /// again.
+    pub(super) async fn next(
+        &mut self,
+        retry: Duration,
+    ) -> (CommitId, Result<Committed, StoreError>) {
         if let Some((ticket, error)) = self.refused.pop_front() {
             return (ticket, Err(error));
         }
@@ -117,7 +134,10 @@ impl CommitQueue {
         };
         let ticket = *ticket;
         let store = &self.store;
-        let result = self.writing.get_or_insert_with(|| store.commit(change.clone())).await;
+        let result = self
+            .writing
+            .get_or_insert_with(|| store.commit(change.clone()))
+            .await;
         self.writing = None;
         if let Err(error) = &result {
             self.fail(error, retry);
@@ -132,7 +152,8 @@ impl CommitQueue {
             Some((_, first)) if first.in_effect => {
                 self.retry_at = Some(Instant::now() + retry);
                 let refused = self.queue.iter().filter(|(_, change)| !change.in_effect);
-                self.refused.extend(refused.map(|(ticket, _)| (*ticket, error.clone())));
+                self.refused
+                    .extend(refused.map(|(ticket, _)| (*ticket, error.clone())));
                 self.queue.retain(|(_, change)| change.in_effect);
             }
             _ => drop(self.queue.pop_front()),

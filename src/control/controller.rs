@@ -1,8 +1,9 @@
-//! The controller: an actor that owns every service's live state, and the only one that changes weights.
+//! The controller: an actor that owns every service's live state, and the only one that changes
+//! weights.
 //!
-//! It never waits for anything but its next message. A commit, the workers' acknowledgements and the answer to a
-//! caller are futures that it polls beside its messages, so a disk that hangs delays those who depend on it, and no
-//! rollback.
+//! It never waits for anything but its next message. A commit, the workers' acknowledgements and
+//! the answer to a caller are futures that it polls beside its messages, so a disk that hangs
+//! delays those who depend on it, and no rollback.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -29,17 +30,20 @@ use crate::stats::{Batch, EventBatch, Watermark};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
-/// Batches that may wait; a worker that finds the channel full goes on counting and sends more later.
+/// Batches that may wait; a worker that finds the channel full goes on counting and sends more
+/// later.
 const BATCHES_MAX: usize = 64;
-/// Batches of notes that may wait. Workers send them as they come while a failure waits to be judged, so there may be many
-/// small ones; a worker that finds the channel full keeps its notes and sends more later.
+/// Batches of notes that may wait. Workers send them as they come while a failure waits to be
+/// judged, so there may be many small ones; a worker that finds the channel full keeps its notes
+/// and sends more later.
 const NOTES_MAX: usize = 1024;
 /// Changes of health that may wait; a checker waits with one more.
 const HEALTH_MAX: usize = 256;
 
 /// How often releases are looked at, whatever happens: for what follows from the time alone.
 const TICK: Duration = Duration::from_millis(10);
-/// How soon they are looked at again while a failure waits for what workers have not handed over yet.
+/// How soon they are looked at again while a failure waits for what workers have not handed over
+/// yet.
 const SOON: Duration = Duration::from_millis(1);
 
 /// What the controller begins with.
@@ -82,7 +86,8 @@ pub struct Links {
 /// How long things may take.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
-    /// How long a change that is in effect waits for the store before it is answered as not durable.
+    /// How long a change that is in effect waits for the store before it is answered as not
+    /// durable.
     pub(super) durable_within: Duration,
     /// How long a change that is not in effect may wait for the store.
     pub(super) commit_within: Duration,
@@ -106,7 +111,8 @@ impl Default for Timing {
 /// The controller.
 pub struct Controller {
     pub(super) services: BTreeMap<Name, ServiceEntry>,
-    /// What the store remembers of services that the configuration does not have; they may come back.
+    /// What the store remembers of services that the configuration does not have; they may come
+    /// back.
     pub(super) absent: BTreeMap<String, ServiceRecord>,
     pub(super) publisher: Publisher,
     pub(super) preflighter: Preflighter,
@@ -176,8 +182,8 @@ pub(super) struct DueReply {
 }
 
 impl Controller {
-    /// A controller whose first table, of the configuration and what the store remembers, is published; and the ways
-    /// to it.
+    /// A controller whose first table, of the configuration and what the store remembers, is
+    /// published; and the ways to it.
     pub fn new(setup: Setup) -> (Controller, Links) {
         let (metrics, events) = (Arc::<Metrics>::default(), Arc::<EventStream>::default());
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
@@ -188,7 +194,11 @@ impl Controller {
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let collector = Collector::new(Arc::clone(&metrics), setup.listeners);
-        let board = PublishedViews::new(publisher.clone(), collector.shown(), Arc::clone(&setup.clock));
+        let board = PublishedViews::new(
+            publisher.clone(),
+            collector.shown(),
+            Arc::clone(&setup.clock),
+        );
         let board = Arc::new(board);
         let views = Arc::<PublishedViews>::clone(&board);
         let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), views);
@@ -233,8 +243,8 @@ impl Controller {
         (controller, links)
     }
 
-    /// Runs until `stop` completes or nobody has a handle any more; then gives the store a moment to take what is not
-    /// on disk yet.
+    /// Runs until `stop` completes or nobody has a handle any more; then gives the store a moment
+    /// to take what is not on disk yet.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut second = interval(self.timing.statistics);
@@ -271,8 +281,19 @@ impl Controller {
                 weights,
                 intent,
                 reply,
-            } => self.set_weights(&service, RequestedWeights { weights, intent, reply }),
-            ControllerRequest::Rollback { service, intent, reply } => self.rollback(&service, intent, reply),
+            } => self.set_weights(
+                &service,
+                RequestedWeights {
+                    weights,
+                    intent,
+                    reply,
+                },
+            ),
+            ControllerRequest::Rollback {
+                service,
+                intent,
+                reply,
+            } => self.rollback(&service, intent, reply),
             ControllerRequest::StartRelease {
                 service,
                 start,
@@ -286,17 +307,33 @@ impl Controller {
                 intent,
                 reply,
             } => self.command_release(&id, verb, &command, intent, reply),
-            ControllerRequest::Releases { service, limit, reply } => self.releases(&service, limit, reply),
+            ControllerRequest::Releases {
+                service,
+                limit,
+                reply,
+            } => self.releases(&service, limit, reply),
             ControllerRequest::GetRelease { id, reply } => self.get_release(&id, reply),
             ControllerRequest::Evidence { id, reply } => self.evidence(&id, reply),
             ControllerRequest::Recording { id, reply } => self.recording(&id, reply),
-            ControllerRequest::Forecast { service, plan, reply } => {
-                drop(reply.send(self.forecast(&service, plan.as_ref())))
-            }
-            ControllerRequest::Reload { services, actor, reply } => drop(reply.send(self.reload(services, actor))),
+            ControllerRequest::Forecast {
+                service,
+                plan,
+                reply,
+            } => drop(reply.send(self.forecast(&service, plan.as_ref()))),
+            ControllerRequest::Reload {
+                services,
+                actor,
+                reply,
+            } => drop(reply.send(self.reload(services, actor))),
             ControllerRequest::ReloadFailed { detail } => self.reload_failed(detail),
-            ControllerRequest::Audit { before, limit, reply } => self.audit(before, limit, reply),
-            ControllerRequest::KeepAnswer { key, answer, reply } => self.keep_answer(key, answer, reply),
+            ControllerRequest::Audit {
+                before,
+                limit,
+                reply,
+            } => self.audit(before, limit, reply),
+            ControllerRequest::KeepAnswer { key, answer, reply } => {
+                self.keep_answer(key, answer, reply)
+            }
             ControllerRequest::VerifyAudit { reply } => self.verify_audit(reply),
         }
     }
@@ -323,8 +360,13 @@ impl Controller {
         let Some(endpoint) = endpoint.filter(|_| changed) else {
             return;
         };
-        let (service, upstream, address) = (&endpoint.service, &endpoint.upstream, endpoint.address.to_string());
-        self.metrics.set_healthy(service, upstream, &address, event.healthy);
+        let (service, upstream, address) = (
+            &endpoint.service,
+            &endpoint.upstream,
+            endpoint.address.to_string(),
+        );
+        self.metrics
+            .set_healthy(service, upstream, &address, event.healthy);
         if let Some(service) = snapshot.table.service(service) {
             self.collector.show_weights(service);
         }
@@ -368,12 +410,15 @@ impl Controller {
         } = answered;
         match reply {
             Reply::Nobody => {}
-            Reply::Release(id, reply) => drop(reply.send(self.release_change(&service, &id, durable))),
+            Reply::Release(id, reply) => {
+                drop(reply.send(self.release_change(&service, &id, durable)))
+            }
             Reply::Service(reply) => {
                 self.show(&service);
                 let view = self.board.service(&service);
                 let applied = view.map(|service| Applied { service, durable });
-                let _ = reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
+                let _ =
+                    reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
             }
         }
     }
@@ -387,16 +432,27 @@ impl Controller {
         self.metrics.set_store_pending(self.outbox.len());
     }
 
-    fn audit(&self, before: Option<u64>, limit: usize, reply: oneshot::Sender<Result<api::AuditPage, Refusal>>) {
+    fn audit(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+        reply: oneshot::Sender<Result<api::AuditPage, Refusal>>,
+    ) {
         let read = self.outbox.store().audit(before, limit.saturating_add(1));
-        // Not among the answers: it needs nothing of the controller, and takes as long as the disk does.
+        // Not among the answers: it needs nothing of the controller, and takes as long as the disk
+        // does.
         self.aside(async move {
             let page = read.await.map(|entries| super::audit::page(entries, limit));
             let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
         });
     }
 
-    fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>, reply: oneshot::Sender<()>) {
+    fn keep_answer(
+        &self,
+        key: IdempotencyKey,
+        answer: Option<KeptAnswer>,
+        reply: oneshot::Sender<()>,
+    ) {
         let kept = self.outbox.store().keep_answer(key, answer);
         tokio::spawn(async move {
             // The store has logged a failure.
@@ -448,8 +504,9 @@ impl Controller {
     /// Readers see all services, and no others, as they are now.
     pub(super) fn show_all(&self) {
         let services = self.services.iter();
-        self.board
-            .replace(services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))));
+        self.board.replace(
+            services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))),
+        );
     }
 
     fn shown(&self, name: &str, managed: &ServiceEntry) -> ServiceDetails {
@@ -458,7 +515,8 @@ impl Controller {
         ServiceDetails::new(&managed.state, pending, release, self.is_durable(name))
     }
 
-    /// Does what only reads, such as the rows of the store, where it does not keep the controller from its messages.
+    /// Does what only reads, such as the rows of the store, where it does not keep the controller
+    /// from its messages.
     pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
         match &self.aside {
             Some(runtime) => drop(runtime.spawn(work)),

@@ -1,4 +1,5 @@
-//! What happened, for those who watch: a bounded memory for who comes back, a broadcast for who is there.
+//! What happened, for those who watch: a bounded memory for who comes back, a broadcast for who is
+//! there.
 //!
 //! Sending never waits: who watches too slowly misses events and is told so by the broadcast.
 
@@ -53,9 +54,13 @@ impl EventStream {
         id
     }
 
-    /// What is remembered after the event `last_id` (nothing without one), and all that is to come. No event is in
-    /// both or in neither. An id from before a restart gets everything that is remembered.
-    pub fn subscribe(&self, last_id: Option<u64>) -> (Vec<api::Event>, broadcast::Receiver<api::Event>) {
+    /// What is remembered after the event `last_id` (nothing without one), and all that is to come.
+    /// No event is in both or in neither. An id from before a restart gets everything that is
+    /// remembered.
+    pub fn subscribe(
+        &self,
+        last_id: Option<u64>,
+    ) -> (Vec<api::Event>, broadcast::Receiver<api::Event>) {
         let inner = self.lock();
         let replay = last_id.map_or_else(Vec::new, |last| {
             let after = if last > inner.last_id { 0 } else { last };

@@ -1,7 +1,8 @@
 //! Families of series for the registry.
 //!
-//! Not the vectors of the `prometheus` crate: those find a series by a hash of its label values run together, so that
-//! `web` + `1a` and `web1` + `a` share one, and they cannot end all series of an upstream.
+//! Not the vectors of the `prometheus` crate: those find a series by a hash of its label values run
+//! together, so that `web` + `1a` and `web1` + `a` share one, and they cannot end all series of an
+//! upstream.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +28,8 @@ pub(super) struct Family {
     series: Arc<Mutex<BTreeMap<Labels, f64>>>,
 }
 
-/// The label values of a series: shared with a scrape, which holds the lock no longer than it takes to copy the numbers.
+/// The label values of a series: shared with a scrape, which holds the lock no longer than it takes
+/// to copy the numbers.
 type Labels = Arc<[String]>;
 
 /// A single value that is asked for at each scrape.
@@ -150,7 +152,10 @@ impl LatencyFamily {
 
     /// Adds latencies in microseconds.
     pub(super) fn add(&self, values: &[&str], latencies: &Histogram<u64>) {
-        lock(&self.series).entry(owned(values)).or_default().add(latencies);
+        lock(&self.series)
+            .entry(owned(values))
+            .or_default()
+            .add(latencies);
     }
 
     pub(super) fn forget(&self, gone: &[(&str, &str)]) {
@@ -187,7 +192,13 @@ impl Buckets {
             bucket
         };
         let mut histogram = proto::Histogram::default();
-        histogram.set_bucket(BOUNDS.into_iter().zip(&self.cumulative).map(bucket).collect());
+        histogram.set_bucket(
+            BOUNDS
+                .into_iter()
+                .zip(&self.cumulative)
+                .map(bucket)
+                .collect(),
+        );
         histogram.set_sample_count(self.count);
         histogram.set_sample_sum(self.sum);
         histogram
@@ -195,7 +206,10 @@ impl Buckets {
 }
 
 impl ReadAtScrape {
-    pub(super) fn new(described: Description, read: impl Fn() -> f64 + Send + Sync + 'static) -> ReadAtScrape {
+    pub(super) fn new(
+        described: Description,
+        read: impl Fn() -> f64 + Send + Sync + 'static,
+    ) -> ReadAtScrape {
         ReadAtScrape {
             described,
             read: Box::new(read),
@@ -239,7 +253,8 @@ impl Collector for ReadAtScrape {
     }
 
     fn collect(&self) -> Vec<proto::MetricFamily> {
-        self.described.family(vec![self.described.value(&[], (self.read)())])
+        self.described
+            .family(vec![self.described.value(&[], (self.read)())])
     }
 }
 
@@ -248,7 +263,8 @@ fn lock<T>(series: &Mutex<T>) -> MutexGuard<'_, T> {
     series.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The series as they are. Whoever counts waits for this copy at most, and not for what a scrape makes of it.
+/// The series as they are. Whoever counts waits for this copy at most, and not for what a scrape
+/// makes of it.
 fn copied<T: Clone>(series: &Mutex<BTreeMap<Labels, T>>) -> Vec<(Labels, T)> {
     let series = lock(series);
     series
@@ -280,14 +296,23 @@ mod tests {
         latencies.record(20_000_000).unwrap();
         let mut buckets = Buckets::default();
         buckets.add(&latencies);
-        assert_eq!(buckets.cumulative, [3, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]);
+        assert_eq!(
+            buckets.cumulative,
+            [3, 3, 3, 3, 5, 5, 5, 5, 5, 5, 5, 5, 5, 5]
+        );
         assert_eq!(buckets.count, 6);
         assert!((buckets.sum - 20.1347).abs() < 0.2, "{}", buckets.sum);
     }
 
     #[test]
     fn series_are_told_apart_by_label_and_not_by_their_text_run_together() {
-        let described = Description::new("x_total", "x", proto::MetricType::COUNTER, &["service", "upstream"]).unwrap();
+        let described = Description::new(
+            "x_total",
+            "x",
+            proto::MetricType::COUNTER,
+            &["service", "upstream"],
+        )
+        .unwrap();
         let family = Family::new(described);
         family.add(&["web", "1a"], 1);
         family.add(&["web1", "a"], 2);

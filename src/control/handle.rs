@@ -15,13 +15,15 @@ const COMMANDS_MAX: usize = 64;
 /// Who asks for a change and why.
 #[derive(Clone, Debug)]
 pub struct Intent {
-    /// The name of the caller's token, `anonymous` without tokens, or the part of the program that acts.
+    /// The name of the caller's token, `anonymous` without tokens, or the part of the program that
+    /// acts.
     pub actor: String,
     /// The reason given, for the journal.
     pub reason: Option<String>,
     /// The revision that the caller has seen; a change is refused when the service has moved on.
     pub expected_revision: Option<u64>,
-    /// Whether the caller may override gates, freeze windows and the preflight of the configuration.
+    /// Whether the caller may override gates, freeze windows and the preflight of the
+    /// configuration.
     pub may_override: bool,
     /// What the caller repeats the request with, if they may.
     pub idempotency: Option<IdempotencyKey>,
@@ -62,12 +64,12 @@ pub enum Refusal {
     /// No such release.
     #[error("there is no release {0:?}")]
     UnknownRelease(String),
-    /// The plan of a release, or another field of its start, is wrong. Pointers are into the request's body, so those of
-    /// the plan begin with `/plan`.
+    /// The plan of a release, or another field of its start, is wrong. Pointers are into the
+    /// request's body, so those of the plan begin with `/plan`.
     #[error("the release cannot be started like this")]
     Unfit(Vec<api::FieldProblem>),
-    /// Not possible in the present state: a second release, a verb that does not fit the phase, weights by hand under a
-    /// release.
+    /// Not possible in the present state: a second release, a verb that does not fit the phase,
+    /// weights by hand under a release.
     #[error("{0}")]
     Conflict(String),
     /// The caller's role does not allow it.
@@ -253,8 +255,8 @@ impl Handle {
         (Handle { commands, shared }, receiver)
     }
 
-    /// All services, in the order of their names. Takes CPU time where there are many, and none of the controller's.
-    /// What the controller has answered before is in it.
+    /// All services, in the order of their names. Takes CPU time where there are many, and none of
+    /// the controller's. What the controller has answered before is in it.
     ///
     /// # Errors
     ///
@@ -293,8 +295,8 @@ impl Handle {
         Ok(())
     }
 
-    /// New weights for a service. When this returns, no request that was routed by older ones can still start on an
-    /// upstream whose weight is now 0.
+    /// New weights for a service. When this returns, no request that was routed by older ones can
+    /// still start on an upstream whose weight is now 0.
     ///
     /// # Errors
     ///
@@ -315,23 +317,29 @@ impl Handle {
         .await?
     }
 
-    /// All weight of a service back to its baseline, or to the previous one when the baseline already has it all.
+    /// All weight of a service back to its baseline, or to the previous one when the baseline
+    /// already has it all.
     ///
     /// # Errors
     ///
     /// [`Refusal::UnknownService`], [`Refusal::Stale`], [`Refusal::Stopped`]; never the store's.
     pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Rollback { service, intent, reply })
-            .await?
+        self.ask(|reply| ControllerRequest::Rollback {
+            service,
+            intent,
+            reply,
+        })
+        .await?
     }
 
     /// Starts a release.
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Conflict`] while another is under way,
-    /// [`Refusal::Stale`], [`Refusal::Store`], [`Refusal::Stopped`]; nothing changed then.
+    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Conflict`] while another is
+    /// under way, [`Refusal::Stale`], [`Refusal::Store`], [`Refusal::Stopped`]; nothing changed
+    /// then.
     pub async fn start_release(
         &self,
         service: &str,
@@ -348,13 +356,14 @@ impl Handle {
         .await?
     }
 
-    /// Does something with a release. After [`ReleaseVerb::RollBack`] and [`ReleaseVerb::Cancel`] no request can start
-    /// on the canary any more.
+    /// Does something with a release. After [`ReleaseVerb::RollBack`] and [`ReleaseVerb::Cancel`]
+    /// no request can start on the canary any more.
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] when its phase does not allow it, [`Refusal::Unfit`],
-    /// [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a rollback or a cancellation), [`Refusal::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] when its phase does not allow it,
+    /// [`Refusal::Unfit`], [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a
+    /// rollback or a cancellation), [`Refusal::Stopped`].
     pub async fn command_release(
         &self,
         id: &str,
@@ -378,10 +387,18 @@ impl Handle {
     /// # Errors
     ///
     /// [`Refusal::UnknownService`], [`Refusal::Store`], [`Refusal::Stopped`].
-    pub async fn releases(&self, service: &str, limit: usize) -> Result<Vec<api::Release>, Refusal> {
+    pub async fn releases(
+        &self,
+        service: &str,
+        limit: usize,
+    ) -> Result<Vec<api::Release>, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Releases { service, limit, reply })
-            .await?
+        self.ask(|reply| ControllerRequest::Releases {
+            service,
+            limit,
+            reply,
+        })
+        .await?
     }
 
     /// One release, also one that has ended.
@@ -391,7 +408,8 @@ impl Handle {
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn release(&self, id: &str) -> Result<api::Release, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| ControllerRequest::GetRelease { id, reply }).await?
+        self.ask(|reply| ControllerRequest::GetRelease { id, reply })
+            .await?
     }
 
     /// The evidence bundle of a release: of one under way, as far as it goes.
@@ -401,18 +419,20 @@ impl Handle {
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| ControllerRequest::Evidence { id, reply }).await?
+        self.ask(|reply| ControllerRequest::Evidence { id, reply })
+            .await?
     }
 
-    /// The file that holds what a release was judged by, for a replay. It is there once something was recorded, and
-    /// grows while the release is under way.
+    /// The file that holds what a release was judged by, for a replay. It is there once something
+    /// was recorded, and grows while the release is under way.
     ///
     /// # Errors
     ///
     /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn recording(&self, id: &str) -> Result<PathBuf, Refusal> {
         let id = id.to_owned();
-        self.ask(|reply| ControllerRequest::Recording { id, reply }).await?
+        self.ask(|reply| ControllerRequest::Recording { id, reply })
+            .await?
     }
 
     /// What a plan would cost and take at the present traffic.
@@ -426,29 +446,42 @@ impl Handle {
         plan: Option<serde_json::Map<String, serde_json::Value>>,
     ) -> Result<api::Forecast, Refusal> {
         let service = service.to_owned();
-        self.ask(|reply| ControllerRequest::Forecast { service, plan, reply })
-            .await?
+        self.ask(|reply| ControllerRequest::Forecast {
+            service,
+            plan,
+            reply,
+        })
+        .await?
     }
 
     /// The services of a new, valid configuration; answers what changed, in words.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table stays in use then.
+    /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table
+    /// stays in use then.
     pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
         let actor = actor.to_owned();
-        self.ask(|reply| ControllerRequest::Reload { services, actor, reply })
-            .await?
+        self.ask(|reply| ControllerRequest::Reload {
+            services,
+            actor,
+            reply,
+        })
+        .await?
     }
 
     /// Tells people that a new configuration was refused before it came here, and why.
     pub async fn reload_failed(&self, detail: String) {
         // A controller that has stopped has nobody to tell.
-        let _ = self.commands.send(ControllerRequest::ReloadFailed { detail }).await;
+        let _ = self
+            .commands
+            .send(ControllerRequest::ReloadFailed { detail })
+            .await;
     }
 
-    /// Keeps the answer to a write as it was given, for those who repeat it after a restart; without one, forgets what was
-    /// kept with its change. Returns when that is on disk, or cannot be.
+    /// Keeps the answer to a write as it was given, for those who repeat it after a restart;
+    /// without one, forgets what was kept with its change. Returns when that is on disk, or
+    /// cannot be.
     pub async fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) {
         // A controller that has stopped keeps nothing any more.
         let _ = self
@@ -458,11 +491,21 @@ impl Handle {
 
     /// The answers that the store had at the start, once.
     pub fn take_answers(&self) -> Vec<KeptAnswer> {
-        std::mem::take(&mut *self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(
+            &mut *self
+                .shared
+                .answers
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     pub(super) fn set_answers(&self, answers: Vec<KeptAnswer>) {
-        *self.shared.answers.lock().unwrap_or_else(PoisonError::into_inner) = answers;
+        *self
+            .shared
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = answers;
     }
 
     /// A page of the journal, newest first.
@@ -470,22 +513,36 @@ impl Handle {
     /// # Errors
     ///
     /// [`Refusal::Store`] when it cannot be read.
-    pub async fn audit(&self, before: Option<u64>, limit: usize) -> Result<api::AuditPage, Refusal> {
-        self.ask(|reply| ControllerRequest::Audit { before, limit, reply })
-            .await?
+    pub async fn audit(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<api::AuditPage, Refusal> {
+        self.ask(|reply| ControllerRequest::Audit {
+            before,
+            limit,
+            reply,
+        })
+        .await?
     }
 
     /// Whether the whole journal is as it was written.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Store`] when it cannot be read, [`Refusal::Conflict`] while another one is being answered.
+    /// [`Refusal::Store`] when it cannot be read, [`Refusal::Conflict`] while another one is being
+    /// answered.
     pub async fn verify_audit(&self) -> Result<api::AuditVerdict, Refusal> {
-        self.ask(|reply| ControllerRequest::VerifyAudit { reply }).await?
+        self.ask(|reply| ControllerRequest::VerifyAudit { reply })
+            .await?
     }
 
-    /// What happens from now on, and what happened since the event `last_id`, as far back as is remembered.
-    pub fn events(&self, last_id: Option<u64>) -> (Vec<api::Event>, broadcast::Receiver<api::Event>) {
+    /// What happens from now on, and what happened since the event `last_id`, as far back as is
+    /// remembered.
+    pub fn events(
+        &self,
+        last_id: Option<u64>,
+    ) -> (Vec<api::Event>, broadcast::Receiver<api::Event>) {
         self.shared.events.subscribe(last_id)
     }
 
@@ -506,10 +563,10 @@ impl Handle {
     /// Says that the first table is in use, unless the process is already on its way out.
     pub fn set_ready(&self) {
         let (from, to) = (Readiness::Starting as u8, Readiness::Ready as u8);
-        let _ = self
-            .shared
-            .readiness
-            .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
+        let _ =
+            self.shared
+                .readiness
+                .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// Says that the process is on its way out; there is no way back.
@@ -519,9 +576,15 @@ impl Handle {
             .store(Readiness::Draining as u8, Ordering::Release);
     }
 
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> ControllerRequest) -> Result<T, Refusal> {
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> ControllerRequest,
+    ) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| Refusal::Stopped)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| Refusal::Stopped)?;
         answer.await.map_err(|_| Refusal::Stopped)
     }
 }

@@ -1,7 +1,8 @@
 //! Metrics in the Prometheus text format, in a registry of their own.
 //!
-//! Labels are bounded: services, upstreams and endpoints of the configuration, listeners, standard methods, status
-//! codes and closed sets of reasons. The series of an upstream end when it leaves the configuration.
+//! Labels are bounded: services, upstreams and endpoints of the configuration, listeners, standard
+//! methods, status codes and closed sets of reasons. The series of an upstream end when it leaves
+//! the configuration.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::model::api::Phase;
 use crate::stats::{Class, Reason, RequestLabels, Summary};
 use crate::time::Timestamp;
 
-/// The label of a rollback that a person or a script asked for, of a release or of a service without one.
+/// The label of a rollback that a person or a script asked for, of a release or of a service
+/// without one.
 pub(super) const MANUAL: &str = "manual";
 /// The objective of a release that could not go on after a restart.
 pub(super) const ABANDONED: &str = "restart";
@@ -34,7 +36,8 @@ const ROLLBACK_REASONS: [&str; 9] = [
 
 /// Seconds; a rollback takes microseconds, unless the machine is in trouble.
 const ROLLBACK_BUCKETS: &[f64] = &[
-    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1, 1.0,
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1,
+    1.0,
 ];
 
 /// What became of a webhook's event.
@@ -49,7 +52,11 @@ pub enum WebhookResult {
 }
 
 impl WebhookResult {
-    const ALL: [WebhookResult; 3] = [WebhookResult::Delivered, WebhookResult::Failed, WebhookResult::Dropped];
+    const ALL: [WebhookResult; 3] = [
+        WebhookResult::Delivered,
+        WebhookResult::Failed,
+        WebhookResult::Dropped,
+    ];
 
     const fn as_str(self) -> &'static str {
         match self {
@@ -91,8 +98,12 @@ impl Metrics {
         let of = |kind, name, help, labels| register_family(&registry, kind, name, help, labels);
         let counter = |name, help, labels| of(MetricType::COUNTER, name, help, labels);
         let gauge = |name, help, labels| of(MetricType::GAUGE, name, help, labels);
-        gauge("build_info", "The version of the program; always 1.", &["version"])
-            .set(&[env!("CARGO_PKG_VERSION")], 1.0);
+        gauge(
+            "build_info",
+            "The version of the program; always 1.",
+            &["version"],
+        )
+        .set(&[env!("CARGO_PKG_VERSION")], 1.0);
         let webhooks = counter("webhook_deliveries_total", help::WEBHOOKS, &["result"]);
         // At 0 from the start, so that the first failure shows as an increase.
         for result in WebhookResult::ALL {
@@ -107,13 +118,25 @@ impl Metrics {
                 &["service", "upstream", "reason"],
             ),
             errors: counter("http_errors_total", help::ERRORS, &["listener", "reason"]),
-            weight: gauge("upstream_weight_ratio", help::WEIGHT, &["service", "upstream"]),
-            healthy: gauge("endpoint_healthy", help::HEALTHY, &["service", "upstream", "endpoint"]),
+            weight: gauge(
+                "upstream_weight_ratio",
+                help::WEIGHT,
+                &["service", "upstream"],
+            ),
+            healthy: gauge(
+                "endpoint_healthy",
+                help::HEALTHY,
+                &["service", "upstream", "endpoint"],
+            ),
             rollbacks: counter("rollbacks_total", help::ROLLBACKS, &["service", "reason"]),
             rescues: counter("rescues_total", help::RESCUES, &["service"]),
             phase: gauge("release_phase", help::PHASE, &["service", "phase"]),
             reload_successful: gauge("config_last_reload_successful", help::RELOAD, &[]),
-            reload_timestamp: gauge("config_last_reload_success_timestamp_seconds", help::RELOADED, &[]),
+            reload_timestamp: gauge(
+                "config_last_reload_success_timestamp_seconds",
+                help::RELOADED,
+                &[],
+            ),
             store_pending: gauge("store_pending_changes", help::PENDING, &[]),
             latencies: register_latencies(&registry),
             rollback_duration: register_rollback_duration(&registry),
@@ -130,20 +153,37 @@ impl Metrics {
         })
     }
 
-    /// Adds a gauge that is read at each scrape, for what other parts of the program know. `name` has no prefix.
-    pub fn gauge_from(&self, name: &str, help: &str, read: impl Fn() -> usize + Send + Sync + 'static) {
+    /// Adds a gauge that is read at each scrape, for what other parts of the program know. `name`
+    /// has no prefix.
+    pub fn gauge_from(
+        &self,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> usize + Send + Sync + 'static,
+    ) {
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
         self.read_from(MetricType::GAUGE, name, help, move || read() as f64);
     }
 
-    /// Adds a counter that is read at each scrape, for what other parts of the program count. `name` has no prefix,
-    /// and ends in `_total`.
-    pub fn counter_from(&self, name: &str, help: &str, read: impl Fn() -> u64 + Send + Sync + 'static) {
+    /// Adds a counter that is read at each scrape, for what other parts of the program count.
+    /// `name` has no prefix, and ends in `_total`.
+    pub fn counter_from(
+        &self,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
         #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53")]
         self.read_from(MetricType::COUNTER, name, help, move || read() as f64);
     }
 
-    fn read_from(&self, kind: MetricType, name: &str, help: &str, read: impl Fn() -> f64 + Send + Sync + 'static) {
+    fn read_from(
+        &self,
+        kind: MetricType,
+        name: &str,
+        help: &str,
+        read: impl Fn() -> f64 + Send + Sync + 'static,
+    ) {
         match Description::new(name, help, kind, &[]) {
             Ok(described) => register(&self.registry, Box::new(ReadAtScrape::new(described, read))),
             Err(error) => tracing::error!(%error, name, "a metric cannot be named so"),
@@ -151,25 +191,41 @@ impl Metrics {
     }
 
     /// Requests that were answered, by an upstream (given with its service) or without one.
-    pub(super) fn add_requests(&self, listener: &str, upstream: Option<(&str, &str)>, labels: RequestLabels, n: u64) {
+    pub(super) fn add_requests(
+        &self,
+        listener: &str,
+        upstream: Option<(&str, &str)>,
+        labels: RequestLabels,
+        n: u64,
+    ) {
         let (service, upstream) = upstream.unwrap_or_default();
         let code = labels.status.to_string();
-        self.requests
-            .add(&[listener, service, upstream, labels.method.as_str(), &code], n);
+        self.requests.add(
+            &[listener, service, upstream, labels.method.as_str(), &code],
+            n,
+        );
     }
 
     pub(super) fn add_summary(&self, service: &str, upstream: &str, summary: &Summary) {
         self.latencies.add(&[service, upstream], summary.total());
         let answered_badly = summary.count(Class::ServerError);
         if answered_badly > 0 {
-            self.failures
-                .add(&[service, upstream, Class::ServerError.as_str()], answered_badly);
+            self.failures.add(
+                &[service, upstream, Class::ServerError.as_str()],
+                answered_badly,
+            );
         }
     }
 
-    /// A request that the proxy answered itself, unless no listener's client was told of it, and a failure of the
-    /// upstream that it was meant for if that is at fault.
-    pub(super) fn add_reason(&self, listener: Option<&str>, upstream: Option<(&str, &str)>, reason: Reason, n: u64) {
+    /// A request that the proxy answered itself, unless no listener's client was told of it, and a
+    /// failure of the upstream that it was meant for if that is at fault.
+    pub(super) fn add_reason(
+        &self,
+        listener: Option<&str>,
+        upstream: Option<(&str, &str)>,
+        reason: Reason,
+        n: u64,
+    ) {
         if let Some(listener) = listener {
             self.errors.add(&[listener, reason.as_str()], n);
         }
@@ -187,7 +243,8 @@ impl Metrics {
             .set(&[service, upstream, endpoint], f64::from(u8::from(healthy)));
     }
 
-    /// Begins a service's series at 0, so that its first rollback shows as an increase, whatever decides it.
+    /// Begins a service's series at 0, so that its first rollback shows as an increase, whatever
+    /// decides it.
     pub(super) fn expect_rollbacks(&self, service: &str) {
         for reason in ROLLBACK_REASONS {
             self.rollbacks.add(&[service, reason], 0);
@@ -195,7 +252,8 @@ impl Metrics {
         self.rescues.add(&[service], 0);
     }
 
-    /// A rollback: what decided it, and how long after the decision the table without the canary was published.
+    /// A rollback: what decided it, and how long after the decision the table without the canary
+    /// was published.
     pub(super) fn add_rollback(&self, service: &str, reason: &str, took: Duration) {
         self.rollbacks.add(&[service, reason], 1);
         self.rollback_duration.observe(took.as_secs_f64());
@@ -216,7 +274,8 @@ impl Metrics {
     }
 
     pub(super) fn set_reload(&self, at: Timestamp, successful: bool) {
-        self.reload_successful.set(&[], f64::from(u8::from(successful)));
+        self.reload_successful
+            .set(&[], f64::from(u8::from(successful)));
         if successful {
             #[expect(
                 clippy::cast_precision_loss,
@@ -247,11 +306,15 @@ impl Metrics {
 
     /// Ends the series of an endpoint that has left the configuration.
     pub(super) fn forget_endpoint(&self, service: &str, upstream: &str, endpoint: &str) {
-        self.healthy
-            .forget(&[("service", service), ("upstream", upstream), ("endpoint", endpoint)]);
+        self.healthy.forget(&[
+            ("service", service),
+            ("upstream", upstream),
+            ("endpoint", endpoint),
+        ]);
     }
 
-    /// Ends the series of a service that has left the configuration, but for those of its upstreams.
+    /// Ends the series of a service that has left the configuration, but for those of its
+    /// upstreams.
     pub(super) fn forget_service(&self, service: &str) {
         for family in [&self.rollbacks, &self.rescues, &self.phase] {
             family.forget(&[("service", service)]);
@@ -266,27 +329,35 @@ impl Default for Metrics {
 }
 
 mod help {
-    pub(super) const REQUEST_LABELS: &[&str] = &["listener", "service", "upstream", "method", "code"];
+    pub(super) const REQUEST_LABELS: &[&str] =
+        &["listener", "service", "upstream", "method", "code"];
     pub(super) const REQUESTS: &str =
         "Requests that were answered; without service and upstream those that reached none.";
     pub(super) const FAILURES: &str =
         "Requests that failed on an upstream: 5xx, or the reason why there was no answer.";
-    pub(super) const ERRORS: &str = "Requests that the proxy answered itself, or whose answer it had to cut short.";
-    pub(super) const WEIGHT: &str = "The share of its service's requests that an upstream gets, 0 to 1.";
-    pub(super) const HEALTHY: &str = "Whether an endpoint is healthy, so that requests are sent to it.";
-    pub(super) const ROLLBACKS: &str =
-        "Rollbacks, by what decided them: manual if a person did, or the objective in the outcome of the release.";
-    pub(super) const RESCUES: &str = "Requests that failed on a canary and were answered by the baseline instead.";
+    pub(super) const ERRORS: &str =
+        "Requests that the proxy answered itself, or whose answer it had to cut short.";
+    pub(super) const WEIGHT: &str =
+        "The share of its service's requests that an upstream gets, 0 to 1.";
+    pub(super) const HEALTHY: &str =
+        "Whether an endpoint is healthy, so that requests are sent to it.";
+    pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them: manual if a person did, \
+                                        or the objective in the outcome of the release.";
+    pub(super) const RESCUES: &str =
+        "Requests that failed on a canary and were answered by the baseline instead.";
     pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
-    pub(super) const ROLLBACK: &str = "From the decision to roll back to the published routing table.";
+    pub(super) const ROLLBACK: &str =
+        "From the decision to roll back to the published routing table.";
     pub(super) const RELOAD: &str = "Whether the last configuration that was offered is in use.";
     pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
     pub(super) const WEBHOOKS: &str = "Events for webhooks, by what became of them.";
-    pub(super) const LATENCY: &str = "From a request's arrival to the end of its answer; client aborts are left out.";
+    pub(super) const LATENCY: &str =
+        "From a request's arrival to the end of its answer; client aborts are left out.";
 }
 
-/// Together with answers of 5xx, which are counted by their class, these are the failures of the windows.
+/// Together with answers of 5xx, which are counted by their class, these are the failures of the
+/// windows.
 const fn is_fault_of_upstream(reason: Reason) -> bool {
     matches!(
         reason,
@@ -330,7 +401,8 @@ fn register_family(
 )]
 fn register_latencies(registry: &Registry) -> LatencyFamily {
     let (name, labels) = ("http_request_duration_seconds", &["service", "upstream"]);
-    let described = Description::new(name, help::LATENCY, MetricType::HISTOGRAM, labels).expect("a valid name");
+    let described =
+        Description::new(name, help::LATENCY, MetricType::HISTOGRAM, labels).expect("a valid name");
     let latencies = LatencyFamily::new(described);
     register(registry, Box::new(latencies.clone()));
     latencies
@@ -342,7 +414,8 @@ fn register_latencies(registry: &Registry) -> LatencyFamily {
 )]
 fn register_rollback_duration(registry: &Registry) -> Histogram {
     let options = HistogramOpts::new("weighbridge_rollback_duration_seconds", help::ROLLBACK);
-    let histogram = Histogram::with_opts(options.buckets(ROLLBACK_BUCKETS.to_vec())).expect("ascending buckets");
+    let histogram = Histogram::with_opts(options.buckets(ROLLBACK_BUCKETS.to_vec()))
+        .expect("ascending buckets");
     register(registry, Box::new(histogram.clone()));
     histogram
 }
@@ -373,8 +446,21 @@ mod tests {
             status: 200,
         };
         metrics.add_requests("web", Some(("shop", "green")), labels, 2);
-        metrics.add_requests("web", None, RequestLabels { status: 404, ..labels }, 1);
-        metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ConnectRefused, 3);
+        metrics.add_requests(
+            "web",
+            None,
+            RequestLabels {
+                status: 404,
+                ..labels
+            },
+            1,
+        );
+        metrics.add_reason(
+            Some("web"),
+            Some(("shop", "green")),
+            Reason::ConnectRefused,
+            3,
+        );
         metrics.add_reason(None, Some(("shop", "green")), Reason::ConnectRefused, 6);
         metrics.add_reason(Some("web"), Some(("shop", "green")), Reason::ClientAbort, 4);
         metrics.add_reason(Some("web"), None, Reason::NoRoute, 5);
@@ -388,7 +474,11 @@ mod tests {
         metrics.set_store_pending(0);
         metrics.add_webhooks(WebhookResult::Failed, 2);
         metrics.gauge_from("connections_active", "Open connections from clients.", || 7);
-        metrics.counter_from("access_log_dropped_total", "Lines that were not written.", || 1);
+        metrics.counter_from(
+            "access_log_dropped_total",
+            "Lines that were not written.",
+            || 1,
+        );
         metrics
     }
 
@@ -425,7 +515,10 @@ mod tests {
                 r#""} 1"#
             ),
         ] {
-            assert!(page.lines().any(|have| have == line), "no {line} in\n{page}");
+            assert!(
+                page.lines().any(|have| have == line),
+                "no {line} in\n{page}"
+            );
         }
         assert!(page.contains("process_resident_memory_bytes"));
         assert!(!page.contains(r#"upstream="green",reason="client_abort"#));
@@ -448,7 +541,8 @@ mod tests {
         let Some(output) = tool else {
             return; // Not installed here; it is where the gate runs.
         };
-        let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned()
+            + &String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success() && said.trim().is_empty(), "{said}");
     }
 
@@ -459,8 +553,17 @@ mod tests {
     impl OutputOf for Command {
         /// What the tool says to `input`; `None` when there is no such tool.
         fn output_of(&mut self, input: String) -> Option<std::process::Output> {
-            let mut child = self.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().ok()?;
-            child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+            let mut child = self
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .ok()?;
+            child
+                .stdin
+                .take()
+                .unwrap()
+                .write_all(input.as_bytes())
+                .unwrap();
             Some(child.wait_with_output().unwrap())
         }
     }

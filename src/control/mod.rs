@@ -1,8 +1,9 @@
 //! The control plane: the one place where weights change.
 //!
-//! [`Controller`] owns the live state of every service. It takes commands from a [`Handle`], what workers counted and
-//! what health checkers saw; it publishes routing tables, keeps what happened in the store, and tells people by
-//! [`Metrics`] and [`Events`]. It opens no socket, and no request passes through it.
+//! [`Controller`] owns the live state of every service. It takes commands from a [`Handle`], what
+//! workers counted and what health checkers saw; it publishes routing tables, keeps what happened
+//! in the store, and tells people by [`Metrics`] and [`Events`]. It opens no socket, and no request
+//! passes through it.
 
 mod answer;
 mod audit;

@@ -1,9 +1,10 @@
 //! Services as the API shows them, for readers on any thread.
 //!
-//! The controller puts here what it knows of a service whenever that changes, before it answers whoever changed it. What
-//! else there is to see is read from where it is kept: weights in effect, health and requests in flight from the routing
-//! table, statistics from copies that the collector publishes. So a reader, however slow or frequent, costs the
-//! controller nothing, and whoever was told of a change finds it here.
+//! The controller puts here what it knows of a service whenever that changes, before it answers
+//! whoever changed it. What else there is to see is read from where it is kept: weights in effect,
+//! health and requests in flight from the routing table, statistics from copies that the collector
+//! publishes. So a reader, however slow or frequent, costs the controller nothing, and whoever was
+//! told of a change finds it here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -78,13 +79,18 @@ pub(super) struct PublishedViews {
     publisher: Publisher,
     recents: Arc<Recents>,
     clock: Arc<dyn Clock>,
-    /// The map changes with the configuration only; a change of a service replaces what its slot holds.
+    /// The map changes with the configuration only; a change of a service replaces what its slot
+    /// holds.
     slots: ArcSwap<BTreeMap<Name, ArcSwap<ServiceDetails>>>,
 }
 
 impl PublishedViews {
     /// Nothing is shown yet.
-    pub(super) fn new(publisher: Publisher, recents: Arc<Recents>, clock: Arc<dyn Clock>) -> PublishedViews {
+    pub(super) fn new(
+        publisher: Publisher,
+        recents: Arc<Recents>,
+        clock: Arc<dyn Clock>,
+    ) -> PublishedViews {
         PublishedViews {
             publisher,
             recents,
@@ -103,7 +109,9 @@ impl PublishedViews {
     pub(super) fn service_as(&self, name: &str, shown: &ServiceDetails) -> Option<api::Service> {
         let (snapshot, mut reader) = (self.publisher.current(), Reader::new(self));
         let table: &RoutingTable = &snapshot.table;
-        Some(view::service(table.service(name)?, shown, |key| reader.windows(key)))
+        Some(view::service(table.service(name)?, shown, |key| {
+            reader.windows(key)
+        }))
     }
 
     /// A service has changed.
@@ -116,7 +124,8 @@ impl PublishedViews {
 
 impl Views for PublishedViews {
     fn services(&self) -> Vec<api::Service> {
-        // Before the table, so that what is shown is never of a later revision than the weights in effect.
+        // Before the table, so that what is shown is never of a later revision than the weights in
+        // effect.
         let shown: Vec<(Name, Arc<ServiceDetails>)> = self
             .slots
             .load()
@@ -178,7 +187,9 @@ impl Reader {
         };
         let each = WindowSpan::ALL.into_iter();
         if windows.is_empty() {
-            return each.map(|span| (span.as_str().to_owned(), EMPTY.clone())).collect();
+            return each
+                .map(|span| (span.as_str().to_owned(), EMPTY.clone()))
+                .collect();
         }
         let (sum, now) = (self.sum.get_or_insert_default(), self.now);
         let read = |span: WindowSpan| {
@@ -212,7 +223,9 @@ mod tests {
 
     fn names(board: &PublishedViews) -> Vec<(String, u64)> {
         let services = board.services().into_iter();
-        services.map(|service| (service.name, service.revision)).collect()
+        services
+            .map(|service| (service.name, service.revision))
+            .collect()
     }
 
     #[test]
@@ -226,8 +239,14 @@ mod tests {
         );
         board.show("shop", shown(2));
         board.show("nobody", shown(3));
-        assert_eq!(names(&board), [("bank".to_owned(), 1), ("shop".to_owned(), 2)]);
-        assert_eq!((board.revision("shop"), board.revision("nobody")), (Some(2), None));
+        assert_eq!(
+            names(&board),
+            [("bank".to_owned(), 1), ("shop".to_owned(), 2)]
+        );
+        assert_eq!(
+            (board.revision("shop"), board.revision("nobody")),
+            (Some(2), None)
+        );
         assert!(board.service("zoo").is_none());
     }
 
@@ -235,9 +254,17 @@ mod tests {
     fn weights_in_effect_are_those_of_the_table_also_when_the_controller_does_not_know_yet() {
         let board = board(&["shop"]);
         board.replace([(Name::from("shop"), shown(1))].into_iter());
-        let mut live = board.publisher.current().table.service("shop").unwrap().live();
+        let mut live = board
+            .publisher
+            .current()
+            .table
+            .service("shop")
+            .unwrap()
+            .live();
         live.weights = crate::control::testing::weights(&[("blue", 25.0), ("green", 75.0)]);
-        board.publisher.update(|table| table.with_weights("shop", &live));
+        board
+            .publisher
+            .update(|table| table.with_weights("shop", &live));
         let service = board.service("shop").unwrap();
         assert_eq!(service.weights.effective["green"], 75.0);
         assert_eq!(service.weights.intended["green"], 0.0);

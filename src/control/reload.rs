@@ -1,7 +1,8 @@
-//! The services of a configuration, merged with live state: at the start, and when the configuration changes.
+//! The services of a configuration, merged with live state: at the start, and when the
+//! configuration changes.
 //!
-//! The configuration declares what there is; weights belong to the store. So a reload moves no traffic, and is refused
-//! where it could not but.
+//! The configuration declares what there is; weights belong to the store. So a reload moves no
+//! traffic, and is refused where it could not but.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,7 +19,10 @@ impl Controller {
     /// The first table.
     pub(super) fn start(&mut self, specs: Vec<ServiceSpec>, loaded: LoadedState) {
         let now = self.clock.now();
-        let records = loaded.services.into_iter().map(|record| (record.name.clone(), record));
+        let records = loaded
+            .services
+            .into_iter()
+            .map(|record| (record.name.clone(), record));
         self.absent = records.collect();
         let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
         let order = names(&specs);
@@ -29,20 +33,31 @@ impl Controller {
                 fresh.push(Name::clone(&managed.spec.name));
             }
             warnings.extend(warning);
-            self.services.insert(Name::clone(&managed.spec.name), managed);
+            self.services
+                .insert(Name::clone(&managed.spec.name), managed);
         }
         self.publish_topology(&order);
         self.resume_releases(loaded.releases, loaded.checkpoints, loaded.parts);
         self.metrics.set_reload(now, true);
         if !fresh.is_empty() {
             let reason = (!warnings.is_empty()).then(|| warnings.join("; "));
-            self.journal("start", "weighbridge".to_owned(), reason, fresh, Value::Null);
+            self.journal(
+                "start",
+                "weighbridge".to_owned(),
+                reason,
+                fresh,
+                Value::Null,
+            );
         }
         self.show_all();
     }
 
     /// The services of a new configuration; says what changed.
-    pub(super) fn reload(&mut self, specs: Vec<ServiceSpec>, actor: String) -> Result<String, Refusal> {
+    pub(super) fn reload(
+        &mut self,
+        specs: Vec<ServiceSpec>,
+        actor: String,
+    ) -> Result<String, Refusal> {
         let merged = self
             .merge(&specs)
             .inspect_err(|refusal| self.reload_failed(refusal.to_string()))?;
@@ -76,8 +91,12 @@ impl Controller {
         self.emit(api::EventKind::Reload { ok: false, detail });
     }
 
-    /// The states of known services under their new declarations, with those that wait for the store.
-    fn merge(&self, specs: &[ServiceSpec]) -> Result<BTreeMap<Name, (ServiceState, Option<ServiceState>)>, Refusal> {
+    /// The states of known services under their new declarations, with those that wait for the
+    /// store.
+    fn merge(
+        &self,
+        specs: &[ServiceSpec],
+    ) -> Result<BTreeMap<Name, (ServiceState, Option<ServiceState>)>, Refusal> {
         let mut merged = BTreeMap::new();
         self.keep_released(specs)?;
         for spec in specs {
@@ -85,8 +104,15 @@ impl Controller {
                 continue;
             };
             managed.keeps_release(spec)?;
-            let conform = |state: &ServiceState| state.conformed(spec).map_err(|error| in_use(spec, state, &error));
-            let pending = managed.pending.as_ref().map(|pending| conform(&pending.moved.next));
+            let conform = |state: &ServiceState| {
+                state
+                    .conformed(spec)
+                    .map_err(|error| in_use(spec, state, &error))
+            };
+            let pending = managed
+                .pending
+                .as_ref()
+                .map(|pending| conform(&pending.moved.next));
             merged.insert(
                 Name::clone(&spec.name),
                 (conform(&managed.state)?, pending.transpose()?),
@@ -115,7 +141,9 @@ impl Controller {
         // Where two routes are equal, the one that is declared first counts.
         let current = self.publisher.current();
         let order = current.table.services().map(|service| &service.name);
-        let moved = added.is_empty() && removed.is_empty() && !order.eq(specs.iter().map(|spec| &spec.name));
+        let moved = added.is_empty()
+            && removed.is_empty()
+            && !order.eq(specs.iter().map(|spec| &spec.name));
         let reordered = if moved {
             specs.iter().map(|spec| &*spec.name).collect()
         } else {
@@ -133,7 +161,8 @@ impl Controller {
         .collect()
     }
 
-    /// Puts the new services in place of the old. Gives those whose state is new, and what people should know of them.
+    /// Puts the new services in place of the old. Gives those whose state is new, and what people
+    /// should know of them.
     fn replace(
         &mut self,
         specs: Vec<ServiceSpec>,
@@ -146,8 +175,9 @@ impl Controller {
             let name = Name::clone(&spec.name);
             let managed = match (old.remove(&name), merged.remove(&name)) {
                 (Some(mut managed), Some((mut state, pending_state))) => {
-                    // Who asks for a rollback under the revision that he saw must not be led elsewhere than he saw. A
-                    // change on its way has a revision of its own.
+                    // Who asks for a rollback under the revision that he saw must not be led
+                    // elsewhere than he saw. A change on its way has a revision
+                    // of its own.
                     if !managed.state.leads_back_as(&state) && managed.pending.is_none() {
                         state.revision = managed.next_revision();
                         fresh.push(Name::clone(&name));
@@ -167,18 +197,23 @@ impl Controller {
             };
             self.services.insert(name, managed);
         }
-        old.into_iter().for_each(|(name, managed)| self.retire(&name, managed));
+        old.into_iter()
+            .for_each(|(name, managed)| self.retire(&name, managed));
         (fresh, warnings)
     }
 
     /// A service leaves the configuration; its weights are remembered in case it comes back.
     fn retire(&mut self, name: &Name, managed: ServiceEntry) {
-        self.absent.insert(name.to_string(), managed.state.record(name));
+        self.absent
+            .insert(name.to_string(), managed.state.record(name));
         self.metrics.forget_service(name);
         let gone = || Err(Refusal::UnknownService(name.to_string()));
         if let Some(pending) = managed.pending {
             self.outbox.withdraw(pending.ticket());
-            pending.moved.reply.refuse(Refusal::UnknownService(name.to_string()));
+            pending
+                .moved
+                .reply
+                .refuse(Refusal::UnknownService(name.to_string()));
         }
         managed
             .waiting
@@ -186,8 +221,8 @@ impl Controller {
             .for_each(|asked| drop(asked.reply.send(gone())));
     }
 
-    /// Publishes a table of all services as they are declared now, in the order of declaration: of equal routes the first
-    /// one counts.
+    /// Publishes a table of all services as they are declared now, in the order of declaration: of
+    /// equal routes the first one counts.
     fn publish_topology(&mut self, order: &[Name]) {
         let services = &self.services;
         let specs: Vec<ServiceSpec> = order
@@ -204,8 +239,19 @@ impl Controller {
     }
 
     /// Writes a journal entry, with the states of the services that begin with it.
-    fn journal(&mut self, action: &str, actor: String, reason: Option<String>, fresh: Vec<Name>, before: Value) {
-        let record = |name: &Name| self.services.get(name).map(|managed| managed.state.record(name));
+    fn journal(
+        &mut self,
+        action: &str,
+        actor: String,
+        reason: Option<String>,
+        fresh: Vec<Name>,
+        before: Value,
+    ) {
+        let record = |name: &Name| {
+            self.services
+                .get(name)
+                .map(|managed| managed.state.record(name))
+        };
         let change = ChangeRecord {
             services: fresh.iter().filter_map(record).collect(),
             releases: Vec::new(),
@@ -222,8 +268,10 @@ impl Controller {
             in_effect: true,
         };
         let (services, saved) = (fresh, None);
-        self.unsaved
-            .insert(self.outbox.push(change), UncommittedChange { services, saved });
+        self.unsaved.insert(
+            self.outbox.push(change),
+            UncommittedChange { services, saved },
+        );
     }
 }
 
@@ -232,7 +280,11 @@ fn names(specs: &[ServiceSpec]) -> Vec<Name> {
 }
 
 /// A service that begins, with what the store remembers of it if anything.
-fn manage(spec: ServiceSpec, record: Option<&ServiceRecord>, at: &str) -> (ServiceEntry, Option<String>) {
+fn manage(
+    spec: ServiceSpec,
+    record: Option<&ServiceRecord>,
+    at: &str,
+) -> (ServiceEntry, Option<String>) {
     let (state, warning) = match record {
         Some(record) => ServiceState::resumed(&spec, record, at),
         None => (ServiceState::declared(&spec, at), None),
@@ -260,7 +312,8 @@ fn in_use(spec: &ServiceSpec, state: &ServiceState, error: &WeightsError) -> Ref
     };
     let weight = state.weights.get(name).unwrap_or_default();
     Refusal::Reload(format!(
-        "service {}: upstream {name} gets {weight} % of the traffic and cannot be removed; move its weight away first",
+        "service {}: upstream {name} gets {weight} % of the traffic and cannot be removed; move \
+         its weight away first",
         spec.name
     ))
 }

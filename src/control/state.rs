@@ -23,7 +23,8 @@ pub(super) struct ServiceState {
     pub(super) weights: Weights,
     /// The upstream that last held 100 percent, to which a rollback returns.
     pub(super) baseline: Name,
-    /// The baseline before this one, as long as a rollback may return to it; see [`State::with_weights`].
+    /// The baseline before this one, as long as a rollback may return to it; see
+    /// [`State::with_weights`].
     pub(super) previous_baseline: Option<Name>,
     /// Grows by one whenever the weights leave a state in which one upstream held all.
     generation: u64,
@@ -39,7 +40,10 @@ impl ServiceState {
     /// The state of a service that starts from its declaration.
     pub(super) fn declared(spec: &ServiceSpec, at: &str) -> ServiceState {
         let weights = spec.weights.clone();
-        let baseline = weights.sole_upstream().or(spec.baseline.as_ref()).or(weights.largest());
+        let baseline = weights
+            .sole_upstream()
+            .or(spec.baseline.as_ref())
+            .or(weights.largest());
         ServiceState {
             revision: 1,
             baseline: baseline.cloned().unwrap_or_else(|| Name::from("")),
@@ -53,13 +57,22 @@ impl ServiceState {
         }
     }
 
-    /// The state that the store remembers, for a service that may have been declared anew since, and what people should
-    /// know of it.
+    /// The state that the store remembers, for a service that may have been declared anew since,
+    /// and what people should know of it.
     ///
-    /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the declared state begins. Both
-    /// have the next revision.
-    pub(super) fn resumed(spec: &ServiceSpec, record: &ServiceRecord, at: &str) -> (ServiceState, Option<String>) {
-        let known = |name: &str| spec.upstreams.iter().map(|u| &u.name).find(|known| &***known == name);
+    /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the
+    /// declared state begins. Both have the next revision.
+    pub(super) fn resumed(
+        spec: &ServiceSpec,
+        record: &ServiceRecord,
+        at: &str,
+    ) -> (ServiceState, Option<String>) {
+        let known = |name: &str| {
+            spec.upstreams
+                .iter()
+                .map(|u| &u.name)
+                .find(|known| &***known == name)
+        };
         let declared = ServiceState::declared(spec, at);
         let stored = ServiceState {
             revision: record.revision,
@@ -81,7 +94,8 @@ impl ServiceState {
         let baseline = known(&record.baseline);
         if let Ok(weights) = Weights::new(names(), &given) {
             let state = ServiceState {
-                // Not the holder of all weight: in the final bake of a release that is still the canary.
+                // Not the holder of all weight: in the final bake of a release that is still the
+                // canary.
                 baseline: baseline
                     .or(weights.sole_upstream())
                     .cloned()
@@ -131,11 +145,17 @@ impl ServiceState {
     ///
     /// When an upstream that has weight went.
     pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<ServiceState, WeightsError> {
-        let given = self.weights.iter().map(|(name, weight)| (Name::clone(name), weight));
+        let given = self
+            .weights
+            .iter()
+            .map(|(name, weight)| (Name::clone(name), weight));
         let weights = weights_of(spec, given)?;
         let known = |name: &Name| spec.upstreams.iter().any(|upstream| upstream.name == *name);
         let baseline = Some(&self.baseline).filter(|name| known(name));
-        let baseline = baseline.or(spec.baseline.as_ref()).or(weights.largest()).cloned();
+        let baseline = baseline
+            .or(spec.baseline.as_ref())
+            .or(weights.largest())
+            .cloned();
         Ok(ServiceState {
             baseline: baseline.unwrap_or_else(|| Name::clone(&self.baseline)),
             previous_baseline: self.previous_baseline.clone().filter(known),
@@ -151,8 +171,9 @@ impl ServiceState {
 
     /// The state after a change to `weights`, as revision `revision`.
     ///
-    /// Who gets everything becomes the baseline, and the one before is remembered as what a rollback returns to. It is
-    /// forgotten as soon as it gets weight again: then it is the next canary, no longer the version that was good.
+    /// Who gets everything becomes the baseline, and the one before is remembered as what a
+    /// rollback returns to. It is forgotten as soon as it gets weight again: then it is the
+    /// next canary, no longer the version that was good.
     pub(super) fn with_weights(
         &self,
         weights: Weights,
@@ -172,8 +193,13 @@ impl ServiceState {
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
         let leaves = self.weights.sole_upstream().is_some() && weights.sole_upstream().is_none();
-        // Weights that stay have been in effect since they were set first; the reason is that of whoever said so last.
-        let since = if weights == self.weights { &self.since } else { at };
+        // Weights that stay have been in effect since they were set first; the reason is that of
+        // whoever said so last.
+        let since = if weights == self.weights {
+            &self.since
+        } else {
+            at
+        };
         ServiceState {
             revision,
             baseline: promoted.unwrap_or_else(|| Name::clone(&self.baseline)),
@@ -187,7 +213,12 @@ impl ServiceState {
     }
 
     /// The state of a service that a release begins with: its weights are as they were.
-    pub(super) fn with_new_release(&self, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
+    pub(super) fn with_new_release(
+        &self,
+        revision: u64,
+        at: &str,
+        reason: Option<String>,
+    ) -> ServiceState {
         ServiceState {
             revision,
             releases: self.releases + 1,
@@ -199,8 +230,8 @@ impl ServiceState {
         }
     }
 
-    /// The state after a turn of the release. The canary becomes the baseline with the promotion, not with the last
-    /// step: until then a rollback leads back to the one before.
+    /// The state after a turn of the release. The canary becomes the baseline with the promotion,
+    /// not with the last step: until then a rollback leads back to the one before.
     pub(super) fn with_release(
         &self,
         release: &ReleaseState,
@@ -209,10 +240,14 @@ impl ServiceState {
         reason: Option<String>,
     ) -> ServiceState {
         let weight = release.weight();
-        let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points()).unwrap_or_default();
+        let rest = Weight::from_basis_points(Weight::FULL.basis_points() - weight.basis_points())
+            .unwrap_or_default();
         let promoted = release.phase == Phase::Promoted;
         let (baseline, canary) = (Name::from(&*release.baseline), Name::from(&*release.canary));
-        let given = [(Name::clone(&baseline), rest), (Name::clone(&canary), weight)];
+        let given = [
+            (Name::clone(&baseline), rest),
+            (Name::clone(&canary), weight),
+        ];
         let upstreams = self.weights.iter().map(|(name, _)| name);
         let weights = Weights::new(upstreams, &given).unwrap_or_else(|_| self.weights.clone());
         let is_same = weights == self.weights;
@@ -229,22 +264,33 @@ impl ServiceState {
         ServiceState {
             revision,
             previous_baseline: self.previous_after(release),
-            baseline: if promoted { canary } else { Name::clone(&self.baseline) },
+            baseline: if promoted {
+                canary
+            } else {
+                Name::clone(&self.baseline)
+            },
             weights,
             attempts,
-            since: if is_same { self.since.clone() } else { at.to_owned() },
+            since: if is_same {
+                self.since.clone()
+            } else {
+                at.to_owned()
+            },
             reason: if is_same { self.reason.clone() } else { reason },
             ..self.clone()
         }
     }
 
-    /// What a rollback leads back to after a turn of this release: with a promotion the version before it, and never the
-    /// version that a release is about or has taken out.
+    /// What a rollback leads back to after a turn of this release: with a promotion the version
+    /// before it, and never the version that a release is about or has taken out.
     fn previous_after(&self, release: &ReleaseState) -> Option<Name> {
         match release.phase {
             Phase::Promoted => Some(Name::from(&*release.baseline)),
             Phase::RolledBack => None,
-            _ => self.previous_baseline.clone().filter(|name| **name != *release.canary),
+            _ => self
+                .previous_baseline
+                .clone()
+                .filter(|name| **name != *release.canary),
         }
     }
 
@@ -253,7 +299,8 @@ impl ServiceState {
         let upstreams = self.weights.iter().map(|(name, _)| name);
         ServiceState {
             revision,
-            weights: Weights::all_on(upstreams, &self.baseline).unwrap_or_else(|| self.weights.clone()),
+            weights: Weights::all_on(upstreams, &self.baseline)
+                .unwrap_or_else(|| self.weights.clone()),
             previous_baseline: None,
             since: at.to_owned(),
             reason: Some(reason),
@@ -269,9 +316,15 @@ impl ServiceState {
             .map_or(1, |before| before + 1)
     }
 
-    /// The state after a rollback: everything on the baseline; or, when it has everything already, on the baseline
-    /// before it. Either way there is nothing further back, so that asking twice never moves traffic twice.
-    pub(super) fn rolled_back(&self, revision: u64, at: &str, reason: Option<String>) -> ServiceState {
+    /// The state after a rollback: everything on the baseline; or, when it has everything already,
+    /// on the baseline before it. Either way there is nothing further back, so that asking
+    /// twice never moves traffic twice.
+    pub(super) fn rolled_back(
+        &self,
+        revision: u64,
+        at: &str,
+        reason: Option<String>,
+    ) -> ServiceState {
         let held = self.weights.sole_upstream() == Some(&self.baseline);
         let target = self
             .previous_baseline
@@ -298,8 +351,8 @@ impl ServiceState {
         })
     }
 
-    /// What the routing table is built from. The salt differs by service, and by generation: who was among the first
-    /// to get one release is not again for the next.
+    /// What the routing table is built from. The salt differs by service, and by generation: who
+    /// was among the first to get one release is not again for the next.
     pub(super) fn live(&self, service: &str) -> routing::LiveState {
         routing::LiveState {
             weights: self.weights.clone(),
@@ -352,7 +405,10 @@ pub(super) fn percentages(weights: &Weights) -> api::Percentages {
 /// # Errors
 ///
 /// Every field that is wrong.
-pub(super) fn parse(spec: &ServiceSpec, given: &api::Percentages) -> Result<Weights, Vec<api::FieldProblem>> {
+pub(super) fn parse(
+    spec: &ServiceSpec,
+    given: &api::Percentages,
+) -> Result<Weights, Vec<api::FieldProblem>> {
     let mut problems = Vec::new();
     let mut weights = BTreeMap::new();
     for (name, percent) in given {
@@ -376,17 +432,33 @@ pub(super) fn parse(spec: &ServiceSpec, given: &api::Percentages) -> Result<Weig
 }
 
 fn parse_one(spec: &ServiceSpec, name: &str, percent: f64) -> Result<Weight, String> {
-    if !spec.upstreams.iter().any(|upstream| *upstream.name == *name) {
-        let known: Vec<&str> = spec.upstreams.iter().map(|upstream| &*upstream.name).collect();
+    if !spec
+        .upstreams
+        .iter()
+        .any(|upstream| *upstream.name == *name)
+    {
+        let known: Vec<&str> = spec
+            .upstreams
+            .iter()
+            .map(|upstream| &*upstream.name)
+            .collect();
         let known = known.join(", ");
-        return Err(format!("there is no upstream {name:?}; the upstreams are: {known}"));
+        return Err(format!(
+            "there is no upstream {name:?}; the upstreams are: {known}"
+        ));
     }
     Weight::from_percent(percent).map_err(|error: WeightError| error.to_string())
 }
 
 /// The weights of a service's upstreams; a name that is none of them may be given with weight 0.
-fn weights_of(spec: &ServiceSpec, given: impl IntoIterator<Item = (Name, Weight)>) -> Result<Weights, WeightsError> {
-    let given: Vec<_> = given.into_iter().filter(|(_, weight)| !weight.is_zero()).collect();
+fn weights_of(
+    spec: &ServiceSpec,
+    given: impl IntoIterator<Item = (Name, Weight)>,
+) -> Result<Weights, WeightsError> {
+    let given: Vec<_> = given
+        .into_iter()
+        .filter(|(_, weight)| !weight.is_zero())
+        .collect();
     Weights::new(spec.upstreams.iter().map(|upstream| &upstream.name), &given)
 }
 
@@ -430,8 +502,16 @@ mod tests {
         assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
         assert_eq!(back(&once).revision, 4);
         // Weights that stay have been in effect since they were set first, whoever says them again.
-        let again = once.with_weights(once.weights.clone(), 9, "later", Some("once more".to_owned()));
-        assert_eq!((again.since, again.reason.as_deref()), (once.since, Some("once more")));
+        let again = once.with_weights(
+            once.weights.clone(),
+            9,
+            "later",
+            Some("once more".to_owned()),
+        );
+        assert_eq!(
+            (again.since, again.reason.as_deref()),
+            (once.since, Some("once more"))
+        );
     }
 
     #[test]
@@ -456,7 +536,9 @@ mod tests {
     #[test]
     fn a_brake_takes_from_others_and_gives_to_the_baseline() {
         let canary = to(&state(0.0), SPLIT);
-        let towards = |green: f64| canary.is_towards_baseline(&weights(&[("blue", 100.0 - green), ("green", green)]));
+        let towards = |green: f64| {
+            canary.is_towards_baseline(&weights(&[("blue", 100.0 - green), ("green", green)]))
+        };
         assert_eq!(
             [0.0, 49.99, 50.0, 50.01, 100.0].map(towards),
             [true, true, true, false, false]
@@ -474,7 +556,8 @@ mod tests {
 
         let mut renamed = spec("shop", 0.0);
         renamed.upstreams[1].name = Name::from("red");
-        renamed.weights = Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
+        renamed.weights =
+            Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
         let (inherited, warning) = ServiceState::resumed(&renamed, &record, "t1");
         assert_eq!(
             (
@@ -492,16 +575,26 @@ mod tests {
         other.upstreams[0].name = Name::from("gold");
         other.weights = Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
         let (declared, warning) = ServiceState::resumed(&other, &record, "t1");
-        assert_eq!((&*declared.baseline, declared.revision), ("red", canary.revision + 1));
-        assert!(
-            warning
-                .unwrap()
-                .ends_with("and so is the baseline, blue: it starts from the weights in the configuration")
+        assert_eq!(
+            (&*declared.baseline, declared.revision),
+            ("red", canary.revision + 1)
         );
-        assert!(canary.conformed(&renamed).unwrap_err().to_string().contains("green"));
+        assert!(warning.unwrap().ends_with(
+            "and so is the baseline, blue: it starts from the weights in the configuration"
+        ));
+        assert!(
+            canary
+                .conformed(&renamed)
+                .unwrap_err()
+                .to_string()
+                .contains("green")
+        );
         let kept = back(&canary).conformed(&renamed).unwrap();
         assert_eq!(
-            kept.weights.iter().map(|(name, _)| &**name).collect::<Vec<_>>(),
+            kept.weights
+                .iter()
+                .map(|(name, _)| &**name)
+                .collect::<Vec<_>>(),
             ["blue", "red"]
         );
         assert_eq!(
@@ -518,7 +611,10 @@ mod tests {
                 .map(|(name, percent)| ((*name).to_owned(), *percent))
                 .collect();
             let problems = parse(&spec("shop", 0.0), &given).unwrap_err();
-            problems.into_iter().map(|problem| problem.pointer).collect::<Vec<_>>()
+            problems
+                .into_iter()
+                .map(|problem| problem.pointer)
+                .collect::<Vec<_>>()
         };
         assert_eq!(check(&[("blue", 99.0)]), ["/weights"]);
         assert_eq!(

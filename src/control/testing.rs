@@ -1,7 +1,8 @@
 //! What the tests of this module share.
 
 use crate::model::{
-    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
+    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts,
+    UpstreamSpec, Weight, Weights,
 };
 
 /// A service with the upstreams `blue` and `green`, of which `green` starts with so much percent.

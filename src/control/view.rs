@@ -40,7 +40,10 @@ pub(super) fn service(
     }
 }
 
-fn upstream(upstream: &routing::RoutedUpstream, windows: BTreeMap<String, api::Window>) -> api::Upstream {
+fn upstream(
+    upstream: &routing::RoutedUpstream,
+    windows: BTreeMap<String, api::Window>,
+) -> api::Upstream {
     let endpoint = |endpoint: &std::sync::Arc<routing::RoutedEndpoint>| api::Endpoint {
         address: endpoint.address.to_string(),
         healthy: upstream.is_healthy(endpoint.key),
@@ -70,7 +73,11 @@ fn describe(route: &Route) -> String {
         words += &format!(" {}", methods.join(","));
     }
     for header in &route.headers {
-        words += &format!(" {}: {}", header.name, String::from_utf8_lossy(header.value.as_bytes()));
+        words += &format!(
+            " {}: {}",
+            header.name,
+            String::from_utf8_lossy(header.value.as_bytes())
+        );
     }
     words
 }
@@ -94,7 +101,10 @@ mod tests {
         route.host = HostPattern::Wildcard("example.com".into());
         route.path_prefix = PathPrefix("/shop".into());
         route.methods = vec![Method::GET, Method::HEAD];
-        let (name, value) = (HeaderName::from_static("x-env"), HeaderValue::from_static("test"));
+        let (name, value) = (
+            HeaderName::from_static("x-env"),
+            HeaderValue::from_static("test"),
+        );
         route.headers = vec![HeaderMatch { name, value }];
         assert_eq!(describe(&route), "*.example.com/shop GET,HEAD x-env: test");
     }

@@ -1,7 +1,7 @@
 //! The resources of the admin API, as both its server and its clients know them.
 //!
-//! Names of fields are a contract. Weights are percent, rates are fractions from 0 to 1, latencies are microseconds,
-//! times are RFC 3339 in UTC.
+//! Names of fields are a contract. Weights are percent, rates are fractions from 0 to 1, latencies
+//! are microseconds, times are RFC 3339 in UTC.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,11 +11,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 pub use super::evidence::{
-    EvidenceBundle, FailingRoute, PathObjective, PathPoint, Sample, Samples, SideCounts, TimelineEntry,
+    EvidenceBundle, FailingRoute, PathObjective, PathPoint, Sample, Samples, SideCounts,
+    TimelineEntry,
 };
 pub use super::release::{
-    Aborts, Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release, ReleaseChange, ReleaseCommand,
-    ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast, TooFewRequests, WaitingFor, WorstCase,
+    Aborts, Approval, BudgetStatus, Detection, Forecast, Phase, PlanRequest, Release,
+    ReleaseChange, ReleaseCommand, ReleaseList, ReleaseOutcome, ReleaseStart, StepForecast,
+    TooFewRequests, WaitingFor, WorstCase,
 };
 
 /// Upstream to weight in percent.
@@ -89,7 +91,8 @@ pub struct Window {
     pub failures: u64,
     /// Failures by request, 0 to 1; 0 without requests.
     pub error_rate: f64,
-    /// Requests by what became of them: `2xx`, `connect_error`, `client_abort` and so on; absent means none.
+    /// Requests by what became of them: `2xx`, `connect_error`, `client_abort` and so on; absent
+    /// means none.
     pub classes: BTreeMap<String, u64>,
     /// Time from the request's arrival to the end of its answer; client aborts are left out.
     pub latency_us: Latency,
@@ -134,7 +137,8 @@ pub struct WeightsResource {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WeightsUpdate {
-    /// New weights in percent, at most two decimals; an upstream that is left out gets 0; they must sum to 100.
+    /// New weights in percent, at most two decimals; an upstream that is left out gets 0; they
+    /// must sum to 100.
     #[serde(deserialize_with = "unique_percentages")]
     pub weights: Percentages,
     /// Why, for the journal.
@@ -156,7 +160,8 @@ pub struct RollbackRequest {
 /// The answer to a change: the service after it, and whether the change is on disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WeightsChange {
-    /// Whether the change survives a restart. Only a change towards the baseline is ever made without.
+    /// Whether the change survives a restart. Only a change towards the baseline is ever made
+    /// without.
     pub durable: bool,
     /// The service after the change.
     #[serde(flatten)]
@@ -200,8 +205,8 @@ pub struct AuditVerdict {
     pub whole: bool,
     /// How many entries there are.
     pub entries: u64,
-    /// The hash of the last one; absent without entries. Kept elsewhere, it shows later whether the journal up to here
-    /// was rewritten.
+    /// The hash of the last one; absent without entries. Kept elsewhere, it shows later whether
+    /// the journal up to here was rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
     /// The first entry that is not as it was written; absent when all are.
@@ -228,8 +233,8 @@ pub enum AuditFindingKind {
     Altered,
     /// It is not there.
     Missing,
-    /// It follows from the entry before it, but its hash is not the one that was recorded: it was rewritten with entries
-    /// before it.
+    /// It follows from the entry before it, but its hash is not the one that was recorded: it was
+    /// rewritten with entries before it.
     Rewritten,
     /// It stands behind what was recorded as the last entry, or no last entry is recorded.
     Unrecorded,
@@ -301,7 +306,8 @@ pub enum EventKind {
     Release {
         /// The release after it.
         release: Box<Release>,
-        /// What happened, as the journal calls it: `release_started`, `release_advanced`, `release_rolled_back` and so on.
+        /// What happened, as the journal calls it: `release_started`, `release_advanced`,
+        /// `release_rolled_back` and so on.
         action: String,
         /// Who did it.
         actor: String,
@@ -383,7 +389,8 @@ pub struct FieldProblem {
     pub detail: String,
 }
 
-/// Reads percentages and refuses a name that is given twice, of which JSON parsers take one or the other.
+/// Reads percentages and refuses a name that is given twice, of which JSON parsers take one or the
+/// other.
 fn unique_percentages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percentages, D::Error> {
     deserializer.deserialize_map(UniquePercentages)
 }
@@ -436,12 +443,14 @@ impl Visitor<'_> for Percentage {
     }
 
     fn visit_u64<E: Error>(self, value: u64) -> Result<f64, E> {
-        let small = u32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))?;
+        let small = u32::try_from(value)
+            .map_err(|_| E::invalid_value(Unexpected::Unsigned(value), &self))?;
         Ok(f64::from(small))
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<f64, E> {
-        let small = i32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))?;
+        let small =
+            i32::try_from(value).map_err(|_| E::invalid_value(Unexpected::Signed(value), &self))?;
         Ok(f64::from(small))
     }
 }

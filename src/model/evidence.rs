@@ -79,7 +79,8 @@ pub struct PathObjective {
     pub name: String,
     /// `ln` of the evidence against the canary.
     pub log_e: f64,
-    /// `ln` of the evidence, at this step, that the canary is good enough; absent without such a test.
+    /// `ln` of the evidence, at this step, that the canary is good enough; absent without such a
+    /// test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advance_log_e: Option<f64>,
     /// The limit for that.
@@ -104,8 +105,8 @@ pub struct SideCounts {
 pub struct FailingRoute {
     /// `canary` or `baseline`.
     pub side: String,
-    /// The method and the first two segments of the path, if they are known; `*` stands for segments that could be an id or
-    /// a secret.
+    /// The method and the first two segments of the path, if they are known; `*` stands for
+    /// segments that could be an id or a secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub route: Option<String>,
     /// The status, or what came in its place, such as `connect_error`.
@@ -145,24 +146,36 @@ pub struct Sample {
     /// Its identity, as in the access log.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<String>,
-    /// Headers of the answer: those that are known to hold no secrets, and of `Location` neither userinfo nor query.
+    /// Headers of the answer: those that are known to hold no secrets, and of `Location` neither
+    /// userinfo nor query.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(value_type = Vec<Vec<String>>)]
     pub headers: Vec<(String, String)>,
 }
 
 impl EvidenceBundle {
-    /// The same without what is not kept any more: a bundle that an older version wrote may hold it.
+    /// The same without what is not kept any more: a bundle that an older version wrote may hold
+    /// it.
     #[must_use]
     pub fn redacted(mut self) -> EvidenceBundle {
-        for sample in self.samples.canary.iter_mut().chain(&mut self.samples.baseline) {
+        for sample in self
+            .samples
+            .canary
+            .iter_mut()
+            .chain(&mut self.samples.baseline)
+        {
             sample.method = redact::method(&sample.method).to_owned();
             sample.path = redact::path(&sample.path);
             let shown = std::mem::take(&mut sample.headers).into_iter();
-            let shown = shown.filter_map(|(name, value)| Some((redact::field(&name, &value)?, name)));
+            let shown =
+                shown.filter_map(|(name, value)| Some((redact::field(&name, &value)?, name)));
             sample.headers = shown.map(|(value, name)| (name, value)).collect();
         }
-        for route in self.routes.iter_mut().filter_map(|failing| failing.route.as_mut()) {
+        for route in self
+            .routes
+            .iter_mut()
+            .filter_map(|failing| failing.route.as_mut())
+        {
             if let Some((method, path)) = route.split_once(' ') {
                 *route = format!("{} {}", redact::method(method), redact::group(path));
             }
@@ -177,7 +190,9 @@ impl EvidenceBundle {
 /// Values of the fields and the query of a preflight's request.
 fn hide_request(request: &mut Value) {
     if let Some(Value::Object(headers)) = request.get_mut("headers") {
-        headers.values_mut().for_each(|value| *value = Value::from("*"));
+        headers
+            .values_mut()
+            .for_each(|value| *value = Value::from("*"));
     }
     if let Some(Value::String(path)) = request.get_mut("path")
         && let Some((before, _)) = path.split_once('?')

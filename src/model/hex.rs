@@ -14,7 +14,12 @@ const fn digit(nibble: u8) -> u8 {
 
 /// Bytes as digits in lower case.
 pub(crate) fn encode(bytes: &[u8]) -> String {
-    bytes.iter().copied().flat_map(pair).map(char::from).collect()
+    bytes
+        .iter()
+        .copied()
+        .flat_map(pair)
+        .map(char::from)
+        .collect()
 }
 
 /// A digest of 64 digits in either case; `None` for anything else.

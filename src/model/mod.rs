@@ -1,7 +1,8 @@
 //! What operators declare, as plain validated data, and the resources of the admin API.
 //!
-//! Nothing here runs: no sockets, no clocks, no files. A value of these types has already been checked (by
-//! [`Weights::new`], or by the configuration that built it), so the rest of the program need not check again.
+//! Nothing here runs: no sockets, no clocks, no files. A value of these types has already been
+//! checked (by [`Weights::new`], or by the configuration that built it), so the rest of the program
+//! need not check again.
 
 pub mod api;
 mod evidence;
@@ -17,8 +18,8 @@ mod words;
 
 pub use idempotency::{IdempotencyKey, KeptAnswer};
 pub use service::{
-    EndpointSpec, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Tester, Timeouts,
-    UpstreamSpec, probe_host,
+    EndpointSpec, HeaderMatch, Health, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec,
+    Tester, Timeouts, UpstreamSpec, probe_host,
 };
 pub use sticky::{SameSite, Secure, Sticky, StickyCookie, StickySecret};
 pub use webhook::{Webhook, WebhookFormat};

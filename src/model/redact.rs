@@ -1,9 +1,10 @@
 //! What may be shown of an exchange to everybody who may look at a release.
 //!
-//! Nothing here knows what is secret; so it shows what looks like a name that a developer gave, and `*` for the rest. A path
-//! keeps the segments that read like words, and none behind a word such as `reset` or `token`. Of a URL no userinfo, query or
-//! fragment is kept, and of header fields those that a list names, as far as their value has the form that it should have.
-//! What was shown once is shown the same again, so that old evidence can be shown by newer rules.
+//! Nothing here knows what is secret; so it shows what looks like a name that a developer gave, and
+//! `*` for the rest. A path keeps the segments that read like words, and none behind a word such as
+//! `reset` or `token`. Of a URL no userinfo, query or fragment is kept, and of header fields those
+//! that a list names, as far as their value has the form that it should have. What was shown once
+//! is shown the same again, so that old evidence can be shown by newer rules.
 
 /// What stands for everything that is not shown.
 const HIDDEN: &str = "*";
@@ -58,8 +59,8 @@ const LEADING: [&str; 33] = [
 
 /// The same for a whole word of a segment.
 const LEADING_WORDS: [&str; 16] = [
-    "access", "auth", "code", "hash", "join", "key", "keys", "link", "nonce", "pass", "pin", "pwd", "share", "shared",
-    "sid", "sso",
+    "access", "auth", "code", "hash", "join", "key", "keys", "link", "nonce", "pass", "pin", "pwd",
+    "share", "shared", "sid", "sso",
 ];
 
 /// Words of paths with letters that seldom follow each other.
@@ -85,11 +86,12 @@ const COMMON: [&str; 17] = [
 
 /// How names of files end.
 const ENDINGS: [&str; 26] = [
-    "aspx", "atom", "avif", "cgi", "css", "csv", "gif", "htm", "html", "ico", "jpeg", "jpg", "js", "json", "jsp",
-    "map", "pdf", "php", "png", "rss", "svg", "txt", "webp", "woff", "xml", "zip",
+    "aspx", "atom", "avif", "cgi", "css", "csv", "gif", "htm", "html", "ico", "jpeg", "jpg", "js",
+    "json", "jsp", "map", "pdf", "php", "png", "rss", "svg", "txt", "webp", "woff", "xml", "zip",
 ];
 
-/// For each letter those that follow it in the words of several languages that technical texts use often.
+/// For each letter those that follow it in the words of several languages that technical texts use
+/// often.
 const FOLLOWS: [&str; 26] = [
     "bcdfgiklmnprstuvwxy",
     "aceilorstuy",
@@ -138,7 +140,9 @@ pub(crate) fn group(text: &str) -> String {
 
 /// A method as it is, if it can be one.
 pub(crate) fn method(text: &str) -> &str {
-    let is_name = text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    let is_name = text
+        .bytes()
+        .all(|byte| byte.is_ascii_uppercase() || byte == b'-');
     if is_name && text.len() <= SEGMENT_BYTES_MAX {
         text
     } else {
@@ -150,7 +154,9 @@ pub(crate) fn method(text: &str) -> &str {
 pub(crate) fn url(text: &str) -> String {
     let text = text.trim();
     let (scheme, rest) = match text.split_once("//") {
-        Some((scheme, rest)) if ["", "http:", "https:"].contains(&scheme.to_ascii_lowercase().as_str()) => {
+        Some((scheme, rest))
+            if ["", "http:", "https:"].contains(&scheme.to_ascii_lowercase().as_str()) =>
+        {
             (scheme, rest)
         }
         _ => return path(text),
@@ -158,7 +164,9 @@ pub(crate) fn url(text: &str) -> String {
     // Some readers take a backslash for a slash: no userinfo may hide behind one.
     let end = rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len());
     let (authority, behind) = rest.split_at(end);
-    let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let authority = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     format!(
         "{}//{}{}",
         scheme.to_ascii_lowercase(),
@@ -225,11 +233,16 @@ fn is_name(segment: &str) -> bool {
         Some((name, ending)) if ENDINGS.contains(&ending) => name,
         _ => segment,
     };
-    let (count, letters) = words(segment).fold((0, 0), |(count, letters), word| (count + 1, letters + word.len()));
+    let (count, letters) = words(segment).fold((0, 0), |(count, letters), word| {
+        (count + 1, letters + word.len())
+    });
     match count {
         0 => true,
         1 => words(segment).all(|word| (word.len() <= SHORT && is_low(word)) || is_word(word)),
-        _ => letters >= 3 * count && words(segment).all(|word| (2..4).contains(&word.len()) || is_word(word)),
+        _ => {
+            letters >= 3 * count
+                && words(segment).all(|word| (2..4).contains(&word.len()) || is_word(word))
+        }
     }
 }
 
@@ -260,15 +273,18 @@ fn words(segment: &str) -> impl Iterator<Item = &str> {
     humps.filter(|word| !word.is_empty())
 }
 
-/// Whether letters look like a word: of a length that words have, with vowels among them, and no two letters in a row that
-/// hardly ever are.
+/// Whether letters look like a word: of a length that words have, with vowels among them, and no
+/// two letters in a row that hardly ever are.
 fn is_word(word: &str) -> bool {
     let word = word.to_ascii_lowercase();
     let singular = word.strip_suffix('s').unwrap_or(&word);
     if COMMON.contains(&singular) {
         return true;
     }
-    if word.len() < 2 || word.len() > WORD_BYTES_MAX || !word.bytes().all(|byte| byte.is_ascii_lowercase()) {
+    if word.len() < 2
+        || word.len() > WORD_BYTES_MAX
+        || !word.bytes().all(|byte| byte.is_ascii_lowercase())
+    {
         return false;
     }
     let vowels = word.bytes().filter(|byte| b"aeiouy".contains(byte)).count();
@@ -290,12 +306,17 @@ fn follows(first: u8, second: u8) -> bool {
 /// A host and its port, label by label: those that could be an id are hidden.
 fn host(authority: &str) -> String {
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) if !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit()) => {
+        Some((host, port))
+            if !port.is_empty()
+                && port.len() <= 5
+                && port.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
             (host, format!(":{port}"))
         }
         _ => (authority, String::new()),
     };
-    let is_short = |label: &str| label.len() <= 4 && label.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    let is_short =
+        |label: &str| label.len() <= 4 && label.bytes().all(|byte| byte.is_ascii_alphanumeric());
     let show = |label| {
         if is_short(label) || is_name(label) {
             label
@@ -308,14 +329,19 @@ fn host(authority: &str) -> String {
 }
 
 fn number(value: &str) -> Option<String> {
-    let is_number = !value.is_empty() && value.len() <= 15 && value.bytes().all(|byte| byte.is_ascii_digit());
+    let is_number =
+        !value.is_empty() && value.len() <= 15 && value.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| value.to_owned())
 }
 
 /// Names, with commas between them.
 fn list(value: &str) -> Option<String> {
     Some(items(value, |item| {
-        if item == HIDDEN || is_name(item) { item } else { HIDDEN }
+        if item == HIDDEN || is_name(item) {
+            item
+        } else {
+            HIDDEN
+        }
     }))
 }
 
@@ -363,7 +389,13 @@ fn media_type(value: &str) -> Option<String> {
         "text",
         "video",
     ];
-    const CHARSETS: [&str; 5] = ["utf-8", "\"utf-8\"", "us-ascii", "iso-8859-1", "windows-1252"];
+    const CHARSETS: [&str; 5] = [
+        "utf-8",
+        "\"utf-8\"",
+        "us-ascii",
+        "iso-8859-1",
+        "windows-1252",
+    ];
     let lower = value.to_ascii_lowercase();
     let mut parts = lower.split(';').map(str::trim);
     let (kind, subtype) = parts.next()?.split_once('/')?;
@@ -384,7 +416,10 @@ fn media_type(value: &str) -> Option<String> {
 }
 
 fn is_version(text: &str) -> bool {
-    text.len() <= 12 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+    text.len() <= 12
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || byte == b'.')
 }
 
 /// The first product, with its version.

@@ -9,7 +9,9 @@ use utoipa::ToSchema;
 use super::api::Percentages;
 
 /// Where a release is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Not begun: it waits for its time, an approval, or the end of a freeze window.
@@ -72,7 +74,8 @@ impl fmt::Display for Phase {
 /// A release as it is now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Release {
-    /// Its identity: the service's name and a number that grows by one with each of its releases, such as `shop-12`.
+    /// Its identity: the service's name and a number that grows by one with each of its releases,
+    /// such as `shop-12`.
     pub id: String,
     /// The service.
     pub service: String,
@@ -106,7 +109,8 @@ pub struct Release {
     /// The reference of the change that it brings, as given at the start; `null` if none was.
     #[serde(default)]
     pub change: Option<String>,
-    /// The build of the canary, as given at the start; `null` if none was. A second try at the same build has less chance of error.
+    /// The build of the canary, as given at the start; `null` if none was. A second try at the
+    /// same build has less chance of error.
     #[serde(default)]
     pub version: Option<String>,
     /// Who started it.
@@ -114,7 +118,8 @@ pub struct Release {
     /// What is waited for; `null` while nothing is.
     #[serde(default)]
     pub waiting_for: Option<WaitingFor>,
-    /// What the step still lacks of its least number of requests, once its least time is over; `null` when nothing is.
+    /// What the step still lacks of its least number of requests, once its least time is over;
+    /// `null` when nothing is.
     #[serde(default)]
     pub too_few_requests: Option<TooFewRequests>,
     /// Approvals so far, of the gate that is next or was last.
@@ -166,9 +171,10 @@ pub struct Aborts {
 /// What a release waits for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct WaitingFor {
-    /// `schedule`, `freeze`, `gate`, `resume`, or why the judge wants a person to look: `inconclusive`,
-    /// `too_little_traffic`, `split`, `slo`, `aborts`, `canary_full`, `baseline_down`; `unfinished` while requests
-    /// of the canary without an answer keep a step from its end.
+    /// `schedule`, `freeze`, `gate`, `resume`, or why the judge wants a person to look:
+    /// `inconclusive`, `too_little_traffic`, `split`, `slo`, `aborts`, `canary_full`,
+    /// `baseline_down`; `unfinished` while requests of the canary without an answer keep a
+    /// step from its end.
     pub kind: String,
     /// The same in words, with the name of the gate, the window or the time.
     pub detail: String,
@@ -205,8 +211,8 @@ pub struct Approval {
 pub struct ReleaseOutcome {
     /// `promoted`, `rolled_back` or `cancelled`.
     pub verdict: String,
-    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `health`, `preflight`, `inconclusive`, `operator`; absent for a
-    /// promotion.
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `health`, `preflight`,
+    /// `inconclusive`, `operator`; absent for a promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objective: Option<String>,
     /// The same in words, with its numbers.
@@ -249,8 +255,9 @@ pub struct ReleaseStart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub version: Option<String>,
-    /// The plan: what it names replaces the same fields of the service's `release` block. Gates, freeze windows and the preflight
-    /// of that block may be added to; to weaken them needs a reason, and the role `admin`.
+    /// The plan: what it names replaces the same fields of the service's `release` block. Gates,
+    /// freeze windows and the preflight of that block may be added to; to weaken them needs a
+    /// reason, and the role `admin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub plan: Option<Map<String, Value>>,
@@ -299,13 +306,15 @@ pub struct Forecast {
     pub requests_per_second: f64,
     /// The baseline's share of failures, 0 to 1, over the last five minutes.
     pub baseline_error_rate: f64,
-    /// `user` where errors of the service are judged by users and not by requests, since it is sticky: what is counted
-    /// below then are users, and times are absent, since how many new ones come is not known.
+    /// `user` where errors of the service are judged by users and not by requests, since it is
+    /// sticky: what is counted below then are users, and times are absent, since how many new
+    /// ones come is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
     /// Each step of the plan.
     pub steps: Vec<StepForecast>,
-    /// Failures that users can see at most: the budget, what chance explains, and what can be in flight.
+    /// Failures that users can see at most: the budget, what chance explains, and what can be in
+    /// flight.
     pub worst_case: WorstCase,
     /// The whole plan, as it would be carried out.
     #[schema(value_type = Object)]
@@ -322,7 +331,8 @@ pub struct StepForecast {
     pub weight: f64,
     /// Requests per second that the canary would get.
     pub canary_requests_per_second: f64,
-    /// Canary requests until the step can be passed by a good canary; absent if that can never be shown.
+    /// Canary requests until the step can be passed by a good canary; absent if that can never be
+    /// shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests_to_advance: Option<u64>,
     /// Seconds for them, and at least the step's own time; absent without traffic.
@@ -350,17 +360,19 @@ pub struct Detection {
 pub struct WorstCase {
     /// The budget.
     pub budget: u64,
-    /// The budget of all failures of the canary, those that the baseline answered instead included.
+    /// The budget of all failures of the canary, those that the baseline answered instead
+    /// included.
     #[serde(default)]
     pub rescued_budget: u64,
-    /// What chance explains on top of it at the start (`u` in the budget rule). A request that is open on the baseline
-    /// counts among what the baseline's rate explains until it has ended.
+    /// What chance explains on top of it at the start (`u` in the budget rule). A request that is
+    /// open on the baseline counts among what the baseline's rate explains until it has ended.
     pub chance: u64,
     /// Requests that can be on the canary at the moment of the rollback.
     pub in_flight: u64,
     /// The smaller budget, chance and what is in flight together.
     pub total: u64,
-    /// The most failures of the canary, whether or not users see them: `rescued_budget`, chance and what is in flight.
+    /// The most failures of the canary, whether or not users see them: `rescued_budget`, chance
+    /// and what is in flight.
     #[serde(default)]
     pub failures: u64,
 }

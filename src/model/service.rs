@@ -8,7 +8,8 @@ use http::header::{HeaderName, HeaderValue};
 
 use super::{Sticky, Weight, Weights};
 
-/// The name of a service or an upstream: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or digit.
+/// The name of a service or an upstream: 1 to 63 of `a-z A-Z 0-9 . _ -`, beginning with a letter or
+/// digit.
 pub type Name = Arc<str>;
 
 /// A named application behind the proxy, as it was declared.
@@ -32,7 +33,8 @@ pub struct ServiceSpec {
     pub tester: Option<Tester>,
     /// Active health checks; without them every endpoint counts as healthy.
     pub health: Option<Health>,
-    /// The `release` block as JSON text of a plan, already checked; without it releases have the defaults.
+    /// The `release` block as JSON text of a plan, already checked; without it releases have the
+    /// defaults.
     pub release: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
 }
 
@@ -45,7 +47,8 @@ pub struct Route {
     pub path_prefix: PathPrefix,
     /// Which methods match; empty means any.
     pub methods: Vec<http::Method>,
-    /// Headers that must be present with exactly these values; a route with more of them is more specific.
+    /// Headers that must be present with exactly these values; a route with more of them is more
+    /// specific.
     pub headers: Vec<HeaderMatch>,
 }
 
@@ -56,12 +59,13 @@ pub enum HostPattern {
     Any,
     /// This host.
     Exact(Arc<str>),
-    /// `*.example.com`: any host below the suffix (held here without `*.`), at any depth, not the suffix itself.
+    /// `*.example.com`: any host below the suffix (held here without `*.`), at any depth, not the
+    /// suffix itself.
     Wildcard(Arc<str>),
 }
 
-/// A path prefix that matches on segment boundaries: `/shop` matches `/shop` and `/shop/cart`, not `/shopping`.
-/// Held without a trailing slash, so that `/` is the empty string.
+/// A path prefix that matches on segment boundaries: `/shop` matches `/shop` and `/shop/cart`, not
+/// `/shopping`. Held without a trailing slash, so that `/` is the empty string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPrefix(pub Arc<str>);
 
@@ -137,8 +141,9 @@ pub struct Health {
     pub path: Arc<str>,
     /// The `Host` that is asked for; see [`probe_host`] for what it is without.
     pub host: Option<Arc<str>>,
-    /// When a larger share of an upstream's endpoints than this is unhealthy, all of them are used: then it is more likely
-    /// that the checks are wrong than that all of them are. Zero means never. Not for a canary: its failures are evidence.
+    /// When a larger share of an upstream's endpoints than this is unhealthy, all of them are
+    /// used: then it is more likely that the checks are wrong than that all of them are. Zero
+    /// means never. Not for a canary: its failures are evidence.
     pub panic: Weight,
     /// Between two checks of an endpoint.
     pub interval: Duration,
@@ -150,8 +155,9 @@ pub struct Health {
     pub healthy_after: u32,
 }
 
-/// The `Host` of the program's own requests to endpoints: that of the health checks, else the first route's that names a
-/// host without a wildcard. `None` means the endpoint's address. Applications with a list of allowed hosts answer no other.
+/// The `Host` of the program's own requests to endpoints: that of the health checks, else the first
+/// route's that names a host without a wildcard. `None` means the endpoint's address. Applications
+/// with a list of allowed hosts answer no other.
 pub fn probe_host<'a>(health: Option<&'a Health>, routes: &'a [Route]) -> Option<&'a Arc<str>> {
     health.and_then(|health| health.host.as_ref()).or_else(|| {
         routes.iter().find_map(|route| match &route.host {

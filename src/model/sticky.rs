@@ -1,4 +1,5 @@
-//! What identifies a user for the split, as declared, and the secret that a user's cookie is signed with.
+//! What identifies a user for the split, as declared, and the secret that a user's cookie is signed
+//! with.
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,7 +79,8 @@ impl StickyCookie {
             .any(|prefix| self.begins_with(prefix))
     }
 
-    /// Whether browsers refuse a cookie of that name that has a `Domain`, or another `Path` than `/`.
+    /// Whether browsers refuse a cookie of that name that has a `Domain`, or another `Path` than
+    /// `/`.
     pub fn demands_host(&self) -> bool {
         self.begins_with("__Host-")
     }
@@ -96,7 +98,8 @@ impl From<&str> for StickyCookie {
     }
 }
 
-/// The secret that sticky cookies are signed with: the same for all workers, and kept in the store. Not shown by `{:?}`.
+/// The secret that sticky cookies are signed with: the same for all workers, and kept in the store.
+/// Not shown by `{:?}`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct StickySecret([u8; StickySecret::BYTES]);
 
@@ -147,6 +150,9 @@ mod tests {
 
     #[test]
     fn a_secret_is_not_printed() {
-        assert_eq!(format!("{:?}", StickySecret::new([7; 32])), "StickySecret(…)");
+        assert_eq!(
+            format!("{:?}", StickySecret::new([7; 32])),
+            "StickySecret(…)"
+        );
     }
 }

@@ -13,8 +13,8 @@ pub struct Webhook {
     pub format: WebhookFormat,
     /// Which events, out of [`WebhookBlock::EVENTS`]; at least one, each once.
     pub events: Vec<String>,
-    /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without it events are not
-    /// signed.
+    /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without
+    /// it events are not signed.
     pub secret: Option<Arc<str>>,
     /// For one attempt, from the connection to the head of the answer.
     pub timeout: Duration,

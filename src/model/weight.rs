@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Name;
 
-/// A share in percent, held as hundredths of a percent (basis points), 0 to 10,000, so that sums are exact.
+/// A share in percent, held as hundredths of a percent (basis points), 0 to 10,000, so that sums
+/// are exact.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Weight(u16);
 
@@ -38,7 +39,8 @@ impl Weight {
             return Err(WeightError::OutOfRange(percent));
         }
         let points = (percent * 100.0).round();
-        // 0.01 has no exact binary form: the nearest double of any two-decimal percentage is within this distance.
+        // 0.01 has no exact binary form: the nearest double of any two-decimal percentage is within
+        // this distance.
         if (percent * 100.0 - points).abs() > 1e-6 {
             return Err(WeightError::TooFine(percent));
         }
@@ -91,12 +93,14 @@ pub enum WeightError {
     TooFine(f64),
 }
 
-/// The weights of all upstreams of one service, in the order in which they were declared; they sum to 100.
+/// The weights of all upstreams of one service, in the order in which they were declared; they sum
+/// to 100.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Weights(Vec<(Name, Weight)>);
 
 impl Weights {
-    /// One weight for each of `upstreams`, in their order; an upstream that `given` leaves out has weight 0.
+    /// One weight for each of `upstreams`, in their order; an upstream that `given` leaves out has
+    /// weight 0.
     ///
     /// # Errors
     ///
@@ -114,7 +118,11 @@ impl Weights {
                 return Err(WeightsError::Twice(Name::clone(name)));
             }
             let Some(slot) = all.iter_mut().find(|(known, _)| known == name) else {
-                let known = all.iter().map(|(known, _)| &**known).collect::<Vec<_>>().join(", ");
+                let known = all
+                    .iter()
+                    .map(|(known, _)| &**known)
+                    .collect::<Vec<_>>()
+                    .join(", ");
                 return Err(WeightsError::Unknown {
                     name: Name::clone(name),
                     known,
@@ -130,27 +138,42 @@ impl Weights {
     }
 
     /// All weight on `only`, none on the others; `None` when `only` is not among `upstreams`.
-    pub fn all_on<'a>(upstreams: impl IntoIterator<Item = &'a Name>, only: &str) -> Option<Weights> {
+    pub fn all_on<'a>(
+        upstreams: impl IntoIterator<Item = &'a Name>,
+        only: &str,
+    ) -> Option<Weights> {
         let all: Vec<(Name, Weight)> = upstreams
             .into_iter()
             .map(|name| {
                 (
                     Name::clone(name),
-                    if &**name == only { Weight::FULL } else { Weight::ZERO },
+                    if &**name == only {
+                        Weight::FULL
+                    } else {
+                        Weight::ZERO
+                    },
                 )
             })
             .collect();
-        all.iter().any(|(name, _)| &**name == only).then_some(Weights(all))
+        all.iter()
+            .any(|(name, _)| &**name == only)
+            .then_some(Weights(all))
     }
 
-    /// The weights of those in `given` that are among `upstreams`, and on `heir` all that the others had; `None` when
-    /// `heir` is not among `upstreams` itself, or the sum is more than 100.
+    /// The weights of those in `given` that are among `upstreams`, and on `heir` all that the
+    /// others had; `None` when `heir` is not among `upstreams` itself, or the sum is more than
+    /// 100.
     pub fn inherited<'a>(
         upstreams: impl IntoIterator<Item = &'a Name>,
         given: &[(Name, Weight)],
         heir: &str,
     ) -> Option<Weights> {
-        let of = |name: &Name| given.iter().find(|(known, _)| known == name).map(|(_, weight)| *weight);
+        let of = |name: &Name| {
+            given
+                .iter()
+                .find(|(known, _)| known == name)
+                .map(|(_, weight)| *weight)
+        };
         let mut all: Vec<(Name, Weight)> = upstreams
             .into_iter()
             .map(|name| (Name::clone(name), of(name).unwrap_or(Weight::ZERO)))
@@ -162,8 +185,8 @@ impl Weights {
         Some(Weights(all))
     }
 
-    /// These weights with all that `from` has given to `to`; `None` when one of them is not among the upstreams, or they
-    /// are the same.
+    /// These weights with all that `from` has given to `to`; `None` when one of them is not among
+    /// the upstreams, or they are the same.
     pub fn moved(&self, from: &str, to: &str) -> Option<Weights> {
         let weight = self.get(from)?;
         self.get(to).filter(|_| *from != *to)?;
@@ -197,10 +220,14 @@ impl Weights {
             .map(|(name, _)| name)
     }
 
-    /// The upstream with the largest weight, ties by order of declaration; `None` only without upstreams.
+    /// The upstream with the largest weight, ties by order of declaration; `None` only without
+    /// upstreams.
     pub fn largest(&self) -> Option<&Name> {
         let most = self.0.iter().map(|(_, weight)| *weight).max()?;
-        self.0.iter().find(|(_, weight)| *weight == most).map(|(name, _)| name)
+        self.0
+            .iter()
+            .find(|(_, weight)| *weight == most)
+            .map(|(name, _)| name)
     }
 }
 
@@ -249,9 +276,18 @@ mod tests {
             let weight = Weight::from_basis_points(points).unwrap();
             assert_eq!(Weight::from_percent(weight.percent()), Ok(weight));
         }
-        assert_eq!(Weight::from_percent(33.333), Err(WeightError::TooFine(33.333)));
-        assert_eq!(Weight::from_percent(100.01), Err(WeightError::OutOfRange(100.01)));
-        assert_eq!(Weight::from_percent(-0.01), Err(WeightError::OutOfRange(-0.01)));
+        assert_eq!(
+            Weight::from_percent(33.333),
+            Err(WeightError::TooFine(33.333))
+        );
+        assert_eq!(
+            Weight::from_percent(100.01),
+            Err(WeightError::OutOfRange(100.01))
+        );
+        assert_eq!(
+            Weight::from_percent(-0.01),
+            Err(WeightError::OutOfRange(-0.01))
+        );
         assert_eq!(Weight::from_percent(f64::NAN), Err(WeightError::NotFinite));
     }
 
@@ -260,11 +296,16 @@ mod tests {
         let upstreams = names(&["blue", "green"]);
         let percent = |p| Weight::from_percent(p).unwrap();
         let check = |given: &[(&str, f64)]| {
-            let given: Vec<_> = given.iter().map(|(name, p)| (Name::from(*name), percent(*p))).collect();
+            let given: Vec<_> = given
+                .iter()
+                .map(|(name, p)| (Name::from(*name), percent(*p)))
+                .collect();
             Weights::new(&upstreams, &given).map_err(|error| error.to_string())
         };
         assert_eq!(
-            check(&[("blue", 99.99), ("green", 0.01)]).unwrap().get("green"),
+            check(&[("blue", 99.99), ("green", 0.01)])
+                .unwrap()
+                .get("green"),
             Some(percent(0.01))
         );
         assert_eq!(
@@ -289,7 +330,11 @@ mod tests {
     fn the_largest_weight_wins_and_ties_go_by_order() {
         let upstreams = names(&["a", "b", "c"]);
         let half = Weight::from_percent(50.0).unwrap();
-        let weights = Weights::new(&upstreams, &[(Name::from("c"), half), (Name::from("b"), half)]).unwrap();
+        let weights = Weights::new(
+            &upstreams,
+            &[(Name::from("c"), half), (Name::from("b"), half)],
+        )
+        .unwrap();
         assert_eq!(weights.largest(), Some(&Name::from("b")));
         assert_eq!(weights.sole_upstream(), None);
     }

@@ -10,8 +10,8 @@ pub(crate) fn one_of(names: &[&str]) -> String {
     }
 }
 
-/// The name that somebody may have meant: within a third of its length in insertions, deletions, replacements and swaps of
-/// neighbours.
+/// The name that somebody may have meant: within a third of its length in insertions, deletions,
+/// replacements and swaps of neighbours.
 pub(crate) fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
     const LENGTH_MAX: usize = 64;
     if given.len() > LENGTH_MAX {

@@ -42,7 +42,8 @@ impl Default for ListenerOptions {
 /// How long a client may take over each part of an exchange. Zero means without limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTimeouts {
-    /// From the first byte of a request to the end of its head, the whole head and not each byte; by default 10 s.
+    /// From the first byte of a request to the end of its head, the whole head and not each byte;
+    /// by default 10 s.
     pub header: Duration,
     /// Between two pieces of a request's body; by default 10 s.
     pub body_idle: Duration,
@@ -63,22 +64,24 @@ impl Default for ListenerTimeouts {
 /// How much a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
-    /// Bytes of a request's head, request line included; by default 64 KiB. More is answered with 431.
+    /// Bytes of a request's head, request line included; by default 64 KiB. More is answered with
+    /// 431.
     pub header_bytes: usize,
     /// Fields of a request's head; by default 100. More is answered with 431.
     pub headers: usize,
     /// Bytes of the request target; by default 16 KiB. More is answered with 414.
     pub uri_bytes: usize,
-    /// Bytes of a request's body; by default 0, which means without limit, since bodies are streamed and never held.
-    /// More is answered with 413.
+    /// Bytes of a request's body; by default 0, which means without limit, since bodies are
+    /// streamed and never held. More is answered with 413.
     pub body_bytes: u64,
-    /// Connections of this listener at one time, over all workers; by default 10,000. 0 means without limit. Further
-    /// ones wait in the kernel's queue.
+    /// Connections of this listener at one time, over all workers; by default 10,000. 0 means
+    /// without limit. Further ones wait in the kernel's queue.
     pub connections: usize,
 }
 
 impl ListenerLimits {
-    /// The longest request target that [`Limits::uri_bytes`] can ask for; the `http` crate takes none longer.
+    /// The longest request target that [`Limits::uri_bytes`] can ask for; the `http` crate takes
+    /// none longer.
     pub const URI_BYTES_MAX: usize = 65_534;
 }
 

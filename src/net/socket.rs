@@ -8,15 +8,17 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// Connections that the kernel holds for one socket until they are accepted.
 const BACKLOG: i32 = 4096;
 
-/// Binds `count` sockets to one address, for as many threads to accept from: the kernel spreads connections over them
-/// (SO_REUSEPORT). With port 0 all get the port that the first was given.
+/// Binds `count` sockets to one address, for as many threads to accept from: the kernel spreads
+/// connections over them (SO_REUSEPORT). With port 0 all get the port that the first was given.
 ///
 /// # Errors
 ///
-/// The address is in use, or not this machine's, or the operating system refuses for another reason.
+/// The address is in use, or not this machine's, or the operating system refuses for another
+/// reason.
 pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    // Sockets that share a port share it with other processes too. A second proxy on the same address is a mistake, so
-    // it is asked for alone first; and a single socket has nothing to share.
+    // Sockets that share a port share it with other processes too. A second proxy on the same
+    // address is a mistake, so it is asked for alone first; and a single socket has nothing to
+    // share.
     let alone = bind_one(address, false)?;
     if count == 1 {
         return Ok(vec![alone]);
@@ -32,7 +34,11 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
 }
 
 fn bind_one(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }

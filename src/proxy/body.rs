@@ -19,7 +19,8 @@ use super::upstream::{self, Fault};
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
 
-/// Why a body ended before its end. What it means is known to whoever set it; the parser only has to stop.
+/// Why a body ended before its end. What it means is known to whoever set it; the parser only has
+/// to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the body was cut short")]
 pub(crate) struct Cut;
@@ -84,10 +85,14 @@ impl Progress {
         self.bytes.get()
     }
 
-    /// Since when it has been the upstream's turn: since the body last moved, which is its end once it is through; and
-    /// not before `now` while it is the client that is waited for.
+    /// Since when it has been the upstream's turn: since the body last moved, which is its end once
+    /// it is through; and not before `now` while it is the client that is waited for.
     pub(crate) fn upstream_since(&self, now: Millis) -> Millis {
-        if self.waiting.get() { now } else { self.moved.get() }
+        if self.waiting.get() {
+            now
+        } else {
+            self.moved.get()
+        }
     }
 }
 
@@ -142,7 +147,10 @@ impl Upload {
                     self.deadline.set(self.idle);
                 }
                 ready!(self.deadline.poll(cx));
-                self.cut(Reason::BodyTimeout, "the request's body did not come in time")
+                self.cut(
+                    Reason::BodyTimeout,
+                    "the request's body did not come in time",
+                )
             }
             Poll::Ready(Some(Ok(frame))) => self.pass(frame),
             Poll::Ready(Some(Err(_))) if self.client.is_refused() => {
@@ -199,7 +207,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
@@ -237,7 +248,8 @@ pub(crate) enum ResponseBody {
 /// A body that comes from an upstream, watched to its end.
 #[derive(Debug)]
 pub(crate) struct Relay {
-    /// Gone once it has been read to its end or has been cut; with it goes the connection that it comes over.
+    /// Gone once it has been read to its end or has been cut; with it goes the connection that it
+    /// comes over.
     pub(crate) body: Option<upstream::Body>,
     pub(crate) endpoint: EndpointKey,
     pub(crate) exchange: Exchange,
@@ -300,7 +312,10 @@ impl Relay {
             .as_ref()
             .is_some_and(|total| total.poll(cx).is_ready())
         {
-            return self.cut(&Error::new(Reason::TotalTimeout, "the exchange took too long"), cx);
+            return self.cut(
+                &Error::new(Reason::TotalTimeout, "the exchange took too long"),
+                cx,
+            );
         }
         match body.poll_frame(cx) {
             Poll::Pending if body.is_held() => {
@@ -330,7 +345,8 @@ impl Relay {
         }
     }
 
-    /// Whose fault it is: the answer also ends when the client's upload, still under way, has to be cut.
+    /// Whose fault it is: the answer also ends when the client's upload, still under way, has to be
+    /// cut.
     fn broken_off(&self, fault: &Fault) -> Error {
         let upload = self.exchange.upload.as_ref();
         let reason = if fault.is_nonsense() {
@@ -354,9 +370,9 @@ impl Relay {
         )
     }
 
-    /// The answer cannot be completed, and must not look complete: the error makes the server cut the connection or
-    /// reset the stream. That throws away what the server has not yet written, be it the head, so it is given a turn to
-    /// write that before.
+    /// The answer cannot be completed, and must not look complete: the error makes the server cut
+    /// the connection or reset the stream. That throws away what the server has not yet
+    /// written, be it the head, so it is given a turn to write that before.
     fn cut(&mut self, error: &Error, cx: &Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         self.body = None;
         self.exchange.fail(error);
@@ -394,10 +410,15 @@ impl Body for ResponseBody {
     type Data = Piece;
     type Error = Cut;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
         match self.get_mut() {
             ResponseBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
-            ResponseBody::Own(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).into())))),
+            ResponseBody::Own(bytes) => {
+                Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes).into()))))
+            }
             ResponseBody::Relay(relay) => relay.poll_frame(cx),
         }
     }

@@ -1,7 +1,7 @@
 //! What a request has to be before it is looked at further.
 //!
-//! The [gate](super::gate) has seen every byte of HTTP/1; what is left is what only the parsed request tells, and
-//! HTTP/2, whose frames allow what HTTP/1 cannot carry.
+//! The [gate](super::gate) has seen every byte of HTTP/1; what is left is what only the parsed
+//! request tells, and HTTP/2, whose frames allow what HTTP/1 cannot carry.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
@@ -20,7 +20,10 @@ const fn bad(detail: &'static str) -> Error {
 /// Checks a request's head, and brings its target into origin form with the host in `Host`.
 pub(crate) fn request<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
     if *request.method() == Method::CONNECT {
-        return Err(Error::new(Reason::NotImplemented, "CONNECT is not supported"));
+        return Err(Error::new(
+            Reason::NotImplemented,
+            "CONNECT is not supported",
+        ));
     }
     if request.version() == Version::HTTP_2 {
         http2(request, client)?;
@@ -28,7 +31,10 @@ pub(crate) fn request<B>(request: &mut Request<B>, client: &Client) -> Result<()
     origin_form(request)?;
     let limit = client.listener.options.limits.body_bytes;
     if limit > 0 && declared_length(request.headers()).is_some_and(|length| length > limit) {
-        return Err(Error::new(Reason::BodyTooLarge, "the request's body is too large"));
+        return Err(Error::new(
+            Reason::BodyTooLarge,
+            "the request's body is too large",
+        ));
     }
     if hop::is_looping(request.headers()) {
         return Err(Error::looping());
@@ -44,7 +50,10 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > client.listener.options.limits.uri_bytes {
-        return Err(Error::new(Reason::UriTooLong, "the request target is too long"));
+        return Err(Error::new(
+            Reason::UriTooLong,
+            "the request target is too long",
+        ));
     }
     let star = target == "*" && *request.method() == Method::OPTIONS;
     if !(star || target.starts_with('/')) || !gate_line::is_target(target.as_bytes()) {
@@ -52,7 +61,10 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
     }
     let headers = request.headers();
     if headers.len() > client.listener.options.limits.headers {
-        return Err(Error::new(Reason::HeadersTooLarge, "the header fields are too many"));
+        return Err(Error::new(
+            Reason::HeadersTooLarge,
+            "the header fields are too many",
+        ));
     }
     if headers
         .keys()
@@ -64,13 +76,19 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
     match (uri.authority(), hosts.next(), hosts.next()) {
         (_, _, Some(_)) => return Err(bad("a request has one Host")),
         (None, None, _) => return Err(bad("a request has a Host or an :authority")),
-        (Some(authority), Some(host), None) if !host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()) => {
+        (Some(authority), Some(host), None)
+            if !host
+                .as_bytes()
+                .eq_ignore_ascii_case(authority.as_str().as_bytes()) =>
+        {
             return Err(bad("Host and :authority differ"));
         }
         (Some(authority), ..) if !gate_line::host(authority.as_str().as_bytes()) => {
             return Err(bad("the :authority is malformed"));
         }
-        (None, Some(host), None) if !gate_line::host(host.as_bytes()) => return Err(bad("the Host is malformed")),
+        (None, Some(host), None) if !gate_line::host(host.as_bytes()) => {
+            return Err(bad("the Host is malformed"));
+        }
         _ => {}
     }
     headers::join_cookies(request.headers_mut());
@@ -82,7 +100,8 @@ fn origin_form<B>(request: &mut Request<B>) -> Result<(), Error> {
     let Some(authority) = request.uri().authority() else {
         return Ok(());
     };
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| bad("the request's host is malformed"))?;
+    let host = HeaderValue::from_str(authority.as_str())
+        .map_err(|_| bad("the request's host is malformed"))?;
     let target = request
         .uri()
         .path_and_query()

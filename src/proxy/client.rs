@@ -1,5 +1,6 @@
-//! The client's side of a connection: its socket, which passes every byte through the [gate](super::gate), and what the
-//! connection's task, its requests and the socket tell one another.
+//! The client's side of a connection: its socket, which passes every byte through the
+//! [gate](super::gate), and what the connection's task, its requests and the socket tell one
+//! another.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -159,13 +160,14 @@ impl Client {
         }
     }
 
-    /// How long a client may leave an answer untaken: the service's limit between two pieces of a body.
+    /// How long a client may leave an answer untaken: the service's limit between two pieces of a
+    /// body.
     pub(crate) fn limit_writes(&self, limit: Duration) {
         self.write_limit.set(limit);
     }
 
-    /// It is the client's turn to take a piece of an answer. A socket that takes nothing is seen as such; a client of
-    /// HTTP/2 may also leave a stream without window.
+    /// It is the client's turn to take a piece of an answer. A socket that takes nothing is seen as
+    /// such; a client of HTTP/2 may also leave a stream without window.
     pub(crate) fn offer(&self) {
         if self.untaken.replace(self.untaken.get() + 1) == 0 {
             self.taken.set(self.worker.deadlines.coarse());
@@ -215,8 +217,9 @@ impl Client {
         None
     }
 
-    /// What the parser reads once the gate is closed. A request whose body was refused half-way has to learn of it;
-    /// otherwise there is just nothing more, and the connection's task answers once the requests before are through.
+    /// What the parser reads once the gate is closed. A request whose body was refused half-way has
+    /// to learn of it; otherwise there is just nothing more, and the connection's task answers
+    /// once the requests before are through.
     fn refused_read(&self) -> Poll<io::Result<()>> {
         if self.gate.borrow().closed_in_body() {
             Poll::Ready(Err(io::Error::new(
@@ -228,9 +231,10 @@ impl Client {
         }
     }
 
-    /// Whether the end of what the client sends means that it has nothing more to say, and waits for its answers. Then it
-    /// comes with the end of a request; who lets go later has had enough of waiting. To look at, the two are the same:
-    /// until something is written to whoever has gone, nothing comes back.
+    /// Whether the end of what the client sends means that it has nothing more to say, and waits
+    /// for its answers. Then it comes with the end of a request; who lets go later has had
+    /// enough of waiting. To look at, the two are the same: until something is written to
+    /// whoever has gone, nothing comes back.
     fn is_half_close(&self) -> bool {
         let gate = self.gate.borrow();
         if !gate.is_between_messages() || gate.heads() == self.over.get() {
@@ -240,7 +244,8 @@ impl Client {
         self.requests.get() == 0 || since <= half_close::WITHIN_MS
     }
 
-    /// What the parser reads when the client sends nothing more: that, as soon as what was asked for has been answered.
+    /// What the parser reads when the client sends nothing more: that, as soon as what was asked
+    /// for has been answered.
     fn poll_end(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut input = self.input.borrow_mut();
         if input.reset {
@@ -285,7 +290,8 @@ impl Client {
             Ok(()) => {
                 if gate.in_head() && !was_in_head {
                     self.worker.rouse();
-                    // Most heads come in one piece; only one that does not needs a limit of its own.
+                    // Most heads come in one piece; only one that does not needs a limit of its
+                    // own.
                     self.since.set(self.worker.deadlines.coarse());
                     self.deadline.set(self.listener.options.timeouts.header);
                 }
@@ -304,8 +310,8 @@ impl Client {
         self.frames.borrow_mut().turn();
     }
 
-    /// How many bytes may be read at once of what the client sends now, where that is bounded: up to three such pieces of
-    /// a body are held while the upstream takes none.
+    /// How many bytes may be read at once of what the client sends now, where that is bounded: up
+    /// to three such pieces of a body are held while the upstream takes none.
     fn read_max(&self) -> Option<usize> {
         self.gate.borrow().in_body().then_some(UPLOAD_MAX)
     }
@@ -321,13 +327,16 @@ impl Client {
         passed > 0
     }
 
-    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is nothing.
+    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is
+    /// nothing.
     fn poll_rest(&self, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Option<Poll<io::Result<()>>> {
         let mut rest = self.rest.borrow_mut();
         if rest.is_empty() {
             return None;
         }
-        let next = rest.get(..buf.remaining().min(rest.len())).unwrap_or_default();
+        let next = rest
+            .get(..buf.remaining().min(rest.len()))
+            .unwrap_or_default();
         let passed = self.frames.borrow_mut().pass(next);
         if passed == 0 {
             cx.waker().wake_by_ref();
@@ -360,8 +369,8 @@ impl Client {
 /// The most bytes of a body of HTTP/1.1 that are read at once.
 const UPLOAD_MAX: usize = 16 * 1024;
 
-/// Pieces that are together no longer than this are written as one: to copy so little takes less than the kernel takes
-/// to gather it.
+/// Pieces that are together no longer than this are written as one: to copy so little takes less
+/// than the kernel takes to gather it.
 const GATHERED_MAX: usize = 4 * 1024;
 
 /// The socket of a client, as the parser sees it.
@@ -385,7 +394,12 @@ impl ClientStream {
 
 impl ClientStream {
     /// Looks at what has just been read, and passes it on if it may pass now.
-    fn pass_on(&self, buf: &mut ReadBuf<'_>, before: usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn pass_on(
+        &self,
+        buf: &mut ReadBuf<'_>,
+        before: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.client.inspect(buf, before) {
             return self.client.refused_read();
         }
@@ -397,7 +411,12 @@ impl ClientStream {
     }
 
     /// Reads no more than `max` bytes.
-    fn poll_read_some(&self, max: usize, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read_some(
+        &self,
+        max: usize,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let max = max.min(buf.remaining());
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(max));
         let read = Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, &mut part);
@@ -408,7 +427,11 @@ impl ClientStream {
 }
 
 impl AsyncRead for ClientStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.client.is_refused() {
             return self.client.refused_read();
         }
@@ -440,7 +463,11 @@ impl AsyncRead for ClientStream {
 }
 
 impl AsyncWrite for ClientStream {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf);
         self.client.note_write(written)
     }

@@ -18,7 +18,8 @@ use super::rim;
 use crate::stats::{MethodLabel, Reason, RequestLabels};
 use crate::telemetry::AccessRecord;
 
-/// How much of what a refused client still sends is read and thrown away, so that it gets to read why.
+/// How much of what a refused client still sends is read and thrown away, so that it gets to read
+/// why.
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -26,7 +27,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
 /// Requests that one HTTP/2 connection may have under way.
 const STREAMS_MAX: u32 = 128;
-/// Bytes of answers that one HTTP/2 stream may hold back; all of a connection's are bounded by [`held`](super::held).
+/// Bytes of answers that one HTTP/2 stream may hold back; all of a connection's are bounded by
+/// [`held`](super::held).
 const STREAM_BUFFER: usize = 256 * 1024;
 /// Bytes of requests' bodies that an HTTP/2 connection may hold, and that one of its streams may.
 const CONNECTION_WINDOW: u32 = 512 * 1024;
@@ -48,13 +50,18 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
         std::future::poll_fn(|cx| {
             client.turn();
             let polled = connection.as_mut().poll(cx);
-            if polled.is_pending() && client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
+            if polled.is_pending()
+                && client.worker.is_draining()
+                && !std::mem::replace(&mut draining, true)
+            {
                 connection.as_mut().graceful_shutdown();
                 cx.waker().wake_by_ref();
             }
             let end = std::task::ready!(watch(&client, polled, cx));
-            if matches!(end, End::Overdue(Overdue::Idle)) && !std::mem::replace(&mut parting, true) {
-                // A request may be on its way just now: HTTP/2 can tell its client that it will not be seen.
+            if matches!(end, End::Overdue(Overdue::Idle)) && !std::mem::replace(&mut parting, true)
+            {
+                // A request may be on its way just now: HTTP/2 can tell its client that it will not
+                // be seen.
                 connection.as_mut().graceful_shutdown();
                 client.worker.rouse();
                 client.deadline.set(FAREWELL_TIME);
@@ -69,7 +76,10 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
         End::Closed => {}
         End::Overdue(Overdue::Idle | Overdue::Write) => {}
         End::Overdue(Overdue::Head) => {
-            let error = Error::new(Reason::HeaderTimeout, "the request's head did not come in time");
+            let error = Error::new(
+                Reason::HeaderTimeout,
+                "the request's head did not come in time",
+            );
             refuse(&client, stream, error).await;
         }
         End::Refused(error) => refuse(&client, stream, error).await,
@@ -88,13 +98,20 @@ enum End {
 
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Whether the parser has refused what the gate let through. It is not known to, and would do so in no log.
+/// Whether the parser has refused what the gate let through. It is not known to, and would do so in
+/// no log.
 fn is_parse_error(error: &(dyn std::error::Error + 'static)) -> bool {
-    error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse)
+    error
+        .downcast_ref::<hyper::Error>()
+        .is_some_and(hyper::Error::is_parse)
 }
 
 /// Looks, whenever the connection has been polled, whether it has to end.
-fn watch(client: &Client, polled: Poll<Result<(), ConnectionError>>, cx: &Context<'_>) -> Poll<End> {
+fn watch(
+    client: &Client,
+    polled: Poll<Result<(), ConnectionError>>,
+    cx: &Context<'_>,
+) -> Poll<End> {
     if let Poll::Ready(ended) = polled {
         if ended.is_err_and(|error| is_parse_error(&*error)) && client.refusal().is_none() {
             // The parser has told the client already, in its own words.
@@ -130,8 +147,9 @@ impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
 fn builder(client: &Client) -> auto::Builder<Local> {
     let limits = client.listener.options.limits;
     let mut builder = auto::Builder::new(Local);
-    // The gate has already refused what exceeds the limits; these only have to leave it room. Where hyper's own limit
-    // does, its parser works on the stack; told of any, it asks the allocator twice for each request.
+    // The gate has already refused what exceeds the limits; these only have to leave it room. Where
+    // hyper's own limit does, its parser works on the stack; told of any, it asks the allocator
+    // twice for each request.
     if limits.headers > HYPER_HEADERS_MAX {
         builder.http1().max_headers(limits.headers);
     }
@@ -146,7 +164,9 @@ fn builder(client: &Client) -> auto::Builder<Local> {
         .max_send_buf_size(STREAM_BUFFER)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .initial_stream_window_size(STREAM_WINDOW)
-        .max_header_list_size(u32::try_from(limits.header_bytes.min(HEADER_LIST_MAX)).unwrap_or(u32::MAX));
+        .max_header_list_size(
+            u32::try_from(limits.header_bytes.min(HEADER_LIST_MAX)).unwrap_or(u32::MAX),
+        );
     builder
 }
 

@@ -1,9 +1,10 @@
 //! Coarse deadlines of one worker: no timer per request.
 //!
-//! A deadline is a number in a slab, and stands in a wheel under the time at which the worker's [tick](super::tick) has to
-//! look at it. Most are moved or dropped before their time: moving one to a later time costs a store, since it is found
-//! where it stood and put further on then. So a tick costs in proportion to what is due, whatever the number of
-//! connections. Deadlines fire up to one tick late, never early.
+//! A deadline is a number in a slab, and stands in a wheel under the time at which the worker's
+//! [tick](super::tick) has to look at it. Most are moved or dropped before their time: moving one
+//! to a later time costs a store, since it is found where it stood and put further on then. So a
+//! tick costs in proportion to what is due, whatever the number of connections. Deadlines fire up
+//! to one tick late, never early.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -57,13 +58,16 @@ struct Wheel {
 
 impl Wheel {
     fn slot(&mut self, slot: u64) -> Option<&mut Option<usize>> {
-        self.slots.get_mut(usize::try_from(slot % SLOTS).unwrap_or(0))
+        self.slots
+            .get_mut(usize::try_from(slot % SLOTS).unwrap_or(0))
     }
 
     /// Puts an entry into the list of its time, or of the next slot when that has passed.
     fn insert(&mut self, entries: &mut Slab<Entry>, key: usize) {
         let next = self.next;
-        let Some(entry) = entries.get_mut(key) else { return };
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
         let at = slot_of(entry.at).max(next);
         let Some(first) = self.slot(at) else { return };
         let behind = first.replace(key);
@@ -78,8 +82,12 @@ impl Wheel {
 
     /// Takes an entry out of the list that it is in.
     fn remove(&mut self, entries: &mut Slab<Entry>, key: usize) {
-        let Some(entry) = entries.get_mut(key) else { return };
-        let Some(queued) = entry.queued.take() else { return };
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
+        let Some(queued) = entry.queued.take() else {
+            return;
+        };
         let (before, behind) = (entry.before.take(), entry.behind.take());
         match before.and_then(|before| entries.get_mut(before)) {
             Some(before) => before.behind = behind,
@@ -98,7 +106,8 @@ impl Wheel {
     /// Looks at the lists of all slots whose time has come, and collects whom to wake.
     fn advance(&mut self, entries: &mut Slab<Entry>, now: Millis, due: &mut Vec<Waker>) {
         let present = slot_of(now).max(self.next);
-        // After a long sleep each list has to be looked at once. The present slot is looked at again until it has passed.
+        // After a long sleep each list has to be looked at once. The present slot is looked at
+        // again until it has passed.
         let from = self.next.max((present + 1).saturating_sub(SLOTS));
         self.next = present;
         for slot in from..=present {
@@ -112,7 +121,9 @@ impl Wheel {
     }
 
     fn look(&mut self, entries: &mut Slab<Entry>, key: usize, now: Millis, due: &mut Vec<Waker>) {
-        let Some(entry) = entries.get_mut(key) else { return };
+        let Some(entry) = entries.get_mut(key) else {
+            return;
+        };
         if entry.at <= now {
             entry.at = NEVER;
             entry.fired = true;
@@ -169,7 +180,8 @@ impl Deadlines {
         self.coarse.set(self.now());
     }
 
-    /// How long until a deadline may fire; `None` when there is none. Never too long, but perhaps too short.
+    /// How long until a deadline may fire; `None` when there is none. Never too long, but perhaps
+    /// too short.
     pub(crate) fn next(&self, now: Millis) -> Option<Duration> {
         let wheel = self.wheel.borrow();
         if wheel.len == 0 {
@@ -177,7 +189,8 @@ impl Deadlines {
         }
         let slots = (0..SLOTS).map(|more| wheel.next + more);
         let index = |slot: u64| usize::try_from(slot % SLOTS).unwrap_or(0);
-        let mut taken = slots.filter(|slot| wheel.slots.get(index(*slot)).is_some_and(Option::is_some));
+        let mut taken =
+            slots.filter(|slot| wheel.slots.get(index(*slot)).is_some_and(Option::is_some));
         let begin = taken.next().unwrap_or(wheel.next) * SLOT;
         Some(Duration::from_millis(begin.saturating_sub(now)))
     }
@@ -246,7 +259,9 @@ impl Deadline {
     /// Fires at `at`.
     pub(crate) fn set_at(&self, at: Millis) {
         let mut entries = self.all.entries.borrow_mut();
-        let Some(entry) = entries.get_mut(self.key) else { return };
+        let Some(entry) = entries.get_mut(self.key) else {
+            return;
+        };
         entry.at = at;
         entry.fired = false;
         // One that stands under an earlier time is found there, and put further on.
@@ -289,7 +304,9 @@ mod tests {
     use super::*;
 
     fn fired(deadline: &Deadline) -> bool {
-        deadline.poll(&Context::from_waker(Waker::noop())).is_ready()
+        deadline
+            .poll(&Context::from_waker(Waker::noop()))
+            .is_ready()
     }
 
     #[test]
@@ -299,7 +316,10 @@ mod tests {
         first.set(Duration::from_millis(100));
         second.set(Duration::from_millis(300));
         all.tick(100);
-        assert!(!fired(&first), "the clock may have been a tick behind when it was set");
+        assert!(
+            !fired(&first),
+            "the clock may have been a tick behind when it was set"
+        );
         all.tick(111);
         assert!(fired(&first) && !fired(&second));
         assert_eq!(all.next(111), Some(Duration::from_millis(199)));
@@ -315,7 +335,8 @@ mod tests {
     fn a_tick_costs_in_proportion_to_what_is_due() {
         let all = Deadlines::new();
         let idle: Vec<_> = (0..10_000).map(|_| all.deadline()).collect();
-        idle.iter().for_each(|deadline| deadline.set(Duration::from_secs(60)));
+        idle.iter()
+            .for_each(|deadline| deadline.set(Duration::from_secs(60)));
         let busy = all.deadline();
         for (turn, put_off) in (1_u64..).zip(idle.iter().take(1_000)) {
             // Somebody is due in each tick, and somebody else has put off what was.
@@ -325,8 +346,8 @@ mod tests {
             all.tick(turn * SLOT + SLOT - 1);
             assert!(fired(&busy));
         }
-        // Within ten seconds the wheel comes by each of the others once, for the two or three ticks of a slot. To look at
-        // all of them in each tick would be twenty million.
+        // Within ten seconds the wheel comes by each of the others once, for the two or three ticks
+        // of a slot. To look at all of them in each tick would be twenty million.
         let looks = all.wheel.borrow().looks;
         assert!(looks < 3 * (10_000 + 1_000), "{looks}");
         assert!(!idle.iter().any(fired));

@@ -15,7 +15,9 @@ use super::target;
 use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::{Sticky, Timeouts};
-use crate::routing::{EndpointKey, InFlight, ReleaseHandle, RoutedService, RoutedUpstream, Snapshot};
+use crate::routing::{
+    EndpointKey, InFlight, ReleaseHandle, RoutedService, RoutedUpstream, Snapshot,
+};
 use crate::stats::{Reason, UpstreamKey};
 
 /// Where a request goes, however often it has to be looked up.
@@ -64,7 +66,10 @@ impl Destination {
     /// # Errors
     ///
     /// No route matches, or a tester names an upstream that does not exist.
-    pub(crate) fn of<B>(exchange: &mut Exchange, request: &Request<B>) -> Result<(Destination, Option<Issue>), Error> {
+    pub(crate) fn of<B>(
+        exchange: &mut Exchange,
+        request: &Request<B>,
+    ) -> Result<(Destination, Option<Issue>), Error> {
         let headers = request.headers();
         let host = headers.get(HOST).and_then(|host| host.to_str().ok());
         // `OPTIONS *` asks about the server as a whole.
@@ -75,7 +80,9 @@ impl Destination {
         let (service, revision) = exchange
             .worker()
             .with_snapshot(|snapshot| {
-                let service = snapshot.table.route(host, path, request.method(), headers)?;
+                let service = snapshot
+                    .table
+                    .route(host, path, request.method(), headers)?;
                 Some((Arc::clone(service), snapshot.revision))
             })
             .ok_or(Error::new(
@@ -87,7 +94,10 @@ impl Destination {
             if service.upstream(&name).is_none() {
                 return Err(unknown_upstream(exchange, &service));
             }
-            return Ok((Destination::new(service, revision, Choice::Named(name), None), None));
+            return Ok((
+                Destination::new(service, revision, Choice::Named(name), None),
+                None,
+            ));
         }
         let identity = sticky::identify(&service, request, &exchange.client);
         let user = service.watch.is_some().then(|| {
@@ -98,7 +108,12 @@ impl Destination {
         Ok((destination, identity.issue))
     }
 
-    fn new(service: Arc<RoutedService>, revision: u64, choice: Choice, user: Option<u32>) -> Destination {
+    fn new(
+        service: Arc<RoutedService>,
+        revision: u64,
+        choice: Choice,
+        user: Option<u32>,
+    ) -> Destination {
         Destination {
             service,
             revision,
@@ -140,7 +155,11 @@ impl Destination {
             && let Some(upstream) = self.upstream()
         {
             let who = (&self.service.name, &upstream.name, upstream.key);
-            exchange.worker().sticky.warned.reserve(cookie, who, headers);
+            exchange
+                .worker()
+                .sticky
+                .warned
+                .reserve(cookie, who, headers);
         }
     }
 
@@ -160,7 +179,11 @@ impl Destination {
     }
 
     /// The endpoint to try next by the newest table; `None` when no healthy one is left untried.
-    pub(crate) fn target(&mut self, exchange: &mut Exchange, tried: &[EndpointKey]) -> Option<Target> {
+    pub(crate) fn target(
+        &mut self,
+        exchange: &mut Exchange,
+        tried: &[EndpointKey],
+    ) -> Option<Target> {
         let worker = Rc::clone(exchange.worker());
         self.draw(exchange);
         let revision = self.revision;
@@ -186,8 +209,8 @@ impl Destination {
         })
     }
 
-    /// Draws the request by the newest table. The first draw decides which side of a release it counts for; where a
-    /// later one comes to another, it counts for none.
+    /// Draws the request by the newest table. The first draw decides which side of a release it
+    /// counts for; where a later one comes to another, it counts for none.
     pub(crate) fn draw(&mut self, exchange: &mut Exchange) {
         let worker = Rc::clone(exchange.worker());
         worker.with_snapshot(|snapshot| self.refresh(snapshot));
@@ -200,7 +223,9 @@ impl Destination {
 
     fn enrol(&mut self, exchange: &mut Exchange, worker: &Worker) {
         self.way = Way::Drawn;
-        let Some(watch) = self.watch().cloned() else { return };
+        let Some(watch) = self.watch().cloned() else {
+            return;
+        };
         worker.rescues.deposit(&watch);
         if self.service.is_baseline_down() {
             // The canary answers whatever is drawn, or nobody does: the draw decides nothing.
@@ -216,7 +241,10 @@ impl Destination {
         let request = trial::Request {
             drawn,
             user,
-            uploading: exchange.upload.as_ref().is_some_and(|upload| !upload.is_done()),
+            uploading: exchange
+                .upload
+                .as_ref()
+                .is_some_and(|upload| !upload.is_done()),
         };
         match Trial::draw(worker, &self.service, &watch, &request) {
             Drawn::On(trial) => exchange.trial = Some(trial),
@@ -225,8 +253,8 @@ impl Destination {
         }
     }
 
-    /// Leaves a request where it is if it may be there. From the baseline it goes only when that has no weight any more,
-    /// and then it is a new one on the canary, within its limits.
+    /// Leaves a request where it is if it may be there. From the baseline it goes only when that
+    /// has no weight any more, and then it is a new one on the canary, within its limits.
     fn stay(&mut self, exchange: &mut Exchange, worker: &Worker, at: UpstreamKey) {
         let drawn = self.drawn().map(|upstream| upstream.key);
         if !matches!(self.way, Way::Drawn) {
@@ -240,7 +268,10 @@ impl Destination {
                 .is_some_and(|watch| watch.spec.baseline == at);
             if baseline && self.service.standing_in_canary().is_some() {
                 // The baseline has gone down since, and the canary answers what was drawn for it.
-                let _subject = exchange.trial.take().and_then(|trial| trial.reroute(worker));
+                let _subject = exchange
+                    .trial
+                    .take()
+                    .and_then(|trial| trial.reroute(worker));
             }
             return;
         }
@@ -252,7 +283,10 @@ impl Destination {
             self.way = Way::Spared(watch);
             return;
         }
-        let subject = exchange.trial.take().and_then(|trial| trial.reroute(worker));
+        let subject = exchange
+            .trial
+            .take()
+            .and_then(|trial| trial.reroute(worker));
         if to_canary {
             self.enrol(exchange, worker);
             exchange.describe_trial(|| subject);
@@ -269,17 +303,20 @@ impl Destination {
                     .table
                     .service(&self.service.name)
                     .is_some_and(|service| match &self.way {
-                        Way::Spared(watch) | Way::Rescued(watch) if watch.spec.baseline == target.upstream => {
+                        Way::Spared(watch) | Way::Rescued(watch)
+                            if watch.spec.baseline == target.upstream =>
+                        {
                             !has_baseline(service, watch)
                         }
-                        _ => upstream(service, target.upstream).is_none_or(|upstream| upstream.weight.is_zero()),
+                        _ => upstream(service, target.upstream)
+                            .is_none_or(|upstream| upstream.weight.is_zero()),
                     });
             (!taken_out).then_some(snapshot.revision)
         })
     }
 
-    /// Takes the service as the newest table has it. A service that is gone from it is served as it was: a reload
-    /// fails no request.
+    /// Takes the service as the newest table has it. A service that is gone from it is served as it
+    /// was: a reload fails no request.
     fn refresh(&mut self, snapshot: &Snapshot) {
         if snapshot.revision == self.revision {
             return;
@@ -304,7 +341,12 @@ impl Destination {
     fn chosen(&self) -> Option<&RoutedUpstream> {
         let drawn = self.drawn()?;
         let named = matches!(self.choice, Choice::Named(_));
-        Some(self.service.stand_in(drawn).filter(|_| !named).unwrap_or(drawn))
+        Some(
+            self.service
+                .stand_in(drawn)
+                .filter(|_| !named)
+                .unwrap_or(drawn),
+        )
     }
 
     fn drawn(&self) -> Option<&RoutedUpstream> {
@@ -319,21 +361,36 @@ impl Destination {
 
 /// A tester who is taken for a user would believe that the new version works.
 fn unknown_upstream(exchange: &mut Exchange, service: &RoutedService) -> Error {
-    let names: Vec<&str> = service.upstreams.iter().map(|upstream| &*upstream.name).collect();
+    let names: Vec<&str> = service
+        .upstreams
+        .iter()
+        .map(|upstream| &*upstream.name)
+        .collect();
     let (service, names) = (&service.name, names.join(", "));
     exchange.detail = Some(format!(
-        "the request names an upstream that service {service} does not have; its upstreams are: {names}"
+        "the request names an upstream that service {service} does not have; its upstreams are: \
+         {names}"
     ));
-    Error::new(Reason::BadRequest, "the request names an upstream that does not exist")
+    Error::new(
+        Reason::BadRequest,
+        "the request names an upstream that does not exist",
+    )
 }
 
 fn upstream(service: &RoutedService, key: UpstreamKey) -> Option<&RoutedUpstream> {
-    service.upstreams.iter().find(|upstream| upstream.key == key)
+    service
+        .upstreams
+        .iter()
+        .find(|upstream| upstream.key == key)
 }
 
-/// Whether a release's baseline may still be sent its canary's requests: it has users of its own, or the release is
-/// still under way, if only with all weight on the canary.
+/// Whether a release's baseline may still be sent its canary's requests: it has users of its own,
+/// or the release is still under way, if only with all weight on the canary.
 fn has_baseline(service: &RoutedService, watch: &Arc<ReleaseHandle>) -> bool {
-    let under_way = service.watch.as_ref().is_some_and(|now| Arc::ptr_eq(now, watch));
-    upstream(service, watch.spec.baseline).is_some_and(|upstream| under_way || !upstream.weight.is_zero())
+    let under_way = service
+        .watch
+        .as_ref()
+        .is_some_and(|now| Arc::ptr_eq(now, watch));
+    upstream(service, watch.spec.baseline)
+        .is_some_and(|upstream| under_way || !upstream.weight.is_zero())
 }

@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and the one place that turns it into an answer.
 //!
-//! Each kind knows its status, its class in the statistics, its word in the metrics ([`WaitReason`]) and its name in
-//! `Proxy-Status` (RFC 9209 section 2.3).
+//! Each kind knows its status, its class in the statistics, its word in the metrics
+//! ([`WaitReason`]) and its name in `Proxy-Status` (RFC 9209 section 2.3).
 
 use std::io;
 
@@ -58,19 +58,25 @@ impl Error {
         self.status.unwrap_or(match self.reason {
             Reason::BadRequest => StatusCode::BAD_REQUEST,
             Reason::NoRoute => StatusCode::NOT_FOUND,
-            Reason::HeaderTimeout | Reason::BodyTimeout | Reason::ClientAbort => StatusCode::REQUEST_TIMEOUT,
+            Reason::HeaderTimeout | Reason::BodyTimeout | Reason::ClientAbort => {
+                StatusCode::REQUEST_TIMEOUT
+            }
             Reason::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Reason::UriTooLong => StatusCode::URI_TOO_LONG,
             Reason::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Reason::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Reason::NotImplemented => StatusCode::NOT_IMPLEMENTED,
-            Reason::NoHealthyEndpoint | Reason::Overloaded | Reason::LocalResources => StatusCode::SERVICE_UNAVAILABLE,
-            Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout | Reason::ConnectTimeout => {
-                StatusCode::GATEWAY_TIMEOUT
+            Reason::NoHealthyEndpoint | Reason::Overloaded | Reason::LocalResources => {
+                StatusCode::SERVICE_UNAVAILABLE
             }
-            Reason::ConnectRefused | Reason::ConnectError | Reason::Reset | Reason::UpstreamProtocolError => {
-                StatusCode::BAD_GATEWAY
-            }
+            Reason::FirstByteTimeout
+            | Reason::IdleTimeout
+            | Reason::TotalTimeout
+            | Reason::ConnectTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Reason::ConnectRefused
+            | Reason::ConnectError
+            | Reason::Reset
+            | Reason::UpstreamProtocolError => StatusCode::BAD_GATEWAY,
             Reason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         })
     }
@@ -78,21 +84,25 @@ impl Error {
     /// What it means for the statistics of the upstream that the request was drawn for.
     pub(crate) fn class(&self) -> Class {
         match self.reason {
-            Reason::NoHealthyEndpoint | Reason::ConnectRefused | Reason::ConnectError => Class::ConnectError,
-            Reason::ConnectTimeout | Reason::FirstByteTimeout | Reason::IdleTimeout | Reason::TotalTimeout => {
-                Class::Timeout
+            Reason::NoHealthyEndpoint | Reason::ConnectRefused | Reason::ConnectError => {
+                Class::ConnectError
             }
+            Reason::ConnectTimeout
+            | Reason::FirstByteTimeout
+            | Reason::IdleTimeout
+            | Reason::TotalTimeout => Class::Timeout,
             Reason::Reset => Class::Reset,
             Reason::UpstreamProtocolError => Class::ProtocolError,
             Reason::Internal => Class::ServerError,
-            // With the rest, `LocalResources`: the upstream was never asked. A canary opens more connections than a
-            // baseline whose pools are warm, and would be condemned for what the machine lacks.
+            // With the rest, `LocalResources`: the upstream was never asked. A canary opens more
+            // connections than a baseline whose pools are warm, and would be condemned
+            // for what the machine lacks.
             _ => Class::ClientAbort,
         }
     }
 
-    /// The access log's word for it: a refusal of the proxy's own is not the client's going away, although neither counts
-    /// against an upstream.
+    /// The access log's word for it: a refusal of the proxy's own is not the client's going away,
+    /// although neither counts against an upstream.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.class() {
             Class::ClientAbort if self.reason != Reason::ClientAbort => "rejected",
@@ -130,7 +140,11 @@ impl Error {
     }
 
     /// The same, with a detail of this one request's.
-    pub(crate) fn response_with(&self, request_id: Option<&HeaderValue>, detail: Option<&str>) -> Response<Bytes> {
+    pub(crate) fn response_with(
+        &self,
+        request_id: Option<&HeaderValue>,
+        detail: Option<&str>,
+    ) -> Response<Bytes> {
         let status = self.status();
         let mut body = serde_json::json!({
             "type": "about:blank",
@@ -156,7 +170,10 @@ impl Error {
     }
 
     fn write_headers(&self, headers: &mut HeaderMap, length: usize) {
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
         let status = format!(
             "weighbridge; error={}; details=\"{}\"",
@@ -203,8 +220,13 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Error {
         match refusal {
             Refusal::Malformed(detail) => Error::new(Reason::BadRequest, detail),
-            Refusal::TargetTooLong => Error::new(Reason::UriTooLong, "the request target is too long"),
-            Refusal::HeadTooLarge => Error::new(Reason::HeadersTooLarge, "the header fields are too many or too long"),
+            Refusal::TargetTooLong => {
+                Error::new(Reason::UriTooLong, "the request target is too long")
+            }
+            Refusal::HeadTooLarge => Error::new(
+                Reason::HeadersTooLarge,
+                "the header fields are too many or too long",
+            ),
             Refusal::UnknownCoding => Error::new(
                 Reason::NotImplemented,
                 "the only transfer coding that is understood is chunked",
@@ -220,12 +242,14 @@ impl From<Refusal> for Error {
     }
 }
 
-/// Whether a connection failed for want of something on this machine (file descriptors, ports, memory), so that it says
-/// nothing of the endpoint.
+/// Whether a connection failed for want of something on this machine (file descriptors, ports,
+/// memory), so that it says nothing of the endpoint.
 pub(crate) fn is_local(error: &io::Error) -> bool {
     use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
     let code = error.raw_os_error();
-    code.is_some_and(|code| [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code))
+    code.is_some_and(|code| {
+        [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code)
+    })
 }
 
 #[cfg(test)]
@@ -244,7 +268,10 @@ mod tests {
 
     #[test]
     fn only_what_no_way_leads_to_is_called_unroutable() {
-        assert_eq!(Error::unroutable().proxy_status(), "destination_ip_unroutable");
+        assert_eq!(
+            Error::unroutable().proxy_status(),
+            "destination_ip_unroutable"
+        );
         assert_eq!(Error::unroutable().class(), Class::ConnectError);
         let other = Error::new(Reason::ConnectError, "");
         assert_eq!(other.proxy_status(), "destination_unavailable");
@@ -259,6 +286,9 @@ mod tests {
             serde_json::from_slice(answer.body()).unwrap()
         };
         assert_eq!(body(None).get("request_id"), None);
-        assert_eq!(body(Some(&HeaderValue::from_static("r-1")))["request_id"], "r-1");
+        assert_eq!(
+            body(Some(&HeaderValue::from_static("r-1")))["request_id"],
+            "r-1"
+        );
     }
 }

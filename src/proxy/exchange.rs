@@ -20,11 +20,12 @@ use crate::routing::{EndpointKey, InFlight};
 use crate::stats::{Class, MethodLabel, Outcome, RequestLabels, UpstreamKey};
 use crate::telemetry::AccessRecord;
 
-/// An upload whose upstream takes nothing of it for so long waits for the upstream. Shorter than the
-/// least landmark, and longer than an upstream pauses that reads at all.
+/// An upload whose upstream takes nothing of it for so long waits for the upstream. Shorter than
+/// the least landmark, and longer than an upstream pauses that reads at all.
 const STALL_MS: Millis = 200;
 
-/// A request from its arrival to the end of its answer. Dropped before its end, it counts as aborted by the client.
+/// A request from its arrival to the end of its answer. Dropped before its end, it counts as
+/// aborted by the client.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
@@ -91,8 +92,8 @@ impl Exchange {
         }
     }
 
-    /// A deadline for [`Exchange::watch_upload`], where a release wants to know whom an upload waits
-    /// for.
+    /// A deadline for [`Exchange::watch_upload`], where a release wants to know whom an upload
+    /// waits for.
     pub(crate) fn stall(&self) -> Option<Deadline> {
         let uploads = self.upload.is_some() && self.trial.is_some();
         uploads.then(|| self.worker().deadlines.deadline())
@@ -175,8 +176,8 @@ impl Exchange {
         }
     }
 
-    /// The upstream has failed, by its status or without an answer, and nobody has seen it: it is counted for the
-    /// upstream, and the request goes on to another.
+    /// The upstream has failed, by its status or without an answer, and nobody has seen it: it is
+    /// counted for the upstream, and the request goes on to another.
     pub(crate) fn desert<B>(&mut self, class: Class, answer: Result<&Response<B>, &Error>) {
         let now = Instant::now();
         self.in_flight = None;
@@ -218,10 +219,11 @@ impl Exchange {
         if self.done {
             return;
         }
-        self.worker()
-            .recorder
-            .borrow_mut()
-            .reject(Some(self.client.listener.index), self.upstream, error.reason);
+        self.worker().recorder.borrow_mut().reject(
+            Some(self.client.listener.index),
+            self.upstream,
+            error.reason,
+        );
         if self.status == 0 {
             self.status = error.status().as_u16();
         }
@@ -283,7 +285,9 @@ impl Exchange {
     /// Gives a connection that has done its part back to the pool.
     pub(crate) fn release(&self, endpoint: EndpointKey, connection: Connection) {
         let worker = self.worker();
-        worker.pool.put(endpoint, connection, worker.deadlines.coarse());
+        worker
+            .pool
+            .put(endpoint, connection, worker.deadlines.coarse());
     }
 }
 
@@ -294,7 +298,10 @@ impl Drop for Exchange {
             if self.status == 0 {
                 self.status = 499;
             }
-            self.fail(&Error::new(crate::stats::Reason::ClientAbort, "the client went away"));
+            self.fail(&Error::new(
+                crate::stats::Reason::ClientAbort,
+                "the client went away",
+            ));
         }
         self.client.leave();
         self.client.worker.end();

@@ -43,7 +43,8 @@ pub(crate) struct Head {
 
 /// Endpoints of an upstream that are tried before a connection failure is the answer.
 const ENDPOINTS_TRIED_MAX: usize = 3;
-/// Times that a request is sent: a pooled connection may have been closed a moment ago, a new one was not.
+/// Times that a request is sent: a pooled connection may have been closed a moment ago, a new one
+/// was not.
 const SENDS_MAX: u32 = 2;
 
 /// Sends a request where it belongs.
@@ -51,7 +52,10 @@ const SENDS_MAX: u32 = 2;
 /// # Errors
 ///
 /// What to answer when no upstream does.
-pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestBody>) -> Result<Answer, Error> {
+pub(crate) async fn send(
+    exchange: &mut Exchange,
+    request: &mut Request<RequestBody>,
+) -> Result<Answer, Error> {
     let (mut destination, issue) = Destination::of(exchange, request)?;
     headers::strip_hop_by_hop(request.headers_mut());
     if exchange.client.origin.is_trusted() {
@@ -62,15 +66,25 @@ pub(crate) async fn send(exchange: &mut Exchange, request: &mut Request<RequestB
     if let Some(watch) = destination.watch().cloned() {
         rescue::hold(exchange, &watch, request, &limits).await?;
         destination.draw(exchange);
-        exchange.describe_trial(|| Some(Subject::new(request.method().clone(), request.uri().clone())));
+        exchange.describe_trial(|| {
+            Some(Subject::new(
+                request.method().clone(),
+                request.uri().clone(),
+            ))
+        });
         spare = rescue::spare(exchange, request);
     }
     let attempt = attempt(exchange, &mut destination, request, &limits).await;
     let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
         Next::Answer(answered) => answered,
-        Next::Send(mut request) => self::attempt(exchange, &mut destination, &mut request, &limits).await,
+        Next::Send(mut request) => {
+            self::attempt(exchange, &mut destination, &mut request, &limits).await
+        }
     };
-    let Head { mut response, endpoint } = answered?;
+    let Head {
+        mut response,
+        endpoint,
+    } = answered?;
     destination.reserve_cookie(exchange, response.headers_mut());
     Ok(Answer {
         response,
@@ -110,8 +124,8 @@ async fn attempt(
     }
 }
 
-/// Whether a request may be sent once more after the upstream may have seen it: nothing of a body, and a method that may
-/// be repeated (RFC 9110 section 9.2.2).
+/// Whether a request may be sent once more after the upstream may have seen it: nothing of a body,
+/// and a method that may be repeated (RFC 9110 section 9.2.2).
 fn is_repeatable(request: &Request<RequestBody>) -> bool {
     let safe = matches!(
         *request.method(),
@@ -125,7 +139,12 @@ fn is_repeatable(request: &Request<RequestBody>) -> bool {
 /// # Errors
 ///
 /// It is not; this is what the failure means.
-fn again(exchange: &Exchange, failed: &SendError, repeatable: bool, may: bool) -> Result<(), Error> {
+fn again(
+    exchange: &Exchange,
+    failed: &SendError,
+    repeatable: bool,
+    may: bool,
+) -> Result<(), Error> {
     if let Some(fault) = exchange.upload.as_ref().and_then(|upload| upload.fault()) {
         return Err(fault);
     }
@@ -138,11 +157,15 @@ fn again(exchange: &Exchange, failed: &SendError, repeatable: bool, may: bool) -
             "the upstream's answer was not understood",
         )
     } else {
-        Error::new(Reason::Reset, "the upstream closed the connection without an answer")
+        Error::new(
+            Reason::Reset,
+            "the upstream closed the connection without an answer",
+        )
     })
 }
 
-/// A connection to the endpoint that was chosen, with the ticket of the request that will be written to it.
+/// A connection to the endpoint that was chosen, with the ticket of the request that will be
+/// written to it.
 struct Lease {
     connection: Connection,
     ticket: Ticket,
@@ -150,8 +173,8 @@ struct Lease {
     reused: bool,
 }
 
-/// Finds a connection. Whoever had to wait for one looks at the routing table again, and is routed anew when the
-/// upstream has been taken out meanwhile.
+/// Finds a connection. Whoever had to wait for one looks at the routing table again, and is routed
+/// anew when the upstream has been taken out meanwhile.
 async fn acquire(
     exchange: &mut Exchange,
     destination: &mut Destination,
@@ -202,7 +225,8 @@ async fn acquire(
                 tried.push(target.endpoint.key);
                 last = Some(error);
                 // Another endpoint is no remedy for what is no fault of this one.
-                let pointless = matches!(error.reason, Reason::TotalTimeout | Reason::LocalResources);
+                let pointless =
+                    matches!(error.reason, Reason::TotalTimeout | Reason::LocalResources);
                 if tried.len() >= ENDPOINTS_TRIED_MAX || pointless {
                     return Err(error);
                 }
@@ -223,8 +247,15 @@ async fn connect(
         if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
             return Poll::Ready(opened.map_err(|error| connect_error(&error)));
         }
-        if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
-            return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
+        if limits
+            .total
+            .as_ref()
+            .is_some_and(|total| total.poll(cx).is_ready())
+        {
+            return Poll::Ready(Err(Error::new(
+                Reason::TotalTimeout,
+                "the exchange took too long",
+            )));
         }
         limits.idle.poll(cx).map(|()| {
             Err(Error::new(
@@ -239,11 +270,20 @@ async fn connect(
 fn connect_error(error: &io::Error) -> Error {
     use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
     if is_local(error) {
-        return Error::new(Reason::LocalResources, "the proxy cannot open another connection");
+        return Error::new(
+            Reason::LocalResources,
+            "the proxy cannot open another connection",
+        );
     }
     match error.kind() {
-        ConnectionRefused => Error::new(Reason::ConnectRefused, "the upstream refused the connection"),
-        TimedOut => Error::new(Reason::ConnectTimeout, "the upstream took no connection in time"),
+        ConnectionRefused => Error::new(
+            Reason::ConnectRefused,
+            "the upstream refused the connection",
+        ),
+        TimedOut => Error::new(
+            Reason::ConnectTimeout,
+            "the upstream took no connection in time",
+        ),
         HostUnreachable | NetworkUnreachable => Error::unroutable(),
         _ => Error::new(Reason::ConnectError, "no connection to the upstream"),
     }
@@ -284,13 +324,23 @@ async fn wait(
             // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
             limits.idle.set(timeouts.first_byte);
         }
-        if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
-            return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
+        if limits
+            .total
+            .as_ref()
+            .is_some_and(|total| total.poll(cx).is_ready())
+        {
+            return Poll::Ready(Err(Error::new(
+                Reason::TotalTimeout,
+                "the exchange took too long",
+            )));
         }
         while limits.idle.poll(cx).is_ready() {
             // The upstream is late only when it has had all of the request for that long.
             let now = deadlines.coarse();
-            let since = exchange.upload.as_ref().map(|upload| upload.upstream_since(now));
+            let since = exchange
+                .upload
+                .as_ref()
+                .map(|upload| upload.upstream_since(now));
             let patience = u64::try_from(timeouts.first_byte.as_millis()).unwrap_or(u64::MAX);
             match since
                 .map(|since| since.saturating_add(patience))
@@ -331,7 +381,10 @@ mod tests {
         assert_eq!(reason(libc::ETIMEDOUT), Reason::ConnectTimeout);
         assert_eq!(reason(libc::ECONNRESET), Reason::ConnectError);
         for code in [libc::EHOSTUNREACH, libc::ENETUNREACH] {
-            assert_eq!(connect_error(&io::Error::from_raw_os_error(code)), Error::unroutable());
+            assert_eq!(
+                connect_error(&io::Error::from_raw_os_error(code)),
+                Error::unroutable()
+            );
         }
     }
 }

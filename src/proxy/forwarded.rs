@@ -7,8 +7,9 @@ use std::net::{IpAddr, Ipv6Addr};
 use http::HeaderMap;
 use http::header::HeaderValue;
 
-/// The address in one element of `X-Forwarded-For`: `203.0.113.7`, `203.0.113.7:51234`, `2001:db8::7`, `[2001:db8::7]`,
-/// `[2001:db8::7]:443`, each also in quotes, and IPv6 also with a zone. `None` for everything else, such as `unknown`.
+/// The address in one element of `X-Forwarded-For`: `203.0.113.7`, `203.0.113.7:51234`,
+/// `2001:db8::7`, `[2001:db8::7]`, `[2001:db8::7]:443`, each also in quotes, and IPv6 also with a
+/// zone. `None` for everything else, such as `unknown`.
 pub(crate) fn address(element: &str) -> Option<IpAddr> {
     let text = element.trim();
     let text = text
@@ -58,13 +59,17 @@ pub(crate) fn tells_port(value: &HeaderValue) -> bool {
     told.is_some_and(|port| port > 0)
 }
 
-/// The port that a user has connected to, where a trusted proxy does not tell it: that of the host that was asked for, else
-/// that of the scheme. `None` when neither is known.
+/// The port that a user has connected to, where a trusted proxy does not tell it: that of the host
+/// that was asked for, else that of the scheme. `None` when neither is known.
 pub(crate) fn client_port(headers: &HeaderMap, host: Option<&HeaderValue>) -> Option<u16> {
     let host = first(headers.get("x-forwarded-host")).or_else(|| first(host));
     let scheme = first(headers.get("x-forwarded-proto"));
     host.and_then(host_port).or(match scheme {
-        Some(scheme) if scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss") => Some(443),
+        Some(scheme)
+            if scheme.eq_ignore_ascii_case("https") || scheme.eq_ignore_ascii_case("wss") =>
+        {
+            Some(443)
+        }
         Some(_) => Some(80),
         None => host.map(|_| 80),
     })
@@ -129,7 +134,9 @@ mod tests {
         for text in ["443", " 8443 ", "8443, 443", "65535"] {
             assert!(tells(text), "{text}");
         }
-        for text in ["", "0", "https", "65536", "-1", "+80", "4 43", "\"443\"", ",443"] {
+        for text in [
+            "", "0", "https", "65536", "-1", "+80", "4 43", "\"443\"", ",443",
+        ] {
             assert!(!tells(text), "{text}");
         }
     }
@@ -144,7 +151,12 @@ mod tests {
             (Some("https"), None, Some("shop.test:8443"), Some(8443)),
             (Some("https"), None, Some("[2001:db8::7]"), Some(443)),
             (Some("https"), None, Some("[2001:db8::7]:444"), Some(444)),
-            (Some("https"), Some("a.test:9443, b.test"), Some("inner:1"), Some(9443)),
+            (
+                Some("https"),
+                Some("a.test:9443, b.test"),
+                Some("inner:1"),
+                Some(9443),
+            ),
             (Some("https"), Some("a.test"), Some("inner:1"), Some(443)),
             (None, None, Some("shop.test"), Some(80)),
             (None, None, Some("shop.test:81"), Some(81)),
@@ -152,8 +164,14 @@ mod tests {
             (None, None, None, None),
         ] {
             let mut headers = HeaderMap::new();
-            let given = [("x-forwarded-proto", proto), ("x-forwarded-host", forwarded)];
-            for (name, value) in given.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            let given = [
+                ("x-forwarded-proto", proto),
+                ("x-forwarded-host", forwarded),
+            ];
+            for (name, value) in given
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value?)))
+            {
                 headers.insert(name, HeaderValue::from_static(value));
             }
             let host = host.map(HeaderValue::from_static);

@@ -1,12 +1,14 @@
 //! The gate: what bytes of HTTP/1 a client may send.
 //!
-//! It stands between the socket and the parser, follows the framing of each message, and lets through only what RFC
-//! 9112 allows word for word: lines end in CRLF, no folded lines, no space before a colon, one framing that nobody can
-//! read in two ways. What it refuses has not reached the parser, let alone an upstream. It is a pure state machine over
-//! bytes: it reads no socket, and it does not keep what it has seen beyond the line at hand.
+//! It stands between the socket and the parser, follows the framing of each message, and lets
+//! through only what RFC 9112 allows word for word: lines end in CRLF, no folded lines, no space
+//! before a colon, one framing that nobody can read in two ways. What it refuses has not reached
+//! the parser, let alone an upstream. It is a pure state machine over bytes: it reads no socket,
+//! and it does not keep what it has seen beyond the line at hand.
 //!
-//! The alternative, to forward what the parser made of a message, would be safe as well, since messages are written
-//! anew; but two readers of the same bytes (a firewall in front, an auditor behind) would not agree on what was sent.
+//! The alternative, to forward what the parser made of a message, would be safe as well, since
+//! messages are written anew; but two readers of the same bytes (a firewall in front, an auditor
+//! behind) would not agree on what was sent.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -83,14 +85,17 @@ impl Framing {
         }
     }
 
-    /// What a whole head says, and the bytes behind it; `None` when it is not whole, or not as it should be.
+    /// What a whole head says, and the bytes behind it; `None` when it is not whole, or not as it
+    /// should be.
     fn of_head<'a>(bytes: &'a [u8], limits: &Limits) -> Option<(Framing, &'a [u8])> {
         let (line, mut rest) = bytes.split_at(memchr::memchr(b'\n', bytes)? + 1);
         let line = line.strip_suffix(b"\r\n")?;
-        let mut framing = Framing::of_line(gate_line::request_line(line, limits.target_bytes).ok()?);
+        let mut framing =
+            Framing::of_line(gate_line::request_line(line, limits.target_bytes).ok()?);
         for _ in 0..=limits.headers {
             if let Some(after) = rest.strip_prefix(b"\r\n") {
-                return (bytes.len() - after.len() <= limits.head_bytes).then_some((framing, after));
+                return (bytes.len() - after.len() <= limits.head_bytes)
+                    .then_some((framing, after));
             }
             let (header, after) = gate_line::whole_field(rest)?;
             framing.note(header).ok()?;
@@ -117,7 +122,9 @@ impl Framing {
     /// What follows the head that says this.
     fn body(self) -> Result<State, Refusal> {
         if self.chunked && self.length.is_some() {
-            return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+            return Err(Refusal::Malformed(
+                "both Content-Length and Transfer-Encoding",
+            ));
         }
         if self.chunked && self.http10 {
             return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
@@ -148,7 +155,8 @@ pub(crate) struct Gate {
     closed_in_body: bool,
     /// Heads that have passed.
     heads: u64,
-    /// Targets with characters that are masked behind the gate, as they were sent, with the number of their head.
+    /// Targets with characters that are masked behind the gate, as they were sent, with the number
+    /// of their head.
     targets: VecDeque<(u64, Box<[u8]>)>,
     /// Where, among the bytes that were looked at last, characters are to be masked.
     odd: Vec<Range<usize>>,
@@ -192,7 +200,9 @@ impl Gate {
     /// The target of this head as it was sent, if it differs from what the parser gets to see.
     pub(crate) fn target(&mut self, head: u64) -> Option<Box<[u8]>> {
         match self.targets.front() {
-            Some((number, _)) if *number == head => self.targets.pop_front().map(|(_, target)| target),
+            Some((number, _)) if *number == head => {
+                self.targets.pop_front().map(|(_, target)| target)
+            }
             _ => None,
         }
     }
@@ -206,9 +216,11 @@ impl Gate {
         }
     }
 
-    /// Whether the client is within a head: it has begun a request and not finished its header fields.
+    /// Whether the client is within a head: it has begun a request and not finished its header
+    /// fields.
     pub(crate) fn in_head(&self) -> bool {
-        self.state == State::Headers || (self.state == State::Start && (self.seen > 0 || !self.line.is_empty()))
+        self.state == State::Headers
+            || (self.state == State::Start && (self.seen > 0 || !self.line.is_empty()))
     }
 
     /// Whether the client is within a request's body.
@@ -225,8 +237,8 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// The refusal, with the number of leading bytes that may still pass: whole messages before the bad one, and parts
-    /// of bodies.
+    /// The refusal, with the number of leading bytes that may still pass: whole messages before the
+    /// bad one, and parts of bodies.
     pub(crate) fn advance(&mut self, bytes: &[u8]) -> Result<(), (usize, Refusal)> {
         let mut rest = bytes;
         let mut passed = 0;
@@ -253,8 +265,9 @@ impl Gate {
         Ok(())
     }
 
-    /// Takes a head that has come as a whole and is as it should be, which nearly every one is: in one pass, instead of
-    /// line by line. Any other is left to [`step`](Gate::step), which knows what is wrong with it or waits for the rest.
+    /// Takes a head that has come as a whole and is as it should be, which nearly every one is: in
+    /// one pass, instead of line by line. Any other is left to [`step`](Gate::step), which
+    /// knows what is wrong with it or waits for the rest.
     fn whole_head(&mut self, rest: &mut &[u8], at: usize) -> bool {
         if self.state != State::Start || self.seen > 0 || self.fields > 0 || !self.line.is_empty() {
             return false;
@@ -277,8 +290,8 @@ impl Gate {
         true
     }
 
-    /// Notes what is to be masked in the part of a request line that `rest` begins with, `at` bytes into what is looked
-    /// at: all behind the method.
+    /// Notes what is to be masked in the part of a request line that `rest` begins with, `at` bytes
+    /// into what is looked at: all behind the method.
     fn note_odd(&mut self, rest: &[u8], at: usize) {
         let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
         let line = rest.get(..end).unwrap_or_default();
@@ -304,7 +317,11 @@ impl Gate {
         match self.state {
             State::Length(left) => {
                 let left = skip(rest, left);
-                self.state = if left == 0 { self.restart() } else { State::Length(left) };
+                self.state = if left == 0 {
+                    self.restart()
+                } else {
+                    State::Length(left)
+                };
                 Ok(())
             }
             State::ChunkData(left) => {
@@ -338,7 +355,11 @@ impl Gate {
         match rest.split_first() {
             Some((byte, after)) if *byte == expected => {
                 *rest = after;
-                self.state = if at == 0 { State::ChunkEnd(1) } else { State::ChunkSize };
+                self.state = if at == 0 {
+                    State::ChunkEnd(1)
+                } else {
+                    State::ChunkSize
+                };
                 Ok(())
             }
             _ => Err(Refusal::Malformed("a chunk's data is not followed by CRLF")),
@@ -371,7 +392,10 @@ impl Gate {
     fn bound(&mut self, more: usize, piece: &[u8]) -> Result<(), Refusal> {
         self.seen += more;
         let (limit, refusal) = match self.state {
-            State::ChunkSize => (CHUNK_LINE_MAX, Refusal::Malformed("a chunk's size line is too long")),
+            State::ChunkSize => (
+                CHUNK_LINE_MAX,
+                Refusal::Malformed("a chunk's size line is too long"),
+            ),
             State::Start => {
                 // Method, two spaces, version and CRLF take some room beside the target.
                 let target = self.limits.target_bytes.saturating_add(64);
@@ -382,7 +406,11 @@ impl Gate {
             }
             _ => (self.limits.head_bytes, Refusal::HeadTooLarge),
         };
-        if self.seen > limit { Err(refusal) } else { Ok(()) }
+        if self.seen > limit {
+            Err(refusal)
+        } else {
+            Ok(())
+        }
     }
 
     fn whole_line(&mut self, line: &[u8]) -> Result<(), Refusal> {

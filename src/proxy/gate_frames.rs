@@ -1,9 +1,10 @@
 //! How many fields a client of HTTP/2 may send at once.
 //!
-//! In HPACK a byte can stand for a whole field, so a few kilobytes that come in one read could unpack to megabytes before
-//! anybody has looked at the first request. So only so many bytes of header blocks pass in one turn of the connection's
-//! task; then the requests in them are taken up, and counted, before more pass. Nothing is refused here, and all other
-//! frames pass as they are. Pure, as the [gate](super::gate) is.
+//! In HPACK a byte can stand for a whole field, so a few kilobytes that come in one read could
+//! unpack to megabytes before anybody has looked at the first request. So only so many bytes of
+//! header blocks pass in one turn of the connection's task; then the requests in them are taken up,
+//! and counted, before more pass. Nothing is refused here, and all other frames pass as they are.
+//! Pure, as the [gate](super::gate) is.
 
 /// The client's preface (RFC 9113 section 3.4), after which frames follow.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -19,7 +20,8 @@ const BLOCKS: [u8; 2] = [1, 9];
 /// Where in the frames a connection stands.
 #[derive(Debug)]
 pub(super) struct Frames {
-    /// Bytes of the preface that have come; `None` where something else has, which is no business of this.
+    /// Bytes of the preface that have come; `None` where something else has, which is no business
+    /// of this.
     preface: Option<usize>,
     head: [u8; HEAD],
     /// Bytes of the head that have come.
@@ -61,7 +63,9 @@ impl Frames {
             let (start, rest) = (at, bytes.get(at..).unwrap_or_default());
             let room = self.head.get_mut(had..).unwrap_or_default();
             let new = room.len().min(rest.len());
-            room.iter_mut().zip(rest).for_each(|(into, byte)| *into = *byte);
+            room.iter_mut()
+                .zip(rest)
+                .for_each(|(into, byte)| *into = *byte);
             at += new;
             self.have += new;
             if self.have < HEAD {
@@ -122,7 +126,9 @@ mod tests {
     }
 
     fn connection(frames: &[(u8, usize)]) -> Vec<u8> {
-        let frames = frames.iter().flat_map(|(kind, length)| frame(*kind, *length));
+        let frames = frames
+            .iter()
+            .flat_map(|(kind, length)| frame(*kind, *length));
         PREFACE.iter().copied().chain(frames).collect()
     }
 
@@ -141,7 +147,11 @@ mod tests {
     fn http1_passes_whatever_it_looks_like() {
         let mut frames = Frames::new();
         assert_eq!(frames.pass(b"P"), 1);
-        let rest = [&b"OST / HTTP/1.1\r\n\r\n"[..], &connection(&[(1, 9000), (1, 9000)])].concat();
+        let rest = [
+            &b"OST / HTTP/1.1\r\n\r\n"[..],
+            &connection(&[(1, 9000), (1, 9000)]),
+        ]
+        .concat();
         assert_eq!(frames.pass(&rest), rest.len());
         assert_eq!(frames.pass(&rest), rest.len());
     }
@@ -152,7 +162,10 @@ mod tests {
         let mut frames = Frames::new();
         assert_eq!(frames.pass(&bytes), PREFACE.len() + HEAD + 16_000);
         frames.turn();
-        assert_eq!(frames.pass(&bytes[PREFACE.len() + HEAD + 16_000..]), HEAD + 16_000);
+        assert_eq!(
+            frames.pass(&bytes[PREFACE.len() + HEAD + 16_000..]),
+            HEAD + 16_000
+        );
     }
 
     proptest! {

@@ -20,10 +20,11 @@ const TARGET: u8 = 2;
 const HOST: u8 = 4;
 const QUERY: u8 = 8;
 
-/// Classes of bytes: `TOKEN` is RFC 9110's tchar, `TARGET` what RFC 3986 allows in a path with query (and the few
-/// characters that browsers send unescaped), `QUERY` what browsers send unescaped in a query alone, `HOST` what RFC 3986
-/// allows in an authority without userinfo. A backslash stays out of paths: some upstreams read it as a slash, and what
-/// the route was matched by would not be what they serve. Browsers send it in queries only.
+/// Classes of bytes: `TOKEN` is RFC 9110's tchar, `TARGET` what RFC 3986 allows in a path with
+/// query (and the few characters that browsers send unescaped), `QUERY` what browsers send
+/// unescaped in a query alone, `HOST` what RFC 3986 allows in an authority without userinfo. A
+/// backslash stays out of paths: some upstreams read it as a slash, and what the route was matched
+/// by would not be what they serve. Browsers send it in queries only.
 static CLASS: [u8; 256] = classes();
 
 const fn classes() -> [u8; 256] {
@@ -53,7 +54,9 @@ const fn mark(table: &mut [u8; 256], bytes: &[u8], class: u8) {
 }
 
 fn is(byte: u8, class: u8) -> bool {
-    CLASS.get(usize::from(byte)).is_some_and(|have| have & class != 0)
+    CLASS
+        .get(usize::from(byte))
+        .is_some_and(|have| have & class != 0)
 }
 
 fn all(bytes: &[u8], class: u8) -> bool {
@@ -64,12 +67,13 @@ fn all(bytes: &[u8], class: u8) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestLine {
     pub(crate) http10: bool,
-    /// Whether the target has characters that the parser behind the gate does not take: see [`mask`].
+    /// Whether the target has characters that the parser behind the gate does not take: see
+    /// [`mask`].
     pub(crate) odd: bool,
 }
 
-/// Where the next character is that is forwarded as it is, and that the `http` crate does not take in a target: it
-/// allows `"` in paths only, and a backtick in queries only.
+/// Where the next character is that is forwarded as it is, and that the `http` crate does not take
+/// in a target: it allows `"` in paths only, and a backtick in queries only.
 fn odd(bytes: &[u8]) -> Option<usize> {
     memchr::memchr2(b'"', b'`', bytes)
 }
@@ -79,8 +83,8 @@ pub(crate) fn is_odd(bytes: &[u8]) -> bool {
     odd(bytes).is_some()
 }
 
-/// Puts characters in the place of those that the parser behind the gate does not take. The target as it was sent is
-/// kept beside.
+/// Puts characters in the place of those that the parser behind the gate does not take. The target
+/// as it was sent is kept beside.
 pub(crate) fn mask(bytes: &mut [u8]) {
     let mut rest = bytes;
     while let Some(at) = odd(rest) {
@@ -96,7 +100,8 @@ pub(crate) fn mask(bytes: &mut [u8]) {
 /// Checks a request line without its CRLF.
 pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine, Refusal> {
     let mut parts = text.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(method), Some(target), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(Refusal::Malformed(
             "the request line is not METHOD SP TARGET SP VERSION",
@@ -116,10 +121,14 @@ pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine
     match version {
         b"HTTP/1.1" => Ok(line(false)),
         b"HTTP/1.0" => Ok(line(true)),
-        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit() => {
+        [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+            if major.is_ascii_digit() && minor.is_ascii_digit() =>
+        {
             Err(Refusal::Version)
         }
-        _ => Err(Refusal::Malformed("the version is not HTTP/1.1 or HTTP/1.0")),
+        _ => Err(Refusal::Malformed(
+            "the version is not HTTP/1.1 or HTTP/1.0",
+        )),
     }
 }
 
@@ -143,7 +152,8 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the parser behind the gate takes this target: what it refuses, it refuses without a word in any log.
+/// Whether the parser behind the gate takes this target: what it refuses, it refuses without a word
+/// in any log.
 fn is_uri(target: &[u8]) -> bool {
     let mut target = target.to_vec();
     mask(&mut target);
@@ -173,7 +183,9 @@ fn absolute_form(target: &[u8]) -> bool {
 pub(crate) fn overlong_start(kept: &[u8], piece: &[u8]) -> Refusal {
     let start: Vec<u8> = kept.iter().chain(piece).copied().take(40).collect();
     match start.iter().position(|byte| *byte == b' ') {
-        Some(end) if end > 0 && all(start.get(..end).unwrap_or_default(), TOKEN) => Refusal::TargetTooLong,
+        Some(end) if end > 0 && all(start.get(..end).unwrap_or_default(), TOKEN) => {
+            Refusal::TargetTooLong
+        }
         _ => Refusal::Malformed("the request line is not METHOD SP TARGET SP VERSION"),
     }
 }
@@ -200,16 +212,23 @@ pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
 fn known(name: &[u8], value: &[u8]) -> Result<Header, Refusal> {
     match name.len() {
         4 if name.eq_ignore_ascii_case(b"host") => host_field(trim(value)),
-        14 if is_like(name, b"content-length") => framing_name(name).and_then(|()| length(trim(value))),
-        17 if is_like(name, b"transfer-encoding") => framing_name(name).and_then(|()| coding(trim(value))),
+        14 if is_like(name, b"content-length") => {
+            framing_name(name).and_then(|()| length(trim(value)))
+        }
+        17 if is_like(name, b"transfer-encoding") => {
+            framing_name(name).and_then(|()| coding(trim(value)))
+        }
         _ => Ok(Header::Other),
     }
 }
 
-/// Checks the field that `bytes` begin with, and gives what is behind its CRLF; `None` when it is not whole, or not as
-/// it should be. It says of a line what [`field`] says, in one pass over it.
+/// Checks the field that `bytes` begin with, and gives what is behind its CRLF; `None` when it is
+/// not whole, or not as it should be. It says of a line what [`field`] says, in one pass over it.
 pub(crate) fn whole_field(bytes: &[u8]) -> Option<(Header, &[u8])> {
-    let colon = bytes.iter().position(|byte| !is(*byte, TOKEN)).filter(|at| *at > 0)?;
+    let colon = bytes
+        .iter()
+        .position(|byte| !is(*byte, TOKEN))
+        .filter(|at| *at > 0)?;
     let (name, value) = bytes.split_at(colon);
     let value = value.strip_prefix(b":")?;
     let (value, after) = value.split_at(control(value)?);
@@ -222,11 +241,13 @@ fn control(value: &[u8]) -> Option<usize> {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
     let mut at = 0;
-    // Eight bytes at once: in the high bit of each, whether it is below 0x20 or is 0x7f. The lowest that is set is exact.
+    // Eight bytes at once: in the high bit of each, whether it is below 0x20 or is 0x7f. The lowest
+    // that is set is exact.
     while let Some(eight) = value.get(at..).and_then(<[u8]>::first_chunk) {
         let word = u64::from_le_bytes(*eight);
         let delete = word ^ (ONES * 0x7f);
-        let found = (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & HIGH;
+        let found =
+            (word.wrapping_sub(ONES * 0x20) & !word | delete.wrapping_sub(ONES) & !delete) & HIGH;
         if found == 0 {
             at += 8;
             continue;
@@ -247,13 +268,17 @@ fn is_control(byte: u8) -> bool {
 
 /// Equal but for case and for `_` in place of `-`, as some servers read names.
 pub(crate) fn is_like(name: &[u8], expected: &[u8]) -> bool {
-    let same = |(byte, want): (&u8, &u8)| byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-');
+    let same = |(byte, want): (&u8, &u8)| {
+        byte.eq_ignore_ascii_case(want) || (*byte == b'_' && *want == b'-')
+    };
     name.len() == expected.len() && name.iter().zip(expected).all(same)
 }
 
 fn framing_name(name: &[u8]) -> Result<(), Refusal> {
     if name.contains(&b'_') {
-        return Err(Refusal::Malformed("a framing header spelled with an underscore"));
+        return Err(Refusal::Malformed(
+            "a framing header spelled with an underscore",
+        ));
     }
     Ok(())
 }
@@ -273,7 +298,9 @@ pub(crate) fn host(value: &[u8]) -> bool {
             return false;
         };
         let (address, port) = value.split_at(end + 1);
-        let inner = address.get(1..end).and_then(|inner| std::str::from_utf8(inner).ok());
+        let inner = address
+            .get(1..end)
+            .and_then(|inner| std::str::from_utf8(inner).ok());
         if inner
             .and_then(|inner| inner.parse::<std::net::Ipv6Addr>().ok())
             .is_none()
@@ -282,9 +309,15 @@ pub(crate) fn host(value: &[u8]) -> bool {
         }
         (address, port)
     } else {
-        value.split_at(value.iter().position(|byte| *byte == b':').unwrap_or(value.len()))
+        value.split_at(
+            value
+                .iter()
+                .position(|byte| *byte == b':')
+                .unwrap_or(value.len()),
+        )
     };
-    let name_is_good = name.first() == Some(&b'[') || (!name.is_empty() && all(name, HOST) && !name.contains(&b'['));
+    let name_is_good = name.first() == Some(&b'[')
+        || (!name.is_empty() && all(name, HOST) && !name.contains(&b'['));
     let port_is_good = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),
@@ -295,7 +328,10 @@ pub(crate) fn host(value: &[u8]) -> bool {
 
 fn length(value: &[u8]) -> Result<Header, Refusal> {
     let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
-    match std::str::from_utf8(value).ok().and_then(|text| text.parse().ok()) {
+    match std::str::from_utf8(value)
+        .ok()
+        .and_then(|text| text.parse().ok())
+    {
         Some(length) if digits => Ok(Header::Length(length)),
         _ => Err(Refusal::Malformed("Content-Length is not a decimal number")),
     }
@@ -309,7 +345,8 @@ fn coding(value: &[u8]) -> Result<Header, Refusal> {
     }
 }
 
-/// Reads a chunk's size line without its CRLF. Extensions are checked and otherwise ignored (RFC 9112 section 7.1.1).
+/// Reads a chunk's size line without its CRLF. Extensions are checked and otherwise ignored (RFC
+/// 9112 section 7.1.1).
 pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
     let end = text
         .iter()
@@ -318,9 +355,12 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
     let (digits, extension) = text.split_at(end);
     // 15 hexadecimal digits are 2^60: no body has more, and nothing overflows.
     if digits.is_empty() || digits.len() > 15 {
-        return Err(Refusal::Malformed("a chunk's size is not a hexadecimal number"));
+        return Err(Refusal::Malformed(
+            "a chunk's size is not a hexadecimal number",
+        ));
     }
-    let well_formed = matches!(extension.first(), None | Some(b';')) && control(extension).is_none();
+    let well_formed =
+        matches!(extension.first(), None | Some(b';')) && control(extension).is_none();
     match std::str::from_utf8(digits)
         .ok()
         .and_then(|text| u64::from_str_radix(text, 16).ok())
@@ -332,7 +372,10 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
 
 fn trim(value: &[u8]) -> &[u8] {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
-    let start = value.iter().position(|byte| !blank(byte)).unwrap_or(value.len());
+    let start = value
+        .iter()
+        .position(|byte| !blank(byte))
+        .unwrap_or(value.len());
     let end = value
         .iter()
         .rposition(|byte| !blank(byte))
@@ -348,7 +391,8 @@ pub(crate) fn is_target(target: &[u8]) -> bool {
 
 /// Whether this is a framing header's name but for underscores, which some servers read as dashes.
 pub(crate) fn is_disguised(name: &[u8]) -> bool {
-    (is_like(name, b"content-length") || is_like(name, b"transfer-encoding")) && name.contains(&b'_')
+    (is_like(name, b"content-length") || is_like(name, b"transfer-encoding"))
+        && name.contains(&b'_')
 }
 
 #[cfg(test)]

@@ -38,8 +38,10 @@ fn ordinary_messages_pass() {
     for text in [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
         "\r\nGET /a?b=c HTTP/1.1\r\nHost: a:80\r\nX-Y: \tz \r\n\r\nGET / HTTP/1.0\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-T: v\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: [::1]:80\r\nContent-Length: 3\r\n\r\nabcGET / HTTP/1.1\r\nHost: \
+         a\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \
+         Chunked\r\n\r\n3;x=y\r\nabc\r\n0\r\nX-T: v\r\n\r\n",
         "GET http://a.example/x HTTP/1.1\r\nHost: a.example\r\n\r\n",
         "OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
         "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
@@ -78,7 +80,14 @@ fn what_can_be_read_in_two_ways_is_refused() {
             refused(&head(fields))
         );
     }
-    for coding in ["gzip", "chunked, chunked", "identity", "gzip, chunked", "xchunked", ""] {
+    for coding in [
+        "gzip",
+        "chunked, chunked",
+        "identity",
+        "gzip, chunked",
+        "xchunked",
+        "",
+    ] {
         assert_eq!(
             refused(&head(&format!("Transfer-Encoding: {coding}"))),
             "501",
@@ -105,7 +114,10 @@ fn request_lines_follow_the_grammar_to_the_letter() {
         "GET ftp://a/ HTTP/1.1",
         "GET http:///x HTTP/1.1",
     ] {
-        assert!(refused(&format!("{line}\r\nHost: a\r\n\r\n")).len() > 3, "{line}");
+        assert!(
+            refused(&format!("{line}\r\nHost: a\r\n\r\n")).len() > 3,
+            "{line}"
+        );
     }
     assert_eq!(refused("GET / HTTP/2.0\r\nHost: a\r\n\r\n"), "505");
     assert!(refused("GET / HTTP/1.1\r\n\r\n").contains("Host"));
@@ -131,13 +143,25 @@ fn what_browsers_send_unescaped_passes_masked_and_is_kept_as_it_was() {
                 gate.mask(&mut piece);
                 seen.extend(piece);
             }
-            assert_eq!(String::from_utf8(seen).unwrap(), text.replace(target, masked), "{size}");
+            assert_eq!(
+                String::from_utf8(seen).unwrap(),
+                text.replace(target, masked),
+                "{size}"
+            );
             assert_eq!(gate.heads(), 3);
             let kept: Vec<_> = (1..=3).map(|head| gate.target(head)).collect();
             assert_eq!(kept, [None, Some(target.as_bytes().into()), None], "{size}");
         }
     }
-    for target in ["/a\\b", "/<", "/?<", "/?>", "/?a#b", "http://a%zz/", "http://a/\\"] {
+    for target in [
+        "/a\\b",
+        "/<",
+        "/?<",
+        "/?>",
+        "/?a#b",
+        "http://a%zz/",
+        "http://a/\\",
+    ] {
         assert!(!refused(&head(target)).is_empty(), "{target}");
     }
     // Only the target is masked.
@@ -150,7 +174,9 @@ fn what_browsers_send_unescaped_passes_masked_and_is_kept_as_it_was() {
 
 #[test]
 fn chunks_follow_the_grammar_to_the_letter() {
-    let body = |chunks: &str| format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}");
+    let body = |chunks: &str| {
+        format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")
+    };
     for chunks in [
         "3\nabc\r\n",
         "3\r\nabcd\r\n",
@@ -171,13 +197,22 @@ fn chunks_follow_the_grammar_to_the_letter() {
 #[test]
 fn limits_hold_even_before_a_line_has_ended() {
     assert_eq!(
-        refused(&format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(256))),
+        refused(&format!(
+            "GET /{} HTTP/1.1\r\nHost: a\r\n\r\n",
+            "a".repeat(256)
+        )),
         "414"
     );
     assert_eq!(refused(&format!("GET /{}", "a".repeat(1000))), "414");
-    assert_eq!(refused(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000))), "431");
     assert_eq!(
-        refused(&format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(20))),
+        refused(&format!("GET / HTTP/1.1\r\nX: {}", "a".repeat(5000))),
+        "431"
+    );
+    assert_eq!(
+        refused(&format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "a: b\r\n".repeat(20)
+        )),
         "431"
     );
     assert!(refused(&"x".repeat(1000)).contains("request line"));
@@ -190,9 +225,15 @@ fn limits_hold_to_the_byte_and_to_the_field() {
         head.replace("X: ", &format!("X: {}", "a".repeat(bytes - head.len())))
     };
     assert_eq!((refused(&long(4096)), refused(&long(4097))), ("", "431"));
-    let many = |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "a: b\r\n".repeat(fields - 1));
+    let many = |fields: usize| {
+        format!(
+            "GET / HTTP/1.1\r\nHost: a\r\n{}\r\n",
+            "a: b\r\n".repeat(fields - 1)
+        )
+    };
     assert_eq!((refused(&many(20)), refused(&many(21))), ("", "431"));
-    let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
+    let target =
+        |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "a".repeat(bytes - 1));
     assert_eq!((refused(&target(256)), refused(&target(257))), ("", "414"));
 }
 

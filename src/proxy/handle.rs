@@ -51,8 +51,8 @@ pub(crate) async fn handle(
     })
 }
 
-/// Waits until the heads of a connection's answers leave room for one more. What has to be kept for long does not keep
-/// the memory that it was read into.
+/// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
+/// long does not keep the memory that it was read into.
 async fn queue(client: &Client, headers: &mut HeaderMap) {
     poll_fn(|cx| client.held.poll_queue(headers, cx)).await;
     if client.held.is_scarce() {
@@ -74,7 +74,8 @@ fn relay(mut exchange: Exchange, answer: Answer, version: Version) -> Response<R
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {
-        head.headers.insert(headers::X_REQUEST_ID.clone(), id.clone());
+        head.headers
+            .insert(headers::X_REQUEST_ID.clone(), id.clone());
     }
     if let Some(issue) = issue {
         issue.onto(&mut head);
@@ -102,7 +103,8 @@ pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<Response
         detail = error.detail,
         "answered by the proxy"
     );
-    let mut response = error.response_with(exchange.request_id.as_ref(), exchange.detail.as_deref());
+    let mut response =
+        error.response_with(exchange.request_id.as_ref(), exchange.detail.as_deref());
     if exchange.is_head() {
         // The head says how long the body would be.
         *response.body_mut() = Bytes::new();

@@ -1,6 +1,8 @@
 //! Header fields on their way through: what is taken off, and what is set.
 
-use http::header::{CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
+};
 
 use super::client::Client;
 use super::forwarded;
@@ -11,8 +13,9 @@ pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
-/// Fields that are for this hop alone, whether `UpstreamConnection` names them or not (RFC 9110 section 7.6.1). The expectation
-/// of a 100 is among them: each hop answers that itself, as soon as it wants the body.
+/// Fields that are for this hop alone, whether `UpstreamConnection` names them or not (RFC 9110
+/// section 7.6.1). The expectation of a 100 is among them: each hop answers that itself, as soon as
+/// it wants the body.
 static HOP_BY_HOP: [HeaderName; 8] = [
     CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -24,8 +27,9 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     TE,
 ];
 
-/// The place of a name in [`HOP_BY_HOP`], as a bit. One comparison for nearly every name, by its length: to look each of
-/// the eight up in every message would cost more than all else that is done to its headers.
+/// The place of a name in [`HOP_BY_HOP`], as a bit. One comparison for nearly every name, by its
+/// length: to look each of the eight up in every message would cost more than all else that is done
+/// to its headers.
 fn hop_by_hop_bit(name: &HeaderName) -> u8 {
     match name.as_str() {
         "connection" => 1,
@@ -42,12 +46,20 @@ fn hop_by_hop_bit(name: &HeaderName) -> u8 {
 
 /// Fields that a `UpstreamConnection` field cannot take off: they are not the client's to remove.
 fn is_protected(name: &HeaderName) -> bool {
-    [HOST, http::header::CONTENT_LENGTH, COOKIE, http::header::AUTHORIZATION].contains(name)
+    [
+        HOST,
+        http::header::CONTENT_LENGTH,
+        COOKIE,
+        http::header::AUTHORIZATION,
+    ]
+    .contains(name)
 }
 
 /// Takes off what is meant for this hop only.
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let found = headers.keys().fold(0, |found, name| found | hop_by_hop_bit(name));
+    let found = headers
+        .keys()
+        .fold(0, |found, name| found | hop_by_hop_bit(name));
     if found == 0 {
         return;
     }
@@ -66,8 +78,8 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Takes off an `X-Forwarded-Port` that tells no port, so that the next hop is told the one that the
-/// user has connected to.
+/// Takes off an `X-Forwarded-Port` that tells no port, so that the next hop is told the one that
+/// the user has connected to.
 pub(crate) fn strip_wrong_port(headers: &mut HeaderMap) {
     let told = headers.get(&X_FORWARDED_PORT);
     if told.is_some_and(|value| !forwarded::tells_port(value)) {
@@ -78,7 +90,8 @@ pub(crate) fn strip_wrong_port(headers: &mut HeaderMap) {
 /// Whether `UpstreamConnection` names no fields: what nearly every one of them says.
 fn is_plain_connection(headers: &HeaderMap) -> bool {
     headers.get_all(CONNECTION).iter().all(|value| {
-        value.as_bytes().eq_ignore_ascii_case(b"keep-alive") || value.as_bytes().eq_ignore_ascii_case(b"close")
+        value.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || value.as_bytes().eq_ignore_ascii_case(b"close")
     })
 }
 
@@ -98,7 +111,10 @@ fn strip_connection(headers: &mut HeaderMap) {
 }
 
 fn accepts_trailers(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(TE).iter().filter_map(|value| value.to_str().ok());
+    let codings = headers
+        .get_all(TE)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     codings
         .flat_map(|value| value.split(','))
         .any(|coding| coding.trim().eq_ignore_ascii_case("trailers"))
@@ -110,7 +126,11 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
     if cookies.next().is_none() || cookies.next().is_none() {
         return;
     }
-    let parts: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let parts: Vec<&[u8]> = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
     if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b"; "[..])) {
         headers.insert(COOKIE, joined);
     }
@@ -158,7 +178,8 @@ fn not_understood(client: &Client, said: &str) {
     }
 }
 
-/// Says that users who are told apart by their address come by way of what may be a proxy that nobody has declared.
+/// Says that users who are told apart by their address come by way of what may be a proxy that
+/// nobody has declared.
 pub(crate) fn doubt_address(client: &Client) {
     let peer = client.peer.ip().to_canonical();
     if client.origin.is_trusted() || !is_private(peer) || client.listener.doubted.replace(true) {
@@ -180,18 +201,21 @@ pub(crate) fn doubt_address(client: &Client) {
 fn is_private(address: std::net::IpAddr) -> bool {
     match address {
         std::net::IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
-        std::net::IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local(),
+        std::net::IpAddr::V6(v6) => {
+            v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local()
+        }
     }
 }
 
-/// What a request of a trusted peer that says no `X-Real-IP` is to be given for one. Strangers are not asked: what they
-/// are given is the same for all their requests.
+/// What a request of a trusted peer that says no `X-Real-IP` is to be given for one. Strangers are
+/// not asked: what they are given is the same for all their requests.
 pub(crate) fn real_ip(headers: &HeaderMap, client: &Client) -> Option<std::net::IpAddr> {
     let told = client.origin.is_trusted() && !headers.contains_key(&X_REAL_IP);
     told.then(|| client_address(headers, client))
 }
 
-/// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC 9562).
+/// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC
+/// 9562).
 pub(crate) fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
     if client.origin.is_trusted()
         && let Some(given) = headers.get(&X_REQUEST_ID)

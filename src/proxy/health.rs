@@ -55,7 +55,9 @@ struct Wanted {
 fn wanted(snapshot: &Snapshot) -> HashMap<EndpointKey, Wanted> {
     let mut all = HashMap::new();
     for service in snapshot.table.services() {
-        let Some(health) = &service.health else { continue };
+        let Some(health) = &service.health else {
+            continue;
+        };
         for upstream in &service.upstreams {
             for endpoint in &upstream.endpoints {
                 let healthy = upstream.is_healthy(endpoint.key);
@@ -108,7 +110,10 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
         host,
         healthy,
     } = wanted;
-    let mut streak = Streak { healthy, against: 0 };
+    let mut streak = Streak {
+        healthy,
+        against: 0,
+    };
     loop {
         let (good, detail) = match check(&endpoint, &health, host.as_deref()).await {
             Ok(status) => ((200..400).contains(&status), format!("status {status}")),
@@ -166,7 +171,11 @@ impl Streak {
 }
 
 /// One GET; the status of the answer.
-async fn check(endpoint: &RoutedEndpoint, health: &Health, host: Option<&str>) -> Result<u16, Silence> {
+async fn check(
+    endpoint: &RoutedEndpoint,
+    health: &Health,
+    host: Option<&str>,
+) -> Result<u16, Silence> {
     let mut probe = Probe::default();
     *probe.uri_mut() = health
         .path
@@ -197,10 +206,12 @@ mod tests {
             healthy: true,
             against: 0,
         };
-        let changes: Vec<bool> = [false, false, true, false, false, false, false, true, false, true, true]
-            .into_iter()
-            .map(|good| streak.note(good, &health))
-            .collect();
+        let changes: Vec<bool> = [
+            false, false, true, false, false, false, false, true, false, true, true,
+        ]
+        .into_iter()
+        .map(|good| streak.note(good, &health))
+        .collect();
         let at: Vec<usize> = (0..changes.len()).filter(|at| changes[*at]).collect();
         assert_eq!(at, [5, 10]);
     }

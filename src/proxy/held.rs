@@ -1,12 +1,14 @@
 //! What is held in memory for one client, and its bounds.
 //!
-//! A client that asks for much and reads nothing must not be able to fill the memory: while the bound is reached, nothing
-//! more is read from upstreams. The bounds hold by construction, since every block of memory that an answer is read into
-//! is charged to its connection until the parser has written the last byte of it.
+//! A client that asks for much and reads nothing must not be able to fill the memory: while the
+//! bound is reached, nothing more is read from upstreams. The bounds hold by construction, since
+//! every block of memory that an answer is read into is charged to its connection until the parser
+//! has written the last byte of it.
 //!
-//! For HTTP/1.1 that is [`HTTP1_MAX`]; hyper reads a request into about as much again. For HTTP/2 all answers share
-//! [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers which the client leaves alone cannot keep the
-//! others from moving. The heads of requests are bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
+//! For HTTP/1.1 that is [`HTTP1_MAX`]; hyper reads a request into about as much again. For HTTP/2
+//! all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers which
+//! the client leaves alone cannot keep the others from moving. The heads of requests are bounded by
+//! [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -45,7 +47,8 @@ pub(crate) struct Held {
     waiting: RefCell<Vec<Waker>>,
 }
 
-/// What is held of the answers of HTTP/1.1, which come one after the other, or of one answer of HTTP/2.
+/// What is held of the answers of HTTP/1.1, which come one after the other, or of one answer of
+/// HTTP/2.
 #[derive(Debug)]
 pub(crate) struct Account {
     held: Rc<Held>,
@@ -69,11 +72,16 @@ pub(crate) struct HeldHead {
 }
 
 impl Held {
-    /// Counts the head of a request of HTTP/2, if there is room for it. There is always room for the only one.
+    /// Counts the head of a request of HTTP/2, if there is room for it. There is always room for
+    /// the only one.
     pub(crate) fn head<B>(self: &Rc<Self>, request: &Request<B>) -> Option<HeldHead> {
         let uri = request.uri();
-        let target = uri.path_and_query().map_or(0, |target| target.as_str().len());
-        let bytes = fields(request.headers()) + target + uri.authority().map_or(0, |host| host.as_str().len());
+        let target = uri
+            .path_and_query()
+            .map_or(0, |target| target.as_str().len());
+        let bytes = fields(request.headers())
+            + target
+            + uri.authority().map_or(0, |host| host.as_str().len());
         let heads = self.heads.get();
         if heads > 0 && heads + bytes > HEADS_MAX {
             return None;
@@ -95,7 +103,8 @@ impl Held {
         if self.is_scarce() { SHARE } else { BLOCK }
     }
 
-    /// Waits until there is room for the head of an answer of HTTP/2 among those that wait to be written.
+    /// Waits until there is room for the head of an answer of HTTP/2 among those that wait to be
+    /// written.
     pub(crate) fn poll_queue(&self, headers: &HeaderMap, cx: &Context<'_>) -> Poll<()> {
         let bytes = fields(headers);
         let queued = self.queued.get();
@@ -117,7 +126,9 @@ impl Held {
 
 impl Drop for HeldHead {
     fn drop(&mut self) {
-        self.held.heads.set(self.held.heads.get().saturating_sub(self.bytes));
+        self.held
+            .heads
+            .set(self.held.heads.get().saturating_sub(self.bytes));
     }
 }
 
@@ -165,10 +176,15 @@ impl Account {
         }
         let pool = POOL_MAX.saturating_sub(self.held.answers.get());
         let room = pool.min(STREAM_MAX.saturating_sub(own));
-        if room < SHARE && own == 0 { SHARE } else { room }
+        if room < SHARE && own == 0 {
+            SHARE
+        } else {
+            room
+        }
     }
 
-    /// Whether a piece of so many bytes is better copied than held with the memory that it was read into.
+    /// Whether a piece of so many bytes is better copied than held with the memory that it was read
+    /// into.
     pub(crate) fn prefers_copies(&self, bytes: usize) -> bool {
         self.room() < BLOCK || (self.streams && bytes <= COPIED_MAX)
     }
@@ -191,14 +207,19 @@ impl Account {
     /// Wakes the task once less is held.
     pub(crate) fn wait(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+        if !waker
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()))
+        {
             *waker = Some(cx.waker().clone());
         }
     }
 
     fn release(&self, bytes: usize) {
         self.own.set(self.own.get().saturating_sub(bytes));
-        self.held.answers.set(self.held.answers.get().saturating_sub(bytes));
+        self.held
+            .answers
+            .set(self.held.answers.get().saturating_sub(bytes));
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
@@ -239,7 +260,10 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn new(data: Bytes, charge: Option<Charge>) -> Piece {
-        Piece { data, _charge: charge }
+        Piece {
+            data,
+            _charge: charge,
+        }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -280,7 +304,10 @@ mod tests {
     fn a_stream_that_holds_nothing_may_always_go_on() {
         let held = Rc::new(Held::default());
         let greedy: Vec<_> = (0..3).map(|_| Account::http2(&held)).collect();
-        let charges: Vec<_> = greedy.iter().map(|account| account.charge(account.room())).collect();
+        let charges: Vec<_> = greedy
+            .iter()
+            .map(|account| account.charge(account.room()))
+            .collect();
         assert_eq!(held.answers.get(), POOL_MAX + SHARE);
         let (modest, late) = (Account::http2(&held), Account::http2(&held));
         assert_eq!(modest.room(), SHARE);
@@ -299,7 +326,9 @@ mod tests {
             .header("cookie", "x".repeat(100_000))
             .body(())
             .unwrap();
-        let heads: Vec<_> = std::iter::from_fn(|| held.head(&request)).take(100).collect();
+        let heads: Vec<_> = std::iter::from_fn(|| held.head(&request))
+            .take(100)
+            .collect();
         assert_eq!(heads.len(), 5);
         drop(heads);
         let large = Request::get("/")

@@ -1,8 +1,9 @@
-//! What this hop says in a request that it passes on: who asked, over what, for which host, and that it came by here.
+//! What this hop says in a request that it passes on: who asked, over what, for which host, and
+//! that it came by here.
 //!
-//! It is written behind the client's own fields, most of it as one piece that is the same for all requests of a
-//! connection, and never enters the map of fields: to put seven fields into it for each request cost more than to write
-//! the request.
+//! It is written behind the client's own fields, most of it as one piece that is the same for all
+//! requests of a connection, and never enters the map of fields: to put seven fields into it for
+//! each request cost more than to write the request.
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -14,12 +15,14 @@ use super::forwarded;
 use super::gate_line::is_like;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-/// What tells that a request has come by here, so that circles are found. Not `Via`: upstreams such as nginx stop
-/// compressing for whoever sends that. Each process appends a word of its own, made at random, so that nobody who has not
-/// seen it can pretend that a request goes in circles; who does, gets his own request refused.
+/// What tells that a request has come by here, so that circles are found. Not `Via`: upstreams such
+/// as nginx stop compressing for whoever sends that. Each process appends a word of its own, made
+/// at random, so that nobody who has not seen it can pretend that a request goes in circles; who
+/// does, gets his own request refused.
 static HOPS: HeaderName = HeaderName::from_static("weighbridge-hops");
 static OWN_HOP: LazyLock<String> = LazyLock::new(|| format!("{:016x}", fastrand::u64(..)));
-/// How often a request may come by: a proxy whose service leads to another one of its own is no circle.
+/// How often a request may come by: a proxy whose service leads to another one of its own is no
+/// circle.
 const PASSES_MAX: usize = 8;
 
 pub(crate) static X_REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -36,7 +39,8 @@ pub(crate) enum Origin {
         /// The port that it has connected to.
         port: Box<str>,
     },
-    /// Anybody else. Nothing that it says of itself counts, so these fields are the same for all its requests.
+    /// Anybody else. Nothing that it says of itself counts, so these fields are the same for all
+    /// its requests.
     Stranger(Box<[u8]>),
 }
 
@@ -50,7 +54,8 @@ impl Origin {
             };
         }
         let fields = format!(
-            "x-forwarded-for: {peer}\r\nx-forwarded-proto: http\r\nx-forwarded-port: {port}\r\nx-real-ip: {peer}\r\n"
+            "x-forwarded-for: {peer}\r\nx-forwarded-proto: http\r\nx-forwarded-port: \
+             {port}\r\nx-real-ip: {peer}\r\n"
         );
         Origin::Stranger(fields.into_bytes().into())
     }
@@ -65,9 +70,16 @@ pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
     if !headers.contains_key(&HOPS) {
         return false;
     }
-    let passes = headers.get_all(&HOPS).iter().filter_map(|value| value.to_str().ok());
+    let passes = headers
+        .get_all(&HOPS)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     let own = |hop: &&str| hop.trim() == *OWN_HOP;
-    passes.flat_map(|value| value.split(',')).filter(own).count() >= PASSES_MAX
+    passes
+        .flat_map(|value| value.split(','))
+        .filter(own)
+        .count()
+        >= PASSES_MAX
 }
 
 /// The fields of one request.
@@ -76,17 +88,19 @@ pub(crate) struct Hop<'a> {
     pub(crate) origin: &'a Origin,
     /// The request's identity.
     pub(crate) id: Option<&'a HeaderValue>,
-    /// The user's address, where a trusted peer has told it and has not said itself what `X-Real-IP` is.
+    /// The user's address, where a trusted peer has told it and has not said itself what
+    /// `X-Real-IP` is.
     pub(crate) user: Option<IpAddr>,
-    /// Where the request goes. That is its host when it names none, which HTTP/1.0 allows and HTTP/1.1 does not.
+    /// Where the request goes. That is its host when it names none, which HTTP/1.0 allows and
+    /// HTTP/1.1 does not.
     pub(crate) endpoint: SocketAddr,
 }
 
 impl Hop<'_> {
-    /// Whether the client's own field of that name, which is in lower case, is left out, since this hop knows better. What
-    /// the client says of itself counts only when the peer is trusted: neither the fields that are set here nor the others
-    /// of that family (`X-Forwarded-Prefix` and so on), and not with `_` for `-` either, which many upstreams read as the
-    /// same.
+    /// Whether the client's own field of that name, which is in lower case, is left out, since this
+    /// hop knows better. What the client says of itself counts only when the peer is trusted:
+    /// neither the fields that are set here nor the others of that family (`X-Forwarded-Prefix`
+    /// and so on), and not with `_` for `-` either, which many upstreams read as the same.
     pub(crate) fn overrules(&self, name: &str) -> bool {
         let is = |expected: &str| is_like(name.as_bytes(), expected.as_bytes());
         match name.as_bytes() {
@@ -126,7 +140,8 @@ impl Hop<'_> {
         write_list(out, &HOPS, headers, &OWN_HOP);
     }
 
-    /// Behind a trusted peer the real address is the user's: that of the peer, a load balancer's, is the same for all.
+    /// Behind a trusted peer the real address is the user's: that of the peer, a load balancer's,
+    /// is the same for all.
     fn write_user(&self, headers: &HeaderMap, peer: &str, out: &mut Vec<u8>) {
         if headers.contains_key(&X_REAL_IP) {
             return;
@@ -140,7 +155,12 @@ impl Hop<'_> {
 }
 
 /// Goes on with what a trusted peer says, and adds what it does not say.
-fn write_trusted(headers: &HeaderMap, host: Option<&HeaderValue>, (peer, port): (&str, &str), out: &mut Vec<u8>) {
+fn write_trusted(
+    headers: &HeaderMap,
+    host: Option<&HeaderValue>,
+    (peer, port): (&str, &str),
+    out: &mut Vec<u8>,
+) {
     write_list(out, &X_FORWARDED_FOR, headers, peer);
     for (name, value) in [
         ("x-forwarded-proto", Some(&b"http"[..])),
@@ -193,7 +213,8 @@ pub(crate) mod samples {
 
     /// One for a stranger's requests.
     pub(crate) fn hop() -> Hop<'static> {
-        static STRANGER: LazyLock<Origin> = LazyLock::new(|| Origin::new([192, 0, 2, 7].into(), 8080, false));
+        static STRANGER: LazyLock<Origin> =
+            LazyLock::new(|| Origin::new([192, 0, 2, 7].into(), 8080, false));
         Hop {
             origin: &STRANGER,
             id: None,
@@ -207,13 +228,18 @@ pub(crate) mod samples {
         format!("weighbridge-hops: {}", *OWN_HOP)
     }
 
-    /// A request as it was written, without what [`forwarded_headers`] has said in it, which is there once and in one piece.
+    /// A request as it was written, without what [`forwarded_headers`] has said in it, which is
+    /// there once and in one piece.
     pub(crate) fn without_hop(written: &[u8], headers: &HeaderMap) -> Vec<u8> {
         let mut said = Vec::new();
         hop().write(headers, &mut said);
         let places: Vec<usize> = memchr::memmem::find_iter(written, &said).collect();
         let [at] = places[..] else {
-            panic!("{:?} is there {} times", said.escape_ascii().to_string(), places.len())
+            panic!(
+                "{:?} is there {} times",
+                said.escape_ascii().to_string(),
+                places.len()
+            )
         };
         [&written[..at], &written[at + said.len()..]].concat()
     }

@@ -16,8 +16,9 @@ use super::room::{Seat, Seats};
 use super::worker::Worker;
 use crate::net::ListenerOptions;
 
-/// How long to wait after the operating system has refused a connection, mostly for want of file descriptors: long
-/// enough not to spin, short enough that nobody notices once there are some again.
+/// How long to wait after the operating system has refused a connection, mostly for want of file
+/// descriptors: long enough not to spin, short enough that nobody notices once there are some
+/// again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 
 /// One listener, as one worker sees it.
@@ -28,14 +29,20 @@ pub(crate) struct Listener {
     pub(crate) index: u16,
     /// Its port, for `X-Forwarded-Port`.
     pub(crate) port: u16,
-    /// Whether this worker has said, or need not say, that users may come by way of an undeclared proxy.
+    /// Whether this worker has said, or need not say, that users may come by way of an undeclared
+    /// proxy.
     pub(crate) doubted: Cell<bool>,
     /// Shared with the other workers.
     seats: Seats,
 }
 
 impl Listener {
-    pub(crate) fn new(options: ListenerOptions, index: u16, port: u16, seats: Seats) -> Rc<Listener> {
+    pub(crate) fn new(
+        options: ListenerOptions,
+        index: u16,
+        port: u16,
+        seats: Seats,
+    ) -> Rc<Listener> {
         Rc::new(Listener {
             index,
             port,
@@ -56,8 +63,14 @@ impl Listener {
     }
 }
 
-/// Accepts until `stop`; then takes in what the kernel has already accepted, so that nobody who is through is refused.
-pub(crate) async fn run(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpListener, stop: CancellationToken) {
+/// Accepts until `stop`; then takes in what the kernel has already accepted, so that nobody who is
+/// through is refused.
+pub(crate) async fn run(
+    worker: Rc<Worker>,
+    listener: Rc<Listener>,
+    socket: TcpListener,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -66,7 +79,8 @@ pub(crate) async fn run(worker: Rc<Worker>, listener: Rc<Listener>, socket: TcpL
         };
         match accepted {
             Ok(stream) => {
-                // Another worker may have taken the last seat since; who is through waits here, for as long as it may.
+                // Another worker may have taken the last seat since; who is through waits here, for
+                // as long as it may.
                 let seat = tokio::select! {
                     biased;
                     seat = listener.seats.take() => seat,
@@ -95,7 +109,10 @@ async fn accept(listener: &Listener, socket: &TcpListener) -> io::Result<TcpStre
 /// Errors of `accept` that concern the connection at hand, not the listener.
 fn is_about_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
-    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+    matches!(
+        error.kind(),
+        ConnectionAborted | ConnectionRefused | ConnectionReset
+    )
 }
 
 fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream, seat: Seat) {

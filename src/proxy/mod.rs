@@ -1,8 +1,9 @@
 //! The data plane: connections, forwarding, pools, health.
 //!
-//! One worker per core, each a thread with a runtime of its own, its own sockets, its own connections to upstreams and its
-//! own recorder; a request never crosses a thread. It sees routes and weights, and of releases only their
-//! [watch](crate::routing::Watch): what to note, whom to rescue, and when to take the canary out.
+//! One worker per core, each a thread with a runtime of its own, its own sockets, its own
+//! connections to upstreams and its own recorder; a request never crosses a thread. It sees routes
+//! and weights, and of releases only their [watch](crate::routing::Watch): what to note, whom to
+//! rescue, and when to take the canary out.
 
 mod body;
 mod check;

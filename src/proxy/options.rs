@@ -15,8 +15,8 @@ pub struct Options {
     pub drain: DrainOptions,
     /// Connections to upstreams that wait for their next request.
     pub pool: PoolOptions,
-    /// Requests under way at one time, over all workers; by default 0, which means as many as the listeners'
-    /// connections carry. More are answered with 503.
+    /// Requests under way at one time, over all workers; by default 0, which means as many as the
+    /// listeners' connections carry. More are answered with 503.
     pub max_in_flight: usize,
     /// What sticky cookies are signed with; by default a secret that ends with the process.
     pub sticky_secret: Option<StickySecret>,
@@ -37,7 +37,8 @@ impl Default for Options {
 /// What happens between the signal to end and the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainOptions {
-    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to notice; by default 0 s.
+    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to
+    /// notice; by default 0 s.
     pub delay: Duration,
     /// Leaves requests under way so much time to finish; by default 30 s.
     pub timeout: Duration,
@@ -57,8 +58,9 @@ impl Default for DrainOptions {
 pub struct PoolOptions {
     /// Idle connections that each worker keeps to each endpoint; by default 128.
     pub idle_per_endpoint: usize,
-    /// How long a connection may stay idle; by default 4 s, below the 5 s after which common application servers
-    /// close it from their side, so that a request rarely meets a connection that is just being closed.
+    /// How long a connection may stay idle; by default 4 s, below the 5 s after which common
+    /// application servers close it from their side, so that a request rarely meets a
+    /// connection that is just being closed.
     pub idle_timeout: Duration,
 }
 

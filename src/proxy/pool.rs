@@ -1,4 +1,5 @@
-//! Idle connections to endpoints, of one worker: last in, first out, so that the warmest is used and the rest age away.
+//! Idle connections to endpoints, of one worker: last in, first out, so that the warmest is used
+//! and the rest age away.
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
@@ -61,9 +62,13 @@ impl Pool {
             *key = endpoint;
         }
         if *key == endpoint && idle.len() < self.options.idle_per_endpoint {
-            idle.push(Idle { connection, since: now });
-            self.oldest
-                .set(Some(self.oldest.get().map_or(now, |oldest| oldest.min(now))));
+            idle.push(Idle {
+                connection,
+                since: now,
+            });
+            self.oldest.set(Some(
+                self.oldest.get().map_or(now, |oldest| oldest.min(now)),
+            ));
         }
     }
 
@@ -78,7 +83,9 @@ impl Pool {
             idle.retain(|entry| {
                 let keep = now.saturating_sub(entry.since) < limit && entry.connection.is_open();
                 if keep {
-                    oldest = Some(oldest.map_or(entry.since, |earlier: Millis| earlier.min(entry.since)));
+                    oldest = Some(
+                        oldest.map_or(entry.since, |earlier: Millis| earlier.min(entry.since)),
+                    );
                 }
                 keep
             });

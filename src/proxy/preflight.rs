@@ -1,4 +1,5 @@
-//! The look at a canary before its first user: does every endpoint take a connection, and answer what it is asked?
+//! The look at a canary before its first user: does every endpoint take a connection, and answer
+//! what it is asked?
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -32,15 +33,26 @@ pub struct Smoke {
 /// # Errors
 ///
 /// The first thing that was not as it should be, in words.
-pub async fn preflight(endpoints: &[SocketAddr], requests: &[Smoke], connect: Duration) -> Result<(), String> {
+pub async fn preflight(
+    endpoints: &[SocketAddr],
+    requests: &[Smoke],
+    connect: Duration,
+) -> Result<(), String> {
     for address in endpoints {
         let connected = timeout(connect, TcpStream::connect(address)).await;
         connected
             .map_err(|_| format!("{address} took no connection within {connect:?}"))?
             .map_err(|error| format!("{address} took no connection: {error}"))?;
         for smoke in requests {
-            // Without the query, which may hold a token: this is told to everybody who may look at the release.
-            let told = |what: String| format!("{} {} at {address}: {what}", smoke.method, smoke.target.path());
+            // Without the query, which may hold a token: this is told to everybody who may look at
+            // the release.
+            let told = |what: String| {
+                format!(
+                    "{} {} at {address}: {what}",
+                    smoke.method,
+                    smoke.target.path()
+                )
+            };
             let status = ask(*address, probe(smoke), AGENT, smoke.timeout)
                 .await
                 .map_err(|silence| told(silence.to_string()))?;
@@ -96,10 +108,18 @@ mod tests {
     async fn every_endpoint_has_to_answer_every_request_well() {
         let (good, bad) = (upstream("204").await, upstream("500").await);
         let second = Duration::from_secs(5);
-        assert_eq!(preflight(&[good, good], &[smoke(), smoke()], second).await, Ok(()));
+        assert_eq!(
+            preflight(&[good, good], &[smoke(), smoke()], second).await,
+            Ok(())
+        );
         assert_eq!(preflight(&[good, bad], &[], second).await, Ok(()));
-        let told = preflight(&[good, bad], &[smoke()], second).await.unwrap_err();
-        assert_eq!(told, format!("GET /ready at {bad}: status 500, expected 200 to 299"));
+        let told = preflight(&[good, bad], &[smoke()], second)
+            .await
+            .unwrap_err();
+        assert_eq!(
+            told,
+            format!("GET /ready at {bad}: status 500, expected 200 to 299")
+        );
     }
 
     #[tokio::test]
@@ -108,7 +128,12 @@ mod tests {
             .unwrap()
             .local_addr()
             .unwrap();
-        let told = preflight(&[free], &[], Duration::from_secs(5)).await.unwrap_err();
-        assert!(told.starts_with(&format!("{free} took no connection")), "{told}");
+        let told = preflight(&[free], &[], Duration::from_secs(5))
+            .await
+            .unwrap_err();
+        assert!(
+            told.starts_with(&format!("{free} took no connection")),
+            "{told}"
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! A request of the program's own to an endpoint, to see whether it answers: on a connection of its own, and of the answer
-//! only the status. These are not requests of users: nothing of them is counted.
+//! A request of the program's own to an endpoint, to see whether it answers: on a connection of its
+//! own, and of the answer only the status. These are not requests of users: nothing of them is
+//! counted.
 
 use std::io;
 use std::net::SocketAddr;
@@ -50,16 +51,21 @@ fn complete(fields: &mut HeaderMap, address: SocketAddr, agent: &'static str) {
     if let Ok(host) = HeaderValue::from_str(&address.to_string()) {
         fields.entry(HOST).or_insert(host);
     }
-    fields.entry(USER_AGENT).or_insert(HeaderValue::from_static(agent));
+    fields
+        .entry(USER_AGENT)
+        .or_insert(HeaderValue::from_static(agent));
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 async fn send(address: SocketAddr, probe: Probe) -> Result<u16, Silence> {
-    let stream = TcpStream::connect(address).await.map_err(|error| unconnected(&error))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| unconnected(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| Silence::Endpoint(error.to_string()))?;
-    // The connection may take in the answer and end in one go; the answer is then there all the same, or an error.
+    // The connection may take in the answer and end in one go; the answer is then there all the
+    // same, or an error.
     let ended = async {
         let _ = connection.await;
         std::future::pending::<Result<_, _>>().await
@@ -101,15 +107,25 @@ mod tests {
                 head = vec![0; 1024];
                 let length = stream.read(&mut head).await.unwrap();
                 head.truncate(length);
-                stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+                    .await
+                    .unwrap();
             }
             String::from_utf8(head).unwrap()
         });
         for _ in 0..50 {
-            assert_eq!(ask(address, Probe::default(), "test/1", LONG).await, Ok(204));
+            assert_eq!(
+                ask(address, Probe::default(), "test/1", LONG).await,
+                Ok(204)
+            );
         }
         let asked = asked.await.unwrap().to_ascii_lowercase();
-        for field in [&format!("host: {address}"), "user-agent: test/1", "connection: close"] {
+        for field in [
+            &format!("host: {address}"),
+            "user-agent: test/1",
+            "connection: close",
+        ] {
             assert!(asked.contains(field), "{asked}");
         }
     }
@@ -119,7 +135,9 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let time = Duration::from_millis(10);
-        let told = ask(address, Probe::default(), "test/1", time).await.unwrap_err();
+        let told = ask(address, Probe::default(), "test/1", time)
+            .await
+            .unwrap_err();
         assert_eq!(told, Silence::Endpoint("no answer within 10ms".into()));
     }
 }

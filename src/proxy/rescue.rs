@@ -1,7 +1,8 @@
-//! Rescue: a request that the canary failed before a byte of an answer reached the client is answered by the baseline
-//! instead, where it may be sent twice and there are not too many of them.
+//! Rescue: a request that the canary failed before a byte of an answer reached the client is
+//! answered by the baseline instead, where it may be sent twice and there are not too many of them.
 //!
-//! It still counts against the canary, in the release and in the statistics; see [`Trial`](super::trial::Trial).
+//! It still counts against the canary, in the release and in the statistics; see
+//! [`Trial`](super::trial::Trial).
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -36,8 +37,8 @@ const SECOND_MIN: u32 = 10;
 /// How long a request allows for a rescue.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// How many requests may be rescued, by release, of one worker. Without a bound a canary that fails under load would put
-/// that load on the baseline a second time.
+/// How many requests may be rescued, by release, of one worker. Without a bound a canary that fails
+/// under load would put that load on the baseline a second time.
 #[derive(Debug, Default)]
 pub(crate) struct Allowances(RefCell<Vec<Allowance>>);
 
@@ -86,8 +87,8 @@ impl Allowances {
     }
 }
 
-/// Reads a request's body beforehand if a rescue might have to send it again. On both sides of the release alike, and
-/// before it is drawn, so that the time that takes tells nothing about either.
+/// Reads a request's body beforehand if a rescue might have to send it again. On both sides of the
+/// release alike, and before it is drawn, so that the time that takes tells nothing about either.
 ///
 /// # Errors
 ///
@@ -101,8 +102,11 @@ pub(crate) async fn hold(
     let RescuePolicy::Header(name) = &watch.spec.rescue else {
         return Ok(());
     };
-    let may = matches!(request.body(), RequestBody::Upload(_)) && is_repeatable(request.headers(), name);
-    if may && let Some(length) = length(request.headers()).filter(|length| *length <= BODY_BYTES_MAX) {
+    let may =
+        matches!(request.body(), RequestBody::Upload(_)) && is_repeatable(request.headers(), name);
+    if may
+        && let Some(length) = length(request.headers()).filter(|length| *length <= BODY_BYTES_MAX)
+    {
         let bytes = read(exchange, request.body_mut(), limits, length).await?;
         *request.body_mut() = RequestBody::Whole(bytes);
     }
@@ -120,12 +124,24 @@ fn is_repeatable(headers: &HeaderMap, name: &HeaderName) -> bool {
     values.peek().is_some() && values.all(|value| !refused(value.as_bytes().trim_ascii()))
 }
 
-async fn read(exchange: &Exchange, body: &mut RequestBody, limits: &Limits, length: usize) -> Result<Bytes, Error> {
+async fn read(
+    exchange: &Exchange,
+    body: &mut RequestBody,
+    limits: &Limits,
+    length: usize,
+) -> Result<Bytes, Error> {
     let mut whole = BytesMut::with_capacity(length);
     poll_fn(|cx| {
         loop {
-            if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
-                return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
+            if limits
+                .total
+                .as_ref()
+                .is_some_and(|total| total.poll(cx).is_ready())
+            {
+                return Poll::Ready(Err(Error::new(
+                    Reason::TotalTimeout,
+                    "the exchange took too long",
+                )));
             }
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
@@ -133,7 +149,10 @@ async fn read(exchange: &Exchange, body: &mut RequestBody, limits: &Limits, leng
                 Poll::Ready(Some(Ok(frame))) => {
                     let data = frame.into_data().unwrap_or_default();
                     if whole.len() + data.len() > length {
-                        let error = Error::new(Reason::BadRequest, "the request's body is longer than it says");
+                        let error = Error::new(
+                            Reason::BadRequest,
+                            "the request's body is longer than it says",
+                        );
                         return Poll::Ready(Err(error));
                     }
                     whole.extend_from_slice(&data);
@@ -151,7 +170,10 @@ async fn read(exchange: &Exchange, body: &mut RequestBody, limits: &Limits, leng
 }
 
 /// A copy of a request that is about to go to the canary, if it may be sent a second time.
-pub(crate) fn spare(exchange: &Exchange, request: &Request<RequestBody>) -> Option<Box<Request<RequestBody>>> {
+pub(crate) fn spare(
+    exchange: &Exchange,
+    request: &Request<RequestBody>,
+) -> Option<Box<Request<RequestBody>>> {
     let watch = exchange.trial.as_ref()?.on_canary()?;
     let bodiless = matches!(request.body(), RequestBody::Empty);
     let safe = bodiless
@@ -209,7 +231,11 @@ pub(crate) fn next(
         Err(error) if error.reason == Reason::TotalTimeout => Class::ClientAbort,
         Err(error) => error.class(),
     };
-    let watch = exchange.trial.as_ref().and_then(|trial| trial.on_canary()).cloned();
+    let watch = exchange
+        .trial
+        .as_ref()
+        .and_then(|trial| trial.on_canary())
+        .cloned();
     let (Some(watch), Some(spare)) = (watch.filter(|_| class.is_failure()), spare) else {
         return Next::Answer(attempt);
     };
@@ -256,7 +282,11 @@ mod tests {
     fn a_fifth_of_the_requests_may_be_rescued_beyond_the_least_number() {
         let (allowances, release, other) = (Allowances::default(), watch(), watch());
         let least = SECOND_MIN * 10;
-        let taken = |watch| (0..10_000).take_while(|_| allowances.withdraw(watch)).count();
+        let taken = |watch| {
+            (0..10_000)
+                .take_while(|_| allowances.withdraw(watch))
+                .count()
+        };
         assert_eq!(taken(&release), least as usize);
         (0..1_000).for_each(|_| allowances.deposit(&release));
         assert_eq!(taken(&release), 200);

@@ -37,7 +37,9 @@ pub(crate) fn around(
                 inner,
                 client: Rc::clone(&shedding),
             }))
-            .service_fn(move |(request, place, head)| handle(Rc::clone(&handling), request, place, head)),
+            .service_fn(move |(request, place, head)| {
+                handle(Rc::clone(&handling), request, place, head)
+            }),
     )
 }
 
@@ -72,10 +74,19 @@ where
                 Reason::HeadersTooLarge,
                 "the heads of the requests under way are too large",
             ),
-            (_, None) => Error::new(Reason::Overloaded, "too many requests are under way; try again"),
-            (head, Some(place)) => return Either::Left(self.inner.call((request, place, head.flatten()))),
+            (_, None) => Error::new(
+                Reason::Overloaded,
+                "too many requests are under way; try again",
+            ),
+            (head, Some(place)) => {
+                return Either::Left(self.inner.call((request, place, head.flatten())));
+            }
         };
-        let mut exchange = Exchange::begin(&self.client, MethodLabel::of(request.method()), Place::default());
+        let mut exchange = Exchange::begin(
+            &self.client,
+            MethodLabel::of(request.method()),
+            Place::default(),
+        );
         introduce(&mut exchange, &self.client, &request);
         Either::Right(ready(Ok(refuse(exchange, &error))))
     }

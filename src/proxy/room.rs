@@ -1,14 +1,17 @@
-//! Limits that all workers share: requests under way in the process, and connections of one listener.
+//! Limits that all workers share: requests under way in the process, and connections of one
+//! listener.
 //!
-//! Shares of a limit, one for each worker, would refuse what all of them together still have room for: the kernel spreads
-//! connections by their addresses, and all requests of an HTTP/2 connection are its worker's.
+//! Shares of a limit, one for each worker, would refuse what all of them together still have room
+//! for: the kernel spreads connections by their addresses, and all requests of an HTTP/2 connection
+//! are its worker's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Room for so many requests. Without a limit there is nothing to count, and no memory that the workers share.
+/// Room for so many requests. Without a limit there is nothing to count, and no memory that the
+/// workers share.
 #[derive(Clone, Debug)]
 pub(crate) struct Room {
     taken: Option<Arc<AtomicUsize>>,
@@ -48,7 +51,8 @@ impl Drop for Place {
     }
 }
 
-/// Seats for the connections of one listener. A connection that ends on one worker makes room on each.
+/// Seats for the connections of one listener. A connection that ends on one worker makes room on
+/// each.
 #[derive(Clone, Debug)]
 pub(crate) struct Seats(Option<Arc<Semaphore>>);
 
@@ -105,7 +109,9 @@ mod tests {
         assert!(seat.is_some());
         let (waiting, taking) = (seats.wait(), seats.take());
         let (mut waiting, mut taking) = (Box::pin(waiting), Box::pin(taking));
-        assert!(waiting.as_mut().now_or_never().is_none() && taking.as_mut().now_or_never().is_none());
+        assert!(
+            waiting.as_mut().now_or_never().is_none() && taking.as_mut().now_or_never().is_none()
+        );
         drop(seat);
         // Who only waited lets the next one have it.
         assert!(waiting.as_mut().now_or_never().is_some());

@@ -1,8 +1,8 @@
-//! Exchanges that are kept for people who want to see what a release did: a few of each kind, without what could be
-//! secret.
+//! Exchanges that are kept for people who want to see what a release did: a few of each kind,
+//! without what could be secret.
 //!
-//! What a request brings is remembered by reference until it is known whether it is one of the few; when none is due,
-//! that is all it costs.
+//! What a request brings is remembered by reference until it is known whether it is one of the few;
+//! when none is due, that is all it costs.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -18,7 +18,8 @@ use crate::time::{Clock, SystemClock};
 
 /// Failures of one release that one worker keeps in a second.
 const FAILURES_MAX: u32 = 20;
-/// Releases whose rates one worker remembers: more than it can have under way within the second that matters.
+/// Releases whose rates one worker remembers: more than it can have under way within the second
+/// that matters.
 const RATES_MAX: usize = 256;
 const HEADERS_MAX: usize = 16;
 const VALUE_BYTES_MAX: usize = 100;
@@ -47,7 +48,8 @@ impl Rates {
         })
     }
 
-    /// Whether a good answer of this side may be kept: one in a second, to compare the failures with.
+    /// Whether a good answer of this side may be kept: one in a second, to compare the failures
+    /// with.
     fn good(&self, watch: ReleaseKey, side: Arm, now: Millis) -> bool {
         self.with(watch, now, |rate| {
             let [baseline, canary] = &mut rate.good;
@@ -114,9 +116,15 @@ impl Subject {
         }
     }
 
-    /// Keeps the exchange if one of its kind is due. A failure is kept at once, since it may be the one that ends the
-    /// release; a good answer at its end. Gives whether that is decided.
-    pub(crate) fn see(&mut self, worker: &Worker, watch: ReleaseKey, side: Arm, seen: &Seen<'_>) -> bool {
+    /// Keeps the exchange if one of its kind is due. A failure is kept at once, since it may be the
+    /// one that ends the release; a good answer at its end. Gives whether that is decided.
+    pub(crate) fn see(
+        &mut self,
+        worker: &Worker,
+        watch: ReleaseKey,
+        side: Arm,
+        seen: &Seen<'_>,
+    ) -> bool {
         let now = worker.deadlines.coarse();
         if seen.class.is_failure() {
             if worker.samples.failure(watch, now) {
@@ -146,7 +154,10 @@ impl Subject {
             status: seen.status,
             reason: seen.class.is_failure().then(|| seen.class.as_str()),
             latency_us: u64::try_from(seen.took.as_micros()).unwrap_or(u64::MAX),
-            request_id: seen.request_id.and_then(|id| id.to_str().ok()).map(Into::into),
+            request_id: seen
+                .request_id
+                .and_then(|id| id.to_str().ok())
+                .map(Into::into),
             headers: fields.unwrap_or_default(),
         };
         worker.notes.borrow_mut().sample(watch, sample);
@@ -163,7 +174,8 @@ fn fields(headers: &HeaderMap) -> Fields {
 }
 
 fn cut(text: &str, bytes_max: usize) -> &str {
-    text.get(..text.floor_char_boundary(bytes_max)).unwrap_or(text)
+    text.get(..text.floor_char_boundary(bytes_max))
+        .unwrap_or(text)
 }
 
 #[cfg(test)]
@@ -214,7 +226,10 @@ mod tests {
             ("password", "hunter2"),
             ("jwt", "hunter2"),
             ("link", "</reset/hunter2>; rel=next"),
-            ("location", "https://user:hunter2@localhost/reset/hunter2?code=hunter2"),
+            (
+                "location",
+                "https://user:hunter2@localhost/reset/hunter2?code=hunter2",
+            ),
             ("content-location", &long),
         ] {
             headers.append(

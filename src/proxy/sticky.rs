@@ -1,7 +1,7 @@
 //! What makes a user return to the same upstream, and how a tester names one.
 //!
-//! A cookie counts as a key only with the proxy's own signature for this service: whoever makes up values, however many,
-//! cannot choose which upstream he comes to.
+//! A cookie counts as a key only with the proxy's own signature for this service: whoever makes up
+//! values, however many, cannot choose which upstream he comes to.
 
 mod issue;
 mod shared;
@@ -34,9 +34,10 @@ pub(crate) enum Choice {
 
 /// Who a request is from, as it is assigned: all that there is to know of its key, in one place.
 ///
-/// A key that is fresh has been made up for this very request and is given to the user with the answer, so this request
-/// is its first. An answer that cannot carry the cookie ([`Issue::onto`]) leaves the user without it. Then the key never
-/// comes again, and the request is what one without a key is: one that was drawn by itself.
+/// A key that is fresh has been made up for this very request and is given to the user with the
+/// answer, so this request is its first. An answer that cannot carry the cookie ([`Issue::onto`])
+/// leaves the user without it. Then the key never comes again, and the request is what one without
+/// a key is: one that was drawn by itself.
 #[derive(Debug)]
 pub(crate) struct Identity {
     /// By the key, or by a draw where there can be none.
@@ -54,7 +55,8 @@ pub(crate) struct Common {
 
 /// The longest key that is taken from a header; a longer one is somebody playing.
 const HEADER_KEY_BYTES_MAX: usize = 256;
-/// Tags that are checked for one request. Whoever sends more cookies of the name is playing, and pays for it himself.
+/// Tags that are checked for one request. Whoever sends more cookies of the name is playing, and
+/// pays for it himself.
 const TAGS_CHECKED_MAX: u32 = 8;
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
@@ -97,7 +99,8 @@ impl Identity {
     }
 }
 
-/// The upstream that a tester names, if the service allows it and the request does. An empty name is none.
+/// The upstream that a tester names, if the service allows it and the request does. An empty name
+/// is none.
 pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
     let name = match tester? {
         Tester::Header(name) => headers.get(name)?.as_bytes(),
@@ -109,7 +112,11 @@ pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box
 }
 
 /// Who a request is from.
-pub(crate) fn identify<B>(service: &RoutedService, request: &Request<B>, client: &Client) -> Identity {
+pub(crate) fn identify<B>(
+    service: &RoutedService,
+    request: &Request<B>,
+    client: &Client,
+) -> Identity {
     use crate::model::Sticky;
     let headers = request.headers();
     match &service.sticky {
@@ -126,11 +133,14 @@ pub(crate) fn identify<B>(service: &RoutedService, request: &Request<B>, client:
     }
 }
 
-/// The header is the word of the hop before this one. Where it is known who that is, others have no say in it.
+/// The header is the word of the hop before this one. Where it is known who that is, others have no
+/// say in it.
 fn header_key<'a>(name: &HeaderName, headers: &'a HeaderMap, client: &Client) -> Option<&'a [u8]> {
     let believed = client.origin.is_trusted() || client.listener.options.trusted_proxies.is_empty();
     let key = headers.get(name).filter(|_| believed)?.as_bytes();
-    (1..=HEADER_KEY_BYTES_MAX).contains(&key.len()).then_some(key)
+    (1..=HEADER_KEY_BYTES_MAX)
+        .contains(&key.len())
+        .then_some(key)
 }
 
 fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
@@ -140,10 +150,15 @@ fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
     }
 }
 
-/// Of several cookies of the name, which browsers send the one with the longest path first, the first that is signed
-/// counts. Without one, the first of the old form keeps its key and is signed now, but not while a release is under way:
-/// anybody can make it up. Everybody else is a new user.
-fn by_cookie<B>(service: &RoutedService, cookie: &StickyCookie, request: &Request<B>, client: &Client) -> Identity {
+/// Of several cookies of the name, which browsers send the one with the longest path first, the
+/// first that is signed counts. Without one, the first of the old form keeps its key and is signed
+/// now, but not while a release is under way: anybody can make it up. Everybody else is a new user.
+fn by_cookie<B>(
+    service: &RoutedService,
+    cookie: &StickyCookie,
+    request: &Request<B>,
+    client: &Client,
+) -> Identity {
     let signer = &client.worker.signer;
     let (mut old, mut checked) = (None, 0);
     for value in cookies(request.headers(), &cookie.name) {
@@ -179,7 +194,8 @@ fn new_key(client: &Client) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the first is the client's.
+/// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the
+/// first is the client's.
 fn is_https(headers: &HeaderMap, client: &Client) -> bool {
     if !client.origin.is_trusted() {
         return false;
@@ -203,8 +219,8 @@ fn is_https(headers: &HeaderMap, client: &Client) -> bool {
     }
 }
 
-/// The values of the cookies of a name, in the order of the request. Read by hand, since this is on the path of every
-/// sticky request and the values of the other cookies are of no interest.
+/// The values of the cookies of a name, in the order of the request. Read by hand, since this is on
+/// the path of every sticky request and the values of the other cookies are of no interest.
 fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     headers
         .get_all(COOKIE)

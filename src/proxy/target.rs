@@ -1,7 +1,8 @@
 //! A request's target as it was sent.
 //!
-//! The parser knows it as a `Uri`, which does not take all characters that browsers send. Where it has such characters,
-//! the [gate](super::gate) masks them and keeps what was sent, which is what is matched, logged and forwarded.
+//! The parser knows it as a `Uri`, which does not take all characters that browsers send. Where it
+//! has such characters, the [gate](super::gate) masks them and keeps what was sent, which is what
+//! is matched, logged and forwarded.
 
 use http::Request;
 use http::uri::PathAndQuery;
@@ -17,7 +18,10 @@ impl RawTarget {
         let origin = match sent.split_once("://") {
             // The scheme has no slash before it; whatever else has, has its path there.
             Some((scheme, rest)) if !scheme.contains('/') => {
-                let path = rest.find(['/', '?']).and_then(|at| rest.get(at..)).unwrap_or("/");
+                let path = rest
+                    .find(['/', '?'])
+                    .and_then(|at| rest.get(at..))
+                    .unwrap_or("/");
                 match path.strip_prefix('?') {
                     Some(_) => format!("/{path}").into(),
                     None => path.into(),
@@ -75,7 +79,11 @@ mod tests {
                 raw.insert(RawTarget::new(sent.as_bytes()).unwrap());
                 raw
             });
-            assert_eq!((of(&request), self::path(&request)), (target, path), "{sent}");
+            assert_eq!(
+                (of(&request), self::path(&request)),
+                (target, path),
+                "{sent}"
+            );
             let mut twin = Request::new(());
             copy(&request, &mut twin);
             assert_eq!(of(&twin), target);

@@ -1,7 +1,8 @@
-//! The worker's one timer: while anything is under way it turns every ten milliseconds, otherwise it sleeps.
+//! The worker's one timer: while anything is under way it turns every ten milliseconds, otherwise
+//! it sleeps.
 //!
-//! Each turn fires coarse deadlines, hands the recorder's counts over, closes idle upstream connections, and
-//! acknowledges the newest routing table. A publication wakes it at once.
+//! Each turn fires coarse deadlines, hands the recorder's counts over, closes idle upstream
+//! connections, and acknowledges the newest routing table. A publication wakes it at once.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use super::worker::Worker;
 pub(crate) const TICK_MS: u64 = 10;
 
 const TICK: Duration = Duration::from_millis(TICK_MS);
-/// Counts are handed over with every fifth turn. A summary is 54 KiB for each upstream that was busy, to be cleared here and
-/// added up there, and people look at seconds.
+/// Counts are handed over with every fifth turn. A summary is 54 KiB for each upstream that was
+/// busy, to be cleared here and added up there, and people look at seconds.
 const TURNS_TO_FLUSH: u32 = 5;
 /// How long a worker with nothing to wait for sleeps.
 const FOREVER: Duration = Duration::from_secs(3600);
@@ -51,7 +52,8 @@ pub(crate) async fn run(worker: Rc<Worker>, wake: Arc<Notify>) {
     }
 }
 
-/// Waits for the next turn; a publication meanwhile is acknowledged at once, and whoever pokes is given the notes.
+/// Waits for the next turn; a publication meanwhile is acknowledged at once, and whoever pokes is
+/// given the notes.
 async fn turn(worker: &Worker, wake: &Notify) {
     let mut end = std::pin::pin!(tokio::time::sleep(TICK));
     loop {

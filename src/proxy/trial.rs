@@ -1,8 +1,9 @@
-//! What a request of a release owes it: which side it was drawn for, one note for each thing that happens to it, its
-//! place on the canary, and the canary's end when it is the failure that exhausts the allowance.
+//! What a request of a release owes it: which side it was drawn for, one note for each thing that
+//! happens to it, its place on the canary, and the canary's end when it is the failure that
+//! exhausts the allowance.
 //!
-//! A request counts for the side that it was drawn for, whoever answers it in the end. Services without a release cost
-//! one look at an empty option.
+//! A request counts for the side that it was drawn for, whoever answers it in the end. Services
+//! without a release cost one look at an empty option.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -15,11 +16,14 @@ use super::sample::{Seen, Subject};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
-use crate::routing::{BudgetKind, CanaryPermit, ReleaseHandle, RoutedService, RoutedUpstream, Trip};
+use crate::routing::{
+    BudgetKind, CanaryPermit, ReleaseHandle, RoutedService, RoutedUpstream, Trip,
+};
 use crate::stats::{Arm, Assignment, Class, RequestEvent, RequestEventKind, UpstreamKey};
 use crate::time::SystemClock;
 
-/// Not the seed of any split, which are salts of services: who shares a hash here does not share a side for it.
+/// Not the seed of any split, which are salts of services: who shares a hash here does not share a
+/// side for it.
 const USER_SEED: u64 = 0x7567_6162_7269_6467;
 
 /// A request that was drawn for one side of a release, until its answer has ended.
@@ -74,17 +78,22 @@ pub(crate) enum Drawn {
 }
 
 impl Trial {
-    /// Gives a request to the side that it was drawn for by this very state of the service, and notes that.
+    /// Gives a request to the side that it was drawn for by this very state of the service, and
+    /// notes that.
     ///
-    /// While the canary is full nothing is compared, whichever arm is drawn: the canary would have only the requests
-    /// that came when it had room, and the baseline all.
+    /// While the canary is full nothing is compared, whichever arm is drawn: the canary would have
+    /// only the requests that came when it had room, and the baseline all.
     pub(crate) fn draw(
         worker: &Worker,
         service: &RoutedService,
         watch: &Arc<ReleaseHandle>,
         request: &Request,
     ) -> Drawn {
-        let Request { drawn, user, uploading } = *request;
+        let Request {
+            drawn,
+            user,
+            uploading,
+        } = *request;
         let spec = &watch.spec;
         let side = if drawn == spec.canary {
             Arm::Canary
@@ -109,7 +118,10 @@ impl Trial {
         notes.push(RequestEvent {
             assignment,
             user,
-            happened: RequestEventKind::Assigned { uploading, canary_full },
+            happened: RequestEventKind::Assigned {
+                uploading,
+                canary_full,
+            },
         });
         drop(notes);
         let trial = Trial {
@@ -148,8 +160,8 @@ impl Trial {
         self.subject = Some(subject);
     }
 
-    /// Keeps the exchange for people if one of its kind is due. To be told before what it comes to, so that a note that
-    /// is handed over at once takes it along.
+    /// Keeps the exchange for people if one of its kind is due. To be told before what it comes to,
+    /// so that a note that is handed over at once takes it along.
     pub(crate) fn sample(&mut self, worker: &Worker, seen: &Seen<'_>) {
         let (watch, side) = (self.watch.spec.key, self.assignment.side);
         if let Some(subject) = &mut self.subject
@@ -200,10 +212,12 @@ impl Trial {
             State::Open | State::Deserted if class.is_failure() => self.fail(worker, now),
             State::Open if class == Class::ClientAbort => self.abort(worker, now),
             State::Open => {
-                let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us)).unwrap_or(u32::MAX);
+                let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us))
+                    .unwrap_or(u32::MAX);
                 self.note(worker, RequestEventKind::Good { latency_us });
             }
-            // The canary failed; that the client did not wait for the baseline does not make that good.
+            // The canary failed; that the client did not wait for the baseline does not make that
+            // good.
             State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),
             // What the user got in place of the canary's failure is broken too.
             State::Rescued if class.is_failure() => {
@@ -215,8 +229,8 @@ impl Trial {
         }
     }
 
-    /// The upstream was taken out while the request waited for it, so that another answers what it never saw. Gives what
-    /// a sample would tell.
+    /// The upstream was taken out while the request waited for it, so that another answers what it
+    /// never saw. Gives what a sample would tell.
     pub(crate) fn reroute(self, worker: &Worker) -> Option<Subject> {
         match self.state {
             State::Open => self.note(worker, RequestEventKind::Aborted { late: false }),
@@ -226,8 +240,8 @@ impl Trial {
         self.subject
     }
 
-    /// The canary has failed, and the baseline is asked. What to note is known only when that is known to have answered;
-    /// but whoever judges should look soon.
+    /// The canary has failed, and the baseline is asked. What to note is known only when that is
+    /// known to have answered; but whoever judges should look soon.
     pub(crate) fn desert(&mut self, worker: &Worker, now: Instant) {
         self.state = State::Deserted;
         self.spend(worker, BudgetKind::All, now);
@@ -253,11 +267,12 @@ impl Trial {
         self.note(worker, RequestEventKind::Bad { visible: true });
     }
 
-    /// The client gave up. If it had waited for longer than nearly all answers of the baseline take, the upstream is the
-    /// reason; nobody saw a failure all the same.
+    /// The client gave up. If it had waited for longer than nearly all answers of the baseline
+    /// take, the upstream is the reason; nobody saw a failure all the same.
     fn abort(&mut self, worker: &Worker, now: Instant) {
         let waited_us = us(now).saturating_sub(self.assignment.at_us);
-        let late = !self.headed && !self.uploading.get() && waited_us > self.watch.baseline_p99_us();
+        let late =
+            !self.headed && !self.uploading.get() && waited_us > self.watch.baseline_p99_us();
         if late {
             match self.assignment.side {
                 Arm::Baseline => self.watch.tripwire().baseline_failed(),
@@ -293,7 +308,8 @@ impl Trial {
 
     fn note(&self, worker: &Worker, happened: RequestEventKind) {
         if self.assignment.side == Arm::Canary && happened.is_bad() {
-            // Also when it was said before: whoever judged meanwhile and knew of no failure has taken it back.
+            // Also when it was said before: whoever judged meanwhile and knew of no failure has
+            // taken it back.
             self.watch.flush_now();
         }
         worker.notes.borrow_mut().push(RequestEvent {
@@ -311,9 +327,14 @@ impl Trial {
     }
 }
 
-/// Who a request is from, as far as a release is concerned: by its key, which it came with or is given a cookie for, else by
-/// its address. A request to a sticky service that can have no key is nobody's.
-pub(crate) fn user(service: &RoutedService, choice: &Choice, address: impl FnOnce() -> IpAddr) -> u32 {
+/// Who a request is from, as far as a release is concerned: by its key, which it came with or is
+/// given a cookie for, else by its address. A request to a sticky service that can have no key is
+/// nobody's.
+pub(crate) fn user(
+    service: &RoutedService,
+    choice: &Choice,
+    address: impl FnOnce() -> IpAddr,
+) -> u32 {
     match choice {
         Choice::Key(key) => hash(key),
         _ if service.sticky.is_some() => RequestEvent::NO_KEY,
@@ -326,7 +347,9 @@ pub(crate) fn user(service: &RoutedService, choice: &Choice, address: impl FnOnc
 
 fn hash(key: &[u8]) -> u32 {
     let hash = xxh3_64_with_seed(key, USER_SEED) >> 32;
-    u32::try_from(hash).unwrap_or_default().min(RequestEvent::NO_KEY - 1)
+    u32::try_from(hash)
+        .unwrap_or_default()
+        .min(RequestEvent::NO_KEY - 1)
 }
 
 fn weight(service: &RoutedService, key: UpstreamKey) -> Weight {

@@ -1,7 +1,8 @@
-//! Requests that have been routed and not yet written: what makes "no request starts any more" true.
+//! Requests that have been routed and not yet written: what makes "no request starts any more"
+//! true.
 //!
-//! A request counts as under the revision it was routed by until its first byte is on its way to the upstream. A worker
-//! acknowledges a revision when nothing older is unwritten.
+//! A request counts as under the revision it was routed by until its first byte is on its way to
+//! the upstream. A worker acknowledges a revision when nothing older is unwritten.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -42,7 +43,8 @@ impl Unsent {
         }
     }
 
-    /// The worker has seen `revision`: every request from here on is routed by it or by a later one.
+    /// The worker has seen `revision`: every request from here on is routed by it or by a later
+    /// one.
     pub(crate) fn advance(&self, revision: u64) {
         self.current.set(self.current.get().max(revision));
         self.settle();
@@ -76,7 +78,8 @@ impl Unsent {
     }
 }
 
-/// One request that is routed and not yet written. Dropped when its first byte is written, or when it will never be.
+/// One request that is routed and not yet written. Dropped when its first byte is written, or when
+/// it will never be.
 #[derive(Debug)]
 pub(crate) struct Ticket {
     unsent: Rc<Unsent>,

@@ -1,8 +1,9 @@
 //! One connection to an endpoint, and the HTTP/1.1 that is spoken on it.
 //!
-//! The client is written by hand and lives in the request's own task: no second task, no channel. A ready-made one costs
-//! a third of the proxy's own time for what a proxy has no use for. It takes over nothing from the upstream that it does
-//! not understand: see [`answer`] and [`chunked`], which are pure.
+//! The client is written by hand and lives in the request's own task: no second task, no channel. A
+//! ready-made one costs a third of the proxy's own time for what a proxy has no use for. It takes
+//! over nothing from the upstream that it does not understand: see [`answer`] and [`chunked`],
+//! which are pure.
 
 mod answer;
 mod body;
@@ -38,12 +39,14 @@ use super::unsent::Ticket;
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::{BLOCK, Buffers};
 
-/// A connection on which one request at a time is sent; while it is idle, it holds a socket and nothing else.
+/// A connection on which one request at a time is sent; while it is idle, it holds a socket and
+/// nothing else.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: TcpStream,
     buffers: Rc<Buffers>,
-    /// What is held for the client whose request is next, where that says how much may be read at once.
+    /// What is held for the client whose request is next, where that says how much may be read at
+    /// once.
     held: Option<Rc<Held>>,
 }
 
@@ -104,23 +107,27 @@ impl Connection {
         })
     }
 
-    /// Reads an answer's head, and what comes with it, with respect to what is held for the client already.
+    /// Reads an answer's head, and what comes with it, with respect to what is held for the client
+    /// already.
     pub(crate) fn heed(&mut self, held: &Rc<Held>) {
         self.held = Some(Rc::clone(held));
     }
 
-    /// Whether an idle connection can take a request: it is of no use once the upstream has closed it, and of none when
-    /// it has said something unasked, since that would pass for the answer to the next request. As long as nothing has
-    /// happened on it, this asks the operating system nothing.
+    /// Whether an idle connection can take a request: it is of no use once the upstream has closed
+    /// it, and of none when it has said something unasked, since that would pass for the answer
+    /// to the next request. As long as nothing has happened on it, this asks the operating
+    /// system nothing.
     pub(crate) fn is_open(&self) -> bool {
         matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says; `ticket` is given up with its first
-    /// byte. The answer may begin before all of the request is sent; `processing` counts the 102 before it.
+    /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says;
+    /// `ticket` is given up with its first byte. The answer may begin before all of the request
+    /// is sent; `processing` counts the 102 before it.
     ///
-    /// It is lent, since it is large and would be copied from hand to hand. Of an answered one nothing is left; one that was
-    /// not is as it was when it is `revision_guard`, and otherwise without what has been sent of its body.
+    /// It is lent, since it is large and would be copied from hand to hand. Of an answered one
+    /// nothing is left; one that was not is as it was when it is `revision_guard`, and
+    /// otherwise without what has been sent of its body.
     ///
     /// # Errors
     ///
@@ -168,7 +175,8 @@ struct Sending<'a> {
     /// How often the upstream has said that it is working on the request.
     processing: &'a Cell<u32>,
     outgoing: Option<Outgoing>,
-    /// Why the upstream takes no more of the request. It may have said more about that, in an answer.
+    /// Why the upstream takes no more of the request. It may have said more about that, in an
+    /// answer.
     refused: Option<io::Error>,
     answered: bool,
 }
@@ -177,12 +185,19 @@ impl Sending<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
         self.write(cx)?;
         loop {
-            let room = self.held.as_ref().map_or(usize::MAX, |held| held.first_read());
+            let room = self
+                .held
+                .as_ref()
+                .map_or(usize::MAX, |held| held.first_read());
             let read = ready!(self.inflow.poll_read(Pin::new(&mut self.stream), room, cx));
             match read.map(|read| read.bytes) {
-                Ok(0) => return Poll::Ready(Err(self.refused.take().map_or(Fault::Closed, Fault::Io))),
+                Ok(0) => {
+                    return Poll::Ready(Err(self.refused.take().map_or(Fault::Closed, Fault::Io)));
+                }
                 Ok(_) => self.answered = true,
-                Err(error) => return Poll::Ready(Err(Fault::Io(self.refused.take().unwrap_or(error)))),
+                Err(error) => {
+                    return Poll::Ready(Err(Fault::Io(self.refused.take().unwrap_or(error))));
+                }
             }
             let mut fresh = HeaderMap::new();
             // A request that has been sent is not needed any more once there is an answer to it.
@@ -222,12 +237,14 @@ impl Sending<'_> {
         Ok(())
     }
 
-    /// Gets the head ready, with what is at hand of the body. It waits for nothing, since what an upstream answers may not
-    /// depend on the body.
+    /// Gets the head ready, with what is at hand of the body. It waits for nothing, since what an
+    /// upstream answers may not depend on the body.
     fn begin(&mut self, ticket: Ticket, cx: &mut Context<'_>) -> Result<(), Fault> {
         let framing = match self.request.body() {
             RequestBody::Empty => Framing::Nothing,
-            RequestBody::Whole(_) | RequestBody::Upload(_) => request::framing(self.request.headers()),
+            RequestBody::Whole(_) | RequestBody::Upload(_) => {
+                request::framing(self.request.headers())
+            }
         };
         let buffer = self.inflow.buffers().borrow();
         let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, &self.hop);
@@ -265,7 +282,9 @@ impl Sending<'_> {
     fn fail(mut self, fault: Fault) -> SendError {
         let unbegun = self.outgoing.take().filter(|outgoing| !outgoing.is_begun());
         let unsent = unbegun.is_some();
-        let data = unbegun.map(Outgoing::into_data).filter(|data| !data.is_empty());
+        let data = unbegun
+            .map(Outgoing::into_data)
+            .filter(|data| !data.is_empty());
         if let Some(data) = data {
             self.request.body_mut().unread(Frame::data(data));
         }

@@ -134,19 +134,22 @@ impl Worker {
         }
     }
 
-    /// Gives an upstream's weight to the baseline, in whatever table is in use by now: the one thing that a worker
-    /// publishes.
+    /// Gives an upstream's weight to the baseline, in whatever table is in use by now: the one
+    /// thing that a worker publishes.
     pub(crate) fn take_out(&self, upstream: UpstreamKey) {
         self.publisher.update(|table| table.drained(upstream));
     }
 
     /// Whether the tick has to go on turning.
     pub(crate) fn is_busy(&self) -> bool {
-        self.requests.get() > 0 || self.recorder.borrow().is_dirty() || !self.notes.borrow().is_empty()
+        self.requests.get() > 0
+            || self.recorder.borrow().is_dirty()
+            || !self.notes.borrow().is_empty()
     }
 
-    /// Something begins that the tick has to watch. To be called before its deadlines are set: while the tick slept, the
-    /// coarse time stood still, and it does not know of earlier deadlines than those that it went to sleep with.
+    /// Something begins that the tick has to watch. To be called before its deadlines are set:
+    /// while the tick slept, the coarse time stood still, and it does not know of earlier
+    /// deadlines than those that it went to sleep with.
     pub(crate) fn rouse(&self) {
         if self.parked.replace(false) {
             self.deadlines.refresh();
@@ -178,17 +181,22 @@ impl Worker {
             .as_millis();
         let mut random = [0; 10];
         self.random.borrow_mut().fill(&mut random);
-        let id = uuid::Builder::from_unix_timestamp_millis(u64::try_from(millis).unwrap_or(0), &random).into_uuid();
+        let id =
+            uuid::Builder::from_unix_timestamp_millis(u64::try_from(millis).unwrap_or(0), &random)
+                .into_uuid();
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let text = id.hyphenated().encode_lower(&mut text);
         HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
     }
 
-    /// The time as `Date` has it. Written once a second; hyper's own would stick in the future after the clock is set
-    /// back.
+    /// The time as `Date` has it. Written once a second; hyper's own would stick in the future
+    /// after the clock is set back.
     pub(crate) fn date(&self) -> HeaderValue {
         let now = SystemTime::now();
-        let second = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
+        let second = now
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or(Duration::ZERO)
+            .as_secs();
         let mut date = self.date.borrow_mut();
         if date.0 != second {
             let text = httpdate::fmt_http_date(now);

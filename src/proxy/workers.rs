@@ -58,7 +58,8 @@ pub struct BoundListener {
     pub sockets: Vec<TcpListener>,
 }
 
-/// How long connections that were accepted in the last moment have to send their request, before idle ones are closed.
+/// How long connections that were accepted in the last moment have to send their request, before
+/// idle ones are closed.
 const LAST_CALL: Duration = Duration::from_millis(30);
 
 impl Workers {
@@ -81,7 +82,10 @@ impl Workers {
         };
         let room = Room::new(options.max_in_flight);
         let sticky = sticky::Common::new(options.sticky_secret)?;
-        for (number, sockets) in by_worker(listeners, options.workers.get()).into_iter().enumerate() {
+        for (number, sockets) in by_worker(listeners, options.workers.get())
+            .into_iter()
+            .enumerate()
+        {
             let part = Part {
                 number,
                 options: options.clone(),
@@ -110,8 +114,8 @@ impl Workers {
         move || all.iter().map(|one| one.load(Ordering::Relaxed)).sum()
     }
 
-    /// Stops accepting, lets requests under way finish for `timeout` at most, and ends the threads. Tells whether all
-    /// of them did.
+    /// Stops accepting, lets requests under way finish for `timeout` at most, and ends the threads.
+    /// Tells whether all of them did.
     pub async fn drain(self, timeout: Duration) -> bool {
         self.stop.cancel();
         let abort = self.abort.clone();
@@ -177,7 +181,12 @@ struct Part {
 
 impl Part {
     fn spawn(self) -> io::Result<Thread> {
-        let runtime = |builder: &mut Builder| builder.enable_io().enable_time().build_local(LocalOptions::default());
+        let runtime = |builder: &mut Builder| {
+            builder
+                .enable_io()
+                .enable_time()
+                .build_local(LocalOptions::default())
+        };
         let (end, ended) = oneshot::channel();
         let (ready, started) = std::sync::mpsc::sync_channel(1);
         let connections = Arc::clone(&self.connections);
@@ -251,9 +260,21 @@ impl Part {
 
 type Accepting = tokio::task::JoinHandle<()>;
 
-fn accept_all(worker: &Rc<Worker>, sockets: Vec<Socket>, stop: &CancellationToken) -> io::Result<Vec<Accepting>> {
+fn accept_all(
+    worker: &Rc<Worker>,
+    sockets: Vec<Socket>,
+    stop: &CancellationToken,
+) -> io::Result<Vec<Accepting>> {
     let mut accepting = Vec::new();
-    for (at, Socket { options, seats, socket }) in sockets.into_iter().enumerate() {
+    for (
+        at,
+        Socket {
+            options,
+            seats,
+            socket,
+        },
+    ) in sockets.into_iter().enumerate()
+    {
         let port = socket.local_addr()?.port();
         let index = u16::try_from(at).map_err(io::Error::other)?;
         let listener = Listener::new(options, index, port, seats);

@@ -1,7 +1,7 @@
 //! What people may ask of a release, and what they are told when it is not possible.
 //!
-//! A rollback and a cancellation are never refused before the end. Asking for what already holds (a pause of a paused
-//! release, a second word of the same person) changes nothing and is no error.
+//! A rollback and a cancellation are never refused before the end. Asking for what already holds (a
+//! pause of a paused release, a second word of the same person) changes nothing and is no error.
 
 use super::gate::{Gate, GateApproval};
 use super::machine::Transition;
@@ -73,17 +73,24 @@ impl ReleaseAction {
 }
 
 impl ReleaseCommand<'_> {
-    /// Whether a freeze may be overridden, for a start as for a verb; `Ok(false)` when that is not asked for.
+    /// Whether a freeze may be overridden, for a start as for a verb; `Ok(false)` when that is not
+    /// asked for.
     ///
     /// # Errors
     ///
     /// [`Illegal::Person`] without the right to, [`Illegal::Unfit`] without a reason.
-    pub fn overriding(asked: bool, may_override: bool, reason: Option<&str>) -> Result<bool, Illegal> {
+    pub fn overriding(
+        asked: bool,
+        may_override: bool,
+        reason: Option<&str>,
+    ) -> Result<bool, Illegal> {
         if !asked {
             return Ok(false);
         }
         if !may_override {
-            return Err(Illegal::Person("only the role admin may override a freeze".to_owned()));
+            return Err(Illegal::Person(
+                "only the role admin may override a freeze".to_owned(),
+            ));
         }
         if reason.is_none_or(|reason| reason.trim().is_empty()) {
             return Err(Illegal::Unfit("override_freeze needs a reason".to_owned()));
@@ -99,7 +106,8 @@ impl ReleaseCommand<'_> {
         format!("{what} by {}{}", self.by, because(self.reason))
     }
 
-    /// Fields that say nothing with this verb are no reason to brake later, so only verbs that go on look at them.
+    /// Fields that say nothing with this verb are no reason to brake later, so only verbs that go
+    /// on look at them.
     fn fits(&self) -> Result<(), Illegal> {
         let of_gate = self.verb == ReleaseAction::Approve;
         if self.gate.is_some() && !of_gate {
@@ -115,18 +123,36 @@ impl ReleaseCommand<'_> {
 }
 
 impl ReleaseState {
-    pub(crate) fn obey(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
+    pub(crate) fn obey(
+        &self,
+        command: &ReleaseCommand<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Transition>, Illegal> {
         if self.phase.is_over() {
             return Err(self.illegal(command.verb, now));
         }
         match command.verb {
             ReleaseAction::Pause => return Ok(self.pause(command, now)),
-            ReleaseAction::RollBack => return Ok(Some(self.roll_back("operator", command.told("rolled back"), now))),
+            ReleaseAction::RollBack => {
+                return Ok(Some(self.roll_back(
+                    "operator",
+                    command.told("rolled back"),
+                    now,
+                )));
+            }
             ReleaseAction::Cancel => {
                 let (why, phase) = (command.told("cancelled"), Phase::Cancelled);
-                return Ok(Some(self.give_up(phase, "release_cancelled", "operator", why, now)));
+                return Ok(Some(self.give_up(
+                    phase,
+                    "release_cancelled",
+                    "operator",
+                    why,
+                    now,
+                )));
             }
-            ReleaseAction::Resume | ReleaseAction::Approve | ReleaseAction::Promote => command.fits()?,
+            ReleaseAction::Resume | ReleaseAction::Approve | ReleaseAction::Promote => {
+                command.fits()?
+            }
         }
         match command.verb {
             ReleaseAction::Resume => self.resume(command, now).map(Some),
@@ -145,8 +171,9 @@ impl ReleaseState {
         wanted.then(|| self.change("release_paused", command.told("paused"), now, pause))
     }
 
-    /// Ends a pause; without one it is a person's word for a step that gave no answer. With `override_freeze` the rest of
-    /// the release goes through freeze windows, which may be all that is asked.
+    /// Ends a pause; without one it is a person's word for a step that gave no answer. With
+    /// `override_freeze` the rest of the release goes through freeze windows, which may be all
+    /// that is asked.
     fn resume(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         let overrides = command.overrides()?;
         let by_judge = matches!(self.wait, Some(Wait::Judge(_)));
@@ -171,12 +198,18 @@ impl ReleaseState {
         }))
     }
 
-    /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that nobody approves
-    /// blindly. Said again by the same person it is still one voice, which where voices expire is young again.
-    fn approve(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
+    /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that
+    /// nobody approves blindly. Said again by the same person it is still one voice, which
+    /// where voices expire is young again.
+    fn approve(
+        &self,
+        command: &ReleaseCommand<'_>,
+        now: Timestamp,
+    ) -> Result<Option<Transition>, Illegal> {
         let now_us = now.unix_us();
         let gate = self.meant(command, now_us)?;
-        gate.admits(command.by, &self.actor).map_err(Illegal::Person)?;
+        gate.admits(command.by, &self.actor)
+            .map_err(Illegal::Person)?;
         let of_person = |voice: &GateApproval| voice.gate == gate.name && voice.by == command.by;
         let counts = self
             .voices
@@ -212,18 +245,26 @@ impl ReleaseState {
                 self.id,
                 self.whereabouts()
             ))),
-            Some(name) => self.gates_ahead().find(|gate| gate.name == name).ok_or_else(|| {
-                Illegal::Now(format!(
-                    "no gate `{name}` is ahead of release {}; there are {quoted}",
-                    self.id
-                ))
-            }),
-            None => self
-                .present_gate()
-                .filter(|gate| !gate.is_open(&self.voices, now_us) || gate.expires.is_some() || ahead.len() == 1)
+            Some(name) => self
+                .gates_ahead()
+                .find(|gate| gate.name == name)
                 .ok_or_else(|| {
                     Illegal::Now(format!(
-                        "release {} is {} and waits for no gate; name the one that is meant: {quoted}",
+                        "no gate `{name}` is ahead of release {}; there are {quoted}",
+                        self.id
+                    ))
+                }),
+            None => self
+                .present_gate()
+                .filter(|gate| {
+                    !gate.is_open(&self.voices, now_us)
+                        || gate.expires.is_some()
+                        || ahead.len() == 1
+                })
+                .ok_or_else(|| {
+                    Illegal::Now(format!(
+                        "release {} is {} and waits for no gate; name the one that is meant: \
+                         {quoted}",
                         self.id,
                         self.whereabouts()
                     ))
@@ -231,7 +272,11 @@ impl ReleaseState {
         }
     }
 
-    fn promote_now(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
+    fn promote_now(
+        &self,
+        command: &ReleaseCommand<'_>,
+        now: Timestamp,
+    ) -> Result<Transition, Illegal> {
         if !self.is_judged() {
             return Err(self.illegal(command.verb, now));
         }
@@ -241,7 +286,9 @@ impl ReleaseState {
             .find(|gate| !gate.is_open(&self.voices, now.unix_us()))
         {
             let missing = gate.missing(&self.voices, now.unix_us());
-            return Err(Illegal::Now(format!("promote does not skip gates: {missing}")));
+            return Err(Illegal::Now(format!(
+                "promote does not skip gates: {missing}"
+            )));
         }
         let detail = command.told("promoted") + overriding(overrides);
         let going = ReleaseState {
@@ -273,10 +320,14 @@ impl ReleaseState {
     /// Whether gate and freeze let it go on.
     fn unbarred(&self, verb: ReleaseAction, now: Timestamp) -> Result<(), Illegal> {
         let barrier = self.barrier(now.unix_us());
-        let Some(barrier) = barrier else { return Ok(()) };
+        let Some(barrier) = barrier else {
+            return Ok(());
+        };
         let detail = barrier.detail(self, now.unix_us());
         let help = match barrier {
-            Barrier::Freeze(_) => "; the role admin may override it with override_freeze and a reason",
+            Barrier::Freeze(_) => {
+                "; the role admin may override it with override_freeze and a reason"
+            }
             _ => "",
         };
         Err(Illegal::Now(format!(
@@ -303,12 +354,16 @@ impl ReleaseState {
 
     /// Why it has not begun and how it could, where that is a freeze.
     fn frozen_out(&self, now: Timestamp) -> Option<String> {
-        let barrier = self.barrier(now.unix_us()).filter(|_| self.phase == Phase::Pending)?;
-        let Barrier::Freeze(_) = barrier else { return None };
+        let barrier = self
+            .barrier(now.unix_us())
+            .filter(|_| self.phase == Phase::Pending)?;
+        let Barrier::Freeze(_) = barrier else {
+            return None;
+        };
         let detail = barrier.detail(self, now.unix_us());
         Some(format!(
-            " ({detail}; it begins by itself then, or at once by resume with override_freeze and a reason, which the role \
-             admin may)"
+            " ({detail}; it begins by itself then, or at once by resume with override_freeze and \
+             a reason, which the role admin may)"
         ))
     }
 
@@ -318,7 +373,11 @@ impl ReleaseState {
         match self.step {
             Some(_) if !self.phase.is_over() => {
                 let (step, all) = (self.step_number(), self.plan.steps().len());
-                format!("{} at step {step} of {all} ({}%){paused}", self.phase, self.weight())
+                format!(
+                    "{} at step {step} of {all} ({}%){paused}",
+                    self.phase,
+                    self.weight()
+                )
             }
             _ => format!("{}{paused}", self.phase),
         }

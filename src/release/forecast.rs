@@ -4,8 +4,8 @@ use super::freeze::frozen;
 use super::plan::{Plan, Step};
 use super::state::rfc3339;
 use crate::analysis::{
-    self, ErrorRateMargin, LatencyMargin, Objective, latency_requests_to_advance, requests_to_advance,
-    requests_to_detect,
+    self, ErrorRateMargin, LatencyMargin, Objective, latency_requests_to_advance,
+    requests_to_advance, requests_to_detect,
 };
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;
@@ -17,7 +17,8 @@ const HARMS: [f64; 4] = [0.01, 0.05, 0.2, 1.0];
 /// `baseline_error_rate` (0 to 1).
 ///
 /// What latency needs depends on how it is spread, of which an ordinary one is assumed
-/// ([`latency_requests_to_advance`]). Figures are medians within about a factor of two; the worst case is a bound.
+/// ([`latency_requests_to_advance`]). Figures are medians within about a factor of two; the worst
+/// case is a bound.
 pub fn forecast(
     plan: &Plan,
     service: &str,
@@ -29,7 +30,11 @@ pub fn forecast(
         rate: requests_per_second.max(0.0),
         failing: baseline_error_rate.clamp(0.0, 1.0),
     };
-    let steps: Vec<StepForecast> = plan.steps().iter().map(|step| traffic.step(plan, step)).collect();
+    let steps: Vec<StepForecast> = plan
+        .steps()
+        .iter()
+        .map(|step| traffic.step(plan, step))
+        .collect();
     Forecast {
         service: service.to_owned(),
         requests_per_second,
@@ -42,8 +47,9 @@ pub fn forecast(
     }
 }
 
-/// The same for a sticky service, where users are counted and not requests. How many new ones come is not known before a
-/// release, so times cannot be told; nor is the share of them that meets a failure, which is taken for that of requests.
+/// The same for a sticky service, where users are counted and not requests. How many new ones come
+/// is not known before a release, so times cannot be told; nor is the share of them that meets a
+/// failure, which is taken for that of requests.
 pub fn forecast_by_users(
     plan: &Plan,
     service: &str,
@@ -74,17 +80,19 @@ pub fn forecast_by_users(
         .collect();
     told.warnings = freezes(plan, now).into_iter().chain(never).collect();
     told.warnings.push(
-        "the service is sticky, so errors are judged by users: the counts are of new users, and of those that a larger weight \
-         may move; how many come is not known, so no times can be told"
+        "the service is sticky, so errors are judged by users: the counts are of new users, and \
+         of those that a larger weight may move; how many come is not known, so no times can be \
+         told"
             .to_owned(),
     );
     told.unit = Some("user".to_owned());
     told
 }
 
-/// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the budget with what chance
-/// explains at the start, and all that can be on the canary when it is taken out (STATISTICS.md 1.f). The same for all
-/// failures of the canary, of which users see those that are not rescued.
+/// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the
+/// budget with what chance explains at the start, and all that can be on the canary when it is
+/// taken out (STATISTICS.md 1.f). The same for all failures of the canary, of which users see those
+/// that are not rescued.
 fn worst_case(plan: &Plan) -> WorstCase {
     let (budget, rescued_budget) = (plan.budget(), plan.rescued_budget());
     let chance = whole(plan.budget_rule(budget, 1).chance());
@@ -135,7 +143,12 @@ impl Traffic {
         Some(of_errors.max(of_latency).max(step.min_requests))
     }
 
-    fn detections(&self, plan: &Plan, step: &analysis::StepConditions, on_canary: f64) -> Vec<Detection> {
+    fn detections(
+        &self,
+        plan: &Plan,
+        step: &analysis::StepConditions,
+        on_canary: f64,
+    ) -> Vec<Detection> {
         // With everybody on the canary there is nobody to compare it with.
         let compared = step.weight < 1.0;
         HARMS
@@ -161,11 +174,18 @@ impl Traffic {
                 .filter(|o| !matches!(o, Objective::Slo(_)))
                 .count();
             let alpha = options.alpha / relative.max(1) as f64;
-            let requests = requests_to_detect(error_rate, self.failing, margin.ratio, margin.worse_by, alpha)?;
+            let requests = requests_to_detect(
+                error_rate,
+                self.failing,
+                margin.ratio,
+                margin.worse_by,
+                alpha,
+            )?;
             Some(requests.max(whole(options.min_canary_failures as f64 / error_rate)))
         });
         let beyond = error_rate - self.failing;
-        let by_budget = (beyond > 0.0).then(|| whole(plan.budget_rule(plan.budget(), 1).bound() / beyond));
+        let by_budget =
+            (beyond > 0.0).then(|| whole(plan.budget_rule(plan.budget(), 1).bound() / beyond));
         match (by_test, by_budget) {
             (Some(test), Some(budget)) => Some(test.min(budget)),
             (test, budget) => test.or(budget),
@@ -174,17 +194,23 @@ impl Traffic {
 }
 
 fn errors(options: &analysis::Options) -> Option<ErrorRateMargin> {
-    options.judged().into_iter().find_map(|objective| match objective {
-        Objective::ErrorRate(margin) => Some(margin),
-        _ => None,
-    })
+    options
+        .judged()
+        .into_iter()
+        .find_map(|objective| match objective {
+            Objective::ErrorRate(margin) => Some(margin),
+            _ => None,
+        })
 }
 
 fn latency(options: &analysis::Options) -> Option<LatencyMargin> {
-    options.judged().into_iter().find_map(|objective| match objective {
-        Objective::Latency(margin) => Some(margin),
-        _ => None,
-    })
+    options
+        .judged()
+        .into_iter()
+        .find_map(|objective| match objective {
+            Objective::Latency(margin) => Some(margin),
+            _ => None,
+        })
 }
 
 /// The time for so many requests; `None` if they never come.
@@ -225,10 +251,13 @@ fn warnings(plan: &Plan, steps: &[StepForecast], now: Timestamp) -> Vec<String> 
         ) {
             (None, _, _) => warnings.push(format!("{at} can never be shown to be good enough")),
             (_, None, _) => warnings.push(format!("{at} gets no traffic to be judged by")),
-            (_, Some(seconds), Some(max_ms)) if seconds * 1e3 > max_ms as f64 => warnings.push(format!(
-                "{at} needs about {seconds:.0} s at this traffic, and has {} s until it is inconclusive",
-                max_ms / 1_000
-            )),
+            (_, Some(seconds), Some(max_ms)) if seconds * 1e3 > max_ms as f64 => {
+                warnings.push(format!(
+                    "{at} needs about {seconds:.0} s at this traffic, and has {} s until it is \
+                     inconclusive",
+                    max_ms / 1_000
+                ))
+            }
             (_, Some(seconds), _) if seconds > 3_600.0 => {
                 warnings.push(format!(
                     "{at} needs about {:.1} hours at this traffic",

@@ -1,11 +1,13 @@
 //! Freeze windows: times in which releases neither start nor advance. They never delay a rollback.
 //!
-//! Their text is for people: `Fri 17:00 - Mon 08:00 Europe/Berlin` (each week), `22:00 - 06:00` (each day, in UTC when no
-//! zone is named), `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin` (once). The rules of all zones are part of the
-//! program, so that no file of the machine decides whether a release may go on.
+//! Their text is for people: `Fri 17:00 - Mon 08:00 Europe/Berlin` (each week), `22:00 - 06:00`
+//! (each day, in UTC when no zone is named), `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin`
+//! (once). The rules of all zones are part of the program, so that no file of the machine decides
+//! whether a release may go on.
 //!
-//! Where the clocks are changed, a window begins at the first of two equal readings and ends at the second; a reading
-//! that is left out counts as the same time after the change. So a window is rather too long than too short.
+//! Where the clocks are changed, a window begins at the first of two equal readings and ends at the
+//! second; a reading that is left out counts as the same time after the change. So a window is
+//! rather too long than too short.
 
 use std::fmt;
 
@@ -15,7 +17,8 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::model::similar;
 
-/// Windows that are looked through one after the other when each begins before the one before it ends.
+/// Windows that are looked through one after the other when each begins before the one before it
+/// ends.
 const CHAINED: usize = 64;
 
 /// A time in which releases neither start nor advance.
@@ -37,9 +40,18 @@ pub struct Frozen {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Span {
-    Daily { from: Time, to: Time },
-    Weekly { from: (Weekday, Time), to: (Weekday, Time) },
-    Once { from: DateTime, to: DateTime },
+    Daily {
+        from: Time,
+        to: Time,
+    },
+    Weekly {
+        from: (Weekday, Time),
+        to: (Weekday, Time),
+    },
+    Once {
+        from: DateTime,
+        to: DateTime,
+    },
 }
 
 /// One end of a window as it was written.
@@ -58,13 +70,21 @@ impl FreezeWindow {
     /// What is wrong with it, for people.
     pub fn parse(text: &str) -> Result<FreezeWindow, String> {
         let words: Vec<&str> = text.split_whitespace().collect();
-        let dash = words.iter().position(|word| ["-", "–"].contains(word)).ok_or_else(|| {
-            "there is no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`".to_owned()
-        })?;
+        let dash = words
+            .iter()
+            .position(|word| ["-", "–"].contains(word))
+            .ok_or_else(|| {
+                "there is no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 \
+                 Europe/Berlin`"
+                    .to_owned()
+            })?;
         let (begin, rest) = words.split_at(dash);
         let rest = rest.get(1..).unwrap_or_default();
         let is_time = |word: &&str| word.contains(':');
-        let end = rest.iter().position(is_time).map_or(rest.len(), |at| at + 1);
+        let end = rest
+            .iter()
+            .position(is_time)
+            .map_or(rest.len(), |at| at + 1);
         let (end, zone) = rest.split_at(end);
         Ok(FreezeWindow {
             text: words.join(" "),
@@ -79,7 +99,9 @@ impl FreezeWindow {
         let today = now.to_zoned(self.zone.clone()).date();
         // The longest window is a week; a change of the clocks can put its begin a day further off.
         let ends = (-8..=1).filter_map(|day| {
-            let (from, to) = self.span.beginning_on(today.checked_add(day.days()).ok()?)?;
+            let (from, to) = self
+                .span
+                .beginning_on(today.checked_add(day.days()).ok()?)?;
             let from = self.zone.to_ambiguous_timestamp(from).compatible().ok()?;
             let to = self.zone.to_ambiguous_timestamp(to).later().ok()?;
             (from <= now && now < to).then(|| to.as_microsecond())
@@ -91,12 +113,16 @@ impl FreezeWindow {
 /// What is in force of `windows` at `now_us`, and until when altogether.
 pub(crate) fn frozen(windows: &[FreezeWindow], now_us: i64) -> Option<Frozen> {
     let longest = |at| {
-        let ends = windows.iter().filter_map(|window| Some((window.ends_us(at)?, window)));
+        let ends = windows
+            .iter()
+            .filter_map(|window| Some((window.ends_us(at)?, window)));
         ends.max_by_key(|(until_us, _)| *until_us)
     };
     let (mut until_us, window) = longest(now_us)?;
     for _ in 0..CHAINED {
-        let Some((later_us, _)) = longest(until_us) else { break };
+        let Some((later_us, _)) = longest(until_us) else {
+            break;
+        };
         until_us = later_us;
     }
     Some(Frozen {
@@ -111,15 +137,20 @@ impl Span {
         match (from, to) {
             (Edge::Time(from), Edge::Time(to)) if from == to => Err(equal()),
             (Edge::Time(from), Edge::Time(to)) => Ok(Span::Daily { from, to }),
-            (Edge::Weekday(day, from), Edge::Weekday(last, to)) if (day, from) == (last, to) => Err(equal()),
+            (Edge::Weekday(day, from), Edge::Weekday(last, to)) if (day, from) == (last, to) => {
+                Err(equal())
+            }
             (Edge::Weekday(day, from), Edge::Weekday(last, to)) => Ok(Span::Weekly {
                 from: (day, from),
                 to: (last, to),
             }),
-            (Edge::Moment(from), Edge::Moment(to)) if from >= to => Err("it ends before it begins".to_owned()),
+            (Edge::Moment(from), Edge::Moment(to)) if from >= to => {
+                Err("it ends before it begins".to_owned())
+            }
             (Edge::Moment(from), Edge::Moment(to)) => Ok(Span::Once { from, to }),
             _ => Err(
-                "its begin and its end must be of one kind: both with a weekday, both with a date, or neither"
+                "its begin and its end must be of one kind: both with a weekday, both with a \
+                 date, or neither"
                     .to_owned(),
             ),
         }
@@ -129,7 +160,9 @@ impl Span {
     fn beginning_on(self, date: Date) -> Option<(DateTime, DateTime)> {
         let after = |days: i64, to: Time| Some(date.checked_add(days.days()).ok()?.to_datetime(to));
         match self {
-            Span::Daily { from, to } => Some((date.to_datetime(from), after(i64::from(to <= from), to)?)),
+            Span::Daily { from, to } => {
+                Some((date.to_datetime(from), after(i64::from(to <= from), to)?))
+            }
             Span::Weekly { from, to } if date.weekday() == from.0 => {
                 let days = i64::from(from.0.until(to.0));
                 let days = if days == 0 && to.1 <= from.1 { 7 } else { days };
@@ -140,7 +173,9 @@ impl Span {
     }
 
     fn once(self, zone: &TimeZone, now: Timestamp) -> Option<i64> {
-        let Span::Once { from, to } = self else { return None };
+        let Span::Once { from, to } = self else {
+            return None;
+        };
         let from = zone.to_ambiguous_timestamp(from).compatible().ok()?;
         let to = zone.to_ambiguous_timestamp(to).later().ok()?;
         (from <= now && now < to).then(|| to.as_microsecond())
@@ -169,12 +204,16 @@ fn time_of(text: &str) -> Result<Time, String> {
     if !(digits(hour) && digits(minute) && minute.len() == 2) {
         return Err(wrong());
     }
-    let (hour, minute) = (hour.parse().map_err(|_| wrong())?, minute.parse().map_err(|_| wrong())?);
+    let (hour, minute) = (
+        hour.parse().map_err(|_| wrong())?,
+        minute.parse().map_err(|_| wrong())?,
+    );
     Time::new(hour, minute, 0, 0).map_err(|_| wrong())
 }
 
 fn date_of(text: &str) -> Result<Date, String> {
-    let wrong = |_| format!("`{text}` is neither a weekday such as `Fri` nor a date such as `2026-12-24`");
+    let wrong =
+        |_| format!("`{text}` is neither a weekday such as `Fri` nor a date such as `2026-12-24`");
     text.parse().map_err(wrong)
 }
 
@@ -189,7 +228,8 @@ fn weekday(text: &str) -> Option<Weekday> {
         ("sunday", Weekday::Sunday),
     ];
     let text = text.to_ascii_lowercase();
-    let named = |name: &&(&str, Weekday)| name.0 == text || (text.len() == 3 && name.0.starts_with(&text));
+    let named =
+        |name: &&(&str, Weekday)| name.0 == text || (text.len() == 3 && name.0.starts_with(&text));
     NAMES.iter().find(named).map(|(_, day)| *day)
 }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 pub struct Gate {
     /// Its name, which no other gate of the plan has.
     pub name: String,
-    /// How many people must approve; at least 1. From 2 on, who started the release is not one of them.
+    /// How many people must approve; at least 1. From 2 on, who started the release is not one of
+    /// them.
     pub approvals: usize,
     /// Who may: names of tokens. Empty means anyone who may approve at all.
     pub by: Vec<String>,
@@ -29,20 +30,26 @@ pub(crate) struct GateApproval {
 impl Gate {
     /// Whether `person` counts here in a release that `starter` started, or why not.
     pub(crate) fn admits(&self, person: &str, starter: &str) -> Result<(), String> {
-        let Gate { name, approvals, .. } = self;
+        let Gate {
+            name, approvals, ..
+        } = self;
         if !(self.by.is_empty() || self.by.iter().any(|by| by == person)) {
             let listed = self.by.join(", ");
-            return Err(format!("gate `{name}` is approved by {listed}, not by {person}"));
+            return Err(format!(
+                "gate `{name}` is approved by {listed}, not by {person}"
+            ));
         }
         if *approvals > 1 && person == starter {
             return Err(format!(
-                "gate `{name}` asks for {approvals} people besides {starter}, who started the release"
+                "gate `{name}` asks for {approvals} people besides {starter}, who started the \
+                 release"
             ));
         }
         Ok(())
     }
 
-    /// Whether a word given at `unix_us` still counts. A clock that was set back makes it young, never older.
+    /// Whether a word given at `unix_us` still counts. A clock that was set back makes it young,
+    /// never older.
     pub(crate) fn is_fresh(&self, voice: &GateApproval, now_us: i64) -> bool {
         let age_us = now_us.saturating_sub(voice.unix_us).max(0).unsigned_abs();
         self.expires
@@ -64,7 +71,10 @@ impl Gate {
     /// What is still missing, for people.
     pub(crate) fn missing(&self, voices: &[GateApproval], now_us: i64) -> String {
         let Gate {
-            name, approvals, by, ..
+            name,
+            approvals,
+            by,
+            ..
         } = self;
         let heard = self.heard(voices, now_us);
         let who = if by.is_empty() {

@@ -1,18 +1,22 @@
 //! What follows from what.
 //!
-//! The brakes come first: a verdict against the canary, a spent budget or a dead canary end the release in every phase
-//! before the end, whatever gates, freezes and pauses there are. What moves traffic towards the canary passes all of
-//! them, in this order: the judge's word, a pause, the schedule, the gate, the freeze.
+//! The brakes come first: a verdict against the canary, a spent budget or a dead canary end the
+//! release in every phase before the end, whatever gates, freezes and pauses there are. What moves
+//! traffic towards the canary passes all of them, in this order: the judge's word, a pause, the
+//! schedule, the gate, the freeze.
 //!
-//! - *Start.* At its time, with the plan's own gate open and outside of freezes, the preflight begins. When it ends well
-//!   but the release was paused or frozen meanwhile, it waits again, and the preflight is made anew later, since one of
-//!   before says little.
-//! - *Steps.* A step is left when the judge says so at that moment; evidence that was enough an hour ago and no longer is
-//!   does not do. A step's own gate is asked before the release leaves it.
-//! - *100 percent.* Reached from the last step below it; with a final bake or a gate there it is phase `baking`, without
-//!   either the canary is promoted at once. A freeze does not delay the promotion from there, which moves no traffic.
-//! - *Holds.* When the judge wants a person to look, the release waits. It goes on by itself when the judge changes its
-//!   mind, or by `resume`, which stands for the judge's word and for nothing else: gate and freeze still count.
+//! - *Start.* At its time, with the plan's own gate open and outside of freezes, the preflight
+//!   begins. When it ends well but the release was paused or frozen meanwhile, it waits again, and
+//!   the preflight is made anew later, since one of before says little.
+//! - *Steps.* A step is left when the judge says so at that moment; evidence that was enough an
+//!   hour ago and no longer is does not do. A step's own gate is asked before the release leaves
+//!   it.
+//! - *100 percent.* Reached from the last step below it; with a final bake or a gate there it is
+//!   phase `baking`, without either the canary is promoted at once. A freeze does not delay the
+//!   promotion from there, which moves no traffic.
+//! - *Holds.* When the judge wants a person to look, the release waits. It goes on by itself when
+//!   the judge changes its mind, or by `resume`, which stands for the judge's word and for nothing
+//!   else: gate and freeze still count.
 //! - *The end* is the end: nothing leads away from it.
 
 use super::command::{Illegal, ReleaseCommand};
@@ -36,7 +40,8 @@ pub enum Input<'a> {
         objective: &'static str,
         /// The failures that it counts.
         spent: u64,
-        /// Those that count as seen besides since restarts, which forget what was not told in time.
+        /// Those that count as seen besides since restarts, which forget what was not told in
+        /// time.
         written_off: u64,
         /// The budget as declared.
         limit: u64,
@@ -78,7 +83,8 @@ pub enum Direction {
     Level,
 }
 
-/// The failures of the canary in words: those that users saw, and those that count as seen since restarts.
+/// The failures of the canary in words: those that users saw, and those that count as seen since
+/// restarts.
 pub(super) fn seen(spent: u64, written_off: u64) -> String {
     format!(
         "users have seen {spent} failures of the canary{}",
@@ -97,7 +103,10 @@ pub(super) fn failed(spent: u64, written_off: u64) -> String {
 fn forgotten(written_off: u64) -> String {
     match written_off {
         0 => String::new(),
-        n => format!(", and {n} more count as seen since the process was killed, which forgets the last of them"),
+        n => format!(
+            ", and {n} more count as seen since the process was killed, which forgets the last of \
+             them"
+        ),
     }
 }
 
@@ -130,16 +139,19 @@ impl ReleaseState {
                 };
                 let detail = match outran {
                     None => format!(
-                        "{counted}: the {objective} of {limit}, beyond what the baseline's rate and chance explain, is \
-                         exhausted"
+                        "{counted}: the {objective} of {limit}, beyond what the baseline's rate \
+                         and chance explain, is exhausted"
                     ),
                     Some(on_disk) => format!(
-                        "{counted}, faster than the disk takes them down: it had {on_disk} of the {objective} of {limit}"
+                        "{counted}, faster than the disk takes them down: it had {on_disk} of the \
+                         {objective} of {limit}"
                     ),
                 };
                 Some(self.roll_back(objective, detail, now))
             }
-            Input::Unhealthy { detail } => Some(self.roll_back("health", (*detail).to_owned(), now)),
+            Input::Unhealthy { detail } => {
+                Some(self.roll_back("health", (*detail).to_owned(), now))
+            }
             Input::Preflight(result) => self.checked(*result, now),
         })
     }
@@ -149,7 +161,9 @@ impl ReleaseState {
             return None;
         }
         let detail = "the canary is asked whether it answers".to_owned();
-        Some(self.change("release_preflight", detail, now, |after| after.phase = Phase::Preflight))
+        Some(self.change("release_preflight", detail, now, |after| {
+            after.phase = Phase::Preflight
+        }))
     }
 
     fn checked(&self, result: Result<(), &str>, now: Timestamp) -> Option<Transition> {
@@ -163,14 +177,18 @@ impl ReleaseState {
             None => self.go_on("the canary answers".to_owned(), now),
             Some(barrier) => {
                 let detail = barrier.detail(self, now.unix_us());
-                self.change("release_waiting", detail, now, |after| after.phase = Phase::Pending)
+                self.change("release_waiting", detail, now, |after| {
+                    after.phase = Phase::Pending
+                })
             }
         })
     }
 
     fn judged(&self, finding: &Finding, now: Timestamp) -> Option<Transition> {
         match finding {
-            Finding::RollBack { objective, detail } => Some(self.roll_back(objective, detail.clone(), now)),
+            Finding::RollBack { objective, detail } => {
+                Some(self.roll_back(objective, detail.clone(), now))
+            }
             _ if !self.is_judged() => None,
             Finding::Advance => self.passed(now),
             Finding::Hold(reason) => self.hold(*reason, now),
@@ -180,14 +198,23 @@ impl ReleaseState {
 
     fn passed(&self, now: Timestamp) -> Option<Transition> {
         let Some(barrier) = self.barrier(now.unix_us()) else {
-            let detail = format!("step {} of {} is passed", self.step_number(), self.plan.steps().len());
+            let detail = format!(
+                "step {} of {} is passed",
+                self.step_number(),
+                self.plan.steps().len()
+            );
             return Some(self.go_on(detail, now));
         };
         if self.wait == Some(Wait::Passed) {
             return None;
         }
-        let detail = format!("the step is passed; {}", barrier.detail(self, now.unix_us()));
-        Some(self.change("release_waiting", detail, now, |after| after.wait_for(Wait::Passed)))
+        let detail = format!(
+            "the step is passed; {}",
+            barrier.detail(self, now.unix_us())
+        );
+        Some(self.change("release_waiting", detail, now, |after| {
+            after.wait_for(Wait::Passed)
+        }))
     }
 
     fn hold(&self, reason: WaitReason, now: Timestamp) -> Option<Transition> {
@@ -200,7 +227,8 @@ impl ReleaseState {
         }))
     }
 
-    /// The judge is of two minds again. While something else keeps the release, that may change once more unseen.
+    /// The judge is of two minds again. While something else keeps the release, that may change
+    /// once more unseen.
     fn unproven(&self, now: Timestamp) -> Option<Transition> {
         let kept = self.wait == Some(Wait::Passed) && self.barrier(now.unix_us()).is_some();
         if self.phase != Phase::Waiting || kept {
@@ -208,11 +236,19 @@ impl ReleaseState {
         }
         let detail = match self.wait {
             Some(Wait::Judge(WaitReason::BaselineDown)) => {
-                "the baseline has a healthy endpoint again and its own share: the step is under way again"
+                "the baseline has a healthy endpoint again and its own share: the step is under \
+                 way again"
             }
-            _ => "the step is under way again: what is known does not suffice to go on, nor to wait",
+            _ => {
+                "the step is under way again: what is known does not suffice to go on, nor to wait"
+            }
         };
-        Some(self.change("release_continued", detail.to_owned(), now, ReleaseState::be_at_step))
+        Some(self.change(
+            "release_continued",
+            detail.to_owned(),
+            now,
+            ReleaseState::be_at_step,
+        ))
     }
 
     /// To the next step, or the first; all barriers have been passed.
@@ -221,7 +257,8 @@ impl ReleaseState {
         let Some(step) = self.plan.steps().get(next) else {
             return self.promote(why, now);
         };
-        // At full weight there is nobody to compare with: without a time or a gate there is nothing to stay for.
+        // At full weight there is nobody to compare with: without a time or a gate there is nothing
+        // to stay for.
         let stay = step.judged.min_ms > 0 || step.judged.min_requests > 0 || step.gate.is_some();
         if step.weight == Weight::FULL && !stay && self.step.is_some() {
             return self.promote(why, now);
@@ -247,7 +284,13 @@ impl ReleaseState {
     }
 
     pub(crate) fn roll_back(&self, objective: &str, why: String, now: Timestamp) -> Transition {
-        self.give_up(Phase::RolledBack, "release_rolled_back", objective, why, now)
+        self.give_up(
+            Phase::RolledBack,
+            "release_rolled_back",
+            objective,
+            why,
+            now,
+        )
     }
 
     pub(crate) fn give_up(
@@ -259,7 +302,9 @@ impl ReleaseState {
         now: Timestamp,
     ) -> Transition {
         let reason = why.clone();
-        self.change(action, why, now, |after| after.end(phase, Some(objective), &reason))
+        self.change(action, why, now, |after| {
+            after.end(phase, Some(objective), &reason)
+        })
     }
 
     /// The release after `edit`, with its times.
@@ -300,7 +345,10 @@ impl ReleaseState {
 
     fn be_at_step(&mut self) {
         self.wait = None;
-        self.phase = if self.present_step().is_some_and(|step| step.weight == Weight::FULL) {
+        self.phase = if self
+            .present_step()
+            .is_some_and(|step| step.weight == Weight::FULL)
+        {
             Phase::Baking
         } else {
             Phase::Progressing

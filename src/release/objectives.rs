@@ -1,4 +1,5 @@
-//! The objectives of a release as the API shows them. Their fields are told at [`Trial::objectives`].
+//! The objectives of a release as the API shows them. Their fields are told at
+//! [`Trial::objectives`].
 //!
 //! [`Trial::objectives`]: super::Trial::objectives
 
@@ -11,7 +12,8 @@ const E_VALUE_MAX: f64 = 1e300;
 
 pub(super) fn shown(evidence: &Evidence) -> Vec<Value> {
     let each = evidence.objectives.iter();
-    each.map(|objective| Value::Object(one(objective, evidence))).collect()
+    each.map(|objective| Value::Object(one(objective, evidence)))
+        .collect()
 }
 
 fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
@@ -58,7 +60,9 @@ fn behind(counts: &Behind, add: &mut impl FnMut(&str, Value)) {
             requests_to_advance,
             ..
         } => {
-            let mut known = |key: &str, value: Option<Value>| value.into_iter().for_each(|value| add(key, value));
+            let mut known = |key: &str, value: Option<Value>| {
+                value.into_iter().for_each(|value| add(key, value))
+            };
             known("estimate", estimate.map(|estimate| json!(estimate)));
             known("confidence", confidence.map(|interval| json!(interval)));
             known(

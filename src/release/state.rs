@@ -12,10 +12,11 @@ use crate::model::Weight;
 use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
 use crate::time::Timestamp;
 
-/// A release: what was asked for, and how far it has come. It is a value: [`Release::next`] makes the one that follows.
+/// A release: what was asked for, and how far it has come. It is a value: [`Release::next`] makes
+/// the one that follows.
 ///
-/// Times are the wall clock's, since they must outlive the process. A clock that is set back makes nothing older and
-/// ends nothing early; times of phases then stand still instead of going back.
+/// Times are the wall clock's, since they must outlive the process. A clock that is set back makes
+/// nothing older and ends nothing early; times of phases then stand still instead of going back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseState {
     /// Its identity.
@@ -42,8 +43,8 @@ pub struct ReleaseState {
     pub phase: Phase,
     /// How it ended.
     pub outcome: Option<ReleaseOutcome>,
-    /// It goes on through freeze windows; who starts it so has to have checked that this may be asked
-    /// ([`Command::overriding`](super::Command::overriding)).
+    /// It goes on through freeze windows; who starts it so has to have checked that this may be
+    /// asked ([`Command::overriding`](super::Command::overriding)).
     pub override_freeze: bool,
     /// When it was started: microseconds since 1970, as all times here.
     pub started_us: i64,
@@ -119,10 +120,14 @@ impl ReleaseState {
         }
     }
 
-    /// How it ended, as people are told: of a promotion that a person hastened, that comes before what the last look saw.
+    /// How it ended, as people are told: of a promotion that a person hastened, that comes before
+    /// what the last look saw.
     pub fn told_outcome(&self) -> Option<ReleaseOutcome> {
         let mut outcome = self.outcome.clone()?;
-        if let Some(told) = self.hastened.as_ref().filter(|_| self.phase == Phase::Promoted)
+        if let Some(told) = self
+            .hastened
+            .as_ref()
+            .filter(|_| self.phase == Phase::Promoted)
             && !outcome.reason.starts_with(told)
         {
             outcome.reason = format!("{told}; {}", outcome.reason);
@@ -133,7 +138,9 @@ impl ReleaseState {
     /// The canary's weight.
     pub fn weight(&self) -> Weight {
         match self.phase {
-            Phase::Pending | Phase::Preflight | Phase::RolledBack | Phase::Cancelled => Weight::ZERO,
+            Phase::Pending | Phase::Preflight | Phase::RolledBack | Phase::Cancelled => {
+                Weight::ZERO
+            }
             Phase::Promoted => Weight::FULL,
             Phase::Progressing | Phase::Waiting | Phase::Baking => {
                 self.present_step().map_or(Weight::ZERO, |step| step.weight)
@@ -146,8 +153,8 @@ impl ReleaseState {
         self.first_step
     }
 
-    /// The step that it is at, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step) takes it; `None`
-    /// before the first.
+    /// The step that it is at, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step)
+    /// takes it; `None` before the first.
     pub fn step(&self) -> Option<usize> {
         self.step
     }
@@ -166,10 +173,13 @@ impl ReleaseState {
         self.paused.is_some() || kept
     }
 
-    /// Whether evidence or the budget has ended it: what may be an error, of which a further try at the same build has a
-    /// smaller chance.
+    /// Whether evidence or the budget has ended it: what may be an error, of which a further try at
+    /// the same build has a smaller chance.
     pub fn was_judged_bad(&self) -> bool {
-        let objective = self.outcome.as_ref().and_then(|outcome| outcome.objective.as_deref());
+        let objective = self
+            .outcome
+            .as_ref()
+            .and_then(|outcome| outcome.objective.as_deref());
         let judged = ["error_rate", "latency", "slo", "budget", "rescued_budget"];
         self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
     }
@@ -181,7 +191,10 @@ impl ReleaseState {
 
     /// Whether the canary has traffic by which it can be judged.
     pub fn is_judged(&self) -> bool {
-        matches!(self.phase, Phase::Progressing | Phase::Waiting | Phase::Baking)
+        matches!(
+            self.phase,
+            Phase::Progressing | Phase::Waiting | Phase::Baking
+        )
     }
 
     /// What is waited for, while something is.
@@ -191,10 +204,16 @@ impl ReleaseState {
         }
         let asked = match (self.phase, self.wait) {
             (Phase::Pending, _) | (Phase::Waiting, Some(Wait::Passed)) => true,
-            (_, Some(Wait::Judge(reason))) if self.paused.is_none() => return Some(by_judge(reason)),
+            (_, Some(Wait::Judge(reason))) if self.paused.is_none() => {
+                return Some(by_judge(reason));
+            }
             _ => self.paused.is_some(),
         };
-        let barrier = if asked { self.barrier(now.unix_us()) } else { None };
+        let barrier = if asked {
+            self.barrier(now.unix_us())
+        } else {
+            None
+        };
         barrier.map(|barrier| barrier.waiting_for(self, now.unix_us()))
     }
 
@@ -231,7 +250,11 @@ impl ReleaseState {
             .iter()
             .skip(from)
             .filter_map(|step| step.gate.as_ref());
-        self.plan.start_gate.iter().filter(move |_| at_start).chain(of_steps)
+        self.plan
+            .start_gate
+            .iter()
+            .filter(move |_| at_start)
+            .chain(of_steps)
     }
 
     /// What keeps it where it is, apart from the judge; `None` when it may go on.
@@ -239,10 +262,16 @@ impl ReleaseState {
         if let Some(word) = &self.paused {
             return Some(Barrier::Paused(word));
         }
-        if let Some(at) = self.start_at_us.filter(|at| self.step.is_none() && now_us < *at) {
+        if let Some(at) = self
+            .start_at_us
+            .filter(|at| self.step.is_none() && now_us < *at)
+        {
             return Some(Barrier::Schedule(at));
         }
-        if let Some(gate) = self.present_gate().filter(|gate| !gate.is_open(&self.voices, now_us)) {
+        if let Some(gate) = self
+            .present_gate()
+            .filter(|gate| !gate.is_open(&self.voices, now_us))
+        {
             return Some(Barrier::Gate(gate));
         }
         self.frozen(now_us).map(Barrier::Freeze)
@@ -274,11 +303,17 @@ impl Barrier<'_> {
 
     pub(crate) fn detail(&self, release: &ReleaseState, now_us: i64) -> String {
         match self {
-            Barrier::Paused(word) => format!("paused by {}{}", word.by, because(word.reason.as_deref())),
+            Barrier::Paused(word) => {
+                format!("paused by {}{}", word.by, because(word.reason.as_deref()))
+            }
             Barrier::Schedule(at) => format!("it begins at {}", rfc3339(*at)),
             Barrier::Gate(gate) => gate.missing(&release.voices, now_us),
             Barrier::Freeze(frozen) => {
-                format!("frozen by `{}` until {}", frozen.window, rfc3339(frozen.until_us))
+                format!(
+                    "frozen by `{}` until {}",
+                    frozen.window,
+                    rfc3339(frozen.until_us)
+                )
             }
         }
     }
@@ -294,15 +329,21 @@ fn by_judge(reason: WaitReason) -> WaitingFor {
 
 pub(crate) fn in_words(reason: WaitReason) -> &'static str {
     match reason {
-        WaitReason::Split => "the traffic is not split as the weights say, so that the comparison cannot be trusted",
-        WaitReason::Slo => "both versions are beyond a fixed limit, so that the canary is not to blame for it alone",
+        WaitReason::Split => {
+            "the traffic is not split as the weights say, so that the comparison cannot be trusted"
+        }
+        WaitReason::Slo => {
+            "both versions are beyond a fixed limit, so that the canary is not to blame for it \
+             alone"
+        }
         WaitReason::Slow => {
-            "at full weight more than 2 % of the canary's answers take longer than twice the baseline's p99 before"
+            "at full weight more than 2 % of the canary's answers take longer than twice the \
+             baseline's p99 before"
         }
         WaitReason::Aborts => "clients give up on the canary more often than on the baseline",
         WaitReason::CanaryFull => {
-            "the canary has as many requests at once as canary_in_flight_max allows, so that further ones go to the \
-             baseline and nothing is compared meanwhile"
+            "the canary has as many requests at once as canary_in_flight_max allows, so that \
+             further ones go to the baseline and nothing is compared meanwhile"
         }
         WaitReason::BaselineDown => {
             "no endpoint of the baseline answers its health checks, so that its share goes to the \
@@ -310,8 +351,8 @@ pub(crate) fn in_words(reason: WaitReason) -> &'static str {
         }
         WaitReason::Inconclusive => "the step had its time and gave no answer",
         WaitReason::TooLittleTraffic => {
-            "the step had its time, and the canary fewer requests than min_requests: too few to say anything, also where \
-             `inconclusive` is `advance`"
+            "the step had its time, and the canary fewer requests than min_requests: too few to \
+             say anything, also where `inconclusive` is `advance`"
         }
     }
 }

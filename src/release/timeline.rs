@@ -4,11 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-/// Maps moments of this process to milliseconds of a release: the scale of its cohorts and of its judge.
+/// Maps moments of this process to milliseconds of a release: the scale of its cohorts and of its
+/// judge.
 ///
-/// Within a process the monotonic clock decides. The time from one process to the next does not count: nothing was
-/// served and nothing seen in it. If it did, a final bake would end without a request baked, and a step that has a
-/// longest duration would be inconclusive for want of a proxy, not of an answer.
+/// Within a process the monotonic clock decides. The time from one process to the next does not
+/// count: nothing was served and nothing seen in it. If it did, a final bake would end without a
+/// request baked, and a step that has a longest duration would be inconclusive for want of a proxy,
+/// not of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeline {
     origin: Timestamp,
@@ -39,7 +41,8 @@ impl Timeline {
         }
     }
 
-    /// Milliseconds of the release at a moment of this process; moments before the origin count as the origin.
+    /// Milliseconds of the release at a moment of this process; moments before the origin count as
+    /// the origin.
     pub fn ms(&self, at: Timestamp) -> u64 {
         let passed = u64::try_from(at.since(self.origin).as_millis()).unwrap_or(u64::MAX);
         self.origin_ms.saturating_add(passed)
@@ -47,7 +50,9 @@ impl Timeline {
 
     /// What [`Timeline::resume`] goes on from.
     pub fn mark(&self, now: Timestamp) -> TimelineMark {
-        TimelineMark { at_ms: self.ms(now) }
+        TimelineMark {
+            at_ms: self.ms(now),
+        }
     }
 }
 
@@ -70,7 +75,11 @@ mod tests {
         for unix_us in [later.unix_us() + 3_600_000_000, 0] {
             let restarted = Timestamp::new(7, unix_us);
             let line = Timeline::resume(mark, restarted);
-            assert_eq!(line.ms(restarted), 2_000, "the hour without a proxy does not count");
+            assert_eq!(
+                line.ms(restarted),
+                2_000,
+                "the hour without a proxy does not count"
+            );
             assert_eq!(line.ms(restarted.plus(Duration::from_secs(1))), 3_000);
         }
     }

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::model::{Name, Protocol, Weight};
 use crate::stats::UpstreamKey;
 
-/// An endpoint's number: the same for one address of one upstream as long as the table has it, and never another's. Its lower
-/// half is a dense slot, which is used again; its upper half says whose turn it is.
+/// An endpoint's number: the same for one address of one upstream as long as the table has it, and
+/// never another's. Its lower half is a dense slot, which is used again; its upper half says whose
+/// turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey(pub u64);
 
@@ -32,10 +33,11 @@ pub struct HealthEvent {
     pub detail: String,
 }
 
-/// One address of an upstream, shared by all tables that know it, so that its count of requests in flight goes on
-/// across reloads. Whether it is healthy is a matter of the table, see [`Upstream`].
+/// One address of an upstream, shared by all tables that know it, so that its count of requests in
+/// flight goes on across reloads. Whether it is healthy is a matter of the table, see [`Upstream`].
 ///
-/// Aligned, so that workers that count on one endpoint do not slow down those that count on its neighbour.
+/// Aligned, so that workers that count on one endpoint do not slow down those that count on its
+/// neighbour.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct RoutedEndpoint {
@@ -52,7 +54,12 @@ pub struct RoutedEndpoint {
 
 impl RoutedEndpoint {
     /// An endpoint with nothing in flight.
-    pub fn new(key: EndpointKey, address: SocketAddr, service: Name, upstream: Name) -> RoutedEndpoint {
+    pub fn new(
+        key: EndpointKey,
+        address: SocketAddr,
+        service: Name,
+        upstream: Name,
+    ) -> RoutedEndpoint {
         RoutedEndpoint {
             key,
             address,
@@ -107,15 +114,17 @@ pub struct RoutedUpstream {
     pub endpoints: Box<[Arc<RoutedEndpoint>]>,
     /// Those of them that pass their checks.
     pub healthy: Box<[Arc<RoutedEndpoint>]>,
-    /// Whether requests are sent to all of them, since too many fail their checks for these to be believed.
+    /// Whether requests are sent to all of them, since too many fail their checks for these to be
+    /// believed.
     pub panics: bool,
 }
 
 impl RoutedUpstream {
-    /// The endpoint for a request: of two that `draw` (uniform over all 64-bit numbers) chooses among the healthy
-    /// ones, that with fewer requests in flight. `None` when none is healthy.
+    /// The endpoint for a request: of two that `draw` (uniform over all 64-bit numbers) chooses
+    /// among the healthy ones, that with fewer requests in flight. `None` when none is healthy.
     ///
-    /// Two choices, since the least loaded of all would draw every worker to the same endpoint at once.
+    /// Two choices, since the least loaded of all would draw every worker to the same endpoint at
+    /// once.
     pub fn endpoint(&self, draw: u64) -> Option<&Arc<RoutedEndpoint>> {
         match self.usable() {
             [] => None,
@@ -128,8 +137,15 @@ impl RoutedUpstream {
     }
 
     /// As [`Upstream::endpoint`], among the endpoints that are not in `tried`.
-    pub fn endpoint_excluding(&self, draw: u64, tried: &[EndpointKey]) -> Option<&Arc<RoutedEndpoint>> {
-        let mut left = self.usable().iter().filter(|endpoint| !tried.contains(&endpoint.key));
+    pub fn endpoint_excluding(
+        &self,
+        draw: u64,
+        tried: &[EndpointKey],
+    ) -> Option<&Arc<RoutedEndpoint>> {
+        let mut left = self
+            .usable()
+            .iter()
+            .filter(|endpoint| !tried.contains(&endpoint.key));
         match left.clone().count() {
             0 => None,
             1 => left.next(),
@@ -142,10 +158,15 @@ impl RoutedUpstream {
 
     /// The endpoints that requests are sent to.
     pub fn usable(&self) -> &[Arc<RoutedEndpoint>] {
-        if self.panics { &self.endpoints } else { &self.healthy }
+        if self.panics {
+            &self.endpoints
+        } else {
+            &self.healthy
+        }
     }
 
-    /// Whether a larger share of the endpoints than `limit` fails its checks; a limit of zero is none.
+    /// Whether a larger share of the endpoints than `limit` fails its checks; a limit of zero is
+    /// none.
     pub(super) fn exceeds(&self, limit: Weight) -> bool {
         let (all, well) = (self.endpoints.len(), self.healthy.len());
         !limit.is_zero() && (all - well) * 10_000 > usize::from(limit.basis_points()) * all
@@ -156,13 +177,24 @@ impl RoutedUpstream {
         self.healthy.iter().any(|healthy| healthy.key == endpoint)
     }
 
-    /// This upstream with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
-    pub(super) fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutedUpstream> {
+    /// This upstream with an endpoint's health changed; `None` when it has no such endpoint or it
+    /// is so already.
+    pub(super) fn with_health(
+        &self,
+        endpoint: EndpointKey,
+        healthy: bool,
+    ) -> Option<RoutedUpstream> {
         let known = self.endpoints.iter().any(|known| known.key == endpoint);
         if !known || self.is_healthy(endpoint) == healthy {
             return None;
         }
-        let keeps = |key| if key == endpoint { healthy } else { self.is_healthy(key) };
+        let keeps = |key| {
+            if key == endpoint {
+                healthy
+            } else {
+                self.is_healthy(key)
+            }
+        };
         let healthy = self.endpoints.iter().filter(|endpoint| keeps(endpoint.key));
         Some(RoutedUpstream {
             healthy: healthy.cloned().collect(),
@@ -171,7 +203,8 @@ impl RoutedUpstream {
     }
 }
 
-/// Two different positions below `count` (at least 2), each pair equally likely, from the two halves of `draw`.
+/// Two different positions below `count` (at least 2), each pair equally likely, from the two
+/// halves of `draw`.
 fn two_of(count: usize, draw: u64) -> (usize, usize) {
     let below = |bound: usize, half: u64| {
         let scaled = (half * bound as u64) >> 32;
@@ -182,7 +215,10 @@ fn two_of(count: usize, draw: u64) -> (usize, usize) {
     (first, if second < first { second } else { second + 1 })
 }
 
-fn less_loaded<'a>(first: &'a Arc<RoutedEndpoint>, second: &'a Arc<RoutedEndpoint>) -> Option<&'a Arc<RoutedEndpoint>> {
+fn less_loaded<'a>(
+    first: &'a Arc<RoutedEndpoint>,
+    second: &'a Arc<RoutedEndpoint>,
+) -> Option<&'a Arc<RoutedEndpoint>> {
     let second_is_freer = second.in_flight() < first.in_flight();
     Some(if second_is_freer { second } else { first })
 }
@@ -243,7 +279,10 @@ mod tests {
             draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
             taken[upstream.endpoint(draw).unwrap().key.index()] += 1;
         }
-        assert!(taken.iter().all(|count| count.abs_diff(20_000) < 200), "{taken:?}");
+        assert!(
+            taken.iter().all(|count| count.abs_diff(20_000) < 200),
+            "{taken:?}"
+        );
     }
 
     proptest! {

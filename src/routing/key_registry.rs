@@ -10,11 +10,13 @@ use super::{EndpointKey, RoutingTable};
 use crate::model::Name;
 use crate::stats::UpstreamKey;
 
-/// Hands out the keys of upstreams and endpoints, so that counts, pools and health survive a reload.
+/// Hands out the keys of upstreams and endpoints, so that counts, pools and health survive a
+/// reload.
 ///
-/// A key is a slot, by which tables are kept, and a generation. The slots of what has gone are used again, so that tables
-/// are as large as what lives; the generation is another one then, so that no request that is still under way, and no
-/// count of one, is taken for one of the new owner's. What comes back after it has been forgotten gets a new key.
+/// A key is a slot, by which tables are kept, and a generation. The slots of what has gone are used
+/// again, so that tables are as large as what lives; the generation is another one then, so that no
+/// request that is still under way, and no count of one, is taken for one of the new owner's. What
+/// comes back after it has been forgotten gets a new key.
 #[derive(Debug, Default)]
 pub struct KeyRegistry {
     upstreams: Slots<(Name, Name)>,
@@ -29,7 +31,10 @@ impl KeyRegistry {
 
     /// The key of an upstream of a service.
     pub fn upstream(&mut self, service: &Name, upstream: &Name) -> UpstreamKey {
-        UpstreamKey(self.upstreams.key((Name::clone(service), Name::clone(upstream))))
+        UpstreamKey(
+            self.upstreams
+                .key((Name::clone(service), Name::clone(upstream))),
+        )
     }
 
     /// The key of an endpoint of an upstream.
@@ -163,7 +168,10 @@ mod tests {
             assert_eq!(&*keys.names(upstream.key).unwrap().1, format!("v{number}"));
         }
         assert_eq!(keys.slots(), (2, 2));
-        assert_eq!((keys.upstreams.known.len(), keys.endpoints.known.len()), (1, 1));
+        assert_eq!(
+            (keys.upstreams.known.len(), keys.endpoints.known.len()),
+            (1, 1)
+        );
         assert!(keys.upstreams.free.len() + keys.endpoints.free.len() <= 2);
     }
 
@@ -179,8 +187,16 @@ mod tests {
         keys.retain(&other);
         assert_eq!(keys.names(key(&first)), None, "it is forgotten");
         let back = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, Some(&other));
-        assert_eq!(key(&back).index(), key(&first).index(), "the slot is used again");
+        assert_eq!(
+            key(&back).index(),
+            key(&first).index(),
+            "the slot is used again"
+        );
         assert_ne!(key(&back), key(&first));
-        assert_eq!(keys.names(key(&first)), None, "the old key does not name the new owner");
+        assert_eq!(
+            keys.names(key(&first)),
+            None,
+            "the old key does not name the new owner"
+        );
     }
 }

@@ -1,12 +1,13 @@
 //! Which service a request is for, by host, path, method and headers.
 //!
-//! The most specific route that matches wins: an exact host before the longest wildcard before any host; within a host
-//! the longest path prefix; within a prefix the most conditions (each header is one, a list of methods is one); what is
-//! equal in all of that goes by declaration. A route whose conditions fail gives way to the next, also to one of a less
-//! specific host.
+//! The most specific route that matches wins: an exact host before the longest wildcard before any
+//! host; within a host the longest path prefix; within a prefix the most conditions (each header is
+//! one, a list of methods is one); what is equal in all of that goes by declaration. A route whose
+//! conditions fail gives way to the next, also to one of a less specific host.
 //!
-//! Refused: decoding percent escapes or resolving dot segments before matching. What is matched is what is forwarded;
-//! a path that means one thing here and another upstream is how access rules are evaded.
+//! Refused: decoding percent escapes or resolving dot segments before matching. What is matched is
+//! what is forwarded; a path that means one thing here and another upstream is how access rules are
+//! evaded.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ use crate::model::{HeaderMatch, HostPattern, Route};
 /// Longer hosts are no domain names, and match as if there were none.
 const HOST_BYTES_MAX: usize = 255;
 
-/// Hash tables in place of a tree: a lookup costs a probe for each label of the host and each segment of the path that
-/// some route is as long as, and a table whose host has one route for `/` costs two.
+/// Hash tables in place of a tree: a lookup costs a probe for each label of the host and each
+/// segment of the path that some route is as long as, and a table whose host has one route for `/`
+/// costs two.
 type Map<V> = HashMap<Arc<str>, V, FixedState>;
 
 /// The routes of all services, compiled.
@@ -57,7 +59,9 @@ impl Matcher {
             let host = match &route.host {
                 HostPattern::Any => &mut matcher.any,
                 HostPattern::Exact(host) => matcher.exact.entry(Arc::clone(host)).or_default(),
-                HostPattern::Wildcard(suffix) => matcher.wildcard.entry(Arc::clone(suffix)).or_default(),
+                HostPattern::Wildcard(suffix) => {
+                    matcher.wildcard.entry(Arc::clone(suffix)).or_default()
+                }
             };
             host.add(service, route);
         }
@@ -65,13 +69,25 @@ impl Matcher {
     }
 
     /// The position of the service that a request is for.
-    pub(super) fn find(&self, host: Option<&str>, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+    pub(super) fn find(
+        &self,
+        host: Option<&str>,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<usize> {
         host.filter(|_| !(self.exact.is_empty() && self.wildcard.is_empty()))
             .and_then(|host| self.find_by_host(host, path, method, headers))
             .or_else(|| self.any.find(path, method, headers))
     }
 
-    fn find_by_host(&self, host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+    fn find_by_host(
+        &self,
+        host: &str,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<usize> {
         let mut buffer = [0; HOST_BYTES_MAX];
         let host = normalised(host, &mut buffer)?;
         let exact = self
@@ -121,13 +137,18 @@ impl Candidate {
     }
 
     fn holds(&self, method: &Method, headers: &HeaderMap) -> bool {
-        let given = |wanted: &HeaderMatch| headers.get_all(&wanted.name).iter().any(|value| value == wanted.value);
+        let given = |wanted: &HeaderMatch| {
+            headers
+                .get_all(&wanted.name)
+                .iter()
+                .any(|value| value == wanted.value)
+        };
         (self.methods.is_empty() || self.methods.contains(method)) && self.headers.iter().all(given)
     }
 }
 
-/// Where a path may be cut so that what is left is whole segments, longest first, at most `longest`; always also 0,
-/// for the prefix `/`, which is held as nothing.
+/// Where a path may be cut so that what is left is whole segments, longest first, at most
+/// `longest`; always also 0, for the prefix `/`, which is held as nothing.
 fn boundaries(path: &str, longest: usize) -> impl Iterator<Item = usize> {
     let bytes = path.as_bytes();
     let ends_segment = move |end: usize| end == bytes.len() || bytes.get(end) == Some(&b'/');
@@ -137,8 +158,8 @@ fn boundaries(path: &str, longest: usize) -> impl Iterator<Item = usize> {
         .chain([0])
 }
 
-/// A host in lower case, without its port and the dot of a fully qualified name. Copied to `buffer` only when letters
-/// must be changed. An IPv6 address keeps its brackets.
+/// A host in lower case, without its port and the dot of a fully qualified name. Copied to `buffer`
+/// only when letters must be changed. An IPv6 address keeps its brackets.
 fn normalised<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
     let end = match host.strip_prefix('[') {
         Some(address) => address.find(']').map_or(host.len(), |at| at + 2),
@@ -202,7 +223,12 @@ mod tests {
                 ("", "/", Some(0)),
             ],
         );
-        let none = Matcher::new(routes.iter().enumerate()).find(None, "/", &Method::GET, &HeaderMap::new());
+        let none = Matcher::new(routes.iter().enumerate()).find(
+            None,
+            "/",
+            &Method::GET,
+            &HeaderMap::new(),
+        );
         assert_eq!(none, Some(0));
     }
 
@@ -233,7 +259,11 @@ mod tests {
     #[test]
     fn the_longest_prefix_on_a_segment_boundary_wins() {
         check(
-            &[route("", "/shop"), route("", "/shop/cart"), route("", "/shop/cart/pay")],
+            &[
+                route("", "/shop"),
+                route("", "/shop/cart"),
+                route("", "/shop/cart/pay"),
+            ],
             &[
                 ("a", "/shop", Some(0)),
                 ("a", "/shop/", Some(0)),
@@ -249,7 +279,11 @@ mod tests {
         );
         check(
             &[route("", "")],
-            &[("a", "*", Some(0)), ("a", "", Some(0)), ("a", "//", Some(0))],
+            &[
+                ("a", "*", Some(0)),
+                ("a", "", Some(0)),
+                ("a", "//", Some(0)),
+            ],
         );
     }
 
@@ -275,15 +309,24 @@ mod tests {
         beta.headers = vec![header("x-beta", "1"), header("x-team", "a")];
         let matcher = Matcher::new([&posts, &beta, &route("", "")].into_iter().enumerate());
         let find = |method, headers: &[(&'static str, &'static str)]| {
-            let headers = headers
-                .iter()
-                .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            let headers = headers.iter().map(|(name, value)| {
+                (
+                    HeaderName::from_static(name),
+                    HeaderValue::from_static(value),
+                )
+            });
             matcher.find(Some("shop"), "/cart/1", &method, &headers.collect())
         };
         assert_eq!(find(Method::GET, &[]), Some(2));
         assert_eq!(find(Method::PUT, &[("x-beta", "1")]), Some(0));
-        assert_eq!(find(Method::PUT, &[("x-beta", "1"), ("x-team", "a")]), Some(1));
-        assert_eq!(find(Method::GET, &[("x-beta", "10"), ("x-team", "a")]), Some(2));
+        assert_eq!(
+            find(Method::PUT, &[("x-beta", "1"), ("x-team", "a")]),
+            Some(1)
+        );
+        assert_eq!(
+            find(Method::GET, &[("x-beta", "10"), ("x-team", "a")]),
+            Some(2)
+        );
     }
 
     #[test]
@@ -299,7 +342,13 @@ mod tests {
     }
 
     /// The rules, told in the plainest way: all routes that match, the most specific first.
-    fn oracle(routes: &[Route], host: &str, path: &str, method: &Method, headers: &HeaderMap) -> Option<usize> {
+    fn oracle(
+        routes: &[Route],
+        host: &str,
+        path: &str,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Option<usize> {
         let rank = |route: &Route| {
             let host_rank = match &route.host {
                 HostPattern::Exact(exact) if **exact == *host => usize::MAX,
@@ -311,14 +360,19 @@ mod tests {
                 HostPattern::Exact(_) => return None,
             };
             let rest = path.strip_prefix(&*route.path_prefix.0)?;
-            let path_holds = rest.is_empty() || rest.starts_with('/') || route.path_prefix.0.is_empty();
+            let path_holds =
+                rest.is_empty() || rest.starts_with('/') || route.path_prefix.0.is_empty();
             let method_holds = route.methods.is_empty() || route.methods.contains(method);
             let headers_hold = route
                 .headers
                 .iter()
                 .all(|wanted| headers.get(&wanted.name) == Some(&wanted.value));
             let conditions = route.headers.len() + usize::from(!route.methods.is_empty());
-            (path_holds && method_holds && headers_hold).then_some((host_rank, route.path_prefix.0.len(), conditions))
+            (path_holds && method_holds && headers_hold).then_some((
+                host_rank,
+                route.path_prefix.0.len(),
+                conditions,
+            ))
         };
         let ranked = routes
             .iter()
@@ -331,10 +385,13 @@ mod tests {
 
     fn any_route() -> impl Strategy<Value = Route> {
         let host = prop::sample::select(vec!["", "a.b", "b", "c.a.b", "*.b", "*.a.b", "*.c.a.b"]);
-        let segments = prop::collection::vec(prop::sample::select(vec!["/x", "/xy", "/x%2F", "/"]), 0..4);
+        let segments =
+            prop::collection::vec(prop::sample::select(vec!["/x", "/xy", "/x%2F", "/"]), 0..4);
         let methods = prop::sample::subsequence(vec![Method::GET, Method::POST], 0..=2);
-        let headers =
-            prop::sample::subsequence(vec![header("x-a", "1"), header("x-b", "1"), header("x-b", "2")], 0..=2);
+        let headers = prop::sample::subsequence(
+            vec![header("x-a", "1"), header("x-b", "1"), header("x-b", "2")],
+            0..=2,
+        );
         (host, segments, methods, headers).prop_map(|(host, segments, methods, headers)| {
             let path = segments.concat();
             Route {

@@ -1,9 +1,9 @@
-//! What to do with a request: the immutable routing table and the choosers on it, and the swap of one table for the
-//! next.
+//! What to do with a request: the immutable routing table and the choosers on it, and the swap of
+//! one table for the next.
 //!
-//! Everything here is a plain function of a [`Snapshot`]: [`RoutingTable::route`] finds the service, [`Split`] the
-//! upstream, [`Upstream::endpoint`] the endpoint. Randomness is an argument (`draw`), and nothing here opens a socket,
-//! sleeps or asks a clock. Lookups do not allocate.
+//! Everything here is a plain function of a [`Snapshot`]: [`RoutingTable::route`] finds the
+//! service, [`Split`] the upstream, [`Upstream::endpoint`] the endpoint. Randomness is an argument
+//! (`draw`), and nothing here opens a socket, sleeps or asks a clock. Lookups do not allocate.
 
 mod balance;
 mod key_registry;
@@ -18,6 +18,8 @@ mod testing;
 pub use balance::{EndpointKey, HealthEvent, InFlight, RoutedEndpoint, RoutedUpstream};
 pub use key_registry::KeyRegistry;
 pub use publish::{Acknowledged, Acknowledger, Publisher, Snapshot, SnapshotReader};
-pub use release_handle::{BudgetKind, CanaryPermit, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Trip, Tripwire};
+pub use release_handle::{
+    BudgetKind, CanaryPermit, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, Trip, Tripwire,
+};
 pub use split::Split;
 pub use table::{LiveState, RoutedService, RoutingTable};

@@ -1,8 +1,9 @@
-//! The swap: one place that holds the current snapshot, readers that follow it, and the proof that all have.
+//! The swap: one place that holds the current snapshot, readers that follow it, and the proof that
+//! all have.
 //!
-//! Whoever changes the table makes the next one from the current one and tries again if another was faster, so no
-//! change is lost and revisions only grow. Each worker says which revision it has gone over to; so a change can wait
-//! until nothing is done by an older table any more.
+//! Whoever changes the table makes the next one from the current one and tries again if another was
+//! faster, so no change is lost and revisions only grow. Each worker says which revision it has
+//! gone over to; so a change can wait until nothing is done by an older table any more.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,8 +42,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes what `change` makes of the current table, wakes all workers, and returns the new revision; when it
-    /// makes nothing of it, the revision that this was decided on.
+    /// Publishes what `change` makes of the current table, wakes all workers, and returns the new
+    /// revision; when it makes nothing of it, the revision that this was decided on.
     ///
     /// `change` is called again whenever another table was published in between.
     pub fn update(&self, mut change: impl FnMut(&RoutingTable) -> Option<RoutingTable>) -> u64 {
@@ -72,16 +73,19 @@ impl Publisher {
         SnapshotReader(Cache::new(Arc::clone(&self.current)))
     }
 
-    /// Makes known a worker, which counts as having acknowledged the current revision; so it registers before it first
-    /// reads. `wake` is called, from any thread, after each publication, and perhaps once more after the worker has
-    /// gone.
+    /// Makes known a worker, which counts as having acknowledged the current revision; so it
+    /// registers before it first reads. `wake` is called, from any thread, after each
+    /// publication, and perhaps once more after the worker has gone.
     pub fn register(&self, wake: Box<dyn Fn() + Send + Sync>) -> Acknowledger {
         let mut acknowledgements = lock(&self.acknowledgements);
-        // Read under the lock: a publication that this misses will find the worker in the list, and wake it.
+        // Read under the lock: a publication that this misses will find the worker in the list, and
+        // wake it.
         let revision = self.current.load().revision;
         let worker = acknowledgements.number();
         let wake = wake.into();
-        acknowledgements.workers.insert(worker, Worker { revision, wake });
+        acknowledgements
+            .workers
+            .insert(worker, Worker { revision, wake });
         Acknowledger {
             worker,
             last: AtomicU64::new(revision),
@@ -121,14 +125,15 @@ impl Publisher {
 pub struct SnapshotReader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
 
 impl SnapshotReader {
-    /// The current snapshot; one relaxed load while it stays the same. A worker that has been woken for a revision
-    /// sees at least that one.
+    /// The current snapshot; one relaxed load while it stays the same. A worker that has been woken
+    /// for a revision sees at least that one.
     pub fn load(&mut self) -> &Arc<Snapshot> {
         self.0.load()
     }
 }
 
-/// A worker's word that it does nothing by an older table any more. Dropped, the worker counts as gone.
+/// A worker's word that it does nothing by an older table any more. Dropped, the worker counts as
+/// gone.
 #[derive(Debug)]
 pub struct Acknowledger {
     worker: u64,
@@ -192,8 +197,8 @@ impl Drop for Acknowledged {
     }
 }
 
-/// Who has said what, and who waits for it. One lock for both, so that no word falls between a look and the wait; it
-/// is taken when a table changes, never for a request.
+/// Who has said what, and who waits for it. One lock for both, so that no word falls between a look
+/// and the wait; it is taken when a table changes, never for a request.
 #[derive(Default)]
 struct Acknowledgements {
     workers: BTreeMap<u64, Worker>,
@@ -213,13 +218,19 @@ impl Acknowledgements {
     }
 
     fn all_reached(&self, revision: u64) -> bool {
-        self.workers.values().all(|worker| worker.revision >= revision)
+        self.workers
+            .values()
+            .all(|worker| worker.revision >= revision)
     }
 }
 
 impl fmt::Debug for Acknowledgements {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let revisions: Vec<_> = self.workers.values().map(|worker| worker.revision).collect();
+        let revisions: Vec<_> = self
+            .workers
+            .values()
+            .map(|worker| worker.revision)
+            .collect();
         f.debug_struct("Acknowledgements")
             .field("revisions", &revisions)
             .field("waiters", &self.waiters.len())
@@ -244,8 +255,11 @@ fn wake_ready(mut acknowledgements: MutexGuard<'_, Acknowledgements>) {
 }
 
 fn lock(acknowledgements: &Mutex<Acknowledgements>) -> MutexGuard<'_, Acknowledgements> {
-    // Nothing that holds the lock can leave it half done, so a panic elsewhere on that thread does not matter here.
-    acknowledgements.lock().unwrap_or_else(PoisonError::into_inner)
+    // Nothing that holds the lock can leave it half done, so a panic elsewhere on that thread does
+    // not matter here.
+    acknowledgements
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -259,7 +273,8 @@ mod tests {
     use crate::routing::testing::{service, weights};
     use crate::routing::{EndpointKey, KeyRegistry, LiveState};
 
-    /// Waits for a future on this thread. A lost wake-up hangs, which the test runner's time limit tells.
+    /// Waits for a future on this thread. A lost wake-up hangs, which the test runner's time limit
+    /// tells.
     fn block_on<F: Future>(future: F) -> F::Output {
         struct Unpark(Thread);
         impl Wake for Unpark {
@@ -287,7 +302,12 @@ mod tests {
             .iter()
             .map(|name| service(name, &[("blue", 10_000, 1), ("green", 0, 1)]))
             .collect();
-        Publisher::new(RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None))
+        Publisher::new(RoutingTable::build(
+            &specs,
+            |_| None,
+            &mut KeyRegistry::new(),
+            None,
+        ))
     }
 
     fn live(points: u16) -> LiveState {
@@ -300,7 +320,11 @@ mod tests {
     }
 
     /// A worker that sleeps until it is woken, and says which revision it has gone over to.
-    fn worker(publisher: &Publisher, seen: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> thread::JoinHandle<()> {
+    fn worker(
+        publisher: &Publisher,
+        seen: Arc<AtomicU64>,
+        stop: Arc<AtomicBool>,
+    ) -> thread::JoinHandle<()> {
         let publisher = publisher.clone();
         let (registered, wait) = std::sync::mpsc::channel();
         let handle = thread::spawn(move || {
@@ -310,7 +334,10 @@ mod tests {
             registered.send(()).unwrap();
             while !stop.load(Ordering::SeqCst) {
                 let revision = reader.load().revision;
-                assert!(seen.swap(revision, Ordering::SeqCst) <= revision, "revisions only grow");
+                assert!(
+                    seen.swap(revision, Ordering::SeqCst) <= revision,
+                    "revisions only grow"
+                );
                 acknowledger.acknowledge(revision);
                 thread::park();
             }
@@ -330,7 +357,10 @@ mod tests {
             let revision = publisher.update(|table| table.with_weights("shop", &live(round % 2)));
             assert_eq!(revision, u64::from(round) + 2);
             block_on(publisher.acknowledged(revision));
-            assert!(seen.iter().all(|seen| seen.load(Ordering::SeqCst) >= revision));
+            assert!(
+                seen.iter()
+                    .all(|seen| seen.load(Ordering::SeqCst) >= revision)
+            );
         }
         stop.store(true, Ordering::SeqCst);
         for worker in workers {
@@ -366,7 +396,8 @@ mod tests {
                 });
             }
             scope.spawn(move || {
-                let health = |healthy| publisher.update(|table| table.with_health(EndpointKey(0), healthy));
+                let health =
+                    |healthy| publisher.update(|table| table.with_health(EndpointKey(0), healthy));
                 (0..rounds).for_each(|round| {
                     health(round % 2 == 1);
                 });
@@ -375,7 +406,10 @@ mod tests {
         let last = publisher.current();
         assert_eq!(last.revision, 1 + u64::from(rounds) * 5);
         for name in names {
-            assert_eq!(last.table.service(name).unwrap().live().weights, live(rounds).weights);
+            assert_eq!(
+                last.table.service(name).unwrap().live().weights,
+                live(rounds).weights
+            );
         }
         assert!(last.table.service("a").unwrap().upstreams[0].is_healthy(EndpointKey(0)));
     }
@@ -408,7 +442,10 @@ mod tests {
     #[test]
     fn a_worker_that_has_gone_holds_nobody_up() {
         let publisher = publisher(&["shop"]);
-        let (stays, goes) = (publisher.register(Box::new(|| ())), publisher.register(Box::new(|| ())));
+        let (stays, goes) = (
+            publisher.register(Box::new(|| ())),
+            publisher.register(Box::new(|| ())),
+        );
         let revision = publisher.update(|table| table.with_weights("shop", &live(1)));
         let mut acknowledged = publisher.acknowledged(revision);
         assert!(!is_ready(&mut acknowledged));
@@ -447,7 +484,11 @@ mod tests {
         let inner = Arc::clone(&own);
         let acknowledger = publisher.register(Box::new(move || {
             let revision = reader.lock().unwrap().load().revision;
-            inner.lock().unwrap().iter().for_each(|own| own.acknowledge(revision));
+            inner
+                .lock()
+                .unwrap()
+                .iter()
+                .for_each(|own| own.acknowledge(revision));
         }));
         *own.lock().unwrap() = Some(acknowledger);
         let revision = publisher.update(|table| table.with_weights("shop", &live(1)));

@@ -1,8 +1,8 @@
-//! A release as the data plane sees it: two sides, a tripwire, a limit of what may be on the canary at once. Workers
-//! know nothing else of it.
+//! A release as the data plane sees it: two sides, a tripwire, a limit of what may be on the canary
+//! at once. Workers know nothing else of it.
 //!
-//! One [`Watch`] is shared by all tables from the release's first to its last, so that no reload, health event or change
-//! of another service makes it forget a failure.
+//! One [`Watch`] is shared by all tables from the release's first to its last, so that no reload,
+//! health event or change of another service makes it forget a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -58,15 +58,16 @@ pub struct ReleaseHandle {
     rescued: AtomicU64,
     /// When the answer that tripped it came, in microseconds of the monotonic clock.
     decided_us: AtomicU64,
-    /// From then to the table without the canary, in microseconds; `u64::MAX` until that is published.
+    /// From then to the table without the canary, in microseconds; `u64::MAX` until that is
+    /// published.
     took_us: AtomicU64,
     /// The baseline's p99 in microseconds; `u64::MAX` while it is not known.
     baseline_p99_us: AtomicU64,
 }
 
 impl ReleaseHandle {
-    /// A release whose users have seen `spent` failures, of `failed` that the canary had. Until it is armed, every
-    /// further one trips it.
+    /// A release whose users have seen `spent` failures, of `failed` that the canary had. Until it
+    /// is armed, every further one trips it.
     pub fn new(spec: ReleaseHandleSpec, spent: u32, failed: u32) -> ReleaseHandle {
         ReleaseHandle {
             spec,
@@ -85,12 +86,14 @@ impl ReleaseHandle {
         self.in_flight() >= self.spec.in_flight_max
     }
 
-    /// Tells how long the baseline's slowest percent takes: a client that gives up later than that had a reason.
+    /// Tells how long the baseline's slowest percent takes: a client that gives up later than that
+    /// had a reason.
     pub fn set_baseline_p99_us(&self, p99_us: u64) {
         self.baseline_p99_us.store(p99_us, Ordering::Relaxed);
     }
 
-    /// How long the baseline's slowest percent takes, in microseconds; `u64::MAX` while that is not known.
+    /// How long the baseline's slowest percent takes, in microseconds; `u64::MAX` while that is not
+    /// known.
     pub fn baseline_p99_us(&self) -> u64 {
         self.baseline_p99_us.load(Ordering::Relaxed)
     }
@@ -113,7 +116,8 @@ impl ReleaseHandle {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// From here on workers hand over their notes as soon as they have one, since a failure waits to be judged.
+    /// From here on workers hand over their notes as soon as they have one, since a failure waits
+    /// to be judged.
     pub fn flush_now(&self) {
         self.urgent.store(true, Ordering::Release);
     }
@@ -137,7 +141,8 @@ impl ReleaseHandle {
     pub fn set_trip(&self, trip: Trip) {
         let took_us = u64::try_from(trip.took.as_micros()).unwrap_or(u64::MAX);
         self.decided_us.store(trip.decided_us, Ordering::Relaxed);
-        self.took_us.store(took_us.min(u64::MAX - 1), Ordering::Release);
+        self.took_us
+            .store(took_us.min(u64::MAX - 1), Ordering::Release);
     }
 
     /// How it was tripped by a worker; `None` until the table without the canary is published.
@@ -158,7 +163,8 @@ impl ReleaseHandle {
 /// A trip, by the worker that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trip {
-    /// When the answer that exhausted the allowance came: microseconds on the monotonic clock that all workers share.
+    /// When the answer that exhausted the allowance came: microseconds on the monotonic clock that
+    /// all workers share.
     pub decided_us: u64,
     /// From then until the table without the canary was published.
     pub took: Duration,
@@ -202,12 +208,13 @@ impl BudgetKind {
     }
 }
 
-/// Two allowances of failures. The worker that finishes the one that exhausts either takes the canary out itself.
+/// Two allowances of failures. The worker that finishes the one that exhausts either takes the
+/// canary out itself.
 ///
-/// The control plane works out how many failures the budgets, the baseline's rate and chance allow, and arms the wire
-/// with that. Between two armings the workers go on counting the baseline's failures too, and let them explain as many of
-/// the canary's as the weights say: an outage that strikes both sides at once exhausts nothing before the control plane
-/// has looked.
+/// The control plane works out how many failures the budgets, the baseline's rate and chance allow,
+/// and arms the wire with that. Between two armings the workers go on counting the baseline's
+/// failures too, and let them explain as many of the canary's as the weights say: an outage that
+/// strikes both sides at once exhausts nothing before the control plane has looked.
 #[derive(Debug)]
 pub struct Tripwire {
     visible: Allowance,
@@ -225,8 +232,8 @@ const SEALED: u8 = 3;
 #[derive(Debug)]
 struct Allowance {
     spent: AtomicU32,
-    /// Both halves of an arming in one word, so that no worker sees one without the other: the limit, and the
-    /// baseline's failures that are part of it.
+    /// Both halves of an arming in one word, so that no worker sees one without the other: the
+    /// limit, and the baseline's failures that are part of it.
     armed: AtomicU64,
 }
 
@@ -251,20 +258,23 @@ impl Tripwire {
         }
     }
 
-    /// From here on `limit` failures in all exhaust the allowance, of which the first `baseline_failures` of the baseline
-    /// are a part already.
+    /// From here on `limit` failures in all exhaust the allowance, of which the first
+    /// `baseline_failures` of the baseline are a part already.
     pub fn arm(&self, wire: BudgetKind, limit: u32, baseline_failures: u32) {
         let armed = &self.of(wire).armed;
         armed.store(word(limit, baseline_failures), Ordering::Release);
     }
 
-    /// The canary failed, at these weights. Whether this is the failure that exhausts the allowance: of all callers one
-    /// is told so, and has to take the canary out.
+    /// The canary failed, at these weights. Whether this is the failure that exhausts the
+    /// allowance: of all callers one is told so, and has to take the canary out.
     pub fn spend(&self, wire: BudgetKind, canary: Weight, baseline: Weight) -> bool {
         let allowance = self.of(wire);
         let spent = allowance.spent.fetch_add(1, Ordering::AcqRel) + 1;
         let (limit, known) = halves(allowance.armed.load(Ordering::Acquire));
-        let new = self.baseline_failures.load(Ordering::Acquire).saturating_sub(known);
+        let new = self
+            .baseline_failures
+            .load(Ordering::Acquire)
+            .saturating_sub(known);
         let by = match wire {
             BudgetKind::Visible => BY_VISIBLE,
             BudgetKind::All => BY_ALL,
@@ -288,8 +298,8 @@ impl Tripwire {
             .is_ok()
     }
 
-    /// Whether it is exhausted or sealed. Once so, always so: the canary gets nothing in any table that is made from then
-    /// on.
+    /// Whether it is exhausted or sealed. Once so, always so: the canary gets nothing in any table
+    /// that is made from then on.
     pub fn is_tripped(&self) -> bool {
         self.tripped.load(Ordering::Acquire) != NOT_TRIPPED
     }
@@ -363,10 +373,16 @@ mod tests {
         wire.arm(BudgetKind::Visible, 2, 0);
         wire.arm(BudgetKind::All, 3, 0);
         let spend = |which| wire.spend(which, weight(10_000), weight(0));
-        assert_eq!([spend(BudgetKind::All), spend(BudgetKind::All)], [false, false]);
+        assert_eq!(
+            [spend(BudgetKind::All), spend(BudgetKind::All)],
+            [false, false]
+        );
         assert!(!spend(BudgetKind::Visible));
         assert!(spend(BudgetKind::All));
-        assert!(!spend(BudgetKind::Visible), "another has taken the canary out already");
+        assert!(
+            !spend(BudgetKind::Visible),
+            "another has taken the canary out already"
+        );
         assert_eq!(wire.tripped_by(), Some(BudgetKind::All));
         assert!(!wire.seal());
     }

@@ -7,16 +7,19 @@ use crate::model::{Weight, Weights};
 /// The number of slots that the keys are spread over: one for each hundredth of a percent.
 const SLOTS: u16 = Weight::FULL.basis_points();
 
-/// Divides slots among the upstreams of a service: exactly by weight, and so that as few keys move as possible.
+/// Divides slots among the upstreams of a service: exactly by weight, and so that as few keys move
+/// as possible.
 ///
-/// The slots form a row. The baseline holds the middle, and the others, in the order of declaration, take theirs
-/// alternately from the left end and the right end; the third begins where the first ends, and so on. So with up to
-/// two upstreams besides the baseline, changing one's weight against the baseline moves keys only between these two.
+/// The slots form a row. The baseline holds the middle, and the others, in the order of
+/// declaration, take theirs alternately from the left end and the right end; the third begins where
+/// the first ends, and so on. So with up to two upstreams besides the baseline, changing one's
+/// weight against the baseline moves keys only between these two.
 ///
-/// With three or more, that holds for each upstream inside of which (towards the middle) no other has weight; changing
-/// one that is further out shifts those inside of it. No layout that is a function of the weights alone does better: an
-/// upstream's slots would have to depend on its own weight only, so any two upstreams would need to fill up in opposite
-/// orders, and three orders cannot be opposite in pairs.
+/// With three or more, that holds for each upstream inside of which (towards the middle) no other
+/// has weight; changing one that is further out shifts those inside of it. No layout that is a
+/// function of the weights alone does better: an upstream's slots would have to depend on its own
+/// weight only, so any two upstreams would need to fill up in opposite orders, and three orders
+/// cannot be opposite in pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     salt: u64,
@@ -32,8 +35,8 @@ struct Interval {
 }
 
 impl Split {
-    /// The split of `weights`, with keys spread by `salt`. A `baseline` that is none of the upstreams counts as the
-    /// one with the largest weight.
+    /// The split of `weights`, with keys spread by `salt`. A `baseline` that is none of the
+    /// upstreams counts as the one with the largest weight.
     pub fn new(weights: &Weights, baseline: &str, salt: u64) -> Split {
         let baseline = match weights.get(baseline) {
             Some(_) => baseline,
@@ -57,14 +60,16 @@ impl Split {
         }
     }
 
-    /// The upstream (its position in the service) for a `draw` that is uniform over all 64-bit numbers.
+    /// The upstream (its position in the service) for a `draw` that is uniform over all 64-bit
+    /// numbers.
     pub fn pick(&self, draw: u64) -> usize {
         let slot = bucket(draw);
         let found = self.intervals.iter().find(|interval| slot < interval.end);
         found.map_or(0, |interval| interval.upstream)
     }
 
-    /// The upstream (its position in the service) for a user, always the same while the weights are.
+    /// The upstream (its position in the service) for a user, always the same while the weights
+    /// are.
     pub fn pick_key(&self, key: &[u8]) -> usize {
         self.pick(xxh3_64_with_seed(key, self.salt))
     }
@@ -75,9 +80,13 @@ impl Split {
     }
 }
 
-/// A number's slot by its position among all numbers, never by a remainder: the slots are equal to within 2^-50.
+/// A number's slot by its position among all numbers, never by a remainder: the slots are equal to
+/// within 2^-50.
 fn bucket(draw: u64) -> u16 {
-    #[expect(clippy::cast_possible_truncation, reason = "below SLOTS, since draw is below 2^64")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "below SLOTS, since draw is below 2^64"
+    )]
     let slot = ((u128::from(draw) * u128::from(SLOTS)) >> 64) as u16;
     slot
 }
@@ -114,7 +123,12 @@ mod tests {
 
     #[test]
     fn shares_are_exact_to_within_the_sampling_error() {
-        for points in [&[9_500, 500][..], &[9_999, 1], &[3_333, 3_333, 3_334], &[10, 9_980, 10]] {
+        for points in [
+            &[9_500, 500][..],
+            &[9_999, 1],
+            &[3_333, 3_333, 3_334],
+            &[10, 9_980, 10],
+        ] {
             let split = split(points, 0, 42);
             let mut keys = [0_u32; 3];
             let total = 1_000_000;
@@ -167,8 +181,8 @@ mod tests {
     #[test]
     fn another_salt_deals_users_anew() {
         let (one, two) = (split(&[5_000, 5_000], 0, 1), split(&[5_000, 5_000], 0, 2));
-        let same =
-            (0..10_000_u32).filter(|user| one.pick_key(&user.to_le_bytes()) == two.pick_key(&user.to_le_bytes()));
+        let same = (0..10_000_u32)
+            .filter(|user| one.pick_key(&user.to_le_bytes()) == two.pick_key(&user.to_le_bytes()));
         assert!((4_700..5_300).contains(&same.count()));
     }
 

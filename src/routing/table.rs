@@ -9,11 +9,13 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::matcher::Matcher;
 use super::{EndpointKey, KeyRegistry, ReleaseHandle, RoutedEndpoint, RoutedUpstream, Split};
-use crate::model::{Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights};
+use crate::model::{
+    Health, Name, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight, Weights,
+};
 use crate::stats::UpstreamKey;
 
-/// All routes and services, compiled. A table never changes; each change makes a new one that shares what it leaves
-/// as it is.
+/// All routes and services, compiled. A table never changes; each change makes a new one that
+/// shares what it leaves as it is.
 #[derive(Clone, Debug)]
 pub struct RoutingTable {
     services: Vec<Arc<RoutedService>>,
@@ -56,13 +58,14 @@ pub struct LiveState {
     pub baseline: Name,
     /// What sticky keys are spread by; a new one deals all users anew.
     pub salt: u64,
-    /// The release under way, if one is. When its tripwire has tripped, its canary gets nothing, whatever `weights` say.
+    /// The release under way, if one is. When its tripwire has tripped, its canary gets nothing,
+    /// whatever `weights` say.
     pub watch: Option<Arc<ReleaseHandle>>,
 }
 
 impl LiveState {
-    /// What a service starts with when nothing is known of it: its declared weights; the declared baseline, else the
-    /// largest weight; a salt of its own.
+    /// What a service starts with when nothing is known of it: its declared weights; the declared
+    /// baseline, else the largest weight; a salt of its own.
     pub fn initial(spec: &ServiceSpec) -> LiveState {
         let declared = spec.baseline.as_ref().or_else(|| spec.weights.largest());
         let baseline = declared.or_else(|| spec.upstreams.first().map(|upstream| &upstream.name));
@@ -74,19 +77,23 @@ impl LiveState {
         }
     }
 
-    /// The weights that count: the canary's goes to the baseline once the tripwire has tripped. Every table is made by
-    /// this, so no reload, health event or late commit can bring a tripped canary back.
+    /// The weights that count: the canary's goes to the baseline once the tripwire has tripped.
+    /// Every table is made by this, so no reload, health event or late commit can bring a
+    /// tripped canary back.
     fn effective(&self) -> Weights {
-        let tripped = self.watch.as_ref().filter(|watch| watch.tripwire().is_tripped());
+        let tripped = self
+            .watch
+            .as_ref()
+            .filter(|watch| watch.tripwire().is_tripped());
         let canary = tripped.map(|watch| &watch.spec.canary_name);
         canary
             .and_then(|canary| self.weights.moved(canary, &self.baseline))
             .unwrap_or_else(|| self.weights.clone())
     }
 
-    /// This state for a service whose upstreams may have been declared anew: a new upstream gets no weight, that of a
-    /// removed one goes to the baseline. When the baseline itself is gone, the service starts as declared, with this
-    /// salt.
+    /// This state for a service whose upstreams may have been declared anew: a new upstream gets no
+    /// weight, that of a removed one goes to the baseline. When the baseline itself is gone,
+    /// the service starts as declared, with this salt.
     #[must_use]
     pub fn fitted(self, spec: &ServiceSpec) -> LiveState {
         let names = || spec.upstreams.iter().map(|upstream| &upstream.name);
@@ -121,7 +128,9 @@ impl RoutedService {
 
     /// The upstream of this name.
     pub fn upstream(&self, name: &str) -> Option<&RoutedUpstream> {
-        self.upstreams.iter().find(|upstream| &*upstream.name == name)
+        self.upstreams
+            .iter()
+            .find(|upstream| &*upstream.name == name)
     }
 
     /// The live state that this table was built with.
@@ -150,21 +159,27 @@ impl RoutedService {
 
     /// Whether an upstream is the canary of the release under way.
     fn is_canary(&self, upstream: UpstreamKey) -> bool {
-        self.watch.as_ref().is_some_and(|watch| watch.spec.canary == upstream)
+        self.watch
+            .as_ref()
+            .is_some_and(|watch| watch.spec.canary == upstream)
     }
 
-    /// Says of each upstream whether all its endpoints are used, because too many of them fail their checks.
+    /// Says of each upstream whether all its endpoints are used, because too many of them fail
+    /// their checks.
     fn settle_panic(&mut self) {
-        let limit = self.health.as_ref().map_or(Weight::default(), |health| health.panic);
+        let limit = self
+            .health
+            .as_ref()
+            .map_or(Weight::default(), |health| health.panic);
         let canary = self.watch.as_ref().map(|watch| watch.spec.canary);
         for upstream in &mut self.upstreams {
             upstream.panics = canary != Some(upstream.key) && upstream.exceeds(limit);
         }
     }
 
-    /// Where the requests of `upstream` go that has no endpoint to send them to: to the baseline, if
-    /// that has one and users of its own; during a release of which the baseline is down, to the
-    /// canary. Not those of a canary, whose failure is evidence and ends its release.
+    /// Where the requests of `upstream` go that has no endpoint to send them to: to the baseline,
+    /// if that has one and users of its own; during a release of which the baseline is down, to
+    /// the canary. Not those of a canary, whose failure is evidence and ends its release.
     pub fn stand_in(&self, upstream: &RoutedUpstream) -> Option<&RoutedUpstream> {
         if !upstream.usable().is_empty() || self.is_canary(upstream.key) {
             return None;
@@ -182,7 +197,10 @@ impl RoutedService {
     /// The canary, while it answers in place of a baseline that has users and no endpoint: it has
     /// users of its own, and nothing has taken it out.
     pub fn standing_in_canary(&self) -> Option<&RoutedUpstream> {
-        let watch = self.watch.as_ref().filter(|watch| !watch.tripwire().is_tripped())?;
+        let watch = self
+            .watch
+            .as_ref()
+            .filter(|watch| !watch.tripwire().is_tripped())?;
         let of = |key| self.upstreams.iter().find(|upstream| upstream.key == key);
         let canary = of(watch.spec.canary).filter(|canary| !canary.weight.is_zero())?;
         let stands_in = self.is_baseline_down() && !canary.usable().is_empty();
@@ -200,7 +218,9 @@ impl RoutedService {
     pub fn weights_answered(&self) -> Weights {
         let mut weights = self.weights.clone();
         for upstream in &self.upstreams {
-            let stand_in = self.stand_in(upstream).filter(|_| !upstream.weight.is_zero());
+            let stand_in = self
+                .stand_in(upstream)
+                .filter(|_| !upstream.weight.is_zero());
             if let Some(stand_in) = stand_in
                 && let Some(moved) = weights.moved(&upstream.name, &stand_in.name)
             {
@@ -212,21 +232,24 @@ impl RoutedService {
 }
 
 impl RoutingTable {
-    /// The table of these services with their live state (as [`Live::fitted`]; where `live` knows none,
-    /// [`Live::initial`]). Endpoints that `previous` has too go on with their counts, and with their health if they
-    /// are still checked.
+    /// The table of these services with their live state (as [`Live::fitted`]; where `live` knows
+    /// none, [`Live::initial`]). Endpoints that `previous` has too go on with their counts, and
+    /// with their health if they are still checked.
     pub fn build(
         specs: &[ServiceSpec],
         live: impl Fn(&str) -> Option<LiveState>,
         keys: &mut KeyRegistry,
         previous: Option<&RoutingTable>,
     ) -> RoutingTable {
-        let known = previous.map(RoutingTable::endpoints_by_key).unwrap_or_default();
+        let known = previous
+            .map(RoutingTable::endpoints_by_key)
+            .unwrap_or_default();
         let routes = specs.iter().enumerate();
         let routes = routes.flat_map(|(at, spec)| spec.routes.iter().map(move |route| (at, route)));
         let matcher = Arc::new(Matcher::new(routes));
         let services = specs.iter().map(|spec| {
-            let live = live(&spec.name).map_or_else(|| LiveState::initial(spec), |live| live.fitted(spec));
+            let live =
+                live(&spec.name).map_or_else(|| LiveState::initial(spec), |live| live.fitted(spec));
             Arc::new(service(spec, &live, keys, &known))
         });
         RoutingTable {
@@ -235,7 +258,8 @@ impl RoutingTable {
         }
     }
 
-    /// The service that a request is for. `host` is as the client sent it; `path` is without a query.
+    /// The service that a request is for. `host` is as the client sent it; `path` is without a
+    /// query.
     pub fn route(
         &self,
         host: Option<&str>,
@@ -243,7 +267,8 @@ impl RoutingTable {
         method: &Method,
         headers: &HeaderMap,
     ) -> Option<&Arc<RoutedService>> {
-        self.services.get(self.matcher.find(host, path, method, headers)?)
+        self.services
+            .get(self.matcher.find(host, path, method, headers)?)
     }
 
     /// All services, in the order of declaration.
@@ -256,21 +281,25 @@ impl RoutingTable {
         self.services.iter().find(|service| &*service.name == name)
     }
 
-    /// This table with other live state of a service; `None` when there is no such service or the weights are not
-    /// those of its upstreams.
+    /// This table with other live state of a service; `None` when there is no such service or the
+    /// weights are not those of its upstreams.
     pub fn with_weights(&self, service: &str, live: &LiveState) -> Option<RoutingTable> {
         self.replacing(|candidate| {
             let names = candidate.upstreams.iter().map(|upstream| &upstream.name);
-            let fits = &*candidate.name == service && names.eq(live.weights.iter().map(|(name, _)| name));
+            let fits =
+                &*candidate.name == service && names.eq(live.weights.iter().map(|(name, _)| name));
             fits.then(|| candidate.with_live(live))
         })
     }
 
-    /// This table with an upstream's weight given to its service's baseline; `None` when it has no weight, or is the
-    /// baseline itself.
+    /// This table with an upstream's weight given to its service's baseline; `None` when it has no
+    /// weight, or is the baseline itself.
     pub fn drained(&self, upstream: UpstreamKey) -> Option<RoutingTable> {
         self.replacing(|service| {
-            let gone = service.upstreams.iter().find(|candidate| candidate.key == upstream)?;
+            let gone = service
+                .upstreams
+                .iter()
+                .find(|candidate| candidate.key == upstream)?;
             if gone.weight.is_zero() || gone.name == service.baseline {
                 return None;
             }
@@ -282,7 +311,8 @@ impl RoutingTable {
         })
     }
 
-    /// This table with an endpoint's health changed; `None` when it has no such endpoint or it is so already.
+    /// This table with an endpoint's health changed; `None` when it has no such endpoint or it is
+    /// so already.
     pub fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutingTable> {
         self.replacing(|service| {
             let changed = |upstream: &RoutedUpstream| upstream.with_health(endpoint, healthy);
@@ -306,7 +336,10 @@ impl RoutingTable {
     }
 
     /// This table with the first service that `change` makes another of.
-    fn replacing(&self, change: impl Fn(&RoutedService) -> Option<RoutedService>) -> Option<RoutingTable> {
+    fn replacing(
+        &self,
+        change: impl Fn(&RoutedService) -> Option<RoutedService>,
+    ) -> Option<RoutingTable> {
         let changed = self.services.iter().map(|service| change(service));
         let (at, service) = changed.enumerate().find(|(_, new)| new.is_some())?;
         let mut table = self.clone();
@@ -317,8 +350,18 @@ impl RoutingTable {
     fn endpoints_by_key(&self) -> Known {
         let upstreams = self.services.iter().flat_map(|service| &service.upstreams);
         upstreams
-            .flat_map(|upstream| upstream.endpoints.iter().map(move |endpoint| (upstream, endpoint)))
-            .map(|(upstream, endpoint)| (endpoint.key, (Arc::clone(endpoint), upstream.is_healthy(endpoint.key))))
+            .flat_map(|upstream| {
+                upstream
+                    .endpoints
+                    .iter()
+                    .map(move |endpoint| (upstream, endpoint))
+            })
+            .map(|(upstream, endpoint)| {
+                (
+                    endpoint.key,
+                    (Arc::clone(endpoint), upstream.is_healthy(endpoint.key)),
+                )
+            })
             .collect()
     }
 }
@@ -326,7 +369,12 @@ impl RoutingTable {
 /// The endpoints of the table before, and whether they were healthy.
 type Known = HashMap<EndpointKey, (Arc<RoutedEndpoint>, bool), FixedState>;
 
-fn service(spec: &ServiceSpec, live: &LiveState, keys: &mut KeyRegistry, known: &Known) -> RoutedService {
+fn service(
+    spec: &ServiceSpec,
+    live: &LiveState,
+    keys: &mut KeyRegistry,
+    known: &Known,
+) -> RoutedService {
     let weights = live.effective();
     let upstreams = spec.upstreams.iter().map(|declared| {
         let weight = weights.get(&declared.name).unwrap_or_default();

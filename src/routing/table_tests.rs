@@ -5,7 +5,11 @@ use crate::routing::testing::{service, weights};
 use crate::routing::{ReleaseHandleSpec, RescuePolicy};
 use crate::stats::ReleaseKey;
 
-fn build(specs: &[ServiceSpec], keys: &mut KeyRegistry, previous: Option<&RoutingTable>) -> RoutingTable {
+fn build(
+    specs: &[ServiceSpec],
+    keys: &mut KeyRegistry,
+    previous: Option<&RoutingTable>,
+) -> RoutingTable {
     let live = |name: &str| previous?.service(name).map(|service| service.live());
     RoutingTable::build(specs, live, keys, previous)
 }
@@ -61,7 +65,10 @@ fn checked(mut spec: ServiceSpec) -> ServiceSpec {
 #[test]
 fn a_reload_keeps_weights_counts_health_and_keys() {
     let mut keys = KeyRegistry::new();
-    let old = [checked(service("shop", &[("blue", 10_000, 2), ("green", 0, 1)]))];
+    let old = [checked(service(
+        "shop",
+        &[("blue", 10_000, 2), ("green", 0, 1)],
+    ))];
     let table = build(&old, &mut keys, None);
     let live = LiveState {
         weights: weights(&[("blue", 9_000), ("green", 1_000)]),
@@ -74,12 +81,18 @@ fn a_reload_keeps_weights_counts_health_and_keys() {
 
     let new = [
         service("other", &[("only", 10_000, 1)]),
-        checked(service("shop", &[("red", 0, 1), ("green", 10_000, 1), ("blue", 0, 3)])),
+        checked(service(
+            "shop",
+            &[("red", 0, 1), ("green", 10_000, 1), ("blue", 0, 3)],
+        )),
     ];
     let next = build(&new, &mut keys, Some(&table));
     assert_eq!(points(&next, "shop"), [0, 1_000, 9_000]);
     let blue = next.service("shop").unwrap().upstream("blue").unwrap();
-    assert_eq!(blue.key, table.service("shop").unwrap().upstream("blue").unwrap().key);
+    assert_eq!(
+        blue.key,
+        table.service("shop").unwrap().upstream("blue").unwrap().key
+    );
     assert_eq!(blue.endpoints[0].in_flight(), 1);
     drop(in_flight);
     assert_eq!(blue.endpoints[0].in_flight(), 0);
@@ -100,8 +113,15 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
         health.panic = Weight::from_percent(50.0).unwrap();
     }
     let mut table = build(&[spec], &mut KeyRegistry::new(), None);
-    let usable =
-        |table: &RoutingTable, name: &str| table.service("shop").unwrap().upstream(name).unwrap().usable().len();
+    let usable = |table: &RoutingTable, name: &str| {
+        table
+            .service("shop")
+            .unwrap()
+            .upstream(name)
+            .unwrap()
+            .usable()
+            .len()
+    };
     let blue = table
         .service("shop")
         .unwrap()
@@ -120,7 +140,13 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
         .unwrap();
     assert_eq!(usable(&back, "blue"), 2);
 
-    let green = table.service("shop").unwrap().upstream("green").unwrap().endpoints[0].key;
+    let green = table
+        .service("shop")
+        .unwrap()
+        .upstream("green")
+        .unwrap()
+        .endpoints[0]
+        .key;
     let table = table.with_health(green, false).unwrap();
     assert_eq!(usable(&table, "green"), 1);
     let live = LiveState {
@@ -128,7 +154,10 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
         ..table.service("shop").unwrap().live()
     };
     let released = table.with_weights("shop", &live).unwrap();
-    assert_eq!((usable(&released, "green"), usable(&released, "blue")), (0, 3));
+    assert_eq!(
+        (usable(&released, "green"), usable(&released, "blue")),
+        (0, 3)
+    );
 }
 
 #[test]
@@ -138,7 +167,15 @@ fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary
         &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
     ));
     let table = build(&[spec], &mut KeyRegistry::new(), None);
-    let endpoint = |name: &str| table.service("shop").unwrap().upstream(name).unwrap().endpoints[0].key;
+    let endpoint = |name: &str| {
+        table
+            .service("shop")
+            .unwrap()
+            .upstream(name)
+            .unwrap()
+            .endpoints[0]
+            .key
+    };
     let stands_in = |table: &RoutingTable, name: &str| {
         let service = table.service("shop").unwrap();
         service
@@ -185,13 +222,22 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
     let released = table.with_weights("shop", &live).unwrap();
     let answered = |table: &RoutingTable| -> Vec<u16> {
         let weights = table.service("shop").unwrap().weights_answered();
-        weights.iter().map(|(_, weight)| weight.basis_points()).collect()
+        weights
+            .iter()
+            .map(|(_, weight)| weight.basis_points())
+            .collect()
     };
     let down = |table: &RoutingTable, name: &str| table.with_health(endpoint(name), false).unwrap();
     assert_eq!(answered(&released), [8_000, 1_000, 1_000]);
     assert_eq!(answered(&down(&released, "blue")), [0, 9_000, 1_000]);
-    assert_eq!(answered(&down(&down(&released, "blue"), "red")), [0, 10_000, 0]);
-    assert_eq!(answered(&down(&down(&released, "red"), "blue")), [0, 10_000, 0]);
+    assert_eq!(
+        answered(&down(&down(&released, "blue"), "red")),
+        [0, 10_000, 0]
+    );
+    assert_eq!(
+        answered(&down(&down(&released, "red"), "blue")),
+        [0, 10_000, 0]
+    );
     assert_eq!(answered(&down(&released, "red")), [9_000, 1_000, 0]);
     // Nobody answers for both.
     let both = down(&down(&released, "blue"), "green");
@@ -220,7 +266,11 @@ fn live_state_is_fitted_to_what_is_declared() {
     };
     let fitted = |upstreams: &[(&str, u16, u16)]| {
         let live = live.clone().fitted(&service("shop", upstreams));
-        let points: Vec<_> = live.weights.iter().map(|(_, weight)| weight.basis_points()).collect();
+        let points: Vec<_> = live
+            .weights
+            .iter()
+            .map(|(_, weight)| weight.basis_points())
+            .collect();
         assert_eq!(live.salt, 5);
         (points, live.baseline.to_string())
     };
@@ -244,7 +294,10 @@ fn live_state_is_fitted_to_what_is_declared() {
 
 #[test]
 fn an_upstream_taken_out_leaves_its_share_to_the_baseline() {
-    let specs = [service("shop", &[("a", 1_000, 1), ("b", 7_000, 1), ("c", 2_000, 1)])];
+    let specs = [service(
+        "shop",
+        &[("a", 1_000, 1), ("b", 7_000, 1), ("c", 2_000, 1)],
+    )];
     let table = build(&specs, &mut KeyRegistry::new(), None);
     let key = |name| table.service("shop").unwrap().upstream(name).unwrap().key;
     let without = table.drained(key("c")).unwrap();
@@ -274,15 +327,27 @@ fn weights_must_be_those_of_the_service() {
         salt: 1,
         watch: None,
     };
-    assert!(table.with_weights("shop", &live(&[("b", 0), ("a", 10_000)])).is_none());
-    assert!(table.with_weights("none", &live(&[("a", 10_000)])).is_none());
-    let next = table.with_weights("shop", &live(&[("a", 0), ("b", 10_000)])).unwrap();
+    assert!(
+        table
+            .with_weights("shop", &live(&[("b", 0), ("a", 10_000)]))
+            .is_none()
+    );
+    assert!(
+        table
+            .with_weights("none", &live(&[("a", 10_000)]))
+            .is_none()
+    );
+    let next = table
+        .with_weights("shop", &live(&[("a", 0), ("b", 10_000)]))
+        .unwrap();
     assert_eq!(points(&next, "shop"), [0, 10_000]);
     assert!(Arc::ptr_eq(
         next.service("other").unwrap(),
         table.service("other").unwrap()
     ));
-    let shop = next.route(None, "/", &Method::GET, &HeaderMap::new()).unwrap();
+    let shop = next
+        .route(None, "/", &Method::GET, &HeaderMap::new())
+        .unwrap();
     assert_eq!(&*shop.pick(0).unwrap().name, "b");
     assert_eq!(&*shop.pick_key(b"user").unwrap().name, "b");
 }

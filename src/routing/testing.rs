@@ -3,14 +3,20 @@
 use std::sync::Arc;
 
 use crate::model::{
-    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts, UpstreamSpec, Weight, Weights,
+    EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts,
+    UpstreamSpec, Weight, Weights,
 };
 
 /// Weights in hundredths of a percent, in order.
 pub(super) fn weights(given: &[(&str, u16)]) -> Weights {
     let given: Vec<_> = given
         .iter()
-        .map(|(name, points)| (Name::from(*name), Weight::from_basis_points(*points).unwrap()))
+        .map(|(name, points)| {
+            (
+                Name::from(*name),
+                Weight::from_basis_points(*points).unwrap(),
+            )
+        })
         .collect();
     Weights::new(given.iter().map(|(name, _)| name), &given).unwrap()
 }
@@ -32,7 +38,10 @@ pub(super) fn route(host: &str, path_prefix: &str) -> Route {
 
 /// A service for any host, whose upstreams have so much weight and so many endpoints.
 pub(super) fn service(name: &str, upstreams: &[(&str, u16, u16)]) -> ServiceSpec {
-    let split: Vec<_> = upstreams.iter().map(|(name, points, _)| (*name, *points)).collect();
+    let split: Vec<_> = upstreams
+        .iter()
+        .map(|(name, points, _)| (*name, *points))
+        .collect();
     let upstreams = upstreams.iter().map(|(name, _, endpoints)| UpstreamSpec {
         name: (*name).into(),
         endpoints: (1..=*endpoints)

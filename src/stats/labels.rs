@@ -1,4 +1,5 @@
-//! What requests are counted by, besides their upstream: closed sets, so that metrics stay bounded whatever arrives.
+//! What requests are counted by, besides their upstream: closed sets, so that metrics stay bounded
+//! whatever arrives.
 
 use std::hash::{Hash, Hasher};
 
@@ -81,7 +82,8 @@ impl Hash for RequestLabels {
     /// Two words in place of five writes, since this is hashed once per request.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let upstream = self.upstream.map_or(u64::MAX, |key| key.0);
-        let rest = (u64::from(self.listener) << 24) | (u64::from(self.status) << 8) | self.method as u64;
+        let rest =
+            (u64::from(self.listener) << 24) | (u64::from(self.status) << 8) | self.method as u64;
         state.write_u64(upstream);
         state.write_u64(rest);
     }

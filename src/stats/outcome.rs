@@ -1,7 +1,8 @@
 //! What became of one request.
 
-/// An upstream's number: the same for one pair of service and upstream names as long as the table has them, and never
-/// another's. Its lower half is a dense slot, which is used again; its upper half says whose turn it is.
+/// An upstream's number: the same for one pair of service and upstream names as long as the table
+/// has them, and never another's. Its lower half is a dense slot, which is used again; its upper
+/// half says whose turn it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamKey(pub u64);
 
@@ -35,7 +36,8 @@ pub enum Class {
     Reset,
     /// The upstream's answer was not HTTP.
     ProtocolError,
-    /// The client went away before its answer was complete; nobody's fault, and no observation of a latency.
+    /// The client went away before its answer was complete; nobody's fault, and no observation of a
+    /// latency.
     ClientAbort,
 }
 
@@ -72,7 +74,11 @@ impl Class {
     pub const fn is_failure(self) -> bool {
         matches!(
             self,
-            Class::ServerError | Class::ConnectError | Class::Timeout | Class::Reset | Class::ProtocolError
+            Class::ServerError
+                | Class::ConnectError
+                | Class::Timeout
+                | Class::Reset
+                | Class::ProtocolError
         )
     }
 
@@ -122,11 +128,23 @@ mod tests {
 
     #[test]
     fn answers_are_classed_by_status_and_only_faults_of_the_upstream_are_failures() {
-        let classed = [101, 200, 204, 302, 404, 429, 500, 599, 999].map(|status| Class::of_status(status).as_str());
-        assert_eq!(classed, ["1xx", "2xx", "2xx", "3xx", "4xx", "4xx", "5xx", "5xx", "5xx"]);
-        let failures: Vec<_> = Class::ALL.into_iter().filter(|class| class.is_failure()).collect();
+        let classed = [101, 200, 204, 302, 404, 429, 500, 599, 999]
+            .map(|status| Class::of_status(status).as_str());
         assert_eq!(
-            failures.iter().map(|class| class.as_str()).collect::<Vec<_>>(),
+            classed,
+            [
+                "1xx", "2xx", "2xx", "3xx", "4xx", "4xx", "5xx", "5xx", "5xx"
+            ]
+        );
+        let failures: Vec<_> = Class::ALL
+            .into_iter()
+            .filter(|class| class.is_failure())
+            .collect();
+        assert_eq!(
+            failures
+                .iter()
+                .map(|class| class.as_str())
+                .collect::<Vec<_>>(),
             ["5xx", "connect_error", "timeout", "reset", "protocol_error"]
         );
     }

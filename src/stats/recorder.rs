@@ -6,21 +6,23 @@ use foldhash::fast::FixedState;
 
 use super::{Outcome, Reason, RequestLabels, Summary, UpstreamKey};
 
-/// What a refusal or failure is counted by: the listener whose client was told of it, if one was; the upstream, if one
-/// was chosen; the reason.
+/// What a refusal or failure is counted by: the listener whose client was told of it, if one was;
+/// the upstream, if one was chosen; the reason.
 pub type ReasonLabels = (Option<u16>, Option<UpstreamKey>, Reason);
 
-/// Summaries kept for reuse by one worker (54 KiB each); with more upstreams busy at once, flushes allocate.
+/// Summaries kept for reuse by one worker (54 KiB each); with more upstreams busy at once, flushes
+/// allocate.
 const SPARE_MAX: usize = 64;
 
 /// What one worker has seen since its last flush. Owned by that worker: no lock, no atomic.
 ///
-/// Bounded by the configuration: an entry for each upstream, and for each combination of labels, which are closed
-/// sets; a flush empties the latter.
+/// Bounded by the configuration: an entry for each upstream, and for each combination of labels,
+/// which are closed sets; a flush empties the latter.
 #[derive(Debug)]
 pub struct Recorder {
     worker: usize,
-    /// By the slot of the upstream's key; one that this worker has not served since the last flush costs an entry.
+    /// By the slot of the upstream's key; one that this worker has not served since the last flush
+    /// costs an entry.
     summaries: Vec<Option<(UpstreamKey, Box<Summary>)>>,
     touched: Vec<usize>,
     /// Of upstreams that have gone, whose slots others have taken since the last flush.
@@ -62,10 +64,13 @@ impl Recorder {
         *self.requests.entry(labels).or_default() += 1;
     }
 
-    /// Counts a refusal (no upstream) or a failure by its reason. Without a listener it is a failure that no client saw,
-    /// since another upstream answered.
+    /// Counts a refusal (no upstream) or a failure by its reason. Without a listener it is a
+    /// failure that no client saw, since another upstream answered.
     pub fn reject(&mut self, listener: Option<u16>, upstream: Option<UpstreamKey>, reason: Reason) {
-        *self.reasons.entry((listener, upstream, reason)).or_default() += 1;
+        *self
+            .reasons
+            .entry((listener, upstream, reason))
+            .or_default() += 1;
     }
 
     /// Whether there is anything to flush.
@@ -73,8 +78,8 @@ impl Recorder {
         !(self.touched.is_empty() && self.requests.is_empty() && self.reasons.is_empty())
     }
 
-    /// Moves out all that was counted. A batch that has been read may be given back as `used`; its memory then serves
-    /// the next requests.
+    /// Moves out all that was counted. A batch that has been read may be given back as `used`; its
+    /// memory then serves the next requests.
     pub fn take(&mut self, used: Option<Batch>) -> Batch {
         let mut batch = used.unwrap_or_default();
         batch.worker = self.worker;
@@ -163,13 +168,19 @@ mod tests {
         assert!(!recorder.is_dirty());
         batch.requests.sort_unstable();
         assert_eq!(batch.worker, 7);
-        let counts: Vec<_> = batch.summaries.iter().map(|(key, s)| (key.0, s.requests())).collect();
+        let counts: Vec<_> = batch
+            .summaries
+            .iter()
+            .map(|(key, s)| (key.0, s.requests()))
+            .collect();
         assert_eq!(counts, [(3, 10), (0, 1)]);
         assert_eq!(batch.requests, [(labels(200), 10), (labels(404), 1)]);
         assert_eq!(batch.reasons, [((Some(1), None, Reason::NoRoute), 1)]);
 
         let empty = recorder.take(Some(batch));
-        assert!(empty.summaries.is_empty() && empty.requests.is_empty() && empty.reasons.is_empty());
+        assert!(
+            empty.summaries.is_empty() && empty.requests.is_empty() && empty.reasons.is_empty()
+        );
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! What the judge needs of each request of a release: which arm it was given, when, at which weights, and what had
-//! become of it. One [`RequestEvent`] when it is assigned and one for each thing that happens to it; the control plane puts
-//! the notes of all workers together into cohorts.
+//! What the judge needs of each request of a release: which arm it was given, when, at which
+//! weights, and what had become of it. One [`RequestEvent`] when it is assigned and one for each
+//! thing that happens to it; the control plane puts the notes of all workers together into cohorts.
 //!
-//! Notes are raw, because the judge wants outcomes by the time of their start while everything else here wants them by
-//! the time of their end. They are only taken for services with a release under way.
+//! Notes are raw, because the judge wants outcomes by the time of their start while everything else
+//! here wants them by the time of their end. They are only taken for services with a release under
+//! way.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -44,7 +45,8 @@ pub struct Assignment {
 pub enum RequestEventKind {
     /// It was drawn. The first note of a request.
     Assigned {
-        /// Its body is still to come from the client, who is waited for until [`RequestEventKind::Sent`].
+        /// Its body is still to come from the client, who is waited for until
+        /// [`RequestEventKind::Sent`].
         uploading: bool,
         /// The canary was full at the draw, whichever arm was drawn: it is compared with nothing.
         canary_full: bool,
@@ -53,7 +55,8 @@ pub enum RequestEventKind {
     Sent,
     /// The upstream takes the rest of it again, and the client is waited for.
     Uploading,
-    /// It has failed on the canary, and the baseline has been asked; whether the user sees that is still open.
+    /// It has failed on the canary, and the baseline has been asked; whether the user sees that is
+    /// still open.
     Failed,
     /// The head of a good answer is here (no 5xx), and its body is still to come.
     Headed,
@@ -69,12 +72,13 @@ pub enum RequestEventKind {
     },
     /// The client went away, or was at fault itself.
     Aborted {
-        /// It had sent the whole request, and waited for the head of an answer for longer than 99 % of the baseline's
-        /// requests take: that is bad, in either arm. Otherwise it is neither good nor bad.
+        /// It had sent the whole request, and waited for the head of an answer for longer than 99
+        /// % of the baseline's requests take: that is bad, in either arm. Otherwise it is
+        /// neither good nor bad.
         late: bool,
     },
-    /// The canary had as many requests as it may have at once, so the baseline was sent this one: its cohort counts for
-    /// neither side.
+    /// The canary had as many requests as it may have at once, so the baseline was sent this one:
+    /// its cohort counts for neither side.
     Displaced,
 }
 
@@ -99,7 +103,8 @@ impl RequestEventKind {
         )
     }
 
-    /// The plain form of [`RequestEventKind::Assigned`]: the whole request is here, and the canary has room.
+    /// The plain form of [`RequestEventKind::Assigned`]: the whole request is here, and the canary
+    /// has room.
     pub const ASSIGNED: RequestEventKind = RequestEventKind::Assigned {
         uploading: false,
         canary_full: false,
@@ -111,19 +116,22 @@ impl RequestEventKind {
 pub struct RequestEvent {
     /// Which request, as far as matters.
     pub assignment: Assignment,
-    /// A hash of the user: of the sticky key where the service has one, else of the client's address. Another hash than
-    /// the split's. [`RequestEvent::KEYLESS`] for a request to a sticky service that can have no key.
+    /// A hash of the user: of the sticky key where the service has one, else of the client's
+    /// address. Another hash than the split's. [`RequestEvent::KEYLESS`] for a request to a
+    /// sticky service that can have no key.
     pub user: u32,
     /// What happened.
     pub happened: RequestEventKind,
 }
 
 impl RequestEvent {
-    /// The user of a request that has no key and is given none, so that the next one may be drawn anew.
+    /// The user of a request that has no key and is given none, so that the next one may be drawn
+    /// anew.
     pub const NO_KEY: u32 = u32::MAX;
 }
 
-/// One exchange of a release, kept for people to look at. What could be secret has been left out by whoever took it.
+/// One exchange of a release, kept for people to look at. What could be secret has been left out by
+/// whoever took it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampledExchange {
     /// Which side it was given to.
@@ -138,8 +146,8 @@ pub struct SampledExchange {
     pub status: Option<u16>,
     /// Why it counts as failed, if it does.
     pub reason: Option<&'static str>,
-    /// From its arrival to the end of its answer, in microseconds; where that had failed by its status already, to its
-    /// head.
+    /// From its arrival to the end of its answer, in microseconds; where that had failed by its
+    /// status already, to its head.
     pub latency_us: u64,
     /// Its identity, as in the access log.
     pub request_id: Option<Box<str>>,
@@ -159,8 +167,9 @@ pub struct EventBuffer {
     horizon: Arc<Watermark>,
 }
 
-/// Notes that a worker keeps while the control plane does not take them (10 MiB). When there are more, all are thrown
-/// away, and the control plane is told: half of what happened would be worse evidence than none.
+/// Notes that a worker keeps while the control plane does not take them (10 MiB). When there are
+/// more, all are thrown away, and the control plane is told: half of what happened would be worse
+/// evidence than none.
 const NOTES_MAX: usize = 1 << 18;
 
 /// Exchanges that are kept for people between two flushes of one worker.
@@ -194,12 +203,14 @@ impl EventBuffer {
         }
     }
 
-    /// An assignment is about to be noted. To be called before its time is read: from here on the horizon lies before
-    /// that time, so nobody who looks at it in between believes that there is nothing to wait for.
+    /// An assignment is about to be noted. To be called before its time is read: from here on the
+    /// horizon lies before that time, so nobody who looks at it in between believes that there
+    /// is nothing to wait for.
     pub fn expect(&self) {
         if self.notes.is_empty() {
             self.horizon.set(self.worker, self.latest_us);
-            // The other half is in `Watermark::floor`: either it sees what was just set, or the clock is read after it.
+            // The other half is in `Watermark::floor`: either it sees what was just set, or the
+            // clock is read after it.
             fence(Ordering::SeqCst);
         }
     }
@@ -230,7 +241,8 @@ impl EventBuffer {
         self.notes.is_empty() && self.samples.is_empty()
     }
 
-    /// Moves the notes out. When the batch has been sent, and not before, [`EventBuffer::handed_over`] says so.
+    /// Moves the notes out. When the batch has been sent, and not before,
+    /// [`EventBuffer::handed_over`] says so.
     pub fn take(&mut self, sent_us: u64) -> EventBatch {
         self.latest_us = self.latest_us.max(sent_us);
         EventBatch {
@@ -250,8 +262,9 @@ impl EventBuffer {
     }
 }
 
-/// How far the control plane knows of all assignments: the oldest one, of each worker, that may not have been handed
-/// over yet. Read before the channel of notes is emptied, so that what is older is in it or has been.
+/// How far the control plane knows of all assignments: the oldest one, of each worker, that may not
+/// have been handed over yet. Read before the channel of notes is emptied, so that what is older is
+/// in it or has been.
 #[derive(Debug)]
 pub struct Watermark(Box<[AtomicU64]>);
 
@@ -267,7 +280,8 @@ impl Watermark {
         }
     }
 
-    /// Every assignment before this time has been handed over: `now_us`, which has to be read before, when all have.
+    /// Every assignment before this time has been handed over: `now_us`, which has to be read
+    /// before, when all have.
     pub fn floor(&self, now_us: u64) -> u64 {
         fence(Ordering::SeqCst);
         let oldest = self.0.iter().map(|oldest| oldest.load(Ordering::Acquire));
@@ -303,7 +317,10 @@ mod tests {
         books[1].push(event(20));
         assert_eq!(horizon.floor(45), 20);
         let batch = books[1].take(50);
-        assert_eq!((batch.worker, batch.notes.len(), horizon.floor(50)), (1, 1, 20));
+        assert_eq!(
+            (batch.worker, batch.notes.len(), horizon.floor(50)),
+            (1, 1, 20)
+        );
         books[1].handed_over();
         assert_eq!(horizon.floor(50), 30);
         drop(books[0].take(60));

@@ -1,13 +1,15 @@
 //! A summary as kept for history: only the cells that hold something.
 //!
-//! A dense summary takes 54 KiB whatever it holds, so seventy of them for each upstream would be megabytes. Latencies
-//! of a second fall into some hundred cells, and a cell takes eight bytes here.
+//! A dense summary takes 54 KiB whatever it holds, so seventy of them for each upstream would be
+//! megabytes. Latencies of a second fall into some hundred cells, and a cell takes eight bytes
+//! here.
 
 use hdrhistogram::Histogram;
 
 use super::{Class, Summary};
 
-/// Cells of a histogram in ascending order: a value of the cell, and how many observations it holds.
+/// Cells of a histogram in ascending order: a value of the cell, and how many observations it
+/// holds.
 type Cells = Vec<(u32, u32)>;
 
 /// A summary that is no longer counted into.
@@ -56,7 +58,8 @@ impl Sparse {
 
 fn cells(histogram: &Histogram<u64>) -> Cells {
     let cell = |value, count| {
-        // The longest latency is below 2^32 us; 2^32 requests of one cell in five seconds are beyond any machine.
+        // The longest latency is below 2^32 us; 2^32 requests of one cell in five seconds are
+        // beyond any machine.
         let narrow = |wide| u32::try_from(wide).unwrap_or(u32::MAX);
         (narrow(value), narrow(count))
     };

@@ -10,10 +10,12 @@ use crate::model::api;
 /// The longest latency that is told apart: an hour. A longer one counts as this.
 pub const LATENCY_US_MAX: u64 = 3_600_000_000;
 
-/// Two significant digits: a latency is known to within one percent, in 27 KiB for each distribution.
+/// Two significant digits: a latency is known to within one percent, in 27 KiB for each
+/// distribution.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// Outcomes of one upstream, counted. Two summaries of disjoint requests merge into that of all of them.
+/// Outcomes of one upstream, counted. Two summaries of disjoint requests merge into that of all of
+/// them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     counts: [u64; Class::COUNT],
@@ -84,7 +86,10 @@ impl Summary {
     pub fn error_rate(&self) -> f64 {
         match self.requests() {
             0 => 0.0,
-            #[expect(clippy::cast_precision_loss, reason = "a ratio; counts are far below 2^53")]
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "a ratio; counts are far below 2^53"
+            )]
             requests => self.failures() as f64 / requests as f64,
         }
     }
@@ -189,7 +194,8 @@ mod tests {
         assert!((window.error_rate - 1.0 / 1002.0).abs() < 1e-12);
         assert_eq!(window.classes["2xx"], 1000);
         assert_eq!(window.classes.len(), 3);
-        let within_a_percent = |got: u64, want: u64| assert!(got.abs_diff(want) <= want / 100, "{got} is not {want}");
+        let within_a_percent =
+            |got: u64, want: u64| assert!(got.abs_diff(want) <= want / 100, "{got} is not {want}");
         within_a_percent(window.latency_us.p50, 50_000);
         within_a_percent(window.latency_us.p99, 99_000);
         within_a_percent(window.latency_us.p999, 99_900);

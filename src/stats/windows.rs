@@ -1,5 +1,5 @@
-//! Summaries over time: what one upstream did in the last ten seconds, minute, five minutes, and since its service's
-//! weights changed.
+//! Summaries over time: what one upstream did in the last ten seconds, minute, five minutes, and
+//! since its service's weights changed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -51,10 +51,11 @@ impl WindowSpan {
 
 /// The sliding windows of one upstream.
 ///
-/// Time is cut at whole seconds and whole blocks of five. A window holds the running piece and as many whole ones as
-/// make up its length, so it never reaches further back than its name says, and falls short of it by at most one
-/// piece. Memory is bounded: two dense summaries, 10 sparse seconds and 60 sparse blocks; none of it before the first
-/// request. Copies share the closed pieces.
+/// Time is cut at whole seconds and whole blocks of five. A window holds the running piece and as
+/// many whole ones as make up its length, so it never reaches further back than its name says, and
+/// falls short of it by at most one piece. Memory is bounded: two dense summaries, 10 sparse
+/// seconds and 60 sparse blocks; none of it before the first request. Copies share the closed
+/// pieces.
 #[derive(Clone, Debug)]
 pub struct Windows {
     /// The second that `open` counts.
@@ -69,7 +70,8 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows of an upstream that has had no request; a change of weights counts as having been now.
+    /// Windows of an upstream that has had no request; a change of weights counts as having been
+    /// now.
     pub fn new(now: Timestamp) -> Windows {
         Windows {
             second: second(now),
@@ -107,14 +109,18 @@ impl Windows {
         })
     }
 
-    /// Adds what happened within `span` before `now` to `sum`, which a caller may keep for the next upstream.
+    /// Adds what happened within `span` before `now` to `sum`, which a caller may keep for the next
+    /// upstream.
     pub fn add_to(&self, now: Timestamp, span: WindowSpan, sum: &mut Summary) {
         let now = second(now);
         match span {
             WindowSpan::TenSeconds => add_recent(&self.seconds, now, SECONDS, sum),
             WindowSpan::OneMinute => add_recent(&self.blocks, now / BLOCK, BLOCKS / 5, sum),
             WindowSpan::FiveMinutes => add_recent(&self.blocks, now / BLOCK, BLOCKS, sum),
-            WindowSpan::SinceChange => self.since_change.iter().for_each(|closed| sum.merge(closed)),
+            WindowSpan::SinceChange => self
+                .since_change
+                .iter()
+                .for_each(|closed| sum.merge(closed)),
         }
         let open_is_recent = match span {
             WindowSpan::TenSeconds => self.second + SECONDS > now,
@@ -173,7 +179,10 @@ fn add_recent(pieces: &VecDeque<(u64, Arc<Sparse>)>, now: u64, length: u64, sum:
 }
 
 fn forget(pieces: &mut VecDeque<(u64, Arc<Sparse>)>, now: u64, length: u64) {
-    while pieces.front().is_some_and(|(index, _)| index + length <= now) {
+    while pieces
+        .front()
+        .is_some_and(|(index, _)| index + length <= now)
+    {
         pieces.pop_front();
     }
 }
@@ -204,7 +213,9 @@ mod tests {
     }
 
     fn counts(windows: &Windows, ms: u64) -> [u64; 4] {
-        windows.read(at_ms(ms)).map(|(_, summary)| summary.requests())
+        windows
+            .read(at_ms(ms))
+            .map(|(_, summary)| summary.requests())
     }
 
     #[test]

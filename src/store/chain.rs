@@ -1,9 +1,10 @@
-//! The chain of hashes that makes a change of the past visible: who alters an entry must alter all after it, and the
-//! last hash is known elsewhere: in the record of the head, in the rows of releases and checkpoints, and in every page of
-//! the journal that someone has read.
+//! The chain of hashes that makes a change of the past visible: who alters an entry must alter all
+//! after it, and the last hash is known elsewhere: in the record of the head, in the rows of
+//! releases and checkpoints, and in every page of the journal that someone has read.
 //!
-//! There is no secret in it. Who may write to the database and alters an entry, all after it, and every row that knows a
-//! hash of them, is found out only by a copy of a hash that is kept elsewhere.
+//! There is no secret in it. Who may write to the database and alters an entry, all after it, and
+//! every row that knows a hash of them, is found out only by a copy of a hash that is kept
+//! elsewhere.
 
 use sha2::{Digest, Sha256};
 
@@ -40,8 +41,8 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The hash of an entry that follows one with the hash `previous`: SHA-256 over that hash in hexadecimal, a line feed,
-/// and the entry's fields as a JSON array.
+/// The hash of an entry that follows one with the hash `previous`: SHA-256 over that hash in
+/// hexadecimal, a line feed, and the entry's fields as a JSON array.
 pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
     let Text {
         at,
@@ -60,8 +61,8 @@ pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
     hex::encode(&digest.finalize())
 }
 
-/// Whether entries, in their order, follow from each other. The first may have lost those before it, which are then not
-/// missed.
+/// Whether entries, in their order, follow from each other. The first may have lost those before
+/// it, which are then not missed.
 pub(super) fn verify(entries: &[JournalEntry]) -> AuditVerdict {
     let mut finding = None;
     let mut previous: Option<(u64, &str)> = None;
@@ -81,7 +82,9 @@ pub(super) fn verify(entries: &[JournalEntry]) -> AuditVerdict {
             Some((_, hash)) => Some(hash),
         };
         let (was, is) = (entry.before.to_string(), entry.after.to_string());
-        if before.is_some_and(|before| hash(before, *sequence, &Text::of(entry, &was, &is)) != *stored) {
+        if before
+            .is_some_and(|before| hash(before, *sequence, &Text::of(entry, &was, &is)) != *stored)
+        {
             finding = Some(altered(*sequence));
             break;
         }
@@ -100,7 +103,8 @@ pub(super) fn altered(sequence: u64) -> AuditFinding {
         sequence,
         kind: AuditFindingKind::Altered,
         detail: format!(
-            "entry {sequence} does not follow from the one before it: it was altered, or another was put in its place"
+            "entry {sequence} does not follow from the one before it: it was altered, or another \
+             was put in its place"
         ),
     }
 }

@@ -1,7 +1,8 @@
 //! Whether the files that a database is open on are still those that a restart would find.
 //!
-//! SQLite goes on writing to a file that was removed or moved, and calls it committed. So the files are compared with
-//! what their names lead to, before a change is written and again before it is acknowledged.
+//! SQLite goes on writing to a file that was removed or moved, and calls it committed. So the files
+//! are compared with what their names lead to, before a change is written and again before it is
+//! acknowledged.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata};
@@ -28,7 +29,14 @@ impl FileIdentity {
     fn at(path: &Path) -> io::Result<Option<FileIdentity>> {
         match fs::metadata(path) {
             Ok(metadata) => Ok(Some(FileIdentity::of(&metadata))),
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -97,7 +105,9 @@ impl DatabaseFiles {
 
     /// Whether the database has no name left at all: it was removed, not moved.
     pub(super) fn is_removed(&self) -> bool {
-        self.database.metadata().is_ok_and(|metadata| metadata.nlink() == 0)
+        self.database
+            .metadata()
+            .is_ok_and(|metadata| metadata.nlink() == 0)
     }
 }
 
@@ -107,7 +117,9 @@ impl Display for MissingFile {
             MissingFile::Directory => formatter.write_str("the directory is gone"),
             MissingFile::Gone(name) => write!(formatter, "{name} is gone"),
             MissingFile::Replaced(name) => write!(formatter, "{name} was replaced by another file"),
-            MissingFile::Unknown(name, error) => write!(formatter, "{name} cannot be looked at: {error}"),
+            MissingFile::Unknown(name, error) => {
+                write!(formatter, "{name} cannot be looked at: {error}")
+            }
         }
     }
 }

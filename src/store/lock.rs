@@ -1,7 +1,7 @@
 //! The lock that one process holds on a store's directory.
 //!
-//! It is a lock of the open file (`flock`), so it ends with the process that holds it, however that ends, and it can be
-//! handed over: a process that inherits the descriptor holds the same lock.
+//! It is a lock of the open file (`flock`), so it ends with the process that holds it, however that
+//! ends, and it can be handed over: a process that inherits the descriptor holds the same lock.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use super::StoreError;
 use super::files::FileIdentity;
 
-/// The file that is locked, in the store's directory. It holds the number of the process that locked it last.
+/// The file that is locked, in the store's directory. It holds the number of the process that
+/// locked it last.
 pub(super) const FILE: &str = "weighbridge.lock";
 
 /// How long a start waits for a holder that is about to end.
@@ -43,7 +44,9 @@ impl Lock {
         loop {
             match Lock::attempt(directory) {
                 Ok(Some(lock)) => return Ok(lock),
-                Err(LockError::Held(_)) | Ok(None) if Instant::now() < until => thread::sleep(PAUSE),
+                Err(LockError::Held(_)) | Ok(None) if Instant::now() < until => {
+                    thread::sleep(PAUSE)
+                }
                 Ok(None) => return Err(LockError::Held(None)),
                 Err(refused) => return Err(refused),
             }
@@ -71,7 +74,9 @@ impl Lock {
             return Ok(None);
         }
         // The number is for people; a full disk must not keep the proxy from starting.
-        let _ = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        let _ = file
+            .set_len(0)
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Some(Lock(file)))
     }
 }
@@ -79,7 +84,10 @@ impl Lock {
 impl Lock {
     /// Whether the directory still has the file that is locked.
     pub(super) fn is_in(&self, directory: &Path) -> bool {
-        let ours = self.0.metadata().map(|metadata| FileIdentity::of(&metadata));
+        let ours = self
+            .0
+            .metadata()
+            .map(|metadata| FileIdentity::of(&metadata));
         let there = fs::metadata(directory.join(FILE)).map(|metadata| FileIdentity::of(&metadata));
         matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)
     }
@@ -112,7 +120,8 @@ impl LockError {
             ),
             LockError::Unusable(error) => (
                 format!("its file system cannot lock {FILE}: {error}"),
-                "name a directory on a local file system as store.path: without locks two processes could write to it"
+                "name a directory on a local file system as store.path: without locks two \
+                 processes could write to it"
                     .to_owned(),
             ),
             LockError::Closed(error) => (

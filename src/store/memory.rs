@@ -9,12 +9,12 @@ use super::{Backend, ChangeRecord, Committed, JournalEntry, ReleaseRecord, Store
 /// Entries that are kept; older ones are forgotten.
 const ENTRIES_MAX: usize = 4096;
 
-/// Releases that are kept, and evidence bundles. Of releases the oldest that has ended is forgotten, so those under way,
-/// one for each service, stay.
+/// Releases that are kept, and evidence bundles. Of releases the oldest that has ended is
+/// forgotten, so those under way, one for each service, stay.
 const RELEASES_MAX: usize = 100;
 
-/// The journal and the releases in memory. Live state need not be kept: the controller has it, and nothing reads it
-/// back.
+/// The journal and the releases in memory. Live state need not be kept: the controller has it, and
+/// nothing reads it back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: VecDeque<JournalEntry>,
@@ -29,8 +29,15 @@ impl Memory {
         let last = self.entries.back();
         let sequence = last.map_or(0, |entry| entry.sequence) + 1;
         let previous = last.map_or(chain::GENESIS, |entry| &entry.hash);
-        let (before, after) = (change.entry.before.to_string(), change.entry.after.to_string());
-        let hash = chain::hash(previous, sequence, &chain::Text::of(&change.entry, &before, &after));
+        let (before, after) = (
+            change.entry.before.to_string(),
+            change.entry.after.to_string(),
+        );
+        let hash = chain::hash(
+            previous,
+            sequence,
+            &chain::Text::of(&change.entry, &before, &after),
+        );
         if self.entries.len() == ENTRIES_MAX {
             self.entries.pop_front();
         }
@@ -43,7 +50,11 @@ impl Memory {
     }
 
     fn put(&mut self, release: &ReleaseRecord) {
-        match self.releases.iter_mut().find(|known| known.id == release.id) {
+        match self
+            .releases
+            .iter_mut()
+            .find(|known| known.id == release.id)
+        {
             Some(known) => *known = release.clone(),
             None => self.releases.push(release.clone()),
         }
@@ -69,14 +80,28 @@ impl Backend for Memory {
         })
     }
 
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
+    fn audit(
+        &mut self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
         let earlier = |entry: &&JournalEntry| before.is_none_or(|before| entry.sequence < before);
-        Ok(self.entries.iter().rev().filter(earlier).take(limit).cloned().collect())
+        Ok(self
+            .entries
+            .iter()
+            .rev()
+            .filter(earlier)
+            .take(limit)
+            .cloned()
+            .collect())
     }
 
     /// Not kept: a checkpoint is read at a start, and none follows.
     fn checkpoint(&mut self, id: &str, _: &Value) -> Result<bool, StoreError> {
-        Ok(self.releases.iter().any(|release| release.id == id && !release.ended))
+        Ok(self
+            .releases
+            .iter()
+            .any(|release| release.id == id && !release.ended))
     }
 
     fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
@@ -86,12 +111,19 @@ impl Backend for Memory {
     }
 
     fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError> {
-        Ok(self.releases.iter().find(|release| release.id == id).cloned())
+        Ok(self
+            .releases
+            .iter()
+            .find(|release| release.id == id)
+            .cloned())
     }
 
     fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError> {
         let id = &release.id;
-        let row = self.releases.iter_mut().find(|known| known.id == *id && known.ended);
+        let row = self
+            .releases
+            .iter_mut()
+            .find(|known| known.id == *id && known.ended);
         if let Some(row) = row {
             *row = release.clone();
         }

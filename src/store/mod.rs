@@ -1,15 +1,18 @@
 //! What survives a restart: the live state of every service, and the journal of who changed it.
 //!
-//! A change and its journal entry are one transaction, and a commit is reported as durable only after the disk has
-//! confirmed it. A commit that failed is an error and stays one: it is never tried again as if the first try might
-//! have worked, since a kernel that failed to write a page may have dropped it.
+//! A change and its journal entry are one transaction, and a commit is reported as durable only
+//! after the disk has confirmed it. A commit that failed is an error and stays one: it is never
+//! tried again as if the first try might have worked, since a kernel that failed to write a page
+//! may have dropped it.
 //!
-//! Checkpoints of releases and their evidence are written beside that, each in a transaction of its own: none of them
-//! can make a change fail. What happened in a release, request by request, goes to a file of its own ([`Recording`]).
+//! Checkpoints of releases and their evidence are written beside that, each in a transaction of its
+//! own: none of them can make a change fail. What happened in a release, request by request, goes
+//! to a file of its own ([`Recording`]).
 //!
-//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else waiting. One process at
-//! a time has the directory (`lock`); a process that takes over is to be given the lock's descriptor. What was written to
-//! files that are no longer in the directory is not called durable (`files`).
+//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else
+//! waiting. One process at a time has the directory (`lock`); a process that takes over is to be
+//! given the lock's descriptor. What was written to files that are no longer in the directory is
+//! not called durable (`files`).
 
 mod chain;
 mod files;
@@ -39,16 +42,18 @@ use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 pub use options::Options;
 pub use record::{
-    ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart, ReleaseRecord, ServiceRecord,
+    ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart,
+    ReleaseRecord, ServiceRecord,
 };
 pub use recording::Recording;
 
-/// Requests that may wait for the thread. The controller has at most a few outstanding for each service; when this
-/// many wait, the disk hangs.
+/// Requests that may wait for the thread. The controller has at most a few outstanding for each
+/// service; when this many wait, the disk hangs.
 const WAITING_MAX: usize = 256;
 
-/// How many of those may be something else than commits. Checkpoints are written every second, and the journal is read
-/// by whoever likes; behind a disk that hangs they must not take the places of the brakes.
+/// How many of those may be something else than commits. Checkpoints are written every second, and
+/// the journal is read by whoever likes; behind a disk that hangs they must not take the places of
+/// the brakes.
 const OTHERS_WAITING_MAX: usize = 64;
 
 /// A handle on the store; cheap to clone. The thread ends after the last one is dropped.
@@ -85,17 +90,19 @@ pub trait Backend: Send {
     /// # Errors
     ///
     /// [`StoreError::Read`].
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError>;
+    fn audit(&mut self, before: Option<u64>, limit: usize)
+    -> Result<Vec<JournalEntry>, StoreError>;
 
-    /// Replaces what is known of a release under way. False, and nothing is written, for one that has ended or that the
-    /// store does not know.
+    /// Replaces what is known of a release under way. False, and nothing is written, for one that
+    /// has ended or that the store does not know.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
 
-    /// Writes pieces of what is known of a release under way, beside its checkpoint; of any other release nothing.
+    /// Writes pieces of what is known of a release under way, beside its checkpoint; of any other
+    /// release nothing.
     ///
     /// # Errors
     ///
@@ -104,13 +111,17 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// Keeps, or replaces, the answer to a write that may be repeated; without one, forgets what was kept with its change.
-    /// Nothing to do where nothing is found after a restart.
+    /// Keeps, or replaces, the answer to a write that may be repeated; without one, forgets what
+    /// was kept with its change. Nothing to do where nothing is found after a restart.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
-    fn keep_answer(&mut self, _: &IdempotencyKey, _: Option<&KeptAnswer>) -> Result<(), StoreError> {
+    fn keep_answer(
+        &mut self,
+        _: &IdempotencyKey,
+        _: Option<&KeptAnswer>,
+    ) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -128,8 +139,9 @@ pub trait Backend: Send {
     /// [`StoreError::Read`].
     fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError>;
 
-    /// Keeps, or replaces, the evidence of a release that has ended, and its row. A row that says nothing of an end yet
-    /// stays as it is: the change that ends the release is on its way, or was refused.
+    /// Keeps, or replaces, the evidence of a release that has ended, and its row. A row that says
+    /// nothing of an end yet stays as it is: the change that ends the release is on its way, or
+    /// was refused.
     ///
     /// # Errors
     ///
@@ -175,7 +187,10 @@ pub enum StoreError {
 }
 
 enum Request {
-    Commit(Box<ChangeRecord>, oneshot::Sender<Result<Committed, StoreError>>),
+    Commit(
+        Box<ChangeRecord>,
+        oneshot::Sender<Result<Committed, StoreError>>,
+    ),
     /// Anything else: done with the backend, or answered with the reason why it cannot be.
     Other(Work),
 }
@@ -189,15 +204,18 @@ struct QueuePermit(Arc<AtomicUsize>);
 #[derive(Debug)]
 pub struct StoreReply<T>(oneshot::Receiver<Result<T, StoreError>>);
 
-/// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun with it.
+/// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun
+/// with it.
 pub type Commit = StoreReply<Committed>;
 
 impl Store {
-    /// Opens the store that `options` name and reads what it holds. Blocks; meant for the start of the program.
+    /// Opens the store that `options` name and reads what it holds. Blocks; meant for the start of
+    /// the program.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`] when the directory cannot be made or the database is damaged, newer, or not ours.
+    /// [`StoreError::Open`] when the directory cannot be made or the database is damaged, newer, or
+    /// not ours.
     pub fn open(options: &Options) -> Result<(Store, LoadedState), StoreError> {
         let Some(directory) = &options.path else {
             let store = Store::over(Box::<memory::Memory>::default())?;
@@ -241,14 +259,14 @@ impl Store {
         self.durable
     }
 
-    /// What sticky cookies are signed with, the same after each restart: made with the store, and on disk before anybody
-    /// is told. None where nothing survives the process.
+    /// What sticky cookies are signed with, the same after each restart: made with the store, and
+    /// on disk before anybody is told. None where nothing survives the process.
     pub fn sticky_secret(&self) -> Option<StickySecret> {
         self.sticky_secret
     }
 
-    /// Asks for a change to be written; changes are written in the order in which they are asked for. Never waits:
-    /// the future does.
+    /// Asks for a change to be written; changes are written in the order in which they are asked
+    /// for. Never waits: the future does.
     pub fn commit(&self, change: ChangeRecord) -> Commit {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Commit(Box::new(change), reply));
@@ -264,12 +282,13 @@ impl Store {
         self.read(move |backend| backend.audit(before, limit))
     }
 
-    /// Whether the whole journal is as it was written. Reads on a connection and a thread of its own, so that a long journal
-    /// keeps no change waiting; one at a time.
+    /// Whether the whole journal is as it was written. Reads on a connection and a thread of its
+    /// own, so that a long journal keeps no change waiting; one at a time.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Hangs`],
+    /// [`StoreError::Stopped`].
     pub fn verify(&self) -> StoreReply<AuditVerdict> {
         let Some(directory) = self.directory.clone() else {
             return self.read(|backend| {
@@ -289,15 +308,20 @@ impl Store {
             busy.store(false, Ordering::Release);
             let _ = reply.send(verdict);
         };
-        if thread::Builder::new().name("verify".to_owned()).spawn(work).is_err() {
+        if thread::Builder::new()
+            .name("verify".to_owned())
+            .spawn(work)
+            .is_err()
+        {
             self.verifying.store(false, Ordering::Release);
         }
         StoreReply(answer)
     }
 
-    /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer is true. Nothing is
-    /// written, and the answer is false, when the store does not know the release, or knows that it has ended; so a late
-    /// checkpoint brings nothing back. Written also when the future is dropped.
+    /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer
+    /// is true. Nothing is written, and the answer is false, when the store does not know the
+    /// release, or knows that it has ended; so a late checkpoint brings nothing back. Written
+    /// also when the future is dropped.
     ///
     /// # Errors
     ///
@@ -307,8 +331,9 @@ impl Store {
         self.write(move |backend| backend.checkpoint(&id, &state))
     }
 
-    /// Keeps the answer to a write as it was given, or, without one, forgets what was kept with its change: it was not made
-    /// after all. In the order of the commits; written also when the future is dropped.
+    /// Keeps the answer to a write as it was given, or, without one, forgets what was kept with its
+    /// change: it was not made after all. In the order of the commits; written also when the
+    /// future is dropped.
     ///
     /// # Errors
     ///
@@ -317,13 +342,18 @@ impl Store {
         self.write(move |backend| backend.keep_answer(&key, answer.as_ref()))
     }
 
-    /// The same with those pieces that have changed. They are written after the state, so that a process that is killed
-    /// between finds in it all that they refer to.
+    /// The same with those pieces that have changed. They are written after the state, so that a
+    /// process that is killed between finds in it all that they refer to.
     ///
     /// # Errors
     ///
     /// As [`Store::checkpoint`].
-    pub fn checkpoint_with(&self, id: &str, state: Value, parts: Vec<ReleasePart>) -> StoreReply<bool> {
+    pub fn checkpoint_with(
+        &self,
+        id: &str,
+        state: Value,
+        parts: Vec<ReleasePart>,
+    ) -> StoreReply<bool> {
         let id = id.to_owned();
         self.write(move |backend| {
             let written = backend.checkpoint(&id, &state)?;
@@ -354,9 +384,10 @@ impl Store {
         self.read(move |backend| backend.release(&id))
     }
 
-    /// Keeps, or replaces, the evidence of a release that has ended, and its row, so that both tell the same. The oldest
-    /// bundles give way, and so do the service's oldest releases that have ended, so that a bounded number of both is kept.
-    /// Written also when the future is dropped.
+    /// Keeps, or replaces, the evidence of a release that has ended, and its row, so that both tell
+    /// the same. The oldest bundles give way, and so do the service's oldest releases that have
+    /// ended, so that a bounded number of both is kept. Written also when the future is
+    /// dropped.
     ///
     /// # Errors
     ///
@@ -375,8 +406,8 @@ impl Store {
         self.read(move |backend| backend.evidence(&id))
     }
 
-    /// Begins, or goes on with, the recording of a release; none without a directory, or for an identity that cannot
-    /// name a file.
+    /// Begins, or goes on with, the recording of a release; none without a directory, or for an
+    /// identity that cannot name a file.
     pub fn record(&self, id: &str) -> Option<Recording> {
         Recording::begin(&self.recording(id)?)
     }
@@ -471,8 +502,8 @@ impl<T> Future for StoreReply<T> {
     }
 }
 
-/// Whether the journal of the store at `path` is as it was written: the directory, or the database in it. A proxy may be
-/// running on it; nothing is written.
+/// Whether the journal of the store at `path` is as it was written: the directory, or the database
+/// in it. A proxy may be running on it; nothing is written.
 ///
 /// # Errors
 ///

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 /// Settings of the store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The directory of the database, made if missing; by default none, and live state ends with the process.
+    /// The directory of the database, made if missing; by default none, and live state ends with
+    /// the process.
     pub path: Option<PathBuf>,
 }

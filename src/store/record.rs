@@ -22,7 +22,8 @@ pub struct ServiceRecord {
     /// The baseline before this one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_baseline: Option<String>,
-    /// Grows by one whenever the weights leave a state in which one upstream held all; salts the split.
+    /// Grows by one whenever the weights leave a state in which one upstream held all; salts the
+    /// split.
     pub generation: u64,
     /// How many releases it has had; the next is numbered one more.
     #[serde(default)]
@@ -61,10 +62,12 @@ pub struct ChangeRecord {
     pub releases: Vec<ReleaseRecord>,
     /// The journal entry.
     pub entry: NewJournalEntry,
-    /// The answer to whoever asked for it, if they may repeat that: what they get when they do after a restart.
+    /// The answer to whoever asked for it, if they may repeat that: what they get when they do
+    /// after a restart.
     pub answer: Option<KeptAnswer>,
-    /// Whether the change is in effect already (it moves traffic towards the baseline). Such a change stays if its
-    /// write was reported as failed and yet turns up on disk; any other is then undone.
+    /// Whether the change is in effect already (it moves traffic towards the baseline). Such a
+    /// change stays if its write was reported as failed and yet turns up on disk; any other is
+    /// then undone.
     pub in_effect: bool,
 }
 

@@ -1,8 +1,8 @@
 //! What happened in a release, one JSON text a line, for replays with other limits.
 //!
-//! A recording has no gap: with the first line that cannot be kept it ends, and a last line says so. Nobody waits for
-//! it. The lines go through a bounded channel to a thread that does nothing else, so that a slow disk costs the
-//! recording and not the release.
+//! A recording has no gap: with the first line that cannot be kept it ends, and a last line says
+//! so. Nobody waits for it. The lines go through a bounded channel to a thread that does nothing
+//! else, so that a slow disk costs the recording and not the release.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -34,8 +34,9 @@ const FLUSH: Duration = Duration::from_secs(1);
 /// The longest identity that names a file.
 const ID_LENGTH_MAX: usize = 200;
 
-/// A recording that is under way. It ends when this is dropped, and goes on when the same release is recorded again;
-/// who does that after a restart adds a line that says so, for what a killed process had in memory is missing.
+/// A recording that is under way. It ends when this is dropped, and goes on when the same release
+/// is recorded again; who does that after a restart adds a line that says so, for what a killed
+/// process had in memory is missing.
 #[derive(Debug)]
 pub struct Recording {
     lines: SyncSender<String>,
@@ -43,7 +44,8 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// None when the system gives no thread. A file that cannot be written shows in [`Recording::dropped`].
+    /// None when the system gives no thread. A file that cannot be written shows in
+    /// [`Recording::dropped`].
     pub(super) fn begin(path: &Path) -> Option<Recording> {
         let (recording, lines) = Recording::channel();
         let (path, dropped) = (path.to_owned(), Arc::clone(&recording.dropped));
@@ -58,8 +60,8 @@ impl Recording {
         (Recording { lines, dropped }, receiver)
     }
 
-    /// Adds a line, which has no line feed of its own. Never waits: a line that cannot be taken is lost, and so are all
-    /// after it.
+    /// Adds a line, which has no line feed of its own. Never waits: a line that cannot be taken is
+    /// lost, and so are all after it.
     pub fn add(&self, line: String) {
         let has_ended = self.dropped.load(Ordering::Acquire) > 0;
         if has_ended || line.len() > LINE_BYTES_MAX || self.lines.try_send(line).is_err() {
@@ -76,11 +78,13 @@ impl Recording {
 /// Where the recording of a release is; none for an identity that could lead out of the folder.
 pub(super) fn path(folder: &Path, id: &str) -> Option<PathBuf> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    let fits = (1..=ID_LENGTH_MAX).contains(&id.len()) && !id.starts_with('.') && id.bytes().all(is_plain);
+    let fits =
+        (1..=ID_LENGTH_MAX).contains(&id.len()) && !id.starts_with('.') && id.bytes().all(is_plain);
     fits.then(|| folder.join(format!("{id}.jsonl")))
 }
 
-/// The thread. After a failure the lines that still wait are lost, and so, for want of a receiver, are all others.
+/// The thread. After a failure the lines that still wait are lost, and so, for want of a receiver,
+/// are all others.
 fn run(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU64) {
     if let Err(error) = keep(path, bytes_max, lines, dropped) {
         let waiting = lines.try_iter().count();
@@ -91,7 +95,12 @@ fn run(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU6
 }
 
 /// Writes what comes until no more comes or something is lost.
-fn keep(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU64) -> io::Result<()> {
+fn keep(
+    path: &Path,
+    bytes_max: u64,
+    lines: &Receiver<String>,
+    dropped: &AtomicU64,
+) -> io::Result<()> {
     let Some((mut file, mut bytes)) = open(path)? else {
         return Err(io::Error::other("it was cut short before"));
     };
@@ -106,7 +115,8 @@ fn keep(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU
                 bytes += line.len() as u64 + 1;
                 writeln!(file, "{line}")?;
             }
-            // What is added after a loss is not sent, so nothing of what came before it is missing here.
+            // What is added after a loss is not sent, so nothing of what came before it is missing
+            // here.
             Err(_) if dropped.load(Ordering::Acquire) > 0 => {
                 return end(file, "a line was too long, or the disk too slow");
             }
@@ -116,7 +126,8 @@ fn keep(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU
     }
 }
 
-/// The last line. Its number of lost lines would not be known before the release ends, which nobody waits for.
+/// The last line. Its number of lost lines would not be known before the release ends, which nobody
+/// waits for.
 fn end(mut file: BufWriter<File>, reason: &str) -> io::Result<()> {
     writeln!(file, "{}", serde_json::json!({ "truncated": reason }))?;
     file.flush()?;
@@ -133,26 +144,40 @@ fn open(path: &Path) -> io::Result<Option<(BufWriter<File>, u64)>> {
         }
         make_room(folder, path);
     }
-    let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .append(true)
+        .create(true)
+        .open(path)?;
     let length = file.metadata()?.len();
     let begin = length.saturating_sub(LINE_BYTES_MAX as u64 + 1);
     file.seek(SeekFrom::Start(begin))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
     // What a killed process left without its line feed is no line.
-    let whole = tail.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let whole = tail
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(0, |at| at + 1);
     let length = begin + whole as u64;
     file.set_len(length)?;
-    let mut lines = tail.get(..whole).unwrap_or_default().rsplit(|byte| *byte == b'\n');
-    let has_ended = lines.nth(1).is_some_and(|line| line.starts_with(br#"{"truncated":"#));
+    let mut lines = tail
+        .get(..whole)
+        .unwrap_or_default()
+        .rsplit(|byte| *byte == b'\n');
+    let has_ended = lines
+        .nth(1)
+        .is_some_and(|line| line.starts_with(br#"{"truncated":"#));
     Ok((!has_ended).then(|| (BufWriter::new(file), length)))
 }
 
-/// Takes away the recordings that were not touched for longest. What cannot be looked at or removed stays.
+/// Takes away the recordings that were not touched for longest. What cannot be looked at or removed
+/// stays.
 fn make_room(folder: &Path, of: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let others = entries.filter(|entry| entry.path() != of);
-    let dated = others.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())));
+    let dated =
+        others.filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())));
     let mut recordings: Vec<_> = dated.collect();
     recordings.sort();
     let surplus = (recordings.len() + 1).saturating_sub(RECORDINGS_MAX);
@@ -161,11 +186,13 @@ fn make_room(folder: &Path, of: &Path) {
     }
 }
 
-/// Records lines that are all added before the first is written, and gives the number of those lost.
+/// Records lines that are all added before the first is written, and gives the number of those
+/// lost.
 #[cfg(test)]
 pub(super) fn in_this_thread(path: &Path, bytes_max: u64, all: &[&str]) -> u64 {
     let (recording, receiver) = Recording::channel();
-    all.iter().for_each(|line| recording.add((*line).to_owned()));
+    all.iter()
+        .for_each(|line| recording.add((*line).to_owned()));
     let dropped = Arc::clone(&recording.dropped);
     drop(recording);
     run(path, bytes_max, &receiver, &dropped);

@@ -17,7 +17,10 @@ use crate::model::Weight;
 
 fn weights(green: u16) -> BTreeMap<String, Weight> {
     let of = |points| Weight::from_basis_points(points).unwrap();
-    BTreeMap::from([("blue".to_owned(), of(10_000 - green)), ("green".to_owned(), of(green))])
+    BTreeMap::from([
+        ("blue".to_owned(), of(10_000 - green)),
+        ("green".to_owned(), of(green)),
+    ])
 }
 
 fn record(revision: u64, green: u16) -> ServiceRecord {
@@ -64,7 +67,11 @@ impl Backend for Gated {
         self.1.recv().unwrap();
         self.0.commit(change)
     }
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
+    fn audit(
+        &mut self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
         self.0.audit(before, limit)
     }
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
@@ -167,7 +174,9 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let mut lines = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map(Result::unwrap);
         let mut tell = || {
             lines
                 .by_ref()
@@ -207,7 +216,10 @@ async fn a_withdrawn_change_is_not_written() {
     gate.send(()).unwrap();
     assert_eq!(first.await.unwrap().sequence, 1);
     assert_eq!(third.await.unwrap().sequence, 2);
-    assert_eq!(store.audit(None, 9).await.unwrap()[0].entry, change(3, 3).entry);
+    assert_eq!(
+        store.audit(None, 9).await.unwrap()[0].entry,
+        change(3, 3).entry
+    );
 }
 
 #[test]
@@ -236,7 +248,11 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
             ..change(2, 200)
         });
         database.recover();
-        let expected = if in_effect { record(2, 200) } else { record(1, 100) };
+        let expected = if in_effect {
+            record(2, 200)
+        } else {
+            record(1, 100)
+        };
         assert_eq!(database.load().unwrap().services, [expected]);
         if in_effect {
             // Its next try finds it done.
@@ -251,7 +267,10 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
             if in_effect { 3 } else { 4 }
         );
         let newest = &database.audit(None, 2).unwrap()[1];
-        assert_eq!(newest.entry.action, if in_effect { "weights" } else { "undo" });
+        assert_eq!(
+            newest.entry.action,
+            if in_effect { "weights" } else { "undo" }
+        );
         drop(database);
         assert!(super::verify(directory.path()).unwrap().whole);
     }
@@ -270,7 +289,10 @@ fn the_journal_refuses_to_be_altered() {
         "INSERT OR REPLACE INTO audit SELECT * FROM audit WHERE sequence = 1",
     ] {
         let refused = outside.execute(sql, []).unwrap_err();
-        assert!(refused.to_string().contains("append-only"), "{sql}: {refused}");
+        assert!(
+            refused.to_string().contains("append-only"),
+            "{sql}: {refused}"
+        );
     }
 }
 
@@ -278,11 +300,20 @@ fn the_journal_refuses_to_be_altered() {
 fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let secret = |path: &Path| Store::open(&options(path)).unwrap().0.sticky_secret().unwrap();
+    let secret = |path: &Path| {
+        Store::open(&options(path))
+            .unwrap()
+            .0
+            .sticky_secret()
+            .unwrap()
+    };
     let first = secret(directory.path());
     assert_ne!(first.bytes(), &[0; 32]);
     assert_ne!(first, secret(other.path()));
-    assert_eq!(Store::open(&Options::default()).unwrap().0.sticky_secret(), None);
+    assert_eq!(
+        Store::open(&Options::default()).unwrap().0.sticky_secret(),
+        None
+    );
     // As an earlier version has left them.
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     let file = |name: &str| directory.path().join(name);
@@ -312,7 +343,10 @@ fn the_secret_of_sticky_cookies_is_written_once() {
     // SQLite may have had room for it on a page that it has; if not, the message says what to do.
     match refused {
         Ok(made) => assert_eq!(made, secret),
-        Err(error) => assert!(error.to_string().contains("make room on the disk"), "{error}"),
+        Err(error) => assert!(
+            error.to_string().contains("make room on the disk"),
+            "{error}"
+        ),
     }
     // A disk that has become full stops no restart.
     database.limit_pages(true);
@@ -324,15 +358,29 @@ fn a_damaged_or_foreign_database_is_refused_with_advice() {
     let check = |prepare: &dyn Fn(&Path), expected: &str| {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("weighbridge.db");
-        Sqlite::open(directory.path()).unwrap().commit(&change(1, 100)).unwrap();
+        Sqlite::open(directory.path())
+            .unwrap()
+            .commit(&change(1, 100))
+            .unwrap();
         prepare(&file);
-        let refused = Store::open(&options(directory.path())).unwrap_err().to_string();
+        let refused = Store::open(&options(directory.path()))
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains(expected), "{refused}");
         assert!(refused.contains("cannot be used"), "{refused}");
     };
-    let sql =
-        |sql: &'static str| move |file: &Path| rusqlite::Connection::open(file).unwrap().execute_batch(sql).unwrap();
-    check(&|file| std::fs::write(file, vec![7; 8192]).unwrap(), "not a database");
+    let sql = |sql: &'static str| {
+        move |file: &Path| {
+            rusqlite::Connection::open(file)
+                .unwrap()
+                .execute_batch(sql)
+                .unwrap()
+        }
+    };
+    check(
+        &|file| std::fs::write(file, vec![7; 8192]).unwrap(),
+        "not a database",
+    );
     check(&sql("PRAGMA user_version = 99"), "newer version");
     check(&sql("UPDATE services SET state = '{}'"), "missing field");
     check(

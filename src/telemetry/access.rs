@@ -1,7 +1,8 @@
 //! The access log: a bounded channel to a thread that formats and writes.
 //!
-//! Formatting happens on the writer's thread, so that a worker pays for moving a record and no more. When the writer
-//! falls behind (a slow disk, a blocked pipe) records are dropped and counted; requests never wait for a log.
+//! Formatting happens on the writer's thread, so that a worker pays for moving a record and no
+//! more. When the writer falls behind (a slow disk, a blocked pipe) records are dropped and
+//! counted; requests never wait for a log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -51,7 +52,8 @@ impl AccessLog {
         })
     }
 
-    /// Whether a record would be written; a caller that would have to build one for nothing asks first.
+    /// Whether a record would be written; a caller that would have to build one for nothing asks
+    /// first.
     #[inline]
     pub fn enabled(&self) -> bool {
         self.sink.is_some()
@@ -82,7 +84,8 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file anew before the next line, so that a rotated file is let go. Standard output stays as it is.
+    /// Opens the file anew before the next line, so that a rotated file is let go. Standard output
+    /// stays as it is.
     pub fn reopen(&self) {
         if let Some(sink) = &self.sink {
             sink.reopen();
@@ -128,10 +131,12 @@ impl Sink {
             shared: Arc::clone(&shared),
             failing: false,
         };
-        thread::Builder::new().name("access-log".into()).spawn(move || {
-            writer.run();
-            drop(ending);
-        })?;
+        thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || {
+                writer.run();
+                drop(ending);
+            })?;
         Ok(Sink {
             records: Some(records),
             shared,
@@ -141,7 +146,9 @@ impl Sink {
 
     fn send(&self, record: AccessRecord) {
         let Some(records) = &self.records else { return };
-        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) = records.try_send(Message::Record(record)) {
+        if let Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) =
+            records.try_send(Message::Record(record))
+        {
             self.shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -155,7 +162,8 @@ impl Sink {
     }
 }
 
-/// Waits for the lines that are queued, but not for ever: a blocked pipe must not keep the process alive.
+/// Waits for the lines that are queued, but not for ever: a blocked pipe must not keep the process
+/// alive.
 impl Drop for Sink {
     fn drop(&mut self) {
         drop(self.records.take());
@@ -224,7 +232,9 @@ impl Writer {
     fn reopen(&mut self) {
         match Output::open(&self.target) {
             Ok(output) => self.output = output,
-            Err(error) => tracing::error!(%error, "the access log cannot be opened anew; going on with the old file"),
+            Err(error) => {
+                tracing::error!(%error, "the access log cannot be opened anew; going on with the old file")
+            }
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What the access log says about a request, and how a line of it reads.
 //!
-//! The keys of the JSON form are relied on by other people's tools; they are listed at [`AccessRecord`]'s fields, which
-//! have the same names, and in the same order. A key without a value is `null`, so that every line has every key.
+//! The keys of the JSON form are relied on by other people's tools; they are listed at
+//! [`AccessRecord`]'s fields, which have the same names, and in the same order. A key without a
+//! value is `null`, so that every line has every key.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -24,7 +25,8 @@ pub struct AccessRecord {
     pub listener: Arc<str>,
     /// The client's address; behind trusted proxies the one that they name.
     pub client: IpAddr,
-    /// Its method; like the target and the protocol unknown where a connection was refused for what came over it.
+    /// Its method; like the target and the protocol unknown where a connection was refused for
+    /// what came over it.
     pub method: Option<Method>,
     /// The host it asked for.
     pub host: Option<String>,
@@ -40,8 +42,8 @@ pub struct AccessRecord {
     pub upstream: Option<Arc<str>>,
     /// The endpoint that was asked last.
     pub endpoint: Option<SocketAddr>,
-    /// The class it was counted under: `2xx`, `timeout` …; `rejected` where the proxy refused what the upstream is not to
-    /// blame for, which the statistics count with `client_abort`.
+    /// The class it was counted under: `2xx`, `timeout` …; `rejected` where the proxy refused what
+    /// the upstream is not to blame for, which the statistics count with `client_abort`.
     pub outcome: &'static str,
     /// The proxy's own reason for a failure: `connect_refused`, `no_route` …
     pub reason: Option<&'static str>,
@@ -72,7 +74,8 @@ impl AccessRecord {
         if written {
             out.push(b'\n');
         } else {
-            // Writing to memory does not fail; if it ever did, half a line would spoil the next one.
+            // Writing to memory does not fail; if it ever did, half a line would spoil the next
+            // one.
             out.truncate(start);
         }
     }
@@ -82,15 +85,23 @@ impl AccessRecord {
         write!(out, "{} - - [{time}] \"", self.client)?;
         self.write_request_line(out)?;
         write!(out, "\" {} {} \"", self.status, self.bytes_out)?;
-        escape(self.referer.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
+        escape(
+            self.referer.as_ref().map_or(b"-", HeaderValue::as_bytes),
+            out,
+        );
         out.extend_from_slice(b"\" \"");
-        escape(self.user_agent.as_ref().map_or(b"-", HeaderValue::as_bytes), out);
+        escape(
+            self.user_agent.as_ref().map_or(b"-", HeaderValue::as_bytes),
+            out,
+        );
         out.push(b'"');
         Ok(())
     }
 
     fn write_request_line(&self, out: &mut Vec<u8>) -> std::io::Result<()> {
-        let (Some(method), Some(target), Some(protocol)) = (&self.method, &self.target, self.protocol) else {
+        let (Some(method), Some(target), Some(protocol)) =
+            (&self.method, &self.target, self.protocol)
+        else {
             out.push(b'-');
             return Ok(());
         };
@@ -127,10 +138,15 @@ struct Line<'a> {
 
 impl<'a> Line<'a> {
     fn of(record: &'a AccessRecord) -> Line<'a> {
-        let text =
-            |value: &'a Option<HeaderValue>| value.as_ref().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let text = |value: &'a Option<HeaderValue>| {
+            value
+                .as_ref()
+                .map(|value| String::from_utf8_lossy(value.as_bytes()))
+        };
         Line {
-            time: timestamp(record.time).strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+            time: timestamp(record.time)
+                .strftime("%Y-%m-%dT%H:%M:%S%.3fZ")
+                .to_string(),
             listener: &record.listener,
             client: record.client,
             method: record.method.as_ref().map(Method::as_str),
@@ -246,7 +262,10 @@ pub(super) mod tests {
             ..record()
         };
         let json = line(&refused, AccessLogFormat::Json);
-        assert!(json.contains(r#""method":null,"#) && json.contains(r#""target":null,"protocol":null,"#));
+        assert!(
+            json.contains(r#""method":null,"#)
+                && json.contains(r#""target":null,"protocol":null,"#)
+        );
         let combined = line(&refused, AccessLogFormat::Combined);
         assert!(combined.contains(r#"] "-" 200 512 ""#), "{combined}");
     }

@@ -1,4 +1,5 @@
-//! The program's own log: standard error, by a queue and a thread, so that nobody who logs waits for its reader.
+//! The program's own log: standard error, by a queue and a thread, so that nobody who logs waits
+//! for its reader.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -18,7 +19,8 @@ use super::{LogFormat, LogLevel, LogOptions};
 /// How long the end of the process waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The way to standard error, once the log is up. There is one for the process, as there is one log.
+/// The way to standard error, once the log is up. There is one for the process, as there is one
+/// log.
 static LOG: OnceLock<LineQueue> = OnceLock::new();
 
 /// Why the log was not set up.
@@ -43,7 +45,8 @@ impl Drop for Log {
     }
 }
 
-/// Sends the program's log to standard error, for the rest of the process; panics too, as lines of it.
+/// Sends the program's log to standard error, for the rest of the process; panics too, as lines of
+/// it.
 ///
 /// Lines that standard error does not take in time are dropped and counted: see [`log_dropped`].
 ///
@@ -72,13 +75,14 @@ pub fn init(options: LogOptions) -> Result<Log, LogError> {
     Ok(Log(queue.clone()))
 }
 
-/// Lines of the program's log that were lost since the start, because standard error did not take them.
+/// Lines of the program's log that were lost since the start, because standard error did not take
+/// them.
 pub fn log_dropped() -> u64 {
     LOG.get().map_or(0, LineQueue::dropped)
 }
 
-/// Writes `text` to standard error and waits until it is there, but not for ever: at the end of a process nobody may be
-/// left to read it.
+/// Writes `text` to standard error and waits until it is there, but not for ever: at the end of a
+/// process nobody may be left to read it.
 pub fn last_words(text: &str) {
     if let Ok(queue) = LineQueue::start("last-words", output()) {
         queue.send(text.as_bytes());
@@ -86,8 +90,8 @@ pub fn last_words(text: &str) {
     }
 }
 
-/// A handle of its own on standard error: a thread that is blocked in writing to it must not hold the lock that the
-/// standard library puts around the shared one.
+/// A handle of its own on standard error: a thread that is blocked in writing to it must not hold
+/// the lock that the standard library puts around the shared one.
 fn output() -> Box<dyn Write + Send> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),
@@ -109,7 +113,8 @@ impl Write for Lines {
     }
 }
 
-/// A panic as a line of the log: the standard hook would write to standard error in the thread that panics.
+/// A panic as a line of the log: the standard hook would write to standard error in the thread that
+/// panics.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let backtrace = std::backtrace::Backtrace::capture();
@@ -123,8 +128,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// `level` is for this program alone: at `debug` the protocol libraries would write out header fields, cookies and
-/// credentials among them.
+/// `level` is for this program alone: at `debug` the protocol libraries would write out header
+/// fields, cookies and credentials among them.
 fn filter(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(level_filter(level).min(LevelFilter::WARN))

@@ -1,7 +1,7 @@
 //! A bounded queue of text in front of a descriptor that somebody else reads.
 //!
-//! A thread of its own writes, so that a reader who has stopped (a full pipe, a paused terminal) blocks nobody else:
-//! text beyond the bound is dropped and counted.
+//! A thread of its own writes, so that a reader who has stopped (a full pipe, a paused terminal)
+//! blocks nobody else: text beyond the bound is dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -30,9 +30,11 @@ struct Shared {
     bytes: AtomicUsize,
     sent: AtomicU64,
     dropped: AtomicU64,
-    /// Whether the output took nothing when it was last written to, for another reason than a slow reader.
+    /// Whether the output took nothing when it was last written to, for another reason than a slow
+    /// reader.
     failing: AtomicBool,
-    /// How many pieces are done with, written or not. Only the writer's thread and whoever drains take this lock.
+    /// How many pieces are done with, written or not. Only the writer's thread and whoever drains
+    /// take this lock.
     done: Mutex<u64>,
     progress: Condvar,
 }
@@ -51,7 +53,9 @@ impl LineQueue {
             output,
             shared: Arc::clone(&shared),
         };
-        thread::Builder::new().name(name.into()).spawn(|| writer.run())?;
+        thread::Builder::new()
+            .name(name.into())
+            .spawn(|| writer.run())?;
         Ok(LineQueue { pieces, shared })
     }
 
@@ -79,10 +83,15 @@ impl LineQueue {
         self.shared.failing.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was sent before has been written, but no longer than `limit`. Tells whether it has.
+    /// Waits until everything that was sent before has been written, but no longer than `limit`.
+    /// Tells whether it has.
     pub(crate) fn drain(&self, limit: Duration) -> bool {
         let sent = self.shared.sent.load(Ordering::Acquire);
-        let done = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = self
+            .shared
+            .done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let waited = self
             .shared
             .progress
@@ -134,7 +143,10 @@ impl<W: Write> Writer<W> {
     }
 
     fn write(&mut self, chunk: &[u8], pieces: u64) {
-        let written = self.output.write_all(chunk).and_then(|()| self.output.flush());
+        let written = self
+            .output
+            .write_all(chunk)
+            .and_then(|()| self.output.flush());
         let shared = &self.shared;
         shared.failing.store(written.is_err(), Ordering::Relaxed);
         if written.is_err() {
@@ -216,6 +228,9 @@ mod tests {
         queue.send(b"lost");
         assert!(queue.drain(Duration::from_secs(20)));
         assert_eq!(queue.dropped(), 1);
-        assert_eq!(queue.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(
+            queue.write(b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

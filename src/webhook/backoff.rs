@@ -21,8 +21,9 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many attempts, at least 1: up to a quarter longer by `chance` (0 to 1), so that what failed
-    /// together does not come back together; and as long as the receiver asked for.
+    /// The pause after so many attempts, at least 1: up to a quarter longer by `chance` (0 to 1),
+    /// so that what failed together does not come back together; and as long as the receiver
+    /// asked for.
     pub(super) fn pause(self, attempts: u32, asked: Option<Duration>, chance: f64) -> Duration {
         let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
         let pause = self.first.saturating_mul(doubled).min(self.longest);
@@ -39,11 +40,19 @@ mod tests {
     fn pauses_double_up_to_a_minute_whatever_is_asked_for() {
         let pace = Backoff::default();
         let seconds = |attempts, asked, chance| pace.pause(attempts, asked, chance).as_secs_f64();
-        let pauses: Vec<f64> = (1..=8).map(|attempts| seconds(attempts, None, 0.0)).collect();
+        let pauses: Vec<f64> = (1..=8)
+            .map(|attempts| seconds(attempts, None, 0.0))
+            .collect();
         assert_eq!(pauses, [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0, 60.0]);
-        assert_eq!((seconds(1, None, 1.0), seconds(20, None, 1.0)), (1.25, 60.0));
+        assert_eq!(
+            (seconds(1, None, 1.0), seconds(20, None, 1.0)),
+            (1.25, 60.0)
+        );
         let asked = |seconds| Some(Duration::from_secs(seconds));
-        assert_eq!((seconds(1, asked(30), 0.0), seconds(4, asked(1), 0.0)), (30.0, 8.0));
+        assert_eq!(
+            (seconds(1, asked(30), 0.0), seconds(4, asked(1), 0.0)),
+            (30.0, 8.0)
+        );
         assert_eq!(seconds(1, asked(3600), 0.0), 60.0);
     }
 }

@@ -1,7 +1,7 @@
 //! The HTTP client of webhooks: a connection for each attempt, by TLS where the address says so.
 //!
-//! Certificates are checked against the system's authorities, or, on an empty root such as the container image's, against
-//! Mozilla's list, which is built in. All types of rustls stay in here.
+//! Certificates are checked against the system's authorities, or, on an empty root such as the
+//! container image's, against Mozilla's list, which is built in. All types of rustls stay in here.
 
 use std::error::Error as StdError;
 use std::io;
@@ -51,7 +51,11 @@ impl WebhookClient {
         let tls = receivers
             .iter()
             .any(|webhook| webhook.url.scheme_str() == Some("https"));
-        WebhookClient::trusting(if tls { authorities() } else { RootCertStore::empty() })
+        WebhookClient::trusting(if tls {
+            authorities()
+        } else {
+            RootCertStore::empty()
+        })
     }
 
     /// A client that accepts the certificates of these authorities.
@@ -67,7 +71,8 @@ impl WebhookClient {
             .enable_http1()
             .build();
         let client = legacy::Client::builder(TokioExecutor::new())
-            // Events are rare; a connection that was kept would be closed by the other side when it is needed.
+            // Events are rare; a connection that was kept would be closed by the other side when it
+            // is needed.
             .pool_max_idle_per_host(0)
             .build(connector);
         Ok(WebhookClient(client))
@@ -78,7 +83,10 @@ impl WebhookClient {
     /// # Errors
     ///
     /// [`DeliveryError`] says why there is none.
-    pub(super) async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, DeliveryError> {
+    pub(super) async fn send(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<Response<Incoming>, DeliveryError> {
         self.0.request(request).await.map_err(|error| told(&error))
     }
 }
@@ -91,7 +99,10 @@ fn authorities() -> RootCertStore {
     }
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        tracing::info!("the system has no certificate authorities; webhooks are checked against the built-in list");
+        tracing::info!(
+            "the system has no certificate authorities; webhooks are checked against the built-in \
+             list"
+        );
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots

@@ -52,7 +52,10 @@ impl Failure {
     fn may_pass(&self) -> bool {
         match self {
             Failure::Status(status, _) => {
-                let asks_again = matches!(*status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+                let asks_again = matches!(
+                    *status,
+                    StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS
+                );
                 asks_again || status.is_server_error()
             }
             Failure::Timeout | Failure::Unsent(DeliveryError::Connection(_)) => true,
@@ -70,7 +73,12 @@ impl Failure {
 }
 
 impl Deliverer {
-    pub(super) fn new(webhook: Arc<Webhook>, client: WebhookClient, pace: Backoff, metrics: Arc<Metrics>) -> Deliverer {
+    pub(super) fn new(
+        webhook: Arc<Webhook>,
+        client: WebhookClient,
+        pace: Backoff,
+        metrics: Arc<Metrics>,
+    ) -> Deliverer {
         Deliverer {
             webhook,
             client,
@@ -79,14 +87,21 @@ impl Deliverer {
         }
     }
 
-    /// Delivers what comes, one after another. Once it is to stop, it ends with the last that waits.
+    /// Delivers what comes, one after another. Once it is to stop, it ends with the last that
+    /// waits.
     pub(super) async fn run(self, queue: Arc<DeliveryQueue>, stop: CancellationToken) {
         while let Some(news) = next(&queue, &stop).await {
             let id = Uuid::now_v7().hyphenated().to_string();
             let (webhook, event, release) = (&self.webhook, news.event, &news.release.id);
             let result = match self.deliver(&news, &id).await {
                 Ok(()) => {
-                    tracing::debug!(?webhook, delivery = id, event, release, "an event was delivered");
+                    tracing::debug!(
+                        ?webhook,
+                        delivery = id,
+                        event,
+                        release,
+                        "an event was delivered"
+                    );
                     WebhookResult::Delivered
                 }
                 Err(failure) => {
@@ -136,7 +151,12 @@ impl Deliverer {
     }
 
     /// The request of one attempt: signed anew, since the time is part of that.
-    fn request(&self, news: &Notification, id: &str, body: Bytes) -> Result<Request<Full<Bytes>>, Failure> {
+    fn request(
+        &self,
+        news: &Notification,
+        id: &str,
+        body: Bytes,
+    ) -> Result<Request<Full<Bytes>>, Failure> {
         let timestamp = (SystemClock.now().unix_us() / 1_000_000).to_string();
         let mut request = Request::builder()
             .method(Method::POST)
@@ -172,7 +192,10 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     match text.parse() {
         Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(now)
+            .ok(),
     }
 }
 
@@ -191,7 +214,10 @@ mod tests {
         };
         assert_eq!(asked("30"), Some(30));
         assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(77));
-        assert_eq!((asked("soon"), asked("Sun, 06 Nov 1994 08:00:00 GMT")), (None, None));
+        assert_eq!(
+            (asked("soon"), asked("Sun, 06 Nov 1994 08:00:00 GMT")),
+            (None, None)
+        );
     }
 
     #[test]

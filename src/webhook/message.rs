@@ -26,7 +26,12 @@ struct Message {
 impl Notification {
     /// The event, if it is one that can be told.
     pub(super) fn of(event: api::Event) -> Option<Notification> {
-        let EventKind::Release { release, action, actor } = event.kind else {
+        let EventKind::Release {
+            release,
+            action,
+            actor,
+        } = event.kind
+        else {
             return None;
         };
         let name = Webhook::EVENTS.into_iter().find(|known| *known == action)?;
@@ -54,7 +59,9 @@ impl Notification {
     pub(super) fn body(&self, format: WebhookFormat) -> serde_json::Result<Vec<u8>> {
         match format {
             WebhookFormat::Json => serde_json::to_vec(self),
-            WebhookFormat::Slack => serde_json::to_vec(&Message { text: self.sentence() }),
+            WebhookFormat::Slack => serde_json::to_vec(&Message {
+                text: self.sentence(),
+            }),
         }
     }
 
@@ -84,11 +91,15 @@ impl Notification {
             _ => "was cancelled",
         };
         let mut text = format!(
-            "{service}: release {id} from {baseline} to {canary} {did} by {actor}: {phase}, {canary} has {weight} % of the traffic",
+            "{service}: release {id} from {baseline} to {canary} {did} by {actor}: {phase}, \
+             {canary} has {weight} % of the traffic",
             actor = self.actor,
             phase = phase.as_str().replace('_', " "),
         );
-        for (name, given) in [("build", &self.release.version), ("change", &self.release.change)] {
+        for (name, given) in [
+            ("build", &self.release.version),
+            ("change", &self.release.change),
+        ] {
             if let Some(given) = given {
                 let _ = write!(text, "; {name} {given}");
             }
@@ -110,13 +121,18 @@ impl Notification {
         if let Some(waiting) = &release.waiting_for {
             return Some(format!("it waits for {}: {}", waiting.kind, waiting.detail));
         }
-        release.reason.as_ref().map(|reason| format!("reason: {reason}"))
+        release
+            .reason
+            .as_ref()
+            .map(|reason| format!("reason: {reason}"))
     }
 }
 
 /// The three characters by which such a text would be a link, a mention or an entity.
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -131,7 +147,8 @@ mod tests {
     #[test]
     fn json_has_the_event_its_time_its_actor_and_the_release_as_the_api_shows_it() {
         let news = news("release_advanced", release());
-        let body: serde_json::Value = serde_json::from_slice(&news.body(WebhookFormat::Json).unwrap()).unwrap();
+        let body: serde_json::Value =
+            serde_json::from_slice(&news.body(WebhookFormat::Json).unwrap()).unwrap();
         let expected = serde_json::json!({
             "event": "release_advanced",
             "at": "2026-11-25T09:00:00Z",
@@ -152,7 +169,9 @@ mod tests {
         over.phase = api::Phase::RolledBack;
         over.version = Some("5.2".to_owned());
         over.change = Some("CHG-7".to_owned());
-        let body = news("release_rolled_back", over).body(WebhookFormat::Slack).unwrap();
+        let body = news("release_rolled_back", over)
+            .body(WebhookFormat::Slack)
+            .unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(
             body,

@@ -1,8 +1,9 @@
 //! Telling receivers of releases by HTTP.
 //!
-//! One task takes the releases' events out of the stream and puts them into a bounded queue for each receiver; one task
-//! for each receiver posts them, in their order, and tries again. So a slow receiver holds up nobody but itself, and a
-//! release never waits for any. What is in a queue does not survive a restart: a receiver that must know asks the API.
+//! One task takes the releases' events out of the stream and puts them into a bounded queue for
+//! each receiver; one task for each receiver posts them, in their order, and tries again. So a slow
+//! receiver holds up nobody but itself, and a release never waits for any. What is in a queue does
+//! not survive a restart: a receiver that must know asks the API.
 
 mod backoff;
 mod client;
@@ -59,20 +60,38 @@ impl Webhooks {
     /// Nothing can be posted by `https`.
     pub fn start(receivers: &[Webhook], handle: &Handle) -> Result<Webhooks, WebhookStartError> {
         let client = WebhookClient::new(receivers)?;
-        Ok(Webhooks::start_with(receivers, handle, &client, Backoff::default()))
+        Ok(Webhooks::start_with(
+            receivers,
+            handle,
+            &client,
+            Backoff::default(),
+        ))
     }
 
-    fn start_with(receivers: &[Webhook], handle: &Handle, client: &WebhookClient, pace: Backoff) -> Webhooks {
+    fn start_with(
+        receivers: &[Webhook],
+        handle: &Handle,
+        client: &WebhookClient,
+        pace: Backoff,
+    ) -> Webhooks {
         let metrics = Arc::clone(handle.metrics());
         let stop_deliverers = CancellationToken::new();
         let mut deliverers = Vec::new();
         for webhook in receivers {
             let (webhook, queue) = (Arc::new(webhook.clone()), Arc::<DeliveryQueue>::default());
-            let deliverer = Deliverer::new(Arc::clone(&webhook), client.clone(), pace, Arc::clone(&metrics));
+            let deliverer = Deliverer::new(
+                Arc::clone(&webhook),
+                client.clone(),
+                pace,
+                Arc::clone(&metrics),
+            );
             let task = tokio::spawn(deliverer.run(Arc::clone(&queue), stop_deliverers.clone()));
             deliverers.push((Receiver { webhook, queue }, task));
         }
-        let receivers = deliverers.iter().map(|(receiver, _)| receiver.clone()).collect();
+        let receivers = deliverers
+            .iter()
+            .map(|(receiver, _)| receiver.clone())
+            .collect();
         let sorter = Dispatcher::new(handle.clone(), receivers);
         let stop_sorter = CancellationToken::new();
         Webhooks {
@@ -102,7 +121,8 @@ impl Webhooks {
             // Those that wait, and the one under way.
             let untold = receiver.queue.len() + 1;
             tracing::warn!(webhook = ?receiver.webhook, untold, "events could not be told before the end");
-            self.metrics.add_webhooks(WebhookResult::Dropped, untold as u64);
+            self.metrics
+                .add_webhooks(WebhookResult::Dropped, untold as u64);
         }
     }
 }
@@ -160,7 +180,13 @@ impl Dispatcher {
         let Some(news) = Notification::of(event).map(Arc::new) else {
             return;
         };
-        let wanted = |receiver: &&Receiver| receiver.webhook.events.iter().any(|name| name == news.event);
+        let wanted = |receiver: &&Receiver| {
+            receiver
+                .webhook
+                .events
+                .iter()
+                .any(|name| name == news.event)
+        };
         for receiver in self.receivers.iter().filter(wanted) {
             if let Some(lost) = receiver.queue.push(Arc::clone(&news)) {
                 tracing::warn!(
@@ -170,7 +196,9 @@ impl Dispatcher {
                     release = lost.release.id,
                     "an event was dropped: the receiver does not keep up"
                 );
-                self.handle.metrics().add_webhooks(WebhookResult::Dropped, 1);
+                self.handle
+                    .metrics()
+                    .add_webhooks(WebhookResult::Dropped, 1);
             }
         }
     }

@@ -1,8 +1,9 @@
 //! What waits for one receiver: a bounded number of events, in their order.
 //!
-//! Whoever puts an event in never waits. Where there are too many, the oldest gives way, but the end of a release only to
-//! other ends: it is what a receiver must not miss. It does not overtake what happened before it, since a receiver that is
-//! told of a step after the end would take it for the later.
+//! Whoever puts an event in never waits. Where there are too many, the oldest gives way, but the
+//! end of a release only to other ends: it is what a receiver must not miss. It does not overtake
+//! what happened before it, since a receiver that is told of a step after the end would take it for
+//! the later.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,7 +53,8 @@ impl DeliveryQueue {
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Arc<Notification>>> {
-        // No panic can come between two steps of a change, so the queue is whole even if a holder was not.
+        // No panic can come between two steps of a change, so the queue is whole even if a holder
+        // was not.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -69,7 +71,11 @@ mod tests {
     }
 
     fn ids(queue: &DeliveryQueue) -> Vec<String> {
-        queue.waiting().iter().map(|news| news.release.id.clone()).collect()
+        queue
+            .waiting()
+            .iter()
+            .map(|news| news.release.id.clone())
+            .collect()
     }
 
     #[test]
@@ -81,12 +87,20 @@ mod tests {
             lost += queue.push(news(id, "release_advanced")).iter().count();
         }
         assert_eq!((queue.len(), lost), (QUEUE_MAX, QUEUE_MAX));
-        assert_eq!(ids(&queue)[..2], ["shop-0", "shop-257"], "in their order all the same");
+        assert_eq!(
+            ids(&queue)[..2],
+            ["shop-0", "shop-257"],
+            "in their order all the same"
+        );
 
         for id in 0..QUEUE_MAX as u64 {
             queue.push(news(1_000 + id, "release_promoted"));
         }
-        assert_eq!(ids(&queue)[..2], ["shop-1000", "shop-1001"], "the oldest end went last");
+        assert_eq!(
+            ids(&queue)[..2],
+            ["shop-1000", "shop-1001"],
+            "the oldest end went last"
+        );
         let lost = queue.push(news(2_000, "release_advanced")).unwrap();
         assert_eq!(lost.release.id, "shop-2000");
     }

@@ -6,8 +6,8 @@ use sha2::Sha256;
 
 use crate::model::hex;
 
-/// The value of the header `X-Weighbridge-Signature`. The time is signed too, so that a receiver can refuse what somebody
-/// has recorded and sends again.
+/// The value of the header `X-Weighbridge-Signature`. The time is signed too, so that a receiver
+/// can refuse what somebody has recorded and sends again.
 ///
 /// # Errors
 ///
@@ -17,7 +17,10 @@ pub(super) fn sign(secret: &str, unix_seconds: &str, body: &[u8]) -> Result<Stri
     for part in [unix_seconds.as_bytes(), b".", body] {
         mac.update(part);
     }
-    Ok(format!("sha256={}", hex::encode(&mac.finalize().into_bytes())))
+    Ok(format!(
+        "sha256={}",
+        hex::encode(&mac.finalize().into_bytes())
+    ))
 }
 
 #[cfg(test)]

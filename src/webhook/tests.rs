@@ -79,7 +79,8 @@ impl Rig {
     /// The stream has these events already.
     fn upon(events: EventStream, receivers: &[Webhook], roots: RootCertStore) -> Rig {
         let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
-        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
+        let (handle, commands) =
+            Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
         let pace = Backoff {
             first: Duration::from_millis(1),
             longest: Duration::from_millis(20),
@@ -111,7 +112,10 @@ impl Rig {
     }
 
     async fn count(&self, result: &str, number: u64) {
-        until(&format!("{number} {result}"), || self.counted(result) == number).await;
+        until(&format!("{number} {result}"), || {
+            self.counted(result) == number
+        })
+        .await;
     }
 }
 
@@ -127,7 +131,9 @@ async fn until(what: &str, done: impl Fn() -> bool) {
 }
 
 fn block_on<T>(case: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     runtime.unwrap().block_on(case)
 }
 
@@ -139,13 +145,20 @@ fn header(seen: &Seen, name: &str) -> String {
         .to_owned()
 }
 
-/// HMAC as RFC 2104 defines it, by hand, so that the test does not believe the library that it tests.
+/// HMAC as RFC 2104 defines it, by hand, so that the test does not believe the library that it
+/// tests.
 fn hmac(key: &[u8], text: &[u8]) -> String {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
     let padded = |pad: u8| block.map(|byte| byte ^ pad);
-    let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
-    let outer = Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize();
+    let inner = Sha256::new()
+        .chain_update(padded(0x36))
+        .chain_update(text)
+        .finalize();
+    let outer = Sha256::new()
+        .chain_update(padded(0x5c))
+        .chain_update(inner)
+        .finalize();
     outer.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
@@ -156,7 +169,11 @@ fn what_the_start_itself_did_is_told_once() {
         let events = EventStream::new();
         let before = event(0, "release_rolled_back", release());
         events.send(before.at, before.kind);
-        let rig = Rig::upon(events, &[receiver.webhook("http://localhost")], RootCertStore::empty());
+        let rig = Rig::upon(
+            events,
+            &[receiver.webhook("http://localhost")],
+            RootCertStore::empty(),
+        );
         rig.happen("release_started", "shop-13");
         rig.count("delivered", 2).await;
         let told: Vec<String> = receiver
@@ -183,7 +200,10 @@ fn an_event_is_delivered_signed_and_named() {
         let [seen] = &*seen else {
             panic!("only what is asked for: {seen:?}")
         };
-        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/hook?a=b"));
+        assert_eq!(
+            (seen.method.as_str(), seen.target.as_str()),
+            ("POST", "/hook?a=b")
+        );
         let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
         assert_eq!(
             (&body["event"], &body["release"]["id"]),
@@ -239,7 +259,14 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
         Answer::Never,
     ] {
         block_on(async {
-            let receiver = Receiver::start(move |number| if number < 2 { trouble } else { Answer::Status(200) }).await;
+            let receiver = Receiver::start(move |number| {
+                if number < 2 {
+                    trouble
+                } else {
+                    Answer::Status(200)
+                }
+            })
+            .await;
             let mut webhook = receiver.webhook("http://127.0.0.1");
             if trouble == Answer::Never {
                 webhook.timeout = Duration::from_millis(50);
@@ -253,7 +280,11 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
             assert!(seen.len() >= 3, "{trouble:?}: {seen:?}");
             let first = header(&seen[0], "x-weighbridge-delivery");
             for again in &seen {
-                assert_eq!(header(again, "x-weighbridge-delivery"), first, "{trouble:?}");
+                assert_eq!(
+                    header(again, "x-weighbridge-delivery"),
+                    first,
+                    "{trouble:?}"
+                );
                 assert_eq!(again.body, seen[0].body);
             }
             assert_eq!(rig.counted("failed"), 0);
@@ -265,12 +296,19 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
 fn what_will_not_pass_is_sent_once_and_the_next_event_follows() {
     for status in [301, 400, 401, 404, 410] {
         block_on(async {
-            let receiver = Receiver::start(move |number| Answer::Status(if number == 0 { status } else { 200 })).await;
+            let receiver = Receiver::start(move |number| {
+                Answer::Status(if number == 0 { status } else { 200 })
+            })
+            .await;
             let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
             rig.happen("release_started", "shop-1");
             rig.happen("release_started", "shop-2");
             rig.count("delivered", 1).await;
-            assert_eq!((rig.counted("failed"), receiver.ids()), (1, ids(1..=2)), "{status}");
+            assert_eq!(
+                (rig.counted("failed"), receiver.ids()),
+                (1, ids(1..=2)),
+                "{status}"
+            );
         });
     }
 }
@@ -295,7 +333,8 @@ fn ids(numbers: impl Iterator<Item = usize>) -> Vec<String> {
 #[test]
 fn events_arrive_in_their_order_though_each_is_sent_twice() {
     block_on(async {
-        let receiver = Receiver::start(|number| Answer::Status(if number % 2 == 0 { 500 } else { 200 })).await;
+        let receiver =
+            Receiver::start(|number| Answer::Status(if number % 2 == 0 { 500 } else { 200 })).await;
         let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
         for id in ids(0..30) {
             rig.happen("release_advanced", &id);
@@ -311,7 +350,14 @@ fn events_arrive_in_their_order_though_each_is_sent_twice() {
 #[test]
 fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
     block_on(async {
-        let slow = Receiver::start(|number| if number == 0 { Answer::Gate } else { Answer::Status(200) }).await;
+        let slow = Receiver::start(|number| {
+            if number == 0 {
+                Answer::Gate
+            } else {
+                Answer::Status(200)
+            }
+        })
+        .await;
         let fast = Receiver::start(|_| Answer::Status(200)).await;
         let mut webhook = slow.webhook("http://127.0.0.1");
         webhook.timeout = DEADLINE;
@@ -326,7 +372,8 @@ fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
         rig.count("dropped", 10).await;
         assert_eq!(fast.ids(), ids(0..QUEUE_MAX + 11));
         slow.open();
-        rig.count("delivered", 2 * (QUEUE_MAX as u64 + 1) + 10).await;
+        rig.count("delivered", 2 * (QUEUE_MAX as u64 + 1) + 10)
+            .await;
         let kept = std::iter::once(0).chain(11..QUEUE_MAX + 11);
         assert_eq!((slow.ids(), rig.counted("failed")), (ids(kept), 0));
     });
@@ -356,7 +403,11 @@ fn a_certificate_of_an_unknown_authority_is_refused_at_once() {
         let rig = Rig::trusting(&[other], certificate.roots());
         rig.happen("release_started", "shop-3");
         rig.count("failed", 1).await;
-        assert_eq!(receiver.ids(), ["shop-2"], "the certificate is for another name");
+        assert_eq!(
+            receiver.ids(),
+            ["shop-2"],
+            "the certificate is for another name"
+        );
     });
 }
 

@@ -7,8 +7,10 @@ use serde_json::json;
 
 use super::{Ended, command, weighbridge};
 
-const VALID: &str = "services: { shop: { routes: [{}], upstreams: { blue: { endpoints: [\"127.0.0.1:3000\"] } } } }\n";
-const INVALID: &str = "workers: many\nservices:\n  shop:\n    upstreams: { blue: { endpoint: [] } }\n";
+const VALID: &str = "services: { shop: { routes: [{}], upstreams: { blue: { endpoints: \
+                     [\"127.0.0.1:3000\"] } } } }\n";
+const INVALID: &str =
+    "workers: many\nservices:\n  shop:\n    upstreams: { blue: { endpoint: [] } }\n";
 
 fn configuration(text: &str) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -33,7 +35,10 @@ fn a_valid_configuration_is_one_line_on_standard_error() {
 #[test]
 fn every_problem_of_every_configuration_is_told() {
     let (valid, invalid) = (configuration(VALID), configuration(INVALID));
-    let paths = [invalid.path().to_str().unwrap(), valid.path().to_str().unwrap()];
+    let paths = [
+        invalid.path().to_str().unwrap(),
+        valid.path().to_str().unwrap(),
+    ];
     let ended = weighbridge(&["check", paths[0], paths[1]]).code(78);
     for text in ["workers", "endpoint", paths[0], "OK (1 service)"] {
         assert!(ended.err.contains(text), "{text} is missing: {}", ended.err);
@@ -42,12 +47,22 @@ fn every_problem_of_every_configuration_is_told() {
         .code(78)
         .json();
     assert_eq!(
-        (&told["valid"], &told["files"][0]["valid"], &told["files"][1]["valid"]),
+        (
+            &told["valid"],
+            &told["files"][0]["valid"],
+            &told["files"][1]["valid"]
+        ),
         (&json!(false), &json!(false), &json!(true))
     );
     let problem = &told["files"][0]["problems"][0];
-    assert_eq!((&problem["path"], &problem["line"]), (&json!("workers"), &json!(1)));
-    assert!(told["files"][0]["problems"].as_array().unwrap().len() > 1, "{told}");
+    assert_eq!(
+        (&problem["path"], &problem["line"]),
+        (&json!("workers"), &json!(1))
+    );
+    assert!(
+        told["files"][0]["problems"].as_array().unwrap().len() > 1,
+        "{told}"
+    );
     weighbridge(&["check", "/nonexistent.yaml"]).code(78);
 }
 
@@ -60,14 +75,25 @@ fn a_configuration_may_come_from_standard_input() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
         Ended::from(child.wait_with_output().unwrap()).code(code);
     }
 }
 
 #[test]
 fn the_schema_is_json() {
-    assert!(weighbridge(&["schema"]).code(0).json().get("properties").is_some());
+    assert!(
+        weighbridge(&["schema"])
+            .code(0)
+            .json()
+            .get("properties")
+            .is_some()
+    );
 }
 
 #[test]

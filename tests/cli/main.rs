@@ -1,4 +1,5 @@
-//! The command line as a user meets it: the real program, against an admin API that says what each case needs.
+//! The command line as a user meets it: the real program, against an admin API that says what each
+//! case needs.
 
 #![expect(
     clippy::unwrap_used,
@@ -42,7 +43,11 @@ impl From<Output> for Ended {
 impl Ended {
     #[track_caller]
     fn code(self, code: i32) -> Ended {
-        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.out, self.err);
+        assert_eq!(
+            self.code, code,
+            "stdout: {}\nstderr: {}",
+            self.out, self.err
+        );
         self
     }
 
@@ -58,7 +63,10 @@ fn command(arguments: &[&str]) -> Command {
             command.env_remove(name);
         }
     }
-    command.env("NO_COLOR", "1").args(arguments).stdin(Stdio::null());
+    command
+        .env("NO_COLOR", "1")
+        .args(arguments)
+        .stdin(Stdio::null());
     command
 }
 
@@ -96,7 +104,9 @@ impl Fake {
         let (sender, asked) = mpsc::channel();
         let body = body.to_string();
         let length = body.len();
-        let answer = format!("HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}");
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
+        );
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             sender.send(read_request(&stream)).unwrap();
@@ -119,7 +129,11 @@ impl Fake {
 
     fn run(&self, arguments: &[&str]) -> Ended {
         let admin = format!("http://{}", self.address);
-        let all: Vec<&str> = arguments.iter().copied().chain(["--admin", &admin]).collect();
+        let all: Vec<&str> = arguments
+            .iter()
+            .copied()
+            .chain(["--admin", &admin])
+            .collect();
         weighbridge(&all)
     }
 
@@ -247,7 +261,11 @@ fn every_verb_has_help() {
     for verb in verbs {
         let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         let help = weighbridge(&words).code(0);
-        assert!(help.out.contains("Usage: weighbridge"), "{verb}: {}", help.out);
+        assert!(
+            help.out.contains("Usage: weighbridge"),
+            "{verb}: {}",
+            help.out
+        );
         assert!(
             help.out.lines().all(|line| line.chars().count() <= 120),
             "{verb}: {}",
@@ -275,10 +293,25 @@ fn what_makes_no_sense_is_a_usage_error() {
         &["release"],
         &["release", "start", "shop"],
         &["release", "start", "shop", "green", "--timeout", "5m"],
-        &["release", "start", "shop", "green", "--wait", "--timeout", "5"],
+        &[
+            "release",
+            "start",
+            "shop",
+            "green",
+            "--wait",
+            "--timeout",
+            "5",
+        ],
         &["release", "start", "shop", "green", "--at", "tomorrow"],
         &["release", "start", "shop", "green", "--override-freeze"],
-        &["release", "start", "shop", "green", "--plan", "/nonexistent.yaml"],
+        &[
+            "release",
+            "start",
+            "shop",
+            "green",
+            "--plan",
+            "/nonexistent.yaml",
+        ],
         &["release", "history", "shop", "--limit", "0"],
         &["replay"],
     ];
@@ -292,7 +325,10 @@ fn what_makes_no_sense_is_a_usage_error() {
 #[test]
 fn version_and_completions_go_to_standard_output() {
     let version = weighbridge(&["version"]).code(0);
-    assert_eq!(version.out, format!("weighbridge {}\n", env!("CARGO_PKG_VERSION")));
+    assert_eq!(
+        version.out,
+        format!("weighbridge {}\n", env!("CARGO_PKG_VERSION"))
+    );
     assert_eq!(
         weighbridge(&["version", "-o", "json"]).json()["version"],
         env!("CARGO_PKG_VERSION")
@@ -369,7 +405,10 @@ fn weights_without_shares_are_shown() {
         "UPSTREAM  WEIGHT  EFFECTIVE\nblue        95 %      100 %\ngreen        5 %        0 %\n"
     );
     assert!(ended.err.contains("revision 7"), "{}", ended.err);
-    assert_eq!(fake.asked().line, "GET /api/v1/services/shop/weights HTTP/1.1");
+    assert_eq!(
+        fake.asked().line,
+        "GET /api/v1/services/shop/weights HTTP/1.1"
+    );
 }
 
 #[test]
@@ -386,7 +425,11 @@ fn weights_are_changed_with_a_reason_at_a_revision() {
         "7",
     ];
     let ended = fake.run(&change).code(0);
-    assert!(ended.err.contains("revision 8: blue 95 %, green 5 %"), "{}", ended.err);
+    assert!(
+        ended.err.contains("revision 8: blue 95 %, green 5 %"),
+        "{}",
+        ended.err
+    );
     let asked = fake.asked();
     assert_eq!(asked.line, "PUT /api/v1/services/shop/weights HTTP/1.1");
     assert_eq!(asked.header("if-match"), Some("\"7\""));
@@ -418,17 +461,30 @@ fn a_problem_is_told_with_its_fields_and_what_to_do() {
     assert_eq!(ended.out, "");
     assert_eq!(
         ended.err,
-        "error: the weights cannot be used\n  /weights: the weights sum to 95, not to 100\nhint: these weights sum to \
-         95: give every upstream that is to have traffic, one that is left out gets 0\n"
+        "error: the weights cannot be used\n  /weights: the weights sum to 95, not to 100\nhint: \
+         these weights sum to 95: give every upstream that is to have traffic, one that is left \
+         out gets 0\n"
     );
 }
 
 #[test]
 fn refusals_have_their_own_exit_code() {
-    for (status, code) in [(409, 5), (412, 5), (401, 1), (403, 1), (404, 1), (503, 1), (507, 1)] {
+    for (status, code) in [
+        (409, 5),
+        (412, 5),
+        (401, 1),
+        (403, 1),
+        (404, 1),
+        (503, 1),
+        (507, 1),
+    ] {
         let fake = Fake::problem(status, "no", &json!([]));
         let ended = fake.run(&["rollback", "shop"]).code(code);
-        assert!(ended.err.starts_with("error: no\n"), "{status}: {}", ended.err);
+        assert!(
+            ended.err.starts_with("error: no\n"),
+            "{status}: {}",
+            ended.err
+        );
     }
 }
 
@@ -450,7 +506,10 @@ fn an_address_where_nobody_listens_is_unreachable() {
     socket
         .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
         .unwrap();
-    let admin = format!("http://{}", socket.local_addr().unwrap().as_socket().unwrap());
+    let admin = format!(
+        "http://{}",
+        socket.local_addr().unwrap().as_socket().unwrap()
+    );
     for verb in [
         &["status"][..],
         &["weights", "shop"],
@@ -471,9 +530,19 @@ fn an_address_where_nobody_listens_is_unreachable() {
 #[test]
 fn an_answer_of_something_else_is_told_as_such() {
     let fake = Fake::answering(200, "text/html", &json!("hello"));
-    assert!(fake.run(&["status"]).code(1).err.contains("not Weighbridge's"));
+    assert!(
+        fake.run(&["status"])
+            .code(1)
+            .err
+            .contains("not Weighbridge's")
+    );
     let fake = Fake::answering(404, "text/html", &json!("hello"));
-    assert!(fake.run(&["status"]).code(1).err.contains("not Weighbridge's"));
+    assert!(
+        fake.run(&["status"])
+            .code(1)
+            .err
+            .contains("not Weighbridge's")
+    );
 }
 
 #[test]
@@ -489,15 +558,27 @@ fn health_is_an_exit_code() {
 fn the_token_comes_from_a_file_or_the_environment() {
     let fake = Fake::ok(&json!({ "services": [] }));
     let mut from_environment = command(&["status", "--admin", &fake.address.to_string()]);
-    Ended::from(from_environment.env("WEIGHBRIDGE_TOKEN", "secret-1").output().unwrap()).code(0);
-    assert_eq!(fake.asked().header("authorization"), Some("Bearer secret-1"));
+    Ended::from(
+        from_environment
+            .env("WEIGHBRIDGE_TOKEN", "secret-1")
+            .output()
+            .unwrap(),
+    )
+    .code(0);
+    assert_eq!(
+        fake.asked().header("authorization"),
+        Some("Bearer secret-1")
+    );
 
     let mut file = tempfile::NamedTempFile::new().unwrap();
     writeln!(file, "secret-2").unwrap();
     let fake = Fake::ok(&json!({ "services": [] }));
     fake.run(&["status", "--token-file", file.path().to_str().unwrap()])
         .code(0);
-    assert_eq!(fake.asked().header("authorization"), Some("Bearer secret-2"));
+    assert_eq!(
+        fake.asked().header("authorization"),
+        Some("Bearer secret-2")
+    );
 
     weighbridge(&["status", "--token-file", "/nonexistent/token"]).code(1);
 }
@@ -518,7 +599,10 @@ fn the_demo_rolls_a_bad_version_back_and_ends_by_itself() {
     let ended = weighbridge(&["demo", "--fast", "--output", "json"]).code(0);
     let report = ended.json();
     assert_eq!(report["canary_requests_after_reply"], 0, "{report}");
-    assert!(report["user_visible_failures"].as_u64().unwrap() > 0, "{report}");
+    assert!(
+        report["user_visible_failures"].as_u64().unwrap() > 0,
+        "{report}"
+    );
     for text in [
         "v2 gets 50 %",
         "roll back",
@@ -551,13 +635,19 @@ fn the_demo_is_held_until_it_is_interrupted() {
     let status = weighbridge(&["status", "shop", "--output", "json", "--admin", admin])
         .code(0)
         .json();
-    assert_eq!(status["weights"]["effective"], json!({ "v1": 100.0, "v2": 0.0 }));
+    assert_eq!(
+        status["weights"]["effective"],
+        json!({ "v1": 100.0, "v2": 0.0 })
+    );
     let killed = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
         .status()
         .unwrap();
     assert!(killed.success());
     let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert!(rest.iter().any(|line| line.contains("/demo/heal")), "{rest:?}");
+    assert!(
+        rest.iter().any(|line| line.contains("/demo/heal")),
+        "{rest:?}"
+    );
     Ended::from(child.wait_with_output().unwrap()).code(0);
 }

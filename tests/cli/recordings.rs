@@ -11,7 +11,8 @@ use super::{Ended, command, weighbridge};
 fn recorded_releases_are_judged_again() {
     let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
     let input = format!(
-        "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \"b\"}}\n{{\"end\": \"b\"}}\n"
+        "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \
+         \"b\"}}\n{{\"end\": \"b\"}}\n"
     );
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(input.as_bytes()).unwrap();
@@ -22,7 +23,11 @@ fn recorded_releases_are_judged_again() {
         .map(|line| serde_json::from_str(line).unwrap())
         .collect();
     assert_eq!(
-        (&answers[0]["run"], &answers[0]["verdict"], &answers[0]["objective"]),
+        (
+            &answers[0]["run"],
+            &answers[0]["verdict"],
+            &answers[0]["objective"]
+        ),
         (&json!("a"), &json!("rolled_back"), &json!("error_rate"))
     );
     assert_eq!(
@@ -36,12 +41,21 @@ fn recorded_releases_are_judged_again() {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
         let judged = Ended::from(child.wait_with_output().unwrap()).code(code);
         if code == 0 {
             assert_eq!(judged.out, from_file.out);
         } else {
-            assert!(judged.err.contains("standard input: line 2"), "{}", judged.err);
+            assert!(
+                judged.err.contains("standard input: line 2"),
+                "{}",
+                judged.err
+            );
         }
     }
     weighbridge(&["replay", "/nonexistent.jsonl"]).code(1);
@@ -50,7 +64,9 @@ fn recorded_releases_are_judged_again() {
 #[test]
 fn every_field_of_a_release_block_may_stand_in_a_recorded_plan() {
     let schema: Value = serde_json::from_str(&weighbridge(&["schema"]).code(0).out).unwrap();
-    let fields = schema["$defs"]["Release"]["properties"].as_object().unwrap();
+    let fields = schema["$defs"]["Release"]["properties"]
+        .as_object()
+        .unwrap();
     assert!(fields.len() > 10, "{fields:?}");
     for field in fields.keys().map(String::as_str).chain(["colour"]) {
         let mut file = tempfile::NamedTempFile::new().unwrap();

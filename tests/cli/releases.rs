@@ -37,7 +37,8 @@ pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
 pub(crate) fn ended(phase: &str) -> Value {
     let mut release = release(phase, 2, 0.0);
     release["ended_at"] = json!("2026-11-25T09:02:00Z");
-    release["outcome"] = json!({ "verdict": phase, "objective": "error_rate", "reason": "12 of 400 failed" });
+    release["outcome"] =
+        json!({ "verdict": phase, "objective": "error_rate", "reason": "12 of 400 failed" });
     release
 }
 
@@ -104,7 +105,11 @@ fn a_start_sends_what_was_typed_and_prints_the_identity() {
         ])
         .code(0);
     assert_eq!(started.out, "shop-12\n");
-    assert!(started.err.contains("release watch shop-12"), "{}", started.err);
+    assert!(
+        started.err.contains("release watch shop-12"),
+        "{}",
+        started.err
+    );
     let body: Value = serde_json::from_str(&proxy.asked(START)[0].body).unwrap();
     let expected = json!({
         "canary": "green", "reason": "try 5.2", "change": "OPS-7", "version": "5.2",
@@ -112,7 +117,9 @@ fn a_start_sends_what_was_typed_and_prints_the_identity() {
         "start_at": "2026-11-26T08:00:00Z", "override_freeze": true,
     });
     assert_eq!(body, expected);
-    let started = proxy.run(&["release", "start", "shop", "green", "-o", "json"]).code(0);
+    let started = proxy
+        .run(&["release", "start", "shop", "green", "-o", "json"])
+        .code(0);
     assert_eq!(started.json(), change(&release("progressing", 1, 5.0)));
     let body: Value = serde_json::from_str(&proxy.asked(START)[1].body).unwrap();
     assert_eq!(body, json!({ "canary": "green" }));
@@ -146,7 +153,15 @@ fn waiting_ends_with_the_release_and_its_exit_code() {
             told(9, &ended(phase)),
         ]);
         let waited = proxy
-            .run(&["release", "start", "shop", "green", "--wait", "--timeout", "10m"])
+            .run(&[
+                "release",
+                "start",
+                "shop",
+                "green",
+                "--wait",
+                "--timeout",
+                "10m",
+            ])
             .code(code);
         let lines: Vec<&str> = waited.out.lines().collect();
         assert_eq!(lines.len(), 3, "{}", waited.out);
@@ -160,7 +175,11 @@ fn waiting_ends_with_the_release_and_its_exit_code() {
             "{}",
             waited.out
         );
-        assert!(lines[2].ends_with("error_rate: 12 of 400 failed"), "{}", waited.out);
+        assert!(
+            lines[2].ends_with("error_rate: 12 of 400 failed"),
+            "{}",
+            waited.out
+        );
         assert!(waited.err.contains(text), "{}", waited.err);
         assert_eq!(
             waited.err.contains("/releases/shop-12/evidence"),
@@ -202,8 +221,14 @@ fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
         },
         _ => Reply::Nothing,
     });
-    let waited = proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
-    let phases: Vec<&str> = waited.out.lines().filter_map(|line| line.split(", ").next()).collect();
+    let waited = proxy
+        .run(&["release", "start", "shop", "green", "--wait"])
+        .code(0);
+    let phases: Vec<&str> = waited
+        .out
+        .lines()
+        .filter_map(|line| line.split(", ").next())
+        .collect();
     assert_eq!(
         phases,
         [
@@ -257,35 +282,61 @@ fn waiting(kind: &str, detail: &str) -> Value {
 #[test]
 fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
     for (kind, words) in [
-        ("inconclusive", &["release", "start", "shop", "green", "--wait"][..]),
+        (
+            "inconclusive",
+            &["release", "start", "shop", "green", "--wait"][..],
+        ),
         (
             "too_little_traffic",
             &["release", "start", "shop", "green", "--wait", "-o", "json"],
         ),
         ("inconclusive", &["release", "watch", "shop"]),
-        ("too_little_traffic", &["release", "watch", "shop", "-o", "json"]),
+        (
+            "too_little_traffic",
+            &["release", "watch", "shop", "-o", "json"],
+        ),
     ] {
-        let proxy = with_events(vec![verdict(7), told(8, &waiting(kind, "the step had its time"))]);
+        let proxy = with_events(vec![
+            verdict(7),
+            told(8, &waiting(kind, "the step had its time")),
+        ]);
         // The time is for a wait that does not end; its end is told in other words.
         let all: Vec<&str> = words.iter().copied().chain(["--timeout", "10s"]).collect();
         let waited = proxy.run(&all).code(4);
         for text in [
-            format!("shop-12 waits ({kind}): the step had its time. It is still under way, green at 5 %").as_str(),
+            format!(
+                "shop-12 waits ({kind}): the step had its time. It is still under way, green at 5 \
+                 %"
+            )
+            .as_str(),
             "release resume shop-12",
             "release promote shop-12",
             "release rollback shop-12",
         ] {
-            assert!(waited.err.contains(text), "{text} is missing: {}", waited.err);
+            assert!(
+                waited.err.contains(text),
+                "{text} is missing: {}",
+                waited.err
+            );
         }
-        assert!(!waited.err.contains("in time and goes on"), "{}", waited.err);
+        assert!(
+            !waited.err.contains("in time and goes on"),
+            "{}",
+            waited.err
+        );
     }
 }
 
 #[test]
 fn what_was_asked_for_beforehand_or_ends_by_itself_is_waited_for() {
     for kind in ["gate", "freeze", "schedule", "resume", "split", "slo"] {
-        let proxy = with_events(vec![told(8, &waiting(kind, "something")), told(9, &ended("promoted"))]);
-        proxy.run(&["release", "start", "shop", "green", "--wait"]).code(0);
+        let proxy = with_events(vec![
+            told(8, &waiting(kind, "something")),
+            told(9, &ended("promoted")),
+        ]);
+        proxy
+            .run(&["release", "start", "shop", "green", "--wait"])
+            .code(0);
     }
 }
 
@@ -340,7 +391,10 @@ fn a_broken_stream_goes_on_behind_the_last_event() {
     });
     proxy.run(&["release", "watch", "shop"]).code(0);
     let streams = proxy.asked(EVENTS);
-    let last: Vec<_> = streams.iter().map(|asked| asked.header("last-event-id")).collect();
+    let last: Vec<_> = streams
+        .iter()
+        .map(|asked| asked.header("last-event-id"))
+        .collect();
     assert_eq!(last, [None, Some("7")]);
 }
 
@@ -372,14 +426,22 @@ fn an_interrupted_watch_leaves_the_release_alone() {
     let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
     assert!(sent.success());
     let interrupted = Ended::from(child.wait_with_output().unwrap()).code(130);
-    assert!(interrupted.err.contains("shop-12 goes on"), "{}", interrupted.err);
+    assert!(
+        interrupted.err.contains("shop-12 goes on"),
+        "{}",
+        interrupted.err
+    );
     assert!(proxy.asked("POST").is_empty());
 }
 
 #[test]
 fn commands_find_the_release_and_say_what_became_of_it() {
     for (words, path, body) in [
-        ("pause shop --reason wait", "pause", json!({ "reason": "wait" })),
+        (
+            "pause shop --reason wait",
+            "pause",
+            json!({ "reason": "wait" }),
+        ),
         ("resume shop-12", "resume", json!({})),
         (
             "resume shop --override-freeze --reason hotfix",
@@ -387,15 +449,27 @@ fn commands_find_the_release_and_say_what_became_of_it() {
             json!({ "reason": "hotfix", "override_freeze": true }),
         ),
         ("approve shop --gate qa", "approve", json!({ "gate": "qa" })),
-        ("approve shop --reason ok", "approve", json!({ "reason": "ok" })),
+        (
+            "approve shop --reason ok",
+            "approve",
+            json!({ "reason": "ok" }),
+        ),
         ("promote shop", "promote", json!({})),
         (
             "promote shop --override-freeze --reason hotfix",
             "promote",
             json!({ "reason": "hotfix", "override_freeze": true }),
         ),
-        ("rollback shop --reason slow", "rollback", json!({ "reason": "slow" })),
-        ("cancel shop --reason later", "cancel", json!({ "reason": "later" })),
+        (
+            "rollback shop --reason slow",
+            "rollback",
+            json!({ "reason": "slow" }),
+        ),
+        (
+            "cancel shop --reason later",
+            "cancel",
+            json!({ "reason": "later" }),
+        ),
     ] {
         let proxy = StandIn::playing(|line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -409,7 +483,8 @@ fn commands_find_the_release_and_say_what_became_of_it() {
         let done = proxy.run(&words).code(0);
         assert!(done.out.starts_with("shop-12 progressing"), "{}", done.out);
         assert!(
-            done.err.contains("shop is at revision 9: blue 95 %, green 5 %"),
+            done.err
+                .contains("shop is at revision 9: blue 95 %, green 5 %"),
             "{}",
             done.err
         );
@@ -447,9 +522,9 @@ fn refusals_of_releases_have_their_exit_codes() {
 #[test]
 fn status_and_history_are_text_or_what_the_api_said() {
     let mut waiting = release("waiting", 1, 5.0);
-    waiting["waiting_for"] =
-        json!({ "kind": "gate", "detail": "business: 1 of 2 approvals", "until": "2026-11-25T10:00:00Z" });
-    waiting["approvals"] = json!([{ "gate": "business", "by": "paul", "at": "2026-11-25T09:01:00Z" }]);
+    waiting["waiting_for"] = json!({ "kind": "gate", "detail": "business: 1 of 2 approvals", "until": "2026-11-25T10:00:00Z" });
+    waiting["approvals"] =
+        json!([{ "gate": "business", "by": "paul", "at": "2026-11-25T09:01:00Z" }]);
     let list = json!({ "releases": [waiting, ended("rolled_back")] });
     let reply = list.clone();
     let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
@@ -462,22 +537,35 @@ fn status_and_history_are_text_or_what_the_api_said() {
         "Budget    3 of 20 spent, 18 more",
         "Build     5.2\n",
     ] {
-        assert!(status.out.contains(text), "{text} is missing: {}", status.out);
+        assert!(
+            status.out.contains(text),
+            "{text} is missing: {}",
+            status.out
+        );
     }
     assert_eq!(
-        proxy.run(&["release", "status", "shop", "-o", "json"]).code(0).json(),
+        proxy
+            .run(&["release", "status", "shop", "-o", "json"])
+            .code(0)
+            .json(),
         list["releases"][0]
     );
     let history = proxy.run(&["release", "history", "shop", "-q"]).code(0);
     assert_eq!(
         history.out,
-        "RELEASE  CANARY  VERSION  PHASE                 STARTED               BY  FAILURES  OUTCOME\n\
-         shop-12  green   5.2      waiting, step 1 of 3  2026-11-25T09:00:00Z  ci         2\n\
-         shop-12  green   5.2      rolled back           2026-11-25T09:00:00Z  ci         2  12 of 400 failed\n"
+        "RELEASE  CANARY  VERSION  PHASE                 STARTED               BY  FAILURES  \
+         OUTCOME\nshop-12  green   5.2      waiting, step 1 of 3  2026-11-25T09:00:00Z  ci         \
+         2\nshop-12  green   5.2      rolled back           2026-11-25T09:00:00Z  ci         2  \
+         12 of 400 failed\n"
     );
     let all = ["release", "history", "shop", "--limit", "5", "-o", "json"];
     assert_eq!(proxy.run(&all).code(0).json(), list);
-    assert_eq!(proxy.asked("GET /api/v1/services/shop/releases?limit=5 ").len(), 1);
+    assert_eq!(
+        proxy
+            .asked("GET /api/v1/services/shop/releases?limit=5 ")
+            .len(),
+        1
+    );
 }
 
 #[test]
@@ -503,25 +591,30 @@ fn a_plan_is_told_with_its_worst_case() {
     let planned = proxy.run(&["plan", "shop"]).code(0);
     assert_eq!(
         planned.out,
-        "shop: 500.0 requests per second over the last minute, of which 0.200 % fail on the baseline.\n\
-         \n\
-         STEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 %              SEES 100 %\n\
-         \x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\
-         \x20  2   100 %   0.0/s  never by itself         210 requests           budget                -\n\
-         \n\
-         SEES n %: when a canary that fails n % of its requests is taken out, typically; budget: only by the failures that \
-         users may see.\n\
-         Worst case: users see 281 failures beyond the baseline's own rate: 20 of the budget, 5 by chance, 256 in flight.\n"
+        "shop: 500.0 requests per second over the last minute, of which 0.200 % fail on the \
+         baseline.\n\nSTEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 \
+         %              SEES 100 %\n\x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 \
+         requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\x20  2   100 %   0.0/s  never by \
+         itself         210 requests           budget                -\n\nSEES n %: when a canary \
+         that fails n % of its requests is taken out, typically; budget: only by the failures \
+         that users may see.\nWorst case: users see 281 failures beyond the baseline's own rate: \
+         20 of the budget, 5 by chance, 256 in flight.\n"
     );
     assert_eq!(planned.err, "warning: step 2 has no traffic\n");
-    assert_eq!(proxy.run(&["plan", "shop", "-o", "json"]).code(0).json(), forecast);
+    assert_eq!(
+        proxy.run(&["plan", "shop", "-o", "json"]).code(0).json(),
+        forecast
+    );
     let mut plan = tempfile::NamedTempFile::new().unwrap();
     plan.write_all(b"steps: [50]\n").unwrap();
     proxy
         .run(&["plan", "shop", "--plan", plan.path().to_str().unwrap()])
         .code(0);
     let asked = proxy.asked("POST /api/v1/services/shop/plan");
-    assert_eq!([&asked[0].body, &asked[2].body], ["{}", r#"{"plan":{"steps":[50]}}"#]);
+    assert_eq!(
+        [&asked[0].body, &asked[2].body],
+        ["{}", r#"{"plan":{"steps":[50]}}"#]
+    );
 }
 
 #[test]
@@ -536,5 +629,8 @@ fn the_status_of_a_service_tells_of_its_release() {
     let told = proxy.run(&["status", "shop"]).code(0);
     let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
     assert!(told.out.contains(line), "{}", told.out);
-    assert_eq!(proxy.run(&["status", "shop", "-o", "json"]).code(0).json(), expected);
+    assert_eq!(
+        proxy.run(&["status", "shop", "-o", "json"]).code(0).json(),
+        expected
+    );
 }

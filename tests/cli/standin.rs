@@ -49,7 +49,11 @@ impl StandIn {
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Ended {
         let admin = self.admin();
-        let all: Vec<&str> = arguments.iter().copied().chain(["--admin", &admin]).collect();
+        let all: Vec<&str> = arguments
+            .iter()
+            .copied()
+            .chain(["--admin", &admin])
+            .collect();
         weighbridge(&all)
     }
 
@@ -94,7 +98,8 @@ fn say(stream: &mut TcpStream, status: u16, kind: &str, body: &Value) -> std::io
 fn tell(stream: &mut TcpStream, events: &[(u64, Value)], then_end: bool) -> std::io::Result<()> {
     write!(
         stream,
-        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: open\nretry: 1000\n\n"
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: \
+         open\nretry: 1000\n\n"
     )?;
     for (id, event) in events {
         let kind = event["type"].as_str().unwrap();

@@ -36,12 +36,18 @@ fn start(proxy: &StandIn, arguments: &[&str]) -> Child {
         .chain(arguments.iter().copied())
         .collect();
     let mut command = command(&all);
-    command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
 }
 
 /// Presses Ctrl-C.
 fn interrupt(child: Child) -> Ended {
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let kill = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
     assert!(kill.unwrap().success());
     child.wait_with_output().unwrap().into()
 }
@@ -50,14 +56,17 @@ fn interrupt(child: Child) -> Ended {
 fn one_look_shows_upstreams_and_releases() {
     let ended = proxy().run(&["top", "--once"]).code(0);
     let (title, rest) = ended.out.split_once('\n').unwrap();
-    assert!(title.contains("services: 1, releases under way: 1"), "{title}");
+    assert!(
+        title.contains("services: 1, releases under way: 1"),
+        "{title}"
+    );
     assert_eq!(
         rest,
-        "SERVICE  UPSTREAM  WEIGHT  HEALTHY  IN FLIGHT  REQ/S   ERRORS      P50      P90      P99\n\
-         shop     blue *      95 %  1/1              3    285  0.035 %  5.12 ms  7.00 ms  8.00 ms\n\
-         \x20        green        5 %  0/1              3   15.0  0.667 %  5.12 ms  7.00 ms  8.00 ms\n\
-         \n\
-         shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests, users saw 2 of its failures\n\n"
+        "SERVICE  UPSTREAM  WEIGHT  HEALTHY  IN FLIGHT  REQ/S   ERRORS      P50      P90      \
+         P99\nshop     blue *      95 %  1/1              3    285  0.035 %  5.12 ms  7.00 ms  \
+         8.00 ms\n\x20        green        5 %  0/1              3   15.0  0.667 %  5.12 ms  7.00 \
+         ms  8.00 ms\n\nshop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests, \
+         users saw 2 of its failures\n\n"
     );
     assert!(!ended.out.contains('\x1b'), "{}", ended.out);
 }
@@ -65,7 +74,8 @@ fn one_look_shows_upstreams_and_releases() {
 #[test]
 fn programs_get_what_the_api_said_in_one_line() {
     let proxy = proxy();
-    let seen = json!({ "services": [under_release()], "releases": [release("progressing", 1, 5.0)] });
+    let seen =
+        json!({ "services": [under_release()], "releases": [release("progressing", 1, 5.0)] });
     for service in [&[][..], &["shop"]] {
         let arguments = [&["top", "--once", "-o", "json"], service].concat();
         let ended = proxy.run(&arguments).code(0);
@@ -81,7 +91,11 @@ fn a_release_that_ends_meanwhile_stays_until_ctrl_c() {
     let proxy = StandIn::playing(move |line| match line {
         SERVICES => {
             looks += 1;
-            let shop = if looks == 1 { under_release() } else { service(8, true) };
+            let shop = if looks == 1 {
+                under_release()
+            } else {
+                service(8, true)
+            };
             Reply::Json(200, json!({ "services": [shop] }))
         }
         RELEASE if looks == 1 => Reply::Json(200, release("progressing", 1, 5.0)),
@@ -89,7 +103,9 @@ fn a_release_that_ends_meanwhile_stays_until_ctrl_c() {
         _ => Reply::Problem(404, "there is nothing"),
     });
     let mut child = start(&proxy, &[]);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     let releases: Vec<String> = lines
         .by_ref()
         .filter(|line| line.starts_with("shop-12"))
@@ -116,7 +132,9 @@ fn a_proxy_that_goes_away_for_a_while_is_waited_for() {
         }
     });
     let mut child = start(&proxy, &[]);
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let mut lines = BufReader::new(child.stdout.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
     assert_eq!(
         lines
             .by_ref()
@@ -126,7 +144,12 @@ fn a_proxy_that_goes_away_for_a_while_is_waited_for() {
         3
     );
     let ended = interrupt(child).code(0);
-    assert_eq!(ended.err.matches("trying again").count(), 1, "{}", ended.err);
+    assert_eq!(
+        ended.err.matches("trying again").count(),
+        1,
+        "{}",
+        ended.err
+    );
 }
 
 #[test]

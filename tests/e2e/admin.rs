@@ -6,7 +6,10 @@ use crate::harness::{Client, Proxy, Response, Upstream, eventually, shop};
 
 fn running() -> (Proxy, [Upstream; 2]) {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
-    (Proxy::with_shop(shop(&upstreams[0], &upstreams[1])), upstreams)
+    (
+        Proxy::with_shop(shop(&upstreams[0], &upstreams[1])),
+        upstreams,
+    )
 }
 
 #[track_caller]
@@ -31,14 +34,35 @@ fn weights_that_cannot_be_used_are_422_and_name_the_field() {
         (r#"{"weights": {"blue": 95, "green": 5.01}}"#, "/weights"),
         (r#"{"weights": {}}"#, "/weights"),
         (r#"{"weights": {"blue": 95, "red": 5}}"#, "/weights/red"),
-        (r#"{"weights": {"blue": 94.995, "green": 5.005}}"#, "/weights/blue"),
-        (r#"{"weights": {"blue": 110, "green": -10}}"#, "/weights/blue"),
-        (r#"{"weights": {"blue": 100, "green": -0.01}}"#, "/weights/green"),
+        (
+            r#"{"weights": {"blue": 94.995, "green": 5.005}}"#,
+            "/weights/blue",
+        ),
+        (
+            r#"{"weights": {"blue": 110, "green": -10}}"#,
+            "/weights/blue",
+        ),
+        (
+            r#"{"weights": {"blue": 100, "green": -0.01}}"#,
+            "/weights/green",
+        ),
         (r#"{"weights": {"blue": NaN, "green": 5}}"#, "/weights/blue"),
-        (r#"{"weights": {"blue": 95, "green": Infinity}}"#, "/weights/green"),
-        (r#"{"weights": {"blue": 95, "green": 1e999}}"#, "/weights/green"),
-        (r#"{"weights": {"blue": 95, "green": "5"}}"#, "/weights/green"),
-        (r#"{"weights": {"blue": 95, "green": null}}"#, "/weights/green"),
+        (
+            r#"{"weights": {"blue": 95, "green": Infinity}}"#,
+            "/weights/green",
+        ),
+        (
+            r#"{"weights": {"blue": 95, "green": 1e999}}"#,
+            "/weights/green",
+        ),
+        (
+            r#"{"weights": {"blue": 95, "green": "5"}}"#,
+            "/weights/green",
+        ),
+        (
+            r#"{"weights": {"blue": 95, "green": null}}"#,
+            "/weights/green",
+        ),
         (r#"{"weights": {"blue": 95, "blue": 100}}"#, "/weights/blue"),
         (r#"{"weights": [95, 5]}"#, "/weights"),
         (r#"{"weights": {"blue": 100}, "wieghts": 1}"#, "/wieghts"),
@@ -58,7 +82,10 @@ fn weights_that_cannot_be_used_are_422_and_name_the_field() {
     }
     let service = proxy.service();
     assert_eq!(
-        (&service["revision"], &service["weights"]["effective"]["blue"]),
+        (
+            &service["revision"],
+            &service["weights"]["effective"]["blue"]
+        ),
         (&revision, &json!(100.0))
     );
 }
@@ -69,8 +96,14 @@ fn a_change_is_told_as_it_is() {
     let body = json!({ "weights": { "blue": 99.99, "green": 0.01 }, "reason": "first users" });
     let service = proxy.put_weights("", &body.to_string()).expect(200).json();
     assert_eq!(service["name"], "shop");
-    assert_eq!(service["weights"]["intended"], json!({ "blue": 99.99, "green": 0.01 }));
-    assert_eq!(service["weights"]["effective"], service["weights"]["intended"]);
+    assert_eq!(
+        service["weights"]["intended"],
+        json!({ "blue": 99.99, "green": 0.01 })
+    );
+    assert_eq!(
+        service["weights"]["effective"],
+        service["weights"]["intended"]
+    );
     assert_eq!(service["weights"]["reason"], "first users");
     assert!(
         service["weights"]["since"].as_str().unwrap().ends_with('Z'),
@@ -82,13 +115,22 @@ fn a_change_is_told_as_it_is() {
         .put_weights("", r#"{"weights": {"green": 100}}"#)
         .expect(200)
         .json();
-    assert_eq!(service["weights"]["effective"], json!({ "blue": 0.0, "green": 100.0 }));
-    let listed = proxy.admin("GET", "/api/v1/services", "", None).expect(200).json();
+    assert_eq!(
+        service["weights"]["effective"],
+        json!({ "blue": 0.0, "green": 100.0 })
+    );
+    let listed = proxy
+        .admin("GET", "/api/v1/services", "", None)
+        .expect(200)
+        .json();
     assert_eq!(
         listed["services"][0]["weights"]["effective"],
         json!({ "blue": 0.0, "green": 100.0 })
     );
-    let audit = proxy.admin("GET", "/api/v1/audit", "", None).expect(200).json();
+    let audit = proxy
+        .admin("GET", "/api/v1/audit", "", None)
+        .expect(200)
+        .json();
     let entries = audit["entries"].as_array().unwrap();
     assert_eq!(entries[1]["reason"], "first users", "{audit}");
     assert_eq!(
@@ -118,12 +160,17 @@ fn a_stale_revision_is_412_and_a_known_one_304() {
         assert_eq!(unchanged.header("etag").as_deref(), Some(&*tag));
     }
     let body = r#"{"weights": {"blue": 50, "green": 50}}"#;
-    let changed = proxy.put_weights(&format!("If-Match: {tag}\r\n"), body).expect(200);
+    let changed = proxy
+        .put_weights(&format!("If-Match: {tag}\r\n"), body)
+        .expect(200);
     let fresh = changed.header("etag").unwrap();
     assert_ne!(fresh, tag);
     for stale in [&*tag, "\"999\"", &format!("W/{fresh}")] {
         is_problem(
-            proxy.put_weights(&format!("If-Match: {stale}\r\n"), r#"{"weights": {"blue": 100}}"#),
+            proxy.put_weights(
+                &format!("If-Match: {stale}\r\n"),
+                r#"{"weights": {"blue": 100}}"#,
+            ),
             412,
         );
     }
@@ -146,7 +193,10 @@ fn a_stale_revision_is_412_and_a_known_one_304() {
         .admin("GET", path, &format!("If-None-Match: {fresh}\r\n"), None)
         .expect(304);
     proxy
-        .put_weights(&format!("If-Match: {fresh}\r\n"), r#"{"weights": {"blue": 100}}"#)
+        .put_weights(
+            &format!("If-Match: {fresh}\r\n"),
+            r#"{"weights": {"blue": 100}}"#,
+        )
         .expect(200);
 }
 
@@ -171,12 +221,21 @@ fn the_same_key_is_carried_out_once() {
 fn what_is_not_there_is_said() {
     let (proxy, _upstreams) = running();
     is_problem(proxy.admin("GET", "/api/v1/services/absent", "", None), 404);
-    is_problem(proxy.admin("POST", "/api/v1/services/absent/rollback", "", None), 404);
+    is_problem(
+        proxy.admin("POST", "/api/v1/services/absent/rollback", "", None),
+        404,
+    );
     is_problem(proxy.admin("GET", "/api/v1/nonsense", "", None), 404);
-    is_problem(proxy.admin("DELETE", "/api/v1/services/shop", "", None), 405);
+    is_problem(
+        proxy.admin("DELETE", "/api/v1/services/shop", "", None),
+        405,
+    );
     proxy.admin("GET", "/livez", "", None).expect(200);
     proxy.admin("GET", "/readyz?verbose", "", None).expect(200);
-    let openapi = proxy.admin("GET", "/api/v1/openapi.json", "", None).expect(200).json();
+    let openapi = proxy
+        .admin("GET", "/api/v1/openapi.json", "", None)
+        .expect(200)
+        .json();
     for path in [
         "/api/v1/services/{service}/weights",
         "/api/v1/services/{service}/rollback",
@@ -185,7 +244,12 @@ fn what_is_not_there_is_said() {
         assert!(openapi["paths"][path].is_object(), "{path}");
     }
     let metrics = proxy.admin("GET", "/metrics", "", None).expect(200);
-    assert!(metrics.header("content-type").unwrap().starts_with("text/plain"));
+    assert!(
+        metrics
+            .header("content-type")
+            .unwrap()
+            .starts_with("text/plain")
+    );
 }
 
 #[test]
@@ -201,7 +265,10 @@ fn web_pages_of_others_cannot_drive_it() {
     ] {
         let headers = format!("{json}{headers}");
         let response = proxy.admin("PUT", "/api/v1/services/shop/weights", &headers, body);
-        assert!(matches!(response.status, 403 | 421), "{headers} got {response:?}");
+        assert!(
+            matches!(response.status, 403 | 421),
+            "{headers} got {response:?}"
+        );
         assert_eq!(response.header("access-control-allow-origin"), None);
     }
     for form in [
@@ -209,7 +276,10 @@ fn web_pages_of_others_cannot_drive_it() {
         "Content-Type: text/plain\r\n",
         "Content-Type: application/x-www-form-urlencoded\r\n",
     ] {
-        is_problem(proxy.admin("PUT", "/api/v1/services/shop/weights", form, body), 415);
+        is_problem(
+            proxy.admin("PUT", "/api/v1/services/shop/weights", form, body),
+            415,
+        );
     }
     assert_eq!(proxy.service()["weights"]["effective"]["blue"], 100.0);
 }
@@ -228,17 +298,28 @@ fn tokens_open_what_their_role_may() {
     let proxy = Proxy::start(config);
     let path = "/api/v1/services/shop";
     is_problem(proxy.admin("GET", path, "", None), 401);
-    is_problem(proxy.admin("GET", path, "Authorization: Bearer wrong\r\n", None), 401);
+    is_problem(
+        proxy.admin("GET", path, "Authorization: Bearer wrong\r\n", None),
+        401,
+    );
     proxy
         .admin("GET", path, "Authorization: Bearer viewer\r\n", None)
         .expect(200);
     let body = r#"{"weights": {"green": 100}}"#;
-    is_problem(proxy.put_weights("Authorization: Bearer viewer\r\n", body), 403);
+    is_problem(
+        proxy.put_weights("Authorization: Bearer viewer\r\n", body),
+        403,
+    );
     proxy
         .put_weights("Authorization: Bearer operator\r\n", body)
         .expect(200);
     let audit = proxy
-        .admin("GET", "/api/v1/audit", "Authorization: Bearer viewer\r\n", None)
+        .admin(
+            "GET",
+            "/api/v1/audit",
+            "Authorization: Bearer viewer\r\n",
+            None,
+        )
         .expect(200)
         .json();
     assert_eq!(audit["entries"][0]["actor"], "otto", "{audit}");
@@ -304,7 +385,10 @@ fn events_come_as_they_happen_and_again_after_an_interruption() {
     let (proxy, _upstreams) = running();
     let (mut live, mut pending) = (watch(&proxy, ""), String::new());
     proxy
-        .put_weights("", r#"{"weights": {"blue": 75, "green": 25}, "reason": "a quarter"}"#)
+        .put_weights(
+            "",
+            r#"{"weights": {"blue": 75, "green": 25}, "reason": "a quarter"}"#,
+        )
         .expect(200);
     let (first, data) = next(&mut live, &mut pending, "weights");
     assert_eq!(data["id"], first);
@@ -317,7 +401,10 @@ fn events_come_as_they_happen_and_again_after_an_interruption() {
     drop(live);
     proxy.roll_back();
     proxy.set_weights(0.0, 100.0);
-    let (mut again, mut pending) = (watch(&proxy, &format!("Last-Event-ID: {first}\r\n")), String::new());
+    let (mut again, mut pending) = (
+        watch(&proxy, &format!("Last-Event-ID: {first}\r\n")),
+        String::new(),
+    );
     let (second, data) = next(&mut again, &mut pending, "weights");
     assert_eq!(
         (&data["action"], &data["weights"]["blue"]),

@@ -65,7 +65,10 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
             json!({ "steps": [5, { "weight": 50, "gate": { "name": "qa2" } }] }),
             "qa",
         ),
-        (json!({ "gate": { "name": "board", "approvals": 1 } }), "board"),
+        (
+            json!({ "gate": { "name": "board", "approvals": 1 } }),
+            "board",
+        ),
         (json!({ "preflight": { "requests": [] } }), "/ready"),
     ];
     for (plan, named) in &weaker {
@@ -77,21 +80,37 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
     let operator = "Authorization: Bearer operator\r\n";
     let by_hand = r#"{"weights": {"blue": 95, "green": 5}, "reason": "hurry"}"#;
     refused(proxy.put_weights(operator, by_hand), 403, "board");
-    assert_eq!((green.count(), proxy.get("/").text()), (0, "blue".to_owned()));
+    assert_eq!(
+        (green.count(), proxy.get("/").text()),
+        (0, "blue".to_owned())
+    );
 
     let body = json!({ "canary": "green", "plan": { "bake": "1s" } });
     let started = start(&proxy, "operator", &body).expect(201).json();
     assert_eq!(started["waiting_for"]["kind"], "gate", "{started}");
     let verb = |verb: &str, body: &str| {
         let headers = format!("{JSON}{operator}");
-        proxy.admin("POST", &format!("/api/v1/releases/shop-1/{verb}"), &headers, Some(body))
+        proxy.admin(
+            "POST",
+            &format!("/api/v1/releases/shop-1/{verb}"),
+            &headers,
+            Some(body),
+        )
     };
     for (asked, body, status) in [
         ("approve", "{}", 403),
         ("promote", "{}", 409),
         ("resume", "{}", 409),
-        ("resume", r#"{"override_freeze": true, "reason": "hurry"}"#, 403),
-        ("promote", r#"{"override_freeze": true, "reason": "hurry"}"#, 403),
+        (
+            "resume",
+            r#"{"override_freeze": true, "reason": "hurry"}"#,
+            403,
+        ),
+        (
+            "promote",
+            r#"{"override_freeze": true, "reason": "hurry"}"#,
+            403,
+        ),
         ("cancel", "{}", 200),
     ] {
         verb(asked, body).expect(status);
@@ -141,7 +160,10 @@ fn without_tokens_everybody_is_an_admin_and_has_to_say_why_all_the_same() {
         told.contains("reason") && told.contains("00:00 - 12:00") && told.contains("/ready"),
         "{told}"
     );
-    ends_with(&weighbridge(&proxy, &[&start[..], &["--reason", "hotfix"]].concat()), 0);
+    ends_with(
+        &weighbridge(&proxy, &[&start[..], &["--reason", "hotfix"]].concat()),
+        0,
+    );
     let audit = proxy
         .admin("GET", "/api/v1/audit?limit=50", "", None)
         .expect(200)
@@ -152,9 +174,15 @@ fn without_tokens_everybody_is_an_admin_and_has_to_say_why_all_the_same() {
         .find(|entry| entry["action"] == "release_started")
         .unwrap();
     let replaced = &entry["after"]["release"]["replaced"];
-    assert_eq!(replaced["preflight"]["requests"][0]["path"], "/ready", "{entry}");
     assert_eq!(
-        entry["after"]["release"]["overridden"].as_array().unwrap().len(),
+        replaced["preflight"]["requests"][0]["path"], "/ready",
+        "{entry}"
+    );
+    assert_eq!(
+        entry["after"]["release"]["overridden"]
+            .as_array()
+            .unwrap()
+            .len(),
         3,
         "{entry}"
     );

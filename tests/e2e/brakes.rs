@@ -1,5 +1,5 @@
-//! Bad releases that no comparison can see: at full weight, behind rescues, by requests that hang or that clients give
-//! up. And releases that must wait instead of ending.
+//! Bad releases that no comparison can see: at full weight, behind rescues, by requests that hang
+//! or that clients give up. And releases that must wait instead of ending.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -53,9 +53,15 @@ fn waits_for(proxy: &Proxy, kind: &str) -> bool {
 #[track_caller]
 fn rolled_back_by(proxy: &Proxy, objectives: &[&str]) {
     let ended = release(proxy);
-    let objective = ended["outcome"]["objective"].as_str().unwrap_or_default().to_owned();
+    let objective = ended["outcome"]["objective"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
     assert_eq!(ended["phase"], "rolled_back", "{ended}");
-    assert!(objectives.contains(&objective.as_str()), "{objective}: {ended}");
+    assert!(
+        objectives.contains(&objective.as_str()),
+        "{objective}: {ended}"
+    );
 }
 
 #[test]
@@ -74,7 +80,8 @@ fn a_canary_whose_failures_are_all_rescued_is_rolled_back_at_full_weight() {
         ],
     ));
     start(&proxy, &json!({ "canary": "green" }));
-    // A request that is drawn for the baseline and moved by the step while it waits has no copy that could be sent again.
+    // A request that is drawn for the baseline and moved by the step while it waits has no copy
+    // that could be sent again.
     eventually("it has the users", || phase(&proxy) == "baking");
     let mut client = proxy.client();
     eventually("it ends", || {
@@ -110,7 +117,10 @@ fn by_default_few_failures_at_full_weight_suffice() {
 
 #[test]
 fn a_canary_that_never_answers_is_rolled_back_before_it_is_promoted() {
-    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.await_hangup()),
+    );
     let proxy = Proxy::with_shop(at_once(&blue, &green, &[("final_bake", json!("2s"))]));
     let mut client = proxy.client();
     (0..50).for_each(|_| drop(client.get("/").expect(200)));
@@ -130,9 +140,17 @@ fn nothing_is_promoted_without_traffic_and_the_release_says_so() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(at_once(&blue, &green, &[("final_bake", json!("10ms"))]));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it waits for traffic", || waits_for(&proxy, "too_little_traffic"));
-    let detail = release(&proxy)["waiting_for"]["detail"].as_str().unwrap().to_owned();
-    assert!(detail.contains("0 requests") && detail.contains("20"), "{detail}");
+    eventually("it waits for traffic", || {
+        waits_for(&proxy, "too_little_traffic")
+    });
+    let detail = release(&proxy)["waiting_for"]["detail"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert!(
+        detail.contains("0 requests") && detail.contains("20"),
+        "{detail}"
+    );
     let mut client = proxy.client();
     for _ in 0..19 {
         assert_eq!(client.get("/").text(), "green");
@@ -146,8 +164,15 @@ fn nothing_is_promoted_without_traffic_and_the_release_says_so() {
 
 #[test]
 fn clients_that_give_up_on_a_canary_that_never_answers_are_its_failures() {
-    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
-    let proxy = Proxy::with_shop(at_once(&blue, &green, &[("steps", json!([50])), ("bake", json!("1h"))]));
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.await_hangup()),
+    );
+    let proxy = Proxy::with_shop(at_once(
+        &blue,
+        &green,
+        &[("steps", json!([50])), ("bake", json!("1h"))],
+    ));
     let mut client = proxy.client();
     (0..100).for_each(|_| drop(client.get("/").expect(200)));
     start(&proxy, &json!({ "canary": "green" }));
@@ -186,7 +211,8 @@ fn a_release_that_waits_for_its_time_is_not_ended_by_a_canary_that_is_not_up_yet
         }),
     );
     let mut shop = at_once(&blue, &green, &[("final_bake", json!("10ms"))]);
-    shop["health"] = json!({ "path": "/", "interval": "20ms", "unhealthy_after": 1, "healthy_after": 1 });
+    shop["health"] =
+        json!({ "path": "/", "interval": "20ms", "unhealthy_after": 1, "healthy_after": 1 });
     let proxy = Proxy::with_shop(shop);
     let healthy = || proxy.service()["upstreams"]["green"]["endpoints"][0]["healthy"] == true;
     eventually("green is known to be down", || !healthy());
@@ -194,7 +220,8 @@ fn a_release_that_waits_for_its_time_is_not_ended_by_a_canary_that_is_not_up_yet
         &proxy,
         &json!({ "canary": "green", "start_at": "2100-01-01T00:00:00Z" }),
     );
-    // Turns follow each other within a tick, so the brakes have looked by the time that health has changed again.
+    // Turns follow each other within a tick, so the brakes have looked by the time that health has
+    // changed again.
     up.store(true, SeqCst);
     eventually("green is up", healthy);
     up.store(false, SeqCst);
@@ -228,7 +255,11 @@ fn while_the_canary_is_full_the_release_holds_for_that() {
     let mut client = proxy.client();
     eventually("it holds for that", || {
         for _ in 0..20 {
-            assert_eq!(client.get("/").text(), "blue", "the others go to the baseline");
+            assert_eq!(
+                client.get("/").text(),
+                "blue",
+                "the others go to the baseline"
+            );
         }
         waits_for(&proxy, "canary_full")
     });

@@ -1,4 +1,5 @@
-//! One process has a store; what it acknowledged is found again; the journal shows what was done to it.
+//! One process has a store; what it acknowledged is found again; the journal shows what was done to
+//! it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +21,9 @@ impl Rig {
         let upstreams = [Upstream::named("blue"), Upstream::named("green")];
         let service = shop(&upstreams[0], &upstreams[1]);
         Rig {
-            proxy: Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } })),
+            proxy: Proxy::start(
+                json!({ "store": { "path": "state" }, "services": { "shop": service } }),
+            ),
             _upstreams: upstreams,
             service,
         }
@@ -37,7 +40,10 @@ impl Rig {
             .expect(200)
             .json();
         let entries = audit["entries"].as_array().unwrap();
-        entries.iter().filter(|entry| entry["reason"] == reason).count()
+        entries
+            .iter()
+            .filter(|entry| entry["reason"] == reason)
+            .count()
     }
 }
 
@@ -49,7 +55,9 @@ fn green(service: &Value) -> &Value {
 fn a_second_process_on_the_same_store_is_refused() {
     let mut rig = Rig::start();
     rig.proxy.set_weights(50.0, 50.0);
-    let mut second = Proxy::prepare(json!({ "store": { "path": rig.state() }, "services": { "shop": rig.service } }));
+    let mut second = Proxy::prepare(
+        json!({ "store": { "path": rig.state() }, "services": { "shop": rig.service } }),
+    );
     second.spawn();
     let ended = second.ended();
     assert_eq!(ended.status.code(), Some(1), "{}", ended.log);
@@ -69,12 +77,20 @@ fn a_state_directory_that_is_gone_makes_nothing_durable() {
     let away = rig.proxy.directory.path().join("away");
     rig.proxy.set_weights(50.0, 50.0);
     fs::rename(rig.state(), &away).unwrap();
-    let refused = rig.proxy.put_weights("", r#"{"weights": {"blue": 40, "green": 60}}"#);
+    let refused = rig
+        .proxy
+        .put_weights("", r#"{"weights": {"blue": 40, "green": 60}}"#);
     refused.expect(507);
     assert_eq!(green(&rig.proxy.service()), &json!(50.0));
     let braked = rig.proxy.roll_back().json();
-    assert_eq!((green(&braked), &braked["durable"]), (&json!(0.0), &json!(false)));
-    assert!(!rig.state().exists(), "the directory is for its operator to bring back");
+    assert_eq!(
+        (green(&braked), &braked["durable"]),
+        (&json!(0.0), &json!(false))
+    );
+    assert!(
+        !rig.state().exists(),
+        "the directory is for its operator to bring back"
+    );
     // Back in its place, it takes what is in effect.
     fs::rename(&away, rig.state()).unwrap();
     eventually("the rollback is on disk", || {
@@ -103,7 +119,8 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
         .text();
     let start = "Idempotency-Key: start\r\nContent-Type: application/json\r\n";
     let releases = "/api/v1/services/shop/releases";
-    let body = Some(r#"{"canary": "green", "plan": {"steps": [{"weight": 1, "hold": "1h"}, 100]}}"#);
+    let body =
+        Some(r#"{"canary": "green", "plan": {"steps": [{"weight": 1, "hold": "1h"}, 100]}}"#);
     let started = rig.proxy.admin("POST", releases, start, body).expect(201);
     rig.proxy.kill();
     rig.proxy.run();
@@ -114,7 +131,10 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
     let revision = rig.proxy.service()["revision"].clone();
 
     let again = rig.proxy.put_weights(key, TEN).expect(200);
-    assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
+    assert_eq!(
+        again.header("idempotency-replayed").as_deref(),
+        Some("true")
+    );
     assert_eq!(again.text(), first);
     assert_eq!(
         rig.proxy
@@ -126,8 +146,14 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
     let restarted = rig.proxy.admin("POST", releases, start, body).expect(201);
     assert_eq!(restarted.header("location"), started.header("location"));
     assert_eq!(restarted.json()["id"], started.json()["id"]);
-    rig.proxy.put_weights(key, r#"{"weights": {"blue": 100}}"#).expect(422);
-    assert_eq!(rig.proxy.service()["revision"], revision, "something was made again");
+    rig.proxy
+        .put_weights(key, r#"{"weights": {"blue": 100}}"#)
+        .expect(422);
+    assert_eq!(
+        rig.proxy.service()["revision"],
+        revision,
+        "something was made again"
+    );
 }
 
 #[test]
@@ -158,7 +184,8 @@ fn a_kill_before_the_answer_makes_no_change_twice() {
         let headers = format!("Idempotency-Key: {round}\r\n");
         let before = rig.proxy.service()["revision"].as_u64().unwrap();
         let request = format!(
-            "PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
+            "PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: {admin}\r\nContent-Type: \
+             application/json\r\n{headers}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         thread::scope(|scope| {
@@ -182,7 +209,10 @@ fn a_kill_before_the_answer_makes_no_change_twice() {
         assert_eq!(answer["durable"], true, "{reason}");
         assert_eq!(rig.actions(&reason), 1, "{reason}");
         let again = rig.proxy.put_weights(&headers, &body).expect(200);
-        assert_eq!(again.header("idempotency-replayed").as_deref(), Some("true"));
+        assert_eq!(
+            again.header("idempotency-replayed").as_deref(),
+            Some("true")
+        );
     }
 }
 

@@ -13,7 +13,8 @@ fn slow() -> (Upstream, Arc<Gate>) {
     let held = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| match call.path() {
         "/slow" => {
-            call.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart").unwrap();
+            call.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart")
+                .unwrap();
             held.wait();
             let _ = call.write("rest");
         }
@@ -27,7 +28,8 @@ fn refuses_connections(proxy: &Proxy) {
     eventually("new connections are refused", || {
         match Client::try_connect(proxy.address) {
             Err(_) => true,
-            // Taken by the kernel in the last moment; then there is an end, or even an answer, but nobody hangs.
+            // Taken by the kernel in the last moment; then there is an end, or even an answer, but
+            // nobody hangs.
             Ok(mut client) => {
                 let _ = client.ask("/", "").try_receive();
                 false
@@ -72,7 +74,10 @@ fn http2_streams_finish_too() {
         proxy.signal("TERM");
         refuses_connections(&proxy);
         gate.open();
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "partrest");
+        assert_eq!(
+            response.into_body().collect().await.unwrap().to_bytes(),
+            "partrest"
+        );
     });
     assert_eq!(proxy.ended().status.code(), Some(0));
 }
@@ -81,7 +86,8 @@ fn http2_streams_finish_too() {
 fn accepting_goes_on_for_the_delay() {
     let upstream = Upstream::named("blue");
     let service = shop(&upstream, &upstream);
-    let mut proxy = Proxy::start(json!({ "drain": { "delay": "2s" }, "services": { "shop": service } }));
+    let mut proxy =
+        Proxy::start(json!({ "drain": { "delay": "2s" }, "services": { "shop": service } }));
     proxy.signal("TERM");
     eventually("readiness fails", || {
         proxy.admin("GET", "/readyz", "", None).status == 503
@@ -94,12 +100,17 @@ fn accepting_goes_on_for_the_delay() {
 fn the_deadline_ends_what_does_not_finish() {
     let (upstream, _never) = slow();
     let service = shop(&upstream, &upstream);
-    let mut proxy = Proxy::start(json!({ "drain": { "timeout": "200ms" }, "services": { "shop": service } }));
+    let mut proxy =
+        Proxy::start(json!({ "drain": { "timeout": "200ms" }, "services": { "shop": service } }));
     let mut under_way = proxy.client();
     under_way.ask("/slow", "").head().unwrap();
     proxy.signal("TERM");
     let ended = proxy.ended();
-    assert!(ended.status.code().is_some(), "it ended by a signal: {}", ended.status);
+    assert!(
+        ended.status.code().is_some(),
+        "it ended by a signal: {}",
+        ended.status
+    );
     assert!(under_way.wire.exactly(8).is_err(), "a part looked complete");
 }
 

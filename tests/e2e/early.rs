@@ -56,13 +56,17 @@ fn an_upload_goes_on_although_the_client_takes_nothing_of_the_answer() {
 #[test]
 fn an_upload_outlives_the_answer_to_it() {
     let upstream = Upstream::start(|call| match call.path() {
-        "/early" => call.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").unwrap(),
+        "/early" => call
+            .write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+            .unwrap(),
         _ => call.ok("next"),
     });
     let proxy = one_worker(&upstream);
     let mut client = proxy.client();
     for framing in ["Content-Length: 300000", "Transfer-Encoding: chunked"] {
-        client.send(format!("POST /early HTTP/1.1\r\nHost: shop.test\r\n{framing}\r\n\r\n"));
+        client.send(format!(
+            "POST /early HTTP/1.1\r\nHost: shop.test\r\n{framing}\r\n\r\n"
+        ));
         assert_eq!(client.receive().expect(200).text(), "early");
         for _ in 0..3 {
             let piece = "u".repeat(100_000);
@@ -77,7 +81,10 @@ fn an_upload_outlives_the_answer_to_it() {
             client.send("0\r\n\r\n");
         }
         eventually("the upstream gets all of it", || {
-            upstream.last().body.is_some_and(|body| body.len() == 300_000)
+            upstream
+                .last()
+                .body
+                .is_some_and(|body| body.len() == 300_000)
         });
         assert_eq!(client.get("/next").expect(200).text(), "next");
     }
@@ -87,8 +94,10 @@ fn an_upload_outlives_the_answer_to_it() {
 fn a_client_whose_upload_is_refused_can_send_on_and_reads_why() {
     let upstream = Upstream::start(|call| match call.path() {
         "/refused" => {
-            call.write("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
-                .unwrap();
+            call.write(
+                "HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig",
+            )
+            .unwrap();
             call.close();
         }
         _ => call.ok("next"),
@@ -117,7 +126,10 @@ fn an_upload_that_breaks_off_breaks_the_answer_off() {
     client.head().unwrap();
     assert_eq!(client.wire.chunk().unwrap(), Ok("first".into()));
     client.send("not a chunk\r\n");
-    assert!(client.wire.chunk().is_err(), "the answer went on, or looked complete");
+    assert!(
+        client.wire.chunk().is_err(),
+        "the answer went on, or looked complete"
+    );
     eventually("the upstream is let go", || upstream.hangups() == 1);
     proxy.counts_reason("bad_request", 1);
 }
@@ -126,7 +138,8 @@ fn an_upload_that_breaks_off_breaks_the_answer_off() {
 fn what_no_upstream_takes_in_the_end_is_let_go() {
     let upstream = Upstream::start(|call| match call.path() {
         "/early" => {
-            call.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly").unwrap();
+            call.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
+                .unwrap();
             call.await_hangup();
         }
         _ => call.ok("next"),

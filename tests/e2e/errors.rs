@@ -5,15 +5,24 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use serde_json::json;
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Client, Http2, Proxy, Reserved, Response, Upstream, block_on, eventually, shop};
+use crate::harness::{
+    Client, Http2, Proxy, Reserved, Response, Upstream, block_on, eventually, shop,
+};
 
-/// An answer in the proxy's own name: nothing of it is left to chance, since people search logs for it.
+/// An answer in the proxy's own name: nothing of it is left to chance, since people search logs for
+/// it.
 #[track_caller]
 pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: &str) {
     assert_eq!(response.status, status, "{response:?}\n{}", response.text());
     let proxy_status = response.header("proxy-status").unwrap_or_default();
-    assert!(proxy_status.starts_with("weighbridge; "), "{proxy_status:?}");
-    assert!(proxy_status.contains(&format!("error={error}")), "{proxy_status:?}");
+    assert!(
+        proxy_status.starts_with("weighbridge; "),
+        "{proxy_status:?}"
+    );
+    assert!(
+        proxy_status.contains(&format!("error={error}")),
+        "{proxy_status:?}"
+    );
     assert_eq!(
         response.header("content-type").as_deref(),
         Some("application/problem+json")
@@ -27,11 +36,15 @@ pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: 
     );
     // What the client reports is what the log can be searched for.
     let id = response.header("x-request-id").unwrap_or_default();
-    assert!(!id.is_empty() && problem["request_id"] == id, "{id:?}: {problem}");
+    assert!(
+        !id.is_empty() && problem["request_id"] == id,
+        "{id:?}: {problem}"
+    );
     assert!(response.body.len() < 1024, "{problem}");
 }
 
-/// Sends `request` on a connection of its own, and expects it to be refused and the connection to be closed.
+/// Sends `request` on a connection of its own, and expects it to be refused and the connection to
+/// be closed.
 #[track_caller]
 fn refuses(proxy: &Proxy, request: &str, status: u16, reason: &str) {
     let mut client = proxy.client();
@@ -41,7 +54,10 @@ fn refuses(proxy: &Proxy, request: &str, status: u16, reason: &str) {
         .unwrap_or_else(|error| panic!("{request:?}: {error}"));
     assert_eq!(response.status, status, "{request:?} got {response:?}");
     is_refusal(&response, status, "http_request_error", reason);
-    assert!(client.wire.closes(), "after {request:?} the connection went on");
+    assert!(
+        client.wire.closes(),
+        "after {request:?} the connection went on"
+    );
 }
 
 #[test]
@@ -95,7 +111,8 @@ fn what_can_be_read_in_two_ways_is_400_and_goes_nowhere() {
 fn a_body_that_breaks_off_in_its_framing_never_looks_complete_upstream() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
-    let head = "POST /up HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
+    let head =
+        "POST /up HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n";
     let cases = [
         "zz\r\n",
         "3\nabc\r\n",
@@ -126,7 +143,9 @@ fn codings_and_methods_that_are_not_understood_are_501() {
         "xchunked",
         "\"chunked\"",
     ] {
-        let request = format!("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n");
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n"
+        );
         refuses(&proxy, &request, 501, "not_implemented");
     }
     let connect = "CONNECT other.test:443 HTTP/1.1\r\nHost: other.test:443\r\n\r\n";
@@ -147,12 +166,23 @@ fn without_a_route_it_is_404() {
     service["routes"] = json!([{ "host": "shop.test", "path_prefix": "/shop" }]);
     let proxy = Proxy::with_shop(service);
     let mut client = proxy.client();
-    is_refusal(&client.get("/elsewhere"), 404, "destination_not_found", "no_route");
-    let other = client.send("GET /shop HTTP/1.1\r\nHost: other.test\r\n\r\n").receive();
+    is_refusal(
+        &client.get("/elsewhere"),
+        404,
+        "destination_not_found",
+        "no_route",
+    );
+    let other = client
+        .send("GET /shop HTTP/1.1\r\nHost: other.test\r\n\r\n")
+        .receive();
     is_refusal(&other, 404, "destination_not_found", "no_route");
     let id = other.header("x-request-id").unwrap();
     assert_eq!(other.json()["request_id"], *id);
-    assert_eq!(client.get("/shop/x").text(), "blue", "the connection was not kept");
+    assert_eq!(
+        client.get("/shop/x").text(),
+        "blue",
+        "the connection was not kept"
+    );
     proxy.counts_reason("no_route", 2);
 }
 
@@ -164,12 +194,24 @@ fn an_upstream_that_refuses_connections_is_502() {
         "upstreams": { "blue": { "endpoints": [nobody.address] } },
     }));
     let mut client = proxy.client();
-    is_refusal(&client.get("/"), 502, "connection_refused", "connect_refused");
-    is_refusal(&client.get("/"), 502, "connection_refused", "connect_refused");
+    is_refusal(
+        &client.get("/"),
+        502,
+        "connection_refused",
+        "connect_refused",
+    );
+    is_refusal(
+        &client.get("/"),
+        502,
+        "connection_refused",
+        "connect_refused",
+    );
     proxy.counts_reason("connect_refused", 2);
     eventually("the windows tell of connect errors", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
-        window["classes"]["connect_error"] == 2 && window["failures"] == 2 && window["error_rate"] == 1.0
+        window["classes"]["connect_error"] == 2
+            && window["failures"] == 2
+            && window["error_rate"] == 1.0
     });
 }
 
@@ -202,7 +244,12 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
     let proxy = Proxy::with_shop(service);
     let mut client = proxy.client();
     client.get("/quick").expect(200);
-    is_refusal(&client.get("/"), 504, "http_response_timeout", "first_byte_timeout");
+    is_refusal(
+        &client.get("/"),
+        504,
+        "http_response_timeout",
+        "first_byte_timeout",
+    );
     let post = "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\n\r\nabc";
     is_refusal(
         &client.send(post).receive(),
@@ -211,7 +258,11 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
         "first_byte_timeout",
     );
     client.get("/quick").expect(200);
-    assert_eq!(silent.count(), 4, "a request was sent again after a timeout");
+    assert_eq!(
+        silent.count(),
+        4,
+        "a request was sent again after a timeout"
+    );
     eventually("the upstream learns that nobody waits any more", || {
         silent.hangups() == 2
     });
@@ -265,7 +316,12 @@ fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
         assert_eq!(proxy.get("/").expect(200).text(), "blue");
     }
     for victim in &mut victims {
-        is_refusal(&victim.receive(), 502, "http_protocol_error", "upstream_protocol_error");
+        is_refusal(
+            &victim.receive(),
+            502,
+            "http_protocol_error",
+            "upstream_protocol_error",
+        );
     }
 }
 
@@ -275,11 +331,17 @@ fn an_exchange_that_takes_too_long_as_a_whole_is_504() {
     let mut service = shop(&silent, &silent);
     service["timeouts"] = json!({ "first_byte": "0s", "total": "100ms" });
     let proxy = Proxy::with_shop(service);
-    is_refusal(&proxy.get("/"), 504, "http_response_timeout", "total_timeout");
+    is_refusal(
+        &proxy.get("/"),
+        504,
+        "http_response_timeout",
+        "total_timeout",
+    );
     proxy.counts_reason("total_timeout", 1);
 }
 
-/// A listener whose queue is full, so that nobody's connection is established. Linux: a queue of length 0 takes one.
+/// A listener whose queue is full, so that nobody's connection is established. Linux: a queue of
+/// length 0 takes one.
 pub(crate) fn deaf() -> (TcpListener, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener
@@ -307,7 +369,12 @@ fn an_upstream_that_takes_no_connection_in_time_is_504() {
         "upstreams": { "blue": { "endpoints": [deaf.local_addr().unwrap()] } },
         "timeouts": { "connect": "100ms" },
     }));
-    is_refusal(&proxy.get("/"), 504, "connection_timeout", "connect_timeout");
+    is_refusal(
+        &proxy.get("/"),
+        504,
+        "connection_timeout",
+        "connect_timeout",
+    );
     proxy.counts_reason("connect_timeout", 1);
 }
 
@@ -332,9 +399,22 @@ fn what_an_upstream_gets_wrong_is_502() {
         call.close();
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
-    let paths = ["/many", "/html", "/status", "/nul", "/lengths", "/negative", "/unasked"];
+    let paths = [
+        "/many",
+        "/html",
+        "/status",
+        "/nul",
+        "/lengths",
+        "/negative",
+        "/unasked",
+    ];
     for path in paths {
-        is_refusal(&proxy.get(path), 502, "http_protocol_error", "upstream_protocol_error");
+        is_refusal(
+            &proxy.get(path),
+            502,
+            "http_protocol_error",
+            "upstream_protocol_error",
+        );
     }
     assert_eq!(upstream.count(), paths.len());
     proxy.counts_reason("upstream_protocol_error", 7);
@@ -371,7 +451,11 @@ fn http2_is_held_to_the_same_rules() {
                 .contains("error=destination_not_found")
         );
         assert!(absent.text.contains("no_route"), "{}", absent.text);
-        assert_eq!(client.get("/shop").await.text, "blue", "the connection was not kept");
+        assert_eq!(
+            client.get("/shop").await.text,
+            "blue",
+            "the connection was not kept"
+        );
     });
     proxy.counts_reason("no_route", 1);
 }

@@ -10,7 +10,10 @@ fn proxy(listener: Value, blue: &Upstream) -> Proxy {
 }
 
 fn is_uuid(text: &str) -> bool {
-    text.len() == 36 && text.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+    text.len() == 36
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 fn value(seen: &Seen, name: &str) -> String {
@@ -21,22 +24,28 @@ fn value(seen: &Seen, name: &str) -> String {
 #[test]
 fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     let blue = Upstream::start(|call| {
-        let headers = "Connection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: timeout=5\r\nProxy-Authenticate: Basic\r\n\
-                       Upgrade: h2c\r\nX-Kept: 1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
+        let headers = "Connection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: \
+                       timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\nX-Kept: \
+                       1\r\nSet-Cookie: a=1\r\nSet-Cookie: b=2\r\n";
         call.answer("200 OK", headers, "");
         call.close();
     });
     let proxy = proxy(json!({}), &blue);
     let mut client = proxy.client();
-    let headers = "Connection: keep-alive, X-Secret, TE, Host, Content-Length, X-Forwarded-For, X-Real-IP, X-Request-Id\r\n\
-                   Keep-Alive: timeout=5\r\nX-Secret: 1\r\nTE: gzip, trailers;q=0.5, trailers\r\nProxy-Connection: keep-alive\r\n\
-                   Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\nAuthorization: Basic eA==\r\nCookie: a=b\r\n";
+    let headers = "Connection: keep-alive, X-Secret, TE, Host, Content-Length, X-Forwarded-For, \
+                   X-Real-IP, X-Request-Id\r\nKeep-Alive: timeout=5\r\nX-Secret: 1\r\nTE: gzip, \
+                   trailers;q=0.5, trailers\r\nProxy-Connection: keep-alive\r\nUpgrade: \
+                   h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\nAuthorization: Basic \
+                   eA==\r\nCookie: a=b\r\n";
     let response = client.ask("/", headers).receive().expect(200);
     let seen = blue.last();
     for gone in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
         assert_eq!(seen.header(gone), None, "{gone} went through: {seen:?}");
     }
-    let connection = seen.header("connection").unwrap_or_default().to_ascii_lowercase();
+    let connection = seen
+        .header("connection")
+        .unwrap_or_default()
+        .to_ascii_lowercase();
     assert!(
         !connection.contains("secret") && !connection.contains("upgrade"),
         "{seen:?}"
@@ -54,7 +63,11 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     assert_eq!(value(&seen, "x-forwarded-for"), "127.0.0.1");
     assert!(is_uuid(&value(&seen, "x-request-id")));
     for gone in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
-        assert_eq!(response.header(gone), None, "{gone} came back: {response:?}");
+        assert_eq!(
+            response.header(gone),
+            None,
+            "{gone} came back: {response:?}"
+        );
     }
     assert_ne!(
         response.header("connection").as_deref(),
@@ -68,9 +81,10 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     client.get("/").expect(200);
 }
 
-const CLAIMS: &str = "X-Forwarded-For: 10.9.9.9, 10.8.8.8\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: evil.test\r\n\
-                      X-Forwarded-Port: 1\r\nX-Real-IP: 10.9.9.9\r\nForwarded: for=10.9.9.9\r\nX-Request-Id: chosen\r\nX-Forwarded-Prefix: /evil\r\n\
-                      X_Forwarded_For: 10.9.9.9\r\n";
+const CLAIMS: &str = "X-Forwarded-For: 10.9.9.9, 10.8.8.8\r\nX-Forwarded-Proto: \
+                      https\r\nX-Forwarded-Host: evil.test\r\nX-Forwarded-Port: 1\r\nX-Real-IP: \
+                      10.9.9.9\r\nForwarded: for=10.9.9.9\r\nX-Request-Id: \
+                      chosen\r\nX-Forwarded-Prefix: /evil\r\nX_Forwarded_For: 10.9.9.9\r\n";
 
 #[test]
 fn what_a_stranger_says_of_itself_is_overwritten() {
@@ -138,7 +152,10 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
 #[test]
 fn behind_trusted_proxies_the_real_address_is_the_users() {
     let blue = Upstream::named("blue");
-    let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"] }), &blue);
+    let proxy = proxy(
+        json!({ "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"] }),
+        &blue,
+    );
     // What the user says of itself, the user, and a proxy that is trusted as well as the peer is.
     let chain = "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.9, 10.0.0.2\r\n";
     proxy.client().ask("/", chain).receive().expect(200);
@@ -154,12 +171,22 @@ fn the_way_is_recorded_without_via_and_circles_are_cut() {
     let around = proxy(json!({}), &blue);
     around.client().get("/").expect(200);
     let seen = blue.last();
-    assert_eq!(seen.header("via"), None, "upstreams stop compressing for it");
+    assert_eq!(
+        seen.header("via"),
+        None,
+        "upstreams stop compressing for it"
+    );
     let own = value(&seen, "weighbridge-hops");
-    around.client().ask("/", "Via: 1.1 first\r\n").receive().expect(200);
+    around
+        .client()
+        .ask("/", "Via: 1.1 first\r\n")
+        .receive()
+        .expect(200);
     assert_eq!(value(&blue.last(), "via"), "1.1 first");
-    // Others' hops are kept, or a circle over several proxies would not be found; nobody can make one up.
-    let others = "Weighbridge-Hops: a, a, a, a\r\nWeighbridge-Hops: a, a, a, a, a\r\nWeighbridge_Hops: b\r\n";
+    // Others' hops are kept, or a circle over several proxies would not be found; nobody can make
+    // one up.
+    let others = "Weighbridge-Hops: a, a, a, a\r\nWeighbridge-Hops: a, a, a, a, \
+                  a\r\nWeighbridge_Hops: b\r\n";
     around.client().ask("/", others).receive().expect(200);
     assert_eq!(
         value(&blue.last(), "weighbridge-hops"),
@@ -194,10 +221,18 @@ fn the_host_is_kept_and_made_up_only_where_there_is_none() {
     let mut old = proxy.client();
     let response = old.send("GET /old HTTP/1.0\r\n\r\n").receive().expect(200);
     assert_eq!(response.text(), "blue");
-    assert!(old.wire.closes(), "HTTP/1.0 without keep-alive ends the connection");
+    assert!(
+        old.wire.closes(),
+        "HTTP/1.0 without keep-alive ends the connection"
+    );
     let seen = blue.last();
     assert_eq!(seen.head.first, "GET /old HTTP/1.1");
-    let hosts = seen.head.headers.iter().filter(|(name, _)| name == "host").count();
+    let hosts = seen
+        .head
+        .headers
+        .iter()
+        .filter(|(name, _)| name == "host")
+        .count();
     assert_eq!(hosts, 1, "{seen:?}");
 }
 
@@ -206,7 +241,9 @@ fn an_expectation_is_met_before_the_body_is_sent() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({}), &blue);
     let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n");
+    client.send(
+        "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
+    );
     assert_eq!(client.receive().status, 100);
     assert_eq!(client.send("abc").receive().expect(200).text(), "blue");
     assert_eq!(blue.last().body.as_deref(), Some(&b"abc"[..]));
@@ -248,7 +285,11 @@ fn http2_becomes_proper_http1() {
         assert_eq!(value(&seen, name), expected, "{name}");
     }
     assert!(
-        !seen.head.headers.iter().any(|(name, _)| name.starts_with(':')),
+        !seen
+            .head
+            .headers
+            .iter()
+            .any(|(name, _)| name.starts_with(':')),
         "{seen:?}"
     );
     assert_eq!(

@@ -42,18 +42,33 @@ fn without_a_healthy_endpoint_it_is_503_until_one_recovers() {
     let mut client = proxy.client();
     client.get("/").expect(200);
     well.store(false, SeqCst);
-    eventually("the endpoint is taken out", || client.get("/").status == 503);
-    is_refusal(&client.get("/"), 503, "destination_unavailable", "no_healthy_endpoint");
+    eventually("the endpoint is taken out", || {
+        client.get("/").status == 503
+    });
+    is_refusal(
+        &client.get("/"),
+        503,
+        "destination_unavailable",
+        "no_healthy_endpoint",
+    );
     eventually("that is told", || !healthy(&proxy, 0));
     let endpoint = upstream.address.to_string();
-    let gauge = |proxy: &Proxy| proxy.metrics().sum("endpoint_healthy", &[("endpoint", &*endpoint)]);
+    let gauge = |proxy: &Proxy| {
+        proxy
+            .metrics()
+            .sum("endpoint_healthy", &[("endpoint", &*endpoint)])
+    };
     eventually("the metrics tell it", || gauge(&proxy) == 0.0);
     eventually("refusals are counted", || {
         proxy.metrics().reason("no_healthy_endpoint") >= 1.0
     });
     well.store(true, SeqCst);
-    eventually("the endpoint is taken back", || client.get("/").status == 200);
-    eventually("that is told", || healthy(&proxy, 0) && gauge(&proxy) == 1.0);
+    eventually("the endpoint is taken back", || {
+        client.get("/").status == 200
+    });
+    eventually("that is told", || {
+        healthy(&proxy, 0) && gauge(&proxy) == 1.0
+    });
 }
 
 #[test]
@@ -74,12 +89,16 @@ fn a_sick_endpoint_gets_nothing_and_its_neighbour_everything() {
     }
     assert!(healthy(&proxy, 1));
     // What users get is not changed by a change of weights: health is not forgotten.
-    proxy.put_weights("", r#"{"weights": {"blue": 100}}"#).expect(200);
+    proxy
+        .put_weights("", r#"{"weights": {"blue": 100}}"#)
+        .expect(200);
     for _ in 0..50 {
         assert_eq!(client.get("/").expect(200).text(), "two");
     }
     one_well.store(true, SeqCst);
-    eventually("one is used again", || client.get("/").expect(200).text() == "one");
+    eventually("one is used again", || {
+        client.get("/").expect(200).text() == "one"
+    });
 }
 
 #[test]
@@ -88,7 +107,12 @@ fn checks_are_not_counted_as_traffic() {
     let proxy = Proxy::with_shop(checked(&[&upstream]));
     eventually("checks have come", || upstream.count() > 10);
     proxy.get("/").expect(200);
-    eventually("the request is counted", || proxy.metrics().requests("blue") > 0.0);
+    eventually("the request is counted", || {
+        proxy.metrics().requests("blue") > 0.0
+    });
     assert_eq!(proxy.metrics().requests("blue"), 1.0);
-    assert_eq!(proxy.service()["upstreams"]["blue"]["windows"]["1m"]["requests"], 1);
+    assert_eq!(
+        proxy.service()["upstreams"]["blue"]["windows"]["1m"]["requests"],
+        1
+    );
 }

@@ -24,9 +24,10 @@ fn a_client_that_half_closes_after_its_request_is_answered() {
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let big = "x".repeat(300_000);
-    let upload = format!("POST /big HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 300000\r\n\r\n{big}");
-    let chunked =
-        "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
+    let upload =
+        format!("POST /big HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 300000\r\n\r\n{big}");
+    let chunked = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: \
+                   chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n";
     let cases = [
         ("GET /one HTTP/1.1\r\nHost: shop.test\r\n\r\n", "/one got 0"),
         (
@@ -34,7 +35,10 @@ fn a_client_that_half_closes_after_its_request_is_answered() {
             "/close got 0",
         ),
         ("GET /old HTTP/1.0\r\n\r\n", "/old got 0"),
-        ("GET /kept HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", "/kept got 0"),
+        (
+            "GET /kept HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+            "/kept got 0",
+        ),
         (&*upload, "/big got 300000"),
         (chunked, "/chunked got 3"),
     ];
@@ -68,7 +72,8 @@ fn all_of_several_requests_before_a_half_close_are_answered() {
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut client = proxy.client();
-    let requests = ["/a", "/b", "/c"].map(|path| format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n"));
+    let requests =
+        ["/a", "/b", "/c"].map(|path| format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n\r\n"));
     client.send(requests.concat());
     client.half_close();
     for path in ["/a", "/b", "/c"] {
@@ -88,7 +93,8 @@ fn a_half_closed_client_that_resets_is_gone() {
     client.reset();
     eventually("the upstream is told", || upstream.hangups() == 1);
     eventually("it is counted as an abort", || {
-        proxy.service()["upstreams"]["blue"]["windows"]["1m"]["classes"] == json!({ "client_abort": 1 })
+        proxy.service()["upstreams"]["blue"]["windows"]["1m"]["classes"]
+            == json!({ "client_abort": 1 })
     });
 }
 
@@ -153,7 +159,10 @@ fn every_refused_target_is_told_with_an_identity_and_counted() {
 #[test]
 fn the_port_that_upstreams_are_told_is_the_users() {
     let blue = Upstream::named("blue");
-    let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8"] }), shop(&blue, &blue));
+    let proxy = proxy(
+        json!({ "trusted_proxies": ["127.0.0.0/8"] }),
+        shop(&blue, &blue),
+    );
     for (fields, port) in [
         ("X-Forwarded-Proto: https\r\n", "443"),
         ("X-Forwarded-Proto: http\r\n", "80"),
@@ -161,7 +170,10 @@ fn the_port_that_upstreams_are_told_is_the_users() {
             "X-Forwarded-Proto: https\r\nX-Forwarded-Host: shop.test:8443\r\n",
             "8443",
         ),
-        ("X-Forwarded-Proto: https\r\nX-Forwarded-Port: 9443\r\n", "9443"),
+        (
+            "X-Forwarded-Proto: https\r\nX-Forwarded-Port: 9443\r\n",
+            "9443",
+        ),
     ] {
         proxy.client().ask("/", fields).receive().expect(200);
         assert_eq!(
@@ -189,9 +201,18 @@ fn addresses_of_users_are_understood_with_ports_and_in_brackets() {
     ] {
         let fields = format!("X-Forwarded-For: {said}\r\n");
         proxy.client().ask("/", &fields).receive().expect(200);
-        assert_eq!(blue.last().header("x-real-ip").as_deref(), Some(user), "{said}");
+        assert_eq!(
+            blue.last().header("x-real-ip").as_deref(),
+            Some(user),
+            "{said}"
+        );
     }
-    let told = || proxy.log().matches("X-Forwarded-For that is not understood").count();
+    let told = || {
+        proxy
+            .log()
+            .matches("X-Forwarded-For that is not understood")
+            .count()
+    };
     eventually("what is not understood is told", || told() == 1);
 }
 
@@ -229,7 +250,10 @@ fn a_connection_whose_upstream_advertises_another_protocol_is_used_again() {
     let mut client = proxy.client();
     for _ in 0..3 {
         let answer = client.get("/").expect(200);
-        assert_eq!((answer.header("upgrade"), answer.header("connection")), (None, None));
+        assert_eq!(
+            (answer.header("upgrade"), answer.header("connection")),
+            (None, None)
+        );
     }
     let connections: Vec<usize> = blue.seen().iter().map(|seen| seen.connection).collect();
     assert_eq!(connections, [0, 0, 0]);
@@ -238,7 +262,11 @@ fn a_connection_whose_upstream_advertises_another_protocol_is_used_again() {
 #[test]
 fn a_space_before_a_colon_is_taken_off_answers_and_refused_where_it_is_about_framing() {
     let blue = Upstream::start(|call| match call.path() {
-        "/type" => call.answer("200 OK", "Content-Type : text/plain\r\nX-A\t: 1\r\n", "blue"),
+        "/type" => call.answer(
+            "200 OK",
+            "Content-Type : text/plain\r\nX-A\t: 1\r\n",
+            "blue",
+        ),
         "/length" => {
             let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length : 4\r\n\r\nblue");
             call.close();
@@ -250,7 +278,12 @@ fn a_space_before_a_colon_is_taken_off_answers_and_refused_where_it_is_about_fra
     assert_eq!(answer.header("content-type").as_deref(), Some("text/plain"));
     assert_eq!(answer.header("x-a").as_deref(), Some("1"));
     for path in ["/length", "/trailer"] {
-        is_refusal(&proxy.get(path), 502, "http_protocol_error", "upstream_protocol_error");
+        is_refusal(
+            &proxy.get(path),
+            502,
+            "http_protocol_error",
+            "upstream_protocol_error",
+        );
     }
     let request = "GET / HTTP/1.1\r\nHost: shop.test\r\nX-A : 1\r\n\r\n";
     is_refusal(
@@ -285,7 +318,12 @@ fn each_102_restarts_the_wait_and_interim_answers_have_a_bound() {
     service["timeouts"] = json!({ "first_byte": "1s" });
     let proxy = proxy(json!({}), service);
     assert_eq!(proxy.get("/works").expect(200).text(), "blue");
-    is_refusal(&proxy.get("/hints"), 504, "http_response_timeout", "first_byte_timeout");
+    is_refusal(
+        &proxy.get("/hints"),
+        504,
+        "http_response_timeout",
+        "first_byte_timeout",
+    );
     is_refusal(
         &proxy.get("/many"),
         502,
@@ -300,7 +338,10 @@ fn choosy(host: &'static str) -> (Upstream, Arc<AtomicBool>) {
     let switch = Arc::clone(&well);
     let upstream = Upstream::start(move |call| {
         let asked = call.request.header("host");
-        match (call.path(), asked.as_deref() == Some(host) && switch.load(SeqCst)) {
+        match (
+            call.path(),
+            asked.as_deref() == Some(host) && switch.load(SeqCst),
+        ) {
             ("/", _) => call.ok("blue"),
             (_, true) => call.ok("well"),
             (_, false) => call.answer("400 Bad Request", "", ""),
@@ -311,10 +352,14 @@ fn choosy(host: &'static str) -> (Upstream, Arc<AtomicBool>) {
 
 #[test]
 fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_is_named() {
-    for (given, host) in [(None, "shop.test"), (Some("inner.test:81"), "inner.test:81")] {
+    for (given, host) in [
+        (None, "shop.test"),
+        (Some("inner.test:81"), "inner.test:81"),
+    ] {
         let ((blue, _), (green, _)) = (choosy(host), choosy(host));
         let mut service = shop(&blue, &green);
-        service["routes"] = json!([{ "host": "*.wild.test" }, { "host": "shop.test" }, { "host": "other.test" }]);
+        service["routes"] =
+            json!([{ "host": "*.wild.test" }, { "host": "shop.test" }, { "host": "other.test" }]);
         service["health"] = json!({ "path": "/health", "interval": "20ms", "unhealthy_after": 1 });
         if let Some(given) = given {
             service["health"]["host"] = json!(given);
@@ -337,7 +382,11 @@ fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_
         eventually("the preflight has asked", || {
             green.seen().iter().any(|seen| seen.target == "/smoke")
         });
-        let smoke = green.seen().into_iter().find(|seen| seen.target == "/smoke").unwrap();
+        let smoke = green
+            .seen()
+            .into_iter()
+            .find(|seen| seen.target == "/smoke")
+            .unwrap();
         assert_eq!(smoke.header("host").as_deref(), Some(host));
     }
 }
@@ -347,7 +396,8 @@ fn when_all_endpoints_fail_their_checks_all_are_used_if_that_is_asked_for() {
     let (blue, well) = choosy("shop.test");
     let mut service = shop(&blue, &blue);
     service["routes"] = json!([{ "host": "shop.test" }]);
-    service["health"] = json!({ "path": "/health", "interval": "20ms", "unhealthy_after": 1, "panic": "50%" });
+    service["health"] =
+        json!({ "path": "/health", "interval": "20ms", "unhealthy_after": 1, "panic": "50%" });
     let proxy = proxy(json!({}), service);
     well.store(false, SeqCst);
     eventually("the endpoint is known to be ill", || {

@@ -20,8 +20,13 @@ fn with_listener(listener: Value) -> (Proxy, Upstream) {
 #[test]
 fn a_body_over_the_limit_is_413() {
     let (proxy, blue) = with_listener(json!({ "limits": { "body_bytes": "1000B" } }));
-    let post = |length: usize| format!("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {length}\r\n\r\n");
-    let fits = proxy.client().send(post(1000) + &"x".repeat(1000)).receive();
+    let post = |length: usize| {
+        format!("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {length}\r\n\r\n")
+    };
+    let fits = proxy
+        .client()
+        .send(post(1000) + &"x".repeat(1000))
+        .receive();
     assert_eq!(fits.expect(200).text(), "blue");
     // Refused by what it announces: nothing has to be sent.
     is_refusal(
@@ -39,21 +44,35 @@ fn a_chunked_body_over_the_limit_is_413_and_never_complete_upstream() {
     let (proxy, blue) = with_listener(json!({ "limits": { "body_bytes": "1000B" } }));
     let post = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = format!("{:x}\r\n{}\r\n", 500, "x".repeat(500));
-    let fits = proxy.client().send(format!("{post}{chunk}{chunk}0\r\n\r\n")).receive();
+    let fits = proxy
+        .client()
+        .send(format!("{post}{chunk}{chunk}0\r\n\r\n"))
+        .receive();
     assert_eq!(fits.expect(200).text(), "blue");
     let over = proxy
         .client()
         .send(format!("{post}{chunk}{chunk}1\r\nx\r\n0\r\n\r\n"))
         .receive();
     is_refusal(&over, 413, "http_request_error", "body_too_large");
-    assert_eq!(blue.seen().iter().filter(|seen| seen.body.is_some()).count(), 1);
+    assert_eq!(
+        blue.seen()
+            .iter()
+            .filter(|seen| seen.body.is_some())
+            .count(),
+        1
+    );
     proxy.counts_reason("body_too_large", 1);
 }
 
 #[test]
 fn a_target_over_the_limit_is_414() {
     let (proxy, blue) = with_listener(json!({ "limits": { "uri_bytes": "1000B" } }));
-    let ask = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: shop.test\r\n\r\n", "x".repeat(bytes - 1));
+    let ask = |bytes: usize| {
+        format!(
+            "GET /{} HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+            "x".repeat(bytes - 1)
+        )
+    };
     proxy.client().send(ask(1000)).receive().expect(200);
     is_refusal(
         &proxy.client().send(ask(1001)).receive(),
@@ -62,11 +81,17 @@ fn a_target_over_the_limit_is_414() {
         "uri_too_long",
     );
     // Told before the end of the line, which may never come.
-    let endless = proxy.client().send(format!("GET /{}", "x".repeat(20_000))).receive();
+    let endless = proxy
+        .client()
+        .send(format!("GET /{}", "x".repeat(20_000)))
+        .receive();
     is_refusal(&endless, 414, "http_request_error", "uri_too_long");
     block_on(async {
         let mut client = Http2::connect(proxy.address).await;
-        assert_eq!(client.get(&format!("/{}", "x".repeat(1000))).await.status, 414);
+        assert_eq!(
+            client.get(&format!("/{}", "x".repeat(1000))).await.status,
+            414
+        );
     });
     assert_eq!(blue.count(), 1);
     proxy.counts_reason("uri_too_long", 3);
@@ -74,9 +99,14 @@ fn a_target_over_the_limit_is_414() {
 
 #[test]
 fn too_many_or_too_long_headers_are_431() {
-    let (proxy, blue) = with_listener(json!({ "limits": { "headers": 10, "header_bytes": "8KiB" } }));
+    let (proxy, blue) =
+        with_listener(json!({ "limits": { "headers": 10, "header_bytes": "8KiB" } }));
     let ask = |fields: String| format!("GET / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
-    proxy.client().send(ask("X: y\r\n".repeat(9))).receive().expect(200);
+    proxy
+        .client()
+        .send(ask("X: y\r\n".repeat(9)))
+        .receive()
+        .expect(200);
     let many = proxy.client().send(ask("X: y\r\n".repeat(10))).receive();
     is_refusal(&many, 431, "http_request_error", "headers_too_large");
     let long = proxy
@@ -107,7 +137,8 @@ fn an_upload_that_is_cut_after_the_answer_began_is_no_fault_of_the_upstream() {
         "services": { "shop": service },
     }));
     let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
+    client
+        .send("POST / HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n");
     client.head().unwrap();
     client.send(format!("14\r\n{}\r\n", "a".repeat(20)));
     proxy.counts_reason("body_too_large", 1);
@@ -127,8 +158,15 @@ fn a_slow_head_is_cut_with_408() {
     // The limit is on the whole head: sending on does not extend it.
     let mut dripping = proxy.client();
     dripping.send("GET / HTTP/1.1\r\nHost: shop.test\r\nX: ");
-    eventually("the dripping client is cut", || dripping.send("y").wire.has_news());
-    is_refusal(&dripping.receive(), 408, "http_request_error", "header_timeout");
+    eventually("the dripping client is cut", || {
+        dripping.send("y").wire.has_news()
+    });
+    is_refusal(
+        &dripping.receive(),
+        408,
+        "http_request_error",
+        "header_timeout",
+    );
     assert_eq!(blue.count(), 0);
     proxy.counts_reason("header_timeout", 2);
 }
@@ -152,7 +190,8 @@ fn a_body_that_stands_still_is_cut_with_408() {
 
 #[test]
 fn a_silent_connection_is_closed_without_a_word() {
-    let (proxy, _blue) = with_listener(json!({ "timeouts": { "keep_alive": "200ms", "header": "60s" } }));
+    let (proxy, _blue) =
+        with_listener(json!({ "timeouts": { "keep_alive": "200ms", "header": "60s" } }));
     let mut client = proxy.client();
     client.get("/").expect(200);
     assert!(client.wire.closes());
@@ -174,7 +213,10 @@ fn connections_over_the_limit_wait_until_there_is_room() {
     third.ask("/", "");
     first.get("/").expect(200);
     second.get("/").expect(200);
-    assert!(!third.wire.has_news(), "a connection over the limit was served");
+    assert!(
+        !third.wire.has_news(),
+        "a connection over the limit was served"
+    );
     drop(first);
     assert_eq!(third.receive().expect(200).text(), "blue");
 }
@@ -225,7 +267,9 @@ fn the_limit_on_requests_is_one_for_all_workers() {
         held.wait();
         call.ok("blue");
     });
-    let proxy = Proxy::start(json!({ "workers": 4, "max_in_flight": 4, "services": { "shop": shop(&blue, &blue) } }));
+    let proxy = Proxy::start(
+        json!({ "workers": 4, "max_in_flight": 4, "services": { "shop": shop(&blue, &blue) } }),
+    );
     block_on(async {
         // All on one connection, which is one worker's.
         let client = Http2::connect(proxy.address).await;
@@ -235,10 +279,18 @@ fn the_limit_on_requests_is_one_for_all_workers() {
         };
         let under_way: Vec<_> = (0..4).map(ask).collect();
         while blue.count() < 4 {
-            assert!(under_way.iter().all(|one| !one.is_finished()), "one was refused");
+            assert!(
+                under_way.iter().all(|one| !one.is_finished()),
+                "one was refused"
+            );
             tokio::task::yield_now().await;
         }
-        is_refusal(&proxy.get("/"), 503, "connection_limit_reached", "overloaded");
+        is_refusal(
+            &proxy.get("/"),
+            503,
+            "connection_limit_reached",
+            "overloaded",
+        );
         assert_eq!(ask(4).await.unwrap(), 503);
         gate.open();
         for one in under_way {
@@ -261,7 +313,8 @@ fn requests_over_the_limit_are_503_at_once() {
         call.ok("blue");
     });
     let service = shop(&blue, &blue);
-    let proxy = Proxy::start(json!({ "workers": 1, "max_in_flight": 1, "services": { "shop": service } }));
+    let proxy =
+        Proxy::start(json!({ "workers": 1, "max_in_flight": 1, "services": { "shop": service } }));
     let mut first = proxy.client();
     first.ask("/", "");
     eventually("the first request is under way", || blue.count() == 1);

@@ -15,9 +15,14 @@ fn full_pipe() -> (PipeReader, PipeWriter) {
     // Opened anew, the same pipe can be written without waiting.
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let mut options = OpenOptions::new();
-    let mut filler = options.write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+    let mut filler = options
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .unwrap();
     for size in [4096, 1] {
-        let error = std::iter::repeat_with(|| filler.write(&vec![b'.'; size])).find_map(Result::err);
+        let error =
+            std::iter::repeat_with(|| filler.write(&vec![b'.'; size])).find_map(Result::err);
         assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::WouldBlock));
     }
     (reader, writer)
@@ -54,7 +59,10 @@ fn a_standard_error_that_nobody_reads_stops_neither_traffic_nor_rollbacks() {
     });
     let before = lost();
     exercise();
-    assert!(lost() >= before + 500.0, "each request is a line at this level");
+    assert!(
+        lost() >= before + 500.0,
+        "each request is a line at this level"
+    );
     proxy.signal("TERM");
     assert!(proxy.ended().status.success());
     drop(reader);
@@ -69,7 +77,9 @@ fn a_second_signal_ends_the_program_whose_standard_error_nobody_reads() {
     waiting.ask("/", "");
     eventually("a request is under way", || blue.count() == 1);
     proxy.signal("TERM");
-    eventually("it drains", || proxy.admin("GET", "/readyz", "", None).status == 503);
+    eventually("it drains", || {
+        proxy.admin("GET", "/readyz", "", None).status == 503
+    });
     proxy.signal("TERM");
     assert_eq!(proxy.ended().status.code(), Some(1));
     drop(reader);

@@ -1,7 +1,8 @@
-//! The whole program on real sockets: `weighbridge run` as a child process, upstreams that misbehave as each case says,
-//! clients that send any bytes.
+//! The whole program on real sockets: `weighbridge run` as a child process, upstreams that
+//! misbehave as each case says, clients that send any bytes.
 //!
-//! Cases wait on conditions with a generous deadline and never on the clock; each has a proxy and ports of its own.
+//! Cases wait on conditions with a generous deadline and never on the clock; each has a proxy and
+//! ports of its own.
 
 #![cfg(test)]
 

@@ -47,7 +47,9 @@ fn start(proxy: &Proxy) {
     proxy
         .admin("POST", path, headers, Some(r#"{"canary": "green"}"#))
         .expect(201);
-    eventually("the canary has users", || release(proxy)["phase"] == "progressing");
+    eventually("the canary has users", || {
+        release(proxy)["phase"] == "progressing"
+    });
 }
 
 fn release(proxy: &Proxy) -> Value {
@@ -58,12 +60,16 @@ fn release(proxy: &Proxy) -> Value {
 }
 
 fn effective(proxy: &Proxy, upstream: &str) -> f64 {
-    proxy.service()["weights"]["effective"][upstream].as_f64().unwrap()
+    proxy.service()["weights"]["effective"][upstream]
+        .as_f64()
+        .unwrap()
 }
 
 fn goes_down(proxy: &Proxy, blue: &Switches) {
     blue.ill.store(true, SeqCst);
-    eventually("the share goes to the canary", || effective(proxy, "green") == 100.0);
+    eventually("the share goes to the canary", || {
+        effective(proxy, "green") == 100.0
+    });
     eventually("the release holds for that", || holds(proxy));
 }
 
@@ -85,7 +91,10 @@ fn journalled(proxy: &Proxy, action: &str, words: &str) -> bool {
         .expect(200)
         .text();
     let journal: Value = serde_json::from_str(&journal).unwrap();
-    let entries = journal["entries"].as_array().or(journal.as_array()).unwrap();
+    let entries = journal["entries"]
+        .as_array()
+        .or(journal.as_array())
+        .unwrap();
     entries
         .iter()
         .any(|entry| entry["action"] == action && entry.to_string().contains(words))
@@ -95,7 +104,8 @@ fn journalled(proxy: &Proxy, action: &str, words: &str) -> bool {
 fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds() {
     let ((blue, blue_is), (green, green_is)) = (upstream("blue"), upstream("green"));
     let shop = released(&blue, &green);
-    let mut proxy = Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": shop } }));
+    let mut proxy =
+        Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": shop } }));
     start(&proxy);
     let mut client = proxy.client();
     eventually("both have users", || {
@@ -106,16 +116,32 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
     goes_down(&proxy, &blue_is);
     let judged = || {
         let release = release(&proxy);
-        (release["canary_requests"].clone(), release["baseline_requests"].clone())
+        (
+            release["canary_requests"].clone(),
+            release["baseline_requests"].clone(),
+        )
     };
     let before = settled("what was drawn before is judged", judged);
     all_by_green(&mut client, 200);
     assert_eq!(proxy.service()["weights"]["intended"]["blue"], 80.0);
-    let gauge = |name: &str| proxy.metrics().sum("upstream_weight_ratio", &[("upstream", name)]);
-    eventually("the metrics tell it", || (gauge("blue"), gauge("green")) == (0.0, 1.0));
-    assert!(journalled(&proxy, "release_waiting", "no endpoint of the baseline"));
+    let gauge = |name: &str| {
+        proxy
+            .metrics()
+            .sum("upstream_weight_ratio", &[("upstream", name)])
+    };
+    eventually("the metrics tell it", || {
+        (gauge("blue"), gauge("green")) == (0.0, 1.0)
+    });
+    assert!(journalled(
+        &proxy,
+        "release_waiting",
+        "no endpoint of the baseline"
+    ));
     let tester = client.ask("/", "X-Version: blue\r\n").receive();
-    assert_eq!(tester.status, 503, "a tester asks for one version and no other");
+    assert_eq!(
+        tester.status, 503,
+        "a tester asks for one version and no other"
+    );
 
     // Failures of that time are nobody's evidence, and nothing better is there to ask.
     green_is.fails.store(true, SeqCst);
@@ -135,14 +161,20 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
     all_by_green(&mut client, 200);
 
     blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || effective(&proxy, "blue") == 80.0);
-    eventually("the release goes on", || release(&proxy)["phase"] == "progressing");
+    eventually("the baseline has its share again", || {
+        effective(&proxy, "blue") == 80.0
+    });
+    eventually("the release goes on", || {
+        release(&proxy)["phase"] == "progressing"
+    });
     assert!(journalled(
         &proxy,
         "release_continued",
         "the baseline has a healthy endpoint again"
     ));
-    eventually("blue answers", || client.get("/").expect(200).text() == "blue");
+    eventually("blue answers", || {
+        client.get("/").expect(200).text() == "blue"
+    });
 
     // The brakes are back too, and a version that was rolled back gets nothing of a baseline.
     green_is.fails.store(true, SeqCst);
@@ -153,9 +185,17 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
     green_is.fails.store(false, SeqCst);
     blue_is.ill.store(true, SeqCst);
     eventually("the baseline is down", || client.get("/").status == 503);
-    let before = green.seen().iter().filter(|seen| seen.target == "/").count();
+    let before = green
+        .seen()
+        .iter()
+        .filter(|seen| seen.target == "/")
+        .count();
     (0..50).for_each(|_| drop(client.get("/").expect(503)));
-    let after = green.seen().iter().filter(|seen| seen.target == "/").count();
+    let after = green
+        .seen()
+        .iter()
+        .filter(|seen| seen.target == "/")
+        .count();
     assert_eq!(before, after, "green was rolled back");
 }
 
@@ -180,10 +220,15 @@ fn sticky_users_return_to_a_baseline_that_is_back() {
     assert!(users.iter().any(|(_, at)| at == "blue"));
     goes_down(&proxy, &blue_is);
     for (cookie, _) in &users {
-        assert_eq!(client.ask("/", cookie).receive().expect(200).text(), "green");
+        assert_eq!(
+            client.ask("/", cookie).receive().expect(200).text(),
+            "green"
+        );
     }
     blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || effective(&proxy, "blue") == 80.0);
+    eventually("the baseline has its share again", || {
+        effective(&proxy, "blue") == 80.0
+    });
     for (cookie, at) in &users {
         assert_eq!(client.ask("/", cookie).receive().expect(200).text(), *at);
     }
@@ -205,7 +250,9 @@ fn an_outage_of_both_versions_is_no_fault_of_the_canary() {
     all_by_green(&mut client, 200);
     assert!(holds(&proxy), "{}", release(&proxy));
     blue_is.ill.store(false, SeqCst);
-    eventually("the release goes on", || release(&proxy)["phase"] == "progressing");
+    eventually("the release goes on", || {
+        release(&proxy)["phase"] == "progressing"
+    });
 }
 
 #[test]
@@ -231,7 +278,9 @@ fn a_release_that_was_held_by_an_outage_is_replayed_as_it_was() {
     goes_down(&proxy, &blue_is);
     all_by_green(&mut client, 200);
     blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || effective(&proxy, "blue") == 40.0);
+    eventually("the baseline has its share again", || {
+        effective(&proxy, "blue") == 40.0
+    });
     green_is.fails.store(true, SeqCst);
     eventually("the canary is rolled back", || {
         (0..20).for_each(|_| drop(client.get("/")));

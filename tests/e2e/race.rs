@@ -1,4 +1,5 @@
-//! Clients in a closed loop against hundreds of swaps: what was taken out gets nothing more, and nobody notices.
+//! Clients in a closed loop against hundreds of swaps: what was taken out gets nothing more, and
+//! nobody notices.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -93,7 +94,10 @@ fn after_the_reply_no_request_on_open_connections_reaches_what_was_taken_out() {
             })
             .collect();
         race.run(&proxy, &green, 200);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum()
     });
     all_are_counted(&proxy, &blue, &green, sent);
 }
@@ -152,7 +156,10 @@ fn after_the_reply_no_request_on_a_new_connection_reaches_what_was_taken_out() {
             })
             .collect();
         race.run(&proxy, &green, 50);
-        clients.into_iter().map(|client| client.join().unwrap()).sum()
+        clients
+            .into_iter()
+            .map(|client| client.join().unwrap())
+            .sum()
     });
     all_are_counted(&proxy, &blue, &green, sent);
 }

@@ -11,8 +11,8 @@ use crate::harness::{Client, Proxy, settled};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-/// An upstream of many connections, in one thread: it answers `/endless` without an end, `/large` with 100,000 bytes,
-/// `/dribble` a little at a time, and `/never` not at all.
+/// An upstream of many connections, in one thread: it answers `/endless` without an end, `/large`
+/// with 100,000 bytes, `/dribble` a little at a time, and `/never` not at all.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -69,8 +69,7 @@ async fn answer(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
 
 fn proxy() -> Proxy {
     let upstream = upstream();
-    let service =
-        json!({ "routes": [{}], "upstreams": { "blue": { "endpoints": [upstream] } }, "weights": { "blue": 100 } });
+    let service = json!({ "routes": [{}], "upstreams": { "blue": { "endpoints": [upstream] } }, "weights": { "blue": 100 } });
     let proxy = Proxy::start(json!({ "workers": 1, "services": { "shop": service } }));
     for _ in 0..20 {
         assert_eq!(proxy.get("/large").expect(200).body.len(), 100_000);
@@ -150,7 +149,8 @@ fn connections_of_all_streams_hold_a_few_mebibytes_each_at_most() {
         let proxy = proxy();
         // Enough of them that what the allocator keeps for the process as a whole does not matter.
         let (held, clients) = cost(&proxy, || ask(&proxy, 20, || streams(250, path)));
-        // What the tasks of 128 requests take, and what the allocator keeps, comes on top of the bytes that are bounded.
+        // What the tasks of 128 requests take, and what the allocator keeps, comes on top of the
+        // bytes that are bounded.
         assert!(held <= 20 * 4 * MIB, "{path}: {} KiB", held / KIB);
         drop(clients);
     }

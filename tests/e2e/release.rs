@@ -83,7 +83,10 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
         .take(3)
         .map(|seen| (seen.method.as_str(), seen.target.as_str()))
         .collect();
-    assert_eq!(first, [("GET", "/ready"), ("POST", "/smoke?deep=1"), ("GET", "/")]);
+    assert_eq!(
+        first,
+        [("GET", "/ready"), ("POST", "/smoke?deep=1"), ("GET", "/")]
+    );
     assert_eq!(asked[1].header("x-smoke").as_deref(), Some("1"));
     assert_eq!(
         (proxy.get("/").text(), &proxy.service()["baseline"]),
@@ -100,7 +103,10 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
 fn a_version_that_fails_its_preflight_gets_no_user() {
     let slow = json!([{ "path": "/slow", "timeout": "1h" }]);
     let cases = [
-        (json!({ "requests": ["/broken"] }), "status 500, expected 200 to 399"),
+        (
+            json!({ "requests": ["/broken"] }),
+            "status 500, expected 200 to 399",
+        ),
         (
             json!({ "requests": [{ "path": "/ready", "expect": "300-399" }] }),
             "status 200, expected 300 to 399",
@@ -109,7 +115,10 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
             json!({ "requests": [{ "path": "/slow", "timeout": "50ms" }] }),
             "no answer within 50ms",
         ),
-        (json!({ "requests": slow, "timeout": "50ms" }), "took longer than 50ms"),
+        (
+            json!({ "requests": slow, "timeout": "50ms" }),
+            "took longer than 50ms",
+        ),
     ];
     for (preflight, why) in cases {
         let (blue, green) = (
@@ -128,7 +137,10 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
             (&outcome["verdict"], &outcome["objective"]),
             (&json!("rolled_back"), &json!("preflight"))
         );
-        assert!(outcome["reason"].as_str().unwrap().contains(why), "{outcome}");
+        assert!(
+            outcome["reason"].as_str().unwrap().contains(why),
+            "{outcome}"
+        );
         assert!(green.seen().iter().all(|seen| seen.target != "/"));
         let labels = [("service", "shop"), ("reason", "preflight")];
         assert_eq!(proxy.metrics().sum("rollbacks_total", &labels), 1.0);
@@ -137,7 +149,11 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
 
 #[test]
 fn without_a_preflight_every_endpoint_has_to_take_a_connection() {
-    let (blue, green, nobody) = (Upstream::named("blue"), Upstream::named("green"), Reserved::new());
+    let (blue, green, nobody) = (
+        Upstream::named("blue"),
+        Upstream::named("green"),
+        Reserved::new(),
+    );
     let mut shop = declared(&blue, &green, &[]);
     shop["upstreams"]["green"]["endpoints"] = json!([green.address, nobody.address]);
     let proxy = Proxy::with_shop(shop);
@@ -204,16 +220,30 @@ fn nobody_is_rescued_where_the_plan_says_so() {
     assert_eq!(proxy.get("/").text(), "blue");
 }
 
-/// A sticky service whose canary is bad for few, and whose users are rescued, so that no budget is spent by what they see.
+/// A sticky service whose canary is bad for few, and whose users are rescued, so that no budget is
+/// spent by what they see.
 fn sticky(blue: &Upstream, green: &Upstream, sticky: Value) -> Proxy {
-    let mut shop = declared(blue, green, &[("harm_budget", json!("2pp")), ("budget", json!(1_000))]);
+    let mut shop = declared(
+        blue,
+        green,
+        &[("harm_budget", json!("2pp")), ("budget", json!(1_000))],
+    );
     shop["sticky"] = sticky;
     Proxy::with_shop(shop)
 }
 
-/// Starts a release and waits for its end, while `user` makes requests; gives the release as it is told then.
+/// Starts a release and waits for its end, while `user` makes requests; gives the release as it is
+/// told then.
 fn awaited(proxy: &Proxy, mut user: impl FnMut(u64)) -> Value {
-    let start = ["release", "start", "shop", "green", "--wait", "--timeout", "2m"];
+    let start = [
+        "release",
+        "start",
+        "shop",
+        "green",
+        "--wait",
+        "--timeout",
+        "2m",
+    ];
     thread::scope(|scope| {
         let waiting = scope.spawn(|| weighbridge(proxy, &start));
         let users = (0..).take_while(|_| !waiting.is_finished());
@@ -230,15 +260,24 @@ fn a_version_that_fails_one_first_visit_in_eight_of_a_sticky_service_is_taken_ou
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(move |call| match call.request.header("cookie") {
-            None if visits.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) => call.answer("500 Oh", "", ""),
+            None if visits.fetch_add(1, Ordering::Relaxed).is_multiple_of(8) => {
+                call.answer("500 Oh", "", "")
+            }
             _ => call.ok("green"),
         }),
     );
     let proxy = sticky(&blue, &green, json!({ "cookie": "wb" }));
     let release = awaited(&proxy, |_| {
         let mut client = proxy.client();
-        let cookie = client.ask("/", "").receive().header("set-cookie").unwrap_or_default();
-        let cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap_or_default());
+        let cookie = client
+            .ask("/", "")
+            .receive()
+            .header("set-cookie")
+            .unwrap_or_default();
+        let cookie = format!(
+            "Cookie: {}\r\n",
+            cookie.split(';').next().unwrap_or_default()
+        );
         for _ in 0..4 {
             client.ask("/", &cookie).receive();
         }
@@ -249,7 +288,8 @@ fn a_version_that_fails_one_first_visit_in_eight_of_a_sticky_service_is_taken_ou
 }
 
 #[test]
-fn a_version_that_is_broken_for_one_user_in_ten_is_taken_out_however_many_requests_the_others_have() {
+fn a_version_that_is_broken_for_one_user_in_ten_is_taken_out_however_many_requests_the_others_have()
+{
     let broken = |user: &str| user.ends_with('0');
     let (blue, green) = (
         Upstream::named("blue"),

@@ -22,8 +22,9 @@ fn last_reload(proxy: &Proxy) -> f64 {
 #[test]
 fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
     let mut proxy = Proxy::prepare(json!({ "services": {} }));
-    let text = "listeners:\n  - address: 127.0.0.1:0\n    limit: 3\nservices:\n  shop:\n    routes: [{}]\n    upstreams:\n      \
-                blue: { endpoints: [\"127.0.0.1:1\"], wieght: 10 }\n    weights: { blue: 99 }\n";
+    let text = "listeners:\n  - address: 127.0.0.1:0\n    limit: 3\nservices:\n  shop:\n    \
+                routes: [{}]\n    upstreams:\n      blue: { endpoints: [\"127.0.0.1:1\"], wieght: \
+                10 }\n    weights: { blue: 99 }\n";
     fs::write(proxy.config_path(), text).unwrap();
     proxy.spawn();
     let ended = proxy.ended();
@@ -37,7 +38,11 @@ fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
         "weighbridge.yaml:9:5",
         "99",
     ] {
-        assert!(ended.log.contains(told), "{told} is missing:\n{}", ended.log);
+        assert!(
+            ended.log.contains(told),
+            "{told} is missing:\n{}",
+            ended.log
+        );
     }
     fs::remove_file(proxy.config_path()).unwrap();
     proxy.spawn();
@@ -47,7 +52,8 @@ fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
 #[test]
 fn an_open_admin_api_for_everybody_is_refused() {
     let mut proxy = Proxy::prepare(json!({ "services": {} }));
-    let text = "admin: { address: \"0.0.0.0:0\" }\nservices: { shop: { routes: [{}], upstreams: { blue: { endpoints: [\"127.0.0.1:1\"] } } } }\n";
+    let text = "admin: { address: \"0.0.0.0:0\" }\nservices: { shop: { routes: [{}], upstreams: { \
+                blue: { endpoints: [\"127.0.0.1:1\"] } } } }\n";
     fs::write(proxy.config_path(), text).unwrap();
     proxy.spawn();
     let ended = proxy.ended();
@@ -73,7 +79,9 @@ fn a_changed_file_is_in_use_soon_and_a_request_under_way_does_not_notice() {
     let mut client = proxy.client();
     client.get("/two").expect(404);
     proxy.write_config(with_route(&service, "/two"));
-    eventually("the new route is in use", || client.get("/two").status == 200);
+    eventually("the new route is in use", || {
+        client.get("/two").status == 200
+    });
     client.get("/one").expect(404);
     assert_eq!(last_reload(&proxy), 1.0);
     gate.open();
@@ -85,10 +93,14 @@ fn a_file_that_is_changed_in_place_is_noticed_too() {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
     let proxy = Proxy::start(with_route(&service, "/one"));
-    let changed = fs::read_to_string(proxy.config_path()).unwrap().replace("/one", "/two");
+    let changed = fs::read_to_string(proxy.config_path())
+        .unwrap()
+        .replace("/one", "/two");
     fs::write(proxy.config_path(), changed).unwrap();
     let mut client = proxy.client();
-    eventually("the new route is in use", || client.get("/two").status == 200);
+    eventually("the new route is in use", || {
+        client.get("/two").status == 200
+    });
 }
 
 #[test]
@@ -99,7 +111,9 @@ fn a_hangup_reloads() {
     proxy.write_config(with_route(&service, "/two"));
     proxy.signal("HUP");
     let mut client = proxy.client();
-    eventually("the new route is in use", || client.get("/two").status == 200);
+    eventually("the new route is in use", || {
+        client.get("/two").status == 200
+    });
     for _ in 0..20 {
         proxy.signal("HUP");
         client.get("/two").expect(200);
@@ -145,7 +159,9 @@ fn live_weights_survive_a_reload() {
     changed["services"]["shop"]["weights"] = json!({ "blue": 50, "green": 50 });
     proxy.write_config(changed);
     let mut client = proxy.client();
-    eventually("the new route is in use", || client.get("/two").status == 200);
+    eventually("the new route is in use", || {
+        client.get("/two").status == 200
+    });
     for _ in 0..50 {
         assert_eq!(client.get("/two").expect(200).text(), "green");
     }
@@ -159,18 +175,27 @@ fn services_come_and_go_with_a_reload() {
     let (one, two) = (Upstream::named("one"), Upstream::named("two"));
     let service = |upstream: &Upstream, path: &str| json!({ "routes": [{ "path_prefix": path }], "upstreams": { "only": { "endpoints": [upstream.address] } } });
     let proxy = Proxy::start(json!({ "services": { "one": service(&one, "/one") } }));
-    let both = json!({ "services": { "one": service(&one, "/one"), "two": service(&two, "/two") } });
+    let both =
+        json!({ "services": { "one": service(&one, "/one"), "two": service(&two, "/two") } });
     proxy.write_config(both);
     let mut client = proxy.client();
-    eventually("the second service is there", || client.get("/two").status == 200);
+    eventually("the second service is there", || {
+        client.get("/two").status == 200
+    });
     assert_eq!(client.get("/one").expect(200).text(), "one");
     // An endpoint moves.
-    proxy.write_config(json!({ "services": { "one": service(&two, "/one"), "two": service(&two, "/two") } }));
+    proxy.write_config(
+        json!({ "services": { "one": service(&two, "/one"), "two": service(&two, "/two") } }),
+    );
     eventually("the endpoint has moved", || {
         client.get("/one").expect(200).text() == "two"
     });
     proxy.write_config(json!({ "services": { "two": service(&two, "/two") } }));
-    eventually("the first service is gone", || client.get("/one").status == 404);
+    eventually("the first service is gone", || {
+        client.get("/one").status == 404
+    });
     assert_eq!(client.get("/two").expect(200).text(), "two");
-    proxy.admin("GET", "/api/v1/services/one", "", None).expect(404);
+    proxy
+        .admin("GET", "/api/v1/services/one", "", None)
+        .expect(404);
 }

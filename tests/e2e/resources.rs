@@ -9,7 +9,8 @@ use crate::harness::{Client, Proxy, Upstream, eventually, shop, until};
 fn a_thousand_idle_connections_do_not_hinder() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
-    // Half of them before their first request, half of them after it. Fewer where this process may not open so many.
+    // Half of them before their first request, half of them after it. Fewer where this process may
+    // not open so many.
     let mut idle: Vec<Client> = Vec::new();
     while idle.len() < 1000 {
         let Ok(mut client) = Client::try_connect(proxy.address) else {
@@ -20,7 +21,11 @@ fn a_thousand_idle_connections_do_not_hinder() {
         }
         idle.push(client);
     }
-    assert!(idle.len() > 200, "only {} connections were possible", idle.len());
+    assert!(
+        idle.len() > 200,
+        "only {} connections were possible",
+        idle.len()
+    );
     let last = idle.pop();
     drop(last);
     for client in &mut idle {
@@ -78,7 +83,8 @@ fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
     let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
     let wants = || proxy.log().matches("Too many open files").count();
     let refused = until("there is none left", || {
-        // One that becomes free, such as that of the answer before, is soon taken for a client that waits.
+        // One that becomes free, such as that of the answer before, is soon taken for a client that
+        // waits.
         let known = wants();
         eventually("the want is noticed", || wants() > known + 1);
         Some(open.get("/")).filter(|answer| answer.status != 200)
@@ -118,5 +124,8 @@ fn the_want_of_file_descriptors_takes_no_endpoint_out() {
     );
     drop(crowd);
     eventually("it is served again", || open.get("/").status == 200);
-    assert!(!proxy.log().contains("healthy=false"), "an endpoint was taken out");
+    assert!(
+        !proxy.log().contains("healthy=false"),
+        "an endpoint was taken out"
+    );
 }

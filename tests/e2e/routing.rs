@@ -23,7 +23,9 @@ fn ask(proxy: &Proxy, line: &str, headers: &str) -> String {
 
 #[test]
 fn the_most_specific_route_wins() {
-    let names = ["any", "exact", "wildcard", "path", "deeper", "post", "version"];
+    let names = [
+        "any", "exact", "wildcard", "path", "deeper", "post", "version",
+    ];
     let upstreams = names.map(Upstream::named);
     let routes = [
         json!([{}]),
@@ -69,8 +71,8 @@ fn what_is_matched_is_what_is_forwarded() {
         "private": service(&private, json!([{ "path_prefix": "/private" }])),
     }}));
     let mut client = proxy.client();
-    // No spelling of a path changes service on its way: what is not `/private` as it stands is not, and is passed on
-    // byte by byte.
+    // No spelling of a path changes service on its way: what is not `/private` as it stands is not,
+    // and is passed on byte by byte.
     for path in [
         "/a/../private",
         "/a/%2e%2e/private",

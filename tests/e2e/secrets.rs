@@ -75,7 +75,10 @@ fn files(directory: &Path) -> Vec<(String, String)> {
         if path.is_dir() {
             found.extend(files(&path));
         } else if let Ok(bytes) = fs::read(&path) {
-            found.push((path.display().to_string(), String::from_utf8_lossy(&bytes).into_owned()));
+            found.push((
+                path.display().to_string(),
+                String::from_utf8_lossy(&bytes).into_owned(),
+            ));
         }
     }
     found
@@ -95,7 +98,8 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
         "min_requests": 20,
         "preflight": { "requests": [{ "path": "/ready?key=hunter2", "headers": { "X-Key": "hunter2" }, "expect": "200-599" }] },
     });
-    let proxy = Proxy::start(json!({ "store": { "path": store.path() }, "services": { "shop": shop } }));
+    let proxy =
+        Proxy::start(json!({ "store": { "path": store.path() }, "services": { "shop": shop } }));
     let json_type = "Content-Type: application/json\r\n";
     let started = proxy.admin(
         "POST",
@@ -111,8 +115,7 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
             .json()
     };
     let mut client = proxy.client();
-    let fields =
-        "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\nReferer: https://joe:hunter2@localhost/?swordfish\r\n";
+    let fields = "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\nReferer: https://joe:hunter2@localhost/?swordfish\r\n";
     eventually("the release is rolled back", || {
         for target in TARGETS {
             client.ask(target, fields).receive();
@@ -133,7 +136,9 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
     let bundle = evidence().json();
     let sample = &bundle["samples"]["baseline"][0];
     assert!(
-        sample["headers"].to_string().contains("https://localhost/reset/*"),
+        sample["headers"]
+            .to_string()
+            .contains("https://localhost/reset/*"),
         "{sample}"
     );
     assert!(!bundle["routes"].as_array().unwrap().is_empty(), "{bundle}");

@@ -11,7 +11,8 @@ fn two() -> (Upstream, Upstream) {
     (Upstream::named("blue"), Upstream::named("green"))
 }
 
-/// A proxy whose `shop` has these further settings, and trusts what the case says of client addresses.
+/// A proxy whose `shop` has these further settings, and trusts what the case says of client
+/// addresses.
 fn proxy(blue: &Upstream, green: &Upstream, settings: &Value) -> Proxy {
     let mut service = shop(blue, green);
     for (key, value) in settings.as_object().unwrap() {
@@ -53,7 +54,10 @@ fn a_share_is_what_it_says() {
         let share = f64::from(u32::try_from(green.count() - before).unwrap()) / 2000.0;
         let expected = f64::from(percent) / 100.0;
         let deviation = (expected * (1.0 - expected) / 2000.0).sqrt();
-        assert!((share - expected).abs() < 6.0 * deviation, "{percent} % became {share}");
+        assert!(
+            (share - expected).abs() < 6.0 * deviation,
+            "{percent} % became {share}"
+        );
     }
 }
 
@@ -107,7 +111,11 @@ fn is_monotone(proxy: &Proxy, naming: Naming) {
 #[test]
 fn users_by_header_move_only_with_the_weight() {
     let (blue, green) = two();
-    let proxy = proxy(&blue, &green, &json!({ "sticky": { "header": "X-User-Id" } }));
+    let proxy = proxy(
+        &blue,
+        &green,
+        &json!({ "sticky": { "header": "X-User-Id" } }),
+    );
     is_monotone(&proxy, |at| format!("X-User-Id: user-{at}\r\n"));
 }
 
@@ -117,7 +125,11 @@ fn users_by_address_move_only_with_the_weight() {
     let proxy = proxy(&blue, &green, &json!({ "sticky": { "client_ip": true } }));
     // Another port or a longer chain is still the same user.
     is_monotone(&proxy, |at| {
-        format!("X-Forwarded-For: 192.0.2.1, 10.0.{}.{}\r\n", at / 256, at % 256)
+        format!(
+            "X-Forwarded-For: 192.0.2.1, 10.0.{}.{}\r\n",
+            at / 256,
+            at % 256
+        )
     });
 }
 
@@ -125,7 +137,9 @@ fn users_by_address_move_only_with_the_weight() {
 fn users_by_cookie_move_only_with_the_weight() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({ "sticky": { "cookie": "wb" } }));
-    is_monotone(&proxy, |at| format!("Cookie: other=1; wb={at:032x}; last=2\r\n"));
+    is_monotone(&proxy, |at| {
+        format!("Cookie: other=1; wb={at:032x}; last=2\r\n")
+    });
 }
 
 #[test]
@@ -152,9 +166,16 @@ fn a_user_without_a_cookie_is_given_one_that_holds() {
     assert_eq!(cookies.len(), 60, "two users were given the same cookie");
     for (cookie, upstream) in &cookies {
         for _ in 0..2 {
-            let again = client.ask("/", &format!("Cookie: {cookie}\r\n")).receive().expect(200);
+            let again = client
+                .ask("/", &format!("Cookie: {cookie}\r\n"))
+                .receive()
+                .expect(200);
             assert_eq!(again.text(), *upstream, "{cookie}");
-            assert_eq!(again.header("set-cookie"), None, "a user was given a second cookie");
+            assert_eq!(
+                again.header("set-cookie"),
+                None,
+                "a user was given a second cookie"
+            );
         }
     }
     let upstreams: std::collections::BTreeSet<_> = cookies.values().collect();
@@ -198,10 +219,14 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
         );
         let mut client = proxy.client();
         for _ in 0..20 {
-            assert_eq!(client.ask("/tester", named).receive().expect(200).text(), "green");
+            assert_eq!(
+                client.ask("/tester", named).receive().expect(200).text(),
+                "green"
+            );
             assert_eq!(client.get("/").expect(200).text(), "blue");
         }
-        // A misspelled name would otherwise be a user's, who sees the old version and believes that it is the new one.
+        // A misspelled name would otherwise be a user's, who sees the old version and believes that
+        // it is the new one.
         let before = blue.count();
         let refused = client.ask("/", unknown).receive();
         is_refusal(&refused, 400, "http_request_error", "bad_request");
@@ -218,10 +243,14 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
             green.seen().iter().all(|seen| seen.target == "/tester"),
             "weight 0 was not 0"
         );
-        // The other way round a tester reaches the old version, also where the new one has everything.
+        // The other way round a tester reaches the old version, also where the new one has
+        // everything.
         proxy.set_weights(0.0, 100.0);
         let other_way = named.replace("green", "blue");
-        assert_eq!(client.ask("/", &other_way).receive().expect(200).text(), "blue");
+        assert_eq!(
+            client.ask("/", &other_way).receive().expect(200).text(),
+            "blue"
+        );
     }
 }
 
@@ -229,7 +258,11 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
 fn without_the_setting_nobody_names_an_upstream() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({}));
-    let names = "X-Weighbridge-Upstream: green\r\nX-Upstream: green\r\nCookie: wb=green; version=green\r\n";
-    assert_eq!(proxy.client().ask("/", names).receive().expect(200).text(), "blue");
+    let names =
+        "X-Weighbridge-Upstream: green\r\nX-Upstream: green\r\nCookie: wb=green; version=green\r\n";
+    assert_eq!(
+        proxy.client().ask("/", names).receive().expect(200).text(),
+        "blue"
+    );
     assert_eq!(green.count(), 0);
 }

@@ -25,7 +25,10 @@ fn windows_tell_rates_and_percentiles() {
     }
     let service = proxy.service();
     let window = &service["upstreams"]["blue"]["windows"]["1m"];
-    assert_eq!((&window["failures"], &window["error_rate"]), (&json!(25), &json!(0.25)));
+    assert_eq!(
+        (&window["failures"], &window["error_rate"]),
+        (&json!(25), &json!(0.25))
+    );
     assert_eq!(window["classes"], json!({ "2xx": 75, "5xx": 25 }));
     for latency in ["latency_us", "first_byte_us"] {
         let value = |name: &str| {
@@ -34,7 +37,10 @@ fn windows_tell_rates_and_percentiles() {
                 .unwrap_or_else(|| panic!("{latency} {name}: {window}"))
         };
         let all = ["p50", "p90", "p99", "p999"].map(value);
-        assert!(all[0] > 0 && all.is_sorted() && all[3] < 20_000_000, "{all:?}");
+        assert!(
+            all[0] > 0 && all.is_sorted() && all[3] < 20_000_000,
+            "{all:?}"
+        );
     }
     let untouched = &service["upstreams"]["green"]["windows"]["1m"];
     assert_eq!(
@@ -48,18 +54,23 @@ fn a_change_of_weights_begins_a_window_of_its_own() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     let mut client = proxy.client();
-    let requests =
-        |upstream: &str, window: &str| proxy.service()["upstreams"][upstream]["windows"][window]["requests"].clone();
+    let requests = |upstream: &str, window: &str| {
+        proxy.service()["upstreams"][upstream]["windows"][window]["requests"].clone()
+    };
     for _ in 0..10 {
         client.get("/");
     }
-    eventually("the first ten are counted", || requests("blue", "since_change") == 10);
+    eventually("the first ten are counted", || {
+        requests("blue", "since_change") == 10
+    });
     proxy.set_weights(0.0, 100.0);
     assert_eq!(requests("blue", "since_change"), 0);
     for _ in 0..5 {
         client.get("/");
     }
-    eventually("the next five are counted", || requests("green", "since_change") == 5);
+    eventually("the next five are counted", || {
+        requests("green", "since_change") == 5
+    });
     assert_eq!(
         (requests("blue", "1m"), requests("blue", "since_change")),
         (json!(10), json!(0))
@@ -72,12 +83,21 @@ fn metrics_follow_traffic_and_weights() {
     let proxy = Proxy::with_shop(shop(&blue, &green));
     proxy.set_weights(94.75, 5.25);
     let metrics = proxy.metrics();
-    let weight = |upstream| metrics.sum("upstream_weight_ratio", &[("service", "shop"), ("upstream", upstream)]);
+    let weight = |upstream| {
+        metrics.sum(
+            "upstream_weight_ratio",
+            &[("service", "shop"), ("upstream", upstream)],
+        )
+    };
     assert_eq!((weight("blue"), weight("green")), (0.9475, 0.0525));
     assert!(metrics.has("build_info"));
     assert_eq!(metrics.sum("config_last_reload_successful", &[]), 1.0);
     let endpoint = blue.address.to_string();
-    let healthy = [("service", "shop"), ("upstream", "blue"), ("endpoint", &*endpoint)];
+    let healthy = [
+        ("service", "shop"),
+        ("upstream", "blue"),
+        ("endpoint", &*endpoint),
+    ];
     assert_eq!(metrics.sum("endpoint_healthy", &healthy), 1.0);
     proxy.set_weights(100.0, 0.0);
     let mut client = proxy.client();
@@ -107,13 +127,20 @@ fn metrics_follow_traffic_and_weights() {
     proxy.roll_back();
     proxy.set_weights(50.0, 50.0);
     proxy.roll_back();
-    assert!(proxy.metrics().sum("rollbacks_total", &[("service", "shop")]) >= 1.0);
+    assert!(
+        proxy
+            .metrics()
+            .sum("rollbacks_total", &[("service", "shop")])
+            >= 1.0
+    );
 }
 
 #[test]
 fn the_access_log_has_one_line_for_each_request() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
-    let proxy = Proxy::start(json!({ "access_log": "./access.log", "services": { "shop": shop(&blue, &green) } }));
+    let proxy = Proxy::start(
+        json!({ "access_log": "./access.log", "services": { "shop": shop(&blue, &green) } }),
+    );
     let mut client = proxy.client();
     let id = client
         .ask("/a?b=c", "User-Agent: test\r\nAuthorization: secret\r\n")
@@ -129,12 +156,20 @@ fn the_access_log_has_one_line_for_each_request() {
     let read = || std::fs::read_to_string(&path).unwrap_or_default();
     eventually("the requests are logged", || read().lines().count() >= 2);
     let text = read();
-    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert!(
-        text.lines().next().unwrap().contains(&id) && text.contains("/a?b=c") && text.contains("blue"),
+        text.lines().next().unwrap().contains(&id)
+            && text.contains("/a?b=c")
+            && text.contains("blue"),
         "{text}"
     );
-    assert!(lines.iter().all(Value::is_object) && !text.contains("secret"), "{text}");
+    assert!(
+        lines.iter().all(Value::is_object) && !text.contains("secret"),
+        "{text}"
+    );
 }
 
 /// The lines of a proxy's access log, once there are so many.
@@ -144,7 +179,9 @@ fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
         let text = std::fs::read_to_string(&path).ok()?;
         (text.lines().count() >= lines).then_some(text)
     });
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 #[test]
@@ -156,20 +193,29 @@ fn the_access_log_tells_of_what_is_refused_before_it_is_a_request() {
         "services": { "shop": shop(&blue, &blue) },
     }));
     let malformed = proxy.client().send("GET / HTTP/1.1\r\n\r\n").receive();
-    let slow = proxy.client().send("GET / HTTP/1.1\r\nHost: shop").receive();
+    let slow = proxy
+        .client()
+        .send("GET / HTTP/1.1\r\nHost: shop")
+        .receive();
     let lines = logged(&proxy, 2);
-    for (line, (answer, status, reason)) in lines
-        .iter()
-        .zip([(malformed, 400, "bad_request"), (slow, 408, "header_timeout")])
-    {
-        assert_eq!((&line["status"], &line["reason"]), (&json!(status), &json!(reason)));
+    for (line, (answer, status, reason)) in lines.iter().zip([
+        (malformed, 400, "bad_request"),
+        (slow, 408, "header_timeout"),
+    ]) {
+        assert_eq!(
+            (&line["status"], &line["reason"]),
+            (&json!(status), &json!(reason))
+        );
         assert_eq!(
             (&line["listener"], &line["client"]),
             (&json!("web"), &json!("127.0.0.1"))
         );
         assert_eq!(line["bytes_out"], answer.body.len());
         assert_eq!(line["request_id"], answer.header("x-request-id").unwrap());
-        assert!(line["time"].is_string() && line["method"].is_null(), "{line}");
+        assert!(
+            line["time"].is_string() && line["method"].is_null(),
+            "{line}"
+        );
     }
 }
 
@@ -197,7 +243,8 @@ fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
             413,
         ),
         (
-            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n",
+            "POST /shop HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: \
+             chunked\r\n\r\nb\r\nhello world\r\n0\r\n\r\n",
             413,
         ),
         ("GET /\r\n\r\n", 400),
@@ -217,7 +264,10 @@ fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
         .head()
         .unwrap();
     let head = line(4);
-    assert_eq!((&head["outcome"], &head["bytes_out"]), (&json!("rejected"), &json!(0)));
+    assert_eq!(
+        (&head["outcome"], &head["bytes_out"]),
+        (&json!("rejected"), &json!(0))
+    );
     let mut leaving = proxy.client();
     leaving.ask("/silent", "");
     eventually("the request is under way", || {
@@ -254,7 +304,10 @@ fn the_access_log_tells_of_what_is_turned_away_for_overload() {
         (&lines[0]["method"], &lines[0]["target"]),
         (&json!("GET"), &json!("/second"))
     );
-    assert_eq!(lines[0]["request_id"], second.header("x-request-id").unwrap());
+    assert_eq!(
+        lines[0]["request_id"],
+        second.header("x-request-id").unwrap()
+    );
     gate.open();
     first.receive().expect(200);
 }

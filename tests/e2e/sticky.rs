@@ -65,11 +65,15 @@ fn made_up_cookies_choose_no_version_while_a_release_runs() {
     let was = ask(&mut client, &honest).expect(200);
     assert_eq!((was.text().as_str(), given(&was)), ("blue", None));
 
-    ends_with(&weighbridge(&proxy, &["release", "start", "shop", "green"]), 0);
+    ends_with(
+        &weighbridge(&proxy, &["release", "start", "shop", "green"]),
+        0,
+    );
     eventually("half of the traffic is on green", || {
         proxy.service()["weights"]["effective"]["green"] == 50.0
     });
-    // Eight of the old form and eight of the signed form that seem to lead to the canary, tried eight times more.
+    // Eight of the old form and eight of the signed form that seem to lead to the canary, tried
+    // eight times more.
     let (mut keys, mut on_blue) = (BTreeSet::new(), 0);
     for tag in ["", ".00112233445566778899aabbccddeeff"] {
         let values = (0..1_000).map(|at| format!("wb={at:032x}{tag}"));
@@ -84,7 +88,10 @@ fn made_up_cookies_choose_no_version_while_a_release_runs() {
                 on_blue += u32::from(response.text() == "blue");
                 let new = given(&response).expect("a made-up cookie was taken for a key");
                 assert_ne!(key(&new), key(cookie));
-                assert!(keys.insert(key(&new).to_owned()), "a key was given out twice");
+                assert!(
+                    keys.insert(key(&new).to_owned()),
+                    "a key was given out twice"
+                );
             }
         }
     }
@@ -131,7 +138,10 @@ fn of_several_cookies_of_the_name_the_first_that_is_signed_counts() {
     let proxy = Proxy::with_shop(sticky(&blue, &green, json!({ "cookie": "wb" })));
     proxy.set_weights(50.0, 50.0);
     let mut client = proxy.client();
-    let (one, other) = (cookie_of(&mut client, "blue"), cookie_of(&mut client, "green"));
+    let (one, other) = (
+        cookie_of(&mut client, "blue"),
+        cookie_of(&mut client, "green"),
+    );
     let old = format!("wb={:032x}", 7);
     for (cookies, expected) in [
         (format!("{one}; {other}"), "blue"),
@@ -164,7 +174,8 @@ fn of_several_cookies_of_the_name_the_first_that_is_signed_counts() {
 fn cookies_hold_through_a_kill_right_after_the_first_start() {
     let (blue, green) = two();
     let service = sticky(&blue, &green, json!({ "cookie": "wb" }));
-    let mut proxy = Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } }));
+    let mut proxy =
+        Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } }));
     let cookie = given(&proxy.get("/")).unwrap();
     proxy.kill();
     proxy.run();
@@ -188,7 +199,8 @@ fn a_key_of_one_service_is_none_of_another() {
         service["routes"] = json!([{ "host": host }]);
         service
     };
-    let proxy = Proxy::start(json!({ "services": { "a": service("a.test"), "b": service("b.test") } }));
+    let proxy =
+        Proxy::start(json!({ "services": { "a": service("a.test"), "b": service("b.test") } }));
     let mut client = proxy.client();
     let mut get = |host: &str, cookie: &str| {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n");
@@ -213,13 +225,23 @@ fn a_header_is_a_key_from_trusted_proxies_alone_where_there_are_some() {
         proxy.set_weights(50.0, 50.0);
         let mut client = proxy.client();
         (0..60)
-            .map(|_| client.ask("/", "X-User-Id: 7\r\n").receive().expect(200).text())
+            .map(|_| {
+                client
+                    .ask("/", "X-User-Id: 7\r\n")
+                    .receive()
+                    .expect(200)
+                    .text()
+            })
             .collect::<BTreeSet<String>>()
             .len()
     };
     assert_eq!(on(json!([])), 1);
     assert_eq!(on(json!(["127.0.0.0/8"])), 1);
-    assert_eq!(on(json!(["192.0.2.0/24"])), 2, "a stranger chose a version by a header");
+    assert_eq!(
+        on(json!(["192.0.2.0/24"])),
+        2,
+        "a stranger chose a version by a header"
+    );
 }
 
 #[test]
@@ -230,7 +252,10 @@ fn an_answer_that_caches_may_share_carries_no_cookie() {
             "/shared" => ("200 OK", "Cache-Control: s-maxage=60\r\n"),
             "/fresh" => ("200 OK", "Cache-Control: max-age=60\r\n"),
             "/far" => ("200 OK", "Expires: Fri, 31 Dec 9999 23:59:59 GMT\r\n"),
-            "/cdn" => ("200 OK", "Cache-Control: private\r\nCDN-Cache-Control: max-age=60\r\n"),
+            "/cdn" => (
+                "200 OK",
+                "Cache-Control: private\r\nCDN-Cache-Control: max-age=60\r\n",
+            ),
             "/same" => ("304 Not Modified", "ETag: \"1\"\r\n"),
             "/private" => ("200 OK", "Cache-Control: private, max-age=60\r\n"),
             "/never" => ("200 OK", "Cache-Control: no-store\r\n"),
@@ -251,7 +276,10 @@ fn an_answer_that_caches_may_share_carries_no_cookie() {
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n\r\n"
         ));
         let head = client.head().unwrap();
-        let controls = head.headers.iter().filter(|(name, _)| name == "cache-control");
+        let controls = head
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "cache-control");
         let controls: Vec<_> = controls.map(|(_, value)| value.clone()).collect();
         (head.header("set-cookie").is_some(), controls.join(", "))
     };
@@ -306,7 +334,11 @@ fn a_cookie_is_secure_where_the_client_came_by_https() {
         (HERE, "X-Forwarded-Proto: https\r\n", SECURE),
         (HERE, "X-Forwarded-Proto: HTTPS, http\r\n", SECURE),
         (HERE, "X-Forwarded-Proto: http, https\r\n", PLAIN),
-        (HERE, "X-Forwarded-Proto: http\r\nForwarded: proto=https\r\n", PLAIN),
+        (
+            HERE,
+            "X-Forwarded-Proto: http\r\nForwarded: proto=https\r\n",
+            PLAIN,
+        ),
         (
             HERE,
             "Forwarded: for=192.0.2.1;Proto=\"https\";by=x, proto=http\r\n",
@@ -334,23 +366,39 @@ fn a_cookie_is_secure_where_the_client_came_by_https() {
 
 #[test]
 fn an_upstreams_cookie_of_the_same_name_is_not_passed_on_and_warned_of_once() {
-    let blue = Upstream::start(|call| call.answer("200 OK", "Set-Cookie: a=1\r\nSet-Cookie: wb=mine; Path=/\r\n", ""));
+    let blue = Upstream::start(|call| {
+        call.answer(
+            "200 OK",
+            "Set-Cookie: a=1\r\nSet-Cookie: wb=mine; Path=/\r\n",
+            "",
+        )
+    });
     let proxy = Proxy::start(json!({
         "workers": 2,
         "services": { "shop": sticky(&blue, &blue, json!({ "cookie": "wb" })) },
     }));
     let all = |response: &Response| {
-        let cookies = response.head.headers.iter().filter(|(name, _)| name == "set-cookie");
+        let cookies = response
+            .head
+            .headers
+            .iter()
+            .filter(|(name, _)| name == "set-cookie");
         cookies.map(|(_, value)| value.clone()).collect::<Vec<_>>()
     };
     let first = proxy.get("/").expect(200);
     let cookies = all(&first);
-    assert_eq!((cookies.len(), cookies[0].as_str()), (2, "a=1"), "{cookies:?}");
+    assert_eq!(
+        (cookies.len(), cookies[0].as_str()),
+        (2, "a=1"),
+        "{cookies:?}"
+    );
     let mine = cookies[1].split(';').next().unwrap();
     assert_eq!(key(mine).len(), 32, "{mine}");
     for _ in 0..10 {
         assert_eq!(all(&ask(&mut proxy.client(), mine).expect(200)), ["a=1"]);
     }
-    eventually("it is warned of", || proxy.log().contains("sets a cookie of the name"));
+    eventually("it is warned of", || {
+        proxy.log().contains("sets a cookie of the name")
+    });
     assert_eq!(proxy.log().matches("sets a cookie of the name").count(), 1);
 }

@@ -46,7 +46,10 @@ fn weights_and_baseline_come_back_after_a_kill() {
     proxy.kill();
     proxy.run();
     assert_eq!(green(&proxy.service()), 0.0);
-    let audit = proxy.admin("GET", "/api/v1/audit", "", None).expect(200).json();
+    let audit = proxy
+        .admin("GET", "/api/v1/audit", "", None)
+        .expect(200)
+        .json();
     let actions: Vec<_> = audit["entries"]
         .as_array()
         .unwrap()
@@ -64,7 +67,8 @@ fn sticky_users_stay_through_a_restart() {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
     let mut service = shop(&upstreams[0], &upstreams[1]);
     service["sticky"] = json!({ "header": "X-User-Id" });
-    let mut proxy = Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } }));
+    let mut proxy =
+        Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } }));
     proxy.set_weights(50.0, 50.0);
     let users = |proxy: &Proxy| -> Vec<String> {
         let mut client = proxy.client();
@@ -91,7 +95,11 @@ fn without_a_store_nothing_is_called_durable() {
     assert_eq!(proxy.set_weights(0.0, 100.0).json()["durable"], false);
     proxy.kill();
     proxy.run();
-    assert_eq!(green(&proxy.service()), 0.0, "it begins with the file's weights");
+    assert_eq!(
+        green(&proxy.service()),
+        0.0,
+        "it begins with the file's weights"
+    );
 }
 
 #[test]
@@ -109,8 +117,14 @@ fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
                 let mut client = Client::connect(admin);
                 for next in begin + 1.. {
                     let percent = f64::from(next % 10_000) / 100.0;
-                    let body = format!(r#"{{"weights": {{"green": {percent}, "blue": {:.2}}}}}"#, 100.0 - percent);
-                    let head = format!("PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\n");
+                    let body = format!(
+                        r#"{{"weights": {{"green": {percent}, "blue": {:.2}}}}}"#,
+                        100.0 - percent
+                    );
+                    let head = format!(
+                        "PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: \
+                         {admin}\r\nContent-Type: application/json\r\n"
+                    );
                     *unanswered.lock().unwrap() = Some(next);
                     let request = format!("{head}Content-Length: {}\r\n\r\n{body}", body.len());
                     match client.send(request).try_receive() {

@@ -1,4 +1,5 @@
-//! Bodies and trailers: passed on as they come, held back when the other side is slow, whole or visibly broken.
+//! Bodies and trailers: passed on as they come, held back when the other side is slow, whole or
+//! visibly broken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -21,8 +22,10 @@ fn large() -> (Upstream, Arc<AtomicUsize>) {
     let written = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&written);
     let upstream = Upstream::start(move |call| {
-        call.write(format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"))
-            .unwrap();
+        call.write(format!(
+            "HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n"
+        ))
+        .unwrap();
         for _ in 0..LARGE / PIECE {
             if call.write([b'x'; PIECE]).is_err() {
                 return call.close();
@@ -44,7 +47,14 @@ fn a_slow_reader_holds_the_upstream_back_and_gets_everything() {
         held < IN_BUFFERS,
         "{held} bytes were taken for a client that reads nothing"
     );
-    assert!(client.wire.exactly(LARGE).unwrap().iter().all(|byte| *byte == b'x'));
+    assert!(
+        client
+            .wire
+            .exactly(LARGE)
+            .unwrap()
+            .iter()
+            .all(|byte| *byte == b'x')
+    );
     assert_eq!(written.load(SeqCst), LARGE);
 }
 
@@ -68,7 +78,16 @@ fn a_slow_http2_reader_holds_the_upstream_back_and_no_other_stream() {
             "{held} bytes were taken for a stream that is not read"
         );
         assert_eq!(client.get("/other").await.text, "other");
-        assert_eq!(response.into_body().collect().await.unwrap().to_bytes().len(), LARGE);
+        assert_eq!(
+            response
+                .into_body()
+                .collect()
+                .await
+                .unwrap()
+                .to_bytes()
+                .len(),
+            LARGE
+        );
     });
 }
 
@@ -107,13 +126,17 @@ fn a_slow_upstream_holds_the_client_back_and_gets_everything() {
 
 #[test]
 fn each_piece_is_passed_on_as_it_comes() {
-    // The upstream answers each chunk of the request with a chunk of its own, so that neither side goes on unless the
-    // other's piece has come through.
+    // The upstream answers each chunk of the request with a chunk of its own, so that neither side
+    // goes on unless the other's piece has come through.
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             .unwrap();
         while let Some(chunk) = call.chunk() {
-            let echo = format!("{:x}\r\n{}\r\n", chunk.len(), String::from_utf8(chunk).unwrap());
+            let echo = format!(
+                "{:x}\r\n{}\r\n",
+                chunk.len(),
+                String::from_utf8(chunk).unwrap()
+            );
             call.write(echo).unwrap();
         }
         call.write("0\r\n\r\n").unwrap();
@@ -127,7 +150,10 @@ fn each_piece_is_passed_on_as_it_comes() {
         client.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
         assert_eq!(client.wire.chunk().unwrap(), Ok(piece.into()));
     }
-    assert_eq!(client.send("0\r\n\r\n").wire.chunk().unwrap(), Err(Vec::new()));
+    assert_eq!(
+        client.send("0\r\n\r\n").wire.chunk().unwrap(),
+        Err(Vec::new())
+    );
 }
 
 #[test]
@@ -140,8 +166,8 @@ fn trailers_go_through_both_ways() {
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut client = proxy.client();
-    let head =
-        "POST / HTTP/1.1\r\nHost: shop.test\r\nTE: trailers\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let head = "POST / HTTP/1.1\r\nHost: shop.test\r\nTE: trailers\r\nTrailer: \
+                X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
     let response = client
         .send(format!("{head}2\r\nhi\r\n0\r\nX-Sum: up\r\n\r\n"))
         .receive()
@@ -159,7 +185,10 @@ fn trailers_go_through_both_ways() {
         let mut client = Http2::connect(proxy.address).await;
         let mut trailers = http::HeaderMap::new();
         trailers.insert("x-sum", "up".parse().unwrap());
-        let frames = [Ok(Frame::data(Bytes::from("hi"))), Ok(Frame::trailers(trailers))];
+        let frames = [
+            Ok(Frame::data(Bytes::from("hi"))),
+            Ok(Frame::trailers(trailers)),
+        ];
         let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
         let request = http::Request::post("http://shop.test/").header("te", "trailers");
         let request = request.header("trailer", "X-Sum").body(body).unwrap();
@@ -182,21 +211,28 @@ fn an_http2_upload_of_known_length_stays_one() {
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     block_on(async {
         let mut client = Http2::connect(proxy.address).await;
-        let body = Full::new(Bytes::from("hello")).map_err(|never| match never {}).boxed();
+        let body = Full::new(Bytes::from("hello"))
+            .map_err(|never| match never {})
+            .boxed();
         let request = http::Request::post("http://shop.test/")
             .header("content-length", "5")
             .body(body)
             .unwrap();
         assert_eq!(client.send(request).await.text, "hello");
     });
-    assert_eq!(upstream.last().header("content-length").as_deref(), Some("5"));
+    assert_eq!(
+        upstream.last().header("content-length").as_deref(),
+        Some("5")
+    );
     assert_eq!(upstream.last().header("transfer-encoding"), None);
 }
 
 #[test]
 fn answers_without_a_body_have_none() {
     let upstream = Upstream::start(|call| match call.path() {
-        "/head" => call.write("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n").unwrap(),
+        "/head" => call
+            .write("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
+            .unwrap(),
         "/204" => call.write("HTTP/1.1 204 No Content\r\n\r\n").unwrap(),
         "/304" => call
             .write("HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 500\r\n\r\n")
@@ -209,10 +245,16 @@ fn answers_without_a_body_have_none() {
     for _ in 0..2 {
         client.send("HEAD /head HTTP/1.1\r\nHost: shop.test\r\n\r\n");
         let head = client.head().unwrap();
-        assert_eq!((head.first.as_str(), head.length()), ("HTTP/1.1 200 OK", Some(12345)));
+        assert_eq!(
+            (head.first.as_str(), head.length()),
+            ("HTTP/1.1 200 OK", Some(12345))
+        );
         let nothing = client.get("/204").expect(204);
         assert_eq!(
-            (nothing.header("content-length"), nothing.header("transfer-encoding")),
+            (
+                nothing.header("content-length"),
+                nothing.header("transfer-encoding")
+            ),
             (None, None)
         );
         let unchanged = client.get("/304").expect(304);
@@ -242,7 +284,8 @@ fn pipelined_requests_are_answered_in_order() {
         .map(|at| match at % 3 {
             0 => format!("POST /{at} HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\n\r\nabc"),
             1 => format!(
-                "POST /{at} HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+                "POST /{at} HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: \
+                 chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
             ),
             _ => format!("GET /{at} HTTP/1.1\r\nHost: shop.test\r\n\r\n"),
         })
@@ -257,8 +300,11 @@ fn pipelined_requests_are_answered_in_order() {
 fn interim_answers_do_not_stand_for_the_final_one() {
     let upstream = Upstream::start(|call| {
         let early = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
-        call.write(format!("{early}{}", "HTTP/1.1 102 Processing\r\n\r\n".repeat(20)))
-            .unwrap();
+        call.write(format!(
+            "{early}{}",
+            "HTTP/1.1 102 Processing\r\n\r\n".repeat(20)
+        ))
+        .unwrap();
         call.ok("final");
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
@@ -292,7 +338,9 @@ fn an_answer_that_comes_before_the_upload_ends_is_passed_on() {
         None,
         "the upstream's own refusal is not the proxy's"
     );
-    eventually("the next request is served", || Proxy::get(&proxy, "/").status == 413);
+    eventually("the next request is served", || {
+        Proxy::get(&proxy, "/").status == 413
+    });
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! A change of weights: in effect for the next request wherever it comes, and felt by no request under way.
+//! A change of weights: in effect for the next request wherever it comes, and felt by no request
+//! under way.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,11 @@ fn an_answer_under_way_is_not_cut() {
     });
     assert_eq!(client.wire.chunk().unwrap(), Ok(b"second".to_vec()));
     assert_eq!(client.wire.chunk().unwrap(), Err(Vec::new()));
-    assert_eq!(client.get("/").text(), "blue", "the client's connection was not kept");
+    assert_eq!(
+        client.get("/").text(),
+        "blue",
+        "the client's connection was not kept"
+    );
 }
 
 #[test]

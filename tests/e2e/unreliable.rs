@@ -1,5 +1,5 @@
-//! Either side breaking off: a part never looks like the whole, nothing is sent twice that must not be, and a client
-//! that leaves is not the upstream's fault.
+//! Either side breaking off: a part never looks like the whole, nothing is sent twice that must not
+//! be, and a client that leaves is not the upstream's fault.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -34,12 +34,18 @@ fn breaking_off() -> Upstream {
             "length" => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
             "chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n",
             "chunk" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n64\r\nshort",
-            "trailers" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\nX-T: 1\r\n",
+            "trailers" => {
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nshort\r\n0\r\nX-T: 1\r\n"
+            }
             "close" => "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nshort",
             other => panic!("{other}"),
         };
         call.write(part).unwrap();
-        if end == "reset" { call.reset() } else { call.close() }
+        if end == "reset" {
+            call.reset()
+        } else {
+            call.close()
+        }
     })
 }
 
@@ -63,7 +69,11 @@ fn a_part_of_an_answer_never_looks_like_the_whole() {
         // A reset may overtake the head; then the proxy could still say 502.
         match proxy.client().ask(path, "").try_receive() {
             Ok(whole) => assert_eq!(whole.status, 502, "{path} looked complete: {whole:?}"),
-            Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{path} was left hanging"),
+            Err(error) => assert_ne!(
+                error.kind(),
+                ErrorKind::WouldBlock,
+                "{path} was left hanging"
+            ),
         }
     }
     block_on(async {
@@ -78,7 +88,10 @@ fn a_part_of_an_answer_never_looks_like_the_whole() {
             };
             let status = response.status();
             let body = response.into_body().collect().await;
-            assert!(body.is_err() || status == 502, "{path} looked complete over HTTP/2");
+            assert!(
+                body.is_err() || status == 502,
+                "{path} looked complete over HTTP/2"
+            );
         }
     });
     let all = u32::try_from(2 * BREAKS.len()).unwrap();
@@ -125,7 +138,10 @@ fn what_an_upstream_sends_too_much_reaches_nobody_else() {
         let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
         let answer = match call.path() {
             "/extra" => format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{poison}"),
-            "/head" => format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{poison}", poison.len()),
+            "/head" => format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{poison}",
+                poison.len()
+            ),
             "/204" => format!("HTTP/1.1 204 No Content\r\n\r\n{poison}"),
             "/304" => format!("HTTP/1.1 304 Not Modified\r\n\r\n{poison}"),
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood".into(),
@@ -143,14 +159,19 @@ fn what_an_upstream_sends_too_much_reaches_nobody_else() {
             if request == "GET /extra" {
                 assert_eq!(client.wire.exactly(2).unwrap(), b"ok");
             }
-            assert_eq!(client.get("/good").expect(200).text(), "good", "after {request}");
+            assert_eq!(
+                client.get("/good").expect(200).text(),
+                "good",
+                "after {request}"
+            );
         }
     }
 }
 
 #[test]
 fn a_get_on_a_connection_that_the_upstream_has_left_is_sent_again() {
-    // Each connection answers one request, promises to stay, and leaves without a word at the second.
+    // Each connection answers one request, promises to stay, and leaves without a word at the
+    // second.
     let upstream = Upstream::start(|call| match call.on_connection {
         0 => call.ok("answered"),
         _ => call.close(),
@@ -160,7 +181,9 @@ fn a_get_on_a_connection_that_the_upstream_has_left_is_sent_again() {
     for at in 0..20 {
         assert_eq!(client.get(&format!("/{at}")).expect(200).text(), "answered");
     }
-    eventually("each is counted once", || classes(&proxy) == json!({ "2xx": 20 }));
+    eventually("each is counted once", || {
+        classes(&proxy) == json!({ "2xx": 20 })
+    });
     assert_eq!(proxy.metrics().requests("blue"), 20.0);
 }
 
@@ -183,7 +206,11 @@ fn a_post_is_never_sent_twice() {
             is_refusal(&response, 502, "connection_terminated", "reset");
         }
     }
-    let paths: Vec<_> = upstream.seen().into_iter().map(|seen| seen.target).collect();
+    let paths: Vec<_> = upstream
+        .seen()
+        .into_iter()
+        .map(|seen| seen.target)
+        .collect();
     let expected: Vec<_> = (0..20).map(|at| format!("/{at}")).collect();
     assert_eq!(paths, expected);
     eventually("each is counted once", || {
@@ -239,7 +266,9 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     eventually("all requests have arrived", || upstream.count() == 3);
     // Right behind a request, the same would mean that nothing more is asked for.
     let asked = Instant::now();
-    eventually("some time has passed", || asked.elapsed() > Duration::from_millis(200));
+    eventually("some time has passed", || {
+        asked.elapsed() > Duration::from_millis(200)
+    });
     drop((before, within));
     abrupt.reset();
     block_on(async {
@@ -250,7 +279,8 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
         client.sender.ready().await.unwrap();
         let mut answer = Box::pin(client.sender.send_request(request));
         while upstream.count() < 4 {
-            let _ = tokio::time::timeout(std::time::Duration::from_millis(3), answer.as_mut()).await;
+            let _ =
+                tokio::time::timeout(std::time::Duration::from_millis(3), answer.as_mut()).await;
         }
         drop(answer);
     });
@@ -261,7 +291,9 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     eventually("the upstream is told of each", || upstream.hangups() >= 4);
     eventually("each is counted once, and none as a failure", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
-        window["classes"] == json!({ "client_abort": 5 }) && window["requests"] == 5 && window["failures"] == 0
+        window["classes"] == json!({ "client_abort": 5 })
+            && window["requests"] == 5
+            && window["failures"] == 0
     });
     let latency = &proxy.service()["upstreams"]["blue"]["windows"]["1m"]["latency_us"];
     assert_eq!(latency["p50"], 0, "an abort counts as a latency");
@@ -333,7 +365,10 @@ fn every_request_is_counted_once_under_faults() {
     eventually("the metrics count each once", || {
         let metrics = proxy.metrics();
         metrics.requests("blue") == 273.0
-            && metrics.sum("http_request_duration_seconds_count", &[("upstream", "blue")]) == 273.0
+            && metrics.sum(
+                "http_request_duration_seconds_count",
+                &[("upstream", "blue")],
+            ) == 273.0
     });
     let metrics = proxy.metrics();
     let code = |code| {
@@ -343,8 +378,12 @@ fn every_request_is_counted_once_under_faults() {
     // A part was answered as 200, since that is what the client has read when it broke off.
     let codes = ["200", "302", "404", "500", "502", "504"].map(code);
     assert_eq!(codes, [120.0, 30.0, 30.0, 30.0, 60.0, 3.0]);
-    let reasons = ["reset", "upstream_protocol_error", "first_byte_timeout"].map(|reason| metrics.reason(reason));
+    let reasons = ["reset", "upstream_protocol_error", "first_byte_timeout"]
+        .map(|reason| metrics.reason(reason));
     assert_eq!(reasons, [60.0, 30.0, 3.0]);
     // And as the windows have it.
-    assert_eq!(metrics.sum("upstream_failures_total", &[("upstream", "blue")]), 123.0);
+    assert_eq!(
+        metrics.sum("upstream_failures_total", &[("upstream", "blue")]),
+        123.0
+    );
 }

@@ -31,7 +31,9 @@ fn released(blue: &Upstream, green: &Upstream) -> Proxy {
     proxy
         .admin("POST", path, headers, Some(r#"{"canary": "green"}"#))
         .expect(201);
-    eventually("the canary has users", || release(&proxy)["phase"] == "progressing");
+    eventually("the canary has users", || {
+        release(&proxy)["phase"] == "progressing"
+    });
     proxy
 }
 
@@ -57,7 +59,8 @@ fn deaf(name: &'static str, gate: &Arc<Gate>) -> Upstream {
 fn uploads(address: SocketAddr) {
     thread::spawn(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        let _ = stream.write_all(b"POST /upload HTTP/1.1\r\nHost: shop\r\nContent-Length: 16777216\r\n\r\n");
+        let _ = stream
+            .write_all(b"POST /upload HTTP/1.1\r\nHost: shop\r\nContent-Length: 16777216\r\n\r\n");
         let piece = vec![b'x'; 1 << 20];
         for _ in 0..16 {
             if stream.write_all(&piece).is_err() {
@@ -120,7 +123,12 @@ fn when_neither_version_takes_uploads_both_are_held_against_them() {
         let failures = |arm: &str| release["objectives"][0][arm]["failures"].as_u64() >= Some(5);
         (failures("baseline") && failures("canary")) || release["phase"] != "progressing"
     });
-    assert_eq!(release(&proxy)["phase"], "progressing", "{}", release(&proxy));
+    assert_eq!(
+        release(&proxy)["phase"],
+        "progressing",
+        "{}",
+        release(&proxy)
+    );
     gate.open();
 }
 
@@ -133,7 +141,9 @@ fn an_upload_that_waits_for_the_client_is_no_fault_of_either() {
     for n in 0..24 {
         let mut stream = TcpStream::connect(proxy.address).unwrap();
         stream
-            .write_all(b"POST /upload HTTP/1.1\r\nHost: shop\r\nContent-Length: 16777216\r\n\r\nhalf")
+            .write_all(
+                b"POST /upload HTTP/1.1\r\nHost: shop\r\nContent-Length: 16777216\r\n\r\nhalf",
+            )
             .unwrap();
         if n % 2 == 0 {
             idle.push(stream);

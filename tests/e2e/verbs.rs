@@ -25,7 +25,10 @@ fn weights_are_set_and_taken_back_from_the_command_line() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     ends_with(&weighbridge(&proxy, &["healthcheck"]), 0);
-    ends_with(&weighbridge(&proxy, &["weights", "shop", "green=100", "blue=0"]), 0);
+    ends_with(
+        &weighbridge(&proxy, &["weights", "shop", "green=100", "blue=0"]),
+        0,
+    );
     assert_eq!(proxy.get("/").text(), "green");
     ends_with(&weighbridge(&proxy, &["rollback", "shop"]), 0);
     assert_eq!(proxy.get("/").text(), "blue");

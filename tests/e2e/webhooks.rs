@@ -21,10 +21,19 @@ fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
             "secret": "hunter2",
         }],
     }));
-    let body = json!({ "canary": "green", "plan": { "steps": [{ "weight": 5, "hold": "1h" }] } }).to_string();
+    let body = json!({ "canary": "green", "plan": { "steps": [{ "weight": 5, "hold": "1h" }] } })
+        .to_string();
     let started = proxy.admin("POST", "/api/v1/services/shop/releases", JSON, Some(&body));
-    let id = started.expect(201).json()["id"].as_str().unwrap().to_owned();
-    let cancelled = proxy.admin("POST", &format!("/api/v1/releases/{id}/cancel"), JSON, Some("{}"));
+    let id = started.expect(201).json()["id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let cancelled = proxy.admin(
+        "POST",
+        &format!("/api/v1/releases/{id}/cancel"),
+        JSON,
+        Some("{}"),
+    );
     cancelled.expect(200);
     eventually("both are told", || receiver.count() == 2);
     eventually("both are counted", || {
@@ -38,12 +47,19 @@ fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
         .iter()
         .map(|seen| {
             let body = serde_json::from_slice(seen.body.as_ref().unwrap()).unwrap();
-            assert!(seen.header("x-weighbridge-signature").unwrap().starts_with("sha256="));
+            assert!(
+                seen.header("x-weighbridge-signature")
+                    .unwrap()
+                    .starts_with("sha256=")
+            );
             (seen.header("x-weighbridge-event"), body)
         })
         .collect();
     for ((header, body), event) in told.iter().zip(["release_started", "release_cancelled"]) {
-        assert_eq!((header.as_deref(), &body["event"]), (Some(event), &json!(event)));
+        assert_eq!(
+            (header.as_deref(), &body["event"]),
+            (Some(event), &json!(event))
+        );
         assert_eq!(
             (&body["release"]["id"], &body["release"]["canary"]),
             (&json!(id), &json!("green"))

@@ -48,7 +48,9 @@ impl Frames {
     fn next(&mut self) -> Option<(u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
         match self.0.read_exact(&mut head) {
-            Err(error) if error.kind() == ErrorKind::WouldBlock => panic!("the connection was left open"),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                panic!("the connection was left open")
+            }
             Err(_) => return None,
             Ok(()) => {}
         }
@@ -60,7 +62,9 @@ impl Frames {
 
     /// The kinds of all frames to the end of the connection.
     fn kinds(&mut self) -> Vec<u8> {
-        std::iter::from_fn(|| self.next()).map(|(kind, ..)| kind).collect()
+        std::iter::from_fn(|| self.next())
+            .map(|(kind, ..)| kind)
+            .collect()
     }
 }
 
@@ -76,14 +80,22 @@ fn a_client_that_never_gives_window_is_cut() {
     }));
     let mut frames = Frames::connect(&proxy, 0);
     for stream in [1, 3, 5] {
-        frames.send(HEADERS, END_STREAM_AND_HEADERS, stream, GET).unwrap();
+        frames
+            .send(HEADERS, END_STREAM_AND_HEADERS, stream, GET)
+            .unwrap();
     }
     let kinds = frames.kinds();
-    assert_eq!(kinds.iter().filter(|kind| **kind == HEADERS).count(), 3, "{kinds:?}");
+    assert_eq!(
+        kinds.iter().filter(|kind| **kind == HEADERS).count(),
+        3,
+        "{kinds:?}"
+    );
     assert!(!kinds.contains(&DATA));
     // The same when there is more than one piece to be taken.
     let mut frames = Frames::connect(&proxy, 3);
-    frames.send(HEADERS, END_STREAM_AND_HEADERS, 1, GET).unwrap();
+    frames
+        .send(HEADERS, END_STREAM_AND_HEADERS, 1, GET)
+        .unwrap();
     assert!(frames.kinds().contains(&DATA));
     eventually("nothing is under way any more", || {
         proxy.service()["upstreams"]["blue"]["endpoints"][0]["in_flight"] == 0
@@ -99,7 +111,9 @@ fn an_idle_connection_is_told_that_it_is_over() {
         "services": { "shop": shop(&upstream, &upstream) },
     }));
     let mut frames = Frames::connect(&proxy, 65_535);
-    frames.send(HEADERS, END_STREAM_AND_HEADERS, 1, GET).unwrap();
+    frames
+        .send(HEADERS, END_STREAM_AND_HEADERS, 1, GET)
+        .unwrap();
     let mut kinds = Vec::new();
     while let Some((kind, flags, payload)) = frames.next() {
         kinds.push(kind);
@@ -107,7 +121,10 @@ fn an_idle_connection_is_told_that_it_is_over() {
             let _ = frames.send(PING, ACK, 0, &payload);
         }
     }
-    assert!(kinds.contains(&DATA) && kinds.contains(&GOAWAY), "{kinds:?}");
+    assert!(
+        kinds.contains(&DATA) && kinds.contains(&GOAWAY),
+        "{kinds:?}"
+    );
     // One that does not answer is not waited for.
     let mut deaf = Frames::connect(&proxy, 65_535);
     assert!(deaf.kinds().contains(&GOAWAY));

@@ -1,5 +1,5 @@
-//! How often a budget is exhausted by chance when both arms fail alike: up the weights, and in the final bake, where
-//! there is no baseline to compare with.
+//! How often a budget is exhausted by chance when both arms fail alike: up the weights, and in the
+//! final bake, where there is no baseline to compare with.
 
 use weighbridge::analysis::Budget;
 
@@ -33,8 +33,9 @@ pub(crate) fn usual(seed: u64) -> bool {
     exhausted(seed, 20, 1e-1, &path)
 }
 
-/// The baseline's rate is known from 1,600 requests and a few failures. The canary gets nearly twice as many requests
-/// in the bake; for much more the rule does not promise its alpha, since users would pay for what is not known.
+/// The baseline's rate is known from 1,600 requests and a few failures. The canary gets nearly
+/// twice as many requests in the bake; for much more the rule does not promise its alpha, since
+/// users would pay for what is not known.
 pub(crate) fn short(seed: u64) -> bool {
     let path = Path {
         step: 5,
@@ -44,8 +45,8 @@ pub(crate) fn short(seed: u64) -> bool {
     exhausted(seed, 5, 2e-3, &path)
 }
 
-/// While weights grow the shared rate drifts and spikes; the bake has the rate that the baseline had on average, since
-/// no rule that knows only that could hold under another.
+/// While weights grow the shared rate drifts and spikes; the bake has the rate that the baseline
+/// had on average, since no rule that knows only that could hold under another.
 fn exhausted(seed: u64, limit: u64, p: f64, path: &Path) -> bool {
     let mut rng = Rng::new(seed);
     let shared = drift_and_spikes(&mut rng, p);
@@ -57,7 +58,14 @@ fn exhausted(seed: u64, limit: u64, p: f64, path: &Path) -> bool {
         expected += rate * path.rps * (1.0 - weight);
         requests += path.rps * (1.0 - weight);
         for _ in 0..10 {
-            budget.observe(&slot(&mut rng, second * 1_000, path.rps / 10.0, weight, rate, rate));
+            budget.observe(&slot(
+                &mut rng,
+                second * 1_000,
+                path.rps / 10.0,
+                weight,
+                rate,
+                rate,
+            ));
             if budget.exhausted() {
                 return true;
             }

@@ -1,7 +1,8 @@
 //! False rollbacks on errors: S1 to S7 and S11 to S13.
 
 use weighbridge::analysis::{
-    ArmCounts, Cause, Cohort, ErrorRateMargin, Inconclusive, Judge, Objective, Options, Slo, StepConditions, Verdict,
+    ArmCounts, Cause, Cohort, ErrorRateMargin, Inconclusive, Judge, Objective, Options, Slo,
+    StepConditions, Verdict,
 };
 
 use crate::rng::Rng;
@@ -28,7 +29,14 @@ pub(crate) fn step(weight: f64, next_weight: f64) -> StepConditions {
 }
 
 /// Requests of one slot: Poisson, each with its own coin.
-pub(crate) fn slot(rng: &mut Rng, at_ms: u64, requests: f64, weight: f64, p_c: f64, p_s: f64) -> Cohort<'static> {
+pub(crate) fn slot(
+    rng: &mut Rng,
+    at_ms: u64,
+    requests: f64,
+    weight: f64,
+    p_c: f64,
+    p_s: f64,
+) -> Cohort<'static> {
     let mut arm = |mean: f64, p: f64| {
         let bad = rng.poisson(mean * p);
         ArmCounts::of(bad + rng.poisson(mean * (1.0 - p)), bad)
@@ -86,11 +94,19 @@ pub(crate) fn s2(seed: u64) -> bool {
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |second| {
         let t = second as f64;
         let rps = 1_000.0 * (1.0 + 0.5 * sine(t, 1_200.0, 0.0));
-        Some(slot(&mut rng, (second + 1) * 1_000, rps, ramp(t, 3_600.0), p(t), p(t)))
+        Some(slot(
+            &mut rng,
+            (second + 1) * 1_000,
+            rps,
+            ramp(t, 3_600.0),
+            p(t),
+            p(t),
+        ))
     })
 }
 
-/// The judge is asked after each failure, since a burst that is looked at only when it is over gives less to see.
+/// The judge is asked after each failure, since a burst that is looked at only when it is over
+/// gives less to see.
 pub(crate) fn s3(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
@@ -157,7 +173,10 @@ fn rare(seed: u64, rps: f64, p: impl Fn(f64) -> f64, weight: impl Fn(f64) -> f64
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 14_400, |t| {
         let (weight, p) = (weight(t as f64), p(t as f64));
-        let (f_c, f_s) = (rng.poisson(rps * p * weight), rng.poisson(rps * p * (1.0 - weight)));
+        let (f_c, f_s) = (
+            rng.poisson(rps * p * weight),
+            rng.poisson(rps * p * (1.0 - weight)),
+        );
         (f_c + f_s > 0).then(|| Cohort {
             at_ms: (t + 1) * 1_000,
             weight,
@@ -182,7 +201,14 @@ pub(crate) fn a2b(seed: u64) -> bool {
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |second| {
         let t = second as f64;
         let p = ((5e-3 - 4.8e-3 * t / 3_600.0) * spikes.at(t)).min(0.3);
-        Some(slot(&mut rng, (second + 1) * 1_000, 1_000.0, ramp(t, 3_600.0), p, p))
+        Some(slot(
+            &mut rng,
+            (second + 1) * 1_000,
+            1_000.0,
+            ramp(t, 3_600.0),
+            p,
+            p,
+        ))
     })
 }
 
@@ -197,11 +223,16 @@ pub(crate) fn a8(seed: u64) -> bool {
 
 pub(crate) fn a10(seed: u64) -> bool {
     let outage = |t| (1_200.0..1_560.0).contains(&t);
-    rare(seed, 100.0, |t| if outage(t) { 5e-2 } else { 1e-3 }, |_| 0.05)
+    rare(
+        seed,
+        100.0,
+        |t| if outage(t) { 5e-2 } else { 1e-3 },
+        |_| 0.05,
+    )
 }
 
-/// Four canaries at 10 % each beside a baseline at 60 %, each with its pairwise weight and a quarter of alpha; whether
-/// any of them was rolled back.
+/// Four canaries at 10 % each beside a baseline at 60 %, each with its pairwise weight and a
+/// quarter of alpha; whether any of them was rolled back.
 pub(crate) fn four(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let weight = 0.1 / 0.7;
@@ -259,7 +290,8 @@ pub(crate) fn s12(seed: u64) -> bool {
     false
 }
 
-/// A failed request is tried again on its own arm until it is answered or five have failed; it counts once.
+/// A failed request is tried again on its own arm until it is answered or five have failed; it
+/// counts once.
 pub(crate) fn s13_retries(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
@@ -281,7 +313,8 @@ pub(crate) fn s13_retries(seed: u64) -> bool {
     })
 }
 
-/// A shared outage for five seconds of each minute, in which the canary fails at once and the baseline times out.
+/// A shared outage for five seconds of each minute, in which the canary fails at once and the
+/// baseline times out.
 pub(crate) fn s13_landmark(seed: u64) -> bool {
     const LANDMARK_S: f64 = 1.0;
     let mut rng = Rng::new(seed);

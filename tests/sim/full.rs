@@ -1,4 +1,5 @@
-//! Full weight (STATISTICS.md 1.k): equal versions, and versions that only the brakes without a comparison can stop.
+//! Full weight (STATISTICS.md 1.k): equal versions, and versions that only the brakes without a
+//! comparison can stop.
 
 use std::time::Duration;
 
@@ -60,7 +61,9 @@ pub(crate) fn constant(seed: u64) -> bool {
 
 pub(crate) fn drifting(seed: u64) -> bool {
     let phase = Rng::new(seed ^ 0x5eed).uniform();
-    equal(seed, 200, 900, RPS, |t| P * (1.0 + 0.2 * sine(t, 1_200.0, phase)))
+    equal(seed, 200, 900, RPS, |t| {
+        P * (1.0 + 0.2 * sine(t, 1_200.0, phase))
+    })
 }
 
 /// One step, 100, after 300 requests of the baseline.
@@ -82,19 +85,20 @@ type Fault = fn(f64) -> f64;
 /// The versions of P18.
 pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
     ("P18.1", "all fail, steps [100]", |_| 1.0),
+    ("P18.2", "15 % fail from 100 % on", |weight| {
+        if weight >= 1.0 { 0.15 } else { P }
+    }),
     (
-        "P18.2",
-        "15 % fail from 100 % on",
+        "P18.3",
+        "nothing is ever answered, from 100 % on",
         |weight| {
-            if weight >= 1.0 { 0.15 } else { P }
+            if weight >= 1.0 { 1.0 } else { P }
         },
     ),
-    ("P18.3", "nothing is ever answered, from 100 % on", |weight| {
-        if weight >= 1.0 { 1.0 } else { P }
-    }),
 ];
 
-/// Walks a release, and counts the failures at full weight. They are rescued, so that no user sees one.
+/// Walks a release, and counts the failures at full weight. They are rescued, so that no user sees
+/// one.
 fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     let mut failed = 0;
     let mut rng = Rng::new(seed);
@@ -119,7 +123,11 @@ fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
             },
             ..drawn
         };
-        failed += if weight >= 1.0 { cohort.canary.failures } else { 0 };
+        failed += if weight >= 1.0 {
+            cohort.canary.failures
+        } else {
+            0
+        };
         if let Some(answer) = run.observe(&cohort) {
             return (answer.clone(), failed);
         }
@@ -127,7 +135,8 @@ fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     (run.finish(), failed)
 }
 
-/// Every run is rolled back before a promotion, after no more failures than the rescued budget and what is in flight.
+/// Every run is rolled back before a promotion, after no more failures than the rescued budget and
+/// what is in flight.
 pub(crate) fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String, String) {
     let answers = parallel(200, |i| walk(seed + i, id, fault));
     let kept = answers

@@ -17,14 +17,22 @@ pub(crate) struct Tick {
 }
 
 impl Tick {
-    pub(crate) fn draw(&mut self, rng: &mut Rng, requests: f64, weight: f64, law: (Law, Slower), scale: f64) {
+    pub(crate) fn draw(
+        &mut self,
+        rng: &mut Rng,
+        requests: f64,
+        weight: f64,
+        law: (Law, Slower),
+        scale: f64,
+    ) {
         self.canary.clear();
         self.baseline.clear();
         for _ in 0..rng.poisson(requests * weight) {
             self.canary.push((latency(rng, law.0, law.1, scale), 1));
         }
         for _ in 0..rng.poisson(requests * (1.0 - weight)) {
-            self.baseline.push((latency(rng, law.0, Slower::No, scale), 1));
+            self.baseline
+                .push((latency(rng, law.0, Slower::No, scale), 1));
         }
     }
 
@@ -56,7 +64,12 @@ fn judge(alpha: f64, worse_by: f64) -> Judge {
 }
 
 /// 600 seconds of 1,000 requests per second on a ramp, in ticks of 100 ms.
-fn rolled_back(rng: &mut Rng, worse_by: f64, law: (Law, Slower), scale: impl Fn(f64) -> f64) -> bool {
+fn rolled_back(
+    rng: &mut Rng,
+    worse_by: f64,
+    law: (Law, Slower),
+    scale: impl Fn(f64) -> f64,
+) -> bool {
     let mut judge = judge(0.05, worse_by);
     judge.warm(&past(rng, law.0, scale(0.0), 2_000), 0);
     let mut draw = Tick::default();
@@ -80,15 +93,24 @@ pub(crate) fn s8(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let spikes = Spikes::new(&mut rng, 600.0, 60.0, 3.0, 5.0, 20.0);
     let same = (Law::Lognormal, Slower::No);
-    rolled_back(&mut rng, 0.0, same, |t| (0.5 + 2.5 * t / 600.0) * spikes.at(t))
+    rolled_back(&mut rng, 0.0, same, |t| {
+        (0.5 + 2.5 * t / 600.0) * spikes.at(t)
+    })
 }
 
 pub(crate) fn s9(seed: u64) -> bool {
-    rolled_back(&mut Rng::new(seed), 0.1, (Law::Lognormal, Slower::All(0.1)), |_| 1.0)
+    rolled_back(
+        &mut Rng::new(seed),
+        0.1,
+        (Law::Lognormal, Slower::All(0.1)),
+        |_| 1.0,
+    )
 }
 
 pub(crate) fn bimodal(seed: u64) -> bool {
-    rolled_back(&mut Rng::new(seed), 0.0, (Law::Bimodal, Slower::No), |_| 1.0)
+    rolled_back(&mut Rng::new(seed), 0.0, (Law::Bimodal, Slower::No), |_| {
+        1.0
+    })
 }
 
 pub(crate) fn pareto(seed: u64) -> bool {
@@ -96,7 +118,9 @@ pub(crate) fn pareto(seed: u64) -> bool {
 }
 
 pub(crate) fn whole_ms(seed: u64) -> bool {
-    rolled_back(&mut Rng::new(seed), 0.0, (Law::WholeMs, Slower::No), |_| 1.0)
+    rolled_back(&mut Rng::new(seed), 0.0, (Law::WholeMs, Slower::No), |_| {
+        1.0
+    })
 }
 
 /// An hour of 100 requests per second, six times as fast.
@@ -108,8 +132,15 @@ pub(crate) fn l3(seed: u64) -> bool {
     rolled_back(&mut rng, 0.0, (Law::Lognormal, Slower::No), scale)
 }
 
-/// Canary requests until the slower canary is rolled back, in ticks of 10 ms at 1,000 requests per second.
-pub(crate) fn detect(seed: u64, weight: f64, law: Law, slower: Slower, most: f64) -> Option<Detection> {
+/// Canary requests until the slower canary is rolled back, in ticks of 10 ms at 1,000 requests per
+/// second.
+pub(crate) fn detect(
+    seed: u64,
+    weight: f64,
+    law: Law,
+    slower: Slower,
+    most: f64,
+) -> Option<Detection> {
     let mut rng = Rng::new(seed);
     let mut judge = judge(1e-3, 0.0);
     judge.warm(&past(&mut rng, law, 1.0, 3_000), 0);

@@ -1,9 +1,10 @@
 //! The acceptance protocol of the decision engine, as simulations: `make sim`, or a part of it with
 //! `make sim ARGS="s1 p8 --seed 7"`.
 //!
-//! S: how often equal versions are told apart, which must not exceed alpha. P: how many requests of a bad canary it
-//! takes to see it. X: more scenarios of both kinds. T: what it costs. Every run has its own seed, so that each line can
-//! be repeated. The judge is the program's own, with its own constants: a scenario chooses what a plan can choose.
+//! S: how often equal versions are told apart, which must not exceed alpha. P: how many requests of
+//! a bad canary it takes to see it. X: more scenarios of both kinds. T: what it costs. Every run
+//! has its own seed, so that each line can be repeated. The judge is the program's own, with its
+//! own constants: a scenario chooses what a plan can choose.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -40,13 +41,35 @@ fn main() -> std::process::ExitCode {
     report.finish()
 }
 
-/// A line of the table: id, scenario, runs, accepted chance, the reference implementation's count, one run.
-type Equal = (&'static str, &'static str, u64, f64, &'static str, fn(u64) -> bool);
+/// A line of the table: id, scenario, runs, accepted chance, the reference implementation's count,
+/// one run.
+type Equal = (
+    &'static str,
+    &'static str,
+    u64,
+    f64,
+    &'static str,
+    fn(u64) -> bool,
+);
 
 fn equal_versions(report: &mut Report) {
     let table: [Equal; 25] = [
-        ("S18.1", "full weight, constant", 2_000, 0.01, "0", full::constant),
-        ("S18.2", "full weight, drift of 20 %", 2_000, 0.01, "0", full::drifting),
+        (
+            "S18.1",
+            "full weight, constant",
+            2_000,
+            0.01,
+            "0",
+            full::constant,
+        ),
+        (
+            "S18.2",
+            "full weight, drift of 20 %",
+            2_000,
+            0.01,
+            "0",
+            full::drifting,
+        ),
         (
             "S18.3",
             "steps [100] after 300 requests",
@@ -59,11 +82,46 @@ fn equal_versions(report: &mut Report) {
         ("S2", "A2 drift and spikes", 4_000, 0.05, "93", errors::s2),
         ("S3", "A5 shared bursts", 4_000, 0.05, "92", errors::s3),
         ("S4", "A6 at the margin", 4_000, 0.05, "73", errors::s4),
-        ("S5", "A7 weights by the evidence", 10_000, 0.01, "61", errors::s5),
-        ("S6", "A3 one failure in 100,000", 4_000, 0.05, "83", errors::s6),
-        ("S7", "A9 five requests per second", 4_000, 0.05, "67", errors::s7),
-        ("S8", "L2 latency, drift and spikes", 2_000, 0.05, "66", latencies::s8),
-        ("S9", "L5 latency at the margin", 2_000, 0.05, "53", latencies::s9),
+        (
+            "S5",
+            "A7 weights by the evidence",
+            10_000,
+            0.01,
+            "61",
+            errors::s5,
+        ),
+        (
+            "S6",
+            "A3 one failure in 100,000",
+            4_000,
+            0.05,
+            "83",
+            errors::s6,
+        ),
+        (
+            "S7",
+            "A9 five requests per second",
+            4_000,
+            0.05,
+            "67",
+            errors::s7,
+        ),
+        (
+            "S8",
+            "L2 latency, drift and spikes",
+            2_000,
+            0.05,
+            "66",
+            latencies::s8,
+        ),
+        (
+            "S9",
+            "L5 latency at the margin",
+            2_000,
+            0.05,
+            "53",
+            latencies::s9,
+        ),
         (
             "S10",
             "whole release, drift and spikes",
@@ -73,7 +131,14 @@ fn equal_versions(report: &mut Report) {
             releases::s10,
         ),
         ("S11", "fixed limit, at it", 2_000, 0.05, "28", errors::s11),
-        ("S12", "advance test at the harm", 2_000, 0.05, "58", errors::s12),
+        (
+            "S12",
+            "advance test at the harm",
+            2_000,
+            0.05,
+            "58",
+            errors::s12,
+        ),
         (
             "S13.1",
             "sticky users, some of whom always fail",
@@ -82,7 +147,14 @@ fn equal_versions(report: &mut Report) {
             "-",
             sticky::s13_units,
         ),
-        ("S13.2", "retries counted once", 2_000, 0.05, "-", errors::s13_retries),
+        (
+            "S13.2",
+            "retries counted once",
+            2_000,
+            0.05,
+            "-",
+            errors::s13_retries,
+        ),
         (
             "S13.3",
             "fast failure against timeout",
@@ -91,7 +163,14 @@ fn equal_versions(report: &mut Report) {
             "-",
             errors::s13_landmark,
         ),
-        ("S17.1", "sticky units, drift", 2_000, 0.05, "46", sticky::s17),
+        (
+            "S17.1",
+            "sticky units, drift",
+            2_000,
+            0.05,
+            "46",
+            sticky::s17,
+        ),
         (
             "S17.2",
             "sticky units at the margin",
@@ -147,14 +226,56 @@ fn equal_versions(report: &mut Report) {
 /// What the protocol does not ask for, and other laws would.
 fn other_equal_versions(report: &mut Report) {
     let table: [Equal; 13] = [
-        ("X1", "A2b falling drift and spikes", 4_000, 0.05, "102", errors::a2b),
-        ("X2", "A4 five requests per second, 1 %", 4_000, 0.05, "82", errors::a4),
+        (
+            "X1",
+            "A2b falling drift and spikes",
+            4_000,
+            0.05,
+            "102",
+            errors::a2b,
+        ),
+        (
+            "X2",
+            "A4 five requests per second, 1 %",
+            4_000,
+            0.05,
+            "82",
+            errors::a4,
+        ),
         ("X3", "A8 w 10 %, 1 %", 4_000, 0.05, "102", errors::a8),
-        ("X4", "A10 shared outage of 6 minutes", 4_000, 0.05, "64", errors::a10),
-        ("X5", "latency, bimodal", 400, 0.05, "13", latencies::bimodal),
+        (
+            "X4",
+            "A10 shared outage of 6 minutes",
+            4_000,
+            0.05,
+            "64",
+            errors::a10,
+        ),
+        (
+            "X5",
+            "latency, bimodal",
+            400,
+            0.05,
+            "13",
+            latencies::bimodal,
+        ),
         ("X6", "latency, Pareto", 400, 0.05, "-", latencies::pareto),
-        ("X7", "latency, whole milliseconds", 400, 0.05, "-", latencies::whole_ms),
-        ("X8", "L3 latency, day and spikes", 400, 0.05, "10", latencies::l3),
+        (
+            "X7",
+            "latency, whole milliseconds",
+            400,
+            0.05,
+            "-",
+            latencies::whole_ms,
+        ),
+        (
+            "X8",
+            "L3 latency, day and spikes",
+            400,
+            0.05,
+            "10",
+            latencies::l3,
+        ),
         (
             "X9",
             "budget 0, equal arms and final bake, 1 %",
@@ -163,7 +284,14 @@ fn other_equal_versions(report: &mut Report) {
             "44",
             budgets::strict,
         ),
-        ("X10", "budget 20, the same at 10 %", 4_000, 0.05, "0", budgets::usual),
+        (
+            "X10",
+            "budget 20, the same at 10 %",
+            4_000,
+            0.05,
+            "0",
+            budgets::usual,
+        ),
         (
             "X11",
             "budget 5, a bake as long as the release",
@@ -180,7 +308,14 @@ fn other_equal_versions(report: &mut Report) {
             "4",
             releases::with_margins,
         ),
-        ("X13", "four canaries, alpha shared", 2_000, 0.05, "14", errors::four),
+        (
+            "X13",
+            "four canaries, alpha shared",
+            2_000,
+            0.05,
+            "14",
+            errors::four,
+        ),
     ];
     all_equal(report, &table);
 }
@@ -202,8 +337,24 @@ fn failing_versions(report: &mut Report) {
         ("P2", "0.1 to 1 %, w 10 %", 0.1, 1e-3, 1e-2, 773.0, 890.0),
         ("P3.1", "0.1 to 5 %, w 1 %", 0.01, 1e-3, 5e-2, 59.0, 70.0),
         ("P3.2", "0.1 to 5 %, w 10 %", 0.1, 1e-3, 5e-2, 79.0, 92.0),
-        ("P4", "0.001 to 0.1 %, w 10 %", 0.1, 1e-5, 1e-3, 3_870.0, 4_450.0),
-        ("P5", "0.1 to 0.2 %, w 10 %", 0.1, 1e-3, 2e-3, 28_400.0, 33_000.0),
+        (
+            "P4",
+            "0.001 to 0.1 %, w 10 %",
+            0.1,
+            1e-5,
+            1e-3,
+            3_870.0,
+            4_450.0,
+        ),
+        (
+            "P5",
+            "0.1 to 0.2 %, w 10 %",
+            0.1,
+            1e-3,
+            2e-3,
+            28_400.0,
+            33_000.0,
+        ),
     ];
     for (id, name, weight, p_s, p_c, reference, bar) in cases {
         let bars = Power {
@@ -214,13 +365,18 @@ fn failing_versions(report: &mut Report) {
         let run = |seed| power::detect(seed, weight, p_s, p_c, 8.0 * reference);
         report.power(id, name, &bars, |seen| seen.requests, run);
     }
-    report.other("P6", "all fail: requests at w .1/1/5/10/25/50 %", 12, || {
-        let weights = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
-        let plain = weights.map(|w| power::fail_fast(w, 1.0, 0.0));
-        let margin = weights.map(|w| power::fail_fast(w, 1.1, 5e-4));
-        let good = plain == [2, 2, 3, 4, 6, 12] && margin == [2, 2, 3, 4, 7, 13];
-        (good, format!("{plain:?} {margin:?}"), "exact".to_owned())
-    });
+    report.other(
+        "P6",
+        "all fail: requests at w .1/1/5/10/25/50 %",
+        12,
+        || {
+            let weights = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
+            let plain = weights.map(|w| power::fail_fast(w, 1.0, 0.0));
+            let margin = weights.map(|w| power::fail_fast(w, 1.1, 5e-4));
+            let good = plain == [2, 2, 3, 4, 6, 12] && margin == [2, 2, 3, 4, 7, 13];
+            (good, format!("{plain:?} {margin:?}"), "exact".to_owned())
+        },
+    );
     let bars = Power {
         runs: 400,
         reference: 8.6,
@@ -245,13 +401,22 @@ fn failing_users(report: &mut Report) {
             reference,
             bar: 1.25 * reference,
         };
-        report.power(id, name, &bars, |seen| seen.requests, |seed| sticky::p17(seed, weight));
+        report.power(
+            id,
+            name,
+            &bars,
+            |seen| seen.requests,
+            |seed| sticky::p17(seed, weight),
+        );
     }
     let seed = report.seed();
     report.other("P17.3", "8 keys that fail always: failures", 200, || {
         let most = sticky::FEW_KEYS_BUDGET + 30;
         let failures = report::parallel(200, |i| sticky::few_keys(seed + i));
-        let missed = failures.iter().filter(|failures| failures.is_none()).count();
+        let missed = failures
+            .iter()
+            .filter(|failures| failures.is_none())
+            .count();
         let worst = failures.iter().flatten().max().copied().unwrap_or_default();
         (
             missed == 0 && worst <= most,
@@ -266,16 +431,96 @@ fn slow_versions(report: &mut Report) {
     use Slower::{All, Tail};
     let free = f64::INFINITY;
     let cases = [
-        ("P8.1", "all x1.1, w 1 %", 0.01, Lognormal, All(0.1), 836.0, 960.0),
-        ("P8.2", "all x1.1, w 10 %", 0.1, Lognormal, All(0.1), 930.0, 1_070.0),
-        ("P9", "tail +20 %, w 10 %", 0.1, Lognormal, Tail(0.2), 3_070.0, 3_550.0),
-        ("P10.1", "tail +100 %, w 1 %", 0.01, Lognormal, Tail(1.0), 204.0, 245.0),
-        ("P10.2", "tail +100 %, w 10 %", 0.1, Lognormal, Tail(1.0), 248.0, 290.0),
-        ("P11.1", "all x2, w 1 %", 0.01, Lognormal, All(1.0), 17.0, 21.0),
-        ("P11.2", "all x2, w 10 %", 0.1, Lognormal, All(1.0), 19.0, 23.0),
-        ("P11.3", "all x10, w 1 %", 0.01, Lognormal, All(9.0), 2.0, 3.0),
-        ("P12.1", "bimodal x1.1, w 10 %", 0.1, Bimodal, All(0.1), 396.0, 460.0),
-        ("P12.2", "Pareto x1.1, w 10 %", 0.1, Pareto, All(0.1), 90.0, 105.0),
+        (
+            "P8.1",
+            "all x1.1, w 1 %",
+            0.01,
+            Lognormal,
+            All(0.1),
+            836.0,
+            960.0,
+        ),
+        (
+            "P8.2",
+            "all x1.1, w 10 %",
+            0.1,
+            Lognormal,
+            All(0.1),
+            930.0,
+            1_070.0,
+        ),
+        (
+            "P9",
+            "tail +20 %, w 10 %",
+            0.1,
+            Lognormal,
+            Tail(0.2),
+            3_070.0,
+            3_550.0,
+        ),
+        (
+            "P10.1",
+            "tail +100 %, w 1 %",
+            0.01,
+            Lognormal,
+            Tail(1.0),
+            204.0,
+            245.0,
+        ),
+        (
+            "P10.2",
+            "tail +100 %, w 10 %",
+            0.1,
+            Lognormal,
+            Tail(1.0),
+            248.0,
+            290.0,
+        ),
+        (
+            "P11.1",
+            "all x2, w 1 %",
+            0.01,
+            Lognormal,
+            All(1.0),
+            17.0,
+            21.0,
+        ),
+        (
+            "P11.2",
+            "all x2, w 10 %",
+            0.1,
+            Lognormal,
+            All(1.0),
+            19.0,
+            23.0,
+        ),
+        (
+            "P11.3",
+            "all x10, w 1 %",
+            0.01,
+            Lognormal,
+            All(9.0),
+            2.0,
+            3.0,
+        ),
+        (
+            "P12.1",
+            "bimodal x1.1, w 10 %",
+            0.1,
+            Bimodal,
+            All(0.1),
+            396.0,
+            460.0,
+        ),
+        (
+            "P12.2",
+            "Pareto x1.1, w 10 %",
+            0.1,
+            Pareto,
+            All(0.1),
+            90.0,
+            105.0,
+        ),
         (
             "P12.3",
             "whole milliseconds x1.1, w 10 %",
@@ -285,7 +530,15 @@ fn slow_versions(report: &mut Report) {
             162.0,
             190.0,
         ),
-        ("P12.4", "all x2, w 50 % (no bar)", 0.5, Lognormal, All(1.0), 37.0, free),
+        (
+            "P12.4",
+            "all x2, w 50 % (no bar)",
+            0.5,
+            Lognormal,
+            All(1.0),
+            37.0,
+            free,
+        ),
         (
             "P12.5",
             "all x1.1, w 50 % (no bar)",
@@ -314,17 +567,22 @@ fn whole_releases(report: &mut Report) {
             full::judge(seed, id, fault)
         });
     }
-    report.other("P13", "healthy release: median seconds to 100 %", 400, || {
-        let walk = |i| {
-            releases::walk(
-                seed + i,
-                releases::plan(releases::ALPHA, true),
-                releases::HEALTHY,
-                false,
-            )
-        };
-        releases::judge_healthy(&report::parallel(400, walk))
-    });
+    report.other(
+        "P13",
+        "healthy release: median seconds to 100 %",
+        400,
+        || {
+            let walk = |i| {
+                releases::walk(
+                    seed + i,
+                    releases::plan(releases::ALPHA, true),
+                    releases::HEALTHY,
+                    false,
+                )
+            };
+            releases::judge_healthy(&report::parallel(400, walk))
+        },
+    );
     for (id, name, canary, bar) in releases::bad() {
         report.other(id, &format!("bad release: {name}"), releases::RUNS, || {
             releases::judge_bad(seed, canary, bar, false)
@@ -332,8 +590,11 @@ fn whole_releases(report: &mut Report) {
     }
     for (id, name, canary, _) in releases::bad() {
         let id = id.replace("P14", "P14d");
-        report.other(&id, &format!("drift and spikes, bad: {name}"), releases::RUNS, || {
-            releases::judge_bad(seed, canary, f64::INFINITY, true)
-        });
+        report.other(
+            &id,
+            &format!("drift and spikes, bad: {name}"),
+            releases::RUNS,
+            || releases::judge_bad(seed, canary, f64::INFINITY, true),
+        );
     }
 }

@@ -12,8 +12,8 @@ pub(crate) struct Detection {
     pub(crate) seconds: f64,
 }
 
-/// Ticks of 10 ms at 1,000 requests per second. Ticks without a failure are put off until one with, since without a
-/// margin they are worth nothing and decide nothing.
+/// Ticks of 10 ms at 1,000 requests per second. Ticks without a failure are put off until one with,
+/// since without a margin they are worth nothing and decide nothing.
 pub(crate) fn detect(seed: u64, weight: f64, p_s: f64, p_c: f64, most: f64) -> Option<Detection> {
     let mut rng = Rng::new(seed);
     let mut judge = judge(1e-3, 1.0, 0.0);
@@ -22,7 +22,10 @@ pub(crate) fn detect(seed: u64, weight: f64, p_s: f64, p_c: f64, most: f64) -> O
     for tick in 1.. {
         let mut cohort = slot(&mut rng, tick * 10, 10.0, weight, p_c, p_s);
         if cohort.canary.failures + cohort.baseline.failures == 0 {
-            good = (good.0 + cohort.canary.requests, good.1 + cohort.baseline.requests);
+            good = (
+                good.0 + cohort.canary.requests,
+                good.1 + cohort.baseline.requests,
+            );
             if judge.canary().requests + good.0 > most as u64 {
                 return None;
             }
@@ -56,7 +59,14 @@ pub(crate) fn late(seed: u64) -> Option<Detection> {
     }
     let before = judge.canary().requests;
     for tick in 1..20_000 {
-        judge.observe(&slot(&mut rng, 1_800_000 + tick * 10, 10.0, 0.25, 1e-2, 1e-3));
+        judge.observe(&slot(
+            &mut rng,
+            1_800_000 + tick * 10,
+            10.0,
+            0.25,
+            1e-2,
+            1e-3,
+        ));
         if matches!(judge.verdict(1_800_000 + tick * 10), Verdict::RollBack(_)) {
             let requests = (judge.canary().requests - before) as f64;
             return Some(Detection {

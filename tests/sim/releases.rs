@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
-use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options};
+use weighbridge::analysis::{
+    ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options,
+};
 
 use crate::latencies::Tick;
 use crate::report::{median, parallel};
@@ -27,7 +29,8 @@ pub(crate) const HEALTHY: Canary = Canary {
     from: 0.0,
 };
 
-/// A release gives half of its alpha to the tests and half to the budget; the paper's 0.001 is that of the tests.
+/// A release gives half of its alpha to the tests and half to the budget; the paper's 0.001 is that
+/// of the tests.
 pub(crate) const ALPHA: f64 = 2e-3;
 
 /// The plan of STATISTICS.md 2.4.
@@ -96,8 +99,16 @@ pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> 
     let mut draw = Tick::default();
     for tick in 1..=360_000 {
         let t = tick as f64 / 100.0;
-        let weight = if run.weight() > 0.0 { run.weight() } else { 0.01 };
-        let slower = if t >= canary.from { canary.slower } else { Slower::No };
+        let weight = if run.weight() > 0.0 {
+            run.weight()
+        } else {
+            0.01
+        };
+        let slower = if t >= canary.from {
+            canary.slower
+        } else {
+            Slower::No
+        };
         draw.draw(
             &mut rng,
             (shared.rps)(t) / 100.0,
@@ -143,19 +154,29 @@ pub(crate) fn with_margins(seed: u64) -> bool {
 
 /// At least 99.5 % must be promoted, and half of them in 175 seconds.
 pub(crate) fn judge_healthy(answers: &[RunResult]) -> (bool, String, String) {
-    let promoted = answers.iter().filter(|answer| answer.verdict == RunOutcome::Promoted);
+    let promoted = answers
+        .iter()
+        .filter(|answer| answer.verdict == RunOutcome::Promoted);
     let seconds: Vec<f64> = promoted.map(|answer| answer.at_ms as f64 / 1e3).collect();
     let missed = answers.len() - seconds.len();
     let middle = median(seconds);
     let good = middle <= 175.0 && missed * 200 <= answers.len();
-    (good, format!("{middle:.0} ({missed} not)"), "<=175".to_owned())
+    (
+        good,
+        format!("{middle:.0} ({missed} not)"),
+        "<=175".to_owned(),
+    )
 }
 
 type Bad = (&'static str, &'static str, Canary, f64);
 
 /// The bad canaries of STATISTICS.md 2.4, with the failed requests that its table has.
 pub(crate) fn bad() -> [Bad; 10] {
-    let errors = |p_s, p_c| Canary { p_s, p_c, ..HEALTHY };
+    let errors = |p_s, p_c| Canary {
+        p_s,
+        p_c,
+        ..HEALTHY
+    };
     let slow = |slower| Canary { slower, ..HEALTHY };
     let none = f64::INFINITY;
     [
@@ -183,16 +204,41 @@ pub(crate) fn bad() -> [Bad; 10] {
 /// Releases of each bad canary.
 pub(crate) const RUNS: u64 = 200;
 
-/// None may be promoted once it is bad, and the median of the failed requests may be a quarter above the table's.
-pub(crate) fn judge_bad(seed: u64, canary: Canary, table: f64, drifting: bool) -> (bool, String, String) {
-    let mut answers = parallel(RUNS, |i| walk(seed + i, plan(ALPHA, true), canary, drifting));
+/// None may be promoted once it is bad, and the median of the failed requests may be a quarter
+/// above the table's.
+pub(crate) fn judge_bad(
+    seed: u64,
+    canary: Canary,
+    table: f64,
+    drifting: bool,
+) -> (bool, String, String) {
+    let mut answers = parallel(RUNS, |i| {
+        walk(seed + i, plan(ALPHA, true), canary, drifting)
+    });
     // A release that was over before the canary went bad has nothing to see.
-    answers.retain(|answer| answer.verdict != RunOutcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from);
-    let count = |outcome| answers.iter().filter(|answer| answer.verdict == outcome).count();
+    answers.retain(|answer| {
+        answer.verdict != RunOutcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from
+    });
+    let count = |outcome| {
+        answers
+            .iter()
+            .filter(|answer| answer.verdict == outcome)
+            .count()
+    };
     let promoted = count(RunOutcome::Promoted);
     let open = answers.len() - promoted - count(RunOutcome::RolledBack);
-    let failed = median(answers.iter().map(|answer| answer.canary_failures as f64).collect());
-    let seconds = median(answers.iter().map(|answer| answer.at_ms as f64 / 1e3).collect());
+    let failed = median(
+        answers
+            .iter()
+            .map(|answer| answer.canary_failures as f64)
+            .collect(),
+    );
+    let seconds = median(
+        answers
+            .iter()
+            .map(|answer| answer.at_ms as f64 / 1e3)
+            .collect(),
+    );
     let good = promoted == 0 && failed <= 1.25 * table && answers.len() as u64 * 10 >= RUNS * 8;
     let result = format!("{promoted}+{open} f{failed:.0} {seconds:.0}s");
     let bar = if table.is_finite() {

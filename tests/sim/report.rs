@@ -66,7 +66,10 @@ impl Report {
             "seed {}. S, X: false alarms, their upper 99 % bound, and the bars. P: medians.",
             args.seed
         ));
-        say("Between the bars, or above a median's: once more, with other seeds and four times the runs.");
+        say(
+            "Between the bars, or above a median's: once more, with other seeds and four times \
+             the runs.",
+        );
         say(&format!(
             "{:<7} {:<46} {:>6} {:>12} {:>7} {:>8} {:>9} {:>7} {:>6}  ",
             "id", "scenario", "runs", "result", "bound", "pass", "fail", "ref", "s"
@@ -78,7 +81,13 @@ impl Report {
     }
 
     /// Counts rollbacks (or, for the advance test, passes) that should not be.
-    pub(crate) fn alarm(&mut self, id: &str, name: &str, bars: &Alarm, run: impl Fn(u64) -> bool + Sync) {
+    pub(crate) fn alarm(
+        &mut self,
+        id: &str,
+        name: &str,
+        bars: &Alarm,
+        run: impl Fn(u64) -> bool + Sync,
+    ) {
         if !self.args.wants(id) {
             return;
         }
@@ -97,7 +106,11 @@ impl Report {
             let again = count(self.other_seed(), 4 * bars.runs);
             bound = bounds::upper(again, 4 * bars.runs);
             shown = format!("{k}, {again}/4N");
-            verdict = if bound <= bars.alpha { "ok (2nd)" } else { "FAIL" };
+            verdict = if bound <= bars.alpha {
+                "ok (2nd)"
+            } else {
+                "FAIL"
+            };
         }
         let cells = [
             &*shown,
@@ -151,14 +164,27 @@ impl Report {
     }
 
     /// A line of any other kind.
-    pub(crate) fn other(&mut self, id: &str, name: &str, runs: u64, run: impl FnOnce() -> (bool, String, String)) {
+    pub(crate) fn other(
+        &mut self,
+        id: &str,
+        name: &str,
+        runs: u64,
+        run: impl FnOnce() -> (bool, String, String),
+    ) {
         if !self.args.wants(id) {
             return;
         }
         let started = Instant::now();
         let (good, result, bar) = run();
         let verdict = if good { "ok" } else { "FAIL" };
-        self.line(id, name, runs, [&result, "", &bar, "", ""], started, verdict);
+        self.line(
+            id,
+            name,
+            runs,
+            [&result, "", &bar, "", ""],
+            started,
+            verdict,
+        );
     }
 
     pub(crate) fn seed(&self) -> u64 {
@@ -178,11 +204,20 @@ impl Report {
         std::process::ExitCode::FAILURE
     }
 
-    fn line(&mut self, id: &str, name: &str, runs: u64, cells: [&str; 5], started: Instant, verdict: &str) {
+    fn line(
+        &mut self,
+        id: &str,
+        name: &str,
+        runs: u64,
+        cells: [&str; 5],
+        started: Instant,
+        verdict: &str,
+    ) {
         let [result, bound, pass, hard, reference] = cells;
         let seconds = started.elapsed().as_secs_f64();
         say(&format!(
-            "{id:<7} {name:<46} {runs:>6} {result:>12} {bound:>7} {pass:>8} {hard:>9} {reference:>7} {seconds:>6.1}  {verdict}"
+            "{id:<7} {name:<46} {runs:>6} {result:>12} {bound:>7} {pass:>8} {hard:>9} \
+             {reference:>7} {seconds:>6.1}  {verdict}"
         ));
         if verdict == "FAIL" {
             self.failed.push(id.to_owned());
@@ -202,7 +237,9 @@ pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec
             })
         };
         let parts: Vec<_> = (0..threads).map(part).collect();
-        let results = parts.into_iter().map(|part| part.join().unwrap_or_default());
+        let results = parts
+            .into_iter()
+            .map(|part| part.join().unwrap_or_default());
         results.flatten().collect()
     });
     assert_eq!(all.len() as u64, runs, "a simulation ended early");

@@ -1,4 +1,5 @@
-//! Keys that are drawn again and again while the canary's weight rises, and an outage that both versions share: S19.
+//! Keys that are drawn again and again while the canary's weight rises, and an outage that both
+//! versions share: S19.
 
 use weighbridge::analysis::{Cohort, Judge, Units, Verdict};
 use weighbridge::stats::Arm;
@@ -56,19 +57,29 @@ fn rolled_back(seed: u64, mut judge: Judge, phases: &[Phase]) -> bool {
             let mut arms = [Second::default(), Second::default()];
             let mut ask = |user: u64, place: f64, failed: bool| {
                 let side = [Arm::Baseline, Arm::Canary][usize::from(place < phase.weight)];
-                let entered = units.enter(user as u32, side, phase.weight, second * SECOND_US, failed);
+                let entered =
+                    units.enter(user as u32, side, phase.weight, second * SECOND_US, failed);
                 Second::add(&mut arms, side, failed, &entered);
             };
             for new in 0..phase.new_keys / SECONDS {
                 places.push(rng.uniform());
-                ask(known + new, places[(known + new) as usize], rng.chance(phase.failing));
+                ask(
+                    known + new,
+                    places[(known + new) as usize],
+                    rng.chance(phase.failing),
+                );
             }
             for _ in 0..rng.poisson(known as f64 * phase.requests / SECONDS as f64) {
                 let user = (rng.uniform() * known as f64) as u64;
                 ask(user, places[user as usize], rng.chance(phase.failing));
             }
             for matured in units.matured(end_us) {
-                judge.mature(end_us / 1_000, matured.weight, &matured.canary, &matured.baseline);
+                judge.mature(
+                    end_us / 1_000,
+                    matured.weight,
+                    &matured.canary,
+                    &matured.baseline,
+                );
             }
             judge.observe(&Cohort {
                 at_ms: end_us / 1_000,
@@ -97,7 +108,8 @@ const EACH_RISE: &[Phase] = &[
     Phase::outage(0.5, 3.0),
 ];
 
-/// The same with new keys at each weight, keys that seldom come back, and weights that are set back in between.
+/// The same with new keys at each weight, keys that seldom come back, and weights that are set back
+/// in between.
 const UP_AND_DOWN: &[Phase] = &[
     Phase::quiet(0.05, KEYS / 2, 0.5),
     Phase::quiet(0.25, KEYS / 4, 0.5),

@@ -15,7 +15,9 @@ impl Rng {
 
     pub(crate) fn bits(&mut self) -> u64 {
         self.counter += 1;
-        mix(self.key.wrapping_add(self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
+        mix(self
+            .key
+            .wrapping_add(self.counter.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
     }
 
     /// Uniform in (0, 1).
@@ -87,7 +89,8 @@ impl Rng {
     }
 }
 
-/// The quantile of the standard normal distribution (Acklam's rational approximation, good to 1e-9).
+/// The quantile of the standard normal distribution (Acklam's rational approximation, good to
+/// 1e-9).
 pub(crate) fn normal(u: f64) -> f64 {
     if (0.024_25..=0.975_75).contains(&u) {
         let q = u - 0.5;
@@ -146,5 +149,7 @@ const TAIL_BELOW: [f64; 5] = [
 ];
 
 fn horner(coefficients: &[f64], x: f64) -> f64 {
-    coefficients.iter().fold(0.0, |sum, coefficient| sum * x + coefficient)
+    coefficients
+        .iter()
+        .fold(0.0, |sum, coefficient| sum * x + coefficient)
 }

@@ -15,18 +15,32 @@ use crate::world::{Law, Slower, past};
 const TICKS: u64 = 200_000;
 
 pub(crate) fn measure(report: &mut Report) {
-    report.other("T1", "tick, errors and latency: ns, verdict included", TICKS, || {
-        let ns = tick_ns(&mut Rng::new(1));
-        (ns <= 2_000.0, format!("{ns:.0}"), "<=2000".to_owned())
-    });
-    report.other("T2", "recorded lines per second, errors alone", 1_000_000, || {
-        let rate = lines_per_second(&mut Rng::new(2));
-        (rate >= 1e6, format!("{:.2}M", rate / 1e6), ">=1M".to_owned())
-    });
+    report.other(
+        "T1",
+        "tick, errors and latency: ns, verdict included",
+        TICKS,
+        || {
+            let ns = tick_ns(&mut Rng::new(1));
+            (ns <= 2_000.0, format!("{ns:.0}"), "<=2000".to_owned())
+        },
+    );
+    report.other(
+        "T2",
+        "recorded lines per second, errors alone",
+        1_000_000,
+        || {
+            let rate = lines_per_second(&mut Rng::new(2));
+            (
+                rate >= 1e6,
+                format!("{:.2}M", rate / 1e6),
+                ">=1M".to_owned(),
+            )
+        },
+    );
 }
 
-/// Ticks of 10 ms at 1,000 requests per second, with everything that a live release has. The requests are drawn before
-/// the clock starts.
+/// Ticks of 10 ms at 1,000 requests per second, with everything that a live release has. The
+/// requests are drawn before the clock starts.
 fn tick_ns(rng: &mut Rng) -> f64 {
     let mut judge = Judge::new(Options {
         alpha: 1e-9,
@@ -62,7 +76,8 @@ fn lines_per_second(rng: &mut Rng) -> f64 {
     }
     let started = Stopwatch::start();
     let mut replay = Replay::default();
-    let begin = r#"{"run": "speed", "mode": "fixed", "plan": {"objectives": [{"error_rate": {}}]}}"#;
+    let begin =
+        r#"{"run": "speed", "mode": "fixed", "plan": {"objectives": [{"error_rate": {}}]}}"#;
     std::hint::black_box(replay.line(begin).ok());
     for line in input.lines() {
         std::hint::black_box(replay.line(line).ok());
@@ -70,7 +85,8 @@ fn lines_per_second(rng: &mut Rng) -> f64 {
     1e6 / started.elapsed().as_secs_f64()
 }
 
-/// Time on the processor, where the system tells it, since others may want the processor too; else time on the wall.
+/// Time on the processor, where the system tells it, since others may want the processor too; else
+/// time on the wall.
 struct Stopwatch {
     wall: Instant,
     processor: Option<Duration>,
@@ -94,5 +110,9 @@ impl Stopwatch {
 
 fn processor() -> Option<Duration> {
     let text = std::fs::read_to_string("/proc/self/schedstat").ok()?;
-    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+    text.split_whitespace()
+        .next()?
+        .parse()
+        .ok()
+        .map(Duration::from_nanos)
 }

@@ -1,4 +1,5 @@
-//! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is the program's.
+//! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is
+//! the program's.
 
 use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan};
 use weighbridge::analysis::{
@@ -24,7 +25,8 @@ struct Scene<'a> {
     requests: f64,
     /// The canary's weight at a time.
     weight: &'a dyn Fn(f64) -> f64,
-    /// The chance that a key that is drawn at this time fails always: of the baseline, of the canary.
+    /// The chance that a key that is drawn at this time fails always: of the baseline, of the
+    /// canary.
     bad: &'a dyn Fn(f64) -> [f64; 2],
     /// The chance that any request fails.
     background: f64,
@@ -119,7 +121,12 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
             Second::add(&mut arms, side, failed, &entered);
         }
         for matured in units.matured(end_us) {
-            judge.mature(end_us / 1_000, matured.weight, &matured.canary, &matured.baseline);
+            judge.mature(
+                end_us / 1_000,
+                matured.weight,
+                &matured.canary,
+                &matured.baseline,
+            );
         }
         judge.observe(&Cohort {
             at_ms: end_us / 1_000,
@@ -200,8 +207,8 @@ pub(crate) fn p17(seed: u64, weight: f64) -> Option<Detection> {
 /// The failures of the canary that a budget allows, and those beyond it that chance may explain.
 pub(crate) const FEW_KEYS_BUDGET: u64 = 100;
 
-/// Eight keys are on the canary and every request of theirs fails: too few to prove anything, so a budget has to end it.
-/// The failures until then.
+/// Eight keys are on the canary and every request of theirs fails: too few to prove anything, so a
+/// budget has to end it. The failures until then.
 pub(crate) fn few_keys(seed: u64) -> Option<u64> {
     const KEYS: u64 = 160;
     let mut rng = Rng::new(seed);

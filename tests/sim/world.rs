@@ -12,7 +12,14 @@ pub(crate) struct Spikes {
 
 impl Spikes {
     /// Starts `every` seconds apart on average, lengths uniform from `low` to `high`.
-    pub(crate) fn new(rng: &mut Rng, until: f64, every: f64, factor: f64, low: f64, high: f64) -> Spikes {
+    pub(crate) fn new(
+        rng: &mut Rng,
+        until: f64,
+        every: f64,
+        factor: f64,
+        low: f64,
+        high: f64,
+    ) -> Spikes {
         let mut spans = Vec::new();
         let mut at = rng.exponential(every);
         while at < until {
@@ -95,7 +102,8 @@ pub(crate) fn latency(rng: &mut Rng, law: Law, slower: Slower, scale: f64) -> u6
 /// Cells of the table of quantiles.
 const CELLS: usize = 1 << 14;
 
-/// The lognormal law by linear interpolation between quantiles: the simulations draw more than 10^9 of these.
+/// The lognormal law by linear interpolation between quantiles: the simulations draw more than 10^9
+/// of these.
 fn lognormal(rng: &mut Rng) -> f64 {
     static QUANTILES: OnceLock<Vec<f64>> = OnceLock::new();
     let quantiles = QUANTILES.get_or_init(|| {
@@ -112,5 +120,7 @@ fn lognormal(rng: &mut Rng) -> f64 {
 
 /// A baseline's past of `n` answers.
 pub(crate) fn past(rng: &mut Rng, law: Law, scale: f64, n: usize) -> Vec<(u64, u64)> {
-    (0..n).map(|_| (latency(rng, law, Slower::No, scale), 1)).collect()
+    (0..n)
+        .map(|_| (latency(rng, law, Slower::No, scale), 1))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! The way of a release as a drawing: the canary's weight, and under it the evidence against it, over the same time.
+//! The way of a release as a drawing: the canary's weight, and under it the evidence against it,
+//! over the same time.
 
 use super::format::span;
 use super::html::Html;
@@ -41,7 +42,11 @@ impl Scale {
     /// What is no number, or beyond the panel, is drawn at its edge.
     fn y(&self, value: f64) -> f64 {
         let part = (value - self.low) / (self.high - self.low);
-        let part = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
+        let part = if part.is_nan() {
+            0.0
+        } else {
+            part.clamp(0.0, 1.0)
+        };
         self.panel.bottom - (self.panel.bottom - self.panel.top) * part
     }
 }
@@ -62,8 +67,12 @@ pub(super) fn draw(html: &mut Html, bundle: &EvidenceBundle) {
         low,
         high,
     };
-    html.mark("<svg viewBox=\"0 0 760 356\" role=\"img\" aria-labelledby=\"chart-title chart-text\">\n");
-    html.mark("<title id=\"chart-title\">Weight and evidence over time</title>\n<desc id=\"chart-text\">");
+    html.mark(
+        "<svg viewBox=\"0 0 760 356\" role=\"img\" aria-labelledby=\"chart-title chart-text\">\n",
+    );
+    html.mark(
+        "<title id=\"chart-title\">Weight and evidence over time</title>\n<desc id=\"chart-text\">",
+    );
     html.text(in_words(bundle)).mark("</desc>\n");
     draw_time(html, &evidence);
     draw_weight(html, &weight, bundle);
@@ -87,16 +96,18 @@ fn range_of(bundle: &EvidenceBundle) -> (f64, f64) {
         .iter()
         .map(|point| point.log_e)
         .filter(|log_e| log_e.is_finite());
-    let (low, high) = finite.fold((-1.0_f64, bundle.release.log_limit), |(low, high), log_e| {
-        (low.min(log_e), high.max(log_e))
-    });
+    let (low, high) = finite.fold(
+        (-1.0_f64, bundle.release.log_limit),
+        |(low, high), log_e| (low.min(log_e), high.max(log_e)),
+    );
     (low, (high * 1.1).max(low + 1.0))
 }
 
 fn in_words(bundle: &EvidenceBundle) -> String {
     let release = &bundle.release;
     format!(
-        "The weight of {} ends at {} percent; the evidence against it ends at {:.2}, with the limit at {:.2}.",
+        "The weight of {} ends at {} percent; the evidence against it ends at {:.2}, with the \
+         limit at {:.2}.",
         release.canary, release.weight, release.log_e, release.log_limit
     )
 }
@@ -104,12 +115,24 @@ fn in_words(bundle: &EvidenceBundle) -> String {
 fn draw_time(html: &mut Html, scale: &Scale) {
     for tick in 0..=TICKS {
         let ms = scale.end_ms.saturating_mul(tick) / TICKS;
-        label(html, scale.x(ms), EVIDENCE.bottom + 18.0, "middle", &span(ms));
+        label(
+            html,
+            scale.x(ms),
+            EVIDENCE.bottom + 18.0,
+            "middle",
+            &span(ms),
+        );
     }
 }
 
 fn draw_weight(html: &mut Html, scale: &Scale, bundle: &EvidenceBundle) {
-    label(html, LEFT, scale.panel.top - 8.0, "start", "weight of the canary");
+    label(
+        html,
+        LEFT,
+        scale.panel.top - 8.0,
+        "start",
+        "weight of the canary",
+    );
     for percent in [0.0, 50.0, 100.0] {
         guide(html, scale, percent, "grid", &format!("{percent} %"));
     }
@@ -139,7 +162,13 @@ fn draw_evidence(html: &mut Html, scale: &Scale, bundle: &EvidenceBundle) {
     guide(html, scale, 0.0, "grid", "0");
     let limit = bundle.release.log_limit;
     guide(html, scale, limit, "limit", &format!("{limit:.2}"));
-    label(html, RIGHT, scale.y(limit) - 4.0, "end", "rolled back from here on");
+    label(
+        html,
+        RIGHT,
+        scale.y(limit) - 4.0,
+        "end",
+        "rolled back from here on",
+    );
     html.mark("<polyline class=\"evidence\" points=\"");
     for at in &bundle.path {
         point(html, scale, at.elapsed_ms, at.log_e);
@@ -154,7 +183,10 @@ fn point(html: &mut Html, scale: &Scale, ms: u64, value: f64) {
 /// A level line with its value on the left.
 fn guide(html: &mut Html, scale: &Scale, value: f64, class: &'static str, name: &str) {
     let y = scale.y(value);
-    html.mark("<line class=\"").mark(class).mark("\" x1=\"").text(LEFT);
+    html.mark("<line class=\"")
+        .mark(class)
+        .mark("\" x1=\"")
+        .text(LEFT);
     html.mark("\" x2=\"").text(RIGHT).mark("\" y1=\"");
     html.text(format_args!("{y:.1}")).mark("\" y2=\"");
     html.text(format_args!("{y:.1}")).mark("\"/>\n");
@@ -162,7 +194,11 @@ fn guide(html: &mut Html, scale: &Scale, value: f64, class: &'static str, name: 
 }
 
 fn label(html: &mut Html, x: f64, y: f64, anchor: &'static str, text: &str) {
-    html.mark("<text x=\"").text(format_args!("{x:.1}")).mark("\" y=\"");
-    html.text(format_args!("{y:.1}")).mark("\" text-anchor=\"").mark(anchor);
+    html.mark("<text x=\"")
+        .text(format_args!("{x:.1}"))
+        .mark("\" y=\"");
+    html.text(format_args!("{y:.1}"))
+        .mark("\" text-anchor=\"")
+        .mark(anchor);
     html.mark("\">").text(text).mark("</text>\n");
 }

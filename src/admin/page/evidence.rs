@@ -1,4 +1,5 @@
-//! The page of an evidence bundle: first how it ended and why, then the numbers, then what they were made from.
+//! The page of an evidence bundle: first how it ended and why, then the numbers, then what they
+//! were made from.
 
 use serde_json::Value;
 
@@ -57,7 +58,10 @@ fn verdict(html: &mut Html, release: &Release) {
         }
         html.text(format_args!(": {}", outcome.reason));
     } else if let Some(waiting) = &release.waiting_for {
-        html.text(format_args!(", waiting for {}: {}", waiting.kind, waiting.detail));
+        html.text(format_args!(
+            ", waiting for {}: {}",
+            waiting.kind, waiting.detail
+        ));
     }
     html.mark("</p>\n");
 }
@@ -83,12 +87,24 @@ fn facts(html: &mut Html, bundle: &EvidenceBundle) {
             "Failures that users saw",
             Some(release.user_visible_failures.to_string()),
         ),
-        ("Answered by the baseline instead", Some(release.rescued.to_string())),
+        (
+            "Answered by the baseline instead",
+            Some(release.rescued.to_string()),
+        ),
         ("Budget of failures", Some(budget)),
-        ("Budget of all failures, answered by the baseline or not", Some(all)),
+        (
+            "Budget of all failures, answered by the baseline or not",
+            Some(all),
+        ),
         ("Requests that clients gave up", Some(aborts)),
-        ("Requests to the canary", Some(release.canary_requests.to_string())),
-        ("Requests to the baseline", Some(release.baseline_requests.to_string())),
+        (
+            "Requests to the canary",
+            Some(release.canary_requests.to_string()),
+        ),
+        (
+            "Requests to the baseline",
+            Some(release.baseline_requests.to_string()),
+        ),
     ] {
         if let Some(value) = value {
             html.element("dt", name).element("dd", value).mark("\n");
@@ -104,7 +120,9 @@ fn steps(weights: &[f64]) -> String {
 
 fn notes(html: &mut Html, notes: &[String]) {
     for note in notes {
-        html.mark("<p><strong>Note:</strong> ").text(note).mark("</p>\n");
+        html.mark("<p><strong>Note:</strong> ")
+            .text(note)
+            .mark("</p>\n");
     }
 }
 
@@ -112,10 +130,12 @@ fn way(html: &mut Html, bundle: &EvidenceBundle) {
     html.mark("<h2>The way</h2>\n");
     chart::draw(html, bundle);
     html.mark(
-        "<p class=\"soft\">The evidence is a bet that the canary is worse; it cannot grow on average while it is not. ",
+        "<p class=\"soft\">The evidence is a bet that the canary is worse; it cannot grow on \
+         average while it is not. ",
     );
     html.mark(
-        "Where it reaches the limit, the canary is taken out. The limit keeps the chance of a good canary ever being ",
+        "Where it reaches the limit, the canary is taken out. The limit keeps the chance of a \
+         good canary ever being ",
     );
     html.text(format_args!(
         "taken out at {:.3} % or less, however often it is looked at.",
@@ -132,7 +152,8 @@ fn objectives(html: &mut Html, bundle: &EvidenceBundle) {
         return;
     }
     html.mark(
-        "<p class=\"soft\">As each step ended. ln e is the evidence; beside it its limit.</p>\n<div class=\"wide\">",
+        "<p class=\"soft\">As each step ended. ln e is the evidence; beside it its \
+         limit.</p>\n<div class=\"wide\">",
     );
     html.table([
         "Step",
@@ -173,7 +194,8 @@ fn last_of_each_step(path: &[PathPoint]) -> Vec<&PathPoint> {
     points
 }
 
-/// What the judge estimates, where it does; its evidence may be of another version, and then stands below as it is.
+/// What the judge estimates, where it does; its evidence may be of another version, and then stands
+/// below as it is.
 fn estimates(html: &mut Html, judge: &Value) {
     let Ok(evidence) = serde_json::from_value::<Evidence>(judge.clone()) else {
         return;
@@ -187,8 +209,8 @@ fn estimates(html: &mut Html, judge: &Value) {
         {
             html.mark("<p>");
             html.text(format_args!(
-                "Errors of the canary beyond those that the objective allows: {:.3} percentage points, and at all times \
-                 within {:.3} to {:.3}.",
+                "Errors of the canary beyond those that the objective allows: {:.3} percentage \
+                 points, and at all times within {:.3} to {:.3}.",
                 estimate * 100.0,
                 interval.lower * 100.0,
                 interval.upper * 100.0
@@ -198,7 +220,10 @@ fn estimates(html: &mut Html, judge: &Value) {
     }
     html.element(
         "p",
-        format_args!("The p-value, valid at any time, is {:.2e}.", evidence.p_value),
+        format_args!(
+            "The p-value, valid at any time, is {:.2e}.",
+            evidence.p_value
+        ),
     );
 }
 
@@ -244,7 +269,15 @@ fn samples(html: &mut Html, bundle: &EvidenceBundle) {
         return;
     }
     html.mark("<div class=\"wide\">");
-    html.table(["Side", "Time", "Request", "Answer", "Latency", "Request id", "Headers"]);
+    html.table([
+        "Side",
+        "Time",
+        "Request",
+        "Answer",
+        "Latency",
+        "Request id",
+        "Headers",
+    ]);
     for (side, samples) in sides {
         for sample in samples {
             html.row([
@@ -280,12 +313,18 @@ fn headers(sample: &Sample) -> String {
 }
 
 fn sources(html: &mut Html, bundle: &EvidenceBundle) {
-    for (name, value) in [("The plan", &bundle.plan), ("The judge's evidence", &bundle.judge)] {
+    for (name, value) in [
+        ("The plan", &bundle.plan),
+        ("The judge's evidence", &bundle.judge),
+    ] {
         if value.is_null() {
             continue;
         }
-        html.mark("<details>\n<summary>").text(name).mark("</summary>\n<pre>");
-        html.text(format_args!("{value:#}")).mark("</pre>\n</details>\n");
+        html.mark("<details>\n<summary>")
+            .text(name)
+            .mark("</summary>\n<pre>");
+        html.text(format_args!("{value:#}"))
+            .mark("</pre>\n</details>\n");
     }
     html.mark("<p class=\"soft\">The same as JSON: ");
     html.text(format_args!(

@@ -1,4 +1,5 @@
-//! Writes HTML so that text cannot become markup: markup is what stands in this source, and all else is escaped.
+//! Writes HTML so that text cannot become markup: markup is what stands in this source, and all
+//! else is escaped.
 
 use std::fmt::{self, Display, Write};
 
@@ -72,7 +73,8 @@ impl Write for Escaping<'_> {
     }
 }
 
-/// Control characters but for blanks, and those that change the direction of text (Unicode, UAX #9).
+/// Control characters but for blanks, and those that change the direction of text (Unicode, UAX
+/// #9).
 fn is_deceptive(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -1,7 +1,8 @@
-//! Pages to read: self-contained, without scripts, in the browser, on paper or as a file in a ticket.
+//! Pages to read: self-contained, without scripts, in the browser, on paper or as a file in a
+//! ticket.
 //!
-//! Their style sheet is in the page itself, so that a page that was saved looks the same, and the browser is told its
-//! hash, so that no other style can get in.
+//! Their style sheet is in the page itself, so that a page that was saved looks the same, and the
+//! browser is told its hash, so that no other style can get in.
 
 mod chart;
 mod evidence;
@@ -23,8 +24,12 @@ const STYLE: &str = include_str!("style.css");
 /// The policy of all answers, and this one style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = base64(&Sha256::digest(STYLE));
-    let policy = format!("{}; style-src 'sha256-{hash}'", openapi::CONTENT_SECURITY_POLICY);
-    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY))
+    let policy = format!(
+        "{}; style-src 'sha256-{hash}'",
+        openapi::CONTENT_SECURITY_POLICY
+    );
+    HeaderValue::try_from(policy)
+        .unwrap_or(HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY))
 });
 
 /// The page of an evidence bundle.
@@ -47,7 +52,11 @@ pub(super) fn answer(page: Bytes) -> Response {
 /// Base64 (RFC 4648, 4), which policies write hashes in.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let digit = |bits: u32| DIGITS.get((bits & 63) as usize).map_or('=', |digit| char::from(*digit));
+    let digit = |bits: u32| {
+        DIGITS
+            .get((bits & 63) as usize)
+            .map_or('=', |digit| char::from(*digit))
+    };
     let mut text = String::new();
     for chunk in bytes.chunks(3) {
         let bits = (0..3).fold(0, |bits, at| {
@@ -55,7 +64,11 @@ fn base64(bytes: &[u8]) -> String {
         });
         for (at, shift) in [18, 12, 6, 0].into_iter().enumerate() {
             // One byte fills two digits, two fill three.
-            text.push(if at <= chunk.len() { digit(bits >> shift) } else { '=' });
+            text.push(if at <= chunk.len() {
+                digit(bits >> shift)
+            } else {
+                '='
+            });
         }
     }
     text

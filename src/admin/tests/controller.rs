@@ -7,7 +7,9 @@ use tokio::sync::{Notify, mpsc};
 
 use super::Seen;
 use super::play::{Releases, forecast};
-use crate::control::{Applied, ControllerRequest, EventStream, Handle, Intent, Metrics, Refusal, Views};
+use crate::control::{
+    Applied, ControllerRequest, EventStream, Handle, Intent, Metrics, Refusal, Views,
+};
 use crate::model::{Name, Weight, Weights, api};
 
 /// What a test can see and move.
@@ -28,7 +30,8 @@ impl TestController {
         let events = Arc::new(EventStream::new());
         let service = Shop(Seen::new(std::sync::Mutex::new(shop())));
         let views = Arc::new(service.clone());
-        let (handle, commands) = Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events), views);
+        let (handle, commands) =
+            Handle::channel(Arc::new(Metrics::new()), Arc::clone(&events), views);
         let controller = TestController {
             events,
             go_on: Arc::default(),
@@ -67,7 +70,11 @@ fn shop() -> api::Service {
             durable: true,
         },
         routes: vec!["*/".into()],
-        upstreams: [("blue".to_owned(), upstream.clone()), ("green".to_owned(), upstream)].into(),
+        upstreams: [
+            ("blue".to_owned(), upstream.clone()),
+            ("green".to_owned(), upstream),
+        ]
+        .into(),
     }
 }
 
@@ -81,7 +88,9 @@ impl Views for Shop {
     }
 
     fn service(&self, name: &str) -> Option<api::Service> {
-        self.services().into_iter().find(|service| service.name == name)
+        self.services()
+            .into_iter()
+            .find(|service| service.name == name)
     }
 }
 
@@ -103,11 +112,19 @@ impl Play {
                     intent,
                     reply,
                 } => drop(reply.send(self.change(&service, weights, intent).await)),
-                ControllerRequest::Rollback { service, intent, reply } => {
+                ControllerRequest::Rollback {
+                    service,
+                    intent,
+                    reply,
+                } => {
                     let weights = [("blue".to_owned(), 100.0)].into();
                     drop(reply.send(self.change(&service, weights, intent).await));
                 }
-                ControllerRequest::Audit { before, limit, reply } => drop(reply.send(page(before, limit))),
+                ControllerRequest::Audit {
+                    before,
+                    limit,
+                    reply,
+                } => drop(reply.send(page(before, limit))),
                 ControllerRequest::KeepAnswer { reply, .. } => drop(reply.send(())),
                 ControllerRequest::VerifyAudit { reply } => {
                     let verdict = api::AuditVerdict {
@@ -137,7 +154,11 @@ impl Play {
                 start,
                 intent,
                 reply,
-            } => drop(reply.send(known(&service).and_then(|()| releases.start(&mut shop, *start, &intent)))),
+            } => {
+                drop(reply.send(
+                    known(&service).and_then(|()| releases.start(&mut shop, *start, &intent)),
+                ))
+            }
             ControllerRequest::Release {
                 id,
                 verb,
@@ -145,20 +166,33 @@ impl Play {
                 intent,
                 reply,
             } => drop(reply.send(releases.command(&mut shop, &id, verb, &command, &intent))),
-            ControllerRequest::Releases { service, limit, reply } => {
+            ControllerRequest::Releases {
+                service,
+                limit,
+                reply,
+            } => {
                 drop(reply.send(known(&service).map(|()| releases.list(limit))));
             }
             ControllerRequest::GetRelease { id, reply } => drop(reply.send(releases.get(&id))),
             ControllerRequest::Evidence { id, reply } => drop(reply.send(releases.evidence(&id))),
             ControllerRequest::Recording { id, reply } => drop(reply.send(releases.recording(&id))),
-            ControllerRequest::Forecast { service, plan, reply } => {
+            ControllerRequest::Forecast {
+                service,
+                plan,
+                reply,
+            } => {
                 drop(reply.send(known(&service).and_then(|()| forecast(&service, plan))));
             }
             other => panic!("{other:?} is not about a release"),
         }
     }
 
-    async fn change(&mut self, service: &str, weights: api::Percentages, intent: Intent) -> Result<Applied, Refusal> {
+    async fn change(
+        &mut self,
+        service: &str,
+        weights: api::Percentages,
+        intent: Intent,
+    ) -> Result<Applied, Refusal> {
         if service != "shop" {
             return Err(Refusal::UnknownService(service.to_owned()));
         }
@@ -183,7 +217,10 @@ impl Play {
 /// The refusal that the reason asks for, or that a stale revision deserves.
 pub(super) fn refused(service: &api::Service, intent: &Intent) -> Result<(), Refusal> {
     let current = service.revision;
-    if let Some(expected) = intent.expected_revision.filter(|expected| *expected != current) {
+    if let Some(expected) = intent
+        .expected_revision
+        .filter(|expected| *expected != current)
+    {
         return Err(Refusal::Stale { expected, current });
     }
     match intent.reason.as_deref() {
@@ -195,15 +232,19 @@ pub(super) fn refused(service: &api::Service, intent: &Intent) -> Result<(), Ref
 }
 
 fn valid(weights: &api::Percentages) -> Result<api::Percentages, Refusal> {
-    let wrong = |pointer: String, detail: String| Refusal::Invalid(vec![api::FieldProblem { pointer, detail }]);
+    let wrong = |pointer: String, detail: String| {
+        Refusal::Invalid(vec![api::FieldProblem { pointer, detail }])
+    };
     let upstreams = [Name::from("blue"), Name::from("green")];
     let mut given = Vec::new();
     for (name, percent) in weights {
         let pointer = format!("/weights/{name}");
-        let weight = Weight::from_percent(*percent).map_err(|error| wrong(pointer.clone(), error.to_string()))?;
+        let weight = Weight::from_percent(*percent)
+            .map_err(|error| wrong(pointer.clone(), error.to_string()))?;
         given.push((Name::from(name.as_str()), weight));
     }
-    let weights = Weights::new(&upstreams, &given).map_err(|error| wrong("/weights".into(), error.to_string()))?;
+    let weights = Weights::new(&upstreams, &given)
+        .map_err(|error| wrong("/weights".into(), error.to_string()))?;
     Ok(weights
         .iter()
         .map(|(name, weight)| (name.to_string(), weight.percent()))

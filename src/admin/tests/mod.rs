@@ -44,7 +44,9 @@ struct Answer {
 
 impl Answer {
     fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 
     fn text(&self) -> &str {
@@ -75,7 +77,14 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let (handle, controller) = TestController::start();
         let stop = CancellationToken::new();
-        let server = serve_within(limits, &options, listener, handle, stop.clone().cancelled_owned()).unwrap();
+        let server = serve_within(
+            limits,
+            &options,
+            listener,
+            handle,
+            stop.clone().cancelled_owned(),
+        )
+        .unwrap();
         let mut server = Server {
             address,
             controller,
@@ -85,7 +94,10 @@ impl Server {
         };
         let reader = bearer("boss");
         let headers = [("authorization", reader.as_str())];
-        server.document = server.send(Ask("GET /api/v1/openapi.json", &headers, "")).await.json();
+        server.document = server
+            .send(Ask("GET /api/v1/openapi.json", &headers, ""))
+            .await
+            .json();
         server
     }
 
@@ -106,7 +118,9 @@ impl Server {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
         tokio::spawn(connection);
-        let request = request.body(Full::new(Bytes::from(body.to_owned()))).unwrap();
+        let request = request
+            .body(Full::new(Bytes::from(body.to_owned())))
+            .unwrap();
         sender.send_request(request).await.unwrap()
     }
 
@@ -119,7 +133,8 @@ impl Server {
         }
     }
 
-    /// The answer to `ask`: it must have `status`, its body must contain `text`, and it must be as every answer is.
+    /// The answer to `ask`: it must have `status`, its body must contain `text`, and it must be as
+    /// every answer is.
     async fn check(&self, ask: Ask<'_>, status: u16, text: &str) -> Answer {
         let answer = self.send(ask).await;
         let what = format!(
@@ -143,12 +158,23 @@ impl Server {
         assert!(!answer.header("x-request-id").is_empty(), "{what}");
         let is_probe = answer.header("content-type").starts_with("text/plain");
         if status >= 400 && !is_probe && !ask.0.starts_with("HEAD") {
-            assert_eq!(answer.header("content-type"), "application/problem+json", "{what}");
+            assert_eq!(
+                answer.header("content-type"),
+                "application/problem+json",
+                "{what}"
+            );
             let problem = answer.json();
             assert_eq!(problem["status"], status, "{what}");
-            assert_eq!(problem["request_id"], answer.header("x-request-id"), "{what}");
+            assert_eq!(
+                problem["request_id"],
+                answer.header("x-request-id"),
+                "{what}"
+            );
             for field in ["type", "title", "detail"] {
-                assert!(!problem[field].as_str().unwrap().is_empty(), "{what}: {field}");
+                assert!(
+                    !problem[field].as_str().unwrap().is_empty(),
+                    "{what}: {field}"
+                );
             }
         }
         self.check_documented(ask.0, &answer, &what);
@@ -164,10 +190,16 @@ impl Server {
             return assert!([400, 404, 421].contains(&answer.status), "{what}");
         };
         let Some(call) = item.get(method.to_lowercase()) else {
-            return assert!(matches!(answer.status, 204 | 403 | 405) || method == "HEAD", "{what}");
+            return assert!(
+                matches!(answer.status, 204 | 403 | 405) || method == "HEAD",
+                "{what}"
+            );
         };
         let response = &call["responses"][answer.status.to_string()];
-        assert!(response.is_object(), "the document has no such status: {what}");
+        assert!(
+            response.is_object(),
+            "the document has no such status: {what}"
+        );
         let kind = answer.header("content-type");
         let kinds = response["content"].as_object();
         assert!(
@@ -184,8 +216,13 @@ impl Server {
 }
 
 fn fits(template: &str, path: &str) -> bool {
-    let (template, path): (Vec<_>, Vec<_>) = (template.split('/').collect(), path.split('/').collect());
-    template.len() == path.len() && template.iter().zip(path).all(|(t, p)| t.starts_with('{') || *t == p)
+    let (template, path): (Vec<_>, Vec<_>) =
+        (template.split('/').collect(), path.split('/').collect());
+    template.len() == path.len()
+        && template
+            .iter()
+            .zip(path)
+            .all(|(t, p)| t.starts_with('{') || *t == p)
 }
 
 fn bearer(token: &str) -> String {

@@ -38,9 +38,16 @@ impl Releases {
             detail: detail.into(),
         };
         if !service.upstreams.contains_key(&start.canary) {
-            return Err(Refusal::Unfit(vec![unfit("/canary", "there is no such upstream")]));
+            return Err(Refusal::Unfit(vec![unfit(
+                "/canary",
+                "there is no such upstream",
+            )]));
         }
-        if start.plan.as_ref().is_some_and(|plan| plan.contains_key("stepz")) {
+        if start
+            .plan
+            .as_ref()
+            .is_some_and(|plan| plan.contains_key("stepz"))
+        {
             let errors = vec![
                 unfit("/plan/stepz", "no such field"),
                 unfit("/plan", "steps are missing"),
@@ -50,7 +57,8 @@ impl Releases {
         let mut release = release(self.all.len() + 1);
         release.canary = start.canary;
         release.actor.clone_from(&intent.actor);
-        (release.reason, release.change, release.version) = (start.reason, start.change, start.version);
+        (release.reason, release.change, release.version) =
+            (start.reason, start.change, start.version);
         self.all.push(release.clone());
         Ok(change(service, release))
     }
@@ -95,7 +103,9 @@ impl Releases {
 
     pub(super) fn get(&self, id: &str) -> Result<api::Release, Refusal> {
         let found = self.all.iter().find(|release| release.id == id);
-        found.cloned().ok_or_else(|| Refusal::UnknownRelease(id.to_owned()))
+        found
+            .cloned()
+            .ok_or_else(|| Refusal::UnknownRelease(id.to_owned()))
     }
 
     pub(super) fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {

@@ -6,7 +6,9 @@ use crate::model::api::EventKind;
 
 const START: &str = "POST /api/v1/services/shop/releases";
 const GREEN: &str = r#"{"canary": "green"}"#;
-const VERBS: [&str; 6] = ["pause", "resume", "approve", "promote", "rollback", "cancel"];
+const VERBS: [&str; 6] = [
+    "pause", "resume", "approve", "promote", "rollback", "cancel",
+];
 
 /// The line of a verb on the first release.
 fn line(verb: &str) -> String {
@@ -31,14 +33,26 @@ async fn a_start_is_a_new_resource() {
     assert_eq!(started.header("etag"), "\"2\"");
     assert_eq!(started.json()["revision"], 2);
     let line = format!("GET {}", started.header("location"));
-    let release = server.check(Ask(&line, &[], ""), 200, r#""phase":"progressing""#).await;
+    let release = server
+        .check(Ask(&line, &[], ""), 200, r#""phase":"progressing""#)
+        .await;
     assert_eq!(release.json()["reason"], "5.2");
     server
-        .check(Ask("GET /api/v1/services/shop", &[], ""), 200, r#""release":"shop-1""#)
+        .check(
+            Ask("GET /api/v1/services/shop", &[], ""),
+            200,
+            r#""release":"shop-1""#,
+        )
         .await;
-    server.check(Ask(START, &[JSON], GREEN), 409, "another release").await;
+    server
+        .check(Ask(START, &[JSON], GREEN), 409, "another release")
+        .await;
     let history = server
-        .check(Ask("GET /api/v1/services/shop/releases?limit=1", &[], ""), 200, "")
+        .check(
+            Ask("GET /api/v1/services/shop/releases?limit=1", &[], ""),
+            200,
+            "",
+        )
         .await;
     assert_eq!(history.json()["releases"].as_array().unwrap().len(), 1);
 }
@@ -49,7 +63,10 @@ async fn a_start_that_is_wrong_says_where() {
     for (body, pointer) in [
         ("{}", "/canary"),
         (r#"{"canary": "red"}"#, "/canary"),
-        (r#"{"canary": "green", "plan": {"stepz": []}}"#, "/plan/stepz"),
+        (
+            r#"{"canary": "green", "plan": {"stepz": []}}"#,
+            "/plan/stepz",
+        ),
         (r#"{"canary": "green", "plan": []}"#, "/plan"),
         (r#"{"canary": "green", "color": "red"}"#, "/color"),
         (r#"{"canary": "green", "override_freeze": true}"#, "/reason"),
@@ -62,9 +79,18 @@ async fn a_start_that_is_wrong_says_where() {
         assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{body}");
     }
     for (field, most) in [("reason", 1000), ("change", 1000), ("version", 200)] {
-        let body = |length| format!(r#"{{"canary": "green", "{field}": "{}"}}"#, "x".repeat(length));
+        let body = |length| {
+            format!(
+                r#"{{"canary": "green", "{field}": "{}"}}"#,
+                "x".repeat(length)
+            )
+        };
         server
-            .check(Ask(START, &[JSON], &body(most + 1)), 422, &format!("/{field}"))
+            .check(
+                Ask(START, &[JSON], &body(most + 1)),
+                422,
+                &format!("/{field}"),
+            )
             .await;
     }
     server.check(Ask(START, &[], GREEN), 415, "").await;
@@ -85,10 +111,19 @@ async fn a_start_that_is_wrong_says_where() {
 #[tokio::test]
 async fn verbs_do_what_they_say() {
     let server = with_release().await;
-    let shown = server.check(Ask("GET /api/v1/releases/shop-1", &[], ""), 200, "").await;
+    let shown = server
+        .check(Ask("GET /api/v1/releases/shop-1", &[], ""), 200, "")
+        .await;
     let current = server.revision().await.to_string();
     assert_eq!(shown.header("etag").trim_matches('"'), current);
-    for field in ["ended_at", "outcome", "reason", "change", "version", "waiting_for"] {
+    for field in [
+        "ended_at",
+        "outcome",
+        "reason",
+        "change",
+        "version",
+        "waiting_for",
+    ] {
         assert!(shown.json().get(field).is_some(), "{field} is left out");
     }
     for (verb, text) in [
@@ -143,11 +178,19 @@ async fn a_command_with_what_its_verb_cannot_use_is_refused() {
         ("resume", r#"{"why": "x"}"#, "/why"),
     ] {
         let answer = server.check(Ask(&line(verb), &[JSON], body), 422, "").await;
-        assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{verb} {body}");
+        assert_eq!(
+            answer.json()["errors"][0]["pointer"],
+            pointer,
+            "{verb} {body}"
+        );
     }
     let body = r#"{"gate": "nobody's"}"#;
     server
-        .check(Ask(&line("approve"), &[JSON], body), 403, "/problems/forbidden")
+        .check(
+            Ask(&line("approve"), &[JSON], body),
+            403,
+            "/problems/forbidden",
+        )
         .await;
     assert_eq!(server.revision().await, 2);
 }
@@ -171,21 +214,38 @@ async fn writes_on_releases_are_conditional_and_made_once() {
         )
         .await;
     let stale = [JSON, ("if-match", "\"1\"")];
-    server.check(Ask(START, &stale, GREEN), 412, "stale-revision").await;
+    server
+        .check(Ask(START, &stale, GREEN), 412, "stale-revision")
+        .await;
     server
         .check(Ask(&line("pause"), &stale, "{}"), 412, "stale-revision")
         .await;
     let current = [JSON, ("if-match", "\"2\""), ("idempotency-key", "k2")];
-    let paused = server.check(Ask(&line("pause"), &current, "{}"), 200, "").await;
-    let again = server.check(Ask(&line("pause"), &current, "{}"), 200, "").await;
-    assert_eq!((paused.header("etag"), again.header("etag")), ("\"3\"", "\"3\""));
+    let paused = server
+        .check(Ask(&line("pause"), &current, "{}"), 200, "")
+        .await;
+    let again = server
+        .check(Ask(&line("pause"), &current, "{}"), 200, "")
+        .await;
+    assert_eq!(
+        (paused.header("etag"), again.header("etag")),
+        ("\"3\"", "\"3\"")
+    );
     // The same key on another verb is another request, also where the paths end alike.
     server
-        .check(Ask(&line("resume"), &current, "{}"), 422, "idempotency-key-reused")
+        .check(
+            Ask(&line("resume"), &current, "{}"),
+            422,
+            "idempotency-key-reused",
+        )
         .await;
     server.check(Ask(ROLLBACK, &key("k3"), "{}"), 200, "").await;
     server
-        .check(Ask(&line("rollback"), &key("k3"), "{}"), 422, "idempotency-key-reused")
+        .check(
+            Ask(&line("rollback"), &key("k3"), "{}"),
+            422,
+            "idempotency-key-reused",
+        )
         .await;
     assert_eq!(server.controller.releases.lock().unwrap().asked.len(), 2);
 }
@@ -193,7 +253,11 @@ async fn writes_on_releases_are_conditional_and_made_once() {
 #[tokio::test]
 async fn roles_say_who_may_do_what() {
     let server = Server::with_tokens().await;
-    for (token, least) in [("vera", "approve"), ("anna", "approve"), ("vera", "operate")] {
+    for (token, least) in [
+        ("vera", "approve"),
+        ("anna", "approve"),
+        ("vera", "operate"),
+    ] {
         let token = bearer(token);
         let headers = [JSON, ("authorization", &token)];
         let verbs: &[&str] = if least == "approve" {
@@ -202,13 +266,19 @@ async fn roles_say_who_may_do_what() {
             &["pause", "resume", "promote", "rollback", "cancel"]
         };
         for verb in verbs {
-            server.check(Ask(&line(verb), &headers, "{}"), 403, least).await;
+            server
+                .check(Ask(&line(verb), &headers, "{}"), 403, least)
+                .await;
         }
     }
     let as_ = |token: &str| bearer(token);
     let (vera, anna, paul, boss) = (as_("vera"), as_("anna"), as_("paul"), as_("boss"));
     server
-        .check(Ask(START, &[JSON, ("authorization", &vera)], GREEN), 403, "operate")
+        .check(
+            Ask(START, &[JSON, ("authorization", &vera)], GREEN),
+            403,
+            "operate",
+        )
         .await;
     server
         .check(Ask(START, &[JSON, ("authorization", "-")], GREEN), 401, "")
@@ -216,11 +286,19 @@ async fn roles_say_who_may_do_what() {
     let frozen = r#"{"canary": "green", "override_freeze": true, "reason": "hotfix"}"#;
     for token in [&anna, &paul] {
         server
-            .check(Ask(START, &[JSON, ("authorization", token)], frozen), 403, "admin")
+            .check(
+                Ask(START, &[JSON, ("authorization", token)], frozen),
+                403,
+                "admin",
+            )
             .await;
     }
     server
-        .check(Ask(START, &[JSON, ("authorization", &boss)], frozen), 201, "")
+        .check(
+            Ask(START, &[JSON, ("authorization", &boss)], frozen),
+            201,
+            "",
+        )
         .await;
     let go_on = r#"{"override_freeze": true, "reason": "hotfix"}"#;
     server
@@ -242,8 +320,12 @@ async fn roles_say_who_may_do_what() {
     }
     for path in ["", "/evidence"] {
         let line = format!("GET /api/v1/releases/shop-1{path}");
-        server.check(Ask(&line, &[("authorization", &vera)], ""), 200, "").await;
-        server.check(Ask(&line, &[("authorization", "-")], ""), 401, "").await;
+        server
+            .check(Ask(&line, &[("authorization", &vera)], ""), 200, "")
+            .await;
+        server
+            .check(Ask(&line, &[("authorization", "-")], ""), 401, "")
+            .await;
     }
     let asked = server.controller.releases.lock().unwrap().asked.clone();
     let expected = [
@@ -261,12 +343,22 @@ async fn plans_are_forecast_without_changing_anything() {
     let server = Server::start().await;
     const PLAN: &str = "/api/v1/services/shop/plan";
     let (get, post) = (format!("GET {PLAN}"), format!("POST {PLAN}"));
-    server.check(Ask(&get, &[], ""), 200, r#""steps":[5,100]"#).await;
-    server.check(Ask(&post, &[], ""), 200, r#""steps":[5,100]"#).await;
-    let other = r#"{"plan": {"steps": [50]}}"#;
-    server.check(Ask(&post, &[JSON], other), 200, r#""steps":[50]"#).await;
     server
-        .check(Ask(&post, &[JSON], r#"{"plan": {"stepz": 1}}"#), 422, "/plan/stepz")
+        .check(Ask(&get, &[], ""), 200, r#""steps":[5,100]"#)
+        .await;
+    server
+        .check(Ask(&post, &[], ""), 200, r#""steps":[5,100]"#)
+        .await;
+    let other = r#"{"plan": {"steps": [50]}}"#;
+    server
+        .check(Ask(&post, &[JSON], other), 200, r#""steps":[50]"#)
+        .await;
+    server
+        .check(
+            Ask(&post, &[JSON], r#"{"plan": {"stepz": 1}}"#),
+            422,
+            "/plan/stepz",
+        )
         .await;
     server
         .check(Ask(&post, &[JSON], r#"{"steps": [1]}"#), 422, "/steps")
@@ -289,7 +381,11 @@ async fn what_is_not_there_or_wrong_is_refused() {
         server.check(Ask(&hostile, &[], ""), 404, "").await;
     }
     server
-        .check(Ask("GET /api/v1/services/none/releases", &[], ""), 404, "none")
+        .check(
+            Ask("GET /api/v1/services/none/releases", &[], ""),
+            404,
+            "none",
+        )
         .await;
     for query in ["limit=0", "limit=201", "limit=x", "from=1"] {
         let line = format!("GET /api/v1/services/shop/releases?{query}");
@@ -310,7 +406,10 @@ async fn evidence_is_json_or_a_page_in_which_nothing_is_markup() {
     let server = with_release().await;
     const EVIDENCE: &str = "GET /api/v1/releases/shop-1/evidence";
     let bundle = server.check(Ask(EVIDENCE, &[], ""), 200, "").await.json();
-    assert_eq!(bundle["weights"], serde_json::json!([[0, 5.0], [40_000, 0.0]]));
+    assert_eq!(
+        bundle["weights"],
+        serde_json::json!([[0, 5.0], [40_000, 0.0]])
+    );
     assert_eq!(bundle["notes"][0], HOSTILE);
     let by_header = server
         .check(Ask(EVIDENCE, &[("accept", "text/html")], ""), 200, "")
@@ -326,13 +425,19 @@ async fn evidence_is_json_or_a_page_in_which_nothing_is_markup() {
     assert_eq!(by_header.header("vary"), "accept");
     server
         .check(
-            Ask(&format!("{EVIDENCE}?format=json"), &[("accept", "text/html")], ""),
+            Ask(
+                &format!("{EVIDENCE}?format=json"),
+                &[("accept", "text/html")],
+                "",
+            ),
             200,
             "{",
         )
         .await;
     let page = by_header.text();
-    for forbidden in ["<script", "alert('", "\u{202e}", "style=\"", "http:", "https:"] {
+    for forbidden in [
+        "<script", "alert('", "\u{202e}", "style=\"", "http:", "https:",
+    ] {
         assert!(!page.contains(forbidden), "{forbidden}");
     }
     assert!(page.matches("&lt;script&gt;").count() >= 20, "{page}");
@@ -374,8 +479,12 @@ async fn recordings_are_sent_by_whole_lines() {
     const RECORDING: &str = "GET /api/v1/releases/shop-1/recording";
     let directory = tempfile::tempdir().unwrap();
     server.controller.releases.lock().unwrap().recordings = directory.path().to_owned();
-    server.check(Ask(RECORDING, &[], ""), 404, "Nothing was recorded").await;
-    let lines: String = (0..20_000).map(|n| format!("{{\"t_ms\": {n}}}\n")).collect();
+    server
+        .check(Ask(RECORDING, &[], ""), 404, "Nothing was recorded")
+        .await;
+    let lines: String = (0..20_000)
+        .map(|n| format!("{{\"t_ms\": {n}}}\n"))
+        .collect();
     let file = directory.path().join("shop-1.jsonl");
     for (written, expected) in [
         (String::new(), ""),
@@ -410,10 +519,15 @@ async fn events_of_releases_are_told_to_those_who_watch_the_service() {
         log_limit: 4.6,
     };
     for kind in [release("other"), release("shop"), verdict] {
-        server.controller.events.send("2026-01-01T00:00:00Z".into(), kind);
+        server
+            .controller
+            .events
+            .send("2026-01-01T00:00:00Z".into(), kind);
     }
     let headers = [("last-event-id", "0")];
-    let mut stream = server.open(Ask("GET /api/v1/events?service=shop", &headers, "")).await;
+    let mut stream = server
+        .open(Ask("GET /api/v1/events?service=shop", &headers, ""))
+        .await;
     let mut text = String::new();
     while !text.contains("\"advance\"") {
         let frame = stream.body_mut().frame().await.unwrap().unwrap();

@@ -7,10 +7,16 @@ use super::*;
 #[tokio::test]
 async fn reads() {
     let server = Server::start().await;
-    let list = server.check(Ask("GET /api/v1/services", &[], ""), 200, "").await;
+    let list = server
+        .check(Ask("GET /api/v1/services", &[], ""), 200, "")
+        .await;
     assert_eq!(list.json()["services"][0]["name"], "shop");
     let service = server
-        .check(Ask("GET /api/v1/services/shop", &[], ""), 200, r#""baseline":"blue""#)
+        .check(
+            Ask("GET /api/v1/services/shop", &[], ""),
+            200,
+            r#""baseline":"blue""#,
+        )
         .await;
     assert_eq!(service.header("etag"), "\"1\"");
     let weights = server
@@ -27,7 +33,9 @@ async fn reads() {
         ("/livez", "ok"),
         ("/api/v1/openapi.json", r#""openapi":"3.1.0""#),
     ] {
-        server.check(Ask(&format!("GET {path}"), &[], ""), 200, text).await;
+        server
+            .check(Ask(&format!("GET {path}"), &[], ""), 200, text)
+            .await;
         assert_eq!(
             server
                 .check(Ask(&format!("HEAD {path}"), &[], ""), 200, "")
@@ -45,12 +53,20 @@ async fn reads() {
             .await;
         assert_eq!((answer.header("etag"), answer.text()), ("\"1\"", ""));
         server
-            .check(Ask("GET /api/v1/services/shop/weights", &headers, ""), 304, "")
+            .check(
+                Ask("GET /api/v1/services/shop/weights", &headers, ""),
+                304,
+                "",
+            )
             .await;
     }
     server
         .check(
-            Ask("GET /api/v1/services/shop", &[("if-none-match", "\"2\"")], ""),
+            Ask(
+                "GET /api/v1/services/shop",
+                &[("if-none-match", "\"2\"")],
+                "",
+            ),
             200,
             "",
         )
@@ -75,10 +91,14 @@ async fn readiness_follows_the_controller() {
     }
     handle.set_ready();
     for path in ["/readyz", "/healthz"] {
-        server.check(Ask(&format!("GET {path}"), &[], ""), 200, "ok").await;
+        server
+            .check(Ask(&format!("GET {path}"), &[], ""), 200, "ok")
+            .await;
     }
     handle.set_draining();
-    server.check(Ask("GET /readyz", &[], ""), 503, "draining").await;
+    server
+        .check(Ask("GET /readyz", &[], ""), 503, "draining")
+        .await;
     let verbose = server
         .check(Ask("GET /readyz?verbose", &[], ""), 503, "[-] not draining")
         .await;
@@ -92,7 +112,9 @@ async fn wrong_paths_methods_and_parameters() {
     server
         .check(Ask("GET /nowhere", &[], ""), 404, "/problems/not-found")
         .await;
-    server.check(Ask("GET /../../etc/passwd", &[], ""), 404, "").await;
+    server
+        .check(Ask("GET /../../etc/passwd", &[], ""), 404, "")
+        .await;
     server
         .check(
             Ask("GET /api/v1/services/none", &[], ""),
@@ -101,7 +123,11 @@ async fn wrong_paths_methods_and_parameters() {
         )
         .await;
     server
-        .check(Ask("GET /api/v1/services/none/weights", &[], ""), 404, "none")
+        .check(
+            Ask("GET /api/v1/services/none/weights", &[], ""),
+            404,
+            "none",
+        )
         .await;
     server
         .check(Ask("GET /api/v1/services/%ff", &[], ""), 400, "UTF-8")
@@ -136,7 +162,11 @@ async fn wrong_paths_methods_and_parameters() {
             .await;
     }
     server
-        .check(Ask("GET /api/v1/events?wrong=1", &[], ""), 422, "/problems/invalid")
+        .check(
+            Ask("GET /api/v1/events?wrong=1", &[], ""),
+            422,
+            "/problems/invalid",
+        )
         .await;
     server
         .check(Ask("GET /api/v1/events?service=none", &[], ""), 404, "none")
@@ -157,7 +187,10 @@ async fn the_journal_comes_in_pages() {
         .check(Ask("GET /api/v1/audit?limit=2", &[], ""), 200, "")
         .await
         .json();
-    assert_eq!((&page["entries"][0]["sequence"], &page["next"]), (&3.into(), &2.into()));
+    assert_eq!(
+        (&page["entries"][0]["sequence"], &page["next"]),
+        (&3.into(), &2.into())
+    );
     let page = server
         .check(Ask("GET /api/v1/audit?before=2", &[], ""), 200, "")
         .await
@@ -174,7 +207,10 @@ async fn writes_answer_with_the_service() {
     let answer = server.check(Ask(PUT, &[JSON], HALF), 200, "").await;
     assert_eq!(answer.header("etag"), "\"2\"");
     let body = answer.json();
-    assert_eq!((&body["durable"], &body["revision"]), (&true.into(), &2.into()));
+    assert_eq!(
+        (&body["durable"], &body["revision"]),
+        (&true.into(), &2.into())
+    );
     assert_eq!(body["weights"]["intended"]["green"], 50.0);
     for (headers, body) in [
         (&[][..], ""),
@@ -190,7 +226,10 @@ async fn writes_answer_with_the_service() {
     }
     let body = r#"{"reason": "not durable"}"#;
     assert_eq!(
-        server.check(Ask(ROLLBACK, &[JSON], body), 200, "").await.json()["durable"],
+        server
+            .check(Ask(ROLLBACK, &[JSON], body), 200, "")
+            .await
+            .json()["durable"],
         false
     );
     let changes = server.controller.changes.lock().unwrap();
@@ -208,9 +247,17 @@ async fn wrong_writes_change_nothing() {
             r#""pointer":"/weights/red""#,
             r#"{"weights": {"blue": 90, "red": "10"}}"#,
         ),
-        (422, r#"no upstream \"red\""#, r#"{"weights": {"blue": 90, "red": 10}}"#),
+        (
+            422,
+            r#"no upstream \"red\""#,
+            r#"{"weights": {"blue": 90, "red": 10}}"#,
+        ),
         (422, "sum to 99.99", r#"{"weights": {"blue": 99.99}}"#),
-        (422, "two decimals", r#"{"weights": {"blue": 66.667, "green": 33.333}}"#),
+        (
+            422,
+            "two decimals",
+            r#"{"weights": {"blue": 66.667, "green": 33.333}}"#,
+        ),
         (
             422,
             r#""pointer":"/weights/green""#,
@@ -226,7 +273,11 @@ async fn wrong_writes_change_nothing() {
             r#""pointer":"/weights/green""#,
             r#"{"weights": {"green": 50, "green": 50}}"#,
         ),
-        (422, r#""pointer":"/weights/blue""#, r#"{"weights": {"blue": -1}}"#),
+        (
+            422,
+            r#""pointer":"/weights/blue""#,
+            r#"{"weights": {"blue": -1}}"#,
+        ),
         (
             422,
             r#""pointer":"/reasons""#,
@@ -234,7 +285,11 @@ async fn wrong_writes_change_nothing() {
         ),
         (422, r#""pointer":"/reason""#, &reason(&"x".repeat(1001))),
         (422, r#""pointer":"""#, "[]"),
-        (400, "/problems/malformed-json", r#"{"weights": {"blue": 100}"#),
+        (
+            400,
+            "/problems/malformed-json",
+            r#"{"weights": {"blue": 100}"#,
+        ),
         (400, "empty", ""),
         (413, "64 KiB", &reason(&"x".repeat(65 << 10))),
         (409, "/problems/overtaken", &reason("overtaken")),
@@ -246,10 +301,18 @@ async fn wrong_writes_change_nothing() {
     let missing = "PUT /api/v1/services/none/weights";
     server.check(Ask(missing, &[JSON], HALF), 404, "none").await;
     server
-        .check(Ask(missing, &[JSON, ("if-match", "\"1\"")], HALF), 404, "none")
+        .check(
+            Ask(missing, &[JSON, ("if-match", "\"1\"")], HALF),
+            404,
+            "none",
+        )
         .await;
     server
-        .check(Ask(ROLLBACK, &[JSON], r#"{"weights": {}}"#), 422, "/weights")
+        .check(
+            Ask(ROLLBACK, &[JSON], r#"{"weights": {}}"#),
+            422,
+            "/weights",
+        )
         .await;
     assert_eq!(server.revision().await, 1);
 }
@@ -265,7 +328,11 @@ async fn bodies_of_other_types_change_nothing() {
         "application/json; charset=utf-16",
     ] {
         server
-            .check(Ask(PUT, &[("content-type", kind)], HALF), 415, "application/json")
+            .check(
+                Ask(PUT, &[("content-type", kind)], HALF),
+                415,
+                "application/json",
+            )
             .await;
         server
             .check(Ask(ROLLBACK, &[("content-type", kind)], ""), 415, "")
@@ -274,7 +341,11 @@ async fn bodies_of_other_types_change_nothing() {
     server.check(Ask(PUT, &[], HALF), 415, "").await;
     server.check(Ask(ROLLBACK, &[], "{}"), 415, "").await;
     server
-        .check(Ask(PUT, &[JSON, ("content-encoding", "gzip")], HALF), 415, "")
+        .check(
+            Ask(PUT, &[JSON, ("content-encoding", "gzip")], HALF),
+            415,
+            "",
+        )
         .await;
     assert_eq!(server.revision().await, 1);
 }
@@ -287,16 +358,27 @@ async fn preconditions() {
         server
             .check(Ask(PUT, &at(stale), HALF), 412, "/problems/stale-revision")
             .await;
-        server.check(Ask(ROLLBACK, &at(stale), ""), 412, "revision 1").await;
+        server
+            .check(Ask(ROLLBACK, &at(stale), ""), 412, "revision 1")
+            .await;
     }
     for wrong in ["1", "", "\"1"] {
-        server.check(Ask(PUT, &at(wrong), HALF), 400, "if-match").await;
+        server
+            .check(Ask(PUT, &at(wrong), HALF), 400, "if-match")
+            .await;
     }
     server
-        .check(Ask(PUT, &[JSON, ("if-none-match", "*")], HALF), 412, "If-Match")
+        .check(
+            Ask(PUT, &[JSON, ("if-none-match", "*")], HALF),
+            412,
+            "If-Match",
+        )
         .await;
     assert_eq!(server.revision().await, 1);
-    for (n, current) in ["\"1\"", "*", "\"9\", \"3\"", "W/\"4\", \"4\""].into_iter().enumerate() {
+    for (n, current) in ["\"1\"", "*", "\"9\", \"3\"", "W/\"4\", \"4\""]
+        .into_iter()
+        .enumerate()
+    {
         let answer = server.check(Ask(PUT, &at(current), HALF), 200, "").await;
         assert_eq!(answer.header("etag"), format!("\"{}\"", n + 2));
     }
@@ -309,7 +391,10 @@ async fn repeated_writes_get_the_first_answer() {
     let first = server.check(Ask(PUT, &headers, HALF), 200, "").await;
     server.check(Ask(PUT, &[JSON], HALF), 200, "").await;
     let again = server.check(Ask(PUT, &headers, HALF), 200, "").await;
-    assert_eq!((again.text(), again.header("etag")), (first.text(), "\"2\""));
+    assert_eq!(
+        (again.text(), again.header("etag")),
+        (first.text(), "\"2\"")
+    );
     assert_eq!(again.header("idempotency-replayed"), "true");
     server
         .check(
@@ -372,7 +457,11 @@ async fn a_write_that_takes_too_long_says_so_and_is_still_made() {
     server.controller.go_on.notify_one();
     // The controller is free again as soon as it has made the change.
     server
-        .check(Ask("GET /api/v1/services/shop", &[], ""), 200, r#""revision":2"#)
+        .check(
+            Ask("GET /api/v1/services/shop", &[], ""),
+            200,
+            r#""revision":2"#,
+        )
         .await;
     server
         .check(Ask(ROLLBACK, &headers, body), 200, r#""revision":2"#)
@@ -385,7 +474,11 @@ async fn identities_are_kept_or_given() {
     let longest = "i".repeat(128);
     for sane in ["abc-1", &longest] {
         let answer = server
-            .check(Ask("GET /nowhere", &[("x-request-id", sane)], ""), 404, sane)
+            .check(
+                Ask("GET /nowhere", &[("x-request-id", sane)], ""),
+                404,
+                sane,
+            )
             .await;
         assert_eq!(answer.header("x-request-id"), sane);
     }

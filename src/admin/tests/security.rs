@@ -11,7 +11,12 @@ async fn an_address_that_others_reach_needs_tokens() {
         ("0.0.0.0:0", options_with_tokens(), true),
     ] {
         let listener = TcpListener::bind(address).unwrap();
-        let started = serve(&options, listener, TestController::start().0, std::future::ready(()));
+        let started = serve(
+            &options,
+            listener,
+            TestController::start().0,
+            std::future::ready(()),
+        );
         match started {
             Ok(_) => assert!(is_fine, "{address}"),
             Err(error) => {
@@ -68,14 +73,21 @@ async fn tokens_say_who_calls_and_what_they_may() {
     server
         .check(Ask("GET /api/v1/services?token=anna", &[], ""), 401, "")
         .await;
-    let two = [("authorization", "Bearer anna"), ("authorization", "Bearer boss")];
+    let two = [
+        ("authorization", "Bearer anna"),
+        ("authorization", "Bearer boss"),
+    ];
     server
         .check(Ask("GET /api/v1/services", &two, ""), 401, "more than one")
         .await;
     for open in ["/", "/livez"] {
-        server.check(Ask(&format!("GET {open}"), &[], ""), 200, "").await;
+        server
+            .check(Ask(&format!("GET {open}"), &[], ""), 200, "")
+            .await;
     }
-    server.check(Ask("GET /readyz", &[], ""), 503, "starting").await;
+    server
+        .check(Ask("GET /readyz", &[], ""), 503, "starting")
+        .await;
     let actors = server.controller.changes.lock().unwrap();
     assert!(
         actors
@@ -111,13 +123,19 @@ async fn guessing_is_slowed_down_and_locks_nobody_out() {
     }
     assert_eq!(status, 429);
     let right = [("authorization", "Bearer anna")];
-    server.check(Ask("GET /api/v1/services", &right, ""), 200, "").await;
+    server
+        .check(Ask("GET /api/v1/services", &right, ""), 200, "")
+        .await;
 }
 
 #[tokio::test]
 async fn only_known_hosts_are_answered() {
     let options = Options {
-        allowed_hosts: vec!["Weigh.example".into(), "other.example:99".into(), "10.9.8.7".into()],
+        allowed_hosts: vec![
+            "Weigh.example".into(),
+            "other.example:99".into(),
+            "10.9.8.7".into(),
+        ],
         ..Options::default()
     };
     let server = Server::start_with(options, RequestLimits::default()).await;
@@ -142,7 +160,13 @@ async fn only_known_hosts_are_answered() {
         ("localhost/..", 421),
         ("", 421),
     ] {
-        for line in ["GET /", "GET /api/v1/services", "GET /livez", "GET /nowhere", PUT] {
+        for line in [
+            "GET /",
+            "GET /api/v1/services",
+            "GET /livez",
+            "GET /nowhere",
+            PUT,
+        ] {
             let expected = match line {
                 _ if status == 421 => 421,
                 "GET /nowhere" => 404,
@@ -158,7 +182,9 @@ async fn only_known_hosts_are_answered() {
     server
         .check(Ask("GET http://evil.example/livez", &[], ""), 421, "")
         .await;
-    server.check(Ask("GET /livez", &[("host", "-")], ""), 400, "Host").await;
+    server
+        .check(Ask("GET /livez", &[("host", "-")], ""), 400, "Host")
+        .await;
     let two = [("host", "127.0.0.1"), ("host", "evil.example")];
     server.check(Ask("GET /livez", &two, ""), 400, "Host").await;
 }
@@ -189,10 +215,16 @@ async fn pages_of_other_sites_cannot_drive_it() {
         (&[(SITE, "none")], 200, 200),
         (&[(SITE, "cross-site")], 403, 403),
         (&[(SITE, "same-site")], 403, 403),
-        (&[(SITE, "cross-site"), ("sec-fetch-mode", "navigate")], 200, 403),
+        (
+            &[(SITE, "cross-site"), ("sec-fetch-mode", "navigate")],
+            200,
+            403,
+        ),
         (&[(SITE, "cross-site"), ("origin", &*own)], 403, 403),
     ] {
-        server.check(Ask("GET /api/v1/services", headers, ""), get, "").await;
+        server
+            .check(Ask("GET /api/v1/services", headers, ""), get, "")
+            .await;
         let answer = server.check(Ask(ROLLBACK, headers, ""), post, "").await;
         let granted = answer.header("access-control-allow-origin");
         assert_eq!(
@@ -205,7 +237,11 @@ async fn pages_of_other_sites_cannot_drive_it() {
     let answer = server
         .check(Ask(line, &preflight("https://ops.example"), ""), 204, "")
         .await;
-    assert!(answer.header("access-control-allow-methods").contains("PUT"));
+    assert!(
+        answer
+            .header("access-control-allow-methods")
+            .contains("PUT")
+    );
     let answer = server
         .check(Ask(line, &preflight("http://evil.example"), ""), 403, "")
         .await;

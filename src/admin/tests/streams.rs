@@ -32,13 +32,17 @@ impl Watcher {
             let Some(Ok(frame)) = self.body.frame().await else {
                 return false;
             };
-            self.text.push_str(str::from_utf8(frame.data_ref().unwrap()).unwrap());
+            self.text
+                .push_str(str::from_utf8(frame.data_ref().unwrap()).unwrap());
         }
         true
     }
 
     fn ids(&self) -> Vec<&str> {
-        self.text.lines().filter_map(|line| line.strip_prefix("id: ")).collect()
+        self.text
+            .lines()
+            .filter_map(|line| line.strip_prefix("id: "))
+            .collect()
     }
 }
 
@@ -66,10 +70,21 @@ async fn events_are_told_and_replayed() {
         events.send("2026-01-01T00:00:00Z".into(), kind);
     }
     assert!(all.until("last").await && shop.until("last").await);
-    assert_eq!((all.ids(), shop.ids()), (vec!["1", "2", "3"], vec!["1", "3"]));
-    assert!(all.text.contains("event: statistics\n") && all.text.contains(r#"data: {"id":1,"at":"2026"#));
-    for (last, ids, is_lost) in [("0", "1 2 3", false), ("2", "3", false), ("99", "1 2 3", true)] {
-        let mut again = Watcher::open(&server, "GET /api/v1/events", &[("last-event-id", last)]).await;
+    assert_eq!(
+        (all.ids(), shop.ids()),
+        (vec!["1", "2", "3"], vec!["1", "3"])
+    );
+    assert!(
+        all.text.contains("event: statistics\n")
+            && all.text.contains(r#"data: {"id":1,"at":"2026"#)
+    );
+    for (last, ids, is_lost) in [
+        ("0", "1 2 3", false),
+        ("2", "3", false),
+        ("99", "1 2 3", true),
+    ] {
+        let mut again =
+            Watcher::open(&server, "GET /api/v1/events", &[("last-event-id", last)]).await;
         assert!(again.until("last").await);
         assert_eq!(again.ids().join(" "), ids);
         assert_eq!(again.text.contains("event: lost\n"), is_lost, "{last}");
@@ -81,7 +96,10 @@ async fn a_watcher_that_is_too_slow_is_told_so() {
     let server = Server::start().await;
     let mut watcher = Watcher::open(&server, "GET /api/v1/events", &[]).await;
     for _ in 0..5_000 {
-        server.controller.events.send(String::new(), statistics("shop"));
+        server
+            .controller
+            .events
+            .send(String::new(), statistics("shop"));
     }
     server.controller.events.send(String::new(), reload());
     assert!(watcher.until("event: lost").await && watcher.until("last").await);
@@ -98,11 +116,20 @@ async fn streams_are_bounded_and_end_with_the_server() {
     let mut one = Watcher::open(&server, "GET /api/v1/events", &[]).await;
     let two = Watcher::open(&server, "GET /api/v1/events", &[]).await;
     let answer = server
-        .check(Ask("GET /api/v1/events", &[], ""), 503, "too many event streams")
+        .check(
+            Ask("GET /api/v1/events", &[], ""),
+            503,
+            "too many event streams",
+        )
         .await;
     assert_eq!(answer.header("retry-after"), "1");
     drop(two);
-    while server.open(Ask("GET /api/v1/events", &[], "")).await.status() == 503 {
+    while server
+        .open(Ask("GET /api/v1/events", &[], ""))
+        .await
+        .status()
+        == 503
+    {
         tokio::task::yield_now().await;
     }
     server.stop.cancel();
@@ -136,8 +163,8 @@ async fn slow_and_idle_clients_are_dropped() {
     }
     let said = talk(&server, b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
     assert!(said.starts_with("HTTP/1.1 200"), "{said}");
-    let stalled = "PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
-                   Content-Length: 50\r\n\r\n{";
+    let stalled = "PUT /api/v1/services/shop/weights HTTP/1.1\r\nHost: localhost\r\nContent-Type: \
+                   application/json\r\nContent-Length: 50\r\n\r\n{";
     let said = talk(&server, stalled.as_bytes()).await;
     assert!(said.starts_with("HTTP/1.1 504"), "{said}");
     let said = talk(&server, b"GET /livez HTTP/1.0\r\n\r\n").await;
@@ -148,9 +175,14 @@ async fn slow_and_idle_clients_are_dropped() {
 async fn large_bodies_are_refused_without_being_read() {
     let server = Server::start().await;
     for framing in ["Content-Length: 99999999\r\n\r\n".to_owned(), {
-        format!("Transfer-Encoding: chunked\r\n\r\n20000\r\n{}\r\n", "x".repeat(0x20000))
+        format!(
+            "Transfer-Encoding: chunked\r\n\r\n20000\r\n{}\r\n",
+            "x".repeat(0x20000)
+        )
     }] {
-        let head = format!("{PUT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{framing}");
+        let head = format!(
+            "{PUT} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{framing}"
+        );
         let said = talk(&server, head.as_bytes()).await;
         assert!(
             said.starts_with("HTTP/1.1 413") && said.contains("body-too-large"),
@@ -171,7 +203,9 @@ async fn silent(server: &Server, bytes: &str) -> TcpStream {
 async fn a_rollback_gets_in_beside_any_number_of_half_sent_requests_and_who_is_served_stays() {
     let host = "Host: localhost\r\n";
     let half_head = format!("GET /livez HTTP/1.1\r\n{host}");
-    let half_body = format!("{PUT} HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{");
+    let half_body = format!(
+        "{PUT} HTTP/1.1\r\n{host}Content-Type: application/json\r\nContent-Length: 50\r\n\r\n{{"
+    );
     let whole = format!("GET /livez HTTP/1.1\r\n{host}\r\n");
     for text in ["", &half_head, &half_body, &whole] {
         let limits = RequestLimits {
@@ -184,12 +218,17 @@ async fn a_rollback_gets_in_beside_any_number_of_half_sent_requests_and_who_is_s
         for _ in 0..100 {
             crowd.push(silent(&server, text).await);
         }
-        server.check(Ask(ROLLBACK, &[], ""), 200, "\"blue\":100").await;
+        server
+            .check(Ask(ROLLBACK, &[], ""), 200, "\"blue\":100")
+            .await;
         // The oldest of the crowd is closed.
         let mut said = Vec::new();
         let _ = crowd[0].read_to_end(&mut said).await;
         server.controller.events.send(String::new(), reload());
-        assert!(watcher.until("last").await, "the watcher was closed: {text:?}");
+        assert!(
+            watcher.until("last").await,
+            "the watcher was closed: {text:?}"
+        );
     }
 }
 

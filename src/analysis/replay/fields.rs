@@ -23,8 +23,9 @@ const DECIDING: [&str; 14] = [
     "rescued_budget",
 ];
 
-/// What belongs to the live release alone and is left aside, unread: the release itself says what is wrong with it when it
-/// starts. Besides the fields of the configuration's `release` block these are what people write down with them.
+/// What belongs to the live release alone and is left aside, unread: the release itself says what
+/// is wrong with it when it starts. Besides the fields of the configuration's `release` block these
+/// are what people write down with them.
 const LIVE: [&str; 9] = [
     "gate",
     "gates",
@@ -37,11 +38,18 @@ const LIVE: [&str; 9] = [
     "start_at",
 ];
 
-const OF_STEP: [&str; 6] = ["weight", "hold", "min_requests", "max_duration", "inconclusive", "gate"];
+const OF_STEP: [&str; 6] = [
+    "weight",
+    "hold",
+    "min_requests",
+    "max_duration",
+    "inconclusive",
+    "gate",
+];
 
-/// A plan as a run line has it, and what people should know of it. A slip in the name of a field is refused: a limit with
-/// one would decide nothing, and nobody would see that. Other fields that nobody knows are left aside, since a newer
-/// program may have written them.
+/// A plan as a run line has it, and what people should know of it. A slip in the name of a field is
+/// refused: a limit with one would decide nothing, and nobody would see that. Other fields that
+/// nobody knows are left aside, since a newer program may have written them.
 #[derive(Default)]
 pub(super) struct PlanText {
     pub(super) plan: RunPlan,
@@ -60,18 +68,30 @@ impl<'de> Deserialize<'de> for PlanText {
 fn check(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
     let known: Vec<&str> = DECIDING.into_iter().chain(LIVE).collect();
     let mut warnings = unknown(fields, "the plan", &known)?;
-    let steps = fields.get("steps").and_then(Value::as_array).into_iter().flatten();
+    let steps = fields
+        .get("steps")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     for step in steps.filter_map(Value::as_object) {
         warnings.extend(unknown(step, "a step of the plan", &OF_STEP)?);
     }
     Ok(warnings)
 }
 
-fn unknown(fields: &Map<String, Value>, place: &str, known: &[&str]) -> Result<Vec<String>, String> {
-    let unknown = fields.keys().filter(|field| !known.contains(&field.as_str()));
+fn unknown(
+    fields: &Map<String, Value>,
+    place: &str,
+    known: &[&str],
+) -> Result<Vec<String>, String> {
+    let unknown = fields
+        .keys()
+        .filter(|field| !known.contains(&field.as_str()));
     unknown
         .map(|field| match similar(field, known) {
-            Some(name) => Err(format!("unknown field `{field}` in {place}; did you mean `{name}`?")),
+            Some(name) => Err(format!(
+                "unknown field `{field}` in {place}; did you mean `{name}`?"
+            )),
             None => Ok(format!(
                 "unknown field `{field}` in {place}; it is left aside, and decides nothing"
             )),
@@ -81,7 +101,9 @@ fn unknown(fields: &Map<String, Value>, place: &str, known: &[&str]) -> Result<V
 
 /// The name that somebody may have meant: within a third of its length in slips.
 fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
-    let near = names.iter().map(|name| (strsim::osa_distance(given, name), *name));
+    let near = names
+        .iter()
+        .map(|name| (strsim::osa_distance(given, name), *name));
     let (slips, name) = near.min()?;
     (slips <= name.len().div_ceil(3)).then_some(name)
 }

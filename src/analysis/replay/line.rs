@@ -18,8 +18,8 @@ pub struct Replay {
     warnings: Vec<String>,
 }
 
-/// The answers to recorded lines, in their order, also to a run that has no end. After a line that is wrong there are
-/// no more: what follows may belong to anything.
+/// The answers to recorded lines, in their order, also to a run that has no end. After a line that
+/// is wrong there are no more: what follows may belong to anything.
 pub fn answers<L>(lines: L) -> impl Iterator<Item = Result<RunResult, LineError>>
 where
     L: IntoIterator,
@@ -54,8 +54,9 @@ pub struct LineError {
     pub problem: String,
 }
 
-/// A line of any kind: one struct, so that each line is parsed once. Fields that it does not name are left aside, since
-/// a record may hold more than is judged by, and a newer program may have written it.
+/// A line of any kind: one struct, so that each line is parsed once. Fields that it does not name
+/// are left aside, since a record may hold more than is judged by, and a newer program may have
+/// written it.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
@@ -125,12 +126,23 @@ impl Replay {
         }
         if let Some(plain) = scan::plain(text) {
             let (baseline, canary) = (plain.baseline.into(), plain.canary.into());
-            return self.cohort(plain.at_ms, plain.weight, &baseline, &canary, HoldStatus::default());
+            return self.cohort(
+                plain.at_ms,
+                plain.weight,
+                &baseline,
+                &canary,
+                HoldStatus::default(),
+            );
         }
-        let line: Line<'_> = serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
+        let line: Line<'_> =
+            serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
         match line {
-            Line { run: Some(name), .. } => self.begin(&name, line.plan, line.mode, line.recorded_ages),
-            Line { end: Some(name), .. } => self.end(&name),
+            Line {
+                run: Some(name), ..
+            } => self.begin(&name, line.plan, line.mode, line.recorded_ages),
+            Line {
+                end: Some(name), ..
+            } => self.end(&name),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
@@ -147,7 +159,13 @@ impl Replay {
                 held,
                 step,
                 ..
-            } => self.cohort(at_ms, weight, &baseline, &canary, HoldStatus { kept: held, step }),
+            } => self.cohort(
+                at_ms,
+                weight,
+                &baseline,
+                &canary,
+                HoldStatus { kept: held, step },
+            ),
             part => Err(self.wrong(part.lacks())),
         }
     }
@@ -190,7 +208,9 @@ impl Replay {
     fn end(&mut self, name: &str) -> Result<Option<RunResult>, LineError> {
         match self.run.as_ref().map(Run::name) {
             Some(known) if known == name => Ok(self.finish()),
-            Some(known) => Err(self.wrong(format!("the end of `{name}`, but the run under way is `{known}`"))),
+            Some(known) => Err(self.wrong(format!(
+                "the end of `{name}`, but the run under way is `{known}`"
+            ))),
             None => Err(self.wrong(format!("the end of `{name}`, but no run is under way"))),
         }
     }
@@ -248,7 +268,9 @@ impl Replay {
     /// The time of a line, once it and the weight are possible ones.
     fn time(&self, at_ms: f64, weight: f64) -> Result<u64, LineError> {
         if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
-            return Err(self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative"));
+            return Err(
+                self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative")
+            );
         }
         #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
         let at_ms = at_ms as u64;
@@ -281,7 +303,8 @@ impl From<(u64, u64)> for ArmLine {
 }
 
 impl ArmLine {
-    /// The arm, beside the other. One without answers has no latencies to tell; its failures are as slow as any.
+    /// The arm, beside the other. One without answers has no latencies to tell; its failures are as
+    /// slow as any.
     fn arm<'a>(&'a self, other: &ArmLine, units: Option<&'a [Unit]>) -> ArmCounts<'a> {
         let unanswered = self.requests == self.failures && other.latency_us.is_some();
         let none = unanswered.then_some(&[][..]);

@@ -1,7 +1,8 @@
 //! Recorded releases, judged again: JSON lines in, one answer for each run out (STATISTICS.md 7).
 //!
-//! The caller reads and writes; here is only what a line means. A caller that wants to stop at a line, or to go on
-//! behind one that is wrong, feeds a [`Replay`] itself; [`answers`] is the same as an iterator.
+//! The caller reads and writes; here is only what a line means. A caller that wants to stop at a
+//! line, or to go on behind one that is wrong, feeds a [`Replay`] itself; [`answers`] is the same
+//! as an iterator.
 
 mod fields;
 mod line;

@@ -1,5 +1,6 @@
-//! The part of a release's plan that decides: what a replay needs of it. Everything else is left aside here, unread:
-//! whoever reads a plan from text says first what is wrong with it, the release and the run line each in their words.
+//! The part of a release's plan that decides: what a replay needs of it. Everything else is left
+//! aside here, unread: whoever reads a plan from text says first what is wrong with it, the release
+//! and the run line each in their words.
 
 use std::fmt;
 use std::time::Duration;
@@ -79,7 +80,8 @@ pub struct RunStep {
     pub inconclusive: Option<Inconclusive>,
 }
 
-/// The short form of a step, a weight, or the long one. Not an untagged enum: its errors would not say what is wrong.
+/// The short form of a step, a weight, or the long one. Not an untagged enum: its errors would not
+/// say what is wrong.
 struct StepText(RunStep);
 
 #[derive(Deserialize)]
@@ -113,7 +115,9 @@ impl<'de> Visitor<'de> for StepVisitor {
     type Value = StepText;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a weight in percent, or `{ weight, hold, min_requests, max_duration, inconclusive }`")
+        f.write_str(
+            "a weight in percent, or `{ weight, hold, min_requests, max_duration, inconclusive }`",
+        )
     }
 
     fn visit_f64<E: de::Error>(self, weight: f64) -> Result<StepText, E> {
@@ -162,7 +166,8 @@ impl RunPlan {
         }
         let weights = || self.steps.iter().map(|step| step.weight);
         if !weights().all(|weight| weight > 0.0 && weight <= 100.0) {
-            problems.push("the weight of a step must be above 0 and at most 100 percent".to_owned());
+            problems
+                .push("the weight of a step must be above 0 and at most 100 percent".to_owned());
         }
         if !weights().is_sorted_by(|left, right| left < right) {
             problems.push("the weights of the steps must grow".to_owned());
@@ -170,8 +175,8 @@ impl RunPlan {
         problems
     }
 
-    /// The margin of the error objective, which the budgets tolerate at full weight; the default one without such an
-    /// objective.
+    /// The margin of the error objective, which the budgets tolerate at full weight; the default
+    /// one without such an objective.
     pub fn worse_by(&self) -> f64 {
         let judged = self.options.judged();
         let margin = judged.iter().find_map(|objective| match objective {
@@ -199,7 +204,10 @@ impl RunPlan {
     /// The step whose conditions fit a weight that was given from outside.
     pub fn fit(&self, weight: f64) -> StepConditions {
         let percent = weight * 100.0;
-        let near = self.steps.iter().find(|step| (step.weight - percent).abs() < 1e-6);
+        let near = self
+            .steps
+            .iter()
+            .find(|step| (step.weight - percent).abs() < 1e-6);
         let next = self
             .steps
             .iter()

@@ -24,7 +24,8 @@ pub enum Mode {
 pub enum RunOutcome {
     /// The canary was worse.
     RolledBack,
-    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both sides had traffic.
+    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both sides
+    /// had traffic.
     Promoted,
     /// A person was waited for when the input ended.
     Inconclusive,
@@ -47,8 +48,8 @@ pub struct RunResult {
     pub canary_requests: u64,
     /// Those of them that failed.
     pub canary_failures: u64,
-    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what was waited for: `split`, `slo`,
-    /// `aborts`, `inconclusive`, `too_little_traffic`.
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what was
+    /// waited for: `split`, `slo`, `aborts`, `inconclusive`, `too_little_traffic`.
     pub objective: Option<&'static str>,
     /// `ln` of the combined e-value of the relative objectives.
     pub log_e: f64,
@@ -72,12 +73,13 @@ pub struct Run {
     now_ms: u64,
     /// [`Mode::Fixed`]: the advance test of the present weight has passed.
     passed: Option<RunResult>,
-    /// The answer when the last comparison passed, while nothing has come of the time at full weight, and the plan asks for
-    /// no time there: a recording may end there.
+    /// The answer when the last comparison passed, while nothing has come of the time at full
+    /// weight, and the plan asks for no time there: a recording may end there.
     compared: Option<RunResult>,
     /// What a person is waited for, for now.
     held: Option<WaitReason>,
-    /// The judge and the step before the last cohort led a step further, in case the live release was kept there.
+    /// The judge and the step before the last cohort led a step further, in case the live release
+    /// was kept there.
     before_advance: Option<Box<(Judge, usize)>>,
     decided: Option<RunResult>,
 }
@@ -87,7 +89,8 @@ pub struct Run {
 pub struct HoldStatus {
     /// People, a gate or a freeze kept it at its step, whatever the judge found.
     pub kept: bool,
-    /// The step at which it was kept, or to which it came by people's word or because what kept it was over; from 1.
+    /// The step at which it was kept, or to which it came by people's word or because what kept it
+    /// was over; from 1.
     pub step: Option<usize>,
 }
 
@@ -97,9 +100,14 @@ impl Run {
         let walked = |default| (mode == Mode::Plan).then_some(default);
         let limit = plan.budget.or(walked(BUDGET));
         let rescued = plan.rescued_budget.or(walked(RESCUED_BUDGET));
-        // With budgets beside the tests, these have half of the chance of error, and each budget a quarter.
+        // With budgets beside the tests, these have half of the chance of error, and each budget a
+        // quarter.
         let alpha = plan.options.alpha;
-        let part = if limit.or(rescued).is_some() { 0.5 } else { 1.0 };
+        let part = if limit.or(rescued).is_some() {
+            0.5
+        } else {
+            1.0
+        };
         let options = Options {
             alpha: alpha * part,
             ..plan.options.clone()
@@ -162,9 +170,13 @@ impl Run {
         self.observe_recorded(cohort, HoldStatus::default())
     }
 
-    /// The same for a cohort of a live release, which goes no further than that release did where others than the judge
-    /// kept it, and as far where they took it.
-    pub fn observe_recorded(&mut self, cohort: &Cohort<'_>, stand: HoldStatus) -> Option<&RunResult> {
+    /// The same for a cohort of a live release, which goes no further than that release did where
+    /// others than the judge kept it, and as far where they took it.
+    pub fn observe_recorded(
+        &mut self,
+        cohort: &Cohort<'_>,
+        stand: HoldStatus,
+    ) -> Option<&RunResult> {
         self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
@@ -173,8 +185,12 @@ impl Run {
             }
             self.enter(cohort.weight);
             while let Some(matured) = self.ages.next(self.now_ms) {
-                self.judge
-                    .mature(self.now_ms, matured.weight, &matured.canary, &matured.baseline);
+                self.judge.mature(
+                    self.now_ms,
+                    matured.weight,
+                    &matured.canary,
+                    &matured.baseline,
+                );
             }
             self.ages.add(cohort);
             self.judge.observe(cohort);
@@ -191,12 +207,21 @@ impl Run {
     }
 
     /// Units of a sticky release that have become as old as `bake`, as a live release recorded it.
-    pub fn mature_recorded(&mut self, at_ms: u64, matured: &Matured, stand: HoldStatus) -> Option<&RunResult> {
+    pub fn mature_recorded(
+        &mut self,
+        at_ms: u64,
+        matured: &Matured,
+        stand: HoldStatus,
+    ) -> Option<&RunResult> {
         self.follow_back(stand);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(at_ms);
-            self.judge
-                .mature(self.now_ms, matured.weight, &matured.canary, &matured.baseline);
+            self.judge.mature(
+                self.now_ms,
+                matured.weight,
+                &matured.canary,
+                &matured.baseline,
+            );
             let weight = match self.mode {
                 Mode::Plan => matured.weight,
                 Mode::Fixed => self.weight,
@@ -225,8 +250,11 @@ impl Run {
 
     /// Comes to the step `step`, unless it is there.
     fn follow(&mut self, step: Option<usize>) {
-        let next = step.filter(|step| *step > self.step && self.mode == Mode::Plan && self.decided.is_none());
-        let Some((number, step)) = next.and_then(|number| Some((number, self.steps.get(number - 1)?))) else {
+        let next = step
+            .filter(|step| *step > self.step && self.mode == Mode::Plan && self.decided.is_none());
+        let Some((number, step)) =
+            next.and_then(|number| Some((number, self.steps.get(number - 1)?)))
+        else {
             return;
         };
         self.judge.begin_step(self.now_ms, *step);
@@ -245,8 +273,8 @@ impl Run {
         }
     }
 
-    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`] one with each weight at
-    /// which something can be shown.
+    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`]
+    /// one with each weight at which something can be shown.
     fn enter(&mut self, weight: f64) {
         let begins = match self.mode {
             Mode::Plan => weight > 0.0 && self.step == 0,
@@ -269,8 +297,9 @@ impl Run {
 
     /// What follows from a cohort that was assigned at `weight`.
     fn decide(&mut self, weight: f64, kept: bool) {
-        // What a weight has passed in a fixed run it has passed for good; only the brakes are left then. The same holds
-        // where all traffic is on one side: time that passes there shows nothing about the weight before.
+        // What a weight has passed in a fixed run it has passed for good; only the brakes are left
+        // then. The same holds where all traffic is on one side: time that passes there
+        // shows nothing about the weight before.
         let only_brakes = self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
         let verdict = match self.judge.condemned() {
             Some(cause) => Verdict::RollBack(cause),
@@ -290,7 +319,9 @@ impl Run {
             is_exhausted(&self.rescued_budget).then_some("rescued_budget")
         };
         match verdict {
-            Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause.as_str()),
+            Verdict::RollBack(cause) if cause != Cause::Inconclusive => {
+                self.roll_back(cause.as_str())
+            }
             _ if exhausted.is_some() => self.roll_back(exhausted.unwrap_or_default()),
             Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
             Verdict::Advance if kept => {}

@@ -1,7 +1,9 @@
-//! The quick way through the commonest line: a cohort of which only errors are known, in plain numbers.
+//! The quick way through the commonest line: a cohort of which only errors are known, in plain
+//! numbers.
 //!
-//! Recordings are millions of such lines, and a general parser takes longer for each than the judge does. This one knows
-//! nothing else: whatever it does not expect, also what is wrong, it leaves to the general one, which says what it is.
+//! Recordings are millions of such lines, and a general parser takes longer for each than the judge
+//! does. This one knows nothing else: whatever it does not expect, also what is wrong, it leaves to
+//! the general one, which says what it is.
 
 /// A cohort without latencies and without anything rare.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +16,9 @@ pub(super) struct Plain {
 
 /// The cohort of a plain line; `None` for any other.
 pub(super) fn plain(text: &str) -> Option<Plain> {
-    let mut scan = Scan { rest: text.as_bytes() };
+    let mut scan = Scan {
+        rest: text.as_bytes(),
+    };
     let (mut at_ms, mut weight, mut baseline, mut canary) = (None, None, None, None);
     scan.object(|scan, key| match key {
         b"at_ms" => once(&mut at_ms, scan.decimal()?),
@@ -38,7 +42,8 @@ fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
 }
 
-/// What is left of a line. Each method takes what it names from the front, or gives the whole line up.
+/// What is left of a line. Each method takes what it names from the front, or gives the whole line
+/// up.
 struct Scan<'a> {
     rest: &'a [u8],
 }
@@ -76,7 +81,8 @@ impl<'a> Scan<'a> {
         (plain && digits <= MOST_DIGITS).then_some(value)
     }
 
-    /// A number of so few digits that it is exact as a float, and so its quotient by a power of ten correctly rounded.
+    /// A number of so few digits that it is exact as a float, and so its quotient by a power of ten
+    /// correctly rounded.
     fn decimal(&mut self) -> Option<f64> {
         let (whole, digits) = self.digits()?;
         let [b'.', rest @ ..] = self.rest else {
@@ -95,14 +101,20 @@ impl<'a> Scan<'a> {
             self.digits()?.0
         };
         let scale = 10_u64.checked_pow(u32::try_from(places).ok()?)?;
-        let plain = places > 0 && digits + places <= MOST_DIGITS && !matches!(self.rest, [b'e' | b'E', ..]);
+        let plain =
+            places > 0 && digits + places <= MOST_DIGITS && !matches!(self.rest, [b'e' | b'E', ..]);
         plain.then(|| (whole * scale + part) as f64 / scale as f64)
     }
 
-    /// Digits without a needless 0 in front, and how many they are. More than [`MOST_DIGITS`] are cut off.
+    /// Digits without a needless 0 in front, and how many they are. More than [`MOST_DIGITS`] are
+    /// cut off.
     fn digits(&mut self) -> Option<(u64, usize)> {
         self.space();
-        let count = self.rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let count = self
+            .rest
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
         let (digits, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
         let value = digits.iter().take(MOST_DIGITS);

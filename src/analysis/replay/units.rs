@@ -1,9 +1,10 @@
-//! Units in a recording: `[[w_u, begun, failed, {kinds}], …]` for an arm, where `w_u` is a chance from 0 to 1, unlike the
-//! line's `weight`, which is in percent.
+//! Units in a recording: `[[w_u, begun, failed, {kinds}], …]` for an arm, where `w_u` is a chance
+//! from 0 to 1, unlike the line's `weight`, which is in percent.
 //!
-//! A unit counts for a step when it is as old as `bake`. The program records when that was, in lines of their own
-//! (`matured`). A recording without them does not say which units failed by that age, so the units of a cohort then count
-//! together, so much later, with the failures that stand beside them.
+//! A unit counts for a step when it is as old as `bake`. The program records when that was, in
+//! lines of their own (`matured`). A recording without them does not say which units failed by that
+//! age, so the units of a cohort then count together, so much later, with the failures that stand
+//! beside them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -35,17 +36,20 @@ impl UnitList {
         self.0.iter().map(|unit| unit.0).collect()
     }
 
-    /// What is wrong with the list in an arm of so many requests, where both arms have so many failures: a failure of a
-    /// key is one of each draw of it, and the draws chose either arm.
+    /// What is wrong with the list in an arm of so many requests, where both arms have so many
+    /// failures: a failure of a key is one of each draw of it, and the draws chose either arm.
     pub(super) fn problem(&self, requests: u64, failures: u64) -> Option<String> {
         let sum = |begun: u64, unit: &UnitText| begun.saturating_add(unit.0.begun);
         let begun = self.0.iter().fold(0, sum);
         if begun > requests {
-            return Some(format!("an arm has {begun} units that begin and {requests} requests"));
+            return Some(format!(
+                "an arm has {begun} units that begin and {requests} requests"
+            ));
         }
         let most = self.0.iter().find(|unit| unit.0.failed > failures)?;
         Some(format!(
-            "an arm has {} units with the chance {} that fail, and both arms have {failures} failures",
+            "an arm has {} units with the chance {} that fail, and both arms have {failures} \
+             failures",
             most.0.failed, most.0.weight
         ))
     }
@@ -88,10 +92,15 @@ impl<'de> Visitor<'de> for UnitVisitor {
         }
         if !(weight > 0.0 && weight <= 1.0) {
             return Err(de::Error::custom(format!(
-                "the chance of a unit is {weight}; expected more than 0 and at most 1, such as 0.05 for 5 percent"
+                "the chance of a unit is {weight}; expected more than 0 and at most 1, such as \
+                 0.05 for 5 percent"
             )));
         }
-        Ok(UnitText(Unit { weight, begun, failed }))
+        Ok(UnitText(Unit {
+            weight,
+            begun,
+            failed,
+        }))
     }
 }
 
@@ -145,7 +154,10 @@ impl Ages {
 
     /// The next units that are old enough at this time.
     pub(super) fn next(&mut self, now_ms: u64) -> Option<Matured> {
-        let is_due = self.waiting.front().is_some_and(|(due_ms, _)| *due_ms <= now_ms);
+        let is_due = self
+            .waiting
+            .front()
+            .is_some_and(|(due_ms, _)| *due_ms <= now_ms);
         is_due
             .then(|| self.waiting.pop_front())
             .flatten()

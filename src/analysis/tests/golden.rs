@@ -118,7 +118,11 @@ fn check(case: Case) {
             log_e,
         } => {
             // Five bins in the vectors: the last of them stands for the three that are left empty.
-            let wide = |row: &[f64; 5]| [row[0], row[1], row[2], row[3], row[4], row[4], row[4], row[4]];
+            let wide = |row: &[f64; 5]| {
+                [
+                    row[0], row[1], row[2], row[3], row[4], row[4], row[4], row[4],
+                ]
+            };
             let ratios = [wide(&r[0]), wide(&r[1]), wide(&r[2])];
             let table = LatencyGains::new(w, &ratios);
             let mut wealth = Wealth::<3>::new();

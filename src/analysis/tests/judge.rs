@@ -1,7 +1,9 @@
-//! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be computed again.
+//! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be
+//! computed again.
 
 use super::super::{
-    ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Slo, StepConditions, Verdict, WaitReason,
+    ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Slo, StepConditions,
+    Verdict, WaitReason,
 };
 use super::laws::{errors, judge_of};
 
@@ -58,8 +60,14 @@ fn a_canary_that_fails_everything_is_condemned_by_the_numbers_of_the_paper() {
     let plain = r#"[{"error_rate": {"ratio": 1, "worse_by": "0pp"}}]"#;
     let margin = r#"[{"error_rate": {}}]"#;
     let weights = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
-    assert_eq!(weights.map(|w| fatal_failures(plain, w, 0)), [2, 2, 3, 4, 6, 12]);
-    assert_eq!(weights.map(|w| fatal_failures(margin, w, 0)), [2, 2, 3, 4, 7, 13]);
+    assert_eq!(
+        weights.map(|w| fatal_failures(plain, w, 0)),
+        [2, 2, 3, 4, 6, 12]
+    );
+    assert_eq!(
+        weights.map(|w| fatal_failures(margin, w, 0)),
+        [2, 2, 3, 4, 7, 13]
+    );
     assert_eq!(fatal_failures(margin, 0.01, 5), 5, "the guard only delays");
 }
 
@@ -69,18 +77,24 @@ fn failures_do_not_condemn_by_way_of_latency_before_they_are_enough() {
     assert_eq!(fatal_failures(both, 0.01, 5), 5);
 }
 
-/// Whom a canary is condemned for that is given `per_tick` requests in each tick, of which it fails `failing` and
-/// answers the others with `latency_us`; the baseline answers as ever, and fails one request in a hundred.
+/// Whom a canary is condemned for that is given `per_tick` requests in each tick, of which it fails
+/// `failing` and answers the others with `latency_us`; the baseline answers as ever, and fails one
+/// request in a hundred.
 fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Cause {
     let mut judge = Judge::new(Options::default());
     judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
     judge.begin_step(0, StepConditions { weight, ..STEP });
     let [fast, usual, slow, slowest] = latency_us;
-    let parts = |requests: f64| [0.43, 0.43, 0.135, 0.005].map(|part| (requests * part * 200.0).round() as u64);
+    let parts = |requests: f64| {
+        [0.43, 0.43, 0.135, 0.005].map(|part| (requests * part * 200.0).round() as u64)
+    };
     for tick in 1..20_000 {
         // Two hundred ticks in one, so that the rarest answer is a whole one.
         let of_baseline = (per_tick as f64 * (1.0 - weight) / weight).round();
-        let (a, c) = (parts(of_baseline * 0.99), parts((per_tick - failing) as f64));
+        let (a, c) = (
+            parts(of_baseline * 0.99),
+            parts((per_tick - failing) as f64),
+        );
         let baseline = [(1_000, a[0]), (2_000, a[1]), (3_000, a[2]), (9_000, a[3])];
         let canary = [(fast, c[0]), (usual, c[1]), (slow, c[2]), (slowest, c[3])];
         let arm = |latency_us, failures| ArmCounts {
@@ -108,15 +122,28 @@ fn the_culprit_is_what_people_would_look_for() {
     let as_ever = [1_000, 2_000, 3_000, 9_000];
     let slow = [3_000, 6_000, 9_000, 27_000];
     for weight in [0.01, 0.05, 0.25, 0.5, 0.9] {
-        assert_eq!(named(weight, 10, 10, as_ever), Cause::ErrorRate, "all fail at {weight}");
-        assert_eq!(named(weight, 10, 5, as_ever), Cause::ErrorRate, "half fail at {weight}");
-        assert_eq!(named(weight, 10, 0, slow), Cause::Latency, "slow at {weight}");
+        assert_eq!(
+            named(weight, 10, 10, as_ever),
+            Cause::ErrorRate,
+            "all fail at {weight}"
+        );
+        assert_eq!(
+            named(weight, 10, 5, as_ever),
+            Cause::ErrorRate,
+            "half fail at {weight}"
+        );
+        assert_eq!(
+            named(weight, 10, 0, slow),
+            Cause::Latency,
+            "slow at {weight}"
+        );
         assert_eq!(
             named(weight, 100, 1, slow),
             Cause::Latency,
             "slow, and fails as the baseline at {weight}"
         );
-        // Slow and failing: the stronger names it, which is errors when most answers are 500 and latency when few are.
+        // Slow and failing: the stronger names it, which is errors when most answers are 500 and
+        // latency when few are.
         assert_eq!(
             named(weight, 10, 9, slow),
             Cause::ErrorRate,
@@ -214,7 +241,10 @@ fn a_step_without_an_answer_does_what_the_plan_says() {
         assert_eq!(judge.verdict(59_999), Verdict::Continue);
         judge.verdict(60_000)
     };
-    assert_eq!(after(Inconclusive::Hold, 110), Verdict::Hold(WaitReason::Inconclusive));
+    assert_eq!(
+        after(Inconclusive::Hold, 110),
+        Verdict::Hold(WaitReason::Inconclusive)
+    );
     assert_eq!(
         after(Inconclusive::Hold, 10),
         Verdict::Hold(WaitReason::TooLittleTraffic)
@@ -349,7 +379,9 @@ fn evidence_can_be_computed_again_from_its_counts() {
             let evidence = judge.evidence();
             let json = serde_json::to_string(&evidence).unwrap();
             assert_eq!(
-                serde_json::from_str::<super::super::Evidence>(&json).unwrap().canary,
+                serde_json::from_str::<super::super::Evidence>(&json)
+                    .unwrap()
+                    .canary,
                 evidence.canary
             );
             for objective in &evidence.objectives {
@@ -366,20 +398,30 @@ fn evidence_can_be_computed_again_from_its_counts() {
 
 #[test]
 fn the_confidence_sequence_holds_the_truth_and_narrows() {
-    let mut judge = Judge::new(options(r#"[{"error_rate": {"ratio": 1, "worse_by": "5pp"}}]"#));
+    let mut judge = Judge::new(options(
+        r#"[{"error_rate": {"ratio": 1, "worse_by": "5pp"}}]"#,
+    ));
     let mut width = f64::INFINITY;
     for weight in [0.05, 0.1, 0.25, 0.5] {
-        let (n_c, n_s) = ((weight * 100_000.0) as u64, ((1.0 - weight) * 100_000.0) as u64);
+        let (n_c, n_s) = (
+            (weight * 100_000.0) as u64,
+            ((1.0 - weight) * 100_000.0) as u64,
+        );
         judge.observe(&errors(weight, (n_c, n_c * 3 / 100), (n_s, n_s / 100)));
         let evidence = judge.evidence();
         let Behind::ErrorRate {
-            estimate, confidence, ..
+            estimate,
+            confidence,
+            ..
         } = &evidence.objectives[0].counts
         else {
             panic!()
         };
         let interval = confidence.unwrap();
-        assert!(interval.lower < 0.02 && 0.02 < interval.upper, "{interval:?}");
+        assert!(
+            interval.lower < 0.02 && 0.02 < interval.upper,
+            "{interval:?}"
+        );
         assert!((estimate.unwrap() - 0.02).abs() < 1e-3);
         assert!(interval.upper - interval.lower < width);
         width = interval.upper - interval.lower;
@@ -393,7 +435,9 @@ fn options_say_everything_that_is_wrong_with_them() {
     let wrong = Options {
         alpha: 0.0,
         harm_budget: 2.0,
-        ..options(r#"[{"error_rate": {}}, {"error_rate": {"ratio": 0}}, {"slo": {"error_rate": {"below": 0}}}]"#)
+        ..options(
+            r#"[{"error_rate": {}}, {"error_rate": {"ratio": 0}}, {"slo": {"error_rate": {"below": 0}}}]"#,
+        )
     };
     assert_eq!(wrong.problems().len(), 5, "{:?}", wrong.problems());
 }

@@ -200,8 +200,17 @@ fn merged_edges_leave_bins_empty_and_change_nothing_else() {
         at_least_us: 0.0,
     };
     let epoch = Bins::cut(&past.view().unwrap(), none);
-    assert!(epoch.baseline_edges.iter().all(|edge| *edge == epoch.baseline_edges[0]));
-    let slow = sort(&ArmCounts::of(2, 0), &[(7_000, 1), (9_000, 1)], &epoch.canary_edges);
+    assert!(
+        epoch
+            .baseline_edges
+            .iter()
+            .all(|edge| *edge == epoch.baseline_edges[0])
+    );
+    let slow = sort(
+        &ArmCounts::of(2, 0),
+        &[(7_000, 1), (9_000, 1)],
+        &epoch.canary_edges,
+    );
     assert_eq!(slow, [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]);
     let mut test = LatencyTest::new(none);
     test.warm(&[(7_000, 10_000)], 0);
@@ -224,7 +233,10 @@ fn a_faster_canary_is_never_worse() {
     );
     assert_eq!(epoch.ratios.len(), WAYS);
     for (a, _) in LatencyGains::new(0.1, &epoch.ratios).rows() {
-        assert!(a[0] <= 1e-12, "the fastest bin speaks for the canary: {a:?}");
+        assert!(
+            a[0] <= 1e-12,
+            "the fastest bin speaks for the canary: {a:?}"
+        );
     }
 }
 
@@ -238,7 +250,8 @@ pub(super) fn errors(weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> C
 }
 
 pub(super) fn judge_of(objective: &str) -> Judge {
-    let objectives: Vec<Objective> = serde_json::from_str(&format!(r#"[{{"{objective}": {{}}}}]"#)).unwrap();
+    let objectives: Vec<Objective> =
+        serde_json::from_str(&format!(r#"[{{"{objective}": {{}}}}]"#)).unwrap();
     Judge::new(Options {
         objectives,
         ..Options::default()

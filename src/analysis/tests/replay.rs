@@ -5,14 +5,25 @@ use super::super::{Inconclusive, Objective};
 
 fn answers(input: &str) -> Vec<RunResult> {
     let mut replay = Replay::default();
-    let lines: Vec<_> = input.lines().map(|line| replay.line(line).unwrap()).collect();
-    lines.into_iter().chain([replay.finish()]).flatten().collect()
+    let lines: Vec<_> = input
+        .lines()
+        .map(|line| replay.line(line).unwrap())
+        .collect();
+    lines
+        .into_iter()
+        .chain([replay.finish()])
+        .flatten()
+        .collect()
 }
 
 fn cohort(at_ms: u64, weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> String {
-    let arm = |(requests, failures): (u64, u64)| format!(r#"{{"requests": {requests}, "failures": {failures}}}"#);
+    let arm = |(requests, failures): (u64, u64)| {
+        format!(r#"{{"requests": {requests}, "failures": {failures}}}"#)
+    };
     let (canary, baseline) = (arm(canary), arm(baseline));
-    format!(r#"{{"at_ms": {at_ms}, "weight": {weight}, "baseline": {baseline}, "canary": {canary}}}"#)
+    format!(
+        r#"{{"at_ms": {at_ms}, "weight": {weight}, "baseline": {baseline}, "canary": {canary}}}"#
+    )
 }
 
 const ERRORS: &str = r#""objectives": [{"error_rate": {"ratio": 1.0, "worse_by": "0pp"}}]"#;
@@ -27,18 +38,25 @@ fn the_example_of_the_paper_is_read() {
         (answer.run.as_str(), answer.verdict, answer.at_ms),
         ("r42", RunOutcome::None, 10)
     );
-    assert_eq!((answer.canary_requests, answer.canary_failures, answer.step), (5, 1, 1));
+    assert_eq!(
+        (answer.canary_requests, answer.canary_failures, answer.step),
+        (5, 1, 1)
+    );
     let json = serde_json::to_string(answer).unwrap();
     assert!(
-        json.starts_with(r#"{"run":"r42","verdict":"none","at_ms":10,"step":1,"canary_requests":5"#),
+        json.starts_with(
+            r#"{"run":"r42","verdict":"none","at_ms":10,"step":1,"canary_requests":5"#
+        ),
         "{json}"
     );
 }
 
 #[test]
 fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
-    let mut input =
-        format!("{{\"run\": \"bad\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}, \"min_canary_failures\": 0}}}}\n");
+    let mut input = format!(
+        "{{\"run\": \"bad\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}, \"min_canary_failures\": \
+         0}}}}\n"
+    );
     for tick in 1..9 {
         input += &cohort(tick * 10, 1.0, (1, 1), (99, 0));
         input += "\n";
@@ -54,10 +72,16 @@ fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
 
 #[test]
 fn a_good_canary_walks_the_plan() {
-    let mut input = format!("{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], \"bake\": \"5s\"}}}}\n");
+    let mut input = format!(
+        "{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], \"bake\": \"5s\"}}}}\n"
+    );
     for second in 1..60 {
         // As a live engine would have recorded it: the next weight follows the decision.
-        let (weight, canary) = if second <= 6 { (5.0, 1_000) } else { (50.0, 10_000) };
+        let (weight, canary) = if second <= 6 {
+            (5.0, 1_000)
+        } else {
+            (50.0, 10_000)
+        };
         input += &cohort(second * 1_000, weight, (canary, 0), (20_000 - canary, 0));
         input += "\n";
     }
@@ -73,7 +97,8 @@ fn a_good_canary_walks_the_plan() {
 fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
     let judged = |free_ms: u64| {
         let mut input = format!(
-            "{{\"run\": \"kept\", \"plan\": {{{ERRORS}, \"steps\": [50], \"bake\": \"5s\", \"final_bake\": \"5s\"}}}}\n"
+            "{{\"run\": \"kept\", \"plan\": {{{ERRORS}, \"steps\": [50], \"bake\": \"5s\", \
+             \"final_bake\": \"5s\"}}}}\n"
         );
         for at_ms in (1_000..=30_000).step_by(1_000) {
             let (weight, canary) = if at_ms <= 7_000 {
@@ -97,7 +122,8 @@ fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
 
 #[test]
 fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
-    let mut input = format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
+    let mut input =
+        format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
     for second in 0..40 {
         let weight = if second < 20 { 10.0 } else { 50.0 };
         let canary = (weight * 100.0) as u64;
@@ -105,8 +131,15 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
         input += "\n";
     }
     let answer = &answers(&input)[0];
-    assert_eq!((answer.verdict, answer.at_ms), (RunOutcome::Promoted, 30_000));
-    let short: String = input.lines().take(25).map(|line| format!("{line}\n")).collect();
+    assert_eq!(
+        (answer.verdict, answer.at_ms),
+        (RunOutcome::Promoted, 30_000)
+    );
+    let short: String = input
+        .lines()
+        .take(25)
+        .map(|line| format!("{line}\n"))
+        .collect();
     assert_eq!(
         answers(&short)[0].verdict,
         RunOutcome::None,
@@ -117,10 +150,16 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
 #[test]
 fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
     let run = |plan: &str, cohorts: &[(f64, u64, u64)]| {
-        let mut input = format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}{plan}}}}}\n");
+        let mut input =
+            format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}{plan}}}}}\n");
         for (second, (weight, requests, failures)) in (0_u64..).zip(cohorts) {
             let baseline = if *weight < 100.0 { *requests } else { 0 };
-            input += &cohort(second * 1_000, *weight, (*requests, *failures), (baseline, 0));
+            input += &cohort(
+                second * 1_000,
+                *weight,
+                (*requests, *failures),
+                (baseline, 0),
+            );
             input += "\n";
         }
         let answer = answers(&input)[0].clone();
@@ -176,23 +215,35 @@ fn the_budget_counts_in_a_plan_and_in_a_fixed_run_only_when_named() {
         (walked.verdict, walked.objective),
         (RunOutcome::RolledBack, Some("budget"))
     );
-    assert_eq!(walked.canary_failures, 23, "20 and the few that chance explains");
+    assert_eq!(
+        walked.canary_failures, 23,
+        "20 and the few that chance explains"
+    );
     let fixed = run(&format!("\"mode\": \"fixed\", \"plan\": {{{lenient}}}"));
     assert_ne!(fixed.verdict, RunOutcome::RolledBack);
-    let named = run(&format!("\"mode\": \"fixed\", \"plan\": {{{lenient}, \"budget\": 0}}"));
-    assert_eq!((named.objective, named.canary_failures), (Some("budget"), 3));
+    let named = run(&format!(
+        "\"mode\": \"fixed\", \"plan\": {{{lenient}, \"budget\": 0}}"
+    ));
+    assert_eq!(
+        (named.objective, named.canary_failures),
+        (Some("budget"), 3)
+    );
 }
 
 #[test]
 fn several_runs_are_answered_in_their_order() {
     let input = "{\"run\": \"a\"}\n{\"end\": \"a\"}\n\n{\"run\": \"b\"}\n{\"run\": \"c\"}\n";
-    let names: Vec<String> = answers(input).into_iter().map(|answer| answer.run).collect();
+    let names: Vec<String> = answers(input)
+        .into_iter()
+        .map(|answer| answer.run)
+        .collect();
     assert_eq!(names, ["a", "b", "c"]);
 }
 
 #[test]
 fn a_step_that_nobody_decides_is_inconclusive() {
-    let mut input = format!("{{\"run\": \"i\", \"plan\": {{{ERRORS}, \"max_duration\": \"10s\"}}}}\n");
+    let mut input =
+        format!("{{\"run\": \"i\", \"plan\": {{{ERRORS}, \"max_duration\": \"10s\"}}}}\n");
     for second in 0..20 {
         input += &cohort(second * 1_000, 1.0, (1, 0), (99, 0));
         input += "\n";
@@ -208,7 +259,10 @@ fn a_step_that_nobody_decides_is_inconclusive() {
 fn what_is_wrong_is_told_with_its_line() {
     let problem = |input: &str| {
         let mut replay = Replay::default();
-        let error = input.lines().find_map(|line| replay.line(line).err()).unwrap();
+        let error = input
+            .lines()
+            .find_map(|line| replay.line(line).err())
+            .unwrap();
         error.to_string()
     };
     assert!(problem("\n{").starts_with("line 2: "));
@@ -221,7 +275,8 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(with(&cohort(1, 1.0, (1, 2), (1, 0))).contains("more failures"));
     assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("grow"));
     assert!(
-        problem(r#"{"run": "x", "plan": {"objectives": [{"error_rate": {"worse_by": "1x"}}]}}"#).contains("0.05pp")
+        problem(r#"{"run": "x", "plan": {"objectives": [{"error_rate": {"worse_by": "1x"}}]}}"#)
+            .contains("0.05pp")
     );
 }
 
@@ -229,7 +284,10 @@ fn what_is_wrong_is_told_with_its_line() {
 fn a_plan_says_how_each_weight_is_judged() {
     let plan: RunPlan = serde_json::from_str(r#"{"steps": [10, 25], "bake": "5s"}"#).unwrap();
     let walk = plan.walk();
-    let weights: Vec<(f64, f64)> = walk.iter().map(|step| (step.weight, step.next_weight)).collect();
+    let weights: Vec<(f64, f64)> = walk
+        .iter()
+        .map(|step| (step.weight, step.next_weight))
+        .collect();
     assert_eq!(weights, [(0.1, 0.25), (0.25, 1.0), (1.0, 1.0)]);
     assert_eq!(plan.fit(0.1).next_weight, 0.25);
     assert_eq!(plan.fit(0.5).next_weight, 1.0);
@@ -239,7 +297,8 @@ fn a_plan_says_how_each_weight_is_judged() {
 #[test]
 fn services_that_always_take_the_same_time_are_proved_too() {
     let objectives = r#""objectives": [{"latency": {}}]"#;
-    let mut input = format!("{{\"run\": \"same\", \"plan\": {{{objectives}, \"steps\": [5, 25, 50]}}}}\n");
+    let mut input =
+        format!("{{\"run\": \"same\", \"plan\": {{{objectives}, \"steps\": [5, 25, 50]}}}}\n");
     for tick in 0..400 {
         let weight = [5, 25, 50][tick / 134];
         let canary = weight * 20;
@@ -279,7 +338,14 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
     let steps = plan.walk();
     let shape: Vec<_> = steps
         .iter()
-        .map(|step| (step.min_ms, step.min_requests, step.max_ms, step.inconclusive))
+        .map(|step| {
+            (
+                step.min_ms,
+                step.min_requests,
+                step.max_ms,
+                step.inconclusive,
+            )
+        })
         .collect();
     assert_eq!(
         shape,
@@ -297,7 +363,12 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
         ),
         (Some(3), 2, 1)
     );
-    let names: Vec<_> = plan.options.objectives.iter().map(Objective::name).collect();
+    let names: Vec<_> = plan
+        .options
+        .objectives
+        .iter()
+        .map(Objective::name)
+        .collect();
     assert_eq!(names, ["error_rate", "latency", "slo", "slo"]);
     assert!((plan.options.alpha - 0.01).abs() < 1e-15 && (plan.options.beta - 0.1).abs() < 1e-15);
     assert!((plan.options.harm_budget - 0.002).abs() < 1e-15);
@@ -307,7 +378,12 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
 
 #[test]
 fn ends_and_plans_that_do_not_fit_are_told() {
-    let problem = |input: &str| read(input.lines()).find_map(Result::err).unwrap().to_string();
+    let problem = |input: &str| {
+        read(input.lines())
+            .find_map(Result::err)
+            .unwrap()
+            .to_string()
+    };
     assert_eq!(
         problem("{\"run\": \"a\"}\n{\"end\": \"b\"}"),
         "line 2: the end of `b`, but the run under way is `a`"
@@ -328,20 +404,26 @@ fn ends_and_plans_that_do_not_fit_are_told() {
 fn a_slip_in_the_name_of_a_field_is_refused_and_a_strange_field_left_aside_with_a_word() {
     let problem = |plan: &str| {
         let input = format!("\n{{\"run\": \"a\", \"plan\": {{{plan}}}}}");
-        read(input.lines()).find_map(Result::err).unwrap().to_string()
+        read(input.lines())
+            .find_map(Result::err)
+            .unwrap()
+            .to_string()
     };
     let slip = problem(r#""budgets": 0"#);
     assert!(slip.starts_with("line 2: "), "{slip}");
     let expected = "unknown field `budgets` in the plan; did you mean `budget`?";
     assert!(slip.contains(expected), "{slip}");
     let step = problem(r#""steps": [1, {"weight": 5, "min_request": 7}]"#);
-    let expected = "unknown field `min_request` in a step of the plan; did you mean `min_requests`?";
+    let expected =
+        "unknown field `min_request` in a step of the plan; did you mean `min_requests`?";
     assert!(step.contains(expected), "{step}");
     let mut replay = Replay::default();
-    let line = r#"{"run": "a", "plan": {"colour": "green", "steps": [{"weight": 5, "colour": "red"}]}}"#;
+    let line =
+        r#"{"run": "a", "plan": {"colour": "green", "steps": [{"weight": 5, "colour": "red"}]}}"#;
     assert_eq!(replay.line(line), Ok(None));
-    let warnings = ["the plan", "a step of the plan"]
-        .map(|place| format!("line 1: unknown field `colour` in {place}; it is left aside, and decides nothing"));
+    let warnings = ["the plan", "a step of the plan"].map(|place| {
+        format!("line 1: unknown field `colour` in {place}; it is left aside, and decides nothing")
+    });
     assert_eq!(replay.warnings(), warnings);
     assert!(replay.warnings().is_empty(), "each is told once");
 }
@@ -377,8 +459,9 @@ fn fields_that_are_not_known_change_nothing() {
 #[test]
 fn an_arm_without_answers_needs_no_latencies() {
     let run = |canary: &str| {
-        let mut input =
-            "{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {\"objectives\": [{\"latency\": {}}]}}\n".to_owned();
+        let mut input = "{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {\"objectives\": \
+                         [{\"latency\": {}}]}}\n"
+            .to_owned();
         for tick in 0..200 {
             let canary = if tick % 2 == 0 {
                 canary
@@ -386,7 +469,8 @@ fn an_arm_without_answers_needs_no_latencies() {
                 r#"{"requests": 4, "failures": 1, "latency_us": [[9000, 3]]}"#
             };
             input += &format!(
-                "{{\"at_ms\": {}, \"weight\": 2, \"baseline\": {{\"requests\": 98, \"failures\": 0, \"latency_us\": [[5000, 98]]}}, \"canary\": {canary}}}\n",
+                "{{\"at_ms\": {}, \"weight\": 2, \"baseline\": {{\"requests\": 98, \"failures\": \
+                 0, \"latency_us\": [[5000, 98]]}}, \"canary\": {canary}}}\n",
                 tick * 10,
             );
         }
@@ -396,7 +480,9 @@ fn an_arm_without_answers_needs_no_latencies() {
         let told = run(&format!(
             r#"{{"requests": {requests}, "failures": {failures}, "latency_us": []}}"#
         ));
-        let untold = run(&format!(r#"{{"requests": {requests}, "failures": {failures}}}"#));
+        let untold = run(&format!(
+            r#"{{"requests": {requests}, "failures": {failures}}}"#
+        ));
         assert_eq!(told, untold);
         assert_eq!(told.verdict, RunOutcome::RolledBack);
     }

@@ -1,10 +1,16 @@
 //! Sticky releases: the laws of units, and recordings of them.
 
 use super::super::replay::{Replay, RunOutcome, RunResult};
-use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions, Unit, Verdict};
+use super::super::{
+    ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions, Unit, Verdict,
+};
 
 fn unit(weight: f64, begun: u64, failed: u64) -> Unit {
-    Unit { weight, begun, failed }
+    Unit {
+        weight,
+        begun,
+        failed,
+    }
 }
 
 fn judge() -> Judge {
@@ -53,7 +59,11 @@ fn units_are_worth_what_requests_with_their_chance_are_whenever_they_fail() {
         &[unit(0.05, 40, 0), unit(0.2, 9, 1)],
         &[unit(0.05, 700, 0)],
     ));
-    by_units.observe(&cohort(20, &[unit(0.05, 0, 3)], &[unit(0.05, 20, 2), unit(0.2, 0, 4)]));
+    by_units.observe(&cohort(
+        20,
+        &[unit(0.05, 0, 3)],
+        &[unit(0.05, 20, 2), unit(0.2, 0, 4)],
+    ));
     let mut requests = |weight, canary: (u64, u64), baseline: (u64, u64)| {
         by_requests.observe(&Cohort {
             at_ms: 20,
@@ -78,8 +88,10 @@ fn at_the_margin_one_more_unit_is_worth_one_on_average() {
                 judge.log_e().0.exp()
             };
             let p_c: f64 = ratio * p_s + worse_by;
-            let canary = p_c * after(&[unit(weight, 1, 1)], &[]) + (1.0 - p_c) * after(&[unit(weight, 1, 0)], &[]);
-            let baseline = p_s * after(&[], &[unit(weight, 1, 1)]) + (1.0 - p_s) * after(&[], &[unit(weight, 1, 0)]);
+            let canary = p_c * after(&[unit(weight, 1, 1)], &[])
+                + (1.0 - p_c) * after(&[unit(weight, 1, 0)], &[]);
+            let baseline = p_s * after(&[], &[unit(weight, 1, 1)])
+                + (1.0 - p_s) * after(&[], &[unit(weight, 1, 0)]);
             let mean = weight * canary + (1.0 - weight) * baseline;
             assert!((mean - 1.0).abs() < 1e-12, "{weight} {p_s}: {mean}");
         }
@@ -90,15 +102,28 @@ fn at_the_margin_one_more_unit_is_worth_one_on_average() {
 fn the_evidence_of_units_can_be_computed_again() {
     let mut judge = judge();
     for at in 0..2_000 {
-        let canary = [unit(0.05, 2, u64::from(at % 9 == 0)), unit(0.2 / 0.95, at % 2, 0)];
-        judge.observe(&cohort(at * 100, &canary, &[unit(0.05, 30, u64::from(at % 7 == 0))]));
+        let canary = [
+            unit(0.05, 2, u64::from(at % 9 == 0)),
+            unit(0.2 / 0.95, at % 2, 0),
+        ];
+        judge.observe(&cohort(
+            at * 100,
+            &canary,
+            &[unit(0.05, 30, u64::from(at % 7 == 0))],
+        ));
     }
     let evidence = judge.evidence();
     let objective = &evidence.objectives[0];
     assert!((objective.recompute().unwrap() - objective.log_e).abs() < 1e-6);
     let units = evidence.units.unwrap();
-    assert_eq!((units.canary.requests, units.baseline.requests), (5_000, 60_000));
-    assert_eq!(evidence.canary.requests, 2_000_000, "requests are counted beside");
+    assert_eq!(
+        (units.canary.requests, units.baseline.requests),
+        (5_000, 60_000)
+    );
+    assert_eq!(
+        evidence.canary.requests, 2_000_000,
+        "requests are counted beside"
+    );
 }
 
 #[test]
@@ -115,12 +140,29 @@ fn failing_keys_and_not_failures_are_enough_of_them() {
 fn a_step_is_passed_by_units_that_are_old_enough_and_began_in_it() {
     let mut judge = judge();
     for at in 1..=20 {
-        judge.observe(&cohort(at * 100, &[unit(0.05, 100, 0)], &[unit(0.05, 1_900, 0)]));
+        judge.observe(&cohort(
+            at * 100,
+            &[unit(0.05, 100, 0)],
+            &[unit(0.05, 1_900, 0)],
+        ));
     }
-    assert_eq!(judge.verdict(2_000), Verdict::Continue, "none is old enough");
+    assert_eq!(
+        judge.verdict(2_000),
+        Verdict::Continue,
+        "none is old enough"
+    );
     judge.mature(2_000, 0.01, &[unit(0.01, 2_000, 0)], &[]);
-    assert_eq!(judge.verdict(2_000), Verdict::Continue, "these began before it");
-    judge.mature(2_000, 0.05, &[unit(0.05, 2_000, 0)], &[unit(0.05, 38_000, 0)]);
+    assert_eq!(
+        judge.verdict(2_000),
+        Verdict::Continue,
+        "these began before it"
+    );
+    judge.mature(
+        2_000,
+        0.05,
+        &[unit(0.05, 2_000, 0)],
+        &[unit(0.05, 38_000, 0)],
+    );
     assert_eq!(judge.verdict(2_000), Verdict::Advance);
 }
 
@@ -154,7 +196,9 @@ fn answer(lines: &[String], run: &str) -> RunResult {
 }
 
 fn line(at_ms: u64, canary: &str, baseline: &str) -> String {
-    let arm = |units: &str| format!(r#"{{"requests": 500, "failures": 20, "visible_failures": 0, "units": {units}}}"#);
+    let arm = |units: &str| {
+        format!(r#"{{"requests": 500, "failures": 20, "visible_failures": 0, "units": {units}}}"#)
+    };
     format!(
         r#"{{"at_ms": {at_ms}, "weight": 50, "canary": {}, "baseline": {}}}"#,
         arm(canary),
@@ -173,7 +217,13 @@ fn a_recording_with_units_is_judged_by_them() {
         (RunOutcome::RolledBack, Some("error_rate"))
     );
     let good: Vec<String> = (0..150)
-        .map(|at| line(at * 10, "[[0.5, 10, 0, {\"missing\": 3}]]", "[[0.5, 10, 0]]"))
+        .map(|at| {
+            line(
+                at * 10,
+                "[[0.5, 10, 0, {\"missing\": 3}]]",
+                "[[0.5, 10, 0]]",
+            )
+        })
         .collect();
     let found = answer(&good, "");
     assert_eq!(
@@ -181,7 +231,10 @@ fn a_recording_with_units_is_judged_by_them() {
         RunOutcome::Promoted,
         "though 4 % of the requests of both fail"
     );
-    assert!(found.at_ms > 1_000, "no unit counts before it is as old as bake");
+    assert!(
+        found.at_ms > 1_000,
+        "no unit counts before it is as old as bake"
+    );
 }
 
 #[test]
@@ -189,9 +242,11 @@ fn where_the_ages_were_recorded_units_count_when_it_says_so() {
     let good: Vec<String> = (0..150)
         .map(|at| line(at * 10, "[[0.5, 10, 0]]", "[[0.5, 10, 0]]"))
         .collect();
-    assert_eq!(answer(&good, r#", "recorded_ages": true"#).verdict, RunOutcome::None);
-    let matured =
-        r#"{"at_ms": 1500, "weight": 50, "matured": {"canary": [[0.5, 900, 0]], "baseline": [[0.5, 900, 0]]}}"#;
+    assert_eq!(
+        answer(&good, r#", "recorded_ages": true"#).verdict,
+        RunOutcome::None
+    );
+    let matured = r#"{"at_ms": 1500, "weight": 50, "matured": {"canary": [[0.5, 900, 0]], "baseline": [[0.5, 900, 0]]}}"#;
     let lines: Vec<String> = good.into_iter().chain([matured.to_owned()]).collect();
     let found = answer(&lines, r#", "recorded_ages": true"#);
     assert_eq!((found.verdict, found.at_ms), (RunOutcome::Promoted, 1_500));
@@ -202,9 +257,13 @@ fn what_is_wrong_with_units_is_said() {
     let cases = [
         (
             "[[5, 10, 0]]",
-            "the chance of a unit is 5; expected more than 0 and at most 1, such as 0.05 for 5 percent",
+            "the chance of a unit is 5; expected more than 0 and at most 1, such as 0.05 for 5 \
+             percent",
         ),
-        ("[[0.5, 501, 0]]", "an arm has 501 units that begin and 500 requests"),
+        (
+            "[[0.5, 501, 0]]",
+            "an arm has 501 units that begin and 500 requests",
+        ),
         (
             "[[0.5, 30, 41]]",
             "an arm has 41 units with the chance 0.5 that fail, and both arms have 40 failures",
@@ -222,6 +281,9 @@ fn what_is_wrong_with_units_is_said() {
         let mut replay = Replay::default();
         replay.line(&(PLAN.replace('\n', "") + "}")).unwrap();
         let error = replay.line(&line(10, units, "[]")).unwrap_err().to_string();
-        assert!(error.starts_with("line 2: ") && error.contains(problem), "{error}");
+        assert!(
+            error.starts_with("line 2: ") && error.contains(problem),
+            "{error}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The keys of a release: what is known of each, and which of them have changed since they were written down.
+//! The keys of a release: what is known of each, and which of them have changed since they were
+//! written down.
 
 use crate::stats::RequestEvent;
 
@@ -64,13 +65,26 @@ impl KeyState {
         })
     }
 
-    /// The draws are written as far as there are any, in a power of two bytes: a row is never as long as an [`OldKey`].
+    /// The draws are written as far as there are any, in a power of two bytes: a row is never as
+    /// long as an [`OldKey`].
     fn write(&self) -> Vec<u8> {
         let bytes = self.draws.iter().flat_map(|word| word.to_le_bytes());
-        let last = bytes.clone().enumerate().filter(|(_, byte)| *byte != 0).last();
+        let last = bytes
+            .clone()
+            .enumerate()
+            .filter(|(_, byte)| *byte != 0)
+            .last();
         let bytes = last.map_or(1, |(at, _)| at + 1).next_power_of_two();
-        let draws = self.draws.iter().flat_map(|word| word.to_le_bytes()).take(bytes);
-        let before = self.user.to_le_bytes().into_iter().chain(self.begun.to_le_bytes());
+        let draws = self
+            .draws
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .take(bytes);
+        let before = self
+            .user
+            .to_le_bytes()
+            .into_iter()
+            .chain(self.begun.to_le_bytes());
         let before = before.chain(self.failures.to_le_bytes()).chain([self.last]);
         before.chain(draws).collect()
     }
@@ -81,7 +95,10 @@ impl KeyState {
         let (failures, rest) = rest.split_first_chunk()?;
         let (last, rest) = rest.split_first()?;
         let mut draws = [0; WEIGHTS_MAX / 8];
-        draws.iter_mut().zip(rest).for_each(|(slot, byte)| *slot = *byte);
+        draws
+            .iter_mut()
+            .zip(rest)
+            .for_each(|(slot, byte)| *slot = *byte);
         let mut words = draws.chunks_exact(4).map(|word| {
             let word = word.first_chunk().copied().unwrap_or_default();
             u32::from_le_bytes(word)
@@ -97,15 +114,16 @@ impl KeyState {
     }
 }
 
-/// As many widths pass in more than a year, and draws are looked for by their time while they are younger than `bake`.
+/// As many widths pass in more than a year, and draws are looked for by their time while they are
+/// younger than `bake`.
 pub(super) fn truncated(at: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "it is meant")]
     let at = at as u32;
     at
 }
 
-/// A row of an earlier version, which knew of each key its last draw: the numbers of the weight and of the chance in a
-/// list of chances, and whether its unit had failed.
+/// A row of an earlier version, which knew of each key its last draw: the numbers of the weight and
+/// of the chance in a list of chances, and whether its unit had failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OldKey {
     pub(super) key: KeyState,
@@ -154,7 +172,8 @@ impl Read {
     }
 }
 
-/// Keys in the order in which they were first seen, and where each is: open addressing, by the key's own hash.
+/// Keys in the order in which they were first seen, and where each is: open addressing, by the
+/// key's own hash.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyTable {
     all: Vec<KeyState>,
@@ -218,7 +237,8 @@ impl KeyTable {
         }
     }
 
-    /// A key that was written down. What lies between the numbers of those that are known is a key of nobody.
+    /// A key that was written down. What lies between the numbers of those that are known is a key
+    /// of nobody.
     pub(super) fn restore(&mut self, number: u32, key: KeyState) {
         if number as usize >= KEYS_MAX {
             return;

@@ -39,7 +39,8 @@ pub struct Units {
 pub struct Entered {
     /// The chance of the unit that begins with it, if one does.
     pub begins: Option<f64>,
-    /// It is the first failure of its key: the draws of the key, each with the arm that it chose and its chance.
+    /// It is the first failure of its key: the draws of the key, each with the arm that it chose
+    /// and its chance.
     pub failed: Vec<(Arm, f64)>,
     /// A client has failed for the first time in the release.
     pub is_new_failing_client: bool,
@@ -101,7 +102,8 @@ struct Waiting {
 }
 
 impl Units {
-    /// Nobody yet. `sticky`: requests are assigned by a key. `bake_us` is the age at which a unit counts for a step.
+    /// Nobody yet. `sticky`: requests are assigned by a key. `bake_us` is the age at which a unit
+    /// counts for a step.
     pub fn new(sticky: bool, bake_us: u64) -> Units {
         Units {
             sticky,
@@ -117,10 +119,14 @@ impl Units {
         }
     }
 
-    /// Goes on after a restart, with the keys as they were written down; `now_us` is the present time of the caller's
-    /// clock. The time between does not count as age.
+    /// Goes on after a restart, with the keys as they were written down; `now_us` is the present
+    /// time of the caller's clock. The time between does not count as age.
     #[must_use]
-    pub fn resumed<'a>(mut self, rows: impl IntoIterator<Item = (u32, &'a [u8])>, now_us: u64) -> Units {
+    pub fn resumed<'a>(
+        mut self,
+        rows: impl IntoIterator<Item = (u32, &'a [u8])>,
+        now_us: u64,
+    ) -> Units {
         self.shift_us = self.last_us.wrapping_sub(now_us);
         for (number, state) in rows {
             match Read::row(state) {
@@ -150,9 +156,17 @@ impl Units {
         self.left_out > 0
     }
 
-    /// Takes a request in: whose it is ([`RequestEvent::KEYLESS`] for nobody's), its side, the canary's chance of it, when it was
-    /// assigned, and whether it failed. Requests come in the order of their assignment.
-    pub fn enter(&mut self, user: u32, side: Arm, weight: f64, at_us: u64, failed: bool) -> Entered {
+    /// Takes a request in: whose it is ([`RequestEvent::KEYLESS`] for nobody's), its side, the
+    /// canary's chance of it, when it was assigned, and whether it failed. Requests come in the
+    /// order of their assignment.
+    pub fn enter(
+        &mut self,
+        user: u32,
+        side: Arm,
+        weight: f64,
+        at_us: u64,
+        failed: bool,
+    ) -> Entered {
         let at = self.time(at_us) / self.width_us;
         if !self.sticky {
             return self.enter_drawn(user, failed);
@@ -175,7 +189,8 @@ impl Units {
         entered
     }
 
-    /// The units that have become old enough, when everything assigned before `closed_us` has been taken in.
+    /// The units that have become old enough, when everything assigned before `closed_us` has been
+    /// taken in.
     pub fn matured(&mut self, closed_us: u64) -> Vec<Matured> {
         let now_us = self.time(closed_us);
         let mut matured: Vec<Matured> = Vec::new();
@@ -184,8 +199,13 @@ impl Units {
             if whole_us.saturating_add(self.bake_us) > now_us {
                 break;
             }
-            let Some(first) = self.waiting.pop_front() else { break };
-            if matured.last().is_none_or(|last| last.weight != first.drawn_at) {
+            let Some(first) = self.waiting.pop_front() else {
+                break;
+            };
+            if matured
+                .last()
+                .is_none_or(|last| last.weight != first.drawn_at)
+            {
                 matured.push(Matured {
                     weight: first.drawn_at,
                     ..Matured::default()
@@ -242,7 +262,8 @@ impl Units {
         }
     }
 
-    /// A key is drawn at the weight with the number `drawn_at`; `chance` is its chance to be put on the canary by that.
+    /// A key is drawn at the weight with the number `drawn_at`; `chance` is its chance to be put on
+    /// the canary by that.
     fn begin(&mut self, number: u32, side: Arm, drawn_at: u8, chance: f64, at: u64) -> Entered {
         self.keys
             .change(number, |key| key.draw(drawn_at, side == Arm::Canary, at));
@@ -253,8 +274,8 @@ impl Units {
         }
     }
 
-    /// A key that is known is drawn again if it was on the baseline and a larger weight may have moved it. One that has
-    /// failed begins no further unit.
+    /// A key that is known is drawn again if it was on the baseline and a larger weight may have
+    /// moved it. One that has failed begins no further unit.
     fn see_again(&mut self, number: u32, side: Arm, drawn_at: u8, at: u64) -> Entered {
         let key = self.keys.get(number);
         let (before, now) = (self.weight(key.last()), self.weight(drawn_at));
@@ -264,7 +285,8 @@ impl Units {
         Entered::default()
     }
 
-    /// The first failure of a key fails all its draws, each in the arm that it chose, whichever arm the key is on now.
+    /// The first failure of a key fails all its draws, each in the arm that it chose, whichever arm
+    /// the key is on now.
     fn fail(&mut self, number: u32, entered: &mut Entered) {
         let key = self.keys.get(number);
         self.keys
@@ -280,8 +302,8 @@ impl Units {
         }
     }
 
-    /// The draws of a key in their order, each with the arm that it chose and its chance to put the key on the canary: all
-    /// but the last left it on the baseline.
+    /// The draws of a key in their order, each with the arm that it chose and its chance to put the
+    /// key on the canary: all but the last left it on the baseline.
     fn draws(&self, key: &KeyState) -> Vec<(Arm, f64)> {
         let mut weights: Vec<f64> = key.draws().map(|weight| self.weight(weight)).collect();
         weights.sort_by(f64::total_cmp);
@@ -296,11 +318,14 @@ impl Units {
         draws
     }
 
-    /// The last draw of a key fails, perhaps before it is old enough. Those before it count for no step any more.
+    /// The last draw of a key fails, perhaps before it is old enough. Those before it count for no
+    /// step any more.
     fn fail_waiting(&mut self, key: &KeyState, chance: f64) {
         let drawn_at = self.weight(key.last());
         let same = |one: &&mut Waiting| {
-            truncated(one.at) == key.begun && one.canary.weight == chance && one.drawn_at == drawn_at
+            truncated(one.at) == key.begun
+                && one.canary.weight == chance
+                && one.drawn_at == drawn_at
         };
         if let Some(waiting) = self.waiting.iter_mut().rev().find(same) {
             let unit = if key.on_canary() {
@@ -356,13 +381,21 @@ impl Units {
     }
 
     fn weight(&self, number: u8) -> f64 {
-        self.weights.get(usize::from(number)).copied().unwrap_or_default()
+        self.weights
+            .get(usize::from(number))
+            .copied()
+            .unwrap_or_default()
     }
 
-    /// A key as an earlier version wrote it down. Of its draws before the last only that there was one is known, and at
-    /// which weight the last of them was.
+    /// A key as an earlier version wrote it down. Of its draws before the last only that there was
+    /// one is known, and at which weight the last of them was.
     fn of_old(&mut self, old: OldKey) -> KeyState {
-        let of = |number: u16| self.chances.get(usize::from(number)).copied().unwrap_or_default();
+        let of = |number: u16| {
+            self.chances
+                .get(usize::from(number))
+                .copied()
+                .unwrap_or_default()
+        };
         let (now, chance) = (of(old.seen), of(old.chance));
         let mut key = old.key;
         let at = u64::from(key.begun);

@@ -26,8 +26,14 @@ fn a_key_is_one_unit_however_many_requests_it_has() {
 fn a_key_of_the_baseline_is_drawn_again_with_its_chance_to_have_moved() {
     let mut units = units();
     assert_eq!(units.enter(7, Baseline, 0.05, 0, false).begins, Some(0.05));
-    assert_eq!(units.enter(7, Baseline, 0.25, 1, false).begins, Some(0.2 / 0.95));
-    assert_eq!(units.enter(7, Canary, 0.5, 2, false).begins, Some(0.25 / 0.75));
+    assert_eq!(
+        units.enter(7, Baseline, 0.25, 1, false).begins,
+        Some(0.2 / 0.95)
+    );
+    assert_eq!(
+        units.enter(7, Canary, 0.5, 2, false).begins,
+        Some(0.25 / 0.75)
+    );
     assert_eq!(
         units.enter(7, Canary, 1.0, 3, false).begins,
         None,
@@ -44,7 +50,11 @@ fn the_first_failure_of_a_key_fails_each_of_its_draws_in_the_arm_that_it_chose()
     units.enter(7, Baseline, 0.25, 1, false);
     units.enter(7, Canary, 0.5, 2, false);
     let failed = units.enter(7, Canary, 1.0, 3, true).failed;
-    let draws = [(Baseline, 0.05), (Baseline, 0.2 / 0.95), (Canary, 0.25 / 0.75)];
+    let draws = [
+        (Baseline, 0.05),
+        (Baseline, 0.2 / 0.95),
+        (Canary, 0.25 / 0.75),
+    ];
     assert_eq!(failed, draws);
     assert!(!units.enter(7, Canary, 1.0, 4, true).fails());
     // One that stayed, and one that fails with the request by which it is drawn.
@@ -63,7 +73,10 @@ fn a_draw_keeps_its_arm_when_the_weights_are_set_back() {
     let mut units = units();
     units.enter(7, Canary, 0.5, 0, false);
     assert_eq!(units.enter(7, Baseline, 0.05, 1, false).begins, None);
-    assert_eq!(units.enter(7, Baseline, 0.05, 2, true).failed, [(Canary, 0.5)]);
+    assert_eq!(
+        units.enter(7, Baseline, 0.05, 2, true).failed,
+        [(Canary, 0.5)]
+    );
     units.enter(8, Baseline, 0.25, 3, false);
     assert_eq!(units.enter(8, Baseline, 0.05, 4, false).begins, None);
     assert_eq!(
@@ -71,7 +84,10 @@ fn a_draw_keeps_its_arm_when_the_weights_are_set_back() {
         None,
         "no weight has risen for it"
     );
-    assert_eq!(units.enter(8, Canary, 0.5, 6, false).begins, Some(0.25 / 0.75));
+    assert_eq!(
+        units.enter(8, Canary, 0.5, 6, false).begins,
+        Some(0.25 / 0.75)
+    );
 }
 
 #[test]
@@ -79,7 +95,10 @@ fn a_key_that_has_failed_begins_no_further_unit() {
     let mut units = units();
     units.enter(7, Baseline, 0.05, 0, true);
     let again = units.enter(7, Canary, 0.25, 1, true);
-    assert_eq!((again.begins, again.fails(), again.failure), (None, false, 2));
+    assert_eq!(
+        (again.begins, again.fails(), again.failure),
+        (None, false, 2)
+    );
 }
 
 #[test]
@@ -90,7 +109,10 @@ fn at_more_weights_than_are_told_apart_no_key_is_drawn_and_those_that_are_known_
         units.enter(8, Baseline, 0.1 + at as f64 * 1e-3, 1, false);
     }
     assert!(!units.is_full());
-    assert_eq!(units.enter(7, Canary, 0.9, 2, true).failed, [(Baseline, 0.1)]);
+    assert_eq!(
+        units.enter(7, Canary, 0.9, 2, true).failed,
+        [(Baseline, 0.1)]
+    );
     assert_eq!(
         units.enter(9, Canary, 0.9, 3, true),
         Entered {
@@ -137,7 +159,11 @@ fn a_unit_counts_once_when_it_is_as_old_as_bake_and_as_bad_as_it_was_then() {
         }]
     );
     units.enter(1, Canary, 0.1, 12 * SECOND, true);
-    assert_eq!(units.matured(60 * SECOND), [], "what fails later counts for no step");
+    assert_eq!(
+        units.matured(60 * SECOND),
+        [],
+        "what fails later counts for no step"
+    );
 }
 
 #[test]
@@ -182,7 +208,12 @@ fn what_was_written_down_goes_on_after_a_restart() {
             "{user}"
         );
     }
-    assert!(after.enter(3, Canary, 0.1, 2 * SECOND, false).begins.is_some());
+    assert!(
+        after
+            .enter(3, Canary, 0.1, 2 * SECOND, false)
+            .begins
+            .is_some()
+    );
     let matured = after.matured(30 * SECOND);
     assert_eq!(
         matured[0].canary[0].begun, 2,
@@ -249,7 +280,11 @@ fn what_is_written_each_time_does_not_grow_with_the_users() {
     assert_eq!(units.changes().len(), 20_000);
     units.matured(2_000 * SECOND);
     units.enter(5, Canary, 0.1, 2_000 * SECOND, true);
-    assert_eq!(units.changes().len(), 1, "who has failed before is not written again");
+    assert_eq!(
+        units.changes().len(),
+        1,
+        "who has failed before is not written again"
+    );
     assert!(serde_json::to_string(&units).unwrap().len() < 1_000);
     units.forget_written();
     assert_eq!(units.changes().len(), 20_000, "unless it may be lost");

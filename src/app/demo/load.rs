@@ -1,7 +1,7 @@
 //! The demo's users: requests at a steady rate, whether or not the answers come.
 //!
-//! A new request never waits for the answer of an earlier one, as users do not wait for each other: a closed loop would
-//! send less just when the answers are slow, and so hide what the users see.
+//! A new request never waits for the answer of an earlier one, as users do not wait for each other:
+//! a closed loop would send less just when the answers are slow, and so hide what the users see.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -23,8 +23,8 @@ use super::upstream::VERSION_HEADER;
 
 /// Requests by second.
 pub(super) const RATE: u32 = 300;
-/// Requests that wait for their answers. At this many, further ones are not sent: it is the machine that is too busy,
-/// and that is told, and is no failure of the shop.
+/// Requests that wait for their answers. At this many, further ones are not sent: it is the machine
+/// that is too busy, and that is told, and is no failure of the shop.
 const IN_FLIGHT_MAX: usize = 256;
 /// A user's patience.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -118,14 +118,23 @@ async fn send(proxy: SocketAddr, log: Arc<Mutex<Log>>) {
     }
 }
 
-/// One request on an idle connection or a new one: the version that answered, and whether it was a failure. `None`
-/// without a whole answer.
+/// One request on an idle connection or a new one: the version that answered, and whether it was a
+/// failure. `None` without a whole answer.
 async fn one(proxy: SocketAddr, idle: &Mutex<Vec<Connection>>) -> Option<(String, bool)> {
     let mut connection = connection(proxy, idle).await?;
     let request = Request::get("/").header(HOST, "shop.example.com");
-    let answer = connection.send_request(request.body(Empty::new()).ok()?).await.ok()?;
-    let version = answer.headers().get(VERSION_HEADER).and_then(|name| name.to_str().ok());
-    let (version, failed) = (version.unwrap_or_default().to_owned(), !answer.status().is_success());
+    let answer = connection
+        .send_request(request.body(Empty::new()).ok()?)
+        .await
+        .ok()?;
+    let version = answer
+        .headers()
+        .get(VERSION_HEADER)
+        .and_then(|name| name.to_str().ok());
+    let (version, failed) = (
+        version.unwrap_or_default().to_owned(),
+        !answer.status().is_success(),
+    );
     answer.into_body().collect().await.ok()?;
     lock(idle).push(connection);
     Some((version, failed))
@@ -133,7 +142,9 @@ async fn one(proxy: SocketAddr, idle: &Mutex<Vec<Connection>>) -> Option<(String
 
 async fn connection(proxy: SocketAddr, idle: &Mutex<Vec<Connection>>) -> Option<Connection> {
     loop {
-        let Some(mut connection) = lock(idle).pop() else { break };
+        let Some(mut connection) = lock(idle).pop() else {
+            break;
+        };
         if connection.ready().await.is_ok() {
             return Some(connection);
         }
@@ -146,7 +157,8 @@ async fn connection(proxy: SocketAddr, idle: &Mutex<Vec<Connection>>) -> Option<
 }
 
 fn record(log: &Mutex<Log>, sent: Instant, answer: Option<(String, bool)>) {
-    let (version, failed) = answer.map_or((None, true), |(version, failed)| (Some(version), failed));
+    let (version, failed) =
+        answer.map_or((None, true), |(version, failed)| (Some(version), failed));
     let mut log = lock(log);
     log.totals.requests += 1;
     log.totals.failures += u64::from(failed);

@@ -50,9 +50,18 @@ impl Meter {
             self.counts.clear();
         }
         let gauges = service.upstreams.iter().map(|(name, upstream)| {
-            let window = upstream.windows.get("since_change").cloned().unwrap_or_default();
+            let window = upstream
+                .windows
+                .get("since_change")
+                .cloned()
+                .unwrap_or_default();
             let mut gauge = self.last_second(name, now, &window);
-            gauge.weight = service.weights.effective.get(name).copied().unwrap_or_default();
+            gauge.weight = service
+                .weights
+                .effective
+                .get(name)
+                .copied()
+                .unwrap_or_default();
             gauge
         });
         gauges.collect()

@@ -1,7 +1,9 @@
-//! `weighbridge demo`: two versions of a shop, a proxy, users, a bad release and its rollback, in one process.
+//! `weighbridge demo`: two versions of a shop, a proxy, users, a bad release and its rollback, in
+//! one process.
 //!
-//! The proxy is the one that `run` starts, and is driven through its admin API alone, as a script of anybody's would
-//! do it. The release is judged here, by a plain rule on what the API tells; nothing in the proxy knows of the demo.
+//! The proxy is the one that `run` starts, and is driven through its admin API alone, as a script
+//! of anybody's would do it. The release is judged here, by a plain rule on what the API tells;
+//! nothing in the proxy knows of the demo.
 
 mod load;
 mod meter;
@@ -83,7 +85,8 @@ pub(crate) enum Error {
 /// How long the end of the demo waits for the last of its story.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// Plays the demo to `out`, which a thread writes to: the proxy runs in this one, and must not wait for a reader.
+/// Plays the demo to `out`, which a thread writes to: the proxy runs in this one, and must not wait
+/// for a reader.
 pub(crate) fn run(options: Options, out: Box<dyn Write + Send>) -> Result<DemoEnd, Error> {
     let mut story = LineQueue::start("story", out).map_err(Error::Part)?;
     let ended = play(options, &mut story);
@@ -148,7 +151,9 @@ struct Trip {
 impl Show<'_> {
     async fn play(&mut self) -> Result<DemoReport, Error> {
         self.screen.write(&self.opening()).map_err(Error::Output)?;
-        self.tell(&format!("all users are on {BASELINE}; {CANARY} is deployed and waits"))?;
+        self.tell(&format!(
+            "all users are on {BASELINE}; {CANARY} is deployed and waits"
+        ))?;
         self.watch(self.seconds(3.0)).await?;
         for percent in STEPS {
             self.shift(percent).await?;
@@ -188,18 +193,30 @@ impl Show<'_> {
 
     async fn shift(&mut self, percent: f64) -> Result<(), Error> {
         let update = api::WeightsUpdate {
-            weights: [(BASELINE.to_owned(), 100.0 - percent), (CANARY.to_owned(), percent)].into(),
+            weights: [
+                (BASELINE.to_owned(), 100.0 - percent),
+                (CANARY.to_owned(), percent),
+            ]
+            .into(),
             reason: Some("demo: next step".to_owned()),
         };
         let began = Instant::now();
-        self.stage.client.set_weights(SERVICE, &update, None).await?;
+        self.stage
+            .client
+            .set_weights(SERVICE, &update, None)
+            .await?;
         let ms = began.elapsed().as_secs_f64() * 1e3;
-        self.tell(&format!("{CANARY} gets {percent} % (PUT weights took {ms:.1} ms)"))
+        self.tell(&format!(
+            "{CANARY} gets {percent} % (PUT weights took {ms:.1} ms)"
+        ))
     }
 
     async fn roll_back(&mut self, trip: &Trip) -> Result<Instant, Error> {
         let request = api::RollbackRequest {
-            reason: Some(format!("demo: {} failures in {} answers", trip.failures, trip.answers)),
+            reason: Some(format!(
+                "demo: {} failures in {} answers",
+                trip.failures, trip.answers
+            )),
         };
         self.stage.client.roll_back(SERVICE, &request).await?;
         let replied = Instant::now();
@@ -257,7 +274,9 @@ impl Show<'_> {
         let now = Instant::now();
         let gauges = self.meter.read(now, &service);
         let users = self.stage.load.totals();
-        self.screen.show(now, &gauges, users).map_err(Error::Output)?;
+        self.screen
+            .show(now, &gauges, users)
+            .map_err(Error::Output)?;
         Ok(gauges)
     }
 
@@ -316,6 +335,9 @@ mod tests {
         assert!(judged((150, 0), (150, 5)));
         assert!(!judged((150, 0), (150, 4)), "too few");
         assert!(!judged((150, 0), (1_000, 5)), "too small a share");
-        assert!(!judged((150, 150), (150, 150)), "the old version fails as well");
+        assert!(
+            !judged((150, 150), (150, 150)),
+            "the old version fails as well"
+        );
     }
 }

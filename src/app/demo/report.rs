@@ -16,7 +16,8 @@ pub(crate) struct DemoReport {
     pub(crate) requests: u64,
     /// Those of them that failed.
     pub(crate) user_visible_failures: u64,
-    /// Those failures that the new version answered; the others had no answer, or one of the proxy's own.
+    /// Those failures that the new version answered; the others had no answer, or one of the
+    /// proxy's own.
     pub(crate) canary_failures: u64,
     /// Requests that were due and were not sent, because the machine was too busy.
     pub(crate) unsent: u64,
@@ -48,7 +49,11 @@ pub(super) struct Moments {
 impl DemoReport {
     pub(super) fn new(moments: &Moments, load: &Load) -> DemoReport {
         let failed = load.samples(|sample| sample.failed && sample.done >= moments.failing);
-        let first = failed.iter().map(|sample| sample.done).min().unwrap_or(moments.decided);
+        let first = failed
+            .iter()
+            .map(|sample| sample.done)
+            .min()
+            .unwrap_or(moments.decided);
         let after = load.samples(|sample| sample.sent > moments.replied);
         let canary = |sample: &&UserRequest| sample.version.as_deref() == Some(CANARY);
         let totals = load.totals();
@@ -70,18 +75,18 @@ impl DemoReport {
 
     /// Whether it went as it should: users went on, and none of them met the bad version again.
     pub(crate) fn as_told(&self) -> bool {
-        self.canary_requests_after_reply == 0 && self.requests_after_reply > 0 && self.user_visible_failures > 0
+        self.canary_requests_after_reply == 0
+            && self.requests_after_reply > 0
+            && self.user_visible_failures > 0
     }
 
     /// For people.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "\n\
-             What happened\n  \
-             {:>8.1} ms  first failing answer to decision ({} of {} answers of {CANARY} failed)\n  \
-             {:>8.1} ms  call of the rollback to its reply\n  \
-             {:>8}     requests reached {CANARY} that were sent after the reply, of {}\n  \
-             {:>8}     requests failed for their users, of {}; {} were answered by {CANARY}\n",
+            "\nWhat happened\n  {:>8.1} ms  first failing answer to decision ({} of {} answers of \
+             {CANARY} failed)\n  {:>8.1} ms  call of the rollback to its reply\n  {:>8}     \
+             requests reached {CANARY} that were sent after the reply, of {}\n  {:>8}     \
+             requests failed for their users, of {}; {} were answered by {CANARY}\n",
             self.decision_ms,
             self.failures_at_decision,
             self.answers_at_decision,
@@ -103,7 +108,12 @@ impl DemoReport {
 }
 
 /// Commands to copy, with the addresses as they are.
-pub(super) fn commands(admin: SocketAddr, proxy: SocketAddr, canary: SocketAddr, hold: bool) -> String {
+pub(super) fn commands(
+    admin: SocketAddr,
+    proxy: SocketAddr,
+    canary: SocketAddr,
+    hold: bool,
+) -> String {
     let head = if hold {
         "Everything keeps running, users too. Try, from another terminal (Ctrl-C ends it):"
     } else {
@@ -123,7 +133,8 @@ pub(super) fn commands(admin: SocketAddr, proxy: SocketAddr, canary: SocketAddr,
         format!("  weighbridge rollback {SERVICE}{flag}"),
         format!("  curl -s {api}"),
         format!("  curl -s -X PUT {api}/weights \\"),
-        "    -H 'content-type: application/json' -d '{\"weights\": {\"v1\": 90, \"v2\": 10}}'".to_owned(),
+        "    -H 'content-type: application/json' -d '{\"weights\": {\"v1\": 90, \"v2\": 10}}'"
+            .to_owned(),
         format!("  curl -s -X POST {api}/rollback"),
         format!("  curl -sN http://{admin}/api/v1/events"),
         format!("  curl -s http://{admin}/metrics"),
@@ -131,7 +142,8 @@ pub(super) fn commands(admin: SocketAddr, proxy: SocketAddr, canary: SocketAddr,
     ];
     if hold {
         lines.push(format!(
-            "  curl -s -X POST http://{canary}/demo/fail     # {CANARY} fails again; /demo/heal mends it"
+            "  curl -s -X POST http://{canary}/demo/fail     # {CANARY} fails again; /demo/heal \
+             mends it"
         ));
     }
     lines.push(String::new());

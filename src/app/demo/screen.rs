@@ -1,6 +1,7 @@
 //! What the audience sees: a story line by line, and below it a panel that is drawn anew in place.
 //!
-//! Where the output is no terminal there is no panel, but a line about the state of things from time to time.
+//! Where the output is no terminal there is no panel, but a line about the state of things from
+//! time to time.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -43,7 +44,11 @@ impl<'a> Screen<'a> {
         Screen {
             out,
             style,
-            blocks: if unicode() { ('█', '░') } else { ('#', '.') },
+            blocks: if unicode() {
+                ('█', '░')
+            } else {
+                ('#', '.')
+            },
             began: Instant::now(),
             shown: None,
             panel: Panel::new(style.colored),
@@ -53,7 +58,12 @@ impl<'a> Screen<'a> {
     /// What stands on the clock of the story at a moment.
     pub(super) fn clock(&self, at: Instant) -> String {
         let tenths = at.saturating_duration_since(self.began).as_millis() / 100;
-        format!("{:02}:{:02}.{}", tenths / 600, tenths / 10 % 60, tenths % 10)
+        format!(
+            "{:02}:{:02}.{}",
+            tenths / 600,
+            tenths / 10 % 60,
+            tenths % 10
+        )
     }
 
     /// Less often a line about the state of things, where there is no panel.
@@ -88,9 +98,21 @@ impl<'a> Screen<'a> {
     }
 
     /// Shows how things are, if it is time for that.
-    pub(super) fn show(&mut self, now: Instant, gauges: &[Gauge], users: LoadTotals) -> io::Result<()> {
-        let every = if self.style.live { FRAME } else { self.style.line_every };
-        if self.shown.is_some_and(|shown| now.duration_since(shown) < every) {
+    pub(super) fn show(
+        &mut self,
+        now: Instant,
+        gauges: &[Gauge],
+        users: LoadTotals,
+    ) -> io::Result<()> {
+        let every = if self.style.live {
+            FRAME
+        } else {
+            self.style.line_every
+        };
+        if self
+            .shown
+            .is_some_and(|shown| now.duration_since(shown) < every)
+        {
             return Ok(());
         }
         if !self.style.live {
@@ -112,7 +134,10 @@ impl<'a> Screen<'a> {
             78..118 => 20,
             _ => 50,
         };
-        let head = format!("          weight  {:bar$}   req/s    errors        p50        p99", "");
+        let head = format!(
+            "          weight  {:bar$}   req/s    errors        p50        p99",
+            ""
+        );
         let mut lines = vec![(String::new(), ""), (head, DIM)];
         for gauge in gauges {
             let color = if gauge.error_rate > 0.01 { RED } else { "" };
@@ -143,7 +168,10 @@ impl<'a> Screen<'a> {
     fn bar(&self, percent: f64, length: usize) -> String {
         let (full, empty) = self.blocks;
         (0..length)
-            .map(|at| f64::from(u32::try_from(at).unwrap_or(u32::MAX)) / f64::from(u32::try_from(length).unwrap_or(1)))
+            .map(|at| {
+                f64::from(u32::try_from(at).unwrap_or(u32::MAX))
+                    / f64::from(u32::try_from(length).unwrap_or(1))
+            })
             .map(|share| if share * 100.0 < percent { full } else { empty })
             .collect()
     }
@@ -263,12 +291,20 @@ mod tests {
         let text = text(true, |screen| {
             let now = Instant::now();
             screen.show(now, &gauges(), LoadTotals::default()).unwrap();
-            screen.show(now + FRAME / 2, &gauges(), LoadTotals::default()).unwrap();
-            screen.show(now + FRAME, &gauges(), LoadTotals::default()).unwrap();
+            screen
+                .show(now + FRAME / 2, &gauges(), LoadTotals::default())
+                .unwrap();
+            screen
+                .show(now + FRAME, &gauges(), LoadTotals::default())
+                .unwrap();
             screen.tell("more").unwrap();
         });
         let lines = 5;
-        assert_eq!(text.matches(&format!("\x1b[{lines}A")).count(), 2, "{text:?}");
+        assert_eq!(
+            text.matches(&format!("\x1b[{lines}A")).count(),
+            2,
+            "{text:?}"
+        );
         assert!(text.ends_with("more\n\x1b[?25h"), "{text:?}");
     }
 }

@@ -1,4 +1,5 @@
-//! The parts of the demo, started and connected: two versions, the proxy as `run` assembles it, and the users.
+//! The parts of the demo, started and connected: two versions, the proxy as `run` assembles it, and
+//! the users.
 
 use std::collections::HashMap;
 use std::io;
@@ -51,8 +52,14 @@ impl Stage {
             .tempdir()
             .map_err(Error::Part)?;
         let outside = Outside::start().map_err(Error::Part)?;
-        let baseline = outside.run(DemoVersion::start(BASELINE)).await?.map_err(Error::Part)?;
-        let canary = outside.run(DemoVersion::start(CANARY)).await?.map_err(Error::Part)?;
+        let baseline = outside
+            .run(DemoVersion::start(BASELINE))
+            .await?
+            .map_err(Error::Part)?;
+        let canary = outside
+            .run(DemoVersion::start(CANARY))
+            .await?
+            .map_err(Error::Part)?;
         let proxy_with = |admin| start_proxy(&store, admin, baseline.address(), canary.address());
         let running = match proxy_with(ADMIN) {
             // Something else is there, perhaps a proxy that works.
@@ -61,7 +68,8 @@ impl Stage {
         }?;
         let admin = running.admin_address();
         let first = running.listener_addresses().first().copied();
-        let proxy = first.ok_or_else(|| Error::Part(io::Error::other("the proxy has no listener")))?;
+        let proxy =
+            first.ok_or_else(|| Error::Part(io::Error::other("the proxy has no listener")))?;
         Ok(Stage {
             client: AdminClient::new(&admin.to_string(), None)?,
             load: outside.run(async move { Load::start(proxy) }).await?,
@@ -86,8 +94,8 @@ impl Stage {
     }
 }
 
-/// A thread of its own for what is not the proxy: users and versions are elsewhere, and their work must not hold the
-/// control plane up.
+/// A thread of its own for what is not the proxy: users and versions are elsewhere, and their work
+/// must not hold the control plane up.
 struct Outside {
     runtime: tokio::runtime::Handle,
     end: oneshot::Sender<()>,
@@ -96,7 +104,9 @@ struct Outside {
 
 impl Outside {
     fn start() -> io::Result<Outside> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let (end, ended) = oneshot::channel();
         Ok(Outside {
             runtime: runtime.handle().clone(),
@@ -108,7 +118,10 @@ impl Outside {
     }
 
     /// Runs something there, together with what it spawns.
-    async fn run<T: Send + 'static>(&self, task: impl Future<Output = T> + Send + 'static) -> Result<T, Error> {
+    async fn run<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Error> {
         let done = self.runtime.spawn(task).await;
         done.map_err(|error| Error::Part(io::Error::other(error)))
     }
@@ -130,7 +143,12 @@ fn start_proxy(
     start(config::parse("<demo>", &text, &HashMap::new())?)
 }
 
-fn configuration(store: &TempDir, admin: SocketAddr, baseline: SocketAddr, canary: SocketAddr) -> String {
+fn configuration(
+    store: &TempDir,
+    admin: SocketAddr,
+    baseline: SocketAddr,
+    canary: SocketAddr,
+) -> String {
     let text = serde_json::json!({
         "listeners": [{ "address": "127.0.0.1:0" }],
         "admin": { "address": admin.to_string() },

@@ -85,7 +85,11 @@ async fn serve(stream: TcpStream, name: &'static str, failing: Arc<AtomicBool>) 
 }
 
 /// A good answer, or a failure. `POST /demo/fail` and `/demo/heal` choose which from then on.
-async fn answer(request: &Request<Incoming>, name: &'static str, failing: &AtomicBool) -> Response<Full<Bytes>> {
+async fn answer(
+    request: &Request<Incoming>,
+    name: &'static str,
+    failing: &AtomicBool,
+) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::POST, "/demo/fail") => failing.store(true, Ordering::Relaxed),
         (&Method::POST, "/demo/heal") => failing.store(false, Ordering::Relaxed),
@@ -102,7 +106,10 @@ async fn answer(request: &Request<Incoming>, name: &'static str, failing: &Atomi
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
     }
     let headers = response.headers_mut();
-    headers.insert(http::header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(
+        http::header::CONTENT_TYPE,
+        HeaderValue::from_static("application/json"),
+    );
     headers.insert(VERSION_HEADER, HeaderValue::from_static(name));
     response
 }

@@ -6,23 +6,31 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 const START_HELP: &str = "\
-The canary goes through the steps of the plan by itself, and back to 0 as soon as it is proved to be worse. Without
+The canary goes through the steps of the plan by itself, and back to 0 as soon as it is proved to \
+                          be worse. Without
 --wait this returns once the release has begun, and prints its identity.
 
 Examples:
   weighbridge release start shop green --reason 'try 5.2' --version 5.2 --change OPS-7
   weighbridge release start shop green --wait --timeout 30m          in a pipeline
-  weighbridge release start shop green --plan careful.yaml           careful.yaml: `steps: [1, 10, 50]`
+  weighbridge release start shop green --plan careful.yaml           careful.yaml: `steps: [1, 10, \
+                          50]`
   weighbridge release start shop green --at 2026-11-26T09:00:00+01:00
 
-Exit codes: 0 begun (with --wait: promoted), 1 failed or refused as invalid, 2 usage, 5 not possible now, 6 unreachable;
-with --wait also 3 rolled back, 4 inconclusive (a step gave no answer within its max_duration; the release waits for
-somebody to resume, promote or roll back), cancelled or out of time, 130 interrupted (the release goes on)";
+Exit codes: 0 begun (with --wait: promoted), 1 failed or refused as invalid, 2 usage, 5 not \
+                          possible now, 6 unreachable;
+with --wait also 3 rolled back, 4 inconclusive (a step gave no answer within its max_duration; the \
+                          release waits for
+somebody to resume, promote or roll back), cancelled or out of time, 130 interrupted (the release \
+                          goes on)";
 
 const WATCH_HELP: &str = "\
-On a terminal the state is drawn in place; elsewhere each change is a line, and with --output json each event is a JSON
-object in one line. A broken connection is tried again for 30 seconds. A release whose step gave no answer within its
-max_duration waits for somebody to resume, promote or roll back: a terminal goes on following it, elsewhere that ends
+On a terminal the state is drawn in place; elsewhere each change is a line, and with --output json \
+                          each event is a JSON
+object in one line. A broken connection is tried again for 30 seconds. A release whose step gave \
+                          no answer within its
+max_duration waits for somebody to resume, promote or roll back: a terminal goes on following it, \
+                          elsewhere that ends
 with exit code 4.
 
 Examples:
@@ -30,7 +38,8 @@ Examples:
   weighbridge release watch shop-12 --timeout 10m
   weighbridge release watch shop --output json | jq -c .release.phase
 
-Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 inconclusive, cancelled or out of time, 6 unreachable,
+Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 inconclusive, cancelled or out of \
+                          time, 6 unreachable,
 130 interrupted (the release goes on)";
 
 const VERB_HELP: &str = "\
@@ -39,7 +48,8 @@ A service means its release under way, or its newest.
 Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 5 not possible now, 6 unreachable";
 
 const APPROVE_HELP: &str = "\
-Needs a token with the role approve; the voice counts under the token's name. Without --gate the gate is meant that the
+Needs a token with the role approve; the voice counts under the token's name. Without --gate the \
+                            gate is meant that the
 release waits for.
 
 Example:
@@ -78,8 +88,8 @@ pub(in crate::cli) struct Start {
     pub(super) service: String,
     /// The upstream that is to be proved
     pub(super) canary: String,
-    /// A file with a plan, YAML or JSON; what it names replaces the same fields of the configured one; `-` is standard
-    /// input
+    /// A file with a plan, YAML or JSON; what it names replaces the same fields of the configured
+    /// one; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub(super) plan: Option<PathBuf>,
     #[command(flatten)]
@@ -110,7 +120,10 @@ pub(in crate::cli) enum ReleaseVerb {
     #[command(after_help = START_HELP)]
     Start(Box<Start>),
     /// Show a release
-    #[command(after_help = "Exit codes: 0 shown, wherever the release is, 1 failed, 2 usage, 6 unreachable")]
+    #[command(
+        after_help = "Exit codes: 0 shown, wherever the release is, 1 failed, 2 usage, 6 \
+                      unreachable"
+    )]
     Status {
         #[command(flatten)]
         subject: ReleaseRef,
@@ -194,9 +207,10 @@ pub(in crate::cli) enum ReleaseVerb {
 fn moment(text: &str) -> Result<String, String> {
     let zoned = || text.parse::<jiff::Zoned>().map(|zoned| zoned.timestamp());
     let moment = text.parse::<jiff::Timestamp>().or_else(|_| zoned());
-    moment
-        .map(|moment| moment.to_string())
-        .map_err(|_| "expected a time such as 2026-11-26T09:00:00+01:00 or 2026-11-26T09:00[Europe/Berlin]".to_owned())
+    moment.map(|moment| moment.to_string()).map_err(|_| {
+        "expected a time such as 2026-11-26T09:00:00+01:00 or 2026-11-26T09:00[Europe/Berlin]"
+            .to_owned()
+    })
 }
 
 /// A span of time with its units.

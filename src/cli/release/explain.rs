@@ -11,7 +11,8 @@ use crate::model::api::{Phase, Release, Service, SideCounts};
 /// The windows of statistics are asked for the rate at which the canary gets requests.
 const RATE_WINDOW: (&str, f64) = ("10s", 10.0);
 
-const PAUSED: &str = "It goes on after `weighbridge release resume`; it is still rolled back if it has to be.";
+const PAUSED: &str =
+    "It goes on after `weighbridge release resume`; it is still rolled back if it has to be.";
 
 /// An objective with its evidence, as far as it is told here. What is absent is not known yet.
 #[derive(Debug, Deserialize)]
@@ -54,7 +55,11 @@ struct Interval {
 impl Objective {
     /// What is counted of it.
     fn counted(&self) -> &'static str {
-        if self.unit.is_some() { "users" } else { "requests" }
+        if self.unit.is_some() {
+            "users"
+        } else {
+            "requests"
+        }
     }
 
     /// Whether it lets the canary go on at this step; `None` if it has no say in that.
@@ -73,16 +78,25 @@ pub(super) fn text(release: &Release, service: &Service) -> String {
     let objectives = objectives(release);
     paragraphs.extend(deciders(release, &objectives));
     let lacks = release.too_few_requests.map(format::too_few);
-    paragraphs.extend(lacks.map(|lacks| format!("The step has had its time and lacks traffic: {lacks}.")));
+    paragraphs.extend(
+        lacks.map(|lacks| format!("The step has had its time and lacks traffic: {lacks}.")),
+    );
     let rate = canary_rate(release, service);
-    paragraphs.extend(objectives.iter().map(|objective| about(objective, release, rate)));
+    paragraphs.extend(
+        objectives
+            .iter()
+            .map(|objective| about(objective, release, rate)),
+    );
     paragraphs.push(budget(release));
     paragraphs.join("\n\n") + "\n"
 }
 
 fn place(release: &Release) -> String {
     let weight = match release.phase {
-        Phase::Promoted => format!("{} has all traffic and is the new baseline.", release.canary),
+        Phase::Promoted => format!(
+            "{} has all traffic and is the new baseline.",
+            release.canary
+        ),
         Phase::RolledBack | Phase::Cancelled => format!("{} has all traffic.", release.baseline),
         _ => format!(
             "{} has {} % of the traffic, {} the rest.",
@@ -105,14 +119,21 @@ fn cause(release: &Release) -> Option<String> {
             .objective
             .as_deref()
             .map(|by| format!(" by {}", by.replace('_', " ")));
-        return Some(format!("Decided{}: {}.", by.unwrap_or_default(), outcome.reason));
+        return Some(format!(
+            "Decided{}: {}.",
+            by.unwrap_or_default(),
+            outcome.reason
+        ));
     }
     if let Some(waiting) = &release.waiting_for {
         let then = match waiting.kind.as_str() {
             "schedule" | "freeze" => "It goes on by itself when that has passed.",
             "gate" => "`weighbridge release approve` gives it a voice.",
             "resume" => PAUSED,
-            _ => "It goes on by itself if the evidence comes; `weighbridge release resume` goes on without it.",
+            _ => {
+                "It goes on by itself if the evidence comes; `weighbridge release resume` goes on \
+                 without it."
+            }
         };
         return Some(format!("It {}. {then}", format::waits(waiting)));
     }
@@ -126,20 +147,24 @@ fn objectives(release: &Release) -> Vec<Objective> {
         .collect()
 }
 
-/// Whether the canary has all traffic, so that there is nobody to compare it with and nothing more to go on to.
+/// Whether the canary has all traffic, so that there is nobody to compare it with and nothing more
+/// to go on to.
 fn is_at_full_weight(release: &Release) -> bool {
     release.weight >= 100.0
 }
 
 /// Which objectives hold the release where it is.
 fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
-    if !matches!(release.phase, Phase::Progressing | Phase::Waiting | Phase::Baking) {
+    if !matches!(
+        release.phase,
+        Phase::Progressing | Phase::Waiting | Phase::Baking
+    ) {
         return None;
     }
     if is_at_full_weight(release) {
         return Some(
-            "With all traffic on the canary there is nothing left to compare it with: only the step's own time, its least \
-             number of requests, a gate and the fixed limits count now."
+            "With all traffic on the canary there is nothing left to compare it with: only the \
+             step's own time, its least number of requests, a gate and the fixed limits count now."
                 .to_owned(),
         );
     }
@@ -155,8 +180,8 @@ fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     match missing.split_last() {
         _ if tested.is_empty() => None,
         None => Some(
-            "Every objective has shown at this step that the canary is good enough; what is left is the step's own time, \
-             its least number of requests, a gate or a freeze window."
+            "Every objective has shown at this step that the canary is good enough; what is left \
+             is the step's own time, its least number of requests, a gate or a freeze window."
                 .to_owned(),
         ),
         Some((last, [])) => Some(still_needs(last)),
@@ -184,7 +209,8 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
     }
     if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {
         lines.push(format!(
-            "  Beyond the allowed ratio: {:+.3} percentage points, surely within {:+.3} and {:+.3}.",
+            "  Beyond the allowed ratio: {:+.3} percentage points, surely within {:+.3} and \
+             {:+.3}.",
             estimate * 100.0,
             interval.lower * 100.0,
             interval.upper * 100.0
@@ -205,8 +231,8 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
     let (log_e, limit) = (objective.advance_log_e?, objective.advance_limit?);
     let further = match objective.requests_to_advance {
         _ if log_e >= limit && objective.slower_lately => {
-            "which is enough, but the canary was slower than is allowed in the last seconds, and before it is given \
-             everything that has to pass"
+            "which is enough, but the canary was slower than is allowed in the last seconds, and \
+             before it is given everything that has to pass"
                 .to_owned()
         }
         _ if log_e >= limit => "which is enough".to_owned(),
@@ -214,7 +240,12 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
         Some(requests) => {
             // How many new users come is not known.
             let rate = rate.filter(|_| objective.unit.is_none());
-            let lasts = rate.map(|rate| format!(", which takes {} at the present rate", time(requests as f64 / rate)));
+            let lasts = rate.map(|rate| {
+                format!(
+                    ", which takes {} at the present rate",
+                    time(requests as f64 / rate)
+                )
+            });
             format!(
                 "about {} more canary {} are needed{}",
                 count(requests),
@@ -229,7 +260,8 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
     ))
 }
 
-/// What is counted of an objective: failures, and of a limit on latency the answers that come later.
+/// What is counted of an objective: failures, and of a limit on latency the answers that come
+/// later.
 fn bad(objective: &Objective) -> &'static str {
     match objective.margins.get("latency") {
         Some(_) => "Slow",
@@ -249,8 +281,15 @@ fn fixed_limit(limit: &Value) -> Option<String> {
     if let Some(below) = limit.pointer("/error_rate/below") {
         return Some(format!("less than {} failures", share(below)?));
     }
-    let (quantile, below) = (limit.pointer("/latency/quantile")?, limit.pointer("/latency/below")?);
-    Some(format!("{} of answers within {}", share(quantile)?, below.as_str()?))
+    let (quantile, below) = (
+        limit.pointer("/latency/quantile")?,
+        limit.pointer("/latency/below")?,
+    );
+    Some(format!(
+        "{} of answers within {}",
+        share(quantile)?,
+        below.as_str()?
+    ))
 }
 
 /// A fraction from 0 to 1 in percent, without the digits that binary fractions add.
@@ -260,7 +299,10 @@ fn share(fraction: &Value) -> Option<String> {
 
 /// ` (ratio 1.1, worse_by 0.0005)`. A fixed limit has them in its name.
 fn margins(objective: &Objective) -> String {
-    let fields = objective.margins.as_object().filter(|fields| !fields.is_empty());
+    let fields = objective
+        .margins
+        .as_object()
+        .filter(|fields| !fields.is_empty());
     let Some(fields) = fields.filter(|_| objective.objective != "slo") else {
         return String::new();
     };
@@ -276,7 +318,11 @@ fn margins(objective: &Objective) -> String {
 
 /// Requests per second that the canary gets; `None` when it gets none.
 fn canary_rate(release: &Release, service: &Service) -> Option<f64> {
-    let window = service.upstreams.get(&release.canary)?.windows.get(RATE_WINDOW.0)?;
+    let window = service
+        .upstreams
+        .get(&release.canary)?
+        .windows
+        .get(RATE_WINDOW.0)?;
     (window.requests > 0).then(|| window.requests as f64 / RATE_WINDOW.1)
 }
 
@@ -286,12 +332,14 @@ fn budget(release: &Release) -> String {
         String::new()
     } else {
         format!(
-            "; {} more, beyond what the baseline's rate and chance explain, would take the canary out at once",
+            "; {} more, beyond what the baseline's rate and chance explain, would take the canary \
+             out at once",
             count(budget.allowance)
         )
     };
     format!(
-        "Users saw {} failures of the canary, the baseline answered {} instead. The budget is {}{left}.",
+        "Users saw {} failures of the canary, the baseline answered {} instead. The budget is \
+         {}{left}.",
         count(release.user_visible_failures),
         count(release.rescued),
         count(budget.limit)

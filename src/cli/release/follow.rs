@@ -1,5 +1,5 @@
-//! Follows a release to its end: by the stream of events, and by a look at the release from time to time, which is also
-//! what remains when there is no stream.
+//! Follows a release to its end: by the stream of events, and by a look at the release from time to
+//! time, which is also what remains when there is no stream.
 
 use std::time::Duration;
 
@@ -39,7 +39,8 @@ pub(super) struct WatchLimits {
     pub(super) timeout: Option<Duration>,
     /// At most so long without a word from the proxy.
     pub(super) unreached_max: Duration,
-    /// Also past a step that gave no answer, which only somebody who watches can do something about.
+    /// Also past a step that gave no answer, which only somebody who watches can do something
+    /// about.
     pub(super) past_no_answer: bool,
 }
 
@@ -115,7 +116,8 @@ impl Following<'_, '_> {
                 self.reach();
                 self.take(&event)?;
             }
-            // What happened before the stream was open, or between two, is only in the release itself.
+            // What happened before the stream was open, or between two, is only in the release
+            // itself.
             StreamEvent::Open => {
                 self.has_stream = true;
                 self.look().await?;
@@ -170,12 +172,15 @@ impl Following<'_, '_> {
                 self.view.seen(&self.release)?;
             }
             Err(error) if !error.may_pass() => return Err(error.into()),
-            Err(error) if self.reached.elapsed() >= self.patience.unreached_max => return Err(error.into()),
+            Err(error) if self.reached.elapsed() >= self.patience.unreached_max => {
+                return Err(error.into());
+            }
             Err(error) => {
                 if !self.is_lost {
                     let seconds = self.patience.unreached_max.as_secs();
-                    self.view
-                        .say(&format!("{error}; trying again for {seconds} s, the release goes on"))?;
+                    self.view.say(&format!(
+                        "{error}; trying again for {seconds} s, the release goes on"
+                    ))?;
                 }
                 self.is_lost = true;
             }
@@ -195,15 +200,20 @@ impl Following<'_, '_> {
     }
 }
 
-/// Whether `told` is an older state of the release than `held`. Phases and steps begin at times that never go back within
-/// a release, and at each of them the counts of requests grow. Where the counts do not tell (after a restart they begin at
-/// the last checkpoint), the next look does; an end is never held back.
+/// Whether `told` is an older state of the release than `held`. Phases and steps begin at times
+/// that never go back within a release, and at each of them the counts of requests grow. Where the
+/// counts do not tell (after a restart they begin at the last checkpoint), the next look does; an
+/// end is never held back.
 fn is_before(told: &Release, held: &Release) -> bool {
     let begun = |release: &Release| release.phase_since.parse::<jiff::Timestamp>().ok();
     let (Some(told_since), Some(held_since)) = (begun(told), begun(held)) else {
         return false;
     };
-    let requests = |release: &Release| release.canary_requests.saturating_add(release.baseline_requests);
+    let requests = |release: &Release| {
+        release
+            .canary_requests
+            .saturating_add(release.baseline_requests)
+    };
     let (told_at, held_at) = (
         (told_since, told.step, requests(told)),
         (held_since, held.step, requests(held)),
@@ -211,13 +221,17 @@ fn is_before(told: &Release, held: &Release) -> bool {
     !told.phase.is_over() && told_at < held_at
 }
 
-/// Whether its step had the time that the plan gives it and the judge cannot say. What is asked of people beforehand
-/// (gates), what ends by itself (freezes, a time to begin) and what somebody did (a pause) are no such case.
+/// Whether its step had the time that the plan gives it and the judge cannot say. What is asked of
+/// people beforehand (gates), what ends by itself (freezes, a time to begin) and what somebody did
+/// (a pause) are no such case.
 fn gave_no_answer(release: &Release) -> bool {
     let waiting = release.waiting_for.as_ref();
-    // A step that still lacks traffic is under way; only one that had its longest time is inconclusive.
+    // A step that still lacks traffic is under way; only one that had its longest time is
+    // inconclusive.
     release.phase == Phase::Waiting
-        && waiting.is_some_and(|waiting| matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic"))
+        && waiting.is_some_and(|waiting| {
+            matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic")
+        })
 }
 
 #[cfg(test)]
@@ -270,10 +284,16 @@ mod tests {
     #[tokio::test]
     async fn a_proxy_that_stays_away_is_given_up() {
         // Bound and not listened on, so that nobody else can be there.
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
         socket.bind(&any.into()).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+        let address = socket
+            .local_addr()
+            .unwrap()
+            .as_socket()
+            .unwrap()
+            .to_string();
         let arguments = Arguments::try_parse_from(["weighbridge", "-q", "version"]).unwrap();
         let mut terminal = Terminal::new(&arguments.global);
         let mut view = ReleaseView::new(&mut terminal);

@@ -17,7 +17,11 @@ pub(super) fn text(forecast: &Forecast) -> String {
         HARMS[1].1,
         HARMS[2].1,
     ]);
-    let unit = if forecast.unit.is_some() { "users" } else { "requests" };
+    let unit = if forecast.unit.is_some() {
+        "users"
+    } else {
+        "requests"
+    };
     for (at, step) in forecast.steps.iter().enumerate() {
         let mut cells = vec![
             (at + 1).to_string(),
@@ -30,10 +34,10 @@ pub(super) fn text(forecast: &Forecast) -> String {
     }
     let worst = &forecast.worst_case;
     format!(
-        "{}: {:.1} requests per second over the last minute, of which {} fail on the baseline.\n\n{}\nSEES n %: when a \
-         canary that fails n % of its {unit} is taken out, typically; budget: only by the failures that users may \
-         see.\nWorst case: users see {} failures beyond the \
-         baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
+        "{}: {:.1} requests per second over the last minute, of which {} fail on the \
+         baseline.\n\n{}\nSEES n %: when a canary that fails n % of its {unit} is taken out, \
+         typically; budget: only by the failures that users may see.\nWorst case: users see {} \
+         failures beyond the baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
         forecast.service,
         forecast.requests_per_second,
         rate(forecast.baseline_error_rate, 1),
@@ -51,7 +55,8 @@ fn rescued(worst: &WorstCase) -> String {
         return String::new();
     }
     format!(
-        "Whether or not users see them, at most {} requests of the canary fail beyond that rate (rescued_budget {}).\n",
+        "Whether or not users see them, at most {} requests of the canary fail beyond that rate \
+         (rescued_budget {}).\n",
         count(worst.failures),
         count(worst.rescued_budget)
     )
@@ -71,7 +76,8 @@ fn seen(step: &StepForecast, harm: f64, unit: &str) -> String {
         .find(|detection| (detection.error_rate - harm).abs() < 1e-9);
     match detection {
         None => "-".to_owned(),
-        // With all users on the canary there is no baseline to compare it with, and the budget alone ends it.
+        // With all users on the canary there is no baseline to compare it with, and the budget
+        // alone ends it.
         Some(Detection { requests: None, .. }) if step.weight >= 100.0 => "budget".to_owned(),
         Some(Detection { requests: None, .. }) => "allowed".to_owned(),
         Some(Detection {

@@ -17,7 +17,10 @@ pub(in crate::cli) fn line(release: &Release) -> String {
         parts.extend(release.too_few_requests.map(too_few));
     }
     if let Some(outcome) = &release.outcome {
-        let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
+        let by = outcome
+            .objective
+            .as_deref()
+            .map(|objective| format!("{objective}: "));
         parts.push(format!("{}{}", by.unwrap_or_default(), outcome.reason));
     } else if release.canary_requests > 0 {
         parts.push(format!(
@@ -33,7 +36,9 @@ pub(in crate::cli) fn line(release: &Release) -> String {
 pub(super) fn phase(release: &Release) -> String {
     let name = release.phase.as_str().replace('_', " ");
     let step = match release.phase {
-        Phase::Progressing | Phase::Waiting => format!(", step {} of {}", release.step, release.steps.len()),
+        Phase::Progressing | Phase::Waiting => {
+            format!(", step {} of {}", release.step, release.steps.len())
+        }
         _ => String::new(),
     };
     let paused = if release.paused && !release.phase.is_over() {
@@ -47,7 +52,10 @@ pub(super) fn phase(release: &Release) -> String {
 /// What is waited for, with its end if it has one.
 pub(super) fn waits(waiting: &WaitingFor) -> String {
     // Of a freeze and of a time to begin it is said there already.
-    let until = waiting.until.as_deref().filter(|until| !waiting.detail.contains(until));
+    let until = waiting
+        .until
+        .as_deref()
+        .filter(|until| !waiting.detail.contains(until));
     let until = until.map(|until| format!(" until {until}"));
     format!(
         "waits ({}): {}{}",
@@ -83,8 +91,9 @@ pub(super) fn no_answer(release: &Release) -> String {
     let Release { id, canary, .. } = release;
     let waits = release.waiting_for.as_ref().map(waits).unwrap_or_default();
     let text = format!(
-        "{id} {waits}. It is still under way, {canary} at {}: `weighbridge release resume {id}` goes on without an answer, \
-         `weighbridge release promote {id}` gives {canary} all traffic, `weighbridge release rollback {id}` takes it out",
+        "{id} {waits}. It is still under way, {canary} at {}: `weighbridge release resume {id}` \
+         goes on without an answer, `weighbridge release promote {id}` gives {canary} all \
+         traffic, `weighbridge release rollback {id}` takes it out",
         percent(release.weight)
     );
     plain(&text)
@@ -119,7 +128,10 @@ mod tests {
             until: Some("2026-11-30T07:00:00Z".to_owned()),
         };
         let expected = "waits (freeze): frozen until 2026-11-30T07:00:00Z";
-        assert_eq!(waits(&waiting("frozen until 2026-11-30T07:00:00Z")), expected);
+        assert_eq!(
+            waits(&waiting("frozen until 2026-11-30T07:00:00Z")),
+            expected
+        );
         assert_eq!(waits(&waiting("frozen")), expected);
     }
 }

@@ -31,7 +31,11 @@ use crate::model::api;
 const PLAN_BYTES_MAX: u64 = 1024 * 1024;
 
 /// Does what was typed after `release`.
-pub(super) fn run(global: &Global, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn run(
+    global: &Global,
+    verb: ReleaseVerb,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let client = client(global)?;
     match verb {
         ReleaseVerb::Start(asked) => start(&client, *asked, terminal),
@@ -41,8 +45,12 @@ pub(super) fn run(global: &Global, verb: ReleaseVerb, terminal: &mut Terminal) -
         }
         ReleaseVerb::Watch { subject, timeout } => {
             let answer = find(&client, &subject.subject, terminal)?;
-            // Who looks at a terminal sees what is waited for, and may do something about it meanwhile.
-            let patience = patience(timeout, terminal.format() == Format::Text && terminal.live());
+            // Who looks at a terminal sees what is waited for, and may do something about it
+            // meanwhile.
+            let patience = patience(
+                timeout,
+                terminal.format() == Format::Text && terminal.live(),
+            );
             watch(&client, answer.value, patience, terminal)
         }
         ReleaseVerb::History { service, limit } => {
@@ -75,8 +83,13 @@ pub(super) fn forecast(
     Ok(Exit::Done)
 }
 
-/// Where the release under way is, in one line. Its identity alone where the proxy does not tell more.
-pub(super) fn summary(client: &AdminClient, id: &str, terminal: &mut Terminal) -> Result<String, Failure> {
+/// Where the release under way is, in one line. Its identity alone where the proxy does not tell
+/// more.
+pub(super) fn summary(
+    client: &AdminClient,
+    id: &str,
+    terminal: &mut Terminal,
+) -> Result<String, Failure> {
     match block_on(client.release(id))? {
         Ok(answer) => Ok(format::line(&answer.value)),
         Err(error) => {
@@ -87,7 +100,11 @@ pub(super) fn summary(client: &AdminClient, id: &str, terminal: &mut Terminal) -
 }
 
 /// Why a release is where it is.
-pub(super) fn explain(global: &Global, subject: &str, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn explain(
+    global: &Global,
+    subject: &str,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let client = client(global)?;
     let answer = find(&client, subject, terminal)?;
     match terminal.format() {
@@ -114,25 +131,41 @@ fn start(client: &AdminClient, asked: Start, terminal: &mut Terminal) -> Result<
     let release = &answer.value.release;
     if asked.wait {
         terminal.say(&format!("{} has begun", release.id));
-        return watch(client, answer.value.release, patience(asked.timeout, false), terminal);
+        return watch(
+            client,
+            answer.value.release,
+            patience(asked.timeout, false),
+            terminal,
+        );
     }
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => terminal.print(&format!("{}\n", release.id))?,
     }
     terminal.say(&format::line(release));
-    terminal.say(&format!("follow it with `weighbridge release watch {}`", release.id));
+    terminal.say(&format!(
+        "follow it with `weighbridge release watch {}`",
+        release.id
+    ));
     Ok(Exit::Done)
 }
 
-fn command(client: &AdminClient, verb: ReleaseVerb, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn command(
+    client: &AdminClient,
+    verb: ReleaseVerb,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let mut command = api::ReleaseCommand::default();
     let (subject, word) = match verb {
         ReleaseVerb::Pause { subject, why } => {
             command.reason = why.reason;
             (subject, "pause")
         }
-        ReleaseVerb::Resume { subject, why, freeze } => {
+        ReleaseVerb::Resume {
+            subject,
+            why,
+            freeze,
+        } => {
             (command.reason, command.override_freeze) = (why.reason, freeze.override_freeze);
             (subject, "resume")
         }
@@ -140,7 +173,11 @@ fn command(client: &AdminClient, verb: ReleaseVerb, terminal: &mut Terminal) -> 
             (command.reason, command.gate) = (why.reason, gate);
             (subject, "approve")
         }
-        ReleaseVerb::Promote { subject, why, freeze } => {
+        ReleaseVerb::Promote {
+            subject,
+            why,
+            freeze,
+        } => {
             (command.reason, command.override_freeze) = (why.reason, freeze.override_freeze);
             (subject, "promote")
         }
@@ -156,28 +193,43 @@ fn command(client: &AdminClient, verb: ReleaseVerb, terminal: &mut Terminal) -> 
         | ReleaseVerb::Status { .. }
         | ReleaseVerb::Watch { .. }
         | ReleaseVerb::History { .. } => {
-            return Err(Failure::new(Exit::Failed, "this verb is no command to a release"));
+            return Err(Failure::new(
+                Exit::Failed,
+                "this verb is no command to a release",
+            ));
         }
     };
     let release = find(client, &subject.subject, terminal)?.value;
-    let answer = ask(client.command_release(&release.id, word, &command), terminal)?;
+    let answer = ask(
+        client.command_release(&release.id, word, &command),
+        terminal,
+    )?;
     show::change(&answer, terminal)
 }
 
-/// The release that is meant: that of a service which is under way, or its newest; else the one with this identity.
-fn find(client: &AdminClient, subject: &str, terminal: &mut Terminal) -> Result<ApiResponse<api::Release>, Failure> {
+/// The release that is meant: that of a service which is under way, or its newest; else the one
+/// with this identity.
+fn find(
+    client: &AdminClient,
+    subject: &str,
+    terminal: &mut Terminal,
+) -> Result<ApiResponse<api::Release>, Failure> {
     let listed = block_on(client.releases(subject, 1))?;
     let answer = match listed {
         Ok(answer) => answer,
-        // Names of services cannot hide releases: a service without releases has none, others are looked for.
-        Err(Error::Problem(problem)) if problem.status == 404 => return ask(client.release(subject), terminal),
+        // Names of services cannot hide releases: a service without releases has none, others are
+        // looked for.
+        Err(Error::Problem(problem)) if problem.status == 404 => {
+            return ask(client.release(subject), terminal);
+        }
         Err(error) => return Err(error.into()),
     };
     terminal.explain(&answer.trace);
     let ApiResponse { value, json, trace } = answer;
     let newest = value.releases.into_iter().next().ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("{subject} has had no release yet"))
-            .hint(format!("`weighbridge release start {subject} CANARY` starts one"))
+        Failure::new(Exit::Failed, format!("{subject} has had no release yet")).hint(format!(
+            "`weighbridge release start {subject} CANARY` starts one"
+        ))
     })?;
     let json = json.pointer("/releases/0").cloned().unwrap_or(json);
     Ok(ApiResponse {
@@ -219,8 +271,8 @@ fn watch(
             format::line(&release)
         )),
         FollowEnd::Interrupted => terminal.say(&format!(
-            "interrupted; {id} goes on. `weighbridge release watch {id}` follows it again, `weighbridge release rollback \
-             {id}` takes the canary out"
+            "interrupted; {id} goes on. `weighbridge release watch {id}` follows it again, \
+             `weighbridge release rollback {id}` takes the canary out"
         )),
     }
     Ok(exit(ended, &release))
@@ -242,7 +294,9 @@ fn read_plan(path: &Path) -> Result<Map<String, Value>, Failure> {
     } else {
         path.display().to_string()
     };
-    let wrong = |what: &dyn std::fmt::Display| Failure::new(Exit::Usage, format!("the plan in {name}: {what}"));
+    let wrong = |what: &dyn std::fmt::Display| {
+        Failure::new(Exit::Usage, format!("the plan in {name}: {what}"))
+    };
     let text = read(path).map_err(|error| wrong(&error))?;
     match serde_yaml::from_str::<Value>(&text) {
         Ok(Value::Object(plan)) => Ok(plan),
@@ -256,9 +310,14 @@ fn read_plan(path: &Path) -> Result<Map<String, Value>, Failure> {
 fn read(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     if path == Path::new("-") {
-        io::stdin().lock().take(PLAN_BYTES_MAX).read_to_string(&mut text)?;
+        io::stdin()
+            .lock()
+            .take(PLAN_BYTES_MAX)
+            .read_to_string(&mut text)?;
     } else {
-        File::open(path)?.take(PLAN_BYTES_MAX).read_to_string(&mut text)?;
+        File::open(path)?
+            .take(PLAN_BYTES_MAX)
+            .read_to_string(&mut text)?;
     }
     Ok(text)
 }

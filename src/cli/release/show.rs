@@ -10,7 +10,10 @@ use crate::cli::terminal::{Terminal, paint};
 use crate::model::api;
 
 /// One release.
-pub(super) fn status(answer: &ApiResponse<api::Release>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn status(
+    answer: &ApiResponse<api::Release>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => terminal.print(&detail(&answer.value, terminal.colored()))?,
@@ -19,14 +22,20 @@ pub(super) fn status(answer: &ApiResponse<api::Release>, terminal: &mut Terminal
 }
 
 /// A release after a command.
-pub(super) fn change(answer: &ApiResponse<api::ReleaseChange>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn change(
+    answer: &ApiResponse<api::ReleaseChange>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     let (release, weights) = (&answer.value.release, &answer.value.weights);
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => terminal.print(&format!("{}\n", format::line(release)))?,
     }
     let (service, revision) = (&release.service, answer.value.revision);
-    terminal.say(&format!("{service} is at revision {revision}: {}", in_words(weights)));
+    terminal.say(&format!(
+        "{service} is at revision {revision}: {}",
+        in_words(weights)
+    ));
     if !release.durable {
         terminal.warn("this is in effect but not on disk: a restart would not begin with it");
     }
@@ -34,7 +43,10 @@ pub(super) fn change(answer: &ApiResponse<api::ReleaseChange>, terminal: &mut Te
 }
 
 /// The releases of a service.
-pub(super) fn history(answer: &ApiResponse<api::ReleaseList>, terminal: &mut Terminal) -> Result<Exit, Failure> {
+pub(super) fn history(
+    answer: &ApiResponse<api::ReleaseList>,
+    terminal: &mut Terminal,
+) -> Result<Exit, Failure> {
     match terminal.format() {
         Format::Json => terminal.print_json(&answer.json)?,
         Format::Text => {
@@ -58,7 +70,9 @@ pub(super) fn history(answer: &ApiResponse<api::ReleaseList>, terminal: &mut Ter
                     release.started_at.clone(),
                     release.actor.clone(),
                     count(release.user_visible_failures),
-                    outcome.map(|outcome| outcome.reason.clone()).unwrap_or_default(),
+                    outcome
+                        .map(|outcome| outcome.reason.clone())
+                        .unwrap_or_default(),
                 ]);
             }
             terminal.print(&table.text())?;
@@ -68,7 +82,8 @@ pub(super) fn history(answer: &ApiResponse<api::ReleaseList>, terminal: &mut Ter
     Ok(Exit::Done)
 }
 
-/// What the budget of all failures and the clients' aborts have come to, if the server tells of them.
+/// What the budget of all failures and the clients' aborts have come to, if the server tells of
+/// them.
 fn all_failures(release: &api::Release) -> Vec<String> {
     let mut lines = Vec::new();
     let all = &release.rescued_budget;
@@ -100,14 +115,29 @@ fn detail(release: &api::Release, colored: bool) -> String {
             "Service   {}: {} to {}",
             release.service, release.baseline, release.canary
         ),
-        format!("Phase     {}, since {}", format::phase(release), release.phase_since),
+        format!(
+            "Phase     {}, since {}",
+            format::phase(release),
+            release.phase_since
+        ),
     ];
     if let Some(outcome) = &release.outcome {
-        let by = outcome.objective.as_deref().map(|objective| format!("{objective}: "));
-        lines.push(format!("Outcome   {}{}", by.unwrap_or_default(), outcome.reason));
+        let by = outcome
+            .objective
+            .as_deref()
+            .map(|objective| format!("{objective}: "));
+        lines.push(format!(
+            "Outcome   {}{}",
+            by.unwrap_or_default(),
+            outcome.reason
+        ));
     }
     if let Some(waiting) = &release.waiting_for {
-        lines.push(paint(&format!("Waiting   {}", format::waits(waiting)), "33", colored));
+        lines.push(paint(
+            &format!("Waiting   {}", format::waits(waiting)),
+            "33",
+            colored,
+        ));
     }
     for approval in &release.approvals {
         lines.push(format!(
@@ -139,7 +169,10 @@ fn detail(release: &api::Release, colored: bool) -> String {
         "Evidence  {} (ln e against the canary)",
         format::of_limit(release.log_e, release.log_limit)
     ));
-    lines.push(format!("Started   {} by {}", release.started_at, release.actor));
+    lines.push(format!(
+        "Started   {} by {}",
+        release.started_at, release.actor
+    ));
     let ended = release.ended_at.as_ref();
     let given = [
         ("Ended", ended),

@@ -1,5 +1,5 @@
-//! What somebody who follows a release sees: a panel that is drawn in place on a terminal, a line for each change
-//! elsewhere, and a JSON object in a line for each event where programs read.
+//! What somebody who follows a release sees: a panel that is drawn in place on a terminal, a line
+//! for each change elsewhere, and a JSON object in a line for each event where programs read.
 
 use std::collections::BTreeMap;
 
@@ -108,7 +108,11 @@ impl<'a> ReleaseView<'a> {
     }
 
     /// What both sides did in the last ten seconds.
-    pub(super) fn measured(&mut self, release: &Release, upstreams: &BTreeMap<String, Window>) -> Result<(), Failure> {
+    pub(super) fn measured(
+        &mut self,
+        release: &Release,
+        upstreams: &BTreeMap<String, Window>,
+    ) -> Result<(), Failure> {
         self.measured.clone_from(upstreams);
         self.show(release, false)
     }
@@ -172,12 +176,24 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
             color,
         ),
         (
-            format!("weight    {} {}", bar(release.weight / 100.0), percent(release.weight)),
+            format!(
+                "weight    {} {}",
+                bar(release.weight / 100.0),
+                percent(release.weight)
+            ),
             "",
         ),
-        (side("canary", &release.canary, release.canary_requests, measured), ""),
         (
-            side("baseline", &release.baseline, release.baseline_requests, measured),
+            side("canary", &release.canary, release.canary_requests, measured),
+            "",
+        ),
+        (
+            side(
+                "baseline",
+                &release.baseline,
+                release.baseline_requests,
+                measured,
+            ),
             "",
         ),
         (
@@ -206,7 +222,11 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
         lines.push((format::waits(waiting), "33"));
     }
     if release.waiting_for.is_none() {
-        lines.extend(release.too_few_requests.map(|lacks| (format::too_few(lacks), "33")));
+        lines.extend(
+            release
+                .too_few_requests
+                .map(|lacks| (format::too_few(lacks), "33")),
+        );
     }
     lines
 }
@@ -223,8 +243,14 @@ fn side(role: &str, name: &str, requests: u64, measured: &BTreeMap<String, Windo
 
 /// A bar for a part of a whole; what is no number is empty.
 fn bar(part: f64) -> String {
-    let part = if part.is_nan() { 0.0 } else { part.clamp(0.0, 1.0) };
-    let full = (0..BAR).filter(|cell| (*cell as f64 + 0.5) < part * BAR as f64).count();
+    let part = if part.is_nan() {
+        0.0
+    } else {
+        part.clamp(0.0, 1.0)
+    };
+    let full = (0..BAR)
+        .filter(|cell| (*cell as f64 + 0.5) < part * BAR as f64)
+        .count();
     format!("[{}{}]", "#".repeat(full), ".".repeat(BAR - full))
 }
 

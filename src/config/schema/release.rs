@@ -25,8 +25,8 @@ pub(super) struct ReleaseBlock {
     /// Failures that users may see in the whole release, beyond the baseline's own rate.
     #[schemars(extend("default" = 20))]
     budget: Count<0, 1_000_000_000>,
-    /// Failures of the canary beyond the baseline's rate in the whole release, whether or not users see them; those that
-    /// the baseline answered instead count too. 0 allows none.
+    /// Failures of the canary beyond the baseline's rate in the whole release, whether or not
+    /// users see them; those that the baseline answered instead count too. 0 allows none.
     #[schemars(extend("default" = 100))]
     rescued_budget: Count<0, 1_000_000_000>,
     /// The tolerated harm, as a share of all requests; the margins for going on come from it.
@@ -65,12 +65,14 @@ pub(super) struct ReleaseBlock {
     /// Which requests that fail on the canary the baseline answers instead.
     #[schemars(extend("default" = "safe"))]
     rescue: Rescue,
-    /// What the canary is asked before the first user; by default a TCP connection to each of its endpoints.
+    /// What the canary is asked before the first user; by default a TCP connection to each of its
+    /// endpoints.
     preflight: Preflight,
     /// An approval that is asked for before the first step.
     gate: Gate,
-    /// Times in which a release neither starts nor goes on: `Fri 17:00 - Mon 08:00 Europe/Berlin`, `22:00 - 06:00`, or
-    /// `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin`. They never delay a rollback.
+    /// Times in which a release neither starts nor goes on: `Fri 17:00 - Mon 08:00 Europe/Berlin`,
+    /// `22:00 - 06:00`, or `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin`. They never
+    /// delay a rollback.
     #[schemars(length(max = 100), extend("default" = []))]
     freeze: Vec<String>,
     /// Where a release begins that follows a promotion soon; by default at the first step.

@@ -9,8 +9,8 @@ use super::{Duration, Text, True};
 pub(super) enum StickyBlock {
     /// A cookie, which the proxy signs and issues when a request comes without a valid one.
     Cookie(Cookie),
-    /// A header, which the hop before this one sets; requests without it are drawn. Taken from `trusted_proxies` alone
-    /// where the listener has some.
+    /// A header, which the hop before this one sets; requests without it are drawn. Taken from
+    /// `trusted_proxies` alone where the listener has some.
     Header(String),
     /// The client's address.
     ClientIp(True),
@@ -40,7 +40,8 @@ pub(super) struct FullCookie {
     /// The attribute `Path`.
     #[schemars(default, extend("default" = "/"))]
     path: Text,
-    /// The attribute `Domain`; by default none, and the cookie goes back to the very host that set it.
+    /// The attribute `Domain`; by default none, and the cookie goes back to the very host that set
+    /// it.
     #[schemars(default)]
     domain: Text,
     /// The attribute `Max-Age`; by default none, and the cookie ends with the browser's session.

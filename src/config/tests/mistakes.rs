@@ -8,7 +8,10 @@ fn check_service(fields: &str, expected: &[&str]) {
 
 #[test]
 fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
-    check("", &["1:1 : the file is empty; expected at least `services`"]);
+    check(
+        "",
+        &["1:1 : the file is empty; expected at least `services`"],
+    );
     check(
         "# nothing\n",
         &["1:1 : the file is empty; expected at least `services`"],
@@ -18,7 +21,10 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
         "{}",
         &["1:1 services: `services` is missing; expected a mapping of names to services"],
     );
-    check("services: {}", &["1:1 services: expected at least one service"]);
+    check(
+        "services: {}",
+        &["1:1 services: expected at least one service"],
+    );
     check(
         "services:",
         &["1:9 services: expected a mapping, found nothing (leave the key out, or write `{}`)"],
@@ -31,7 +37,10 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
         "a: 1\n---\nb: 2\n",
         &["2:1 : expected one document; a second one begins here"],
     );
-    check("a: *b\n", &["1:4 : not valid YAML: reference to unknown value"]);
+    check(
+        "a: *b\n",
+        &["1:4 : not valid YAML: reference to unknown value"],
+    );
     let deep = format!("a: {}{}", "[".repeat(40), "]".repeat(40));
     check(&deep, &["1:35 : nested deeper than 32 levels"]);
 }
@@ -45,14 +54,21 @@ fn a_text_that_multiplies_itself_is_refused() {
     }
     let told = told(&text);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("too large or refers to itself too often"), "{told:?}");
+    assert!(
+        told[0].contains("too large or refers to itself too often"),
+        "{told:?}"
+    );
 }
 
 const TOP: &[(&str, &str)] = &[
-    ("workers: 1.5", "1:10 workers: expected a whole number, found `1.5`"),
+    (
+        "workers: 1.5",
+        "1:10 workers: expected a whole number, found `1.5`",
+    ),
     (
         "workers: \"4\"",
-        "1:10 workers: expected a whole number, found `\"4\"` (write it without quotes and without a unit)",
+        "1:10 workers: expected a whole number, found `\"4\"` (write it without quotes and \
+         without a unit)",
     ),
     (
         "workers: ${SECRET}",
@@ -93,7 +109,8 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "access_log: sdtout",
-        "1:13 access_log: expected `off`, `stdout` or a path with a `/`, such as `./access.log`, found `sdtout`",
+        "1:13 access_log: expected `off`, `stdout` or a path with a `/`, such as `./access.log`, \
+         found `sdtout`",
     ),
     (
         "access_log: { format: json }",
@@ -101,11 +118,13 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: []",
-        "1:1 listeners: expected at least one listener (leave the key out to listen on 0.0.0.0:8080)",
+        "1:1 listeners: expected at least one listener (leave the key out to listen on \
+         0.0.0.0:8080)",
     ),
     (
         "listeners: [{ address: \":80\" }]",
-        "1:24 listeners[0].address: expected `IP:port`, such as `0.0.0.0:8080` or `[::]:8080`, found `\":80\"` (for every interface write `0.0.0.0:80`)",
+        "1:24 listeners[0].address: expected `IP:port`, such as `0.0.0.0:8080` or `[::]:8080`, \
+         found `\":80\"` (for every interface write `0.0.0.0:80`)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", tls: {} }]",
@@ -117,11 +136,13 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: [{ address: \"[::]:80\", limits: { body_bytes: 10 } }]",
-        "1:57 listeners[0].limits.body_bytes: expected a size such as `512B`, `64KiB` or `10MiB`, found `10` without a unit (did you mean `10B`?)",
+        "1:57 listeners[0].limits.body_bytes: expected a size such as `512B`, `64KiB` or `10MiB`, \
+         found `10` without a unit (did you mean `10B`?)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", trusted_proxies: [10.0.0.0/33] }]",
-        "1:53 listeners[0].trusted_proxies[0]: expected an address or a network, such as `10.0.0.0/8`, found `10.0.0.0/33`",
+        "1:53 listeners[0].trusted_proxies[0]: expected an address or a network, such as \
+         `10.0.0.0/8`, found `10.0.0.0/33`",
     ),
     (
         "listeners: [{ address: \"[::]:80\" }, { address: \"[::]:80\" }]",
@@ -129,7 +150,8 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "admin: { address: 0.0.0.0:9900 }",
-        "1:19 admin.address: 0.0.0.0:9900 can be reached by others, and the admin API has no tokens (give it `tokens` or a `tokens_file`, or listen on `127.0.0.1:9900`)",
+        "1:19 admin.address: 0.0.0.0:9900 can be reached by others, and the admin API has no \
+         tokens (give it `tokens` or a `tokens_file`, or listen on `127.0.0.1:9900`)",
     ),
     (
         "admin: { address: 127.0.0.1:8080 }\nlisteners: [{ address: 127.0.0.1:8080 }]",
@@ -145,15 +167,19 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "admin: { tokens_file: /nowhere/tokens }",
-        "1:23 admin.tokens_file: the tokens cannot be read from /nowhere/tokens: No such file or directory (os error 2)",
+        "1:23 admin.tokens_file: the tokens cannot be read from /nowhere/tokens: No such file or \
+         directory (os error 2)",
     ),
     (
         "admin: { allowed_origins: [example.com] }",
-        "1:28 admin.allowed_origins[0]: expected an origin such as `https://admin.example.com`, found `example.com`",
+        "1:28 admin.allowed_origins[0]: expected an origin such as `https://admin.example.com`, \
+         found `example.com`",
     ),
     (
         "wrokers: 4",
-        "1:1 wrokers: unknown field `wrokers`; expected `workers`, `drain`, `pool`, `max_in_flight`, `listeners`, `admin`, `store`, `services`, `webhooks`, `log` or `access_log` (did you mean `workers`?)",
+        "1:1 wrokers: unknown field `wrokers`; expected `workers`, `drain`, `pool`, \
+         `max_in_flight`, `listeners`, `admin`, `store`, `services`, `webhooks`, `log` or \
+         `access_log` (did you mean `workers`?)",
     ),
 ];
 
@@ -299,19 +325,23 @@ fn every_kind_of_mistake_in_a_service_has_its_message() {
     check(
         &SHOP.replace("    baseline: blue\n", ""),
         &[
-            "2:3 services.shop: `weights` is missing, and with several upstreams and no `baseline` there is no telling who \
-           gets the traffic (`weights: { blue: 100 }` does it)",
+            "2:3 services.shop: `weights` is missing, and with several upstreams and no \
+             `baseline` there is no telling who gets the traffic (`weights: { blue: 100 }` does \
+             it)",
         ],
     );
     check(
         &SHOP.replace("baseline: blue", "baseline: bleu"),
-        &["7:15 services.shop.baseline: expected `blue` or `green`, found `bleu` (did you mean `blue`?)"],
+        &[
+            "7:15 services.shop.baseline: expected `blue` or `green`, found `bleu` (did you mean \
+             `blue`?)",
+        ],
     );
     check(
         &SHOP.replace("shop:", "\"a shop\":"),
         &[
-            "2:3 services.\"a shop\": expected a name of 1 to 63 of `a-z A-Z 0-9 . _ -` that begins with a letter or a \
-           digit, found \"a shop\"",
+            "2:3 services.\"a shop\": expected a name of 1 to 63 of `a-z A-Z 0-9 . _ -` that \
+             begins with a letter or a digit, found \"a shop\"",
         ],
     );
 }
@@ -321,43 +351,54 @@ fn every_kind_of_mistake_in_a_route_or_an_endpoint_has_its_message() {
     for (route, expected) in [
         (
             "host: \"*\"",
-            "3:22 services.shop.routes[0].host: expected a host such as `shop.example.com` or `*.example.com`, found `\"*\"` (leave `host` out to match any host)",
+            "3:22 services.shop.routes[0].host: expected a host such as `shop.example.com` or \
+             `*.example.com`, found `\"*\"` (leave `host` out to match any host)",
         ),
         (
             "path_prefix: shop",
-            "3:29 services.shop.routes[0].path_prefix: expected a path that begins with `/`, found `shop` (did you mean `/shop`?)",
+            "3:29 services.shop.routes[0].path_prefix: expected a path that begins with `/`, \
+             found `shop` (did you mean `/shop`?)",
         ),
         (
             "path_prefix: /a?b",
-            "3:29 services.shop.routes[0].path_prefix: expected a path without a query or a fragment, found `/a?b`",
+            "3:29 services.shop.routes[0].path_prefix: expected a path without a query or a \
+             fragment, found `/a?b`",
         ),
         (
             "methods: [get]",
-            "3:26 services.shop.routes[0].methods[0]: expected a method in capitals, found `get` (did you mean `GET`?)",
+            "3:26 services.shop.routes[0].methods[0]: expected a method in capitals, found `get` \
+             (did you mean `GET`?)",
         ),
         (
             "methods: [CONNECT]",
-            "3:26 services.shop.routes[0].methods[0]: expected a method other than CONNECT, which is never forwarded, found `CONNECT`",
+            "3:26 services.shop.routes[0].methods[0]: expected a method other than CONNECT, which \
+             is never forwarded, found `CONNECT`",
         ),
         (
             "headers: { X-Beta: 1 }",
-            "3:35 services.shop.routes[0].headers.X-Beta: expected a string, found `1` (write it in quotes: \"1\")",
+            "3:35 services.shop.routes[0].headers.X-Beta: expected a string, found `1` (write it \
+             in quotes: \"1\")",
         ),
         (
             "headers: { host: a }",
-            "3:27 services.shop.routes[0].headers.host: a route matches hosts by its `host`, not by a header",
+            "3:27 services.shop.routes[0].headers.host: a route matches hosts by its `host`, not \
+             by a header",
         ),
         (
             "}, { host: a }, { host: A",
             "3:32 services.shop.routes[2]: this is the route of service \"shop\" in line 3",
         ),
     ] {
-        check(&SHOP.replace("[{}]", &format!("[{{ {route} }}]")), &[expected]);
+        check(
+            &SHOP.replace("[{}]", &format!("[{{ {route} }}]")),
+            &[expected],
+        );
     }
     for (endpoint, expected) in [
         (
             "http://10.0.0.1:80",
-            "expected `IP:port` without a scheme, found `\"http://10.0.0.1:80\"` (did you mean `10.0.0.1:80`?)",
+            "expected `IP:port` without a scheme, found `\"http://10.0.0.1:80\"` (did you mean \
+             `10.0.0.1:80`?)",
         ),
         (
             "10.0.0.1",

@@ -19,7 +19,11 @@ fn a_block_is_read_as_the_plan_that_it_means() {
              objectives: [{ slo: { latency: { quantile: 0.99, below: 300ms } } }],
              preflight: { requests: [/ready] }, freeze: ["22:00 - 06:00"], fast_follow: { within: 1h, from_step: 2 } }"#,
     );
-    let weights: Vec<f64> = plan.steps().iter().map(|step| step.weight.percent()).collect();
+    let weights: Vec<f64> = plan
+        .steps()
+        .iter()
+        .map(|step| step.weight.percent())
+        .collect();
     assert_eq!(weights, [2.5, 50.0, 100.0]);
     assert_eq!((plan.budget(), plan.canary_in_flight_max), (7, 9));
     assert_eq!(plan.rescue, Rescue::Header("x-safe".to_owned()));
@@ -30,14 +34,18 @@ fn a_block_is_read_as_the_plan_that_it_means() {
 
 #[test]
 fn numbers_and_texts_may_come_by_variables() {
-    let plan =
-        plan_of(r#"{ budget: "${WORKERS}", steps: ["${WORKERS}", { weight: "${WORKERS}0" }], bake: "${WORKERS}s" }"#);
+    let plan = plan_of(
+        r#"{ budget: "${WORKERS}", steps: ["${WORKERS}", { weight: "${WORKERS}0" }], bake: "${WORKERS}s" }"#,
+    );
     assert_eq!(plan.budget(), 3);
-    let weights: Vec<f64> = plan.steps().iter().map(|step| step.weight.percent()).collect();
+    let weights: Vec<f64> = plan
+        .steps()
+        .iter()
+        .map(|step| step.weight.percent())
+        .collect();
     assert_eq!(weights, [3.0, 30.0, 100.0]);
     // What has to be a text stays one, though it reads as a number.
-    let headers =
-        r#"{ budget: "${WORKERS}", preflight: { requests: [{ path: /a, headers: { X-A: "${WORKERS}" } }] } }"#;
+    let headers = r#"{ budget: "${WORKERS}", preflight: { requests: [{ path: /a, headers: { X-A: "${WORKERS}" } }] } }"#;
     let smoke = plan_of(headers).preflight.unwrap().requests.remove(0);
     assert_eq!(smoke.headers, [("x-a".to_owned(), "3".to_owned())]);
 }
@@ -46,7 +54,10 @@ fn numbers_and_texts_may_come_by_variables() {
 fn what_is_wrong_with_a_block_is_told_at_its_place() {
     check(
         &format!("{SHOP}    release:\n"),
-        &["8:12 services.shop.release: expected a mapping, found nothing (leave the key out, or write `{}`)"],
+        &[
+            "8:12 services.shop.release: expected a mapping, found nothing (leave the key out, or \
+             write `{}`)",
+        ],
     );
     let fields = [
         "stepz: [1]",
@@ -65,28 +76,33 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
     check(
         &format!("{SHOP}    release:\n{}", fields.concat()),
         &[
-            "9:7 services.shop.release.stepz: unknown field `stepz`; expected `alpha`, `beta`, `harm_budget`, \
-             `min_canary_failures`, `min_distinct_clients`, `bake`, `min_requests`, `max_duration`, `inconclusive`, \
-             `final_bake`, `budget`, `rescued_budget`, `steps`, `objectives`, `gate`, `rescue`, `canary_in_flight_max`, `preflight`, \
-             `freeze` or `fast_follow` (did you mean `steps`?)",
-            "12:11 services.shop.release.steps[1]: the weights of the steps must grow, and 0.5 follows 1",
-            "12:32 services.shop.release.steps[1].hold: expected a time such as `500ms`, `10s` or `1h30m`, found 5 \
-             without a unit (did you mean `5s`?)",
-            "13:11 services.shop.release.steps[2].weight: `weight` is missing; expected a percentage above 0 and up to \
-             100",
-            "13:51 services.shop.release.steps[2].gate.approvals: expected a whole number from 1 to 100, found `0`",
-            "14:22 services.shop.release.objectives[0].eror_rate: unknown field `eror_rate`; expected `error_rate`, \
-             `latency` or `slo` (did you mean `error_rate`?)",
-            "14:65 services.shop.release.objectives[1].error_rate.worse_by: `lots` is not a share such as `0.05pp`, `5%` \
-             or `0.05`",
-            "15:15 services.shop.release.budget: expected a whole number from 0 to 1000000000, found `-1`",
-            "16:13 services.shop.release.bake: `.inf` is not a time such as `1ms`, `10s` or `1h30m`",
-            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: there is no ` - ` between its \
-             begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
-            "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not set (set it, or give a \
-             default: `${NOWHERE:-default}`)",
-            "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of a header, as a string, \
-             found `1`",
+            "9:7 services.shop.release.stepz: unknown field `stepz`; expected `alpha`, `beta`, \
+             `harm_budget`, `min_canary_failures`, `min_distinct_clients`, `bake`, \
+             `min_requests`, `max_duration`, `inconclusive`, `final_bake`, `budget`, \
+             `rescued_budget`, `steps`, `objectives`, `gate`, `rescue`, `canary_in_flight_max`, \
+             `preflight`, `freeze` or `fast_follow` (did you mean `steps`?)",
+            "12:11 services.shop.release.steps[1]: the weights of the steps must grow, and 0.5 \
+             follows 1",
+            "12:32 services.shop.release.steps[1].hold: expected a time such as `500ms`, `10s` or \
+             `1h30m`, found 5 without a unit (did you mean `5s`?)",
+            "13:11 services.shop.release.steps[2].weight: `weight` is missing; expected a \
+             percentage above 0 and up to 100",
+            "13:51 services.shop.release.steps[2].gate.approvals: expected a whole number from 1 \
+             to 100, found `0`",
+            "14:22 services.shop.release.objectives[0].eror_rate: unknown field `eror_rate`; \
+             expected `error_rate`, `latency` or `slo` (did you mean `error_rate`?)",
+            "14:65 services.shop.release.objectives[1].error_rate.worse_by: `lots` is not a share \
+             such as `0.05pp`, `5%` or `0.05`",
+            "15:15 services.shop.release.budget: expected a whole number from 0 to 1000000000, \
+             found `-1`",
+            "16:13 services.shop.release.bake: `.inf` is not a time such as `1ms`, `10s` or \
+             `1h30m`",
+            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: there is \
+             no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
+            "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \
+             set (set it, or give a default: `${NOWHERE:-default}`)",
+            "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of \
+             a header, as a string, found `1`",
         ],
     );
 }
@@ -94,9 +110,12 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
 const TOKENS: &str = "\
 admin:
   tokens:
-    - { name: alice, role: approve, sha256: \"1111111111111111111111111111111111111111111111111111111111111111\" }
-    - { name: bob, role: admin, sha256: \"2222222222222222222222222222222222222222222222222222222222222222\" }
-    - { name: ci, role: operate, sha256: \"3333333333333333333333333333333333333333333333333333333333333333\" }
+    - { name: alice, role: approve, sha256: \
+                      \"1111111111111111111111111111111111111111111111111111111111111111\" }
+    - { name: bob, role: admin, sha256: \
+                      \"2222222222222222222222222222222222222222222222222222222222222222\" }
+    - { name: ci, role: operate, sha256: \
+                      \"3333333333333333333333333333333333333333333333333333333333333333\" }
 ";
 
 #[test]
@@ -106,10 +125,12 @@ fn gates_need_tokens_that_may_approve() {
     check(
         &block(gated),
         &[
-            "9:37 services.shop.release.steps[1].gate: the gate `sign-off` waits for an approval, and the admin API has \
-             no tokens by which to know who approves (give `admin` its `tokens` or a `tokens_file`, or take the gate out)",
-            "10:7 services.shop.release.gate: the gate `start` waits for an approval, and the admin API has no tokens by \
-             which to know who approves (give `admin` its `tokens` or a `tokens_file`, or take the gate out)",
+            "9:37 services.shop.release.steps[1].gate: the gate `sign-off` waits for an approval, \
+             and the admin API has no tokens by which to know who approves (give `admin` its \
+             `tokens` or a `tokens_file`, or take the gate out)",
+            "10:7 services.shop.release.gate: the gate `start` waits for an approval, and the \
+             admin API has no tokens by which to know who approves (give `admin` its `tokens` or \
+             a `tokens_file`, or take the gate out)",
         ],
     );
     let config = good(&format!("{TOKENS}{}", block(gated)));
@@ -120,18 +141,22 @@ fn gates_need_tokens_that_may_approve() {
         block("gate: { name: a, approvals: 2, by: [alice, bob] }")
     ));
     check(
-        &format!("{TOKENS}{}", block("gate: { name: a, by: [alice, bbo, ci] }")),
+        &format!(
+            "{TOKENS}{}",
+            block("gate: { name: a, by: [alice, bbo, ci] }")
+        ),
         &[
-            "14:36 services.shop.release.gate.by[1]: there is no token `bbo`; expected `alice`, `bob` or `ci` (did you \
-             mean `bob`?)",
-            "14:41 services.shop.release.gate.by[2]: the token `ci` has the role `operate`, which does not approve",
+            "14:36 services.shop.release.gate.by[1]: there is no token `bbo`; expected `alice`, \
+             `bob` or `ci` (did you mean `bob`?)",
+            "14:41 services.shop.release.gate.by[2]: the token `ci` has the role `operate`, which \
+             does not approve",
         ],
     );
     check(
         &format!("{TOKENS}{}", block("gate: { name: a, approvals: 3 }")),
         &[
-            "14:7 services.shop.release.gate: the gate `a` asks for 3 approvals, and 2 of the tokens may give one (the \
-           roles `approve` and `admin` may)",
+            "14:7 services.shop.release.gate: the gate `a` asks for 3 approvals, and 2 of the \
+             tokens may give one (the roles `approve` and `admin` may)",
         ],
     );
     // Tokens that are wrong are told; nothing is made of that.
@@ -139,16 +164,20 @@ fn gates_need_tokens_that_may_approve() {
     check(
         &format!("{wrong}{}", block("gate: { name: a, by: [carol] }")),
         &[
-            "5:25 admin.tokens[2].role: expected `view`, `operate`, `approve` or `admin`, found `oprate` (did you mean \
-           `operate`?)",
+            "5:25 admin.tokens[2].role: expected `view`, `operate`, `approve` or `admin`, found \
+             `oprate` (did you mean `operate`?)",
         ],
     );
 }
 
 #[test]
 fn webhooks_are_read() {
-    let config = good(&format!("webhooks: [{{ url: \"https://a.example/x?y\" }}]\n{SHOP}"));
-    let [all] = &*config.webhooks else { panic!("{config:?}") };
+    let config = good(&format!(
+        "webhooks: [{{ url: \"https://a.example/x?y\" }}]\n{SHOP}"
+    ));
+    let [all] = &*config.webhooks else {
+        panic!("{config:?}")
+    };
     assert_eq!(*all, Webhook::new("https://a.example/x?y".parse().unwrap()));
     assert_eq!(
         (all.events.len(), all.timeout, all.attempts),
@@ -159,7 +188,8 @@ fn webhooks_are_read() {
     fs::write(at("key"), "hunter2\n").unwrap();
     let text = "\
 webhooks:
-  - { url: \"http://127.0.0.1:1\", format: slack, events: [release_promoted], secret_file: key, timeout: 1s, attempts: 1 }
+  - { url: \"http://127.0.0.1:1\", format: slack, events: [release_promoted], \
+                secret_file: key, timeout: 1s, attempts: 1 }
   - { url: \"https://b\", secret: \"a, b\" }
 ";
     fs::write(at("w.yaml"), format!("{text}{SHOP}")).unwrap();
@@ -171,10 +201,16 @@ webhooks:
         (slack.format, &*slack.events),
         (WebhookFormat::Slack, &["release_promoted".to_owned()][..])
     );
-    assert_eq!((slack.secret.as_deref(), slack.attempts), (Some("hunter2"), 1));
+    assert_eq!(
+        (slack.secret.as_deref(), slack.attempts),
+        (Some("hunter2"), 1)
+    );
     assert_eq!(signed.secret.as_deref(), Some("a, b"));
     let shown = format!("{config:?}");
-    assert!(!shown.contains("hunter2") && shown.contains("signed: true"), "{shown}");
+    assert!(
+        !shown.contains("hunter2") && shown.contains("signed: true"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -9,11 +9,15 @@ use crate::analysis;
 use crate::release::Plan;
 
 pub(super) fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("config").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("config")
+        .join(name)
 }
 
 fn files() -> Vec<PathBuf> {
-    let all = fs::read_dir(file("")).unwrap().map(|entry| entry.unwrap().path());
+    let all = fs::read_dir(file(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let yaml: Vec<PathBuf> = all
         .filter(|path| path.extension().is_some_and(|it| it == "yaml"))
         .collect();
@@ -49,7 +53,8 @@ fn the_committed_schema_is_the_one_of_this_version() {
     }
     assert!(
         fs::read_to_string(&path).unwrap() == current,
-        "config/weighbridge.schema.json is stale; write it anew by WEIGHBRIDGE_WRITE_SCHEMA=1 cargo test schema"
+        "config/weighbridge.schema.json is stale; write it anew by WEIGHBRIDGE_WRITE_SCHEMA=1 \
+         cargo test schema"
     );
 }
 
@@ -63,7 +68,9 @@ fn the_reference_says_the_defaults() {
     let shop = &reference.services[0];
     let without = good(&SHOP.replace("[{}]", "[{ host: shop.example.com }]"));
     let mut expected = without.services[0].clone();
-    let checked = good(&format!("{SHOP}    health: {{}}\n")).services[0].health.clone();
+    let checked = good(&format!("{SHOP}    health: {{}}\n")).services[0]
+        .health
+        .clone();
     expected.health = checked;
     expected.release = shop.release.clone();
     assert_eq!(shop, &expected);
@@ -90,7 +97,8 @@ fn the_reference_says_the_default_plan() {
     assert_eq!(fields, given);
 }
 
-/// The schema's defaults are those of the reference, and the reference leaves no field of the schema out.
+/// The schema's defaults are those of the reference, and the reference leaves no field of the
+/// schema out.
 #[test]
 fn the_schema_and_the_reference_agree() {
     let schema = schema();
@@ -102,7 +110,10 @@ fn the_schema_and_the_reference_agree() {
         Some(&as_json(&file("reference.yaml"))),
         &mut |name, default, value| {
             fields += 1;
-            assert!(text.contains(&format!("{name}:")), "{name} is not in the reference");
+            assert!(
+                text.contains(&format!("{name}:")),
+                "{name} is not in the reference"
+            );
             if let (Some(default), Some(value)) = (default, value) {
                 assert_eq!(default, value, "{name}");
             }
@@ -184,12 +195,18 @@ fn at_path<'a>(root: &'a Value, path: &str) -> &'a Value {
             name => choice
                 .get("properties")
                 .and_then(|properties| properties.get(name))
-                .or_else(|| choice.get("additionalProperties").filter(|any| any.is_object())),
+                .or_else(|| {
+                    choice
+                        .get("additionalProperties")
+                        .filter(|any| any.is_object())
+                }),
         };
         schema = choices(root, schema).into_iter().find_map(inside).unwrap();
     }
     let mut shapes = choices(root, schema).into_iter();
-    shapes.find(|choice| choice.get("properties").is_some()).unwrap()
+    shapes
+        .find(|choice| choice.get("properties").is_some())
+        .unwrap()
 }
 
 /// A schema, or what it lets choose from.
@@ -198,8 +215,15 @@ fn choices<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     let words = ["oneOf", "anyOf"]
         .into_iter()
         .filter_map(|word| schema.get(word)?.as_array());
-    let inner: Vec<&Value> = words.flatten().flat_map(|choice| choices(root, choice)).collect();
-    if inner.is_empty() { vec![schema] } else { inner }
+    let inner: Vec<&Value> = words
+        .flatten()
+        .flat_map(|choice| choices(root, choice))
+        .collect();
+    if inner.is_empty() {
+        vec![schema]
+    } else {
+        inner
+    }
 }
 
 /// Calls `field` with every property of the schema, its default, and its value in `document`.
@@ -217,9 +241,17 @@ fn compare(
             compare(root, property, value, field);
         }
         if let Some(items) = schema.get("items") {
-            compare(root, items, document.and_then(|document| document.get(0)), field);
+            compare(
+                root,
+                items,
+                document.and_then(|document| document.get(0)),
+                field,
+            );
         }
-        if let Some(any) = schema.get("additionalProperties").filter(|any| any.is_object()) {
+        if let Some(any) = schema
+            .get("additionalProperties")
+            .filter(|any| any.is_object())
+        {
             let first = document
                 .and_then(Value::as_object)
                 .and_then(|object| object.values().next());
@@ -260,11 +292,16 @@ fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
     if schema.get("const").is_some_and(|only| only != value) {
         return wrong("const");
     }
-    if schema["enum"].as_array().is_some_and(|all| !all.contains(value)) {
+    if schema["enum"]
+        .as_array()
+        .is_some_and(|all| !all.contains(value))
+    {
         return wrong("enum");
     }
     let outside = |number: f64| {
-        schema["minimum"].as_f64().is_some_and(|least| number < least)
+        schema["minimum"]
+            .as_f64()
+            .is_some_and(|least| number < least)
             || schema["maximum"].as_f64().is_some_and(|most| number > most)
     };
     if value.as_f64().is_some_and(outside) {

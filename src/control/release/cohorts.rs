@@ -1,8 +1,10 @@
-//! Notes of all workers, put together into cohorts: whole, in the order in which their requests were assigned.
+//! Notes of all workers, put together into cohorts: whole, in the order in which their requests
+//! were assigned.
 //!
-//! What has been scored is always a prefix of all assignments. A request that has not ended holds up those after it
-//! until it has, or until it is as old as the landmark; then it counts as bad, in both arms alike. So a canary that
-//! fails at once is never held against a baseline whose failures are yet to come (STATISTICS.md 1.e).
+//! What has been scored is always a prefix of all assignments. A request that has not ended holds
+//! up those after it until it has, or until it is as old as the landmark; then it counts as bad, in
+//! both arms alike. So a canary that fails at once is never held against a baseline whose failures
+//! are yet to come (STATISTICS.md 1.e).
 
 use std::collections::BTreeMap;
 
@@ -14,7 +16,8 @@ use super::overdue::OverdueRequests;
 
 /// Displaced requests spoil this much time around them, for both arms.
 const SPOILED_US: u64 = 10_000;
-/// Assignments that may wait to be scored. When there are more, all are given up: evidence with holes is none.
+/// Assignments that may wait to be scored. When there are more, all are given up: evidence with
+/// holes is none.
 const WAITING_MAX: usize = 1 << 20;
 
 /// What waits to be scored.
@@ -129,7 +132,10 @@ impl CohortBuilder {
             return;
         }
         match note.happened {
-            RequestEventKind::Assigned { uploading, canary_full } => self.assign(note, uploading, canary_full),
+            RequestEventKind::Assigned {
+                uploading,
+                canary_full,
+            } => self.assign(note, uploading, canary_full),
             RequestEventKind::Sent => self.with_open(note, |open| open.uploading = false),
             RequestEventKind::Uploading => self.with_open(note, |open| open.uploading = true),
             RequestEventKind::Failed => self.with_open(note, |open| open.failed = true),
@@ -165,13 +171,14 @@ impl CohortBuilder {
         self.overdue.unfinished()
     }
 
-    /// When a request was last assigned while the canary was full, in microseconds of the monotonic clock.
+    /// When a request was last assigned while the canary was full, in microseconds of the monotonic
+    /// clock.
     pub(super) fn full_at_us(&self) -> Option<u64> {
         self.full_at_us
     }
 
-    /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline that failed or have not
-    /// ended.
+    /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline
+    /// that failed or have not ended.
     pub(super) fn pending(&self) -> PendingCohort {
         let mut pending = PendingCohort::default();
         for (key, slot) in &self.slots {
@@ -246,23 +253,42 @@ impl CohortBuilder {
 
     /// Uploads that were left out at the landmark, since the client was waited for, and have hung
     /// since.
-    fn score_uploads(&mut self, at_us: u64, known: &KnownEvents, units: &mut Units, scored: &mut Vec<Scored>) {
-        let unfinished = self.overdue.unfinished_uploads(known.now_us, known.landmark_us);
+    fn score_uploads(
+        &mut self,
+        at_us: u64,
+        known: &KnownEvents,
+        units: &mut Units,
+        scored: &mut Vec<Scored>,
+    ) {
+        let unfinished = self
+            .overdue
+            .unfinished_uploads(known.now_us, known.landmark_us);
         for ((_, canary, baseline, side), user) in unfinished {
             let weight = chance(canary, baseline);
             let entered = units.enter(user, side, weight, at_us, true);
             let into = place(scored, weight, false, entered.begins);
             into.at_us = at_us;
-            into.count(side, End::Bad { visible: false }, &entered, units.are_sticky());
+            into.count(
+                side,
+                End::Bad { visible: false },
+                &entered,
+                units.are_sticky(),
+            );
         }
     }
 
-    /// Up to where all is known: by the workers' word, by the clock, and by the first request that may still end.
+    /// Up to where all is known: by the workers' word, by the clock, and by the first request that
+    /// may still end.
     fn boundary(&self, known: &KnownEvents) -> u64 {
         let limit = known.floor_us.min(known.now_us);
         let is_young = |at_us: u64| known.now_us.saturating_sub(at_us) < known.landmark_us;
-        let waits = |(key, slot): (&AssignmentKey, &Slot)| (!slot.open.is_empty() && is_young(key.0)).then_some(key.0);
-        let first = self.slots.range(..(limit, 0, 0, Arm::Baseline)).find_map(waits);
+        let waits = |(key, slot): (&AssignmentKey, &Slot)| {
+            (!slot.open.is_empty() && is_young(key.0)).then_some(key.0)
+        };
+        let first = self
+            .slots
+            .range(..(limit, 0, 0, Arm::Baseline))
+            .find_map(waits);
         first.unwrap_or(limit)
     }
 
@@ -283,8 +309,8 @@ impl CohortBuilder {
         });
     }
 
-    /// The canary was full. Where that was known before the draw, its requests are left out one by one; where another
-    /// worker was faster, all of that moment are.
+    /// The canary was full. Where that was known before the draw, its requests are left out one by
+    /// one; where another worker was faster, all of that moment are.
     fn displace(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         let mut was_known = false;
@@ -299,7 +325,11 @@ impl CohortBuilder {
     /// Changes the first open request that the note may be about.
     fn with_open(&mut self, note: &RequestEvent, change: impl FnOnce(&mut Open)) {
         let slot = self.slots.get_mut(&key(&note.assignment));
-        let open = slot.and_then(|slot| slot.open.iter_mut().find(|open| open.user == note.user && !open.headed));
+        let open = slot.and_then(|slot| {
+            slot.open
+                .iter_mut()
+                .find(|open| open.user == note.user && !open.headed)
+        });
         if let Some(open) = open {
             change(open);
         }

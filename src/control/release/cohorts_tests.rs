@@ -74,7 +74,10 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
     };
     assert_eq!(assembly.pending(), pending);
     assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
-    assert_eq!(counts(&assembly.close(&known(60_000), &mut units)), [[1, 0, 1, 1]]);
+    assert_eq!(
+        counts(&assembly.close(&known(60_000), &mut units)),
+        [[1, 0, 1, 1]]
+    );
     assert!(!assembly.has_failure());
 }
 
@@ -99,8 +102,15 @@ fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
 fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
     let mut assembly = assembly(&[note(0, Arm::Baseline, 1, RequestEventKind::ASSIGNED)]);
     let mut units = drawn();
-    assert!(assembly.close(&known(LANDMARK_US - 1), &mut units).is_empty());
-    assert_eq!(counts(&assembly.close(&known(LANDMARK_US), &mut units)), [[1, 1, 0, 0]]);
+    assert!(
+        assembly
+            .close(&known(LANDMARK_US - 1), &mut units)
+            .is_empty()
+    );
+    assert_eq!(
+        counts(&assembly.close(&known(LANDMARK_US), &mut units)),
+        [[1, 1, 0, 0]]
+    );
 }
 
 #[test]
@@ -117,7 +127,10 @@ fn what_a_worker_may_still_hold_is_waited_for() {
     assert!(assembly.close(&held, &mut units).is_empty());
     assembly.add(&note(4_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED));
     assembly.add(&note(4_000, Arm::Baseline, 1, GOOD));
-    assert_eq!(counts(&assembly.close(&known(91_000), &mut units)), [[1, 0, 1, 0]]);
+    assert_eq!(
+        counts(&assembly.close(&known(91_000), &mut units)),
+        [[1, 0, 1, 0]]
+    );
 }
 
 #[test]
@@ -134,7 +147,10 @@ fn displaced_requests_spoil_their_time_for_both_arms() {
     let scored = assembly.close(&known(90_000), &mut units);
     let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
     assert_eq!(spoiled, [true, false]);
-    assert_eq!(scored[0].canary.requests, 0, "a displaced request is of neither side");
+    assert_eq!(
+        scored[0].canary.requests, 0,
+        "a displaced request is of neither side"
+    );
     assert_eq!(scored[0].baseline.failures, 1, "and yet explains");
     assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
 }
@@ -168,13 +184,22 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
         note(1_100, Arm::Canary, 7, BAD),
         note(1_200, Arm::Canary, 7, RequestEventKind::ASSIGNED),
         note(1_200, Arm::Canary, 7, BAD),
-        note(1_300, Arm::Canary, RequestEvent::NO_KEY, RequestEventKind::ASSIGNED),
+        note(
+            1_300,
+            Arm::Canary,
+            RequestEvent::NO_KEY,
+            RequestEventKind::ASSIGNED,
+        ),
         note(1_300, Arm::Canary, RequestEvent::NO_KEY, BAD),
         note(1_400, Arm::Baseline, 8, RequestEventKind::ASSIGNED),
     ]);
     let mut units = Units::new(true, 1_000_000);
     let scored = assembly.close(&known(900_000), &mut units);
-    assert_eq!(counts(&scored), [[1, 1, 4, 3]], "the budgets count every request");
+    assert_eq!(
+        counts(&scored),
+        [[1, 1, 4, 3]],
+        "the budgets count every request"
+    );
     let cohort = scored[0].cohort(0);
     let unit = |begun, failed| Unit {
         weight: 0.05,
@@ -187,7 +212,13 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
         (cohort.canary.failed_first, cohort.canary.failing_clients),
         (Some(1), Some(2))
     );
-    assert_eq!(cohort.canary.repeats, Some(Repeats { weight: 5, largest: 2 }));
+    assert_eq!(
+        cohort.canary.repeats,
+        Some(Repeats {
+            weight: 5,
+            largest: 2
+        })
+    );
     assert_eq!(
         cohort.canary.latency_us,
         Some(&[(900, 1)][..]),
@@ -305,9 +336,19 @@ fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
         note(1_001, Arm::Canary, 2, uploading),
         note(1_001, Arm::Canary, 2, RequestEventKind::Sent),
         note(1_002, Arm::Canary, 3, RequestEventKind::ASSIGNED),
-        note(1_002, Arm::Canary, 3, RequestEventKind::Aborted { late: true }),
+        note(
+            1_002,
+            Arm::Canary,
+            3,
+            RequestEventKind::Aborted { late: true },
+        ),
         note(1_003, Arm::Canary, 4, RequestEventKind::ASSIGNED),
-        note(1_003, Arm::Canary, 4, RequestEventKind::Aborted { late: false }),
+        note(
+            1_003,
+            Arm::Canary,
+            4,
+            RequestEventKind::Aborted { late: false },
+        ),
     ]);
     let scored = assembly.close(&known(900_000), &mut drawn());
     assert_eq!(
@@ -316,5 +357,8 @@ fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
         "who waits for the client is in neither arm"
     );
     assert_eq!(scored[0].canary.aborts, 2);
-    assert_eq!((assembly.open_past_landmark(), assembly.unfinished()), (1, 1));
+    assert_eq!(
+        (assembly.open_past_landmark(), assembly.unfinished()),
+        (1, 1)
+    );
 }

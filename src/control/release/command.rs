@@ -31,8 +31,14 @@ impl Controller {
         let is_this = |release: Option<&str>| release == Some(id);
         let mut services = self.services.iter();
         let found = services.find_map(|(name, managed)| {
-            let active = managed.active.as_ref().map(|active| active.release.id.as_str());
-            let ended = managed.ended.as_ref().map(|ended| ended.active.release.id.as_str());
+            let active = managed
+                .active
+                .as_ref()
+                .map(|active| active.release.id.as_str());
+            let ended = managed
+                .ended
+                .as_ref()
+                .map(|ended| ended.active.release.id.as_str());
             let last = managed.last.as_ref().map(|last| last.id.as_str());
             let known = is_this(active) || is_this(ended) || is_this(last);
             known.then(|| (Name::clone(name), is_this(active)))
@@ -72,8 +78,13 @@ impl Controller {
     /// What was asked for holds already: the answer is the release as it is.
     fn leave(&self, name: &Name, verb: ReleaseAction, reply: Reply) {
         match reply {
-            Reply::Release(id, reply) => drop(reply.send(self.release_change(name, &id, self.is_durable(name)))),
-            other => other.refuse(Refusal::Conflict(format!("{} changes nothing now", verb.as_str()))),
+            Reply::Release(id, reply) => {
+                drop(reply.send(self.release_change(name, &id, self.is_durable(name))))
+            }
+            other => other.refuse(Refusal::Conflict(format!(
+                "{} changes nothing now",
+                verb.as_str()
+            ))),
         }
     }
 

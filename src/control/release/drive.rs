@@ -22,14 +22,16 @@ use crate::stats::{EventBatch, ReleaseKey};
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
-/// Turns that a release may take at one look. It has no circle to turn in; this is for the day when it has.
+/// Turns that a release may take at one look. It has no circle to turn in; this is for the day when
+/// it has.
 const TURNS_MAX: usize = 16;
 /// How long requests of a release's last moment are waited for before its evidence is final.
 const SETTLE: Duration = Duration::from_secs(6);
 /// The least of that: a request that was rescued is on the baseline when it has left the canary.
 const SETTLE_LEAST: Duration = Duration::from_secs(1);
 
-/// Asks the canary's endpoints whether they answer, for this host, before any user is sent there. The program's network side does it.
+/// Asks the canary's endpoints whether they answer, for this host, before any user is sent there.
+/// The program's network side does it.
 pub type Preflighter = Arc<
     dyn Fn(
             Vec<SocketAddr>,
@@ -50,7 +52,8 @@ struct Floor {
 }
 
 /// What a release waits for without holding anything up.
-pub(in crate::control) type BackgroundJobs = FuturesUnordered<Pin<Box<dyn Future<Output = BackgroundJob> + Send>>>;
+pub(in crate::control) type BackgroundJobs =
+    FuturesUnordered<Pin<Box<dyn Future<Output = BackgroundJob> + Send>>>;
 
 /// One such thing, done.
 pub(in crate::control) enum BackgroundJob {
@@ -66,7 +69,10 @@ pub(in crate::control) enum BackgroundJob {
         asked: LeaseRequest,
     },
     /// Evidence is on disk, or not.
-    Evidence { release: String, error: Option<String> },
+    Evidence {
+        release: String,
+        error: Option<String>,
+    },
 }
 
 impl Controller {
@@ -77,7 +83,8 @@ impl Controller {
             .any(|managed| managed.active.is_some() || managed.ended.is_some())
     }
 
-    /// Takes in what workers noted. The horizon is read first, so that what is before it has been sent.
+    /// Takes in what workers noted. The horizon is read first, so that what is before it has been
+    /// sent.
     pub(in crate::control) fn notes(&mut self, first: EventBatch) {
         let floor = self.floor();
         let by_key: BTreeMap<ReleaseKey, Name> = self.watched();
@@ -113,7 +120,8 @@ impl Controller {
             .collect()
     }
 
-    /// Hands each note to the release that it belongs to. Those of one that has gone are of no interest.
+    /// Hands each note to the release that it belongs to. Those of one that has gone are of no
+    /// interest.
     fn sort(&mut self, batch: &EventBatch, by_key: &BTreeMap<ReleaseKey, Name>) {
         let mut last: Option<(ReleaseKey, Name)> = None;
         for note in &batch.notes {
@@ -121,7 +129,9 @@ impl Controller {
             if last.as_ref().is_none_or(|(known, _)| *known != key) {
                 last = by_key.get(&key).map(|name| (key, Name::clone(name)));
             }
-            let managed = last.as_ref().and_then(|(_, name)| self.services.get_mut(name));
+            let managed = last
+                .as_ref()
+                .and_then(|(_, name)| self.services.get_mut(name));
             if let Some(active) = managed
                 .and_then(|managed| managed.active.as_mut())
                 .filter(|active| active.key() == key)
@@ -136,7 +146,10 @@ impl Controller {
             }
         }
         if batch.lost {
-            let active = self.services.values_mut().filter_map(|managed| managed.active.as_mut());
+            let active = self
+                .services
+                .values_mut()
+                .filter_map(|managed| managed.active.as_mut());
             active.for_each(|active| active.lost(batch));
         }
     }
@@ -152,7 +165,10 @@ impl Controller {
     }
 
     fn drive_all(&mut self, floor: Floor) {
-        let active = self.services.iter().filter(|(_, managed)| managed.active.is_some());
+        let active = self
+            .services
+            .iter()
+            .filter(|(_, managed)| managed.active.is_some());
         let names: Vec<Name> = active.map(|(name, _)| Name::clone(name)).collect();
         let mut hurry = false;
         for name in names {
@@ -166,7 +182,8 @@ impl Controller {
         }
     }
 
-    /// The path of a release at one look: judge what is known, take the turns that follow, arm the tripwire anew.
+    /// The path of a release at one look: judge what is known, take the turns that follow, arm the
+    /// tripwire anew.
     fn drive(&mut self, name: &Name, floor_us: u64) {
         let now = self.clock.now();
         let baseline_down = self.is_baseline_down(name);
@@ -198,7 +215,8 @@ impl Controller {
         }
     }
 
-    /// What does not come from the judge: a canary without a healthy endpoint, and the answer of the preflight.
+    /// What does not come from the judge: a canary without a healthy endpoint, and the answer of
+    /// the preflight.
     fn external(&mut self, name: &Name, now: Timestamp) -> Option<Due> {
         if let Some(detail) = self.unhealthy(name) {
             let input = Input::Unhealthy { detail: &detail };
@@ -237,8 +255,8 @@ impl Controller {
         None
     }
 
-    /// Why the canary's health ends the release, if it does: none of its endpoints answers its checks, and the baseline's
-    /// do.
+    /// Why the canary's health ends the release, if it does: none of its endpoints answers its
+    /// checks, and the baseline's do.
     fn unhealthy(&self, name: &Name) -> Option<String> {
         let managed = self.services.get(name)?;
         let active = managed.active.as_ref()?;
@@ -250,7 +268,11 @@ impl Controller {
         }
         let snapshot = self.publisher.current();
         let service = snapshot.table.service(name)?;
-        let healthy = |upstream: &str| service.upstream(upstream).map(|upstream| upstream.healthy.len());
+        let healthy = |upstream: &str| {
+            service
+                .upstream(upstream)
+                .map(|upstream| upstream.healthy.len())
+        };
         let (canary, baseline) = (&active.release.canary, &active.release.baseline);
         let gone = healthy(canary) == Some(0) && healthy(baseline) != Some(0);
         gone.then(|| format!("no endpoint of {canary} answers its health checks"))
@@ -266,17 +288,25 @@ impl Controller {
 
     fn endpoints(&self, name: &Name) -> Vec<SocketAddr> {
         let snapshot = self.publisher.current();
-        let canary = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        let canary = self
+            .services
+            .get(name)
+            .and_then(|managed| managed.active.as_ref());
         let service = snapshot.table.service(name);
         let upstream = service
             .zip(canary)
             .and_then(|(service, active)| service.upstream(&active.release.canary));
         upstream.map_or_else(Vec::new, |upstream| {
-            upstream.endpoints.iter().map(|endpoint| endpoint.address).collect()
+            upstream
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.address)
+                .collect()
         })
     }
 
-    /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be judged.
+    /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be
+    /// judged.
     fn after_tick(&mut self, name: &Name) -> bool {
         let now = self.clock.now();
         let Some(active) = self.active(name) else {
@@ -310,14 +340,18 @@ impl Controller {
         urgent
     }
 
-    /// What the next process goes on from, and the evidence of what has just ended; the future completes when it is on disk.
+    /// What the next process goes on from, and the evidence of what has just ended; the future
+    /// completes when it is on disk.
     pub(in crate::control) fn last_checkpoints(&mut self) -> impl Future<Output = ()> + use<> {
         let now = self.clock.now();
         let names: Vec<Name> = self.services.keys().cloned().collect();
         for name in &names {
             self.keep_evidence(name, now);
         }
-        let active = self.services.values_mut().filter_map(|managed| managed.active.as_mut());
+        let active = self
+            .services
+            .values_mut()
+            .filter_map(|managed| managed.active.as_mut());
         let store = self.outbox.store();
         let written: Vec<_> = active
             .map(|active| {
@@ -338,13 +372,19 @@ impl Controller {
     fn renew_landmark(&mut self, name: &Name, now: Timestamp) {
         let p99_us = self.baseline_p99(name, now);
         let active = self.active(name);
-        if let Some(active) = active.filter(|active| p99_us.is_some() || active.landmark_us == u64::MAX) {
+        if let Some(active) =
+            active.filter(|active| p99_us.is_some() || active.landmark_us == u64::MAX)
+        {
             active.set_landmark(p99_us);
         }
     }
 
     fn write_checkpoint(&mut self, name: &Name, now: Timestamp) {
-        let Some(active) = self.services.get_mut(name).and_then(|managed| managed.active.as_mut()) else {
+        let Some(active) = self
+            .services
+            .get_mut(name)
+            .and_then(|managed| managed.active.as_mut())
+        else {
             return;
         };
         let release = active.release.id.clone();
@@ -379,7 +419,9 @@ impl Controller {
                 asked,
             } => {
                 let now = self.clock.now();
-                let Some(active) = self.by_id(&release) else { return };
+                let Some(active) = self.by_id(&release) else {
+                    return;
+                };
                 if !on_disk {
                     active.forget_written();
                 }
@@ -407,7 +449,10 @@ impl Controller {
             .map(|(name, _)| Name::clone(name))
             .collect();
         for name in names {
-            let ended = self.services.get_mut(&name).and_then(|managed| managed.ended.take());
+            let ended = self
+                .services
+                .get_mut(&name)
+                .and_then(|managed| managed.ended.take());
             if let Some(mut ended) = ended {
                 let rescued = ended.active.take_rescued();
                 self.metrics.add_rescues(&name, rescued);
@@ -418,7 +463,10 @@ impl Controller {
 
     /// Writes the evidence of the release that has just ended, as far as it goes.
     pub(super) fn keep_evidence(&mut self, name: &Name, now: Timestamp) {
-        let ended = self.services.get_mut(name).and_then(|managed| managed.ended.take());
+        let ended = self
+            .services
+            .get_mut(name)
+            .and_then(|managed| managed.ended.take());
         if let Some(mut ended) = ended {
             let point = ended.active.path_point(now);
             ended.active.chronicle.point(point);
@@ -437,7 +485,12 @@ impl Controller {
     }
 
     /// Keeps the evidence of a release that has ended, and its row as it is told there.
-    pub(super) fn put_evidence(&mut self, name: &Name, row: ReleaseRecord, bundle: &api::EvidenceBundle) {
+    pub(super) fn put_evidence(
+        &mut self,
+        name: &Name,
+        row: ReleaseRecord,
+        bundle: &api::EvidenceBundle,
+    ) {
         if let Some(managed) = self.services.get_mut(name) {
             managed.last = Some(Box::new(bundle.release.clone()));
         }
@@ -463,19 +516,25 @@ impl Controller {
     }
 
     fn baseline_p99(&self, name: &Name, now: Timestamp) -> Option<u64> {
-        let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        let active = self
+            .services
+            .get(name)
+            .and_then(|managed| managed.active.as_ref());
         let key = active.map(|active| active.watch.spec.baseline);
         self.collector.p99_us(key?, now)
     }
 
-    /// How long a rollback that a worker decided itself took it; `None` for one that is decided here.
+    /// How long a rollback that a worker decided itself took it; `None` for one that is decided
+    /// here.
     fn took(&self, name: &Name) -> Option<Duration> {
         let active = self.services.get(name)?.active.as_ref()?;
         active.watch.trip().map(|trip| trip.took)
     }
 
     fn count_rollback(&self, name: &Name, took: Option<Duration>) {
-        let Some(managed) = self.services.get(name) else { return };
+        let Some(managed) = self.services.get(name) else {
+            return;
+        };
         let outcome = managed
             .ended
             .as_ref()
@@ -490,14 +549,17 @@ impl Controller {
         let now = self.clock.now();
         let ago_us = micros(now).saturating_sub(monotonic_us);
         Timestamp::new(
-            now.monotonic_ns().saturating_sub(ago_us.saturating_mul(1_000)),
+            now.monotonic_ns()
+                .saturating_sub(ago_us.saturating_mul(1_000)),
             now.unix_us(),
         )
     }
 
     fn show_verdict(&mut self, name: &Name, point: api::PathPoint) {
         let now = self.clock.now();
-        let Some(active) = self.active(name) else { return };
+        let Some(active) = self.active(name) else {
+            return;
+        };
         let told = api::EventKind::Verdict {
             service: name.to_string(),
             release_id: active.release.id.clone(),

@@ -1,7 +1,7 @@
 //! What a release did, for people: its timeline, its weights, and the path of its statistics.
 //!
-//! Everything is bounded. The path is thinned out evenly when it grows too long, so that a release of days is told in
-//! as many points as one of minutes.
+//! Everything is bounded. The path is thinned out evenly when it grows too long, so that a release
+//! of days is told in as many points as one of minutes.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,9 +10,11 @@ use crate::model::redact;
 use crate::stats::{Arm, SampledExchange};
 use crate::time::Timestamp;
 
-/// Points of the path; beyond this every second one is left out, and the distance between new ones doubles.
+/// Points of the path; beyond this every second one is left out, and the distance between new ones
+/// doubles.
 const PATH_MAX: usize = 600;
-/// Entries of the timeline. A release has as many turns as its plan has steps and people give commands.
+/// Entries of the timeline. A release has as many turns as its plan has steps and people give
+/// commands.
 const TIMELINE_MAX: usize = 1_000;
 /// Samples of each side. The first failures tell most; good answers are there to be compared with.
 const SAMPLES_MAX: usize = 20;
@@ -74,7 +76,14 @@ impl History {
     }
 
     /// A turn of the release.
-    pub(super) fn turn(&mut self, now: Timestamp, action: &str, actor: &str, detail: String, weight: f64) {
+    pub(super) fn turn(
+        &mut self,
+        now: Timestamp,
+        action: &str,
+        actor: &str,
+        detail: String,
+        weight: f64,
+    ) {
         let elapsed_ms = self.elapsed_ms(now);
         if self
             .weights
@@ -119,7 +128,10 @@ impl History {
         let number = self.number;
         self.number = number.saturating_add(1);
         self.changes.push((number, Some(point.clone())));
-        self.path.push(Point { number, told: point });
+        self.path.push(Point {
+            number,
+            told: point,
+        });
     }
 
     /// Points of the path to be written down, by number; none for those that are left out.
@@ -129,14 +141,22 @@ impl History {
 
     /// What was written down may be lost: all points are to be written again.
     pub(super) fn forget_written(&mut self) {
-        let points = self.path.iter().map(|point| (point.number, Some(point.told.clone())));
+        let points = self
+            .path
+            .iter()
+            .map(|point| (point.number, Some(point.told.clone())));
         self.changes = points.collect();
     }
 
     /// Goes on with the points that were written down, in the order of their numbers.
     pub(super) fn restore_path(&mut self, points: impl Iterator<Item = (u32, api::PathPoint)>) {
-        self.path = points.map(|(number, told)| Point { number, told }).collect();
-        let next = self.path.last().map_or(0, |last| last.number.saturating_add(1));
+        self.path = points
+            .map(|(number, told)| Point { number, told })
+            .collect();
+        let next = self
+            .path
+            .last()
+            .map_or(0, |last| last.number.saturating_add(1));
         self.number = self.number.max(next);
     }
 
@@ -167,8 +187,9 @@ impl History {
             _ => reason.to_owned(),
         };
         let route = Some(format!("{} {}", sample.method, redact::group(&sample.path)));
-        let same =
-            |known: &&mut api::FailingRoute| known.side == side && known.status == status && known.route == route;
+        let same = |known: &&mut api::FailingRoute| {
+            known.side == side && known.status == status && known.route == route
+        };
         if let Some(known) = self.routes.iter_mut().find(same) {
             known.count += 1;
         } else if self.routes.len() < ROUTES_MAX {
@@ -257,7 +278,9 @@ mod tests {
             .path
             .windows(2)
             .map(|pair| pair[1].told.elapsed_ms - pair[0].told.elapsed_ms);
-        let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| (least.min(gap), most.max(gap)));
+        let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| {
+            (least.min(gap), most.max(gap))
+        });
         assert!(most <= 4 * least, "{least} to {most}");
         let mut written = std::collections::BTreeMap::new();
         for (number, point) in chronicle.changes() {
@@ -266,16 +289,26 @@ mod tests {
                 None => drop(written.remove(&number)),
             }
         }
-        let path: Vec<_> = chronicle.path.iter().map(|point| point.told.elapsed_ms).collect();
+        let path: Vec<_> = chronicle
+            .path
+            .iter()
+            .map(|point| point.told.elapsed_ms)
+            .collect();
         let told: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
-        assert_eq!(told, path, "what is written down, change by change, is the path");
+        assert_eq!(
+            told, path,
+            "what is written down, change by change, is the path"
+        );
     }
 
     #[test]
     fn requests_are_counted_up_to_the_step() {
         let mut chronicle = History::new(at(0));
         for (step, requests) in [(1, 10), (1, 120), (2, 130), (2, 150)] {
-            let canary = api::SideCounts { requests, failures: 0 };
+            let canary = api::SideCounts {
+                requests,
+                failures: 0,
+            };
             chronicle.point(api::PathPoint {
                 elapsed_ms: requests,
                 step,
@@ -292,15 +325,30 @@ mod tests {
                 }],
             });
         }
-        assert_eq!([1, 2, 3].map(|step| chronicle.requests_before(step)), [0, 120, 150]);
+        assert_eq!(
+            [1, 2, 3].map(|step| chronicle.requests_before(step)),
+            [0, 120, 150]
+        );
     }
 
     #[test]
     fn a_weight_is_told_once_and_the_clock_may_go_back() {
         let mut chronicle = History::new(at(10));
-        chronicle.turn(at(11), "release_advanced", "weighbridge", String::new(), 5.0);
+        chronicle.turn(
+            at(11),
+            "release_advanced",
+            "weighbridge",
+            String::new(),
+            5.0,
+        );
         chronicle.turn(at(12), "release_paused", "alice", String::new(), 5.0);
-        chronicle.turn(at(3), "release_rolled_back", "weighbridge", String::new(), 0.0);
+        chronicle.turn(
+            at(3),
+            "release_rolled_back",
+            "weighbridge",
+            String::new(),
+            0.0,
+        );
         assert_eq!(chronicle.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
         assert_eq!(chronicle.timeline.len(), 3);
     }

@@ -1,10 +1,12 @@
-//! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before they are armed. So a
-//! process that is killed at any moment comes back with no less spent than users have seen.
+//! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before
+//! they are armed. So a process that is killed at any moment comes back with no less spent than
+//! users have seen.
 
 use crate::routing::{BudgetKind, ReleaseHandle};
 
-/// Failures that are leased at once: half of what is left, so that a kill costs no more than that, and never fewer than
-/// this many. With few, a burst outruns the disk and trips the wire before the budget is spent.
+/// Failures that are leased at once: half of what is left, so that a kill costs no more than that,
+/// and never fewer than this many. With few, a burst outruns the disk and trips the wire before the
+/// budget is spent.
 const PIECE_MIN: u32 = 3;
 
 fn piece(left: u32) -> u32 {
@@ -14,7 +16,8 @@ fn piece(left: u32) -> u32 {
 /// What of the allowance may be armed.
 #[derive(Debug)]
 pub(super) struct AllowanceLease {
-    /// Failures that are on disk as spent; `None` where nothing is kept on disk, and nothing is to be lost.
+    /// Failures that are on disk as spent; `None` where nothing is kept on disk, and nothing is to
+    /// be lost.
     granted: Option<u32>,
     asked: Option<u32>,
 }
@@ -28,7 +31,8 @@ impl AllowanceLease {
         }
     }
 
-    /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust it.
+    /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust
+    /// it.
     pub(super) fn first(spent: u32, limit: u32) -> u32 {
         limit.min(spent.saturating_add(piece(limit.saturating_sub(spent))))
     }
@@ -43,7 +47,10 @@ impl AllowanceLease {
         let granted = self.granted?;
         let armed = granted.saturating_sub(spent);
         let wanted = AllowanceLease::first(spent, limit);
-        if self.asked.is_some() || wanted <= granted || armed > piece(limit.saturating_sub(spent)).div_ceil(2) {
+        if self.asked.is_some()
+            || wanted <= granted
+            || armed > piece(limit.saturating_sub(spent)).div_ceil(2)
+        {
             return None;
         }
         self.asked = Some(wanted);
@@ -55,7 +62,8 @@ impl AllowanceLease {
         self.asked
     }
 
-    /// The disk has taken down `asked`, or has not. What was asked for since is not answered with it.
+    /// The disk has taken down `asked`, or has not. What was asked for since is not answered with
+    /// it.
     pub(super) fn answered(&mut self, asked: Option<u32>, on_disk: bool) {
         if asked.is_none() || self.asked != asked {
             return;
@@ -82,7 +90,8 @@ pub(super) struct LeasedBudget {
     pub(super) lease: AllowanceLease,
     /// Failures that count as spent only because a restart does not know better.
     pub(super) forgone: u32,
-    /// The most that the wire was armed with last, when the disk had not taken down as many as the budget allows.
+    /// The most that the wire was armed with last, when the disk had not taken down as many as the
+    /// budget allows.
     pub(super) capped: Option<u32>,
     /// The failures that exhaust it, as it was armed last.
     limit: u32,
@@ -100,9 +109,15 @@ impl LeasedBudget {
         }
     }
 
-    /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and `beside` more are known
-    /// that the wire does not count.
-    pub(super) fn arm(&mut self, watch: &ReleaseHandle, allowance: u64, beside: u32, baseline_failures: u32) {
+    /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and
+    /// `beside` more are known that the wire does not count.
+    pub(super) fn arm(
+        &mut self,
+        watch: &ReleaseHandle,
+        allowance: u64,
+        beside: u32,
+        baseline_failures: u32,
+    ) {
         let spent = watch.tripwire().spent(self.wire).saturating_add(beside);
         let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
         let cap = self.lease.cap(limit);
@@ -128,7 +143,11 @@ mod tests {
         let mut lease = AllowanceLease::new(AllowanceLease::first(0, 23), true);
         assert_eq!((lease.cap(23), lease.ask(5, 23)), (11, None));
         assert_eq!(lease.ask(7, 23), Some(15));
-        assert_eq!((lease.cap(23), lease.ask(8, 23)), (11, None), "one at a time");
+        assert_eq!(
+            (lease.cap(23), lease.ask(8, 23)),
+            (11, None),
+            "one at a time"
+        );
         assert_eq!(lease.on_disk(3), 15, "what was asked for may be on disk");
         lease.answered(lease.asked(), false);
         assert_eq!(lease.cap(23), 11);

@@ -1,5 +1,6 @@
-//! Requests of the canary that were scored as failed at the landmark, and are open still: until they end they hold the
-//! step, and what becomes of them must not be counted a second time (STATISTICS.md 1.k.3).
+//! Requests of the canary that were scored as failed at the landmark, and are open still: until
+//! they end they hold the step, and what becomes of them must not be counted a second time
+//! (STATISTICS.md 1.k.3).
 
 use std::collections::BTreeMap;
 
@@ -63,9 +64,13 @@ impl OverdueRequests {
         self.open.entry(key).or_default().push(request);
     }
 
-    /// Uploads that were scored for neither arm, and have waited for the upstream for as long as the
-    /// landmark since: unfinished like others, from now on. By one rule in both arms.
-    pub(super) fn unfinished_uploads(&mut self, now_us: u64, landmark_us: u64) -> Vec<(AssignmentKey, u32)> {
+    /// Uploads that were scored for neither arm, and have waited for the upstream for as long as
+    /// the landmark since: unfinished like others, from now on. By one rule in both arms.
+    pub(super) fn unfinished_uploads(
+        &mut self,
+        now_us: u64,
+        landmark_us: u64,
+    ) -> Vec<(AssignmentKey, u32)> {
         let mut unfinished = Vec::new();
         if self.stalled == 0 {
             return unfinished;
@@ -101,14 +106,17 @@ impl OverdueRequests {
         let (happened, ends) = (note.happened, note.happened.is_last());
         let hangs = match happened {
             RequestEventKind::Sent => true,
-            RequestEventKind::Uploading | RequestEventKind::Headed | RequestEventKind::Failed => false,
+            RequestEventKind::Uploading | RequestEventKind::Headed | RequestEventKind::Failed => {
+                false
+            }
             _ => open.hangs && !ends,
         };
         if key.3 == Arm::Canary {
             self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
         }
         if open.unscored {
-            self.stalled = (self.stalled + usize::from(hangs)).saturating_sub(usize::from(open.hangs));
+            self.stalled =
+                (self.stalled + usize::from(hangs)).saturating_sub(usize::from(open.hangs));
         }
         open.hangs = hangs;
         if !hangs {
@@ -168,7 +176,10 @@ mod tests {
     fn a_late_request_counts_once_whatever_comes_of_it() {
         let mut late = OverdueRequests::default();
         for user in 0..4 {
-            late.add(key(&note(7, user, RequestEventKind::Headed).assignment), user);
+            late.add(
+                key(&note(7, user, RequestEventKind::Headed).assignment),
+                user,
+            );
         }
         assert_eq!((late.hanging(), late.unfinished()), (4, 4));
         // The tripwire counts the failure when it comes; the head before it ends the hanging.
@@ -180,7 +191,8 @@ mod tests {
         assert_eq!((late.hanging(), late.unfinished()), (1, 2));
         late.hear(&note(8, 3, RequestEventKind::Bad { visible: true }));
         assert_eq!(late.hanging(), 1, "another request");
-        // One that the baseline is asked for instead is counted by the tripwire from then on, and only once.
+        // One that the baseline is asked for instead is counted by the tripwire from then on, and
+        // only once.
         late.hear(&note(7, 3, RequestEventKind::Failed));
         assert_eq!((late.hanging(), late.unfinished()), (0, 1));
         late.hear(&note(7, 3, RequestEventKind::Bad { visible: false }));
@@ -196,9 +208,17 @@ mod tests {
     fn an_upload_counts_once_the_upstream_has_been_waited_for_as_long_as_the_landmark() {
         let mut late = OverdueRequests::default();
         for user in 0..3 {
-            late.add_upload(key(&note(7, user, RequestEventKind::Sent).assignment), user, user != 2);
+            late.add_upload(
+                key(&note(7, user, RequestEventKind::Sent).assignment),
+                user,
+                user != 2,
+            );
         }
-        assert_eq!(late.unfinished_uploads(100, 50), [], "the client is waited for");
+        assert_eq!(
+            late.unfinished_uploads(100, 50),
+            [],
+            "the client is waited for"
+        );
         (0..3).for_each(|user| late.hear(&note(7, user, RequestEventKind::Sent)));
         assert_eq!(late.unfinished_uploads(100, 50), []);
         late.hear(&note(7, 1, RequestEventKind::Uploading));
@@ -207,7 +227,11 @@ mod tests {
         let of = |user| (key(&note(7, user, RequestEventKind::Sent).assignment), user);
         assert_eq!(late.unfinished_uploads(150, 50), [of(0)]);
         assert_eq!((late.hanging(), late.unfinished()), (3, 1));
-        assert_eq!(late.unfinished_uploads(170, 50), [of(1)], "its wait began anew");
+        assert_eq!(
+            late.unfinished_uploads(170, 50),
+            [of(1)],
+            "its wait began anew"
+        );
         assert_eq!(
             late.unfinished_uploads(10_000, 50),
             [],

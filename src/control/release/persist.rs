@@ -69,7 +69,8 @@ fn of_kind(parts: &[ReleasePart], kind: u8) -> impl Iterator<Item = (u32, &[u8])
 }
 
 fn path(parts: &[ReleasePart]) -> impl Iterator<Item = (u32, api::PathPoint)> {
-    of_kind(parts, PATH).filter_map(|(number, state)| Some((number, serde_json::from_slice(state).ok()?)))
+    of_kind(parts, PATH)
+        .filter_map(|(number, state)| Some((number, serde_json::from_slice(state).ok()?)))
 }
 
 /// A release that a restart ended, with what is known of it.
@@ -81,8 +82,8 @@ pub(super) struct Abandoned {
 }
 
 impl Abandoned {
-    /// The release of a row that cannot go on, as one that was rolled back; `None` when it cannot even be read. What its
-    /// last checkpoint knows stays known.
+    /// The release of a row that cannot go on, as one that was rolled back; `None` when it cannot
+    /// even be read. What its last checkpoint knows stays known.
     pub(super) fn new(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
@@ -112,7 +113,8 @@ impl Abandoned {
         let mut chronicle = known.map_or_else(|| History::new(now), |known| known.chronicle);
         chronicle.restore_path(path(parts));
         chronicle.note(
-            "the process was restarted and the release could not go on; what came after its last checkpoint is missing",
+            "the process was restarted and the release could not go on; what came after its last \
+             checkpoint is missing",
         );
         chronicle.turn(now, action, ITSELF, error.to_owned(), 0.0);
         let plan = Value::Object(after.plan.to_json());
@@ -197,11 +199,15 @@ impl RunningRelease {
             state: Some(row.state),
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
-        let path = self.chronicle.changes().into_iter().map(|(number, point)| ReleasePart {
-            kind: PATH,
-            number,
-            state: point.and_then(text),
-        });
+        let path = self
+            .chronicle
+            .changes()
+            .into_iter()
+            .map(|(number, point)| ReleasePart {
+                kind: PATH,
+                number,
+                state: point.and_then(text),
+            });
         keys.chain(path).collect()
     }
 
@@ -216,8 +222,8 @@ impl RunningRelease {
         self.written_down(now, self.on_disk(), false)
     }
 
-    /// What the next process goes on from when this one ends in order, after its last request: what was leased and not
-    /// spent is given back.
+    /// What the next process goes on from when this one ends in order, after its last request: what
+    /// was leased and not spent is given back.
     pub(super) fn last_checkpoint(&self, now: Timestamp) -> Value {
         self.written_down(now, self.spent(), true)
     }
@@ -248,10 +254,12 @@ impl RunningRelease {
         durable: bool,
         now: Timestamp,
     ) -> Result<RunningRelease, String> {
-        let stored: Stored = serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
+        let stored: Stored =
+            serde_json::from_value(record.state.clone()).map_err(|error| error.to_string())?;
         let checkpoint = checkpoint.map(Checkpoint::deserialize).transpose();
-        let checkpoint = checkpoint
-            .map_err(|error| format!("its checkpoint was written by another version of weighbridge ({error})"))?;
+        let checkpoint = checkpoint.map_err(|error| {
+            format!("its checkpoint was written by another version of weighbridge ({error})")
+        })?;
         let on_row = stored.spent();
         let release = stored.release;
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
@@ -260,7 +268,9 @@ impl RunningRelease {
             // It had no traffic yet, so nobody can have seen it fail.
             _ if release.step().is_none() => Spent::default(),
             known => {
-                let kept = known.as_ref().map_or_else(Spent::default, |known| known.leased);
+                let kept = known
+                    .as_ref()
+                    .map_or_else(Spent::default, |known| known.leased);
                 Spent {
                     visible: on_row.visible.max(kept.visible),
                     all: on_row.all.max(kept.all),

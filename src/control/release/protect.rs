@@ -1,5 +1,5 @@
-//! Gates, freeze windows and preflight of the configuration hold, unless an admin overrides them with a reason: in the plan
-//! of a start, and where weights are set by hand.
+//! Gates, freeze windows and preflight of the configuration hold, unless an admin overrides them
+//! with a reason: in the plan of a start, and where weights are set by hand.
 
 use serde_json::{Map, Value, json};
 
@@ -20,7 +20,8 @@ pub(super) struct PlanRecord {
 }
 
 impl PlanRecord {
-    /// Of `plan`, which is the configuration's with what the caller gave in place of the same fields.
+    /// Of `plan`, which is the configuration's with what the caller gave in place of the same
+    /// fields.
     pub(super) fn of(
         managed: &ServiceEntry,
         given: Option<&Map<String, Value>>,
@@ -54,8 +55,9 @@ impl PlanRecord {
         }
         let lost = self.overridden.join("; ");
         let detail = format!(
-            "the plan weakens what the configuration asks for: {lost}. Only the role \"admin\" may do that, with a reason; \
-             leave these fields out of the plan, or keep what the configuration has there"
+            "the plan weakens what the configuration asks for: {lost}. Only the role \"admin\" \
+             may do that, with a reason; leave these fields out of the plan, or keep what the \
+             configuration has there"
         );
         may_override(intent, detail, |intent_lacks| {
             format!("the plan weakens what the configuration asks for, {intent_lacks}: {lost}")
@@ -66,7 +68,10 @@ impl PlanRecord {
     pub(super) fn warning(&self) -> Option<String> {
         let lost = self.overridden.join("; ");
         (!lost.is_empty()).then(|| {
-            format!("only the role \"admin\" may start this, with a reason, since it weakens what the configuration asks for: {lost}")
+            format!(
+                "only the role \"admin\" may start this, with a reason, since it weakens what the \
+                 configuration asks for: {lost}"
+            )
         })
     }
 
@@ -74,7 +79,10 @@ impl PlanRecord {
         if self.overridden.is_empty() {
             return String::new();
         }
-        format!("; the configuration is overridden: {}", self.overridden.join("; "))
+        format!(
+            "; the configuration is overridden: {}",
+            self.overridden.join("; ")
+        )
     }
 
     /// The fields of the release in the journal.
@@ -90,7 +98,11 @@ impl PlanRecord {
     }
 }
 
-fn may_override(intent: &Intent, forbidden: String, unfit_detail: impl Fn(&str) -> String) -> Result<(), Refusal> {
+fn may_override(
+    intent: &Intent,
+    forbidden: String,
+    unfit_detail: impl Fn(&str) -> String,
+) -> Result<(), Refusal> {
     if !intent.may_override {
         return Err(Refusal::Forbidden(forbidden));
     }
@@ -102,26 +114,34 @@ fn may_override(intent: &Intent, forbidden: String, unfit_detail: impl Fn(&str) 
 }
 
 impl ServiceEntry {
-    /// What the configuration asks for before a release moves traffic, and weights by hand would pass: gates, and a freeze
-    /// window that is in force. A preflight is a release's own, and does not count.
+    /// What the configuration asks for before a release moves traffic, and weights by hand would
+    /// pass: gates, and a freeze window that is in force. A preflight is a release's own, and
+    /// does not count.
     pub(in crate::control) fn passed_by_hand(&self, now: Timestamp) -> Vec<String> {
         // A configuration that is in use has been read before.
-        super::start::plan(self, None, true).map_or_else(|_| Vec::new(), |plan| plan.barriers(now.unix_us()))
+        super::start::plan(self, None, true)
+            .map_or_else(|_| Vec::new(), |plan| plan.barriers(now.unix_us()))
     }
 
     /// Whether the caller may move weight away from the baseline by hand.
-    pub(in crate::control) fn may_move_by_hand(&self, passed: &[String], intent: &Intent) -> Result<(), Refusal> {
+    pub(in crate::control) fn may_move_by_hand(
+        &self,
+        passed: &[String],
+        intent: &Intent,
+    ) -> Result<(), Refusal> {
         if passed.is_empty() {
             return Ok(());
         }
         let passed = passed.join("; ");
         let detail = format!(
-            "weights by hand would pass what the configuration of {} asks for: {passed}. Only the role \"admin\" may do that, \
-             with a reason; start a release instead",
+            "weights by hand would pass what the configuration of {} asks for: {passed}. Only the \
+             role \"admin\" may do that, with a reason; start a release instead",
             self.spec.name
         );
         may_override(intent, detail, |intent_lacks| {
-            format!("weights by hand pass what the configuration asks for, {intent_lacks}: {passed}")
+            format!(
+                "weights by hand pass what the configuration asks for, {intent_lacks}: {passed}"
+            )
         })
     }
 }

@@ -16,7 +16,8 @@ use crate::stats::WindowSpan;
 use crate::store::ReleaseRecord;
 
 impl Controller {
-    /// The releases of a service, newest first: those that have ended from the store, the one under way as it is now.
+    /// The releases of a service, newest first: those that have ended from the store, the one under
+    /// way as it is now.
     pub(in crate::control) fn releases(
         &self,
         service: &str,
@@ -42,7 +43,11 @@ impl Controller {
     }
 
     /// One release.
-    pub(in crate::control) fn get_release(&self, id: &str, reply: oneshot::Sender<Result<api::Release, Refusal>>) {
+    pub(in crate::control) fn get_release(
+        &self,
+        id: &str,
+        reply: oneshot::Sender<Result<api::Release, Refusal>>,
+    ) {
         // An identity begins with the name of its service.
         let service = id.rsplit_once('-').map_or("", |(service, _)| service);
         let mut live = self.live_views(service).into_iter();
@@ -91,7 +96,11 @@ impl Controller {
     }
 
     /// The file that holds what a release was judged by.
-    pub(in crate::control) fn recording(&self, id: &str, reply: oneshot::Sender<Result<PathBuf, Refusal>>) {
+    pub(in crate::control) fn recording(
+        &self,
+        id: &str,
+        reply: oneshot::Sender<Result<PathBuf, Refusal>>,
+    ) {
         let path = self.outbox.store().recording(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
         let _ = reply.send(path.filter(|path| path.is_file()).ok_or(unknown));
@@ -111,14 +120,21 @@ impl Controller {
         let upstreams = service.iter().flat_map(|service| &service.upstreams);
         let (mut requests, mut of_baseline) = (0, (0, 0));
         for upstream in upstreams {
-            let (minute, _) = self.collector.counts(upstream.key, WindowSpan::OneMinute, now);
+            let (minute, _) = self
+                .collector
+                .counts(upstream.key, WindowSpan::OneMinute, now);
             requests += minute;
             if upstream.name == managed.state.baseline {
-                of_baseline = self.collector.counts(upstream.key, WindowSpan::FiveMinutes, now);
+                of_baseline = self
+                    .collector
+                    .counts(upstream.key, WindowSpan::FiveMinutes, now);
             }
         }
         let seconds = self.collector.age(now).as_secs_f64().clamp(1.0, 60.0);
-        #[expect(clippy::cast_precision_loss, reason = "rates; counts are far below 2^53")]
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "rates; counts are far below 2^53"
+        )]
         let (rate, error_rate) = (
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
@@ -129,7 +145,8 @@ impl Controller {
             forecast
         };
         let mut told = tell(&plan, &name, rate, error_rate, now);
-        told.warnings.extend(PlanRecord::of(managed, overlay, &plan)?.warning());
+        told.warnings
+            .extend(PlanRecord::of(managed, overlay, &plan)?.warning());
         Ok(told)
     }
 
@@ -143,7 +160,9 @@ impl Controller {
         let active = managed.active.as_ref();
         let ended = managed.ended.as_ref().map(|ended| &ended.active);
         let both = active.into_iter().chain(ended);
-        let mut views: Vec<api::Release> = both.map(|active| active.view(&active.release, now, durable)).collect();
+        let mut views: Vec<api::Release> = both
+            .map(|active| active.view(&active.release, now, durable))
+            .collect();
         if let Some(last) = &managed.last
             && !views.iter().any(|known| known.id == last.id)
         {
@@ -174,9 +193,13 @@ impl Controller {
     }
 }
 
-/// The newest of both. What is live is as it is now, so it stands for its row; but the last one that is remembered may be
-/// older than others that the store has.
-fn newest(live: Vec<api::Release>, stored: impl Iterator<Item = api::Release>, limit: usize) -> Vec<api::Release> {
+/// The newest of both. What is live is as it is now, so it stands for its row; but the last one
+/// that is remembered may be older than others that the store has.
+fn newest(
+    live: Vec<api::Release>,
+    stored: impl Iterator<Item = api::Release>,
+    limit: usize,
+) -> Vec<api::Release> {
     let mut all = live;
     for release in stored {
         if !all.iter().any(|known| known.id == release.id) {
@@ -188,11 +211,11 @@ fn newest(live: Vec<api::Release>, stored: impl Iterator<Item = api::Release>, l
     all
 }
 
-/// A release from its row. One that this version cannot read is left out of lists, and unknown by itself.
+/// A release from its row. One that this version cannot read is left out of lists, and unknown by
+/// itself.
 fn view(record: ReleaseRecord) -> Option<api::Release> {
     let stored: Result<Stored, _> = serde_json::from_value(record.state);
-    let told =
-        |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
+    let told = |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
     stored.inspect_err(told).ok().map(|stored| stored.view)
 }
 

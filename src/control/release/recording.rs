@@ -1,5 +1,5 @@
-//! What a release was judged by, in the form that a replay reads (STATISTICS.md 7): the plan first, then each cohort as
-//! it was scored.
+//! What a release was judged by, in the form that a replay reads (STATISTICS.md 7): the plan first,
+//! then each cohort as it was scored.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::analysis::{ArmCounts, Cohort, Matured};
 use crate::release::ReleaseState;
 use crate::store::Recording;
 
-/// The first lines: the plan, and as a cohort without a canary what the baseline did before, which warms a replay's judge as
-/// it did the live one.
+/// The first lines: the plan, and as a cohort without a canary what the baseline did before, which
+/// warms a replay's judge as it did the live one.
 pub(super) fn begin(
     recording: &Recording,
     release: &ReleaseState,
@@ -48,7 +48,8 @@ pub(super) fn end(recording: &Recording, release: &ReleaseState) {
     recording.add(json!({ "end": release.id }).to_string());
 }
 
-/// A cohort, as it was scored, and where the release stood then, if others than the judge have a say in that.
+/// A cohort, as it was scored, and where the release stood then, if others than the judge have a
+/// say in that.
 pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStatus) {
     let mut line = json!({
         "at_ms": cohort.at_ms,
@@ -61,7 +62,12 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStat
 }
 
 /// Units that have become as old as `bake`, at the weight at which they began.
-pub(super) fn record_matured(recording: &Recording, at_ms: u64, matured: &Matured, stand: HoldStatus) {
+pub(super) fn record_matured(
+    recording: &Recording,
+    at_ms: u64,
+    matured: &Matured,
+    stand: HoldStatus,
+) {
     let mut line = json!({
         "at_ms": at_ms,
         "weight": matured.weight * 100.0,
@@ -75,7 +81,11 @@ fn add_stand(line: &mut Value, stand: HoldStatus) {
     if let Some(line) = line.as_object_mut() {
         let step = stand.step.map(|step| ("step", json!(step)));
         let held = stand.kept.then(|| ("held", json!(true)));
-        line.extend(step.into_iter().chain(held).map(|(key, value)| (key.to_owned(), value)));
+        line.extend(
+            step.into_iter()
+                .chain(held)
+                .map(|(key, value)| (key.to_owned(), value)),
+        );
     }
 }
 
@@ -91,9 +101,14 @@ fn arm(arm: &ArmCounts<'_>) -> Value {
     // The first line of a run says whether they are counted at all.
     add(
         "aborts",
-        arm.aborts.filter(|aborts| *aborts > 0).map(|aborts| json!(aborts)),
+        arm.aborts
+            .filter(|aborts| *aborts > 0)
+            .map(|aborts| json!(aborts)),
     );
-    add("latency_us", arm.latency_us.map(|latency_us| json!(latency_us)));
+    add(
+        "latency_us",
+        arm.latency_us.map(|latency_us| json!(latency_us)),
+    );
     add("units", arm.units.map(|units| json!(units)));
     // Without failures these say nothing.
     let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));

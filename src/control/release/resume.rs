@@ -15,13 +15,13 @@ use crate::control::controller::{Controller, ServiceEntry, UncommittedChange};
 use crate::model::{Name, ServiceSpec, api};
 use crate::store::{ChangeRecord, NewJournalEntry, ReleasePart, ReleaseRecord};
 
-/// How long the start waits for the disk to take a lease of failures. Without one the first failure of the canary rolls
-/// back.
+/// How long the start waits for the disk to take a lease of failures. Without one the first failure
+/// of the canary rolls back.
 const LEASE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Controller {
-    /// Goes on with the releases that the store knows. Before any worker serves a request, so that none is served
-    /// without its tripwire.
+    /// Goes on with the releases that the store knows. Before any worker serves a request, so that
+    /// none is served without its tripwire.
     pub(in crate::control) fn resume_releases(
         &mut self,
         records: Vec<ReleaseRecord>,
@@ -71,8 +71,8 @@ impl Controller {
         active.chronicle.note(&match active.visible.forgone {
             0 => "the process was restarted while the release was under way".to_owned(),
             n => format!(
-                "the process was killed while the release was under way; {n} failures count as seen since then, which it had \
-                 on disk as spent and may not have seen"
+                "the process was killed while the release was under way; {n} failures count as \
+                 seen since then, which it had on disk as spent and may not have seen"
             ),
         });
         Ok(active)
@@ -96,7 +96,8 @@ impl Controller {
         };
         managed.active = Some(Box::new(active));
         let live = managed.live();
-        self.publisher.update(|table| table.with_weights(name, &live));
+        self.publisher
+            .update(|table| table.with_weights(name, &live));
     }
 
     /// A release that cannot go on leaves the service without traffic on the canary, and says so.
@@ -144,9 +145,12 @@ impl Controller {
             in_effect: true,
         };
         let (services, saved) = (vec![Name::clone(name)], None);
-        self.unsaved
-            .insert(self.outbox.push(change), UncommittedChange { services, saved });
-        self.publisher.update(|table| table.with_weights(name, &live));
+        self.unsaved.insert(
+            self.outbox.push(change),
+            UncommittedChange { services, saved },
+        );
+        self.publisher
+            .update(|table| table.with_weights(name, &live));
         self.collector.follow(&self.publisher.current().table, now);
         if let Some(abandoned) = abandoned {
             self.put_evidence(name, row, &abandoned.bundle);
@@ -170,7 +174,10 @@ impl Controller {
 }
 
 /// Waits for an answer without a runtime, at most so long. Whether it was yes.
-fn wait(answer: impl Future<Output = Result<bool, crate::store::StoreError>>, within: Duration) -> bool {
+fn wait(
+    answer: impl Future<Output = Result<bool, crate::store::StoreError>>,
+    within: Duration,
+) -> bool {
     const LOOK: Duration = Duration::from_millis(1);
     let mut answer = std::pin::pin!(answer);
     let looks = within.as_millis() / LOOK.as_millis();
@@ -186,15 +193,24 @@ fn wait(answer: impl Future<Output = Result<bool, crate::store::StoreError>>, wi
 impl ServiceEntry {
     /// The release under way, or the one whose start the store has not taken yet.
     fn release(&self) -> Option<&RunningRelease> {
-        let pending = self.pending.as_ref().and_then(|pending| pending.moved.turn.as_ref());
+        let pending = self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.moved.turn.as_ref());
         let starting = pending.and_then(|turn| turn.active.as_deref());
         self.active.as_deref().or(starting)
     }
 
     /// Whether a new declaration leaves the release under way its upstreams.
     pub(in crate::control) fn keeps_release(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
-        let Some(active) = self.release() else { return Ok(()) };
-        let there = |name: &str| spec.upstreams.iter().any(|upstream| *upstream.name == *name);
+        let Some(active) = self.release() else {
+            return Ok(());
+        };
+        let there = |name: &str| {
+            spec.upstreams
+                .iter()
+                .any(|upstream| *upstream.name == *name)
+        };
         // Who is known by a key is judged by it.
         let same_users = spec.sticky.is_some() == self.spec.sticky.is_some();
         if same_users && there(&active.release.baseline) && there(&active.release.canary) {
@@ -207,7 +223,7 @@ impl ServiceEntry {
 fn under_way(name: &str, managed: &ServiceEntry) -> Refusal {
     let release = managed.release().map_or("", RunningRelease::id);
     Refusal::Reload(format!(
-        "service {name}: the release {release} is under way and needs the service with both its upstreams, and sticky or not \
-         as it is; end it first"
+        "service {name}: the release {release} is under way and needs the service with both its \
+         upstreams, and sticky or not as it is; end it first"
     ))
 }

@@ -22,10 +22,12 @@ use crate::time::Timestamp;
 
 /// How often what has been judged is written down.
 pub(super) const CHECKPOINT: Duration = Duration::from_secs(1);
-/// How long a turn that the store refused, or a preflight that failed to start, waits for its next try.
+/// How long a turn that the store refused, or a preflight that failed to start, waits for its next
+/// try.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// For so long after the canary was full the release holds, so that it does not come and go with each request.
+/// For so long after the canary was full the release holds, so that it does not come and go with
+/// each request.
 const FULL_US: u64 = 5_000_000;
 
 /// A release under way.
@@ -94,7 +96,8 @@ pub(super) struct Due {
 }
 
 impl RunningRelease {
-    /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk too.
+    /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk
+    /// too.
     pub(super) fn new(
         release: ReleaseState,
         spec: ReleaseHandleSpec,
@@ -160,8 +163,8 @@ impl RunningRelease {
             .note("for some time the machine was too busy to keep notes; that time is not judged");
     }
 
-    /// From here on requests are waited for so long: four times what the baseline's slowest percent takes.
-    /// As long as ever where that is not known.
+    /// From here on requests are waited for so long: four times what the baseline's slowest percent
+    /// takes. As long as ever where that is not known.
     pub(super) fn set_landmark(&mut self, baseline_p99_us: Option<u64>) {
         if let Some(p99_us) = baseline_p99_us {
             self.watch.set_baseline_p99_us(p99_us);
@@ -180,8 +183,9 @@ impl RunningRelease {
         let scored = self.assembly.close(&known, &mut self.units);
         self.scored.extend(scored);
         if self.units.is_full() {
-            self.chronicle
-                .note("more users came than are told apart; those that came later are not judged by");
+            self.chronicle.note(
+                "more users came than are told apart; those that came later are not judged by",
+            );
         }
     }
 
@@ -233,8 +237,8 @@ impl RunningRelease {
             .map(due)
     }
 
-    /// What cohorts cannot say holds a finding up: nothing is compared while the canary is full, and no step ends while
-    /// more requests hang than the baseline's rate explains.
+    /// What cohorts cannot say holds a finding up: nothing is compared while the canary is full,
+    /// and no step ends while more requests hang than the baseline's rate explains.
     fn checked(&self, finding: Finding, now: Timestamp) -> Finding {
         let is_policy = matches!(
             &finding,
@@ -261,9 +265,11 @@ impl RunningRelease {
         self.assembly.full_at_us().is_some_and(lately)
     }
 
-    /// Whether more of the canary's requests are open past the landmark than the baseline's rate explains.
+    /// Whether more of the canary's requests are open past the landmark than the baseline's rate
+    /// explains.
     pub(super) fn hangs(&self) -> bool {
-        // The limit of the baseline's rate is found by bisection, and this is asked with each cohort.
+        // The limit of the baseline's rate is found by bisection, and this is asked with each
+        // cohort.
         let open = self.assembly.open_past_landmark();
         open > 0 && f64::from(open) > self.trial.unfinished_explained()
     }
@@ -291,7 +297,8 @@ impl RunningRelease {
         self.next(input, now).map(due)
     }
 
-    /// A machine's input is never illegal in a way that anybody could be told; it then just leads nowhere.
+    /// A machine's input is never illegal in a way that anybody could be told; it then just leads
+    /// nowhere.
     fn next(&self, input: &Input<'_>, now: Timestamp) -> Option<Transition> {
         self.release.next(input, now).ok().flatten()
     }
@@ -307,8 +314,8 @@ impl RunningRelease {
         }
     }
 
-    /// A replay begins the first step with the canary's first chance of a request, which is now, and not with its first
-    /// request.
+    /// A replay begins the first step with the canary's first chance of a request, which is now,
+    /// and not with its first request.
     fn record_begin(&self, step: usize, at_ms: u64) {
         if let Some(first) = self.release.plan.steps().get(step) {
             self.record_time(at_ms, first.weight.fraction(), HoldStatus::default());
@@ -331,10 +338,14 @@ impl RunningRelease {
 
     /// Where others than the judge keep it, if they do.
     fn stand(&self, now: Timestamp) -> HoldStatus {
-        let kept = self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
+        let kept =
+            self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
         HoldStatus {
             kept,
-            step: self.trial_step.filter(|_| kept).map(|step| self.number(step)),
+            step: self
+                .trial_step
+                .filter(|_| kept)
+                .map(|step| self.number(step)),
         }
     }
 
@@ -354,7 +365,8 @@ impl RunningRelease {
         }
     }
 
-    /// A turn to another step did not happen: the judge goes back to the step that the release is still at.
+    /// A turn to another step did not happen: the judge goes back to the step that the release is
+    /// still at.
     pub(in crate::control) fn step_back(&mut self, now: Timestamp) {
         self.retry_at = now.plus(RETRY);
         let at_ms = self.timeline.ms(now);
@@ -403,7 +415,9 @@ impl RunningRelease {
         let wire = self.watch.tripwire();
         Spent {
             visible: wire.spent(BudgetKind::Visible),
-            all: wire.spent(BudgetKind::All).saturating_add(self.assembly.unfinished()),
+            all: wire
+                .spent(BudgetKind::All)
+                .saturating_add(self.assembly.unfinished()),
         }
     }
 
@@ -464,7 +478,9 @@ impl RunningRelease {
 
     /// What the judge says now, in a word.
     pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
-        let finding = self.trial.finding_given(self.timeline.ms(now), self.assembly.pending());
+        let finding = self
+            .trial
+            .finding_given(self.timeline.ms(now), self.assembly.pending());
         match self.checked(finding, now) {
             Finding::Continue => "continue",
             Finding::Advance => "advance",

@@ -71,12 +71,22 @@ impl ScoredArm {
     }
 }
 
-/// The cohort of a request: the last one, or with the same weights one whose units have the same chance, so that the
-/// latencies of a cohort are of units with one chance.
-pub(super) fn place(scored: &mut Vec<Scored>, weight: f64, is_spoiled: bool, begins: Option<f64>) -> &mut Scored {
-    let same = |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
-    let fits = |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
-    let first = scored.iter().rposition(|one| !same(one)).map_or(0, |at| at + 1);
+/// The cohort of a request: the last one, or with the same weights one whose units have the same
+/// chance, so that the latencies of a cohort are of units with one chance.
+pub(super) fn place(
+    scored: &mut Vec<Scored>,
+    weight: f64,
+    is_spoiled: bool,
+    begins: Option<f64>,
+) -> &mut Scored {
+    let same =
+        |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
+    let fits =
+        |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
+    let first = scored
+        .iter()
+        .rposition(|one| !same(one))
+        .map_or(0, |at| at + 1);
     let known = (first..scored.len()).find(|at| scored.get(*at).is_some_and(fits));
     let at = known.unwrap_or(scored.len());
     if known.is_none() {
@@ -86,7 +96,10 @@ pub(super) fn place(scored: &mut Vec<Scored>, weight: f64, is_spoiled: bool, beg
             ..Scored::default()
         });
     }
-    #[expect(clippy::indexing_slicing, reason = "it was found, or has just been added")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "it was found, or has just been added"
+    )]
     let into = &mut scored[at];
     into.unit_weight = into.unit_weight.or(begins);
     into
@@ -119,7 +132,9 @@ impl ScoredArm {
         self.requests += 1;
         let is_timed = self.sticky.is_none() || entered.begins.is_some();
         match end {
-            End::Good { latency_us } if is_timed => self.latency_us.push((u64::from(latency_us), 1)),
+            End::Good { latency_us } if is_timed => {
+                self.latency_us.push((u64::from(latency_us), 1))
+            }
             End::Good { .. } | End::Uploading | End::Displaced => {}
             End::Aborted { .. } => self.aborts += 1,
             End::Bad { visible } => self.visible += u64::from(visible),
@@ -128,7 +143,9 @@ impl ScoredArm {
             self.failures += 1;
             self.failing_clients += u64::from(entered.is_new_failing_client);
         }
-        let Some(sticky) = &mut self.sticky else { return };
+        let Some(sticky) = &mut self.sticky else {
+            return;
+        };
         if end.is_bad() {
             sticky.repeats.add(entered.failure.max(1));
         }

@@ -37,10 +37,11 @@ impl Controller {
                     return;
                 };
                 let after = active.release.clone();
-                let next =
-                    managed
-                        .state
-                        .with_new_release(managed.next_revision(), &now.rfc3339(), intent.reason.clone());
+                let next = managed.state.with_new_release(
+                    managed.next_revision(),
+                    &now.rfc3339(),
+                    intent.reason.clone(),
+                );
                 let detail = format!("{} is to take over from {}", after.canary, after.baseline)
                     + overriding(after.override_freeze)
                     + &told.in_words();
@@ -80,7 +81,8 @@ impl Controller {
         told.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
-        let override_freeze = ReleaseCommand::overriding(start.override_freeze, intent.may_override, reason)?;
+        let override_freeze =
+            ReleaseCommand::overriding(start.override_freeze, intent.may_override, reason)?;
         if let Some(gate) = plan.gate_beyond(&intent.actor) {
             let detail = format!(
                 "too few people besides {} may approve the gate {}",
@@ -109,7 +111,12 @@ impl Controller {
         Ok((name, active, told))
     }
 
-    fn make(&mut self, release: ReleaseState, spec: ReleaseHandleSpec, now: Timestamp) -> Box<RunningRelease> {
+    fn make(
+        &mut self,
+        release: ReleaseState,
+        spec: ReleaseHandleSpec,
+        now: Timestamp,
+    ) -> Box<RunningRelease> {
         let store = self.outbox.store();
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
@@ -135,7 +142,10 @@ impl Controller {
     }
 
     /// What workers are told of a release.
-    pub(in crate::control) fn watch_spec(&mut self, release: &ReleaseState) -> Result<ReleaseHandleSpec, Refusal> {
+    pub(in crate::control) fn watch_spec(
+        &mut self,
+        release: &ReleaseState,
+    ) -> Result<ReleaseHandleSpec, Refusal> {
         let snapshot = self.publisher.current();
         let gone = || Refusal::Conflict("the service has changed meanwhile; ask again".to_owned());
         let service = snapshot.table.service(&release.service).ok_or_else(gone)?;
@@ -165,7 +175,8 @@ fn rescue(rescue: &Rescue) -> routing::RescuePolicy {
     match rescue {
         Rescue::Off => routing::RescuePolicy::Off,
         Rescue::Safe => routing::RescuePolicy::Safe,
-        // The plan has checked that it is a name; should it not be one after all, only what is safe is repeated.
+        // The plan has checked that it is a name; should it not be one after all, only what is safe
+        // is repeated.
         Rescue::Header(name) => name
             .parse()
             .map_or(routing::RescuePolicy::Safe, routing::RescuePolicy::Header),
@@ -189,7 +200,8 @@ pub(super) fn plan(
     if plan.needs_approval() && !approvals {
         return Err(unfit(
             "/plan",
-            "the plan has gates, and nobody could open them: the admin API knows no tokens (admin.tokens)",
+            "the plan has gates, and nobody could open them: the admin API knows no tokens \
+             (admin.tokens)",
         ));
     }
     Ok(plan)
@@ -231,7 +243,9 @@ impl ServiceEntry {
             )));
         }
         if self.pending.is_some() {
-            return Err(Refusal::Conflict("another change is on its way; ask again".to_owned()));
+            return Err(Refusal::Conflict(
+                "another change is on its way; ask again".to_owned(),
+            ));
         }
         if self.state.weights.get(&self.state.baseline) != Some(Weight::FULL) {
             return Err(Refusal::Conflict(format!(
@@ -262,7 +276,10 @@ impl ServiceEntry {
 
     /// How long ago the last release ended, if it went well.
     fn since_promotion(&self, now: Timestamp) -> Option<Duration> {
-        let last = self.last.as_ref().filter(|last| last.phase == api::Phase::Promoted)?;
+        let last = self
+            .last
+            .as_ref()
+            .filter(|last| last.phase == api::Phase::Promoted)?;
         let at: jiff::Timestamp = last.ended_at.as_deref()?.parse().ok()?;
         let ago_us = now.unix_us().saturating_sub(at.as_microsecond()).max(0);
         Some(Duration::from_micros(ago_us.unsigned_abs()))

@@ -33,9 +33,12 @@ impl AppliedTransition {
         Some(self.active.as_ref()?.record(&self.after, now))
     }
 
-    /// What the store should say of a release whose beginning was refused, and may be on disk all the same; `None` for a
-    /// turn of one that is under way, which stays as it is.
-    pub(in crate::control) fn taken_back(self: Box<Self>, now: Timestamp) -> Option<Box<AppliedTransition>> {
+    /// What the store should say of a release whose beginning was refused, and may be on disk all
+    /// the same; `None` for a turn of one that is under way, which stays as it is.
+    pub(in crate::control) fn taken_back(
+        self: Box<Self>,
+        now: Timestamp,
+    ) -> Option<Box<AppliedTransition>> {
         self.active.as_ref()?;
         let cancel = Input::Command(ReleaseCommand {
             verb: ReleaseAction::Cancel,
@@ -63,7 +66,8 @@ pub(in crate::control) struct FinishedRelease {
 
 impl FinishedRelease {
     fn new(mut active: Box<RunningRelease>, at: Timestamp) -> FinishedRelease {
-        // Requests that still hang must not take the canary out of a table that is no longer this release's.
+        // Requests that still hang must not take the canary out of a table that is no longer this
+        // release's.
         let _ = active.watch.tripwire().seal();
         // Dropped, the recording is written out.
         if let Some(recording) = active.recording.take() {
@@ -94,7 +98,10 @@ impl ServiceEntry {
     /// What the routing table is built from.
     pub(in crate::control) fn live(&self) -> LiveState {
         LiveState {
-            watch: self.active.as_ref().map(|active| std::sync::Arc::clone(&active.watch)),
+            watch: self
+                .active
+                .as_ref()
+                .map(|active| std::sync::Arc::clone(&active.watch)),
             ..self.state.live(&self.spec.name)
         }
     }
@@ -108,7 +115,10 @@ impl ServiceEntry {
         now: Timestamp,
     ) -> bool {
         let AppliedTransition {
-            after, detail, active, ..
+            after,
+            detail,
+            active,
+            ..
         } = turn;
         if let Some(mut active) = self.active.take().or(active) {
             if after.phase == api::Phase::Preflight {
@@ -124,7 +134,10 @@ impl ServiceEntry {
             .as_ref()
             .is_some_and(|active| active.release.phase.is_over());
         if is_over {
-            self.ended = self.active.take().map(|active| FinishedRelease::new(active, now));
+            self.ended = self
+                .active
+                .take()
+                .map(|active| FinishedRelease::new(active, now));
         }
         is_over
     }
@@ -175,7 +188,13 @@ fn to_json(release: &ReleaseState) -> Value {
 
 impl Controller {
     /// Takes a turn. Whether it is taken, or on its way.
-    pub(super) fn apply_transition(&mut self, name: &Name, due: Due, intent: Intent, reply: Reply) -> bool {
+    pub(super) fn apply_transition(
+        &mut self,
+        name: &Name,
+        due: Due,
+        intent: Intent,
+        reply: Reply,
+    ) -> bool {
         let now = self.clock.now();
         let Some(managed) = self.services.get_mut(name) else {
             return false;
@@ -183,12 +202,20 @@ impl Controller {
         let Due { transition, at_ms } = due;
         let away = transition.direction == Direction::Away;
         let by_itself = matches!(reply, Reply::Nobody);
-        let waits = managed.active.as_ref().is_some_and(|active| now < active.retry_at);
-        if by_itself && (managed.pending.is_some() || waits) && transition.direction != Direction::Towards {
+        let waits = managed
+            .active
+            .as_ref()
+            .is_some_and(|active| now < active.retry_at);
+        if by_itself
+            && (managed.pending.is_some() || waits)
+            && transition.direction != Direction::Towards
+        {
             return false;
         }
         if away && managed.pending.is_some() {
-            reply.refuse(Refusal::Conflict("another change is on its way; ask again".to_owned()));
+            reply.refuse(Refusal::Conflict(
+                "another change is on its way; ask again".to_owned(),
+            ));
             return false;
         }
         if let Some(active) = managed.active.as_ref() {
@@ -225,7 +252,12 @@ impl Controller {
     }
 
     /// All weight back to the baseline, by hand: the release ends with it.
-    pub(in crate::control) fn roll_back_release(&mut self, name: &Name, intent: Intent, reply: Reply) {
+    pub(in crate::control) fn roll_back_release(
+        &mut self,
+        name: &Name,
+        intent: Intent,
+        reply: Reply,
+    ) {
         let command = api::ReleaseCommand {
             reason: intent.reason.clone(),
             ..api::ReleaseCommand::default()
@@ -236,14 +268,19 @@ impl Controller {
 
 impl ServiceEntry {
     /// The service's state after a turn of its release.
-    fn after(&self, release: &ReleaseState, intent: &Intent, now: Timestamp) -> crate::control::state::ServiceState {
+    fn after(
+        &self,
+        release: &ReleaseState,
+        intent: &Intent,
+        now: Timestamp,
+    ) -> crate::control::state::ServiceState {
         let revision = self.next_revision();
         self.state
             .with_release(release, revision, &now.rfc3339(), intent.reason.clone())
     }
 
-    /// The judge begins a step when it is decided, not when it is in effect, so that a replay of what was recorded
-    /// decides at the same times.
+    /// The judge begins a step when it is decided, not when it is in effect, so that a replay of
+    /// what was recorded decides at the same times.
     fn begin_step(&mut self, moved: &Change, at_ms: u64) {
         let after = moved.turn.as_ref().map(|turn| &turn.after);
         if let (Some(active), Some(after)) = (&mut self.active, after)
@@ -255,20 +292,33 @@ impl ServiceEntry {
 }
 
 impl Controller {
-    /// A promotion ends the release, and with it what its tripwire is good for: it is taken away first. Whether that could be
-    /// done; not if a worker was faster, for then the canary is out, and stays out.
+    /// A promotion ends the release, and with it what its tripwire is good for: it is taken away
+    /// first. Whether that could be done; not if a worker was faster, for then the canary is
+    /// out, and stays out.
     pub(in crate::control) fn claims_promotion(&self, name: &Name, moved: &Change) -> bool {
         let promotes = moved
             .turn
             .as_ref()
             .is_some_and(|turn| turn.after.phase == api::Phase::Promoted);
-        let active = self.services.get(name).and_then(|managed| managed.active.as_ref());
+        let active = self
+            .services
+            .get(name)
+            .and_then(|managed| managed.active.as_ref());
         active.is_none_or(|active| !promotes || active.watch.tripwire().seal())
     }
 
-    /// A release that ends while the one before it has only just ended: the evidence of that is final now.
-    pub(in crate::control) fn settle_before(&mut self, name: &Name, moved: &Change, now: Timestamp) {
-        let ends = moved.turn.as_ref().is_some_and(|turn| turn.after.phase.is_over());
+    /// A release that ends while the one before it has only just ended: the evidence of that is
+    /// final now.
+    pub(in crate::control) fn settle_before(
+        &mut self,
+        name: &Name,
+        moved: &Change,
+        now: Timestamp,
+    ) {
+        let ends = moved
+            .turn
+            .as_ref()
+            .is_some_and(|turn| turn.after.phase.is_over());
         let before = self
             .services
             .get_mut(name)

@@ -68,8 +68,14 @@ impl RunningRelease {
         }
     }
 
-    /// What the step still lacks once its least time is over; `requests` are the canary's at all steps.
-    fn too_few_requests(&self, state: &ReleaseState, requests: u64, now: Timestamp) -> Option<api::TooFewRequests> {
+    /// What the step still lacks once its least time is over; `requests` are the canary's at all
+    /// steps.
+    fn too_few_requests(
+        &self,
+        state: &ReleaseState,
+        requests: u64,
+        now: Timestamp,
+    ) -> Option<api::TooFewRequests> {
         let step = state.plan.steps().get(state.step()?)?;
         let before = self.chronicle.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
@@ -77,7 +83,8 @@ impl RunningRelease {
             // Requests that clients gave up say nothing.
             canary = canary.min(self.trial.outcomes());
         }
-        (had_its_time(state, now) && canary < least).then_some(api::TooFewRequests { canary, least })
+        (had_its_time(state, now) && canary < least)
+            .then_some(api::TooFewRequests { canary, least })
     }
 
     /// The requests without a head that hold up the end of a step that has had its time.
@@ -86,8 +93,9 @@ impl RunningRelease {
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
-                "{} requests of the canary have no answer although they are older than {} ms, more than the {:.1} that \
-                 the baseline's rate explains; no step ends until they have",
+                "{} requests of the canary have no answer although they are older than {} ms, \
+                 more than the {:.1} that the baseline's rate explains; no step ends until they \
+                 have",
                 self.assembly.open_past_landmark(),
                 self.landmark_us / 1_000,
                 self.trial.unfinished_explained()
@@ -99,15 +107,21 @@ impl RunningRelease {
     /// A point of the path of the statistics.
     pub(super) fn path_point(&self, now: Timestamp) -> api::PathPoint {
         let evidence = self.trial.evidence();
-        let objectives = evidence.objectives.iter().map(|objective| api::PathObjective {
-            name: objective.objective.name().to_owned(),
-            log_e: objective.log_e,
-            advance_log_e: objective.advance_log_e,
-            advance_limit: objective.advance_limit,
-            canary: counts(evidence.canary),
-            baseline: counts(evidence.baseline),
-        });
-        let step = self.release.step().and_then(|step| self.release.plan.steps().get(step));
+        let objectives = evidence
+            .objectives
+            .iter()
+            .map(|objective| api::PathObjective {
+                name: objective.objective.name().to_owned(),
+                log_e: objective.log_e,
+                advance_log_e: objective.advance_log_e,
+                advance_limit: objective.advance_limit,
+                canary: counts(evidence.canary),
+                baseline: counts(evidence.baseline),
+            });
+        let step = self
+            .release
+            .step()
+            .and_then(|step| self.release.plan.steps().get(step));
         api::PathPoint {
             elapsed_ms: self.chronicle.elapsed_ms(now),
             step: self.release.step_number(),
@@ -131,16 +145,22 @@ impl RunningRelease {
 /// Whether the step at which the release is judged has had its least time.
 fn had_its_time(state: &ReleaseState, now: Timestamp) -> bool {
     let step = state.step().and_then(|step| state.plan.steps().get(step));
-    let at_step_ms = u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
+    let at_step_ms =
+        u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
     // A step that waits has had its time; since when it waits is no measure of that.
-    state.is_judged() && step.is_some_and(|step| state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms)
+    state.is_judged()
+        && step.is_some_and(|step| {
+            state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms
+        })
 }
 
 fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
     let api::TooFewRequests { canary, least } = too_few;
     api::WaitingFor {
         kind: WaitReason::TooLittleTraffic.as_str().to_owned(),
-        detail: format!("the canary has had {canary} requests at this step, of at least {least} (min_requests)"),
+        detail: format!(
+            "the canary has had {canary} requests at this step, of at least {least} (min_requests)"
+        ),
         until: None,
     }
 }

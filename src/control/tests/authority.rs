@@ -39,17 +39,29 @@ impl Rig {
     }
 
     async fn newest_entry(&self) -> api::AuditEntry {
-        self.links.handle.audit(None, 1).await.unwrap().entries.remove(0)
+        self.links
+            .handle
+            .audit(None, 1)
+            .await
+            .unwrap()
+            .entries
+            .remove(0)
     }
 }
 
 /// Plans that take something away, and a word of what they do.
 fn weaker() -> [(Value, &'static str); 6] {
     [
-        (json!({ "freeze": [], "steps": [50, 100] }), "`00:00 - 12:00`"),
+        (
+            json!({ "freeze": [], "steps": [50, 100] }),
+            "`00:00 - 12:00`",
+        ),
         (json!({ "freeze": ["00:00 - 12:00"] }), "`12:00 - 00:00`"),
         (json!({ "steps": [100] }), "`qa` at 50%"),
-        (json!({ "steps": [10, { "weight": 60, "gate": "qa" }] }), "`qa` at 50%"),
+        (
+            json!({ "steps": [10, { "weight": 60, "gate": "qa" }] }),
+            "`qa` at 50%",
+        ),
         (json!({ "gate": "mine" }), "`board` at the start"),
         (json!({ "preflight": {} }), "`GET /ready`"),
     ]
@@ -73,24 +85,37 @@ async fn a_start_that_weakens_the_configuration_is_refused_to_operators_and_chan
         );
         assert!(!detail.contains("hunter2"), "{detail}");
     }
-    assert!(rig.links.handle.releases("shop", 9).await.unwrap().is_empty());
+    assert!(
+        rig.links
+            .handle
+            .releases("shop", 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     assert_eq!(rig.newest_entry().await.action, "start");
 }
 
 #[tokio::test]
-async fn an_admin_overrides_the_configuration_with_a_reason_and_the_journal_says_what_was_replaced() {
+async fn an_admin_overrides_the_configuration_with_a_reason_and_the_journal_says_what_was_replaced()
+{
     for (plan, named) in weaker() {
         let rig = guarded(&protected());
         let _worker = prompt_worker(&rig.links.publisher);
         for reason in [None, Some(" ")] {
-            let refused = rig.start_with(plan.clone(), by(true, reason)).await.unwrap_err();
+            let refused = rig
+                .start_with(plan.clone(), by(true, reason))
+                .await
+                .unwrap_err();
             let Refusal::Unfit(problems) = refused else {
                 panic!("{plan}: {refused:?}");
             };
             assert_eq!(problems[0].pointer, "/reason");
             assert!(problems[0].detail.contains(named), "{plan}: {problems:?}");
         }
-        rig.start_with(plan.clone(), by(true, Some("hotfix"))).await.unwrap();
+        rig.start_with(plan.clone(), by(true, Some("hotfix")))
+            .await
+            .unwrap();
         let entry = rig.newest_entry().await;
         assert_eq!(
             (entry.action.as_str(), entry.reason.as_deref()),
@@ -102,7 +127,10 @@ async fn an_admin_overrides_the_configuration_with_a_reason_and_the_journal_says
         for (key, value) in plan.as_object().unwrap() {
             assert!(told["replaced"].get(key).is_some(), "{key}: {told}");
             if key == "freeze" {
-                assert_eq!((&told["plan"][key], &told["replaced"][key]), (value, &protected()[key]));
+                assert_eq!(
+                    (&told["plan"][key], &told["replaced"][key]),
+                    (value, &protected()[key])
+                );
             }
         }
         assert!(!entry.after.to_string().contains("hunter2"), "{told}");
@@ -120,13 +148,19 @@ async fn a_plan_that_leaves_the_protections_alone_keeps_them() {
     assert_eq!(told["plan"]["freeze"], protected()["freeze"]);
     assert_eq!(told["plan"]["steps"][1]["gate"]["name"], "qa");
     assert_eq!(
-        (&told["plan"]["min_requests"], &told["replaced"]["min_requests"]),
+        (
+            &told["plan"]["min_requests"],
+            &told["replaced"]["min_requests"]
+        ),
         (&json!(7), &json!(100))
     );
     assert!(told.get("overridden").is_none());
     let bundle = rig.links.handle.evidence("shop-1").await.unwrap();
     let bundle = serde_json::to_string(&bundle).unwrap();
-    assert!(bundle.contains("/ready") && !bundle.contains("hunter2"), "{bundle}");
+    assert!(
+        bundle.contains("/ready") && !bundle.contains("hunter2"),
+        "{bundle}"
+    );
 }
 
 #[tokio::test]
@@ -140,27 +174,37 @@ async fn whoever_looks_at_a_plan_is_told_that_it_needs_an_admin() {
         .await
         .unwrap();
     assert!(
-        told.warnings.iter().any(|warning| warning.contains("`board`")),
+        told.warnings
+            .iter()
+            .any(|warning| warning.contains("`board`")),
         "{told:?}"
     );
     assert!(!told.plan.to_string().contains("hunter2"));
     let told = rig.links.handle.forecast("shop", None).await.unwrap();
     assert!(
-        !told.warnings.iter().any(|warning| warning.contains("admin")),
+        !told
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("admin")),
         "{told:?}"
     );
 }
 
 #[tokio::test]
-async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_and_never_delay_a_way_back() {
+async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_and_never_delay_a_way_back()
+ {
     for (release, named) in [
-        (json!({ "freeze": ["00:00 - 12:00", "12:00 - 00:00"] }), "freeze window"),
+        (
+            json!({ "freeze": ["00:00 - 12:00", "12:00 - 00:00"] }),
+            "freeze window",
+        ),
         (json!({ "gate": "board" }), "`board`"),
         (json!({ "steps": [{ "weight": 5, "gate": "qa" }] }), "`qa`"),
     ] {
         let rig = guarded(&release);
         let _worker = prompt_worker(&rig.links.publisher);
-        let set = |green: f64, intent: Intent| rig.links.handle.set_weights("shop", to(green), intent);
+        let set =
+            |green: f64, intent: Intent| rig.links.handle.set_weights("shop", to(green), intent);
         let refused = set(5.0, by(false, Some("hurry"))).await.unwrap_err();
         assert!(
             matches!(&refused, Refusal::Forbidden(detail) if detail.contains(named)),
@@ -174,13 +218,21 @@ async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_a
         assert_eq!(rig.green(), 0.0);
         set(50.0, by(true, Some("hotfix"))).await.unwrap();
         let entry = rig.newest_entry().await;
-        assert!(entry.after["overridden"].to_string().contains(named), "{entry:?}");
+        assert!(
+            entry.after["overridden"].to_string().contains(named),
+            "{entry:?}"
+        );
         set(20.0, by(false, None)).await.unwrap();
         assert_eq!(rig.green(), 20.0);
-        rig.links.handle.rollback("shop", by(false, None)).await.unwrap();
+        rig.links
+            .handle
+            .rollback("shop", by(false, None))
+            .await
+            .unwrap();
         assert_eq!(rig.green(), 0.0);
     }
-    let rig = guarded(&json!({ "freeze": ["2001-01-01 00:00 - 2001-01-02 00:00"], "preflight": {} }));
+    let rig =
+        guarded(&json!({ "freeze": ["2001-01-01 00:00 - 2001-01-02 00:00"], "preflight": {} }));
     let _worker = prompt_worker(&rig.links.publisher);
     rig.links
         .handle
@@ -200,7 +252,10 @@ async fn what_an_older_version_kept_as_evidence_is_shown_without_secrets() {
         method: "GET".to_owned(),
         path: "/reset/hunter2".to_owned(),
         headers: vec![
-            ("location".to_owned(), "https://joe:hunter2@localhost/cart".to_owned()),
+            (
+                "location".to_owned(),
+                "https://joe:hunter2@localhost/cart".to_owned(),
+            ),
             ("x-jwt".to_owned(), "hunter2".to_owned()),
         ],
         ..api::Sample::default()
@@ -216,7 +271,10 @@ async fn what_an_older_version_kept_as_evidence_is_shown_without_secrets() {
     let text = serde_json::to_string(&shown).unwrap();
     assert!(!text.contains("hunter2"), "{text}");
     let sample = &shown.samples.canary[0];
-    assert_eq!((sample.method.as_str(), sample.path.as_str()), ("GET", "/reset/*"));
+    assert_eq!(
+        (sample.method.as_str(), sample.path.as_str()),
+        ("GET", "/reset/*")
+    );
     assert_eq!(
         sample.headers,
         [("location".to_owned(), "https://localhost/cart".to_owned())]

@@ -17,7 +17,10 @@ async fn a_change_is_answered_when_all_workers_have_gone_over_to_it() {
     assert_eq!(applied.service, rig.shop().await);
     assert_eq!(applied.service.revision, 2);
     assert_eq!(
-        (applied.service.baseline.as_str(), applied.service.weights.durable),
+        (
+            applied.service.baseline.as_str(),
+            applied.service.weights.durable
+        ),
         ("blue", false)
     );
 
@@ -42,7 +45,10 @@ async fn a_change_is_answered_when_all_workers_have_gone_over_to_it() {
 async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let handle = &rig.links.handle;
-    let refused = handle.set_weights("shop", to(5.0), intent(Some(7))).await.unwrap_err();
+    let refused = handle
+        .set_weights("shop", to(5.0), intent(Some(7)))
+        .await
+        .unwrap_err();
     assert!(
         matches!(
             refused,
@@ -54,7 +60,10 @@ async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
         "{refused}"
     );
     let red = api::Percentages::from([("red".to_owned(), 100.0)]);
-    let refused = handle.set_weights("shop", red, intent(None)).await.unwrap_err();
+    let refused = handle
+        .set_weights("shop", red, intent(None))
+        .await
+        .unwrap_err();
     assert!(
         matches!(&refused, Refusal::Invalid(problems) if problems[0].pointer == "/weights/red"),
         "{refused}"
@@ -82,7 +91,10 @@ async fn a_change_away_that_the_store_refuses_does_not_happen() {
     let put = rig.put(5.0);
     until(|| gate.begun() == 2).await;
     let shop = rig.shop().await;
-    assert_eq!((&shop.weights.intended, &shop.weights.effective), (&to(5.0), &to(0.0)));
+    assert_eq!(
+        (&shop.weights.intended, &shop.weights.effective),
+        (&to(5.0), &to(0.0))
+    );
     gate.pass(false);
     let refused = put.await.unwrap().unwrap_err();
     assert!(
@@ -90,7 +102,10 @@ async fn a_change_away_that_the_store_refuses_does_not_happen() {
         "{refused}"
     );
     let shop = rig.shop().await;
-    assert_eq!((&shop.weights.intended, shop.revision, rig.green()), (&to(0.0), 1, 0.0));
+    assert_eq!(
+        (&shop.weights.intended, shop.revision, rig.green()),
+        (&to(0.0), 1, 0.0)
+    );
     gate.pass(true);
     assert!(rig.put(5.0).await.unwrap().unwrap().durable);
     assert_eq!((rig.green(), rig.shop().await.revision), (5.0, 2));

@@ -26,7 +26,12 @@ impl Disk {
 
     /// Whether a process that starts on it goes on with a release.
     pub(super) fn is_under_way(&self) -> bool {
-        self.0.lock().unwrap().releases.values().any(|release| !release.ended)
+        self.0
+            .lock()
+            .unwrap()
+            .releases
+            .values()
+            .any(|release| !release.ended)
     }
 
     /// What a process finds that starts on it.
@@ -87,7 +92,10 @@ impl Backend for Disk {
 
     fn releases(&mut self, service: &str, _: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
         let kept = self.0.lock().unwrap();
-        let of_service = kept.releases.values().filter(|release| release.service == service);
+        let of_service = kept
+            .releases
+            .values()
+            .filter(|release| release.service == service);
         Ok(of_service.cloned().collect())
     }
 

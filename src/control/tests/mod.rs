@@ -23,7 +23,8 @@ use crate::model::{Health, Name, ServiceSpec, Weight, api};
 use crate::routing::{Acknowledger, BudgetKind, HealthEvent, Publisher};
 use crate::stats::{Class, MethodLabel, Outcome, Reason, Recorder, RequestLabels};
 use crate::store::{
-    self, Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleaseRecord, Store, StoreError,
+    self, Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleaseRecord, Store,
+    StoreError,
 };
 use crate::time::{ManualClock, Timestamp};
 
@@ -55,7 +56,13 @@ impl Rig {
         Rig::at(clock, store, loaded, services, timing)
     }
 
-    fn at(clock: ManualClock, store: Store, loaded: LoadedState, services: Vec<ServiceSpec>, timing: Timing) -> Rig {
+    fn at(
+        clock: ManualClock,
+        store: Store,
+        loaded: LoadedState,
+        services: Vec<ServiceSpec>,
+        timing: Timing,
+    ) -> Rig {
         let (mut controller, links) = Controller::new(Setup {
             services,
             preflighter: Arc::new(|_, _, _| Box::pin(async { Ok(()) })),
@@ -114,7 +121,10 @@ impl Rig {
     /// The service, once the controller has done what it was asked before.
     async fn shop(&self) -> api::Service {
         let nobody = self.links.handle.forecast("nobody", None).await;
-        assert!(matches!(nobody, Err(Refusal::UnknownService(_) | Refusal::Stopped)));
+        assert!(matches!(
+            nobody,
+            Err(Refusal::UnknownService(_) | Refusal::Stopped)
+        ));
         self.links.handle.service("shop").unwrap()
     }
 
@@ -155,7 +165,10 @@ fn checked() -> ServiceSpec {
 }
 
 fn to(green: f64) -> api::Percentages {
-    api::Percentages::from([("blue".to_owned(), 100.0 - green), ("green".to_owned(), green)])
+    api::Percentages::from([
+        ("blue".to_owned(), 100.0 - green),
+        ("green".to_owned(), green),
+    ])
 }
 
 fn intent(expected_revision: Option<u64>) -> Intent {
@@ -298,7 +311,12 @@ impl Backend for Gated {
 async fn gated(timing: Timing) -> (Rig, Gate) {
     let (gate, store) = Gate::new();
     gate.pass(true);
-    let rig = Rig::with(store, LoadedState::default(), vec![spec("shop", 0.0)], timing);
+    let rig = Rig::with(
+        store,
+        LoadedState::default(),
+        vec![spec("shop", 0.0)],
+        timing,
+    );
     until(|| gate.written().len() == 1).await;
     (rig, gate)
 }

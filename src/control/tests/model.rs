@@ -1,5 +1,6 @@
-//! Any sequence of traffic, verdicts, commands, freezes, jumps of the clock, restarts and failures of the store, held
-//! against what must always be so. Each seed is a history; the seed that breaks something is in the message.
+//! Any sequence of traffic, verdicts, commands, freezes, jumps of the clock, restarts and failures
+//! of the store, held against what must always be so. Each seed is a history; the seed that breaks
+//! something is in the message.
 
 use serde_json::json;
 
@@ -21,7 +22,8 @@ struct History {
     /// Wall clock and time since 1970 go on from one process to the next.
     unix_us: i64,
     random: fastrand::Rng,
-    /// A release was rolled back or cancelled, and nobody has asked for traffic on the canary since.
+    /// A release was rolled back or cancelled, and nobody has asked for traffic on the canary
+    /// since.
     latched: bool,
     /// The store has failed since the last time that it worked.
     full: bool,
@@ -62,7 +64,13 @@ impl History {
                     self.disk.set_full(self.full);
                 }
                 10 => self.restart(),
-                11 => drop(self.rig().links.handle.reload(vec![spec("shop", 0.0)], "file").await),
+                11 => drop(
+                    self.rig()
+                        .links
+                        .handle
+                        .reload(vec![spec("shop", 0.0)], "file")
+                        .await,
+                ),
                 _ => self.weights().await,
             }
             self.settle().await;
@@ -79,7 +87,8 @@ impl History {
         &self.rig.as_ref().unwrap().0
     }
 
-    /// The process is killed and another starts on the same disk; the wall clock may have been set back.
+    /// The process is killed and another starts on the same disk; the wall clock may have been set
+    /// back.
     fn restart(&mut self) {
         if let Some((rig, _)) = self.rig.take() {
             let at = crate::time::Clock::now(&rig.clock).unix_us();
@@ -207,7 +216,8 @@ impl History {
             );
         }
         if let Some(release) = &newest {
-            self.latched |= matches!(release.phase, Phase::RolledBack | Phase::Cancelled) && green == 0.0;
+            self.latched |=
+                matches!(release.phase, Phase::RolledBack | Phase::Cancelled) && green == 0.0;
             self.check_release(release, &shop, green);
         }
         assert!(
@@ -232,7 +242,11 @@ impl History {
         if let Some((id, spent)) = &self.last_spent
             && *id == release.id
         {
-            assert!(release.budget.spent >= *spent, "{} after {spent}", release.budget.spent);
+            assert!(
+                release.budget.spent >= *spent,
+                "{} after {spent}",
+                release.budget.spent
+            );
         }
         self.last_spent = Some((release.id.clone(), release.budget.spent));
     }

@@ -19,7 +19,11 @@ impl Rig {
             canary: canary.to_owned(),
             ..start(plan)
         };
-        let started = self.links.handle.start_release("shop", start, intent(None)).await;
+        let started = self
+            .links
+            .handle
+            .start_release("shop", start, intent(None))
+            .await;
         let id = started.unwrap().release.id;
         self.phase(&id, Phase::Progressing).await
     }
@@ -66,7 +70,11 @@ async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_i
         (Phase::Waiting, Some("baseline_down"))
     );
     rig.report("blue", true).await;
-    let outcome = rig.phase("shop-1", Phase::RolledBack).await.outcome.unwrap();
+    let outcome = rig
+        .phase("shop-1", Phase::RolledBack)
+        .await
+        .outcome
+        .unwrap();
     assert_eq!(outcome.objective.as_deref(), Some("health"));
     assert!(outcome.reason.contains("green"), "{}", outcome.reason);
     assert_eq!(rig.green(), 0.0);
@@ -76,7 +84,10 @@ async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_i
 async fn a_step_that_has_no_time_left_ends_nothing_while_the_baseline_is_down() {
     let rig = Rig::new(memory(), vec![checked()]);
     let _worker = prompt_worker(&rig.links.publisher);
-    let limit = [("max_duration", json!("1m")), ("inconclusive", json!("roll_back"))];
+    let limit = [
+        ("max_duration", json!("1m")),
+        ("inconclusive", json!("roll_back")),
+    ];
     rig.release_of("green", &limit).await;
     rig.report("blue", false).await;
     rig.phase("shop-1", Phase::Waiting).await;
@@ -93,7 +104,11 @@ async fn a_release_soon_after_a_promotion_begins_at_a_later_step() {
     let _worker = prompt_worker(&rig.links.publisher);
     let follow = [("fast_follow", json!({ "within": "1h", "from_step": 2 }))];
     let first = rig.release_of("green", &follow).await;
-    assert_eq!((first.step, first.weight), (1, 20.0), "nothing was promoted yet");
+    assert_eq!(
+        (first.step, first.weight),
+        (1, 20.0),
+        "nothing was promoted yet"
+    );
     rig.promote("shop-1").await;
     rig.clock.advance(Duration::from_secs(3_000));
     let second = rig.release_of("blue", &follow).await;
@@ -110,13 +125,19 @@ async fn workers_are_told_whom_to_rescue_and_how_much_may_be_on_the_canary() {
     let cases = [
         (json!("off"), RescuePolicy::Off),
         (json!("safe"), RescuePolicy::Safe),
-        (json!({ "header": "X-Retry-Safe" }), RescuePolicy::Header(header)),
+        (
+            json!({ "header": "X-Retry-Safe" }),
+            RescuePolicy::Header(header),
+        ),
     ];
     for (rescue, told) in cases {
         let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
         let _worker = prompt_worker(&rig.links.publisher);
-        rig.release_of("green", &[("rescue", rescue), ("canary_in_flight_max", json!(7))])
-            .await;
+        rig.release_of(
+            "green",
+            &[("rescue", rescue), ("canary_in_flight_max", json!(7))],
+        )
+        .await;
         let watch = rig.watch().unwrap();
         assert_eq!((&watch.spec.rescue, watch.spec.in_flight_max), (&told, 7));
     }
@@ -129,9 +150,17 @@ async fn a_step_that_had_its_time_waits_for_a_person() {
     let steps = json!([{ "weight": 20, "max_duration": "5s", "min_requests": 100_000, "inconclusive": "hold" }, 50]);
     rig.release_of("green", &[("steps", steps)]).await;
     rig.traffic(50, Duration::from_secs(6), false).await;
-    let waiting = rig.phase("shop-1", Phase::Waiting).await.waiting_for.unwrap();
+    let waiting = rig
+        .phase("shop-1", Phase::Waiting)
+        .await
+        .waiting_for
+        .unwrap();
     assert_eq!(waiting.kind, "too_little_traffic");
-    let resumed = rig.verb("shop-1", ReleaseVerb::Resume).await.unwrap().release;
+    let resumed = rig
+        .verb("shop-1", ReleaseVerb::Resume)
+        .await
+        .unwrap()
+        .release;
     assert_eq!((resumed.phase, resumed.weight), (Phase::Progressing, 50.0));
 }
 
@@ -144,7 +173,11 @@ async fn a_step_is_held_as_long_as_it_says() {
     for _ in 0..40 {
         rig.traffic(50, Duration::from_millis(500), false).await;
     }
-    assert_eq!(rig.release("shop-1").await.weight, 20.0, "though it is proved");
+    assert_eq!(
+        rig.release("shop-1").await.weight,
+        20.0,
+        "though it is proved"
+    );
     rig.clock.advance(Duration::from_secs(600));
     rig.traffic(50, Duration::from_millis(500), false).await;
     let next = async {
@@ -152,7 +185,9 @@ async fn a_step_is_held_as_long_as_it_says() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), next).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), next)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -167,10 +202,18 @@ async fn that_a_freeze_was_overridden_is_told_wherever_the_release_is() {
         may_override: true,
         ..intent(None)
     };
-    let started = rig.links.handle.start_release("shop", start, by).await.unwrap();
+    let started = rig
+        .links
+        .handle
+        .start_release("shop", start, by)
+        .await
+        .unwrap();
     assert!(started.release.override_freeze);
     let entries = rig.links.handle.audit(None, 9).await.unwrap().entries;
-    let entry = entries.iter().find(|entry| entry.action == "release_started").unwrap();
+    let entry = entries
+        .iter()
+        .find(|entry| entry.action == "release_started")
+        .unwrap();
     let release = &entry.after["release"];
     assert_eq!(release["override_freeze"], true);
     assert_eq!(

@@ -65,16 +65,24 @@ impl Rig {
         }
     }
 
-    pub(super) async fn verb(&self, id: &str, verb: ReleaseVerb) -> Result<api::ReleaseChange, Refusal> {
+    pub(super) async fn verb(
+        &self,
+        id: &str,
+        verb: ReleaseVerb,
+    ) -> Result<api::ReleaseChange, Refusal> {
         let command = api::ReleaseCommand::default();
-        self.links.handle.command_release(id, verb, command, intent(None)).await
+        self.links
+            .handle
+            .command_release(id, verb, command, intent(None))
+            .await
     }
 
     /// What the counter of rollbacks says, by reason, where there were any.
     fn rollbacks(&self) -> Vec<(String, u64)> {
         let page = self.links.handle.metrics().render();
         let of_shop = page.lines().filter_map(|line| {
-            let rest = line.strip_prefix(r#"weighbridge_rollbacks_total{service="shop",reason=""#)?;
+            let rest =
+                line.strip_prefix(r#"weighbridge_rollbacks_total{service="shop",reason=""#)?;
             let (reason, count) = rest.split_once("\"} ")?;
             Some((reason.to_owned(), count.parse().unwrap()))
         });
@@ -94,7 +102,12 @@ impl Rig {
     /// The canary's weight of 10,000.
     pub(super) fn points(&self) -> u16 {
         let snapshot = self.links.publisher.current();
-        let green = snapshot.table.service("shop").unwrap().upstream("green").unwrap();
+        let green = snapshot
+            .table
+            .service("shop")
+            .unwrap()
+            .upstream("green")
+            .unwrap();
         green.weight.basis_points()
     }
 
@@ -176,7 +189,8 @@ async fn a_step_that_waits_for_answers_says_so() {
     let mut release = rig.begin().await;
     while release.phase == Phase::Progressing {
         let points = if release.step == 1 { 2_000 } else { 5_000 };
-        rig.traffic_at(points, 50, Duration::from_millis(500), false).await;
+        rig.traffic_at(points, 50, Duration::from_millis(500), false)
+            .await;
         release = rig.release("shop-1").await;
     }
     assert_eq!((release.phase, release.waiting_for), (Phase::Baking, None));
@@ -189,7 +203,9 @@ async fn a_step_that_waits_for_answers_says_so() {
     let waiting = held.waiting_for.unwrap();
     assert_eq!(waiting.kind, "unfinished");
     assert!(
-        waiting.detail.starts_with("8 requests of the canary have no answer"),
+        waiting
+            .detail
+            .starts_with("8 requests of the canary have no answer"),
         "{}",
         waiting.detail
     );
@@ -200,14 +216,18 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let release = rig.begin().await;
-    assert_eq!((release.id.as_str(), release.step, release.weight), ("shop-1", 1, 20.0));
+    assert_eq!(
+        (release.id.as_str(), release.step, release.weight),
+        ("shop-1", 1, 20.0)
+    );
     assert_eq!(rig.green(), 20.0);
     assert_eq!(rig.shop().await.release.as_deref(), Some("shop-1"));
     let mut release = release;
     while release.phase == Phase::Progressing {
         // Drawn at this step, however late the next one is: none of it is traffic at full weight.
         let points = if release.step == 1 { 2_000 } else { 5_000 };
-        rig.traffic_at(points, 50, Duration::from_millis(500), false).await;
+        rig.traffic_at(points, 50, Duration::from_millis(500), false)
+            .await;
         release = rig.release("shop-1").await;
     }
     assert_eq!((release.phase, release.weight), (Phase::Baking, 100.0));
@@ -217,7 +237,12 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
         "until the promotion a rollback leads back"
     );
     rig.clock.advance(Duration::from_secs(3));
-    let waits = || async { rig.release("shop-1").await.waiting_for.map(|waiting| waiting.kind) };
+    let waits = || async {
+        rig.release("shop-1")
+            .await
+            .waiting_for
+            .map(|waiting| waiting.kind)
+    };
     assert_eq!(
         (rig.release("shop-1").await.phase, waits().await.as_deref()),
         (Phase::Baking, Some("too_little_traffic")),
@@ -312,13 +337,20 @@ async fn the_brakes_work_while_paused_and_at_a_gate() {
             let paused = rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
             assert!(paused.release.paused);
             let again = rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
-            assert!(again.release.paused && again.revision == paused.revision, "{again:?}");
+            assert!(
+                again.release.paused && again.revision == paused.revision,
+                "{again:?}"
+            );
         }
         while rig.release("shop-1").await.phase == Phase::Progressing {
             rig.traffic(50, Duration::from_millis(500), false).await;
         }
         let waiting = rig.release("shop-1").await;
-        assert_eq!((waiting.phase, waiting.weight), (Phase::Waiting, 20.0), "{held}");
+        assert_eq!(
+            (waiting.phase, waiting.weight),
+            (Phase::Waiting, 20.0),
+            "{held}"
+        );
         rig.traffic(200, Duration::from_millis(400), true).await;
         rig.phase("shop-1", Phase::RolledBack).await;
         assert_eq!(rig.green(), 0.0);
@@ -331,8 +363,14 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
     let _worker = prompt_worker(&rig.links.publisher);
     let mut plan = quick();
     plan.insert("min_requests".into(), json!(100_000));
-    let started = rig.links.handle.start_release("shop", start(plan), intent(None)).await;
-    let begun = rig.phase(&started.unwrap().release.id, Phase::Progressing).await;
+    let started = rig
+        .links
+        .handle
+        .start_release("shop", start(plan), intent(None))
+        .await;
+    let begun = rig
+        .phase(&started.unwrap().release.id, Phase::Progressing)
+        .await;
     assert_eq!(begun.too_few_requests, None, "it has its time yet");
     let lacks = loop {
         rig.traffic(50, Duration::from_millis(500), false).await;
@@ -342,7 +380,10 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
             _ => assert_eq!(release.phase, Phase::Progressing),
         }
     };
-    assert!(lacks.canary < lacks.least && lacks.least == 100_000, "{lacks:?}");
+    assert!(
+        lacks.canary < lacks.least && lacks.least == 100_000,
+        "{lacks:?}"
+    );
 }
 
 #[tokio::test]
@@ -357,8 +398,15 @@ async fn a_gate_opens_by_the_word_of_a_person() {
         .await
         .unwrap();
     let pending = rig.release("shop-1").await;
-    assert_eq!(pending.waiting_for.map(|wait| wait.kind).as_deref(), Some("gate"));
-    let approved = rig.verb("shop-1", ReleaseVerb::Approve).await.unwrap().release;
+    assert_eq!(
+        pending.waiting_for.map(|wait| wait.kind).as_deref(),
+        Some("gate")
+    );
+    let approved = rig
+        .verb("shop-1", ReleaseVerb::Approve)
+        .await
+        .unwrap()
+        .release;
     assert_eq!(approved.approvals.len(), 1);
     rig.phase("shop-1", Phase::Progressing).await;
 }
@@ -371,10 +419,15 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     let watch = rig.watch().unwrap();
     // What a worker does that is told to.
     assert!(trip(&watch));
-    rig.links.publisher.update(|table| table.drained(watch.spec.canary));
+    rig.links
+        .publisher
+        .update(|table| table.drained(watch.spec.canary));
     assert_eq!(rig.green(), 0.0);
     let release = rig.phase("shop-1", Phase::RolledBack).await;
-    assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("budget"));
+    assert_eq!(
+        release.outcome.unwrap().objective.as_deref(),
+        Some("budget")
+    );
     assert_eq!(rig.rollbacks(), [("budget".to_owned(), 1)]);
     assert_eq!(rig.actions().await[0], "release_rolled_back");
 }
@@ -384,7 +437,10 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
-    assert!(matches!(rig.put(30.0).await.unwrap(), Err(Refusal::Conflict(_))));
+    assert!(matches!(
+        rig.put(30.0).await.unwrap(),
+        Err(Refusal::Conflict(_))
+    ));
     let second = rig
         .links
         .handle
@@ -394,12 +450,20 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
     let mut without = spec("shop", 0.0);
     without.upstreams.truncate(1);
     without.weights = super::super::testing::weights(&[("blue", 100.0)]);
-    let reload = rig.links.handle.reload(vec![without], "file").await.unwrap_err();
+    let reload = rig
+        .links
+        .handle
+        .reload(vec![without], "file")
+        .await
+        .unwrap_err();
     assert!(reload.to_string().contains("shop-1"), "{reload}");
     let applied = rig.roll_back().await.unwrap().unwrap();
     assert_eq!((applied.service.release, rig.green()), (None, 0.0));
     let release = rig.phase("shop-1", Phase::RolledBack).await;
-    assert_eq!(release.outcome.unwrap().objective.as_deref(), Some("operator"));
+    assert_eq!(
+        release.outcome.unwrap().objective.as_deref(),
+        Some("operator")
+    );
     assert_eq!(rig.rollbacks(), [("manual".to_owned(), 1)]);
 
     rig.begin().await;
@@ -413,7 +477,10 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
     let change = rig.verb("shop-1", ReleaseVerb::Cancel).await.unwrap();
-    assert_eq!((change.release.phase, change.weights["green"]), (Phase::Cancelled, 0.0));
+    assert_eq!(
+        (change.release.phase, change.weights["green"]),
+        (Phase::Cancelled, 0.0)
+    );
     assert_eq!(rig.green(), 0.0);
     assert_eq!(rig.rollbacks(), [], "nobody found fault with it");
     rig.put(30.0).await.unwrap().unwrap();
@@ -430,13 +497,32 @@ async fn what_cannot_be_started_is_told_field_by_field() {
     let cases: [(api::ReleaseStart, &str); 5] = [
         (wrong(&|start| start.canary = "red".into()), "/canary"),
         (wrong(&|start| start.canary = "blue".into()), "/canary"),
-        (wrong(&|start| start.start_at = Some("tomorrow".into())), "/start_at"),
         (
-            wrong(&|start| drop(start.plan.as_mut().unwrap().insert("steps".into(), json!([50, 20])))),
+            wrong(&|start| start.start_at = Some("tomorrow".into())),
+            "/start_at",
+        ),
+        (
+            wrong(&|start| {
+                drop(
+                    start
+                        .plan
+                        .as_mut()
+                        .unwrap()
+                        .insert("steps".into(), json!([50, 20])),
+                )
+            }),
             "/plan/steps",
         ),
         (
-            wrong(&|start| drop(start.plan.as_mut().unwrap().insert("stepps".into(), json!(1)))),
+            wrong(&|start| {
+                drop(
+                    start
+                        .plan
+                        .as_mut()
+                        .unwrap()
+                        .insert("stepps".into(), json!(1)),
+                )
+            }),
             "/plan/stepps",
         ),
     ];
@@ -506,8 +592,14 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
         while !rig.release("shop-1").await.phase.is_over() {
             // Drawn at the step that it is bad at, however late the next one is on disk.
             let points = rig.points();
-            rig.visits(points, first, 50, Duration::from_millis(500), bad && points > 2_000)
-                .await;
+            rig.visits(
+                points,
+                first,
+                50,
+                Duration::from_millis(500),
+                bad && points > 2_000,
+            )
+            .await;
             // Half of the users come once more.
             first += 25;
             tokio::task::yield_now().await;
@@ -534,7 +626,8 @@ async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
-    // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the next.
+    // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the
+    // next.
     rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
     while rig.release("shop-1").await.phase != Phase::Waiting {
         rig.traffic(200, Duration::from_secs(2), false).await;
@@ -544,7 +637,8 @@ async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
     }
     rig.verb("shop-1", ReleaseVerb::Resume).await.unwrap();
     while rig.release("shop-1").await.step == 1 {
-        rig.traffic_at(2_000, 20, Duration::from_millis(200), false).await;
+        rig.traffic_at(2_000, 20, Duration::from_millis(200), false)
+            .await;
     }
     rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
     for _ in 0..5 {
@@ -602,7 +696,9 @@ async fn a_promotion_does_not_bring_a_tripped_canary_back() {
     rig.verb("shop-1", ReleaseVerb::Promote).await.unwrap();
     let watch = rig.watch().unwrap();
     assert!(trip(&watch));
-    rig.links.publisher.update(|table| table.drained(watch.spec.canary));
+    rig.links
+        .publisher
+        .update(|table| table.drained(watch.spec.canary));
     let promote = rig.verb("shop-1", ReleaseVerb::Promote).await;
     assert!(promote.is_err(), "{promote:?}");
     rig.phase("shop-1", Phase::RolledBack).await;

@@ -1,4 +1,5 @@
-//! What a release leaves behind, over a store that is opened again: where it goes on, and what is told of it.
+//! What a release leaves behind, over a store that is opened again: where it goes on, and what is
+//! told of it.
 
 use super::releases::{quick, start};
 use super::*;
@@ -13,9 +14,11 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
-        // A request that was drawn before the step says nothing of it, however late the step is on disk.
+        // A request that was drawn before the step says nothing of it, however late the step is on
+        // disk.
         while rig.release("shop-1").await.step == 1 {
-            rig.traffic_at(2_000, 50, Duration::from_millis(500), false).await;
+            rig.traffic_at(2_000, 50, Duration::from_millis(500), false)
+                .await;
         }
         let watch = rig.watch().unwrap();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
@@ -35,8 +38,15 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         (Phase::Progressing, 2, 50.0)
     );
     assert_eq!(rig.green(), 50.0);
-    assert!(release.budget.spent >= u64::from(spent), "{:?} {spent}", release.budget);
-    assert!(release.canary_requests > 0, "what was judged before goes on to count");
+    assert!(
+        release.budget.spent >= u64::from(spent),
+        "{:?} {spent}",
+        release.budget
+    );
+    assert!(
+        release.canary_requests > 0,
+        "what was judged before goes on to count"
+    );
     let watch = rig.watch().unwrap();
     assert!(
         watch.tripwire().limit(BudgetKind::Visible) > watch.tripwire().spent(BudgetKind::Visible),
@@ -87,8 +97,15 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
         rig.begin().await;
         let watch = rig.watch().unwrap();
         rig.traffic(50, Duration::from_millis(500), false).await;
-        let rolled_back = rig.verb("shop-1", ReleaseVerb::RollBack).await.unwrap().release;
-        assert_eq!((rolled_back.rescued, rolled_back.user_visible_failures), (0, 0));
+        let rolled_back = rig
+            .verb("shop-1", ReleaseVerb::RollBack)
+            .await
+            .unwrap()
+            .release;
+        assert_eq!(
+            (rolled_back.rescued, rolled_back.user_visible_failures),
+            (0, 0)
+        );
         // Requests that were on the canary when it ended: one was rescued, one a user saw fail.
         watch.add_rescued();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
@@ -113,7 +130,10 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
     assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     assert_eq!(rig.release("shop-1").await, told);
-    assert_eq!(rig.links.handle.evidence("shop-1").await.unwrap().release, told);
+    assert_eq!(
+        rig.links.handle.evidence("shop-1").await.unwrap().release,
+        told
+    );
 }
 
 #[tokio::test]
@@ -165,13 +185,27 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
     for _ in 0..2 {
         let rig = Rig::open(directory.path(), vec![sticky.clone()]).await;
         let after = rig.release("shop-1").await;
-        assert_eq!((after.phase, after.weight, rig.green()), (Phase::RolledBack, 0.0, 0.0));
+        assert_eq!(
+            (after.phase, after.weight, rig.green()),
+            (Phase::RolledBack, 0.0, 0.0)
+        );
         let outcome = after.outcome.unwrap();
         assert!(outcome.reason.contains("sticky"));
-        assert_eq!(outcome.objective.as_deref(), Some("restart"), "nobody has decided it");
-        assert!(after.budget.spent >= after.user_visible_failures, "{:?}", after.budget);
+        assert_eq!(
+            outcome.objective.as_deref(),
+            Some("restart"),
+            "nobody has decided it"
+        );
+        assert!(
+            after.budget.spent >= after.user_visible_failures,
+            "{:?}",
+            after.budget
+        );
         assert!(after.ended_at.is_some());
-        assert_eq!((after.rescued, after.canary_requests), (1, before.canary_requests));
+        assert_eq!(
+            (after.rescued, after.canary_requests),
+            (1, before.canary_requests)
+        );
         let bundle = rig.links.handle.evidence("shop-1").await.unwrap();
         let last = bundle.timeline.last().unwrap();
         assert_eq!((&*last.action, last.weight), ("release_rolled_back", 0.0));
@@ -188,7 +222,9 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         // Durable: the answer of a change that comes after it in the queue.
         rig.put(0.0).await.unwrap().unwrap();
         let actions = rig.actions().await;
-        let abandoned = actions.iter().filter(|action| *action == "release_abandoned");
+        let abandoned = actions
+            .iter()
+            .filter(|action| *action == "release_abandoned");
         assert_eq!(abandoned.count(), 1, "{actions:?}");
     }
 }
@@ -212,8 +248,8 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
         assert_eq!(release.user_visible_failures, 0);
         if let Some(outcome) = release.outcome {
             assert_eq!(outcome.objective.as_deref(), Some("budget"));
-            let told =
-                "users have seen 0 failures of the canary, and 23 more count as seen since the process was killed";
+            let told = "users have seen 0 failures of the canary, and 23 more count as seen since \
+                        the process was killed";
             assert!(outcome.reason.starts_with(told), "{}", outcome.reason);
             return;
         }
@@ -232,7 +268,11 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
             start_at: Some("2999-01-01T00:00:00Z".to_owned()),
             ..start(quick())
         };
-        let started = rig.links.handle.start_release("shop", later, intent(None)).await;
+        let started = rig
+            .links
+            .handle
+            .start_release("shop", later, intent(None))
+            .await;
         assert_eq!(started.unwrap().release.phase, Phase::Pending);
     }
     for _ in 0..3 {
@@ -258,9 +298,15 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         let handle = &rig.links.handle;
-        let set = handle.set_weights("shop", to(10.0), by("set")).await.unwrap();
+        let set = handle
+            .set_weights("shop", to(10.0), by("set"))
+            .await
+            .unwrap();
         let back = handle.rollback("shop", by("back")).await.unwrap();
-        let begun = handle.start_release("shop", start(quick()), by("begin")).await.unwrap();
+        let begun = handle
+            .start_release("shop", start(quick()), by("begin"))
+            .await
+            .unwrap();
         [set.service.revision, back.service.revision, begun.revision]
     };
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -278,10 +324,16 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
     assert_eq!(bodies[0]["weights"]["effective"]["green"], 10.0);
     assert_eq!(bodies[1]["weights"]["effective"]["green"], 0.0);
     assert_eq!(bodies[2]["id"], "shop-1");
-    assert!(bodies.iter().all(|body| body["durable"] == true), "{bodies:?}");
+    assert!(
+        bodies.iter().all(|body| body["durable"] == true),
+        "{bodies:?}"
+    );
     let statuses: Vec<u16> = answers.iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [200, 200, 201]);
-    assert_eq!(answers[2].location.as_deref(), Some("/api/v1/releases/shop-1"));
+    assert_eq!(
+        answers[2].location.as_deref(),
+        Some("/api/v1/releases/shop-1")
+    );
 }
 
 #[tokio::test]
@@ -302,13 +354,18 @@ async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_faile
             rig.begin().await;
         }
         // Two of ten users on the canary, and one of them fails: the same users each time.
-        rig.traffic_at(2_000, 4, Duration::from_millis(40), true).await;
-        rig.traffic_at(2_000, 10, Duration::from_millis(100), false).await;
+        rig.traffic_at(2_000, 4, Duration::from_millis(40), true)
+            .await;
+        rig.traffic_at(2_000, 10, Duration::from_millis(100), false)
+            .await;
         let seen = of_users(&rig.release("shop-1").await);
         if let Some(before) = before.replace(seen.clone()) {
             assert_eq!(seen, before);
         }
-        assert_eq!((&seen.0["requests"], &seen.0["failures"]), (&json!(2), &json!(1)));
+        assert_eq!(
+            (&seen.0["requests"], &seen.0["failures"]),
+            (&json!(2), &json!(1))
+        );
         rig.stop().await;
     }
 }

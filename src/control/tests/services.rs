@@ -21,21 +21,32 @@ async fn weights_survive_the_process_that_is_killed() {
     assert_eq!(rig.green(), 100.0);
     assert_eq!(
         rig.actions().await,
-        ["rollback", "weights", "weights", "weights", "weights", "start"]
+        [
+            "rollback", "weights", "weights", "weights", "weights", "start"
+        ]
     );
     drop(rig);
 
-    // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is told.
+    // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is
+    // told.
     let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     rig.put(95.0).await.unwrap().unwrap();
     drop(rig);
     let mut other = spec("shop", 0.0);
     other.upstreams[0].name = Name::from("red");
-    other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
+    other.weights =
+        crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
     let rig = Rig::open(directory.path(), vec![other]).await;
     let shop = rig.shop().await;
     assert_eq!((shop.baseline.as_str(), rig.green()), ("green", 100.0));
-    let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
+    let newest = rig
+        .links
+        .handle
+        .audit(None, 1)
+        .await
+        .unwrap()
+        .entries
+        .remove(0);
     let reason = newest.reason.unwrap();
     assert!(
         reason.contains("blue, which had 5 % of the traffic, is gone"),
@@ -47,11 +58,22 @@ async fn weights_survive_the_process_that_is_killed() {
     // So is the baseline: the file's weights.
     let mut other = spec("shop", 0.0);
     other.upstreams[1].name = Name::from("red");
-    other.weights = crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
+    other.weights =
+        crate::model::Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
     let rig = Rig::open(directory.path(), vec![other]).await;
     let shop = rig.shop().await;
-    assert_eq!((shop.baseline.as_str(), shop.revision), ("red", before.revision + 1));
-    let newest = rig.links.handle.audit(None, 1).await.unwrap().entries.remove(0);
+    assert_eq!(
+        (shop.baseline.as_str(), shop.revision),
+        ("red", before.revision + 1)
+    );
+    let newest = rig
+        .links
+        .handle
+        .audit(None, 1)
+        .await
+        .unwrap()
+        .entries
+        .remove(0);
     assert!(
         newest.action == "start" && newest.reason.as_ref().unwrap().contains("green"),
         "{newest:?}"
@@ -69,7 +91,8 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
     let mut red = three.upstreams[0].clone();
     red.name = Name::from("red");
     three.upstreams.push(red);
-    three.weights = crate::model::Weights::all_on(three.upstreams.iter().map(|u| &u.name), "red").unwrap();
+    three.weights =
+        crate::model::Weights::all_on(three.upstreams.iter().map(|u| &u.name), "red").unwrap();
     let said = handle
         .reload(vec![three.clone(), spec("cafe", 10.0)], "signal")
         .await
@@ -78,11 +101,20 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
     let shop = rig.shop().await;
     assert_eq!(shop.weights.intended["red"], 0.0);
     assert_eq!((rig.green(), shop.revision), (25.0, 2));
-    assert!(matches!(handle.service("bank"), Err(Refusal::UnknownService(_))));
+    assert!(matches!(
+        handle.service("bank"),
+        Err(Refusal::UnknownService(_))
+    ));
     assert_eq!(handle.service("cafe").unwrap().weights.effective, to(10.0));
     assert!(!handle.metrics().render().contains("bank"));
     let event = events.recv().await.unwrap().kind;
-    assert_eq!(event, api::EventKind::Reload { ok: true, detail: said });
+    assert_eq!(
+        event,
+        api::EventKind::Reload {
+            ok: true,
+            detail: said
+        }
+    );
 
     // An upstream with traffic stays.
     three.upstreams.remove(1);
@@ -105,10 +137,18 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
 
     // A service that comes back has the weights that it had.
     rig.roll_back().await.unwrap().unwrap();
-    handle.reload(vec![three, spec("bank", 99.0)], "file").await.unwrap();
+    handle
+        .reload(vec![three, spec("bank", 99.0)], "file")
+        .await
+        .unwrap();
     assert_eq!(handle.service("bank").unwrap().weights.effective, to(0.0));
     assert_eq!(
-        rig.shop().await.weights.effective.keys().collect::<Vec<_>>(),
+        rig.shop()
+            .await
+            .weights
+            .effective
+            .keys()
+            .collect::<Vec<_>>(),
         ["blue", "red"]
     );
     assert_eq!(
@@ -131,9 +171,13 @@ async fn services_are_in_the_table_as_they_are_declared() {
     rig.links.handle.service("zoo").unwrap();
     assert_eq!(order(), ["zoo", "bank"]);
     let reload = |specs| rig.links.handle.reload(specs, "file");
-    let same = reload(vec![spec("zoo", 0.0), spec("bank", 0.0)]).await.unwrap();
+    let same = reload(vec![spec("zoo", 0.0), spec("bank", 0.0)])
+        .await
+        .unwrap();
     assert_eq!(same, "nothing changed");
-    let turned = reload(vec![spec("bank", 0.0), spec("zoo", 0.0)]).await.unwrap();
+    let turned = reload(vec![spec("bank", 0.0), spec("zoo", 0.0)])
+        .await
+        .unwrap();
     assert_eq!(turned, "in this order: bank, zoo");
     assert_eq!(order(), ["bank", "zoo"]);
 }
@@ -149,11 +193,20 @@ async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
     assert_eq!((&*before.baseline, before.revision), ("green", 2));
     let mut green = spec("shop", 0.0);
     green.upstreams.remove(0);
-    green.weights = crate::model::Weights::all_on(green.upstreams.iter().map(|u| &u.name), "green").unwrap();
+    green.weights =
+        crate::model::Weights::all_on(green.upstreams.iter().map(|u| &u.name), "green").unwrap();
     green.baseline = None;
-    rig.links.handle.reload(vec![green.clone()], "file").await.unwrap();
+    rig.links
+        .handle
+        .reload(vec![green.clone()], "file")
+        .await
+        .unwrap();
     assert_eq!(rig.shop().await.revision, 3);
-    rig.links.handle.reload(vec![green.clone()], "file").await.unwrap();
+    rig.links
+        .handle
+        .reload(vec![green.clone()], "file")
+        .await
+        .unwrap();
     assert_eq!(rig.shop().await.revision, 3, "nothing changed");
     rig.stop().await;
     let rig = Rig::open(directory.path(), vec![green]).await;
@@ -167,7 +220,8 @@ async fn a_reload_takes_along_what_waits_for_the_store() {
     until(|| gate.begun() == 2).await;
     let mut blue = spec("shop", 0.0);
     blue.upstreams.truncate(1);
-    blue.weights = crate::model::Weights::all_on(blue.upstreams.iter().map(|u| &u.name), "blue").unwrap();
+    blue.weights =
+        crate::model::Weights::all_on(blue.upstreams.iter().map(|u| &u.name), "blue").unwrap();
     let refused = rig
         .links
         .handle
@@ -180,11 +234,15 @@ async fn a_reload_takes_along_what_waits_for_the_store() {
     let mut red = three.upstreams[0].clone();
     red.name = Name::from("red");
     three.upstreams.insert(0, red);
-    three.weights = crate::model::Weights::all_on(three.upstreams.iter().map(|u| &u.name), "red").unwrap();
+    three.weights =
+        crate::model::Weights::all_on(three.upstreams.iter().map(|u| &u.name), "red").unwrap();
     rig.links.handle.reload(vec![three], "file").await.unwrap();
     gate.pass(true);
     gate.pass(true);
-    assert_eq!(away.await.unwrap().unwrap().service.weights.effective["green"], 50.0);
+    assert_eq!(
+        away.await.unwrap().unwrap().service.weights.effective["green"],
+        50.0
+    );
     assert_eq!(rig.green(), 50.0);
 }
 
@@ -192,7 +250,15 @@ async fn a_reload_takes_along_what_waits_for_the_store() {
 async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let (_, mut events) = rig.links.handle.events(None);
-    let key = rig.links.publisher.current().table.service("shop").unwrap().upstreams[1].key;
+    let key = rig
+        .links
+        .publisher
+        .current()
+        .table
+        .service("shop")
+        .unwrap()
+        .upstreams[1]
+        .key;
     let send = async |count: u64| {
         let mut recorder = Recorder::new(0);
         for _ in 0..count {
@@ -240,7 +306,10 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
         r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 1"#,
         r#"weighbridge_http_request_duration_seconds_count{service="shop",upstream="green"} 3"#,
     ] {
-        assert!(page.lines().any(|have| have == line), "no {line} in\n{page}");
+        assert!(
+            page.lines().any(|have| have == line),
+            "no {line} in\n{page}"
+        );
     }
 }
 
@@ -248,7 +317,15 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
 async fn a_change_of_health_is_published_and_told_once() {
     let rig = Rig::new(memory(), vec![checked()]);
     let (_, mut events) = rig.links.handle.events(None);
-    let endpoint = rig.links.publisher.current().table.endpoints().next().unwrap().key;
+    let endpoint = rig
+        .links
+        .publisher
+        .current()
+        .table
+        .endpoints()
+        .next()
+        .unwrap()
+        .key;
     for healthy in [false, false, true] {
         let detail = "connection refused".to_owned();
         rig.links
@@ -279,7 +356,8 @@ async fn a_change_of_health_is_published_and_told_once() {
         );
     }
     assert!(rig.shop().await.upstreams["blue"].endpoints[0].healthy);
-    let line = r#"weighbridge_endpoint_healthy{service="shop",upstream="blue",endpoint="127.0.0.1:1"} 1"#;
+    let line =
+        r#"weighbridge_endpoint_healthy{service="shop",upstream="blue",endpoint="127.0.0.1:1"} 1"#;
     assert!(rig.links.handle.metrics().render().contains(line));
 }
 

@@ -17,7 +17,10 @@ fn paths_keep_words_and_hide_what_could_be_an_id_or_a_secret() {
         ("/css/main.css", "/css/main.css"),
         ("/index.html", "/index.html"),
         ("/getUserProfile", "/getUserProfile"),
-        ("/order-history/open_invoices", "/order-history/open_invoices"),
+        (
+            "/order-history/open_invoices",
+            "/order-history/open_invoices",
+        ),
         ("/health", "/health"),
         ("/.well-known/security.txt", "/.well-known/security.txt"),
         // Ids.
@@ -93,7 +96,10 @@ fn urls_lose_userinfo_query_and_fragment() {
         ("?code=hunter", ""),
         ("#token=hunter", ""),
         ("../cart?x=hunter", "../cart"),
-        ("https://shop.example.com/cart?x#y", "https://shop.example.com/cart"),
+        (
+            "https://shop.example.com/cart?x#y",
+            "https://shop.example.com/cart",
+        ),
         (
             "HTTPS://user:hunter@shop.example.com:8443/cart",
             "https://shop.example.com:8443/cart",
@@ -102,11 +108,20 @@ fn urls_lose_userinfo_query_and_fragment() {
             "https://user:hunter@shop.example.com\\@other/cart",
             "https://shop.example.com/*/cart",
         ),
-        ("https://user@hunter@shop.example.com", "https://shop.example.com"),
+        (
+            "https://user@hunter@shop.example.com",
+            "https://shop.example.com",
+        ),
         ("//user:hunter@localhost/cart", "//localhost/cart"),
         ("https://hunter", "https://hunter"),
-        ("https://3f2504e04f89.example.com/", "https://*.example.com/"),
-        ("https://shop.example.com?code=hunter", "https://shop.example.com"),
+        (
+            "https://3f2504e04f89.example.com/",
+            "https://*.example.com/",
+        ),
+        (
+            "https://shop.example.com?code=hunter",
+            "https://shop.example.com",
+        ),
         ("https://[2001:db8::7]:443/cart", "https://*:443/cart"),
         ("https:user:hunter@shop.example.com/cart", "*/cart"),
         ("mailto:hunter@example.com", "*"),
@@ -143,7 +158,11 @@ fn header_fields_are_shown_by_a_list_of_names_and_in_their_form() {
         ("retry-after", "Wed, 21 Oct 2026 07:28:00 GMT", Some("*")),
         ("content-encoding", "gzip", Some("gzip")),
         ("transfer-encoding", "chunked", Some("chunked")),
-        ("vary", "Accept-Encoding,Origin", Some("Accept-Encoding, Origin")),
+        (
+            "vary",
+            "Accept-Encoding,Origin",
+            Some("Accept-Encoding, Origin"),
+        ),
         ("vary", "3f2504e0", Some("*")),
         ("allow", "GET, POST", Some("GET, POST")),
         (
@@ -157,7 +176,11 @@ fn header_fields_are_shown_by_a_list_of_names_and_in_their_form() {
         ("x-version", "5.12.3", Some("5.12.3")),
         ("x-version", "hunter", Some("*")),
         ("location", "/reset/hunter?code=hunter", Some("/reset/*")),
-        ("content-location", "//a:hunter@localhost/", Some("//localhost/")),
+        (
+            "content-location",
+            "//a:hunter@localhost/",
+            Some("//localhost/"),
+        ),
     ] {
         assert_eq!(field(name, value).as_deref(), shown, "{name}: {value}");
         assert_eq!(field(name, shown.unwrap()).as_deref(), shown, "shown again");
@@ -200,7 +223,12 @@ fn header_fields_are_shown_by_a_list_of_names_and_in_their_form() {
 
 #[test]
 fn methods_are_names() {
-    for (given, shown) in [("GET", "GET"), ("M-SEARCH", "M-SEARCH"), ("hunter", "*"), ("GET2", "*")] {
+    for (given, shown) in [
+        ("GET", "GET"),
+        ("M-SEARCH", "M-SEARCH"),
+        ("hunter", "*"),
+        ("GET2", "*"),
+    ] {
         assert_eq!(method(given), shown);
     }
     assert_eq!(method(&"X".repeat(25)), "*");

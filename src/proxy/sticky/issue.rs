@@ -1,4 +1,5 @@
-//! Giving a user the cookie, with the answers that can carry it; and keeping its name for the proxy.
+//! Giving a user the cookie, with the answers that can carry it; and keeping its name for the
+//! proxy.
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,21 +22,28 @@ pub(crate) struct Issue {
 
 impl Issue {
     /// `https`: the client's scheme.
-    pub(super) fn new(cookie: &StickyCookie, value: &[u8; VALUE_BYTES], https: bool, method: &Method) -> Option<Issue> {
+    pub(super) fn new(
+        cookie: &StickyCookie,
+        value: &[u8; VALUE_BYTES],
+        https: bool,
+        method: &Method,
+    ) -> Option<Issue> {
         Some(Issue {
             field: field(cookie, value, https)?,
             reads: matches!(*method, Method::GET | Method::HEAD),
         })
     }
 
-    /// Puts the cookie on the head of an upstream's answer, and tells whether it did. An answer that shared caches may give
-    /// to others takes none along: the request was one without a key, and so is the user's next one. An answer that they
-    /// might store unasked is made private, since it is for this user alone now.
+    /// Puts the cookie on the head of an upstream's answer, and tells whether it did. An answer
+    /// that shared caches may give to others takes none along: the request was one without a
+    /// key, and so is the user's next one. An answer that they might store unasked is made
+    /// private, since it is for this user alone now.
     pub(crate) fn onto(self, head: &mut response::Parts) -> bool {
         match sharing(self.reads, head) {
             Sharing::Allowed => return false,
             Sharing::Possible => {
-                head.headers.append(CACHE_CONTROL, HeaderValue::from_static("private"));
+                head.headers
+                    .append(CACHE_CONTROL, HeaderValue::from_static("private"));
             }
             Sharing::Excluded => {}
         }
@@ -77,7 +85,8 @@ fn field(cookie: &StickyCookie, value: &[u8; VALUE_BYTES], https: bool) -> Optio
     HeaderValue::try_from(text).ok()
 }
 
-/// Which upstreams have been told that they set a cookie of the proxy's name: one bit for each, of all workers.
+/// Which upstreams have been told that they set a cookie of the proxy's name: one bit for each, of
+/// all workers.
 #[derive(Debug, Default)]
 pub(crate) struct Warned([AtomicU64; 32]);
 
@@ -87,12 +96,14 @@ impl Warned {
         let bit = 1_u64 << (upstream.index() % 64);
         let word = self.0.get(upstream.index() / 64 % self.0.len());
         word.is_some_and(|word| {
-            word.load(Ordering::Relaxed) & bit == 0 && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
+            word.load(Ordering::Relaxed) & bit == 0
+                && word.fetch_or(bit, Ordering::Relaxed) & bit == 0
         })
     }
 
-    /// Takes an upstream's own cookies of that name off its answer, and warns of them once. Its value would be no key, and
-    /// would make the user's browser forget the one that it has: the user would be drawn anew with each answer.
+    /// Takes an upstream's own cookies of that name off its answer, and warns of them once. Its
+    /// value would be no key, and would make the user's browser forget the one that it has: the
+    /// user would be drawn anew with each answer.
     pub(crate) fn reserve(
         &self,
         cookie: &StickyCookie,
@@ -118,8 +129,8 @@ impl Warned {
                 service = &**service,
                 upstream = &**name,
                 cookie = &*cookie.name,
-                "the upstream sets a cookie of the name that `sticky.cookie` of its service gives to the proxy's own; the \
-                 upstream's is not passed on: name one of them otherwise"
+                "the upstream sets a cookie of the name that `sticky.cookie` of its service gives \
+                 to the proxy's own; the upstream's is not passed on: name one of them otherwise"
             );
         }
     }
@@ -141,7 +152,8 @@ mod tests {
 
     use super::*;
 
-    const VALUE: &[u8; VALUE_BYTES] = b"00112233445566778899aabbccddeeff.ffeeddccbbaa99887766554433221100";
+    const VALUE: &[u8; VALUE_BYTES] =
+        b"00112233445566778899aabbccddeeff.ffeeddccbbaa99887766554433221100";
 
     fn written(cookie: &StickyCookie, https: bool) -> String {
         let value = field(cookie, VALUE, https).unwrap();
@@ -155,7 +167,10 @@ mod tests {
     fn the_cookie_has_the_attributes_that_are_declared() {
         let plain = StickyCookie::named("wb");
         assert_eq!(written(&plain, false), " Path=/; HttpOnly; SameSite=Lax");
-        assert_eq!(written(&plain, true), " Path=/; Secure; HttpOnly; SameSite=Lax");
+        assert_eq!(
+            written(&plain, true),
+            " Path=/; Secure; HttpOnly; SameSite=Lax"
+        );
         let full = StickyCookie {
             path: "/shop".into(),
             domain: Some("example.com".into()),
@@ -219,10 +234,22 @@ mod tests {
                 &mut headers,
             );
             let left = headers.get_all(SET_COOKIE).iter();
-            left.map(|value| value.to_str().unwrap().to_owned()).collect::<Vec<_>>()
+            left.map(|value| value.to_str().unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
-        let own = ["a=1", " wb = 2; Path=/", "WB=3", "wbx=4", "wb", "b=wb=5", "wb="];
-        assert_eq!(reserve(&blue, 0, &own), ["a=1", "WB=3", "wbx=4", "wb", "b=wb=5"]);
+        let own = [
+            "a=1",
+            " wb = 2; Path=/",
+            "WB=3",
+            "wbx=4",
+            "wb",
+            "b=wb=5",
+            "wb=",
+        ];
+        assert_eq!(
+            reserve(&blue, 0, &own),
+            ["a=1", "WB=3", "wbx=4", "wb", "b=wb=5"]
+        );
         assert!(reserve(&green, 1, &["wb=1"]).is_empty());
         assert_eq!(reserve(&green, 1, &[]), Vec::<String>::new());
         assert!(!warned.is_first(UpstreamKey(0)) && !warned.is_first(UpstreamKey(1)));

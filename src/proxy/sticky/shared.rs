@@ -1,8 +1,9 @@
 //! Whether an answer may be given to others than the one who asked.
 //!
-//! A shared cache stores `Set-Cookie` with the answer (RFC 9111 section 7.3), and hands one user's cookie to all. So an
-//! answer that says that it may be shared takes no cookie along. One that says nothing, or that it is to be asked for
-//! again each time, may be stored as well; it takes the cookie along and is made private.
+//! A shared cache stores `Set-Cookie` with the answer (RFC 9111 section 7.3), and hands one user's
+//! cookie to all. So an answer that says that it may be shared takes no cookie along. One that says
+//! nothing, or that it is to be asked for again each time, may be stored as well; it takes the
+//! cookie along and is made private.
 
 use std::time::SystemTime;
 
@@ -33,7 +34,9 @@ pub(super) fn sharing(reads: bool, head: &response::Parts) -> Sharing {
     match control.verdict() {
         Some(Sharing::Possible) => {}
         Some(sharing) => return sharing,
-        None if control.max_age.is_none() && is_in_future(&head.headers) => return Sharing::Allowed,
+        None if control.max_age.is_none() && is_in_future(&head.headers) => {
+            return Sharing::Allowed;
+        }
         None => {}
     }
     if reads && is_stored_unasked(head) {
@@ -43,8 +46,8 @@ pub(super) fn sharing(reads: bool, head: &response::Parts) -> Sharing {
     }
 }
 
-/// Whether caches may store an answer to a read that does not say for how long, and have something to go by: a date to
-/// guess from, or something to ask with whether it still holds.
+/// Whether caches may store an answer to a read that does not say for how long, and have something
+/// to go by: a date to guess from, or something to ask with whether it still holds.
 fn is_stored_unasked(head: &response::Parts) -> bool {
     const CACHEABLE: [u16; 12] = [200, 203, 204, 206, 300, 301, 308, 404, 405, 410, 414, 501];
     let permanent = matches!(
@@ -55,8 +58,8 @@ fn is_stored_unasked(head: &response::Parts) -> bool {
     CACHEABLE.contains(&head.status.as_u16()) && (permanent || validator)
 }
 
-/// Whether a field that is meant for a cache of one kind alone (RFC 9213, and what came before it) lets it share the
-/// answer, whatever the others are told.
+/// Whether a field that is meant for a cache of one kind alone (RFC 9213, and what came before it)
+/// lets it share the answer, whatever the others are told.
 fn targeted(headers: &HeaderMap) -> bool {
     headers.iter().any(|(name, value)| match name.as_str() {
         "x-accel-expires" => value.as_bytes() != b"0" && value.as_bytes() != b"off",
@@ -69,7 +72,8 @@ fn shares(value: &HeaderValue) -> bool {
     Control::of([value]).verdict() == Some(Sharing::Allowed)
 }
 
-/// Whether `Expires` says that the answer is still fresh. A value that is no date is in the past (RFC 9111 section 5.3).
+/// Whether `Expires` says that the answer is still fresh. A value that is no date is in the past
+/// (RFC 9111 section 5.3).
 fn is_in_future(headers: &HeaderMap) -> bool {
     let date = |name| httpdate::parse_http_date(headers.get(name)?.to_str().ok()?).ok();
     date(EXPIRES).is_some_and(|expires| expires > date(DATE).unwrap_or_else(SystemTime::now))
@@ -91,19 +95,23 @@ impl Control {
     fn of<'a>(values: impl IntoIterator<Item = &'a HeaderValue>) -> Control {
         let mut control = Control::default();
         for value in values {
-            for_each_directive(value.as_bytes(), |name, argument| control.add(name, argument));
+            for_each_directive(value.as_bytes(), |name, argument| {
+                control.add(name, argument)
+            });
         }
         control
     }
 
     fn add(&mut self, name: &[u8], argument: Option<&[u8]>) {
         let is = |expected: &str| name.eq_ignore_ascii_case(expected.as_bytes());
-        // `private` and `no-cache` with an argument are about the fields that it lists, and caches differ in that.
+        // `private` and `no-cache` with an argument are about the fields that it lists, and caches
+        // differ in that.
         self.closed |= is("no-store") || (is("private") && argument.is_none());
         self.open |= is("public") || is("s-maxage") || is("immutable");
         self.no_cache |= is("no-cache") && argument.is_none();
         if is("max-age") {
-            let zero = argument.is_some_and(|age| !age.is_empty() && age.iter().all(|digit| *digit == b'0'));
+            let zero = argument
+                .is_some_and(|age| !age.is_empty() && age.iter().all(|digit| *digit == b'0'));
             self.max_age = Some(self.max_age.unwrap_or(false) || !zero);
         }
     }
@@ -117,14 +125,19 @@ impl Control {
         } else if self.no_cache {
             Some(Sharing::Possible)
         } else {
-            self.max_age
-                .map(|fresh| if fresh { Sharing::Allowed } else { Sharing::Possible })
+            self.max_age.map(|fresh| {
+                if fresh {
+                    Sharing::Allowed
+                } else {
+                    Sharing::Possible
+                }
+            })
         }
     }
 }
 
-/// Calls `look` with the name of each directive and its argument, without its quotes. A comma in quotes separates
-/// nothing.
+/// Calls `look` with the name of each directive and its argument, without its quotes. A comma in
+/// quotes separates nothing.
 fn for_each_directive(value: &[u8], mut look: impl FnMut(&[u8], Option<&[u8]>)) {
     let mut quoted = false;
     let pieces = value.split(|byte| {
@@ -191,7 +204,10 @@ mod tests {
             let fields = [("cache-control", control), ("etag", "\"1\"")];
             assert_eq!(told(200, true, &fields), expected, "{control}");
         }
-        let lines = [("cache-control", "no-transform"), ("cache-control", "public")];
+        let lines = [
+            ("cache-control", "no-transform"),
+            ("cache-control", "public"),
+        ];
         assert_eq!(told(200, true, &lines), Allowed);
     }
 
@@ -213,12 +229,30 @@ mod tests {
     #[test]
     fn expires_counts_where_cache_control_is_silent() {
         const DATE: (&str, &str) = ("date", "Sun, 06 Nov 1994 08:49:37 GMT");
-        let expires = |value, control| told(200, true, &[DATE, ("expires", value), ("cache-control", control)]);
-        assert_eq!(expires("Sun, 06 Nov 1994 08:49:38 GMT", ""), Sharing::Allowed);
-        assert_eq!(expires("Sun, 06 Nov 1994 08:49:37 GMT", ""), Sharing::Excluded);
+        let expires = |value, control| {
+            told(
+                200,
+                true,
+                &[DATE, ("expires", value), ("cache-control", control)],
+            )
+        };
+        assert_eq!(
+            expires("Sun, 06 Nov 1994 08:49:38 GMT", ""),
+            Sharing::Allowed
+        );
+        assert_eq!(
+            expires("Sun, 06 Nov 1994 08:49:37 GMT", ""),
+            Sharing::Excluded
+        );
         assert_eq!(expires("0", ""), Sharing::Excluded);
-        assert_eq!(expires("Sun, 06 Nov 1994 08:49:38 GMT", "max-age=0"), Sharing::Excluded);
-        assert_eq!(expires("Sun, 06 Nov 1994 08:49:38 GMT", "private"), Sharing::Excluded);
+        assert_eq!(
+            expires("Sun, 06 Nov 1994 08:49:38 GMT", "max-age=0"),
+            Sharing::Excluded
+        );
+        assert_eq!(
+            expires("Sun, 06 Nov 1994 08:49:38 GMT", "private"),
+            Sharing::Excluded
+        );
         let far = [("expires", "Fri, 31 Dec 9999 23:59:59 GMT")];
         assert_eq!(told(200, true, &far), Sharing::Allowed);
     }
@@ -238,7 +272,11 @@ mod tests {
             (304, true, &[], Sharing::Allowed),
             (304, true, &[("cache-control", "private")], Sharing::Allowed),
         ] {
-            assert_eq!(told(status, reads, fields), expected, "{status} {reads} {fields:?}");
+            assert_eq!(
+                told(status, reads, fields),
+                expected,
+                "{status} {reads} {fields:?}"
+            );
         }
     }
 }

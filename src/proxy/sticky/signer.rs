@@ -1,8 +1,9 @@
-//! The signature of a sticky cookie, by which the proxy knows the keys that it has given out itself.
+//! The signature of a sticky cookie, by which the proxy knows the keys that it has given out
+//! itself.
 //!
 //! A value is `KEY.TAG`: 32 hexadecimal digits of the key, and as many of the first half of
-//! HMAC-SHA-256(secret, service || 0 || KEY). A service's name holds no zero byte, so no two pairs of a service and a key
-//! are signed as the same bytes.
+//! HMAC-SHA-256(secret, service || 0 || KEY). A service's name holds no zero byte, so no two pairs
+//! of a service and a key are signed as the same bytes.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -51,14 +52,14 @@ impl Form<'_> {
     }
 }
 
-/// Signs and verifies for all services, each with a prepared state of its own: what comes before the key has been
-/// absorbed.
+/// Signs and verifies for all services, each with a prepared state of its own: what comes before
+/// the key has been absorbed.
 #[derive(Debug)]
 pub(crate) struct Signer {
     keyed: Hmac<Sha256>,
     services: RefCell<HashMap<Name, Hmac<Sha256>, FixedState>>,
-    /// The tags that were right lately, each in the one place that its key has. A user who sends many requests has his
-    /// tag reckoned once.
+    /// The tags that were right lately, each in the one place that its key has. A user who sends
+    /// many requests has his tag reckoned once.
     lately: RefCell<Vec<Option<Verified>>>,
     places: RandomState,
 }
@@ -104,7 +105,9 @@ impl Signer {
     pub(super) fn verify(&self, service: &Name, key: &[u8], tag: &[u8]) -> bool {
         let at = usize::try_from(self.places.hash_one(key)).unwrap_or(0) % LATELY_MAX;
         let mut lately = self.lately.borrow_mut();
-        let Some(place) = lately.get_mut(at) else { return false };
+        let Some(place) = lately.get_mut(at) else {
+            return false;
+        };
         if let Some(known) = place
             && known.key == key
             && known.service == *service
@@ -161,7 +164,8 @@ mod tests {
 
     #[test]
     fn the_value_is_what_openssl_says() {
-        // printf 'shop\00000112233445566778899aabbccddeeff' | openssl dgst -sha256 -hmac 0123456789abcdef0123456789abcdef
+        // printf 'shop\00000112233445566778899aabbccddeeff' | openssl dgst -sha256 -hmac
+        // 0123456789abcdef0123456789abcdef
         let value = signer().sign(&"shop".into(), KEY);
         assert_eq!(
             std::str::from_utf8(&value).unwrap(),
@@ -177,7 +181,10 @@ mod tests {
             panic!("not of the signed form")
         };
         assert!(signer.verify(&shop, key, tag));
-        assert!(signer.verify(&shop, key, tag), "the prepared state was used up");
+        assert!(
+            signer.verify(&shop, key, tag),
+            "the prepared state was used up"
+        );
         assert!(!signer.verify(&"cart".into(), key, tag));
         assert!(!Signer::new(&StickySecret::new([7; 32])).verify(&shop, key, tag));
         let mut other = *KEY;

@@ -1,13 +1,17 @@
-//! The head of an answer: read strictly, and what it says of the framing of the body and the future of the connection.
+//! The head of an answer: read strictly, and what it says of the framing of the body and the future
+//! of the connection.
 //!
-//! Pure: bytes in, a head out. What could be read in two ways is an error, since whoever stands behind the proxy might
-//! read it the other way, and the bytes in between would then be an answer to somebody else's request. Lines that end in
-//! LF alone are taken, as RFC 9112 section 2.2 allows: a head is written anew, so nobody else gets to read them.
+//! Pure: bytes in, a head out. What could be read in two ways is an error, since whoever stands
+//! behind the proxy might read it the other way, and the bytes in between would then be an answer
+//! to somebody else's request. Lines that end in LF alone are taken, as RFC 9112 section 2.2
+//! allows: a head is written anew, so nobody else gets to read them.
 
 use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
-use http::header::{CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue, TRANSFER_ENCODING,
+};
 use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
@@ -20,8 +24,9 @@ const HEAD_BYTES_MAX: usize = 256 * 1024;
 const HEADERS_MAX: usize = 256;
 /// The most interim answers to one request.
 const INTERIMS_MAX: u32 = 100;
-/// The most bytes that may come before the final answer's head is whole. Interim answers have no end of their own, and an
-/// upstream that sends nothing else would keep its worker from everything else.
+/// The most bytes that may come before the final answer's head is whole. Interim answers have no
+/// end of their own, and an upstream that sends nothing else would keep its worker from everything
+/// else.
 const ANSWER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// What the request that is answered means for the answer.
@@ -74,13 +79,18 @@ impl Reader {
         }
     }
 
-    /// Takes the final answer's head off the front of `buffer` once it is whole, and interim ones before it. Its fields go
-    /// into `headers`, a map of no further use whose memory is used again.
+    /// Takes the final answer's head off the front of `buffer` once it is whole, and interim ones
+    /// before it. Its fields go into `headers`, a map of no further use whose memory is used
+    /// again.
     ///
     /// # Errors
     ///
     /// What has come is no answer, or too much of one.
-    pub(super) fn advance(&mut self, buffer: &mut BytesMut, headers: &mut HeaderMap) -> Result<Option<Head>, Fault> {
+    pub(super) fn advance(
+        &mut self,
+        buffer: &mut BytesMut,
+        headers: &mut HeaderMap,
+    ) -> Result<Option<Head>, Fault> {
         loop {
             if buffer.first().is_some_and(|first| *first != b'H') {
                 return Err(Fault::Nonsense("not an answer"));
@@ -109,7 +119,8 @@ impl Reader {
         self.processing
     }
 
-    /// Where the head at hand ends. Looks at no byte twice, lest a head that comes byte by byte cost its square.
+    /// Where the head at hand ends. Looks at no byte twice, lest a head that comes byte by byte
+    /// cost its square.
     fn end(&mut self, buffer: &BytesMut) -> Option<usize> {
         let mut at = self.scanned;
         while let Some(found) = memchr::memchr(b'\n', buffer.get(at..)?) {
@@ -158,10 +169,12 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Fa
         .allow_spaces_after_header_name_in_responses(true)
         .parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)
         .map_err(|_| Fault::Nonsense("the head of an answer is malformed"))?;
-    let (true, Some(code), Some(version)) = (complete.is_complete(), parsed.code, parsed.version) else {
+    let (true, Some(code), Some(version)) = (complete.is_complete(), parsed.code, parsed.version)
+    else {
         return Err(Fault::Nonsense("the head of an answer is malformed"));
     };
-    let status = StatusCode::from_u16(code).map_err(|_| Fault::Nonsense("no status that there is"))?;
+    let status =
+        StatusCode::from_u16(code).map_err(|_| Fault::Nonsense("no status that there is"))?;
     // 101 is final: what follows it is not HTTP.
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Read::Interim(status));
@@ -171,7 +184,9 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Fa
     headers.reserve(parsed.headers.len());
     for field in parsed.headers.iter() {
         if is_for_this_hop(field.name.as_bytes()) && has_space_behind(field.name, bytes) {
-            return Err(Fault::Nonsense("a space before the colon of a framing field"));
+            return Err(Fault::Nonsense(
+                "a space before the colon of a framing field",
+            ));
         }
         let name = HeaderName::from_bytes(field.name.as_bytes())
             .map_err(|_| Fault::Nonsense("the name of a header field is malformed"))?;
@@ -209,8 +224,9 @@ fn is_for_this_hop(name: &[u8]) -> bool {
     NAMES.iter().any(|known| is_like(name, known))
 }
 
-/// Whether the name of a field, a part of `bytes`, is followed by something else than its colon. Such a space is taken
-/// off, as a proxy must (RFC 9112 section 5.1), but where two readers could disagree on what the field says.
+/// Whether the name of a field, a part of `bytes`, is followed by something else than its colon.
+/// Such a space is taken off, as a proxy must (RFC 9112 section 5.1), but where two readers could
+/// disagree on what the field says.
 fn has_space_behind(name: &str, bytes: &Bytes) -> bool {
     let end = (name.as_ptr().addr() + name.len()).wrapping_sub(bytes.as_ptr().addr());
     bytes.get(end) != Some(&b':')
@@ -237,7 +253,8 @@ struct Said {
 }
 
 impl Said {
-    /// Takes note of a field; tells whether that was all it is good for, as of the fields that are for this hop alone.
+    /// Takes note of a field; tells whether that was all it is good for, as of the fields that are
+    /// for this hop alone.
     fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Fault> {
         if *name == CONTENT_LENGTH {
             if self.length.is_some() {
@@ -246,7 +263,9 @@ impl Said {
             self.length = Some(length(value)?);
         } else if *name == TRANSFER_ENCODING {
             if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Fault::Nonsense("a transfer coding that is not chunked alone"));
+                return Err(Fault::Nonsense(
+                    "a transfer coding that is not chunked alone",
+                ));
             }
             self.chunked = true;
             return Ok(true);
@@ -256,8 +275,9 @@ impl Said {
                 return Ok(true);
             }
             for option in value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii) {
-                // An `upgrade` advertises what the upstream could speak (RFC 9110 section 7.8). Nobody asked for it, so
-                // this connection goes on as it was; only a 101 would change it, and is the last that is read of it.
+                // An `upgrade` advertises what the upstream could speak (RFC 9110 section 7.8).
+                // Nobody asked for it, so this connection goes on as it was; only a
+                // 101 would change it, and is the last that is read of it.
                 self.close |= option.eq_ignore_ascii_case(b"close");
                 self.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
             }
@@ -267,7 +287,12 @@ impl Said {
     }
 
     /// The framing of the body, and whether the connection can be used again after it.
-    fn framing(self, minor: u8, status: StatusCode, asked: Asked) -> Result<(Framing, bool), Fault> {
+    fn framing(
+        self,
+        minor: u8,
+        status: StatusCode,
+        asked: Asked,
+    ) -> Result<(Framing, bool), Fault> {
         if self.chunked && self.length.is_some() {
             return Err(Fault::Nonsense("both Content-Length and Transfer-Encoding"));
         }

@@ -2,9 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Reads heads from `bytes` as they come in pieces of the given lengths, and the rest at the end; what is left behind the
-/// head comes with it.
-fn read_in_pieces(asked: Asked, bytes: &[u8], cuts: &[usize]) -> Result<Option<(Head, Vec<u8>)>, Fault> {
+/// Reads heads from `bytes` as they come in pieces of the given lengths, and the rest at the end;
+/// what is left behind the head comes with it.
+fn read_in_pieces(
+    asked: Asked,
+    bytes: &[u8],
+    cuts: &[usize],
+) -> Result<Option<(Head, Vec<u8>)>, Fault> {
     let mut reader = Reader::new(asked);
     let (mut buffer, mut headers) = (BytesMut::new(), HeaderMap::new());
     let mut rest = bytes;
@@ -39,9 +43,11 @@ fn refused(text: &str) -> &'static str {
 
 #[test]
 fn an_ordinary_answer_is_read() {
-    let text = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Empty:\r\nSet-Cookie: a=1\r\nSet-Cookie:  b=2 \r\n\
-                Content-Length: 5\r\n\r\nhello";
-    let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &[]).unwrap().unwrap();
+    let text = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Empty:\r\nSet-Cookie: \
+                a=1\r\nSet-Cookie:  b=2 \r\nContent-Length: 5\r\n\r\nhello";
+    let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &[])
+        .unwrap()
+        .unwrap();
     assert_eq!(
         (head.response.status().as_u16(), head.framing),
         (200, Framing::Length(5))
@@ -52,7 +58,10 @@ fn an_ordinary_answer_is_read() {
     let cookies: Vec<_> = headers.get_all("set-cookie").iter().collect();
     assert_eq!(cookies, ["a=1", "b=2"]);
     assert_eq!((headers["x-empty"].len(), headers.len()), (0, 5));
-    assert!(head.response.extensions().is_empty(), "the usual reason needs no room");
+    assert!(
+        head.response.extensions().is_empty(),
+        "the usual reason needs no room"
+    );
 }
 
 #[test]
@@ -60,7 +69,9 @@ fn what_was_in_the_map_before_is_no_part_of_the_answer() {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", "secret".parse().unwrap());
     let mut buffer = BytesMut::from("HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n");
-    let head = Reader::new(Asked::Other).advance(&mut buffer, &mut headers).unwrap();
+    let head = Reader::new(Asked::Other)
+        .advance(&mut buffer, &mut headers)
+        .unwrap();
     let response = head.unwrap().response;
     assert_eq!(
         (response.headers().len(), &response.headers()["x-a"]),
@@ -70,7 +81,13 @@ fn what_was_in_the_map_before_is_no_part_of_the_answer() {
 
 #[test]
 fn a_reason_of_its_own_is_kept() {
-    let of = |text: &str| head(text).response.extensions().get::<ReasonPhrase>().cloned();
+    let of = |text: &str| {
+        head(text)
+            .response
+            .extensions()
+            .get::<ReasonPhrase>()
+            .cloned()
+    };
     assert_eq!(of("HTTP/1.1 200 Fine\r\n\r\n").unwrap().as_bytes(), b"Fine");
     assert_eq!(of("HTTP/1.1 200 OK\r\n\r\n"), None);
     assert_eq!(of("HTTP/1.1 200 \r\n\r\n"), None);
@@ -89,7 +106,11 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
         ),
         ("1.1 200 OK\r\nTransfer-Encoding: Chunked", Chunked, true),
         ("1.1 200 OK", Close, false),
-        ("1.1 200 OK\r\nConnection: close\r\nContent-Length: 3", Length(3), false),
+        (
+            "1.1 200 OK\r\nConnection: close\r\nContent-Length: 3",
+            Length(3),
+            false,
+        ),
         (
             "1.1 200 OK\r\nConnection: X, Close\r\nTransfer-Encoding: chunked",
             Chunked,
@@ -101,7 +122,8 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
             true,
         ),
         (
-            "1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: TLS/1.3\r\nContent-Length: 3",
+            "1.1 426 Upgrade Required\r\nConnection: upgrade\r\nUpgrade: \
+             TLS/1.3\r\nContent-Length: 3",
             Length(3),
             true,
         ),
@@ -120,9 +142,21 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
         ("1.1 204 No Content", Length(0), true),
         ("1.1 204 No Content\r\nContent-Length: 0", Length(0), true),
         ("1.1 204 No Content\r\nContent-Length: 5", Length(0), false),
-        ("1.1 204 No Content\r\nTransfer-Encoding: chunked", Length(0), false),
-        ("1.1 304 Not Modified\r\nContent-Length: 500", Length(0), true),
-        ("1.1 304 Not Modified\r\nTransfer-Encoding: chunked", Length(0), true),
+        (
+            "1.1 204 No Content\r\nTransfer-Encoding: chunked",
+            Length(0),
+            false,
+        ),
+        (
+            "1.1 304 Not Modified\r\nContent-Length: 500",
+            Length(0),
+            true,
+        ),
+        (
+            "1.1 304 Not Modified\r\nTransfer-Encoding: chunked",
+            Length(0),
+            true,
+        ),
         (
             "1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade",
             Length(0),
@@ -180,12 +214,18 @@ fn what_can_be_read_in_two_ways_is_refused() {
             "{fields:?}"
         );
     }
-    assert_ne!(refused("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"), "");
+    assert_ne!(
+        refused("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        ""
+    );
 }
 
 #[test]
 fn a_space_before_a_colon_is_taken_off() {
-    let head = head("HTTP/1.1 200 OK\r\nContent-Type : text/plain\r\nX-A\t : b : c\r\nContent-Length: 2\r\n\r\n");
+    let head = head(
+        "HTTP/1.1 200 OK\r\nContent-Type : text/plain\r\nX-A\t : b : c\r\nContent-Length: \
+         2\r\n\r\n",
+    );
     assert_eq!(head.response.headers()["content-type"], "text/plain");
     assert_eq!(head.response.headers()["x-a"], "b : c");
     assert_eq!((head.framing, head.reusable), (Framing::Length(2), true));
@@ -199,12 +239,16 @@ fn interim_answers_have_a_bound_and_say_whether_work_goes_on() {
         let mut reader = Reader::new(Asked::Other);
         let read = reader.advance(&mut BytesMut::from(text.as_bytes()), &mut HeaderMap::new());
         (
-            read.map(|head| head.is_some()).map_err(|fault| fault.to_string()),
+            read.map(|head| head.is_some())
+                .map_err(|fault| fault.to_string()),
             reader.processing(),
         )
     };
     assert_eq!(read(interim(102, 2) + &interim(103, 3)), (Ok(false), 2));
-    assert_eq!(read(interim(102, 40) + &interim(100, 60) + end), (Ok(true), 40));
+    assert_eq!(
+        read(interim(102, 40) + &interim(100, 60) + end),
+        (Ok(true), 40)
+    );
     assert_eq!(
         read(interim(103, 101) + end).0,
         Err("interim answers without end".into())
@@ -252,10 +296,16 @@ fn interim_answers_are_left_out_and_bounded() {
         "{interim}{interim}HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
     ));
     assert_eq!(
-        (head.response.status().as_u16(), head.response.headers().len()),
+        (
+            head.response.status().as_u16(),
+            head.response.headers().len()
+        ),
         (404, 1)
     );
-    assert_eq!(refused("HTTP/1.1 100 Continue\r\n\r\nrubbish"), "not an answer");
+    assert_eq!(
+        refused("HTTP/1.1 100 Continue\r\n\r\nrubbish"),
+        "not an answer"
+    );
     let flood = "HTTP/1.1 102 Processing\r\n\r\n".repeat(ANSWER_BYTES_MAX / 27 + 1);
     assert_eq!(refused(&flood), "interim answers without end");
 }
@@ -263,8 +313,14 @@ fn interim_answers_are_left_out_and_bounded() {
 #[test]
 fn a_head_has_its_limits() {
     let long = |bytes: usize| format!("HTTP/1.1 200 OK\r\nX: {}", "a".repeat(bytes));
-    assert_eq!(refused(&long(HEAD_BYTES_MAX)), "an answer's head is too long");
-    assert_eq!(refused(&format!("{}\r\n\r\n", long(HEAD_BYTES_MAX - 30))), "");
+    assert_eq!(
+        refused(&long(HEAD_BYTES_MAX)),
+        "an answer's head is too long"
+    );
+    assert_eq!(
+        refused(&format!("{}\r\n\r\n", long(HEAD_BYTES_MAX - 30))),
+        ""
+    );
     let many = |fields: usize| format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(fields));
     assert_eq!(refused(&many(HEADERS_MAX)), "");
     assert_ne!(refused(&many(HEADERS_MAX + 1)), "");
@@ -272,14 +328,25 @@ fn a_head_has_its_limits() {
 
 #[test]
 fn a_head_is_the_same_wherever_it_is_cut() {
-    let text = "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 4\r\n\r\nbody";
+    let text =
+        "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nA: b\r\nContent-Length: 4\r\n\r\nbody";
     let expected = head(text);
     let bytes: Vec<usize> = vec![1; text.len()];
     let everywhere = (0..text.len()).map(|at| vec![at]).chain([bytes]);
     for cuts in everywhere {
-        let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &cuts).unwrap().unwrap();
-        assert_eq!(head.response.headers(), expected.response.headers(), "{cuts:?}");
-        assert_eq!((head.framing, &*rest), (Framing::Length(4), &b"body"[..]), "{cuts:?}");
+        let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &cuts)
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            head.response.headers(),
+            expected.response.headers(),
+            "{cuts:?}"
+        );
+        assert_eq!(
+            (head.framing, &*rest),
+            (Framing::Length(4), &b"body"[..]),
+            "{cuts:?}"
+        );
     }
 }
 

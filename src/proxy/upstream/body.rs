@@ -68,7 +68,12 @@ impl Left {
 }
 
 impl Body {
-    pub(super) fn new(source: Source, mut inflow: Inflow, framing: Framing, reusable: bool) -> Body {
+    pub(super) fn new(
+        source: Source,
+        mut inflow: Inflow,
+        framing: Framing,
+        reusable: bool,
+    ) -> Body {
         let left = match framing {
             Framing::Length(length) => {
                 inflow.expect(length.saturating_sub(inflow.buffer.len() as u64));
@@ -125,8 +130,12 @@ impl Body {
     ///
     /// # Errors
     ///
-    /// The answer broke off or is malformed, or the request did while it was being sent: what has been read is a part.
-    pub(crate) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Fault>>> {
+    /// The answer broke off or is malformed, or the request did while it was being sent: what has
+    /// been read is a part.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Piece>, Fault>>> {
         self.held = false;
         if let Source::Half(_, late) = &self.source
             && late.is_broken(cx)
@@ -168,7 +177,9 @@ impl Body {
         }
         match &mut self.left {
             Left::Length(left) => {
-                let here = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                let here = usize::try_from(*left)
+                    .unwrap_or(usize::MAX)
+                    .min(buffer.len());
                 *left -= here as u64;
                 Ok(chunked::Piece::Data(buffer.split_to(here).freeze()))
             }
@@ -181,9 +192,13 @@ impl Body {
         }
     }
 
-    /// Small chunks that came together go on as one piece where each would cost much beside its data.
+    /// Small chunks that came together go on as one piece where each would cost much beside its
+    /// data.
     fn gather(&mut self, data: Bytes) -> Bytes {
-        let dear = self.account.as_ref().is_some_and(|account| account.overhead() > 0);
+        let dear = self
+            .account
+            .as_ref()
+            .is_some_and(|account| account.overhead() > 0);
         if !dear || data.len() >= GATHERED_MIN || !self.is_in_data() {
             return data;
         }
@@ -199,7 +214,8 @@ impl Body {
 
     /// Whether there is more data of a chunked body at hand.
     fn is_in_data(&self) -> bool {
-        !self.inflow.buffer.is_empty() && matches!(&self.left, Left::Chunked(chunked) if chunked.is_in_data())
+        !self.inflow.buffer.is_empty()
+            && matches!(&self.left, Left::Chunked(chunked) if chunked.is_in_data())
     }
 
     fn piece(&mut self, data: Bytes) -> Piece {
@@ -215,7 +231,10 @@ impl Body {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let room = self.account.as_ref().map_or(usize::MAX, |account| account.room());
+        let room = self
+            .account
+            .as_ref()
+            .map_or(usize::MAX, |account| account.room());
         if room == 0 {
             self.held = true;
             self.account.iter().for_each(|account| account.wait(cx));
@@ -236,8 +255,9 @@ impl Body {
         Poll::Ready(Ok(read.bytes))
     }
 
-    /// What is left when the body has been read whole: the connection, if another request may be sent over it. The rest
-    /// of a request that has been answered before its end goes on being sent.
+    /// What is left when the body has been read whole: the connection, if another request may be
+    /// sent over it. The rest of a request that has been answered before its end goes on being
+    /// sent.
     pub(crate) fn into_connection(self) -> Option<Connection> {
         // What nobody asked for makes whatever follows it doubtful.
         let reusable = self.reusable && self.inflow.buffer.is_empty() && self.is_end_stream();
@@ -247,8 +267,10 @@ impl Body {
         };
         let buffers: Rc<_> = self.inflow.into_buffers();
         let held = None;
-        stream
-            .filter(|_| reusable)
-            .map(|stream| Connection { stream, buffers, held })
+        stream.filter(|_| reusable).map(|stream| Connection {
+            stream,
+            buffers,
+            held,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! The memory that a worker's connections write from, and those to upstreams read into.
 //!
-//! Connections share it, since each needs it for a moment only: so an idle one holds none, and a busy worker goes over
-//! the same few cache lines again and again instead of asking the allocator for each answer.
+//! Connections share it, since each needs it for a moment only: so an idle one holds none, and a
+//! busy worker goes over the same few cache lines again and again instead of asking the allocator
+//! for each answer.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,8 +14,8 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
-/// The block that answers are read into. What is read is split off it, and stays valid as long as somebody needs it: a
-/// block is used again once nobody needs any of it.
+/// The block that answers are read into. What is read is split off it, and stays valid as long as
+/// somebody needs it: a block is used again once nobody needs any of it.
 pub(crate) const BLOCK: usize = 32 * 1024;
 /// The least room to read into; with less, another block is begun.
 const ROOM_MIN: usize = 8 * 1024;
@@ -44,8 +45,8 @@ impl Buffers {
         Rc::default()
     }
 
-    /// Reads once, at most `max` bytes, and appends to `buffer` what has come. Pieces of up to `copied` bytes are copied,
-    /// so that they hold no more memory than they are long.
+    /// Reads once, at most `max` bytes, and appends to `buffer` what has come. Pieces of up to
+    /// `copied` bytes are copied, so that they hold no more memory than they are long.
     pub(super) fn poll_read(
         &self,
         stream: Pin<&mut impl AsyncRead>,

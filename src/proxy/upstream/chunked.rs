@@ -88,11 +88,13 @@ impl Chunked {
         }
     }
 
-    /// Reads on as far as there is neither data nor a trailer: so the end is known with the last piece, when it came
-    /// with it, and not only by looking once more.
+    /// Reads on as far as there is neither data nor a trailer: so the end is known with the last
+    /// piece, when it came with it, and not only by looking once more.
     pub(super) fn look_ahead(&mut self, buffer: &mut BytesMut) {
         while matches!(self.state, State::DataEnd | State::Size)
-            || (self.state == State::Trailers && self.trailers.is_empty() && buffer.starts_with(b"\r\n"))
+            || (self.state == State::Trailers
+                && self.trailers.is_empty()
+                && buffer.starts_with(b"\r\n"))
         {
             // What is wrong is kept in the state, and told when it is its turn.
             if !matches!(self.step(buffer), Ok(true)) {
@@ -105,7 +107,9 @@ impl Chunked {
         if buffer.is_empty() {
             return Piece::More;
         }
-        let here = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
+        let here = usize::try_from(left)
+            .unwrap_or(usize::MAX)
+            .min(buffer.len());
         self.state = match left - here as u64 {
             0 => State::DataEnd,
             left => State::Data(left),
@@ -174,7 +178,11 @@ fn size(buffer: &mut BytesMut) -> Result<Option<State>, &'static str> {
 }
 
 /// Takes a line of at most `limit` bytes, and leaves out its CRLF.
-fn line(buffer: &mut BytesMut, limit: usize, too_long: &'static str) -> Result<Option<Bytes>, &'static str> {
+fn line(
+    buffer: &mut BytesMut,
+    limit: usize,
+    too_long: &'static str,
+) -> Result<Option<Bytes>, &'static str> {
     let end = memchr::memchr(b'\n', buffer);
     if end.unwrap_or(buffer.len()) >= limit {
         return Err(too_long);

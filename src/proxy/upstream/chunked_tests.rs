@@ -2,8 +2,8 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What is read of a body that comes in pieces of the given lengths: its data, its trailers, and what is left behind it;
-/// `None` when its end has not come.
+/// What is read of a body that comes in pieces of the given lengths: its data, its trailers, and
+/// what is left behind it; `None` when its end has not come.
 type Read = Option<(Vec<u8>, HeaderMap, Vec<u8>)>;
 
 fn read_in_pieces(bytes: &[u8], cuts: &[usize], look_ahead: bool) -> Result<Read, Fault> {
@@ -48,7 +48,11 @@ fn bodies_are_read_to_their_end_and_not_further() {
             "abc0123456789",
             "HTTP/1.1 200",
         ),
-        ("A;x=y;z=\"q\"\r\n0123456789\r\n0;last\r\n\r\n", "0123456789", ""),
+        (
+            "A;x=y;z=\"q\"\r\n0123456789\r\n0;last\r\n\r\n",
+            "0123456789",
+            "",
+        ),
         ("2\r\n\r\n\r\n0\r\n\r\n", "\r\n", ""),
     ] {
         let (read, trailers, rest) = whole(text).unwrap().expect("the body is whole");
@@ -96,7 +100,10 @@ fn what_is_not_the_grammar_is_refused() {
     ] {
         for look_ahead in [false, true] {
             let read = read_in_pieces(text.as_bytes(), &[], look_ahead);
-            assert!(matches!(read, Err(Fault::Nonsense(_))), "{text:?} gave {read:?}");
+            assert!(
+                matches!(read, Err(Fault::Nonsense(_))),
+                "{text:?} gave {read:?}"
+            );
         }
     }
 }
@@ -113,16 +120,28 @@ fn lines_and_trailers_have_their_limits() {
         "a chunk's size line is too long"
     );
     let long = "x".repeat(TRAILER_BYTES_MAX);
-    assert_eq!(refused(format!("0\r\nX: {long}")), "the trailers are too long");
+    assert_eq!(
+        refused(format!("0\r\nX: {long}")),
+        "the trailers are too long"
+    );
     let many = "a: b\r\n".repeat(TRAILERS_MAX + 1);
-    assert_eq!(refused(format!("0\r\n{many}\r\n")), "the trailers are too many");
+    assert_eq!(
+        refused(format!("0\r\n{many}\r\n")),
+        "the trailers are too many"
+    );
     let endless = format!("a: {}\r\n", "b".repeat(1000)).repeat(20);
-    assert_eq!(refused(format!("0\r\n{endless}\r\n")), "the trailers are too long");
+    assert_eq!(
+        refused(format!("0\r\n{endless}\r\n")),
+        "the trailers are too long"
+    );
 }
 
 #[test]
 fn a_part_never_looks_like_the_whole() {
-    for body in ["5\r\nhello\r\n0\r\n\r\n", "5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n"] {
+    for body in [
+        "5\r\nhello\r\n0\r\n\r\n",
+        "5\r\nhello\r\n0\r\nX-T: 1\r\n\r\n",
+    ] {
         for end in 0..body.len() {
             for look_ahead in [false, true] {
                 let read = read_in_pieces(&body.as_bytes()[..end], &[], look_ahead).unwrap();
@@ -136,7 +155,10 @@ fn a_part_never_looks_like_the_whole() {
 fn the_end_is_known_with_the_last_data_when_it_came_with_it() {
     let mut chunked = Chunked::new();
     let mut buffer = BytesMut::from("5\r\nhello\r\n0\r\n\r\nrest");
-    assert_eq!(chunked.next(&mut buffer).unwrap(), Piece::Data("hello".into()));
+    assert_eq!(
+        chunked.next(&mut buffer).unwrap(),
+        Piece::Data("hello".into())
+    );
     assert!(!chunked.is_done());
     chunked.look_ahead(&mut buffer);
     assert!(chunked.is_done());

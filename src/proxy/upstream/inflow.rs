@@ -10,9 +10,11 @@ use tokio::io::AsyncRead;
 
 use super::buffers::{BLOCK, Buffers, Read};
 
-/// The most bytes that are read at once, which a client that reads slowly costs: an answer over HTTP/1.1 may hold no more.
+/// The most bytes that are read at once, which a client that reads slowly costs: an answer over
+/// HTTP/1.1 may hold no more.
 const WINDOW_MAX: usize = 64 * 1024;
-/// From so many bytes on a window of one's own is worth its allocation; smaller pieces are read into the worker's block.
+/// From so many bytes on a window of one's own is worth its allocation; smaller pieces are read
+/// into the worker's block.
 const WINDOW_MIN: usize = 16 * 1024;
 
 /// What has come and not been used.
@@ -44,13 +46,15 @@ impl Inflow {
     /// So many more bytes are expected.
     pub(super) fn expect(&mut self, bytes: u64) {
         if bytes >= WINDOW_MIN as u64 {
-            // One more than there are, since a read that fills its room says nothing of what else there is.
-            self.window = usize::try_from(bytes).map_or(WINDOW_MAX, |bytes| (bytes + 1).min(WINDOW_MAX));
+            // One more than there are, since a read that fills its room says nothing of what else
+            // there is.
+            self.window =
+                usize::try_from(bytes).map_or(WINDOW_MAX, |bytes| (bytes + 1).min(WINDOW_MAX));
         }
     }
 
-    /// Reads once, so that no more than `limits` bytes of memory are held for what has come. Without much of it, small pieces
-    /// are copied out of the memory that connections share.
+    /// Reads once, so that no more than `limits` bytes of memory are held for what has come.
+    /// Without much of it, small pieces are copied out of the memory that connections share.
     pub(super) fn poll_read(
         &mut self,
         stream: Pin<&mut impl AsyncRead>,
@@ -59,13 +63,17 @@ impl Inflow {
     ) -> Poll<io::Result<Read>> {
         if self.window == 0 || room < self.window {
             let copied = if room < BLOCK { usize::MAX } else { 0 };
-            let read = self.buffers.poll_read(stream, &mut self.buffer, room, copied, cx);
+            let read = self
+                .buffers
+                .poll_read(stream, &mut self.buffer, room, copied, cx);
             if matches!(read, Poll::Ready(Ok(read)) if read.bytes >= WINDOW_MIN) {
                 self.window = WINDOW_MAX / 2;
             }
             return read;
         }
-        let read = self.buffers.poll_read_large(stream, &mut self.buffer, self.window, cx);
+        let read = self
+            .buffers
+            .poll_read_large(stream, &mut self.buffer, self.window, cx);
         if let Poll::Ready(Ok(read)) = read {
             if read.bytes >= self.window {
                 self.window = (self.window * 2).min(WINDOW_MAX);

@@ -1,8 +1,8 @@
 //! The rest of a request whose answer began before its end.
 //!
-//! It is rare, and the one thing that goes on beside the request's task: whether the upstream reads on must not depend
-//! on how fast the client takes the answer, and a client that is still sending has to get rid of its request before it
-//! is certain to read the answer.
+//! It is rare, and the one thing that goes on beside the request's task: whether the upstream reads
+//! on must not depend on how fast the client takes the answer, and a client that is still sending
+//! has to get rid of its request before it is certain to read the answer.
 
 use std::cell::{Cell, RefCell};
 use std::pin::Pin;
@@ -17,7 +17,8 @@ use super::Fault;
 use super::outgoing::Outgoing;
 use crate::proxy::body::RequestBody;
 
-/// How much of what nobody takes is read from the client and thrown away, so that it gets to read the answer.
+/// How much of what nobody takes is read from the client and thrown away, so that it gets to read
+/// the answer.
 const LINGER_BYTES: usize = 1024 * 1024;
 
 /// How far the request has come.
@@ -95,7 +96,12 @@ impl Drop for Late {
     }
 }
 
-async fn run(shared: Rc<Shared>, mut half: OwnedWriteHalf, mut outgoing: Outgoing, mut body: RequestBody) {
+async fn run(
+    shared: Rc<Shared>,
+    mut half: OwnedWriteHalf,
+    mut outgoing: Outgoing,
+    mut body: RequestBody,
+) {
     let sent = std::future::poll_fn(|cx| {
         keep(&shared.sender, cx);
         let polled = outgoing.poll(Pin::new(&mut half), &mut body, cx);
@@ -120,7 +126,8 @@ async fn run(shared: Rc<Shared>, mut half: OwnedWriteHalf, mut outgoing: Outgoin
     }
 }
 
-/// Ready when the request has stood still for too long. What is left without a client to wait for is not worth it.
+/// Ready when the request has stood still for too long. What is left without a client to wait for
+/// is not worth it.
 fn poll_stuck(body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
     match body {
         RequestBody::Empty | RequestBody::Whole(_) => Poll::Ready(()),
@@ -131,7 +138,8 @@ fn poll_stuck(body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
 /// Takes in some more of the client's body, which is bounded in time itself.
 async fn linger(mut body: RequestBody) {
     let mut read = 0;
-    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
         read += frame.data_ref().map_or(0, bytes::Bytes::len);
         if read > LINGER_BYTES {
             return;
@@ -141,7 +149,10 @@ async fn linger(mut body: RequestBody) {
 
 fn keep(waker: &RefCell<Option<Waker>>, cx: &Context<'_>) {
     let mut waker = waker.borrow_mut();
-    if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+    if !waker
+        .as_ref()
+        .is_some_and(|waker| waker.will_wake(cx.waker()))
+    {
         *waker = Some(cx.waker().clone());
     }
 }

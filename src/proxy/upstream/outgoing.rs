@@ -1,5 +1,5 @@
-//! A request on its way out: the head with what there is of the body, then the body as the client brings it and the
-//! upstream takes it.
+//! A request on its way out: the head with what there is of the body, then the body as the client
+//! brings it and the upstream takes it.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -83,7 +83,8 @@ impl Outgoing {
     ///
     /// # Errors
     ///
-    /// The upstream takes no more, or the body broke off; the connection is of no further use for writing.
+    /// The upstream takes no more, or the body broke off; the connection is of no further use for
+    /// writing.
     pub(super) fn poll<B: Body<Data = Bytes, Error = Cut> + Unpin>(
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,
@@ -104,7 +105,11 @@ impl Outgoing {
         }
     }
 
-    fn poll_write(&self, stream: Pin<&mut impl AsyncWrite>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        &self,
+        stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let before = self.before.get(self.at..).unwrap_or_default();
         let written = if self.data.is_empty() && self.after.is_empty() {
             stream.poll_write(cx, before)
@@ -180,7 +185,9 @@ impl Outgoing {
     fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Fault> {
         match (self.framing, trailers) {
             (Framing::Length(left), _) if left > 0 => return Err(Fault::Upload),
-            (Framing::Chunked, Some(trailers)) => request::write_trailers(&mut self.before, &trailers),
+            (Framing::Chunked, Some(trailers)) => {
+                request::write_trailers(&mut self.before, &trailers)
+            }
             (Framing::Chunked, None) => self.after = request::LAST_CHUNK,
             _ => {}
         }

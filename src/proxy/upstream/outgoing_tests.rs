@@ -17,7 +17,10 @@ impl Body for Script {
     type Data = Bytes;
     type Error = Cut;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
         match self.frames.pop_front() {
             Some(Some(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(None) => {
@@ -50,7 +53,11 @@ struct Narrow {
 }
 
 impl AsyncWrite for Narrow {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.full = !self.full;
         if self.full {
             cx.waker().wake_by_ref();
@@ -101,15 +108,31 @@ async fn sent(framing: Framing, mut body: Script, width: usize) -> Result<String
 
 #[tokio::test]
 async fn whatever_the_socket_takes_at_once_the_same_goes_out() {
-    let pieces = [Some("hello"), None, Some(""), Some("0123456789abcdef"), None];
+    let pieces = [
+        Some("hello"),
+        None,
+        Some(""),
+        Some("0123456789abcdef"),
+        None,
+    ];
     let chunked = "5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n";
     for width in [1, 2, 3, 7, 20, 1000] {
-        let text = sent(Framing::Chunked, script(&pieces), width).await.unwrap();
+        let text = sent(Framing::Chunked, script(&pieces), width)
+            .await
+            .unwrap();
         assert_eq!(text, chunked, "{width} bytes at once");
-        let text = sent(Framing::Length(21), script(&pieces), width).await.unwrap();
+        let text = sent(Framing::Length(21), script(&pieces), width)
+            .await
+            .unwrap();
         assert_eq!(text, "hello0123456789abcdef", "{width} bytes at once");
-        assert_eq!(sent(Framing::Nothing, script(&[]), width).await.unwrap(), "");
-        assert_eq!(sent(Framing::Chunked, script(&[]), width).await.unwrap(), "0\r\n\r\n");
+        assert_eq!(
+            sent(Framing::Nothing, script(&[]), width).await.unwrap(),
+            ""
+        );
+        assert_eq!(
+            sent(Framing::Chunked, script(&[]), width).await.unwrap(),
+            "0\r\n\r\n"
+        );
     }
 }
 
@@ -125,13 +148,23 @@ async fn trailers_follow_the_last_chunk() {
 
 #[tokio::test]
 async fn a_body_that_is_not_as_long_as_announced_is_not_made_to_look_so() {
-    for (length, pieces) in [(3, &[Some("12")][..]), (3, &[Some("12"), None, Some("34")]), (3, &[])] {
+    for (length, pieces) in [
+        (3, &[Some("12")][..]),
+        (3, &[Some("12"), None, Some("34")]),
+        (3, &[]),
+    ] {
         let failed = sent(Framing::Length(length), script(pieces), 100).await;
-        assert!(matches!(failed, Err(Fault::Upload)), "{pieces:?} gave {failed:?}");
+        assert!(
+            matches!(failed, Err(Fault::Upload)),
+            "{pieces:?} gave {failed:?}"
+        );
     }
     let mut body = script(&[Some("12")]);
     body.breaks_off = true;
-    assert!(matches!(sent(Framing::Chunked, body, 100).await, Err(Fault::Upload)));
+    assert!(matches!(
+        sent(Framing::Chunked, body, 100).await,
+        Err(Fault::Upload)
+    ));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A request as bytes: its head, and the frames that a body goes out in.
 //!
-//! Pure: values in, bytes out. What is written has one meaning: the framing follows from the body alone, whatever the
-//! fields say.
+//! Pure: values in, bytes out. What is written has one meaning: the framing follows from the body
+//! alone, whatever the fields say.
 
 use std::io::Write;
 
@@ -30,14 +30,22 @@ pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 
 /// The framing of a request that has a body.
 pub(super) fn framing(headers: &HeaderMap) -> Framing {
-    let declared = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+    let declared = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok());
     declared
         .and_then(|length| length.parse().ok())
         .map_or(Framing::Chunked, Framing::Length)
 }
 
-/// Writes the head of a request whose target is in origin form, with what this `forwarded_headers` says.
-pub(super) fn write_head<B>(out: &mut Vec<u8>, request: &Request<B>, framing: Framing, hop: &Hop<'_>) {
+/// Writes the head of a request whose target is in origin form, with what this `forwarded_headers`
+/// says.
+pub(super) fn write_head<B>(
+    out: &mut Vec<u8>,
+    request: &Request<B>,
+    framing: Framing,
+    hop: &Hop<'_>,
+) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
     write_target(out, target::of(request));
@@ -97,14 +105,19 @@ pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
 
 /// Takes off an answer's trailers what may not stand among them.
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
-    let stray: Vec<HeaderName> = trailers.keys().filter(|name| !may_trail(name)).cloned().collect();
+    let stray: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| !may_trail(name))
+        .cloned()
+        .collect();
     for name in stray {
         trailers.remove(name);
     }
 }
 
-/// Whether a field may stand in a trailer section. Some upstreams merge it into the head: so nothing of framing, routing
-/// or identity, all of which has been settled by the head (RFC 9110 section 6.5.1).
+/// Whether a field may stand in a trailer section. Some upstreams merge it into the head: so
+/// nothing of framing, routing or identity, all of which has been settled by the head (RFC 9110
+/// section 6.5.1).
 fn may_trail(name: &HeaderName) -> bool {
     const IN_HEADS_ONLY: [HeaderName; 18] = [
         CONTENT_LENGTH,
@@ -130,7 +143,10 @@ fn may_trail(name: &HeaderName) -> bool {
     !IN_HEADS_ONLY.contains(name)
         && !text.starts_with("x-forwarded-")
         && !text.starts_with("proxy-")
-        && !matches!(text, "keep-alive" | "x-real-ip" | "x-request-id" | "weighbridge-hops")
+        && !matches!(
+            text,
+            "keep-alive" | "x-real-ip" | "x-request-id" | "weighbridge-hops"
+        )
 }
 
 #[cfg(test)]

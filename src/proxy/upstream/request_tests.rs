@@ -17,7 +17,10 @@ fn written(request: &Request<()>, framing: Framing) -> String {
 }
 
 fn request(target: &str) -> Request<()> {
-    Request::get(target).header(HOST, "shop.test").body(()).unwrap()
+    Request::get(target)
+        .header(HOST, "shop.test")
+        .body(())
+        .unwrap()
 }
 
 #[test]
@@ -27,7 +30,9 @@ fn a_head_is_written_as_it_is() {
     request
         .headers_mut()
         .append("x-a", HeaderValue::from_bytes(b"b\xff").unwrap());
-    request.headers_mut().append("x-a", HeaderValue::from_static(""));
+    request
+        .headers_mut()
+        .append("x-a", HeaderValue::from_static(""));
     assert_eq!(
         bytes(&request, Framing::Nothing),
         b"PURGE /a%2Fb?c=d HTTP/1.1\r\nhost: shop.test\r\nx-a: b\xff\r\nx-a: \r\n\r\n"
@@ -54,14 +59,24 @@ fn the_target_is_in_origin_form() {
 fn what_the_fields_say_of_the_framing_is_what_is_done() {
     let with = |name: &'static str, value: &'static str, framing| {
         let mut request = request("/");
-        request.headers_mut().insert(name, HeaderValue::from_static(value));
+        request
+            .headers_mut()
+            .insert(name, HeaderValue::from_static(value));
         let text = written(&request, framing);
-        let fields = text.strip_prefix("GET / HTTP/1.1\r\nhost: shop.test\r\n").unwrap();
+        let fields = text
+            .strip_prefix("GET / HTTP/1.1\r\nhost: shop.test\r\n")
+            .unwrap();
         fields.strip_suffix("\r\n").unwrap().to_owned()
     };
     let chunked = "transfer-encoding: chunked\r\n";
-    assert_eq!(with("content-length", "5", Framing::Length(5)), "content-length: 5\r\n");
-    assert_eq!(with("content-length", "0", Framing::Nothing), "content-length: 0\r\n");
+    assert_eq!(
+        with("content-length", "5", Framing::Length(5)),
+        "content-length: 5\r\n"
+    );
+    assert_eq!(
+        with("content-length", "0", Framing::Nothing),
+        "content-length: 0\r\n"
+    );
     assert_eq!(with("content-length", "5", Framing::Nothing), "");
     assert_eq!(with("content-length", "5", Framing::Chunked), chunked);
     assert_eq!(with("transfer-encoding", "gzip", Framing::Chunked), chunked);
@@ -114,7 +129,9 @@ fn chunks_and_trailers_are_written() {
 fn passed_on(trusted: bool, fields: &[(&'static str, &'static str)]) -> Vec<String> {
     let mut request = Request::get("/").body(()).unwrap();
     for (name, value) in fields {
-        request.headers_mut().append(*name, HeaderValue::from_static(value));
+        request
+            .headers_mut()
+            .append(*name, HeaderValue::from_static(value));
     }
     let id = HeaderValue::from_static("id-1");
     let hop = Hop {
@@ -150,7 +167,11 @@ fn what_a_stranger_says_of_itself_does_not_count() {
         "x-real-ip: 192.0.2.7",
         "x-request-id: id-1",
     ];
-    let plain = [("host", "shop.test"), ("accept", "*/*"), ("via", "1.0 other")];
+    let plain = [
+        ("host", "shop.test"),
+        ("accept", "*/*"),
+        ("via", "1.0 other"),
+    ];
     assert_eq!(passed_on(false, &plain), expected);
     let mut lies = plain.to_vec();
     for name in [
@@ -161,7 +182,11 @@ fn what_a_stranger_says_of_itself_does_not_count() {
     ] {
         lies.extend([(name, "lie"), (name, "another")]);
     }
-    lies.extend([("x-real-ip", "lie"), ("forwarded", "for=lie"), ("x-request-id", "lie")]);
+    lies.extend([
+        ("x-real-ip", "lie"),
+        ("forwarded", "for=lie"),
+        ("x-request-id", "lie"),
+    ]);
     lies.extend([
         ("x_real_ip", "lie"),
         ("x_forwarded-for", "lie"),
@@ -199,9 +224,14 @@ fn what_a_trusted_proxy_says_is_passed_on_and_completed() {
 #[test]
 fn a_request_without_a_host_is_given_the_endpoint_and_claims_none() {
     let passed = passed_on(false, &[]);
-    assert!(passed.contains(&"host: 192.0.2.9:80".to_owned()), "{passed:?}");
     assert!(
-        !passed.iter().any(|line| line.starts_with("x-forwarded-host")),
+        passed.contains(&"host: 192.0.2.9:80".to_owned()),
+        "{passed:?}"
+    );
+    assert!(
+        !passed
+            .iter()
+            .any(|line| line.starts_with("x-forwarded-host")),
         "{passed:?}"
     );
 }

@@ -11,13 +11,25 @@ use crate::routing::{KeyRegistry, Publisher, RoutingTable};
 
 /// A publisher of empty tables, and the requests of one worker that are under them.
 fn unsent() -> (Publisher, Rc<Unsent>) {
-    let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut KeyRegistry::new(), None));
+    let publisher = Publisher::new(RoutingTable::build(
+        &[],
+        |_| None,
+        &mut KeyRegistry::new(),
+        None,
+    ));
     let unsent = Unsent::new(publisher.register(Box::new(|| {})));
     (publisher, unsent)
 }
 
 fn publish(publisher: &Publisher) -> u64 {
-    publisher.update(|_| Some(RoutingTable::build(&[], |_| None, &mut KeyRegistry::new(), None)))
+    publisher.update(|_| {
+        Some(RoutingTable::build(
+            &[],
+            |_| None,
+            &mut KeyRegistry::new(),
+            None,
+        ))
+    })
 }
 
 /// A connection, and the upstream's end of it.
@@ -47,7 +59,8 @@ struct Outcome {
     connection: Option<Connection>,
 }
 
-/// Asks an upstream that answers with `pieces`, each when the one before has been taken in, and then closes if told so.
+/// Asks an upstream that answers with `pieces`, each when the one before has been taken in, and
+/// then closes if told so.
 async fn ask(method: Method, pieces: &[&[u8]], closes: bool) -> Outcome {
     let (connection, mut upstream) = connected().await;
     upstream.set_nodelay(true).unwrap();
@@ -107,13 +120,18 @@ async fn read(answer: Response<Body>) -> Outcome {
     outcome
 }
 
-const CHUNKED: &str =
-    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\nX-T: v\r\n\r\n";
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: \
+                       chunked\r\n\r\n3\r\nabc\r\n2;x\r\nde\r\n0\r\nX-T: v\r\n\r\n";
 
 #[tokio::test]
 async fn an_answer_is_the_same_byte_by_byte() {
     for (text, status, body, kept) in [
-        ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde", 200, "abcde", true),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nabcde",
+            200,
+            "abcde",
+            true,
+        ),
         (CHUNKED, 200, "abcde", true),
         (
             "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
@@ -122,8 +140,18 @@ async fn an_answer_is_the_same_byte_by_byte() {
             true,
         ),
         ("HTTP/1.1 204 No Content\r\n\r\n", 204, "", true),
-        ("HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n", 304, "", true),
-        ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabcde", 200, "abcde", false),
+        (
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 7\r\n\r\n",
+            304,
+            "",
+            true,
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabcde",
+            200,
+            "abcde",
+            false,
+        ),
         (
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nabcde",
             200,
@@ -135,12 +163,21 @@ async fn an_answer_is_the_same_byte_by_byte() {
         for pieces in [single, vec![text.as_bytes()]] {
             let outcome = ask(Method::GET, &pieces, false).await;
             assert!(outcome.fault.is_none(), "{text:?}: {outcome:?}");
-            assert_eq!((outcome.status, &*outcome.body), (status, body.as_bytes()), "{text:?}");
+            assert_eq!(
+                (outcome.status, &*outcome.body),
+                (status, body.as_bytes()),
+                "{text:?}"
+            );
             assert_eq!(outcome.trailers.len(), usize::from(text == CHUNKED));
             assert_eq!(outcome.connection.is_some(), kept, "{text:?}");
         }
     }
-    let head = ask(Method::HEAD, &[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"], false).await;
+    let head = ask(
+        Method::HEAD,
+        &[b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"],
+        false,
+    )
+    .await;
     assert!(head.fault.is_none() && head.body.is_empty() && head.connection.is_some());
 }
 
@@ -169,7 +206,10 @@ async fn what_comes_after_the_answer_makes_the_connection_useless() {
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n\r\n",
     ] {
         let outcome = ask(Method::GET, &[text.as_bytes()], false).await;
-        assert!(outcome.fault.is_none() && outcome.connection.is_none(), "{text:?}");
+        assert!(
+            outcome.fault.is_none() && outcome.connection.is_none(),
+            "{text:?}"
+        );
     }
     let head = ask(
         Method::HEAD,
@@ -188,7 +228,10 @@ async fn nonsense_is_told_from_a_closed_connection() {
         ("no", true),
         ("HTTP/1.1 2x0 OK\r\n\r\n", true),
     ] {
-        let fault = ask(Method::GET, &[text.as_bytes()], true).await.fault.unwrap();
+        let fault = ask(Method::GET, &[text.as_bytes()], true)
+            .await
+            .fault
+            .unwrap();
         assert_eq!(fault.is_nonsense(), nonsense, "{text:?}");
     }
 }
@@ -212,7 +255,9 @@ async fn a_large_body_comes_whole() {
     const LENGTH: usize = 4 * 1024 * 1024;
     let (connection, mut upstream) = connected().await;
     let (_publisher, unsent) = unsent();
-    let pattern: Bytes = (0..LENGTH).map(|at| u8::try_from(at % 251).unwrap()).collect();
+    let pattern: Bytes = (0..LENGTH)
+        .map(|at| u8::try_from(at % 251).unwrap())
+        .collect();
     let sent = pattern.clone();
     let sending = tokio::spawn(async move {
         // A socket that is closed with something unread resets the connection.
@@ -245,7 +290,10 @@ async fn the_ticket_is_given_up_with_the_first_byte() {
     let mut request = get(Method::GET);
     let processing = Cell::new(0);
     let mut sending = Box::pin(connection.send(&mut request, hop(), ticket, &processing));
-    assert!(!acknowledged(), "a request that is not written may still start");
+    assert!(
+        !acknowledged(),
+        "a request that is not written may still start"
+    );
     let mut cx = Context::from_waker(std::task::Waker::noop());
     assert!(sending.as_mut().poll(&mut cx).is_pending());
     assert!(acknowledged(), "its answer is not waited for");
@@ -282,7 +330,9 @@ async fn a_failure_tells_what_had_happened_before_it() {
     }
     // A connection that is known to be dead takes nothing.
     let (mut connection, _upstream) = connected().await;
-    AsyncWriteExt::shutdown(&mut connection.stream).await.unwrap();
+    AsyncWriteExt::shutdown(&mut connection.stream)
+        .await
+        .unwrap();
     let mut request = get(Method::POST);
     request.headers_mut().insert("x-a", "b".parse().unwrap());
     let failed = connection

@@ -1,5 +1,5 @@
-//! Where a plan's JSON is wrong, and in which words that is told. Every check goes on after a problem, so that one
-//! reading tells them all.
+//! Where a plan's JSON is wrong, and in which words that is told. Every check goes on after a
+//! problem, so that one reading tells them all.
 
 use std::time::Duration;
 
@@ -49,7 +49,12 @@ impl PlanProblems {
         }
     }
 
-    pub(super) fn object<'a>(&mut self, at: &str, value: &'a Value, what: &str) -> Option<&'a Map<String, Value>> {
+    pub(super) fn object<'a>(
+        &mut self,
+        at: &str,
+        value: &'a Value,
+        what: &str,
+    ) -> Option<&'a Map<String, Value>> {
         let object = value.as_object();
         if object.is_none() {
             self.expected(at, what, value);
@@ -57,12 +62,21 @@ impl PlanProblems {
         object
     }
 
-    pub(super) fn list<'a>(&mut self, at: &str, value: &'a Value, what: &str, most: usize) -> &'a [Value] {
+    pub(super) fn list<'a>(
+        &mut self,
+        at: &str,
+        value: &'a Value,
+        what: &str,
+        most: usize,
+    ) -> &'a [Value] {
         match value.as_array() {
             Some(items) if items.len() <= most => return items,
             Some(items) => self.at(
                 at,
-                format!("{} items are too many; at most {most} are taken", items.len()),
+                format!(
+                    "{} items are too many; at most {most} are taken",
+                    items.len()
+                ),
             ),
             None => self.expected(at, what, value),
         }
@@ -78,7 +92,9 @@ impl PlanProblems {
     }
 
     pub(super) fn count(&mut self, at: &str, value: &Value, least: u64, most: u64) -> Option<u64> {
-        let count = value.as_u64().filter(|count| (least..=most).contains(count));
+        let count = value
+            .as_u64()
+            .filter(|count| (least..=most).contains(count));
         if count.is_none() {
             self.expected(at, &format!("a whole number from {least} to {most}"), value);
         }
@@ -130,10 +146,14 @@ impl FieldKind {
             (FieldKind::Number, _) => expected("a number"),
             (FieldKind::Share, Value::String(text)) => text::fraction(text).map(drop),
             (FieldKind::Share, _) => expected("a share such as `0.05pp`, `5%` or 0.05"),
-            (FieldKind::Count, _) if value.as_u64().is_some_and(|count| count <= COUNT_MAX) => Ok(()),
+            (FieldKind::Count, _) if value.as_u64().is_some_and(|count| count <= COUNT_MAX) => {
+                Ok(())
+            }
             (FieldKind::Count, _) => expected(&format!("a whole number from 0 to {COUNT_MAX}")),
             (FieldKind::Time, _) => duration(value).map(drop),
-            (FieldKind::OneOf(names), Value::String(text)) if names.contains(&text.as_str()) => Ok(()),
+            (FieldKind::OneOf(names), Value::String(text)) if names.contains(&text.as_str()) => {
+                Ok(())
+            }
             (FieldKind::OneOf(names), _) => expected(&one_of(names)),
         }
     }

@@ -1,7 +1,9 @@
-//! What a release will do: the `release` block of the configuration, and `plan` in the API, as one value.
+//! What a release will do: the `release` block of the configuration, and `plan` in the API, as one
+//! value.
 //!
-//! Steps, objectives and chances of error are [`replay::Plan`]'s, whose text they share, so that a plan can be judged
-//! again from a recording; what decides nothing by numbers (gates, freeze windows, preflight, rescue) is added here.
+//! Steps, objectives and chances of error are [`replay::Plan`]'s, whose text they share, so that a
+//! plan can be judged again from a recording; what decides nothing by numbers (gates, freeze
+//! windows, preflight, rescue) is added here.
 
 mod fields;
 mod objectives;
@@ -35,7 +37,8 @@ pub struct Plan {
     pub rescue: Rescue,
     /// Requests that may be on the canary at once; 1 to 1,000,000.
     pub canary_in_flight_max: u32,
-    /// What the canary is asked before the first user; without it a TCP connection to each endpoint is made.
+    /// What the canary is asked before the first user; without it a TCP connection to each
+    /// endpoint is made.
     pub preflight: Option<Preflight>,
     /// When the release neither starts nor advances.
     pub freeze: Vec<FreezeWindow>,
@@ -50,7 +53,8 @@ pub struct Step {
     pub weight: Weight,
     /// The approval that is asked for before the release leaves this step.
     pub gate: Option<Gate>,
-    /// The conditions by which it is judged: hold, least requests, longest time and what follows that.
+    /// The conditions by which it is judged: hold, least requests, longest time and what follows
+    /// that.
     pub judged: analysis::StepConditions,
 }
 
@@ -62,7 +66,8 @@ pub enum Rescue {
     /// Those whose method is safe.
     #[default]
     Safe,
-    /// Those too that carry this header (in lower case): their sender says that they may be repeated.
+    /// Those too that carry this header (in lower case): their sender says that they may be
+    /// repeated.
     Header(String),
 }
 
@@ -76,8 +81,8 @@ pub struct FastFollow {
 }
 
 impl Plan {
-    /// A plan from a service's `release` block, in which each top-level key that a start names replaces the block's.
-    /// Without both it is the default.
+    /// A plan from a service's `release` block, in which each top-level key that a start names
+    /// replaces the block's. Without both it is the default.
     ///
     /// # Errors
     ///
@@ -88,7 +93,9 @@ impl Plan {
     ) -> Result<Plan, Vec<FieldProblem>> {
         let both = base.into_iter().chain(overlay).flatten();
         // Later keys replace earlier ones.
-        let whole: Map<String, Value> = both.map(|(key, value)| (key.clone(), value.clone())).collect();
+        let whole: Map<String, Value> = both
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         read::read(&whole)
     }
 
@@ -97,7 +104,8 @@ impl Plan {
         write::write(self)
     }
 
-    /// The same for people: values of the preflight's header fields and queries are left out, since they may be secret.
+    /// The same for people: values of the preflight's header fields and queries are left out, since
+    /// they may be secret.
     pub fn to_shown(&self) -> Map<String, Value> {
         let preflight = self.preflight.as_ref().map(Preflight::redacted);
         let shown = Plan {
@@ -122,8 +130,8 @@ impl Plan {
         &self.decided_by
     }
 
-    /// How attempt `attempt` (from 1) at the same build is judged. The tests have half of its chance of error, each
-    /// budget a quarter.
+    /// How attempt `attempt` (from 1) at the same build is judged. The tests have half of its
+    /// chance of error, each budget a quarter.
     pub fn analysis(&self, attempt: u32) -> analysis::Options {
         let whole = self.decided_by.options.for_attempt(attempt, 1);
         analysis::Options {
@@ -137,9 +145,12 @@ impl Plan {
         self.decided_by.budget.unwrap_or(replay::BUDGET)
     }
 
-    /// Failures of the canary, whether or not users see them, beyond what the baseline's rate and chance explain.
+    /// Failures of the canary, whether or not users see them, beyond what the baseline's rate and
+    /// chance explain.
     pub fn rescued_budget(&self) -> u64 {
-        self.decided_by.rescued_budget.unwrap_or(replay::RESCUED_BUDGET)
+        self.decided_by
+            .rescued_budget
+            .unwrap_or(replay::RESCUED_BUDGET)
     }
 
     /// The running rule of a budget of `limit` failures, for attempt `attempt`.
@@ -148,20 +159,27 @@ impl Plan {
         analysis::Budget::new(limit, alpha, self.decided_by.worse_by())
     }
 
-    /// Whether somebody must approve something, for which there must be names: callers without tokens have none.
+    /// Whether somebody must approve something, for which there must be names: callers without
+    /// tokens have none.
     pub fn needs_approval(&self) -> bool {
         self.gates().next().is_some()
     }
 
-    /// A gate that can never open when `starter` starts the release, since too few others may approve it.
+    /// A gate that can never open when `starter` starts the release, since too few others may
+    /// approve it.
     pub fn gate_beyond(&self, starter: &str) -> Option<&Gate> {
         self.gates().find(|gate| {
-            let able = gate.by.iter().filter(|by| gate.admits(by, starter).is_ok()).count();
+            let able = gate
+                .by
+                .iter()
+                .filter(|by| gate.admits(by, starter).is_ok())
+                .count();
             !gate.by.is_empty() && able < gate.approvals
         })
     }
 
-    /// The step that a release begins at, counted from 0, when the service's last release was promoted so long ago.
+    /// The step that a release begins at, counted from 0, when the service's last release was
+    /// promoted so long ago.
     pub fn first_step(&self, since_promotion: Option<Duration>) -> usize {
         match (self.fast_follow, since_promotion) {
             (Some(follow), Some(since)) if since <= follow.within => {

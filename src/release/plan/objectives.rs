@@ -1,4 +1,5 @@
-//! The objectives of a plan, looked at field by field. What they mean is for [`replay::Plan`] to say.
+//! The objectives of a plan, looked at field by field. What they mean is for [`replay::Plan`] to
+//! say.
 //!
 //! [`replay::Plan`]: crate::analysis::replay::Plan
 
@@ -9,10 +10,15 @@ use super::read::alone;
 
 const OBJECTIVES_MAX: usize = 16;
 
-const ERROR_RATE: [(&str, FieldKind); 2] = [("ratio", FieldKind::Number), ("worse_by", FieldKind::Share)];
-const LATENCY: [(&str, FieldKind); 2] = [("worse_by", FieldKind::Share), ("at_least", FieldKind::Time)];
+const ERROR_RATE: [(&str, FieldKind); 2] =
+    [("ratio", FieldKind::Number), ("worse_by", FieldKind::Share)];
+const LATENCY: [(&str, FieldKind); 2] = [
+    ("worse_by", FieldKind::Share),
+    ("at_least", FieldKind::Time),
+];
 const SLO_ERROR_RATE: [(&str, FieldKind); 1] = [("below", FieldKind::Share)];
-const SLO_LATENCY: [(&str, FieldKind); 2] = [("quantile", FieldKind::Share), ("below", FieldKind::Time)];
+const SLO_LATENCY: [(&str, FieldKind); 2] =
+    [("quantile", FieldKind::Share), ("below", FieldKind::Time)];
 
 pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
     let items = problems.list("/objectives", value, "a list of objectives", OBJECTIVES_MAX);
@@ -22,9 +28,20 @@ pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
             alone(&at, json!({ "objectives": [item] }), problems);
         }
     }
-    let names = |wanted: &str| items.iter().filter(|item| item.get(wanted).is_some()).count();
-    for name in ["error_rate", "latency"].into_iter().filter(|name| names(name) > 1) {
-        problems.at("/objectives", format!("{name} can be an objective only once"));
+    let names = |wanted: &str| {
+        items
+            .iter()
+            .filter(|item| item.get(wanted).is_some())
+            .count()
+    };
+    for name in ["error_rate", "latency"]
+        .into_iter()
+        .filter(|name| names(name) > 1)
+    {
+        problems.at(
+            "/objectives",
+            format!("{name} can be an objective only once"),
+        );
     }
 }
 
@@ -55,7 +72,9 @@ fn only_field<'a>(
     let what = "a mapping with one field";
     let object = problems.object(at, value, what)?;
     problems.unknown(at, object, known);
-    let mut given = known.iter().filter_map(|name| Some((*name, object.get(*name)?)));
+    let mut given = known
+        .iter()
+        .filter_map(|name| Some((*name, object.get(*name)?)));
     let (first, second) = (given.next(), given.next());
     if second.is_some() || object.is_empty() {
         problems.at(at, format!("expected {what}, found {}", object.len()));

@@ -13,7 +13,8 @@ const REQUESTS_MAX: usize = 32;
 /// Headers of one of its requests at most.
 const HEADERS_MAX: usize = 32;
 
-/// Smoke requests to each endpoint of the canary. One that fails ends the release before it has begun.
+/// Smoke requests to each endpoint of the canary. One that fails ends the release before it has
+/// begun.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preflight {
     /// What is asked, in this order. Empty asks only for a TCP connection.
@@ -53,7 +54,9 @@ impl Preflight {
         }
         if let Some(requests) = object.get("requests") {
             let at = join(at, "requests");
-            let items = problems.list(&at, requests, "a list of requests", REQUESTS_MAX).iter();
+            let items = problems
+                .list(&at, requests, "a list of requests", REQUESTS_MAX)
+                .iter();
             let smokes = items
                 .enumerate()
                 .map(|(i, item)| Smoke::read(&format!("{at}/{i}"), item, problems));
@@ -82,7 +85,10 @@ impl Smoke {
             Some((path, _)) => format!("{path}?*"),
             None => self.path.clone(),
         };
-        let headers = self.headers.iter().map(|(name, _)| (name.clone(), "*".to_owned()));
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, _)| (name.clone(), "*".to_owned()));
         Smoke {
             path,
             headers: headers.collect(),
@@ -108,7 +114,10 @@ impl Smoke {
         let object = problems.object(at, value, "a path, or a mapping with `path`")?;
         problems.unknown(at, object, &REQUEST_KEYS);
         let Some(given) = object.get("path") else {
-            problems.at(join(at, "path"), "`path` is missing; expected a path such as `/ready`");
+            problems.at(
+                join(at, "path"),
+                "`path` is missing; expected a path such as `/ready`",
+            );
             return None;
         };
         let mut smoke = Smoke::get(path(&join(at, "path"), given, problems)?);
@@ -174,7 +183,9 @@ fn headers(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<(String,
     let mut headers = Vec::new();
     for (name, value) in object.iter().take(HEADERS_MAX) {
         let at = join(at, name);
-        let text = value.as_str().filter(|text| HeaderValue::from_str(text).is_ok());
+        let text = value
+            .as_str()
+            .filter(|text| HeaderValue::from_str(text).is_ok());
         match (HeaderName::from_bytes(name.as_bytes()), text) {
             (Err(_), _) => problems.at(at, format!("`{name}` is not the name of a header")),
             (_, None) => problems.expected(&at, "the value of a header, as a string", value),
@@ -198,9 +209,14 @@ fn expect(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<RangeI
         Value::String(text) => of_text(text),
         _ => None,
     };
-    let range = range.filter(|range| !range.is_empty() && *range.start() >= 100 && *range.end() <= 599);
+    let range =
+        range.filter(|range| !range.is_empty() && *range.start() >= 100 && *range.end() <= 599);
     if range.is_none() {
-        problems.expected(at, "a status such as 204, or statuses such as `200-399`", value);
+        problems.expected(
+            at,
+            "a status such as 204, or statuses such as `200-399`",
+            value,
+        );
     }
     range
 }

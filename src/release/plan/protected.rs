@@ -1,8 +1,9 @@
 //! What a plan takes away of the protections of another: gates, freeze windows and the preflight.
 //!
-//! The rule is strict, so that it is easy to state and to check. Each gate must be at the same place (the start, or the step
-//! of the same weight), with the same name, and at least as hard to pass; each freeze window must be there as it is
-//! written; each request of the preflight must be there unchanged and in the same order. Anything may be added.
+//! The rule is strict, so that it is easy to state and to check. Each gate must be at the same
+//! place (the start, or the step of the same weight), with the same name, and at least as hard to
+//! pass; each freeze window must be there as it is written; each request of the preflight must be
+//! there unchanged and in the same order. Anything may be added.
 
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use crate::release::freeze::frozen;
 use crate::release::gate::Gate;
 
 impl Plan {
-    /// What this plan asks for before the canary gets traffic, or more of it, and `other` does not: one line for each, for
-    /// people. Empty if `other` protects as well or better.
+    /// What this plan asks for before the canary gets traffic, or more of it, and `other` does not:
+    /// one line for each, for people. Empty if `other` protects as well or better.
     pub fn weakened_by(&self, other: &Plan) -> Vec<String> {
         let mut lost = Vec::new();
         if let Some(gate) = &self.start_gate {
@@ -25,7 +26,10 @@ impl Plan {
                 lost.extend(gate_lost(gate, &place, other.gate_at(step.weight)));
             }
         }
-        let missing = self.freeze.iter().filter(|window| !other.freeze.contains(window));
+        let missing = self
+            .freeze
+            .iter()
+            .filter(|window| !other.freeze.contains(window));
         lost.extend(missing.map(|window| format!("the freeze window `{window}` would be removed")));
         if let Some(preflight) = &self.preflight {
             lost.extend(preflight_lost(preflight, other.preflight.as_ref()));
@@ -33,15 +37,21 @@ impl Plan {
         lost
     }
 
-    /// What it asks for before more traffic goes to a canary: its gates, and a freeze window that is in force at `now_us`.
+    /// What it asks for before more traffic goes to a canary: its gates, and a freeze window that
+    /// is in force at `now_us`.
     pub(crate) fn barriers(&self, now_us: i64) -> Vec<String> {
         let gates = self.gates().map(|gate| format!("the gate `{}`", gate.name));
-        let frozen = frozen(&self.freeze, now_us).map(|frozen| format!("the freeze window `{}`", frozen.window));
+        let frozen = frozen(&self.freeze, now_us)
+            .map(|frozen| format!("the freeze window `{}`", frozen.window));
         gates.chain(frozen).collect()
     }
 
     fn gate_at(&self, weight: Weight) -> Option<&Gate> {
-        self.steps.iter().find(|step| step.weight == weight)?.gate.as_ref()
+        self.steps
+            .iter()
+            .find(|step| step.weight == weight)?
+            .gate
+            .as_ref()
     }
 }
 
@@ -70,7 +80,9 @@ fn gate_lost(gate: &Gate, place: &str, kept: Option<&Gate>) -> Vec<String> {
             others.join(", ")
         };
         if !others.is_empty() {
-            lost.push(format!("the gate `{name}` {place} could also be approved by {others}"));
+            lost.push(format!(
+                "the gate `{name}` {place} could also be approved by {others}"
+            ));
         }
     }
     if let Some(expires) = gate.expires

@@ -1,5 +1,5 @@
-//! How a plan is read: first every field is looked at, so that all problems are told at once and where they are; then
-//! what decides is parsed by [`replay::Plan`], whose text it is.
+//! How a plan is read: first every field is looked at, so that all problems are told at once and
+//! where they are; then what decides is parsed by [`replay::Plan`], whose text it is.
 
 use http::header::HeaderName;
 use serde_json::{Map, Value, json};
@@ -17,8 +17,13 @@ use crate::release::gate::Gate;
 const FREEZE_MAX: usize = 100;
 const IN_FLIGHT_MAX: u64 = 1_000_000;
 
-pub(super) const INCONCLUSIVE: FieldKind =
-    FieldKind::OneOf(&["hold", "advance", "advance_if_no_harm", "roll_back", "abort"]);
+pub(super) const INCONCLUSIVE: FieldKind = FieldKind::OneOf(&[
+    "hold",
+    "advance",
+    "advance_if_no_harm",
+    "roll_back",
+    "abort",
+]);
 
 /// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
 const DECIDING: [(&str, FieldKind); 12] = [
@@ -60,7 +65,9 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
         None => Vec::new(),
     };
     let mut plan = Plan {
-        start_gate: whole.get("gate").and_then(|value| gate("/gate", value, &mut problems)),
+        start_gate: whole
+            .get("gate")
+            .and_then(|value| gate("/gate", value, &mut problems)),
         ..beside(whole, &mut problems)
     };
     if problems.is_empty() {
@@ -78,8 +85,8 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
     }
 }
 
-/// With everything that is said only between the lines: 100 percent at the end, a final bake, a budget, and the
-/// objectives that no objectives stand for.
+/// With everything that is said only between the lines: 100 percent at the end, a final bake, a
+/// budget, and the objectives that no objectives stand for.
 pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> replay::RunPlan {
     if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
         plan.steps.push(RunStep::at(100.0));
@@ -108,7 +115,9 @@ pub(super) fn steps(plan: &replay::RunPlan, gates: &mut Vec<Option<Gate>>) -> Ve
 
 fn deciding(whole: &Map<String, Value>, problems: &mut PlanProblems) {
     for (key, kind) in DECIDING {
-        let Some(value) = whole.get(key) else { continue };
+        let Some(value) = whole.get(key) else {
+            continue;
+        };
         let at = join("", key);
         if problems.check(&at, kind, value) {
             alone(&at, json!({ key: value }), problems);
@@ -162,7 +171,10 @@ fn rescue(value: &Value, problems: &mut PlanProblems) -> Option<Rescue> {
             let name = object.get("header").and_then(Value::as_str);
             let name = name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
             if name.is_none() {
-                problems.at("/rescue/header", "expected the name of a header such as `X-Retry-Safe`");
+                problems.at(
+                    "/rescue/header",
+                    "expected the name of a header such as `X-Retry-Safe`",
+                );
             }
             name.map(|name| Rescue::Header(name.as_str().to_owned()))
         }
@@ -179,7 +191,11 @@ fn freeze(value: &Value, problems: &mut PlanProblems) -> Vec<FreezeWindow> {
     let mut windows = Vec::new();
     for (i, item) in items.iter().enumerate() {
         let at = format!("/freeze/{i}");
-        let Some(text) = problems.text(&at, item, "a window such as `Fri 17:00 - Mon 08:00 Europe/Berlin`") else {
+        let Some(text) = problems.text(
+            &at,
+            item,
+            "a window such as `Fri 17:00 - Mon 08:00 Europe/Berlin`",
+        ) else {
             continue;
         };
         match FreezeWindow::parse(text) {
@@ -202,8 +218,10 @@ fn fast_follow(value: &Value, problems: &mut PlanProblems) -> Option<FastFollow>
         value
     };
     let (within, from_step) = (required("within"), required("from_step"));
-    let within = within.and_then(|value| problems.duration_above_zero("/fast_follow/within", value));
-    let from_step = from_step.and_then(|value| problems.count("/fast_follow/from_step", value, 1, COUNT_MAX));
+    let within =
+        within.and_then(|value| problems.duration_above_zero("/fast_follow/within", value));
+    let from_step =
+        from_step.and_then(|value| problems.count("/fast_follow/from_step", value, 1, COUNT_MAX));
     Some(FastFollow {
         within: within?,
         from_step: usize::try_from(from_step?).unwrap_or(usize::MAX),
@@ -226,7 +244,9 @@ fn together(plan: &Plan, problems: &mut PlanProblems) {
         }
         names.push(&gate.name);
     }
-    let Some(follow) = plan.fast_follow else { return };
+    let Some(follow) = plan.fast_follow else {
+        return;
+    };
     let at = "/fast_follow/from_step";
     if follow.from_step > plan.steps.len() {
         problems.at(at, format!("there are {} steps", plan.steps.len()));
@@ -236,7 +256,10 @@ fn together(plan: &Plan, problems: &mut PlanProblems) {
     if let Some(gate) = skipped.filter_map(|step| step.gate.as_ref()).next() {
         problems.at(
             at,
-            format!("gate `{}` would be skipped, and gates are not skipped", gate.name),
+            format!(
+                "gate `{}` would be skipped, and gates are not skipped",
+                gate.name
+            ),
         );
     }
 }

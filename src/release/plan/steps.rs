@@ -27,7 +27,8 @@ pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Opti
         STEPS_MAX,
     );
     if value.as_array().is_some_and(Vec::is_empty) {
-        let detail = "there must be at least one step; leave `steps` out for the default `[1, 5, 25, 50, 100]`";
+        let detail = "there must be at least one step; leave `steps` out for the default `[1, 5, \
+                      25, 50, 100]`";
         problems.at("/steps", detail);
     }
     let mut before: Option<Weight> = None;
@@ -52,7 +53,11 @@ pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Opti
     gates
 }
 
-fn long_step(at: &str, object: &Map<String, Value>, problems: &mut PlanProblems) -> (Option<Weight>, Option<Gate>) {
+fn long_step(
+    at: &str,
+    object: &Map<String, Value>,
+    problems: &mut PlanProblems,
+) -> (Option<Weight>, Option<Gate>) {
     let known: Vec<&str> = ["weight", "gate"]
         .into_iter()
         .chain(OF_STEP.map(|(key, _)| key))
@@ -113,7 +118,10 @@ pub(super) fn gate(at: &str, value: &Value, problems: &mut PlanProblems) -> Opti
     let name = match object.get("name") {
         Some(name) => problems.text(&join(at, "name"), name, "the name of the gate"),
         None => {
-            problems.at(join(at, "name"), "`name` is missing: a gate is approved by its name");
+            problems.at(
+                join(at, "name"),
+                "`name` is missing: a gate is approved by its name",
+            );
             None
         }
     };

@@ -22,11 +22,18 @@ pub(super) fn write(plan: &Plan) -> Map<String, Value> {
             }
         }
     }
-    let mut add = |key: &str, value: Option<Value>| whole.extend(value.map(|value| (key.to_owned(), value)));
+    let mut add =
+        |key: &str, value: Option<Value>| whole.extend(value.map(|value| (key.to_owned(), value)));
     add("gate", plan.start_gate.as_ref().map(gate_json));
     add("rescue", Some(rescue(&plan.rescue)));
-    add("canary_in_flight_max", Some(json!(plan.canary_in_flight_max)));
-    add("preflight", plan.preflight.as_ref().map(super::Preflight::write));
+    add(
+        "canary_in_flight_max",
+        Some(json!(plan.canary_in_flight_max)),
+    );
+    add(
+        "preflight",
+        plan.preflight.as_ref().map(super::Preflight::write),
+    );
     let windows: Vec<String> = plan.freeze.iter().map(ToString::to_string).collect();
     add("freeze", Some(json!(windows)));
     let follow = |follow: super::FastFollow| json!({ "within": time(follow.within), "from_step": follow.from_step });
@@ -43,7 +50,11 @@ fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
             let given = fields.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(given.map(|(key, value)| (key, without_nulls(value))).collect())
+            Value::Object(
+                given
+                    .map(|(key, value)| (key, without_nulls(value)))
+                    .collect(),
+            )
         }
         Value::Array(items) => Value::Array(items.into_iter().map(without_nulls).collect()),
         other => other,

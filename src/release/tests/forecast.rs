@@ -12,12 +12,20 @@ fn for_a_sticky_service_users_are_counted_and_no_times_are_told() {
     let sticky = super::super::forecast_by_users(&plan, "shop", 1_000.0, 0.001, at(MONDAY_9));
     assert_eq!(sticky.unit.as_deref(), Some("user"));
     let counts = |forecast: &crate::model::api::Forecast| -> Vec<_> {
-        forecast.steps.iter().map(|step| step.requests_to_advance).collect()
+        forecast
+            .steps
+            .iter()
+            .map(|step| step.requests_to_advance)
+            .collect()
     };
     assert_eq!(counts(&sticky), counts(&drawn));
     for step in &sticky.steps {
         assert_eq!(step.seconds_to_advance, None);
-        assert!(step.detections.iter().all(|detection| detection.seconds.is_none()));
+        assert!(
+            step.detections
+                .iter()
+                .all(|detection| detection.seconds.is_none())
+        );
     }
     assert!(
         sticky
@@ -70,8 +78,11 @@ fn steps_take_the_time_that_their_requests_take() {
     let [one, ten, full] = &forecast.steps[..] else {
         panic!("{:?}", forecast.steps)
     };
-    // harm_budget 0.1pp by the next weight of 10 % tolerates 1 %, of which 1.4 ln(20) / 0.01 is the sequential rule.
-    let near = |requests: Option<u64>, expected: f64| (requests.unwrap() as f64 / expected - 1.0).abs() < 0.4;
+    // harm_budget 0.1pp by the next weight of 10 % tolerates 1 %, of which 1.4 ln(20) / 0.01 is the
+    // sequential rule.
+    let near = |requests: Option<u64>, expected: f64| {
+        (requests.unwrap() as f64 / expected - 1.0).abs() < 0.4
+    };
     assert!(near(one.requests_to_advance, 420.0), "{one:?}");
     assert!(near(ten.requests_to_advance, 4_200.0), "{ten:?}");
     assert!((ten.canary_requests_per_second - 100.0).abs() < 1e-9);
@@ -87,7 +98,11 @@ fn steps_take_the_time_that_their_requests_take() {
         (1.0, Some(5)),
         "min_canary_failures"
     );
-    assert!(full.detections.iter().all(|detection| detection.requests.is_none()));
+    assert!(
+        full.detections
+            .iter()
+            .all(|detection| detection.requests.is_none())
+    );
     let needed: Vec<u64> = one
         .detections
         .iter()
@@ -110,7 +125,9 @@ fn what_is_remarkable_is_told() {
     assert!(told.contains("step 1 (1%) needs about"), "{told}");
     let none = forecast(&frozen, "shop", 0.0, 0.0, at(MONDAY_9));
     assert!(
-        none.warnings.iter().any(|warning| warning.contains("gets no traffic")),
+        none.warnings
+            .iter()
+            .any(|warning| warning.contains("gets no traffic")),
         "{:?}",
         none.warnings
     );

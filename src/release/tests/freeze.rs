@@ -10,9 +10,16 @@ fn unix_us(text: &str) -> i64 {
 /// Until when it is frozen at `at`, or `-`.
 #[track_caller]
 fn check(windows: &[&str], at: &str, until: &str) {
-    let windows: Vec<FreezeWindow> = windows.iter().map(|text| FreezeWindow::parse(text).unwrap()).collect();
+    let windows: Vec<FreezeWindow> = windows
+        .iter()
+        .map(|text| FreezeWindow::parse(text).unwrap())
+        .collect();
     let found = frozen(&windows, unix_us(at));
-    let found = found.map(|frozen| jiff::Timestamp::from_microsecond(frozen.until_us).unwrap().to_string());
+    let found = found.map(|frozen| {
+        jiff::Timestamp::from_microsecond(frozen.until_us)
+            .unwrap()
+            .to_string()
+    });
     assert_eq!(found.as_deref().unwrap_or("-"), until, "at {at}");
 }
 
@@ -35,14 +42,23 @@ fn a_weekend_in_berlin() {
 
 #[test]
 fn nights_and_hours_that_come_twice_or_not_at_all() {
-    check(&["22:00 - 06:00"], "2026-11-25T23:00:00Z", "2026-11-26T06:00:00Z");
-    check(&["22:00 - 06:00"], "2026-11-25T05:59:59Z", "2026-11-25T06:00:00Z");
+    check(
+        &["22:00 - 06:00"],
+        "2026-11-25T23:00:00Z",
+        "2026-11-26T06:00:00Z",
+    );
+    check(
+        &["22:00 - 06:00"],
+        "2026-11-25T05:59:59Z",
+        "2026-11-25T06:00:00Z",
+    );
     check(&["22:00 - 06:00"], "2026-11-25T12:00:00Z", "-");
     let morning = ["02:30 - 02:45 Europe/Berlin"];
     // 02:30 does not exist on 29 March: it is half past three then, in summer time.
     check(&morning, "2026-03-29T01:29:00Z", "-");
     check(&morning, "2026-03-29T01:31:00Z", "2026-03-29T01:45:00Z");
-    // On 25 October both come twice: frozen from the first half past two to the second quarter to three.
+    // On 25 October both come twice: frozen from the first half past two to the second quarter to
+    // three.
     check(&morning, "2026-10-25T00:30:00Z", "2026-10-25T01:45:00Z");
     check(&morning, "2026-10-25T01:44:59Z", "2026-10-25T01:45:00Z");
     check(&morning, "2026-10-25T01:45:00Z", "-");
@@ -78,7 +94,9 @@ fn one_time_and_windows_in_a_row() {
 #[test]
 fn windows_that_never_end_together_are_told_as_far_as_one_looks() {
     let windows = ["00:00 - 12:00", "12:00 - 00:00"].map(|text| FreezeWindow::parse(text).unwrap());
-    let until = frozen(&windows, unix_us("2026-11-25T00:00:00Z")).unwrap().until_us;
+    let until = frozen(&windows, unix_us("2026-11-25T00:00:00Z"))
+        .unwrap()
+        .until_us;
     assert!(until > unix_us("2026-12-01T00:00:00Z"));
 }
 
@@ -95,9 +113,18 @@ fn what_is_no_window_is_refused_with_the_reason() {
         ("Fri 17:00 - 08:00", "must be of one kind"),
         ("10:00 - 10:00", "it ends when it begins"),
         ("Mon 10:00 - Mon 10:00", "it ends when it begins"),
-        ("2026-12-24 00:00 - 2026-12-23 00:00", "it ends before it begins"),
-        ("2026-02-30 00:00 - 2026-12-23 00:00", "`2026-02-30` is neither"),
-        ("10:00 - 12:00 Europe/Berln", "did you mean `Europe/Berlin`?"),
+        (
+            "2026-12-24 00:00 - 2026-12-23 00:00",
+            "it ends before it begins",
+        ),
+        (
+            "2026-02-30 00:00 - 2026-12-23 00:00",
+            "`2026-02-30` is neither",
+        ),
+        (
+            "10:00 - 12:00 Europe/Berln",
+            "did you mean `Europe/Berlin`?",
+        ),
         ("10:00 - 12:00 Nowhere/Atlantis-City", "not a time zone"),
         ("10:00 - 12:00 Europe/Berlin please", "not one time zone"),
         ("every Friday 17:00 - Mon 08:00", "not a time such as"),

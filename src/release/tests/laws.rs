@@ -1,12 +1,15 @@
-//! What holds for a release whatever happens: any order of ticks, jumps of the clock, findings, trips, commands of
-//! several people, freezes and restarts, against a second and much simpler reckoning of what may move traffic.
+//! What holds for a release whatever happens: any order of ticks, jumps of the clock, findings,
+//! trips, commands of several people, freezes and restarts, against a second and much simpler
+//! reckoning of what may move traffic.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::super::{Direction, Finding, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition};
+use super::super::{
+    Direction, Finding, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition,
+};
 use super::{HOUR, MONDAY_9, begin, plan, tripped};
 use crate::analysis::WaitReason;
 use crate::model::Weight;
@@ -58,15 +61,20 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         Just(Some("second")),
         Just(Some("none"))
     ];
-    let ask = (verb, 0_usize..4, gate, proptest::bool::weighted(0.2), any::<bool>()).prop_map(
-        |(verb, by, gate, overrides, may)| Event::Ask {
+    let ask = (
+        verb,
+        0_usize..4,
+        gate,
+        proptest::bool::weighted(0.2),
+        any::<bool>(),
+    )
+        .prop_map(|(verb, by, gate, overrides, may)| Event::Ask {
             verb,
             by: PEOPLE[by],
             gate,
             overrides,
             may,
-        },
-    );
+        });
     let bad = Finding::RollBack {
         objective: "latency",
         detail: "slow".into(),
@@ -96,27 +104,31 @@ fn plans() -> impl Strategy<Value = Value> {
         Just(json!(null)),
         Just(json!({ "name": "second", "approvals": 2, "by": ["ann", "bob", "cas"] })),
     ];
-    (first, second, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(|(first, second, freeze, bake, last)| {
-        let mut step = json!({ "weight": 20 });
-        if !second.is_null() {
-            step["gate"] = second;
-        }
-        let mut plan = json!({ "steps": [1, step, 60], "final_bake": if bake { "1s" } else { "0s" } });
-        if last {
-            let steps = plan["steps"].as_array_mut().unwrap();
-            steps.push(json!({ "weight": 100, "hold": "1s" }));
-        }
-        if !first.is_null() {
-            plan["gate"] = first;
-        }
-        if freeze {
-            plan["freeze"] = json!(["06:00 - 12:00"]);
-        }
-        plan
-    })
+    (first, second, any::<bool>(), any::<bool>(), any::<bool>()).prop_map(
+        |(first, second, freeze, bake, last)| {
+            let mut step = json!({ "weight": 20 });
+            if !second.is_null() {
+                step["gate"] = second;
+            }
+            let mut plan =
+                json!({ "steps": [1, step, 60], "final_bake": if bake { "1s" } else { "0s" } });
+            if last {
+                let steps = plan["steps"].as_array_mut().unwrap();
+                steps.push(json!({ "weight": 100, "hold": "1s" }));
+            }
+            if !first.is_null() {
+                plan["gate"] = first;
+            }
+            if freeze {
+                plan["freeze"] = json!(["06:00 - 12:00"]);
+            }
+            plan
+        },
+    )
 }
 
-/// The second reckoning: what is known of pauses, freezes and approvals, without a word about phases.
+/// The second reckoning: what is known of pauses, freezes and approvals, without a word about
+/// phases.
 struct Model {
     release: ReleaseState,
     monotonic_s: u64,
@@ -206,12 +218,18 @@ impl Model {
         let before = self.release.clone();
         let told = before.next(input, self.now());
         if before.phase.is_over() {
-            prop_assert!(!matches!(told, Ok(Some(_))), "something follows the end: {:?}", told);
+            prop_assert!(
+                !matches!(told, Ok(Some(_))),
+                "something follows the end: {:?}",
+                told
+            );
             return Ok(());
         }
         let brakes = match event {
             Event::Find(Finding::RollBack { .. }) | Event::Trip | Event::Sicken => true,
-            Event::Ask { verb, .. } => matches!(verb, ReleaseAction::RollBack | ReleaseAction::Cancel),
+            Event::Ask { verb, .. } => {
+                matches!(verb, ReleaseAction::RollBack | ReleaseAction::Cancel)
+            }
             _ => false,
         };
         let is_command = matches!(input, Input::Command(_));
@@ -221,7 +239,10 @@ impl Model {
             return Ok(());
         };
         if brakes {
-            prop_assert!(matches!(transition.after.phase, Phase::RolledBack | Phase::Cancelled));
+            prop_assert!(matches!(
+                transition.after.phase,
+                Phase::RolledBack | Phase::Cancelled
+            ));
             prop_assert_eq!(transition.after.weight(), Weight::ZERO);
         }
         self.check(&before, &transition, event)?;
@@ -230,7 +251,12 @@ impl Model {
         Ok(())
     }
 
-    fn check(&self, before: &ReleaseState, transition: &Transition, event: &Event) -> Result<(), TestCaseError> {
+    fn check(
+        &self,
+        before: &ReleaseState,
+        transition: &Transition,
+        event: &Event,
+    ) -> Result<(), TestCaseError> {
         let after = &transition.after;
         let (was, is) = (before.weight(), after.weight());
         let given_up = matches!(after.phase, Phase::RolledBack | Phase::Cancelled);
@@ -242,11 +268,16 @@ impl Model {
         };
         prop_assert_eq!(transition.direction, direction);
         prop_assert!(transition.action.starts_with("release_") && !transition.detail.is_empty());
-        prop_assert!(after.since_us >= before.since_us && after.ended_us.is_none_or(|end| end >= after.started_us));
+        prop_assert!(
+            after.since_us >= before.since_us
+                && after.ended_us.is_none_or(|end| end >= after.started_us)
+        );
         prop_assert_eq!(after.phase.is_over(), after.outcome.is_some());
         prop_assert_eq!(after.phase.is_over(), after.ended_us.is_some());
         if is < was {
-            prop_assert!(is.is_zero() && matches!(after.phase, Phase::RolledBack | Phase::Cancelled));
+            prop_assert!(
+                is.is_zero() && matches!(after.phase, Phase::RolledBack | Phase::Cancelled)
+            );
         }
         if is > was {
             self.check_growth(before, after, event)?;
@@ -255,8 +286,14 @@ impl Model {
     }
 
     /// Traffic moves towards the canary only along the plan, and only when nothing forbids it.
-    fn check_growth(&self, before: &ReleaseState, after: &ReleaseState, event: &Event) -> Result<(), TestCaseError> {
-        let asked = |wanted: ReleaseAction| matches!(event, Event::Ask { verb, .. } if *verb == wanted);
+    fn check_growth(
+        &self,
+        before: &ReleaseState,
+        after: &ReleaseState,
+        event: &Event,
+    ) -> Result<(), TestCaseError> {
+        let asked =
+            |wanted: ReleaseAction| matches!(event, Event::Ask { verb, .. } if *verb == wanted);
         let overrides = matches!(
             event,
             Event::Ask {
@@ -286,8 +323,13 @@ impl Model {
         );
         let gate_passed = |index: usize| steps[index].gate.is_none() || self.is_open("second");
         match before.step() {
-            None => prop_assert!(before.plan.start_gate.is_none() || self.is_open("first"), "start gate"),
-            Some(step) if asked(ReleaseAction::Promote) => prop_assert!((step..steps.len()).all(gate_passed), "gate"),
+            None => prop_assert!(
+                before.plan.start_gate.is_none() || self.is_open("first"),
+                "start gate"
+            ),
+            Some(step) if asked(ReleaseAction::Promote) => {
+                prop_assert!((step..steps.len()).all(gate_passed), "gate")
+            }
             Some(step) => prop_assert!(gate_passed(step), "gate"),
         }
         Ok(())
@@ -302,7 +344,9 @@ impl Model {
             ..
         } = event
         {
-            self.overridden |= *overrides && *may && matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote);
+            self.overridden |= *overrides
+                && *may
+                && matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote);
             match transition.action {
                 "release_paused" => self.paused = true,
                 "release_approved" => {
@@ -313,7 +357,9 @@ impl Model {
                     };
                     self.words.insert((gate.to_owned(), by), self.wall_us);
                 }
-                _ if matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote) => self.paused = false,
+                _ if matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote) => {
+                    self.paused = false
+                }
                 _ => {}
             }
         }
@@ -341,7 +387,11 @@ impl Model {
         for _ in 0..8 {
             self.take(&ask(ReleaseAction::Resume, "bob", true))?;
             words.iter().try_for_each(|word| self.take(word))?;
-            for event in [Event::Tick, Event::Preflight(true), Event::Find(Finding::Advance)] {
+            for event in [
+                Event::Tick,
+                Event::Preflight(true),
+                Event::Find(Finding::Advance),
+            ] {
                 self.take(&event)?;
             }
         }

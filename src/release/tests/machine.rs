@@ -18,10 +18,16 @@ fn bad() -> Finding {
 fn a_good_canary_goes_all_the_way() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "bake": "1s" }));
     release.expect("pending", 0.0, None);
-    assert_eq!(release.tell(&Input::Tick).unwrap().direction, Direction::Level);
+    assert_eq!(
+        release.tell(&Input::Tick).unwrap().direction,
+        Direction::Level
+    );
     release.expect("preflight", 0.0, None);
     let first = release.tell(&Input::Preflight(Ok(()))).unwrap();
-    assert_eq!((first.action, first.direction), ("release_advanced", Direction::Away));
+    assert_eq!(
+        (first.action, first.direction),
+        ("release_advanced", Direction::Away)
+    );
     release.expect("progressing", 5.0, None);
     assert_eq!(release.tell(&Input::Verdict(&Finding::Continue)), None);
     assert_eq!(release.tell(&Input::Tick), None);
@@ -31,26 +37,36 @@ fn a_good_canary_goes_all_the_way() {
     assert_eq!(release.advance().unwrap().action, "release_baking");
     release.expect("baking", 100.0, None);
     let last = release.advance().unwrap();
-    assert_eq!((last.action, last.direction), ("release_promoted", Direction::Level));
+    assert_eq!(
+        (last.action, last.direction),
+        ("release_promoted", Direction::Level)
+    );
     release.expect("promoted", 100.0, None);
     let outcome = release.release.outcome.as_ref().unwrap();
-    assert_eq!((outcome.verdict.as_str(), &outcome.objective), ("promoted", &None));
+    assert_eq!(
+        (outcome.verdict.as_str(), &outcome.objective),
+        ("promoted", &None)
+    );
     assert_eq!(release.release.ended_us, Some(MONDAY_9));
 }
 
 #[test]
 fn without_a_final_bake_the_last_step_leads_to_the_end() {
-    let mut release = Driver::started(json!({ "steps": [5], "bake": "1s", "final_bake": "0s", "min_requests": 0 }));
+    let mut release = Driver::started(
+        json!({ "steps": [5], "bake": "1s", "final_bake": "0s", "min_requests": 0 }),
+    );
     let last = release.advance().unwrap();
-    assert_eq!((last.action, last.direction), ("release_promoted", Direction::Away));
+    assert_eq!(
+        (last.action, last.direction),
+        ("release_promoted", Direction::Away)
+    );
     release.expect("promoted", 100.0, None);
     assert_eq!(release.release.step_number(), 2);
 }
 
 #[test]
 fn the_brakes_work_in_every_phase_and_against_everything() {
-    let frozen =
-        json!({ "steps": [5, { "weight": 50, "gate": "qa" }], "gate": "board", "freeze": ["Mon 00:00 - Mon 23:00"] });
+    let frozen = json!({ "steps": [5, { "weight": 50, "gate": "qa" }], "gate": "board", "freeze": ["Mon 00:00 - Mon 23:00"] });
     let inputs = [
         (Input::Verdict(&bad()), "error_rate"),
         (tripped(23, 20), "budget"),
@@ -60,7 +76,10 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
             },
             "health",
         ),
-        (Input::Command(command(ReleaseAction::RollBack, "dan")), "operator"),
+        (
+            Input::Command(command(ReleaseAction::RollBack, "dan")),
+            "operator",
+        ),
     ];
     for (input, objective) in &inputs {
         for mut release in in_all_phases(&frozen) {
@@ -69,7 +88,13 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
             assert_eq!(end.action, "release_rolled_back");
             release.expect("rolled_back", 0.0, None);
             assert_eq!(
-                release.release.outcome.as_ref().unwrap().objective.as_deref(),
+                release
+                    .release
+                    .outcome
+                    .as_ref()
+                    .unwrap()
+                    .objective
+                    .as_deref(),
                 Some(*objective)
             );
             assert_eq!(end.direction, Direction::Towards, "{phase}");
@@ -125,7 +150,10 @@ fn nothing_leads_away_from_the_end() {
             ReleaseAction::Cancel,
         ] {
             let refused = release.ask(verb, "bob").unwrap_err().to_string();
-            assert!(refused.contains(&format!("shop-12 is {}", ended.phase)), "{refused}");
+            assert!(
+                refused.contains(&format!("shop-12 is {}", ended.phase)),
+                "{refused}"
+            );
         }
         assert_eq!(release.release, ended);
         release.expect(ended.phase.as_str(), 0.0, None);
@@ -150,7 +178,11 @@ fn a_preflight_that_fails_is_a_rollback_before_the_first_user() {
 fn a_pause_stops_the_way_forward_and_is_told() {
     let mut release = Driver::started(quick());
     assert_eq!(
-        release.ask(ReleaseAction::Pause, "bob").unwrap().unwrap().action,
+        release
+            .ask(ReleaseAction::Pause, "bob")
+            .unwrap()
+            .unwrap()
+            .action,
         "release_paused"
     );
     assert_eq!(release.ask(ReleaseAction::Pause, "bob"), Ok(None));
@@ -164,9 +196,14 @@ fn a_pause_stops_the_way_forward_and_is_told() {
     release.expect("waiting", 5.0, None);
     release.advance();
     release.expect("progressing", 50.0, None);
-    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
+    let refused = release
+        .ask(ReleaseAction::Resume, "bob")
+        .unwrap_err()
+        .to_string();
     assert!(
-        refused.contains("progressing at step 2 of 3 (50%); possible now: pause, promote, rollback, cancel"),
+        refused.contains(
+            "progressing at step 2 of 3 (50%); possible now: pause, promote, rollback, cancel"
+        ),
         "{refused}"
     );
 }
@@ -210,7 +247,10 @@ fn a_freeze_keeps_releases_from_starting_and_advancing() {
     release.now_us += HOUR;
     release.advance();
     release.expect("waiting", 5.0, Some("freeze"));
-    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
+    let refused = release
+        .ask(ReleaseAction::Promote, "bob")
+        .unwrap_err()
+        .to_string();
     assert!(
         refused.contains("frozen by `Mon 11:00 - Mon 12:00` until 2026-11-23T12:00:00Z"),
         "{refused}"
@@ -247,20 +287,28 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
         ..asked
     };
     let told = release.tell(&Input::Command(right)).unwrap().detail;
-    assert_eq!(told, "resumed by bob: because; freeze windows are overridden");
+    assert_eq!(
+        told,
+        "resumed by bob: because; freeze windows are overridden"
+    );
     release.expect("pending", 0.0, None);
     release.tell(&Input::Tick);
     release.tell(&Input::Preflight(Ok(())));
     release.advance();
     release.expect("progressing", 50.0, None);
 
-    let mut other = Driver::started(json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 10:00 - Mon 18:00"] }));
+    let mut other = Driver::started(
+        json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 10:00 - Mon 18:00"] }),
+    );
     other.now_us += HOUR;
     let promote = ReleaseCommand {
         verb: ReleaseAction::Promote,
         ..right
     };
-    assert_eq!(other.tell(&Input::Command(promote)).unwrap().direction, Direction::Away);
+    assert_eq!(
+        other.tell(&Input::Command(promote)).unwrap().direction,
+        Direction::Away
+    );
     other.expect("baking", 100.0, None);
     // What is at 100 percent ends there, freeze or not.
     other.release.override_freeze = false;
@@ -270,8 +318,10 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
 
 #[test]
 fn a_gate_counts_people_and_its_own_step_is_left_last() {
-    let gate = json!({ "name": "qa", "approvals": 2, "by": ["ann", "bob", "cas"], "expires": "1h" });
-    let mut release = Driver::started(json!({ "steps": [{ "weight": 5, "gate": gate }, 50], "bake": "0s" }));
+    let gate =
+        json!({ "name": "qa", "approvals": 2, "by": ["ann", "bob", "cas"], "expires": "1h" });
+    let mut release =
+        Driver::started(json!({ "steps": [{ "weight": 5, "gate": gate }, 50], "bake": "0s" }));
     release.advance();
     release.expect("waiting", 5.0, Some("gate"));
     // Who started it is not one of two, and dan is not on the list.
@@ -287,7 +337,10 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
     release.ask(ReleaseAction::Approve, "bob").unwrap();
     assert_eq!(release.release.approvals().len(), 1);
     assert_eq!(release.advance(), None);
-    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
+    let refused = release
+        .ask(ReleaseAction::Promote, "bob")
+        .unwrap_err()
+        .to_string();
     assert!(
         refused.contains("gate `qa` has 1 of 2 approvals by ann, bob, cas"),
         "{refused}"
@@ -302,14 +355,18 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
     release.advance();
     release.expect("progressing", 50.0, None);
     assert!(
-        matches!(release.ask(ReleaseAction::Approve, "bob"), Err(Illegal::Now(_))),
+        matches!(
+            release.ask(ReleaseAction::Approve, "bob"),
+            Err(Illegal::Now(_))
+        ),
         "no gate is ahead"
     );
 }
 
 #[test]
 fn a_gate_of_the_plan_is_asked_before_the_first_step() {
-    let mut release = Driver::new(json!({ "steps": [5, { "weight": 50, "gate": "late" }], "gate": "board" }));
+    let mut release =
+        Driver::new(json!({ "steps": [5, { "weight": 50, "gate": "late" }], "gate": "board" }));
     assert_eq!(release.tell(&Input::Tick), None);
     release.expect("pending", 0.0, Some("gate"));
     // One voice suffices, and it may be the starter's.
@@ -321,8 +378,14 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
     assert!(release.tell(&Input::Tick).is_some());
     release.tell(&Input::Preflight(Ok(())));
     // The next gate is not here yet: it must be named.
-    let refused = release.ask(ReleaseAction::Approve, "ann").unwrap_err().to_string();
-    assert!(refused.contains("name the one that is meant: `late`"), "{refused}");
+    let refused = release
+        .ask(ReleaseAction::Approve, "ann")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("name the one that is meant: `late`"),
+        "{refused}"
+    );
     let named = ReleaseCommand {
         gate: Some("late"),
         ..command(ReleaseAction::Approve, "ann")
@@ -333,7 +396,10 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
         ..named
     };
     assert!(
-        matches!(release.try_tell(&Input::Command(unknown)), Err(Illegal::Now(_))),
+        matches!(
+            release.try_tell(&Input::Command(unknown)),
+            Err(Illegal::Now(_))
+        ),
         "it is passed"
     );
     release.ask(ReleaseAction::Promote, "bob").unwrap();
@@ -379,14 +445,24 @@ fn what_the_judge_cannot_say_a_person_may() {
 
 #[test]
 fn a_persons_word_opens_no_gate_and_ends_no_freeze() {
-    let mut release =
-        Driver::started(json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"] }));
+    let mut release = Driver::started(
+        json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"] }),
+    );
     release.now_us += HOUR;
     release.tell(&Input::Verdict(&Finding::Hold(WaitReason::Inconclusive)));
-    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
-    assert!(refused.contains("gate `qa` has 0 of 1 approvals"), "{refused}");
+    let refused = release
+        .ask(ReleaseAction::Resume, "bob")
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("gate `qa` has 0 of 1 approvals"),
+        "{refused}"
+    );
     release.ask(ReleaseAction::Approve, "bob").unwrap();
-    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err().to_string();
+    let refused = release
+        .ask(ReleaseAction::Resume, "bob")
+        .unwrap_err()
+        .to_string();
     assert!(refused.contains("frozen by"), "{refused}");
     release.now_us += HOUR;
     release.ask(ReleaseAction::Resume, "bob").unwrap();
@@ -410,9 +486,14 @@ fn evidence_that_was_enough_and_is_no_longer_does_not_do() {
 #[test]
 fn promote_goes_to_the_end_and_says_when_it_cannot() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "bake": "1s" }));
-    let refused = release.ask(ReleaseAction::Promote, "bob").unwrap_err().to_string();
+    let refused = release
+        .ask(ReleaseAction::Promote, "bob")
+        .unwrap_err()
+        .to_string();
     assert!(
-        refused.contains("promote is not possible: release shop-12 is pending; possible now: pause, rollback"),
+        refused.contains(
+            "promote is not possible: release shop-12 is pending; possible now: pause, rollback"
+        ),
         "{refused}"
     );
     release.tell(&Input::Tick);
@@ -507,5 +588,8 @@ fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
         ..command(ReleaseAction::Resume, "bob")
     };
     assert!(release.tell(&Input::Command(overriding)).is_some());
-    assert_eq!(release.tell(&Input::Tick).unwrap().action, "release_preflight");
+    assert_eq!(
+        release.tell(&Input::Tick).unwrap().action,
+        "release_preflight"
+    );
 }

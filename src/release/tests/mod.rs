@@ -10,7 +10,9 @@ mod trial;
 
 use serde_json::{Map, Value, json};
 
-use super::{Finding, Illegal, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition};
+use super::{
+    Finding, Illegal, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition,
+};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
@@ -92,7 +94,10 @@ impl Driver {
     /// At the first step.
     fn started(value: Value) -> Driver {
         let mut driver = Driver::new(value);
-        assert_eq!(driver.tell(&Input::Tick).unwrap().action, "release_preflight");
+        assert_eq!(
+            driver.tell(&Input::Tick).unwrap().action,
+            "release_preflight"
+        );
         assert_eq!(
             driver.tell(&Input::Preflight(Ok(()))).unwrap().action,
             "release_advanced"
@@ -125,7 +130,11 @@ impl Driver {
     fn expect(&self, phase: &str, weight: f64, waits: Option<&str>) {
         let waiting = self.release.waiting_for(at(self.now_us));
         let waiting = waiting.as_ref().map(|waiting| waiting.kind.as_str());
-        let state = (self.release.phase.as_str(), self.release.weight().percent(), waiting);
+        let state = (
+            self.release.phase.as_str(),
+            self.release.weight().percent(),
+            waiting,
+        );
         assert_eq!(state, (phase, weight, waits));
     }
 }

@@ -13,10 +13,17 @@ use crate::analysis::{self, Objective, replay};
 fn without_a_block_the_plan_is_the_default() {
     let none = Plan::read(None, None).unwrap();
     assert_eq!(none, Plan::default());
-    let weights: Vec<f64> = none.steps().iter().map(|step| step.weight.percent()).collect();
+    let weights: Vec<f64> = none
+        .steps()
+        .iter()
+        .map(|step| step.weight.percent())
+        .collect();
     assert_eq!(weights, [1.0, 5.0, 25.0, 50.0, 100.0]);
     assert_eq!((none.budget(), none.canary_in_flight_max), (20, 256));
-    assert_eq!((none.rescue.clone(), none.preflight.clone()), (Rescue::Safe, None));
+    assert_eq!(
+        (none.rescue.clone(), none.preflight.clone()),
+        (Rescue::Safe, None)
+    );
     let last = none.steps().last().unwrap().judged;
     assert_eq!((last.min_ms, last.min_requests), (10_000, 100));
     assert!(!none.needs_approval());
@@ -38,9 +45,15 @@ fn the_block_of_the_reference_is_read() {
     }));
     assert_eq!(plan.steps().len(), 5, "100 is appended");
     let third = &plan.steps()[2];
-    assert_eq!((third.judged.min_ms, third.judged.min_requests), (30_000, 50));
+    assert_eq!(
+        (third.judged.min_ms, third.judged.min_requests),
+        (30_000, 50)
+    );
     let gate = third.gate.as_ref().unwrap();
-    assert_eq!((gate.name.as_str(), gate.approvals, gate.by.len()), ("qa", 2, 2));
+    assert_eq!(
+        (gate.name.as_str(), gate.approvals, gate.by.len()),
+        ("qa", 2, 2)
+    );
     assert_eq!(plan.rescue, Rescue::Header("x-retry-safe".into()));
     assert_eq!(plan.start_gate.as_ref().unwrap().name, "change-board");
     assert!(plan.needs_approval());
@@ -57,7 +70,10 @@ fn the_block_of_the_reference_is_read() {
     assert!((plan.analysis(1).alpha - 5e-4).abs() < 1e-15);
     assert!((plan.analysis(2).alpha - 5e-4 / 6.0).abs() < 1e-15);
     assert_eq!(
-        (plan.first_step(None), plan.first_step(Some(Duration::from_secs(60)))),
+        (
+            plan.first_step(None),
+            plan.first_step(Some(Duration::from_secs(60)))
+        ),
         (0, 1)
     );
     assert_eq!(plan.first_step(Some(Duration::from_secs(3_601))), 0);
@@ -68,7 +84,11 @@ fn a_start_replaces_whole_fields_of_the_block() {
     let block = object(json!({ "steps": [1, 10], "budget": 3, "bake": "1s" }));
     let start = object(json!({ "steps": [50], "budget": 9 }));
     let plan = Plan::read(Some(&block), Some(&start)).unwrap();
-    let weights: Vec<f64> = plan.steps().iter().map(|step| step.weight.percent()).collect();
+    let weights: Vec<f64> = plan
+        .steps()
+        .iter()
+        .map(|step| step.weight.percent())
+        .collect();
     assert_eq!((weights, plan.budget()), (vec![50.0, 100.0], 9));
     assert_eq!(plan.steps()[0].judged.min_ms, 1_000);
     assert_eq!(
@@ -85,7 +105,11 @@ fn refused<const N: usize>(cases: [(Value, &str, &str); N]) {
         let problems = read(value.clone()).expect_err(&value.to_string());
         assert_eq!(problems.len(), 1, "{value}: {problems:?}");
         assert_eq!(problems[0].pointer, pointer, "{value}: {problems:?}");
-        assert!(problems[0].detail.contains(says), "{value}: {}", problems[0].detail);
+        assert!(
+            problems[0].detail.contains(says),
+            "{value}: {}",
+            problems[0].detail
+        );
     }
 }
 
@@ -100,10 +124,26 @@ fn wrong_steps_and_gates_are_told_with_their_place() {
             "not a percentage from 0 to 100",
         ),
         (json!({ "steps": [0.001] }), "/steps/0", "0.01"),
-        (json!({ "steps": [5, 5] }), "/steps/1", "must grow, and 5 follows 5"),
-        (json!({ "steps": [5, { "weight": 1 }] }), "/steps/1", "must grow"),
-        (json!({ "steps": ["5%"] }), "/steps/0", "as a number, found `5%`"),
-        (json!({ "steps": [{ "hold": "1s" }] }), "/steps/0/weight", "missing"),
+        (
+            json!({ "steps": [5, 5] }),
+            "/steps/1",
+            "must grow, and 5 follows 5",
+        ),
+        (
+            json!({ "steps": [5, { "weight": 1 }] }),
+            "/steps/1",
+            "must grow",
+        ),
+        (
+            json!({ "steps": ["5%"] }),
+            "/steps/0",
+            "as a number, found `5%`",
+        ),
+        (
+            json!({ "steps": [{ "hold": "1s" }] }),
+            "/steps/0/weight",
+            "missing",
+        ),
         (
             json!({ "steps": [{ "weight": 5, "hold": 10 }] }),
             "/steps/0/hold",
@@ -162,7 +202,11 @@ fn wrong_chances_and_times_are_told_with_their_place() {
             "expected a number, found `small`",
         ),
         (json!({ "beta": 1 }), "/beta", "between 0 and 1"),
-        (json!({ "harm_budget": "150pp" }), "/harm_budget", "below 100pp"),
+        (
+            json!({ "harm_budget": "150pp" }),
+            "/harm_budget",
+            "below 100pp",
+        ),
         (
             json!({ "harm_budget": "much" }),
             "/harm_budget",
@@ -177,7 +221,11 @@ fn wrong_chances_and_times_are_told_with_their_place() {
         (json!({ "bake": null }), "/bake", "found nothing"),
         (json!({ "budget": -1 }), "/budget", "a whole number from 0"),
         (json!({ "budget": 1.5 }), "/budget", "a whole number"),
-        (json!({ "inconclusive": "stop" }), "/inconclusive", "`hold`, `advance`"),
+        (
+            json!({ "inconclusive": "stop" }),
+            "/inconclusive",
+            "`hold`, `advance`",
+        ),
         (
             json!({ "canary_in_flight_max": 0 }),
             "/canary_in_flight_max",
@@ -288,7 +336,10 @@ fn all_problems_are_told_at_once() {
         "freeze": ["Fri", "25:00 - 26:00"], "objectives": [{ "latency": { "worse_by": "x" } }],
     });
     let problems = read(value).unwrap_err();
-    let pointers: Vec<&str> = problems.iter().map(|problem| problem.pointer.as_str()).collect();
+    let pointers: Vec<&str> = problems
+        .iter()
+        .map(|problem| problem.pointer.as_str())
+        .collect();
     for pointer in [
         "/steps/1",
         "/steps/2/gate/name",
@@ -390,9 +441,12 @@ proptest! {
 
 #[test]
 fn the_options_are_those_of_the_analysis() {
-    let plan = plan(json!({ "alpha": 0.01, "objectives": [{ "error_rate": { "worse_by": "1pp" } }] }));
+    let plan =
+        plan(json!({ "alpha": 0.01, "objectives": [{ "error_rate": { "worse_by": "1pp" } }] }));
     let options: analysis::Options = plan.analysis(1);
-    assert!(matches!(options.objectives[0], Objective::ErrorRate(margin) if (margin.worse_by - 0.01).abs() < 1e-12));
+    assert!(
+        matches!(options.objectives[0], Objective::ErrorRate(margin) if (margin.worse_by - 0.01).abs() < 1e-12)
+    );
     assert!((plan.budget_rule(20, 1).bound() - 20.0 - (8.0_f64 / 0.01).ln() / 3.0).abs() < 1e-9);
     let follow = FastFollow {
         within: Duration::ZERO,
@@ -420,5 +474,8 @@ fn a_plan_that_names_no_steps_at_all_is_refused() {
     let problems = read(json!({ "steps": [] })).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].pointer, "/steps");
-    assert!(problems[0].detail.contains("at least one step"), "{problems:?}");
+    assert!(
+        problems[0].detail.contains("at least one step"),
+        "{problems:?}"
+    );
 }

@@ -104,15 +104,20 @@ fn a_start_gate_or_preflight_that_is_weakened_is_named() {
             gate(json!("board")),
             vec![
                 "the gate `board` at the start would need 1 instead of 2 approvals",
-                "the gate `board` at the start could also be approved by anybody with the role approve",
-                "approvals of the gate `board` at the start would count for ever instead of for 3600s",
+                "the gate `board` at the start could also be approved by anybody with the role \
+                 approve",
+                "approvals of the gate `board` at the start would count for ever instead of for \
+                 3600s",
             ],
         ),
         (
-            gate(json!({ "name": "board", "approvals": 2, "by": ["alice", "otto", "eve"], "expires": "2h" })),
+            gate(
+                json!({ "name": "board", "approvals": 2, "by": ["alice", "otto", "eve"], "expires": "2h" }),
+            ),
             vec![
                 "the gate `board` at the start could also be approved by otto, eve",
-                "approvals of the gate `board` at the start would count for 7200s instead of for 3600s",
+                "approvals of the gate `board` at the start would count for 7200s instead of for \
+                 3600s",
             ],
         ),
         (
@@ -155,7 +160,9 @@ fn the_plan_that_people_see_holds_nothing_of_the_preflight_that_could_be_secret(
         (&json!("/cart?*"), &json!("*"))
     );
     assert!(
-        Value::Object(plan.to_json()).to_string().contains("hunter2"),
+        Value::Object(plan.to_json())
+            .to_string()
+            .contains("hunter2"),
         "a restart needs it"
     );
 }

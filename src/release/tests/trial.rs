@@ -9,7 +9,8 @@ use crate::analysis::replay::{Mode, Run, RunOutcome, RunResult};
 use crate::analysis::{ArmCounts, Cohort};
 use crate::model::api::Phase;
 
-/// What a cohort is made of: requests of both arms, failures by ten thousand, whether its failures were rescued.
+/// What a cohort is made of: requests of both arms, failures by ten thousand, whether its failures
+/// were rescued.
 #[derive(Clone, Debug)]
 struct Tick {
     step_ms: u64,
@@ -46,7 +47,8 @@ impl Live {
         self.release = transition.after;
         if self.release.is_judged() && self.release.step() != before {
             let plan = self.release.plan.clone();
-            self.trial.begin_step(now_ms, self.release.step().unwrap(), &plan);
+            self.trial
+                .begin_step(now_ms, self.release.step().unwrap(), &plan);
         }
     }
 
@@ -82,11 +84,17 @@ fn both(plan: &Plan, ticks: &[Tick]) -> (Option<RunResult>, Live, u64) {
     let mut now_ms = 0;
     for tick in ticks {
         now_ms += tick.step_ms;
-        let weight = if live.release.is_judged() { run.weight() } else { first };
+        let weight = if live.release.is_judged() {
+            run.weight()
+        } else {
+            first
+        };
         #[expect(clippy::cast_possible_truncation, reason = "a share of some hundreds")]
         let on_canary = (tick.requests as f64 * weight).round() as u64;
         let on_baseline = tick.requests - on_canary;
-        let good = |requests: u64, failing: u64| requests - (requests * failing).div_ceil(10_000).min(requests);
+        let good = |requests: u64, failing: u64| {
+            requests - (requests * failing).div_ceil(10_000).min(requests)
+        };
         let of_canary = [(10_000 * tick.slower, good(on_canary, tick.failing.0))];
         let of_baseline = [(10_000, good(on_baseline, tick.failing.1))];
         let cohort = Cohort {
@@ -156,13 +164,14 @@ fn streams() -> impl Strategy<Value = Vec<Tick>> {
         (0_u64..100).prop_map(|rate| (rate, rate)),
     ];
     (rates, 1_u64..3, any::<bool>()).prop_flat_map(|(failing, slower, rescued)| {
-        let tick = (10_u64..900, 0_u64..600, 0_u64..20).prop_map(move |(step_ms, requests, pause)| Tick {
-            step_ms,
-            requests: if pause == 0 { 0 } else { requests },
-            failing,
-            slower,
-            rescued,
-        });
+        let tick =
+            (10_u64..900, 0_u64..600, 0_u64..20).prop_map(move |(step_ms, requests, pause)| Tick {
+                step_ms,
+                requests: if pause == 0 { 0 } else { requests },
+                failing,
+                slower,
+                rescued,
+            });
         proptest::collection::vec(tick, 1..160)
     })
 }
@@ -275,7 +284,10 @@ fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
     };
     let (objective, detail) = condemned(&failing);
     assert_eq!(objective, "error_rate");
-    assert!(detail.contains("233 of 233 requests failed on the canary"), "{detail}");
+    assert!(
+        detail.contains("233 of 233 requests failed on the canary"),
+        "{detail}"
+    );
 }
 
 #[test]
@@ -346,7 +358,10 @@ fn objectives_are_shown_flat_and_by_stable_names() {
         });
     }
     let shown = trial.objectives();
-    let names: Vec<&str> = shown.iter().map(|one| one["objective"].as_str().unwrap()).collect();
+    let names: Vec<&str> = shown
+        .iter()
+        .map(|one| one["objective"].as_str().unwrap())
+        .collect();
     assert_eq!(names, ["error_rate", "latency", "slo"]);
     for one in &shown {
         for key in [
@@ -363,7 +378,9 @@ fn objectives_are_shown_flat_and_by_stable_names() {
         }
         assert_eq!(one["canary"]["requests"], 490);
     }
-    let [errors, latency, slo] = &shown[..] else { panic!() };
+    let [errors, latency, slo] = &shown[..] else {
+        panic!()
+    };
     assert_eq!(errors["margins"]["ratio"], 1.1);
     assert_eq!(errors["canary"]["failures"], 49);
     assert!((errors["estimate"].as_f64().unwrap() - (0.1 - 1.1 / 991.0)).abs() < 1e-9);
@@ -381,12 +398,17 @@ fn objectives_are_shown_flat_and_by_stable_names() {
         (slo["share"].as_f64(), slo["advance_log_e"].is_null()),
         (Some(1.0), true)
     );
-    assert_eq!(slo["canary"]["failures"], 490, "all were slower than 300 ms");
+    assert_eq!(
+        slo["canary"]["failures"], 490,
+        "all were slower than 300 ms"
+    );
 }
 
 #[test]
 fn failures_that_a_killed_process_forgets_are_told_apart_in_what_exhausts_the_rescued_budget() {
-    let plan = plan(json!({ "steps": [10], "bake": "1s", "rescued_budget": 5, "objectives": [{ "error_rate": {} }] }));
+    let plan = plan(
+        json!({ "steps": [10], "bake": "1s", "rescued_budget": 5, "objectives": [{ "error_rate": {} }] }),
+    );
     let mut trial = Trial::new(&plan, 1);
     trial.set_written_off(0, 12);
     trial.set_failed(15);
@@ -394,6 +416,7 @@ fn failures_that_a_killed_process_forgets_are_told_apart_in_what_exhausts_the_re
         unreachable!("not exhausted");
     };
     assert_eq!(objective, "rescued_budget");
-    let wanted = "3 requests of the canary failed, whether or not users saw it, and 12 more count as seen since";
+    let wanted = "3 requests of the canary failed, whether or not users saw it, and 12 more count \
+                  as seen since";
     assert!(detail.starts_with(wanted), "{detail}");
 }

@@ -14,17 +14,20 @@ const BYTES_MAX: i64 = 16 << 20;
 
 /// Keeps, or replaces, an answer, in the caller's transaction. What is too old or too much goes.
 pub(super) fn put(connection: &Connection, answer: &KeptAnswer) -> rusqlite::Result<()> {
-    let told = serde_json::to_string(answer).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let told = serde_json::to_string(answer)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let KeptAnswer { key, at_ms, .. } = answer;
     let bytes = i64::try_from(told.len()).unwrap_or(i64::MAX);
     connection.execute(
         "INSERT INTO answers (caller, key, at, bytes, answer) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (caller, key) DO UPDATE SET at = excluded.at, bytes = excluded.bytes, answer = excluded.answer",
+         ON CONFLICT (caller, key) DO UPDATE SET at = excluded.at, bytes = excluded.bytes, answer \
+         = excluded.answer",
         params![key.caller, key.key, at_ms, bytes, told],
     )?;
     connection.execute(
         "DELETE FROM answers WHERE at <= ?1 OR place IN
-         (SELECT place FROM (SELECT place, row_number() OVER newest AS number, sum(bytes) OVER newest AS total
+         (SELECT place FROM (SELECT place, row_number() OVER newest AS number, sum(bytes) OVER \
+         newest AS total
                              FROM answers WINDOW newest AS (ORDER BY place DESC))
           WHERE number > ?2 OR (total > ?3 AND number > 1))",
         params![at_ms.saturating_sub(KEPT_MS), ANSWERS_MAX, BYTES_MAX],
@@ -35,7 +38,9 @@ pub(super) fn put(connection: &Connection, answer: &KeptAnswer) -> rusqlite::Res
 /// Forgets the answer to a write that was not made after all.
 pub(super) fn remove(connection: &Connection, key: &IdempotencyKey) -> rusqlite::Result<()> {
     let sql = "DELETE FROM answers WHERE caller = ?1 AND key = ?2";
-    connection.execute(sql, params![key.caller, key.key]).map(drop)
+    connection
+        .execute(sql, params![key.caller, key.key])
+        .map(drop)
 }
 
 /// The same in a transaction of its own.

@@ -1,9 +1,10 @@
 //! What is done when the database is no longer where it was opened.
 //!
-//! Nothing is acknowledged then. It is over when the same files are back. When they were removed for good, the database is
-//! still whole behind the open connection: once the directory is there and has no other in its place, it is written there
-//! anew. That waits a while, since who removes files or puts a copy back takes time for it; the directory itself is never
-//! made, since it may be where a volume was mounted.
+//! Nothing is acknowledged then. It is over when the same files are back. When they were removed
+//! for good, the database is still whole behind the open connection: once the directory is there
+//! and has no other in its place, it is written there anew. That waits a while, since who removes
+//! files or puts a copy back takes time for it; the directory itself is never made, since it may be
+//! where a volume was mounted.
 
 use std::fs::{self, File};
 use std::time::{Duration, Instant};
@@ -83,7 +84,9 @@ impl Sqlite {
     }
 
     fn is_removed(&self) -> bool {
-        self.place.as_ref().is_some_and(super::DatabaseFiles::is_removed)
+        self.place
+            .as_ref()
+            .is_some_and(super::DatabaseFiles::is_removed)
     }
 
     /// A copy of the database that the open connection still has.
@@ -106,7 +109,8 @@ impl Sqlite {
             .and_then(|()| fs::rename(&fresh, self.directory.join(FILE)))
             .and_then(|()| sync(&self.directory))
             .and_then(|()| fs::metadata(self.directory.join(FILE)));
-        let placed = placed.map_err(|error| StoreError::Write(format!("cannot write the store anew: {error}")))?;
+        let placed = placed
+            .map_err(|error| StoreError::Write(format!("cannot write the store anew: {error}")))?;
         self.database = FileIdentity::of(&placed);
         Ok(())
     }
@@ -132,9 +136,13 @@ impl Sqlite {
         Ok(())
     }
 
-    /// Closes the connection. SQLite would remove the log by its name, which may be another database's by now.
+    /// Closes the connection. SQLite would remove the log by its name, which may be another
+    /// database's by now.
     pub(super) fn close(&mut self) {
-        let lost = self.place.as_ref().is_some_and(|place| place.check().is_err());
+        let lost = self
+            .place
+            .as_ref()
+            .is_some_and(|place| place.check().is_err());
         if let (true, Some(connection)) = (lost, &self.connection) {
             leave(connection);
         }
@@ -156,7 +164,8 @@ pub(super) fn leave(connection: &Connection) {
 
 pub(super) fn told(lost: &MissingFile) -> StoreError {
     StoreError::Write(format!(
-        "{lost}, so a restart would not find the change; put back what was there, or restart the proxy"
+        "{lost}, so a restart would not find the change; put back what was there, or restart the \
+         proxy"
     ))
 }
 

@@ -1,4 +1,5 @@
-//! The store on disk: one SQLite database that operators can open with `sqlite3` while the proxy runs.
+//! The store on disk: one SQLite database that operators can open with `sqlite3` while the proxy
+//! runs.
 
 mod answers;
 mod commit;
@@ -21,7 +22,10 @@ use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusabl
 pub(super) use self::verify::verify_at;
 use super::files::{DatabaseFiles, FileIdentity, MissingFile};
 use super::lock::{self, Lock};
-use super::{Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleasePart, ReleaseRecord, StoreError};
+use super::{
+    Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleasePart, ReleaseRecord,
+    StoreError,
+};
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 const FILE: &str = "weighbridge.db";
@@ -43,10 +47,12 @@ pub(super) struct Sqlite {
     database: FileIdentity,
     /// Since when they are no longer where they were.
     loss: Option<MissingFiles>,
-    /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not have.
+    /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not
+    /// have.
     suspect: bool,
     doubt: Option<UncertainCommit>,
-    /// A change in effect whose write was reported as failed, and which turned up; its next try finds it done.
+    /// A change in effect whose write was reported as failed, and which turned up; its next try
+    /// finds it done.
     found: Option<(ChangeRecord, u64)>,
     lock: Lock,
 }
@@ -54,23 +60,29 @@ pub(super) struct Sqlite {
 impl Sqlite {
     /// Opens or makes the database in `directory`, which no other process may use, and checks it.
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
-        make(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
-        let lock = Lock::acquire(directory, lock::PATIENCE).map_err(|refused| refused.refusal(directory))?;
+        make(directory)
+            .map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
+        let lock = Lock::acquire(directory, lock::PATIENCE)
+            .map_err(|refused| refused.refusal(directory))?;
         Sqlite::open_locked(directory, lock)
     }
 
     /// The same under a lock that this process holds already.
     fn open_locked(directory: &Path, lock: Lock) -> Result<Sqlite, StoreError> {
         let is_new = !directory.join(FILE).exists();
-        restrict(directory).map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
-        let mut connection = connect(directory, true).map_err(|error| damaged(directory, &error))?;
+        restrict(directory)
+            .map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
+        let mut connection =
+            connect(directory, true).map_err(|error| damaged(directory, &error))?;
         migrate(&mut connection, directory)?;
         check(&connection, directory)?;
         if is_new {
-            sync(directory).map_err(|error| unusable(directory, &error, "check the file system"))?;
+            sync(directory)
+                .map_err(|error| unusable(directory, &error, "check the file system"))?;
         }
-        // A process that could not confirm its last writes may have left them to us. With a full disk, or beside a
-        // predecessor that is reading, it fails; what matters was confirmed then, and the proxy must start.
+        // A process that could not confirm its last writes may have left them to us. With a full
+        // disk, or beside a predecessor that is reading, it fails; what matters was
+        // confirmed then, and the proxy must start.
         if let Err(error) = confirm(&connection) {
             tracing::warn!(%error, "the log of the store could not be written back at the start");
         }
@@ -105,8 +117,8 @@ impl Sqlite {
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
     }
 
-    /// What sticky cookies are signed with. Made at the first start, which needs a store that can be written; later ones
-    /// only read it.
+    /// What sticky cookies are signed with. Made at the first start, which needs a store that can
+    /// be written; later ones only read it.
     pub(super) fn sticky_secret(&mut self) -> Result<StickySecret, StoreError> {
         let directory = self.directory.clone();
         settings::sticky_secret(self.connection()?, &directory)
@@ -121,7 +133,8 @@ impl Sqlite {
         self.connection.as_mut().ok_or(StoreError::Stopped)
     }
 
-    /// First the undo, so that a restart finds it even if nothing can be confirmed; then the confirmation of both.
+    /// First the undo, so that a restart finds it even if nothing can be confirmed; then the
+    /// confirmation of both.
     fn reopen(&mut self) -> Result<Connection, StoreError> {
         let told = |error: rusqlite::Error| failed("recover", &error);
         let mut connection = connect(&self.directory, false).map_err(told)?;
@@ -134,7 +147,8 @@ impl Sqlite {
         }
         if let Some(doubt) = &self.doubt {
             let is_there = settle(&mut connection, doubt).map_err(told)?;
-            let stands = Some((doubt.change.clone(), doubt.sequence)).filter(|_| is_there && doubt.change.in_effect);
+            let stands = Some((doubt.change.clone(), doubt.sequence))
+                .filter(|_| is_there && doubt.change.in_effect);
             self.found = stands;
         }
         if self.suspect {
@@ -145,9 +159,13 @@ impl Sqlite {
         Ok(connection)
     }
 
-    /// Writes what no commit depends on, and on whose failure none does: it leaves no doubt to be settled, since a
-    /// checkpoint or a bundle that turns up after all is as good as one that was confirmed.
-    fn keep<T>(&mut self, write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+    /// Writes what no commit depends on, and on whose failure none does: it leaves no doubt to be
+    /// settled, since a checkpoint or a bundle that turns up after all is as good as one that
+    /// was confirmed.
+    fn keep<T>(
+        &mut self,
+        write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
         let written = write(self.ready()?).map_err(|error| {
             // Another process is writing, so nothing was begun.
             if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
@@ -159,8 +177,14 @@ impl Sqlite {
         Ok(written)
     }
 
-    fn read<T>(&mut self, what: &str, read: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        let connection = self.connection().map_err(|error| StoreError::Read(error.to_string()))?;
+    fn read<T>(
+        &mut self,
+        what: &str,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        let connection = self
+            .connection()
+            .map_err(|error| StoreError::Read(error.to_string()))?;
         read(connection).map_err(|error| StoreError::Read(format!("cannot read {what}: {error}")))
     }
 
@@ -169,7 +193,8 @@ impl Sqlite {
         self.close();
         self.doubt = doubt;
         // A disk that said it is full has not failed to keep what it took.
-        self.suspect = error.and_then(rusqlite::Error::sqlite_error_code) != Some(ErrorCode::DiskFull);
+        self.suspect =
+            error.and_then(rusqlite::Error::sqlite_error_code) != Some(ErrorCode::DiskFull);
     }
 }
 
@@ -204,15 +229,25 @@ impl Backend for Sqlite {
         }
     }
 
-    fn audit(&mut self, before: Option<u64>, limit: usize) -> Result<Vec<JournalEntry>, StoreError> {
-        self.read("the journal", |connection| rows::page(connection, before, limit))
+    fn audit(
+        &mut self,
+        before: Option<u64>,
+        limit: usize,
+    ) -> Result<Vec<JournalEntry>, StoreError> {
+        self.read("the journal", |connection| {
+            rows::page(connection, before, limit)
+        })
     }
 
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
         self.keep(|connection| releases::put_checkpoint(connection, id, state))
     }
 
-    fn keep_answer(&mut self, key: &IdempotencyKey, answer: Option<&KeptAnswer>) -> Result<(), StoreError> {
+    fn keep_answer(
+        &mut self,
+        key: &IdempotencyKey,
+        answer: Option<&KeptAnswer>,
+    ) -> Result<(), StoreError> {
         self.keep(|connection| answers::keep(connection, key, answer))
     }
 
@@ -235,7 +270,9 @@ impl Backend for Sqlite {
     }
 
     fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {
-        self.read("the evidence", |connection| releases::evidence(connection, id))
+        self.read("the evidence", |connection| {
+            releases::evidence(connection, id)
+        })
     }
 }
 

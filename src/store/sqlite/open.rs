@@ -11,10 +11,12 @@ use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 use super::verify::verify;
 use super::{FILE, StoreError};
 
-/// How long to wait for another process on the same database: an operator's `sqlite3`, or `audit verify`.
+/// How long to wait for another process on the same database: an operator's `sqlite3`, or `audit
+/// verify`.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Entries at the end of the journal whose hashes are checked at the start. All would take longer than a restart may.
+/// Entries at the end of the journal whose hashes are checked at the start. All would take longer
+/// than a restart may.
 const CHECKED_AT_START: u64 = 256;
 
 /// Each brings the schema from its index to the next version, which `user_version` holds.
@@ -69,7 +71,8 @@ const MIGRATIONS: &[&str] = &[
         value BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
 "#,
-    // How many entries the journal had when a row was written, and the last one's hash. Rows of before have neither.
+    // How many entries the journal had when a row was written, and the last one's hash. Rows of
+    // before have neither.
     r#"
     CREATE TABLE audit_head (
         one     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -116,8 +119,8 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the database's files readable and writable for this user alone, since they hold a secret. SQLite gives the files
-/// beside the database the same mode.
+/// Makes the database's files readable and writable for this user alone, since they hold a secret.
+/// SQLite gives the files beside the database the same mode.
 pub(super) fn restrict(directory: &Path) -> io::Result<()> {
     const OWNER_ONLY: u32 = 0o600;
     let file = directory.join(FILE);
@@ -127,10 +130,17 @@ pub(super) fn restrict(directory: &Path) -> io::Result<()> {
         .truncate(false)
         .mode(OWNER_ONLY)
         .open(&file)?;
-    for name in [FILE.to_owned(), format!("{FILE}-wal"), format!("{FILE}-shm")] {
+    for name in [
+        FILE.to_owned(),
+        format!("{FILE}-wal"),
+        format!("{FILE}-shm"),
+    ] {
         let path = directory.join(name);
-        let open_to_others = fs::metadata(&path).is_ok_and(|known| known.permissions().mode() & 0o077 != 0);
-        if open_to_others && let Err(error) = fs::set_permissions(&path, Permissions::from_mode(OWNER_ONLY)) {
+        let open_to_others =
+            fs::metadata(&path).is_ok_and(|known| known.permissions().mode() & 0o077 != 0);
+        if open_to_others
+            && let Err(error) = fs::set_permissions(&path, Permissions::from_mode(OWNER_ONLY))
+        {
             tracing::warn!(file = %path.display(), %error, "others can read the store, and its owner alone can change that");
         }
     }
@@ -147,7 +157,8 @@ pub(super) fn connect(directory: &Path, make: bool) -> rusqlite::Result<Connecti
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, make);
     let connection = Connection::open_with_flags(directory.join(FILE), flags)?;
     connection.busy_timeout(BUSY)?;
-    connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
+    connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     // The first read makes the log, which has to be there when its place is noted.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
@@ -163,7 +174,11 @@ pub(super) fn migrate(connection: &mut Connection, directory: &Path) -> Result<(
         })?;
         for (from, step) in MIGRATIONS.iter().enumerate().skip(version) {
             transaction.execute_batch(step)?;
-            transaction.pragma_update(None, "user_version", i64::try_from(from + 1).unwrap_or(i64::MAX))?;
+            transaction.pragma_update(
+                None,
+                "user_version",
+                i64::try_from(from + 1).unwrap_or(i64::MAX),
+            )?;
         }
         transaction.commit()?;
         Ok(version)
@@ -179,18 +194,21 @@ pub(super) fn migrate(connection: &mut Connection, directory: &Path) -> Result<(
     }
 }
 
-/// Looks for damage where it would be believed: in the live state. A journal that is not whole is told, and no reason not
-/// to serve.
+/// Looks for damage where it would be believed: in the live state. A journal that is not whole is
+/// told, and no reason not to serve.
 pub(super) fn check(connection: &Connection, directory: &Path) -> Result<(), StoreError> {
     for table in ["services", "releases", "checkpoints"] {
         let verdict: String = connection
-            .query_row(&format!("PRAGMA quick_check({table})"), [], |row| row.get(0))
+            .query_row(&format!("PRAGMA quick_check({table})"), [], |row| {
+                row.get(0)
+            })
             .map_err(|error| damaged(directory, &error))?;
         if verdict != "ok" {
             return Err(damaged(directory, &verdict));
         }
     }
-    let verdict = verify(connection, Some(CHECKED_AT_START)).map_err(|error| damaged(directory, &error))?;
+    let verdict =
+        verify(connection, Some(CHECKED_AT_START)).map_err(|error| damaged(directory, &error))?;
     if let Some(finding) = verdict.finding {
         // Who moves traffic matters more than who moved it.
         tracing::warn!(
@@ -213,8 +231,8 @@ pub(super) fn unusable(directory: &Path, reason: &impl ToString, advice: &str) -
 
 pub(super) fn damaged(directory: &Path, reason: &impl ToString) -> StoreError {
     let advice = format!(
-        "look at {FILE} with `sqlite3`, restore a copy of the directory, or move it away to start from the weights in \
-         the configuration"
+        "look at {FILE} with `sqlite3`, restore a copy of the directory, or move it away to start \
+         from the weights in the configuration"
     );
     unusable(directory, reason, &advice)
 }

@@ -1,5 +1,5 @@
-//! The parts of checkpoints: what of a release under way is written down piece by piece, so that a checkpoint writes what
-//! has changed and not all that is known.
+//! The parts of checkpoints: what of a release under way is written down piece by piece, so that a
+//! checkpoint writes what has changed and not all that is known.
 
 use std::collections::BTreeMap;
 
@@ -8,20 +8,27 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use super::rows::corrupt;
 use crate::store::ReleasePart;
 
-/// Parts of ended releases that are taken away at once: a release may leave a million, and brakes wait behind this.
+/// Parts of ended releases that are taken away at once: a release may leave a million, and brakes
+/// wait behind this.
 const REMOVED_AT_ONCE: i64 = 10_000;
 
 /// Writes parts of a release under way, and takes away some of those that ended ones left behind.
-pub(super) fn put(connection: &mut Connection, id: &str, parts: &[ReleasePart]) -> rusqlite::Result<()> {
+pub(super) fn put(
+    connection: &mut Connection,
+    id: &str,
+    parts: &[ReleasePart],
+) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     remove_ended(&transaction)?;
     let sql = "SELECT EXISTS (SELECT 1 FROM releases WHERE id = ?1 AND ended = 0)";
     if transaction.query_row(sql, [id], |row| row.get(0))? {
         let mut put = transaction.prepare_cached(
-            "INSERT OR REPLACE INTO checkpoint_parts (id, kind, number, state) VALUES (?1, ?2, ?3, ?4)",
+            "INSERT OR REPLACE INTO checkpoint_parts (id, kind, number, state) VALUES (?1, ?2, \
+             ?3, ?4)",
         )?;
-        let mut remove =
-            transaction.prepare_cached("DELETE FROM checkpoint_parts WHERE id = ?1 AND kind = ?2 AND number = ?3")?;
+        let mut remove = transaction.prepare_cached(
+            "DELETE FROM checkpoint_parts WHERE id = ?1 AND kind = ?2 AND number = ?3",
+        )?;
         for part in parts {
             match &part.state {
                 Some(state) => put.execute(params![id, part.kind, part.number, state])?,

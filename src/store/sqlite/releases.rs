@@ -10,11 +10,14 @@ use crate::store::ReleaseRecord;
 
 /// Evidence bundles that are kept; the oldest give way.
 const EVIDENCE_MAX: i64 = 1000;
-/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the bundles, so that nearly
-/// each of those has its release: one that a restart has abandoned has none.
+/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the
+/// bundles, so that nearly each of those has its release: one that a restart has abandoned has
+/// none.
 const ENDED_MAX: i64 = 1000;
 
-/// A row, and the head of the journal at that time: the entry of the change is there already. A row keeps its place when it is replaced, so that the order of `rowid` is that in which releases began.
+/// A row, and the head of the journal at that time: the entry of the change is there already. A row
+/// keeps its place when it is replaced, so that the order of `rowid` is that in which releases
+/// began.
 pub(super) fn put(transaction: &Transaction<'_>, release: &ReleaseRecord) -> rusqlite::Result<()> {
     let sql = "INSERT INTO releases (id, service, number, ended, state, audit_entries, audit_hash)
                SELECT ?1, ?2, ?3, ?4, ?5, max(entries), hash FROM audit_head WHERE true
@@ -39,8 +42,13 @@ pub(super) fn stored(connection: &Connection, id: &str) -> rusqlite::Result<Opti
 }
 
 /// The releases of a service, newest first.
-pub(super) fn newest(connection: &Connection, service: &str, limit: usize) -> rusqlite::Result<Vec<ReleaseRecord>> {
-    let sql = "SELECT id, service, number, ended, state FROM releases WHERE service = ?1 ORDER BY number DESC LIMIT ?2";
+pub(super) fn newest(
+    connection: &Connection,
+    service: &str,
+    limit: usize,
+) -> rusqlite::Result<Vec<ReleaseRecord>> {
+    let sql = "SELECT id, service, number, ended, state FROM releases WHERE service = ?1 ORDER BY \
+               number DESC LIMIT ?2";
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     connection
         .prepare(sql)?
@@ -52,25 +60,33 @@ pub(super) fn newest(connection: &Connection, service: &str, limit: usize) -> ru
 pub(super) fn to_go_on_with(connection: &Connection) -> rusqlite::Result<Vec<ReleaseRecord>> {
     let sql = "SELECT id, service, number, ended, state FROM releases AS one
                WHERE ended = 0 OR number =
-                     (SELECT max(number) FROM releases AS other WHERE other.service = one.service AND ended = 1)
+                     (SELECT max(number) FROM releases AS other WHERE other.service = one.service \
+               AND ended = 1)
                ORDER BY service, number";
     connection.prepare(sql)?.query_map([], release)?.collect()
 }
 
-/// The checkpoints of the releases under way. One that a release left behind when it ended says nothing any more.
+/// The checkpoints of the releases under way. One that a release left behind when it ended says
+/// nothing any more.
 pub(super) fn checkpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Value>> {
-    let sql = "SELECT id, checkpoints.state FROM checkpoints JOIN releases USING (id) WHERE ended = 0";
+    let sql =
+        "SELECT id, checkpoints.state FROM checkpoints JOIN releases USING (id) WHERE ended = 0";
     connection
         .prepare(sql)?
         .query_map([], |row| Ok((row.get(0)?, json(row, 1)?)))?
         .collect()
 }
 
-/// Replaces the checkpoint of a release under way; of any other nothing is written, and false is the answer.
+/// Replaces the checkpoint of a release under way; of any other nothing is written, and false is
+/// the answer.
 ///
-/// Here, and not with the change that ends a release, the checkpoints of ended ones are taken away: that change may have
-/// to be undone, and the release would go on without its past.
-pub(super) fn put_checkpoint(connection: &mut Connection, id: &str, state: &Value) -> rusqlite::Result<bool> {
+/// Here, and not with the change that ends a release, the checkpoints of ended ones are taken away:
+/// that change may have to be undone, and the release would go on without its past.
+pub(super) fn put_checkpoint(
+    connection: &mut Connection,
+    id: &str,
+    state: &Value,
+) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute(
         "DELETE FROM checkpoints WHERE NOT EXISTS
@@ -87,31 +103,36 @@ pub(super) fn put_checkpoint(connection: &mut Connection, id: &str, state: &Valu
     Ok(written > 0)
 }
 
-/// Keeps the evidence of a release with its row as it is told there. What is too old is taken away here, for the same
-/// reason as checkpoints are.
+/// Keeps the evidence of a release with its row as it is told there. What is too old is taken away
+/// here, for the same reason as checkpoints are.
 pub(super) fn put_evidence(
     connection: &mut Connection,
     release: &ReleaseRecord,
     bundle: &Value,
 ) -> rusqlite::Result<()> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let ReleaseRecord { id, service, state, .. } = release;
+    let ReleaseRecord {
+        id, service, state, ..
+    } = release;
     transaction.execute(
         "UPDATE releases SET state = ?2, audit_entries = (SELECT entries FROM audit_head),
          audit_hash = (SELECT hash FROM audit_head) WHERE id = ?1 AND ended = 1",
         params![id, state.to_string()],
     )?;
     transaction.execute(
-        "INSERT INTO evidence (id, bundle) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET bundle = excluded.bundle",
+        "INSERT INTO evidence (id, bundle) VALUES (?1, ?2) ON CONFLICT (id) DO UPDATE SET bundle \
+         = excluded.bundle",
         params![id, bundle.to_string()],
     )?;
     transaction.execute(
-        "DELETE FROM evidence WHERE rowid <= (SELECT rowid FROM evidence ORDER BY rowid DESC LIMIT 1 OFFSET ?1)",
+        "DELETE FROM evidence WHERE rowid <= (SELECT rowid FROM evidence ORDER BY rowid DESC \
+         LIMIT 1 OFFSET ?1)",
         [EVIDENCE_MAX],
     )?;
     transaction.execute(
         "DELETE FROM releases WHERE service = ?1 AND ended = 1 AND number <=
-         (SELECT number FROM releases WHERE service = ?1 AND ended = 1 ORDER BY number DESC LIMIT 1 OFFSET ?2)",
+         (SELECT number FROM releases WHERE service = ?1 AND ended = 1 ORDER BY number DESC LIMIT \
+         1 OFFSET ?2)",
         params![service, ENDED_MAX],
     )?;
     transaction.commit()
@@ -119,7 +140,9 @@ pub(super) fn put_evidence(
 
 pub(super) fn evidence(connection: &Connection, id: &str) -> rusqlite::Result<Option<Value>> {
     let sql = "SELECT bundle FROM evidence WHERE id = ?1";
-    connection.query_row(sql, [id], |row| json(row, 0)).optional()
+    connection
+        .query_row(sql, [id], |row| json(row, 0))
+        .optional()
 }
 
 fn release(row: &Row<'_>) -> rusqlite::Result<ReleaseRecord> {

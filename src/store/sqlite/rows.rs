@@ -5,7 +5,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use crate::store::chain::{self, Text};
 use crate::store::{JournalEntry, NewJournalEntry, ServiceRecord};
 
-pub(super) fn append(transaction: &Transaction<'_>, entry: &NewJournalEntry) -> rusqlite::Result<(u64, String)> {
+pub(super) fn append(
+    transaction: &Transaction<'_>,
+    entry: &NewJournalEntry,
+) -> rusqlite::Result<(u64, String)> {
     let (sequence, previous) = next(transaction)?;
     let (before, after) = (entry.before.to_string(), entry.after.to_string());
     let hash = chain::hash(&previous, sequence, &Text::of(entry, &before, &after));
@@ -30,8 +33,9 @@ pub(super) fn append(transaction: &Transaction<'_>, entry: &NewJournalEntry) -> 
     Ok((sequence, hash))
 }
 
-/// The place of the next entry, and the hash that it follows. That is the hash that was recorded as the last, so that
-/// entries which were cut off, or added by others, since then stay visible as a gap in the chain.
+/// The place of the next entry, and the hash that it follows. That is the hash that was recorded as
+/// the last, so that entries which were cut off, or added by others, since then stay visible as a
+/// gap in the chain.
 fn next(transaction: &Transaction<'_>) -> rusqlite::Result<(u64, String)> {
     let last = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1";
     let recorded = "SELECT entries, hash FROM audit_head";
@@ -48,15 +52,22 @@ fn next(transaction: &Transaction<'_>) -> rusqlite::Result<(u64, String)> {
 }
 
 pub(super) fn put(transaction: &Transaction<'_>, service: &ServiceRecord) -> rusqlite::Result<()> {
-    let state =
-        serde_json::to_string(service).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let state = serde_json::to_string(service)
+        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let sql = "INSERT INTO services VALUES (?1, ?2, ?3)
-               ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, state = excluded.state";
-    transaction.execute(sql, params![service.name, integer(service.revision)?, state])?;
+               ON CONFLICT (name) DO UPDATE SET revision = excluded.revision, state = \
+               excluded.state";
+    transaction.execute(
+        sql,
+        params![service.name, integer(service.revision)?, state],
+    )?;
     Ok(())
 }
 
-pub(super) fn stored(connection: &Connection, name: &str) -> rusqlite::Result<Option<ServiceRecord>> {
+pub(super) fn stored(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<Option<ServiceRecord>> {
     connection
         .query_row(
             "SELECT name, revision, state FROM services WHERE name = ?1",
@@ -67,12 +78,14 @@ pub(super) fn stored(connection: &Connection, name: &str) -> rusqlite::Result<Op
 }
 
 pub(super) fn services(connection: &Connection) -> rusqlite::Result<Vec<ServiceRecord>> {
-    let mut statement = connection.prepare("SELECT name, revision, state FROM services ORDER BY name")?;
+    let mut statement =
+        connection.prepare("SELECT name, revision, state FROM services ORDER BY name")?;
     statement.query_map([], service)?.collect()
 }
 
 fn service(row: &Row<'_>) -> rusqlite::Result<ServiceRecord> {
-    let record: ServiceRecord = serde_json::from_str(&row.get::<_, String>(2)?).map_err(|error| corrupt(2, error))?;
+    let record: ServiceRecord =
+        serde_json::from_str(&row.get::<_, String>(2)?).map_err(|error| corrupt(2, error))?;
     Ok(ServiceRecord {
         name: row.get(0)?,
         revision: natural(row, 1)?,
@@ -80,18 +93,25 @@ fn service(row: &Row<'_>) -> rusqlite::Result<ServiceRecord> {
     })
 }
 
-pub(super) fn page(connection: &Connection, before: Option<u64>, limit: usize) -> rusqlite::Result<Vec<JournalEntry>> {
+pub(super) fn page(
+    connection: &Connection,
+    before: Option<u64>,
+    limit: usize,
+) -> rusqlite::Result<Vec<JournalEntry>> {
     let before = before.map_or(Ok(i64::MAX), integer)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare(
         r#"SELECT sequence, at, actor, action, service, reason, "before", "after", hash
            FROM audit WHERE sequence < ?1 ORDER BY sequence DESC LIMIT ?2"#,
     )?;
-    statement.query_map(params![before, limit], entry)?.collect()
+    statement
+        .query_map(params![before, limit], entry)?
+        .collect()
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<JournalEntry> {
-    let json = |at| serde_json::from_str(&row.get::<_, String>(at)?).map_err(|error| corrupt(at, error));
+    let json =
+        |at| serde_json::from_str(&row.get::<_, String>(at)?).map_err(|error| corrupt(at, error));
     Ok(JournalEntry {
         sequence: natural(row, 0)?,
         entry: NewJournalEntry {
@@ -115,6 +135,9 @@ pub(super) fn natural(row: &Row<'_>, at: usize) -> rusqlite::Result<u64> {
     u64::try_from(row.get::<_, i64>(at)?).map_err(|error| corrupt(at, error))
 }
 
-pub(super) fn corrupt(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+pub(super) fn corrupt(
+    column: usize,
+    error: impl std::error::Error + Send + Sync + 'static,
+) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }

@@ -11,13 +11,17 @@ use crate::store::StoreError;
 const STICKY_SECRET: &str = "sticky_secret";
 
 /// The secret that is stored, or a new one, once that is on disk.
-pub(super) fn sticky_secret(connection: &mut Connection, directory: &Path) -> Result<StickySecret, StoreError> {
+pub(super) fn sticky_secret(
+    connection: &mut Connection,
+    directory: &Path,
+) -> Result<StickySecret, StoreError> {
     if let Some(bytes) = stored(connection).map_err(|error| damaged(directory, &error))? {
         return known(bytes, directory);
     }
     let advice = "make room on the disk and check that this user may write there";
     let mut fresh = [0; StickySecret::BYTES];
-    getrandom::fill(&mut fresh).map_err(|error| unusable(directory, &error, "check the system's random generator"))?;
+    getrandom::fill(&mut fresh)
+        .map_err(|error| unusable(directory, &error, "check the system's random generator"))?;
     let bytes = made(connection, &fresh).map_err(|error| unusable(directory, &error, advice))?;
     known(bytes, directory)
 }
@@ -28,7 +32,10 @@ fn made(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> 
     let bytes = match stored(&transaction)? {
         Some(bytes) => bytes,
         None => {
-            transaction.execute("INSERT INTO settings VALUES (?1, ?2)", (STICKY_SECRET, fresh))?;
+            transaction.execute(
+                "INSERT INTO settings VALUES (?1, ?2)",
+                (STICKY_SECRET, fresh),
+            )?;
             fresh.to_vec()
         }
     };
@@ -38,9 +45,11 @@ fn made(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> 
 
 fn stored(connection: &Connection) -> rusqlite::Result<Option<Vec<u8>>> {
     connection
-        .query_row("SELECT value FROM settings WHERE name = ?1", [STICKY_SECRET], |row| {
-            row.get(0)
-        })
+        .query_row(
+            "SELECT value FROM settings WHERE name = ?1",
+            [STICKY_SECRET],
+            |row| row.get(0),
+        )
         .optional()
 }
 
@@ -48,5 +57,10 @@ fn known(bytes: Vec<u8>, directory: &Path) -> Result<StickySecret, StoreError> {
     let length = bytes.len();
     <[u8; StickySecret::BYTES]>::try_from(bytes)
         .map(StickySecret::new)
-        .map_err(|_| damaged(directory, &format!("the secret of sticky cookies has {length} bytes")))
+        .map_err(|_| {
+            damaged(
+                directory,
+                &format!("the secret of sticky cookies has {length} bytes"),
+            )
+        })
 }

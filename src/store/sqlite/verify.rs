@@ -1,7 +1,8 @@
 //! Whether the journal is as it was written.
 //!
-//! Each entry must follow from the one before it, beginning with 1, and have the hash that is recorded of it elsewhere: as
-//! the head of the journal, and in the rows of releases and checkpoints. The texts are compared as they are stored.
+//! Each entry must follow from the one before it, beginning with 1, and have the hash that is
+//! recorded of it elsewhere: as the head of the journal, and in the rows of releases and
+//! checkpoints. The texts are compared as they are stored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,15 @@ use super::{FILE, LOG, StoreError};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
 use crate::store::chain::{self, Text, altered, missing};
 
-/// Entries that are read at once: no reader keeps the log of the database from being written back for long.
+/// Entries that are read at once: no reader keeps the log of the database from being written back
+/// for long.
 const PAGE: u64 = 1000;
 
 /// The version of the schema that began to record heads.
 const RECORDS_HEADS: i64 = 4;
 
-/// What is recorded of the journal: its count of entries, the last one's hash, and where that stands.
+/// What is recorded of the journal: its count of entries, the last one's hash, and where that
+/// stands.
 type Heads = BTreeMap<u64, Vec<(String, String)>>;
 
 /// What the walk begins with, from one look.
@@ -48,7 +51,9 @@ pub(in crate::store) fn verify_at(path: &Path) -> Result<AuditVerdict, StoreErro
             "name the directory that is configured as store.path",
         ));
     }
-    let told = |error: rusqlite::Error| StoreError::Read(format!("{} cannot be read: {error}", file.display()));
+    let told = |error: rusqlite::Error| {
+        StoreError::Read(format!("{} cannot be read: {error}", file.display()))
+    };
     let connection = read_only(&file).map_err(told)?;
     let version: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
@@ -59,13 +64,17 @@ pub(in crate::store) fn verify_at(path: &Path) -> Result<AuditVerdict, StoreErro
         } else {
             "it was written by a newer version of weighbridge"
         };
-        return Err(unusable(path, &reason, "verify it with the version that wrote it"));
+        return Err(unusable(
+            path,
+            &reason,
+            "verify it with the version that wrote it",
+        ));
     }
     verify(&connection, None).map_err(told)
 }
 
-/// A connection that writes nothing. Beside a proxy it takes part in SQLite's locks; on a medium that cannot be written, a
-/// database without a log is read as it is.
+/// A connection that writes nothing. Beside a proxy it takes part in SQLite's locks; on a medium
+/// that cannot be written, a database without a log is read as it is.
 fn read_only(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let read = |connection: Connection| {
@@ -79,18 +88,25 @@ fn read_only(file: &Path) -> rusqlite::Result<Connection> {
             if log.metadata().is_ok_and(|log| log.len() > 0) {
                 return Err(error);
             }
-            Connection::open_with_flags(immutable(file), flags | OpenFlags::SQLITE_OPEN_URI).and_then(read)
+            Connection::open_with_flags(immutable(file), flags | OpenFlags::SQLITE_OPEN_URI)
+                .and_then(read)
         })
 }
 
 fn immutable(file: &Path) -> PathBuf {
     let path = file.to_string_lossy();
-    let path = path.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    let path = path
+        .replace('%', "%25")
+        .replace('?', "%3f")
+        .replace('#', "%23");
     format!("file:{path}?immutable=1").into()
 }
 
 /// The whole journal, or its newest entries only.
-pub(super) fn verify(connection: &Connection, newest: Option<u64>) -> rusqlite::Result<AuditVerdict> {
+pub(super) fn verify(
+    connection: &Connection,
+    newest: Option<u64>,
+) -> rusqlite::Result<AuditVerdict> {
     let extent = extent(connection)?;
     let last = extent.last.as_ref().map_or(0, |(last, _)| *last);
     let mut walk = Walk::new(connection, &extent.heads, last, newest)?;
@@ -99,7 +115,11 @@ pub(super) fn verify(connection: &Connection, newest: Option<u64>) -> rusqlite::
         found => found,
     };
     let is_counted = found.is_some() || i64::try_from(extent.entries) == Ok(last);
-    let finding = if is_counted { found } else { first_missing(connection)? };
+    let finding = if is_counted {
+        found
+    } else {
+        first_missing(connection)?
+    };
     Ok(AuditVerdict {
         whole: finding.is_none(),
         entries: extent.entries,
@@ -113,11 +133,15 @@ fn first_missing(connection: &Connection) -> rusqlite::Result<Option<AuditFindin
     let sql = "SELECT sequence, before FROM
                (SELECT sequence, lag(sequence, 1, 0) OVER (ORDER BY sequence) AS before FROM audit)
                WHERE sequence != before + 1 ORDER BY sequence LIMIT 1";
-    let gap = connection.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)));
-    Ok(gap.optional()?.map(|(next, before)| match u64::try_from(next) {
-        Ok(next) if next > 0 => missing(before.max(0).unsigned_abs() + 1, next),
-        _ => altered(0),
-    }))
+    let gap = connection.query_row(sql, [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))
+    });
+    Ok(gap
+        .optional()?
+        .map(|(next, before)| match u64::try_from(next) {
+            Ok(next) if next > 0 => missing(before.max(0).unsigned_abs() + 1, next),
+            _ => altered(0),
+        }))
 }
 
 fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
@@ -134,7 +158,10 @@ fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
                 "SELECT entries, hash, '' FROM audit_head",
                 "the record of the last entry",
             ),
-            ("SELECT audit_entries, audit_hash, id FROM releases", "the release "),
+            (
+                "SELECT audit_entries, audit_hash, id FROM releases",
+                "the release ",
+            ),
             (
                 "SELECT audit_entries, audit_hash, id FROM checkpoints",
                 "the checkpoint of ",
@@ -151,7 +178,9 @@ fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
             }
         }
         let sql = "SELECT entries FROM audit_head";
-        let head: Option<i64> = transaction.query_row(sql, [], |row| row.get(0)).optional()?;
+        let head: Option<i64> = transaction
+            .query_row(sql, [], |row| row.get(0))
+            .optional()?;
         recorded = Some(head.map(|head| head.max(0).unsigned_abs()));
     }
     transaction.finish()?;
@@ -212,13 +241,17 @@ impl Walk<'_> {
         newest: Option<u64>,
     ) -> rusqlite::Result<Walk<'a>> {
         let newest = newest.and_then(|newest| i64::try_from(newest).ok());
-        let skipped = newest.map_or(0, |newest| last.saturating_sub(newest)).max(0);
+        let skipped = newest
+            .map_or(0, |newest| last.saturating_sub(newest))
+            .max(0);
         let previous = match skipped {
             0 => Some(chain::GENESIS.to_owned()),
             skipped => connection
-                .query_row("SELECT hash FROM audit WHERE sequence = ?1", [skipped], |row| {
-                    text(row, 0)
-                })
+                .query_row(
+                    "SELECT hash FROM audit WHERE sequence = ?1",
+                    [skipped],
+                    |row| text(row, 0),
+                )
                 .optional()?,
         };
         Ok(Walk {
@@ -229,7 +262,11 @@ impl Walk<'_> {
         })
     }
 
-    fn all(&mut self, connection: &Connection, last: i64) -> rusqlite::Result<Option<AuditFinding>> {
+    fn all(
+        &mut self,
+        connection: &Connection,
+        last: i64,
+    ) -> rusqlite::Result<Option<AuditFinding>> {
         // An entry before the first would not be met otherwise.
         let begin = if self.at == 0 { i64::MIN } else { self.at };
         let mut statement = connection.prepare(
@@ -279,7 +316,8 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// The hash of an entry as it is stored, and whether it is that of its content; none when it is no text.
+    /// The hash of an entry as it is stored, and whether it is that of its content; none when it is
+    /// no text.
     fn follows(&self, row: &Row<'_>, number: u64) -> Option<(String, bool)> {
         let field = |at| row.get_ref(at).ok();
         let some = |at| field(at)?.as_str().ok();
@@ -295,7 +333,8 @@ impl Walk<'_> {
         };
         let stored = some(8)?;
         let previous = self.previous.as_deref();
-        let follows = previous.is_none_or(|previous| chain::hash(previous, number, &text) == stored);
+        let follows =
+            previous.is_none_or(|previous| chain::hash(previous, number, &text) == stored);
         Some((stored.to_owned(), follows))
     }
 }
@@ -319,7 +358,8 @@ fn rewritten(number: u64, known: u64, whose: &str) -> AuditFinding {
 /// A text, also one that is damaged.
 fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
     let value = row.get_ref(at)?;
-    Ok(value
-        .as_bytes()
-        .map_or_else(|_| String::new(), |bytes| String::from_utf8_lossy(bytes).into_owned()))
+    Ok(value.as_bytes().map_or_else(
+        |_| String::new(),
+        |bytes| String::from_utf8_lossy(bytes).into_owned(),
+    ))
 }

@@ -59,7 +59,9 @@ fn answers_are_bounded_in_age_number_and_bytes() {
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
-    let keep = |database: &mut Sqlite, answer: KeptAnswer| database.keep_answer(&answer.key, Some(&answer)).unwrap();
+    let keep = |database: &mut Sqlite, answer: KeptAnswer| {
+        database.keep_answer(&answer.key, Some(&answer)).unwrap()
+    };
     keep(&mut database, answer(1, 0, 1));
     keep(&mut database, answer(2, DAY_MS - 1, 1));
     assert_eq!(kept(&mut database), [1, 2]);

@@ -32,7 +32,9 @@ type Loss = (&'static str, fn(&Path));
 
 const LOSSES: [Loss; 6] = [
     ("removed", |path| fs::remove_dir_all(path).unwrap()),
-    ("moved", |path| fs::rename(path, path.with_extension("moved")).unwrap()),
+    ("moved", |path| {
+        fs::rename(path, path.with_extension("moved")).unwrap()
+    }),
     ("replaced", |path| {
         fs::rename(path, path.with_extension("moved")).unwrap();
         fs::create_dir(path).unwrap();
@@ -62,11 +64,20 @@ fn nothing_is_durable_in_files_that_are_gone() {
         database.commit(&change(1, 100)).unwrap();
         lose(&path);
         for revision in 2..4 {
-            let refused = database.commit(&change(revision, 200)).expect_err(how).to_string();
-            assert!(refused.contains("a restart would not find"), "{how}: {refused}");
+            let refused = database
+                .commit(&change(revision, 200))
+                .expect_err(how)
+                .to_string();
+            assert!(
+                refused.contains("a restart would not find"),
+                "{how}: {refused}"
+            );
             database.recover();
         }
-        assert!(database.checkpoint("shop-1", &Value::Null).is_err(), "{how}");
+        assert!(
+            database.checkpoint("shop-1", &Value::Null).is_err(),
+            "{how}"
+        );
         // The past can still be read.
         assert_eq!(database.audit(None, 9).unwrap().len(), 1, "{how}");
     }
@@ -120,14 +131,22 @@ fn removed_files_are_written_anew_with_all_that_they_held() {
         }
         database.commit(&change(4, 200)).expect_err(how);
         database.lost_for_long();
-        assert_eq!(database.commit(&change(4, 300)).expect(how).sequence, 4, "{how}");
+        assert_eq!(
+            database.commit(&change(4, 300)).expect(how).sequence,
+            4,
+            "{how}"
+        );
         let refused = Sqlite::open(&path).expect_err(how).to_string();
         assert!(refused.contains("another process"), "{how}: {refused}");
         drop(database);
         let mut again = Sqlite::open(&path).expect(how);
         assert_eq!(again.load().unwrap().services, [record(4, 300)], "{how}");
         let verdict = crate::store::verify(&path).unwrap();
-        assert_eq!((verdict.whole, verdict.entries), (true, 4), "{how}: {verdict:?}");
+        assert_eq!(
+            (verdict.whole, verdict.entries),
+            (true, 4),
+            "{how}: {verdict:?}"
+        );
     }
 }
 

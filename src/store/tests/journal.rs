@@ -19,14 +19,19 @@ fn written(directory: &Path) -> Connection {
         };
         assert_eq!(database.commit(&change).unwrap().sequence, sequence);
         if sequence == 6 {
-            assert!(database.checkpoint("shop-2", &serde_json::json!({})).unwrap());
+            assert!(
+                database
+                    .checkpoint("shop-2", &serde_json::json!({}))
+                    .unwrap()
+            );
         }
     }
     drop(database);
     let outside = Connection::open(directory.join("weighbridge.db")).unwrap();
     outside
         .execute_batch(
-            "DROP TRIGGER audit_is_never_updated; DROP TRIGGER audit_is_never_deleted; DROP TRIGGER audit_is_appended_to;",
+            "DROP TRIGGER audit_is_never_updated; DROP TRIGGER audit_is_never_deleted; DROP \
+             TRIGGER audit_is_appended_to;",
         )
         .unwrap();
     outside
@@ -42,9 +47,11 @@ fn rehash(outside: &Connection, first: i64) {
     let mut previous: String = match first {
         1 => GENESIS.to_owned(),
         _ => outside
-            .query_row("SELECT hash FROM audit WHERE sequence = ?1", [first - 1], |row| {
-                row.get(0)
-            })
+            .query_row(
+                "SELECT hash FROM audit WHERE sequence = ?1",
+                [first - 1],
+                |row| row.get(0),
+            )
             .unwrap(),
     };
     let mut sequence = first;
@@ -68,7 +75,10 @@ fn rehash(outside: &Connection, first: i64) {
         });
         let Ok(hashed) = hashed else { return };
         outside
-            .execute("UPDATE audit SET hash = ?2 WHERE sequence = ?1", (sequence, &hashed))
+            .execute(
+                "UPDATE audit SET hash = ?2 WHERE sequence = ?1",
+                (sequence, &hashed),
+            )
             .unwrap();
         previous = hashed;
         sequence += 1;
@@ -79,9 +89,21 @@ fn rehash(outside: &Connection, first: i64) {
 type Case = (&'static str, u64, AuditFindingKind);
 
 const CASES: &[Case] = &[
-    ("UPDATE audit SET actor = 'mallory' WHERE sequence = 4", 4, Altered),
-    ("UPDATE audit SET reason = '' WHERE sequence = 1", 1, Altered),
-    ("UPDATE audit SET service = NULL WHERE sequence = 9", 9, Altered),
+    (
+        "UPDATE audit SET actor = 'mallory' WHERE sequence = 4",
+        4,
+        Altered,
+    ),
+    (
+        "UPDATE audit SET reason = '' WHERE sequence = 1",
+        1,
+        Altered,
+    ),
+    (
+        "UPDATE audit SET service = NULL WHERE sequence = 9",
+        9,
+        Altered,
+    ),
     // The same JSON, in other words.
     (
         r#"UPDATE audit SET "after" = ' ' || "after" WHERE sequence = 2"#,
@@ -93,7 +115,11 @@ const CASES: &[Case] = &[
         5,
         Altered,
     ),
-    ("UPDATE audit SET hash = upper(hash) WHERE sequence = 9", 9, Altered),
+    (
+        "UPDATE audit SET hash = upper(hash) WHERE sequence = 9",
+        9,
+        Altered,
+    ),
     ("DELETE FROM audit WHERE sequence = 1", 1, Missing),
     ("DELETE FROM audit WHERE sequence IN (4, 5)", 4, Missing),
     ("DELETE FROM audit WHERE sequence = 9", 9, Missing),
@@ -101,19 +127,26 @@ const CASES: &[Case] = &[
     ("DELETE FROM audit", 1, Missing),
     ("DELETE FROM audit; DELETE FROM audit_head", 1, Missing),
     (
-        "DELETE FROM audit WHERE sequence = 4; UPDATE audit SET sequence = sequence - 1 WHERE sequence > 4",
+        "DELETE FROM audit WHERE sequence = 4; UPDATE audit SET sequence = sequence - 1 WHERE \
+         sequence > 4",
         4,
         Altered,
     ),
     (
-        "UPDATE audit SET sequence = -2 WHERE sequence = 5; UPDATE audit SET sequence = 5 WHERE sequence = 6;
+        "UPDATE audit SET sequence = -2 WHERE sequence = 5; UPDATE audit SET sequence = 5 WHERE \
+         sequence = 6;
              UPDATE audit SET sequence = 6 WHERE sequence = -2",
         5,
         Altered,
     ),
-    ("UPDATE audit SET sequence = -5 WHERE sequence = 5", 0, Altered),
     (
-        "INSERT INTO audit SELECT 10, at, actor, action, service, reason, before, after, hash FROM audit WHERE sequence = 9",
+        "UPDATE audit SET sequence = -5 WHERE sequence = 5",
+        0,
+        Altered,
+    ),
+    (
+        "INSERT INTO audit SELECT 10, at, actor, action, service, reason, before, after, hash \
+         FROM audit WHERE sequence = 9",
         10,
         Altered,
     ),
@@ -152,7 +185,8 @@ fn whatever_is_altered_removed_or_moved_is_found_and_named() {
         drop(outside);
 
         // It is served all the same, and what follows hides nothing.
-        let mut database = Sqlite::open(directory.path()).unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let mut database =
+            Sqlite::open(directory.path()).unwrap_or_else(|error| panic!("{sql}: {error}"));
         assert!(database.commit(&change(10, 200)).unwrap().durable, "{sql}");
         drop(database);
         assert!(!verdict(directory.path()).whole, "{sql}");
@@ -168,7 +202,10 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
         .unwrap();
     rehash(&outside, 5);
     let finding = verdict(directory.path()).finding.unwrap();
-    assert_eq!((finding.sequence, finding.kind), (6, AuditFindingKind::Rewritten));
+    assert_eq!(
+        (finding.sequence, finding.kind),
+        (6, AuditFindingKind::Rewritten)
+    );
     assert!(
         finding.detail.contains("shop-2") && finding.detail.contains("since entry 4"),
         "{}",
@@ -183,19 +220,26 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
         .unwrap();
     rehash(&outside, 9);
     let finding = verdict(directory.path()).finding.unwrap();
-    assert_eq!((finding.sequence, finding.kind), (9, AuditFindingKind::Rewritten));
+    assert_eq!(
+        (finding.sequence, finding.kind),
+        (9, AuditFindingKind::Rewritten)
+    );
 
     // Removed, renumbered and hashed anew.
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
         .execute_batch(
-            "DELETE FROM audit WHERE sequence = 2; UPDATE audit SET sequence = sequence - 1 WHERE sequence > 2",
+            "DELETE FROM audit WHERE sequence = 2; UPDATE audit SET sequence = sequence - 1 WHERE \
+             sequence > 2",
         )
         .unwrap();
     rehash(&outside, 2);
     let finding = verdict(directory.path()).finding.unwrap();
-    assert_eq!((finding.sequence, finding.kind), (3, AuditFindingKind::Rewritten));
+    assert_eq!(
+        (finding.sequence, finding.kind),
+        (3, AuditFindingKind::Rewritten)
+    );
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -222,34 +266,45 @@ fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
     outside
         .execute_batch(
             "DROP TABLE audit_head; DROP TABLE answers; DROP TABLE checkpoint_parts;
-             ALTER TABLE releases DROP COLUMN audit_entries; ALTER TABLE releases DROP COLUMN audit_hash;
-             ALTER TABLE checkpoints DROP COLUMN audit_entries; ALTER TABLE checkpoints DROP COLUMN audit_hash;
+             ALTER TABLE releases DROP COLUMN audit_entries; ALTER TABLE releases DROP COLUMN \
+             audit_hash;
+             ALTER TABLE checkpoints DROP COLUMN audit_entries; ALTER TABLE checkpoints DROP \
+             COLUMN audit_hash;
              PRAGMA user_version = 3;",
         )
         .unwrap();
     assert!(verdict(directory.path()).whole, "verified as it is");
     drop(outside);
     let mut database = Sqlite::open(directory.path()).unwrap();
-    assert!(verdict(directory.path()).whole, "verified after the migration");
+    assert!(
+        verdict(directory.path()).whole,
+        "verified after the migration"
+    );
     database.commit(&change(10, 100)).unwrap();
     drop(database);
     assert_eq!(verdict(directory.path()).entries, 10);
     // From the migration on the end is known.
     let outside = Connection::open(directory.path().join("weighbridge.db")).unwrap();
-    outside.execute_batch("DELETE FROM audit WHERE sequence = 10").unwrap();
+    outside
+        .execute_batch("DELETE FROM audit WHERE sequence = 10")
+        .unwrap();
     assert_eq!(verdict(directory.path()).finding.unwrap().sequence, 10);
 }
 
 #[test]
 fn what_is_no_store_is_told_from_a_broken_one() {
     let directory = tempfile::tempdir().unwrap();
-    let nothing = crate::store::verify(directory.path()).unwrap_err().to_string();
+    let nothing = crate::store::verify(directory.path())
+        .unwrap_err()
+        .to_string();
     assert!(nothing.contains("there is no weighbridge.db"), "{nothing}");
     assert!(!directory.path().join("weighbridge.db").exists());
     Connection::open(directory.path().join("weighbridge.db"))
         .unwrap()
         .execute_batch("CREATE TABLE other (x)")
         .unwrap();
-    let foreign = crate::store::verify(directory.path()).unwrap_err().to_string();
+    let foreign = crate::store::verify(directory.path())
+        .unwrap_err()
+        .to_string();
     assert!(foreign.contains("no database of weighbridge"), "{foreign}");
 }

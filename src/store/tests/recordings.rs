@@ -62,7 +62,10 @@ fn what_a_killed_process_left_of_a_line_is_cut_off() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
     fs::write(&path, "one\ntwo\nthr").unwrap();
-    assert_eq!(record_lines(&path, 1000, &["three"]), ["one", "two", "three"]);
+    assert_eq!(
+        record_lines(&path, 1000, &["three"]),
+        ["one", "two", "three"]
+    );
     fs::write(&path, "no line at all").unwrap();
     assert_eq!(record_lines(&path, 1000, &["one"]), ["one"]);
 }
@@ -72,7 +75,10 @@ fn a_recording_that_is_long_enough_ends_and_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
     let cut = "{\"truncated\":\"it is as long as a recording may be\"}";
-    assert_eq!(recording::in_this_thread(&path, 12, &["12345", "12345", "1", "2"]), 2);
+    assert_eq!(
+        recording::in_this_thread(&path, 12, &["12345", "12345", "1", "2"]),
+        2
+    );
     assert_eq!(record_lines(&path, 12, &[]), ["12345", "12345", cut]);
     // And stays ended, or it would have a gap.
     assert_eq!(recording::in_this_thread(&path, 1000, &["later"]), 1);
@@ -90,7 +96,10 @@ fn a_disk_that_is_too_slow_costs_the_recording_and_makes_nobody_wait() {
     let kept = record_lines(&path, 1 << 20, &[]);
     let (last, kept) = kept.split_last().unwrap();
     assert_eq!(kept, &lines[..1024]);
-    assert_eq!(last, "{\"truncated\":\"a line was too long, or the disk too slow\"}");
+    assert_eq!(
+        last,
+        "{\"truncated\":\"a line was too long, or the disk too slow\"}"
+    );
 }
 
 #[test]
@@ -98,7 +107,10 @@ fn a_line_that_is_too_long_is_a_loss_too() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
     let long = "x".repeat((1 << 20) + 1);
-    assert_eq!(recording::in_this_thread(&path, 1 << 22, &["a", &long, "b"]), 2);
+    assert_eq!(
+        recording::in_this_thread(&path, 1 << 22, &["a", &long, "b"]),
+        2
+    );
     assert_eq!(record_lines(&path, 1 << 22, &[])[..1], ["a"]);
     assert_eq!(record_lines(&path, 1 << 22, &[]).len(), 2);
 }

@@ -33,10 +33,26 @@ fn reopened(directory: &Path) -> (Sqlite, LoadedState) {
 async fn a_release_goes_on_after_a_restart_where_it_was() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
-    store.commit(releasing(1, &[release(1, 0, false)])).await.unwrap();
-    assert!(store.checkpoint("shop-1", json!({ "spent": 1 })).await.unwrap());
-    store.commit(releasing(2, &[release(1, 1, false)])).await.unwrap();
-    assert!(store.checkpoint("shop-1", json!({ "spent": 2 })).await.unwrap());
+    store
+        .commit(releasing(1, &[release(1, 0, false)]))
+        .await
+        .unwrap();
+    assert!(
+        store
+            .checkpoint("shop-1", json!({ "spent": 1 }))
+            .await
+            .unwrap()
+    );
+    store
+        .commit(releasing(2, &[release(1, 1, false)]))
+        .await
+        .unwrap();
+    assert!(
+        store
+            .checkpoint("shop-1", json!({ "spent": 2 }))
+            .await
+            .unwrap()
+    );
     drop(store);
     let (again, loaded) = Store::open(&options(directory.path())).unwrap();
     assert_eq!(loaded.releases, [release(1, 1, false)]);
@@ -44,7 +60,10 @@ async fn a_release_goes_on_after_a_restart_where_it_was() {
         loaded.checkpoints,
         BTreeMap::from([("shop-1".to_owned(), json!({ "spent": 2 }))])
     );
-    assert_eq!(again.release("shop-1").await.unwrap(), Some(release(1, 1, false)));
+    assert_eq!(
+        again.release("shop-1").await.unwrap(),
+        Some(release(1, 1, false))
+    );
     assert_eq!(again.release("shop-2").await.unwrap(), None);
 }
 
@@ -52,18 +71,30 @@ async fn a_release_goes_on_after_a_restart_where_it_was() {
 fn a_late_checkpoint_brings_nothing_back() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
-    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    database
+        .commit(&releasing(1, &[release(1, 0, false)]))
+        .unwrap();
     assert!(database.checkpoint("shop-1", &json!(1)).unwrap());
-    assert!(!database.checkpoint("shop-2", &json!(1)).unwrap(), "it never began");
-    database.commit(&releasing(2, &[release(1, 3, true)])).unwrap();
-    assert!(!database.checkpoint("shop-1", &json!(2)).unwrap(), "it has ended");
+    assert!(
+        !database.checkpoint("shop-2", &json!(1)).unwrap(),
+        "it never began"
+    );
+    database
+        .commit(&releasing(2, &[release(1, 3, true)]))
+        .unwrap();
+    assert!(
+        !database.checkpoint("shop-1", &json!(2)).unwrap(),
+        "it has ended"
+    );
     drop(database);
     let (mut database, loaded) = reopened(directory.path());
     assert_eq!(
         (loaded.releases, loaded.checkpoints),
         (vec![release(1, 3, true)], BTreeMap::new())
     );
-    database.commit(&releasing(3, &[release(2, 0, false)])).unwrap();
+    database
+        .commit(&releasing(3, &[release(2, 0, false)]))
+        .unwrap();
     assert!(database.checkpoint("shop-2", &json!(3)).unwrap());
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
     let kept: i64 = outside
@@ -96,7 +127,10 @@ fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
         [cart(2, true), release(10, 0, true), release(11, 0, false)]
     );
     let newest = |database: &mut Sqlite, limit| database.releases("shop", limit).unwrap();
-    assert_eq!(newest(&mut database, 2), [release(11, 0, false), release(10, 0, true)]);
+    assert_eq!(
+        newest(&mut database, 2),
+        [release(11, 0, false), release(10, 0, true)]
+    );
     assert_eq!(newest(&mut database, 9).len(), 3);
 }
 
@@ -104,8 +138,12 @@ fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
 fn a_refused_change_of_a_release_that_turns_up_is_undone() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
-    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
-    database.checkpoint("shop-1", &json!({ "spent": 7 })).unwrap();
+    database
+        .commit(&releasing(1, &[release(1, 0, false)]))
+        .unwrap();
+    database
+        .checkpoint("shop-1", &json!({ "spent": 7 }))
+        .unwrap();
     // Its promotion, and the start of the next: both refused, both on disk all the same.
     database.commit_unconfirmed(&releasing(2, &[release(1, 4, true), release(2, 0, false)]));
     database.commit(&change(2, 300)).unwrap();
@@ -131,13 +169,18 @@ fn a_refused_change_of_a_release_that_turns_up_is_undone() {
 fn a_rollback_that_turns_up_stays() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
-    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    database
+        .commit(&releasing(1, &[release(1, 0, false)]))
+        .unwrap();
     let rollback = ChangeRecord {
         in_effect: true,
         ..releasing(2, &[release(1, 2, true)])
     };
     database.commit_unconfirmed(&rollback);
-    assert_eq!(database.release("shop-1").unwrap(), Some(release(1, 2, true)));
+    assert_eq!(
+        database.release("shop-1").unwrap(),
+        Some(release(1, 2, true))
+    );
     assert_eq!(
         database.commit(&rollback).unwrap().sequence,
         2,
@@ -156,7 +199,9 @@ fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
     for write in [checkpoint, bundle] {
         let directory = tempfile::tempdir().unwrap();
         let (mut database, _) = reopened(directory.path());
-        database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+        database
+            .commit(&releasing(1, &[release(1, 0, false)]))
+            .unwrap();
         write(&mut database, &json!("small")).unwrap();
         database.limit_pages(true);
         let refused = write(&mut database, &large).unwrap_err();
@@ -175,16 +220,22 @@ fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
             loaded.checkpoints.get("shop-1").cloned(),
             database.evidence("shop-1").unwrap(),
         ];
-        assert_eq!(kept.into_iter().flatten().collect::<Vec<_>>(), [json!("small")]);
+        assert_eq!(
+            kept.into_iter().flatten().collect::<Vec<_>>(),
+            [json!("small")]
+        );
     }
 }
 
-/// While another process writes, nothing is begun, so the connection and the log are as good as before.
+/// While another process writes, nothing is begun, so the connection and the log are as good as
+/// before.
 #[test]
 fn a_checkpoint_beside_a_writing_process_fails_alone() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
-    database.commit(&releasing(1, &[release(1, 0, false)])).unwrap();
+    database
+        .commit(&releasing(1, &[release(1, 0, false)]))
+        .unwrap();
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
     outside.execute_batch("BEGIN IMMEDIATE").unwrap();
     let refused = database.checkpoint("shop-1", &json!(1)).unwrap_err();
@@ -221,7 +272,10 @@ fn the_newest_thousand_bundles_are_kept() {
     keep("last", json!({ "timeline": [] }));
     assert_eq!(database.evidence("first").unwrap(), None);
     assert_eq!(database.evidence("second").unwrap(), Some(json!(2)));
-    assert_eq!(database.evidence("last").unwrap(), Some(json!({ "timeline": [] })));
+    assert_eq!(
+        database.evidence("last").unwrap(),
+        Some(json!({ "timeline": [] }))
+    );
 }
 
 #[test]
@@ -232,10 +286,16 @@ fn a_release_that_has_ended_is_told_as_its_evidence_tells_it() {
         .commit(&releasing(1, &[release(1, 0, false), release(2, 0, true)]))
         .unwrap();
     for number in 1..=3 {
-        database.put_evidence(&release(number, 9, true), &json!(9)).unwrap();
+        database
+            .put_evidence(&release(number, 9, true), &json!(9))
+            .unwrap();
     }
     let mut row = |id| database.release(id).unwrap();
-    assert_eq!(row("shop-1"), Some(release(1, 0, false)), "a restart goes on with it");
+    assert_eq!(
+        row("shop-1"),
+        Some(release(1, 0, false)),
+        "a restart goes on with it"
+    );
     assert_eq!(row("shop-2"), Some(release(2, 9, true)));
     assert_eq!(row("shop-3"), None, "it never began");
 }
@@ -259,11 +319,22 @@ fn the_newest_thousand_releases_of_a_service_that_have_ended_are_kept() {
         1003,
         "a change may be undone"
     );
-    database.put_evidence(&release(1003, 1, true), &json!({})).unwrap();
+    database
+        .put_evidence(&release(1003, 1, true), &json!({}))
+        .unwrap();
     let kept = database.releases("shop", 2000).unwrap();
     assert_eq!(kept.first(), Some(&release(1003, 1, true)));
-    let oldest: Vec<u64> = kept.iter().rev().take(2).map(|release| release.number).collect();
-    assert_eq!((kept.len(), oldest), (1001, vec![1, 4]), "and the one under way");
+    let oldest: Vec<u64> = kept
+        .iter()
+        .rev()
+        .take(2)
+        .map(|release| release.number)
+        .collect();
+    assert_eq!(
+        (kept.len(), oldest),
+        (1001, vec![1, 4]),
+        "and the one under way"
+    );
     assert_eq!(database.release("cart-1").unwrap(), Some(cart));
 }
 
@@ -276,26 +347,37 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
     }
     drop(database);
     let outside = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
-    let back =
-        "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence; DROP TABLE audit_head; DROP TABLE answers; DROP TABLE settings;
+    let back = "DROP TABLE releases; DROP TABLE checkpoints; DROP TABLE evidence; DROP TABLE \
+                audit_head; DROP TABLE answers; DROP TABLE settings;
                 DROP TABLE checkpoint_parts;
-                UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version = 1";
+                UPDATE services SET state = json_remove(state, '$.releases'); PRAGMA user_version \
+                = 1";
     outside.execute_batch(back).unwrap();
     drop(outside);
     let (mut database, loaded) = reopened(directory.path());
     assert_eq!(loaded.services, [record(3, 100)]);
     assert_eq!(loaded.releases, []);
-    let committed = database.commit(&releasing(4, &[release(1, 0, false)])).unwrap();
+    let committed = database
+        .commit(&releasing(4, &[release(1, 0, false)]))
+        .unwrap();
     assert_eq!(committed.sequence, 4);
-    database.put_evidence(&release(1, 0, true), &json!({})).unwrap();
+    database
+        .put_evidence(&release(1, 0, true), &json!({}))
+        .unwrap();
     drop(database);
-    assert_eq!(reopened(directory.path()).1.releases, [release(1, 0, false)]);
+    assert_eq!(
+        reopened(directory.path()).1.releases,
+        [release(1, 0, false)]
+    );
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
     let (store, _) = Store::open(&Options::default()).unwrap();
-    store.commit(releasing(1, &[release(1, 0, false)])).await.unwrap();
+    store
+        .commit(releasing(1, &[release(1, 0, false)]))
+        .await
+        .unwrap();
     assert!(store.checkpoint("shop-1", json!(1)).await.unwrap());
     assert!(!store.checkpoint("shop-2", json!(1)).await.unwrap());
     for number in 2..=120 {
@@ -308,7 +390,10 @@ async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
             .await
             .unwrap();
     }
-    assert_eq!(store.release("shop-1").await.unwrap(), Some(release(1, 0, false)));
+    assert_eq!(
+        store.release("shop-1").await.unwrap(),
+        Some(release(1, 0, false))
+    );
     assert_eq!(store.release("shop-2").await.unwrap(), None);
     assert_eq!(
         store.releases("shop", 2).await.unwrap(),
@@ -325,7 +410,9 @@ async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
     let (gate, blocked) = std::sync::mpsc::channel::<()>();
     let store = Store::over(Box::new(Gated(memory::Memory::default(), blocked))).unwrap();
     let first = store.commit(releasing(1, &[release(1, 0, false)]));
-    let checkpoints: Vec<_> = (0..300).map(|at| store.checkpoint("shop-1", json!(at))).collect();
+    let checkpoints: Vec<_> = (0..300)
+        .map(|at| store.checkpoint("shop-1", json!(at)))
+        .collect();
     let brake = store.commit(change(2, 0));
     gate.send(()).unwrap();
     gate.send(()).unwrap();
@@ -363,17 +450,25 @@ fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
         number,
         state: state.map(<[u8]>::to_vec),
     };
-    database.commit(&releasing(1, &[release(1, 1, false)])).unwrap();
+    database
+        .commit(&releasing(1, &[release(1, 1, false)]))
+        .unwrap();
     database
         .put_parts(
             "shop-1",
-            &[part(3, Some(b"three")), part(4, Some(b"four")), part(5, Some(b"five"))],
+            &[
+                part(3, Some(b"three")),
+                part(4, Some(b"four")),
+                part(5, Some(b"five")),
+            ],
         )
         .unwrap();
     database
         .put_parts("shop-1", &[part(4, None), part(5, Some(b"changed"))])
         .unwrap();
-    database.put_parts("shop-2", &[part(1, Some(b"never began"))]).unwrap();
+    database
+        .put_parts("shop-2", &[part(1, Some(b"never began"))])
+        .unwrap();
     drop(database);
     let mut database = Sqlite::open(directory.path()).unwrap();
     let loaded = database.load().unwrap();
@@ -385,12 +480,16 @@ fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
         .commit(&releasing(2, &[release(1, 2, true), release(2, 2, false)]))
         .unwrap();
     assert_eq!(parts_found(&mut database), []);
-    database.put_parts("shop-2", &[part(1, Some(b"one"))]).unwrap();
+    database
+        .put_parts("shop-2", &[part(1, Some(b"one"))])
+        .unwrap();
     assert_eq!(parts_found(&mut database), [("shop-2".to_owned(), vec![1])]);
     drop(database);
     let connection = rusqlite::Connection::open(directory.path().join("weighbridge.db")).unwrap();
     let left: u32 = connection
-        .query_row("SELECT count(*) FROM checkpoint_parts", [], |row| row.get(0))
+        .query_row("SELECT count(*) FROM checkpoint_parts", [], |row| {
+            row.get(0)
+        })
         .unwrap();
     assert_eq!(left, 1, "what the ended release left behind is gone");
 }

@@ -52,7 +52,9 @@ struct Shared {
 }
 
 impl Receiver {
-    pub(super) async fn start(script: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Receiver {
+    pub(super) async fn start(
+        script: impl Fn(usize) -> Answer + Send + Sync + 'static,
+    ) -> Receiver {
         Receiver::run(None, Box::new(script)).await
     }
 
@@ -63,7 +65,10 @@ impl Receiver {
         Receiver::run(Some(certificate.acceptor()), Box::new(script)).await
     }
 
-    async fn run(tls: Option<TlsAcceptor>, script: Box<dyn Fn(usize) -> Answer + Send + Sync>) -> Receiver {
+    async fn run(
+        tls: Option<TlsAcceptor>,
+        script: Box<dyn Fn(usize) -> Answer + Send + Sync>,
+    ) -> Receiver {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
@@ -139,7 +144,10 @@ async fn serve(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin)
         .await;
 }
 
-async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+async fn answer(
+    shared: Arc<Shared>,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Closed> {
     let (head, body) = request.into_parts();
     let seen = Seen {
         method: head.method.to_string(),

@@ -66,12 +66,18 @@ impl Http2 {
         self.send(request).await
     }
 
-    pub(crate) async fn send(&mut self, request: Request<BoxBody<Bytes, std::io::Error>>) -> Answer {
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<BoxBody<Bytes, std::io::Error>>,
+    ) -> Answer {
         Answer::of(self.head(request).await).await.unwrap()
     }
 
     /// The answer's head, with its body still to come.
-    pub(crate) async fn head(&mut self, request: Request<BoxBody<Bytes, std::io::Error>>) -> http::Response<Incoming> {
+    pub(crate) async fn head(
+        &mut self,
+        request: Request<BoxBody<Bytes, std::io::Error>>,
+    ) -> http::Response<Incoming> {
         self.try_head(request).await.unwrap()
     }
 

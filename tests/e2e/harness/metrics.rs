@@ -64,8 +64,13 @@ fn sample(line: &str) -> Sample {
         .split("\",")
         .filter(|label| !label.is_empty())
         .map(|label| {
-            let (name, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line:?}"));
-            (name.trim().to_owned(), value.trim_end_matches('"').to_owned())
+            let (name, value) = label
+                .split_once("=\"")
+                .unwrap_or_else(|| panic!("{line:?}"));
+            (
+                name.trim().to_owned(),
+                value.trim_end_matches('"').to_owned(),
+            )
         });
     Sample {
         name: name.to_owned(),

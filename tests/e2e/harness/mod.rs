@@ -1,5 +1,6 @@
-//! What the cases are written with: the program as a child process, upstreams that do as a case says, clients that send
-//! any bytes, and waiting for conditions. Nothing here sleeps for a fixed time or measures speed.
+//! What the cases are written with: the program as a child process, upstreams that do as a case
+//! says, clients that send any bytes, and waiting for conditions. Nothing here sleeps for a fixed
+//! time or measures speed.
 
 mod http2;
 mod metrics;

@@ -26,8 +26,9 @@ pub(crate) fn shop(blue: &Upstream, green: &Upstream) -> Value {
     })
 }
 
-/// A port that nobody else is given as long as this lives: bound and not listened on, so that whoever binds the very
-/// same port in sharing mode may, and whoever asks for any port gets another.
+/// A port that nobody else is given as long as this lives: bound and not listened on, so that
+/// whoever binds the very same port in sharing mode may, and whoever asks for any port gets
+/// another.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     _socket: Socket,
@@ -39,7 +40,9 @@ impl Reserved {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();
         socket.set_reuse_port(true).unwrap();
-        socket.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        socket
+            .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+            .unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         Reserved {
             _socket: socket,
@@ -73,8 +76,8 @@ pub(crate) struct Ended {
 }
 
 impl Proxy {
-    /// Starts the program and waits until it is ready. `config` needs no addresses: the one listener and the admin API
-    /// are given theirs.
+    /// Starts the program and waits until it is ready. `config` needs no addresses: the one
+    /// listener and the admin API are given theirs.
     #[track_caller]
     pub(crate) fn start(config: Value) -> Proxy {
         let mut proxy = Proxy::prepare(config);
@@ -111,8 +114,15 @@ impl Proxy {
     pub(crate) fn memory(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.as_ref().unwrap().id());
         let status = fs::read_to_string(path).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .unwrap();
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse::<usize>()
+            .unwrap()
+            * 1024
     }
 
     /// Everything but the start.
@@ -161,7 +171,8 @@ impl Proxy {
             if let Some(status) = child.try_wait().unwrap() {
                 panic!("the proxy ended with {status}:\n{}", log.lock().unwrap());
             }
-            try_admin(admin, "GET", "/readyz", "", None).is_ok_and(|response| response.status == 200)
+            try_admin(admin, "GET", "/readyz", "", None)
+                .is_ok_and(|response| response.status == 200)
         });
     }
 
@@ -173,11 +184,17 @@ impl Proxy {
             None => Command::new(program),
             Some(limit) => {
                 let mut shell = Command::new("sh");
-                shell.args(["-c", &format!("ulimit -n {limit} && exec \"$0\" \"$@\""), program]);
+                shell.args([
+                    "-c",
+                    &format!("ulimit -n {limit} && exec \"$0\" \"$@\""),
+                    program,
+                ]);
                 shell
             }
         };
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WEIGHBRIDGE_")) {
+        for (name, _) in std::env::vars_os()
+            .filter(|(name, _)| name.to_string_lossy().starts_with("WEIGHBRIDGE_"))
+        {
             command.env_remove(name);
         }
         command
@@ -196,7 +213,9 @@ impl Proxy {
             thread::spawn(move || {
                 let mut piece = [0; 4096];
                 while let Ok(bytes @ 1..) = stderr.read(&mut piece) {
-                    log.lock().unwrap().push_str(&String::from_utf8_lossy(&piece[..bytes]));
+                    log.lock()
+                        .unwrap()
+                        .push_str(&String::from_utf8_lossy(&piece[..bytes]));
                 }
             })
         });
@@ -262,21 +281,33 @@ impl Proxy {
 
     /// A call of the admin API; `headers` are lines that each end in CRLF.
     #[track_caller]
-    pub(crate) fn admin(&self, method: &str, path: &str, headers: &str, body: Option<&str>) -> Response {
-        try_admin(self.admin, method, path, headers, body).unwrap_or_else(|error| panic!("{method} {path}: {error}"))
+    pub(crate) fn admin(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &str,
+        body: Option<&str>,
+    ) -> Response {
+        try_admin(self.admin, method, path, headers, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
     /// What the admin API says of `shop`.
     #[track_caller]
     pub(crate) fn service(&self) -> Value {
-        self.admin("GET", "/api/v1/services/shop", "", None).expect(200).json()
+        self.admin("GET", "/api/v1/services/shop", "", None)
+            .expect(200)
+            .json()
     }
 
     /// Sets the weights of `shop`.
     #[track_caller]
     pub(crate) fn set_weights(&self, blue: f64, green: f64) -> Response {
-        self.put_weights("", &json!({ "weights": { "blue": blue, "green": green } }).to_string())
-            .expect(200)
+        self.put_weights(
+            "",
+            &json!({ "weights": { "blue": blue, "green": green } }).to_string(),
+        )
+        .expect(200)
     }
 
     /// The same with any headers and body.
@@ -321,7 +352,9 @@ fn try_admin(
     } else {
         format!("Host: {address}\r\n")
     };
-    let length = body.map_or_else(String::new, |body| format!("Content-Length: {}\r\n", body.len()));
+    let length = body.map_or_else(String::new, |body| {
+        format!("Content-Length: {}\r\n", body.len())
+    });
     client.send(format!(
         "{method} {path} HTTP/1.1\r\n{host}{headers}{length}Connection: close\r\n\r\n{}",
         body.unwrap_or_default()

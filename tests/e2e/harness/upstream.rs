@@ -48,13 +48,17 @@ impl Upstream {
         Upstream::start(move |call| call.ok(name))
     }
 
-    /// Does `script` for each request, once its head is there; a body that it does not read is read after it.
+    /// Does `script` for each request, once its head is there; a body that it does not read is read
+    /// after it.
     pub(crate) fn start(script: impl Fn(&mut Call<'_>) + Send + Sync + 'static) -> Upstream {
         Upstream::on(TcpListener::bind("127.0.0.1:0").unwrap(), script)
     }
 
     /// The same on a socket that the case has prepared.
-    pub(crate) fn on(listener: TcpListener, script: impl Fn(&mut Call<'_>) + Send + Sync + 'static) -> Upstream {
+    pub(crate) fn on(
+        listener: TcpListener,
+        script: impl Fn(&mut Call<'_>) + Send + Sync + 'static,
+    ) -> Upstream {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let (script, accepting) = (Arc::new(script), Arc::clone(&shared));
@@ -84,7 +88,10 @@ impl Upstream {
     /// The last request.
     #[track_caller]
     pub(crate) fn last(&self) -> Seen {
-        lock(&self.shared.seen).last().cloned().expect("no request has come")
+        lock(&self.shared.seen)
+            .last()
+            .cloned()
+            .expect("no request has come")
     }
 
     /// How often the proxy closed a connection while a script waited for that.
@@ -109,7 +116,12 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn serve(shared: &Shared, connection: usize, stream: TcpStream, script: &(impl Fn(&mut Call<'_>) + ?Sized)) {
+fn serve(
+    shared: &Shared,
+    connection: usize,
+    stream: TcpStream,
+    script: &(impl Fn(&mut Call<'_>) + ?Sized),
+) {
     let mut wire = Some(Wire::new(stream));
     let mut on_connection = 0;
     while let Some(open) = wire.as_mut() {
@@ -199,7 +211,11 @@ impl Call<'_> {
             return self.close();
         }
         let body = body.as_ref();
-        let mut bytes = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut bytes = format!(
+            "HTTP/1.1 {status}\r\n{headers}Content-Length: {}\r\n\r\n",
+            body.len()
+        )
+        .into_bytes();
         bytes.extend_from_slice(body);
         if self.write(bytes).is_err() {
             self.close();
@@ -223,12 +239,14 @@ impl Call<'_> {
         if let Some(wire) = self.wire.take() {
             // The reset is sent with the last handle on the socket.
             let ours = (wire.stream.local_addr().ok(), wire.stream.peer_addr().ok());
-            lock(&self.shared.sockets).retain(|other| (other.local_addr().ok(), other.peer_addr().ok()) != ours);
+            lock(&self.shared.sockets)
+                .retain(|other| (other.local_addr().ok(), other.peer_addr().ok()) != ours);
             reset(wire.stream);
         }
     }
 
-    /// Waits until the proxy closes the connection, and counts that; what it still sends is thrown away.
+    /// Waits until the proxy closes the connection, and counts that; what it still sends is thrown
+    /// away.
     pub(crate) fn await_hangup(&mut self) {
         if self.wire().ends() {
             self.shared.hangups.fetch_add(1, Ordering::SeqCst);
@@ -237,6 +255,8 @@ impl Call<'_> {
     }
 
     fn wire(&mut self) -> &mut Wire {
-        self.wire.as_mut().expect("the script has closed the connection")
+        self.wire
+            .as_mut()
+            .expect("the script has closed the connection")
     }
 }

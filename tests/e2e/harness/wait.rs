@@ -28,8 +28,9 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
     }
 }
 
-/// Waits until `read` has given the same value for a while, and gives that value. For counters that are expected to
-/// stop: too short a while makes a case pass that should not, never the other way round.
+/// Waits until `read` has given the same value for a while, and gives that value. For counters that
+/// are expected to stop: too short a while makes a case pass that should not, never the other way
+/// round.
 #[track_caller]
 pub(crate) fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> T {
     const AGREEING: u32 = 60;
@@ -56,9 +57,14 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits for the gate to open. A gate that never does is left after the deadline, so that a failed case ends.
+    /// Waits for the gate to open. A gate that never does is left after the deadline, so that a
+    /// failed case ends.
     pub(crate) fn wait(&self) {
         let open = self.open.lock().unwrap();
-        drop(self.changed.wait_timeout_while(open, DEADLINE, |open| !*open).unwrap());
+        drop(
+            self.changed
+                .wait_timeout_while(open, DEADLINE, |open| !*open)
+                .unwrap(),
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! HTTP/1.1 as bytes: read by hand, so that nothing is repaired on the way, and written as the case says.
+//! HTTP/1.1 as bytes: read by hand, so that nothing is repaired on the way, and written as the case
+//! says.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -61,7 +62,11 @@ impl Wire {
         self.stream.set_nonblocking(true).unwrap();
         let mut refused = 0;
         while refused < 100 {
-            if self.stream.write(&[byte; 64 * 1024]).is_ok_and(|bytes| bytes > 0) {
+            if self
+                .stream
+                .write(&[byte; 64 * 1024])
+                .is_ok_and(|bytes| bytes > 0)
+            {
                 refused = 0;
             } else {
                 refused += 1;
@@ -99,7 +104,9 @@ impl Wire {
     fn fields(&mut self) -> io::Result<Fields> {
         let mut fields = Vec::new();
         loop {
-            let line = self.line()?.ok_or_else(|| cut("the end came within a head"))?;
+            let line = self
+                .line()?
+                .ok_or_else(|| cut("the end came within a head"))?;
             if line.is_empty() {
                 return Ok(fields);
             }
@@ -112,7 +119,9 @@ impl Wire {
 
     /// The next message's head; `None` when the other side has closed before it.
     pub(crate) fn head(&mut self) -> io::Result<Option<Head>> {
-        let Some(first) = self.line()? else { return Ok(None) };
+        let Some(first) = self.line()? else {
+            return Ok(None);
+        };
         Ok(Some(Head {
             first,
             headers: self.fields()?,
@@ -131,21 +140,28 @@ impl Wire {
 
     /// A chunk, or the trailers that follow the last one.
     pub(crate) fn chunk(&mut self) -> io::Result<Result<Vec<u8>, Fields>> {
-        let line = self.line()?.ok_or_else(|| cut("the end came between chunks"))?;
-        let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16).map_err(io::Error::other)?;
+        let line = self
+            .line()?
+            .ok_or_else(|| cut("the end came between chunks"))?;
+        let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16)
+            .map_err(io::Error::other)?;
         if size == 0 {
             return Ok(Err(self.fields()?));
         }
         let data = self.exactly(size)?;
         match &*self.exactly(2)? {
             b"\r\n" => Ok(Ok(data)),
-            other => Err(io::Error::other(format!("a chunk is followed by {other:?}"))),
+            other => Err(io::Error::other(format!(
+                "a chunk is followed by {other:?}"
+            ))),
         }
     }
 
     pub(crate) fn body(&mut self, framing: Framing) -> io::Result<Body> {
         match framing {
-            Framing::Length(length) => Ok((self.exactly(usize::try_from(length).unwrap())?, Vec::new())),
+            Framing::Length(length) => {
+                Ok((self.exactly(usize::try_from(length).unwrap())?, Vec::new()))
+            }
             Framing::Close => {
                 while self.fill()? {}
                 Ok((std::mem::take(&mut self.buffer), Vec::new()))
@@ -183,7 +199,8 @@ impl Wire {
         self.stream.set_nonblocking(true).unwrap();
         let news = self.fill();
         self.stream.set_nonblocking(false).unwrap();
-        !self.buffer.is_empty() || !matches!(news, Err(error) if error.kind() == ErrorKind::WouldBlock)
+        !self.buffer.is_empty()
+            || !matches!(news, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 }
 
@@ -200,8 +217,11 @@ impl Head {
     }
 
     pub(crate) fn length(&self) -> Option<u64> {
-        self.header("content-length")
-            .map(|length| length.parse().unwrap_or_else(|_| panic!("{length:?} in {self:?}")))
+        self.header("content-length").map(|length| {
+            length
+                .parse()
+                .unwrap_or_else(|_| panic!("{length:?} in {self:?}"))
+        })
     }
 
     pub(crate) fn is_chunked(&self) -> bool {
@@ -258,7 +278,8 @@ impl Client {
         })
     }
 
-    /// Sends bytes as they are. That the other side has closed meanwhile shows when its answer is read.
+    /// Sends bytes as they are. That the other side has closed meanwhile shows when its answer is
+    /// read.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
         let _ = self.wire.write(bytes);
         self
@@ -266,7 +287,9 @@ impl Client {
 
     /// Asks for `path`, with further header lines that each end in CRLF.
     pub(crate) fn ask(&mut self, path: &str, headers: &str) -> &mut Client {
-        self.send(format!("GET {path} HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n"))
+        self.send(format!(
+            "GET {path} HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n"
+        ))
     }
 
     #[track_caller]
@@ -309,7 +332,10 @@ impl Client {
 
     /// Ends what this side sends, and not what it reads.
     pub(crate) fn half_close(&self) {
-        self.wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        self.wire
+            .stream
+            .shutdown(std::net::Shutdown::Write)
+            .unwrap();
     }
 
     /// Makes the end of this connection a reset, not an orderly close.
@@ -336,5 +362,7 @@ pub(super) fn reset(stream: TcpStream) {
 /// One request on a connection of its own.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
-    Client::connect(address).ask(path, "Connection: close\r\n").receive()
+    Client::connect(address)
+        .ask(path, "Connection: close\r\n")
+        .receive()
 }

@@ -1,5 +1,5 @@
-//! The data plane's part of a release, without a control plane: workers in this process whose table has a watch, and a
-//! case that reads their notes.
+//! The data plane's part of a release, without a control plane: workers in this process whose table
+//! has a watch, and a case that reads their notes.
 
 mod notes;
 mod rescue;
@@ -13,16 +13,18 @@ use std::time::Duration;
 use http::HeaderName;
 use tokio::sync::mpsc;
 use weighbridge::model::{
-    self, HostPattern, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec, Weight,
-    Weights,
+    self, HostPattern, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester, Timeouts,
+    UpstreamSpec, Weight, Weights,
 };
 use weighbridge::net::{self, ListenerOptions};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
 use weighbridge::routing::{
-    BudgetKind, KeyRegistry, LiveState, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy, RoutingTable,
+    BudgetKind, KeyRegistry, LiveState, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy,
+    RoutingTable,
 };
 use weighbridge::stats::{
-    Arm, Batch, EventBatch, Reason, ReleaseKey, RequestEvent, RequestEventKind, SampledExchange, UpstreamKey, Watermark,
+    Arm, Batch, EventBatch, Reason, ReleaseKey, RequestEvent, RequestEventKind, SampledExchange,
+    UpstreamKey, Watermark,
 };
 use weighbridge::telemetry::AccessLog;
 
@@ -103,7 +105,10 @@ impl Trial {
     }
 
     fn points(self, canary_points: u16) -> Trial {
-        Trial { canary_points, ..self }
+        Trial {
+            canary_points,
+            ..self
+        }
     }
 
     fn sticky(mut self, sticky: Sticky) -> Trial {
@@ -118,7 +123,8 @@ impl Trial {
 
     fn start(self) -> Rig {
         let mut keys = KeyRegistry::new();
-        let table = RoutingTable::build(std::slice::from_ref(&self.spec), |_| None, &mut keys, None);
+        let table =
+            RoutingTable::build(std::slice::from_ref(&self.spec), |_| None, &mut keys, None);
         let publisher = Publisher::new(table);
         let watch = Arc::new(ReleaseHandle::new(
             ReleaseHandleSpec {
@@ -138,7 +144,8 @@ impl Trial {
         watch.tripwire().arm(BudgetKind::Visible, 1_000_000, 0);
         watch.tripwire().arm(BudgetKind::All, 1_000_000, 0);
         publish(&publisher, &watch, self.canary_points);
-        let ((batches, batch_reader), (notes, note_reader)) = (mpsc::channel(1_000), mpsc::channel(1_000));
+        let ((batches, batch_reader), (notes, note_reader)) =
+            (mpsc::channel(1_000), mpsc::channel(1_000));
         let horizon = Arc::new(Watermark::new(self.workers));
         let reports = Reports {
             batches,
@@ -218,10 +225,11 @@ impl Rig {
         while let Ok(batch) = self.notes.try_recv() {
             assert!(!batch.lost);
             self.read.extend(batch.notes);
-            self.samples.extend(batch.samples.into_iter().map(|(key, sample)| {
-                assert_eq!(key, ReleaseKey(7));
-                sample
-            }));
+            self.samples
+                .extend(batch.samples.into_iter().map(|(key, sample)| {
+                    assert_eq!(key, ReleaseKey(7));
+                    sample
+                }));
         }
         &self.read
     }
@@ -241,9 +249,14 @@ impl Rig {
     #[track_caller]
     fn verdict(&mut self) -> (Arm, RequestEventKind) {
         let notes = self.ended(1);
-        assert!(matches!(notes[0].happened, RequestEventKind::Assigned { .. }));
+        assert!(matches!(
+            notes[0].happened,
+            RequestEventKind::Assigned { .. }
+        ));
         assert!(
-            notes.iter().all(|note| note.assignment == notes[0].assignment),
+            notes
+                .iter()
+                .all(|note| note.assignment == notes[0].assignment),
             "{notes:?}"
         );
         assert!(

@@ -44,7 +44,10 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
     );
     let assignment = first.assignment;
     assert_eq!((assignment.side, assignment.watch.0), (Arm::Baseline, 7));
-    assert_eq!((assignment.canary_points, assignment.baseline_points), (0, 10_000));
+    assert_eq!(
+        (assignment.canary_points, assignment.baseline_points),
+        (0, 10_000)
+    );
     let now = SystemClock.now().monotonic_ns() / 1_000;
     let RequestEventKind::Good { latency_us } = last.happened else {
         panic!("{last:?}")
@@ -56,11 +59,17 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
 #[test]
 fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
-    let mut rig = Trial::new(blue.address, green.address).points(2_500).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .points(2_500)
+        .start();
     let mut client = rig.client();
-    let on_green = (0..40).filter(|_| client.get("/").text() == "green").count();
+    let on_green = (0..40)
+        .filter(|_| client.get("/").text() == "green")
+        .count();
     let notes = rig.ended(40);
-    let canary = notes.iter().filter(|note| note.assignment.side == Arm::Canary);
+    let canary = notes
+        .iter()
+        .filter(|note| note.assignment.side == Arm::Canary);
     let good = canary
         .filter(|note| matches!(note.happened, RequestEventKind::Good { .. }))
         .count();
@@ -68,9 +77,13 @@ fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
     assert!(
         notes
             .iter()
-            .all(|note| note.assignment.canary_points == 2_500 && note.assignment.baseline_points == 7_500)
+            .all(|note| note.assignment.canary_points == 2_500
+                && note.assignment.baseline_points == 7_500)
     );
-    assert!(notes.iter().all(|note| note.user == notes[0].user), "it is one client");
+    assert!(
+        notes.iter().all(|note| note.user == notes[0].user),
+        "it is one client"
+    );
     assert_eq!(rig.watch.in_flight(), 0);
 }
 
@@ -80,24 +93,39 @@ fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
     let green = Upstream::named("green");
     let mut rig = Trial::new(blue.address, green.address).points(0).start();
     assert_eq!(rig.get("").status, 503);
-    assert_eq!(rig.verdict(), (Arm::Baseline, RequestEventKind::Bad { visible: true }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Baseline, RequestEventKind::Bad { visible: true })
+    );
     let wire = rig.watch.tripwire();
-    assert_eq!((wire.baseline_failures(), wire.spent(BudgetKind::Visible)), (1, 0));
+    assert_eq!(
+        (wire.baseline_failures(), wire.spent(BudgetKind::Visible)),
+        (1, 0)
+    );
     assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
 }
 
 #[test]
 fn a_client_that_goes_away_blames_nobody() {
-    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.await_hangup()),
+    );
     let mut rig = Trial::new(blue.address, green.address).start();
     let mut client = rig.client();
     client.ask("/", "");
     eventually("green has the request", || green.count() == 1);
     assert_eq!(rig.watch.in_flight(), 1);
     client.reset();
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Aborted { late: false }));
     assert_eq!(
-        (rig.watch.tripwire().spent(BudgetKind::Visible), rig.watch.in_flight()),
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Aborted { late: false })
+    );
+    assert_eq!(
+        (
+            rig.watch.tripwire().spent(BudgetKind::Visible),
+            rig.watch.in_flight()
+        ),
         (0, 0)
     );
 }
@@ -105,19 +133,26 @@ fn a_client_that_goes_away_blames_nobody() {
 #[test]
 fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
     let green = Upstream::start(|call| {
-        call.write("HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nhalf").unwrap();
+        call.write("HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nhalf")
+            .unwrap();
         call.await_hangup();
     });
     let blue = Upstream::named("blue");
     let mut rig = Trial::new(blue.address, green.address).start();
     let mut client = rig.client();
     client.ask("/", "").head().unwrap();
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Bad { visible: true })
+    );
     assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
     client.reset();
     eventually("the place is given back", || rig.watch.in_flight() == 0);
     assert_eq!(
-        (rig.notes().len(), rig.watch.tripwire().spent(BudgetKind::Visible)),
+        (
+            rig.notes().len(),
+            rig.watch.tripwire().spent(BudgetKind::Visible)
+        ),
         (2, 1)
     );
 }
@@ -152,7 +187,10 @@ fn a_full_canary_leaves_the_next_request_to_the_baseline() {
     first.ask("/", "");
     eventually("green is full", || green.count() == 1);
     assert_eq!(rig.get("").expect(200).text(), "blue");
-    assert_eq!(rig.verdict_of_displaced(), [FULL, RequestEventKind::Displaced]);
+    assert_eq!(
+        rig.verdict_of_displaced(),
+        [FULL, RequestEventKind::Displaced]
+    );
     gate.open();
     assert_eq!(first.receive().text(), "green");
     eventually("the place is given back", || rig.watch.in_flight() == 0);
@@ -181,7 +219,10 @@ fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
     rig.get("Cookie: wb=another\r\n");
     rig.get(&format!("Cookie: wb={:032x}\r\n", 7));
     let another = rig.get("").header("set-cookie").unwrap();
-    rig.get(&format!("Cookie: {}\r\n", another.split(';').next().unwrap()));
+    rig.get(&format!(
+        "Cookie: {}\r\n",
+        another.split(';').next().unwrap()
+    ));
     let notes = rig.ended(7);
     let drawn = notes
         .iter()
@@ -212,7 +253,10 @@ fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
     rig.publish(0);
     let green = Upstream::on(listener, |call| call.ok("green"));
     assert_eq!(client.receive().text(), "blue");
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Aborted { late: false }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Aborted { late: false })
+    );
     assert_eq!((green.count(), rig.watch.in_flight()), (0, 0));
     drop(callers);
 }

@@ -11,7 +11,11 @@ use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, even
 /// How a canary fails before its answer has begun.
 fn failing() -> Vec<(&'static str, Upstream, u16)> {
     vec![
-        ("5xx", Upstream::start(|call| call.answer("500 Oh", "", "green")), 500),
+        (
+            "5xx",
+            Upstream::start(|call| call.answer("500 Oh", "", "green")),
+            500,
+        ),
         ("reset", Upstream::start(|call| call.reset()), 502),
         ("close", Upstream::start(|call| call.close()), 502),
         ("silence", Upstream::start(|call| call.await_hangup()), 504),
@@ -50,7 +54,11 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert_eq!(seen.header("host").as_deref(), Some("shop.test"), "{how}");
         let hops = seen.header("weighbridge-hops").unwrap_or_default();
         assert!(hops.len() == 16 && !hops.contains(','), "{how}: {hops}");
-        assert_eq!(seen.header("x-request-id"), answer.header("x-request-id"), "{how}");
+        assert_eq!(
+            seen.header("x-request-id"),
+            answer.header("x-request-id"),
+            "{how}"
+        );
         assert!(seen.header("x-request-id").is_some(), "{how}");
         assert_eq!(
             rig.verdict(),
@@ -58,8 +66,16 @@ fn users_see_nothing_of_what_the_canary_does() {
             "{how}"
         );
         let counted = rig.counted(1);
-        assert_eq!(counted.answers, [(BLUE, 200)], "{how}: one request, by who answered it");
-        assert_eq!((counted.failures, counted.successes), ([0, 1], [1, 0]), "{how}");
+        assert_eq!(
+            counted.answers,
+            [(BLUE, 200)],
+            "{how}: one request, by who answered it"
+        );
+        assert_eq!(
+            (counted.failures, counted.successes),
+            ([0, 1], [1, 0]),
+            "{how}"
+        );
         let watch = &rig.watch;
         assert_eq!(
             (watch.tripwire().spent(BudgetKind::Visible), watch.rescued()),
@@ -72,9 +88,14 @@ fn users_see_nothing_of_what_the_canary_does() {
 
 #[test]
 fn without_rescue_users_see_the_failure_and_it_is_spent() {
-    for (how, green, status) in failing().into_iter().filter(|(how, ..)| *how != "5xx without end") {
+    for (how, green, status) in failing()
+        .into_iter()
+        .filter(|(how, ..)| *how != "5xx without end")
+    {
         let blue = Upstream::named("blue");
-        let mut rig = Trial::new(blue.address, green.address).timeouts(impatient()).start();
+        let mut rig = Trial::new(blue.address, green.address)
+            .timeouts(impatient())
+            .start();
         assert_eq!(rig.get("").status, status, "{how}");
         assert_eq!(
             rig.verdict(),
@@ -83,9 +104,16 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         );
         let counted = rig.counted(1);
         assert_eq!(counted.answers, [(GREEN, status)], "{how}");
-        assert_eq!((counted.failures, counted.successes), ([0, 1], [0, 0]), "{how}");
         assert_eq!(
-            (rig.watch.tripwire().spent(BudgetKind::Visible), rig.watch.rescued()),
+            (counted.failures, counted.successes),
+            ([0, 1], [0, 0]),
+            "{how}"
+        );
+        assert_eq!(
+            (
+                rig.watch.tripwire().spent(BudgetKind::Visible),
+                rig.watch.rescued()
+            ),
             (1, 0),
             "{how}"
         );
@@ -100,7 +128,15 @@ fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
         .rescue(RescuePolicy::Safe)
         .start();
     assert_eq!(rig.get("").expect(200).text(), "blue");
-    let key = rig.publisher.current().table.service("shop").unwrap().upstreams[1].endpoints[0].key;
+    let key = rig
+        .publisher
+        .current()
+        .table
+        .service("shop")
+        .unwrap()
+        .upstreams[1]
+        .endpoints[0]
+        .key;
     rig.publisher.update(|table| table.with_health(key, false));
     assert_eq!(rig.get("").expect(200).text(), "blue");
     let notes = rig.ended(2);
@@ -138,8 +174,17 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
         .rescue(RescuePolicy::Safe)
         .start();
     rig.client().ask("/", "").try_receive().unwrap_err();
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
-    assert_eq!((rig.watch.tripwire().spent(BudgetKind::Visible), blue.count()), (1, 0));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Bad { visible: true })
+    );
+    assert_eq!(
+        (
+            rig.watch.tripwire().spent(BudgetKind::Visible),
+            blue.count()
+        ),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -150,9 +195,15 @@ fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
         .rescue(RescuePolicy::Safe)
         .start();
     assert_eq!(rig.get("").expect(503).text(), "blue");
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Bad { visible: true })
+    );
     let counted = rig.counted(1);
-    assert_eq!((counted.failures, &*counted.answers), ([1, 1], &[(BLUE, 503)][..]));
+    assert_eq!(
+        (counted.failures, &*counted.answers),
+        ([1, 1], &[(BLUE, 503)][..])
+    );
     let wire = rig.watch.tripwire();
     assert_eq!(
         (
@@ -175,7 +226,10 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
         .rescue(RescuePolicy::Safe)
         .start();
     rig.client().ask("/", "").try_receive().unwrap_err();
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: false }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Bad { visible: false })
+    );
     eventually("the failure is spent", || {
         rig.watch.tripwire().spent(BudgetKind::Visible) == 1
     });
@@ -184,7 +238,10 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
 
 #[test]
 fn the_total_time_holds_for_both_attempts_together() {
-    let (blue, green) = (Upstream::named("blue"), Upstream::start(|call| call.await_hangup()));
+    let (blue, green) = (
+        Upstream::named("blue"),
+        Upstream::start(|call| call.await_hangup()),
+    );
     let timeouts = Timeouts {
         total: std::time::Duration::from_millis(50),
         ..Timeouts::default()
@@ -194,13 +251,18 @@ fn the_total_time_holds_for_both_attempts_together() {
         .timeouts(timeouts);
     let mut rig = trial.start();
     assert_eq!(rig.get("").status, 504);
-    assert_eq!(rig.verdict(), (Arm::Canary, RequestEventKind::Bad { visible: true }));
+    assert_eq!(
+        rig.verdict(),
+        (Arm::Canary, RequestEventKind::Bad { visible: true })
+    );
     assert_eq!(blue.count(), 0);
 }
 
 fn post(client: &mut Client, headers: &str, body: &str) -> Response {
     client
-        .send(format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n{body}"))
+        .send(format!(
+            "POST / HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n{body}"
+        ))
         .receive()
 }
 
@@ -249,11 +311,21 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
     ] {
         let blue = Upstream::named("blue");
         let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
-        let mut rig = Trial::new(blue.address, green.address).rescue(policy.clone()).start();
+        let mut rig = Trial::new(blue.address, green.address)
+            .rescue(policy.clone())
+            .start();
         let response = post(&mut rig.client(), &headers, body);
         let told = format!("{policy:?} {headers}");
-        assert_eq!(response.text(), if rescued { "blue" } else { "green" }, "{told}");
-        assert_eq!(rig.verdict().1, RequestEventKind::Bad { visible: !rescued }, "{told}");
+        assert_eq!(
+            response.text(),
+            if rescued { "blue" } else { "green" },
+            "{told}"
+        );
+        assert_eq!(
+            rig.verdict().1,
+            RequestEventKind::Bad { visible: !rescued },
+            "{told}"
+        );
         assert_eq!(blue.count(), usize::from(rescued), "{told}");
         assert_eq!(green.count(), 1, "{told}");
         if rescued {
@@ -270,12 +342,18 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
 fn a_body_that_does_not_come_is_the_clients_fault_and_never_drawn() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let header = RescuePolicy::Header(HeaderName::from_static("x-retry-safe"));
-    let mut rig = Trial::new(blue.address, green.address).rescue(header).start();
+    let mut rig = Trial::new(blue.address, green.address)
+        .rescue(header)
+        .start();
     let mut client = rig.client();
     client.send(
-        "POST / HTTP/1.1\r\nHost: shop.test\r\nX-Retry-Safe: 1\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: shop.test\r\nX-Retry-Safe: 1\r\nContent-Length: 9\r\nExpect: \
+         100-continue\r\n\r\n",
     );
-    assert!(client.head().unwrap().first.contains(" 100 "), "its body is waited for");
+    assert!(
+        client.head().unwrap().first.contains(" 100 "),
+        "its body is waited for"
+    );
     client.send("half");
     client.reset();
     rig.counted(1);
@@ -321,6 +399,9 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
     assert!((100..180).contains(&rescued), "{rescued}");
     rig.ended(180);
     assert_eq!(rig.watch.rescued(), rescued as u64);
-    assert_eq!(rig.watch.tripwire().spent(BudgetKind::Visible) as usize, 180 - rescued);
+    assert_eq!(
+        rig.watch.tripwire().spent(BudgetKind::Visible) as usize,
+        180 - rescued
+    );
     assert_eq!(blue.count(), rescued);
 }

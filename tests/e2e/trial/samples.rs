@@ -23,17 +23,28 @@ fn header<'a>(sample: &'a SampledExchange, name: &str) -> Option<&'a str> {
 
 #[test]
 fn a_failure_is_kept_with_its_answer_but_without_secrets() {
-    let green = Upstream::start(|call| call.answer("503 Oh", "Set-Cookie: id=hunter2\r\nX-Build: 7\r\n", "hunter2"));
+    let green = Upstream::start(|call| {
+        call.answer(
+            "503 Oh",
+            "Set-Cookie: id=hunter2\r\nX-Build: 7\r\n",
+            "hunter2",
+        )
+    });
     let mut rig = Trial::new(Upstream::named("blue").address, green.address).start();
     let target = format!("/orders/{}?token=hunter2", "x".repeat(300));
     let response = rig.client().ask(&target, "X-Request-Id: one\r\n").receive();
     assert_eq!(response.status, 503);
     let samples = rig.samples(1);
-    let [sample] = &*samples else { panic!("{samples:?}") };
+    let [sample] = &*samples else {
+        panic!("{samples:?}")
+    };
     assert_eq!((sample.side, &*sample.method), (Arm::Canary, "GET"));
     assert_eq!((sample.status, sample.reason), (Some(503), Some("5xx")));
     assert_eq!(&*sample.path, "/orders/*");
-    assert_eq!(sample.request_id.as_deref(), response.header("x-request-id").as_deref());
+    assert_eq!(
+        sample.request_id.as_deref(),
+        response.header("x-request-id").as_deref()
+    );
     assert_eq!(
         (header(sample, "x-build"), header(sample, "set-cookie")),
         (Some("7"), None)
@@ -59,7 +70,10 @@ fn what_had_no_answer_says_why() {
         let mut rig = trial.timeouts(impatient()).start();
         let _ = rig.client().ask("/", "").try_receive();
         let samples = rig.samples(1);
-        assert_eq!((samples[0].status, samples[0].reason), (status, Some(reason)));
+        assert_eq!(
+            (samples[0].status, samples[0].reason),
+            (status, Some(reason))
+        );
         assert_eq!(header(&samples[0], "x-build"), status.map(|_| "7"));
     }
 }
@@ -75,7 +89,10 @@ fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
     rig.ended(1);
     let samples = rig.samples(1);
     assert_eq!(samples.len(), 1, "one of each exchange: {samples:?}");
-    assert_eq!((samples[0].side, samples[0].status), (Arm::Canary, Some(500)));
+    assert_eq!(
+        (samples[0].side, samples[0].status),
+        (Arm::Canary, Some(500))
+    );
     assert_eq!(header(&samples[0], "x-build"), Some("7"));
 }
 
@@ -97,7 +114,11 @@ fn of_many_exchanges_only_a_few_are_kept() {
     rig.ended(200);
     let samples = rig.samples(2);
     let (good, bad): (Vec<_>, Vec<_>) = samples.iter().partition(|sample| sample.reason.is_none());
-    assert!((1..=seconds).contains(&good.len()), "{} in {seconds} s", good.len());
+    assert!(
+        (1..=seconds).contains(&good.len()),
+        "{} in {seconds} s",
+        good.len()
+    );
     assert!(
         bad.len() <= 20 * seconds && !bad.is_empty(),
         "{} in {seconds} s",

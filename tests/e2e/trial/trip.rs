@@ -16,7 +16,13 @@ const FAILS: fn() -> Upstream = || Upstream::start(|call| call.answer("500 Oh", 
 #[track_caller]
 fn is_out(rig: &mut Rig, green: &Upstream) {
     assert_eq!(rig.canary_points(), 0);
-    assert_eq!((green.count(), rig.watch.tripwire().spent(BudgetKind::Visible)), (3, 3));
+    assert_eq!(
+        (
+            green.count(),
+            rig.watch.tripwire().spent(BudgetKind::Visible)
+        ),
+        (3, 3)
+    );
     let trip = rig.watch.trip().expect("the trip is told");
     assert!(trip.decided_us > 0);
     let failed = rig

@@ -231,7 +231,7 @@ impl Drop for Charge {
 }
 
 /// A piece of an answer, held until it has been written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Piece {
     data: Bytes,
     _charge: Option<Charge>,

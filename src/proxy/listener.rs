@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::connection;
-use super::gate::Limits;
+use super::http1::Limits;
 use super::room::{Seat, Seats};
 use super::worker::Worker;
 use crate::net::ListenerOptions;
@@ -45,7 +45,7 @@ impl Listener {
         })
     }
 
-    /// What the gate lets through.
+    /// What the head of a request of HTTP/1.1 may measure.
     pub(crate) fn head_limits(&self) -> Limits {
         let limits = self.options.limits;
         Limits {

@@ -265,7 +265,12 @@ fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
         assert_eq!(proxy.get("/").expect(200).text(), "blue");
     }
     for victim in &mut victims {
-        is_refusal(&victim.receive(), 502, "http_protocol_error", "upstream_protocol_error");
+        is_refusal(
+            &victim.receive_final(),
+            502,
+            "http_protocol_error",
+            "upstream_protocol_error",
+        );
     }
 }
 

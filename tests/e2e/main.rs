@@ -15,6 +15,7 @@ mod errors;
 mod harness;
 mod headers;
 mod health;
+mod interim;
 mod interop;
 mod limits;
 mod log;

@@ -8,6 +8,7 @@
 mod admin;
 mod authority;
 mod brakes;
+mod connection;
 mod custody;
 mod drain;
 mod early;

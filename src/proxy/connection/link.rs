@@ -44,6 +44,8 @@ pub(super) struct Link {
 struct Input {
     /// What has been read and not been used.
     buffer: BytesMut,
+    /// How much of it has been looked at for a head, which was not whole.
+    looked: usize,
     body: Remaining,
     /// Whether somebody holds the body, and may read it.
     held: bool,
@@ -107,6 +109,7 @@ impl Link {
             stream: RefCell::new(stream),
             input: RefCell::new(Input {
                 buffer: BytesMut::new(),
+                looked: 0,
                 body: Remaining::NOTHING,
                 held: false,
                 awaited: false,
@@ -163,8 +166,8 @@ impl Link {
 
     /// Looks whether what has been read is a head, or something else that ends the waiting for one.
     fn advance(&self, reader: &mut Reader, fresh: bool) -> Option<Result<Head, End>> {
-        let buffer = &mut self.input.borrow_mut().buffer;
-        if buffer.is_empty() {
+        let Input { buffer, looked, .. } = &mut *self.input.borrow_mut();
+        if buffer.len() == *looked {
             return None;
         }
         if fresh && buffer.first() == PREFACE.first() {
@@ -176,10 +179,15 @@ impl Link {
             }
         }
         match reader.advance(buffer, || self.client.worker.buffers.borrow_fields()) {
-            Ok(Some(head)) => Some(Ok(head)),
+            Ok(Some(head)) => {
+                *looked = 0;
+                Some(Ok(head))
+            }
             Ok(None) => {
-                // A part of a head does not hold the whole block that it was read into.
-                *buffer = BytesMut::from(&buffer[..]);
+                if std::mem::replace(looked, buffer.len()) == 0 {
+                    // A part of a head does not hold the whole block that it was read into.
+                    *buffer = BytesMut::from(&buffer[..]);
+                }
                 None
             }
             Err(refusal) => Some(Err(End::Refused(refusal.into()))),

@@ -45,7 +45,8 @@ enum End {
 /// Serves a connection until it ends.
 pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
     let link = Link::new(Rc::clone(&client), stream);
-    let mut end = http1::serve(&link).await;
+    // On the heap, since the state of a request is large, and would otherwise be moved several times on its way there.
+    let mut end = Box::pin(http1::serve(&link)).await;
     let (mut stream, begun) = link.into_parts().unzip();
     if matches!(end, End::Http2)
         && let Some(stream) = stream.take()
@@ -113,7 +114,7 @@ async fn linger(mut stream: TcpStream, words: &[u8]) {
     let farewell = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;
-        let mut scrap = [0; 4096];
+        let mut scrap = vec![0; 4096];
         let mut read = 0;
         while read < LINGER_BYTES {
             match stream.read(&mut scrap).await? {

@@ -4,7 +4,7 @@
 //! more is read from upstreams. The bounds hold by construction, since every block of memory that an answer is read into
 //! is charged to its connection until the parser has written the last byte of it.
 //!
-//! For HTTP/1.1 that is [`HTTP1_MAX`]; hyper reads a request into about as much again. For HTTP/2 all answers share
+//! For HTTP/1.1 that is [`HTTP1_MAX`]; a request is read 32 KiB at a time, beside its head. For HTTP/2 all answers share
 //! [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers which the client leaves alone cannot keep the
 //! others from moving. The heads of requests are bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
 

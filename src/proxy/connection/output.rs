@@ -220,3 +220,92 @@ fn write_decimal(out: &mut Vec<u8>, number: u64) {
     }
     out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Response;
+
+    use super::*;
+
+    /// What is written for a response with this body.
+    fn written(asked: Asked, status: u16, fields: &[(&'static str, &'static str)], body: &'static str) -> String {
+        let mut response = Response::builder().status(status);
+        for (name, value) in fields {
+            response = response.header(*name, *value);
+        }
+        let (head, ()) = response.body(()).unwrap().into_parts();
+        let mut body = ResponseBody::Own(Bytes::from_static(body.as_bytes()));
+        let mut output = Output::new(Vec::new(), asked, &head, &body);
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        assert!(matches!(output.poll_fill(&mut body, &mut cx), Poll::Ready(Ok(()))));
+        assert!(output.is_finished());
+        String::from_utf8(output.segment.rest().to_vec()).unwrap()
+    }
+
+    const ASKED: Asked = Asked {
+        is_head: false,
+        http10: false,
+        accepts_trailers: false,
+        keep_alive: true,
+    };
+
+    #[test]
+    fn a_small_response_is_one_piece_whose_framing_is_what_is_done() {
+        let fields = [("content-length", "7"), ("x-a", "b")];
+        assert_eq!(
+            written(ASKED, 200, &fields, "hello"),
+            "HTTP/1.1 200 OK\r\nx-a: b\r\ncontent-length: 5\r\n\r\nhello"
+        );
+        assert_eq!(
+            written(ASKED, 200, &[], ""),
+            "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn a_response_without_a_body_says_so_by_its_status_or_its_request() {
+        let fields = [("content-length", "7"), ("trailer", "x-t")];
+        assert_eq!(written(ASKED, 204, &fields, ""), "HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(written(ASKED, 304, &fields, ""), "HTTP/1.1 304 Not Modified\r\n\r\n");
+        let head = Asked { is_head: true, ..ASKED };
+        assert_eq!(
+            written(head, 200, &fields, ""),
+            "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n"
+        );
+    }
+
+    #[test]
+    fn the_connection_field_says_what_the_version_does_not() {
+        let asked = |http10, keep_alive| Asked {
+            http10,
+            keep_alive,
+            ..ASKED
+        };
+        for (http10, keep_alive, expected) in [
+            (false, true, "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+            (
+                false,
+                false,
+                "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok",
+            ),
+            (
+                true,
+                true,
+                "HTTP/1.0 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nok",
+            ),
+            (true, false, "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+        ] {
+            assert_eq!(written(asked(http10, keep_alive), 200, &[], "ok"), expected);
+        }
+    }
+
+    #[test]
+    fn decimals_are_written() {
+        for number in [0, 7, 10, 1_234_567_890, u64::MAX] {
+            let mut out = Vec::new();
+            write_decimal(&mut out, number);
+            assert_eq!(out, number.to_string().into_bytes());
+        }
+    }
+}

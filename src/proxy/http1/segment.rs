@@ -115,3 +115,58 @@ impl<D: Buf + Default> Segment<D> {
         self.after = self.after.get(bytes - data..).unwrap_or_default();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A socket that takes so many bytes at once.
+    struct Narrow(usize, Vec<u8>);
+
+    impl AsyncWrite for Narrow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            let bytes = buf.len().min(self.0);
+            self.1.extend_from_slice(&buf[..bytes]);
+            Poll::Ready(Ok(bytes))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_socket_takes_at_once_the_same_is_written(
+            before in proptest::collection::vec(any::<u8>(), 0..6000),
+            data in proptest::collection::vec(any::<u8>(), 0..9000),
+            width in 1_usize..5000,
+            held in any::<bool>(),
+        ) {
+            let mut segment = Segment::new(Vec::new());
+            segment.before.extend_from_slice(&before);
+            let piece = Bytes::from(data.clone());
+            if held {
+                segment.hold(piece, b"\r\n");
+            } else {
+                segment.put(piece, b"\r\n");
+            }
+            let mut socket = Narrow(width, Vec::new());
+            let mut cx = Context::from_waker(Waker::noop());
+            while !segment.is_written() {
+                let polled = segment.poll_write(Pin::new(&mut socket), &mut cx);
+                prop_assert!(matches!(polled, Poll::Ready(Ok(1..))));
+            }
+            prop_assert_eq!(socket.1, [&before[..], &data, b"\r\n"].concat());
+        }
+    }
+}

@@ -22,7 +22,8 @@ use super::handle::unknown;
 use crate::stats::{MethodLabel, Reason, RequestLabels};
 use crate::telemetry::AccessRecord;
 
-/// How much of what a client still sends is read and thrown away, so that it gets to read why it is let go.
+/// How much of what a client still sends is read and thrown away, so that it gets to read why it is
+/// let go.
 const LINGER_BYTES: usize = 1024 * 1024;
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -32,7 +33,8 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 enum End {
     /// By itself, on either side.
     Closed,
-    /// After a response, which the client may not have read if it `lingers`, as it may still be sending.
+    /// After a response, which the client may not have read if it `lingers`, as it may still be
+    /// sending.
     Done { lingers: bool },
     /// The client sent what is not passed on.
     Refused(Error),
@@ -45,7 +47,8 @@ enum End {
 /// Serves a connection until it ends.
 pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
     let link = Link::new(Rc::clone(&client), stream);
-    // On the heap, since the state of a request is large, and would otherwise be moved several times on its way there.
+    // On the heap, since the state of a request is large, and would otherwise be moved several
+    // times on its way there.
     let mut end = Box::pin(http1::serve(&link)).await;
     let (mut stream, begun) = link.into_parts().unzip();
     if matches!(end, End::Http2)
@@ -108,8 +111,8 @@ fn log(client: &Client, error: &Error, id: HeaderValue, bytes: usize) {
     }
 }
 
-/// Writes what there is to say, and closes the connection so that the client can read it: while it goes on sending, a
-/// bounded part of that is read.
+/// Writes what there is to say, and closes the connection so that the client can read it: while it
+/// goes on sending, a bounded part of that is read.
 async fn linger(mut stream: TcpStream, words: &[u8]) {
     let farewell = async {
         stream.write_all(words).await?;

@@ -1,8 +1,10 @@
-//! Interim responses (1xx) on their way from an upstream to a client of HTTP/1.1, and the expectation of a 100.
+//! Interim responses (1xx) on their way from an upstream to a client of HTTP/1.1, and the
+//! expectation of a 100.
 //!
-//! A 100 is asked for end to end: the upstream is told of the expectation, and the body is asked for from the client once the
-//! upstream does so. An upstream that says nothing for [`PATIENCE`] gets the body all the same (RFC 9110 section 10.1.1).
-//! Where the proxy itself wants the body first, to keep a copy of it for a rescue, it asks for it in its own name.
+//! A 100 is asked for end to end: the upstream is told of the expectation, and the body is asked
+//! for from the client once the upstream does so. An upstream that says nothing for [`PATIENCE`]
+//! gets the body all the same (RFC 9110 section 10.1.1). Where the proxy itself wants the body
+//! first, to keep a copy of it for a rescue, it asks for it in its own name.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -16,7 +18,8 @@ use super::http1::chunked::write_field;
 
 /// How long an upstream may take to ask for a body, or to refuse it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes of interim responses that may wait to be written. They are hints: what exceeds that is left out.
+/// Bytes of interim responses that may wait to be written. They are hints: what exceeds that is
+/// left out.
 const QUEUED_MAX: usize = 16 * 1024;
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -53,7 +56,8 @@ impl Interims {
         self.expectation.get() == Expectation::Waiting
     }
 
-    /// Asks the client for the body, if it waits for that. Tells whether there is something to write.
+    /// Asks the client for the body, if it waits for that. Tells whether there is something to
+    /// write.
     pub(crate) fn ask(&self) -> bool {
         let asks = self.is_awaited();
         if asks {
@@ -65,6 +69,7 @@ impl Interims {
 
     /// Passes an interim response on.
     pub(crate) fn pass(&self, interim: &mut Response<()>) {
+        let expected = self.is_awaited();
         if interim.status() == StatusCode::CONTINUE {
             match self.expectation.get() {
                 Expectation::Met => return,
@@ -76,14 +81,22 @@ impl Interims {
         let mut queue = self.queue.borrow_mut();
         let before = queue.len();
         write(&mut queue, interim);
-        if queue.len() > QUEUED_MAX && interim.status() != StatusCode::CONTINUE {
+        if queue.len() > QUEUED_MAX {
             queue.truncate(before);
+            if interim.status() == StatusCode::CONTINUE && expected {
+                queue.extend_from_slice(CONTINUE);
+            }
         }
     }
 
     /// What waits to be written, which is then the caller's to write.
     pub(crate) fn take(&self, out: &mut Vec<u8>) {
-        out.append(&mut self.queue.borrow_mut());
+        let mut queue = self.queue.borrow_mut();
+        if !queue.is_empty() {
+            out.append(&mut queue);
+            // An idle connection holds no memory for what is rare.
+            *queue = Vec::new();
+        }
     }
 }
 

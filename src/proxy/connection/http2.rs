@@ -29,8 +29,8 @@ const CONNECTION_WINDOW: u32 = 512 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that a list of fields may come to in HTTP/2, where a byte can stand for a whole field.
 const HEADER_LIST_MAX: usize = 32 * 1024;
-/// Pieces that are together no longer than this are written as one: to copy so little takes less than the kernel takes
-/// to gather it.
+/// Pieces that are together no longer than this are written as one: to copy so little takes less
+/// than the kernel takes to gather it.
 const GATHERED_MAX: usize = 4 * 1024;
 
 /// Serves a connection whose first bytes, the preface among them, have been read, until it ends.
@@ -54,7 +54,8 @@ pub(super) async fn serve(client: Rc<Client>, stream: TcpStream, begun: &[u8]) -
         }
         let overdue = ready!(client.poll_overdue(cx));
         if overdue == Overdue::Idle && !std::mem::replace(&mut parting, true) {
-            // A request may be on its way just now: the client can be told that it will not be seen.
+            // A request may be on its way just now: the client can be told that it will not be
+            // seen.
             connection.as_mut().graceful_shutdown();
             client.worker.rouse();
             client.deadline.set(FAREWELL_TIME);
@@ -118,7 +119,8 @@ impl Pacer {
         passed > 0
     }
 
-    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is nothing.
+    /// What an earlier turn has held back, as far as it passes in this one; `None` when there is
+    /// nothing.
     fn poll_rest(&self, buf: &mut ReadBuf<'_>, cx: &Context<'_>) -> Option<Poll<io::Result<()>>> {
         let mut rest = self.rest.borrow_mut();
         if rest.is_empty() {

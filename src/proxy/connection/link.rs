@@ -1,8 +1,9 @@
 //! The socket of an HTTP/1.1 connection, and what has been read from it and not been used.
 //!
-//! The connection's task and the body of the request at hand share it, and never read at the same time: while a body is
-//! being read, whoever holds it reads; before and after, the task does. Bytes are read into memory that all connections of
-//! the worker share, so that an idle connection holds none.
+//! The connection's task and the body of the request at hand share it, and never read at the same
+//! time: while a body is being read, whoever holds it reads; before and after, the task does. Bytes
+//! are read into memory that all connections of the worker share, so that an idle connection holds
+//! none.
 
 use std::cell::RefCell;
 use std::io;
@@ -194,7 +195,8 @@ impl Link {
         }
     }
 
-    /// The body of a request whose head has been read, and whose client waits for a 100 if it `expects` one.
+    /// The body of a request whose head has been read, and whose client waits for a 100 if it
+    /// `expects` one.
     pub(super) fn begin_body(self: &Rc<Self>, length: BodyLength, expects: bool) -> ClientBody {
         let mut input = self.input.borrow_mut();
         input.body = match length {
@@ -236,8 +238,9 @@ impl Link {
         }
     }
 
-    /// Whether the connection can carry another request as far as this one's body is concerned: it has been read, or is
-    /// being read by whoever holds it. The little that is left of one that nobody wants is read here.
+    /// Whether the connection can carry another request as far as this one's body is concerned: it
+    /// has been read, or is being read by whoever holds it. The little that is left of one that
+    /// nobody wants is read here.
     pub(super) fn settle(&self, cx: &mut Context<'_>) -> bool {
         let mut read = 0;
         loop {
@@ -261,7 +264,8 @@ impl Link {
         }
     }
 
-    /// Ready when nobody reads the body of the request at hand any more; tells whether it has been read to its end.
+    /// Ready when nobody reads the body of the request at hand any more; tells whether it has been
+    /// read to its end.
     pub(super) fn poll_body_end(&self, cx: &Context<'_>) -> Poll<bool> {
         self.client.keep_task(cx);
         let mut input = self.input.borrow_mut();
@@ -274,7 +278,8 @@ impl Link {
         }
     }
 
-    /// Whether the client has gone, while it waits for its response. What it sends meanwhile is kept for later.
+    /// Whether the client has gone, while it waits for its response. What it sends meanwhile is
+    /// kept for later.
     pub(super) fn is_gone(&self, cx: &mut Context<'_>) -> bool {
         if self.client.is_reset() {
             return true;
@@ -298,16 +303,21 @@ impl Link {
     /// Writes interim responses, as far as there are any.
     pub(super) fn write_interims(&self, cx: &mut Context<'_>) -> io::Result<()> {
         let mut segment = self.interims.borrow_mut();
-        self.client.interims.take(&mut segment.before);
-        while !segment.is_written() {
-            match self.poll_write(&mut segment, cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(error)) => return Err(error),
-                Poll::Pending => return Ok(()),
+        loop {
+            while !segment.is_written() {
+                match self.poll_write(&mut segment, cx) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => return Err(error),
+                    // What follows waits in its own bound while the client takes nothing.
+                    Poll::Pending => return Ok(()),
+                }
+            }
+            segment.clear();
+            self.client.interims.take(&mut segment.before);
+            if segment.is_written() {
+                return Ok(());
             }
         }
-        *segment = Segment::new(Vec::new());
-        Ok(())
     }
 
     /// Puts what is left of interim responses before a response that is written to `out`.
@@ -328,8 +338,8 @@ impl Link {
         self.client.note_write(written.map_ok(|_| ()))
     }
 
-    /// Whether something has come that nobody has read. A socket that is closed with such is reset, and the client may lose
-    /// what was written to it.
+    /// Whether something has come that nobody has read. A socket that is closed with such is reset,
+    /// and the client may lose what was written to it.
     pub(super) fn has_unread(&self) -> bool {
         let input = self.input.borrow();
         !input.buffer.is_empty() || matches!(self.stream.borrow().try_read(&mut [0]), Ok(1..))
@@ -342,7 +352,8 @@ impl Link {
     }
 }
 
-/// The body of the request at hand. It lets go of the connection with its last piece, as it may be held for longer.
+/// The body of the request at hand. It lets go of the connection with its last piece, as it may be
+/// held for longer.
 #[derive(Debug)]
 pub(crate) struct Upload {
     link: Option<Rc<Link>>,

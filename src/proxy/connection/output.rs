@@ -77,7 +77,8 @@ impl Output {
         write_status(out, asked.http10, head);
         for (name, value) in &head.headers {
             let left_out = match *name {
-                // Of a response to HEAD it says how long the body would be; else the framing says it.
+                // Of a response to HEAD it says how long the body would be; else the framing says
+                // it.
                 CONTENT_LENGTH => !asked.is_head,
                 TRAILER => asked.http10 || asked.is_head || !may_have_body(head.status),
                 _ => false,
@@ -118,7 +119,8 @@ impl Output {
         self.finished
     }
 
-    /// Puts as much of the body behind the segment as is at hand and makes one piece. Pending if the segment is empty then.
+    /// Puts as much of the body behind the segment as is at hand and makes one piece. Pending if
+    /// the segment is empty then.
     ///
     /// # Errors
     ///
@@ -187,7 +189,8 @@ fn may_have_body(status: StatusCode) -> bool {
     !status.is_informational() && !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// The trailers that a head announces. Others are left out: who merges trailers into the head expects none.
+/// The trailers that a head announces. Others are left out: who merges trailers into the head
+/// expects none.
 fn announced(headers: &HeaderMap) -> Vec<HeaderName> {
     let values = headers.get_all(TRAILER).iter().filter_map(|value| value.to_str().ok());
     let names = values.flat_map(|value| value.split(','));

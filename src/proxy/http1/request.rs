@@ -1,9 +1,10 @@
 //! The head of a request, read strictly.
 //!
-//! Pure: bytes in, a head out. It takes only what RFC 9112 allows word for word: lines end in CRLF, no folded lines, no
-//! space before a colon, one framing that nobody can read in two ways. To forward what a laxer reader made of a message
-//! would be safe as well, since messages are written anew; but two readers of the same bytes (a firewall in front, an
-//! auditor behind) would not agree on what was sent.
+//! Pure: bytes in, a head out. It takes only what RFC 9112 allows word for word: lines end in CRLF,
+//! no folded lines, no space before a colon, one framing that nobody can read in two ways. To
+//! forward what a laxer reader made of a message would be safe as well, since messages are written
+//! anew; but two readers of the same bytes (a firewall in front, an auditor behind) would not agree
+//! on what was sent.
 
 use std::sync::LazyLock;
 
@@ -101,8 +102,9 @@ impl Framing {
 
 /// Reads the heads of a connection's requests as their bytes come in.
 ///
-/// Nearly every head comes in one piece, and is read in one pass. One that does not is checked line by line as it comes,
-/// so that what is wrong with it is known at once, and is read when it is whole.
+/// Nearly every head comes in one piece, and is read in one pass. One that does not is checked line
+/// by line as it comes, so that what is wrong with it is known at once, and is read when it is
+/// whole.
 #[derive(Debug)]
 pub(crate) struct Reader {
     limits: Limits,
@@ -138,7 +140,8 @@ impl Reader {
         buffered > self.lines.start
     }
 
-    /// Takes a head off the front of `buffer` once it is whole. Its fields go into a map that is taken from `spare`.
+    /// Takes a head off the front of `buffer` once it is whole. Its fields go into a map that is
+    /// taken from `spare`.
     ///
     /// # Errors
     ///
@@ -148,7 +151,8 @@ impl Reader {
         buffer: &mut BytesMut,
         spare: impl FnOnce() -> HeaderMap,
     ) -> Result<Option<Head>, Refusal> {
-        // Only what has not been looked at yet: a head that comes byte by byte must not cost its square.
+        // Only what has not been looked at yet: a head that comes byte by byte must not cost its
+        // square.
         if self.lines.at == 0
             && self.lines.scanned == 0
             && buffer.first().is_some_and(|first| *first != b'\r')

@@ -7,11 +7,12 @@ use std::task::{Context, Poll};
 use bytes::Buf;
 use tokio::io::AsyncWrite;
 
-/// Data up to this length is copied behind what stands before it: to copy so little takes less than the kernel takes to
-/// gather it.
+/// Data up to this length is copied behind what stands before it: to copy so little takes less than
+/// the kernel takes to gather it.
 const COPIED_MAX: usize = 4 * 1024;
 
-/// One piece at a time: what stands before the data (a head, or a chunk's size line), the data, and what stands after it.
+/// One piece at a time: what stands before the data (a head, or a chunk's size line), the data, and
+/// what stands after it.
 #[derive(Debug)]
 pub(crate) struct Segment<D> {
     /// Written up to `at`.
@@ -69,7 +70,8 @@ impl<D: Buf + Default> Segment<D> {
         }
     }
 
-    /// Puts `data` and what follows it behind `before`, so that it can be taken back until it has been written.
+    /// Puts `data` and what follows it behind `before`, so that it can be taken back until it has
+    /// been written.
     pub(crate) fn hold(&mut self, data: D, after: &'static [u8]) {
         self.data = data;
         self.after = after;

@@ -11,6 +11,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::client::Client;
+use super::connection;
 use super::deadline::{Deadline, Millis};
 use super::error::Error;
 use super::exchange::Exchange;
@@ -24,6 +25,55 @@ use crate::stats::Reason;
 #[derive(Debug, thiserror::Error)]
 #[error("the body was cut short")]
 pub(crate) struct Cut;
+
+/// A body as the client's protocol brings it.
+#[derive(Debug)]
+pub(crate) enum ClientBody {
+    Nothing,
+    Http1(connection::Upload),
+    Http2(Incoming),
+}
+
+/// Why a body breaks off on the client's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BodyError {
+    /// It does not follow the grammar.
+    Malformed,
+    /// Nothing more comes.
+    Gone,
+}
+
+impl ClientBody {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            ClientBody::Nothing => Poll::Ready(None),
+            ClientBody::Http1(upload) => upload.poll_frame(cx),
+            ClientBody::Http2(incoming) => {
+                let polled = Pin::new(incoming).poll_frame(cx);
+                polled.map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Gone)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            ClientBody::Nothing => true,
+            ClientBody::Http1(upload) => upload.is_end_stream(),
+            ClientBody::Http2(incoming) => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            ClientBody::Nothing => SizeHint::with_exact(0),
+            ClientBody::Http1(upload) => upload.size_hint(),
+            ClientBody::Http2(incoming) => incoming.size_hint(),
+        }
+    }
+}
 
 /// A request's body.
 #[derive(Debug)]
@@ -39,7 +89,7 @@ pub(crate) enum RequestBody {
 /// A body that comes from the client.
 #[derive(Debug)]
 pub(crate) struct Upload {
-    body: Incoming,
+    body: ClientBody,
     client: Rc<Client>,
     /// Bytes that may still come; `None` means without limit.
     left: Option<u64>,
@@ -98,7 +148,10 @@ impl Progress {
 
 impl RequestBody {
     /// The body of a request, and what is known of its progress if there is one.
-    pub(crate) fn new(body: Incoming, client: &Rc<Client>) -> (RequestBody, Option<Rc<Progress>>) {
+    pub(crate) fn new(
+        body: ClientBody,
+        client: &Rc<Client>,
+    ) -> (RequestBody, Option<Rc<Progress>>) {
         if body.is_end_stream() {
             return (RequestBody::Empty, None);
         }
@@ -141,7 +194,7 @@ impl Upload {
         if let Some(frame) = self.held.take() {
             return Poll::Ready(Some(Ok(frame)));
         }
-        match Pin::new(&mut self.body).poll_frame(cx) {
+        match self.body.poll_frame(cx) {
             Poll::Pending => {
                 if !self.progress.waiting.replace(true) {
                     self.deadline.set(self.idle);
@@ -153,10 +206,12 @@ impl Upload {
                 )
             }
             Poll::Ready(Some(Ok(frame))) => self.pass(frame),
-            Poll::Ready(Some(Err(_))) if self.client.is_refused() => {
+            Poll::Ready(Some(Err(BodyError::Malformed))) => {
                 self.cut(Reason::BadRequest, "the request's body is malformed")
             }
-            Poll::Ready(Some(Err(_))) => self.cut(Reason::ClientAbort, "the client went away"),
+            Poll::Ready(Some(Err(BodyError::Gone))) => {
+                self.cut(Reason::ClientAbort, "the client went away")
+            }
             Poll::Ready(None) => {
                 self.moved();
                 self.progress.done.set(true);
@@ -167,6 +222,13 @@ impl Upload {
 
     fn is_end_stream(&self) -> bool {
         self.held.is_none() && self.body.is_end_stream()
+    }
+
+    /// A deadline that fires after so long.
+    pub(crate) fn deadline(&self, after: Duration) -> Deadline {
+        let deadline = self.client.worker.deadlines.deadline();
+        deadline.set(after);
+        deadline
     }
 
     /// Ready when nobody has taken anything of the body for as long as the client may be silent.
@@ -403,6 +465,26 @@ impl Drop for Relay {
         if self.is_end_stream() {
             self.end();
         }
+    }
+}
+
+impl ResponseBody {
+    /// Ready when the exchange has taken too long as a whole, while nothing of it is asked for. The
+    /// response breaks off.
+    pub(crate) fn poll_expired(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let ResponseBody::Relay(relay) = self else {
+            return Poll::Pending;
+        };
+        match (&relay.body, &relay.limits.total) {
+            (Some(_), Some(total)) => ready!(total.poll(cx)),
+            _ => return Poll::Pending,
+        }
+        relay.body = None;
+        relay.exchange.fail(&Error::new(
+            Reason::TotalTimeout,
+            "the exchange took too long",
+        ));
+        Poll::Ready(())
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a request has to be before it is looked at further.
 //!
-//! The [gate](super::gate) has seen every byte of HTTP/1; what is left is what only the parsed
+//! The [grammar](super::http1) has been held to in HTTP/1.1; what is left is what only the parsed
 //! request tells, and HTTP/2, whose frames allow what HTTP/1 cannot carry.
 
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
@@ -9,7 +9,7 @@ use http::{Method, Request, Uri, Version};
 
 use super::client::Client;
 use super::error::Error;
-use super::gate_line;
+use super::http1::grammar;
 use super::{headers, hop};
 use crate::stats::Reason;
 
@@ -56,7 +56,7 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
         ));
     }
     let star = target == "*" && *request.method() == Method::OPTIONS;
-    if !(star || target.starts_with('/')) || !gate_line::is_target(target.as_bytes()) {
+    if !(star || target.starts_with('/')) || !grammar::is_target(target.as_bytes()) {
         return Err(bad("the :path is malformed"));
     }
     let headers = request.headers();
@@ -68,7 +68,7 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
     }
     if headers
         .keys()
-        .any(|name| gate_line::is_disguised(name.as_str().as_bytes()))
+        .any(|name| grammar::is_disguised(name.as_str().as_bytes()))
     {
         return Err(bad("a framing header spelled with an underscore"));
     }
@@ -83,10 +83,10 @@ fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
         {
             return Err(bad("Host and :authority differ"));
         }
-        (Some(authority), ..) if !gate_line::host(authority.as_str().as_bytes()) => {
+        (Some(authority), ..) if !grammar::host(authority.as_str().as_bytes()) => {
             return Err(bad("the :authority is malformed"));
         }
-        (None, Some(host), None) if !gate_line::host(host.as_bytes()) => {
+        (None, Some(host), None) if !grammar::host(host.as_bytes()) => {
             return Err(bad("the Host is malformed"));
         }
         _ => {}

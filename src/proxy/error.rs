@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::gate::Refusal;
+use super::http1::Refusal;
 use crate::stats::{Class, Reason};
 
 /// The field that tells which intermediary answered, and why (RFC 9209).

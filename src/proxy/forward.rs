@@ -1,6 +1,5 @@
 //! Sending a request to the upstream that it was drawn for, and waiting for the head of the answer.
 
-use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -15,6 +14,7 @@ use super::error::{Error, is_local};
 use super::exchange::Exchange;
 use super::headers;
 use super::hop::Hop;
+use super::interims::Heard;
 use super::rescue::{self, Next};
 use super::sample::Subject;
 use super::sticky::Issue;
@@ -305,12 +305,16 @@ async fn wait(
         user: headers::real_ip(request.headers(), &exchange.client),
         endpoint: lease.target.endpoint.address,
     };
-    let (processing, mut known) = (Cell::new(0), 0);
+    let heard = Heard {
+        client: (request.version() == Version::HTTP_11).then_some(&exchange.client.interims),
+        ..Heard::default()
+    };
+    let mut known = 0;
     let mut connection = lease.connection;
     if request.version() == Version::HTTP_2 {
         connection.heed(&exchange.client.held);
     }
-    let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &processing));
+    let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &heard));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
     let stall = exchange.stall();
     poll_fn(|cx| {
@@ -320,7 +324,7 @@ async fn wait(
         if let Some(stall) = &stall {
             exchange.watch_upload(stall, cx);
         }
-        if std::mem::replace(&mut known, processing.get()) != known {
+        if std::mem::replace(&mut known, heard.processing.get()) != known {
             // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
             limits.idle.set(timeouts.first_byte);
         }

@@ -8,9 +8,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{DATE, HOST, USER_AGENT};
 use http::{HeaderMap, Request, Response, Version};
-use hyper::body::Incoming;
 
-use super::body::{Relay, RequestBody, ResponseBody};
+use super::body::{ClientBody, Relay, RequestBody, ResponseBody};
 use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
@@ -24,7 +23,7 @@ use crate::telemetry::AccessRecord;
 /// Answers a request: with what the upstream says, or with why there is nothing.
 pub(crate) async fn handle(
     client: Rc<Client>,
-    request: Request<Incoming>,
+    request: Request<ClientBody>,
     place: Place,
     head: Option<HeldHead>,
 ) -> Result<Response<ResponseBody>, Infallible> {

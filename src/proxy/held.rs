@@ -5,10 +5,10 @@
 //! every block of memory that an answer is read into is charged to its connection until the parser
 //! has written the last byte of it.
 //!
-//! For HTTP/1.1 that is [`HTTP1_MAX`]; hyper reads a request into about as much again. For HTTP/2
-//! all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers which
-//! the client leaves alone cannot keep the others from moving. The heads of requests are bounded by
-//! [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
+//! For HTTP/1.1 that is [`HTTP1_MAX`]; a request is read 32 KiB at a time, beside its head. For
+//! HTTP/2 all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers
+//! which the client leaves alone cannot keep the others from moving. The heads of requests are
+//! bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -252,7 +252,7 @@ impl Drop for Charge {
 }
 
 /// A piece of an answer, held until it has been written.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Piece {
     data: Bytes,
     _charge: Option<Charge>,

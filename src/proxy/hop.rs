@@ -12,7 +12,8 @@ use std::sync::LazyLock;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 
 use super::forwarded;
-use super::gate_line::is_like;
+use super::http1::chunked::write_field;
+use super::http1::grammar::is_like;
 
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// What tells that a request has come by here, so that circles are found. Not `Via`: upstreams such
@@ -191,15 +192,7 @@ fn write_list(out: &mut Vec<u8>, name: &HeaderName, headers: &HeaderMap, last: &
     out.extend_from_slice(b"\r\n");
 }
 
-/// Writes a field's line.
-pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
-/// The same, if there is a value.
+/// Writes a field's line, if there is a value.
 fn write_known(out: &mut Vec<u8>, name: &str, value: Option<&HeaderValue>) {
     if let Some(value) = value {
         write_field(out, name, value.as_bytes());

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::connection;
-use super::gate::Limits;
+use super::http1::Limits;
 use super::room::{Seat, Seats};
 use super::worker::Worker;
 use crate::net::ListenerOptions;
@@ -52,7 +53,7 @@ impl Listener {
         })
     }
 
-    /// What the gate lets through.
+    /// What the head of a request of HTTP/1.1 may measure.
     pub(crate) fn head_limits(&self) -> Limits {
         let limits = self.options.limits;
         Limits {
@@ -71,6 +72,8 @@ pub(crate) async fn run(
     socket: TcpListener,
     stop: CancellationToken,
 ) {
+    // Connections inherit it. A socket that cannot be told to send at once still works.
+    let _ = socket2::SockRef::from(&socket).set_tcp_nodelay(true);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -78,7 +81,7 @@ pub(crate) async fn run(
             accepted = accept(&listener, &socket) => accepted,
         };
         match accepted {
-            Ok(stream) => {
+            Ok((stream, peer)) => {
                 // Another worker may have taken the last seat since; who is through waits here, for
                 // as long as it may.
                 let seat = tokio::select! {
@@ -86,7 +89,7 @@ pub(crate) async fn run(
                     seat = listener.seats.take() => seat,
                     () = stop.cancelled() => None,
                 };
-                admit(&worker, &listener, stream, seat);
+                admit(&worker, &listener, (stream, peer), seat);
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
@@ -95,15 +98,15 @@ pub(crate) async fn run(
             }
         }
     }
-    while let Some(Ok((stream, _))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-        admit(&worker, &listener, stream, None);
+    while let Some(Ok(accepted)) = futures_util::FutureExt::now_or_never(socket.accept()) {
+        admit(&worker, &listener, accepted, None);
     }
 }
 
-async fn accept(listener: &Listener, socket: &TcpListener) -> io::Result<TcpStream> {
+async fn accept(listener: &Listener, socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     // While there is no seat, the kernel's queue holds who comes.
     listener.seats.wait().await;
-    socket.accept().await.map(|(stream, _)| stream)
+    socket.accept().await
 }
 
 /// Errors of `accept` that concern the connection at hand, not the listener.
@@ -115,10 +118,12 @@ fn is_about_one_connection(error: &io::Error) -> bool {
     )
 }
 
-fn admit(worker: &Rc<Worker>, listener: &Rc<Listener>, stream: TcpStream, seat: Seat) {
-    let Ok(peer) = stream.peer_addr() else { return };
-    // A socket that cannot be told to send at once still works.
-    let _ = stream.set_nodelay(true);
+fn admit(
+    worker: &Rc<Worker>,
+    listener: &Rc<Listener>,
+    (stream, peer): (TcpStream, SocketAddr),
+    seat: Seat,
+) {
     let guard = Admitted::new(worker, seat);
     worker.rouse();
     let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));

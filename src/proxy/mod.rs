@@ -4,6 +4,10 @@
 //! connections to upstreams and its own recorder; a request never crosses a thread. It sees routes
 //! and weights, and of releases only their [watch](crate::routing::Watch): what to note, whom to
 //! rescue, and when to take the canary out.
+//!
+//! HTTP/1.1 is spoken in both directions by code of this module, on one grammar ([`http1`]): with
+//! clients by [`connection`], with upstreams by [`upstream`]. HTTP/2 is spoken with clients by
+//! hyper.
 
 mod body;
 mod check;
@@ -15,15 +19,15 @@ mod error;
 mod exchange;
 mod forward;
 mod forwarded;
-mod gate;
 mod gate_frames;
-mod gate_line;
 mod half_close;
 mod handle;
 mod headers;
 pub mod health;
 mod held;
 mod hop;
+mod http1;
+mod interims;
 mod listener;
 mod notice;
 mod options;

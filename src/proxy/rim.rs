@@ -6,13 +6,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use futures_util::future::Either;
-use http::{Request, Response, Version};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::service::TowerToHyperService;
 use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
-use super::body::ResponseBody;
+use super::body::{ClientBody, ResponseBody};
 use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
@@ -21,7 +21,32 @@ use super::held::HeldHead;
 use super::room::Place;
 use crate::stats::{MethodLabel, Reason};
 
-/// The service that a connection's requests go through.
+/// Answers a request of HTTP/1.1.
+pub(crate) async fn serve(
+    client: &Rc<Client>,
+    request: Request<ClientBody>,
+) -> Response<ResponseBody> {
+    let Some(place) = client.worker.room.enter() else {
+        return shed(client, &request, &OVERLOADED);
+    };
+    match handle(Rc::clone(client), request, place, None).await {
+        Ok(response) => response,
+    }
+}
+
+const OVERLOADED: Error = Error::new(
+    Reason::Overloaded,
+    "too many requests are under way; try again",
+);
+
+/// Answers what exceeds a limit before any work is spent on it.
+fn shed<B>(client: &Rc<Client>, request: &Request<B>, error: &Error) -> Response<ResponseBody> {
+    let mut exchange = Exchange::begin(client, MethodLabel::of(request.method()), Place::default());
+    introduce(&mut exchange, client, request);
+    refuse(exchange, error)
+}
+
+/// The service that the requests of an HTTP/2 connection go through.
 pub(crate) fn around(
     client: &Rc<Client>,
 ) -> impl hyper::service::Service<
@@ -37,8 +62,13 @@ pub(crate) fn around(
                 inner,
                 client: Rc::clone(&shedding),
             }))
-            .service_fn(move |(request, place, head)| {
-                handle(Rc::clone(&handling), request, place, head)
+            .service_fn(move |(request, place, head): Admitted| {
+                handle(
+                    Rc::clone(&handling),
+                    request.map(ClientBody::Http2),
+                    place,
+                    head,
+                )
             }),
     )
 }
@@ -65,29 +95,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<Incoming>) -> Self::Future {
-        self.client.restore(&mut request);
-        let http2 = request.version() == Version::HTTP_2;
-        let head = http2.then(|| self.client.held.head(&request));
+    fn call(&mut self, request: Request<Incoming>) -> Self::Future {
+        let head = self.client.held.head(&request);
         let error = match (head, self.client.worker.room.enter()) {
-            (Some(None), _) => Error::new(
+            (None, _) => Error::new(
                 Reason::HeadersTooLarge,
                 "the heads of the requests under way are too large",
             ),
-            (_, None) => Error::new(
-                Reason::Overloaded,
-                "too many requests are under way; try again",
-            ),
-            (head, Some(place)) => {
-                return Either::Left(self.inner.call((request, place, head.flatten())));
-            }
+            (_, None) => OVERLOADED,
+            (head, Some(place)) => return Either::Left(self.inner.call((request, place, head))),
         };
-        let mut exchange = Exchange::begin(
-            &self.client,
-            MethodLabel::of(request.method()),
-            Place::default(),
-        );
-        introduce(&mut exchange, &self.client, &request);
-        Either::Right(ready(Ok(refuse(exchange, &error))))
+        Either::Right(ready(Ok(shed(&self.client, &request, &error))))
     }
 }

@@ -1,8 +1,8 @@
 //! A request's target as it was sent.
 //!
-//! The parser knows it as a `Uri`, which does not take all characters that browsers send. Where it
-//! has such characters, the [gate](super::gate) masks them and keeps what was sent, which is what
-//! is matched, logged and forwarded.
+//! A request knows it as a `Uri`, which does not take all characters that browsers send. Where it
+//! has such characters, the [reader](super::http1::request) masks them there and keeps what was
+//! sent, which is what is matched, logged and forwarded.
 
 use http::Request;
 use http::uri::PathAndQuery;
@@ -12,7 +12,7 @@ use http::uri::PathAndQuery;
 pub(crate) struct RawTarget(Box<str>);
 
 impl RawTarget {
-    /// Takes a target that the gate has let through, in any form.
+    /// Takes a target that follows the grammar, in any form.
     pub(crate) fn new(sent: &[u8]) -> Option<RawTarget> {
         let sent = std::str::from_utf8(sent).ok()?;
         let origin = match sent.split_once("://") {

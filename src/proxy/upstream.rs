@@ -2,38 +2,39 @@
 //!
 //! The client is written by hand and lives in the request's own task: no second task, no channel. A
 //! ready-made one costs a third of the proxy's own time for what a proxy has no use for. It takes
-//! over nothing from the upstream that it does not understand: see [`answer`] and [`chunked`],
-//! which are pure.
+//! over nothing from the upstream that it does not understand: see [`http1`](super::http1), which
+//! is pure.
 
-mod answer;
 mod body;
 mod buffers;
-mod chunked;
 mod inflow;
 mod late;
 mod outgoing;
 mod request;
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::{HeaderMap, Method, Request, Response};
+use http::header::EXPECT;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::net::TcpStream;
 
-use self::answer::{Asked, Head, Reader};
 use self::body::Source;
 use self::inflow::Inflow;
 use self::late::Late;
 use self::outgoing::Outgoing;
 use self::request::Framing;
 use super::body::{Cut, RequestBody};
+use super::deadline::Deadline;
 use super::held::Held;
 use super::hop::Hop;
+use super::http1::Malformed;
+use super::http1::response::{Asked, Head, Reader};
+use super::interims::{Heard, Interims, PATIENCE};
 use super::unsent::Ticket;
 
 pub(crate) use self::body::Body;
@@ -71,6 +72,12 @@ impl Fault {
     /// Whether the upstream has answered, and nothing that can be passed on.
     pub(crate) fn is_nonsense(&self) -> bool {
         matches!(self, Fault::Nonsense(_))
+    }
+}
+
+impl From<Malformed> for Fault {
+    fn from(Malformed(why): Malformed) -> Fault {
+        Fault::Nonsense(why)
     }
 }
 
@@ -123,7 +130,7 @@ impl Connection {
 
     /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says;
     /// `ticket` is given up with its first byte. The answer may begin before all of the request
-    /// is sent; `processing` counts the 102 before it.
+    /// is sent; `heard` is told of interim ones before it.
     ///
     /// It is lent, since it is large and would be copied from hand to hand. Of an answered one
     /// nothing is left; one that was not is as it was when it is `revision_guard`, and
@@ -137,7 +144,7 @@ impl Connection {
         request: &mut Request<RequestBody>,
         hop: Hop<'_>,
         ticket: Ticket,
-        processing: &Cell<u32>,
+        heard: &Heard<'_>,
     ) -> Result<Response<Body>, SendError> {
         let asked = match *request.method() {
             Method::HEAD => Asked::Head,
@@ -151,7 +158,8 @@ impl Connection {
             request,
             hop,
             ticket: Some(ticket),
-            processing,
+            heard,
+            patience: None,
             outgoing: None,
             refused: None,
             answered: false,
@@ -172,8 +180,9 @@ struct Sending<'a> {
     request: &'a mut Request<RequestBody>,
     hop: Hop<'a>,
     ticket: Option<Ticket>,
-    /// How often the upstream has said that it is working on the request.
-    processing: &'a Cell<u32>,
+    heard: &'a Heard<'a>,
+    /// Until when the upstream may take to ask for the body, where the client waits for that.
+    patience: Option<Deadline>,
     outgoing: Option<Outgoing>,
     /// Why the upstream takes no more of the request. It may have said more about that, in an
     /// answer.
@@ -183,8 +192,9 @@ struct Sending<'a> {
 
 impl Sending<'_> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
-        self.write(cx)?;
         loop {
+            // Again after an interim answer, which may have asked for the body.
+            self.write(cx)?;
             let room = self
                 .held
                 .as_ref()
@@ -205,8 +215,15 @@ impl Sending<'_> {
                 None => self.request.headers_mut(),
                 Some(_) => &mut fresh,
             };
-            let head = self.reader.advance(&mut self.inflow.buffer, headers)?;
-            self.processing.set(self.reader.processing());
+            let pass = &mut |interim: &mut Response<()>| {
+                if let Some(client) = self.heard.client {
+                    client.pass(interim);
+                }
+            };
+            let head = self
+                .reader
+                .advance(&mut self.inflow.buffer, headers, pass)?;
+            self.heard.processing.set(self.reader.processing());
             if let Some(head) = head {
                 return Poll::Ready(Ok(head));
             }
@@ -224,7 +241,18 @@ impl Sending<'_> {
         let Some(outgoing) = &mut self.outgoing else {
             return Ok(());
         };
-        match outgoing.poll(Pin::new(&mut self.stream), self.request.body_mut(), cx) {
+        if !self.heard.client.is_some_and(Interims::is_awaited) {
+            self.patience = None;
+        }
+        let stream = Pin::new(&mut self.stream);
+        let written = match &self.patience {
+            Some(patience) if patience.poll(cx).is_pending() => outgoing.poll_head(stream, cx),
+            _ => {
+                self.patience = None;
+                outgoing.poll(stream, self.request.body_mut(), cx)
+            }
+        };
+        match written {
             Poll::Ready(Err(Fault::Io(error))) if outgoing.is_begun() => self.refused = Some(error),
             Poll::Ready(Err(fault)) => return Err(fault),
             Poll::Ready(Ok(())) => {
@@ -246,11 +274,21 @@ impl Sending<'_> {
                 request::framing(self.request.headers())
             }
         };
+        if let RequestBody::Upload(upload) = self.request.body() {
+            let awaited = self.heard.client.is_some_and(Interims::is_awaited);
+            self.patience = awaited.then(|| upload.deadline(PATIENCE));
+            let headers = self.request.headers_mut();
+            match awaited {
+                true => headers.insert(EXPECT, HeaderValue::from_static("100-continue")),
+                false => headers.remove(EXPECT),
+            };
+        }
         let buffer = self.inflow.buffers().borrow();
         let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, &self.hop);
         let outgoing = self.outgoing.insert(outgoing);
         let body = self.request.body_mut();
         if !outgoing.is_last()
+            && self.patience.is_none()
             && let Poll::Ready(Some(frame)) = Pin::new(&mut *body).poll_frame(cx)
         {
             match frame?.into_data() {
@@ -267,8 +305,15 @@ impl Sending<'_> {
             framing,
             reusable,
         } = head;
-        let reusable = reusable && self.refused.is_none();
+        let mut reusable = reusable && self.refused.is_none();
         let source = match self.outgoing {
+            Some(_) if self.patience.is_some() => {
+                // The body was announced and never asked for: neither side can know whether it
+                // still comes.
+                *self.request.body_mut() = RequestBody::Empty;
+                reusable = false;
+                Source::Whole(self.stream)
+            }
             None => Source::Whole(self.stream),
             Some(outgoing) => {
                 let (read, write) = self.stream.into_split();

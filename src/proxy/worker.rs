@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bytes::BytesMut;
 use http::HeaderValue;
 use tokio::sync::Notify;
 
@@ -56,7 +57,13 @@ pub(crate) struct Worker {
     pub(crate) room: Room,
     draining: Cell<bool>,
     date: RefCell<(u64, HeaderValue)>,
+    /// Memory for identities of requests.
+    ids: RefCell<BytesMut>,
 }
+
+/// Bytes of the memory that identities of requests are cut from. An identity that is kept keeps a
+/// block of it.
+const IDS_BLOCK: usize = 4 * 1024;
 
 impl Worker {
     /// The worker of this number.
@@ -95,6 +102,7 @@ impl Worker {
             room,
             draining: Cell::new(false),
             date: RefCell::new((0, HeaderValue::from_static(""))),
+            ids: RefCell::default(),
         };
         (Rc::new(worker), wake)
     }
@@ -186,7 +194,15 @@ impl Worker {
                 .into_uuid();
         let mut text = [0; uuid::fmt::Hyphenated::LENGTH];
         let text = id.hyphenated().encode_lower(&mut text);
-        HeaderValue::from_str(text).unwrap_or(HeaderValue::from_static("unknown"))
+        // Cut from a block for many, so that neither an identity nor a copy of it asks the
+        // allocator for memory.
+        let mut block = self.ids.borrow_mut();
+        if block.capacity() < text.len() {
+            *block = BytesMut::with_capacity(IDS_BLOCK);
+        }
+        block.extend_from_slice(text.as_bytes());
+        let shared = block.split().freeze();
+        HeaderValue::from_maybe_shared(shared).unwrap_or(HeaderValue::from_static("unknown"))
     }
 
     /// The time as `Date` has it. Written once a second; hyper's own would stick in the future

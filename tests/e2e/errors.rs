@@ -317,7 +317,7 @@ fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
     }
     for victim in &mut victims {
         is_refusal(
-            &victim.receive(),
+            &victim.receive_final(),
             502,
             "http_protocol_error",
             "upstream_protocol_error",

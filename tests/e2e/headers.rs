@@ -237,19 +237,6 @@ fn the_host_is_kept_and_made_up_only_where_there_is_none() {
 }
 
 #[test]
-fn an_expectation_is_met_before_the_body_is_sent() {
-    let blue = Upstream::named("blue");
-    let proxy = proxy(json!({}), &blue);
-    let mut client = proxy.client();
-    client.send(
-        "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n",
-    );
-    assert_eq!(client.receive().status, 100);
-    assert_eq!(client.send("abc").receive().expect(200).text(), "blue");
-    assert_eq!(blue.last().body.as_deref(), Some(&b"abc"[..]));
-}
-
-#[test]
 fn http2_becomes_proper_http1() {
     let blue = Upstream::start(|call| {
         call.answer(

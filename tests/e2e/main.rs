@@ -9,6 +9,7 @@
 mod admin;
 mod authority;
 mod brakes;
+mod connection;
 mod custody;
 mod drain;
 mod early;
@@ -16,6 +17,7 @@ mod errors;
 mod harness;
 mod headers;
 mod health;
+mod interim;
 mod interop;
 mod limits;
 mod log;

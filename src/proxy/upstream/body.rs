@@ -10,13 +10,13 @@ use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
-use super::answer::Framing;
 use super::buffers::BLOCK;
-use super::chunked::{self, Chunked};
 use super::inflow::Inflow;
 use super::late::Late;
 use super::{Connection, Fault, request};
 use crate::proxy::held::{Account, Charge, Piece};
+use crate::proxy::http1::chunked::{self, Chunked};
+use crate::proxy::http1::response::Framing;
 
 /// An answer's body, and the connection that it comes over.
 #[derive(Debug)]

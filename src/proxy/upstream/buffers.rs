@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut, BytesMut};
+use http::HeaderMap;
 use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
@@ -22,13 +23,17 @@ const ROOM_MIN: usize = 8 * 1024;
 /// The most bytes that a buffer for writing may keep while nobody writes.
 const SPARE_MAX: usize = 64 * 1024;
 
+/// How many maps of header fields are kept, and of how many fields at most.
+const FIELDS_KEPT: usize = 32;
+const FIELDS_MAX: usize = 64;
+
 /// What was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Read {
+pub(crate) struct Read {
     /// How much has come; 0 is the end.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// The memory that is held for it.
-    pub(super) held: usize,
+    pub(crate) held: usize,
 }
 
 /// The buffers of one worker.
@@ -38,6 +43,8 @@ pub(crate) struct Buffers {
     /// Memory for one large read.
     large: RefCell<BytesMut>,
     spare: RefCell<Vec<u8>>,
+    /// Empty maps of header fields, whose memory is used again.
+    fields: RefCell<Vec<HeaderMap>>,
 }
 
 impl Buffers {
@@ -47,7 +54,7 @@ impl Buffers {
 
     /// Reads once, at most `max` bytes, and appends to `buffer` what has come. Pieces of up to
     /// `copied` bytes are copied, so that they hold no more memory than they are long.
-    pub(super) fn poll_read(
+    pub(crate) fn poll_read(
         &self,
         stream: Pin<&mut impl AsyncRead>,
         buffer: &mut BytesMut,
@@ -76,7 +83,7 @@ impl Buffers {
     }
 
     /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come.
-    pub(super) fn poll_read_large(
+    pub(crate) fn poll_read_large(
         &self,
         stream: Pin<&mut impl AsyncRead>,
         buffer: &mut BytesMut,
@@ -103,6 +110,20 @@ impl Buffers {
     /// An empty buffer to write from.
     pub(crate) fn borrow(&self) -> Vec<u8> {
         self.spare.take()
+    }
+
+    /// An empty map of header fields.
+    pub(crate) fn borrow_fields(&self) -> HeaderMap {
+        self.fields.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes a map back that is not needed any more.
+    pub(crate) fn give_back_fields(&self, mut map: HeaderMap) {
+        let mut fields = self.fields.borrow_mut();
+        if fields.len() < FIELDS_KEPT && (1..=FIELDS_MAX).contains(&map.capacity()) {
+            map.clear();
+            fields.push(map);
+        }
     }
 
     /// Takes a buffer back that has been written.

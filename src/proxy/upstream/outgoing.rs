@@ -1,11 +1,10 @@
 //! A request on its way out: the head with what there is of the body, then the body as the client
 //! brings it and the upstream takes it.
 
-use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{HeaderMap, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
@@ -14,16 +13,13 @@ use super::Fault;
 use super::request::{self, Framing};
 use crate::proxy::body::Cut;
 use crate::proxy::hop::Hop;
+use crate::proxy::http1::{Segment, chunked};
 use crate::proxy::unsent::Ticket;
 
-/// One piece at a time: what stands before the data, the data, and what stands after it.
+/// A request, one piece at a time.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    /// The head, or a chunk's size line; written up to `at`.
-    before: Vec<u8>,
-    at: usize,
-    data: Bytes,
-    after: &'static [u8],
+    segment: Segment<Bytes>,
     framing: Framing,
     /// Whether the piece at hand is the last.
     last: bool,
@@ -42,16 +38,13 @@ impl Outgoing {
         hop: &Hop<'_>,
     ) -> Outgoing {
         let mut outgoing = Outgoing {
-            before: buffer,
-            at: 0,
-            data: Bytes::new(),
-            after: b"",
+            segment: Segment::new(buffer),
             framing,
             last: matches!(framing, Framing::Nothing | Framing::Length(0)),
             ticket,
             begun: false,
         };
-        request::write_head(&mut outgoing.before, request, framing, hop);
+        request::write_head(&mut outgoing.segment.before, request, framing, hop);
         outgoing
     }
 
@@ -65,18 +58,41 @@ impl Outgoing {
         self.begun
     }
 
-    fn is_written(&self) -> bool {
-        self.at == self.before.len() && self.data.is_empty() && self.after.is_empty()
-    }
-
     /// What was taken of the body and not written.
     pub(super) fn into_data(self) -> Bytes {
-        self.data
+        self.segment.data
     }
 
     /// The buffer, which is no longer needed once everything is written.
     pub(super) fn into_buffer(self) -> Vec<u8> {
-        self.before
+        self.segment.before
+    }
+
+    /// Writes what is at hand, and takes nothing of the body yet; never ready with success.
+    ///
+    /// # Errors
+    ///
+    /// The upstream takes no more.
+    pub(super) fn poll_head(
+        &mut self,
+        mut stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        ready!(self.poll_segment(stream.as_mut(), cx))?;
+        Poll::Pending
+    }
+
+    fn poll_segment(
+        &mut self,
+        mut stream: Pin<&mut impl AsyncWrite>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Fault>> {
+        while !self.segment.is_written() {
+            ready!(self.segment.poll_write(stream.as_mut(), cx)).map_err(Fault::Io)?;
+            self.ticket = None;
+            self.begun = true;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Writes until everything is written.
@@ -92,46 +108,13 @@ impl Outgoing {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Fault>> {
         loop {
-            while !self.is_written() {
-                let bytes = ready!(self.poll_write(stream.as_mut(), cx)).map_err(Fault::Io)?;
-                self.written(bytes);
-            }
+            ready!(self.poll_segment(stream.as_mut(), cx))?;
             if self.last {
                 return Poll::Ready(Ok(()));
             }
-            self.before.clear();
-            self.at = 0;
+            self.segment.clear();
             ready!(self.poll_piece(body, cx))?;
         }
-    }
-
-    fn poll_write(
-        &self,
-        stream: Pin<&mut impl AsyncWrite>,
-        cx: &mut Context<'_>,
-    ) -> Poll<io::Result<usize>> {
-        let before = self.before.get(self.at..).unwrap_or_default();
-        let written = if self.data.is_empty() && self.after.is_empty() {
-            stream.poll_write(cx, before)
-        } else {
-            let pieces = [before, &self.data, self.after].map(IoSlice::new);
-            stream.poll_write_vectored(cx, &pieces)
-        };
-        match written {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-            written => written,
-        }
-    }
-
-    fn written(&mut self, mut bytes: usize) {
-        self.ticket = None;
-        self.begun = true;
-        let before = bytes.min(self.before.len() - self.at);
-        self.at += before;
-        bytes -= before;
-        let data = bytes.min(self.data.len());
-        self.data.advance(data);
-        self.after = self.after.get(bytes - data..).unwrap_or_default();
     }
 
     /// Gets the next piece of the body ready.
@@ -158,17 +141,18 @@ impl Outgoing {
     ///
     /// It is more than was announced.
     pub(super) fn data(&mut self, data: Bytes, last: bool) -> Result<(), Fault> {
+        let mut after: &[u8] = b"";
         match &mut self.framing {
             // An empty chunk would end the body.
             Framing::Chunked if data.is_empty() => return Ok(()),
             Framing::Chunked => {
-                request::write_chunk_size(&mut self.before, data.len());
+                chunked::write_size(&mut self.segment.before, data.len());
                 self.last = last;
-                self.after = if last {
-                    request::CHUNK_END_AND_LAST
+                if last {
+                    after = chunked::CHUNK_END_AND_LAST;
                 } else {
-                    request::CHUNK_END
-                };
+                    after = chunked::CHUNK_END;
+                }
             }
             Framing::Length(left) => {
                 // More than was announced would be read as another request.
@@ -177,7 +161,12 @@ impl Outgoing {
             }
             Framing::Nothing => return Err(Fault::Upload),
         }
-        self.data = data;
+        if self.begun {
+            self.segment.put(data, after);
+        } else {
+            // Whoever sends the request again takes it back.
+            self.segment.hold(data, after);
+        }
         Ok(())
     }
 
@@ -186,9 +175,9 @@ impl Outgoing {
         match (self.framing, trailers) {
             (Framing::Length(left), _) if left > 0 => return Err(Fault::Upload),
             (Framing::Chunked, Some(trailers)) => {
-                request::write_trailers(&mut self.before, &trailers)
+                request::write_trailers(&mut self.segment.before, &trailers)
             }
-            (Framing::Chunked, None) => self.after = request::LAST_CHUNK,
+            (Framing::Chunked, None) => self.segment.put(Bytes::new(), chunked::LAST_CHUNK),
             _ => {}
         }
         self.last = true;

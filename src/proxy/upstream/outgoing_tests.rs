@@ -1,4 +1,5 @@
 use std::collections::VecDeque;
+use std::io::{self, IoSlice};
 
 use http::HeaderValue;
 use http_body::{Frame, SizeHint};

@@ -3,12 +3,11 @@
 //! Pure: values in, bytes out. What is written has one meaning: the framing follows from the body
 //! alone, whatever the fields say.
 
-use std::io::Write;
-
 use http::Request;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 
-use crate::proxy::hop::{Hop, write_field};
+use crate::proxy::hop::Hop;
+use crate::proxy::http1::chunked::{self, write_field};
 use crate::proxy::target;
 
 /// How a request's body goes out.
@@ -20,13 +19,6 @@ pub(super) enum Framing {
     Length(u64),
     Chunked,
 }
-
-/// What follows a chunk.
-pub(super) const CHUNK_END: &[u8] = b"\r\n";
-/// What follows the last chunk when there are no trailers.
-pub(super) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
-/// Both.
-pub(super) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
 
 /// The framing of a request that has a body.
 pub(super) fn framing(headers: &HeaderMap) -> Framing {
@@ -88,19 +80,9 @@ fn agrees(name: &HeaderName, value: &[u8], framing: Framing) -> bool {
         }
 }
 
-/// Writes the line that opens a chunk of `bytes` bytes, more than none.
-pub(super) fn write_chunk_size(out: &mut Vec<u8>, bytes: usize) {
-    // Writing to memory does not fail.
-    let _ = write!(out, "{bytes:x}\r\n");
-}
-
 /// Writes the last chunk and the trailer section.
 pub(super) fn write_trailers(out: &mut Vec<u8>, trailers: &HeaderMap) {
-    out.extend_from_slice(b"0\r\n");
-    for (name, value) in trailers.iter().filter(|(name, _)| may_trail(name)) {
-        write_field(out, name.as_str(), value.as_bytes());
-    }
-    out.extend_from_slice(b"\r\n");
+    chunked::write_trailers(out, trailers.iter().filter(|(name, _)| may_trail(name)));
 }
 
 /// Takes off an answer's trailers what may not stand among them.

@@ -101,7 +101,7 @@ fn a_body_without_a_length_that_can_be_believed_goes_out_in_chunks() {
 #[test]
 fn chunks_and_trailers_are_written() {
     let mut out = Vec::new();
-    write_chunk_size(&mut out, 0x1_0ab);
+    chunked::write_size(&mut out, 0x1_0ab);
     assert_eq!(out, b"10ab\r\n");
     let mut trailers = HeaderMap::new();
     for name in [

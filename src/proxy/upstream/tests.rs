@@ -84,7 +84,7 @@ async fn ask(method: Method, pieces: &[&[u8]], closes: bool) -> Outcome {
     };
     let asking = async {
         match connection
-            .send(&mut get(method), hop(), unsent.enter(1), &Cell::new(0))
+            .send(&mut get(method), hop(), unsent.enter(1), &Heard::default())
             .await
         {
             Ok(answer) => read(answer).await,
@@ -268,7 +268,12 @@ async fn a_large_body_comes_whole() {
         upstream
     });
     let answer = connection
-        .send(&mut get(Method::GET), hop(), unsent.enter(1), &Cell::new(0))
+        .send(
+            &mut get(Method::GET),
+            hop(),
+            unsent.enter(1),
+            &Heard::default(),
+        )
         .await
         .unwrap();
     let outcome = read(answer).await;
@@ -288,8 +293,8 @@ async fn the_ticket_is_given_up_with_the_first_byte() {
         futures_util::FutureExt::now_or_never(all).is_some()
     };
     let mut request = get(Method::GET);
-    let processing = Cell::new(0);
-    let mut sending = Box::pin(connection.send(&mut request, hop(), ticket, &processing));
+    let heard = Heard::default();
+    let mut sending = Box::pin(connection.send(&mut request, hop(), ticket, &heard));
     assert!(
         !acknowledged(),
         "a request that is not written may still start"
@@ -307,7 +312,7 @@ async fn a_request_that_is_given_up_gives_its_ticket_up() {
     let ticket = unsent.enter(1);
     let revision = publish(&publisher);
     unsent.advance(revision);
-    drop(connection.send(&mut get(Method::GET), hop(), ticket, &Cell::new(0)));
+    drop(connection.send(&mut get(Method::GET), hop(), ticket, &Heard::default()));
     assert!(futures_util::FutureExt::now_or_never(publisher.acknowledged(revision)).is_some());
 }
 
@@ -322,8 +327,8 @@ async fn a_failure_tells_what_had_happened_before_it() {
             drop(upstream);
         };
         let mut request = get(Method::GET);
-        let processing = Cell::new(0);
-        let sending = connection.send(&mut request, hop(), unsent.enter(1), &processing);
+        let heard = Heard::default();
+        let sending = connection.send(&mut request, hop(), unsent.enter(1), &heard);
         let (failed, ()) = tokio::join!(sending, answering);
         let failed = failed.unwrap_err();
         assert_eq!((failed.unsent, failed.answered), (false, !text.is_empty()));
@@ -336,7 +341,7 @@ async fn a_failure_tells_what_had_happened_before_it() {
     let mut request = get(Method::POST);
     request.headers_mut().insert("x-a", "b".parse().unwrap());
     let failed = connection
-        .send(&mut request, hop(), unsent.enter(1), &Cell::new(0))
+        .send(&mut request, hop(), unsent.enter(1), &Heard::default())
         .await
         .unwrap_err();
     assert!(failed.unsent && !failed.answered);

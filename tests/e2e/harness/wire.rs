@@ -303,6 +303,17 @@ impl Client {
             .unwrap_or_else(|error| panic!("no whole answer: {error}"))
     }
 
+    /// The same, behind any interim answers.
+    #[track_caller]
+    pub(crate) fn receive_final(&mut self) -> Response {
+        loop {
+            let response = self.receive();
+            if response.status >= 200 {
+                return response;
+            }
+        }
+    }
+
     /// The answer to any request but HEAD; an error when it is not whole.
     pub(crate) fn try_receive(&mut self) -> io::Result<Response> {
         let head = self.head()?;
@@ -364,5 +375,5 @@ pub(super) fn reset(stream: TcpStream) {
 pub(crate) fn get(address: SocketAddr, path: &str) -> Response {
     Client::connect(address)
         .ask(path, "Connection: close\r\n")
-        .receive()
+        .receive_final()
 }

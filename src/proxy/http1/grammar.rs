@@ -1,6 +1,6 @@
-//! The grammar of single lines, for the [gate](super::gate).
+//! The grammar of single lines of HTTP/1.1 (RFC 9112), shared by both directions.
 
-use super::gate::Refusal;
+use super::Refusal;
 
 /// What a header field means for the framing of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +13,12 @@ pub(crate) enum Header {
     Length(u64),
     /// `Transfer-Encoding: chunked`.
     Chunked,
+    /// `UpstreamConnection`, and what it says of this connection.
+    Connection { close: bool, keep_alive: bool },
+    /// `Expect: 100-continue`.
+    Continue,
+    /// `TE`, with `trailers`.
+    Trailers,
 }
 
 const TOKEN: u8 = 1;
@@ -67,8 +73,7 @@ fn all(bytes: &[u8], class: u8) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RequestLine {
     pub(crate) http10: bool,
-    /// Whether the target has characters that the parser behind the gate does not take: see
-    /// [`mask`].
+    /// Whether the target has characters that the `http` crate does not take: see [`mask`].
     pub(crate) odd: bool,
 }
 
@@ -83,8 +88,8 @@ pub(crate) fn is_odd(bytes: &[u8]) -> bool {
     odd(bytes).is_some()
 }
 
-/// Puts characters in the place of those that the parser behind the gate does not take. The target
-/// as it was sent is kept beside.
+/// Puts characters in the place of those that the `http` crate does not take. The target as it was
+/// sent is kept beside.
 pub(crate) fn mask(bytes: &mut [u8]) {
     let mut rest = bytes;
     while let Some(at) = odd(rest) {
@@ -152,8 +157,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// Whether the parser behind the gate takes this target: what it refuses, it refuses without a word
-/// in any log.
+/// Whether the `http` crate takes this target.
 fn is_uri(target: &[u8]) -> bool {
     let mut target = target.to_vec();
     mask(&mut target);
@@ -180,8 +184,8 @@ fn absolute_form(target: &[u8]) -> bool {
 }
 
 /// What is wrong with a first line that exceeds its limit before it ended.
-pub(crate) fn overlong_start(kept: &[u8], piece: &[u8]) -> Refusal {
-    let start: Vec<u8> = kept.iter().chain(piece).copied().take(40).collect();
+pub(crate) fn overlong_start(line: &[u8]) -> Refusal {
+    let start = line.get(..40).unwrap_or(line);
     match start.iter().position(|byte| *byte == b' ') {
         Some(end) if end > 0 && all(start.get(..end).unwrap_or_default(), TOKEN) => {
             Refusal::TargetTooLong
@@ -208,32 +212,35 @@ pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
     known(name, value)
 }
 
-/// What a field says of the framing or the host.
-fn known(name: &[u8], value: &[u8]) -> Result<Header, Refusal> {
+/// Whether a list names this element.
+fn has_element(list: &[u8], expected: &[u8]) -> bool {
+    let mut elements = list.split(|byte| *byte == b',');
+    elements.any(|element| trim(element).eq_ignore_ascii_case(expected))
+}
+
+/// What a field says of the message or the connection. `name` is a token, and `value` has no
+/// control characters.
+pub(crate) fn known(name: &[u8], value: &[u8]) -> Result<Header, Refusal> {
     match name.len() {
         4 if name.eq_ignore_ascii_case(b"host") => host_field(trim(value)),
         14 if is_like(name, b"content-length") => {
             framing_name(name).and_then(|()| length(trim(value)))
         }
+        2 if name.eq_ignore_ascii_case(b"te") && has_element(value, b"trailers") => {
+            Ok(Header::Trailers)
+        }
+        6 if name.eq_ignore_ascii_case(b"expect") && has_element(value, b"100-continue") => {
+            Ok(Header::Continue)
+        }
+        10 if name.eq_ignore_ascii_case(b"connection") => Ok(Header::Connection {
+            close: has_element(value, b"close"),
+            keep_alive: has_element(value, b"keep-alive"),
+        }),
         17 if is_like(name, b"transfer-encoding") => {
             framing_name(name).and_then(|()| coding(trim(value)))
         }
         _ => Ok(Header::Other),
     }
-}
-
-/// Checks the field that `bytes` begin with, and gives what is behind its CRLF; `None` when it is
-/// not whole, or not as it should be. It says of a line what [`field`] says, in one pass over it.
-pub(crate) fn whole_field(bytes: &[u8]) -> Option<(Header, &[u8])> {
-    let colon = bytes
-        .iter()
-        .position(|byte| !is(*byte, TOKEN))
-        .filter(|at| *at > 0)?;
-    let (name, value) = bytes.split_at(colon);
-    let value = value.strip_prefix(b":")?;
-    let (value, after) = value.split_at(control(value)?);
-    let after = after.strip_prefix(b"\r\n")?;
-    Some((known(name, value).ok()?, after))
 }
 
 /// Where the first control character is that may not stand in a value.
@@ -370,7 +377,7 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
     }
 }
 
-fn trim(value: &[u8]) -> &[u8] {
+pub(crate) fn trim(value: &[u8]) -> &[u8] {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = value
         .iter()

@@ -15,8 +15,8 @@ use http::header::{
 use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use super::Fault;
-use crate::proxy::gate_line::is_like;
+use super::Malformed;
+use super::grammar::is_like;
 
 /// The most bytes of an answer's head; more is a protocol error of the upstream.
 const HEAD_BYTES_MAX: usize = 256 * 1024;
@@ -31,7 +31,7 @@ const ANSWER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// What the request that is answered means for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(crate) enum Asked {
     /// A HEAD: whatever the answer's fields say of a body, none follows.
     Head,
     Other,
@@ -39,7 +39,7 @@ pub(super) enum Asked {
 
 /// How the end of a body is known (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(crate) enum Framing {
     Length(u64),
     Chunked,
     /// By the end of the connection.
@@ -48,16 +48,16 @@ pub(super) enum Framing {
 
 /// A whole head.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) response: Response<()>,
-    pub(super) framing: Framing,
+pub(crate) struct Head {
+    pub(crate) response: Response<()>,
+    pub(crate) framing: Framing,
     /// Whether the connection may carry another request once the body has been read.
-    pub(super) reusable: bool,
+    pub(crate) reusable: bool,
 }
 
 /// Reads heads as their bytes come in, until the final one.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     asked: Asked,
     /// Bytes of interim answers so far.
     interim: usize,
@@ -69,7 +69,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(asked: Asked) -> Reader {
+    pub(crate) fn new(asked: Asked) -> Reader {
         Reader {
             asked,
             interim: 0,
@@ -79,21 +79,22 @@ impl Reader {
         }
     }
 
-    /// Takes the final answer's head off the front of `buffer` once it is whole, and interim ones
-    /// before it. Its fields go into `headers`, a map of no further use whose memory is used
-    /// again.
+    /// Takes the final answer's head off the front of `buffer` once it is whole; interim ones
+    /// before it are handed to `interim`. The fields of the final one go into `headers`, a map
+    /// of no further use whose memory is used again.
     ///
     /// # Errors
     ///
     /// What has come is no answer, or too much of one.
-    pub(super) fn advance(
+    pub(crate) fn advance(
         &mut self,
         buffer: &mut BytesMut,
         headers: &mut HeaderMap,
-    ) -> Result<Option<Head>, Fault> {
+        interim: &mut dyn FnMut(&mut Response<()>),
+    ) -> Result<Option<Head>, Malformed> {
         loop {
             if buffer.first().is_some_and(|first| *first != b'H') {
-                return Err(Fault::Nonsense("not an answer"));
+                return Err(Malformed("not an answer"));
             }
             let Some(end) = self.end(buffer) else {
                 return self.bound(buffer.len()).map(|()| None);
@@ -102,20 +103,21 @@ impl Reader {
             let bytes = buffer.split_to(end).freeze();
             match read(&bytes, self.asked, headers)? {
                 Read::Final(head) => return Ok(Some(head)),
-                Read::Interim(status) => {
+                Read::Interim(mut response) => {
                     self.interim += end;
                     self.interims += 1;
-                    self.processing += u32::from(status == StatusCode::PROCESSING);
+                    if self.interims > INTERIMS_MAX {
+                        return Err(Malformed("interim answers without end"));
+                    }
+                    self.processing += u32::from(response.status() == StatusCode::PROCESSING);
+                    interim(&mut response);
                 }
-            }
-            if self.interims > INTERIMS_MAX {
-                return Err(Fault::Nonsense("interim answers without end"));
             }
         }
     }
 
     /// How many interim answers have said that the request is being worked on (102).
-    pub(super) fn processing(&self) -> u32 {
+    pub(crate) fn processing(&self) -> u32 {
         self.processing
     }
 
@@ -144,12 +146,12 @@ impl Reader {
         Some(end)
     }
 
-    fn bound(&self, head: usize) -> Result<(), Fault> {
+    fn bound(&self, head: usize) -> Result<(), Malformed> {
         if head > HEAD_BYTES_MAX {
-            return Err(Fault::Nonsense("an answer's head is too long"));
+            return Err(Malformed("an answer's head is too long"));
         }
         if self.interim + head > ANSWER_BYTES_MAX {
-            return Err(Fault::Nonsense("interim answers without end"));
+            return Err(Malformed("interim answers without end"));
         }
         Ok(())
     }
@@ -157,55 +159,61 @@ impl Reader {
 
 /// What a head is that of.
 enum Read {
-    Interim(StatusCode),
+    Interim(Response<()>),
     Final(Head),
 }
 
 /// Reads one whole head.
-fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Fault> {
+fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
         .allow_spaces_after_header_name_in_responses(true)
         .parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields)
-        .map_err(|_| Fault::Nonsense("the head of an answer is malformed"))?;
+        .map_err(|_| Malformed("the head of an answer is malformed"))?;
     let (true, Some(code), Some(version)) = (complete.is_complete(), parsed.code, parsed.version)
     else {
-        return Err(Fault::Nonsense("the head of an answer is malformed"));
+        return Err(Malformed("the head of an answer is malformed"));
     };
-    let status =
-        StatusCode::from_u16(code).map_err(|_| Fault::Nonsense("no status that there is"))?;
+    let status = StatusCode::from_u16(code).map_err(|_| Malformed("no status that there is"))?;
     // 101 is final: what follows it is not HTTP.
-    if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Read::Interim(status));
-    }
+    let is_final = !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS;
+    let mut own = HeaderMap::new();
+    // The map with the request's fields is needed until the final answer.
+    let headers = if is_final { headers } else { &mut own };
     let mut said = Said::default();
     headers.clear();
     headers.reserve(parsed.headers.len());
     for field in parsed.headers.iter() {
         if is_for_this_hop(field.name.as_bytes()) && has_space_behind(field.name, bytes) {
-            return Err(Fault::Nonsense(
-                "a space before the colon of a framing field",
-            ));
+            return Err(Malformed("a space before the colon of a framing field"));
         }
         let name = HeaderName::from_bytes(field.name.as_bytes())
-            .map_err(|_| Fault::Nonsense("the name of a header field is malformed"))?;
+            .map_err(|_| Malformed("the name of a header field is malformed"))?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(field.value))
-            .map_err(|_| Fault::Nonsense("the value of a header field is malformed"))?;
+            .map_err(|_| Malformed("the value of a header field is malformed"))?;
         if !said.note(&name, value.as_bytes())? {
             headers.append(name, value);
         }
     }
-    let (framing, reusable) = said.framing(version, status, asked)?;
+    let framing = if is_final {
+        Some(said.framing(version, status, asked)?)
+    } else {
+        // An interim answer has no body, whatever its fields say.
+        None
+    };
     let mut response = Response::new(());
     *response.status_mut() = status;
     *response.headers_mut() = std::mem::take(headers);
     keep_reason(&mut response, bytes, parsed.reason);
-    Ok(Read::Final(Head {
-        response,
-        framing,
-        reusable,
-    }))
+    Ok(match framing {
+        None => Read::Interim(response),
+        Some((framing, reusable)) => Read::Final(Head {
+            response,
+            framing,
+            reusable,
+        }),
+    })
 }
 
 /// Whether a field says how the message is framed, or what becomes of the connection.
@@ -255,17 +263,15 @@ struct Said {
 impl Said {
     /// Takes note of a field; tells whether that was all it is good for, as of the fields that are
     /// for this hop alone.
-    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Fault> {
+    fn note(&mut self, name: &HeaderName, value: &[u8]) -> Result<bool, Malformed> {
         if *name == CONTENT_LENGTH {
             if self.length.is_some() {
-                return Err(Fault::Nonsense("more than one Content-Length"));
+                return Err(Malformed("more than one Content-Length"));
             }
             self.length = Some(length(value)?);
         } else if *name == TRANSFER_ENCODING {
             if self.chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Fault::Nonsense(
-                    "a transfer coding that is not chunked alone",
-                ));
+                return Err(Malformed("a transfer coding that is not chunked alone"));
             }
             self.chunked = true;
             return Ok(true);
@@ -292,12 +298,12 @@ impl Said {
         minor: u8,
         status: StatusCode,
         asked: Asked,
-    ) -> Result<(Framing, bool), Fault> {
+    ) -> Result<(Framing, bool), Malformed> {
         if self.chunked && self.length.is_some() {
-            return Err(Fault::Nonsense("both Content-Length and Transfer-Encoding"));
+            return Err(Malformed("both Content-Length and Transfer-Encoding"));
         }
         if self.chunked && minor == 0 {
-            return Err(Fault::Nonsense("Transfer-Encoding in HTTP/1.0"));
+            return Err(Malformed("Transfer-Encoding in HTTP/1.0"));
         }
         let kept = !self.close && (minor > 0 || self.keep_alive);
         if status == StatusCode::SWITCHING_PROTOCOLS {
@@ -319,14 +325,14 @@ impl Said {
     }
 }
 
-fn length(value: &[u8]) -> Result<u64, Fault> {
+fn length(value: &[u8]) -> Result<u64, Malformed> {
     // 19 digits fit into 64 bits.
     let digits = (1..=19).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
     let text = std::str::from_utf8(value).ok().filter(|_| digits);
     text.and_then(|text| text.parse().ok())
-        .ok_or(Fault::Nonsense("Content-Length is not a decimal number"))
+        .ok_or(Malformed("Content-Length is not a decimal number"))
 }
 
 #[cfg(test)]
-#[path = "answer_tests.rs"]
+#[path = "response_tests.rs"]
 mod tests;

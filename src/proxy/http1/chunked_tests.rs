@@ -6,7 +6,7 @@ use super::*;
 /// what is left behind it; `None` when its end has not come.
 type Read = Option<(Vec<u8>, HeaderMap, Vec<u8>)>;
 
-fn read_in_pieces(bytes: &[u8], cuts: &[usize], look_ahead: bool) -> Result<Read, Fault> {
+fn read_in_pieces(bytes: &[u8], cuts: &[usize], look_ahead: bool) -> Result<Read, Malformed> {
     let (mut chunked, mut buffer) = (Chunked::new(), BytesMut::new());
     let (mut data, mut trailers) = (Vec::new(), HeaderMap::new());
     let mut rest = bytes;
@@ -34,7 +34,7 @@ fn read_in_pieces(bytes: &[u8], cuts: &[usize], look_ahead: bool) -> Result<Read
     Ok(None)
 }
 
-fn whole(text: &str) -> Result<Read, Fault> {
+fn whole(text: &str) -> Result<Read, Malformed> {
     read_in_pieces(text.as_bytes(), &[], false)
 }
 
@@ -100,10 +100,7 @@ fn what_is_not_the_grammar_is_refused() {
     ] {
         for look_ahead in [false, true] {
             let read = read_in_pieces(text.as_bytes(), &[], look_ahead);
-            assert!(
-                matches!(read, Err(Fault::Nonsense(_))),
-                "{text:?} gave {read:?}"
-            );
+            assert!(matches!(read, Err(Malformed(_))), "{text:?} gave {read:?}");
         }
     }
 }
@@ -111,7 +108,7 @@ fn what_is_not_the_grammar_is_refused() {
 #[test]
 fn lines_and_trailers_have_their_limits() {
     let refused = |text: String| match whole(&text) {
-        Err(Fault::Nonsense(why)) => why,
+        Err(Malformed(why)) => why,
         other => panic!("{other:?}"),
     };
     assert_eq!(refused("0".repeat(300)), "a chunk's size line is too long");
@@ -226,7 +223,7 @@ proptest! {
         cuts in proptest::collection::vec(0_usize..5, 0..20),
         look_ahead: bool,
     ) {
-        let kind = |read: Result<Read, Fault>| read.map_err(|fault| fault.to_string());
+        let kind = |read: Result<Read, Malformed>| read.map_err(|fault| fault.to_string());
         let once = kind(read_in_pieces(text.as_bytes(), &[], false));
         let cut = kind(read_in_pieces(text.as_bytes(), &cuts, look_ahead));
         prop_assert_eq!(once, cut);

@@ -1,12 +1,15 @@
-//! Reading a chunked body (RFC 9112 section 7.1), to the letter of its grammar.
+//! The chunked coding (RFC 9112 section 7.1), read to the letter of its grammar and written, for
+//! both directions.
 //!
 //! Pure: a state machine over a buffer. Chunks are split off the buffer and not copied.
+
+use std::io::Write;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Fault;
-use crate::proxy::gate_line;
+use super::Malformed;
+use super::grammar;
 
 /// The most bytes in a chunk's size line, extensions included.
 const CHUNK_LINE_MAX: usize = 256;
@@ -30,7 +33,7 @@ enum State {
 
 /// A piece of a body.
 #[derive(Debug, PartialEq)]
-pub(super) enum Piece {
+pub(crate) enum Piece {
     Data(Bytes),
     Trailers(HeaderMap),
     /// The body has been read whole.
@@ -41,28 +44,45 @@ pub(super) enum Piece {
 
 /// The reader of one body.
 #[derive(Debug)]
-pub(super) struct Chunked {
+pub(crate) struct Chunked {
     state: State,
     trailers: HeaderMap,
     trailer_bytes: usize,
+    trailers_max: usize,
+    /// Whether a framing field among the trailers is an error; else it is left to whoever takes
+    /// off what may not be there.
+    strict: bool,
 }
 
 impl Chunked {
-    pub(super) fn new() -> Chunked {
+    /// For a response's body.
+    pub(crate) fn new() -> Chunked {
         Chunked {
             state: State::Size,
             trailers: HeaderMap::new(),
             trailer_bytes: 0,
+            trailers_max: TRAILERS_MAX,
+            strict: false,
+        }
+    }
+
+    /// For a request's body, whose trailers may have so many fields, and no field about framing or
+    /// host.
+    pub(crate) fn strict(trailers_max: usize) -> Chunked {
+        Chunked {
+            trailers_max: trailers_max.min(TRAILERS_MAX),
+            strict: true,
+            ..Chunked::new()
         }
     }
 
     /// Whether the body has been read whole.
-    pub(super) fn is_done(&self) -> bool {
+    pub(crate) fn is_done(&self) -> bool {
         self.state == State::Done
     }
 
     /// Whether what comes next is data.
-    pub(super) fn is_in_data(&self) -> bool {
+    pub(crate) fn is_in_data(&self) -> bool {
         matches!(self.state, State::Data(_))
     }
 
@@ -71,12 +91,12 @@ impl Chunked {
     /// # Errors
     ///
     /// What has come is not a chunked body.
-    pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Fault> {
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Malformed> {
         loop {
             match self.state {
                 State::Data(left) => return Ok(self.data(buffer, left)),
                 State::Done => return Ok(Piece::End),
-                State::Broken(why) => return Err(Fault::Nonsense(why)),
+                State::Broken(why) => return Err(Malformed(why)),
                 State::Size | State::DataEnd | State::Trailers => {}
             }
             if !self.step(buffer)? {
@@ -90,7 +110,7 @@ impl Chunked {
 
     /// Reads on as far as there is neither data nor a trailer: so the end is known with the last
     /// piece, when it came with it, and not only by looking once more.
-    pub(super) fn look_ahead(&mut self, buffer: &mut BytesMut) {
+    pub(crate) fn look_ahead(&mut self, buffer: &mut BytesMut) {
         while matches!(self.state, State::DataEnd | State::Size)
             || (self.state == State::Trailers
                 && self.trailers.is_empty()
@@ -118,7 +138,7 @@ impl Chunked {
     }
 
     /// Reads one line, or the CRLF after a chunk. Tells whether there was one.
-    fn step(&mut self, buffer: &mut BytesMut) -> Result<bool, Fault> {
+    fn step(&mut self, buffer: &mut BytesMut) -> Result<bool, Malformed> {
         let step = match self.state {
             State::DataEnd => data_end(buffer),
             State::Size => size(buffer),
@@ -132,7 +152,7 @@ impl Chunked {
             }
             Err(why) => {
                 self.state = State::Broken(why);
-                Err(Fault::Nonsense(why))
+                Err(Malformed(why))
             }
         }
     }
@@ -146,8 +166,11 @@ impl Chunked {
         if line.is_empty() {
             return Ok(Some(State::Done));
         }
-        if self.trailers.len() >= TRAILERS_MAX {
+        if self.trailers.len() >= self.trailers_max {
             return Err("the trailers are too many");
+        }
+        if self.strict && !matches!(grammar::field(&line), Ok(grammar::Header::Other)) {
+            return Err("a trailer is malformed, or about the framing");
         }
         let (name, value) = field(&line).ok_or("a trailer is malformed")?;
         self.trailers.append(name, value);
@@ -170,7 +193,7 @@ fn size(buffer: &mut BytesMut) -> Result<Option<State>, &'static str> {
     let Some(line) = line(buffer, CHUNK_LINE_MAX, "a chunk's size line is too long")? else {
         return Ok(None);
     };
-    match gate_line::chunk_size(&line) {
+    match grammar::chunk_size(&line) {
         Ok(0) => Ok(Some(State::Trailers)),
         Ok(size) => Ok(Some(State::Data(size))),
         Err(_) => Err("a chunk's size line is malformed"),
@@ -204,6 +227,39 @@ fn field(line: &Bytes) -> Option<(HeaderName, HeaderValue)> {
         HeaderName::from_bytes(name).ok()?,
         HeaderValue::from_maybe_shared(value).ok()?,
     ))
+}
+
+/// What follows a chunk.
+pub(crate) const CHUNK_END: &[u8] = b"\r\n";
+/// What follows the last chunk when there are no trailers.
+pub(crate) const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
+/// Both.
+pub(crate) const CHUNK_END_AND_LAST: &[u8] = b"\r\n0\r\n\r\n";
+
+/// Writes the line that opens a chunk of `bytes` bytes, more than none.
+pub(crate) fn write_size(out: &mut Vec<u8>, bytes: usize) {
+    // Writing to memory does not fail.
+    let _ = write!(out, "{bytes:x}\r\n");
+}
+
+/// Writes the last chunk and the trailer section with these fields.
+pub(crate) fn write_trailers<'a>(
+    out: &mut Vec<u8>,
+    trailers: impl Iterator<Item = (&'a HeaderName, &'a HeaderValue)>,
+) {
+    out.extend_from_slice(b"0\r\n");
+    for (name, value) in trailers {
+        write_field(out, name.as_str(), value.as_bytes());
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes a field's line.
+pub(crate) fn write_field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value);
+    out.extend_from_slice(b"\r\n");
 }
 
 #[cfg(test)]

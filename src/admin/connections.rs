@@ -1,11 +1,13 @@
 //! Which connections there are, what each of them waits for, and which one goes when there are too
 //! many.
 //!
-//! There is always room for one more that says what it wants: at the limit the connection goes that
-//! has been without a whole request for the longest. Where none is, one whose client does not send
-//! the rest of a body, or does not read its answer, goes. One that is being served never does.
+//! Connections whose first head is not whole yet are cheap and have a limit of their own, so that
+//! accepting never waits: at that limit the oldest of them is closed at once. A connection with a
+//! whole head needs one of the places of those that are served. Where none is free, an idle
+//! connection gives way, else one whose client stalls with a body or an answer; one that is being
+//! served never does.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 /// A client that has not moved for so long gives way to a new one when there is no other room.
 const STALL: Duration = Duration::from_millis(250);
 
-/// A new connection has so long before it gives way, so that in a rush of others a head that is on
-/// its way arrives.
+/// Above the limit of served connections, one whose first head is older than this is closed before
+/// one more is accepted. A younger one stays while there is room, since its head may be on its way.
 const GRACE: Duration = Duration::from_millis(20);
 
 /// A client that has taken so much since it was first waited for is not the same slow reader any
@@ -63,6 +65,10 @@ pub(super) struct ConnectionProgress {
 struct Inner {
     stage: Stage,
     since: Instant,
+    /// Its first head is whole.
+    whole: bool,
+    /// It has one of the places of those that are served.
+    settled: bool,
     /// Since when the client owes more of the request's body.
     owes: Option<Instant>,
     /// The client does not read as fast as it is answered.
@@ -84,6 +90,8 @@ impl ConnectionProgress {
         let inner = Inner {
             stage: Stage::Head,
             since: now,
+            whole: false,
+            settled: false,
             owes: None,
             unread: None,
             answered: false,
@@ -184,6 +192,21 @@ impl ConnectionProgress {
         }
     }
 
+    /// Closes it if its first head is still not whole and began no later than `before`.
+    fn close_head(&self, before: Instant) -> HeadState {
+        let mut inner = self.lock();
+        if inner.whole || inner.stage != Stage::Head {
+            return HeadState::Whole;
+        }
+        if inner.since > before {
+            return HeadState::Younger;
+        }
+        inner.stage = Stage::Closed;
+        drop(inner);
+        self.closed.cancel();
+        HeadState::Closed
+    }
+
     /// Closes it if it is as dispensable as it was when it was chosen: a head may have become whole
     /// since.
     fn close_if(&self, rank: Rank, now: Instant) -> bool {
@@ -206,6 +229,16 @@ impl ConnectionProgress {
         // Nothing panics between two related writes, so the data is whole even if a holder did.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What became of a connection that was to be closed for want of its first head.
+enum HeadState {
+    /// It was closed.
+    Closed,
+    /// It is younger than asked for.
+    Younger,
+    /// The head is whole, or the connection has ended.
+    Whole,
 }
 
 /// What a connection lacks (a whole head; else the rest of a body; else a reader), and since when.
@@ -233,17 +266,93 @@ impl Inner {
 /// All connections.
 #[derive(Debug)]
 pub(super) struct Connections {
+    /// How many may be served or wait for their next request.
     most: usize,
-    patience: ConnectionLimits,
+    /// How many more there may be; their first heads are on their way.
+    heads_more: usize,
+    limits: ConnectionLimits,
     open: Mutex<Open>,
-    /// One has ended.
+    /// A served one has ended.
     left: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     all: BTreeMap<u64, Arc<ConnectionProgress>>,
+    /// Those without a first head, the oldest first; others among them are passed over.
+    heads: VecDeque<u64>,
+    /// How many have a place among those that are served.
+    settled: usize,
     numbers: u64,
+}
+
+impl Open {
+    /// Closes the oldest connection without a first head, if that began no later than `before`.
+    fn close_oldest_head(&mut self, before: Instant) -> bool {
+        while let Some(number) = self.heads.front() {
+            let state = self
+                .all
+                .get(number)
+                .map(|progress| progress.close_head(before));
+            match state {
+                Some(HeadState::Younger) => return false,
+                Some(HeadState::Closed) => {
+                    // It is gone from the list at once; its task ends as soon as it gets its turn.
+                    self.all.remove(number);
+                    self.heads.pop_front();
+                    tracing::debug!("an admin connection was closed to make room for a new one");
+                    return true;
+                }
+                Some(HeadState::Whole) | None => {
+                    self.heads.pop_front();
+                }
+            }
+        }
+        false
+    }
+
+    /// Closes the served connection that can best be done without.
+    fn close_dispensable(&mut self, now: Instant) -> bool {
+        let settled = self
+            .all
+            .iter()
+            .filter(|(_, progress)| progress.lock().settled);
+        let ranked =
+            settled.filter_map(|(number, progress)| Some((progress.dispensable(now)?, *number)));
+        let Some((rank, number)) = ranked.min() else {
+            return false;
+        };
+        let closed = self
+            .all
+            .get(&number)
+            .is_some_and(|progress| progress.close_if(rank, now));
+        if closed {
+            self.remove(number);
+            tracing::debug!("an admin connection was closed to serve another");
+        }
+        closed
+    }
+
+    /// Closes the oldest connection whose request waits for a place to be served; nothing was done
+    /// for it yet.
+    fn close_waiting(&mut self) -> bool {
+        let mut all = self.all.iter();
+        let waiting = all.find(|(_, progress)| !progress.lock().settled);
+        let Some((&number, progress)) = waiting else {
+            return false;
+        };
+        progress.close();
+        self.remove(number);
+        tracing::debug!("an admin connection that waited was closed to make room for a new one");
+        true
+    }
+
+    fn remove(&mut self, number: u64) {
+        let removed = self.all.remove(&number);
+        if removed.is_some_and(|progress| progress.lock().settled) {
+            self.settled = self.settled.saturating_sub(1);
+        }
+    }
 }
 
 /// A connection's place among them, until it is dropped.
@@ -258,55 +367,78 @@ impl ConnectionSlot {
     pub(super) fn progress(&self) -> &Arc<ConnectionProgress> {
         &self.progress
     }
-}
 
-impl Drop for ConnectionSlot {
-    fn drop(&mut self) {
-        self.connections.lock().all.remove(&self.number);
-        self.connections.left.notify_one();
-    }
-}
-
-impl Connections {
-    /// None yet, and at most `most`.
-    pub(super) fn new(most: usize, patience: ConnectionLimits) -> Connections {
-        Connections {
-            most,
-            patience,
-            open: Mutex::default(),
-            left: Notify::new(),
-        }
-    }
-
-    /// A place for a new connection: at once, if one is free or can be made free.
-    pub(super) async fn place(self: &Arc<Self>) -> ConnectionSlot {
+    /// A head is whole. Its request is served as soon as there is a place for it; false if the
+    /// connection has been closed.
+    #[must_use]
+    pub(super) async fn begin(&self) -> bool {
         loop {
-            if let Some(place) = self.try_place(Instant::now()) {
-                return place;
+            if let Some(begun) = self.try_begin(Instant::now()) {
+                return begun;
             }
             tokio::select! {
-                () = self.left.notified() => {}
+                () = self.connections.left.notified() => {}
+                () = self.progress.closed() => return false,
                 () = sleep(GRACE) => {}
             }
         }
     }
 
-    fn try_place(self: &Arc<Self>, now: Instant) -> Option<ConnectionSlot> {
+    /// `None` while every place is taken by a connection that is being served.
+    fn try_begin(&self, now: Instant) -> Option<bool> {
+        let mut open = self.connections.lock();
+        let mut inner = self.progress.lock();
+        inner.whole = true;
+        if !inner.settled && inner.stage != Stage::Closed {
+            drop(inner);
+            if open.settled >= self.connections.most && !open.close_dispensable(now) {
+                return None;
+            }
+            open.settled += 1;
+            inner = self.progress.lock();
+            inner.settled = true;
+        }
+        drop(inner);
+        Some(self.progress.begin(now))
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.connections.lock().remove(self.number);
+        self.connections.left.notify_one();
+    }
+}
+
+impl Connections {
+    /// None yet; at most `most` of them served, and `heads_more` beside them whose first heads are
+    /// on their way.
+    pub(super) fn new(most: usize, heads_more: usize, limits: ConnectionLimits) -> Connections {
+        Connections {
+            most,
+            heads_more,
+            limits,
+            open: Mutex::default(),
+            left: Notify::new(),
+        }
+    }
+
+    /// A place for a new connection; `None` where all that there may be are being served.
+    pub(super) fn place(self: &Arc<Self>, now: Instant) -> Option<ConnectionSlot> {
         let mut open = self.lock();
-        while open.all.len() >= self.most {
-            let ranked = open.all.iter();
-            let ranked =
-                ranked.filter_map(|(number, progress)| Some((progress.dispensable(now)?, *number)));
-            let (rank, number) = ranked.min()?;
-            // It is gone from the list at once; its task ends as soon as it gets its turn.
-            if open.all.get(&number)?.close_if(rank, now) {
-                open.all.remove(&number);
-                tracing::debug!("an admin connection was closed to make room for a new one");
+        if open.all.len() >= self.most {
+            let old = now.checked_sub(GRACE);
+            let closed = old.is_some_and(|before| open.close_oldest_head(before));
+            let is_full = open.all.len() >= self.most + self.heads_more;
+            let makes_room = |open: &mut Open| open.close_oldest_head(now) || open.close_waiting();
+            if !closed && is_full && !makes_room(&mut open) {
+                return None;
             }
         }
         open.numbers += 1;
         let (number, progress) = (open.numbers, Arc::new(ConnectionProgress::new(now)));
         open.all.insert(number, Arc::clone(&progress));
+        open.heads.push_back(number);
         drop(open);
         Some(ConnectionSlot {
             number,
@@ -317,7 +449,7 @@ impl Connections {
 
     /// Closes those whose clients take too long. Never completes.
     pub(super) async fn sweep(&self) {
-        let ConnectionLimits { head, idle, write } = self.patience;
+        let ConnectionLimits { head, idle, write } = self.limits;
         let every = (head.min(idle).min(write) / 4).clamp(Duration::from_millis(1), LOOK_MAX);
         loop {
             sleep(every).await;
@@ -328,7 +460,7 @@ impl Connections {
     fn close_overdue(&self, now: Instant) {
         let open = self.lock();
         for progress in open.all.values() {
-            if let Some(what) = progress.overdue(&self.patience, now) {
+            if let Some(what) = progress.overdue(&self.limits, now) {
                 tracing::debug!("an admin connection was closed: its client took too long {what}");
                 progress.close();
             }
@@ -353,11 +485,11 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn connections<const N: usize>(
-        most: usize,
+        (most, heads_more): (usize, usize),
         now: Instant,
     ) -> (Arc<Connections>, [ConnectionSlot; N]) {
-        let connections = Arc::new(Connections::new(most, PATIENCE));
-        let places = [(); N].map(|()| connections.try_place(now).unwrap());
+        let connections = Arc::new(Connections::new(most, heads_more, PATIENCE));
+        let places = [(); N].map(|()| connections.place(now).unwrap());
         (connections, places)
     }
 
@@ -370,57 +502,87 @@ mod tests {
         place.progress.flushed(now);
     }
 
-    #[tokio::test]
-    async fn at_the_limit_the_oldest_without_a_whole_head_goes_and_never_one_that_is_served() {
+    #[test]
+    fn a_flood_of_heads_closes_its_own_oldest_and_no_other_connection() {
         let now = Instant::now();
-        let (connections, [served, idle, half]) = connections(3, now);
-        assert!(served.progress.begin(now) && idle.progress.begin(now));
-        let now = now + SECOND;
+        let (connections, [served, idle]) = connections((3, 2), now);
+        assert_eq!(served.try_begin(now), Some(true));
+        assert_eq!(idle.try_begin(now), Some(true));
         answer(&idle, now);
-        let next = connections.try_place(now).unwrap();
-        assert!(is_closed(&half) && !is_closed(&idle) && !is_closed(&served));
-        assert!(next.progress.begin(now));
-        let last = connections.try_place(now).unwrap();
-        assert!(is_closed(&idle) && !is_closed(&served) && !is_closed(&next));
-        assert!(last.progress.begin(now));
+        let mut heads: Vec<_> = (0..3).map(|_| connections.place(now).unwrap()).collect();
+        assert!(!heads.iter().any(is_closed), "there is room for five");
+        for closed in 1..=10 {
+            heads.push(connections.place(now).unwrap());
+            let gone: Vec<_> = heads.iter().map(is_closed).collect();
+            assert_eq!(gone.iter().filter(|gone| **gone).count(), closed);
+            assert!(gone.iter().take(closed).all(|gone| *gone), "the oldest go");
+        }
+        assert!(!is_closed(&idle) && !is_closed(&served));
+        // One whose head is whole gives way to none of them.
+        assert_eq!(heads[10].try_begin(now), Some(true));
+        heads.extend((0..10).map(|_| connections.place(now).unwrap()));
+        assert!(!is_closed(&heads[10]) && !is_closed(&idle) && !is_closed(&served));
+    }
+
+    #[test]
+    fn above_the_limit_an_old_head_gives_way_and_a_young_one_has_time_to_become_whole() {
+        let now = Instant::now();
+        let (connections, [old, served]) = connections((2, 100), now);
+        assert_eq!(served.try_begin(now), Some(true));
+        let young = connections.place(now + SECOND).unwrap();
+        assert!(is_closed(&old) && !is_closed(&young));
+        let last = connections.place(now + SECOND).unwrap();
+        assert!(!is_closed(&young) && !is_closed(&last));
         assert!(
-            !half.progress.begin(now),
-            "a request began on a connection that was closed"
+            !old.progress.begin(now),
+            "a request began on a closed connection"
         );
-        // All three are being served: the next one waits until one has ended.
-        assert!(connections.try_place(now + 60 * SECOND).is_none());
-        let waits = tokio::spawn({
-            let connections = Arc::clone(&connections);
-            async move { connections.place().await }
-        });
+    }
+
+    #[tokio::test]
+    async fn a_whole_head_takes_the_place_of_an_idle_connection_and_waits_where_none_is() {
+        let now = Instant::now();
+        let (connections, [served, idle]) = connections((2, 2), now);
+        assert_eq!(served.try_begin(now), Some(true));
+        assert_eq!(idle.try_begin(now), Some(true));
+        answer(&idle, now);
+        let now = now + SECOND;
+        let next = connections.place(now).unwrap();
+        assert!(!is_closed(&idle));
+        assert_eq!(next.try_begin(now), Some(true));
+        assert!(is_closed(&idle) && !is_closed(&served));
+        // Both places are being served: the next one waits until one has ended.
+        let last = connections.place(now).unwrap();
+        assert_eq!(last.try_begin(now + 60 * SECOND), None);
+        let waits = tokio::spawn(async move { last.begin().await });
         drop(served);
-        waits.await.unwrap();
+        assert!(waits.await.unwrap());
     }
 
     #[test]
     fn a_client_that_owes_a_body_or_does_not_read_gives_way_where_every_head_is_whole() {
         let now = Instant::now();
-        let (connections, [owes, unread]) = connections(2, now);
-        assert!(owes.progress.begin(now) && unread.progress.begin(now));
+        let (connections, [owes, unread]) = connections((2, 3), now);
+        assert_eq!(owes.try_begin(now), Some(true));
+        assert_eq!(unread.try_begin(now), Some(true));
         owes.progress.set_owes(true, now);
         unread.progress.blocked(now);
-        assert!(
-            connections.try_place(now).is_none(),
-            "neither has stalled yet"
-        );
+        let [third, fourth] = [(); 2].map(|()| connections.place(now).unwrap());
+        assert_eq!(third.try_begin(now), None, "neither has stalled yet");
         let now = now + STALL;
-        let third = connections.try_place(now).unwrap();
-        assert!(is_closed(&owes) && !is_closed(&unread) && third.progress.begin(now));
+        assert_eq!(third.try_begin(now), Some(true));
+        assert!(is_closed(&owes) && !is_closed(&unread));
         // What it takes counts.
         unread.progress.wrote(1, now);
-        assert!(connections.try_place(now).is_none());
-        assert!(connections.try_place(now + STALL).is_some() && is_closed(&unread));
+        assert_eq!(fourth.try_begin(now), None);
+        assert_eq!(fourth.try_begin(now + STALL), Some(true));
+        assert!(is_closed(&unread));
     }
 
     #[test]
     fn clients_that_take_too_long_are_closed() {
         let now = Instant::now();
-        let (connections, [head, idle, slow, reads, served]) = connections(9, now);
+        let (connections, [head, idle, slow, reads, served]) = connections((9, 0), now);
         for place in [&idle, &slow, &reads, &served] {
             assert!(place.progress.begin(now));
         }
@@ -446,7 +608,7 @@ mod tests {
     #[test]
     fn the_time_for_a_head_begins_with_its_first_byte() {
         let now = Instant::now();
-        let (_connections, [place]) = connections(1, now);
+        let (_connections, [place]) = connections((1, 0), now);
         assert!(place.progress.begin(now));
         place.progress.answered();
         // What is not written yet is still being served.

@@ -26,6 +26,12 @@ use crate::control::Handle;
 /// After an error to accept, such as no free file descriptor, the next try comes after so long.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// For each connection that may be served, so many more may be sending their first heads.
+const HEADS_MORE: usize = 4;
+
+/// After so many connections in a row, those that are there get their turn to be read.
+const ACCEPT_BATCH: usize = 16;
+
 /// A peer that takes nothing for so long is gone; without this, one that stalls would keep its
 /// event stream for ever.
 const PEER_TIMEOUT: Duration = Duration::from_secs(60);
@@ -95,6 +101,7 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
         router: router::build(options, &limits, handle, stopping.clone()),
         connections: Arc::new(Connections::new(
             limits.connections,
+            limits.connections * HEADS_MORE,
             ConnectionLimits {
                 head: limits.header_timeout,
                 idle: limits.idle_timeout,
@@ -141,11 +148,18 @@ impl Server {
     }
 
     async fn accept(&self, listener: &tokio::net::TcpListener) {
-        // Ends only by being dropped. Accepting comes first: to have been accepted is what makes
-        // others give way.
+        // Ends only by being dropped.
+        let mut accepted = 0_usize;
         loop {
+            accepted = accepted.wrapping_add(1);
+            if accepted.is_multiple_of(ACCEPT_BATCH) {
+                tokio::task::yield_now().await;
+            }
             match listener.accept().await {
-                Ok((stream, peer)) => self.spawn(stream, peer, self.connections.place().await),
+                Ok((stream, peer)) => match self.connections.place(Instant::now()) {
+                    Some(slot) => self.spawn(stream, peer, slot),
+                    None => tracing::debug!(%peer, "an admin connection found no place"),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "an admin connection could not be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -162,11 +176,13 @@ impl Server {
             }
         };
         let router = self.router.clone();
-        let progress = Arc::clone(place.progress());
+        let place = Arc::new(place);
+        let slot = Arc::clone(&place);
         let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-            let (router, progress) = (router.clone(), Arc::clone(&progress));
+            let (router, slot) = (router.clone(), Arc::clone(&slot));
             async move {
-                if !progress.begin(Instant::now()) {
+                let progress = Arc::clone(slot.progress());
+                if !slot.begin().await {
                     return Err(io::Error::from(io::ErrorKind::ConnectionAborted));
                 }
                 let arriving =

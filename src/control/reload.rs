@@ -4,7 +4,7 @@
 //! The configuration declares what there is; weights belong to the store. So a reload moves no
 //! traffic, and is refused where it could not but.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -131,11 +131,11 @@ impl Controller {
                 Some(_) => {}
             }
         }
-        let stays = |name: &Name| specs.iter().any(|spec| spec.name == *name);
+        let stay: HashSet<&Name> = specs.iter().map(|spec| &spec.name).collect();
         let removed: Vec<&str> = self
             .services
             .keys()
-            .filter(|name| !stays(name))
+            .filter(|name| !stay.contains(name))
             .map(|name| &**name)
             .collect();
         // Where two routes are equal, the one that is declared first counts.

@@ -119,11 +119,10 @@ fn watch(client: &Client, polled: Poll<Result<(), ConnectionError>>, cx: &Contex
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Local;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // As it is: a block that awaits it would hold it twice, as what it captures and as what it awaits.
+        tokio::task::spawn_local(future);
     }
 }
 

@@ -13,6 +13,7 @@ use super::destination::{Destination, Target};
 use super::error::{Error, is_local};
 use super::exchange::Exchange;
 use super::headers;
+use super::held::HeadCharge;
 use super::hop::Hop;
 use super::interims::Heard;
 use super::rescue::{self, Next};
@@ -266,10 +267,10 @@ async fn wait(
         client: (request.version() == Version::HTTP_11).then_some(&exchange.client.interims),
         ..Heard::default()
     };
-    let mut known = 0;
+    let (mut known, mut held) = (0, false);
     let mut connection = lease.connection;
     if request.version() == Version::HTTP_2 {
-        connection.heed(&exchange.client.held);
+        connection.charge(HeadCharge::new(&exchange.client.held));
     }
     let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &heard));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
@@ -278,14 +279,20 @@ async fn wait(
             return Poll::Ready(Ok(sent));
         }
         exchange.note_sent();
-        if std::mem::replace(&mut known, heard.processing.get()) != known {
-            // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
+        let resumed = std::mem::replace(&mut held, heard.held.get()) && !held;
+        if std::mem::replace(&mut known, heard.processing.get()) != known || resumed {
+            // It is at work, and has the whole time for the rest (RFC 2518 section 10.1). So has one whose answer was not
+            // read for the client's sake.
             limits.idle.set(timeouts.first_byte);
         }
         if limits.total.as_ref().is_some_and(|total| total.poll(cx).is_ready()) {
             return Poll::Ready(Err(Error::new(Reason::TotalTimeout, "the exchange took too long")));
         }
         while limits.idle.poll(cx).is_ready() {
+            if held {
+                limits.idle.set(timeouts.first_byte);
+                continue;
+            }
             // The upstream is late only when it has had all of the request for that long.
             let now = deadlines.coarse();
             let since = exchange.upload.as_ref().map(|upload| upload.upstream_since(now));

@@ -27,6 +27,10 @@ const HTTP1_MAX: usize = 64 * 1024;
 const POOL_MAX: usize = 128 * 1024;
 /// Bytes of its answer that a stream may hold whatever the others hold.
 const SHARE: usize = 2 * 1024;
+/// Bytes of its answer that are read at first where the pool is exhausted: most heads are shorter.
+const FIRST_READ: usize = 1024;
+/// Bytes of the pool that are left to bodies and whole heads.
+const KEPT_FROM_PARTS: usize = POOL_MAX / 2;
 /// Bytes that one stream may take of the pool.
 const STREAM_MAX: usize = 96 * 1024;
 /// Bytes of the heads of an HTTP/2 connection's requests that are not answered yet.
@@ -102,7 +106,7 @@ impl Held {
 
     /// How much may be read at once of an answer whose head has not come.
     pub(crate) fn first_read(&self) -> usize {
-        if self.is_scarce() { SHARE } else { BLOCK }
+        if self.is_scarce() { FIRST_READ } else { BLOCK }
     }
 
     /// Waits until there is room for the head of an answer of HTTP/2 among those that wait to be written, which a large
@@ -218,7 +222,7 @@ impl HeadCharge {
         if self.charge.bytes == 0 {
             return Poll::Ready(held.first_read());
         }
-        let room = self.account.room();
+        let room = self.account.room().saturating_sub(KEPT_FROM_PARTS);
         if room > 0 {
             return Poll::Ready(room);
         }

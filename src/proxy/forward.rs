@@ -13,6 +13,7 @@ use super::destination::{Destination, Target};
 use super::error::{Error, is_local};
 use super::exchange::Exchange;
 use super::headers;
+use super::held::HeadCharge;
 use super::hop::Hop;
 use super::interims::Heard;
 use super::rescue::{self, Next};
@@ -309,10 +310,10 @@ async fn wait(
         client: (request.version() == Version::HTTP_11).then_some(&exchange.client.interims),
         ..Heard::default()
     };
-    let mut known = 0;
+    let (mut known, mut held) = (0, false);
     let mut connection = lease.connection;
     if request.version() == Version::HTTP_2 {
-        connection.heed(&exchange.client.held);
+        connection.charge(HeadCharge::new(&exchange.client.held));
     }
     let mut sending = std::pin::pin!(connection.send(request, hop, lease.ticket, &heard));
     let deadlines = Rc::clone(&exchange.worker().deadlines);
@@ -324,8 +325,10 @@ async fn wait(
         if let Some(stall) = &stall {
             exchange.watch_upload(stall, cx);
         }
-        if std::mem::replace(&mut known, heard.processing.get()) != known {
-            // It is at work, and has the whole time for the rest (RFC 2518 section 10.1).
+        let resumed = std::mem::replace(&mut held, heard.held.get()) && !held;
+        if std::mem::replace(&mut known, heard.processing.get()) != known || resumed {
+            // It is at work, and has the whole time for the rest (RFC 2518 section 10.1). So has
+            // one whose answer was not read for the client's sake.
             limits.idle.set(timeouts.first_byte);
         }
         if limits
@@ -339,6 +342,10 @@ async fn wait(
             )));
         }
         while limits.idle.poll(cx).is_ready() {
+            if held {
+                limits.idle.set(timeouts.first_byte);
+                continue;
+            }
             // The upstream is late only when it has had all of the request for that long.
             let now = deadlines.coarse();
             let since = exchange

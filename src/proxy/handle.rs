@@ -14,7 +14,7 @@ use super::client::Client;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::forward::{self, Answer};
-use super::held::{self, HeldHead};
+use super::held::{self, HeldHead, QueuedHead};
 use super::room::Place;
 use super::{check, headers, target};
 use crate::stats::MethodLabel;
@@ -41,10 +41,20 @@ pub(crate) async fn handle(
     };
     Ok(match answered {
         Ok(mut answer) => {
-            if version == Version::HTTP_2 {
-                queue(&client, answer.response.headers_mut()).await;
+            answer
+                .response
+                .body_mut()
+                .charge(|| client.account(version));
+            let queued = match version {
+                Version::HTTP_2 => queue(&client, answer.response.headers_mut()).await,
+                _ => None,
+            };
+            answer.response.body_mut().release_head();
+            let mut response = relay(exchange, answer);
+            if let Some(queued) = queued {
+                queued.onto(response.headers_mut());
             }
-            relay(exchange, answer, version)
+            response
         }
         Err(error) => refuse(exchange, &error),
     })
@@ -52,23 +62,22 @@ pub(crate) async fn handle(
 
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
 /// long does not keep the memory that it was read into.
-async fn queue(client: &Client, headers: &mut HeaderMap) {
-    poll_fn(|cx| client.held.poll_queue(headers, cx)).await;
+async fn queue(client: &Client, headers: &mut HeaderMap) -> Option<QueuedHead> {
     if client.held.is_scarce() {
         held::detach(headers);
     }
+    poll_fn(|cx| client.held.poll_queue(headers, cx)).await
 }
 
 /// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: Answer, version: Version) -> Response<ResponseBody> {
+fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
     let Answer {
         response,
         endpoint,
         limits,
         issue,
     } = answer;
-    let (mut head, mut body) = response.into_parts();
-    body.charge(exchange.client.account(version));
+    let (mut head, body) = response.into_parts();
     exchange.answered(&head, body.is_end_stream());
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);

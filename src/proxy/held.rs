@@ -8,13 +8,17 @@
 //! For HTTP/1.1 that is [`HTTP1_MAX`]; a request is read 32 KiB at a time, beside its head. For
 //! HTTP/2 all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers
 //! which the client leaves alone cannot keep the others from moving. The heads of requests are
-//! bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`].
+//! bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`] once they wait to be written. While
+//! one is read, the pool pays for it; one at a time may exceed the pool, so that heads of which
+//! a part has come cannot keep one another from the rest.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request};
 
 use super::upstream::BLOCK;
@@ -25,12 +29,18 @@ const HTTP1_MAX: usize = 64 * 1024;
 const POOL_MAX: usize = 128 * 1024;
 /// Bytes of its answer that a stream may hold whatever the others hold.
 const SHARE: usize = 2 * 1024;
+/// Bytes of its answer that are read at first where the pool is exhausted: most heads are shorter.
+const FIRST_READ: usize = 1024;
+/// Bytes of the pool that are left to bodies and whole heads.
+const KEPT_FROM_PARTS: usize = POOL_MAX / 2;
 /// Bytes that one stream may take of the pool.
 const STREAM_MAX: usize = 96 * 1024;
 /// Bytes of the heads of an HTTP/2 connection's requests that are not answered yet.
 const HEADS_MAX: usize = 512 * 1024;
 /// Bytes of answers' heads that wait to be written to an HTTP/2 connection.
 const QUEUED_MAX: usize = 128 * 1024;
+/// Bytes of an answer's head that pass uncounted, since there are no more of them than streams.
+const SMALL_HEAD: usize = 2 * 1024;
 /// Pieces of answers of HTTP/2 that are copied rather than charged with a whole block.
 const COPIED_MAX: usize = 4 * 1024;
 /// What a piece of an answer takes in an HTTP/2 connection beside its data.
@@ -43,7 +53,11 @@ const FIELD: usize = 112;
 pub(crate) struct Held {
     answers: Cell<usize>,
     heads: Cell<usize>,
-    queued: Cell<usize>,
+    /// Shared with what hyper holds, which asks for `Send`.
+    queued: Arc<AtomicUsize>,
+    /// Whether an answer's head exceeds the pool.
+    exceeded: Cell<bool>,
+    /// Answers that wait until there is room for their heads.
     waiting: RefCell<Vec<Waker>>,
 }
 
@@ -100,26 +114,168 @@ impl Held {
 
     /// How much may be read at once of an answer whose head has not come.
     pub(crate) fn first_read(&self) -> usize {
-        if self.is_scarce() { SHARE } else { BLOCK }
+        if self.is_scarce() { FIRST_READ } else { BLOCK }
     }
 
     /// Waits until there is room for the head of an answer of HTTP/2 among those that wait to be
-    /// written.
-    pub(crate) fn poll_queue(&self, headers: &HeaderMap, cx: &Context<'_>) -> Poll<()> {
+    /// written, which a large one takes until it is.
+    pub(crate) fn poll_queue(
+        &self,
+        headers: &HeaderMap,
+        cx: &Context<'_>,
+    ) -> Poll<Option<QueuedHead>> {
         let bytes = fields(headers);
-        let queued = self.queued.get();
+        if bytes <= SMALL_HEAD {
+            return Poll::Ready(None);
+        }
+        let queued = self.queued.load(Ordering::Relaxed);
         if queued > 0 && queued + bytes > QUEUED_MAX {
-            self.waiting.borrow_mut().push(cx.waker().clone());
+            self.wait(cx);
             return Poll::Pending;
         }
-        self.queued.set(queued + bytes);
-        Poll::Ready(())
+        self.queued.fetch_add(bytes, Ordering::Relaxed);
+        Poll::Ready(Some(QueuedHead {
+            queued: Arc::clone(&self.queued),
+            bytes,
+        }))
     }
 
-    /// Everything that could be written has been; no head waits any more.
+    /// What could be written has been; there may be room for other heads.
     pub(crate) fn flushed(&self) {
-        if self.queued.replace(0) > 0 && !self.waiting.borrow().is_empty() {
+        if self.queued.load(Ordering::Relaxed) < QUEUED_MAX {
+            self.wake();
+        }
+    }
+
+    fn wait(&self, cx: &Context<'_>) {
+        let mut waiting = self.waiting.borrow_mut();
+        if !waiting.iter().any(|waker| waker.will_wake(cx.waker())) {
+            waiting.push(cx.waker().clone());
+        }
+    }
+
+    fn wake(&self) {
+        if !self.waiting.borrow().is_empty() {
             self.waiting.take().into_iter().for_each(Waker::wake);
+        }
+    }
+}
+
+/// The head of an answer that waits to be written, counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct QueuedHead {
+    queued: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl QueuedHead {
+    /// Has the head counted until it has been encoded: that is when `h2` drops its values. One of
+    /// them takes this along, and is marked so that no table of the encoder keeps it.
+    pub(crate) fn onto(self, headers: &mut HeaderMap) {
+        let Some(value) = headers.values_mut().next() else {
+            return;
+        };
+        let counted = Bytes::from_owner(CountedValue {
+            text: value.clone(),
+            _head: self,
+        });
+        if let Ok(counted) = HeaderValue::from_maybe_shared(counted) {
+            *value = counted;
+            value.set_sensitive(true);
+        }
+    }
+}
+
+impl Drop for QueuedHead {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// The value of a field that the count of its head hangs on.
+struct CountedValue {
+    text: HeaderValue,
+    _head: QueuedHead,
+}
+
+impl AsRef<[u8]> for CountedValue {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+/// Pays for the head of an answer of HTTP/2 while it is read, and until it is among those that wait
+/// to be written.
+#[derive(Debug)]
+pub(crate) struct HeadCharge {
+    account: Rc<Account>,
+    charge: Charge,
+    /// Whether this is the one that may exceed the pool.
+    exceeds: bool,
+}
+
+impl HeadCharge {
+    pub(crate) fn new(held: &Rc<Held>) -> HeadCharge {
+        let account = Account::http2(held);
+        HeadCharge {
+            charge: account.charge(0),
+            account,
+            exceeds: false,
+        }
+    }
+
+    /// Who pays for the whole answer.
+    pub(crate) fn account(&self) -> Rc<Account> {
+        Rc::clone(&self.account)
+    }
+
+    /// How much may be read at once; not ready while the client has to take something before.
+    pub(crate) fn poll_room(&mut self, cx: &Context<'_>) -> Poll<usize> {
+        let held = &self.account.held;
+        if self.charge.bytes == 0 {
+            return Poll::Ready(held.first_read());
+        }
+        let room = self.account.room().saturating_sub(KEPT_FROM_PARTS);
+        if room > 0 {
+            return Poll::Ready(room);
+        }
+        if !self.exceeds && held.exceeded.replace(true) {
+            held.wait(cx);
+            return Poll::Pending;
+        }
+        self.exceeds = true;
+        Poll::Ready(BLOCK)
+    }
+
+    /// Charges what has come of a head that is not whole, and takes it out of the memory that
+    /// connections share.
+    pub(crate) fn hold_part(&mut self, buffer: &mut BytesMut) {
+        if self.charge.bytes == 0 {
+            *buffer = BytesMut::from(&buffer[..]);
+        }
+        self.hold(buffer.capacity());
+    }
+
+    /// Charges a whole head.
+    pub(crate) fn hold_whole(&mut self, headers: &mut HeaderMap) {
+        let bytes = fields(headers);
+        if bytes > SMALL_HEAD {
+            detach(headers);
+            self.hold(bytes);
+        }
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        let more = bytes.saturating_sub(self.charge.bytes);
+        self.charge.merge(self.account.charge(more));
+    }
+}
+
+impl Drop for HeadCharge {
+    fn drop(&mut self) {
+        if self.exceeds {
+            self.account.held.exceeded.set(false);
+            self.account.held.wake();
         }
     }
 }
@@ -223,6 +379,7 @@ impl Account {
         if let Some(waker) = self.waker.take() {
             waker.wake();
         }
+        self.held.wake();
     }
 }
 
@@ -346,9 +503,17 @@ mod tests {
         let held = Held::default();
         let mut headers = HeaderMap::new();
         headers.insert("x", "y".repeat(100_000).parse().unwrap());
-        assert!(held.poll_queue(&headers, &CONTEXT).is_ready());
+        let Poll::Ready(Some(first)) = held.poll_queue(&headers, &CONTEXT) else {
+            panic!("there is room for the first");
+        };
+        first.onto(&mut headers);
         assert!(held.poll_queue(&headers, &CONTEXT).is_pending());
         held.flushed();
+        assert!(
+            held.poll_queue(&headers, &CONTEXT).is_pending(),
+            "it is not written"
+        );
+        headers.insert("x", "y".repeat(100_000).parse().unwrap());
         assert!(
             std::future::poll_fn(|cx| held.poll_queue(&headers, cx))
                 .now_or_never()

@@ -123,6 +123,8 @@ pub(crate) struct Heard<'a> {
     pub(crate) client: Option<&'a Interims>,
     /// How often the upstream has said that it is working on the request (102).
     pub(crate) processing: Cell<u32>,
+    /// Whether nothing is read of the answer until the client has taken what is held for it.
+    pub(crate) held: Cell<bool>,
 }
 
 #[cfg(test)]

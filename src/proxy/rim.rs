@@ -63,12 +63,14 @@ pub(crate) fn around(
                 client: Rc::clone(&shedding),
             }))
             .service_fn(move |(request, place, head): Admitted| {
-                handle(
+                // In memory of its own, which hyper lets go once there is a response: in the
+                // request's task it would stay for as long as the body takes.
+                Box::pin(handle(
                     Rc::clone(&handling),
                     request.map(ClientBody::Http2),
                     place,
                     head,
-                )
+                ))
             }),
     )
 }

@@ -30,7 +30,7 @@ use self::outgoing::Outgoing;
 use self::request::Framing;
 use super::body::{Cut, RequestBody};
 use super::deadline::Deadline;
-use super::held::Held;
+use super::held::HeadCharge;
 use super::hop::Hop;
 use super::http1::Malformed;
 use super::http1::response::{Asked, Head, Reader};
@@ -46,9 +46,9 @@ pub(crate) use self::buffers::{BLOCK, Buffers};
 pub(crate) struct Connection {
     stream: TcpStream,
     buffers: Rc<Buffers>,
-    /// What is held for the client whose request is next, where that says how much may be read at
-    /// once.
-    held: Option<Rc<Held>>,
+    /// Pays for the head of the next answer, where what its client holds is bounded for all of its
+    /// answers.
+    charge: Option<HeadCharge>,
 }
 
 /// Why an exchange failed.
@@ -110,14 +110,13 @@ impl Connection {
         Ok(Connection {
             stream,
             buffers: Rc::clone(buffers),
-            held: None,
+            charge: None,
         })
     }
 
-    /// Reads an answer's head, and what comes with it, with respect to what is held for the client
-    /// already.
-    pub(crate) fn heed(&mut self, held: &Rc<Held>) {
-        self.held = Some(Rc::clone(held));
+    /// Has the next answer's head paid for.
+    pub(crate) fn charge(&mut self, charge: HeadCharge) {
+        self.charge = Some(charge);
     }
 
     /// Whether an idle connection can take a request: it is of no use once the upstream has closed
@@ -153,7 +152,7 @@ impl Connection {
         let mut sending = Sending {
             stream: self.stream,
             inflow: Inflow::new(self.buffers),
-            held: self.held,
+            charge: self.charge,
             reader: Reader::new(asked),
             request,
             hop,
@@ -175,7 +174,7 @@ impl Connection {
 struct Sending<'a> {
     stream: TcpStream,
     inflow: Inflow,
-    held: Option<Rc<Held>>,
+    charge: Option<HeadCharge>,
     reader: Reader,
     request: &'a mut Request<RequestBody>,
     hop: Hop<'a>,
@@ -195,10 +194,14 @@ impl Sending<'_> {
         loop {
             // Again after an interim answer, which may have asked for the body.
             self.write(cx)?;
-            let room = self
-                .held
-                .as_ref()
-                .map_or(usize::MAX, |held| held.first_read());
+            let room = match &mut self.charge {
+                None => usize::MAX,
+                Some(charge) => {
+                    let room = charge.poll_room(cx);
+                    self.heard.held.set(room.is_pending());
+                    ready!(room)
+                }
+            };
             let read = ready!(self.inflow.poll_read(Pin::new(&mut self.stream), room, cx));
             match read.map(|read| read.bytes) {
                 Ok(0) => {
@@ -224,8 +227,14 @@ impl Sending<'_> {
                 .reader
                 .advance(&mut self.inflow.buffer, headers, pass)?;
             self.heard.processing.set(self.reader.processing());
-            if let Some(head) = head {
+            if let Some(mut head) = head {
+                if let Some(charge) = &mut self.charge {
+                    charge.hold_whole(head.response.headers_mut());
+                }
                 return Poll::Ready(Ok(head));
+            }
+            if let Some(charge) = &mut self.charge {
+                charge.hold_part(&mut self.inflow.buffer);
             }
         }
     }
@@ -321,7 +330,7 @@ impl Sending<'_> {
                 Source::Half(read, Late::spawn(write, outgoing, body))
             }
         };
-        response.map(|()| Body::new(source, self.inflow, framing, reusable))
+        response.map(|()| Body::new(source, self.inflow, framing, reusable, self.charge))
     }
 
     fn fail(mut self, fault: Fault) -> SendError {

@@ -72,11 +72,11 @@ pub(super) async fn serve(client: Rc<Client>, stream: TcpStream, begun: &[u8]) -
 #[derive(Clone, Copy, Debug)]
 struct Local;
 
-impl<F: Future + 'static> hyper::rt::Executor<F> for Local {
+impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     fn execute(&self, future: F) {
-        tokio::task::spawn_local(async move {
-            future.await;
-        });
+        // As it is: a block that awaits it would hold it twice, as what it captures and as what it
+        // awaits.
+        tokio::task::spawn_local(future);
     }
 }
 

@@ -14,7 +14,7 @@ use super::buffers::BLOCK;
 use super::inflow::Inflow;
 use super::late::Late;
 use super::{Connection, Fault, request};
-use crate::proxy::held::{Account, Charge, Piece};
+use crate::proxy::held::{Account, Charge, HeadCharge, Piece};
 use crate::proxy::http1::chunked::{self, Chunked};
 use crate::proxy::http1::response::Framing;
 
@@ -26,6 +26,8 @@ pub(crate) struct Body {
     left: Left,
     /// Whether the connection may carry another request after the body.
     reusable: bool,
+    /// Pays for the head until that waits to be written.
+    head: Option<HeadCharge>,
     /// Who pays for the memory that is read into.
     account: Option<Rc<Account>>,
     /// For what has been read and not been passed on.
@@ -73,6 +75,7 @@ impl Body {
         mut inflow: Inflow,
         framing: Framing,
         reusable: bool,
+        head: Option<HeadCharge>,
     ) -> Body {
         let left = match framing {
             Framing::Length(length) => {
@@ -87,14 +90,17 @@ impl Body {
             inflow,
             left,
             reusable,
+            head,
             account: None,
             charge: None,
             held: false,
         }
     }
 
-    /// From here on `account` is charged for what is read, and for what came with the head.
-    pub(crate) fn charge(&mut self, account: Rc<Account>) {
+    /// From here on whoever pays for the head, or else `account`, is charged for what is read, and
+    /// for what came with the head.
+    pub(crate) fn charge(&mut self, account: impl FnOnce() -> Rc<Account>) {
+        let account = self.head.as_ref().map_or_else(account, HeadCharge::account);
         let buffer = &mut self.inflow.buffer;
         if !buffer.is_empty() {
             let mut held = BLOCK.max(buffer.len());
@@ -105,6 +111,11 @@ impl Body {
             self.charge = Some(account.charge(held));
         }
         self.account = Some(account);
+    }
+
+    /// The head is paid for in another way now.
+    pub(crate) fn release_head(&mut self) {
+        self.head = None;
     }
 
     /// Whether it is the client that the last [`poll_frame`](Body::poll_frame) waits for.
@@ -266,11 +277,11 @@ impl Body {
             Source::Half(half, late) => late.into_stream(half),
         };
         let buffers: Rc<_> = self.inflow.into_buffers();
-        let held = None;
+        let charge = None;
         stream.filter(|_| reusable).map(|stream| Connection {
             stream,
             buffers,
-            held,
+            charge,
         })
     }
 }

@@ -81,7 +81,7 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
              `min_requests`, `max_duration`, `inconclusive`, `final_bake`, `budget`, \
              `rescued_budget`, `steps`, `objectives`, `gate`, `rescue`, `canary_in_flight_max`, \
              `preflight`, `freeze` or `fast_follow` (did you mean `steps`?)",
-            "12:11 services.shop.release.steps[1]: the weights of the steps must grow, and 0.5 \
+            "12:11 services.shop.release.steps[1]: step weights must increase, but 0.5 \
              follows 1",
             "12:32 services.shop.release.steps[1].hold: expected a time such as `500ms`, `10s` or \
              `1h30m`, found 5 without a unit (did you mean `5s`?)",

@@ -212,7 +212,7 @@ impl Budget {
             .max(0.0);
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "saturates, and nobody waits for so many failures"
+            reason = "saturates; a count this large is never reached"
         )]
         let left = left as u64;
         left

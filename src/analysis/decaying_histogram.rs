@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(
             view.quantile(0.9),
             200,
-            "the slowest answer, since failures have no latency"
+            "the slowest response, since failures have no latency"
         );
         assert!((view.above(200.0) - 0.5).abs() < 1e-12);
     }

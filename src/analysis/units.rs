@@ -1,6 +1,5 @@
 //! The units of a sticky release: the comparison counts assignments of keys, not requests
 //! (STATISTICS.md 1.j).
-//! 1.j).
 //!
 //! A user with hundreds of requests is one observation of a version, not hundreds. So the unit is
 //! the assignment of a key: a key is assigned when it is first seen, and again when a key on the

@@ -122,15 +122,15 @@ impl ReleaseState {
 
     /// The outcome for display: after an early promotion by a person, that command comes before the
     /// last evidence.
-    pub fn told_outcome(&self) -> Option<ReleaseOutcome> {
+    pub fn displayed_outcome(&self) -> Option<ReleaseOutcome> {
         let mut outcome = self.outcome.clone()?;
-        if let Some(told) = self
+        if let Some(command) = self
             .hastened
             .as_ref()
             .filter(|_| self.phase == Phase::Promoted)
-            && !outcome.reason.starts_with(told)
+            && !outcome.reason.starts_with(command)
         {
-            outcome.reason = format!("{told}; {}", outcome.reason);
+            outcome.reason = format!("{command}; {}", outcome.reason);
         }
         Some(outcome)
     }
@@ -166,7 +166,7 @@ impl ReleaseState {
 
     /// Whether a person, a gate, a freeze or a suspended comparison blocks it, whatever the judge
     /// finds.
-    pub fn is_kept(&self) -> bool {
+    pub fn is_held(&self) -> bool {
         let kept = matches!(
             self.wait,
             Some(Wait::Passed | Wait::Judge(WaitReason::CanaryFull | WaitReason::BaselineDown))

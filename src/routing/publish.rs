@@ -459,7 +459,7 @@ mod tests {
         drop((stays, late));
         assert!(
             is_ready(&mut publisher.acknowledged(u64::MAX)),
-            "nobody is left to wait for"
+            "no worker is left to wait for"
         );
     }
 

@@ -90,7 +90,7 @@ pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
     }),
     (
         "P18.3",
-        "nothing is ever answered, from 100 % on",
+        "no request gets a response, from 100 % on",
         |weight| {
             if weight >= 1.0 { 1.0 } else { P }
         },

@@ -181,7 +181,7 @@ fn equal_versions(report: &mut Report) {
         ),
         (
             "S19.1",
-            "keys drawn twice, then an outage",
+            "keys assigned twice, then an outage",
             1_000,
             0.05,
             "-",
@@ -197,7 +197,7 @@ fn equal_versions(report: &mut Report) {
         ),
         (
             "S19.3",
-            "keys drawn at each rise, then an outage",
+            "keys assigned at each rise, then an outage",
             1_000,
             0.05,
             "-",

@@ -250,7 +250,7 @@ pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec
 fn number(word: Option<String>) -> u64 {
     let word = word.unwrap_or_default();
     word.parse().unwrap_or_else(|_| {
-        say(&format!("`--seed {word}`: not a number"));
+        say(&format!("`--seed {word}` is not a number"));
         std::process::exit(2)
     })
 }

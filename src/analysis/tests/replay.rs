@@ -281,7 +281,7 @@ fn errors_have_line_numbers() {
     assert!(problem(r#"{"run": "x", "plan": {"steps": []}}"#).contains("at least one step"));
     assert!(with(&cohort(1, 101.0, (1, 0), (1, 0))).contains("percent"));
     assert!(with(&cohort(1, 1.0, (1, 2), (1, 0))).contains("more failures"));
-    assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("grow"));
+    assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("must increase"));
     assert!(
         problem(r#"{"run": "x", "plan": {"objectives": [{"error_rate": {"worse_by": "1x"}}]}}"#)
             .contains("0.05pp")

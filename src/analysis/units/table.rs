@@ -156,7 +156,7 @@ impl Units {
         self.left_out > 0
     }
 
-    /// Adds a request: its key ([`RequestEvent::KEYLESS`] without one), its arm, the probability of
+    /// Adds a request: its key ([`RequestEvent::NO_KEY`] without one), its arm, the probability of
     /// the canary, the time of assignment, and whether it failed. Requests arrive in the order of
     /// their assignment.
     pub fn enter(

@@ -97,8 +97,8 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
              found `-1`",
             "16:13 services.shop.release.bake: `.inf` is not a time such as `1ms`, `10s` or \
              `1h30m`",
-            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: there is \
-             no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
+            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: no ` - ` \
+             between start and end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
             "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \
              set (set it, or give a default: `${NOWHERE:-default}`)",
             "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of \

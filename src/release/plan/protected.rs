@@ -75,7 +75,7 @@ fn gate_lost(gate: &Gate, place: &str, other: Option<&Gate>) -> Vec<String> {
             .map(String::as_str)
             .collect();
         let others = if other.by.is_empty() {
-            "anybody with the role approve".to_owned()
+            "anyone with the role approve".to_owned()
         } else {
             others.join(", ")
         };

@@ -118,12 +118,12 @@ fn forecast_warns_of_freezes_slow_steps_and_missing_traffic() {
         "objectives": [{ "error_rate": {} }]
     }));
     let slow = forecast(&frozen, "shop", 5.0, 0.0, at(MONDAY_9));
-    let told = slow.warnings.join("\n");
+    let warnings = slow.warnings.join("\n");
     assert!(
-        told.contains("`Mon 08:00 - Mon 12:00` is in force until 2026-11-23T12:00:00Z"),
-        "{told}"
+        warnings.contains("`Mon 08:00 - Mon 12:00` is in force until 2026-11-23T12:00:00Z"),
+        "{warnings}"
     );
-    assert!(told.contains("step 1 (1%) needs about"), "{told}");
+    assert!(warnings.contains("step 1 (1%) needs about"), "{warnings}");
     let none = forecast(&frozen, "shop", 0.0, 0.0, at(MONDAY_9));
     assert!(
         none.warnings

@@ -75,7 +75,7 @@ fn rollback_works_in_every_phase() {
         (tripped(23, 20), "budget"),
         (
             Input::Unhealthy {
-                detail: "no endpoint answers",
+                detail: "no healthy endpoint",
             },
             "health",
         ),
@@ -506,20 +506,20 @@ fn promote_goes_to_full_weight_or_is_refused() {
     release.ask(ReleaseAction::Pause, "bob").unwrap();
     release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
-    assert_eq!(release.release.told_outcome(), None);
+    assert_eq!(release.release.displayed_outcome(), None);
     let mut baked = Driver {
         release: release.release.clone(),
         now_us: release.now_us,
     };
     baked.advance();
     baked.expect("promoted", 100.0, None);
-    let result = baked.release.told_outcome().unwrap().reason;
+    let result = baked.release.displayed_outcome().unwrap().reason;
     let recorded = baked.release.outcome.unwrap().reason;
     assert_eq!(result, format!("promoted by bob: because; {recorded}"));
     release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("promoted", 100.0, None);
     assert_eq!(
-        release.release.told_outcome().unwrap().reason,
+        release.release.displayed_outcome().unwrap().reason,
         "promoted by bob: because"
     );
 }

@@ -92,7 +92,7 @@ fn removed_freeze_windows_and_step_gates_are_listed() {
         })
     };
     let qa_is_gone = "the gate `qa` at 25% would be removed";
-    for (overlay, told) in [
+    for (overlay, expected) in [
         (
             json!({ "freeze": [] }),
             vec![
@@ -127,14 +127,14 @@ fn removed_freeze_windows_and_step_gates_are_listed() {
         (qa(50.0, json!("qa")), vec![qa_is_gone]),
         (qa(25.0, json!("QA")), vec![qa_is_gone]),
     ] {
-        assert_eq!(lost(&overlay), told, "{overlay}");
+        assert_eq!(lost(&overlay), expected, "{overlay}");
     }
 }
 
 #[test]
 fn weakened_start_gate_or_preflight_is_listed() {
     let gate = |gate: Value| json!({ "gate": gate });
-    for (overlay, told) in [
+    for (overlay, expected) in [
         (
             gate(json!("another")),
             vec!["the gate `board` at the start would be removed"],
@@ -143,7 +143,7 @@ fn weakened_start_gate_or_preflight_is_listed() {
             gate(json!("board")),
             vec![
                 "the gate `board` at the start would need 1 instead of 2 approvals",
-                "the gate `board` at the start could also be approved by anybody with the role \
+                "the gate `board` at the start could also be approved by anyone with the role \
                  approve",
                 "approvals of the gate `board` at the start would count for ever instead of for \
                  3600s",
@@ -196,7 +196,7 @@ fn weakened_start_gate_or_preflight_is_listed() {
             vec!["the preflight request `POST /cart` would be removed or changed"],
         ),
     ] {
-        assert_eq!(lost(&overlay), told, "{overlay}");
+        assert_eq!(lost(&overlay), expected, "{overlay}");
     }
 }
 

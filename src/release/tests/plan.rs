@@ -125,7 +125,7 @@ fn refused<const N: usize>(cases: [(Value, &str, &str); N]) {
 }
 
 #[test]
-fn invalid_steps_and_gates_are_reported_with_pointer() {
+fn invalid_steps_are_reported_with_pointer() {
     refused([
         (json!({ "steps": 5 }), "/steps", "expected a list of steps"),
         (json!({ "steps": [0] }), "/steps/0", "above 0"),
@@ -165,6 +165,12 @@ fn invalid_steps_and_gates_are_reported_with_pointer() {
             "/steps/0/hodl",
             "did you mean `hold`",
         ),
+    ]);
+}
+
+#[test]
+fn invalid_gates_are_reported_with_pointer() {
+    refused([
         (
             json!({ "steps": [{ "weight": 5, "gate": {} }] }),
             "/steps/0/gate/name",

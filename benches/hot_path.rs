@@ -1,8 +1,7 @@
-//! What a request costs outside of sockets: finding its route, its upstream and endpoint, and being
-//! counted.
+//! The cost of a request outside of sockets: selecting its route, upstream and endpoint, and
+//! counting it.
 //!
-//! `cargo bench --bench hot_path`. Compare figures of one machine, taken while it does nothing
-//! else.
+//! `cargo bench --bench hot_path`. Compare only figures of the same idle machine.
 
 #![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
 
@@ -104,7 +103,7 @@ fn record(c: &mut Criterion) {
             recorder.count(labels(draw));
         });
     });
-    // What a worker does at most a hundred times in a second, with the memory given back or not.
+    // A flush, at most a hundred times per second, with and without returning the memory.
     c.bench_function("recorder/flush of 100 requests, memory returned", |b| {
         let mut used = None;
         b.iter(|| {
@@ -120,7 +119,7 @@ fn record(c: &mut Criterion) {
     });
 }
 
-/// What a request of a release costs on top.
+/// The additional cost of a request of a release.
 fn release(c: &mut Criterion) {
     let mut book = EventBuffer::new(0, Arc::new(Watermark::new(1)));
     let note = |at_us, happened| RequestEvent {
@@ -135,7 +134,7 @@ fn release(c: &mut Criterion) {
         happened,
     };
     let mut at_us = 0;
-    // Handed over every hundred requests, so that the memory is that of a worker.
+    // Handed over every hundred requests, as in a worker's steady state.
     c.bench_function("release/notes of one request", |b| {
         b.iter(|| {
             at_us += 1;

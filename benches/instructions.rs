@@ -1,8 +1,8 @@
-//! How many instructions the steps of the request path take: the same parts as `hot_path`, counted
-//! under valgrind instead of timed, so that the figures of a busy machine are as good as those of
-//! an idle one.
+//! Instruction counts of the steps of the request path: the same parts as `hot_path`, counted under
+//! valgrind instead of timed, so that the figures of a busy machine are as good as those of an idle
+//! one.
 //!
-//! `make instructions`. It takes valgrind and the runner: `cargo install gungraun-runner --version
+//! `make instructions`. It needs valgrind and the runner: `cargo install gungraun-runner --version
 //! =0.20.0 --locked`, in the version of the library. Each figure is for a thousand calls, and has a
 //! limit above which the run fails.
 
@@ -24,13 +24,13 @@ use http::{HeaderMap, Method};
 use weighbridge::routing::{Publisher, RoutingTable, SnapshotReader, Split};
 use weighbridge::stats::{Recorder, UpstreamKey};
 
-/// Calls in each figure: enough that the paths which draws lead to are taken as often as they are
+/// Calls per figure: enough that the branches that the random numbers select are taken as often as
 /// in service.
 const CALLS: usize = 1_000;
 
-/// A limit of so many instructions for each call: about a third above what was counted, which is
-/// room for another compiler and for small changes. What costs more than that has to raise its
-/// limit, and so to say it.
+/// A limit on the instructions per call: about a third above the measured count, which leaves room
+/// for another compiler and small changes. A change that costs more must raise its limit
+/// explicitly.
 fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     let mut counted = Callgrind::default();
     counted.hard_limits([(EventKind::Ir, instructions * CALLS as u64)]);
@@ -39,7 +39,7 @@ fn at_most(instructions: u64) -> LibraryBenchmarkConfig {
     config
 }
 
-// What a part is given is returned, for it to be dropped outside of what is counted.
+// The input of each part is returned, so that it is dropped outside of the measurement.
 #[library_benchmark(setup = table)]
 #[bench::one_service(args = (0), config = at_most(350))]
 #[bench::exact_of_1_000_hosts(args = (1_000), config = at_most(850))]
@@ -82,7 +82,7 @@ fn split_key(split: Split) -> Split {
     split
 }
 
-/// One that has seen the upstream and the labels before, as a worker's soon has.
+/// A recorder that has seen the upstream and the labels before, as in a worker's steady state.
 fn recorder() -> (Recorder, Draws) {
     let mut recorder = Recorder::new(0);
     let mut draws = Draws::default();
@@ -103,7 +103,7 @@ fn recorder_record((mut recorder, mut draws): (Recorder, Draws)) -> Recorder {
     recorder
 }
 
-// The same, and the request counted by its labels.
+// The same, with the request counted by its labels.
 #[library_benchmark(setup = recorder)]
 #[bench::one_upstream(config = at_most(400))]
 fn recorder_record_and_count((mut recorder, mut draws): (Recorder, Draws)) -> Recorder {

@@ -1,6 +1,6 @@
-//! Do clients give up on the canary more often than on the baseline? The test of the error rate
-//! with margins of its own. It only holds a release, since an abort is no failure of either arm
-//! (STATISTICS.md 1.k.5).
+//! The abort test: do clients abort requests on the canary more often than on the baseline? It is
+//! the error-rate test with its own margins. It can only hold a release, since an abort is not a
+//! failure of either arm (STATISTICS.md 1.k.5).
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ const MARGIN: Margin = Margin {
     worse_by: 0.01,
 };
 
-/// The running test, and what it has counted.
+/// The running test and its counts.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct AbortTest {
     test: ErrorTest,
@@ -20,12 +20,12 @@ pub(crate) struct AbortTest {
     aborts: AbortCounts,
 }
 
-/// Requests that clients gave up, by arm.
+/// Requests that clients aborted, by arm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AbortCounts {
-    /// The baseline's.
+    /// Aborts on the baseline.
     pub baseline: u64,
-    /// The canary's.
+    /// Aborts on the canary.
     pub canary: u64,
 }
 
@@ -38,7 +38,7 @@ impl AbortTest {
         }
     }
 
-    /// Scores a cohort; only one whose weight is strictly between 0 and 1 compares the arms.
+    /// Scores a cohort; only one with a weight strictly between 0 and 1 compares the arms.
     pub(crate) fn score(&mut self, cohort: &Cohort<'_>) {
         let (canary, baseline) = (
             cohort.canary.aborts.unwrap_or_default(),
@@ -62,7 +62,7 @@ impl AbortTest {
         self.test.share(k);
     }
 
-    /// Whether clients certainly give up on the canary more often than is tolerated.
+    /// Whether the evidence shows that clients abort more often on the canary than tolerated.
     pub(crate) fn is_beyond(&self, limit: f64) -> bool {
         self.log_e >= limit
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn more_aborts_on_the_canary_are_found_and_as_many_are_not() {
+    fn more_aborts_on_the_canary_are_detected() {
         assert!(after(0.5, 20, 2).is_beyond(7.6));
         assert!(!after(0.5, 20, 20).is_beyond(7.6));
         assert!(

@@ -1,6 +1,6 @@
-//! The advance test: is the canary certainly *not* worse than tolerated? Its null hypothesis is the
-//! harm, so that little traffic proves nothing, and it begins anew at each step, since a fault
-//! under load shows only at the new weight.
+//! The advance test (a non-inferiority test): is the canary certainly *not* worse than tolerated?
+//! Its null hypothesis is the harm, so little traffic proves nothing. It restarts at each step,
+//! since a fault under load shows only at the new weight.
 
 use std::array;
 
@@ -23,7 +23,7 @@ pub(crate) const KAPPA: [f64; 10] = [
     0.995,
 ];
 
-/// What each event is worth to each bet, at one weight.
+/// The log gain of each bet for each kind of request, at one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct AdvanceGains {
     canary_bad: [f64; KAPPA.len()],
@@ -32,11 +32,11 @@ pub(crate) struct AdvanceGains {
 }
 
 impl AdvanceGains {
-    /// The gains at `weight`, strictly between 0 and 1, when harm means `p_canary >= ratio *
+    /// The gains at `weight`, strictly between 0 and 1, where harm means `p_canary >= ratio *
     /// p_baseline + worse_by`.
     ///
-    /// `worse_by` is negative only for the confidence sequence; the bets are then made smaller so
-    /// that no gain falls below zero.
+    /// `worse_by` is negative only for the confidence sequence; the bets are then smaller, so that
+    /// no gain falls below zero.
     pub(crate) fn new(weight: f64, harm: Margin) -> AdvanceGains {
         let rho = harm.ratio * weight / (1.0 - weight);
         let margin = harm.worse_by;
@@ -51,7 +51,7 @@ impl AdvanceGains {
         }
     }
 
-    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest.
+    /// Adds the gains of a cohort to the bets and returns the largest gain.
     pub(crate) fn score(
         &self,
         bets: &mut [f64; KAPPA.len()],
@@ -72,9 +72,8 @@ impl AdvanceGains {
         most
     }
 
-    /// What a canary request is worth to the best of the bets when failures come at these rates:
-    /// the expected gain of the canary's request together with the baseline's share that comes
-    /// with it.
+    /// The expected log gain of the best bet per canary request at these failure rates, including
+    /// the baseline requests that arrive with it.
     pub(crate) fn growth(&self, weight: f64, canary_rate: f64, baseline_rate: f64) -> f64 {
         let with_it = baseline_rate * (1.0 - weight) / weight;
         let rows = self
@@ -105,7 +104,7 @@ impl AdvanceGains {
 pub(crate) struct Advance {
     harm: Margin,
     stakes: AdvanceWealth<{ KAPPA.len() }>,
-    /// No less than the evidence: it is computed only when it may have reached a limit.
+    /// Upper bound of the evidence, which is computed only when it may have reached a limit.
     bound: f64,
     #[serde(skip)]
     table: Option<(f64, AdvanceGains)>,
@@ -121,7 +120,7 @@ impl Advance {
         }
     }
 
-    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1.
+    /// Scores a cohort assigned at `weight`, strictly between 0 and 1.
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) {
         if self
             .table
@@ -135,12 +134,12 @@ impl Advance {
         }
     }
 
-    /// Whether the evidence is `limit` or more.
+    /// Whether the evidence is at least `limit`.
     pub(crate) fn reaches(&self, limit: f64) -> bool {
         self.bound >= limit && self.log_e() >= limit
     }
 
-    /// Makes the next answers cheap again, when the evidence is not what it might have been.
+    /// Replaces the bound by the exact evidence, so that the next checks are cheap again.
     pub(crate) fn settle(&mut self, limit: f64) {
         if self.bound >= limit {
             self.bound = self.log_e();

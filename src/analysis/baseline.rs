@@ -1,4 +1,4 @@
-//! How often the baseline fails at most: the upper limit that stands in for it at full weight,
+//! Upper confidence limit of the baseline's failure rate. It replaces the baseline at full weight,
 //! where there is no concurrent baseline (STATISTICS.md 1.k.2).
 
 use std::time::Duration;
@@ -9,14 +9,14 @@ use super::cohort::{ArmCounts, Counts};
 use super::math::beta_regularized;
 use super::maturity::landmark;
 
-/// Requests that the limit reaches back to when the release itself has seen fewer.
+/// The number of requests that the limit is based on if the release itself has fewer.
 const REACH: f64 = 1_000.0;
-/// The highest limit that fewer requests than that can give.
+/// The maximum of a limit based on fewer requests than that.
 const FEW_MAX: f64 = 0.05;
-/// Halvings of the interval from 0 to 1.
+/// Bisection steps on the interval from 0 to 1.
 const HALVINGS: u32 = 60;
 
-/// The baseline's requests, before the release's first step and since.
+/// The baseline's requests before the first step and during the release.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct BaselineRate {
     past: Counts,
@@ -24,7 +24,7 @@ pub(crate) struct BaselineRate {
 }
 
 impl BaselineRate {
-    /// Adds requests from before the first step: answers by latency in microseconds with their
+    /// Adds requests from before the first step: responses by latency in microseconds with their
     /// counts, and failures.
     pub(crate) fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
@@ -32,7 +32,7 @@ impl BaselineRate {
         self.past.failures += failures + unfinished(latency_us);
     }
 
-    /// Adds a cohort's requests of the baseline. Those of a cohort at weight 0 came before the
+    /// Adds the baseline's requests of a cohort. Those of a cohort at weight 0 came before the
     /// first step.
     pub(crate) fn add(&mut self, weight: f64, baseline: &ArmCounts<'_>) {
         if weight > 0.0 {
@@ -43,10 +43,10 @@ impl BaselineRate {
         }
     }
 
-    /// The Clopper–Pearson upper limit of the baseline's failure rate at the confidence `1 -
-    /// alpha`: over the release, reaching back to 1,000 requests. With fewer it is at most 5 %.
+    /// The Clopper–Pearson upper limit of the baseline's failure rate at confidence `1 - alpha`:
+    /// over the release, extended into the past up to 1,000 requests. With fewer it is at most 5 %.
     pub(crate) fn upper(&self, alpha: f64) -> f64 {
-        let (requests, failures) = self.seen();
+        let (requests, failures) = self.totals();
         let upper = clopper_pearson(failures, requests, alpha);
         if requests < REACH {
             upper.min(FEW_MAX)
@@ -55,14 +55,14 @@ impl BaselineRate {
         }
     }
 
-    fn seen(&self) -> (f64, f64) {
+    fn totals(&self) -> (f64, f64) {
         let (release, past) = (self.release, self.past);
         let (requests, failures) = (release.requests as f64, release.failures as f64);
         let missing = REACH - requests;
         if missing <= 0.0 || past.requests == 0 {
             return (requests, failures);
         }
-        // Of a longer past only a part counts, at its mean rate.
+        // Only part of a longer past counts, at its mean rate.
         let part = (missing / past.requests as f64).min(1.0);
         (
             requests + part * past.requests as f64,
@@ -71,8 +71,8 @@ impl BaselineRate {
     }
 }
 
-/// Answers that would not have been there at the landmark. The past is known by the end of its
-/// requests, and what it is compared with by the landmark.
+/// Responses later than the maturity age. The past is recorded by completion, but it is compared
+/// with counts taken at the maturity age.
 fn unfinished(latency_us: &[(u64, u64)]) -> u64 {
     let answers: u64 = latency_us.iter().map(|(_, count)| count).sum();
     let mut sorted = latency_us.to_vec();
@@ -90,7 +90,7 @@ fn unfinished(latency_us: &[(u64, u64)]) -> u64 {
     late.map(|(_, count)| count).sum()
 }
 
-/// The largest rate at which so few failures are seen with a chance of at least `alpha`.
+/// The largest rate at which at most this many failures have a probability of at least `alpha`.
 fn clopper_pearson(failures: f64, requests: f64, alpha: f64) -> f64 {
     if failures >= requests {
         return 1.0;
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_that_of_clopper_and_pearson() {
+    fn limit_matches_clopper_pearson() {
         // Without failures the limit has a closed form: 1 - alpha^(1/n).
         for (n, alpha) in [(1_000, 2.5e-4_f64), (5_000, 0.01), (1_000_000, 0.05)] {
             let exact = -(alpha.ln() / f64::from(n)).exp_m1();
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_past_counts_up_to_a_thousand_requests() {
+    fn past_counts_up_to_a_thousand_requests() {
         let alpha = 0.01;
         let whole = rate((0, 0), (1_000, 10)).upper(alpha);
         assert_eq!(rate((1_000_000, 0), (1_000, 10)).upper(alpha), whole);
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn past_answers_that_came_after_the_landmark_count_as_unfinished() {
+    fn past_responses_later_than_the_maturity_age_count_as_failures() {
         let mut rate = BaselineRate::default();
         rate.warm(&[(6_000_000, 50), (10_000, 940)], 10);
         assert_eq!(
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn few_requests_give_at_most_five_percent() {
+    fn few_requests_limit_the_rate_to_five_percent() {
         assert_eq!(rate((0, 0), (0, 0)).upper(0.01), FEW_MAX);
         assert_eq!(rate((10, 9), (0, 0)).upper(0.01), FEW_MAX);
         assert!(rate((999, 0), (0, 0)).upper(0.01) < FEW_MAX);

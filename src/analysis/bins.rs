@@ -1,33 +1,34 @@
-//! A latency epoch: bins cut at the baseline's past quantiles, and how much likelier each bin
-//! becomes under each of twenty ways of being slower. Everything in it comes from cohorts that were
-//! scored before, so nothing that is judged with it has helped to shape it.
+//! The bins of the latency test: cut at the baseline's past quantiles, with the likelihood ratio of
+//! each bin under each of twenty alternatives. They are built only from cohorts scored before, so
+//! no cohort influences the bins by which it is judged.
 
 use serde::{Deserialize, Serialize};
 
 use super::decaying_histogram::{HistogramView, edge_at_or_above};
 
-/// Bins.
+/// The number of bins.
 pub(crate) const BINS: usize = 8;
-/// Ways of being slower.
+/// The number of alternatives, each a kind of slowdown.
 pub(crate) const WAYS: usize = 20;
 /// The quantiles at which the bins are cut.
 const QUANTILES: [f64; BINS - 1] = [0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 0.999];
 /// The quantiles at which the advance test compares.
 const MARKS: [f64; 3] = [0.5, 0.9, 0.99];
-/// Everything takes so much longer.
+/// Alternatives: all latencies grow by this share.
 const SCALES: [f64; 8] = [0.03, 0.06, 0.12, 0.25, 0.5, 1.0, 3.0, 12.0];
-/// The tail is drawn out: nothing up to p90, so much from p99 on, a ramp in the logarithm between.
+/// Alternatives: the tail grows by this share from p99 on, by nothing up to p90, and by a ramp in
+/// the logarithm between.
 const STRETCHES: [f64; 6] = [0.1, 0.2, 0.4, 0.8, 2.0, 8.0];
-/// So many of all requests are thrown beyond p99.
+/// Alternatives: this share of all requests moves beyond p99.
 const CONTAMINATIONS: [f64; 6] = [0.002, 0.006, 0.02, 0.06, 0.2, 0.9];
-/// No ratio is smaller than this.
+/// The minimum of a ratio.
 const FLOOR: f64 = 1e-6;
-/// Observations, of both hypotheses alike, added to each bin. Without them a bin that the past
-/// happened to leave empty would make any ratio.
+/// Observations added to each bin, for both hypotheses. Without them a bin that happens to be empty
+/// in the past could give any ratio.
 const SMOOTHING: f64 = 0.5;
 
-/// How much slower the canary may be: up to a share of the baseline's latency or an absolute
-/// amount, whichever is more.
+/// The tolerated slowdown of the canary: a share of the baseline's latency or an absolute amount,
+/// whichever is larger.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Slack {
     pub(crate) worse_by: f64,
@@ -35,7 +36,7 @@ pub(crate) struct Slack {
 }
 
 impl Slack {
-    /// The latency of the canary that still counts as the baseline's `edge`.
+    /// The canary's latency that corresponds to the baseline's `edge`.
     pub(crate) fn inflate(self, edge: u64) -> u64 {
         if self.worse_by <= 0.0 && self.at_least_us <= 0.0 {
             return edge;
@@ -45,22 +46,21 @@ impl Slack {
     }
 }
 
-/// Bins and ratios, frozen until the next cut.
+/// Bins and likelihood ratios, fixed until the bins are rebuilt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Bins {
     /// Upper edges of the baseline's bins, inclusive; the last bin has none.
     pub(crate) baseline_edges: [u64; BINS - 1],
-    /// The same for the canary, with its slack.
+    /// The canary's edges, with its slack.
     pub(crate) canary_edges: [u64; BINS - 1],
-    /// For each way of being slower, how many times likelier each bin is. Never decreases from bin
-    /// to bin: otherwise the test would ask for *different*, and roll back a canary that is
-    /// faster.
+    /// The likelihood ratio of each bin under each alternative. It never decreases from bin to bin:
+    /// otherwise the test would detect *different*, and roll back a faster canary.
     pub(crate) ratios: [[f64; BINS]; WAYS],
-    /// Where the advance test compares, before its slack: p50, p90 and p99.
+    /// The thresholds of the advance test before slack: p50, p90 and p99.
     marks: [QuantileMark; 3],
 }
 
-/// A latency that the baseline is beyond with a known chance.
+/// A latency that the baseline exceeds with a known probability.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct QuantileMark {
     us: u64,
@@ -97,8 +97,8 @@ impl Bins {
         }
     }
 
-    /// Canary and baseline thresholds at p50, p90 and p99, for the advance test, with the slack of
-    /// a step.
+    /// Canary and baseline thresholds at p50, p90 and p99 for the advance test, with a step's
+    /// slack.
     pub(crate) fn thresholds(&self, slack: Slack) -> [Threshold; 3] {
         self.marks.map(|mark| Threshold {
             baseline_us: mark.us,
@@ -108,9 +108,9 @@ impl Bins {
     }
 }
 
-/// Just below the values of the quantile's bucket, so that the baseline is beyond it as often as
-/// the quantile says or more. At their upper end it might never be, when many requests take the
-/// same time, and then no canary could ever be proved as good.
+/// Just below the values of the quantile's bucket, so that the baseline exceeds it at least as
+/// often as the quantile says. With the upper end the baseline might never exceed it when many
+/// requests take the same time, and no canary could pass.
 fn mark(past: &HistogramView<'_>, quantile: f64) -> QuantileMark {
     let us = past.below_quantile(quantile);
     QuantileMark {
@@ -119,12 +119,12 @@ fn mark(past: &HistogramView<'_>, quantile: f64) -> QuantileMark {
     }
 }
 
-/// A pair of thresholds that the two arms are compared at.
+/// A pair of thresholds at which the two arms are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Threshold {
     pub(crate) baseline_us: u64,
     pub(crate) canary_us: u64,
-    /// The part of the baseline's past above its threshold.
+    /// The share of the baseline's past above its threshold.
     pub(crate) nominal: f64,
 }
 
@@ -133,8 +133,8 @@ pub(crate) fn bin(edges: &[u64; BINS - 1], value: u64) -> usize {
     edges.iter().map(|edge| usize::from(*edge < value)).sum()
 }
 
-/// The chance to be above an edge for a request that was thrown beyond p99 (of which the past holds
-/// `beyond`).
+/// The probability that a request moved beyond p99 is above an edge (the past has the share
+/// `beyond` above p99).
 fn contaminated(above: f64, beyond: f64) -> f64 {
     if beyond > 0.0 {
         (above / beyond).min(1.0)
@@ -143,9 +143,9 @@ fn contaminated(above: f64, beyond: f64) -> f64 {
     }
 }
 
-/// Ratios of the bins of two laws, each given by its chances to be above the edges, as a running
-/// maximum. A bin that has no width, because two edges are equal, takes the ratio of the bin
-/// before.
+/// Likelihood ratios of the bins of two distributions, each given by its tail probabilities at the
+/// edges, as a running maximum. A bin of zero width (two equal edges) takes the ratio of the
+/// previous bin.
 fn ratio(plain: &[f64; BINS - 1], slower: &[f64; BINS - 1], grain: f64) -> [f64; BINS] {
     let smooth = SMOOTHING * grain;
     let mut row = [1.0; BINS];
@@ -183,7 +183,7 @@ impl Ramp {
         }
     }
 
-    /// The value that is stretched to `target`.
+    /// The value that is mapped to `target`.
     fn inverse(&self, target: f64) -> f64 {
         if target <= self.low {
             return target;

@@ -1,17 +1,16 @@
-//! The budget rule: how many failures users may see from the canary before it is taken out,
-//! whatever the tests say yet.
+//! The budget: the number of canary failures that users may see before it is removed, regardless of
+//! the tests.
 //!
-//! A bare count would be a coin toss, since with equal arms the canary's failures wander about what
-//! the baseline's rate explains. So the budget is spent only by what goes beyond that expectation
-//! and its chance (STATISTICS.md 1.f).
+//! A plain count would be unreliable, since with equal arms the canary's failures fluctuate around
+//! the number that the baseline's rate explains. So the budget counts only failures beyond that
+//! expectation and its chance variation (STATISTICS.md 1.f).
 //!
-//! At full weight there is no concurrent baseline. There the canary is held against an upper limit
-//! of the baseline's failure rate, doubled, with the margin of the error objective on top: so many
-//! failures are explained, however long it lasts, and a version that fails more often exhausts the
-//! budget (STATISTICS.md 1.k.2). The limit is a confidence limit, so a baseline that is known by
-//! few requests explains more.
+//! At full weight there is no concurrent baseline. The expectation is then an upper confidence
+//! limit of the baseline's failure rate, doubled, plus the margin of the error objective: that many
+//! failures are explained for any duration, and a version that fails more often exhausts the budget
+//! (STATISTICS.md 1.k.2). A baseline with few requests has a wider limit and explains more.
 //!
-//! A release has two budgets by this rule: one of the failures that users saw, and one of all
+//! A release has two budgets by this rule: one for failures that users saw, and one for all
 //! failures of the canary, rescued or not (STATISTICS.md 1.k.1).
 
 use serde::{Deserialize, Serialize};
@@ -20,7 +19,7 @@ use super::baseline::BaselineRate;
 use super::cohort::Cohort;
 use super::units::Repeats;
 
-/// A budget and what became of it.
+/// A budget and its state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Budget {
     limit: u64,
@@ -28,40 +27,40 @@ pub struct Budget {
     spent: u64,
     explained: Explained,
     baseline: BaselineRate,
-    /// The margin of the error objective, which is tolerated at full weight too.
+    /// The margin of the error objective, which also applies at full weight.
     worse_by: f64,
     /// The share of the canary's requests that is explained at full weight, once there were any.
     alone: Option<f64>,
 }
 
-/// What a baseline's rate explains (`m`), and the variance of that (`v`).
+/// The failures that the baseline's rate explains (`m`), and their variance (`v`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Explained {
     mean: f64,
     variance: f64,
-    /// Canary requests of ticks in which the baseline had none, to be held against its next.
+    /// Canary requests of ticks without baseline requests, matched with the next ones.
     unmatched: f64,
     /// The most failures of one key of the baseline, in sticky releases; 0 counts as 1.
     #[serde(default)]
     largest_repeat: u32,
 }
 
-/// A cohort that is not scored yet, since some of its requests are open.
+/// A cohort that is not scored yet, because some of its requests are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PendingCohort {
     /// Requests assigned to the canary.
     pub canary: u64,
     /// Requests assigned to the baseline.
     pub baseline: u64,
-    /// Those of the baseline that failed or are still open.
+    /// Baseline requests that failed or are still open.
     pub baseline_bad_or_open: u64,
     /// Requests assigned to the canary at full weight.
     pub alone: u64,
 }
 
 impl Explained {
-    /// Adds a tick: the canary's requests, the baseline's, and how many of these failed; with keys,
-    /// how often the same.
+    /// Adds a tick: the canary's requests, the baseline's requests and failures, and with keys the
+    /// repeated failures per key.
     fn add(&mut self, canary: u64, baseline: u64, failures: u64, repeats: Option<Repeats>) {
         let repeats = repeats.unwrap_or(Repeats {
             weight: failures,
@@ -79,7 +78,7 @@ impl Explained {
         self.variance += by_baseline * repeats.weight as f64 * (1.0 + by_baseline);
     }
 
-    /// Adds canary requests at full weight, of which so large a share may fail.
+    /// Adds canary requests at full weight, of which `share` may fail.
     fn add_alone(&mut self, requests: u64, share: f64) {
         let failures = (std::mem::take(&mut self.unmatched) + requests as f64) * share;
         self.mean += failures;
@@ -88,8 +87,8 @@ impl Explained {
 }
 
 impl Budget {
-    /// A budget of `limit` failures, exhausted by chance in at most a part `alpha` of releases with
-    /// equal arms. `worse_by` is the margin of the error objective, a share of requests.
+    /// A budget of `limit` failures, exhausted by chance in at most a share `alpha` of releases
+    /// with equal arms. `worse_by` is the margin of the error objective, a share of requests.
     pub fn new(limit: u64, alpha: f64, worse_by: f64) -> Budget {
         Budget {
             limit,
@@ -102,39 +101,39 @@ impl Budget {
         }
     }
 
-    /// Counts a whole cohort, with the failures that users saw.
+    /// Counts a cohort with the failures that users saw.
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         self.explain(cohort);
         self.spend(cohort.canary.visible_failures());
     }
 
-    /// Counts a whole cohort, with all failures of the canary.
+    /// Counts a cohort with all failures of the canary.
     pub fn observe_all(&mut self, cohort: &Cohort<'_>) {
         self.explain(cohort);
         self.spend(cohort.canary.failures);
     }
 
-    /// Counts failures.
+    /// Adds failures.
     pub fn spend(&mut self, failures: u64) {
         self.spent += failures;
     }
 
-    /// So many failures are counted now.
+    /// Sets the number of failures.
     pub fn set_spent(&mut self, failures: u64) {
         self.spent = failures;
     }
 
-    /// Tells of the baseline's requests before the release. They explain nothing until full weight.
+    /// Adds the baseline's requests before the release. They explain nothing until full weight.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.baseline.warm(latency_us, failures);
     }
 
-    /// Raises what is explained by a cohort whose failures were spent when they happened.
+    /// Raises the explained failures by a cohort whose failures were counted when they happened.
     pub fn explain(&mut self, cohort: &Cohort<'_>) {
         self.baseline.add(cohort.weight, &cohort.baseline);
         if cohort.weight >= 1.0 {
-            // The baseline gets nothing more, so its limit is worked out once; a late cohort of it
-            // only narrows it.
+            // The baseline gets no further requests, so its limit is computed once; a late cohort
+            // could only narrow it.
             let share = self.share_alone();
             self.alone = Some(share);
             self.explained.add_alone(cohort.canary.requests, share);
@@ -162,16 +161,15 @@ impl Budget {
         spent >= self.limit as f64 + self.explained.mean && spent >= self.bound()
     }
 
-    /// How many further failures exhaust it: what a tripwire is armed with.
+    /// The number of further failures that exhaust it: the tripwire's allowance.
     pub fn allowance(&self) -> u64 {
         self.left(&self.explained)
     }
 
-    /// The same while cohorts are under way, whose canary failures may have been spent already.
-    /// What is open on the baseline counts as failing until it is known, so that nothing trips
-    /// in an outage of both arms in which the canary fails at once and the baseline hangs.
-    /// Whatever the open requests turn out to be, this is no less than the allowance will be
-    /// once these cohorts are scored.
+    /// The allowance while cohorts are pending, whose canary failures may be counted already. Open
+    /// baseline requests count as failures until they end, so that an outage of both arms, in which
+    /// the canary fails fast and the baseline hangs, does not trip. Whatever the open requests turn
+    /// out to be, this is at least the allowance after these cohorts are scored.
     pub fn allowance_given(&self, pending: impl Iterator<Item = PendingCohort>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
@@ -188,17 +186,17 @@ impl Budget {
         self.bound_by(&self.explained)
     }
 
-    /// What chance explains (`u`).
+    /// The allowance for chance (`u`).
     pub fn chance(&self) -> f64 {
         self.chance_of(self.explained.variance)
     }
 
-    /// What the baseline's rate explains (`m`).
+    /// The failures that the baseline's rate explains (`m`).
     pub fn explained(&self) -> f64 {
         self.explained.mean
     }
 
-    /// The limit as declared.
+    /// The configured limit.
     pub fn limit(&self) -> u64 {
         self.limit
     }
@@ -214,7 +212,7 @@ impl Budget {
             .max(0.0);
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "saturates, and nobody waits for so many failures"
+            reason = "saturates; a count this large is never reached"
         )]
         let left = left as u64;
         left
@@ -239,7 +237,7 @@ mod tests {
     const WORSE_BY: f64 = 5e-4;
 
     #[test]
-    fn failures_of_the_same_key_of_the_baseline_leave_more_to_chance() {
+    fn repeated_failures_of_a_baseline_key_widen_the_allowance() {
         let mut budget = budget(0, 0.05);
         let poison = ArmCounts {
             repeats: Some(Repeats {
@@ -273,9 +271,9 @@ mod tests {
     }
 
     #[test]
-    fn without_failures_of_the_baseline_the_budget_is_its_limit_and_a_few_for_chance() {
+    fn budget_without_baseline_failures_is_limit_plus_chance() {
         let mut budget = budget(20, 5e-4);
-        // u = ln(2/alpha)/3 = 2.76 while nothing has varied.
+        // u = ln(2/alpha)/3 = 2.76 while the variance is zero.
         assert!((budget.bound() - 22.764_7).abs() < 1e-3);
         assert_eq!(budget.allowance(), 23);
         budget.observe(&cohort(0.05, (50, 22), (950, 0)));
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_formula_is_that_of_the_paper() {
+    fn bound_matches_the_formula() {
         let mut budget = budget(0, 0.05);
         for _ in 0..100 {
             budget.explain(&cohort(0.05, (50, 0), (950, 19)));
@@ -299,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_of_ticks_without_a_baseline_are_held_against_its_next() {
+    fn ticks_without_baseline_match_the_next_baseline() {
         let mut budget = budget(0, 0.05);
         budget.explain(&cohort(0.5, (3, 0), (0, 0)));
         budget.explain(&cohort(0.5, (1, 0), (2, 1)));
@@ -307,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn rescued_failures_are_spent_only_where_all_failures_count() {
+    fn rescued_failures_count_only_in_the_budget_of_all_failures() {
         let rescued = Cohort {
             canary: ArmCounts {
                 visible_failures: Some(0),
@@ -322,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn at_full_weight_twice_the_limit_of_the_baselines_rate_and_the_margin_explain() {
+    fn full_weight_explains_twice_the_baseline_limit_plus_margin() {
         let mut budget = budget(0, 0.05);
         budget.observe(&cohort(0.5, (0, 0), (2_000, 20)));
         assert!(budget.explained().abs() < 1e-12);
@@ -342,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_before_the_first_step_explain_nothing_until_full_weight() {
+    fn earlier_requests_explain_nothing_until_full_weight() {
         let mut budget = budget(0, 0.05);
         budget.observe(&cohort(0.0, (0, 0), (1_000, 500)));
         assert!(budget.explained().abs() < 1e-12);
@@ -351,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_canary_that_fails_altogether_at_full_weight_exhausts_it() {
+    fn failing_canary_at_full_weight_exhausts_the_budget() {
         for known in [0, 50, 50_000] {
             let mut budget = budget(20, 2.5e-4);
             budget.observe(&cohort(0.5, (known, known / 1_000), (known, known / 1_000)));
@@ -366,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_found_no_baseline_are_explained_at_full_weight() {
+    fn unmatched_requests_are_explained_at_full_weight() {
         let mut budget = budget(0, 0.05);
         budget.observe(&cohort(0.5, (0, 0), (2_000, 10)));
         budget.observe(&cohort(0.9, (30, 0), (0, 0)));
@@ -376,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_baseline_that_hangs_explains_a_canary_that_fails_at_once() {
+    fn hanging_baseline_explains_fast_canary_failures() {
         let mut budget = budget(5, 0.05);
         for _ in 0..20 {
             budget.spend(5);
@@ -404,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pending_is_matched_like_ticks_and_changes_nothing() {
+    fn pending_cohorts_are_matched_like_ticks() {
         let budget = budget(0, 0.05);
         let tick = |canary, baseline, baseline_bad_or_open| PendingCohort {
             canary,
@@ -422,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pending_at_full_weight_is_explained_as_it_will_be_once_scored() {
+    fn pending_full_weight_requests_are_explained_as_when_scored() {
         let mut budget = budget(0, 0.05);
         budget.observe(&cohort(0.5, (0, 0), (5_000, 100)));
         let pending = PendingCohort {

@@ -1,22 +1,20 @@
-//! What the judge is fed: the requests that began in one tick, once the outcome of every one of
-//! them is known.
+//! The input of the judge: the requests that began in one tick, once every outcome is known.
 
 use super::units::{Repeats, Unit};
 
-/// All requests of the two arms that began in one tick, under one weight, and what had become of
-/// them at the landmark age. It is scored as a whole, never in part, and in the order of the start
-/// ticks.
+/// All requests of the two arms that began in one tick under one weight, with their outcome at the
+/// maturity age. A cohort is scored as a whole and in the order of the start ticks.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cohort<'a> {
-    /// The time of the cohort on the caller's own scale; never decreases.
+    /// The time of the cohort on the caller's scale; never decreases.
     pub at_ms: u64,
-    /// The chance that a request of these two arms was given to the canary, 0 to 1, as it was
-    /// fixed before the draw. With several canaries it is this one's weight by its own and the
-    /// baseline's together.
+    /// The probability, 0 to 1, that a request of these two arms was assigned to the canary, fixed
+    /// before the assignment. With several canaries it is this canary's weight divided by the sum
+    /// of its own and the baseline's.
     pub weight: f64,
-    /// The requests that the baseline was given.
+    /// The requests assigned to the baseline.
     pub baseline: ArmCounts<'a>,
-    /// The requests that the canary was given, whoever answered them in the end.
+    /// The requests assigned to the canary, whichever upstream finally responded.
     pub canary: ArmCounts<'a>,
 }
 
@@ -25,38 +23,38 @@ pub struct Cohort<'a> {
 pub struct ArmCounts<'a> {
     /// Requests assigned.
     pub requests: u64,
-    /// Those of them that had failed, or had not been answered, at the landmark.
+    /// Requests that had failed, or were still open, at the maturity age.
     pub failures: u64,
-    /// Answers that were no failures, as pairs of a value in microseconds and a count; in sticky
-    /// releases of the first request of each unit. `None` when latency was not measured, and
-    /// then the failures do not count as slow either.
+    /// Responses that were not failures, as pairs of a value in microseconds and a count; in sticky
+    /// releases only the first request of each unit. `None` if latency was not measured; then
+    /// failures do not count as slow either.
     pub latency_us: Option<&'a [(u64, u64)]>,
-    /// Keys seen for the first time, in recordings without units: what the split is checked on.
-    /// `None` means that each request was drawn by itself.
+    /// Keys seen for the first time, in recordings without units: the basis of the sample-ratio
+    /// test. `None` means that each request was assigned separately.
     pub new_keys: Option<u64>,
-    /// Clients that failed for the first time in this release. `None` takes each failure for
-    /// another client's.
+    /// Clients with their first failure in this release. `None` counts each failure as a different
+    /// client.
     pub failing_clients: Option<u64>,
-    /// Failures that reached a user: those that were not rescued. `None` takes all.
+    /// Failures that reached a user, that is, were not rescued. `None` means all.
     pub visible_failures: Option<u64>,
-    /// Requests that the client gave up, whether or not they count as failures. `None` when that
-    /// was not counted.
+    /// Requests that the client aborted, whether or not they count as failures. `None` if not
+    /// counted.
     pub aborts: Option<u64>,
-    /// Sticky releases: the units that began and those that failed, by their chance, of the arm
-    /// that their draw chose: the key may fail on the other. With them errors are judged by
-    /// units and not by requests, and latencies are those of the first requests of units.
-    /// `None` where each request was drawn by itself.
+    /// Sticky releases: units that began and units that failed, by their probability, in the arm of
+    /// their assignment (the key may fail on the other arm). With them errors are judged by unit
+    /// instead of by request, and latencies are those of first requests. `None` where each request
+    /// was assigned separately.
     pub units: Option<&'a [Unit]>,
-    /// Sticky releases: units whose first request failed, which counts as slow. `None` takes all
-    /// that failed, as far as there are failures.
+    /// Sticky releases: units whose first request failed, which counts as slow. `None` means all
+    /// failed units, up to the number of failures.
     pub failed_first: Option<u64>,
-    /// Sticky releases: how often the failures come from the same keys. `None` takes each for
-    /// another key's.
+    /// Sticky releases: repeated failures of the same keys. `None` counts each failure as a
+    /// different key's.
     pub repeats: Option<Repeats>,
 }
 
 impl ArmCounts<'_> {
-    /// An arm of which only errors are known.
+    /// An arm with known errors only.
     pub const fn of(requests: u64, failures: u64) -> ArmCounts<'static> {
         ArmCounts {
             requests,
@@ -79,7 +77,7 @@ impl ArmCounts<'_> {
         }
     }
 
-    /// Failures that count as slow answers: in sticky releases those of first requests.
+    /// Failures that count as slow responses: in sticky releases those of first requests.
     pub(crate) fn slow_failures(&self) -> u64 {
         match self.units {
             Some(units) => self
@@ -89,7 +87,8 @@ impl ArmCounts<'_> {
         }
     }
 
-    /// Failures, but of each unit only the first: many of one key say nothing more of a version.
+    /// Failures, counting only the first of each unit: repeated failures of one key add no
+    /// evidence.
     pub(crate) fn distinct_failures(&self) -> u64 {
         self.units.map_or(self.failures, failed)
     }
@@ -104,12 +103,12 @@ fn failed(units: &[Unit]) -> u64 {
     units.iter().map(|unit| unit.failed).sum()
 }
 
-/// Requests and failures, added up.
+/// Sums of requests and failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Counts {
     /// Requests assigned.
     pub requests: u64,
-    /// Those that failed.
+    /// Failed requests.
     pub failures: u64,
 }
 
@@ -124,7 +123,7 @@ impl Counts {
         self.failures += more.failures;
     }
 
-    /// Failures by request; `None` without requests.
+    /// Failures per request; `None` without requests.
     pub fn rate(&self) -> Option<f64> {
         (self.requests > 0).then(|| self.failures as f64 / self.requests as f64)
     }

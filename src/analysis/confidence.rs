@@ -1,9 +1,8 @@
-//! The confidence sequence for `p_canary - ratio * p_baseline`, on demand, from the totals by
-//! weight: the differences that neither the abort test nor the advance test, each asked about that
-//! difference, has refuted.
+//! The confidence sequence for `p_canary - ratio * p_baseline`, computed on demand from the totals
+//! by weight: the differences that neither the abort test nor the advance test rejects.
 //!
-//! It holds at all times at once for a difference that stays the same. Under drift it is a summary;
-//! the tests are what decides.
+//! It is valid at all times simultaneously if the difference is constant. Under drift it is a
+//! summary; only the tests decide.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,22 +11,22 @@ use super::error::{self, BETS, Margin, Pair};
 use super::sample_ratio::SampleRatioTotals;
 use super::wealth::{AdvanceWealth, Wealth};
 
-/// Halvings of the interval from -ratio to 1: an error of 1e-8.
+/// Bisection steps on the interval from -ratio to 1: an error of 1e-8.
 const HALVINGS: u32 = 28;
 
 /// An interval for a difference of rates.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Interval {
-    /// Its lower end.
+    /// The lower end.
     pub lower: f64,
-    /// Its upper end.
+    /// The upper end.
     pub upper: f64,
-    /// The chance that it holds at all times.
+    /// The probability that it is valid at all times.
     pub level: f64,
 }
 
 impl Interval {
-    /// The part that this one and an earlier one of the same sequence have in common.
+    /// The intersection with an earlier interval of the same sequence.
     #[must_use]
     pub(crate) fn and(self, earlier: Option<Interval>) -> Interval {
         let Some(earlier) = earlier else { return self };
@@ -57,7 +56,7 @@ pub(crate) fn interval(totals: &[SampleRatioTotals], ratio: f64, level: f64) -> 
     }
 }
 
-/// The last value, going from `holds` towards `fails`, for which `test` holds.
+/// The last value between `holds` and `fails` for which `test` holds.
 fn bisect(mut holds: f64, mut fails: f64, test: impl Fn(f64) -> bool) -> f64 {
     for _ in 0..HALVINGS {
         let middle = 0.5 * (holds + fails);
@@ -70,8 +69,8 @@ fn bisect(mut holds: f64, mut fails: f64, test: impl Fn(f64) -> bool) -> f64 {
     holds
 }
 
-/// `ln` of the evidence that the difference is more than the margin (without sharing, which belongs
-/// to the decision).
+/// `ln` of the evidence that the difference is more than the margin (without fixed share, which
+/// belongs to the decision).
 fn worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     let mut wealth = Wealth::<BETS>::new();
     for at in totals {
@@ -85,7 +84,7 @@ fn worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     wealth.log_e()
 }
 
-/// `ln` of the evidence that it is less.
+/// `ln` of the evidence that the difference is less than the margin.
 fn no_worse(totals: &[SampleRatioTotals], margin: Margin) -> f64 {
     let mut stakes = AdvanceWealth::<{ KAPPA.len() }>::new();
     for at in totals {

@@ -1,33 +1,34 @@
-//! The baseline's latency in the recent past: a histogram that forgets, from which bins are cut.
+//! A decaying histogram of the baseline's recent latency, from which the bins are built.
 //!
-//! Buckets are those of an HDR histogram with two significant digits that begins at 1 µs: exact
-//! below 256, then 128 to each doubling. So values that a recorder of that kind has rounded fall
-//! into the same buckets here, and a bin's edge cuts neither arm's buckets in two.
+//! The buckets are those of an HDR histogram with two significant digits that begins at 1 µs: exact
+//! below 256, then 128 per doubling. Values rounded by such a recorder fall into the same buckets,
+//! and a bin's edge splits no bucket of either arm.
 
 use serde::{Deserialize, Serialize};
 
 /// Below this, a bucket holds one value.
 const EXACT: u64 = 256;
-/// Buckets to each doubling above it.
+/// Buckets per doubling above it.
 const HALF: u64 = EXACT / 2;
 /// Values from here on (more than an hour) share the last bucket.
 const MAX: u64 = 3_600_000_000;
-/// Weights below this are forgotten altogether.
+/// Smaller weights are dropped.
 const DUST: f64 = 1e-3;
 
-/// Recent answers of the baseline by latency, and its failures, which count as slower than any
-/// answer.
+/// Recent responses of the baseline by latency, and its failures, which count as slower than any
+/// response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(into = "StoredHistogram", from = "StoredHistogram")]
 pub(crate) struct DecayingHistogram {
     counts: Box<[f64]>,
-    /// Answers in the buckets before each one; kept between calls so that a cut allocates nothing.
+    /// Responses in the buckets before each one; kept between calls so that rebuilding bins does
+    /// not allocate.
     before: Box<[f64]>,
     answers: f64,
     failures: f64,
 }
 
-/// The form on disk: only the buckets that hold something.
+/// The serialized form: only buckets that are not empty.
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredHistogram {
     buckets: Vec<(usize, f64)>,
@@ -45,7 +46,7 @@ impl DecayingHistogram {
         }
     }
 
-    /// Adds answers by latency, and failures.
+    /// Adds responses by latency, and failures.
     pub(crate) fn record(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         for (value, count) in latency_us {
             if let Some(slot) = self.counts.get_mut(bucket(*value)) {
@@ -56,13 +57,13 @@ impl DecayingHistogram {
         self.failures += failures as f64;
     }
 
-    /// What is remembered, in observations.
+    /// The total weight, in observations.
     pub(crate) fn total(&self) -> f64 {
         self.answers + self.failures
     }
 
-    /// Makes everything remembered weigh no more than `keep` observations together, so that what
-    /// comes next counts for more than what was.
+    /// Scales the weights down to a total of at most `keep` observations, so that new observations
+    /// count for more than old ones.
     pub(crate) fn forget_down_to(&mut self, keep: f64) {
         let factor = keep / self.total();
         if factor >= 1.0 || self.answers == 0.0 {
@@ -81,7 +82,7 @@ impl DecayingHistogram {
         self.failures *= factor;
     }
 
-    /// A view for quantiles and tails; `None` while there is no answer.
+    /// A view for quantiles and tails; `None` while there are no responses.
     pub(crate) fn view(&mut self) -> Option<HistogramView<'_>> {
         let mut sum = 0.0;
         for (before, count) in self.before.iter_mut().zip(&self.counts) {
@@ -121,14 +122,14 @@ impl From<StoredHistogram> for DecayingHistogram {
     }
 }
 
-/// The past at one moment.
+/// The histogram at one moment.
 pub(crate) struct HistogramView<'a> {
     past: &'a DecayingHistogram,
 }
 
 impl HistogramView<'_> {
-    /// The highest value of the bucket in which the quantile lies. Failures rank above all answers,
-    /// so a quantile that falls among them gives the slowest answer.
+    /// The highest value of the bucket that contains the quantile. Failures rank above all
+    /// responses, so a quantile among them gives the slowest response.
     pub(crate) fn quantile(&self, quantile: f64) -> u64 {
         self.bucket_of(quantile).map_or(0, highest)
     }
@@ -145,8 +146,8 @@ impl HistogramView<'_> {
         held.iter().rposition(|count| *count > 0.0)
     }
 
-    /// The chance of a latency above `value`, failures included; within a bucket the answers count
-    /// as evenly spread.
+    /// The probability of a latency above `value`, failures included; within a bucket the responses
+    /// count as evenly distributed.
     pub(crate) fn above(&self, value: f64) -> f64 {
         #[expect(
             clippy::cast_possible_truncation,
@@ -164,7 +165,7 @@ impl HistogramView<'_> {
         ((self.past.total() - below) / self.past.total()).max(0.0)
     }
 
-    /// What one observation weighs.
+    /// The weight of one observation.
     pub(crate) fn grain(&self) -> f64 {
         1.0 / self.past.total()
     }
@@ -191,7 +192,7 @@ fn highest(bucket: usize) -> u64 {
     lowest(bucket + 1) - 1
 }
 
-/// The edge at or above `value` that no bucket crosses.
+/// The edge at or above `value` that splits no bucket.
 pub(crate) fn edge_at_or_above(value: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
@@ -206,7 +207,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_tile_the_numbers_as_hdr_does() {
+    fn buckets_match_hdr_histogram() {
         let hdr = hdrhistogram::Histogram::<u64>::new_with_bounds(1, MAX, 2).unwrap();
         for value in
             (0..5_000).chain((1..31).flat_map(|bit| [(1_u64 << bit) - 1, 1 << bit, (1 << bit) + 1]))
@@ -219,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_and_tails() {
+    fn quantiles_and_tail_probabilities() {
         let mut past = DecayingHistogram::new();
         assert!(past.view().is_none());
         let uniform: Vec<(u64, u64)> = (1..=200).map(|v| (v, 10)).collect();
@@ -237,13 +238,13 @@ mod tests {
         assert_eq!(
             view.quantile(0.9),
             200,
-            "the slowest answer, since failures have no latency"
+            "the slowest response, since failures have no latency"
         );
         assert!((view.above(200.0) - 0.5).abs() < 1e-12);
     }
 
     #[test]
-    fn the_past_is_forgotten_in_proportion_and_survives_a_checkpoint() {
+    fn histogram_decays_in_proportion_and_round_trips() {
         let mut past = DecayingHistogram::new();
         past.record(&[(100, 6_000), (900, 2_000)], 2_000);
         past.forget_down_to(1_000.0);

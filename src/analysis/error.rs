@@ -1,10 +1,10 @@
 //! The error-rate test: does the canary fail more often than `ratio` times the baseline, plus
 //! `worse_by`?
 //!
-//! Given the past, an arm is drawn with a known chance, whatever the shared error rate is doing.
-//! Bets that gain when failures fall on the canary more often than that chance explains can only
-//! lose on average while the canary is no worse. The bet sizes form a grid over "relative excess at
-//! small weight", which means the same at every weight.
+//! Given the past, each request is assigned to an arm with a known probability, whatever the common
+//! error rate does. Bets that gain when failures fall on the canary more often than that
+//! probability explains lose on average while the canary is no worse. The bet sizes form a grid
+//! over "relative excess at small weight", which has the same meaning at every weight.
 
 use std::array;
 
@@ -12,10 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use super::wealth::Wealth;
 
-/// Bets in the mixture.
+/// The number of bets in the mixture.
 pub(crate) const BETS: usize = 16;
 
-/// What a canary is allowed relative to the baseline: `p_canary <= ratio * p_baseline + worse_by`.
+/// The tolerated failure rate: `p_canary <= ratio * p_baseline + worse_by`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Margin {
     pub(crate) ratio: f64,
@@ -23,7 +23,7 @@ pub(crate) struct Margin {
 }
 
 impl Margin {
-    /// A fixed limit of the canary's rate, whatever the baseline does.
+    /// A fixed limit of the canary's rate, independent of the baseline.
     pub(crate) fn fixed(limit: f64) -> Margin {
         Margin {
             ratio: 0.0,
@@ -32,7 +32,7 @@ impl Margin {
     }
 }
 
-/// What each event is worth to each bet, at one weight.
+/// The log gain of each bet for each kind of request, at one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ErrorGains {
     canary_bad: [f64; BETS],
@@ -41,8 +41,8 @@ pub(crate) struct ErrorGains {
 }
 
 impl ErrorGains {
-    /// The gains at weight `weight`, strictly between 0 and 1. A margin with `ratio` 0 ignores the
-    /// baseline, and then any weight below 1 will do.
+    /// The gains at `weight`, strictly between 0 and 1. A margin with `ratio` 0 ignores the
+    /// baseline, so any weight below 1 is valid.
     pub(crate) fn new(weight: f64, margin: Margin) -> ErrorGains {
         let rho = margin.ratio * weight / (1.0 - weight);
         // 1/16, 1/8 … 2048: a power of two is exact.
@@ -55,9 +55,8 @@ impl ErrorGains {
         }
     }
 
-    /// Adds what a cohort is worth to the bets, and gives what it was worth to the luckiest, cash
-    /// included. The order of the requests does not matter, since the bets are the same for all
-    /// of them.
+    /// Adds the gains of a cohort to the bets and returns the largest gain, at least that of cash.
+    /// The order of the requests does not matter, since the bets are the same for all of them.
     pub(crate) fn score(&self, bets: &mut [f64; BETS], canary: Pair, baseline_bad: f64) -> f64 {
         let rows = self
             .canary_bad
@@ -96,7 +95,7 @@ impl Pair {
     pub(crate) fn of(requests: u64, failures: u64) -> Pair {
         Pair {
             bad: failures as f64,
-            // Of units more may fail in a stretch than begin in it.
+            // More units may fail in a segment than begin in it.
             good: requests as f64 - failures as f64,
         }
     }
@@ -113,8 +112,8 @@ struct Bet {
 impl Bet {
     /// The bet on a relative excess of `excess`.
     ///
-    /// `worse_by` is negative only for the confidence sequence; the size of the bet then leaves it
-    /// out, which keeps every gain above zero.
+    /// `worse_by` is negative only for the confidence sequence; the bet size then ignores it, which
+    /// keeps every gain above zero.
     fn new(excess: f64, rho: f64, worse_by: f64) -> Bet {
         let inverse = 1.0 / excess;
         let lambda = 1.0 / (inverse + worse_by.max(0.0) + rho);
@@ -153,7 +152,7 @@ impl ErrorTest {
         }
     }
 
-    /// The test from a wealth that was recorded.
+    /// The test with a recorded wealth.
     pub(crate) fn resume(margin: Margin, wealth: Wealth<BETS>) -> ErrorTest {
         ErrorTest {
             margin,
@@ -162,14 +161,13 @@ impl ErrorTest {
         }
     }
 
-    /// Scores a cohort that was assigned at `weight`, strictly between 0 and 1 (below 1 with
-    /// `ratio` 0). Gives the most by which the wealth (in log space) may have grown.
+    /// Scores a cohort assigned at `weight`, strictly between 0 and 1 (below 1 with `ratio` 0).
+    /// Returns an upper bound of the growth of the wealth (in log space).
     pub(crate) fn score(&mut self, weight: f64, canary: Pair, baseline_bad: u64) -> f64 {
         self.bet(weight, self.margin, canary, baseline_bad)
     }
 
-    /// Scores a cohort at full weight, where nothing but a fixed limit is left to compare the
-    /// canary with.
+    /// Scores a cohort at full weight, where the canary is compared with a fixed limit only.
     pub(crate) fn score_alone(&mut self, limit: f64, canary: Pair) -> f64 {
         self.bet(0.0, Margin::fixed(limit), canary, 0)
     }

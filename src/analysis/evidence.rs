@@ -1,5 +1,5 @@
-//! The numbers behind a verdict, for people, journals and other programs. The e-values of the
-//! relative objectives can be computed again from the counts that stand beside them.
+//! The numbers behind a verdict, for display, journal and other programs. The e-values of the
+//! relative objectives can be recomputed from the counts included.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,49 +13,48 @@ use super::options::Objective;
 use super::units::UnitCounts;
 use super::wealth::Wealth;
 
-/// What is known of a release at one moment.
+/// The evidence on a release at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
-    /// When, on the scale of the cohorts.
+    /// The time, on the scale of the cohorts.
     pub at_ms: u64,
     /// Time since the canary's first request.
     pub elapsed_ms: u64,
     /// `ln` of the combined e-value of the relative objectives.
     pub log_e: f64,
-    /// The highest that it has been.
+    /// The maximum of `log_e` so far.
     pub log_e_max: f64,
-    /// The limit, `ln(1/alpha)`: from here on the release is rolled back.
+    /// The limit, `ln(1/alpha)`, at which the release is rolled back.
     pub log_limit: f64,
-    /// A p-value that is valid at any time: one by the highest e-value, at most 1.
+    /// An anytime-valid p-value: 1 divided by the highest e-value, at most 1.
     pub p_value: f64,
-    /// What the canary was given so far, at all weights.
+    /// The requests assigned to the canary so far, at all weights.
     pub canary: Counts,
-    /// What the baseline was given meanwhile.
+    /// The requests assigned to the baseline in the same time.
     pub baseline: Counts,
-    /// Sticky releases: what errors are judged by, the draws of keys and those of them that
-    /// failed.
+    /// Sticky releases: the units by which errors are judged, that is, assignments of keys and the
+    /// failed ones among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub units: Option<UnitCounts>,
-    /// Clients of the canary that failed.
+    /// Clients of the canary with failures.
     pub failing_clients: u64,
-    /// `ln` of the evidence that the split is not what the weights say.
+    /// `ln` of the evidence that traffic is not split according to the weights.
     pub split_log_e: f64,
-    /// Each objective.
+    /// The objectives.
     pub objectives: Vec<ObjectiveEvidence>,
 }
 
-/// What is known of one objective.
+/// The evidence on one objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObjectiveEvidence {
     /// The objective with its margins.
     pub objective: Objective,
-    /// The part of `alpha` that it has; of the relative objectives all, an absolute one has the
-    /// whole for itself.
+    /// Its part of `alpha`; the relative objectives share it, an absolute objective has all of it.
     pub share: f64,
     /// `ln` of its e-value against the canary.
     pub log_e: f64,
-    /// `ln` of its e-value, at this step, for the canary being good enough; absent without an
-    /// advance test.
+    /// `ln` of this step's e-value for the canary being good enough; absent without an advance
+    /// test.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub advance_log_e: Option<f64>,
     /// The limit for that: `ln(1/beta)`, twice as much for latency at the last step below full
@@ -71,29 +70,29 @@ pub struct ObjectiveEvidence {
 pub enum Behind {
     /// Errors.
     ErrorRate {
-        /// `p_canary - ratio * p_baseline` as counted, weight by weight, in the mean over the
-        /// canary's requests.
+        /// `p_canary - ratio * p_baseline` as observed per weight, averaged over the canary's
+        /// requests.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         estimate: Option<f64>,
-        /// The interval that holds it at all times.
+        /// The interval that contains it at all times.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         confidence: Option<Interval>,
-        /// About how many further canary requests this step needs until it can be passed, at the
-        /// present rates.
+        /// The estimated number of further canary requests until this step can pass, at current
+        /// rates.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         requests_to_advance: Option<u64>,
-        /// `ln` of the wealth of each bet, and of the cash, before the first stretch.
+        /// `ln` of the wealth of each bet, and of the cash, before the first segment.
         opening: Vec<f64>,
-        /// What was counted since.
+        /// The counts since then.
         stretches: Vec<Segment>,
     },
-    /// Latency. Absent bins mean that the baseline has not been seen often enough.
+    /// Latency. Absent bins mean that the baseline has too few requests.
     Latency {
-        /// The bins and what fell into them.
+        /// The bins and their counts.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bins: Option<Box<LatencyBins>>,
-        /// At the last step below full weight: the canary has been slower than its objective
-        /// allows in the last seconds, and as long as that is so, the step is not passed.
+        /// At the last step below full weight: the canary was slower in the last seconds than its
+        /// objective allows. While this is true, the step does not pass.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         slower_lately: bool,
     },
@@ -101,38 +100,38 @@ pub enum Behind {
     Slo {
         /// The canary's bad requests.
         canary: Counts,
-        /// The baseline's.
+        /// The baseline's bad requests.
         baseline: Counts,
-        /// `ln` of the evidence that the baseline is beyond the limit too.
+        /// `ln` of the evidence that the baseline exceeds the limit too.
         baseline_log_e: f64,
     },
 }
 
-/// The present bins of the latency test, and what fell into them since they were cut.
+/// The current bins of the latency test, and their counts since they were built.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatencyBins {
     /// Upper edges for the baseline; the last bin has none.
     pub baseline_edges_us: [u64; BINS - 1],
-    /// Upper edges for the canary, its slack included.
+    /// Upper edges for the canary, slack included.
     pub canary_edges_us: [u64; BINS - 1],
-    /// How many times likelier each bin is, under each way of being slower.
+    /// The likelihood ratio of each bin under each alternative.
     pub ratios: [[f64; BINS]; WAYS],
-    /// The canary's chance of a request.
+    /// The probability that a request is assigned to the canary.
     pub weight: f64,
     /// `ln` of the wealth of each bet, and of the cash, when counting began.
     pub opening: Vec<f64>,
     /// The canary's observations by bin.
     pub canary: [f64; BINS],
-    /// The baseline's.
+    /// The baseline's observations by bin.
     pub baseline: [f64; BINS],
-    /// The bin that speaks most against the canary, counted from 0.
+    /// The bin with the most evidence against the canary, counted from 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_bin: Option<usize>,
 }
 
 impl ObjectiveEvidence {
-    /// The e-value's `ln`, computed anew from the counts; `None` for an absolute objective, whose
-    /// counts are not told apart by time.
+    /// `ln` of the e-value, recomputed from the counts; `None` for an absolute objective, whose
+    /// counts are not kept by time.
     pub fn recompute(&self) -> Option<f64> {
         match (&self.counts, &self.objective) {
             (

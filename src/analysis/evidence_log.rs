@@ -1,7 +1,7 @@
-//! The counts behind the error test, stretch by stretch, so that its evidence can be computed again
-//! by anybody.
+//! The evidence log: the counts behind the error test by segment, so that the evidence can be
+//! recomputed.
 //!
-//! Bounded: when it is full, the oldest stretch is folded into the opening wealth.
+//! It is bounded: when it is full, the oldest segment is merged into the opening wealth.
 
 use std::collections::VecDeque;
 
@@ -11,21 +11,21 @@ use super::cohort::{Cohort, Counts};
 use super::error::{BETS, ErrorTest, Margin, Pair};
 use super::wealth::Wealth;
 
-/// Stretches that are kept apart: about two hours at a constant weight.
+/// The maximum of segments: about two hours at a constant weight.
 const KEPT: usize = 256;
 
-/// A stretch of cohorts at one weight within one block.
+/// A segment: cohorts at one weight within one block.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Segment {
-    /// Before it, a part `1/(k+1)` of the wealth was shared anew; 0 when nothing was.
+    /// Before it, a part `1/(k+1)` of the wealth was redistributed; 0 if none.
     pub shared: u32,
-    /// The canary's chance of a request.
+    /// The probability that a request is assigned to the canary.
     pub weight: f64,
-    /// What the canary was given.
+    /// The requests assigned to the canary.
     pub canary: Counts,
-    /// What the baseline was given.
+    /// The requests assigned to the baseline.
     pub baseline: Counts,
-    /// The fixed limit that the canary's rate is held against at full weight.
+    /// The fixed limit of the canary's rate at full weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
 }
@@ -41,7 +41,7 @@ impl Segment {
         }
     }
 
-    /// Does again what the test did in this stretch.
+    /// Repeats this segment's scoring on `test`.
     pub(crate) fn replay(&self, test: &mut ErrorTest) {
         if self.shared > 0 {
             test.share(self.shared);
@@ -57,7 +57,7 @@ impl Segment {
     }
 }
 
-/// The stretches of a release, with the wealth before the first that is kept.
+/// The segments of a release, with the wealth before the first one kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EvidenceLog {
     pub(crate) opening: Wealth<BETS>,
@@ -76,8 +76,8 @@ impl EvidenceLog {
         self.open(Segment::opened(k, 0.0, None), margin);
     }
 
-    /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with the limit
-    /// that it is held against.
+    /// Adds a cohort whose weight is strictly between 0 and 1, or one at full weight with its
+    /// limit.
     pub(crate) fn add(&mut self, cohort: &Cohort<'_>, margin: Margin, limit: Option<f64>) {
         let weight = cohort.weight;
         match self.stretches.back_mut() {
@@ -91,9 +91,9 @@ impl EvidenceLog {
         }
     }
 
-    /// Adds units that were drawn with a chance strictly between 0 and 1. Chances alternate from
-    /// cohort to cohort, and the order within a block does not matter, so each chance has one
-    /// stretch in it.
+    /// Adds units assigned with a probability strictly between 0 and 1. Probabilities alternate
+    /// between cohorts, and the order within a block does not matter, so each probability has one
+    /// segment per block.
     pub(crate) fn add_units(
         &mut self,
         weight: f64,

@@ -1,26 +1,25 @@
-//! How many canary requests a step is likely to need: what a plan prints before the first user is
-//! risked.
+//! Estimates of the canary requests that a step needs, for the forecast of a plan.
 
 use super::advance::{AdvanceGains, KAPPA};
 use super::error::Margin;
-use super::latency_advance::{proof, tolerated};
+use super::latency_advance::{required_evidence, tolerated};
 use super::step::StepWeights;
 
-/// What the mixture over bet sizes costs at detection, against a test that knows the effect
+/// The cost of the mixture over bet sizes at detection, against a test that knows the effect
 /// (STATISTICS.md 2.2).
 const MIXTURE: f64 = 1.7;
 
-/// The bets near the best win nearly as much, so that so many of all share the work, and the rest
-/// is what the mixture costs: 1.4 times `ln(1/beta)` in all at the usual beta (STATISTICS.md 1.a).
+/// The bets near the best gain nearly as much, so this many of them share the wealth; the rest is
+/// the cost of the mixture: 1.4 times `ln(1/beta)` in all at the usual beta (STATISTICS.md 1.a).
 const NEAR_THE_BEST: f64 = 3.0;
-/// Where p99 lies, and how fast the tail falls there: as a power, `P(T > x*p99) = 0.01 * x^-TAIL`.
-/// It is that of a log-normal latency whose p99 is four times its median: the hazard of the normal
-/// law at its 99 % quantile, 2.665, by the deviation 0.6.
+/// The tail beyond p99 as a power law: `P(T > x*p99) = 0.01 * x^-TAIL`. It is that of a log-normal
+/// latency whose p99 is four times its median: the hazard of the normal distribution at its 99 %
+/// quantile, 2.665, divided by the deviation 0.6.
 const BEYOND_P99: f64 = 0.01;
 const TAIL: f64 = 4.44;
 
-/// About how many canary requests it takes to see that failures come at `canary_rate` where the
-/// objective allows `ratio * baseline_rate + worse_by`; `None` if that is no harm.
+/// The estimated canary requests until failures at `canary_rate` are detected where the objective
+/// allows `ratio * baseline_rate + worse_by`; `None` if that is no harm.
 pub fn requests_to_detect(
     canary_rate: f64,
     baseline_rate: f64,
@@ -40,11 +39,11 @@ pub fn requests_to_detect(
         0.0
     };
     let divergence = canary_rate * (canary_rate / floor).ln() + good_part;
-    whole(MIXTURE * -alpha.ln() / divergence)
+    round_up(MIXTURE * -alpha.ln() / divergence)
 }
 
-/// About how many canary requests the advance test of a step at `weight` takes when both arms fail
-/// at `rate`: harm means `worse_by` more than that. `None` if it would take for ever.
+/// The estimated canary requests of the advance test of a step at `weight` when both arms fail at
+/// `rate`; harm means `worse_by` more than that. `None` if it would never pass.
 pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> Option<u64> {
     if !(weight > 0.0 && weight < 1.0) {
         return None;
@@ -59,14 +58,14 @@ pub fn requests_to_advance(weight: f64, rate: f64, worse_by: f64, beta: f64) -> 
     )
 }
 
-/// The same for the latency advance test of a step, when both arms are as fast and fail at `rate`,
-/// and `worse_by` is the share by which the objective lets the canary be slower. `None` if it would
-/// take for ever.
+/// The estimate for the latency advance test of a step when both arms are equally fast and fail at
+/// `rate`; `worse_by` is the relative slowdown that the objective allows. `None` if it would never
+/// pass.
 ///
-/// Of the three thresholds p99 is the last to be proved, since the canary is beyond it seldom. How
-/// much more seldom it is beyond the tolerated multiple depends on how the latency is spread: this
-/// is for an ordinary spread (`TAIL`); one that is wider takes longer, one that is narrower is
-/// proved sooner, and so is one in which the slack in milliseconds is more than that in per cent.
+/// Of the three thresholds p99 is proved last, since the canary exceeds it seldom. How much more
+/// seldom it exceeds the tolerated multiple depends on the latency distribution: this assumes a
+/// typical one (`TAIL`). A wider one takes longer; a narrower one, or one where the slack in
+/// milliseconds exceeds that in per cent, is proved sooner.
 pub fn latency_requests_to_advance(
     weights: StepWeights,
     rate: f64,
@@ -87,17 +86,19 @@ pub fn latency_requests_to_advance(
     };
     needed(
         AdvanceGains::new(weight, harm).growth(weight, canary, beyond(BEYOND_P99)),
-        proof(weights.next) * -beta.ln(),
+        required_evidence(weights.next) * -beta.ln(),
     )
 }
 
-/// How often the `ln` of evidence must grow by `growth` until it reaches `limit`.
+/// The number of times that the `ln` of evidence must grow by `growth` to reach `limit`.
 fn needed(growth: f64, limit: f64) -> Option<u64> {
     let evidence = limit + (KAPPA.len() as f64 / NEAR_THE_BEST).ln();
-    (growth > 0.0).then(|| whole(evidence / growth)).flatten()
+    (growth > 0.0)
+        .then(|| round_up(evidence / growth))
+        .flatten()
 }
 
-fn whole(requests: f64) -> Option<u64> {
+fn round_up(requests: f64) -> Option<u64> {
     if !requests.is_finite() {
         return None;
     }
@@ -111,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forecasts_lie_near_what_was_simulated() {
+    fn request_forecasts_match_simulations() {
         // STATISTICS.md 2.2: 0.1 to 1 % at w = 1 %: 631 canary requests; 0.1 to 5 %: 59.
         let near = |forecast: Option<u64>, simulated: f64| {
             let ratio = forecast.unwrap() as f64 / simulated;
@@ -132,9 +133,9 @@ mod tests {
         assert_eq!(requests_to_advance(1.0, 0.0, 0.001, 0.05), None);
     }
     #[test]
-    fn a_healthy_release_takes_about_the_time_that_was_simulated() {
-        // STATISTICS.md 2.4: at 1,000 requests per second, a log-normal latency and p = 0.1 %, so
-        // many seconds a step.
+    fn step_durations_match_simulations() {
+        // STATISTICS.md 2.4: seconds per step at 1,000 requests per second, a log-normal latency
+        // and p = 0.1 %.
         let steps = [
             (0.01, 0.05, 41.0),
             (0.05, 0.25, 29.0),
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn latency_is_proved_sooner_the_more_is_tolerated_and_never_of_those_that_all_fail() {
+    fn latency_forecast_depends_on_tolerance() {
         let at = |now, next| StepWeights { now, next };
         let requests =
             |worse_by| latency_requests_to_advance(at(0.5, 1.0), 0.0, worse_by, 0.05).unwrap();

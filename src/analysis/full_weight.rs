@@ -1,5 +1,5 @@
-//! The canary at full weight: the baseline gets no requests any more, so failures and latency are
-//! held against limits that come from what the baseline did before (STATISTICS.md 1.k.2).
+//! The canary at full weight: the baseline gets no further requests, so failures and latency are
+//! compared with limits from the baseline's past (STATISTICS.md 1.k.2).
 
 use std::time::Duration;
 
@@ -16,14 +16,14 @@ const BEYOND: f64 = 0.005;
 /// The share of requests that may take more than twice the baseline's past p99.
 const SLOW: f64 = 0.02;
 
-/// The limits of one stay at full weight. They are set when it begins and do not change.
+/// The limits of one period at full weight. They are set at its start and do not change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct FullWeight {
     /// The share of requests that may fail.
     pub(crate) limit: f64,
-    /// The bets on failures, where the release has no error objective whose bets go on.
+    /// The bets on failures if the release has no error objective whose bets continue.
     failures: Option<ErrorTest>,
-    /// The guard on slow answers; absent where the baseline's latency is not known or not judged.
+    /// The test of slow responses; absent if the baseline's latency is unknown or not judged.
     slow: Option<Slow>,
 }
 
@@ -34,8 +34,8 @@ struct Slow {
 }
 
 impl FullWeight {
-    /// The limits by the baseline's rate and its past p99 in microseconds; `alpha` is the chance
-    /// that the true rate is above the limit that is taken for it.
+    /// The limits from the baseline's rate and its past p99 in microseconds; `alpha` is the
+    /// probability that the true rate is above the limit used for it.
     pub(crate) fn new(
         baseline: &BaselineRate,
         p99_us: Option<u64>,
@@ -76,14 +76,14 @@ impl FullWeight {
         }
     }
 
-    /// Whether the canary certainly fails more often than is tolerated, where no objective says so.
+    /// Whether the evidence shows more failures than tolerated, without an error objective.
     pub(crate) fn is_failing(&self, limit: f64) -> bool {
         self.failures
             .as_ref()
             .is_some_and(|test| test.log_e() >= limit)
     }
 
-    /// Whether the canary is certainly slower than is tolerated.
+    /// Whether the evidence shows that the canary is slower than tolerated.
     pub(crate) fn is_slow(&self, limit: f64) -> bool {
         self.slow
             .as_ref()

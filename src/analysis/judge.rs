@@ -1,8 +1,8 @@
-//! The judge: everything that is known of one release, and the verdict on it.
+//! The judge: all evidence on one release, and its verdict.
 //!
-//! Evidence *against* the canary is kept for the whole release, under one chance of error, whoever
-//! looks and however often; evidence *for* it begins anew at each step. Nothing here knows the
-//! time, draws a number or changes a weight.
+//! Evidence *against* the canary accumulates over the whole release, under one error probability,
+//! however often it is checked; evidence *for* it restarts at each step. The judge reads no clock,
+//! uses no randomness and changes no weight.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,27 +22,27 @@ use super::slo::{SloFinding, SloGuard};
 use super::step::{Inconclusive, StepConditions, StepProgress, Tests};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
-/// Wealth is shared anew once in this time, and when a step begins.
+/// The interval at which wealth is redistributed; also when a step begins.
 const BLOCK_MS: u64 = 30_000;
-/// Blocks that are made up for at once after a gap without cohorts.
+/// The maximum of blocks processed at once after a gap without cohorts.
 const BLOCKS_AT_ONCE: u32 = 64;
-/// More than rounding can add up to between two exact computations of the evidence, and less than
-/// anybody sees.
+/// More than rounding can add up to between two exact computations of the evidence, and too small
+/// to be visible.
 const ROUNDING: f64 = 1e-6;
-/// The chance that the confidence sequence holds at all times.
+/// The probability that the confidence sequence is valid at all times.
 const CONFIDENCE: f64 = 0.95;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// Nothing is certain yet.
+    /// No decision yet.
     Continue,
     /// The canary is good enough for the next step.
     Advance,
-    /// The canary is worse. Once said, said for good.
+    /// The canary is worse. This verdict is final.
     RollBack(Cause),
-    /// A person should look; the brakes work on meanwhile.
+    /// A person should look; rollbacks still work.
     Hold(WaitReason),
 }
 
@@ -50,13 +50,13 @@ pub enum Verdict {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
-    /// More failures than the baseline at the same time.
+    /// More failures than the concurrent baseline.
     ErrorRate,
-    /// Slower than the baseline at the same time.
+    /// Slower than the concurrent baseline.
     Latency,
-    /// Beyond a fixed limit that the baseline keeps.
+    /// Exceeds a fixed limit that the baseline meets.
     Slo,
-    /// No answer in time, and the plan says to roll back then. Policy, not evidence.
+    /// Inconclusive, and the plan rolls back in this case. Policy, not evidence.
     Inconclusive,
 }
 
@@ -64,26 +64,26 @@ pub enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WaitReason {
-    /// The traffic is not split as the weights say, so that no comparison can be trusted.
+    /// Traffic is not split according to the weights, so no comparison is valid.
     Split,
-    /// Both versions are beyond a fixed limit.
+    /// Both versions exceed a fixed limit.
     Slo,
-    /// At full weight the canary is slower than the baseline was by more than is tolerated.
+    /// At full weight the canary is slower than the baseline was, by more than tolerated.
     Slow,
-    /// Clients give up on the canary more often than on the baseline.
+    /// Clients abort requests on the canary more often than on the baseline.
     Aborts,
-    /// The canary has as many requests as it may have at once, so that others go to the baseline.
+    /// The canary has reached its in-flight limit, so further requests go to the baseline.
     CanaryFull,
-    /// No endpoint of the baseline is healthy, so that its share goes to the canary.
+    /// No endpoint of the baseline is healthy, so its share goes to the canary.
     BaselineDown,
-    /// The step had its time and gave no answer.
+    /// The step reached its maximum duration without a result.
     Inconclusive,
-    /// The step had its time, and the canary too few requests to say anything.
+    /// The step reached its maximum duration, and the canary had too few requests to decide.
     TooLittleTraffic,
 }
 
 impl Cause {
-    /// Its name in answers, metrics and the journal.
+    /// The name in responses, metrics and the journal.
     pub fn as_str(self) -> &'static str {
         match self {
             Cause::ErrorRate => "error_rate",
@@ -95,11 +95,11 @@ impl Cause {
 }
 
 impl WaitReason {
-    /// Its name in answers, metrics and the journal.
+    /// The name in responses, metrics and the journal.
     pub fn as_str(self) -> &'static str {
         match self {
             WaitReason::Split => "split",
-            // A fixed limit too, that comes from the baseline's past.
+            // Also a fixed limit, derived from the baseline's past.
             WaitReason::Slo | WaitReason::Slow => "slo",
             WaitReason::Aborts => "aborts",
             WaitReason::CanaryFull => "canary_full",
@@ -110,7 +110,7 @@ impl WaitReason {
     }
 }
 
-/// The judge of one release. It can be written down and go on from there.
+/// The judge of one release. It can be serialized and resumed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Judge {
     pub(crate) options: Options,
@@ -125,7 +125,7 @@ pub struct Judge {
     pub(crate) split: SampleRatioTest,
     pub(crate) aborts: AbortTest,
     rate: BaselineRate,
-    /// The limits at full weight, while the canary has it.
+    /// The limits at full weight, while the canary is there.
     full_weight: Option<FullWeight>,
     pub(crate) ledger: EvidenceLog,
     pub(crate) progress: Option<StepProgress>,
@@ -139,8 +139,8 @@ pub struct Judge {
     pub(crate) now_ms: u64,
     next_block_ms: u64,
     shares: u32,
-    /// No less than `ln` of the combined e-value, which is computed only when it may have become
-    /// news.
+    /// Upper bound of `ln` of the combined e-value, which is computed only when it may have changed
+    /// the verdict or the maximum.
     bound: f64,
     pub(crate) log_e_max: f64,
     pub(crate) confidence: Option<Interval>,
@@ -148,7 +148,7 @@ pub struct Judge {
 }
 
 impl Judge {
-    /// A judge by `options`, in which [`Options::problems`] finds nothing.
+    /// A judge with `options`, which must have no [`Options::problems`].
     pub fn new(options: Options) -> Judge {
         let objectives = options.judged();
         let error = objectives.iter().find_map(|objective| match objective {
@@ -193,8 +193,8 @@ impl Judge {
         }
     }
 
-    /// Tells what the baseline did before the release: answers by latency, and failures. Latency is
-    /// judged only when the baseline has been seen often enough.
+    /// Adds the baseline's history before the release: responses by latency, and failures. Latency
+    /// is judged only when the baseline has enough requests.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.rate.warm(latency_us, failures);
         if let Some(latency) = &mut self.latency {
@@ -202,10 +202,10 @@ impl Judge {
         }
     }
 
-    /// Begins a step. The evidence against the canary stays; the evidence for it is gathered anew.
+    /// Begins a step. The evidence against the canary is kept; the evidence for it restarts.
     pub fn begin_step(&mut self, now_ms: u64, step: StepConditions) {
         let now_ms = now_ms.max(self.now_ms);
-        self.pass_to(now_ms);
+        self.advance_time(now_ms);
         if self.progress.is_some() {
             self.share();
         }
@@ -223,8 +223,8 @@ impl Judge {
         self.progress = Some(StepProgress::new(step, now_ms, &tests));
     }
 
-    /// Scores a cohort. Cohorts come in the order of their start; several with the same time are
-    /// several proxies'.
+    /// Scores a cohort. Cohorts arrive in the order of their start; several with the same time come
+    /// from several proxies.
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         let cohort = &Cohort {
             at_ms: cohort.at_ms.max(self.now_ms),
@@ -234,8 +234,8 @@ impl Judge {
             self.started_ms = Some(cohort.at_ms);
             self.next_block_ms = cohort.at_ms + BLOCK_MS;
         }
-        self.pass_to(cohort.at_ms);
-        self.recut();
+        self.advance_time(cohort.at_ms);
+        self.rebuild_bins();
         if self.started_ms.is_some() {
             self.score(cohort);
         } else {
@@ -246,11 +246,11 @@ impl Judge {
         }
     }
 
-    /// Scores units that have become as old as `bake` for the step in which they began, at the
-    /// weight `weight`: those of each arm, and of them those that had failed by that age.
+    /// Scores units that have reached the age `bake` for the step at `weight` in which they began:
+    /// the units of each arm, and those that had failed by that age.
     pub fn mature(&mut self, at_ms: u64, weight: f64, canary: &[Unit], baseline: &[Unit]) {
         let at_ms = at_ms.max(self.now_ms);
-        self.pass_to(at_ms);
+        self.advance_time(at_ms);
         if let Some(progress) = &mut self.progress {
             progress.score_units(weight, canary, baseline, self.advance_limit);
         }
@@ -293,17 +293,17 @@ impl Judge {
         Verdict::Continue
     }
 
-    /// The options that it judges by.
+    /// The options of the judge.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    /// What the canary was given so far.
+    /// The requests assigned to the canary so far.
     pub fn canary(&self) -> Counts {
         self.canary
     }
 
-    /// `ln` of the combined e-value, and the highest that it has been.
+    /// `ln` of the combined e-value, and its maximum so far.
     pub fn log_e(&self) -> (f64, f64) {
         (
             self.combined(self.error_log_e(), self.latency_log_e()),
@@ -311,24 +311,24 @@ impl Judge {
         )
     }
 
-    /// Requests that clients gave up.
+    /// Requests that clients aborted.
     pub fn aborts(&self) -> AbortCounts {
         self.aborts.counted()
     }
 
-    /// The upper limit of the baseline's failure rate so far, as it is used at full weight.
+    /// The upper limit of the baseline's failure rate so far, as used at full weight.
     pub fn baseline_upper(&self) -> f64 {
         self.rate.upper(0.5 * self.options.alpha)
     }
 
-    /// The canary's requests at the present step that came to an answer or a failure.
+    /// The canary's requests at the current step that ended with a response or a failure.
     pub fn outcomes(&self) -> u64 {
         self.progress
             .as_ref()
             .map_or(0, |progress| progress.outcomes)
     }
 
-    /// What the canary was given at the present step.
+    /// The requests assigned to the canary at the current step.
     pub fn at_step(&self) -> Counts {
         self.progress
             .as_ref()
@@ -336,7 +336,7 @@ impl Judge {
             .unwrap_or_default()
     }
 
-    /// Why the canary was condemned, once it was.
+    /// The cause of the rollback verdict, if there is one.
     pub fn condemned(&self) -> Option<Cause> {
         self.rolled_back
     }
@@ -352,8 +352,8 @@ impl Judge {
         }
     }
 
-    /// Moves the clock, and shares the wealth anew at the end of each block.
-    fn pass_to(&mut self, now_ms: u64) {
+    /// Advances the time, and redistributes the wealth at the end of each block.
+    fn advance_time(&mut self, now_ms: u64) {
         self.now_ms = now_ms;
         if self.started_ms.is_none() {
             return;
@@ -387,7 +387,7 @@ impl Judge {
         }
     }
 
-    fn recut(&mut self) {
+    fn rebuild_bins(&mut self) {
         let Some(latency) = &mut self.latency else {
             return;
         };
@@ -412,7 +412,7 @@ impl Judge {
         self.rate.add(cohort.weight, &cohort.baseline);
         self.aborts.score(cohort);
         if cohort.weight >= 1.0 {
-            self.hold_to_limits(cohort);
+            self.score_at_full_weight(cohort);
         } else if cohort.weight > 0.0 {
             self.full_weight = None;
             self.compare(cohort);
@@ -423,29 +423,29 @@ impl Judge {
         for guard in &mut self.guards {
             guard.score(&cohort.canary, &cohort.baseline, self.limit);
         }
-        self.weigh();
+        self.update_verdict();
     }
 
-    /// The comparisons, for which both arms must have a chance of each request.
+    /// The comparisons, for which each request must be possible on both arms.
     fn compare(&mut self, cohort: &Cohort<'_>) {
         if cohort.canary.units.is_some() || cohort.baseline.units.is_some() {
-            let grown = self.compare_units(cohort);
-            self.bound += grown.max(self.compare_latency(cohort));
+            let growth = self.compare_units(cohort);
+            self.bound += growth.max(self.compare_latency(cohort));
             return;
         }
         self.split.add(cohort);
-        let mut grown = 0.0;
+        let mut growth = 0.0;
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
-            grown = error.score(cohort.weight, canary, cohort.baseline.failures);
+            growth = error.score(cohort.weight, canary, cohort.baseline.failures);
             self.ledger.add(cohort, error.margin(), None);
         }
-        self.bound += grown.max(self.compare_latency(cohort));
+        self.bound += growth.max(self.compare_latency(cohort));
     }
 
-    /// What is left at full weight, where there is nobody to compare with: the same bets on
-    /// failures go on, against a fixed limit.
-    fn hold_to_limits(&mut self, cohort: &Cohort<'_>) {
+    /// At full weight there is no concurrent baseline: the bets on failures continue against a
+    /// fixed limit.
+    fn score_at_full_weight(&mut self, cohort: &Cohort<'_>) {
         if self.full_weight.is_none() {
             let p99_us = self.latency.as_mut().and_then(LatencyTest::past_p99);
             // The judge has half of a release's alpha, and this limit a quarter.
@@ -459,7 +459,7 @@ impl Judge {
         let Some(limits) = &mut self.full_weight else {
             return;
         };
-        // One broken user of a sticky service must not condemn the canary here either.
+        // One broken user of a sticky service must not cause a rollback here either.
         let cohort = &Cohort {
             canary: ArmCounts {
                 failures: cohort.canary.distinct_failures(),
@@ -475,26 +475,26 @@ impl Judge {
         }
     }
 
-    /// The same where the unit is the draw of a key. Gives the most by which the evidence may have
-    /// grown.
+    /// The comparison by units, which are assignments of keys. Returns an upper bound of the growth
+    /// of the evidence.
     fn compare_units(&mut self, cohort: &Cohort<'_>) -> f64 {
         let canary = cohort.canary.units.unwrap_or_default();
         let baseline = cohort.baseline.units.unwrap_or_default();
         self.units.get_or_insert_default().add(canary, baseline);
-        let mut grown = 0.0;
+        let mut growth = 0.0;
         for (weight, canary, baseline) in paired(canary, baseline) {
             self.split.add_units(weight, canary, baseline);
             if let Some(error) = &mut self.error {
                 let pair = Pair::of(canary.requests, canary.failures);
-                grown += error.score(weight, pair, baseline.failures);
+                growth += error.score(weight, pair, baseline.failures);
                 self.ledger
                     .add_units(weight, canary, baseline, error.margin());
             }
         }
-        grown
+        growth
     }
 
-    /// Gives the most by which the evidence (in log space) may have grown.
+    /// Returns an upper bound of the growth of the evidence (in log space).
     fn compare_latency(&mut self, cohort: &Cohort<'_>) -> f64 {
         let Some(latency) = &mut self.latency else {
             return 0.0;
@@ -515,10 +515,10 @@ impl Judge {
         latency.score(weight, &canary, &baseline, cohort.canary.slow_failures())
     }
 
-    /// Rolls back when there is evidence enough.
-    fn weigh(&mut self) {
+    /// Rolls back if there is enough evidence.
+    fn update_verdict(&mut self) {
         if self.bound >= self.log_e_max.min(self.limit) {
-            self.weigh_exactly();
+            self.combine_objectives();
         }
         let beyond = |guard: &SloGuard| guard.finding(self.limit) == SloFinding::Beyond;
         if self.rolled_back.is_none() && self.guards.iter().any(beyond) {
@@ -533,14 +533,14 @@ impl Judge {
         }
     }
 
-    /// Combines the objectives, and rolls back when together they have enough.
-    fn weigh_exactly(&mut self) {
+    /// Combines the objectives, and rolls back if together they reach the limit.
+    fn combine_objectives(&mut self) {
         let (of_error, of_latency) = (self.error_log_e(), self.latency_log_e());
         let log_e = self.combined(of_error, of_latency);
         self.bound = log_e + ROUNDING;
         self.log_e_max = self.log_e_max.max(log_e);
         if self.rolled_back.is_none() && log_e >= self.limit {
-            self.rolled_back = self.culprit(of_error);
+            self.rolled_back = self.cause(of_error);
         }
     }
 
@@ -552,12 +552,12 @@ impl Judge {
         self.latency.as_ref().map(|test| test.log_e(true))
     }
 
-    /// The culprit, if there are failures enough for it to be one: the objective with more
-    /// evidence. Failures are evidence of both, since they fall into the slowest bin, and often
-    /// more of latency than of errors; but nobody would look for a slow query in a canary that
-    /// answers 500. So for the name, not for the verdict, latency is credited with what
-    /// slowness has won, and a canary that is both slow and failing is named by the stronger.
-    fn culprit(&self, of_error: Option<f64>) -> Option<Cause> {
+    /// The cause, if there are enough failures: the objective with more evidence. Failures are
+    /// evidence for both, since they fall into the slowest bin, and often more for latency than for
+    /// errors; but nobody would look for a slow query in a canary that responds 500. So for the
+    /// name only, not for the verdict, latency counts with the evidence from slowness alone, and a
+    /// canary that is both slow and failing is named by the stronger.
+    fn cause(&self, of_error: Option<f64>) -> Option<Cause> {
         if self.failures_suffice() {
             let by_slowness = self.latency.as_ref().map(LatencyTest::log_e_by_slowness);
             return Some(if of_error >= by_slowness {
@@ -571,16 +571,14 @@ impl Judge {
     }
 
     fn failures_suffice(&self) -> bool {
-        // At full weight units are not compared, and each key counts with its first failure all the
-        // same.
+        // At full weight units are not compared, but each key still counts with its first failure.
         let of_units = |units: UnitCounts| units.canary.failures.max(self.failing_clients);
         let failures = self.units.map_or(self.canary.failures, of_units);
         failures >= self.options.min_canary_failures
             && self.failing_clients >= self.options.min_distinct_clients
     }
 
-    /// The weighted mean of the relative objectives' e-values; 0 (in log space) when there are
-    /// none.
+    /// The weighted mean of the relative objectives' e-values; 0 (in log space) without any.
     fn combined(&self, of_error: Option<f64>, of_latency: Option<f64>) -> f64 {
         match (of_error, of_latency) {
             (Some(error), Some(latency)) => self.log_share + log_sum_exp(&[error, latency]),
@@ -589,7 +587,7 @@ impl Judge {
         }
     }
 
-    /// Narrows the confidence sequence by what it is now.
+    /// Intersects the confidence sequence with the current interval.
     pub(crate) fn refresh_confidence(&mut self) {
         if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
             let now = interval(totals, error.margin().ratio, CONFIDENCE);

@@ -2,9 +2,9 @@
 //! baseline's with its slack?
 //!
 //! Requests fall into ordered bins. Each bet multiplies by a factor that grows with the bin for a
-//! canary request and by the factor that balances it for a baseline request, so that it wins
-//! nothing on average while the canary is no slower, however slow both are at the time. Failures
-//! fall into the slowest bin: a canary that answers fast because it refuses is not fast.
+//! canary request, and by the balancing factor for a baseline request, so that it gains nothing on
+//! average while the canary is no slower, however slow both arms are. Failures fall into the
+//! slowest bin: a canary that rejects requests quickly is not fast.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,24 +13,24 @@ use super::cohort::ArmCounts;
 use super::decaying_histogram::DecayingHistogram;
 use super::wealth::Wealth;
 
-/// Baseline observations before bets are made.
+/// Baseline observations required before bets are made.
 const ENOUGH: f64 = 2_000.0;
-/// After [`PATIENCE_MS`], so many will have to do.
+/// The number that suffices after [`PATIENCE_MS`].
 const FEW: f64 = 200.0;
 const PATIENCE_MS: u64 = 30_000;
-/// Bins are cut anew at most so often. Any time is allowed (the bins come from what was scored
-/// before), and while latency drifts the bets lose by every second that the bins are old: a tail
-/// that is a fifth slower is found in 263 seconds, with bins of five seconds in 352 (P14d.5 of
-/// `make sim`).
+/// The minimum interval between rebuilds of the bins. Any interval is valid (the bins come from
+/// cohorts scored before). While latency drifts, the bets lose with every second of the bins' age:
+/// a tail that is a fifth slower is detected in 263 seconds, with bins of five seconds in 352
+/// (P14d.5 of `make sim`).
 const RECUT_MS: u64 = 1_000;
-/// What is remembered of the past at each cut, in observations. Less follows a drift faster, more
-/// blurs less.
+/// The weight of the past kept at each rebuild, in observations. Less follows a drift faster, more
+/// is less noisy.
 const REMEMBERED: f64 = 4_000.0;
 
 /// Observations of one arm by bin.
 pub(crate) type BinCounts = [f64; BINS];
 
-/// What an observation in each bin is worth to each bet, at one weight.
+/// The log gain of each bet for an observation in each bin, at one weight.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct LatencyGains<const M: usize> {
     canary: [[f64; BINS]; M],
@@ -46,8 +46,8 @@ impl<const M: usize> LatencyGains<M> {
         }
     }
 
-    /// Adds what observations are worth to the bets, and gives what they were worth to the
-    /// luckiest, cash included.
+    /// Adds the gains of the observations to the bets and returns the largest gain, at least that
+    /// of cash.
     pub(crate) fn score(
         &self,
         bets: &mut [f64; M],
@@ -78,12 +78,12 @@ fn dot(left: &BinCounts, right: &BinCounts) -> f64 {
 pub(crate) struct LatencyTest {
     slack: Slack,
     wealth: Wealth<WAYS>,
-    /// The wealth had the canary's failures not been bet on. It counts while they are too few to
-    /// condemn.
+    /// The wealth without bets on the canary's failures. It counts while they are too few to cause
+    /// a rollback.
     without_failures: Wealth<WAYS>,
-    /// The wealth had the canary's failures been as fast as the baseline's requests: what slowness
-    /// alone has won. Leaving failures out would not do for that, since then the baseline
-    /// alone has the fast answers, which looks slow too. It names the culprit and decides
+    /// The wealth if the canary's failures had been as fast as the baseline's requests: the
+    /// evidence from slowness alone. Omitting the failures would not do, since then only the
+    /// baseline has the fast responses, which looks slow too. It names the cause and decides
     /// nothing.
     by_slowness: Wealth<WAYS>,
     past: DecayingHistogram,
@@ -91,16 +91,16 @@ pub(crate) struct LatencyTest {
     next_cut_ms: u64,
     epoch: Option<Bins>,
     stretch: LatencySegment,
-    /// The table of the last weight and these bins. Kept when it is out of date, so that a new one
-    /// allocates nothing.
+    /// The table of the last weight and these bins. Kept when stale, so that a new one does not
+    /// allocate.
     #[serde(skip)]
     table: Option<Box<LatencyGains<WAYS>>>,
     #[serde(skip)]
     table_of: Option<f64>,
 }
 
-/// A stretch of cohorts with the same weight and bins, from whose counts the wealth can be computed
-/// again.
+/// A segment of cohorts with the same weight and bins, from whose counts the wealth can be
+/// recomputed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct LatencySegment {
     pub(crate) opening: Wealth<WAYS>,
@@ -131,13 +131,13 @@ impl LatencyTest {
         }
     }
 
-    /// Remembers what the baseline did before the release.
+    /// Adds the baseline's history before the release.
     pub(crate) fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.past.record(latency_us, failures);
     }
 
-    /// Cuts the bins anew when it is time; true when they are new. Called before a cohort is
-    /// scored, never after.
+    /// Rebuilds the bins when due; true when they are new. Called before a cohort is scored, never
+    /// after.
     pub(crate) fn recut(&mut self, now_ms: u64) -> bool {
         let enough = self.past.total() >= ENOUGH;
         let first = *self.first_ms.get_or_insert(now_ms);
@@ -155,14 +155,14 @@ impl LatencyTest {
         true
     }
 
-    /// Ends the stretch: what comes is scored with other tables, or from another wealth.
+    /// Ends the segment: later cohorts use other tables or another wealth.
     fn close(&mut self) {
         self.stretch.open(&self.wealth, 0.0);
         self.table_of = None;
     }
 
     /// Bets on a cohort assigned at `weight`, strictly between 0 and 1, if there are bins yet.
-    /// Gives the most by which the wealth (in log space) may have grown.
+    /// Returns an upper bound of the growth of the wealth (in log space).
     pub(crate) fn score(
         &mut self,
         weight: f64,
@@ -199,15 +199,15 @@ impl LatencyTest {
         most
     }
 
-    /// Remembers a cohort's baseline, after the cohort was scored.
+    /// Adds a cohort's baseline to the past, after the cohort was scored.
     pub(crate) fn remember(&mut self, baseline: &ArmCounts<'_>) {
         if let Some(latency_us) = baseline.latency_us {
             self.past.record(latency_us, baseline.slow_failures());
         }
     }
 
-    /// The 99th percentile of what is remembered of the baseline, in microseconds; `None` while
-    /// that is too little.
+    /// The 99th percentile of the baseline's past, in microseconds; `None` while there are too few
+    /// observations.
     pub(crate) fn past_p99(&mut self) -> Option<u64> {
         let known = self.past.total() >= FEW;
         let view = known.then(|| self.past.view()).flatten()?;
@@ -234,7 +234,7 @@ impl LatencyTest {
     }
 
     /// `ln` of the wealth, with or without the bets on the canary's failures. Without them it is
-    /// never more evidence than with them, so leaving them out is allowed.
+    /// never more evidence than with them, so omitting them is valid.
     pub(crate) fn log_e(&self, with_failures: bool) -> f64 {
         if with_failures {
             self.wealth.log_e()
@@ -243,8 +243,8 @@ impl LatencyTest {
         }
     }
 
-    /// `ln` of the wealth that the canary's slowness has won, whatever its failures did: for naming
-    /// the culprit.
+    /// `ln` of the wealth from the canary's slowness alone, whatever its failures: used to name the
+    /// cause.
     pub(crate) fn log_e_by_slowness(&self) -> f64 {
         self.by_slowness.log_e()
     }
@@ -270,7 +270,7 @@ impl LatencySegment {
     }
 }
 
-/// The observations with so many more, spread over the bins as the baseline's are.
+/// The observations plus `more`, distributed over the bins as the baseline's are.
 fn as_fast_as(baseline: &BinCounts, more: f64, mut observations: BinCounts) -> BinCounts {
     let seen: f64 = baseline.iter().sum();
     if seen > 0.0 {
@@ -281,7 +281,7 @@ fn as_fast_as(baseline: &BinCounts, more: f64, mut observations: BinCounts) -> B
     observations
 }
 
-/// An arm's observations by bin: its answers by latency, and its failures in the slowest.
+/// An arm's observations by bin: its responses by latency, and its failures in the slowest.
 pub(crate) fn sort(
     arm: &ArmCounts<'_>,
     latency_us: &[(u64, u64)],

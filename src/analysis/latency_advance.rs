@@ -1,11 +1,11 @@
-//! The advance test for latency: at the baseline's p50, p90 and p99, is the canary certainly not
-//! beyond its tolerated multiple of the threshold more often than the baseline is beyond the
+//! The advance test for latency: at the baseline's p50, p90 and p99, does the canary certainly not
+//! exceed its tolerated multiple of the threshold more often than the baseline exceeds the
 //! threshold itself?
 //!
-//! A threshold grows stale while latency drifts; in a spike that both arms share, "p99" is suddenly
-//! the body, and the generous multiple makes the canary look good there whatever its tail does. So
-//! the evidence of a second is bounded, and a second after one in which the baseline was beyond a
-//! threshold three times too often counts for nothing.
+//! A threshold becomes stale while latency drifts; in a spike of both arms, "p99" is suddenly in
+//! the body of the distribution, and the tolerated multiple makes the canary look good there
+//! whatever its tail does. So the evidence per second is bounded, and a second after one in which
+//! the baseline exceeded a threshold three times too often is ignored.
 
 use std::array;
 
@@ -18,14 +18,14 @@ use super::error::{Margin, Pair};
 use super::recent::RecentLatency;
 use super::step::StepWeights;
 
-/// A second before which the baseline was beyond a threshold more than so many times too often is
-/// left out; a second without requests of the baseline is passed over.
+/// A second is ignored if the baseline exceeded a threshold more than this many times too often in
+/// the previous second with baseline requests.
 const STALE: f64 = 3.0;
-/// The evidence of a second is at most this part of `ln(1/beta)`.
+/// The maximum evidence per second, as a part of `ln(1/beta)`.
 const PART: f64 = 0.25;
 const SECOND_MS: u64 = 1_000;
 
-/// The slack of the advance test at a weight: early steps risk little, and need little proof.
+/// The slack of the advance test at a weight: early steps risk little and need little evidence.
 pub(crate) fn tolerated(weight: f64) -> f64 {
     match weight {
         w if w <= 0.01 => 1.0,
@@ -35,13 +35,14 @@ pub(crate) fn tolerated(weight: f64) -> f64 {
     }
 }
 
-/// How much evidence the step needs, in units of `ln(1/beta)`, before the canary is alone: that
-/// comparison is the last one, and a canary that is slower by less than is tolerated, and by more
-/// than the objective allows, wins evidence in the advance test about as fast as it is found out.
-/// Where latency drifts too, more than one such canary in a hundred would be promoted. With this it
-/// is 8 of 2,000, and with [`RecentLatency`] besides 1 of 2,000 (P14d.7 of `make sim`, seeds 1
-/// to 10); a healthy canary waits some six seconds longer at 1,000 requests per second (P13).
-pub(crate) fn proof(next_weight: f64) -> f64 {
+/// The evidence required by the step, in units of `ln(1/beta)`. Before a step at 100 % it is
+/// doubled: that comparison is the last one, and a canary that is slower by less than tolerated,
+/// but by more than the objective allows, gains evidence in the advance test about as fast as it is
+/// detected. Under latency drift, more than one such canary in a hundred would be promoted. With
+/// this it is 8 of 2,000, and together with [`RecentLatency`] 1 of 2,000 (P14d.7 of `make sim`,
+/// seeds 1 to 10); a healthy canary waits some six seconds longer at 1,000 requests per second
+/// (P13).
+pub(crate) fn required_evidence(next_weight: f64) -> f64 {
     if next_weight >= 1.0 { 2.0 } else { 1.0 }
 }
 
@@ -51,12 +52,12 @@ pub(crate) struct LatencyAdvance {
     slack: Slack,
     /// `ln` of the evidence that passes the step.
     limit: f64,
-    /// The most that a second may add.
+    /// The maximum gain per second.
     cap: f64,
     second: u64,
     tests: [ThresholdTest; 3],
     baseline_seen: f64,
-    /// Before the canary is alone.
+    /// Before a step at 100 %.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lately: Option<RecentLatency>,
 }
@@ -85,9 +86,9 @@ impl ThresholdTest {
 }
 
 impl LatencyAdvance {
-    /// The test of a step, with `limit` for `ln(1/beta)`. What the abort test lets pass as no
-    /// slower is tolerated here too, or a canary within its objective could neither be rolled
-    /// back nor promoted.
+    /// The test of a step, with `limit` for `ln(1/beta)`. A slowdown that the abort test tolerates
+    /// is tolerated here too; otherwise a canary within its objective could be neither rolled back
+    /// nor promoted.
     pub(crate) fn new(
         weights: StepWeights,
         objective: Slack,
@@ -103,7 +104,7 @@ impl LatencyAdvance {
                 worse_by: tolerated(weights.now - 1e-9).max(objective.worse_by),
                 at_least_us: objective.at_least_us,
             },
-            limit: limit * proof(weights.next),
+            limit: limit * required_evidence(weights.next),
             cap: limit * PART,
             second: 0,
             tests: array::from_fn(|_| ThresholdTest::new(harm)),
@@ -116,7 +117,7 @@ impl LatencyAdvance {
         test
     }
 
-    /// Takes over the thresholds of a new epoch.
+    /// Uses the thresholds of new bins.
     pub(crate) fn recut(&mut self, epoch: &Bins) {
         for (at, threshold) in self.tests.iter_mut().zip(epoch.thresholds(self.slack)) {
             at.threshold = Some(threshold);
@@ -153,13 +154,13 @@ impl LatencyAdvance {
         }
     }
 
-    /// Whether the step is passed.
+    /// Whether the step passes.
     pub(crate) fn passed(&self) -> bool {
         self.log_e() >= self.limit && !self.slower_lately()
     }
 
-    /// Whether the canary would be alone after this step, and has been slower in the last seconds
-    /// than the objective allows.
+    /// Whether the next step is at 100 % and the canary was slower in the last seconds than the
+    /// objective allows.
     pub(crate) fn slower_lately(&self) -> bool {
         self.lately.as_ref().is_some_and(RecentLatency::slower)
     }
@@ -169,7 +170,7 @@ impl LatencyAdvance {
         self.limit
     }
 
-    /// `ln` of the evidence of the weakest of the three.
+    /// `ln` of the smallest evidence of the three.
     pub(crate) fn log_e(&self) -> f64 {
         let bounded = |at: &ThresholdTest| at.test.log_e().min(at.opening + self.cap);
         self.tests.iter().map(bounded).fold(f64::INFINITY, f64::min)
@@ -199,7 +200,7 @@ impl LatencyAdvance {
     }
 }
 
-/// An arm's answers and failures.
+/// An arm's responses and failures.
 #[derive(Clone, Copy)]
 pub(crate) struct AnswerCounts<'a> {
     pub(crate) latency_us: &'a [(u64, u64)],
@@ -207,7 +208,7 @@ pub(crate) struct AnswerCounts<'a> {
 }
 
 impl<'a> AnswerCounts<'a> {
-    /// What an arm saw, if its latency was measured.
+    /// The observations of an arm, if its latency was measured.
     pub(crate) fn of(arm: &ArmCounts<'a>) -> Option<AnswerCounts<'a>> {
         arm.latency_us.map(|latency_us| AnswerCounts {
             latency_us,
@@ -219,7 +220,7 @@ impl<'a> AnswerCounts<'a> {
         self.failures + self.latency_us.iter().map(|(_, count)| count).sum::<u64>()
     }
 
-    /// Those slower than a threshold; failures are slower than any.
+    /// Observations slower than a threshold; failures are slower than any.
     pub(crate) fn beyond(&self, threshold_us: u64) -> u64 {
         let slow = self
             .latency_us
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tolerance_is_that_of_the_steps_own_weight() {
+    fn tolerance_depends_on_the_step_weight() {
         let none = Slack {
             worse_by: 0.0,
             at_least_us: 0.0,
@@ -270,8 +271,8 @@ mod tests {
         test
     }
 
-    /// A cohort in which so many of 100 requests of the baseline are slow, and none of the
-    /// canary's.
+    /// A cohort of 100 requests per arm in which `slow` of the baseline's and none of the canary's
+    /// are slow.
     fn cohort(test: &mut LatencyAdvance, at_ms: u64, slow: u64) {
         let baseline = [(90_000, 100 - slow), (110_000, slow)];
         let seen = |latency_us| AnswerCounts {
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_gives_a_part_of_what_is_needed_at_most() {
+    fn evidence_per_second_is_bounded() {
         let mut test = at_100_ms(at(0.1));
         for tick in 0..100 {
             cohort(&mut test, tick * 10, 20);
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_comparison_takes_twice_the_evidence() {
+    fn last_comparison_needs_twice_the_evidence() {
         let seconds = |next| {
             let mut test = at_100_ms(StepWeights { now: 0.1, next });
             let passed = |second: &u64| {
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn the_canary_is_not_left_alone_in_seconds_in_which_it_is_slower_than_its_objective_allows() {
+    fn recently_slower_canary_does_not_reach_full_weight() {
         let allowed = Threshold {
             baseline_us: 100_000,
             canary_us: 105_000,
@@ -323,8 +324,8 @@ mod tests {
                     latency_us,
                     failures: 0,
                 };
-                // Twice as slow would be tolerated by the step; a tenth slower is more than the
-                // objective allows.
+                // The step would tolerate twice as slow; a tenth slower is more than the objective
+                // allows.
                 test.score(
                     second * 1_000,
                     0.1,
@@ -340,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_a_spike_counts_for_nothing_also_after_an_empty_second() {
+    fn second_after_a_spike_is_ignored() {
         for next in [1_000, 2_000, 7_000] {
             let mut test = at_100_ms(at(0.1));
             cohort(&mut test, 0, 31);

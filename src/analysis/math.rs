@@ -1,15 +1,14 @@
-//! Sums of exponentials in log space and the logarithm of the gamma function: all that the tests
-//! need of numerics.
+//! Sums of exponentials in log space, the logarithm of the gamma function and the incomplete beta
+//! function.
 
-/// `exp(value - high)`, where what would be lost in a sum with 1 is left out: most bets of a
-/// healthy release are that small, and an exponential for each of them is most of what a tick
-/// costs.
+/// `exp(value - high)`, or 0 where it would be lost in a sum with 1: most bets of a healthy release
+/// are that small, and their exponentials would be most of the cost of a tick.
 pub(crate) fn relative(value: f64, high: f64) -> f64 {
     let below = value - high;
     if below < LOST { 0.0 } else { below.exp() }
 }
 
-/// `exp` of it, times as many as there are ever bets, is less than the smallest difference from 1.
+/// `exp` of it, times the maximum number of bets, is less than the smallest difference from 1.
 const LOST: f64 = -42.0;
 
 /// `ln(exp(a) + exp(b))` without overflow.
@@ -21,7 +20,7 @@ pub(crate) fn log_add_exp(a: f64, b: f64) -> f64 {
     high + (low - high).exp().ln_1p()
 }
 
-/// `ln(sum of exp(x))` without overflow; negative infinity for nothing.
+/// `ln(sum of exp(x))` without overflow; negative infinity for an empty sum.
 pub(crate) fn log_sum_exp(values: &[f64]) -> f64 {
     let high = values
         .iter()
@@ -36,8 +35,8 @@ pub(crate) fn log_sum_exp(values: &[f64]) -> f64 {
         .ln()
 }
 
-/// `ln(gamma(x))` for positive `x`: the recurrence up to 12, then Stirling's series, good to 1e-13
-/// there.
+/// `ln(gamma(x))` for positive `x`: the recurrence up to 12, then Stirling's series, accurate to
+/// 1e-13 there.
 pub(crate) fn ln_gamma(x: f64) -> f64 {
     let mut shifted = x;
     let mut below = 0.0;
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_survive_the_extremes() {
+    fn log_sums_handle_extreme_values() {
         assert_eq!(log_sum_exp(&[]), f64::NEG_INFINITY);
         assert!((log_sum_exp(&[1e4, 1e4]) - (1e4 + 2f64.ln())).abs() < 1e-9);
         assert!((log_add_exp(-1e9, 3.0) - 3.0).abs() < 1e-12);

@@ -1,17 +1,18 @@
 //! Is the canary worse? The statistics of a release, as a pure library: counts in, verdicts with
 //! evidence out.
 //!
-//! Everything rests on one fact: for each request the proxy drew the arm itself, with a chance that
-//! was fixed before. While the canary is no worse, the arm cannot be told from the outcome,
-//! whatever load, drift, burst or outage both arms share. Each test is a bet against that; its
-//! wealth cannot grow on average, so that however often it is looked at, the chance that it ever
-//! reaches `1/alpha` is at most `alpha`.
+//! All tests rest on one fact: the proxy itself assigned each request to an arm, with a probability
+//! fixed before. While the canary is no worse, the outcome does not depend on the arm, whatever
+//! load, drift, burst or outage both arms share. Each test is a bet against that; its wealth does
+//! not grow on average, so the probability that it ever reaches `1/alpha` is at most `alpha`,
+//! however often it is checked (testing by betting: wealth, bets and cash are the terms of that
+//! literature).
 //!
-//! A [`Judge`] is fed [`Cohort`]s and asked for a [`Verdict`]; [`Evidence`] is the numbers behind
+//! A [`Judge`] receives [`Cohort`]s and returns a [`Verdict`]; [`Evidence`] has the numbers behind
 //! it. A [`Budget`] bounds what users may see meanwhile. [`replay`] judges recorded cohorts again.
 //!
-//! It refuses to know the time, to draw numbers, to log, to read or write anything, and to change
-//! its mind about margins once a release runs.
+//! This module reads no clock, uses no randomness, does no I/O or logging, and changes no margin
+//! once a release runs.
 
 mod aborts;
 mod advance;

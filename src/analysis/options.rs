@@ -1,6 +1,6 @@
-//! What a release is judged by: its objectives with their margins, and the chances of error that
-//! are accepted. Frozen when the release starts, since a margin that is changed after a look at the
-//! data proves nothing.
+//! The analysis options of a release: objectives with margins, and the accepted error
+//! probabilities. They are fixed when the release starts, since a margin changed after a look at
+//! the data invalidates the tests.
 
 use std::time::Duration;
 
@@ -14,21 +14,21 @@ use super::text::{share, time};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Options {
-    /// The chance that a release with equal versions is rolled back by the tests, in the whole
+    /// The probability that the tests roll back a release with equal versions, over the whole
     /// release.
     pub alpha: f64,
-    /// The chance that a step is passed by a canary that does the tolerated harm.
+    /// The probability that a canary with the tolerated harm passes a step.
     pub beta: f64,
     /// The tolerated harm, as a share of all requests.
     #[serde(with = "share")]
     pub harm_budget: f64,
-    /// What must hold. Empty means errors and latency with their default margins.
+    /// The objectives. Empty means errors and latency with their default margins.
     pub objectives: Vec<Objective>,
-    /// The tests roll back on errors only from so many failures of the canary on: two in a row on
-    /// a small share of the traffic are proof enough if failures are independent, and this is
-    /// for when they are not.
+    /// The minimum of canary failures before the tests roll back on errors: two in a row on a small
+    /// share of the traffic suffice if failures are independent, and this covers the case that they
+    /// are not.
     pub min_canary_failures: u64,
-    /// The same in distinct clients; 0 asks for none.
+    /// The minimum of distinct failing clients; 0 disables it.
     pub min_distinct_clients: u64,
 }
 
@@ -45,14 +45,14 @@ impl Default for Options {
     }
 }
 
-/// What must hold.
+/// An objective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Objective {
-    /// The canary fails no more often than the baseline at the same time, with a margin.
+    /// The canary fails no more often than the concurrent baseline, with a margin.
     ErrorRate(ErrorRateMargin),
-    /// The canary is no slower than the baseline at the same time, over the whole distribution,
-    /// with a margin.
+    /// The canary is no slower than the concurrent baseline, over the whole distribution, with a
+    /// margin.
     Latency(LatencyMargin),
     /// The canary stays within a fixed limit.
     Slo(Slo),
@@ -62,9 +62,9 @@ pub enum Objective {
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ErrorRateMargin {
-    /// Times the baseline's rate.
+    /// The factor on the baseline's rate.
     pub ratio: f64,
-    /// And so much more, as a share of requests; written in percentage points.
+    /// The addition, as a share of requests; written in percentage points.
     #[serde(with = "share")]
     pub worse_by: f64,
 }
@@ -131,7 +131,7 @@ impl Slo {
 }
 
 impl Objective {
-    /// Its name in evidence, metrics and answers.
+    /// The name in evidence, metrics and responses.
     pub fn name(&self) -> &'static str {
         match self {
             Objective::ErrorRate(_) => "error_rate",
@@ -160,7 +160,7 @@ impl From<LatencyMargin> for Slack {
 }
 
 impl Options {
-    /// The objectives that are judged: those declared, or errors and latency with their defaults.
+    /// The configured objectives, or errors and latency with their defaults.
     pub fn judged(&self) -> Vec<Objective> {
         if self.objectives.is_empty() {
             return vec![
@@ -171,9 +171,9 @@ impl Options {
         self.objectives.clone()
     }
 
-    /// The same for attempt `attempt` (from 1) at the same build, and for one of `canaries` at
-    /// once. Chances add up, so a retry after a rollback gets less each time: `alpha /
-    /// (k(k+1))`, and all of them together half an `alpha`.
+    /// The options for attempt `attempt` (from 1) at the same build, and for one of `canaries`
+    /// concurrent canaries. Error probabilities add up, so each retry after a rollback gets less:
+    /// `alpha / (k(k+1))`, and all retries together half an `alpha`.
     #[must_use]
     pub fn for_attempt(&self, attempt: u32, canaries: u32) -> Options {
         let k = f64::from(attempt);
@@ -188,7 +188,7 @@ impl Options {
         }
     }
 
-    /// Everything that is wrong with the options; nothing if they can be judged by.
+    /// All problems of the options; empty if they are valid.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut check = |holds: bool, problem: &str| {
@@ -241,7 +241,7 @@ impl Options {
                 }
                 Objective::Slo(o) => check(
                     within(o.limit()),
-                    "an slo must allow something and not everything",
+                    "an slo must allow more than 0 % and less than 100 % of requests to be bad",
                 ),
             }
         }
@@ -249,7 +249,7 @@ impl Options {
     }
 }
 
-/// Objectives that one release can have.
+/// The maximum of objectives per release.
 const MOST_OBJECTIVES: usize = 16;
 
 fn within(value: f64) -> bool {

@@ -1,25 +1,24 @@
-//! Whether the canary has been slower of late than its objective allows: no proof, but reason
-//! enough not to give it the rest of the traffic at this moment.
+//! Whether the canary was slower in the last seconds than its objective allows: no proof, but
+//! reason enough not to give it the rest of the traffic at this moment.
 //!
-//! The evidence against a canary is that of the whole release, and it can be low when it should not
-//! be: while the baseline is fast, the absolute slack (1 ms by default) may be more than the
-//! canary's excess, and the bets lose what they take half a minute to win back once the traffic is
-//! slower. The last seconds show it at once.
+//! The evidence against a canary covers the whole release and can be too low: while the baseline is
+//! fast, the absolute slack (1 ms by default) may exceed the canary's slowdown, and the bets lose
+//! wealth that takes half a minute to regain once the traffic is slower. The last seconds show the
+//! slowdown immediately.
 
 use serde::{Deserialize, Serialize};
 
 use super::bins::{Bins, Slack, Threshold};
 use super::latency_advance::AnswerCounts;
 
-/// What is left of a count after a second, so that the last ten seconds make about two thirds of
-/// it.
+/// The factor on a count per second; the last ten seconds make about two thirds of it.
 const KEPT: f64 = 0.9;
-/// The canary counts as slower when it is beyond a threshold more often by so many standard errors.
-/// An equal canary with the default slack almost never is; one at the edge of its slack is now and
-/// then, and waits for some seconds.
+/// The canary counts as slower when it exceeds a threshold more often by this many standard errors.
+/// An equal canary with the default slack almost never does; one at the limit of its slack does
+/// sometimes, and waits for some seconds.
 const ERRORS: f64 = 0.5;
 
-/// What both arms did in the last seconds.
+/// The recent latency of both arms.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RecentLatency {
     slack: Slack,
@@ -28,7 +27,7 @@ pub(crate) struct RecentLatency {
     baseline: RecentCounts,
 }
 
-/// Observations of one arm, and those of them beyond each threshold.
+/// Observations of one arm, and those above each threshold.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct RecentCounts {
     all: f64,
@@ -50,7 +49,7 @@ impl RecentCounts {
 }
 
 impl RecentLatency {
-    /// Nothing seen yet; `slack` is the objective's.
+    /// An empty state; `slack` is the objective's.
     pub(crate) fn new(slack: Slack) -> RecentLatency {
         RecentLatency {
             slack,
@@ -60,7 +59,7 @@ impl RecentLatency {
         }
     }
 
-    /// Takes over the thresholds of a new epoch.
+    /// Uses the thresholds of new bins.
     pub(crate) fn recut(&mut self, epoch: &Bins) {
         self.thresholds = Some(epoch.thresholds(self.slack));
     }
@@ -82,15 +81,15 @@ impl RecentLatency {
         }
     }
 
-    /// Lets so many seconds pass.
+    /// Decays the counts by `seconds`.
     pub(crate) fn fade(&mut self, seconds: u64) {
         let kept = KEPT.powf(seconds as f64);
         self.canary.fade(kept);
         self.baseline.fade(kept);
     }
 
-    /// Whether the canary is beyond one of the thresholds, slack included, more often than the
-    /// baseline without.
+    /// Whether the canary exceeds one of the thresholds, slack included, more often than the
+    /// baseline does without slack.
     pub(crate) fn slower(&self) -> bool {
         let (canary, baseline) = (&self.canary, &self.baseline);
         if canary.all < 1.0 || baseline.all < 1.0 {
@@ -127,7 +126,7 @@ mod tests {
         lately
     }
 
-    /// A second with 1,000 requests of each arm, so many of them slow.
+    /// A second with 1,000 requests of each arm, with the given numbers of slow ones.
     fn second(lately: &mut RecentLatency, canary: u64, baseline: u64) {
         let (canary, baseline) = (
             [(90_000, 1_000 - canary), (110_000, canary)],
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn more_slow_answers_than_the_baseline_has_are_slower_and_as_many_are_not() {
+    fn more_slow_responses_than_the_baseline_are_detected() {
         for (canary, baseline, slower) in [
             (100, 100, false),
             (40, 100, false),
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_long_ago_is_forgotten() {
+    fn old_counts_decay() {
         let mut lately = at_100_ms();
         (0..600).for_each(|_| second(&mut lately, 50, 100));
         (0..10).for_each(|_| second(&mut lately, 200, 100));
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_slow_and_no_traffic_is_not() {
+    fn failures_count_as_slow() {
         let mut lately = at_100_ms();
         assert!(!lately.slower());
         let failing = |failures| AnswerCounts {

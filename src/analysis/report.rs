@@ -1,4 +1,4 @@
-//! How the judge writes its evidence down.
+//! Serialization of the judge's evidence.
 
 use super::bins::{BINS, Bins};
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
@@ -12,8 +12,7 @@ use super::slo::SloGuard;
 use super::step::{StepProgress, margin};
 
 impl Judge {
-    /// The evidence so far. The confidence sequence is narrowed by it, which is why the judge is
-    /// changed.
+    /// The evidence so far. `&mut`, since it narrows the confidence sequence.
     pub fn evidence(&mut self) -> Evidence {
         self.refresh_confidence();
         let mut guards = self.guards.iter();
@@ -57,7 +56,8 @@ impl Judge {
                     .totals()
                     .and_then(|all| difference(all, test.margin().ratio)),
                 confidence: self.confidence,
-                requests_to_advance: progress.and_then(|progress| self.still_needed(progress)),
+                requests_to_advance: progress
+                    .and_then(|progress| self.remaining_requests(progress)),
                 opening: self.ledger.opening.logs(),
                 stretches: self.ledger.stretches.iter().copied().collect(),
             },
@@ -99,8 +99,8 @@ impl Judge {
         }
     }
 
-    /// What the forecast of the step says, less what the canary has had.
-    fn still_needed(&self, progress: &StepProgress) -> Option<u64> {
+    /// The forecast of the step minus the canary's requests so far.
+    fn remaining_requests(&self, progress: &StepProgress) -> Option<u64> {
         if let Some(all) = self.units {
             let at_step = progress.units.unwrap_or_default();
             let rate = at_step.baseline.rate().or(all.baseline.rate())?;
@@ -116,8 +116,8 @@ impl Judge {
     }
 }
 
-/// The difference of rates, weight by weight, in the mean over the canary's requests: pooling over
-/// the weights would compare different times with each other (Simpson).
+/// The difference of rates per weight, averaged over the canary's requests: pooling over the
+/// weights would compare different times with each other (Simpson).
 fn difference(totals: &[SampleRatioTotals], ratio: f64) -> Option<f64> {
     let both = |at: &SampleRatioTotals| {
         Some((
@@ -148,7 +148,7 @@ fn bins(test: &LatencyTest, epoch: &Bins) -> LatencyBins {
     }
 }
 
-/// The bin in which the canary has most more than its share.
+/// The bin in which the canary most exceeds its share.
 fn worst(canary: &[f64; BINS], baseline: &[f64; BINS]) -> Option<usize> {
     let (of_canary, of_baseline) = (canary.iter().sum::<f64>(), baseline.iter().sum::<f64>());
     let excess = canary

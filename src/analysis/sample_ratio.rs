@@ -1,9 +1,9 @@
-//! Is the traffic split as it was meant to be? If not, every comparison rests on sand, and the
-//! release waits.
+//! The sample-ratio test: is the traffic split according to the weights? If not, no comparison is
+//! valid, and the release waits.
 //!
-//! For each weight the number of requests that the canary was given is held against the weight by a
-//! mixture of bets on other weights (Beta with 1,000 pseudo-requests). The product over the weights
-//! is one test of the whole release. The same totals serve the confidence sequence.
+//! For each weight a mixture of bets on other weights (Beta with 1,000 pseudo-requests) tests the
+//! canary's number of requests. The product over the weights is one test of the whole release. The
+//! same totals are used by the confidence sequence.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,13 +12,13 @@ use super::math::ln_gamma;
 
 /// Pseudo-requests: how far from the weight the bets reach.
 const CONCENTRATION: f64 = 1_000.0;
-/// The chance to doubt a true split.
+/// The probability of rejecting a correct split.
 pub(crate) const LEVEL: f64 = 1e-4;
-/// The split is examined when there are so many times as many draws as the last time; it is no
-/// brake.
+/// The split is tested again when the assignments have grown by this factor; it is not
+/// time-critical.
 const EVERY: f64 = 1.0 + 1.0 / 128.0;
-/// Distinct weights that are told apart. A release has a handful; a caller that changes the weight
-/// all the time loses the confidence sequence and this guard beyond them, nothing else.
+/// The maximum of distinct weights. A release has a few; a caller that changes the weight all the
+/// time loses the confidence sequence and this test beyond it, nothing else.
 const DISTINCT: usize = 1_024;
 
 /// Totals by weight.
@@ -27,20 +27,20 @@ pub(crate) struct SampleRatioTest {
     totals: Vec<SampleRatioTotals>,
     current: usize,
     overflowed: bool,
-    /// The sum of what each weight says.
+    /// The sum of the evidence of each weight.
     log_e: f64,
 }
 
-/// What was seen at one weight.
+/// The totals at one weight.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SampleRatioTotals {
     pub(crate) weight: f64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
-    /// Draws: requests, or keys seen for the first time.
+    /// Assignments: requests, or keys seen for the first time.
     drawn_canary: u64,
     drawn_baseline: u64,
-    /// Draws at which it is examined again.
+    /// The number of assignments at which it is tested again.
     next: f64,
     log_e: f64,
 }
@@ -57,7 +57,7 @@ impl SampleRatioTest {
         );
     }
 
-    /// Adds units that were drawn with this chance, strictly between 0 and 1.
+    /// Adds units assigned with this probability, strictly between 0 and 1.
     pub(crate) fn add_units(&mut self, weight: f64, canary: Counts, baseline: Counts) {
         self.count(
             weight,
@@ -66,7 +66,7 @@ impl SampleRatioTest {
         );
     }
 
-    /// Adds what was counted of both arms at a weight, and how many draws that was.
+    /// Adds counts of both arms at a weight, with their numbers of assignments.
     fn count(&mut self, weight: f64, canary: (Counts, u64), baseline: (Counts, u64)) {
         let Some(totals) = self.at(weight) else {
             return;
@@ -115,7 +115,7 @@ impl SampleRatioTest {
         }
     }
 
-    /// `ln` of the evidence that the split is not what the weights say.
+    /// `ln` of the evidence that traffic is not split according to the weights.
     pub(crate) fn log_e(&self) -> f64 {
         self.log_e
     }
@@ -124,7 +124,7 @@ impl SampleRatioTest {
         self.log_e() >= -LEVEL.ln()
     }
 
-    /// All totals, or nothing when there were too many weights to tell apart.
+    /// All totals, or `None` if there were too many distinct weights.
     pub(crate) fn totals(&self) -> Option<&[SampleRatioTotals]> {
         (!self.overflowed).then_some(&*self.totals)
     }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_split_is_doubted_in_time_and_a_right_one_is_not() {
+    fn wrong_split_is_detected() {
         assert!(!after(1_000_000, 0.05, 0.05).doubted());
         assert!(after(60_000, 0.05, 0.055).doubted());
         assert!(!after(20_000, 0.05, 0.055).doubted());
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn one_more_draw_is_worth_one_on_average() {
+    fn expected_gain_of_one_assignment_is_one() {
         for (canary, baseline, weight) in [
             (0, 0, 0.01),
             (7, 93, 0.05),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_without_end_take_no_memory_without_end() {
+    fn number_of_weights_is_bounded() {
         let mut split = SampleRatioTest::default();
         for i in 0..5_000_u32 {
             let weight = 0.1 + f64::from(i) * 1e-5;

@@ -1,8 +1,8 @@
 //! Absolute objectives: is the canary's rate of bad requests above a fixed limit?
 //!
-//! The baseline has the same guard of its own. When both are beyond the limit, the fault is shared,
-//! and blaming the canary for it would be wrong; then the release only waits. Guards are also the
-//! one defence against a canary that drags the baseline down with it, which no comparison can see.
+//! The baseline is tested in the same way. When both exceed the limit, the canary alone is not the
+//! cause, and the release only waits. These tests are also the only defence against a canary that
+//! degrades the baseline too, which no comparison can detect.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,17 +11,17 @@ use super::error::{ErrorTest, Margin, Pair};
 use super::latency_advance::AnswerCounts;
 use super::options::Slo;
 
-/// The running guard of one objective.
+/// The running test of one objective.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SloGuard {
     pub(crate) slo: Slo,
     pub(crate) canary: GuardedArm,
     pub(crate) baseline: GuardedArm,
-    /// The baseline was on its way beyond the limit too, since both were last well within it.
+    /// The baseline was approaching or above the limit too, since both were last well within it.
     shared: bool,
 }
 
-/// What a guard says of the canary.
+/// The result for the canary.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum SloFinding {
     Within,
@@ -29,7 +29,7 @@ pub(crate) enum SloFinding {
     BothBeyond,
 }
 
-/// One arm under guard.
+/// One arm under test.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct GuardedArm {
     test: ErrorTest,
@@ -51,7 +51,7 @@ impl SloGuard {
     pub(crate) fn score(&mut self, canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>, limit: f64) {
         self.canary.score(self.slo, canary);
         self.baseline.score(self.slo, baseline);
-        // Half of the evidence is enough to doubt that the canary is alone in it.
+        // Half of the evidence is enough to doubt that the canary alone is affected.
         if self.baseline.log_e >= 0.5 * limit {
             self.shared = true;
         } else if self.baseline.log_e <= 0.0 && self.canary.log_e <= 0.0 {
@@ -102,7 +102,7 @@ impl GuardedArm {
         }
         self.counts.requests += requests;
         self.counts.failures += bad;
-        // With ratio 0 the weight plays no part.
+        // With ratio 0 the weight has no effect.
         self.test.score(0.0, Pair::of(requests, bad), 0);
         self.log_e = self.test.log_e();
     }

@@ -1,4 +1,4 @@
-//! One step of a release: its conditions, and the advance tests, which begin anew with it.
+//! One step of a release: its conditions, and its advance tests, which restart with each step.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,29 +12,28 @@ use super::units::{Unit, UnitCounts, begun_at, paired};
 /// The conditions of one step.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepConditions {
-    /// The canary's chance of a request, 0 to 1.
+    /// The probability that a request is assigned to the canary, 0 to 1.
     pub weight: f64,
-    /// The same at the step after this one, which is where the harm would be done.
+    /// The probability at the next step, where harm would occur.
     pub next_weight: f64,
-    /// The least time that it takes.
+    /// The minimum duration.
     pub min_ms: u64,
-    /// The least requests that the canary is given in it.
+    /// The minimum of canary requests.
     pub min_requests: u64,
-    /// When this time has passed without an answer, the step is inconclusive; `None` waits for
-    /// ever.
+    /// After this time without a result, the step is inconclusive; `None` means unlimited.
     pub max_ms: Option<u64>,
-    /// What is done then.
+    /// The action in that case.
     pub inconclusive: Inconclusive,
 }
 
-/// What is done with a step that had its time and gave no answer.
+/// The action after an inconclusive step.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Inconclusive {
     /// Wait for a person.
     #[default]
     Hold,
-    /// Go on if the canary was given enough requests and nothing ever spoke much against it.
+    /// Advance if the canary had enough requests and the evidence against it was never large.
     #[serde(alias = "advance_if_no_harm")]
     Advance,
     /// Roll back. This is policy, not evidence, and is reported as such.
@@ -42,17 +41,17 @@ pub enum Inconclusive {
     RollBack,
 }
 
-/// The canary's chance of a request, 0 to 1, at a step and at the one after it.
+/// The probability that a request is assigned to the canary, 0 to 1, at a step and at the next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StepWeights {
     /// At the step.
     pub now: f64,
-    /// At the one after it.
+    /// At the next step.
     pub next: f64,
 }
 
 impl StepConditions {
-    /// Its weight, and the next step's.
+    /// The weights of this step and the next.
     pub fn weights(&self) -> StepWeights {
         StepWeights {
             now: self.weight,
@@ -60,32 +59,30 @@ impl StepConditions {
         }
     }
 
-    /// How much more often than the baseline the canary may fail for the step to be passed, when so
-    /// much harm is tolerated as a share of all requests: the smaller the next weight, the
-    /// more.
+    /// The tolerated difference of error rates for passing the step, where `harm_budget` is a share
+    /// of all requests: the smaller the next weight, the larger.
     pub fn tolerated(&self, harm_budget: f64) -> f64 {
         margin(harm_budget, self.next_weight)
     }
 }
 
-/// A step under way.
+/// A step in progress.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct StepProgress {
     pub(crate) step: StepConditions,
     pub(crate) begun_ms: u64,
     pub(crate) canary: Counts,
     pub(crate) baseline: Counts,
-    /// The canary's requests that came to an answer or a failure: those that the client gave up
-    /// say nothing.
+    /// The canary's requests that ended with a response or a failure; aborted ones are no evidence.
     pub(crate) outcomes: u64,
-    /// Sticky releases: the units that began at this step and are old enough to count.
+    /// Sticky releases: matured units that began at this step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) units: Option<UnitCounts>,
     pub(crate) error: Option<Advance>,
     pub(crate) latency: Option<LatencyAdvance>,
 }
 
-/// What the advance tests of a step are made of.
+/// The parameters of the advance tests of a step.
 pub(crate) struct Tests<'a> {
     pub(crate) error: bool,
     pub(crate) harm_budget: f64,
@@ -114,7 +111,7 @@ impl StepProgress {
     }
 
     /// Scores a cohort, unless it was assigned at a smaller weight: requests from before the step
-    /// say nothing about the load of this one.
+    /// are no evidence for the load of this one.
     pub(crate) fn score(&mut self, cohort: &Cohort<'_>, limit: f64) {
         if cohort.weight < self.step.weight - 1e-9 {
             return;
@@ -145,7 +142,7 @@ impl StepProgress {
         }
     }
 
-    /// Scores units that have become old enough, unless they began at a smaller weight, `weight`.
+    /// Scores matured units, unless they began at a smaller weight, `weight`.
     pub(crate) fn score_units(
         &mut self,
         weight: f64,
@@ -168,15 +165,15 @@ impl StepProgress {
         error.settle(limit);
     }
 
-    /// Whether the step has been passed: its least time and requests, and each advance test that it
-    /// has. At full weight there is nobody left to compare with.
+    /// Whether the step passes: minimum duration and requests, and each of its advance tests. At
+    /// full weight there is no concurrent baseline.
     pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
         self.age(now_ms) >= self.step.min_ms
             && self.has_traffic()
             && (self.step.weight >= 1.0 || self.proven(limit))
     }
 
-    /// Whether the canary has had as many requests as the step asks for.
+    /// Whether the canary had as many requests as the step requires.
     pub(crate) fn has_traffic(&self) -> bool {
         self.outcomes >= self.step.min_requests
     }
@@ -197,7 +194,7 @@ impl StepProgress {
     }
 }
 
-/// The harm at the next weight that uses up the tolerated harm, as a difference of error rates.
+/// The difference of error rates at the next weight that uses up the tolerated harm.
 pub(crate) fn margin(harm_budget: f64, next_weight: f64) -> f64 {
     (harm_budget / next_weight.max(1e-6)).min(0.999)
 }

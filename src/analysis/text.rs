@@ -1,6 +1,6 @@
 //! Quantities as people write them: `0.05pp`, `5%`, `1ms`. A bare number is a fraction from 0 to 1.
 //!
-//! They are written back in the same units, so that a plan reads alike everywhere.
+//! They are serialized in the same units, so that a plan reads alike everywhere.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,11 +8,11 @@ use std::time::Duration;
 use serde::de::{self, Deserializer, Visitor};
 use serde::ser::Serializer;
 
-/// The fraction that a text means: `0.05pp` (percentage points) and `0.05%` are both 0.0005.
+/// Parses a fraction: `0.05pp` (percentage points) and `0.05%` are both 0.0005.
 ///
 /// # Errors
 ///
-/// What is wrong with it, for people.
+/// A message for the user.
 pub fn fraction(text: &str) -> Result<f64, String> {
     let text = text.trim();
     let (number, scale) = match text.strip_suffix("pp").or_else(|| text.strip_suffix('%')) {
@@ -27,12 +27,11 @@ pub fn fraction(text: &str) -> Result<f64, String> {
     }
 }
 
-/// The time that a text means: numbers with `us`, `ms`, `s`, `m`, `h` or `d`, added up as in
-/// `1m30s`.
+/// Parses a duration: numbers with `us`, `ms`, `s`, `m`, `h` or `d`, added up as in `1m30s`.
 ///
 /// # Errors
 ///
-/// What is wrong with it, for people.
+/// A message for the user.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a time such as `1ms`, `10s` or `1h30m`");
     let mut rest = text.trim();
@@ -108,7 +107,7 @@ impl Visitor<'_> for ShareVisitor {
     }
 }
 
-/// A field that is a time: `#[serde(with = "time")]`.
+/// A field that is a duration: `#[serde(with = "time")]`.
 pub(crate) mod time {
     use super::*;
 
@@ -139,7 +138,7 @@ impl Visitor<'_> for TimeVisitor {
         duration(text).map_err(E::custom)
     }
 
-    /// Only nothing is the same in every unit.
+    /// Only 0 is the same in every unit.
     fn visit_u64<E: de::Error>(self, number: u64) -> Result<Duration, E> {
         match number {
             0 => Ok(Duration::ZERO),
@@ -148,7 +147,7 @@ impl Visitor<'_> for TimeVisitor {
     }
 }
 
-/// A time in the largest unit that gives a whole number.
+/// A duration in the largest unit that gives a whole number.
 struct Written(Duration);
 
 impl fmt::Display for Written {
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn shares() {
+    fn shares_are_parsed_and_rejected() {
         for (text, value) in [
             ("0.05pp", 0.0005),
             ("5%", 0.05),
@@ -182,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn times() {
+    fn durations_are_parsed_and_rejected() {
         for (text, us) in [
             ("1ms", 1_000),
             ("10s", 10_000_000),

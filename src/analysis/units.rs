@@ -1,20 +1,21 @@
-//! The units of a sticky release: what is compared is not requests but draws of keys (STATISTICS.md
-//! 1.j).
+//! The units of a sticky release: the comparison counts assignments of keys, not requests
+//! (STATISTICS.md 1.j).
 //!
-//! A user with hundreds of requests says one thing about a version, not hundreds. So the unit is
-//! the draw of a key: a key is drawn when it is first seen, and again when a key that is on the
+//! A user with hundreds of requests is one observation of a version, not hundreds. So the unit is
+//! the assignment of a key: a key is assigned when it is first seen, and again when a key on the
 //! baseline is seen after a rise of the canary's weight, which may have moved it. A request without
 //! a key is a unit of its own.
 //!
-//! Each draw of a key stays a unit for the whole release, in the arm that the draw chose, whichever
-//! version the key is on later. So the first failure of a key fails all its draws: each that left
-//! it on the baseline adds `ln c`, and the one that put it on the canary adds `ln a - ln b`. What a
-//! draw is compared by, the age at which its key fails, then has the same law in both arms. If a
-//! draw ended when the next began, its unit on the baseline would count as good while a unit of the
-//! canary could still fail, and a shared outage after a rise would speak against equal versions.
+//! Each assignment of a key stays a unit for the whole release, in the arm that it chose, whichever
+//! version the key is on later. So the first failure of a key fails all its assignments: each that
+//! left it on the baseline adds `ln c`, and the one that put it on the canary adds `ln a - ln b`.
+//! The age at which the key of an assignment fails then has the same distribution in both arms. If
+//! an assignment ended when the next began, its unit on the baseline would count as good while a
+//! unit of the canary could still fail, and a shared outage after a rise would be evidence against
+//! equal versions.
 //!
-//! The table tells the units of one release apart. It is fed requests in the order of their
-//! assignment and knows no clock; the program and the simulations use the same one.
+//! The table identifies the units of one release. It receives requests in the order of their
+//! assignment and reads no clock; the program and the simulations use the same table.
 
 mod keys;
 mod table;
@@ -26,16 +27,16 @@ use serde::{Deserialize, Serialize};
 
 use super::cohort::{ArmCounts, Counts};
 
-/// Units of one arm that were drawn with the same chance.
+/// Units of one arm that were assigned with the same probability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "(f64, u64, u64)", into = "(f64, u64, u64)")]
 pub struct Unit {
-    /// The chance with which they were given to the canary, 0 to 1.
+    /// The probability of assignment to the canary, 0 to 1.
     pub weight: f64,
-    /// Those that began in the cohort.
+    /// Units that began in the cohort.
     pub begun: u64,
-    /// Those whose key failed for the first time in it, whenever they began. A key fails once, and
-    /// with it each of its draws, in the arm that the draw chose.
+    /// Units whose key failed for the first time in it, whenever they began. A key fails once, and
+    /// with it each of its assignments, in the arm that it chose.
     pub failed: u64,
 }
 
@@ -56,7 +57,7 @@ impl From<Unit> for (f64, u64, u64) {
 }
 
 impl Unit {
-    /// Adds to a list what belongs to the same chance.
+    /// Adds the unit's counts to the entry with the same probability.
     pub fn add_to(self, list: &mut Vec<Unit>) {
         match list.iter_mut().find(|known| known.weight == self.weight) {
             Some(known) => {
@@ -67,7 +68,7 @@ impl Unit {
         }
     }
 
-    /// As requests and failures of an ordinary arm. Of one cohort more may have failed than begun.
+    /// Requests and failures as in an ordinary arm. In one cohort more may fail than begin.
     pub(crate) fn counts(self) -> Counts {
         Counts {
             requests: self.begun,
@@ -85,7 +86,7 @@ impl Unit {
 pub struct UnitCounts {
     /// The canary's: `requests` are units.
     pub canary: Counts,
-    /// The baseline's.
+    /// The baseline's units.
     pub baseline: Counts,
 }
 
@@ -100,7 +101,7 @@ impl UnitCounts {
     }
 }
 
-/// What both arms did with each chance at which something can be compared: canary, baseline.
+/// The counts of both arms for each probability at which they can be compared: canary, baseline.
 pub(crate) fn paired<'a>(
     canary: &'a [Unit],
     baseline: &'a [Unit],
@@ -125,8 +126,8 @@ pub(crate) fn paired<'a>(
     })
 }
 
-/// The chance of the units that began in a cohort, which its latencies are of; `None` when there
-/// are several.
+/// The probability of the units that began in a cohort, to which its latencies belong; `None` if
+/// there are several.
 pub(crate) fn begun_at(canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>) -> Option<f64> {
     let all = canary.units.into_iter().chain(baseline.units).flatten();
     let mut begun = all.filter(|unit| unit.begun > 0).map(|unit| unit.weight);
@@ -134,8 +135,8 @@ pub(crate) fn begun_at(canary: &ArmCounts<'_>, baseline: &ArmCounts<'_>) -> Opti
     begun.all(|weight| weight == first).then_some(first)
 }
 
-/// How often the failures of an arm come from keys that have failed before: the k-th failure of a
-/// key counts `2k - 1` in the variance of what a baseline explains (STATISTICS.md 1.k.1).
+/// Repeated failures of an arm's keys: the k-th failure of a key counts `2k - 1` in the variance of
+/// the failures that a baseline explains (STATISTICS.md 1.k.1).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(u64, u32)", into = "(u64, u32)")]
 pub struct Repeats {

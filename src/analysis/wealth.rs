@@ -1,13 +1,13 @@
 //! The wealth of a mixture of bets, in log space. Under the null hypothesis its expectation never
-//! grows, whoever looks and however often, so the chance that it ever reaches `1/alpha` is at most
+//! grows, however often it is checked, so the probability that it ever reaches `1/alpha` is at most
 //! `alpha` (Ville).
 
 use serde::{Deserialize, Serialize};
 
 use super::math::{log_add_exp, log_sum_exp, relative};
 
-/// The share of the opening wealth that never bets. It bounds the loss, and is what a late change
-/// is bet with.
+/// The share of the opening wealth that never bets. It bounds the loss, and funds the bets on a
+/// late change.
 pub(crate) const CASH: f64 = 0.2;
 
 /// `N` bets of equal opening share, and cash.
@@ -33,24 +33,24 @@ impl<const N: usize> Wealth<N> {
         ((1.0 - CASH) / N as f64).ln()
     }
 
-    /// The bets, to be multiplied (in log space: added to) by what they won.
+    /// The bets; gains are added in log space.
     pub(crate) fn bets_mut(&mut self) -> &mut [f64; N] {
         &mut self.bets
     }
 
-    /// Adds to each bet, in log space, what it won.
+    /// Adds to each bet, in log space, its gain.
     pub(crate) fn win(&mut self, gains: &[f64; N]) {
         for (bet, gain) in self.bets.iter_mut().zip(gains) {
             *bet += gain;
         }
     }
 
-    /// All logarithms, the bets' and then the cash's, for the record.
+    /// All logarithms, the bets' and then the cash's, for the evidence.
     pub(crate) fn logs(&self) -> Vec<f64> {
         self.bets.iter().copied().chain([self.cash]).collect()
     }
 
-    /// The wealth that [`Wealth::logs`] recorded; `None` when the record has another length.
+    /// The wealth recorded by [`Wealth::logs`]; `None` if the record has another length.
     pub(crate) fn from_logs(logs: &[f64]) -> Option<Self> {
         let (cash, bets) = logs.split_last()?;
         Some(Wealth {
@@ -59,16 +59,16 @@ impl<const N: usize> Wealth<N> {
         })
     }
 
-    /// `ln` of the whole wealth.
+    /// `ln` of the total wealth.
     pub(crate) fn log_e(&self) -> f64 {
         let high = self.bets.iter().fold(self.cash, |high, bet| high.max(*bet));
         let sum: f64 = self.bets.iter().map(|bet| relative(*bet, high)).sum();
         high + (sum + relative(self.cash, high)).ln()
     }
 
-    /// Gives a part `1/(k+1)` of the whole wealth back to all bets in their opening shares, so that
-    /// a change after a long good past is bet on with real money (fixed share; Herbster and
-    /// Warmuth). The whole stays what it was.
+    /// Redistributes a part `1/(k+1)` of the total wealth to all bets in their opening shares, so
+    /// that a change after a long good period is still bet on with enough wealth (fixed share;
+    /// Herbster and Warmuth). The total does not change.
     pub(crate) fn share(&mut self, k: u32) {
         let part = 1.0 / (f64::from(k) + 1.0);
         let kept = (-part).ln_1p();
@@ -81,8 +81,7 @@ impl<const N: usize> Wealth<N> {
     }
 }
 
-/// `N` bets of equal opening share without cash, for the advance tests, which begin anew at each
-/// step.
+/// `N` bets of equal opening share without cash, for the advance tests, which restart at each step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound(
     serialize = "[f64; N]: Serialize",
@@ -103,8 +102,7 @@ impl<const N: usize> AdvanceWealth<N> {
         log_sum_exp(&self.0)
     }
 
-    /// Throws away so much of the wealth (in log space). Always allowed: less evidence is never too
-    /// much.
+    /// Discards `excess` of the wealth (in log space). Always valid: it only reduces the evidence.
     pub(crate) fn forgo(&mut self, excess: f64) {
         for bet in &mut self.0 {
             *bet -= excess;
@@ -117,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sharing_keeps_the_whole() {
+    fn fixed_share_keeps_the_total() {
         let mut wealth = Wealth::<16>::new();
         assert!(wealth.log_e().abs() < 1e-12);
         for k in 1..200 {

@@ -196,7 +196,7 @@ services:
              weight is in percent, without quotes and without `%`)",
             "13:38 services.shop.weights.red: there is no upstream `red`; expected `blue` or \
              `green`",
-            "14:27 services.shop.release.steps[1]: the weights of the steps must grow, and 1 \
+            "14:27 services.shop.release.steps[1]: step weights must increase, but 1 \
              follows 1",
         ],
     );

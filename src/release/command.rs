@@ -1,7 +1,8 @@
-//! What people may ask of a release, and what they are told when it is not possible.
+//! Operator commands on a release, and the errors for commands that are not possible.
 //!
-//! A rollback and a cancellation are never refused before the end. Asking for what already holds (a
-//! pause of a paused release, a second word of the same person) changes nothing and is no error.
+//! Rollback and cancel are never refused before the release ends. A command that asks for the
+//! current state (pausing a paused release, a second approval by the same person) changes nothing
+//! and is not an error.
 
 use super::gate::{Gate, GateApproval};
 use super::machine::Transition;
@@ -10,56 +11,56 @@ use crate::model::Weight;
 use crate::model::api::Phase;
 use crate::time::Timestamp;
 
-/// What is asked of a release.
+/// A verb that an operator can apply to a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ReleaseAction {
-    /// Not to go on. The brakes work all the same.
+    /// Stop advancing. Rollbacks still work.
     Pause,
-    /// To go on: after a pause, or past a step that gave no answer.
+    /// Continue after a pause, or past an inconclusive step.
     Resume,
-    /// One person's word for a gate.
+    /// Approve a gate; one approval per person.
     Approve,
-    /// To 100 percent at once; at 100 percent, to end the final bake.
+    /// Go to 100 percent now; at 100 percent, end the final bake.
     Promote,
-    /// All weight back to the baseline, for good.
+    /// Move all weight back to the baseline and end the release.
     RollBack,
-    /// All weight back to the baseline, without a judgement.
+    /// Move all weight back to the baseline without a verdict.
     Cancel,
 }
 
-/// A verb with what came with it.
+/// A verb with its arguments.
 #[derive(Clone, Copy, Debug)]
 pub struct ReleaseCommand<'a> {
-    /// What is asked.
+    /// The verb.
     pub verb: ReleaseAction,
-    /// Who asks: the name of the token.
+    /// The caller: the name of the token.
     pub by: &'a str,
-    /// Why.
+    /// The reason given by the caller.
     pub reason: Option<&'a str>,
-    /// [`Verb::Approve`]: the gate that is meant. Without it the one where the release is.
+    /// For [`ReleaseAction::Approve`]: the gate. `None` means the gate of the current step.
     pub gate: Option<&'a str>,
-    /// [`Verb::Resume`] and [`Verb::Promote`]: go on through freeze windows.
+    /// For [`ReleaseAction::Resume`] and [`ReleaseAction::Promote`]: ignore freeze windows.
     pub override_freeze: bool,
-    /// Whether `by` may ask for that.
+    /// Whether `by` may override freezes.
     pub may_override: bool,
 }
 
-/// Why a command is refused. Nothing changed then.
+/// Why a command is refused. The release is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Illegal {
-    /// Not now (409): the text says where the release is and what would be possible.
+    /// Not possible in the current state (409). The text names the state and the possible verbs.
     #[error("{0}")]
     Now(String),
-    /// Not by this person (403).
+    /// Not permitted for this caller (403).
     #[error("{0}")]
     Person(String),
-    /// Not like this (422): a field is missing, or belongs to another verb.
+    /// Invalid arguments (422): a field is missing or belongs to another verb.
     #[error("{0}")]
     Unfit(String),
 }
 
 impl ReleaseAction {
-    /// Its name in paths, in the journal and on the command line.
+    /// The name in paths, in the journal and on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             ReleaseAction::Pause => "pause",
@@ -73,18 +74,18 @@ impl ReleaseAction {
 }
 
 impl ReleaseCommand<'_> {
-    /// Whether a freeze may be overridden, for a start as for a verb; `Ok(false)` when that is not
-    /// asked for.
+    /// Whether freeze windows are overridden, by a start or by a verb; `Ok(false)` when the caller
+    /// did not ask for it.
     ///
     /// # Errors
     ///
-    /// [`Illegal::Person`] without the right to, [`Illegal::Unfit`] without a reason.
+    /// [`Illegal::Person`] without the permission, [`Illegal::Unfit`] without a reason.
     pub fn overriding(
-        asked: bool,
+        requested: bool,
         may_override: bool,
         reason: Option<&str>,
     ) -> Result<bool, Illegal> {
-        if !asked {
+        if !requested {
             return Ok(false);
         }
         if !may_override {
@@ -102,20 +103,19 @@ impl ReleaseCommand<'_> {
         ReleaseCommand::overriding(self.override_freeze, self.may_override, self.reason)
     }
 
-    fn told(&self, what: &str) -> String {
-        format!("{what} by {}{}", self.by, because(self.reason))
+    fn describe(&self, action: &str) -> String {
+        format!("{action} by {}{}", self.by, because(self.reason))
     }
 
-    /// Fields that say nothing with this verb are no reason to brake later, so only verbs that go
-    /// on look at them.
-    fn fits(&self) -> Result<(), Illegal> {
+    /// Checked only for verbs that move forward: an irrelevant field must not block a rollback.
+    fn check_fields(&self) -> Result<(), Illegal> {
         let of_gate = self.verb == ReleaseAction::Approve;
         if self.gate.is_some() && !of_gate {
-            return Err(Illegal::Unfit("gate goes with approve only".to_owned()));
+            return Err(Illegal::Unfit("gate is only valid with approve".to_owned()));
         }
         if self.override_freeze && of_gate {
             return Err(Illegal::Unfit(
-                "override_freeze goes with resume and promote only".to_owned(),
+                "override_freeze is only valid with resume and promote".to_owned(),
             ));
         }
         Ok(())
@@ -123,7 +123,7 @@ impl ReleaseCommand<'_> {
 }
 
 impl ReleaseState {
-    pub(crate) fn obey(
+    pub(crate) fn on_command(
         &self,
         command: &ReleaseCommand<'_>,
         now: Timestamp,
@@ -136,12 +136,12 @@ impl ReleaseState {
             ReleaseAction::RollBack => {
                 return Ok(Some(self.roll_back(
                     "operator",
-                    command.told("rolled back"),
+                    command.describe("rolled back"),
                     now,
                 )));
             }
             ReleaseAction::Cancel => {
-                let (why, phase) = (command.told("cancelled"), Phase::Cancelled);
+                let (why, phase) = (command.describe("cancelled"), Phase::Cancelled);
                 return Ok(Some(self.give_up(
                     phase,
                     "release_cancelled",
@@ -151,7 +151,7 @@ impl ReleaseState {
                 )));
             }
             ReleaseAction::Resume | ReleaseAction::Approve | ReleaseAction::Promote => {
-                command.fits()?
+                command.check_fields()?
             }
         }
         match command.verb {
@@ -162,18 +162,18 @@ impl ReleaseState {
     }
 
     fn pause(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Option<Transition> {
-        let word = Statement {
+        let statement = Statement {
             by: command.by.to_owned(),
             reason: command.reason.map(str::to_owned),
         };
-        let pause = |after: &mut ReleaseState| after.paused = Some(word);
+        let pause = |after: &mut ReleaseState| after.paused = Some(statement);
         let wanted = self.paused.is_none();
-        wanted.then(|| self.change("release_paused", command.told("paused"), now, pause))
+        wanted.then(|| self.change("release_paused", command.describe("paused"), now, pause))
     }
 
-    /// Ends a pause; without one it is a person's word for a step that gave no answer. With
-    /// `override_freeze` the rest of the release goes through freeze windows, which may be all
-    /// that is asked.
+    /// Ends a pause. Without a pause, it continues past an inconclusive step. With
+    /// `override_freeze` the rest of the release ignores freeze windows; a command may ask for that
+    /// alone.
     fn resume(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         let overrides = command.overrides()?;
         let by_judge = matches!(self.wait, Some(Wait::Judge(_)));
@@ -182,8 +182,8 @@ impl ReleaseState {
             ..self.clone()
         };
         if by_judge && self.paused.is_none() {
-            with_override.unbarred(command.verb, now)?;
-            let detail = command.told("taken on past a step that gave no answer");
+            with_override.check_barriers(command.verb, now)?;
+            let detail = command.describe("resumed past an inconclusive step");
             let mut transition = with_override.go_on(detail, now);
             transition.detail += overriding(overrides);
             return Ok(transition);
@@ -191,48 +191,49 @@ impl ReleaseState {
         if self.paused.is_none() && !overrides {
             return Err(self.illegal(command.verb, now));
         }
-        let detail = command.told("resumed") + overriding(overrides);
+        let detail = command.describe("resumed") + overriding(overrides);
         Ok(self.change("release_resumed", detail, now, |after| {
             after.paused = None;
             after.override_freeze = with_override.override_freeze;
         }))
     }
 
-    /// A voice for a gate that is ahead. A gate where the release is not yet must be named, so that
-    /// nobody approves blindly. Said again by the same person it is still one voice, which
-    /// where voices expire is young again.
+    /// Approves a gate ahead. A gate of a later step must be named, so that nobody approves it by
+    /// mistake. A repeated approval by the same person counts once; where approvals expire, it
+    /// renews the first.
     fn approve(
         &self,
         command: &ReleaseCommand<'_>,
         now: Timestamp,
     ) -> Result<Option<Transition>, Illegal> {
         let now_us = now.unix_us();
-        let gate = self.meant(command, now_us)?;
+        let gate = self.gate_of(command, now_us)?;
         gate.admits(command.by, &self.actor)
             .map_err(Illegal::Person)?;
-        let of_person = |voice: &GateApproval| voice.gate == gate.name && voice.by == command.by;
+        let of_person =
+            |approval: &GateApproval| approval.gate == gate.name && approval.by == command.by;
         let counts = self
             .voices
             .iter()
-            .any(|voice| of_person(voice) && gate.is_fresh(voice, now_us));
+            .any(|approval| of_person(approval) && gate.is_fresh(approval, now_us));
         if counts && gate.expires.is_none() {
             return Ok(None);
         }
-        let voice = GateApproval {
+        let approval = GateApproval {
             gate: gate.name.clone(),
             by: command.by.to_owned(),
             unix_us: now_us,
             reason: command.reason.map(str::to_owned),
         };
-        let detail = format!("gate `{}` {}", gate.name, command.told("approved"));
+        let detail = format!("gate `{}` {}", gate.name, command.describe("approved"));
         let approved = self.change("release_approved", detail, now, |after| {
-            after.voices.retain(|voice| !of_person(voice));
-            after.voices.push(voice);
+            after.voices.retain(|approval| !of_person(approval));
+            after.voices.push(approval);
         });
         Ok(Some(approved))
     }
 
-    fn meant(&self, command: &ReleaseCommand<'_>, now_us: i64) -> Result<&Gate, Illegal> {
+    fn gate_of(&self, command: &ReleaseCommand<'_>, now_us: i64) -> Result<&Gate, Illegal> {
         let ahead: Vec<&str> = self.gates_ahead().map(|gate| gate.name.as_str()).collect();
         let quoted = ahead
             .iter()
@@ -241,16 +242,16 @@ impl ReleaseState {
             .join(", ");
         match command.gate {
             _ if ahead.is_empty() => Err(Illegal::Now(format!(
-                "release {} is {}, and no gate is ahead of it",
+                "release {} is {} and has no gate ahead",
                 self.id,
-                self.whereabouts()
+                self.position()
             ))),
             Some(name) => self
                 .gates_ahead()
                 .find(|gate| gate.name == name)
                 .ok_or_else(|| {
                     Illegal::Now(format!(
-                        "no gate `{name}` is ahead of release {}; there are {quoted}",
+                        "release {} has no gate `{name}` ahead; gates ahead: {quoted}",
                         self.id
                     ))
                 }),
@@ -263,10 +264,10 @@ impl ReleaseState {
                 })
                 .ok_or_else(|| {
                     Illegal::Now(format!(
-                        "release {} is {} and waits for no gate; name the one that is meant: \
-                         {quoted}",
+                        "release {} is {} and is not waiting for a gate; name one of the gates \
+                         ahead: {quoted}",
                         self.id,
-                        self.whereabouts()
+                        self.position()
                     ))
                 }),
         }
@@ -290,23 +291,23 @@ impl ReleaseState {
                 "promote does not skip gates: {missing}"
             )));
         }
-        let detail = command.told("promoted") + overriding(overrides);
-        let going = ReleaseState {
+        let detail = command.describe("promoted") + overriding(overrides);
+        let hastened = ReleaseState {
             override_freeze: self.override_freeze || overrides,
             paused: None,
             hastened: Some(detail.clone()),
             ..self.clone()
         };
-        going.unbarred(command.verb, now)?;
-        Ok(going.to_full(detail, now))
+        hastened.check_barriers(command.verb, now)?;
+        Ok(hastened.to_full(detail, now))
     }
 
-    /// To 100 percent; from there to the end.
+    /// Goes to 100 percent; at 100 percent, promotes.
     fn to_full(&self, why: String, now: Timestamp) -> Transition {
         if self.weight() == Weight::FULL {
             return self.promote(why, now);
         }
-        // As if it stood at the last step before full weight.
+        // Advance as if from the last step below full weight.
         let before_last = self.plan.steps().len().saturating_sub(2);
         let at_last = ReleaseState {
             step: Some(before_last),
@@ -317,8 +318,8 @@ impl ReleaseState {
         transition
     }
 
-    /// Whether gate and freeze let it go on.
-    fn unbarred(&self, verb: ReleaseAction, now: Timestamp) -> Result<(), Illegal> {
+    /// Checks that neither a gate nor a freeze blocks the release.
+    fn check_barriers(&self, verb: ReleaseAction, now: Timestamp) -> Result<(), Illegal> {
         let barrier = self.barrier(now.unix_us());
         let Some(barrier) = barrier else {
             return Ok(());
@@ -339,21 +340,21 @@ impl ReleaseState {
     fn illegal(&self, verb: ReleaseAction, now: Timestamp) -> Illegal {
         let possible = self.possible().join(", ");
         let then = if possible.is_empty() {
-            "nothing follows any more; start a new release".to_owned()
+            "the release has ended; start a new release".to_owned()
         } else {
             format!("possible now: {possible}")
         };
-        let frozen = self.frozen_out(now).unwrap_or_default();
+        let frozen = self.freeze_note(now).unwrap_or_default();
         let verb = verb.as_str();
         Illegal::Now(format!(
             "{verb} is not possible: release {} is {}{frozen}; {then}",
             self.id,
-            self.whereabouts()
+            self.position()
         ))
     }
 
-    /// Why it has not begun and how it could, where that is a freeze.
-    fn frozen_out(&self, now: Timestamp) -> Option<String> {
+    /// For a pending release in a freeze: the freeze, and how the release can start.
+    fn freeze_note(&self, now: Timestamp) -> Option<String> {
         let barrier = self
             .barrier(now.unix_us())
             .filter(|_| self.phase == Phase::Pending)?;
@@ -362,13 +363,13 @@ impl ReleaseState {
         };
         let detail = barrier.detail(self, now.unix_us());
         Some(format!(
-            " ({detail}; it begins by itself then, or at once by resume with override_freeze and \
-             a reason, which the role admin may)"
+            " ({detail}; it starts when the freeze ends, or now by resume with override_freeze \
+             and a reason, which needs the role admin)"
         ))
     }
 
-    /// The phase and step in words.
-    fn whereabouts(&self) -> String {
+    /// The phase and step as text.
+    fn position(&self) -> String {
         let paused = if self.is_paused() { ", paused" } else { "" };
         match self.step {
             Some(_) if !self.phase.is_over() => {
@@ -401,7 +402,7 @@ impl ReleaseState {
     }
 }
 
-/// What is said of a turn that goes through freeze windows.
+/// Suffix for the detail of a transition that overrides freeze windows.
 pub(crate) fn overriding(overrides: bool) -> &'static str {
     if overrides {
         "; freeze windows are overridden"

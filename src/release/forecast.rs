@@ -1,4 +1,4 @@
-//! What a plan costs and takes at today's traffic, told before the first user is risked.
+//! Forecast of a plan at today's traffic: duration, requests and worst case.
 
 use super::freeze::frozen;
 use super::plan::{Plan, Step};
@@ -10,13 +10,13 @@ use crate::analysis::{
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 use crate::time::Timestamp;
 
-/// The harms that are told: the canary's shares of failures.
+/// The canary error rates for which detection is forecast.
 const HARMS: [f64; 4] = [0.01, 0.05, 0.2, 1.0];
 
-/// The forecast of `plan` for a service with so many requests per second, whose baseline fails at
+/// The forecast of `plan` for a service with `requests_per_second`, whose baseline fails at
 /// `baseline_error_rate` (0 to 1).
 ///
-/// What latency needs depends on how it is spread, of which an ordinary one is assumed
+/// The requests needed for latency depend on its distribution; a typical one is assumed
 /// ([`latency_requests_to_advance`]). Figures are medians within about a factor of two; the worst
 /// case is a bound.
 pub fn forecast(
@@ -47,9 +47,9 @@ pub fn forecast(
     }
 }
 
-/// The same for a sticky service, where users are counted and not requests. How many new ones come
-/// is not known before a release, so times cannot be told; nor is the share of them that meets a
-/// failure, which is taken for that of requests.
+/// The forecast for a sticky service, which counts users instead of requests. The rate of new users
+/// is unknown before a release, so no times are given. The share of users with a failure is assumed
+/// equal to the share of requests.
 pub fn forecast_by_users(
     plan: &Plan,
     service: &str,
@@ -57,14 +57,14 @@ pub fn forecast_by_users(
     baseline_error_rate: f64,
     now: Timestamp,
 ) -> Forecast {
-    let mut told = forecast(plan, service, requests_per_second, baseline_error_rate, now);
-    for step in &mut told.steps {
+    let mut forecast = forecast(plan, service, requests_per_second, baseline_error_rate, now);
+    for step in &mut forecast.steps {
         step.seconds_to_advance = None;
         step.detections
             .iter_mut()
             .for_each(|detection| detection.seconds = None);
     }
-    let never = told
+    let never = forecast
         .steps
         .iter()
         .enumerate()
@@ -72,39 +72,39 @@ pub fn forecast_by_users(
     let never: Vec<String> = never
         .map(|(at, step)| {
             format!(
-                "step {} ({}%) can never be shown to be good enough",
+                "step {} ({}%) can never collect enough evidence to advance",
                 at + 1,
                 step.weight
             )
         })
         .collect();
-    told.warnings = freezes(plan, now).into_iter().chain(never).collect();
-    told.warnings.push(
-        "the service is sticky, so errors are judged by users: the counts are of new users, and \
-         of those that a larger weight may move; how many come is not known, so no times can be \
-         told"
+    forecast.warnings = freezes(plan, now).into_iter().chain(never).collect();
+    forecast.warnings.push(
+        "the service is sticky, so errors are judged by user: counts are new users plus the users \
+         that a larger weight may move; the rate of new users is not known, so no times are \
+         given"
             .to_owned(),
     );
-    told.unit = Some("user".to_owned());
-    told
+    forecast.unit = Some("user".to_owned());
+    forecast
 }
 
-/// Failures beyond the baseline's rate that users can see at most, whatever the canary does: the
-/// budget with what chance explains at the start, and all that can be on the canary when it is
-/// taken out (STATISTICS.md 1.f). The same for all failures of the canary, of which users see those
-/// that are not rescued.
+/// Upper bound on failures beyond the baseline's rate that users can see, whatever the canary does:
+/// the budget, the allowance for chance at the start, and the requests in flight when the canary is
+/// removed (STATISTICS.md 1.f). The second bound counts all failures of the canary, rescued ones
+/// included.
 fn worst_case(plan: &Plan) -> WorstCase {
     let (budget, rescued_budget) = (plan.budget(), plan.rescued_budget());
-    let chance = whole(plan.budget_rule(budget, 1).chance());
+    let chance = round_up(plan.budget_rule(budget, 1).chance());
     let in_flight = u64::from(plan.canary_in_flight_max);
-    let beside = chance.saturating_add(in_flight);
+    let beyond = chance.saturating_add(in_flight);
     WorstCase {
         budget,
         rescued_budget,
         chance,
         in_flight,
-        total: budget.min(rescued_budget).saturating_add(beside),
-        failures: rescued_budget.saturating_add(beside),
+        total: budget.min(rescued_budget).saturating_add(beyond),
+        failures: rescued_budget.saturating_add(beyond),
     }
 }
 
@@ -149,7 +149,7 @@ impl Traffic {
         step: &analysis::StepConditions,
         on_canary: f64,
     ) -> Vec<Detection> {
-        // With everybody on the canary there is nobody to compare it with.
+        // At full weight there is no concurrent baseline to compare with.
         let compared = step.weight < 1.0;
         HARMS
             .into_iter()
@@ -164,7 +164,7 @@ impl Traffic {
             .collect()
     }
 
-    /// By the test or by the budget, whichever comes first.
+    /// The smaller count of the test and the budget.
     fn to_detect(&self, plan: &Plan, error_rate: f64) -> Option<u64> {
         let options = plan.analysis(1);
         let by_test = errors(&options).and_then(|margin| {
@@ -181,11 +181,11 @@ impl Traffic {
                 margin.worse_by,
                 alpha,
             )?;
-            Some(requests.max(whole(options.min_canary_failures as f64 / error_rate)))
+            Some(requests.max(round_up(options.min_canary_failures as f64 / error_rate)))
         });
         let beyond = error_rate - self.failing;
         let by_budget =
-            (beyond > 0.0).then(|| whole(plan.budget_rule(plan.budget(), 1).bound() / beyond));
+            (beyond > 0.0).then(|| round_up(plan.budget_rule(plan.budget(), 1).bound() / beyond));
         match (by_test, by_budget) {
             (Some(test), Some(budget)) => Some(test.min(budget)),
             (test, budget) => test.or(budget),
@@ -213,7 +213,7 @@ fn latency(options: &analysis::Options) -> Option<LatencyMargin> {
         })
 }
 
-/// The time for so many requests; `None` if they never come.
+/// The time for `requests`; `None` without traffic.
 fn seconds(requests: u64, rate: f64) -> Option<f64> {
     match requests {
         0 => Some(0.0),
@@ -221,7 +221,7 @@ fn seconds(requests: u64, rate: f64) -> Option<f64> {
     }
 }
 
-fn whole(requests: f64) -> u64 {
+fn round_up(requests: f64) -> u64 {
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -249,11 +249,13 @@ fn warnings(plan: &Plan, steps: &[StepForecast], now: Timestamp) -> Vec<String> 
             forecast.seconds_to_advance,
             step.judged.max_ms,
         ) {
-            (None, _, _) => warnings.push(format!("{at} can never be shown to be good enough")),
-            (_, None, _) => warnings.push(format!("{at} gets no traffic to be judged by")),
+            (None, _, _) => {
+                warnings.push(format!("{at} can never collect enough evidence to advance"))
+            }
+            (_, None, _) => warnings.push(format!("{at} gets no traffic to judge")),
             (_, Some(seconds), Some(max_ms)) if seconds * 1e3 > max_ms as f64 => {
                 warnings.push(format!(
-                    "{at} needs about {seconds:.0} s at this traffic, and has {} s until it is \
+                    "{at} needs about {seconds:.0} s at this traffic, but after {} s it is \
                      inconclusive",
                     max_ms / 1_000
                 ))

@@ -1,13 +1,12 @@
 //! Freeze windows: times in which releases neither start nor advance. They never delay a rollback.
 //!
-//! Their text is for people: `Fri 17:00 - Mon 08:00 Europe/Berlin` (each week), `22:00 - 06:00`
-//! (each day, in UTC when no zone is named), `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin`
-//! (once). The rules of all zones are part of the program, so that no file of the machine decides
-//! whether a release may go on.
+//! Text forms: `Fri 17:00 - Mon 08:00 Europe/Berlin` (weekly), `22:00 - 06:00` (daily, UTC without
+//! a zone), `2026-12-24 00:00 - 2027-01-02 08:00 Europe/Berlin` (once). The zone rules are compiled
+//! in, so that no file of the machine decides whether a release may advance.
 //!
-//! Where the clocks are changed, a window begins at the first of two equal readings and ends at the
-//! second; a reading that is left out counts as the same time after the change. So a window is
-//! rather too long than too short.
+//! At a change of the clocks, a window starts at the first of two equal local times and ends at the
+//! second; a skipped local time maps to the same time after the change. So a window is never too
+//! short.
 
 use std::fmt;
 
@@ -17,8 +16,7 @@ use jiff::{Timestamp, ToSpan};
 
 use crate::model::similar;
 
-/// Windows that are looked through one after the other when each begins before the one before it
-/// ends.
+/// The maximum of windows that are chained, where each starts before the previous one ends.
 const CHAINED: usize = 64;
 
 /// A time in which releases neither start nor advance.
@@ -29,12 +27,12 @@ pub struct FreezeWindow {
     span: Span,
 }
 
-/// That a window is in force.
+/// The freeze in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frozen {
-    /// The window, as written.
+    /// The window as configured.
     pub window: String,
-    /// When it ends, together with those that follow without a gap: microseconds since 1970.
+    /// The end of the window and of those that follow without a gap: microseconds since 1970.
     pub until_us: i64,
 }
 
@@ -54,7 +52,7 @@ enum Span {
     },
 }
 
-/// One end of a window as it was written.
+/// One end of a window as written.
 #[derive(Clone, Copy)]
 enum Edge {
     Time(Time),
@@ -63,18 +61,18 @@ enum Edge {
 }
 
 impl FreezeWindow {
-    /// The window that `text` means.
+    /// Parses a window.
     ///
     /// # Errors
     ///
-    /// What is wrong with it, for people.
+    /// A message for the user.
     pub fn parse(text: &str) -> Result<FreezeWindow, String> {
         let words: Vec<&str> = text.split_whitespace().collect();
         let dash = words
             .iter()
             .position(|word| ["-", "–"].contains(word))
             .ok_or_else(|| {
-                "there is no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 \
+                "no ` - ` between start and end, as in `Fri 17:00 - Mon 08:00 \
                  Europe/Berlin`"
                     .to_owned()
             })?;
@@ -89,15 +87,15 @@ impl FreezeWindow {
         Ok(FreezeWindow {
             text: words.join(" "),
             zone: zone_of(zone)?,
-            span: Span::of(edge(begin, "begin")?, edge(end, "end")?)?,
+            span: Span::of(edge(begin, "start")?, edge(end, "end")?)?,
         })
     }
 
-    /// When the window that is in force at `now_us` ends; `None` when none is.
+    /// The end of the window if it is in force at `now_us`.
     fn ends_us(&self, now_us: i64) -> Option<i64> {
         let now = Timestamp::from_microsecond(now_us).ok()?;
         let today = now.to_zoned(self.zone.clone()).date();
-        // The longest window is a week; a change of the clocks can put its begin a day further off.
+        // The longest window is a week; a change of the clocks can move its start by a day.
         let ends = (-8..=1).filter_map(|day| {
             let (from, to) = self
                 .span
@@ -110,7 +108,7 @@ impl FreezeWindow {
     }
 }
 
-/// What is in force of `windows` at `now_us`, and until when altogether.
+/// The window in force at `now_us`, and the end of the whole chain.
 pub(crate) fn frozen(windows: &[FreezeWindow], now_us: i64) -> Option<Frozen> {
     let longest = |at| {
         let ends = windows
@@ -133,7 +131,7 @@ pub(crate) fn frozen(windows: &[FreezeWindow], now_us: i64) -> Option<Frozen> {
 
 impl Span {
     fn of(from: Edge, to: Edge) -> Result<Span, String> {
-        let equal = || "it ends when it begins".to_owned();
+        let equal = || "start and end are equal".to_owned();
         match (from, to) {
             (Edge::Time(from), Edge::Time(to)) if from == to => Err(equal()),
             (Edge::Time(from), Edge::Time(to)) => Ok(Span::Daily { from, to }),
@@ -145,18 +143,18 @@ impl Span {
                 to: (last, to),
             }),
             (Edge::Moment(from), Edge::Moment(to)) if from >= to => {
-                Err("it ends before it begins".to_owned())
+                Err("the end is before the start".to_owned())
             }
             (Edge::Moment(from), Edge::Moment(to)) => Ok(Span::Once { from, to }),
             _ => Err(
-                "its begin and its end must be of one kind: both with a weekday, both with a \
-                 date, or neither"
+                "start and end must be of one kind: both with a weekday, both with a date, or \
+                 neither"
                     .to_owned(),
             ),
         }
     }
 
-    /// The window that begins on `date`, for those that come again.
+    /// The occurrence of a recurring window that starts on `date`.
     fn beginning_on(self, date: Date) -> Option<(DateTime, DateTime)> {
         let after = |days: i64, to: Time| Some(date.checked_add(days.days()).ok()?.to_datetime(to));
         match self {
@@ -189,9 +187,9 @@ fn edge(words: &[&str], which: &str) -> Result<Edge, String> {
             Some(weekday) => Ok(Edge::Weekday(weekday, time_of(time)?)),
             None => Ok(Edge::Moment(date_of(day)?.to_datetime(time_of(time)?))),
         },
-        [] => Err(format!("its {which} is missing")),
+        [] => Err(format!("the {which} is missing")),
         _ => Err(format!(
-            "its {which} `{}` is not a time such as `17:00`, `Fri 17:00` or `2026-12-24 17:00`",
+            "the {which} `{}` is not a time such as `17:00`, `Fri 17:00` or `2026-12-24 17:00`",
             words.join(" ")
         )),
     }
@@ -261,7 +259,7 @@ impl fmt::Display for FreezeWindow {
     }
 }
 
-/// Two windows are the same when they read alike.
+/// Two windows are equal when their texts are equal.
 impl PartialEq for FreezeWindow {
     fn eq(&self, other: &FreezeWindow) -> bool {
         self.text == other.text

@@ -1,131 +1,130 @@
-//! What follows from what.
+//! The transitions of a release.
 //!
-//! The brakes come first: a verdict against the canary, a spent budget or a dead canary end the
-//! release in every phase before the end, whatever gates, freezes and pauses there are. What moves
-//! traffic towards the canary passes all of them, in this order: the judge's word, a pause, the
-//! schedule, the gate, the freeze.
+//! Rollbacks come first: a verdict against the canary, an exhausted budget or an unhealthy canary
+//! ends the release in every phase, regardless of gates, freezes and pauses. A transition that
+//! moves traffic to the canary must pass, in this order: the judge, a pause, the schedule, the
+//! gate, the freeze.
 //!
-//! - *Start.* At its time, with the plan's own gate open and outside of freezes, the preflight
-//!   begins. When it ends well but the release was paused or frozen meanwhile, it waits again, and
-//!   the preflight is made anew later, since one of before says little.
-//! - *Steps.* A step is left when the judge says so at that moment; evidence that was enough an
-//!   hour ago and no longer is does not do. A step's own gate is asked before the release leaves
-//!   it.
-//! - *100 percent.* Reached from the last step below it; with a final bake or a gate there it is
-//!   phase `baking`, without either the canary is promoted at once. A freeze does not delay the
-//!   promotion from there, which moves no traffic.
-//! - *Holds.* When the judge wants a person to look, the release waits. It goes on by itself when
-//!   the judge changes its mind, or by `resume`, which stands for the judge's word and for nothing
-//!   else: gate and freeze still count.
-//! - *The end* is the end: nothing leads away from it.
+//! - *Start.* At the scheduled time, with the start gate open and outside of freezes, the preflight
+//!   runs. If the release was paused or frozen by the time it succeeds, the release waits and runs
+//!   the preflight again later, since the old result is stale.
+//! - *Steps.* A step is left when the judge says so at that moment; earlier evidence that no longer
+//!   suffices does not count. A step's gate is checked before the release leaves it.
+//! - *100 percent.* Reached from the last step below it. With a final bake or a gate there the
+//!   phase is `baking`; otherwise the canary is promoted immediately. A freeze does not delay the
+//!   promotion, since that moves no traffic.
+//! - *Holds.* When the judge asks for a person, the release waits. It continues when the judge
+//!   changes its verdict, or by `resume`, which replaces the judge's verdict only: gate and freeze
+//!   still apply.
+//! - *End.* No transition leaves an ended release.
 
 use super::command::{Illegal, ReleaseCommand};
-use super::state::{ReleaseState, Wait, in_words};
+use super::state::{ReleaseState, Wait, wait_detail};
 use super::trial::Finding;
 use crate::analysis::WaitReason;
 use crate::model::Weight;
 use crate::model::api::{Phase, ReleaseOutcome};
 use crate::time::Timestamp;
 
-/// What a release is told.
+/// An input of the state machine.
 #[derive(Clone, Debug)]
 pub enum Input<'a> {
     /// Time has passed.
     Tick,
-    /// What the judge says now: to be told on each tick while [`Release::is_judged`].
+    /// The current verdict, sent on each tick while [`ReleaseState::is_judged`].
     Verdict(&'a Finding),
-    /// A budget is exhausted, and the data plane has taken the canary out.
+    /// A budget is exhausted, and the data plane has removed the canary.
     Tripped {
-        /// Which: `budget` for failures that users saw, `rescued_budget` for all.
+        /// `budget` for failures that users saw, `rescued_budget` for all failures.
         objective: &'static str,
-        /// The failures that it counts.
+        /// The failures counted.
         spent: u64,
-        /// Those that count as seen besides since restarts, which forget what was not told in
-        /// time.
+        /// Further failures counted as seen because restarts lost unreported counts.
         written_off: u64,
-        /// The budget as declared.
+        /// The configured budget.
         limit: u64,
-        /// So many were on disk as spent when more came, if it were not the budget that ended it.
+        /// The failures that were on disk as spent when more arrived, if writing was too slow
+        /// rather than the budget exhausted.
         outran: Option<u64>,
     },
     /// No endpoint of the canary is healthy.
     Unhealthy {
-        /// The same in words.
+        /// The reason as text.
         detail: &'a str,
     },
-    /// How the preflight ended.
+    /// The result of the preflight.
     Preflight(Result<(), &'a str>),
-    /// Somebody asks for something.
+    /// An operator command.
     Command(ReleaseCommand<'a>),
 }
 
 /// A change of a release.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Transition {
-    /// The release after it.
+    /// The release after the change.
     pub after: ReleaseState,
-    /// Its name in the journal: `release_advanced`, `release_rolled_back` and so on.
+    /// The action in the journal: `release_advanced`, `release_rolled_back` and so on.
     pub action: &'static str,
-    /// Which way traffic goes.
+    /// The direction in which traffic moves.
     pub direction: Direction,
-    /// The same in words, with numbers and reasons.
+    /// The description, with numbers and reasons.
     pub detail: String,
 }
 
-/// Which way traffic goes.
+/// The direction in which traffic moves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
-    /// Away from the baseline: to be committed before it takes effect.
+    /// Away from the baseline: committed before it takes effect.
     Away,
-    /// Towards the baseline: to take effect before it is committed.
+    /// Towards the baseline: takes effect before it is committed.
     Towards,
-    /// No traffic is moved.
+    /// No traffic moves.
     Level,
 }
 
-/// The failures of the canary in words: those that users saw, and those that count as seen since
+/// The failures of the canary as text: those that users saw, and those counted as seen because of
 /// restarts.
-pub(super) fn seen(spent: u64, written_off: u64) -> String {
+pub(super) fn visible_failures_text(spent: u64, written_off: u64) -> String {
     format!(
         "users have seen {spent} failures of the canary{}",
-        forgotten(written_off)
+        written_off_text(written_off)
     )
 }
 
-/// The same for all failures.
-pub(super) fn failed(spent: u64, written_off: u64) -> String {
+/// The text for all failures.
+pub(super) fn all_failures_text(spent: u64, written_off: u64) -> String {
     format!(
         "{spent} requests of the canary failed, whether or not users saw it{}",
-        forgotten(written_off)
+        written_off_text(written_off)
     )
 }
 
-fn forgotten(written_off: u64) -> String {
+fn written_off_text(written_off: u64) -> String {
     match written_off {
         0 => String::new(),
         n => format!(
-            ", and {n} more count as seen since the process was killed, which forgets the last of \
-             them"
+            ", and {n} more are counted because a killed process lost its last \
+             counts"
         ),
     }
 }
 
 impl ReleaseState {
-    /// What follows; `None` when nothing does.
+    /// The transition that `input` causes, if any.
     ///
     /// # Errors
     ///
-    /// [`Illegal`] when a command is not possible now. Nothing but a command is ever refused.
+    /// [`Illegal`] when a command is not possible now. Other inputs are never refused.
     pub fn next(&self, input: &Input<'_>, now: Timestamp) -> Result<Option<Transition>, Illegal> {
         if let Input::Command(command) = input {
-            return self.obey(command, now);
+            return self.on_command(command, now);
         }
         if self.phase.is_over() {
             return Ok(None);
         }
         Ok(match input {
             Input::Tick | Input::Command(_) => self.tick(now),
-            Input::Verdict(finding) => self.judged(finding, now),
+            Input::Verdict(finding) => self.on_finding(finding, now),
             Input::Tripped {
                 objective,
                 spent,
@@ -134,8 +133,8 @@ impl ReleaseState {
                 outran,
             } => {
                 let counted = match *objective {
-                    "budget" => seen(*spent, *written_off),
-                    _ => failed(*spent, *written_off),
+                    "budget" => visible_failures_text(*spent, *written_off),
+                    _ => all_failures_text(*spent, *written_off),
                 };
                 let detail = match outran {
                     None => format!(
@@ -143,8 +142,8 @@ impl ReleaseState {
                          and chance explain, is exhausted"
                     ),
                     Some(on_disk) => format!(
-                        "{counted}, faster than the disk takes them down: it had {on_disk} of the \
-                         {objective} of {limit}"
+                        "{counted}, faster than they could be written to disk: {on_disk} of the \
+                         {objective} of {limit} were on disk"
                     ),
                 };
                 Some(self.roll_back(objective, detail, now))
@@ -152,7 +151,7 @@ impl ReleaseState {
             Input::Unhealthy { detail } => {
                 Some(self.roll_back("health", (*detail).to_owned(), now))
             }
-            Input::Preflight(result) => self.checked(*result, now),
+            Input::Preflight(result) => self.on_preflight(*result, now),
         })
     }
 
@@ -160,13 +159,13 @@ impl ReleaseState {
         if self.phase != Phase::Pending || self.barrier(now.unix_us()).is_some() {
             return None;
         }
-        let detail = "the canary is asked whether it answers".to_owned();
+        let detail = "preflight checks are running".to_owned();
         Some(self.change("release_preflight", detail, now, |after| {
             after.phase = Phase::Preflight
         }))
     }
 
-    fn checked(&self, result: Result<(), &str>, now: Timestamp) -> Option<Transition> {
+    fn on_preflight(&self, result: Result<(), &str>, now: Timestamp) -> Option<Transition> {
         if self.phase != Phase::Preflight {
             return None;
         }
@@ -174,7 +173,7 @@ impl ReleaseState {
             return Some(self.roll_back("preflight", detail.to_owned(), now));
         }
         Some(match self.barrier(now.unix_us()) {
-            None => self.go_on("the canary answers".to_owned(), now),
+            None => self.go_on("preflight checks passed".to_owned(), now),
             Some(barrier) => {
                 let detail = barrier.detail(self, now.unix_us());
                 self.change("release_waiting", detail, now, |after| {
@@ -184,22 +183,22 @@ impl ReleaseState {
         })
     }
 
-    fn judged(&self, finding: &Finding, now: Timestamp) -> Option<Transition> {
+    fn on_finding(&self, finding: &Finding, now: Timestamp) -> Option<Transition> {
         match finding {
             Finding::RollBack { objective, detail } => {
                 Some(self.roll_back(objective, detail.clone(), now))
             }
             _ if !self.is_judged() => None,
-            Finding::Advance => self.passed(now),
+            Finding::Advance => self.on_step_passed(now),
             Finding::Hold(reason) => self.hold(*reason, now),
-            Finding::Continue => self.unproven(now),
+            Finding::Continue => self.on_continue(now),
         }
     }
 
-    fn passed(&self, now: Timestamp) -> Option<Transition> {
+    fn on_step_passed(&self, now: Timestamp) -> Option<Transition> {
         let Some(barrier) = self.barrier(now.unix_us()) else {
             let detail = format!(
-                "step {} of {} is passed",
+                "step {} of {} passed",
                 self.step_number(),
                 self.plan.steps().len()
             );
@@ -208,10 +207,7 @@ impl ReleaseState {
         if self.wait == Some(Wait::Passed) {
             return None;
         }
-        let detail = format!(
-            "the step is passed; {}",
-            barrier.detail(self, now.unix_us())
-        );
+        let detail = format!("the step passed; {}", barrier.detail(self, now.unix_us()));
         Some(self.change("release_waiting", detail, now, |after| {
             after.wait_for(Wait::Passed)
         }))
@@ -221,27 +217,25 @@ impl ReleaseState {
         if self.wait == Some(Wait::Judge(reason)) {
             return None;
         }
-        let detail = in_words(reason).to_owned();
+        let detail = wait_detail(reason).to_owned();
         Some(self.change("release_waiting", detail, now, |after| {
             after.wait_for(Wait::Judge(reason))
         }))
     }
 
-    /// The judge is of two minds again. While something else keeps the release, that may change
-    /// once more unseen.
-    fn unproven(&self, now: Timestamp) -> Option<Transition> {
-        let kept = self.wait == Some(Wait::Passed) && self.barrier(now.unix_us()).is_some();
-        if self.phase != Phase::Waiting || kept {
+    /// The judge no longer holds or advances. While a barrier keeps the release, this is not
+    /// reported, since it may change again.
+    fn on_continue(&self, now: Timestamp) -> Option<Transition> {
+        let blocked = self.wait == Some(Wait::Passed) && self.barrier(now.unix_us()).is_some();
+        if self.phase != Phase::Waiting || blocked {
             return None;
         }
         let detail = match self.wait {
             Some(Wait::Judge(WaitReason::BaselineDown)) => {
-                "the baseline has a healthy endpoint again and its own share: the step is under \
-                 way again"
+                "the baseline has a healthy endpoint again and receives its share: the step \
+                 continues"
             }
-            _ => {
-                "the step is under way again: what is known does not suffice to go on, nor to wait"
-            }
+            _ => "not enough evidence to advance; the step continues",
         };
         Some(self.change(
             "release_continued",
@@ -251,14 +245,14 @@ impl ReleaseState {
         ))
     }
 
-    /// To the next step, or the first; all barriers have been passed.
+    /// Goes to the next step, or the first. The caller has checked all barriers.
     pub(crate) fn go_on(&self, why: String, now: Timestamp) -> Transition {
         let next = self.step.map_or(self.first_step, |step| step + 1);
         let Some(step) = self.plan.steps().get(next) else {
             return self.promote(why, now);
         };
-        // At full weight there is nobody to compare with: without a time or a gate there is nothing
-        // to stay for.
+        // At full weight there is no concurrent baseline: without a hold time or a gate there is no
+        // reason to stay.
         let stay = step.judged.min_ms > 0 || step.judged.min_requests > 0 || step.gate.is_some();
         if step.weight == Weight::FULL && !stay && self.step.is_some() {
             return self.promote(why, now);
@@ -307,7 +301,7 @@ impl ReleaseState {
         })
     }
 
-    /// The release after `edit`, with its times.
+    /// The transition that `edit` makes, with its times.
     pub(crate) fn change(
         &self,
         action: &'static str,
@@ -332,7 +326,7 @@ impl ReleaseState {
     }
 
     fn direction_to(&self, after: &ReleaseState) -> Direction {
-        // Also where nothing is on the canary yet: a step towards it may be on its way.
+        // Also before the canary has weight: a step towards it may be in progress.
         if matches!(after.phase, Phase::RolledBack | Phase::Cancelled) {
             return Direction::Towards;
         }

@@ -1,13 +1,11 @@
-//! What to do next with a release: a pure state machine over what is known, what is asked for, and
-//! what time it is.
+//! What to do next with a release: a pure state machine over evidence, commands and time.
 //!
-//! A [`Plan`] says where a release goes and under which conditions; a [`Release`] says where it is,
-//! and [`Release::next`] what follows from an [`Input`]; a [`Trial`] holds what is known of its
-//! canary by its traffic. [`forecast`] tells what a plan costs before the first user is risked.
+//! A [`Plan`] describes the steps of a release and their conditions; a [`ReleaseState`] is its
+//! state, and [`ReleaseState::next`] computes what an [`Input`] changes; a [`Trial`] holds the
+//! evidence from the canary's traffic. [`forecast`] estimates the cost of a plan before it starts.
 //!
-//! It refuses to change a weight, to count a failure, to ask whether a canary answers, or to
-//! remember anything outside its values: whoever owns live state commits a [`Transition`] and then
-//! holds the release that it leads to.
+//! This module changes no weight, counts no failure, sends no preflight request and stores nothing
+//! outside its values: the caller commits a [`Transition`] and keeps the release that it leads to.
 
 mod command;
 mod forecast;

@@ -1,5 +1,4 @@
-//! The objectives of a release as the API shows them. Their fields are told at
-//! [`Trial::objectives`].
+//! The objectives of a release as the API shows them. [`Trial::objectives`] documents the fields.
 //!
 //! [`Trial::objectives`]: super::Trial::objectives
 
@@ -17,7 +16,7 @@ pub(super) fn shown(evidence: &Evidence) -> Vec<Value> {
 }
 
 fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
-    // Against the limit stands the weighted sum of all, so alone each needs the more.
+    // The limit applies to the weighted sum of all objectives, so one alone needs more.
     let log_limit = whole.log_limit - objective.share.ln();
     let mut shown = Map::new();
     let mut add = |key: &str, value: Value| {
@@ -48,11 +47,11 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
             add("baseline", json!(whole.baseline));
         }
     }
-    behind(&objective.counts, &mut add);
+    add_counts(&objective.counts, &mut add);
     shown
 }
 
-fn behind(counts: &Behind, add: &mut impl FnMut(&str, Value)) {
+fn add_counts(counts: &Behind, add: &mut impl FnMut(&str, Value)) {
     match counts {
         Behind::ErrorRate {
             estimate,
@@ -95,7 +94,7 @@ fn behind(counts: &Behind, add: &mut impl FnMut(&str, Value)) {
     }
 }
 
-/// The fields of the objective as a plan has them.
+/// The fields of the objective as in a plan.
 fn margins(objective: &Objective) -> Value {
     match serde_json::to_value(objective) {
         Ok(Value::Object(mut named)) => named.remove(objective.name()).unwrap_or_default(),

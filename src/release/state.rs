@@ -1,4 +1,4 @@
-//! Where a release is.
+//! The state of a release.
 
 use std::sync::Arc;
 
@@ -12,60 +12,60 @@ use crate::model::Weight;
 use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
 use crate::time::Timestamp;
 
-/// A release: what was asked for, and how far it has come. It is a value: [`Release::next`] makes
-/// the one that follows.
+/// A release: its request and its progress. It is a value: [`ReleaseState::next`] makes the next
+/// one.
 ///
-/// Times are the wall clock's, since they must outlive the process. A clock that is set back makes
-/// nothing older and ends nothing early; times of phases then stand still instead of going back.
+/// Times are wall-clock times, since they must outlive the process. A clock that is set back makes
+/// nothing older and ends nothing early; phase times then stand still instead of going back.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReleaseState {
-    /// Its identity.
+    /// The identifier.
     pub id: String,
     /// The service.
     pub service: String,
     /// The upstream that holds the users.
     pub baseline: String,
-    /// The upstream that is being proved.
+    /// The upstream under test.
     pub canary: String,
-    /// The build of the canary, if it was told.
+    /// The build of the canary, if given.
     pub version: Option<String>,
-    /// The reference of the change that it brings.
+    /// The change reference, if given.
     pub change: Option<String>,
-    /// Why it was started.
+    /// The reason for the start.
     pub reason: Option<String>,
-    /// Who started it.
+    /// The person who started it.
     pub actor: String,
-    /// What it will do.
+    /// The plan.
     pub plan: Arc<Plan>,
-    /// Which try at this build it is, from 1.
+    /// The attempt at this build, from 1.
     pub attempt: u32,
-    /// Where it is.
+    /// The current phase.
     pub phase: Phase,
-    /// How it ended.
+    /// The outcome, once it has ended.
     pub outcome: Option<ReleaseOutcome>,
-    /// It goes on through freeze windows; who starts it so has to have checked that this may be
-    /// asked ([`Command::overriding`](super::Command::overriding)).
+    /// Ignores freeze windows. Whoever starts it so must check the permission
+    /// ([`ReleaseCommand::overriding`](super::ReleaseCommand::overriding)).
     pub override_freeze: bool,
-    /// When it was started: microseconds since 1970, as all times here.
+    /// The start time: microseconds since 1970, as all times here.
     pub started_us: i64,
-    /// When the present phase or step began.
+    /// The start of the current phase or step.
     pub since_us: i64,
-    /// When it ended.
+    /// The end time.
     pub ended_us: Option<i64>,
-    /// When it may begin; `None` at once.
+    /// The scheduled start; `None` means immediately.
     pub start_at_us: Option<i64>,
-    /// The step that it begins at, counted from 0: [`Plan::first_step`].
+    /// The first step, counted from 0: [`Plan::first_step`].
     pub(crate) first_step: usize,
-    /// The step that it is at, counted from 0; `None` before the first.
+    /// The current step, counted from 0; `None` before the first.
     pub(crate) step: Option<usize>,
     pub(crate) paused: Option<Statement>,
     pub(crate) wait: Option<Wait>,
     pub(crate) voices: Vec<GateApproval>,
-    /// Who took it past the steps that were left, and why, if somebody did.
+    /// The command that promoted early, with its reason, if any.
     pub(crate) hastened: Option<String>,
 }
 
-/// Who said something, and why.
+/// A command's caller and reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Statement {
     pub(crate) by: String,
@@ -76,13 +76,13 @@ pub(crate) struct Statement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Wait {
-    /// The step has been passed; a person, a gate or a freeze keeps the release there.
+    /// The step passed; a pause, a gate or a freeze blocks the release.
     Passed,
-    /// The judge wants a person to look.
+    /// The judge asks for a person.
     Judge(WaitReason),
 }
 
-/// What keeps a release from going on.
+/// What blocks a release from advancing.
 pub(crate) enum Barrier<'a> {
     Paused(&'a Statement),
     Schedule(i64),
@@ -91,7 +91,7 @@ pub(crate) enum Barrier<'a> {
 }
 
 impl ReleaseState {
-    /// A release that waits to begin, of nobody and nothing yet: who starts it fills in the rest.
+    /// A pending release with empty identity: the caller fills in the rest.
     pub(crate) fn pending(plan: Plan, now: Timestamp) -> ReleaseState {
         ReleaseState {
             id: String::new(),
@@ -120,17 +120,17 @@ impl ReleaseState {
         }
     }
 
-    /// How it ended, as people are told: of a promotion that a person hastened, that comes before
-    /// what the last look saw.
-    pub fn told_outcome(&self) -> Option<ReleaseOutcome> {
+    /// The outcome for display: after an early promotion by a person, that command comes before the
+    /// last evidence.
+    pub fn displayed_outcome(&self) -> Option<ReleaseOutcome> {
         let mut outcome = self.outcome.clone()?;
-        if let Some(told) = self
+        if let Some(command) = self
             .hastened
             .as_ref()
             .filter(|_| self.phase == Phase::Promoted)
-            && !outcome.reason.starts_with(told)
+            && !outcome.reason.starts_with(command)
         {
-            outcome.reason = format!("{told}; {}", outcome.reason);
+            outcome.reason = format!("{command}; {}", outcome.reason);
         }
         Some(outcome)
     }
@@ -148,24 +148,25 @@ impl ReleaseState {
         }
     }
 
-    /// The step that it begins at, counted from 0.
+    /// The first step, counted from 0.
     pub fn first_step(&self) -> usize {
         self.first_step
     }
 
-    /// The step that it is at, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step)
-    /// takes it; `None` before the first.
+    /// The current step, counted from 0, as [`Trial::begin_step`](super::Trial::begin_step) expects
+    /// it; `None` before the first.
     pub fn step(&self) -> Option<usize> {
         self.step
     }
 
-    /// The same counted from 1; 0 before the first. What people are shown.
+    /// The current step counted from 1, for display; 0 before the first.
     pub fn step_number(&self) -> usize {
         self.step.map_or(0, |step| step + 1)
     }
 
-    /// Whether people, a gate or a freeze keep it where it is, whatever the judge finds.
-    pub fn is_kept(&self) -> bool {
+    /// Whether a person, a gate, a freeze or a suspended comparison blocks it, whatever the judge
+    /// finds.
+    pub fn is_held(&self) -> bool {
         let kept = matches!(
             self.wait,
             Some(Wait::Passed | Wait::Judge(WaitReason::CanaryFull | WaitReason::BaselineDown))
@@ -173,8 +174,8 @@ impl ReleaseState {
         self.paused.is_some() || kept
     }
 
-    /// Whether evidence or the budget has ended it: what may be an error, of which a further try at
-    /// the same build has a smaller chance.
+    /// Whether evidence or a budget ended it. That may be a false alarm, so a further attempt at
+    /// the same build gets a smaller error probability.
     pub fn was_judged_bad(&self) -> bool {
         let objective = self
             .outcome
@@ -184,12 +185,12 @@ impl ReleaseState {
         self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
     }
 
-    /// Whether it was told not to go on.
+    /// Whether it is paused.
     pub fn is_paused(&self) -> bool {
         self.paused.is_some()
     }
 
-    /// Whether the canary has traffic by which it can be judged.
+    /// Whether the canary has traffic to judge.
     pub fn is_judged(&self) -> bool {
         matches!(
             self.phase,
@@ -197,19 +198,19 @@ impl ReleaseState {
         )
     }
 
-    /// What is waited for, while something is.
+    /// What the release is waiting for, if anything.
     pub fn waiting_for(&self, now: Timestamp) -> Option<WaitingFor> {
         if self.phase.is_over() {
             return None;
         }
-        let asked = match (self.phase, self.wait) {
+        let may_block = match (self.phase, self.wait) {
             (Phase::Pending, _) | (Phase::Waiting, Some(Wait::Passed)) => true,
             (_, Some(Wait::Judge(reason))) if self.paused.is_none() => {
                 return Some(by_judge(reason));
             }
             _ => self.paused.is_some(),
         };
-        let barrier = if asked {
+        let barrier = if may_block {
             self.barrier(now.unix_us())
         } else {
             None
@@ -217,13 +218,13 @@ impl ReleaseState {
         barrier.map(|barrier| barrier.waiting_for(self, now.unix_us()))
     }
 
-    /// Every word for a gate so far.
+    /// All approvals so far.
     pub fn approvals(&self) -> Vec<Approval> {
-        let shown = |voice: &GateApproval| Approval {
-            gate: voice.gate.clone(),
-            by: voice.by.clone(),
-            at: Timestamp::new(0, voice.unix_us).rfc3339(),
-            reason: voice.reason.clone(),
+        let shown = |approval: &GateApproval| Approval {
+            gate: approval.gate.clone(),
+            by: approval.by.clone(),
+            at: Timestamp::new(0, approval.unix_us).rfc3339(),
+            reason: approval.reason.clone(),
         };
         self.voices.iter().map(shown).collect()
     }
@@ -232,7 +233,7 @@ impl ReleaseState {
         self.plan.steps().get(self.step?)
     }
 
-    /// The gate that belongs to where it is: the plan's own before the first step.
+    /// The gate of the current step; before the first step, the start gate.
     pub(crate) fn present_gate(&self) -> Option<&Gate> {
         match self.step {
             None => self.plan.start_gate.as_ref(),
@@ -257,10 +258,10 @@ impl ReleaseState {
             .chain(of_steps)
     }
 
-    /// What keeps it where it is, apart from the judge; `None` when it may go on.
+    /// What blocks the release apart from the judge; `None` when it may advance.
     pub(crate) fn barrier(&self, now_us: i64) -> Option<Barrier<'_>> {
-        if let Some(word) = &self.paused {
-            return Some(Barrier::Paused(word));
+        if let Some(statement) = &self.paused {
+            return Some(Barrier::Paused(statement));
         }
         if let Some(at) = self
             .start_at_us
@@ -277,7 +278,7 @@ impl ReleaseState {
         self.frozen(now_us).map(Barrier::Freeze)
     }
 
-    /// The freeze that is in force for it. At 100 percent there is nothing left that it could move.
+    /// The freeze in force. At 100 percent no traffic is left to move.
     pub(crate) fn frozen(&self, now_us: i64) -> Option<Frozen> {
         if self.override_freeze || self.weight() == Weight::FULL {
             return None;
@@ -303,10 +304,14 @@ impl Barrier<'_> {
 
     pub(crate) fn detail(&self, release: &ReleaseState, now_us: i64) -> String {
         match self {
-            Barrier::Paused(word) => {
-                format!("paused by {}{}", word.by, because(word.reason.as_deref()))
+            Barrier::Paused(statement) => {
+                format!(
+                    "paused by {}{}",
+                    statement.by,
+                    because(statement.reason.as_deref())
+                )
             }
-            Barrier::Schedule(at) => format!("it begins at {}", rfc3339(*at)),
+            Barrier::Schedule(at) => format!("it starts at {}", rfc3339(*at)),
             Barrier::Gate(gate) => gate.missing(&release.voices, now_us),
             Barrier::Freeze(frozen) => {
                 format!(
@@ -322,37 +327,41 @@ impl Barrier<'_> {
 fn by_judge(reason: WaitReason) -> WaitingFor {
     WaitingFor {
         kind: reason.as_str().to_owned(),
-        detail: in_words(reason).to_owned(),
+        detail: wait_detail(reason).to_owned(),
         until: None,
     }
 }
 
-pub(crate) fn in_words(reason: WaitReason) -> &'static str {
+pub(crate) fn wait_detail(reason: WaitReason) -> &'static str {
     match reason {
         WaitReason::Split => {
-            "the traffic is not split as the weights say, so that the comparison cannot be trusted"
+            "traffic is not split according to the weights, so the comparison is not valid"
         }
         WaitReason::Slo => {
-            "both versions are beyond a fixed limit, so that the canary is not to blame for it \
-             alone"
+            "both versions exceed a fixed limit, so the canary alone is not the \
+             cause"
         }
         WaitReason::Slow => {
-            "at full weight more than 2 % of the canary's answers take longer than twice the \
-             baseline's p99 before"
+            "at full weight more than 2 % of the canary's responses are slower than twice the \
+             baseline's earlier p99"
         }
-        WaitReason::Aborts => "clients give up on the canary more often than on the baseline",
+        WaitReason::Aborts => {
+            "clients abort requests on the canary more often than on the baseline"
+        }
         WaitReason::CanaryFull => {
-            "the canary has as many requests at once as canary_in_flight_max allows, so that \
-             further ones go to the baseline and nothing is compared meanwhile"
+            "the canary has reached canary_in_flight_max: further requests go to the baseline, \
+             and the comparison is suspended"
         }
         WaitReason::BaselineDown => {
-            "no endpoint of the baseline answers its health checks, so that its share goes to the \
-             canary and nothing is compared meanwhile"
+            "no endpoint of the baseline passes its health checks: its share goes to the canary, \
+             and the comparison is suspended"
         }
-        WaitReason::Inconclusive => "the step had its time and gave no answer",
+        WaitReason::Inconclusive => {
+            "the step is inconclusive: it reached max_duration without enough evidence"
+        }
         WaitReason::TooLittleTraffic => {
-            "the step had its time, and the canary fewer requests than min_requests: too few to \
-             say anything, also where `inconclusive` is `advance`"
+            "the step reached max_duration, but the canary had fewer requests than min_requests: \
+             too few to decide, even where `inconclusive` is `advance`"
         }
     }
 }

@@ -1,23 +1,23 @@
-//! The time of a release, which goes on over restarts and never goes back.
+//! The timeline of a release: it continues over restarts and never goes back.
 
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
 
-/// Maps moments of this process to milliseconds of a release: the scale of its cohorts and of its
+/// Maps moments of this process to milliseconds of a release: the scale of its cohorts and its
 /// judge.
 ///
-/// Within a process the monotonic clock decides. The time from one process to the next does not
-/// count: nothing was served and nothing seen in it. If it did, a final bake would end without a
-/// request baked, and a step that has a longest duration would be inconclusive for want of a proxy,
-/// not of an answer.
+/// Within a process the monotonic clock decides. The time between two processes does not count,
+/// since no traffic was served and none observed. Otherwise a final bake could end without
+/// requests, and a step with a maximum duration could become inconclusive because the proxy was
+/// down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeline {
     origin: Timestamp,
     origin_ms: u64,
 }
 
-/// Where a timeline had come to, to be written down with what was judged by it.
+/// The position of a timeline, stored with the state that was judged by it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimelineMark {
     /// Milliseconds of the release.
@@ -25,7 +25,7 @@ pub struct TimelineMark {
 }
 
 impl Timeline {
-    /// The time of a release that begins now, at 0.
+    /// The timeline of a release that begins now, at 0.
     pub fn new(now: Timestamp) -> Timeline {
         Timeline {
             origin: now,
@@ -33,7 +33,7 @@ impl Timeline {
         }
     }
 
-    /// The time of a release that another process has brought to `mark`: it goes on from there.
+    /// The timeline of a release that another process brought to `mark`; it continues from there.
     pub fn resume(mark: TimelineMark, now: Timestamp) -> Timeline {
         Timeline {
             origin: now,
@@ -48,7 +48,7 @@ impl Timeline {
         self.origin_ms.saturating_add(passed)
     }
 
-    /// What [`Timeline::resume`] goes on from.
+    /// The mark from which [`Timeline::resume`] continues.
     pub fn mark(&self, now: Timestamp) -> TimelineMark {
         TimelineMark {
             at_ms: self.ms(now),
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_after_a_restart_where_it_stood() {
+    fn timeline_continues_after_a_restart() {
         let start = Timestamp::new(5_000_000_000, 1_000_000_000_000);
         let line = Timeline::new(start);
         let later = start.plus(Duration::from_secs(2));
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!(line.ms(Timestamp::new(0, 0)), 0);
 
         let mark = line.mark(later);
-        // The new process counts from 0 on its monotonic clock, and the wall clock says anything.
+        // The new process counts from 0 on its monotonic clock, and its wall clock is arbitrary.
         for unix_us in [later.unix_us() + 3_600_000_000, 0] {
             let restarted = Timestamp::new(7, unix_us);
             let line = Timeline::resume(mark, restarted);

@@ -1,10 +1,9 @@
-//! What is known of a release by its traffic: the judge and the two budgets, which are always fed
-//! together.
+//! The evidence on a release: the judge and the two budgets, always fed together.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::machine::{failed, seen};
+use super::machine::{all_failures_text, visible_failures_text};
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
@@ -13,37 +12,37 @@ use crate::analysis::{
 };
 use crate::model::api::BudgetStatus;
 
-/// The trial of one canary. It can be written down whole and go on from there.
+/// The trial of one canary. It can be serialized and resumed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trial {
     judge: Judge,
-    /// Of the failures that users saw.
+    /// The budget of failures that users saw.
     budget: Budget,
-    /// Of all failures of the canary.
+    /// The budget of all failures of the canary.
     rescued_budget: Budget,
-    /// Of the failures that are spent, those that nobody may have seen.
+    /// The spent failures that users may not have seen, counted because restarts lost counts.
     #[serde(default)]
     written_off: u64,
-    /// The same of all failures.
+    /// The same for all failures.
     #[serde(default)]
     failed_written_off: u64,
 }
 
-/// What follows from what is known.
+/// What follows from the evidence.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Finding {
-    /// Nothing yet.
+    /// No decision yet.
     Continue,
     /// The canary is good enough for the next step.
     Advance,
     /// A person should look.
     Hold(WaitReason),
-    /// The canary is to be taken out.
+    /// Remove the canary.
     RollBack {
         /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`,
         /// `inconclusive`.
         objective: &'static str,
-        /// The same in words, with its numbers.
+        /// The reason as text, with its numbers.
         detail: String,
     },
 }
@@ -60,7 +59,7 @@ impl Trial {
         }
     }
 
-    /// Tells what the baseline did before the release: answers by latency in microseconds with
+    /// Adds the baseline's history before the release: responses by latency in microseconds with
     /// their counts, and failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
@@ -68,194 +67,188 @@ impl Trial {
         self.rescued_budget.warm(latency_us, failures);
     }
 
-    /// The release has come to step `index`, counted from 0; beyond the last nothing begins.
+    /// Begins step `index`, counted from 0; beyond the last step it does nothing.
     pub fn begin_step(&mut self, at_ms: u64, index: usize, plan: &Plan) {
         if let Some(step) = plan.steps().get(index) {
             self.judge.begin_step(at_ms, step.judged);
         }
     }
 
-    /// Judges a cohort, and raises what the baseline's rate explains. What users saw is not taken
-    /// from it, since it was counted on the request path already: [`Trial::set_spent`].
+    /// Judges a cohort, and raises the failures that the baseline's rate explains. Failures that
+    /// users saw are set by [`Trial::set_spent`], since the request path has counted them already.
     pub fn observe(&mut self, cohort: &Cohort<'_>) {
         self.judge(cohort);
         self.explain(cohort);
     }
 
-    /// Judges a cohort, and nothing else: where users are sticky, each counts once for the judge.
+    /// Judges a cohort only: in a sticky release each user counts once for the judge.
     pub fn judge(&mut self, cohort: &Cohort<'_>) {
         self.judge.observe(cohort);
     }
 
-    /// Judges units of a sticky release that have become as old as `bake`.
+    /// Judges units of a sticky release that have reached the age `bake`.
     pub fn mature(&mut self, at_ms: u64, matured: &Matured) {
         self.judge
             .mature(at_ms, matured.weight, &matured.canary, &matured.baseline);
     }
 
-    /// Raises what the baseline's rate explains, and nothing else. What users saw is counted
-    /// request by request, so this has to be told of all requests too, whether or not they are
-    /// judged.
+    /// Raises the failures that the baseline's rate explains, only. Failures that users saw are
+    /// counted per request, so this needs all requests, judged or not.
     pub fn explain(&mut self, cohort: &Cohort<'_>) {
         self.budget.explain(cohort);
         self.rescued_budget.explain(cohort);
     }
 
-    /// Users have seen `spent` failures of the canary in the whole release. It never falls.
+    /// Sets the failures of the canary that users saw in the whole release. The count never falls.
     pub fn set_spent(&mut self, spent: u64) {
         self.budget.spend(spent.saturating_sub(self.budget.spent()));
     }
 
-    /// So many requests of the canary have failed in the whole release, whether or not users saw
-    /// it.
+    /// Sets the failed requests of the canary in the whole release, visible to users or not.
     pub fn set_failed(&mut self, failed: u64) {
         self.rescued_budget.set_spent(failed);
     }
 
-    /// So many of the failures that users saw, and of all failures, count only because a killed
-    /// process forgets the last of them.
+    /// Sets the failures, visible and all, that are counted only because a killed process lost its
+    /// last counts.
     pub fn set_written_off(&mut self, visible: u64, all: u64) {
         (self.written_off, self.failed_written_off) = (visible, all);
     }
 
-    /// What follows at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and
+    /// The finding at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and
     /// both before policy: the order of [`replay::Run`](crate::analysis::replay::Run).
     pub fn finding(&self, now_ms: u64) -> Finding {
-        self.follow(now_ms, |budget| budget.exhausted())
+        self.decide(now_ms, |budget| budget.exhausted())
     }
 
-    /// The same while cohorts are not scored yet. Requests of the baseline that are open count as
-    /// failing until they have ended, so that an outage that strikes both arms exhausts nothing
-    /// because the canary is the first to fail.
+    /// The finding while cohorts are pending. Open requests of the baseline count as failures until
+    /// they end, so that an outage of both arms does not exhaust the budget only because the canary
+    /// fails first.
     pub fn finding_given(&self, now_ms: u64, pending: PendingCohort) -> Finding {
-        self.follow(now_ms, |budget| {
+        self.decide(now_ms, |budget| {
             budget.allowance_given(std::iter::once(pending)) == 0
         })
     }
 
-    fn follow(&self, now_ms: u64, is_exhausted: impl Fn(&Budget) -> bool) -> Finding {
+    fn decide(&self, now_ms: u64, is_exhausted: impl Fn(&Budget) -> bool) -> Finding {
         let verdict = self.judge.verdict(now_ms);
         match verdict {
-            Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.condemned(cause),
+            Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause),
             _ if is_exhausted(&self.budget) => Finding::RollBack {
                 objective: "budget",
-                detail: self.overspent(),
+                detail: self.budget_exhausted_text(),
             },
             _ if is_exhausted(&self.rescued_budget) => Finding::RollBack {
                 objective: "rescued_budget",
-                detail: self.overfailed(),
+                detail: self.rescued_budget_exhausted_text(),
             },
-            Verdict::RollBack(cause) => self.condemned(cause),
+            Verdict::RollBack(cause) => self.roll_back(cause),
             Verdict::Advance => Finding::Advance,
             Verdict::Hold(reason) => Finding::Hold(reason),
             Verdict::Continue => Finding::Continue,
         }
     }
 
-    /// How many further failures that users see exhaust the budget: what a tripwire is armed with.
+    /// The number of further visible failures that exhaust the budget: the tripwire's allowance.
     pub fn allowance(&self) -> u64 {
         self.budget.allowance()
     }
 
-    /// The same while cohorts are not scored yet; see [`Trial::finding_given`].
+    /// The allowance while cohorts are pending; see [`Trial::finding_given`].
     pub fn allowance_given(&self, pending: PendingCohort) -> u64 {
         self.budget.allowance_given(std::iter::once(pending))
     }
 
-    /// How many further failures of any kind exhaust the second budget.
+    /// The number of further failures of any kind that exhaust the second budget.
     pub fn rescued_allowance(&self) -> u64 {
         self.rescued_budget.allowance()
     }
 
-    /// The same while cohorts are not scored yet.
+    /// The second allowance while cohorts are pending.
     pub fn rescued_allowance_given(&self, pending: PendingCohort) -> u64 {
         self.rescued_budget
             .allowance_given(std::iter::once(pending))
     }
 
-    /// How many requests may be open past the landmark at the present step: so many as the
-    /// baseline's failure rate so far explains of those that the canary was given
-    /// (STATISTICS.md 1.k.3).
+    /// The number of requests that may be open past the maturity age at the current step: the
+    /// baseline's failure rate applied to the canary's requests (STATISTICS.md 1.k.3).
     pub fn unfinished_explained(&self) -> f64 {
         self.judge.baseline_upper() * self.judge.at_step().requests as f64
     }
 
-    /// The canary's requests at the present step that came to an answer or a failure.
+    /// The canary's requests at the current step that ended with a response or a failure.
     pub fn outcomes(&self) -> u64 {
         self.judge.outcomes()
     }
 
-    /// Requests that clients gave up, by arm.
+    /// Requests that clients aborted, by arm.
     pub fn aborts(&self) -> AbortCounts {
         self.judge.aborts()
     }
 
-    /// The count of failures at which it is exhausted.
+    /// The count of failures at which the budget is exhausted.
     pub fn bound(&self) -> f64 {
         self.budget.bound()
     }
 
-    /// The budget as people are shown it.
+    /// The budget for display.
     pub fn budget(&self) -> BudgetStatus {
         status(&self.budget)
     }
 
-    /// The budget of all failures as people are shown it.
+    /// The budget of all failures for display.
     pub fn rescued_budget(&self) -> BudgetStatus {
         status(&self.rescued_budget)
     }
 
-    /// `ln` of the combined evidence against the canary, and the limit from which on it is rolled
-    /// back.
+    /// `ln` of the combined evidence against the canary, and the limit at which it is rolled back.
     pub fn log_e(&self) -> (f64, f64) {
         (self.judge.log_e().0, -self.judge.options().alpha.ln())
     }
 
     /// The numbers behind the finding.
     pub fn evidence(&self) -> Evidence {
-        // Evidence narrows the confidence sequence; what is shown to people must not change what is
-        // known.
+        // Computing evidence narrows the confidence sequence; a display must not change the state.
         self.judge.clone().evidence()
     }
 
-    /// Each objective with its evidence, flat and by stable names, for people and dashboards. Every
-    /// one has
+    /// Each objective with its evidence, flat and by stable names, for display. Every one has
     ///
     /// - `objective`: `error_rate`, `latency` or `slo`;
     /// - `margins`: as in a plan, such as `{"ratio": 1.1, "worse_by": 0.0005}`;
     /// - `share`: its part of alpha;
-    /// - `e_value` and `log_e`: the evidence against the canary, and its `ln` (`e_value` stops at
-    ///   1e300);
-    /// - `log_limit` and `limit`: where the canary is rolled back, had this objective alone to
-    ///   decide;
-    /// - `advance_log_e` and `advance_limit` (`ln` both): the evidence of this step for the canary,
-    ///   and where it suffices; absent for fixed limits;
-    /// - `canary` and `baseline`: `{requests, failures}`; for a fixed limit on latency the failures
-    ///   are the slow ones.
+    /// - `e_value` and `log_e`: the evidence against the canary, and its `ln` (`e_value` is capped
+    ///   at 1e300);
+    /// - `log_limit` and `limit`: the value at which the canary is rolled back if this objective
+    ///   alone decides;
+    /// - `advance_log_e` and `advance_limit` (both `ln`): this step's evidence for the canary, and
+    ///   the value at which it suffices; absent for fixed limits;
+    /// - `canary` and `baseline`: `{requests, failures}`; for a fixed latency limit the failures
+    ///   are the slow requests.
     ///
-    /// In a sticky release `error_rate` has `unit: "user"`: its counts are draws of keys and those
-    /// of them that failed, and so are its margins and `requests_to_advance`.
+    /// In a sticky release `error_rate` has `unit: "user"`: its counts are assignments of keys and
+    /// the failed ones among them, and so are its margins and `requests_to_advance`.
     ///
-    /// `error_rate` has besides, once there are requests on both sides, `estimate` (`p_canary -
-    /// ratio * p_baseline`), `confidence` (`{lower, upper, level}`, which holds at all times at
-    /// once) and `requests_to_advance` (further canary requests that this step is likely to
-    /// need). `latency` has `insufficient: true` while the baseline has not been seen
-    /// often enough, and else `bins`: a list of `{baseline_below_us, canary_below_us, baseline,
-    /// canary}`, the last without edges, and `worst_bin`, counted from 0, and `slower_lately:
-    /// true` while the canary would be alone after this step but has been slower in the last
-    /// seconds than the objective allows. `slo` has `baseline_log_e`.
+    /// Once there are requests on both arms, `error_rate` also has `estimate` (`p_canary - ratio *
+    /// p_baseline`), `confidence` (`{lower, upper, level}`, valid at all times simultaneously) and
+    /// `requests_to_advance` (further canary requests that this step is likely to need). `latency`
+    /// has `insufficient: true` while the baseline has too few requests, and otherwise `bins`: a
+    /// list of `{baseline_below_us, canary_below_us, baseline, canary}`, the last without edges;
+    /// `worst_bin`, counted from 0; and `slower_lately: true` while the next step is at 100 % and
+    /// the canary was slower in the last seconds than the objective allows. `slo` has
+    /// `baseline_log_e`.
     pub fn objectives(&self) -> Vec<Value> {
         objectives::shown(&self.evidence())
     }
 
-    fn condemned(&self, cause: Cause) -> Finding {
+    fn roll_back(&self, cause: Cause) -> Finding {
         Finding::RollBack {
             objective: cause.as_str(),
-            detail: self.why(cause),
+            detail: self.reason(cause),
         }
     }
 
-    fn why(&self, cause: Cause) -> String {
+    fn reason(&self, cause: Cause) -> String {
         let evidence = self.evidence();
         let (canary, baseline) = (evidence.canary, evidence.baseline);
         let counted = format!(
@@ -285,22 +278,22 @@ impl Trial {
                 format!("the canary is slower than the baseline: {slow}{log_e}; {counted}")
             }
             Cause::Slo => {
-                format!("the canary is beyond a fixed limit that the baseline keeps: {counted}")
+                format!("the canary exceeds a fixed limit that the baseline meets: {counted}")
             }
             Cause::Inconclusive => {
                 format!(
-                    "the step had its time and gave no answer, and the plan rolls back then: \
+                    "the step is inconclusive, and the plan rolls back in this case: \
                      {counted}; {log_e}"
                 )
             }
         }
     }
 
-    fn overspent(&self) -> String {
+    fn budget_exhausted_text(&self) -> String {
         format!(
-            "{}: the budget of {}, with {:.1} that the baseline's rate explains and {:.1} for \
+            "{}: the budget of {}, plus {:.1} explained by the baseline's rate and {:.1} for \
              chance, is exhausted",
-            seen(
+            visible_failures_text(
                 self.budget.spent().saturating_sub(self.written_off),
                 self.written_off
             ),
@@ -310,13 +303,13 @@ impl Trial {
         )
     }
 
-    fn overfailed(&self) -> String {
+    fn rescued_budget_exhausted_text(&self) -> String {
         let budget = &self.rescued_budget;
-        let forgotten = self.failed_written_off;
+        let written_off = self.failed_written_off;
         format!(
-            "{}: the rescued_budget of {}, with {:.1} that the baseline's rate explains and {:.1} \
+            "{}: the rescued_budget of {}, plus {:.1} explained by the baseline's rate and {:.1} \
              for chance, is exhausted",
-            failed(budget.spent().saturating_sub(forgotten), forgotten),
+            all_failures_text(budget.spent().saturating_sub(written_off), written_off),
             budget.limit(),
             budget.explained(),
             budget.chance()
@@ -332,8 +325,8 @@ fn status(budget: &Budget) -> BudgetStatus {
     }
 }
 
-/// How often either arm is slow, where it speaks most against the canary, since the bins were cut:
-/// a few seconds ago.
+/// How often each arm is slow, in the bin with the most evidence against the canary, since the bins
+/// were set a few seconds ago.
 fn slower(evidence: &Evidence) -> Option<String> {
     evidence
         .objectives
@@ -356,8 +349,8 @@ fn slowest(bins: &LatencyBins) -> Option<String> {
     };
     let ms = |edges: &[u64]| edges.get(edge).map(|us| *us as f64 / 1e3);
     Some(format!(
-        "lately {} requests took more than {:.1} ms on the canary, and {} more than {:.1} ms on \
-         the baseline, those that failed among them; ",
+        "recently, {} requests took more than {:.1} ms on the canary and {} more than {:.1} ms on \
+         the baseline, including failed requests; ",
         slow(&bins.canary)?,
         ms(&bins.canary_edges_us)?,
         slow(&bins.baseline)?,

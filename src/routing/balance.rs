@@ -1,4 +1,4 @@
-//! The endpoints of an upstream, and the choice among them.
+//! The endpoints of an upstream, and load balancing among them.
 
 use std::net::SocketAddr;
 use std::ops::Deref;
@@ -8,42 +8,41 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::model::{Name, Protocol, Weight};
 use crate::stats::UpstreamKey;
 
-/// An endpoint's number: the same for one address of one upstream as long as the table has it, and
-/// never another's. Its lower half is a dense slot, which is used again; its upper half says whose
-/// turn it is.
+/// The key of an endpoint: stable for one address of one upstream while it is in the table, and
+/// never reused. The lower half is a dense slot, which is reused; the upper half is its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EndpointKey(pub u64);
 
 impl EndpointKey {
-    /// The position in a dense table, whose entry has to say which key it is for.
+    /// The index in a dense table, whose entries must be compared by key.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn index(self) -> usize {
         self.0 as u32 as usize
     }
 }
 
-/// A change of an endpoint's health, as a checker saw it.
+/// A change of an endpoint's health, as reported by a checker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthEvent {
     /// The endpoint.
     pub endpoint: EndpointKey,
-    /// Its new state.
+    /// The new state.
     pub healthy: bool,
-    /// What the last check saw.
+    /// The result of the last check.
     pub detail: String,
 }
 
-/// One address of an upstream, shared by all tables that know it, so that its count of requests in
-/// flight goes on across reloads. Whether it is healthy is a matter of the table, see [`Upstream`].
+/// One address of an upstream, shared by all tables that contain it, so that its in-flight count
+/// survives reloads. Its health belongs to the table, see [`RoutedUpstream`].
 ///
-/// Aligned, so that workers that count on one endpoint do not slow down those that count on its
+/// Aligned, so that workers counting on one endpoint do not slow down those counting on its
 /// neighbour.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct RoutedEndpoint {
-    /// Its number.
+    /// The key.
     pub key: EndpointKey,
-    /// Where it listens.
+    /// The address.
     pub address: SocketAddr,
     /// The service it belongs to.
     pub service: Name,
@@ -53,7 +52,7 @@ pub struct RoutedEndpoint {
 }
 
 impl RoutedEndpoint {
-    /// An endpoint with nothing in flight.
+    /// An endpoint without requests in flight.
     pub fn new(
         key: EndpointKey,
         address: SocketAddr,
@@ -69,19 +68,19 @@ impl RoutedEndpoint {
         }
     }
 
-    /// Requests on it at this moment, from all workers.
+    /// The current number of requests in flight, of all workers.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Counts a request on it until the guard is dropped.
+    /// Counts a request until the guard is dropped.
     pub fn enter(self: &Arc<Self>) -> InFlight {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         InFlight(Arc::clone(self))
     }
 }
 
-/// A request on an endpoint.
+/// A request in flight on an endpoint.
 #[derive(Debug)]
 pub struct InFlight(Arc<RoutedEndpoint>);
 
@@ -99,32 +98,32 @@ impl Drop for InFlight {
     }
 }
 
-/// A deployed version of a service, as one table knows it.
+/// An upstream (a deployed version of a service) in one table.
 #[derive(Clone, Debug)]
 pub struct RoutedUpstream {
-    /// Its number.
+    /// The key.
     pub key: UpstreamKey,
-    /// Its name, unique within the service.
+    /// The name, unique within the service.
     pub name: Name,
-    /// Its share of the service's requests.
+    /// The share of the service's requests.
     pub weight: Weight,
-    /// How it is spoken to.
+    /// The protocol.
     pub protocol: Protocol,
-    /// All its endpoints, in the order of declaration.
+    /// All endpoints, in the order of declaration.
     pub endpoints: Box<[Arc<RoutedEndpoint>]>,
-    /// Those of them that pass their checks.
+    /// The endpoints that pass their health checks.
     pub healthy: Box<[Arc<RoutedEndpoint>]>,
-    /// Whether requests are sent to all of them, since too many fail their checks for these to be
-    /// believed.
+    /// Panic mode: requests are sent to all endpoints, because so many fail their checks that the
+    /// checks are not trusted.
     pub panics: bool,
 }
 
 impl RoutedUpstream {
-    /// The endpoint for a request: of two that `draw` (uniform over all 64-bit numbers) chooses
-    /// among the healthy ones, that with fewer requests in flight. `None` when none is healthy.
+    /// The endpoint for a request: `draw` (uniform over all 64-bit numbers) selects two of the
+    /// healthy endpoints, and the one with fewer requests in flight is used. `None` if none is
+    /// healthy.
     ///
-    /// Two choices, since the least loaded of all would draw every worker to the same endpoint at
-    /// once.
+    /// Two choices, since with the least loaded endpoint all workers would choose the same one.
     pub fn endpoint(&self, draw: u64) -> Option<&Arc<RoutedEndpoint>> {
         match self.usable() {
             [] => None,
@@ -136,7 +135,7 @@ impl RoutedUpstream {
         }
     }
 
-    /// As [`Upstream::endpoint`], among the endpoints that are not in `tried`.
+    /// As [`RoutedUpstream::endpoint`], among the endpoints that are not in `tried`.
     pub fn endpoint_excluding(
         &self,
         draw: u64,
@@ -156,7 +155,7 @@ impl RoutedUpstream {
         }
     }
 
-    /// The endpoints that requests are sent to.
+    /// The endpoints to which requests are sent.
     pub fn usable(&self) -> &[Arc<RoutedEndpoint>] {
         if self.panics {
             &self.endpoints
@@ -165,8 +164,8 @@ impl RoutedUpstream {
         }
     }
 
-    /// Whether a larger share of the endpoints than `limit` fails its checks; a limit of zero is
-    /// none.
+    /// Whether more than the share `limit` of the endpoints fails its checks; a limit of zero
+    /// disables this.
     pub(super) fn exceeds(&self, limit: Weight) -> bool {
         let (all, well) = (self.endpoints.len(), self.healthy.len());
         !limit.is_zero() && (all - well) * 10_000 > usize::from(limit.basis_points()) * all
@@ -177,8 +176,8 @@ impl RoutedUpstream {
         self.healthy.iter().any(|healthy| healthy.key == endpoint)
     }
 
-    /// This upstream with an endpoint's health changed; `None` when it has no such endpoint or it
-    /// is so already.
+    /// This upstream with an endpoint's health changed; `None` if it has no such endpoint or the
+    /// state is the same.
     pub(super) fn with_health(
         &self,
         endpoint: EndpointKey,
@@ -203,8 +202,8 @@ impl RoutedUpstream {
     }
 }
 
-/// Two different positions below `count` (at least 2), each pair equally likely, from the two
-/// halves of `draw`.
+/// Two different indices below `count` (at least 2), each pair equally likely, from the two halves
+/// of `draw`.
 fn two_of(count: usize, draw: u64) -> (usize, usize) {
     let below = |bound: usize, half: u64| {
         let scaled = (half * bound as u64) >> 32;
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_endpoints_the_freer_one_is_taken() {
+    fn endpoint_with_fewer_requests_in_flight_is_chosen() {
         let upstream = upstream(2);
         let [first, second] = &*upstream.endpoints else {
             unreachable!()
@@ -253,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn only_healthy_endpoints_are_taken_and_none_when_none_is() {
+    fn only_healthy_endpoints_are_chosen() {
         let all = upstream(2);
         let [first, second] = &*all.endpoints else {
             unreachable!()
@@ -270,10 +269,10 @@ mod tests {
     }
 
     #[test]
-    fn idle_endpoints_are_taken_equally_often() {
+    fn idle_endpoints_are_chosen_equally_often() {
         let upstream = upstream(5);
         let mut taken = [0_u32; 5];
-        // A low-discrepancy walk over all draws.
+        // A low-discrepancy sequence over all draws.
         let mut draw = 0_u64;
         for _ in 0..100_000 {
             draw = draw.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -287,13 +286,15 @@ mod tests {
 
     proptest! {
         #[test]
-        fn two_choices_are_two_and_within_bounds(count in 2..1_000_usize, draw: u64) {
+        fn two_choices_are_distinct_and_in_range(count in 2..1_000_usize, draw: u64) {
             let (first, second) = two_of(count, draw);
             prop_assert!(first != second && first < count && second < count);
         }
 
         #[test]
-        fn a_retry_goes_elsewhere(endpoints in 1..6_u16, tried in prop::collection::vec(0..6_u64, 0..6), draw: u64) {
+        fn retry_avoids_tried_endpoints(
+            endpoints in 1..6_u16, tried in prop::collection::vec(0..6_u64, 0..6), draw: u64,
+        ) {
             let upstream = upstream(endpoints);
             let tried: Vec<_> = tried.into_iter().map(EndpointKey).collect();
             let left = upstream.endpoints.iter().any(|endpoint| !tried.contains(&endpoint.key));

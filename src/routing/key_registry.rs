@@ -1,4 +1,4 @@
-//! Numbers for names, none of which ever stands for another name.
+//! Keys for names; a key never stands for another name.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::Hash;
@@ -10,13 +10,12 @@ use super::{EndpointKey, RoutingTable};
 use crate::model::Name;
 use crate::stats::UpstreamKey;
 
-/// Hands out the keys of upstreams and endpoints, so that counts, pools and health survive a
-/// reload.
+/// Assigns the keys of upstreams and endpoints, so that counts, pools and health survive a reload.
 ///
-/// A key is a slot, by which tables are kept, and a generation. The slots of what has gone are used
-/// again, so that tables are as large as what lives; the generation is another one then, so that no
-/// request that is still under way, and no count of one, is taken for one of the new owner's. What
-/// comes back after it has been forgotten gets a new key.
+/// A key is a slot, by which dense tables are indexed, and a generation. The slots of removed names
+/// are reused, so that tables stay as small as the live set; the generation changes, so that no
+/// request in flight and no count is attributed to the new owner. A name that returns after it was
+/// forgotten gets a new key.
 #[derive(Debug, Default)]
 pub struct KeyRegistry {
     upstreams: Slots<(Name, Name)>,
@@ -24,7 +23,7 @@ pub struct KeyRegistry {
 }
 
 impl KeyRegistry {
-    /// No keys yet.
+    /// A registry without keys.
     pub fn new() -> KeyRegistry {
         KeyRegistry::default()
     }
@@ -42,12 +41,12 @@ impl KeyRegistry {
         EndpointKey(self.endpoints.key((upstream, address)))
     }
 
-    /// The service and upstream that a key stands for; `None` once they are forgotten.
+    /// The service and upstream of a key; `None` once they are forgotten.
     pub fn names(&self, key: UpstreamKey) -> Option<&(Name, Name)> {
         self.upstreams.name(key.0)
     }
 
-    /// Forgets what is not in `table`, which is the newest that these keys were used for.
+    /// Forgets names that are not in `table`, which must be the newest table built with these keys.
     pub fn retain(&mut self, table: &RoutingTable) {
         let upstreams = || table.services().flat_map(|service| &service.upstreams);
         let (live_upstreams, endpoints) = (upstreams().map(|upstream| upstream.key.0), upstreams());
@@ -57,7 +56,7 @@ impl KeyRegistry {
             .retain(&live_endpoints.map(|endpoint| endpoint.key.0).collect());
     }
 
-    /// How many slots of upstreams and of endpoints there are.
+    /// The numbers of upstream slots and of endpoint slots.
     pub fn slots(&self) -> (usize, usize) {
         (self.upstreams.slots.len(), self.endpoints.slots.len())
     }
@@ -66,9 +65,9 @@ impl KeyRegistry {
 #[derive(Debug)]
 struct Slots<N> {
     known: HashMap<N, u64, FixedState>,
-    /// By slot: the newest key, and what it stands for while that is known.
+    /// By slot: the newest key, and its name while it is known.
     slots: Vec<(u64, Option<N>)>,
-    /// Those that nobody owns, the one that has been free for longest first.
+    /// Free slots, the one that has been free for longest first.
     free: VecDeque<u32>,
 }
 
@@ -115,7 +114,7 @@ impl<N: Clone + Eq + Hash> Slots<N> {
             let stays = live.contains(key);
             if !stays && let Some((_, owner)) = slots.get_mut(slot(*key)) {
                 *owner = None;
-                // One whose generations are used up is left alone, which nobody lives to see.
+                // A slot with no generations left is not reused; this does not happen in practice.
                 free.extend(
                     u32::try_from(slot(*key))
                         .ok()
@@ -152,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_hundred_thousand_changes_tables_are_as_large_as_what_lives() {
+    fn slots_are_reused_and_keys_are_not() {
         let mut keys = KeyRegistry::new();
         let mut seen = HashSet::new();
         let mut table = RoutingTable::build(&[], |_| None, &mut keys, None);
@@ -176,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stays_keeps_its_key_and_what_comes_back_gets_another() {
+    fn name_keeps_its_key_until_it_is_forgotten() {
         let mut keys = KeyRegistry::new();
         let first = RoutingTable::build(&[spec("a", 1)], |_| None, &mut keys, None);
         let key = |table: &RoutingTable| table.service("shop").unwrap().upstreams[0].key;

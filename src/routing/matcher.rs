@@ -1,13 +1,13 @@
-//! Which service a request is for, by host, path, method and headers.
+//! Matches requests to services by host, path, method and headers.
 //!
-//! The most specific route that matches wins: an exact host before the longest wildcard before any
+//! The most specific matching route wins: an exact host before the longest wildcard before any
 //! host; within a host the longest path prefix; within a prefix the most conditions (each header is
-//! one, a list of methods is one); what is equal in all of that goes by declaration. A route whose
-//! conditions fail gives way to the next, also to one of a less specific host.
+//! one, a list of methods is one); ties are broken by the order of declaration. A route whose
+//! conditions fail is skipped for the next, including one of a less specific host.
 //!
-//! Refused: decoding percent escapes or resolving dot segments before matching. What is matched is
-//! what is forwarded; a path that means one thing here and another upstream is how access rules are
-//! evaded.
+//! Percent escapes are not decoded and dot segments not resolved before matching. The path is
+//! matched as it is forwarded; a path that the proxy and an upstream interpret differently can
+//! evade access rules.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,15 +17,14 @@ use http::{HeaderMap, Method};
 
 use crate::model::{HeaderMatch, HostPattern, Route};
 
-/// Longer hosts are no domain names, and match as if there were none.
+/// A longer host is not a domain name, and is treated as absent.
 const HOST_BYTES_MAX: usize = 255;
 
-/// Hash tables in place of a tree: a lookup costs a probe for each label of the host and each
-/// segment of the path that some route is as long as, and a table whose host has one route for `/`
-/// costs two.
+/// Hash tables instead of a tree: a lookup costs one probe for each label of the host and each path
+/// segment up to the longest prefix; a table whose host has one route for `/` costs two.
 type Map<V> = HashMap<Arc<str>, V, FixedState>;
 
-/// The routes of all services, compiled.
+/// The compiled routes of all services.
 #[derive(Debug, Default)]
 pub(super) struct Matcher {
     exact: Map<HostRoutes>,
@@ -38,7 +37,7 @@ pub(super) struct Matcher {
 #[derive(Debug, Default)]
 struct HostRoutes {
     by_prefix: Map<Vec<Candidate>>,
-    /// Bytes of the longest prefix: a longer piece of a path need not be looked up.
+    /// The length of the longest prefix in bytes: a longer part of a path need not be looked up.
     longest: usize,
 }
 
@@ -47,12 +46,12 @@ struct HostRoutes {
 struct Candidate {
     methods: Box<[Method]>,
     headers: Box<[HeaderMatch]>,
-    /// The service's position.
+    /// The index of the service.
     service: usize,
 }
 
 impl Matcher {
-    /// Compiles routes in the order of their declaration, each with the position of its service.
+    /// Compiles routes in the order of declaration, each with the index of its service.
     pub(super) fn new<'a>(routes: impl IntoIterator<Item = (usize, &'a Route)>) -> Matcher {
         let mut matcher = Matcher::default();
         for (service, route) in routes {
@@ -68,7 +67,7 @@ impl Matcher {
         matcher
     }
 
-    /// The position of the service that a request is for.
+    /// The index of the service for a request.
     pub(super) fn find(
         &self,
         host: Option<&str>,
@@ -115,7 +114,7 @@ impl HostRoutes {
             headers: route.headers.clone().into(),
             service,
         });
-        // Stable, so that equals stay in the order of declaration.
+        // Stable, so that equal routes stay in the order of declaration.
         candidates.sort_by_key(|candidate| std::cmp::Reverse(candidate.conditions()));
     }
 
@@ -147,8 +146,8 @@ impl Candidate {
     }
 }
 
-/// Where a path may be cut so that what is left is whole segments, longest first, at most
-/// `longest`; always also 0, for the prefix `/`, which is held as nothing.
+/// Positions at which a path can be cut into whole segments, longest first, at most `longest`;
+/// always includes 0, for the prefix `/`, which is stored as the empty prefix.
 fn boundaries(path: &str, longest: usize) -> impl Iterator<Item = usize> {
     let bytes = path.as_bytes();
     let ends_segment = move |end: usize| end == bytes.len() || bytes.get(end) == Some(&b'/');
@@ -158,8 +157,8 @@ fn boundaries(path: &str, longest: usize) -> impl Iterator<Item = usize> {
         .chain([0])
 }
 
-/// A host in lower case, without its port and the dot of a fully qualified name. Copied to `buffer`
-/// only when letters must be changed. An IPv6 address keeps its brackets.
+/// A host in lower case, without its port and the trailing dot of a fully qualified name. Copied to
+/// `buffer` only if letters must be changed. An IPv6 address keeps its brackets.
 fn normalised<'a>(host: &'a str, buffer: &'a mut [u8; HOST_BYTES_MAX]) -> Option<&'a str> {
     let end = match host.strip_prefix('[') {
         Some(address) => address.find(']').map_or(host.len(), |at| at + 2),
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_host_is_before_the_longest_wildcard_before_any() {
+    fn exact_host_precedes_wildcard_precedes_any() {
         let routes = [
             route("", ""),
             route("*.example.com", ""),
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_hosts_keep_their_brackets_and_lose_their_port() {
+    fn ipv6_hosts_keep_brackets_and_lose_the_port() {
         let routes = [route("[2001:db8::1]", "")];
         check(
             &routes,
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_that_is_too_long_is_no_host() {
+    fn too_long_host_is_treated_as_absent() {
         let label = "A".repeat(300);
         check(
             &[route("", ""), route("*.example.com", "")],
@@ -257,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_prefix_on_a_segment_boundary_wins() {
+    fn longest_prefix_on_a_segment_boundary_wins() {
         check(
             &[
                 route("", "/shop"),
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_is_matched_as_it_is_forwarded() {
+    fn path_is_matched_without_normalization() {
         check(
             &[route("", ""), route("", "/admin")],
             &[
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_whose_conditions_fail_gives_way_to_a_less_specific_one() {
+    fn failed_conditions_fall_back_to_a_less_specific_route() {
         let mut posts = route("shop", "/cart");
         posts.methods = vec![Method::POST, Method::PUT];
         let mut beta = route("shop", "/cart");
@@ -330,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_several_values_of_a_header_is_enough() {
+    fn one_matching_header_value_suffices() {
         let mut beta = route("", "");
         beta.headers = vec![header("x-beta", "1")];
         let matcher = Matcher::new([(0, &beta)]);
@@ -341,7 +340,7 @@ mod tests {
         assert_eq!(matcher.find(None, "/", &Method::GET, &headers), Some(0));
     }
 
-    /// The rules, told in the plainest way: all routes that match, the most specific first.
+    /// The rules in their simplest form: all matching routes, the most specific first.
     fn oracle(
         routes: &[Route],
         host: &str,
@@ -406,11 +405,13 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(512))]
 
         #[test]
-        fn the_matcher_agrees_with_the_rules(
+        fn matcher_agrees_with_the_rules(
             routes in prop::collection::vec(any_route(), 0..24),
             requests in prop::collection::vec((
                 prop::sample::select(vec!["b", "a.b", "c.a.b", "d.c.a.b", "x.b", "xb", ".b", "z"]),
-                prop::collection::vec(prop::sample::select(vec!["/x", "/xy", "/x%2F", "/", "y"]), 0..5),
+                prop::collection::vec(
+                    prop::sample::select(vec!["/x", "/xy", "/x%2F", "/", "y"]), 0..5,
+                ),
                 prop::sample::select(vec![Method::GET, Method::POST, Method::HEAD]),
                 prop::sample::subsequence(vec![("x-a", "1"), ("x-b", "2")], 0..=2),
             ), 16),
@@ -421,8 +422,13 @@ mod tests {
                 let headers = headers.into_iter().map(|(name, value)| {
                     (HeaderName::from_static(name), HeaderValue::from_static(value))
                 }).collect();
-                let got = matcher.find(Some(&format!("{}:80", host.to_uppercase())), &path, &method, &headers);
-                prop_assert_eq!(got, oracle(&routes, host, &path, &method, &headers), "{} {}{}", method, host, path);
+                let got = matcher.find(
+                    Some(&format!("{}:80", host.to_uppercase())), &path, &method, &headers,
+                );
+                prop_assert_eq!(
+                    got, oracle(&routes, host, &path, &method, &headers), "{} {}{}", method, host,
+                    path,
+                );
             }
         }
     }

@@ -1,9 +1,9 @@
-//! What to do with a request: the immutable routing table and the choosers on it, and the swap of
-//! one table for the next.
+//! Request routing: the immutable routing table, the selection of service, upstream and endpoint,
+//! and the publication of new tables.
 //!
 //! Everything here is a plain function of a [`Snapshot`]: [`RoutingTable::route`] finds the
-//! service, [`Split`] the upstream, [`Upstream::endpoint`] the endpoint. Randomness is an argument
-//! (`draw`), and nothing here opens a socket, sleeps or asks a clock. Lookups do not allocate.
+//! service, [`Split`] the upstream, [`RoutedUpstream::endpoint`] the endpoint. Randomness is an
+//! argument (`draw`), and this module does no I/O and reads no clock. Lookups do not allocate.
 
 mod balance;
 mod key_registry;

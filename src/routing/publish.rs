@@ -1,9 +1,9 @@
-//! The swap: one place that holds the current snapshot, readers that follow it, and the proof that
-//! all have.
+//! Publication: the current snapshot, the readers that follow it, and the acknowledgements of all
+//! workers.
 //!
-//! Whoever changes the table makes the next one from the current one and tries again if another was
-//! faster, so no change is lost and revisions only grow. Each worker says which revision it has
-//! gone over to; so a change can wait until nothing is done by an older table any more.
+//! A change builds the next table from the current one and retries if another change was faster, so
+//! no change is lost and revisions only grow. Each worker acknowledges the revision that it uses,
+//! so a change can wait until no worker uses an older table.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,16 +17,16 @@ use arc_swap::{ArcSwap, Cache, Guard};
 
 use super::RoutingTable;
 
-/// A table and its revision. Never changes once it is published.
+/// A table and its revision. Immutable once published.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// Grows by one with each table.
+    /// Increases by one with each table.
     pub revision: u64,
     /// The table.
     pub table: RoutingTable,
 }
 
-/// Publishes tables. Clones publish to the same place.
+/// Publishes tables. Clones share the same state.
 #[derive(Clone, Debug)]
 pub struct Publisher {
     current: Arc<ArcSwap<Snapshot>>,
@@ -34,7 +34,7 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Begins with `table` as revision 1.
+    /// Starts with `table` as revision 1.
     pub fn new(table: RoutingTable) -> Publisher {
         Publisher {
             current: Arc::new(ArcSwap::from_pointee(Snapshot { revision: 1, table })),
@@ -42,8 +42,8 @@ impl Publisher {
         }
     }
 
-    /// Publishes what `change` makes of the current table, wakes all workers, and returns the new
-    /// revision; when it makes nothing of it, the revision that this was decided on.
+    /// Publishes the table that `change` makes from the current one, wakes all workers, and returns
+    /// the new revision; if it makes none, returns the revision on which this was decided.
     ///
     /// `change` is called again whenever another table was published in between.
     pub fn update(&self, mut change: impl FnMut(&RoutingTable) -> Option<RoutingTable>) -> u64 {
@@ -63,7 +63,7 @@ impl Publisher {
         }
     }
 
-    /// The snapshot of this moment.
+    /// The current snapshot.
     pub fn current(&self) -> Arc<Snapshot> {
         self.current.load_full()
     }
@@ -73,13 +73,12 @@ impl Publisher {
         SnapshotReader(Cache::new(Arc::clone(&self.current)))
     }
 
-    /// Makes known a worker, which counts as having acknowledged the current revision; so it
-    /// registers before it first reads. `wake` is called, from any thread, after each
-    /// publication, and perhaps once more after the worker has gone.
+    /// Registers a worker, which counts as having acknowledged the current revision, so it must
+    /// register before it first reads. `wake` is called, from any thread, after each publication,
+    /// and possibly once more after the worker has gone.
     pub fn register(&self, wake: Box<dyn Fn() + Send + Sync>) -> Acknowledger {
         let mut acknowledgements = lock(&self.acknowledgements);
-        // Read under the lock: a publication that this misses will find the worker in the list, and
-        // wake it.
+        // Read under the lock: a later publication finds the worker in the list, and wakes it.
         let revision = self.current.load().revision;
         let worker = acknowledgements.number();
         let wake = wake.into();
@@ -102,7 +101,7 @@ impl Publisher {
         }
     }
 
-    /// Wakes all workers though nothing was published, so that they hand over what they hold back.
+    /// Wakes all workers without a publication, so that they hand over buffered events.
     pub fn wake_all(&self) {
         self.wake_workers();
     }
@@ -125,25 +124,24 @@ impl Publisher {
 pub struct SnapshotReader(Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>);
 
 impl SnapshotReader {
-    /// The current snapshot; one relaxed load while it stays the same. A worker that has been woken
-    /// for a revision sees at least that one.
+    /// The current snapshot; one relaxed load while it stays the same. A worker woken for a
+    /// revision sees at least that one.
     pub fn load(&mut self) -> &Arc<Snapshot> {
         self.0.load()
     }
 }
 
-/// A worker's word that it does nothing by an older table any more. Dropped, the worker counts as
-/// gone.
+/// A worker's handle for acknowledging revisions. When it is dropped, the worker counts as gone.
 #[derive(Debug)]
 pub struct Acknowledger {
     worker: u64,
-    /// What was said last, to keep the lock out of repetitions.
+    /// The last acknowledged revision, so that repetitions need no lock.
     last: AtomicU64,
     acknowledgements: Arc<Mutex<Acknowledgements>>,
 }
 
 impl Acknowledger {
-    /// Says that nothing older than `revision` is under way. Cheap when it says nothing new.
+    /// Acknowledges that nothing older than `revision` is in use. Cheap when repeated.
     pub fn acknowledge(&self, revision: u64) {
         if self.last.fetch_max(revision, Ordering::Relaxed) >= revision {
             return;
@@ -197,8 +195,8 @@ impl Drop for Acknowledged {
     }
 }
 
-/// Who has said what, and who waits for it. One lock for both, so that no word falls between a look
-/// and the wait; it is taken when a table changes, never for a request.
+/// Acknowledgements and waiters. One lock for both, so that no acknowledgement is missed between
+/// check and wait; it is taken when a table changes, never for a request.
 #[derive(Default)]
 struct Acknowledgements {
     workers: BTreeMap<u64, Worker>,
@@ -238,7 +236,7 @@ impl fmt::Debug for Acknowledgements {
     }
 }
 
-/// Wakes those whose revision all have reached, after the lock is given back.
+/// Wakes the waiters whose revision all workers have reached, after releasing the lock.
 fn wake_ready(mut acknowledgements: MutexGuard<'_, Acknowledgements>) {
     let reached = acknowledgements
         .workers
@@ -255,8 +253,8 @@ fn wake_ready(mut acknowledgements: MutexGuard<'_, Acknowledgements>) {
 }
 
 fn lock(acknowledgements: &Mutex<Acknowledgements>) -> MutexGuard<'_, Acknowledgements> {
-    // Nothing that holds the lock can leave it half done, so a panic elsewhere on that thread does
-    // not matter here.
+    // No holder of the lock can leave it in an inconsistent state, so a panic elsewhere on that
+    // thread does not matter.
     acknowledgements
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -273,8 +271,7 @@ mod tests {
     use crate::routing::testing::{service, weights};
     use crate::routing::{EndpointKey, KeyRegistry, LiveState};
 
-    /// Waits for a future on this thread. A lost wake-up hangs, which the test runner's time limit
-    /// tells.
+    /// Blocks on a future. A lost wake-up hangs, which the test runner's time limit reports.
     fn block_on<F: Future>(future: F) -> F::Output {
         struct Unpark(Thread);
         impl Wake for Unpark {
@@ -319,7 +316,7 @@ mod tests {
         }
     }
 
-    /// A worker that sleeps until it is woken, and says which revision it has gone over to.
+    /// A worker that sleeps until it is woken, and acknowledges the revision that it uses.
     fn worker(
         publisher: &Publisher,
         seen: Arc<AtomicU64>,
@@ -371,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn concurrent_updates_do_not_lose_each_others_changes() {
+    fn concurrent_updates_are_not_lost() {
         let names = ["a", "b", "c", "d"];
         let publisher = publisher(&names);
         let (publisher, rounds) = (&publisher, 2_000);
@@ -415,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_that_comes_to_nothing_publishes_nothing() {
+    fn change_without_a_table_publishes_nothing() {
         let publisher = publisher(&["shop"]);
         let before = publisher.current();
         assert_eq!(publisher.update(|_| None), 1);
@@ -423,7 +420,7 @@ mod tests {
     }
 
     #[test]
-    fn a_poke_wakes_everybody_and_publishes_nothing() {
+    fn wake_all_wakes_workers_without_publishing() {
         let publisher = publisher(&["shop"]);
         let wakes = Arc::new(AtomicU64::new(0));
         let workers = [0, 1].map(|_| {
@@ -440,7 +437,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_has_gone_holds_nobody_up() {
+    fn dropped_worker_does_not_block_acknowledgement() {
         let publisher = publisher(&["shop"]);
         let (stays, goes) = (
             publisher.register(Box::new(|| ())),
@@ -462,12 +459,12 @@ mod tests {
         drop((stays, late));
         assert!(
             is_ready(&mut publisher.acknowledged(u64::MAX)),
-            "nobody is left to wait for"
+            "no worker is left to wait for"
         );
     }
 
     #[test]
-    fn giving_up_the_wait_leaves_nothing_behind() {
+    fn dropped_waiter_is_removed() {
         let publisher = publisher(&["shop"]);
         let _worker = publisher.register(Box::new(|| ()));
         let mut acknowledged = publisher.acknowledged(2);
@@ -477,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_may_acknowledge_from_within_its_wake() {
+    fn worker_may_acknowledge_within_its_wake_callback() {
         let publisher = publisher(&["shop"]);
         let own = Arc::new(Mutex::new(None::<Acknowledger>));
         let reader = Mutex::new(publisher.reader());

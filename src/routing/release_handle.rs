@@ -1,8 +1,8 @@
-//! A release as the data plane sees it: two sides, a tripwire, a limit of what may be on the canary
-//! at once. Workers know nothing else of it.
+//! A release as the data plane sees it: two arms, a tripwire, and an in-flight limit of the canary.
+//! Workers know nothing else of it.
 //!
-//! One [`Watch`] is shared by all tables from the release's first to its last, so that no reload,
-//! health event or change of another service makes it forget a failure.
+//! One [`ReleaseHandle`] is shared by all tables of the release, so that no reload, health event or
+//! change of another service loses a failure.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -13,61 +13,61 @@ use http::header::HeaderName;
 use crate::model::{Name, Weight};
 use crate::stats::{ReleaseKey, UpstreamKey};
 
-/// Which requests of the canary the baseline answers instead when they fail.
+/// The requests that fail on the canary and are retried on the baseline.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RescuePolicy {
     /// None.
     Off,
-    /// Those whose method is safe (GET, HEAD, OPTIONS, TRACE).
+    /// Requests with a safe method (GET, HEAD, OPTIONS, TRACE).
     Safe,
-    /// Those too that carry this header: their sender says that they may be repeated.
+    /// Also requests with this header, by which the client says that they may be repeated.
     Header(HeaderName),
 }
 
-/// What does not change while a release is under way.
+/// The constant part of a release.
 #[derive(Clone, Debug)]
 pub struct ReleaseHandleSpec {
-    /// The release's number.
+    /// The release's key.
     pub key: ReleaseKey,
-    /// Its identity, for logs.
+    /// The release's identifier, for logs.
     pub release: Arc<str>,
     /// The upstream that holds the users.
     pub baseline: UpstreamKey,
     /// Its name.
     pub baseline_name: Name,
-    /// The upstream that is being proved.
+    /// The upstream under test.
     pub canary: UpstreamKey,
     /// Its name.
     pub canary_name: Name,
-    /// Whether users are known by a sticky key.
+    /// Whether users are identified by a sticky key.
     pub sticky: bool,
-    /// What is done for users whose request failed on the canary.
+    /// The rescue policy for requests that fail on the canary.
     pub rescue: RescuePolicy,
-    /// Requests that may be on the canary at once.
+    /// The maximum of concurrent requests on the canary.
     pub in_flight_max: u32,
 }
 
-/// A release under way, for the workers.
+/// An active release, for the workers.
 #[derive(Debug)]
 pub struct ReleaseHandle {
-    /// What does not change.
+    /// The constant part.
     pub spec: ReleaseHandleSpec,
     tripwire: Tripwire,
     in_flight: AtomicU32,
     urgent: AtomicBool,
     rescued: AtomicU64,
-    /// When the answer that tripped it came, in microseconds of the monotonic clock.
+    /// The time of the response that tripped it, in microseconds of the monotonic clock.
     decided_us: AtomicU64,
-    /// From then to the table without the canary, in microseconds; `u64::MAX` until that is
-    /// published.
+    /// The time from then until the table without the canary was published, in microseconds;
+    /// `u64::MAX` before that.
     took_us: AtomicU64,
-    /// The baseline's p99 in microseconds; `u64::MAX` while it is not known.
+    /// The baseline's p99 in microseconds; `u64::MAX` while unknown.
     baseline_p99_us: AtomicU64,
 }
 
 impl ReleaseHandle {
-    /// A release whose users have seen `spent` failures, of `failed` that the canary had. Until it
-    /// is armed, every further one trips it.
+    /// A release with `spent` failures that users saw, of `failed` failures of the canary. Until it
+    /// is armed, every further failure trips it.
     pub fn new(spec: ReleaseHandleSpec, spent: u32, failed: u32) -> ReleaseHandle {
         ReleaseHandle {
             spec,
@@ -81,63 +81,60 @@ impl ReleaseHandle {
         }
     }
 
-    /// Whether the canary has as many requests as it may have at once.
+    /// Whether the canary has reached its in-flight limit.
     pub fn is_full(&self) -> bool {
         self.in_flight() >= self.spec.in_flight_max
     }
 
-    /// Tells how long the baseline's slowest percent takes: a client that gives up later than that
-    /// had a reason.
+    /// Sets the baseline's p99: an abort later than that counts as a failure.
     pub fn set_baseline_p99_us(&self, p99_us: u64) {
         self.baseline_p99_us.store(p99_us, Ordering::Relaxed);
     }
 
-    /// How long the baseline's slowest percent takes, in microseconds; `u64::MAX` while that is not
-    /// known.
+    /// The baseline's p99, in microseconds; `u64::MAX` while unknown.
     pub fn baseline_p99_us(&self) -> u64 {
         self.baseline_p99_us.load(Ordering::Relaxed)
     }
 
-    /// What trips the release.
+    /// The tripwire of the release.
     pub fn tripwire(&self) -> &Tripwire {
         &self.tripwire
     }
 
-    /// A place for one more request on the canary; `None` when there are as many as there may be.
+    /// A permit for one more request on the canary; `None` at the in-flight limit.
     pub fn enter(self: &Arc<Self>) -> Option<CanaryPermit> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
-        // Made first, so that a refused place is given back too.
-        let place = CanaryPermit(Arc::clone(self));
-        (before < self.spec.in_flight_max).then_some(place)
+        // Created first, so that a refused request is counted down too.
+        let permit = CanaryPermit(Arc::clone(self));
+        (before < self.spec.in_flight_max).then_some(permit)
     }
 
-    /// Requests on the canary at this moment.
+    /// The current number of requests on the canary.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Acquire)
     }
 
-    /// From here on workers hand over their notes as soon as they have one, since a failure waits
-    /// to be judged.
+    /// Makes workers hand over events immediately, since a failure is waiting to be judged.
     pub fn flush_now(&self) {
         self.urgent.store(true, Ordering::Release);
     }
 
-    /// The control plane has judged everything that it knows to have failed.
+    /// The control plane has judged all failures that it knows of.
     pub fn relax(&self) {
         self.urgent.store(false, Ordering::Release);
     }
 
-    /// Whether notes are to be handed over at once.
+    /// Whether events must be handed over immediately.
     pub fn is_urgent(&self) -> bool {
         self.urgent.load(Ordering::Acquire)
     }
 
-    /// A request that failed on the canary was answered well by the baseline.
+    /// Counts a request that failed on the canary and succeeded on the baseline.
     pub fn add_rescued(&self) {
         self.rescued.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The canary has been taken out by the worker that was told to.
+    /// Records that a worker has removed the canary.
     pub fn set_trip(&self, trip: Trip) {
         let took_us = u64::try_from(trip.took.as_micros()).unwrap_or(u64::MAX);
         self.decided_us.store(trip.decided_us, Ordering::Relaxed);
@@ -145,7 +142,7 @@ impl ReleaseHandle {
             .store(took_us.min(u64::MAX - 1), Ordering::Release);
     }
 
-    /// How it was tripped by a worker; `None` until the table without the canary is published.
+    /// The trip by a worker; `None` until the table without the canary is published.
     pub fn trip(&self) -> Option<Trip> {
         let took_us = self.took_us.load(Ordering::Acquire);
         (took_us != u64::MAX).then(|| Trip {
@@ -154,23 +151,23 @@ impl ReleaseHandle {
         })
     }
 
-    /// Requests that were answered by the baseline instead, since this watch was made.
+    /// Requests rescued by the baseline since this handle was created.
     pub fn rescued(&self) -> u64 {
         self.rescued.load(Ordering::Relaxed)
     }
 }
 
-/// A trip, by the worker that made it.
+/// A trip, as recorded by the worker that made it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Trip {
-    /// When the answer that exhausted the allowance came: microseconds on the monotonic clock that
-    /// all workers share.
+    /// The time of the response that exhausted the allowance: microseconds on the monotonic clock
+    /// that all workers share.
     pub decided_us: u64,
-    /// From then until the table without the canary was published.
+    /// The time from then until the table without the canary was published.
     pub took: Duration,
 }
 
-/// Two watches are the same when they are one: what they count differs otherwise.
+/// Handles are compared by identity, since their counters differ otherwise.
 impl PartialEq for ReleaseHandle {
     fn eq(&self, other: &ReleaseHandle) -> bool {
         std::ptr::eq(self, other)
@@ -179,7 +176,7 @@ impl PartialEq for ReleaseHandle {
 
 impl Eq for ReleaseHandle {}
 
-/// A request on the canary.
+/// A request in flight on the canary.
 #[derive(Debug)]
 pub struct CanaryPermit(Arc<ReleaseHandle>);
 
@@ -189,17 +186,17 @@ impl Drop for CanaryPermit {
     }
 }
 
-/// Which failures of the canary an allowance counts.
+/// The failures of the canary that an allowance counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BudgetKind {
-    /// Those that users saw.
+    /// Failures that users saw.
     Visible,
-    /// All of them, those that the baseline answered instead included.
+    /// All failures, rescued ones included.
     All,
 }
 
 impl BudgetKind {
-    /// The name of its budget in plans, outcomes and logs.
+    /// The name of the budget in plans, outcomes and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             BudgetKind::Visible => "budget",
@@ -208,19 +205,19 @@ impl BudgetKind {
     }
 }
 
-/// Two allowances of failures. The worker that finishes the one that exhausts either takes the
-/// canary out itself.
+/// Two allowances of failures. The worker whose failure exhausts one of them removes the canary
+/// itself.
 ///
-/// The control plane works out how many failures the budgets, the baseline's rate and chance allow,
-/// and arms the wire with that. Between two armings the workers go on counting the baseline's
-/// failures too, and let them explain as many of the canary's as the weights say: an outage that
-/// strikes both sides at once exhausts nothing before the control plane has looked.
+/// The control plane computes the failures that the budgets, the baseline's rate and chance allow,
+/// and arms the wire with them. Between two armings the workers also count the baseline's failures,
+/// which explain a share of the canary's according to the weights: an outage of both arms exhausts
+/// nothing before the control plane has reacted.
 #[derive(Debug)]
 pub struct Tripwire {
     visible: Allowance,
     all: Allowance,
     baseline_failures: AtomicU32,
-    /// Which allowance was exhausted; [`NOT_TRIPPED`], or [`SEALED`] when it was taken away.
+    /// The exhausted allowance; [`NOT_TRIPPED`], or [`SEALED`] when the allowances were withdrawn.
     tripped: AtomicU8,
 }
 
@@ -232,8 +229,8 @@ const SEALED: u8 = 3;
 #[derive(Debug)]
 struct Allowance {
     spent: AtomicU32,
-    /// Both halves of an arming in one word, so that no worker sees one without the other: the
-    /// limit, and the baseline's failures that are part of it.
+    /// Both parts of an arming in one word, so that no worker sees one without the other: the
+    /// limit, and the number of baseline failures that it includes.
     armed: AtomicU64,
 }
 
@@ -241,7 +238,7 @@ impl Tripwire {
     fn new(spent: u32, failed: u32) -> Tripwire {
         let allowance = |spent| Allowance {
             spent: AtomicU32::new(spent),
-            armed: AtomicU64::new(word(spent, 0)),
+            armed: AtomicU64::new(pack(spent, 0)),
         };
         Tripwire {
             visible: allowance(spent),
@@ -258,19 +255,19 @@ impl Tripwire {
         }
     }
 
-    /// From here on `limit` failures in all exhaust the allowance, of which the first
-    /// `baseline_failures` of the baseline are a part already.
+    /// Sets the limit: `limit` failures in total exhaust the allowance; it already includes the
+    /// first `baseline_failures` of the baseline.
     pub fn arm(&self, wire: BudgetKind, limit: u32, baseline_failures: u32) {
         let armed = &self.of(wire).armed;
-        armed.store(word(limit, baseline_failures), Ordering::Release);
+        armed.store(pack(limit, baseline_failures), Ordering::Release);
     }
 
-    /// The canary failed, at these weights. Whether this is the failure that exhausts the
-    /// allowance: of all callers one is told so, and has to take the canary out.
+    /// Counts a failure of the canary at these weights. True if this failure exhausts the
+    /// allowance: exactly one caller gets true, and must remove the canary.
     pub fn spend(&self, wire: BudgetKind, canary: Weight, baseline: Weight) -> bool {
         let allowance = self.of(wire);
         let spent = allowance.spent.fetch_add(1, Ordering::AcqRel) + 1;
-        let (limit, known) = halves(allowance.armed.load(Ordering::Acquire));
+        let (limit, known) = unpack(allowance.armed.load(Ordering::Acquire));
         let new = self
             .baseline_failures
             .load(Ordering::Acquire)
@@ -282,12 +279,12 @@ impl Tripwire {
         spent >= limit.saturating_add(explained(new, canary, baseline)) && self.claim(by)
     }
 
-    /// The baseline failed too.
+    /// Counts a failure of the baseline.
     pub fn baseline_failed(&self) {
         self.baseline_failures.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Takes the allowances away. Whether neither was exhausted before.
+    /// Withdraws the allowances. True if neither was exhausted before.
     pub fn seal(&self) -> bool {
         self.claim(SEALED)
     }
@@ -298,13 +295,13 @@ impl Tripwire {
             .is_ok()
     }
 
-    /// Whether it is exhausted or sealed. Once so, always so: the canary gets nothing in any table
-    /// that is made from then on.
+    /// Whether it is exhausted or sealed. This is final: the canary gets no requests in any later
+    /// table.
     pub fn is_tripped(&self) -> bool {
         self.tripped.load(Ordering::Acquire) != NOT_TRIPPED
     }
 
-    /// Which allowance was exhausted, if one was.
+    /// The exhausted allowance, if any.
     pub fn tripped_by(&self) -> Option<BudgetKind> {
         match self.tripped.load(Ordering::Acquire) {
             BY_VISIBLE => Some(BudgetKind::Visible),
@@ -318,18 +315,18 @@ impl Tripwire {
         self.of(wire).spent.load(Ordering::Acquire)
     }
 
-    /// Failures of the baseline since this tripwire was made.
+    /// Failures of the baseline since this tripwire was created.
     pub fn baseline_failures(&self) -> u32 {
         self.baseline_failures.load(Ordering::Acquire)
     }
 
     /// The limit that the wire is armed with.
     pub fn limit(&self, wire: BudgetKind) -> u32 {
-        halves(self.of(wire).armed.load(Ordering::Acquire)).0
+        unpack(self.of(wire).armed.load(Ordering::Acquire)).0
     }
 }
 
-/// How many failures of the canary so many of the baseline explain.
+/// The canary failures that a number of baseline failures explains.
 fn explained(baseline_failures: u32, canary: Weight, baseline: Weight) -> u32 {
     let (canary, baseline) = (canary.basis_points(), baseline.basis_points());
     if baseline == 0 {
@@ -339,12 +336,12 @@ fn explained(baseline_failures: u32, canary: Weight, baseline: Weight) -> u32 {
     u32::try_from(explained).unwrap_or(u32::MAX)
 }
 
-fn word(limit: u32, baseline_failures: u32) -> u64 {
+fn pack(limit: u32, baseline_failures: u32) -> u64 {
     u64::from(limit) << 32 | u64::from(baseline_failures)
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "both halves are 32 bits")]
-fn halves(word: u64) -> (u32, u32) {
+fn unpack(word: u64) -> (u32, u32) {
     ((word >> 32) as u32, word as u32)
 }
 
@@ -357,18 +354,18 @@ mod tests {
     }
 
     #[test]
-    fn the_failure_that_exhausts_the_allowance_is_told_to_one_caller() {
+    fn exactly_one_caller_trips_the_wire() {
         let wire = Tripwire::new(2, 0);
         wire.arm(BudgetKind::Visible, 5, 0);
         let spend = |_| wire.spend(BudgetKind::Visible, weight(500), weight(9_500));
-        let told: Vec<bool> = (0..5).map(spend).collect();
-        assert_eq!(told, [false, false, true, false, false]);
+        let results: Vec<bool> = (0..5).map(spend).collect();
+        assert_eq!(results, [false, false, true, false, false]);
         assert_eq!(wire.tripped_by(), Some(BudgetKind::Visible));
         assert_eq!(wire.spent(BudgetKind::Visible), 7);
     }
 
     #[test]
-    fn each_budget_trips_the_wire_and_only_one_of_them_does() {
+    fn first_exhausted_budget_trips_the_wire() {
         let wire = Tripwire::new(0, 0);
         wire.arm(BudgetKind::Visible, 2, 0);
         wire.arm(BudgetKind::All, 3, 0);
@@ -388,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sealed_wire_is_tripped_by_nobody() {
+    fn sealed_wire_cannot_trip() {
         let wire = Tripwire::new(0, 0);
         wire.arm(BudgetKind::Visible, 1, 0);
         assert!(wire.seal() && !wire.seal());
@@ -398,27 +395,27 @@ mod tests {
     }
 
     #[test]
-    fn a_wire_that_was_never_armed_trips_at_once() {
+    fn unarmed_wire_trips_on_the_first_failure() {
         for which in [BudgetKind::Visible, BudgetKind::All] {
             assert!(Tripwire::new(3, 3).spend(which, weight(100), weight(9_900)));
         }
     }
 
     #[test]
-    fn failures_of_the_baseline_explain_as_many_of_the_canary_as_the_weights_say() {
+    fn baseline_failures_explain_canary_failures_by_weight() {
         let wire = Tripwire::new(0, 0);
         for _ in 0..10 {
             wire.baseline_failed();
         }
-        // Four of the ten are in the limit already; the other six explain two at 25 to 75.
+        // Four of the ten are included in the limit; the other six explain two at 25 to 75.
         wire.arm(BudgetKind::Visible, 3, 4);
         let spend = |_| wire.spend(BudgetKind::Visible, weight(2_500), weight(7_500));
-        let told: Vec<bool> = (0..5).map(spend).collect();
-        assert_eq!(told, [false, false, false, false, true]);
+        let results: Vec<bool> = (0..5).map(spend).collect();
+        assert_eq!(results, [false, false, false, false, true]);
     }
 
     #[test]
-    fn a_trip_is_told_with_how_long_it_took() {
+    fn trip_reports_its_duration() {
         let watch = testing::watch(1);
         assert_eq!(watch.trip(), None);
         let trip = Trip {
@@ -430,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_the_limit_is_on_the_canary_and_a_place_is_given_back() {
+    fn canary_permits_are_limited_and_released() {
         let watch = Arc::new(testing::watch(2));
         let (first, second) = (watch.enter(), watch.enter());
         assert!(first.is_some() && second.is_some());

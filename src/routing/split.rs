@@ -1,33 +1,33 @@
-//! The compiled chooser: a key or a draw to one of a service's upstreams.
+//! The traffic split: maps a key or a random number to one of a service's upstreams.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::model::{Weight, Weights};
 
-/// The number of slots that the keys are spread over: one for each hundredth of a percent.
-const SLOTS: u16 = Weight::FULL.basis_points();
+/// The number of buckets for keys: one for each hundredth of a percent.
+const BUCKETS: u16 = Weight::FULL.basis_points();
 
-/// Divides slots among the upstreams of a service: exactly by weight, and so that as few keys move
-/// as possible.
+/// Divides buckets among the upstreams of a service: exactly by weight, and so that as few keys
+/// move as possible.
 ///
-/// The slots form a row. The baseline holds the middle, and the others, in the order of
+/// The buckets form a row. The baseline holds the middle, and the others, in the order of
 /// declaration, take theirs alternately from the left end and the right end; the third begins where
 /// the first ends, and so on. So with up to two upstreams besides the baseline, changing one's
 /// weight against the baseline moves keys only between these two.
 ///
 /// With three or more, that holds for each upstream inside of which (towards the middle) no other
-/// has weight; changing one that is further out shifts those inside of it. No layout that is a
-/// function of the weights alone does better: an upstream's slots would have to depend on its own
-/// weight only, so any two upstreams would need to fill up in opposite orders, and three orders
-/// cannot be opposite in pairs.
+/// has weight; changing one further out shifts those inside of it. No layout that depends on the
+/// weights alone does better: an upstream's buckets would have to depend on its own weight only, so
+/// any two upstreams would need to fill up in opposite orders, and three orders cannot be opposite
+/// in pairs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
     salt: u64,
-    /// Ascending; the last one ends at `SLOTS`.
+    /// Ascending; the last one ends at `BUCKETS`.
     intervals: Box<[Interval]>,
 }
 
-/// A run of slots of one upstream, from where the interval before it ends.
+/// A run of buckets of one upstream, from the end of the previous interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Interval {
     end: u16,
@@ -35,8 +35,8 @@ struct Interval {
 }
 
 impl Split {
-    /// The split of `weights`, with keys spread by `salt`. A `baseline` that is none of the
-    /// upstreams counts as the one with the largest weight.
+    /// The split of `weights`, with keys hashed by `salt`. If `baseline` is not one of the
+    /// upstreams, the one with the largest weight is used.
     pub fn new(weights: &Weights, baseline: &str, salt: u64) -> Split {
         let baseline = match weights.get(baseline) {
             Some(_) => baseline,
@@ -60,40 +60,39 @@ impl Split {
         }
     }
 
-    /// The upstream (its position in the service) for a `draw` that is uniform over all 64-bit
+    /// The upstream (its index in the service) for a `draw` that is uniform over all 64-bit
     /// numbers.
     pub fn pick(&self, draw: u64) -> usize {
-        let slot = bucket(draw);
-        let found = self.intervals.iter().find(|interval| slot < interval.end);
+        let bucket = bucket(draw);
+        let found = self.intervals.iter().find(|interval| bucket < interval.end);
         found.map_or(0, |interval| interval.upstream)
     }
 
-    /// The upstream (its position in the service) for a user, always the same while the weights
-    /// are.
+    /// The upstream (its index in the service) for a user, stable while the weights are unchanged.
     pub fn pick_key(&self, key: &[u8]) -> usize {
         self.pick(xxh3_64_with_seed(key, self.salt))
     }
 
-    /// What keys are spread by.
+    /// The salt of the key hash.
     pub fn salt(&self) -> u64 {
         self.salt
     }
 }
 
-/// A number's slot by its position among all numbers, never by a remainder: the slots are equal to
-/// within 2^-50.
+/// The bucket by the number's position among all numbers, not by a remainder: the buckets are equal
+/// to within 2^-50.
 fn bucket(draw: u64) -> u16 {
     #[expect(
         clippy::cast_possible_truncation,
-        reason = "below SLOTS, since draw is below 2^64"
+        reason = "below BUCKETS, since draw is below 2^64"
     )]
-    let slot = ((u128::from(draw) * u128::from(SLOTS)) >> 64) as u16;
-    slot
+    let bucket = ((u128::from(draw) * u128::from(BUCKETS)) >> 64) as u16;
+    bucket
 }
 
 fn intervals(left: &[(usize, u16)], middle: usize, right: &[(usize, u16)]) -> Box<[Interval]> {
     let taken: u16 = left.iter().chain(right).map(|(_, width)| width).sum();
-    let baseline = (middle, SLOTS.saturating_sub(taken));
+    let baseline = (middle, BUCKETS.saturating_sub(taken));
     let mut end = 0;
     let row = left.iter().chain([&baseline]).chain(right.iter().rev());
     row.filter(|(_, width)| *width > 0)
@@ -122,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_exact_to_within_the_sampling_error() {
+    fn shares_match_weights_within_sampling_error() {
         for points in [
             &[9_500, 500][..],
             &[9_999, 1],
@@ -148,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn draws_fill_slots_evenly_to_the_last_one() {
+    fn draws_fill_buckets_evenly() {
         let split = split(&[9_999, 1], 0, 0);
         let step = u64::MAX / 1_000_000;
         let canary = (0..1_000_000).filter(|i| split.pick(i * step) == 1).count();
@@ -157,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn none_and_all_are_absolute() {
+    fn zero_and_full_weight_are_exact() {
         for baseline in 0..2 {
             for full in 0..2 {
                 let mut points = [0, 0];
@@ -170,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_stays_where_an_earlier_build_put_him() {
+    fn assignment_is_stable_across_builds() {
         let split = split(&[5_000, 5_000], 0, 0x5eed);
         let picks: Vec<_> = (0..16)
             .map(|user| split.pick_key(format!("user-{user}").as_bytes()))
@@ -179,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn another_salt_deals_users_anew() {
+    fn another_salt_reassigns_users() {
         let (one, two) = (split(&[5_000, 5_000], 0, 1), split(&[5_000, 5_000], 0, 2));
         let same = (0..10_000_u32)
             .filter(|user| one.pick_key(&user.to_le_bytes()) == two.pick_key(&user.to_le_bytes()));
@@ -187,15 +186,15 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_baseline_counts_as_the_largest() {
+    fn unknown_baseline_means_largest_weight() {
         let given = weights(&[("a", 1_000), ("b", 9_000)]);
         assert_eq!(Split::new(&given, "gone", 3), Split::new(&given, "b", 3));
     }
 
     proptest! {
-        /// A path of changes, each of one upstream against the baseline.
+        /// A sequence of changes, each of one upstream against the baseline.
         #[test]
-        fn users_move_only_between_the_baseline_and_what_changes(
+        fn users_move_only_between_baseline_and_changed_upstream(
             upstreams in 2..=3_usize,
             baseline in 0..3_usize,
             salt: u64,
@@ -217,29 +216,38 @@ mod tests {
                 points[changed] = wanted.min(free);
                 points[baseline] = free - points[changed];
                 let after = picks(&points);
-                let (from, to) = if points[changed] >= before.0[changed] { (baseline, changed) } else { (changed, baseline) };
+                let (from, to) = if points[changed] >= before.0[changed] {(
+                    baseline, changed,
+                )} else { (changed, baseline) };
                 for (old, new) in before.1.iter().zip(&after) {
-                    prop_assert!(old == new || (*old, *new) == (from, to), "{:?} to {:?}: {} to {}", before.0, points, old, new);
+                    prop_assert!(
+                        old == new || (*old, *new) == (from, to), "{:?} to {:?}: {} to {}",
+                        before.0, points, old, new,
+                    );
                 }
                 prop_assert_eq!(after, picks(&points));
             }
         }
 
-        /// Whatever the number of upstreams, each has exactly its slots.
+        /// For any number of upstreams, each has exactly its buckets.
         #[test]
-        fn every_upstream_has_exactly_its_slots(cuts in prop::collection::vec(0..=10_000_u16, 0..6), baseline: prop::sample::Index) {
+        fn every_upstream_has_exactly_its_buckets(
+            cuts in prop::collection::vec(0..=10_000_u16, 0..6), baseline: prop::sample::Index,
+        ) {
             let mut cuts = [&[0, 10_000], &*cuts].concat();
             cuts.sort_unstable();
             let points: Vec<_> = cuts.windows(2).map(|pair| pair[1] - pair[0]).collect();
             let names: Vec<_> = (0..points.len()).map(|at| at.to_string()).collect();
-            let given: Vec<_> = names.iter().map(|name| name.as_str()).zip(points.iter().copied()).collect();
+            let given: Vec<_> = names.iter().map(|name| name.as_str()).zip(
+                points.iter().copied()
+            ).collect();
             let split = Split::new(&weights(&given), &names[baseline.index(names.len())], 0);
-            let mut slots = vec![0; points.len()];
-            for slot in 0..10_000_u128 {
-                let first = u64::try_from((slot << 64) / 10_000 + 1).unwrap();
-                slots[split.pick(first)] += 1;
+            let mut buckets = vec![0; points.len()];
+            for bucket in 0..10_000_u128 {
+                let first = u64::try_from((bucket << 64) / 10_000 + 1).unwrap();
+                buckets[split.pick(first)] += 1;
             }
-            prop_assert_eq!(slots, points);
+            prop_assert_eq!(buckets, points);
         }
     }
 }

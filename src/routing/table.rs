@@ -1,4 +1,5 @@
-//! The routing table: services with their splits and upstreams, and how one table becomes the next.
+//! The routing table: services with their splits and upstreams, and the changes from one table to
+//! the next.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,58 +15,58 @@ use crate::model::{
 };
 use crate::stats::UpstreamKey;
 
-/// All routes and services, compiled. A table never changes; each change makes a new one that
-/// shares what it leaves as it is.
+/// The compiled routes and services. A table is immutable; each change makes a new one that shares
+/// the unchanged parts.
 #[derive(Clone, Debug)]
 pub struct RoutingTable {
     services: Vec<Arc<RoutedService>>,
     matcher: Arc<Matcher>,
 }
 
-/// A service, with everything that a request to it needs.
+/// A service with all data that its requests need.
 #[derive(Clone, Debug)]
 pub struct RoutedService {
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// What leads to it, as declared.
+    /// The routes, as declared.
     pub routes: Arc<[Route]>,
-    /// How long each part of an exchange may take.
+    /// The timeouts of an exchange.
     pub timeouts: Timeouts,
-    /// What makes a user return to the same upstream.
+    /// The sticky key, if configured.
     pub sticky: Option<Sticky>,
-    /// How testers reach a named upstream.
+    /// How testers select a named upstream.
     pub tester: Option<Tester>,
-    /// How its endpoints are checked.
+    /// The health checks of its endpoints.
     pub health: Option<Health>,
-    /// The upstream that gets what the others leave.
+    /// The upstream that gets the remaining weight.
     pub baseline: Name,
-    /// Its weights, in the order of its upstreams.
+    /// The weights, in the order of the upstreams.
     pub weights: Weights,
-    /// The chooser compiled from them.
+    /// The split compiled from the weights.
     pub split: Split,
-    /// Its upstreams, in the order of declaration.
+    /// The upstreams, in the order of declaration.
     pub upstreams: Box<[RoutedUpstream]>,
-    /// The release under way, if one is.
+    /// The active release, if any.
     pub watch: Option<Arc<ReleaseHandle>>,
 }
 
-/// What of a service changes while it runs, and is not the configuration's to say.
+/// The state of a service that changes at run time and is not part of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LiveState {
-    /// How requests are split.
+    /// The weights.
     pub weights: Weights,
     /// The upstream that a rollback returns to.
     pub baseline: Name,
-    /// What sticky keys are spread by; a new one deals all users anew.
+    /// The salt of the sticky keys; a new one reassigns all users.
     pub salt: u64,
-    /// The release under way, if one is. When its tripwire has tripped, its canary gets nothing,
+    /// The active release, if any. When its tripwire has tripped, its canary gets no requests,
     /// whatever `weights` say.
     pub watch: Option<Arc<ReleaseHandle>>,
 }
 
 impl LiveState {
-    /// What a service starts with when nothing is known of it: its declared weights; the declared
-    /// baseline, else the largest weight; a salt of its own.
+    /// The initial state: the declared weights; the declared baseline, otherwise the upstream with
+    /// the largest weight; a salt from the name.
     pub fn initial(spec: &ServiceSpec) -> LiveState {
         let declared = spec.baseline.as_ref().or_else(|| spec.weights.largest());
         let baseline = declared.or_else(|| spec.upstreams.first().map(|upstream| &upstream.name));
@@ -77,8 +78,8 @@ impl LiveState {
         }
     }
 
-    /// The weights that count: the canary's goes to the baseline once the tripwire has tripped.
-    /// Every table is made by this, so no reload, health event or late commit can bring a
+    /// The effective weights: the canary's weight goes to the baseline once the tripwire has
+    /// tripped. Every table uses them, so no reload, health event or late commit can bring a
     /// tripped canary back.
     fn effective(&self) -> Weights {
         let tripped = self
@@ -91,8 +92,8 @@ impl LiveState {
             .unwrap_or_else(|| self.weights.clone())
     }
 
-    /// This state for a service whose upstreams may have been declared anew: a new upstream gets no
-    /// weight, that of a removed one goes to the baseline. When the baseline itself is gone,
+    /// This state for a service whose upstreams may have changed: a new upstream gets no weight,
+    /// and the weight of a removed one goes to the baseline. If the baseline itself was removed,
     /// the service starts as declared, with this salt.
     #[must_use]
     pub fn fitted(self, spec: &ServiceSpec) -> LiveState {
@@ -133,7 +134,7 @@ impl RoutedService {
             .find(|upstream| &*upstream.name == name)
     }
 
-    /// The live state that this table was built with.
+    /// The live state with which this table was built.
     pub fn live(&self) -> LiveState {
         LiveState {
             weights: self.weights.clone(),
@@ -157,15 +158,14 @@ impl RoutedService {
         service
     }
 
-    /// Whether an upstream is the canary of the release under way.
+    /// Whether an upstream is the canary of the active release.
     fn is_canary(&self, upstream: UpstreamKey) -> bool {
         self.watch
             .as_ref()
             .is_some_and(|watch| watch.spec.canary == upstream)
     }
 
-    /// Says of each upstream whether all its endpoints are used, because too many of them fail
-    /// their checks.
+    /// Sets panic mode for each upstream: all endpoints are used if too many fail their checks.
     fn settle_panic(&mut self) {
         let limit = self
             .health
@@ -177,9 +177,10 @@ impl RoutedService {
         }
     }
 
-    /// Where the requests of `upstream` go that has no endpoint to send them to: to the baseline,
-    /// if that has one and users of its own; during a release of which the baseline is down, to
-    /// the canary. Not those of a canary, whose failure is evidence and ends its release.
+    /// The upstream that serves the requests of `upstream` if that has no usable endpoint: the
+    /// baseline, if it has an endpoint and users of its own; during a release whose baseline is
+    /// down, the canary. Requests of a canary do not fail over, since their failure is evidence and
+    /// ends the release.
     pub fn stand_in(&self, upstream: &RoutedUpstream) -> Option<&RoutedUpstream> {
         if !upstream.usable().is_empty() || self.is_canary(upstream.key) {
             return None;
@@ -194,8 +195,8 @@ impl RoutedService {
         Some(baseline)
     }
 
-    /// The canary, while it answers in place of a baseline that has users and no endpoint: it has
-    /// users of its own, and nothing has taken it out.
+    /// The canary, while it serves the requests of a baseline that has users and no endpoint: it
+    /// has users of its own, and has not been removed.
     pub fn standing_in_canary(&self) -> Option<&RoutedUpstream> {
         let watch = self
             .watch
@@ -207,14 +208,14 @@ impl RoutedService {
         stands_in.then_some(canary)
     }
 
-    /// Whether the baseline has users and no endpoint to send them to.
+    /// Whether the baseline has users and no usable endpoint.
     pub fn is_baseline_down(&self) -> bool {
         let baseline = self.upstream(&self.baseline);
         baseline.is_some_and(|baseline| !baseline.weight.is_zero() && baseline.usable().is_empty())
     }
 
-    /// The weights by which requests are answered: as [`Service::weights`], with the share of an
-    /// upstream without endpoints where [`Service::stand_in`] sends it.
+    /// The weights after failover: as [`RoutedService::weights`], with the share of an upstream
+    /// without endpoints moved to the upstream of [`RoutedService::stand_in`].
     pub fn weights_answered(&self) -> Weights {
         let mut weights = self.weights.clone();
         for upstream in &self.upstreams {
@@ -232,9 +233,9 @@ impl RoutedService {
 }
 
 impl RoutingTable {
-    /// The table of these services with their live state (as [`Live::fitted`]; where `live` knows
-    /// none, [`Live::initial`]). Endpoints that `previous` has too go on with their counts, and
-    /// with their health if they are still checked.
+    /// Builds the table of these services with their live state (as [`LiveState::fitted`]; where
+    /// `live` returns none, [`LiveState::initial`]). Endpoints that are also in `previous` keep
+    /// their counts, and their health if they are still checked.
     pub fn build(
         specs: &[ServiceSpec],
         live: impl Fn(&str) -> Option<LiveState>,
@@ -258,8 +259,7 @@ impl RoutingTable {
         }
     }
 
-    /// The service that a request is for. `host` is as the client sent it; `path` is without a
-    /// query.
+    /// The service for a request. `host` is as the client sent it; `path` is without a query.
     pub fn route(
         &self,
         host: Option<&str>,
@@ -281,8 +281,8 @@ impl RoutingTable {
         self.services.iter().find(|service| &*service.name == name)
     }
 
-    /// This table with other live state of a service; `None` when there is no such service or the
-    /// weights are not those of its upstreams.
+    /// This table with other live state of a service; `None` if there is no such service or the
+    /// weights do not match its upstreams.
     pub fn with_weights(&self, service: &str, live: &LiveState) -> Option<RoutingTable> {
         self.replacing(|candidate| {
             let names = candidate.upstreams.iter().map(|upstream| &upstream.name);
@@ -292,7 +292,7 @@ impl RoutingTable {
         })
     }
 
-    /// This table with an upstream's weight given to its service's baseline; `None` when it has no
+    /// This table with an upstream's weight moved to its service's baseline; `None` if it has no
     /// weight, or is the baseline itself.
     pub fn drained(&self, upstream: UpstreamKey) -> Option<RoutingTable> {
         self.replacing(|service| {
@@ -311,8 +311,8 @@ impl RoutingTable {
         })
     }
 
-    /// This table with an endpoint's health changed; `None` when it has no such endpoint or it is
-    /// so already.
+    /// This table with an endpoint's health changed; `None` if there is no such endpoint or the
+    /// state is the same.
     pub fn with_health(&self, endpoint: EndpointKey, healthy: bool) -> Option<RoutingTable> {
         self.replacing(|service| {
             let changed = |upstream: &RoutedUpstream| upstream.with_health(endpoint, healthy);
@@ -335,7 +335,7 @@ impl RoutingTable {
         upstreams.flat_map(|upstream| &upstream.endpoints)
     }
 
-    /// This table with the first service that `change` makes another of.
+    /// This table with the first service replaced for which `change` returns another.
     fn replacing(
         &self,
         change: impl Fn(&RoutedService) -> Option<RoutedService>,
@@ -366,7 +366,7 @@ impl RoutingTable {
     }
 }
 
-/// The endpoints of the table before, and whether they were healthy.
+/// The endpoints of the previous table, and whether they were healthy.
 type Known = HashMap<EndpointKey, (Arc<RoutedEndpoint>, bool), FixedState>;
 
 fn service(
@@ -415,7 +415,7 @@ fn upstream(
                 true,
             )
         });
-        // Without checks nothing could ever make it healthy again.
+        // Without checks it could never become healthy again.
         if was_healthy || spec.health.is_none() {
             healthy.push(Arc::clone(&endpoint));
         }

@@ -63,7 +63,7 @@ fn checked(mut spec: ServiceSpec) -> ServiceSpec {
 }
 
 #[test]
-fn a_reload_keeps_weights_counts_health_and_keys() {
+fn reload_keeps_weights_counts_health_and_keys() {
     let mut keys = KeyRegistry::new();
     let old = [checked(service(
         "shop",
@@ -107,7 +107,7 @@ fn a_reload_keeps_weights_counts_health_and_keys() {
 }
 
 #[test]
-fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
+fn panic_mode_uses_all_endpoints_except_for_a_canary() {
     let mut spec = checked(service("shop", &[("blue", 9_000, 3), ("green", 1_000, 1)]));
     if let Some(health) = &mut spec.health {
         health.panic = Weight::from_percent(50.0).unwrap();
@@ -161,7 +161,7 @@ fn when_too_many_endpoints_are_ill_all_are_used_but_not_those_of_a_canary() {
 }
 
 #[test]
-fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary() {
+fn upstream_without_endpoints_fails_over_to_baseline() {
     let spec = checked(service(
         "shop",
         &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
@@ -206,7 +206,7 @@ fn the_baseline_stands_in_for_an_upstream_without_endpoints_but_not_for_a_canary
 }
 
 #[test]
-fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
+fn baseline_without_endpoints_fails_over_to_canary() {
     let spec = checked(service(
         "shop",
         &[("blue", 8_000, 1), ("green", 1_000, 1), ("red", 1_000, 1)],
@@ -239,11 +239,11 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
         [0, 10_000, 0]
     );
     assert_eq!(answered(&down(&released, "red")), [9_000, 1_000, 0]);
-    // Nobody answers for both.
+    // No failover if both are down.
     let both = down(&down(&released, "blue"), "green");
     assert_eq!(answered(&both), [8_000, 1_000, 1_000]);
     assert!(both.service("shop").unwrap().is_baseline_down());
-    // Without users of its own it has not been proved by any, and a tripped one is out.
+    // A canary without users of its own has no evidence, and a tripped one is removed.
     assert_eq!(answered(&down(&table, "blue")), [8_000, 1_000, 1_000]);
     let pending = LiveState {
         weights: weights(&[("blue", 9_000), ("green", 0), ("red", 1_000)]),
@@ -257,7 +257,7 @@ fn the_canary_stands_in_for_a_baseline_that_is_down_unless_it_was_taken_out() {
 }
 
 #[test]
-fn live_state_is_fitted_to_what_is_declared() {
+fn live_state_is_fitted_to_the_specification() {
     let live = LiveState {
         weights: weights(&[("blue", 7_000), ("green", 2_000), ("red", 1_000)]),
         baseline: "blue".into(),
@@ -293,7 +293,7 @@ fn live_state_is_fitted_to_what_is_declared() {
 }
 
 #[test]
-fn an_upstream_taken_out_leaves_its_share_to_the_baseline() {
+fn drained_upstream_moves_its_weight_to_the_baseline() {
     let specs = [service(
         "shop",
         &[("a", 1_000, 1), ("b", 7_000, 1), ("c", 2_000, 1)],
@@ -315,7 +315,7 @@ fn an_upstream_taken_out_leaves_its_share_to_the_baseline() {
 }
 
 #[test]
-fn weights_must_be_those_of_the_service() {
+fn weights_must_match_the_upstreams_of_the_service() {
     let specs = [
         service("shop", &[("a", 10_000, 1), ("b", 0, 1)]),
         service("other", &[("a", 10_000, 1)]),

@@ -1,4 +1,4 @@
-//! Declarations for the tests of this module.
+//! Specifications for the tests of this module.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn weights(given: &[(&str, u16)]) -> Weights {
     Weights::new(given.iter().map(|(name, _)| name), &given).unwrap()
 }
 
-/// A route without conditions; `*.` begins a wildcard, the empty host is any.
+/// A route without conditions; `*.` begins a wildcard, the empty host means any host.
 pub(super) fn route(host: &str, path_prefix: &str) -> Route {
     let host = match host.strip_prefix("*.") {
         Some(suffix) => HostPattern::Wildcard(suffix.into()),
@@ -36,7 +36,7 @@ pub(super) fn route(host: &str, path_prefix: &str) -> Route {
     }
 }
 
-/// A service for any host, whose upstreams have so much weight and so many endpoints.
+/// A service for any host, with the given weights and numbers of endpoints of its upstreams.
 pub(super) fn service(name: &str, upstreams: &[(&str, u16, u16)]) -> ServiceSpec {
     let split: Vec<_> = upstreams
         .iter()

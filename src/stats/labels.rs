@@ -1,11 +1,11 @@
-//! What requests are counted by, besides their upstream: closed sets, so that metrics stay bounded
-//! whatever arrives.
+//! Labels by which requests are counted, besides their upstream: closed sets, so that metrics stay
+//! bounded for any input.
 
 use std::hash::{Hash, Hasher};
 
 use super::UpstreamKey;
 
-/// A request's method as a label; what is not a standard method is `OTHER`.
+/// A request's method as a label; a non-standard method is `OTHER`.
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MethodLabel {
@@ -27,7 +27,7 @@ pub enum MethodLabel {
     Connect,
     /// TRACE.
     Trace,
-    /// Any other method, also when a request was too malformed to have one.
+    /// Any other method, also if a request was too malformed to have one.
     Other,
 }
 
@@ -65,21 +65,21 @@ impl MethodLabel {
     }
 }
 
-/// What an answered request is counted by.
+/// The labels of a request with a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RequestLabels {
-    /// The listener's position in the configuration.
+    /// The listener's index in the configuration.
     pub listener: u16,
-    /// The upstream that the request was sent to; `None` when the proxy answered without one.
+    /// The upstream of the request; `None` if the proxy responded itself.
     pub upstream: Option<UpstreamKey>,
     /// The method.
     pub method: MethodLabel,
-    /// The status that the client got.
+    /// The status that the client received.
     pub status: u16,
 }
 
 impl Hash for RequestLabels {
-    /// Two words in place of five writes, since this is hashed once per request.
+    /// Two words instead of five writes, since this is hashed once per request.
     fn hash<H: Hasher>(&self, state: &mut H) {
         let upstream = self.upstream.map_or(u64::MAX, |key| key.0);
         let rest =
@@ -89,57 +89,57 @@ impl Hash for RequestLabels {
     }
 }
 
-/// Why a request was refused or failed: the `reason` label, and the word in the log.
+/// Why a request was refused or failed: the `reason` label, also used in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
     /// No route matches.
     NoRoute,
-    /// The upstream has no endpoint that is healthy.
+    /// The upstream has no healthy endpoint.
     NoHealthyEndpoint,
     /// The endpoint refused the connection.
     ConnectRefused,
-    /// The endpoint did not take the connection in time.
+    /// The endpoint did not accept the connection in time.
     ConnectTimeout,
     /// The connection failed in another way.
     ConnectError,
-    /// The proxy's own machine had nothing left to connect with, such as file descriptors or ports.
+    /// The proxy's machine had no resources for a connection, such as file descriptors or ports.
     LocalResources,
-    /// The first byte of the answer did not come in time.
+    /// The first byte of the response did not arrive in time.
     FirstByteTimeout,
-    /// A body stood still for too long.
+    /// A body made no progress for too long.
     IdleTimeout,
-    /// The exchange took too long as a whole.
+    /// The whole exchange took too long.
     TotalTimeout,
-    /// The upstream closed the connection before its answer was complete.
+    /// The upstream closed the connection before its response was complete.
     Reset,
-    /// The upstream's answer was not HTTP.
+    /// The upstream's response was not HTTP.
     UpstreamProtocolError,
     /// The request was not HTTP, or not safe to forward.
     BadRequest,
-    /// The request's target is longer than the listener takes.
+    /// The request's target is longer than the listener accepts.
     UriTooLong,
-    /// The request has more or longer headers than the listener takes.
+    /// The request has more or longer headers than the listener accepts.
     HeadersTooLarge,
-    /// The request's body is longer than the listener takes.
+    /// The request's body is longer than the listener accepts.
     BodyTooLarge,
-    /// The request asks for what this proxy does not do.
+    /// The request needs a feature that this proxy does not implement.
     NotImplemented,
-    /// The request's head did not come in time.
+    /// The request's head did not arrive in time.
     HeaderTimeout,
-    /// The request's body did not come in time.
+    /// The request's body did not arrive in time.
     BodyTimeout,
     /// A limit on concurrent work was reached.
     Overloaded,
-    /// The client went away.
+    /// The client disconnected.
     ClientAbort,
-    /// The request came over a connection that does not serve its host.
+    /// The request arrived on a connection that does not serve its host.
     Misdirected,
-    /// A fault of the proxy itself.
+    /// An internal error of the proxy.
     Internal,
 }
 
 impl Reason {
-    /// All of them.
+    /// All reasons.
     pub const ALL: [Reason; 22] = [
         Reason::NoRoute,
         Reason::NoHealthyEndpoint,
@@ -201,13 +201,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn methods_beyond_the_standard_share_one_label() {
+    fn non_standard_methods_share_one_label() {
         assert_eq!(MethodLabel::of(&http::Method::PATCH).as_str(), "PATCH");
         assert_eq!(MethodLabel::of(&"BREW".parse().unwrap()).as_str(), "OTHER");
     }
 
     #[test]
-    fn each_reason_has_a_word_of_its_own() {
+    fn reason_labels_are_distinct() {
         let words: HashSet<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
         assert_eq!(words.len(), Reason::ALL.len());
     }

@@ -1,9 +1,9 @@
-//! What happened: outcomes of requests, recorders that count them, summaries and sliding windows.
+//! Request statistics: outcomes, recorders that count them, summaries and sliding windows.
 //!
 //! A worker owns one [`Recorder`] and writes to it at the end of each request, without a lock, an
-//! atomic or (after the first request of an upstream) an allocation. What it has gathered leaves as
-//! a [`Batch`]; the control plane merges batches into [`Windows`]. Nothing here knows a clock, a
-//! thread or a socket: time is an argument.
+//! atomic or (after the first request of an upstream) an allocation. Its counts leave as a
+//! [`Batch`]; the control plane merges batches into [`Windows`]. This module reads no clock and
+//! uses no threads or sockets: time is an argument.
 
 mod labels;
 mod outcome;

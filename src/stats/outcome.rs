@@ -1,13 +1,13 @@
-//! What became of one request.
+//! The outcome of one request.
 
-/// An upstream's number: the same for one pair of service and upstream names as long as the table
-/// has them, and never another's. Its lower half is a dense slot, which is used again; its upper
-/// half says whose turn it is.
+/// The key of an upstream: stable for one pair of service and upstream names while they are in the
+/// table, and never reused. The lower half is a dense slot, which is reused; the upper half is its
+/// generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UpstreamKey(pub u64);
 
 impl UpstreamKey {
-    /// The position in a dense table, whose entry has to say which key it is for.
+    /// The index in a dense table, whose entries must be compared by key.
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is meant")]
     pub const fn index(self) -> usize {
         self.0 as u32 as usize
@@ -18,34 +18,34 @@ impl UpstreamKey {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
-    /// The upstream answered 1xx, finally: an upgrade of the connection.
+    /// The upstream's final response was 1xx: an upgrade of the connection.
     Informational,
-    /// The upstream answered 2xx.
+    /// The upstream responded 2xx.
     Success,
-    /// The upstream answered 3xx.
+    /// The upstream responded 3xx.
     Redirect,
-    /// The upstream answered 4xx.
+    /// The upstream responded 4xx.
     ClientError,
-    /// The upstream answered 5xx or higher.
+    /// The upstream responded 5xx or higher.
     ServerError,
-    /// No connection to the upstream could be made.
+    /// The connection to the upstream failed.
     ConnectError,
-    /// The upstream took longer than it may.
+    /// The upstream exceeded a timeout.
     Timeout,
-    /// The upstream closed the connection before its answer was complete.
+    /// The upstream closed the connection before its response was complete.
     Reset,
-    /// The upstream's answer was not HTTP.
+    /// The upstream's response was not HTTP.
     ProtocolError,
-    /// The client went away before its answer was complete; nobody's fault, and no observation of a
-    /// latency.
+    /// The client disconnected before its response was complete; not a failure of the upstream, and
+    /// not a latency observation.
     ClientAbort,
 }
 
 impl Class {
-    /// How many classes there are.
+    /// The number of classes.
     pub const COUNT: usize = 10;
 
-    /// All of them, in the order of their numbers.
+    /// All classes, in the order of their numbers.
     pub const ALL: [Class; Class::COUNT] = [
         Class::Informational,
         Class::Success,
@@ -59,7 +59,7 @@ impl Class {
         Class::ClientAbort,
     ];
 
-    /// The class of a complete answer with this status.
+    /// The class of a complete response with this status.
     pub const fn of_status(status: u16) -> Class {
         match status {
             0..200 => Class::Informational,
@@ -98,7 +98,7 @@ impl Class {
         }
     }
 
-    /// The class as a position in a table of [`Class::COUNT`] entries.
+    /// The class as an index in a table of [`Class::COUNT`] entries.
     pub const fn index(self) -> usize {
         self as usize
     }
@@ -109,9 +109,9 @@ impl Class {
 pub struct Outcome {
     /// How it ended.
     pub class: Class,
-    /// From its arrival to the first byte of the answer, if one came.
+    /// The time from its arrival to the first byte of the response, if one arrived.
     pub first_byte_us: Option<u64>,
-    /// From its arrival to the end of the answer, or to the failure.
+    /// The time from its arrival to the end of the response, or to the failure.
     pub total_us: u64,
 }
 
@@ -120,14 +120,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn classes_are_numbered_in_their_order() {
+    fn classes_are_numbered_in_order() {
         for (at, class) in Class::ALL.into_iter().enumerate() {
             assert_eq!(class.index(), at);
         }
     }
 
     #[test]
-    fn answers_are_classed_by_status_and_only_faults_of_the_upstream_are_failures() {
+    fn responses_are_classified_by_status() {
         let classed = [101, 200, 204, 302, 404, 429, 500, 599, 999]
             .map(|status| Class::of_status(status).as_str());
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Where a worker counts, in its own memory.
+//! The recorder: counters in a worker's own memory.
 
 use std::collections::HashMap;
 
@@ -6,28 +6,28 @@ use foldhash::fast::FixedState;
 
 use super::{Outcome, Reason, RequestLabels, Summary, UpstreamKey};
 
-/// What a refusal or failure is counted by: the listener whose client was told of it, if one was;
-/// the upstream, if one was chosen; the reason.
+/// The labels of a refusal or failure: the listener whose client received it, if any; the upstream,
+/// if one was selected; the reason.
 pub type ReasonLabels = (Option<u16>, Option<UpstreamKey>, Reason);
 
-/// Summaries kept for reuse by one worker (54 KiB each); with more upstreams busy at once, flushes
+/// Summaries kept for reuse by one worker (54 KiB each); with more active upstreams, flushes
 /// allocate.
 const SPARE_MAX: usize = 64;
 
-/// What one worker has seen since its last flush. Owned by that worker: no lock, no atomic.
+/// The counts of one worker since its last flush. Owned by that worker: no lock, no atomic.
 ///
 /// Bounded by the configuration: an entry for each upstream, and for each combination of labels,
 /// which are closed sets; a flush empties the latter.
 #[derive(Debug)]
 pub struct Recorder {
     worker: usize,
-    /// By the slot of the upstream's key; one that this worker has not served since the last flush
-    /// costs an entry.
+    /// By the slot of the upstream's key; an upstream that this worker has not served since the
+    /// last flush costs an empty entry.
     summaries: Vec<Option<(UpstreamKey, Box<Summary>)>>,
     touched: Vec<usize>,
-    /// Of upstreams that have gone, whose slots others have taken since the last flush.
+    /// Summaries of removed upstreams whose slots have been reused since the last flush.
     displaced: Vec<(UpstreamKey, Box<Summary>)>,
-    /// Cleared summaries to be used again.
+    /// Cleared summaries for reuse.
     #[expect(
         clippy::vec_box,
         reason = "they move between here, `summaries` and batches by pointer"
@@ -59,13 +59,13 @@ impl Recorder {
         }
     }
 
-    /// Counts an answered request by its labels.
+    /// Counts a request with a response by its labels.
     pub fn count(&mut self, labels: RequestLabels) {
         *self.requests.entry(labels).or_default() += 1;
     }
 
     /// Counts a refusal (no upstream) or a failure by its reason. Without a listener it is a
-    /// failure that no client saw, since another upstream answered.
+    /// failure that no client saw, since another upstream responded.
     pub fn reject(&mut self, listener: Option<u16>, upstream: Option<UpstreamKey>, reason: Reason) {
         *self
             .reasons
@@ -78,8 +78,8 @@ impl Recorder {
         !(self.touched.is_empty() && self.requests.is_empty() && self.reasons.is_empty())
     }
 
-    /// Moves out all that was counted. A batch that has been read may be given back as `used`; its
-    /// memory then serves the next requests.
+    /// Moves out all counts. A processed batch may be returned as `used`; its memory is then
+    /// reused.
     pub fn take(&mut self, used: Option<Batch>) -> Batch {
         let mut batch = used.unwrap_or_default();
         batch.worker = self.worker;
@@ -118,16 +118,16 @@ impl Recorder {
     }
 }
 
-/// What a flush moves from a worker to the control plane.
+/// The counts that a flush moves from a worker to the control plane.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// The worker it is from.
+    /// The worker.
     pub worker: usize,
-    /// Outcomes of the upstreams that had any.
+    /// Outcomes by upstream, if there were any.
     pub summaries: Vec<(UpstreamKey, Box<Summary>)>,
-    /// Answered requests by labels.
+    /// Requests with a response, by labels.
     pub requests: Vec<(RequestLabels, u64)>,
-    /// Refusals and failures by reason.
+    /// Refusals and failures, by reason.
     pub reasons: Vec<(ReasonLabels, u64)>,
 }
 
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_moves_everything_once() {
+    fn flush_moves_all_counts_once() {
         let mut recorder = Recorder::new(7);
         assert!(!recorder.is_dirty());
         for _ in 0..10 {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_takes_the_slot_of_another_is_not_counted_as_that() {
+    fn reused_slot_keeps_counts_apart() {
         let mut recorder = Recorder::new(0);
         let (old, new) = (UpstreamKey(3), UpstreamKey(3 + (1 << 32)));
         for key in [old, new, old, new, new] {
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_given_back_is_used_again_and_empty() {
+    fn returned_batch_is_reused() {
         let mut recorder = Recorder::new(0);
         recorder.record(UpstreamKey(0), &OK);
         let batch = recorder.take(None);

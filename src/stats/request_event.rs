@@ -1,89 +1,89 @@
-//! What the judge needs of each request of a release: which arm it was given, when, at which
-//! weights, and what had become of it. One [`RequestEvent`] when it is assigned and one for each
-//! thing that happens to it; the control plane puts the notes of all workers together into cohorts.
+//! The events of a release's requests that the judge needs: the arm of each request, the time and
+//! weights of its assignment, and its outcome. One [`RequestEvent`] is recorded at the assignment
+//! and one for each later change; the control plane combines the events of all workers into
+//! cohorts.
 //!
-//! Notes are raw, because the judge wants outcomes by the time of their start while everything else
-//! here wants them by the time of their end. They are only taken for services with a release under
-//! way.
+//! Events are raw, because the judge needs outcomes by start time while everything else here needs
+//! them by end time. They are only recorded for services with an active release.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 use crate::time::Timestamp;
 
-/// A release's number in notes: unique within a process, and dense.
+/// A release's key in events: unique within a process, and dense.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReleaseKey(pub u32);
 
-/// One of the two sides of a release.
+/// One of the two arms of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Arm {
     /// The upstream that holds the users.
     Baseline,
-    /// The upstream that is being proved.
+    /// The upstream under test.
     Canary,
 }
 
-/// When and how a request was assigned: what all notes of one request have in common.
+/// When and how a request was assigned: the common part of all events of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Assignment {
-    /// Which release.
+    /// The release.
     pub watch: ReleaseKey,
-    /// When it was drawn: microseconds on the monotonic clock that all workers share
-    /// ([`Timestamp::monotonic_ns`](crate::time::Timestamp::monotonic_ns) by a thousand).
+    /// The time of the assignment: microseconds on the monotonic clock that all workers share
+    /// ([`Timestamp::monotonic_ns`](crate::time::Timestamp::monotonic_ns) divided by a thousand).
     pub at_us: u64,
-    /// The canary's weight at the draw, in hundredths of a percent.
+    /// The canary's weight at the assignment, in hundredths of a percent.
     pub canary_points: u16,
-    /// The baseline's weight at the draw, in hundredths of a percent.
+    /// The baseline's weight at the assignment, in hundredths of a percent.
     pub baseline_points: u16,
-    /// Which side it was given to. Whoever answers it in the end, it counts for this one.
+    /// The arm of the assignment. The request counts for this arm, whichever upstream responds.
     pub side: Arm,
 }
 
-/// What happened to an assigned request.
+/// The change that an event records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestEventKind {
-    /// It was drawn. The first note of a request.
+    /// It was assigned. The first event of a request.
     Assigned {
-        /// Its body is still to come from the client, who is waited for until
-        /// [`RequestEventKind::Sent`].
+        /// The client is still sending the body, until [`RequestEventKind::Sent`].
         uploading: bool,
-        /// The canary was full at the draw, whichever arm was drawn: it is compared with nothing.
+        /// The canary was full at the assignment, whichever arm was selected: excluded from the
+        /// comparison.
         canary_full: bool,
     },
-    /// The client has sent all of it, or more than the upstream takes: the upstream is waited for.
+    /// The client has sent all of it, or more than the upstream accepts: waiting for the upstream.
     Sent,
-    /// The upstream takes the rest of it again, and the client is waited for.
+    /// The upstream accepts more of it again: waiting for the client.
     Uploading,
-    /// It has failed on the canary, and the baseline has been asked; whether the user sees that is
-    /// still open.
+    /// It failed on the canary and was sent to the baseline; whether the user sees the failure is
+    /// open.
     Failed,
-    /// The head of a good answer is here (no 5xx), and its body is still to come.
+    /// The head of a good response (no 5xx) has arrived; the body has not.
     Headed,
-    /// It was answered well, so long after its assignment.
+    /// A good response, with the time since the assignment.
     Good {
         /// Microseconds, saturating at 71 minutes.
         latency_us: u32,
     },
-    /// It failed: 5xx, no connection, reset, timeout, truncated or malformed answer.
+    /// It failed: 5xx, no connection, reset, timeout, truncated or malformed response.
     Bad {
-        /// Whether the user saw it. Not, if the baseline answered instead.
+        /// Whether the user saw the failure; false if the baseline responded instead.
         visible: bool,
     },
-    /// The client went away, or was at fault itself.
+    /// The client disconnected, or caused the error itself.
     Aborted {
-        /// It had sent the whole request, and waited for the head of an answer for longer than 99
-        /// % of the baseline's requests take: that is bad, in either arm. Otherwise it is
-        /// neither good nor bad.
+        /// The client had sent the whole request, and waited for the head of the response for
+        /// longer than 99 % of the baseline's requests take: that is bad, in either arm. Otherwise
+        /// it is neither good nor bad.
         late: bool,
     },
-    /// The canary had as many requests as it may have at once, so the baseline was sent this one:
-    /// its cohort counts for neither side.
+    /// The canary had reached its in-flight limit, so this request was sent to the baseline: its
+    /// cohort counts for neither arm.
     Displaced,
 }
 
 impl RequestEventKind {
-    /// Whether nothing more will be noted of the request.
+    /// Whether this is the last event of the request.
     pub const fn is_last(self) -> bool {
         !matches!(
             self,
@@ -103,40 +103,40 @@ impl RequestEventKind {
         )
     }
 
-    /// The plain form of [`RequestEventKind::Assigned`]: the whole request is here, and the canary
-    /// has room.
+    /// The plain form of [`RequestEventKind::Assigned`]: the whole request has arrived, and the
+    /// canary is not full.
     pub const ASSIGNED: RequestEventKind = RequestEventKind::Assigned {
         uploading: false,
         canary_full: false,
     };
 }
 
-/// One thing that happened to one request of a release.
+/// One event of a request of a release.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RequestEvent {
-    /// Which request, as far as matters.
+    /// The assignment, which identifies the request as far as needed.
     pub assignment: Assignment,
-    /// A hash of the user: of the sticky key where the service has one, else of the client's
-    /// address. Another hash than the split's. [`RequestEvent::KEYLESS`] for a request to a
-    /// sticky service that can have no key.
+    /// A hash of the user: of the sticky key where the service has one, otherwise of the client's
+    /// address. It differs from the split's hash. [`RequestEvent::NO_KEY`] for a request to a
+    /// sticky service that cannot have a key.
     pub user: u32,
-    /// What happened.
+    /// The change.
     pub happened: RequestEventKind,
 }
 
 impl RequestEvent {
-    /// The user of a request that has no key and is given none, so that the next one may be drawn
-    /// anew.
+    /// The user of a request without a key that is given none, so that the next request may be
+    /// assigned anew.
     pub const NO_KEY: u32 = u32::MAX;
 }
 
-/// One exchange of a release, kept for people to look at. What could be secret has been left out by
-/// whoever took it.
+/// One sampled exchange of a release, for display. The recorder has already removed what could be
+/// secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SampledExchange {
-    /// Which side it was given to.
+    /// The arm of the assignment.
     pub side: Arm,
-    /// When that was.
+    /// The time of the assignment.
     pub at: Timestamp,
     /// The method.
     pub method: Box<str>,
@@ -144,92 +144,92 @@ pub struct SampledExchange {
     pub path: Box<str>,
     /// The status; `None` if there was none.
     pub status: Option<u16>,
-    /// Why it counts as failed, if it does.
+    /// The reason of the failure, if it failed.
     pub reason: Option<&'static str>,
-    /// From its arrival to the end of its answer, in microseconds; where that had failed by its
-    /// status already, to its head.
+    /// The time from its arrival to the end of its response, in microseconds; to its head if the
+    /// status was already a failure.
     pub latency_us: u64,
-    /// Its identity, as in the access log.
+    /// The request id, as in the access log.
     pub request_id: Option<Box<str>>,
-    /// Header fields of the answer; none if it was expected to be of no interest when they came.
+    /// Header fields of the response; empty if the exchange was not expected to be sampled when
+    /// they arrived.
     pub headers: Box<[(Box<str>, Box<str>)]>,
 }
 
-/// The notes that one worker has not handed over yet.
+/// The events that one worker has not handed over yet.
 #[derive(Debug)]
 pub struct EventBuffer {
     worker: usize,
     notes: Vec<RequestEvent>,
     samples: Vec<(ReleaseKey, SampledExchange)>,
     lost: bool,
-    /// No assignment still to come is older than this.
+    /// A lower bound of all later assignments.
     latest_us: u64,
-    horizon: Arc<Watermark>,
+    watermark: Arc<Watermark>,
 }
 
-/// Notes that a worker keeps while the control plane does not take them (10 MiB). When there are
-/// more, all are thrown away, and the control plane is told: half of what happened would be worse
-/// evidence than none.
-const NOTES_MAX: usize = 1 << 18;
+/// The maximum of events that a worker buffers while the control plane does not take them (10 MiB).
+/// Beyond it all are dropped, and the control plane is told: incomplete evidence would be worse
+/// than none.
+const EVENTS_MAX: usize = 1 << 18;
 
-/// Exchanges that are kept for people between two flushes of one worker.
+/// The maximum of exchanges sampled between two flushes of one worker.
 const SAMPLES_MAX: usize = 32;
 
-/// Notes on their way to the control plane.
+/// Events on their way to the control plane.
 #[derive(Debug, Default)]
 pub struct EventBatch {
-    /// The worker that they are from.
+    /// The worker.
     pub worker: usize,
-    /// When they were handed over, on the scale of [`Assignment::at_us`].
+    /// The time of the handover, on the scale of [`Assignment::at_us`].
     pub sent_us: u64,
-    /// The notes, in the order in which things happened.
+    /// The events, in their order.
     pub notes: Vec<RequestEvent>,
-    /// Exchanges that were kept.
+    /// Sampled exchanges.
     pub samples: Vec<(ReleaseKey, SampledExchange)>,
-    /// Notes before these were thrown away.
+    /// Earlier events were dropped.
     pub lost: bool,
 }
 
 impl EventBuffer {
-    /// An empty notebook for the worker of this number.
-    pub fn new(worker: usize, horizon: Arc<Watermark>) -> EventBuffer {
+    /// An empty buffer for the worker of this number.
+    pub fn new(worker: usize, watermark: Arc<Watermark>) -> EventBuffer {
         EventBuffer {
             worker,
             notes: Vec::new(),
             samples: Vec::new(),
             lost: false,
             latest_us: 0,
-            horizon,
+            watermark,
         }
     }
 
-    /// An assignment is about to be noted. To be called before its time is read: from here on the
-    /// horizon lies before that time, so nobody who looks at it in between believes that there
-    /// is nothing to wait for.
+    /// Announces an assignment event. Called before its time is read: the watermark then lies
+    /// before that time, so no reader concludes in between that there is nothing to wait for.
     pub fn expect(&self) {
         if self.notes.is_empty() {
-            self.horizon.set(self.worker, self.latest_us);
-            // The other half is in `Watermark::floor`: either it sees what was just set, or the
-            // clock is read after it.
+            self.watermark.set(self.worker, self.latest_us);
+            // The other half is in `Watermark::floor`: either it sees this store, or the clock is
+            // read after it.
             fence(Ordering::SeqCst);
         }
     }
 
-    /// Takes a note. That of an assignment is announced by [`EventBuffer::expect`].
-    pub fn push(&mut self, note: RequestEvent) {
-        if matches!(note.happened, RequestEventKind::Assigned { .. }) {
-            self.latest_us = note.assignment.at_us;
+    /// Adds an event. An assignment is announced by [`EventBuffer::expect`].
+    pub fn push(&mut self, event: RequestEvent) {
+        if matches!(event.happened, RequestEventKind::Assigned { .. }) {
+            self.latest_us = event.assignment.at_us;
         }
         if self.notes.is_empty() {
-            self.horizon.set(self.worker, note.assignment.at_us);
-        } else if self.notes.len() >= NOTES_MAX {
+            self.watermark.set(self.worker, event.assignment.at_us);
+        } else if self.notes.len() >= EVENTS_MAX {
             self.notes.clear();
             self.lost = true;
         }
-        self.notes.push(note);
+        self.notes.push(event);
     }
 
-    /// Keeps an exchange for people; not more than a few between two flushes.
+    /// Adds a sampled exchange, up to the maximum between two flushes.
     pub fn sample(&mut self, watch: ReleaseKey, sample: SampledExchange) {
         if self.samples.len() < SAMPLES_MAX {
             self.samples.push((watch, sample));
@@ -241,8 +241,8 @@ impl EventBuffer {
         self.notes.is_empty() && self.samples.is_empty()
     }
 
-    /// Moves the notes out. When the batch has been sent, and not before,
-    /// [`EventBuffer::handed_over`] says so.
+    /// Moves the events out. When the batch has been sent, and not before, call
+    /// [`EventBuffer::handed_over`].
     pub fn take(&mut self, sent_us: u64) -> EventBatch {
         self.latest_us = self.latest_us.max(sent_us);
         EventBatch {
@@ -254,22 +254,22 @@ impl EventBuffer {
         }
     }
 
-    /// What was taken out has been sent.
+    /// Marks the batch as sent.
     pub fn handed_over(&self) {
         if self.notes.is_empty() {
-            self.horizon.set(self.worker, u64::MAX);
+            self.watermark.set(self.worker, u64::MAX);
         }
     }
 }
 
-/// How far the control plane knows of all assignments: the oldest one, of each worker, that may not
-/// have been handed over yet. Read before the channel of notes is emptied, so that what is older is
-/// in it or has been.
+/// The watermark: for each worker, the oldest assignment that may not have been handed over yet. It
+/// is read before the event channel is drained, so that all older events are in the channel or were
+/// received.
 #[derive(Debug)]
 pub struct Watermark(Box<[AtomicU64]>);
 
 impl Watermark {
-    /// For so many workers.
+    /// A watermark for this many workers.
     pub fn new(workers: usize) -> Watermark {
         Watermark((0..workers).map(|_| AtomicU64::new(u64::MAX)).collect())
     }
@@ -280,8 +280,8 @@ impl Watermark {
         }
     }
 
-    /// Every assignment before this time has been handed over: `now_us`, which has to be read
-    /// before, when all have.
+    /// The time before which every assignment has been handed over: `now_us`, which must be read
+    /// before the call, if all have.
     pub fn floor(&self, now_us: u64) -> u64 {
         fence(Ordering::SeqCst);
         let oldest = self.0.iter().map(|oldest| oldest.load(Ordering::Acquire));
@@ -308,50 +308,50 @@ mod tests {
     }
 
     #[test]
-    fn the_horizon_is_the_oldest_assignment_that_was_not_handed_over() {
-        let horizon = Arc::new(Watermark::new(2));
-        let mut books = [0, 1].map(|worker| EventBuffer::new(worker, Arc::clone(&horizon)));
-        assert_eq!(horizon.floor(25), 25);
+    fn watermark_is_the_oldest_pending_assignment() {
+        let watermark = Arc::new(Watermark::new(2));
+        let mut books = [0, 1].map(|worker| EventBuffer::new(worker, Arc::clone(&watermark)));
+        assert_eq!(watermark.floor(25), 25);
         books[0].push(event(30));
         books[0].push(event(40));
         books[1].push(event(20));
-        assert_eq!(horizon.floor(45), 20);
+        assert_eq!(watermark.floor(45), 20);
         let batch = books[1].take(50);
         assert_eq!(
-            (batch.worker, batch.notes.len(), horizon.floor(50)),
+            (batch.worker, batch.notes.len(), watermark.floor(50)),
             (1, 1, 20)
         );
         books[1].handed_over();
-        assert_eq!(horizon.floor(50), 30);
+        assert_eq!(watermark.floor(50), 30);
         drop(books[0].take(60));
         books[0].handed_over();
-        assert_eq!(horizon.floor(70), 70);
+        assert_eq!(watermark.floor(70), 70);
     }
 
     #[test]
-    fn the_horizon_lies_before_an_assignment_that_is_about_to_be_noted() {
-        let horizon = Arc::new(Watermark::new(1));
-        let mut book = EventBuffer::new(0, Arc::clone(&horizon));
+    fn watermark_precedes_an_announced_assignment() {
+        let watermark = Arc::new(Watermark::new(1));
+        let mut book = EventBuffer::new(0, Arc::clone(&watermark));
         book.push(event(30));
         drop(book.take(40));
         book.handed_over();
-        assert_eq!(horizon.floor(60), 60);
+        assert_eq!(watermark.floor(60), 60);
         book.expect();
         assert_eq!(
-            horizon.floor(60),
+            watermark.floor(60),
             40,
-            "the note may be of any time since the last batch"
+            "the event may have any time since the last batch"
         );
         book.push(event(70));
-        assert_eq!(horizon.floor(80), 70);
+        assert_eq!(watermark.floor(80), 70);
         book.expect();
-        assert_eq!(horizon.floor(80), 70, "what it holds already is older");
+        assert_eq!(watermark.floor(80), 70, "what it holds already is older");
     }
 
     #[test]
-    fn a_notebook_that_nobody_reads_is_bounded_and_says_what_was_lost() {
+    fn unread_event_buffer_is_bounded_and_reports_loss() {
         let mut book = EventBuffer::new(0, Arc::new(Watermark::new(1)));
-        for at_us in 0..=NOTES_MAX as u64 {
+        for at_us in 0..=EVENTS_MAX as u64 {
             book.push(event(at_us));
         }
         let batch = book.take(0);

@@ -1,18 +1,17 @@
-//! A summary as kept for history: only the cells that hold something.
+//! A summary as kept for history: only the cells that are not empty.
 //!
-//! A dense summary takes 54 KiB whatever it holds, so seventy of them for each upstream would be
-//! megabytes. Latencies of a second fall into some hundred cells, and a cell takes eight bytes
+//! A dense summary takes 54 KiB whatever it contains, so seventy of them for each upstream would be
+//! megabytes. The latencies of a second fall into some hundred cells, and a cell takes eight bytes
 //! here.
 
 use hdrhistogram::Histogram;
 
 use super::{Class, Summary};
 
-/// Cells of a histogram in ascending order: a value of the cell, and how many observations it
-/// holds.
+/// Cells of a histogram in ascending order: a value of the cell, and its number of observations.
 type Cells = Vec<(u32, u32)>;
 
-/// A summary that is no longer counted into.
+/// A summary that is no longer updated.
 #[derive(Clone, Debug)]
 pub(super) struct Sparse {
     counts: [u64; Class::COUNT],
@@ -88,7 +87,7 @@ mod tests {
     use crate::stats::{LATENCY_US_MAX, Outcome};
 
     #[test]
-    fn nothing_is_lost_on_the_way_through_history() {
+    fn sparse_summary_round_trips() {
         let (mut both, mut sum) = (Summary::new(), Sparse::empty());
         for part in 0..2_u64 {
             let mut summary = Summary::new();

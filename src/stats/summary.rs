@@ -7,15 +7,14 @@ use hdrhistogram::Histogram;
 use super::{Class, Outcome};
 use crate::model::api;
 
-/// The longest latency that is told apart: an hour. A longer one counts as this.
+/// The maximum latency of a histogram: an hour. A longer one counts as this.
 pub const LATENCY_US_MAX: u64 = 3_600_000_000;
 
 /// Two significant digits: a latency is known to within one percent, in 27 KiB for each
 /// distribution.
 const SIGNIFICANT_DIGITS: u8 = 2;
 
-/// Outcomes of one upstream, counted. Two summaries of disjoint requests merge into that of all of
-/// them.
+/// The outcomes of one upstream. Two summaries of disjoint requests merge into that of all of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Summary {
     counts: [u64; Class::COUNT],
@@ -24,7 +23,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// A summary of nothing; the only allocation of its life.
+    /// An empty summary; its only allocation.
     pub fn new() -> Summary {
         Summary {
             counts: [0; Class::COUNT],
@@ -45,35 +44,36 @@ impl Summary {
         }
     }
 
-    /// Adds what `other` counted.
+    /// Adds the counts of `other`.
     pub fn merge(&mut self, other: &Summary) {
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts) {
             *mine += theirs;
         }
-        // All summaries have the same bounds, the only thing that could make an addition fail.
+        // All summaries have the same bounds, and only different bounds could make an addition
+        // fail.
         let first_byte = self.first_byte.add(&other.first_byte);
         let total = self.total.add(&other.total);
         debug_assert!(first_byte.is_ok() && total.is_ok());
     }
 
-    /// Forgets everything, keeping the memory.
+    /// Resets the counts and keeps the memory.
     pub fn clear(&mut self) {
         self.counts = [0; Class::COUNT];
         self.first_byte.reset();
         self.total.reset();
     }
 
-    /// How many requests ended in this way.
+    /// The number of requests that ended in this class.
     pub fn count(&self, class: Class) -> u64 {
         self.counts.get(class.index()).copied().unwrap_or_default()
     }
 
-    /// How many requests there were.
+    /// The number of requests.
     pub fn requests(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// How many of them count against the upstream.
+    /// The number of requests that count against the upstream.
     pub fn failures(&self) -> u64 {
         Class::ALL
             .iter()
@@ -82,7 +82,7 @@ impl Summary {
             .sum()
     }
 
-    /// Failures by request, 0 to 1; 0 without requests.
+    /// Failures per request, 0 to 1; 0 without requests.
     pub fn error_rate(&self) -> f64 {
         match self.requests() {
             0 => 0.0,
@@ -99,12 +99,12 @@ impl Summary {
         self.counts.iter().all(|count| *count == 0)
     }
 
-    /// Microseconds from arrival to the first byte of the answer.
+    /// Microseconds from arrival to the first byte of the response.
     pub fn first_byte(&self) -> &Histogram<u64> {
         &self.first_byte
     }
 
-    /// Microseconds from arrival to the end of the answer.
+    /// Microseconds from arrival to the end of the response.
     pub fn total(&self) -> &Histogram<u64> {
         &self.total
     }
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_tells_counts_rates_and_percentiles() {
+    fn window_has_counts_rates_and_percentiles() {
         let mut summary = Summary::new();
         for total_us in 1..=1000 {
             summary.record(&outcome(Class::Success, total_us * 100));
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn latencies_beyond_the_bounds_count_at_them() {
+    fn latencies_are_clamped_to_the_bounds() {
         let mut summary = Summary::new();
         summary.record(&outcome(Class::Success, 0));
         summary.record(&outcome(Class::Timeout, u64::MAX));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_is_the_summary_of_both() {
+    fn merge_equals_summary_of_both() {
         let (mut left, mut right, mut both) = (Summary::new(), Summary::new(), Summary::new());
         for i in 0..500 {
             let one = outcome(Class::ALL[i % Class::COUNT], (i * i) as u64);

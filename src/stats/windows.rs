@@ -1,4 +1,4 @@
-//! Summaries over time: what one upstream did in the last ten seconds, minute, five minutes, and
+//! Summaries over time: one upstream's requests in the last ten seconds, minute, five minutes, and
 //! since its service's weights changed.
 
 use std::collections::VecDeque;
@@ -9,9 +9,9 @@ use super::sparse::Sparse;
 use crate::time::Timestamp;
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// Seconds that are kept one by one.
+/// Seconds that are kept individually.
 const SECONDS: u64 = 10;
-/// Seconds in a block.
+/// Seconds per block.
 const BLOCK: u64 = 5;
 /// Blocks that are kept: five minutes.
 const BLOCKS: u64 = 60;
@@ -30,7 +30,7 @@ pub enum WindowSpan {
 }
 
 impl WindowSpan {
-    /// All of them, shortest first.
+    /// All spans, shortest first.
     pub const ALL: [WindowSpan; 4] = [
         WindowSpan::TenSeconds,
         WindowSpan::OneMinute,
@@ -51,11 +51,10 @@ impl WindowSpan {
 
 /// The sliding windows of one upstream.
 ///
-/// Time is cut at whole seconds and whole blocks of five. A window holds the running piece and as
-/// many whole ones as make up its length, so it never reaches further back than its name says, and
-/// falls short of it by at most one piece. Memory is bounded: two dense summaries, 10 sparse
-/// seconds and 60 sparse blocks; none of it before the first request. Copies share the closed
-/// pieces.
+/// Time is divided at whole seconds and whole blocks of five. A window contains the current piece
+/// and as many whole ones as its length has, so it never reaches further back than its name says,
+/// and is shorter by at most one piece. Memory is bounded: two dense summaries, 10 sparse seconds
+/// and 60 sparse blocks; nothing before the first request. Copies share the closed pieces.
 #[derive(Clone, Debug)]
 pub struct Windows {
     /// The second that `open` counts.
@@ -70,8 +69,7 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Windows of an upstream that has had no request; a change of weights counts as having been
-    /// now.
+    /// Windows of an upstream without requests; the last change of weights counts as now.
     pub fn new(now: Timestamp) -> Windows {
         Windows {
             second: second(now),
@@ -82,25 +80,25 @@ impl Windows {
         }
     }
 
-    /// Whether there was no request that any window could still show.
+    /// Whether no window contains a request.
     pub fn is_empty(&self) -> bool {
         self.open.is_none() && self.since_change.is_none() && self.blocks.is_empty()
     }
 
-    /// Adds requests that finished just now.
+    /// Adds requests that have just finished.
     pub fn push(&mut self, now: Timestamp, summary: &Summary) {
         self.roll(now);
         self.open.get_or_insert_default().merge(summary);
     }
 
-    /// Begins the window since the last change anew.
+    /// Restarts the window since the last change.
     pub fn mark_change(&mut self, now: Timestamp) {
         self.roll(now);
         self.close();
         self.since_change = None;
     }
 
-    /// All windows as of `now`, with their names, in the order of [`Span::ALL`].
+    /// All windows as of `now`, with their names, in the order of [`WindowSpan::ALL`].
     pub fn read(&self, now: Timestamp) -> [(&'static str, Summary); 4] {
         WindowSpan::ALL.map(|span| {
             let mut sum = Summary::new();
@@ -109,8 +107,7 @@ impl Windows {
         })
     }
 
-    /// Adds what happened within `span` before `now` to `sum`, which a caller may keep for the next
-    /// upstream.
+    /// Adds the requests within `span` before `now` to `sum`, which a caller may reuse.
     pub fn add_to(&self, now: Timestamp, span: WindowSpan, sum: &mut Summary) {
         let now = second(now);
         match span {
@@ -133,7 +130,7 @@ impl Windows {
         }
     }
 
-    /// Closes the open second when it is over, and forgets what no window reaches.
+    /// Closes the open second when it is over, and drops pieces that no window reaches.
     fn roll(&mut self, now: Timestamp) {
         let now = second(now);
         if now <= self.second {
@@ -145,7 +142,7 @@ impl Windows {
         forget(&mut self.blocks, now / BLOCK, BLOCKS);
     }
 
-    /// Moves what the open second has into history; more may follow in the same second.
+    /// Moves the open second into history; more may follow in the same second.
     fn close(&mut self) {
         let Some(open) = self.open.as_mut().filter(|open| !open.is_empty()) else {
             return;
@@ -219,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_leave_each_window_in_their_time() {
+    fn requests_expire_from_each_window() {
         let mut windows = Windows::new(at_ms(0));
         assert_eq!(counts(&windows, 0), [0; 4]);
         windows.push(at_ms(500), &requests(3));
@@ -237,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_starts_its_window_anew_and_leaves_the_others() {
+    fn mark_change_restarts_only_its_window() {
         let mut windows = Windows::new(at_ms(0));
         windows.push(at_ms(100), &requests(3));
         windows.mark_change(at_ms(200));
@@ -263,9 +260,12 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
-        /// Against the list of all pushes: nothing older than the span, everything younger than the span less one piece.
+        /// Against the list of all pushes: nothing older than the span, everything younger than the
+        /// span less one piece.
         #[test]
-        fn windows_are_right_to_one_piece(gaps in prop::collection::vec((0_u64..20_000, 1_u64..5), 1..40), idle in 0_u64..400_000) {
+        fn windows_are_exact_to_one_piece(
+            gaps in prop::collection::vec((0_u64..20_000, 1_u64..5), 1..40), idle in 0_u64..400_000,
+        ) {
             let mut windows = Windows::new(at_ms(0));
             let (mut ms, mut all) = (0, Vec::new());
             for (gap, count) in gaps {
@@ -274,9 +274,12 @@ mod tests {
                 all.push((ms, count));
             }
             ms += idle;
-            let within = |span_ms: u64| -> u64 { all.iter().filter(|(at, _)| at + span_ms > ms).map(|(_, count)| count).sum() };
+            let within = |span_ms: u64| -> u64 {
+                all.iter().filter(|(at, _)| at + span_ms > ms).map(|(_, count)| count).sum()
+            };
             let got = counts(&windows, ms);
-            for (got, (span_ms, piece_ms)) in got.into_iter().zip([(10_000, 1000), (60_000, 5000), (300_000, 5000)]) {
+            let spans = [(10_000, 1000), (60_000, 5000), (300_000, 5000)];
+            for (got, (span_ms, piece_ms)) in got.into_iter().zip(spans) {
                 prop_assert!(within(span_ms - piece_ms) <= got && got <= within(span_ms));
             }
             prop_assert_eq!(got[3], all.iter().map(|(_, count)| count).sum::<u64>());

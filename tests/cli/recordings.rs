@@ -74,7 +74,7 @@ fn every_field_of_a_release_block_may_stand_in_a_recorded_plan() {
         writeln!(file, "{}", json!({ "run": "a", "plan": { field: null } })).unwrap();
         let err = weighbridge(&["replay", file.path().to_str().unwrap()]).err;
         assert_eq!(
-            err.contains("line 1: unknown field `colour` in the plan; it is left aside"),
+            err.contains("line 1: unknown field `colour` in the plan; it is ignored"),
             field == "colour",
             "{field}: {err}"
         );

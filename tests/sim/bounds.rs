@@ -1,14 +1,13 @@
-//! When a count of false alarms is too many: the binomial distribution, and the bars that follow
-//! from it.
+//! Bounds on the number of false alarms: the binomial distribution, and the limits derived from it.
 
-/// The chance of at most `k` of `n` at a chance of `p` each.
+/// The probability of at most `k` of `n` at a probability of `p` each.
 fn at_most(k: u64, n: u64, p: f64) -> f64 {
     if k >= n {
         return 1.0;
     }
     let odds = p / (1.0 - p);
-    // From the term of k downwards, each by the one above it: what is too small to count ends the
-    // sum.
+    // From the term of k downwards, each from the one above it; the sum ends when terms become
+    // negligible.
     let mut term = log_choose(n, k) + k as f64 * p.ln() + (n - k) as f64 * (-p).ln_1p();
     let mut sum = 0.0;
     for i in (0..=k).rev() {
@@ -38,8 +37,8 @@ pub(crate) fn upper(k: u64, n: u64) -> f64 {
     high
 }
 
-/// The most of `n` whose bound is within `alpha`, and the least that a rate of `alpha` gives less
-/// than once in 1,000.
+/// The largest count of `n` whose bound is within `alpha`, and the smallest count that a rate of
+/// `alpha` gives less than once in 1,000.
 pub(crate) fn bars(n: u64, alpha: f64) -> (u64, u64) {
     let mut pass = 0;
     while at_most(pass + 1, n, alpha) <= 0.01 {

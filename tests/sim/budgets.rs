@@ -1,5 +1,5 @@
-//! How often a budget is exhausted by chance when both arms fail alike: up the weights, and in the
-//! final bake, where there is no baseline to compare with.
+//! How often a budget is exhausted by chance when both arms fail alike: while the weights rise, and
+//! in the final bake, where there is no concurrent baseline.
 
 use weighbridge::analysis::Budget;
 
@@ -35,7 +35,7 @@ pub(crate) fn usual(seed: u64) -> bool {
 
 /// The baseline's rate is known from 1,600 requests and a few failures. The canary gets nearly
 /// twice as many requests in the bake; for much more the rule does not promise its alpha, since
-/// users would pay for what is not known.
+/// users would pay for the uncertainty.
 pub(crate) fn short(seed: u64) -> bool {
     let path = Path {
         step: 5,
@@ -45,8 +45,8 @@ pub(crate) fn short(seed: u64) -> bool {
     exhausted(seed, 5, 2e-3, &path)
 }
 
-/// While weights grow the shared rate drifts and spikes; the bake has the rate that the baseline
-/// had on average, since no rule that knows only that could hold under another.
+/// While weights rise, the common rate drifts and spikes; the bake has the baseline's mean rate,
+/// since no rule that knows only that could hold under another.
 fn exhausted(seed: u64, limit: u64, p: f64, path: &Path) -> bool {
     let mut rng = Rng::new(seed);
     let shared = drift_and_spikes(&mut rng, p);

@@ -28,7 +28,7 @@ pub(crate) fn step(weight: f64, next_weight: f64) -> StepConditions {
     }
 }
 
-/// Requests of one slot: Poisson, each with its own coin.
+/// Requests of one slot: Poisson, each assigned at random.
 pub(crate) fn slot(
     rng: &mut Rng,
     at_ms: u64,
@@ -49,7 +49,7 @@ pub(crate) fn slot(
     }
 }
 
-/// Judges slot by slot with steps where the weight changes; whether it was rolled back.
+/// Judges slot by slot, with a step at each change of the weight; true if it was rolled back.
 fn rolled_back<C>(mut judge: Judge, seconds: u64, mut of: impl FnMut(u64) -> C) -> bool
 where
     C: IntoIterator<Item = Cohort<'static>>,
@@ -105,8 +105,8 @@ pub(crate) fn s2(seed: u64) -> bool {
     })
 }
 
-/// The judge is asked after each failure, since a burst that is looked at only when it is over
-/// gives less to see.
+/// The verdict is read after each failure, since a burst that is examined only at its end reveals
+/// less.
 pub(crate) fn s3(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
@@ -168,7 +168,7 @@ pub(crate) fn s5(seed: u64) -> bool {
     false
 }
 
-/// Seconds without a failure are left out: without a margin they are worth nothing.
+/// Seconds without a failure are skipped: without a margin they add no evidence.
 fn rare(seed: u64, rps: f64, p: impl Fn(f64) -> f64, weight: impl Fn(f64) -> f64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 14_400, |t| {
@@ -194,7 +194,7 @@ pub(crate) fn s7(seed: u64) -> bool {
     rare(seed, 5.0, |_| 1e-3, |_| 0.01)
 }
 
-/// A2 turned round: the rate falls while the weight grows.
+/// A2 reversed: the rate falls while the weight grows.
 pub(crate) fn a2b(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let spikes = Spikes::new(&mut rng, 3_600.0, 300.0, 20.0, 5.0, 20.0);
@@ -216,7 +216,7 @@ pub(crate) fn a4(seed: u64) -> bool {
     rare(seed, 5.0, |_| 1e-2, |t| ramp(t, 14_400.0))
 }
 
-/// Four hours of it rather than one.
+/// Four hours instead of one.
 pub(crate) fn a8(seed: u64) -> bool {
     rare(seed, 100.0, |_| 1e-2, |_| 0.1)
 }
@@ -232,7 +232,7 @@ pub(crate) fn a10(seed: u64) -> bool {
 }
 
 /// Four canaries at 10 % each beside a baseline at 60 %, each with its pairwise weight and a
-/// quarter of alpha; whether any of them was rolled back.
+/// quarter of alpha; true if any of them was rolled back.
 pub(crate) fn four(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let weight = 0.1 / 0.7;
@@ -277,7 +277,7 @@ pub(crate) fn drift_and_spikes(rng: &mut Rng, p: f64) -> impl Fn(f64) -> f64 + u
 pub(crate) fn s12(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     let p = drift_and_spikes(&mut rng, 1e-3);
-    // With a margin that forgives anything, so that no rollback forestalls a pass.
+    // With a margin that tolerates anything, so that no rollback prevents a pass.
     let mut judge = judge(1e-9, 1.1, 0.9);
     judge.begin_step(0, step(0.1, 0.25));
     for tick in 1..=18_000 {
@@ -290,8 +290,8 @@ pub(crate) fn s12(seed: u64) -> bool {
     false
 }
 
-/// A failed request is tried again on its own arm until it is answered or five have failed; it
-/// counts once.
+/// A failed request is retried on its own arm until it succeeds or five have failed; it counts
+/// once.
 pub(crate) fn s13_retries(seed: u64) -> bool {
     let mut rng = Rng::new(seed);
     rolled_back(judge(0.05, 1.0, 0.0), 3_600, |t| {
@@ -299,7 +299,7 @@ pub(crate) fn s13_retries(seed: u64) -> bool {
         for _ in 0..rng.poisson(100.0) {
             let arm = &mut arms[usize::from(rng.chance(0.1))];
             arm.requests += 1;
-            // What fails once fails again.
+            // A failed request fails again.
             let attempts = if rng.chance(1e-2) { 5 } else { 1 };
             arm.failures += u64::from(attempts > 1);
         }
@@ -313,7 +313,7 @@ pub(crate) fn s13_retries(seed: u64) -> bool {
     })
 }
 
-/// A shared outage for five seconds of each minute, in which the canary fails at once and the
+/// A shared outage of five seconds per minute, in which the canary fails immediately and the
 /// baseline times out.
 pub(crate) fn s13_landmark(seed: u64) -> bool {
     const LANDMARK_S: f64 = 1.0;

@@ -1,4 +1,4 @@
-//! Full weight (STATISTICS.md 1.k): equal versions, and versions that only the brakes without a
+//! Full weight (STATISTICS.md 1.k): equal versions, and bad versions that only the rules without a
 //! comparison can stop.
 
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::rng::Rng;
 use crate::world::{ramp, sine};
 
 const RPS: f64 = 500.0;
-/// Failures of equal versions.
+/// The failure rate of equal versions.
 const P: f64 = 0.01;
 /// `canary_in_flight_max` of a plan.
 const IN_FLIGHT: u64 = 256;
@@ -36,7 +36,7 @@ fn plan(alpha: f64, steps: &[f64], final_bake: u64) -> RunPlan {
     }
 }
 
-/// Whether equal versions were rolled back at full weight, after `seconds` up the weights.
+/// Whether equal versions were rolled back at full weight, after `seconds` of rising weights.
 fn equal(seed: u64, seconds: u64, alone: u64, rps: f64, rate: impl Fn(f64) -> f64) -> bool {
     let mut rng = Rng::new(seed);
     let mut run = Run::new("sim", plan(0.01, &[1.0, 5.0, 25.0, 50.0], 0), Mode::Fixed);
@@ -79,7 +79,7 @@ pub(crate) fn at_once(seed: u64) -> bool {
     false
 }
 
-/// What a bad version does at a weight: the share of its requests that fails.
+/// The failure rate of a bad version at a weight.
 type Fault = fn(f64) -> f64;
 
 /// The versions of P18.
@@ -90,14 +90,14 @@ pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
     }),
     (
         "P18.3",
-        "nothing is ever answered, from 100 % on",
+        "no request gets a response, from 100 % on",
         |weight| {
             if weight >= 1.0 { 1.0 } else { P }
         },
     ),
 ];
 
-/// Walks a release, and counts the failures at full weight. They are rescued, so that no user sees
+/// Runs a release, and counts the failures at full weight. They are rescued, so that no user sees
 /// one.
 fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     let mut failed = 0;
@@ -135,8 +135,8 @@ fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     (run.finish(), failed)
 }
 
-/// Every run is rolled back before a promotion, after no more failures than the rescued budget and
-/// what is in flight.
+/// Every run is rolled back before a promotion, with at most as many failures as the rescued budget
+/// plus the requests in flight.
 pub(crate) fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String, String) {
     let answers = parallel(200, |i| walk(seed + i, id, fault));
     let kept = answers

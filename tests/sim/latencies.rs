@@ -1,4 +1,5 @@
-//! Latency: false rollbacks (S8, S9), and the requests until a slower canary is seen (P8 to P12).
+//! Latency: false rollbacks (S8, S9), and the requests until a slower canary is detected (P8 to
+//! P12).
 
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use crate::power::Detection;
 use crate::rng::Rng;
 use crate::world::{Law, Slower, Spikes, latency, past, ramp, sine};
 
-/// The observations of one tick, drawn into buffers that are used again.
+/// The observations of one tick, drawn into reused buffers.
 #[derive(Default)]
 pub(crate) struct Tick {
     pub(crate) canary: Vec<(u64, u64)>,

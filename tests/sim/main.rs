@@ -1,10 +1,10 @@
 //! The acceptance protocol of the decision engine, as simulations: `make sim`, or a part of it with
 //! `make sim ARGS="s1 p8 --seed 7"`.
 //!
-//! S: how often equal versions are told apart, which must not exceed alpha. P: how many requests of
-//! a bad canary it takes to see it. X: more scenarios of both kinds. T: what it costs. Every run
-//! has its own seed, so that each line can be repeated. The judge is the program's own, with its
-//! own constants: a scenario chooses what a plan can choose.
+//! S: false alarms on equal versions, which must not exceed alpha. P: requests until a bad canary
+//! is detected. X: further scenarios of both kinds. T: cost. Every run has its own seed, so that
+//! each line can be repeated. The judge is the program's own, with its own constants: a scenario
+//! chooses only what a plan can choose.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -41,8 +41,8 @@ fn main() -> std::process::ExitCode {
     report.finish()
 }
 
-/// A line of the table: id, scenario, runs, accepted chance, the reference implementation's count,
-/// one run.
+/// A line of the table: id, scenario, runs, accepted probability, the reference implementation's
+/// count, one run.
 type Equal = (
     &'static str,
     &'static str,
@@ -181,7 +181,7 @@ fn equal_versions(report: &mut Report) {
         ),
         (
             "S19.1",
-            "keys drawn twice, then an outage",
+            "keys assigned twice, then an outage",
             1_000,
             0.05,
             "-",
@@ -197,7 +197,7 @@ fn equal_versions(report: &mut Report) {
         ),
         (
             "S19.3",
-            "keys drawn at each rise, then an outage",
+            "keys assigned at each rise, then an outage",
             1_000,
             0.05,
             "-",
@@ -223,7 +223,7 @@ fn equal_versions(report: &mut Report) {
     all_equal(report, &table);
 }
 
-/// What the protocol does not ask for, and other laws would.
+/// Scenarios beyond the protocol, and other distributions.
 fn other_equal_versions(report: &mut Report) {
     let table: [Equal; 13] = [
         (

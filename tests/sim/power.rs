@@ -1,19 +1,19 @@
-//! How many canary requests it takes to see that it fails more often: P1 to P7.
+//! Canary requests until a higher failure rate is detected: P1 to P7.
 
 use weighbridge::analysis::{ArmCounts, Cohort, Verdict};
 
 use crate::errors::{judge, slot, step};
 use crate::rng::Rng;
 
-/// When a bad canary was seen.
+/// The time at which a bad canary was detected.
 #[derive(Clone, Copy)]
 pub(crate) struct Detection {
     pub(crate) requests: f64,
     pub(crate) seconds: f64,
 }
 
-/// Ticks of 10 ms at 1,000 requests per second. Ticks without a failure are put off until one with,
-/// since without a margin they are worth nothing and decide nothing.
+/// Ticks of 10 ms at 1,000 requests per second. Ticks without a failure are deferred to the next
+/// one with a failure, since without a margin they add no evidence and decide nothing.
 pub(crate) fn detect(seed: u64, weight: f64, p_s: f64, p_c: f64, most: f64) -> Option<Detection> {
     let mut rng = Rng::new(seed);
     let mut judge = judge(1e-3, 1.0, 0.0);
@@ -78,7 +78,7 @@ pub(crate) fn late(seed: u64) -> Option<Detection> {
     None
 }
 
-/// Failing canary requests in a row until the rollback.
+/// Consecutive failing canary requests until the rollback.
 pub(crate) fn fail_fast(weight: f64, ratio: f64, worse_by: f64) -> u64 {
     let mut judge = judge(1e-3, ratio, worse_by);
     let one = Cohort {

@@ -18,7 +18,7 @@ pub(crate) struct Canary {
     pub(crate) p_s: f64,
     pub(crate) p_c: f64,
     pub(crate) slower: Slower,
-    /// When it begins to be slower.
+    /// The time at which it becomes slower.
     pub(crate) from: f64,
 }
 
@@ -29,8 +29,8 @@ pub(crate) const HEALTHY: Canary = Canary {
     from: 0.0,
 };
 
-/// A release gives half of its alpha to the tests and half to the budget; the paper's 0.001 is that
-/// of the tests.
+/// A release gives half of its alpha to the tests and half to the budget; the specified 0.001 is
+/// that of the tests.
 pub(crate) const ALPHA: f64 = 2e-3;
 
 /// The plan of STATISTICS.md 2.4.
@@ -57,7 +57,7 @@ pub(crate) fn plan(alpha: f64, margins: bool) -> RunPlan {
     }
 }
 
-/// What both arms share.
+/// Conditions common to both arms.
 struct Shared {
     rps: Box<dyn Fn(f64) -> f64>,
     errors: Box<dyn Fn(f64) -> f64>,
@@ -85,7 +85,7 @@ impl Shared {
     }
 }
 
-/// Walks a release in ticks of 10 ms until it is decided, or an hour has passed.
+/// Runs a release in ticks of 10 ms until it is decided, or an hour has passed.
 pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> RunResult {
     let mut rng = Rng::new(seed);
     let shared = if drifting {
@@ -136,7 +136,7 @@ pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> 
     run.finish()
 }
 
-/// Takes out those that fail, and counts them.
+/// Removes the failing requests, and counts them.
 fn fail(rng: &mut Rng, answers: &mut Vec<(u64, u64)>, p: f64) -> u64 {
     let before = answers.len();
     answers.retain(|_| !rng.chance(p.min(1.0)));
@@ -147,12 +147,12 @@ pub(crate) fn s10(seed: u64) -> bool {
     walk(seed, plan(0.05, false), HEALTHY, true).verdict == RunOutcome::RolledBack
 }
 
-/// All that a release can be rolled back by, budget included, as a user would have it.
+/// All causes of a rollback, budget included, as in a real release.
 pub(crate) fn with_margins(seed: u64) -> bool {
     walk(seed, plan(0.05, true), HEALTHY, true).verdict == RunOutcome::RolledBack
 }
 
-/// At least 99.5 % must be promoted, and half of them in 175 seconds.
+/// At least 99.5 % must be promoted, and half of them within 175 seconds.
 pub(crate) fn judge_healthy(answers: &[RunResult]) -> (bool, String, String) {
     let promoted = answers
         .iter()
@@ -170,7 +170,7 @@ pub(crate) fn judge_healthy(answers: &[RunResult]) -> (bool, String, String) {
 
 type Bad = (&'static str, &'static str, Canary, f64);
 
-/// The bad canaries of STATISTICS.md 2.4, with the failed requests that its table has.
+/// The bad canaries of STATISTICS.md 2.4, with the failed requests of its table.
 pub(crate) fn bad() -> [Bad; 10] {
     let errors = |p_s, p_c| Canary {
         p_s,
@@ -215,7 +215,7 @@ pub(crate) fn judge_bad(
     let mut answers = parallel(RUNS, |i| {
         walk(seed + i, plan(ALPHA, true), canary, drifting)
     });
-    // A release that was over before the canary went bad has nothing to see.
+    // A release that ended before the canary became bad is not counted.
     answers.retain(|answer| {
         answer.verdict != RunOutcome::Promoted || answer.at_ms as f64 / 1e3 >= canary.from
     });

@@ -1,4 +1,4 @@
-//! The table: each line a scenario with its bars.
+//! The table: each line is a scenario with its limits.
 
 use std::io::Write;
 use std::time::Instant;
@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::bounds;
 use crate::power::Detection;
 
-/// What was asked for on the command line.
+/// The command-line arguments.
 pub(crate) struct Args {
     pub(crate) only: Vec<String>,
     pub(crate) seed: u64,
@@ -19,7 +19,7 @@ impl Args {
         while let Some(word) = words.next() {
             match word.as_str() {
                 "--seed" => seed = number(words.next()),
-                // Cargo's own, which it gives to any test.
+                // Cargo's own argument, which it passes to any test.
                 flag if flag.starts_with('-') => {}
                 id => only.push(id.to_lowercase()),
             }
@@ -37,26 +37,26 @@ impl Args {
     }
 }
 
-/// Prints as it goes, and counts what failed.
+/// Prints results as they arrive, and counts failures.
 pub(crate) struct Report {
     args: Args,
     failed: Vec<String>,
 }
 
-/// A scenario in which nothing is wrong.
+/// A scenario with equal versions.
 pub(crate) struct Alarm {
     pub(crate) runs: u64,
-    /// The chance of an alarm that is accepted.
+    /// The accepted probability of an alarm.
     pub(crate) alpha: f64,
     /// Alarms of the reference implementation.
     pub(crate) reference: &'static str,
 }
 
-/// The bars of a scenario in which something is.
+/// The limits of a scenario with a bad version.
 pub(crate) struct Power {
     pub(crate) runs: u64,
     pub(crate) reference: f64,
-    /// Least upper bound of the median; infinite where there is none.
+    /// The limit of the median; infinite where there is none.
     pub(crate) bar: f64,
 }
 
@@ -80,7 +80,7 @@ impl Report {
         }
     }
 
-    /// Counts rollbacks (or, for the advance test, passes) that should not be.
+    /// Counts false rollbacks (or, for the advance test, false passes).
     pub(crate) fn alarm(
         &mut self,
         id: &str,
@@ -122,7 +122,7 @@ impl Report {
         self.line(id, name, bars.runs, cells, started, verdict);
     }
 
-    /// The median of `value` over runs, of which 99 % must see the fault.
+    /// The median of `value` over runs, of which 99 % must detect the fault.
     pub(crate) fn power(
         &mut self,
         id: &str,
@@ -225,7 +225,7 @@ impl Report {
     }
 }
 
-/// What each run gives, in their order, however many processors share them.
+/// The results of the runs, in their order, independent of the number of processors.
 pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(1, |threads| threads.get() as u64);
     let mut all: Vec<(u64, T)> = std::thread::scope(|scope| {
@@ -250,7 +250,7 @@ pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec
 fn number(word: Option<String>) -> u64 {
     let word = word.unwrap_or_default();
     word.parse().unwrap_or_else(|_| {
-        say(&format!("`--seed {word}`: not a number"));
+        say(&format!("`--seed {word}` is not a number"));
         std::process::exit(2)
     })
 }

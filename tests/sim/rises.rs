@@ -1,5 +1,5 @@
-//! Keys that are drawn again and again while the canary's weight rises, and an outage that both
-//! versions share: S19.
+//! Keys that are assigned repeatedly while the canary's weight rises, and an outage of both
+//! versions: S19.
 
 use weighbridge::analysis::{Cohort, Judge, Units, Verdict};
 use weighbridge::stats::Arm;
@@ -12,14 +12,14 @@ use crate::sticky::{BAKE_US, SECOND_US, Second};
 const SECONDS: u64 = 20;
 const KEYS: u64 = 20_000;
 
-/// A time at one weight.
+/// A period at one weight.
 struct Phase {
     weight: f64,
-    /// Keys that are new in it.
+    /// New keys in it.
     new_keys: u64,
-    /// Requests of a key that is known, on average.
+    /// Requests per known key, on average.
     requests: f64,
-    /// The chance that a request fails, on either version.
+    /// The probability that a request fails, on either version.
     failing: f64,
 }
 

@@ -89,7 +89,7 @@ impl Rng {
     }
 }
 
-/// The quantile of the standard normal distribution (Acklam's rational approximation, good to
+/// The quantile of the standard normal distribution (Acklam's rational approximation, accurate to
 /// 1e-9).
 pub(crate) fn normal(u: f64) -> f64 {
     if (0.024_25..=0.975_75).contains(&u) {

@@ -1,4 +1,4 @@
-//! What a tick costs, and how many recorded lines are judged in a second.
+//! The cost of a tick, and the recorded lines judged per second.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -39,8 +39,8 @@ pub(crate) fn measure(report: &mut Report) {
     );
 }
 
-/// Ticks of 10 ms at 1,000 requests per second, with everything that a live release has. The
-/// requests are drawn before the clock starts.
+/// Ticks of 10 ms at 1,000 requests per second, with all data of a live release. The requests are
+/// drawn before the measurement.
 fn tick_ns(rng: &mut Rng) -> f64 {
     let mut judge = Judge::new(Options {
         alpha: 1e-9,
@@ -70,7 +70,10 @@ fn lines_per_second(rng: &mut Rng) -> f64 {
         let (baseline, canary) = (cohort.baseline, cohort.canary);
         let _ = writeln!(
             input,
-            r#"{{"at_ms": {}, "weight": 5.0, "baseline": {{"requests": {}, "failures": {}}}, "canary": {{"requests": {}, "failures": {}}}}}"#,
+            concat!(
+                r#"{{"at_ms": {}, "weight": 5.0, "baseline": {{"requests": {}, "failures": {}}}, "#,
+                r#""canary": {{"requests": {}, "failures": {}}}}}"#,
+            ),
             cohort.at_ms, baseline.requests, baseline.failures, canary.requests, canary.failures
         );
     }
@@ -85,8 +88,8 @@ fn lines_per_second(rng: &mut Rng) -> f64 {
     1e6 / started.elapsed().as_secs_f64()
 }
 
-/// Time on the processor, where the system tells it, since others may want the processor too; else
-/// time on the wall.
+/// Processor time if the system reports it, since other processes may use the processor too;
+/// otherwise wall-clock time.
 struct Stopwatch {
     wall: Instant,
     processor: Option<Duration>,

@@ -1,5 +1,5 @@
-//! Sticky services, where the unit is the draw of a key: S13.1, S17 and P17. The table of units is
-//! the program's.
+//! Sticky services, where the unit is the assignment of a key: S13.1, S17 and P17. The table of
+//! units is the program's.
 
 use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan};
 use weighbridge::analysis::{
@@ -21,26 +21,26 @@ const GAP_S: f64 = 5.0;
 struct Scene<'a> {
     seconds: f64,
     keys_per_second: f64,
-    /// Requests of a key, on average.
+    /// Requests per key, on average.
     requests: f64,
     /// The canary's weight at a time.
     weight: &'a dyn Fn(f64) -> f64,
-    /// The chance that a key that is drawn at this time fails always: of the baseline, of the
+    /// The probability that a key assigned at this time always fails: on the baseline, on the
     /// canary.
     bad: &'a dyn Fn(f64) -> [f64; 2],
-    /// The chance that any request fails.
+    /// The probability that any request fails.
     background: f64,
 }
 
 struct Key {
     /// On the canary while this is below its weight.
     place: f64,
-    /// Whether it is bad, and at which weight that was drawn.
+    /// Whether it is bad, and the weight at which that was drawn.
     is_bad: bool,
     drawn_at: f64,
 }
 
-/// All requests in order: when, and which key.
+/// All requests in order: the time, and the key.
 fn requests(rng: &mut Rng, scene: &Scene<'_>) -> (Vec<(u64, u32)>, Vec<Key>) {
     let (mut requests, mut keys) = (Vec::new(), Vec::new());
     let mut first = rng.exponential(1.0 / scene.keys_per_second);
@@ -64,7 +64,7 @@ fn requests(rng: &mut Rng, scene: &Scene<'_>) -> (Vec<(u64, u32)>, Vec<Key>) {
     (requests, keys)
 }
 
-/// What one arm did in a second.
+/// The counts of one arm in a second.
 #[derive(Default)]
 pub(crate) struct Second {
     requests: u64,
@@ -91,7 +91,7 @@ impl Second {
     }
 }
 
-/// When the canary is rolled back, and after how many of its units.
+/// The time of the rollback, and the number of canary units until then.
 fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detection> {
     let mut rng = Rng::new(seed);
     let (requests, mut keys) = requests(&mut rng, scene);
@@ -169,7 +169,7 @@ pub(crate) fn s17_boundary(seed: u64) -> bool {
     on_the_ramp(seed, 1.1, 5e-3)
 }
 
-/// Sessions of which a few fail always, in both arms alike.
+/// Sessions of which a few always fail, in both arms alike.
 pub(crate) fn s13_units(seed: u64) -> bool {
     let scene = Scene {
         seconds: 3_600.0,
@@ -204,11 +204,11 @@ pub(crate) fn p17(seed: u64, weight: f64) -> Option<Detection> {
     rolled_back(seed, judge, &scene)
 }
 
-/// The failures of the canary that a budget allows, and those beyond it that chance may explain.
+/// The canary failures that a budget allows, and the allowance for chance.
 pub(crate) const FEW_KEYS_BUDGET: u64 = 100;
 
-/// Eight keys are on the canary and every request of theirs fails: too few to prove anything, so a
-/// budget has to end it. The failures until then.
+/// Eight keys are on the canary and each of their requests fails: too few for a test, so a budget
+/// has to end it. Returns the failures until then.
 pub(crate) fn few_keys(seed: u64) -> Option<u64> {
     const KEYS: u64 = 160;
     let mut rng = Rng::new(seed);

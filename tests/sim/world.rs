@@ -1,4 +1,4 @@
-//! What happens to both arms alike: spikes, drift, ramps, and laws of latency.
+//! Conditions common to both arms: spikes, drift, ramps, and latency distributions.
 
 use std::sync::OnceLock;
 
@@ -49,7 +49,7 @@ pub(crate) fn sine(t: f64, period: f64, phase: f64) -> f64 {
     (std::f64::consts::TAU * (t / period + phase)).sin()
 }
 
-/// A law of latency in microseconds.
+/// A distribution of latency in microseconds.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Law {
     /// Median 20 ms, sigma 0.6.
@@ -62,7 +62,7 @@ pub(crate) enum Law {
     WholeMs,
 }
 
-/// What is done to the canary's latency.
+/// The slowdown of the canary.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Slower {
     No,
@@ -99,11 +99,11 @@ pub(crate) fn latency(rng: &mut Rng, law: Law, slower: Slower, scale: f64) -> u6
     (base * factor * scale + 0.5) as u64
 }
 
-/// Cells of the table of quantiles.
+/// The size of the table of quantiles.
 const CELLS: usize = 1 << 14;
 
-/// The lognormal law by linear interpolation between quantiles: the simulations draw more than 10^9
-/// of these.
+/// The log-normal distribution by linear interpolation between quantiles: the simulations draw more
+/// than 10^9 of these.
 fn lognormal(rng: &mut Rng) -> f64 {
     static QUANTILES: OnceLock<Vec<f64>> = OnceLock::new();
     let quantiles = QUANTILES.get_or_init(|| {
@@ -118,7 +118,7 @@ fn lognormal(rng: &mut Rng) -> f64 {
     quantiles[cell] + (at - cell as f64) * (quantiles[cell + 1] - quantiles[cell])
 }
 
-/// A baseline's past of `n` answers.
+/// A baseline's past of `n` responses.
 pub(crate) fn past(rng: &mut Rng, law: Law, scale: f64, n: usize) -> Vec<(u64, u64)> {
     (0..n)
         .map(|_| (latency(rng, law, Slower::No, scale), 1))

@@ -1,11 +1,11 @@
-//! The plan of a run line: which fields it may have.
+//! The fields allowed in the plan of a run line.
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value};
 
 use super::plan::RunPlan;
 
-/// What decides.
+/// The fields that decide.
 const DECIDING: [&str; 14] = [
     "alpha",
     "beta",
@@ -23,9 +23,9 @@ const DECIDING: [&str; 14] = [
     "rescued_budget",
 ];
 
-/// What belongs to the live release alone and is left aside, unread: the release itself says what
-/// is wrong with it when it starts. Besides the fields of the configuration's `release` block these
-/// are what people write down with them.
+/// Fields of the live release only, which are not read: the release itself validates them when it
+/// starts. They are the fields of the configuration's `release` block and others commonly written
+/// with them.
 const LIVE: [&str; 9] = [
     "gate",
     "gates",
@@ -47,9 +47,9 @@ const OF_STEP: [&str; 6] = [
     "gate",
 ];
 
-/// A plan as a run line has it, and what people should know of it. A slip in the name of a field is
-/// refused: a limit with one would decide nothing, and nobody would see that. Other fields that
-/// nobody knows are left aside, since a newer program may have written them.
+/// The plan of a run line, with warnings. A misspelt field name is an error: the misspelt limit
+/// would decide nothing, and nobody would notice. Other unknown fields are ignored, since a newer
+/// version may have written them.
 #[derive(Default)]
 pub(super) struct PlanText {
     pub(super) plan: RunPlan,
@@ -92,14 +92,12 @@ fn unknown(
             Some(name) => Err(format!(
                 "unknown field `{field}` in {place}; did you mean `{name}`?"
             )),
-            None => Ok(format!(
-                "unknown field `{field}` in {place}; it is left aside, and decides nothing"
-            )),
+            None => Ok(format!("unknown field `{field}` in {place}; it is ignored")),
         })
         .collect()
 }
 
-/// The name that somebody may have meant: within a third of its length in slips.
+/// The name that was probably meant: with typos in at most a third of its length.
 fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
     let near = names
         .iter()

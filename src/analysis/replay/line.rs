@@ -10,7 +10,7 @@ use super::scan;
 use super::units::{MaturedLine, UnitList};
 use crate::analysis::{ArmCounts, Cohort, Repeats, Unit};
 
-/// Runs, one after the other.
+/// A sequence of runs.
 #[derive(Debug, Default)]
 pub struct Replay {
     run: Option<Run>,
@@ -18,8 +18,8 @@ pub struct Replay {
     warnings: Vec<String>,
 }
 
-/// The answers to recorded lines, in their order, also to a run that has no end. After a line that
-/// is wrong there are no more: what follows may belong to anything.
+/// The results for recorded lines, in their order, including a run without an end line. After an
+/// invalid line there are no more, since the following lines may belong to any run.
 pub fn answers<L>(lines: L) -> impl Iterator<Item = Result<RunResult, LineError>>
 where
     L: IntoIterator,
@@ -44,19 +44,18 @@ where
     })
 }
 
-/// What is wrong with a line.
+/// An invalid line.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error("line {line}: {problem}")]
 pub struct LineError {
-    /// Counted from 1.
+    /// The line number, counted from 1.
     pub line: u64,
-    /// For people.
+    /// The message for the user.
     pub problem: String,
 }
 
-/// A line of any kind: one struct, so that each line is parsed once. Fields that it does not name
-/// are left aside, since a record may hold more than is judged by, and a newer program may have
-/// written it.
+/// A line of any kind: one struct, so that each line is parsed once. Unknown fields are ignored,
+/// since a record may contain more than the judge uses, and a newer version may have written it.
 #[derive(Deserialize)]
 struct Line<'a> {
     #[serde(borrow)]
@@ -72,7 +71,7 @@ struct Line<'a> {
     #[serde(default)]
     held: bool,
     step: Option<usize>,
-    /// Of a run: there are lines for units that have become as old as `bake`.
+    /// Of a run: the recording has lines for units that reached the age `bake`.
     #[serde(default)]
     recorded_ages: bool,
     matured: Option<MaturedLine>,
@@ -93,8 +92,8 @@ struct ArmLine {
 }
 
 impl Line<'_> {
-    /// What is missing in a line that is nothing whole.
-    fn lacks(&self) -> String {
+    /// The missing fields of an incomplete line.
+    fn missing_fields(&self) -> String {
         let fields = [
             ("at_ms", self.at_ms.is_some()),
             ("weight", self.weight.is_some()),
@@ -102,7 +101,7 @@ impl Line<'_> {
             ("canary", self.canary.is_some()),
         ];
         if fields.iter().all(|(_, there)| !there) {
-            return "neither a run, nor an end, nor a cohort".to_owned();
+            return "neither a run, an end nor a cohort".to_owned();
         }
         let missing: Vec<_> = fields
             .iter()
@@ -114,11 +113,11 @@ impl Line<'_> {
 }
 
 impl Replay {
-    /// Takes the next line; gives a run's answer when the line ends it. Empty lines mean nothing.
+    /// Reads the next line; returns a run's result if the line ends it. Empty lines are ignored.
     ///
     /// # Errors
     ///
-    /// [`LineError`] when the line is not one of the format's, or its plan cannot be followed.
+    /// [`LineError`] if the line does not have this format, or its plan is not valid.
     pub fn line(&mut self, text: &str) -> Result<Option<RunResult>, LineError> {
         self.line += 1;
         if text.trim_ascii().is_empty() {
@@ -135,7 +134,7 @@ impl Replay {
             );
         }
         let line: Line<'_> =
-            serde_json::from_str(text).map_err(|error| self.wrong(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| self.error(error.to_string()))?;
         match line {
             Line {
                 run: Some(name), ..
@@ -166,16 +165,16 @@ impl Replay {
                 &canary,
                 HoldStatus { kept: held, step },
             ),
-            part => Err(self.wrong(part.lacks())),
+            part => Err(self.error(part.missing_fields())),
         }
     }
 
-    /// What people should know of the lines since this was asked last.
+    /// The warnings since the last call.
     pub fn warnings(&mut self) -> Vec<String> {
         std::mem::take(&mut self.warnings)
     }
 
-    /// The answer of the run that is under way when the input ends.
+    /// The result of the current run at the end of the input.
     pub fn finish(&mut self) -> Option<RunResult> {
         self.run.take().map(Run::finish)
     }
@@ -188,13 +187,13 @@ impl Replay {
         recorded_ages: bool,
     ) -> Result<Option<RunResult>, LineError> {
         let PlanText { plan, warnings } = plan.map(|plan| *plan).unwrap_or_default();
-        let told = warnings
+        let numbered = warnings
             .into_iter()
             .map(|warning| format!("line {}: {warning}", self.line));
-        self.warnings.extend(told);
+        self.warnings.extend(numbered);
         let problems = plan.problems();
         if !problems.is_empty() {
-            return Err(self.wrong(problems.join("; ")));
+            return Err(self.error(problems.join("; ")));
         }
         let before = self.finish();
         let mut run = Run::new(name, plan, mode.unwrap_or_default());
@@ -208,10 +207,10 @@ impl Replay {
     fn end(&mut self, name: &str) -> Result<Option<RunResult>, LineError> {
         match self.run.as_ref().map(Run::name) {
             Some(known) if known == name => Ok(self.finish()),
-            Some(known) => Err(self.wrong(format!(
-                "the end of `{name}`, but the run under way is `{known}`"
+            Some(known) => Err(self.error(format!(
+                "the end of `{name}`, but the current run is `{known}`"
             ))),
-            None => Err(self.wrong(format!("the end of `{name}`, but no run is under way"))),
+            None => Err(self.error(format!("the end of `{name}`, but there is no current run"))),
         }
     }
 
@@ -221,7 +220,7 @@ impl Replay {
         weight: f64,
         baseline: &ArmLine,
         canary: &ArmLine,
-        stand: HoldStatus,
+        status: HoldStatus,
     ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let failures = baseline.failures.saturating_add(canary.failures);
@@ -229,16 +228,16 @@ impl Replay {
             let units = arm.units.as_ref();
             let problem = units.and_then(|units| units.problem(arm.requests, failures));
             if let Some(problem) = problem {
-                return Err(self.wrong(problem));
+                return Err(self.error(problem));
             }
         }
         if !(baseline.adds_up() && canary.adds_up()) {
-            return Err(self.wrong("an arm has more failures, answers or aborts than requests"));
+            return Err(self.error("an arm has more failures, responses or aborts than requests"));
         }
         let units = [canary, baseline].map(|arm| arm.units.as_ref().map(UnitList::units));
         let [of_canary, of_baseline] = units.each_ref().map(Option::as_deref);
         let Some(run) = &mut self.run else {
-            return Err(self.wrong("a cohort before the first run"));
+            return Err(self.error("a cohort before the first run"));
         };
         let cohort = Cohort {
             at_ms,
@@ -246,7 +245,7 @@ impl Replay {
             baseline: baseline.arm(canary, of_baseline),
             canary: canary.arm(baseline, of_canary),
         };
-        run.observe_recorded(&cohort, stand);
+        run.observe_recorded(&cohort, status);
         Ok(None)
     }
 
@@ -255,21 +254,21 @@ impl Replay {
         at_ms: f64,
         weight: f64,
         matured: &MaturedLine,
-        stand: HoldStatus,
+        status: HoldStatus,
     ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let Some(run) = &mut self.run else {
-            return Err(self.wrong("matured units before the first run"));
+            return Err(self.error("matured units before the first run"));
         };
-        run.mature_recorded(at_ms, &matured.matured(weight / 100.0), stand);
+        run.mature_recorded(at_ms, &matured.matured(weight / 100.0), status);
         Ok(None)
     }
 
-    /// The time of a line, once it and the weight are possible ones.
+    /// The time of a line, if time and weight are in range.
     fn time(&self, at_ms: f64, weight: f64) -> Result<u64, LineError> {
         if !(0.0..=100.0).contains(&weight) || !(0.0..=1e15).contains(&at_ms) {
             return Err(
-                self.wrong("`weight` is in percent, `at_ms` in milliseconds; neither is negative")
+                self.error("`weight` must be 0 to 100 percent, `at_ms` 0 to 1e15 milliseconds")
             );
         }
         #[expect(clippy::cast_possible_truncation, reason = "0 to 1e15, checked above")]
@@ -277,7 +276,7 @@ impl Replay {
         Ok(at_ms)
     }
 
-    fn wrong(&self, problem: impl Into<String>) -> LineError {
+    fn error(&self, problem: impl Into<String>) -> LineError {
         LineError {
             line: self.line,
             problem: problem.into(),
@@ -303,8 +302,8 @@ impl From<(u64, u64)> for ArmLine {
 }
 
 impl ArmLine {
-    /// The arm, beside the other. One without answers has no latencies to tell; its failures are as
-    /// slow as any.
+    /// The counts of this arm, given the other. An arm without responses has no latencies; its
+    /// failures count as slow.
     fn arm<'a>(&'a self, other: &ArmLine, units: Option<&'a [Unit]>) -> ArmCounts<'a> {
         let unanswered = self.requests == self.failures && other.latency_us.is_some();
         let none = unanswered.then_some(&[][..]);

@@ -1,8 +1,7 @@
-//! Recorded releases, judged again: JSON lines in, one answer for each run out (STATISTICS.md 7).
+//! Recorded releases, judged again: JSON lines in, one result per run out (STATISTICS.md 7).
 //!
-//! The caller reads and writes; here is only what a line means. A caller that wants to stop at a
-//! line, or to go on behind one that is wrong, feeds a [`Replay`] itself; [`answers`] is the same
-//! as an iterator.
+//! This module only parses lines; the caller does the I/O. A caller that wants to stop at a line,
+//! or to continue after an invalid one, uses [`Replay`]; [`answers`] is the same as an iterator.
 
 mod fields;
 mod line;

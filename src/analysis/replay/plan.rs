@@ -1,6 +1,5 @@
-//! The part of a release's plan that decides: what a replay needs of it. Everything else is left
-//! aside here, unread: whoever reads a plan from text says first what is wrong with it, the release
-//! and the run line each in their words.
+//! The part of a release's plan that decides, as needed by a replay. All other fields are ignored
+//! here: the release and the run line validate them, each with its own messages.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,37 +11,37 @@ use serde::{Deserialize, Serialize};
 use crate::analysis::text::time;
 use crate::analysis::{ErrorRateMargin, Inconclusive, Objective, Options, StepConditions};
 
-/// Failures beyond the baseline's rate that a release may show to users when its plan does not say.
+/// The default budget of failures beyond the baseline's rate that users may see.
 pub const BUDGET: u64 = 20;
 
-/// The same for all failures of the canary, those that the baseline answered instead included.
+/// The default budget of all failures of the canary, rescued ones included.
 pub const RESCUED_BUDGET: u64 = 100;
 
-/// What a release is decided by. Its text is that of the configuration's `release` block.
+/// The plan that decides a release. Its text is that of the configuration's `release` block.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunPlan {
-    /// How it is judged.
+    /// The analysis options.
     #[serde(flatten)]
     pub options: Options,
-    /// The canary's weights on its way; 100 is appended when the last is less.
+    /// The canary's weights in order; 100 is appended if the last is less.
     pub steps: Vec<RunStep>,
-    /// The least time at each step.
+    /// The minimum time per step.
     #[serde(with = "time")]
     pub bake: Duration,
-    /// The least requests on the canary at each step.
+    /// The minimum of canary requests per step.
     pub min_requests: u64,
-    /// The longest time at a step without an answer; 0 waits for ever.
+    /// The maximum time of a step without a result; 0 means unlimited.
     #[serde(with = "time")]
     pub max_duration: Duration,
-    /// What is done after that.
+    /// The action after that.
     pub inconclusive: Inconclusive,
-    /// The least time at 100 percent.
+    /// The minimum time at 100 percent.
     #[serde(with = "time")]
     pub final_bake: Duration,
     /// Failures that users may see beyond the baseline's rate.
     pub budget: Option<u64>,
-    /// Failures of the canary beyond the baseline's rate, whether or not users see them.
+    /// Failures of the canary beyond the baseline's rate, visible to users or not.
     pub rescued_budget: Option<u64>,
 }
 
@@ -62,26 +61,26 @@ impl Default for RunPlan {
     }
 }
 
-/// One step of a plan; what it leaves out is the plan's.
+/// One step of a plan; omitted fields take the plan's values.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(from = "StepText")]
 pub struct RunStep {
     /// The canary's weight in percent.
     pub weight: f64,
-    /// The least time, if more than the plan's `bake`.
+    /// The minimum time, if more than the plan's `bake`.
     #[serde(with = "time")]
     pub hold: Duration,
-    /// The least requests on the canary.
+    /// The minimum of canary requests.
     pub min_requests: Option<u64>,
-    /// The longest time without an answer.
+    /// The maximum time without a result.
     #[serde(with = "time")]
     pub max_duration: Duration,
-    /// What is done after that.
+    /// The action after that.
     pub inconclusive: Option<Inconclusive>,
 }
 
-/// The short form of a step, a weight, or the long one. Not an untagged enum: its errors would not
-/// say what is wrong.
+/// The short form of a step, a weight, or the long form. Not an untagged enum: its errors would not
+/// name the problem.
 struct StepText(RunStep);
 
 #[derive(Deserialize)]
@@ -145,7 +144,7 @@ impl<'de> Visitor<'de> for StepVisitor {
 }
 
 impl RunStep {
-    /// A step at `weight` percent, the rest as the plan has it.
+    /// A step at `weight` percent, the rest by the plan.
     pub fn at(weight: f64) -> RunStep {
         RunStep {
             weight,
@@ -158,7 +157,7 @@ impl RunStep {
 }
 
 impl RunPlan {
-    /// Everything that is wrong with the plan; nothing if a release can be decided by it.
+    /// All problems of the plan; empty if it is valid.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.options.problems();
         if self.steps.is_empty() {
@@ -170,13 +169,13 @@ impl RunPlan {
                 .push("the weight of a step must be above 0 and at most 100 percent".to_owned());
         }
         if !weights().is_sorted_by(|left, right| left < right) {
-            problems.push("the weights of the steps must grow".to_owned());
+            problems.push("step weights must increase".to_owned());
         }
         problems
     }
 
     /// The margin of the error objective, which the budgets tolerate at full weight; the default
-    /// one without such an objective.
+    /// margin without such an objective.
     pub fn worse_by(&self) -> f64 {
         let judged = self.options.judged();
         let margin = judged.iter().find_map(|objective| match objective {
@@ -186,7 +185,7 @@ impl RunPlan {
         margin.unwrap_or(ErrorRateMargin::default().worse_by)
     }
 
-    /// The steps as the judge takes them, the one at 100 percent included.
+    /// The steps as the judge needs them, the one at 100 percent included.
     pub fn walk(&self) -> Vec<StepConditions> {
         let mut steps: Vec<&RunStep> = self.steps.iter().collect();
         let full = RunStep::at(100.0);
@@ -201,7 +200,7 @@ impl RunPlan {
             .collect()
     }
 
-    /// The step whose conditions fit a weight that was given from outside.
+    /// The conditions for a weight set from outside.
     pub fn fit(&self, weight: f64) -> StepConditions {
         let percent = weight * 100.0;
         let near = self

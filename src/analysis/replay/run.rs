@@ -1,4 +1,4 @@
-//! One run: a judge, a budget and a plan, walked cohort by cohort.
+//! One run: a judge, a budget and a plan, processed cohort by cohort.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,14 +7,14 @@ use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, Verdict, W
 use super::plan::{BUDGET, RESCUED_BUDGET, RunPlan};
 use super::units::Ages;
 
-/// Whose weights count.
+/// Which weights a run follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
-    /// The plan is walked; a cohort's weight is the one that it was assigned at.
+    /// Those of the plan; a cohort's weight is the one at which it was assigned.
     #[default]
     Plan,
-    /// The weights are the cohorts', and the run only judges.
+    /// Those of the cohorts; the run only judges.
     Fixed,
 }
 
@@ -24,16 +24,16 @@ pub enum Mode {
 pub enum RunOutcome {
     /// The canary was worse.
     RolledBack,
-    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both sides
+    /// It was good enough at every step; in [`Mode::Fixed`], at the last weight at which both arms
     /// had traffic.
     Promoted,
-    /// A person was waited for when the input ended.
+    /// The release was waiting for a person when the input ended.
     Inconclusive,
     /// Nothing had been decided when the input ended.
     None,
 }
 
-/// A run's answer.
+/// A run's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunResult {
     /// The run's name.
@@ -42,22 +42,22 @@ pub struct RunResult {
     pub verdict: RunOutcome,
     /// The time of the cohort that decided, or of the last.
     pub at_ms: u64,
-    /// The step that it ended at, counted from 1; 0 when none had begun.
+    /// The last step, counted from 1; 0 if none had begun.
     pub step: usize,
-    /// What the canary was given until then.
+    /// The requests assigned to the canary until then.
     pub canary_requests: u64,
-    /// Those of them that failed.
+    /// The failed ones among them.
     pub canary_failures: u64,
-    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what was
-    /// waited for: `split`, `slo`, `aborts`, `inconclusive`, `too_little_traffic`.
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what it was
+    /// waiting for: `split`, `slo`, `aborts`, `inconclusive`, `too_little_traffic`.
     pub objective: Option<&'static str>,
     /// `ln` of the combined e-value of the relative objectives.
     pub log_e: f64,
-    /// The highest that it was.
+    /// Its maximum.
     pub log_e_max: f64,
 }
 
-/// A run under way.
+/// A run in progress.
 #[derive(Clone, Debug)]
 pub struct Run {
     name: String,
@@ -71,37 +71,36 @@ pub struct Run {
     step: usize,
     weight: f64,
     now_ms: u64,
-    /// [`Mode::Fixed`]: the advance test of the present weight has passed.
+    /// [`Mode::Fixed`]: the result when the advance test of the current weight passed.
     passed: Option<RunResult>,
-    /// The answer when the last comparison passed, while nothing has come of the time at full
-    /// weight, and the plan asks for no time there: a recording may end there.
+    /// The result when the last comparison passed, while there has been no traffic at full weight,
+    /// and the plan requires no time there: a recording may end there.
     compared: Option<RunResult>,
-    /// What a person is waited for, for now.
+    /// The current reason for waiting for a person.
     held: Option<WaitReason>,
-    /// The judge and the step before the last cohort led a step further, in case the live release
-    /// was kept there.
+    /// The judge and the step before the last cohort advanced the run, in case the live release was
+    /// held there.
     before_advance: Option<Box<(Judge, usize)>>,
     decided: Option<RunResult>,
 }
 
-/// What a recording tells, beside a cohort, of where the live release stood.
+/// The state of the live release that a recording contains beside a cohort.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HoldStatus {
-    /// People, a gate or a freeze kept it at its step, whatever the judge found.
+    /// A person, a gate or a freeze held it at its step, whatever the judge found.
     pub kept: bool,
-    /// The step at which it was kept, or to which it came by people's word or because what kept it
-    /// was over; from 1.
+    /// The step at which it was held, or that it reached by a command or because the hold ended;
+    /// from 1.
     pub step: Option<usize>,
 }
 
 impl Run {
-    /// A run by a plan in which [`Plan::problems`] finds nothing.
+    /// A run of a plan, which must have no [`RunPlan::problems`].
     pub fn new(name: impl Into<String>, plan: RunPlan, mode: Mode) -> Run {
         let walked = |default| (mode == Mode::Plan).then_some(default);
         let limit = plan.budget.or(walked(BUDGET));
         let rescued = plan.rescued_budget.or(walked(RESCUED_BUDGET));
-        // With budgets beside the tests, these have half of the chance of error, and each budget a
-        // quarter.
+        // With budgets, the tests have half of the error probability, and each budget a quarter.
         let alpha = plan.options.alpha;
         let part = if limit.or(rescued).is_some() {
             0.5
@@ -133,12 +132,12 @@ impl Run {
         }
     }
 
-    /// Its name.
+    /// The run's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The weight that the plan is at, 0 to 1: 0 after a rollback.
+    /// The plan's current weight, 0 to 1: 0 after a rollback.
     pub fn weight(&self) -> f64 {
         match &self.decided {
             Some(answer) if answer.verdict == RunOutcome::RolledBack => 0.0,
@@ -155,29 +154,29 @@ impl Run {
         &self.judge
     }
 
-    /// The judge, to be warmed or asked for its evidence.
+    /// The judge, to be warmed or queried for its evidence.
     pub fn judge_mut(&mut self) -> &mut Judge {
         &mut self.judge
     }
 
-    /// The answer, once there is one that no further cohort can change.
+    /// The result, once no further cohort can change it.
     pub fn decided(&self) -> Option<&RunResult> {
         self.decided.as_ref()
     }
 
-    /// Judges a cohort, and takes the step that follows from it. After the decision nothing counts.
+    /// Judges a cohort, and takes the step that follows. After the decision nothing counts.
     pub fn observe(&mut self, cohort: &Cohort<'_>) -> Option<&RunResult> {
         self.observe_recorded(cohort, HoldStatus::default())
     }
 
-    /// The same for a cohort of a live release, which goes no further than that release did where
-    /// others than the judge kept it, and as far where they took it.
+    /// Judges a cohort of a live release: the run goes no further than that release where it was
+    /// held by something other than the judge, and as far where a command advanced it.
     pub fn observe_recorded(
         &mut self,
         cohort: &Cohort<'_>,
-        stand: HoldStatus,
+        status: HoldStatus,
     ) -> Option<&RunResult> {
-        self.follow_back(stand);
+        self.undo_advance(status);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
             if cohort.weight >= 1.0 && cohort.canary.requests > 0 {
@@ -200,20 +199,20 @@ impl Run {
             if let Some(budget) = &mut self.rescued_budget {
                 budget.observe_all(cohort);
             }
-            self.decide(cohort.weight, stand.kept);
-            self.follow(stand.step);
+            self.decide(cohort.weight, status.kept);
+            self.go_to_step(status.step);
         }
         self.decided.as_ref()
     }
 
-    /// Units of a sticky release that have become as old as `bake`, as a live release recorded it.
+    /// Units of a sticky release that have reached the age `bake`, as recorded by a live release.
     pub fn mature_recorded(
         &mut self,
         at_ms: u64,
         matured: &Matured,
-        stand: HoldStatus,
+        status: HoldStatus,
     ) -> Option<&RunResult> {
-        self.follow_back(stand);
+        self.undo_advance(status);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(at_ms);
             self.judge.mature(
@@ -226,30 +225,31 @@ impl Run {
                 Mode::Plan => matured.weight,
                 Mode::Fixed => self.weight,
             };
-            self.decide(weight, stand.kept);
-            self.follow(stand.step);
+            self.decide(weight, status.kept);
+            self.go_to_step(status.step);
         }
         self.decided.as_ref()
     }
 
-    /// The recording says itself when units have become as old as `bake`.
+    /// The recording contains the ages of units.
     pub(super) fn has_recorded_ages(&mut self) {
         self.ages.set_recorded();
     }
 
-    /// Goes back to the step at which the live release was kept, if the last cohort led further.
-    fn follow_back(&mut self, stand: HoldStatus) {
+    /// Goes back to the step at which the live release was held, if the last cohort advanced
+    /// further.
+    fn undo_advance(&mut self, status: HoldStatus) {
         let before = self.before_advance.take();
-        let ahead = self.decided.is_some() || stand.step.is_none_or(|step| step < self.step);
-        if let Some(before) = before.filter(|_| stand.kept && ahead) {
+        let ahead = self.decided.is_some() || status.step.is_none_or(|step| step < self.step);
+        if let Some(before) = before.filter(|_| status.kept && ahead) {
             (self.judge, self.step) = *before;
             self.decided = None;
             self.compared = None;
         }
     }
 
-    /// Comes to the step `step`, unless it is there.
-    fn follow(&mut self, step: Option<usize>) {
+    /// Goes to the step `step` if it is ahead.
+    fn go_to_step(&mut self, step: Option<usize>) {
         let next = step
             .filter(|step| *step > self.step && self.mode == Mode::Plan && self.decided.is_none());
         let Some((number, step)) =
@@ -261,7 +261,7 @@ impl Run {
         self.step = number;
     }
 
-    /// The answer when the input has ended.
+    /// The result at the end of the input.
     pub fn finish(self) -> RunResult {
         let answers = [&self.decided, &self.passed, &self.compared];
         if let Some(answer) = answers.into_iter().flatten().next() {
@@ -273,8 +273,8 @@ impl Run {
         }
     }
 
-    /// Begins the first step with the canary's first chance of a request, and in [`Mode::Fixed`]
-    /// one with each weight at which something can be shown.
+    /// Begins the first step with the first cohort that gives the canary traffic, and in
+    /// [`Mode::Fixed`] a step with each weight at which the arms can be compared.
     fn enter(&mut self, weight: f64) {
         let begins = match self.mode {
             Mode::Plan => weight > 0.0 && self.step == 0,
@@ -295,18 +295,19 @@ impl Run {
         }
     }
 
-    /// What follows from a cohort that was assigned at `weight`.
+    /// Decides what follows from a cohort assigned at `weight`.
     fn decide(&mut self, weight: f64, kept: bool) {
-        // What a weight has passed in a fixed run it has passed for good; only the brakes are left
-        // then. The same holds where all traffic is on one side: time that passes there
-        // shows nothing about the weight before.
-        let only_brakes = self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
+        // In a fixed run a passed weight stays passed; only rollbacks remain possible then. The
+        // same holds where all traffic is on one arm: time there is no evidence about the weight
+        // before.
+        let only_rollback =
+            self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
         let verdict = match self.judge.condemned() {
             Some(cause) => Verdict::RollBack(cause),
-            None if only_brakes => Verdict::Continue,
+            None if only_rollback => Verdict::Continue,
             None => self.judge.verdict(self.now_ms),
         };
-        if !only_brakes {
+        if !only_rollback {
             self.held = match verdict {
                 Verdict::Hold(reason) => Some(reason),
                 _ => None,
@@ -340,7 +341,7 @@ impl Run {
 
     fn advance(&mut self) {
         match self.steps.get(self.step).copied() {
-            // Nothing is left to wait for at full weight when there is no final bake.
+            // Without a final bake there is nothing to wait for at full weight.
             Some(next) if next.weight < 1.0 || next.min_ms > 0 || next.min_requests > 0 => {
                 self.step += 1;
                 if next.weight >= 1.0 && next.min_ms == 0 {
@@ -356,7 +357,7 @@ impl Run {
     }
 }
 
-/// Whether both sides have traffic at `weight`.
+/// Whether both arms have traffic at `weight`.
 fn compares(weight: f64) -> bool {
     weight > 0.0 && weight < 1.0
 }

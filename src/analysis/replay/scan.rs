@@ -1,11 +1,10 @@
-//! The quick way through the commonest line: a cohort of which only errors are known, in plain
-//! numbers.
+//! A fast parser for the most common line: a cohort with errors only, in plain numbers.
 //!
-//! Recordings are millions of such lines, and a general parser takes longer for each than the judge
-//! does. This one knows nothing else: whatever it does not expect, also what is wrong, it leaves to
-//! the general one, which says what it is.
+//! Recordings have millions of such lines, and a general parser takes longer for each than the
+//! judge. This one leaves any other input, including invalid input, to the general parser, which
+//! reports the problem.
 
-/// A cohort without latencies and without anything rare.
+/// A cohort without latencies and rare fields.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Plain {
     pub(super) at_ms: f64,
@@ -14,7 +13,7 @@ pub(super) struct Plain {
     pub(super) canary: (u64, u64),
 }
 
-/// The cohort of a plain line; `None` for any other.
+/// The cohort of a plain line; `None` for any other line.
 pub(super) fn plain(text: &str) -> Option<Plain> {
     let mut scan = Scan {
         rest: text.as_bytes(),
@@ -37,13 +36,13 @@ pub(super) fn plain(text: &str) -> Option<Plain> {
     scan.rest.is_empty().then_some(plain)
 }
 
-/// Fills a field that must not come twice.
+/// Fills a field that must not occur twice.
 fn once<T>(field: &mut Option<T>, value: T) -> Option<()> {
     field.replace(value).is_none().then_some(())
 }
 
-/// What is left of a line. Each method takes what it names from the front, or gives the whole line
-/// up.
+/// The rest of a line. Each method consumes its item from the front, or returns `None` for the
+/// whole line.
 struct Scan<'a> {
     rest: &'a [u8],
 }
@@ -57,7 +56,7 @@ impl<'a> Scan<'a> {
             let (key, rest) = self.rest.split_at_checked(end)?;
             self.rest = rest.get(1..)?;
             self.eat(b':')?;
-            // A key with an escape in it is none of those that are known.
+            // A key with an escape matches no known key.
             member(self, key)?;
             if self.eat(b',').is_none() {
                 return self.eat(b'}');
@@ -81,8 +80,8 @@ impl<'a> Scan<'a> {
         (plain && digits <= MOST_DIGITS).then_some(value)
     }
 
-    /// A number of so few digits that it is exact as a float, and so its quotient by a power of ten
-    /// correctly rounded.
+    /// A number with few enough digits to be exact as a float, so that its quotient by a power of
+    /// ten is correctly rounded.
     fn decimal(&mut self) -> Option<f64> {
         let (whole, digits) = self.digits()?;
         let [b'.', rest @ ..] = self.rest else {
@@ -92,7 +91,7 @@ impl<'a> Scan<'a> {
         self.rest = rest;
         let zeros = rest.iter().take_while(|byte| **byte == b'0').count();
         let places = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        // Zeros in front of other digits would read as a number that begins with 0.
+        // Zeros before other digits would be rejected as a leading 0.
         let part = if zeros == places {
             self.rest = self.rest.get(places..)?;
             0
@@ -106,8 +105,7 @@ impl<'a> Scan<'a> {
         plain.then(|| (whole * scale + part) as f64 / scale as f64)
     }
 
-    /// Digits without a needless 0 in front, and how many they are. More than [`MOST_DIGITS`] are
-    /// cut off.
+    /// Digits without a leading 0, and their number. Digits beyond [`MOST_DIGITS`] are cut off.
     fn digits(&mut self) -> Option<(u64, usize)> {
         self.space();
         let count = self
@@ -136,7 +134,7 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Digits of a number that is exact as a float.
+/// The maximum of digits of a number that is exact as a float.
 const MOST_DIGITS: usize = 15;
 
 #[cfg(test)]
@@ -146,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_plain_line_is_read_and_any_other_is_left() {
+    fn plain_line_is_parsed_and_others_are_left() {
         let line = r#" { "at_ms":20,"weight" : 5.25, "canary": {"failures": 1, "requests": 5},
             "baseline": {"requests": 95, "failures": 0} } "#;
         let expected = Plain {
@@ -182,9 +180,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn numbers_are_what_the_general_parser_makes_of_them(text in "[0-9]{0,9}(\\.[0-9]{0,9})?(e[0-9])?") {
+        fn numbers_match_the_general_parser(text in "[0-9]{0,9}(\\.[0-9]{0,9})?(e[0-9])?") {
             let line = format!(
-                r#"{{"at_ms":{text},"weight":1,"canary":{{"requests":1,"failures":0}},"baseline":{{"requests":1,"failures":0}}}}"#,
+                r#"{{"at_ms":{text},"weight":1,"canary":{arm},"baseline":{arm}}}"#,
+                arm = r#"{"requests":1,"failures":0}"#,
             );
             if let Some(plain) = plain(&line) {
                 prop_assert_eq!(serde_json::from_str::<f64>(&text).ok(), Some(plain.at_ms));

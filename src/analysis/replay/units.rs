@@ -1,10 +1,9 @@
-//! Units in a recording: `[[w_u, begun, failed, {kinds}], …]` for an arm, where `w_u` is a chance
-//! from 0 to 1, unlike the line's `weight`, which is in percent.
+//! Units in a recording: `[[w_u, begun, failed, {kinds}], …]` for an arm, where `w_u` is a
+//! probability from 0 to 1, unlike the line's `weight`, which is in percent.
 //!
-//! A unit counts for a step when it is as old as `bake`. The program records when that was, in
-//! lines of their own (`matured`). A recording without them does not say which units failed by that
-//! age, so the units of a cohort then count together, so much later, with the failures that stand
-//! beside them.
+//! A unit counts for a step when it reaches the age `bake`. The program records these moments in
+//! separate lines (`matured`). A recording without them does not say which units failed by that
+//! age, so the units of a cohort then count together after that age, with the failures beside them.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -14,7 +13,7 @@ use serde::de::{self, Deserializer, SeqAccess, Visitor};
 
 use crate::analysis::{Cohort, Matured, Unit};
 
-/// Ages are known to this part of `bake`.
+/// The resolution of ages, as a part of `bake`.
 const AGE_PARTS: u64 = 16;
 
 /// The units of one arm in a line.
@@ -24,7 +23,7 @@ pub(super) struct UnitList(Vec<UnitText>);
 #[derive(Debug)]
 struct UnitText(Unit);
 
-/// Units that became as old as `bake`.
+/// Units that reached the age `bake`.
 #[derive(Debug, Deserialize)]
 pub(super) struct MaturedLine {
     canary: UnitList,
@@ -36,19 +35,19 @@ impl UnitList {
         self.0.iter().map(|unit| unit.0).collect()
     }
 
-    /// What is wrong with the list in an arm of so many requests, where both arms have so many
-    /// failures: a failure of a key is one of each draw of it, and the draws chose either arm.
+    /// A problem of the list in an arm of `requests` requests, where both arms have `failures`
+    /// failures: a failure of a key counts for each of its assignments, in either arm.
     pub(super) fn problem(&self, requests: u64, failures: u64) -> Option<String> {
         let sum = |begun: u64, unit: &UnitText| begun.saturating_add(unit.0.begun);
         let begun = self.0.iter().fold(0, sum);
         if begun > requests {
             return Some(format!(
-                "an arm has {begun} units that begin and {requests} requests"
+                "an arm has {begun} units that began but {requests} requests"
             ));
         }
         let most = self.0.iter().find(|unit| unit.0.failed > failures)?;
         Some(format!(
-            "an arm has {} units with the chance {} that fail, and both arms have {failures} \
+            "an arm has {} failed units with the probability {}, but both arms have {failures} \
              failures",
             most.0.failed, most.0.weight
         ))
@@ -85,15 +84,15 @@ impl<'de> Visitor<'de> for UnitVisitor {
         let weight: f64 = seq.next_element()?.ok_or_else(|| missing(0))?;
         let begun = seq.next_element()?.ok_or_else(|| missing(1))?;
         let failed = seq.next_element()?.ok_or_else(|| missing(2))?;
-        // Kinds are not judged by; a newer program may have written them.
+        // Kinds are not judged; a newer version may have written them.
         let _: Option<BTreeMap<String, u64>> = seq.next_element()?;
         if seq.next_element::<de::IgnoredAny>()?.is_some() {
             return Err(missing(5));
         }
         if !(weight > 0.0 && weight <= 1.0) {
             return Err(de::Error::custom(format!(
-                "the chance of a unit is {weight}; expected more than 0 and at most 1, such as \
-                 0.05 for 5 percent"
+                "the probability of a unit is {weight}; expected more than 0 and at most 1, \
+                 such as 0.05 for 5 percent"
             )));
         }
         Ok(UnitText(Unit {
@@ -104,7 +103,7 @@ impl<'de> Visitor<'de> for UnitVisitor {
     }
 }
 
-/// Units that are not yet old enough, where the recording does not say when they were.
+/// Units that have not reached the age, if the recording does not contain the ages.
 #[derive(Clone, Debug)]
 pub(super) struct Ages {
     bake_ms: u64,
@@ -121,12 +120,12 @@ impl Ages {
         }
     }
 
-    /// The recording has lines of its own for them.
+    /// The recording has separate lines for them.
     pub(super) fn set_recorded(&mut self) {
         self.recorded = true;
     }
 
-    /// Takes the units of a cohort in.
+    /// Adds the units of a cohort.
     pub(super) fn add(&mut self, cohort: &Cohort<'_>) {
         let (canary, baseline) = (cohort.canary.units, cohort.baseline.units);
         if self.recorded || (canary.is_none() && baseline.is_none()) {
@@ -152,7 +151,7 @@ impl Ages {
         }
     }
 
-    /// The next units that are old enough at this time.
+    /// The next units that have reached the age at this time.
     pub(super) fn next(&mut self, now_ms: u64) -> Option<Matured> {
         let is_due = self
             .waiting

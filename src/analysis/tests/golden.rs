@@ -49,7 +49,7 @@ fn close(actual: f64, golden: f64) {
 }
 
 #[test]
-fn every_vector() {
+fn golden_vectors_match() {
     let golden: Golden = serde_json::from_str(VECTORS).unwrap();
     assert_eq!(golden.cases.len(), 11);
     for case in golden.cases {
@@ -58,7 +58,7 @@ fn every_vector() {
 }
 
 #[test]
-fn the_grids_are_those_of_the_paper() {
+fn bet_grids_match_the_golden_file() {
     let golden: Golden = serde_json::from_str(VECTORS).unwrap();
     assert_eq!(golden.kappa, KAPPA);
     for (j, ell) in golden.grid_ell.iter().enumerate() {
@@ -117,7 +117,7 @@ fn check(case: Case) {
             deltas,
             log_e,
         } => {
-            // Five bins in the vectors: the last of them stands for the three that are left empty.
+            // The vectors have five bins: the fifth is repeated for the three empty ones.
             let wide = |row: &[f64; 5]| {
                 [
                     row[0], row[1], row[2], row[3], row[4], row[4], row[4], row[4],

@@ -1,5 +1,5 @@
-//! Laws of the judge as a whole: steps, weights, guards, checkpoints, and evidence that can be
-//! computed again.
+//! Laws of the judge as a whole: steps, weights, fixed limits, checkpoints, and evidence that can
+//! be recomputed.
 
 use super::super::{
     ArmCounts, Behind, Cause, Cohort, Inconclusive, Judge, Objective, Options, Slo, StepConditions,
@@ -28,7 +28,7 @@ fn at(at_ms: u64, cohort: Cohort<'static>) -> Cohort<'static> {
     Cohort { at_ms, ..cohort }
 }
 
-/// Failing canary requests in a row until the rollback, without a failure of the baseline.
+/// Consecutive failing canary requests until the rollback, without a failure of the baseline.
 fn fatal_failures(objectives: &str, weight: f64, min_canary_failures: u64) -> u64 {
     let mut judge = Judge::new(Options {
         min_canary_failures,
@@ -56,7 +56,7 @@ fn fatal_failures(objectives: &str, weight: f64, min_canary_failures: u64) -> u6
 }
 
 #[test]
-fn a_canary_that_fails_everything_is_condemned_by_the_numbers_of_the_paper() {
+fn failing_canary_is_rolled_back_after_the_expected_count() {
     let plain = r#"[{"error_rate": {"ratio": 1, "worse_by": "0pp"}}]"#;
     let margin = r#"[{"error_rate": {}}]"#;
     let weights = [0.001, 0.01, 0.05, 0.1, 0.25, 0.5];
@@ -72,15 +72,14 @@ fn a_canary_that_fails_everything_is_condemned_by_the_numbers_of_the_paper() {
 }
 
 #[test]
-fn failures_do_not_condemn_by_way_of_latency_before_they_are_enough() {
+fn too_few_failures_do_not_roll_back_through_latency() {
     let both = r#"[{"error_rate": {}}, {"latency": {}}]"#;
     assert_eq!(fatal_failures(both, 0.01, 5), 5);
 }
 
-/// Whom a canary is condemned for that is given `per_tick` requests in each tick, of which it fails
-/// `failing` and answers the others with `latency_us`; the baseline answers as ever, and fails one
-/// request in a hundred.
-fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Cause {
+/// The cause of the rollback of a canary with `per_tick` requests per tick, of which `failing` fail
+/// and the others have `latency_us`; the baseline is unchanged and fails one request in a hundred.
+fn rollback_cause(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Cause {
     let mut judge = Judge::new(Options::default());
     judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
     judge.begin_step(0, StepConditions { weight, ..STEP });
@@ -89,7 +88,7 @@ fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Caus
         [0.43, 0.43, 0.135, 0.005].map(|part| (requests * part * 200.0).round() as u64)
     };
     for tick in 1..20_000 {
-        // Two hundred ticks in one, so that the rarest answer is a whole one.
+        // Two hundred ticks in one, so that the rarest response has an integer count.
         let of_baseline = (per_tick as f64 * (1.0 - weight) / weight).round();
         let (a, c) = (
             parts(of_baseline * 0.99),
@@ -118,39 +117,39 @@ fn named(weight: f64, per_tick: u64, failing: u64, latency_us: [u64; 4]) -> Caus
 }
 
 #[test]
-fn the_culprit_is_what_people_would_look_for() {
+fn cause_names_the_stronger_objective() {
     let as_ever = [1_000, 2_000, 3_000, 9_000];
     let slow = [3_000, 6_000, 9_000, 27_000];
     for weight in [0.01, 0.05, 0.25, 0.5, 0.9] {
         assert_eq!(
-            named(weight, 10, 10, as_ever),
+            rollback_cause(weight, 10, 10, as_ever),
             Cause::ErrorRate,
             "all fail at {weight}"
         );
         assert_eq!(
-            named(weight, 10, 5, as_ever),
+            rollback_cause(weight, 10, 5, as_ever),
             Cause::ErrorRate,
             "half fail at {weight}"
         );
         assert_eq!(
-            named(weight, 10, 0, slow),
+            rollback_cause(weight, 10, 0, slow),
             Cause::Latency,
             "slow at {weight}"
         );
         assert_eq!(
-            named(weight, 100, 1, slow),
+            rollback_cause(weight, 100, 1, slow),
             Cause::Latency,
             "slow, and fails as the baseline at {weight}"
         );
-        // Slow and failing: the stronger names it, which is errors when most answers are 500 and
-        // latency when few are.
+        // Slow and failing: the stronger names the cause, which is errors when most responses are
+        // 500 and latency when few are.
         assert_eq!(
-            named(weight, 10, 9, slow),
+            rollback_cause(weight, 10, 9, slow),
             Cause::ErrorRate,
             "slow and failing at {weight}"
         );
         assert_eq!(
-            named(weight, 100, 2, slow),
+            rollback_cause(weight, 100, 2, slow),
             Cause::Latency,
             "slow and failing a little at {weight}"
         );
@@ -158,7 +157,7 @@ fn the_culprit_is_what_people_would_look_for() {
 }
 
 #[test]
-fn too_few_clients_delay_too() {
+fn too_few_failing_clients_delay_the_rollback() {
     let mut judge = Judge::new(Options {
         min_distinct_clients: 3,
         ..options(r#"[{"error_rate": {}}]"#)
@@ -180,7 +179,7 @@ fn too_few_clients_delay_too() {
 }
 
 #[test]
-fn a_cohort_is_scored_with_its_own_weight_after_a_change() {
+fn late_cohort_is_scored_with_its_own_weight() {
     let mut late = judge_of("error_rate");
     late.observe(&errors(0.01, (10, 1), (990, 1)));
     late.observe(&errors(0.25, (250, 1), (750, 1)));
@@ -192,7 +191,7 @@ fn a_cohort_is_scored_with_its_own_weight_after_a_change() {
 }
 
 #[test]
-fn a_step_is_passed_with_proof_time_and_requests_and_the_next_begins_at_nothing() {
+fn step_passes_with_evidence_time_and_requests() {
     let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
     judge.begin_step(0, STEP);
     judge.observe(&at(4_000, errors(0.05, (2_000, 0), (38_000, 0))));
@@ -218,7 +217,7 @@ fn a_step_is_passed_with_proof_time_and_requests_and_the_next_begins_at_nothing(
 }
 
 #[test]
-fn without_enough_of_the_baselines_latency_nothing_advances() {
+fn missing_baseline_latency_blocks_advancing() {
     let mut judge = Judge::new(Options::default());
     judge.begin_step(0, STEP);
     judge.observe(&at(4_000, errors(0.05, (2_000, 0), (38_000, 0))));
@@ -226,7 +225,7 @@ fn without_enough_of_the_baselines_latency_nothing_advances() {
 }
 
 #[test]
-fn a_step_without_an_answer_does_what_the_plan_says() {
+fn inconclusive_step_follows_the_plan() {
     let after = |inconclusive, requests| {
         let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
         judge.begin_step(
@@ -261,7 +260,7 @@ fn a_step_without_an_answer_does_what_the_plan_says() {
 }
 
 #[test]
-fn a_limit_that_both_exceed_holds_and_one_that_the_canary_alone_exceeds_rolls_back() {
+fn slo_exceeded_by_both_arms_holds_and_by_the_canary_rolls_back() {
     let slo = Options {
         objectives: vec![Objective::Slo(Slo::ErrorRate { below: 0.01 })],
         ..Options::default()
@@ -279,7 +278,7 @@ fn a_limit_that_both_exceed_holds_and_one_that_the_canary_alone_exceeds_rolls_ba
 }
 
 #[test]
-fn a_slow_quantile_is_seen_by_its_limit() {
+fn latency_slo_detects_a_slow_quantile() {
     let mut judge = Judge::new(options(
         r#"[{"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}]"#,
     ));
@@ -298,7 +297,7 @@ fn a_slow_quantile_is_seen_by_its_limit() {
 }
 
 #[test]
-fn a_split_that_is_not_as_meant_holds() {
+fn sample_ratio_mismatch_holds() {
     let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
     judge.begin_step(0, STEP);
     for second in 0..10 {
@@ -308,7 +307,7 @@ fn a_split_that_is_not_as_meant_holds() {
 }
 
 #[test]
-fn a_rollback_is_for_good() {
+fn rollback_verdict_is_final() {
     let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
     judge.observe(&errors(0.01, (10, 10), (990, 0)));
     assert_eq!(judge.verdict(0), Verdict::RollBack(Cause::ErrorRate));
@@ -318,7 +317,7 @@ fn a_rollback_is_for_good() {
 }
 
 #[test]
-fn a_judge_that_was_written_down_goes_on_as_if_it_had_not() {
+fn judge_resumes_from_a_checkpoint() {
     let pairs: Vec<(u64, u64)> = (1..40).map(|i| (i * 700, 3)).collect();
     let cohort = |tick: u64, weight| {
         let arm = |requests, failures| ArmCounts {
@@ -351,7 +350,7 @@ fn a_judge_that_was_written_down_goes_on_as_if_it_had_not() {
 }
 
 #[test]
-fn evidence_can_be_computed_again_from_its_counts() {
+fn evidence_is_recomputed_from_its_counts() {
     let pairs = [(900, 10), (1_500, 9), (2_500, 8), (6_000, 2)];
     let mut judge = Judge::new(Options {
         min_canary_failures: u64::MAX,
@@ -386,10 +385,10 @@ fn evidence_can_be_computed_again_from_its_counts() {
             );
             for objective in &evidence.objectives {
                 let recomputed = objective.recompute().unwrap();
-                let told = objective.log_e;
+                let reported = objective.log_e;
                 assert!(
-                    (recomputed - told).abs() < 1e-9 * told.abs().max(1.0),
-                    "{tick}: {recomputed} {told}"
+                    (recomputed - reported).abs() < 1e-9 * reported.abs().max(1.0),
+                    "{tick}: {recomputed} {reported}"
                 );
             }
         }
@@ -397,7 +396,7 @@ fn evidence_can_be_computed_again_from_its_counts() {
 }
 
 #[test]
-fn the_confidence_sequence_holds_the_truth_and_narrows() {
+fn confidence_sequence_covers_the_truth_and_narrows() {
     let mut judge = Judge::new(options(
         r#"[{"error_rate": {"ratio": 1, "worse_by": "5pp"}}]"#,
     ));
@@ -430,20 +429,24 @@ fn the_confidence_sequence_holds_the_truth_and_narrows() {
 }
 
 #[test]
-fn options_say_everything_that_is_wrong_with_them() {
+fn all_problems_of_the_options_are_reported() {
     assert!(Options::default().problems().is_empty());
     let wrong = Options {
         alpha: 0.0,
         harm_budget: 2.0,
         ..options(
-            r#"[{"error_rate": {}}, {"error_rate": {"ratio": 0}}, {"slo": {"error_rate": {"below": 0}}}]"#,
+            r#"[
+                {"error_rate": {}},
+                {"error_rate": {"ratio": 0}},
+                {"slo": {"error_rate": {"below": 0}}}
+            ]"#,
         )
     };
     assert_eq!(wrong.problems().len(), 5, "{:?}", wrong.problems());
 }
 
 #[test]
-fn retries_and_several_canaries_get_less_alpha() {
+fn retries_and_concurrent_canaries_get_less_alpha() {
     let alpha = |attempt, canaries| Options::default().for_attempt(attempt, canaries).alpha;
     assert!((alpha(1, 1) - 1e-3).abs() < 1e-15);
     assert!((alpha(2, 1) - 1e-3 / 6.0).abs() < 1e-15);

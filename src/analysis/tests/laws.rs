@@ -1,4 +1,4 @@
-//! Laws of the single tests: what a bet wins on average, and that numbers stay numbers.
+//! Laws of the single tests: the expected gain of a bet, and finite numbers.
 
 use proptest::prelude::*;
 
@@ -9,7 +9,7 @@ use super::super::error::{self, Margin};
 use super::super::latency::{LatencyGains, LatencyTest, sort};
 use super::super::{ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions};
 
-/// What a bet has after one request on average, when it had 1 before.
+/// The expected factor of a bet per request.
 fn mean(w: f64, p_c: f64, p_s: f64, (bad, good, stable): (f64, f64, f64)) -> f64 {
     let canary = p_c * bad.exp() + (1.0 - p_c) * good.exp();
     w * canary + (1.0 - w) * (p_s * stable.exp() + 1.0 - p_s)
@@ -25,8 +25,9 @@ fn rates() -> impl Strategy<Value = f64> {
 
 proptest! {
     #[test]
-    fn the_error_bets_win_nothing_at_the_boundary_and_less_below(
-        w in weights(), p_s in rates(), ratio in 0.0..3.0_f64, worse_by in 0.0..0.2_f64, part in 0.0..1.0_f64,
+    fn error_bets_gain_nothing_under_the_null_hypothesis(
+        w in weights(), p_s in rates(), ratio in 0.0..3.0_f64, worse_by in 0.0..0.2_f64,
+        part in 0.0..1.0_f64,
     ) {
         let boundary = ratio * p_s + worse_by;
         prop_assume!(boundary <= 1.0);
@@ -39,23 +40,29 @@ proptest! {
     }
 
     #[test]
-    fn the_advance_bets_win_nothing_at_the_boundary_and_less_beyond(
-        w in weights(), p_s in rates(), ratio in 0.5..2.0_f64, worse_by in 0.0..0.2_f64, part in 0.0..1.0_f64,
+    fn advance_bets_gain_nothing_under_the_null_hypothesis(
+        w in weights(), p_s in rates(), ratio in 0.5..2.0_f64, worse_by in 0.0..0.2_f64,
+        part in 0.0..1.0_f64,
     ) {
         let boundary = ratio * p_s + worse_by;
         prop_assume!(boundary <= 1.0);
         let table = advance::AdvanceGains::new(w, Margin { ratio, worse_by });
         for gains in table.gains() {
             let at = mean(w, boundary, p_s, gains);
-            // Relative to the largest gain, which the mean is made of: up to 1e4 at the highest weights.
+            // Relative to the largest gain, which dominates the mean: up to 1e4 at the highest
+            // weights.
             let scale = gains.2.exp().max(1.0);
             prop_assert!((at - 1.0).abs() <= 1e-12 * scale, "{at}");
-            prop_assert!(mean(w, boundary + part * (1.0 - boundary), p_s, gains) <= 1.0 + 1e-12 * scale);
+            prop_assert!(
+                mean(w, boundary + part * (1.0 - boundary), p_s, gains) <= 1.0 + 1e-12 * scale
+            );
         }
     }
 
     #[test]
-    fn latency_factors_balance_in_each_bin_and_grow_with_it(w in weights(), raw in prop::array::uniform8(1e-6..50.0_f64)) {
+    fn latency_factors_balance_in_each_bin(
+        w in weights(), raw in prop::array::uniform8(1e-6..50.0_f64),
+    ) {
         let mut row = raw;
         for b in 1..BINS {
             row[b] = row[b].max(row[b - 1]);
@@ -70,7 +77,8 @@ proptest! {
 
     #[test]
     fn ratios_of_any_past_are_finite_and_monotone(
-        answers in prop::collection::vec((0..2_000_000_u64, 1..50_u64), 1..60), failures in 0..500_u64,
+        answers in prop::collection::vec((0..2_000_000_u64, 1..50_u64), 1..60),
+        failures in 0..500_u64,
         worse_by in 0.0..0.5_f64,
     ) {
         let mut past = DecayingHistogram::new();
@@ -84,14 +92,17 @@ proptest! {
         }
         prop_assert!(epoch.baseline_edges.is_sorted() && epoch.canary_edges.is_sorted());
         for (canary, baseline) in epoch.canary_edges.iter().zip(&epoch.baseline_edges) {
-            let margin = (*baseline as f64 * (1.0 + worse_by)).max(*baseline as f64 + slack.at_least_us);
+            let margin = (*baseline as f64 * (1.0 + worse_by)).max(
+                *baseline as f64 + slack.at_least_us
+            );
             prop_assert!(*canary as f64 >= margin - 1e-6);
         }
     }
 
     #[test]
-    fn a_cohort_in_pieces_is_worth_what_the_whole_is(
-        w in weights(), pieces in prop::collection::vec((0..500_u64, 0..20_u64, 0..5_000_u64, 0..50_u64), 1..20),
+    fn cohort_in_parts_gives_the_same_evidence(
+        w in weights(),
+        pieces in prop::collection::vec((0..500_u64, 0..20_u64, 0..5_000_u64, 0..50_u64), 1..20),
     ) {
         let mut split = judge_of("error_rate");
         let mut whole = judge_of("error_rate");
@@ -105,19 +116,30 @@ proptest! {
         prop_assert!((split - whole).abs() <= 1e-9 * whole.abs().max(1.0), "{split} {whole}");
     }
 
-    /// The evidence is computed only when it may be news; whoever computes it each time must see the same.
+    /// The evidence is computed only when needed; computing it each time must give the same.
     #[test]
-    fn the_highest_evidence_is_missed_by_nobody_who_saves_work(
-        ticks in prop::collection::vec((0..30_u64, 0..3_u64, 0..300_u64, 0..4_u64, 0..3_usize), 1..120),
+    fn lazy_evidence_keeps_the_exact_maximum(
+        ticks in prop::collection::vec(
+            (0..30_u64, 0..3_u64, 0..300_u64, 0..4_u64, 0..3_usize), 1..120,
+        ),
     ) {
         let mut judge = Judge::new(Options { min_canary_failures: u64::MAX, ..Options::default() });
         judge.warm(&[(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)], 0);
         let mut highest = 0.0_f64;
         for (i, (good_c, f_c, good_s, f_s, value)) in ticks.iter().enumerate() {
             let slow = [(900, *good_c), (2_500, *good_c), (12_000, *good_c)];
-            let arm = |good, f, pairs| ArmCounts { latency_us: Some(pairs), ..ArmCounts::of(good + f, f) };
-            let (canary, baseline) = (arm(*good_c, *f_c, &slow[*value..=*value]), [(1_500, *good_s)]);
-            judge.observe(&Cohort { at_ms: i as u64 * 700, weight: 0.05, canary, baseline: arm(*good_s, *f_s, &baseline) });
+            let arm = |good, f, pairs| ArmCounts {
+                latency_us: Some(pairs), ..ArmCounts::of(good + f, f)
+            };
+            let (canary, baseline) = (
+                arm(*good_c, *f_c, &slow[*value..=*value]), [(1_500, *good_s)],
+            );
+            judge.observe(
+                &Cohort {
+                    at_ms: i as u64 * 700, weight: 0.05, canary,
+                    baseline: arm(*good_s, *f_s, &baseline),
+                }
+            );
             let (now, most) = judge.log_e();
             highest = highest.max(now);
             prop_assert!((most - highest).abs() < 1e-5, "{most} {highest}");
@@ -125,7 +147,7 @@ proptest! {
     }
 
     #[test]
-    fn numbers_stay_numbers(
+    fn evidence_stays_finite_for_extreme_input(
         w in prop_oneof![Just(0.0), Just(1.0), Just(1e-4), Just(0.9999), 0.0..1.0_f64],
         n_c in prop_oneof![Just(0), Just(1_000_000_000), 0..10_000_u64],
         n_s in prop_oneof![Just(0), Just(1_000_000_000), 0..10_000_u64],
@@ -143,16 +165,18 @@ proptest! {
         let (now, most) = judge.log_e();
         prop_assert!(now.is_finite() && most.is_finite());
         if w == 0.0 {
-            prop_assert!(now.abs() + most.abs() < 1e-9, "without a comparison there is no evidence");
+            prop_assert!(
+                now.abs() + most.abs() < 1e-9, "without a comparison there is no evidence",
+            );
         }
         let json = serde_json::to_string(&judge.evidence()).unwrap();
         prop_assert!(!json.contains("null"), "{}", json);
     }
 }
 
-/// What a live release does a hundred times in a second must not wake the allocator.
+/// A tick, a hundred per second in a live release, must not allocate.
 #[test]
-fn a_tick_allocates_nothing() {
+fn tick_does_not_allocate() {
     let mut judge = Judge::new(Options {
         alpha: 1e-12,
         ..Options::default()
@@ -182,7 +206,7 @@ fn a_tick_allocates_nothing() {
         judge.verdict(at_ms)
     };
     tick(0);
-    // Over a minute: bins are cut anew and wealth is shared on the way.
+    // Over a minute: bins are rebuilt and wealth is redistributed meanwhile.
     let allocations = allocation_counter::measure(|| {
         for second in 1..70 {
             tick(second * 1_000);
@@ -192,7 +216,7 @@ fn a_tick_allocates_nothing() {
 }
 
 #[test]
-fn merged_edges_leave_bins_empty_and_change_nothing_else() {
+fn equal_edges_leave_bins_empty() {
     let mut past = DecayingHistogram::new();
     past.record(&[(7_000, 10_000)], 0);
     let none = Slack {
@@ -220,7 +244,7 @@ fn merged_edges_leave_bins_empty_and_change_nothing_else() {
 }
 
 #[test]
-fn a_faster_canary_is_never_worse() {
+fn fastest_bin_is_evidence_for_the_canary() {
     let mut past = DecayingHistogram::new();
     let answers: Vec<(u64, u64)> = (1..1_000).map(|i| (i * 100, 5)).collect();
     past.record(&answers, 0);

@@ -1,4 +1,4 @@
-//! The laws that STATISTICS.md asks of the engine, one by one.
+//! The laws that STATISTICS.md requires of the engine.
 
 #![expect(clippy::cast_possible_truncation, reason = "small numbers")]
 

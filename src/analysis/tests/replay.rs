@@ -29,11 +29,19 @@ fn cohort(at_ms: u64, weight: f64, canary: (u64, u64), baseline: (u64, u64)) -> 
 const ERRORS: &str = r#""objectives": [{"error_rate": {"ratio": 1.0, "worse_by": "0pp"}}]"#;
 
 #[test]
-fn the_example_of_the_paper_is_read() {
-    let input = r#"{"run": "r42", "plan": {"alpha": 0.001, "steps": [1, 5, {"weight": 25, "hold": "30s", "gate": "qa"}], "objectives": [{"error_rate": {"worse_by": "0.05pp"}}, {"latency": {"worse_by": "5%", "at_least": "1ms"}}, {"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}], "bake": "10s", "harm_budget": "0.1pp", "budget": 20, "rescue": "safe"}, "seed": 1}
-{"at_ms": 10, "weight": 5.0, "baseline": {"requests": 95, "failures": 0, "latency_us": [[1800, 40], [2200, 55]]}, "canary": {"requests": 5, "failures": 1, "latency_us": [[2100, 4]]}}
-{"end": "r42"}"#;
-    let answer = &answers(input)[0];
+fn documented_example_is_parsed() {
+    let input = r#"{"run": "r42", "plan": {"alpha": 0.001, "steps": [1, 5, \
+        {"weight": 25, "hold": "30s", "gate": "qa"}], "objectives": [\
+        {"error_rate": {"worse_by": "0.05pp"}}, \
+        {"latency": {"worse_by": "5%", "at_least": "1ms"}}, \
+        {"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}], "bake": "10s", \
+        "harm_budget": "0.1pp", "budget": 20, "rescue": "safe"}, "seed": 1}
+{"at_ms": 10, "weight": 5.0, \
+        "baseline": {"requests": 95, "failures": 0, "latency_us": [[1800, 40], [2200, 55]]}, \
+        "canary": {"requests": 5, "failures": 1, "latency_us": [[2100, 4]]}}
+{"end": "r42"}"#
+        .replace("\\\n", "");
+    let answer = &answers(&input)[0];
     assert_eq!(
         (answer.run.as_str(), answer.verdict, answer.at_ms),
         ("r42", RunOutcome::None, 10)
@@ -52,7 +60,7 @@ fn the_example_of_the_paper_is_read() {
 }
 
 #[test]
-fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
+fn bad_canary_is_rolled_back_at_the_deciding_cohort() {
     let mut input = format!(
         "{{\"run\": \"bad\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}, \"min_canary_failures\": \
          0}}}}\n"
@@ -71,7 +79,7 @@ fn a_bad_canary_is_rolled_back_at_the_cohort_that_decides() {
 }
 
 #[test]
-fn a_good_canary_walks_the_plan() {
+fn good_canary_passes_all_steps() {
     let mut input = format!(
         "{{\"run\": \"good\", \"plan\": {{{ERRORS}, \"steps\": [5, 50], \"bake\": \"5s\"}}}}\n"
     );
@@ -94,7 +102,7 @@ fn a_good_canary_walks_the_plan() {
 }
 
 #[test]
-fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
+fn held_release_is_not_promoted_early() {
     let judged = |free_ms: u64| {
         let mut input = format!(
             "{{\"run\": \"kept\", \"plan\": {{{ERRORS}, \"steps\": [50], \"bake\": \"5s\", \
@@ -116,12 +124,12 @@ fn a_release_that_a_gate_kept_at_full_weight_is_not_promoted_before_it_was() {
     };
     let free = judged(30_000);
     assert_eq!(free.verdict, RunOutcome::Promoted);
-    // The line after the one at which it would have been promoted says that it was kept.
+    // The line after the one that would have promoted it says that it was held.
     assert_eq!(judged(free.at_ms).verdict, RunOutcome::None);
 }
 
 #[test]
-fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
+fn fixed_run_is_promoted_when_its_last_weight_passed() {
     let mut input =
         format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
     for second in 0..40 {
@@ -148,7 +156,7 @@ fn a_fixed_run_is_promoted_when_its_last_weight_passed() {
 }
 
 #[test]
-fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
+fn fixed_run_ignores_weights_without_comparison() {
     let run = |plan: &str, cohorts: &[(f64, u64, u64)]| {
         let mut input =
             format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}{plan}}}}}\n");
@@ -166,7 +174,7 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
         (answer.verdict, answer.at_ms, answer.objective)
     };
     assert_eq!(run("", &[(100.0, 50, 0)]).0, RunOutcome::None);
-    // What fails there is held against a fixed limit.
+    // Failures there are compared with a fixed limit.
     assert_eq!(
         run("", &[(100.0, 50, 50)]),
         (RunOutcome::RolledBack, 0, Some("error_rate"))
@@ -174,15 +182,15 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
     assert_eq!(run("", &[(0.0, 0, 0); 30]).0, RunOutcome::None);
     let (half, full, none) = ((50.0, 5_000, 0), (100.0, 100, 0), (0.0, 0, 0));
     for after in [full, none] {
-        // Enough was shown at once, but the step had not its time.
+        // The evidence sufficed at once, but the step's minimum duration had not passed.
         let early = [vec![half; 5], vec![after; 30]].concat();
         assert_eq!(run("", &early).0, RunOutcome::None);
-        // It goes on where it was.
+        // It continues where it was.
         let again = [early, vec![half]].concat();
         assert_eq!(run("", &again), (RunOutcome::Promoted, 35_000, None));
         let passed = [vec![half; 15], vec![after; 30]].concat();
         assert_eq!(run("", &passed), (RunOutcome::Promoted, 10_000, None));
-        // Nor is a step out of time by then.
+        // A step is not out of time by then either.
         let few = [vec![(50.0, 1, 0); 5], vec![after; 30]].concat();
         let limited = r#", "max_duration": "20s""#;
         assert_eq!(run(limited, &few).0, RunOutcome::None);
@@ -191,7 +199,7 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
         let (verdict, _, objective) = run(limited, &out_of_time);
         assert_eq!((verdict, objective), expected);
     }
-    // The brakes work all the same.
+    // Rollbacks still work.
     assert_eq!(
         run(r#", "budget": 0"#, &[(50.0, 100, 0), (100.0, 50, 50)]).2,
         Some("error_rate")
@@ -199,8 +207,8 @@ fn a_fixed_run_shows_nothing_where_there_is_nobody_to_compare_with() {
 }
 
 #[test]
-fn the_budget_counts_in_a_plan_and_in_a_fixed_run_only_when_named() {
-    // Failures that the margin forgives for ever, but users do not.
+fn fixed_run_has_a_budget_only_if_configured() {
+    // Failures that the margin tolerates, but users do not.
     let lenient = r#""objectives": [{"error_rate": {"worse_by": "50pp"}}]"#;
     let run = |head: &str| {
         let mut input = format!("{{\"run\": \"b\", {head}}}\n");
@@ -231,7 +239,7 @@ fn the_budget_counts_in_a_plan_and_in_a_fixed_run_only_when_named() {
 }
 
 #[test]
-fn several_runs_are_answered_in_their_order() {
+fn several_runs_give_results_in_order() {
     let input = "{\"run\": \"a\"}\n{\"end\": \"a\"}\n\n{\"run\": \"b\"}\n{\"run\": \"c\"}\n";
     let names: Vec<String> = answers(input)
         .into_iter()
@@ -241,7 +249,7 @@ fn several_runs_are_answered_in_their_order() {
 }
 
 #[test]
-fn a_step_that_nobody_decides_is_inconclusive() {
+fn undecided_step_is_inconclusive() {
     let mut input =
         format!("{{\"run\": \"i\", \"plan\": {{{ERRORS}, \"max_duration\": \"10s\"}}}}\n");
     for second in 0..20 {
@@ -256,7 +264,7 @@ fn a_step_that_nobody_decides_is_inconclusive() {
 }
 
 #[test]
-fn what_is_wrong_is_told_with_its_line() {
+fn errors_have_line_numbers() {
     let problem = |input: &str| {
         let mut replay = Replay::default();
         let error = input
@@ -273,7 +281,7 @@ fn what_is_wrong_is_told_with_its_line() {
     assert!(problem(r#"{"run": "x", "plan": {"steps": []}}"#).contains("at least one step"));
     assert!(with(&cohort(1, 101.0, (1, 0), (1, 0))).contains("percent"));
     assert!(with(&cohort(1, 1.0, (1, 2), (1, 0))).contains("more failures"));
-    assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("grow"));
+    assert!(problem(r#"{"run": "x", "plan": {"steps": [5, 1]}}"#).contains("must increase"));
     assert!(
         problem(r#"{"run": "x", "plan": {"objectives": [{"error_rate": {"worse_by": "1x"}}]}}"#)
             .contains("0.05pp")
@@ -281,7 +289,7 @@ fn what_is_wrong_is_told_with_its_line() {
 }
 
 #[test]
-fn a_plan_says_how_each_weight_is_judged() {
+fn plan_gives_conditions_for_each_weight() {
     let plan: RunPlan = serde_json::from_str(r#"{"steps": [10, 25], "bake": "5s"}"#).unwrap();
     let walk = plan.walk();
     let weights: Vec<(f64, f64)> = walk
@@ -295,7 +303,7 @@ fn a_plan_says_how_each_weight_is_judged() {
 }
 
 #[test]
-fn services_that_always_take_the_same_time_are_proved_too() {
+fn constant_latency_can_pass() {
     let objectives = r#""objectives": [{"latency": {}}]"#;
     let mut input =
         format!("{{\"run\": \"same\", \"plan\": {{{objectives}, \"steps\": [5, 25, 50]}}}}\n");
@@ -304,7 +312,11 @@ fn services_that_always_take_the_same_time_are_proved_too() {
         let canary = weight * 20;
         let arm = |requests| {
             format!(
-                r#"{{"requests": {requests}, "failures": 0, "latency_us": [[1800, {}], [2200, {}]]}}"#,
+                concat!(
+                    r#"{{"requests": {}, "failures": 0, "#,
+                    r#""latency_us": [[1800, {}], [2200, {}]]}}"#,
+                ),
+                requests,
                 requests / 2,
                 requests / 2
             )
@@ -320,16 +332,22 @@ fn services_that_always_take_the_same_time_are_proved_too() {
 }
 
 #[test]
-fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_release_alone() {
+fn plan_with_live_release_fields_is_parsed() {
     let text = r#"{
-        "steps": [0.5, {"weight": 5, "hold": "30s", "gate": {"approvals": 2}, "min_requests": 7, "max_duration": "1h30m",
-            "inconclusive": "roll_back"}, 100],
-        "objectives": [{"error_rate": {"ratio": 1.2, "worse_by": "0.05pp"}}, {"latency": {"worse_by": "5%", "at_least": "1ms"}},
-            {"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}}, {"slo": {"error_rate": {"below": "1%"}}}],
-        "alpha": 0.01, "beta": 0.1, "harm_budget": "0.2pp", "budget": 3, "bake": "20s", "min_requests": 50,
-        "min_canary_failures": 2, "min_distinct_clients": 1, "inconclusive": "advance_if_no_harm", "max_duration": "10m",
-        "final_bake": "5m", "rescue": {"header": "X-Retry-Safe"}, "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
-        "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z", "canary_in_flight_max": 64, "gate": "qa"
+        "steps": [0.5, {"weight": 5, "hold": "30s", "gate": {"approvals": 2}, "min_requests": 7,
+            "max_duration": "1h30m", "inconclusive": "roll_back"}, 100],
+        "objectives": [{"error_rate": {"ratio": 1.2, "worse_by": "0.05pp"}},
+            {"latency": {"worse_by": "5%", "at_least": "1ms"}},
+            {"slo": {"latency": {"quantile": 0.99, "below": "300ms"}}},
+            {"slo": {"error_rate": {"below": "1%"}}}],
+        "alpha": 0.01, "beta": 0.1, "harm_budget": "0.2pp", "budget": 3, "bake": "20s",
+        "min_requests": 50,
+        "min_canary_failures": 2, "min_distinct_clients": 1, "inconclusive": "advance_if_no_harm",
+        "max_duration": "10m",
+        "final_bake": "5m", "rescue": {"header": "X-Retry-Safe"},
+        "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
+        "preflight": {"requests": []}, "schedule": "2026-01-01T00:00:00Z",
+        "canary_in_flight_max": 64, "gate": "qa"
     }"#;
     let run = format!(r#"{{"run": "x", "plan": {}}}"#, text.replace('\n', " "));
     assert_eq!(answers(&run)[0].verdict, RunOutcome::None);
@@ -377,7 +395,7 @@ fn the_plan_of_the_configuration_is_read_with_all_that_belongs_to_the_live_relea
 }
 
 #[test]
-fn ends_and_plans_that_do_not_fit_are_told() {
+fn mismatched_ends_and_invalid_plans_are_rejected() {
     let problem = |input: &str| {
         read(input.lines())
             .find_map(Result::err)
@@ -386,11 +404,11 @@ fn ends_and_plans_that_do_not_fit_are_told() {
     };
     assert_eq!(
         problem("{\"run\": \"a\"}\n{\"end\": \"b\"}"),
-        "line 2: the end of `b`, but the run under way is `a`"
+        "line 2: the end of `b`, but the current run is `a`"
     );
     assert_eq!(
         problem("{\"end\": \"b\"}"),
-        "line 1: the end of `b`, but no run is under way"
+        "line 1: the end of `b`, but there is no current run"
     );
     let step = problem(r#"{"run": "a", "plan": {"steps": [1, "5%"]}}"#);
     assert!(step.contains("a weight in percent"), "{step}");
@@ -401,7 +419,7 @@ fn ends_and_plans_that_do_not_fit_are_told() {
 }
 
 #[test]
-fn a_slip_in_the_name_of_a_field_is_refused_and_a_strange_field_left_aside_with_a_word() {
+fn misspelt_field_is_rejected_and_unknown_field_gives_a_warning() {
     let problem = |plan: &str| {
         let input = format!("\n{{\"run\": \"a\", \"plan\": {{{plan}}}}}");
         read(input.lines())
@@ -421,15 +439,14 @@ fn a_slip_in_the_name_of_a_field_is_refused_and_a_strange_field_left_aside_with_
     let line =
         r#"{"run": "a", "plan": {"colour": "green", "steps": [{"weight": 5, "colour": "red"}]}}"#;
     assert_eq!(replay.line(line), Ok(None));
-    let warnings = ["the plan", "a step of the plan"].map(|place| {
-        format!("line 1: unknown field `colour` in {place}; it is left aside, and decides nothing")
-    });
+    let warnings = ["the plan", "a step of the plan"]
+        .map(|place| format!("line 1: unknown field `colour` in {place}; it is ignored"));
     assert_eq!(replay.warnings(), warnings);
-    assert!(replay.warnings().is_empty(), "each is told once");
+    assert!(replay.warnings().is_empty(), "each is with_latencies once");
 }
 
 #[test]
-fn nothing_is_read_behind_a_line_that_is_wrong() {
+fn reading_stops_at_an_invalid_line() {
     let input = [
         "{\"run\": \"a\"}",
         "{\"end\": \"a\"}",
@@ -444,7 +461,7 @@ fn nothing_is_read_behind_a_line_that_is_wrong() {
 }
 
 #[test]
-fn fields_that_are_not_known_change_nothing() {
+fn unknown_record_fields_are_ignored() {
     let head = format!("{{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
     let plain: String = (1..50)
         .map(|tick| cohort(tick * 10, 1.0, (2, 1), (99, 1)) + "\n")
@@ -457,7 +474,7 @@ fn fields_that_are_not_known_change_nothing() {
 }
 
 #[test]
-fn an_arm_without_answers_needs_no_latencies() {
+fn arm_without_responses_needs_no_latencies() {
     let run = |canary: &str| {
         let mut input = "{\"run\": \"x\", \"mode\": \"fixed\", \"plan\": {\"objectives\": \
                          [{\"latency\": {}}]}}\n"
@@ -477,13 +494,13 @@ fn an_arm_without_answers_needs_no_latencies() {
         answers(&input)[0].clone()
     };
     for (requests, failures) in [(0, 0), (1, 1)] {
-        let told = run(&format!(
+        let with_latencies = run(&format!(
             r#"{{"requests": {requests}, "failures": {failures}, "latency_us": []}}"#
         ));
-        let untold = run(&format!(
+        let without_latencies = run(&format!(
             r#"{{"requests": {requests}, "failures": {failures}}}"#
         ));
-        assert_eq!(told, untold);
-        assert_eq!(told.verdict, RunOutcome::RolledBack);
+        assert_eq!(with_latencies, without_latencies);
+        assert_eq!(with_latencies.verdict, RunOutcome::RolledBack);
     }
 }

@@ -37,7 +37,7 @@ fn step(weight: f64) -> StepConditions {
     }
 }
 
-/// Many requests of which these units are.
+/// A cohort of many requests with these units.
 fn cohort<'a>(at_ms: u64, canary: &'a [Unit], baseline: &'a [Unit]) -> Cohort<'a> {
     let arm = |units| ArmCounts {
         units: Some(units),
@@ -52,7 +52,7 @@ fn cohort<'a>(at_ms: u64, canary: &'a [Unit], baseline: &'a [Unit]) -> Cohort<'a
 }
 
 #[test]
-fn units_are_worth_what_requests_with_their_chance_are_whenever_they_fail() {
+fn units_give_the_evidence_of_requests_with_their_probability() {
     let (mut by_units, mut by_requests) = (judge(), judge());
     by_units.observe(&cohort(
         10,
@@ -78,7 +78,7 @@ fn units_are_worth_what_requests_with_their_chance_are_whenever_they_fail() {
 }
 
 #[test]
-fn at_the_margin_one_more_unit_is_worth_one_on_average() {
+fn expected_gain_of_one_unit_at_the_margin_is_one() {
     let (ratio, worse_by) = (1.1, 5e-4);
     for weight in [0.05, 0.2 / 0.95, 0.5, 0.9] {
         for p_s in [0.0, 1e-3, 0.3] {
@@ -99,7 +99,7 @@ fn at_the_margin_one_more_unit_is_worth_one_on_average() {
 }
 
 #[test]
-fn the_evidence_of_units_can_be_computed_again() {
+fn evidence_of_units_is_recomputed() {
     let mut judge = judge();
     for at in 0..2_000 {
         let canary = [
@@ -127,7 +127,7 @@ fn the_evidence_of_units_can_be_computed_again() {
 }
 
 #[test]
-fn failing_keys_and_not_failures_are_enough_of_them() {
+fn minimum_failures_count_keys() {
     let mut judge = judge();
     judge.observe(&cohort(10, &[unit(0.05, 4, 4)], &[]));
     assert!(judge.log_e().0 > 6.9, "evidence enough, of four users");
@@ -137,7 +137,7 @@ fn failing_keys_and_not_failures_are_enough_of_them() {
 }
 
 #[test]
-fn a_step_is_passed_by_units_that_are_old_enough_and_began_in_it() {
+fn step_passes_with_matured_units_of_the_step() {
     let mut judge = judge();
     for at in 1..=20 {
         judge.observe(&cohort(
@@ -167,7 +167,7 @@ fn a_step_is_passed_by_units_that_are_old_enough_and_began_in_it() {
 }
 
 #[test]
-fn the_split_is_examined_by_units() {
+fn sample_ratio_test_counts_units() {
     let mut judge = judge();
     for at in 0..100 {
         judge.observe(&cohort(at, &[unit(0.05, 50, 0)], &[unit(0.05, 950, 0)]));
@@ -183,7 +183,8 @@ fn the_split_is_examined_by_units() {
     assert!(matches!(judge.verdict(200), Verdict::Hold(_)));
 }
 
-const PLAN: &str = r#"{"run": "r", "plan": {"steps": [50], "bake": "1s", "final_bake": "0s", "min_requests": 0, "harm_budget": "20pp",
+const PLAN: &str = r#"{"run": "r", "plan": {"steps": [50], "bake": "1s", "final_bake": "0s",
+ "min_requests": 0, "harm_budget": "20pp",
  "min_canary_failures": 0, "objectives": [{"error_rate": {"worse_by": "0.05pp"}}]}"#;
 
 fn answer(lines: &[String], run: &str) -> RunResult {
@@ -207,7 +208,7 @@ fn line(at_ms: u64, canary: &str, baseline: &str) -> String {
 }
 
 #[test]
-fn a_recording_with_units_is_judged_by_them() {
+fn recording_with_units_is_judged_by_units() {
     let bad: Vec<String> = (0..20)
         .map(|at| line(at * 10, "[[0.5, 10, 5, {}]]", "[[0.5, 10, 0, {}]]"))
         .collect();
@@ -238,7 +239,7 @@ fn a_recording_with_units_is_judged_by_them() {
 }
 
 #[test]
-fn where_the_ages_were_recorded_units_count_when_it_says_so() {
+fn recorded_ages_decide_when_units_count() {
     let good: Vec<String> = (0..150)
         .map(|at| line(at * 10, "[[0.5, 10, 0]]", "[[0.5, 10, 0]]"))
         .collect();
@@ -246,27 +247,28 @@ fn where_the_ages_were_recorded_units_count_when_it_says_so() {
         answer(&good, r#", "recorded_ages": true"#).verdict,
         RunOutcome::None
     );
-    let matured = r#"{"at_ms": 1500, "weight": 50, "matured": {"canary": [[0.5, 900, 0]], "baseline": [[0.5, 900, 0]]}}"#;
+    let matured = r#"{"at_ms": 1500, "weight": 50,
+        "matured": {"canary": [[0.5, 900, 0]], "baseline": [[0.5, 900, 0]]}}"#;
     let lines: Vec<String> = good.into_iter().chain([matured.to_owned()]).collect();
     let found = answer(&lines, r#", "recorded_ages": true"#);
     assert_eq!((found.verdict, found.at_ms), (RunOutcome::Promoted, 1_500));
 }
 
 #[test]
-fn what_is_wrong_with_units_is_said() {
+fn invalid_units_are_rejected_with_a_message() {
     let cases = [
         (
             "[[5, 10, 0]]",
-            "the chance of a unit is 5; expected more than 0 and at most 1, such as 0.05 for 5 \
-             percent",
+            "the probability of a unit is 5; expected more than 0 and at most 1, such as 0.05 \
+             for 5 percent",
         ),
         (
             "[[0.5, 501, 0]]",
-            "an arm has 501 units that begin and 500 requests",
+            "an arm has 501 units that began but 500 requests",
         ),
         (
             "[[0.5, 30, 41]]",
-            "an arm has 41 units with the chance 0.5 that fail, and both arms have 40 failures",
+            "an arm has 41 failed units with the probability 0.5, but both arms have 40 failures",
         ),
         (
             "[[0.5, 3]]",
@@ -274,7 +276,7 @@ fn what_is_wrong_with_units_is_said() {
         ),
         ("[[0.5, 3, 1, 7]]", "expected a map"),
     ];
-    // Every failure is one of a key that was drawn twice.
+    // Every failure is one of a key that was assigned twice.
     let twice = line(10, "[]", "[[0.5, 0, 40], [0.2, 0, 40]]");
     assert_eq!(answer(&[twice], "").verdict, RunOutcome::None);
     for (units, problem) in cases {

@@ -1,34 +1,33 @@
-//! The keys of a release: what is known of each, and which of them have changed since they were
-//! written down.
+//! The keys of a release: the state of each, and which have changed since they were saved.
 
 use crate::stats::RequestEvent;
 
-/// Places for keys. Seven eighths of them are used, so that a search stays short.
+/// Slots for keys. Seven eighths of them are used, so that a search stays short.
 const SLOTS: u32 = 1 << 20;
-/// Keys that are told apart. Beyond them no new units begin.
+/// The maximum of keys. Beyond it no new units begin.
 pub(super) const KEYS_MAX: usize = (SLOTS / 8 * 7) as usize;
-/// Draws that are told apart: those at so many weights.
+/// The maximum of distinct weights at which keys are assigned.
 pub(super) const WEIGHTS_MAX: usize = 128;
 
-/// One key as it is written down: its place in the order of keys, and what is known of it.
+/// The saved form of one key: its number in the order of keys, and its state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// Counts the keys of the release, from 0.
+    /// The number of the key in the release, from 0.
     pub number: u32,
     /// Opaque.
     pub state: Vec<u8>,
 }
 
-/// What is known of one key. There may be a million of them.
+/// The state of one key. There may be a million of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyState {
     pub(super) user: u32,
-    /// When its last draw was, in widths, of which the upper half is left out.
+    /// The time of its last assignment, in widths, without the upper half of the bits.
     pub(super) begun: u32,
-    /// The weights at which it was drawn, a bit for each.
+    /// The weights at which it was assigned, one bit for each.
     draws: [u32; WEIGHTS_MAX / 32],
     pub(super) failures: u16,
-    /// The last of these weights, and [`ON_CANARY`] if that draw put it on the canary.
+    /// The last of these weights, and [`ON_CANARY`] if that assignment put it on the canary.
     last: u8,
     is_changed: bool,
 }
@@ -37,7 +36,7 @@ pub(super) struct KeyState {
 const ON_CANARY: u8 = 0x80;
 
 impl KeyState {
-    /// Draws it at the weight with this number.
+    /// Assigns it at the weight with this number.
     pub(super) fn draw(&mut self, weight: u8, on_canary: bool, at: u64) {
         if let Some(word) = self.draws.get_mut(usize::from(weight / 32)) {
             *word |= 1 << (weight % 32);
@@ -46,17 +45,17 @@ impl KeyState {
         self.begun = truncated(at);
     }
 
-    /// Whether its last draw put it on the canary. Then it was its last.
+    /// Whether its last assignment put it on the canary. There is none after that.
     pub(super) fn on_canary(&self) -> bool {
         self.last & ON_CANARY != 0
     }
 
-    /// The number of the weight of its last draw.
+    /// The weight number of its last assignment.
     pub(super) fn last(&self) -> u8 {
         self.last & !ON_CANARY
     }
 
-    /// The numbers of the weights of all its draws, in no order that means something.
+    /// The weight numbers of all its assignments, in no particular order.
     pub(super) fn draws(&self) -> impl Iterator<Item = u8> + use<> {
         let draws = self.draws;
         (0..ON_CANARY).filter(move |weight| {
@@ -65,8 +64,8 @@ impl KeyState {
         })
     }
 
-    /// The draws are written as far as there are any, in a power of two bytes: a row is never as
-    /// long as an [`OldKey`].
+    /// The assignments are written as far as there are any, in a power of two bytes: a row is never
+    /// as long as an [`OldKey`].
     fn write(&self) -> Vec<u8> {
         let bytes = self.draws.iter().flat_map(|word| word.to_le_bytes());
         let last = bytes
@@ -114,16 +113,16 @@ impl KeyState {
     }
 }
 
-/// As many widths pass in more than a year, and draws are looked for by their time while they are
-/// younger than `bake`.
+/// The counter wraps after more than a year, and assignments are looked up by time only while they
+/// are younger than `bake`.
 pub(super) fn truncated(at: u64) -> u32 {
     #[expect(clippy::cast_possible_truncation, reason = "it is meant")]
     let at = at as u32;
     at
 }
 
-/// A row of an earlier version, which knew of each key its last draw: the numbers of the weight and
-/// of the chance in a list of chances, and whether its unit had failed.
+/// A row of an earlier version, which stored only the last assignment of each key: the numbers of
+/// the weight and of the probability in a list, and whether its unit had failed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OldKey {
     pub(super) key: KeyState,
@@ -172,12 +171,12 @@ impl Read {
     }
 }
 
-/// Keys in the order in which they were first seen, and where each is: open addressing, by the
-/// key's own hash.
+/// Keys in the order in which they were first seen, with an index: open addressing by the key's own
+/// hash.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeyTable {
     all: Vec<KeyState>,
-    /// The number of a key, from 1; nothing until the first.
+    /// The number of a key, from 1; empty until the first.
     places: Vec<u32>,
     changed: Vec<u32>,
 }
@@ -214,7 +213,7 @@ impl KeyTable {
         Some(number)
     }
 
-    /// Where a key is or would be, and its number if it is there.
+    /// The slot of a key, existing or new, and its number if it exists.
     fn place(&self, user: u32) -> Option<(usize, Option<u32>)> {
         let mask = SLOTS - 1;
         (0..SLOTS).find_map(|step| {
@@ -237,8 +236,7 @@ impl KeyTable {
         }
     }
 
-    /// A key that was written down. What lies between the numbers of those that are known is a key
-    /// of nobody.
+    /// Restores a saved key. Numbers between the restored ones are unused keys.
     pub(super) fn restore(&mut self, number: u32, key: KeyState) {
         if number as usize >= KEYS_MAX {
             return;

@@ -1,4 +1,4 @@
-//! The table of keys, and the queue of units that are not yet as old as `bake`.
+//! The table of keys, and the queue of units that have not reached the age `bake`.
 
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ use super::Unit;
 use super::keys::{KeyState, KeyTable, OldKey, Read, Row, WEIGHTS_MAX, truncated};
 use crate::stats::{Arm, RequestEvent};
 
-/// Ages are known to this part of `bake`, and to at least 10 ms.
+/// The resolution of ages, as a part of `bake`, at least 10 ms.
 const AGE_PARTS: u64 = 16;
 const AGE_LEAST_US: u64 = 10_000;
 
@@ -18,33 +18,33 @@ pub struct Units {
     sticky: bool,
     width_us: u64,
     bake_us: u64,
-    /// What has to be added to the caller's clock, which a restart sets back.
+    /// The offset added to the caller's clock, which a restart resets.
     shift_us: u64,
     last_us: u64,
-    /// The weights at which keys were drawn, which keys refer to.
+    /// The weights at which keys were assigned; keys refer to them by number.
     #[serde(default)]
     weights: Vec<f64>,
-    /// The chances that rows of an earlier version refer to.
+    /// The probabilities that rows of an earlier version refer to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     chances: Vec<f64>,
     waiting: VecDeque<Waiting>,
-    /// Units that did not begin since the table was full.
+    /// Units that did not begin because the table was full.
     left_out: u64,
     #[serde(skip)]
     keys: KeyTable,
 }
 
-/// What a request means.
+/// The effect of a request.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Entered {
-    /// The chance of the unit that begins with it, if one does.
+    /// The probability of the unit that begins with it, if one does.
     pub begins: Option<f64>,
-    /// It is the first failure of its key: the draws of the key, each with the arm that it chose
-    /// and its chance.
+    /// For the first failure of its key: the assignments of the key, each with its arm and its
+    /// probability.
     pub failed: Vec<(Arm, f64)>,
-    /// A client has failed for the first time in the release.
+    /// A client failed for the first time in the release.
     pub is_new_failing_client: bool,
-    /// It is so-manieth failure of its key, from 1; 0 if it is none.
+    /// The number of this failure of its key, from 1; 0 if it is none.
     pub failure: u32,
 }
 
@@ -54,7 +54,7 @@ impl Entered {
         !self.failed.is_empty()
     }
 
-    /// What the request, which was given to `side`, adds to the units of either arm.
+    /// Adds the effect of a request assigned to `side` to the units of either arm.
     pub fn units(&self, side: Arm) -> impl Iterator<Item = (Arm, Unit)> {
         let unit = |weight| Unit {
             weight,
@@ -78,23 +78,23 @@ impl Entered {
     }
 }
 
-/// Units that have become as old as `bake`.
+/// Units that reached the age `bake`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Matured {
-    /// The canary's chance of a request when they began.
+    /// The probability of assignment to the canary when they began.
     pub weight: f64,
-    /// The canary's, with those that have failed by that age.
+    /// The canary's units, with those that had failed by that age.
     pub canary: Vec<Unit>,
-    /// The baseline's.
+    /// The baseline's units.
     pub baseline: Vec<Unit>,
 }
 
-/// Units that began at about the same time with the same chance.
+/// Units that began at about the same time with the same probability.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Waiting {
-    /// The time of their beginning, in widths.
+    /// Their start time, in widths.
     at: u64,
-    /// The canary's chance of a request then.
+    /// The canary's probability of a request at that time.
     drawn_at: f64,
     /// Begun and failed: the canary's, the baseline's.
     canary: Unit,
@@ -102,8 +102,8 @@ struct Waiting {
 }
 
 impl Units {
-    /// Nobody yet. `sticky`: requests are assigned by a key. `bake_us` is the age at which a unit
-    /// counts for a step.
+    /// An empty table. `sticky`: requests are assigned by a key. `bake_us` is the age at which a
+    /// unit counts for a step.
     pub fn new(sticky: bool, bake_us: u64) -> Units {
         Units {
             sticky,
@@ -119,8 +119,8 @@ impl Units {
         }
     }
 
-    /// Goes on after a restart, with the keys as they were written down; `now_us` is the present
-    /// time of the caller's clock. The time between does not count as age.
+    /// Resumes after a restart with the saved keys; `now_us` is the current time of the caller's
+    /// clock. The time between does not count as age.
     #[must_use]
     pub fn resumed<'a>(
         mut self,
@@ -146,7 +146,7 @@ impl Units {
         self.sticky
     }
 
-    /// Units that did not begin since the table was full.
+    /// Units that did not begin because the table was full.
     pub fn left_out(&self) -> u64 {
         self.left_out
     }
@@ -156,9 +156,9 @@ impl Units {
         self.left_out > 0
     }
 
-    /// Takes a request in: whose it is ([`RequestEvent::KEYLESS`] for nobody's), its side, the
-    /// canary's chance of it, when it was assigned, and whether it failed. Requests come in the
-    /// order of their assignment.
+    /// Adds a request: its key ([`RequestEvent::NO_KEY`] without one), its arm, the probability of
+    /// the canary, the time of assignment, and whether it failed. Requests arrive in the order of
+    /// their assignment.
     pub fn enter(
         &mut self,
         user: u32,
@@ -189,8 +189,7 @@ impl Units {
         entered
     }
 
-    /// The units that have become old enough, when everything assigned before `closed_us` has been
-    /// taken in.
+    /// The units that have matured, when everything assigned before `closed_us` has been added.
     pub fn matured(&mut self, closed_us: u64) -> Vec<Matured> {
         let now_us = self.time(closed_us);
         let mut matured: Vec<Matured> = Vec::new();
@@ -219,12 +218,12 @@ impl Units {
         matured
     }
 
-    /// The keys that have changed since this was asked last: what has to be written down.
+    /// The keys that have changed since the last call, to be saved.
     pub fn changes(&mut self) -> Vec<Row> {
         self.keys.take_changes()
     }
 
-    /// What was written down may be lost: all keys count as changed.
+    /// Marks all keys as changed, if the saved ones may be lost.
     pub fn forget_written(&mut self) {
         self.keys.mark_all();
     }
@@ -234,7 +233,7 @@ impl Units {
         self.last_us
     }
 
-    /// Where each request is drawn by itself, only who failed is told apart.
+    /// Where each request is assigned separately, only first failures of clients are counted.
     fn enter_drawn(&mut self, user: u32, failed: bool) -> Entered {
         let is_new = failed && self.keys.find(user).is_none() && self.keys.insert(user).is_some();
         Entered {
@@ -262,8 +261,8 @@ impl Units {
         }
     }
 
-    /// A key is drawn at the weight with the number `drawn_at`; `chance` is its chance to be put on
-    /// the canary by that.
+    /// Assigns a key at the weight with the number `drawn_at`; `chance` is its probability of the
+    /// canary at that weight.
     fn begin(&mut self, number: u32, side: Arm, drawn_at: u8, chance: f64, at: u64) -> Entered {
         self.keys
             .change(number, |key| key.draw(drawn_at, side == Arm::Canary, at));
@@ -274,8 +273,8 @@ impl Units {
         }
     }
 
-    /// A key that is known is drawn again if it was on the baseline and a larger weight may have
-    /// moved it. One that has failed begins no further unit.
+    /// A known key is assigned again if it was on the baseline and a larger weight may have moved
+    /// it. A key that has failed begins no further unit.
     fn see_again(&mut self, number: u32, side: Arm, drawn_at: u8, at: u64) -> Entered {
         let key = self.keys.get(number);
         let (before, now) = (self.weight(key.last()), self.weight(drawn_at));
@@ -285,8 +284,8 @@ impl Units {
         Entered::default()
     }
 
-    /// The first failure of a key fails all its draws, each in the arm that it chose, whichever arm
-    /// the key is on now.
+    /// The first failure of a key fails all its assignments, each in the arm that it chose,
+    /// whichever arm the key is on now.
     fn fail(&mut self, number: u32, entered: &mut Entered) {
         let key = self.keys.get(number);
         self.keys
@@ -302,8 +301,8 @@ impl Units {
         }
     }
 
-    /// The draws of a key in their order, each with the arm that it chose and its chance to put the
-    /// key on the canary: all but the last left it on the baseline.
+    /// The assignments of a key in order, each with its arm and its probability of the canary: all
+    /// but the last left it on the baseline.
     fn draws(&self, key: &KeyState) -> Vec<(Arm, f64)> {
         let mut weights: Vec<f64> = key.draws().map(|weight| self.weight(weight)).collect();
         weights.sort_by(f64::total_cmp);
@@ -318,8 +317,8 @@ impl Units {
         draws
     }
 
-    /// The last draw of a key fails, perhaps before it is old enough. Those before it count for no
-    /// step any more.
+    /// Fails the last assignment of a key, if it has not matured. Earlier ones no longer count for
+    /// a step.
     fn fail_waiting(&mut self, key: &KeyState, chance: f64) {
         let drawn_at = self.weight(key.last());
         let same = |one: &&mut Waiting| {
@@ -368,7 +367,7 @@ impl Units {
         }
     }
 
-    /// The number of a weight; `None` when too many are told apart.
+    /// The number of a weight; `None` if there are too many distinct weights.
     fn number(&mut self, weight: f64) -> Option<u8> {
         let known = self.weights.iter().position(|known| *known == weight);
         let at = known.or_else(|| {
@@ -387,8 +386,8 @@ impl Units {
             .unwrap_or_default()
     }
 
-    /// A key as an earlier version wrote it down. Of its draws before the last only that there was
-    /// one is known, and at which weight the last of them was.
+    /// Converts a key saved by an earlier version. Of its assignments before the last it is only
+    /// known that there was one, and the weight of the last of them.
     fn of_old(&mut self, old: OldKey) -> KeyState {
         let of = |number: u16| {
             self.chances
@@ -414,7 +413,7 @@ impl Units {
     }
 }
 
-/// The chance of a key that is on the baseline at the weight `before` to be on the canary at `now`.
+/// The probability that a key on the baseline at the weight `before` is on the canary at `now`.
 fn moved(before: f64, now: f64) -> f64 {
     (now - before) / (1.0 - before)
 }

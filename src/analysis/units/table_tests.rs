@@ -11,7 +11,7 @@ fn units() -> Units {
 }
 
 #[test]
-fn a_key_is_one_unit_however_many_requests_it_has() {
+fn key_is_one_unit_for_all_its_requests() {
     let mut units = units();
     let first = units.enter(7, Canary, 0.1, 0, false);
     assert_eq!((first.begins, first.fails()), (Some(0.1), false));
@@ -23,7 +23,7 @@ fn a_key_is_one_unit_however_many_requests_it_has() {
 }
 
 #[test]
-fn a_key_of_the_baseline_is_drawn_again_with_its_chance_to_have_moved() {
+fn baseline_key_is_reassigned_after_a_rise() {
     let mut units = units();
     assert_eq!(units.enter(7, Baseline, 0.05, 0, false).begins, Some(0.05));
     assert_eq!(
@@ -44,7 +44,7 @@ fn a_key_of_the_baseline_is_drawn_again_with_its_chance_to_have_moved() {
 }
 
 #[test]
-fn the_first_failure_of_a_key_fails_each_of_its_draws_in_the_arm_that_it_chose() {
+fn first_failure_fails_all_assignments_of_a_key() {
     let mut units = units();
     units.enter(7, Baseline, 0.05, 0, false);
     units.enter(7, Baseline, 0.25, 1, false);
@@ -57,7 +57,7 @@ fn the_first_failure_of_a_key_fails_each_of_its_draws_in_the_arm_that_it_chose()
     ];
     assert_eq!(failed, draws);
     assert!(!units.enter(7, Canary, 1.0, 4, true).fails());
-    // One that stayed, and one that fails with the request by which it is drawn.
+    // One that stayed, and one that fails with the request by which it is assigned.
     units.enter(8, Baseline, 0.05, 5, false);
     let stayed = units.enter(8, Baseline, 0.25, 6, true);
     assert_eq!(stayed.failed, [(Baseline, 0.05), (Baseline, 0.2 / 0.95)]);
@@ -69,7 +69,7 @@ fn the_first_failure_of_a_key_fails_each_of_its_draws_in_the_arm_that_it_chose()
 }
 
 #[test]
-fn a_draw_keeps_its_arm_when_the_weights_are_set_back() {
+fn assignment_keeps_its_arm_when_weights_fall() {
     let mut units = units();
     units.enter(7, Canary, 0.5, 0, false);
     assert_eq!(units.enter(7, Baseline, 0.05, 1, false).begins, None);
@@ -91,7 +91,7 @@ fn a_draw_keeps_its_arm_when_the_weights_are_set_back() {
 }
 
 #[test]
-fn a_key_that_has_failed_begins_no_further_unit() {
+fn failed_key_begins_no_further_unit() {
     let mut units = units();
     units.enter(7, Baseline, 0.05, 0, true);
     let again = units.enter(7, Canary, 0.25, 1, true);
@@ -102,7 +102,7 @@ fn a_key_that_has_failed_begins_no_further_unit() {
 }
 
 #[test]
-fn at_more_weights_than_are_told_apart_no_key_is_drawn_and_those_that_are_known_can_fail() {
+fn too_many_weights_stop_new_assignments() {
     let mut units = units();
     units.enter(7, Baseline, 0.1, 0, false);
     for at in 1..WEIGHTS_MAX {
@@ -126,7 +126,7 @@ fn at_more_weights_than_are_told_apart_no_key_is_drawn_and_those_that_are_known_
 }
 
 #[test]
-fn whoever_has_no_key_is_a_unit_with_each_request() {
+fn request_without_key_is_its_own_unit() {
     let mut units = units();
     for at_us in 0..3 {
         let entered = units.enter(RequestEvent::NO_KEY, Canary, 0.1, at_us, true);
@@ -137,7 +137,7 @@ fn whoever_has_no_key_is_a_unit_with_each_request() {
 }
 
 #[test]
-fn a_unit_counts_once_when_it_is_as_old_as_bake_and_as_bad_as_it_was_then() {
+fn unit_counts_once_at_the_bake_age() {
     let mut units = units();
     units.enter(1, Canary, 0.1, 0, false);
     units.enter(2, Canary, 0.1, 1, false);
@@ -167,7 +167,7 @@ fn a_unit_counts_once_when_it_is_as_old_as_bake_and_as_bad_as_it_was_then() {
 }
 
 #[test]
-fn a_full_table_begins_no_more_units_and_says_so() {
+fn full_table_begins_no_units_and_reports_it() {
     let mut units = units();
     for user in 0..u32::try_from(KEYS_MAX).unwrap() {
         let entered = units.enter(user, Baseline, 0.1, u64::from(user), false);
@@ -182,7 +182,7 @@ fn a_full_table_begins_no_more_units_and_says_so() {
 }
 
 #[test]
-fn what_was_written_down_goes_on_after_a_restart() {
+fn saved_keys_resume_after_a_restart() {
     let mut before = units();
     before.enter(1, Canary, 0.1, 100 * SECOND, false);
     before.enter(2, Baseline, 0.1, 100 * SECOND, true);
@@ -223,7 +223,7 @@ fn what_was_written_down_goes_on_after_a_restart() {
 }
 
 #[test]
-fn the_draws_of_a_key_go_on_after_a_restart() {
+fn assignments_of_a_key_resume_after_a_restart() {
     for rises in [1_usize, 8, 9, 40, 100] {
         let mut before = units();
         let weight = |at: usize| (at + 1) as f64 / 200.0;
@@ -242,9 +242,10 @@ fn the_draws_of_a_key_go_on_after_a_restart() {
 }
 
 #[test]
-fn what_an_earlier_version_wrote_down_is_read() {
-    // Keys with their last draw: the numbers of its weight and of its chance in a list.
-    let head = r#"{"sticky": true, "width_us": 625000, "bake_us": 10000000, "shift_us": 0, "last_us": 5000000,
+fn rows_of_an_earlier_version_are_read() {
+    // Keys with their last assignment: the numbers of its weight and of its probability in a list.
+    let head = r#"{"sticky": true, "width_us": 625000, "bake_us": 10000000, "shift_us": 0,
+        "last_us": 5000000,
         "chances": [0.05, 0.25, 0.21052631578947367], "waiting": [], "left_out": 0}"#;
     let row = |user: u8, failures: u8, seen: u8, chance: u8, flags: u8| {
         let numbers = [failures, 0, seen, 0, chance, 0, flags, 0];
@@ -266,13 +267,13 @@ fn what_an_earlier_version_wrote_down_is_read() {
     assert_eq!(failed(2, Baseline), [(Baseline, 0.05), (Baseline, moved)]);
     assert_eq!(failed(3, Canary), [(Baseline, 0.05), (Canary, moved)]);
     assert_eq!(failed(4, Baseline), [], "it had failed");
-    // What it writes itself is read again with what is left of the list.
+    // Rows written by this version are read again with the rest of the list.
     units.enter(5, Canary, 0.25, 2 * SECOND, false);
     assert_eq!(units.changes().len(), 5);
 }
 
 #[test]
-fn what_is_written_each_time_does_not_grow_with_the_users() {
+fn saved_changes_do_not_grow_with_the_users() {
     let mut units = units();
     for user in 0..20_000 {
         units.enter(user, Canary, 0.1, u64::from(user) * 50_000, true);
@@ -291,7 +292,7 @@ fn what_is_written_each_time_does_not_grow_with_the_users() {
 }
 
 #[test]
-fn clients_of_a_release_without_keys_fail_once_too() {
+fn clients_without_sticky_keys_fail_once() {
     let mut units = Units::new(false, SECOND);
     assert!(!units.enter(7, Canary, 0.1, 0, false).is_new_failing_client);
     assert!(units.enter(7, Canary, 0.1, 1, true).is_new_failing_client);

@@ -81,7 +81,7 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
              `min_requests`, `max_duration`, `inconclusive`, `final_bake`, `budget`, \
              `rescued_budget`, `steps`, `objectives`, `gate`, `rescue`, `canary_in_flight_max`, \
              `preflight`, `freeze` or `fast_follow` (did you mean `steps`?)",
-            "12:11 services.shop.release.steps[1]: the weights of the steps must grow, and 0.5 \
+            "12:11 services.shop.release.steps[1]: step weights must increase, but 0.5 \
              follows 1",
             "12:32 services.shop.release.steps[1].hold: expected a time such as `500ms`, `10s` or \
              `1h30m`, found 5 without a unit (did you mean `5s`?)",
@@ -97,8 +97,8 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
              found `-1`",
             "16:13 services.shop.release.bake: `.inf` is not a time such as `1ms`, `10s` or \
              `1h30m`",
-            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: there is \
-             no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
+            "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: no ` - ` \
+             between start and end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
             "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \
              set (set it, or give a default: `${NOWHERE:-default}`)",
             "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of \

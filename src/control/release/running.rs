@@ -339,7 +339,7 @@ impl RunningRelease {
     /// Where others than the judge keep it, if they do.
     fn stand(&self, now: Timestamp) -> HoldStatus {
         let kept =
-            self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
+            self.release.is_held() || self.baseline_down || self.hangs() || self.is_full(now);
         HoldStatus {
             kept,
             step: self

@@ -223,7 +223,7 @@ impl Controller {
                 .after
                 .step()
                 .filter(|step| active.release.step() != Some(*step));
-            match step.filter(|_| !by_itself || active.release.is_kept()) {
+            match step.filter(|_| !by_itself || active.release.is_held()) {
                 Some(step) => active.record_step(at_ms, step),
                 None if by_itself => active.record_mark(at_ms, now),
                 None => {}

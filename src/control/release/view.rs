@@ -40,7 +40,7 @@ impl RunningRelease {
                 .or_else(|| self.for_heads(state, now)),
             too_few_requests: too_few,
             approvals: state.approvals(),
-            outcome: state.told_outcome(),
+            outcome: state.displayed_outcome(),
             budget: api::BudgetStatus {
                 limit: state.plan.budget(),
                 spent: spent.visible.into(),

@@ -248,8 +248,8 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
         assert_eq!(release.user_visible_failures, 0);
         if let Some(outcome) = release.outcome {
             assert_eq!(outcome.objective.as_deref(), Some("budget"));
-            let told = "users have seen 0 failures of the canary, and 23 more count as seen since \
-                        the process was killed";
+            let told = "users have seen 0 failures of the canary, and 23 more are counted \
+                        because a killed process lost its last counts";
             assert!(outcome.reason.starts_with(told), "{}", outcome.reason);
             return;
         }

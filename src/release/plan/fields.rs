@@ -1,5 +1,5 @@
-//! Where a plan's JSON is wrong, and in which words that is told. Every check goes on after a
-//! problem, so that one reading tells them all.
+//! Validation of a plan's JSON. Every check continues after a problem, so that one pass reports all
+//! of them.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::analysis::text;
 use crate::model::api::FieldProblem;
 use crate::model::{one_of, similar};
 
-/// Beyond this a duration is a slip.
+/// A longer duration is taken for a mistake.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-/// Counts beyond this are slips too; it fits into the counters of the request path.
+/// A larger count is taken for a mistake; it fits into the counters of the request path.
 pub(super) const COUNT_MAX: u64 = 1_000_000_000;
 
-/// The problems of one plan, as they are found.
+/// The problems of one plan in the order found.
 #[derive(Debug, Default)]
 pub(super) struct PlanProblems(Vec<FieldProblem>);
 
-/// What a value has to be.
+/// The expected type of a value.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum FieldKind {
     Number,
@@ -40,12 +40,12 @@ impl PlanProblems {
         self.at(pointer, format!("expected {what}, found {}", found(value)));
     }
 
-    /// Tells the keys of `object` that are none of `known`.
+    /// Reports the keys of `object` that are not in `known`.
     pub(super) fn unknown(&mut self, at: &str, object: &Map<String, Value>, known: &[&str]) {
         for key in object.keys().filter(|key| !known.contains(&key.as_str())) {
-            let meant = similar(key, known).map(|name| format!("; did you mean `{name}`?"));
+            let suggestion = similar(key, known).map(|name| format!("; did you mean `{name}`?"));
             let detail = format!("unknown field `{key}`; expected {}", one_of(known));
-            self.at(join(at, key), detail + &meant.unwrap_or_default());
+            self.at(join(at, key), detail + &suggestion.unwrap_or_default());
         }
     }
 
@@ -73,10 +73,7 @@ impl PlanProblems {
             Some(items) if items.len() <= most => return items,
             Some(items) => self.at(
                 at,
-                format!(
-                    "{} items are too many; at most {most} are taken",
-                    items.len()
-                ),
+                format!("{} items are too many; the maximum is {most}", items.len()),
             ),
             None => self.expected(at, what, value),
         }
@@ -120,7 +117,7 @@ impl PlanProblems {
         Some(duration)
     }
 
-    /// Whether `value` is of `kind`; tells if it is not.
+    /// Whether `value` is of `kind`; reports a problem if not.
     pub(super) fn check(&mut self, at: &str, kind: FieldKind, value: &Value) -> bool {
         let checked = kind.check(value);
         if let Err(detail) = &checked {
@@ -173,13 +170,13 @@ fn duration(value: &Value) -> Result<Duration, String> {
     }
 }
 
-/// The pointer of `key` below `at`, escaped as RFC 6901 says.
+/// The JSON pointer of `key` below `at`, escaped by RFC 6901.
 pub(super) fn join(at: &str, key: &str) -> String {
     format!("{at}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
 fn found(value: &Value) -> String {
-    /// A value is quoted up to here.
+    /// The maximum length of a quoted value.
     const QUOTED: usize = 80;
     match value {
         Value::Null => "nothing".to_owned(),

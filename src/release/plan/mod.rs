@@ -1,9 +1,9 @@
-//! What a release will do: the `release` block of the configuration, and `plan` in the API, as one
+//! What a release will do: the `release` block of the configuration and `plan` in the API, as one
 //! value.
 //!
-//! Steps, objectives and chances of error are [`replay::Plan`]'s, whose text they share, so that a
-//! plan can be judged again from a recording; what decides nothing by numbers (gates, freeze
-//! windows, preflight, rescue) is added here.
+//! Steps, objectives and error probabilities belong to [`replay::RunPlan`] and share its text, so
+//! that a recording can be judged again by its plan. This module adds what no statistic decides:
+//! gates, freeze windows, preflight, rescue.
 
 mod fields;
 mod objectives;
@@ -25,68 +25,67 @@ use crate::model::api::FieldProblem;
 
 pub use preflight::{Preflight, Smoke};
 
-/// Everything that a release will do. Frozen when it starts.
+/// The plan of a release, fixed when it starts.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// What a replay needs of it. Its steps end with 100 percent.
+    /// The part that a replay needs. Its steps end with 100 percent.
     pub(crate) decided_by: replay::RunPlan,
     pub(crate) steps: Vec<Step>,
-    /// What is asked for before the first step.
+    /// The gate before the first step.
     pub start_gate: Option<Gate>,
-    /// Which requests that fail on the canary the baseline answers instead.
+    /// The requests that fail on the canary and are retried on the baseline.
     pub rescue: Rescue,
-    /// Requests that may be on the canary at once; 1 to 1,000,000.
+    /// The maximum of concurrent requests on the canary; 1 to 1,000,000.
     pub canary_in_flight_max: u32,
-    /// What the canary is asked before the first user; without it a TCP connection to each
-    /// endpoint is made.
+    /// The checks before the first user; without them a TCP connection to each endpoint is made.
     pub preflight: Option<Preflight>,
-    /// When the release neither starts nor advances.
+    /// The times in which the release neither starts nor advances.
     pub freeze: Vec<FreezeWindow>,
-    /// Where a release begins that follows another soon.
+    /// The first step of a release that soon follows a promotion.
     pub fast_follow: Option<FastFollow>,
 }
 
-/// One step: a weight, and what is asked for before the release goes on from there.
+/// One step: a weight, and the conditions for leaving it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Step {
     /// The canary's weight.
     pub weight: Weight,
-    /// The approval that is asked for before the release leaves this step.
+    /// The gate that must be open before the release leaves this step.
     pub gate: Option<Gate>,
-    /// The conditions by which it is judged: hold, least requests, longest time and what follows
-    /// that.
+    /// The conditions by which it is judged: hold, minimum requests, maximum duration and what
+    /// follows an inconclusive result.
     pub judged: analysis::StepConditions,
 }
 
-/// Which requests that fail on the canary the baseline answers instead.
+/// The requests that fail on the canary and are retried on the baseline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Rescue {
     /// None.
     Off,
-    /// Those whose method is safe.
+    /// Requests with a safe method.
     #[default]
     Safe,
-    /// Those too that carry this header (in lower case): their sender says that they may be
+    /// Also requests with this header (in lower case), by which the client says that they may be
     /// repeated.
     Header(String),
 }
 
-/// A release that begins soon after another was promoted may begin at a later step.
+/// A release that starts soon after a promotion may begin at a later step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FastFollow {
-    /// How soon is soon.
+    /// The maximum time since the promotion.
     pub within: Duration,
-    /// The step that it begins at, counted from 1.
+    /// The first step, counted from 1.
     pub from_step: usize,
 }
 
 impl Plan {
-    /// A plan from a service's `release` block, in which each top-level key that a start names
-    /// replaces the block's. Without both it is the default.
+    /// Reads a plan from a service's `release` block; each top-level key of a start request
+    /// replaces the block's key. Without both it is the default plan.
     ///
     /// # Errors
     ///
-    /// Everything that is wrong with it, with pointers relative to the plan.
+    /// All problems, with pointers relative to the plan.
     pub fn read(
         base: Option<&Map<String, Value>>,
         overlay: Option<&Map<String, Value>>,
@@ -99,13 +98,13 @@ impl Plan {
         read::read(&whole)
     }
 
-    /// The whole plan with its defaults; [`Plan::read`] makes the same plan of it.
+    /// The whole plan with its defaults; [`Plan::read`] gives the same plan.
     pub fn to_json(&self) -> Map<String, Value> {
         write::write(self)
     }
 
-    /// The same for people: values of the preflight's header fields and queries are left out, since
-    /// they may be secret.
+    /// The plan for display: values of the preflight's headers and queries are redacted, since they
+    /// may be secret.
     pub fn to_shown(&self) -> Map<String, Value> {
         let preflight = self.preflight.as_ref().map(Preflight::redacted);
         let shown = Plan {
@@ -120,7 +119,7 @@ impl Plan {
         &self.steps
     }
 
-    /// The same as the judge takes them.
+    /// The steps as the judge needs them.
     pub fn judged_steps(&self) -> Vec<analysis::StepConditions> {
         self.steps.iter().map(|step| step.judged).collect()
     }
@@ -130,8 +129,8 @@ impl Plan {
         &self.decided_by
     }
 
-    /// How attempt `attempt` (from 1) at the same build is judged. The tests have half of its
-    /// chance of error, each budget a quarter.
+    /// The analysis options for attempt `attempt` (from 1) at the same build. The tests have half
+    /// of the error probability, each budget a quarter.
     pub fn analysis(&self, attempt: u32) -> analysis::Options {
         let whole = self.decided_by.options.for_attempt(attempt, 1);
         analysis::Options {
@@ -140,33 +139,33 @@ impl Plan {
         }
     }
 
-    /// Failures that users may see, beyond what the baseline's rate and chance explain.
+    /// The budget of failures that users may see, beyond the baseline's rate and chance.
     pub fn budget(&self) -> u64 {
         self.decided_by.budget.unwrap_or(replay::BUDGET)
     }
 
-    /// Failures of the canary, whether or not users see them, beyond what the baseline's rate and
-    /// chance explain.
+    /// The budget of all failures of the canary, visible to users or not, beyond the baseline's
+    /// rate and chance.
     pub fn rescued_budget(&self) -> u64 {
         self.decided_by
             .rescued_budget
             .unwrap_or(replay::RESCUED_BUDGET)
     }
 
-    /// The running rule of a budget of `limit` failures, for attempt `attempt`.
+    /// The stopping rule of a budget of `limit` failures for attempt `attempt`.
     pub fn budget_rule(&self, limit: u64, attempt: u32) -> analysis::Budget {
         let alpha = 0.5 * self.analysis(attempt).alpha;
         analysis::Budget::new(limit, alpha, self.decided_by.worse_by())
     }
 
-    /// Whether somebody must approve something, for which there must be names: callers without
-    /// tokens have none.
+    /// Whether the plan has gates. Gates need named callers, and callers without tokens have no
+    /// name.
     pub fn needs_approval(&self) -> bool {
         self.gates().next().is_some()
     }
 
-    /// A gate that can never open when `starter` starts the release, since too few others may
-    /// approve it.
+    /// A gate that can never open when `starter` starts the release, because too few other people
+    /// may approve it.
     pub fn gate_beyond(&self, starter: &str) -> Option<&Gate> {
         self.gates().find(|gate| {
             let able = gate
@@ -178,8 +177,8 @@ impl Plan {
         })
     }
 
-    /// The step that a release begins at, counted from 0, when the service's last release was
-    /// promoted so long ago.
+    /// The first step, counted from 0, when the service's last release was promoted
+    /// `since_promotion` ago.
     pub fn first_step(&self, since_promotion: Option<Duration>) -> usize {
         match (self.fast_follow, since_promotion) {
             (Some(follow), Some(since)) if since <= follow.within => {
@@ -190,12 +189,12 @@ impl Plan {
         }
     }
 
-    /// The age in microseconds at which a unit of a sticky release counts for its step.
+    /// The age in microseconds at which a unit of a sticky release matures.
     pub fn bake_us(&self) -> u64 {
         u64::try_from(self.decided_by.bake.as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// All gates in the order in which they are met.
+    /// All gates in the order of the steps.
     pub(crate) fn gates(&self) -> impl Iterator<Item = &Gate> {
         self.start_gate
             .iter()

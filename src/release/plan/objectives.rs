@@ -1,12 +1,11 @@
-//! The objectives of a plan, looked at field by field. What they mean is for [`replay::Plan`] to
-//! say.
+//! Validates the objectives of a plan field by field. [`replay::RunPlan`] defines their meaning.
 //!
-//! [`replay::Plan`]: crate::analysis::replay::Plan
+//! [`replay::RunPlan`]: crate::analysis::replay::RunPlan
 
 use serde_json::{Value, json};
 
 use super::fields::{FieldKind, PlanProblems, join};
-use super::read::alone;
+use super::read::check_alone;
 
 const OBJECTIVES_MAX: usize = 16;
 
@@ -25,7 +24,7 @@ pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
     for (i, item) in items.iter().enumerate() {
         let at = format!("/objectives/{i}");
         if objective(&at, item, problems).is_some() {
-            alone(&at, json!({ "objectives": [item] }), problems);
+            check_alone(&at, json!({ "objectives": [item] }), problems);
         }
     }
     let names = |wanted: &str| {
@@ -45,7 +44,7 @@ pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
     }
 }
 
-/// `Some` when every field is there and of its kind.
+/// `Some` when every field is present and of its type.
 fn objective(at: &str, item: &Value, problems: &mut PlanProblems) -> Option<()> {
     let (name, inner) = only_field(at, item, &["error_rate", "latency", "slo"], problems)?;
     let at = join(at, name);
@@ -93,16 +92,16 @@ fn fields(
     let object = problems.object(at, value, "a mapping")?;
     let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
     problems.unknown(at, object, &names);
-    let mut right = object.keys().all(|key| names.contains(&key.as_str()));
+    let mut valid = object.keys().all(|key| names.contains(&key.as_str()));
     for (name, kind) in known {
         match object.get(*name) {
-            Some(value) => right &= problems.check(&join(at, name), *kind, value),
+            Some(value) => valid &= problems.check(&join(at, name), *kind, value),
             None if required.contains(name) => {
                 problems.at(join(at, name), format!("`{name}` is missing"));
-                right = false;
+                valid = false;
             }
             None => {}
         }
     }
-    right.then_some(())
+    valid.then_some(())
 }

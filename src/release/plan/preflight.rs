@@ -1,4 +1,4 @@
-//! What the canary is asked before the first user is sent there.
+//! The preflight: requests to the canary before the first user.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -8,33 +8,32 @@ use serde_json::{Map, Value, json};
 
 use super::fields::{PlanProblems, join};
 
-/// Requests of a preflight at most.
+/// The maximum of preflight requests.
 const REQUESTS_MAX: usize = 32;
-/// Headers of one of its requests at most.
+/// The maximum of headers per preflight request.
 const HEADERS_MAX: usize = 32;
 
-/// Smoke requests to each endpoint of the canary. One that fails ends the release before it has
-/// begun.
+/// Requests to each endpoint of the canary. A failed one ends the release before it has traffic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preflight {
-    /// What is asked, in this order. Empty asks only for a TCP connection.
+    /// The requests in order. Empty means a TCP connection only.
     pub requests: Vec<Smoke>,
-    /// The longest time for all of it.
+    /// The timeout for all of them.
     pub timeout: Duration,
 }
 
-/// One smoke request.
+/// One preflight request.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Smoke {
-    /// Its method, in capitals.
+    /// The method in upper case.
     pub method: String,
-    /// Its path with a query, if any.
+    /// The path with an optional query.
     pub path: String,
-    /// Its headers besides those that are always there.
+    /// Headers in addition to the standard ones.
     pub headers: Vec<(String, String)>,
-    /// The statuses that are good answers.
+    /// The accepted statuses.
     pub expect: RangeInclusive<u16>,
-    /// The longest time to the head of its answer.
+    /// The timeout until the response head.
     pub timeout: Duration,
 }
 
@@ -65,7 +64,7 @@ impl Preflight {
         Some(preflight)
     }
 
-    /// Without what may be secret in its requests.
+    /// The preflight without values that may be secret.
     pub(super) fn redacted(&self) -> Preflight {
         Preflight {
             requests: self.requests.iter().map(Smoke::redacted).collect(),
@@ -106,7 +105,7 @@ impl Smoke {
         }
     }
 
-    /// A path alone, or the fields.
+    /// A path alone, or a mapping.
     fn read(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Smoke> {
         if value.is_string() {
             return Some(Smoke::get(path(at, value, problems)?));
@@ -178,7 +177,7 @@ fn headers(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<(String,
         return Vec::new();
     };
     if object.len() > HEADERS_MAX {
-        problems.at(at, format!("at most {HEADERS_MAX} headers are taken"));
+        problems.at(at, format!("at most {HEADERS_MAX} headers are allowed"));
     }
     let mut headers = Vec::new();
     for (name, value) in object.iter().take(HEADERS_MAX) {

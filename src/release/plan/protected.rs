@@ -1,9 +1,9 @@
-//! What a plan takes away of the protections of another: gates, freeze windows and the preflight.
+//! The protections of one plan (gates, freeze windows, preflight) that another plan removes.
 //!
 //! The rule is strict, so that it is easy to state and to check. Each gate must be at the same
-//! place (the start, or the step of the same weight), with the same name, and at least as hard to
-//! pass; each freeze window must be there as it is written; each request of the preflight must be
-//! there unchanged and in the same order. Anything may be added.
+//! place (the start, or the step of the same weight), with the same name and at least as strict;
+//! each freeze window must be present with the same text; each preflight request must be present
+//! unchanged and in the same order. Anything may be added.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::release::freeze::frozen;
 use crate::release::gate::Gate;
 
 impl Plan {
-    /// What this plan asks for before the canary gets traffic, or more of it, and `other` does not:
-    /// one line for each, for people. Empty if `other` protects as well or better.
+    /// The protections of this plan that `other` lacks or weakens, one line each for the user.
+    /// Empty if `other` protects at least as well.
     pub fn weakened_by(&self, other: &Plan) -> Vec<String> {
         let mut lost = Vec::new();
         if let Some(gate) = &self.start_gate {
@@ -37,8 +37,8 @@ impl Plan {
         lost
     }
 
-    /// What it asks for before more traffic goes to a canary: its gates, and a freeze window that
-    /// is in force at `now_us`.
+    /// The barriers before more traffic goes to a canary: the gates, and a freeze window in force
+    /// at `now_us`.
     pub(crate) fn barriers(&self, now_us: i64) -> Vec<String> {
         let gates = self.gates().map(|gate| format!("the gate `{}`", gate.name));
         let frozen = frozen(&self.freeze, now_us)
@@ -55,27 +55,27 @@ impl Plan {
     }
 }
 
-fn gate_lost(gate: &Gate, place: &str, kept: Option<&Gate>) -> Vec<String> {
+fn gate_lost(gate: &Gate, place: &str, other: Option<&Gate>) -> Vec<String> {
     let name = &gate.name;
-    let Some(kept) = kept.filter(|kept| kept.name == *name) else {
+    let Some(other) = other.filter(|other| other.name == *name) else {
         return vec![format!("the gate `{name}` {place} would be removed")];
     };
     let mut lost = Vec::new();
-    if kept.approvals < gate.approvals {
+    if other.approvals < gate.approvals {
         lost.push(format!(
             "the gate `{name}` {place} would need {} instead of {} approvals",
-            kept.approvals, gate.approvals
+            other.approvals, gate.approvals
         ));
     }
     if !gate.by.is_empty() {
-        let others: Vec<&str> = kept
+        let others: Vec<&str> = other
             .by
             .iter()
             .filter(|by| !gate.by.contains(by))
             .map(String::as_str)
             .collect();
-        let others = if kept.by.is_empty() {
-            "anybody with the role approve".to_owned()
+        let others = if other.by.is_empty() {
+            "anyone with the role approve".to_owned()
         } else {
             others.join(", ")
         };
@@ -86,27 +86,27 @@ fn gate_lost(gate: &Gate, place: &str, kept: Option<&Gate>) -> Vec<String> {
         }
     }
     if let Some(expires) = gate.expires
-        && kept.expires.is_none_or(|kept| kept > expires)
+        && other.expires.is_none_or(|other| other > expires)
     {
-        let kept = kept
-            .expires
-            .map_or("for ever".to_owned(), |kept| format!("for {}", time(kept)));
+        let other = other.expires.map_or("for ever".to_owned(), |other| {
+            format!("for {}", time(other))
+        });
         lost.push(format!(
-            "approvals of the gate `{name}` {place} would count {kept} instead of for {}",
+            "approvals of the gate `{name}` {place} would count {other} instead of for {}",
             time(expires)
         ));
     }
     lost
 }
 
-fn preflight_lost(preflight: &Preflight, kept: Option<&Preflight>) -> Vec<String> {
+fn preflight_lost(preflight: &Preflight, other: Option<&Preflight>) -> Vec<String> {
     let mut lost = Vec::new();
-    let mut left = kept.map_or(&[][..], |kept| &kept.requests).iter();
+    let mut left = other.map_or(&[][..], |other| &other.requests).iter();
     for smoke in &preflight.requests {
-        // A subsequence: a request that was found stays found, and the next has to come after it.
-        let mut ahead = left.clone();
-        if ahead.any(|kept| kept == smoke) {
-            left = ahead;
+        // A subsequence: the next request must come after the last match.
+        let mut rest = left.clone();
+        if rest.any(|other| other == smoke) {
+            left = rest;
         } else {
             lost.push(format!(
                 "the preflight request `{}` would be removed or changed",
@@ -114,19 +114,19 @@ fn preflight_lost(preflight: &Preflight, kept: Option<&Preflight>) -> Vec<String
             ));
         }
     }
-    if let Some(kept) = kept
-        && kept.timeout > preflight.timeout
+    if let Some(other) = other
+        && other.timeout > preflight.timeout
     {
         lost.push(format!(
             "the preflight could take {} instead of {}",
-            time(kept.timeout),
+            time(other.timeout),
             time(preflight.timeout)
         ));
     }
     lost
 }
 
-/// A request of the preflight in words, without what could be secret.
+/// A preflight request as text, without what could be secret.
 fn line(smoke: &Smoke) -> String {
     let path = smoke.path.split(['?', '#']).next().unwrap_or_default();
     format!("{} {path}", smoke.method)

@@ -1,5 +1,5 @@
-//! How a plan is read: first every field is looked at, so that all problems are told at once and
-//! where they are; then what decides is parsed by [`replay::Plan`], whose text it is.
+//! Reads a plan: first every field is validated, so that all problems are reported at once with
+//! their place; then [`replay::RunPlan`] parses the fields that decide.
 
 use http::header::HeaderName;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ pub(super) const INCONCLUSIVE: FieldKind = FieldKind::OneOf(&[
     "abort",
 ]);
 
-/// The fields that decide by numbers; their meaning is [`replay::Plan`]'s.
+/// The fields that decide by numbers; [`replay::RunPlan`] defines their meaning.
 const DECIDING: [(&str, FieldKind); 12] = [
     ("alpha", FieldKind::Number),
     ("beta", FieldKind::Number),
@@ -41,7 +41,7 @@ const DECIDING: [(&str, FieldKind); 12] = [
     ("rescued_budget", FieldKind::Count),
 ];
 
-const ELSE: [&str; 8] = [
+const OTHER: [&str; 8] = [
     "steps",
     "objectives",
     "gate",
@@ -54,7 +54,7 @@ const ELSE: [&str; 8] = [
 
 pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>> {
     let mut problems = PlanProblems::default();
-    let known: Vec<&str> = DECIDING.iter().map(|(key, _)| *key).chain(ELSE).collect();
+    let known: Vec<&str> = DECIDING.iter().map(|(key, _)| *key).chain(OTHER).collect();
     problems.unknown("", whole, &known);
     deciding(whole, &mut problems);
     if let Some(value) = whole.get("objectives") {
@@ -68,7 +68,7 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
         start_gate: whole
             .get("gate")
             .and_then(|value| gate("/gate", value, &mut problems)),
-        ..beside(whole, &mut problems)
+        ..other_fields(whole, &mut problems)
     };
     if problems.is_empty() {
         match serde_json::from_value::<replay::RunPlan>(Value::Object(whole.clone())) {
@@ -76,7 +76,7 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
             Err(error) => problems.at("", error.to_string()),
         }
         plan.steps = steps(&plan.decided_by, &mut gates);
-        together(&plan, &mut problems);
+        check_whole(&plan, &mut problems);
     }
     if problems.is_empty() {
         Ok(plan)
@@ -85,8 +85,8 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
     }
 }
 
-/// With everything that is said only between the lines: 100 percent at the end, a final bake, a
-/// budget, and the objectives that no objectives stand for.
+/// Adds the implicit defaults: 100 percent at the end, a final bake, the budgets, and the default
+/// objectives.
 pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> replay::RunPlan {
     if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
         plan.steps.push(RunStep::at(100.0));
@@ -100,12 +100,12 @@ pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> rep
     plan
 }
 
-/// The steps with their gates; a step that was appended has none.
+/// The steps with their gates; an appended step has none.
 pub(super) fn steps(plan: &replay::RunPlan, gates: &mut Vec<Option<Gate>>) -> Vec<Step> {
     gates.resize_with(plan.steps.len(), || None);
     let both = plan.steps.iter().zip(plan.walk()).zip(gates.drain(..));
     both.map(|((step, judged), gate)| Step {
-        // Checked before; a weight that is none would never be reached.
+        // Checked before; an invalid weight cannot occur here.
         weight: Weight::from_percent(step.weight).unwrap_or(Weight::FULL),
         gate,
         judged,
@@ -120,13 +120,13 @@ fn deciding(whole: &Map<String, Value>, problems: &mut PlanProblems) {
         };
         let at = join("", key);
         if problems.check(&at, kind, value) {
-            alone(&at, json!({ key: value }), problems);
+            check_alone(&at, json!({ key: value }), problems);
         }
     }
 }
 
-/// Whether what is given alone, the rest by default, can be parsed and decided by.
-pub(super) fn alone(at: &str, plan: Value, problems: &mut PlanProblems) {
+/// Whether a field alone, with defaults for the rest, can be parsed and is valid.
+pub(super) fn check_alone(at: &str, plan: Value, problems: &mut PlanProblems) {
     let detail = match serde_json::from_value::<replay::RunPlan>(plan) {
         Ok(plan) => plan.problems().join("; "),
         Err(error) => error.to_string(),
@@ -136,8 +136,8 @@ pub(super) fn alone(at: &str, plan: Value, problems: &mut PlanProblems) {
     }
 }
 
-/// What decides nothing by numbers.
-fn beside(whole: &Map<String, Value>, problems: &mut PlanProblems) -> Plan {
+/// The fields that decide nothing by numbers.
+fn other_fields(whole: &Map<String, Value>, problems: &mut PlanProblems) -> Plan {
     let mut plan = Plan::default();
     if let Some(value) = whole.get("rescue") {
         plan.rescue = rescue(value, problems).unwrap_or_default();
@@ -162,7 +162,7 @@ fn beside(whole: &Map<String, Value>, problems: &mut PlanProblems) -> Plan {
 fn rescue(value: &Value, problems: &mut PlanProblems) -> Option<Rescue> {
     let what = "`off`, `safe` or a mapping with `header`";
     match value {
-        // What YAML 1.1 makes of a bare `off`.
+        // YAML 1.1 reads a bare `off` as false.
         Value::Bool(false) => Some(Rescue::Off),
         Value::String(text) if text == "off" => Some(Rescue::Off),
         Value::String(text) if text == "safe" => Some(Rescue::Safe),
@@ -228,8 +228,8 @@ fn fast_follow(value: &Value, problems: &mut PlanProblems) -> Option<FastFollow>
     })
 }
 
-/// What only the whole can show.
-fn together(plan: &Plan, problems: &mut PlanProblems) {
+/// Problems that only the whole plan can show.
+fn check_whole(plan: &Plan, problems: &mut PlanProblems) {
     for problem in plan.decided_by.problems() {
         problems.at("", problem);
     }
@@ -237,7 +237,7 @@ fn together(plan: &Plan, problems: &mut PlanProblems) {
     for gate in plan.gates() {
         if names.contains(&gate.name.as_str()) {
             let detail = format!(
-                "two gates are named `{}`, and approvals are told apart by name",
+                "two gates are named `{}`; gate names must be unique",
                 gate.name
             );
             problems.at("/steps", detail);
@@ -257,7 +257,7 @@ fn together(plan: &Plan, problems: &mut PlanProblems) {
         problems.at(
             at,
             format!(
-                "gate `{}` would be skipped, and gates are not skipped",
+                "gate `{}` would be skipped; gates cannot be skipped",
                 gate.name
             ),
         );

@@ -1,4 +1,4 @@
-//! The steps of a plan and their gates, looked at field by field.
+//! Validates the steps of a plan and their gates field by field.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use crate::release::gate::Gate;
 const STEPS_MAX: usize = 100;
 const PEOPLE_MAX: usize = 100;
 
-/// The fields of a step besides its weight and gate.
+/// The fields of a step in addition to weight and gate.
 const OF_STEP: [(&str, FieldKind); 4] = [
     ("hold", FieldKind::Time),
     ("min_requests", FieldKind::Count),
@@ -18,7 +18,7 @@ const OF_STEP: [(&str, FieldKind); 4] = [
     ("inconclusive", INCONCLUSIVE),
 ];
 
-/// Looks at the steps, and gives the gate of each.
+/// Validates the steps and returns the gate of each.
 pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Option<Gate>> {
     let items = problems.list(
         "/steps",
@@ -44,7 +44,7 @@ pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Opti
         {
             problems.at(
                 at,
-                format!("the weights of the steps must grow, and {weight} follows {before}"),
+                format!("step weights must increase, but {weight} follows {before}"),
             );
         }
         before = weight.or(before);
@@ -91,7 +91,7 @@ fn weight(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Weight
     };
     match Weight::from_percent(percent) {
         Ok(weight) if weight.is_zero() => {
-            problems.at(at, "a step has a weight above 0");
+            problems.at(at, "a step must have a weight above 0");
             None
         }
         Ok(weight) => Some(weight),
@@ -102,7 +102,7 @@ fn weight(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Weight
     }
 }
 
-/// A name alone, or the fields.
+/// A name alone, or a mapping.
 pub(super) fn gate(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Gate> {
     let what = "the name of a gate, or a mapping with `name`";
     if value.is_string() {
@@ -120,7 +120,7 @@ pub(super) fn gate(at: &str, value: &Value, problems: &mut PlanProblems) -> Opti
         None => {
             problems.at(
                 join(at, "name"),
-                "`name` is missing: a gate is approved by its name",
+                "`name` is missing; expected the name of the gate",
             );
             None
         }

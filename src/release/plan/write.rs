@@ -1,4 +1,4 @@
-//! A plan written down again, with everything that it had left out.
+//! Serializes a plan with all defaults.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::release::gate::Gate;
 pub(super) fn write(plan: &Plan) -> Map<String, Value> {
     let mut whole = match serde_json::to_value(&plan.decided_by) {
         Ok(Value::Object(whole)) => whole,
-        // Numbers, texts and lists of a checked plan always have a JSON form.
+        // Numbers, strings and lists of a validated plan always have a JSON form.
         _ => Map::new(),
     };
     if let Some(Value::Array(steps)) = whole.get_mut("steps") {
@@ -36,8 +36,7 @@ pub(super) fn write(plan: &Plan) -> Map<String, Value> {
     );
     let windows: Vec<String> = plan.freeze.iter().map(ToString::to_string).collect();
     add("freeze", Some(json!(windows)));
-    let follow = |follow: super::FastFollow| json!({ "within": time(follow.within), "from_step": follow.from_step });
-    add("fast_follow", plan.fast_follow.map(follow));
+    add("fast_follow", plan.fast_follow.map(fast_follow));
     let whole = Value::Object(whole);
     match without_nulls(whole) {
         Value::Object(whole) => whole,
@@ -45,7 +44,7 @@ pub(super) fn write(plan: &Plan) -> Map<String, Value> {
     }
 }
 
-/// What is `null` here was left out there.
+/// `null` stands for an omitted field.
 fn without_nulls(value: Value) -> Value {
     match value {
         Value::Object(fields) => {
@@ -69,6 +68,10 @@ fn gate_json(gate: &Gate) -> Value {
     whole
 }
 
+fn fast_follow(follow: super::FastFollow) -> Value {
+    json!({ "within": time(follow.within), "from_step": follow.from_step })
+}
+
 fn rescue(rescue: &Rescue) -> Value {
     match rescue {
         Rescue::Off => json!("off"),
@@ -77,7 +80,7 @@ fn rescue(rescue: &Rescue) -> Value {
     }
 }
 
-/// A time in the largest unit that gives a whole number.
+/// A duration in the largest unit that gives a whole number.
 pub(super) fn time(duration: Duration) -> String {
     match duration.as_micros() {
         us if us.is_multiple_of(1_000_000) => format!("{}s", us / 1_000_000),
@@ -96,10 +99,10 @@ impl<'de> Deserialize<'de> for Plan {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Plan, D::Error> {
         let whole = Map::deserialize(deserializer)?;
         Plan::read(Some(&whole), None).map_err(|problems| {
-            let told = problems
+            let problems_text = problems
                 .iter()
                 .map(|problem| format!("{}: {}", problem.pointer, problem.detail));
-            D::Error::custom(told.collect::<Vec<_>>().join("; "))
+            D::Error::custom(problems_text.collect::<Vec<_>>().join("; "))
         })
     }
 }

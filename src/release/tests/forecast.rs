@@ -1,4 +1,4 @@
-//! Forecasts: figures that a person can check on paper.
+//! Forecasts, with figures that can be checked on paper.
 
 use serde_json::json;
 
@@ -6,7 +6,7 @@ use super::super::forecast;
 use super::{MONDAY_9, at, plan};
 
 #[test]
-fn for_a_sticky_service_users_are_counted_and_no_times_are_told() {
+fn sticky_forecast_counts_users_without_times() {
     let plan = plan(json!({}));
     let drawn = forecast(&plan, "shop", 1_000.0, 0.001, at(MONDAY_9));
     let sticky = super::super::forecast_by_users(&plan, "shop", 1_000.0, 0.001, at(MONDAY_9));
@@ -31,14 +31,14 @@ fn for_a_sticky_service_users_are_counted_and_no_times_are_told() {
         sticky
             .warnings
             .iter()
-            .any(|warning| warning.contains("no times can be told"))
+            .any(|warning| warning.contains("no times are given"))
     );
 }
 
 #[test]
-fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
+fn worst_case_is_budget_plus_chance_plus_in_flight() {
     let forecast = forecast(&plan(json!({})), "shop", 1_000.0, 0.001, at(MONDAY_9));
-    // u = ln(8 / 1e-3) / 3 = 2.996, so that the 23rd failure exhausts a budget of 20.
+    // u = ln(8 / 1e-3) / 3 = 2.996, so the 23rd failure exhausts a budget of 20.
     let worst = forecast.worst_case;
     assert_eq!(
         (worst.budget, worst.chance, worst.in_flight, worst.total),
@@ -57,7 +57,7 @@ fn the_worst_case_is_budget_chance_and_what_is_in_flight() {
 }
 
 #[test]
-fn the_latency_that_is_judged_is_forecast_too() {
+fn forecast_includes_the_latency_objective() {
     let seconds = |objectives: serde_json::Value, rate| {
         let plan = plan(json!({ "steps": [50], "objectives": objectives }));
         let forecast = forecast(&plan, "shop", rate, 0.0, at(MONDAY_9));
@@ -72,14 +72,14 @@ fn the_latency_that_is_judged_is_forecast_too() {
 }
 
 #[test]
-fn steps_take_the_time_that_their_requests_take() {
+fn step_duration_follows_from_required_requests() {
     let plan = plan(json!({ "steps": [1, 10], "objectives": [{ "error_rate": {} }] }));
     let forecast = forecast(&plan, "shop", 1_000.0, 0.0, at(MONDAY_9));
     let [one, ten, full] = &forecast.steps[..] else {
         panic!("{:?}", forecast.steps)
     };
-    // harm_budget 0.1pp by the next weight of 10 % tolerates 1 %, of which 1.4 ln(20) / 0.01 is the
-    // sequential rule.
+    // harm_budget 0.1pp by the next weight of 10 % tolerates 1 %; the sequential rule needs 1.4
+    // ln(20) / 0.01.
     let near = |requests: Option<u64>, expected: f64| {
         (requests.unwrap() as f64 / expected - 1.0).abs() < 0.4
     };
@@ -112,17 +112,18 @@ fn steps_take_the_time_that_their_requests_take() {
 }
 
 #[test]
-fn what_is_remarkable_is_told() {
+fn forecast_warns_of_freezes_slow_steps_and_missing_traffic() {
     let frozen = plan(json!({
-        "steps": [1], "freeze": ["Mon 08:00 - Mon 12:00"], "max_duration": "1m", "objectives": [{ "error_rate": {} }]
+        "steps": [1], "freeze": ["Mon 08:00 - Mon 12:00"], "max_duration": "1m",
+        "objectives": [{ "error_rate": {} }]
     }));
     let slow = forecast(&frozen, "shop", 5.0, 0.0, at(MONDAY_9));
-    let told = slow.warnings.join("\n");
+    let warnings = slow.warnings.join("\n");
     assert!(
-        told.contains("`Mon 08:00 - Mon 12:00` is in force until 2026-11-23T12:00:00Z"),
-        "{told}"
+        warnings.contains("`Mon 08:00 - Mon 12:00` is in force until 2026-11-23T12:00:00Z"),
+        "{warnings}"
     );
-    assert!(told.contains("step 1 (1%) needs about"), "{told}");
+    assert!(warnings.contains("step 1 (1%) needs about"), "{warnings}");
     let none = forecast(&frozen, "shop", 0.0, 0.0, at(MONDAY_9));
     assert!(
         none.warnings
@@ -139,7 +140,7 @@ fn what_is_remarkable_is_told() {
 }
 
 #[test]
-fn numbers_stay_numbers() {
+fn forecast_accepts_extreme_rates() {
     for rate in [-1.0, 0.0, 1e-9, 1e9, f64::NAN, f64::INFINITY] {
         for failing in [-1.0, 0.0, 0.5, 1.0, 2.0, f64::NAN] {
             let forecast = forecast(

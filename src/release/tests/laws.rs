@@ -1,6 +1,5 @@
-//! What holds for a release whatever happens: any order of ticks, jumps of the clock, findings,
-//! trips, commands of several people, freezes and restarts, against a second and much simpler
-//! reckoning of what may move traffic.
+//! Invariants of a release under any order of ticks, clock jumps, findings, trips, commands of
+//! several people, freezes and restarts, checked against a simpler model of what may move traffic.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +17,14 @@ use crate::time::Timestamp;
 
 #[derive(Clone, Debug)]
 enum Event {
-    /// Time passes; the wall clock may say otherwise.
+    /// Time passes; the wall clock may differ.
     Pass {
         wall_s: i64,
     },
     Tick,
     Find(Finding),
     Trip,
-    Sicken,
+    Unhealthy,
     Preflight(bool),
     Ask {
         verb: ReleaseAction,
@@ -87,7 +86,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         5 => holds.prop_map(|reason| Event::Find(Finding::Hold(reason))),
         1 => Just(Event::Find(bad)),
         1 => Just(Event::Trip),
-        1 => Just(Event::Sicken),
+        1 => Just(Event::Unhealthy),
         10 => proptest::bool::weighted(0.95).prop_map(Event::Preflight),
         30 => ask,
         6 => Just(Event::Restart),
@@ -127,16 +126,15 @@ fn plans() -> impl Strategy<Value = Value> {
     )
 }
 
-/// The second reckoning: what is known of pauses, freezes and approvals, without a word about
-/// phases.
+/// The model: pauses, freezes and approvals, without phases.
 struct Model {
     release: ReleaseState,
     monotonic_s: u64,
     wall_us: i64,
     paused: bool,
     overridden: bool,
-    /// Gate and person to the time of the word.
-    words: BTreeMap<(String, &'static str), i64>,
+    /// (gate, person) to the time of the approval.
+    approvals: BTreeMap<(String, &'static str), i64>,
 }
 
 impl Model {
@@ -147,7 +145,7 @@ impl Model {
             wall_us: MONDAY_9,
             paused: false,
             overridden: false,
-            words: BTreeMap::new(),
+            approvals: BTreeMap::new(),
         }
     }
 
@@ -162,15 +160,15 @@ impl Model {
 
     fn is_open(&self, gate: &str) -> bool {
         let fresh = |at: i64| gate == "second" || self.wall_us - at <= 3 * HOUR;
-        let heard = self
-            .words
+        let valid = self
+            .approvals
             .iter()
             .filter(|((of, _), at)| of == gate && fresh(**at))
             .count();
-        heard >= if gate == "second" { 2 } else { 1 }
+        valid >= if gate == "second" { 2 } else { 1 }
     }
 
-    /// Takes one event; the transition, and what input it was, if it was one.
+    /// Applies one event and checks the transition.
     fn take(&mut self, event: &Event) -> Result<(), TestCaseError> {
         match event {
             Event::Pass { wall_s } => {
@@ -186,13 +184,13 @@ impl Model {
                 self.monotonic_s = 0;
                 Ok(())
             }
-            Event::Tick => self.tell(&Input::Tick, event),
-            Event::Find(finding) => self.tell(&Input::Verdict(finding), event),
-            Event::Trip => self.tell(&tripped(23, 20), event),
-            Event::Sicken => self.tell(&Input::Unhealthy { detail: "dead" }, event),
+            Event::Tick => self.send(&Input::Tick, event),
+            Event::Find(finding) => self.send(&Input::Verdict(finding), event),
+            Event::Trip => self.send(&tripped(23, 20), event),
+            Event::Unhealthy => self.send(&Input::Unhealthy { detail: "dead" }, event),
             Event::Preflight(well) => {
                 let result = if *well { Ok(()) } else { Err("no answer") };
-                self.tell(&Input::Preflight(result), event)
+                self.send(&Input::Preflight(result), event)
             }
             Event::Ask {
                 verb,
@@ -209,36 +207,36 @@ impl Model {
                     override_freeze: *overrides,
                     may_override: *may,
                 };
-                self.tell(&Input::Command(command), event)
+                self.send(&Input::Command(command), event)
             }
         }
     }
 
-    fn tell(&mut self, input: &Input<'_>, event: &Event) -> Result<(), TestCaseError> {
+    fn send(&mut self, input: &Input<'_>, event: &Event) -> Result<(), TestCaseError> {
         let before = self.release.clone();
-        let told = before.next(input, self.now());
+        let result = before.next(input, self.now());
         if before.phase.is_over() {
             prop_assert!(
-                !matches!(told, Ok(Some(_))),
+                !matches!(result, Ok(Some(_))),
                 "something follows the end: {:?}",
-                told
+                result
             );
             return Ok(());
         }
-        let brakes = match event {
-            Event::Find(Finding::RollBack { .. }) | Event::Trip | Event::Sicken => true,
+        let rolls_back = match event {
+            Event::Find(Finding::RollBack { .. }) | Event::Trip | Event::Unhealthy => true,
             Event::Ask { verb, .. } => {
                 matches!(verb, ReleaseAction::RollBack | ReleaseAction::Cancel)
             }
             _ => false,
         };
         let is_command = matches!(input, Input::Command(_));
-        prop_assert!(is_command || told.is_ok(), "only commands are refused");
-        let Ok(Some(transition)) = told else {
-            prop_assert!(!brakes, "a brake was refused in {}", before.phase);
+        prop_assert!(is_command || result.is_ok(), "only commands are refused");
+        let Ok(Some(transition)) = result else {
+            prop_assert!(!rolls_back, "a brake was refused in {}", before.phase);
             return Ok(());
         };
-        if brakes {
+        if rolls_back {
             prop_assert!(matches!(
                 transition.after.phase,
                 Phase::RolledBack | Phase::Cancelled
@@ -246,7 +244,7 @@ impl Model {
             prop_assert_eq!(transition.after.weight(), Weight::ZERO);
         }
         self.check(&before, &transition, event)?;
-        self.learn(&transition, event);
+        self.record(&transition, event);
         self.release = transition.after;
         Ok(())
     }
@@ -285,7 +283,7 @@ impl Model {
         Ok(())
     }
 
-    /// Traffic moves towards the canary only along the plan, and only when nothing forbids it.
+    /// Traffic moves towards the canary only along the plan, and only when no barrier forbids it.
     fn check_growth(
         &self,
         before: &ReleaseState,
@@ -335,7 +333,7 @@ impl Model {
         Ok(())
     }
 
-    fn learn(&mut self, transition: &Transition, event: &Event) {
+    fn record(&mut self, transition: &Transition, event: &Event) {
         if let Event::Ask {
             verb,
             by,
@@ -355,7 +353,7 @@ impl Model {
                     } else {
                         "second"
                     };
-                    self.words.insert((gate.to_owned(), by), self.wall_us);
+                    self.approvals.insert((gate.to_owned(), by), self.wall_us);
                 }
                 _ if matches!(verb, ReleaseAction::Resume | ReleaseAction::Promote) => {
                     self.paused = false
@@ -365,7 +363,7 @@ impl Model {
         }
     }
 
-    /// However it stands, people of good will bring it to its end: nothing is stuck for good.
+    /// From any state, willing people can bring the release to its end.
     fn finish(mut self) -> Result<(), TestCaseError> {
         let ask = |verb, by, overrides| Event::Ask {
             verb,
@@ -374,7 +372,7 @@ impl Model {
             overrides,
             may: true,
         };
-        let words = ["first", "second"].into_iter().flat_map(|gate| {
+        let approvals = ["first", "second"].into_iter().flat_map(|gate| {
             ["bob", "cas"].map(|by| Event::Ask {
                 verb: ReleaseAction::Approve,
                 by,
@@ -383,10 +381,10 @@ impl Model {
                 may: false,
             })
         });
-        let words: Vec<Event> = words.collect();
+        let approvals: Vec<Event> = approvals.collect();
         for _ in 0..8 {
             self.take(&ask(ReleaseAction::Resume, "bob", true))?;
-            words.iter().try_for_each(|word| self.take(word))?;
+            approvals.iter().try_for_each(|word| self.take(word))?;
             for event in [
                 Event::Tick,
                 Event::Preflight(true),
@@ -404,13 +402,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_traffic_moves_only_as_it_may(value in plans(), events in events()) {
+    fn traffic_moves_only_when_no_barrier_forbids_it(value in plans(), events in events()) {
         let mut model = Model::new(plan(value));
         for event in &events {
             model.take(event)?;
             let waiting = model.release.waiting_for(model.now());
             prop_assert!(!(model.release.phase.is_over() && waiting.is_some()));
-            prop_assert!(!model.frozen() || model.paused || model.release.phase != Phase::Pending || waiting.is_some());
+            let may_wait = model.frozen() && !model.paused;
+            let must_wait = may_wait && model.release.phase == Phase::Pending;
+            prop_assert!(!must_wait || waiting.is_some());
         }
         model.finish()?;
     }

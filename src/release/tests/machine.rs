@@ -15,22 +15,22 @@ fn bad() -> Finding {
 }
 
 #[test]
-fn a_good_canary_goes_all_the_way() {
+fn good_canary_is_promoted_through_all_steps() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "bake": "1s" }));
     release.expect("pending", 0.0, None);
     assert_eq!(
-        release.tell(&Input::Tick).unwrap().direction,
+        release.send(&Input::Tick).unwrap().direction,
         Direction::Level
     );
     release.expect("preflight", 0.0, None);
-    let first = release.tell(&Input::Preflight(Ok(()))).unwrap();
+    let first = release.send(&Input::Preflight(Ok(()))).unwrap();
     assert_eq!(
         (first.action, first.direction),
         ("release_advanced", Direction::Away)
     );
     release.expect("progressing", 5.0, None);
-    assert_eq!(release.tell(&Input::Verdict(&Finding::Continue)), None);
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Verdict(&Finding::Continue)), None);
+    assert_eq!(release.send(&Input::Tick), None);
     release.advance();
     release.expect("progressing", 50.0, None);
     assert_eq!(release.release.step_number(), 2);
@@ -51,7 +51,7 @@ fn a_good_canary_goes_all_the_way() {
 }
 
 #[test]
-fn without_a_final_bake_the_last_step_leads_to_the_end() {
+fn last_step_promotes_without_a_final_bake() {
     let mut release = Driver::started(
         json!({ "steps": [5], "bake": "1s", "final_bake": "0s", "min_requests": 0 }),
     );
@@ -65,14 +65,17 @@ fn without_a_final_bake_the_last_step_leads_to_the_end() {
 }
 
 #[test]
-fn the_brakes_work_in_every_phase_and_against_everything() {
-    let frozen = json!({ "steps": [5, { "weight": 50, "gate": "qa" }], "gate": "board", "freeze": ["Mon 00:00 - Mon 23:00"] });
+fn rollback_works_in_every_phase() {
+    let frozen = json!({
+        "steps": [5, { "weight": 50, "gate": "qa" }], "gate": "board",
+        "freeze": ["Mon 00:00 - Mon 23:00"],
+    });
     let inputs = [
         (Input::Verdict(&bad()), "error_rate"),
         (tripped(23, 20), "budget"),
         (
             Input::Unhealthy {
-                detail: "no endpoint answers",
+                detail: "no healthy endpoint",
             },
             "health",
         ),
@@ -84,7 +87,7 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
     for (input, objective) in &inputs {
         for mut release in in_all_phases(&frozen) {
             let phase = release.release.phase;
-            let end = release.tell(input).unwrap();
+            let end = release.send(input).unwrap();
             assert_eq!(end.action, "release_rolled_back");
             release.expect("rolled_back", 0.0, None);
             assert_eq!(
@@ -102,7 +105,7 @@ fn the_brakes_work_in_every_phase_and_against_everything() {
     }
 }
 
-/// The same release in each phase before its end, and paused in each.
+/// The same release in each phase before its end, paused and not paused.
 fn in_all_phases(value: &serde_json::Value) -> Vec<Driver> {
     let mut all = Vec::new();
     for (phase, step) in [
@@ -126,7 +129,7 @@ fn in_all_phases(value: &serde_json::Value) -> Vec<Driver> {
 }
 
 #[test]
-fn nothing_leads_away_from_the_end() {
+fn ended_release_accepts_no_input() {
     for end in [ReleaseAction::RollBack, ReleaseAction::Cancel] {
         let mut release = Driver::started(quick());
         release.ask(end, "bob").unwrap();
@@ -139,7 +142,7 @@ fn nothing_leads_away_from_the_end() {
             tripped(1, 0),
             Input::Unhealthy { detail: "" },
         ] {
-            assert_eq!(release.tell(&input), None);
+            assert_eq!(release.send(&input), None);
         }
         for verb in [
             ReleaseAction::Pause,
@@ -161,11 +164,11 @@ fn nothing_leads_away_from_the_end() {
 }
 
 #[test]
-fn a_preflight_that_fails_is_a_rollback_before_the_first_user() {
+fn failed_preflight_rolls_back_before_the_first_step() {
     let mut release = Driver::new(quick());
-    release.tell(&Input::Tick);
+    release.send(&Input::Tick);
     release.ask(ReleaseAction::Pause, "bob").unwrap();
-    release.tell(&Input::Preflight(Err("503 from /ready")));
+    release.send(&Input::Preflight(Err("503 from /ready")));
     release.expect("rolled_back", 0.0, None);
     let outcome = release.release.outcome.as_ref().unwrap();
     assert_eq!(
@@ -175,7 +178,7 @@ fn a_preflight_that_fails_is_a_rollback_before_the_first_user() {
 }
 
 #[test]
-fn a_pause_stops_the_way_forward_and_is_told() {
+fn pause_blocks_advancing_and_is_reported() {
     let mut release = Driver::started(quick());
     assert_eq!(
         release
@@ -209,41 +212,44 @@ fn a_pause_stops_the_way_forward_and_is_told() {
 }
 
 #[test]
-fn a_pause_during_preflight_asks_again_later() {
+fn pause_during_preflight_repeats_it_after_resume() {
     let mut release = Driver::new(quick());
-    release.tell(&Input::Tick);
+    release.send(&Input::Tick);
     release.ask(ReleaseAction::Pause, "bob").unwrap();
     release.expect("preflight", 0.0, Some("resume"));
-    release.tell(&Input::Preflight(Ok(())));
+    release.send(&Input::Preflight(Ok(())));
     release.expect("pending", 0.0, Some("resume"));
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Tick), None);
     release.ask(ReleaseAction::Resume, "bob").unwrap();
-    release.tell(&Input::Tick);
+    release.send(&Input::Tick);
     release.expect("preflight", 0.0, None);
 }
 
 #[test]
-fn it_begins_at_its_time() {
+fn release_starts_at_its_scheduled_time() {
     let mut start = begin(plan(quick()));
     start.start_at_us = Some(MONDAY_9 + HOUR);
     let mut release = Driver::of(start);
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Tick), None);
     release.expect("pending", 0.0, Some("schedule"));
     let until = release.release.waiting_for(at(MONDAY_9)).unwrap().until;
     assert_eq!(until.as_deref(), Some("2026-11-23T10:00:00Z"));
     release.now_us += HOUR;
-    assert!(release.tell(&Input::Tick).is_some());
+    assert!(release.send(&Input::Tick).is_some());
 }
 
 #[test]
-fn a_freeze_keeps_releases_from_starting_and_advancing() {
-    let value = json!({ "steps": [5, 50], "bake": "0s", "freeze": ["Mon 09:00 - Mon 10:00", "Mon 11:00 - Mon 12:00"] });
+fn freeze_blocks_start_and_advance() {
+    let value = json!({
+        "steps": [5, 50], "bake": "0s",
+        "freeze": ["Mon 09:00 - Mon 10:00", "Mon 11:00 - Mon 12:00"],
+    });
     let mut release = Driver::new(value);
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Tick), None);
     release.expect("pending", 0.0, Some("freeze"));
     release.now_us += HOUR;
-    release.tell(&Input::Tick);
-    release.tell(&Input::Preflight(Ok(())));
+    release.send(&Input::Tick);
+    release.send(&Input::Preflight(Ok(())));
     release.now_us += HOUR;
     release.advance();
     release.expect("waiting", 5.0, Some("freeze"));
@@ -262,7 +268,7 @@ fn a_freeze_keeps_releases_from_starting_and_advancing() {
 }
 
 #[test]
-fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
+fn freeze_override_needs_permission_and_reason() {
     let value = json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 09:00 - Mon 18:00"] });
     let mut release = Driver::new(value);
     let asked = ReleaseCommand {
@@ -270,7 +276,7 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
         ..command(ReleaseAction::Resume, "bob")
     };
     assert!(matches!(
-        release.try_tell(&Input::Command(asked)),
+        release.try_send(&Input::Command(asked)),
         Err(Illegal::Person(_))
     ));
     let mute = ReleaseCommand {
@@ -279,21 +285,21 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
         ..asked
     };
     assert!(matches!(
-        release.try_tell(&Input::Command(mute)),
+        release.try_send(&Input::Command(mute)),
         Err(Illegal::Unfit(_))
     ));
     let right = ReleaseCommand {
         may_override: true,
         ..asked
     };
-    let told = release.tell(&Input::Command(right)).unwrap().detail;
+    let result = release.send(&Input::Command(right)).unwrap().detail;
     assert_eq!(
-        told,
+        result,
         "resumed by bob: because; freeze windows are overridden"
     );
     release.expect("pending", 0.0, None);
-    release.tell(&Input::Tick);
-    release.tell(&Input::Preflight(Ok(())));
+    release.send(&Input::Tick);
+    release.send(&Input::Preflight(Ok(())));
     release.advance();
     release.expect("progressing", 50.0, None);
 
@@ -306,25 +312,25 @@ fn a_freeze_is_overridden_by_who_may_and_with_a_reason() {
         ..right
     };
     assert_eq!(
-        other.tell(&Input::Command(promote)).unwrap().direction,
+        other.send(&Input::Command(promote)).unwrap().direction,
         Direction::Away
     );
     other.expect("baking", 100.0, None);
-    // What is at 100 percent ends there, freeze or not.
+    // A release at 100 percent ends regardless of freezes.
     other.release.override_freeze = false;
     other.advance();
     other.expect("promoted", 100.0, None);
 }
 
 #[test]
-fn a_gate_counts_people_and_its_own_step_is_left_last() {
+fn gate_counts_distinct_unexpired_approvals() {
     let gate =
         json!({ "name": "qa", "approvals": 2, "by": ["ann", "bob", "cas"], "expires": "1h" });
     let mut release =
         Driver::started(json!({ "steps": [{ "weight": 5, "gate": gate }, 50], "bake": "0s" }));
     release.advance();
     release.expect("waiting", 5.0, Some("gate"));
-    // Who started it is not one of two, and dan is not on the list.
+    // The starter does not count among two approvals, and dan is not on the list.
     assert!(matches!(
         release.ask(ReleaseAction::Approve, "ann"),
         Err(Illegal::Person(_))
@@ -345,7 +351,7 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
         refused.contains("gate `qa` has 1 of 2 approvals by ann, bob, cas"),
         "{refused}"
     );
-    // Bob's word has run out when cas gives hers.
+    // Bob's approval has expired when cas approves.
     release.now_us += HOUR + SECOND;
     release.ask(ReleaseAction::Approve, "cas").unwrap();
     assert_eq!(release.advance(), None);
@@ -364,40 +370,40 @@ fn a_gate_counts_people_and_its_own_step_is_left_last() {
 }
 
 #[test]
-fn a_gate_of_the_plan_is_asked_before_the_first_step() {
+fn start_gate_blocks_the_first_step() {
     let mut release =
         Driver::new(json!({ "steps": [5, { "weight": 50, "gate": "late" }], "gate": "board" }));
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Tick), None);
     release.expect("pending", 0.0, Some("gate"));
-    // One voice suffices, and it may be the starter's.
-    let told = release.ask(ReleaseAction::Approve, "ann").unwrap().unwrap();
+    // One approval suffices, and it may be the starter's.
+    let result = release.ask(ReleaseAction::Approve, "ann").unwrap().unwrap();
     assert_eq!(
-        (told.action, told.detail.as_str()),
+        (result.action, result.detail.as_str()),
         ("release_approved", "gate `board` approved by ann: because")
     );
-    assert!(release.tell(&Input::Tick).is_some());
-    release.tell(&Input::Preflight(Ok(())));
-    // The next gate is not here yet: it must be named.
+    assert!(release.send(&Input::Tick).is_some());
+    release.send(&Input::Preflight(Ok(())));
+    // The next gate is at a later step, so it must be named.
     let refused = release
         .ask(ReleaseAction::Approve, "ann")
         .unwrap_err()
         .to_string();
     assert!(
-        refused.contains("name the one that is meant: `late`"),
+        refused.contains("name one of the gates ahead: `late`"),
         "{refused}"
     );
     let named = ReleaseCommand {
         gate: Some("late"),
         ..command(ReleaseAction::Approve, "ann")
     };
-    assert!(release.tell(&Input::Command(named)).is_some());
+    assert!(release.send(&Input::Command(named)).is_some());
     let unknown = ReleaseCommand {
         gate: Some("board"),
         ..named
     };
     assert!(
         matches!(
-            release.try_tell(&Input::Command(unknown)),
+            release.try_send(&Input::Command(unknown)),
             Err(Illegal::Now(_))
         ),
         "it is passed"
@@ -407,7 +413,7 @@ fn a_gate_of_the_plan_is_asked_before_the_first_step() {
 }
 
 #[test]
-fn a_gate_at_full_weight_is_asked_before_the_end() {
+fn gate_at_full_weight_blocks_promotion() {
     let plan = json!({ "steps": [5, { "weight": 100, "gate": "sign-off" }], "bake": "0s" });
     let mut release = Driver::started(plan);
     release.advance();
@@ -420,7 +426,7 @@ fn a_gate_at_full_weight_is_asked_before_the_end() {
 }
 
 #[test]
-fn what_the_judge_cannot_say_a_person_may() {
+fn resume_continues_past_a_hold_of_the_judge() {
     for (reason, kind) in [
         (WaitReason::TooLittleTraffic, "too_little_traffic"),
         (WaitReason::Inconclusive, "inconclusive"),
@@ -428,32 +434,30 @@ fn what_the_judge_cannot_say_a_person_may() {
         (WaitReason::Slo, "slo"),
     ] {
         let mut release = Driver::started(quick());
-        release.tell(&Input::Verdict(&Finding::Hold(reason)));
+        release.send(&Input::Verdict(&Finding::Hold(reason)));
         release.expect("waiting", 5.0, Some(kind));
-        assert_eq!(release.tell(&Input::Verdict(&Finding::Hold(reason))), None);
+        assert_eq!(release.send(&Input::Verdict(&Finding::Hold(reason))), None);
         release.ask(ReleaseAction::Resume, "bob").unwrap();
         release.expect("progressing", 50.0, None);
-        // By itself when the judge changes its mind, either way.
-        release.tell(&Input::Verdict(&Finding::Hold(reason)));
-        release.tell(&Input::Verdict(&Finding::Continue));
+        // It continues by itself when the judge changes its verdict, either way.
+        release.send(&Input::Verdict(&Finding::Hold(reason)));
+        release.send(&Input::Verdict(&Finding::Continue));
         release.expect("progressing", 50.0, None);
-        release.tell(&Input::Verdict(&Finding::Hold(reason)));
+        release.send(&Input::Verdict(&Finding::Hold(reason)));
         release.advance();
         assert_eq!(release.release.weight().percent(), 100.0);
     }
 }
 
 #[test]
-fn a_persons_word_opens_no_gate_and_ends_no_freeze() {
-    let mut release = Driver::started(
-        json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"] }),
-    );
+fn resume_opens_no_gate_and_overrides_no_freeze() {
+    let mut release = Driver::started(json!({
+        "steps": [{ "weight": 5, "gate": "qa" }, 50], "freeze": ["Mon 10:00 - Mon 11:00"],
+    }));
     release.now_us += HOUR;
-    release.tell(&Input::Verdict(&Finding::Hold(WaitReason::Inconclusive)));
-    let refused = release
-        .ask(ReleaseAction::Resume, "bob")
-        .unwrap_err()
-        .to_string();
+    release.send(&Input::Verdict(&Finding::Hold(WaitReason::Inconclusive)));
+    let refused = release.ask(ReleaseAction::Resume, "bob").unwrap_err();
+    let refused = refused.to_string();
     assert!(
         refused.contains("gate `qa` has 0 of 1 approvals"),
         "{refused}"
@@ -470,21 +474,21 @@ fn a_persons_word_opens_no_gate_and_ends_no_freeze() {
 }
 
 #[test]
-fn evidence_that_was_enough_and_is_no_longer_does_not_do() {
+fn passed_step_continues_when_evidence_becomes_insufficient() {
     let mut release = Driver::started(json!({ "steps": [{ "weight": 5, "gate": "qa" }, 50] }));
     release.advance();
     assert_eq!(
-        release.tell(&Input::Verdict(&Finding::Continue)),
+        release.send(&Input::Verdict(&Finding::Continue)),
         None,
         "the gate is waited for meanwhile"
     );
     release.ask(ReleaseAction::Approve, "bob").unwrap();
-    release.tell(&Input::Verdict(&Finding::Continue));
+    release.send(&Input::Verdict(&Finding::Continue));
     release.expect("progressing", 5.0, None);
 }
 
 #[test]
-fn promote_goes_to_the_end_and_says_when_it_cannot() {
+fn promote_goes_to_full_weight_or_is_refused() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "bake": "1s" }));
     let refused = release
         .ask(ReleaseAction::Promote, "bob")
@@ -496,51 +500,51 @@ fn promote_goes_to_the_end_and_says_when_it_cannot() {
         ),
         "{refused}"
     );
-    release.tell(&Input::Tick);
+    release.send(&Input::Tick);
     assert!(release.ask(ReleaseAction::Promote, "bob").is_err());
-    release.tell(&Input::Preflight(Ok(())));
+    release.send(&Input::Preflight(Ok(())));
     release.ask(ReleaseAction::Pause, "bob").unwrap();
     release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("baking", 100.0, None);
-    assert_eq!(release.release.told_outcome(), None);
+    assert_eq!(release.release.displayed_outcome(), None);
     let mut baked = Driver {
         release: release.release.clone(),
         now_us: release.now_us,
     };
     baked.advance();
     baked.expect("promoted", 100.0, None);
-    let told = baked.release.told_outcome().unwrap().reason;
-    let seen = baked.release.outcome.unwrap().reason;
-    assert_eq!(told, format!("promoted by bob: because; {seen}"));
+    let result = baked.release.displayed_outcome().unwrap().reason;
+    let recorded = baked.release.outcome.unwrap().reason;
+    assert_eq!(result, format!("promoted by bob: because; {recorded}"));
     release.ask(ReleaseAction::Promote, "bob").unwrap();
     release.expect("promoted", 100.0, None);
     assert_eq!(
-        release.release.told_outcome().unwrap().reason,
+        release.release.displayed_outcome().unwrap().reason,
         "promoted by bob: because"
     );
 }
 
 #[test]
-fn fields_of_other_verbs_are_refused_where_they_matter() {
+fn fields_of_other_verbs_are_refused_except_for_rollback() {
     let mut release = Driver::started(quick());
     let with_gate = |verb| ReleaseCommand {
         gate: Some("qa"),
         ..command(verb, "bob")
     };
     assert!(matches!(
-        release.try_tell(&Input::Command(with_gate(ReleaseAction::Promote))),
+        release.try_send(&Input::Command(with_gate(ReleaseAction::Promote))),
         Err(Illegal::Unfit(_))
     ));
     assert!(
         release
-            .try_tell(&Input::Command(with_gate(ReleaseAction::RollBack)))
+            .try_send(&Input::Command(with_gate(ReleaseAction::RollBack)))
             .is_ok()
     );
     release.expect("rolled_back", 0.0, None);
 }
 
 #[test]
-fn a_clock_that_is_set_back_takes_no_time_back() {
+fn phase_times_do_not_decrease_when_the_clock_is_set_back() {
     let mut release = Driver::started(quick());
     release.now_us -= 24 * HOUR;
     release.advance();
@@ -551,12 +555,12 @@ fn a_clock_that_is_set_back_takes_no_time_back() {
 }
 
 #[test]
-fn a_release_may_begin_at_a_later_step() {
+fn fast_follow_starts_at_a_later_step() {
     let mut start = begin(plan(json!({ "steps": [1, 5, 50] })));
     start.first_step = 2;
     let mut release = Driver::of(start);
-    release.tell(&Input::Tick);
-    release.tell(&Input::Preflight(Ok(())));
+    release.send(&Input::Tick);
+    release.send(&Input::Preflight(Ok(())));
     release.expect("progressing", 50.0, None);
     assert_eq!(release.release.step(), Some(2));
     let mut plan = plan(json!({ "steps": [1], "fast_follow": { "within": "1h", "from_step": 1 } }));
@@ -569,9 +573,9 @@ fn a_release_may_begin_at_a_later_step() {
 }
 
 #[test]
-fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
+fn refusal_during_a_freeze_names_the_override() {
     let mut release = Driver::new(json!({ "steps": [5, 50], "freeze": ["Mon 08:00 - Mon 18:00"] }));
-    assert_eq!(release.tell(&Input::Tick), None);
+    assert_eq!(release.send(&Input::Tick), None);
     for verb in [ReleaseAction::Promote, ReleaseAction::Resume] {
         let refused = release.ask(verb, "bob").unwrap_err().to_string();
         for text in [
@@ -587,9 +591,9 @@ fn what_is_asked_before_the_end_of_a_freeze_is_told_how_it_can_begin() {
         may_override: true,
         ..command(ReleaseAction::Resume, "bob")
     };
-    assert!(release.tell(&Input::Command(overriding)).is_some());
+    assert!(release.send(&Input::Command(overriding)).is_some());
     assert_eq!(
-        release.tell(&Input::Tick).unwrap().action,
+        release.send(&Input::Tick).unwrap().action,
         "release_preflight"
     );
 }

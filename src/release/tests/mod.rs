@@ -16,7 +16,7 @@ use super::{
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
-/// The data plane has taken the canary out after so many failures.
+/// The data plane removed the canary after `spent` failures.
 pub(super) fn tripped(spent: u64, limit: u64) -> Input<'static> {
     Input::Tripped {
         objective: "budget",
@@ -73,7 +73,7 @@ fn command<'a>(verb: ReleaseAction, by: &'a str) -> ReleaseCommand<'a> {
     }
 }
 
-/// A release and the time, driven by hand.
+/// A release and its time, driven by the test.
 struct Driver {
     release: ReleaseState,
     now_us: i64,
@@ -91,21 +91,21 @@ impl Driver {
         }
     }
 
-    /// At the first step.
+    /// A release at its first step.
     fn started(value: Value) -> Driver {
         let mut driver = Driver::new(value);
         assert_eq!(
-            driver.tell(&Input::Tick).unwrap().action,
+            driver.send(&Input::Tick).unwrap().action,
             "release_preflight"
         );
         assert_eq!(
-            driver.tell(&Input::Preflight(Ok(()))).unwrap().action,
+            driver.send(&Input::Preflight(Ok(()))).unwrap().action,
             "release_advanced"
         );
         driver
     }
 
-    fn try_tell(&mut self, input: &Input<'_>) -> Result<Option<Transition>, Illegal> {
+    fn try_send(&mut self, input: &Input<'_>) -> Result<Option<Transition>, Illegal> {
         let transition = self.release.next(input, at(self.now_us))?;
         if let Some(transition) = &transition {
             self.release = transition.after.clone();
@@ -113,19 +113,19 @@ impl Driver {
         Ok(transition)
     }
 
-    fn tell(&mut self, input: &Input<'_>) -> Option<Transition> {
-        self.try_tell(input).unwrap()
+    fn send(&mut self, input: &Input<'_>) -> Option<Transition> {
+        self.try_send(input).unwrap()
     }
 
     fn ask(&mut self, verb: ReleaseAction, by: &str) -> Result<Option<Transition>, Illegal> {
-        self.try_tell(&Input::Command(command(verb, by)))
+        self.try_send(&Input::Command(command(verb, by)))
     }
 
     fn advance(&mut self) -> Option<Transition> {
-        self.tell(&Input::Verdict(&Finding::Advance))
+        self.send(&Input::Verdict(&Finding::Advance))
     }
 
-    /// `phase`, canary's weight, and what is waited for.
+    /// Checks the phase, the canary's weight and what the release waits for.
     #[track_caller]
     fn expect(&self, phase: &str, weight: f64, waits: Option<&str>) {
         let waiting = self.release.waiting_for(at(self.now_us));

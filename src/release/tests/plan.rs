@@ -1,4 +1,4 @@
-//! Plans: what is read, what is refused, and with which words.
+//! Reading plans: accepted input, rejected input and its messages.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use super::{object, plan, read};
 use crate::analysis::{self, Objective, replay};
 
 #[test]
-fn without_a_block_the_plan_is_the_default() {
+fn missing_block_gives_the_default_plan() {
     let none = Plan::read(None, None).unwrap();
     assert_eq!(none, Plan::default());
     let weights: Vec<f64> = none
@@ -30,9 +30,16 @@ fn without_a_block_the_plan_is_the_default() {
 }
 
 #[test]
-fn the_block_of_the_reference_is_read() {
+fn reference_block_is_read() {
     let plan = plan(json!({
-        "steps": [1, 5, { "weight": 25, "hold": "30s", "gate": { "name": "qa", "approvals": 2, "by": ["bob", "cas"] } }, 50],
+        "steps": [
+            1, 5,
+            {
+                "weight": 25, "hold": "30s",
+                "gate": { "name": "qa", "approvals": 2, "by": ["bob", "cas"] },
+            },
+            50,
+        ],
         "objectives": [
             { "error_rate": { "worse_by": "0.05pp" } },
             { "latency": { "worse_by": "5%", "at_least": "1ms" } },
@@ -40,8 +47,12 @@ fn the_block_of_the_reference_is_read() {
         ],
         "budget": 7, "harm_budget": "0.1pp", "bake": "10s", "min_requests": 50,
         "rescue": { "header": "X-Retry-Safe" }, "freeze": ["Fri 17:00 - Mon 08:00 Europe/Berlin"],
-        "preflight": { "requests": ["/ready", { "path": "/cart", "method": "post", "expect": 204 }], "timeout": "9s" },
-        "gate": "change-board", "fast_follow": { "within": "1h", "from_step": 2 }, "canary_in_flight_max": 32,
+        "preflight": {
+            "requests": ["/ready", { "path": "/cart", "method": "post", "expect": 204 }],
+            "timeout": "9s",
+        },
+        "gate": "change-board", "fast_follow": { "within": "1h", "from_step": 2 },
+        "canary_in_flight_max": 32,
     }));
     assert_eq!(plan.steps().len(), 5, "100 is appended");
     let third = &plan.steps()[2];
@@ -80,7 +91,7 @@ fn the_block_of_the_reference_is_read() {
 }
 
 #[test]
-fn a_start_replaces_whole_fields_of_the_block() {
+fn start_request_replaces_top_level_fields() {
     let block = object(json!({ "steps": [1, 10], "budget": 3, "bake": "1s" }));
     let start = object(json!({ "steps": [50], "budget": 9 }));
     let plan = Plan::read(Some(&block), Some(&start)).unwrap();
@@ -98,7 +109,7 @@ fn a_start_replaces_whole_fields_of_the_block() {
     );
 }
 
-/// Plans with one field that is wrong: its pointer, and what the text says of it.
+/// Plans with one wrong field: its pointer, and a part of the message.
 #[track_caller]
 fn refused<const N: usize>(cases: [(Value, &str, &str); N]) {
     for (value, pointer, says) in cases {
@@ -114,7 +125,7 @@ fn refused<const N: usize>(cases: [(Value, &str, &str); N]) {
 }
 
 #[test]
-fn wrong_steps_and_gates_are_told_with_their_place() {
+fn invalid_steps_are_reported_with_pointer() {
     refused([
         (json!({ "steps": 5 }), "/steps", "expected a list of steps"),
         (json!({ "steps": [0] }), "/steps/0", "above 0"),
@@ -127,12 +138,12 @@ fn wrong_steps_and_gates_are_told_with_their_place() {
         (
             json!({ "steps": [5, 5] }),
             "/steps/1",
-            "must grow, and 5 follows 5",
+            "must increase, but 5 follows 5",
         ),
         (
             json!({ "steps": [5, { "weight": 1 }] }),
             "/steps/1",
-            "must grow",
+            "must increase",
         ),
         (
             json!({ "steps": ["5%"] }),
@@ -154,6 +165,12 @@ fn wrong_steps_and_gates_are_told_with_their_place() {
             "/steps/0/hodl",
             "did you mean `hold`",
         ),
+    ]);
+}
+
+#[test]
+fn invalid_gates_are_reported_with_pointer() {
+    refused([
         (
             json!({ "steps": [{ "weight": 5, "gate": {} }] }),
             "/steps/0/gate/name",
@@ -193,7 +210,7 @@ fn wrong_steps_and_gates_are_told_with_their_place() {
 }
 
 #[test]
-fn wrong_chances_and_times_are_told_with_their_place() {
+fn invalid_probabilities_and_durations_are_reported_with_pointer() {
     refused([
         (json!({ "alpha": 0 }), "/alpha", "between 0 and 1"),
         (
@@ -235,7 +252,7 @@ fn wrong_chances_and_times_are_told_with_their_place() {
 }
 
 #[test]
-fn wrong_objectives_are_told_with_their_place() {
+fn invalid_objectives_are_reported_with_pointer() {
     refused([
         (
             json!({ "objectives": [{ "errors": {} }] }),
@@ -275,13 +292,13 @@ fn wrong_objectives_are_told_with_their_place() {
         (
             json!({ "objectives": [{ "slo": { "error_rate": { "below": 0 } } }] }),
             "/objectives/0",
-            "allow something",
+            "allow more than 0 %",
         ),
     ]);
 }
 
 #[test]
-fn what_is_wrong_elsewhere_is_told_with_its_place() {
+fn other_invalid_fields_are_reported_with_pointer() {
     refused([
         (json!({ "step": [1] }), "/step", "did you mean `steps`"),
         (json!({ "rescue": "all" }), "/rescue", "`off`, `safe`"),
@@ -321,7 +338,10 @@ fn what_is_wrong_elsewhere_is_told_with_its_place() {
             "there are 5 steps",
         ),
         (
-            json!({ "steps": [{ "weight": 5, "gate": "qa" }], "fast_follow": { "within": "1h", "from_step": 2 } }),
+            json!({
+                "steps": [{ "weight": 5, "gate": "qa" }],
+                "fast_follow": { "within": "1h", "from_step": 2 },
+            }),
             "/fast_follow/from_step",
             "gate `qa` would be skipped",
         ),
@@ -330,9 +350,10 @@ fn what_is_wrong_elsewhere_is_told_with_its_place() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_together() {
     let value = json!({
-        "steps": [5, 1, { "weight": 50, "gate": {}, "hold": 3 }], "alpha": 7, "bake": "soon", "nonsense": true,
+        "steps": [5, 1, { "weight": 50, "gate": {}, "hold": 3 }], "alpha": 7, "bake": "soon",
+        "nonsense": true,
         "freeze": ["Fri", "25:00 - 26:00"], "objectives": [{ "latency": { "worse_by": "x" } }],
     });
     let problems = read(value).unwrap_err();
@@ -357,7 +378,7 @@ fn all_problems_are_told_at_once() {
 }
 
 #[test]
-fn a_gate_that_nobody_can_open_is_found() {
+fn gate_that_cannot_open_is_detected() {
     let plan = plan(json!({ "gate": { "name": "two", "approvals": 2, "by": ["ann", "bob"] } }));
     assert_eq!(plan.gate_beyond("ann").unwrap().name, "two");
     assert!(plan.gate_beyond("dan").is_none());
@@ -398,15 +419,20 @@ fn plans() -> impl Strategy<Value = Value> {
                 .collect();
             if let Some(gate) = gate {
                 let weight = steps[0].clone();
-                steps[0] = json!({ "weight": weight, "gate": gate, "max_duration": "1h", "inconclusive": "abort" });
+                steps[0] = json!({
+                    "weight": weight, "gate": gate, "max_duration": "1h", "inconclusive": "abort",
+                });
             }
             let mut plan = json!({
-                "steps": steps, "objectives": objectives, "rescue": rescue, "bake": format!("{bake_ms}ms"),
+                "steps": steps, "objectives": objectives, "rescue": rescue,
+                "bake": format!("{bake_ms}ms"),
                 "budget": count, "min_requests": count,
             });
             if more {
                 plan["freeze"] = json!(["Sat 00:00 - Mon 06:00", "22:00 - 05:00 America/New_York"]);
-                plan["preflight"] = json!({ "requests": [{ "path": "/x", "headers": { "accept": "*/*" } }] });
+                plan["preflight"] = json!({
+                    "requests": [{ "path": "/x", "headers": { "accept": "*/*" } }],
+                });
                 plan["fast_follow"] = json!({ "within": "2h", "from_step": 1 });
                 plan["final_bake"] = json!("0s");
             }
@@ -416,37 +442,50 @@ fn plans() -> impl Strategy<Value = Value> {
 
 proptest! {
     #[test]
-    fn a_plan_written_down_is_the_same_plan(value in plans()) {
+    fn plan_round_trips_through_json(value in plans()) {
         let plan = plan(value);
         let json = plan.to_json();
         prop_assert_eq!(&Plan::read(Some(&json), None).unwrap(), &plan);
-        prop_assert_eq!(&serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), &plan);
-        // A recording carries that text, and a replay must decide by the same.
+        prop_assert_eq!(
+            &serde_json::from_str::<Plan>(&serde_json::to_string(&plan).unwrap()).unwrap(), &plan,
+        );
+        // A recording carries this text, and a replay must decide by the same plan.
         let replayed: replay::RunPlan = serde_json::from_value(Value::Object(json)).unwrap();
         prop_assert_eq!(&replayed, plan.decided_by());
         prop_assert_eq!(replayed.walk(), plan.judged_steps());
     }
 
-    /// Whatever is written there, the answer is a plan or problems.
+    /// Any input gives a plan or problems.
     #[test]
-    fn anything_is_read_or_refused(key in "[a-z_]{1,12}", text in ".{0,20}", number in any::<f64>()) {
-        for value in [json!(text), json!(number), json!([text, number]), json!({ key.as_str(): text }), Value::Null] {
-            for key in ["steps", "objectives", "gate", "freeze", "preflight", "rescue", "alpha", "bake", key.as_str()] {
+    fn any_input_gives_a_plan_or_problems(
+        key in "[a-z_]{1,12}", text in ".{0,20}", number in any::<f64>(),
+    ) {
+        let known = [
+            "steps", "objectives", "gate", "freeze", "preflight", "rescue", "alpha", "bake",
+        ];
+        let object = json!({ key.as_str(): text });
+        for value in [json!(text), json!(number), json!([text, number]), object, Value::Null] {
+            for key in known.into_iter().chain([key.as_str()]) {
                 let _ = read(json!({ key: value }));
-                let _ = read(json!({ "steps": [{ "weight": 5, key: value }], "objectives": [{ key: value }] }));
+                let _ = read(
+                    json!({
+                        "steps": [{ "weight": 5, key: value }], "objectives": [{ key: value }],
+                    })
+                );
             }
         }
     }
 }
 
 #[test]
-fn the_options_are_those_of_the_analysis() {
+fn plan_gives_the_analysis_its_options() {
     let plan =
         plan(json!({ "alpha": 0.01, "objectives": [{ "error_rate": { "worse_by": "1pp" } }] }));
     let options: analysis::Options = plan.analysis(1);
-    assert!(
-        matches!(options.objectives[0], Objective::ErrorRate(margin) if (margin.worse_by - 0.01).abs() < 1e-12)
-    );
+    assert!(matches!(
+        options.objectives[0],
+        Objective::ErrorRate(margin) if (margin.worse_by - 0.01).abs() < 1e-12,
+    ));
     assert!((plan.budget_rule(20, 1).bound() - 20.0 - (8.0_f64 / 0.01).ln() / 3.0).abs() < 1e-9);
     let follow = FastFollow {
         within: Duration::ZERO,
@@ -460,7 +499,7 @@ fn the_options_are_those_of_the_analysis() {
 }
 
 #[test]
-fn a_plan_without_objectives_is_written_with_those_that_it_is_judged_by() {
+fn default_objectives_are_serialized() {
     for given in [json!({}), json!({ "objectives": [] })] {
         let json = plan(given).to_json();
         let written = json["objectives"].as_array().unwrap();
@@ -470,7 +509,7 @@ fn a_plan_without_objectives_is_written_with_those_that_it_is_judged_by() {
 }
 
 #[test]
-fn a_plan_that_names_no_steps_at_all_is_refused() {
+fn empty_steps_are_rejected() {
     let problems = read(json!({ "steps": [] })).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
     assert_eq!(problems[0].pointer, "/steps");

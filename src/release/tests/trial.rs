@@ -1,4 +1,4 @@
-//! A trial fed live and a recorded run of the same cohorts must agree.
+//! A live trial and a recorded run of the same cohorts must agree.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use crate::analysis::replay::{Mode, Run, RunOutcome, RunResult};
 use crate::analysis::{ArmCounts, Cohort};
 use crate::model::api::Phase;
 
-/// What a cohort is made of: requests of both arms, failures by ten thousand, whether its failures
+/// The content of a cohort: requests of both arms, failures per ten thousand, and whether failures
 /// were rescued.
 #[derive(Clone, Debug)]
 struct Tick {
@@ -38,7 +38,7 @@ impl Live {
         }
     }
 
-    fn tell(&mut self, input: &Input<'_>, now_ms: u64) {
+    fn send(&mut self, input: &Input<'_>, now_ms: u64) {
         let now = at(super::MONDAY_9 + i64::try_from(now_ms).unwrap() * 1_000);
         let Some(transition) = self.release.next(input, now).unwrap() else {
             return;
@@ -54,8 +54,8 @@ impl Live {
 
     fn observe(&mut self, cohort: &Cohort<'_>) {
         if self.release.phase == Phase::Pending {
-            self.tell(&Input::Tick, cohort.at_ms);
-            self.tell(&Input::Preflight(Ok(())), cohort.at_ms);
+            self.send(&Input::Tick, cohort.at_ms);
+            self.send(&Input::Preflight(Ok(())), cohort.at_ms);
         }
         self.trial.observe(cohort);
         self.spent += cohort.canary.visible_failures();
@@ -63,7 +63,7 @@ impl Live {
         self.failed += cohort.canary.failures;
         self.trial.set_failed(self.failed);
         let finding = self.trial.finding(cohort.at_ms);
-        self.tell(&Input::Verdict(&finding), cohort.at_ms);
+        self.send(&Input::Verdict(&finding), cohort.at_ms);
     }
 }
 
@@ -76,7 +76,7 @@ fn arm<'a>(requests: u64, failing: u64, latency: &'a [(u64, u64)], rescued: bool
     }
 }
 
-/// Runs both on the same cohorts until one of them ends; where they ended.
+/// Runs both on the same cohorts until one of them ends, and returns where they ended.
 fn both(plan: &Plan, ticks: &[Tick]) -> (Option<RunResult>, Live, u64) {
     let mut run = Run::new("r", plan.decided_by().clone(), Mode::Plan);
     let mut live = Live::new(plan.clone());
@@ -146,8 +146,10 @@ fn plans() -> impl Strategy<Value = Value> {
         .prop_map(
             |(objectives, steps, inconclusive, final_bake, budget, bake, max, harm)| {
                 json!({
-                    "objectives": objectives, "steps": steps, "inconclusive": inconclusive, "final_bake": final_bake,
-                    "budget": budget, "bake": format!("{bake}s"), "max_duration": format!("{max}s"), "min_requests": 20,
+                    "objectives": objectives, "steps": steps, "inconclusive": inconclusive,
+                    "final_bake": final_bake,
+                    "budget": budget, "bake": format!("{bake}s"), "max_duration": format!("{max}s"),
+                    "min_requests": 20,
                     "harm_budget": format!("{harm}pp"),
                 })
             },
@@ -180,7 +182,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_live_release_decides_as_its_recording(value in plans(), ticks in streams()) {
+    fn live_release_and_replay_decide_alike(value in plans(), ticks in streams()) {
         let (answer, live, now_ms) = both(&plan(value), &ticks);
         let release = &live.release;
         match answer {
@@ -195,16 +197,19 @@ proptest! {
                 let objective = release.outcome.as_ref().unwrap().objective.as_deref();
                 prop_assert_eq!(answer.objective, objective);
                 let evidence = live.trial.evidence();
-                prop_assert_eq!((evidence.canary.requests, evidence.canary.failures), (answer.canary_requests, answer.canary_failures));
+                prop_assert_eq!(
+                    (evidence.canary.requests, evidence.canary.failures),
+                    (answer.canary_requests, answer.canary_failures),
+                );
                 prop_assert!((evidence.log_e - answer.log_e).abs() < 1e-9);
             }
             None => prop_assert!(!release.phase.is_over(), "{:?}", release.outcome),
         }
     }
 
-    /// A trial written down and read again goes on as if it had not been.
+    /// A trial that is written and read again continues unchanged.
     #[test]
-    fn a_checkpoint_changes_nothing(value in plans(), ticks in streams()) {
+    fn checkpoint_does_not_change_the_trial(value in plans(), ticks in streams()) {
         let plan = plan(value);
         let (_, live, now_ms) = both(&plan, &ticks);
         let text = serde_json::to_string(&live.trial).unwrap();
@@ -215,9 +220,9 @@ proptest! {
     }
 }
 
-/// Both ends must be among what is compared above, or it compares nothing.
+/// Both outcomes must occur in the comparison above, or it proves nothing.
 #[test]
-fn good_and_bad_streams_end() {
+fn good_and_bad_streams_reach_a_decision() {
     let steady = |failing, requests| {
         let tick = Tick {
             step_ms: 100,
@@ -228,7 +233,9 @@ fn good_and_bad_streams_end() {
         };
         vec![tick; 600]
     };
-    let value = json!({ "steps": [10, 50], "bake": "1s", "harm_budget": "2pp", "objectives": [{ "error_rate": {} }] });
+    let value = json!({
+        "steps": [10, 50], "bake": "1s", "harm_budget": "2pp", "objectives": [{ "error_rate": {} }],
+    });
     let (answer, live, _) = both(&plan(value.clone()), &steady((0, 0), 200));
     assert_eq!(
         (answer.unwrap().verdict, live.release.phase),
@@ -249,9 +256,9 @@ fn good_and_bad_streams_end() {
 }
 
 #[test]
-fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
+fn rollback_detail_names_latency_or_failures() {
     let past = [(1_000, 900), (2_000, 900), (3_000, 290), (9_000, 10)];
-    let condemned = |canary: &ArmCounts<'_>| {
+    let rollback_of = |canary: &ArmCounts<'_>| {
         let mut trial = Trial::new(&Plan::default(), 1);
         trial.warm(&past, 0);
         trial.begin_step(0, 0, &Plan::default());
@@ -273,7 +280,7 @@ fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
         latency_us: Some(&[(2_000, 100), (90_000, 133)]),
         ..ArmCounts::of(233, 0)
     };
-    let (objective, detail) = condemned(&slow);
+    let (objective, detail) = rollback_of(&slow);
     assert_eq!(objective, "latency");
     assert!(detail.contains("requests took more than"), "{detail}");
     assert!(detail.contains("57.1 % of 233"), "{detail}");
@@ -282,7 +289,7 @@ fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
         latency_us: Some(&[]),
         ..ArmCounts::of(233, 233)
     };
-    let (objective, detail) = condemned(&failing);
+    let (objective, detail) = rollback_of(&failing);
     assert_eq!(objective, "error_rate");
     assert!(
         detail.contains("233 of 233 requests failed on the canary"),
@@ -291,7 +298,7 @@ fn a_slow_canary_is_told_with_how_slow_and_a_failing_one_with_its_failures() {
 }
 
 #[test]
-fn the_budget_is_spent_by_the_tripwire_alone_and_never_falls() {
+fn budget_is_spent_by_the_tripwire_only_and_never_falls() {
     let mut trial = Trial::new(&Plan::default(), 1);
     trial.begin_step(0, 0, &Plan::default());
     trial.observe(&Cohort {
@@ -316,7 +323,7 @@ fn the_budget_is_spent_by_the_tripwire_alone_and_never_falls() {
 }
 
 #[test]
-fn little_traffic_neither_promotes_nor_condemns() {
+fn too_little_traffic_holds_the_release() {
     let plan = plan(json!({ "steps": [5], "bake": "1s", "max_duration": "10s" }));
     let mut trial = Trial::new(&plan, 1);
     trial.begin_step(0, 0, &plan);
@@ -334,9 +341,10 @@ fn little_traffic_neither_promotes_nor_condemns() {
 }
 
 #[test]
-fn objectives_are_shown_flat_and_by_stable_names() {
+fn objectives_have_stable_flat_fields() {
     let plan = plan(json!({ "objectives": [
-        { "error_rate": {} }, { "latency": {} }, { "slo": { "latency": { "quantile": 0.99, "below": "300ms" } } }
+        { "error_rate": {} }, { "latency": {} },
+        { "slo": { "latency": { "quantile": 0.99, "below": "300ms" } } }
     ] }));
     let mut trial = Trial::new(&plan, 1);
     let history: Vec<(u64, u64)> = (1..100).map(|i| (i * 1_000, 50)).collect();
@@ -386,7 +394,7 @@ fn objectives_are_shown_flat_and_by_stable_names() {
     assert!((errors["estimate"].as_f64().unwrap() - (0.1 - 1.1 / 991.0)).abs() < 1e-9);
     assert!(errors["confidence"]["lower"].as_f64().unwrap() > 0.0);
     assert!(errors["requests_to_advance"].is_u64() && errors["advance_log_e"].is_number());
-    // Half of alpha is the budget's, and each of two objectives has half of the rest.
+    // The budgets have half of alpha, and each of two objectives has half of the rest.
     let limit = 1.0 / (1e-3 / 2.0 / 2.0);
     assert!(
         (errors["limit"].as_f64().unwrap() / limit - 1.0).abs() < 1e-9,
@@ -405,10 +413,10 @@ fn objectives_are_shown_flat_and_by_stable_names() {
 }
 
 #[test]
-fn failures_that_a_killed_process_forgets_are_told_apart_in_what_exhausts_the_rescued_budget() {
-    let plan = plan(
-        json!({ "steps": [10], "bake": "1s", "rescued_budget": 5, "objectives": [{ "error_rate": {} }] }),
-    );
+fn exhausted_rescued_budget_reports_written_off_failures() {
+    let plan = plan(json!({
+        "steps": [10], "bake": "1s", "rescued_budget": 5, "objectives": [{ "error_rate": {} }],
+    }));
     let mut trial = Trial::new(&plan, 1);
     trial.set_written_off(0, 12);
     trial.set_failed(15);
@@ -416,7 +424,7 @@ fn failures_that_a_killed_process_forgets_are_told_apart_in_what_exhausts_the_re
         unreachable!("not exhausted");
     };
     assert_eq!(objective, "rescued_budget");
-    let wanted = "3 requests of the canary failed, whether or not users saw it, and 12 more count \
-                  as seen since";
+    let wanted = "3 requests of the canary failed, whether or not users saw it, and 12 more are \
+                  counted because a killed process";
     assert!(detail.starts_with(wanted), "{detail}");
 }

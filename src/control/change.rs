@@ -1,8 +1,8 @@
-//! Changes of a service: weights by hand, rollbacks, and every turn that a release takes.
+//! Changes of a service: manual weights, rollbacks, and every transition of a release.
 //!
-//! Towards the baseline: publish, then commit, so that nothing delays a brake. Away from it:
-//! commit, then publish, so that no restart finds less traffic on the canary than there was. A
-//! brake overtakes what has not been published.
+//! Towards the baseline: publish, then commit, so that the disk cannot delay a rollback. Away from
+//! it: commit, then publish, so that a restart never finds less traffic on the canary than there
+//! was. A change towards the baseline supersedes changes that are not yet published.
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -17,10 +17,10 @@ use crate::model::{Name, Weights, api};
 use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, StoreError};
 use crate::time::Timestamp;
 
-/// Changes of one service that may wait for the one before them.
+/// Changes of one service that may wait for the change before them.
 const WAITING_MAX: usize = 16;
 
-/// New weights, as a caller wants them.
+/// Weights as a client requested them.
 pub(super) struct RequestedWeights {
     pub(super) weights: api::Percentages,
     pub(super) intent: Intent,
@@ -29,21 +29,21 @@ pub(super) struct RequestedWeights {
 
 type WeightsReply = oneshot::Sender<Result<Applied, Refusal>>;
 
-/// The way back to whoever asked for a change.
+/// Where the result of a change is sent.
 pub(super) enum Reply {
-    /// Weights by hand, or a rollback.
+    /// Manual weights, or a rollback.
     Service(WeightsReply),
-    /// A verb on a release; its identity is known from the change.
+    /// A command on a release; the change carries the release's id.
     Release(
         Box<str>,
         oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
     ),
-    /// The release went on by itself.
+    /// An automatic transition; nobody waits for a reply.
     Nobody,
 }
 
 impl Reply {
-    /// Whoever asked may have gone, and needs no answer then.
+    /// Sends a refusal. A receiver that is gone needs none.
     pub(super) fn refuse(self, refusal: Refusal) {
         match self {
             Reply::Service(reply) => drop(reply.send(Err(refusal))),
@@ -53,20 +53,20 @@ impl Reply {
     }
 }
 
-/// A change: the state that it leads to, and what belongs to it.
+/// A change: the new state and everything that is published or stored with it.
 pub(super) struct Change {
     pub(super) next: ServiceState,
-    /// What it is called in the journal and in events.
+    /// Its action in the journal and in events.
     pub(super) action: &'static str,
     pub(super) intent: Intent,
-    /// The turn of a release, if it is one.
+    /// The transition of a release, if the change is one.
     pub(super) turn: Option<Box<AppliedTransition>>,
-    /// What weights by hand pass that the configuration asks for, for the journal.
+    /// Protections of the configuration that manual weights override, for the journal.
     pub(super) overridden: Vec<String>,
     pub(super) reply: Reply,
 }
 
-/// A change away from the baseline that waits for the store.
+/// A change away from the baseline that the store has not committed yet.
 pub(super) struct PendingChange {
     pub(super) moved: Change,
     ticket: CommitId,
@@ -97,7 +97,7 @@ impl Controller {
         }
     }
 
-    /// What a wish for weights leads to.
+    /// Decides how a request for weights is carried out.
     fn begin(&self, service: &str, asked: &RequestedWeights) -> Result<Step, Refusal> {
         let (name, managed) = self.managed(service)?;
         let weights = state::parse(&managed.spec, &asked.weights).map_err(Refusal::Invalid)?;
@@ -124,7 +124,7 @@ impl Controller {
         })
     }
 
-    /// All weight back to the baseline. A release that is under way ends with it.
+    /// Moves all weight to the baseline, which ends a release in progress.
     pub(super) fn rollback(&mut self, service: &str, intent: Intent, reply: WeightsReply) {
         let decided = self.clock.now();
         let found = self.managed(service).and_then(|(name, managed)| {
@@ -173,12 +173,12 @@ impl Controller {
             managed.waiting.push_back(asked);
         } else {
             let _ = asked.reply.send(Err(Refusal::Store(
-                "too many changes wait for the disk".to_owned(),
+                "too many changes are waiting for the disk; try again later".to_owned(),
             )));
         }
     }
 
-    /// Publish, then commit.
+    /// Publishes, then commits.
     pub(super) fn apply_safe_change(&mut self, name: &Name, mut moved: Change) {
         let taken_back = self.supersede(name);
         if !self.claims_promotion(name, &moved) {
@@ -206,7 +206,7 @@ impl Controller {
         let (within, disk) = (self.timing.durable_within, self.outbox.store().is_durable());
         let service = Name::clone(name);
         self.answers.push(Box::pin(async move {
-            // Both at once: the second that the store gets begins with the publication.
+            // Polled together, so that the commit reaches the store at the time of publication.
             let (saved, ()) = tokio::join!(timeout(within, told), acknowledged);
             let durable = disk && matches!(saved, Ok(Ok(())));
             DueReply {
@@ -217,7 +217,7 @@ impl Controller {
         }));
     }
 
-    /// Commit; [`Controller::settle_pending`] publishes.
+    /// Commits; [`Controller::settle_pending`] publishes.
     pub(super) fn commit_first(&mut self, name: &Name, moved: Change) {
         let since = self.clock.now();
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
@@ -235,8 +235,7 @@ impl Controller {
         self.show(name);
     }
 
-    /// The store has taken a change, or has not: if it was one that had to wait for that, it now
-    /// happens, or not.
+    /// Publishes or refuses the pending change, according to the result of its commit.
     pub(super) fn settle_pending(
         &mut self,
         ticket: CommitId,
@@ -270,7 +269,8 @@ impl Controller {
     fn publish_committed(&mut self, name: &Name, pending: PendingChange, committed: Committed) {
         let mut moved = pending.moved;
         if !self.claims_promotion(name, &moved) {
-            // What ends it is on its way, and is written over what the store has just taken.
+            // The end of this change is queued behind it and will overwrite what the store has just
+            // committed.
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
         moved.next.since = self.clock.now().rfc3339();
@@ -288,7 +288,7 @@ impl Controller {
         }));
     }
 
-    /// A change that waited for the store does not happen.
+    /// Refuses a change that was waiting for the store.
     fn refused(&mut self, name: &Name, reply: Reply, refusal: Refusal) {
         reply.refuse(refusal);
         let now = self.clock.now();
@@ -301,7 +301,7 @@ impl Controller {
         }
     }
 
-    /// Those who waited for a change of this service get their turn.
+    /// Starts the changes of this service that were waiting for the last one.
     fn go_on(&mut self, name: &Name) {
         while let Some(managed) = self.services.get_mut(name) {
             if managed.pending.is_some() {
@@ -314,9 +314,9 @@ impl Controller {
         }
     }
 
-    /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what
-    /// the store should say of a release whose start is overtaken, and may be on disk all the
-    /// same.
+    /// Refuses every change that was requested before a change towards the baseline and is not in
+    /// effect yet. Returns the record that the store must get for a superseded release start, which
+    /// may already be on disk.
     fn supersede(&mut self, name: &Name) -> Option<ReleaseRecord> {
         let now = self.clock.now();
         let managed = self.services.get_mut(name)?;
@@ -335,8 +335,8 @@ impl Controller {
         taken_back
     }
 
-    /// A change that the store has had for too long is refused; what is in effect is written again
-    /// behind it, since the store may still take it.
+    /// Refuses a change whose commit has timed out. The state in effect is written again behind it,
+    /// since the store may still commit the refused change.
     pub(super) fn give_up_pending(&mut self, now: Timestamp) {
         let late = |managed: &ServiceEntry| {
             let since = managed.pending.as_ref().map(|pending| pending.since);
@@ -369,11 +369,13 @@ impl Controller {
             action: "undo",
             intent: Intent {
                 actor: "store".to_owned(),
-                reason: Some("the store did not take a change in time; it was refused".to_owned()),
+                reason: Some(
+                    "the store did not commit a change in time; the change was refused".to_owned(),
+                ),
                 idempotency: None,
                 ..pending.moved.intent
             },
-            // A release that was to begin may be on disk: it is then one that was cancelled.
+            // A release start that may be on disk is recorded as cancelled.
             turn: pending.moved.turn.and_then(|turn| turn.taken_back(now)),
             overridden: Vec::new(),
             reply: Reply::Nobody,
@@ -385,11 +387,11 @@ impl Controller {
             UncommittedChange { services, saved },
         );
         self.show(name);
-        let told = Refusal::Store("the disk does not answer".to_owned());
+        let told = Refusal::Store("the disk does not respond".to_owned());
         self.refused(name, pending.moved.reply, told);
     }
 
-    /// From here on the next request is split by the new state. Gives the table's revision.
+    /// Publishes: from here on requests are split by the new state. Returns the table's revision.
     fn publish(&mut self, name: &Name, moved: Change) -> u64 {
         let now = self.clock.now();
         self.settle_before(name, &moved, now);
@@ -452,7 +454,7 @@ impl Controller {
         let now = self.clock.now();
         let record = managed.and_then(|managed| match &moved.turn {
             Some(turn) => managed.record_turn(turn, now, &mut was, &mut is),
-            // A change that is taken back leaves the release as it is.
+            // Withdrawing a change leaves the release unchanged.
             None => managed.record_release(now),
         });
         if let (Some(is), false) = (is.as_object_mut(), moved.overridden.is_empty()) {
@@ -490,11 +492,11 @@ impl Change {
 }
 
 enum Step {
-    /// Until the change before it is settled.
+    /// Waits for the change before it.
     Wait(Name),
     /// Publish, then commit.
     Brake(Name, ServiceState),
-    /// Commit, then publish; what of the configuration is overridden by it.
+    /// Commit, then publish; with the protections of the configuration that it overrides.
     Away(Name, ServiceState, Vec<String>),
 }
 
@@ -507,8 +509,8 @@ impl ServiceEntry {
         }
     }
 
-    /// Also past that of a change that may yet be overtaken: what the store has seen is not used
-    /// twice.
+    /// Also greater than that of a pending change that may be superseded: a revision that the store
+    /// has seen is never used twice.
     pub(super) fn next_revision(&self) -> u64 {
         let pending = self
             .pending

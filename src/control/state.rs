@@ -1,6 +1,6 @@
 //! The live state of one service: its weights, and the baseline that follows from their history.
 //!
-//! Values in, values out: nothing here publishes, commits or asks for the time.
+//! A pure module: it publishes nothing, commits nothing and reads no clock.
 
 use std::collections::BTreeMap;
 
@@ -13,31 +13,32 @@ use crate::release::ReleaseState;
 use crate::routing;
 use crate::store::ServiceRecord;
 
-/// Builds whose tries are remembered.
+/// Builds whose attempts are remembered.
 const ATTEMPTS_MAX: usize = 64;
 
-/// Weights and what belongs to them. Each accepted change makes a new one.
+/// Weights, baseline and history. Each accepted change makes a new state.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ServiceState {
     pub(super) revision: u64,
     pub(super) weights: Weights,
-    /// The upstream that last held 100 percent, to which a rollback returns.
+    /// The upstream that last held 100 percent; a rollback returns to it.
     pub(super) baseline: Name,
-    /// The baseline before this one, as long as a rollback may return to it; see
-    /// [`State::with_weights`].
+    /// The previous baseline, while a rollback may return to it; see
+    /// [`ServiceState::with_weights`].
     pub(super) previous_baseline: Option<Name>,
-    /// Grows by one whenever the weights leave a state in which one upstream held all.
+    /// Increases by one whenever the weights leave a state in which one upstream held all.
     generation: u64,
-    /// How many releases it has had; the next is numbered one more.
+    /// Number of releases so far; the next release gets the next number.
     pub(super) releases: u64,
-    /// Builds that were judged bad, and how often: a further try at one has less chance of error.
+    /// Attempts by build that was rolled back: each further attempt has a smaller error
+    /// probability.
     attempts: BTreeMap<String, u32>,
     pub(super) since: String,
     pub(super) reason: Option<String>,
 }
 
 impl ServiceState {
-    /// The state of a service that starts from its declaration.
+    /// The initial state of a service, from its declaration.
     pub(super) fn declared(spec: &ServiceSpec, at: &str) -> ServiceState {
         let weights = spec.weights.clone();
         let baseline = weights
@@ -57,11 +58,11 @@ impl ServiceState {
         }
     }
 
-    /// The state that the store remembers, for a service that may have been declared anew since,
-    /// and what people should know of it.
+    /// The stored state, adapted to the current declaration of the service, and a note if it had to
+    /// change.
     ///
-    /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the
-    /// declared state begins. Both have the next revision.
+    /// The weight of a removed upstream goes to the baseline. If that is removed too, the declared
+    /// state applies. Both have the next revision.
     pub(super) fn resumed(
         spec: &ServiceSpec,
         record: &ServiceRecord,
@@ -94,8 +95,8 @@ impl ServiceState {
         let baseline = known(&record.baseline);
         if let Ok(weights) = Weights::new(names(), &given) {
             let state = ServiceState {
-                // Not the holder of all weight: in the final bake of a release that is still the
-                // canary.
+                // Not the upstream with all weight: in the final bake of a release that is still
+                // the canary.
                 baseline: baseline
                     .or(weights.sole_upstream())
                     .cloned()
@@ -108,13 +109,18 @@ impl ServiceState {
         let gone: Vec<String> = given
             .iter()
             .filter(|(name, _)| known(name).is_none())
-            .map(|(name, weight)| format!("{name}, which had {weight} % of the traffic, is gone"))
+            .map(|(name, weight)| {
+                format!(
+                    "{name}, which had {weight} % of the traffic, was \
+                removed"
+                )
+            })
             .collect();
         let gone = gone.join("; ");
         if let Some(baseline) = baseline
             && let Some(weights) = Weights::inherited(names(), &given, baseline)
         {
-            let told = format!("{gone}: it goes to the baseline, {baseline}");
+            let told = format!("{gone}: its traffic goes to the baseline, {baseline}");
             let state = ServiceState {
                 revision: record.revision + 1,
                 baseline: Name::clone(baseline),
@@ -133,17 +139,17 @@ impl ServiceState {
             ..declared
         };
         let told = format!(
-            "{gone}, and so is the baseline, {}: it starts from the weights in the configuration",
+            "{gone}, and so was the baseline, {}: the weights in the configuration apply",
             record.baseline
         );
         (state, Some(told))
     }
 
-    /// The same state for a service that is declared anew: upstreams that came have no weight.
+    /// The same state under a new declaration of the service; new upstreams have no weight.
     ///
     /// # Errors
     ///
-    /// When an upstream that has weight went.
+    /// An upstream that has weight was removed.
     pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<ServiceState, WeightsError> {
         let given = self
             .weights
@@ -164,16 +170,16 @@ impl ServiceState {
         })
     }
 
-    /// Whether rollbacks lead to the same upstreams under both.
+    /// Whether rollbacks lead to the same upstreams under both states.
     pub(super) fn leads_back_as(&self, other: &ServiceState) -> bool {
         self.baseline == other.baseline && self.previous_baseline == other.previous_baseline
     }
 
     /// The state after a change to `weights`, as revision `revision`.
     ///
-    /// Who gets everything becomes the baseline, and the one before is remembered as what a
-    /// rollback returns to. It is forgotten as soon as it gets weight again: then it is the
-    /// next canary, no longer the version that was good.
+    /// The upstream that gets everything becomes the baseline, and the one before becomes the
+    /// target of a rollback. That target is dropped as soon as it gets weight again: then it is the
+    /// next canary, no longer the last good version.
     pub(super) fn with_weights(
         &self,
         weights: Weights,
@@ -193,8 +199,8 @@ impl ServiceState {
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
         let leaves = self.weights.sole_upstream().is_some() && weights.sole_upstream().is_none();
-        // Weights that stay have been in effect since they were set first; the reason is that of
-        // whoever said so last.
+        // Unchanged weights keep the time at which they were set; the reason is that of the last
+        // request.
         let since = if weights == self.weights {
             &self.since
         } else {
@@ -212,7 +218,7 @@ impl ServiceState {
         }
     }
 
-    /// The state of a service that a release begins with: its weights are as they were.
+    /// The state in which a release begins: its weights are unchanged.
     pub(super) fn with_new_release(
         &self,
         revision: u64,
@@ -222,7 +228,7 @@ impl ServiceState {
         ServiceState {
             revision,
             releases: self.releases + 1,
-            // Who was among the first to get one release is not again for the next.
+            // The first users of one release are not the first users of the next.
             generation: self.generation + 1,
             since: at.to_owned(),
             reason,
@@ -230,8 +236,8 @@ impl ServiceState {
         }
     }
 
-    /// The state after a turn of the release. The canary becomes the baseline with the promotion,
-    /// not with the last step: until then a rollback leads back to the one before.
+    /// The state after a transition of the release. The canary becomes the baseline with the
+    /// promotion, not with the last step: until then a rollback leads to the old baseline.
     pub(super) fn with_release(
         &self,
         release: &ReleaseState,
@@ -281,8 +287,8 @@ impl ServiceState {
         }
     }
 
-    /// What a rollback leads back to after a turn of this release: with a promotion the version
-    /// before it, and never the version that a release is about or has taken out.
+    /// The rollback target after a transition of this release: after a promotion the version before
+    /// it, and never an upstream that the release tests or has taken out.
     fn previous_after(&self, release: &ReleaseState) -> Option<Name> {
         match release.phase {
             Phase::Promoted => Some(Name::from(&*release.baseline)),
@@ -294,7 +300,7 @@ impl ServiceState {
         }
     }
 
-    /// The state of a service whose release cannot go on: everything is on the baseline.
+    /// The state of a service whose release cannot continue: all weight on the baseline.
     pub(super) fn without_release(&self, revision: u64, at: &str, reason: String) -> ServiceState {
         let upstreams = self.weights.iter().map(|(name, _)| name);
         ServiceState {
@@ -308,7 +314,7 @@ impl ServiceState {
         }
     }
 
-    /// Which try at this build a new release is, from 1.
+    /// The number of the attempt, from 1, that a new release of this build is.
     pub(super) fn attempt(&self, version: Option<&str>) -> u32 {
         let known = version.filter(|version| !version.is_empty());
         known
@@ -316,9 +322,9 @@ impl ServiceState {
             .map_or(1, |before| before + 1)
     }
 
-    /// The state after a rollback: everything on the baseline; or, when it has everything already,
-    /// on the baseline before it. Either way there is nothing further back, so that asking
-    /// twice never moves traffic twice.
+    /// The state after a rollback: everything on the baseline; or, if it already has everything, on
+    /// the baseline before it. Either way no further target remains, so that a repeated request
+    /// never moves traffic twice.
     pub(super) fn rolled_back(
         &self,
         revision: u64,
@@ -339,7 +345,8 @@ impl ServiceState {
         }
     }
 
-    /// Whether `weights` are a brake: the baseline's share does not shrink, and no other grows.
+    /// Whether `weights` are a safe change: the baseline's share does not shrink, and no other
+    /// grows.
     pub(super) fn is_towards_baseline(&self, weights: &Weights) -> bool {
         self.weights.iter().all(|(name, before)| {
             let after = weights.get(name).unwrap_or(Weight::ZERO);
@@ -351,8 +358,8 @@ impl ServiceState {
         })
     }
 
-    /// What the routing table is built from. The salt differs by service, and by generation: who
-    /// was among the first to get one release is not again for the next.
+    /// The input of the routing table. The salt differs by service and by generation, so that the
+    /// first users of one release are not the first users of the next.
     pub(super) fn live(&self, service: &str) -> routing::LiveState {
         routing::LiveState {
             weights: self.weights.clone(),
@@ -362,7 +369,7 @@ impl ServiceState {
         }
     }
 
-    /// What the store keeps.
+    /// The record for the store.
     pub(super) fn record(&self, service: &str) -> ServiceRecord {
         ServiceRecord {
             name: service.to_owned(),
@@ -382,7 +389,7 @@ impl ServiceState {
         }
     }
 
-    /// What the journal says of it.
+    /// The journal's view of the state.
     pub(super) fn json(&self) -> Value {
         json!({
             "revision": self.revision,
@@ -392,7 +399,7 @@ impl ServiceState {
     }
 }
 
-/// Weights as the API shows them.
+/// Weights in their API form.
 pub(super) fn percentages(weights: &Weights) -> api::Percentages {
     weights
         .iter()
@@ -400,11 +407,11 @@ pub(super) fn percentages(weights: &Weights) -> api::Percentages {
         .collect()
 }
 
-/// Weights as the API takes them.
+/// Parses weights from their API form.
 ///
 /// # Errors
 ///
-/// Every field that is wrong.
+/// All invalid fields.
 pub(super) fn parse(
     spec: &ServiceSpec,
     given: &api::Percentages,
@@ -450,7 +457,7 @@ fn parse_one(spec: &ServiceSpec, name: &str, percent: f64) -> Result<Weight, Str
     Weight::from_percent(percent).map_err(|error: WeightError| error.to_string())
 }
 
-/// The weights of a service's upstreams; a name that is none of them may be given with weight 0.
+/// Checks weights against the service's upstreams; an unknown name is allowed with weight 0.
 fn weights_of(
     spec: &ServiceSpec,
     given: impl IntoIterator<Item = (Name, Weight)>,
@@ -501,7 +508,8 @@ mod tests {
         assert_eq!(summary(&once), (0.0, "blue", None, 1));
         assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
         assert_eq!(back(&once).revision, 4);
-        // Weights that stay have been in effect since they were set first, whoever says them again.
+        // Unchanged weights keep the time at which they were set, even when they are requested
+        // again.
         let again = once.with_weights(
             once.weights.clone(),
             9,
@@ -569,7 +577,8 @@ mod tests {
         );
         assert_eq!(
             warning.unwrap(),
-            "green, which had 50 % of the traffic, is gone: it goes to the baseline, blue"
+            "green, which had 50 % of the traffic, was removed: its traffic goes to the \
+            baseline, blue"
         );
         let mut other = renamed.clone();
         other.upstreams[0].name = Name::from("gold");
@@ -579,9 +588,11 @@ mod tests {
             (&*declared.baseline, declared.revision),
             ("red", canary.revision + 1)
         );
-        assert!(warning.unwrap().ends_with(
-            "and so is the baseline, blue: it starts from the weights in the configuration"
-        ));
+        assert!(
+            warning
+                .unwrap()
+                .ends_with("and so was the baseline, blue: the weights in the configuration apply")
+        );
         assert!(
             canary
                 .conformed(&renamed)

@@ -1,4 +1,4 @@
-//! Cohorts: what is scored when, and as what.
+//! Cohorts: when requests are scored, and with which outcome.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn note(at_us: u64, side: Arm, user: u32, happened: RequestEventKind) -> Request
     }
 }
 
-/// Requests that are drawn one by one.
+/// Units where each request is drawn by itself.
 fn drawn() -> Units {
     Units::new(false, 0)
 }
@@ -93,7 +93,7 @@ fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
     let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut units);
     assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
     assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
-    // Its end is no longer of interest.
+    // Its end is ignored.
     assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
     assert!(assembly.close(&known(900_000), &mut units).is_empty());
 }
@@ -149,9 +149,12 @@ fn displaced_requests_spoil_their_time_for_both_arms() {
     assert_eq!(spoiled, [true, false]);
     assert_eq!(
         scored[0].canary.requests, 0,
-        "a displaced request is of neither side"
+        "a displaced request counts in neither arm"
     );
-    assert_eq!(scored[0].baseline.failures, 1, "and yet explains");
+    assert_eq!(
+        scored[0].baseline.failures, 1,
+        "a displaced request still explains failures"
+    );
     assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
 }
 
@@ -222,7 +225,7 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
     assert_eq!(
         cohort.canary.latency_us,
         Some(&[(900, 1)][..]),
-        "of the first request of a unit"
+        "latencies of the first request of each unit"
     );
     let later = assembly.close(&known(3_000_000), &mut units);
     let matured = later[0].matured.as_ref().unwrap();
@@ -260,7 +263,7 @@ fn units_with_different_chances_have_cohorts_of_their_own() {
 }
 
 proptest! {
-    /// However the notes are cut into batches and looks, each request is scored once, in order, with its own outcome.
+    /// However events are batched, each request is scored once, in order, with its own outcome.
     #[test]
     fn nothing_is_lost_or_counted_twice(
         requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
@@ -354,7 +357,7 @@ fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
     assert_eq!(
         counts(&scored),
         [[0, 0, 3, 2]],
-        "who waits for the client is in neither arm"
+        "a request that waits for its client counts in neither arm"
     );
     assert_eq!(scored[0].canary.aborts, 2);
     assert_eq!(

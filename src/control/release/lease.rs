@@ -1,29 +1,29 @@
-//! The allowance of failures, handed to the tripwire in pieces that are on disk as spent before
-//! they are armed. So a process that is killed at any moment comes back with no less spent than
-//! users have seen.
+//! The lease on the budget of failures: pieces of it are recorded on disk as spent before the
+//! tripwire is armed with them. So a process that is killed at any time restarts with at least as
+//! much spent as users have seen.
 
 use crate::routing::{BudgetKind, ReleaseHandle};
 
-/// Failures that are leased at once: half of what is left, so that a kill costs no more than that,
-/// and never fewer than this many. With few, a burst outruns the disk and trips the wire before the
-/// budget is spent.
+/// Failures that are leased at once: half of what is left, which bounds the loss by a kill, but at
+/// least this many. With fewer, a burst outruns the disk and trips the wire before the budget is
+/// spent.
 const PIECE_MIN: u32 = 3;
 
 fn piece(left: u32) -> u32 {
     (left / 2).max(PIECE_MIN)
 }
 
-/// What of the allowance may be armed.
+/// How much of the budget may be armed.
 #[derive(Debug)]
 pub(super) struct AllowanceLease {
-    /// Failures that are on disk as spent; `None` where nothing is kept on disk, and nothing is to
-    /// be lost.
+    /// Failures recorded on disk as spent; `None` without a durable store, where nothing can be
+    /// lost.
     granted: Option<u32>,
     asked: Option<u32>,
 }
 
 impl AllowanceLease {
-    /// So many are on disk as spent.
+    /// A lease with `granted` failures recorded on disk as spent.
     pub(super) fn new(granted: u32, durable: bool) -> AllowanceLease {
         AllowanceLease {
             granted: durable.then_some(granted),
@@ -31,18 +31,18 @@ impl AllowanceLease {
         }
     }
 
-    /// What a release begins with when users have seen `spent` failures, of `limit` that exhaust
-    /// it.
+    /// The first lease of a release when users have seen `spent` failures, of `limit` that exhaust
+    /// the budget.
     pub(super) fn first(spent: u32, limit: u32) -> u32 {
         limit.min(spent.saturating_add(piece(limit.saturating_sub(spent))))
     }
 
-    /// The most failures that the wire may be armed with when `limit` exhaust the budget.
+    /// The most failures that the tripwire may be armed with when `limit` exhaust the budget.
     pub(super) fn cap(&self, limit: u32) -> u32 {
         self.granted.map_or(limit, |granted| limit.min(granted))
     }
 
-    /// What should be on disk as spent, when it is time to ask for more.
+    /// What the disk should record as spent, if more must be requested.
     pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
         let armed = granted.saturating_sub(spent);
@@ -57,13 +57,12 @@ impl AllowanceLease {
         self.asked
     }
 
-    /// What the disk is asked to take down.
+    /// The request that the disk has not answered yet.
     pub(super) fn asked(&self) -> Option<u32> {
         self.asked
     }
 
-    /// The disk has taken down `asked`, or has not. What was asked for since is not answered with
-    /// it.
+    /// The disk has recorded `asked`, or has failed to. A later request stays open.
     pub(super) fn answered(&mut self, asked: Option<u32>, on_disk: bool) {
         if asked.is_none() || self.asked != asked {
             return;
@@ -74,7 +73,7 @@ impl AllowanceLease {
         }
     }
 
-    /// What is, or may soon be, on disk as spent.
+    /// What is, or may soon be, recorded on disk as spent.
     pub(super) fn on_disk(&self, spent: u32) -> u32 {
         self.asked
             .or(self.granted)
@@ -83,22 +82,21 @@ impl AllowanceLease {
     }
 }
 
-/// One of a release's two budgets, as it is armed and kept on disk.
+/// One of a release's two budgets, with its arming and its lease.
 #[derive(Debug)]
 pub(super) struct LeasedBudget {
     pub(super) wire: BudgetKind,
     pub(super) lease: AllowanceLease,
-    /// Failures that count as spent only because a restart does not know better.
+    /// Failures that count as spent only because of a restart.
     pub(super) forgone: u32,
-    /// The most that the wire was armed with last, when the disk had not taken down as many as the
-    /// budget allows.
+    /// The last limit that the tripwire was armed with, if the lease was below the budget.
     pub(super) capped: Option<u32>,
-    /// The failures that exhaust it, as it was armed last.
+    /// The number of failures that exhaust it, as last armed.
     limit: u32,
 }
 
 impl LeasedBudget {
-    /// Of `wire`, with so many failures spent, on disk too.
+    /// The budget of `wire`, with `spent` failures spent and recorded on disk.
     pub(super) fn new(wire: BudgetKind, spent: u32, durable: bool) -> LeasedBudget {
         LeasedBudget {
             wire,
@@ -109,8 +107,8 @@ impl LeasedBudget {
         }
     }
 
-    /// Arms the wire so that `allowance` failures more exhaust it, when `spent` are counted and
-    /// `beside` more are known that the wire does not count.
+    /// Arms the tripwire so that `allowance` more failures exhaust the budget, with `spent` counted
+    /// and `beside` known that the tripwire does not count.
     pub(super) fn arm(
         &mut self,
         watch: &ReleaseHandle,
@@ -128,7 +126,7 @@ impl LeasedBudget {
         self.limit = limit;
     }
 
-    /// Whether the disk is asked to take down more as spent.
+    /// Whether the disk must record more failures as spent.
     pub(super) fn ask(&mut self, spent: u32) -> bool {
         self.lease.ask(spent, self.limit).is_some()
     }
@@ -146,16 +144,16 @@ mod tests {
         assert_eq!(
             (lease.cap(23), lease.ask(8, 23)),
             (11, None),
-            "one at a time"
+            "one request at a time"
         );
-        assert_eq!(lease.on_disk(3), 15, "what was asked for may be on disk");
+        assert_eq!(lease.on_disk(3), 15, "the requested lease may be on disk");
         lease.answered(lease.asked(), false);
         assert_eq!(lease.cap(23), 11);
         assert_eq!(lease.ask(9, 23), Some(16));
         lease.answered(lease.asked(), true);
         assert_eq!(lease.cap(23), 16);
         assert_eq!(lease.ask(15, 15), None);
-        assert_eq!(lease.cap(9), 9, "a limit that fell counts at once");
+        assert_eq!(lease.cap(9), 9, "a lower limit counts at once");
     }
 
     #[test]

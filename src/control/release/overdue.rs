@@ -1,21 +1,20 @@
-//! Requests of the canary that were scored as failed at the landmark, and are open still: until
-//! they end they hold the step, and what becomes of them must not be counted a second time
-//! (STATISTICS.md 1.k.3).
+//! Requests of the canary that were scored as failed at the landmark and are still open. Until they
+//! end they hold the step, and their end must not be counted again (STATISTICS.md 1.k.3).
 
 use std::collections::BTreeMap;
 
 use super::cohorts::{AssignmentKey, key};
 use crate::stats::{Arm, RequestEvent, RequestEventKind};
 
-/// Requests of the canary that had no head at the landmark, and were scored as failed then.
+/// Requests of the canary without a response head at the landmark, scored as failed.
 #[derive(Debug, Default)]
 pub(super) struct OverdueRequests {
     open: BTreeMap<AssignmentKey, Vec<OverdueRequest>>,
-    /// How many are open and have no head yet.
+    /// Number of open ones that still have no head.
     count: u32,
-    /// All of them, but for those that failed in the end, which the tripwire has counted too.
+    /// Number of all but those that failed in the end, which the tripwire has counted too.
     unfinished: u32,
-    /// How many were scored for neither arm and wait for the upstream now.
+    /// Number of uploads scored in neither arm that are now waiting for the upstream.
     stalled: usize,
 }
 
@@ -26,9 +25,9 @@ struct OverdueRequest {
     hangs: bool,
     /// It was scored as failed, and the tripwire has not counted it.
     unfinished: bool,
-    /// It was scored for neither arm, since the client was waited for, and may be scored yet.
+    /// It was scored in neither arm because its client was uploading, and may still be scored.
     unscored: bool,
-    /// Since when it has waited for the upstream, once that is known, if it is not scored.
+    /// Since when it has been waiting for the upstream, if it is not scored.
     since_us: Option<u64>,
 }
 
@@ -47,8 +46,8 @@ impl OverdueRequests {
         );
     }
 
-    /// One of either arm that the client was still sending: not scored, but it may hang once the
-    /// upstream is waited for. It is scored then if it is `compared`.
+    /// Adds an upload of either arm that was not scored at the landmark. It is scored later if it
+    /// stalls on the upstream and is `compared`.
     pub(super) fn add_upload(&mut self, key: AssignmentKey, user: u32, compared: bool) {
         self.keep(
             key,
@@ -64,8 +63,8 @@ impl OverdueRequests {
         self.open.entry(key).or_default().push(request);
     }
 
-    /// Uploads that were scored for neither arm, and have waited for the upstream for as long as
-    /// the landmark since: unfinished like others, from now on. By one rule in both arms.
+    /// Uploads that were scored in neither arm and have since waited for the upstream for as long
+    /// as the landmark: they become unfinished, by the same rule in both arms.
     pub(super) fn unfinished_uploads(
         &mut self,
         now_us: u64,
@@ -93,7 +92,7 @@ impl OverdueRequests {
         unfinished
     }
 
-    /// Something has happened to a request that was scored already.
+    /// Handles an event of a request that is already scored.
     pub(super) fn hear(&mut self, note: &RequestEvent) {
         let key = key(&note.assignment);
         let Some(all) = self.open.get_mut(&key) else {
@@ -135,19 +134,19 @@ impl OverdueRequests {
         }
     }
 
-    /// Nothing more will be told of those that are open.
+    /// No further events will arrive for open requests.
     pub(super) fn forget_open(&mut self) {
         self.open.clear();
         self.count = 0;
         self.stalled = 0;
     }
 
-    /// How many are open without a head.
+    /// Number of open requests without a head.
     pub(super) fn hanging(&self) -> u32 {
         self.count
     }
 
-    /// How many were scored as failed that the tripwire has not counted.
+    /// Number of requests scored as failed that the tripwire has not counted.
     pub(super) fn unfinished(&self) -> u32 {
         self.unfinished
     }
@@ -182,7 +181,7 @@ mod tests {
             );
         }
         assert_eq!((late.hanging(), late.unfinished()), (4, 4));
-        // The tripwire counts the failure when it comes; the head before it ends the hanging.
+        // The tripwire counts the failure when it comes; the head before it ends the stall.
         late.hear(&note(7, 0, RequestEventKind::Headed));
         assert_eq!((late.hanging(), late.unfinished()), (3, 4));
         late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
@@ -191,8 +190,7 @@ mod tests {
         assert_eq!((late.hanging(), late.unfinished()), (1, 2));
         late.hear(&note(8, 3, RequestEventKind::Bad { visible: true }));
         assert_eq!(late.hanging(), 1, "another request");
-        // One that the baseline is asked for instead is counted by the tripwire from then on, and
-        // only once.
+        // A failed-over request is counted by the tripwire from then on, and only once.
         late.hear(&note(7, 3, RequestEventKind::Failed));
         assert_eq!((late.hanging(), late.unfinished()), (0, 1));
         late.hear(&note(7, 3, RequestEventKind::Bad { visible: false }));
@@ -217,7 +215,7 @@ mod tests {
         assert_eq!(
             late.unfinished_uploads(100, 50),
             [],
-            "the client is waited for"
+            "the upload waits for its client"
         );
         (0..3).for_each(|user| late.hear(&note(7, user, RequestEventKind::Sent)));
         assert_eq!(late.unfinished_uploads(100, 50), []);
@@ -235,7 +233,7 @@ mod tests {
         assert_eq!(
             late.unfinished_uploads(10_000, 50),
             [],
-            "each once, and what is compared only"
+            "each once, and only compared ones"
         );
         late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
         assert_eq!(

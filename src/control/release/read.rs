@@ -1,4 +1,4 @@
-//! What is asked about releases.
+//! Reads of releases.
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::stats::WindowSpan;
 use crate::store::ReleaseRecord;
 
 impl Controller {
-    /// The releases of a service, newest first: those that have ended from the store, the one under
-    /// way as it is now.
+    /// The releases of a service, newest first: ended ones from the store, the one in progress from
+    /// memory.
     pub(in crate::control) fn releases(
         &self,
         service: &str,
@@ -48,7 +48,7 @@ impl Controller {
         id: &str,
         reply: oneshot::Sender<Result<api::Release, Refusal>>,
     ) {
-        // An identity begins with the name of its service.
+        // An id begins with the name of its service.
         let service = id.rsplit_once('-').map_or("", |(service, _)| service);
         let mut live = self.live_views(service).into_iter();
         if let Some(found) = live.find(|release| release.id == id) {
@@ -95,7 +95,7 @@ impl Controller {
         });
     }
 
-    /// The file that holds what a release was judged by.
+    /// The file with the recording of a release.
     pub(in crate::control) fn recording(
         &self,
         id: &str,
@@ -106,7 +106,7 @@ impl Controller {
         let _ = reply.send(path.filter(|path| path.is_file()).ok_or(unknown));
     }
 
-    /// What a plan would cost and take at the present traffic.
+    /// The cost and duration of a plan at the current traffic.
     pub(in crate::control) fn forecast(
         &self,
         service: &str,
@@ -150,7 +150,7 @@ impl Controller {
         Ok(told)
     }
 
-    /// The release under way, and the one that has just ended.
+    /// The release in progress, and the one that has just ended.
     fn live_views(&self, name: &str) -> Vec<api::Release> {
         let now = self.clock.now();
         let Some(managed) = self.services.get(name) else {
@@ -171,7 +171,7 @@ impl Controller {
         views
     }
 
-    /// The answer to a verb.
+    /// The reply to a command.
     pub(in crate::control) fn release_change(
         &self,
         name: &Name,
@@ -193,8 +193,8 @@ impl Controller {
     }
 }
 
-/// The newest of both. What is live is as it is now, so it stands for its row; but the last one
-/// that is remembered may be older than others that the store has.
+/// Merges stored rows and live views, newest first. A live view replaces its row; the remembered
+/// last release may be older than rows of the store.
 fn newest(
     live: Vec<api::Release>,
     stored: impl Iterator<Item = api::Release>,
@@ -211,11 +211,14 @@ fn newest(
     all
 }
 
-/// A release from its row. One that this version cannot read is left out of lists, and unknown by
-/// itself.
+/// A release from its row. A row that this version cannot read is left out of lists, and not found
+/// on its own.
 fn view(record: ReleaseRecord) -> Option<api::Release> {
     let stored: Result<Stored, _> = serde_json::from_value(record.state);
-    let told = |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
+    let told = |error: &serde_json::Error| {
+        tracing::error!(%error, release = record.id, "a \
+        stored release cannot be read")
+    };
     stored.inspect_err(told).ok().map(|stored| stored.view)
 }
 

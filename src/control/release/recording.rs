@@ -1,5 +1,5 @@
-//! What a release was judged by, in the form that a replay reads (STATISTICS.md 7): the plan first,
-//! then each cohort as it was scored.
+//! Recording of a release in the form that a replay reads (STATISTICS.md 7): the plan first, then
+//! each cohort as it was scored.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::analysis::{ArmCounts, Cohort, Matured};
 use crate::release::ReleaseState;
 use crate::store::Recording;
 
-/// The first lines: the plan, and as a cohort without a canary what the baseline did before, which
-/// warms a replay's judge as it did the live one.
+/// Writes the first lines: the plan, and the baseline's past as a cohort without a canary, which
+/// warms up a replay's judge like the live one.
 pub(super) fn begin(
     recording: &Recording,
     release: &ReleaseState,
@@ -18,7 +18,7 @@ pub(super) fn begin(
     sticky: bool,
 ) {
     let mut plan = release.plan.to_shown();
-    // As this try at the build is judged, and from the step that it begins at.
+    // The plan as this attempt at the build is judged, from its first step.
     plan.insert(
         "alpha".to_owned(),
         json!(2.0 * release.plan.analysis(release.attempt).alpha),
@@ -43,13 +43,13 @@ pub(super) fn begin(
     record(recording, &cohort, HoldStatus::default());
 }
 
-/// The last line.
+/// Writes the last line.
 pub(super) fn end(recording: &Recording, release: &ReleaseState) {
     recording.add(json!({ "end": release.id }).to_string());
 }
 
-/// A cohort, as it was scored, and where the release stood then, if others than the judge have a
-/// say in that.
+/// Writes a cohort as it was scored, and the hold status if something besides the judge holds the
+/// release.
 pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStatus) {
     let mut line = json!({
         "at_ms": cohort.at_ms,
@@ -61,7 +61,7 @@ pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStat
     recording.add(line.to_string());
 }
 
-/// Units that have become as old as `bake`, at the weight at which they began.
+/// Writes units that have reached the age `bake`, at the weight at which they began.
 pub(super) fn record_matured(
     recording: &Recording,
     at_ms: u64,
@@ -98,7 +98,7 @@ fn arm(arm: &ArmCounts<'_>) -> Value {
     };
     add("requests", Some(json!(arm.requests)));
     add("failures", Some(json!(arm.failures)));
-    // The first line of a run says whether they are counted at all.
+    // The first line of a run tells whether units are counted at all.
     add(
         "aborts",
         arm.aborts
@@ -110,7 +110,7 @@ fn arm(arm: &ArmCounts<'_>) -> Value {
         arm.latency_us.map(|latency_us| json!(latency_us)),
     );
     add("units", arm.units.map(|units| json!(units)));
-    // Without failures these say nothing.
+    // Without failures these fields are omitted.
     let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));
     add("failing_clients", failed(arm.failing_clients));
     add("visible_failures", failed(arm.visible_failures));

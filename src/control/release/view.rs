@@ -1,4 +1,4 @@
-//! A release as the API shows it.
+//! A release in its API form.
 
 use super::running::RunningRelease;
 use crate::analysis::WaitReason;
@@ -68,8 +68,8 @@ impl RunningRelease {
         }
     }
 
-    /// What the step still lacks once its least time is over; `requests` are the canary's at all
-    /// steps.
+    /// The requests that the step still needs after its minimum duration; `requests` are the
+    /// canary's in all steps.
     fn too_few_requests(
         &self,
         state: &ReleaseState,
@@ -80,22 +80,21 @@ impl RunningRelease {
         let before = self.chronicle.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
         if self.trial_step == state.step() {
-            // Requests that clients gave up say nothing.
+            // Requests that clients aborted give no evidence.
             canary = canary.min(self.trial.outcomes());
         }
         (had_its_time(state, now) && canary < least)
             .then_some(api::TooFewRequests { canary, least })
     }
 
-    /// The requests without a head that hold up the end of a step that has had its time.
+    /// The requests without a response head that hold up a step whose minimum duration is over.
     fn for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
         let held = had_its_time(state, now) && self.hangs();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
-                "{} requests of the canary have no answer although they are older than {} ms, \
-                 more than the {:.1} that the baseline's rate explains; no step ends until they \
-                 have",
+                "{} requests of the canary have had no response head for more than {} ms; the \
+                baseline's rate explains {:.1}. No step ends until they have one",
                 self.assembly.open_past_landmark(),
                 self.landmark_us / 1_000,
                 self.trial.unfinished_explained()
@@ -125,7 +124,8 @@ impl RunningRelease {
         api::PathPoint {
             elapsed_ms: self.chronicle.elapsed_ms(now),
             step: self.release.step_number(),
-            // Also of the point at which it was taken out: the evidence is that of this weight.
+            // Also for the point at which the canary was taken out: its evidence is that of this
+            // weight.
             weight: step.map_or(0.0, |step| step.weight.percent()),
             log_e: evidence.log_e,
             log_limit: evidence.log_limit,
@@ -133,7 +133,7 @@ impl RunningRelease {
         }
     }
 
-    /// Everything that it was decided by.
+    /// The evidence bundle of the release.
     pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
         let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
         let plan = serde_json::Value::Object(self.release.plan.to_shown());
@@ -142,12 +142,12 @@ impl RunningRelease {
     }
 }
 
-/// Whether the step at which the release is judged has had its least time.
+/// Whether the step that is being judged has lasted for its minimum duration.
 fn had_its_time(state: &ReleaseState, now: Timestamp) -> bool {
     let step = state.step().and_then(|step| state.plan.steps().get(step));
     let at_step_ms =
         u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
-    // A step that waits has had its time; since when it waits is no measure of that.
+    // A waiting step has lasted long enough; the time since it began to wait is no measure of that.
     state.is_judged()
         && step.is_some_and(|step| {
             state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms
@@ -159,7 +159,8 @@ fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
     api::WaitingFor {
         kind: WaitReason::TooLittleTraffic.as_str().to_owned(),
         detail: format!(
-            "the canary has had {canary} requests at this step, of at least {least} (min_requests)"
+            "the canary has had {canary} of the {least} requests that this step requires \
+            (min_requests)"
         ),
         until: None,
     }

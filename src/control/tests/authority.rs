@@ -1,4 +1,4 @@
-//! Gates, freeze windows and the preflight of the configuration, and who may override them.
+//! Gates, freeze windows and preflight of the configuration, and who may override them.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ fn guarded(release: &Value) -> Rig {
     Rig::new(memory(), vec![spec])
 }
 
-/// Protected in every way; the window is in force at all times.
+/// Every protection is set; the freeze window is always in force.
 fn protected() -> Value {
     json!({
         "steps": [20, { "weight": 50, "gate": "qa" }],
@@ -49,7 +49,7 @@ impl Rig {
     }
 }
 
-/// Plans that take something away, and a word of what they do.
+/// Plans that remove a protection, and a part of the message about each.
 fn weaker() -> [(Value, &'static str); 6] {
     [
         (

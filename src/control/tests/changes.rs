@@ -73,7 +73,7 @@ async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
     let refused = handle.rollback("shop", intent(Some(7))).await.unwrap_err();
     assert!(matches!(refused, Refusal::Stale { .. }), "{refused}");
     assert_eq!((rig.green(), rig.shop().await.revision), (0.0, 1));
-    // Equal weights are a change that is accepted.
+    // Equal weights are accepted as a change.
     assert_eq!(
         handle
             .set_weights("shop", to(0.0), intent(Some(1)))
@@ -132,7 +132,7 @@ async fn a_rollback_overtakes_what_hangs_in_the_store() {
     gate.pass(true);
     gate.pass(true);
     assert!(back.await.unwrap().unwrap().durable);
-    // What had begun is written too, and then what is in effect.
+    // The commit in progress is written, and then the state in effect.
     let written = gate.written();
     assert_eq!(
         written[2..],
@@ -153,11 +153,11 @@ async fn a_rollback_that_is_not_on_disk_in_time_says_so_and_is_written_later() {
     let applied = rig.roll_back().await.unwrap().unwrap();
     assert!(!applied.durable && !applied.service.weights.durable);
     assert_eq!(rig.green(), 0.0);
-    // An attempt that fails is followed by another.
+    // A failed attempt is retried.
     gate.pass(false);
     until(|| gate.begun() == 4).await;
     assert!(!rig.shop().await.weights.durable);
-    // What is away from the baseline is refused with it.
+    // A change away from the baseline behind it is refused too.
     let refused = rig.put(5.0);
     tokio::task::yield_now().await;
     rig.shop().await;

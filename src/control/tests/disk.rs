@@ -1,11 +1,11 @@
-//! A disk in memory, which outlives the process on it and fails when it is told to.
+//! A disk in memory that outlives the process and fails on demand.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::store::{ReleaseRecord, ServiceRecord};
 
-/// The disk. Clones are the same one.
+/// The disk. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Disk(Arc<Mutex<Kept>>);
 
@@ -19,12 +19,12 @@ struct Kept {
 }
 
 impl Disk {
-    /// From here on nothing can be written, or can again.
+    /// Makes all writes fail, or work again.
     pub(super) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
     }
 
-    /// Whether a process that starts on it goes on with a release.
+    /// Whether a process that starts on it would resume a release.
     pub(super) fn is_under_way(&self) -> bool {
         self.0
             .lock()
@@ -34,7 +34,7 @@ impl Disk {
             .any(|release| !release.ended)
     }
 
-    /// What a process finds that starts on it.
+    /// What a process that starts on it reads.
     pub(super) fn load(&self) -> (Store, LoadedState) {
         let kept = self.0.lock().unwrap();
         let loaded = LoadedState {

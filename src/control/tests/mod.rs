@@ -1,4 +1,4 @@
-//! The controller as the rest of the program sees it, over stores that work, fail and hang.
+//! The controller through its public interface, over stores that work, fail and hang.
 
 mod authority;
 mod changes;
@@ -28,7 +28,7 @@ use crate::store::{
 };
 use crate::time::{ManualClock, Timestamp};
 
-/// A controller at work.
+/// A running controller.
 struct Rig {
     links: Links,
     clock: ManualClock,
@@ -38,7 +38,7 @@ struct Rig {
 
 const PATIENT: Duration = Duration::from_secs(600);
 
-/// Waits for nothing but what the test does.
+/// Nothing is limited by time but what the test does.
 const TIMING: Timing = Timing {
     durable_within: PATIENT,
     commit_within: PATIENT,
@@ -76,7 +76,7 @@ impl Rig {
         controller.timing = timing;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let stopped = async move {
-            // Dropped with the rig, it says nothing.
+            // Silent if the rig was dropped.
             if stopped.await.is_err() {
                 std::future::pending().await
             }
@@ -92,7 +92,7 @@ impl Rig {
     }
 
     async fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
-        // One that was dropped before ends when it gets its turn, and its store with it.
+        // A controller dropped before ends when it is polled, and its store with it.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -101,13 +101,13 @@ impl Rig {
         Rig::with(store, loaded, services, TIMING)
     }
 
-    /// Ends in order.
+    /// Shuts down in order.
     async fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         (&mut self.run).await.unwrap();
     }
 
-    /// Asks for so much percent on green, without waiting for the answer.
+    /// Requests `green` percent on green, without waiting for the reply.
     fn put(&self, green: f64) -> JoinHandle<Result<Applied, Refusal>> {
         let handle = self.links.handle.clone();
         tokio::spawn(async move { handle.set_weights("shop", to(green), intent(None)).await })
@@ -118,7 +118,7 @@ impl Rig {
         tokio::spawn(async move { handle.rollback("shop", intent(None)).await })
     }
 
-    /// The service, once the controller has done what it was asked before.
+    /// The service, after the controller has processed all earlier commands.
     async fn shop(&self) -> api::Service {
         let nobody = self.links.handle.forecast("nobody", None).await;
         assert!(matches!(
@@ -128,7 +128,7 @@ impl Rig {
         self.links.handle.service("shop").unwrap()
     }
 
-    /// The percent on green that requests are split by.
+    /// The percent on green in the routing table.
     fn green(&self) -> f64 {
         let snapshot = self.links.publisher.current();
         let service = snapshot.table.service("shop").unwrap();
@@ -147,7 +147,7 @@ impl Drop for Rig {
     }
 }
 
-/// A service whose endpoints are checked, and believed at once.
+/// A service with health checks whose first result counts.
 fn checked() -> ServiceSpec {
     let health = Health {
         path: "/".into(),
@@ -185,7 +185,7 @@ fn memory() -> Store {
     Store::open(&store::Options::default()).unwrap().0
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(mut so: impl FnMut() -> bool) {
     let wait = async {
         while !so() {
@@ -194,7 +194,7 @@ async fn until(mut so: impl FnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(20), wait)
         .await
-        .expect("it never came to be");
+        .expect("the condition never became true");
 }
 
 /// A worker that acknowledges every table as soon as it is published.
@@ -210,7 +210,7 @@ fn prompt_worker(publisher: &Publisher) -> Arc<OnceLock<Acknowledger>> {
     slot
 }
 
-/// A store that does with each commit what the test says, when it says so.
+/// A store whose commits the test lets through.
 struct Gated {
     gate: gates::Receiver<bool>,
     seen: Arc<Mutex<Seen>>,
@@ -239,7 +239,7 @@ impl Gate {
         (Gate { open, seen }, store)
     }
 
-    /// Lets one commit through, which works or fails.
+    /// Lets one commit through, which succeeds or fails.
     fn pass(&self, works: bool) {
         self.open.send(works).unwrap();
     }
@@ -269,7 +269,7 @@ impl Backend for Gated {
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         self.seen.lock().unwrap().begun += 1;
-        // A test that has ended opens no gate.
+        // A test that has ended lets no more commits through.
         if !self.gate.recv().unwrap_or(false) {
             return Err(StoreError::Write("database or disk is full".to_owned()));
         }
@@ -307,7 +307,7 @@ impl Backend for Gated {
     }
 }
 
-/// A rig over a gated store that has taken the start.
+/// A rig over a gated store that has committed the start.
 async fn gated(timing: Timing) -> (Rig, Gate) {
     let (gate, store) = Gate::new();
     gate.pass(true);
@@ -321,7 +321,7 @@ async fn gated(timing: Timing) -> (Rig, Gate) {
     (rig, gate)
 }
 
-/// Exhausts the budget of failures that users see, as a worker does that finishes the last one.
+/// Exhausts the budget of visible failures, like a worker that finishes the last one.
 fn trip(watch: &crate::routing::ReleaseHandle) -> bool {
     let (full, none) = (crate::model::Weight::FULL, crate::model::Weight::ZERO);
     // The controller may arm it in between.

@@ -1,4 +1,4 @@
-//! What a plan says, as the controller carries it out.
+//! How the controller carries out the fields of a plan.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::model::api::Phase;
 use crate::routing::{EndpointKey, RescuePolicy};
 
 impl Rig {
-    /// Starts a release of this canary, by the quick plan with this otherwise.
+    /// Starts a release of this canary with the quick plan, changed by `otherwise`.
     async fn release_of(&self, canary: &str, otherwise: &[(&str, Value)]) -> api::Release {
         let mut plan = quick();
         for (key, value) in otherwise {
@@ -28,7 +28,7 @@ impl Rig {
         self.phase(&id, Phase::Progressing).await
     }
 
-    /// Takes the release to 100 percent and past its final bake.
+    /// Takes the release to 100 percent and through its final bake.
     async fn promote(&self, id: &str) {
         for _ in 0..2 {
             self.verb(id, ReleaseVerb::Promote).await.unwrap();
@@ -176,7 +176,7 @@ async fn a_step_is_held_as_long_as_it_says() {
     assert_eq!(
         rig.release("shop-1").await.weight,
         20.0,
-        "though it is proved"
+        "although it is proved"
     );
     rig.clock.advance(Duration::from_secs(600));
     rig.traffic(50, Duration::from_millis(500), false).await;
@@ -218,6 +218,6 @@ async fn that_a_freeze_was_overridden_is_told_wherever_the_release_is() {
     assert_eq!(release["override_freeze"], true);
     assert_eq!(
         release["detail"],
-        "green is to take over from blue; freeze windows are overridden"
+        "green is to replace blue; freeze windows are overridden"
     );
 }

@@ -1,4 +1,4 @@
-//! Releases, from their start to their end, over stores that work, fail and are opened again.
+//! Releases from start to end, over stores that work, fail and are reopened.
 
 use serde_json::json;
 
@@ -77,7 +77,7 @@ impl Rig {
             .await
     }
 
-    /// What the counter of rollbacks says, by reason, where there were any.
+    /// The rollback counters by reason, without zeros.
     fn rollbacks(&self) -> Vec<(String, u64)> {
         let page = self.links.handle.metrics().render();
         let of_shop = page.lines().filter_map(|line| {
@@ -94,7 +94,8 @@ impl Rig {
         snapshot.table.service("shop").unwrap().watch.clone()
     }
 
-    /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
+    /// Sends so many requests over so long, split by the weights; those of the canary fail if
+    /// `bad`.
     pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
         self.traffic_at(self.points(), requests, over, bad).await;
     }
@@ -111,12 +112,12 @@ impl Rig {
         green.weight.basis_points()
     }
 
-    /// The same, split so that the canary gets so many of 10,000, whatever the weights say by now.
+    /// The same, with a fixed canary share of 10,000.
     pub(super) async fn traffic_at(&self, points: u16, requests: u64, over: Duration, bad: bool) {
         self.visits(points, 0, requests, over, bad).await;
     }
 
-    /// The same of users who are counted from `first`.
+    /// The same, for users numbered from `first`.
     async fn visits(&self, points: u16, first: u64, requests: u64, over: Duration, bad: bool) {
         let Some(watch) = self.watch() else { return };
         let notes = (first..first + requests).flat_map(|at| {
@@ -126,7 +127,7 @@ impl Rig {
         self.tell(notes.collect()).await;
     }
 
-    /// Requests that nobody answers.
+    /// Requests without a response.
     async fn hang(&self, points: u16, requests: u64) {
         let Some(watch) = self.watch() else { return };
         let assigned = |at| self.request(&watch, points, at, false)[0];
@@ -143,7 +144,7 @@ impl Rig {
         self.links.notes.send(batch).await.unwrap();
         let notes = &self.links.notes;
         until(|| notes.capacity() == notes.max_capacity()).await;
-        // What is asked now is answered after they were judged.
+        // A reply to a later command comes after they were judged.
         self.shop().await;
     }
 
@@ -205,7 +206,7 @@ async fn a_step_that_waits_for_answers_says_so() {
     assert!(
         waiting
             .detail
-            .starts_with("8 requests of the canary have no answer"),
+            .starts_with("8 requests of the canary have had no response head"),
         "{}",
         waiting.detail
     );
@@ -234,7 +235,7 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
     assert_eq!(
         rig.shop().await.baseline,
         "blue",
-        "until the promotion a rollback leads back"
+        "until the promotion a rollback leads to the old baseline"
     );
     rig.clock.advance(Duration::from_secs(3));
     let waits = || async {
@@ -304,7 +305,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
     assert_eq!(rig.green(), 0.0);
     assert_eq!(rig.rollbacks(), [("error_rate".to_owned(), 1)]);
 
-    // The same build again has less chance of error; another build has all of it.
+    // The same build has a smaller error probability; another build has all of it.
     let again = rig.begin().await;
     assert_eq!(again.id, "shop-2");
     assert!(
@@ -371,7 +372,10 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
     let begun = rig
         .phase(&started.unwrap().release.id, Phase::Progressing)
         .await;
-    assert_eq!(begun.too_few_requests, None, "it has its time yet");
+    assert_eq!(
+        begun.too_few_requests, None,
+        "its minimum duration is not over"
+    );
     let lacks = loop {
         rig.traffic(50, Duration::from_millis(500), false).await;
         let release = rig.release("shop-1").await;
@@ -417,7 +421,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
     let watch = rig.watch().unwrap();
-    // What a worker does that is told to.
+    // What a worker does that is told to trip.
     assert!(trip(&watch));
     rig.links
         .publisher
@@ -482,7 +486,7 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
         (Phase::Cancelled, 0.0)
     );
     assert_eq!(rig.green(), 0.0);
-    assert_eq!(rig.rollbacks(), [], "nobody found fault with it");
+    assert_eq!(rig.rollbacks(), [], "no objective failed");
     rig.put(30.0).await.unwrap().unwrap();
 }
 
@@ -590,7 +594,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
         rig.begin().await;
         let mut first = 0;
         while !rig.release("shop-1").await.phase.is_over() {
-            // Drawn at the step that it is bad at, however late the next one is on disk.
+            // Drawn at the step at which it is bad, however late the next one is on disk.
             let points = rig.points();
             rig.visits(
                 points,
@@ -600,7 +604,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
                 bad && points > 2_000,
             )
             .await;
-            // Half of the users come once more.
+            // Half of the users come again.
             first += 25;
             tokio::task::yield_now().await;
         }
@@ -626,8 +630,7 @@ async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
-    // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the
-    // next.
+    // It has the evidence for a promotion twice over, but holds its step until it is resumed.
     rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
     while rig.release("shop-1").await.phase != Phase::Waiting {
         rig.traffic(200, Duration::from_secs(2), false).await;

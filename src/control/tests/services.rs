@@ -1,4 +1,4 @@
-//! The start, reloads, what workers and health checkers report, and the end.
+//! Start, reloads, reports of workers and health checkers, and shutdown.
 
 use super::*;
 
@@ -13,7 +13,7 @@ async fn weights_survive_the_process_that_is_killed() {
     assert_eq!(before.baseline, "green");
     drop(rig);
 
-    // The file says something else; it does not matter any more.
+    // The configuration has other weights, which no longer apply.
     let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     assert_eq!(rig.shop().await, before);
     assert_eq!(rig.green(), 30.25);
@@ -27,8 +27,8 @@ async fn weights_survive_the_process_that_is_killed() {
     );
     drop(rig);
 
-    // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is
-    // told.
+    // The canary was removed: the baseline gets its traffic, whatever the configuration says, and
+    // an event reports it.
     let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     rig.put(95.0).await.unwrap().unwrap();
     drop(rig);
@@ -49,13 +49,13 @@ async fn weights_survive_the_process_that_is_killed() {
         .remove(0);
     let reason = newest.reason.unwrap();
     assert!(
-        reason.contains("blue, which had 5 % of the traffic, is gone"),
+        reason.contains("blue, which had 5 % of the traffic, was removed"),
         "{reason}"
     );
     let before = shop;
     drop(rig);
 
-    // So is the baseline: the file's weights.
+    // So was the baseline: the configuration's weights apply.
     let mut other = spec("shop", 0.0);
     other.upstreams[1].name = Name::from("red");
     other.weights =
@@ -135,7 +135,7 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
             .contains("weighbridge_config_last_reload_successful 0")
     );
 
-    // A service that comes back has the weights that it had.
+    // A service that returns has its old weights.
     rig.roll_back().await.unwrap().unwrap();
     handle
         .reload(vec![three, spec("bank", 99.0)], "file")
@@ -187,7 +187,7 @@ async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
     let directory = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
-    // Blue is what a rollback leads to, and has no traffic now.
+    // Blue is the rollback target and has no traffic now.
     rig.put(100.0).await.unwrap().unwrap();
     let before = rig.shop().await;
     assert_eq!((&*before.baseline, before.revision), ("green", 2));

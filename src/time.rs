@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_rfc_3339_in_utc() {
+    fn timestamps_are_formatted_as_rfc_3339_in_utc() {
         let at = Timestamp::new(0, 1_700_000_000_120_042);
         assert_eq!(at.rfc3339(), "2023-11-14T22:13:20.120042Z");
         assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00Z");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_told_and_clones_agree() {
+    fn a_manual_clock_moves_only_by_advance_and_clones_agree() {
         let clock = ManualClock::new(Timestamp::new(5, 7));
         let twin = clock.clone();
         assert_eq!(clock.now(), Timestamp::new(5, 7));

@@ -54,7 +54,7 @@ impl Controller {
     fn foreseen_service(&self, name: &Name, moved: &Change) -> Option<api::WeightsChange> {
         // Manual weights and rollbacks end a release or require that none is in progress.
         let shown = ServiceDetails::new(&moved.next, None, None, true);
-        let mut service = self.board.service_as(name, &shown)?;
+        let mut service = self.views.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
         Some(api::WeightsChange {
             durable: true,

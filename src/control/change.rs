@@ -80,17 +80,17 @@ impl PendingChange {
 }
 
 impl Controller {
-    pub(super) fn set_weights(&mut self, service: &str, asked: RequestedWeights) {
-        match self.begin(service, &asked) {
-            Err(refusal) => drop(asked.reply.send(Err(refusal))),
-            Ok(Step::Wait(name)) => self.wait(&name, asked),
+    pub(super) fn set_weights(&mut self, service: &str, requested: RequestedWeights) {
+        match self.begin(service, &requested) {
+            Err(refusal) => drop(requested.reply.send(Err(refusal))),
+            Ok(Step::Wait(name)) => self.wait(&name, requested),
             Ok(Step::Brake(name, next)) => {
-                self.apply_safe_change(&name, Change::weights(next, asked))
+                self.apply_safe_change(&name, Change::weights(next, requested))
             }
             Ok(Step::Away(name, next, passed)) => {
                 let moved = Change {
                     overridden: passed,
-                    ..Change::weights(next, asked)
+                    ..Change::weights(next, requested)
                 };
                 self.commit_first(&name, moved);
             }
@@ -98,9 +98,9 @@ impl Controller {
     }
 
     /// Decides how a request for weights is carried out.
-    fn begin(&self, service: &str, asked: &RequestedWeights) -> Result<Step, Refusal> {
+    fn begin(&self, service: &str, requested: &RequestedWeights) -> Result<Step, Refusal> {
         let (name, managed) = self.managed(service)?;
-        let weights = state::parse(&managed.spec, &asked.weights).map_err(Refusal::Invalid)?;
+        let weights = state::parse(&managed.spec, &requested.weights).map_err(Refusal::Invalid)?;
         if let Some(active) = &managed.active {
             return Err(active.locks_weights());
         }
@@ -108,15 +108,15 @@ impl Controller {
         if managed.pending.is_some() && !brake {
             return Ok(Step::Wait(name));
         }
-        managed.expect(asked.intent.expected_revision)?;
+        managed.expect(requested.intent.expected_revision)?;
         let now = self.clock.now();
         let passed = if brake {
             Vec::new()
         } else {
             managed.passed_by_hand(now)
         };
-        managed.may_move_by_hand(&passed, &asked.intent)?;
-        let next = managed.next(weights, &now.rfc3339(), &asked.intent);
+        managed.may_move_by_hand(&passed, &requested.intent)?;
+        let next = managed.next(weights, &now.rfc3339(), &requested.intent);
         Ok(if brake {
             Step::Brake(name, next)
         } else {
@@ -165,14 +165,14 @@ impl Controller {
         found.ok_or_else(|| Refusal::UnknownService(service.to_owned()))
     }
 
-    fn wait(&mut self, name: &str, asked: RequestedWeights) {
+    fn wait(&mut self, name: &str, requested: RequestedWeights) {
         let Some(managed) = self.services.get_mut(name) else {
             return;
         };
         if managed.waiting.len() < WAITING_MAX {
-            managed.waiting.push_back(asked);
+            managed.waiting.push_back(requested);
         } else {
-            let _ = asked.reply.send(Err(Refusal::Store(
+            let _ = requested.reply.send(Err(Refusal::Store(
                 "too many changes are waiting for the disk; try again later".to_owned(),
             )));
         }
@@ -191,7 +191,7 @@ impl Controller {
         let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
         change.releases.extend(taken_back);
         let table = self.publish(name, moved);
-        let (saved, told) = oneshot::channel();
+        let (saved, on_disk) = oneshot::channel();
         let ticket = self.outbox.push(change);
         let services = vec![Name::clone(name)];
         self.unsaved.insert(
@@ -207,7 +207,7 @@ impl Controller {
         let service = Name::clone(name);
         self.answers.push(Box::pin(async move {
             // Polled together, so that the commit reaches the store at the time of publication.
-            let (saved, ()) = tokio::join!(timeout(within, told), acknowledged);
+            let (saved, ()) = tokio::join!(timeout(within, on_disk), acknowledged);
             let durable = disk && matches!(saved, Ok(Ok(())));
             DueReply {
                 service,
@@ -263,7 +263,7 @@ impl Controller {
                 Refusal::Store(error.to_string()),
             ),
         }
-        self.go_on(&name);
+        self.run_waiting(&name);
     }
 
     fn publish_committed(&mut self, name: &Name, pending: PendingChange, committed: Committed) {
@@ -302,15 +302,15 @@ impl Controller {
     }
 
     /// Starts the changes of this service that were waiting for the last one.
-    fn go_on(&mut self, name: &Name) {
+    fn run_waiting(&mut self, name: &Name) {
         while let Some(managed) = self.services.get_mut(name) {
             if managed.pending.is_some() {
                 return;
             }
-            let Some(asked) = managed.waiting.pop_front() else {
+            let Some(requested) = managed.waiting.pop_front() else {
                 return;
             };
-            self.set_weights(name, asked);
+            self.set_weights(name, requested);
         }
     }
 
@@ -329,8 +329,8 @@ impl Controller {
             taken_back = turn.and_then(|turn| turn.record(now));
             self.refused(name, pending.moved.reply, Refusal::Overtaken);
         }
-        for asked in waiting {
-            let _ = asked.reply.send(Err(Refusal::Overtaken));
+        for requested in waiting {
+            let _ = requested.reply.send(Err(Refusal::Overtaken));
         }
         taken_back
     }
@@ -350,7 +350,7 @@ impl Controller {
             .collect();
         for name in late {
             self.give_up(&name);
-            self.go_on(&name);
+            self.run_waiting(&name);
         }
     }
 
@@ -387,8 +387,8 @@ impl Controller {
             UncommittedChange { services, saved },
         );
         self.show(name);
-        let told = Refusal::Store("the disk does not respond".to_owned());
-        self.refused(name, pending.moved.reply, told);
+        let refusal = Refusal::Store("the disk does not respond".to_owned());
+        self.refused(name, pending.moved.reply, refusal);
     }
 
     /// Publishes: from here on requests are split by the new state. Returns the table's revision.
@@ -431,7 +431,8 @@ impl Controller {
             self.collector.mark_change(service, now);
         }
         let weights = percentages(&state.weights);
-        tracing::info!(service = %name, ?weights, actor = intent.actor, reason = intent.reason, "{action}");
+        let (actor, reason) = (&intent.actor, intent.reason.as_ref());
+        tracing::info!(service = %name, ?weights, actor, reason, "{action}");
         self.emit(api::EventKind::Weights {
             service: name.to_string(),
             revision: state.revision,
@@ -479,14 +480,14 @@ impl Controller {
 }
 
 impl Change {
-    fn weights(next: ServiceState, asked: RequestedWeights) -> Change {
+    fn weights(next: ServiceState, requested: RequestedWeights) -> Change {
         Change {
             next,
             action: "weights",
-            intent: asked.intent,
+            intent: requested.intent,
             turn: None,
             overridden: Vec::new(),
-            reply: Reply::Service(asked.reply),
+            reply: Reply::Service(requested.reply),
         }
     }
 }

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_disk_that_hangs_the_last_state_of_every_release_stays() {
+    fn a_full_commit_queue_keeps_the_last_state_of_every_release() {
         let (store, _) = Store::open(&Options::default()).unwrap();
         let mut outbox = CommitQueue::new(store);
         outbox.push(change(1));

@@ -120,19 +120,19 @@ pub struct Controller {
     pub(super) watches: u32,
     pub(super) horizon: Arc<Watermark>,
     pub(super) notes: mpsc::Receiver<EventBatch>,
-    pub(super) errands: BackgroundJobs,
+    pub(super) jobs: BackgroundJobs,
     /// When the events under evaluation became known. The duration of a rollback is counted from
     /// here.
     pub(super) decided: Timestamp,
     /// Whether a failure of a canary waits for earlier events before it can be evaluated.
-    pub(super) hurry: bool,
+    pub(super) urgent: bool,
     pub(super) keys: KeyRegistry,
     pub(super) collector: Collector,
     pub(super) outbox: CommitQueue,
     /// Services as readers on other threads see them.
-    pub(super) board: Arc<PublishedViews>,
+    pub(super) views: Arc<PublishedViews>,
     /// The runtime for read-only work outside of the controller's thread.
-    aside: Option<runtime::Handle>,
+    read_runtime: Option<runtime::Handle>,
     /// Changes in effect that are not on disk yet.
     pub(super) unsaved: BTreeMap<CommitId, UncommittedChange>,
     /// Replies that wait for workers or the store.
@@ -193,14 +193,15 @@ impl Controller {
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let collector = Collector::new(Arc::clone(&metrics), setup.listeners);
-        let board = PublishedViews::new(
+        let views = PublishedViews::new(
             publisher.clone(),
             collector.shown(),
             Arc::clone(&setup.clock),
         );
-        let board = Arc::new(board);
-        let views = Arc::<PublishedViews>::clone(&board);
-        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), views);
+        let views = Arc::new(views);
+        let shared_views = Arc::<PublishedViews>::clone(&views);
+        let (handle, commands) =
+            Handle::channel(Arc::clone(&metrics), Arc::clone(&events), shared_views);
         let mut controller = Controller {
             services: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -210,13 +211,13 @@ impl Controller {
             approvals: setup.approvals,
             watches: 0,
             horizon: Arc::clone(&horizon),
-            errands: BackgroundJobs::new(),
+            jobs: BackgroundJobs::new(),
             decided: setup.clock.now(),
-            hurry: false,
+            urgent: false,
             collector,
             outbox: CommitQueue::new(setup.store),
-            board,
-            aside: runtime::Handle::try_current().ok(),
+            views,
+            read_runtime: runtime::Handle::try_current().ok(),
             unsaved: BTreeMap::new(),
             answers: FuturesUnordered::new(),
             metrics,
@@ -258,13 +259,17 @@ impl Controller {
                     None => break,
                 },
                 Some(event) = self.health.recv() => self.health(&event),
-                (ticket, result) = self.outbox.next(self.timing.retry) => self.written(ticket, result),
+                (ticket, result) = self.outbox.next(self.timing.retry) => {
+                    self.written(ticket, result);
+                }
                 Some(answer) = self.answers.next() => self.answer(answer),
-                1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => self.collect(&mut batches),
+                1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => {
+                    self.collect(&mut batches);
+                }
                 Some(notes) = self.notes.recv() => self.notes(notes),
-                Some(errand) = self.errands.next() => self.errand(errand),
+                Some(job) = self.jobs.next() => self.handle_job(job),
                 _ = tick.tick(), if self.has_releases() => self.tick(),
-                () = sleep(SOON), if self.hurry => self.tick(),
+                () = sleep(SOON), if self.urgent => self.tick(),
                 _ = second.tick() => self.second(),
                 () = &mut stop => break,
             }
@@ -369,15 +374,22 @@ impl Controller {
         if let Some(service) = snapshot.table.service(service) {
             self.collector.show_weights(service);
         }
-        tracing::info!(%service, %upstream, endpoint = address, healthy = event.healthy, detail = event.detail, "health");
-        let told = api::EventKind::Health {
+        tracing::info!(
+            %service,
+            %upstream,
+            endpoint = address,
+            healthy = event.healthy,
+            detail = event.detail,
+            "health"
+        );
+        let event = api::EventKind::Health {
             service: service.to_string(),
             upstream: upstream.to_string(),
             endpoint: address,
             healthy: event.healthy,
             detail: event.detail.clone(),
         };
-        self.emit(told);
+        self.emit(event);
     }
 
     /// Handles the result of a commit.
@@ -414,7 +426,7 @@ impl Controller {
             }
             Reply::Service(reply) => {
                 self.show(&service);
-                let view = self.board.service(&service);
+                let view = self.views.service(&service);
                 let applied = view.map(|service| Applied { service, durable });
                 let _ =
                     reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
@@ -440,7 +452,7 @@ impl Controller {
         let read = self.outbox.store().audit(before, limit.saturating_add(1));
         // Not one of the replies: it needs no state of the controller and takes as long as the disk
         // does.
-        self.aside(async move {
+        self.spawn_read(async move {
             let page = read.await.map(|entries| super::audit::page(entries, limit));
             let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
         });
@@ -481,8 +493,8 @@ impl Controller {
             }
             releases.await;
             // Evidence and other background jobs in progress.
-            while let Some(errand) = self.errands.next().await {
-                self.errand(errand);
+            while let Some(job) = self.jobs.next().await {
+                self.handle_job(job);
             }
         };
         if timeout(durable_within, all).await.is_err() {
@@ -496,14 +508,14 @@ impl Controller {
     /// Publishes the current state of a service to readers.
     pub(super) fn show(&self, name: &str) {
         if let Some(managed) = self.services.get(name) {
-            self.board.show(name, self.shown(name, managed));
+            self.views.show(name, self.shown(name, managed));
         }
     }
 
     /// Publishes the current state of all services, and of no others, to readers.
     pub(super) fn show_all(&self) {
         let services = self.services.iter();
-        self.board.replace(
+        self.views.replace(
             services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))),
         );
     }
@@ -515,8 +527,8 @@ impl Controller {
     }
 
     /// Runs read-only work, such as reading rows of the store, outside of the controller's thread.
-    pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        match &self.aside {
+    pub(super) fn spawn_read(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match &self.read_runtime {
             Some(runtime) => drop(runtime.spawn(work)),
             None => drop(tokio::spawn(work)),
         }

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_that_comes_back_misses_nothing_and_gets_nothing_twice() {
+    fn a_reconnected_subscriber_gets_each_event_once() {
         let events = EventStream::new();
         for at in 0..3 {
             events.send(String::new(), reload(at));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn kept_events_are_bounded() {
         let events = EventStream::new();
         for at in 0..REMEMBERED_MAX + 10 {
             events.send(String::new(), reload(at));

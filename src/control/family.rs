@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_cumulative_and_know_the_sum() {
+    fn buckets_are_cumulative_and_have_a_sum() {
         let mut latencies = Histogram::new_with_bounds(1, 3_600_000_000, 2).unwrap();
         latencies.record_n(4_900, 3).unwrap();
         latencies.record_n(60_000, 2).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_told_apart_by_label_and_not_by_their_text_run_together() {
+    fn label_values_are_compared_separately() {
         let described = Description::new(
             "x_total",
             "x",

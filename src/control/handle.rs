@@ -50,7 +50,7 @@ pub enum Refusal {
     /// The caller's revision is stale.
     #[error(
         "the request is based on a stale revision: the service is at revision {current}, not \
-        {expected}; read it again"
+         {expected}; read it again"
     )]
     Stale {
         /// The revision that the caller named.

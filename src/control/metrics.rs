@@ -331,28 +331,28 @@ impl Default for Metrics {
 mod help {
     pub(super) const REQUEST_LABELS: &[&str] =
         &["listener", "service", "upstream", "method", "code"];
-    pub(super) const REQUESTS: &str = "Requests that got a response; without service and upstream labels those that matched no \
-        route.";
-    pub(super) const FAILURES: &str = "Requests that failed on an upstream: 5xx responses, or the reason why there was no \
-        response.";
+    pub(super) const REQUESTS: &str = "Requests that got a response; without service and upstream \
+        labels those that matched no route.";
+    pub(super) const FAILURES: &str = "Requests that failed on an upstream: 5xx responses, or the \
+        reason why there was no response.";
     pub(super) const ERRORS: &str =
         "Requests that the proxy responded to itself, or whose response it aborted.";
     pub(super) const WEIGHT: &str =
         "Share of the service's requests that the upstream gets, 0 to 1.";
     pub(super) const HEALTHY: &str = "Whether the endpoint is healthy and gets requests.";
-    pub(super) const ROLLBACKS: &str = "Rollbacks by reason: manual, or the objective in the \
-        release's outcome.";
+    pub(super) const ROLLBACKS: &str =
+        "Rollbacks by reason: manual, or the objective in the release's outcome.";
     pub(super) const RESCUES: &str =
         "Requests that failed on a canary and were failed over to the baseline.";
     pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
-    pub(super) const ROLLBACK: &str = "Time from the decision to roll back until the routing table without the canary is \
-        published.";
+    pub(super) const ROLLBACK: &str = "Time from the decision to roll back until the routing table \
+        without the canary is published.";
     pub(super) const RELOAD: &str = "Whether the last configuration reload succeeded.";
     pub(super) const RELOADED: &str = "Time at which the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
     pub(super) const WEBHOOKS: &str = "Webhook events by delivery result.";
-    pub(super) const LATENCY: &str = "Time from the arrival of a request to the end of its response; aborts by the client are \
-        left out.";
+    pub(super) const LATENCY: &str = "Time from the arrival of a request to the end of its response; \
+        aborts by the client are left out.";
 }
 
 /// Together with 5xx responses, which are counted by class, these are the failures in the windows.
@@ -481,20 +481,41 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_the_names_that_dashboards_rely_on() {
+    fn metric_names_are_stable() {
         let page = filled().render();
         for line in [
-            r#"weighbridge_http_requests_total{listener="web",service="shop",upstream="green",method="GET",code="200"} 2"#,
-            r#"weighbridge_http_requests_total{listener="web",service="",upstream="",method="GET",code="404"} 1"#,
-            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="0.01"} 0"#,
-            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="+Inf"} 2"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 9"#,
+            concat!(
+                r#"weighbridge_http_requests_total{listener="web",service="shop","#,
+                r#"upstream="green",method="GET",code="200"} 2"#
+            ),
+            concat!(
+                r#"weighbridge_http_requests_total{listener="web",service="",upstream="","#,
+                r#"method="GET",code="404"} 1"#
+            ),
+            concat!(
+                r#"weighbridge_http_request_duration_seconds_bucket{service="shop","#,
+                r#"upstream="green",le="0.01"} 0"#
+            ),
+            concat!(
+                r#"weighbridge_http_request_duration_seconds_bucket{service="shop","#,
+                r#"upstream="green",le="+Inf"} 2"#
+            ),
+            concat!(
+                r#"weighbridge_upstream_failures_total{service="shop","#,
+                r#"upstream="green",reason="5xx"} 1"#
+            ),
+            concat!(
+                r#"weighbridge_upstream_failures_total{service="shop",upstream="green","#,
+                r#"reason="connect_refused"} 9"#
+            ),
             r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
             r#"weighbridge_http_errors_total{listener="web",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,
             r#"weighbridge_upstream_weight_ratio{service="shop",upstream="green"} 0.05"#,
-            r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
+            concat!(
+                r#"weighbridge_endpoint_healthy{service="shop",upstream="green","#,
+                r#"endpoint="127.0.0.1:1"} 1"#
+            ),
             r#"weighbridge_rollbacks_total{service="shop",reason="manual"} 1"#,
             r#"weighbridge_rollbacks_total{service="shop",reason="latency"} 0"#,
             r#"weighbridge_rollback_duration_seconds_bucket{le="0.00005"} 1"#,
@@ -523,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_goes_takes_its_series_along() {
+    fn series_are_removed_with_their_service() {
         let metrics = filled();
         metrics.forget_upstream("shop", "green");
         metrics.forget_service("shop");
@@ -531,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn prometheus_own_linter_has_no_objection() {
+    fn promtool_accepts_the_metrics() {
         let tool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())

@@ -173,10 +173,10 @@ struct Reader {
 static EMPTY: LazyLock<api::Window> = LazyLock::new(|| Summary::new().window());
 
 impl Reader {
-    fn new(board: &PublishedViews) -> Reader {
+    fn new(views: &PublishedViews) -> Reader {
         Reader {
-            recents: board.recents.load_full(),
-            now: board.clock.now(),
+            recents: views.recents.load_full(),
+            now: views.clock.now(),
             sum: None,
         }
     }
@@ -214,47 +214,47 @@ mod tests {
         ServiceDetails::new(&state, None, None, true)
     }
 
-    fn board(in_table: &[&str]) -> PublishedViews {
+    fn views(in_table: &[&str]) -> PublishedViews {
         let specs: Vec<_> = in_table.iter().map(|name| spec(name, 0.0)).collect();
         let table = RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None);
         let clock = ManualClock::new(Timestamp::new(0, 0));
         PublishedViews::new(Publisher::new(table), Arc::default(), Arc::new(clock))
     }
 
-    fn names(board: &PublishedViews) -> Vec<(String, u64)> {
-        let services = board.services().into_iter();
+    fn names(views: &PublishedViews) -> Vec<(String, u64)> {
+        let services = views.services().into_iter();
         services
             .map(|service| (service.name, service.revision))
             .collect()
     }
 
     #[test]
-    fn services_are_listed_by_name_and_only_if_they_are_in_the_table_too() {
-        let board = board(&["shop", "bank"]);
-        assert_eq!(names(&board), []);
-        board.replace(
+    fn services_are_listed_by_name_if_they_are_in_the_table() {
+        let views = views(&["shop", "bank"]);
+        assert_eq!(names(&views), []);
+        views.replace(
             ["zoo", "shop", "bank"]
                 .map(|name| (Name::from(name), shown(1)))
                 .into_iter(),
         );
-        board.show("shop", shown(2));
-        board.show("nobody", shown(3));
+        views.show("shop", shown(2));
+        views.show("nobody", shown(3));
         assert_eq!(
-            names(&board),
+            names(&views),
             [("bank".to_owned(), 1), ("shop".to_owned(), 2)]
         );
         assert_eq!(
-            (board.revision("shop"), board.revision("nobody")),
+            (views.revision("shop"), views.revision("nobody")),
             (Some(2), None)
         );
-        assert!(board.service("zoo").is_none());
+        assert!(views.service("zoo").is_none());
     }
 
     #[test]
-    fn weights_in_effect_are_those_of_the_table_also_when_the_controller_does_not_know_yet() {
-        let board = board(&["shop"]);
-        board.replace([(Name::from("shop"), shown(1))].into_iter());
-        let mut live = board
+    fn effective_weights_come_from_the_table() {
+        let views = views(&["shop"]);
+        views.replace([(Name::from("shop"), shown(1))].into_iter());
+        let mut live = views
             .publisher
             .current()
             .table
@@ -262,10 +262,10 @@ mod tests {
             .unwrap()
             .live();
         live.weights = crate::control::testing::weights(&[("blue", 25.0), ("green", 75.0)]);
-        board
+        views
             .publisher
             .update(|table| table.with_weights("shop", &live));
-        let service = board.service("shop").unwrap();
+        let service = views.service("shop").unwrap();
         assert_eq!(service.weights.effective["green"], 75.0);
         assert_eq!(service.weights.intended["green"], 0.0);
     }

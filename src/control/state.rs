@@ -110,26 +110,23 @@ impl ServiceState {
             .iter()
             .filter(|(name, _)| known(name).is_none())
             .map(|(name, weight)| {
-                format!(
-                    "{name}, which had {weight} % of the traffic, was \
-                removed"
-                )
+                format!("{name}, which had {weight} % of the traffic, was removed")
             })
             .collect();
         let gone = gone.join("; ");
         if let Some(baseline) = baseline
             && let Some(weights) = Weights::inherited(names(), &given, baseline)
         {
-            let told = format!("{gone}: its traffic goes to the baseline, {baseline}");
+            let note = format!("{gone}: its traffic goes to the baseline, {baseline}");
             let state = ServiceState {
                 revision: record.revision + 1,
                 baseline: Name::clone(baseline),
                 weights,
                 since: at.to_owned(),
-                reason: Some(told.clone()),
+                reason: Some(note.clone()),
                 ..stored
             };
-            return (state, Some(told));
+            return (state, Some(note));
         }
         let state = ServiceState {
             revision: record.revision + 1,
@@ -138,11 +135,11 @@ impl ServiceState {
             attempts: record.attempts.clone(),
             ..declared
         };
-        let told = format!(
+        let note = format!(
             "{gone}, and so was the baseline, {}: the weights in the configuration apply",
             record.baseline
         );
-        (state, Some(told))
+        (state, Some(note))
     }
 
     /// The same state under a new declaration of the service; new upstreams have no weight.
@@ -501,7 +498,7 @@ mod tests {
     const GREEN: &[(&str, f64)] = &[("blue", 0.0), ("green", 100.0)];
 
     #[test]
-    fn a_rollback_returns_to_the_baseline_and_asking_again_changes_nothing() {
+    fn a_rollback_returns_to_the_baseline_and_repeating_it_changes_nothing() {
         let canary = to(&state(0.0), SPLIT);
         assert_eq!(summary(&canary), (50.0, "blue", None, 1));
         let once = back(&canary);
@@ -523,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_promotion_a_rollback_returns_to_the_baseline_before_and_not_forth_again() {
+    fn a_rollback_after_a_promotion_returns_to_the_previous_baseline_once() {
         let promoted = to(&to(&state(0.0), SPLIT), GREEN);
         assert_eq!(summary(&promoted), (100.0, "green", Some("blue"), 1));
         let once = back(&promoted);
@@ -542,7 +539,7 @@ mod tests {
     }
 
     #[test]
-    fn a_brake_takes_from_others_and_gives_to_the_baseline() {
+    fn a_safe_change_shrinks_others_and_grows_the_baseline() {
         let canary = to(&state(0.0), SPLIT);
         let towards = |green: f64| {
             canary.is_towards_baseline(&weights(&[("blue", 100.0 - green), ("green", green)]))
@@ -554,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_and_a_new_declaration_are_reconciled() {
+    fn stored_state_is_adapted_to_a_new_declaration() {
         let canary = to(&state(0.0), SPLIT);
         let record = canary.record("shop");
         assert_eq!(
@@ -578,7 +575,7 @@ mod tests {
         assert_eq!(
             warning.unwrap(),
             "green, which had 50 % of the traffic, was removed: its traffic goes to the \
-            baseline, blue"
+             baseline, blue"
         );
         let mut other = renamed.clone();
         other.upstreams[0].name = Name::from("gold");
@@ -615,7 +612,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_weight_is_named() {
+    fn every_invalid_weight_is_reported() {
         let check = |given: &[(&str, f64)]| {
             let given = given
                 .iter()

@@ -90,7 +90,7 @@ mod tests {
     use crate::model::{HeaderMatch, PathPrefix};
 
     #[test]
-    fn a_route_is_told_in_words() {
+    fn routes_are_described_as_text() {
         let mut route = Route {
             host: HostPattern::Any,
             path_prefix: PathPrefix("".into()),

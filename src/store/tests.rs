@@ -103,7 +103,7 @@ async fn sequences(store: &Store, before: Option<u64>, limit: usize) -> Vec<u64>
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
+async fn acknowledged_changes_survive_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("not/there/yet");
     let (store, loaded) = Store::open(&options(&path)).unwrap();
@@ -159,7 +159,7 @@ const KILLED: &str = "WEIGHBRIDGE_TEST_STORE_TO_BE_KILLED";
 const TELLS: &str = "acknowledged ";
 
 #[test]
-fn a_killed_process_loses_nothing_that_was_acknowledged() {
+fn a_killed_process_loses_no_acknowledged_change() {
     let directory = tempfile::tempdir().unwrap();
     let mut told = 0;
     for round in 1..=5 {
@@ -238,7 +238,7 @@ fn a_full_disk_refuses_and_changes_nothing() {
 }
 
 #[test]
-fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
+fn a_failed_change_found_on_disk_is_undone_unless_it_is_in_effect() {
     for in_effect in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let mut database = Sqlite::open(directory.path()).unwrap();
@@ -277,7 +277,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
 }
 
 #[test]
-fn the_journal_refuses_to_be_altered() {
+fn the_journal_is_append_only() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&change(1, 100)).unwrap();
@@ -297,7 +297,7 @@ fn the_journal_refuses_to_be_altered() {
 }
 
 #[test]
-fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
+fn the_sticky_cookie_secret_is_kept_and_private() {
     use std::os::unix::fs::PermissionsExt;
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let secret = |path: &Path| {
@@ -333,7 +333,7 @@ fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
 }
 
 #[test]
-fn the_secret_of_sticky_cookies_is_written_once() {
+fn the_sticky_cookie_secret_is_written_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.limit_pages(true);

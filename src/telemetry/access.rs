@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_there_when_the_log_has_ended() {
+    fn dropping_the_log_flushes_every_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let log = to_file(&path);
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_file_is_let_go() {
+    fn reopen_releases_a_rotated_file() {
         let directory = tempfile::tempdir().unwrap();
         let (path, rotated) = (
             directory.path().join("access.log"),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn records_beyond_the_queue_are_dropped_and_counted() {
+    fn records_beyond_the_queue_limit_are_dropped_and_counted() {
         let (records, incoming) = sync_channel(2);
         let (_ending, ended) = sync_channel(0);
         let sink = Sink {
@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_full_costs_lines_and_nothing_else() {
+    fn a_full_disk_drops_lines_only() {
         let log = to_file(Path::new("/dev/full"));
         log.log(record());
         while log.dropped() == 0 {
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_when_it_is_off() {
+    fn nothing_is_written_when_the_log_is_off() {
         let log = AccessLog::open(None).unwrap();
         assert!(!log.enabled());
         log.log(record());

@@ -226,7 +226,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_json_line_has_every_key_in_its_order() {
+    fn a_json_line_has_every_key_in_order() {
         let expected = concat!(
             r#"{"time":"2026-01-01T00:00:00.123Z","listener":"web","client":"192.0.2.1","method":"GET","#,
             r#""host":"shop.example.com","target":"/cart?id=1","protocol":"HTTP/1.1","status":200,"service":"shop","#,
@@ -239,7 +239,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_combined_line_cannot_be_broken_out_of() {
+    fn combined_fields_are_escaped() {
         let mut record = record();
         record.target = Some("/a\"b".into());
         record.referer = Some(HeaderValue::from_bytes(b"caf\xe9").unwrap());
@@ -254,7 +254,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_known_of_a_refused_connection_is_left_open() {
+    fn unknown_fields_of_a_refused_connection_are_null() {
         let refused = AccessRecord {
             method: None,
             target: None,

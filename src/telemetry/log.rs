@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_stay_quiet_whatever_the_level() {
+    fn libraries_do_not_log_at_any_level() {
         let debug = filter(LogLevel::Debug);
         assert!(debug.would_enable("weighbridge::proxy", &Level::DEBUG));
         assert!(debug.would_enable("h2::codec", &Level::WARN));

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_output_blocks_no_sender_and_costs_a_bounded_amount() {
+    fn a_blocked_output_blocks_no_sender_and_bounds_memory() {
         let (queue, permit, texts) = gated();
         let piece = [b'x'; 1024];
         for _ in 0..10_000 {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_number_of_pieces_is_bounded_too() {
+    fn the_number_of_pieces_is_bounded() {
         let (queue, _permit, _texts) = gated();
         for _ in 0..100_000 {
             queue.send(b"x");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_that_fails_is_noticed_and_counted() {
+    fn a_failed_output_is_detected_and_counted() {
         let (mut queue, permit, texts) = gated();
         drop((permit, texts));
         queue.send(b"lost");

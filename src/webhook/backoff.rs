@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_minute_whatever_is_asked_for() {
+    fn pauses_double_up_to_a_minute_whatever_retry_after_says() {
         let pace = Backoff::default();
         let seconds = |attempts, asked, chance| pace.pause(attempts, asked, chance).as_secs_f64();
         let pauses: Vec<f64> = (1..=8)

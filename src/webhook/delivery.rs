@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receiver_may_ask_for_a_pause_in_seconds_or_until_a_date() {
+    fn retry_after_is_read_as_seconds_or_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_700);
         let asked = |text: &'static str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_tried_again() {
+    fn transient_failures_are_retried() {
         let status = |code| Failure::Status(StatusCode::from_u16(code).unwrap(), None).may_pass();
         assert!([408, 429, 500, 502, 503, 599].into_iter().all(status));
         assert!(![301, 400, 401, 404, 410].into_iter().any(status));

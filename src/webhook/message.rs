@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_what_happened_to_what_and_why() {
+    fn a_message_names_release_event_and_reason() {
         let mut over = release();
         over.outcome = Some(api::ReleaseOutcome {
             verdict: "rolled_back".to_owned(),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn every_event_has_words_of_its_own_and_says_what_is_waited_for() {
+    fn every_event_has_its_own_text_and_names_the_wait_reason() {
         let mut waiting = release();
         waiting.waiting_for = Some(api::WaitingFor {
             kind: "gate".to_owned(),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_news_is_left_out() {
+    fn other_events_are_not_delivered() {
         assert!(Notification::of(event(1, "release_abandoned", release())).is_none());
         let reload = EventKind::Reload {
             ok: true,

@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_release_gives_way_to_other_ends_only() {
+    fn the_end_of_a_release_is_dropped_for_other_ends_only() {
         let queue = DeliveryQueue::default();
         assert!(queue.push(news(0, "release_rolled_back")).is_none());
         let mut lost = 0;

@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_openssl_says() {
+    fn the_signature_equals_that_of_openssl() {
         // printf '1700000000.{"event":"x"}' | openssl dgst -sha256 -hmac hunter2
         assert_eq!(
             sign("hunter2", "1700000000", br#"{"event":"x"}"#).unwrap(),

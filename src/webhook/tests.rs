@@ -163,7 +163,7 @@ fn hmac(key: &[u8], text: &[u8]) -> String {
 }
 
 #[test]
-fn what_the_start_itself_did_is_told_once() {
+fn events_of_the_start_are_delivered_once() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(204)).await;
         let events = EventStream::new();
@@ -186,7 +186,7 @@ fn what_the_start_itself_did_is_told_once() {
 }
 
 #[test]
-fn an_event_is_delivered_signed_and_named() {
+fn an_event_is_delivered_with_signature_and_id() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(204)).await;
         let mut webhook = receiver.webhook("http://localhost");
@@ -229,7 +229,7 @@ fn an_event_is_delivered_signed_and_named() {
 }
 
 #[test]
-fn a_channel_gets_a_sentence_and_nobody_without_a_secret_a_signature() {
+fn a_slack_receiver_gets_a_sentence_and_no_signature_without_a_secret() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(200)).await;
         let mut webhook = receiver.webhook("http://127.0.0.1");
@@ -250,7 +250,7 @@ fn a_channel_gets_a_sentence_and_nobody_without_a_secret_a_signature() {
 }
 
 #[test]
-fn what_may_pass_is_sent_again_under_the_same_id() {
+fn transient_failures_are_retried_with_the_same_id() {
     for trouble in [
         Answer::Status(500),
         Answer::Status(503),
@@ -293,7 +293,7 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
 }
 
 #[test]
-fn what_will_not_pass_is_sent_once_and_the_next_event_follows() {
+fn permanent_failures_are_not_retried_and_the_next_event_follows() {
     for status in [301, 400, 401, 404, 410] {
         block_on(async {
             let receiver = Receiver::start(move |number| {
@@ -331,7 +331,7 @@ fn ids(numbers: impl Iterator<Item = usize>) -> Vec<String> {
 }
 
 #[test]
-fn events_arrive_in_their_order_though_each_is_sent_twice() {
+fn events_arrive_in_order_when_each_is_retried() {
     block_on(async {
         let receiver =
             Receiver::start(|number| Answer::Status(if number % 2 == 0 { 500 } else { 200 })).await;
@@ -348,7 +348,7 @@ fn events_arrive_in_their_order_though_each_is_sent_twice() {
 }
 
 #[test]
-fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
+fn a_slow_receiver_loses_the_oldest_events_and_delays_no_other() {
     block_on(async {
         let slow = Receiver::start(|number| {
             if number == 0 {
@@ -412,7 +412,7 @@ fn a_certificate_of_an_unknown_authority_is_refused_at_once() {
 }
 
 #[test]
-fn at_the_end_what_waits_is_still_told() {
+fn queued_events_are_delivered_at_shutdown() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(200)).await;
         let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
@@ -425,7 +425,7 @@ fn at_the_end_what_waits_is_still_told() {
 }
 
 #[test]
-fn the_end_does_not_wait_for_a_receiver_that_does_not_answer() {
+fn shutdown_does_not_wait_for_a_receiver_that_does_not_respond() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Never).await;
         let mut webhook = receiver.webhook("http://127.0.0.1");

@@ -15,7 +15,7 @@ use crate::stats::{Arm, Assignment, RequestEvent, RequestEventKind};
 use super::overdue::OverdueRequests;
 
 /// The interval around a displaced request that is tainted, for both arms.
-const SPOILED_US: u64 = 10_000;
+const TAINTED_US: u64 = 10_000;
 /// Assignments that may wait for scoring. Beyond this all are dropped, since evidence with gaps is
 /// not valid.
 const WAITING_MAX: usize = 1 << 20;
@@ -27,7 +27,7 @@ pub(super) struct CohortBuilder {
     /// Every assignment before this time has been scored or left out.
     closed_us: u64,
     /// Tainted intervals, as multiples of the interval's length.
-    spoiled: BTreeMap<u64, ()>,
+    tainted: BTreeMap<u64, ()>,
     /// Failures of the canary that are not scored yet.
     failures: usize,
     overdue: OverdueRequests,
@@ -128,7 +128,7 @@ impl CohortBuilder {
     pub(super) fn add(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
-            self.overdue.hear(note);
+            self.overdue.add_event(note);
             return;
         }
         match note.happened {
@@ -163,7 +163,7 @@ impl CohortBuilder {
 
     /// Open requests of the canary past the landmark without a response head.
     pub(super) fn open_past_landmark(&self) -> u32 {
-        self.overdue.hanging()
+        self.overdue.stalled_without_head()
     }
 
     /// Requests of the canary that were scored as unfinished and not counted by the tripwire.
@@ -209,7 +209,7 @@ impl CohortBuilder {
             if side == Arm::Canary {
                 self.failures = self.failures.saturating_sub(slot.failures());
             }
-            let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
+            let is_tainted = self.tainted.contains_key(&(at_us / TAINTED_US));
             let weight = chance(canary, baseline);
             for open in &slot.open {
                 let key = (at_us, canary, baseline, side);
@@ -217,12 +217,12 @@ impl CohortBuilder {
                     self.overdue.add(key, open.user);
                 } else if open.uploading && !open.headed {
                     self.overdue
-                        .add_upload(key, open.user, !open.canary_full && !is_spoiled);
+                        .add_upload(key, open.user, !open.canary_full && !is_tainted);
                 }
             }
             for ended in slot.take(known.landmark_us) {
                 // While the canary is full nothing is compared; the request only explains failures.
-                let is_spoiled = is_spoiled || ended.canary_full;
+                let is_tainted = is_tainted || ended.canary_full;
                 let enter = || match ended.canary_full {
                     true => Entered::default(),
                     false => units.enter(ended.user, side, weight, at_us, ended.end.is_bad()),
@@ -231,7 +231,7 @@ impl CohortBuilder {
                 let counts = !matches!(ended.end, End::Displaced | End::Uploading);
                 let entered = counts.then(enter);
                 let begins = entered.as_ref().and_then(|entered| entered.begins);
-                let into = place(&mut scored, weight, is_spoiled, begins);
+                let into = place(&mut scored, weight, is_tainted, begins);
                 into.at_us = at_us;
                 if let Some(entered) = entered {
                     into.count(side, ended.end, &entered, units.are_sticky());
@@ -248,7 +248,7 @@ impl CohortBuilder {
             ..Scored::default()
         }));
         self.closed_us = self.closed_us.max(closed_us);
-        self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
+        self.tainted = self.tainted.split_off(&(self.closed_us / TAINTED_US));
         scored
     }
 
@@ -318,7 +318,7 @@ impl CohortBuilder {
         let mut was_known = false;
         self.with_open(note, |open| was_known = open.canary_full);
         if !was_known {
-            self.spoiled.insert(at_us / SPOILED_US, ());
+            self.tainted.insert(at_us / TAINTED_US, ());
             self.full_at_us = self.full_at_us.max(Some(at_us));
         }
         self.end(note, End::Displaced);

@@ -66,7 +66,7 @@ pub(in crate::control) enum BackgroundJob {
     Checkpoint {
         release: String,
         on_disk: bool,
-        asked: LeaseRequest,
+        requested: LeaseRequest,
     },
     /// Evidence was written, or failed.
     Evidence {
@@ -169,13 +169,13 @@ impl Controller {
             .iter()
             .filter(|(_, managed)| managed.active.is_some());
         let names: Vec<Name> = active.map(|(name, _)| Name::clone(name)).collect();
-        let mut hurry = false;
+        let mut urgent = false;
         for name in names {
             self.drive(&name, floor.at_us);
-            hurry |= self.after_tick(&name);
+            urgent |= self.after_tick(&name);
         }
-        self.hurry = hurry;
-        if hurry && floor.is_held {
+        self.urgent = urgent;
+        if urgent && floor.is_held {
             // A failure waits for events that a worker still holds.
             self.publisher.wake_all();
         }
@@ -204,12 +204,12 @@ impl Controller {
                 may_override: false,
                 idempotency: None,
             };
-            let took = self.took(name);
+            let trip_duration = self.trip_duration(name);
             if !self.apply_transition(name, due, intent, Reply::Nobody) {
                 break;
             }
             if rolled_back {
-                self.count_rollback(name, took);
+                self.count_rollback(name, trip_duration);
             }
         }
     }
@@ -226,7 +226,7 @@ impl Controller {
             return None;
         }
         match active.preflight.clone() {
-            PreflightState::Due => self.ask_canary(name),
+            PreflightState::Due => self.start_preflight(name),
             PreflightState::Running => None,
             PreflightState::Done(result) => {
                 let result = result.as_ref().copied().map_err(String::as_str);
@@ -236,7 +236,7 @@ impl Controller {
     }
 
     /// Starts the preflight; nothing follows before it has completed.
-    fn ask_canary(&mut self, name: &Name) -> Option<Due> {
+    fn start_preflight(&mut self, name: &Name) -> Option<Due> {
         let endpoints = self.endpoints(name);
         let spec = self.services.get(name).map(|managed| &managed.spec);
         let host = spec
@@ -245,10 +245,10 @@ impl Controller {
         let preflighter = Arc::clone(&self.preflighter);
         let active = self.active(name)?;
         active.preflight = PreflightState::Running;
-        let asked = preflighter(endpoints, host, active.release.plan.preflight.clone());
+        let requested = preflighter(endpoints, host, active.release.plan.preflight.clone());
         let release = active.release.id.clone();
-        self.errands.push(Box::pin(async move {
-            let result = asked.await;
+        self.jobs.push(Box::pin(async move {
+            let result = requested.await;
             BackgroundJob::Preflight { release, result }
         }));
         None
@@ -312,7 +312,7 @@ impl Controller {
             return false;
         };
         active.arm();
-        let leased = active.ask(now);
+        let leased = active.request_lease(now);
         let urgent = active.is_urgent();
         if urgent {
             active.watch.flush_now();
@@ -320,7 +320,7 @@ impl Controller {
             active.watch.relax();
         }
         let rescued = active.take_rescued();
-        let point = active.release.is_judged() && active.chronicle.wants_point(now);
+        let point = active.release.is_judged() && active.history.wants_point(now);
         let verdict = point.then(|| active.path_point(now));
         let writes = leased || (active.release.is_judged() && now >= active.checkpoint_at);
         if writes {
@@ -388,24 +388,24 @@ impl Controller {
             return;
         };
         let release = active.release.id.clone();
-        let (asked, parts) = (active.asked(), active.changed_parts());
+        let (requested, parts) = (active.requested(), active.changed_parts());
         let written = self
             .outbox
             .store()
             .checkpoint_with(&release, active.checkpoint(now), parts);
-        self.errands.push(Box::pin(async move {
+        self.jobs.push(Box::pin(async move {
             let on_disk = written.await == Ok(true);
             BackgroundJob::Checkpoint {
                 release,
                 on_disk,
-                asked,
+                requested,
             }
         }));
     }
 
     /// Handles the result of a background job.
-    pub(in crate::control) fn errand(&mut self, errand: BackgroundJob) {
-        match errand {
+    pub(in crate::control) fn handle_job(&mut self, job: BackgroundJob) {
+        match job {
             BackgroundJob::Preflight { release, result } => {
                 if let Some(active) = self.by_id(&release) {
                     active.preflight = PreflightState::Done(result);
@@ -416,7 +416,7 @@ impl Controller {
             BackgroundJob::Checkpoint {
                 release,
                 on_disk,
-                asked,
+                requested,
             } => {
                 let now = self.clock.now();
                 let Some(active) = self.by_id(&release) else {
@@ -425,7 +425,7 @@ impl Controller {
                 if !on_disk {
                     active.forget_written();
                 }
-                active.leased(asked, on_disk, now);
+                active.settle_lease(requested, on_disk, now);
             }
             BackgroundJob::Evidence { release, error } => {
                 if let Some(error) = error {
@@ -469,7 +469,7 @@ impl Controller {
             .and_then(|managed| managed.ended.take());
         if let Some(mut ended) = ended {
             let point = ended.active.path_point(now);
-            ended.active.chronicle.point(point);
+            ended.active.history.point(point);
             self.write_evidence(name, &ended, now);
             if let Some(managed) = self.services.get_mut(name) {
                 managed.ended = Some(ended);
@@ -497,7 +497,7 @@ impl Controller {
         let release = bundle.release.id.clone();
         let value = serde_json::to_value(bundle).unwrap_or(Value::Null);
         let written = self.outbox.store().put_evidence(row, value);
-        self.errands.push(Box::pin(async move {
+        self.jobs.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());
             BackgroundJob::Evidence { release, error }
         }));
@@ -525,12 +525,12 @@ impl Controller {
     }
 
     /// How long a worker's own rollback took; `None` for one that is decided here.
-    fn took(&self, name: &Name) -> Option<Duration> {
+    fn trip_duration(&self, name: &Name) -> Option<Duration> {
         let active = self.services.get(name)?.active.as_ref()?;
         active.watch.trip().map(|trip| trip.took)
     }
 
-    fn count_rollback(&self, name: &Name, took: Option<Duration>) {
+    fn count_rollback(&self, name: &Name, trip_duration: Option<Duration>) {
         let Some(managed) = self.services.get(name) else {
             return;
         };
@@ -539,9 +539,9 @@ impl Controller {
             .as_ref()
             .and_then(|ended| ended.active.release.outcome.clone());
         let objective = outcome.and_then(|outcome| outcome.objective);
-        let took = took.unwrap_or_else(|| self.clock.now().since(self.decided));
+        let trip_duration = trip_duration.unwrap_or_else(|| self.clock.now().since(self.decided));
         self.metrics
-            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), took);
+            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), trip_duration);
     }
 
     fn timestamp_of(&self, monotonic_us: u64) -> Timestamp {
@@ -559,14 +559,14 @@ impl Controller {
         let Some(active) = self.active(name) else {
             return;
         };
-        let told = api::EventKind::Verdict {
+        let event = api::EventKind::Verdict {
             service: name.to_string(),
             release_id: active.release.id.clone(),
             verdict: active.verdict(now).to_owned(),
             log_e: point.log_e,
             log_limit: point.log_limit,
         };
-        active.chronicle.point(point);
-        self.emit(told);
+        active.history.point(point);
+        self.emit(event);
     }
 }

@@ -46,7 +46,7 @@ pub(super) struct History {
 #[derive(Clone, Debug)]
 struct Point {
     number: u32,
-    told: api::PathPoint,
+    value: api::PathPoint,
 }
 
 /// A change of the path since it was last written; `None` for a removed point.
@@ -107,7 +107,7 @@ impl History {
 
     /// Whether the next point of the path is due.
     pub(super) fn wants_point(&self, now: Timestamp) -> bool {
-        let last = self.path.last().map(|point| point.told.elapsed_ms);
+        let last = self.path.last().map(|point| point.value.elapsed_ms);
         last.is_none_or(|last| self.elapsed_ms(now).saturating_sub(last) >= self.distance_ms)
     }
 
@@ -129,7 +129,7 @@ impl History {
         self.changes.push((number, Some(point.clone())));
         self.path.push(Point {
             number,
-            told: point,
+            value: point,
         });
     }
 
@@ -143,14 +143,14 @@ impl History {
         let points = self
             .path
             .iter()
-            .map(|point| (point.number, Some(point.told.clone())));
+            .map(|point| (point.number, Some(point.value.clone())));
         self.changes = points.collect();
     }
 
     /// Restores the path from stored points, in the order of their numbers.
     pub(super) fn restore_path(&mut self, points: impl Iterator<Item = (u32, api::PathPoint)>) {
         self.path = points
-            .map(|(number, told)| Point { number, told })
+            .map(|(number, value)| Point { number, value })
             .collect();
         let next = self
             .path
@@ -161,19 +161,19 @@ impl History {
 
     /// Requests of the canary before the step `step` (from 1), as far as the path shows.
     pub(super) fn requests_before(&self, step: usize) -> u64 {
-        let last = self.path.iter().rev().find(|point| point.told.step < step);
-        let objective = last.and_then(|point| point.told.objectives.first());
+        let last = self.path.iter().rev().find(|point| point.value.step < step);
+        let objective = last.and_then(|point| point.value.objectives.first());
         objective.map_or(0, |objective| objective.canary.requests)
     }
 
     /// Adds an exchange that a worker sampled.
     pub(super) fn sample(&mut self, sample: &SampledExchange) {
-        let (side, kept) = match sample.side {
+        let (side, samples) = match sample.side {
             Arm::Canary => ("canary", &mut self.samples.canary),
             Arm::Baseline => ("baseline", &mut self.samples.baseline),
         };
-        if kept.len() < SAMPLES_MAX {
-            kept.push(told(sample));
+        if samples.len() < SAMPLES_MAX {
+            samples.push(to_api(sample));
         }
         if let Some(reason) = sample.reason {
             self.failure(side, sample, reason);
@@ -219,7 +219,7 @@ impl History {
             release,
             timeline: self.timeline.clone(),
             weights: self.weights.clone(),
-            path: self.path.iter().map(|point| point.told.clone()).collect(),
+            path: self.path.iter().map(|point| point.value.clone()).collect(),
             routes: self.routes.clone(),
             samples: self.samples.clone(),
             judge,
@@ -230,7 +230,7 @@ impl History {
     }
 }
 
-fn told(sample: &SampledExchange) -> api::Sample {
+fn to_api(sample: &SampledExchange) -> api::Sample {
     api::Sample {
         at: sample.at.rfc3339(),
         method: sample.method.to_string(),
@@ -257,13 +257,13 @@ mod tests {
 
     #[test]
     fn the_path_is_thinned_out_evenly() {
-        let mut chronicle = History::new(at(0));
+        let mut history = History::new(at(0));
         let mut taken = 0;
         for second in 0..10_000 {
-            if chronicle.wants_point(at(second)) {
+            if history.wants_point(at(second)) {
                 taken += 1;
-                chronicle.point(api::PathPoint {
-                    elapsed_ms: chronicle.elapsed_ms(at(second)),
+                history.point(api::PathPoint {
+                    elapsed_ms: history.elapsed_ms(at(second)),
                     step: 1,
                     weight: 5.0,
                     log_e: 0.0,
@@ -272,43 +272,43 @@ mod tests {
                 });
             }
         }
-        assert!(taken > PATH_MAX && chronicle.path.len() <= PATH_MAX + 1);
-        let gaps = chronicle
+        assert!(taken > PATH_MAX && history.path.len() <= PATH_MAX + 1);
+        let gaps = history
             .path
             .windows(2)
-            .map(|pair| pair[1].told.elapsed_ms - pair[0].told.elapsed_ms);
+            .map(|pair| pair[1].value.elapsed_ms - pair[0].value.elapsed_ms);
         let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| {
             (least.min(gap), most.max(gap))
         });
         assert!(most <= 4 * least, "{least} to {most}");
         let mut written = std::collections::BTreeMap::new();
-        for (number, point) in chronicle.changes() {
+        for (number, point) in history.changes() {
             match point {
                 Some(point) => drop(written.insert(number, point)),
                 None => drop(written.remove(&number)),
             }
         }
-        let path: Vec<_> = chronicle
+        let path: Vec<_> = history
             .path
             .iter()
-            .map(|point| point.told.elapsed_ms)
+            .map(|point| point.value.elapsed_ms)
             .collect();
-        let told: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
+        let value: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
         assert_eq!(
-            told, path,
+            value, path,
             "the stored changes, applied in order, give the path"
         );
     }
 
     #[test]
-    fn requests_are_counted_up_to_the_step() {
-        let mut chronicle = History::new(at(0));
+    fn requests_before_a_step_are_counted() {
+        let mut history = History::new(at(0));
         for (step, requests) in [(1, 10), (1, 120), (2, 130), (2, 150)] {
             let canary = api::SideCounts {
                 requests,
                 failures: 0,
             };
-            chronicle.point(api::PathPoint {
+            history.point(api::PathPoint {
                 elapsed_ms: requests,
                 step,
                 weight: 5.0,
@@ -325,30 +325,30 @@ mod tests {
             });
         }
         assert_eq!(
-            [1, 2, 3].map(|step| chronicle.requests_before(step)),
+            [1, 2, 3].map(|step| history.requests_before(step)),
             [0, 120, 150]
         );
     }
 
     #[test]
-    fn a_weight_is_told_once_and_the_clock_may_go_back() {
-        let mut chronicle = History::new(at(10));
-        chronicle.turn(
+    fn repeated_weights_are_recorded_once_and_a_clock_step_back_is_tolerated() {
+        let mut history = History::new(at(10));
+        history.turn(
             at(11),
             "release_advanced",
             "weighbridge",
             String::new(),
             5.0,
         );
-        chronicle.turn(at(12), "release_paused", "alice", String::new(), 5.0);
-        chronicle.turn(
+        history.turn(at(12), "release_paused", "alice", String::new(), 5.0);
+        history.turn(
             at(3),
             "release_rolled_back",
             "weighbridge",
             String::new(),
             0.0,
         );
-        assert_eq!(chronicle.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
-        assert_eq!(chronicle.timeline.len(), 3);
+        assert_eq!(history.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
+        assert_eq!(history.timeline.len(), 3);
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct AllowanceLease {
     /// Failures recorded on disk as spent; `None` without a durable store, where nothing can be
     /// lost.
     granted: Option<u32>,
-    asked: Option<u32>,
+    requested: Option<u32>,
 }
 
 impl AllowanceLease {
@@ -27,7 +27,7 @@ impl AllowanceLease {
     pub(super) fn new(granted: u32, durable: bool) -> AllowanceLease {
         AllowanceLease {
             granted: durable.then_some(granted),
-            asked: None,
+            requested: None,
         }
     }
 
@@ -43,39 +43,39 @@ impl AllowanceLease {
     }
 
     /// What the disk should record as spent, if more must be requested.
-    pub(super) fn ask(&mut self, spent: u32, limit: u32) -> Option<u32> {
+    pub(super) fn request_more(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
         let armed = granted.saturating_sub(spent);
         let wanted = AllowanceLease::first(spent, limit);
-        if self.asked.is_some()
+        if self.requested.is_some()
             || wanted <= granted
             || armed > piece(limit.saturating_sub(spent)).div_ceil(2)
         {
             return None;
         }
-        self.asked = Some(wanted);
-        self.asked
+        self.requested = Some(wanted);
+        self.requested
     }
 
     /// The request that the disk has not answered yet.
-    pub(super) fn asked(&self) -> Option<u32> {
-        self.asked
+    pub(super) fn requested(&self) -> Option<u32> {
+        self.requested
     }
 
-    /// The disk has recorded `asked`, or has failed to. A later request stays open.
-    pub(super) fn answered(&mut self, asked: Option<u32>, on_disk: bool) {
-        if asked.is_none() || self.asked != asked {
+    /// The disk has recorded `requested`, or has failed to. A later request stays open.
+    pub(super) fn settle(&mut self, requested: Option<u32>, on_disk: bool) {
+        if requested.is_none() || self.requested != requested {
             return;
         }
-        self.asked = None;
-        if let (true, Some(asked), Some(granted)) = (on_disk, asked, &mut self.granted) {
-            *granted = asked.max(*granted);
+        self.requested = None;
+        if let (true, Some(requested), Some(granted)) = (on_disk, requested, &mut self.granted) {
+            *granted = requested.max(*granted);
         }
     }
 
     /// What is, or may soon be, recorded on disk as spent.
     pub(super) fn on_disk(&self, spent: u32) -> u32 {
-        self.asked
+        self.requested
             .or(self.granted)
             .unwrap_or(spent)
             .max(self.granted.unwrap_or(0))
@@ -127,8 +127,8 @@ impl LeasedBudget {
     }
 
     /// Whether the disk must record more failures as spent.
-    pub(super) fn ask(&mut self, spent: u32) -> bool {
-        self.lease.ask(spent, self.limit).is_some()
+    pub(super) fn request_more(&mut self, spent: u32) -> bool {
+        self.lease.request_more(spent, self.limit).is_some()
     }
 }
 
@@ -137,41 +137,41 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_armed_that_is_not_on_disk_as_spent() {
+    fn only_failures_recorded_on_disk_are_armed() {
         let mut lease = AllowanceLease::new(AllowanceLease::first(0, 23), true);
-        assert_eq!((lease.cap(23), lease.ask(5, 23)), (11, None));
-        assert_eq!(lease.ask(7, 23), Some(15));
+        assert_eq!((lease.cap(23), lease.request_more(5, 23)), (11, None));
+        assert_eq!(lease.request_more(7, 23), Some(15));
         assert_eq!(
-            (lease.cap(23), lease.ask(8, 23)),
+            (lease.cap(23), lease.request_more(8, 23)),
             (11, None),
             "one request at a time"
         );
         assert_eq!(lease.on_disk(3), 15, "the requested lease may be on disk");
-        lease.answered(lease.asked(), false);
+        lease.settle(lease.requested(), false);
         assert_eq!(lease.cap(23), 11);
-        assert_eq!(lease.ask(9, 23), Some(16));
-        lease.answered(lease.asked(), true);
+        assert_eq!(lease.request_more(9, 23), Some(16));
+        lease.settle(lease.requested(), true);
         assert_eq!(lease.cap(23), 16);
-        assert_eq!(lease.ask(15, 15), None);
+        assert_eq!(lease.request_more(15, 15), None);
         assert_eq!(lease.cap(9), 9, "a lower limit counts at once");
     }
 
     #[test]
-    fn of_a_small_budget_one_failure_is_never_the_last_that_is_armed() {
+    fn a_small_budget_is_never_armed_with_a_single_failure() {
         for limit in 3..30 {
             let mut lease = AllowanceLease::new(AllowanceLease::first(0, limit), true);
             for spent in 0..limit - 1 {
                 assert!(lease.cap(limit) > spent + 1, "{spent} of {limit}");
-                if lease.ask(spent, limit).is_some() {
-                    lease.answered(lease.asked(), true);
+                if lease.request_more(spent, limit).is_some() {
+                    lease.settle(lease.requested(), true);
                 }
             }
         }
     }
 
     #[test]
-    fn without_a_disk_there_is_nothing_to_lease() {
+    fn without_a_durable_store_nothing_is_leased() {
         let mut lease = AllowanceLease::new(0, false);
-        assert_eq!((lease.cap(23), lease.ask(0, 23)), (23, None));
+        assert_eq!((lease.cap(23), lease.request_more(0, 23)), (23, None));
     }
 }

@@ -22,7 +22,7 @@ pub(super) struct OverdueRequests {
 struct OverdueRequest {
     user: u32,
     /// It holds the step: the client has sent all of it, and there is no head.
-    hangs: bool,
+    is_stalled: bool,
     /// It was scored as failed, and the tripwire has not counted it.
     unfinished: bool,
     /// It was scored in neither arm because its client was uploading, and may still be scored.
@@ -39,7 +39,7 @@ impl OverdueRequests {
             key,
             OverdueRequest {
                 user,
-                hangs: true,
+                is_stalled: true,
                 unfinished: true,
                 ..OverdueRequest::default()
             },
@@ -75,7 +75,10 @@ impl OverdueRequests {
             return unfinished;
         }
         for (key, all) in &mut self.open {
-            for open in all.iter_mut().filter(|open| open.unscored && open.hangs) {
+            for open in all
+                .iter_mut()
+                .filter(|open| open.unscored && open.is_stalled)
+            {
                 let since_us = *open.since_us.get_or_insert(now_us);
                 if now_us.saturating_sub(since_us) < landmark_us {
                     continue;
@@ -93,7 +96,7 @@ impl OverdueRequests {
     }
 
     /// Handles an event of a request that is already scored.
-    pub(super) fn hear(&mut self, note: &RequestEvent) {
+    pub(super) fn add_event(&mut self, note: &RequestEvent) {
         let key = key(&note.assignment);
         let Some(all) = self.open.get_mut(&key) else {
             return;
@@ -103,22 +106,23 @@ impl OverdueRequests {
         };
         let Some(open) = all.get_mut(at) else { return };
         let (happened, ends) = (note.happened, note.happened.is_last());
-        let hangs = match happened {
+        let is_stalled = match happened {
             RequestEventKind::Sent => true,
             RequestEventKind::Uploading | RequestEventKind::Headed | RequestEventKind::Failed => {
                 false
             }
-            _ => open.hangs && !ends,
+            _ => open.is_stalled && !ends,
         };
         if key.3 == Arm::Canary {
-            self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
+            self.count =
+                (self.count + u32::from(is_stalled)).saturating_sub(u32::from(open.is_stalled));
         }
         if open.unscored {
-            self.stalled =
-                (self.stalled + usize::from(hangs)).saturating_sub(usize::from(open.hangs));
+            self.stalled = (self.stalled + usize::from(is_stalled))
+                .saturating_sub(usize::from(open.is_stalled));
         }
-        open.hangs = hangs;
-        if !hangs {
+        open.is_stalled = is_stalled;
+        if !is_stalled {
             open.since_us = None;
         }
         // From here on the tripwire counts it.
@@ -142,7 +146,7 @@ impl OverdueRequests {
     }
 
     /// Number of open requests without a head.
-    pub(super) fn hanging(&self) -> u32 {
+    pub(super) fn stalled_without_head(&self) -> u32 {
         self.count
     }
 
@@ -172,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_request_counts_once_whatever_comes_of_it() {
+    fn an_overdue_request_is_counted_once_whatever_its_end() {
         let mut late = OverdueRequests::default();
         for user in 0..4 {
             late.add(
@@ -180,30 +184,30 @@ mod tests {
                 user,
             );
         }
-        assert_eq!((late.hanging(), late.unfinished()), (4, 4));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (4, 4));
         // The tripwire counts the failure when it comes; the head before it ends the stall.
-        late.hear(&note(7, 0, RequestEventKind::Headed));
-        assert_eq!((late.hanging(), late.unfinished()), (3, 4));
-        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
-        late.hear(&note(7, 1, RequestEventKind::Good { latency_us: 9 }));
-        late.hear(&note(7, 2, RequestEventKind::Aborted { late: true }));
-        assert_eq!((late.hanging(), late.unfinished()), (1, 2));
-        late.hear(&note(8, 3, RequestEventKind::Bad { visible: true }));
-        assert_eq!(late.hanging(), 1, "another request");
+        late.add_event(&note(7, 0, RequestEventKind::Headed));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (3, 4));
+        late.add_event(&note(7, 0, RequestEventKind::Bad { visible: true }));
+        late.add_event(&note(7, 1, RequestEventKind::Good { latency_us: 9 }));
+        late.add_event(&note(7, 2, RequestEventKind::Aborted { late: true }));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (1, 2));
+        late.add_event(&note(8, 3, RequestEventKind::Bad { visible: true }));
+        assert_eq!(late.stalled_without_head(), 1, "another request");
         // A failed-over request is counted by the tripwire from then on, and only once.
-        late.hear(&note(7, 3, RequestEventKind::Failed));
-        assert_eq!((late.hanging(), late.unfinished()), (0, 1));
-        late.hear(&note(7, 3, RequestEventKind::Bad { visible: false }));
+        late.add_event(&note(7, 3, RequestEventKind::Failed));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (0, 1));
+        late.add_event(&note(7, 3, RequestEventKind::Bad { visible: false }));
         assert_eq!(late.unfinished(), 1);
         late.add_upload(key(&note(9, 5, RequestEventKind::Sent).assignment), 5, true);
-        assert_eq!(late.hanging(), 0);
-        late.hear(&note(9, 5, RequestEventKind::Sent));
-        assert_eq!((late.hanging(), late.unfinished()), (1, 1));
+        assert_eq!(late.stalled_without_head(), 0);
+        late.add_event(&note(9, 5, RequestEventKind::Sent));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (1, 1));
         assert!(late.open.len() == 1);
     }
 
     #[test]
-    fn an_upload_counts_once_the_upstream_has_been_waited_for_as_long_as_the_landmark() {
+    fn a_stalled_upload_is_scored_after_the_landmark_age() {
         let mut late = OverdueRequests::default();
         for user in 0..3 {
             late.add_upload(
@@ -217,14 +221,14 @@ mod tests {
             [],
             "the upload waits for its client"
         );
-        (0..3).for_each(|user| late.hear(&note(7, user, RequestEventKind::Sent)));
+        (0..3).for_each(|user| late.add_event(&note(7, user, RequestEventKind::Sent)));
         assert_eq!(late.unfinished_uploads(100, 50), []);
-        late.hear(&note(7, 1, RequestEventKind::Uploading));
-        late.hear(&note(7, 1, RequestEventKind::Sent));
+        late.add_event(&note(7, 1, RequestEventKind::Uploading));
+        late.add_event(&note(7, 1, RequestEventKind::Sent));
         assert_eq!(late.unfinished_uploads(120, 50), []);
         let of = |user| (key(&note(7, user, RequestEventKind::Sent).assignment), user);
         assert_eq!(late.unfinished_uploads(150, 50), [of(0)]);
-        assert_eq!((late.hanging(), late.unfinished()), (3, 1));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (3, 1));
         assert_eq!(
             late.unfinished_uploads(170, 50),
             [of(1)],
@@ -235,9 +239,9 @@ mod tests {
             [],
             "each once, and only compared ones"
         );
-        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
+        late.add_event(&note(7, 0, RequestEventKind::Bad { visible: true }));
         assert_eq!(
-            (late.hanging(), late.unfinished()),
+            (late.stalled_without_head(), late.unfinished()),
             (2, 1),
             "the tripwire has counted it"
         );

@@ -43,7 +43,8 @@ struct Checkpoint {
     trial: Trial,
     trial_step: Option<usize>,
     units: Units,
-    chronicle: History,
+    #[serde(rename = "chronicle")]
+    history: History,
     mark: TimelineMark,
     leased: Spent,
     /// Failures that users have seen, as far as is known.
@@ -111,17 +112,17 @@ impl Abandoned {
             }
         };
         let judge = known.as_ref().map(|known| json!(known.trial.evidence()));
-        let mut chronicle = known.map_or_else(|| History::new(now), |known| known.chronicle);
-        chronicle.restore_path(path(parts));
-        chronicle.note(
+        let mut history = known.map_or_else(|| History::new(now), |known| known.history);
+        history.restore_path(path(parts));
+        history.note(
             "the process was restarted and the release could not continue; data after its last \
-            checkpoint is missing",
+             checkpoint is missing",
         );
-        chronicle.turn(now, action, ITSELF, error.to_owned(), 0.0);
+        history.turn(now, action, ITSELF, error.to_owned(), 0.0);
         let plan = Value::Object(after.plan.to_json());
         Some(Abandoned {
             action,
-            bundle: chronicle.bundle(view.clone(), judge.unwrap_or_default(), plan),
+            bundle: history.bundle(view.clone(), judge.unwrap_or_default(), plan),
             stored: Stored {
                 release: after,
                 view,
@@ -171,8 +172,8 @@ impl RunningRelease {
     }
 
     /// The row of the ended release, consistent with its evidence.
-    pub(super) fn last_record(&self, told: &api::Release) -> ReleaseRecord {
-        self.row(&self.release, told.clone())
+    pub(super) fn last_record(&self, shown: &api::Release) -> ReleaseRecord {
+        self.row(&self.release, shown.clone())
     }
 
     fn row(&self, after: &ReleaseState, view: api::Release) -> ReleaseRecord {
@@ -201,7 +202,7 @@ impl RunningRelease {
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
         let path = self
-            .chronicle
+            .history
             .changes()
             .into_iter()
             .map(|(number, point)| ReleasePart {
@@ -215,26 +216,26 @@ impl RunningRelease {
     /// Marks everything to be written with the next checkpoint, after a failed write.
     pub(super) fn forget_written(&mut self) {
         self.units.forget_written();
-        self.chronicle.forget_written();
+        self.history.forget_written();
     }
 
     /// The state from which a restart continues.
     pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.on_disk(), false)
+        self.to_checkpoint(now, self.on_disk(), false)
     }
 
     /// The last checkpoint of an orderly shutdown, after the last request: unspent leases are
     /// returned.
     pub(super) fn last_checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.spent(), true)
+        self.to_checkpoint(now, self.spent(), true)
     }
 
-    fn written_down(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
+    fn to_checkpoint(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
             units: self.units.clone(),
-            chronicle: self.chronicle.clone(),
+            history: self.history.clone(),
             mark: self.timeline.mark(now),
             leased,
             visible: self.visible(),
@@ -293,8 +294,8 @@ impl RunningRelease {
         if let Some(known) = checkpoint {
             active.trial = known.trial;
             active.units = known.units.resumed(of_kind(parts, KEYS), micros(now));
-            active.chronicle = known.chronicle;
-            active.chronicle.restore_path(path(parts));
+            active.history = known.history;
+            active.history.restore_path(path(parts));
             active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;

@@ -26,22 +26,22 @@ impl PlanRecord {
         given: Option<&Map<String, Value>>,
         plan: &Plan,
     ) -> Result<PlanRecord, Refusal> {
-        let told = plan.to_shown();
+        let shown = plan.to_shown();
         let Some(given) = given.filter(|given| !given.is_empty()) else {
             return Ok(PlanRecord {
-                plan: told,
+                plan: shown,
                 replaced: None,
                 overridden: Vec::new(),
             });
         };
         let configured = super::start::plan(managed, None, true)?;
-        let mut shown = configured.to_shown();
+        let mut before = configured.to_shown();
         let replaced = given.keys().map(|key| {
-            let before = shown.remove(key).unwrap_or(Value::Null);
-            (key.clone(), before)
+            let value = before.remove(key).unwrap_or(Value::Null);
+            (key.clone(), value)
         });
         Ok(PlanRecord {
-            plan: told,
+            plan: shown,
             replaced: Some(replaced.collect()),
             overridden: configured.weakened_by(plan),
         })
@@ -55,8 +55,8 @@ impl PlanRecord {
         let lost = self.overridden.join("; ");
         let detail = format!(
             "the plan removes protections of the configuration: {lost}. Only the role \"admin\" \
-            may override them, with a reason; omit these fields from the plan, or keep the \
-            configuration's values"
+             may override them, with a reason; omit these fields from the plan, or keep the \
+             configuration's values"
         );
         may_override(intent, detail, |intent_lacks| {
             format!("the plan removes protections of the configuration, {intent_lacks}: {lost}")
@@ -69,12 +69,12 @@ impl PlanRecord {
         (!lost.is_empty()).then(|| {
             format!(
                 "only the role \"admin\" may start this, with a reason, since it overrides \
-                protections of the configuration: {lost}"
+                 protections of the configuration: {lost}"
             )
         })
     }
 
-    pub(super) fn in_words(&self) -> String {
+    pub(super) fn description(&self) -> String {
         if self.overridden.is_empty() {
             return String::new();
         }
@@ -133,7 +133,7 @@ impl ServiceEntry {
         let passed = passed.join("; ");
         let detail = format!(
             "manual weights would bypass protections in the configuration of {}: {passed}. Only \
-            the role \"admin\" may do that, with a reason; start a release instead",
+             the role \"admin\" may do that, with a reason; start a release instead",
             self.spec.name
         );
         may_override(intent, detail, |intent_lacks| {

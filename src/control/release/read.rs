@@ -30,7 +30,7 @@ impl Controller {
         };
         let live = self.live_views(&name);
         let read = self.outbox.store().releases(service, limit);
-        self.aside(async move {
+        self.spawn_read(async move {
             let page = read
                 .await
                 .map_err(|error| Refusal::Store(error.to_string()))
@@ -56,7 +56,7 @@ impl Controller {
         }
         let read = self.outbox.store().release(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        self.aside(async move {
+        self.spawn_read(async move {
             let found = match read.await {
                 Ok(record) => record.and_then(view).ok_or(unknown),
                 Err(error) => Err(Refusal::Store(error.to_string())),
@@ -83,7 +83,7 @@ impl Controller {
         }
         let read = self.outbox.store().evidence(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        self.aside(async move {
+        self.spawn_read(async move {
             let found = match read.await {
                 Ok(Some(value)) => serde_json::from_value(value)
                     .map(|bundle: Box<api::EvidenceBundle>| Box::new(bundle.redacted()))
@@ -139,15 +139,16 @@ impl Controller {
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
         );
-        let tell = if managed.spec.sticky.is_some() {
+        let estimate = if managed.spec.sticky.is_some() {
             forecast_by_users
         } else {
             forecast
         };
-        let mut told = tell(&plan, &name, rate, error_rate, now);
-        told.warnings
+        let mut estimated = estimate(&plan, &name, rate, error_rate, now);
+        estimated
+            .warnings
             .extend(PlanRecord::of(managed, overlay, &plan)?.warning());
-        Ok(told)
+        Ok(estimated)
     }
 
     /// The release in progress, and the one that has just ended.
@@ -215,11 +216,10 @@ fn newest(
 /// on its own.
 fn view(record: ReleaseRecord) -> Option<api::Release> {
     let stored: Result<Stored, _> = serde_json::from_value(record.state);
-    let told = |error: &serde_json::Error| {
-        tracing::error!(%error, release = record.id, "a \
-        stored release cannot be read")
+    let log_error = |error: &serde_json::Error| {
+        tracing::error!(%error, release = record.id, "a stored release cannot be read");
     };
-    stored.inspect_err(told).ok().map(|stored| stored.view)
+    stored.inspect_err(log_error).ok().map(|stored| stored.view)
 }
 
 #[cfg(test)]
@@ -230,18 +230,22 @@ mod tests {
 
     fn release(number: u64, step: usize) -> api::Release {
         serde_json::from_value(json!({
-            "id": format!("my-shop-{number}"), "service": "my-shop", "baseline": "blue", "canary": "green",
-            "phase": "progressing", "paused": false, "step": step, "steps": [5.0, 100.0], "weight": 5.0,
+            "id": format!("my-shop-{number}"), "service": "my-shop",
+            "baseline": "blue", "canary": "green",
+            "phase": "progressing", "paused": false,
+            "step": step, "steps": [5.0, 100.0], "weight": 5.0,
             "started_at": "", "phase_since": "", "actor": "alice",
-            "budget": { "limit": 20, "spent": 0, "allowance": 20 }, "user_visible_failures": 0, "rescued": 0,
-            "canary_requests": 0, "baseline_requests": 0, "log_e": 0.0, "log_limit": 4.6, "objectives": [],
+            "budget": { "limit": 20, "spent": 0, "allowance": 20 },
+            "user_visible_failures": 0, "rescued": 0,
+            "canary_requests": 0, "baseline_requests": 0,
+            "log_e": 0.0, "log_limit": 4.6, "objectives": [],
             "durable": true,
         }))
         .unwrap()
     }
 
     #[test]
-    fn the_newest_come_first_wherever_they_are_known_from() {
+    fn stored_and_live_releases_are_merged_newest_first() {
         let live = vec![release(11, 2), release(8, 1)];
         let stored = [11, 10, 9, 8].map(|number| release(number, 0));
         let page = newest(live, stored.into_iter(), 3);

@@ -50,14 +50,14 @@ pub(super) fn end(recording: &Recording, release: &ReleaseState) {
 
 /// Writes a cohort as it was scored, and the hold status if something besides the judge holds the
 /// release.
-pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStatus) {
+pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, hold_status: HoldStatus) {
     let mut line = json!({
         "at_ms": cohort.at_ms,
         "weight": cohort.weight * 100.0,
         "baseline": arm(&cohort.baseline),
         "canary": arm(&cohort.canary),
     });
-    add_stand(&mut line, stand);
+    add_hold_status(&mut line, hold_status);
     recording.add(line.to_string());
 }
 
@@ -66,21 +66,21 @@ pub(super) fn record_matured(
     recording: &Recording,
     at_ms: u64,
     matured: &Matured,
-    stand: HoldStatus,
+    hold_status: HoldStatus,
 ) {
     let mut line = json!({
         "at_ms": at_ms,
         "weight": matured.weight * 100.0,
         "matured": { "canary": matured.canary, "baseline": matured.baseline },
     });
-    add_stand(&mut line, stand);
+    add_hold_status(&mut line, hold_status);
     recording.add(line.to_string());
 }
 
-fn add_stand(line: &mut Value, stand: HoldStatus) {
+fn add_hold_status(line: &mut Value, hold_status: HoldStatus) {
     if let Some(line) = line.as_object_mut() {
-        let step = stand.step.map(|step| ("step", json!(step)));
-        let held = stand.kept.then(|| ("held", json!(true)));
+        let step = hold_status.step.map(|step| ("step", json!(step)));
+        let held = hold_status.kept.then(|| ("held", json!(true)));
         line.extend(
             step.into_iter()
                 .chain(held)
@@ -90,11 +90,11 @@ fn add_stand(line: &mut Value, stand: HoldStatus) {
 }
 
 fn arm(arm: &ArmCounts<'_>) -> Value {
-    let mut told = serde_json::Map::new();
+    let mut fields = serde_json::Map::new();
     let mut add = |key: &str, value: Option<Value>| {
         value
             .into_iter()
-            .for_each(|value| drop(told.insert(key.to_owned(), value)));
+            .for_each(|value| drop(fields.insert(key.to_owned(), value)));
     };
     add("requests", Some(json!(arm.requests)));
     add("failures", Some(json!(arm.failures)));
@@ -117,5 +117,5 @@ fn arm(arm: &ArmCounts<'_>) -> Value {
     add("failed_first", failed(arm.failed_first));
     let repeats = arm.repeats.filter(|repeats| repeats.largest > 1);
     add("repeats", repeats.map(|repeats| json!(repeats)));
-    Value::Object(told)
+    Value::Object(fields)
 }

@@ -68,12 +68,12 @@ impl Controller {
             now,
         )?;
         active.recording = self.outbox.store().record(&record.id);
-        active.chronicle.note(&match active.visible.forgone {
+        active.history.note(&match active.visible.forgone {
             0 => "the process was restarted while the release was in progress".to_owned(),
             n => format!(
                 "the process was killed while the release was in progress; {n} failures that \
-                were recorded on disk as spent count as seen by users, although they may not \
-                have happened"
+                 were recorded on disk as spent count as seen by users, although they may not \
+                 have happened"
             ),
         });
         Ok(active)
@@ -82,16 +82,19 @@ impl Controller {
     fn go_on_with(&mut self, name: &Name, mut active: RunningRelease) {
         let now = self.clock.now();
         active.arm();
-        if active.ask(now) {
-            let asked = active.asked();
+        if active.request_lease(now) {
+            let requested = active.requested();
             let written = self
                 .outbox
                 .store()
                 .checkpoint(&active.release.id, active.checkpoint(now));
-            active.leased(asked, wait(written, LEASE_WITHIN), now);
+            active.settle_lease(requested, wait(written, LEASE_WITHIN), now);
         }
-        tracing::info!(release = active.release.id, phase = %active.release.phase, "the release \
-            continues");
+        tracing::info!(
+            release = active.release.id,
+            phase = %active.release.phase,
+            "the release continues"
+        );
         self.metrics.set_phase(name, active.release.phase);
         let Some(managed) = self.services.get_mut(name) else {
             return;
@@ -228,6 +231,6 @@ fn under_way(name: &str, managed: &ServiceEntry) -> Refusal {
     let release = managed.release().map_or("", RunningRelease::id);
     Refusal::Reload(format!(
         "service {name}: the release {release} is in progress and requires the service, both of \
-        its upstreams and an unchanged sticky setting; end the release first"
+         its upstreams and an unchanged sticky setting; end the release first"
     ))
 }

@@ -40,7 +40,7 @@ pub(in crate::control) struct RunningRelease {
     pub(super) visible: LeasedBudget,
     /// The budget of all failures.
     pub(super) all: LeasedBudget,
-    pub(super) chronicle: History,
+    pub(super) history: History,
     pub(super) recording: Option<Recording>,
     pub(super) timeline: Timeline,
     pub(super) landmark_us: u64,
@@ -53,11 +53,11 @@ pub(in crate::control) struct RunningRelease {
     /// When the disk may be asked for another lease.
     lease_at: Timestamp,
     pub(super) checkpoint_at: Timestamp,
-    pub(super) assembly: CohortBuilder,
+    pub(super) cohorts: CohortBuilder,
     scored: VecDeque<Scored>,
     /// The baseline's failures that the trial knows, or will know, about.
     baseline_failures: u32,
-    told_rescued: u64,
+    reported_rescued: u64,
     /// The baseline has users but no healthy endpoint.
     pub(super) baseline_down: bool,
 }
@@ -110,7 +110,7 @@ impl RunningRelease {
             watch: Arc::new(ReleaseHandle::new(spec, spent.visible, spent.all)),
             visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
             all: LeasedBudget::new(BudgetKind::All, spent.all, durable),
-            chronicle: History::new(now),
+            history: History::new(now),
             recording: None,
             timeline: Timeline::new(now),
             release,
@@ -121,10 +121,10 @@ impl RunningRelease {
             retry_at: now,
             lease_at: now,
             checkpoint_at: now,
-            assembly: CohortBuilder::new(micros(now)),
+            cohorts: CohortBuilder::new(micros(now)),
             scored: VecDeque::new(),
             baseline_failures: 0,
-            told_rescued: 0,
+            reported_rescued: 0,
             baseline_down: false,
         }
     }
@@ -137,7 +137,7 @@ impl RunningRelease {
     pub(in crate::control) fn locks_weights(&self) -> Refusal {
         Refusal::Conflict(format!(
             "the release {} is in progress and controls the weights; cancel it or roll it back \
-            first",
+             first",
             self.release.id
         ))
     }
@@ -147,21 +147,21 @@ impl RunningRelease {
         if note.happened.is_bad() && note.assignment.side == Arm::Baseline {
             self.baseline_failures = self.baseline_failures.saturating_add(1);
         }
-        self.assembly.add(note);
+        self.cohorts.add(note);
     }
 
     pub(super) fn sample(&mut self, sample: &SampledExchange) {
-        self.chronicle.sample(sample);
+        self.history.sample(sample);
     }
 
     /// Handles the loss of a worker's events.
     pub(super) fn lost(&mut self, batch: &EventBatch) {
-        self.assembly.give_up(batch.sent_us);
+        self.cohorts.give_up(batch.sent_us);
         // Lost events must not explain failures for ever.
         self.baseline_failures = self.watch.tripwire().baseline_failures();
-        self.chronicle.note(
-            "events were lost because the machine was overloaded; requests of that time \
-                are not judged",
+        self.history.note(
+            "events were lost because the machine was overloaded; requests of that time are not \
+             judged",
         );
     }
 
@@ -182,17 +182,17 @@ impl RunningRelease {
             floor_us,
             landmark_us: self.landmark_us,
         };
-        let scored = self.assembly.close(&known, &mut self.units);
+        let scored = self.cohorts.close(&known, &mut self.units);
         self.scored.extend(scored);
         if self.units.is_full() {
-            self.chronicle
+            self.history
                 .note("the limit of tracked users was reached; later users are not evaluated");
         }
     }
 
     /// Whether a failure of the canary waits for earlier requests before it can be judged.
     pub(super) fn is_urgent(&self) -> bool {
-        self.assembly.has_failure()
+        self.cohorts.has_failure()
     }
 
     /// The next transition, if one is due.
@@ -206,25 +206,25 @@ impl RunningRelease {
             if let Some(matured) = &scored.matured {
                 self.trial.mature(at_ms, matured);
                 if let Some(recording) = &self.recording {
-                    record_matured(recording, at_ms, matured, self.stand(now));
+                    record_matured(recording, at_ms, matured, self.hold_status(now));
                 }
             } else {
                 self.trial.explain(&cohort);
-                if scored.is_spoiled {
+                if scored.is_tainted {
                     continue;
                 }
                 self.trial.judge(&cohort);
                 if let Some(recording) = &self.recording {
-                    record(recording, &cohort, self.stand(now));
+                    record(recording, &cohort, self.hold_status(now));
                 }
             }
-            let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+            let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
             if let Some(due) = self.follow(&finding, at_ms, now) {
                 return Some(due);
             }
         }
         let at_ms = self.timeline.ms(now);
-        let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+        let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
         self.follow(&finding, at_ms, now)
     }
 
@@ -255,7 +255,7 @@ impl RunningRelease {
         if !brakes && self.is_full(now) {
             return Finding::Hold(WaitReason::CanaryFull);
         }
-        if finding == Finding::Advance && self.hangs() {
+        if finding == Finding::Advance && self.is_stalled() {
             return Finding::Continue;
         }
         finding
@@ -263,14 +263,14 @@ impl RunningRelease {
 
     fn is_full(&self, now: Timestamp) -> bool {
         let lately = |at_us: u64| micros(now).saturating_sub(at_us) < FULL_US;
-        self.assembly.full_at_us().is_some_and(lately)
+        self.cohorts.full_at_us().is_some_and(lately)
     }
 
     /// Whether more of the canary's requests are open past the landmark than the baseline's rate
     /// explains.
-    pub(super) fn hangs(&self) -> bool {
+    pub(super) fn is_stalled(&self) -> bool {
         // The limit of the baseline's rate is found by bisection, and this runs with each cohort.
-        let open = self.assembly.open_past_landmark();
+        let open = self.cohorts.open_past_landmark();
         open > 0 && f64::from(open) > self.trial.unfinished_explained()
     }
 
@@ -324,22 +324,26 @@ impl RunningRelease {
     /// Records a transition at a time at which no request ended, so that a replay evaluates then
     /// too.
     pub(super) fn record_mark(&self, at_ms: u64, now: Timestamp) {
-        self.record_time(at_ms, self.release.weight().fraction(), self.stand(now));
+        self.record_time(
+            at_ms,
+            self.release.weight().fraction(),
+            self.hold_status(now),
+        );
     }
 
     /// Records a step that begins by a command, or because a hold is over.
     pub(super) fn record_step(&self, at_ms: u64, step: usize) {
-        let stand = HoldStatus {
+        let hold_status = HoldStatus {
             kept: false,
             step: Some(self.number(step)),
         };
-        self.record_time(at_ms, self.release.weight().fraction(), stand);
+        self.record_time(at_ms, self.release.weight().fraction(), hold_status);
     }
 
     /// The hold status, if something besides the judge holds the release.
-    fn stand(&self, now: Timestamp) -> HoldStatus {
+    fn hold_status(&self, now: Timestamp) -> HoldStatus {
         let kept =
-            self.release.is_kept() || self.baseline_down || self.hangs() || self.is_full(now);
+            self.release.is_kept() || self.baseline_down || self.is_stalled() || self.is_full(now);
         HoldStatus {
             kept,
             step: self
@@ -354,14 +358,14 @@ impl RunningRelease {
         (step + 1).saturating_sub(self.release.first_step())
     }
 
-    fn record_time(&self, at_ms: u64, weight: f64, stand: HoldStatus) {
+    fn record_time(&self, at_ms: u64, weight: f64, hold_status: HoldStatus) {
         if let Some(recording) = &self.recording {
             let empty = Cohort {
                 at_ms,
                 weight,
                 ..Cohort::default()
             };
-            record(recording, &empty, stand);
+            record(recording, &empty, hold_status);
         }
     }
 
@@ -385,29 +389,32 @@ impl RunningRelease {
         let spent = self.spent();
         self.trial.set_spent(u64::from(spent.visible));
         self.trial.set_failed(u64::from(spent.all));
-        let pending = self.assembly.pending();
+        let pending = self.cohorts.pending();
         let known = self.baseline_failures;
         let (visible, all) = (
             self.trial.allowance_given(pending),
             self.trial.rescued_allowance_given(pending),
         );
         self.visible.arm(&watch, visible, 0, known);
-        self.all.arm(&watch, all, self.assembly.unfinished(), known);
+        self.all.arm(&watch, all, self.cohorts.unfinished(), known);
     }
 
     /// Whether another lease must be requested now; if so, it counts as requested.
-    pub(super) fn ask(&mut self, now: Timestamp) -> bool {
+    pub(super) fn request_lease(&mut self, now: Timestamp) -> bool {
         if now < self.lease_at {
             return false;
         }
         let spent = self.spent();
-        let (visible, all) = (self.visible.ask(spent.visible), self.all.ask(spent.all));
+        let (visible, all) = (
+            self.visible.request_more(spent.visible),
+            self.all.request_more(spent.all),
+        );
         visible || all
     }
 
     /// The lease that is requested from the disk.
-    pub(super) fn asked(&self) -> LeaseRequest {
-        [self.visible.lease.asked(), self.all.lease.asked()]
+    pub(super) fn requested(&self) -> LeaseRequest {
+        [self.visible.lease.requested(), self.all.lease.requested()]
     }
 
     /// What counts as spent now.
@@ -417,7 +424,7 @@ impl RunningRelease {
             visible: wire.spent(BudgetKind::Visible),
             all: wire
                 .spent(BudgetKind::All)
-                .saturating_add(self.assembly.unfinished()),
+                .saturating_add(self.cohorts.unfinished()),
         }
     }
 
@@ -431,10 +438,10 @@ impl RunningRelease {
     }
 
     /// Handles the result of a lease request.
-    pub(super) fn leased(&mut self, asked: LeaseRequest, on_disk: bool, now: Timestamp) {
-        let [visible, all] = asked;
-        self.visible.lease.answered(visible, on_disk);
-        self.all.lease.answered(all, on_disk);
+    pub(super) fn settle_lease(&mut self, requested: LeaseRequest, on_disk: bool, now: Timestamp) {
+        let [visible, all] = requested;
+        self.visible.lease.settle(visible, on_disk);
+        self.all.lease.settle(all, on_disk);
         if !on_disk {
             self.lease_at = now.plus(RETRY);
         }
@@ -444,8 +451,8 @@ impl RunningRelease {
     /// Failovers that the metrics do not have yet.
     pub(super) fn take_rescued(&mut self) -> u64 {
         let rescued = self.watch.rescued();
-        let new = rescued.saturating_sub(self.told_rescued);
-        self.told_rescued = rescued;
+        let new = rescued.saturating_sub(self.reported_rescued);
+        self.reported_rescued = rescued;
         new
     }
 
@@ -480,7 +487,7 @@ impl RunningRelease {
     pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
         let finding = self
             .trial
-            .finding_given(self.timeline.ms(now), self.assembly.pending());
+            .finding_given(self.timeline.ms(now), self.cohorts.pending());
         match self.checked(finding, now) {
             Finding::Continue => "continue",
             Finding::Advance => "advance",

@@ -16,7 +16,7 @@ pub(super) struct Scored {
     /// Units that have become old enough to count for a step; then without requests.
     pub(super) matured: Option<Matured>,
     /// Requests were displaced in this time, so the arms cannot be compared.
-    pub(super) is_spoiled: bool,
+    pub(super) is_tainted: bool,
     pub(super) baseline: ScoredArm,
     pub(super) canary: ScoredArm,
 }
@@ -76,11 +76,11 @@ impl ScoredArm {
 pub(super) fn place(
     scored: &mut Vec<Scored>,
     weight: f64,
-    is_spoiled: bool,
+    is_tainted: bool,
     begins: Option<f64>,
 ) -> &mut Scored {
     let same =
-        |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
+        |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_tainted == is_tainted;
     let fits =
         |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
     let first = scored
@@ -92,7 +92,7 @@ pub(super) fn place(
     if known.is_none() {
         scored.push(Scored {
             weight,
-            is_spoiled,
+            is_tainted,
             ..Scored::default()
         });
     }

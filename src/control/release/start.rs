@@ -32,7 +32,7 @@ impl Controller {
     ) {
         match self.prepare(service, start, &intent) {
             Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((name, active, told)) => {
+            Ok((name, active, plan_record)) => {
                 let now = self.clock.now();
                 let Some(managed) = self.services.get(&name) else {
                     return;
@@ -45,7 +45,7 @@ impl Controller {
                 );
                 let detail = format!("{} is to replace {}", after.canary, after.baseline)
                     + overriding(after.override_freeze)
-                    + &told.in_words();
+                    + &plan_record.description();
                 let id = after.id.as_str().into();
                 let moved = Change {
                     next,
@@ -55,7 +55,7 @@ impl Controller {
                         after,
                         detail,
                         active: Some(active),
-                        plan: Some(told),
+                        plan: Some(plan_record),
                     })),
                     overridden: Vec::new(),
                     reply: Reply::Release(id, reply),
@@ -78,8 +78,8 @@ impl Controller {
         managed.may_start()?;
         let canary = managed.candidate(&start.canary)?;
         let plan = plan(managed, start.plan.as_ref(), self.approvals)?;
-        let told = PlanRecord::of(managed, start.plan.as_ref(), &plan)?;
-        told.may_start(intent)?;
+        let plan_record = PlanRecord::of(managed, start.plan.as_ref(), &plan)?;
+        plan_record.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
         let override_freeze =
@@ -109,7 +109,7 @@ impl Controller {
         };
         let spec = self.watch_spec(&release)?;
         let active = self.make(release, spec, now);
-        Ok((name, active, told))
+        Ok((name, active, plan_record))
     }
 
     fn make(
@@ -202,7 +202,7 @@ pub(super) fn plan(
         return Err(unfit(
             "/plan",
             "the plan has gates that nobody could approve: the admin API has no tokens \
-            (admin.tokens)",
+             (admin.tokens)",
         ));
     }
     Ok(plan)

@@ -125,7 +125,7 @@ impl ServiceEntry {
                 active.preflight = PreflightState::Due;
             }
             let weight = after.weight().percent();
-            active.chronicle.turn(now, action, actor, detail, weight);
+            active.history.turn(now, action, actor, detail, weight);
             active.release = after;
             self.active = Some(active);
         }

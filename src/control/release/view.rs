@@ -77,7 +77,7 @@ impl RunningRelease {
         now: Timestamp,
     ) -> Option<api::TooFewRequests> {
         let step = state.plan.steps().get(state.step()?)?;
-        let before = self.chronicle.requests_before(state.step_number());
+        let before = self.history.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
         if self.trial_step == state.step() {
             // Requests that clients aborted give no evidence.
@@ -89,13 +89,13 @@ impl RunningRelease {
 
     /// The requests without a response head that hold up a step whose minimum duration is over.
     fn for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
-        let held = had_its_time(state, now) && self.hangs();
+        let held = had_its_time(state, now) && self.is_stalled();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
                 "{} requests of the canary have had no response head for more than {} ms; the \
-                baseline's rate explains {:.1}. No step ends until they have one",
-                self.assembly.open_past_landmark(),
+                 baseline's rate explains {:.1}. No step ends until they have one",
+                self.cohorts.open_past_landmark(),
                 self.landmark_us / 1_000,
                 self.trial.unfinished_explained()
             ),
@@ -122,7 +122,7 @@ impl RunningRelease {
             .step()
             .and_then(|step| self.release.plan.steps().get(step));
         api::PathPoint {
-            elapsed_ms: self.chronicle.elapsed_ms(now),
+            elapsed_ms: self.history.elapsed_ms(now),
             step: self.release.step_number(),
             // Also for the point at which the canary was taken out: its evidence is that of this
             // weight.
@@ -137,7 +137,7 @@ impl RunningRelease {
     pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
         let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
         let plan = serde_json::Value::Object(self.release.plan.to_shown());
-        self.chronicle
+        self.history
             .bundle(self.view(&self.release, now, durable), judge, plan)
     }
 }
@@ -160,7 +160,7 @@ fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
         kind: WaitReason::TooLittleTraffic.as_str().to_owned(),
         detail: format!(
             "the canary has had {canary} of the {least} requests that this step requires \
-            (min_requests)"
+             (min_requests)"
         ),
         until: None,
     }

@@ -213,30 +213,30 @@ fn prompt_worker(publisher: &Publisher) -> Arc<OnceLock<Acknowledger>> {
 /// A store whose commits the test lets through.
 struct Gated {
     gate: gates::Receiver<bool>,
-    seen: Arc<Mutex<Seen>>,
+    log: Arc<Mutex<StoreLog>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct StoreLog {
     begun: u64,
     written: Vec<ChangeRecord>,
 }
 
 struct Gate {
     open: gates::Sender<bool>,
-    seen: Arc<Mutex<Seen>>,
+    log: Arc<Mutex<StoreLog>>,
 }
 
 impl Gate {
     fn new() -> (Gate, Store) {
         let (open, gate) = gates::channel();
-        let seen = Arc::<Mutex<Seen>>::default();
+        let log = Arc::<Mutex<StoreLog>>::default();
         let store = Store::over(Box::new(Gated {
             gate,
-            seen: Arc::clone(&seen),
+            log: Arc::clone(&log),
         }))
         .unwrap();
-        (Gate { open, seen }, store)
+        (Gate { open, log }, store)
     }
 
     /// Lets one commit through, which succeeds or fails.
@@ -245,20 +245,20 @@ impl Gate {
     }
 
     fn begun(&self) -> u64 {
-        self.seen.lock().unwrap().begun
+        self.log.lock().unwrap().begun
     }
 
     /// What was written: action, percent on green.
     fn written(&self) -> Vec<(String, f64)> {
-        let seen = self.seen.lock().unwrap();
-        let tell = |change: &ChangeRecord| {
+        let log = self.log.lock().unwrap();
+        let send_events = |change: &ChangeRecord| {
             let green = change
                 .services
                 .first()
                 .map_or(-1.0, |record| record.weights["green"].percent());
             (change.entry.action.clone(), green)
         };
-        seen.written.iter().map(tell).collect()
+        log.written.iter().map(send_events).collect()
     }
 }
 
@@ -268,14 +268,14 @@ impl Backend for Gated {
     }
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
-        self.seen.lock().unwrap().begun += 1;
+        self.log.lock().unwrap().begun += 1;
         // A test that has ended lets no more commits through.
         if !self.gate.recv().unwrap_or(false) {
             return Err(StoreError::Write("database or disk is full".to_owned()));
         }
-        let mut seen = self.seen.lock().unwrap();
-        seen.written.push(change.clone());
-        let sequence = seen.written.len() as u64;
+        let mut log = self.log.lock().unwrap();
+        log.written.push(change.clone());
+        let sequence = log.written.len() as u64;
         Ok(Committed {
             sequence,
             durable: true,

@@ -30,7 +30,7 @@ struct History {
 }
 
 #[tokio::test]
-async fn whatever_happens_the_invariants_hold() {
+async fn invariants_hold_in_random_histories() {
     for seed in 0..SEEDS {
         let history = History {
             disk: Disk::default(),

@@ -124,17 +124,18 @@ impl Rig {
             self.clock.advance(over / u32::try_from(requests).unwrap());
             self.request(&watch, points, at, bad)
         });
-        self.tell(notes.collect()).await;
+        self.send_events(notes.collect()).await;
     }
 
     /// Requests without a response.
     async fn hang(&self, points: u16, requests: u64) {
         let Some(watch) = self.watch() else { return };
         let assigned = |at| self.request(&watch, points, at, false)[0];
-        self.tell((0..requests).map(assigned).collect()).await;
+        self.send_events((0..requests).map(assigned).collect())
+            .await;
     }
 
-    async fn tell(&self, notes: Vec<RequestEvent>) {
+    async fn send_events(&self, notes: Vec<RequestEvent>) {
         let batch = EventBatch {
             notes,
             sent_us: micros(self.clock.now()),
@@ -184,7 +185,7 @@ fn micros(now: Timestamp) -> u64 {
 use crate::time::Clock;
 
 #[tokio::test]
-async fn a_step_that_waits_for_answers_says_so() {
+async fn a_step_that_waits_for_responses_is_reported() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut release = rig.begin().await;
@@ -213,7 +214,7 @@ async fn a_step_that_waits_for_answers_says_so() {
 }
 
 #[tokio::test]
-async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
+async fn a_good_canary_is_promoted_and_becomes_the_baseline() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let release = rig.begin().await;
@@ -276,7 +277,7 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
 }
 
 #[tokio::test]
-async fn a_bad_canary_is_taken_out_for_good() {
+async fn a_bad_canary_is_rolled_back_and_stays_out() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -317,7 +318,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
 }
 
 #[tokio::test]
-async fn the_brakes_work_while_paused_and_at_a_gate() {
+async fn rollbacks_work_while_paused_and_at_a_gate() {
     for held in ["paused", "gate"] {
         let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
         let _worker = prompt_worker(&rig.links.publisher);
@@ -359,7 +360,7 @@ async fn the_brakes_work_while_paused_and_at_a_gate() {
 }
 
 #[tokio::test]
-async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
+async fn a_step_past_its_minimum_duration_reports_missing_requests() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut plan = quick();
@@ -391,7 +392,7 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
 }
 
 #[tokio::test]
-async fn a_gate_opens_by_the_word_of_a_person() {
+async fn a_gate_opens_on_approval() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut plan = quick();
@@ -416,7 +417,7 @@ async fn a_gate_opens_by_the_word_of_a_person() {
 }
 
 #[tokio::test]
-async fn a_trip_on_the_request_path_is_learned_and_written_down() {
+async fn a_trip_on_the_request_path_is_reported_and_committed() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -437,7 +438,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
 }
 
 #[tokio::test]
-async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_release() {
+async fn a_release_refuses_manual_weights_and_a_second_start_and_ends_by_a_rollback() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -476,7 +477,7 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
 }
 
 #[tokio::test]
-async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
+async fn a_cancellation_returns_all_weight_without_a_verdict() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -491,7 +492,7 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_told_field_by_field() {
+async fn an_invalid_start_is_reported_field_by_field() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let wrong = |edit: &dyn Fn(&mut api::ReleaseStart)| {
         let mut wrong = start(quick());
@@ -545,7 +546,7 @@ async fn what_cannot_be_started_is_told_field_by_field() {
 }
 
 #[tokio::test]
-async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
+async fn a_failing_disk_stops_advances_but_not_rollbacks() {
     let (gate, store) = Gate::new();
     let rig = Rig::with(
         store,
@@ -582,7 +583,7 @@ async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
 }
 
 #[tokio::test]
-async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
+async fn a_replay_decides_the_same_at_the_same_time() {
     for (bad, sticky) in [(true, false), (false, false), (true, true), (false, true)] {
         let directory = tempfile::tempdir().unwrap();
         let spec = ServiceSpec {
@@ -625,7 +626,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
+async fn a_replay_follows_the_commands_of_operators() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
@@ -666,7 +667,7 @@ async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
 }
 
 #[tokio::test]
-async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
+async fn a_rollback_never_returns_to_a_rolled_back_version() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -692,7 +693,7 @@ async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
 }
 
 #[tokio::test]
-async fn a_promotion_does_not_bring_a_tripped_canary_back() {
+async fn a_promotion_does_not_restore_a_tripped_canary() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;

@@ -8,7 +8,7 @@ use crate::model::api::Phase;
 use serde_json::json;
 
 #[tokio::test]
-async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
+async fn a_restart_resumes_at_the_same_step_with_no_less_spent() {
     let directory = tempfile::tempdir().unwrap();
     let spent = {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -53,7 +53,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
 }
 
 #[tokio::test]
-async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
+async fn an_ended_release_is_shown_after_a_restart_and_moves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -85,9 +85,9 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
+async fn results_learned_after_the_end_of_a_release_are_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let told = {
+    let shown = {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
@@ -122,18 +122,18 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
         rig.begin().await;
         rig.release("shop-1").await
     };
-    assert_eq!((told.rescued, told.user_visible_failures), (1, 1));
-    assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
+    assert_eq!((shown.rescued, shown.user_visible_failures), (1, 1));
+    assert_eq!(shown.outcome.as_ref().unwrap().verdict, "rolled_back");
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
-    assert_eq!(rig.release("shop-1").await, told);
+    assert_eq!(rig.release("shop-1").await, shown);
     assert_eq!(
         rig.links.handle.evidence("shop-1").await.unwrap().release,
-        told
+        shown
     );
 }
 
 #[tokio::test]
-async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
+async fn an_orderly_shutdown_returns_unspent_leases() {
     let directory = tempfile::tempdir().unwrap();
     for in_order in [false, true] {
         let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -162,7 +162,7 @@ async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
 }
 
 #[tokio::test]
-async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is_known_of_it() {
+async fn a_release_that_cannot_resume_is_rolled_back_with_its_last_known_state() {
     let directory = tempfile::tempdir().unwrap();
     let before = {
         let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -226,7 +226,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
 }
 
 #[tokio::test]
-async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
+async fn leased_failures_of_a_killed_process_count_as_seen_and_are_reported_as_such() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -244,9 +244,9 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
         assert_eq!(release.user_visible_failures, 0);
         if let Some(outcome) = release.outcome {
             assert_eq!(outcome.objective.as_deref(), Some("budget"));
-            let told = "users have seen 0 failures of the canary, and 23 more count as seen since \
+            let shown = "users have seen 0 failures of the canary, and 23 more count as seen since \
                         the process was killed";
-            assert!(outcome.reason.starts_with(told), "{}", outcome.reason);
+            assert!(outcome.reason.starts_with(shown), "{}", outcome.reason);
             return;
         }
         assert!(release.budget.spent >= spent);
@@ -256,7 +256,7 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
 }
 
 #[tokio::test]
-async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends() {
+async fn a_release_that_has_not_begun_has_spent_nothing_after_any_exit() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -280,7 +280,7 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
 
 /// A process that is killed between commit and response.
 #[tokio::test]
-async fn the_answer_to_a_change_is_on_disk_with_it() {
+async fn the_response_to_a_change_is_committed_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let by = |key: &str| Intent {
         idempotency: Some(crate::model::IdempotencyKey {
@@ -333,7 +333,7 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
 }
 
 #[tokio::test]
-async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_failed() {
+async fn a_restart_restores_sticky_users_and_their_failures() {
     let directory = tempfile::tempdir().unwrap();
     let mut sticky = spec("shop", 0.0);
     sticky.sticky = Some(crate::model::Sticky::ClientIp);

@@ -31,7 +31,7 @@ fn kept(database: &mut Sqlite) -> Vec<u64> {
 }
 
 #[test]
-fn an_answer_is_kept_with_its_change_and_replaced_by_the_one_that_was_given() {
+fn a_response_is_stored_with_its_change_and_replaced_by_the_one_sent() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&with(answer(1, 0, 3))).unwrap();
@@ -45,7 +45,7 @@ fn an_answer_is_kept_with_its_change_and_replaced_by_the_one_that_was_given() {
 }
 
 #[test]
-fn a_change_that_is_undone_leaves_no_answer() {
+fn an_undone_change_leaves_no_response() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&with(answer(1, 0, 3))).unwrap();
@@ -55,7 +55,7 @@ fn a_change_that_is_undone_leaves_no_answer() {
 }
 
 #[test]
-fn answers_are_bounded_in_age_number_and_bytes() {
+fn stored_responses_are_bounded_in_age_number_and_bytes() {
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();

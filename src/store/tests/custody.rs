@@ -5,7 +5,7 @@ use std::fs;
 use super::*;
 
 #[test]
-fn a_second_process_is_refused_by_name_and_number() {
+fn a_second_process_is_refused_with_the_pid_of_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let first = Sqlite::open(directory.path()).unwrap();
     let refused = Sqlite::open(directory.path()).unwrap_err().to_string();
@@ -21,7 +21,7 @@ fn a_second_process_is_refused_by_name_and_number() {
 }
 
 #[test]
-fn a_lock_file_that_was_left_behind_stops_nobody() {
+fn a_stale_lock_file_blocks_no_start() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("weighbridge.lock"), "4711\n").unwrap();
     Sqlite::open(directory.path()).unwrap();
@@ -56,7 +56,7 @@ const LOSSES: [Loss; 6] = [
 ];
 
 #[test]
-fn nothing_is_durable_in_files_that_are_gone() {
+fn nothing_is_durable_in_missing_files() {
     for (how, lose) in LOSSES {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
@@ -84,7 +84,7 @@ fn nothing_is_durable_in_files_that_are_gone() {
 }
 
 #[test]
-fn a_directory_that_comes_back_is_gone_on_with() {
+fn a_restored_directory_is_used_again() {
     let parent = tempfile::tempdir().unwrap();
     let (path, away) = (parent.path().join("state"), parent.path().join("away"));
     let mut database = Sqlite::open(&path).unwrap();
@@ -100,7 +100,7 @@ fn a_directory_that_comes_back_is_gone_on_with() {
 }
 
 #[test]
-fn removed_files_are_written_anew_with_all_that_they_held() {
+fn removed_files_are_rewritten_completely() {
     for how in ["directory", "database", "all", "log", "lock"] {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
@@ -152,7 +152,7 @@ fn removed_files_are_written_anew_with_all_that_they_held() {
 
 /// Another proxy may be running in the directory that took the place of ours.
 #[test]
-fn another_store_in_the_place_is_left_alone() {
+fn another_store_in_the_directory_is_not_touched() {
     let parent = tempfile::tempdir().unwrap();
     let (path, away) = (parent.path().join("state"), parent.path().join("away"));
     let mut database = Sqlite::open(&path).unwrap();

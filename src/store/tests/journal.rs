@@ -166,7 +166,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn whatever_is_altered_removed_or_moved_is_found_and_named() {
+fn every_altered_removed_or_moved_entry_is_reported() {
     for (sql, sequence, kind) in CASES {
         let directory = tempfile::tempdir().unwrap();
         let outside = written(directory.path());
@@ -194,7 +194,7 @@ fn whatever_is_altered_removed_or_moved_is_found_and_named() {
 }
 
 #[test]
-fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
+fn a_rehashed_chain_is_detected_by_the_recorded_heads() {
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
@@ -243,7 +243,7 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_journal_is_verified_while_it_grows() {
+async fn the_journal_is_verified_while_it_grows() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     for revision in 1..=20 {
@@ -260,7 +260,7 @@ async fn a_journal_is_verified_while_it_grows() {
 }
 
 #[test]
-fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
+fn a_store_without_recorded_heads_is_whole() {
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
@@ -292,7 +292,7 @@ fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
 }
 
 #[test]
-fn what_is_no_store_is_told_from_a_broken_one() {
+fn a_missing_or_foreign_database_is_not_reported_as_broken() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = crate::store::verify(directory.path())
         .unwrap_err()

@@ -351,8 +351,8 @@ mod help {
     pub(super) const RELOADED: &str = "Time at which the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
     pub(super) const WEBHOOKS: &str = "Webhook events by delivery result.";
-    pub(super) const LATENCY: &str = "Time from the arrival of a request to the end of its response; \
-        aborts by the client are left out.";
+    pub(super) const LATENCY: &str = "Time from the arrival of a request to the end of its \
+        response; aborts by the client are left out.";
 }
 
 /// Together with 5xx responses, which are counted by class, these are the failures in the windows.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::releases::start;
+use super::traffic::start;
 use super::*;
 
 fn guarded(release: &Value) -> Rig {

@@ -8,6 +8,7 @@ mod plans;
 mod releases;
 mod restarts;
 mod services;
+mod traffic;
 
 use std::path::Path;
 use std::sync::mpsc as gates;

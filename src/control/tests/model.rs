@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::disk::Disk;
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;

@@ -1,7 +1,7 @@
 //! What a release leaves behind over a store that is reopened: where it continues, and what is
 //! reported.
 
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;

@@ -105,8 +105,7 @@ fn stored_state_is_adapted_to_a_new_declaration() {
     );
     assert_eq!(
         warning.unwrap(),
-        "green, which had 50 % of the traffic, was removed: its traffic goes to the \
-         baseline, blue"
+        "green, which had 50 % of the traffic, was removed: its traffic goes to the baseline, blue"
     );
     let mut other = renamed.clone();
     other.upstreams[0].name = Name::from("gold");

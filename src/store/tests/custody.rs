@@ -1,4 +1,4 @@
-//! One process at a time has a store, and only what a restart would find is called durable.
+//! Only one process at a time holds a store, and only what a restart would find is durable.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ fn a_second_process_is_refused_with_the_pid_of_the_first() {
         refused.contains(&pid) && refused.contains(&directory.path().display().to_string()),
         "{refused}"
     );
-    // Verifying is for everybody.
+    // Verification needs no lock.
     assert!(crate::store::verify(directory.path()).unwrap().whole);
     drop(first);
     Sqlite::open(directory.path()).unwrap();
@@ -27,7 +27,7 @@ fn a_stale_lock_file_blocks_no_start() {
     Sqlite::open(directory.path()).unwrap();
 }
 
-/// A way to take files away.
+/// A way to remove files.
 type Loss = (&'static str, fn(&Path));
 
 const LOSSES: [Loss; 6] = [
@@ -78,7 +78,7 @@ fn nothing_is_durable_in_missing_files() {
             database.checkpoint("shop-1", &Value::Null).is_err(),
             "{how}"
         );
-        // The past can still be read.
+        // Old entries are still readable.
         assert_eq!(database.audit(None, 9).unwrap().len(), 1, "{how}");
     }
 }
@@ -122,7 +122,7 @@ fn removed_files_are_rewritten_completely() {
             ]
             .iter()
             .for_each(|name| remove(name)),
-            // Without its log it is written anew once that is gone too.
+            // Without its log it is rewritten once that is missing too.
             "database" => ["weighbridge.db", "weighbridge.db-wal"]
                 .iter()
                 .for_each(|name| remove(name)),
@@ -130,7 +130,7 @@ fn removed_files_are_rewritten_completely() {
             _ => remove("weighbridge.lock"),
         }
         database.commit(&change(4, 200)).expect_err(how);
-        database.lost_for_long();
+        database.expire_missing();
         assert_eq!(
             database.commit(&change(4, 300)).expect(how).sequence,
             4,
@@ -150,7 +150,7 @@ fn removed_files_are_rewritten_completely() {
     }
 }
 
-/// Another proxy may be running in the directory that took the place of ours.
+/// Another proxy may be running in the directory that replaced ours.
 #[test]
 fn another_store_in_the_directory_is_not_touched() {
     let parent = tempfile::tempdir().unwrap();
@@ -160,7 +160,7 @@ fn another_store_in_the_directory_is_not_touched() {
     fs::rename(&path, &away).unwrap();
     let mut other = Sqlite::open(&path).unwrap();
     other.commit(&change(1, 900)).unwrap();
-    database.lost_for_long();
+    database.expire_missing();
     database.commit(&change(2, 200)).unwrap_err();
     database.recover();
     drop(database);

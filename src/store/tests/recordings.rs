@@ -1,11 +1,11 @@
-//! Recordings: whole, or visibly not.
+//! Recordings: complete, or marked as truncated.
 
 use std::fs;
 
 use super::*;
 use crate::store::recording;
 
-/// Records these lines and gives what the file then says.
+/// Records these lines and returns the content of the file.
 fn record_lines(path: &Path, bytes_max: u64, lines: &[&str]) -> Vec<String> {
     recording::in_this_thread(path, bytes_max, lines);
     let text = fs::read_to_string(path).unwrap();
@@ -66,7 +66,7 @@ fn a_partial_line_of_a_killed_process_is_truncated() {
         record_lines(&path, 1000, &["three"]),
         ["one", "two", "three"]
     );
-    fs::write(&path, "no line at all").unwrap();
+    fs::write(&path, "a partial line").unwrap();
     assert_eq!(record_lines(&path, 1000, &["one"]), ["one"]);
 }
 
@@ -74,13 +74,13 @@ fn a_partial_line_of_a_killed_process_is_truncated() {
 fn a_recording_at_its_size_limit_ends_with_a_note() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
-    let cut = "{\"truncated\":\"it is as long as a recording may be\"}";
+    let cut = "{\"truncated\":\"it has reached the size limit of recordings\"}";
     assert_eq!(
         recording::in_this_thread(&path, 12, &["12345", "12345", "1", "2"]),
         2
     );
     assert_eq!(record_lines(&path, 12, &[]), ["12345", "12345", cut]);
-    // And stays ended, or it would have a gap.
+    // It stays ended, or it would have a gap.
     assert_eq!(recording::in_this_thread(&path, 1000, &["later"]), 1);
     assert_eq!(record_lines(&path, 1000, &[]), ["12345", "12345", cut]);
 }
@@ -89,13 +89,13 @@ fn a_recording_at_its_size_limit_ends_with_a_note() {
 fn a_slow_disk_ends_the_recording_and_blocks_no_caller() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
-    // All are added before the thread writes the first.
+    // All are queued before the thread writes the first.
     let lines: Vec<_> = (0..2000).map(|line| line.to_string()).collect();
     let lines: Vec<_> = lines.iter().map(String::as_str).collect();
     assert_eq!(recording::in_this_thread(&path, 1 << 20, &lines), 976);
-    let kept = record_lines(&path, 1 << 20, &[]);
-    let (last, kept) = kept.split_last().unwrap();
-    assert_eq!(kept, &lines[..1024]);
+    let written = record_lines(&path, 1 << 20, &[]);
+    let (last, written) = written.split_last().unwrap();
+    assert_eq!(written, &lines[..1024]);
     assert_eq!(
         last,
         "{\"truncated\":\"a line was too long, or the disk too slow\"}"
@@ -129,8 +129,8 @@ fn the_oldest_recordings_are_removed() {
             .set_modified(touched)
             .unwrap();
     }
-    let kept = fs::read_dir(directory.path()).unwrap().count();
-    assert_eq!(kept, 50);
+    let written = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(written, 50);
     assert!(!directory.path().join("shop-10.jsonl").exists());
     assert!(directory.path().join("shop-11.jsonl").exists());
 }

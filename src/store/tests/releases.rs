@@ -100,7 +100,7 @@ fn a_late_checkpoint_is_not_written() {
     let kept: i64 = outside
         .query_row("SELECT count(*) FROM checkpoints", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(kept, 1, "what an ended release left is taken away");
+    assert_eq!(kept, 1, "parts of an ended release are removed");
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_refused_change_of_a_release_found_on_disk_is_undone() {
     database
         .checkpoint("shop-1", &json!({ "spent": 7 }))
         .unwrap();
-    // Its promotion, and the start of the next: both refused, both on disk all the same.
+    // Its promotion, and the start of the next: both are refused, but both are on disk.
     database.commit_unconfirmed(&releasing(2, &[release(1, 4, true), release(2, 0, false)]));
     database.commit(&change(2, 300)).unwrap();
     drop(database);
@@ -153,7 +153,7 @@ fn a_refused_change_of_a_release_found_on_disk_is_undone() {
     assert_eq!(
         loaded.checkpoints["shop-1"],
         json!({ "spent": 7 }),
-        "it goes on with its past"
+        "it continues with its past"
     );
     assert_eq!(loaded.services, [record(2, 300)]);
     let actions: Vec<_> = database
@@ -184,7 +184,7 @@ fn a_rollback_found_on_disk_is_kept() {
     assert_eq!(
         database.commit(&rollback).unwrap().sequence,
         2,
-        "its next try finds it done"
+        "its next attempt succeeds at once"
     );
     drop(database);
     assert_eq!(reopened(directory.path()).1.releases, [release(1, 2, true)]);
@@ -227,8 +227,7 @@ fn a_failed_checkpoint_or_bundle_fails_no_commit() {
     }
 }
 
-/// While another process writes, nothing is begun, so the connection and the log are as good as
-/// before.
+/// While another process writes, nothing is begun, so the connection and the log stay valid.
 #[test]
 fn a_checkpoint_during_another_write_fails_alone() {
     let directory = tempfile::tempdir().unwrap();
@@ -243,7 +242,7 @@ fn a_checkpoint_during_another_write_fails_alone() {
     outside
         .execute_batch("ROLLBACK; BEGIN; SELECT count(*) FROM audit")
         .unwrap();
-    // The reader would be in the way of writing the log back.
+    // The reader would block a checkpoint of the log.
     assert_eq!(database.commit(&releasing(2, &[])).unwrap().sequence, 2);
 }
 
@@ -294,7 +293,7 @@ fn an_ended_release_agrees_with_its_evidence() {
     assert_eq!(
         row("shop-1"),
         Some(release(1, 0, false)),
-        "a restart goes on with it"
+        "a restart resumes it"
     );
     assert_eq!(row("shop-2"), Some(release(2, 9, true)));
     assert_eq!(row("shop-3"), None, "it never began");
@@ -333,7 +332,7 @@ fn the_newest_thousand_ended_releases_of_a_service_are_kept() {
     assert_eq!(
         (kept.len(), oldest),
         (1001, vec![1, 4]),
-        "and the one under way"
+        "and the one in progress"
     );
     assert_eq!(database.release("cart-1").unwrap(), Some(cart));
 }
@@ -422,7 +421,7 @@ async fn checkpoints_leave_queue_space_for_commits_while_the_disk_hangs() {
     for checkpoint in checkpoints {
         match checkpoint.await {
             Ok(true) => written += 1,
-            Err(StoreError::Hangs) => refused += 1,
+            Err(StoreError::Stalled) => refused += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -433,7 +432,7 @@ async fn checkpoints_leave_queue_space_for_commits_while_the_disk_hangs() {
     );
 }
 
-/// Which parts of which releases a start finds.
+/// The parts that a start finds, by release.
 fn parts_found(database: &mut Sqlite) -> Vec<(String, Vec<u32>)> {
     let parts = database.load().unwrap().parts.into_iter();
     parts
@@ -491,5 +490,5 @@ fn checkpoint_parts_are_written_separately_and_removed_with_their_release() {
             row.get(0)
         })
         .unwrap();
-    assert_eq!(left, 1, "what the ended release left behind is gone");
+    assert_eq!(left, 1, "what the ended release left behind is removed");
 }

@@ -113,9 +113,9 @@ impl Controller {
         let passed = if brake {
             Vec::new()
         } else {
-            managed.passed_by_hand(now)
+            managed.bypassed_protections(now)
         };
-        managed.may_move_by_hand(&passed, &requested.intent)?;
+        managed.may_set_weights(&passed, &requested.intent)?;
         let next = managed.next(weights, &now.rfc3339(), &requested.intent);
         Ok(if brake {
             Step::Brake(name, next)
@@ -180,7 +180,7 @@ impl Controller {
 
     /// Publishes, then commits.
     pub(super) fn apply_safe_change(&mut self, name: &Name, mut moved: Change) {
-        let taken_back = self.supersede(name);
+        let withdrawn = self.supersede(name);
         if !self.claims_promotion(name, &moved) {
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
@@ -189,7 +189,7 @@ impl Controller {
         };
         let mut change = self.change(name, &before, &moved, true);
         let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
-        change.releases.extend(taken_back);
+        change.releases.extend(withdrawn);
         let table = self.publish(name, moved);
         let (saved, on_disk) = oneshot::channel();
         let ticket = self.outbox.push(change);
@@ -321,18 +321,18 @@ impl Controller {
         let now = self.clock.now();
         let managed = self.services.get_mut(name)?;
         let waiting = std::mem::take(&mut managed.waiting);
-        let mut taken_back = None;
+        let mut withdrawn = None;
         if let Some(pending) = managed.pending.take() {
             self.show(name);
             self.outbox.withdraw(pending.ticket);
-            let turn = pending.moved.turn.and_then(|turn| turn.taken_back(now));
-            taken_back = turn.and_then(|turn| turn.record(now));
+            let turn = pending.moved.turn.and_then(|turn| turn.withdrawn(now));
+            withdrawn = turn.and_then(|turn| turn.record(now));
             self.refused(name, pending.moved.reply, Refusal::Overtaken);
         }
         for requested in waiting {
             let _ = requested.reply.send(Err(Refusal::Overtaken));
         }
-        taken_back
+        withdrawn
     }
 
     /// Refuses a change whose commit has timed out. The state in effect is written again behind it,
@@ -376,7 +376,7 @@ impl Controller {
                 ..pending.moved.intent
             },
             // A release start that may be on disk is recorded as cancelled.
-            turn: pending.moved.turn.and_then(|turn| turn.taken_back(now)),
+            turn: pending.moved.turn.and_then(|turn| turn.withdrawn(now)),
             overridden: Vec::new(),
             reply: Reply::Nobody,
         };

@@ -442,7 +442,7 @@ impl Store {
         work: impl FnOnce(&mut dyn Backend, ReplySender<T>) + Send + 'static,
     ) -> StoreReply<T> {
         let (reply, answer) = oneshot::channel();
-        match QueuePermit::among(&self.others) {
+        match QueuePermit::try_acquire(&self.others) {
             None => drop(reply.send(Err(StoreError::Stalled))),
             Some(place) => self.ask(Request::Other(Box::new(move |backend| {
                 drop(place);
@@ -476,7 +476,7 @@ impl Request {
 }
 
 impl QueuePermit {
-    fn among(others: &Arc<AtomicUsize>) -> Option<QueuePermit> {
+    fn try_acquire(others: &Arc<AtomicUsize>) -> Option<QueuePermit> {
         let place = QueuePermit(Arc::clone(others));
         // The drop of the permit undoes an excess count.
         (others.fetch_add(1, Ordering::Relaxed) < OTHERS_WAITING_MAX).then_some(place)

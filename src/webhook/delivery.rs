@@ -121,7 +121,11 @@ impl Deliverer {
 
     /// Posts an event, with as many attempts as needed and allowed.
     async fn deliver(&self, notification: &Notification, id: &str) -> Result<(), Failure> {
-        let body = Bytes::from(notification.body(self.webhook.format).map_err(unwritten)?);
+        let body = Bytes::from(
+            notification
+                .body(self.webhook.format)
+                .map_err(serialise_error)?,
+        );
         let mut attempts = 0;
         loop {
             attempts += 1;
@@ -178,14 +182,14 @@ impl Deliverer {
             .header(&DELIVERY, id)
             .header(&TIMESTAMP, &timestamp);
         if let Some(secret) = &self.webhook.secret {
-            let signature = signature::sign(secret, &timestamp, &body).map_err(unwritten)?;
+            let signature = signature::sign(secret, &timestamp, &body).map_err(serialise_error)?;
             request = request.header(&SIGNATURE, signature);
         }
-        request.body(Full::new(body)).map_err(unwritten)
+        request.body(Full::new(body)).map_err(serialise_error)
     }
 }
 
-fn unwritten(error: impl std::fmt::Display) -> Failure {
+fn serialise_error(error: impl std::fmt::Display) -> Failure {
     Failure::Unwritten(error.to_string())
 }
 

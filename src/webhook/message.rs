@@ -104,13 +104,13 @@ impl Notification {
                 let _ = write!(text, "; {name} {given}");
             }
         }
-        if let Some(why) = self.why() {
-            let _ = write!(text, "; {why}");
+        if let Some(reason_text) = self.reason_text() {
+            let _ = write!(text, "; {reason_text}");
         }
         escape(&text)
     }
 
-    fn why(&self) -> Option<String> {
+    fn reason_text(&self) -> Option<String> {
         let release = &self.release;
         if let Some(outcome) = &release.outcome {
             return Some(match &outcome.objective {

@@ -107,7 +107,7 @@ impl Abandoned {
             phase_since: now.rfc3339(),
             outcome: after.outcome.clone(),
             ..match &known {
-                Some(known) => brought_up_to_date(stored.view, known),
+                Some(known) => updated_view(stored.view, known),
                 None => stored.view,
             }
         };
@@ -134,7 +134,7 @@ impl Abandoned {
 }
 
 /// The last stored view of a release, updated from its checkpoint.
-fn brought_up_to_date(view: api::Release, known: &Checkpoint) -> api::Release {
+fn updated_view(view: api::Release, known: &Checkpoint) -> api::Release {
     let evidence = known.trial.evidence();
     api::Release {
         user_visible_failures: known.visible,

@@ -115,14 +115,14 @@ fn may_override(
 impl ServiceEntry {
     /// Protections that manual weights would bypass: gates, and a freeze window in force. Preflight
     /// applies to releases only and does not count.
-    pub(in crate::control) fn passed_by_hand(&self, now: Timestamp) -> Vec<String> {
+    pub(in crate::control) fn bypassed_protections(&self, now: Timestamp) -> Vec<String> {
         // The configuration in use has been validated.
         super::start::plan(self, None, true)
             .map_or_else(|_| Vec::new(), |plan| plan.barriers(now.unix_us()))
     }
 
     /// Whether the caller may move weight away from the baseline manually.
-    pub(in crate::control) fn may_move_by_hand(
+    pub(in crate::control) fn may_set_weights(
         &self,
         passed: &[String],
         intent: &Intent,

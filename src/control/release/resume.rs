@@ -46,7 +46,7 @@ impl Controller {
             let checkpoint = checkpoints.remove(&record.id);
             let parts = parts.remove(&record.id).unwrap_or_default();
             match self.resume(&record, checkpoint.as_ref(), &parts) {
-                Ok(active) => self.go_on_with(&name, active),
+                Ok(active) => self.continue_release(&name, active),
                 Err(error) => self.abandon(&name, &record, (checkpoint.as_ref(), &parts), &error),
             }
         }
@@ -79,7 +79,7 @@ impl Controller {
         Ok(active)
     }
 
-    fn go_on_with(&mut self, name: &Name, mut active: RunningRelease) {
+    fn continue_release(&mut self, name: &Name, mut active: RunningRelease) {
         let now = self.clock.now();
         active.arm();
         if active.request_lease(now) {

@@ -35,7 +35,7 @@ impl AppliedTransition {
 
     /// The record of a release whose start was refused and may already be on disk; `None` for any
     /// other transition, where the release stays as it is.
-    pub(in crate::control) fn taken_back(
+    pub(in crate::control) fn withdrawn(
         self: Box<Self>,
         now: Timestamp,
     ) -> Option<Box<AppliedTransition>> {

@@ -37,7 +37,7 @@ impl RunningRelease {
             waiting_for: state
                 .waiting_for(now)
                 .or_else(|| too_few.map(for_traffic))
-                .or_else(|| self.for_heads(state, now)),
+                .or_else(|| self.waiting_for_heads(state, now)),
             too_few_requests: too_few,
             approvals: state.approvals(),
             outcome: state.told_outcome(),
@@ -83,13 +83,13 @@ impl RunningRelease {
             // Requests that clients aborted give no evidence.
             canary = canary.min(self.trial.outcomes());
         }
-        (had_its_time(state, now) && canary < least)
+        (has_lasted_minimum(state, now) && canary < least)
             .then_some(api::TooFewRequests { canary, least })
     }
 
     /// The requests without a response head that hold up a step whose minimum duration is over.
-    fn for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
-        let held = had_its_time(state, now) && self.is_stalled();
+    fn waiting_for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
+        let held = has_lasted_minimum(state, now) && self.is_stalled();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
@@ -143,7 +143,7 @@ impl RunningRelease {
 }
 
 /// Whether the step that is being judged has lasted for its minimum duration.
-fn had_its_time(state: &ReleaseState, now: Timestamp) -> bool {
+fn has_lasted_minimum(state: &ReleaseState, now: Timestamp) -> bool {
     let step = state.step().and_then(|step| state.plan.steps().get(step));
     let at_step_ms =
         u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);

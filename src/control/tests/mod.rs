@@ -270,7 +270,7 @@ impl Backend for Gated {
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
         self.log.lock().unwrap().begun += 1;
-        // A test that has ended lets no more commits through.
+        // After the test has ended no more commits are let through.
         if !self.gate.recv().unwrap_or(false) {
             return Err(StoreError::Write("database or disk is full".to_owned()));
         }

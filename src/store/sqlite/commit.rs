@@ -19,8 +19,8 @@ pub(super) struct UncertainCommit {
     releases: Vec<(String, Option<ReleaseRecord>)>,
 }
 
-/// Writes a change as one transaction. `uncertain` is set as soon as a failure would leave the state
-/// on disk unknown; the caller clears it once nothing can fail any more.
+/// Writes a change as one transaction. `uncertain` is set as soon as a failure would leave the
+/// state on disk unknown; the caller clears it once nothing can fail any more.
 pub(super) fn write(
     connection: &mut Connection,
     change: &ChangeRecord,

@@ -22,12 +22,13 @@ pub(super) fn sticky_secret(
     let mut fresh = [0; StickySecret::BYTES];
     getrandom::fill(&mut fresh)
         .map_err(|error| unusable(directory, &error, "check the system's random generator"))?;
-    let bytes = made(connection, &fresh).map_err(|error| unusable(directory, &error, advice))?;
+    let bytes =
+        read_or_insert(connection, &fresh).map_err(|error| unusable(directory, &error, advice))?;
     known(bytes, directory)
 }
 
 /// Another process may have been faster; then its secret is used.
-fn made(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> {
+fn read_or_insert(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let bytes = match stored(&transaction)? {
         Some(bytes) => bytes,

@@ -110,7 +110,7 @@ pub(super) fn verify(
     let last = extent.last.as_ref().map_or(0, |(last, _)| *last);
     let mut walk = Walk::new(connection, &extent.heads, last, newest)?;
     let found = match walk.all(connection, last)? {
-        None => beyond(&extent, last),
+        None => find_wrong_end(&extent, last),
         found => found,
     };
     let is_counted = found.is_some() || i64::try_from(extent.entries) == Ok(last);
@@ -192,7 +192,7 @@ fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
 }
 
 /// The finding if the end of the journal is missing, or has entries too many.
-fn beyond(extent: &Extent, last: i64) -> Option<AuditFinding> {
+fn find_wrong_end(extent: &Extent, last: i64) -> Option<AuditFinding> {
     let last = last.max(0).unsigned_abs();
     if let Some((known, whose)) = extent.heads.range(last + 1..).next_back()
         && let Some((_, whose)) = whose.first()

@@ -1,18 +1,18 @@
-//! Timestamps, and the clocks that give them.
+//! Timestamps and the clocks that read them.
 //!
 //! Everything that depends on time takes a [`Timestamp`] as an argument; only the shells (`proxy`,
-//! `control`, `app`) hold a [`Clock`]. So a test, a simulation or a replay decides what time it is.
+//! `control`, `app`) hold a [`Clock`]. So tests, simulations and replays control the time.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-/// A moment: how long the process had been running, for measuring, and what the wall clock said,
-/// for people.
+/// A point in time: the monotonic time since the process started, for measuring, and the wall
+/// clock, for people.
 ///
-/// The two are taken together but not bound to each other: the wall clock may be set back, the
-/// monotonic part never goes back, and it alone decides order and distance.
+/// Both are read together but are independent: the wall clock may be set back; the monotonic part
+/// never goes back and alone defines order and distance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp {
     monotonic_ns: u64,
@@ -20,7 +20,7 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// A moment `monotonic_ns` after the process started, at `unix_us` microseconds since 1970 in
+    /// A timestamp `monotonic_ns` after the process start, at `unix_us` microseconds since 1970 in
     /// UTC.
     pub const fn new(monotonic_ns: u64, unix_us: i64) -> Timestamp {
         Timestamp {
@@ -34,17 +34,17 @@ impl Timestamp {
         self.monotonic_ns
     }
 
-    /// Microseconds since 1970 in UTC, by the wall clock; what is stored and shown.
+    /// Microseconds since 1970 in UTC by the wall clock; this is stored and shown.
     pub const fn unix_us(self) -> i64 {
         self.unix_us
     }
 
-    /// How long after `earlier` this is, by the monotonic clock; zero when it is not after it.
+    /// The time from `earlier` to this timestamp by the monotonic clock; zero if it is not later.
     pub const fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_nanos(self.monotonic_ns.saturating_sub(earlier.monotonic_ns))
     }
 
-    /// This moment and `duration` more, on both clocks.
+    /// This timestamp plus `duration`, on both clocks.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Timestamp {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -63,17 +63,17 @@ impl Timestamp {
 
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Out of jiff's range (the years -9999 to 9999) only after a broken store or clock: then
-        // the epoch, visibly.
+        // Out of jiff's range (the years -9999 to 9999) only with a broken store or clock: then the
+        // epoch, visibly.
         let at =
             jiff::Timestamp::from_microsecond(self.unix_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
         at.fmt(f)
     }
 }
 
-/// Tells the time.
+/// A source of timestamps.
 pub trait Clock: Send + Sync {
-    /// The present moment.
+    /// The current time.
     fn now(&self) -> Timestamp;
 }
 
@@ -97,17 +97,17 @@ impl Clock for SystemClock {
 }
 
 impl SystemClock {
-    /// A moment on the scale of [`Timestamp::monotonic_ns`], for those who have taken it already:
-    /// this reads no clock, except to begin the scale. Moments before that are its zero.
+    /// An [`Instant`] on the scale of [`Timestamp::monotonic_ns`], without reading the clock,
+    /// except to set the scale's start. Earlier instants become zero.
     pub fn monotonic_ns(at: Instant) -> u64 {
-        // One start for all instances, so that their timestamps can be compared.
+        // One start for all instances, so that their timestamps are comparable.
         static START: OnceLock<Instant> = OnceLock::new();
         let elapsed = at.saturating_duration_since(*START.get_or_init(Instant::now));
         u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// A clock that stands still until it is told otherwise. Clones show the same time.
+/// A clock that moves only by [`ManualClock::advance`]. Clones share the time.
 #[derive(Clone, Debug)]
 pub struct ManualClock {
     start: Timestamp,
@@ -123,7 +123,7 @@ impl ManualClock {
         }
     }
 
-    /// Moves the time forward.
+    /// Advances the time.
     pub fn advance(&self, duration: Duration) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.elapsed_ns.fetch_add(ns, Ordering::SeqCst);
@@ -131,7 +131,7 @@ impl ManualClock {
 }
 
 impl Default for ManualClock {
-    /// Shows the moment of the process's start, at the beginning of 1970.
+    /// Starts at zero on both clocks.
     fn default() -> Self {
         ManualClock::new(Timestamp::default())
     }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_is_rfc_3339_in_utc() {
+    fn timestamps_are_formatted_as_rfc_3339_in_utc() {
         let at = Timestamp::new(0, 1_700_000_000_120_042);
         assert_eq!(at.rfc3339(), "2023-11-14T22:13:20.120042Z");
         assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00Z");
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_told_and_clones_agree() {
+    fn a_manual_clock_moves_only_by_advance_and_clones_agree() {
         let clock = ManualClock::new(Timestamp::new(5, 7));
         let twin = clock.clone();
         assert_eq!(clock.now(), Timestamp::new(5, 7));

@@ -1,8 +1,8 @@
-//! The answer to a change before it is made: what is kept with it, for those who repeat their
-//! request after a restart.
+//! The response to a change, computed before the change is made and stored with it, so that a
+//! client that repeats its request after a restart gets a response.
 //!
-//! When the process ends between the commit and the answer, this is the answer. Else the one that
-//! was given replaces it.
+//! It counts only if the process ends between commit and response; otherwise the response that was
+//! sent replaces it.
 
 use super::change::{Change, Reply};
 use super::controller::Controller;
@@ -12,7 +12,7 @@ use crate::model::{KeptAnswer, Name, api};
 use crate::time::Timestamp;
 
 impl Controller {
-    /// None for a change that nobody asked for with a key, or of which nothing is on disk.
+    /// `None` for a change without an idempotency key, or where the store keeps nothing on disk.
     pub(super) fn foreseen(
         &self,
         name: &Name,
@@ -52,9 +52,9 @@ impl Controller {
     }
 
     fn foreseen_service(&self, name: &Name, moved: &Change) -> Option<api::WeightsChange> {
-        // Weights and rollbacks by hand end a release, or need that none is under way.
+        // Manual weights and rollbacks end a release or require that none is in progress.
         let shown = ServiceDetails::new(&moved.next, None, None, true);
-        let mut service = self.board.service_as(name, &shown)?;
+        let mut service = self.views.service_as(name, &shown)?;
         service.weights.effective = service.weights.intended.clone();
         Some(api::WeightsChange {
             durable: true,

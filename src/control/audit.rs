@@ -1,9 +1,9 @@
-//! The journal as the API shows it.
+//! The audit journal in its API form.
 
 use crate::model::api;
 use crate::store::JournalEntry;
 
-/// A page of `limit` entries, of which one more was read to see whether there are any.
+/// A page of `limit` entries. One entry more is read to find out whether another page follows.
 pub(super) fn page(mut entries: Vec<JournalEntry>, limit: usize) -> api::AuditPage {
     let more = entries.len() > limit;
     entries.truncate(limit);

@@ -1,8 +1,8 @@
-//! Changes of a service: weights by hand, rollbacks, and every turn that a release takes.
+//! Changes of a service: manual weights, rollbacks, and every transition of a release.
 //!
-//! Towards the baseline: publish, then commit, so that nothing delays a brake. Away from it:
-//! commit, then publish, so that no restart finds less traffic on the canary than there was. A
-//! brake overtakes what has not been published.
+//! Towards the baseline: publish, then commit, so that the disk cannot delay a rollback. Away from
+//! it: commit, then publish, so that a restart never finds less traffic on the canary than there
+//! was. A change towards the baseline supersedes changes that are not yet published.
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -17,10 +17,10 @@ use crate::model::{Name, Weights, api};
 use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, StoreError};
 use crate::time::Timestamp;
 
-/// Changes of one service that may wait for the one before them.
+/// Changes of one service that may wait for the change before them.
 const WAITING_MAX: usize = 16;
 
-/// New weights, as a caller wants them.
+/// Weights as a client requested them.
 pub(super) struct RequestedWeights {
     pub(super) weights: api::Percentages,
     pub(super) intent: Intent,
@@ -29,21 +29,21 @@ pub(super) struct RequestedWeights {
 
 type WeightsReply = oneshot::Sender<Result<Applied, Refusal>>;
 
-/// The way back to whoever asked for a change.
+/// Where the result of a change is sent.
 pub(super) enum Reply {
-    /// Weights by hand, or a rollback.
+    /// Manual weights, or a rollback.
     Service(WeightsReply),
-    /// A verb on a release; its identity is known from the change.
+    /// A command on a release; the change carries the release's id.
     Release(
         Box<str>,
         oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
     ),
-    /// The release went on by itself.
+    /// An automatic transition; nobody waits for a reply.
     Nobody,
 }
 
 impl Reply {
-    /// Whoever asked may have gone, and needs no answer then.
+    /// Sends a refusal. A receiver that is gone needs none.
     pub(super) fn refuse(self, refusal: Refusal) {
         match self {
             Reply::Service(reply) => drop(reply.send(Err(refusal))),
@@ -53,20 +53,20 @@ impl Reply {
     }
 }
 
-/// A change: the state that it leads to, and what belongs to it.
+/// A change: the new state and everything that is published or stored with it.
 pub(super) struct Change {
     pub(super) next: ServiceState,
-    /// What it is called in the journal and in events.
+    /// Its action in the journal and in events.
     pub(super) action: &'static str,
     pub(super) intent: Intent,
-    /// The turn of a release, if it is one.
+    /// The transition of a release, if the change is one.
     pub(super) turn: Option<Box<AppliedTransition>>,
-    /// What weights by hand pass that the configuration asks for, for the journal.
+    /// Protections of the configuration that manual weights override, for the journal.
     pub(super) overridden: Vec<String>,
     pub(super) reply: Reply,
 }
 
-/// A change away from the baseline that waits for the store.
+/// A change away from the baseline that the store has not committed yet.
 pub(super) struct PendingChange {
     pub(super) moved: Change,
     ticket: CommitId,
@@ -80,27 +80,27 @@ impl PendingChange {
 }
 
 impl Controller {
-    pub(super) fn set_weights(&mut self, service: &str, asked: RequestedWeights) {
-        match self.begin(service, &asked) {
-            Err(refusal) => drop(asked.reply.send(Err(refusal))),
-            Ok(Step::Wait(name)) => self.wait(&name, asked),
+    pub(super) fn set_weights(&mut self, service: &str, requested: RequestedWeights) {
+        match self.begin(service, &requested) {
+            Err(refusal) => drop(requested.reply.send(Err(refusal))),
+            Ok(Step::Wait(name)) => self.wait(&name, requested),
             Ok(Step::Brake(name, next)) => {
-                self.apply_safe_change(&name, Change::weights(next, asked))
+                self.apply_safe_change(&name, Change::weights(next, requested))
             }
             Ok(Step::Away(name, next, passed)) => {
                 let moved = Change {
                     overridden: passed,
-                    ..Change::weights(next, asked)
+                    ..Change::weights(next, requested)
                 };
                 self.commit_first(&name, moved);
             }
         }
     }
 
-    /// What a wish for weights leads to.
-    fn begin(&self, service: &str, asked: &RequestedWeights) -> Result<Step, Refusal> {
+    /// Decides how a request for weights is carried out.
+    fn begin(&self, service: &str, requested: &RequestedWeights) -> Result<Step, Refusal> {
         let (name, managed) = self.managed(service)?;
-        let weights = state::parse(&managed.spec, &asked.weights).map_err(Refusal::Invalid)?;
+        let weights = state::parse(&managed.spec, &requested.weights).map_err(Refusal::Invalid)?;
         if let Some(active) = &managed.active {
             return Err(active.locks_weights());
         }
@@ -108,15 +108,15 @@ impl Controller {
         if managed.pending.is_some() && !brake {
             return Ok(Step::Wait(name));
         }
-        managed.expect(asked.intent.expected_revision)?;
+        managed.expect(requested.intent.expected_revision)?;
         let now = self.clock.now();
         let passed = if brake {
             Vec::new()
         } else {
-            managed.passed_by_hand(now)
+            managed.bypassed_protections(now)
         };
-        managed.may_move_by_hand(&passed, &asked.intent)?;
-        let next = managed.next(weights, &now.rfc3339(), &asked.intent);
+        managed.may_set_weights(&passed, &requested.intent)?;
+        let next = managed.next(weights, &now.rfc3339(), &requested.intent);
         Ok(if brake {
             Step::Brake(name, next)
         } else {
@@ -124,7 +124,7 @@ impl Controller {
         })
     }
 
-    /// All weight back to the baseline. A release that is under way ends with it.
+    /// Moves all weight to the baseline, which ends a release in progress.
     pub(super) fn rollback(&mut self, service: &str, intent: Intent, reply: WeightsReply) {
         let decided = self.clock.now();
         let found = self.managed(service).and_then(|(name, managed)| {
@@ -165,22 +165,22 @@ impl Controller {
         found.ok_or_else(|| Refusal::UnknownService(service.to_owned()))
     }
 
-    fn wait(&mut self, name: &str, asked: RequestedWeights) {
+    fn wait(&mut self, name: &str, requested: RequestedWeights) {
         let Some(managed) = self.services.get_mut(name) else {
             return;
         };
         if managed.waiting.len() < WAITING_MAX {
-            managed.waiting.push_back(asked);
+            managed.waiting.push_back(requested);
         } else {
-            let _ = asked.reply.send(Err(Refusal::Store(
-                "too many changes wait for the disk".to_owned(),
+            let _ = requested.reply.send(Err(Refusal::Store(
+                "too many changes are waiting for the disk; try again later".to_owned(),
             )));
         }
     }
 
-    /// Publish, then commit.
+    /// Publishes, then commits.
     pub(super) fn apply_safe_change(&mut self, name: &Name, mut moved: Change) {
-        let taken_back = self.supersede(name);
+        let withdrawn = self.supersede(name);
         if !self.claims_promotion(name, &moved) {
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
@@ -189,9 +189,9 @@ impl Controller {
         };
         let mut change = self.change(name, &before, &moved, true);
         let reply = std::mem::replace(&mut moved.reply, Reply::Nobody);
-        change.releases.extend(taken_back);
+        change.releases.extend(withdrawn);
         let table = self.publish(name, moved);
-        let (saved, told) = oneshot::channel();
+        let (saved, on_disk) = oneshot::channel();
         let ticket = self.outbox.push(change);
         let services = vec![Name::clone(name)];
         self.unsaved.insert(
@@ -206,8 +206,8 @@ impl Controller {
         let (within, disk) = (self.timing.durable_within, self.outbox.store().is_durable());
         let service = Name::clone(name);
         self.answers.push(Box::pin(async move {
-            // Both at once: the second that the store gets begins with the publication.
-            let (saved, ()) = tokio::join!(timeout(within, told), acknowledged);
+            // Polled together, so that the commit reaches the store at the time of publication.
+            let (saved, ()) = tokio::join!(timeout(within, on_disk), acknowledged);
             let durable = disk && matches!(saved, Ok(Ok(())));
             DueReply {
                 service,
@@ -217,7 +217,7 @@ impl Controller {
         }));
     }
 
-    /// Commit; [`Controller::settle_pending`] publishes.
+    /// Commits; [`Controller::settle_pending`] publishes.
     pub(super) fn commit_first(&mut self, name: &Name, moved: Change) {
         let since = self.clock.now();
         let Some(before) = self.services.get(name).map(|managed| managed.state.clone()) else {
@@ -235,8 +235,7 @@ impl Controller {
         self.show(name);
     }
 
-    /// The store has taken a change, or has not: if it was one that had to wait for that, it now
-    /// happens, or not.
+    /// Publishes or refuses the pending change, according to the result of its commit.
     pub(super) fn settle_pending(
         &mut self,
         ticket: CommitId,
@@ -264,13 +263,14 @@ impl Controller {
                 Refusal::Store(error.to_string()),
             ),
         }
-        self.go_on(&name);
+        self.run_waiting(&name);
     }
 
     fn publish_committed(&mut self, name: &Name, pending: PendingChange, committed: Committed) {
         let mut moved = pending.moved;
         if !self.claims_promotion(name, &moved) {
-            // What ends it is on its way, and is written over what the store has just taken.
+            // The end of this change is queued behind it and will overwrite what the store has just
+            // committed.
             return self.refused(name, moved.reply, Refusal::Overtaken);
         }
         moved.next.since = self.clock.now().rfc3339();
@@ -288,7 +288,7 @@ impl Controller {
         }));
     }
 
-    /// A change that waited for the store does not happen.
+    /// Refuses a change that was waiting for the store.
     fn refused(&mut self, name: &Name, reply: Reply, refusal: Refusal) {
         reply.refuse(refusal);
         let now = self.clock.now();
@@ -301,42 +301,42 @@ impl Controller {
         }
     }
 
-    /// Those who waited for a change of this service get their turn.
-    fn go_on(&mut self, name: &Name) {
+    /// Starts the changes of this service that were waiting for the last one.
+    fn run_waiting(&mut self, name: &Name) {
         while let Some(managed) = self.services.get_mut(name) {
             if managed.pending.is_some() {
                 return;
             }
-            let Some(asked) = managed.waiting.pop_front() else {
+            let Some(requested) = managed.waiting.pop_front() else {
                 return;
             };
-            self.set_weights(name, asked);
+            self.set_weights(name, requested);
         }
     }
 
-    /// Nothing that was asked for before a brake and is not in effect happens after it. Gives what
-    /// the store should say of a release whose start is overtaken, and may be on disk all the
-    /// same.
+    /// Refuses every change that was requested before a change towards the baseline and is not in
+    /// effect yet. Returns the record that the store must get for a superseded release start, which
+    /// may already be on disk.
     fn supersede(&mut self, name: &Name) -> Option<ReleaseRecord> {
         let now = self.clock.now();
         let managed = self.services.get_mut(name)?;
         let waiting = std::mem::take(&mut managed.waiting);
-        let mut taken_back = None;
+        let mut withdrawn = None;
         if let Some(pending) = managed.pending.take() {
             self.show(name);
             self.outbox.withdraw(pending.ticket);
-            let turn = pending.moved.turn.and_then(|turn| turn.taken_back(now));
-            taken_back = turn.and_then(|turn| turn.record(now));
+            let turn = pending.moved.turn.and_then(|turn| turn.withdrawn(now));
+            withdrawn = turn.and_then(|turn| turn.record(now));
             self.refused(name, pending.moved.reply, Refusal::Overtaken);
         }
-        for asked in waiting {
-            let _ = asked.reply.send(Err(Refusal::Overtaken));
+        for requested in waiting {
+            let _ = requested.reply.send(Err(Refusal::Overtaken));
         }
-        taken_back
+        withdrawn
     }
 
-    /// A change that the store has had for too long is refused; what is in effect is written again
-    /// behind it, since the store may still take it.
+    /// Refuses a change whose commit has timed out. The state in effect is written again behind it,
+    /// since the store may still commit the refused change.
     pub(super) fn give_up_pending(&mut self, now: Timestamp) {
         let late = |managed: &ServiceEntry| {
             let since = managed.pending.as_ref().map(|pending| pending.since);
@@ -350,7 +350,7 @@ impl Controller {
             .collect();
         for name in late {
             self.give_up(&name);
-            self.go_on(&name);
+            self.run_waiting(&name);
         }
     }
 
@@ -369,12 +369,14 @@ impl Controller {
             action: "undo",
             intent: Intent {
                 actor: "store".to_owned(),
-                reason: Some("the store did not take a change in time; it was refused".to_owned()),
+                reason: Some(
+                    "the store did not commit a change in time; the change was refused".to_owned(),
+                ),
                 idempotency: None,
                 ..pending.moved.intent
             },
-            // A release that was to begin may be on disk: it is then one that was cancelled.
-            turn: pending.moved.turn.and_then(|turn| turn.taken_back(now)),
+            // A release start that may be on disk is recorded as cancelled.
+            turn: pending.moved.turn.and_then(|turn| turn.withdrawn(now)),
             overridden: Vec::new(),
             reply: Reply::Nobody,
         };
@@ -385,11 +387,11 @@ impl Controller {
             UncommittedChange { services, saved },
         );
         self.show(name);
-        let told = Refusal::Store("the disk does not answer".to_owned());
-        self.refused(name, pending.moved.reply, told);
+        let refusal = Refusal::Store("the disk does not respond".to_owned());
+        self.refused(name, pending.moved.reply, refusal);
     }
 
-    /// From here on the next request is split by the new state. Gives the table's revision.
+    /// Publishes: from here on requests are split by the new state. Returns the table's revision.
     fn publish(&mut self, name: &Name, moved: Change) -> u64 {
         let now = self.clock.now();
         self.settle_before(name, &moved, now);
@@ -429,7 +431,8 @@ impl Controller {
             self.collector.mark_change(service, now);
         }
         let weights = percentages(&state.weights);
-        tracing::info!(service = %name, ?weights, actor = intent.actor, reason = intent.reason, "{action}");
+        let (actor, reason) = (&intent.actor, intent.reason.as_ref());
+        tracing::info!(service = %name, ?weights, actor, reason, "{action}");
         self.emit(api::EventKind::Weights {
             service: name.to_string(),
             revision: state.revision,
@@ -452,7 +455,7 @@ impl Controller {
         let now = self.clock.now();
         let record = managed.and_then(|managed| match &moved.turn {
             Some(turn) => managed.record_turn(turn, now, &mut was, &mut is),
-            // A change that is taken back leaves the release as it is.
+            // Withdrawing a change leaves the release unchanged.
             None => managed.record_release(now),
         });
         if let (Some(is), false) = (is.as_object_mut(), moved.overridden.is_empty()) {
@@ -477,24 +480,24 @@ impl Controller {
 }
 
 impl Change {
-    fn weights(next: ServiceState, asked: RequestedWeights) -> Change {
+    fn weights(next: ServiceState, requested: RequestedWeights) -> Change {
         Change {
             next,
             action: "weights",
-            intent: asked.intent,
+            intent: requested.intent,
             turn: None,
             overridden: Vec::new(),
-            reply: Reply::Service(asked.reply),
+            reply: Reply::Service(requested.reply),
         }
     }
 }
 
 enum Step {
-    /// Until the change before it is settled.
+    /// Waits for the change before it.
     Wait(Name),
     /// Publish, then commit.
     Brake(Name, ServiceState),
-    /// Commit, then publish; what of the configuration is overridden by it.
+    /// Commit, then publish; with the protections of the configuration that it overrides.
     Away(Name, ServiceState, Vec<String>),
 }
 
@@ -507,8 +510,8 @@ impl ServiceEntry {
         }
     }
 
-    /// Also past that of a change that may yet be overtaken: what the store has seen is not used
-    /// twice.
+    /// Also greater than that of a pending change that may be superseded: a revision that the store
+    /// has seen is never used twice.
     pub(super) fn next_revision(&self) -> u64 {
         let pending = self
             .pending

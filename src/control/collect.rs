@@ -1,4 +1,4 @@
-//! What the workers counted, merged into sliding windows and metrics.
+//! Merges the workers' counters into sliding windows and metrics.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -11,22 +11,21 @@ use crate::routing::{self, RoutingTable};
 use crate::stats::{Batch, Summary, UpstreamKey, WindowSpan, Windows};
 use crate::time::Timestamp;
 
-/// Windows of every upstream of the table in use.
+/// Windows of every upstream in the current table.
 #[derive(Debug)]
 pub(super) struct Collector {
     metrics: Arc<Metrics>,
-    /// By the position that workers name them by.
+    /// Names of the listeners, by the index that workers use.
     listeners: Vec<String>,
     upstreams: HashMap<UpstreamKey, Measurement>,
     endpoints: BTreeSet<(Name, Name, String)>,
-    /// For readers on other threads.
+    /// Published statistics, for readers on other threads.
     shown: Arc<Recents>,
     /// When counting began.
     since: Option<Timestamp>,
 }
 
-/// What readers see of an upstream with traffic is no older than this, if it is not copied by the
-/// second's statistics.
+/// The longest time after which published statistics of an upstream with traffic are renewed.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug)]
@@ -34,10 +33,10 @@ struct Measurement {
     service: Name,
     upstream: Name,
     windows: Windows,
-    /// A copy of them, for readers on other threads.
+    /// The published copy, for readers on other threads.
     shown: Arc<Recent>,
     shown_at: Timestamp,
-    /// Whether anything came since the last statistics.
+    /// Whether requests have arrived since the last statistics event.
     busy: bool,
 }
 
@@ -60,12 +59,12 @@ impl Collector {
         }
     }
 
-    /// The statistics that readers on other threads see.
+    /// The published statistics, for readers on other threads.
     pub(super) fn shown(&self) -> Arc<Recents> {
         Arc::clone(&self.shown)
     }
 
-    /// Measures what is in `table` from now on, and nothing else.
+    /// Follows a new table: keeps windows for its upstreams and drops all others.
     pub(super) fn follow(&mut self, table: &RoutingTable, now: Timestamp) {
         self.since.get_or_insert(now);
         let keys: BTreeSet<_> = table
@@ -124,7 +123,7 @@ impl Collector {
         self.endpoints = endpoints;
     }
 
-    /// A service's weights changed: the window since the last change begins anew.
+    /// Restarts the window "since the last change" after a service's weights have changed.
     pub(super) fn mark_change(&mut self, service: &routing::RoutedService, now: Timestamp) {
         for upstream in &service.upstreams {
             if let Some(measured) = self.upstreams.get_mut(&upstream.key) {
@@ -135,7 +134,7 @@ impl Collector {
         self.show_weights(service);
     }
 
-    /// The weights by which a service's requests are answered have changed.
+    /// Updates the weight metrics from the weights by which requests are now split.
     pub(super) fn show_weights(&self, service: &routing::RoutedService) {
         for (upstream, weight) in service.weights_answered().iter() {
             self.metrics
@@ -143,7 +142,7 @@ impl Collector {
         }
     }
 
-    /// Takes in what a worker counted. What is about an upstream that has gone since is left out.
+    /// Adds a worker's counters. Counters of upstreams that are no longer in the table are dropped.
     pub(super) fn collect(&mut self, batch: &Batch, now: Timestamp) {
         for (key, summary) in &batch.summaries {
             if let Some(measured) = self.upstreams.get_mut(key) {
@@ -170,7 +169,7 @@ impl Collector {
         }
     }
 
-    /// Service and upstream; `None` for one that has gone.
+    /// Service and upstream names; `None` if the upstream has been removed.
     fn names(&self, upstream: Option<UpstreamKey>) -> Option<Option<(&str, &str)>> {
         let Some(key) = upstream else {
             return Some(None);
@@ -192,7 +191,7 @@ impl Collector {
         (!summary.total().is_empty()).then(|| summary.total().value_at_quantile(0.99))
     }
 
-    /// An upstream's requests and failures over a span.
+    /// An upstream's requests and failures within a span.
     pub(super) fn counts(
         &self,
         upstream: UpstreamKey,
@@ -203,8 +202,8 @@ impl Collector {
         summary.map_or((0, 0), |summary| (summary.requests(), summary.failures()))
     }
 
-    /// What an upstream did over the last five minutes: good answers by latency in microseconds,
-    /// and failures.
+    /// An upstream's last five minutes: latencies of successful requests in microseconds, and the
+    /// number of failures.
     pub(super) fn past(&self, upstream: UpstreamKey, now: Timestamp) -> (Vec<(u64, u64)>, u64) {
         let Some(summary) = self.recent(upstream, WindowSpan::FiveMinutes, now) else {
             return (Vec::new(), 0);
@@ -214,7 +213,7 @@ impl Collector {
         (latencies.collect(), summary.failures())
     }
 
-    /// How long it has been counting.
+    /// How long counting has lasted.
     pub(super) fn age(&self, now: Timestamp) -> Duration {
         self.since.map_or(Duration::ZERO, |since| now.since(since))
     }
@@ -228,7 +227,7 @@ impl Collector {
         Some(summary)
     }
 
-    /// The last ten seconds of each service that had requests since this was last called.
+    /// The last ten seconds of each service that has had requests since the last call.
     pub(super) fn statistics(&mut self, now: Timestamp) -> Vec<api::EventKind> {
         let busy: BTreeSet<Name> = self
             .upstreams

@@ -1,8 +1,8 @@
-//! Changes on their way to the store, in the order in which they were made.
+//! The queue of changes to be committed, in the order in which they were made.
 //!
-//! One is written at a time, so that what is on disk is always a state that was, or was about to
-//! be, in effect. A change that is in effect already is tried until it is down; any other is tried
-//! once, and refused together with all like it that wait behind one that cannot be written.
+//! One change is written at a time, so that the state on disk was always in effect, or about to be.
+//! A change in effect is retried until it is committed. Any other is tried once; if the write
+//! fails, it and all such changes queued behind it are refused.
 
 use std::collections::VecDeque;
 use std::future;
@@ -12,24 +12,24 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::store::{ChangeRecord, Commit, Committed, Store, StoreError};
 
-/// Changes that may wait. With a disk that hangs, entries of the journal are given up beyond this;
-/// the state that is written in the end is the latest.
+/// Changes that may wait. If the disk hangs, journal entries beyond this bound are dropped; the
+/// state that is finally written is the latest one.
 const WAITING_MAX: usize = 256;
 
-/// The queue to the store.
+/// The commit queue of the store.
 #[derive(Debug)]
 pub(super) struct CommitQueue {
     store: Store,
     queue: VecDeque<(CommitId, ChangeRecord)>,
-    /// The commit of the first in the queue, while the store works on it.
+    /// The commit of the first change, while the store is writing it.
     writing: Option<Commit>,
     retry_at: Option<Instant>,
-    /// Refused together with one before them.
+    /// Changes that were refused because a change before them failed.
     refused: VecDeque<(CommitId, StoreError)>,
     tickets: u64,
 }
 
-/// A change in the queue; later ones are greater.
+/// Identifies a queued change; ids increase in queue order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct CommitId(u64);
 
@@ -54,7 +54,7 @@ impl CommitQueue {
         self.queue.len()
     }
 
-    /// Queues a change. A disk that failed before is tried again at once.
+    /// Queues a change. If the last write failed, the next attempt starts at once.
     pub(super) fn push(&mut self, change: ChangeRecord) -> CommitId {
         if self.queue.len() >= WAITING_MAX
             && let Some(at) = self.superseded()
@@ -63,7 +63,7 @@ impl CommitQueue {
             let entry = given_up.map(|(_, change)| change.entry);
             tracing::error!(
                 ?entry,
-                "the store is too far behind; an entry of the journal is lost"
+                "the commit queue is full; a journal entry is dropped"
             );
         }
         self.tickets += 1;
@@ -73,9 +73,9 @@ impl CommitQueue {
         ticket
     }
 
-    /// A change whose state later ones in effect replace, so that only its entry in the journal is
-    /// lost with it. Without one the queue grows by a change that must not be lost: at most by
-    /// one for each service.
+    /// A change in effect whose state is replaced by later queued changes, so that dropping it
+    /// loses only a journal entry. If there is none, the queue grows by a change that must not be
+    /// lost: at most one per service.
     fn superseded(&self) -> Option<usize> {
         let later = |at: usize| {
             let changes = self.queue.iter().skip(at + 1).map(|(_, change)| change);
@@ -87,7 +87,7 @@ impl CommitQueue {
         let release_replaced = |at: usize, id: &str| {
             later(at).any(|change| change.releases.iter().any(|record| record.id == *id))
         };
-        // Not the first: the store may be at work on it.
+        // Never the first change: the store may be writing it.
         (1..self.queue.len()).find(|at| {
             let change = self.queue.get(*at).map(|(_, change)| change);
             change.is_some_and(|change| {
@@ -102,8 +102,8 @@ impl CommitQueue {
         })
     }
 
-    /// Takes a change back. One that the store has begun with may be written all the same; what is
-    /// queued next then replaces it.
+    /// Withdraws a change. If the store has begun it, it may still be written; the change queued
+    /// next then replaces it.
     pub(super) fn withdraw(&mut self, ticket: CommitId) {
         if self
             .queue
@@ -115,9 +115,8 @@ impl CommitQueue {
         self.queue.retain(|(queued, _)| *queued != ticket);
     }
 
-    /// What became of a change. One that is in effect stays queued after an error, and is tried
-    /// again after `retry`. Never completes while nothing is queued; may be dropped and called
-    /// again.
+    /// The result of the next commit. A change in effect stays queued after an error and is retried
+    /// after `retry`. Never completes on an empty queue; cancel-safe.
     pub(super) async fn next(
         &mut self,
         retry: Duration,
@@ -166,7 +165,7 @@ mod tests {
     use super::*;
     use crate::store::{NewJournalEntry, Options, ReleaseRecord};
 
-    /// A change in effect of the release with this number.
+    /// A change in effect, for the release of this number.
     fn change(number: u64) -> ChangeRecord {
         let release = ReleaseRecord {
             id: format!("shop-{number}"),
@@ -193,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_disk_that_hangs_the_last_state_of_every_release_stays() {
+    fn a_full_commit_queue_keeps_the_last_state_of_every_release() {
         let (store, _) = Store::open(&Options::default()).unwrap();
         let mut outbox = CommitQueue::new(store);
         outbox.push(change(1));

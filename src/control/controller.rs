@@ -1,9 +1,9 @@
-//! The controller: an actor that owns every service's live state, and the only one that changes
+//! The controller: an actor that owns every service's live state, and the only part that changes
 //! weights.
 //!
-//! It never waits for anything but its next message. A commit, the workers' acknowledgements and
-//! the answer to a caller are futures that it polls beside its messages, so a disk that hangs
-//! delays those who depend on it, and no rollback.
+//! It waits for nothing but its next message. Commits, acknowledgements of the workers and replies
+//! are futures that it polls beside its messages, so a disk that hangs delays whoever depends on
+//! it, but no rollback.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
@@ -30,70 +30,69 @@ use crate::stats::{Batch, EventBatch, Watermark};
 use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
-/// Batches that may wait; a worker that finds the channel full goes on counting and sends more
-/// later.
+/// Batches that may wait. A worker that finds the channel full keeps counting and sends later.
 const BATCHES_MAX: usize = 64;
-/// Batches of notes that may wait. Workers send them as they come while a failure waits to be
-/// judged, so there may be many small ones; a worker that finds the channel full keeps its notes
-/// and sends more later.
+/// Batches of events that may wait. Workers flush events at once while a failure waits for
+/// evaluation, so there may be many small batches. A worker that finds the channel full keeps its
+/// events and sends later.
 const NOTES_MAX: usize = 1024;
-/// Changes of health that may wait; a checker waits with one more.
+/// Health events that may wait; a checker blocks on the next one.
 const HEALTH_MAX: usize = 256;
 
-/// How often releases are looked at, whatever happens: for what follows from the time alone.
+/// How often releases are evaluated without a trigger, for transitions that depend on time alone.
 const TICK: Duration = Duration::from_millis(10);
-/// How soon they are looked at again while a failure waits for what workers have not handed over
-/// yet.
+/// The interval of evaluations while a failure waits for events that workers still hold.
 const SOON: Duration = Duration::from_millis(1);
 
-/// What the controller begins with.
+/// The inputs of the controller.
 pub struct Setup {
-    /// The services of the configuration.
+    /// Services of the configuration.
     pub services: Vec<ServiceSpec>,
-    /// The names of the listeners, in the order by which workers number them.
+    /// Names of the listeners, in the order of the workers' index.
     pub listeners: Vec<String>,
-    /// How many workers there are.
+    /// Number of workers.
     pub workers: usize,
-    /// Asks canaries whether they answer.
+    /// Runs the preflight requests to canaries.
     pub preflighter: Preflighter,
-    /// Whether the admin API has tokens, without which nobody could approve a gate.
+    /// Whether the admin API has tokens; without them nobody can approve a gate.
     pub approvals: bool,
-    /// Where changes are kept.
+    /// The store that changes are committed to.
     pub store: Store,
-    /// What the store held.
+    /// The state that was read from the store.
     pub loaded: LoadedState,
-    /// What time it is.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
 }
 
-/// What the rest of the program needs of the controller.
+/// The controller's interfaces to the rest of the program.
 #[derive(Debug)]
 pub struct Links {
-    /// For the admin endpoint.
+    /// For the admin API.
     pub handle: Handle,
-    /// For the workers: the table, already that of the configuration and the store.
+    /// For the workers: publishes routing tables. The first table, from configuration and store, is
+    /// already published.
     pub publisher: Publisher,
-    /// What workers counted.
+    /// Counters from the workers.
     pub batches: mpsc::Sender<Batch>,
-    /// What became of the requests of releases.
+    /// Events of requests in releases, from the workers.
     pub notes: mpsc::Sender<EventBatch>,
-    /// How far these are complete.
+    /// The watermark up to which these events are complete.
     pub horizon: Arc<Watermark>,
-    /// What health checkers saw.
+    /// Health events from the checkers.
     pub health: mpsc::Sender<HealthEvent>,
 }
 
-/// How long things may take.
+/// Time limits and intervals of the controller.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timing {
-    /// How long a change that is in effect waits for the store before it is answered as not
+    /// How long a change in effect waits for its commit before the reply says that it is not
     /// durable.
     pub(super) durable_within: Duration,
-    /// How long a change that is not in effect may wait for the store.
+    /// How long a change that is not in effect may wait for its commit.
     pub(super) commit_within: Duration,
-    /// Between two attempts to write what must be written.
+    /// The pause between two attempts to write a change in effect.
     pub(super) retry: Duration,
-    /// Between two events of statistics.
+    /// The interval of statistics events.
     pub(super) statistics: Duration,
 }
 
@@ -111,32 +110,32 @@ impl Default for Timing {
 /// The controller.
 pub struct Controller {
     pub(super) services: BTreeMap<Name, ServiceEntry>,
-    /// What the store remembers of services that the configuration does not have; they may come
-    /// back.
+    /// Stored state of services that the configuration no longer has; they may return.
     pub(super) absent: BTreeMap<String, ServiceRecord>,
     pub(super) publisher: Publisher,
     pub(super) preflighter: Preflighter,
-    /// Whether there is anybody who could approve a gate.
+    /// Whether the admin API has tokens, so that gates can be approved.
     pub(super) approvals: bool,
-    /// Releases that workers have been told of, by number.
+    /// Number of releases announced to workers; the next one's key.
     pub(super) watches: u32,
     pub(super) horizon: Arc<Watermark>,
     pub(super) notes: mpsc::Receiver<EventBatch>,
-    pub(super) errands: BackgroundJobs,
-    /// When what is being judged became known: the answer that a rollback is counted from.
+    pub(super) jobs: BackgroundJobs,
+    /// When the events under evaluation became known. The duration of a rollback is counted from
+    /// here.
     pub(super) decided: Timestamp,
-    /// A failure of a canary waits to be judged with what came before it.
-    pub(super) hurry: bool,
+    /// Whether a failure of a canary waits for earlier events before it can be evaluated.
+    pub(super) urgent: bool,
     pub(super) keys: KeyRegistry,
     pub(super) collector: Collector,
     pub(super) outbox: CommitQueue,
-    /// What readers on other threads see of services.
-    pub(super) board: Arc<PublishedViews>,
-    /// Where work is done that only reads: not on the controller's thread.
-    aside: Option<runtime::Handle>,
+    /// Services as readers on other threads see them.
+    pub(super) views: Arc<PublishedViews>,
+    /// The runtime for read-only work outside of the controller's thread.
+    read_runtime: Option<runtime::Handle>,
     /// Changes in effect that are not on disk yet.
     pub(super) unsaved: BTreeMap<CommitId, UncommittedChange>,
-    /// Answers that wait for workers or the store.
+    /// Replies that wait for workers or the store.
     pub(super) answers: FuturesUnordered<PendingReply>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) events: Arc<EventStream>,
@@ -150,31 +149,31 @@ pub struct Controller {
 /// A service under control.
 pub(super) struct ServiceEntry {
     pub(super) spec: ServiceSpec,
-    /// The release under way.
+    /// The release in progress.
     pub(super) active: Option<Box<RunningRelease>>,
     /// The release that has just ended.
     pub(super) ended: Option<FinishedRelease>,
-    /// The newest release that has ended, as the API shows it.
+    /// The last finished release, in its API form.
     pub(super) last: Option<Box<api::Release>>,
-    /// In effect.
+    /// The state in effect.
     pub(super) state: ServiceState,
-    /// A change away from the baseline that the store has not taken yet.
+    /// A change away from the baseline that is not committed yet.
     pub(super) pending: Option<PendingChange>,
-    /// Changes that wait for that one, in their order.
+    /// Changes that wait for the pending one, in their order.
     pub(super) waiting: VecDeque<RequestedWeights>,
 }
 
 /// A change in effect that is not on disk yet.
 pub(super) struct UncommittedChange {
     pub(super) services: Vec<Name>,
-    /// Told when it is.
+    /// Notified when the change is on disk.
     pub(super) saved: Option<oneshot::Sender<()>>,
 }
 
-/// Completes when a caller can be answered.
+/// Completes when a reply can be sent.
 pub(super) type PendingReply = Pin<Box<dyn Future<Output = DueReply> + Send>>;
 
-/// An answer whose time has come.
+/// A reply that is ready to be sent.
 pub(super) struct DueReply {
     pub(super) service: Name,
     pub(super) durable: bool,
@@ -182,8 +181,8 @@ pub(super) struct DueReply {
 }
 
 impl Controller {
-    /// A controller whose first table, of the configuration and what the store remembers, is
-    /// published; and the ways to it.
+    /// A controller and its interfaces. The first table, from configuration and store, is already
+    /// published.
     pub fn new(setup: Setup) -> (Controller, Links) {
         let (metrics, events) = (Arc::<Metrics>::default(), Arc::<EventStream>::default());
         let (batches, batches_receiver) = mpsc::channel(BATCHES_MAX);
@@ -194,14 +193,15 @@ impl Controller {
         let mut loaded = setup.loaded;
         let publisher = Publisher::new(RoutingTable::build(&[], |_| None, &mut keys, None));
         let collector = Collector::new(Arc::clone(&metrics), setup.listeners);
-        let board = PublishedViews::new(
+        let views = PublishedViews::new(
             publisher.clone(),
             collector.shown(),
             Arc::clone(&setup.clock),
         );
-        let board = Arc::new(board);
-        let views = Arc::<PublishedViews>::clone(&board);
-        let (handle, commands) = Handle::channel(Arc::clone(&metrics), Arc::clone(&events), views);
+        let views = Arc::new(views);
+        let shared_views = Arc::<PublishedViews>::clone(&views);
+        let (handle, commands) =
+            Handle::channel(Arc::clone(&metrics), Arc::clone(&events), shared_views);
         let mut controller = Controller {
             services: BTreeMap::new(),
             absent: BTreeMap::new(),
@@ -211,13 +211,13 @@ impl Controller {
             approvals: setup.approvals,
             watches: 0,
             horizon: Arc::clone(&horizon),
-            errands: BackgroundJobs::new(),
+            jobs: BackgroundJobs::new(),
             decided: setup.clock.now(),
-            hurry: false,
+            urgent: false,
             collector,
             outbox: CommitQueue::new(setup.store),
-            board,
-            aside: runtime::Handle::try_current().ok(),
+            views,
+            read_runtime: runtime::Handle::try_current().ok(),
             unsaved: BTreeMap::new(),
             answers: FuturesUnordered::new(),
             metrics,
@@ -243,8 +243,8 @@ impl Controller {
         (controller, links)
     }
 
-    /// Runs until `stop` completes or nobody has a handle any more; then gives the store a moment
-    /// to take what is not on disk yet.
+    /// Runs until `stop` completes or the last handle is dropped, then gives the store a moment to
+    /// commit what is not on disk yet.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::pin!(stop);
         let mut second = interval(self.timing.statistics);
@@ -259,13 +259,17 @@ impl Controller {
                     None => break,
                 },
                 Some(event) = self.health.recv() => self.health(&event),
-                (ticket, result) = self.outbox.next(self.timing.retry) => self.written(ticket, result),
+                (ticket, result) = self.outbox.next(self.timing.retry) => {
+                    self.written(ticket, result);
+                }
                 Some(answer) = self.answers.next() => self.answer(answer),
-                1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => self.collect(&mut batches),
+                1.. = self.batches.recv_many(&mut batches, BATCHES_MAX) => {
+                    self.collect(&mut batches);
+                }
                 Some(notes) = self.notes.recv() => self.notes(notes),
-                Some(errand) = self.errands.next() => self.errand(errand),
+                Some(job) = self.jobs.next() => self.handle_job(job),
                 _ = tick.tick(), if self.has_releases() => self.tick(),
-                () = sleep(SOON), if self.hurry => self.tick(),
+                () = sleep(SOON), if self.urgent => self.tick(),
                 _ = second.tick() => self.second(),
                 () = &mut stop => break,
             }
@@ -274,7 +278,7 @@ impl Controller {
     }
 
     fn command(&mut self, command: ControllerRequest) {
-        // A caller that has gone needs no answer.
+        // A caller that is gone needs no reply.
         match command {
             ControllerRequest::SetWeights {
                 service,
@@ -370,22 +374,29 @@ impl Controller {
         if let Some(service) = snapshot.table.service(service) {
             self.collector.show_weights(service);
         }
-        tracing::info!(%service, %upstream, endpoint = address, healthy = event.healthy, detail = event.detail, "health");
-        let told = api::EventKind::Health {
+        tracing::info!(
+            %service,
+            %upstream,
+            endpoint = address,
+            healthy = event.healthy,
+            detail = event.detail,
+            "health"
+        );
+        let event = api::EventKind::Health {
             service: service.to_string(),
             upstream: upstream.to_string(),
             endpoint: address,
             healthy: event.healthy,
             detail: event.detail.clone(),
         };
-        self.emit(told);
+        self.emit(event);
     }
 
-    /// The store has taken a change, or has not.
+    /// Handles the result of a commit.
     fn written(&mut self, ticket: CommitId, result: Result<Committed, StoreError>) {
         if result.is_ok() {
             let mut saved_of = Vec::new();
-            // All before it are down too, or were given up for it.
+            // All changes before it are on disk too, or were dropped in its favour.
             let later = self.unsaved.split_off(&ticket);
             let earlier = std::mem::replace(&mut self.unsaved, later);
             let this = self.unsaved.remove(&ticket);
@@ -394,7 +405,7 @@ impl Controller {
                 saved_of.extend(unsaved.saved);
             }
             for saved in saved_of {
-                // Who waited may have given up.
+                // The receiver may have timed out.
                 let _ = saved.send(());
             }
         }
@@ -415,7 +426,7 @@ impl Controller {
             }
             Reply::Service(reply) => {
                 self.show(&service);
-                let view = self.board.service(&service);
+                let view = self.views.service(&service);
                 let applied = view.map(|service| Applied { service, durable });
                 let _ =
                     reply.send(applied.ok_or_else(|| Refusal::UnknownService(service.to_string())));
@@ -439,9 +450,9 @@ impl Controller {
         reply: oneshot::Sender<Result<api::AuditPage, Refusal>>,
     ) {
         let read = self.outbox.store().audit(before, limit.saturating_add(1));
-        // Not among the answers: it needs nothing of the controller, and takes as long as the disk
+        // Not one of the replies: it needs no state of the controller and takes as long as the disk
         // does.
-        self.aside(async move {
+        self.spawn_read(async move {
             let page = read.await.map(|entries| super::audit::page(entries, limit));
             let _ = reply.send(page.map_err(|error| Refusal::Store(error.to_string())));
         });
@@ -455,7 +466,7 @@ impl Controller {
     ) {
         let kept = self.outbox.store().keep_answer(key, answer);
         tokio::spawn(async move {
-            // The store has logged a failure.
+            // The store has logged the failure.
             let _ = kept.await;
             let _ = reply.send(());
         });
@@ -471,7 +482,7 @@ impl Controller {
         });
     }
 
-    /// What is not on disk yet gets as long as a caller would wait for it.
+    /// Uncommitted changes get as long as a caller would wait for them.
     async fn flush(mut self) {
         let durable_within = self.timing.durable_within;
         let releases = self.last_checkpoints();
@@ -481,30 +492,30 @@ impl Controller {
                 self.written(ticket, result);
             }
             releases.await;
-            // Evidence, and what else was on its way.
-            while let Some(errand) = self.errands.next().await {
-                self.errand(errand);
+            // Evidence and other background jobs in progress.
+            while let Some(job) = self.jobs.next().await {
+                self.handle_job(job);
             }
         };
         if timeout(durable_within, all).await.is_err() {
             tracing::error!(
                 changes = self.outbox.len(),
-                "the process ends with changes that are not on disk"
+                "the process exits with changes that are not on disk"
             );
         }
     }
 
-    /// Readers see a service as it is now.
+    /// Publishes the current state of a service to readers.
     pub(super) fn show(&self, name: &str) {
         if let Some(managed) = self.services.get(name) {
-            self.board.show(name, self.shown(name, managed));
+            self.views.show(name, self.shown(name, managed));
         }
     }
 
-    /// Readers see all services, and no others, as they are now.
+    /// Publishes the current state of all services, and of no others, to readers.
     pub(super) fn show_all(&self) {
         let services = self.services.iter();
-        self.board.replace(
+        self.views.replace(
             services.map(|(name, managed)| (Name::clone(name), self.shown(name, managed))),
         );
     }
@@ -515,10 +526,9 @@ impl Controller {
         ServiceDetails::new(&managed.state, pending, release, self.is_durable(name))
     }
 
-    /// Does what only reads, such as the rows of the store, where it does not keep the controller
-    /// from its messages.
-    pub(super) fn aside(&self, work: impl Future<Output = ()> + Send + 'static) {
-        match &self.aside {
+    /// Runs read-only work, such as reading rows of the store, outside of the controller's thread.
+    pub(super) fn spawn_read(&self, work: impl Future<Output = ()> + Send + 'static) {
+        match &self.read_runtime {
             Some(runtime) => drop(runtime.spawn(work)),
             None => drop(tokio::spawn(work)),
         }

@@ -1,7 +1,7 @@
-//! What happened, for those who watch: a bounded memory for who comes back, a broadcast for who is
-//! there.
+//! The event stream: a bounded history for subscribers that reconnect, and a broadcast for those
+//! connected.
 //!
-//! Sending never waits: who watches too slowly misses events and is told so by the broadcast.
+//! Sending never blocks: a slow subscriber misses events, and the broadcast reports the gap to it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 use crate::model::api;
 
-/// Events that are remembered for a watcher that comes back, and that one may lag behind.
+/// Events kept for a subscriber that reconnects, and the number by which one may lag.
 const REMEMBERED_MAX: usize = 1024;
 
 /// The stream of events.
@@ -27,7 +27,7 @@ struct Inner {
 }
 
 impl EventStream {
-    /// A stream on which nothing has happened yet.
+    /// A stream without events.
     pub fn new() -> EventStream {
         let inner = Inner {
             last_id: 0,
@@ -39,7 +39,7 @@ impl EventStream {
         }
     }
 
-    /// Tells everyone; `at` is a time by RFC 3339. Gives the event's id.
+    /// Sends an event to all subscribers; `at` is an RFC 3339 time. Returns the event's id.
     pub fn send(&self, at: String, kind: api::EventKind) -> u64 {
         let mut inner = self.lock();
         inner.last_id += 1;
@@ -49,14 +49,13 @@ impl EventStream {
             inner.remembered.pop_front();
         }
         inner.remembered.push_back(event.clone());
-        // An error only says that nobody watches.
+        // An error only means that there is no subscriber.
         let _ = inner.live.send(event);
         id
     }
 
-    /// What is remembered after the event `last_id` (nothing without one), and all that is to come.
-    /// No event is in both or in neither. An id from before a restart gets everything that is
-    /// remembered.
+    /// The kept events after `last_id` (none without an id), and all later events, without gap or
+    /// overlap. An id from before a restart gets all kept events.
     pub fn subscribe(
         &self,
         last_id: Option<u64>,
@@ -75,7 +74,8 @@ impl EventStream {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        // Nothing panics between two related writes, so the data is whole even if a holder did.
+        // No panic is possible between related writes, so the data is consistent even if the lock
+        // is poisoned.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watcher_that_comes_back_misses_nothing_and_gets_nothing_twice() {
+    fn a_reconnected_subscriber_gets_each_event_once() {
         let events = EventStream::new();
         for at in 0..3 {
             events.send(String::new(), reload(at));
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_is_bounded() {
+    fn kept_events_are_bounded() {
         let events = EventStream::new();
         for at in 0..REMEMBERED_MAX + 10 {
             events.send(String::new(), reload(at));

@@ -1,8 +1,8 @@
-//! Families of series for the registry.
+//! Metric families for the registry.
 //!
-//! Not the vectors of the `prometheus` crate: those find a series by a hash of its label values run
-//! together, so that `web` + `1a` and `web1` + `a` share one, and they cannot end all series of an
-//! upstream.
+//! Not the vectors of the `prometheus` crate: those find a series by a hash of its concatenated
+//! label values, so that `web` + `1a` and `web1` + `a` share one, and they cannot remove all series
+//! of an upstream.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto;
 
-/// What a family is and is called.
+/// Name, help text and labels of a family.
 #[derive(Clone, Debug)]
 pub(super) struct Description {
     name: String,
@@ -21,24 +21,24 @@ pub(super) struct Description {
     desc: Desc,
 }
 
-/// Counters or gauges that differ in their label values. Clones share the series.
+/// A family of counters or gauges. Clones share the series.
 #[derive(Clone, Debug)]
 pub(super) struct Family {
     described: Description,
     series: Arc<Mutex<BTreeMap<Labels, f64>>>,
 }
 
-/// The label values of a series: shared with a scrape, which holds the lock no longer than it takes
-/// to copy the numbers.
+/// The label values of a series, shared with a scrape, which holds the lock only while it copies
+/// the numbers.
 type Labels = Arc<[String]>;
 
-/// A single value that is asked for at each scrape.
+/// A single value that is read at each scrape.
 pub(super) struct ReadAtScrape {
     described: Description,
     read: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
-/// Histograms of latency by service and upstream, fed with summaries. Clones share the series.
+/// Latency histograms by service and upstream, filled from summaries. Clones share the series.
 #[derive(Clone, Debug)]
 pub(super) struct LatencyFamily {
     described: Description,
@@ -58,11 +58,11 @@ struct Buckets {
 }
 
 impl Description {
-    /// `name` without the program's prefix.
+    /// A family; `name` comes without the program's prefix.
     ///
     /// # Errors
     ///
-    /// When the name or a label cannot be one.
+    /// The name or a label is not valid.
     pub(super) fn new(
         name: &str,
         help: &str,
@@ -123,7 +123,7 @@ impl Family {
         }
     }
 
-    /// Counts `n` more; with 0 a series begins.
+    /// Adds `n`; with 0 it only creates the series.
     #[expect(
         clippy::cast_precision_loss,
         reason = "exact up to 2^53, as every counter in Prometheus is"
@@ -136,7 +136,7 @@ impl Family {
         lock(&self.series).insert(owned(values), value);
     }
 
-    /// Ends every series whose labels have these values.
+    /// Removes every series with these label values.
     pub(super) fn forget(&self, gone: &[(&str, &str)]) {
         lock(&self.series).retain(|values, _| !matches(self.described.labels, values, gone));
     }
@@ -164,7 +164,7 @@ impl LatencyFamily {
 }
 
 impl Buckets {
-    /// A latency counts at the middle of the range in which the summary knows it, one percent wide.
+    /// A latency counts at the middle of its range in the summary, which is one percent wide.
     fn add(&mut self, latencies: &Histogram<u64>) {
         for recorded in latencies.iter_recorded() {
             let n = recorded.count_at_value();
@@ -259,12 +259,12 @@ impl Collector for ReadAtScrape {
 }
 
 fn lock<T>(series: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics between two related writes, so the series are whole even if a holder did.
+    // No panic is possible between related writes, so the series are consistent even if the lock is
+    // poisoned.
     series.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The series as they are. Whoever counts waits for this copy at most, and not for what a scrape
-/// makes of it.
+/// A copy of the series. Writers wait for this copy at most, not for the encoding of a scrape.
 fn copied<T: Clone>(series: &Mutex<BTreeMap<Labels, T>>) -> Vec<(Labels, T)> {
     let series = lock(series);
     series
@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn buckets_are_cumulative_and_know_the_sum() {
+    fn buckets_are_cumulative_and_have_a_sum() {
         let mut latencies = Histogram::new_with_bounds(1, 3_600_000_000, 2).unwrap();
         latencies.record_n(4_900, 3).unwrap();
         latencies.record_n(60_000, 2).unwrap();
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn series_are_told_apart_by_label_and_not_by_their_text_run_together() {
+    fn label_values_are_compared_separately() {
         let described = Description::new(
             "x_total",
             "x",

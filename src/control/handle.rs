@@ -1,4 +1,4 @@
-//! What the rest of the program asks of the controller.
+//! The controller's interface for the rest of the program.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -9,217 +9,221 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 use super::{EventStream, Metrics, ReleaseVerb, Views};
 use crate::model::{IdempotencyKey, KeptAnswer, ServiceSpec, api};
 
-/// Commands that may wait for the controller; whoever sends one more waits with it.
+/// Commands that may wait for the controller; the sender of the next one blocks.
 const COMMANDS_MAX: usize = 64;
 
-/// Who asks for a change and why.
+/// Who requests a change, and why.
 #[derive(Clone, Debug)]
 pub struct Intent {
-    /// The name of the caller's token, `anonymous` without tokens, or the part of the program that
-    /// acts.
+    /// The name of the caller's token, `anonymous` without tokens, or the component that acts.
     pub actor: String,
     /// The reason given, for the journal.
     pub reason: Option<String>,
-    /// The revision that the caller has seen; a change is refused when the service has moved on.
+    /// The revision that the caller has read; the change is refused as stale if the service has a
+    /// later one.
     pub expected_revision: Option<u64>,
     /// Whether the caller may override gates, freeze windows and the preflight of the
     /// configuration.
     pub may_override: bool,
-    /// What the caller repeats the request with, if they may.
+    /// The idempotency key of the request, if it has one.
     pub idempotency: Option<IdempotencyKey>,
 }
 
-/// The outcome of a change of weights.
+/// The result of a change of weights.
 #[derive(Clone, Debug)]
 pub struct Applied {
     /// The service after the change.
     pub service: api::Service,
-    /// Whether the change is on disk. Only a change towards the baseline is ever applied without.
+    /// Whether the change is on disk. Only a change towards the baseline is applied without.
     pub durable: bool,
 }
 
-/// Why a change was not made.
+/// Why a change was refused.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No such service.
+    /// The service does not exist.
     #[error("there is no service {0:?}")]
     UnknownService(String),
-    /// Fields that are wrong: an unknown upstream, a sum that is not 100, more than two decimals.
-    #[error("the weights cannot be used")]
+    /// Invalid fields: an unknown upstream, a sum other than 100, more than two decimals.
+    #[error("the weights are not valid")]
     Invalid(Vec<api::FieldProblem>),
     /// The caller's revision is stale.
-    #[error("the service is at revision {current}, not at {expected}; read it again")]
+    #[error(
+        "the request is based on a stale revision: the service is at revision {current}, not \
+         {expected}; read it again"
+    )]
     Stale {
         /// The revision that the caller named.
         expected: u64,
-        /// The revision as it is.
+        /// The current revision.
         current: u64,
     },
-    /// A brake came between: a rollback overtook this change before it was published.
-    #[error("a rollback came first; the change was not made")]
+    /// A rollback superseded this change before it was published.
+    #[error("a rollback superseded this change; nothing was changed")]
     Overtaken,
     /// The change away from the baseline could not be written to disk, so nothing changed.
-    #[error("the store did not take the change: {0}; nothing was changed")]
+    #[error("the store did not commit the change: {0}; nothing was changed")]
     Store(String),
-    /// No such release.
+    /// The release does not exist.
     #[error("there is no release {0:?}")]
     UnknownRelease(String),
-    /// The plan of a release, or another field of its start, is wrong. Pointers are into the
+    /// The plan of a release, or another field of its start, is invalid. Pointers refer to the
     /// request's body, so those of the plan begin with `/plan`.
-    #[error("the release cannot be started like this")]
+    #[error("the release start is not valid")]
     Unfit(Vec<api::FieldProblem>),
-    /// Not possible in the present state: a second release, a verb that does not fit the phase,
-    /// weights by hand under a release.
+    /// Not possible in the current state: a second release, a command that the phase does not
+    /// allow, manual weights during a release.
     #[error("{0}")]
     Conflict(String),
     /// The caller's role does not allow it.
     #[error("{0}")]
     Forbidden(String),
-    /// A reload that cannot be carried out.
+    /// A reload that cannot be applied.
     #[error("{0}")]
     Reload(String),
-    /// The controller has ended.
+    /// The controller has stopped.
     #[error("the controller has stopped")]
     Stopped,
 }
 
-/// A request to the controller, with the way back.
+/// A command to the controller, with its reply channel.
 #[derive(Debug)]
 pub enum ControllerRequest {
-    /// New weights.
+    /// Sets weights.
     SetWeights {
         /// The service.
         service: String,
-        /// Upstream and percent as given; the controller checks them against the service as it is.
+        /// Upstream to percent, as given; the controller validates them against the current
+        /// service.
         weights: api::Percentages,
         /// Who and why.
         intent: Intent,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<Applied, Refusal>>,
     },
-    /// All weight back to the baseline.
+    /// Moves all weight to the baseline.
     Rollback {
         /// The service.
         service: String,
         /// Who and why.
         intent: Intent,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<Applied, Refusal>>,
     },
     /// Starts a release.
     StartRelease {
         /// The service.
         service: String,
-        /// As asked.
+        /// The request's body.
         start: Box<api::ReleaseStart>,
         /// Who and why.
         intent: Intent,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
     },
-    /// A verb on a release.
+    /// A command on a release.
     Release {
-        /// Its identity.
+        /// The id of the release.
         id: String,
-        /// What is to be done.
+        /// The command.
         verb: ReleaseVerb,
-        /// What came with it.
+        /// The request's body.
         command: Box<api::ReleaseCommand>,
         /// Who and why.
         intent: Intent,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::ReleaseChange, Refusal>>,
     },
     /// The releases of a service, newest first.
     Releases {
         /// The service.
         service: String,
-        /// So many at most.
+        /// The largest number of releases to return.
         limit: usize,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<Vec<api::Release>, Refusal>>,
     },
-    /// One release, also one that has ended.
+    /// One release, also a finished one.
     GetRelease {
-        /// Its identity.
+        /// The id of the release.
         id: String,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::Release, Refusal>>,
     },
     /// The evidence bundle of a release.
     Evidence {
-        /// Its identity.
+        /// The id of the release.
         id: String,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<Box<api::EvidenceBundle>, Refusal>>,
     },
-    /// The file that holds what a release was judged by.
+    /// The recording of a release: the input of its decisions.
     Recording {
-        /// Its identity.
+        /// The id of the release.
         id: String,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<PathBuf, Refusal>>,
     },
-    /// What a plan would cost and take at the present traffic.
+    /// The cost and duration of a plan at the current traffic.
     Forecast {
         /// The service.
         service: String,
-        /// The plan: what it names replaces the same fields of the service's `release` block.
+        /// The plan: its fields replace those of the service's `release` block.
         plan: Option<serde_json::Map<String, serde_json::Value>>,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::Forecast, Refusal>>,
     },
-    /// The services of a new, valid configuration.
+    /// Applies the services of a new, valid configuration.
     Reload {
-        /// All services that are to be.
+        /// All services of the new configuration.
         services: Vec<ServiceSpec>,
-        /// Who asks: the name of a token, `signal` or `file`.
+        /// Who requests it: the name of a token, `signal` or `file`.
         actor: String,
-        /// The way back: what changed, in words.
+        /// The reply channel: a summary of what changed.
         reply: oneshot::Sender<Result<String, Refusal>>,
     },
-    /// A new configuration was refused before it came here; people are told.
+    /// Reports that a new configuration was rejected before it reached the controller.
     ReloadFailed {
-        /// What is wrong with it.
+        /// Why it was rejected.
         detail: String,
     },
-    /// The answer to a write that may be repeated is to be kept as it was given.
+    /// Stores the response to a write with an idempotency key as it was sent.
     KeepAnswer {
-        /// What it answers.
+        /// The idempotency key.
         key: IdempotencyKey,
-        /// The answer; without one, none is to be kept.
+        /// The response; `None` removes a stored one.
         answer: Option<KeptAnswer>,
-        /// The way back, once that is done or cannot be.
+        /// The reply channel, used once this is done or has failed.
         reply: oneshot::Sender<()>,
     },
     /// A page of the journal.
     Audit {
-        /// Entries before this sequence number; without it the newest.
+        /// Return entries before this sequence number; without it the newest.
         before: Option<u64>,
-        /// So many at most.
+        /// The largest number of entries to return.
         limit: usize,
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::AuditPage, Refusal>>,
     },
-    /// Whether the journal is whole.
+    /// Verifies the journal's hash chain.
     VerifyAudit {
-        /// The way back.
+        /// The reply channel.
         reply: oneshot::Sender<Result<api::AuditVerdict, Refusal>>,
     },
 }
 
-/// Whether the proxy should get new connections.
+/// Whether the proxy is ready for new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// The controller has not yet published its first table.
+    /// The controller has not published its first table yet.
     Starting,
     /// Requests are served by the configuration.
     Ready,
-    /// The process is on its way out.
+    /// The process is shutting down.
     Draining,
 }
 
-/// A cheap handle on the controller. Dropping the last one ends it.
+/// A cheap handle on the controller. Dropping the last one stops it.
 #[derive(Clone, Debug)]
 pub struct Handle {
     commands: mpsc::Sender<ControllerRequest>,
@@ -232,13 +236,13 @@ struct Shared {
     events: Arc<EventStream>,
     views: Arc<dyn Views>,
     readiness: AtomicU8,
-    /// Answers of before the start.
+    /// Stored responses from before the start.
     answers: Mutex<Vec<KeptAnswer>>,
 }
 
 impl Handle {
-    /// A handle and what it sends, for the controller or for one who stands in for it.
-    /// Services are read from `views`, without asking anybody.
+    /// A handle and the receiver of its commands, for the controller or a substitute in tests.
+    /// Services are read from `views` without a command.
     pub fn channel(
         metrics: Arc<Metrics>,
         events: Arc<EventStream>,
@@ -255,8 +259,8 @@ impl Handle {
         (Handle { commands, shared }, receiver)
     }
 
-    /// All services, in the order of their names. Takes CPU time where there are many, and none of
-    /// the controller's. What the controller has answered before is in it.
+    /// All services, sorted by name. Uses no time of the controller's thread. Reflects every change
+    /// that the controller has replied to before.
     ///
     /// # Errors
     ///
@@ -266,7 +270,7 @@ impl Handle {
         Ok(self.shared.views.services())
     }
 
-    /// One service, the same way.
+    /// One service, read like [`Handle::services`].
     ///
     /// # Errors
     ///
@@ -277,7 +281,7 @@ impl Handle {
         service.ok_or_else(|| Refusal::UnknownService(name.to_owned()))
     }
 
-    /// The revision of a service, the same way.
+    /// The revision of a service, read like [`Handle::services`].
     ///
     /// # Errors
     ///
@@ -295,7 +299,7 @@ impl Handle {
         Ok(())
     }
 
-    /// New weights for a service. When this returns, no request that was routed by older ones can
+    /// Sets the weights of a service. When this returns, no request routed by the older weights can
     /// still start on an upstream whose weight is now 0.
     ///
     /// # Errors
@@ -317,8 +321,8 @@ impl Handle {
         .await?
     }
 
-    /// All weight of a service back to its baseline, or to the previous one when the baseline
-    /// already has it all.
+    /// Moves all weight of a service to its baseline, or to the previous baseline if the baseline
+    /// already has all of it.
     ///
     /// # Errors
     ///
@@ -356,14 +360,14 @@ impl Handle {
         .await?
     }
 
-    /// Does something with a release. After [`ReleaseVerb::RollBack`] and [`ReleaseVerb::Cancel`]
-    /// no request can start on the canary any more.
+    /// Carries out a command on a release. After [`ReleaseVerb::RollBack`] and
+    /// [`ReleaseVerb::Cancel`] no new request can start on the canary.
     ///
     /// # Errors
     ///
-    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] when its phase does not allow it,
-    /// [`Refusal::Unfit`], [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a
-    /// rollback or a cancellation), [`Refusal::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] if its phase does not allow the command,
+    /// [`Refusal::Unfit`], [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a rollback or
+    /// a cancellation), [`Refusal::Stopped`].
     pub async fn command_release(
         &self,
         id: &str,
@@ -401,7 +405,7 @@ impl Handle {
         .await?
     }
 
-    /// One release, also one that has ended.
+    /// One release, also a finished one.
     ///
     /// # Errors
     ///
@@ -412,7 +416,7 @@ impl Handle {
             .await?
     }
 
-    /// The evidence bundle of a release: of one under way, as far as it goes.
+    /// The evidence bundle of a release; for a release in progress, as far as it goes.
     ///
     /// # Errors
     ///
@@ -423,8 +427,8 @@ impl Handle {
             .await?
     }
 
-    /// The file that holds what a release was judged by, for a replay. It is there once something
-    /// was recorded, and grows while the release is under way.
+    /// The file with the recording of a release, for a replay. It exists once something was
+    /// recorded, and grows while the release is in progress.
     ///
     /// # Errors
     ///
@@ -435,7 +439,7 @@ impl Handle {
             .await?
     }
 
-    /// What a plan would cost and take at the present traffic.
+    /// The cost and duration of a plan at the current traffic.
     ///
     /// # Errors
     ///
@@ -454,12 +458,12 @@ impl Handle {
         .await?
     }
 
-    /// The services of a new, valid configuration; answers what changed, in words.
+    /// Applies the services of a new, valid configuration; returns a summary of what changed.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Reload`] when it would take away an upstream that has traffic; the old table
-    /// stays in use then.
+    /// [`Refusal::Reload`] if it would remove an upstream that has traffic; the old table stays in
+    /// use then.
     pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
         let actor = actor.to_owned();
         self.ask(|reply| ControllerRequest::Reload {
@@ -470,26 +474,25 @@ impl Handle {
         .await?
     }
 
-    /// Tells people that a new configuration was refused before it came here, and why.
+    /// Reports that a new configuration was rejected before it reached the controller, and why.
     pub async fn reload_failed(&self, detail: String) {
-        // A controller that has stopped has nobody to tell.
+        // A controller that has stopped has no subscribers to notify.
         let _ = self
             .commands
             .send(ControllerRequest::ReloadFailed { detail })
             .await;
     }
 
-    /// Keeps the answer to a write as it was given, for those who repeat it after a restart;
-    /// without one, forgets what was kept with its change. Returns when that is on disk, or
-    /// cannot be.
+    /// Stores the response to a write with an idempotency key as it was sent; `None` removes a
+    /// stored one. Returns when this is on disk, or has failed.
     pub async fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) {
-        // A controller that has stopped keeps nothing any more.
+        // A controller that has stopped stores nothing.
         let _ = self
             .ask(|reply| ControllerRequest::KeepAnswer { key, answer, reply })
             .await;
     }
 
-    /// The answers that the store had at the start, once.
+    /// Takes the responses that the store held at the start.
     pub fn take_answers(&self) -> Vec<KeptAnswer> {
         std::mem::take(
             &mut *self
@@ -512,7 +515,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Store`] when it cannot be read.
+    /// [`Refusal::Store`] if it cannot be read.
     pub async fn audit(
         &self,
         before: Option<u64>,
@@ -526,19 +529,18 @@ impl Handle {
         .await?
     }
 
-    /// Whether the whole journal is as it was written.
+    /// Verifies the journal's hash chain.
     ///
     /// # Errors
     ///
-    /// [`Refusal::Store`] when it cannot be read, [`Refusal::Conflict`] while another one is being
-    /// answered.
+    /// [`Refusal::Store`] if it cannot be read, [`Refusal::Conflict`] while another verification is
+    /// running.
     pub async fn verify_audit(&self) -> Result<api::AuditVerdict, Refusal> {
         self.ask(|reply| ControllerRequest::VerifyAudit { reply })
             .await?
     }
 
-    /// What happens from now on, and what happened since the event `last_id`, as far back as is
-    /// remembered.
+    /// All events from now on, and the kept events after `last_id`.
     pub fn events(
         &self,
         last_id: Option<u64>,
@@ -546,12 +548,12 @@ impl Handle {
         self.shared.events.subscribe(last_id)
     }
 
-    /// The metrics, whose `render` is the answer to a scrape.
+    /// The metrics; `render` gives the response to a scrape.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
     }
 
-    /// Whether the proxy should get new connections.
+    /// Whether the proxy is ready for new connections.
     pub fn readiness(&self) -> Readiness {
         match self.shared.readiness.load(Ordering::Acquire) {
             ready if ready == Readiness::Ready as u8 => Readiness::Ready,
@@ -560,7 +562,7 @@ impl Handle {
         }
     }
 
-    /// Says that the first table is in use, unless the process is already on its way out.
+    /// Marks the first table as in use, unless the process is already shutting down.
     pub fn set_ready(&self) {
         let (from, to) = (Readiness::Starting as u8, Readiness::Ready as u8);
         let _ =
@@ -569,7 +571,7 @@ impl Handle {
                 .compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// Says that the process is on its way out; there is no way back.
+    /// Marks the process as shutting down; this is final.
     pub fn set_draining(&self) {
         self.shared
             .readiness

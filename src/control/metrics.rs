@@ -1,8 +1,8 @@
-//! Metrics in the Prometheus text format, in a registry of their own.
+//! Metrics in the Prometheus text format, in their own registry.
 //!
 //! Labels are bounded: services, upstreams and endpoints of the configuration, listeners, standard
-//! methods, status codes and closed sets of reasons. The series of an upstream end when it leaves
-//! the configuration.
+//! methods, status codes and closed sets of reasons. The series of an upstream are removed when it
+//! leaves the configuration.
 
 use std::time::Duration;
 
@@ -16,12 +16,12 @@ use crate::model::api::Phase;
 use crate::stats::{Class, Reason, RequestLabels, Summary};
 use crate::time::Timestamp;
 
-/// The label of a rollback that a person or a script asked for, of a release or of a service
-/// without one.
+/// The reason of a rollback that a person or script requested, of a release or of a service without
+/// one.
 pub(super) const MANUAL: &str = "manual";
-/// The objective of a release that could not go on after a restart.
+/// The reason of a rollback because a release could not continue after a restart.
 pub(super) const ABANDONED: &str = "restart";
-/// What decides a rollback: a person, or the objective that a release's outcome names.
+/// The reasons of rollbacks: manual, or the objective in the release's outcome.
 const ROLLBACK_REASONS: [&str; 9] = [
     MANUAL,
     "error_rate",
@@ -34,20 +34,20 @@ const ROLLBACK_REASONS: [&str; 9] = [
     ABANDONED,
 ];
 
-/// Seconds; a rollback takes microseconds, unless the machine is in trouble.
+/// In seconds; a rollback takes microseconds unless the machine is overloaded.
 const ROLLBACK_BUCKETS: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.1,
     1.0,
 ];
 
-/// What became of a webhook's event.
+/// The result of delivering an event to a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookResult {
-    /// The receiver has taken it.
+    /// The receiver accepted it.
     Delivered,
-    /// It was refused, or could not be delivered in as many attempts as there may be.
+    /// The receiver rejected it, or every attempt failed.
     Failed,
-    /// It was not sent, since too many were waiting or the program ended.
+    /// It was not sent: the queue was full, or the program exited.
     Dropped,
 }
 
@@ -91,7 +91,7 @@ impl Metrics {
     /// The content type of [`Metrics::render`].
     pub const CONTENT_TYPE: &'static str = "text/plain; version=0.0.4";
 
-    /// Metrics that have counted nothing.
+    /// All metrics, at zero.
     pub fn new() -> Metrics {
         let registry = Registry::new();
         register(&registry, Box::new(ProcessCollector::for_self()));
@@ -100,12 +100,12 @@ impl Metrics {
         let gauge = |name, help, labels| of(MetricType::GAUGE, name, help, labels);
         gauge(
             "build_info",
-            "The version of the program; always 1.",
+            "Version of the running program, as a label; the value is always 1.",
             &["version"],
         )
         .set(&[env!("CARGO_PKG_VERSION")], 1.0);
         let webhooks = counter("webhook_deliveries_total", help::WEBHOOKS, &["result"]);
-        // At 0 from the start, so that the first failure shows as an increase.
+        // Start at 0, so that the first failure shows as an increase.
         for result in WebhookResult::ALL {
             webhooks.add(&[result.as_str()], 0);
         }
@@ -144,7 +144,7 @@ impl Metrics {
         }
     }
 
-    /// The answer to a scrape.
+    /// The response to a scrape.
     pub fn render(&self) -> String {
         let rendered = TextEncoder::new().encode_to_string(&self.registry.gather());
         rendered.unwrap_or_else(|error| {
@@ -153,8 +153,8 @@ impl Metrics {
         })
     }
 
-    /// Adds a gauge that is read at each scrape, for what other parts of the program know. `name`
-    /// has no prefix.
+    /// Adds a gauge that is read at each scrape, for values owned by other modules. `name` has no
+    /// prefix.
     pub fn gauge_from(
         &self,
         name: &str,
@@ -165,8 +165,8 @@ impl Metrics {
         self.read_from(MetricType::GAUGE, name, help, move || read() as f64);
     }
 
-    /// Adds a counter that is read at each scrape, for what other parts of the program count.
-    /// `name` has no prefix, and ends in `_total`.
+    /// Adds a counter that is read at each scrape, for counts owned by other modules. `name` has no
+    /// prefix and ends in `_total`.
     pub fn counter_from(
         &self,
         name: &str,
@@ -186,11 +186,11 @@ impl Metrics {
     ) {
         match Description::new(name, help, kind, &[]) {
             Ok(described) => register(&self.registry, Box::new(ReadAtScrape::new(described, read))),
-            Err(error) => tracing::error!(%error, name, "a metric cannot be named so"),
+            Err(error) => tracing::error!(%error, name, "the name of this metric is not valid"),
         }
     }
 
-    /// Requests that were answered, by an upstream (given with its service) or without one.
+    /// Counts responses by upstream (with its service), or without one.
     pub(super) fn add_requests(
         &self,
         listener: &str,
@@ -217,8 +217,8 @@ impl Metrics {
         }
     }
 
-    /// A request that the proxy answered itself, unless no listener's client was told of it, and a
-    /// failure of the upstream that it was meant for if that is at fault.
+    /// Counts a response that the proxy generated itself, unless it belongs to no listener, and a
+    /// failure of the intended upstream if that is at fault.
     pub(super) fn add_reason(
         &self,
         listener: Option<&str>,
@@ -243,8 +243,8 @@ impl Metrics {
             .set(&[service, upstream, endpoint], f64::from(u8::from(healthy)));
     }
 
-    /// Begins a service's series at 0, so that its first rollback shows as an increase, whatever
-    /// decides it.
+    /// Creates a service's rollback series at 0 for every reason, so that its first rollback shows
+    /// as an increase.
     pub(super) fn expect_rollbacks(&self, service: &str) {
         for reason in ROLLBACK_REASONS {
             self.rollbacks.add(&[service, reason], 0);
@@ -252,8 +252,8 @@ impl Metrics {
         self.rescues.add(&[service], 0);
     }
 
-    /// A rollback: what decided it, and how long after the decision the table without the canary
-    /// was published.
+    /// Counts a rollback: its reason, and the time from the decision until the table without the
+    /// canary was published.
     pub(super) fn add_rollback(&self, service: &str, reason: &str, took: Duration) {
         self.rollbacks.add(&[service, reason], 1);
         self.rollback_duration.observe(took.as_secs_f64());
@@ -265,7 +265,7 @@ impl Metrics {
         }
     }
 
-    /// Where the service's newest release is.
+    /// Sets the phase of the service's newest release.
     pub(super) fn set_phase(&self, service: &str, phase: Phase) {
         for known in Phase::ALL {
             let value = f64::from(u8::from(known == phase));
@@ -290,12 +290,12 @@ impl Metrics {
         self.store_pending.set(&[], changes as f64);
     }
 
-    /// Events of webhooks of which something became.
+    /// Counts webhook events by their delivery result.
     pub fn add_webhooks(&self, result: WebhookResult, n: u64) {
         self.webhooks.add(&[result.as_str()], n);
     }
 
-    /// Ends the series of an upstream that has left the configuration.
+    /// Removes the series of an upstream that has left the configuration.
     pub(super) fn forget_upstream(&self, service: &str, upstream: &str) {
         let gone = [("service", service), ("upstream", upstream)];
         for family in [&self.requests, &self.failures, &self.weight, &self.healthy] {
@@ -304,7 +304,7 @@ impl Metrics {
         self.latencies.forget(&gone);
     }
 
-    /// Ends the series of an endpoint that has left the configuration.
+    /// Removes the series of an endpoint that has left the configuration.
     pub(super) fn forget_endpoint(&self, service: &str, upstream: &str, endpoint: &str) {
         self.healthy.forget(&[
             ("service", service),
@@ -313,7 +313,7 @@ impl Metrics {
         ]);
     }
 
-    /// Ends the series of a service that has left the configuration, but for those of its
+    /// Removes the series of a service that has left the configuration, but not those of its
     /// upstreams.
     pub(super) fn forget_service(&self, service: &str) {
         for family in [&self.rollbacks, &self.rescues, &self.phase] {
@@ -331,33 +331,31 @@ impl Default for Metrics {
 mod help {
     pub(super) const REQUEST_LABELS: &[&str] =
         &["listener", "service", "upstream", "method", "code"];
-    pub(super) const REQUESTS: &str =
-        "Requests that were answered; without service and upstream those that reached none.";
-    pub(super) const FAILURES: &str =
-        "Requests that failed on an upstream: 5xx, or the reason why there was no answer.";
+    pub(super) const REQUESTS: &str = "Requests that got a response; without service and upstream \
+        labels those that matched no route.";
+    pub(super) const FAILURES: &str = "Requests that failed on an upstream: 5xx responses, or the \
+        reason why there was no response.";
     pub(super) const ERRORS: &str =
-        "Requests that the proxy answered itself, or whose answer it had to cut short.";
+        "Requests that the proxy responded to itself, or whose response it aborted.";
     pub(super) const WEIGHT: &str =
-        "The share of its service's requests that an upstream gets, 0 to 1.";
-    pub(super) const HEALTHY: &str =
-        "Whether an endpoint is healthy, so that requests are sent to it.";
-    pub(super) const ROLLBACKS: &str = "Rollbacks, by what decided them: manual if a person did, \
-                                        or the objective in the outcome of the release.";
+        "Share of the service's requests that the upstream gets, 0 to 1.";
+    pub(super) const HEALTHY: &str = "Whether the endpoint is healthy and gets requests.";
+    pub(super) const ROLLBACKS: &str =
+        "Rollbacks by reason: manual, or the objective in the release's outcome.";
     pub(super) const RESCUES: &str =
-        "Requests that failed on a canary and were answered by the baseline instead.";
+        "Requests that failed on a canary and were failed over to the baseline.";
     pub(super) const PHASE: &str = "Whether the service's newest release is in this phase.";
-    pub(super) const ROLLBACK: &str =
-        "From the decision to roll back to the published routing table.";
-    pub(super) const RELOAD: &str = "Whether the last configuration that was offered is in use.";
-    pub(super) const RELOADED: &str = "When the configuration in use was loaded.";
+    pub(super) const ROLLBACK: &str = "Time from the decision to roll back until the routing table \
+        without the canary is published.";
+    pub(super) const RELOAD: &str = "Whether the last configuration reload succeeded.";
+    pub(super) const RELOADED: &str = "Time at which the configuration in use was loaded.";
     pub(super) const PENDING: &str = "Changes that are not yet on disk.";
-    pub(super) const WEBHOOKS: &str = "Events for webhooks, by what became of them.";
-    pub(super) const LATENCY: &str =
-        "From a request's arrival to the end of its answer; client aborts are left out.";
+    pub(super) const WEBHOOKS: &str = "Webhook events by delivery result.";
+    pub(super) const LATENCY: &str = "Time from the arrival of a request to the end of its \
+        response; aborts by the client are left out.";
 }
 
-/// Together with answers of 5xx, which are counted by their class, these are the failures of the
-/// windows.
+/// Together with 5xx responses, which are counted by class, these are the failures in the windows.
 const fn is_fault_of_upstream(reason: Reason) -> bool {
     matches!(
         reason,
@@ -483,20 +481,41 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_the_names_that_dashboards_rely_on() {
+    fn metric_names_are_stable() {
         let page = filled().render();
         for line in [
-            r#"weighbridge_http_requests_total{listener="web",service="shop",upstream="green",method="GET",code="200"} 2"#,
-            r#"weighbridge_http_requests_total{listener="web",service="",upstream="",method="GET",code="404"} 1"#,
-            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="0.01"} 0"#,
-            r#"weighbridge_http_request_duration_seconds_bucket{service="shop",upstream="green",le="+Inf"} 2"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 1"#,
-            r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="connect_refused"} 9"#,
+            concat!(
+                r#"weighbridge_http_requests_total{listener="web",service="shop","#,
+                r#"upstream="green",method="GET",code="200"} 2"#
+            ),
+            concat!(
+                r#"weighbridge_http_requests_total{listener="web",service="",upstream="","#,
+                r#"method="GET",code="404"} 1"#
+            ),
+            concat!(
+                r#"weighbridge_http_request_duration_seconds_bucket{service="shop","#,
+                r#"upstream="green",le="0.01"} 0"#
+            ),
+            concat!(
+                r#"weighbridge_http_request_duration_seconds_bucket{service="shop","#,
+                r#"upstream="green",le="+Inf"} 2"#
+            ),
+            concat!(
+                r#"weighbridge_upstream_failures_total{service="shop","#,
+                r#"upstream="green",reason="5xx"} 1"#
+            ),
+            concat!(
+                r#"weighbridge_upstream_failures_total{service="shop",upstream="green","#,
+                r#"reason="connect_refused"} 9"#
+            ),
             r#"weighbridge_http_errors_total{listener="web",reason="client_abort"} 4"#,
             r#"weighbridge_http_errors_total{listener="web",reason="connect_refused"} 3"#,
             r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 5"#,
             r#"weighbridge_upstream_weight_ratio{service="shop",upstream="green"} 0.05"#,
-            r#"weighbridge_endpoint_healthy{service="shop",upstream="green",endpoint="127.0.0.1:1"} 1"#,
+            concat!(
+                r#"weighbridge_endpoint_healthy{service="shop",upstream="green","#,
+                r#"endpoint="127.0.0.1:1"} 1"#
+            ),
             r#"weighbridge_rollbacks_total{service="shop",reason="manual"} 1"#,
             r#"weighbridge_rollbacks_total{service="shop",reason="latency"} 0"#,
             r#"weighbridge_rollback_duration_seconds_bucket{le="0.00005"} 1"#,
@@ -525,7 +544,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_goes_takes_its_series_along() {
+    fn series_are_removed_with_their_service() {
         let metrics = filled();
         metrics.forget_upstream("shop", "green");
         metrics.forget_service("shop");
@@ -533,13 +552,13 @@ mod tests {
     }
 
     #[test]
-    fn prometheus_own_linter_has_no_objection() {
+    fn promtool_accepts_the_metrics() {
         let tool = Command::new("promtool")
             .args(["check", "metrics"])
             .stdin(Stdio::piped())
             .output_of(filled().render());
         let Some(output) = tool else {
-            return; // Not installed here; it is where the gate runs.
+            return; // Not installed here; CI has it.
         };
         let said = String::from_utf8_lossy(&output.stderr).into_owned()
             + &String::from_utf8_lossy(&output.stdout);
@@ -551,7 +570,7 @@ mod tests {
     }
 
     impl OutputOf for Command {
-        /// What the tool says to `input`; `None` when there is no such tool.
+        /// Output of the tool for `input`; `None` if the tool is not installed.
         fn output_of(&mut self, input: String) -> Option<std::process::Output> {
             let mut child = self
                 .stdout(Stdio::piped())

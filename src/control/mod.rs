@@ -1,9 +1,9 @@
-//! The control plane: the one place where weights change.
+//! The control plane: the only part that changes weights.
 //!
-//! [`Controller`] owns the live state of every service. It takes commands from a [`Handle`], what
-//! workers counted and what health checkers saw; it publishes routing tables, keeps what happened
-//! in the store, and tells people by [`Metrics`] and [`Events`]. It opens no socket, and no request
-//! passes through it.
+//! [`Controller`] owns the live state of every service. It takes commands from a [`Handle`],
+//! counters from workers and health events from checkers; it publishes routing tables, commits
+//! changes to the store, and reports through [`Metrics`] and events. It opens no socket, and no
+//! request passes through it.
 
 mod answer;
 mod audit;
@@ -32,5 +32,5 @@ pub use metrics::{Metrics, WebhookResult};
 pub use published_views::Views;
 pub use release::Preflighter;
 
-// Its callers do not know the state machine.
+// Re-exported so that callers need not know the state machine.
 pub use crate::release::ReleaseAction as ReleaseVerb;

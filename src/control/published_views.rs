@@ -1,10 +1,10 @@
-//! Services as the API shows them, for readers on any thread.
+//! Services in their API form, for readers on any thread.
 //!
-//! The controller puts here what it knows of a service whenever that changes, before it answers
-//! whoever changed it. What else there is to see is read from where it is kept: weights in effect,
-//! health and requests in flight from the routing table, statistics from copies that the collector
-//! publishes. So a reader, however slow or frequent, costs the controller nothing, and whoever was
-//! told of a change finds it here.
+//! The controller publishes its part of a service whenever that changes, before it replies to the
+//! caller who changed it. The rest is read at its source: weights in effect, health and requests in
+//! flight from the routing table, statistics from copies that the collector publishes. So readers,
+//! however slow or frequent, cost the controller nothing, and a client that got a reply finds its
+//! change here.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -19,31 +19,31 @@ use crate::routing::{Publisher, RoutingTable};
 use crate::stats::{Summary, UpstreamKey, WindowSpan, Windows};
 use crate::time::{Clock, Timestamp};
 
-/// What there is to read of services without asking the controller.
+/// Services, readable without the controller.
 pub trait Views: fmt::Debug + Send + Sync {
-    /// All services, in the order of their names.
+    /// All services, sorted by name.
     fn services(&self) -> Vec<api::Service>;
 
     /// One service.
     fn service(&self, name: &str) -> Option<api::Service>;
 
-    /// The revision of a service, without everything else.
+    /// The revision of a service alone.
     fn revision(&self, name: &str) -> Option<u64> {
         self.service(name).map(|service| service.revision)
     }
 }
 
-/// What the controller alone knows of a service.
+/// The part of a service's state that only the controller has.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceDetails {
     pub(super) revision: u64,
     pub(super) baseline: Name,
     pub(super) previous_baseline: Option<Name>,
-    /// The weights that were asked for, also when they are not in effect yet.
+    /// The requested weights, also before they are in effect.
     pub(super) intended: api::Percentages,
     pub(super) since: String,
     pub(super) reason: Option<String>,
-    /// The identity of the release under way.
+    /// The id of the release in progress.
     pub(super) release: Option<String>,
     pub(super) durable: bool,
 }
@@ -68,24 +68,24 @@ impl ServiceDetails {
     }
 }
 
-/// The statistics of one upstream, as they were last published.
+/// The published statistics of one upstream.
 pub(super) type Recent = ArcSwap<Windows>;
 
-/// The statistics of the upstreams of the table.
+/// The published statistics of the upstreams in the table.
 pub(super) type Recents = ArcSwap<HashMap<UpstreamKey, Arc<Recent>>>;
 
-/// The published copy.
+/// The published views.
 pub(super) struct PublishedViews {
     publisher: Publisher,
     recents: Arc<Recents>,
     clock: Arc<dyn Clock>,
-    /// The map changes with the configuration only; a change of a service replaces what its slot
-    /// holds.
+    /// The map changes with the configuration only; a change of a service replaces the value of its
+    /// slot.
     slots: ArcSwap<BTreeMap<Name, ArcSwap<ServiceDetails>>>,
 }
 
 impl PublishedViews {
-    /// Nothing is shown yet.
+    /// Views without services.
     pub(super) fn new(
         publisher: Publisher,
         recents: Arc<Recents>,
@@ -99,13 +99,13 @@ impl PublishedViews {
         }
     }
 
-    /// These services and no others are shown.
+    /// Publishes these services, and no others.
     pub(super) fn replace(&self, services: impl Iterator<Item = (Name, ServiceDetails)>) {
         let slots = services.map(|(name, shown)| (name, ArcSwap::from_pointee(shown)));
         self.slots.store(Arc::new(slots.collect()));
     }
 
-    /// A service as it would be shown.
+    /// A service as it would be shown with `shown`.
     pub(super) fn service_as(&self, name: &str, shown: &ServiceDetails) -> Option<api::Service> {
         let (snapshot, mut reader) = (self.publisher.current(), Reader::new(self));
         let table: &RoutingTable = &snapshot.table;
@@ -114,7 +114,7 @@ impl PublishedViews {
         }))
     }
 
-    /// A service has changed.
+    /// Publishes a changed service.
     pub(super) fn show(&self, name: &str, shown: ServiceDetails) {
         if let Some(slot) = self.slots.load().get(name) {
             slot.store(Arc::new(shown));
@@ -124,8 +124,8 @@ impl PublishedViews {
 
 impl Views for PublishedViews {
     fn services(&self) -> Vec<api::Service> {
-        // Before the table, so that what is shown is never of a later revision than the weights in
-        // effect.
+        // Read before the table, so that the shown revision is never later than that of the weights
+        // in effect.
         let shown: Vec<(Name, Arc<ServiceDetails>)> = self
             .slots
             .load()
@@ -165,18 +165,18 @@ impl fmt::Debug for PublishedViews {
 struct Reader {
     recents: Arc<HashMap<UpstreamKey, Arc<Recent>>>,
     now: Timestamp,
-    /// Allocated with the first upstream that had requests.
+    /// Allocated with the first upstream that has had requests.
     sum: Option<Summary>,
 }
 
-/// What every window of an upstream without requests shows.
+/// Every window of an upstream without requests.
 static EMPTY: LazyLock<api::Window> = LazyLock::new(|| Summary::new().window());
 
 impl Reader {
-    fn new(board: &PublishedViews) -> Reader {
+    fn new(views: &PublishedViews) -> Reader {
         Reader {
-            recents: board.recents.load_full(),
-            now: board.clock.now(),
+            recents: views.recents.load_full(),
+            now: views.clock.now(),
             sum: None,
         }
     }
@@ -214,47 +214,47 @@ mod tests {
         ServiceDetails::new(&state, None, None, true)
     }
 
-    fn board(in_table: &[&str]) -> PublishedViews {
+    fn views(in_table: &[&str]) -> PublishedViews {
         let specs: Vec<_> = in_table.iter().map(|name| spec(name, 0.0)).collect();
         let table = RoutingTable::build(&specs, |_| None, &mut KeyRegistry::new(), None);
         let clock = ManualClock::new(Timestamp::new(0, 0));
         PublishedViews::new(Publisher::new(table), Arc::default(), Arc::new(clock))
     }
 
-    fn names(board: &PublishedViews) -> Vec<(String, u64)> {
-        let services = board.services().into_iter();
+    fn names(views: &PublishedViews) -> Vec<(String, u64)> {
+        let services = views.services().into_iter();
         services
             .map(|service| (service.name, service.revision))
             .collect()
     }
 
     #[test]
-    fn services_are_listed_by_name_and_only_if_they_are_in_the_table_too() {
-        let board = board(&["shop", "bank"]);
-        assert_eq!(names(&board), []);
-        board.replace(
+    fn services_are_listed_by_name_if_they_are_in_the_table() {
+        let views = views(&["shop", "bank"]);
+        assert_eq!(names(&views), []);
+        views.replace(
             ["zoo", "shop", "bank"]
                 .map(|name| (Name::from(name), shown(1)))
                 .into_iter(),
         );
-        board.show("shop", shown(2));
-        board.show("nobody", shown(3));
+        views.show("shop", shown(2));
+        views.show("nobody", shown(3));
         assert_eq!(
-            names(&board),
+            names(&views),
             [("bank".to_owned(), 1), ("shop".to_owned(), 2)]
         );
         assert_eq!(
-            (board.revision("shop"), board.revision("nobody")),
+            (views.revision("shop"), views.revision("nobody")),
             (Some(2), None)
         );
-        assert!(board.service("zoo").is_none());
+        assert!(views.service("zoo").is_none());
     }
 
     #[test]
-    fn weights_in_effect_are_those_of_the_table_also_when_the_controller_does_not_know_yet() {
-        let board = board(&["shop"]);
-        board.replace([(Name::from("shop"), shown(1))].into_iter());
-        let mut live = board
+    fn effective_weights_come_from_the_table() {
+        let views = views(&["shop"]);
+        views.replace([(Name::from("shop"), shown(1))].into_iter());
+        let mut live = views
             .publisher
             .current()
             .table
@@ -262,10 +262,10 @@ mod tests {
             .unwrap()
             .live();
         live.weights = crate::control::testing::weights(&[("blue", 25.0), ("green", 75.0)]);
-        board
+        views
             .publisher
             .update(|table| table.with_weights("shop", &live));
-        let service = board.service("shop").unwrap();
+        let service = views.service("shop").unwrap();
         assert_eq!(service.weights.effective["green"], 75.0);
         assert_eq!(service.weights.intended["green"], 0.0);
     }

@@ -1,6 +1,6 @@
 //! The live state of one service: its weights, and the baseline that follows from their history.
 //!
-//! Values in, values out: nothing here publishes, commits or asks for the time.
+//! A pure module: it publishes nothing, commits nothing and reads no clock.
 
 use std::collections::BTreeMap;
 
@@ -13,31 +13,32 @@ use crate::release::ReleaseState;
 use crate::routing;
 use crate::store::ServiceRecord;
 
-/// Builds whose tries are remembered.
+/// Builds whose attempts are remembered.
 const ATTEMPTS_MAX: usize = 64;
 
-/// Weights and what belongs to them. Each accepted change makes a new one.
+/// Weights, baseline and history. Each accepted change makes a new state.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct ServiceState {
     pub(super) revision: u64,
     pub(super) weights: Weights,
-    /// The upstream that last held 100 percent, to which a rollback returns.
+    /// The upstream that last held 100 percent; a rollback returns to it.
     pub(super) baseline: Name,
-    /// The baseline before this one, as long as a rollback may return to it; see
-    /// [`State::with_weights`].
+    /// The previous baseline, while a rollback may return to it; see
+    /// [`ServiceState::with_weights`].
     pub(super) previous_baseline: Option<Name>,
-    /// Grows by one whenever the weights leave a state in which one upstream held all.
+    /// Increases by one whenever the weights leave a state in which one upstream held all.
     generation: u64,
-    /// How many releases it has had; the next is numbered one more.
+    /// Number of releases so far; the next release gets the next number.
     pub(super) releases: u64,
-    /// Builds that were judged bad, and how often: a further try at one has less chance of error.
+    /// Attempts by build that was rolled back: each further attempt has a smaller error
+    /// probability.
     attempts: BTreeMap<String, u32>,
     pub(super) since: String,
     pub(super) reason: Option<String>,
 }
 
 impl ServiceState {
-    /// The state of a service that starts from its declaration.
+    /// The initial state of a service, from its declaration.
     pub(super) fn declared(spec: &ServiceSpec, at: &str) -> ServiceState {
         let weights = spec.weights.clone();
         let baseline = weights
@@ -57,11 +58,11 @@ impl ServiceState {
         }
     }
 
-    /// The state that the store remembers, for a service that may have been declared anew since,
-    /// and what people should know of it.
+    /// The stored state, adapted to the current declaration of the service, and a note if it had to
+    /// change.
     ///
-    /// The weight of an upstream that is gone goes to the baseline. Where that is gone too, the
-    /// declared state begins. Both have the next revision.
+    /// The weight of a removed upstream goes to the baseline. If that is removed too, the declared
+    /// state applies. Both have the next revision.
     pub(super) fn resumed(
         spec: &ServiceSpec,
         record: &ServiceRecord,
@@ -94,8 +95,8 @@ impl ServiceState {
         let baseline = known(&record.baseline);
         if let Ok(weights) = Weights::new(names(), &given) {
             let state = ServiceState {
-                // Not the holder of all weight: in the final bake of a release that is still the
-                // canary.
+                // Not the upstream with all weight: in the final bake of a release that is still
+                // the canary.
                 baseline: baseline
                     .or(weights.sole_upstream())
                     .cloned()
@@ -108,22 +109,24 @@ impl ServiceState {
         let gone: Vec<String> = given
             .iter()
             .filter(|(name, _)| known(name).is_none())
-            .map(|(name, weight)| format!("{name}, which had {weight} % of the traffic, is gone"))
+            .map(|(name, weight)| {
+                format!("{name}, which had {weight} % of the traffic, was removed")
+            })
             .collect();
         let gone = gone.join("; ");
         if let Some(baseline) = baseline
             && let Some(weights) = Weights::inherited(names(), &given, baseline)
         {
-            let told = format!("{gone}: it goes to the baseline, {baseline}");
+            let note = format!("{gone}: its traffic goes to the baseline, {baseline}");
             let state = ServiceState {
                 revision: record.revision + 1,
                 baseline: Name::clone(baseline),
                 weights,
                 since: at.to_owned(),
-                reason: Some(told.clone()),
+                reason: Some(note.clone()),
                 ..stored
             };
-            return (state, Some(told));
+            return (state, Some(note));
         }
         let state = ServiceState {
             revision: record.revision + 1,
@@ -132,18 +135,18 @@ impl ServiceState {
             attempts: record.attempts.clone(),
             ..declared
         };
-        let told = format!(
-            "{gone}, and so is the baseline, {}: it starts from the weights in the configuration",
+        let note = format!(
+            "{gone}, and so was the baseline, {}: the weights in the configuration apply",
             record.baseline
         );
-        (state, Some(told))
+        (state, Some(note))
     }
 
-    /// The same state for a service that is declared anew: upstreams that came have no weight.
+    /// The same state under a new declaration of the service; new upstreams have no weight.
     ///
     /// # Errors
     ///
-    /// When an upstream that has weight went.
+    /// An upstream that has weight was removed.
     pub(super) fn conformed(&self, spec: &ServiceSpec) -> Result<ServiceState, WeightsError> {
         let given = self
             .weights
@@ -164,16 +167,16 @@ impl ServiceState {
         })
     }
 
-    /// Whether rollbacks lead to the same upstreams under both.
+    /// Whether rollbacks lead to the same upstreams under both states.
     pub(super) fn leads_back_as(&self, other: &ServiceState) -> bool {
         self.baseline == other.baseline && self.previous_baseline == other.previous_baseline
     }
 
     /// The state after a change to `weights`, as revision `revision`.
     ///
-    /// Who gets everything becomes the baseline, and the one before is remembered as what a
-    /// rollback returns to. It is forgotten as soon as it gets weight again: then it is the
-    /// next canary, no longer the version that was good.
+    /// The upstream that gets everything becomes the baseline, and the one before becomes the
+    /// target of a rollback. That target is dropped as soon as it gets weight again: then it is the
+    /// next canary, no longer the last good version.
     pub(super) fn with_weights(
         &self,
         weights: Weights,
@@ -193,8 +196,8 @@ impl ServiceState {
                 .filter(|name| weights.get(name) == Some(Weight::ZERO)),
         };
         let leaves = self.weights.sole_upstream().is_some() && weights.sole_upstream().is_none();
-        // Weights that stay have been in effect since they were set first; the reason is that of
-        // whoever said so last.
+        // Unchanged weights keep the time at which they were set; the reason is that of the last
+        // request.
         let since = if weights == self.weights {
             &self.since
         } else {
@@ -212,7 +215,7 @@ impl ServiceState {
         }
     }
 
-    /// The state of a service that a release begins with: its weights are as they were.
+    /// The state in which a release begins: its weights are unchanged.
     pub(super) fn with_new_release(
         &self,
         revision: u64,
@@ -222,7 +225,7 @@ impl ServiceState {
         ServiceState {
             revision,
             releases: self.releases + 1,
-            // Who was among the first to get one release is not again for the next.
+            // The first users of one release are not the first users of the next.
             generation: self.generation + 1,
             since: at.to_owned(),
             reason,
@@ -230,8 +233,8 @@ impl ServiceState {
         }
     }
 
-    /// The state after a turn of the release. The canary becomes the baseline with the promotion,
-    /// not with the last step: until then a rollback leads back to the one before.
+    /// The state after a transition of the release. The canary becomes the baseline with the
+    /// promotion, not with the last step: until then a rollback leads to the old baseline.
     pub(super) fn with_release(
         &self,
         release: &ReleaseState,
@@ -281,8 +284,8 @@ impl ServiceState {
         }
     }
 
-    /// What a rollback leads back to after a turn of this release: with a promotion the version
-    /// before it, and never the version that a release is about or has taken out.
+    /// The rollback target after a transition of this release: after a promotion the version before
+    /// it, and never an upstream that the release tests or has taken out.
     fn previous_after(&self, release: &ReleaseState) -> Option<Name> {
         match release.phase {
             Phase::Promoted => Some(Name::from(&*release.baseline)),
@@ -294,7 +297,7 @@ impl ServiceState {
         }
     }
 
-    /// The state of a service whose release cannot go on: everything is on the baseline.
+    /// The state of a service whose release cannot continue: all weight on the baseline.
     pub(super) fn without_release(&self, revision: u64, at: &str, reason: String) -> ServiceState {
         let upstreams = self.weights.iter().map(|(name, _)| name);
         ServiceState {
@@ -308,7 +311,7 @@ impl ServiceState {
         }
     }
 
-    /// Which try at this build a new release is, from 1.
+    /// The number of the attempt, from 1, that a new release of this build is.
     pub(super) fn attempt(&self, version: Option<&str>) -> u32 {
         let known = version.filter(|version| !version.is_empty());
         known
@@ -316,9 +319,9 @@ impl ServiceState {
             .map_or(1, |before| before + 1)
     }
 
-    /// The state after a rollback: everything on the baseline; or, when it has everything already,
-    /// on the baseline before it. Either way there is nothing further back, so that asking
-    /// twice never moves traffic twice.
+    /// The state after a rollback: everything on the baseline; or, if it already has everything, on
+    /// the baseline before it. Either way no further target remains, so that a repeated request
+    /// never moves traffic twice.
     pub(super) fn rolled_back(
         &self,
         revision: u64,
@@ -339,7 +342,8 @@ impl ServiceState {
         }
     }
 
-    /// Whether `weights` are a brake: the baseline's share does not shrink, and no other grows.
+    /// Whether `weights` are a safe change: the baseline's share does not shrink, and no other
+    /// grows.
     pub(super) fn is_towards_baseline(&self, weights: &Weights) -> bool {
         self.weights.iter().all(|(name, before)| {
             let after = weights.get(name).unwrap_or(Weight::ZERO);
@@ -351,8 +355,8 @@ impl ServiceState {
         })
     }
 
-    /// What the routing table is built from. The salt differs by service, and by generation: who
-    /// was among the first to get one release is not again for the next.
+    /// The input of the routing table. The salt differs by service and by generation, so that the
+    /// first users of one release are not the first users of the next.
     pub(super) fn live(&self, service: &str) -> routing::LiveState {
         routing::LiveState {
             weights: self.weights.clone(),
@@ -362,7 +366,7 @@ impl ServiceState {
         }
     }
 
-    /// What the store keeps.
+    /// The record for the store.
     pub(super) fn record(&self, service: &str) -> ServiceRecord {
         ServiceRecord {
             name: service.to_owned(),
@@ -382,7 +386,7 @@ impl ServiceState {
         }
     }
 
-    /// What the journal says of it.
+    /// The journal's view of the state.
     pub(super) fn json(&self) -> Value {
         json!({
             "revision": self.revision,
@@ -392,7 +396,7 @@ impl ServiceState {
     }
 }
 
-/// Weights as the API shows them.
+/// Weights in their API form.
 pub(super) fn percentages(weights: &Weights) -> api::Percentages {
     weights
         .iter()
@@ -400,11 +404,11 @@ pub(super) fn percentages(weights: &Weights) -> api::Percentages {
         .collect()
 }
 
-/// Weights as the API takes them.
+/// Parses weights from their API form.
 ///
 /// # Errors
 ///
-/// Every field that is wrong.
+/// All invalid fields.
 pub(super) fn parse(
     spec: &ServiceSpec,
     given: &api::Percentages,
@@ -450,7 +454,7 @@ fn parse_one(spec: &ServiceSpec, name: &str, percent: f64) -> Result<Weight, Str
     Weight::from_percent(percent).map_err(|error: WeightError| error.to_string())
 }
 
-/// The weights of a service's upstreams; a name that is none of them may be given with weight 0.
+/// Checks weights against the service's upstreams; an unknown name is allowed with weight 0.
 fn weights_of(
     spec: &ServiceSpec,
     given: impl IntoIterator<Item = (Name, Weight)>,
@@ -463,167 +467,5 @@ fn weights_of(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::testing::{spec, weights};
-    use super::*;
-
-    fn state(green: f64) -> ServiceState {
-        ServiceState::declared(&spec("shop", green), "t0")
-    }
-
-    fn to(state: &ServiceState, given: &[(&str, f64)]) -> ServiceState {
-        state.with_weights(weights(given), state.revision + 1, "t", None)
-    }
-
-    fn back(state: &ServiceState) -> ServiceState {
-        state.rolled_back(state.revision + 1, "t", None)
-    }
-
-    fn summary(state: &ServiceState) -> (f64, &str, Option<&str>, u64) {
-        let green = state.weights.get("green").unwrap().percent();
-        (
-            green,
-            &state.baseline,
-            state.previous_baseline.as_deref(),
-            state.generation,
-        )
-    }
-
-    const BLUE: &[(&str, f64)] = &[("blue", 100.0), ("green", 0.0)];
-    const SPLIT: &[(&str, f64)] = &[("blue", 50.0), ("green", 50.0)];
-    const GREEN: &[(&str, f64)] = &[("blue", 0.0), ("green", 100.0)];
-
-    #[test]
-    fn a_rollback_returns_to_the_baseline_and_asking_again_changes_nothing() {
-        let canary = to(&state(0.0), SPLIT);
-        assert_eq!(summary(&canary), (50.0, "blue", None, 1));
-        let once = back(&canary);
-        assert_eq!(summary(&once), (0.0, "blue", None, 1));
-        assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
-        assert_eq!(back(&once).revision, 4);
-        // Weights that stay have been in effect since they were set first, whoever says them again.
-        let again = once.with_weights(
-            once.weights.clone(),
-            9,
-            "later",
-            Some("once more".to_owned()),
-        );
-        assert_eq!(
-            (again.since, again.reason.as_deref()),
-            (once.since, Some("once more"))
-        );
-    }
-
-    #[test]
-    fn after_a_promotion_a_rollback_returns_to_the_baseline_before_and_not_forth_again() {
-        let promoted = to(&to(&state(0.0), SPLIT), GREEN);
-        assert_eq!(summary(&promoted), (100.0, "green", Some("blue"), 1));
-        let once = back(&promoted);
-        assert_eq!(summary(&once), (0.0, "blue", None, 1));
-        assert_eq!(summary(&back(&once)), (0.0, "blue", None, 1));
-    }
-
-    #[test]
-    fn a_previous_baseline_that_gets_weight_again_is_a_canary() {
-        let promoted = to(&state(0.0), GREEN);
-        let next = to(&promoted, SPLIT);
-        assert_eq!(summary(&next), (50.0, "green", None, 1));
-        assert_eq!(summary(&back(&next)), (100.0, "green", None, 1));
-        assert_eq!(summary(&back(&back(&next))), (100.0, "green", None, 1));
-        assert_eq!(summary(&to(&next, BLUE)), (0.0, "blue", Some("green"), 1));
-    }
-
-    #[test]
-    fn a_brake_takes_from_others_and_gives_to_the_baseline() {
-        let canary = to(&state(0.0), SPLIT);
-        let towards = |green: f64| {
-            canary.is_towards_baseline(&weights(&[("blue", 100.0 - green), ("green", green)]))
-        };
-        assert_eq!(
-            [0.0, 49.99, 50.0, 50.01, 100.0].map(towards),
-            [true, true, true, false, false]
-        );
-    }
-
-    #[test]
-    fn the_store_and_a_new_declaration_are_reconciled() {
-        let canary = to(&state(0.0), SPLIT);
-        let record = canary.record("shop");
-        assert_eq!(
-            ServiceState::resumed(&spec("shop", 0.0), &record, "t1"),
-            (canary.clone(), None)
-        );
-
-        let mut renamed = spec("shop", 0.0);
-        renamed.upstreams[1].name = Name::from("red");
-        renamed.weights =
-            Weights::all_on(renamed.upstreams.iter().map(|u| &u.name), "red").unwrap();
-        let (inherited, warning) = ServiceState::resumed(&renamed, &record, "t1");
-        assert_eq!(
-            (
-                inherited.weights.sole_upstream(),
-                &*inherited.baseline,
-                inherited.revision
-            ),
-            (Some(&Name::from("blue")), "blue", canary.revision + 1)
-        );
-        assert_eq!(
-            warning.unwrap(),
-            "green, which had 50 % of the traffic, is gone: it goes to the baseline, blue"
-        );
-        let mut other = renamed.clone();
-        other.upstreams[0].name = Name::from("gold");
-        other.weights = Weights::all_on(other.upstreams.iter().map(|u| &u.name), "red").unwrap();
-        let (declared, warning) = ServiceState::resumed(&other, &record, "t1");
-        assert_eq!(
-            (&*declared.baseline, declared.revision),
-            ("red", canary.revision + 1)
-        );
-        assert!(warning.unwrap().ends_with(
-            "and so is the baseline, blue: it starts from the weights in the configuration"
-        ));
-        assert!(
-            canary
-                .conformed(&renamed)
-                .unwrap_err()
-                .to_string()
-                .contains("green")
-        );
-        let kept = back(&canary).conformed(&renamed).unwrap();
-        assert_eq!(
-            kept.weights
-                .iter()
-                .map(|(name, _)| &**name)
-                .collect::<Vec<_>>(),
-            ["blue", "red"]
-        );
-        assert_eq!(
-            (kept.weights.sole_upstream(), kept.revision),
-            (Some(&Name::from("blue")), canary.revision + 1)
-        );
-    }
-
-    #[test]
-    fn each_wrong_weight_is_named() {
-        let check = |given: &[(&str, f64)]| {
-            let given = given
-                .iter()
-                .map(|(name, percent)| ((*name).to_owned(), *percent))
-                .collect();
-            let problems = parse(&spec("shop", 0.0), &given).unwrap_err();
-            problems
-                .into_iter()
-                .map(|problem| problem.pointer)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(check(&[("blue", 99.0)]), ["/weights"]);
-        assert_eq!(
-            check(&[("blue", f64::NAN), ("green", 0.001)]),
-            ["/weights/blue", "/weights/green"]
-        );
-        assert_eq!(
-            check(&[("a/b~", 0.0), ("blue", -1.0)]),
-            ["/weights/a~1b~0", "/weights/blue"]
-        );
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

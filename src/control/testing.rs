@@ -1,11 +1,11 @@
-//! What the tests of this module share.
+//! Shared helpers of this module's tests.
 
 use crate::model::{
     EndpointSpec, HostPattern, Name, PathPrefix, Protocol, Route, ServiceSpec, Timeouts,
     UpstreamSpec, Weight, Weights,
 };
 
-/// A service with the upstreams `blue` and `green`, of which `green` starts with so much percent.
+/// A service with the upstreams `blue` and `green`; `green` starts with `green` percent.
 pub(super) fn spec(name: &str, green: f64) -> ServiceSpec {
     let upstream = |name: &str, port: u16| UpstreamSpec {
         name: Name::from(name),
@@ -31,7 +31,7 @@ pub(super) fn spec(name: &str, green: f64) -> ServiceSpec {
     }
 }
 
-/// Weights of the upstreams that are named.
+/// Weights of the named upstreams.
 pub(super) fn weights(given: &[(&str, f64)]) -> Weights {
     let given: Vec<_> = given
         .iter()

@@ -1,4 +1,4 @@
-//! A service as the API shows it.
+//! A service in its API form.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use crate::model::{HostPattern, Route, api};
 use crate::routing;
 use crate::stats::UpstreamKey;
 
-/// A service of the table in use, with what the controller knows of it besides.
+/// A service of the current table, with the controller's part of it.
 pub(super) fn service(
     service: &routing::RoutedService,
     shown: &ServiceDetails,
@@ -55,7 +55,7 @@ fn upstream(
     }
 }
 
-/// A route in words: host and path, then methods and headers if it asks for any.
+/// A route as text: host and path, then methods and headers if it has conditions on them.
 fn describe(route: &Route) -> String {
     let host = match &route.host {
         HostPattern::Any => "*".to_owned(),
@@ -90,7 +90,7 @@ mod tests {
     use crate::model::{HeaderMatch, PathPrefix};
 
     #[test]
-    fn a_route_is_told_in_words() {
+    fn routes_are_described_as_text() {
         let mut route = Route {
             host: HostPattern::Any,
             path_prefix: PathPrefix("".into()),

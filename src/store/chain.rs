@@ -1,10 +1,9 @@
-//! The chain of hashes that makes a change of the past visible: who alters an entry must alter all
-//! after it, and the last hash is known elsewhere: in the record of the head, in the rows of
-//! releases and checkpoints, and in every page of the journal that someone has read.
+//! The hash chain that makes changes of the journal's past detectable: to alter an entry one must
+//! alter all later ones, and the last hash is known elsewhere: in the head record, in the rows of
+//! releases and checkpoints, and in every journal page that someone has read.
 //!
-//! There is no secret in it. Who may write to the database and alters an entry, all after it, and
-//! every row that knows a hash of them, is found out only by a copy of a hash that is kept
-//! elsewhere.
+//! The chain has no secret. If somebody with write access alters an entry, all later ones and every
+//! row that has their hashes, only a hash kept outside of the database reveals it.
 
 use sha2::{Digest, Sha256};
 
@@ -12,10 +11,10 @@ use super::{JournalEntry, NewJournalEntry};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
 use crate::model::hex;
 
-/// What stands in for the hash before the first entry.
+/// The previous hash of the first entry.
 pub(super) const GENESIS: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The fields of an entry as they are hashed: `before` and `after` are the texts that are stored.
+/// The hashed fields of an entry; `before` and `after` are the stored texts.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Text<'a> {
     pub(super) at: &'a str,
@@ -41,8 +40,8 @@ impl<'a> Text<'a> {
     }
 }
 
-/// The hash of an entry that follows one with the hash `previous`: SHA-256 over that hash in
-/// hexadecimal, a line feed, and the entry's fields as a JSON array.
+/// The hash of an entry: SHA-256 over the previous hash in hexadecimal, a line feed, and the
+/// entry's fields as a JSON array.
 pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
     let Text {
         at,
@@ -61,8 +60,7 @@ pub(super) fn hash(previous: &str, sequence: u64, text: &Text<'_>) -> String {
     hex::encode(&digest.finalize())
 }
 
-/// Whether entries, in their order, follow from each other. The first may have lost those before
-/// it, which are then not missed.
+/// Verifies that entries follow from each other. Entries missing before the first are not detected.
 pub(super) fn verify(entries: &[JournalEntry]) -> AuditVerdict {
     let mut finding = None;
     let mut previous: Option<(u64, &str)> = None;
@@ -103,8 +101,7 @@ pub(super) fn altered(sequence: u64) -> AuditFinding {
         sequence,
         kind: AuditFindingKind::Altered,
         detail: format!(
-            "entry {sequence} does not follow from the one before it: it was altered, or another \
-             was put in its place"
+            "entry {sequence} does not follow from the entry before it: it was altered or replaced"
         ),
     }
 }

@@ -1,8 +1,7 @@
-//! Whether the files that a database is open on are still those that a restart would find.
+//! Detects whether the files of an open database are still those that a restart would open.
 //!
-//! SQLite goes on writing to a file that was removed or moved, and calls it committed. So the files
-//! are compared with what their names lead to, before a change is written and again before it is
-//! acknowledged.
+//! SQLite keeps writing to a file that was removed or moved, and reports a commit. So the files are
+//! compared with their names before a change is written and again before it is acknowledged.
 
 use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File, Metadata};
@@ -10,7 +9,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// Which file it is, whatever its name.
+/// The identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {
     device: u64,
@@ -25,7 +24,7 @@ impl FileIdentity {
         }
     }
 
-    /// `None` when nothing has this name.
+    /// `None` if no file has this name.
     fn at(path: &Path) -> io::Result<Option<FileIdentity>> {
         match fs::metadata(path) {
             Ok(metadata) => Ok(Some(FileIdentity::of(&metadata))),
@@ -48,25 +47,26 @@ pub(super) struct DatabaseFiles {
     directory: PathBuf,
     files: Vec<(&'static str, FileIdentity)>,
     identity: FileIdentity,
-    /// The database. Not to be closed while SQLite has it open: that would end SQLite's locks.
+    /// The database. Must not be closed while SQLite has it open: that would release SQLite's
+    /// locks.
     database: File,
 }
 
-/// What is no longer where it was.
+/// A file that is no longer where it was.
 #[derive(Debug)]
 pub(super) enum MissingFile {
     /// The directory is gone.
     Directory,
-    /// Nothing has this file's name any more.
+    /// The file no longer exists under this name.
     Gone(&'static str),
-    /// Another file has this name now.
+    /// Another file has this name.
     Replaced(&'static str),
-    /// It cannot be looked at.
+    /// The file cannot be checked.
     Unknown(&'static str, io::Error),
 }
 
 impl DatabaseFiles {
-    /// The files `names` in `directory`, all of which must be there; the first is the database.
+    /// Notes the files `names` in `directory`, which must all exist; the first is the database.
     pub(super) fn note(directory: &Path, names: [&'static str; 3]) -> io::Result<DatabaseFiles> {
         let mut files = Vec::new();
         for name in names {
@@ -84,12 +84,12 @@ impl DatabaseFiles {
         })
     }
 
-    /// Which file the database is.
+    /// The identity of the database file.
     pub(super) fn database(&self) -> FileIdentity {
         self.identity
     }
 
-    /// Whether all are still there.
+    /// Checks that all files are still there.
     pub(super) fn check(&self) -> Result<(), MissingFile> {
         for (name, identity) in &self.files {
             match FileIdentity::at(&self.directory.join(name)) {
@@ -103,7 +103,7 @@ impl DatabaseFiles {
         Ok(())
     }
 
-    /// Whether the database has no name left at all: it was removed, not moved.
+    /// Whether the database file has no name left: it was removed, not moved.
     pub(super) fn is_removed(&self) -> bool {
         self.database
             .metadata()
@@ -118,7 +118,7 @@ impl Display for MissingFile {
             MissingFile::Gone(name) => write!(formatter, "{name} is gone"),
             MissingFile::Replaced(name) => write!(formatter, "{name} was replaced by another file"),
             MissingFile::Unknown(name, error) => {
-                write!(formatter, "{name} cannot be looked at: {error}")
+                write!(formatter, "{name} cannot be checked: {error}")
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The lock that one process holds on a store's directory.
+//! The lock of one process on a store's directory.
 //!
-//! It is a lock of the open file (`flock`), so it ends with the process that holds it, however that
-//! ends, and it can be handed over: a process that inherits the descriptor holds the same lock.
+//! It is a lock of the open file (`flock`), so it ends with the process however that ends, and can
+//! be handed over: a process that inherits the descriptor holds the same lock.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, Write};
@@ -13,32 +13,31 @@ use std::time::{Duration, Instant};
 use super::StoreError;
 use super::files::FileIdentity;
 
-/// The file that is locked, in the store's directory. It holds the number of the process that
-/// locked it last.
+/// The lock file in the store's directory. It has the pid of the last process that locked it.
 pub(super) const FILE: &str = "weighbridge.lock";
 
-/// How long a start waits for a holder that is about to end.
+/// How long a start waits for a holder that is shutting down.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two attempts.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The locked file; the lock ends when it is closed.
+/// The locked file; closing it releases the lock.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 /// Why the lock is not held.
 #[derive(Debug)]
 pub(super) enum LockError {
-    /// Another process holds it; its number, if it is known.
+    /// Another process holds it; with its pid if known.
     Held(Option<u32>),
-    /// The file system has no locks, or fails.
+    /// The file system has no locks, or failed.
     Unusable(io::Error),
-    /// The file cannot be made or opened.
+    /// The file cannot be created or opened.
     Closed(io::Error),
 }
 
 impl Lock {
-    /// Locks the directory, which must be there; waits up to `patience` for another holder to end.
+    /// Locks the directory, which must exist; waits up to `patience` for another holder.
     pub(super) fn acquire(directory: &Path, patience: Duration) -> Result<Lock, LockError> {
         let until = Instant::now() + patience;
         loop {
@@ -53,7 +52,7 @@ impl Lock {
         }
     }
 
-    /// `None` when the file was taken away in between.
+    /// `None` if the file was removed in between.
     fn attempt(directory: &Path) -> Result<Option<Lock>, LockError> {
         let path = directory.join(FILE);
         let opened = OpenOptions::new()
@@ -73,7 +72,7 @@ impl Lock {
         if ours.map_err(LockError::Closed)? != there.map_err(LockError::Closed)? {
             return Ok(None);
         }
-        // The number is for people; a full disk must not keep the proxy from starting.
+        // The pid is information only; a full disk must not keep the proxy from starting.
         let _ = file
             .set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()));
@@ -82,7 +81,7 @@ impl Lock {
 }
 
 impl Lock {
-    /// Whether the directory still has the file that is locked.
+    /// Whether the directory still has the locked file.
     pub(super) fn is_in(&self, directory: &Path) -> bool {
         let ours = self
             .0
@@ -93,7 +92,7 @@ impl Lock {
     }
 }
 
-/// For a successor that is to hold the same lock.
+/// For a successor process that inherits the lock.
 impl AsFd for Lock {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -108,7 +107,7 @@ fn holder(file: &mut File) -> Option<u32> {
 }
 
 impl LockError {
-    /// For people who start a proxy.
+    /// The error with advice for the operator.
     pub(super) fn refusal(&self, directory: &Path) -> StoreError {
         let (reason, advice) = match self {
             LockError::Held(pid) => (
@@ -116,11 +115,11 @@ impl LockError {
                     Some(pid) => format!("another process uses it (pid {pid})"),
                     None => "another process uses it".to_owned(),
                 },
-                "end that process, or name another directory as store.path".to_owned(),
+                "stop that process, or set store.path to another directory".to_owned(),
             ),
             LockError::Unusable(error) => (
                 format!("its file system cannot lock {FILE}: {error}"),
-                "name a directory on a local file system as store.path: without locks two \
+                "set store.path to a directory on a local file system: without locks two \
                  processes could write to it"
                     .to_owned(),
             ),

@@ -1,4 +1,4 @@
-//! A store that ends with the process, for proxies that are configured without one.
+//! A store in memory, for proxies configured without one on disk.
 
 use std::collections::VecDeque;
 
@@ -6,21 +6,21 @@ use serde_json::Value;
 
 use super::{Backend, ChangeRecord, Committed, JournalEntry, ReleaseRecord, StoreError, chain};
 
-/// Entries that are kept; older ones are forgotten.
+/// Journal entries that are kept; older ones are dropped.
 const ENTRIES_MAX: usize = 4096;
 
-/// Releases that are kept, and evidence bundles. Of releases the oldest that has ended is
-/// forgotten, so those under way, one for each service, stay.
+/// Releases and evidence bundles that are kept. The oldest ended release is dropped, so releases in
+/// progress, one per service, stay.
 const RELEASES_MAX: usize = 100;
 
-/// The journal and the releases in memory. Live state need not be kept: the controller has it, and
-/// nothing reads it back.
+/// Journal and releases in memory. Live state is not kept: the controller has it, and nothing reads
+/// it back.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
     entries: VecDeque<JournalEntry>,
     /// In the order in which they began.
     releases: Vec<ReleaseRecord>,
-    /// In the order in which they were first put.
+    /// In the order of their first write.
     evidence: VecDeque<(String, Value)>,
 }
 
@@ -96,7 +96,7 @@ impl Backend for Memory {
             .collect())
     }
 
-    /// Not kept: a checkpoint is read at a start, and none follows.
+    /// Not kept: checkpoints are read at a start only.
     fn checkpoint(&mut self, id: &str, _: &Value) -> Result<bool, StoreError> {
         Ok(self
             .releases

@@ -1,18 +1,18 @@
-//! What survives a restart: the live state of every service, and the journal of who changed it.
+//! The persistent store: the live state of every service, and the journal of changes.
 //!
 //! A change and its journal entry are one transaction, and a commit is reported as durable only
-//! after the disk has confirmed it. A commit that failed is an error and stays one: it is never
-//! tried again as if the first try might have worked, since a kernel that failed to write a page
-//! may have dropped it.
+//! after the disk has confirmed it. A failed commit is an error and stays one: it is never retried
+//! as if the first attempt might have worked, since a kernel that failed to write a page may have
+//! dropped it.
 //!
-//! Checkpoints of releases and their evidence are written beside that, each in a transaction of its
-//! own: none of them can make a change fail. What happened in a release, request by request, goes
-//! to a file of its own ([`Recording`]).
+//! Checkpoints and evidence of releases are written beside that, each in its own transaction: none
+//! of them can make a change fail. What happened in a release, request by request, goes to a
+//! separate file ([`Recording`]).
 //!
-//! All work but recordings is done by one thread of its own, so that a slow disk keeps nobody else
-//! waiting. One process at a time has the directory (`lock`); a process that takes over is to be
-//! given the lock's descriptor. What was written to files that are no longer in the directory is
-//! not called durable (`files`).
+//! All work but recordings runs on one thread, so that a slow disk blocks nobody else. One process
+//! at a time may use the directory (`lock`); a successor process must inherit the lock's
+//! descriptor. Writes to files that are no longer in the directory are not called durable
+//! (`files`).
 
 mod chain;
 mod files;
@@ -47,13 +47,12 @@ pub use record::{
 };
 pub use recording::Recording;
 
-/// Requests that may wait for the thread. The controller has at most a few outstanding for each
+/// Requests that may wait for the store's thread. The controller has at most a few outstanding per
 /// service; when this many wait, the disk hangs.
 const WAITING_MAX: usize = 256;
 
-/// How many of those may be something else than commits. Checkpoints are written every second, and
-/// the journal is read by whoever likes; behind a disk that hangs they must not take the places of
-/// the brakes.
+/// How many of those may be other than commits. Checkpoints are written every second and anyone may
+/// read the journal; while the disk hangs they must not take the queue space of rollbacks.
 const OTHERS_WAITING_MAX: usize = 64;
 
 /// A handle on the store; cheap to clone. The thread ends after the last one is dropped.
@@ -61,31 +60,31 @@ const OTHERS_WAITING_MAX: usize = 64;
 pub struct Store {
     requests: SyncSender<Request>,
     durable: bool,
-    /// Requests other than commits that wait.
+    /// Number of waiting requests other than commits.
     others: Arc<AtomicUsize>,
     recordings: Option<Arc<Path>>,
     sticky_secret: Option<StickySecret>,
     directory: Option<Arc<Path>>,
-    /// Whether the journal is being verified.
+    /// Whether a verification of the journal is running.
     verifying: Arc<AtomicBool>,
 }
 
-/// What the store keeps its records in. Runs in the store's thread and may block.
+/// A storage backend. Runs on the store's thread and may block.
 pub trait Backend: Send {
-    /// Whether what is committed survives the process.
+    /// Whether commits survive the process.
     fn durable(&self) -> bool;
 
-    /// Writes the change and its journal entry, both or none.
+    /// Writes a change and its journal entry, both or none.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Write`] when it is not, or not certainly, on disk.
+    /// [`StoreError::Write`] if it is not, or not certainly, on disk.
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError>;
 
-    /// Called after a failed commit has been answered: time to make sure of what is on disk.
+    /// Called after a failed commit was reported, to re-establish what is on disk.
     fn recover(&mut self) {}
 
-    /// Entries of the journal before `before` (all without), newest first, at most `limit`.
+    /// Journal entries before `before` (or all), newest first, at most `limit`.
     ///
     /// # Errors
     ///
@@ -93,16 +92,15 @@ pub trait Backend: Send {
     fn audit(&mut self, before: Option<u64>, limit: usize)
     -> Result<Vec<JournalEntry>, StoreError>;
 
-    /// Replaces what is known of a release under way. False, and nothing is written, for one that
-    /// has ended or that the store does not know.
+    /// Replaces the checkpoint of a release in progress. Returns false, and writes nothing, for a
+    /// release that has ended or does not exist.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
 
-    /// Writes pieces of what is known of a release under way, beside its checkpoint; of any other
-    /// release nothing.
+    /// Writes parts of the checkpoint of a release in progress; ignored for any other release.
     ///
     /// # Errors
     ///
@@ -111,8 +109,8 @@ pub trait Backend: Send {
         Ok(())
     }
 
-    /// Keeps, or replaces, the answer to a write that may be repeated; without one, forgets what
-    /// was kept with its change. Nothing to do where nothing is found after a restart.
+    /// Stores or replaces the response to an idempotent write; `None` removes the one stored with
+    /// its change. A backend in memory does nothing.
     ///
     /// # Errors
     ///
@@ -139,16 +137,15 @@ pub trait Backend: Send {
     /// [`StoreError::Read`].
     fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError>;
 
-    /// Keeps, or replaces, the evidence of a release that has ended, and its row. A row that says
-    /// nothing of an end yet stays as it is: the change that ends the release is on its way, or
-    /// was refused.
+    /// Stores or replaces the evidence of an ended release, and updates its row. A row that is not
+    /// ended yet stays unchanged: the change that ends the release is queued, or was refused.
     ///
     /// # Errors
     ///
     /// [`StoreError::Write`]. Commits are not affected.
     fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError>;
 
-    /// The evidence of a release, if there is any and it is still kept.
+    /// The evidence of a release, if it exists and is still kept.
     ///
     /// # Errors
     ///
@@ -156,66 +153,65 @@ pub trait Backend: Send {
     fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError>;
 }
 
-/// Why the store did not do what was asked.
+/// Why the store did not carry out a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The database cannot be used; says what to do.
+    /// The database cannot be used; with advice.
     #[error("the store in {path} cannot be used: {reason}; {advice}")]
     Open {
         /// The directory or file.
         path: String,
-        /// What is wrong.
+        /// The problem.
         reason: String,
-        /// What an operator can do about it.
+        /// What an operator can do.
         advice: String,
     },
     /// A change was not written.
     #[error("{0}")]
     Write(String),
-    /// The journal, or something of a release, could not be read.
+    /// The journal or a release could not be read.
     #[error("{0}")]
     Read(String),
-    /// The journal is being verified already; one at a time is.
-    #[error("the journal is being verified already; ask again")]
+    /// A verification is already running; only one runs at a time.
+    #[error("the journal is already being verified; try again later")]
     Verifying,
-    /// The disk has not answered for so long that no more requests are queued.
-    #[error("the disk does not answer")]
-    Hangs,
+    /// The disk has not responded for so long that no more requests are queued.
+    #[error("the disk does not respond")]
+    Stalled,
     /// The store's thread has ended.
     #[error("the store has stopped")]
     Stopped,
 }
 
 enum Request {
-    Commit(
-        Box<ChangeRecord>,
-        oneshot::Sender<Result<Committed, StoreError>>,
-    ),
-    /// Anything else: done with the backend, or answered with the reason why it cannot be.
+    Commit(Box<ChangeRecord>, ReplySender<Committed>),
+    /// Anything else: run on the backend, or replied to with the reason why it cannot be.
     Other(Work),
 }
 
 type Work = Box<dyn FnOnce(Result<&mut dyn Backend, StoreError>) + Send>;
 
-/// A place in the queue of a request that is no commit.
+/// A queue slot of a request other than a commit.
 struct QueuePermit(Arc<AtomicUsize>);
 
-/// What the store was asked for.
+/// Where the store sends a reply.
+type ReplySender<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// A pending reply of the store.
 #[derive(Debug)]
 pub struct StoreReply<T>(oneshot::Receiver<Result<T, StoreError>>);
 
-/// A commit that has been asked for. Dropping it withdraws the change if the thread has not begun
-/// with it.
+/// A requested commit. Dropping it withdraws the change unless the thread has begun it.
 pub type Commit = StoreReply<Committed>;
 
 impl Store {
-    /// Opens the store that `options` name and reads what it holds. Blocks; meant for the start of
-    /// the program.
+    /// Opens the store of `options` and reads its state. Blocks; meant for the start of the
+    /// program.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Open`] when the directory cannot be made or the database is damaged, newer, or
-    /// not ours.
+    /// [`StoreError::Open`] if the directory cannot be created, or the database is damaged, newer,
+    /// or not a weighbridge database.
     pub fn open(options: &Options) -> Result<(Store, LoadedState), StoreError> {
         let Some(directory) = &options.path else {
             let store = Store::over(Box::<memory::Memory>::default())?;
@@ -231,11 +227,11 @@ impl Store {
         Ok((store, loaded))
     }
 
-    /// A store that keeps its records in `backend`.
+    /// A store on `backend`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Stopped`] when the system gives no thread.
+    /// [`StoreError::Stopped`] if no thread can be started.
     pub fn over(backend: Box<dyn Backend>) -> Result<Store, StoreError> {
         let durable = backend.durable();
         let (requests, receiver) = sync_channel(WAITING_MAX);
@@ -254,40 +250,40 @@ impl Store {
         })
     }
 
-    /// Whether what is committed survives the process.
+    /// Whether commits survive the process.
     pub fn is_durable(&self) -> bool {
         self.durable
     }
 
-    /// What sticky cookies are signed with, the same after each restart: made with the store, and
-    /// on disk before anybody is told. None where nothing survives the process.
+    /// The signing secret of sticky cookies, stable across restarts: created with the store and on
+    /// disk before it is used. `None` if the store is not durable.
     pub fn sticky_secret(&self) -> Option<StickySecret> {
         self.sticky_secret
     }
 
-    /// Asks for a change to be written; changes are written in the order in which they are asked
-    /// for. Never waits: the future does.
+    /// Requests a commit; changes are written in the order of the requests. Never blocks; the
+    /// future waits.
     pub fn commit(&self, change: ChangeRecord) -> Commit {
         let (reply, answer) = oneshot::channel();
         self.ask(Request::Commit(Box::new(change), reply));
         StoreReply(answer)
     }
 
-    /// Entries of the journal before `before` (all without), newest first, at most `limit`.
+    /// Journal entries before `before` (or all), newest first, at most `limit`.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Read`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn audit(&self, before: Option<u64>, limit: usize) -> StoreReply<Vec<JournalEntry>> {
         self.read(move |backend| backend.audit(before, limit))
     }
 
-    /// Whether the whole journal is as it was written. Reads on a connection and a thread of its
-    /// own, so that a long journal keeps no change waiting; one at a time.
+    /// Verifies the whole journal. Uses its own connection and thread, so that a long journal
+    /// delays no change; one runs at a time.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Hangs`],
+    /// [`StoreError::Read`], [`StoreError::Verifying`], [`StoreError::Stalled`],
     /// [`StoreError::Stopped`].
     pub fn verify(&self) -> StoreReply<AuditVerdict> {
         let Some(directory) = self.directory.clone() else {
@@ -318,32 +314,31 @@ impl Store {
         StoreReply(answer)
     }
 
-    /// Replaces what is known of a release under way: one checkpoint each, on disk when the answer
-    /// is true. Nothing is written, and the answer is false, when the store does not know the
-    /// release, or knows that it has ended; so a late checkpoint brings nothing back. Written
-    /// also when the future is dropped.
+    /// Replaces the checkpoint of a release in progress; on disk when the reply is true. The reply
+    /// is false, and nothing is written, if the release does not exist or has ended, so that a late
+    /// checkpoint restores nothing. Also written if the future is dropped.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Write`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn checkpoint(&self, id: &str, state: Value) -> StoreReply<bool> {
         let id = id.to_owned();
         self.write(move |backend| backend.checkpoint(&id, &state))
     }
 
-    /// Keeps the answer to a write as it was given, or, without one, forgets what was kept with its
-    /// change: it was not made after all. In the order of the commits; written also when the
-    /// future is dropped.
+    /// Stores the response to an idempotent write as it was sent; `None` removes the one stored
+    /// with its change, which was not made. In the order of the commits; also written if the future
+    /// is dropped.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Write`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn keep_answer(&self, key: IdempotencyKey, answer: Option<KeptAnswer>) -> StoreReply<()> {
         self.write(move |backend| backend.keep_answer(&key, answer.as_ref()))
     }
 
-    /// The same with those pieces that have changed. They are written after the state, so that a
-    /// process that is killed between finds in it all that they refer to.
+    /// The same, with the parts that have changed. They are written after the state, so that a
+    /// process killed in between finds in it everything that they refer to.
     ///
     /// # Errors
     ///
@@ -368,51 +363,50 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Read`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn releases(&self, service: &str, limit: usize) -> StoreReply<Vec<ReleaseRecord>> {
         let service = service.to_owned();
         self.read(move |backend| backend.releases(&service, limit))
     }
 
-    /// One release, also one that has ended.
+    /// One release, also an ended one.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Read`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn release(&self, id: &str) -> StoreReply<Option<ReleaseRecord>> {
         let id = id.to_owned();
         self.read(move |backend| backend.release(&id))
     }
 
-    /// Keeps, or replaces, the evidence of a release that has ended, and its row, so that both tell
-    /// the same. The oldest bundles give way, and so do the service's oldest releases that have
-    /// ended, so that a bounded number of both is kept. Written also when the future is
-    /// dropped.
+    /// Stores or replaces the evidence of an ended release, and its row, so that both agree. The
+    /// oldest bundles and the service's oldest ended releases are removed to stay within the
+    /// bounds. Also written if the future is dropped.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Write`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Write`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn put_evidence(&self, release: ReleaseRecord, bundle: Value) -> StoreReply<()> {
         self.write(move |backend| backend.put_evidence(&release, &bundle))
     }
 
-    /// The evidence of a release, if there is any and it is still kept.
+    /// The evidence of a release, if it exists and is still kept.
     ///
     /// # Errors
     ///
-    /// [`StoreError::Read`], [`StoreError::Hangs`], [`StoreError::Stopped`].
+    /// [`StoreError::Read`], [`StoreError::Stalled`], [`StoreError::Stopped`].
     pub fn evidence(&self, id: &str) -> StoreReply<Option<Value>> {
         let id = id.to_owned();
         self.read(move |backend| backend.evidence(&id))
     }
 
-    /// Begins, or goes on with, the recording of a release; none without a directory, or for an
-    /// identity that cannot name a file.
+    /// Begins or continues the recording of a release; `None` without a directory, or for an id
+    /// that cannot be a file name.
     pub fn record(&self, id: &str) -> Option<Recording> {
         Recording::begin(&self.recording(id)?)
     }
 
-    /// Where the recording of a release is, if there is one.
+    /// The path of a release's recording, if it exists.
     pub fn recording(&self, id: &str) -> Option<PathBuf> {
         recording::path(self.recordings.as_deref()?, id)
     }
@@ -424,7 +418,7 @@ impl Store {
         self.other(|backend, reply| drop(reply.send(work(backend))))
     }
 
-    /// As a commit: first the answer to a failure, then the way out of it.
+    /// Like a commit: the error is reported first, then the backend recovers.
     fn write<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut dyn Backend) -> Result<T, StoreError> + Send + 'static,
@@ -434,7 +428,10 @@ impl Store {
             let error = written.as_ref().err().cloned();
             drop(reply.send(written));
             if let Some(error) = error {
-                tracing::warn!(%error, "a checkpoint, the evidence of a release or the answer to a write was not written to the store");
+                tracing::warn!(
+                    %error,
+                    "a checkpoint, evidence or a response was not written to the store"
+                );
                 backend.recover();
             }
         })
@@ -442,11 +439,11 @@ impl Store {
 
     fn other<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut dyn Backend, oneshot::Sender<Result<T, StoreError>>) + Send + 'static,
+        work: impl FnOnce(&mut dyn Backend, ReplySender<T>) + Send + 'static,
     ) -> StoreReply<T> {
         let (reply, answer) = oneshot::channel();
-        match QueuePermit::among(&self.others) {
-            None => drop(reply.send(Err(StoreError::Hangs))),
+        match QueuePermit::try_acquire(&self.others) {
+            None => drop(reply.send(Err(StoreError::Stalled))),
             Some(place) => self.ask(Request::Other(Box::new(move |backend| {
                 drop(place);
                 match backend {
@@ -458,11 +455,11 @@ impl Store {
         StoreReply(answer)
     }
 
-    /// A request that cannot be queued is answered at once.
+    /// A request that cannot be queued is replied to at once.
     fn ask(&self, request: Request) {
         match self.requests.try_send(request) {
             Ok(()) => {}
-            Err(TrySendError::Full(request)) => request.refuse(StoreError::Hangs),
+            Err(TrySendError::Full(request)) => request.refuse(StoreError::Stalled),
             Err(TrySendError::Disconnected(request)) => request.refuse(StoreError::Stopped),
         }
     }
@@ -470,7 +467,7 @@ impl Store {
 
 impl Request {
     fn refuse(self, error: StoreError) {
-        // Whoever asked may have gone; then nobody needs the answer.
+        // The caller may be gone; then nobody needs the reply.
         match self {
             Request::Commit(_, reply) => drop(reply.send(Err(error))),
             Request::Other(work) => work(Err(error)),
@@ -479,9 +476,9 @@ impl Request {
 }
 
 impl QueuePermit {
-    fn among(others: &Arc<AtomicUsize>) -> Option<QueuePermit> {
+    fn try_acquire(others: &Arc<AtomicUsize>) -> Option<QueuePermit> {
         let place = QueuePermit(Arc::clone(others));
-        // One too many is given back by the drop.
+        // The drop of the permit undoes an excess count.
         (others.fetch_add(1, Ordering::Relaxed) < OTHERS_WAITING_MAX).then_some(place)
     }
 }
@@ -502,17 +499,17 @@ impl<T> Future for StoreReply<T> {
     }
 }
 
-/// Whether the journal of the store at `path` is as it was written: the directory, or the database
-/// in it. A proxy may be running on it; nothing is written.
+/// Verifies the journal of the store at `path`: the directory, or the database file in it. A proxy
+/// may be using it; nothing is written.
 ///
 /// # Errors
 ///
-/// [`StoreError::Open`] when there is no store, [`StoreError::Read`] when it cannot be read.
+/// [`StoreError::Open`] if there is no store, [`StoreError::Read`] if it cannot be read.
 pub fn verify(path: &Path) -> Result<AuditVerdict, StoreError> {
     sqlite::verify_at(path)
 }
 
-/// The thread: one request after the other, until no handle is left.
+/// The store's thread: handles requests in order until the last handle is dropped.
 fn serve(mut backend: Box<dyn Backend>, requests: &Receiver<Request>) {
     for request in requests {
         match request {
@@ -522,7 +519,11 @@ fn serve(mut backend: Box<dyn Backend>, requests: &Receiver<Request>) {
                 let error = committed.as_ref().err().cloned();
                 let _ = reply.send(committed);
                 if let Some(error) = error {
-                    tracing::error!(%error, action = change.entry.action, "a change was not written to the store");
+                    tracing::error!(
+                        %error,
+                        action = change.entry.action,
+                        "a change was not written to the store"
+                    );
                     backend.recover();
                 }
             }

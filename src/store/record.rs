@@ -1,4 +1,4 @@
-//! The records that are kept.
+//! The stored records.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -12,77 +12,76 @@ pub struct ServiceRecord {
     /// The service.
     #[serde(skip)]
     pub name: String,
-    /// Grows by one with each accepted change.
+    /// Incremented with each accepted change.
     #[serde(skip)]
     pub revision: u64,
-    /// Upstream to weight.
+    /// Weights by upstream.
     pub weights: BTreeMap<String, Weight>,
     /// The upstream that last held 100 percent.
     pub baseline: String,
-    /// The baseline before this one.
+    /// The previous baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub previous_baseline: Option<String>,
-    /// Grows by one whenever the weights leave a state in which one upstream held all; salts the
+    /// Incremented whenever the weights leave a state in which one upstream held all; salts the
     /// split.
     pub generation: u64,
-    /// How many releases it has had; the next is numbered one more.
+    /// Number of releases so far; the next release gets the next number.
     #[serde(default)]
     pub releases: u64,
-    /// Builds whose release was rolled back, and how often that was tried.
+    /// Builds whose release was rolled back, with the number of attempts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attempts: BTreeMap<String, u32>,
-    /// When these weights were asked for (RFC 3339).
+    /// When these weights were requested (RFC 3339).
     pub since: String,
-    /// Why, as given.
+    /// The reason given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A release, as it is to be found after a restart.
+/// A release as it is restored after a restart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReleaseRecord {
-    /// Its identity.
+    /// Its id.
     pub id: String,
     /// The service.
     pub service: String,
-    /// Counts the releases of the service, from 1.
+    /// Number of the release within its service, from 1.
     pub number: u64,
-    /// Whether nothing follows any more.
+    /// Whether the release has ended.
     pub ended: bool,
-    /// The rest, which the store does not read.
+    /// The rest, which is opaque to the store.
     pub state: Value,
 }
 
-/// One transaction: new states of services and releases, and the journal entry that says why.
+/// One transaction: new states of services and releases, and the journal entry.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChangeRecord {
-    /// The services that change, as they are to be.
+    /// The changed services, in their new state.
     pub services: Vec<ServiceRecord>,
-    /// The releases that begin or change, as they are to be.
+    /// The new or changed releases, in their new state.
     pub releases: Vec<ReleaseRecord>,
     /// The journal entry.
     pub entry: NewJournalEntry,
-    /// The answer to whoever asked for it, if they may repeat that: what they get when they do
-    /// after a restart.
+    /// The response to an idempotent request, for clients that repeat it after a restart.
     pub answer: Option<KeptAnswer>,
-    /// Whether the change is in effect already (it moves traffic towards the baseline). Such a
-    /// change stays if its write was reported as failed and yet turns up on disk; any other is
-    /// then undone.
+    /// Whether the change is already in effect (it moves traffic towards the baseline). If its
+    /// write is reported as failed but is found on disk, such a change is kept; any other is
+    /// undone.
     pub in_effect: bool,
 }
 
-/// A journal entry before it has its place.
+/// A journal entry without its sequence number.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NewJournalEntry {
-    /// When (RFC 3339).
+    /// Time (RFC 3339).
     pub at: String,
-    /// Who.
+    /// Who made the change.
     pub actor: String,
-    /// What.
+    /// The action.
     pub action: String,
-    /// Which service, if one.
+    /// The service, if there is one.
     pub service: Option<String>,
-    /// Why, as given.
+    /// The reason given.
     pub reason: Option<String>,
     /// The state before.
     pub before: Value,
@@ -90,18 +89,18 @@ pub struct NewJournalEntry {
     pub after: Value,
 }
 
-/// A journal entry in its place.
+/// A journal entry with its sequence number and hash.
 #[derive(Clone, Debug, PartialEq)]
 pub struct JournalEntry {
-    /// Grows by one with each entry.
+    /// Incremented with each entry.
     pub sequence: u64,
-    /// What it says.
+    /// The content.
     pub entry: NewJournalEntry,
     /// SHA-256 over the previous entry's hash and this entry, in hexadecimal.
     pub hash: String,
 }
 
-/// A change that was made.
+/// A committed change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The sequence number of its journal entry.
@@ -110,27 +109,27 @@ pub struct Committed {
     pub durable: bool,
 }
 
-/// A piece of what is known of a release under way, which is written when it changes.
+/// A part of the checkpoint of a release, written when it changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReleasePart {
-    /// What it is of.
+    /// The kind of data.
     pub kind: u8,
-    /// Which of that kind.
+    /// The number within the kind.
     pub number: u32,
-    /// What it says, which the store does not read; `None` takes it away.
+    /// The content, which is opaque to the store; `None` removes the part.
     pub state: Option<Vec<u8>>,
 }
 
-/// What the store held at the start.
+/// The content of the store at the start.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LoadedState {
-    /// By name, also of services that the configuration no longer has.
+    /// By name, including services that the configuration no longer has.
     pub services: Vec<ServiceRecord>,
-    /// Those under way, and the last that ended of each service; by service and number.
+    /// Releases in progress, and the last ended one of each service; by service and number.
     pub releases: Vec<ReleaseRecord>,
-    /// The last checkpoint of each release under way that has one, by its identity.
+    /// The last checkpoint of each release in progress that has one, by release id.
     pub checkpoints: BTreeMap<String, Value>,
-    /// Answers to writes that may be repeated, the oldest first.
+    /// Stored responses to idempotent writes, oldest first.
     pub answers: Vec<KeptAnswer>,
     /// The parts of those checkpoints, by kind and number.
     pub parts: BTreeMap<String, Vec<ReleasePart>>,

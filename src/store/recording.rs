@@ -1,8 +1,8 @@
-//! What happened in a release, one JSON text a line, for replays with other limits.
+//! Recordings of releases, one JSON text per line, for replays with other limits.
 //!
-//! A recording has no gap: with the first line that cannot be kept it ends, and a last line says
-//! so. Nobody waits for it. The lines go through a bounded channel to a thread that does nothing
-//! else, so that a slow disk costs the recording and not the release.
+//! A recording has no gap: it ends at the first line that cannot be written, with a last line that
+//! says so. Callers never block: lines go through a bounded channel to a thread of its own, so that
+//! a slow disk costs the recording and not the release.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
@@ -13,7 +13,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-/// The folder of the recordings, in the store's directory.
+/// The directory of recordings, in the store's directory.
 pub(super) const FOLDER: &str = "recordings";
 
 /// The longest recording in bytes, without its last line: some hundred thousand cohorts.
@@ -25,18 +25,18 @@ const LINE_BYTES_MAX: usize = 1 << 20;
 /// Lines that may wait for the disk.
 const WAITING_MAX: usize = 1024;
 
-/// Recordings that are kept; when one begins, those that were not touched for longest go.
+/// Recordings that are kept; when one begins, the least recently modified are removed.
 const RECORDINGS_MAX: usize = 50;
 
 /// How long a line may stay in memory.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// The longest identity that names a file.
+/// The longest id that is used as a file name.
 const ID_LENGTH_MAX: usize = 200;
 
-/// A recording that is under way. It ends when this is dropped, and goes on when the same release
-/// is recorded again; who does that after a restart adds a line that says so, for what a killed
-/// process had in memory is missing.
+/// A recording in progress. Ends when dropped, and continues if the same release is recorded again;
+/// after a restart the caller adds a line that says so, since a killed process loses what it had in
+/// memory.
 #[derive(Debug)]
 pub struct Recording {
     lines: SyncSender<String>,
@@ -44,7 +44,7 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// None when the system gives no thread. A file that cannot be written shows in
+    /// `None` if no thread can be started. A file that cannot be written shows in
     /// [`Recording::dropped`].
     pub(super) fn begin(path: &Path) -> Option<Recording> {
         let (recording, lines) = Recording::channel();
@@ -60,8 +60,8 @@ impl Recording {
         (Recording { lines, dropped }, receiver)
     }
 
-    /// Adds a line, which has no line feed of its own. Never waits: a line that cannot be taken is
-    /// lost, and so are all after it.
+    /// Adds a line without a line feed. Never blocks; if the line cannot be queued, it and all
+    /// later ones are lost.
     pub fn add(&self, line: String) {
         let has_ended = self.dropped.load(Ordering::Acquire) > 0;
         if has_ended || line.len() > LINE_BYTES_MAX || self.lines.try_send(line).is_err() {
@@ -69,13 +69,13 @@ impl Recording {
         }
     }
 
-    /// Lines that were lost, since the recording began or went on.
+    /// Lines lost since the recording began or continued.
     pub fn dropped(&self) -> u64 {
         self.dropped.load(Ordering::Acquire)
     }
 }
 
-/// Where the recording of a release is; none for an identity that could lead out of the folder.
+/// The path of a release's recording; `None` for an id that could lead out of the directory.
 pub(super) fn path(folder: &Path, id: &str) -> Option<PathBuf> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
     let fits =
@@ -83,8 +83,7 @@ pub(super) fn path(folder: &Path, id: &str) -> Option<PathBuf> {
     fits.then(|| folder.join(format!("{id}.jsonl")))
 }
 
-/// The thread. After a failure the lines that still wait are lost, and so, for want of a receiver,
-/// are all others.
+/// The writer thread. After a failure all waiting and later lines are lost.
 fn run(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU64) {
     if let Err(error) = keep(path, bytes_max, lines, dropped) {
         let waiting = lines.try_iter().count();
@@ -94,7 +93,7 @@ fn run(path: &Path, bytes_max: u64, lines: &Receiver<String>, dropped: &AtomicU6
     }
 }
 
-/// Writes what comes until no more comes or something is lost.
+/// Writes lines until the channel closes or a line is lost.
 fn keep(
     path: &Path,
     bytes_max: u64,
@@ -102,21 +101,20 @@ fn keep(
     dropped: &AtomicU64,
 ) -> io::Result<()> {
     let Some((mut file, mut bytes)) = open(path)? else {
-        return Err(io::Error::other("it was cut short before"));
+        return Err(io::Error::other("it was truncated earlier"));
     };
     loop {
         match lines.recv_timeout(FLUSH) {
             Ok(line) if bytes + line.len() as u64 >= bytes_max => {
-                // This one is lost too, and whoever added it does not know.
+                // This line is lost too, unknown to its sender.
                 dropped.fetch_add(1, Ordering::AcqRel);
-                return end(file, "it is as long as a recording may be");
+                return end(file, "it has reached the size limit of recordings");
             }
             Ok(line) => {
                 bytes += line.len() as u64 + 1;
                 writeln!(file, "{line}")?;
             }
-            // What is added after a loss is not sent, so nothing of what came before it is missing
-            // here.
+            // Lines added after a loss are not sent, so nothing before the loss is missing here.
             Err(_) if dropped.load(Ordering::Acquire) > 0 => {
                 return end(file, "a line was too long, or the disk too slow");
             }
@@ -126,18 +124,18 @@ fn keep(
     }
 }
 
-/// The last line. Its number of lost lines would not be known before the release ends, which nobody
-/// waits for.
+/// Writes the last line. It has no number of lost lines, since that would not be final before the
+/// release ends.
 fn end(mut file: BufWriter<File>, reason: &str) -> io::Result<()> {
     writeln!(file, "{}", serde_json::json!({ "truncated": reason }))?;
     file.flush()?;
     Err(io::Error::other(reason))
 }
 
-/// The file, at its end, and its length; none if its last line says that it has ended.
+/// Opens the file at its end, with its length; `None` if its last line ends the recording.
 fn open(path: &Path) -> io::Result<Option<(BufWriter<File>, u64)>> {
     if let Some(folder) = path.parent() {
-        // Not the store's directory: one that was taken away is for its operator to bring back.
+        // Not the store's directory: if that was removed, its operator must restore it.
         match fs::create_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
@@ -154,7 +152,7 @@ fn open(path: &Path) -> io::Result<Option<(BufWriter<File>, u64)>> {
     file.seek(SeekFrom::Start(begin))?;
     let mut tail = Vec::new();
     file.read_to_end(&mut tail)?;
-    // What a killed process left without its line feed is no line.
+    // A partial line without a line feed, left by a killed process, is discarded.
     let whole = tail
         .iter()
         .rposition(|byte| *byte == b'\n')
@@ -171,8 +169,7 @@ fn open(path: &Path) -> io::Result<Option<(BufWriter<File>, u64)>> {
     Ok((!has_ended).then(|| (BufWriter::new(file), length)))
 }
 
-/// Takes away the recordings that were not touched for longest. What cannot be looked at or removed
-/// stays.
+/// Removes the least recently modified recordings. A file that cannot be read or removed stays.
 fn make_room(folder: &Path, of: &Path) {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let others = entries.filter(|entry| entry.path() != of);
@@ -186,8 +183,7 @@ fn make_room(folder: &Path, of: &Path) {
     }
 }
 
-/// Records lines that are all added before the first is written, and gives the number of those
-/// lost.
+/// Records lines that are all queued before the first is written; returns the number lost.
 #[cfg(test)]
 pub(super) fn in_this_thread(path: &Path, bytes_max: u64, all: &[&str]) -> u64 {
     let (recording, receiver) = Recording::channel();

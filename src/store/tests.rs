@@ -1,4 +1,4 @@
-//! The store over real files.
+//! The store on real files.
 
 mod answers;
 mod custody;
@@ -49,7 +49,10 @@ fn change(revision: u64, green: u16) -> ChangeRecord {
             service: Some("shop".to_owned()),
             reason: None,
             before: serde_json::json!({ "revision": revision - 1 }),
-            after: serde_json::json!({ "weights": { "green": 0.1, "blue": 99.9 }, "revision": revision }),
+            after: serde_json::json!({
+                "weights": { "green": 0.1, "blue": 99.9 },
+                "revision": revision,
+            }),
         },
         answer: None,
         in_effect: false,
@@ -103,7 +106,7 @@ async fn sequences(store: &Store, before: Option<u64>, limit: usize) -> Vec<u64>
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
+async fn acknowledged_changes_survive_a_kill() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("not/there/yet");
     let (store, loaded) = Store::open(&options(&path)).unwrap();
@@ -121,7 +124,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
             }
         );
     }
-    // What a killed process leaves behind is the same files.
+    // A killed process leaves behind the same files.
     let copy = directory.path().join("copy");
     std::fs::create_dir(&copy).unwrap();
     for file in ["weighbridge.db", "weighbridge.db-wal"] {
@@ -137,9 +140,9 @@ async fn what_was_acknowledged_is_there_after_a_restart_without_a_shutdown() {
     }
 }
 
-/// Commits until it is killed, and tells of each commit that was acknowledged.
+/// Commits until it is killed, and reports each acknowledged commit.
 #[tokio::test(flavor = "current_thread")]
-#[ignore = "a process of its own, started and killed by the next test"]
+#[ignore = "a separate process, started and killed by the next test"]
 async fn commits_until_it_is_killed() {
     let Some(path) = std::env::var_os(KILLED) else {
         return;
@@ -159,9 +162,9 @@ const KILLED: &str = "WEIGHBRIDGE_TEST_STORE_TO_BE_KILLED";
 const TELLS: &str = "acknowledged ";
 
 #[test]
-fn a_killed_process_loses_nothing_that_was_acknowledged() {
+fn a_killed_process_loses_no_acknowledged_change() {
     let directory = tempfile::tempdir().unwrap();
-    let mut told = 0;
+    let mut acknowledged = 0;
     for round in 1..=5 {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args([
@@ -177,27 +180,27 @@ fn a_killed_process_loses_nothing_that_was_acknowledged() {
         let mut lines = BufReader::new(child.stdout.take().unwrap())
             .lines()
             .map(Result::unwrap);
-        let mut tell = || {
+        let mut read_report = || {
             lines
                 .by_ref()
                 .find_map(|line| line.strip_prefix(TELLS)?.parse::<u64>().ok())
         };
         for _ in 0..round * 7 {
-            told = tell().unwrap();
+            acknowledged = read_report().unwrap();
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        // What it said before it died counts too.
-        while let Some(more) = tell() {
-            told = more;
+        // What it reported before it died counts too.
+        while let Some(more) = read_report() {
+            acknowledged = more;
         }
         let loaded = Sqlite::open(directory.path()).unwrap().load().unwrap();
-        let kept = loaded.services[0].revision;
-        assert_eq!(loaded.releases, [releases::release(1, kept, false)]);
-        assert!(loaded.checkpoints["shop-1"].as_u64().unwrap() >= told);
+        let stored = loaded.services[0].revision;
+        assert_eq!(loaded.releases, [releases::release(1, stored, false)]);
+        assert!(loaded.checkpoints["shop-1"].as_u64().unwrap() >= acknowledged);
         assert!(
-            kept == told || kept == told + 1,
-            "{told} was acknowledged, and {kept} is there"
+            stored == acknowledged || stored == acknowledged + 1,
+            "{acknowledged} was acknowledged, and {stored} is there"
         );
     }
 }
@@ -238,7 +241,7 @@ fn a_full_disk_refuses_and_changes_nothing() {
 }
 
 #[test]
-fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
+fn a_failed_change_found_on_disk_is_undone_unless_it_is_in_effect() {
     for in_effect in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let mut database = Sqlite::open(directory.path()).unwrap();
@@ -255,7 +258,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
         };
         assert_eq!(database.load().unwrap().services, [expected]);
         if in_effect {
-            // Its next try finds it done.
+            // Its next attempt succeeds at once.
             let again = ChangeRecord {
                 in_effect,
                 ..change(2, 200)
@@ -277,7 +280,7 @@ fn a_change_that_failed_and_turns_up_is_undone_unless_it_is_in_effect() {
 }
 
 #[test]
-fn the_journal_refuses_to_be_altered() {
+fn the_journal_is_append_only() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&change(1, 100)).unwrap();
@@ -297,7 +300,7 @@ fn the_journal_refuses_to_be_altered() {
 }
 
 #[test]
-fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
+fn the_sticky_cookie_secret_is_kept_and_private() {
     use std::os::unix::fs::PermissionsExt;
     let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let secret = |path: &Path| {
@@ -314,14 +317,14 @@ fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
         Store::open(&Options::default()).unwrap().0.sticky_secret(),
         None
     );
-    // As an earlier version has left them.
+    // As an earlier version left them.
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     let file = |name: &str| directory.path().join(name);
     let names = ["weighbridge.db", "weighbridge.db-wal", "weighbridge.db-shm"];
     for name in names {
         std::fs::set_permissions(file(name), std::fs::Permissions::from_mode(0o644)).unwrap();
     }
-    // One process at a time may use it.
+    // Only one process at a time may use it.
     drop(store);
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     assert_eq!(store.sticky_secret(), Some(first));
@@ -333,14 +336,14 @@ fn the_secret_of_sticky_cookies_stays_and_is_the_owners_alone() {
 }
 
 #[test]
-fn the_secret_of_sticky_cookies_is_written_once() {
+fn the_sticky_cookie_secret_is_written_once() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.limit_pages(true);
     let refused = database.sticky_secret();
     database.limit_pages(false);
     let secret = database.sticky_secret().unwrap();
-    // SQLite may have had room for it on a page that it has; if not, the message says what to do.
+    // SQLite may have had space for it on an existing page; if not, the message says what to do.
     match refused {
         Ok(made) => assert_eq!(made, secret),
         Err(error) => assert!(
@@ -348,7 +351,7 @@ fn the_secret_of_sticky_cookies_is_written_once() {
             "{error}"
         ),
     }
-    // A disk that has become full stops no restart.
+    // A full disk blocks no restart.
     database.limit_pages(true);
     assert_eq!(database.sticky_secret().unwrap(), secret);
 }

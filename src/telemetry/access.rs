@@ -1,8 +1,8 @@
 //! The access log: a bounded channel to a thread that formats and writes.
 //!
-//! Formatting happens on the writer's thread, so that a worker pays for moving a record and no
-//! more. When the writer falls behind (a slow disk, a blocked pipe) records are dropped and
-//! counted; requests never wait for a log.
+//! Formatting happens on the writer's thread, so that a worker only pays for moving a record. If
+//! the writer falls behind (a slow disk, a blocked pipe), records are dropped and counted; requests
+//! never wait for the log.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use super::{AccessLogFormat, AccessLogOptions, AccessLogTarget, AccessRecord};
 
-/// Records on their way to the writer; at 100,000 requests per second this bridges 80 ms.
+/// Records that may wait for the writer; at 100,000 requests per second this covers 80 ms.
 const QUEUE: usize = 8 * 1024;
 
-/// Bytes that are collected before they are written, while more records wait.
+/// Bytes buffered before a write while more records wait.
 const CHUNK: usize = 64 * 1024;
 
-/// How long the end of the process waits for the last lines.
+/// How long shutdown waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// One line per request, or nothing at all. A clone writes to the same place.
+/// Writes one line per request, or nothing if off. Clones share the writer.
 #[derive(Clone, Debug, Default)]
 pub struct AccessLog {
     sink: Option<Arc<Sink>>,
@@ -36,11 +36,11 @@ impl AccessLog {
         AccessLog { sink: None }
     }
 
-    /// The access log that `options` asks for; off when there are none.
+    /// The access log for `options`; off without options.
     ///
     /// # Errors
     ///
-    /// When the file cannot be opened for appending, or no thread can be had.
+    /// The file cannot be opened for appending, or no thread can be started.
     pub fn open(options: Option<&AccessLogOptions>) -> io::Result<AccessLog> {
         let Some(options) = options else {
             return Ok(AccessLog::off());
@@ -52,14 +52,13 @@ impl AccessLog {
         })
     }
 
-    /// Whether a record would be written; a caller that would have to build one for nothing asks
-    /// first.
+    /// Whether records are written; callers check this before they build one.
     #[inline]
     pub fn enabled(&self) -> bool {
         self.sink.is_some()
     }
 
-    /// Queues `record`; never waits, and drops the record when the queue is full.
+    /// Queues `record`. Never blocks; drops the record if the queue is full.
     #[inline]
     pub fn log(&self, record: AccessRecord) {
         if let Some(sink) = &self.sink {
@@ -67,14 +66,14 @@ impl AccessLog {
         }
     }
 
-    /// Records that were lost since the start, because the writer was behind or could not write.
+    /// Records lost since the start because the writer was behind or could not write.
     pub fn dropped(&self) -> u64 {
         self.sink
             .as_ref()
             .map_or(0, |sink| sink.shared.dropped.load(Ordering::Relaxed))
     }
 
-    /// Reads [`AccessLog::dropped`], and keeps nothing from being written at the end.
+    /// A reader of [`AccessLog::dropped`] that does not keep the log open.
     pub fn dropped_reader(&self) -> impl Fn() -> u64 + Send + Sync + use<> {
         let shared = self.sink.as_ref().map(|sink| Arc::clone(&sink.shared));
         move || {
@@ -84,8 +83,8 @@ impl AccessLog {
         }
     }
 
-    /// Opens the file anew before the next line, so that a rotated file is let go. Standard output
-    /// stays as it is.
+    /// Reopens the file before the next line, to release a rotated file. No effect on standard
+    /// output.
     pub fn reopen(&self) {
         if let Some(sink) = &self.sink {
             sink.reopen();
@@ -95,7 +94,7 @@ impl AccessLog {
 
 #[derive(Debug)]
 struct Sink {
-    /// `None` only while it is dropped.
+    /// `None` only during drop.
     records: Option<SyncSender<Message>>,
     shared: Arc<Shared>,
     /// Disconnected when the writer has ended.
@@ -114,7 +113,7 @@ struct Shared {
 )]
 enum Message {
     Record(AccessRecord),
-    /// Look at `SharedResponse::reopen`; only wakes the writer.
+    /// Wakes the writer so that it checks for a reopen request.
     Wake,
 }
 
@@ -156,14 +155,13 @@ impl Sink {
     fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
         if let Some(records) = &self.records {
-            // A full queue means that the writer is awake anyway.
+            // If the queue is full, the writer is awake anyway.
             records.try_send(Message::Wake).ok();
         }
     }
 }
 
-/// Waits for the lines that are queued, but not for ever: a blocked pipe must not keep the process
-/// alive.
+/// Waits for queued lines up to a limit: a blocked pipe must not keep the process alive.
 impl Drop for Sink {
     fn drop(&mut self) {
         drop(self.records.take());
@@ -185,7 +183,7 @@ struct Writer {
 }
 
 impl Writer {
-    /// Writes whenever nothing more is waiting or a chunk is full, until every sender is gone.
+    /// Writes whenever the queue is empty or a chunk is full, until every sender is dropped.
     fn run(&mut self) {
         let mut chunk = Vec::with_capacity(CHUNK);
         while let Ok(first) = self.incoming.recv() {
@@ -214,26 +212,26 @@ impl Writer {
         match self.output.write(chunk) {
             Ok(()) if self.failing => {
                 self.failing = false;
-                tracing::info!("the access log can be written again");
+                tracing::info!("the access log is writable again");
             }
             Ok(()) => {}
             Err(error) => {
                 self.shared.dropped.fetch_add(lines, Ordering::Relaxed);
-                // Once per outage: a full disk must not fill the log of the program too.
+                // Once per outage, so that a full disk does not fill the program's log too.
                 if !self.failing {
                     self.failing = true;
-                    tracing::error!(%error, "the access log cannot be written; its lines are dropped");
+                    tracing::error!(%error, "the access log cannot be written; lines are dropped");
                 }
             }
         }
     }
 
-    /// Keeps the old file when the new one cannot be opened: its lines are better than none.
+    /// Keeps the old file if the new one cannot be opened, so that no lines are lost.
     fn reopen(&mut self) {
         match Output::open(&self.target) {
             Ok(output) => self.output = output,
             Err(error) => {
-                tracing::error!(%error, "the access log cannot be opened anew; going on with the old file")
+                tracing::error!(%error, "the access log cannot be reopened; keeping the old file")
             }
         }
     }
@@ -288,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_is_there_when_the_log_has_ended() {
+    fn dropping_the_log_flushes_every_line() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("access.log");
         let log = to_file(&path);
@@ -301,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rotated_file_is_let_go() {
+    fn reopen_releases_a_rotated_file() {
         let directory = tempfile::tempdir().unwrap();
         let (path, rotated) = (
             directory.path().join("access.log"),
@@ -317,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn records_beyond_the_queue_are_dropped_and_counted() {
+    fn records_beyond_the_queue_limit_are_dropped_and_counted() {
         let (records, incoming) = sync_channel(2);
         let (_ending, ended) = sync_channel(0);
         let sink = Sink {
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_disk_that_is_full_costs_lines_and_nothing_else() {
+    fn a_full_disk_drops_lines_only() {
         let log = to_file(Path::new("/dev/full"));
         log.log(record());
         while log.dropped() == 0 {
@@ -344,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_written_when_it_is_off() {
+    fn nothing_is_written_when_the_log_is_off() {
         let log = AccessLog::open(None).unwrap();
         assert!(!log.enabled());
         log.log(record());

@@ -1,8 +1,8 @@
-//! What the access log says about a request, and how a line of it reads.
+//! Access log records and their line formats.
 //!
-//! The keys of the JSON form are relied on by other people's tools; they are listed at
-//! [`AccessRecord`]'s fields, which have the same names, and in the same order. A key without a
-//! value is `null`, so that every line has every key.
+//! Other tools rely on the keys of the JSON form. They are listed at the fields of
+//! [`AccessRecord`], which have the same names and order. A key without a value is `null`, so that
+//! every line has every key.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -16,55 +16,55 @@ use serde::Serialize;
 
 use super::AccessLogFormat;
 
-/// One request, as the access log tells it.
+/// The log record of one request.
 #[derive(Clone, Debug)]
 pub struct AccessRecord {
-    /// When it began (`time`: RFC 3339 in UTC, to the millisecond).
+    /// Start of the request (`time`: RFC 3339 in UTC, to the millisecond).
     pub time: SystemTime,
-    /// The listener it came in by.
+    /// The listener that accepted it.
     pub listener: Arc<str>,
-    /// The client's address; behind trusted proxies the one that they name.
+    /// The client's address; behind trusted proxies the one that they report.
     pub client: IpAddr,
-    /// Its method; like the target and the protocol unknown where a connection was refused for
-    /// what came over it.
+    /// Its method; unknown, like target and protocol, if the connection was rejected because of its
+    /// bytes.
     pub method: Option<Method>,
-    /// The host it asked for.
+    /// The requested host.
     pub host: Option<String>,
-    /// Its target: the path and the query.
+    /// The request target: path and query.
     pub target: Option<String>,
-    /// The protocol it came in by (`protocol`: `HTTP/1.1`, `HTTP/2.0` …).
+    /// The HTTP version (`protocol`: `HTTP/1.1`, `HTTP/2.0` …).
     pub protocol: Option<Version>,
-    /// The status that the client was sent; 0 when it left before there was one.
+    /// The response status; 0 if the client left before there was one.
     pub status: u16,
-    /// The service that was asked.
+    /// The service that the request was routed to.
     pub service: Option<Arc<str>>,
-    /// The upstream that was chosen.
+    /// The upstream that it was assigned to.
     pub upstream: Option<Arc<str>>,
-    /// The endpoint that was asked last.
+    /// The last endpoint that it was sent to.
     pub endpoint: Option<SocketAddr>,
-    /// The class it was counted under: `2xx`, `timeout` …; `rejected` where the proxy refused what
-    /// the upstream is not to blame for, which the statistics count with `client_abort`.
+    /// Its class: `2xx`, `timeout` …; `rejected` for a refusal by the proxy that is not the
+    /// upstream's fault, which the statistics count with `client_abort`.
     pub outcome: &'static str,
-    /// The proxy's own reason for a failure: `connect_refused`, `no_route` …
+    /// The proxy's reason for a failure: `connect_refused`, `no_route` …
     pub reason: Option<&'static str>,
-    /// Bytes of the request's body.
+    /// Bytes of the request body.
     pub bytes_in: u64,
-    /// Bytes of the answer's body that were sent.
+    /// Bytes of the response body that were sent.
     pub bytes_out: u64,
-    /// Microseconds to the first byte of the upstream's answer.
+    /// Microseconds to the first byte of the upstream's response.
     pub first_byte_us: Option<u64>,
     /// Microseconds to the end of the exchange.
     pub total_us: u64,
-    /// The request's id, which the upstream and the client were given too.
+    /// The request id, which was also sent to the upstream and the client.
     pub request_id: Option<HeaderValue>,
-    /// The `User-Agent` that the client sent.
+    /// The client's `User-Agent`.
     pub user_agent: Option<HeaderValue>,
-    /// The `Referer` that the client sent.
+    /// The client's `Referer`.
     pub referer: Option<HeaderValue>,
 }
 
 impl AccessRecord {
-    /// Appends this record's line to `out`, in `format`, with a line feed.
+    /// Appends this record as a line in `format`, with a line feed.
     pub(super) fn write(&self, format: AccessLogFormat, out: &mut Vec<u8>) {
         let start = out.len();
         let written = match format {
@@ -74,8 +74,7 @@ impl AccessRecord {
         if written {
             out.push(b'\n');
         } else {
-            // Writing to memory does not fail; if it ever did, half a line would spoil the next
-            // one.
+            // Writing to memory does not fail; if it did, half a line would corrupt the next one.
             out.truncate(start);
         }
     }
@@ -170,12 +169,12 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A time outside the range of calendars, which only a broken clock gives, is logged as the epoch.
+/// A time outside the calendar's range, which only a broken clock gives, is logged as the epoch.
 fn timestamp(time: SystemTime) -> jiff::Timestamp {
     jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH)
 }
 
-/// What could end a quoted field, a line, or drive a terminal becomes `\xHH`.
+/// Bytes that could end a quoted field or a line, or control a terminal, become `\xHH`.
 fn escape(bytes: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for &byte in bytes {
@@ -226,11 +225,14 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_json_line_has_every_key_in_its_order() {
+    fn a_json_line_has_every_key_in_order() {
         let expected = concat!(
-            r#"{"time":"2026-01-01T00:00:00.123Z","listener":"web","client":"192.0.2.1","method":"GET","#,
-            r#""host":"shop.example.com","target":"/cart?id=1","protocol":"HTTP/1.1","status":200,"service":"shop","#,
-            r#""upstream":"green","endpoint":"10.0.1.1:3000","outcome":"2xx","reason":null,"bytes_in":0,"#,
+            r#"{"time":"2026-01-01T00:00:00.123Z","listener":"web","#,
+            r#""client":"192.0.2.1","method":"GET","#,
+            r#""host":"shop.example.com","target":"/cart?id=1","#,
+            r#""protocol":"HTTP/1.1","status":200,"service":"shop","#,
+            r#""upstream":"green","endpoint":"10.0.1.1:3000","#,
+            r#""outcome":"2xx","reason":null,"bytes_in":0,"#,
             r#""bytes_out":512,"first_byte_us":1500,"total_us":2000,"request_id":"r-1","#,
             r#""user_agent":"curl/8.0 \"x\"","referer":null}"#,
             "\n"
@@ -239,14 +241,15 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_combined_line_cannot_be_broken_out_of() {
+    fn combined_fields_are_escaped() {
         let mut record = record();
         record.target = Some("/a\"b".into());
         record.referer = Some(HeaderValue::from_bytes(b"caf\xe9").unwrap());
         assert_eq!(
             line(&record, AccessLogFormat::Combined),
             concat!(
-                r#"192.0.2.1 - - [01/Jan/2026:00:00:00 +0000] "GET /a\x22b HTTP/1.1" 200 512 "caf\xE9" "#,
+                r#"192.0.2.1 - - [01/Jan/2026:00:00:00 +0000] "#,
+                r#""GET /a\x22b HTTP/1.1" 200 512 "caf\xE9" "#,
                 r#""curl/8.0 \x22x\x22""#,
                 "\n"
             )
@@ -254,7 +257,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_is_not_known_of_a_refused_connection_is_left_open() {
+    fn unknown_fields_of_a_refused_connection_are_null() {
         let refused = AccessRecord {
             method: None,
             target: None,

@@ -1,5 +1,4 @@
-//! The program's own log: standard error, by a queue and a thread, so that nobody who logs waits
-//! for its reader.
+//! The program's own log: standard error behind a queue and a thread, so that logging never blocks.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -16,25 +15,24 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::queue::LineQueue;
 use super::{LogFormat, LogLevel, LogOptions};
 
-/// How long the end of the process waits for the last lines.
+/// How long shutdown waits for the last lines.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
-/// The way to standard error, once the log is up. There is one for the process, as there is one
-/// log.
+/// The queue to standard error, once the log is initialised. One per process.
 static LOG: OnceLock<LineQueue> = OnceLock::new();
 
-/// Why the log was not set up.
+/// Why the log was not initialised.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The process has a logger already.
-    #[error("the log has been set up before")]
+    /// The process already has a logger.
+    #[error("the log is already initialised")]
     AlreadyLogging,
-    /// The system gives no thread that writes.
+    /// The writer's thread cannot be started.
     #[error("no thread can be started: {0}")]
     Thread(io::Error),
 }
 
-/// The log. Dropping it waits for the lines that are queued, but not for ever.
+/// The log. Dropping it waits for queued lines, up to a limit.
 #[derive(Debug)]
 #[must_use = "the last lines are lost without it"]
 pub struct Log(LineQueue);
@@ -45,14 +43,13 @@ impl Drop for Log {
     }
 }
 
-/// Sends the program's log to standard error, for the rest of the process; panics too, as lines of
-/// it.
+/// Sends the program's log, including panics, to standard error for the rest of the process.
 ///
-/// Lines that standard error does not take in time are dropped and counted: see [`log_dropped`].
+/// Lines that standard error does not accept in time are dropped and counted: see [`log_dropped`].
 ///
 /// # Errors
 ///
-/// [`LogError`] when that was done before, or cannot be done.
+/// [`LogError`] if it is already initialised or cannot be.
 pub fn init(options: LogOptions) -> Result<Log, LogError> {
     if LOG.get().is_some() {
         return Err(LogError::AlreadyLogging);
@@ -75,14 +72,13 @@ pub fn init(options: LogOptions) -> Result<Log, LogError> {
     Ok(Log(queue.clone()))
 }
 
-/// Lines of the program's log that were lost since the start, because standard error did not take
-/// them.
+/// Log lines lost since the start because standard error did not accept them.
 pub fn log_dropped() -> u64 {
     LOG.get().map_or(0, LineQueue::dropped)
 }
 
-/// Writes `text` to standard error and waits until it is there, but not for ever: at the end of a
-/// process nobody may be left to read it.
+/// Writes `text` to standard error and waits for it, up to a limit: at the end of a process there
+/// may be no reader.
 pub fn last_words(text: &str) {
     if let Ok(queue) = LineQueue::start("last-words", output()) {
         queue.send(text.as_bytes());
@@ -90,8 +86,8 @@ pub fn last_words(text: &str) {
     }
 }
 
-/// A handle of its own on standard error: a thread that is blocked in writing to it must not hold
-/// the lock that the standard library puts around the shared one.
+/// A separate handle on standard error: a thread that blocks in a write must not hold the lock that
+/// the standard library puts around the shared one.
 fn output() -> Box<dyn Write + Send> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),
@@ -99,7 +95,7 @@ fn output() -> Box<dyn Write + Send> {
     }
 }
 
-/// What the formatter writes to: each line comes in one call.
+/// The formatter's output; each line comes in one call.
 struct Lines(LineQueue);
 
 impl Write for Lines {
@@ -113,7 +109,7 @@ impl Write for Lines {
     }
 }
 
-/// A panic as a line of the log: the standard hook would write to standard error in the thread that
+/// Logs a panic as a line: the standard hook would write to standard error in the thread that
 /// panics.
 fn log_panic(panic: &PanicHookInfo<'_>) {
     let thread = std::thread::current();
@@ -128,8 +124,8 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
 }
 
-/// `level` is for this program alone: at `debug` the protocol libraries would write out header
-/// fields, cookies and credentials among them.
+/// `level` applies to this program alone: at `debug` the protocol libraries would log header
+/// fields, among them cookies and credentials.
 fn filter(level: LogLevel) -> Targets {
     Targets::new()
         .with_default(level_filter(level).min(LevelFilter::WARN))
@@ -146,7 +142,7 @@ fn level_filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-/// As <https://no-color.org> asks: any value of `NO_COLOR` but the empty one.
+/// According to <https://no-color.org>: any value of `NO_COLOR` but the empty one turns colour off.
 fn coloured() -> bool {
     io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
@@ -158,7 +154,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn libraries_stay_quiet_whatever_the_level() {
+    fn libraries_do_not_log_at_any_level() {
         let debug = filter(LogLevel::Debug);
         assert!(debug.would_enable("weighbridge::proxy", &Level::DEBUG));
         assert!(debug.would_enable("h2::codec", &Level::WARN));

@@ -1,9 +1,9 @@
-//! Logs and the access log.
+//! The program's log and the access log.
 //!
-//! The program's own log goes to standard error; the access log, one line per request, to standard
-//! output or a file. Each has a thread that writes it and a bounded queue in front of that: a log
-//! that cannot keep up loses lines and counts them, and nobody who logs waits for whoever reads. No
-//! header of a request or answer is logged but `User-Agent` and `Referer`.
+//! The program's log goes to standard error; the access log, one line per request, to standard
+//! output or a file. Each has a writer thread behind a bounded queue: a log that falls behind drops
+//! and counts lines, and never blocks a caller. No request or response header is logged but
+//! `User-Agent` and `Referer`.
 
 mod access;
 mod line;

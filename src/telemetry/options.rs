@@ -1,22 +1,22 @@
-//! What is logged, how, and where to.
+//! What is logged, in which format, and where.
 
 use std::path::PathBuf;
 
 /// Settings of logs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Options {
-    /// What the program says about itself, on standard error.
+    /// The program's log on standard error.
     pub log: LogOptions,
-    /// One line per request; by default off.
+    /// One line per request; off by default.
     pub access_log: Option<AccessLogOptions>,
 }
 
-/// The program's own log.
+/// The program's log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
-    /// The least severity that is logged; by default `info`.
+    /// The lowest severity that is logged; by default `info`.
     pub level: LogLevel,
-    /// The form of a line; by default text.
+    /// The format of a line; by default text.
     pub format: LogFormat,
 }
 
@@ -30,46 +30,46 @@ pub enum LogLevel {
     /// Something notable has happened.
     #[default]
     Info,
-    /// For finding faults.
+    /// For debugging.
     Debug,
     /// Everything.
     Trace,
 }
 
-/// The form of a line of the log.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people; coloured on a terminal, unless `NO_COLOR` is set.
+    /// For people; coloured on a terminal unless `NO_COLOR` is set.
     #[default]
     Text,
     /// One JSON object per line.
     Json,
 }
 
-/// The access log, when it is on.
+/// Settings of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessLogOptions {
-    /// Where lines go.
+    /// Where lines are written.
     pub target: AccessLogTarget,
-    /// The form of a line; by default JSON.
+    /// The format of a line; by default JSON.
     pub format: AccessLogFormat,
 }
 
-/// Where the access log goes.
+/// Where the access log is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessLogTarget {
     /// Standard output.
     Stdout,
-    /// A file, appended to; opened anew on request, for rotation.
+    /// A file, appended to; reopened on request, for rotation.
     File(PathBuf),
 }
 
-/// The form of a line of the access log.
+/// The format of an access log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AccessLogFormat {
     /// One JSON object per line.
     #[default]
     Json,
-    /// The combined format that web servers share.
+    /// The combined log format of common web servers.
     Combined,
 }

@@ -1,7 +1,7 @@
-//! A bounded queue of text in front of a descriptor that somebody else reads.
+//! A bounded queue of text in front of a file descriptor.
 //!
-//! A thread of its own writes, so that a reader who has stopped (a full pipe, a paused terminal)
-//! blocks nobody else: text beyond the bound is dropped and counted.
+//! A thread of its own writes, so that a stopped reader (a full pipe, a paused terminal) blocks
+//! nobody: text beyond the bound is dropped and counted.
 
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -14,10 +14,10 @@ use std::time::Duration;
 const PIECES_MAX: usize = 4 * 1024;
 /// Bytes that may wait.
 const BYTES_MAX: usize = 1024 * 1024;
-/// Bytes that are collected before they are written, while more wait.
+/// Bytes buffered before a write while more wait.
 const CHUNK: usize = 64 * 1024;
 
-/// Text on its way to an output. A clone writes to the same one.
+/// A queue of text for one output. Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct LineQueue {
     pieces: SyncSender<Box<[u8]>>,
@@ -30,21 +30,20 @@ struct Shared {
     bytes: AtomicUsize,
     sent: AtomicU64,
     dropped: AtomicU64,
-    /// Whether the output took nothing when it was last written to, for another reason than a slow
-    /// reader.
+    /// Whether the last write failed for a reason other than a slow reader.
     failing: AtomicBool,
-    /// How many pieces are done with, written or not. Only the writer's thread and whoever drains
+    /// Number of completed pieces, written or not. Only the writer's thread and callers of `drain`
     /// take this lock.
     done: Mutex<u64>,
     progress: Condvar,
 }
 
 impl LineQueue {
-    /// A queue in front of `output`, which the new thread of this name writes to.
+    /// Starts a queue for `output` with a writer thread of this name.
     ///
     /// # Errors
     ///
-    /// The system gives no thread.
+    /// No thread can be started.
     pub(crate) fn start(name: &str, output: impl Write + Send + 'static) -> io::Result<LineQueue> {
         let (pieces, incoming) = sync_channel(PIECES_MAX);
         let shared = Arc::new(Shared::default());
@@ -59,11 +58,11 @@ impl LineQueue {
         Ok(LineQueue { pieces, shared })
     }
 
-    /// Queues `text`; never waits, and drops it when too much waits already.
+    /// Queues `text`. Never blocks; drops it if too much is waiting.
     pub(crate) fn send(&self, text: &[u8]) {
         let shared = &self.shared;
         let waiting = shared.bytes.fetch_add(text.len(), Ordering::Relaxed);
-        // A text that is longer than the bound still passes when nothing else waits.
+        // A text longer than the bound still passes if nothing else waits.
         let fits = waiting == 0 || waiting + text.len() <= BYTES_MAX;
         if fits && self.pieces.try_send(text.into()).is_ok() {
             shared.sent.fetch_add(1, Ordering::Release);
@@ -73,18 +72,17 @@ impl LineQueue {
         }
     }
 
-    /// Pieces that were lost since the start.
+    /// Pieces lost since the start.
     pub(crate) fn dropped(&self) -> u64 {
         self.shared.dropped.load(Ordering::Relaxed)
     }
 
-    /// Whether the output can no longer be written to.
+    /// Whether the output can no longer be written.
     pub(crate) fn is_failing(&self) -> bool {
         self.shared.failing.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything that was sent before has been written, but no longer than `limit`.
-    /// Tells whether it has.
+    /// Waits up to `limit` until everything sent before is written. Returns whether it is.
     pub(crate) fn drain(&self, limit: Duration) -> bool {
         let sent = self.shared.sent.load(Ordering::Acquire);
         let done = self
@@ -100,7 +98,7 @@ impl LineQueue {
     }
 }
 
-/// Text through a queue. It fails once the output has.
+/// Writes text through the queue; fails once the output has failed.
 impl Write for LineQueue {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         if self.is_failing() {
@@ -122,7 +120,7 @@ struct Writer<W> {
 }
 
 impl<W: Write> Writer<W> {
-    /// Writes whenever nothing more waits or a chunk is full, until every sender is gone.
+    /// Writes whenever the queue is empty or a chunk is full, until every sender is dropped.
     fn run(mut self) {
         let mut chunk = Vec::new();
         while let Ok(first) = self.incoming.recv() {
@@ -164,7 +162,7 @@ mod tests {
 
     use super::*;
 
-    /// An output that takes one chunk for each permit.
+    /// An output that accepts one chunk for each permit.
     struct Gated {
         permits: Receiver<()>,
         written: Sender<Vec<u8>>,
@@ -189,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_blocked_output_blocks_no_sender_and_costs_a_bounded_amount() {
+    fn a_blocked_output_blocks_no_sender_and_bounds_memory() {
         let (queue, permit, texts) = gated();
         let piece = [b'x'; 1024];
         for _ in 0..10_000 {
@@ -208,21 +206,21 @@ mod tests {
         permit.send(()).unwrap();
         queue.send(b"again");
         assert_eq!(texts.recv().unwrap(), b"again");
-        assert_eq!(10_000 - queue.dropped(), kept, "nothing more was dropped");
+        assert_eq!(10_000 - queue.dropped(), kept, "no more was dropped");
     }
 
     #[test]
-    fn the_number_of_pieces_is_bounded_too() {
+    fn the_number_of_pieces_is_bounded() {
         let (queue, _permit, _texts) = gated();
         for _ in 0..100_000 {
             queue.send(b"x");
         }
-        // The writer holds what fits into a chunk, the channel as many again.
+        // The writer holds what fits into a chunk, and the channel as much again.
         assert!(queue.dropped() >= 100_000 - 2 * PIECES_MAX as u64 - CHUNK as u64);
     }
 
     #[test]
-    fn an_output_that_fails_is_noticed_and_counted() {
+    fn a_failed_output_is_detected_and_counted() {
         let (mut queue, permit, texts) = gated();
         drop((permit, texts));
         queue.send(b"lost");

@@ -1,13 +1,13 @@
-//! How long to wait before the next attempt.
+//! The pause before the next attempt.
 
 use std::time::Duration;
 
 /// Pauses that double from one attempt to the next.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
-    /// After the first attempt.
+    /// The pause after the first attempt.
     pub(super) first: Duration,
-    /// Never longer, whatever the receiver asks for: the events behind it wait too.
+    /// The longest pause, whatever the receiver asks for: the events behind it wait too.
     pub(super) longest: Duration,
 }
 
@@ -21,14 +21,19 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The pause after so many attempts, at least 1: up to a quarter longer by `chance` (0 to 1),
-    /// so that what failed together does not come back together; and as long as the receiver
-    /// asked for.
-    pub(super) fn pause(self, attempts: u32, asked: Option<Duration>, chance: f64) -> Duration {
+    /// The pause after `attempts` attempts, at least 1: up to a quarter longer by `chance` (0 to
+    /// 1), so that simultaneous failures do not retry simultaneously; and at least as long as the
+    /// receiver asked for.
+    pub(super) fn pause(
+        self,
+        attempts: u32,
+        retry_after: Option<Duration>,
+        chance: f64,
+    ) -> Duration {
         let doubled = 2_u32.saturating_pow(attempts.saturating_sub(1));
         let pause = self.first.saturating_mul(doubled).min(self.longest);
         let pause = pause.mul_f64(1.0 + chance.clamp(0.0, 1.0) / 4.0);
-        pause.max(asked.unwrap_or_default()).min(self.longest)
+        pause.max(retry_after.unwrap_or_default()).min(self.longest)
     }
 }
 
@@ -37,9 +42,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_minute_whatever_is_asked_for() {
+    fn pauses_double_up_to_a_minute_whatever_retry_after_says() {
         let pace = Backoff::default();
-        let seconds = |attempts, asked, chance| pace.pause(attempts, asked, chance).as_secs_f64();
+        let seconds =
+            |attempts, retry_after, chance| pace.pause(attempts, retry_after, chance).as_secs_f64();
         let pauses: Vec<f64> = (1..=8)
             .map(|attempts| seconds(attempts, None, 0.0))
             .collect();
@@ -48,11 +54,14 @@ mod tests {
             (seconds(1, None, 1.0), seconds(20, None, 1.0)),
             (1.25, 60.0)
         );
-        let asked = |seconds| Some(Duration::from_secs(seconds));
+        let retry_after = |seconds| Some(Duration::from_secs(seconds));
         assert_eq!(
-            (seconds(1, asked(30), 0.0), seconds(4, asked(1), 0.0)),
+            (
+                seconds(1, retry_after(30), 0.0),
+                seconds(4, retry_after(1), 0.0)
+            ),
             (30.0, 8.0)
         );
-        assert_eq!(seconds(1, asked(3600), 0.0), 60.0);
+        assert_eq!(seconds(1, retry_after(3600), 0.0), 60.0);
     }
 }

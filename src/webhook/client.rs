@@ -1,7 +1,7 @@
-//! The HTTP client of webhooks: a connection for each attempt, by TLS where the address says so.
+//! The HTTP client of webhooks: one connection per attempt, with TLS for `https`.
 //!
-//! Certificates are checked against the system's authorities, or, on an empty root such as the
-//! container image's, against Mozilla's list, which is built in. All types of rustls stay in here.
+//! Certificates are verified against the system's authorities, or, on an empty root such as the
+//! container image's, against Mozilla's built-in list. No rustls type leaves this module.
 
 use std::error::Error as StdError;
 use std::io;
@@ -20,18 +20,18 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::model::Webhook;
 
-/// Why nothing can be posted by `https`.
+/// Why HTTPS is not available.
 #[derive(Debug, thiserror::Error)]
-#[error("webhooks cannot be posted by https: {0}")]
+#[error("HTTPS for webhooks cannot be set up: {0}")]
 pub struct WebhookStartError(#[from] rustls::Error);
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DeliveryError {
-    /// The receiver does not prove who it is; it will not do so in a moment either.
-    #[error("the receiver's certificate is not accepted: {0}")]
+    /// The receiver's certificate is invalid; a retry would not help.
+    #[error("the receiver's certificate was rejected: {0}")]
     Certificate(String),
-    /// No connection, or one without an answer.
+    /// No connection, or no response on it.
     #[error("{0}")]
     Connection(String),
 }
@@ -41,13 +41,13 @@ pub(super) enum DeliveryError {
 pub(super) struct WebhookClient(legacy::Client<HttpsConnector<HttpConnector>, Full<Bytes>>);
 
 impl WebhookClient {
-    /// A client that can reach all of `receivers`.
+    /// A client for all of `receivers`.
     ///
     /// # Errors
     ///
     /// TLS cannot be set up.
     pub(super) fn new(receivers: &[Webhook]) -> Result<WebhookClient, WebhookStartError> {
-        // The system's authorities are read only if somebody needs them.
+        // The system's authorities are read only if a receiver needs them.
         let tls = receivers
             .iter()
             .any(|webhook| webhook.url.scheme_str() == Some("https"));
@@ -58,9 +58,10 @@ impl WebhookClient {
         })
     }
 
-    /// A client that accepts the certificates of these authorities.
+    /// A client that trusts these authorities.
     pub(super) fn trusting(roots: RootCertStore) -> Result<WebhookClient, WebhookStartError> {
-        // Named, so that another provider in the program cannot make the choice ambiguous.
+        // Given explicitly, so that another provider in the program cannot make the choice
+        // ambiguous.
         let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -71,23 +72,26 @@ impl WebhookClient {
             .enable_http1()
             .build();
         let client = legacy::Client::builder(TokioExecutor::new())
-            // Events are rare; a connection that was kept would be closed by the other side when it
-            // is needed.
+            // Events are rare; a pooled connection would be closed by the other side when it is
+            // needed.
             .pool_max_idle_per_host(0)
             .build(connector);
         Ok(WebhookClient(client))
     }
 
-    /// The head of the receiver's answer.
+    /// The head of the receiver's response.
     ///
     /// # Errors
     ///
-    /// [`DeliveryError`] says why there is none.
+    /// [`DeliveryError`] if there is none.
     pub(super) async fn send(
         &self,
         request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, DeliveryError> {
-        self.0.request(request).await.map_err(|error| told(&error))
+        self.0
+            .request(request)
+            .await
+            .map_err(|error| to_delivery_error(&error))
     }
 }
 
@@ -95,21 +99,21 @@ fn authorities() -> RootCertStore {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::debug!(%error, "authorities of the system cannot be read");
+        tracing::debug!(%error, "the system's certificate authorities cannot be read");
     }
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
         tracing::info!(
-            "the system has no certificate authorities; webhooks are checked against the built-in \
-             list"
+            "the system has no certificate authorities; webhooks are verified against the \
+             built-in list"
         );
         roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     }
     roots
 }
 
-/// An error with all that led to it. None of these texts has the address, which may be a secret.
-fn told(error: &legacy::Error) -> DeliveryError {
+/// An error with its causes. None of these texts has the URL, which may be a secret.
+fn to_delivery_error(error: &legacy::Error) -> DeliveryError {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -123,7 +127,7 @@ fn told(error: &legacy::Error) -> DeliveryError {
     DeliveryError::Connection(text)
 }
 
-/// The error of TLS that is wrapped into one of input and output, perhaps more than once.
+/// The TLS error that is wrapped in an I/O error, perhaps more than once.
 fn tls_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a rustls::Error> {
     match error.downcast_ref::<io::Error>() {
         Some(outer) => tls_error(outer.get_ref()?),

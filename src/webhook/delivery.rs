@@ -1,4 +1,4 @@
-//! Posting one event until it is taken, or until it is clear that it will not be.
+//! Posts one event until it is accepted or has failed for good.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -26,7 +26,7 @@ static DELIVERY: HeaderName = HeaderName::from_static("x-weighbridge-delivery");
 static TIMESTAMP: HeaderName = HeaderName::from_static("x-weighbridge-timestamp");
 static SIGNATURE: HeaderName = HeaderName::from_static("x-weighbridge-signature");
 
-/// Tells one receiver.
+/// Delivers events to one receiver.
 pub(super) struct Deliverer {
     webhook: Arc<Webhook>,
     client: WebhookClient,
@@ -34,22 +34,22 @@ pub(super) struct Deliverer {
     metrics: Arc<Metrics>,
 }
 
-/// Why an attempt came to nothing.
+/// Why an attempt failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("it answered {0}")]
+    #[error("the receiver responded with {0}")]
     Status(StatusCode, Option<Duration>),
-    #[error("it did not answer in time")]
+    #[error("the receiver did not respond in time")]
     Timeout,
     #[error(transparent)]
     Unsent(#[from] DeliveryError),
-    #[error("the event cannot be written: {0}")]
+    #[error("the event cannot be serialised: {0}")]
     Unwritten(String),
 }
 
 impl Failure {
-    /// Whether the same may be taken later.
-    fn may_pass(&self) -> bool {
+    /// Whether a retry may succeed.
+    fn is_transient(&self) -> bool {
         match self {
             Failure::Status(status, _) => {
                 let asks_again = matches!(
@@ -63,7 +63,7 @@ impl Failure {
         }
     }
 
-    /// How long the receiver wants to be left alone.
+    /// The pause that the receiver asked for.
     fn pause(&self) -> Option<Duration> {
         match self {
             Failure::Status(_, pause) => *pause,
@@ -87,13 +87,13 @@ impl Deliverer {
         }
     }
 
-    /// Delivers what comes, one after another. Once it is to stop, it ends with the last that
-    /// waits.
+    /// Delivers queued events in order. After `stop` it ends once the queue is empty.
     pub(super) async fn run(self, queue: Arc<DeliveryQueue>, stop: CancellationToken) {
-        while let Some(news) = next(&queue, &stop).await {
+        while let Some(notification) = next(&queue, &stop).await {
             let id = Uuid::now_v7().hyphenated().to_string();
-            let (webhook, event, release) = (&self.webhook, news.event, &news.release.id);
-            let result = match self.deliver(&news, &id).await {
+            let (webhook, event, release) =
+                (&self.webhook, notification.event, &notification.release.id);
+            let result = match self.deliver(&notification, &id).await {
                 Ok(()) => {
                     tracing::debug!(
                         ?webhook,
@@ -119,29 +119,44 @@ impl Deliverer {
         }
     }
 
-    /// Posts an event, as often as it takes and is allowed.
-    async fn deliver(&self, news: &Notification, id: &str) -> Result<(), Failure> {
-        let body = Bytes::from(news.body(self.webhook.format).map_err(unwritten)?);
+    /// Posts an event, with as many attempts as needed and allowed.
+    async fn deliver(&self, notification: &Notification, id: &str) -> Result<(), Failure> {
+        let body = Bytes::from(
+            notification
+                .body(self.webhook.format)
+                .map_err(serialise_error)?,
+        );
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let failure = match self.attempt(news, id, body.clone()).await {
-                Err(failure) if failure.may_pass() && attempts < self.webhook.attempts => failure,
+            let failure = match self.attempt(notification, id, body.clone()).await {
+                Err(failure) if failure.is_transient() && attempts < self.webhook.attempts => {
+                    failure
+                }
                 done => return done,
             };
             let pause = self.pace.pause(attempts, failure.pause(), fastrand::f64());
             tracing::info!(
-                webhook = ?self.webhook, delivery = id, event = news.event, attempts, ?pause,
-                "an event will be sent again: {failure}"
+                webhook = ?self.webhook,
+                delivery = id,
+                event = notification.event,
+                attempts,
+                ?pause,
+                "delivery of an event failed and will be retried: {failure}"
             );
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn attempt(&self, news: &Notification, id: &str, body: Bytes) -> Result<(), Failure> {
-        let request = self.request(news, id, body)?;
+    async fn attempt(
+        &self,
+        notification: &Notification,
+        id: &str,
+        body: Bytes,
+    ) -> Result<(), Failure> {
+        let request = self.request(notification, id, body)?;
         let sent = tokio::time::timeout(self.webhook.timeout, self.client.send(request)).await;
-        // The head says all; the connection ends with the rest.
+        // The status is all that matters; the connection is closed with the body.
         let answer = sent.map_err(|_| Failure::Timeout)??;
         if answer.status().is_success() {
             return Ok(());
@@ -150,10 +165,10 @@ impl Deliverer {
         Err(Failure::Status(answer.status(), pause))
     }
 
-    /// The request of one attempt: signed anew, since the time is part of that.
+    /// The request of one attempt. Signed anew each time, since the time is signed.
     fn request(
         &self,
-        news: &Notification,
+        notification: &Notification,
         id: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, Failure> {
@@ -163,31 +178,31 @@ impl Deliverer {
             .uri(self.webhook.url.clone())
             .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
             .header(USER_AGENT, HeaderValue::from_static(AGENT))
-            .header(&EVENT, news.event)
+            .header(&EVENT, notification.event)
             .header(&DELIVERY, id)
             .header(&TIMESTAMP, &timestamp);
         if let Some(secret) = &self.webhook.secret {
-            let signature = signature::sign(secret, &timestamp, &body).map_err(unwritten)?;
+            let signature = signature::sign(secret, &timestamp, &body).map_err(serialise_error)?;
             request = request.header(&SIGNATURE, signature);
         }
-        request.body(Full::new(body)).map_err(unwritten)
+        request.body(Full::new(body)).map_err(serialise_error)
     }
 }
 
-fn unwritten(error: impl std::fmt::Display) -> Failure {
+fn serialise_error(error: impl std::fmt::Display) -> Failure {
     Failure::Unwritten(error.to_string())
 }
 
-/// The next event; `None` once nothing waits and no more is to come.
+/// The next event; `None` if the queue is empty and no more will come.
 async fn next(queue: &DeliveryQueue, stop: &CancellationToken) -> Option<Arc<Notification>> {
     tokio::select! {
         biased;
-        news = queue.next() => Some(news),
+        notification = queue.next() => Some(notification),
         () = stop.cancelled() => None,
     }
 }
 
-/// How long a receiver wants to be left alone (RFC 9110 section 10.2.3): seconds, or a date.
+/// The value of `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?;
     match text.parse() {
@@ -206,25 +221,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_receiver_may_ask_for_a_pause_in_seconds_or_until_a_date() {
+    fn retry_after_is_read_as_seconds_or_a_date() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_700);
-        let asked = |text: &'static str| {
+        let retry_after_seconds = |text: &'static str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_static(text))]);
             retry_after(&headers, now).map(|pause| pause.as_secs())
         };
-        assert_eq!(asked("30"), Some(30));
-        assert_eq!(asked("Sun, 06 Nov 1994 08:49:37 GMT"), Some(77));
+        assert_eq!(retry_after_seconds("30"), Some(30));
         assert_eq!(
-            (asked("soon"), asked("Sun, 06 Nov 1994 08:00:00 GMT")),
+            retry_after_seconds("Sun, 06 Nov 1994 08:49:37 GMT"),
+            Some(77)
+        );
+        assert_eq!(
+            (
+                retry_after_seconds("soon"),
+                retry_after_seconds("Sun, 06 Nov 1994 08:00:00 GMT")
+            ),
             (None, None)
         );
     }
 
     #[test]
-    fn what_may_pass_is_tried_again() {
-        let status = |code| Failure::Status(StatusCode::from_u16(code).unwrap(), None).may_pass();
+    fn transient_failures_are_retried() {
+        let status =
+            |code| Failure::Status(StatusCode::from_u16(code).unwrap(), None).is_transient();
         assert!([408, 429, 500, 502, 503, 599].into_iter().all(status));
         assert!(![301, 400, 401, 404, 410].into_iter().any(status));
-        assert!(Failure::Timeout.may_pass());
+        assert!(Failure::Timeout.is_transient());
     }
 }

@@ -1,4 +1,4 @@
-//! What is posted: an event as JSON, or as a sentence for a channel.
+//! The body of a delivery: an event as JSON, or as a sentence for a chat channel.
 
 use std::fmt::Write;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::model::api::{self, EventKind, Release};
 use crate::model::{Webhook, WebhookFormat};
 
-/// An event that receivers can be told of.
+/// An event that is delivered to receivers.
 #[derive(Debug, Serialize)]
 pub(super) struct Notification {
     /// One of [`WebhookBlock::EVENTS`].
@@ -17,14 +17,14 @@ pub(super) struct Notification {
     pub(super) release: Box<Release>,
 }
 
-/// A message as Slack and those that speak like it take it.
+/// A message in the format of Slack and compatible services.
 #[derive(Serialize)]
 struct Message {
     text: String,
 }
 
 impl Notification {
-    /// The event, if it is one that can be told.
+    /// The notification for an event, if it is one that is delivered.
     pub(super) fn of(event: api::Event) -> Option<Notification> {
         let EventKind::Release {
             release,
@@ -43,7 +43,7 @@ impl Notification {
         })
     }
 
-    /// Whether it tells how a release ended.
+    /// Whether it reports the end of a release.
     pub(super) fn is_end(&self) -> bool {
         matches!(
             self.event,
@@ -51,11 +51,11 @@ impl Notification {
         )
     }
 
-    /// The body to post.
+    /// The request body.
     ///
     /// # Errors
     ///
-    /// It cannot be written as JSON.
+    /// It cannot be serialised as JSON.
     pub(super) fn body(&self, format: WebhookFormat) -> serde_json::Result<Vec<u8>> {
         match format {
             WebhookFormat::Json => serde_json::to_vec(self),
@@ -65,7 +65,7 @@ impl Notification {
         }
     }
 
-    /// The event in one sentence, and why, if that is known.
+    /// The event in one sentence, with the reason if there is one.
     fn sentence(&self) -> String {
         let Release {
             id,
@@ -78,10 +78,10 @@ impl Notification {
         } = &*self.release;
         let did = match self.event {
             "release_started" => "was started",
-            "release_preflight" => "is about to begin",
-            "release_advanced" => "went a step further",
-            "release_baking" => "came to its last step",
-            "release_continued" => "went on",
+            "release_preflight" => "is running its preflight checks",
+            "release_advanced" => "advanced to its next step",
+            "release_baking" => "reached its last step",
+            "release_continued" => "continued",
             "release_waiting" => "is waiting",
             "release_paused" => "was paused",
             "release_resumed" => "was resumed",
@@ -104,13 +104,13 @@ impl Notification {
                 let _ = write!(text, "; {name} {given}");
             }
         }
-        if let Some(why) = self.why() {
-            let _ = write!(text, "; {why}");
+        if let Some(reason_text) = self.reason_text() {
+            let _ = write!(text, "; {reason_text}");
         }
         escape(&text)
     }
 
-    fn why(&self) -> Option<String> {
+    fn reason_text(&self) -> Option<String> {
         let release = &self.release;
         if let Some(outcome) = &release.outcome {
             return Some(match &outcome.objective {
@@ -119,7 +119,7 @@ impl Notification {
             });
         }
         if let Some(waiting) = &release.waiting_for {
-            return Some(format!("it waits for {}: {}", waiting.kind, waiting.detail));
+            return Some(format!("waiting for {}: {}", waiting.kind, waiting.detail));
         }
         release
             .reason
@@ -128,7 +128,7 @@ impl Notification {
     }
 }
 
-/// The three characters by which such a text would be a link, a mention or an entity.
+/// Escapes the three characters by which a text could become a link, a mention or an entity.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -140,15 +140,15 @@ mod tests {
     use super::super::tests::{event, release};
     use super::*;
 
-    fn news(action: &str, release: Release) -> Notification {
+    fn notification(action: &str, release: Release) -> Notification {
         Notification::of(event(1, action, release)).unwrap()
     }
 
     #[test]
     fn json_has_the_event_its_time_its_actor_and_the_release_as_the_api_shows_it() {
-        let news = news("release_advanced", release());
+        let notification = notification("release_advanced", release());
         let body: serde_json::Value =
-            serde_json::from_slice(&news.body(WebhookFormat::Json).unwrap()).unwrap();
+            serde_json::from_slice(&notification.body(WebhookFormat::Json).unwrap()).unwrap();
         let expected = serde_json::json!({
             "event": "release_advanced",
             "at": "2026-11-25T09:00:00Z",
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_what_happened_to_what_and_why() {
+    fn a_message_names_release_event_and_reason() {
         let mut over = release();
         over.outcome = Some(api::ReleaseOutcome {
             verdict: "rolled_back".to_owned(),
@@ -169,40 +169,38 @@ mod tests {
         over.phase = api::Phase::RolledBack;
         over.version = Some("5.2".to_owned());
         over.change = Some("CHG-7".to_owned());
-        let body = news("release_rolled_back", over)
+        let body = notification("release_rolled_back", over)
             .body(WebhookFormat::Slack)
             .unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(
-            body,
-            serde_json::json!({
-                "text": "shop: release shop-12 from blue to green was rolled back by alice: rolled back, green has 5 % of the \
-                         traffic; build 5.2; change CHG-7; decided by error_rate: 12 of 90 failed &lt;@channel&gt; &amp; 1 &gt; 0"
-            })
-        );
+        let text = "shop: release shop-12 from blue to green was rolled back by alice: \
+                    rolled back, green has 5 % of the traffic; build 5.2; change CHG-7; \
+                    decided by error_rate: 12 of 90 failed &lt;@channel&gt; &amp; 1 &gt; 0";
+        assert_eq!(body, serde_json::json!({ "text": text }));
     }
 
     #[test]
-    fn every_event_has_words_of_its_own_and_says_what_is_waited_for() {
+    fn every_event_has_its_own_text_and_names_the_wait_reason() {
         let mut waiting = release();
         waiting.waiting_for = Some(api::WaitingFor {
             kind: "gate".to_owned(),
             detail: "`board`, 1 of 2 approvals".to_owned(),
             until: None,
         });
-        let sentences = Webhook::EVENTS.map(|action| news(action, waiting.clone()).sentence());
+        let sentences =
+            Webhook::EVENTS.map(|action| notification(action, waiting.clone()).sentence());
         let distinct: std::collections::BTreeSet<_> = sentences.iter().collect();
         assert_eq!(distinct.len(), Webhook::EVENTS.len(), "{sentences:?}");
         for sentence in &sentences {
             assert!(
-                sentence.ends_with("; it waits for gate: `board`, 1 of 2 approvals"),
+                sentence.ends_with("; waiting for gate: `board`, 1 of 2 approvals"),
                 "{sentence}"
             );
         }
     }
 
     #[test]
-    fn what_is_no_news_is_left_out() {
+    fn other_events_are_not_delivered() {
         assert!(Notification::of(event(1, "release_abandoned", release())).is_none());
         let reload = EventKind::Reload {
             ok: true,

@@ -1,9 +1,9 @@
-//! Telling receivers of releases by HTTP.
+//! Delivers release events to receivers by HTTP.
 //!
-//! One task takes the releases' events out of the stream and puts them into a bounded queue for
-//! each receiver; one task for each receiver posts them, in their order, and tries again. So a slow
-//! receiver holds up nobody but itself, and a release never waits for any. What is in a queue does
-//! not survive a restart: a receiver that must know asks the API.
+//! One task takes events of releases from the stream and puts them into a bounded queue per
+//! receiver; one task per receiver posts them in order, with retries. So a slow receiver delays
+//! nobody else, and a release never waits for any. Queues do not survive a restart: a receiver that
+//! must know everything reads the API.
 
 mod backoff;
 mod client;
@@ -32,20 +32,20 @@ use queue::{DeliveryQueue, QUEUE_MAX};
 use crate::control::{Handle, Metrics, WebhookResult};
 use crate::model::{Webhook, api};
 
-/// How long what is under way may take at the end.
+/// How long deliveries in progress may take at shutdown.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// The tasks that tell. They go on when it is dropped without [`Webhooks::drain`].
+/// The delivery tasks. They continue if it is dropped without [`Webhooks::drain`].
 #[derive(Debug)]
 pub struct Webhooks {
-    sorter: JoinHandle<()>,
+    dispatcher: JoinHandle<()>,
     deliverers: Vec<(Receiver, JoinHandle<()>)>,
     stop_sorter: CancellationToken,
     stop_deliverers: CancellationToken,
     metrics: Arc<Metrics>,
 }
 
-/// A receiver, and what waits for it.
+/// A receiver and its queue.
 #[derive(Clone, Debug)]
 struct Receiver {
     webhook: Arc<Webhook>,
@@ -53,11 +53,11 @@ struct Receiver {
 }
 
 impl Webhooks {
-    /// Tells `receivers` of every release from now on. Needs a tokio runtime.
+    /// Delivers every release event from now on to `receivers`. Needs a tokio runtime.
     ///
     /// # Errors
     ///
-    /// Nothing can be posted by `https`.
+    /// HTTPS cannot be set up.
     pub fn start(receivers: &[Webhook], handle: &Handle) -> Result<Webhooks, WebhookStartError> {
         let client = WebhookClient::new(receivers)?;
         Ok(Webhooks::start_with(
@@ -92,10 +92,10 @@ impl Webhooks {
             .iter()
             .map(|(receiver, _)| receiver.clone())
             .collect();
-        let sorter = Dispatcher::new(handle.clone(), receivers);
+        let dispatcher = Dispatcher::new(handle.clone(), receivers);
         let stop_sorter = CancellationToken::new();
         Webhooks {
-            sorter: tokio::spawn(sorter.run(stop_sorter.clone())),
+            dispatcher: tokio::spawn(dispatcher.run(stop_sorter.clone())),
             deliverers,
             stop_sorter,
             stop_deliverers,
@@ -103,7 +103,7 @@ impl Webhooks {
         }
     }
 
-    /// Ends: what has happened so far is still told, if that takes no longer than a moment.
+    /// Shuts down: delivers what has happened so far, within a short limit.
     pub async fn drain(self) {
         self.drain_within(GRACE).await;
     }
@@ -111,43 +111,47 @@ impl Webhooks {
     async fn drain_within(self, grace: Duration) {
         let deadline = Instant::now() + grace;
         self.stop_sorter.cancel();
-        let _ = self.sorter.await;
+        let _ = self.dispatcher.await;
         self.stop_deliverers.cancel();
         for (receiver, mut task) in self.deliverers {
             if tokio::time::timeout_at(deadline, &mut task).await.is_ok() {
                 continue;
             }
             task.abort();
-            // Those that wait, and the one under way.
-            let untold = receiver.queue.len() + 1;
-            tracing::warn!(webhook = ?receiver.webhook, untold, "events could not be told before the end");
+            // The queued events, and the one in progress.
+            let undelivered = receiver.queue.len() + 1;
+            tracing::warn!(
+                webhook = ?receiver.webhook,
+                undelivered,
+                "events were not delivered before shutdown"
+            );
             self.metrics
-                .add_webhooks(WebhookResult::Dropped, untold as u64);
+                .add_webhooks(WebhookResult::Dropped, undelivered as u64);
         }
     }
 }
 
-/// Puts each event into the queues of those who want it.
+/// Puts each event into the queues of the receivers that want it.
 struct Dispatcher {
     handle: Handle,
     receivers: Vec<Receiver>,
     events: broadcast::Receiver<api::Event>,
-    /// The last event that was looked at.
+    /// The last event that was processed.
     last_id: u64,
 }
 
 impl Dispatcher {
     fn new(handle: Handle, receivers: Vec<Receiver>) -> Dispatcher {
         let (_, events) = handle.events(None);
-        let mut sorter = Dispatcher {
+        let mut dispatcher = Dispatcher {
             handle,
             receivers,
             events,
             last_id: 0,
         };
-        // A release that the start itself has ended was told before anybody could listen.
-        sorter.catch_up();
-        sorter
+        // A release that ended during the start sent its event before the subscription.
+        dispatcher.catch_up();
+        dispatcher
     }
 
     async fn run(mut self, stop: CancellationToken) {
@@ -156,28 +160,28 @@ impl Dispatcher {
         }
         while let Some(received) = stop.run_until_cancelled(self.events.recv()).await {
             match received {
-                Ok(event) => self.sort(event),
+                Ok(event) => self.dispatch(event),
                 Err(broadcast::error::RecvError::Lagged(_)) => self.catch_up(),
                 Err(broadcast::error::RecvError::Closed) => return,
             }
         }
         while let Ok(event) = self.events.try_recv() {
-            self.sort(event);
+            self.dispatch(event);
         }
     }
 
-    /// Looks at what the stream remembers of what has not been looked at.
+    /// Processes the stream's kept events that were not processed yet.
     fn catch_up(&mut self) {
         let (missed, events) = self.handle.events(Some(self.last_id));
         self.events = events;
         for event in missed {
-            self.sort(event);
+            self.dispatch(event);
         }
     }
 
-    fn sort(&mut self, event: api::Event) {
+    fn dispatch(&mut self, event: api::Event) {
         self.last_id = event.id;
-        let Some(news) = Notification::of(event).map(Arc::new) else {
+        let Some(notification) = Notification::of(event).map(Arc::new) else {
             return;
         };
         let wanted = |receiver: &&Receiver| {
@@ -185,16 +189,16 @@ impl Dispatcher {
                 .webhook
                 .events
                 .iter()
-                .any(|name| name == news.event)
+                .any(|name| name == notification.event)
         };
         for receiver in self.receivers.iter().filter(wanted) {
-            if let Some(lost) = receiver.queue.push(Arc::clone(&news)) {
+            if let Some(lost) = receiver.queue.push(Arc::clone(&notification)) {
                 tracing::warn!(
                     webhook = ?receiver.webhook,
                     waiting = QUEUE_MAX,
                     event = lost.event,
                     release = lost.release.id,
-                    "an event was dropped: the receiver does not keep up"
+                    "an event was dropped: the receiver is too slow"
                 );
                 self.handle
                     .metrics()

@@ -1,4 +1,4 @@
-//! The proof that an event comes from here: HMAC-SHA-256 (RFC 2104) over the time and the body.
+//! The signature of an event: HMAC-SHA-256 (RFC 2104) over time and body.
 
 use hmac::digest::InvalidLength;
 use hmac::{Hmac, KeyInit, Mac};
@@ -7,11 +7,11 @@ use sha2::Sha256;
 use crate::model::hex;
 
 /// The value of the header `X-Weighbridge-Signature`. The time is signed too, so that a receiver
-/// can refuse what somebody has recorded and sends again.
+/// can reject a replayed request.
 ///
 /// # Errors
 ///
-/// The library does not take the secret; it takes one of any length.
+/// The library rejects the secret; it accepts one of any length.
 pub(super) fn sign(secret: &str, unix_seconds: &str, body: &[u8]) -> Result<String, InvalidLength> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes())?;
     for part in [unix_seconds.as_bytes(), b".", body] {
@@ -28,7 +28,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_openssl_says() {
+    fn the_signature_equals_that_of_openssl() {
         // printf '1700000000.{"event":"x"}' | openssl dgst -sha256 -hmac hunter2
         assert_eq!(
             sign("hunter2", "1700000000", br#"{"event":"x"}"#).unwrap(),

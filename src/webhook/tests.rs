@@ -10,7 +10,7 @@ use rustls::RootCertStore;
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use self::receiver::{Answer, Certificate, Receiver, Seen};
+use self::receiver::{Answer, Certificate, ReceivedRequest, Receiver};
 use super::Webhooks;
 use super::backoff::Backoff;
 use super::client::WebhookClient;
@@ -26,7 +26,8 @@ pub(super) fn release() -> api::Release {
     serde_json::from_value(serde_json::json!({
         "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green",
         "phase": "progressing", "paused": false, "step": 1, "steps": [5.0, 100.0], "weight": 5.0,
-        "started_at": "2026-11-25T08:59:00Z", "phase_since": "2026-11-25T09:00:00Z", "actor": "alice",
+        "started_at": "2026-11-25T08:59:00Z", "phase_since": "2026-11-25T09:00:00Z",
+        "actor": "alice",
         "budget": { "limit": 20, "spent": 0, "allowance": 20 },
         "user_visible_failures": 0, "rescued": 0, "canary_requests": 0, "baseline_requests": 0,
         "log_e": 0.0, "log_limit": 6.9, "objectives": [], "durable": true,
@@ -45,8 +46,7 @@ pub(super) fn event(id: u64, action: &str, release: api::Release) -> api::Event 
     api::Event { id, at, kind }
 }
 
-/// Senders, and the stream of events that they look at.
-/// Webhooks read no services.
+/// Delivery tasks, and the event stream that they read. Webhooks read no services.
 #[derive(Debug)]
 struct Nothing;
 
@@ -73,11 +73,11 @@ impl Rig {
     }
 
     fn trusting(receivers: &[Webhook], roots: RootCertStore) -> Rig {
-        Rig::upon(EventStream::new(), receivers, roots)
+        Rig::with_events(EventStream::new(), receivers, roots)
     }
 
-    /// The stream has these events already.
-    fn upon(events: EventStream, receivers: &[Webhook], roots: RootCertStore) -> Rig {
+    /// Starts when the stream already has these events.
+    fn with_events(events: EventStream, receivers: &[Webhook], roots: RootCertStore) -> Rig {
         let (events, metrics) = (Arc::new(events), Arc::new(Metrics::new()));
         let (handle, commands) =
             Handle::channel(Arc::clone(&metrics), Arc::clone(&events), Arc::new(Nothing));
@@ -94,8 +94,8 @@ impl Rig {
         }
     }
 
-    /// Something happens to the release of this id.
-    fn happen(&self, action: &str, id: &str) {
+    /// Sends an event about the release of this id.
+    fn send_event(&self, action: &str, id: &str) {
         let release = api::Release {
             id: id.to_owned(),
             ..release()
@@ -137,16 +137,15 @@ fn block_on<T>(case: impl Future<Output = T>) -> T {
     runtime.unwrap().block_on(case)
 }
 
-fn header(seen: &Seen, name: &str) -> String {
-    let value = seen.headers.get(name).map(HeaderValue::to_str);
+fn header(requests: &ReceivedRequest, name: &str) -> String {
+    let value = requests.headers.get(name).map(HeaderValue::to_str);
     value
-        .unwrap_or_else(|| panic!("no {name} in {seen:?}"))
+        .unwrap_or_else(|| panic!("no {name} in {requests:?}"))
         .unwrap()
         .to_owned()
 }
 
-/// HMAC as RFC 2104 defines it, by hand, so that the test does not believe the library that it
-/// tests.
+/// HMAC as RFC 2104 defines it, written out, so that the test is independent of the tested library.
 fn hmac(key: &[u8], text: &[u8]) -> String {
     let mut block = [0; 64];
     block[..key.len()].copy_from_slice(key);
@@ -163,94 +162,94 @@ fn hmac(key: &[u8], text: &[u8]) -> String {
 }
 
 #[test]
-fn what_the_start_itself_did_is_told_once() {
+fn events_of_the_start_are_delivered_once() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(204)).await;
         let events = EventStream::new();
         let before = event(0, "release_rolled_back", release());
         events.send(before.at, before.kind);
-        let rig = Rig::upon(
+        let rig = Rig::with_events(
             events,
             &[receiver.webhook("http://localhost")],
             RootCertStore::empty(),
         );
-        rig.happen("release_started", "shop-13");
+        rig.send_event("release_started", "shop-13");
         rig.count("delivered", 2).await;
         let told: Vec<String> = receiver
-            .seen()
+            .requests()
             .iter()
-            .map(|seen| header(seen, "x-weighbridge-event").to_owned())
+            .map(|requests| header(requests, "x-weighbridge-event").to_owned())
             .collect();
         assert_eq!(told, ["release_rolled_back", "release_started"]);
     });
 }
 
 #[test]
-fn an_event_is_delivered_signed_and_named() {
+fn an_event_is_delivered_with_signature_and_id() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(204)).await;
         let mut webhook = receiver.webhook("http://localhost");
         webhook.secret = Some("hunter2".into());
         webhook.events = vec!["release_advanced".to_owned()];
         let rig = Rig::start(&[webhook]);
-        rig.happen("release_paused", "shop-1");
-        rig.happen("release_advanced", "shop-1");
+        rig.send_event("release_paused", "shop-1");
+        rig.send_event("release_advanced", "shop-1");
         rig.count("delivered", 1).await;
-        let seen = receiver.seen();
-        let [seen] = &*seen else {
-            panic!("only what is asked for: {seen:?}")
+        let requests = receiver.requests();
+        let [requests] = &*requests else {
+            panic!("only requested events: {requests:?}")
         };
         assert_eq!(
-            (seen.method.as_str(), seen.target.as_str()),
+            (requests.method.as_str(), requests.target.as_str()),
             ("POST", "/hook?a=b")
         );
-        let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+        let body: serde_json::Value = serde_json::from_slice(&requests.body).unwrap();
         assert_eq!(
             (&body["event"], &body["release"]["id"]),
             (&"release_advanced".into(), &"shop-1".into())
         );
-        assert_eq!(header(seen, "content-type"), "application/json");
+        assert_eq!(header(requests, "content-type"), "application/json");
         assert_eq!(
-            header(seen, "user-agent"),
+            header(requests, "user-agent"),
             concat!("weighbridge/", env!("CARGO_PKG_VERSION"))
         );
-        assert_eq!(header(seen, "x-weighbridge-event"), "release_advanced");
-        let id: uuid::Uuid = header(seen, "x-weighbridge-delivery").parse().unwrap();
+        assert_eq!(header(requests, "x-weighbridge-event"), "release_advanced");
+        let id: uuid::Uuid = header(requests, "x-weighbridge-delivery").parse().unwrap();
         assert_eq!(id.get_version_num(), 7);
-        let timestamp = header(seen, "x-weighbridge-timestamp");
+        let timestamp = header(requests, "x-weighbridge-timestamp");
         let age = jiff::Timestamp::now().as_second() - timestamp.parse::<i64>().unwrap();
         assert!((0..60).contains(&age), "{timestamp}");
-        let signed = [timestamp.as_bytes(), b".", &seen.body].concat();
+        let signed = [timestamp.as_bytes(), b".", &requests.body].concat();
         assert_eq!(
-            header(seen, "x-weighbridge-signature"),
+            header(requests, "x-weighbridge-signature"),
             format!("sha256={}", hmac(b"hunter2", &signed))
         );
     });
 }
 
 #[test]
-fn a_channel_gets_a_sentence_and_nobody_without_a_secret_a_signature() {
+fn a_slack_receiver_gets_a_sentence_and_no_signature_without_a_secret() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(200)).await;
         let mut webhook = receiver.webhook("http://127.0.0.1");
         webhook.format = WebhookFormat::Slack;
         let rig = Rig::start(&[webhook]);
-        rig.happen("release_promoted", "shop-1");
+        rig.send_event("release_promoted", "shop-1");
         rig.count("delivered", 1).await;
-        let seen = receiver.seen();
-        let body: serde_json::Value = serde_json::from_slice(&seen[0].body).unwrap();
+        let requests = receiver.requests();
+        let body: serde_json::Value = serde_json::from_slice(&requests[0].body).unwrap();
         assert!(
             body["text"]
                 .as_str()
                 .unwrap()
                 .starts_with("shop: release shop-1 from blue to green was promoted")
         );
-        assert!(!seen[0].headers.contains_key("x-weighbridge-signature"));
+        assert!(!requests[0].headers.contains_key("x-weighbridge-signature"));
     });
 }
 
 #[test]
-fn what_may_pass_is_sent_again_under_the_same_id() {
+fn transient_failures_are_retried_with_the_same_id() {
     for trouble in [
         Answer::Status(500),
         Answer::Status(503),
@@ -271,21 +270,21 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
             if trouble == Answer::Never {
                 webhook.timeout = Duration::from_millis(50);
             }
-            // Where the machine is slow, the good answer may be late too.
+            // On a slow machine the good response may be late too.
             webhook.attempts = 20;
             let rig = Rig::start(&[webhook]);
-            rig.happen("release_started", "shop-1");
+            rig.send_event("release_started", "shop-1");
             rig.count("delivered", 1).await;
-            let seen = receiver.seen();
-            assert!(seen.len() >= 3, "{trouble:?}: {seen:?}");
-            let first = header(&seen[0], "x-weighbridge-delivery");
-            for again in &seen {
+            let requests = receiver.requests();
+            assert!(requests.len() >= 3, "{trouble:?}: {requests:?}");
+            let first = header(&requests[0], "x-weighbridge-delivery");
+            for again in &requests {
                 assert_eq!(
                     header(again, "x-weighbridge-delivery"),
                     first,
                     "{trouble:?}"
                 );
-                assert_eq!(again.body, seen[0].body);
+                assert_eq!(again.body, requests[0].body);
             }
             assert_eq!(rig.counted("failed"), 0);
         });
@@ -293,7 +292,7 @@ fn what_may_pass_is_sent_again_under_the_same_id() {
 }
 
 #[test]
-fn what_will_not_pass_is_sent_once_and_the_next_event_follows() {
+fn permanent_failures_are_not_retried_and_the_next_event_follows() {
     for status in [301, 400, 401, 404, 410] {
         block_on(async {
             let receiver = Receiver::start(move |number| {
@@ -301,8 +300,8 @@ fn what_will_not_pass_is_sent_once_and_the_next_event_follows() {
             })
             .await;
             let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
-            rig.happen("release_started", "shop-1");
-            rig.happen("release_started", "shop-2");
+            rig.send_event("release_started", "shop-1");
+            rig.send_event("release_started", "shop-2");
             rig.count("delivered", 1).await;
             assert_eq!(
                 (rig.counted("failed"), receiver.ids()),
@@ -320,9 +319,12 @@ fn attempts_are_counted() {
         let mut webhook = receiver.webhook("http://127.0.0.1");
         webhook.attempts = 3;
         let rig = Rig::start(&[webhook]);
-        rig.happen("release_started", "shop-1");
+        rig.send_event("release_started", "shop-1");
         rig.count("failed", 1).await;
-        assert_eq!((receiver.seen().len(), rig.counted("delivered")), (3, 0));
+        assert_eq!(
+            (receiver.requests().len(), rig.counted("delivered")),
+            (3, 0)
+        );
     });
 }
 
@@ -331,13 +333,13 @@ fn ids(numbers: impl Iterator<Item = usize>) -> Vec<String> {
 }
 
 #[test]
-fn events_arrive_in_their_order_though_each_is_sent_twice() {
+fn events_arrive_in_order_when_each_is_retried() {
     block_on(async {
         let receiver =
             Receiver::start(|number| Answer::Status(if number % 2 == 0 { 500 } else { 200 })).await;
         let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
         for id in ids(0..30) {
-            rig.happen("release_advanced", &id);
+            rig.send_event("release_advanced", &id);
         }
         rig.count("delivered", 30).await;
         let mut arrived = receiver.ids();
@@ -348,7 +350,7 @@ fn events_arrive_in_their_order_though_each_is_sent_twice() {
 }
 
 #[test]
-fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
+fn a_slow_receiver_loses_the_oldest_events_and_delays_no_other() {
     block_on(async {
         let slow = Receiver::start(|number| {
             if number == 0 {
@@ -362,11 +364,11 @@ fn a_receiver_that_does_not_keep_up_loses_the_oldest_and_holds_up_nobody() {
         let mut webhook = slow.webhook("http://127.0.0.1");
         webhook.timeout = DEADLINE;
         let rig = Rig::start(&[webhook, fast.webhook("http://127.0.0.1")]);
-        rig.happen("release_advanced", "shop-0");
-        until("the first is under way", || slow.count() == 1).await;
+        rig.send_event("release_advanced", "shop-0");
+        until("the first is in progress", || slow.count() == 1).await;
         for number in 1..QUEUE_MAX + 11 {
-            rig.happen("release_advanced", &format!("shop-{number}"));
-            // The fast one is to keep up, however slow the machine is.
+            rig.send_event("release_advanced", &format!("shop-{number}"));
+            // The fast receiver must keep up, however slow the machine is.
             until("the fast one has it", || fast.count() == number + 1).await;
         }
         rig.count("dropped", 10).await;
@@ -386,22 +388,22 @@ fn a_certificate_of_an_unknown_authority_is_refused_at_once() {
         let receiver = Receiver::start_tls(&certificate, |_| Answer::Status(200)).await;
         let webhook = receiver.webhook("https://localhost");
         let rig = Rig::start(std::slice::from_ref(&webhook));
-        rig.happen("release_started", "shop-1");
+        rig.send_event("release_started", "shop-1");
         rig.count("failed", 1).await;
         assert_eq!(
-            (receiver.seen().len(), receiver.connections()),
+            (receiver.requests().len(), receiver.connections()),
             (0, 1),
-            "not tried again"
+            "not retried"
         );
 
         let rig = Rig::trusting(&[webhook], certificate.roots());
-        rig.happen("release_started", "shop-2");
+        rig.send_event("release_started", "shop-2");
         rig.count("delivered", 1).await;
         assert_eq!(receiver.ids(), ["shop-2"]);
 
         let other = receiver.webhook("https://127.0.0.1");
         let rig = Rig::trusting(&[other], certificate.roots());
-        rig.happen("release_started", "shop-3");
+        rig.send_event("release_started", "shop-3");
         rig.count("failed", 1).await;
         assert_eq!(
             receiver.ids(),
@@ -412,12 +414,12 @@ fn a_certificate_of_an_unknown_authority_is_refused_at_once() {
 }
 
 #[test]
-fn at_the_end_what_waits_is_still_told() {
+fn queued_events_are_delivered_at_shutdown() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Status(200)).await;
         let rig = Rig::start(&[receiver.webhook("http://127.0.0.1")]);
         for id in ids(0..20) {
-            rig.happen("release_advanced", &id);
+            rig.send_event("release_advanced", &id);
         }
         rig.webhooks.drain_within(DEADLINE).await;
         assert_eq!(receiver.ids(), ids(0..20));
@@ -425,15 +427,15 @@ fn at_the_end_what_waits_is_still_told() {
 }
 
 #[test]
-fn the_end_does_not_wait_for_a_receiver_that_does_not_answer() {
+fn shutdown_does_not_wait_for_a_receiver_that_does_not_respond() {
     block_on(async {
         let receiver = Receiver::start(|_| Answer::Never).await;
         let mut webhook = receiver.webhook("http://127.0.0.1");
         webhook.timeout = DEADLINE;
         let rig = Rig::start(&[webhook]);
-        rig.happen("release_started", "shop-1");
-        rig.happen("release_started", "shop-2");
-        until("one is under way", || receiver.count() == 1).await;
+        rig.send_event("release_started", "shop-1");
+        rig.send_event("release_started", "shop-2");
+        until("one is in progress", || receiver.count() == 1).await;
         let metrics = Arc::clone(&rig.metrics);
         rig.webhooks.drain_within(Duration::from_millis(1)).await;
         assert!(

@@ -456,12 +456,12 @@ fn a_change_that_is_not_on_disk_is_a_warning() {
 #[test]
 fn a_problem_is_told_with_its_fields_and_what_to_do() {
     let fields = json!([{ "pointer": "/weights", "detail": "the weights sum to 95, not to 100" }]);
-    let fake = Fake::problem(422, "the weights cannot be used", &fields);
+    let fake = Fake::problem(422, "the weights are not valid", &fields);
     let ended = fake.run(&["weights", "shop", "blue=95"]).code(1);
     assert_eq!(ended.out, "");
     assert_eq!(
         ended.err,
-        "error: the weights cannot be used\n  /weights: the weights sum to 95, not to 100\nhint: \
+        "error: the weights are not valid\n  /weights: the weights sum to 95, not to 100\nhint: \
          these weights sum to 95: give every upstream that is to have traffic, one that is left \
          out gets 0\n"
     );

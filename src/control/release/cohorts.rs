@@ -1,10 +1,10 @@
-//! Notes of all workers, put together into cohorts: whole, in the order in which their requests
+//! Builds cohorts from the events of all workers: complete, in the order in which their requests
 //! were assigned.
 //!
-//! What has been scored is always a prefix of all assignments. A request that has not ended holds
-//! up those after it until it has, or until it is as old as the landmark; then it counts as bad, in
-//! both arms alike. So a canary that fails at once is never held against a baseline whose failures
-//! are yet to come (STATISTICS.md 1.e).
+//! The scored requests are always a prefix of all assignments. An unfinished request holds up those
+//! behind it until it ends or reaches the landmark age; then it counts as bad, in both arms alike.
+//! So a canary that fails fast is never compared with a baseline whose failures are still to come
+//! (STATISTICS.md 1.e).
 
 use std::collections::BTreeMap;
 
@@ -14,28 +14,28 @@ use crate::stats::{Arm, Assignment, RequestEvent, RequestEventKind};
 
 use super::overdue::OverdueRequests;
 
-/// Displaced requests spoil this much time around them, for both arms.
-const SPOILED_US: u64 = 10_000;
-/// Assignments that may wait to be scored. When there are more, all are given up: evidence with
-/// holes is none.
+/// The interval around a displaced request that is tainted, for both arms.
+const TAINTED_US: u64 = 10_000;
+/// Assignments that may wait for scoring. Beyond this all are dropped, since evidence with gaps is
+/// not valid.
 const WAITING_MAX: usize = 1 << 20;
 
-/// What waits to be scored.
+/// Requests that wait for scoring.
 #[derive(Debug, Default)]
 pub(super) struct CohortBuilder {
     slots: BTreeMap<AssignmentKey, Slot>,
-    /// Everything that was assigned before this has been scored, or left out.
+    /// Every assignment before this time has been scored or left out.
     closed_us: u64,
-    /// Times that do not count, as multiples of [`SPOILED_US`].
-    spoiled: BTreeMap<u64, ()>,
-    /// Failures of the canary that have not been scored.
+    /// Tainted intervals, as multiples of the interval's length.
+    tainted: BTreeMap<u64, ()>,
+    /// Failures of the canary that are not scored yet.
     failures: usize,
     overdue: OverdueRequests,
-    /// When a request was last assigned while the canary was full.
+    /// Time of the last assignment while the canary was full.
     full_at_us: Option<u64>,
 }
 
-/// Assignments that cannot be told apart, in the order of their time.
+/// Assignments with equal keys are indistinguishable; keys sort by time.
 pub(super) type AssignmentKey = (u64, u16, u16, Arm);
 
 pub(super) fn key(assignment: &Assignment) -> AssignmentKey {
@@ -53,21 +53,21 @@ struct Slot {
     ended: Vec<Ended>,
 }
 
-/// A request that has not ended.
+/// A request in flight.
 #[derive(Clone, Copy, Debug)]
 struct Open {
     user: u32,
-    /// The head of a good answer is here.
+    /// The head of a successful response has arrived.
     headed: bool,
-    /// The client is waited for, who is still sending it.
+    /// The client is still uploading the request.
     uploading: bool,
-    /// It has failed, and another answers it.
+    /// It has failed and was failed over.
     failed: bool,
-    /// The canary was full when it was assigned.
+    /// The canary was full at the assignment.
     canary_full: bool,
 }
 
-/// How a request ended, as far as it counts.
+/// How a request ended, for scoring.
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     user: u32,
@@ -86,9 +86,9 @@ pub(super) enum End {
     Aborted {
         late: bool,
     },
-    /// The client was still sending it at the landmark.
+    /// The client was still uploading at the landmark.
     Uploading,
-    /// Answered by the baseline, since the canary was full: of neither side.
+    /// Sent to the baseline because the canary was full: counts in neither arm.
     Displaced,
 }
 
@@ -104,19 +104,19 @@ impl Slot {
     }
 }
 
-/// What of the notes is known, and up to when.
+/// How far events are known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct KnownEvents {
     /// Now, on the monotonic clock.
     pub(super) now_us: u64,
-    /// Every assignment before this has been noted ([`crate::stats::Horizon::floor`]).
+    /// Every assignment before this time has been reported ([`crate::stats::Watermark::floor`]).
     pub(super) floor_us: u64,
-    /// The age at which an outcome is waited for no longer.
+    /// The age at which an unfinished request is scored.
     pub(super) landmark_us: u64,
 }
 
 impl CohortBuilder {
-    /// Scores nothing that was assigned before `from_us`.
+    /// Scores no request that was assigned before `from_us`.
     pub(super) fn new(from_us: u64) -> CohortBuilder {
         CohortBuilder {
             closed_us: from_us,
@@ -124,11 +124,11 @@ impl CohortBuilder {
         }
     }
 
-    /// Takes a note in.
+    /// Adds an event.
     pub(super) fn add(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
-            self.overdue.hear(note);
+            self.overdue.add_event(note);
             return;
         }
         match note.happened {
@@ -147,38 +147,38 @@ impl CohortBuilder {
         }
     }
 
-    /// Notes were lost: everything that waits is left out.
+    /// Drops all waiting requests after events were lost.
     pub(super) fn give_up(&mut self, now_us: u64) {
         self.slots.clear();
-        // What has become of those that were late will not be told any more.
+        // No further events will arrive for overdue requests.
         self.overdue.forget_open();
         self.failures = 0;
         self.closed_us = self.closed_us.max(now_us);
     }
 
-    /// Whether a failure of the canary waits to be scored.
+    /// Whether a failure of the canary waits for scoring.
     pub(super) fn has_failure(&self) -> bool {
         self.failures > 0
     }
 
-    /// Requests of the canary that are open past the landmark without a head.
+    /// Open requests of the canary past the landmark without a response head.
     pub(super) fn open_past_landmark(&self) -> u32 {
-        self.overdue.hanging()
+        self.overdue.stalled_without_head()
     }
 
-    /// Requests of the canary that were scored as unfinished and that the tripwire has not counted.
+    /// Requests of the canary that were scored as unfinished and not counted by the tripwire.
     pub(super) fn unfinished(&self) -> u32 {
         self.overdue.unfinished()
     }
 
-    /// When a request was last assigned while the canary was full, in microseconds of the monotonic
+    /// Time of the last assignment while the canary was full, in microseconds of the monotonic
     /// clock.
     pub(super) fn full_at_us(&self) -> Option<u64> {
         self.full_at_us
     }
 
-    /// Requests that wait to be scored: the canary's, the baseline's, and those of the baseline
-    /// that failed or have not ended.
+    /// Counts of requests that wait for scoring: the canary's, the baseline's, and those of the
+    /// baseline that failed or have not ended.
     pub(super) fn pending(&self) -> PendingCohort {
         let mut pending = PendingCohort::default();
         for (key, slot) in &self.slots {
@@ -195,7 +195,8 @@ impl CohortBuilder {
         pending
     }
 
-    /// Everything that can be scored now, in order, joined as long as the weights are the same.
+    /// Scores everything that can be scored now, in order; requests under the same weights share a
+    /// cohort.
     pub(super) fn close(&mut self, known: &KnownEvents, units: &mut Units) -> Vec<Scored> {
         let end_us = self.boundary(known);
         let mut scored: Vec<Scored> = Vec::new();
@@ -208,7 +209,7 @@ impl CohortBuilder {
             if side == Arm::Canary {
                 self.failures = self.failures.saturating_sub(slot.failures());
             }
-            let is_spoiled = self.spoiled.contains_key(&(at_us / SPOILED_US));
+            let is_tainted = self.tainted.contains_key(&(at_us / TAINTED_US));
             let weight = chance(canary, baseline);
             for open in &slot.open {
                 let key = (at_us, canary, baseline, side);
@@ -216,21 +217,21 @@ impl CohortBuilder {
                     self.overdue.add(key, open.user);
                 } else if open.uploading && !open.headed {
                     self.overdue
-                        .add_upload(key, open.user, !open.canary_full && !is_spoiled);
+                        .add_upload(key, open.user, !open.canary_full && !is_tainted);
                 }
             }
             for ended in slot.take(known.landmark_us) {
-                // While the canary was full nothing is compared; the request only explains.
-                let is_spoiled = is_spoiled || ended.canary_full;
+                // While the canary is full nothing is compared; the request only explains failures.
+                let is_tainted = is_tainted || ended.canary_full;
                 let enter = || match ended.canary_full {
                     true => Entered::default(),
                     false => units.enter(ended.user, side, weight, at_us, ended.end.is_bad()),
                 };
-                // Who waits for the client counts in neither arm.
+                // A request that waits for its client counts in neither arm.
                 let counts = !matches!(ended.end, End::Displaced | End::Uploading);
                 let entered = counts.then(enter);
                 let begins = entered.as_ref().and_then(|entered| entered.begins);
-                let into = place(&mut scored, weight, is_spoiled, begins);
+                let into = place(&mut scored, weight, is_tainted, begins);
                 into.at_us = at_us;
                 if let Some(entered) = entered {
                     into.count(side, ended.end, &entered, units.are_sticky());
@@ -247,12 +248,12 @@ impl CohortBuilder {
             ..Scored::default()
         }));
         self.closed_us = self.closed_us.max(closed_us);
-        self.spoiled = self.spoiled.split_off(&(self.closed_us / SPOILED_US));
+        self.tainted = self.tainted.split_off(&(self.closed_us / TAINTED_US));
         scored
     }
 
-    /// Uploads that were left out at the landmark, since the client was waited for, and have hung
-    /// since.
+    /// Scores uploads that were left out at the landmark, because they waited for the client, and
+    /// have been stalled on the upstream since.
     fn score_uploads(
         &mut self,
         at_us: u64,
@@ -277,8 +278,8 @@ impl CohortBuilder {
         }
     }
 
-    /// Up to where all is known: by the workers' word, by the clock, and by the first request that
-    /// may still end.
+    /// The time up to which all is known: limited by the watermark, the clock, and the first
+    /// request that may still end.
     fn boundary(&self, known: &KnownEvents) -> u64 {
         let limit = known.floor_us.min(known.now_us);
         let is_young = |at_us: u64| known.now_us.saturating_sub(at_us) < known.landmark_us;
@@ -309,20 +310,21 @@ impl CohortBuilder {
         });
     }
 
-    /// The canary was full. Where that was known before the draw, its requests are left out one by
-    /// one; where another worker was faster, all of that moment are.
+    /// Handles a request displaced by a full canary. If the canary was known to be full at the
+    /// draw, single requests are left out; if another worker took the last place, the whole
+    /// interval is tainted.
     fn displace(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         let mut was_known = false;
         self.with_open(note, |open| was_known = open.canary_full);
         if !was_known {
-            self.spoiled.insert(at_us / SPOILED_US, ());
+            self.tainted.insert(at_us / TAINTED_US, ());
             self.full_at_us = self.full_at_us.max(Some(at_us));
         }
         self.end(note, End::Displaced);
     }
 
-    /// Changes the first open request that the note may be about.
+    /// Changes the first open request that the event may refer to.
     fn with_open(&mut self, note: &RequestEvent, change: impl FnOnce(&mut Open)) {
         let slot = self.slots.get_mut(&key(&note.assignment));
         let open = slot.and_then(|slot| {
@@ -336,7 +338,7 @@ impl CohortBuilder {
     }
 
     fn end(&mut self, note: &RequestEvent, end: End) {
-        // A request whose assignment was given up is not known.
+        // Events of dropped assignments are ignored.
         let Some(slot) = self.slots.get_mut(&key(&note.assignment)) else {
             return;
         };
@@ -353,7 +355,7 @@ impl CohortBuilder {
     }
 }
 
-/// The canary's chance of a request of the two arms.
+/// The chance that a request of the two arms is assigned to the canary.
 fn chance(canary: u16, baseline: u16) -> f64 {
     let both = u32::from(canary) + u32::from(baseline);
     if both == 0 {
@@ -363,17 +365,18 @@ fn chance(canary: u16, baseline: u16) -> f64 {
 }
 
 impl Slot {
-    /// Its requests with what they came to, or with what is known of them at the landmark.
+    /// The requests of the slot with their outcomes, or with their state at the landmark.
     fn take(self, landmark_us: u64) -> impl Iterator<Item = Ended> {
         let open = self.open.into_iter().map(move |open| {
             let end = if open.headed {
-                // A good answer whose body goes on: no failure, and as slow as can be told.
+                // A successful response whose body is still streaming: no failure, with the highest
+                // known latency.
                 let latency_us = u32::try_from(landmark_us).unwrap_or(u32::MAX);
                 End::Good { latency_us }
             } else if open.uploading {
                 End::Uploading
             } else {
-                // Whether a user saw it is known when it ends.
+                // Whether it was visible to a user is known when it ends.
                 End::Bad { visible: false }
             };
             Ended {
@@ -387,7 +390,7 @@ impl Slot {
 }
 
 impl Open {
-    /// Whether it has no head although the client has sent all of it.
+    /// Whether the client has sent all of it and no response head has arrived.
     fn is_unfinished(&self) -> bool {
         !self.headed && !self.uploading && !self.failed
     }

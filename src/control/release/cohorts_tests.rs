@@ -1,4 +1,4 @@
-//! Cohorts: what is scored when, and as what.
+//! Cohorts: when requests are scored, and with which outcome.
 
 use proptest::prelude::*;
 
@@ -22,7 +22,7 @@ fn note(at_us: u64, side: Arm, user: u32, happened: RequestEventKind) -> Request
     }
 }
 
-/// Requests that are drawn one by one.
+/// Units where each request is drawn by itself.
 fn drawn() -> Units {
     Units::new(false, 0)
 }
@@ -35,10 +35,10 @@ fn known(now_us: u64) -> KnownEvents {
     }
 }
 
-fn assembly(notes: &[RequestEvent]) -> CohortBuilder {
-    let mut assembly = CohortBuilder::new(0);
-    notes.iter().for_each(|note| assembly.add(note));
-    assembly
+fn cohorts(notes: &[RequestEvent]) -> CohortBuilder {
+    let mut cohorts = CohortBuilder::new(0);
+    notes.iter().for_each(|note| cohorts.add(note));
+    cohorts
 }
 
 const GOOD: RequestEventKind = RequestEventKind::Good { latency_us: 900 };
@@ -54,16 +54,16 @@ fn counts(scored: &[Scored]) -> Vec<[u64; 4]> {
 }
 
 #[test]
-fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
-    let mut assembly = assembly(&[
+fn a_canary_failure_waits_for_earlier_baseline_requests() {
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
         note(1_010, Arm::Canary, 2, RequestEventKind::ASSIGNED),
         note(1_010, Arm::Canary, 2, BAD),
     ]);
     let mut units = drawn();
-    assert!(assembly.has_failure());
+    assert!(cohorts.has_failure());
     assert_eq!(
-        counts(&assembly.close(&known(50_000), &mut units)),
+        counts(&cohorts.close(&known(50_000), &mut units)),
         Vec::<[u64; 4]>::new()
     );
     let pending = PendingCohort {
@@ -72,50 +72,50 @@ fn a_canary_that_fails_at_once_waits_for_the_baseline_before_it() {
         baseline_bad_or_open: 1,
         alone: 0,
     };
-    assert_eq!(assembly.pending(), pending);
-    assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
+    assert_eq!(cohorts.pending(), pending);
+    cohorts.add(&note(1_000, Arm::Baseline, 1, GOOD));
     assert_eq!(
-        counts(&assembly.close(&known(60_000), &mut units)),
+        counts(&cohorts.close(&known(60_000), &mut units)),
         [[1, 0, 1, 1]]
     );
-    assert!(!assembly.has_failure());
+    assert!(!cohorts.has_failure());
 }
 
 #[test]
-fn at_the_landmark_what_has_not_ended_is_bad_unless_its_answer_is_on_its_way() {
-    let mut assembly = assembly(&[
+fn unfinished_requests_are_bad_at_the_landmark_unless_a_response_has_begun() {
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
         note(1_001, Arm::Canary, 2, RequestEventKind::ASSIGNED),
         note(1_001, Arm::Canary, 2, RequestEventKind::Headed),
     ]);
     let mut units = drawn();
-    assert!(assembly.close(&known(200_000), &mut units).is_empty());
-    let scored = assembly.close(&known(1_001 + LANDMARK_US), &mut units);
+    assert!(cohorts.close(&known(200_000), &mut units).is_empty());
+    let scored = cohorts.close(&known(1_001 + LANDMARK_US), &mut units);
     assert_eq!(counts(&scored), [[1, 1, 1, 0]]);
     assert_eq!(scored[0].canary.latency_us, [(LANDMARK_US, 1)]);
-    // Its end is no longer of interest.
-    assembly.add(&note(1_000, Arm::Baseline, 1, GOOD));
-    assert!(assembly.close(&known(900_000), &mut units).is_empty());
+    // Its end is ignored.
+    cohorts.add(&note(1_000, Arm::Baseline, 1, GOOD));
+    assert!(cohorts.close(&known(900_000), &mut units).is_empty());
 }
 
 #[test]
-fn a_request_of_the_first_moment_is_waited_for_as_long_as_any() {
-    let mut assembly = assembly(&[note(0, Arm::Baseline, 1, RequestEventKind::ASSIGNED)]);
+fn requests_at_time_zero_wait_for_the_full_landmark() {
+    let mut cohorts = cohorts(&[note(0, Arm::Baseline, 1, RequestEventKind::ASSIGNED)]);
     let mut units = drawn();
     assert!(
-        assembly
+        cohorts
             .close(&known(LANDMARK_US - 1), &mut units)
             .is_empty()
     );
     assert_eq!(
-        counts(&assembly.close(&known(LANDMARK_US), &mut units)),
+        counts(&cohorts.close(&known(LANDMARK_US), &mut units)),
         [[1, 1, 0, 0]]
     );
 }
 
 #[test]
-fn what_a_worker_may_still_hold_is_waited_for() {
-    let mut assembly = assembly(&[
+fn scoring_waits_for_the_watermark() {
+    let mut cohorts = cohorts(&[
         note(5_000, Arm::Canary, 2, RequestEventKind::ASSIGNED),
         note(5_000, Arm::Canary, 2, GOOD),
     ]);
@@ -124,18 +124,18 @@ fn what_a_worker_may_still_hold_is_waited_for() {
         floor_us: 4_000,
         ..known(90_000)
     };
-    assert!(assembly.close(&held, &mut units).is_empty());
-    assembly.add(&note(4_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED));
-    assembly.add(&note(4_000, Arm::Baseline, 1, GOOD));
+    assert!(cohorts.close(&held, &mut units).is_empty());
+    cohorts.add(&note(4_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED));
+    cohorts.add(&note(4_000, Arm::Baseline, 1, GOOD));
     assert_eq!(
-        counts(&assembly.close(&known(91_000), &mut units)),
+        counts(&cohorts.close(&known(91_000), &mut units)),
         [[1, 0, 1, 0]]
     );
 }
 
 #[test]
-fn displaced_requests_spoil_their_time_for_both_arms() {
-    let mut assembly = assembly(&[
+fn displaced_requests_taint_their_interval_for_both_arms() {
+    let mut cohorts = cohorts(&[
         note(20_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
         note(20_000, Arm::Baseline, 1, BAD),
         note(21_000, Arm::Canary, 2, RequestEventKind::ASSIGNED),
@@ -144,14 +144,17 @@ fn displaced_requests_spoil_their_time_for_both_arms() {
         note(35_000, Arm::Baseline, 3, GOOD),
     ]);
     let mut units = drawn();
-    let scored = assembly.close(&known(90_000), &mut units);
-    let spoiled: Vec<bool> = scored.iter().map(|one| one.is_spoiled).collect();
-    assert_eq!(spoiled, [true, false]);
+    let scored = cohorts.close(&known(90_000), &mut units);
+    let tainted: Vec<bool> = scored.iter().map(|one| one.is_tainted).collect();
+    assert_eq!(tainted, [true, false]);
     assert_eq!(
         scored[0].canary.requests, 0,
-        "a displaced request is of neither side"
+        "a displaced request counts in neither arm"
     );
-    assert_eq!(scored[0].baseline.failures, 1, "and yet explains");
+    assert_eq!(
+        scored[0].baseline.failures, 1,
+        "a displaced request still explains failures"
+    );
     assert_eq!(counts(&scored[1..]), [[1, 0, 0, 0]]);
 }
 
@@ -164,20 +167,20 @@ fn each_weight_has_its_own_cohort() {
         happened: GOOD,
         ..changed
     };
-    let mut assembly = assembly(&[
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Canary, 1, RequestEventKind::ASSIGNED),
         note(1_000, Arm::Canary, 1, GOOD),
         changed,
         end,
     ]);
-    let scored = assembly.close(&known(90_000), &mut drawn());
+    let scored = cohorts.close(&known(90_000), &mut drawn());
     let weights: Vec<f64> = scored.iter().map(|one| one.weight).collect();
     assert_eq!(weights, [0.05, 0.25]);
 }
 
 #[test]
-fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
-    let mut assembly = assembly(&[
+fn a_sticky_user_is_one_unit_and_each_request_without_a_key_is_one() {
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Canary, 7, RequestEventKind::ASSIGNED),
         note(1_000, Arm::Canary, 7, GOOD),
         note(1_100, Arm::Canary, 7, RequestEventKind::ASSIGNED),
@@ -194,7 +197,7 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
         note(1_400, Arm::Baseline, 8, RequestEventKind::ASSIGNED),
     ]);
     let mut units = Units::new(true, 1_000_000);
-    let scored = assembly.close(&known(900_000), &mut units);
+    let scored = cohorts.close(&known(900_000), &mut units);
     assert_eq!(
         counts(&scored),
         [[1, 1, 4, 3]],
@@ -222,9 +225,9 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
     assert_eq!(
         cohort.canary.latency_us,
         Some(&[(900, 1)][..]),
-        "of the first request of a unit"
+        "latencies of the first request of each unit"
     );
-    let later = assembly.close(&known(3_000_000), &mut units);
+    let later = cohorts.close(&known(3_000_000), &mut units);
     let matured = later[0].matured.as_ref().unwrap();
     assert_eq!(
         (matured.weight, &matured.canary[..], &matured.baseline[..]),
@@ -233,9 +236,9 @@ fn a_sticky_user_is_one_unit_and_whoever_has_no_key_one_with_each_request() {
 }
 
 #[test]
-fn units_with_different_chances_have_cohorts_of_their_own() {
+fn units_with_different_chances_have_separate_cohorts() {
     let mut units = Units::new(true, 1_000_000);
-    let mut all = assembly(&[
+    let mut all = cohorts(&[
         note(1_000, Arm::Baseline, 1, RequestEventKind::ASSIGNED),
         note(1_000, Arm::Baseline, 1, GOOD),
     ]);
@@ -260,17 +263,21 @@ fn units_with_different_chances_have_cohorts_of_their_own() {
 }
 
 proptest! {
-    /// However the notes are cut into batches and looks, each request is scored once, in order, with its own outcome.
+    /// However events are batched, each request is scored once, in order, with its own outcome.
     #[test]
-    fn nothing_is_lost_or_counted_twice(
-        requests in prop::collection::vec((0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3), 1..200),
+    fn each_request_is_scored_exactly_once(
+        requests in prop::collection::vec(
+            (0u64..200_000, any::<bool>(), 1u64..100_000, 0u8..3),
+            1..200,
+        ),
         looks in prop::collection::vec(0u64..400_000, 0..20),
     ) {
         let mut events: Vec<(u64, RequestEvent)> = Vec::new();
         let mut wanted = [0u64; 4];
         for (user, (at_us, canary, took_us, kind)) in (0u32..).zip(&requests) {
             let side = if *canary { Arm::Canary } else { Arm::Baseline };
-            let happened = [GOOD, BAD, RequestEventKind::Aborted { late: false }][usize::from(*kind)];
+            let aborted = RequestEventKind::Aborted { late: false };
+            let happened = [GOOD, BAD, aborted][usize::from(*kind)];
             events.push((*at_us, note(*at_us, side, user, RequestEventKind::ASSIGNED)));
             events.push((at_us + took_us, note(*at_us, side, user, happened)));
             wanted[usize::from(*canary) * 2] += 1;
@@ -280,31 +287,31 @@ proptest! {
         let mut looks = looks;
         looks.sort_unstable();
         looks.push(10_000_000);
-        let (mut assembly, mut units) = (CohortBuilder::new(0), drawn());
+        let (mut cohorts, mut units) = (CohortBuilder::new(0), drawn());
         let (mut got, mut last) = ([0u64; 4], 0);
         let mut events = events.into_iter().peekable();
         for now_us in looks {
             while let Some((_, note)) = events.next_if(|(when, _)| *when <= now_us) {
-                assembly.add(&note);
+                cohorts.add(&note);
             }
-            for scored in assembly.close(&known(now_us), &mut units) {
+            for scored in cohorts.close(&known(now_us), &mut units) {
                 prop_assert!(scored.at_us >= last);
                 last = scored.at_us;
                 got.iter_mut().zip(counts(&[scored])[0]).for_each(|(sum, more)| *sum += more);
             }
         }
         prop_assert_eq!(got, wanted);
-        prop_assert!(!assembly.has_failure() && assembly.slots.is_empty());
+        prop_assert!(!cohorts.has_failure() && cohorts.slots.is_empty());
     }
 }
 
 #[test]
-fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
+fn requests_during_a_full_canary_explain_but_are_not_compared() {
     let full = RequestEventKind::Assigned {
         uploading: false,
         canary_full: true,
     };
-    let mut assembly = assembly(&[
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Baseline, 1, full),
         note(1_000, Arm::Baseline, 1, BAD),
         note(1_100, Arm::Canary, 2, full),
@@ -312,9 +319,9 @@ fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
         note(1_200, Arm::Baseline, 3, RequestEventKind::ASSIGNED),
         note(1_200, Arm::Baseline, 3, GOOD),
     ]);
-    assert_eq!(assembly.full_at_us(), Some(1_100));
-    let scored = assembly.close(&known(90_000), &mut drawn());
-    let (left_out, compared): (Vec<_>, Vec<_>) = scored.iter().partition(|one| one.is_spoiled);
+    assert_eq!(cohorts.full_at_us(), Some(1_100));
+    let scored = cohorts.close(&known(90_000), &mut drawn());
+    let (left_out, compared): (Vec<_>, Vec<_>) = scored.iter().partition(|one| one.is_tainted);
     assert_eq!(
         counts(&left_out.into_iter().cloned().collect::<Vec<_>>())[0],
         [1, 1, 0, 0]
@@ -326,12 +333,12 @@ fn what_came_while_the_canary_was_full_is_compared_with_nothing_and_explains() {
 }
 
 #[test]
-fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
+fn an_upload_in_progress_at_the_landmark_is_not_a_failure() {
     let uploading = RequestEventKind::Assigned {
         uploading: true,
         canary_full: false,
     };
-    let mut assembly = assembly(&[
+    let mut cohorts = cohorts(&[
         note(1_000, Arm::Canary, 1, uploading),
         note(1_001, Arm::Canary, 2, uploading),
         note(1_001, Arm::Canary, 2, RequestEventKind::Sent),
@@ -350,15 +357,12 @@ fn a_client_that_is_still_sending_at_the_landmark_is_no_failure() {
             RequestEventKind::Aborted { late: false },
         ),
     ]);
-    let scored = assembly.close(&known(900_000), &mut drawn());
+    let scored = cohorts.close(&known(900_000), &mut drawn());
     assert_eq!(
         counts(&scored),
         [[0, 0, 3, 2]],
-        "who waits for the client is in neither arm"
+        "a request that waits for its client counts in neither arm"
     );
     assert_eq!(scored[0].canary.aborts, 2);
-    assert_eq!(
-        (assembly.open_past_landmark(), assembly.unfinished()),
-        (1, 1)
-    );
+    assert_eq!((cohorts.open_past_landmark(), cohorts.unfinished()), (1, 1));
 }

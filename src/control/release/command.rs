@@ -1,4 +1,4 @@
-//! Verbs on a release.
+//! Commands on a release.
 
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ impl Controller {
         }
     }
 
-    /// The service whose release this is, if it is still under way.
+    /// The service of this release, if it is in progress.
     fn service_of(&self, id: &str) -> Result<Name, Refusal> {
         let is_this = |release: Option<&str>| release == Some(id);
         let mut services = self.services.iter();
@@ -46,12 +46,12 @@ impl Controller {
         match found {
             Some((name, true)) => Ok(name),
             Some((_, false)) => Err(Refusal::Conflict(format!("the release {id} has ended"))),
-            // Older releases are only in the store, and nothing can be done with them either.
+            // Older releases are only in the store; no command applies to them either.
             None => Err(Refusal::UnknownRelease(id.to_owned())),
         }
     }
 
-    /// Does what a person asks of a service's release.
+    /// Carries out an operator's command on a service's release.
     pub(super) fn carry_out(
         &mut self,
         name: &Name,
@@ -75,14 +75,14 @@ impl Controller {
         }
     }
 
-    /// What was asked for holds already: the answer is the release as it is.
+    /// The command changes nothing: replies with the release as it is.
     fn leave(&self, name: &Name, verb: ReleaseAction, reply: Reply) {
         match reply {
             Reply::Release(id, reply) => {
                 drop(reply.send(self.release_change(name, &id, self.is_durable(name))))
             }
             other => other.refuse(Refusal::Conflict(format!(
-                "{} changes nothing now",
+                "{} has no effect in the current state",
                 verb.as_str()
             ))),
         }
@@ -98,7 +98,7 @@ impl Controller {
         let (_, managed) = self.managed(name)?;
         managed.expect(intent.expected_revision)?;
         let Some(active) = &managed.active else {
-            return Err(Refusal::Conflict("no release is under way".to_owned()));
+            return Err(Refusal::Conflict("no release is in progress".to_owned()));
         };
         let now = self.clock.now();
         let input = Input::Command(ReleaseCommand {

@@ -1,4 +1,4 @@
-//! What moves releases: the notes of the workers, the time, and what was asked of the network.
+//! Drives releases: by events of the workers, the clock, and the results of background jobs.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,16 +22,16 @@ use crate::stats::{EventBatch, ReleaseKey};
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
-/// Turns that a release may take at one look. It has no circle to turn in; this is for the day when
-/// it has.
+/// Transitions of a release in one evaluation. The state machine has no cycle; this bound guards
+/// against a defect.
 const TURNS_MAX: usize = 16;
-/// How long requests of a release's last moment are waited for before its evidence is final.
+/// How long the last requests of an ended release may take before its evidence is final.
 const SETTLE: Duration = Duration::from_secs(6);
-/// The least of that: a request that was rescued is on the baseline when it has left the canary.
+/// The shortest such time: a failed-over request is on the baseline after it has left the canary.
 const SETTLE_LEAST: Duration = Duration::from_secs(1);
 
-/// Asks the canary's endpoints whether they answer, for this host, before any user is sent there.
-/// The program's network side does it.
+/// Sends preflight requests for this host to the canary's endpoints before any user is sent there.
+/// Implemented by the network side of the program.
 pub type Preflighter = Arc<
     dyn Fn(
             Vec<SocketAddr>,
@@ -42,33 +42,33 @@ pub type Preflighter = Arc<
         + Sync,
 >;
 
-/// How far the notes are complete.
+/// How far events are complete.
 #[derive(Clone, Copy)]
 struct Floor {
-    /// Every assignment before this has been handed over.
+    /// Every assignment before this time has been reported.
     at_us: u64,
-    /// Whether some worker still holds notes.
+    /// Whether some worker still holds events.
     is_held: bool,
 }
 
-/// What a release waits for without holding anything up.
+/// Background jobs of releases; they block nothing else.
 pub(in crate::control) type BackgroundJobs =
     FuturesUnordered<Pin<Box<dyn Future<Output = BackgroundJob> + Send>>>;
 
-/// One such thing, done.
+/// The result of a background job.
 pub(in crate::control) enum BackgroundJob {
-    /// The canary was asked.
+    /// Preflight requests have completed.
     Preflight {
         release: String,
         result: Result<(), String>,
     },
-    /// What was judged is on disk, or not.
+    /// A checkpoint was written, or failed.
     Checkpoint {
         release: String,
         on_disk: bool,
-        asked: LeaseRequest,
+        requested: LeaseRequest,
     },
-    /// Evidence is on disk, or not.
+    /// Evidence was written, or failed.
     Evidence {
         release: String,
         error: Option<String>,
@@ -83,8 +83,8 @@ impl Controller {
             .any(|managed| managed.active.is_some() || managed.ended.is_some())
     }
 
-    /// Takes in what workers noted. The horizon is read first, so that what is before it has been
-    /// sent.
+    /// Processes events of workers. The watermark is read first, so that everything before it has
+    /// already been sent.
     pub(in crate::control) fn notes(&mut self, first: EventBatch) {
         let floor = self.floor();
         let by_key: BTreeMap<ReleaseKey, Name> = self.watched();
@@ -97,7 +97,7 @@ impl Controller {
         self.drive_all(floor);
     }
 
-    /// A tick of the clock, for all that follows from the time.
+    /// Evaluates all releases by the clock.
     pub(in crate::control) fn tick(&mut self) {
         let floor = self.floor();
         self.decided = self.clock.now();
@@ -120,8 +120,7 @@ impl Controller {
             .collect()
     }
 
-    /// Hands each note to the release that it belongs to. Those of one that has gone are of no
-    /// interest.
+    /// Hands each event to its release; events of releases that are gone are dropped.
     fn sort(&mut self, batch: &EventBatch, by_key: &BTreeMap<ReleaseKey, Name>) {
         let mut last: Option<(ReleaseKey, Name)> = None;
         for note in &batch.notes {
@@ -154,7 +153,7 @@ impl Controller {
         }
     }
 
-    /// Up to when everything has been handed over. To be asked before the channel is emptied.
+    /// The time up to which all events were sent. Must be read before the channel is emptied.
     fn floor(&self) -> Floor {
         let now_us = micros(self.clock.now());
         let at_us = self.horizon.floor(now_us);
@@ -170,20 +169,20 @@ impl Controller {
             .iter()
             .filter(|(_, managed)| managed.active.is_some());
         let names: Vec<Name> = active.map(|(name, _)| Name::clone(name)).collect();
-        let mut hurry = false;
+        let mut urgent = false;
         for name in names {
             self.drive(&name, floor.at_us);
-            hurry |= self.after_tick(&name);
+            urgent |= self.after_tick(&name);
         }
-        self.hurry = hurry;
-        if hurry && floor.is_held {
-            // Somebody holds notes that a failure waits for.
+        self.urgent = urgent;
+        if urgent && floor.is_held {
+            // A failure waits for events that a worker still holds.
             self.publisher.wake_all();
         }
     }
 
-    /// The path of a release at one look: judge what is known, take the turns that follow, arm the
-    /// tripwire anew.
+    /// Evaluates a release: judges what is known, applies the transitions that follow, and arms the
+    /// tripwire.
     fn drive(&mut self, name: &Name, floor_us: u64) {
         let now = self.clock.now();
         let baseline_down = self.is_baseline_down(name);
@@ -205,18 +204,18 @@ impl Controller {
                 may_override: false,
                 idempotency: None,
             };
-            let took = self.took(name);
+            let trip_duration = self.trip_duration(name);
             if !self.apply_transition(name, due, intent, Reply::Nobody) {
                 break;
             }
             if rolled_back {
-                self.count_rollback(name, took);
+                self.count_rollback(name, trip_duration);
             }
         }
     }
 
-    /// What does not come from the judge: a canary without a healthy endpoint, and the answer of
-    /// the preflight.
+    /// Transitions that do not come from the judge: a canary without a healthy endpoint, and the
+    /// preflight result.
     fn external(&mut self, name: &Name, now: Timestamp) -> Option<Due> {
         if let Some(detail) = self.unhealthy(name) {
             let input = Input::Unhealthy { detail: &detail };
@@ -227,7 +226,7 @@ impl Controller {
             return None;
         }
         match active.preflight.clone() {
-            PreflightState::Due => self.ask_canary(name),
+            PreflightState::Due => self.start_preflight(name),
             PreflightState::Running => None,
             PreflightState::Done(result) => {
                 let result = result.as_ref().copied().map_err(String::as_str);
@@ -236,8 +235,8 @@ impl Controller {
         }
     }
 
-    /// The preflight begins; nothing follows before it has ended.
-    fn ask_canary(&mut self, name: &Name) -> Option<Due> {
+    /// Starts the preflight; nothing follows before it has completed.
+    fn start_preflight(&mut self, name: &Name) -> Option<Due> {
         let endpoints = self.endpoints(name);
         let spec = self.services.get(name).map(|managed| &managed.spec);
         let host = spec
@@ -246,17 +245,17 @@ impl Controller {
         let preflighter = Arc::clone(&self.preflighter);
         let active = self.active(name)?;
         active.preflight = PreflightState::Running;
-        let asked = preflighter(endpoints, host, active.release.plan.preflight.clone());
+        let requested = preflighter(endpoints, host, active.release.plan.preflight.clone());
         let release = active.release.id.clone();
-        self.errands.push(Box::pin(async move {
-            let result = asked.await;
+        self.jobs.push(Box::pin(async move {
+            let result = requested.await;
             BackgroundJob::Preflight { release, result }
         }));
         None
     }
 
-    /// Why the canary's health ends the release, if it does: none of its endpoints answers its
-    /// checks, and the baseline's do.
+    /// Why the canary's health ends the release, if it does: all of its endpoints fail their checks
+    /// while the baseline has a healthy one.
     fn unhealthy(&self, name: &Name) -> Option<String> {
         let managed = self.services.get(name)?;
         let active = managed.active.as_ref()?;
@@ -275,7 +274,7 @@ impl Controller {
         };
         let (canary, baseline) = (&active.release.canary, &active.release.baseline);
         let gone = healthy(canary) == Some(0) && healthy(baseline) != Some(0);
-        gone.then(|| format!("no endpoint of {canary} answers its health checks"))
+        gone.then(|| format!("no endpoint of {canary} passes its health checks"))
     }
 
     fn is_baseline_down(&self, name: &Name) -> bool {
@@ -305,15 +304,15 @@ impl Controller {
         })
     }
 
-    /// After a look: the tripwire, the metrics, the checkpoint. Whether a failure still waits to be
-    /// judged.
+    /// After an evaluation: tripwire, metrics, checkpoint. Returns whether a failure still waits
+    /// for evaluation.
     fn after_tick(&mut self, name: &Name) -> bool {
         let now = self.clock.now();
         let Some(active) = self.active(name) else {
             return false;
         };
         active.arm();
-        let leased = active.ask(now);
+        let leased = active.request_lease(now);
         let urgent = active.is_urgent();
         if urgent {
             active.watch.flush_now();
@@ -321,7 +320,7 @@ impl Controller {
             active.watch.relax();
         }
         let rescued = active.take_rescued();
-        let point = active.release.is_judged() && active.chronicle.wants_point(now);
+        let point = active.release.is_judged() && active.history.wants_point(now);
         let verdict = point.then(|| active.path_point(now));
         let writes = leased || (active.release.is_judged() && now >= active.checkpoint_at);
         if writes {
@@ -340,8 +339,8 @@ impl Controller {
         urgent
     }
 
-    /// What the next process goes on from, and the evidence of what has just ended; the future
-    /// completes when it is on disk.
+    /// Writes the last checkpoints, and the evidence of releases that have just ended; the future
+    /// completes when they are on disk.
     pub(in crate::control) fn last_checkpoints(&mut self) -> impl Future<Output = ()> + use<> {
         let now = self.clock.now();
         let names: Vec<Name> = self.services.keys().cloned().collect();
@@ -368,7 +367,8 @@ impl Controller {
         }
     }
 
-    /// Adds up five minutes of the baseline's latencies, so not at every look.
+    /// Renews the landmark. It adds up five minutes of the baseline's latencies, so not in each
+    /// evaluation.
     fn renew_landmark(&mut self, name: &Name, now: Timestamp) {
         let p99_us = self.baseline_p99(name, now);
         let active = self.active(name);
@@ -388,24 +388,24 @@ impl Controller {
             return;
         };
         let release = active.release.id.clone();
-        let (asked, parts) = (active.asked(), active.changed_parts());
+        let (requested, parts) = (active.requested(), active.changed_parts());
         let written = self
             .outbox
             .store()
             .checkpoint_with(&release, active.checkpoint(now), parts);
-        self.errands.push(Box::pin(async move {
+        self.jobs.push(Box::pin(async move {
             let on_disk = written.await == Ok(true);
             BackgroundJob::Checkpoint {
                 release,
                 on_disk,
-                asked,
+                requested,
             }
         }));
     }
 
-    /// Something that a release waited for is done.
-    pub(in crate::control) fn errand(&mut self, errand: BackgroundJob) {
-        match errand {
+    /// Handles the result of a background job.
+    pub(in crate::control) fn handle_job(&mut self, job: BackgroundJob) {
+        match job {
             BackgroundJob::Preflight { release, result } => {
                 if let Some(active) = self.by_id(&release) {
                     active.preflight = PreflightState::Done(result);
@@ -416,7 +416,7 @@ impl Controller {
             BackgroundJob::Checkpoint {
                 release,
                 on_disk,
-                asked,
+                requested,
             } => {
                 let now = self.clock.now();
                 let Some(active) = self.by_id(&release) else {
@@ -425,7 +425,7 @@ impl Controller {
                 if !on_disk {
                     active.forget_written();
                 }
-                active.leased(asked, on_disk, now);
+                active.settle_lease(requested, on_disk, now);
             }
             BackgroundJob::Evidence { release, error } => {
                 if let Some(error) = error {
@@ -435,7 +435,7 @@ impl Controller {
         }
     }
 
-    /// Releases that have ended, once their last requests have too: their evidence is final.
+    /// Makes the evidence of ended releases final once their last requests have ended.
     fn settle_ended(&mut self) {
         let now = self.clock.now();
         let settled = |ended: &FinishedRelease| {
@@ -469,7 +469,7 @@ impl Controller {
             .and_then(|managed| managed.ended.take());
         if let Some(mut ended) = ended {
             let point = ended.active.path_point(now);
-            ended.active.chronicle.point(point);
+            ended.active.history.point(point);
             self.write_evidence(name, &ended, now);
             if let Some(managed) = self.services.get_mut(name) {
                 managed.ended = Some(ended);
@@ -484,7 +484,7 @@ impl Controller {
         self.put_evidence(name, row, &bundle);
     }
 
-    /// Keeps the evidence of a release that has ended, and its row as it is told there.
+    /// Writes the final evidence of an ended release, and its row with the same state.
     pub(super) fn put_evidence(
         &mut self,
         name: &Name,
@@ -497,7 +497,7 @@ impl Controller {
         let release = bundle.release.id.clone();
         let value = serde_json::to_value(bundle).unwrap_or(Value::Null);
         let written = self.outbox.store().put_evidence(row, value);
-        self.errands.push(Box::pin(async move {
+        self.jobs.push(Box::pin(async move {
             let error = written.await.err().map(|error| error.to_string());
             BackgroundJob::Evidence { release, error }
         }));
@@ -524,14 +524,13 @@ impl Controller {
         self.collector.p99_us(key?, now)
     }
 
-    /// How long a rollback that a worker decided itself took it; `None` for one that is decided
-    /// here.
-    fn took(&self, name: &Name) -> Option<Duration> {
+    /// How long a worker's own rollback took; `None` for one that is decided here.
+    fn trip_duration(&self, name: &Name) -> Option<Duration> {
         let active = self.services.get(name)?.active.as_ref()?;
         active.watch.trip().map(|trip| trip.took)
     }
 
-    fn count_rollback(&self, name: &Name, took: Option<Duration>) {
+    fn count_rollback(&self, name: &Name, trip_duration: Option<Duration>) {
         let Some(managed) = self.services.get(name) else {
             return;
         };
@@ -540,9 +539,9 @@ impl Controller {
             .as_ref()
             .and_then(|ended| ended.active.release.outcome.clone());
         let objective = outcome.and_then(|outcome| outcome.objective);
-        let took = took.unwrap_or_else(|| self.clock.now().since(self.decided));
+        let trip_duration = trip_duration.unwrap_or_else(|| self.clock.now().since(self.decided));
         self.metrics
-            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), took);
+            .add_rollback(name, objective.as_deref().unwrap_or(MANUAL), trip_duration);
     }
 
     fn timestamp_of(&self, monotonic_us: u64) -> Timestamp {
@@ -560,14 +559,14 @@ impl Controller {
         let Some(active) = self.active(name) else {
             return;
         };
-        let told = api::EventKind::Verdict {
+        let event = api::EventKind::Verdict {
             service: name.to_string(),
             release_id: active.release.id.clone(),
             verdict: active.verdict(now).to_owned(),
             log_e: point.log_e,
             log_limit: point.log_limit,
         };
-        active.chronicle.point(point);
-        self.emit(told);
+        active.history.point(point);
+        self.emit(event);
     }
 }

@@ -1,7 +1,7 @@
-//! What a release did, for people: its timeline, its weights, and the path of its statistics.
+//! The history of a release, for people: its timeline, its weights, and the path of its statistics.
 //!
-//! Everything is bounded. The path is thinned out evenly when it grows too long, so that a release
-//! of days is told in as many points as one of minutes.
+//! Everything is bounded. A path that grows too long is thinned out evenly, so that releases of
+//! days and of minutes have as many points.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,29 +10,28 @@ use crate::model::redact;
 use crate::stats::{Arm, SampledExchange};
 use crate::time::Timestamp;
 
-/// Points of the path; beyond this every second one is left out, and the distance between new ones
+/// Points of the path; beyond this every second one is removed, and the distance between new ones
 /// doubles.
 const PATH_MAX: usize = 600;
-/// Entries of the timeline. A release has as many turns as its plan has steps and people give
-/// commands.
+/// Entries of the timeline: as many as the plan has steps and people give commands.
 const TIMELINE_MAX: usize = 1_000;
-/// Samples of each side. The first failures tell most; good answers are there to be compared with.
+/// Samples of each arm. The first failures tell most; successful responses are kept for comparison.
 const SAMPLES_MAX: usize = 20;
-/// Routes and statuses that are told apart.
+/// Pairs of route and status that are counted separately.
 const ROUTES_MAX: usize = 200;
 /// The first distance between two points.
 const DISTANCE_MS: u64 = 250;
 
-/// The story of one release.
+/// The history of one release.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct History {
     started_unix_us: i64,
     timeline: Vec<api::TimelineEntry>,
     weights: Vec<(u64, f64)>,
-    /// Written down point by point, beside the rest.
+    /// Stored point by point, beside the rest.
     #[serde(skip)]
     path: Vec<Point>,
-    /// Of the next point.
+    /// The number of the next point.
     #[serde(default)]
     number: u32,
     #[serde(skip)]
@@ -43,14 +42,14 @@ pub(super) struct History {
     notes: Vec<String>,
 }
 
-/// A point of the path with its number, which it keeps when others are left out.
+/// A point of the path. Its number does not change when others are removed.
 #[derive(Clone, Debug)]
 struct Point {
     number: u32,
-    told: api::PathPoint,
+    value: api::PathPoint,
 }
 
-/// What has become of a point of the path since it was last written down; none if it is left out.
+/// A change of the path since it was last written; `None` for a removed point.
 type PointChange = (u32, Option<api::PathPoint>);
 
 impl History {
@@ -69,13 +68,13 @@ impl History {
         }
     }
 
-    /// Milliseconds since the start, by the wall clock, so that they go on across a restart.
+    /// Milliseconds since the start, by the wall clock, so that they continue across a restart.
     pub(super) fn elapsed_ms(&self, now: Timestamp) -> u64 {
         let elapsed_us = now.unix_us().saturating_sub(self.started_unix_us);
         u64::try_from(elapsed_us / 1_000).unwrap_or(0)
     }
 
-    /// A turn of the release.
+    /// Adds a transition of the release.
     pub(super) fn turn(
         &mut self,
         now: Timestamp,
@@ -93,7 +92,7 @@ impl History {
             self.weights.push((elapsed_ms, weight));
         }
         if self.timeline.len() == TIMELINE_MAX {
-            self.note("the timeline is longer than what is kept; its later part is in the journal");
+            self.note("the timeline exceeds its limit; the later entries are in the journal");
             return;
         }
         self.timeline.push(api::TimelineEntry {
@@ -106,13 +105,13 @@ impl History {
         });
     }
 
-    /// Whether it is time for another point of the path.
+    /// Whether the next point of the path is due.
     pub(super) fn wants_point(&self, now: Timestamp) -> bool {
-        let last = self.path.last().map(|point| point.told.elapsed_ms);
+        let last = self.path.last().map(|point| point.value.elapsed_ms);
         last.is_none_or(|last| self.elapsed_ms(now).saturating_sub(last) >= self.distance_ms)
     }
 
-    /// A point of the path.
+    /// Adds a point of the path.
     pub(super) fn point(&mut self, point: api::PathPoint) {
         if self.path.len() >= PATH_MAX {
             let (mut keep, changes) = (false, &mut self.changes);
@@ -130,28 +129,28 @@ impl History {
         self.changes.push((number, Some(point.clone())));
         self.path.push(Point {
             number,
-            told: point,
+            value: point,
         });
     }
 
-    /// Points of the path to be written down, by number; none for those that are left out.
+    /// Points of the path to be written, by number; `None` for removed ones.
     pub(super) fn changes(&mut self) -> Vec<(u32, Option<api::PathPoint>)> {
         std::mem::take(&mut self.changes)
     }
 
-    /// What was written down may be lost: all points are to be written again.
+    /// Marks all points to be written again, after a write that may have failed.
     pub(super) fn forget_written(&mut self) {
         let points = self
             .path
             .iter()
-            .map(|point| (point.number, Some(point.told.clone())));
+            .map(|point| (point.number, Some(point.value.clone())));
         self.changes = points.collect();
     }
 
-    /// Goes on with the points that were written down, in the order of their numbers.
+    /// Restores the path from stored points, in the order of their numbers.
     pub(super) fn restore_path(&mut self, points: impl Iterator<Item = (u32, api::PathPoint)>) {
         self.path = points
-            .map(|(number, told)| Point { number, told })
+            .map(|(number, value)| Point { number, value })
             .collect();
         let next = self
             .path
@@ -160,21 +159,21 @@ impl History {
         self.number = self.number.max(next);
     }
 
-    /// Requests of the canary before the step `step` (from 1), as far as the path knows.
+    /// Requests of the canary before the step `step` (from 1), as far as the path shows.
     pub(super) fn requests_before(&self, step: usize) -> u64 {
-        let last = self.path.iter().rev().find(|point| point.told.step < step);
-        let objective = last.and_then(|point| point.told.objectives.first());
+        let last = self.path.iter().rev().find(|point| point.value.step < step);
+        let objective = last.and_then(|point| point.value.objectives.first());
         objective.map_or(0, |objective| objective.canary.requests)
     }
 
-    /// An exchange that a worker kept.
+    /// Adds an exchange that a worker sampled.
     pub(super) fn sample(&mut self, sample: &SampledExchange) {
-        let (side, kept) = match sample.side {
+        let (side, samples) = match sample.side {
             Arm::Canary => ("canary", &mut self.samples.canary),
             Arm::Baseline => ("baseline", &mut self.samples.baseline),
         };
-        if kept.len() < SAMPLES_MAX {
-            kept.push(told(sample));
+        if samples.len() < SAMPLES_MAX {
+            samples.push(to_api(sample));
         }
         if let Some(reason) = sample.reason {
             self.failure(side, sample, reason);
@@ -202,14 +201,14 @@ impl History {
         }
     }
 
-    /// Something that a reader has to know; once is enough.
+    /// Adds a note for readers, once.
     pub(super) fn note(&mut self, note: &str) {
         if !self.notes.iter().any(|known| known == note) {
             self.notes.push(note.to_owned());
         }
     }
 
-    /// The whole story.
+    /// The evidence bundle.
     pub(super) fn bundle(
         &self,
         release: api::Release,
@@ -220,7 +219,7 @@ impl History {
             release,
             timeline: self.timeline.clone(),
             weights: self.weights.clone(),
-            path: self.path.iter().map(|point| point.told.clone()).collect(),
+            path: self.path.iter().map(|point| point.value.clone()).collect(),
             routes: self.routes.clone(),
             samples: self.samples.clone(),
             judge,
@@ -231,7 +230,7 @@ impl History {
     }
 }
 
-fn told(sample: &SampledExchange) -> api::Sample {
+fn to_api(sample: &SampledExchange) -> api::Sample {
     api::Sample {
         at: sample.at.rfc3339(),
         method: sample.method.to_string(),
@@ -258,13 +257,13 @@ mod tests {
 
     #[test]
     fn the_path_is_thinned_out_evenly() {
-        let mut chronicle = History::new(at(0));
+        let mut history = History::new(at(0));
         let mut taken = 0;
         for second in 0..10_000 {
-            if chronicle.wants_point(at(second)) {
+            if history.wants_point(at(second)) {
                 taken += 1;
-                chronicle.point(api::PathPoint {
-                    elapsed_ms: chronicle.elapsed_ms(at(second)),
+                history.point(api::PathPoint {
+                    elapsed_ms: history.elapsed_ms(at(second)),
                     step: 1,
                     weight: 5.0,
                     log_e: 0.0,
@@ -273,43 +272,43 @@ mod tests {
                 });
             }
         }
-        assert!(taken > PATH_MAX && chronicle.path.len() <= PATH_MAX + 1);
-        let gaps = chronicle
+        assert!(taken > PATH_MAX && history.path.len() <= PATH_MAX + 1);
+        let gaps = history
             .path
             .windows(2)
-            .map(|pair| pair[1].told.elapsed_ms - pair[0].told.elapsed_ms);
+            .map(|pair| pair[1].value.elapsed_ms - pair[0].value.elapsed_ms);
         let (least, most) = gaps.fold((u64::MAX, 0), |(least, most), gap| {
             (least.min(gap), most.max(gap))
         });
         assert!(most <= 4 * least, "{least} to {most}");
         let mut written = std::collections::BTreeMap::new();
-        for (number, point) in chronicle.changes() {
+        for (number, point) in history.changes() {
             match point {
                 Some(point) => drop(written.insert(number, point)),
                 None => drop(written.remove(&number)),
             }
         }
-        let path: Vec<_> = chronicle
+        let path: Vec<_> = history
             .path
             .iter()
-            .map(|point| point.told.elapsed_ms)
+            .map(|point| point.value.elapsed_ms)
             .collect();
-        let told: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
+        let value: Vec<_> = written.values().map(|point| point.elapsed_ms).collect();
         assert_eq!(
-            told, path,
-            "what is written down, change by change, is the path"
+            value, path,
+            "the stored changes, applied in order, give the path"
         );
     }
 
     #[test]
-    fn requests_are_counted_up_to_the_step() {
-        let mut chronicle = History::new(at(0));
+    fn requests_before_a_step_are_counted() {
+        let mut history = History::new(at(0));
         for (step, requests) in [(1, 10), (1, 120), (2, 130), (2, 150)] {
             let canary = api::SideCounts {
                 requests,
                 failures: 0,
             };
-            chronicle.point(api::PathPoint {
+            history.point(api::PathPoint {
                 elapsed_ms: requests,
                 step,
                 weight: 5.0,
@@ -326,30 +325,30 @@ mod tests {
             });
         }
         assert_eq!(
-            [1, 2, 3].map(|step| chronicle.requests_before(step)),
+            [1, 2, 3].map(|step| history.requests_before(step)),
             [0, 120, 150]
         );
     }
 
     #[test]
-    fn a_weight_is_told_once_and_the_clock_may_go_back() {
-        let mut chronicle = History::new(at(10));
-        chronicle.turn(
+    fn repeated_weights_are_recorded_once_and_a_clock_step_back_is_tolerated() {
+        let mut history = History::new(at(10));
+        history.turn(
             at(11),
             "release_advanced",
             "weighbridge",
             String::new(),
             5.0,
         );
-        chronicle.turn(at(12), "release_paused", "alice", String::new(), 5.0);
-        chronicle.turn(
+        history.turn(at(12), "release_paused", "alice", String::new(), 5.0);
+        history.turn(
             at(3),
             "release_rolled_back",
             "weighbridge",
             String::new(),
             0.0,
         );
-        assert_eq!(chronicle.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
-        assert_eq!(chronicle.timeline.len(), 3);
+        assert_eq!(history.weights, [(0, 0.0), (1_000, 5.0), (0, 0.0)]);
+        assert_eq!(history.timeline.len(), 3);
     }
 }

@@ -1,8 +1,8 @@
-//! Releases under control: what carries them from their start to their verdict.
+//! Releases under control, from start to verdict.
 //!
-//! [`Controller::drive`] is the path: notes become cohorts, cohorts are judged, the release says
-//! what follows, and the turn is taken: towards the baseline published and then committed, away
-//! from it committed and then published.
+//! [`Controller::drive`] is the main path: events become cohorts, cohorts are judged, the state
+//! machine gives the next transition, and the transition is applied: towards the baseline published
+//! and then committed, away from it committed and then published.
 
 mod cohorts;
 mod command;

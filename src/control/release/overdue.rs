@@ -1,21 +1,20 @@
-//! Requests of the canary that were scored as failed at the landmark, and are open still: until
-//! they end they hold the step, and what becomes of them must not be counted a second time
-//! (STATISTICS.md 1.k.3).
+//! Requests of the canary that were scored as failed at the landmark and are still open. Until they
+//! end they hold the step, and their end must not be counted again (STATISTICS.md 1.k.3).
 
 use std::collections::BTreeMap;
 
 use super::cohorts::{AssignmentKey, key};
 use crate::stats::{Arm, RequestEvent, RequestEventKind};
 
-/// Requests of the canary that had no head at the landmark, and were scored as failed then.
+/// Requests of the canary without a response head at the landmark, scored as failed.
 #[derive(Debug, Default)]
 pub(super) struct OverdueRequests {
     open: BTreeMap<AssignmentKey, Vec<OverdueRequest>>,
-    /// How many are open and have no head yet.
+    /// Number of open ones that still have no head.
     count: u32,
-    /// All of them, but for those that failed in the end, which the tripwire has counted too.
+    /// Number of all but those that failed in the end, which the tripwire has counted too.
     unfinished: u32,
-    /// How many were scored for neither arm and wait for the upstream now.
+    /// Number of uploads scored in neither arm that are now waiting for the upstream.
     stalled: usize,
 }
 
@@ -23,12 +22,12 @@ pub(super) struct OverdueRequests {
 struct OverdueRequest {
     user: u32,
     /// It holds the step: the client has sent all of it, and there is no head.
-    hangs: bool,
+    is_stalled: bool,
     /// It was scored as failed, and the tripwire has not counted it.
     unfinished: bool,
-    /// It was scored for neither arm, since the client was waited for, and may be scored yet.
+    /// It was scored in neither arm because its client was uploading, and may still be scored.
     unscored: bool,
-    /// Since when it has waited for the upstream, once that is known, if it is not scored.
+    /// Since when it has been waiting for the upstream, if it is not scored.
     since_us: Option<u64>,
 }
 
@@ -40,15 +39,15 @@ impl OverdueRequests {
             key,
             OverdueRequest {
                 user,
-                hangs: true,
+                is_stalled: true,
                 unfinished: true,
                 ..OverdueRequest::default()
             },
         );
     }
 
-    /// One of either arm that the client was still sending: not scored, but it may hang once the
-    /// upstream is waited for. It is scored then if it is `compared`.
+    /// Adds an upload of either arm that was not scored at the landmark. It is scored later if it
+    /// stalls on the upstream and is `compared`.
     pub(super) fn add_upload(&mut self, key: AssignmentKey, user: u32, compared: bool) {
         self.keep(
             key,
@@ -64,8 +63,8 @@ impl OverdueRequests {
         self.open.entry(key).or_default().push(request);
     }
 
-    /// Uploads that were scored for neither arm, and have waited for the upstream for as long as
-    /// the landmark since: unfinished like others, from now on. By one rule in both arms.
+    /// Uploads that were scored in neither arm and have since waited for the upstream for as long
+    /// as the landmark: they become unfinished, by the same rule in both arms.
     pub(super) fn unfinished_uploads(
         &mut self,
         now_us: u64,
@@ -76,7 +75,10 @@ impl OverdueRequests {
             return unfinished;
         }
         for (key, all) in &mut self.open {
-            for open in all.iter_mut().filter(|open| open.unscored && open.hangs) {
+            for open in all
+                .iter_mut()
+                .filter(|open| open.unscored && open.is_stalled)
+            {
                 let since_us = *open.since_us.get_or_insert(now_us);
                 if now_us.saturating_sub(since_us) < landmark_us {
                     continue;
@@ -93,8 +95,8 @@ impl OverdueRequests {
         unfinished
     }
 
-    /// Something has happened to a request that was scored already.
-    pub(super) fn hear(&mut self, note: &RequestEvent) {
+    /// Handles an event of a request that is already scored.
+    pub(super) fn add_event(&mut self, note: &RequestEvent) {
         let key = key(&note.assignment);
         let Some(all) = self.open.get_mut(&key) else {
             return;
@@ -104,22 +106,23 @@ impl OverdueRequests {
         };
         let Some(open) = all.get_mut(at) else { return };
         let (happened, ends) = (note.happened, note.happened.is_last());
-        let hangs = match happened {
+        let is_stalled = match happened {
             RequestEventKind::Sent => true,
             RequestEventKind::Uploading | RequestEventKind::Headed | RequestEventKind::Failed => {
                 false
             }
-            _ => open.hangs && !ends,
+            _ => open.is_stalled && !ends,
         };
         if key.3 == Arm::Canary {
-            self.count = (self.count + u32::from(hangs)).saturating_sub(u32::from(open.hangs));
+            self.count =
+                (self.count + u32::from(is_stalled)).saturating_sub(u32::from(open.is_stalled));
         }
         if open.unscored {
-            self.stalled =
-                (self.stalled + usize::from(hangs)).saturating_sub(usize::from(open.hangs));
+            self.stalled = (self.stalled + usize::from(is_stalled))
+                .saturating_sub(usize::from(open.is_stalled));
         }
-        open.hangs = hangs;
-        if !hangs {
+        open.is_stalled = is_stalled;
+        if !is_stalled {
             open.since_us = None;
         }
         // From here on the tripwire counts it.
@@ -135,19 +138,19 @@ impl OverdueRequests {
         }
     }
 
-    /// Nothing more will be told of those that are open.
+    /// No further events will arrive for open requests.
     pub(super) fn forget_open(&mut self) {
         self.open.clear();
         self.count = 0;
         self.stalled = 0;
     }
 
-    /// How many are open without a head.
-    pub(super) fn hanging(&self) -> u32 {
+    /// Number of open requests without a head.
+    pub(super) fn stalled_without_head(&self) -> u32 {
         self.count
     }
 
-    /// How many were scored as failed that the tripwire has not counted.
+    /// Number of requests scored as failed that the tripwire has not counted.
     pub(super) fn unfinished(&self) -> u32 {
         self.unfinished
     }
@@ -173,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_request_counts_once_whatever_comes_of_it() {
+    fn an_overdue_request_is_counted_once_whatever_its_end() {
         let mut late = OverdueRequests::default();
         for user in 0..4 {
             late.add(
@@ -181,31 +184,30 @@ mod tests {
                 user,
             );
         }
-        assert_eq!((late.hanging(), late.unfinished()), (4, 4));
-        // The tripwire counts the failure when it comes; the head before it ends the hanging.
-        late.hear(&note(7, 0, RequestEventKind::Headed));
-        assert_eq!((late.hanging(), late.unfinished()), (3, 4));
-        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
-        late.hear(&note(7, 1, RequestEventKind::Good { latency_us: 9 }));
-        late.hear(&note(7, 2, RequestEventKind::Aborted { late: true }));
-        assert_eq!((late.hanging(), late.unfinished()), (1, 2));
-        late.hear(&note(8, 3, RequestEventKind::Bad { visible: true }));
-        assert_eq!(late.hanging(), 1, "another request");
-        // One that the baseline is asked for instead is counted by the tripwire from then on, and
-        // only once.
-        late.hear(&note(7, 3, RequestEventKind::Failed));
-        assert_eq!((late.hanging(), late.unfinished()), (0, 1));
-        late.hear(&note(7, 3, RequestEventKind::Bad { visible: false }));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (4, 4));
+        // The tripwire counts the failure when it comes; the head before it ends the stall.
+        late.add_event(&note(7, 0, RequestEventKind::Headed));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (3, 4));
+        late.add_event(&note(7, 0, RequestEventKind::Bad { visible: true }));
+        late.add_event(&note(7, 1, RequestEventKind::Good { latency_us: 9 }));
+        late.add_event(&note(7, 2, RequestEventKind::Aborted { late: true }));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (1, 2));
+        late.add_event(&note(8, 3, RequestEventKind::Bad { visible: true }));
+        assert_eq!(late.stalled_without_head(), 1, "another request");
+        // A failed-over request is counted by the tripwire from then on, and only once.
+        late.add_event(&note(7, 3, RequestEventKind::Failed));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (0, 1));
+        late.add_event(&note(7, 3, RequestEventKind::Bad { visible: false }));
         assert_eq!(late.unfinished(), 1);
         late.add_upload(key(&note(9, 5, RequestEventKind::Sent).assignment), 5, true);
-        assert_eq!(late.hanging(), 0);
-        late.hear(&note(9, 5, RequestEventKind::Sent));
-        assert_eq!((late.hanging(), late.unfinished()), (1, 1));
+        assert_eq!(late.stalled_without_head(), 0);
+        late.add_event(&note(9, 5, RequestEventKind::Sent));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (1, 1));
         assert!(late.open.len() == 1);
     }
 
     #[test]
-    fn an_upload_counts_once_the_upstream_has_been_waited_for_as_long_as_the_landmark() {
+    fn a_stalled_upload_is_scored_after_the_landmark_age() {
         let mut late = OverdueRequests::default();
         for user in 0..3 {
             late.add_upload(
@@ -217,16 +219,16 @@ mod tests {
         assert_eq!(
             late.unfinished_uploads(100, 50),
             [],
-            "the client is waited for"
+            "the upload waits for its client"
         );
-        (0..3).for_each(|user| late.hear(&note(7, user, RequestEventKind::Sent)));
+        (0..3).for_each(|user| late.add_event(&note(7, user, RequestEventKind::Sent)));
         assert_eq!(late.unfinished_uploads(100, 50), []);
-        late.hear(&note(7, 1, RequestEventKind::Uploading));
-        late.hear(&note(7, 1, RequestEventKind::Sent));
+        late.add_event(&note(7, 1, RequestEventKind::Uploading));
+        late.add_event(&note(7, 1, RequestEventKind::Sent));
         assert_eq!(late.unfinished_uploads(120, 50), []);
         let of = |user| (key(&note(7, user, RequestEventKind::Sent).assignment), user);
         assert_eq!(late.unfinished_uploads(150, 50), [of(0)]);
-        assert_eq!((late.hanging(), late.unfinished()), (3, 1));
+        assert_eq!((late.stalled_without_head(), late.unfinished()), (3, 1));
         assert_eq!(
             late.unfinished_uploads(170, 50),
             [of(1)],
@@ -235,11 +237,11 @@ mod tests {
         assert_eq!(
             late.unfinished_uploads(10_000, 50),
             [],
-            "each once, and what is compared only"
+            "each once, and only compared ones"
         );
-        late.hear(&note(7, 0, RequestEventKind::Bad { visible: true }));
+        late.add_event(&note(7, 0, RequestEventKind::Bad { visible: true }));
         assert_eq!(
-            (late.hanging(), late.unfinished()),
+            (late.stalled_without_head(), late.unfinished()),
             (2, 1),
             "the tripwire has counted it"
         );

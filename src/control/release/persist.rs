@@ -1,4 +1,5 @@
-//! What of a release is on disk: its state with every turn, and once a second what has been judged.
+//! Persistence of a release: its state with every transition, and a checkpoint of its statistics
+//! once a second.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,11 +19,11 @@ use crate::time::Timestamp;
 #[derive(Serialize, Deserialize)]
 pub(super) struct Stored {
     pub(super) release: ReleaseState,
-    /// As the API shows it, for the time after its end.
+    /// Its API form, for the time after its end.
     pub(super) view: api::Release,
-    /// Failures that users saw, and that are on disk as spent.
+    /// Failures visible to users that are recorded on disk as spent.
     pub(super) leased: u32,
-    /// The same of all failures.
+    /// The same for all failures.
     #[serde(default)]
     pub(super) leased_all: u32,
 }
@@ -36,13 +37,14 @@ impl Stored {
     }
 }
 
-/// What has been judged.
+/// The statistics of a release.
 #[derive(Serialize, Deserialize)]
 struct Checkpoint {
     trial: Trial,
     trial_step: Option<usize>,
     units: Units,
-    chronicle: History,
+    #[serde(rename = "chronicle")]
+    history: History,
     mark: TimelineMark,
     leased: Spent,
     /// Failures that users have seen, as far as is known.
@@ -50,17 +52,17 @@ struct Checkpoint {
     /// All failures of the canary, as far as is known.
     failed: u64,
     rescued: u64,
-    /// The age at which outcomes are waited for no longer, in microseconds.
+    /// The age at which unfinished requests are scored, in microseconds.
     landmark_us: u64,
-    /// The baseline's p99 in microseconds; the most there is while it is not known.
+    /// The baseline's p99 in microseconds; the maximum while it is not known.
     baseline_p99_us: u64,
-    /// Nothing can have been spent since: the process ended in order.
+    /// Nothing can have been spent since: the process shut down in order.
     settled: bool,
 }
 
-/// The keys of users, written when something is new of one.
+/// Part kind: keys of users, written when they change.
 const KEYS: u8 = 1;
-/// The points of the chronicle's path.
+/// Part kind: points of the history's path.
 const PATH: u8 = 2;
 
 fn of_kind(parts: &[ReleasePart], kind: u8) -> impl Iterator<Item = (u32, &[u8])> {
@@ -73,17 +75,17 @@ fn path(parts: &[ReleasePart]) -> impl Iterator<Item = (u32, api::PathPoint)> {
         .filter_map(|(number, state)| Some((number, serde_json::from_slice(state).ok()?)))
 }
 
-/// A release that a restart ended, with what is known of it.
+/// A release that a restart ended, with its last known state.
 pub(super) struct Abandoned {
     pub(super) stored: Stored,
     pub(super) bundle: api::EvidenceBundle,
-    /// What is told of it.
+    /// The event that reports it.
     pub(super) action: &'static str,
 }
 
 impl Abandoned {
-    /// The release of a row that cannot go on, as one that was rolled back; `None` when it cannot
-    /// even be read. What its last checkpoint knows stays known.
+    /// Makes a release that cannot continue a rolled back one; `None` if its row cannot be read.
+    /// Keeps what its last checkpoint has.
     pub(super) fn new(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
@@ -105,22 +107,22 @@ impl Abandoned {
             phase_since: now.rfc3339(),
             outcome: after.outcome.clone(),
             ..match &known {
-                Some(known) => brought_up_to_date(stored.view, known),
+                Some(known) => updated_view(stored.view, known),
                 None => stored.view,
             }
         };
         let judge = known.as_ref().map(|known| json!(known.trial.evidence()));
-        let mut chronicle = known.map_or_else(|| History::new(now), |known| known.chronicle);
-        chronicle.restore_path(path(parts));
-        chronicle.note(
-            "the process was restarted and the release could not go on; what came after its last \
+        let mut history = known.map_or_else(|| History::new(now), |known| known.history);
+        history.restore_path(path(parts));
+        history.note(
+            "the process was restarted and the release could not continue; data after its last \
              checkpoint is missing",
         );
-        chronicle.turn(now, action, ITSELF, error.to_owned(), 0.0);
+        history.turn(now, action, ITSELF, error.to_owned(), 0.0);
         let plan = Value::Object(after.plan.to_json());
         Some(Abandoned {
             action,
-            bundle: chronicle.bundle(view.clone(), judge.unwrap_or_default(), plan),
+            bundle: history.bundle(view.clone(), judge.unwrap_or_default(), plan),
             stored: Stored {
                 release: after,
                 view,
@@ -131,8 +133,8 @@ impl Abandoned {
     }
 }
 
-/// A release as it was told last, with what its checkpoint knows beyond that.
-fn brought_up_to_date(view: api::Release, known: &Checkpoint) -> api::Release {
+/// The last stored view of a release, updated from its checkpoint.
+fn updated_view(view: api::Release, known: &Checkpoint) -> api::Release {
     let evidence = known.trial.evidence();
     api::Release {
         user_visible_failures: known.visible,
@@ -156,7 +158,7 @@ fn brought_up_to_date(view: api::Release, known: &Checkpoint) -> api::Release {
     }
 }
 
-/// The number in an identity such as `shop-12`, which grows with each release of a service.
+/// The number in an id such as `shop-12`; it increases with each release of a service.
 pub(super) fn number(id: &str) -> u64 {
     id.rsplit_once('-')
         .and_then(|(_, number)| number.parse().ok())
@@ -164,14 +166,14 @@ pub(super) fn number(id: &str) -> u64 {
 }
 
 impl RunningRelease {
-    /// The row of the release after a turn to `after`.
+    /// The row of the release after a transition to `after`.
     pub(super) fn record(&self, after: &ReleaseState, now: Timestamp) -> ReleaseRecord {
         self.row(after, self.view(after, now, true))
     }
 
-    /// The row of the release once it has ended, as its evidence tells it.
-    pub(super) fn last_record(&self, told: &api::Release) -> ReleaseRecord {
-        self.row(&self.release, told.clone())
+    /// The row of the ended release, consistent with its evidence.
+    pub(super) fn last_record(&self, shown: &api::Release) -> ReleaseRecord {
+        self.row(&self.release, shown.clone())
     }
 
     fn row(&self, after: &ReleaseState, view: api::Release) -> ReleaseRecord {
@@ -191,7 +193,7 @@ impl RunningRelease {
         }
     }
 
-    /// What has changed of the keys and of the path since it was last written down.
+    /// Changes of keys and path since they were last written.
     pub(super) fn changed_parts(&mut self) -> Vec<ReleasePart> {
         let keys = self.units.changes().into_iter().map(|row| ReleasePart {
             kind: KEYS,
@@ -200,7 +202,7 @@ impl RunningRelease {
         });
         let text = |point: api::PathPoint| serde_json::to_vec(&point).ok();
         let path = self
-            .chronicle
+            .history
             .changes()
             .into_iter()
             .map(|(number, point)| ReleasePart {
@@ -211,29 +213,29 @@ impl RunningRelease {
         keys.chain(path).collect()
     }
 
-    /// Something was not written down: all of it is written with the next checkpoint.
+    /// Marks everything to be written with the next checkpoint, after a failed write.
     pub(super) fn forget_written(&mut self) {
         self.units.forget_written();
-        self.chronicle.forget_written();
+        self.history.forget_written();
     }
 
-    /// What a restart goes on from.
+    /// The state from which a restart continues.
     pub(super) fn checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.on_disk(), false)
+        self.to_checkpoint(now, self.on_disk(), false)
     }
 
-    /// What the next process goes on from when this one ends in order, after its last request: what
-    /// was leased and not spent is given back.
+    /// The last checkpoint of an orderly shutdown, after the last request: unspent leases are
+    /// returned.
     pub(super) fn last_checkpoint(&self, now: Timestamp) -> Value {
-        self.written_down(now, self.spent(), true)
+        self.to_checkpoint(now, self.spent(), true)
     }
 
-    fn written_down(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
+    fn to_checkpoint(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
         json!(Checkpoint {
             trial: self.trial.clone(),
             trial_step: self.trial_step,
             units: self.units.clone(),
-            chronicle: self.chronicle.clone(),
+            history: self.history.clone(),
             mark: self.timeline.mark(now),
             leased,
             visible: self.visible(),
@@ -245,7 +247,8 @@ impl RunningRelease {
         })
     }
 
-    /// The release that was under way when the process ended. What was leased counts as spent.
+    /// Restores the release that was in progress when the process ended. What was leased counts as
+    /// spent.
     pub(super) fn resume(
         record: &ReleaseRecord,
         checkpoint: Option<&Value>,
@@ -265,7 +268,7 @@ impl RunningRelease {
         let spec = watch(&release).ok_or("the configuration no longer has its upstreams")?;
         let leased = match &checkpoint {
             Some(known) if known.settled => known.leased,
-            // It had no traffic yet, so nobody can have seen it fail.
+            // It had no traffic yet, so no user has seen a failure.
             _ if release.step().is_none() => Spent::default(),
             known => {
                 let kept = known
@@ -282,7 +285,7 @@ impl RunningRelease {
             .as_ref()
             .is_some_and(|known| known.units.are_sticky() != sticky)
         {
-            return Err("whether its users are sticky has changed".to_owned());
+            return Err("the service's sticky setting has changed".to_owned());
         }
         let mut active = RunningRelease::new(release, spec, leased, durable, now);
         let whole = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
@@ -291,8 +294,8 @@ impl RunningRelease {
         if let Some(known) = checkpoint {
             active.trial = known.trial;
             active.units = known.units.resumed(of_kind(parts, KEYS), micros(now));
-            active.chronicle = known.chronicle;
-            active.chronicle.restore_path(path(parts));
+            active.history = known.history;
+            active.history.restore_path(path(parts));
             active.timeline = Timeline::resume(known.mark, now);
             active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;

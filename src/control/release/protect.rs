@@ -1,5 +1,5 @@
-//! Gates, freeze windows and preflight of the configuration hold, unless an admin overrides them
-//! with a reason: in the plan of a start, and where weights are set by hand.
+//! Protections of the configuration (gates, freeze windows, preflight). Only an admin may override
+//! them, with a reason, in the plan of a release or with manual weights.
 
 use serde_json::{Map, Value, json};
 
@@ -9,40 +9,39 @@ use crate::control::{Intent, Refusal};
 use crate::release::Plan;
 use crate::time::Timestamp;
 
-/// What the journal says of the plan of a release.
+/// The journal's record of the plan of a release.
 pub(super) struct PlanRecord {
     /// The whole plan.
     plan: Map<String, Value>,
-    /// The configuration's values of the fields that the caller gave.
+    /// The configuration's values of the fields that the caller replaced.
     replaced: Option<Map<String, Value>>,
-    /// What the caller's plan takes away of the configuration's protections, for people.
+    /// Protections of the configuration that the caller's plan removes, for people.
     overridden: Vec<String>,
 }
 
 impl PlanRecord {
-    /// Of `plan`, which is the configuration's with what the caller gave in place of the same
-    /// fields.
+    /// The record of `plan`, the configuration's plan with the caller's fields merged in.
     pub(super) fn of(
         managed: &ServiceEntry,
         given: Option<&Map<String, Value>>,
         plan: &Plan,
     ) -> Result<PlanRecord, Refusal> {
-        let told = plan.to_shown();
+        let shown = plan.to_shown();
         let Some(given) = given.filter(|given| !given.is_empty()) else {
             return Ok(PlanRecord {
-                plan: told,
+                plan: shown,
                 replaced: None,
                 overridden: Vec::new(),
             });
         };
         let configured = super::start::plan(managed, None, true)?;
-        let mut shown = configured.to_shown();
+        let mut before = configured.to_shown();
         let replaced = given.keys().map(|key| {
-            let before = shown.remove(key).unwrap_or(Value::Null);
-            (key.clone(), before)
+            let value = before.remove(key).unwrap_or(Value::Null);
+            (key.clone(), value)
         });
         Ok(PlanRecord {
-            plan: told,
+            plan: shown,
             replaced: Some(replaced.collect()),
             overridden: configured.weakened_by(plan),
         })
@@ -55,37 +54,37 @@ impl PlanRecord {
         }
         let lost = self.overridden.join("; ");
         let detail = format!(
-            "the plan weakens what the configuration asks for: {lost}. Only the role \"admin\" \
-             may do that, with a reason; leave these fields out of the plan, or keep what the \
-             configuration has there"
+            "the plan removes protections of the configuration: {lost}. Only the role \"admin\" \
+             may override them, with a reason; omit these fields from the plan, or keep the \
+             configuration's values"
         );
         may_override(intent, detail, |intent_lacks| {
-            format!("the plan weakens what the configuration asks for, {intent_lacks}: {lost}")
+            format!("the plan removes protections of the configuration, {intent_lacks}: {lost}")
         })
     }
 
-    /// The same for whoever only looks at the plan.
+    /// The same as a warning in a forecast.
     pub(super) fn warning(&self) -> Option<String> {
         let lost = self.overridden.join("; ");
         (!lost.is_empty()).then(|| {
             format!(
-                "only the role \"admin\" may start this, with a reason, since it weakens what the \
-                 configuration asks for: {lost}"
+                "only the role \"admin\" may start this, with a reason, since it overrides \
+                 protections of the configuration: {lost}"
             )
         })
     }
 
-    pub(super) fn in_words(&self) -> String {
+    pub(super) fn description(&self) -> String {
         if self.overridden.is_empty() {
             return String::new();
         }
         format!(
-            "; the configuration is overridden: {}",
+            "; overrides of the configuration: {}",
             self.overridden.join("; ")
         )
     }
 
-    /// The fields of the release in the journal.
+    /// The journal fields of the release.
     pub(super) fn fields(&self) -> Vec<(String, Value)> {
         let mut fields = vec![("plan".to_owned(), Value::Object(self.plan.clone()))];
         if let Some(replaced) = &self.replaced {
@@ -108,23 +107,22 @@ fn may_override(
     }
     let reason = intent.reason.as_deref();
     if reason.is_none_or(|reason| reason.trim().is_empty()) {
-        return Err(unfit("/reason", unfit_detail("which needs a reason")));
+        return Err(unfit("/reason", unfit_detail("which requires a reason")));
     }
     Ok(())
 }
 
 impl ServiceEntry {
-    /// What the configuration asks for before a release moves traffic, and weights by hand would
-    /// pass: gates, and a freeze window that is in force. A preflight is a release's own, and
-    /// does not count.
-    pub(in crate::control) fn passed_by_hand(&self, now: Timestamp) -> Vec<String> {
-        // A configuration that is in use has been read before.
+    /// Protections that manual weights would bypass: gates, and a freeze window in force. Preflight
+    /// applies to releases only and does not count.
+    pub(in crate::control) fn bypassed_protections(&self, now: Timestamp) -> Vec<String> {
+        // The configuration in use has been validated.
         super::start::plan(self, None, true)
             .map_or_else(|_| Vec::new(), |plan| plan.barriers(now.unix_us()))
     }
 
-    /// Whether the caller may move weight away from the baseline by hand.
-    pub(in crate::control) fn may_move_by_hand(
+    /// Whether the caller may move weight away from the baseline manually.
+    pub(in crate::control) fn may_set_weights(
         &self,
         passed: &[String],
         intent: &Intent,
@@ -134,13 +132,13 @@ impl ServiceEntry {
         }
         let passed = passed.join("; ");
         let detail = format!(
-            "weights by hand would pass what the configuration of {} asks for: {passed}. Only the \
-             role \"admin\" may do that, with a reason; start a release instead",
+            "manual weights would bypass protections in the configuration of {}: {passed}. Only \
+             the role \"admin\" may do that, with a reason; start a release instead",
             self.spec.name
         );
         may_override(intent, detail, |intent_lacks| {
             format!(
-                "weights by hand pass what the configuration asks for, {intent_lacks}: {passed}"
+                "manual weights bypass protections of the configuration, {intent_lacks}: {passed}"
             )
         })
     }

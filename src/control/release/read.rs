@@ -1,4 +1,4 @@
-//! What is asked about releases.
+//! Reads of releases.
 
 use std::cmp::Reverse;
 use std::path::PathBuf;
@@ -16,8 +16,8 @@ use crate::stats::WindowSpan;
 use crate::store::ReleaseRecord;
 
 impl Controller {
-    /// The releases of a service, newest first: those that have ended from the store, the one under
-    /// way as it is now.
+    /// The releases of a service, newest first: ended ones from the store, the one in progress from
+    /// memory.
     pub(in crate::control) fn releases(
         &self,
         service: &str,
@@ -30,7 +30,7 @@ impl Controller {
         };
         let live = self.live_views(&name);
         let read = self.outbox.store().releases(service, limit);
-        self.aside(async move {
+        self.spawn_read(async move {
             let page = read
                 .await
                 .map_err(|error| Refusal::Store(error.to_string()))
@@ -48,7 +48,7 @@ impl Controller {
         id: &str,
         reply: oneshot::Sender<Result<api::Release, Refusal>>,
     ) {
-        // An identity begins with the name of its service.
+        // An id begins with the name of its service.
         let service = id.rsplit_once('-').map_or("", |(service, _)| service);
         let mut live = self.live_views(service).into_iter();
         if let Some(found) = live.find(|release| release.id == id) {
@@ -56,7 +56,7 @@ impl Controller {
         }
         let read = self.outbox.store().release(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        self.aside(async move {
+        self.spawn_read(async move {
             let found = match read.await {
                 Ok(record) => record.and_then(view).ok_or(unknown),
                 Err(error) => Err(Refusal::Store(error.to_string())),
@@ -83,7 +83,7 @@ impl Controller {
         }
         let read = self.outbox.store().evidence(id);
         let unknown = Refusal::UnknownRelease(id.to_owned());
-        self.aside(async move {
+        self.spawn_read(async move {
             let found = match read.await {
                 Ok(Some(value)) => serde_json::from_value(value)
                     .map(|bundle: Box<api::EvidenceBundle>| Box::new(bundle.redacted()))
@@ -95,7 +95,7 @@ impl Controller {
         });
     }
 
-    /// The file that holds what a release was judged by.
+    /// The file with the recording of a release.
     pub(in crate::control) fn recording(
         &self,
         id: &str,
@@ -106,7 +106,7 @@ impl Controller {
         let _ = reply.send(path.filter(|path| path.is_file()).ok_or(unknown));
     }
 
-    /// What a plan would cost and take at the present traffic.
+    /// The cost and duration of a plan at the current traffic.
     pub(in crate::control) fn forecast(
         &self,
         service: &str,
@@ -139,18 +139,19 @@ impl Controller {
             requests as f64 / seconds,
             of_baseline.1 as f64 / (of_baseline.0 as f64).max(1.0),
         );
-        let tell = if managed.spec.sticky.is_some() {
+        let estimate = if managed.spec.sticky.is_some() {
             forecast_by_users
         } else {
             forecast
         };
-        let mut told = tell(&plan, &name, rate, error_rate, now);
-        told.warnings
+        let mut estimated = estimate(&plan, &name, rate, error_rate, now);
+        estimated
+            .warnings
             .extend(PlanRecord::of(managed, overlay, &plan)?.warning());
-        Ok(told)
+        Ok(estimated)
     }
 
-    /// The release under way, and the one that has just ended.
+    /// The release in progress, and the one that has just ended.
     fn live_views(&self, name: &str) -> Vec<api::Release> {
         let now = self.clock.now();
         let Some(managed) = self.services.get(name) else {
@@ -171,7 +172,7 @@ impl Controller {
         views
     }
 
-    /// The answer to a verb.
+    /// The reply to a command.
     pub(in crate::control) fn release_change(
         &self,
         name: &Name,
@@ -193,8 +194,8 @@ impl Controller {
     }
 }
 
-/// The newest of both. What is live is as it is now, so it stands for its row; but the last one
-/// that is remembered may be older than others that the store has.
+/// Merges stored rows and live views, newest first. A live view replaces its row; the remembered
+/// last release may be older than rows of the store.
 fn newest(
     live: Vec<api::Release>,
     stored: impl Iterator<Item = api::Release>,
@@ -211,12 +212,14 @@ fn newest(
     all
 }
 
-/// A release from its row. One that this version cannot read is left out of lists, and unknown by
-/// itself.
+/// A release from its row. A row that this version cannot read is left out of lists, and not found
+/// on its own.
 fn view(record: ReleaseRecord) -> Option<api::Release> {
     let stored: Result<Stored, _> = serde_json::from_value(record.state);
-    let told = |error: &serde_json::Error| tracing::error!(%error, release = record.id, "a stored release cannot be read");
-    stored.inspect_err(told).ok().map(|stored| stored.view)
+    let log_error = |error: &serde_json::Error| {
+        tracing::error!(%error, release = record.id, "a stored release cannot be read");
+    };
+    stored.inspect_err(log_error).ok().map(|stored| stored.view)
 }
 
 #[cfg(test)]
@@ -227,18 +230,22 @@ mod tests {
 
     fn release(number: u64, step: usize) -> api::Release {
         serde_json::from_value(json!({
-            "id": format!("my-shop-{number}"), "service": "my-shop", "baseline": "blue", "canary": "green",
-            "phase": "progressing", "paused": false, "step": step, "steps": [5.0, 100.0], "weight": 5.0,
+            "id": format!("my-shop-{number}"), "service": "my-shop",
+            "baseline": "blue", "canary": "green",
+            "phase": "progressing", "paused": false,
+            "step": step, "steps": [5.0, 100.0], "weight": 5.0,
             "started_at": "", "phase_since": "", "actor": "alice",
-            "budget": { "limit": 20, "spent": 0, "allowance": 20 }, "user_visible_failures": 0, "rescued": 0,
-            "canary_requests": 0, "baseline_requests": 0, "log_e": 0.0, "log_limit": 4.6, "objectives": [],
+            "budget": { "limit": 20, "spent": 0, "allowance": 20 },
+            "user_visible_failures": 0, "rescued": 0,
+            "canary_requests": 0, "baseline_requests": 0,
+            "log_e": 0.0, "log_limit": 4.6, "objectives": [],
             "durable": true,
         }))
         .unwrap()
     }
 
     #[test]
-    fn the_newest_come_first_wherever_they_are_known_from() {
+    fn stored_and_live_releases_are_merged_newest_first() {
         let live = vec![release(11, 2), release(8, 1)];
         let stored = [11, 10, 9, 8].map(|number| release(number, 0));
         let page = newest(live, stored.into_iter(), 3);

@@ -1,5 +1,5 @@
-//! What a release was judged by, in the form that a replay reads (STATISTICS.md 7): the plan first,
-//! then each cohort as it was scored.
+//! Recording of a release in the form that a replay reads (STATISTICS.md 7): the plan first, then
+//! each cohort as it was scored.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::analysis::{ArmCounts, Cohort, Matured};
 use crate::release::ReleaseState;
 use crate::store::Recording;
 
-/// The first lines: the plan, and as a cohort without a canary what the baseline did before, which
-/// warms a replay's judge as it did the live one.
+/// Writes the first lines: the plan, and the baseline's past as a cohort without a canary, which
+/// warms up a replay's judge like the live one.
 pub(super) fn begin(
     recording: &Recording,
     release: &ReleaseState,
@@ -18,7 +18,7 @@ pub(super) fn begin(
     sticky: bool,
 ) {
     let mut plan = release.plan.to_shown();
-    // As this try at the build is judged, and from the step that it begins at.
+    // The plan as this attempt at the build is judged, from its first step.
     plan.insert(
         "alpha".to_owned(),
         json!(2.0 * release.plan.analysis(release.attempt).alpha),
@@ -43,44 +43,44 @@ pub(super) fn begin(
     record(recording, &cohort, HoldStatus::default());
 }
 
-/// The last line.
+/// Writes the last line.
 pub(super) fn end(recording: &Recording, release: &ReleaseState) {
     recording.add(json!({ "end": release.id }).to_string());
 }
 
-/// A cohort, as it was scored, and where the release stood then, if others than the judge have a
-/// say in that.
-pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, stand: HoldStatus) {
+/// Writes a cohort as it was scored, and the hold status if something besides the judge holds the
+/// release.
+pub(super) fn record(recording: &Recording, cohort: &Cohort<'_>, hold_status: HoldStatus) {
     let mut line = json!({
         "at_ms": cohort.at_ms,
         "weight": cohort.weight * 100.0,
         "baseline": arm(&cohort.baseline),
         "canary": arm(&cohort.canary),
     });
-    add_stand(&mut line, stand);
+    add_hold_status(&mut line, hold_status);
     recording.add(line.to_string());
 }
 
-/// Units that have become as old as `bake`, at the weight at which they began.
+/// Writes units that have reached the age `bake`, at the weight at which they began.
 pub(super) fn record_matured(
     recording: &Recording,
     at_ms: u64,
     matured: &Matured,
-    stand: HoldStatus,
+    hold_status: HoldStatus,
 ) {
     let mut line = json!({
         "at_ms": at_ms,
         "weight": matured.weight * 100.0,
         "matured": { "canary": matured.canary, "baseline": matured.baseline },
     });
-    add_stand(&mut line, stand);
+    add_hold_status(&mut line, hold_status);
     recording.add(line.to_string());
 }
 
-fn add_stand(line: &mut Value, stand: HoldStatus) {
+fn add_hold_status(line: &mut Value, hold_status: HoldStatus) {
     if let Some(line) = line.as_object_mut() {
-        let step = stand.step.map(|step| ("step", json!(step)));
-        let held = stand.kept.then(|| ("held", json!(true)));
+        let step = hold_status.step.map(|step| ("step", json!(step)));
+        let held = hold_status.kept.then(|| ("held", json!(true)));
         line.extend(
             step.into_iter()
                 .chain(held)
@@ -90,15 +90,15 @@ fn add_stand(line: &mut Value, stand: HoldStatus) {
 }
 
 fn arm(arm: &ArmCounts<'_>) -> Value {
-    let mut told = serde_json::Map::new();
+    let mut fields = serde_json::Map::new();
     let mut add = |key: &str, value: Option<Value>| {
         value
             .into_iter()
-            .for_each(|value| drop(told.insert(key.to_owned(), value)));
+            .for_each(|value| drop(fields.insert(key.to_owned(), value)));
     };
     add("requests", Some(json!(arm.requests)));
     add("failures", Some(json!(arm.failures)));
-    // The first line of a run says whether they are counted at all.
+    // The first line of a run tells whether units are counted at all.
     add(
         "aborts",
         arm.aborts
@@ -110,12 +110,12 @@ fn arm(arm: &ArmCounts<'_>) -> Value {
         arm.latency_us.map(|latency_us| json!(latency_us)),
     );
     add("units", arm.units.map(|units| json!(units)));
-    // Without failures these say nothing.
+    // Without failures these fields are omitted.
     let failed = |count: Option<u64>| count.filter(|_| arm.failures > 0).map(|count| json!(count));
     add("failing_clients", failed(arm.failing_clients));
     add("visible_failures", failed(arm.visible_failures));
     add("failed_first", failed(arm.failed_first));
     let repeats = arm.repeats.filter(|repeats| repeats.largest > 1);
     add("repeats", repeats.map(|repeats| json!(repeats)));
-    Value::Object(told)
+    Value::Object(fields)
 }

@@ -1,4 +1,4 @@
-//! Releases that were under way when the process ended, and reloads while one is.
+//! Releases in progress across restarts and reloads.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -15,13 +15,13 @@ use crate::control::controller::{Controller, ServiceEntry, UncommittedChange};
 use crate::model::{Name, ServiceSpec, api};
 use crate::store::{ChangeRecord, NewJournalEntry, ReleasePart, ReleaseRecord};
 
-/// How long the start waits for the disk to take a lease of failures. Without one the first failure
-/// of the canary rolls back.
+/// How long the start waits for a lease of failures on disk. Without one the first failure of the
+/// canary rolls back.
 const LEASE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Controller {
-    /// Goes on with the releases that the store knows. Before any worker serves a request, so that
-    /// none is served without its tripwire.
+    /// Resumes the stored releases before any worker serves a request, so that no request is served
+    /// without its tripwire.
     pub(in crate::control) fn resume_releases(
         &mut self,
         records: Vec<ReleaseRecord>,
@@ -46,7 +46,7 @@ impl Controller {
             let checkpoint = checkpoints.remove(&record.id);
             let parts = parts.remove(&record.id).unwrap_or_default();
             match self.resume(&record, checkpoint.as_ref(), &parts) {
-                Ok(active) => self.go_on_with(&name, active),
+                Ok(active) => self.continue_release(&name, active),
                 Err(error) => self.abandon(&name, &record, (checkpoint.as_ref(), &parts), &error),
             }
         }
@@ -68,28 +68,33 @@ impl Controller {
             now,
         )?;
         active.recording = self.outbox.store().record(&record.id);
-        active.chronicle.note(&match active.visible.forgone {
-            0 => "the process was restarted while the release was under way".to_owned(),
+        active.history.note(&match active.visible.forgone {
+            0 => "the process was restarted while the release was in progress".to_owned(),
             n => format!(
-                "the process was killed while the release was under way; {n} failures count as \
-                 seen since then, which it had on disk as spent and may not have seen"
+                "the process was killed while the release was in progress; {n} failures that \
+                 were recorded on disk as spent count as seen by users, although they may not \
+                 have happened"
             ),
         });
         Ok(active)
     }
 
-    fn go_on_with(&mut self, name: &Name, mut active: RunningRelease) {
+    fn continue_release(&mut self, name: &Name, mut active: RunningRelease) {
         let now = self.clock.now();
         active.arm();
-        if active.ask(now) {
-            let asked = active.asked();
+        if active.request_lease(now) {
+            let requested = active.requested();
             let written = self
                 .outbox
                 .store()
                 .checkpoint(&active.release.id, active.checkpoint(now));
-            active.leased(asked, wait(written, LEASE_WITHIN), now);
+            active.settle_lease(requested, wait(written, LEASE_WITHIN), now);
         }
-        tracing::info!(release = active.release.id, phase = %active.release.phase, "the release goes on");
+        tracing::info!(
+            release = active.release.id,
+            phase = %active.release.phase,
+            "the release continues"
+        );
         self.metrics.set_phase(name, active.release.phase);
         let Some(managed) = self.services.get_mut(name) else {
             return;
@@ -100,7 +105,8 @@ impl Controller {
             .update(|table| table.with_weights(name, &live));
     }
 
-    /// A release that cannot go on leaves the service without traffic on the canary, and says so.
+    /// Abandons a release that cannot continue: the canary gets no traffic, and the outcome is
+    /// reported.
     fn abandon(
         &mut self,
         name: &Name,
@@ -111,7 +117,7 @@ impl Controller {
         tracing::error!(
             release = record.id,
             error,
-            "the release cannot go on; all weight goes to the baseline"
+            "the release cannot continue; all weight moves to the baseline"
         );
         let now = self.clock.now();
         let Some(managed) = self.services.get_mut(name) else {
@@ -162,7 +168,7 @@ impl Controller {
         }
     }
 
-    /// Whether a configuration leaves the services of all releases under way.
+    /// Whether a configuration keeps what every release in progress needs.
     pub(in crate::control) fn keep_released(&self, specs: &[ServiceSpec]) -> Result<(), Refusal> {
         let missing = |name: &Name| !specs.iter().any(|spec| spec.name == *name);
         let gone = self
@@ -173,7 +179,8 @@ impl Controller {
     }
 }
 
-/// Waits for an answer without a runtime, at most so long. Whether it was yes.
+/// Blocks on a reply without a runtime, for at most the given time. Returns whether it was
+/// positive.
 fn wait(
     answer: impl Future<Output = Result<bool, crate::store::StoreError>>,
     within: Duration,
@@ -191,7 +198,7 @@ fn wait(
 }
 
 impl ServiceEntry {
-    /// The release under way, or the one whose start the store has not taken yet.
+    /// The release in progress, or the one whose start is not committed yet.
     fn release(&self) -> Option<&RunningRelease> {
         let pending = self
             .pending
@@ -201,7 +208,7 @@ impl ServiceEntry {
         self.active.as_deref().or(starting)
     }
 
-    /// Whether a new declaration leaves the release under way its upstreams.
+    /// Whether a new declaration keeps the upstreams of the release in progress.
     pub(in crate::control) fn keeps_release(&self, spec: &ServiceSpec) -> Result<(), Refusal> {
         let Some(active) = self.release() else {
             return Ok(());
@@ -211,7 +218,7 @@ impl ServiceEntry {
                 .iter()
                 .any(|upstream| *upstream.name == *name)
         };
-        // Who is known by a key is judged by it.
+        // Statistics by key and without keys cannot be mixed.
         let same_users = spec.sticky.is_some() == self.spec.sticky.is_some();
         if same_users && there(&active.release.baseline) && there(&active.release.canary) {
             return Ok(());
@@ -223,7 +230,7 @@ impl ServiceEntry {
 fn under_way(name: &str, managed: &ServiceEntry) -> Refusal {
     let release = managed.release().map_or("", RunningRelease::id);
     Refusal::Reload(format!(
-        "service {name}: the release {release} is under way and needs the service with both its \
-         upstreams, and sticky or not as it is; end it first"
+        "service {name}: the release {release} is in progress and requires the service, both of \
+         its upstreams and an unchanged sticky setting; end the release first"
     ))
 }

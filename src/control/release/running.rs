@@ -1,4 +1,4 @@
-//! A release under way: its state, its judge, and what is needed to feed the one from the other.
+//! A release in progress: its state machine, its judge, and what connects them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,59 +20,59 @@ use crate::stats::{Arm, EventBatch, ReleaseKey, RequestEvent, SampledExchange};
 use crate::store::Recording;
 use crate::time::Timestamp;
 
-/// How often what has been judged is written down.
+/// The interval of checkpoints.
 pub(super) const CHECKPOINT: Duration = Duration::from_secs(1);
-/// How long a turn that the store refused, or a preflight that failed to start, waits for its next
-/// try.
+/// The pause before a transition that the store refused, or a preflight that failed to start, is
+/// retried.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// For so long after the canary was full the release holds, so that it does not come and go with
-/// each request.
+/// How long the release holds after the canary was full, so that the hold does not flap with each
+/// request.
 const FULL_US: u64 = 5_000_000;
 
-/// A release under way.
+/// A release in progress.
 pub(in crate::control) struct RunningRelease {
     pub(super) release: ReleaseState,
     pub(super) watch: Arc<ReleaseHandle>,
     pub(super) trial: Trial,
     pub(super) units: Units,
-    /// The budget of failures that users see.
+    /// The budget of failures visible to users.
     pub(super) visible: LeasedBudget,
     /// The budget of all failures.
     pub(super) all: LeasedBudget,
-    pub(super) chronicle: History,
+    pub(super) history: History,
     pub(super) recording: Option<Recording>,
     pub(super) timeline: Timeline,
     pub(super) landmark_us: u64,
-    /// The step that the trial is at. Ahead of the release's while the store has a turn.
+    /// The step of the trial. Ahead of the release's step while the store commits a transition.
     pub(super) trial_step: Option<usize>,
-    /// Rescues before the last restart.
+    /// Failovers before the last restart.
     pub(super) rescued_before: u64,
     pub(super) preflight: PreflightState,
     pub(super) retry_at: Timestamp,
-    /// When the disk may be asked again to take down failures.
+    /// When the disk may be asked for another lease.
     lease_at: Timestamp,
     pub(super) checkpoint_at: Timestamp,
-    pub(super) assembly: CohortBuilder,
+    pub(super) cohorts: CohortBuilder,
     scored: VecDeque<Scored>,
-    /// The baseline's failures that the trial has been told of, or will be.
+    /// The baseline's failures that the trial knows, or will know, about.
     baseline_failures: u32,
-    told_rescued: u64,
-    /// The baseline has users and no endpoint to send them to.
+    reported_rescued: u64,
+    /// The baseline has users but no healthy endpoint.
     pub(super) baseline_down: bool,
 }
 
-/// What the disk is asked to take down as spent, of failures that users saw and of all.
+/// The requested lease: failures visible to users, and all failures.
 pub(super) type LeaseRequest = [Option<u32>; 2];
 
-/// Failures that count as spent: those that users saw, and all of them.
+/// Failures that count as spent: visible to users, and all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Spent {
     pub(super) visible: u32,
     pub(super) all: u32,
 }
 
-/// How far the look at the canary before its first user has come.
+/// The state of the preflight.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum PreflightState {
     Due,
@@ -84,20 +84,19 @@ pub(super) fn micros(now: Timestamp) -> u64 {
     now.monotonic_ns() / 1_000
 }
 
-/// A moment that is only known by the monotonic clock.
+/// A time known by the monotonic clock only.
 fn moment(monotonic_us: u64) -> Timestamp {
     Timestamp::new(monotonic_us.saturating_mul(1_000), 0)
 }
 
-/// A turn that follows from what is known, and the time of the judge at which it does.
+/// A due transition, and the judge's time at which it is due.
 pub(super) struct Due {
     pub(super) transition: Transition,
     pub(super) at_ms: u64,
 }
 
 impl RunningRelease {
-    /// A release of which nothing is known by traffic yet; so many failures count as spent, on disk
-    /// too.
+    /// A release without traffic yet, with `spent` failures recorded on disk as spent.
     pub(super) fn new(
         release: ReleaseState,
         spec: ReleaseHandleSpec,
@@ -111,7 +110,7 @@ impl RunningRelease {
             watch: Arc::new(ReleaseHandle::new(spec, spent.visible, spent.all)),
             visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
             all: LeasedBudget::new(BudgetKind::All, spent.all, durable),
-            chronicle: History::new(now),
+            history: History::new(now),
             recording: None,
             timeline: Timeline::new(now),
             release,
@@ -122,10 +121,10 @@ impl RunningRelease {
             retry_at: now,
             lease_at: now,
             checkpoint_at: now,
-            assembly: CohortBuilder::new(micros(now)),
+            cohorts: CohortBuilder::new(micros(now)),
             scored: VecDeque::new(),
             baseline_failures: 0,
-            told_rescued: 0,
+            reported_rescued: 0,
             baseline_down: false,
         }
     }
@@ -134,37 +133,40 @@ impl RunningRelease {
         self.watch.spec.key
     }
 
-    /// Why weights cannot be set by hand.
+    /// Why weights cannot be set manually.
     pub(in crate::control) fn locks_weights(&self) -> Refusal {
         Refusal::Conflict(format!(
-            "the release {} is under way and moves the weights; cancel it or roll it back first",
+            "the release {} is in progress and controls the weights; cancel it or roll it back \
+             first",
             self.release.id
         ))
     }
 
-    /// Takes notes in that belong to this release.
+    /// Adds an event, if it belongs to this release.
     pub(super) fn note(&mut self, note: &RequestEvent) {
         if note.happened.is_bad() && note.assignment.side == Arm::Baseline {
             self.baseline_failures = self.baseline_failures.saturating_add(1);
         }
-        self.assembly.add(note);
+        self.cohorts.add(note);
     }
 
     pub(super) fn sample(&mut self, sample: &SampledExchange) {
-        self.chronicle.sample(sample);
+        self.history.sample(sample);
     }
 
-    /// A worker's notes were lost.
+    /// Handles the loss of a worker's events.
     pub(super) fn lost(&mut self, batch: &EventBatch) {
-        self.assembly.give_up(batch.sent_us);
-        // What was lost is not to explain failures for ever.
+        self.cohorts.give_up(batch.sent_us);
+        // Lost events must not explain failures for ever.
         self.baseline_failures = self.watch.tripwire().baseline_failures();
-        self.chronicle
-            .note("for some time the machine was too busy to keep notes; that time is not judged");
+        self.history.note(
+            "events were lost because the machine was overloaded; requests of that time are not \
+             judged",
+        );
     }
 
-    /// From here on requests are waited for so long: four times what the baseline's slowest percent
-    /// takes. As long as ever where that is not known.
+    /// Sets the landmark: four times the baseline's p99 latency, or the maximum while that is not
+    /// known.
     pub(super) fn set_landmark(&mut self, baseline_p99_us: Option<u64>) {
         if let Some(p99_us) = baseline_p99_us {
             self.watch.set_baseline_p99_us(p99_us);
@@ -173,28 +175,27 @@ impl RunningRelease {
         self.landmark_us = u64::try_from(age.as_micros()).unwrap_or(u64::MAX);
     }
 
-    /// Puts together what can be scored now.
+    /// Scores what can be scored now.
     pub(super) fn close(&mut self, now: Timestamp, floor_us: u64) {
         let known = KnownEvents {
             now_us: micros(now),
             floor_us,
             landmark_us: self.landmark_us,
         };
-        let scored = self.assembly.close(&known, &mut self.units);
+        let scored = self.cohorts.close(&known, &mut self.units);
         self.scored.extend(scored);
         if self.units.is_full() {
-            self.chronicle.note(
-                "more users came than are told apart; those that came later are not judged by",
-            );
+            self.history
+                .note("the limit of tracked users was reached; later users are not evaluated");
         }
     }
 
-    /// Whether a failure of the canary waits for others to be judged with.
+    /// Whether a failure of the canary waits for earlier requests before it can be judged.
     pub(super) fn is_urgent(&self) -> bool {
-        self.assembly.has_failure()
+        self.cohorts.has_failure()
     }
 
-    /// The next turn, if one follows from what is known.
+    /// The next transition, if one is due.
     pub(super) fn due(&mut self, now: Timestamp) -> Option<Due> {
         if let Some(due) = self.tripped(now) {
             return Some(due);
@@ -205,29 +206,29 @@ impl RunningRelease {
             if let Some(matured) = &scored.matured {
                 self.trial.mature(at_ms, matured);
                 if let Some(recording) = &self.recording {
-                    record_matured(recording, at_ms, matured, self.stand(now));
+                    record_matured(recording, at_ms, matured, self.hold_status(now));
                 }
             } else {
                 self.trial.explain(&cohort);
-                if scored.is_spoiled {
+                if scored.is_tainted {
                     continue;
                 }
                 self.trial.judge(&cohort);
                 if let Some(recording) = &self.recording {
-                    record(recording, &cohort, self.stand(now));
+                    record(recording, &cohort, self.hold_status(now));
                 }
             }
-            let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+            let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
             if let Some(due) = self.follow(&finding, at_ms, now) {
                 return Some(due);
             }
         }
         let at_ms = self.timeline.ms(now);
-        let finding = self.trial.finding_given(at_ms, self.assembly.pending());
+        let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
         self.follow(&finding, at_ms, now)
     }
 
-    /// What the release makes of a finding; then of the time.
+    /// The transition that follows from a finding, or else from the time.
     fn follow(&self, finding: &Finding, at_ms: u64, now: Timestamp) -> Option<Due> {
         let finding = self.checked(finding.clone(), now);
         let verdict = Input::Verdict(&finding);
@@ -237,8 +238,8 @@ impl RunningRelease {
             .map(due)
     }
 
-    /// What cohorts cannot say holds a finding up: nothing is compared while the canary is full,
-    /// and no step ends while more requests hang than the baseline's rate explains.
+    /// Adjusts a finding by facts that no cohort has: nothing is compared while the canary is full,
+    /// and no step ends while more requests are stalled than the baseline's rate explains.
     fn checked(&self, finding: Finding, now: Timestamp) -> Finding {
         let is_policy = matches!(
             &finding,
@@ -254,7 +255,7 @@ impl RunningRelease {
         if !brakes && self.is_full(now) {
             return Finding::Hold(WaitReason::CanaryFull);
         }
-        if finding == Finding::Advance && self.hangs() {
+        if finding == Finding::Advance && self.is_stalled() {
             return Finding::Continue;
         }
         finding
@@ -262,15 +263,14 @@ impl RunningRelease {
 
     fn is_full(&self, now: Timestamp) -> bool {
         let lately = |at_us: u64| micros(now).saturating_sub(at_us) < FULL_US;
-        self.assembly.full_at_us().is_some_and(lately)
+        self.cohorts.full_at_us().is_some_and(lately)
     }
 
     /// Whether more of the canary's requests are open past the landmark than the baseline's rate
     /// explains.
-    pub(super) fn hangs(&self) -> bool {
-        // The limit of the baseline's rate is found by bisection, and this is asked with each
-        // cohort.
-        let open = self.assembly.open_past_landmark();
+    pub(super) fn is_stalled(&self) -> bool {
+        // The limit of the baseline's rate is found by bisection, and this runs with each cohort.
+        let open = self.cohorts.open_past_landmark();
         open > 0 && f64::from(open) > self.trial.unfinished_explained()
     }
 
@@ -290,15 +290,14 @@ impl RunningRelease {
         self.handle_input(&input, now)
     }
 
-    /// What follows from something that the judge has no part in.
+    /// The transition that follows from an input other than the judge's.
     pub(super) fn handle_input(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
         let at_ms = self.timeline.ms(now);
         let due = |transition| Due { transition, at_ms };
         self.next(input, now).map(due)
     }
 
-    /// A machine's input is never illegal in a way that anybody could be told; it then just leads
-    /// nowhere.
+    /// An illegal input has no caller to report it to; it gives no transition.
     fn next(&self, input: &Input<'_>, now: Timestamp) -> Option<Transition> {
         self.release.next(input, now).ok().flatten()
     }
@@ -314,32 +313,37 @@ impl RunningRelease {
         }
     }
 
-    /// A replay begins the first step with the canary's first chance of a request, which is now,
-    /// and not with its first request.
+    /// Records the begin of a step. A replay begins the first step with the canary's first chance
+    /// of a request, which is now, not with its first request.
     fn record_begin(&self, step: usize, at_ms: u64) {
         if let Some(first) = self.release.plan.steps().get(step) {
             self.record_time(at_ms, first.weight.fraction(), HoldStatus::default());
         }
     }
 
-    /// A turn is taken at this time, at which no request ended: a replay has to look then too.
+    /// Records a transition at a time at which no request ended, so that a replay evaluates then
+    /// too.
     pub(super) fn record_mark(&self, at_ms: u64, now: Timestamp) {
-        self.record_time(at_ms, self.release.weight().fraction(), self.stand(now));
+        self.record_time(
+            at_ms,
+            self.release.weight().fraction(),
+            self.hold_status(now),
+        );
     }
 
-    /// The release goes on to another step by people's word, or because what kept it there is over.
+    /// Records a step that begins by a command, or because a hold is over.
     pub(super) fn record_step(&self, at_ms: u64, step: usize) {
-        let stand = HoldStatus {
+        let hold_status = HoldStatus {
             kept: false,
             step: Some(self.number(step)),
         };
-        self.record_time(at_ms, self.release.weight().fraction(), stand);
+        self.record_time(at_ms, self.release.weight().fraction(), hold_status);
     }
 
-    /// Where others than the judge keep it, if they do.
-    fn stand(&self, now: Timestamp) -> HoldStatus {
+    /// The hold status, if something besides the judge holds the release.
+    fn hold_status(&self, now: Timestamp) -> HoldStatus {
         let kept =
-            self.release.is_held() || self.baseline_down || self.hangs() || self.is_full(now);
+            self.release.is_held() || self.baseline_down || self.is_stalled() || self.is_full(now);
         HoldStatus {
             kept,
             step: self
@@ -349,24 +353,24 @@ impl RunningRelease {
         }
     }
 
-    /// A step counted from 1, in what was left of the plan when the release began.
+    /// A step counted from 1, in the rest of the plan when the release began.
     fn number(&self, step: usize) -> usize {
         (step + 1).saturating_sub(self.release.first_step())
     }
 
-    fn record_time(&self, at_ms: u64, weight: f64, stand: HoldStatus) {
+    fn record_time(&self, at_ms: u64, weight: f64, hold_status: HoldStatus) {
         if let Some(recording) = &self.recording {
             let empty = Cohort {
                 at_ms,
                 weight,
                 ..Cohort::default()
             };
-            record(recording, &empty, stand);
+            record(recording, &empty, hold_status);
         }
     }
 
-    /// A turn to another step did not happen: the judge goes back to the step that the release is
-    /// still at.
+    /// Undoes the begin of a step whose transition did not happen: the judge returns to the
+    /// release's step.
     pub(in crate::control) fn step_back(&mut self, now: Timestamp) {
         self.retry_at = now.plus(RETRY);
         let at_ms = self.timeline.ms(now);
@@ -385,29 +389,32 @@ impl RunningRelease {
         let spent = self.spent();
         self.trial.set_spent(u64::from(spent.visible));
         self.trial.set_failed(u64::from(spent.all));
-        let pending = self.assembly.pending();
+        let pending = self.cohorts.pending();
         let known = self.baseline_failures;
         let (visible, all) = (
             self.trial.allowance_given(pending),
             self.trial.rescued_allowance_given(pending),
         );
         self.visible.arm(&watch, visible, 0, known);
-        self.all.arm(&watch, all, self.assembly.unfinished(), known);
+        self.all.arm(&watch, all, self.cohorts.unfinished(), known);
     }
 
-    /// Whether it is time to write down what should be on disk as spent; then that is asked for.
-    pub(super) fn ask(&mut self, now: Timestamp) -> bool {
+    /// Whether another lease must be requested now; if so, it counts as requested.
+    pub(super) fn request_lease(&mut self, now: Timestamp) -> bool {
         if now < self.lease_at {
             return false;
         }
         let spent = self.spent();
-        let (visible, all) = (self.visible.ask(spent.visible), self.all.ask(spent.all));
+        let (visible, all) = (
+            self.visible.request_more(spent.visible),
+            self.all.request_more(spent.all),
+        );
         visible || all
     }
 
-    /// What the disk is asked for.
-    pub(super) fn asked(&self) -> LeaseRequest {
-        [self.visible.lease.asked(), self.all.lease.asked()]
+    /// The lease that is requested from the disk.
+    pub(super) fn requested(&self) -> LeaseRequest {
+        [self.visible.lease.requested(), self.all.lease.requested()]
     }
 
     /// What counts as spent now.
@@ -417,11 +424,11 @@ impl RunningRelease {
             visible: wire.spent(BudgetKind::Visible),
             all: wire
                 .spent(BudgetKind::All)
-                .saturating_add(self.assembly.unfinished()),
+                .saturating_add(self.cohorts.unfinished()),
         }
     }
 
-    /// The same as it is, or may soon be, on disk.
+    /// What is, or may soon be, recorded on disk as spent.
     pub(super) fn on_disk(&self) -> Spent {
         let spent = self.spent();
         Spent {
@@ -430,22 +437,22 @@ impl RunningRelease {
         }
     }
 
-    /// The disk has taken what was asked for, or has not.
-    pub(super) fn leased(&mut self, asked: LeaseRequest, on_disk: bool, now: Timestamp) {
-        let [visible, all] = asked;
-        self.visible.lease.answered(visible, on_disk);
-        self.all.lease.answered(all, on_disk);
+    /// Handles the result of a lease request.
+    pub(super) fn settle_lease(&mut self, requested: LeaseRequest, on_disk: bool, now: Timestamp) {
+        let [visible, all] = requested;
+        self.visible.lease.settle(visible, on_disk);
+        self.all.lease.settle(all, on_disk);
         if !on_disk {
             self.lease_at = now.plus(RETRY);
         }
         self.arm();
     }
 
-    /// Rescues that have not been told to the metrics.
+    /// Failovers that the metrics do not have yet.
     pub(super) fn take_rescued(&mut self) -> u64 {
         let rescued = self.watch.rescued();
-        let new = rescued.saturating_sub(self.told_rescued);
-        self.told_rescued = rescued;
+        let new = rescued.saturating_sub(self.reported_rescued);
+        self.reported_rescued = rescued;
         new
     }
 
@@ -453,7 +460,7 @@ impl RunningRelease {
         self.rescued_before + self.watch.rescued()
     }
 
-    /// Failures that users saw, as far as is known.
+    /// Failures visible to users, as far as is known.
     pub(super) fn visible(&self) -> u64 {
         self.counted(&self.visible)
     }
@@ -471,16 +478,16 @@ impl RunningRelease {
         self.counted(&self.all)
     }
 
-    /// Its identity.
+    /// Its id.
     pub(in crate::control) fn id(&self) -> &str {
         &self.release.id
     }
 
-    /// What the judge says now, in a word.
+    /// The judge's current verdict, as a word.
     pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
         let finding = self
             .trial
-            .finding_given(self.timeline.ms(now), self.assembly.pending());
+            .finding_given(self.timeline.ms(now), self.cohorts.pending());
         match self.checked(finding, now) {
             Finding::Continue => "continue",
             Finding::Advance => "advance",

@@ -1,27 +1,27 @@
-//! Requests that have been scored, in the form in which the judge takes them.
+//! Scored requests in the form that the judge takes.
 
 use super::cohorts::End;
 use crate::analysis::{ArmCounts, Cohort, Entered, Matured, Repeats, Unit};
 use crate::stats::Arm;
 
-/// The requests of one prefix that were assigned under the same weights.
+/// Requests of one prefix that were assigned under the same weights.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Scored {
-    /// When the last of them was assigned, in microseconds of the monotonic clock.
+    /// Time of the last assignment, in microseconds of the monotonic clock.
     pub(super) at_us: u64,
-    /// The chance that a request of the two arms was given to the canary.
+    /// The chance that a request of the two arms was assigned to the canary.
     pub(super) weight: f64,
-    /// The chance of the units that begin in it, in sticky releases.
+    /// The same chance for the units that begin in it, in sticky releases.
     pub(super) unit_weight: Option<f64>,
-    /// Units that have become old enough to count for a step, and no requests.
+    /// Units that have become old enough to count for a step; then without requests.
     pub(super) matured: Option<Matured>,
-    /// Requests were displaced meanwhile, so that the arms cannot be compared.
-    pub(super) is_spoiled: bool,
+    /// Requests were displaced in this time, so the arms cannot be compared.
+    pub(super) is_tainted: bool,
     pub(super) baseline: ScoredArm,
     pub(super) canary: ScoredArm,
 }
 
-/// One arm of them.
+/// One arm of a cohort.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct ScoredArm {
     pub(super) requests: u64,
@@ -30,11 +30,11 @@ pub(super) struct ScoredArm {
     pub(super) latency_us: Vec<(u64, u64)>,
     pub(super) failing_clients: u64,
     pub(super) aborts: u64,
-    /// Where users are sticky.
+    /// Present where users are sticky.
     sticky: Option<ScoredUnits>,
 }
 
-/// What of one arm is counted by users.
+/// The counts of one arm by unit.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct ScoredUnits {
     units: Vec<Unit>,
@@ -43,7 +43,7 @@ struct ScoredUnits {
 }
 
 impl Scored {
-    /// The cohort on the scale of time of the judge.
+    /// The cohort at `at_ms` of the judge's time.
     pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
         Cohort {
             at_ms,
@@ -71,16 +71,16 @@ impl ScoredArm {
     }
 }
 
-/// The cohort of a request: the last one, or with the same weights one whose units have the same
-/// chance, so that the latencies of a cohort are of units with one chance.
+/// Finds or adds the cohort of a request: the last one, or one with the same weights and the same
+/// chance of its units, so that the latencies of a cohort are of units with one chance.
 pub(super) fn place(
     scored: &mut Vec<Scored>,
     weight: f64,
-    is_spoiled: bool,
+    is_tainted: bool,
     begins: Option<f64>,
 ) -> &mut Scored {
     let same =
-        |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_spoiled == is_spoiled;
+        |one: &Scored| one.weight.to_bits() == weight.to_bits() && one.is_tainted == is_tainted;
     let fits =
         |one: &Scored| begins.is_none() || one.unit_weight.is_none() || one.unit_weight == begins;
     let first = scored
@@ -92,7 +92,7 @@ pub(super) fn place(
     if known.is_none() {
         scored.push(Scored {
             weight,
-            is_spoiled,
+            is_tainted,
             ..Scored::default()
         });
     }

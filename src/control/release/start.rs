@@ -21,7 +21,8 @@ use crate::time::Timestamp;
 type ChangeReply = oneshot::Sender<Result<api::ReleaseChange, Refusal>>;
 
 impl Controller {
-    /// Starts a release: written down first, so that who is told of it can rely on it.
+    /// Starts a release. It is committed first, so that a release that was reported as started
+    /// exists.
     pub(in crate::control) fn start_release(
         &mut self,
         service: &str,
@@ -31,7 +32,7 @@ impl Controller {
     ) {
         match self.prepare(service, start, &intent) {
             Err(refusal) => drop(reply.send(Err(refusal))),
-            Ok((name, active, told)) => {
+            Ok((name, active, plan_record)) => {
                 let now = self.clock.now();
                 let Some(managed) = self.services.get(&name) else {
                     return;
@@ -42,9 +43,9 @@ impl Controller {
                     &now.rfc3339(),
                     intent.reason.clone(),
                 );
-                let detail = format!("{} is to take over from {}", after.canary, after.baseline)
+                let detail = format!("{} is to replace {}", after.canary, after.baseline)
                     + overriding(after.override_freeze)
-                    + &told.in_words();
+                    + &plan_record.description();
                 let id = after.id.as_str().into();
                 let moved = Change {
                     next,
@@ -54,7 +55,7 @@ impl Controller {
                         after,
                         detail,
                         active: Some(active),
-                        plan: Some(told),
+                        plan: Some(plan_record),
                     })),
                     overridden: Vec::new(),
                     reply: Reply::Release(id, reply),
@@ -64,7 +65,7 @@ impl Controller {
         }
     }
 
-    /// Everything that a release needs, or why it cannot be.
+    /// Prepares everything for a release, or says why it cannot start.
     fn prepare(
         &mut self,
         service: &str,
@@ -77,15 +78,15 @@ impl Controller {
         managed.may_start()?;
         let canary = managed.candidate(&start.canary)?;
         let plan = plan(managed, start.plan.as_ref(), self.approvals)?;
-        let told = PlanRecord::of(managed, start.plan.as_ref(), &plan)?;
-        told.may_start(intent)?;
+        let plan_record = PlanRecord::of(managed, start.plan.as_ref(), &plan)?;
+        plan_record.may_start(intent)?;
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
         let override_freeze =
             ReleaseCommand::overriding(start.override_freeze, intent.may_override, reason)?;
         if let Some(gate) = plan.gate_beyond(&intent.actor) {
             let detail = format!(
-                "too few people besides {} may approve the gate {}",
+                "fewer people besides {} may approve the gate than it requires: {}",
                 intent.actor, gate.name
             );
             return Err(unfit("/plan", detail));
@@ -108,7 +109,7 @@ impl Controller {
         };
         let spec = self.watch_spec(&release)?;
         let active = self.make(release, spec, now);
-        Ok((name, active, told))
+        Ok((name, active, plan_record))
     }
 
     fn make(
@@ -141,13 +142,14 @@ impl Controller {
         Box::new(active)
     }
 
-    /// What workers are told of a release.
+    /// The release as workers see it.
     pub(in crate::control) fn watch_spec(
         &mut self,
         release: &ReleaseState,
     ) -> Result<ReleaseHandleSpec, Refusal> {
         let snapshot = self.publisher.current();
-        let gone = || Refusal::Conflict("the service has changed meanwhile; ask again".to_owned());
+        let gone =
+            || Refusal::Conflict("the service has changed since it was read; try again".to_owned());
         let service = snapshot.table.service(&release.service).ok_or_else(gone)?;
         let side = |name: &str| {
             service
@@ -175,15 +177,14 @@ fn rescue(rescue: &Rescue) -> routing::RescuePolicy {
     match rescue {
         Rescue::Off => routing::RescuePolicy::Off,
         Rescue::Safe => routing::RescuePolicy::Safe,
-        // The plan has checked that it is a name; should it not be one after all, only what is safe
-        // is repeated.
+        // The plan has validated the name. If it were invalid, only safe methods would fail over.
         Rescue::Header(name) => name
             .parse()
             .map_or(routing::RescuePolicy::Safe, routing::RescuePolicy::Header),
     }
 }
 
-/// The plan of the service with what the caller wants otherwise.
+/// The plan of the service, with the caller's fields merged in.
 pub(super) fn plan(
     managed: &ServiceEntry,
     overlay: Option<&serde_json::Map<String, serde_json::Value>>,
@@ -200,7 +201,7 @@ pub(super) fn plan(
     if plan.needs_approval() && !approvals {
         return Err(unfit(
             "/plan",
-            "the plan has gates, and nobody could open them: the admin API knows no tokens \
+            "the plan has gates that nobody could approve: the admin API has no tokens \
              (admin.tokens)",
         ));
     }
@@ -224,11 +225,11 @@ pub(super) fn unfit(pointer: &str, detail: impl Into<String>) -> Refusal {
     }])
 }
 
-/// A time by RFC 3339, in microseconds since 1970.
+/// An RFC 3339 time, in microseconds since 1970.
 fn moment(text: &str) -> Result<i64, Refusal> {
     let at: Result<jiff::Timestamp, _> = text.parse();
     at.map(jiff::Timestamp::as_microsecond).map_err(|error| {
-        let detail = format!("expected a time such as 2026-12-01T09:00:00Z: {error}");
+        let detail = format!("expected an RFC 3339 time such as 2026-12-01T09:00:00Z: {error}");
         unfit("/start_at", detail)
     })
 }
@@ -238,25 +239,25 @@ impl ServiceEntry {
     fn may_start(&self) -> Result<(), Refusal> {
         if let Some(active) = &self.active {
             return Err(Refusal::Conflict(format!(
-                "the release {} is under way; it has to end first",
+                "the release {} is in progress; end it first",
                 active.release.id
             )));
         }
         if self.pending.is_some() {
             return Err(Refusal::Conflict(
-                "another change is on its way; ask again".to_owned(),
+                "another change is in progress; try again".to_owned(),
             ));
         }
         if self.state.weights.get(&self.state.baseline) != Some(Weight::FULL) {
             return Err(Refusal::Conflict(format!(
-                "a release begins with all weight on the baseline, {}; set the weights first",
+                "a release starts with all weight on the baseline, {}; set the weights first",
                 self.state.baseline
             )));
         }
         Ok(())
     }
 
-    /// The upstream that is to be the canary.
+    /// The upstream that becomes the canary.
     fn candidate(&self, canary: &str) -> Result<Name, Refusal> {
         let upstreams = &self.spec.upstreams;
         let Some(found) = upstreams.iter().find(|upstream| *upstream.name == *canary) else {
@@ -268,13 +269,13 @@ impl ServiceEntry {
             return Err(unfit("/canary", detail));
         };
         if found.name == self.state.baseline {
-            let detail = format!("{canary} is the baseline: it has all users already");
+            let detail = format!("{canary} is the baseline and already has all users");
             return Err(unfit("/canary", detail));
         }
         Ok(Name::clone(&found.name))
     }
 
-    /// How long ago the last release ended, if it went well.
+    /// How long ago the last release was promoted, if it was.
     fn since_promotion(&self, now: Timestamp) -> Option<Duration> {
         let last = self
             .last

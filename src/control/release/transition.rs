@@ -1,4 +1,4 @@
-//! One turn of a release: what it changes of the service, and what it leaves when it is the last.
+//! The transition of a release: its effect on the service, and what remains after the last one.
 
 use serde_json::Value;
 
@@ -14,28 +14,28 @@ use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
 
-/// The actor of what a release does by itself.
+/// The actor of automatic transitions.
 pub(super) const ITSELF: &str = "weighbridge";
 
-/// A release after a turn.
+/// A transition that is applied to a release.
 pub(in crate::control) struct AppliedTransition {
     pub(super) after: ReleaseState,
     pub(super) detail: String,
-    /// Everything else of a release that begins with this turn.
+    /// The new release, if it begins with this transition.
     pub(super) active: Option<Box<RunningRelease>>,
-    /// What the journal says of the plan of a release that begins with this turn.
+    /// The journal's record of the plan, if the release begins with this transition.
     pub(super) plan: Option<PlanRecord>,
 }
 
 impl AppliedTransition {
-    /// The row of a release that begins with this turn.
+    /// The row of the release, if it begins with this transition.
     pub(in crate::control) fn record(&self, now: Timestamp) -> Option<ReleaseRecord> {
         Some(self.active.as_ref()?.record(&self.after, now))
     }
 
-    /// What the store should say of a release whose beginning was refused, and may be on disk all
-    /// the same; `None` for a turn of one that is under way, which stays as it is.
-    pub(in crate::control) fn taken_back(
+    /// The record of a release whose start was refused and may already be on disk; `None` for any
+    /// other transition, where the release stays as it is.
+    pub(in crate::control) fn withdrawn(
         self: Box<Self>,
         now: Timestamp,
     ) -> Option<Box<AppliedTransition>> {
@@ -58,7 +58,7 @@ impl AppliedTransition {
     }
 }
 
-/// A release that has just ended. Requests of its last moment may still be under way.
+/// A release that has just ended. Its last requests may still be in progress.
 pub(in crate::control) struct FinishedRelease {
     pub(super) active: Box<RunningRelease>,
     pub(super) at: Timestamp,
@@ -66,10 +66,10 @@ pub(in crate::control) struct FinishedRelease {
 
 impl FinishedRelease {
     fn new(mut active: Box<RunningRelease>, at: Timestamp) -> FinishedRelease {
-        // Requests that still hang must not take the canary out of a table that is no longer this
-        // release's.
+        // Stalled requests must not take the canary out of a table that no longer belongs to this
+        // release.
         let _ = active.watch.tripwire().seal();
-        // Dropped, the recording is written out.
+        // Dropping the recording flushes it.
         if let Some(recording) = active.recording.take() {
             end(&recording, &active.release);
         }
@@ -78,14 +78,14 @@ impl FinishedRelease {
 }
 
 impl AppliedTransition {
-    /// Whether a release begins with it.
+    /// Whether a release begins with this transition.
     pub(in crate::control) fn begins(&self) -> bool {
         self.active.is_some()
     }
 }
 
 impl ServiceEntry {
-    /// The release as it will be told after this turn.
+    /// The release as it will be shown after this transition.
     pub(in crate::control) fn foreseen_release(
         &self,
         turn: &AppliedTransition,
@@ -95,7 +95,7 @@ impl ServiceEntry {
         Some(active.view(&turn.after, now, true))
     }
 
-    /// What the routing table is built from.
+    /// The input of the routing table.
     pub(in crate::control) fn live(&self) -> LiveState {
         LiveState {
             watch: self
@@ -106,7 +106,7 @@ impl ServiceEntry {
         }
     }
 
-    /// The turn is in effect. Whether the release has ended with it.
+    /// Applies a transition that is in effect. Returns whether the release has ended with it.
     pub(in crate::control) fn turn(
         &mut self,
         turn: AppliedTransition,
@@ -125,7 +125,7 @@ impl ServiceEntry {
                 active.preflight = PreflightState::Due;
             }
             let weight = after.weight().percent();
-            active.chronicle.turn(now, action, actor, detail, weight);
+            active.history.turn(now, action, actor, detail, weight);
             active.release = after;
             self.active = Some(active);
         }
@@ -142,7 +142,7 @@ impl ServiceEntry {
         is_over
     }
 
-    /// The row of a release that takes this turn, and what the journal says of it.
+    /// The row of the release after this transition, and its journal entry.
     pub(in crate::control) fn record_turn(
         &self,
         turn: &AppliedTransition,
@@ -173,7 +173,7 @@ impl ServiceEntry {
     }
 }
 
-/// What the journal says of a release.
+/// The journal's view of a release.
 fn to_json(release: &ReleaseState) -> Value {
     serde_json::json!({
         "id": release.id,
@@ -187,7 +187,7 @@ fn to_json(release: &ReleaseState) -> Value {
 }
 
 impl Controller {
-    /// Takes a turn. Whether it is taken, or on its way.
+    /// Applies a transition. Returns whether it was applied or is being committed.
     pub(super) fn apply_transition(
         &mut self,
         name: &Name,
@@ -214,7 +214,7 @@ impl Controller {
         }
         if away && managed.pending.is_some() {
             reply.refuse(Refusal::Conflict(
-                "another change is on its way; ask again".to_owned(),
+                "another change is in progress; try again".to_owned(),
             ));
             return false;
         }
@@ -251,7 +251,7 @@ impl Controller {
         true
     }
 
-    /// All weight back to the baseline, by hand: the release ends with it.
+    /// Moves all weight to the baseline by command, which ends the release.
     pub(in crate::control) fn roll_back_release(
         &mut self,
         name: &Name,
@@ -267,7 +267,7 @@ impl Controller {
 }
 
 impl ServiceEntry {
-    /// The service's state after a turn of its release.
+    /// The service's state after a transition of its release.
     fn after(
         &self,
         release: &ReleaseState,
@@ -279,8 +279,8 @@ impl ServiceEntry {
             .with_release(release, revision, &now.rfc3339(), intent.reason.clone())
     }
 
-    /// The judge begins a step when it is decided, not when it is in effect, so that a replay of
-    /// what was recorded decides at the same times.
+    /// The judge begins a step when that is decided, not when it is in effect, so that a replay
+    /// decides at the same times.
     fn begin_step(&mut self, moved: &Change, at_ms: u64) {
         let after = moved.turn.as_ref().map(|turn| &turn.after);
         if let (Some(active), Some(after)) = (&mut self.active, after)
@@ -292,9 +292,8 @@ impl ServiceEntry {
 }
 
 impl Controller {
-    /// A promotion ends the release, and with it what its tripwire is good for: it is taken away
-    /// first. Whether that could be done; not if a worker was faster, for then the canary is
-    /// out, and stays out.
+    /// Seals the tripwire before a promotion, which ends the release. Returns false if a worker has
+    /// tripped it first: then the canary is out, and stays out.
     pub(in crate::control) fn claims_promotion(&self, name: &Name, moved: &Change) -> bool {
         let promotes = moved
             .turn
@@ -307,8 +306,7 @@ impl Controller {
         active.is_none_or(|active| !promotes || active.watch.tripwire().seal())
     }
 
-    /// A release that ends while the one before it has only just ended: the evidence of that is
-    /// final now.
+    /// Makes the evidence of the previous release final if the next one ends already.
     pub(in crate::control) fn settle_before(
         &mut self,
         name: &Name,
@@ -329,7 +327,7 @@ impl Controller {
         }
     }
 
-    /// People are told of a turn.
+    /// Publishes a transition to readers and events.
     pub(in crate::control) fn show_release(
         &mut self,
         name: &Name,
@@ -356,7 +354,7 @@ impl Controller {
         );
         self.metrics.set_phase(name, release.phase);
         if release.phase.is_over() {
-            // At once, in case the process ends now, and again when the last requests have ended.
+            // Written now, in case the process exits, and again when the last requests have ended.
             self.keep_evidence(name, now);
         }
         self.emit(api::EventKind::Release {

@@ -1,4 +1,4 @@
-//! A release as the API shows it.
+//! A release in its API form.
 
 use super::running::RunningRelease;
 use crate::analysis::WaitReason;
@@ -37,7 +37,7 @@ impl RunningRelease {
             waiting_for: state
                 .waiting_for(now)
                 .or_else(|| too_few.map(for_traffic))
-                .or_else(|| self.for_heads(state, now)),
+                .or_else(|| self.waiting_for_heads(state, now)),
             too_few_requests: too_few,
             approvals: state.approvals(),
             outcome: state.displayed_outcome(),
@@ -68,8 +68,8 @@ impl RunningRelease {
         }
     }
 
-    /// What the step still lacks once its least time is over; `requests` are the canary's at all
-    /// steps.
+    /// The requests that the step still needs after its minimum duration; `requests` are the
+    /// canary's in all steps.
     fn too_few_requests(
         &self,
         state: &ReleaseState,
@@ -77,26 +77,25 @@ impl RunningRelease {
         now: Timestamp,
     ) -> Option<api::TooFewRequests> {
         let step = state.plan.steps().get(state.step()?)?;
-        let before = self.chronicle.requests_before(state.step_number());
+        let before = self.history.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
         if self.trial_step == state.step() {
-            // Requests that clients gave up say nothing.
+            // Requests that clients aborted give no evidence.
             canary = canary.min(self.trial.outcomes());
         }
-        (had_its_time(state, now) && canary < least)
+        (has_lasted_minimum(state, now) && canary < least)
             .then_some(api::TooFewRequests { canary, least })
     }
 
-    /// The requests without a head that hold up the end of a step that has had its time.
-    fn for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
-        let held = had_its_time(state, now) && self.hangs();
+    /// The requests without a response head that hold up a step whose minimum duration is over.
+    fn waiting_for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
+        let held = has_lasted_minimum(state, now) && self.is_stalled();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
-                "{} requests of the canary have no answer although they are older than {} ms, \
-                 more than the {:.1} that the baseline's rate explains; no step ends until they \
-                 have",
-                self.assembly.open_past_landmark(),
+                "{} requests of the canary have had no response head for more than {} ms; the \
+                 baseline's rate explains {:.1}. No step ends until they have one",
+                self.cohorts.open_past_landmark(),
                 self.landmark_us / 1_000,
                 self.trial.unfinished_explained()
             ),
@@ -123,9 +122,10 @@ impl RunningRelease {
             .step()
             .and_then(|step| self.release.plan.steps().get(step));
         api::PathPoint {
-            elapsed_ms: self.chronicle.elapsed_ms(now),
+            elapsed_ms: self.history.elapsed_ms(now),
             step: self.release.step_number(),
-            // Also of the point at which it was taken out: the evidence is that of this weight.
+            // Also for the point at which the canary was taken out: its evidence is that of this
+            // weight.
             weight: step.map_or(0.0, |step| step.weight.percent()),
             log_e: evidence.log_e,
             log_limit: evidence.log_limit,
@@ -133,21 +133,21 @@ impl RunningRelease {
         }
     }
 
-    /// Everything that it was decided by.
+    /// The evidence bundle of the release.
     pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
         let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
         let plan = serde_json::Value::Object(self.release.plan.to_shown());
-        self.chronicle
+        self.history
             .bundle(self.view(&self.release, now, durable), judge, plan)
     }
 }
 
-/// Whether the step at which the release is judged has had its least time.
-fn had_its_time(state: &ReleaseState, now: Timestamp) -> bool {
+/// Whether the step that is being judged has lasted for its minimum duration.
+fn has_lasted_minimum(state: &ReleaseState, now: Timestamp) -> bool {
     let step = state.step().and_then(|step| state.plan.steps().get(step));
     let at_step_ms =
         u64::try_from(now.unix_us().saturating_sub(state.since_us) / 1_000).unwrap_or(0);
-    // A step that waits has had its time; since when it waits is no measure of that.
+    // A waiting step has lasted long enough; the time since it began to wait is no measure of that.
     state.is_judged()
         && step.is_some_and(|step| {
             state.phase == api::Phase::Waiting || at_step_ms >= step.judged.min_ms
@@ -159,7 +159,8 @@ fn for_traffic(too_few: api::TooFewRequests) -> api::WaitingFor {
     api::WaitingFor {
         kind: WaitReason::TooLittleTraffic.as_str().to_owned(),
         detail: format!(
-            "the canary has had {canary} requests at this step, of at least {least} (min_requests)"
+            "the canary has had {canary} of the {least} requests that this step requires \
+             (min_requests)"
         ),
         until: None,
     }

@@ -1,8 +1,8 @@
-//! Gates, freeze windows and the preflight of the configuration, and who may override them.
+//! Gates, freeze windows and preflight of the configuration, and who may override them.
 
 use serde_json::{Value, json};
 
-use super::releases::start;
+use super::traffic::start;
 use super::*;
 
 fn guarded(release: &Value) -> Rig {
@@ -11,13 +11,15 @@ fn guarded(release: &Value) -> Rig {
     Rig::new(memory(), vec![spec])
 }
 
-/// Protected in every way; the window is in force at all times.
+/// Every protection is set; the freeze window is always in force.
 fn protected() -> Value {
     json!({
         "steps": [20, { "weight": 50, "gate": "qa" }],
         "gate": "board",
         "freeze": ["00:00 - 12:00", "12:00 - 00:00"],
-        "preflight": { "requests": [{ "path": "/ready?key=hunter2", "headers": { "X-Key": "hunter2" } }] },
+        "preflight": {
+            "requests": [{ "path": "/ready?key=hunter2", "headers": { "X-Key": "hunter2" } }],
+        },
     })
 }
 
@@ -49,7 +51,7 @@ impl Rig {
     }
 }
 
-/// Plans that take something away, and a word of what they do.
+/// Plans that remove a protection, and a part of the message about each.
 fn weaker() -> [(Value, &'static str); 6] {
     [
         (
@@ -68,7 +70,7 @@ fn weaker() -> [(Value, &'static str); 6] {
 }
 
 #[tokio::test]
-async fn a_start_that_weakens_the_configuration_is_refused_to_operators_and_changes_nothing() {
+async fn operators_cannot_start_a_release_that_removes_protections() {
     let rig = guarded(&protected());
     let _worker = prompt_worker(&rig.links.publisher);
     for (plan, named) in weaker() {
@@ -97,8 +99,7 @@ async fn a_start_that_weakens_the_configuration_is_refused_to_operators_and_chan
 }
 
 #[tokio::test]
-async fn an_admin_overrides_the_configuration_with_a_reason_and_the_journal_says_what_was_replaced()
-{
+async fn an_admin_overrides_protections_with_a_reason_and_the_journal_records_them() {
     for (plan, named) in weaker() {
         let rig = guarded(&protected());
         let _worker = prompt_worker(&rig.links.publisher);
@@ -121,40 +122,52 @@ async fn an_admin_overrides_the_configuration_with_a_reason_and_the_journal_says
             (entry.action.as_str(), entry.reason.as_deref()),
             ("release_started", Some("hotfix"))
         );
-        let told = &entry.after["release"];
-        assert!(told["overridden"].to_string().contains(named), "{told}");
-        assert!(told["detail"].as_str().unwrap().contains(named), "{told}");
+        let entry_release = &entry.after["release"];
+        assert!(
+            entry_release["overridden"].to_string().contains(named),
+            "{entry_release}"
+        );
+        assert!(
+            entry_release["detail"].as_str().unwrap().contains(named),
+            "{entry_release}"
+        );
         for (key, value) in plan.as_object().unwrap() {
-            assert!(told["replaced"].get(key).is_some(), "{key}: {told}");
+            assert!(
+                entry_release["replaced"].get(key).is_some(),
+                "{key}: {entry_release}"
+            );
             if key == "freeze" {
                 assert_eq!(
-                    (&told["plan"][key], &told["replaced"][key]),
+                    (&entry_release["plan"][key], &entry_release["replaced"][key]),
                     (value, &protected()[key])
                 );
             }
         }
-        assert!(!entry.after.to_string().contains("hunter2"), "{told}");
+        assert!(
+            !entry.after.to_string().contains("hunter2"),
+            "{entry_release}"
+        );
     }
 }
 
 #[tokio::test]
-async fn a_plan_that_leaves_the_protections_alone_keeps_them() {
+async fn a_plan_without_protection_fields_keeps_the_protections() {
     let rig = guarded(&protected());
     let _worker = prompt_worker(&rig.links.publisher);
     let plan = json!({ "bake": "1s", "min_requests": 7 });
     let started = rig.start_with(plan, by(false, None)).await.unwrap().release;
     assert_eq!(started.waiting_for.unwrap().kind, "gate");
-    let told = &rig.newest_entry().await.after["release"];
-    assert_eq!(told["plan"]["freeze"], protected()["freeze"]);
-    assert_eq!(told["plan"]["steps"][1]["gate"]["name"], "qa");
+    let entry_release = &rig.newest_entry().await.after["release"];
+    assert_eq!(entry_release["plan"]["freeze"], protected()["freeze"]);
+    assert_eq!(entry_release["plan"]["steps"][1]["gate"]["name"], "qa");
     assert_eq!(
         (
-            &told["plan"]["min_requests"],
-            &told["replaced"]["min_requests"]
+            &entry_release["plan"]["min_requests"],
+            &entry_release["replaced"]["min_requests"]
         ),
         (&json!(7), &json!(100))
     );
-    assert!(told.get("overridden").is_none());
+    assert!(entry_release.get("overridden").is_none());
     let bundle = rig.links.handle.evidence("shop-1").await.unwrap();
     let bundle = serde_json::to_string(&bundle).unwrap();
     assert!(
@@ -164,35 +177,35 @@ async fn a_plan_that_leaves_the_protections_alone_keeps_them() {
 }
 
 #[tokio::test]
-async fn whoever_looks_at_a_plan_is_told_that_it_needs_an_admin() {
+async fn a_forecast_warns_that_a_plan_requires_an_admin() {
     let rig = guarded(&protected());
     let plan = json!({ "gate": "mine" });
-    let told = rig
+    let entry_release = rig
         .links
         .handle
         .forecast("shop", plan.as_object().cloned())
         .await
         .unwrap();
     assert!(
-        told.warnings
+        entry_release
+            .warnings
             .iter()
             .any(|warning| warning.contains("`board`")),
-        "{told:?}"
+        "{entry_release:?}"
     );
-    assert!(!told.plan.to_string().contains("hunter2"));
-    let told = rig.links.handle.forecast("shop", None).await.unwrap();
+    assert!(!entry_release.plan.to_string().contains("hunter2"));
+    let entry_release = rig.links.handle.forecast("shop", None).await.unwrap();
     assert!(
-        !told
+        !entry_release
             .warnings
             .iter()
             .any(|warning| warning.contains("admin")),
-        "{told:?}"
+        "{entry_release:?}"
     );
 }
 
 #[tokio::test]
-async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_and_never_delay_a_way_back()
- {
+async fn only_an_admin_bypasses_protections_by_manual_weights_and_no_rollback_is_delayed() {
     for (release, named) in [
         (
             json!({ "freeze": ["00:00 - 12:00", "12:00 - 00:00"] }),
@@ -243,7 +256,7 @@ async fn weights_by_hand_pass_gates_and_freezes_only_by_an_admin_with_a_reason_a
 }
 
 #[tokio::test]
-async fn what_an_older_version_kept_as_evidence_is_shown_without_secrets() {
+async fn evidence_of_older_versions_is_redacted() {
     let rig = guarded(&protected());
     let _worker = prompt_worker(&rig.links.publisher);
     rig.start_with(json!({}), by(false, None)).await.unwrap();

@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_change_is_answered_when_all_workers_have_gone_over_to_it() {
+async fn the_reply_waits_until_all_workers_use_the_new_table() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _prompt = prompt_worker(&rig.links.publisher);
     let slow = rig.links.publisher.register(Box::new(|| {}));
@@ -42,7 +42,7 @@ async fn a_change_is_answered_when_all_workers_have_gone_over_to_it() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
+async fn an_invalid_request_changes_nothing() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let handle = &rig.links.handle;
     let refused = handle
@@ -73,7 +73,7 @@ async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
     let refused = handle.rollback("shop", intent(Some(7))).await.unwrap_err();
     assert!(matches!(refused, Refusal::Stale { .. }), "{refused}");
     assert_eq!((rig.green(), rig.shop().await.revision), (0.0, 1));
-    // Equal weights are a change that is accepted.
+    // Equal weights are accepted as a change.
     assert_eq!(
         handle
             .set_weights("shop", to(0.0), intent(Some(1)))
@@ -86,7 +86,7 @@ async fn a_wish_that_cannot_be_carried_out_changes_nothing() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_change_away_that_the_store_refuses_does_not_happen() {
+async fn a_change_away_from_the_baseline_is_refused_if_its_commit_fails() {
     let (rig, gate) = gated(TIMING).await;
     let put = rig.put(5.0);
     until(|| gate.begun() == 2).await;
@@ -112,7 +112,7 @@ async fn a_change_away_that_the_store_refuses_does_not_happen() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_rollback_overtakes_what_hangs_in_the_store() {
+async fn a_rollback_supersedes_a_change_that_is_stalled_in_the_store() {
     let (rig, gate) = gated(TIMING).await;
     gate.pass(true);
     rig.put(5.0).await.unwrap().unwrap();
@@ -132,7 +132,7 @@ async fn a_rollback_overtakes_what_hangs_in_the_store() {
     gate.pass(true);
     gate.pass(true);
     assert!(back.await.unwrap().unwrap().durable);
-    // What had begun is written too, and then what is in effect.
+    // The commit in progress is written, and then the state in effect.
     let written = gate.written();
     assert_eq!(
         written[2..],
@@ -142,7 +142,7 @@ async fn a_rollback_overtakes_what_hangs_in_the_store() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_rollback_that_is_not_on_disk_in_time_says_so_and_is_written_later() {
+async fn a_rollback_is_reported_as_not_durable_and_written_later() {
     let impatient = Timing {
         durable_within: Duration::from_millis(1),
         ..TIMING
@@ -153,11 +153,11 @@ async fn a_rollback_that_is_not_on_disk_in_time_says_so_and_is_written_later() {
     let applied = rig.roll_back().await.unwrap().unwrap();
     assert!(!applied.durable && !applied.service.weights.durable);
     assert_eq!(rig.green(), 0.0);
-    // An attempt that fails is followed by another.
+    // A failed attempt is retried.
     gate.pass(false);
     until(|| gate.begun() == 4).await;
     assert!(!rig.shop().await.weights.durable);
-    // What is away from the baseline is refused with it.
+    // A change away from the baseline behind it is refused too.
     let refused = rig.put(5.0);
     tokio::task::yield_now().await;
     rig.shop().await;
@@ -170,7 +170,7 @@ async fn a_rollback_that_is_not_on_disk_in_time_says_so_and_is_written_later() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_change_that_the_store_has_for_too_long_is_refused_and_undone() {
+async fn a_change_whose_commit_times_out_is_refused_and_undone() {
     let timing = Timing {
         commit_within: Duration::from_secs(5),
         ..TIMING
@@ -192,7 +192,7 @@ async fn a_change_that_the_store_has_for_too_long_is_refused_and_undone() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn changes_of_one_service_are_made_in_their_order_and_others_do_not_wait() {
+async fn changes_are_ordered_per_service() {
     let (gate, store) = Gate::new();
     gate.pass(true);
     let rig = Rig::new(store, vec![spec("shop", 0.0), spec("bank", 0.0)]);

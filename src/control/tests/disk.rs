@@ -1,11 +1,11 @@
-//! A disk in memory, which outlives the process on it and fails when it is told to.
+//! A disk in memory that outlives the process and fails on demand.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::store::{ReleaseRecord, ServiceRecord};
 
-/// The disk. Clones are the same one.
+/// The disk. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct Disk(Arc<Mutex<Kept>>);
 
@@ -19,12 +19,12 @@ struct Kept {
 }
 
 impl Disk {
-    /// From here on nothing can be written, or can again.
+    /// Makes all writes fail, or work again.
     pub(super) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
     }
 
-    /// Whether a process that starts on it goes on with a release.
+    /// Whether a process that starts on it would resume a release.
     pub(super) fn is_under_way(&self) -> bool {
         self.0
             .lock()
@@ -34,25 +34,25 @@ impl Disk {
             .any(|release| !release.ended)
     }
 
-    /// What a process finds that starts on it.
+    /// What a process that starts on it reads.
     pub(super) fn load(&self) -> (Store, LoadedState) {
-        let kept = self.0.lock().unwrap();
+        let state = self.0.lock().unwrap();
         let loaded = LoadedState {
-            services: kept.services.values().cloned().collect(),
-            releases: kept.releases.values().cloned().collect(),
-            checkpoints: kept.checkpoints.clone(),
+            services: state.services.values().cloned().collect(),
+            releases: state.releases.values().cloned().collect(),
+            checkpoints: state.checkpoints.clone(),
             ..LoadedState::default()
         };
-        drop(kept);
+        drop(state);
         (Store::over(Box::new(self.clone())).unwrap(), loaded)
     }
 
     fn writable(&self) -> Result<std::sync::MutexGuard<'_, Kept>, StoreError> {
-        let kept = self.0.lock().unwrap();
-        if kept.full {
+        let state = self.0.lock().unwrap();
+        if state.full {
             return Err(StoreError::Write("database or disk is full".to_owned()));
         }
-        Ok(kept)
+        Ok(state)
     }
 }
 
@@ -62,15 +62,15 @@ impl Backend for Disk {
     }
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
-        let mut kept = self.writable()?;
+        let mut state = self.writable()?;
         for service in &change.services {
-            kept.services.insert(service.name.clone(), service.clone());
+            state.services.insert(service.name.clone(), service.clone());
         }
         for release in &change.releases {
-            kept.releases.insert(release.id.clone(), release.clone());
+            state.releases.insert(release.id.clone(), release.clone());
         }
-        kept.entries += 1;
-        let sequence = kept.entries;
+        state.entries += 1;
+        let sequence = state.entries;
         Ok(Committed {
             sequence,
             durable: true,
@@ -81,18 +81,18 @@ impl Backend for Disk {
         Ok(Vec::new())
     }
 
-    fn checkpoint(&mut self, id: &str, state: &serde_json::Value) -> Result<bool, StoreError> {
-        let mut kept = self.writable()?;
-        if kept.releases.get(id).is_none_or(|release| release.ended) {
+    fn checkpoint(&mut self, id: &str, checkpoint: &serde_json::Value) -> Result<bool, StoreError> {
+        let mut state = self.writable()?;
+        if state.releases.get(id).is_none_or(|release| release.ended) {
             return Ok(false);
         }
-        kept.checkpoints.insert(id.to_owned(), state.clone());
+        state.checkpoints.insert(id.to_owned(), checkpoint.clone());
         Ok(true)
     }
 
     fn releases(&mut self, service: &str, _: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
-        let kept = self.0.lock().unwrap();
-        let of_service = kept
+        let state = self.0.lock().unwrap();
+        let of_service = state
             .releases
             .values()
             .filter(|release| release.service == service);

@@ -1,4 +1,4 @@
-//! The controller as the rest of the program sees it, over stores that work, fail and hang.
+//! The controller through its public interface, over stores that work, fail and hang.
 
 mod authority;
 mod changes;
@@ -8,6 +8,7 @@ mod plans;
 mod releases;
 mod restarts;
 mod services;
+mod traffic;
 
 use std::path::Path;
 use std::sync::mpsc as gates;
@@ -28,7 +29,7 @@ use crate::store::{
 };
 use crate::time::{ManualClock, Timestamp};
 
-/// A controller at work.
+/// A running controller.
 struct Rig {
     links: Links,
     clock: ManualClock,
@@ -38,7 +39,7 @@ struct Rig {
 
 const PATIENT: Duration = Duration::from_secs(600);
 
-/// Waits for nothing but what the test does.
+/// Nothing is limited by time but what the test does.
 const TIMING: Timing = Timing {
     durable_within: PATIENT,
     commit_within: PATIENT,
@@ -76,7 +77,7 @@ impl Rig {
         controller.timing = timing;
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let stopped = async move {
-            // Dropped with the rig, it says nothing.
+            // Silent if the rig was dropped.
             if stopped.await.is_err() {
                 std::future::pending().await
             }
@@ -92,7 +93,7 @@ impl Rig {
     }
 
     async fn open(directory: &Path, services: Vec<ServiceSpec>) -> Rig {
-        // One that was dropped before ends when it gets its turn, and its store with it.
+        // A controller dropped before ends when it is polled, and its store with it.
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
@@ -101,13 +102,13 @@ impl Rig {
         Rig::with(store, loaded, services, TIMING)
     }
 
-    /// Ends in order.
+    /// Shuts down in order.
     async fn stop(&mut self) {
         self.stop.take().unwrap().send(()).unwrap();
         (&mut self.run).await.unwrap();
     }
 
-    /// Asks for so much percent on green, without waiting for the answer.
+    /// Requests `green` percent on green, without waiting for the reply.
     fn put(&self, green: f64) -> JoinHandle<Result<Applied, Refusal>> {
         let handle = self.links.handle.clone();
         tokio::spawn(async move { handle.set_weights("shop", to(green), intent(None)).await })
@@ -118,7 +119,7 @@ impl Rig {
         tokio::spawn(async move { handle.rollback("shop", intent(None)).await })
     }
 
-    /// The service, once the controller has done what it was asked before.
+    /// The service, after the controller has processed all earlier commands.
     async fn shop(&self) -> api::Service {
         let nobody = self.links.handle.forecast("nobody", None).await;
         assert!(matches!(
@@ -128,7 +129,7 @@ impl Rig {
         self.links.handle.service("shop").unwrap()
     }
 
-    /// The percent on green that requests are split by.
+    /// The percent on green in the routing table.
     fn green(&self) -> f64 {
         let snapshot = self.links.publisher.current();
         let service = snapshot.table.service("shop").unwrap();
@@ -147,7 +148,7 @@ impl Drop for Rig {
     }
 }
 
-/// A service whose endpoints are checked, and believed at once.
+/// A service with health checks whose first result counts.
 fn checked() -> ServiceSpec {
     let health = Health {
         path: "/".into(),
@@ -185,7 +186,7 @@ fn memory() -> Store {
     Store::open(&store::Options::default()).unwrap().0
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn until(mut so: impl FnMut() -> bool) {
     let wait = async {
         while !so() {
@@ -194,7 +195,7 @@ async fn until(mut so: impl FnMut() -> bool) {
     };
     tokio::time::timeout(Duration::from_secs(20), wait)
         .await
-        .expect("it never came to be");
+        .expect("the condition never became true");
 }
 
 /// A worker that acknowledges every table as soon as it is published.
@@ -210,55 +211,55 @@ fn prompt_worker(publisher: &Publisher) -> Arc<OnceLock<Acknowledger>> {
     slot
 }
 
-/// A store that does with each commit what the test says, when it says so.
+/// A store whose commits the test lets through.
 struct Gated {
     gate: gates::Receiver<bool>,
-    seen: Arc<Mutex<Seen>>,
+    log: Arc<Mutex<StoreLog>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct StoreLog {
     begun: u64,
     written: Vec<ChangeRecord>,
 }
 
 struct Gate {
     open: gates::Sender<bool>,
-    seen: Arc<Mutex<Seen>>,
+    log: Arc<Mutex<StoreLog>>,
 }
 
 impl Gate {
     fn new() -> (Gate, Store) {
         let (open, gate) = gates::channel();
-        let seen = Arc::<Mutex<Seen>>::default();
+        let log = Arc::<Mutex<StoreLog>>::default();
         let store = Store::over(Box::new(Gated {
             gate,
-            seen: Arc::clone(&seen),
+            log: Arc::clone(&log),
         }))
         .unwrap();
-        (Gate { open, seen }, store)
+        (Gate { open, log }, store)
     }
 
-    /// Lets one commit through, which works or fails.
+    /// Lets one commit through, which succeeds or fails.
     fn pass(&self, works: bool) {
         self.open.send(works).unwrap();
     }
 
     fn begun(&self) -> u64 {
-        self.seen.lock().unwrap().begun
+        self.log.lock().unwrap().begun
     }
 
     /// What was written: action, percent on green.
     fn written(&self) -> Vec<(String, f64)> {
-        let seen = self.seen.lock().unwrap();
-        let tell = |change: &ChangeRecord| {
+        let log = self.log.lock().unwrap();
+        let send_events = |change: &ChangeRecord| {
             let green = change
                 .services
                 .first()
                 .map_or(-1.0, |record| record.weights["green"].percent());
             (change.entry.action.clone(), green)
         };
-        seen.written.iter().map(tell).collect()
+        log.written.iter().map(send_events).collect()
     }
 }
 
@@ -268,14 +269,14 @@ impl Backend for Gated {
     }
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
-        self.seen.lock().unwrap().begun += 1;
-        // A test that has ended opens no gate.
+        self.log.lock().unwrap().begun += 1;
+        // After the test has ended no more commits are let through.
         if !self.gate.recv().unwrap_or(false) {
             return Err(StoreError::Write("database or disk is full".to_owned()));
         }
-        let mut seen = self.seen.lock().unwrap();
-        seen.written.push(change.clone());
-        let sequence = seen.written.len() as u64;
+        let mut log = self.log.lock().unwrap();
+        log.written.push(change.clone());
+        let sequence = log.written.len() as u64;
         Ok(Committed {
             sequence,
             durable: true,
@@ -307,7 +308,7 @@ impl Backend for Gated {
     }
 }
 
-/// A rig over a gated store that has taken the start.
+/// A rig over a gated store that has committed the start.
 async fn gated(timing: Timing) -> (Rig, Gate) {
     let (gate, store) = Gate::new();
     gate.pass(true);
@@ -321,7 +322,7 @@ async fn gated(timing: Timing) -> (Rig, Gate) {
     (rig, gate)
 }
 
-/// Exhausts the budget of failures that users see, as a worker does that finishes the last one.
+/// Exhausts the budget of visible failures, like a worker that finishes the last one.
 fn trip(watch: &crate::routing::ReleaseHandle) -> bool {
     let (full, none) = (crate::model::Weight::FULL, crate::model::Weight::ZERO);
     // The controller may arm it in between.

@@ -1,37 +1,36 @@
-//! Any sequence of traffic, verdicts, commands, freezes, jumps of the clock, restarts and failures
-//! of the store, held against what must always be so. Each seed is a history; the seed that breaks
-//! something is in the message.
+//! Random sequences of traffic, verdicts, commands, freezes, clock jumps, restarts and store
+//! failures, checked against invariants. The message names the seed that breaks one.
 
 use serde_json::json;
 
 use super::disk::Disk;
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 
-/// Histories.
+/// Number of histories.
 const SEEDS: u64 = 12;
 /// Events in one history.
 const EVENTS: usize = 40;
 
-/// One history under way.
+/// One history in progress.
 struct History {
     disk: Disk,
     rig: Option<(Rig, Arc<OnceLock<Acknowledger>>)>,
-    /// Wall clock and time since 1970 go on from one process to the next.
+    /// Both clocks continue from one process to the next.
     unix_us: i64,
     random: fastrand::Rng,
-    /// A release was rolled back or cancelled, and nobody has asked for traffic on the canary
+    /// A release was rolled back or cancelled, and nobody has requested traffic on the canary
     /// since.
     latched: bool,
-    /// The store has failed since the last time that it worked.
+    /// The store has failed since the last successful write.
     full: bool,
     last_spent: Option<(String, u64)>,
 }
 
 #[tokio::test]
-async fn whatever_happens_the_invariants_hold() {
+async fn invariants_hold_in_random_histories() {
     for seed in 0..SEEDS {
         let history = History {
             disk: Disk::default(),
@@ -42,7 +41,7 @@ async fn whatever_happens_the_invariants_hold() {
             full: false,
             last_spent: None,
         };
-        // A panic tells the seed: `{seed}` is in the name of the task's result.
+        // A panic is reported with the seed, through the task's result.
         let played = tokio::spawn(history.play()).await;
         assert!(played.is_ok(), "seed {seed}: {played:?}");
     }
@@ -87,7 +86,7 @@ impl History {
         &self.rig.as_ref().unwrap().0
     }
 
-    /// The process is killed and another starts on the same disk; the wall clock may have been set
+    /// Kills the process and starts another on the same disk; the wall clock may have been set
     /// back.
     fn restart(&mut self) {
         if let Some((rig, _)) = self.rig.take() {
@@ -95,7 +94,7 @@ impl History {
             self.unix_us = at + self.random.i64(-5_000_000..5_000_000);
         }
         if self.full {
-            // A brake that was answered as not durable may be lost with the process.
+            // A safe change that was reported as not durable may be lost with the process.
             self.latched &= !self.disk.is_under_way();
             self.last_spent = None;
         }
@@ -162,13 +161,13 @@ impl History {
             assert_eq!(
                 self.rig().green(),
                 0.0,
-                "a brake is in effect when it is answered, whatever the disk does"
+                "a safe change is in effect when the reply is sent, whatever the disk does"
             );
             self.latched = true;
         }
     }
 
-    /// A worker finishes the failure that exhausts the allowance.
+    /// A worker finishes the failure that exhausts the budget.
     fn trip(&mut self) {
         if let Some(watch) = self.rig().watch()
             && self.rig().green() > 0.0
@@ -190,7 +189,7 @@ impl History {
         }
     }
 
-    /// Lets the controller do what follows from what it knows.
+    /// Lets the controller process what it has received.
     async fn settle(&self) {
         for _ in 0..3 {
             self.rig().shop().await;
@@ -222,7 +221,7 @@ impl History {
         }
         assert!(
             !self.latched || green == 0.0,
-            "traffic came back to a canary that was taken out: {newest:?}"
+            "traffic returned to a canary that was taken out: {newest:?}"
         );
     }
 
@@ -233,7 +232,7 @@ impl History {
         assert_eq!(shop.release.as_deref(), Some(release.id.as_str()));
         assert!(
             [0.0, 20.0, 50.0, 100.0].contains(&green),
-            "{green} is none of the plan's weights"
+            "{green} is not one of the plan's weights"
         );
         if matches!(release.phase, Phase::Pending | Phase::Preflight) {
             assert_eq!(green, 0.0);

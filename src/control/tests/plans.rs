@@ -1,15 +1,15 @@
-//! What a plan says, as the controller carries it out.
+//! How the controller carries out the fields of a plan.
 
 use serde_json::{Value, json};
 
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 use crate::routing::{EndpointKey, RescuePolicy};
 
 impl Rig {
-    /// Starts a release of this canary, by the quick plan with this otherwise.
+    /// Starts a release of this canary with the quick plan, changed by `otherwise`.
     async fn release_of(&self, canary: &str, otherwise: &[(&str, Value)]) -> api::Release {
         let mut plan = quick();
         for (key, value) in otherwise {
@@ -28,7 +28,7 @@ impl Rig {
         self.phase(&id, Phase::Progressing).await
     }
 
-    /// Takes the release to 100 percent and past its final bake.
+    /// Takes the release to 100 percent and through its final bake.
     async fn promote(&self, id: &str) {
         for _ in 0..2 {
             self.verb(id, ReleaseVerb::Promote).await.unwrap();
@@ -56,7 +56,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_is_ill_too() {
+async fn an_unhealthy_canary_is_rolled_back_unless_the_baseline_is_unhealthy_too() {
     let rig = Rig::new(memory(), vec![checked()]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.release_of("green", &[]).await;
@@ -81,7 +81,7 @@ async fn a_canary_that_no_check_finds_healthy_is_taken_out_unless_the_baseline_i
 }
 
 #[tokio::test]
-async fn a_step_that_has_no_time_left_ends_nothing_while_the_baseline_is_down() {
+async fn an_inconclusive_step_ends_nothing_while_the_baseline_is_down() {
     let rig = Rig::new(memory(), vec![checked()]);
     let _worker = prompt_worker(&rig.links.publisher);
     let limit = [
@@ -99,7 +99,7 @@ async fn a_step_that_has_no_time_left_ends_nothing_while_the_baseline_is_down() 
 }
 
 #[tokio::test]
-async fn a_release_soon_after_a_promotion_begins_at_a_later_step() {
+async fn a_release_soon_after_a_promotion_starts_at_a_later_step() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let follow = [("fast_follow", json!({ "within": "1h", "from_step": 2 }))];
@@ -120,7 +120,7 @@ async fn a_release_soon_after_a_promotion_begins_at_a_later_step() {
 }
 
 #[tokio::test]
-async fn workers_are_told_whom_to_rescue_and_how_much_may_be_on_the_canary() {
+async fn workers_get_the_failover_policy_and_the_canary_limit() {
     let header = http::HeaderName::from_static("x-retry-safe");
     let cases = [
         (json!("off"), RescuePolicy::Off),
@@ -144,10 +144,16 @@ async fn workers_are_told_whom_to_rescue_and_how_much_may_be_on_the_canary() {
 }
 
 #[tokio::test]
-async fn a_step_that_had_its_time_waits_for_a_person() {
+async fn an_inconclusive_step_waits_for_an_operator() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
-    let steps = json!([{ "weight": 20, "max_duration": "5s", "min_requests": 100_000, "inconclusive": "hold" }, 50]);
+    let first = json!({
+        "weight": 20,
+        "max_duration": "5s",
+        "min_requests": 100_000,
+        "inconclusive": "hold",
+    });
+    let steps = json!([first, 50]);
     rig.release_of("green", &[("steps", steps)]).await;
     rig.traffic(50, Duration::from_secs(6), false).await;
     let waiting = rig
@@ -165,7 +171,7 @@ async fn a_step_that_had_its_time_waits_for_a_person() {
 }
 
 #[tokio::test]
-async fn a_step_is_held_as_long_as_it_says() {
+async fn a_step_lasts_for_its_hold() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let steps = json!([{ "weight": 20, "hold": "10m" }, 50]);
@@ -176,7 +182,7 @@ async fn a_step_is_held_as_long_as_it_says() {
     assert_eq!(
         rig.release("shop-1").await.weight,
         20.0,
-        "though it is proved"
+        "although it is proved"
     );
     rig.clock.advance(Duration::from_secs(600));
     rig.traffic(50, Duration::from_millis(500), false).await;
@@ -191,7 +197,7 @@ async fn a_step_is_held_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn that_a_freeze_was_overridden_is_told_wherever_the_release_is() {
+async fn a_freeze_override_is_reported_everywhere() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let start = api::ReleaseStart {
@@ -218,6 +224,6 @@ async fn that_a_freeze_was_overridden_is_told_wherever_the_release_is() {
     assert_eq!(release["override_freeze"], true);
     assert_eq!(
         release["detail"],
-        "green is to take over from blue; freeze windows are overridden"
+        "green is to replace blue; freeze windows are overridden"
     );
 }

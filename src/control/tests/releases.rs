@@ -1,189 +1,15 @@
-//! Releases, from their start to their end, over stores that work, fail and are opened again.
+//! Releases from start to end, over stores that work, fail and are reopened.
 
 use serde_json::json;
 
+use super::traffic::{quick, start};
 use super::*;
 use crate::analysis::replay;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
-use crate::routing::ReleaseHandle;
-use crate::stats::{Arm, Assignment, EventBatch, RequestEvent, RequestEventKind};
-
-/// A plan that good traffic passes in a few hundred requests.
-pub(super) fn quick() -> serde_json::Map<String, serde_json::Value> {
-    let plan = json!({
-        "steps": [20, 50],
-        "bake": "1s",
-        "min_requests": 20,
-        "harm_budget": "20pp",
-        "objectives": [{ "error_rate": { "worse_by": "0.05pp" } }],
-        "final_bake": "2s",
-    });
-    plan.as_object().unwrap().clone()
-}
-
-pub(super) fn start(plan: serde_json::Map<String, serde_json::Value>) -> api::ReleaseStart {
-    api::ReleaseStart {
-        canary: "green".to_owned(),
-        reason: Some("v42".to_owned()),
-        version: Some("42".to_owned()),
-        plan: Some(plan),
-        ..api::ReleaseStart::default()
-    }
-}
-
-impl Rig {
-    pub(super) async fn begin(&self) -> api::Release {
-        let started = self
-            .links
-            .handle
-            .start_release("shop", start(quick()), intent(None))
-            .await;
-        let release = started.unwrap().release;
-        self.phase(&release.id, Phase::Progressing).await
-    }
-
-    pub(super) async fn release(&self, id: &str) -> api::Release {
-        self.links.handle.release(id).await.unwrap()
-    }
-
-    /// Waits for a phase.
-    pub(super) async fn phase(&self, id: &str, phase: Phase) -> api::Release {
-        let wait = async {
-            loop {
-                let release = self.release(id).await;
-                if release.phase == phase {
-                    return release;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        let found = tokio::time::timeout(Duration::from_secs(20), wait).await;
-        match found {
-            Ok(release) => release,
-            Err(_) => panic!("never {phase}: {:?}", self.release(id).await),
-        }
-    }
-
-    pub(super) async fn verb(
-        &self,
-        id: &str,
-        verb: ReleaseVerb,
-    ) -> Result<api::ReleaseChange, Refusal> {
-        let command = api::ReleaseCommand::default();
-        self.links
-            .handle
-            .command_release(id, verb, command, intent(None))
-            .await
-    }
-
-    /// What the counter of rollbacks says, by reason, where there were any.
-    fn rollbacks(&self) -> Vec<(String, u64)> {
-        let page = self.links.handle.metrics().render();
-        let of_shop = page.lines().filter_map(|line| {
-            let rest =
-                line.strip_prefix(r#"weighbridge_rollbacks_total{service="shop",reason=""#)?;
-            let (reason, count) = rest.split_once("\"} ")?;
-            Some((reason.to_owned(), count.parse().unwrap()))
-        });
-        of_shop.filter(|(_, count)| *count > 0).collect()
-    }
-
-    pub(super) fn watch(&self) -> Option<Arc<ReleaseHandle>> {
-        let snapshot = self.links.publisher.current();
-        snapshot.table.service("shop").unwrap().watch.clone()
-    }
-
-    /// So many requests over so long, split as the weights say; those of the canary fail if `bad`.
-    pub(super) async fn traffic(&self, requests: u64, over: Duration, bad: bool) {
-        self.traffic_at(self.points(), requests, over, bad).await;
-    }
-
-    /// The canary's weight of 10,000.
-    pub(super) fn points(&self) -> u16 {
-        let snapshot = self.links.publisher.current();
-        let green = snapshot
-            .table
-            .service("shop")
-            .unwrap()
-            .upstream("green")
-            .unwrap();
-        green.weight.basis_points()
-    }
-
-    /// The same, split so that the canary gets so many of 10,000, whatever the weights say by now.
-    pub(super) async fn traffic_at(&self, points: u16, requests: u64, over: Duration, bad: bool) {
-        self.visits(points, 0, requests, over, bad).await;
-    }
-
-    /// The same of users who are counted from `first`.
-    async fn visits(&self, points: u16, first: u64, requests: u64, over: Duration, bad: bool) {
-        let Some(watch) = self.watch() else { return };
-        let notes = (first..first + requests).flat_map(|at| {
-            self.clock.advance(over / u32::try_from(requests).unwrap());
-            self.request(&watch, points, at, bad)
-        });
-        self.tell(notes.collect()).await;
-    }
-
-    /// Requests that nobody answers.
-    async fn hang(&self, points: u16, requests: u64) {
-        let Some(watch) = self.watch() else { return };
-        let assigned = |at| self.request(&watch, points, at, false)[0];
-        self.tell((0..requests).map(assigned).collect()).await;
-    }
-
-    async fn tell(&self, notes: Vec<RequestEvent>) {
-        let batch = EventBatch {
-            notes,
-            sent_us: micros(self.clock.now()),
-            ..EventBatch::default()
-        };
-        self.clock.advance(Duration::from_millis(1));
-        self.links.notes.send(batch).await.unwrap();
-        let notes = &self.links.notes;
-        until(|| notes.capacity() == notes.max_capacity()).await;
-        // What is asked now is answered after they were judged.
-        self.shop().await;
-    }
-
-    fn request(&self, watch: &ReleaseHandle, points: u16, at: u64, bad: bool) -> [RequestEvent; 2] {
-        // By the golden ratio, so that each prefix is split about as the weights say.
-        let draw = (at as f64 * 0.618_033_988_75).fract() * 10_000.0;
-        let side = if draw < f64::from(points) {
-            Arm::Canary
-        } else {
-            Arm::Baseline
-        };
-        let failed = bad && side == Arm::Canary;
-        let note = |happened| RequestEvent {
-            assignment: Assignment {
-                watch: watch.spec.key,
-                at_us: micros(self.clock.now()),
-                canary_points: points,
-                baseline_points: 10_000 - points,
-                side,
-            },
-            user: u32::try_from(at).unwrap(),
-            happened,
-        };
-        let end = if failed {
-            RequestEventKind::Bad { visible: true }
-        } else {
-            RequestEventKind::Good { latency_us: 900 }
-        };
-        [note(RequestEventKind::ASSIGNED), note(end)]
-    }
-}
-
-fn micros(now: Timestamp) -> u64 {
-    now.monotonic_ns() / 1_000
-}
-
-use crate::time::Clock;
 
 #[tokio::test]
-async fn a_step_that_waits_for_answers_says_so() {
+async fn a_step_that_waits_for_responses_is_reported() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut release = rig.begin().await;
@@ -205,14 +31,14 @@ async fn a_step_that_waits_for_answers_says_so() {
     assert!(
         waiting
             .detail
-            .starts_with("8 requests of the canary have no answer"),
+            .starts_with("8 requests of the canary have had no response head"),
         "{}",
         waiting.detail
     );
 }
 
 #[tokio::test]
-async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
+async fn a_good_canary_is_promoted_and_becomes_the_baseline() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let release = rig.begin().await;
@@ -234,7 +60,7 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
     assert_eq!(
         rig.shop().await.baseline,
         "blue",
-        "until the promotion a rollback leads back"
+        "until the promotion a rollback leads to the old baseline"
     );
     rig.clock.advance(Duration::from_secs(3));
     let waits = || async {
@@ -275,7 +101,7 @@ async fn a_good_canary_goes_all_the_way_and_is_the_next_baseline() {
 }
 
 #[tokio::test]
-async fn a_bad_canary_is_taken_out_for_good() {
+async fn a_bad_canary_is_rolled_back_and_stays_out() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -304,7 +130,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
     assert_eq!(rig.green(), 0.0);
     assert_eq!(rig.rollbacks(), [("error_rate".to_owned(), 1)]);
 
-    // The same build again has less chance of error; another build has all of it.
+    // The same build has a smaller error probability; another build has all of it.
     let again = rig.begin().await;
     assert_eq!(again.id, "shop-2");
     assert!(
@@ -316,7 +142,7 @@ async fn a_bad_canary_is_taken_out_for_good() {
 }
 
 #[tokio::test]
-async fn the_brakes_work_while_paused_and_at_a_gate() {
+async fn rollbacks_work_while_paused_and_at_a_gate() {
     for held in ["paused", "gate"] {
         let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
         let _worker = prompt_worker(&rig.links.publisher);
@@ -358,7 +184,7 @@ async fn the_brakes_work_while_paused_and_at_a_gate() {
 }
 
 #[tokio::test]
-async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
+async fn a_step_past_its_minimum_duration_reports_missing_requests() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut plan = quick();
@@ -371,7 +197,10 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
     let begun = rig
         .phase(&started.unwrap().release.id, Phase::Progressing)
         .await;
-    assert_eq!(begun.too_few_requests, None, "it has its time yet");
+    assert_eq!(
+        begun.too_few_requests, None,
+        "its minimum duration is not over"
+    );
     let lacks = loop {
         rig.traffic(50, Duration::from_millis(500), false).await;
         let release = rig.release("shop-1").await;
@@ -387,7 +216,7 @@ async fn a_step_that_had_its_time_says_how_many_requests_it_lacks() {
 }
 
 #[tokio::test]
-async fn a_gate_opens_by_the_word_of_a_person() {
+async fn a_gate_opens_on_approval() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     let mut plan = quick();
@@ -412,12 +241,12 @@ async fn a_gate_opens_by_the_word_of_a_person() {
 }
 
 #[tokio::test]
-async fn a_trip_on_the_request_path_is_learned_and_written_down() {
+async fn a_trip_on_the_request_path_is_reported_and_committed() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
     let watch = rig.watch().unwrap();
-    // What a worker does that is told to.
+    // What a worker does that is told to trip.
     assert!(trip(&watch));
     rig.links
         .publisher
@@ -433,7 +262,7 @@ async fn a_trip_on_the_request_path_is_learned_and_written_down() {
 }
 
 #[tokio::test]
-async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_release() {
+async fn a_release_refuses_manual_weights_and_a_second_start_and_ends_by_a_rollback() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -472,7 +301,7 @@ async fn weights_by_hand_and_a_second_start_are_refused_and_a_rollback_ends_the_
 }
 
 #[tokio::test]
-async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
+async fn a_cancellation_returns_all_weight_without_a_verdict() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -482,12 +311,12 @@ async fn a_cancellation_puts_all_weight_back_without_a_judgement() {
         (Phase::Cancelled, 0.0)
     );
     assert_eq!(rig.green(), 0.0);
-    assert_eq!(rig.rollbacks(), [], "nobody found fault with it");
+    assert_eq!(rig.rollbacks(), [], "no objective failed");
     rig.put(30.0).await.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn what_cannot_be_started_is_told_field_by_field() {
+async fn an_invalid_start_is_reported_field_by_field() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let wrong = |edit: &dyn Fn(&mut api::ReleaseStart)| {
         let mut wrong = start(quick());
@@ -541,7 +370,7 @@ async fn what_cannot_be_started_is_told_field_by_field() {
 }
 
 #[tokio::test]
-async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
+async fn a_failing_disk_stops_advances_but_not_rollbacks() {
     let (gate, store) = Gate::new();
     let rig = Rig::with(
         store,
@@ -578,7 +407,7 @@ async fn with_a_disk_that_fails_nothing_goes_on_and_a_rollback_takes_effect() {
 }
 
 #[tokio::test]
-async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
+async fn a_replay_decides_the_same_at_the_same_time() {
     for (bad, sticky) in [(true, false), (false, false), (true, true), (false, true)] {
         let directory = tempfile::tempdir().unwrap();
         let spec = ServiceSpec {
@@ -590,7 +419,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
         rig.begin().await;
         let mut first = 0;
         while !rig.release("shop-1").await.phase.is_over() {
-            // Drawn at the step that it is bad at, however late the next one is on disk.
+            // Drawn at the step at which it is bad, however late the next one is on disk.
             let points = rig.points();
             rig.visits(
                 points,
@@ -600,7 +429,7 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
                 bad && points > 2_000,
             )
             .await;
-            // Half of the users come once more.
+            // Half of the users come again.
             first += 25;
             tokio::task::yield_now().await;
         }
@@ -621,13 +450,12 @@ async fn a_replay_of_what_was_recorded_decides_the_same_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
+async fn a_replay_follows_the_commands_of_operators() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
-    // It would be promoted twice over, but is kept at its step, until somebody lets it go on to the
-    // next.
+    // It has the evidence for a promotion twice over, but holds its step until it is resumed.
     rig.verb("shop-1", ReleaseVerb::Pause).await.unwrap();
     while rig.release("shop-1").await.phase != Phase::Waiting {
         rig.traffic(200, Duration::from_secs(2), false).await;
@@ -663,7 +491,7 @@ async fn a_replay_goes_no_further_than_people_let_the_release_go_and_as_far() {
 }
 
 #[tokio::test]
-async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
+async fn a_rollback_never_returns_to_a_rolled_back_version() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;
@@ -689,7 +517,7 @@ async fn a_rollback_never_leads_to_a_version_that_a_release_has_taken_out() {
 }
 
 #[tokio::test]
-async fn a_promotion_does_not_bring_a_tripped_canary_back() {
+async fn a_promotion_does_not_restore_a_tripped_canary() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let _worker = prompt_worker(&rig.links.publisher);
     rig.begin().await;

@@ -1,21 +1,20 @@
-//! What a release leaves behind, over a store that is opened again: where it goes on, and what is
-//! told of it.
+//! What a release leaves behind over a store that is reopened: where it continues, and what is
+//! reported.
 
-use super::releases::{quick, start};
+use super::traffic::{quick, start};
 use super::*;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
 use serde_json::json;
 
 #[tokio::test]
-async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
+async fn a_restart_resumes_at_the_same_step_with_no_less_spent() {
     let directory = tempfile::tempdir().unwrap();
     let spent = {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
-        // A request that was drawn before the step says nothing of it, however late the step is on
-        // disk.
+        // A request drawn before the step is no evidence for it, however late the step is on disk.
         while rig.release("shop-1").await.step == 1 {
             rig.traffic_at(2_000, 50, Duration::from_millis(500), false)
                 .await;
@@ -27,7 +26,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
             assert!(!watch.tripwire().spend(BudgetKind::Visible, half, half));
         }
         rig.traffic(10, Duration::from_millis(100), false).await;
-        // The lease for more is on disk before the wire is armed with it.
+        // The larger lease is on disk before the tripwire is armed with it.
         until(|| watch.tripwire().limit(BudgetKind::Visible) > limit).await;
         watch.tripwire().limit(BudgetKind::Visible)
     };
@@ -43,10 +42,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
         "{:?} {spent}",
         release.budget
     );
-    assert!(
-        release.canary_requests > 0,
-        "what was judged before goes on to count"
-    );
+    assert!(release.canary_requests > 0, "earlier evidence still counts");
     let watch = rig.watch().unwrap();
     assert!(
         watch.tripwire().limit(BudgetKind::Visible) > watch.tripwire().spent(BudgetKind::Visible),
@@ -57,7 +53,7 @@ async fn a_restart_goes_on_at_the_same_step_with_no_less_spent() {
 }
 
 #[tokio::test]
-async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
+async fn an_ended_release_is_shown_after_a_restart_and_moves_nothing() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -76,7 +72,7 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
                 .is_none()
         })
         .await;
-        // Durable: the answer of a change that comes after it in the queue.
+        // Durable: the reply of a change that is queued behind it.
         rig.put(0.0).await.unwrap().unwrap();
     }
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -89,9 +85,9 @@ async fn an_ended_release_is_told_after_a_restart_and_moves_nothing() {
 }
 
 #[tokio::test]
-async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
+async fn results_learned_after_the_end_of_a_release_are_kept() {
     let directory = tempfile::tempdir().unwrap();
-    let told = {
+    let shown = {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
         let _worker = prompt_worker(&rig.links.publisher);
         rig.begin().await;
@@ -106,12 +102,12 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
             (rolled_back.rescued, rolled_back.user_visible_failures),
             (0, 0)
         );
-        // Requests that were on the canary when it ended: one was rescued, one a user saw fail.
+        // Requests that were on the canary when it ended: one failed over, one visible to its user.
         watch.add_rescued();
         let half = crate::model::Weight::from_percent(50.0).unwrap();
         watch.tripwire().spend(BudgetKind::Visible, half, half);
         rig.clock.advance(Duration::from_secs(60));
-        // With the next one nothing but the store tells of it, once its last requests have ended.
+        // After the next one only the store knows it, once its last requests have ended.
         let rescued = || {
             rig.links
                 .handle
@@ -126,18 +122,18 @@ async fn what_was_learned_after_the_end_is_told_of_an_old_release_too() {
         rig.begin().await;
         rig.release("shop-1").await
     };
-    assert_eq!((told.rescued, told.user_visible_failures), (1, 1));
-    assert_eq!(told.outcome.as_ref().unwrap().verdict, "rolled_back");
+    assert_eq!((shown.rescued, shown.user_visible_failures), (1, 1));
+    assert_eq!(shown.outcome.as_ref().unwrap().verdict, "rolled_back");
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
-    assert_eq!(rig.release("shop-1").await, told);
+    assert_eq!(rig.release("shop-1").await, shown);
     assert_eq!(
         rig.links.handle.evidence("shop-1").await.unwrap().release,
-        told
+        shown
     );
 }
 
 #[tokio::test]
-async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
+async fn an_orderly_shutdown_returns_unspent_leases() {
     let directory = tempfile::tempdir().unwrap();
     for in_order in [false, true] {
         let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -159,14 +155,14 @@ async fn a_process_that_ends_in_order_gives_back_what_was_leased() {
         } else {
             assert!(
                 after > before,
-                "what was leased counts as spent after a kill: {before} {after}"
+                "leases count as spent after a kill: {before} {after}"
             );
         }
     }
 }
 
 #[tokio::test]
-async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is_known_of_it() {
+async fn a_release_that_cannot_resume_is_rolled_back_with_its_last_known_state() {
     let directory = tempfile::tempdir().unwrap();
     let before = {
         let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -179,7 +175,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         before
     };
     assert_eq!((before.phase, before.rescued), (Phase::Progressing, 1));
-    // Who is judged by a key cannot be compared with who was judged without one.
+    // Statistics by key and without keys cannot be mixed.
     let mut sticky = spec("shop", 0.0);
     sticky.sticky = Some(crate::model::Sticky::ClientIp);
     for _ in 0..2 {
@@ -194,7 +190,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
         assert_eq!(
             outcome.objective.as_deref(),
             Some("restart"),
-            "nobody has decided it"
+            "no objective decided it"
         );
         assert!(
             after.budget.spent >= after.user_visible_failures,
@@ -219,7 +215,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
             "{}",
             bundle.judge
         );
-        // Durable: the answer of a change that comes after it in the queue.
+        // Durable: the reply of a change that is queued behind it.
         rig.put(0.0).await.unwrap().unwrap();
         let actions = rig.actions().await;
         let abandoned = actions
@@ -230,7 +226,7 @@ async fn a_release_that_cannot_go_on_after_a_restart_is_rolled_back_with_what_is
 }
 
 #[tokio::test]
-async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
+async fn leased_failures_of_a_killed_process_count_as_seen_and_are_reported_as_such() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -248,9 +244,9 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
         assert_eq!(release.user_visible_failures, 0);
         if let Some(outcome) = release.outcome {
             assert_eq!(outcome.objective.as_deref(), Some("budget"));
-            let told = "users have seen 0 failures of the canary, and 23 more are counted \
+            let shown = "users have seen 0 failures of the canary, and 23 more are counted \
                         because a killed process lost its last counts";
-            assert!(outcome.reason.starts_with(told), "{}", outcome.reason);
+            assert!(outcome.reason.starts_with(shown), "{}", outcome.reason);
             return;
         }
         assert!(release.budget.spent >= spent);
@@ -260,7 +256,7 @@ async fn what_a_killed_process_forgot_counts_as_seen_and_is_told_as_that() {
 }
 
 #[tokio::test]
-async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends() {
+async fn a_release_that_has_not_begun_has_spent_nothing_after_any_exit() {
     let directory = tempfile::tempdir().unwrap();
     {
         let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
@@ -282,9 +278,9 @@ async fn a_release_that_has_not_begun_has_spent_nothing_however_the_process_ends
     }
 }
 
-/// A process that is killed between the commit and the answer.
+/// A process that is killed between commit and response.
 #[tokio::test]
-async fn the_answer_to_a_change_is_on_disk_with_it() {
+async fn the_response_to_a_change_is_committed_with_it() {
     let directory = tempfile::tempdir().unwrap();
     let by = |key: &str| Intent {
         idempotency: Some(crate::model::IdempotencyKey {
@@ -315,7 +311,7 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
     assert_eq!((kept.len(), &kept[..2]), (3, &revisions[..2]));
     assert!(
         kept[2] <= revisions[2],
-        "the release may have taken a step since: {kept:?}"
+        "the release may have advanced since: {kept:?}"
     );
     let bodies: Vec<serde_json::Value> = answers
         .iter()
@@ -337,7 +333,7 @@ async fn the_answer_to_a_change_is_on_disk_with_it() {
 }
 
 #[tokio::test]
-async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_failed() {
+async fn a_restart_restores_sticky_users_and_their_failures() {
     let directory = tempfile::tempdir().unwrap();
     let mut sticky = spec("shop", 0.0);
     sticky.sticky = Some(crate::model::Sticky::ClientIp);
@@ -353,7 +349,7 @@ async fn a_restart_knows_the_users_of_a_sticky_release_and_who_of_them_has_faile
         if before.is_none() {
             rig.begin().await;
         }
-        // Two of ten users on the canary, and one of them fails: the same users each time.
+        // Two of ten users are on the canary, and one of them fails: the same users each time.
         rig.traffic_at(2_000, 4, Duration::from_millis(40), true)
             .await;
         rig.traffic_at(2_000, 10, Duration::from_millis(100), false)

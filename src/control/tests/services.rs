@@ -1,9 +1,9 @@
-//! The start, reloads, what workers and health checkers report, and the end.
+//! Start, reloads, reports of workers and health checkers, and shutdown.
 
 use super::*;
 
 #[tokio::test(flavor = "current_thread")]
-async fn weights_survive_the_process_that_is_killed() {
+async fn weights_survive_a_killed_process() {
     let directory = tempfile::tempdir().unwrap();
     let rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     for green in [5.0, 25.0, 100.0, 30.25] {
@@ -13,7 +13,7 @@ async fn weights_survive_the_process_that_is_killed() {
     assert_eq!(before.baseline, "green");
     drop(rig);
 
-    // The file says something else; it does not matter any more.
+    // The configuration has other weights, which no longer apply.
     let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     assert_eq!(rig.shop().await, before);
     assert_eq!(rig.green(), 30.25);
@@ -27,8 +27,8 @@ async fn weights_survive_the_process_that_is_killed() {
     );
     drop(rig);
 
-    // The canary is gone: the baseline has its traffic, whatever the file says, and everyone is
-    // told.
+    // The canary was removed: the baseline gets its traffic, whatever the configuration says, and
+    // an event reports it.
     let rig = Rig::open(directory.path(), vec![spec("shop", 50.0)]).await;
     rig.put(95.0).await.unwrap().unwrap();
     drop(rig);
@@ -49,13 +49,13 @@ async fn weights_survive_the_process_that_is_killed() {
         .remove(0);
     let reason = newest.reason.unwrap();
     assert!(
-        reason.contains("blue, which had 5 % of the traffic, is gone"),
+        reason.contains("blue, which had 5 % of the traffic, was removed"),
         "{reason}"
     );
     let before = shop;
     drop(rig);
 
-    // So is the baseline: the file's weights.
+    // So was the baseline: the configuration's weights apply.
     let mut other = spec("shop", 0.0);
     other.upstreams[1].name = Name::from("red");
     other.weights =
@@ -81,7 +81,7 @@ async fn weights_survive_the_process_that_is_killed() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
+async fn a_reload_changes_the_configuration_and_moves_no_traffic() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0), spec("bank", 0.0)]);
     let handle = &rig.links.handle;
     rig.put(25.0).await.unwrap().unwrap();
@@ -135,7 +135,7 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
             .contains("weighbridge_config_last_reload_successful 0")
     );
 
-    // A service that comes back has the weights that it had.
+    // A service that returns has its old weights.
     rig.roll_back().await.unwrap().unwrap();
     handle
         .reload(vec![three, spec("bank", 99.0)], "file")
@@ -158,7 +158,7 @@ async fn a_reload_changes_what_there_is_and_moves_no_traffic() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn services_are_in_the_table_as_they_are_declared() {
+async fn the_table_has_the_services_in_declaration_order() {
     let rig = Rig::new(memory(), vec![spec("zoo", 0.0), spec("bank", 0.0)]);
     let order = || {
         let current = rig.links.publisher.current();
@@ -183,11 +183,11 @@ async fn services_are_in_the_table_as_they_are_declared() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
+async fn a_reload_that_removes_the_baseline_creates_a_revision() {
     let directory = tempfile::tempdir().unwrap();
     let mut rig = Rig::open(directory.path(), vec![spec("shop", 0.0)]).await;
     let _worker = prompt_worker(&rig.links.publisher);
-    // Blue is what a rollback leads to, and has no traffic now.
+    // Blue is the rollback target and has no traffic now.
     rig.put(100.0).await.unwrap().unwrap();
     let before = rig.shop().await;
     assert_eq!((&*before.baseline, before.revision), ("green", 2));
@@ -214,7 +214,7 @@ async fn a_reload_that_takes_the_baseline_away_is_a_revision_of_its_own() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_reload_takes_along_what_waits_for_the_store() {
+async fn a_reload_applies_to_pending_changes() {
     let (rig, gate) = gated(TIMING).await;
     let away = rig.put(50.0);
     until(|| gate.begun() == 2).await;
@@ -247,7 +247,7 @@ async fn a_reload_takes_along_what_waits_for_the_store() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
+async fn worker_counters_reach_windows_metrics_and_events() {
     let rig = Rig::new(memory(), vec![spec("shop", 0.0)]);
     let (_, mut events) = rig.links.handle.events(None);
     let key = rig
@@ -301,7 +301,10 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
     assert_eq!(green(rig.shop().await, "5m"), 3);
     let page = rig.links.handle.metrics().render();
     for line in [
-        r#"weighbridge_http_requests_total{listener="web",service="shop",upstream="green",method="GET",code="500"} 3"#,
+        concat!(
+            r#"weighbridge_http_requests_total{listener="web",service="shop","#,
+            r#"upstream="green",method="GET",code="500"} 3"#
+        ),
         r#"weighbridge_upstream_failures_total{service="shop",upstream="green",reason="5xx"} 3"#,
         r#"weighbridge_http_errors_total{listener="web",reason="no_route"} 1"#,
         r#"weighbridge_http_request_duration_seconds_count{service="shop",upstream="green"} 3"#,
@@ -314,7 +317,7 @@ async fn what_workers_count_is_seen_in_windows_metrics_and_events() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_change_of_health_is_published_and_told_once() {
+async fn a_health_change_is_published_and_reported_once() {
     let rig = Rig::new(memory(), vec![checked()]);
     let (_, mut events) = rig.links.handle.events(None);
     let endpoint = rig
@@ -362,7 +365,7 @@ async fn a_change_of_health_is_published_and_told_once() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn the_end_waits_for_the_disk_and_then_nobody_is_answered() {
+async fn shutdown_waits_for_the_disk_and_then_refuses_commands() {
     let (gate, store) = Gate::new();
     let (controller, links) = Controller::new(Setup {
         preflighter: Arc::new(|_, _, _| Box::pin(async { Ok(()) })),

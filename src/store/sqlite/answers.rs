@@ -1,28 +1,28 @@
-//! Answers to writes that may be repeated.
+//! Stored responses to idempotent writes.
 
 use rusqlite::{Connection, TransactionBehavior, params};
 
 use super::rows::corrupt;
 use crate::model::{IdempotencyKey, KeptAnswer};
 
-/// For so long an answer is kept.
+/// How long a response is kept.
 const KEPT_MS: i64 = 24 * 60 * 60 * 1000;
-/// Answers that are kept; the oldest give way.
+/// Responses that are kept; the oldest are removed.
 const ANSWERS_MAX: i64 = 1000;
-/// And all of them together have at most so many bytes.
+/// The largest total size of all responses in bytes.
 const BYTES_MAX: i64 = 16 << 20;
 
-/// Keeps, or replaces, an answer, in the caller's transaction. What is too old or too much goes.
+/// Stores or replaces a response in the caller's transaction, and removes those beyond the bounds.
 pub(super) fn put(connection: &Connection, answer: &KeptAnswer) -> rusqlite::Result<()> {
-    let told = serde_json::to_string(answer)
+    let json = serde_json::to_string(answer)
         .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let KeptAnswer { key, at_ms, .. } = answer;
-    let bytes = i64::try_from(told.len()).unwrap_or(i64::MAX);
+    let bytes = i64::try_from(json.len()).unwrap_or(i64::MAX);
     connection.execute(
         "INSERT INTO answers (caller, key, at, bytes, answer) VALUES (?1, ?2, ?3, ?4, ?5)
          ON CONFLICT (caller, key) DO UPDATE SET at = excluded.at, bytes = excluded.bytes, answer \
          = excluded.answer",
-        params![key.caller, key.key, at_ms, bytes, told],
+        params![key.caller, key.key, at_ms, bytes, json],
     )?;
     connection.execute(
         "DELETE FROM answers WHERE at <= ?1 OR place IN
@@ -35,7 +35,7 @@ pub(super) fn put(connection: &Connection, answer: &KeptAnswer) -> rusqlite::Res
     Ok(())
 }
 
-/// Forgets the answer to a write that was not made after all.
+/// Removes the response to a write that was not made.
 pub(super) fn remove(connection: &Connection, key: &IdempotencyKey) -> rusqlite::Result<()> {
     let sql = "DELETE FROM answers WHERE caller = ?1 AND key = ?2";
     connection
@@ -43,7 +43,7 @@ pub(super) fn remove(connection: &Connection, key: &IdempotencyKey) -> rusqlite:
         .map(drop)
 }
 
-/// The same in a transaction of its own.
+/// The same in its own transaction.
 pub(super) fn keep(
     connection: &mut Connection,
     key: &IdempotencyKey,
@@ -57,7 +57,7 @@ pub(super) fn keep(
     transaction.commit()
 }
 
-/// All, the oldest first.
+/// All responses, oldest first.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<Vec<KeptAnswer>> {
     let mut statement = connection.prepare("SELECT answer FROM answers ORDER BY place")?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;

@@ -1,4 +1,4 @@
-//! The write of a change, and what is made of one that the disk did not confirm.
+//! Writes changes, and settles those that the disk did not confirm.
 
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 
@@ -6,37 +6,36 @@ use super::rows::{append, integer, put, stored};
 use super::{answers, releases};
 use crate::store::{ChangeRecord, Committed, NewJournalEntry, ReleaseRecord, ServiceRecord};
 
-/// A change whose write was reported as failed, and which may be on disk all the same: what a disk
-/// refused to confirm it may have written.
+/// A change whose write was reported as failed and which may still be on disk.
 #[derive(Debug)]
 pub(super) struct UncertainCommit {
     pub(super) sequence: u64,
     hash: String,
     pub(super) change: ChangeRecord,
-    /// The records that it replaced; a service that had none keeps the change's record, but no
-    /// entry speaks for it.
+    /// The records that it replaced; for a service that had none, the change's own record, without
+    /// an entry.
     replaced: Vec<ServiceRecord>,
-    /// The releases that it wrote, each with what it replaced, if anything.
+    /// The releases that it wrote, each with the row that it replaced, if any.
     releases: Vec<(String, Option<ReleaseRecord>)>,
 }
 
-/// One change, as one transaction. `doubt` is set from the moment on which a failure leaves it open
-/// what is on disk; it is for the caller to drop once nothing can fail any more.
+/// Writes a change as one transaction. `uncertain` is set as soon as a failure would leave the
+/// state on disk unknown; the caller clears it once nothing can fail any more.
 pub(super) fn write(
     connection: &mut Connection,
     change: &ChangeRecord,
-    doubt: &mut Option<UncertainCommit>,
+    uncertain: &mut Option<UncertainCommit>,
 ) -> rusqlite::Result<Committed> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let prepared = prepare(&transaction, change)?;
     let sequence = prepared.sequence;
-    *doubt = Some(prepared);
+    *uncertain = Some(prepared);
     transaction.commit()?;
     let durable = true;
     Ok(Committed { sequence, durable })
 }
 
-/// Everything of a change but its commit; gives what is to be known if that fails.
+/// Everything of a change but its commit; returns what is needed to settle a failed commit.
 pub(super) fn prepare(
     transaction: &Transaction<'_>,
     change: &ChangeRecord,
@@ -67,12 +66,12 @@ pub(super) fn prepare(
     })
 }
 
-/// Makes sure that everything in the write-ahead log is on disk, by writing it back and emptying
-/// the log.
+/// Makes sure that the write-ahead log is on disk, by checkpointing it into the database and
+/// truncating it.
 ///
 /// A failed fsync is not repeated as if the next one could cover for it: the kernel may have
-/// dropped those pages of the log, and all that is appended after them would be lost with them.
-/// Written back, they are written anew.
+/// dropped those pages of the log, and everything appended after them would be lost too. A
+/// checkpoint writes them again.
 pub(super) fn confirm(connection: &Connection) -> rusqlite::Result<()> {
     let busy: bool =
         connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))?;
@@ -83,20 +82,20 @@ pub(super) fn confirm(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Whether a change that was reported as failed is on disk nevertheless. Unless it is in effect, it
-/// is then undone, once, and the journal says so.
+/// Checks whether a change reported as failed is on disk. Unless it is in effect, it is then
+/// undone, once, with a journal entry.
 pub(super) fn settle(
     connection: &mut Connection,
-    doubt: &UncertainCommit,
+    uncertain: &UncertainCommit,
 ) -> rusqlite::Result<bool> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let sequence = integer(doubt.sequence)?;
+    let sequence = integer(uncertain.sequence)?;
     let is_there: bool = transaction.query_row(
         "SELECT EXISTS (SELECT 1 FROM audit WHERE sequence = ?1 AND hash = ?2)",
-        params![sequence, doubt.hash],
+        params![sequence, uncertain.hash],
         |row| row.get(0),
     )?;
-    if !is_there || doubt.change.in_effect {
+    if !is_there || uncertain.change.in_effect {
         return Ok(is_there);
     }
     let reason = format!("entry {sequence} was refused: its write could not be confirmed");
@@ -109,19 +108,19 @@ pub(super) fn settle(
     if is_undone {
         return Ok(true);
     }
-    undo(&transaction, doubt, reason)?;
+    undo(&transaction, uncertain, reason)?;
     transaction.commit()?;
     Ok(true)
 }
 
-/// Puts back what a refused change replaced. A release that began with it goes, or a restart would
-/// carry out what was refused.
+/// Restores what a refused change replaced. A release that began with it is deleted, or a restart
+/// would resume it.
 fn undo(
     transaction: &Transaction<'_>,
-    doubt: &UncertainCommit,
+    uncertain: &UncertainCommit,
     reason: String,
 ) -> rusqlite::Result<()> {
-    let refused = &doubt.change.entry;
+    let refused = &uncertain.change.entry;
     let entry = NewJournalEntry {
         actor: "store".to_owned(),
         action: "undo".to_owned(),
@@ -131,13 +130,13 @@ fn undo(
         ..refused.clone()
     };
     append(transaction, &entry)?;
-    if let Some(answer) = &doubt.change.answer {
+    if let Some(answer) = &uncertain.change.answer {
         answers::remove(transaction, &answer.key)?;
     }
-    for service in &doubt.replaced {
+    for service in &uncertain.replaced {
         put(transaction, service)?;
     }
-    for (id, before) in &doubt.releases {
+    for (id, before) in &uncertain.releases {
         match before {
             Some(before) => releases::put(transaction, before)?,
             None => releases::remove(transaction, id)?,

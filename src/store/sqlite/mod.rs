@@ -29,36 +29,37 @@ use super::{
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
 const FILE: &str = "weighbridge.db";
-/// SQLite's log of what is not in the database yet.
+/// SQLite's write-ahead log.
 const LOG: &str = "weighbridge.db-wal";
-/// What has to stay where it is, the database first.
+/// The files that must stay in place, the database first.
 const FILES: [&str; 3] = [FILE, LOG, lock::FILE];
 
-/// The database. Without a connection after a failure, until one has been opened anew.
+/// The database. It has no connection after a failure, until one is reopened.
 ///
-/// The order of the fields is that in which they are given up: the lock last.
+/// The fields are dropped in declaration order: the lock last.
 #[derive(Debug)]
 pub(super) struct Sqlite {
     directory: PathBuf,
     connection: Option<Connection>,
     /// The files of the connection.
     place: Option<DatabaseFiles>,
-    /// Which file the database is.
+    /// The identity of the database file.
     database: FileIdentity,
-    /// Since when they are no longer where they were.
+    /// Since when files are missing.
     loss: Option<MissingFiles>,
-    /// Whether the write-ahead log may hold what the kernel only remembers and the disk does not
-    /// have.
-    suspect: bool,
-    doubt: Option<UncertainCommit>,
-    /// A change in effect whose write was reported as failed, and which turned up; its next try
-    /// finds it done.
+    /// Whether the write-ahead log may have content that the kernel has cached but the disk does
+    /// not have.
+    log_unconfirmed: bool,
+    uncertain: Option<UncertainCommit>,
+    /// A change in effect whose write was reported as failed and which was found on disk; its next
+    /// attempt succeeds at once.
     found: Option<(ChangeRecord, u64)>,
     lock: Lock,
 }
 
 impl Sqlite {
-    /// Opens or makes the database in `directory`, which no other process may use, and checks it.
+    /// Opens or creates the database in `directory`, locks it against other processes, and checks
+    /// it.
     pub(super) fn open(directory: &Path) -> Result<Sqlite, StoreError> {
         make(directory)
             .map_err(|error| unusable(directory, &error, "check that this user may write there"))?;
@@ -67,7 +68,7 @@ impl Sqlite {
         Sqlite::open_locked(directory, lock)
     }
 
-    /// The same under a lock that this process holds already.
+    /// The same under a lock that this process already holds.
     fn open_locked(directory: &Path, lock: Lock) -> Result<Sqlite, StoreError> {
         let is_new = !directory.join(FILE).exists();
         restrict(directory)
@@ -80,11 +81,14 @@ impl Sqlite {
             sync(directory)
                 .map_err(|error| unusable(directory, &error, "check the file system"))?;
         }
-        // A process that could not confirm its last writes may have left them to us. With a full
-        // disk, or beside a predecessor that is reading, it fails; what matters was
-        // confirmed then, and the proxy must start.
+        // A process that could not confirm its last writes may have left them in the log. With a
+        // full disk, or beside a predecessor that is reading, this fails; everything that matters
+        // was confirmed then, and the proxy must start.
         if let Err(error) = confirm(&connection) {
-            tracing::warn!(%error, "the log of the store could not be written back at the start");
+            tracing::warn!(
+                %error,
+                "the write-ahead log of the store could not be checkpointed at the start"
+            );
         }
         let place = DatabaseFiles::note(directory, FILES);
         let place = place.map_err(|error| unusable(directory, &error, "start again"))?;
@@ -94,21 +98,21 @@ impl Sqlite {
             database: place.database(),
             place: Some(place),
             loss: None,
-            suspect: false,
-            doubt: None,
+            log_unconfirmed: false,
+            uncertain: None,
             found: None,
             lock,
         })
     }
 
-    /// Everything that a restart begins with.
+    /// Reads the state that a restart begins with.
     pub(super) fn load(&mut self) -> Result<LoadedState, StoreError> {
         let directory = self.directory.clone();
         let connection = self.connection()?;
         let loaded = || {
             Ok(LoadedState {
                 services: rows::services(connection)?,
-                releases: releases::to_go_on_with(connection)?,
+                releases: releases::to_resume(connection)?,
                 checkpoints: releases::checkpoints(connection)?,
                 answers: answers::all(connection)?,
                 parts: parts::all(connection)?,
@@ -117,63 +121,62 @@ impl Sqlite {
         loaded().map_err(|error: rusqlite::Error| damaged(&directory, &error))
     }
 
-    /// What sticky cookies are signed with. Made at the first start, which needs a store that can
-    /// be written; later ones only read it.
+    /// The signing secret of sticky cookies. Created at the first start, which needs a writable
+    /// store; later starts only read it.
     pub(super) fn sticky_secret(&mut self) -> Result<StickySecret, StoreError> {
         let directory = self.directory.clone();
         settings::sticky_secret(self.connection()?, &directory)
     }
 
-    /// The connection; after a failure opened anew, with no doubt left about what is on disk.
+    /// The connection; reopened after a failure, after uncertain commits are settled.
     fn connection(&mut self) -> Result<&mut Connection, StoreError> {
         if self.connection.is_none() {
             self.connection = Some(self.reopen()?);
-            self.suspect = false;
+            self.log_unconfirmed = false;
         }
         self.connection.as_mut().ok_or(StoreError::Stopped)
     }
 
-    /// First the undo, so that a restart finds it even if nothing can be confirmed; then the
-    /// confirmation of both.
+    /// The undo comes first, so that a restart finds it even if nothing can be confirmed; then both
+    /// are confirmed.
     fn reopen(&mut self) -> Result<Connection, StoreError> {
-        let told = |error: rusqlite::Error| failed("recover", &error);
-        let mut connection = connect(&self.directory, false).map_err(told)?;
+        let recover_error = |error: rusqlite::Error| failed("recover", &error);
+        let mut connection = connect(&self.directory, false).map_err(recover_error)?;
         let place = DatabaseFiles::note(&self.directory, FILES);
         let place = place.map_err(|error| StoreError::Write(format!("cannot recover: {error}")))?;
         if place.database() != self.database {
-            missing_files::leave(&connection);
+            missing_files::detach(&connection);
             drop(connection);
-            return Err(missing_files::told(&MissingFile::Replaced(FILE)));
+            return Err(missing_files::missing_error(&MissingFile::Replaced(FILE)));
         }
-        if let Some(doubt) = &self.doubt {
-            let is_there = settle(&mut connection, doubt).map_err(told)?;
-            let stands = Some((doubt.change.clone(), doubt.sequence))
-                .filter(|_| is_there && doubt.change.in_effect);
-            self.found = stands;
+        if let Some(uncertain) = &self.uncertain {
+            let is_there = settle(&mut connection, uncertain).map_err(recover_error)?;
+            let check_location = Some((uncertain.change.clone(), uncertain.sequence))
+                .filter(|_| is_there && uncertain.change.in_effect);
+            self.found = check_location;
         }
-        if self.suspect {
-            confirm(&connection).map_err(told)?;
+        if self.log_unconfirmed {
+            confirm(&connection).map_err(recover_error)?;
         }
-        self.doubt = None;
+        self.uncertain = None;
         self.place = Some(place);
         Ok(connection)
     }
 
-    /// Writes what no commit depends on, and on whose failure none does: it leaves no doubt to be
-    /// settled, since a checkpoint or a bundle that turns up after all is as good as one that
-    /// was confirmed.
-    fn keep<T>(
+    /// Writes what no commit depends on. A failure leaves nothing to settle: a checkpoint or bundle
+    /// that turns out to be on disk is as good as a confirmed one.
+    fn write_independent<T>(
         &mut self,
         write: impl FnOnce(&mut Connection) -> rusqlite::Result<T>,
     ) -> Result<T, StoreError> {
         let written = write(self.ready()?).map_err(|error| {
             // Another process is writing, so nothing was begun.
             if error.sqlite_error_code() != Some(ErrorCode::DatabaseBusy) {
-                self.give_up(None, Some(&error));
+                self.close_after_failure(None, Some(&error));
             }
             failed("write", &error)
         })?;
-        self.stands(None)?;
+        self.check_location(None)?;
         Ok(written)
     }
 
@@ -188,12 +191,16 @@ impl Sqlite {
         read(connection).map_err(|error| StoreError::Read(format!("cannot read {what}: {error}")))
     }
 
-    /// After a failure nothing that the connection holds in memory is trusted any more.
-    fn give_up(&mut self, doubt: Option<UncertainCommit>, error: Option<&rusqlite::Error>) {
+    /// After a failure nothing that the connection has in memory is trusted.
+    fn close_after_failure(
+        &mut self,
+        uncertain: Option<UncertainCommit>,
+        error: Option<&rusqlite::Error>,
+    ) {
         self.close();
-        self.doubt = doubt;
-        // A disk that said it is full has not failed to keep what it took.
-        self.suspect =
+        self.uncertain = uncertain;
+        // A full disk has not lost anything that it accepted.
+        self.log_unconfirmed =
             error.and_then(rusqlite::Error::sqlite_error_code) != Some(ErrorCode::DiskFull);
     }
 }
@@ -204,20 +211,20 @@ impl Backend for Sqlite {
     }
 
     fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError> {
-        let mut doubt = None;
+        let mut uncertain = None;
         self.ready()?;
         if let Some((_, sequence)) = self.found.take().filter(|(found, _)| found == change) {
             let durable = true;
             return Ok(Committed { sequence, durable });
         }
-        let written = write(self.connection()?, change, &mut doubt);
+        let written = write(self.connection()?, change, &mut uncertain);
         match written {
             Ok(committed) => {
-                self.stands(doubt)?;
+                self.check_location(uncertain)?;
                 Ok(committed)
             }
             Err(error) => {
-                self.give_up(doubt, Some(&error));
+                self.close_after_failure(uncertain, Some(&error));
                 Err(failed("write", &error))
             }
         }
@@ -240,7 +247,7 @@ impl Backend for Sqlite {
     }
 
     fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError> {
-        self.keep(|connection| releases::put_checkpoint(connection, id, state))
+        self.write_independent(|connection| releases::put_checkpoint(connection, id, state))
     }
 
     fn keep_answer(
@@ -248,11 +255,11 @@ impl Backend for Sqlite {
         key: &IdempotencyKey,
         answer: Option<&KeptAnswer>,
     ) -> Result<(), StoreError> {
-        self.keep(|connection| answers::keep(connection, key, answer))
+        self.write_independent(|connection| answers::keep(connection, key, answer))
     }
 
     fn put_parts(&mut self, id: &str, parts: &[ReleasePart]) -> Result<(), StoreError> {
-        self.keep(|connection| parts::put(connection, id, parts))
+        self.write_independent(|connection| parts::put(connection, id, parts))
     }
 
     fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError> {
@@ -266,7 +273,7 @@ impl Backend for Sqlite {
     }
 
     fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError> {
-        self.keep(|connection| releases::put_evidence(connection, release, bundle))
+        self.write_independent(|connection| releases::put_evidence(connection, release, bundle))
     }
 
     fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError> {
@@ -282,7 +289,7 @@ fn failed(what: &str, error: &rusqlite::Error) -> StoreError {
 
 #[cfg(test)]
 impl Sqlite {
-    /// A disk that is full, or no longer.
+    /// Simulates a full disk, or ends that.
     pub(super) fn limit_pages(&mut self, full: bool) {
         let pages = if full { 1 } else { i64::from(u32::MAX) - 1 };
         let connection = self.connection().unwrap();
@@ -291,11 +298,11 @@ impl Sqlite {
             .unwrap();
     }
 
-    /// A disk that wrote the change and failed to confirm it.
+    /// Simulates a disk that wrote the change and failed to confirm it.
     pub(super) fn commit_unconfirmed(&mut self, change: &ChangeRecord) {
         let transaction = self.connection().unwrap().transaction().unwrap();
-        let doubt = commit::prepare(&transaction, change).unwrap();
+        let uncertain = commit::prepare(&transaction, change).unwrap();
         transaction.commit().unwrap();
-        self.give_up(Some(doubt), None);
+        self.close_after_failure(Some(uncertain), None);
     }
 }

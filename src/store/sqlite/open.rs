@@ -1,4 +1,4 @@
-//! Making, bringing up to date and checking the database.
+//! Creates, migrates and checks the database.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -15,11 +15,11 @@ use super::{FILE, StoreError};
 /// verify`.
 const BUSY: Duration = Duration::from_secs(1);
 
-/// Entries at the end of the journal whose hashes are checked at the start. All would take longer
-/// than a restart may.
+/// Entries at the end of the journal whose hashes are checked at the start. All would take too long
+/// for a restart.
 const CHECKED_AT_START: u64 = 256;
 
-/// Each brings the schema from its index to the next version, which `user_version` holds.
+/// Each migrates the schema from its index to the next version, which `user_version` holds.
 const MIGRATIONS: &[&str] = &[
     r#"
     CREATE TABLE services (
@@ -71,8 +71,8 @@ const MIGRATIONS: &[&str] = &[
         value BLOB NOT NULL
     ) STRICT, WITHOUT ROWID;
 "#,
-    // How many entries the journal had when a row was written, and the last one's hash. Rows of
-    // before have neither.
+    // The number of journal entries when a row was written, and the last entry's hash. Older rows
+    // have neither.
     r#"
     CREATE TABLE audit_head (
         one     INTEGER PRIMARY KEY CHECK (one = 1),
@@ -105,10 +105,10 @@ const MIGRATIONS: &[&str] = &[
 "#,
 ];
 
-/// The schema as it is now.
+/// The current version of the schema.
 pub(super) const VERSION: usize = MIGRATIONS.len();
 
-/// The directory, and its entry in its parent, on disk.
+/// Creates the directory and syncs it and its parent.
 pub(super) fn make(directory: &Path) -> io::Result<()> {
     if !directory.is_dir() {
         fs::create_dir_all(directory)?;
@@ -119,8 +119,8 @@ pub(super) fn make(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the database's files readable and writable for this user alone, since they hold a secret.
-/// SQLite gives the files beside the database the same mode.
+/// Restricts the database's files to this user, since they hold a secret. SQLite gives the files
+/// beside the database the same mode.
 pub(super) fn restrict(directory: &Path) -> io::Result<()> {
     const OWNER_ONLY: u32 = 0o600;
     let file = directory.join(FILE);
@@ -141,7 +141,11 @@ pub(super) fn restrict(directory: &Path) -> io::Result<()> {
         if open_to_others
             && let Err(error) = fs::set_permissions(&path, Permissions::from_mode(OWNER_ONLY))
         {
-            tracing::warn!(file = %path.display(), %error, "others can read the store, and its owner alone can change that");
+            tracing::warn!(
+                file = %path.display(),
+                %error,
+                "other users can read the store, and only its owner can change that"
+            );
         }
     }
     Ok(())
@@ -151,7 +155,7 @@ pub(super) fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// A connection; with `make` to a database that may not be there yet.
+/// A connection; with `make`, to a database that may not exist yet.
 pub(super) fn connect(directory: &Path, make: bool) -> rusqlite::Result<Connection> {
     let mut flags = OpenFlags::default();
     flags.set(OpenFlags::SQLITE_OPEN_CREATE, make);
@@ -160,7 +164,7 @@ pub(super) fn connect(directory: &Path, make: bool) -> rusqlite::Result<Connecti
     connection
         .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0))?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    // The first read makes the log, which has to be there when its place is noted.
+    // The first read creates the log, which must exist before its identity is noted.
     connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
@@ -187,15 +191,15 @@ pub(super) fn migrate(connection: &mut Connection, directory: &Path) -> Result<(
         Ok(version) if version > MIGRATIONS.len() => Err(StoreError::Open {
             path: directory.display().to_string(),
             reason: "it was written by a newer version of weighbridge".to_owned(),
-            advice: "start that version, or name another directory as store.path".to_owned(),
+            advice: "run that version, or set store.path to another directory".to_owned(),
         }),
         Ok(_) => Ok(()),
         Err(error) => Err(damaged(directory, &error)),
     }
 }
 
-/// Looks for damage where it would be believed: in the live state. A journal that is not whole is
-/// told, and no reason not to serve.
+/// Checks the live state for damage. A broken journal is only reported: it is no reason not to
+/// serve.
 pub(super) fn check(connection: &Connection, directory: &Path) -> Result<(), StoreError> {
     for table in ["services", "releases", "checkpoints"] {
         let verdict: String = connection
@@ -210,12 +214,12 @@ pub(super) fn check(connection: &Connection, directory: &Path) -> Result<(), Sto
     let verdict =
         verify(connection, Some(CHECKED_AT_START)).map_err(|error| damaged(directory, &error))?;
     if let Some(finding) = verdict.finding {
-        // Who moves traffic matters more than who moved it.
+        // The live state matters more than its history.
         tracing::warn!(
             store = %directory.display(),
             entry = finding.sequence,
             detail = finding.detail,
-            "the journal is not whole; `weighbridge audit verify` checks all of it"
+            "the journal is not whole; `weighbridge audit verify` checks all entries"
         );
     }
     Ok(())
@@ -231,8 +235,8 @@ pub(super) fn unusable(directory: &Path, reason: &impl ToString, advice: &str) -
 
 pub(super) fn damaged(directory: &Path, reason: &impl ToString) -> StoreError {
     let advice = format!(
-        "look at {FILE} with `sqlite3`, restore a copy of the directory, or move it away to start \
-         from the weights in the configuration"
+        "inspect {FILE} with `sqlite3`, restore the directory from a backup, or move it away to \
+         start from the weights in the configuration"
     );
     unusable(directory, reason, &advice)
 }

@@ -1,5 +1,4 @@
-//! The parts of checkpoints: what of a release under way is written down piece by piece, so that a
-//! checkpoint writes what has changed and not all that is known.
+//! Parts of checkpoints, so that a checkpoint writes only what has changed.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +7,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use super::rows::corrupt;
 use crate::store::ReleasePart;
 
-/// Parts of ended releases that are taken away at once: a release may leave a million, and brakes
+/// Parts of ended releases that are removed at once: a release may leave a million, and rollbacks
 /// wait behind this.
 const REMOVED_AT_ONCE: i64 = 10_000;
 
-/// Writes parts of a release under way, and takes away some of those that ended ones left behind.
+/// Writes parts of a release in progress, and removes some that ended releases left behind.
 pub(super) fn put(
     connection: &mut Connection,
     id: &str,
@@ -39,7 +38,7 @@ pub(super) fn put(
     transaction.commit()
 }
 
-/// The parts of the releases under way.
+/// The parts of the releases in progress.
 pub(super) fn all(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Vec<ReleasePart>>> {
     let sql = "SELECT id, kind, number, state FROM checkpoint_parts
                WHERE id IN (SELECT id FROM releases WHERE ended = 0) ORDER BY id, kind, number";
@@ -61,7 +60,7 @@ fn part(row: &Row<'_>) -> rusqlite::Result<ReleasePart> {
     })
 }
 
-/// Goes from identity to identity, since a release may have a million parts.
+/// Goes from release to release, since each may have a million parts.
 fn remove_ended(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let mut before = String::new();
     let next = "SELECT id FROM checkpoint_parts WHERE id > ?1 ORDER BY id LIMIT 1";

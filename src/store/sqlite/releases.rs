@@ -1,4 +1,4 @@
-//! The rows of releases: their states, their checkpoints, and the evidence that they leave.
+//! The rows of releases: their states, checkpoints and evidence.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,14 @@ use serde_json::Value;
 use super::rows::{corrupt, integer, natural};
 use crate::store::ReleaseRecord;
 
-/// Evidence bundles that are kept; the oldest give way.
+/// Evidence bundles that are kept; the oldest are removed.
 const EVIDENCE_MAX: i64 = 1000;
-/// Releases of each service that have ended and are kept; the oldest give way. No fewer than the
-/// bundles, so that nearly each of those has its release: one that a restart has abandoned has
-/// none.
+/// Ended releases per service that are kept; the oldest are removed. At least as many as bundles,
+/// so that nearly each bundle has its release: one that a restart abandoned has none.
 const ENDED_MAX: i64 = 1000;
 
-/// A row, and the head of the journal at that time: the entry of the change is there already. A row
-/// keeps its place when it is replaced, so that the order of `rowid` is that in which releases
-/// began.
+/// Writes a row with the current head of the journal, which already includes the change's entry. A
+/// replaced row keeps its `rowid`, so that their order is that in which releases began.
 pub(super) fn put(transaction: &Transaction<'_>, release: &ReleaseRecord) -> rusqlite::Result<()> {
     let sql = "INSERT INTO releases (id, service, number, ended, state, audit_entries, audit_hash)
                SELECT ?1, ?2, ?3, ?4, ?5, max(entries), hash FROM audit_head WHERE true
@@ -56,8 +54,8 @@ pub(super) fn newest(
         .collect()
 }
 
-/// What a restart needs: the releases under way, and the last that ended of each service.
-pub(super) fn to_go_on_with(connection: &Connection) -> rusqlite::Result<Vec<ReleaseRecord>> {
+/// What a restart needs: the releases in progress, and the last ended one of each service.
+pub(super) fn to_resume(connection: &Connection) -> rusqlite::Result<Vec<ReleaseRecord>> {
     let sql = "SELECT id, service, number, ended, state FROM releases AS one
                WHERE ended = 0 OR number =
                      (SELECT max(number) FROM releases AS other WHERE other.service = one.service \
@@ -66,8 +64,7 @@ pub(super) fn to_go_on_with(connection: &Connection) -> rusqlite::Result<Vec<Rel
     connection.prepare(sql)?.query_map([], release)?.collect()
 }
 
-/// The checkpoints of the releases under way. One that a release left behind when it ended says
-/// nothing any more.
+/// The checkpoints of the releases in progress. A checkpoint left by an ended release is ignored.
 pub(super) fn checkpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<String, Value>> {
     let sql =
         "SELECT id, checkpoints.state FROM checkpoints JOIN releases USING (id) WHERE ended = 0";
@@ -77,11 +74,11 @@ pub(super) fn checkpoints(connection: &Connection) -> rusqlite::Result<BTreeMap<
         .collect()
 }
 
-/// Replaces the checkpoint of a release under way; of any other nothing is written, and false is
-/// the answer.
+/// Replaces the checkpoint of a release in progress; returns false, and writes nothing, for any
+/// other.
 ///
-/// Here, and not with the change that ends a release, the checkpoints of ended ones are taken away:
-/// that change may have to be undone, and the release would go on without its past.
+/// Checkpoints of ended releases are removed here, not with the change that ends a release: that
+/// change may have to be undone, and the release would lose its past.
 pub(super) fn put_checkpoint(
     connection: &mut Connection,
     id: &str,
@@ -103,8 +100,8 @@ pub(super) fn put_checkpoint(
     Ok(written > 0)
 }
 
-/// Keeps the evidence of a release with its row as it is told there. What is too old is taken away
-/// here, for the same reason as checkpoints are.
+/// Stores the evidence of a release with its row. Rows beyond the bounds are removed here, for the
+/// same reason as checkpoints.
 pub(super) fn put_evidence(
     connection: &mut Connection,
     release: &ReleaseRecord,

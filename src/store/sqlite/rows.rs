@@ -33,9 +33,8 @@ pub(super) fn append(
     Ok((sequence, hash))
 }
 
-/// The place of the next entry, and the hash that it follows. That is the hash that was recorded as
-/// the last, so that entries which were cut off, or added by others, since then stay visible as a
-/// gap in the chain.
+/// The next sequence number, and the hash that it follows. This is the recorded head, so that
+/// entries cut off or added by others since then remain visible as a break in the chain.
 fn next(transaction: &Transaction<'_>) -> rusqlite::Result<(u64, String)> {
     let last = "SELECT sequence, hash FROM audit ORDER BY sequence DESC LIMIT 1";
     let recorded = "SELECT entries, hash FROM audit_head";

@@ -1,4 +1,4 @@
-//! What is made once for a store and read at each start.
+//! Values that are created once per store and read at each start.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::store::StoreError;
 
 const STICKY_SECRET: &str = "sticky_secret";
 
-/// The secret that is stored, or a new one, once that is on disk.
+/// The stored secret, or a new one once it is on disk.
 pub(super) fn sticky_secret(
     connection: &mut Connection,
     directory: &Path,
@@ -22,12 +22,13 @@ pub(super) fn sticky_secret(
     let mut fresh = [0; StickySecret::BYTES];
     getrandom::fill(&mut fresh)
         .map_err(|error| unusable(directory, &error, "check the system's random generator"))?;
-    let bytes = made(connection, &fresh).map_err(|error| unusable(directory, &error, advice))?;
+    let bytes =
+        read_or_insert(connection, &fresh).map_err(|error| unusable(directory, &error, advice))?;
     known(bytes, directory)
 }
 
-/// Another process may have been faster; then it is that one's.
-fn made(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> {
+/// Another process may have been faster; then its secret is used.
+fn read_or_insert(connection: &mut Connection, fresh: &[u8]) -> rusqlite::Result<Vec<u8>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let bytes = match stored(&transaction)? {
         Some(bytes) => bytes,
@@ -60,7 +61,7 @@ fn known(bytes: Vec<u8>, directory: &Path) -> Result<StickySecret, StoreError> {
         .map_err(|_| {
             damaged(
                 directory,
-                &format!("the secret of sticky cookies has {length} bytes"),
+                &format!("the sticky cookie secret has {length} bytes"),
             )
         })
 }

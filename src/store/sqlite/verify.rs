@@ -1,8 +1,8 @@
-//! Whether the journal is as it was written.
+//! Verifies the journal.
 //!
-//! Each entry must follow from the one before it, beginning with 1, and have the hash that is
-//! recorded of it elsewhere: as the head of the journal, and in the rows of releases and
-//! checkpoints. The texts are compared as they are stored.
+//! Each entry must follow from the one before it, beginning with 1, and have the hash recorded for
+//! it elsewhere: as the head of the journal, and in the rows of releases and checkpoints. The texts
+//! are compared as they are stored.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,29 +15,28 @@ use super::{FILE, LOG, StoreError};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
 use crate::store::chain::{self, Text, altered, missing};
 
-/// Entries that are read at once: no reader keeps the log of the database from being written back
-/// for long.
+/// Entries read at once, so that no reader blocks a checkpoint of the write-ahead log for long.
 const PAGE: u64 = 1000;
 
-/// The version of the schema that began to record heads.
+/// The schema version that introduced recorded heads.
 const RECORDS_HEADS: i64 = 4;
 
-/// What is recorded of the journal: its count of entries, the last one's hash, and where that
-/// stands.
+/// Recorded heads: number of entries to hash and the name of the row that has it.
 type Heads = BTreeMap<u64, Vec<(String, String)>>;
 
-/// What the walk begins with, from one look.
+/// The extent of the journal, read in one transaction.
 struct Extent {
-    /// How many entries there are.
+    /// Number of entries.
     entries: u64,
-    /// The number and the hash of the last.
+    /// Sequence number and hash of the last entry.
     last: Option<(i64, String)>,
     heads: Heads,
-    /// What is recorded as the number of the last, by versions that record it.
+    /// The recorded number of the last entry, in versions that record it.
     recorded: Option<Option<u64>>,
 }
 
-/// The journal of the database at `path`, or in the directory `path`, which a proxy may be using.
+/// Verifies the journal of the database at `path`, or in the directory `path`, which a proxy may be
+/// using.
 pub(in crate::store) fn verify_at(path: &Path) -> Result<AuditVerdict, StoreError> {
     let file = if path.is_dir() {
         path.join(FILE)
@@ -48,19 +47,19 @@ pub(in crate::store) fn verify_at(path: &Path) -> Result<AuditVerdict, StoreErro
         return Err(unusable(
             path,
             &format!("there is no {FILE}"),
-            "name the directory that is configured as store.path",
+            "give the directory that is set as store.path",
         ));
     }
-    let told = |error: rusqlite::Error| {
+    let read_error = |error: rusqlite::Error| {
         StoreError::Read(format!("{} cannot be read: {error}", file.display()))
     };
-    let connection = read_only(&file).map_err(told)?;
+    let connection = read_only(&file).map_err(read_error)?;
     let version: i64 = connection
         .pragma_query_value(None, "user_version", |row| row.get(0))
-        .map_err(told)?;
+        .map_err(read_error)?;
     if version == 0 || usize::try_from(version).is_ok_and(|version| version > VERSION) {
         let reason = if version == 0 {
-            "it is no database of weighbridge"
+            "it is not a weighbridge database"
         } else {
             "it was written by a newer version of weighbridge"
         };
@@ -70,11 +69,11 @@ pub(in crate::store) fn verify_at(path: &Path) -> Result<AuditVerdict, StoreErro
             "verify it with the version that wrote it",
         ));
     }
-    verify(&connection, None).map_err(told)
+    verify(&connection, None).map_err(read_error)
 }
 
-/// A connection that writes nothing. Beside a proxy it takes part in SQLite's locks; on a medium
-/// that cannot be written, a database without a log is read as it is.
+/// A read-only connection. Beside a proxy it takes part in SQLite's locks; on a read-only medium, a
+/// database without a log is read as it is.
 fn read_only(file: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let read = |connection: Connection| {
@@ -102,7 +101,7 @@ fn immutable(file: &Path) -> PathBuf {
     format!("file:{path}?immutable=1").into()
 }
 
-/// The whole journal, or its newest entries only.
+/// Verifies the whole journal, or its newest entries only.
 pub(super) fn verify(
     connection: &Connection,
     newest: Option<u64>,
@@ -111,7 +110,7 @@ pub(super) fn verify(
     let last = extent.last.as_ref().map_or(0, |(last, _)| *last);
     let mut walk = Walk::new(connection, &extent.heads, last, newest)?;
     let found = match walk.all(connection, last)? {
-        None => beyond(&extent, last),
+        None => find_wrong_end(&extent, last),
         found => found,
     };
     let is_counted = found.is_some() || i64::try_from(extent.entries) == Ok(last);
@@ -128,7 +127,7 @@ pub(super) fn verify(
     })
 }
 
-/// The first number that no entry has.
+/// The first missing sequence number.
 fn first_missing(connection: &Connection) -> rusqlite::Result<Option<AuditFinding>> {
     let sql = "SELECT sequence, before FROM
                (SELECT sequence, lag(sequence, 1, 0) OVER (ORDER BY sequence) AS before FROM audit)
@@ -170,7 +169,7 @@ fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
             let mut statement = transaction.prepare(sql)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
-                // Rows of before this was recorded have none.
+                // Rows from before heads were recorded have none.
                 if let Some(entries) = row.get::<_, Option<i64>>(0)? {
                     let place = heads.entry(entries.max(0).unsigned_abs()).or_default();
                     place.push((text(row, 1)?, format!("{whose}{}", text(row, 2)?)));
@@ -192,15 +191,15 @@ fn extent(connection: &Connection) -> rusqlite::Result<Extent> {
     })
 }
 
-/// What the end of the journal lacks, or has too much.
-fn beyond(extent: &Extent, last: i64) -> Option<AuditFinding> {
+/// The finding if the end of the journal is missing, or has entries too many.
+fn find_wrong_end(extent: &Extent, last: i64) -> Option<AuditFinding> {
     let last = last.max(0).unsigned_abs();
     if let Some((known, whose)) = extent.heads.range(last + 1..).next_back()
         && let Some((_, whose)) = whose.first()
     {
         let cut = missing(last + 1, known + 1);
         let detail = format!(
-            "{}: the journal ends with entry {last}, and {whose} knows entry {known}",
+            "{}: the journal ends with entry {last}, but {whose} records entry {known}",
             cut.detail
         );
         return Some(AuditFinding { detail, ..cut });
@@ -209,7 +208,7 @@ fn beyond(extent: &Extent, last: i64) -> Option<AuditFinding> {
         Some(Some(recorded)) if recorded < last => (
             recorded + 1,
             format!(
-                "entry {} stands behind entry {recorded}, which is recorded as the last",
+                "entry {} follows entry {recorded}, which is recorded as the last",
                 recorded + 1
             ),
         ),
@@ -223,13 +222,13 @@ fn beyond(extent: &Extent, last: i64) -> Option<AuditFinding> {
     })
 }
 
-/// The way along the journal.
+/// The position in the journal.
 struct Walk<'a> {
     heads: &'a Heads,
-    /// The entry before; none with a part of the journal whose predecessor is missing.
+    /// The previous hash; `None` at a part of the journal whose predecessor is missing.
     previous: Option<String>,
     at: i64,
-    /// The last entry that is known elsewhere to be as it was.
+    /// The last entry that a recorded head confirms.
     known: u64,
 }
 
@@ -267,7 +266,7 @@ impl Walk<'_> {
         connection: &Connection,
         last: i64,
     ) -> rusqlite::Result<Option<AuditFinding>> {
-        // An entry before the first would not be met otherwise.
+        // An entry before the first would be skipped otherwise.
         let begin = if self.at == 0 { i64::MIN } else { self.at };
         let mut statement = connection.prepare(
             r#"SELECT sequence, at, actor, action, service, reason, "before", "after", hash
@@ -316,8 +315,7 @@ impl Walk<'_> {
         Ok(None)
     }
 
-    /// The hash of an entry as it is stored, and whether it is that of its content; none when it is
-    /// no text.
+    /// The stored hash of an entry, and whether it matches the content; `None` if it is not text.
     fn follows(&self, row: &Row<'_>, number: u64) -> Option<(String, bool)> {
         let field = |at| row.get_ref(at).ok();
         let some = |at| field(at)?.as_str().ok();
@@ -342,7 +340,7 @@ impl Walk<'_> {
 fn rewritten(number: u64, known: u64, whose: &str) -> AuditFinding {
     let since = if known + 1 < number {
         format!(
-            "; it, or an entry since entry {}, was rewritten with all that follow",
+            "; it, or an entry since entry {}, was rewritten, with all hashes after it",
             known + 1
         )
     } else {
@@ -351,11 +349,11 @@ fn rewritten(number: u64, known: u64, whose: &str) -> AuditFinding {
     AuditFinding {
         sequence: number,
         kind: AuditFindingKind::Rewritten,
-        detail: format!("entry {number} has not the hash that {whose} knows{since}"),
+        detail: format!("entry {number} does not have the hash that {whose} records{since}"),
     }
 }
 
-/// A text, also one that is damaged.
+/// A text, also if it is damaged.
 fn text(row: &Row<'_>, at: usize) -> rusqlite::Result<String> {
     let value = row.get_ref(at)?;
     Ok(value.as_bytes().map_or_else(

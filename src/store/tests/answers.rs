@@ -1,4 +1,4 @@
-//! Answers to writes that may be repeated.
+//! Stored responses to idempotent writes.
 
 use super::*;
 use crate::model::{IdempotencyKey, KeptAnswer};
@@ -25,13 +25,13 @@ fn with(answer: KeptAnswer) -> ChangeRecord {
     }
 }
 
-fn kept(database: &mut Sqlite) -> Vec<u64> {
+fn stored_revisions(database: &mut Sqlite) -> Vec<u64> {
     let answers = database.load().unwrap().answers;
     answers.iter().map(|answer| answer.revision).collect()
 }
 
 #[test]
-fn an_answer_is_kept_with_its_change_and_replaced_by_the_one_that_was_given() {
+fn a_response_is_stored_with_its_change_and_replaced_by_the_one_sent() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&with(answer(1, 0, 3))).unwrap();
@@ -41,21 +41,21 @@ fn an_answer_is_kept_with_its_change_and_replaced_by_the_one_that_was_given() {
     let mut database = Sqlite::open(directory.path()).unwrap();
     assert_eq!(database.load().unwrap().answers.first(), Some(&given));
     database.keep_answer(&given.key, None).unwrap();
-    assert!(kept(&mut database).is_empty());
+    assert!(stored_revisions(&mut database).is_empty());
 }
 
 #[test]
-fn a_change_that_is_undone_leaves_no_answer() {
+fn an_undone_change_leaves_no_response() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     database.commit(&with(answer(1, 0, 3))).unwrap();
     database.commit_unconfirmed(&with(answer(2, 0, 3)));
     database.recover();
-    assert_eq!(kept(&mut database), [1]);
+    assert_eq!(stored_revisions(&mut database), [1]);
 }
 
 #[test]
-fn answers_are_bounded_in_age_number_and_bytes() {
+fn stored_responses_are_bounded_in_age_number_and_bytes() {
     const DAY_MS: i64 = 24 * 60 * 60 * 1000;
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
@@ -64,14 +64,14 @@ fn answers_are_bounded_in_age_number_and_bytes() {
     };
     keep(&mut database, answer(1, 0, 1));
     keep(&mut database, answer(2, DAY_MS - 1, 1));
-    assert_eq!(kept(&mut database), [1, 2]);
+    assert_eq!(stored_revisions(&mut database), [1, 2]);
     keep(&mut database, answer(3, DAY_MS, 1));
-    assert_eq!(kept(&mut database), [2, 3]);
+    assert_eq!(stored_revisions(&mut database), [2, 3]);
     for key in 4..=6 {
         keep(&mut database, answer(key, DAY_MS, 7 << 20));
     }
-    assert_eq!(kept(&mut database), [5, 6]);
-    // More than all may have: the newest stays, or no repetition could be answered.
+    assert_eq!(stored_revisions(&mut database), [5, 6]);
+    // Above the total limit: the newest stays, or no repetition could get its response.
     keep(&mut database, answer(7, DAY_MS, 17 << 20));
-    assert_eq!(kept(&mut database), [7]);
+    assert_eq!(stored_revisions(&mut database), [7]);
 }

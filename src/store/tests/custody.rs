@@ -1,11 +1,11 @@
-//! One process at a time has a store, and only what a restart would find is called durable.
+//! Only one process at a time holds a store, and only what a restart would find is durable.
 
 use std::fs;
 
 use super::*;
 
 #[test]
-fn a_second_process_is_refused_by_name_and_number() {
+fn a_second_process_is_refused_with_the_pid_of_the_first() {
     let directory = tempfile::tempdir().unwrap();
     let first = Sqlite::open(directory.path()).unwrap();
     let refused = Sqlite::open(directory.path()).unwrap_err().to_string();
@@ -14,20 +14,20 @@ fn a_second_process_is_refused_by_name_and_number() {
         refused.contains(&pid) && refused.contains(&directory.path().display().to_string()),
         "{refused}"
     );
-    // Verifying is for everybody.
+    // Verification needs no lock.
     assert!(crate::store::verify(directory.path()).unwrap().whole);
     drop(first);
     Sqlite::open(directory.path()).unwrap();
 }
 
 #[test]
-fn a_lock_file_that_was_left_behind_stops_nobody() {
+fn a_stale_lock_file_blocks_no_start() {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("weighbridge.lock"), "4711\n").unwrap();
     Sqlite::open(directory.path()).unwrap();
 }
 
-/// A way to take files away.
+/// A way to remove files.
 type Loss = (&'static str, fn(&Path));
 
 const LOSSES: [Loss; 6] = [
@@ -56,7 +56,7 @@ const LOSSES: [Loss; 6] = [
 ];
 
 #[test]
-fn nothing_is_durable_in_files_that_are_gone() {
+fn nothing_is_durable_in_missing_files() {
     for (how, lose) in LOSSES {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
@@ -78,13 +78,13 @@ fn nothing_is_durable_in_files_that_are_gone() {
             database.checkpoint("shop-1", &Value::Null).is_err(),
             "{how}"
         );
-        // The past can still be read.
+        // Old entries are still readable.
         assert_eq!(database.audit(None, 9).unwrap().len(), 1, "{how}");
     }
 }
 
 #[test]
-fn a_directory_that_comes_back_is_gone_on_with() {
+fn a_restored_directory_is_used_again() {
     let parent = tempfile::tempdir().unwrap();
     let (path, away) = (parent.path().join("state"), parent.path().join("away"));
     let mut database = Sqlite::open(&path).unwrap();
@@ -100,7 +100,7 @@ fn a_directory_that_comes_back_is_gone_on_with() {
 }
 
 #[test]
-fn removed_files_are_written_anew_with_all_that_they_held() {
+fn removed_files_are_rewritten_completely() {
     for how in ["directory", "database", "all", "log", "lock"] {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("state");
@@ -122,7 +122,7 @@ fn removed_files_are_written_anew_with_all_that_they_held() {
             ]
             .iter()
             .for_each(|name| remove(name)),
-            // Without its log it is written anew once that is gone too.
+            // Without its log it is rewritten once that is missing too.
             "database" => ["weighbridge.db", "weighbridge.db-wal"]
                 .iter()
                 .for_each(|name| remove(name)),
@@ -130,7 +130,7 @@ fn removed_files_are_written_anew_with_all_that_they_held() {
             _ => remove("weighbridge.lock"),
         }
         database.commit(&change(4, 200)).expect_err(how);
-        database.lost_for_long();
+        database.expire_missing();
         assert_eq!(
             database.commit(&change(4, 300)).expect(how).sequence,
             4,
@@ -150,9 +150,9 @@ fn removed_files_are_written_anew_with_all_that_they_held() {
     }
 }
 
-/// Another proxy may be running in the directory that took the place of ours.
+/// Another proxy may be running in the directory that replaced ours.
 #[test]
-fn another_store_in_the_place_is_left_alone() {
+fn another_store_in_the_directory_is_not_touched() {
     let parent = tempfile::tempdir().unwrap();
     let (path, away) = (parent.path().join("state"), parent.path().join("away"));
     let mut database = Sqlite::open(&path).unwrap();
@@ -160,7 +160,7 @@ fn another_store_in_the_place_is_left_alone() {
     fs::rename(&path, &away).unwrap();
     let mut other = Sqlite::open(&path).unwrap();
     other.commit(&change(1, 900)).unwrap();
-    database.lost_for_long();
+    database.expire_missing();
     database.commit(&change(2, 200)).unwrap_err();
     database.recover();
     drop(database);

@@ -1,4 +1,4 @@
-//! The journal under the hands of somebody who may write to the database.
+//! A journal that somebody with write access has altered.
 
 use rusqlite::Connection;
 
@@ -8,7 +8,7 @@ use crate::model::api::AuditFindingKind::{self, Altered, Missing, Unrecorded};
 use crate::model::api::AuditVerdict;
 use crate::store::chain::{GENESIS, Text, hash};
 
-/// Nine entries; releases know entries 3 and 6, a checkpoint 6.
+/// Nine entries; releases record entries 3 and 6, a checkpoint 6.
 fn written(directory: &Path) -> Connection {
     let mut database = Sqlite::open(directory).unwrap();
     for sequence in 1..=9_u64 {
@@ -41,9 +41,10 @@ fn verdict(directory: &Path) -> AuditVerdict {
     crate::store::verify(directory).unwrap()
 }
 
-/// Makes the hashes of all entries from `first` on what their content asks for.
+/// Recomputes the hashes of all entries from `first` on.
 fn rehash(outside: &Connection, first: i64) {
-    let sql = r#"SELECT at, actor, action, service, reason, "before", "after" FROM audit WHERE sequence = ?1"#;
+    let sql = r#"SELECT at, actor, action, service, reason, "before", "after" FROM audit
+                 WHERE sequence = ?1"#;
     let mut previous: String = match first {
         1 => GENESIS.to_owned(),
         _ => outside
@@ -85,7 +86,7 @@ fn rehash(outside: &Connection, first: i64) {
     }
 }
 
-/// What is done to the journal, and what is to be found.
+/// An alteration of the journal, and the expected finding.
 type Case = (&'static str, u64, AuditFindingKind);
 
 const CASES: &[Case] = &[
@@ -104,7 +105,7 @@ const CASES: &[Case] = &[
         9,
         Altered,
     ),
-    // The same JSON, in other words.
+    // The same JSON, formatted differently.
     (
         r#"UPDATE audit SET "after" = ' ' || "after" WHERE sequence = 2"#,
         2,
@@ -156,7 +157,7 @@ const CASES: &[Case] = &[
         Unrecorded,
     ),
     ("DELETE FROM audit_head", 9, Unrecorded),
-    // The record of the head follows, and the release and its checkpoint do not.
+    // The head record is adapted, but not the release and its checkpoint.
     (
         "DELETE FROM audit WHERE sequence > 4;
              UPDATE audit_head SET entries = 4, hash = (SELECT hash FROM audit WHERE sequence = 4)",
@@ -166,7 +167,7 @@ const CASES: &[Case] = &[
 ];
 
 #[test]
-fn whatever_is_altered_removed_or_moved_is_found_and_named() {
+fn every_altered_removed_or_moved_entry_is_reported() {
     for (sql, sequence, kind) in CASES {
         let directory = tempfile::tempdir().unwrap();
         let outside = written(directory.path());
@@ -184,7 +185,7 @@ fn whatever_is_altered_removed_or_moved_is_found_and_named() {
         );
         drop(outside);
 
-        // It is served all the same, and what follows hides nothing.
+        // It is served all the same, and later entries hide nothing.
         let mut database =
             Sqlite::open(directory.path()).unwrap_or_else(|error| panic!("{sql}: {error}"));
         assert!(database.commit(&change(10, 200)).unwrap().durable, "{sql}");
@@ -194,7 +195,7 @@ fn whatever_is_altered_removed_or_moved_is_found_and_named() {
 }
 
 #[test]
-fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
+fn a_rehashed_chain_is_detected_by_the_recorded_heads() {
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
@@ -212,7 +213,7 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
         finding.detail
     );
 
-    // From the last on, where nothing but the record of the head knows better.
+    // From the last entry on, where only the head record reveals it.
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
@@ -225,13 +226,13 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
         (9, AuditFindingKind::Rewritten)
     );
 
-    // Removed, renumbered and hashed anew.
+    // Removed, renumbered and rehashed.
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
         .execute_batch(
-            "DELETE FROM audit WHERE sequence = 2; UPDATE audit SET sequence = sequence - 1 WHERE \
-             sequence > 2",
+            "DELETE FROM audit WHERE sequence = 2; UPDATE audit SET sequence = sequence - 1 \
+             WHERE sequence > 2",
         )
         .unwrap();
     rehash(&outside, 2);
@@ -243,7 +244,7 @@ fn a_chain_that_is_hashed_anew_is_found_by_the_recorded_heads() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_journal_is_verified_while_it_grows() {
+async fn the_journal_is_verified_while_it_grows() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     for revision in 1..=20 {
@@ -260,7 +261,7 @@ async fn a_journal_is_verified_while_it_grows() {
 }
 
 #[test]
-fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
+fn a_store_without_recorded_heads_is_whole() {
     let directory = tempfile::tempdir().unwrap();
     let outside = written(directory.path());
     outside
@@ -283,7 +284,7 @@ fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
     database.commit(&change(10, 100)).unwrap();
     drop(database);
     assert_eq!(verdict(directory.path()).entries, 10);
-    // From the migration on the end is known.
+    // After the migration the end is recorded.
     let outside = Connection::open(directory.path().join("weighbridge.db")).unwrap();
     outside
         .execute_batch("DELETE FROM audit WHERE sequence = 10")
@@ -292,7 +293,7 @@ fn a_store_of_before_heads_were_recorded_raises_no_alarm() {
 }
 
 #[test]
-fn what_is_no_store_is_told_from_a_broken_one() {
+fn a_missing_or_foreign_database_is_not_reported_as_broken() {
     let directory = tempfile::tempdir().unwrap();
     let nothing = crate::store::verify(directory.path())
         .unwrap_err()
@@ -306,5 +307,5 @@ fn what_is_no_store_is_told_from_a_broken_one() {
     let foreign = crate::store::verify(directory.path())
         .unwrap_err()
         .to_string();
-    assert!(foreign.contains("no database of weighbridge"), "{foreign}");
+    assert!(foreign.contains("not a weighbridge database"), "{foreign}");
 }

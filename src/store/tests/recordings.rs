@@ -1,11 +1,11 @@
-//! Recordings: whole, or visibly not.
+//! Recordings: complete, or marked as truncated.
 
 use std::fs;
 
 use super::*;
 use crate::store::recording;
 
-/// Records these lines and gives what the file then says.
+/// Records these lines and returns the content of the file.
 fn record_lines(path: &Path, bytes_max: u64, lines: &[&str]) -> Vec<String> {
     recording::in_this_thread(path, bytes_max, lines);
     let text = fs::read_to_string(path).unwrap();
@@ -14,7 +14,7 @@ fn record_lines(path: &Path, bytes_max: u64, lines: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_recording_is_beside_the_database_and_goes_on_after_a_restart() {
+async fn a_recording_is_beside_the_database_and_continues_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     let path = store.recording("shop-1").unwrap();
@@ -34,7 +34,7 @@ async fn a_recording_is_beside_the_database_and_goes_on_after_a_restart() {
 }
 
 #[test]
-fn no_identity_leads_out_of_the_folder() {
+fn no_id_leads_out_of_the_folder() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     for id in [
@@ -58,7 +58,7 @@ fn no_identity_leads_out_of_the_folder() {
 }
 
 #[test]
-fn what_a_killed_process_left_of_a_line_is_cut_off() {
+fn a_partial_line_of_a_killed_process_is_truncated() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
     fs::write(&path, "one\ntwo\nthr").unwrap();
@@ -66,36 +66,36 @@ fn what_a_killed_process_left_of_a_line_is_cut_off() {
         record_lines(&path, 1000, &["three"]),
         ["one", "two", "three"]
     );
-    fs::write(&path, "no line at all").unwrap();
+    fs::write(&path, "a partial line").unwrap();
     assert_eq!(record_lines(&path, 1000, &["one"]), ["one"]);
 }
 
 #[test]
-fn a_recording_that_is_long_enough_ends_and_says_so() {
+fn a_recording_at_its_size_limit_ends_with_a_note() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
-    let cut = "{\"truncated\":\"it is as long as a recording may be\"}";
+    let cut = "{\"truncated\":\"it has reached the size limit of recordings\"}";
     assert_eq!(
         recording::in_this_thread(&path, 12, &["12345", "12345", "1", "2"]),
         2
     );
     assert_eq!(record_lines(&path, 12, &[]), ["12345", "12345", cut]);
-    // And stays ended, or it would have a gap.
+    // It stays ended, or it would have a gap.
     assert_eq!(recording::in_this_thread(&path, 1000, &["later"]), 1);
     assert_eq!(record_lines(&path, 1000, &[]), ["12345", "12345", cut]);
 }
 
 #[test]
-fn a_disk_that_is_too_slow_costs_the_recording_and_makes_nobody_wait() {
+fn a_slow_disk_ends_the_recording_and_blocks_no_caller() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
-    // All are added before the thread writes the first.
+    // All are queued before the thread writes the first.
     let lines: Vec<_> = (0..2000).map(|line| line.to_string()).collect();
     let lines: Vec<_> = lines.iter().map(String::as_str).collect();
     assert_eq!(recording::in_this_thread(&path, 1 << 20, &lines), 976);
-    let kept = record_lines(&path, 1 << 20, &[]);
-    let (last, kept) = kept.split_last().unwrap();
-    assert_eq!(kept, &lines[..1024]);
+    let written = record_lines(&path, 1 << 20, &[]);
+    let (last, written) = written.split_last().unwrap();
+    assert_eq!(written, &lines[..1024]);
     assert_eq!(
         last,
         "{\"truncated\":\"a line was too long, or the disk too slow\"}"
@@ -103,7 +103,7 @@ fn a_disk_that_is_too_slow_costs_the_recording_and_makes_nobody_wait() {
 }
 
 #[test]
-fn a_line_that_is_too_long_is_a_loss_too() {
+fn a_line_above_the_limit_ends_the_recording() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("shop-1.jsonl");
     let long = "x".repeat((1 << 20) + 1);
@@ -116,7 +116,7 @@ fn a_line_that_is_too_long_is_a_loss_too() {
 }
 
 #[test]
-fn the_oldest_recordings_give_way() {
+fn the_oldest_recordings_are_removed() {
     let directory = tempfile::tempdir().unwrap();
     for number in 1..=60 {
         let path = directory.path().join(format!("shop-{number}.jsonl"));
@@ -129,8 +129,8 @@ fn the_oldest_recordings_give_way() {
             .set_modified(touched)
             .unwrap();
     }
-    let kept = fs::read_dir(directory.path()).unwrap().count();
-    assert_eq!(kept, 50);
+    let written = fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(written, 50);
     assert!(!directory.path().join("shop-10.jsonl").exists());
     assert!(directory.path().join("shop-11.jsonl").exists());
 }

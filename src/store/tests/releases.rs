@@ -30,7 +30,7 @@ fn reopened(directory: &Path) -> (Sqlite, LoadedState) {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn a_release_goes_on_after_a_restart_where_it_was() {
+async fn a_release_is_restored_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let (store, _) = Store::open(&options(directory.path())).unwrap();
     store
@@ -68,7 +68,7 @@ async fn a_release_goes_on_after_a_restart_where_it_was() {
 }
 
 #[test]
-fn a_late_checkpoint_brings_nothing_back() {
+fn a_late_checkpoint_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database
@@ -100,11 +100,11 @@ fn a_late_checkpoint_brings_nothing_back() {
     let kept: i64 = outside
         .query_row("SELECT count(*) FROM checkpoints", [], |row| row.get(0))
         .unwrap();
-    assert_eq!(kept, 1, "what an ended release left is taken away");
+    assert_eq!(kept, 1, "parts of an ended release are removed");
 }
 
 #[test]
-fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
+fn a_restart_loads_releases_in_progress_and_the_last_of_each_service() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     let cart = |number, ended| ReleaseRecord {
@@ -135,7 +135,7 @@ fn a_restart_begins_with_what_is_under_way_and_the_last_of_each_service() {
 }
 
 #[test]
-fn a_refused_change_of_a_release_that_turns_up_is_undone() {
+fn a_refused_change_of_a_release_found_on_disk_is_undone() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database
@@ -144,7 +144,7 @@ fn a_refused_change_of_a_release_that_turns_up_is_undone() {
     database
         .checkpoint("shop-1", &json!({ "spent": 7 }))
         .unwrap();
-    // Its promotion, and the start of the next: both refused, both on disk all the same.
+    // Its promotion, and the start of the next: both are refused, but both are on disk.
     database.commit_unconfirmed(&releasing(2, &[release(1, 4, true), release(2, 0, false)]));
     database.commit(&change(2, 300)).unwrap();
     drop(database);
@@ -153,7 +153,7 @@ fn a_refused_change_of_a_release_that_turns_up_is_undone() {
     assert_eq!(
         loaded.checkpoints["shop-1"],
         json!({ "spent": 7 }),
-        "it goes on with its past"
+        "it continues with its past"
     );
     assert_eq!(loaded.services, [record(2, 300)]);
     let actions: Vec<_> = database
@@ -166,7 +166,7 @@ fn a_refused_change_of_a_release_that_turns_up_is_undone() {
 }
 
 #[test]
-fn a_rollback_that_turns_up_stays() {
+fn a_rollback_found_on_disk_is_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database
@@ -184,14 +184,14 @@ fn a_rollback_that_turns_up_stays() {
     assert_eq!(
         database.commit(&rollback).unwrap().sequence,
         2,
-        "its next try finds it done"
+        "its next attempt succeeds at once"
     );
     drop(database);
     assert_eq!(reopened(directory.path()).1.releases, [release(1, 2, true)]);
 }
 
 #[test]
-fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
+fn a_failed_checkpoint_or_bundle_fails_no_commit() {
     let large = json!("x".repeat(1 << 20));
     type Write = fn(&mut Sqlite, &Value) -> Result<(), StoreError>;
     let checkpoint: Write = |database, state| database.checkpoint("shop-1", state).map(drop);
@@ -227,10 +227,9 @@ fn a_failed_checkpoint_or_bundle_makes_no_commit_fail() {
     }
 }
 
-/// While another process writes, nothing is begun, so the connection and the log are as good as
-/// before.
+/// While another process writes, nothing is begun, so the connection and the log stay valid.
 #[test]
-fn a_checkpoint_beside_a_writing_process_fails_alone() {
+fn a_checkpoint_during_another_write_fails_alone() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database
@@ -243,7 +242,7 @@ fn a_checkpoint_beside_a_writing_process_fails_alone() {
     outside
         .execute_batch("ROLLBACK; BEGIN; SELECT count(*) FROM audit")
         .unwrap();
-    // The reader would be in the way of writing the log back.
+    // The reader would block a checkpoint of the log.
     assert_eq!(database.commit(&releasing(2, &[])).unwrap().sequence, 2);
 }
 
@@ -279,7 +278,7 @@ fn the_newest_thousand_bundles_are_kept() {
 }
 
 #[test]
-fn a_release_that_has_ended_is_told_as_its_evidence_tells_it() {
+fn an_ended_release_agrees_with_its_evidence() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     database
@@ -294,14 +293,14 @@ fn a_release_that_has_ended_is_told_as_its_evidence_tells_it() {
     assert_eq!(
         row("shop-1"),
         Some(release(1, 0, false)),
-        "a restart goes on with it"
+        "a restart resumes it"
     );
     assert_eq!(row("shop-2"), Some(release(2, 9, true)));
     assert_eq!(row("shop-3"), None, "it never began");
 }
 
 #[test]
-fn the_newest_thousand_releases_of_a_service_that_have_ended_are_kept() {
+fn the_newest_thousand_ended_releases_of_a_service_are_kept() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     let cart = ReleaseRecord {
@@ -333,13 +332,13 @@ fn the_newest_thousand_releases_of_a_service_that_have_ended_are_kept() {
     assert_eq!(
         (kept.len(), oldest),
         (1001, vec![1, 4]),
-        "and the one under way"
+        "and the one in progress"
     );
     assert_eq!(database.release("cart-1").unwrap(), Some(cart));
 }
 
 #[test]
-fn a_database_of_the_first_version_is_brought_up_to_date() {
+fn a_database_of_the_first_version_is_migrated() {
     let directory = tempfile::tempdir().unwrap();
     let (mut database, _) = reopened(directory.path());
     for revision in 1..=3 {
@@ -372,7 +371,7 @@ fn a_database_of_the_first_version_is_brought_up_to_date() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
+async fn without_a_directory_a_bounded_store_in_memory_is_used() {
     let (store, _) = Store::open(&Options::default()).unwrap();
     store
         .commit(releasing(1, &[release(1, 0, false)]))
@@ -406,7 +405,7 @@ async fn without_a_directory_the_same_is_kept_in_memory_and_bounded() {
 }
 
 #[tokio::test(flavor = "current_thread")]
-async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
+async fn checkpoints_leave_queue_space_for_commits_while_the_disk_hangs() {
     let (gate, blocked) = std::sync::mpsc::channel::<()>();
     let store = Store::over(Box::new(Gated(memory::Memory::default(), blocked))).unwrap();
     let first = store.commit(releasing(1, &[release(1, 0, false)]));
@@ -422,7 +421,7 @@ async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
     for checkpoint in checkpoints {
         match checkpoint.await {
             Ok(true) => written += 1,
-            Err(StoreError::Hangs) => refused += 1,
+            Err(StoreError::Stalled) => refused += 1,
             other => panic!("{other:?}"),
         }
     }
@@ -433,7 +432,7 @@ async fn behind_a_disk_that_hangs_checkpoints_leave_room_for_brakes() {
     );
 }
 
-/// Which parts of which releases a start finds.
+/// The parts that a start finds, by release.
 fn parts_found(database: &mut Sqlite) -> Vec<(String, Vec<u32>)> {
     let parts = database.load().unwrap().parts.into_iter();
     parts
@@ -442,7 +441,7 @@ fn parts_found(database: &mut Sqlite) -> Vec<(String, Vec<u32>)> {
 }
 
 #[test]
-fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
+fn checkpoint_parts_are_written_separately_and_removed_with_their_release() {
     let directory = tempfile::tempdir().unwrap();
     let mut database = Sqlite::open(directory.path()).unwrap();
     let part = |number, state: Option<&[u8]>| ReleasePart {
@@ -491,5 +490,5 @@ fn parts_of_a_checkpoint_are_written_one_by_one_and_go_with_their_release() {
             row.get(0)
         })
         .unwrap();
-    assert_eq!(left, 1, "what the ended release left behind is gone");
+    assert_eq!(left, 1, "what the ended release left behind is removed");
 }

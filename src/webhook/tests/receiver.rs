@@ -1,4 +1,4 @@
-//! A receiver that remembers what it was told, and answers as it is to.
+//! A receiver that records requests and responds by a script.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -17,21 +17,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::model::Webhook;
 
-/// What becomes of a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     Status(u16),
-    /// The connection is closed without an answer.
+    /// The connection is closed without a response.
     Close,
-    /// Nothing ever comes.
+    /// No response ever comes.
     Never,
     /// 200, once the gate is opened.
     Gate,
 }
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Clone, Debug)]
-pub(super) struct Seen {
+pub(super) struct ReceivedRequest {
     pub(super) method: String,
     pub(super) target: String,
     pub(super) headers: HeaderMap,
@@ -46,7 +46,7 @@ pub(super) struct Receiver {
 struct Shared {
     /// By the number of the request, from 0.
     script: Box<dyn Fn(usize) -> Answer + Send + Sync>,
-    seen: Mutex<Vec<Seen>>,
+    requests: Mutex<Vec<ReceivedRequest>>,
     connections: Mutex<usize>,
     gate: CancellationToken,
 }
@@ -73,7 +73,7 @@ impl Receiver {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared {
             script,
-            seen: Mutex::default(),
+            requests: Mutex::default(),
             connections: Mutex::default(),
             gate: CancellationToken::new(),
         });
@@ -98,39 +98,39 @@ impl Receiver {
         Receiver { address, shared }
     }
 
-    /// A webhook that leads here; `origin` is its address without the port.
+    /// A webhook for this receiver; `origin` is its URL without the port.
     pub(super) fn webhook(&self, origin: &str) -> Webhook {
         let url = format!("{origin}:{}/hook?a=b", self.address.port());
         Webhook {
-            // No test is to fail for a slow machine.
+            // No test may fail because the machine is slow.
             timeout: super::DEADLINE,
             ..Webhook::new(url.parse().unwrap())
         }
     }
 
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        self.shared.seen.lock().unwrap().clone()
+    pub(super) fn requests(&self) -> Vec<ReceivedRequest> {
+        self.shared.requests.lock().unwrap().clone()
     }
 
-    /// How many requests have arrived.
+    /// Number of received requests.
     pub(super) fn count(&self) -> usize {
-        self.shared.seen.lock().unwrap().len()
+        self.shared.requests.lock().unwrap().len()
     }
 
-    /// The releases that it was told of, in that order.
+    /// The ids of the reported releases, in order.
     pub(super) fn ids(&self) -> Vec<String> {
-        let id = |seen: &Seen| {
-            let body: serde_json::Value = serde_json::from_slice(&seen.body).unwrap();
+        let id = |requests: &ReceivedRequest| {
+            let body: serde_json::Value = serde_json::from_slice(&requests.body).unwrap();
             body["release"]["id"].as_str().unwrap().to_owned()
         };
-        self.seen().iter().map(id).collect()
+        self.requests().iter().map(id).collect()
     }
 
     pub(super) fn connections(&self) -> usize {
         *self.shared.connections.lock().unwrap()
     }
 
-    /// Lets those go that wait at the gate.
+    /// Releases the requests that wait at the gate.
     pub(super) fn open(&self) {
         self.shared.gate.cancel();
     }
@@ -138,7 +138,7 @@ impl Receiver {
 
 async fn serve(shared: Arc<Shared>, stream: impl AsyncRead + AsyncWrite + Unpin) {
     let service = hyper::service::service_fn(|request| answer(Arc::clone(&shared), request));
-    // What becomes of the connection is up to the script.
+    // The script decides how the connection ends.
     let _ = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
@@ -149,15 +149,15 @@ async fn answer(
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Closed> {
     let (head, body) = request.into_parts();
-    let seen = Seen {
+    let requests = ReceivedRequest {
         method: head.method.to_string(),
         target: head.uri.to_string(),
         headers: head.headers,
         body: body.collect().await.unwrap().to_bytes(),
     };
     let number = {
-        let mut all = shared.seen.lock().unwrap();
-        all.push(seen);
+        let mut all = shared.requests.lock().unwrap();
+        all.push(requests);
         all.len() - 1
     };
     let status = match (shared.script)(number) {
@@ -172,7 +172,7 @@ async fn answer(
     let mut response = Response::new(Full::new(Bytes::from_static(b"thanks")));
     *response.status_mut() = status.try_into().unwrap();
     if status == 429 {
-        // More than anybody waits; the longest pause holds.
+        // More than any test waits; the longest pause applies.
         response.headers_mut().insert("retry-after", 3600.into());
     }
     Ok(response)
@@ -180,10 +180,10 @@ async fn answer(
 
 /// Why a connection is closed.
 #[derive(Debug, thiserror::Error)]
-#[error("closed as the script says")]
+#[error("closed by the script")]
 struct Closed;
 
-/// A certificate for `localhost` that no authority has signed.
+/// A self-signed certificate for `localhost`.
 pub(super) struct Certificate {
     certificate: CertificateDer<'static>,
     key: Vec<u8>,
@@ -198,7 +198,7 @@ impl Certificate {
         }
     }
 
-    /// Who trusts this one and no other.
+    /// Roots with this certificate only.
     pub(super) fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).unwrap();

@@ -25,7 +25,7 @@ pub fn schema() -> serde_json::Value {
 /// The configuration of Weighbridge.
 ///
 /// `${NAME}`, `${NAME:-default}` and `${NAME:?message}` in values are taken from the environment;
-/// `$${` stands for the two characters themselves.
+/// `$${` is a literal `${`.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Configuration {

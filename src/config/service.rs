@@ -240,7 +240,7 @@ fn protocol(node: &Node, problems: &ProblemList) -> Option<Protocol> {
     if let NodeKind::Text(text) = &node.kind
         && matches!(&**text, "h2" | "h2c")
     {
-        let message = format!("the protocol `{text}` is not available in this version");
+        let message = format!("the protocol `{text}` is not supported in this version");
         problems.help(node, message, "write `http1`, or leave it out");
         return None;
     }

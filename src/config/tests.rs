@@ -175,7 +175,7 @@ services:
 ",
         &[
             "1:10 workers: expected a whole number from 1 to 1024, found `0`",
-            "2:1 workers: `workers` is given twice; the first is in line 1",
+            "2:1 workers: duplicate key `workers`; the first is in line 1",
             "4:5 listeners[0].address: `address` is missing; expected `IP:port`, such as \
              `0.0.0.0:8080`",
             "4:5 listeners[0].adress: unknown field `adress`; expected `address`, `name`, \
@@ -185,7 +185,7 @@ services:
             "9:15 services.shop.routes[0].host: expected a host without a port, found \
              `shop.example.com:80` (write `shop.example.com`, which matches on any port)",
             "11:27 services.shop.upstreams.blue.endpoints[0]: the environment variable `NOWHERE` \
-             is not set (set it, or give a default: `${NOWHERE:-default}`)",
+             is not set (set it, or add a default: `${NOWHERE:-default}`)",
             "11:46 services.shop.upstreams.blue.endpoints[1]: expected `IP:port`, such as \
              `10.0.0.1:3000` or `[fd00::1]:3000`, found `app:80` (host names other than \
              `localhost` are not looked up in this version)",

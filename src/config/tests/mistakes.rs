@@ -27,7 +27,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
     );
     check(
         "services:",
-        &["1:9 services: expected a mapping, found nothing (leave the key out, or write `{}`)"],
+        &["1:9 services: expected a mapping, found nothing (remove the key, or write `{}`)"],
     );
     check(
         "a: [1\nb: 2\n",
@@ -35,7 +35,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
     );
     check(
         "a: 1\n---\nb: 2\n",
-        &["2:1 : expected one document; a second one begins here"],
+        &["2:1 : expected one document; a second one starts here"],
     );
     check(
         "a: *b\n",
@@ -55,7 +55,7 @@ fn a_text_that_multiplies_itself_is_refused() {
     let told = told(&text);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
-        told[0].contains("too large or refers to itself too often"),
+        told[0].contains("too large or has too many alias references"),
         "{told:?}"
     );
 }
@@ -93,7 +93,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "store: { etcd: { prefix: /w } }",
-        "1:10 store.etcd: `etcd` is not available in this version (take it out)",
+        "1:10 store.etcd: `etcd` is not supported in this version (remove it)",
     ),
     (
         "store: { path: 5 }",
@@ -118,21 +118,21 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: []",
-        "1:1 listeners: expected at least one listener (leave the key out to listen on \
+        "1:1 listeners: expected at least one listener (remove the key to listen on \
          0.0.0.0:8080)",
     ),
     (
         "listeners: [{ address: \":80\" }]",
         "1:24 listeners[0].address: expected `IP:port`, such as `0.0.0.0:8080` or `[::]:8080`, \
-         found `\":80\"` (for every interface write `0.0.0.0:80`)",
+         found `\":80\"` (write `0.0.0.0:80` for all interfaces)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", tls: {} }]",
-        "1:35 listeners[0].tls: `tls` is not available in this version (take it out)",
+        "1:35 listeners[0].tls: `tls` is not supported in this version (remove it)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", limits: { uri_bytes: 64KiB } }]",
-        "1:56 listeners[0].limits.uri_bytes: `64KiB` is not within 1 to 65534 bytes",
+        "1:56 listeners[0].limits.uri_bytes: expected 1 to 65534 bytes, found `64KiB`",
     ),
     (
         "listeners: [{ address: \"[::]:80\", limits: { body_bytes: 10 } }]",
@@ -146,7 +146,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: [{ address: \"[::]:80\" }, { address: \"[::]:80\" }]",
-        "1:37 listeners[1]: the address [::]:80 is listened on twice",
+        "1:37 listeners[1]: two listeners use the address [::]:80",
     ),
     (
         "admin: { address: 0.0.0.0:9900 }",
@@ -309,11 +309,11 @@ const SERVICE: &[(&str, &str)] = &[
     ),
     (
         "shadow: {}",
-        "8:5 services.shop.shadow: `shadow` is not available in this version (take it out)",
+        "8:5 services.shop.shadow: `shadow` is not supported in this version (remove it)",
     ),
     (
         "baseline: green",
-        "8:5 services.shop.baseline: `baseline` is given twice; the first is in line 7",
+        "8:5 services.shop.baseline: duplicate key `baseline`; the first is in line 7",
     ),
 ];
 

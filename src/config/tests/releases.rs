@@ -100,7 +100,7 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
             "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: there is \
              no ` - ` between its begin and its end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
             "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \
-             set (set it, or give a default: `${NOWHERE:-default}`)",
+             set (set it, or add a default: `${NOWHERE:-default}`)",
             "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of \
              a header, as a string, found `1`",
         ],
@@ -241,7 +241,7 @@ fn every_kind_of_mistake_in_a_webhook_has_its_message() {
         ),
         (
             "url: \"https://a\", events: []",
-            "1:32 webhooks[0].events: expected at least one event (leave the key out to be told of all)",
+            "1:32 webhooks[0].events: expected at least one event (remove the key to receive all)",
         ),
         (
             "url: \"https://a\", secret: a, secret_file: b",

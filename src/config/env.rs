@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_malformed_is_told() {
+    fn missing_variables_and_malformed_references_are_reported() {
         let message = |text| check(text).unwrap_err();
         assert_eq!(
             message("${NONE}"),

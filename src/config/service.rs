@@ -444,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_of_a_check_is_one_that_can_be_asked_for() {
+    fn health_host_accepts_only_valid_hosts_and_ports() {
         let longest = [
             "a".repeat(63),
             "b".repeat(63),

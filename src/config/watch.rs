@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewritten_file_and_a_replaced_one_are_told_once_each() {
+    fn a_rewritten_and_a_replaced_file_are_reported_once_each() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weighbridge.yaml");
         fs::write(&path, "a").unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_kubernetes_swaps_a_mounted_file_is_told() {
+    fn a_symlink_swap_as_by_kubernetes_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for (version, text) in [("..v1", "a"), ("..v2", "b")] {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn without_notifications_the_poll_finds_it_and_the_same_content_is_no_change() {
+    fn the_poll_detects_changes_without_notifications_and_ignores_equal_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weighbridge.yaml");
         fs::write(&path, "a").unwrap();

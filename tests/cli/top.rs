@@ -66,7 +66,7 @@ fn one_snapshot_shows_upstreams_and_releases() {
          P99\nshop     blue *      95 %  1/1              3    285  0.035 %  5.12 ms  7.00 ms  \
          8.00 ms\n\x20        green        5 %  0/1              3   15.0  0.667 %  5.12 ms  7.00 \
          ms  8.00 ms\n\nshop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests, \
-         users saw 2 of its failures\n\n"
+         2 failures seen by users\n\n"
     );
     assert!(!ended.out.contains('\x1b'), "{}", ended.out);
 }

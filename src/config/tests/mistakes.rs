@@ -7,7 +7,7 @@ fn check_service(fields: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
+fn invalid_documents_are_reported_with_a_position() {
     check(
         "",
         &["1:1 : the file is empty; expected at least `services`"],
@@ -46,7 +46,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
 }
 
 #[test]
-fn a_text_that_multiplies_itself_is_refused() {
+fn exponential_alias_expansion_is_rejected() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let below = format!("*a{},", level - 1).repeat(10);
@@ -67,8 +67,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "workers: \"4\"",
-        "1:10 workers: expected a whole number, found `\"4\"` (write it without quotes and \
-         without a unit)",
+        "1:10 workers: expected a whole number, found `\"4\"` (remove the quotes and the unit)",
     ),
     (
         "workers: ${SECRET}",
@@ -184,7 +183,7 @@ const TOP: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_kind_of_mistake_at_the_top_has_its_message() {
+fn each_top_level_mistake_has_its_message() {
     for (line, expected) in TOP {
         assert_eq!(
             told(&format!("{line}\n{SHOP}")).first().map(String::as_str),
@@ -318,7 +317,7 @@ const SERVICE: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_kind_of_mistake_in_a_service_has_its_message() {
+fn each_mistake_in_a_service_has_its_message() {
     for (field, expected) in SERVICE {
         check_service(field, &[expected]);
     }
@@ -347,7 +346,7 @@ fn every_kind_of_mistake_in_a_service_has_its_message() {
 }
 
 #[test]
-fn every_kind_of_mistake_in_a_route_or_an_endpoint_has_its_message() {
+fn each_mistake_in_a_route_or_endpoint_has_its_message() {
     for (route, expected) in [
         (
             "host: \"*\"",

@@ -11,7 +11,7 @@ fn plan_of(block: &str) -> Plan {
 }
 
 #[test]
-fn a_block_is_read_as_the_plan_that_it_means() {
+fn a_release_block_is_parsed_into_a_plan() {
     assert_eq!(good(SHOP).services[0].release, None);
     assert_eq!(plan_of("{}"), Plan::default());
     let plan = plan_of(
@@ -33,7 +33,7 @@ fn a_block_is_read_as_the_plan_that_it_means() {
 }
 
 #[test]
-fn numbers_and_texts_may_come_by_variables() {
+fn numbers_and_strings_are_resolved_from_variables() {
     let plan = plan_of(
         r#"{ budget: "${WORKERS}", steps: ["${WORKERS}", { weight: "${WORKERS}0" }], bake: "${WORKERS}s" }"#,
     );
@@ -51,11 +51,11 @@ fn numbers_and_texts_may_come_by_variables() {
 }
 
 #[test]
-fn what_is_wrong_with_a_block_is_told_at_its_place() {
+fn problems_of_a_release_block_have_a_position() {
     check(
         &format!("{SHOP}    release:\n"),
         &[
-            "8:12 services.shop.release: expected a mapping, found nothing (leave the key out, or \
+            "8:12 services.shop.release: expected a mapping, found nothing (remove the key, or \
              write `{}`)",
         ],
     );
@@ -214,7 +214,7 @@ webhooks:
 }
 
 #[test]
-fn every_kind_of_mistake_in_a_webhook_has_its_message() {
+fn each_mistake_in_a_webhook_has_its_message() {
     for (fields, expected) in [
         (
             "format: json",

@@ -1,11 +1,11 @@
-//! The journal of a store, without a proxy.
+//! Verifies the journal of a store without a running proxy.
 
 use std::path::Path;
 
 use crate::model::api::AuditVerdict;
 use crate::store;
 
-/// Whether the journal of the store at `path` is as it was written; else why it cannot be said.
+/// Verifies the journal of the store at `path`; an error says why it cannot be read.
 pub(crate) fn verify(path: &Path) -> Result<AuditVerdict, String> {
     store::verify(path).map_err(|error| error.to_string())
 }

@@ -1,8 +1,8 @@
-//! Builds every part, connects them, starts and drains them.
+//! Builds, connects, starts and drains all parts.
 //!
-//! The controller has a thread of its own, so that nothing else of the control plane can keep a
-//! rollback waiting; so has the admin API. The calling thread does the rest: health checks,
-//! webhooks, signals and reloads. The data plane's workers are threads of their own.
+//! The controller has a thread of its own, so that nothing else delays a rollback; so has the admin
+//! API. The calling thread runs health checks, webhooks, signals and reloads. Each worker of the
+//! data plane is a thread.
 
 pub(crate) mod audit;
 pub(crate) mod demo;
@@ -19,25 +19,25 @@ use signals::{Signal, Signals};
 
 use crate::{config, telemetry};
 
-/// What `run` needs to know.
+/// Options of [`run`].
 #[derive(Clone, Debug)]
 pub struct RunOptions {
     /// The configuration file.
     pub config_path: PathBuf,
 }
 
-/// Runs the proxy until a signal ends it. SIGTERM, SIGINT and SIGQUIT drain, a second one ends at
-/// once; SIGHUP reloads; SIGUSR1 opens the access log anew.
+/// Runs the proxy until a signal stops it. SIGTERM, SIGINT and SIGQUIT drain, a second one exits at
+/// once; SIGHUP reloads; SIGUSR1 reopens the access log.
 ///
 /// # Errors
 ///
-/// [`Error`] says why it did not start, or that it had to cut requests off at its end.
+/// [`Error`], if it did not start or a second signal aborted the drain.
 pub fn run(options: RunOptions) -> Result<(), Error> {
     let config = config::load(&options.config_path)?;
-    // Held to the end, also to that of a panic, so that the last lines are written.
+    // Kept until the end, also after a panic, so that the last lines are written.
     let log = telemetry::init(config.telemetry.log);
     if let Err(error) = &log {
-        tracing::warn!(%error, "the configuration's log settings are not in use");
+        tracing::warn!(%error, "cannot apply the log settings of the configuration");
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -54,7 +54,8 @@ async fn supervise(config: config::Config, path: PathBuf) -> Result<(), Error> {
     tracing::info!(
         listeners = ?running.listener_addresses(),
         admin = %running.admin_address(),
-        "ready; SIGTERM, SIGINT and SIGQUIT drain (a second one ends at once), SIGHUP reloads, SIGUSR1 reopens the access log"
+        "ready; SIGTERM, SIGINT and SIGQUIT drain (a second one exits at once), SIGHUP reloads, \
+         SIGUSR1 reopens the access log"
     );
     loop {
         tokio::select! {
@@ -70,7 +71,8 @@ async fn supervise(config: config::Config, path: PathBuf) -> Result<(), Error> {
     tokio::select! {
         clean = running.drain(drain.delay, drain.timeout) => {
             if !clean {
-                tracing::warn!(timeout = ?drain.timeout, "requests were cut off: they had not finished in time");
+                let timeout = drain.timeout;
+                tracing::warn!(?timeout, "the drain timeout aborted requests in flight");
             }
             Ok(())
         }

@@ -1,4 +1,4 @@
-//! Reading the configuration again, when a signal asks for it or the file has changed.
+//! Reloads the configuration on a signal or a change of the file.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,20 +12,22 @@ use crate::config::{self, Config, FileWatch};
 #[derive(Debug)]
 pub(super) struct Reloads {
     path: PathBuf,
-    /// The configuration in use.
+    /// The current configuration.
     current: Arc<Config>,
     changed: Arc<Notify>,
-    /// Held for its effect; `None` when the file is not watched.
+    /// Kept alive to watch the file; `None` when it is not watched.
     _watch: Option<FileWatch>,
 }
 
 impl Reloads {
-    /// Watches the file that `current` was read from.
+    /// Watches the file of `current`.
     pub(super) fn new(current: Config, path: PathBuf) -> Reloads {
         let changed = Arc::new(Notify::new());
         let notify = Arc::clone(&changed);
         let watch = config::watch(&path, move || notify.notify_one())
-            .inspect_err(|error| tracing::warn!(%error, "the configuration file is not watched; SIGHUP reloads it"))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "cannot watch the configuration file; SIGHUP reloads it");
+            })
             .ok();
         Reloads {
             path,
@@ -35,35 +37,35 @@ impl Reloads {
         }
     }
 
-    /// Waits until the file's content has changed.
+    /// Waits until the content of the file changes.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 
-    /// Reads the file again. A wrong one changes nothing.
+    /// Reloads the file. An invalid one changes nothing.
     pub(super) async fn reload(&mut self, running: &Running, actor: &str) {
         match self.apply(running, actor).await {
             Ok(detail) => tracing::info!(detail, actor, "configuration reloaded"),
             Err(detail) => tracing::error!(
                 actor,
-                "the configuration was not reloaded, the old one stays in use: {detail}"
+                "the configuration was not reloaded, the current one stays in effect: {detail}"
             ),
         }
     }
 
     async fn apply(&mut self, running: &Running, actor: &str) -> Result<String, String> {
-        // Not on this thread: a large file takes a moment, and health checks and webhooks go on
-        // meanwhile.
+        // On a blocking thread, since a large file takes time and this thread runs health checks
+        // and webhooks.
         let (path, current) = (self.path.clone(), Arc::clone(&self.current));
         let read = tokio::task::spawn_blocking(move || read(&path, &current)).await;
-        let new = match read.unwrap_or_else(|error| Err(format!("it could not be read: {error}"))) {
+        let new = match read.unwrap_or_else(|error| Err(format!("cannot read it: {error}"))) {
             Ok(new) => new,
             Err(detail) => {
                 running.handle().reload_failed(detail.clone()).await;
                 return Err(detail);
             }
         };
-        // Who watches is told by the controller, also when it refuses.
+        // The controller publishes the event, also when it rejects the configuration.
         let reloaded = running.handle().reload(new.services.clone(), actor).await;
         let detail = reloaded.map_err(|refusal| refusal.to_string())?;
         self.current = Arc::new(new);
@@ -71,7 +73,7 @@ impl Reloads {
     }
 }
 
-/// The configuration at `path`, if it can take the place of `current` without a restart.
+/// Loads the configuration at `path`, if it can replace `current` without a restart.
 fn read(path: &Path, current: &Config) -> Result<Config, String> {
     let new = config::load(path).map_err(|report| report.to_string())?;
     let cold = config::changes_needing_restart(current, &new);
@@ -79,7 +81,7 @@ fn read(path: &Path, current: &Config) -> Result<Config, String> {
         return Ok(new);
     }
     Err(format!(
-        "these keys only change with a restart: {}",
+        "changes of these keys need a restart: {}",
         cold.join(", ")
     ))
 }

@@ -1,48 +1,48 @@
-//! Judges recorded releases again: the reading around what `analysis::replay` makes of a line.
+//! Judges recorded releases again: reads lines for `analysis::replay`.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Read};
 
 use crate::analysis::replay::Replay;
 
-/// The longest line that is read; one with a whole latency histogram has some kilobytes.
+/// The longest line that is read; one with a full latency histogram has a few kilobytes.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Why the input was not judged to its end.
+/// Why the replay stopped.
 #[derive(Debug)]
 pub(crate) enum Error<E> {
-    /// It cannot be read.
+    /// The input cannot be read.
     Input(io::Error),
-    /// It is wrong at a line.
+    /// A line is invalid.
     Line(String),
-    /// The answers cannot be told.
+    /// A result cannot be written.
     Told(E),
 }
 
 impl<E> Display for Error<E> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Error::Input(error) => write!(f, "it cannot be read: {error}"),
+            Error::Input(error) => write!(f, "cannot read the input: {error}"),
             Error::Line(problem) => f.write_str(problem),
-            Error::Told(_) => f.write_str("the answers cannot be told"),
+            Error::Told(_) => f.write_str("cannot write the results"),
         }
     }
 }
 
-/// What is told while lines are read.
+/// Output of a replay.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum ReplayNotice<'a> {
-    /// The answer to a run, as JSON.
+    /// The result of a run, as JSON.
     Answer(&'a str),
-    /// What people should know of a line besides.
+    /// A warning about a line.
     Warning(&'a str),
 }
 
-/// Judges the runs in `input`, and tells the answer to each as soon as its run has ended.
+/// Judges the runs in `input`, and passes on each result as soon as its run has ended.
 ///
 /// # Errors
 ///
-/// [`Error`]; the answers before are told.
+/// [`Error`]; earlier results were passed on.
 pub(crate) fn judge<E>(
     mut input: impl BufRead,
     tell: &mut impl FnMut(ReplayNotice<'_>) -> Result<(), E>,
@@ -51,7 +51,7 @@ pub(crate) fn judge<E>(
     let mut line = Vec::new();
     while next(&mut input, &mut line)? {
         let text = str::from_utf8(&line)
-            .map_err(|error| Error::Line(format!("it is not UTF-8: {error}")))?;
+            .map_err(|error| Error::Line(format!("invalid UTF-8: {error}")))?;
         let answered = replay
             .line(text)
             .map_err(|error| Error::Line(error.to_string()))?;
@@ -102,8 +102,10 @@ mod tests {
     }
 
     #[test]
-    fn each_run_has_an_answer_in_the_order_of_the_input() {
-        let bad = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
+    fn each_run_has_a_result_in_input_order() {
+        let bad = r#"{"at_ms": 10, "weight": 50,"#.to_owned()
+            + r#" "baseline": {"requests": 500, "failures": 0},"#
+            + r#" "canary": {"requests": 500, "failures": 400}}"#;
         let input = format!(
             "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{bad}\n{{\"end\": \"a\"}}\n\n{{\"run\": \
              \"b\"}}"
@@ -122,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_line_is_told_by_its_number_behind_the_answers_before() {
+    fn an_invalid_line_is_reported_by_number_after_earlier_results() {
         let (answers, error) = judged("{\"run\": \"a\"}\n{\"end\": \"a\"}\nnonsense\n");
         assert_eq!(answers.len(), 1);
         assert!(error.is_some_and(|error| error.starts_with("line 3: ")));

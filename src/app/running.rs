@@ -1,4 +1,4 @@
-//! The running proxy: all parts, connected.
+//! The running proxy with all its parts.
 
 use std::io;
 use std::net::SocketAddr;
@@ -20,39 +20,39 @@ use crate::time::SystemClock;
 use crate::webhook::{self, Webhooks};
 use crate::{admin, net, release};
 
-/// Why the proxy did not start, or did not end well.
+/// Why the proxy did not start, or did not drain.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The configuration is wrong.
+    /// The configuration is invalid.
     #[error("{0}")]
     Config(#[from] Report),
-    /// No runtime can be had.
-    #[error("no runtime could be started: {0}")]
+    /// An async runtime cannot be started.
+    #[error("cannot start the async runtime: {0}")]
     Runtime(io::Error),
-    /// An address cannot be listened on.
+    /// Listening on an address failed.
     #[error("{name} cannot listen on {address}: {error}")]
     Bind {
         /// The listener, or `admin`.
         name: String,
         /// Its address.
         address: SocketAddr,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The access log cannot be written.
-    #[error("the access log cannot be opened: {0}")]
+    /// The access log cannot be opened.
+    #[error("cannot open the access log: {0}")]
     AccessLog(io::Error),
-    /// What was stored cannot be used.
+    /// The store cannot be opened or restored.
     #[error("{0}")]
     Store(#[from] crate::store::StoreError),
     /// The admin API cannot be served.
     #[error("{0}")]
     Admin(#[from] admin::AdminStartError),
-    /// Webhooks cannot be posted.
+    /// Webhooks cannot be started.
     #[error("{0}")]
     Webhook(#[from] webhook::WebhookStartError),
     /// A second signal ended the drain.
-    #[error("ended at once by a second signal: requests under way were cut off")]
+    #[error("stopped by a second signal: requests in flight were aborted")]
     Cut,
 }
 
@@ -77,7 +77,7 @@ pub struct Running {
 ///
 /// # Errors
 ///
-/// [`Error`] says what could not be started; nothing is left running then.
+/// [`Error`] names the part that failed; nothing is left running then.
 pub fn start(mut config: Config) -> Result<Running, Error> {
     // First: a second process on the same store must not take a connection.
     let (store, loaded) = Store::open(&config.store)?;
@@ -88,8 +88,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
     let admin_address = admin_listener.local_addr().map_err(Error::Runtime)?;
     if config.store.path.is_none() {
         tracing::warn!(
-            "no store.path is configured: weights set by the API are forgotten when the process \
-             ends"
+            "store.path is not set: weights set by the admin API are lost when the process ends"
         );
     }
     config.proxy.sticky_secret = store.sticky_secret();
@@ -133,7 +132,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
     )?;
     let serving = async move {
         if let Err(error) = serving.await {
-            tracing::error!(%error, "the admin API has ended");
+            tracing::error!(%error, "the admin API stopped");
         }
     };
     let stop_controller = CancellationToken::new();
@@ -153,19 +152,19 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
     })
 }
 
-/// Adds to the metrics what only the parts themselves know.
+/// Registers the metrics that single parts provide.
 fn show(handle: &Handle, workers: &Workers, access_log: &AccessLog) {
     let metrics = handle.metrics();
     let (open, lost) = (workers.connections(), access_log.dropped_reader());
     metrics.gauge_from("connections_active", "Open connections from clients.", open);
     metrics.counter_from(
         "access_log_dropped_total",
-        "Lines of the access log that were lost.",
+        "Dropped lines of the access log.",
         lost,
     );
     metrics.counter_from(
         "log_dropped_total",
-        "Lines of the program's log that standard error did not take.",
+        "Dropped lines of the program log, because standard error was blocked.",
         telemetry::log_dropped,
     );
 }
@@ -204,12 +203,12 @@ fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
 }
 
 impl Running {
-    /// Where the admin API listens.
+    /// The address of the admin API.
     pub fn admin_address(&self) -> SocketAddr {
         self.admin_address
     }
 
-    /// Where requests are accepted, in the order of the configuration.
+    /// The addresses of the listeners, in the order of the configuration.
     pub fn listener_addresses(&self) -> &[SocketAddr] {
         &self.listener_addresses
     }
@@ -219,14 +218,14 @@ impl Running {
         &self.handle
     }
 
-    /// Opens log files anew, after they were rotated.
+    /// Reopens log files after rotation.
     pub(super) fn reopen_logs(&self) {
         self.access_log.reopen();
     }
 
-    /// Ends in order: readiness fails; after `delay` no connection is accepted any more; what is
-    /// under way gets `timeout`; then the control plane ends, and what is on its way to
-    /// webhooks gets a moment. Tells whether everything finished in time.
+    /// Drains: readiness fails; after `delay` the listeners close; requests in flight get
+    /// `timeout`; then the control plane ends, and pending webhooks get a moment. Returns whether
+    /// all requests finished in time.
     pub async fn drain(self, delay: Duration, timeout: Duration) -> bool {
         self.handle.set_draining();
         tokio::time::sleep(delay).await;
@@ -244,7 +243,7 @@ impl Running {
 /// How long each of the canary's endpoints may take to accept a connection.
 const CONNECT: Duration = Duration::from_secs(2);
 
-/// Looks at a canary before its first user, as its plan says.
+/// Runs the preflight checks of a canary.
 fn preflight(
     endpoints: Vec<SocketAddr>,
     host: Option<Name>,
@@ -262,25 +261,29 @@ fn preflight(
         let requests = requests?;
         let asked = proxy::preflight(&endpoints, &requests, CONNECT);
         let answered = tokio::time::timeout(plan.timeout, asked).await;
-        answered
-            .unwrap_or_else(|_| Err(format!("the preflight took longer than {:?}", plan.timeout)))
+        answered.unwrap_or_else(|_| {
+            Err(format!(
+                "the preflight checks took longer than {:?}",
+                plan.timeout
+            ))
+        })
     })
 }
 
-/// A request of a plan, which has checked that it is one.
+/// A preflight request of a plan, which was validated already.
 fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::Smoke, String> {
-    let told = |what: &str| format!("the preflight's {what} cannot be sent");
+    let invalid = |what: &str| format!("invalid preflight request: {what}");
     let mut headers = http::HeaderMap::new();
     for (name, value) in &smoke.headers {
-        let name = http::HeaderName::try_from(name).map_err(|_| told(name))?;
-        headers.append(name, value.parse().map_err(|_| told(value))?);
+        let name = http::HeaderName::try_from(name).map_err(|_| invalid(name))?;
+        headers.append(name, value.parse().map_err(|_| invalid(value))?);
     }
     if let Some(host) = host.and_then(|host| host.parse().ok()) {
         headers.entry(http::header::HOST).or_insert(host);
     }
     Ok(proxy::Smoke {
-        method: smoke.method.parse().map_err(|_| told(&smoke.method))?,
-        target: smoke.path.parse().map_err(|_| told(&smoke.path))?,
+        method: smoke.method.parse().map_err(|_| invalid(&smoke.method))?,
+        target: smoke.path.parse().map_err(|_| invalid(&smoke.path))?,
         headers,
         expected: smoke.expect.clone(),
         timeout: smoke.timeout,

@@ -1,17 +1,17 @@
-//! Signals, as what they ask for.
+//! Unix signals, mapped to actions.
 
 use std::io;
 
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 
-/// What a signal asks for.
+/// The action of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
-    /// Drain and end.
+    /// Drain and exit.
     End,
-    /// Read the configuration again.
+    /// Reload the configuration.
     Reload,
-    /// Open log files anew.
+    /// Reopen log files.
     Reopen,
 }
 
@@ -26,7 +26,7 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Takes the signals over from the operating system's defaults.
+    /// Installs the signal handlers.
     pub(super) fn listen() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
@@ -48,7 +48,7 @@ impl Signals {
         }
     }
 
-    /// Waits for a signal to end; others mean nothing any more.
+    /// Waits for a signal to exit; ignores others.
     pub(super) async fn end(&mut self) {
         while self.next().await != Signal::End {}
     }

@@ -1,22 +1,22 @@
-//! Parts of the control plane that have a thread, and a runtime, of their own.
+//! Parts of the control plane with a thread and a runtime of their own.
 
 use std::io;
 use std::thread;
 
 use tokio::sync::oneshot;
 
-/// A part at work on its thread.
+/// A part that runs on its own thread.
 #[derive(Debug)]
 pub(super) struct PartThread {
     ended: oneshot::Receiver<()>,
 }
 
 impl PartThread {
-    /// Does `work`, and what it spawns, on a thread called `name`, until `work` is done.
+    /// Runs `work` and the tasks it spawns on a thread called `name`, until `work` ends.
     ///
     /// # Errors
     ///
-    /// When there is no runtime or no thread to be had.
+    /// If the runtime or the thread cannot be started.
     pub(super) fn start(
         name: &str,
         work: impl Future<Output = ()> + Send + 'static,
@@ -30,14 +30,14 @@ impl PartThread {
             .name(name.to_owned())
             .spawn(move || {
                 runtime.block_on(work);
-                // Whoever waits for the end does not wait for a file that is still being read.
+                // The end does not wait for blocking tasks, such as reading a file.
                 runtime.shutdown_background();
                 let _ = end.send(());
             })?;
         Ok(PartThread { ended })
     }
 
-    /// Waits until the work is done, or has panicked.
+    /// Waits until the work has ended or panicked.
     pub(super) async fn ended(self) {
         let _ = self.ended.await;
     }

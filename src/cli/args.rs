@@ -1,7 +1,6 @@
-//! What may be typed: the verbs, their options and their help texts.
+//! Command line arguments: the verbs, their options and their help texts.
 //!
-//! Nothing is done here, and nothing is checked that the proxy knows better (names of services and
-//! upstreams, sums of weights).
+//! Checks syntax only. The proxy checks names of services and upstreams, and sums of weights.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,129 +11,115 @@ use clap_complete::Shell;
 use super::release::args::{ReleaseVerb, span};
 use crate::model::Weight;
 
-/// The shortest time between two looks of `top`.
+/// The shortest polling interval of `top`.
 const INTERVAL_MIN: Duration = Duration::from_millis(100);
 
 const TOP_HELP: &str = "\
 Exit codes:
-    0  done
-    1  it was tried and failed
-    2  the command line is wrong
-    3  rolled back (verbs that wait for a release)
-    4  inconclusive, cancelled or out of time (verbs that wait for a release)
-    5  refused: a stale revision, or not possible in the present state
-    6  the admin API cannot be reached
-   78  the configuration is invalid (restarting does not help)
+    0  success
+    1  the operation failed
+    2  invalid command line
+    3  the release was rolled back (commands that wait for a release)
+    4  the release is inconclusive, cancelled or timed out (commands that wait for a release)
+    5  rejected: stale revision, or not possible in the current state
+    6  the admin API is unreachable
+   78  invalid configuration (restarting does not help)
 
-Data goes to standard output, everything else to standard error.
-See `weighbridge run --help` for signals, and `weighbridge demo` for a first look.";
+Results go to standard output, everything else to standard error.
+See `weighbridge run --help` for signals, and `weighbridge demo` for an introduction.";
 
 const RUN_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT, SIGQUIT  drain: readiness fails, listeners close, requests in flight get
-                            the drain timeout, then exit 0; a second one ends it at once
-  SIGHUP                    read the configuration again; an invalid one changes nothing
-  SIGUSR1                   open the access log anew, after it was rotated
+  SIGTERM, SIGINT, SIGQUIT  drain: readiness fails, listeners close, requests in flight have
+                            until the drain timeout, then exit 0; a second signal exits at once
+  SIGHUP                    reload the configuration; an invalid one changes nothing
+  SIGUSR1                   reopen the access log after it was rotated
 
 Exit codes:
-    0  drained and ended, also if the drain timeout cut requests off
-    1  failed to start, for example because an address is taken, or ended at once by a second \
-                        signal
-    2  the command line is wrong
-   78  the configuration is invalid (restarting does not help)";
+    0  drained and exited, even if the drain timeout aborted requests
+    1  failed to start, for example because an address is in use, or ended by a second signal
+    2  invalid command line
+   78  invalid configuration (restarting does not help)";
 
 const CHECK_HELP: &str = "\
-All problems are told at once, each with its line, column and field.
+Reports all problems at once, each with its line, column and field.
 
 Exit codes:
     0  every file is valid
-    2  the command line is wrong
+    2  invalid command line
    78  a configuration is invalid or cannot be read";
 
 const LIVE_HELP: &str = "\
-On a terminal the numbers are drawn anew in place; elsewhere one snapshot follows the other, with \
-                         --output json as one
-JSON object in a line each. A release that ends meanwhile stays, with how it ended. A proxy that \
-                         cannot be reached for a
-while is waited for.
+On a terminal the table is redrawn in place. Elsewhere snapshots follow one another, with
+--output json as one JSON object per line. A release that ends stays in the list with its outcome.
+An unreachable proxy is polled again until it responds.
 
 Examples:
   weighbridge top                       everything, once a second
   weighbridge top shop --interval 5s    one service and its release
   weighbridge top --once -o json        one snapshot for a script
 
-Exit codes: 0 ended by Ctrl-C or after --once, 1 failed, 2 usage, 6 unreachable at the first look";
+Exit codes: 0 ended by Ctrl-C or after --once, 1 failed, 2 usage, 6 unreachable at the first poll";
 
 const WEIGHTS_HELP: &str = "\
-Weights are percent with at most two decimals and must sum to 100. An upstream that is left out \
-                            gets 0.
-They are in effect for the next request once this returns, and kept over a restart.
+Weights are percentages with at most two decimals and must sum to 100. An upstream that is left
+out gets 0. Once the command returns, the weights apply to the next request; they survive a restart.
 
 Examples:
-  weighbridge weights shop                             what they are
+  weighbridge weights shop                             show the weights
   weighbridge weights shop blue=95 green=5 --reason 'try 5.2'
-  weighbridge weights shop blue=100 --if-match 7       only if nobody changed anything since \
-                            revision 7
+  weighbridge weights shop blue=100 --if-match 7       only if the revision is still 7
 
-Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 5 stale revision or not possible now, \
-                            6 unreachable";
+Exit codes: 0 success, 1 failed or rejected as invalid, 2 usage, 5 stale revision or not possible
+now, 6 unreachable";
 
 const ROLLBACK_HELP: &str = "\
-When this returns, no request that arrives from now on goes anywhere else than to the baseline, \
-                             also not on
-connections that are already open.
+Once the command returns, every request that arrives goes to the baseline, also on connections
+that are already open.
 
-Exit codes: 0 done, 1 failed, 2 usage, 5 not possible now, 6 unreachable";
+Exit codes: 0 success, 1 failed, 2 usage, 5 not possible now, 6 unreachable";
 
 const PLAN_HELP: &str = "\
-Says for each step what the canary would get at the traffic of the last minute, when a good canary \
-                         could go on, and
-when a bad one would be seen. Nothing is changed.
+Shows for each step the requests of the canary at the traffic of the last minute, when a good
+canary could advance, and when a bad one would be detected. Changes nothing.
 
 Examples:
-  weighbridge plan shop                        the plan that is configured
-  weighbridge plan shop --plan careful.yaml    another one
+  weighbridge plan shop                        the configured plan
+  weighbridge plan shop --plan careful.yaml    another plan
 
-Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 6 unreachable";
+Exit codes: 0 success, 1 failed or rejected as invalid, 2 usage, 6 unreachable";
 
 const EXPLAIN_HELP: &str = "\
-Says in words where a release is, what it waits for, what each objective says with its numbers and \
-                            limits, and how
-many requests are still needed.
+Explains the state of a release: what it waits for, each objective with its numbers and limits,
+and how many requests are still needed.
 
 Examples:
-  weighbridge explain shop       the release under way, or the newest
-  weighbridge explain shop-12    this one
+  weighbridge explain shop       the running release, or the latest
+  weighbridge explain shop-12    this release
 
-Exit codes: 0 done, 1 failed, 2 usage, 6 unreachable";
+Exit codes: 0 success, 1 failed, 2 usage, 6 unreachable";
 
 const REPLAY_HELP: &str = "\
-Reads recorded runs (JSON lines) and prints one JSON line for each: its \
-                           verdict, when it fell, and by what. Change the
-plan in a run's first line \
-                           to see what other limits would have decided. A plan has the fields of a \
-                           release block, with
-the same defaults but for final_bake, which is no time \
-                           at all unless the plan says so, as recordings do.
+Reads recorded runs (JSON lines) and prints one JSON line for each: its verdict, the time and the
+cause. Change the plan in the first line of a run to see what other limits would have decided. A
+plan has the fields of a release block with the same defaults, except final_bake: it is zero
+unless the plan sets it, as recordings do.
 
 Examples:
-  curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording \
-                           | weighbridge replay -
+  curl -s http://127.0.0.1:9900/api/v1/releases/shop-12/recording | weighbridge replay -
   weighbridge replay last-quarter.jsonl
 
-Exit codes: 0 every run was judged, 1 the input cannot be read or is wrong, 2 usage";
+Exit codes: 0 every run was judged, 1 the input cannot be read or is invalid, 2 usage";
 
 const DEMO_HELP: &str = "\
-Needs nothing but this program: it starts two small versions of a shop, a proxy in front of them \
-                         and 300 requests
-per second, moves 5, 25 and 50 % of the traffic to the new version through the admin API, lets \
-                         that version fail,
-and rolls it back. It takes about 25 seconds and ends with a summary. Everything listens on \
-                         127.0.0.1 only.
+Needs no other program: it starts two versions of a small shop, a proxy in front of them and 300
+requests per second, moves 5, 25 and 50 % of the traffic to the new version through the admin API,
+makes that version fail, and rolls it back. It takes about 25 seconds and ends with a summary.
+Everything listens on 127.0.0.1 only.
 
-Exit codes: 0 all went as told, 1 it did not, 130 interrupted";
+Exit codes: 0 the demo went as expected, 1 it did not, 130 interrupted";
 
-/// A reverse proxy that splits traffic by weight, measures every answer, and takes traffic away
+/// A reverse proxy that splits traffic by weight, measures every response, and takes traffic away
 /// from a bad version.
 #[derive(Debug, Parser)]
 #[command(name = "weighbridge", version, after_help = TOP_HELP, max_term_width = 110)]
@@ -154,11 +139,11 @@ pub(super) struct Arguments {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Global options")]
 pub(super) struct Global {
-    /// Where the admin API of the proxy is
+    /// Address of the proxy's admin API
     #[arg(long, global = true, value_name = "URL", env = "WEIGHBRIDGE_ADMIN")]
     #[arg(default_value = "http://127.0.0.1:9900")]
     pub(super) admin: String,
-    /// A file with the token for the admin API; WEIGHBRIDGE_TOKEN may hold the token itself
+    /// File with the token for the admin API; WEIGHBRIDGE_TOKEN can hold the token itself
     #[arg(
         long,
         global = true,
@@ -166,7 +151,7 @@ pub(super) struct Global {
         env = "WEIGHBRIDGE_TOKEN_FILE"
     )]
     pub(super) token_file: Option<PathBuf>,
-    /// How results are written
+    /// Output format of results
     #[arg(
         short,
         long,
@@ -180,31 +165,31 @@ pub(super) struct Global {
     /// Never use colours; NO_COLOR in the environment does the same
     #[arg(long, global = true)]
     pub(super) no_color: bool,
-    /// Say nothing but results and errors
+    /// Print only results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub(super) quiet: bool,
-    /// Say what is done, such as the calls of the admin API
+    /// Print details, such as the calls to the admin API
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
 }
 
-/// How results are written.
+/// Output format of results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For people
+    /// Text for people
     #[value(alias = "table")]
     Text,
-    /// For programs: the resources of the admin API
+    /// The resources of the admin API, for programs
     Json,
 }
 
-/// What to do.
+/// The verbs.
 #[derive(Debug, Subcommand)]
 pub(super) enum Verb {
     /// Run the proxy
     #[command(after_help = RUN_HELP)]
     Run {
-        /// The configuration
+        /// The configuration file
         #[arg(short, long, value_name = "FILE", env = "WEIGHBRIDGE_CONFIG")]
         #[arg(default_value = "/etc/weighbridge/weighbridge.yaml")]
         config: PathBuf,
@@ -215,18 +200,18 @@ pub(super) enum Verb {
         /// The files; `-` is standard input
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// How problems are written; wins over --output
+        /// Output format of problems; overrides --output
         #[arg(long, value_enum, value_name = "FORMAT")]
         format: Option<Format>,
     },
     /// Print the JSON Schema of the configuration, for editors
     Schema,
-    /// Show services, their weights and what was measured
+    /// Show services, their weights and statistics
     Status {
         /// Only this service, in detail
         service: Option<String>,
     },
-    /// Watch services, upstreams and releases as they change, until Ctrl-C
+    /// Show services, upstreams and releases live, until Ctrl-C
     #[command(after_help = LIVE_HELP)]
     Top(Top),
     /// Show or change the weights of a service
@@ -234,66 +219,65 @@ pub(super) enum Verb {
     Weights {
         /// The service
         service: String,
-        /// New weights in percent, for example `blue=95 green=5`; without them the present ones
-        /// are shown
+        /// New weights in percent, for example `blue=95 green=5`; without any, shows the current
+        /// weights
         #[arg(value_name = "UPSTREAM=PERCENT", value_parser = share)]
         weights: Vec<(String, Weight)>,
-        /// Why, for the journal
+        /// Reason, recorded in the journal
         #[arg(long, value_name = "TEXT", requires = "weights")]
         reason: Option<String>,
-        /// Change only if the service still is at this revision
+        /// Change the weights only if the service is still at this revision
         #[arg(long, value_name = "REVISION", requires = "weights", value_parser = revision)]
         if_match: Option<u64>,
     },
-    /// Take all traffic of a service back to its baseline
+    /// Move all traffic of a service back to its baseline
     #[command(after_help = ROLLBACK_HELP)]
     Rollback {
         /// The service
         service: String,
-        /// Why, for the journal
+        /// Reason, recorded in the journal
         #[arg(long, value_name = "TEXT")]
         reason: Option<String>,
     },
-    /// Start a release, look at it, drive it
+    /// Start, show, follow and control releases
     Release {
         #[command(subcommand)]
         verb: ReleaseVerb,
     },
-    /// Say what a release of a service would cost and take, before it is started
+    /// Forecast the duration and the worst case of a release before it starts
     #[command(after_help = PLAN_HELP)]
     Plan {
         /// The service
         service: String,
-        /// A file with a plan, YAML or JSON; what it names replaces the same fields of the
-        /// configured one
+        /// File with a plan, YAML or JSON; its fields replace those of the configured plan
         #[arg(long, value_name = "FILE")]
         plan: Option<PathBuf>,
     },
-    /// Say why a release is where it is
+    /// Explain the state of a release
     #[command(after_help = EXPLAIN_HELP)]
     Explain {
-        /// A service, whose release under way or newest one is meant, or a release
+        /// A release, or a service for its running or latest release
         #[arg(value_name = "SERVICE|ID")]
         subject: String,
     },
-    /// Judge recorded releases again
+    /// Judge recorded releases again, offline
     #[command(after_help = REPLAY_HELP)]
     Replay {
         /// The recording; `-` is standard input
         file: PathBuf,
     },
-    /// Show the journal of changes, or verify it
+    /// Show or verify the journal of changes
     #[command(after_help = super::audit::HELP, args_conflicts_with_subcommands = true)]
     Audit(super::audit::Audit),
-    /// Ask whether the proxy is ready: exit code 0 if it is, else 1 (for container health checks)
+    /// Check that the proxy is ready: exit code 0 if it is, else 1 (for container health checks)
     Healthcheck,
-    /// See a bad release rolled back, in half a minute and one process
+    /// Show the rollback of a bad version, in half a minute and one process
     #[command(after_help = DEMO_HELP)]
     Demo {
-        /// Leave everything running at the end, until Ctrl-C
+        /// Keep everything running at the end, until Ctrl-C
         #[arg(long)]
         hold: bool,
-        /// Run in a few seconds, for a pipeline rather than for eyes
+        /// Run in a few seconds, for pipelines
         #[arg(long)]
         fast: bool,
     },
@@ -307,26 +291,26 @@ pub(super) enum Verb {
     Version,
 }
 
-/// What to watch.
+/// Arguments of `top`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Top {
     /// Only this service
     pub(super) service: Option<String>,
-    /// Between two looks
+    /// Time between two polls
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = interval)]
     pub(super) interval: Duration,
-    /// Show it once and end
+    /// Print one snapshot and exit
     #[arg(long, conflicts_with = "interval")]
     pub(super) once: bool,
 }
 
-/// A span that leaves the proxy some rest.
+/// A polling interval; the lower bound protects the proxy.
 fn interval(text: &str) -> Result<Duration, String> {
     span(text).and_then(|span| {
         let long_enough = span >= INTERVAL_MIN;
         let wrong = || {
             format!(
-                "expected a time of at least {} ms",
+                "expected a duration of at least {} ms",
                 INTERVAL_MIN.as_millis()
             )
         };
@@ -334,7 +318,7 @@ fn interval(text: &str) -> Result<Duration, String> {
     })
 }
 
-/// `green=5` or `green=5%`.
+/// Parses `green=5` or `green=5%`.
 fn share(text: &str) -> Result<(String, Weight), String> {
     let (upstream, percent) = text
         .split_once('=')
@@ -352,10 +336,10 @@ fn share(text: &str) -> Result<(String, Weight), String> {
     Ok((upstream.to_owned(), weight))
 }
 
-/// A revision, also in the quotes of an ETag.
+/// Parses a revision, with or without the quotes of an ETag.
 fn revision(text: &str) -> Result<u64, String> {
     text.trim_matches('"').parse().map_err(|_| {
-        "expected a revision, a whole number as `weighbridge status` shows it".to_owned()
+        "expected a revision: a whole number, as shown by `weighbridge status`".to_owned()
     })
 }
 
@@ -366,12 +350,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_definitions_are_consistent() {
+    fn clap_definitions_are_valid() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn a_share_is_a_name_and_a_percentage() {
+    fn a_weight_is_an_upstream_name_and_a_percentage() {
         let percent = |text: &str| share(text).map(|(name, weight)| (name, weight.percent()));
         assert_eq!(percent("green=0.01"), Ok(("green".into(), 0.01)));
         assert_eq!(percent("green=5%"), Ok(("green".into(), 5.0)));
@@ -390,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_revision_may_come_in_the_quotes_of_an_etag() {
+    fn a_revision_is_accepted_with_and_without_etag_quotes() {
         assert_eq!(revision("7"), Ok(7));
         assert_eq!(revision("\"7\""), Ok(7));
         assert!(revision("seven").is_err());

@@ -1,4 +1,4 @@
-//! `audit`: the journal of changes, and whether it is whole.
+//! `audit`: lists and verifies the journal of changes.
 
 use std::path::{Path, PathBuf};
 
@@ -19,57 +19,55 @@ pub(super) const HELP: &str = "\
 Examples:
   weighbridge audit                                        the newest entries, from the admin API
   weighbridge audit verify                                 the whole journal of the running proxy
-  weighbridge audit verify --store /var/lib/weighbridge    the same on disk, with or without a \
-                               proxy
+  weighbridge audit verify --store /var/lib/weighbridge    on disk; the proxy may run or not
 
-Exit codes: 0 done, or the journal is whole; 1 it is not, or failed; 2 usage; 5 another \
-                               verification is under way;
-6 unreachable; 78 the configuration is invalid";
+Exit codes: 0 success, or the journal is intact; 1 it is not intact, or failed; 2 usage; 5 another
+verification is running; 6 unreachable; 78 invalid configuration";
 
 const VERIFY_HELP: &str = "\
-Every entry is checked against the one before it and against the heads that are recorded in the \
-                           store. The first entry that
-was altered, is missing or is not in its order is named.
+Checks every entry against the one before it and against the chain heads recorded in the store,
+and names the first entry that was altered, is missing or is out of order.
 
-The chain has no secret: whoever can write to the database can rewrite an entry, all that follow \
-                           and every recorded head.
-Keep the head that is printed here elsewhere, and compare it later, to see that too.
+The chain has no secret: whoever can write to the database can rewrite an entry, all entries after
+it and every recorded head. To detect that, keep the printed head elsewhere and compare it later.
 
-Exit codes: 0 the journal is whole; 1 it is not, or cannot be read; 2 usage; 5 another \
-                           verification is under way;
-6 unreachable; 78 the configuration is invalid";
+Exit codes: 0 the journal is intact; 1 it is not, or cannot be read; 2 usage; 5 another
+verification is running; 6 unreachable; 78 invalid configuration";
 
-/// What of the journal is asked for.
+/// Arguments of `audit`.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Audit {
     #[command(subcommand)]
     verb: Option<AuditVerb>,
     /// Only entries before this number
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(..=i64::MAX.unsigned_abs()))]
+    #[arg(long, value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX.unsigned_abs()))]
     before: Option<u64>,
-    /// At most so many entries
-    #[arg(long, value_name = "COUNT", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=500))]
+    /// Maximum number of entries
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=500))]
     limit: u16,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum AuditVerb {
-    /// Check whether the journal is as it was written
+    /// Verify the integrity of the journal
     #[command(after_help = VERIFY_HELP)]
     Verify {
-        /// The store on disk, instead of the admin API: the directory, or the database in it
+        /// Verify this store on disk instead of asking the admin API: the directory, or the
+        /// database in it
         #[arg(long, value_name = "PATH", conflicts_with = "config")]
         store: Option<PathBuf>,
-        /// The store that this configuration names, instead of the admin API
+        /// Verify the store of this configuration instead of asking the admin API
         #[arg(short, long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
 }
 
 /// Shows the journal, or verifies it.
-pub(super) fn run(global: &Global, asked: Audit, terminal: &mut Terminal) -> Result<Exit, Failure> {
-    match asked.verb {
-        None => list(global, asked.before, asked.limit.into(), terminal),
+pub(super) fn run(global: &Global, args: Audit, terminal: &mut Terminal) -> Result<Exit, Failure> {
+    match args.verb {
+        None => list(global, args.before, args.limit.into(), terminal),
         Some(AuditVerb::Verify { store, config }) => {
             let path = match (store, config) {
                 (Some(path), _) => Some(path),
@@ -84,7 +82,7 @@ pub(super) fn run(global: &Global, asked: Audit, terminal: &mut Terminal) -> Res
     }
 }
 
-/// Where a configuration keeps its store.
+/// The store path of a configuration.
 fn configured(file: &Path, terminal: &mut Terminal) -> Result<Result<PathBuf, Exit>, Failure> {
     match config::load(file) {
         Err(report) => {
@@ -93,7 +91,7 @@ fn configured(file: &Path, terminal: &mut Terminal) -> Result<Result<PathBuf, Ex
         }
         Ok(config) => config.store.path.map(Ok).ok_or_else(|| {
             let message = format!(
-                "{} configures no store.path, so nothing is on disk",
+                "{} sets no store.path, so there is no journal on disk",
                 file.display()
             );
             Failure::new(Exit::Failed, message)
@@ -140,7 +138,7 @@ fn verify(global: &Global, path: Option<&Path>, terminal: &mut Terminal) -> Resu
     };
     match terminal.format() {
         Format::Json => terminal.print_json(&json!(verdict))?,
-        Format::Text => terminal.print(&told(&verdict))?,
+        Format::Text => terminal.print(&verdict_text(&verdict))?,
     }
     Ok(if verdict.whole {
         Exit::Done
@@ -149,15 +147,15 @@ fn verify(global: &Global, path: Option<&Path>, terminal: &mut Terminal) -> Resu
     })
 }
 
-fn told(verdict: &api::AuditVerdict) -> String {
+fn verdict_text(verdict: &api::AuditVerdict) -> String {
     let head = verdict.head.as_deref().unwrap_or("-");
     match &verdict.finding {
         None => format!(
-            "the journal is whole: {} entries, head {head}\n",
+            "the journal is intact: {} entries, head {head}\n",
             verdict.entries
         ),
         Some(finding) => format!(
-            "the journal is not whole, from entry {} on: {}\n",
+            "the journal is not intact, from entry {} on: {}\n",
             finding.sequence, finding.detail
         ),
     }

@@ -1,4 +1,4 @@
-//! `check` and `schema`: what can be said about a configuration without running it.
+//! `check` and `schema`: validate a configuration without running it.
 
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -11,11 +11,12 @@ use super::args::Format;
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
 
-/// More than any configuration may have; what is longer is refused by its length.
+/// Bytes read from standard input: above the limit of a configuration, so that a longer one is
+/// rejected for its length.
 const INPUT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// Checks every file and tells all problems: to people on standard error as any error, to programs
-/// as a result.
+/// Checks every file and reports all problems: as errors on standard error in text format, as the
+/// result in JSON format.
 pub(super) fn run(
     files: &[PathBuf],
     format: Option<Format>,
@@ -60,7 +61,7 @@ fn check(file: &Path) -> Result<Result<Config, Report>, Failure> {
     read.map_err(|error| {
         Failure::new(
             Exit::Configuration,
-            format!("standard input cannot be read: {error}"),
+            format!("cannot read standard input: {error}"),
         )
     })?;
     Ok(config::parse("<stdin>", &text, &config::environment()))

@@ -1,8 +1,8 @@
-//! A small client of the admin API: one connection for each call, bounded in time and size; the
-//! stream of events has one of its own, for as long as it is wanted.
+//! HTTP client of the admin API: one connection for each call, bounded in time and size. The event
+//! stream has a connection of its own.
 //!
-//! It speaks plain HTTP/1.1 and nothing else, keeps no connections, follows no redirects and tries
-//! nothing twice: a person or a pipeline decides whether to repeat a change.
+//! Plain HTTP/1.1 only, without keep-alive, redirects or retries: a person or a pipeline decides
+//! whether to repeat a change.
 
 use std::time::{Duration, Instant};
 
@@ -20,40 +20,40 @@ use tokio::net::TcpStream;
 
 use crate::model::api;
 
-/// For the connection alone; an admin address is near.
+/// Timeout for the TCP connection; an admin address is usually on the same network.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// For a whole call. A little more than the API takes itself, so that its own answer is heard.
+/// Timeout for a whole call: longer than the API's own deadline, so that its response arrives.
 const CALL_TIMEOUT: Duration = Duration::from_secs(35);
-/// The largest answer that is read; thousands of services fit.
-const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// The largest response that is read; thousands of services fit.
+const RESPONSE_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Why a call brought no result.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The address given is no address.
-    #[error("{0:?} is not an admin address; one looks like http://127.0.0.1:9900")]
+    /// The admin address is not a valid URL.
+    #[error("{0:?} is not a valid admin address; expected a URL such as http://127.0.0.1:9900")]
     Address(String),
-    /// The token cannot be sent.
-    #[error("the token is empty or has characters that no header can carry")]
+    /// The token is no valid header value.
+    #[error("the token is empty or contains characters that are invalid in a header")]
     Token,
-    /// No connection, or it broke.
+    /// The connection failed or broke.
     #[error("the admin API at {address} cannot be reached: {reason}")]
     Unreachable { address: String, reason: String },
-    /// No answer in time.
-    #[error("the admin API at {address} did not answer within {} s", seconds.as_secs())]
+    /// No response before the timeout.
+    #[error("the admin API at {address} did not respond within {} s", seconds.as_secs())]
     Timeout { address: String, seconds: Duration },
-    /// The proxy says no, and why.
-    #[error("{}", said(.0))]
+    /// The proxy rejected the call with a problem document.
+    #[error("{}", problem_message(.0))]
     Problem(Box<api::Problem>),
-    /// An answer that is not one of this API.
-    #[error("{address} gave an answer that is not Weighbridge's: {reason}")]
+    /// The response is not one of this API.
+    #[error("unexpected response from {address}, which is not a Weighbridge admin API: {reason}")]
     Foreign { address: String, reason: String },
 }
 
 impl Error {
-    /// Whether it may be better in a moment: a restart, or too much at once.
+    /// Whether the error may be temporary: a restart of the proxy, or overload.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
             Error::Unreachable { .. } | Error::Timeout { .. } => true,
@@ -63,11 +63,11 @@ impl Error {
     }
 }
 
-fn said(problem: &api::Problem) -> String {
+fn problem_message(problem: &api::Problem) -> String {
     match (problem.detail.is_empty(), problem.title.is_empty()) {
         (false, _) => problem.detail.clone(),
         (true, false) => problem.title.clone(),
-        (true, true) => format!("the admin API answered {}", problem.status),
+        (true, true) => format!("the admin API responded with {}", problem.status),
     }
 }
 
@@ -76,23 +76,23 @@ fn said(problem: &api::Problem) -> String {
 pub(crate) struct AdminClient {
     host: String,
     port: u16,
-    /// Before every path, when the API is served under one.
+    /// Path prefix of the API, if it is served under one.
     prefix: String,
     token: Option<HeaderValue>,
 }
 
-/// An answer of the API: what it means, and the JSON as it came, with fields that this client does
-/// not know.
+/// A response of the API: the parsed value, and the JSON as received, with fields that this client
+/// does not know.
 #[derive(Debug)]
 pub(crate) struct ApiResponse<T> {
     pub(crate) value: T,
     pub(crate) json: Value,
-    /// What the caller may tell a user who asked for details.
+    /// One line about the call, for `--verbose`.
     pub(crate) trace: String,
 }
 
 impl AdminClient {
-    /// A client of the API at `address`, a URL whose scheme may be left out.
+    /// Creates a client of the API at `address`, a URL whose scheme may be omitted.
     ///
     /// # Errors
     ///
@@ -120,7 +120,7 @@ impl AdminClient {
         })
     }
 
-    /// Every service.
+    /// Lists the services.
     pub(crate) async fn services(&self) -> Result<ApiResponse<api::ServiceList>, Error> {
         self.call(Method::GET, "/api/v1/services", None, None).await
     }
@@ -140,7 +140,7 @@ impl AdminClient {
             .await
     }
 
-    /// Changes the weights of a service, if it still is at `revision`.
+    /// Changes the weights of a service, if it is still at `revision`.
     pub(crate) async fn set_weights(
         &self,
         service: &str,
@@ -152,7 +152,7 @@ impl AdminClient {
             .await
     }
 
-    /// Takes all traffic of a service back to its baseline.
+    /// Moves all traffic of a service back to its baseline.
     pub(crate) async fn roll_back(
         &self,
         service: &str,
@@ -174,7 +174,7 @@ impl AdminClient {
             .await
     }
 
-    /// Does something with a release; `verb` is the word in the path.
+    /// Sends a command to a release; `verb` is the last path segment.
     pub(crate) async fn command_release(
         &self,
         id: &str,
@@ -213,13 +213,13 @@ impl AdminClient {
         self.call(Method::GET, &path, None, None).await
     }
 
-    /// Whether the journal is whole.
+    /// Verifies the journal.
     pub(crate) async fn verify_audit(&self) -> Result<ApiResponse<api::AuditVerdict>, Error> {
         self.call(Method::GET, "/api/v1/audit/verify", None, None)
             .await
     }
 
-    /// What a plan would cost and take; without one, the service's own.
+    /// Forecasts a plan; without one, the service's own.
     pub(crate) async fn forecast(
         &self,
         service: &str,
@@ -230,8 +230,8 @@ impl AdminClient {
             .await
     }
 
-    /// The stream of events about a service, behind the event `last_id` if one is given. Whoever
-    /// reads it has to bound how long.
+    /// Opens the event stream of a service, after the event `last_id` if one is given. The reader
+    /// has to set timeouts.
     pub(crate) async fn events(
         &self,
         service: &str,
@@ -256,12 +256,12 @@ impl AdminClient {
         Err(self.problem(status, &body))
     }
 
-    /// What was heard on a stream; what went wrong with it is as if the API could not be reached.
-    pub(crate) fn heard<T>(&self, heard: Result<T, String>) -> Result<T, Error> {
-        heard.map_err(|reason| self.unreachable(reason))
+    /// Maps a stream error to [`Error::Unreachable`].
+    pub(crate) fn stream_result<T>(&self, result: Result<T, String>) -> Result<T, Error> {
+        result.map_err(|reason| self.unreachable(reason))
     }
 
-    /// Where a release's evidence can be read by a browser.
+    /// The URL of a release's evidence page.
     pub(crate) fn evidence_page(&self, id: &str) -> String {
         format!(
             "{}{}{}",
@@ -271,7 +271,7 @@ impl AdminClient {
         )
     }
 
-    /// Whether the proxy is ready, and what it says about it.
+    /// Checks readiness, and returns the text of the response.
     pub(crate) async fn ready(&self) -> Result<(bool, String), Error> {
         let (status, body, _) = self.exchange(Method::GET, "/readyz", None, None).await?;
         Ok((
@@ -297,7 +297,7 @@ impl AdminClient {
         Ok(ApiResponse { value, json, trace })
     }
 
-    /// One request and its whole answer, within [`CALL_TIMEOUT`].
+    /// Sends one request and reads the whole response within [`CALL_TIMEOUT`].
     async fn exchange(
         &self,
         method: Method,
@@ -305,14 +305,14 @@ impl AdminClient {
         body: Option<Bytes>,
         revision: Option<u64>,
     ) -> Result<(StatusCode, Bytes, String), Error> {
-        let began = Instant::now();
+        let started = Instant::now();
         let line = format!("{method} {}{}{path}", self.address(), self.prefix);
         let request = self.request(method, path, body, revision)?;
         let answer = tokio::time::timeout(CALL_TIMEOUT, self.send(request)).await;
         let (status, body) = answer.map_err(|_| self.timeout(CALL_TIMEOUT))??;
         let trace = format!(
             "{line}: {status} in {:.1} ms",
-            began.elapsed().as_secs_f64() * 1e3
+            started.elapsed().as_secs_f64() * 1e3
         );
         Ok((status, body, trace))
     }
@@ -348,7 +348,7 @@ impl AdminClient {
         self.whole(answer).await
     }
 
-    /// A connection, and the head of the answer to `request` on it.
+    /// Connects, sends `request` and reads the response head.
     async fn open(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, Error> {
         let host = self.host.trim_start_matches('[').trim_end_matches(']');
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((host, self.port)))
@@ -363,7 +363,7 @@ impl AdminClient {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.unreachable(error))?;
-        // What goes wrong on the connection comes out of the request and its body too.
+        // Connection errors also surface in the request and its body.
         tokio::spawn(connection);
         sender
             .send_request(request)
@@ -373,7 +373,7 @@ impl AdminClient {
 
     async fn whole(&self, answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Error> {
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX)
+        let body = Limited::new(answer.into_body(), RESPONSE_BYTES_MAX)
             .collect()
             .await;
         let body = body.map_err(|error| self.unreachable(error))?;
@@ -424,8 +424,7 @@ fn bearer(token: &str) -> Result<HeaderValue, Error> {
 }
 
 fn json(value: &impl Serialize) -> Bytes {
-    // The requests are plain structures with string keys and finite numbers, which always have a
-    // JSON form.
+    // Serialization cannot fail: plain structures with string keys and finite numbers.
     serde_json::to_vec(value)
         .map(Bytes::from)
         .unwrap_or_default()
@@ -441,8 +440,8 @@ fn release_path(id: &str, rest: &str) -> String {
     format!("/api/v1/releases/{}{rest}", escaped(id))
 }
 
-/// A name as one segment of a path or as a value of a query. A name as declared needs no escaping;
-/// what a user may type does.
+/// Percent-encodes a name for a path segment or query value. Declared names need no escaping, but
+/// user input may.
 fn escaped(name: &str) -> String {
     use std::fmt::Write as _;
     let mut text = String::new();
@@ -461,7 +460,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_a_url_whose_scheme_may_be_left_out() {
+    fn an_admin_address_is_a_url_with_optional_scheme() {
         let check = |address: &str| {
             let client = AdminClient::new(address, None).ok()?;
             Some(format!("{} {} {}", client.host, client.port, client.prefix))
@@ -489,7 +488,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_one_segment_of_the_path() {
+    fn a_service_name_is_encoded_as_one_path_segment() {
         assert_eq!(
             service_path("shop-1.a", "/weights"),
             "/api/v1/services/shop-1.a/weights"
@@ -501,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_no_header_can_carry_is_refused() {
+    fn a_token_that_is_no_valid_header_value_is_rejected() {
         assert!(bearer(" secret\n").unwrap().is_sensitive());
         assert!(matches!(bearer("\n"), Err(Error::Token)));
         assert!(matches!(bearer("a\u{1}b"), Err(Error::Token)));

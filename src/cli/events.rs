@@ -1,5 +1,4 @@
-//! The stream of events, read as long as somebody listens: broken connections are tried again,
-//! behind the last event that came.
+//! Client of the event stream. A broken connection is reopened after the last event received.
 
 use std::time::Duration;
 
@@ -12,42 +11,42 @@ use tokio::time::{sleep, timeout};
 
 use super::client::{AdminClient, Error};
 
-/// Between two tries to open the stream.
+/// Delay before the stream is reopened.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
-/// The API sends a comment every 15 seconds, so a stream that is silent for so long is broken.
+/// The API sends a comment every 15 seconds, so a stream that is silent for this long is broken.
 const SILENCE_MAX: Duration = Duration::from_secs(40);
-/// Things heard that nobody has taken yet; the stream waits then.
-const HEARD_MAX: usize = 256;
-/// The longest event that is read; a stream with a longer one is opened anew.
+/// Capacity of the queue to the subscriber; when it is full, the stream is not read.
+const QUEUE_MAX: usize = 256;
+/// The longest event that is read; a stream with a longer one is reopened.
 const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// What was heard.
+/// An event, or a change of the stream's state.
 #[derive(Debug)]
 pub(super) enum StreamEvent {
-    /// The stream is open. What happened before is not in it, unless it is a continuation.
+    /// The stream is open. It has no earlier events, unless it was resumed.
     Open,
-    /// An event, as its data.
+    /// The data of an event.
     Event(Value),
     /// Events are missing here.
     Lost,
-    /// The stream has broken, or cannot be opened; it is tried again.
+    /// The stream broke or cannot be opened; it will be retried.
     Broken(Error),
 }
 
-/// A stream that is kept open by a task of its own until it is dropped.
+/// An event stream, kept open by a task until it is dropped.
 #[derive(Debug)]
 pub(super) struct EventSubscription {
-    heard: mpsc::Receiver<StreamEvent>,
+    events: mpsc::Receiver<StreamEvent>,
     task: JoinHandle<()>,
 }
 
 impl EventSubscription {
-    /// Listens to the events of a service.
+    /// Subscribes to the events of a service.
     pub(super) fn of(client: AdminClient, service: String) -> EventSubscription {
-        let (sender, heard) = mpsc::channel(HEARD_MAX);
+        let (sender, events) = mpsc::channel(QUEUE_MAX);
         let task = tokio::spawn(async move {
             let mut last_id = None;
-            // A listener that has gone ends the task with the next thing that is heard.
+            // When the subscriber is gone, sending fails and the task ends.
             while let Err(error) = listen(&client, &service, &mut last_id, &sender).await {
                 if sender.send(StreamEvent::Broken(error)).await.is_err() {
                     return;
@@ -55,13 +54,13 @@ impl EventSubscription {
                 sleep(RETRY_AFTER).await;
             }
         });
-        EventSubscription { heard, task }
+        EventSubscription { events, task }
     }
 
-    /// What is heard next. May be given up and asked for again.
+    /// The next event. Cancel safe.
     pub(super) async fn next(&mut self) -> StreamEvent {
-        match self.heard.recv().await {
-            Some(heard) => heard,
+        match self.events.recv().await {
+            Some(event) => event,
             None => std::future::pending().await,
         }
     }
@@ -73,7 +72,7 @@ impl Drop for EventSubscription {
     }
 }
 
-/// Reads one stream to its end, which is always an error; `Ok` when nobody listens any more.
+/// Reads one stream to its end, which is always an error; `Ok` when the subscriber is gone.
 async fn listen(
     client: &AdminClient,
     service: &str,
@@ -86,17 +85,17 @@ async fn listen(
         return Ok(());
     }
     loop {
-        let bytes = client.heard(next(&mut body).await)?;
+        let bytes = client.stream_result(next(&mut body).await)?;
         let messages =
-            client.heard(reader.read(&bytes).ok_or("an event is too long".to_owned()))?;
+            client.stream_result(reader.read(&bytes).ok_or("an event is too long".to_owned()))?;
         for message in messages {
             *last_id = message.id.or(*last_id);
-            let heard = match (message.event.as_str(), serde_json::from_str(&message.data)) {
+            let event = match (message.event.as_str(), serde_json::from_str(&message.data)) {
                 ("lost", _) => StreamEvent::Lost,
                 (_, Ok(data)) => StreamEvent::Event(data),
                 (_, Err(_)) => continue,
             };
-            if sender.send(heard).await.is_err() {
+            if sender.send(event).await.is_err() {
                 return Ok(());
             }
         }
@@ -106,10 +105,10 @@ async fn listen(
 async fn next(body: &mut Incoming) -> Result<bytes::Bytes, String> {
     match timeout(SILENCE_MAX, body.frame()).await {
         Err(_) => Err(format!(
-            "the stream was silent for {} s",
+            "the event stream was silent for {} s",
             SILENCE_MAX.as_secs()
         )),
-        Ok(None) => Err("the stream of events has ended".to_owned()),
+        Ok(None) => Err("the event stream ended".to_owned()),
         Ok(Some(Err(error))) => Err(error.to_string()),
         Ok(Some(Ok(frame))) => Ok(frame.into_data().unwrap_or_default()),
     }
@@ -123,8 +122,7 @@ struct Message {
     data: String,
 }
 
-/// Takes the stream apart, as the HTML standard has it (9.2.6), for lines that end with a line
-/// feed.
+/// Parser of the event stream format (HTML standard, 9.2.6), for lines that end with a line feed.
 #[derive(Debug, Default)]
 struct Reader {
     line: Vec<u8>,
@@ -132,7 +130,7 @@ struct Reader {
 }
 
 impl Reader {
-    /// The messages that these bytes complete; `None` when one is too long.
+    /// Returns the messages that `bytes` complete; `None` when one is too long.
     fn read(&mut self, bytes: &[u8]) -> Option<Vec<Message>> {
         let mut messages = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -177,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_read_however_they_are_cut() {
+    fn messages_are_parsed_across_any_chunk_boundary() {
         let text = ": open\nretry: 1000\n\nid: 7\nevent: release\ndata: {\"a\":\ndata: \
                     1}\n\nevent: lost\ndata: {}\r\n\r\nid: 8\n\n";
         let expected = [
@@ -203,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_refused() {
+    fn a_line_over_the_limit_is_rejected() {
         let mut reader = Reader::default();
         let piece = vec![b'x'; EVENT_BYTES_MAX / 2];
         assert!(reader.read(&piece).is_some());

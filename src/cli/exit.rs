@@ -1,31 +1,30 @@
-//! How the program ends: exit codes that a pipeline can use, and failures that say what to do.
+//! Exit codes, and failures with a message and a hint.
 
 use std::io;
 use std::process::ExitCode;
 
 use super::client;
 
-/// The program's exit codes, which are a contract. `--help` tells them, and clap ends with 2 by
-/// itself.
+/// The exit codes, a contract that `--help` documents. clap itself exits with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Exit {
-    /// Done.
+    /// Success.
     Done = 0,
-    /// It was tried and failed.
+    /// The operation failed.
     Failed = 1,
-    /// The command line makes no sense.
+    /// Invalid command line.
     Usage = 2,
-    /// A release that was waited for was rolled back.
+    /// The release that the command waited for was rolled back.
     RolledBack = 3,
-    /// A release that was waited for was cancelled, or did not end in time.
+    /// The release that the command waited for is inconclusive, cancelled or timed out.
     Inconclusive = 4,
-    /// The proxy refuses in its present state: a stale revision, an illegal transition.
+    /// The proxy rejects the call in its current state: a stale revision, an invalid transition.
     Refused = 5,
-    /// The admin API cannot be reached.
+    /// The admin API is unreachable.
     Unreachable = 6,
     /// The configuration is invalid (`EX_CONFIG` of sysexits); restarting does not help.
     Configuration = 78,
-    /// Interrupted by the user, as shells count it.
+    /// Interrupted by the user: 128 + SIGINT, as in shells.
     Interrupted = 130,
 }
 
@@ -35,24 +34,24 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a verb did not do what was asked.
+/// Why a verb failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// To be told to the user.
+    /// Reported to the user.
     Told(Box<FailureReport>),
-    /// Whoever read our output has gone (`weighbridge status | head -1`); nobody is left to tell.
+    /// The reader of standard output has closed it (`weighbridge status | head -1`).
     ReaderGone,
 }
 
-/// What the user is told about a failure.
+/// A failure as reported to the user.
 #[derive(Debug)]
 pub(super) struct FailureReport {
     pub(super) exit: Exit,
-    /// What is wrong, in one line.
+    /// The problem in one line.
     pub(super) message: String,
-    /// Single fields that are wrong.
+    /// Invalid fields: pointer and detail.
     pub(super) fields: Vec<(String, String)>,
-    /// What to do about it.
+    /// What the user can do.
     pub(super) hint: Option<String>,
 }
 
@@ -66,10 +65,10 @@ impl Failure {
         }))
     }
 
-    /// The same failure with a hint, unless it has one.
+    /// Adds a hint, unless the failure has one.
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Failure {
-        if let Failure::Told(told) = &mut self {
-            told.hint.get_or_insert_with(|| hint.into());
+        if let Failure::Told(report) = &mut self {
+            report.hint.get_or_insert_with(|| hint.into());
         }
         self
     }
@@ -80,10 +79,7 @@ impl From<io::Error> for Failure {
         if error.kind() == io::ErrorKind::BrokenPipe {
             Failure::ReaderGone
         } else {
-            Failure::new(
-                Exit::Failed,
-                format!("the output cannot be written: {error}"),
-            )
+            Failure::new(Exit::Failed, format!("cannot write the output: {error}"))
         }
     }
 }
@@ -114,38 +110,35 @@ impl From<client::Error> for Failure {
     }
 }
 
-/// What helps, where the proxy's own words do not say.
+/// The hint for an error whose own message gives none.
 fn hint_for(error: &client::Error) -> Option<&'static str> {
     match error {
         client::Error::Unreachable { .. } => Some(
-            "is Weighbridge running, and is this its admin address? --admin URL or \
-             WEIGHBRIDGE_ADMIN names another one",
+            "check that Weighbridge is running and that this is its admin address; set another \
+             one with --admin URL or WEIGHBRIDGE_ADMIN",
         ),
         client::Error::Timeout { .. } => Some(
-            "a change may have been made all the same: look with `weighbridge status` before \
-             trying again",
+            "a change may have been applied nevertheless: check with `weighbridge status` before \
+             you retry",
         ),
         client::Error::Foreign { .. } => Some(
-            "is this Weighbridge's admin address, not that of the traffic? --admin URL names \
-             another one",
+            "check that this is the admin address of Weighbridge, not a traffic listener; set \
+             another one with --admin URL",
         ),
         client::Error::Problem(problem) => match problem.status {
-            401 => Some("give a token with --token-file FILE or in WEIGHBRIDGE_TOKEN"),
+            401 => Some("provide a token with --token-file FILE or in WEIGHBRIDGE_TOKEN"),
             403 => Some(
-                "the token's role does not allow this; use a token with the role that the call \
-                 needs",
+                "the role of this token does not permit the call; use a token with the required \
+                 role",
             ),
             404 => Some(
                 "`weighbridge status` lists the services, `weighbridge release history SERVICE` \
                  its releases",
             ),
             412 => Some(
-                "somebody else changed it in between: look with `weighbridge status`, then decide \
-                 anew",
+                "it was changed in the meantime: check with `weighbridge status` before you retry",
             ),
-            507 => {
-                Some("nothing was changed; make room for the store, or roll back, which needs none")
-            }
+            507 => Some("nothing was changed; free disk space, or roll back, which needs none"),
             _ => None,
         },
         _ => None,

@@ -1,8 +1,7 @@
-//! The command line: the verbs, most of which are a client of the admin API.
+//! The command line. Most verbs are clients of the admin API.
 //!
-//! Results go to standard output, talk to standard error, and the exit code says how it ended. A
-//! verb decides nothing that the proxy can decide: it asks, and shows the answer or what is wrong
-//! with the question.
+//! Results go to standard output, messages to standard error, and the exit code gives the outcome.
+//! A verb decides nothing that the proxy can decide: it calls the API and shows the response.
 
 mod args;
 mod audit;
@@ -27,7 +26,7 @@ use args::{Arguments, Verb};
 use exit::{Exit, Failure};
 use terminal::Terminal;
 
-/// Runs the verb that the command line names, and says how it ended.
+/// Parses the command line and runs the verb.
 pub fn main() -> ExitCode {
     match Arguments::try_parse() {
         Ok(arguments) => {
@@ -38,7 +37,7 @@ pub fn main() -> ExitCode {
                 .into()
         }
         Err(error) => {
-            // Help and version come this way too, with 0. A reader who has gone is no failure.
+            // Help and version take this path too, with 0. A closed output is no failure.
             let _ = error.print();
             u8::try_from(error.exit_code()).map_or_else(|_| Exit::Usage.into(), ExitCode::from)
         }
@@ -52,7 +51,7 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
         Verb::Check { files, format } => check::run(&files, format, terminal),
         Verb::Schema => check::schema(terminal),
         Verb::Status { service } => verbs::status(&global, service.as_deref(), terminal),
-        Verb::Top(asked) => top::run(&global, &asked, terminal),
+        Verb::Top(args) => top::run(&global, &args, terminal),
         Verb::Weights {
             service,
             weights,
@@ -72,7 +71,7 @@ fn run(arguments: Arguments, terminal: &mut Terminal) -> Result<Exit, Failure> {
         }
         Verb::Explain { subject } => release::explain(&global, &subject, terminal),
         Verb::Replay { file } => replay::run(&file, terminal),
-        Verb::Audit(asked) => audit::run(&global, asked, terminal),
+        Verb::Audit(args) => audit::run(&global, args, terminal),
         Verb::Healthcheck => verbs::healthcheck(&global, terminal),
         Verb::Demo { hold, fast } => verbs::demo(hold, fast, terminal),
         Verb::Completions { shell } => verbs::completions(shell, terminal),

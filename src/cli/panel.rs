@@ -1,17 +1,17 @@
-//! Lines that are drawn anew in place on a terminal, with what is told for good above them.
+//! A block of lines that is redrawn in place on a terminal; permanent output stays above it.
 
 use terminal_size::{Height, Width, terminal_size};
 
 use super::terminal::{paint, plain};
 
-/// Columns and rows, when the terminal does not tell.
+/// Columns and rows, when the terminal size is unknown.
 const SIZE_DEFAULT: (usize, usize) = (80, 24);
 
 /// A line and the SGR sequence of its colour; empty for none.
 pub(crate) type Line = (String, &'static str);
 
-/// What is on the screen, above the cursor. It gives text to be written in one piece, so that no
-/// half of it is seen.
+/// The panel above the cursor. Each method returns text to be written in one piece, so that no
+/// partial update is visible.
 #[derive(Debug)]
 pub(crate) struct Panel {
     colored: bool,
@@ -23,25 +23,25 @@ impl Panel {
         Panel { colored, drawn: 0 }
     }
 
-    /// Takes the panel off the screen, if it is there.
+    /// Erases the panel, if it is on the screen.
     pub(crate) fn wipe(&mut self) -> String {
         let up = self.up();
         self.drawn = 0;
         if up.is_empty() { up } else { up + "\x1b[J" }
     }
 
-    /// Draws these lines over those before.
+    /// Replaces the previous lines.
     pub(crate) fn draw(&mut self, lines: &[Line]) -> String {
         self.draw_within(lines, size())
     }
 
-    /// Leaves the panel as it is: what comes next comes below it.
+    /// Keeps the panel on the screen: further output follows below it.
     pub(crate) fn leave(&mut self) {
         self.drawn = 0;
     }
 
-    /// A line that wraps would take more rows than are drawn over, and what has left the screen at
-    /// its top cannot be.
+    /// Cuts lines to the width, since a wrapped line would take more rows than are overwritten, and
+    /// the panel to the height, since rows that scrolled off cannot be.
     fn draw_within(&mut self, lines: &[Line], (columns, rows): (usize, usize)) -> String {
         let room = rows.saturating_sub(1).max(1);
         let fits = if lines.len() <= room {
@@ -66,7 +66,7 @@ impl Panel {
         text
     }
 
-    /// To the panel's first line.
+    /// Moves the cursor to the first line of the panel.
     fn up(&self) -> String {
         match self.drawn {
             0 => String::new(),
@@ -75,7 +75,7 @@ impl Panel {
     }
 }
 
-/// The columns of the terminal.
+/// The width of the terminal in columns.
 pub(crate) fn width() -> usize {
     size().0
 }
@@ -95,9 +95,9 @@ mod tests {
     }
 
     #[test]
-    fn a_panel_is_drawn_over_the_one_before() {
+    fn a_panel_overwrites_the_previous_one() {
         let mut panel = Panel::new(false);
-        assert_eq!(panel.wipe(), "", "nothing is there yet");
+        assert_eq!(panel.wipe(), "", "nothing is drawn yet");
         let size = (80, 24);
         assert_eq!(
             panel.draw_within(&lines(&["a", "b"]), size),
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panel_fits_on_the_screen_and_obeys_nobody() {
+    fn a_panel_is_cut_to_the_screen_and_control_characters_are_removed() {
         let mut panel = Panel::new(true);
         let mut all = lines(&["a\x1b[2Jbcdefgh", "2", "3", "4"]);
         all[1].1 = "31";

@@ -1,4 +1,4 @@
-//! `replay`: recorded releases in, one answer for each out.
+//! `replay`: judges recorded releases again and prints one result for each.
 
 use std::fs::File;
 use std::io::{self, BufReader};
@@ -9,11 +9,11 @@ use crate::app::replay;
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
 
-/// Bytes that are read at once.
+/// Size of the read buffer.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Judges the runs in a file, or on standard input. The answers are JSON lines for people too: it
-/// is what they are kept and compared as.
+/// Judges the runs in a file or on standard input. Results are JSON lines in text format too, since
+/// they are stored and compared in this form.
 pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let is_input = file == Path::new("-");
     let name = if is_input {
@@ -21,7 +21,7 @@ pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure>
     } else {
         file.display().to_string()
     };
-    let mut tell = |told: replay::ReplayNotice<'_>| match told {
+    let mut notify = |notice: replay::ReplayNotice<'_>| match notice {
         replay::ReplayNotice::Answer(answer) => terminal.print(&format!("{answer}\n")),
         replay::ReplayNotice::Warning(warning) => {
             terminal.say(&format!("{name}: {warning}"));
@@ -29,11 +29,12 @@ pub(super) fn run(file: &Path, terminal: &mut Terminal) -> Result<Exit, Failure>
         }
     };
     let ended = if is_input {
-        replay::judge(io::stdin().lock(), &mut tell)
+        replay::judge(io::stdin().lock(), &mut notify)
     } else {
         let opened = File::open(file).map_err(replay::Error::Input);
-        opened
-            .and_then(|file| replay::judge(BufReader::with_capacity(BUFFER_BYTES, file), &mut tell))
+        opened.and_then(|file| {
+            replay::judge(BufReader::with_capacity(BUFFER_BYTES, file), &mut notify)
+        })
     };
     match ended {
         Ok(()) => Ok(Exit::Done),

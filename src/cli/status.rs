@@ -1,11 +1,11 @@
-//! What the admin API tells about services, as text for people.
+//! Formats services of the admin API as text.
 
 use crate::model::api;
 
 use super::table::{Table, count, latency, percent, rate};
 use super::terminal::paint;
 
-/// The spans of the statistics, shortest first; others that a newer proxy may know follow.
+/// The statistics windows, shortest first; others, from a newer proxy, follow.
 const SPANS: [&str; 4] = ["10s", "1m", "5m", "since_change"];
 
 /// All services, one line for each upstream.
@@ -42,8 +42,7 @@ pub(super) fn overview(services: &[api::Service]) -> String {
     table.text()
 }
 
-/// One service with everything that is known about it, and where its release is, if one is under
-/// way.
+/// One service in detail, with a summary of its running release.
 pub(super) fn detail(service: &api::Service, release: Option<&str>, colored: bool) -> String {
     let sections = [
         head(service, release, colored),
@@ -81,7 +80,7 @@ fn head(service: &api::Service, release: Option<&str>, colored: bool) -> String 
     ];
     if weights.intended != weights.effective {
         let wanted = format!(
-            "wanted    {}, not in effect yet",
+            "intended  {}, not in effect yet",
             in_words(&weights.intended)
         );
         lines.push(paint(&wanted, "33", colored));
@@ -97,7 +96,7 @@ fn head(service: &api::Service, release: Option<&str>, colored: bool) -> String 
     ));
     if !weights.durable {
         lines.push(paint(
-            "          not on disk: a restart would not begin with these weights",
+            "          not stored: a restart would not start with these weights",
             "33",
             colored,
         ));
@@ -174,7 +173,7 @@ fn windows(service: &api::Service) -> String {
     table.text()
 }
 
-/// The upstream's name; an asterisk marks the baseline.
+/// The upstream's name, with an asterisk if it is the baseline.
 pub(super) fn marked(service: &api::Service, name: &str) -> String {
     if service.baseline == name {
         format!("{name} *")
@@ -183,7 +182,7 @@ pub(super) fn marked(service: &api::Service, name: &str) -> String {
     }
 }
 
-/// The weight in effect, and the one on its way there.
+/// The effective weight, and the intended one if it differs.
 pub(super) fn weight_cell(weights: &api::WeightsStatus, name: &str) -> String {
     let effective = weights.effective.get(name).copied().unwrap_or_default();
     match weights.intended.get(name) {

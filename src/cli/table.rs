@@ -1,7 +1,6 @@
-//! Tables and numbers as people read them.
+//! Formats tables and numbers for people.
 
-/// Rows of cells under a heading, in columns two blanks apart. A column whose heading begins with
-/// `>` is aligned to the right.
+/// A table with columns two spaces apart. A column whose heading starts with `>` is right-aligned.
 pub(super) struct Table {
     headings: Vec<&'static str>,
     rows: Vec<Vec<String>>,
@@ -56,12 +55,12 @@ fn align(cell: &str, width: usize, right: bool) -> String {
     }
 }
 
-/// `95 %`, `0.01 %`.
+/// Formats `95 %`, `0.01 %`.
 pub(super) fn percent(percent: f64) -> String {
     format!("{percent} %")
 }
 
-/// An error rate, with as many digits as a small one needs; `-` when nothing was measured.
+/// Formats an error rate, with more digits below 1 %; `-` without requests.
 pub(super) fn rate(rate: f64, requests: u64) -> String {
     match (requests, rate * 100.0) {
         (0, _) => "-".to_owned(),
@@ -70,7 +69,7 @@ pub(super) fn rate(rate: f64, requests: u64) -> String {
     }
 }
 
-/// A latency with three digits or so; `-` when nothing was measured.
+/// Formats a latency with about three digits; `-` without a measurement.
 pub(crate) fn latency(us: u64) -> String {
     if us == 0 {
         return "-".to_owned();
@@ -83,7 +82,7 @@ pub(crate) fn latency(us: u64) -> String {
     }
 }
 
-/// A count with its thousands apart.
+/// Formats a count with thousands separators.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::new();
@@ -101,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn columns_are_as_wide_as_their_widest_cell() {
+    fn a_column_is_as_wide_as_its_widest_cell() {
         let mut table = Table::new(&["NAME", ">REQUESTS", "NOTE"]);
         table.row(["blue".into(), "1,234".into(), String::new()]);
         table.row(["a-long-name".into(), "7".into(), "x".into()]);
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_short() {
+    fn numbers_are_formatted_with_few_digits() {
         assert_eq!(percent(95.0), "95 %");
         assert_eq!(percent(0.01), "0.01 %");
         assert_eq!(rate(0.0, 0), "-");

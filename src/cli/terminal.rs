@@ -1,7 +1,7 @@
-//! Where a verb writes: results to standard output, talk to standard error.
+//! Output of the verbs: results to standard output, messages to standard error.
 //!
-//! Everything goes through these handles, so that a reader that goes away ends the program quietly
-//! instead of in a panic, and colours appear only where somebody can see them.
+//! All output goes through these handles, so that a closed pipe ends the program without a panic,
+//! and colours are used only on a terminal.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -14,26 +14,26 @@ use crate::telemetry::last_words;
 use super::args::{Format, Global};
 use super::exit::{Exit, Failure, FailureReport};
 
-/// The two outputs of the program and how to use them.
+/// Standard output and standard error, with their settings.
 pub(super) struct Terminal {
     out: io::Stdout,
-    talk: io::Stderr,
+    messages: io::Stderr,
     format: Format,
     quiet: bool,
     verbose: bool,
     color_out: bool,
-    color_talk: bool,
+    color_messages: bool,
 }
 
 impl Terminal {
     pub(super) fn new(global: &Global) -> Terminal {
-        let (out, talk) = (io::stdout(), io::stderr());
+        let (out, messages) = (io::stdout(), io::stderr());
         let color = |choice: ColorChoice| !global.no_color && choice != ColorChoice::Never;
         Terminal {
             color_out: color(AutoStream::choice(&out)),
-            color_talk: color(AutoStream::choice(&talk)),
+            color_messages: color(AutoStream::choice(&messages)),
             out,
-            talk,
+            messages,
             format: global.output,
             quiet: global.quiet,
             verbose: global.verbose > 0,
@@ -49,13 +49,13 @@ impl Terminal {
         self.color_out
     }
 
-    /// Whether results go to somebody's eyes, on a terminal that can move its cursor.
+    /// Whether results go to a terminal that can move its cursor.
     pub(super) fn live(&self) -> bool {
         self.out.is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
     }
 
-    /// Where a long story is told: to people as the result, beside a result for programs as talk,
-    /// or to nobody.
+    /// Where the narration of the demo goes: standard output in text format, standard error in JSON
+    /// format, nowhere if quiet.
     pub(super) fn story(&self) -> Box<dyn Write + Send> {
         match (self.format, self.quiet) {
             (Format::Text, _) => Box::new(io::stdout()),
@@ -76,61 +76,60 @@ impl Terminal {
         self.print(&format!("{text}\n"))
     }
 
-    /// Writes a result as JSON in one line, of which many may follow each other.
+    /// Writes a result as one JSON line.
     pub(super) fn print_json_line(&mut self, value: &Value) -> Result<(), Failure> {
         self.print(&format!("{value}\n"))
     }
 
-    /// Says something to the user, who may have asked for silence.
+    /// Writes a message, unless `--quiet` is set.
     pub(super) fn say(&mut self, text: &str) {
         if !self.quiet {
-            // Nobody to talk to is no failure.
-            let _ = writeln!(self.talk, "{text}");
+            // A closed standard error is no failure.
+            let _ = writeln!(self.messages, "{text}");
         }
     }
 
-    /// Says something that only a curious user wants to know.
+    /// Writes a message if `--verbose` is set.
     pub(super) fn explain(&mut self, text: &str) {
         if self.verbose {
-            let _ = writeln!(self.talk, "{text}");
+            let _ = writeln!(self.messages, "{text}");
         }
     }
 
-    /// Warns, also a user who asked for silence.
+    /// Writes a warning, even if `--quiet` is set.
     pub(super) fn warn(&mut self, text: &str) {
-        let label = paint("warning:", "1;33", self.color_talk);
-        let _ = writeln!(self.talk, "{label} {text}");
+        let label = paint("warning:", "1;33", self.color_messages);
+        let _ = writeln!(self.messages, "{label} {text}");
     }
 
-    /// Tells everything that is wrong with a configuration.
+    /// Reports all problems of a configuration.
     pub(super) fn report(&mut self, report: &Report) {
-        let text = if self.color_talk {
+        let text = if self.color_messages {
             report.coloured()
         } else {
             report.to_string()
         };
-        let _ = writeln!(self.talk, "{text}");
+        let _ = writeln!(self.messages, "{text}");
     }
 
-    /// Tells a failure, in the format of the results, and says how to end.
+    /// Reports a failure in the output format, and returns the exit code.
     pub(super) fn fail(&mut self, failure: Failure) -> Exit {
         match failure {
-            // As a program that is ended by SIGPIPE, which shells take for normal; but nothing
-            // failed.
+            // Like a program ended by SIGPIPE, which is normal in a pipeline.
             Failure::ReaderGone => Exit::Done,
-            Failure::Told(told) => {
+            Failure::Told(report) => {
                 let text = match self.format {
-                    Format::Text => failure_text(&told, self.color_talk),
-                    Format::Json => format!("{}\n", failure_json(&told)),
+                    Format::Text => failure_text(&report, self.color_messages),
+                    Format::Json => format!("{}\n", failure_json(&report)),
                 };
                 last_words(&text);
-                told.exit
+                report.exit
             }
         }
     }
 }
 
-/// `text` in the colour of this SGR sequence, if colours are wanted.
+/// Colours `text` with an SGR sequence, if `colored`.
 pub(super) fn paint(text: &str, sgr: &str, colored: bool) -> String {
     if colored {
         format!("\x1b[{sgr}m{text}\x1b[0m")
@@ -139,36 +138,41 @@ pub(super) fn paint(text: &str, sgr: &str, colored: bool) -> String {
     }
 }
 
-/// Text that others wrote, in one line and without what a terminal would obey.
+/// Replaces control characters in foreign text, so that it is one line without escape sequences.
 pub(super) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect()
 }
 
-fn failure_text(told: &FailureReport, colored: bool) -> String {
-    let mut text = format!("{} {}\n", paint("error:", "1;31", colored), told.message);
-    // The proxy repeats the first of them in its message.
-    let untold = told
+fn failure_text(report: &FailureReport, colored: bool) -> String {
+    let mut text = format!("{} {}\n", paint("error:", "1;31", colored), report.message);
+    // The message of the proxy repeats the first field's detail.
+    let fields = report
         .fields
         .iter()
-        .filter(|(_, detail)| !told.message.contains(detail));
-    for (field, detail) in untold {
+        .filter(|(_, detail)| !report.message.contains(detail));
+    for (field, detail) in fields {
         text.push_str(&format!("  {field}: {detail}\n"));
     }
-    if let Some(hint) = &told.hint {
+    if let Some(hint) = &report.hint {
         text.push_str(&format!("{} {hint}\n", paint("hint:", "1;36", colored)));
     }
     text
 }
 
-fn failure_json(told: &FailureReport) -> Value {
-    let fields: Vec<Value> = told
+fn failure_json(report: &FailureReport) -> Value {
+    let fields: Vec<Value> = report
         .fields
         .iter()
         .map(|(pointer, detail)| json!({ "pointer": pointer, "detail": detail }))
         .collect();
-    json!({ "error": told.message, "exit_code": told.exit as u8, "errors": fields, "hint": told.hint })
+    json!({
+        "error": report.message,
+        "exit_code": report.exit as u8,
+        "errors": fields,
+        "hint": report.hint,
+    })
 }
 
 #[cfg(test)]
@@ -176,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_terminal_obeys_nothing_that_others_wrote() {
+    fn control_characters_are_replaced_in_foreign_text() {
         assert_eq!(plain("a\x1b[2Jb\nc\u{9b}d"), "a [2Jb c d");
     }
 }

@@ -1,4 +1,4 @@
-//! A look at all services and their releases, again and again.
+//! `top`: polls services and releases and shows them live.
 
 use std::collections::BTreeMap;
 
@@ -16,59 +16,59 @@ use super::terminal::Terminal;
 use super::verbs::{block_on, client};
 use crate::model::api::{Phase, Release, Service, Window};
 
-/// The span that is shown, and its seconds.
+/// The statistics window that is shown, and its length in seconds.
 const SPAN: (&str, u32) = ("10s", 10);
-/// A share of failures that catches the eye.
+/// Error rate above which a row is highlighted.
 const ERRORS_HIGH: f64 = 0.01;
 
 const DIM: &str = "2";
 const RED: &str = "31";
 const YELLOW: &str = "33";
 
-/// Shows how things are until Ctrl-C, which is how it is meant to end; or once.
-pub(super) fn run(global: &Global, asked: &Top, terminal: &mut Terminal) -> Result<Exit, Failure> {
+/// Shows snapshots until Ctrl-C, which is the normal end; or one with `--once`.
+pub(super) fn run(global: &Global, args: &Top, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let client = client(global)?;
     block_on(async {
         tokio::select! {
-            shown = watch(&client, asked, terminal) => shown.map(|()| Exit::Done),
-            // Where no signal can be waited for, Ctrl-C ends the program by itself.
+            shown = watch(&client, args, terminal) => shown.map(|()| Exit::Done),
+            // Without a signal handler, Ctrl-C ends the process by default.
             Ok(()) = tokio::signal::ctrl_c() => Ok(Exit::Done),
         }
     })?
 }
 
-async fn watch(client: &AdminClient, asked: &Top, terminal: &mut Terminal) -> Result<(), Failure> {
-    let mut eye = Poller::of(client, asked.service.as_deref());
+async fn watch(client: &AdminClient, args: &Top, terminal: &mut Terminal) -> Result<(), Failure> {
+    let mut poller = Poller::of(client, args.service.as_deref());
     let mut view = View::new(terminal);
-    let mut ticks = interval(asked.interval);
+    let mut ticks = interval(args.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match eye.poll().await {
-            Ok(seen) => view.show(&seen)?,
+        match poller.poll().await {
+            Ok(result) => view.show(&result)?,
             Err(error) if view.has_shown() && error.may_pass() => view.miss(&error)?,
             Err(error) => return Err(error.into()),
         }
-        if asked.once {
+        if args.once {
             return Ok(());
         }
     }
 }
 
-/// Looks at the proxy.
+/// Polls the admin API.
 struct Poller<'a> {
     client: &'a AdminClient,
     service: Option<&'a str>,
-    /// The newest release of each service that was seen under way: how it ends is of interest too.
+    /// The latest running release of each service; kept after its end to show the outcome.
     releases: BTreeMap<String, String>,
 }
 
-/// What one look has seen.
+/// The result of one poll.
 #[derive(Debug, Default)]
 struct PollResult {
     services: Vec<Service>,
     releases: Vec<Release>,
-    /// The same as the API gave it.
+    /// The JSON as received.
     json: Value,
 }
 
@@ -95,7 +95,7 @@ impl<'a> Poller<'a> {
                     releases.push(value);
                     releases_json.push(json);
                 }
-                // It has ended, and is older than what the proxy keeps.
+                // It has ended and is no longer stored.
                 Err(Error::Problem(problem)) if problem.status == 404 => {}
                 Err(error) => return Err(error),
             }
@@ -123,12 +123,12 @@ impl<'a> Poller<'a> {
     }
 }
 
-/// Where and how it is shown: in place on a terminal, else one snapshot below the other, a line of
-/// JSON each for programs.
+/// The output: redrawn in place on a terminal, else one snapshot after another, as one JSON line
+/// each in JSON format.
 struct View<'a> {
     terminal: &'a mut Terminal,
     panel: Option<Panel>,
-    /// What was shown last.
+    /// The lines shown last.
     lines: Vec<Line>,
     misses: u32,
 }
@@ -149,14 +149,14 @@ impl<'a> View<'a> {
         !self.lines.is_empty()
     }
 
-    fn show(&mut self, seen: &PollResult) -> Result<(), Failure> {
+    fn show(&mut self, result: &PollResult) -> Result<(), Failure> {
         self.misses = 0;
-        self.lines = lines(seen);
-        self.lines.insert(0, (title(seen), DIM));
+        self.lines = lines(result);
+        self.lines.insert(0, (title(result), DIM));
         match &mut self.panel {
             Some(panel) => self.terminal.print(&panel.draw(&self.lines)),
             None if self.terminal.format() == Format::Json => {
-                self.terminal.print_json_line(&seen.json)
+                self.terminal.print_json_line(&result.json)
             }
             None => {
                 let text: Vec<&str> = self.lines.iter().map(|(line, _)| line.as_str()).collect();
@@ -165,44 +165,43 @@ impl<'a> View<'a> {
         }
     }
 
-    /// The proxy could not be looked at, which may pass: what was seen last stays, under a word
-    /// about that.
+    /// Handles a failed poll that may be temporary: keeps the last snapshot, with the error above.
     fn miss(&mut self, error: &Error) -> Result<(), Failure> {
         self.misses += 1;
         if let Some(panel) = &mut self.panel {
             if let Some(title) = self.lines.first_mut() {
-                *title = (format!("{error}; trying again"), RED);
+                *title = (format!("{error}; retrying"), RED);
             }
             return self.terminal.print(&panel.draw(&self.lines));
         }
         if self.misses == 1 {
-            self.terminal.say(&format!("{error}; trying again"));
+            self.terminal.say(&format!("{error}; retrying"));
         }
         Ok(())
     }
 }
 
-fn title(seen: &PollResult) -> String {
+fn title(result: &PollResult) -> String {
     let now = jiff::Timestamp::now();
-    let under_way = seen
+    let running = result
         .releases
         .iter()
         .filter(|release| !release.phase.is_over());
     format!(
-        "{now:.0}  services: {}, releases under way: {}; * is the baseline, numbers are of the \
-         last {}",
-        seen.services.len(),
-        under_way.count(),
+        "{now:.0}  services: {}, running releases: {}; * marks the baseline, statistics cover \
+         the last {}",
+        result.services.len(),
+        running.count(),
         SPAN.0
     )
 }
 
-fn lines(seen: &PollResult) -> Vec<Line> {
-    let mut lines = upstreams(&seen.services);
-    if !seen.releases.is_empty() {
+fn lines(result: &PollResult) -> Vec<Line> {
+    let mut lines = upstreams(&result.services);
+    if !result.releases.is_empty() {
         lines.push((String::new(), ""));
     }
-    for release in &seen.releases {
+    for release in &result.releases {
         let color = match release.phase {
             Phase::RolledBack => RED,
             Phase::Waiting | Phase::Pending | Phase::Cancelled => YELLOW,
@@ -231,8 +230,8 @@ fn upstreams(services: &[Service]) -> Vec<Line> {
     for service in services {
         for (at, (name, upstream)) in service.upstreams.iter().enumerate() {
             let window = upstream.windows.get(SPAN.0).cloned().unwrap_or_default();
-            let is_sick = upstream.endpoints.iter().any(|endpoint| !endpoint.healthy);
-            colors.push(if is_sick || window.error_rate > ERRORS_HIGH {
+            let has_unhealthy = upstream.endpoints.iter().any(|endpoint| !endpoint.healthy);
+            colors.push(if has_unhealthy || window.error_rate > ERRORS_HIGH {
                 RED
             } else {
                 ""

@@ -1,4 +1,5 @@
-//! What each verb does.
+//! The verbs `run`, `status`, `weights`, `rollback`, `healthcheck`, `demo`, `completions` and
+//! `version`, and the calls that all verbs share.
 
 use std::path::PathBuf;
 
@@ -16,7 +17,7 @@ use super::release;
 use super::status;
 use super::terminal::Terminal;
 
-/// Runs the proxy until a signal ends it.
+/// Runs the proxy until a signal stops it.
 pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit, Failure> {
     match app::run(app::RunOptions { config_path }) {
         Ok(()) => Ok(Exit::Done),
@@ -28,7 +29,7 @@ pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit,
     }
 }
 
-/// Shows one service, or all.
+/// Shows one service, or all services.
 pub(super) fn status(
     global: &Global,
     service: Option<&str>,
@@ -58,8 +59,8 @@ pub(super) fn status(
                 Format::Text => {
                     terminal.print(&status::overview(&answer.value.services))?;
                     terminal.say(
-                        "(* is the baseline; requests, errors and latencies are those of the last \
-                         10 seconds)",
+                        "(* marks the baseline; requests, errors and latencies cover the last 10 \
+                         seconds)",
                     );
                 }
             }
@@ -89,7 +90,7 @@ pub(super) fn show_weights(
     Ok(Exit::Done)
 }
 
-/// Changes the weights of a service. What is left out gets 0, and the proxy judges the rest.
+/// Changes the weights of a service. Upstreams left out get 0; the proxy validates the rest.
 pub(super) fn set_weights(
     global: &Global,
     service: &str,
@@ -110,7 +111,7 @@ pub(super) fn set_weights(
         {
             return Err(Failure::new(
                 Exit::Usage,
-                format!("{upstream} is given twice"),
+                format!("upstream {upstream} is given twice"),
             ));
         }
     }
@@ -122,14 +123,13 @@ pub(super) fn set_weights(
                 return failure;
             }
             failure.hint(format!(
-                "these weights sum to {sum}: give every upstream that is to have traffic, one \
-                 that is left out gets 0"
+                "these weights sum to {sum}, not 100; an upstream that is left out gets 0"
             ))
         })?;
     show_change(&answer, terminal)
 }
 
-/// Takes all traffic of a service back to its baseline.
+/// Moves all traffic of a service back to its baseline.
 pub(super) fn rollback(
     global: &Global,
     service: &str,
@@ -141,24 +141,22 @@ pub(super) fn rollback(
     show_change(&answer, terminal)
 }
 
-/// Whether the proxy is ready. Every other outcome is 1, which is all that container engines
-/// understand.
+/// Checks readiness. Every failure is exit code 1, since container engines know no other.
 pub(super) fn healthcheck(global: &Global, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let client = client(global)?;
-    let (ready, said) = match block_on(client.ready())? {
+    let (ready, detail) = match block_on(client.ready())? {
         Ok(answer) => answer,
         Err(error) => (false, error.to_string()),
     };
     match terminal.format() {
-        Format::Json => terminal.print_json(&json!({ "ready": ready, "detail": said }))?,
+        Format::Json => terminal.print_json(&json!({ "ready": ready, "detail": detail }))?,
         Format::Text if ready => terminal.print("ready\n")?,
-        Format::Text => return Err(Failure::new(Exit::Failed, format!("not ready: {said}"))),
+        Format::Text => return Err(Failure::new(Exit::Failed, format!("not ready: {detail}"))),
     }
     Ok(if ready { Exit::Done } else { Exit::Failed })
 }
 
-/// Shows a bad release and its rollback. The story is the result for people; for programs it is
-/// talk.
+/// Runs the demo. Its narration is the result in text format and goes to standard error in JSON.
 pub(super) fn demo(hold: bool, fast: bool, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let text = terminal.format() == Format::Text;
     let options = demo::Options {
@@ -223,14 +221,13 @@ fn show_change(
     );
     terminal.say(&summary);
     if !weights.durable {
-        terminal.warn(
-            "this is in effect but not on disk: a restart would not begin with these weights",
-        );
+        terminal
+            .warn("the weights are in effect but not stored: a restart would not start with them");
     }
     Ok(Exit::Done)
 }
 
-/// Waits for an answer of the admin API.
+/// Calls the admin API and waits for the response.
 pub(super) fn ask<T>(
     call: impl Future<Output = Result<ApiResponse<T>, Error>>,
     terminal: &mut Terminal,
@@ -244,7 +241,12 @@ pub(super) fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(|error| Failure::new(Exit::Failed, format!("no asynchronous runtime: {error}")))?;
+        .map_err(|error| {
+            Failure::new(
+                Exit::Failed,
+                format!("cannot start the async runtime: {error}"),
+            )
+        })?;
     Ok(runtime.block_on(call))
 }
 
@@ -252,17 +254,17 @@ pub(super) fn client(global: &Global) -> Result<AdminClient, Failure> {
     Ok(AdminClient::new(&global.admin, token(global)?.as_deref())?)
 }
 
-/// The token from the file, else from the environment; never from the command line, which others
-/// can read.
+/// The token from the file or the environment, never from the command line, which other users of
+/// the machine can read.
 fn token(global: &Global) -> Result<Option<String>, Failure> {
     if let Some(path) = &global.token_file {
-        let told = |error| {
+        let unreadable = |error| {
             Failure::new(
                 Exit::Failed,
-                format!("the token file {}: {error}", path.display()),
+                format!("cannot read the token file {}: {error}", path.display()),
             )
         };
-        return std::fs::read_to_string(path).map(Some).map_err(told);
+        return std::fs::read_to_string(path).map(Some).map_err(unreadable);
     }
     Ok(std::env::var("WEIGHBRIDGE_TOKEN")
         .ok()

@@ -1,23 +1,22 @@
-//! Variables of the environment in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, and
-//! `$${` for the two characters themselves.
+//! Environment variables in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`; `$${` is a
+//! literal `${`.
 //!
-//! The YAML library has this too, but for plain scalars only, and `["${HOST}:80"]` can only be
-//! written in quotes.
+//! The YAML library supports this for plain scalars only, but `["${HOST}:80"]` needs quotes.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-/// Defaults within defaults.
+/// Nesting depth of defaults.
 const NESTING_MAX: usize = 8;
 
-/// What is wrong with a reference.
+/// A problem of a reference.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReferenceError {
     pub(super) message: String,
     pub(super) help: Option<String>,
 }
 
-/// `text` with its references resolved.
+/// Resolves the references in `text`.
 pub(super) fn substitute<'a>(
     text: &'a str,
     env: &HashMap<String, String>,
@@ -36,7 +35,7 @@ fn resolve<'a>(
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some((before, after)) = rest.split_once("${") {
-        // `$${`: the first dollar says that the rest is meant as it stands.
+        // `$${` is an escape: the first dollar is removed.
         if let Some(before) = before.strip_suffix('$') {
             out.push_str(before);
             out.push_str("${");
@@ -55,7 +54,7 @@ fn resolve<'a>(
     Ok(Cow::Owned(out))
 }
 
-/// Where the brace that is open at the start closes.
+/// The position of the brace that closes the one open at the start.
 fn closing(text: &str) -> Option<usize> {
     let mut open = 1_usize;
     for (at, c) in text.char_indices() {
@@ -105,7 +104,7 @@ fn value<'a>(
     }
     set.map(Cow::Borrowed).ok_or_else(|| ReferenceError {
         message: format!("the environment variable `{name}` is not set"),
-        help: Some(format!("set it, or give a default: `${{{name}:-default}}`")),
+        help: Some(format!("set it, or add a default: `${{{name}:-default}}`")),
     })
 }
 
@@ -116,7 +115,7 @@ fn malformed(reference: &str) -> ReferenceError {
         message: format!(
             "expected `${{NAME}}`, `${{NAME:-default}}` or `${{NAME:?message}}`, found `{shown}`"
         ),
-        help: Some("write `$${` for the two characters themselves".to_owned()),
+        help: Some("write `$${` for a literal `${`".to_owned()),
     }
 }
 
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_malformed_is_told() {
+    fn missing_variables_and_malformed_references_are_reported() {
         let message = |text| check(text).unwrap_err();
         assert_eq!(
             message("${NONE}"),

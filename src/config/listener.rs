@@ -13,10 +13,10 @@ use crate::net::{ListenerLimits, ListenerOptions, ListenerTimeouts};
 const LISTENERS_MAX: usize = 64;
 const TRUSTED_MAX: usize = 1_024;
 
-/// The HTTP library needs a buffer of so many bytes at least; a head beyond 16 MiB is an attack.
+/// The minimum buffer of the HTTP library, and 16 MiB, above which a head is an attack.
 const HEADER_BYTES: std::ops::RangeInclusive<usize> = 8 * 1024..=16 * 1024 * 1024;
 
-/// All listeners; there has to be one.
+/// Reads the listeners; at least one.
 pub(super) fn listeners(node: &Node, problems: &ProblemList) -> Option<Vec<ListenerOptions>> {
     let read = list(node, problems, LISTENERS_MAX, |node, problems| {
         Some((node, listener(node, problems)?))
@@ -25,16 +25,16 @@ pub(super) fn listeners(node: &Node, problems: &ProblemList) -> Option<Vec<Liste
         problems.help(
             node,
             "expected at least one listener",
-            "leave the key out to listen on 0.0.0.0:8080",
+            "remove the key to listen on 0.0.0.0:8080",
         );
     }
     for (index, (node, listener)) in read.iter().enumerate() {
         for (_, earlier) in read.iter().take(index) {
-            // Port 0 is a free port, another one each time.
+            // Port 0 selects a free port each time.
             if earlier.address == listener.address && listener.address.port() != 0 {
                 problems.at(
                     node,
-                    format!("the address {} is listened on twice", listener.address),
+                    format!("two listeners use the address {}", listener.address),
                 );
             } else if earlier.name == listener.name && listener.address.port() != 0 {
                 problems.at(node, format!("two listeners are named {:?}", listener.name));

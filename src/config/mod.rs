@@ -1,10 +1,8 @@
-//! The configuration: a YAML text becomes a [`Config`] that needs no further checking, or a
-//! [`DemoReport`] of everything that is wrong with it.
+//! The configuration: parses YAML text into a validated [`Config`], or a [`Report`] of all problems.
 //!
-//! Two stages: `yaml` and `tree` hold what was typed, with its place; the readers of each section
-//! say what it means and refuse what means nothing. Nothing is ignored: an unknown field is a
-//! problem, and so is one that this version does not have yet. Nothing is changed here either; the
-//! file declares, others act.
+//! Two stages: `yaml` and `tree` hold the values with their positions; the readers of each section
+//! interpret and validate them. Nothing is ignored: unknown fields, and fields that this version
+//! does not support yet, are problems. This module has no side effects; `app` applies the result.
 
 mod admin;
 mod env;
@@ -15,7 +13,7 @@ mod release;
 mod report;
 mod route;
 mod scalar;
-#[expect(dead_code, reason = "shapes, of which only the schema is used")]
+#[expect(dead_code, reason = "these types only generate the schema")]
 mod schema;
 mod service;
 mod sticky;
@@ -41,17 +39,17 @@ use crate::model::{ServiceSpec, Webhook};
 use crate::net::ListenerOptions;
 use crate::{proxy, store, telemetry};
 
-/// The longest text that is read; a larger one is not a configuration.
+/// The longest configuration that is read.
 const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Where requests are accepted; at least one.
+    /// The listeners; at least one.
     pub listeners: Vec<ListenerOptions>,
     /// The admin API.
     pub admin: crate::admin::Options,
-    /// What survives a restart.
+    /// The store, which survives a restart.
     pub store: store::Options,
     /// The data plane.
     pub proxy: proxy::Options,
@@ -59,12 +57,12 @@ pub struct Config {
     pub telemetry: telemetry::Options,
     /// The services, in the order of the file; at least one.
     pub services: Vec<ServiceSpec>,
-    /// Who is told of releases.
+    /// The receivers of release events.
     pub webhooks: Vec<Webhook>,
 }
 
-/// The keys of the file whose values differ and only take effect with a restart. Services are all
-/// that a reload changes.
+/// The keys whose changed values only take effect after a restart. A reload applies `services`
+/// only.
 pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     [
         ("workers", old.proxy.workers != new.proxy.workers),
@@ -90,11 +88,11 @@ pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     .collect()
 }
 
-/// Reads the configuration at `path`, with the variables of the process.
+/// Reads the configuration at `path`, with the environment of the process.
 ///
 /// # Errors
 ///
-/// A report of everything that is wrong, also when the file cannot be read.
+/// A report of all problems, also when the file cannot be read.
 pub fn load(path: &Path) -> Result<Config, Report> {
     let name = path.display().to_string();
     match read_text(path) {
@@ -104,7 +102,7 @@ pub fn load(path: &Path) -> Result<Config, Report> {
                 name: name.clone(),
                 text: String::new(),
             });
-            let message = format!("the configuration cannot be read: {error}");
+            let message = format!("cannot read the configuration: {error}");
             Err(Report::new(vec![ConfigProblem::new(
                 &source, None, "", message,
             )]))
@@ -112,12 +110,12 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     }
 }
 
-/// Reads the configuration in `text`. Messages call it `name`; relative paths in it count from the
-/// directory of `name`.
+/// Parses the configuration in `text`. `name` is the file name in messages; relative paths are
+/// resolved against its directory.
 ///
 /// # Errors
 ///
-/// A report of everything that is wrong.
+/// A report of all problems.
 pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Config, Report> {
     let source = Arc::new(SourceText {
         name: name.to_owned(),
@@ -128,7 +126,7 @@ pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Co
             &source,
             None,
             "",
-            format!("the text is longer than {TEXT_BYTES_MAX} bytes"),
+            format!("the configuration is longer than {TEXT_BYTES_MAX} bytes"),
         );
         return Err(Report::new(vec![problem]));
     }
@@ -196,8 +194,8 @@ fn config(tree: &Node, problems: &ProblemList, env: &HashMap<String, String>) ->
     Some(config)
 }
 
-/// Whom the admin API knows by name. Whether the tokens are right has been told; that some are
-/// meant is enough not to tell that there are none.
+/// The callers of the admin API. Invalid tokens are reported elsewhere; here it only matters
+/// whether any are configured.
 fn callers<'a>(
     node: Option<&Node>,
     admin: Option<&'a crate::admin::Options>,
@@ -214,14 +212,14 @@ fn callers<'a>(
     }
 }
 
-/// The variables of the process whose names and values are text.
+/// The environment variables whose names and values are valid UTF-8.
 pub(crate) fn environment() -> HashMap<String, String> {
     std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect()
 }
 
-/// The text of a file; not more than [`TEXT_BYTES_MAX`] and one byte of it is read.
+/// Reads a file, at most [`TEXT_BYTES_MAX`] + 1 bytes.
 fn read_text(path: &Path) -> io::Result<String> {
     let most = u64::try_from(TEXT_BYTES_MAX).unwrap_or(u64::MAX);
     let mut bytes = Vec::new();

@@ -1,4 +1,4 @@
-//! What concerns the whole process: `workers`, `drain`, `pool`, `max_in_flight`, `store`, `log`,
+//! Process-wide settings: `workers`, `drain`, `pool`, `max_in_flight`, `store`, `log` and
 //! `access_log`.
 
 use std::num::NonZeroUsize;
@@ -14,7 +14,7 @@ use crate::{proxy, store};
 
 const WORKERS_MAX: usize = 1_024;
 
-/// The settings of the data plane, which stand at the top of the file.
+/// The settings of the data plane, top-level keys of the file.
 pub(super) fn proxy(fields: &mut Fields<'_>) -> proxy::Options {
     let mut options = proxy::Options::default();
     fields.set("workers", &mut options.workers, |node, problems| {
@@ -52,7 +52,7 @@ fn pool(node: &Node, problems: &ProblemList) -> Option<proxy::PoolOptions> {
     Some(pool)
 }
 
-/// `store`: a mapping with a path.
+/// Reads `store`: a mapping with a path.
 pub(super) fn store(node: &Node, problems: &ProblemList) -> Option<store::Options> {
     let mut fields = Fields::of(node, problems)?;
     let path = fields.read("path", path);
@@ -61,7 +61,7 @@ pub(super) fn store(node: &Node, problems: &ProblemList) -> Option<store::Option
     Some(store::Options { path })
 }
 
-/// `log`: severity and form.
+/// Reads `log`: level and format.
 pub(super) fn log(node: &Node, problems: &ProblemList) -> Option<LogOptions> {
     let levels = [
         ("error", LogLevel::Error),
@@ -83,7 +83,7 @@ pub(super) fn log(node: &Node, problems: &ProblemList) -> Option<LogOptions> {
     Some(log)
 }
 
-/// `access_log`: where to, or a mapping with where to and in which form. The inner `None` is "off".
+/// Reads `access_log`: a target, or a mapping with target and format. The inner `None` is "off".
 pub(super) fn access_log(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogOptions>> {
     let mut format = AccessLogFormat::default();
     if !matches!(node.kind, NodeKind::Map(_)) {
@@ -103,7 +103,7 @@ pub(super) fn access_log(node: &Node, problems: &ProblemList) -> Option<Option<A
     Some(target?.map(|target| AccessLogOptions { target, format }))
 }
 
-/// A path is told from a word by its slash, so that `sdtout` does not make a file of that name.
+/// A path needs a slash, so that the typo `sdtout` does not create a file.
 fn target(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogTarget>> {
     match text(node, problems)? {
         "off" => Some(None),

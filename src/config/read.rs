@@ -1,9 +1,9 @@
-//! How the tree is read: every reader tells its problems and goes on, so that one pass tells them
-//! all.
+//! Reading of the tree: every reader reports its problems and continues, so that one pass reports
+//! all of them.
 //!
-//! A reader is a function from a node to a value. It answers `None` only when it has told why, or
-//! when the node is marked as told already; whoever called it then goes on with a default, which is
-//! never used, since a report with problems leaves no configuration.
+//! A reader is a function from a node to a value. It returns `None` only after reporting a problem,
+//! or for a node that was reported already. The caller then continues with a default, which is
+//! never used, since a report with problems discards the configuration.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::report::{ConfigProblem, SourceText, TextSpan};
 use super::tree::{MapEntry, Node, NodeKind, join};
 use crate::model::{one_of, similar};
 
-/// The problems of one text, as they are found.
+/// Collects the problems of one text.
 pub(super) struct ProblemList {
     source: Arc<SourceText>,
     all: RefCell<Vec<ConfigProblem>>,
@@ -26,17 +26,17 @@ impl ProblemList {
         }
     }
 
-    /// Something is wrong with `node`.
+    /// Reports a problem of `node`.
     pub(super) fn at(&self, node: &Node, message: impl Into<String>) {
         self.push(&node.span, &node.path, message.into(), None);
     }
 
-    /// Something is wrong with `node`, and this is what to do about it.
+    /// Reports a problem of `node` with a hint.
     pub(super) fn help(&self, node: &Node, message: impl Into<String>, help: impl Into<String>) {
         self.push(&node.span, &node.path, message.into(), Some(help.into()));
     }
 
-    /// Something is wrong with a key, or with what it is missing.
+    /// Reports a problem of a key, or of a field missing in its mapping.
     pub(super) fn at_key(
         &self,
         entry: &MapEntry,
@@ -46,12 +46,12 @@ impl ProblemList {
         self.push(&entry.span, &entry.value.path, message.into(), help);
     }
 
-    /// `node` is not what belongs there.
+    /// Reports that `node` is of another kind than expected.
     pub(super) fn expected(&self, node: &Node, what: &str) {
         self.at(node, format!("expected {what}, found {}", node.found()));
     }
 
-    /// Something is wrong with the text as a whole.
+    /// Reports a problem of the text as a whole.
     pub(super) fn at_start(&self, message: &str) {
         let start = TextSpan {
             line: 1,
@@ -61,12 +61,12 @@ impl ProblemList {
         self.push(&start, "", message.to_owned(), None);
     }
 
-    /// Takes the problems of another text along.
+    /// Adds the problems of another text.
     pub(super) fn extend(&self, others: Vec<ConfigProblem>) {
         self.all.borrow_mut().extend(others);
     }
 
-    /// How many there are so far.
+    /// The number of problems so far.
     pub(super) fn count(&self) -> usize {
         self.all.borrow().len()
     }
@@ -75,12 +75,12 @@ impl ProblemList {
         self.all.into_inner()
     }
 
-    /// The name of the text.
+    /// The file name of the text.
     pub(super) fn file(&self) -> &str {
         &self.source.name
     }
 
-    /// Something is wrong at a place of the text, with what is meant by `path`.
+    /// Reports a problem at a position of the text; `path` names the field.
     pub(super) fn push(&self, span: &TextSpan, path: &str, message: String, help: Option<String>) {
         let mut problem = ConfigProblem::new(&self.source, Some(span.clone()), path, message);
         problem.help = help;
@@ -98,7 +98,7 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// The fields of `node`, which has to be a mapping.
+    /// The fields of `node`, which must be a mapping.
     pub(super) fn of(node: &'a Node, problems: &'a ProblemList) -> Option<Fields<'a>> {
         Some(Fields {
             node,
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// The value of `name`, if it is given.
+    /// The node of `name`, if it is present.
     pub(super) fn get(&mut self, name: &'static str) -> Option<&'a Node> {
         if !self.known.contains(&name) {
             self.known.push(name);
@@ -120,7 +120,7 @@ impl<'a> Fields<'a> {
             .map(|entry| &entry.value)
     }
 
-    /// The value of `name` by `reader`, if it is given and right.
+    /// Reads `name` with `reader`; `None` if it is absent or invalid.
     pub(super) fn read<T>(
         &mut self,
         name: &'static str,
@@ -130,7 +130,7 @@ impl<'a> Fields<'a> {
         reader(node, self.problems)
     }
 
-    /// As [`Fields::read`], but it is a problem when the field is not there.
+    /// Like [`Fields::read`], but reports an absent field.
     pub(super) fn required<T>(
         &mut self,
         name: &'static str,
@@ -146,8 +146,7 @@ impl<'a> Fields<'a> {
         reader(node, self.problems)
     }
 
-    /// Puts the value of `name` into `bucket`, which holds the default and keeps it when the field
-    /// is not there.
+    /// Sets `bucket`, which holds the default, to the value of `name` if it is present.
     pub(super) fn set<T>(
         &mut self,
         name: &'static str,
@@ -159,19 +158,19 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A field that a later version will have.
+    /// Declares a field that this version does not support yet.
     pub(super) fn unavailable(&mut self, name: &'static str) {
         self.unavailable.push(name);
     }
 
-    /// Tells the fields that are not known.
+    /// Reports unknown fields.
     pub(super) fn finish(self) {
         for entry in self.entries {
             let key = entry.key.as_str();
             if self.unavailable.contains(&key) {
-                let message = format!("`{key}` is not available in this version");
+                let message = format!("`{key}` is not supported in this version");
                 self.problems
-                    .at_key(entry, message, Some("take it out".to_owned()));
+                    .at_key(entry, message, Some("remove it".to_owned()));
             } else if !self.known.contains(&key) {
                 let message = format!("unknown field `{key}`; expected {}", one_of(&self.known));
                 let help = similar(key, &self.known).map(|name| format!("did you mean `{name}`?"));
@@ -181,7 +180,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The entries of a mapping with any keys.
+/// The entries of a mapping with arbitrary keys.
 pub(super) fn entries<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a [MapEntry]> {
     match &node.kind {
         NodeKind::Map(entries) => Some(entries),
@@ -189,7 +188,7 @@ pub(super) fn entries<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a 
             problems.help(
                 node,
                 "expected a mapping, found nothing",
-                "leave the key out, or write `{}`",
+                "remove the key, or write `{}`",
             );
             None
         }
@@ -201,7 +200,7 @@ pub(super) fn entries<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a 
     }
 }
 
-/// The items of a list by `reader`, at most `most`; wrong ones are told and left out.
+/// Reads the items of a list with `reader`, at most `most`; invalid ones are reported and skipped.
 pub(super) fn list<'a, T>(
     node: &'a Node,
     problems: &'a ProblemList,
@@ -215,7 +214,7 @@ pub(super) fn list<'a, T>(
             problems.help(
                 node,
                 "expected a list, found nothing",
-                "leave the key out, or write `[]`",
+                "remove the key, or write `[]`",
             );
             return None;
         }
@@ -227,10 +226,7 @@ pub(super) fn list<'a, T>(
     if items.len() > most {
         problems.at(
             node,
-            format!(
-                "{} items are too many; at most {most} are taken",
-                items.len()
-            ),
+            format!("too many items: {}; expected at most {most}", items.len()),
         );
         return None;
     }

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, told to people and to programs.
+//! The problems of a configuration, as text and as JSON.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,17 +7,17 @@ use std::sync::Arc;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::{Serialize, Serializer};
 
-/// Problems that are told in full; a file with more is answered with their number.
+/// Problems that are reported in full; of the others only the number is given.
 const PROBLEMS_MAX: usize = 100;
 
-/// A text and what it is called in messages.
+/// A text and its file name.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct SourceText {
     pub(super) name: String,
     pub(super) text: String,
 }
 
-/// A place in a text. Lines and columns count from 1, columns in characters.
+/// A position in a text. Lines and columns count from 1, columns in characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct TextSpan {
     pub(super) line: u64,
@@ -25,14 +25,14 @@ pub(super) struct TextSpan {
     pub(super) bytes: Range<usize>,
 }
 
-/// One thing that is wrong, where, and what was expected.
+/// One problem with its position and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigProblem {
     /// The path of the field, such as `services.shop.weights`; empty for the file as a whole.
     pub path: String,
-    /// What is wrong and what was expected.
+    /// The problem and what was expected.
     pub message: String,
-    /// What to do about it, where that is not plain from the message.
+    /// A hint, where the message is not enough.
     pub help: Option<String>,
     source: Arc<SourceText>,
     span: Option<TextSpan>,
@@ -54,13 +54,12 @@ impl ConfigProblem {
         }
     }
 
-    /// The file, as it was named by whoever asked for it.
+    /// The file, as named by the caller.
     pub fn file(&self) -> &str {
         &self.source.name
     }
 
-    /// The line, from 1; 0 when the problem has no place in the text, as when the file cannot be
-    /// read.
+    /// The line, from 1; 0 without a position, as when the file cannot be read.
     pub fn line(&self) -> u64 {
         self.span.as_ref().map_or(0, |span| span.line)
     }
@@ -82,7 +81,7 @@ impl ConfigProblem {
         renderer.render(&[group])
     }
 
-    /// The line and the one before it; a whole file would be laid out anew for each problem.
+    /// The line and the one before it; rendering the whole file for each problem would be slow.
     fn snippet<'a>(&'a self, span: &TextSpan) -> Snippet<'a, annotate_snippets::Annotation<'a>> {
         let line = usize::try_from(span.line).unwrap_or(usize::MAX).max(1);
         let first = line.saturating_sub(2);
@@ -112,12 +111,10 @@ impl ConfigProblem {
     }
 }
 
-/// Fields whose values do not belong on a screen, whether they are known fields or somebody's
-/// guess.
+/// Fields whose values are masked in output, known or unknown.
 const SECRETS: [&str; 5] = ["sha256:", "token:", "secret:", "password:", "url:"];
 
-/// A line with what stands after such a field blotted out, each character by as many bytes, so that
-/// places stay.
+/// Masks the values of such fields in a line, byte for byte, so that positions stay valid.
 fn masked(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     let mut rest = line;
@@ -164,8 +161,8 @@ impl Serialize for ConfigProblem {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order of the text. Displays for people,
-/// without colour; serialises as a list of problems.
+/// All problems of a configuration in the order of the text. Displays as text without colour,
+/// serialises as a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     problems: Vec<ConfigProblem>,
@@ -188,7 +185,7 @@ impl Report {
         &self.problems
     }
 
-    /// The report in colour, for a stream that takes the colours out where they are not wanted.
+    /// The report in colour.
     pub fn coloured(&self) -> String {
         self.render(&Renderer::styled())
     }

@@ -1,4 +1,4 @@
-//! Readers of single values: texts, numbers, durations, sizes, addresses.
+//! Readers of scalars: strings, numbers, durations, sizes, addresses.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -9,10 +9,10 @@ use super::read::ProblemList;
 use super::tree::{Node, NodeKind};
 use crate::model::{one_of, similar};
 
-/// Beyond this a duration is a slip, and timers may overflow.
+/// A longer duration is a mistake, and timers could overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A text.
+/// Reads a string.
 pub(super) fn text<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a str> {
     match &node.kind {
         NodeKind::Text(text) => Some(text),
@@ -33,11 +33,11 @@ pub(super) fn text<'a>(node: &'a Node, problems: &ProblemList) -> Option<&'a str
     }
 }
 
-/// Why a text is not what belongs there.
+/// Why a string is invalid.
 pub(super) struct Wrong {
-    /// What does, to follow "expected".
+    /// The expected value, as it follows "expected".
     expected: &'static str,
-    /// What was probably meant; may quote the value.
+    /// A hint; may quote the value.
     help: Option<String>,
 }
 
@@ -59,7 +59,7 @@ impl From<&'static str> for Wrong {
     }
 }
 
-/// A text that `parse` understands.
+/// Reads a string with `parse`.
 pub(super) fn parsed<T>(
     node: &Node,
     problems: &ProblemList,
@@ -78,7 +78,7 @@ pub(super) fn parsed<T>(
     }
 }
 
-/// One of a few words.
+/// Reads one of a set of words.
 pub(super) fn choice<T: Copy>(
     node: &Node,
     problems: &ProblemList,
@@ -104,7 +104,7 @@ pub(super) fn choice<T: Copy>(
     None
 }
 
-/// A whole number within `range`.
+/// Reads a whole number within `range`.
 pub(super) fn count(
     node: &Node,
     problems: &ProblemList,
@@ -116,7 +116,7 @@ pub(super) fn count(
         NodeKind::Missing => return None,
         NodeKind::Text(_) => {
             let message = format!("expected a whole number, found {}", node.found());
-            problems.help(node, message, "write it without quotes and without a unit");
+            problems.help(node, message, "remove the quotes and the unit");
             return None;
         }
         _ => {
@@ -132,7 +132,7 @@ pub(super) fn count(
     value
 }
 
-/// A duration that may be zero.
+/// Reads a duration; zero is allowed.
 pub(super) fn duration(node: &Node, problems: &ProblemList) -> Option<Duration> {
     let what = "a duration such as `30s`, `500ms` or `1m30s`";
     let parsed = parse_duration(with_unit(node, problems, what, "s")?);
@@ -149,7 +149,7 @@ pub(super) fn duration(node: &Node, problems: &ProblemList) -> Option<Duration> 
     }
 }
 
-/// A duration that is more than zero.
+/// Reads a duration above zero.
 pub(super) fn duration_above_zero(node: &Node, problems: &ProblemList) -> Option<Duration> {
     let duration = duration(node, problems)?;
     if duration.is_zero() {
@@ -159,7 +159,7 @@ pub(super) fn duration_above_zero(node: &Node, problems: &ProblemList) -> Option
     Some(duration)
 }
 
-/// A number of bytes within `range`.
+/// Reads a number of bytes within `range`.
 pub(super) fn size(node: &Node, problems: &ProblemList, range: RangeInclusive<u64>) -> Option<u64> {
     let what = "a size such as `512B`, `64KiB` or `10MiB`";
     let Some(bytes) = parse_size(with_unit(node, problems, what, "B")?) else {
@@ -170,14 +170,14 @@ pub(super) fn size(node: &Node, problems: &ProblemList, range: RangeInclusive<u6
         let (least, most) = (range.start(), range.end());
         problems.at(
             node,
-            format!("{} is not within {least} to {most} bytes", node.quoted()),
+            format!("expected {least} to {most} bytes, found {}", node.quoted()),
         );
         return None;
     }
     Some(bytes)
 }
 
-/// [`size`] for what has to fit into memory.
+/// Like [`size`], for values that must fit into memory.
 pub(super) fn memory(
     node: &Node,
     problems: &ProblemList,
@@ -188,8 +188,7 @@ pub(super) fn memory(
     usize::try_from(bytes).ok()
 }
 
-/// The text of a quantity; a bare number is refused, since nobody can see whether it means seconds
-/// or milliseconds.
+/// The text of a quantity; a number without a unit is rejected as ambiguous.
 fn with_unit<'a>(
     node: &'a Node,
     problems: &ProblemList,
@@ -215,7 +214,7 @@ fn with_unit<'a>(
     }
 }
 
-/// One or more of number and unit, without spaces: `1m30s`.
+/// Parses one or more pairs of number and unit without spaces: `1m30s`.
 fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
     let mut total = Duration::ZERO;
@@ -240,7 +239,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then_some(total)
 }
 
-/// A number and a unit, without a space: `10MiB`.
+/// Parses a number and a unit without a space: `10MiB`.
 fn parse_size(text: &str) -> Option<u64> {
     let (number, unit) = split_number(text)?;
     let scale: u32 = match unit {
@@ -254,7 +253,7 @@ fn parse_size(text: &str) -> Option<u64> {
         _ => return None,
     };
     let bytes = (number * f64::from(scale)).round();
-    /// Whole numbers up to here are exact as a double, and it is 8 PiB.
+    /// 2^53, up to which whole numbers are exact as a double: 8 PiB.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     #[expect(
         clippy::cast_possible_truncation,
@@ -264,7 +263,7 @@ fn parse_size(text: &str) -> Option<u64> {
     (0.0..=EXACT).contains(&bytes).then_some(bytes as u64)
 }
 
-/// Digits with at most one decimal point, and what follows.
+/// Splits digits with at most one decimal point from the rest.
 fn split_number(text: &str) -> Option<(f64, &str)> {
     let end = text
         .find(|c: char| !c.is_ascii_digit() && c != '.')
@@ -276,20 +275,20 @@ fn split_number(text: &str) -> Option<(f64, &str)> {
     Some((digits.parse().ok()?, rest))
 }
 
-/// An address to listen on.
+/// Reads an address to listen on.
 pub(super) fn address(node: &Node, problems: &ProblemList) -> Option<SocketAddr> {
     let expected = "`IP:port`, such as `0.0.0.0:8080` or `[::]:8080`";
     parsed(node, problems, |text| match socket_address(text) {
         Some(address) => Ok(address),
         None if text.starts_with(':') => Err(Wrong::with_help(
             expected,
-            format!("for every interface write `0.0.0.0{text}`"),
+            format!("write `0.0.0.0{text}` for all interfaces"),
         )),
         None => Err(expected.into()),
     })
 }
 
-/// `IP:port`, or `localhost:port` for the IPv4 loopback.
+/// Parses `IP:port`, or `localhost:port` for the IPv4 loopback.
 pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     match text.strip_prefix("localhost:") {
         Some(port) => Some(SocketAddr::from(([127, 0, 0, 1], port.parse().ok()?))),
@@ -297,8 +296,7 @@ pub(super) fn socket_address(text: &str) -> Option<SocketAddr> {
     }
 }
 
-/// A path of the file system; a relative one counts from the directory of the configuration's own
-/// file.
+/// Reads a file path; a relative one is resolved against the directory of the configuration file.
 pub(super) fn path(node: &Node, problems: &ProblemList) -> Option<PathBuf> {
     let text = text(node, problems)?;
     if text.is_empty() {

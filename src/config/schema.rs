@@ -25,100 +25,98 @@ pub fn schema() -> serde_json::Value {
 /// The configuration of Weighbridge.
 ///
 /// `${NAME}`, `${NAME:-default}` and `${NAME:?message}` in values are taken from the environment;
-/// `$${` stands for the two characters themselves.
+/// `$${` is a literal `${`.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Configuration {
-    /// Worker threads; by default one per core. Takes effect with a restart.
+    /// Worker threads; by default one per core. Changes need a restart.
     #[schemars(default)]
     workers: Count<1, 1024>,
-    /// How the process ends.
+    /// Shutdown.
     #[schemars(default)]
     drain: Drain,
-    /// Connections to upstreams that wait for their next request.
+    /// Idle connections to upstreams.
     #[schemars(default)]
     pool: Pool,
-    /// Requests under way at one time, over all workers; 0: as many as the connections carry. More
-    /// are answered with 503.
+    /// Maximum concurrent requests over all workers; 0: no limit. Further ones get 503.
     #[schemars(default, extend("default" = 0))]
     max_in_flight: Count<0, 100_000_000>,
-    /// Where requests are accepted; by default on 0.0.0.0:8080.
+    /// The listeners; by default one on 0.0.0.0:8080.
     #[schemars(default, length(min = 1, max = 64))]
     listeners: Vec<Listener>,
     /// The admin API.
     #[schemars(default)]
     admin: Admin,
-    /// What survives a restart.
+    /// The store, which survives a restart.
     #[schemars(default)]
     store: Store,
     /// The services, by name.
     #[schemars(extend("minProperties" = 1, "propertyNames" = key_schema()))]
     services: BTreeMap<String, Service>,
-    /// Who is told of releases; takes effect with a restart.
+    /// Receivers of release events; changes need a restart.
     #[schemars(default, length(max = 32), extend("default" = []))]
     webhooks: Vec<release::WebhookBlock>,
-    /// What the program says about itself, on standard error.
+    /// The program log, on standard error.
     #[schemars(default)]
     log: Log,
-    /// One line per request.
+    /// The access log, one line per request.
     #[schemars(default, extend("default" = "off"))]
     access_log: AccessLog,
 }
 
-/// How the process ends.
+/// Shutdown.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Drain {
-    /// Goes on accepting for so long after readiness has begun to fail, for load balancers to
-    /// notice.
+    /// How long listeners stay open after readiness fails, for load balancers to notice.
     #[schemars(extend("default" = "0s"))]
     delay: Duration,
-    /// Leaves requests under way so much time to finish.
+    /// How long requests in flight may take to finish.
     #[schemars(extend("default" = "30s"))]
     timeout: Duration,
 }
 
-/// Connections to upstreams that wait for their next request.
+/// Idle connections to upstreams.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Pool {
-    /// Idle connections that each worker keeps to each endpoint.
+    /// Idle connections per worker and endpoint.
     #[schemars(extend("default" = 128))]
     idle_per_endpoint: Count<0, 1_000_000>,
-    /// How long a connection may stay idle; shorter than upstreams keep it.
+    /// How long a connection may stay idle; shorter than the timeout of the upstreams.
     #[schemars(extend("default" = "4s"))]
     idle_timeout: Duration,
 }
 
-/// An address that requests are accepted on.
+/// A listener.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Listener {
     /// `IP:port` to listen on.
     address: Text,
-    /// What metrics and logs call it; by default its address.
+    /// Its name in metrics and logs; by default its address.
     #[schemars(default)]
     name: Name,
-    /// How long a client may take. `0s`: without limit.
+    /// Timeouts for clients. `0s`: no limit.
     #[schemars(default)]
     timeouts: ListenerTimeouts,
-    /// How much a client may send.
+    /// Limits for client requests.
     #[schemars(default)]
     limits: Limits,
-    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are believed.
-    /// Those of everybody else are replaced or left out.
+    /// Peers, as addresses or networks, whose `X-Forwarded-*` and `X-Request-Id` are trusted.
+    /// Those of others are replaced or removed.
     #[schemars(default, extend("default" = []))]
     trusted_proxies: Vec<String>,
 }
 
-/// How long a client may take.
+/// Timeouts for clients.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct ListenerTimeouts {
-    /// For the whole head of a request, not for each byte of it.
+    /// For the whole head of a request.
     #[schemars(extend("default" = "10s"))]
     header: Duration,
-    /// Between two pieces of a request's body.
+    /// Between two parts of a request body.
     #[schemars(extend("default" = "10s"))]
     body_idle: Duration,
     /// Between two requests on one connection.
@@ -126,23 +124,23 @@ struct ListenerTimeouts {
     keep_alive: Duration,
 }
 
-/// How much a client may send.
+/// Limits for client requests.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Limits {
-    /// The head of a request, request line included; more is answered with 431.
+    /// The head of a request, request line included; more gets 431.
     #[schemars(extend("default" = "64KiB"))]
     header_bytes: Size,
-    /// Fields of a request's head; more are answered with 431.
+    /// Fields of a request's head; more get 431.
     #[schemars(extend("default" = 100))]
     headers: Count<1, 10_000>,
-    /// The request target, at most 65534 bytes; more is answered with 414.
+    /// The request target, at most 65534 bytes; more gets 414.
     #[schemars(extend("default" = "16KiB"))]
     uri_bytes: Size,
-    /// The body of a request; `0B`: without limit. More is answered with 413.
+    /// The body of a request; `0B`: no limit. More gets 413.
     #[schemars(extend("default" = "0B"))]
     body_bytes: Size,
-    /// Connections at one time, over all workers; 0: without limit. Further ones wait in the
+    /// Concurrent connections over all workers; 0: no limit. Further ones wait in the
     /// kernel's queue.
     #[schemars(extend("default" = 10_000))]
     connections: Count<0, 10_000_000>,
@@ -152,18 +150,18 @@ struct Limits {
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Admin {
-    /// `IP:port` to listen on. Any address but a loopback one needs tokens.
+    /// `IP:port` to listen on. An address other than loopback requires tokens.
     #[schemars(extend("default" = "127.0.0.1:9900"))]
     address: Text,
-    /// Who may call the API; without tokens it is open.
+    /// The callers of the API; without tokens it is open.
     #[schemars(length(min = 1, max = 1000))]
     tokens: Vec<Token>,
-    /// A file with a list of tokens, as under `tokens`; both count.
+    /// A file with a list of tokens, as under `tokens`, in addition to these.
     tokens_file: Text,
-    /// Values of `Host` that are accepted beside the address itself and the loopback's names.
+    /// Accepted `Host` values besides the address itself and the loopback names.
     #[schemars(extend("default" = []))]
     allowed_hosts: Vec<String>,
-    /// Origins of web pages that may call the API beside its own.
+    /// Origins of other web pages that may call the API.
     #[schemars(extend("default" = []))]
     allowed_origins: Vec<String>,
 }
@@ -172,9 +170,9 @@ struct Admin {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Token {
-    /// What the journal calls the caller.
+    /// The name of the caller in the journal.
     name: Name,
-    /// What the caller may do; each role includes the ones before it.
+    /// The role; each role includes the previous ones.
     role: Role,
     /// SHA-256 of the token, as 64 hexadecimal digits.
     sha256: String,
@@ -189,11 +187,11 @@ enum Role {
     Admin,
 }
 
-/// What survives a restart.
+/// The store, which survives a restart.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Store {
-    /// A directory for the database, made if missing; without it, weights end with the process.
+    /// Directory of the database, created if missing; without it, state is lost at the end.
     path: Text,
 }
 
@@ -201,39 +199,39 @@ struct Store {
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct Service {
-    /// What leads to this service; `[{}]` takes every request.
+    /// Routes to this service; `[{}]` matches every request.
     #[schemars(length(min = 1, max = 1000))]
     routes: Vec<Route>,
     /// The deployed versions, by name.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 64, "propertyNames" = key_schema()))]
     upstreams: BTreeMap<String, Upstream>,
     /// Percent of the traffic of each upstream, to 0.01; they sum to 100. By default all on the
-    /// baseline, or on the only upstream. Where the service starts; later the admin API
-    /// decides.
+    /// baseline, or on the only upstream. These are the initial weights; later the admin
+    /// API controls them.
     #[schemars(default)]
     weights: BTreeMap<String, Percent>,
     /// The upstream that a rollback returns to, until one has held 100 percent; by default the one
     /// with the largest weight.
     #[schemars(default)]
     baseline: Name,
-    /// Limits of time for an exchange with an upstream. `0s`: none.
+    /// Timeouts of an exchange with an upstream. `0s`: no limit.
     #[schemars(default)]
     timeouts: Timeouts,
-    /// What makes a user return to the same upstream; without it each request is drawn.
+    /// What identifies a user for the split; without it requests are assigned at random.
     #[schemars(default)]
     sticky: sticky::StickyBlock,
-    /// How testers reach a named upstream whatever its weight.
+    /// How testers select an upstream by name, at any weight.
     #[schemars(default)]
     tester: Tester,
     /// Active checks of every endpoint; without them every endpoint counts as healthy.
     #[schemars(default)]
     health: Health,
-    /// How releases go; by default as with `{}`.
+    /// The release plan; by default as with `{}`.
     #[schemars(default)]
     release: release::ReleaseBlock,
 }
 
-/// A match; all given conditions must hold.
+/// A route; all given conditions must match.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Route {
@@ -257,7 +255,7 @@ struct Upstream {
     /// `IP:port` of each endpoint; `localhost` stands for 127.0.0.1.
     #[schemars(length(min = 1, max = 1000))]
     endpoints: Vec<String>,
-    /// How it is spoken to.
+    /// The protocol.
     #[schemars(default, extend("default" = "http1"))]
     protocol: Protocol,
 }
@@ -269,17 +267,17 @@ enum Protocol {
     Http1,
 }
 
-/// Limits of time for an exchange with an upstream.
+/// Timeouts of an exchange with an upstream.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Timeouts {
     /// For a connection to be established, with each endpoint that is tried.
     #[schemars(extend("default" = "1s"))]
     connect: Duration,
-    /// From the request being sent to the first byte of the answer.
+    /// From the request being sent to the first byte of the response.
     #[schemars(extend("default" = "15s"))]
     first_byte: Duration,
-    /// Between two pieces of a body, in either direction.
+    /// Between two parts of a body, in either direction.
     #[schemars(extend("default" = "60s"))]
     idle: Duration,
     /// For the whole exchange.
@@ -302,24 +300,24 @@ impl Default for Tester {
     }
 }
 
-/// Active checks of every endpoint: a GET whose answer must be 200 to 399.
+/// Active checks of every endpoint: a GET whose response must be 200 to 399.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Health {
-    /// The path asked for.
+    /// The path of the request.
     #[schemars(extend("default" = "/"))]
     path: Text,
-    /// The host asked for; by default that of the service's first route that names one without a
-    /// wildcard, else the endpoint's address. The same counts for the requests of a preflight.
+    /// The `Host`, also of preflight requests; by default that of the service's first route
+    /// without a wildcard, else the endpoint's address.
     host: Text,
     /// When a larger share of an upstream's endpoints is unhealthy, all of them are used; `0%`:
-    /// never. It does not count for the canary of a release.
+    /// never. Not for the canary of a release.
     #[schemars(extend("default" = "0%"))]
     panic: Part,
     /// Between two checks of an endpoint.
     #[schemars(extend("default" = "5s"))]
     interval: Duration,
-    /// For the whole check.
+    /// Timeout of a check.
     #[schemars(extend("default" = "1s"))]
     timeout: Duration,
     /// Failures in a row until a healthy endpoint counts as unhealthy.
@@ -330,14 +328,14 @@ struct Health {
     healthy_after: Count<1, 1000>,
 }
 
-/// What the program says about itself, on standard error.
+/// The program log, on standard error.
 #[derive(Default, JsonSchema)]
 #[schemars(default, deny_unknown_fields)]
 struct Log {
-    /// The least severity that is logged.
+    /// The lowest severity that is logged.
     #[schemars(extend("default" = "info"))]
     level: Level,
-    /// The form of a line.
+    /// The format of a line.
     #[schemars(extend("default" = "text"))]
     format: LogFormat,
 }
@@ -366,7 +364,7 @@ enum LogFormat {
 enum AccessLog {
     /// `off`, `stdout`, or the path of a file, with a `/`.
     Target(String),
-    /// Where to and in which form.
+    /// Target and format.
     Full(FullAccessLog),
 }
 
@@ -379,9 +377,9 @@ impl Default for AccessLog {
 #[derive(Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct FullAccessLog {
-    /// `off`, `stdout`, or the path of a file, with a `/`; the file is opened anew on SIGUSR1.
+    /// `off`, `stdout`, or the path of a file, with a `/`; reopened on SIGUSR1.
     to: Text,
-    /// The form of a line.
+    /// The format of a line.
     #[schemars(default, extend("default" = "json"))]
     format: AccessLogFormat,
 }
@@ -394,13 +392,13 @@ enum AccessLogFormat {
     Combined,
 }
 
-/// What a variable in a value looks like; such a value is not judged here.
+/// Pattern of a variable in a value; such a value is not validated here.
 const VARIABLE: &str = r"\$\{";
 
-/// What webhooks can be told.
+/// The events of webhooks.
 const EVENTS: [&str; 12] = crate::model::Webhook::EVENTS;
 
-/// What a name looks like.
+/// Pattern of a name.
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
 macro_rules! shape {

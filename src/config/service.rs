@@ -240,7 +240,7 @@ fn protocol(node: &Node, problems: &ProblemList) -> Option<Protocol> {
     if let NodeKind::Text(text) = &node.kind
         && matches!(&**text, "h2" | "h2c")
     {
-        let message = format!("the protocol `{text}` is not available in this version");
+        let message = format!("the protocol `{text}` is not supported in this version");
         problems.help(node, message, "write `http1`, or leave it out");
         return None;
     }
@@ -444,7 +444,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_host_of_a_check_is_one_that_can_be_asked_for() {
+    fn health_host_accepts_only_valid_hosts_and_ports() {
         let longest = [
             "a".repeat(63),
             "b".repeat(63),

@@ -63,7 +63,7 @@ services:
 ";
 
 #[test]
-fn what_is_left_out_has_a_default() {
+fn absent_keys_have_defaults() {
     let config = good(SHOP);
     assert_eq!(config.listeners, [ListenerOptions::default()]);
     assert_eq!(config.admin, crate::admin::Options::default());
@@ -78,7 +78,7 @@ fn what_is_left_out_has_a_default() {
 }
 
 #[test]
-fn order_is_kept_and_values_are_read() {
+fn values_are_parsed_in_file_order() {
     let config = good(
         r#"
 workers: ${WORKERS}
@@ -155,7 +155,7 @@ fn a_sticky_cookie_has_a_short_and_a_long_form() {
 }
 
 #[test]
-fn everything_that_is_wrong_is_told_at_once_in_the_order_of_the_text() {
+fn all_problems_are_reported_in_the_order_of_the_text() {
     check(
         "\
 workers: 0
@@ -175,7 +175,7 @@ services:
 ",
         &[
             "1:10 workers: expected a whole number from 1 to 1024, found `0`",
-            "2:1 workers: `workers` is given twice; the first is in line 1",
+            "2:1 workers: duplicate key `workers`; the first is in line 1",
             "4:5 listeners[0].address: `address` is missing; expected `IP:port`, such as \
              `0.0.0.0:8080`",
             "4:5 listeners[0].adress: unknown field `adress`; expected `address`, `name`, \
@@ -185,12 +185,12 @@ services:
             "9:15 services.shop.routes[0].host: expected a host without a port, found \
              `shop.example.com:80` (write `shop.example.com`, which matches on any port)",
             "11:27 services.shop.upstreams.blue.endpoints[0]: the environment variable `NOWHERE` \
-             is not set (set it, or give a default: `${NOWHERE:-default}`)",
+             is not set (set it, or add a default: `${NOWHERE:-default}`)",
             "11:46 services.shop.upstreams.blue.endpoints[1]: expected `IP:port`, such as \
              `10.0.0.1:3000` or `[fd00::1]:3000`, found `app:80` (host names other than \
              `localhost` are not looked up in this version)",
             "12:16 services.shop.upstreams.green.endpoints: expected at least one endpoint",
-            "12:41 services.shop.upstreams.green.protocol: the protocol `h2c` is not available in \
+            "12:41 services.shop.upstreams.green.protocol: the protocol `h2c` is not supported in \
              this version (write `http1`, or leave it out)",
             "13:33 services.shop.weights.green: expected a number from 0 to 100, found `\"5\"` (a \
              weight is in percent, without quotes and without `%`)",
@@ -203,7 +203,7 @@ services:
 }
 
 #[test]
-fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
+fn reports_contain_no_environment_values_and_no_tokens() {
     let digest = "ab".repeat(32);
     for line in [
         "admin: { address: \"${SECRET}\" }",
@@ -254,7 +254,7 @@ fn nothing_of_the_environment_and_no_token_shows_in_a_report() {
 }
 
 #[test]
-fn a_report_reads_like_a_compilers() {
+fn a_report_has_the_format_of_compiler_errors() {
     let report = parse(
         "dir/w.yaml",
         &SHOP.replace("blue\n", "bleu\n"),
@@ -288,13 +288,13 @@ error: expected `blue` or `green`, found `bleu`
     assert!(
         missing
             .to_string()
-            .contains("the configuration cannot be read"),
+            .contains("cannot read the configuration"),
         "{missing}"
     );
 }
 
 #[test]
-fn tokens_may_stand_in_a_file_of_their_own() {
+fn tokens_are_read_from_a_tokens_file() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     let tokens = format!(

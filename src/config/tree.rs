@@ -1,22 +1,22 @@
-//! A configuration as it was typed: nodes with their place and path, nothing judged yet.
+//! The configuration as a tree of nodes with position and path, not validated yet.
 
 use super::report::TextSpan;
 
 /// A value of a document.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// The way to it from the top, such as `services.shop.routes[0].host`.
+    /// Its path from the root, such as `services.shop.routes[0].host`.
     pub(super) path: String,
     pub(super) span: TextSpan,
     /// The first line of its text as written, with variables unresolved.
     pub(super) written: String,
-    /// Whether it holds a variable. Then its value may be a secret, and a number that came by it
-    /// is still a text.
+    /// Whether it contains a variable. Its value may then be a secret, and a number is still a
+    /// string.
     pub(super) substituted: bool,
     pub(super) kind: NodeKind,
 }
 
-/// What a node is.
+/// The kind and value of a node.
 #[derive(Debug)]
 pub(super) enum NodeKind {
     Null,
@@ -26,12 +26,11 @@ pub(super) enum NodeKind {
     Text(String),
     List(Vec<Node>),
     Map(Vec<MapEntry>),
-    /// A text with a variable that is not set, which has been told; nothing more is to be said
-    /// about it.
+    /// A string with an unset variable, which was reported already.
     Missing,
 }
 
-/// A key of a mapping with its value.
+/// A key and value of a mapping.
 #[derive(Debug)]
 pub(super) struct MapEntry {
     pub(super) key: String,
@@ -40,7 +39,7 @@ pub(super) struct MapEntry {
 }
 
 impl Node {
-    /// What this is, for "expected …, found …".
+    /// The kind and value, for "expected …, found …".
     pub(super) fn found(&self) -> String {
         match &self.kind {
             NodeKind::Null => "nothing".to_owned(),
@@ -54,7 +53,7 @@ impl Node {
         }
     }
 
-    /// The text as it was written, cut to a length that suits a message.
+    /// The text as written, truncated for messages.
     pub(super) fn quoted(&self) -> String {
         const LENGTH_MAX: usize = 80;
         let text = self.written.trim();
@@ -65,7 +64,7 @@ impl Node {
     }
 }
 
-/// The path of the entry `key` below `path`; a key that would not read as one word is quoted.
+/// The path of the entry `key` below `path`; a key with unusual characters is quoted.
 pub(super) fn join(path: &str, key: &str) -> String {
     let plain = !key.is_empty()
         && key

@@ -1,9 +1,9 @@
-//! Notices that the file of the configuration has changed.
+//! Watches the configuration file for changes.
 //!
-//! The directory is watched, not the file: editors replace a file by renaming another over it, and
-//! Kubernetes swaps a symbolic link beside it, which a watch on the file itself would never see.
-//! What counts is the content: a save without a change, or a half-finished swap, is not told. Where
-//! the kernel does not notify (network file systems, too many watches) a slow poll does.
+//! It watches the directory, since editors replace a file by renaming and Kubernetes swaps a
+//! symbolic link beside it, which a watch on the file would miss. Only a change of the content
+//! counts. Where the kernel does not notify (network file systems, too many watches), a slow poll
+//! detects changes.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,20 +13,20 @@ use std::{io, thread};
 use notify::event::{AccessKind, AccessMode, EventKind};
 use notify::{Event, RecommendedWatcher, RecursiveMode, Watcher};
 
-/// How long the directory has to be quiet before the file is read: a save is several events.
+/// Debounce time: the directory must be quiet this long, since a save causes several events.
 const QUIET: Duration = Duration::from_millis(200);
 
-/// A directory that is never quiet is read all the same after so long.
+/// The file is read after this time even if the directory is never quiet.
 const RESTLESS: Duration = Duration::from_secs(2);
 
-/// Between two looks without any event.
+/// Polling interval without events.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Watches a file for as long as it lives.
+/// Watches a file until it is dropped.
 #[derive(Debug)]
 pub struct FileWatch {
     events: Sender<Signal>,
-    /// Held for its effect; `None` where only the poll works.
+    /// Kept alive to receive events; `None` when only polling works.
     _watcher: Option<RecommendedWatcher>,
 }
 
@@ -36,12 +36,11 @@ enum Signal {
     Stop,
 }
 
-/// Calls `changed`, on a thread of its own, whenever the content of the file at `path` is another
-/// one than before.
+/// Calls `changed` on a separate thread whenever the content of the file at `path` changes.
 ///
 /// # Errors
 ///
-/// When no thread can be had. A file that cannot be watched or read is none: it may come.
+/// If the thread cannot be started. A missing or unreadable file is no error: it may appear later.
 pub fn watch(path: &Path, changed: impl FnMut() + Send + 'static) -> io::Result<FileWatch> {
     start(path, POLL, true, changed)
 }
@@ -76,7 +75,7 @@ fn start(
 
 impl Drop for FileWatch {
     fn drop(&mut self) {
-        // Fails only when the thread has ended already.
+        // Fails only if the thread has already ended.
         self.events.send(Signal::Stop).ok();
     }
 }
@@ -98,12 +97,13 @@ fn directory(path: &Path, events: Sender<Signal>) -> Option<RecommendedWatcher> 
     watched
         .inspect_err(|error| {
             let directory = directory.display();
-            tracing::warn!(%error, "changes in {directory} are not notified; looking every {} s", POLL.as_secs());
+            let seconds = POLL.as_secs();
+            tracing::warn!(%error, "cannot watch {directory}; polling every {seconds} s");
         })
         .ok()
 }
 
-/// Reading is no change; without this, looking at the file would be a reason to look at it.
+/// Ignores read accesses: otherwise each read of the file would trigger the next one.
 fn matters(kind: EventKind) -> bool {
     match kind {
         EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
@@ -114,7 +114,7 @@ fn matters(kind: EventKind) -> bool {
 struct Looker<F> {
     path: PathBuf,
     poll: Duration,
-    /// The content as it was last seen; `None` before the file could be read.
+    /// The last content; `None` until the file could be read.
     known: Option<String>,
     signals: Receiver<Signal>,
     changed: F,
@@ -136,7 +136,7 @@ impl<F: FnMut()> Looker<F> {
         }
     }
 
-    /// Waits until nothing has happened for a moment; false when it is time to stop.
+    /// Waits until the directory is quiet; false if the watch was dropped.
     fn settle(&self) -> bool {
         let began = Instant::now();
         while began.elapsed() < RESTLESS {
@@ -149,8 +149,8 @@ impl<F: FnMut()> Looker<F> {
         true
     }
 
-    /// A file that cannot be read just now is as good as unchanged: it may be in the middle of a
-    /// swap, and if it is really gone there is nothing to change to.
+    /// An unreadable file counts as unchanged: a swap may be in progress, and a deleted file has no
+    /// content to load.
     fn look(&mut self) {
         let Ok(text) = super::read_text(&self.path) else {
             return;
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rewritten_file_and_a_replaced_one_are_told_once_each() {
+    fn a_rewritten_and_a_replaced_file_are_reported_once_each() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weighbridge.yaml");
         fs::write(&path, "a").unwrap();
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_kubernetes_swaps_a_mounted_file_is_told() {
+    fn a_symlink_swap_as_by_kubernetes_is_reported() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         for (version, text) in [("..v1", "a"), ("..v2", "b")] {
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn without_notifications_the_poll_finds_it_and_the_same_content_is_no_change() {
+    fn the_poll_detects_changes_without_notifications_and_ignores_equal_content() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("weighbridge.yaml");
         fs::write(&path, "a").unwrap();

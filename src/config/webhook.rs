@@ -89,7 +89,7 @@ fn events(node: &Node, problems: &ProblemList) -> Option<Vec<String>> {
         problems.help(
             node,
             "expected at least one event",
-            "leave the key out to be told of all",
+            "remove the key to receive all",
         );
     }
     for (node, event) in read {

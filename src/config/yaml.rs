@@ -1,9 +1,8 @@
-//! YAML text into a tree of nodes that know their place. The one module that touches the YAML
-//! library.
+//! Parses YAML text into a tree of nodes with positions. Only this module uses the YAML library.
 //!
-//! The library reads straight into Rust types and stops at the first thing that does not fit. Here
-//! it reads into a tree that fits every document, so that what is wrong is found by the readers of
-//! the tree, all of it at once. Only a text that is no YAML at all stops at its first fault.
+//! The library deserializes into Rust types and stops at the first mismatch. Here it reads into a
+//! tree that fits every document, so that the readers of the tree report all problems at once. Only
+//! invalid YAML stops at the first error.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -18,13 +17,13 @@ use super::env::substitute;
 use super::report::{ConfigProblem, SourceText, TextSpan};
 use super::tree::{MapEntry, Node, NodeKind, join, join_index};
 
-/// Levels of nesting; the configuration itself needs eight.
+/// Maximum nesting depth; the configuration needs eight levels.
 const DEPTH_MAX: usize = 32;
 
-/// Reads `source`, with variables taken from `env`.
+/// Parses `source`, with variables from `env`.
 ///
-/// A variable that is missing is a problem, and its place is marked; the rest of the tree can be
-/// checked all the same. Without a tree there is exactly one problem, which says why.
+/// A missing variable is reported and its node marked; the rest of the tree is still checked.
+/// Without a tree there is exactly one problem with the cause.
 pub(super) fn read(
     source: &Arc<SourceText>,
     env: &HashMap<String, String>,
@@ -59,14 +58,14 @@ fn options() -> Options {
             max_total_scalar_bytes: 2 * super::TEXT_BYTES_MAX,
         },
         strict_booleans: true,
-        // Told by `Build`, each of them.
+        // `Build` reports each of them.
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         non_finite_float_policy: NonFiniteFloatPolicy::PassThrough,
         with_snippet: false,
     }
 }
 
-/// The library's message without the place, which the report tells in its own way.
+/// The library's message without the position, which the report prints itself.
 fn message(error: &Error) -> String {
     match error.without_snippet() {
         Error::Budget {
@@ -74,15 +73,17 @@ fn message(error: &Error) -> String {
             ..
         }
         | Error::MultipleDocuments { .. } => {
-            "expected one document; a second one begins here".to_owned()
+            "expected one document; a second one starts here".to_owned()
         }
         Error::Budget {
             breach: BudgetBreach::Depth { .. },
             ..
         } => format!("nested deeper than {DEPTH_MAX} levels"),
-        // The place is that of the alias; what is wrong with what it stands for is told.
+        // The position is that of the alias; the problem is in the aliased value.
         Error::AliasError { error, .. } => message(error),
-        Error::Budget { .. } => "the text is too large or refers to itself too often".to_owned(),
+        Error::Budget { .. } => {
+            "the configuration is too large or has too many alias references".to_owned()
+        }
         other => {
             let text = other.render_with_formatter(&serde_yaml::UserMessageFormatter);
             let first = text.lines().next().unwrap_or_default();
@@ -109,7 +110,7 @@ fn span(location: Location) -> TextSpan {
     }
 }
 
-/// Whatever a YAML node can be.
+/// Any YAML value.
 enum Raw {
     Null,
     Bool(bool),
@@ -188,7 +189,7 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 }
 
-/// Turns raw values into nodes; resolves variables and tells duplicate keys on the way.
+/// Converts raw values to nodes, resolves variables and reports duplicate keys.
 struct Build<'a> {
     source: &'a Arc<SourceText>,
     env: &'a HashMap<String, String>,
@@ -197,8 +198,8 @@ struct Build<'a> {
 
 impl Build<'_> {
     fn node(&mut self, raw: Spanned<Raw>, path: String) -> Node {
-        // What is quoted in messages is the text of the file, never a value from the environment:
-        // it may be a secret.
+        // Messages quote the text of the file, never a value from the environment, which may be a
+        // secret.
         let written = self
             .source
             .text
@@ -256,18 +257,14 @@ impl Build<'_> {
             let span = span(key.referenced);
             let path = join(path, &key.value);
             if let Some(line) = first.get(&key.value) {
-                let message = format!(
-                    "`{}` is given twice; the first is in line {line}",
-                    key.value
-                );
+                let message = format!("duplicate key `{}`; the first is in line {line}", key.value);
                 self.problems
                     .push(ConfigProblem::new(self.source, Some(span), &path, message));
                 continue;
             }
             first.insert(key.value.clone(), span.line);
             let mut value = self.node(value, path);
-            // A list or mapping has no text of its own to point at: its key says better which one
-            // is meant.
+            // A list or mapping has no single position; point at its key.
             if matches!(value.kind, NodeKind::List(_) | NodeKind::Map(_)) {
                 value.span = span.clone();
             }

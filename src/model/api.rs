@@ -1,4 +1,4 @@
-//! The resources of the admin API, as both its server and its clients know them.
+//! The resources of the admin API, shared by server and clients.
 //!
 //! Names of fields are a contract. Weights are percent, rates are fractions from 0 to 1, latencies
 //! are microseconds, times are RFC 3339 in UTC.
@@ -23,7 +23,7 @@ pub use super::release::{
 /// Upstream to weight in percent.
 pub type Percentages = BTreeMap<String, f64>;
 
-/// A service as it is now.
+/// The current state of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// Its name.
@@ -37,35 +37,35 @@ pub struct Service {
     pub previous_baseline: Option<String>,
     /// How traffic is split.
     pub weights: WeightsStatus,
-    /// The identity of the release under way, if one is.
+    /// The ID of the running release, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub release: Option<String>,
-    /// What leads here, as text for people: host, path prefix, methods and headers.
+    /// Its routes as text: host, path prefix, methods and headers.
     pub routes: Vec<String>,
     /// Its upstreams by name.
     pub upstreams: BTreeMap<String, Upstream>,
 }
 
-/// How traffic is split: what was asked for, and what every worker does.
+/// The weights of a service: intended and effective.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WeightsStatus {
-    /// What was asked for last.
+    /// The weights set last.
     pub intended: Percentages,
-    /// What the routing table in use says.
+    /// The weights of the current routing table.
     pub effective: Percentages,
-    /// When the effective weights came into effect (RFC 3339).
+    /// Since when the effective weights apply (RFC 3339).
     pub since: String,
     /// The reason given with the change that led here, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Whether these weights are on disk, so that a restart begins with them.
+    /// Whether these weights are stored, so that a restart starts with them.
     pub durable: bool,
 }
 
 /// One upstream of a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Upstream {
-    /// Where it listens.
+    /// Its endpoints.
     pub endpoints: Vec<Endpoint>,
     /// Statistics over `10s`, `1m`, `5m` and `since_change` (of the service's weights).
     pub windows: BTreeMap<String, Window>,
@@ -78,7 +78,7 @@ pub struct Endpoint {
     pub address: String,
     /// Whether requests are sent to it.
     pub healthy: bool,
-    /// Requests on it at this moment.
+    /// Requests in flight.
     pub in_flight: u64,
 }
 
@@ -91,12 +91,12 @@ pub struct Window {
     pub failures: u64,
     /// Failures by request, 0 to 1; 0 without requests.
     pub error_rate: f64,
-    /// Requests by what became of them: `2xx`, `connect_error`, `client_abort` and so on; absent
+    /// Requests by outcome class: `2xx`, `connect_error`, `client_abort` and so on; absent
     /// means none.
     pub classes: BTreeMap<String, u64>,
-    /// Time from the request's arrival to the end of its answer; client aborts are left out.
+    /// Time from the request's arrival to the end of its response; without client aborts.
     pub latency_us: Latency,
-    /// Time from the request's arrival to the first byte of its answer.
+    /// Time from the request's arrival to the first byte of its response.
     pub first_byte_us: Latency,
 }
 
@@ -120,16 +120,16 @@ pub struct ServiceList {
     pub services: Vec<Service>,
 }
 
-/// The weights of a service: the answer to a GET, whose ETag serves for the PUT.
+/// The weights of a service, with the ETag for a PUT.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WeightsResource {
     /// The service's revision.
     pub revision: u64,
-    /// What was asked for last.
+    /// The weights set last.
     pub weights: Percentages,
-    /// What the routing table in use says.
+    /// The weights of the current routing table.
     pub effective: Percentages,
-    /// When the effective weights came into effect (RFC 3339).
+    /// Since when the effective weights apply (RFC 3339).
     pub since: String,
 }
 
@@ -141,23 +141,23 @@ pub struct WeightsUpdate {
     /// must sum to 100.
     #[serde(deserialize_with = "unique_percentages")]
     pub weights: Percentages,
-    /// Why, for the journal.
+    /// The reason, for the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub reason: Option<String>,
 }
 
-/// A rollback by hand. The body may be left out.
+/// A manual rollback. The body is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RollbackRequest {
-    /// Why, for the journal.
+    /// The reason, for the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub reason: Option<String>,
 }
 
-/// The answer to a change: the service after it, and whether the change is on disk.
+/// The response to a change: the service after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WeightsChange {
     /// Whether the change survives a restart. Only a change towards the baseline is ever made
@@ -178,14 +178,14 @@ pub struct AuditEntry {
     pub sequence: u64,
     /// When (RFC 3339).
     pub at: String,
-    /// Who: the name of the token, or `anonymous` where the API is open.
+    /// The actor: the name of the token, or `anonymous` where the API is open.
     pub actor: String,
-    /// What: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so on.
+    /// The action: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so on.
     pub action: String,
-    /// Which service, if one.
+    /// The service, if the entry concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// Why, as given.
+    /// The reason, as given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
     /// The state before; `null` when there was none.
@@ -198,45 +198,45 @@ pub struct AuditEntry {
     pub hash: String,
 }
 
-/// Whether the journal is whole.
+/// The result of verifying the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct AuditVerdict {
-    /// Whether nothing was found.
+    /// Whether the journal is intact.
     pub whole: bool,
-    /// How many entries there are.
+    /// The number of entries.
     pub entries: u64,
     /// The hash of the last one; absent without entries. Kept elsewhere, it shows later whether
     /// the journal up to here was rewritten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head: Option<String>,
-    /// The first entry that is not as it was written; absent when all are.
+    /// The first invalid entry; absent if there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finding: Option<AuditFinding>,
 }
 
-/// The first entry of the journal that is not as it was written.
+/// The first invalid entry of the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AuditFinding {
     /// Its number.
     pub sequence: u64,
-    /// What is wrong with it.
+    /// The problem.
     pub kind: AuditFindingKind,
-    /// The same in words, and by what it was found.
+    /// Description, with the check that failed.
     pub detail: String,
 }
 
-/// What is wrong with an entry of the journal.
+/// The problem of a journal entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AuditFindingKind {
-    /// It does not follow from the entry before it: it was altered, or it is not in its order.
+    /// It does not match the previous entry: it was altered or is out of order.
     Altered,
-    /// It is not there.
+    /// It is missing.
     Missing,
     /// It follows from the entry before it, but its hash is not the one that was recorded: it was
     /// rewritten with entries before it.
     Rewritten,
-    /// It stands behind what was recorded as the last entry, or no last entry is recorded.
+    /// It follows the recorded last entry, or no last entry is recorded.
     Unrecorded,
 }
 
@@ -262,7 +262,7 @@ pub struct Event {
     pub kind: EventKind,
 }
 
-/// What an event tells; the field `type` names it, and so does the stream's `event:` line.
+/// The content of an event; the field `type` names it, and so does the stream's `event:` line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum EventKind {
@@ -274,9 +274,9 @@ pub enum EventKind {
         revision: u64,
         /// The weights in effect.
         weights: Percentages,
-        /// Who changed them.
+        /// The actor.
         actor: String,
-        /// Why, as given.
+        /// The reason, as given.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
         /// `weights` or `rollback`.
@@ -292,37 +292,37 @@ pub enum EventKind {
         endpoint: String,
         /// Its new state.
         healthy: bool,
-        /// What the last check saw.
+        /// The result of the last check.
         detail: String,
     },
-    /// The configuration was reloaded, or refused.
+    /// The configuration was reloaded or rejected.
     Reload {
-        /// Whether the new configuration is in use.
+        /// Whether the new configuration is in effect.
         ok: bool,
-        /// What changed, or what is wrong.
+        /// The changes, or the problems.
         detail: String,
     },
-    /// A release began, went on, stopped, or ended.
+    /// A release started, advanced, stopped or ended.
     Release {
         /// The release after it.
         release: Box<Release>,
-        /// What happened, as the journal calls it: `release_started`, `release_advanced`,
+        /// The action, as in the journal: `release_started`, `release_advanced`,
         /// `release_rolled_back` and so on.
         action: String,
-        /// Who did it.
+        /// The actor.
         actor: String,
     },
-    /// What the judge makes of a release, at most once a second while it changes.
+    /// The verdict on a release, at most once a second while it changes.
     Verdict {
         /// The service.
         service: String,
-        /// The identity of the release.
+        /// The ID of the release.
         release_id: String,
         /// `continue`, `advance`, `hold` or `roll_back`.
         verdict: String,
         /// `ln` of the combined evidence against the canary.
         log_e: f64,
-        /// From here on the release is rolled back.
+        /// The limit of `log_e`, at which the release is rolled back.
         log_limit: f64,
     },
     /// Statistics of a service, once a second while it has traffic.
@@ -335,7 +335,7 @@ pub enum EventKind {
 }
 
 impl EventKind {
-    /// What the field `type` says.
+    /// The value of the field `type`.
     pub fn name(&self) -> &'static str {
         match self {
             EventKind::Weights { .. } => "weights",
@@ -347,7 +347,7 @@ impl EventKind {
         }
     }
 
-    /// The service that it is about, if it is about one.
+    /// The service, if the event concerns one.
     pub fn service(&self) -> Option<&str> {
         match self {
             EventKind::Weights { service, .. }
@@ -366,31 +366,30 @@ pub struct Problem {
     /// A URI that names the kind of problem: `/problems/` and a word.
     #[serde(rename = "type")]
     pub kind: String,
-    /// The kind in words.
+    /// The title of this kind of problem.
     pub title: String,
     /// The HTTP status.
     pub status: u16,
-    /// What is wrong this time, and what to do.
+    /// This occurrence, and what to do.
     pub detail: String,
-    /// The request's identity, as in the log.
+    /// The request ID, as in the log.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
-    /// Fields that are wrong.
+    /// Invalid fields.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldProblem>,
 }
 
-/// One wrong field of a request.
+/// An invalid field of a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct FieldProblem {
     /// JSON pointer to the field, for example `/weights/green`.
     pub pointer: String,
-    /// What is wrong with it.
+    /// The problem.
     pub detail: String,
 }
 
-/// Reads percentages and refuses a name that is given twice, of which JSON parsers take one or the
-/// other.
+/// Reads percentages and rejects duplicate names, which JSON parsers handle differently.
 fn unique_percentages<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Percentages, D::Error> {
     deserializer.deserialize_map(UniquePercentages)
 }

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_digest_is_read_as_it_is_written() {
+    fn a_digest_round_trips() {
         let bytes = std::array::from_fn(|i| u8::try_from(i * 8 + 7).unwrap());
         let text = encode(&bytes);
         assert_eq!(&text[..8], "070f171f");
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digest_is_refused() {
+    fn an_invalid_digest_is_rejected() {
         let good = "0".repeat(64);
         for text in [
             "",

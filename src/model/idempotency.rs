@@ -1,11 +1,11 @@
-//! Writes that may be repeated, and the answers to them.
+//! Idempotency keys of writes, and the stored responses.
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a write, and which request it was given with.
+/// The key of a write and the request that it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IdempotencyKey {
-    /// Whose key it is: nobody gets another's answer.
+    /// The owner of the key: responses are not shared between callers.
     pub caller: String,
     /// The key, as given.
     pub key: String,
@@ -13,17 +13,17 @@ pub struct IdempotencyKey {
     pub request: String,
 }
 
-/// The answer to a write that was made, as it is kept for those who repeat it.
+/// The stored response to a write, for repeated requests.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeptAnswer {
-    /// What it answers.
+    /// The write that it responds to.
     #[serde(flatten)]
     pub key: IdempotencyKey,
-    /// When, in milliseconds since 1970.
+    /// The time, in milliseconds since 1970.
     pub at_ms: i64,
     /// The status.
     pub status: u16,
-    /// The path of what was made, if something was.
+    /// The path of the created resource, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub location: Option<String>,
     /// The service's revision after it.

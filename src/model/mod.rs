@@ -1,4 +1,4 @@
-//! What operators declare, as plain validated data, and the resources of the admin API.
+//! The declared configuration as plain validated data, and the resources of the admin API.
 //!
 //! Nothing here runs: no sockets, no clocks, no files. A value of these types has already been
 //! checked (by [`Weights::new`], or by the configuration that built it), so the rest of the program

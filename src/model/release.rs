@@ -1,4 +1,4 @@
-//! Releases as the admin API shows and takes them.
+//! Release resources of the admin API.
 
 use std::fmt;
 
@@ -8,27 +8,27 @@ use utoipa::ToSchema;
 
 use super::api::Percentages;
 
-/// Where a release is.
+/// The phase of a release.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Not begun: it waits for its time, an approval, or the end of a freeze window.
+    /// Not started: it waits for its schedule, an approval or the end of a freeze window.
     Pending,
-    /// The canary is asked whether it answers at all, before any user is sent there.
+    /// Preflight checks of the canary are running, before it gets user traffic.
     Preflight,
-    /// A step is under way.
+    /// A step is in progress.
     Progressing,
-    /// A step has been passed, or gave no answer, and something or somebody is waited for.
+    /// A step was passed or is inconclusive, and the release waits (see `waiting_for`).
     Waiting,
-    /// The canary has all traffic, and the last look is taken.
+    /// The canary has all traffic, and its final bake is in progress.
     Baking,
     /// The canary is the new baseline.
     Promoted,
-    /// The canary was taken out, for good.
+    /// The canary was rolled back; the release has ended.
     RolledBack,
-    /// Given up without a judgement; all weight is on the baseline.
+    /// Cancelled without a verdict; all weight is on the baseline.
     Cancelled,
 }
 
@@ -59,7 +59,7 @@ impl Phase {
         }
     }
 
-    /// Whether nothing follows any more.
+    /// Whether the release has ended.
     pub const fn is_over(self) -> bool {
         matches!(self, Phase::Promoted | Phase::RolledBack | Phase::Cancelled)
     }
@@ -71,51 +71,51 @@ impl fmt::Display for Phase {
     }
 }
 
-/// A release as it is now.
+/// The current state of a release.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Release {
-    /// Its identity: the service's name and a number that grows by one with each of its releases,
+    /// Its ID: the service's name and a number that grows by one with each of its releases,
     /// such as `shop-12`.
     pub id: String,
     /// The service.
     pub service: String,
-    /// The upstream that holds the users when it begins.
+    /// The upstream that has the traffic at the start.
     pub baseline: String,
-    /// The upstream that is being proved.
+    /// The upstream that is being released.
     pub canary: String,
-    /// Where it is.
+    /// Its phase.
     pub phase: Phase,
-    /// Whether it was told not to go on. The brakes work all the same.
+    /// Whether it is paused. It can still be rolled back automatically.
     pub paused: bool,
-    /// Whether somebody who may has said that it goes through freeze windows; absent if not.
+    /// Whether an admin has overridden freeze windows; absent if not.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_freeze: bool,
-    /// The step that it is at, counted from 1; 0 before the first.
+    /// The current step, counted from 1; 0 before the first.
     pub step: usize,
     /// The weights of all steps, in percent.
     pub steps: Vec<f64>,
-    /// The canary's weight now, in percent.
+    /// The current weight of the canary, in percent.
     pub weight: f64,
     /// When it was started (RFC 3339).
     pub started_at: String,
-    /// When the present step or phase began (RFC 3339).
+    /// When the current step or phase started (RFC 3339).
     pub phase_since: String,
-    /// When it ended; `null` while it is under way.
+    /// When it ended; `null` while it is running.
     #[serde(default)]
     pub ended_at: Option<String>,
-    /// Why, as given at the start; `null` if nothing was.
+    /// The reason given at the start, or `null`.
     #[serde(default)]
     pub reason: Option<String>,
-    /// The reference of the change that it brings, as given at the start; `null` if none was.
+    /// The reference to the change given at the start, or `null`.
     #[serde(default)]
     pub change: Option<String>,
     /// The build of the canary, as given at the start; `null` if none was. A second try at the
     /// same build has less chance of error.
     #[serde(default)]
     pub version: Option<String>,
-    /// Who started it.
+    /// The actor that started it.
     pub actor: String,
-    /// What is waited for; `null` while nothing is.
+    /// What the release waits for, or `null`.
     #[serde(default)]
     pub waiting_for: Option<WaitingFor>,
     /// What the step still lacks of its least number of requests, once its least time is over;
@@ -125,37 +125,37 @@ pub struct Release {
     /// Approvals so far, of the gate that is next or was last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub approvals: Vec<Approval>,
-    /// How it ended; `null` while it is under way.
+    /// The outcome; `null` while it is running.
     #[serde(default)]
     pub outcome: Option<ReleaseOutcome>,
-    /// The failures that users may see.
+    /// The budget of failures that users see.
     pub budget: BudgetStatus,
-    /// All failures that the canary may have, whether or not users see them.
+    /// The budget of all failures of the canary, rescued ones included.
     #[serde(default)]
     pub rescued_budget: BudgetStatus,
     /// Failures of the canary that users saw.
     pub user_visible_failures: u64,
-    /// Failures of the canary that the baseline answered instead.
+    /// Failures of the canary that were rescued by the baseline.
     pub rescued: u64,
-    /// Requests that clients gave up, by arm.
+    /// Requests that clients aborted, by arm.
     #[serde(default)]
     pub aborts: Aborts,
-    /// Requests that the canary was given.
+    /// Requests assigned to the canary.
     pub canary_requests: u64,
-    /// Requests that the baseline was given meanwhile.
+    /// Requests assigned to the baseline in the same time.
     pub baseline_requests: u64,
     /// `ln` of the combined evidence against the canary.
     pub log_e: f64,
-    /// From here on the release is rolled back: `ln(1/alpha)`.
+    /// The limit of `log_e`, at which the release is rolled back: `ln(1/alpha)`.
     pub log_limit: f64,
     /// Each objective with its evidence.
     #[schema(value_type = Vec<Object>)]
     pub objectives: Vec<Value>,
-    /// Whether its state is on disk, so that a restart goes on from here.
+    /// Whether its state is stored, so that a restart continues from here.
     pub durable: bool,
 }
 
-/// Requests that clients gave up before their end, by arm.
+/// Requests that clients aborted, by arm.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Aborts {
     /// The baseline's.
@@ -176,9 +176,9 @@ pub struct WaitingFor {
     /// `baseline_down`; `unfinished` while requests of the canary without an answer keep a
     /// step from its end.
     pub kind: String,
-    /// The same in words, with the name of the gate, the window or the time.
+    /// Description, with the name of the gate, the window or the time.
     pub detail: String,
-    /// When it ends by itself, if it does (RFC 3339).
+    /// When the wait ends automatically, if it does (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<String>,
 }
@@ -197,16 +197,16 @@ pub struct TooFewRequests {
 pub struct Approval {
     /// The gate.
     pub gate: String,
-    /// Who: the name of the token.
+    /// The actor: the name of the token.
     pub by: String,
     /// When (RFC 3339).
     pub at: String,
-    /// A word with it, if one was given.
+    /// The reason, if one was given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// How a release ended.
+/// The outcome of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseOutcome {
     /// `promoted`, `rolled_back` or `cancelled`.
@@ -215,7 +215,7 @@ pub struct ReleaseOutcome {
     /// `inconclusive`, `operator`; absent for a promotion.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub objective: Option<String>,
-    /// The same in words, with its numbers.
+    /// Description with the numbers.
     pub reason: String,
 }
 
@@ -224,9 +224,9 @@ pub struct ReleaseOutcome {
 pub struct BudgetStatus {
     /// The most failures that users may see beyond what the baseline's rate and chance explain.
     pub limit: u64,
-    /// Failures that users have seen.
+    /// Failures spent so far.
     pub spent: u64,
-    /// How many further ones would exhaust it.
+    /// Further failures until the release is rolled back.
     pub allowance: u64,
 }
 
@@ -241,17 +241,17 @@ pub struct ReleaseList {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseStart {
-    /// The upstream that is to be proved.
+    /// The upstream to release.
     pub canary: String,
-    /// Why, for the journal. Needed where the configuration is overridden.
+    /// The reason, for the journal. Required to override the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub reason: Option<String>,
-    /// The reference of the change that it brings: a ticket, a commit, a link.
+    /// Reference to the change: a ticket, a commit or a link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub change: Option<String>,
-    /// The build of the canary.
+    /// Version or build of the canary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 200)]
     pub version: Option<String>,
@@ -261,31 +261,31 @@ pub struct ReleaseStart {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>)]
     pub plan: Option<Map<String, Value>>,
-    /// When to begin (RFC 3339); without it at once.
+    /// Start time (RFC 3339); by default now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_at: Option<String>,
-    /// Go on through freeze windows. Needs a reason, and the role `admin`.
+    /// Ignore freeze windows. Needs a reason and the role `admin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_freeze: bool,
 }
 
-/// What a verb on a release may be given. The body may be left out.
+/// Parameters of a release command. The body is optional.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseCommand {
-    /// Why, for the journal.
+    /// The reason, for the journal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000)]
     pub reason: Option<String>,
-    /// `approve`: the gate that is meant; without it the one that is waited for.
+    /// `approve`: the gate; by default the one that the release waits for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gate: Option<String>,
-    /// `resume`, `promote`: go on through freeze windows. Needs a reason, and the role `admin`.
+    /// `resume`, `promote`: ignore freeze windows. Needs a reason and the role `admin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub override_freeze: bool,
 }
 
-/// The answer to a change of a release: the release after it, and whether the change is on disk.
+/// The response to a release command: the release after it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ReleaseChange {
     /// The weights of the service after the change.
@@ -297,7 +297,7 @@ pub struct ReleaseChange {
     pub release: Release,
 }
 
-/// What a plan costs and takes, before the first user is risked.
+/// The forecast of a plan: duration, detection times and worst case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Forecast {
     /// The service.
@@ -316,10 +316,10 @@ pub struct Forecast {
     /// Failures that users can see at most: the budget, what chance explains, and what can be in
     /// flight.
     pub worst_case: WorstCase,
-    /// The whole plan, as it would be carried out.
+    /// The effective plan.
     #[schema(value_type = Object)]
     pub plan: Value,
-    /// What is remarkable: too little traffic for a step, a freeze window that is in force.
+    /// Warnings: too little traffic for a step, an active freeze window.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -338,16 +338,16 @@ pub struct StepForecast {
     /// Seconds for them, and at least the step's own time; absent without traffic.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds_to_advance: Option<f64>,
-    /// Harms, and how soon each is seen.
+    /// Detection times for several failure rates.
     pub detections: Vec<Detection>,
 }
 
-/// How soon a harm is seen.
+/// The time until a failure rate is detected.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Detection {
     /// The canary's share of failures, 0 to 1.
     pub error_rate: f64,
-    /// Canary requests until then; absent if the objectives allow it.
+    /// Canary requests until detection; absent if the objectives allow this rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<u64>,
     /// Seconds for them; absent without traffic.

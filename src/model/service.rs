@@ -17,7 +17,7 @@ pub type Name = Arc<str>;
 pub struct ServiceSpec {
     /// Unique among all services.
     pub name: Name,
-    /// What leads to this service; at least one.
+    /// Its routes; at least one.
     pub routes: Vec<Route>,
     /// The deployed versions; at least one, each name once.
     pub upstreams: Vec<UpstreamSpec>,
@@ -25,11 +25,11 @@ pub struct ServiceSpec {
     pub weights: Weights,
     /// The declared baseline, which counts until an upstream has held 100 percent.
     pub baseline: Option<Name>,
-    /// How long each part of an exchange with an upstream may take.
+    /// Timeouts of an exchange with an upstream.
     pub timeouts: Timeouts,
-    /// What makes a user return to the same upstream; without it each request is drawn.
+    /// What identifies a user for the split; without it each request is assigned at random.
     pub sticky: Option<Sticky>,
-    /// How testers reach a named upstream whatever its weight.
+    /// How testers select an upstream by name, at any weight.
     pub tester: Option<Tester>,
     /// Active health checks; without them every endpoint counts as healthy.
     pub health: Option<Health>,
@@ -38,7 +38,7 @@ pub struct ServiceSpec {
     pub release: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
 }
 
-/// One match that leads to a service. All given conditions must hold.
+/// A route to a service. All given conditions must match.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Route {
     /// Which hosts match.
@@ -69,7 +69,7 @@ pub enum HostPattern {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPrefix(pub Arc<str>);
 
-/// A header that must be there with this value.
+/// A header that must be present with this value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HeaderMatch {
     /// The header's name.
@@ -83,9 +83,9 @@ pub struct HeaderMatch {
 pub struct UpstreamSpec {
     /// Unique within the service.
     pub name: Name,
-    /// Where it listens; at least one.
+    /// Its endpoints; at least one.
     pub endpoints: Vec<EndpointSpec>,
-    /// How it is spoken to.
+    /// Its protocol.
     pub protocol: Protocol,
 }
 
@@ -93,7 +93,7 @@ pub struct UpstreamSpec {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EndpointSpec(pub SocketAddr);
 
-/// The protocol that an upstream is spoken to with.
+/// The protocol of an upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     /// HTTP/1.1 in clear text.
@@ -101,7 +101,7 @@ pub enum Protocol {
     Http1,
 }
 
-/// Limits of time for an exchange with an upstream. Zero means none.
+/// Timeouts of an exchange with an upstream. Zero means none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// For a connection to be established, with each endpoint that is tried.
@@ -125,7 +125,7 @@ impl Default for Timeouts {
     }
 }
 
-/// How a tester names an upstream.
+/// How a tester selects an upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tester {
     /// By this header, whose value is the upstream's name.
@@ -134,12 +134,12 @@ pub enum Tester {
     Cookie(Arc<str>),
 }
 
-/// Active health checks of every endpoint of a service: a GET whose answer must be 200 to 399.
+/// Active health checks of every endpoint of a service: a GET whose response must be 200 to 399.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// The path asked for, with its query if any.
+    /// The path, with a query if there is one.
     pub path: Arc<str>,
-    /// The `Host` that is asked for; see [`probe_host`] for what it is without.
+    /// The `Host` header; see [`probe_host`] for what it is without.
     pub host: Option<Arc<str>>,
     /// When a larger share of an upstream's endpoints than this is unhealthy, all of them are
     /// used: then it is more likely that the checks are wrong than that all of them are. Zero
@@ -147,7 +147,7 @@ pub struct Health {
     pub panic: Weight,
     /// Between two checks of an endpoint.
     pub interval: Duration,
-    /// For the whole check.
+    /// Timeout of a check.
     pub timeout: Duration,
     /// Consecutive failures until a healthy endpoint counts as unhealthy; at least 1.
     pub unhealthy_after: u32,

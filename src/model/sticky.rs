@@ -129,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prefixes_of_names_have_their_demands() {
+    fn cookie_name_prefixes_require_attributes() {
         for (name, secure, host) in [
             ("wb", false, false),
             ("__Secure-wb", true, false),

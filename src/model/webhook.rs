@@ -1,4 +1,4 @@
-//! Webhooks as declared: who is told of releases.
+//! Declared webhooks: receivers of release events.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,22 +7,22 @@ use std::time::Duration;
 /// A receiver of events.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// Where events are posted to, by `http` or `https`.
+    /// The URL, `http` or `https`.
     pub url: http::Uri,
-    /// What is posted.
+    /// The format of the posted events.
     pub format: WebhookFormat,
-    /// Which events, out of [`WebhookBlock::EVENTS`]; at least one, each once.
+    /// The selected events, out of [`WebhookBlock::EVENTS`]; at least one, each once.
     pub events: Vec<String>,
     /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without
     /// it events are not signed.
     pub secret: Option<Arc<str>>,
-    /// For one attempt, from the connection to the head of the answer.
+    /// Timeout of one attempt, from the connection to the response head.
     pub timeout: Duration,
     /// Attempts for one event, the first included; at least 1.
     pub attempts: u32,
 }
 
-/// The form of what is posted.
+/// The format of posted events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WebhookFormat {
     /// The event as JSON: its name, its time, its actor, and the release as the API shows it.
@@ -33,7 +33,7 @@ pub enum WebhookFormat {
 }
 
 impl Webhook {
-    /// The events that can be told, as the journal names them.
+    /// All events, as named in the journal.
     pub const EVENTS: [&str; 12] = [
         "release_started",
         "release_preflight",

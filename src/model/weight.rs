@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_set_of_weights_names_what_is_wrong() {
+    fn invalid_weights_name_the_problem() {
         let upstreams = names(&["blue", "green"]);
         let percent = |p| Weight::from_percent(p).unwrap();
         let check = |given: &[(&str, f64)]| {

@@ -1,4 +1,4 @@
-//! Words that tell somebody what a name should have been.
+//! Suggestions for misspelled names.
 
 /// "`a`, `b` or `c`".
 pub(crate) fn one_of(names: &[&str]) -> String {
@@ -10,7 +10,7 @@ pub(crate) fn one_of(names: &[&str]) -> String {
     }
 }
 
-/// The name that somebody may have meant: within a third of its length in insertions, deletions,
+/// The closest name: within a third of its length in insertions, deletions,
 /// replacements and swaps of neighbours.
 pub(crate) fn similar<'a>(given: &str, names: &[&'a str]) -> Option<&'a str> {
     const LENGTH_MAX: usize = 64;
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_finger_is_recognised() {
+    fn a_typo_is_matched_to_the_closest_name() {
         let names = ["weights", "timeouts", "routes"];
         assert_eq!(similar("wieghts", &names), Some("weights"));
         assert_eq!(similar("timeout", &names), Some("timeouts"));
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_read_as_a_sentence() {
+    fn choices_are_joined_with_commas_and_or() {
         assert_eq!(one_of(&["a"]), "`a`");
         assert_eq!(one_of(&["a", "b", "c"]), "`a`, `b` or `c`");
     }

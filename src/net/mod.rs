@@ -1,4 +1,4 @@
-//! Sockets and the options of whatever listens on them.
+//! Listening sockets and their options.
 
 mod options;
 mod socket;

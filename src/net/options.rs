@@ -1,22 +1,22 @@
-//! What a listener is told to do.
+//! The options of a listener.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-/// One address that requests are accepted on.
+/// A listener: one address that accepts requests.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ListenerOptions {
-    /// What metrics and logs call it; by default its address. Unique among all listeners.
+    /// Its name in metrics and logs; by default its address. Unique among all listeners.
     pub name: String,
-    /// Where it listens; by default 0.0.0.0:8080.
+    /// Its address; by default 0.0.0.0:8080.
     pub address: SocketAddr,
-    /// How long clients may take.
+    /// Timeouts for clients.
     pub timeouts: ListenerTimeouts,
-    /// How much clients may send.
+    /// Limits for clients.
     pub limits: ListenerLimits,
-    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are believed; by default none.
+    /// Peers whose `X-Forwarded-*` and `X-Request-Id` are trusted; by default none.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -39,7 +39,7 @@ impl Default for ListenerOptions {
     }
 }
 
-/// How long a client may take over each part of an exchange. Zero means without limit.
+/// Timeouts for each part of an exchange with a client. Zero means no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerTimeouts {
     /// From the first byte of a request to the end of its head, the whole head and not each byte;
@@ -61,7 +61,7 @@ impl Default for ListenerTimeouts {
     }
 }
 
-/// How much a client may send.
+/// Limits for the requests of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerLimits {
     /// Bytes of a request's head, request line included; by default 64 KiB. More is answered with

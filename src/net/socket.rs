@@ -1,11 +1,11 @@
-//! Sockets that listen.
+//! Listening sockets.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Connections that the kernel holds for one socket until they are accepted.
+/// The listen backlog: connections that the kernel queues for one socket.
 const BACKLOG: i32 = 4096;
 
 /// Binds `count` sockets to one address, for as many threads to accept from: the kernel spreads

@@ -1,4 +1,4 @@
-//! Configurations, checked without running anything.
+//! `check`, `schema` and `run` with configuration files.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -19,7 +19,7 @@ fn configuration(text: &str) -> tempfile::NamedTempFile {
 }
 
 #[test]
-fn a_valid_configuration_is_one_line_on_standard_error() {
+fn check_prints_one_line_for_a_valid_configuration() {
     let file = configuration(VALID);
     let path = file.path().to_str().unwrap();
     for verb in ["check", "validate"] {
@@ -33,7 +33,7 @@ fn a_valid_configuration_is_one_line_on_standard_error() {
 }
 
 #[test]
-fn every_problem_of_every_configuration_is_told() {
+fn check_reports_every_problem_of_every_file() {
     let (valid, invalid) = (configuration(VALID), configuration(INVALID));
     let paths = [
         invalid.path().to_str().unwrap(),
@@ -67,7 +67,7 @@ fn every_problem_of_every_configuration_is_told() {
 }
 
 #[test]
-fn a_configuration_may_come_from_standard_input() {
+fn check_reads_standard_input() {
     for (text, code) in [(VALID, 0), (INVALID, 78)] {
         let mut child = command(&["check", "-"])
             .stdin(Stdio::piped())
@@ -86,7 +86,7 @@ fn a_configuration_may_come_from_standard_input() {
 }
 
 #[test]
-fn the_schema_is_json() {
+fn schema_prints_json() {
     assert!(
         weighbridge(&["schema"])
             .code(0)
@@ -97,7 +97,7 @@ fn the_schema_is_json() {
 }
 
 #[test]
-fn run_refuses_an_invalid_configuration_with_its_own_exit_code() {
+fn run_rejects_an_invalid_configuration_with_exit_code_78() {
     let file = configuration(INVALID);
     let ended = weighbridge(&["run", "--config", file.path().to_str().unwrap()]).code(78);
     assert!(ended.err.contains("workers"), "{}", ended.err);

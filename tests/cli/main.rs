@@ -1,5 +1,4 @@
-//! The command line as a user meets it: the real program, against an admin API that says what each
-//! case needs.
+//! The command line: the real binary against a fake admin API.
 
 #![expect(
     clippy::unwrap_used,
@@ -10,9 +9,11 @@
 )]
 
 mod configuration;
+mod demo;
 mod explanations;
 mod recordings;
 mod releases;
+mod shown;
 mod standin;
 mod top;
 
@@ -23,7 +24,7 @@ use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
-/// A run of the program that has ended.
+/// A finished run of the program.
 struct Ended {
     code: i32,
     out: String,
@@ -74,7 +75,7 @@ fn weighbridge(arguments: &[&str]) -> Ended {
     command(arguments).output().unwrap().into()
 }
 
-/// What the fake admin API was asked.
+/// A request received by the fake admin API.
 #[derive(Clone, Debug, Default)]
 struct Asked {
     line: String,
@@ -91,7 +92,7 @@ impl Asked {
     }
 }
 
-/// An admin API that gives one answer, and then hands out what it was asked.
+/// An admin API that sends one response and records the request.
 struct Fake {
     address: SocketAddr,
     asked: mpsc::Receiver<Asked>,
@@ -204,7 +205,7 @@ fn service(revision: u64, durable: bool) -> Value {
 }
 
 #[test]
-fn help_tells_the_exit_codes_and_the_signals() {
+fn help_documents_exit_codes_and_signals() {
     let top = weighbridge(&["--help"]).code(0);
     for text in [
         "Exit codes:",
@@ -275,7 +276,7 @@ fn every_verb_has_help() {
 }
 
 #[test]
-fn what_makes_no_sense_is_a_usage_error() {
+fn an_invalid_command_line_is_a_usage_error() {
     let cases: [&[&str]; 22] = [
         &[],
         &["frobnicate"],
@@ -323,7 +324,7 @@ fn what_makes_no_sense_is_a_usage_error() {
 }
 
 #[test]
-fn version_and_completions_go_to_standard_output() {
+fn version_and_completions_are_printed_to_standard_output() {
     let version = weighbridge(&["version"]).code(0);
     assert_eq!(
         version.out,
@@ -342,7 +343,7 @@ fn version_and_completions_go_to_standard_output() {
 }
 
 #[test]
-fn a_reader_that_has_gone_ends_it_quietly() {
+fn a_closed_output_pipe_ends_the_program_silently() {
     let mut child = command(&["completions", "bash"])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -368,7 +369,7 @@ fn status_lists_every_upstream() {
 }
 
 #[test]
-fn status_of_a_service_is_detailed() {
+fn status_of_one_service_shows_details() {
     let fake = Fake::ok(&service(7, false));
     let ended = fake.run(&["status", "shop", "-q"]).code(0);
     for text in [
@@ -376,7 +377,7 @@ fn status_of_a_service_is_detailed() {
         "blue 95 %, green 5 %",
         "try 5.2",
         "Revision  7",
-        "not on disk",
+        "not stored",
         "unhealthy",
         "51 ms",
     ] {
@@ -387,14 +388,14 @@ fn status_of_a_service_is_detailed() {
 }
 
 #[test]
-fn json_is_what_the_api_said() {
+fn json_output_is_the_api_resource() {
     let fake = Fake::ok(&service(7, true));
     let ended = fake.run(&["status", "shop", "--output", "json"]).code(0);
     assert_eq!(ended.json(), service(7, true));
 }
 
 #[test]
-fn weights_without_shares_are_shown() {
+fn weights_without_arguments_shows_the_weights() {
     let fake = Fake::ok(&json!({
         "revision": 7, "weights": { "blue": 95.0, "green": 5.0 }, "effective": { "blue": 100.0, "green": 0.0 },
         "since": "2026-11-23T09:00:00Z",
@@ -412,7 +413,7 @@ fn weights_without_shares_are_shown() {
 }
 
 #[test]
-fn weights_are_changed_with_a_reason_at_a_revision() {
+fn weights_sends_the_reason_and_the_revision() {
     let fake = Fake::ok(&service(8, true));
     let change = [
         "weights",
@@ -442,7 +443,7 @@ fn weights_are_changed_with_a_reason_at_a_revision() {
 }
 
 #[test]
-fn a_change_that_is_not_on_disk_is_a_warning() {
+fn a_change_that_is_not_durable_prints_a_warning() {
     let fake = Fake::ok(&service(8, false));
     let ended = fake.run(&["rollback", "shop", "-q"]).code(0);
     assert!(ended.err.starts_with("warning:"), "{}", ended.err);
@@ -454,7 +455,7 @@ fn a_change_that_is_not_on_disk_is_a_warning() {
 }
 
 #[test]
-fn a_problem_is_told_with_its_fields_and_what_to_do() {
+fn a_problem_is_printed_with_its_fields_and_a_hint() {
     let fields = json!([{ "pointer": "/weights", "detail": "the weights sum to 95, not to 100" }]);
     let fake = Fake::problem(422, "the weights are not valid", &fields);
     let ended = fake.run(&["weights", "shop", "blue=95"]).code(1);
@@ -462,13 +463,12 @@ fn a_problem_is_told_with_its_fields_and_what_to_do() {
     assert_eq!(
         ended.err,
         "error: the weights are not valid\n  /weights: the weights sum to 95, not to 100\nhint: \
-         these weights sum to 95: give every upstream that is to have traffic, one that is left \
-         out gets 0\n"
+         these weights sum to 95, not 100; an upstream that is left out gets 0\n"
     );
 }
 
 #[test]
-fn refusals_have_their_own_exit_code() {
+fn rejected_calls_map_to_exit_codes() {
     for (status, code) in [
         (409, 5),
         (412, 5),
@@ -489,7 +489,7 @@ fn refusals_have_their_own_exit_code() {
 }
 
 #[test]
-fn errors_are_json_where_results_are() {
+fn errors_are_json_in_json_format() {
     let fake = Fake::problem(412, "the service is at revision 9", &json!([]));
     let ended = fake.run(&["rollback", "shop", "-o", "json"]).code(5);
     let told: Value = serde_json::from_str(&ended.err).unwrap();
@@ -500,8 +500,8 @@ fn errors_are_json_where_results_are() {
 }
 
 #[test]
-fn an_address_where_nobody_listens_is_unreachable() {
-    // Bound and not listened on, so that nobody else can be there.
+fn an_address_without_a_listener_is_unreachable() {
+    // Bound without listening, so that no other process can use the port.
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket
         .bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into())
@@ -528,25 +528,25 @@ fn an_address_where_nobody_listens_is_unreachable() {
 }
 
 #[test]
-fn an_answer_of_something_else_is_told_as_such() {
+fn a_response_of_another_server_is_reported_as_unexpected() {
     let fake = Fake::answering(200, "text/html", &json!("hello"));
     assert!(
         fake.run(&["status"])
             .code(1)
             .err
-            .contains("not Weighbridge's")
+            .contains("not a Weighbridge admin API")
     );
     let fake = Fake::answering(404, "text/html", &json!("hello"));
     assert!(
         fake.run(&["status"])
             .code(1)
             .err
-            .contains("not Weighbridge's")
+            .contains("not a Weighbridge admin API")
     );
 }
 
 #[test]
-fn health_is_an_exit_code() {
+fn healthcheck_maps_readiness_to_an_exit_code() {
     let fake = Fake::answering(200, "text/plain", &json!("ok"));
     assert_eq!(fake.run(&["healthcheck"]).code(0).out, "ready\n");
     assert_eq!(fake.asked().line, "GET /readyz HTTP/1.1");
@@ -555,7 +555,7 @@ fn health_is_an_exit_code() {
 }
 
 #[test]
-fn the_token_comes_from_a_file_or_the_environment() {
+fn the_token_is_read_from_a_file_or_the_environment() {
     let fake = Fake::ok(&json!({ "services": [] }));
     let mut from_environment = command(&["status", "--admin", &fake.address.to_string()]);
     Ended::from(
@@ -584,7 +584,7 @@ fn the_token_comes_from_a_file_or_the_environment() {
 }
 
 #[test]
-fn verbose_tells_the_calls() {
+fn verbose_prints_the_api_calls() {
     let fake = Fake::ok(&service(8, true));
     let ended = fake.run(&["rollback", "shop", "-v"]).code(0);
     assert!(
@@ -592,62 +592,4 @@ fn verbose_tells_the_calls() {
         "{}",
         ended.err
     );
-}
-
-#[test]
-fn the_demo_rolls_a_bad_version_back_and_ends_by_itself() {
-    let ended = weighbridge(&["demo", "--fast", "--output", "json"]).code(0);
-    let report = ended.json();
-    assert_eq!(report["canary_requests_after_reply"], 0, "{report}");
-    assert!(
-        report["user_visible_failures"].as_u64().unwrap() > 0,
-        "{report}"
-    );
-    for text in [
-        "v2 gets 50 %",
-        "roll back",
-        "What happened",
-        "curl -s -X POST http://127.0.0.1:",
-    ] {
-        assert!(ended.err.contains(text), "{text} is missing: {}", ended.err);
-    }
-    assert!(!ended.err.contains('\x1b'), "{}", ended.err);
-}
-
-#[test]
-fn the_demo_is_held_until_it_is_interrupted() {
-    let mut child = command(&["demo", "--fast", "--hold"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line = lines
-        .find(|line| line.as_ref().unwrap().contains("curl -s http://127.0.0.1:"))
-        .unwrap()
-        .unwrap();
-    // It is still there: its admin API answers.
-    let admin = line
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap();
-    let admin = admin.split("/api/").next().unwrap();
-    let status = weighbridge(&["status", "shop", "--output", "json", "--admin", admin])
-        .code(0)
-        .json();
-    assert_eq!(
-        status["weights"]["effective"],
-        json!({ "v1": 100.0, "v2": 0.0 })
-    );
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
-    let rest: Vec<String> = lines.map(Result::unwrap).collect();
-    assert!(
-        rest.iter().any(|line| line.contains("/demo/heal")),
-        "{rest:?}"
-    );
-    Ended::from(child.wait_with_output().unwrap()).code(0);
 }

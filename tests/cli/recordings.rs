@@ -1,4 +1,4 @@
-//! `replay`: recorded releases, judged again.
+//! `replay`: judges recorded releases again.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Ended, command, weighbridge};
 
 #[test]
-fn recorded_releases_are_judged_again() {
+fn replay_prints_a_verdict_for_each_run() {
     let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
     let input = format!(
         "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \
@@ -62,7 +62,7 @@ fn recorded_releases_are_judged_again() {
 }
 
 #[test]
-fn every_field_of_a_release_block_may_stand_in_a_recorded_plan() {
+fn replay_accepts_every_field_of_a_release_block_in_a_plan() {
     let schema: Value = serde_json::from_str(&weighbridge(&["schema"]).code(0).out).unwrap();
     let fields = schema["$defs"]["Release"]["properties"]
         .as_object()
@@ -70,7 +70,7 @@ fn every_field_of_a_release_block_may_stand_in_a_recorded_plan() {
     assert!(fields.len() > 10, "{fields:?}");
     for field in fields.keys().map(String::as_str).chain(["colour"]) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
-        // What its value is worth is another question.
+        // Whether the value is valid is not tested here.
         writeln!(file, "{}", json!({ "run": "a", "plan": { field: null } })).unwrap();
         let err = weighbridge(&["replay", file.path().to_str().unwrap()]).err;
         assert_eq!(

@@ -1,4 +1,4 @@
-//! Releases: started, looked at, driven, followed to their end.
+//! `release` and `plan`: start, show, control and follow releases.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
@@ -6,10 +6,10 @@ use std::process::{Command, Stdio};
 use serde_json::{Value, json};
 
 use super::standin::{Reply, StandIn};
-use super::{Ended, command, service};
+use super::{Ended, command};
 
 const EVENTS: &str = "GET /api/v1/events?service=shop";
-const RELEASE: &str = "GET /api/v1/releases/shop-12";
+pub(crate) const RELEASE: &str = "GET /api/v1/releases/shop-12";
 pub(crate) const NEWEST: &str = "GET /api/v1/services/shop/releases?limit=1";
 const START: &str = "POST /api/v1/services/shop/releases";
 
@@ -17,12 +17,14 @@ pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
     let error_rate = json!({
         "objective": "error_rate", "margins": { "ratio": 1.1, "worse_by": 0.0005 }, "share": 0.5,
         "log_e": 0.25, "log_limit": 5.3, "advance_log_e": 1.5, "advance_limit": 3.0,
-        "canary": { "requests": 1204, "failures": 3 }, "baseline": { "requests": 22912, "failures": 46 },
+        "canary": { "requests": 1204, "failures": 3 },
+        "baseline": { "requests": 22912, "failures": 46 },
         "estimate": 0.0003, "confidence": { "lower": -0.004, "upper": 0.006, "level": 0.999 },
         "requests_to_advance": 2400,
     });
     let latency = json!({
-        "objective": "latency", "share": 0.5, "log_e": -0.5, "log_limit": 5.3, "advance_log_e": 3.5, "advance_limit": 3.0,
+        "objective": "latency", "share": 0.5, "log_e": -0.5, "log_limit": 5.3,
+        "advance_log_e": 3.5, "advance_limit": 3.0,
     });
     json!({
         "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green", "phase": phase, "paused": false,
@@ -49,7 +51,7 @@ fn change(release: &Value) -> Value {
     change
 }
 
-fn told(id: u64, release: &Value) -> (u64, Value) {
+fn release_event(id: u64, release: &Value) -> (u64, Value) {
     let event = json!({
         "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release, "action": "release_advanced",
         "actor": "controller",
@@ -65,7 +67,7 @@ fn verdict(id: u64) -> (u64, Value) {
     (id, event)
 }
 
-/// A proxy with one release that begins at 5 %, whose events are these.
+/// A proxy with one release that starts at 5 % and sends these events.
 fn with_events(events: Vec<(u64, Value)>) -> StandIn {
     StandIn::playing(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -80,7 +82,7 @@ fn with_events(events: Vec<(u64, Value)>) -> StandIn {
 }
 
 #[test]
-fn a_start_sends_what_was_typed_and_prints_the_identity() {
+fn release_start_sends_its_options_and_prints_the_id() {
     let mut plan = tempfile::NamedTempFile::new().unwrap();
     plan.write_all(b"steps: [5, { weight: 50, hold: 1m }]\nharm_budget: 0.1pp\n")
         .unwrap();
@@ -126,7 +128,7 @@ fn a_start_sends_what_was_typed_and_prints_the_identity() {
 }
 
 #[test]
-fn a_plan_that_cannot_be_read_is_a_usage_error() {
+fn an_invalid_plan_file_is_a_usage_error() {
     let proxy = with_events(Vec::new());
     for text in ["- 5\n", "steps: [5", "just text"] {
         let mut plan = tempfile::NamedTempFile::new().unwrap();
@@ -141,16 +143,16 @@ fn a_plan_that_cannot_be_read_is_a_usage_error() {
 }
 
 #[test]
-fn waiting_ends_with_the_release_and_its_exit_code() {
+fn start_with_wait_ends_with_the_exit_code_of_the_outcome() {
     for (phase, code, text) in [
         ("promoted", 0, "green is the new baseline"),
-        ("rolled_back", 3, "green was taken out"),
+        ("rolled_back", 3, "green was rolled back"),
         ("cancelled", 4, "all traffic is on blue"),
     ] {
         let proxy = with_events(vec![
             verdict(7),
-            told(8, &release("progressing", 2, 25.0)),
-            told(9, &ended(phase)),
+            release_event(8, &release("progressing", 2, 25.0)),
+            release_event(9, &ended(phase)),
         ]);
         let waited = proxy
             .run(&[
@@ -192,14 +194,14 @@ fn waiting_ends_with_the_release_and_its_exit_code() {
 }
 
 #[test]
-fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
+fn events_older_than_the_last_poll_are_ignored() {
     let at = |phase: &str, step: u64, since: &str, requests: u64| {
         let mut release = release(phase, step, 5.0);
         release["phase_since"] = json!(since);
         release["canary_requests"] = json!(requests);
         release
     };
-    // As text `.5Z` is before `Z`, as a time it is not.
+    // As text `.5Z` sorts before `Z`, as a time it does not.
     let pending = at("pending", 0, "2026-11-25T09:01:00Z", 0);
     let preflight = at("preflight", 0, "2026-11-25T09:01:00.5Z", 0);
     let begun = at("progressing", 1, "2026-11-25T09:01:01Z", 0);
@@ -210,7 +212,10 @@ fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
     let mut end = ended("promoted");
     (end["canary_requests"], end["phase_since"]) = (json!(0), json!("2026-11-25T09:01:03Z"));
     let events: Vec<(u64, Value)> = (7..)
-        .zip([&pending, &preflight, &begun, &paused, &next, &end].map(|release| told(0, release).1))
+        .zip(
+            [&pending, &preflight, &begun, &paused, &next, &end]
+                .map(|release| release_event(0, release).1),
+        )
         .collect();
     let proxy = StandIn::playing(move |line| match line {
         START => Reply::Json(201, change(&pending)),
@@ -244,8 +249,8 @@ fn events_that_were_on_their_way_before_a_look_do_not_take_it_back() {
 }
 
 #[test]
-fn programs_get_each_event_in_a_line() {
-    let events = vec![verdict(7), told(8, &ended("rolled_back"))];
+fn watch_prints_each_event_as_a_json_line() {
+    let events = vec![verdict(7), release_event(8, &ended("rolled_back"))];
     let watched = with_events(events.clone())
         .run(&["release", "watch", "shop", "-o", "json"])
         .code(3);
@@ -262,12 +267,14 @@ fn programs_get_each_event_in_a_line() {
 }
 
 #[test]
-fn a_release_that_does_not_end_in_time_goes_on() {
+fn watch_ends_at_the_timeout_and_the_release_continues() {
     let watched = with_events(Vec::new())
         .run(&["release", "watch", "shop", "--timeout", "200ms"])
         .code(4);
     assert!(
-        watched.err.contains("has not ended in time and goes on"),
+        watched
+            .err
+            .contains("has not ended before the timeout and continues"),
         "{}",
         watched.err
     );
@@ -280,7 +287,7 @@ fn waiting(kind: &str, detail: &str) -> Value {
 }
 
 #[test]
-fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
+fn an_inconclusive_step_ends_the_wait_and_names_the_next_commands() {
     for (kind, words) in [
         (
             "inconclusive",
@@ -298,15 +305,14 @@ fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
     ] {
         let proxy = with_events(vec![
             verdict(7),
-            told(8, &waiting(kind, "the step had its time")),
+            release_event(8, &waiting(kind, "the step had its time")),
         ]);
-        // The time is for a wait that does not end; its end is told in other words.
+        // A wait that does not end would report the timeout instead.
         let all: Vec<&str> = words.iter().copied().chain(["--timeout", "10s"]).collect();
         let waited = proxy.run(&all).code(4);
         for text in [
             format!(
-                "shop-12 waits ({kind}): the step had its time. It is still under way, green at 5 \
-                 %"
+                "shop-12 waits ({kind}): the step had its time. It is still running, green at 5 %"
             )
             .as_str(),
             "release resume shop-12",
@@ -320,7 +326,7 @@ fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
             );
         }
         assert!(
-            !waited.err.contains("in time and goes on"),
+            !waited.err.contains("before the timeout and continues"),
             "{}",
             waited.err
         );
@@ -328,11 +334,11 @@ fn a_step_without_an_answer_ends_the_wait_and_says_how_to_go_on() {
 }
 
 #[test]
-fn what_was_asked_for_beforehand_or_ends_by_itself_is_waited_for() {
+fn gates_freezes_schedules_and_pauses_do_not_end_the_wait() {
     for kind in ["gate", "freeze", "schedule", "resume", "split", "slo"] {
         let proxy = with_events(vec![
-            told(8, &waiting(kind, "something")),
-            told(9, &ended("promoted")),
+            release_event(8, &waiting(kind, "something")),
+            release_event(9, &ended("promoted")),
         ]);
         proxy
             .run(&["release", "start", "shop", "green", "--wait"])
@@ -341,7 +347,7 @@ fn what_was_asked_for_beforehand_or_ends_by_itself_is_waited_for() {
 }
 
 #[test]
-fn one_that_has_ended_is_told_at_once() {
+fn watch_of_an_ended_release_returns_at_once() {
     let proxy = StandIn::playing(|line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [ended("promoted")] })),
         _ => Reply::Nothing,
@@ -350,7 +356,7 @@ fn one_that_has_ended_is_told_at_once() {
 }
 
 #[test]
-fn without_a_stream_the_release_is_asked_for() {
+fn watch_polls_the_release_without_an_event_stream() {
     let mut looks = 0;
     let proxy = StandIn::playing(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -358,7 +364,7 @@ fn without_a_stream_the_release_is_asked_for() {
             looks += 1;
             match looks {
                 1 => Reply::Json(200, release("progressing", 2, 25.0)),
-                // A proxy that restarts is waited for.
+                // The proxy restarts.
                 2 => Reply::Nothing,
                 _ => Reply::Json(200, ended("rolled_back")),
             }
@@ -367,11 +373,11 @@ fn without_a_stream_the_release_is_asked_for() {
     });
     let watched = proxy.run(&["release", "watch", "shop"]).code(3);
     assert_eq!(watched.out.lines().count(), 3, "{}", watched.out);
-    assert!(watched.err.contains("trying again"), "{}", watched.err);
+    assert!(watched.err.contains("retrying"), "{}", watched.err);
 }
 
 #[test]
-fn a_broken_stream_goes_on_behind_the_last_event() {
+fn a_broken_event_stream_resumes_after_the_last_event() {
     let mut streams = 0;
     let proxy = StandIn::playing(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -381,7 +387,7 @@ fn a_broken_stream_goes_on_behind_the_last_event() {
             let events = if streams == 1 {
                 vec![verdict(7)]
             } else {
-                vec![told(8, &ended("promoted"))]
+                vec![release_event(8, &ended("promoted"))]
             };
             Reply::Events {
                 events,
@@ -399,7 +405,7 @@ fn a_broken_stream_goes_on_behind_the_last_event() {
 }
 
 #[test]
-fn what_will_not_pass_ends_the_watch() {
+fn a_permanent_error_ends_watch() {
     let proxy = StandIn::playing(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         _ => Reply::Problem(401, "the token was revoked"),
@@ -409,7 +415,7 @@ fn what_will_not_pass_ends_the_watch() {
 }
 
 #[test]
-fn an_interrupted_watch_leaves_the_release_alone() {
+fn interrupting_watch_does_not_change_the_release() {
     let proxy = with_events(Vec::new());
     let mut child = command(&["release", "watch", "shop", "--admin", &proxy.admin()])
         .stdout(Stdio::piped())
@@ -418,7 +424,7 @@ fn an_interrupted_watch_leaves_the_release_alone() {
         .unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().starts_with("shop-12"));
-    // By the time that it asks for events, it listens for the signal.
+    // Once it requests events, it handles the signal.
     let pid = child.id().to_string();
     while proxy.asked(EVENTS).is_empty() {
         std::thread::yield_now();
@@ -427,7 +433,7 @@ fn an_interrupted_watch_leaves_the_release_alone() {
     assert!(sent.success());
     let interrupted = Ended::from(child.wait_with_output().unwrap()).code(130);
     assert!(
-        interrupted.err.contains("shop-12 goes on"),
+        interrupted.err.contains("shop-12 continues"),
         "{}",
         interrupted.err
     );
@@ -435,7 +441,7 @@ fn an_interrupted_watch_leaves_the_release_alone() {
 }
 
 #[test]
-fn commands_find_the_release_and_say_what_became_of_it() {
+fn release_commands_find_the_release_and_show_its_new_state() {
     for (words, path, body) in [
         (
             "pause shop --reason wait",
@@ -494,7 +500,7 @@ fn commands_find_the_release_and_say_what_became_of_it() {
 }
 
 #[test]
-fn refusals_of_releases_have_their_exit_codes() {
+fn rejected_release_commands_map_to_exit_codes() {
     for (status, code) in [(409, 5), (412, 5), (422, 1), (403, 1), (507, 1)] {
         let proxy = StandIn::playing(move |line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
@@ -516,121 +522,5 @@ fn refusals_of_releases_have_their_exit_codes() {
         failed.err.contains("no release yet") && failed.err.contains("release start shop"),
         "{}",
         failed.err
-    );
-}
-
-#[test]
-fn status_and_history_are_text_or_what_the_api_said() {
-    let mut waiting = release("waiting", 1, 5.0);
-    waiting["waiting_for"] = json!({ "kind": "gate", "detail": "business: 1 of 2 approvals", "until": "2026-11-25T10:00:00Z" });
-    waiting["approvals"] =
-        json!([{ "gate": "business", "by": "paul", "at": "2026-11-25T09:01:00Z" }]);
-    let list = json!({ "releases": [waiting, ended("rolled_back")] });
-    let reply = list.clone();
-    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
-    let status = proxy.run(&["release", "status", "shop"]).code(0);
-    for text in [
-        "Phase     waiting, step 1 of 3, since 2026-11-25T09:01:00Z\n",
-        "Waiting   waits (gate): business: 1 of 2 approvals until 2026-11-25T10:00:00Z\n",
-        "Approved  business by paul",
-        "Evidence  0.10 of 4.60",
-        "Budget    3 of 20 spent, 18 more",
-        "Build     5.2\n",
-    ] {
-        assert!(
-            status.out.contains(text),
-            "{text} is missing: {}",
-            status.out
-        );
-    }
-    assert_eq!(
-        proxy
-            .run(&["release", "status", "shop", "-o", "json"])
-            .code(0)
-            .json(),
-        list["releases"][0]
-    );
-    let history = proxy.run(&["release", "history", "shop", "-q"]).code(0);
-    assert_eq!(
-        history.out,
-        "RELEASE  CANARY  VERSION  PHASE                 STARTED               BY  FAILURES  \
-         OUTCOME\nshop-12  green   5.2      waiting, step 1 of 3  2026-11-25T09:00:00Z  ci         \
-         2\nshop-12  green   5.2      rolled back           2026-11-25T09:00:00Z  ci         2  \
-         12 of 400 failed\n"
-    );
-    let all = ["release", "history", "shop", "--limit", "5", "-o", "json"];
-    assert_eq!(proxy.run(&all).code(0).json(), list);
-    assert_eq!(
-        proxy
-            .asked("GET /api/v1/services/shop/releases?limit=5 ")
-            .len(),
-        1
-    );
-}
-
-#[test]
-fn a_plan_is_told_with_its_worst_case() {
-    let detections = json!([
-        { "error_rate": 0.01, "requests": 1050, "seconds": 42.0 },
-        { "error_rate": 0.05, "requests": 120, "seconds": 4.8 },
-        { "error_rate": 1.0, "requests": 6, "seconds": 0.24 },
-    ]);
-    let idle = json!([{ "error_rate": 0.01, "requests": 210 }, { "error_rate": 0.05 }]);
-    let forecast = json!({
-        "service": "shop", "requests_per_second": 500.0, "baseline_error_rate": 0.002,
-        "steps": [
-            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000, "seconds_to_advance": 160.0,
-              "detections": detections },
-            { "weight": 100.0, "canary_requests_per_second": 0.0, "detections": idle },
-        ],
-        "worst_case": { "budget": 20, "chance": 5, "in_flight": 256, "total": 281 },
-        "plan": { "steps": [5, 100] }, "warnings": ["step 2 has no traffic"],
-    });
-    let reply = forecast.clone();
-    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
-    let planned = proxy.run(&["plan", "shop"]).code(0);
-    assert_eq!(
-        planned.out,
-        "shop: 500.0 requests per second over the last minute, of which 0.200 % fail on the \
-         baseline.\n\nSTEP  WEIGHT  CANARY  GOES ON AFTER           SEES 1 %               SEES 5 \
-         %              SEES 100 %\n\x20  1     5 %  25.0/s  3 min (4,000 requests)  42 s (1,050 \
-         requests)  4.8 s (120 requests)  0.2 s (6 requests)\n\x20  2   100 %   0.0/s  never by \
-         itself         210 requests           budget                -\n\nSEES n %: when a canary \
-         that fails n % of its requests is taken out, typically; budget: only by the failures \
-         that users may see.\nWorst case: users see 281 failures beyond the baseline's own rate: \
-         20 of the budget, 5 by chance, 256 in flight.\n"
-    );
-    assert_eq!(planned.err, "warning: step 2 has no traffic\n");
-    assert_eq!(
-        proxy.run(&["plan", "shop", "-o", "json"]).code(0).json(),
-        forecast
-    );
-    let mut plan = tempfile::NamedTempFile::new().unwrap();
-    plan.write_all(b"steps: [50]\n").unwrap();
-    proxy
-        .run(&["plan", "shop", "--plan", plan.path().to_str().unwrap()])
-        .code(0);
-    let asked = proxy.asked("POST /api/v1/services/shop/plan");
-    assert_eq!(
-        [&asked[0].body, &asked[2].body],
-        ["{}", r#"{"plan":{"steps":[50]}}"#]
-    );
-}
-
-#[test]
-fn the_status_of_a_service_tells_of_its_release() {
-    let mut shop = service(9, true);
-    shop["release"] = json!("shop-12");
-    let expected = shop.clone();
-    let proxy = StandIn::playing(move |line| match line {
-        RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
-        _ => Reply::Json(200, shop.clone()),
-    });
-    let told = proxy.run(&["status", "shop"]).code(0);
-    let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
-    assert!(told.out.contains(line), "{}", told.out);
-    assert_eq!(
-        proxy.run(&["status", "shop", "-o", "json"]).code(0).json(),
-        expected
     );
 }

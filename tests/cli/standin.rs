@@ -1,4 +1,4 @@
-//! An admin API that plays what a test tells it, for as many calls as come.
+//! A fake admin API with scripted responses for any number of calls.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,27 +8,27 @@ use serde_json::{Value, json};
 
 use super::{Asked, Ended, read_request, weighbridge};
 
-/// What is answered.
+/// A scripted response.
 pub(crate) enum Reply {
     Json(u16, Value),
     Problem(u16, &'static str),
-    /// Events, and then the end of the stream, or its silence.
+    /// Events, then the end of the stream or silence.
     Events {
         events: Vec<(u64, Value)>,
         then_end: bool,
     },
-    /// The connection is closed without a word.
+    /// The connection is closed without a response.
     Nothing,
 }
 
-/// A running one.
+/// A running fake admin API.
 pub(crate) struct StandIn {
     pub(crate) address: SocketAddr,
     asked: Arc<Mutex<Vec<Asked>>>,
 }
 
 impl StandIn {
-    /// Answers each call with what `play` says to its method and path.
+    /// Answers each call with the result of `play` for its method and path.
     pub(crate) fn playing(play: impl FnMut(&str) -> Reply + Send + 'static) -> StandIn {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -57,7 +57,7 @@ impl StandIn {
         weighbridge(&all)
     }
 
-    /// The calls whose method and path begin like this.
+    /// The calls whose request line starts with `line`.
     pub(crate) fn asked(&self, line: &str) -> Vec<Asked> {
         let asked = self.asked.lock().unwrap();
         asked
@@ -82,7 +82,7 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, play: &Mutex<impl FnMu
         Reply::Events { events, then_end } => tell(&mut stream, &events, then_end),
         Reply::Nothing => Ok(()),
     };
-    // A client that has gone has heard enough.
+    // The client may have disconnected.
     drop(said);
 }
 
@@ -107,7 +107,7 @@ fn tell(stream: &mut TcpStream, events: &[(u64, Value)], then_end: bool) -> std:
     }
     stream.flush()?;
     if !then_end {
-        // Until the client goes away.
+        // Until the client disconnects.
         let _ = std::io::Read::read(stream, &mut [0]);
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! Everything at a glance, again and again.
+//! `top`: live snapshots of services and releases.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -19,7 +19,7 @@ fn under_release() -> Value {
     service
 }
 
-/// A proxy whose release is under way.
+/// A proxy with a running release.
 fn proxy() -> StandIn {
     StandIn::playing(|line| match line {
         SERVICES => Reply::Json(200, json!({ "services": [under_release()] })),
@@ -43,7 +43,7 @@ fn start(proxy: &StandIn, arguments: &[&str]) -> Child {
         .unwrap()
 }
 
-/// Presses Ctrl-C.
+/// Sends SIGINT.
 fn interrupt(child: Child) -> Ended {
     let kill = Command::new("kill")
         .args(["-INT", &child.id().to_string()])
@@ -53,11 +53,11 @@ fn interrupt(child: Child) -> Ended {
 }
 
 #[test]
-fn one_look_shows_upstreams_and_releases() {
+fn one_snapshot_shows_upstreams_and_releases() {
     let ended = proxy().run(&["top", "--once"]).code(0);
     let (title, rest) = ended.out.split_once('\n').unwrap();
     assert!(
-        title.contains("services: 1, releases under way: 1"),
+        title.contains("services: 1, running releases: 1"),
         "{title}"
     );
     assert_eq!(
@@ -66,13 +66,13 @@ fn one_look_shows_upstreams_and_releases() {
          P99\nshop     blue *      95 %  1/1              3    285  0.035 %  5.12 ms  7.00 ms  \
          8.00 ms\n\x20        green        5 %  0/1              3   15.0  0.667 %  5.12 ms  7.00 \
          ms  8.00 ms\n\nshop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests, \
-         users saw 2 of its failures\n\n"
+         2 failures seen by users\n\n"
     );
     assert!(!ended.out.contains('\x1b'), "{}", ended.out);
 }
 
 #[test]
-fn programs_get_what_the_api_said_in_one_line() {
+fn json_output_is_one_line_per_snapshot() {
     let proxy = proxy();
     let seen =
         json!({ "services": [under_release()], "releases": [release("progressing", 1, 5.0)] });
@@ -86,7 +86,7 @@ fn programs_get_what_the_api_said_in_one_line() {
 }
 
 #[test]
-fn a_release_that_ends_meanwhile_stays_until_ctrl_c() {
+fn an_ended_release_stays_in_the_list() {
     let mut looks = 0;
     let proxy = StandIn::playing(move |line| match line {
         SERVICES => {
@@ -122,7 +122,7 @@ fn a_release_that_ends_meanwhile_stays_until_ctrl_c() {
 }
 
 #[test]
-fn a_proxy_that_goes_away_for_a_while_is_waited_for() {
+fn top_retries_an_unreachable_proxy() {
     let mut looks = 0;
     let proxy = StandIn::playing(move |_| {
         looks += 1;
@@ -144,16 +144,11 @@ fn a_proxy_that_goes_away_for_a_while_is_waited_for() {
         3
     );
     let ended = interrupt(child).code(0);
-    assert_eq!(
-        ended.err.matches("trying again").count(),
-        1,
-        "{}",
-        ended.err
-    );
+    assert_eq!(ended.err.matches("retrying").count(), 1, "{}", ended.err);
 }
 
 #[test]
-fn what_will_not_pass_ends_it() {
+fn a_permanent_error_ends_top() {
     let gone = StandIn::playing(|_| Reply::Nothing);
     let ended = gone.run(&["top"]).code(6);
     assert!(ended.err.contains("cannot be reached"), "{}", ended.err);
@@ -172,7 +167,7 @@ fn what_will_not_pass_ends_it() {
 }
 
 #[test]
-fn it_leaves_the_proxy_some_rest() {
+fn the_polling_interval_has_a_lower_bound() {
     for wrong in [
         &["--interval", "50ms"][..],
         &["--interval", "1"],

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_those_of_the_last_second() {
+    fn rates_cover_the_last_second() {
         let began = Instant::now();
         let mut meter = Meter::default();
         let mut read = |ms: u64, revision, requests, failures| {

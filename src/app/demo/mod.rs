@@ -1,9 +1,9 @@
-//! `weighbridge demo`: two versions of a shop, a proxy, users, a bad release and its rollback, in
+//! `weighbridge demo`: two versions of a shop, a proxy, users, a bad release and its rollback in
 //! one process.
 //!
-//! The proxy is the one that `run` starts, and is driven through its admin API alone, as a script
-//! of anybody's would do it. The release is judged here, by a plain rule on what the API tells;
-//! nothing in the proxy knows of the demo.
+//! The proxy is the one that `run` starts, and the demo uses only its admin API, as any script
+//! could. A simple rule on the API's statistics decides the rollback here; the proxy has no code
+//! for the demo.
 
 mod load;
 mod meter;
@@ -29,7 +29,7 @@ use crate::telemetry::LineQueue;
 
 /// Percent of the traffic that the new version gets, one after the other.
 const STEPS: [f64; 3] = [5.0, 25.0, 50.0];
-/// Between two looks at the admin API.
+/// Polling interval of the admin API.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
 /// Rolls back at so many failures of the new version within a second …
 const FAILURES_MIN: u64 = 5;
@@ -65,20 +65,23 @@ pub(crate) enum DemoEnd {
 /// Why the demo could not be played.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// Nobody can see it.
-    #[error("the output cannot be written: {0}")]
+    /// The output cannot be written.
+    #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
     /// A part other than the proxy did not start.
-    #[error("the demo could not be started: {0}")]
+    #[error("cannot start the demo: {0}")]
     Part(#[source] io::Error),
     /// The proxy did not start.
     #[error(transparent)]
     Proxy(#[from] super::Error),
-    /// The proxy's admin API refused.
+    /// The admin API rejected a call.
     #[error(transparent)]
     Admin(#[from] client::Error),
-    /// The failing version was not found out.
-    #[error("{CANARY} fails, and the admin API's statistics did not show it within {} s", NOTICE_TIMEOUT.as_secs())]
+    /// The failing version was not detected.
+    #[error(
+        "{CANARY} fails, but the statistics of the admin API did not show it within {} s",
+        NOTICE_TIMEOUT.as_secs()
+    )]
     Unnoticed,
 }
 
@@ -152,7 +155,7 @@ impl Show<'_> {
     async fn play(&mut self) -> Result<DemoReport, Error> {
         self.screen.write(&self.opening()).map_err(Error::Output)?;
         self.tell(&format!(
-            "all users are on {BASELINE}; {CANARY} is deployed and waits"
+            "all users are on {BASELINE}; {CANARY} is deployed without traffic"
         ))?;
         self.watch(self.seconds(3.0)).await?;
         for percent in STEPS {
@@ -161,7 +164,7 @@ impl Show<'_> {
         }
         let failing = Instant::now();
         self.stage.canary.set_failing(true);
-        let text = format!("{CANARY} begins to answer every request with 500");
+        let text = format!("{CANARY} starts to respond to every request with 500");
         self.screen.alarm(&text).map_err(Error::Output)?;
         let trip = self.watch(NOTICE_TIMEOUT).await?.ok_or(Error::Unnoticed)?;
         let replied = self.roll_back(&trip).await?;
@@ -214,7 +217,7 @@ impl Show<'_> {
     async fn roll_back(&mut self, trip: &Trip) -> Result<Instant, Error> {
         let request = api::RollbackRequest {
             reason: Some(format!(
-                "demo: {} failures in {} answers",
+                "demo: {} failures in {} responses",
                 trip.failures, trip.answers
             )),
         };
@@ -222,7 +225,7 @@ impl Show<'_> {
         let replied = Instant::now();
         let ms = replied.duration_since(trip.at).as_secs_f64() * 1e3;
         let seen = format!(
-            "{} failures in {} answers of {CANARY}: roll back",
+            "{} failures in {} responses of {CANARY}: roll back",
             trip.failures, trip.answers
         );
         self.screen.alarm(&seen).map_err(Error::Output)?;
@@ -317,7 +320,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_new_version_goes_when_it_fails_and_the_old_one_does_not() {
+    fn the_rule_rolls_back_only_if_the_new_version_fails_more() {
         let gauge = |name: &str, answers: u64, failures: u64| Gauge {
             name: name.to_owned(),
             answers,

@@ -1,4 +1,4 @@
-//! What the demo has shown, in numbers and in words.
+//! The report of the demo, as numbers and text.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -80,13 +80,13 @@ impl DemoReport {
             && self.user_visible_failures > 0
     }
 
-    /// For people.
+    /// The report as text.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "\nWhat happened\n  {:>8.1} ms  first failing answer to decision ({} of {} answers of \
-             {CANARY} failed)\n  {:>8.1} ms  call of the rollback to its reply\n  {:>8}     \
-             requests reached {CANARY} that were sent after the reply, of {}\n  {:>8}     \
-             requests failed for their users, of {}; {} were answered by {CANARY}\n",
+            "\nWhat happened\n  {:>8.1} ms  first failing response to decision ({} of {} responses of \
+             {CANARY} failed)\n  {:>8.1} ms  rollback call to its response\n  {:>8}     \
+             requests sent after the response reached {CANARY}, of {}\n  {:>8}     \
+             requests failed, of {}; {CANARY} responded to {} of them\n",
             self.decision_ms,
             self.failures_at_decision,
             self.answers_at_decision,
@@ -100,7 +100,7 @@ impl DemoReport {
         if self.unsent > 0 {
             let unsent = count(self.unsent);
             text.push_str(&format!(
-                "  {unsent:>8}     requests were due and not sent: this machine is very busy\n"
+                "  {unsent:>8}     requests were not sent in time: this machine is overloaded\n"
             ));
         }
         text
@@ -115,9 +115,9 @@ pub(super) fn commands(
     hold: bool,
 ) -> String {
     let head = if hold {
-        "Everything keeps running, users too. Try, from another terminal (Ctrl-C ends it):"
+        "Everything keeps running. Try from another terminal (Ctrl-C here ends the demo):"
     } else {
-        "`weighbridge demo --hold` keeps everything running, for commands such as these:"
+        "`weighbridge demo --hold` keeps everything running for commands such as these:"
     };
     let api = format!("http://{admin}/api/v1/services/{SERVICE}");
     let flag = if admin.port() == 9900 {
@@ -143,7 +143,7 @@ pub(super) fn commands(
     if hold {
         lines.push(format!(
             "  curl -s -X POST http://{canary}/demo/fail     # {CANARY} fails again; /demo/heal \
-             mends it"
+             repairs it"
         ));
     }
     lines.push(String::new());

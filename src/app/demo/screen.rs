@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_gets_plain_lines_now_and_then() {
+    fn a_pipe_gets_plain_status_lines() {
         let text = text(false, |screen| {
             screen.tell("it begins").unwrap();
             let now = Instant::now();
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panel_is_written_over_and_its_cursor_comes_back() {
+    fn a_panel_is_overwritten_and_the_cursor_restored() {
         let text = text(true, |screen| {
             let now = Instant::now();
             screen.show(now, &gauges(), LoadTotals::default()).unwrap();

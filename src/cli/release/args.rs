@@ -1,4 +1,4 @@
-//! What may be typed after `weighbridge release`.
+//! Command line arguments of `weighbridge release`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,114 +6,105 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 const START_HELP: &str = "\
-The canary goes through the steps of the plan by itself, and back to 0 as soon as it is proved to \
-                          be worse. Without
---wait this returns once the release has begun, and prints its identity.
+The canary goes through the steps of the plan automatically, and back to 0 as soon as it is found
+to be worse. Without --wait the command prints the ID of the release once it has started.
 
 Examples:
   weighbridge release start shop green --reason 'try 5.2' --version 5.2 --change OPS-7
-  weighbridge release start shop green --wait --timeout 30m          in a pipeline
-  weighbridge release start shop green --plan careful.yaml           careful.yaml: `steps: [1, 10, \
-                          50]`
+  weighbridge release start shop green --wait --timeout 30m    in a pipeline
+  weighbridge release start shop green --plan careful.yaml     with `steps: [1, 10, 50]` in it
   weighbridge release start shop green --at 2026-11-26T09:00:00+01:00
 
-Exit codes: 0 begun (with --wait: promoted), 1 failed or refused as invalid, 2 usage, 5 not \
-                          possible now, 6 unreachable;
-with --wait also 3 rolled back, 4 inconclusive (a step gave no answer within its max_duration; the \
-                          release waits for
-somebody to resume, promote or roll back), cancelled or out of time, 130 interrupted (the release \
-                          goes on)";
+Exit codes: 0 started (with --wait: promoted), 1 failed or rejected as invalid, 2 usage, 5 not
+possible now, 6 unreachable; with --wait also 3 rolled back, 4 cancelled, timed out or inconclusive
+(a step reached its max_duration without a result; the release waits for resume, promote or
+rollback), 130 interrupted (the release continues)";
 
 const WATCH_HELP: &str = "\
-On a terminal the state is drawn in place; elsewhere each change is a line, and with --output json \
-                          each event is a JSON
-object in one line. A broken connection is tried again for 30 seconds. A release whose step gave \
-                          no answer within its
-max_duration waits for somebody to resume, promote or roll back: a terminal goes on following it, \
-                          elsewhere that ends
-with exit code 4.
+On a terminal the state is redrawn in place. Elsewhere each change is one line, and with --output
+json each event is one JSON object per line. A broken connection is retried for 30 seconds. A
+release with an inconclusive step (max_duration reached) waits for resume, promote or rollback:
+a terminal keeps following it, elsewhere the command ends with exit code 4.
 
 Examples:
-  weighbridge release watch shop                   the release under way, or the newest
+  weighbridge release watch shop                   the running release, or the latest
   weighbridge release watch shop-12 --timeout 10m
   weighbridge release watch shop --output json | jq -c .release.phase
 
-Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 inconclusive, cancelled or out of \
-                          time, 6 unreachable,
-130 interrupted (the release goes on)";
+Exit codes: 0 promoted, 1 failed, 2 usage, 3 rolled back, 4 inconclusive, cancelled or timed out,
+6 unreachable, 130 interrupted (the release continues)";
 
 const VERB_HELP: &str = "\
-A service means its release under way, or its newest.
+A service stands for its running release, or its latest.
 
-Exit codes: 0 done, 1 failed or refused as invalid, 2 usage, 5 not possible now, 6 unreachable";
+Exit codes: 0 success, 1 failed or rejected as invalid, 2 usage, 5 not possible now, 6 unreachable";
 
 const APPROVE_HELP: &str = "\
-Needs a token with the role approve; the voice counts under the token's name. Without --gate the \
-                            gate is meant that the
-release waits for.
+Needs a token with the role approve; the approval is recorded under the name of the token. Without
+--gate it applies to the gate that the release waits for.
 
 Example:
   weighbridge release approve shop --gate business --reason 'numbers look right'
 
-Exit codes: 0 done, 1 failed or not allowed, 2 usage, 5 not possible now, 6 unreachable";
+Exit codes: 0 success, 1 failed or not allowed, 2 usage, 5 not possible now, 6 unreachable";
 
-/// A release that is meant.
+/// Argument that selects a release.
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct ReleaseRef {
-    /// A service, whose release under way or newest one is meant, or a release
+    /// A release, or a service for its running or latest release
     #[arg(value_name = "SERVICE|ID")]
     pub(super) subject: String,
 }
 
-/// Why something is done.
+/// The option `--reason`.
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct ReasonArgs {
-    /// Why, for the journal
+    /// Reason, recorded in the journal
     #[arg(long, value_name = "TEXT")]
     pub(super) reason: Option<String>,
 }
 
-/// Going on although it is frozen.
+/// The option `--override-freeze`.
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct Freeze {
-    /// Go on through freeze windows; needs a reason, and the role admin
+    /// Ignore freeze windows; needs a reason and the role admin
     #[arg(long, requires = "reason")]
     pub(super) override_freeze: bool,
 }
 
-/// What a start is told.
+/// Arguments of `release start`.
 #[derive(Args, Clone, Debug)]
 pub(in crate::cli) struct Start {
     /// The service
     pub(super) service: String,
-    /// The upstream that is to be proved
+    /// The upstream to release
     pub(super) canary: String,
-    /// A file with a plan, YAML or JSON; what it names replaces the same fields of the configured
-    /// one; `-` is standard input
+    /// File with a plan, YAML or JSON; its fields replace those of the configured plan; `-` is
+    /// standard input
     #[arg(long, value_name = "FILE")]
     pub(super) plan: Option<PathBuf>,
     #[command(flatten)]
     pub(super) why: ReasonArgs,
-    /// The reference of the change: a ticket, a commit, a link
+    /// Reference to the change: a ticket, a commit or a link
     #[arg(long, value_name = "TEXT")]
     pub(super) change: Option<String>,
-    /// The build of the canary
+    /// Version or build of the canary
     #[arg(long, value_name = "TEXT")]
     pub(super) version: Option<String>,
-    /// When to begin, such as 2026-11-26T09:00:00+01:00; at once without it
+    /// Start time, such as 2026-11-26T09:00:00+01:00; by default now
     #[arg(long, value_name = "TIME", value_parser = moment)]
     pub(super) at: Option<String>,
     #[command(flatten)]
     pub(super) freeze: Freeze,
-    /// Wait for the end, or a step that gives no answer, and tell it by the exit code
+    /// Wait until the release ends or a step is inconclusive; the exit code gives the outcome
     #[arg(long)]
     pub(super) wait: bool,
-    /// Wait at most so long, such as 30m; the release goes on after that
+    /// Maximum time to wait, such as 30m; the release continues after that
     #[arg(long, value_name = "TIME", requires = "wait", value_parser = span)]
     pub(super) timeout: Option<Duration>,
 }
 
-/// What to do with releases.
+/// The verbs of `release`.
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum ReleaseVerb {
     /// Start a release
@@ -121,7 +112,7 @@ pub(in crate::cli) enum ReleaseVerb {
     Start(Box<Start>),
     /// Show a release
     #[command(
-        after_help = "Exit codes: 0 shown, wherever the release is, 1 failed, 2 usage, 6 \
+        after_help = "Exit codes: 0 shown, in any state of the release, 1 failed, 2 usage, 6 \
                       unreachable"
     )]
     Status {
@@ -133,11 +124,11 @@ pub(in crate::cli) enum ReleaseVerb {
     Watch {
         #[command(flatten)]
         subject: ReleaseRef,
-        /// Follow at most so long, such as 30m
+        /// Maximum time to follow, such as 30m
         #[arg(long, value_name = "TIME", value_parser = span)]
         timeout: Option<Duration>,
     },
-    /// Stop a release from going on; it is still rolled back if it has to be
+    /// Pause a release; it can still be rolled back automatically
     #[command(after_help = VERB_HELP)]
     Pause {
         #[command(flatten)]
@@ -145,7 +136,7 @@ pub(in crate::cli) enum ReleaseVerb {
         #[command(flatten)]
         why: ReasonArgs,
     },
-    /// Let a release go on, also past a step that gave no answer
+    /// Resume a release, also past an inconclusive step
     #[command(after_help = VERB_HELP)]
     Resume {
         #[command(flatten)]
@@ -155,7 +146,7 @@ pub(in crate::cli) enum ReleaseVerb {
         #[command(flatten)]
         freeze: Freeze,
     },
-    /// Give a gate your voice
+    /// Approve a gate
     #[command(after_help = APPROVE_HELP)]
     Approve {
         #[command(flatten)]
@@ -166,7 +157,7 @@ pub(in crate::cli) enum ReleaseVerb {
         #[command(flatten)]
         why: ReasonArgs,
     },
-    /// Give the canary all traffic at once, past all steps that are left
+    /// Move all traffic to the canary now and skip the remaining steps
     #[command(after_help = VERB_HELP)]
     Promote {
         #[command(flatten)]
@@ -176,7 +167,7 @@ pub(in crate::cli) enum ReleaseVerb {
         #[command(flatten)]
         freeze: Freeze,
     },
-    /// Take the canary out, for good
+    /// Roll back: move all traffic to the baseline and end the release
     #[command(after_help = VERB_HELP)]
     Rollback {
         #[command(flatten)]
@@ -184,7 +175,7 @@ pub(in crate::cli) enum ReleaseVerb {
         #[command(flatten)]
         why: ReasonArgs,
     },
-    /// Give a release up without a judgement; all traffic goes back to the baseline
+    /// Cancel a release without a verdict; all traffic moves back to the baseline
     #[command(after_help = VERB_HELP)]
     Cancel {
         #[command(flatten)]
@@ -197,13 +188,14 @@ pub(in crate::cli) enum ReleaseVerb {
     History {
         /// The service
         service: String,
-        /// At most so many
-        #[arg(long, value_name = "NUMBER", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=200))]
+        /// Maximum number of releases
+        #[arg(long, value_name = "NUMBER", default_value_t = 20)]
+        #[arg(value_parser = clap::value_parser!(u16).range(1..=200))]
         limit: u16,
     },
 }
 
-/// A moment, with an offset or a zone, as the API takes it.
+/// Parses a time with an offset or a zone into the form that the API takes.
 fn moment(text: &str) -> Result<String, String> {
     let zoned = || text.parse::<jiff::Zoned>().map(|zoned| zoned.timestamp());
     let moment = text.parse::<jiff::Timestamp>().or_else(|_| zoned());
@@ -213,9 +205,9 @@ fn moment(text: &str) -> Result<String, String> {
     })
 }
 
-/// A span of time with its units.
+/// Parses a duration with units.
 pub(in crate::cli) fn span(text: &str) -> Result<Duration, String> {
-    let wrong = "expected a time such as 30m, 90s or 1h30m";
+    let wrong = "expected a duration such as 30m, 90s or 1h30m";
     let span: jiff::SignedDuration = text.parse().map_err(|_| wrong.to_owned())?;
     Duration::try_from(span)
         .ok()
@@ -228,7 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_have_an_offset_or_a_zone() {
+    fn a_time_needs_an_offset_or_a_zone() {
         for (text, expected) in [
             ("2026-11-26T09:00:00Z", "2026-11-26T09:00:00Z"),
             ("2026-11-26T09:00:00+01:00", "2026-11-26T08:00:00Z"),
@@ -242,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_units() {
+    fn a_duration_needs_a_unit() {
         assert_eq!(span("30m"), Ok(Duration::from_secs(1_800)));
         assert_eq!(span("1h30m"), Ok(Duration::from_secs(5_400)));
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));

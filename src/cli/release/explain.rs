@@ -1,4 +1,4 @@
-//! Why a release is where it is, in words, from what the API says of it.
+//! Explains the state of a release in sentences, from its API resource.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -8,13 +8,13 @@ use super::format;
 use crate::cli::table::{count, percent};
 use crate::model::api::{Phase, Release, Service, SideCounts};
 
-/// The windows of statistics are asked for the rate at which the canary gets requests.
+/// The statistics window for the canary's request rate, and its length in seconds.
 const RATE_WINDOW: (&str, f64) = ("10s", 10.0);
 
 const PAUSED: &str =
-    "It goes on after `weighbridge release resume`; it is still rolled back if it has to be.";
+    "`weighbridge release resume` continues it; it can still be rolled back automatically.";
 
-/// An objective with its evidence, as far as it is told here. What is absent is not known yet.
+/// An objective with its evidence; absent fields are not known yet.
 #[derive(Debug, Deserialize)]
 struct Objective {
     objective: String,
@@ -53,7 +53,7 @@ struct Interval {
 }
 
 impl Objective {
-    /// What is counted of it.
+    /// The unit that is counted.
     fn counted(&self) -> &'static str {
         if self.unit.is_some() {
             "users"
@@ -62,7 +62,7 @@ impl Objective {
         }
     }
 
-    /// Whether it lets the canary go on at this step; `None` if it has no say in that.
+    /// Whether it allows the canary to advance from this step; `None` if it does not decide that.
     fn has_shown_enough(&self) -> Option<bool> {
         match (self.advance_log_e, self.advance_limit) {
             (Some(log_e), Some(limit)) => Some(log_e >= limit && !self.slower_lately),
@@ -73,14 +73,15 @@ impl Objective {
 
 /// The whole explanation.
 pub(super) fn text(release: &Release, service: &Service) -> String {
-    let mut paragraphs = vec![place(release)];
+    let mut paragraphs = vec![state(release)];
     paragraphs.extend(cause(release));
     let objectives = objectives(release);
     paragraphs.extend(deciders(release, &objectives));
     let lacks = release.too_few_requests.map(format::too_few);
-    paragraphs.extend(
-        lacks.map(|lacks| format!("The step has had its time and lacks traffic: {lacks}.")),
-    );
+    paragraphs
+        .extend(lacks.map(|lacks| {
+            format!("The hold of the step is over, but traffic is too low: {lacks}.")
+        }));
     let rate = canary_rate(release, service);
     paragraphs.extend(
         objectives
@@ -91,7 +92,7 @@ pub(super) fn text(release: &Release, service: &Service) -> String {
     paragraphs.join("\n\n") + "\n"
 }
 
-fn place(release: &Release) -> String {
+fn state(release: &Release) -> String {
     let weight = match release.phase {
         Phase::Promoted => format!(
             "{} has all traffic and is the new baseline.",
@@ -112,7 +113,7 @@ fn place(release: &Release) -> String {
     )
 }
 
-/// How it ended, or what it waits for.
+/// The outcome, or what the release waits for.
 fn cause(release: &Release) -> Option<String> {
     if let Some(outcome) = &release.outcome {
         let by = outcome
@@ -127,12 +128,12 @@ fn cause(release: &Release) -> Option<String> {
     }
     if let Some(waiting) = &release.waiting_for {
         let then = match waiting.kind.as_str() {
-            "schedule" | "freeze" => "It goes on by itself when that has passed.",
-            "gate" => "`weighbridge release approve` gives it a voice.",
+            "schedule" | "freeze" => "It continues automatically after that.",
+            "gate" => "`weighbridge release approve` approves it.",
             "resume" => PAUSED,
             _ => {
-                "It goes on by itself if the evidence comes; `weighbridge release resume` goes on \
-                 without it."
+                "It continues automatically once there is enough evidence; `weighbridge release \
+                 resume` continues without it."
             }
         };
         return Some(format!("It {}. {then}", format::waits(waiting)));
@@ -140,20 +141,19 @@ fn cause(release: &Release) -> Option<String> {
     release.paused.then(|| format!("It was paused. {PAUSED}"))
 }
 
-/// What is not understood is left out: a newer proxy may say more.
+/// The objectives; unknown ones, from a newer proxy, are left out.
 fn objectives(release: &Release) -> Vec<Objective> {
     let each = release.objectives.iter();
     each.filter_map(|objective| serde_json::from_value(objective.clone()).ok())
         .collect()
 }
 
-/// Whether the canary has all traffic, so that there is nobody to compare it with and nothing more
-/// to go on to.
+/// Whether the canary has all traffic: there is no concurrent baseline and no further step.
 fn is_at_full_weight(release: &Release) -> bool {
     release.weight >= 100.0
 }
 
-/// Which objectives hold the release where it is.
+/// The objectives that hold the release at its step.
 fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     if !matches!(
         release.phase,
@@ -163,8 +163,8 @@ fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     }
     if is_at_full_weight(release) {
         return Some(
-            "With all traffic on the canary there is nothing left to compare it with: only the \
-             step's own time, its least number of requests, a gate and the fixed limits count now."
+            "At 100 % there is no concurrent baseline: only the hold of the step, its minimum \
+             number of requests, a gate and the fixed limits count now."
                 .to_owned(),
         );
     }
@@ -180,8 +180,8 @@ fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     match missing.split_last() {
         _ if tested.is_empty() => None,
         None => Some(
-            "Every objective has shown at this step that the canary is good enough; what is left \
-             is the step's own time, its least number of requests, a gate or a freeze window."
+            "Every objective has enough evidence to advance from this step; what remains is the \
+             hold of the step, its minimum number of requests, a gate or a freeze window."
                 .to_owned(),
         ),
         Some((last, [])) => Some(still_needs(last)),
@@ -190,13 +190,13 @@ fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
 }
 
 fn still_needs(what: &str) -> String {
-    format!("What it still needs is evidence that the canary is good enough in {what}.")
+    format!("It still needs evidence that the canary is good enough in {what}.")
 }
 
 fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String {
     let mut lines = vec![in_words(objective) + &margins(objective)];
     if objective.insufficient {
-        lines.push("  The baseline has not been seen often enough to say anything yet.".to_owned());
+        lines.push("  The baseline has too few requests for a statement yet.".to_owned());
         return lines.join("\n");
     }
     if objective.objective != "latency" {
@@ -209,7 +209,7 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
     }
     if let (Some(estimate), Some(interval)) = (objective.estimate, &objective.confidence) {
         lines.push(format!(
-            "  Beyond the allowed ratio: {:+.3} percentage points, surely within {:+.3} and \
+            "  Above the allowed ratio: {:+.3} percentage points, confidence interval {:+.3} to \
              {:+.3}.",
             estimate * 100.0,
             interval.lower * 100.0,
@@ -218,7 +218,7 @@ fn about(objective: &Objective, release: &Release, rate: Option<f64>) -> String 
     }
     let limit = objective.log_limit.unwrap_or(release.log_limit);
     lines.push(format!(
-        "  Against the canary: ln e = {}; at the limit it is taken out.",
+        "  Evidence against the canary: ln e = {}; at the limit it is rolled back.",
         format::of_limit(objective.log_e, limit)
     ));
     if !release.phase.is_over() && !is_at_full_weight(release) {
@@ -231,18 +231,18 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
     let (log_e, limit) = (objective.advance_log_e?, objective.advance_limit?);
     let further = match objective.requests_to_advance {
         _ if log_e >= limit && objective.slower_lately => {
-            "which is enough, but the canary was slower than is allowed in the last seconds, and \
-             before it is given everything that has to pass"
+            "which is enough, but in the last seconds the canary was slower than allowed, which \
+             has to end before it gets all traffic"
                 .to_owned()
         }
         _ if log_e >= limit => "which is enough".to_owned(),
         None => format!("more {} are needed", objective.counted()),
         Some(requests) => {
-            // How many new users come is not known.
+            // The rate of new users is unknown.
             let rate = rate.filter(|_| objective.unit.is_none());
             let lasts = rate.map(|rate| {
                 format!(
-                    ", which takes {} at the present rate",
+                    ", which takes {} at the current rate",
                     time(requests as f64 / rate)
                 )
             });
@@ -255,13 +255,12 @@ fn going_on(objective: &Objective, rate: Option<f64>) -> Option<String> {
         }
     };
     Some(format!(
-        "  For going on: ln e = {}; {further}.",
+        "  Evidence for advancing: ln e = {}; {further}.",
         format::of_limit(log_e, limit)
     ))
 }
 
-/// What is counted of an objective: failures, and of a limit on latency the answers that come
-/// later.
+/// The label of the bad events: failures, or slow responses for a latency limit.
 fn bad(objective: &Objective) -> &'static str {
     match objective.margins.get("latency") {
         Some(_) => "Slow",
@@ -276,7 +275,7 @@ fn in_words(objective: &Objective) -> String {
     }
 }
 
-/// `99 % of answers within 300ms`, or `less than 2 % failures`.
+/// `99 % of responses within 300ms`, or `less than 2 % failures`.
 fn fixed_limit(limit: &Value) -> Option<String> {
     if let Some(below) = limit.pointer("/error_rate/below") {
         return Some(format!("less than {} failures", share(below)?));
@@ -286,18 +285,18 @@ fn fixed_limit(limit: &Value) -> Option<String> {
         limit.pointer("/latency/below")?,
     );
     Some(format!(
-        "{} of answers within {}",
+        "{} of responses within {}",
         share(quantile)?,
         below.as_str()?
     ))
 }
 
-/// A fraction from 0 to 1 in percent, without the digits that binary fractions add.
+/// Formats a fraction from 0 to 1 in percent, rounded to hide binary fractions.
 fn share(fraction: &Value) -> Option<String> {
     Some(percent((fraction.as_f64()? * 1e8).round() / 1e6))
 }
 
-/// ` (ratio 1.1, worse_by 0.0005)`. A fixed limit has them in its name.
+/// ` (ratio 1.1, worse_by 0.0005)`; empty for a fixed limit, whose name has them.
 fn margins(objective: &Objective) -> String {
     let fields = objective
         .margins
@@ -316,7 +315,7 @@ fn margins(objective: &Objective) -> String {
     format!(" ({})", texts.join(", "))
 }
 
-/// Requests per second that the canary gets; `None` when it gets none.
+/// Requests per second of the canary; `None` without any.
 fn canary_rate(release: &Release, service: &Service) -> Option<f64> {
     let window = service
         .upstreams
@@ -332,21 +331,19 @@ fn budget(release: &Release) -> String {
         String::new()
     } else {
         format!(
-            "; {} more, beyond what the baseline's rate and chance explain, would take the canary \
-             out at once",
+            "; {} more than the baseline's rate and chance explain roll the canary back at once",
             count(budget.allowance)
         )
     };
     format!(
-        "Users saw {} failures of the canary, the baseline answered {} instead. The budget is \
-         {}{left}.",
+        "Users saw {} failures of the canary; the baseline rescued {}. The budget is {}{left}.",
         count(release.user_visible_failures),
         count(release.rescued),
         count(budget.limit)
     ) + &of_all(release)
 }
 
-/// What is known of all failures, if the server tells of them.
+/// The rescued budget, if the server reports it.
 fn of_all(release: &Release) -> String {
     let all = &release.rescued_budget;
     if all.limit == 0 && all.spent == 0 {

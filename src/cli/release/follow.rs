@@ -1,5 +1,5 @@
-//! Follows a release to its end: by the stream of events, and by a look at the release from time to
-//! time, which is also what remains when there is no stream.
+//! Follows a release to its end by the event stream and by polling, which also works without a
+//! stream.
 
 use std::time::Duration;
 
@@ -12,44 +12,43 @@ use crate::cli::events::{EventSubscription, StreamEvent};
 use crate::cli::exit::Failure;
 use crate::model::api::{Event, EventKind, Phase, Release};
 
-/// Between two looks while events come, for what they do not tell.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// Between two looks where somebody watches, or no events come.
-const LOOK_OFTEN: Duration = Duration::from_secs(1);
-/// A proxy that cannot be reached for so long is given up.
+/// Polling interval while events arrive, for changes that they do not carry.
+const POLL_SLOW: Duration = Duration::from_secs(10);
+/// Polling interval for a live panel, or without events.
+const POLL_FAST: Duration = Duration::from_secs(1);
+/// The longest time that the proxy may be unreachable.
 pub(super) const UNREACHED_MAX: Duration = Duration::from_secs(30);
 
-/// How following ended.
+/// Why following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FollowEnd {
-    /// With the release.
+    /// The release ended.
     Over,
-    /// At a step that had its time and gave no answer; somebody has to say how it goes on.
-    NoAnswer,
-    /// At the caller's deadline.
+    /// A step reached its `max_duration` without a result; an operator has to decide.
+    Inconclusive,
+    /// The timeout expired.
     OutOfTime,
-    /// By Ctrl-C.
+    /// Ctrl-C.
     Interrupted,
 }
 
-/// How long a release is followed that does not end.
+/// Limits for following a release.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WatchLimits {
-    /// At most so long; `None` as long as it takes.
+    /// The longest time to follow; `None` without limit.
     pub(super) timeout: Option<Duration>,
-    /// At most so long without a word from the proxy.
+    /// The longest time without a response from the proxy.
     pub(super) unreached_max: Duration,
-    /// Also past a step that gave no answer, which only somebody who watches can do something
-    /// about.
-    pub(super) past_no_answer: bool,
+    /// Whether to keep following at an inconclusive step, since the user may act on it.
+    pub(super) past_inconclusive: bool,
 }
 
-/// Follows `release` as long as `patience` lasts; gives its last known state.
+/// Follows `release` within `limits`; returns its last known state.
 pub(super) async fn follow(
     client: &AdminClient,
     release: Release,
     view: &mut ReleaseView<'_>,
-    patience: WatchLimits,
+    limits: WatchLimits,
 ) -> Result<(FollowEnd, Release), Failure> {
     let now = Instant::now();
     let mut following = Following {
@@ -59,22 +58,22 @@ pub(super) async fn follow(
         view,
         has_stream: false,
         reached: now,
-        patience,
+        limits,
         is_lost: false,
-        next_look: now,
+        next_poll: now,
     };
     let deadline = async {
-        match patience.timeout {
+        match limits.timeout {
             Some(timeout) => sleep(timeout).await,
             None => std::future::pending().await,
         }
     };
     let ended = tokio::select! {
-        // The end of the release counts before the deadline, where both have come.
+        // The end of the release takes precedence over the deadline.
         biased;
         followed = following.run() => followed?,
         () = deadline => FollowEnd::OutOfTime,
-        // Where no signal can be waited for, Ctrl-C ends the program by itself.
+        // Without a signal handler, Ctrl-C ends the process by default.
         Ok(()) = tokio::signal::ctrl_c() => FollowEnd::Interrupted,
     };
     Ok((ended, following.release))
@@ -86,11 +85,11 @@ struct Following<'a, 'b> {
     release: Release,
     view: &'a mut ReleaseView<'b>,
     has_stream: bool,
-    /// When the proxy was heard of last.
+    /// The time of the last response or event.
     reached: Instant,
-    patience: WatchLimits,
+    limits: WatchLimits,
     is_lost: bool,
-    next_look: Instant,
+    next_poll: Instant,
 }
 
 impl Following<'_, '_> {
@@ -100,46 +99,45 @@ impl Following<'_, '_> {
             if self.release.phase.is_over() {
                 return Ok(FollowEnd::Over);
             }
-            if !self.patience.past_no_answer && gave_no_answer(&self.release) {
-                return Ok(FollowEnd::NoAnswer);
+            if !self.limits.past_inconclusive && is_inconclusive(&self.release) {
+                return Ok(FollowEnd::Inconclusive);
             }
             tokio::select! {
-                heard = self.events.next() => self.hear(heard).await?,
-                () = sleep_until(self.next_look) => self.look().await?,
+                event = self.events.next() => self.handle(event).await?,
+                () = sleep_until(self.next_poll) => self.poll().await?,
             }
         }
     }
 
-    async fn hear(&mut self, heard: StreamEvent) -> Result<(), Failure> {
-        match heard {
+    async fn handle(&mut self, event: StreamEvent) -> Result<(), Failure> {
+        match event {
             StreamEvent::Event(event) => {
                 self.reach();
-                self.take(&event)?;
+                self.apply(&event)?;
             }
-            // What happened before the stream was open, or between two, is only in the release
-            // itself.
+            // Changes before the stream was open are only visible in the release itself.
             StreamEvent::Open => {
                 self.has_stream = true;
-                self.look().await?;
+                self.poll().await?;
             }
-            StreamEvent::Lost => self.look().await?,
+            StreamEvent::Lost => self.poll().await?,
             StreamEvent::Broken(error) => {
                 self.has_stream = false;
-                self.view.explain(&format!("no events: {error}"));
-                self.look_within(LOOK_OFTEN);
+                self.view.explain(&format!("no event stream: {error}"));
+                self.poll_within(POLL_FAST);
             }
         }
         Ok(())
     }
 
-    fn take(&mut self, data: &Value) -> Result<(), Failure> {
-        // Kinds of events that a newer proxy may have are not about this.
+    fn apply(&mut self, data: &Value) -> Result<(), Failure> {
+        // Unknown events, from a newer proxy, are ignored.
         let Ok(event) = serde_json::from_value::<Event>(data.clone()) else {
             return Ok(());
         };
         match &event.kind {
             EventKind::Release { release, .. } if release.id == self.release.id => {
-                // It was on its way before the last look, which has told of it.
+                // The event is older than the last poll.
                 if is_before(release, &self.release) {
                     return Ok(());
                 }
@@ -162,8 +160,8 @@ impl Following<'_, '_> {
         }
     }
 
-    /// Asks for the release, and says when the proxy cannot be reached.
-    async fn look(&mut self) -> Result<(), Failure> {
+    /// Polls the release, and reports an unreachable proxy.
+    async fn poll(&mut self) -> Result<(), Failure> {
         let answer = self.client.release(&self.release.id).await;
         match answer {
             Ok(answer) => {
@@ -172,21 +170,21 @@ impl Following<'_, '_> {
                 self.view.seen(&self.release)?;
             }
             Err(error) if !error.may_pass() => return Err(error.into()),
-            Err(error) if self.reached.elapsed() >= self.patience.unreached_max => {
+            Err(error) if self.reached.elapsed() >= self.limits.unreached_max => {
                 return Err(error.into());
             }
             Err(error) => {
                 if !self.is_lost {
-                    let seconds = self.patience.unreached_max.as_secs();
+                    let seconds = self.limits.unreached_max.as_secs();
                     self.view.say(&format!(
-                        "{error}; trying again for {seconds} s, the release goes on"
+                        "{error}; retrying for {seconds} s, the release continues"
                     ))?;
                 }
                 self.is_lost = true;
             }
         }
-        let often = self.is_lost || !self.has_stream || self.view.is_live();
-        self.look_within(if often { LOOK_OFTEN } else { LOOK_EVERY });
+        let fast = self.is_lost || !self.has_stream || self.view.is_live();
+        self.poll_within(if fast { POLL_FAST } else { POLL_SLOW });
         Ok(())
     }
 
@@ -195,18 +193,18 @@ impl Following<'_, '_> {
         self.is_lost = false;
     }
 
-    fn look_within(&mut self, time: Duration) {
-        self.next_look = Instant::now() + time;
+    fn poll_within(&mut self, time: Duration) {
+        self.next_poll = Instant::now() + time;
     }
 }
 
-/// Whether `told` is an older state of the release than `held`. Phases and steps begin at times
-/// that never go back within a release, and at each of them the counts of requests grow. Where the
-/// counts do not tell (after a restart they begin at the last checkpoint), the next look does; an
-/// end is never held back.
-fn is_before(told: &Release, held: &Release) -> bool {
+/// Whether `new` is an older state of the release than `current`. Start times of phases and steps
+/// never decrease within a release, and within each the request counts grow. Where the counts do
+/// not decide (after a restart they start at the last checkpoint), the next poll does; an end is
+/// never discarded.
+fn is_before(new: &Release, current: &Release) -> bool {
     let begun = |release: &Release| release.phase_since.parse::<jiff::Timestamp>().ok();
-    let (Some(told_since), Some(held_since)) = (begun(told), begun(held)) else {
+    let (Some(new_since), Some(current_since)) = (begun(new), begun(current)) else {
         return false;
     };
     let requests = |release: &Release| {
@@ -214,20 +212,18 @@ fn is_before(told: &Release, held: &Release) -> bool {
             .canary_requests
             .saturating_add(release.baseline_requests)
     };
-    let (told_at, held_at) = (
-        (told_since, told.step, requests(told)),
-        (held_since, held.step, requests(held)),
+    let (new_at, current_at) = (
+        (new_since, new.step, requests(new)),
+        (current_since, current.step, requests(current)),
     );
-    !told.phase.is_over() && told_at < held_at
+    !new.phase.is_over() && new_at < current_at
 }
 
-/// Whether its step had the time that the plan gives it and the judge cannot say. What is asked of
-/// people beforehand (gates), what ends by itself (freezes, a time to begin) and what somebody did
-/// (a pause) are no such case.
-fn gave_no_answer(release: &Release) -> bool {
+/// Whether the step reached its `max_duration` without a result. Gates, freezes, schedules and
+/// pauses are no such case.
+fn is_inconclusive(release: &Release) -> bool {
     let waiting = release.waiting_for.as_ref();
-    // A step that still lacks traffic is under way; only one that had its longest time is
-    // inconclusive.
+    // A step that lacks traffic is inconclusive only after its max_duration.
     release.phase == Phase::Waiting
         && waiting.is_some_and(|waiting| {
             matches!(waiting.kind.as_str(), "inconclusive" | "too_little_traffic")
@@ -282,8 +278,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_proxy_that_stays_away_is_given_up() {
-        // Bound and not listened on, so that nobody else can be there.
+    async fn following_ends_when_the_proxy_stays_unreachable() {
+        // Bound without listening, so that no other process can use the port.
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -298,16 +294,16 @@ mod tests {
         let mut terminal = Terminal::new(&arguments.global);
         let mut view = ReleaseView::new(&mut terminal);
         let client = AdminClient::new(&address, None).unwrap();
-        let patience = WatchLimits {
+        let limits = WatchLimits {
             timeout: None,
             unreached_max: Duration::ZERO,
-            past_no_answer: false,
+            past_inconclusive: false,
         };
-        let ended = follow(&client, release(), &mut view, patience).await;
-        let Err(Failure::Told(told)) = ended else {
+        let ended = follow(&client, release(), &mut view, limits).await;
+        let Err(Failure::Told(report)) = ended else {
             panic!("{ended:?}");
         };
-        let FailureReport { exit, message, .. } = *told;
+        let FailureReport { exit, message, .. } = *report;
         assert_eq!(exit, Exit::Unreachable);
         assert!(message.contains("cannot be reached"), "{message}");
     }

@@ -1,10 +1,14 @@
-//! A plan's cost and time, as text.
+//! Formats the forecast of a plan.
 
 use crate::cli::table::{Table, count, percent, rate};
 use crate::model::api::{Detection, Forecast, StepForecast, WorstCase};
 
-/// Shares of failures that the columns are about, with their headings.
-const HARMS: [(f64, &str); 3] = [(0.01, "SEES 1 %"), (0.05, "SEES 5 %"), (1.0, "SEES 100 %")];
+/// Failure rates of the detection columns, with their headings.
+const HARMS: [(f64, &str); 3] = [
+    (0.01, "DETECTS 1 %"),
+    (0.05, "DETECTS 5 %"),
+    (1.0, "DETECTS 100 %"),
+];
 
 /// The whole forecast.
 pub(super) fn text(forecast: &Forecast) -> String {
@@ -12,7 +16,7 @@ pub(super) fn text(forecast: &Forecast) -> String {
         ">STEP",
         ">WEIGHT",
         ">CANARY",
-        "GOES ON AFTER",
+        "ADVANCES AFTER",
         HARMS[0].1,
         HARMS[1].1,
         HARMS[2].1,
@@ -29,15 +33,15 @@ pub(super) fn text(forecast: &Forecast) -> String {
             format!("{:.1}/s", step.canary_requests_per_second),
             after(step, unit),
         ];
-        cells.extend(HARMS.iter().map(|(harm, _)| seen(step, *harm, unit)));
+        cells.extend(HARMS.iter().map(|(harm, _)| detection(step, *harm, unit)));
         table.row(cells);
     }
     let worst = &forecast.worst_case;
     format!(
         "{}: {:.1} requests per second over the last minute, of which {} fail on the \
-         baseline.\n\n{}\nSEES n %: when a canary that fails n % of its {unit} is taken out, \
-         typically; budget: only by the failures that users may see.\nWorst case: users see {} \
-         failures beyond the baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
+         baseline.\n\n{}\nDETECTS n %: typical time until a canary that fails n % of its {unit} \
+         is rolled back; budget: only the budget detects it.\nWorst case: users see {} failures \
+         beyond the baseline's own rate: {} of the budget, {} by chance, {} in flight.\n",
         forecast.service,
         forecast.requests_per_second,
         rate(forecast.baseline_error_rate, 1),
@@ -49,7 +53,7 @@ pub(super) fn text(forecast: &Forecast) -> String {
     ) + &rescued(worst)
 }
 
-/// What the budget of all failures bounds, if the server has told of one.
+/// The bound by the rescued budget, if the server reports one.
 fn rescued(worst: &WorstCase) -> String {
     if worst.failures == 0 {
         return String::new();
@@ -65,19 +69,18 @@ fn rescued(worst: &WorstCase) -> String {
 fn after(step: &StepForecast, unit: &str) -> String {
     match (step.seconds_to_advance, step.requests_to_advance) {
         (seconds, Some(requests)) => time_and_requests(seconds, requests, unit),
-        (_, None) => "never by itself".to_owned(),
+        (_, None) => "not automatically".to_owned(),
     }
 }
 
-fn seen(step: &StepForecast, harm: f64, unit: &str) -> String {
+fn detection(step: &StepForecast, harm: f64, unit: &str) -> String {
     let detection = step
         .detections
         .iter()
         .find(|detection| (detection.error_rate - harm).abs() < 1e-9);
     match detection {
         None => "-".to_owned(),
-        // With all users on the canary there is no baseline to compare it with, and the budget
-        // alone ends it.
+        // At 100 % there is no concurrent baseline, and only the budget ends the release.
         Some(Detection { requests: None, .. }) if step.weight >= 100.0 => "budget".to_owned(),
         Some(Detection { requests: None, .. }) => "allowed".to_owned(),
         Some(Detection {
@@ -88,7 +91,7 @@ fn seen(step: &StepForecast, harm: f64, unit: &str) -> String {
     }
 }
 
-/// `42 s (1,050 requests)`; without traffic the requests alone.
+/// Formats `42 s (1,050 requests)`; without traffic only the requests.
 fn time_and_requests(seconds: Option<f64>, requests: u64, unit: &str) -> String {
     let requests = format!("{} {unit}", count(requests));
     match seconds {
@@ -97,7 +100,7 @@ fn time_and_requests(seconds: Option<f64>, requests: u64, unit: &str) -> String 
     }
 }
 
-/// A time that was estimated, without digits that it is not worth.
+/// Formats an estimated time with few digits.
 pub(super) fn time(seconds: f64) -> String {
     match seconds {
         ..10.0 => format!("{seconds:.1} s"),
@@ -113,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_as_exact_as_they_are_worth() {
+    fn estimated_times_have_few_digits() {
         let times = [0.42, 42.4, 600.0, 36_000.0, 864_000.0].map(time);
         assert_eq!(times, ["0.4 s", "42 s", "10 min", "10 h", "10 days"]);
     }

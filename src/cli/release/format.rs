@@ -1,10 +1,10 @@
-//! What people read about releases, in lines.
+//! Formats releases as lines of text.
 
 use crate::cli::table::{count, percent};
 use crate::cli::terminal::plain;
 use crate::model::api::{Phase, Release, SideCounts, TooFewRequests, WaitingFor};
 
-/// Where a release is, in one line.
+/// The state of a release in one line.
 pub(in crate::cli) fn line(release: &Release) -> String {
     let mut parts = vec![format!("{} {}", release.id, phase(release))];
     if !release.phase.is_over() {
@@ -24,7 +24,7 @@ pub(in crate::cli) fn line(release: &Release) -> String {
         parts.push(format!("{}{}", by.unwrap_or_default(), outcome.reason));
     } else if release.canary_requests > 0 {
         parts.push(format!(
-            "{} canary requests, users saw {} of its failures",
+            "{} canary requests, {} failures seen by users",
             count(release.canary_requests),
             count(release.user_visible_failures)
         ));
@@ -32,7 +32,7 @@ pub(in crate::cli) fn line(release: &Release) -> String {
     plain(&parts.join(", "))
 }
 
-/// `progressing, step 2 of 4 (paused)`.
+/// Formats `progressing, step 2 of 4 (paused)`.
 pub(super) fn phase(release: &Release) -> String {
     let name = release.phase.as_str().replace('_', " ");
     let step = match release.phase {
@@ -49,9 +49,9 @@ pub(super) fn phase(release: &Release) -> String {
     format!("{name}{step}{paused}")
 }
 
-/// What is waited for, with its end if it has one.
+/// What the release waits for, with the end if there is one.
 pub(super) fn waits(waiting: &WaitingFor) -> String {
-    // Of a freeze and of a time to begin it is said there already.
+    // The detail of a freeze or a schedule names the time already.
     let until = waiting
         .until
         .as_deref()
@@ -65,46 +65,46 @@ pub(super) fn waits(waiting: &WaitingFor) -> String {
     )
 }
 
-/// What a step lacks that has had its time.
+/// The requests that a step lacks after its hold.
 pub(super) fn too_few(lacks: TooFewRequests) -> String {
     let (canary, least) = (count(lacks.canary), count(lacks.least));
-    format!("{canary} of {least} requests of the canary at this step")
+    format!("{canary} of {least} canary requests at this step")
 }
 
-/// How a release ended, in one line.
+/// The outcome of a release in one line.
 pub(super) fn end(release: &Release) -> String {
-    let how = match release.phase {
+    let outcome = match release.phase {
         Phase::Promoted => format!("{} is the new baseline", release.canary),
-        Phase::RolledBack => format!("{} was taken out", release.canary),
+        Phase::RolledBack => format!("{} was rolled back", release.canary),
         _ => format!("all traffic is on {}", release.baseline),
     };
-    let saw = match release.user_visible_failures {
+    let failures = match release.user_visible_failures {
         0 => "users saw no failure of the canary".to_owned(),
         1 => "users saw 1 failure of the canary".to_owned(),
         more => format!("users saw {} failures of the canary", count(more)),
     };
-    format!("{}: {how}; {saw}", release.id)
+    format!("{}: {outcome}; {failures}", release.id)
 }
 
-/// That a step gave no answer, and what can be done about it.
-pub(super) fn no_answer(release: &Release) -> String {
+/// An inconclusive step, and the commands that continue or end the release.
+pub(super) fn inconclusive(release: &Release) -> String {
     let Release { id, canary, .. } = release;
     let waits = release.waiting_for.as_ref().map(waits).unwrap_or_default();
     let text = format!(
-        "{id} {waits}. It is still under way, {canary} at {}: `weighbridge release resume {id}` \
-         goes on without an answer, `weighbridge release promote {id}` gives {canary} all \
-         traffic, `weighbridge release rollback {id}` takes it out",
+        "{id} {waits}. It is still running, {canary} at {}: `weighbridge release resume {id}` \
+         continues without a result, `weighbridge release promote {id}` moves all traffic to \
+         {canary}, `weighbridge release rollback {id}` rolls it back",
         percent(release.weight)
     );
     plain(&text)
 }
 
-/// `ln` of an e-value beside its limit.
+/// Formats `ln e` and its limit.
 pub(super) fn of_limit(log_e: f64, limit: f64) -> String {
     format!("{log_e:.2} of {limit:.2}")
 }
 
-/// A share of what is counted, with as many digits as a small one needs.
+/// Formats a failure rate and the count it is of.
 pub(super) fn share(counts: SideCounts, what: &str) -> String {
     let SideCounts { requests, failures } = counts;
     let rate = if requests == 0 {
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_end_is_told_once() {
+    fn the_end_of_a_wait_is_not_repeated_if_the_detail_has_it() {
         let waiting = |detail: &str| WaitingFor {
             kind: "freeze".to_owned(),
             detail: detail.to_owned(),

@@ -1,4 +1,4 @@
-//! Releases on the command line: start them, look at them, drive them, follow them to their end.
+//! `release`, `plan` and `explain`: start, show, follow and control releases.
 
 pub(super) mod args;
 mod explain;
@@ -27,10 +27,10 @@ use super::terminal::Terminal;
 use super::verbs::{ask, block_on, client};
 use crate::model::api;
 
-/// More than any plan may have.
+/// The longest plan that is read.
 const PLAN_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Does what was typed after `release`.
+/// Runs a verb of `release`.
 pub(super) fn run(
     global: &Global,
     verb: ReleaseVerb,
@@ -38,20 +38,19 @@ pub(super) fn run(
 ) -> Result<Exit, Failure> {
     let client = client(global)?;
     match verb {
-        ReleaseVerb::Start(asked) => start(&client, *asked, terminal),
+        ReleaseVerb::Start(args) => start(&client, *args, terminal),
         ReleaseVerb::Status { subject } => {
             let answer = find(&client, &subject.subject, terminal)?;
             show::status(&answer, terminal)
         }
         ReleaseVerb::Watch { subject, timeout } => {
             let answer = find(&client, &subject.subject, terminal)?;
-            // Who looks at a terminal sees what is waited for, and may do something about it
-            // meanwhile.
-            let patience = patience(
+            // A user at a terminal sees what the release waits for, and may act on it.
+            let limits = watch_limits(
                 timeout,
                 terminal.format() == Format::Text && terminal.live(),
             );
-            watch(&client, answer.value, patience, terminal)
+            watch(&client, answer.value, limits, terminal)
         }
         ReleaseVerb::History { service, limit } => {
             let answer = ask(client.releases(&service, limit.into()), terminal)?;
@@ -61,7 +60,7 @@ pub(super) fn run(
     }
 }
 
-/// What a plan would cost and take.
+/// Shows the forecast of a plan.
 pub(super) fn forecast(
     global: &Global,
     service: &str,
@@ -83,8 +82,7 @@ pub(super) fn forecast(
     Ok(Exit::Done)
 }
 
-/// Where the release under way is, in one line. Its identity alone where the proxy does not tell
-/// more.
+/// The state of a release in one line; only its ID if it cannot be read.
 pub(super) fn summary(
     client: &AdminClient,
     id: &str,
@@ -99,7 +97,7 @@ pub(super) fn summary(
     }
 }
 
-/// Why a release is where it is.
+/// Explains the state of a release.
 pub(super) fn explain(
     global: &Global,
     subject: &str,
@@ -117,24 +115,24 @@ pub(super) fn explain(
     Ok(Exit::Done)
 }
 
-fn start(client: &AdminClient, asked: Start, terminal: &mut Terminal) -> Result<Exit, Failure> {
+fn start(client: &AdminClient, args: Start, terminal: &mut Terminal) -> Result<Exit, Failure> {
     let start = api::ReleaseStart {
-        canary: asked.canary,
-        reason: asked.why.reason,
-        change: asked.change,
-        version: asked.version,
-        plan: asked.plan.as_deref().map(read_plan).transpose()?,
-        start_at: asked.at,
-        override_freeze: asked.freeze.override_freeze,
+        canary: args.canary,
+        reason: args.why.reason,
+        change: args.change,
+        version: args.version,
+        plan: args.plan.as_deref().map(read_plan).transpose()?,
+        start_at: args.at,
+        override_freeze: args.freeze.override_freeze,
     };
-    let answer = ask(client.start_release(&asked.service, &start), terminal)?;
+    let answer = ask(client.start_release(&args.service, &start), terminal)?;
     let release = &answer.value.release;
-    if asked.wait {
-        terminal.say(&format!("{} has begun", release.id));
+    if args.wait {
+        terminal.say(&format!("{} started", release.id));
         return watch(
             client,
             answer.value.release,
-            patience(asked.timeout, false),
+            watch_limits(args.timeout, false),
             terminal,
         );
     }
@@ -195,7 +193,7 @@ fn command(
         | ReleaseVerb::History { .. } => {
             return Err(Failure::new(
                 Exit::Failed,
-                "this verb is no command to a release",
+                "this verb is not a release command",
             ));
         }
     };
@@ -207,8 +205,7 @@ fn command(
     show::change(&answer, terminal)
 }
 
-/// The release that is meant: that of a service which is under way, or its newest; else the one
-/// with this identity.
+/// Finds a release: the running or latest one of the service `subject`, else the one with this ID.
 fn find(
     client: &AdminClient,
     subject: &str,
@@ -217,8 +214,7 @@ fn find(
     let listed = block_on(client.releases(subject, 1))?;
     let answer = match listed {
         Ok(answer) => answer,
-        // Names of services cannot hide releases: a service without releases has none, others are
-        // looked for.
+        // No such service: a release ID.
         Err(Error::Problem(problem)) if problem.status == 404 => {
             return ask(client.release(subject), terminal);
         }
@@ -227,7 +223,7 @@ fn find(
     terminal.explain(&answer.trace);
     let ApiResponse { value, json, trace } = answer;
     let newest = value.releases.into_iter().next().ok_or_else(|| {
-        Failure::new(Exit::Failed, format!("{subject} has had no release yet")).hint(format!(
+        Failure::new(Exit::Failed, format!("{subject} has no release yet")).hint(format!(
             "`weighbridge release start {subject} CANARY` starts one"
         ))
     })?;
@@ -239,40 +235,40 @@ fn find(
     })
 }
 
-fn patience(timeout: Option<Duration>, past_no_answer: bool) -> WatchLimits {
+fn watch_limits(timeout: Option<Duration>, past_inconclusive: bool) -> WatchLimits {
     WatchLimits {
         timeout,
         unreached_max: UNREACHED_MAX,
-        past_no_answer,
+        past_inconclusive,
     }
 }
 
-/// Follows a release to its end, and says by the exit code how it ended.
+/// Follows a release to its end, and maps the outcome to an exit code.
 fn watch(
     client: &AdminClient,
     release: api::Release,
-    patience: WatchLimits,
+    limits: WatchLimits,
     terminal: &mut Terminal,
 ) -> Result<Exit, Failure> {
     let mut view = ReleaseView::new(terminal);
-    let (ended, release) = block_on(follow::follow(client, release, &mut view, patience))??;
+    let (ended, release) = block_on(follow::follow(client, release, &mut view, limits))??;
     view.finish();
     let id = &release.id;
     match ended {
         FollowEnd::Over => {
             terminal.say(&format::end(&release));
             if release.phase == api::Phase::RolledBack {
-                terminal.say(&format!("the evidence: {}", client.evidence_page(id)));
+                terminal.say(&format!("evidence: {}", client.evidence_page(id)));
             }
         }
-        FollowEnd::NoAnswer => terminal.say(&format::no_answer(&release)),
+        FollowEnd::Inconclusive => terminal.say(&format::inconclusive(&release)),
         FollowEnd::OutOfTime => terminal.say(&format!(
-            "{id} has not ended in time and goes on: {}",
+            "{id} has not ended before the timeout and continues: {}",
             format::line(&release)
         )),
         FollowEnd::Interrupted => terminal.say(&format!(
-            "interrupted; {id} goes on. `weighbridge release watch {id}` follows it again, \
-             `weighbridge release rollback {id}` takes the canary out"
+            "interrupted; {id} continues. `weighbridge release watch {id}` follows it again, \
+             `weighbridge release rollback {id}` rolls it back"
         )),
     }
     Ok(exit(ended, &release))
@@ -283,11 +279,11 @@ fn exit(ended: FollowEnd, release: &api::Release) -> Exit {
         (FollowEnd::Interrupted, _) => Exit::Interrupted,
         (FollowEnd::Over, api::Phase::Promoted) => Exit::Done,
         (FollowEnd::Over, api::Phase::RolledBack) => Exit::RolledBack,
-        (FollowEnd::Over | FollowEnd::NoAnswer | FollowEnd::OutOfTime, _) => Exit::Inconclusive,
+        (FollowEnd::Over | FollowEnd::Inconclusive | FollowEnd::OutOfTime, _) => Exit::Inconclusive,
     }
 }
 
-/// A plan from a file; JSON is YAML too.
+/// Reads a plan from a file; JSON is valid YAML.
 fn read_plan(path: &Path) -> Result<Map<String, Value>, Failure> {
     let name = if path == Path::new("-") {
         "standard input".to_owned()
@@ -295,7 +291,7 @@ fn read_plan(path: &Path) -> Result<Map<String, Value>, Failure> {
         path.display().to_string()
     };
     let wrong = |what: &dyn std::fmt::Display| {
-        Failure::new(Exit::Usage, format!("the plan in {name}: {what}"))
+        Failure::new(Exit::Usage, format!("invalid plan in {name}: {what}"))
     };
     let text = read(path).map_err(|error| wrong(&error))?;
     match serde_yaml::from_str::<Value>(&text) {

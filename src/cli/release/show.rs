@@ -1,4 +1,4 @@
-//! Single answers about releases, as text or as the API gave them.
+//! Shows releases as text or as received from the API.
 
 use super::format;
 use crate::cli::args::Format;
@@ -9,7 +9,7 @@ use crate::cli::table::{Table, count, percent, rate};
 use crate::cli::terminal::{Terminal, paint};
 use crate::model::api;
 
-/// One release.
+/// Shows one release.
 pub(super) fn status(
     answer: &ApiResponse<api::Release>,
     terminal: &mut Terminal,
@@ -21,7 +21,7 @@ pub(super) fn status(
     Ok(Exit::Done)
 }
 
-/// A release after a command.
+/// Shows a release after a command.
 pub(super) fn change(
     answer: &ApiResponse<api::ReleaseChange>,
     terminal: &mut Terminal,
@@ -37,12 +37,12 @@ pub(super) fn change(
         in_words(weights)
     ));
     if !release.durable {
-        terminal.warn("this is in effect but not on disk: a restart would not begin with it");
+        terminal.warn("the change is in effect but not stored: a restart would not start with it");
     }
     Ok(Exit::Done)
 }
 
-/// The releases of a service.
+/// Lists the releases of a service.
 pub(super) fn history(
     answer: &ApiResponse<api::ReleaseList>,
     terminal: &mut Terminal,
@@ -76,27 +76,26 @@ pub(super) fn history(
                 ]);
             }
             terminal.print(&table.text())?;
-            terminal.say("(failures are those of the canary that users saw)");
+            terminal.say("(FAILURES counts failures of the canary that users saw)");
         }
     }
     Ok(Exit::Done)
 }
 
-/// What the budget of all failures and the clients' aborts have come to, if the server tells of
-/// them.
+/// The rescued budget and the aborts of clients, if the server reports them.
 fn all_failures(release: &api::Release) -> Vec<String> {
     let mut lines = Vec::new();
     let all = &release.rescued_budget;
     if all.limit > 0 || all.spent > 0 {
         lines.push(format!(
-            "          {} of {} of all failures, rescued or not, {} more would end it",
+            "          {} of {} of all failures, rescued or not; {} more roll it back",
             all.spent, all.limit, all.allowance
         ));
     }
     let aborts = &release.aborts;
     if aborts.baseline > 0 || aborts.canary > 0 {
         lines.push(format!(
-            "Aborts    clients gave up {} requests of the canary ({}), {} of the baseline ({})",
+            "Aborts    clients aborted {} requests of the canary ({}), {} of the baseline ({})",
             count(aborts.canary),
             rate(aborts.canary_share, 1),
             count(aborts.baseline),
@@ -156,12 +155,12 @@ fn detail(release: &api::Release, colored: bool) -> String {
         count(release.baseline_requests)
     ));
     lines.push(format!(
-        "Failures  users saw {} of the canary, the baseline answered {} instead",
+        "Failures  users saw {} of the canary; the baseline rescued {}",
         count(release.user_visible_failures),
         count(release.rescued)
     ));
     lines.push(format!(
-        "Budget    {} of {} spent, {} more would end it",
+        "Budget    {} of {} spent; {} more roll it back",
         budget.spent, budget.limit, budget.allowance
     ));
     lines.extend(all_failures(release));
@@ -185,7 +184,7 @@ fn detail(release: &api::Release, colored: bool) -> String {
     }
     if !release.durable {
         lines.push(paint(
-            "          not on disk: a restart would not go on from here",
+            "          not stored: a restart would not continue from here",
             "33",
             colored,
         ));

@@ -1,5 +1,5 @@
-//! What somebody who follows a release sees: a panel that is drawn in place on a terminal, a line
-//! for each change elsewhere, and a JSON object in a line for each event where programs read.
+//! Output while following a release: a panel redrawn in place on a terminal, one line for each
+//! change elsewhere, one JSON line for each event in JSON format.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use crate::cli::table::{count, latency, percent, rate};
 use crate::cli::terminal::Terminal;
 use crate::model::api::{Phase, Release, Window};
 
-/// Cells of a bar.
+/// Width of a bar in cells.
 const BAR: usize = 40;
 
-/// Where and how a release is shown.
+/// Shows a release in one of the three forms.
 pub(super) struct ReleaseView<'a> {
     terminal: &'a mut Terminal,
     form: Form,
-    /// What was shown last, to tell a change from a repetition.
+    /// The state shown last, to detect changes.
     shown: Option<Shown>,
     measured: BTreeMap<String, Window>,
     panel: Panel,
@@ -33,7 +33,7 @@ enum Form {
     Json,
 }
 
-/// What makes a change.
+/// The fields whose change is shown as a new line.
 #[derive(Debug, PartialEq)]
 struct Shown {
     phase: Phase,
@@ -75,12 +75,12 @@ impl<'a> ReleaseView<'a> {
         }
     }
 
-    /// Whether somebody watches, to whom numbers matter as they are now.
+    /// Whether a panel with current numbers is shown.
     pub(super) fn is_live(&self) -> bool {
         self.form == Form::Panel
     }
 
-    /// The release as it was looked at.
+    /// Shows the release after a poll.
     pub(super) fn seen(&mut self, release: &Release) -> Result<(), Failure> {
         let is_new = self.shown.as_ref() != Some(&Shown::of(release));
         if is_new && self.form == Form::Json {
@@ -90,7 +90,7 @@ impl<'a> ReleaseView<'a> {
         self.show(release, is_new)
     }
 
-    /// The release after something happened to it, with the event that told so.
+    /// Shows the release after an event that changed it.
     pub(super) fn changed(&mut self, release: &Release, event: &Value) -> Result<(), Failure> {
         if self.form == Form::Json {
             self.terminal.print_json_line(event)?;
@@ -99,7 +99,7 @@ impl<'a> ReleaseView<'a> {
         self.show(release, is_new)
     }
 
-    /// What the judge says, with the event that told so.
+    /// Shows the release after a verdict event.
     pub(super) fn judged(&mut self, release: &Release, event: &Value) -> Result<(), Failure> {
         if self.form == Form::Json {
             self.terminal.print_json_line(event)?;
@@ -107,7 +107,7 @@ impl<'a> ReleaseView<'a> {
         self.show(release, false)
     }
 
-    /// What both sides did in the last ten seconds.
+    /// Shows the statistics of both arms over the last ten seconds.
     pub(super) fn measured(
         &mut self,
         release: &Release,
@@ -117,7 +117,7 @@ impl<'a> ReleaseView<'a> {
         self.show(release, false)
     }
 
-    /// Says something that is no result.
+    /// Writes a message above the panel.
     pub(super) fn say(&mut self, text: &str) -> Result<(), Failure> {
         let wiped = self.panel.wipe();
         self.terminal.print(&wiped)?;
@@ -125,12 +125,12 @@ impl<'a> ReleaseView<'a> {
         Ok(())
     }
 
-    /// Says something that only a curious user wants to know.
+    /// Writes a message if `--verbose` is set.
     pub(super) fn explain(&mut self, text: &str) {
         self.terminal.explain(text);
     }
 
-    /// Leaves the panel as it is, with the cursor below it.
+    /// Keeps the panel on the screen, with the cursor below it.
     pub(super) fn finish(&mut self) {
         self.panel.leave();
     }
@@ -184,11 +184,11 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
             "",
         ),
         (
-            side("canary", &release.canary, release.canary_requests, measured),
+            arm("canary", &release.canary, release.canary_requests, measured),
             "",
         ),
         (
-            side(
+            arm(
                 "baseline",
                 &release.baseline,
                 release.baseline_requests,
@@ -210,7 +210,7 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
         ),
         (
             format!(
-                "users     saw {} failures of the canary, {} rescued; {} more would end it",
+                "users     saw {} failures of the canary, {} rescued; {} more roll it back",
                 count(release.user_visible_failures),
                 count(release.rescued),
                 count(budget.allowance)
@@ -231,7 +231,7 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
     lines
 }
 
-fn side(role: &str, name: &str, requests: u64, measured: &BTreeMap<String, Window>) -> String {
+fn arm(role: &str, name: &str, requests: u64, measured: &BTreeMap<String, Window>) -> String {
     let window = measured.get(name).cloned().unwrap_or_default();
     format!(
         "{role:<9} {name:<12} errors {:>8}  p99 {:>8} in 10 s, {} in all",
@@ -241,7 +241,7 @@ fn side(role: &str, name: &str, requests: u64, measured: &BTreeMap<String, Windo
     )
 }
 
-/// A bar for a part of a whole; what is no number is empty.
+/// A bar for a fraction; NaN gives an empty bar.
 fn bar(part: f64) -> String {
     let part = if part.is_nan() {
         0.0
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_is_as_full_as_its_part() {
+    fn a_bar_is_filled_in_proportion_to_the_fraction() {
         for (part, full) in [
             (-1.0, 0),
             (0.0, 0),

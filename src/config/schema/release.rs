@@ -6,14 +6,14 @@ use schemars::JsonSchema;
 
 use super::{Count, Duration, EVENTS, Event, Rate, Share, StepWeight, Text};
 
-/// How releases of the service go. A start may replace each of these fields by its own `plan`.
+/// The release plan. The `plan` of a start replaces single fields.
 #[derive(Default, JsonSchema)]
-#[schemars(default, deny_unknown_fields)]
+#[schemars(rename = "Release", default, deny_unknown_fields)]
 pub(super) struct ReleaseBlock {
-    /// The canary's weights on its way, growing; 100 is appended when the last is less.
+    /// Increasing weights of the canary; 100 is appended if missing.
     #[schemars(length(max = 100), extend("default" = [1, 5, 25, 50, 100]))]
     steps: Vec<Step>,
-    /// What must hold, or the canary is rolled back; at most 16.
+    /// Objectives, at most 16; a violation rolls the canary back.
     #[schemars(
         length(max = 16),
         extend("default" = [
@@ -309,15 +309,15 @@ struct FullGate {
 #[derive(Default, JsonSchema)]
 #[schemars(deny_unknown_fields)]
 struct FastFollow {
-    /// How soon is soon.
+    /// The longest time since the last promotion.
     within: Duration,
-    /// The step that it begins at, counted from 1.
+    /// The first step, counted from 1.
     from_step: Count<1, 100>,
 }
 
-/// Who is told of releases.
+/// A receiver of release events.
 #[derive(JsonSchema)]
-#[schemars(deny_unknown_fields)]
+#[schemars(rename = "Webhook", deny_unknown_fields)]
 pub(super) struct WebhookBlock {
     /// Where events are posted to.
     url: Text,

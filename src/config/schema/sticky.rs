@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use super::{Duration, Text, True};
 
 #[derive(JsonSchema)]
-#[schemars(rename_all = "snake_case")]
+#[schemars(rename = "Sticky", rename_all = "snake_case")]
 pub(super) enum StickyBlock {
     /// A cookie, which the proxy signs and issues when a request comes without a valid one.
     Cookie(Cookie),

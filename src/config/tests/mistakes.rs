@@ -7,7 +7,7 @@ fn check_service(fields: &str, expected: &[&str]) {
 }
 
 #[test]
-fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
+fn invalid_documents_are_reported_with_a_position() {
     check(
         "",
         &["1:1 : the file is empty; expected at least `services`"],
@@ -27,7 +27,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
     );
     check(
         "services:",
-        &["1:9 services: expected a mapping, found nothing (leave the key out, or write `{}`)"],
+        &["1:9 services: expected a mapping, found nothing (remove the key, or write `{}`)"],
     );
     check(
         "a: [1\nb: 2\n",
@@ -35,7 +35,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
     );
     check(
         "a: 1\n---\nb: 2\n",
-        &["2:1 : expected one document; a second one begins here"],
+        &["2:1 : expected one document; a second one starts here"],
     );
     check(
         "a: *b\n",
@@ -46,7 +46,7 @@ fn a_text_that_is_no_configuration_is_told_where_it_stops_being_one() {
 }
 
 #[test]
-fn a_text_that_multiplies_itself_is_refused() {
+fn exponential_alias_expansion_is_rejected() {
     let mut text = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
     for level in 1..12 {
         let below = format!("*a{},", level - 1).repeat(10);
@@ -55,7 +55,7 @@ fn a_text_that_multiplies_itself_is_refused() {
     let told = told(&text);
     assert_eq!(told.len(), 1, "{told:?}");
     assert!(
-        told[0].contains("too large or refers to itself too often"),
+        told[0].contains("too large or has too many alias references"),
         "{told:?}"
     );
 }
@@ -67,8 +67,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "workers: \"4\"",
-        "1:10 workers: expected a whole number, found `\"4\"` (write it without quotes and \
-         without a unit)",
+        "1:10 workers: expected a whole number, found `\"4\"` (remove the quotes and the unit)",
     ),
     (
         "workers: ${SECRET}",
@@ -93,7 +92,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "store: { etcd: { prefix: /w } }",
-        "1:10 store.etcd: `etcd` is not available in this version (take it out)",
+        "1:10 store.etcd: `etcd` is not supported in this version (remove it)",
     ),
     (
         "store: { path: 5 }",
@@ -118,21 +117,21 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: []",
-        "1:1 listeners: expected at least one listener (leave the key out to listen on \
+        "1:1 listeners: expected at least one listener (remove the key to listen on \
          0.0.0.0:8080)",
     ),
     (
         "listeners: [{ address: \":80\" }]",
         "1:24 listeners[0].address: expected `IP:port`, such as `0.0.0.0:8080` or `[::]:8080`, \
-         found `\":80\"` (for every interface write `0.0.0.0:80`)",
+         found `\":80\"` (write `0.0.0.0:80` for all interfaces)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", tls: {} }]",
-        "1:35 listeners[0].tls: `tls` is not available in this version (take it out)",
+        "1:35 listeners[0].tls: `tls` is not supported in this version (remove it)",
     ),
     (
         "listeners: [{ address: \"[::]:80\", limits: { uri_bytes: 64KiB } }]",
-        "1:56 listeners[0].limits.uri_bytes: `64KiB` is not within 1 to 65534 bytes",
+        "1:56 listeners[0].limits.uri_bytes: expected 1 to 65534 bytes, found `64KiB`",
     ),
     (
         "listeners: [{ address: \"[::]:80\", limits: { body_bytes: 10 } }]",
@@ -146,7 +145,7 @@ const TOP: &[(&str, &str)] = &[
     ),
     (
         "listeners: [{ address: \"[::]:80\" }, { address: \"[::]:80\" }]",
-        "1:37 listeners[1]: the address [::]:80 is listened on twice",
+        "1:37 listeners[1]: two listeners use the address [::]:80",
     ),
     (
         "admin: { address: 0.0.0.0:9900 }",
@@ -184,7 +183,7 @@ const TOP: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_kind_of_mistake_at_the_top_has_its_message() {
+fn each_top_level_mistake_has_its_message() {
     for (line, expected) in TOP {
         assert_eq!(
             told(&format!("{line}\n{SHOP}")).first().map(String::as_str),
@@ -309,16 +308,16 @@ const SERVICE: &[(&str, &str)] = &[
     ),
     (
         "shadow: {}",
-        "8:5 services.shop.shadow: `shadow` is not available in this version (take it out)",
+        "8:5 services.shop.shadow: `shadow` is not supported in this version (remove it)",
     ),
     (
         "baseline: green",
-        "8:5 services.shop.baseline: `baseline` is given twice; the first is in line 7",
+        "8:5 services.shop.baseline: duplicate key `baseline`; the first is in line 7",
     ),
 ];
 
 #[test]
-fn every_kind_of_mistake_in_a_service_has_its_message() {
+fn each_mistake_in_a_service_has_its_message() {
     for (field, expected) in SERVICE {
         check_service(field, &[expected]);
     }
@@ -347,7 +346,7 @@ fn every_kind_of_mistake_in_a_service_has_its_message() {
 }
 
 #[test]
-fn every_kind_of_mistake_in_a_route_or_an_endpoint_has_its_message() {
+fn each_mistake_in_a_route_or_endpoint_has_its_message() {
     for (route, expected) in [
         (
             "host: \"*\"",

@@ -11,7 +11,7 @@ fn plan_of(block: &str) -> Plan {
 }
 
 #[test]
-fn a_block_is_read_as_the_plan_that_it_means() {
+fn a_release_block_is_parsed_into_a_plan() {
     assert_eq!(good(SHOP).services[0].release, None);
     assert_eq!(plan_of("{}"), Plan::default());
     let plan = plan_of(
@@ -33,7 +33,7 @@ fn a_block_is_read_as_the_plan_that_it_means() {
 }
 
 #[test]
-fn numbers_and_texts_may_come_by_variables() {
+fn numbers_and_strings_are_resolved_from_variables() {
     let plan = plan_of(
         r#"{ budget: "${WORKERS}", steps: ["${WORKERS}", { weight: "${WORKERS}0" }], bake: "${WORKERS}s" }"#,
     );
@@ -51,11 +51,11 @@ fn numbers_and_texts_may_come_by_variables() {
 }
 
 #[test]
-fn what_is_wrong_with_a_block_is_told_at_its_place() {
+fn problems_of_a_release_block_have_a_position() {
     check(
         &format!("{SHOP}    release:\n"),
         &[
-            "8:12 services.shop.release: expected a mapping, found nothing (leave the key out, or \
+            "8:12 services.shop.release: expected a mapping, found nothing (remove the key, or \
              write `{}`)",
         ],
     );
@@ -100,7 +100,7 @@ fn what_is_wrong_with_a_block_is_told_at_its_place() {
             "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: no ` - ` \
              between start and end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
             "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \
-             set (set it, or give a default: `${NOWHERE:-default}`)",
+             set (set it, or add a default: `${NOWHERE:-default}`)",
             "19:59 services.shop.release.preflight.requests[0].headers.X-A: expected the value of \
              a header, as a string, found `1`",
         ],
@@ -214,7 +214,7 @@ webhooks:
 }
 
 #[test]
-fn every_kind_of_mistake_in_a_webhook_has_its_message() {
+fn each_mistake_in_a_webhook_has_its_message() {
     for (fields, expected) in [
         (
             "format: json",
@@ -241,7 +241,7 @@ fn every_kind_of_mistake_in_a_webhook_has_its_message() {
         ),
         (
             "url: \"https://a\", events: []",
-            "1:32 webhooks[0].events: expected at least one event (leave the key out to be told of all)",
+            "1:32 webhooks[0].events: expected at least one event (remove the key to receive all)",
         ),
         (
             "url: \"https://a\", secret: a, secret_file: b",

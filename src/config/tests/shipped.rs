@@ -30,7 +30,7 @@ fn as_json(path: &Path) -> Value {
 }
 
 #[test]
-fn every_file_that_is_shipped_loads_and_fits_the_schema() {
+fn every_shipped_configuration_loads_and_matches_the_schema() {
     let schema = schema();
     for path in files() {
         load(&path).unwrap_or_else(|report| panic!("{report}"));
@@ -45,7 +45,7 @@ fn every_file_that_is_shipped_loads_and_fits_the_schema() {
 
 /// `WEIGHBRIDGE_WRITE_SCHEMA=1 cargo test schema` writes it anew.
 #[test]
-fn the_committed_schema_is_the_one_of_this_version() {
+fn the_committed_schema_is_current() {
     let path = file("weighbridge.schema.json");
     let current = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
     if std::env::var_os("WEIGHBRIDGE_WRITE_SCHEMA").is_some() {
@@ -59,7 +59,7 @@ fn the_committed_schema_is_the_one_of_this_version() {
 }
 
 #[test]
-fn the_reference_says_the_defaults() {
+fn the_reference_shows_the_defaults() {
     let reference = load(&file("reference.yaml")).unwrap();
     let text = fs::read_to_string(file("reference.yaml")).unwrap();
     let cut = text.find("\nservices:").unwrap();
@@ -77,7 +77,7 @@ fn the_reference_says_the_defaults() {
 }
 
 #[test]
-fn the_reference_says_the_default_plan() {
+fn the_reference_shows_the_default_plan() {
     let reference = load(&file("reference.yaml")).unwrap();
     let block = reference.services[0].release.as_deref();
     let fields: BTreeSet<_> = block.unwrap().keys().collect();

@@ -1,7 +1,7 @@
-//! Who calls, and whether they may.
+//! Authentication and authorization by bearer token.
 //!
-//! Tokens are known by their SHA-256 only. Every digest is compared, each in constant time, so that
-//! the time of an answer tells nothing about which was nearly right.
+//! Only the SHA-256 of each token is stored. Every digest is compared, each in constant time, so
+//! that the response time does not reveal which token nearly matched.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,20 +20,20 @@ use super::problem::{self, ProblemResponse, retry_after};
 use super::server::ConnectInfo;
 use super::{Options, Role, Token};
 
-/// Wrong tokens that one address may send at once, before each further one is put off.
+/// Invalid tokens that one address may send in a burst before it is rate limited.
 const FAILURES_BURST: u32 = 60;
 
-/// One more is forgiven after so long.
+/// Interval after which one failure is forgiven.
 const FAILURE_FORGIVEN_AFTER: Duration = Duration::from_secs(1);
 
-/// Addresses whose failures are remembered. When more fail at the same time, new ones are put off
+/// Addresses whose failures are tracked. When more fail at the same time, new ones are rate limited
 /// at once.
 const FAILING_PEERS_MAX: usize = 1024;
 
-/// Who calls.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub(super) struct Caller {
-    /// The name of the token; `anonymous` where the API is open.
+    /// Name of the token; `anonymous` if the API is open.
     pub(super) name: Arc<str>,
     role: Role,
 }
@@ -46,7 +46,7 @@ impl Caller {
     }
 }
 
-/// Who may call.
+/// Accepted tokens and failed attempts.
 #[derive(Debug)]
 pub(super) struct Auth {
     tokens: Vec<Token>,
@@ -54,8 +54,8 @@ pub(super) struct Auth {
 }
 
 impl Auth {
-    /// The callers that `options` name; everyone if they name none, which only a loopback address
-    /// may have.
+    /// Accepts the tokens of `options`; every caller if there are none, which only a loopback
+    /// address allows.
     pub(super) fn new(options: &Options) -> Auth {
         Auth {
             tokens: options.tokens.clone(),
@@ -96,9 +96,9 @@ impl Auth {
         found
     }
 
-    /// The answer to a wrong token. A right one is always let in, whatever came from its address
-    /// before: nobody can lock an operator out in the moment of a rollback. The limit keeps
-    /// guessing from costing much, here and in the log.
+    /// Response to an invalid token. A valid token is always accepted, whatever failures its
+    /// address has, so that nobody can lock an operator out during a rollback. The limit bounds
+    /// the cost of guessing, here and in the log.
     fn refuse(&self, peer: IpAddr, now: Instant) -> ProblemResponse {
         let wait = self
             .failures
@@ -109,9 +109,9 @@ impl Auth {
             let (name, value) = retry_after(wait.as_secs());
             return ProblemResponse::plain(problem::TOO_MANY).with_header(name, value);
         }
-        tracing::warn!(%peer, "a wrong token for the admin API");
+        tracing::warn!(%peer, "invalid token for the admin API");
         unauthenticated(
-            "The token is wrong.",
+            "The token is invalid.",
             r#"Bearer realm="weighbridge", error="invalid_token""#,
         )
     }
@@ -125,7 +125,7 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], ProblemResponse> {
     };
     if values.next().is_some() {
         return Err(unauthenticated(
-            "There is more than one Authorization header.",
+            "The request has more than one Authorization header.",
             CHALLENGE,
         ));
     }
@@ -142,7 +142,7 @@ fn unauthenticated(detail: &'static str, challenge: &'static str) -> ProblemResp
     )
 }
 
-/// Lets only callers through who have at least this role, and tells the handler who they are.
+/// Requires at least this role, and passes the caller to the handler.
 pub(super) async fn require(
     State((auth, least)): State<(Arc<Auth>, Role)>,
     mut request: Request,
@@ -151,13 +151,13 @@ pub(super) async fn require(
     let peer = request
         .extensions()
         .get::<ConnectInfo>()
-        .map_or(IpAddr::from([0; 4]), |ends| ends.peer.ip());
+        .map_or(IpAddr::from([0; 4]), |info| info.peer.ip());
     match auth.caller(request.headers(), peer, Instant::now()) {
         Err(problem) => problem.into_response(),
         Ok(caller) if caller.role < least => ProblemResponse::new(
             problem::FORBIDDEN,
             format!(
-                "This needs the role {:?}; the token {:?} has {:?}.",
+                "This call needs the role {:?}; the token {:?} has the role {:?}.",
                 least.as_str(),
                 caller.name,
                 caller.role.as_str()
@@ -171,14 +171,14 @@ pub(super) async fn require(
     }
 }
 
-/// Failures by address, each as the moment at which all of them will be forgiven.
+/// Failures by address, each as the time at which all of them are forgiven.
 #[derive(Debug, Default)]
 struct Failures {
     forgiven_at: HashMap<IpAddr, Instant>,
 }
 
 impl Failures {
-    /// Counts a failure; how long to wait, if there were too many.
+    /// Counts a failure; returns the time to wait if there were too many.
     fn record(&mut self, peer: IpAddr, now: Instant) -> Option<Duration> {
         let peer = network(peer);
         if self.forgiven_at.len() >= FAILING_PEERS_MAX && !self.forgiven_at.contains_key(&peer) {
@@ -199,7 +199,7 @@ impl Failures {
     }
 }
 
-/// One customer's addresses count as one: an IPv4 address, or a /64 of IPv6.
+/// Network that counts as one address: an IPv4 address, or a /64 of IPv6.
 fn network(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V4(address) => address.into(),
@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_forgiven_one_by_one_and_bounded_by_address() {
+    fn failed_attempts_expire_one_by_one_and_tracked_addresses_are_bounded() {
         let (mut failures, now) = (Failures::default(), Instant::now());
         let peer = |n: u32| IpAddr::V4(n.into());
         assert!((0..FAILURES_BURST).all(|_| failures.record(peer(1), now).is_none()));

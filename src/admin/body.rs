@@ -1,8 +1,8 @@
-//! Reads the JSON bodies of writes, strictly.
+//! Strict parser for the JSON bodies of writes.
 //!
-//! What is not JSON is 400; what is JSON and not what the API takes is 422, with a pointer to the
-//! field. Tokens like `NaN`, which are not JSON but which libraries write, count as a wrong value
-//! of their field. Nesting is bounded by the parser (128 levels), size by a layer.
+//! Malformed JSON gets 400; JSON that does not fit the API gets 422, with a pointer to the field.
+//! Tokens like `NaN`, which are not JSON but which some libraries write, count as an invalid value
+//! of their field. The parser limits nesting to 128 levels; a layer limits the size.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use tokio::time::timeout;
 
 use super::problem::{self, ProblemResponse};
 
-/// How long the few KiB of a body may take.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
+/// Time limit for receiving a body, which has a few KiB.
+const BODY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The body of a request that must have one.
+/// Reads a required body.
 pub(super) async fn read<T: DeserializeOwned>(
     request: Request,
 ) -> Result<(Bytes, T), ProblemResponse> {
@@ -29,12 +29,12 @@ pub(super) async fn read<T: DeserializeOwned>(
     Ok((bytes, parsed))
 }
 
-/// The body of a request that may have none.
+/// Reads an optional body.
 pub(super) async fn read_optional<T: DeserializeOwned + Default>(
     request: Request,
 ) -> Result<(Bytes, T), ProblemResponse> {
-    // A form of another site always has a type, so what has neither type nor body was not sent by
-    // one.
+    // A cross-site form always sends a content type, so a request with neither type nor body does
+    // not come from one.
     if request.headers().contains_key(header::CONTENT_TYPE) {
         check_type(request.headers())?;
         let bytes = collect(request).await?;
@@ -63,7 +63,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), ProblemResponse> {
     }
 }
 
-/// `application/json`, whose only parameter may be the charset that JSON has anyway.
+/// Accepts `application/json`, with `charset=utf-8` as the only allowed parameter.
 fn is_json(value: &HeaderValue) -> bool {
     let text = value.to_str().unwrap_or_default().to_ascii_lowercase();
     let (kind, parameters) = text.split_once(';').unwrap_or((&text, ""));
@@ -72,24 +72,21 @@ fn is_json(value: &HeaderValue) -> bool {
 }
 
 async fn collect(request: Request) -> Result<Bytes, ProblemResponse> {
-    let collected = timeout(BODY_WITHIN, Bytes::from_request(request, &())).await;
+    let collected = timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
     collected
         .map_err(|_| ProblemResponse::plain(problem::TOO_SLOW))?
         .map_err(|rejection| match rejection.status() {
             StatusCode::PAYLOAD_TOO_LARGE => ProblemResponse::plain(problem::TOO_LARGE),
-            _ => ProblemResponse::new(
-                problem::BAD_REQUEST,
-                "The body could not be read to its end.",
-            ),
+            _ => ProblemResponse::new(problem::BAD_REQUEST, "The request body is incomplete."),
         })
 }
 
-/// One JSON object of type `T`.
+/// Parses one JSON object of type `T`.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProblemResponse> {
-    // A struct could also be read from an array; the API takes objects only.
+    // serde would also read a struct from an array; the API accepts objects only.
     if !bytes.trim_ascii_start().starts_with(b"{") {
         return Err(match serde_json::from_slice::<IgnoredAny>(bytes) {
-            Ok(_) => ProblemResponse::field("", "An object is expected."),
+            Ok(_) => ProblemResponse::field("", "Expected an object."),
             Err(error) => explain(bytes, "", &error),
         });
     }
@@ -102,43 +99,43 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ProblemRespo
 
 fn explain(bytes: &[u8], pointer: &str, error: &serde_json::Error) -> ProblemResponse {
     let text = error.to_string();
-    let what = text.split(" at line ").next().unwrap_or_default();
+    let message = text.split(" at line ").next().unwrap_or_default();
     match error.classify() {
-        Category::Data => ProblemResponse::field(format!("{pointer}{}", own_field(what)), what),
-        _ if what == "number out of range" => ProblemResponse::field(pointer, what),
+        Category::Data => {
+            ProblemResponse::field(format!("{pointer}{}", field_of_message(message)), message)
+        }
+        _ if message == "number out of range" => ProblemResponse::field(pointer, message),
         _ if bytes.trim_ascii().is_empty() => {
             ProblemResponse::new(problem::MALFORMED_JSON, "The body is empty.")
         }
         _ => match token_at(bytes, error.line(), error.column()) {
             Some(token) if is_not_finite(token) => {
-                ProblemResponse::field(pointer, "A finite number is expected.")
+                ProblemResponse::field(pointer, "Expected a finite number.")
             }
             _ => ProblemResponse::new(problem::MALFORMED_JSON, text),
         },
     }
 }
 
-/// The field that serde names in its message only: one that is missing, or that a struct has been
-/// given twice.
-fn own_field(what: &str) -> String {
-    let named = what
+/// Pointer to a missing or duplicate field, which serde names only in its message.
+fn field_of_message(message: &str) -> String {
+    let field = message
         .strip_prefix("missing field `")
-        .or_else(|| what.strip_prefix("duplicate field `"));
-    named.map_or_else(String::new, |rest| {
+        .or_else(|| message.strip_prefix("duplicate field `"));
+    field.map_or_else(String::new, |rest| {
         format!("/{}", rest.trim_end_matches('`'))
     })
 }
 
-/// The bare word or number around a position, which the parser gives as line and column, both from
-/// 1.
+/// Bare word or number at a position of the parser: line and column, both counted from 1.
 fn token_at(bytes: &[u8], line: usize, column: usize) -> Option<&str> {
     let line = bytes
         .split(|byte| *byte == b'\n')
         .nth(line.checked_sub(1)?)?;
     let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     let (before, _) = line.split_at_checked(column.min(line.len()))?;
-    // The position is on the offending byte or just after it; what precedes the colon or bracket is
-    // no part.
+    // The position is on the offending byte or just after it; the token starts after the colon or
+    // bracket.
     let start = before
         .iter()
         .rposition(|byte| !is_part(byte))
@@ -156,7 +153,7 @@ fn is_not_finite(token: &str) -> bool {
     matches!(word.as_str(), "nan" | "inf" | "infinity")
 }
 
-/// A path as JSON pointer (RFC 6901).
+/// Converts a path to a JSON pointer (RFC 6901).
 fn pointer(path: &Path) -> String {
     path.iter()
         .fold(String::new(), |pointer, segment| match segment {
@@ -191,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_bodies_name_their_field() {
+    fn invalid_bodies_are_refused_with_a_pointer_to_the_field() {
         check("", 400, "");
         check(" \n", 400, "");
         check("<x>", 400, "");
@@ -259,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn bombs_are_refused() {
+    fn deeply_nested_bodies_are_refused() {
         check(
             &format!("{}{}", "[".repeat(30_000), "]".repeat(30_000)),
             422,

@@ -1,31 +1,31 @@
-//! Entity tags and preconditions (RFC 9110, 13): the tag of a service is its revision.
+//! Entity tags and preconditions (RFC 9110, 13). The tag of a service is its revision.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use super::problem::{self, ProblemResponse};
 
-/// The tag of a revision.
+/// Entity tag of a revision.
 pub(super) fn tag(revision: u64) -> HeaderValue {
     HeaderValue::try_from(format!("\"{revision}\""))
         .unwrap_or_else(|_| HeaderValue::from_static("\"\""))
 }
 
-/// A list of tags as a caller gave it.
+/// List of tags sent by a caller.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Tags {
     /// `*`
     Any,
-    /// These revisions; a tag that is no revision matches none and is left out.
+    /// These revisions; a tag that is no revision cannot match and is left out.
     These {
-        /// Given as strong tags.
+        /// Strong tags.
         strong: Vec<u64>,
-        /// Given as weak ones.
+        /// Weak tags.
         weak: Vec<u64>,
     },
 }
 
 impl Tags {
-    /// Whether a write may go on: weak tags never match here (RFC 9110, 13.1.1).
+    /// Strong comparison for `If-Match`: weak tags never match (RFC 9110, 13.1.1).
     pub(super) fn match_strongly(&self, revision: u64) -> bool {
         match self {
             Tags::Any => true,
@@ -33,7 +33,7 @@ impl Tags {
         }
     }
 
-    /// Whether a reader has this revision already: weak tags match too (RFC 9110, 13.1.2).
+    /// Weak comparison for `If-None-Match`: weak tags match too (RFC 9110, 13.1.2).
     pub(super) fn match_weakly(&self, revision: u64) -> bool {
         match self {
             Tags::Any => true,
@@ -42,12 +42,12 @@ impl Tags {
     }
 }
 
-/// What `If-Match` says; `None` when it is not there.
+/// Tags of `If-Match`; `None` without the header.
 pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<Tags>, ProblemResponse> {
     read(headers, &header::IF_MATCH)
 }
 
-/// What `If-None-Match` says; `None` when it is not there.
+/// Tags of `If-None-Match`; `None` without the header.
 pub(super) fn if_none_match(headers: &HeaderMap) -> Result<Option<Tags>, ProblemResponse> {
     read(headers, &header::IF_NONE_MATCH)
 }
@@ -70,7 +70,7 @@ fn read(headers: &HeaderMap, name: &HeaderName) -> Result<Option<Tags>, ProblemR
     })
 }
 
-/// `*`, or tags with commas between; a tag may hold commas too, so this does not split.
+/// Parses `*` or tags separated by commas. A tag may contain commas, so splitting is not enough.
 fn parse(text: &str) -> Option<Tags> {
     if text.trim() == "*" {
         return Some(Tags::Any);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_of_tags_are_read() {
+    fn entity_tag_lists_are_parsed() {
         assert_eq!(parse(" * "), Some(Tags::Any));
         check(r#""3""#, Some((&[3], &[])));
         check(r#""3" , W/"4",, "5","#, Some((&[3, 5], &[4])));

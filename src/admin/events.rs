@@ -1,4 +1,4 @@
-//! The live stream of events (server-sent events).
+//! Live stream of events (server-sent events).
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,33 +21,37 @@ use crate::model::api;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// A comment is sent when nothing happened for so long, so that both sides notice a broken
-/// connection.
+/// Interval of keep-alive comments, so that both sides notice a broken connection.
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(15);
 
-/// A client that lost the stream is told to come back after so long.
+/// Reconnection delay (`retry`) sent to clients.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 
-/// Which events are asked for.
+/// Query of the event stream.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EventsQuery {
-    /// Only events of this service, and those of none.
+    /// Only events of this service, and events of no service.
     service: Option<String>,
 }
 
-/// What happens, as it happens: `weights`, `release`, `verdict`, `health`, `reload`, `statistics`,
-/// each with an `Event` as data.
+/// Live events: `weights`, `release`, `verdict`, `health`, `reload`, `statistics`, each with an
+/// `Event` as data.
 ///
-/// After an interruption the stream goes on behind `Last-Event-ID`, as far back as events are
-/// remembered. An event `lost` without an id says that some are missing: read the services again.
+/// After an interruption the stream resumes after `Last-Event-ID`, as far back as events are
+/// stored. An event `lost` without an id means that events are missing: read the services again.
 #[utoipa::path(get, path = "/api/v1/events", tag = "journal",
-    params(EventsQuery, ("Last-Event-ID" = Option<u64>, Header, description = "The id of the last event that the caller saw")),
+    params(EventsQuery,
+        ("Last-Event-ID" = Option<u64>, Header,
+            description = "The id of the last event received")),
     responses(
-        (status = 200, description = "The stream, without an end", body = String, content_type = "text/event-stream"),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is wrong", body = api::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "The stream, which does not end", body = String,
+            content_type = "text/event-stream"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn stream_events(
     State(app): State<App>,
@@ -69,10 +73,10 @@ pub(super) async fn stream_events(
         return Err(problem.with_header(name, value));
     };
     let (replay, live) = app.handle.events(last_id);
-    let events = all(last_id, replay, live)
+    let events = items(last_id, replay, live)
         .filter_map(move |item| {
-            let _until_the_stream_ends = &permit;
-            std::future::ready(write(item, query.service.as_deref()).map(Ok::<_, Infallible>))
+            let _held_until_stream_ends = &permit;
+            std::future::ready(encode(item, query.service.as_deref()).map(Ok::<_, Infallible>))
         })
         .take_until(app.stopping.cancelled_owned());
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_EVERY);
@@ -87,30 +91,33 @@ fn last_id(headers: &HeaderMap) -> Result<Option<u64>, ProblemResponse> {
     id.map(Some).ok_or_else(|| {
         ProblemResponse::new(
             problem::BAD_REQUEST,
-            "Last-Event-ID must be an id of this stream.",
+            "Last-Event-ID must be the id of an event of this stream.",
         )
     })
 }
 
-/// What a stream tells.
+/// Item of a stream.
 enum Item {
-    /// The beginning.
+    /// Start of the stream.
     Open,
     /// An event.
     Event(api::Event),
-    /// That events are missing here.
+    /// Events are missing at this point.
     Lost,
 }
 
-/// The beginning, what was missed, and what is to come.
-fn all(
+/// The start item, the replay of missed events, and the live events.
+fn items(
     last_id: Option<u64>,
     replay: Vec<api::Event>,
     live: broadcast::Receiver<api::Event>,
 ) -> impl Stream<Item = Item> {
-    // Ids have no holes, so a first one further on means that those between are forgotten; a
-    // smaller one, a restart.
-    let is_gap = matches!((last_id, replay.first()), (Some(last), Some(first)) if Some(first.id) != last.checked_add(1));
+    // Ids are consecutive: a larger first id means that events were dropped, a smaller one that
+    // Weighbridge was restarted.
+    let is_gap = match (last_id, replay.first()) {
+        (Some(last), Some(first)) => Some(first.id) != last.checked_add(1),
+        _ => false,
+    };
     let live = BroadcastStream::new(live).map(|event| match event {
         Ok(event) => Item::Event(event),
         Err(BroadcastStreamRecvError::Lagged(_)) => Item::Lost,
@@ -121,8 +128,8 @@ fn all(
         .chain(live)
 }
 
-/// An item on the wire; `None` when the filter leaves it out.
-fn write(item: Item, only: Option<&str>) -> Option<Event> {
+/// Encodes an item; `None` if the filter excludes it.
+fn encode(item: Item, only: Option<&str>) -> Option<Event> {
     match item {
         Item::Open => Some(Event::default().retry(RECONNECT_AFTER).comment("open")),
         Item::Lost => Some(Event::default().event("lost").data("{}")),

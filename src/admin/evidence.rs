@@ -1,5 +1,4 @@
-//! What a release was decided by: its bundle, as JSON or as a page to read, and the recording for a
-//! replay.
+//! Evidence of a release: the bundle as JSON or HTML page, and the recording for `replay`.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
@@ -23,40 +22,43 @@ use super::request_context::PathName;
 use crate::control::Handle;
 use crate::model::api;
 
-/// A recording is read and sent in pieces of this size.
-const PIECE_BYTES: u64 = 64 << 10;
+/// Chunk size for reading and sending a recording.
+const CHUNK_BYTES: u64 = 64 << 10;
 
-/// In which form the bundle is wanted.
+/// Query of the evidence bundle.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EvidenceQuery {
-    /// The form; without it `Accept` decides, and JSON if that leaves it open.
+    /// Format of the response; without it `Accept` decides, with JSON as default.
     #[param(inline)]
-    format: Option<Form>,
+    format: Option<Format>,
 }
 
-/// The forms of the bundle.
+/// Formats of the bundle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum Form {
+enum Format {
     Json,
     Html,
 }
 
-/// Everything that a release was decided by; of one under way, as far as it goes.
+/// All evidence of a release; for a running release, the evidence so far.
 #[utoipa::path(get, path = "/api/v1/releases/{id}/evidence", tag = "releases",
     params(
-        ("id" = String, Path, description = "The release's identity"),
+        ("id" = String, Path, description = "The release's id"),
         EvidenceQuery,
-        ("Accept" = Option<String>, Header, description = "`text/html` asks for a page to read"),
+        ("Accept" = Option<String>, Header, description = "`text/html` selects the HTML page"),
     ),
     responses(
-        (status = 200, description = "The bundle", content(
+        (status = 200, description = "The evidence bundle", content(
             (api::EvidenceBundle = "application/json"), (String = "text/html; charset=utf-8"))),
-        (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is wrong", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The bundle cannot be read", body = api::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown release", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 507, description = "The bundle cannot be read", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_evidence(
     State(handle): State<Handle>,
@@ -68,9 +70,9 @@ pub(super) async fn get_evidence(
     let Query(query) =
         query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
     let bundle = handle.evidence(&id).await?;
-    let mut response = match query.format.unwrap_or_else(|| wanted(&headers)) {
-        Form::Json => renders.json(bundle).await?,
-        Form::Html => page::answer(
+    let mut response = match query.format.unwrap_or_else(|| negotiate(&headers)) {
+        Format::Json => renders.json(bundle).await?,
+        Format::Html => page::answer(
             renders
                 .write(move || Ok(page::evidence(&bundle).into_bytes()))
                 .await?,
@@ -81,15 +83,15 @@ pub(super) async fn get_evidence(
     Ok(response)
 }
 
-/// A browser, which asks for `text/html` first, gets the page; whoever takes anything gets JSON.
-fn wanted(headers: &HeaderMap) -> Form {
+/// Negotiates the format: HTML only if it is preferred to JSON, as by a browser.
+fn negotiate(headers: &HeaderMap) -> Format {
     let lines = headers
         .get_all(header::ACCEPT)
         .iter()
         .filter_map(|line| line.to_str().ok());
     let ranges: Vec<(&str, f64)> = lines.flat_map(|line| line.split(',')).map(range).collect();
     let quality = |names: [&str; 3]| {
-        // The most specific range decides (RFC 9110, 12.5.1).
+        // The most specific range applies (RFC 9110, 12.5.1).
         let matching = names.iter().find_map(|name| {
             ranges
                 .iter()
@@ -100,13 +102,13 @@ fn wanted(headers: &HeaderMap) -> Form {
     if quality(["text/html", "text/*", "*/*"])
         > quality(["application/json", "application/*", "*/*"])
     {
-        Form::Html
+        Format::Html
     } else {
-        Form::Json
+        Format::Json
     }
 }
 
-/// A media range and its quality.
+/// Parses a media range and its quality.
 fn range(text: &str) -> (&str, f64) {
     let mut parts = text.split(';').map(str::trim);
     let name = parts.next().unwrap_or_default();
@@ -118,14 +120,17 @@ fn range(text: &str) -> (&str, f64) {
     )
 }
 
-/// What a release was judged by, line by line, for `weighbridge replay`; of one under way, as far
-/// as it goes.
+/// Recorded inputs of the release's analysis for `weighbridge replay`, as JSON lines; for a running
+/// release, the recording so far.
 #[utoipa::path(get, path = "/api/v1/releases/{id}/recording", tag = "releases",
-    params(("id" = String, Path, description = "The release's identity")),
+    params(("id" = String, Path, description = "The release's id")),
     responses(
-        (status = 200, description = "One JSON object on each line", body = String, content_type = "application/x-ndjson"),
-        (status = 404, description = "No such release, or nothing was recorded of it", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The recording cannot be read", body = api::Problem, content_type = "application/problem+json"),
+        (status = 200, description = "One JSON object on each line", body = String,
+            content_type = "application/x-ndjson"),
+        (status = 404, description = "Unknown release, or no recording of it", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 507, description = "The recording cannot be read", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_recording(
     State(handle): State<Handle>,
@@ -143,13 +148,13 @@ pub(super) async fn get_recording(
         ),
         (header::CONTENT_LENGTH, HeaderValue::from(recording.left)),
     ];
-    Ok((headers, Body::from_stream(recording.pieces())).into_response())
+    Ok((headers, Body::from_stream(recording.chunks())).into_response())
 }
 
 fn unreadable(error: &io::Error) -> ProblemResponse {
     match error.kind() {
         ErrorKind::NotFound => {
-            ProblemResponse::new(problem::NOT_FOUND, "Nothing was recorded of this release.")
+            ProblemResponse::new(problem::NOT_FOUND, "This release has no recording.")
         }
         _ => ProblemResponse::new(
             problem::STORE,
@@ -158,19 +163,19 @@ fn unreadable(error: &io::Error) -> ProblemResponse {
     }
 }
 
-/// A recording, which may grow at its end while it is read.
+/// A recording, which may grow while it is read.
 struct Recording {
     file: File,
-    /// Bytes that are still to be sent.
+    /// Bytes still to be sent.
     left: u64,
 }
 
 impl Recording {
-    /// The whole lines that are there now: the last one may be half written.
+    /// Opens the complete lines present now: the last line may be half written.
     fn open(path: PathBuf) -> io::Result<Recording> {
         let mut file = File::open(path)?;
         let length = file.metadata()?.len();
-        let tail_at = length.saturating_sub(PIECE_BYTES);
+        let tail_at = length.saturating_sub(CHUNK_BYTES);
         let mut tail = Vec::new();
         file.seek(SeekFrom::Start(tail_at))?;
         (&file).take(length - tail_at).read_to_end(&mut tail)?;
@@ -185,30 +190,30 @@ impl Recording {
         })
     }
 
-    fn pieces(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
+    fn chunks(self) -> impl Stream<Item = io::Result<Bytes>> + Send {
         stream::try_unfold(self, |recording| async {
-            match spawn_blocking(move || recording.piece()).await {
-                Ok(piece) => piece,
+            match spawn_blocking(move || recording.chunk()).await {
+                Ok(chunk) => chunk,
                 Err(error) => Err(io::Error::other(error)),
             }
         })
     }
 
-    /// The next piece, and what is left; `None` at the end.
-    fn piece(mut self) -> io::Result<Option<(Bytes, Recording)>> {
+    /// Reads the next chunk; `None` at the end.
+    fn chunk(mut self) -> io::Result<Option<(Bytes, Recording)>> {
         if self.left == 0 {
             return Ok(None);
         }
-        let mut piece = Vec::new();
+        let mut chunk = Vec::new();
         (&self.file)
-            .take(self.left.min(PIECE_BYTES))
-            .read_to_end(&mut piece)?;
-        if piece.is_empty() {
-            // The answer has promised more; ending it early shows that it is not whole.
+            .take(self.left.min(CHUNK_BYTES))
+            .read_to_end(&mut chunk)?;
+        if chunk.is_empty() {
+            // Content-Length announced more; an early end shows the client that it is truncated.
             return Err(ErrorKind::UnexpectedEof.into());
         }
-        self.left -= piece.len() as u64;
-        Ok(Some((piece.into(), self)))
+        self.left -= chunk.len() as u64;
+        Ok(Some((chunk.into(), self)))
     }
 }
 
@@ -217,25 +222,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_is_what_is_accepted_more() {
-        for (accept, form) in [
-            ("", Form::Json),
-            ("*/*", Form::Json),
-            ("application/json", Form::Json),
-            ("text/html", Form::Html),
-            ("TEXT/html;q=0.9, */*;q=0.1", Form::Html),
+    fn accept_header_selects_the_format_with_the_higher_quality() {
+        for (accept, format) in [
+            ("", Format::Json),
+            ("*/*", Format::Json),
+            ("application/json", Format::Json),
+            ("text/html", Format::Html),
+            ("TEXT/html;q=0.9, */*;q=0.1", Format::Html),
             (
                 "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
-                Form::Html,
+                Format::Html,
             ),
-            ("application/json, text/html", Form::Json),
-            ("text/*;q=0.5, application/json;q=0.4", Form::Html),
-            ("text/html;q=0, */*", Form::Json),
-            ("text/html;q=x", Form::Json),
+            ("application/json, text/html", Format::Json),
+            ("text/*;q=0.5, application/json;q=0.4", Format::Html),
+            ("text/html;q=0, */*", Format::Json),
+            ("text/html;q=x", Format::Json),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            assert_eq!(wanted(&headers), form, "{accept}");
+            assert_eq!(negotiate(&headers), format, "{accept}");
         }
     }
 }

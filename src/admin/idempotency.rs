@@ -1,8 +1,9 @@
-//! Answers a repeated write with its first answer, so that a caller who saw none may ask again.
+//! Idempotency keys: a repeated write gets the response of the first, so that a caller who received
+//! none may send it again.
 //!
-//! Only what was done is remembered: after a failure nothing has changed, and the same key may be
-//! tried again. They are kept in the store with the changes that they answer, and restored at the
-//! start. A duplicate that comes while the first is under way waits for the same answer.
+//! Only responses to successful writes are stored: a failed write changed nothing, and its key may
+//! be used again. Responses are stored on disk with their changes and restored at the start. A
+//! duplicate that arrives while the first is in progress waits for the same response.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,35 +20,35 @@ use crate::time::Timestamp;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
-/// A key may be so long.
+/// Maximum length of a key.
 const KEY_LENGTH_MAX: usize = 255;
 
-/// Answers that are remembered; the least recently asked for goes first.
+/// Maximum number of stored responses; the least recently used is evicted first.
 const ANSWERS_MAX: usize = 1_000;
 
-/// And all of them together have at most so many bytes, as services can be large.
+/// Maximum bytes of all stored responses together, as services can be large.
 const ANSWERS_BYTES_MAX: usize = 16 << 20;
 
-/// For so long an answer is remembered.
-const REMEMBERED_FOR: Duration = Duration::from_secs(24 * 60 * 60);
+/// Time for which a response is stored.
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The answer to a write that was made.
+/// Response to a successful write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct StoredResponse {
-    /// 200, or 201 with where the new resource is.
+    /// 200, or 201 with `location`.
     pub(super) status: StatusCode,
-    /// The path of what was made, if something was.
+    /// Path of the created resource, if any.
     pub(super) location: Option<HeaderValue>,
-    /// The service's revision after it.
+    /// Revision of the service after the write.
     pub(super) revision: u64,
     /// Whether the change is on disk.
     pub(super) durable: bool,
-    /// The service or the release after it, as JSON.
+    /// Service or release after the write, as JSON.
     pub(super) body: Bytes,
 }
 
 impl StoredResponse {
-    /// As it is kept over a restart.
+    /// Converts to the form stored on disk.
     pub(super) fn kept(&self, key: IdempotencyKey, now: Timestamp) -> KeptAnswer {
         let location = self
             .location
@@ -74,10 +75,10 @@ impl StoredResponse {
     }
 }
 
-/// What became of a write.
+/// Outcome of a write.
 pub(super) type WriteOutcome = Result<StoredResponse, ProblemResponse>;
 
-/// A key, with the caller whose it is: nobody gets another's answer.
+/// Key within the scope of its caller, so that no caller gets another caller's response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CallerKey {
     caller: Arc<str>,
@@ -85,7 +86,7 @@ pub(super) struct CallerKey {
 }
 
 impl CallerKey {
-    /// The key, and the digest of its request, as they are kept over a restart.
+    /// Converts the key and the digest of its request to the form stored on disk.
     pub(super) fn kept(&self, request: &[u8; 32]) -> IdempotencyKey {
         IdempotencyKey {
             caller: self.caller.to_string(),
@@ -94,20 +95,20 @@ impl CallerKey {
         }
     }
 
-    /// The key in `headers`, if there is one.
+    /// Reads the key from `headers`, if present.
     pub(super) fn read(
         headers: &HeaderMap,
         caller: &Arc<str>,
     ) -> Result<Option<CallerKey>, ProblemResponse> {
         let mut values = headers.get_all(IDEMPOTENCY_KEY).iter();
-        let (Some(value), again) = (values.next(), values.next()) else {
+        let (Some(value), duplicate) = (values.next(), values.next()) else {
             return Ok(None);
         };
-        let is_sane = again.is_none()
+        let is_valid = duplicate.is_none()
             && (1..=KEY_LENGTH_MAX).contains(&value.len())
             && value.as_bytes().iter().all(u8::is_ascii_graphic);
         match value.to_str() {
-            Ok(text) if is_sane => Ok(Some(CallerKey {
+            Ok(text) if is_valid => Ok(Some(CallerKey {
                 caller: Arc::clone(caller),
                 text: text.to_owned(),
             })),
@@ -122,7 +123,7 @@ impl CallerKey {
     }
 }
 
-/// The answers that are remembered.
+/// Cache of stored responses.
 #[derive(Debug, Default)]
 pub(super) struct IdempotencyCache {
     entries: Mutex<VecDeque<Entry>>,
@@ -132,17 +133,17 @@ pub(super) struct IdempotencyCache {
 struct Entry {
     key: CallerKey,
     request: [u8; 32],
-    /// When it is forgotten.
+    /// Expiry.
     until: Instant,
     outcome: watch::Receiver<Option<WriteOutcome>>,
 }
 
 impl Entry {
-    fn is_under_way(&self) -> bool {
+    fn is_in_progress(&self) -> bool {
         self.outcome.borrow().is_none() && self.outcome.has_changed().is_ok()
     }
 
-    /// Bytes of the answer that it holds; `None` when it holds none.
+    /// Bytes of the stored response; `None` without one.
     fn size(&self) -> Option<usize> {
         match &*self.outcome.borrow() {
             Some(Ok(answer)) => Some(answer.body.len()),
@@ -151,19 +152,19 @@ impl Entry {
     }
 }
 
-/// Whose turn it is.
+/// Result of claiming a key.
 #[derive(Debug)]
 pub(super) enum Claim {
-    /// The first with this key: does the work and says what became of it. Dropped without, it
-    /// counts as failed.
+    /// First request with this key: executes the write and sends the outcome. Dropping the sender
+    /// without an outcome counts as a failure.
     New(watch::Sender<Option<WriteOutcome>>),
-    /// A repetition: its outcome is or will be here.
+    /// Repeated request: receives the outcome of the first.
     Replay(watch::Receiver<Option<WriteOutcome>>),
 }
 
 impl IdempotencyCache {
-    /// What was kept over a restart, the oldest first. What has been kept for long enough, or
-    /// cannot be read, is left out.
+    /// Restores the entries stored on disk, the oldest first. Expired and unreadable entries are
+    /// left out.
     pub(super) fn restored(
         kept: Vec<KeptAnswer>,
         now: Instant,
@@ -173,7 +174,7 @@ impl IdempotencyCache {
         for kept in kept {
             let age = (wall.unix_us() / 1000).saturating_sub(kept.at_ms);
             let age = Duration::from_millis(age.max(0).unsigned_abs());
-            let left = REMEMBERED_FOR.saturating_sub(age);
+            let left = RETENTION.saturating_sub(age);
             let key = CallerKey {
                 caller: kept.key.caller.as_str().into(),
                 text: kept.key.key.clone(),
@@ -196,49 +197,50 @@ impl IdempotencyCache {
         }
     }
 
-    /// The turn of a request, known by its digest.
-    pub(super) fn turn(
+    /// Claims `key` for the request with the digest `request`.
+    pub(super) fn claim(
         &self,
         key: CallerKey,
         request: [u8; 32],
         now: Instant,
     ) -> Result<Claim, ProblemResponse> {
         let mut entries = self.lock();
-        // Failures are forgotten here, when the next one asks.
-        entries.retain(|entry| entry.is_under_way() || entry.size().is_some() && now < entry.until);
+        // Failed and expired entries are removed lazily, at the next claim.
+        entries
+            .retain(|entry| entry.is_in_progress() || entry.size().is_some() && now < entry.until);
         if let Some(at) = entries.iter().position(|entry| entry.key == key)
             && let Some(entry) = entries.remove(at)
         {
-            let turn = if entry.request == request {
+            let claim = if entry.request == request {
                 Ok(Claim::Replay(entry.outcome.clone()))
             } else {
                 Err(ProblemResponse::plain(problem::KEY_REUSED))
             };
             entries.push_back(entry);
-            return turn;
+            return claim;
         }
         make_room(&mut entries)?;
         let (sender, outcome) = watch::channel(None);
         entries.push_back(Entry {
             key,
             request,
-            until: now + REMEMBERED_FOR,
+            until: now + RETENTION,
             outcome,
         });
         Ok(Claim::New(sender))
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<Entry>> {
-        // Nothing panics between two related writes, so the data is whole even if a holder did.
+        // Nothing panics between two related writes, so the data is consistent even if poisoned.
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Forgets the least recently asked for, but never what is under way.
+/// Evicts the least recently used entries, but never one that is in progress.
 fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), ProblemResponse> {
     let mut bytes: usize = entries.iter().filter_map(Entry::size).sum();
     while entries.len() >= ANSWERS_MAX || bytes > ANSWERS_BYTES_MAX {
-        let oldest = entries.iter().position(|entry| !entry.is_under_way());
+        let oldest = entries.iter().position(|entry| !entry.is_in_progress());
         let Some(entry) = oldest.and_then(|at| entries.remove(at)) else {
             return Err(ProblemResponse::plain(problem::OVERLOADED));
         };
@@ -247,7 +249,7 @@ fn make_room(entries: &mut VecDeque<Entry>) -> Result<(), ProblemResponse> {
     Ok(())
 }
 
-/// Waits for what became of a write.
+/// Waits for the outcome of a write.
 pub(super) async fn wait(mut outcome: watch::Receiver<Option<WriteOutcome>>) -> WriteOutcome {
     match outcome.wait_for(Option::is_some).await.as_deref() {
         Ok(Some(outcome)) => outcome.clone(),
@@ -285,7 +287,7 @@ mod tests {
         now: Instant,
         outcome: Option<WriteOutcome>,
     ) -> String {
-        match answers.turn(key(text), [request; 32], now) {
+        match answers.claim(key(text), [request; 32], now) {
             Ok(Claim::New(sender)) => {
                 if let Some(outcome) = outcome {
                     sender.send_replace(Some(outcome));
@@ -301,19 +303,19 @@ mod tests {
     }
 
     #[test]
-    fn a_repetition_gets_the_first_answer_and_another_request_none() {
+    fn a_repeated_request_replays_the_first_response_and_a_different_one_is_refused() {
         let (answers, now) = (IdempotencyCache::default(), Instant::now());
         assert_eq!(ask(&answers, "a", 1, now, Some(answer(1))), "first");
         assert_eq!(ask(&answers, "a", 1, now, None), "again 7");
         assert_eq!(ask(&answers, "a", 2, now, None), "idempotency-key-reused");
         assert_eq!(
-            ask(&answers, "a", 1, now + REMEMBERED_FOR, Some(answer(1))),
+            ask(&answers, "a", 1, now + RETENTION, Some(answer(1))),
             "first"
         );
     }
 
     #[test]
-    fn what_was_kept_is_restored_until_its_day_is_over() {
+    fn stored_responses_are_restored_until_they_expire() {
         let (now, wall) = (Instant::now(), Timestamp::new(0, 1_000_000_000_000_000));
         let kept = |text: &str, age: Duration| {
             let at_ms = wall.unix_us() / 1000 - i64::try_from(age.as_millis()).unwrap();
@@ -326,8 +328,8 @@ mod tests {
         let mut damaged = kept("damaged", hour);
         damaged.key.request = "12".into();
         let kept = vec![
-            kept("old", REMEMBERED_FOR),
-            kept("new", REMEMBERED_FOR - hour),
+            kept("old", RETENTION),
+            kept("new", RETENTION - hour),
             damaged,
         ];
         let answers = IdempotencyCache::restored(kept, now, wall);
@@ -342,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_and_a_lost_first_are_forgotten() {
+    fn failed_and_dropped_writes_are_not_stored() {
         let (answers, now) = (IdempotencyCache::default(), Instant::now());
         let failure = Err(ProblemResponse::plain(problem::STORE));
         assert_eq!(ask(&answers, "a", 1, now, Some(failure)), "first");
@@ -351,16 +353,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_waited_for() {
+    fn a_duplicate_waits_for_the_write_in_progress() {
         let (answers, now) = (IdempotencyCache::default(), Instant::now());
-        let first = answers.turn(key("a"), [1; 32], now).unwrap();
+        let first = answers.claim(key("a"), [1; 32], now).unwrap();
         assert_eq!(ask(&answers, "a", 1, now, None), "None");
         drop(first);
         assert_eq!(ask(&answers, "a", 1, now, None), "first");
     }
 
     #[test]
-    fn memory_is_bounded_in_number_and_bytes() {
+    fn stored_responses_are_bounded_in_number_and_bytes() {
         let (answers, now) = (IdempotencyCache::default(), Instant::now());
         for n in 0..ANSWERS_MAX + 10 {
             assert_eq!(ask(&answers, n, 1, now, Some(answer(1))), "first");
@@ -375,10 +377,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_under_way_is_never_pushed_out() {
+    fn writes_in_progress_are_never_evicted() {
         let (answers, now) = (IdempotencyCache::default(), Instant::now());
         let all: Vec<_> = (0..ANSWERS_MAX)
-            .map(|n| answers.turn(key(n), [1; 32], now).unwrap())
+            .map(|n| answers.claim(key(n), [1; 32], now).unwrap())
             .collect();
         assert_eq!(ask(&answers, "more", 1, now, None), "overloaded");
         drop(all);

@@ -15,23 +15,25 @@ use crate::model::api;
 const LIMIT_DEFAULT: usize = 50;
 const LIMIT_MAX: usize = 500;
 
-/// Which entries are asked for.
+/// Query of a page of the journal.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AuditQuery {
-    /// Entries before this sequence number: the `next` of the page before. Without it, the newest.
+    /// Entries before this sequence number: the `next` of the previous page. Default: the newest.
     before: Option<u64>,
-    /// At most so many entries; 50 if not given.
+    /// Maximum number of entries; 50 if not given.
     #[param(minimum = 1, maximum = 500)]
     limit: Option<usize>,
 }
 
-/// Who changed what, when and why, newest first.
+/// Accepted changes with actor, time and reason, newest first.
 #[utoipa::path(get, path = "/api/v1/audit", tag = "journal", params(AuditQuery), responses(
     (status = 200, description = "A page of entries", body = api::AuditPage),
-    (status = 422, description = "A parameter is wrong", body = api::Problem, content_type = "application/problem+json"),
-    (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
+    (status = 422, description = "Invalid parameter", body = api::Problem,
+        content_type = "application/problem+json"),
+    (status = 507, description = "The journal cannot be read", body = api::Problem,
+        content_type = "application/problem+json"),
 ))]
 pub(super) async fn list_audit(
     State(handle): State<Handle>,
@@ -40,7 +42,7 @@ pub(super) async fn list_audit(
 ) -> Result<Response, ProblemResponse> {
     let Query(query) =
         query.map_err(|rejection| ProblemResponse::new(problem::INVALID, rejection.body_text()))?;
-    // The journal counts in 63 bits.
+    // Sequence numbers of the journal have 63 bits.
     if query
         .before
         .is_some_and(|before| i64::try_from(before).is_err())
@@ -60,11 +62,14 @@ pub(super) async fn list_audit(
     renders.json(handle.audit(query.before, limit).await?).await
 }
 
-/// Whether the whole journal is as it was written. One at a time is answered.
+/// Verifies the hash chain of the whole journal. One verification runs at a time.
 #[utoipa::path(get, path = "/api/v1/audit/verify", tag = "journal", responses(
-    (status = 200, description = "What was found, also when the journal is not whole", body = api::AuditVerdict),
-    (status = 409, description = "Another one is being answered", body = api::Problem, content_type = "application/problem+json"),
-    (status = 507, description = "The journal cannot be read", body = api::Problem, content_type = "application/problem+json"),
+    (status = 200, description = "The result, also when the journal is damaged",
+        body = api::AuditVerdict),
+    (status = 409, description = "Another verification is running", body = api::Problem,
+        content_type = "application/problem+json"),
+    (status = 507, description = "The journal cannot be read", body = api::Problem,
+        content_type = "application/problem+json"),
 ))]
 pub(super) async fn verify_audit(
     State(handle): State<Handle>,

@@ -1,9 +1,9 @@
 //! The admin API: services and their weights, rollback, releases and their evidence, events,
-//! journal, metrics, probes, and their description.
+//! journal, metrics, probes and the OpenAPI document.
 //!
-//! It checks who asks and what is asked, and carries it to the controller; it decides nothing about
-//! traffic and holds no state of its own but the answers that it may have to repeat. It serves
-//! HTTP/1.1 in clear text, and refuses to be reached from elsewhere by callers without tokens.
+//! It authenticates and validates requests and passes them to the controller. It makes no traffic
+//! decisions; its only state is the responses stored for idempotency keys. It serves plain HTTP/1.1
+//! and accepts a non-loopback address only with configured tokens.
 
 mod auth;
 mod body;

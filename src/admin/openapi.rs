@@ -1,4 +1,4 @@
-//! The API's description, completed from what all calls have in common, and the page made from it.
+//! The OpenAPI document, completed with what all calls have in common, and the index page.
 
 use std::fmt::Write;
 
@@ -15,20 +15,20 @@ use super::problem::KINDS;
 use super::router::Pages;
 use crate::model::api;
 
-/// What a page from here may do in a browser: nothing but show itself.
+/// Content security policy of all responses: no scripts, styles, forms or frames.
 pub(super) const CONTENT_SECURITY_POLICY: &str =
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const BEARER: &str = "bearer";
 
-/// Statuses that every call can have, as layers give them.
-const OF_ALL: &[u16] = &[400, 403, 421, 500, 504];
-/// Those of calls that need a caller.
-const OF_CALLERS: &[u16] = &[401, 429, 503];
-/// Those of calls with a body.
-const OF_WRITES: &[u16] = &[408, 413, 415];
+/// Statuses that every call can return, from the layers.
+const COMMON_STATUSES: &[u16] = &[400, 403, 421, 500, 504];
+/// Further statuses of authenticated calls.
+const AUTHENTICATED_STATUSES: &[u16] = &[401, 429, 503];
+/// Further statuses of calls with a body.
+const BODY_STATUSES: &[u16] = &[408, 413, 415];
 
-/// Calls whose body may be left out, which the macro can only say of a body that may be `null`.
+/// Calls with an optional body; the macro can declare that only for a nullable body.
 const OPTIONAL_BODIES: &[&str] = &[
     "roll_back",
     "try_plan",
@@ -44,28 +44,29 @@ const OPTIONAL_BODIES: &[&str] = &[
 #[openapi(
     info(
         title = "Weighbridge admin API",
-        description = "Services, their weights, their releases and their journal. Errors are problem details (RFC 9457). On a loopback \
-            address without configured tokens every caller is `anonymous` with all roles; else a bearer token is needed.",
+        description = "Services, weights, releases and the journal. Errors are problem details \
+            (RFC 9457). On a loopback address without configured tokens every caller is \
+            `anonymous` with all roles; else a bearer token is required.",
     ),
     servers((url = "/", description = "This proxy")),
     tags(
         (name = "services", description = "Services, weights, rollback"),
-        (name = "releases", description = "Canaries on their way: plan, start, verbs, evidence"),
-        (name = "journal", description = "What happens and what happened"),
-        (name = "process", description = "Probes, metrics, this description"),
+        (name = "releases", description = "Releases: plan, start, verbs, evidence"),
+        (name = "journal", description = "Live events and the journal of changes"),
+        (name = "process", description = "Probes, metrics, this document"),
     ),
     components(schemas(api::Problem, api::Event)),
 )]
 struct Base;
 
-/// The description before any call is in it.
+/// The document without any calls.
 pub(super) fn base() -> utoipa::openapi::OpenApi {
     let mut document = Base::openapi();
     let scheme = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
         .description(Some(
-            "A token of the configuration. Roles: view, operate, approve, admin; each includes \
-             the ones before.",
+            "A configured token. Roles: view, operate, approve, admin; each includes the ones \
+             before it.",
         ))
         .build();
     document
@@ -75,7 +76,7 @@ pub(super) fn base() -> utoipa::openapi::OpenApi {
     document
 }
 
-/// Says that the calls of `document` need a caller with the role `least`.
+/// Declares that the calls of `document` require the role `least`.
 pub(super) fn protect(document: &mut utoipa::openapi::OpenApi, least: Role) {
     for (_, operation) in document.paths.paths.values_mut().flat_map(operations) {
         operation.security = Some(vec![
@@ -85,18 +86,18 @@ pub(super) fn protect(document: &mut utoipa::openapi::OpenApi, least: Role) {
         let role = format!("Needs the role `{}`.", least.as_str());
         let description = operation.description.take().unwrap_or_default();
         operation.description = Some(format!("{description}\n\n{role}").trim().to_owned());
-        add_problems(operation, OF_CALLERS);
+        add_problems(operation, AUTHENTICATED_STATUSES);
     }
 }
 
-/// The finished description and the page.
+/// The finished document and the index page.
 pub(super) fn pages(mut document: utoipa::openapi::OpenApi) -> Pages {
     for (_, operation) in document.paths.paths.values_mut().flat_map(operations) {
-        add_problems(operation, OF_ALL);
+        add_problems(operation, COMMON_STATUSES);
         if operation.request_body.is_some() {
-            add_problems(operation, OF_WRITES);
+            add_problems(operation, BODY_STATUSES);
         }
-        name_requests(operation);
+        add_request_id(operation);
         forbid_null(operation);
         if let Some(RefOr::T(body)) = &mut operation.request_body
             && operation
@@ -115,7 +116,7 @@ pub(super) fn pages(mut document: utoipa::openapi::OpenApi) -> Pages {
     }
 }
 
-/// The calls of one path, with their methods.
+/// Operations of one path with their methods.
 fn operations(path: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut Operation)> {
     let PathItem { get, put, post, .. } = path;
     [("GET", get), ("PUT", put), ("POST", post)]
@@ -123,7 +124,7 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = (&'static str, &mut O
         .filter_map(|(method, operation)| operation.as_mut().map(|operation| (method, operation)))
 }
 
-/// Problems by status, where the call does not say more itself.
+/// Adds a problem response for each status that the call does not declare itself.
 fn add_problems(operation: &mut Operation, statuses: &[u16]) {
     for status in statuses {
         let title = KINDS
@@ -144,13 +145,13 @@ fn add_problems(operation: &mut Operation, statuses: &[u16]) {
     }
 }
 
-/// Every answer carries the identity of its request.
-fn name_requests(operation: &mut Operation) {
+/// Declares the header `X-Request-Id` on every response.
+fn add_request_id(operation: &mut Operation) {
     for response in operation.responses.responses.values_mut() {
         if let RefOr::T(response) = response {
             let header = HeaderBuilder::new()
                 .schema(Some(Object::with_type(Type::String)))
-                .description(Some("The identity of the request, as brought or as given"))
+                .description(Some("The request id, as sent by the caller or generated"))
                 .build();
             response
                 .headers
@@ -159,8 +160,8 @@ fn name_requests(operation: &mut Operation) {
     }
 }
 
-/// A parameter may be left out, but its text is never `null`, which the macro says of every
-/// optional one.
+/// Removes `null` from the types of optional parameters: the macro adds it, but a parameter is
+/// either absent or a text.
 fn forbid_null(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(Parameter {
@@ -175,7 +176,7 @@ fn forbid_null(operation: &mut Operation) {
     }
 }
 
-/// A page without scripts that lists the calls. Everything on it is from this source, nothing from
+/// Index page that lists the calls, without scripts. It contains constants of this source only, no
 /// input.
 fn index(document: &mut utoipa::openapi::OpenApi) -> Bytes {
     let mut rows = String::new();
@@ -197,8 +198,8 @@ fn index(document: &mut utoipa::openapi::OpenApi) -> Bytes {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head><meta \
          charset=\"utf-8\"><title>Weighbridge</title></head>\n<body>\n<h1>Weighbridge \
-         {}</h1>\n<table>\n<tr><th>Method</th><th>Path</th><th>What it \
-         does</th></tr>\n{rows}</table>\n</body>\n</html>\n",
+         {}</h1>\n<table>\n<tr><th>Method</th><th>Path</th><th>Description</th></tr>\n\
+         {rows}</table>\n</body>\n</html>\n",
         env!("CARGO_PKG_VERSION")
     )
     .into()

@@ -1,4 +1,4 @@
-//! Who may reach the admin API, and where.
+//! Settings of the admin API: address, tokens, allowed hosts and origins.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -7,17 +7,17 @@ use std::path::PathBuf;
 /// Settings of the admin API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Where it listens; by default 127.0.0.1:9900. Anything but a loopback address needs a token.
+    /// Listen address; by default 127.0.0.1:9900. A non-loopback address requires a token.
     pub address: SocketAddr,
-    /// Who may call it; by default empty, and the API is open, which only a loopback address may
-    /// be. Holds the tokens of `tokens_file` too.
+    /// Accepted tokens, including those of `tokens_file`. By default empty: the API is open, which
+    /// only a loopback address allows.
     pub tokens: Vec<Token>,
-    /// The file that some of `tokens` were read from.
+    /// File that some of `tokens` were read from.
     pub tokens_file: Option<PathBuf>,
-    /// Values of `Host` that are accepted beside the address itself and the names of the loopback;
-    /// without a port any port matches. By default empty.
+    /// `Host` values accepted besides the listen address and loopback names; without a port any
+    /// port matches. By default empty.
     pub allowed_hosts: Vec<String>,
-    /// Origins of web pages that may call the API beside its own, as `scheme://host[:port]`; by
+    /// Origins of web pages that may call the API besides its own, as `scheme://host[:port]`; by
     /// default empty.
     pub allowed_origins: Vec<String>,
 }
@@ -34,18 +34,18 @@ impl Default for Options {
     }
 }
 
-/// One caller of the admin API. The token itself is nowhere; only its digest is known.
+/// Token of a caller of the admin API. Only the digest of the secret is stored.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// What the journal calls the caller; unique.
+    /// Name of the caller in the journal; unique.
     pub name: String,
-    /// What the caller may do.
+    /// Role of the caller.
     pub role: Role,
     /// SHA-256 of the token.
     pub sha256: [u8; 32],
 }
 
-/// Without the digest: not even that belongs into a log.
+/// Omits the digest, which must not be logged either.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token")
@@ -55,24 +55,24 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What a caller may do. Each role includes the ones before it.
+/// Permissions of a caller. Each role includes the ones before it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Read everything.
     View,
-    /// Set weights, roll back, drive releases.
+    /// Set weights, roll back, control releases.
     Operate,
-    /// Pass the gates of releases.
+    /// Approve gates of releases.
     Approve,
-    /// Everything.
+    /// All permissions.
     Admin,
 }
 
 impl Role {
-    /// Every role, the least first.
+    /// All roles, the lowest first.
     pub const ALL: [Role; 4] = [Role::View, Role::Operate, Role::Approve, Role::Admin];
 
-    /// The role's name, as written in the configuration.
+    /// Name of the role in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::View => "view",

@@ -1,8 +1,8 @@
-//! Keeps web pages from driving the API through the browser of someone who may.
+//! Protects the API against cross-site requests from the browser of an authorized user.
 //!
 //! A page of another site can make a browser send requests here, and by DNS rebinding even read the
-//! answers as if they were its own. So only known hosts are answered, and only known origins may
-//! ask. This says nothing about who the caller is; that is [`super::auth`]'s part.
+//! responses as same-origin. So only known hosts are served, and only known origins are accepted.
+//! Authentication is in [`super::auth`].
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use super::server::ConnectInfo;
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Who may be asked for, and which pages may ask.
+/// Allowed hosts and origins.
 #[derive(Debug)]
 pub(super) struct OriginPolicy {
     hosts: Vec<String>,
@@ -28,8 +28,8 @@ pub(super) struct OriginPolicy {
 }
 
 impl OriginPolicy {
-    /// What `options` allow, beside the address that was connected to, the names of the loopback,
-    /// and a page of this very origin.
+    /// Policy from `options`. The local address of the connection, loopback names and same-origin
+    /// pages are always allowed.
     pub(super) fn new(options: &Options) -> OriginPolicy {
         let lower = |all: &[String]| all.iter().map(|one| one.to_ascii_lowercase()).collect();
         OriginPolicy {
@@ -38,13 +38,13 @@ impl OriginPolicy {
         }
     }
 
-    /// The host that was asked for, if it is one of ours.
+    /// Value of `Host` if it is allowed.
     fn check_host(&self, request: &Request) -> Result<Option<String>, ProblemResponse> {
         let local = request
             .extensions()
             .get::<ConnectInfo>()
-            .map(|ends| ends.local.ip().to_canonical());
-        // The target's own authority overrides Host (RFC 9112, 3.2.2), so both have to be right.
+            .map(|info| info.local.ip().to_canonical());
+        // The authority of the target overrides Host (RFC 9112, 3.2.2), so both must be allowed.
         if let Some(authority) = request.uri().authority() {
             self.check_authority(authority.as_str(), local)?;
         }
@@ -58,15 +58,15 @@ impl OriginPolicy {
                 self.check_authority(&host, local)?;
                 Ok(Some(host))
             }
-            // Before HTTP/1.1 there was no Host; no browser is that old, but simple probes are.
+            // HTTP/1.0 has no Host; no browser still uses it, but simple probes do.
             (None, None) if request.version() == Version::HTTP_10 => Ok(None),
             (None, None) => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
-                "The Host header is missing.",
+                "The request has no Host header.",
             )),
             (_, Some(_)) => Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
-                "There is more than one Host header.",
+                "The request has more than one Host header.",
             )),
         }
     }
@@ -81,21 +81,22 @@ impl OriginPolicy {
             .trim_start_matches('[')
             .trim_end_matches(']')
             .parse::<IpAddr>();
-        let is_ours = literal.is_ok_and(|ip| ip.is_loopback() || Some(ip.to_canonical()) == local)
+        let is_allowed = literal
+            .is_ok_and(|ip| ip.is_loopback() || Some(ip.to_canonical()) == local)
             || host == "localhost"
             || self
                 .hosts
                 .iter()
                 .any(|allowed| *allowed == host || *allowed == text.to_ascii_lowercase());
-        if is_ours {
+        if is_allowed {
             Ok(())
         } else {
             Err(misdirected(text))
         }
     }
 
-    /// The origin of another site's page that may ask, if one does; an error if one does that may
-    /// not.
+    /// Origin of an allowed cross-origin request; `None` for a same-origin request, an error for a
+    /// refused one.
     fn check_origin(
         &self,
         method: &Method,
@@ -113,7 +114,7 @@ impl OriginPolicy {
         if origins.next().is_some() {
             return Err(ProblemResponse::new(
                 problem::BAD_REQUEST,
-                "There is more than one Origin header.",
+                "The request has more than one Origin header.",
             ));
         }
         if self.origins.contains(&text) {
@@ -126,8 +127,8 @@ impl OriginPolicy {
     }
 }
 
-/// Without an `Origin`, the browser's own word counts: another site may lead a person here by a
-/// link, no more.
+/// Without a foreign `Origin`, `Sec-Fetch-*` decides: another site may link here (navigation by
+/// GET), nothing else.
 fn check_fetch(method: &Method, headers: &HeaderMap) -> Result<(), ProblemResponse> {
     let value = |name| headers.get(name).map(HeaderValue::as_bytes);
     let is_link = *method == Method::GET && value(SEC_FETCH_MODE) == Some(b"navigate");
@@ -142,21 +143,21 @@ fn misdirected(host: &str) -> ProblemResponse {
     ProblemResponse::new(
         problem::MISDIRECTED,
         format!(
-            "The host {host:?} is not served here. {}",
+            "The host {host:?} is not served. {}",
             problem::MISDIRECTED.detail
         ),
     )
 }
 
-/// Answers only what the guard lets through; a page of an allowed origin may read the answer.
+/// Refuses requests that violate the policy; a page of an allowed origin may read the response.
 pub(super) async fn check(
-    State(guard): State<Arc<OriginPolicy>>,
+    State(policy): State<Arc<OriginPolicy>>,
     request: Request,
     next: Next,
 ) -> Response {
-    let admitted = guard
+    let admitted = policy
         .check_host(&request)
-        .and_then(|host| guard.check_origin(request.method(), request.headers(), host.as_deref()));
+        .and_then(|host| policy.check_origin(request.method(), request.headers(), host.as_deref()));
     match admitted {
         Err(problem) => problem.into_response(),
         Ok(None) => next.run(request).await,
@@ -167,7 +168,7 @@ pub(super) async fn check(
     }
 }
 
-/// Lets the page of `origin` read `response`, and ask again with the headers that the API knows.
+/// Adds the CORS headers that let a page of `origin` read `response` and send the API's headers.
 fn grant(mut response: Response, origin: HeaderValue) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);

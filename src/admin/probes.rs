@@ -1,4 +1,4 @@
-//! Probes, metrics, and the pages that never change.
+//! Probes, metrics, the OpenAPI document and the index page.
 
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use super::render::{self, Renders, SharedResponse};
 use super::router::{App, Pages};
 use crate::control::{Handle, Metrics, Readiness};
 
-/// A page that lists the calls.
+/// Page that lists all API calls.
 #[utoipa::path(get, path = "/", tag = "process", responses(
-    (status = 200, description = "The list of calls", body = String, content_type = "text/html; charset=utf-8"),
+    (status = 200, description = "The list of API calls", body = String,
+        content_type = "text/html; charset=utf-8"),
 ))]
 pub(super) async fn index(State(pages): State<Pages>) -> impl IntoResponse {
     (
@@ -24,7 +25,7 @@ pub(super) async fn index(State(pages): State<Pages>) -> impl IntoResponse {
     )
 }
 
-/// This description.
+/// This OpenAPI document.
 #[utoipa::path(get, path = "/api/v1/openapi.json", tag = "process", responses(
     (status = 200, description = "OpenAPI 3.1", body = Object, content_type = "application/json"),
 ))]
@@ -34,7 +35,8 @@ pub(super) async fn openapi_document(State(pages): State<Pages>) -> impl IntoRes
 
 /// Metrics in the Prometheus text format.
 #[utoipa::path(get, path = "/metrics", tag = "process", responses(
-    (status = 200, description = "Text format 0.0.4", body = String, content_type = "text/plain; version=0.0.4"),
+    (status = 200, description = "Text format 0.0.4", body = String,
+        content_type = "text/plain; version=0.0.4"),
 ))]
 pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ProblemResponse> {
     Ok(render::answer(
@@ -43,38 +45,43 @@ pub(super) async fn metrics(State(app): State<App>) -> Result<Response, ProblemR
     ))
 }
 
-/// The metrics, once for all who ask for them at the same time.
+/// Shared response of `metrics`, rendered once for concurrent callers.
 pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
     SharedResponse::new(renders.clone(), move || {
         Ok(handle.metrics().render().into_bytes())
     })
 }
 
-/// Whether the process lives. A failure means that it should be started anew.
+/// Liveness of the process. On failure it should be restarted.
 #[utoipa::path(get, path = "/livez", tag = "process", responses(
-    (status = 200, description = "It lives", body = String, content_type = "text/plain; charset=utf-8"),
+    (status = 200, description = "Alive", body = String,
+        content_type = "text/plain; charset=utf-8"),
 ))]
 pub(super) async fn livez() -> &'static str {
     "ok\n"
 }
 
-/// Whether new connections should be sent here. It does not depend on any upstream.
+/// Readiness for new connections. It does not depend on any upstream.
 #[utoipa::path(get, path = "/readyz", tag = "process",
-    params(("verbose" = Option<String>, Query, description = "Lists each check, whatever its value")),
+    params(("verbose" = Option<String>, Query, description = "Lists all checks; no value needed")),
     responses(
-        (status = 200, description = "Ready", body = String, content_type = "text/plain; charset=utf-8"),
-        (status = 503, description = "Starting or draining", body = String, content_type = "text/plain; charset=utf-8"),
+        (status = 200, description = "Ready", body = String,
+            content_type = "text/plain; charset=utf-8"),
+        (status = 503, description = "Starting or draining", body = String,
+            content_type = "text/plain; charset=utf-8"),
     ))]
 pub(super) async fn readyz(State(handle): State<Handle>, RawQuery(query): RawQuery) -> Response {
     answer(handle.readiness(), query.as_deref())
 }
 
-/// The same as `/readyz`, by its older name.
+/// Alias of `/readyz`.
 #[utoipa::path(get, path = "/healthz", tag = "process",
-    params(("verbose" = Option<String>, Query, description = "Lists each check, whatever its value")),
+    params(("verbose" = Option<String>, Query, description = "Lists all checks; no value needed")),
     responses(
-        (status = 200, description = "Ready", body = String, content_type = "text/plain; charset=utf-8"),
-        (status = 503, description = "Starting or draining", body = String, content_type = "text/plain; charset=utf-8"),
+        (status = 200, description = "Ready", body = String,
+            content_type = "text/plain; charset=utf-8"),
+        (status = 503, description = "Starting or draining", body = String,
+            content_type = "text/plain; charset=utf-8"),
     ))]
 pub(super) async fn healthz(State(handle): State<Handle>, RawQuery(query): RawQuery) -> Response {
     answer(handle.readiness(), query.as_deref())
@@ -92,14 +99,14 @@ fn answer(readiness: Readiness, query: Option<&str>) -> Response {
     });
     let mut text = String::new();
     if is_verbose {
-        for (is_good, check) in [
+        for (passed, check) in [
             (
                 readiness != Readiness::Starting,
                 "configuration in use, listeners bound",
             ),
             (readiness != Readiness::Draining, "not draining"),
         ] {
-            let mark = if is_good { '+' } else { '-' };
+            let mark = if passed { '+' } else { '-' };
             text.push_str(&format!("[{mark}] {check}\n"));
         }
     }

@@ -1,7 +1,7 @@
-//! What is wrong with a request, as `application/problem+json` (RFC 9457).
+//! Error responses as `application/problem+json` (RFC 9457).
 //!
-//! A [`Problem`] says what is wrong; [`super::envelope`] writes it, with the identity of the
-//! request.
+//! A [`ProblemResponse`] describes the error; [`super::problem_layer`] writes the body, with the
+//! request id.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,8 +12,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use crate::control::Refusal;
 use crate::model::api;
 
-/// A sort of problem: the word in its `type`, its title, its status, and a detail for when nothing
-/// better is known.
+/// Kind of problem: the last segment of its `type`, title, status and default detail.
 #[derive(Debug)]
 pub(super) struct ProblemKind {
     pub(super) word: &'static str,
@@ -22,7 +21,7 @@ pub(super) struct ProblemKind {
     pub(super) detail: &'static str,
 }
 
-/// Declares a [`ProblemKind`] by status, word, title and detail.
+/// Declares each [`ProblemKind`] by status, `type` word, title and default detail.
 macro_rules! kinds {
     ($($name:ident = $status:ident, $word:literal, $title:literal, $detail:literal;)*) => {
         $(pub(super) const $name: &ProblemKind = &ProblemKind {
@@ -31,39 +30,87 @@ macro_rules! kinds {
             status: StatusCode::$status,
             detail: $detail,
         };)*
-        /// Every kind; the first of a status stands for those that have only a status.
+        /// All kinds; the first kind of a status represents responses that have only a status.
         pub(super) const KINDS: &[&ProblemKind] = &[$($name),*];
     };
 }
 
 kinds! {
-    BAD_REQUEST = BAD_REQUEST, "bad-request", "The request cannot be understood", "Compare it with /api/v1/openapi.json.";
-    MALFORMED_JSON = BAD_REQUEST, "malformed-json", "The body is not JSON", "Send one JSON object.";
-    UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated", "The caller is not known", "Send `Authorization: Bearer` and a token.";
-    FORBIDDEN = FORBIDDEN, "forbidden", "The caller may not do this", "Use a token with a higher role.";
-    CROSS_ORIGIN = FORBIDDEN, "cross-origin", "Another site's page asks", "Add its origin to admin.allowed_origins if it may.";
-    NOT_FOUND = NOT_FOUND, "not-found", "There is nothing here", "/api/v1/openapi.json lists what there is.";
-    UNKNOWN_SERVICE = NOT_FOUND, "unknown-service", "There is no such service", "GET /api/v1/services lists all.";
-    UNKNOWN_RELEASE = NOT_FOUND, "unknown-release", "There is no such release", "GET /api/v1/services/{service}/releases lists those of a service.";
-    METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method-not-allowed", "The method does not fit this resource", "The Allow header lists those that do.";
-    TOO_SLOW = REQUEST_TIMEOUT, "body-too-slow", "The body did not come", "Nothing was changed; send the body right behind the head.";
-    OVERTAKEN = CONFLICT, "overtaken", "A rollback came first", "Nothing was changed; read the service again.";
-    CONFLICT = CONFLICT, "conflict", "The change does not fit the state", "Nothing was changed.";
-    STALE = PRECONDITION_FAILED, "stale-revision", "The service has moved on", "Nothing was changed; read the service again.";
-    TOO_LARGE = PAYLOAD_TOO_LARGE, "body-too-large", "The body is too large", "A body may have 64 KiB.";
-    WRONG_TYPE = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", "The body is of the wrong type", "Send `Content-Type: application/json`.";
-    MISDIRECTED = MISDIRECTED_REQUEST, "misdirected", "This host is not served here", "Use the listener's address or localhost, or add the host to admin.allowed_hosts.";
-    INVALID = UNPROCESSABLE_ENTITY, "invalid-fields", "Fields are wrong", "Nothing was changed; `errors` names the fields.";
-    KEY_REUSED = UNPROCESSABLE_ENTITY, "idempotency-key-reused", "The Idempotency-Key belongs to another request", "Use a new key for a new request.";
-    TOO_MANY = TOO_MANY_REQUESTS, "too-many-requests", "Too many failures", "Wait as long as Retry-After says.";
-    INTERNAL = INTERNAL_SERVER_ERROR, "internal", "Weighbridge failed", "The log has more under this request_id.";
-    OVERLOADED = SERVICE_UNAVAILABLE, "overloaded", "Too much at once", "Try again later.";
-    STOPPED = SERVICE_UNAVAILABLE, "stopped", "Weighbridge is stopping", "Nothing was changed.";
-    TIMED_OUT = GATEWAY_TIMEOUT, "timed-out", "The answer took too long", "A change may still be made; read the service again.";
-    STORE = INSUFFICIENT_STORAGE, "store", "The change cannot be written to disk", "Nothing was changed.";
+    BAD_REQUEST = BAD_REQUEST, "bad-request",
+        "Bad request",
+        "Compare the request with /api/v1/openapi.json.";
+    MALFORMED_JSON = BAD_REQUEST, "malformed-json",
+        "Malformed JSON",
+        "Send one JSON object.";
+    UNAUTHENTICATED = UNAUTHORIZED, "unauthenticated",
+        "Authentication required",
+        "Send `Authorization: Bearer` with a token.";
+    FORBIDDEN = FORBIDDEN, "forbidden",
+        "Permission denied",
+        "Use a token with a higher role.";
+    CROSS_ORIGIN = FORBIDDEN, "cross-origin",
+        "Cross-origin request refused",
+        "To allow it, add the page's origin to admin.allowed_origins.";
+    NOT_FOUND = NOT_FOUND, "not-found",
+        "Not found",
+        "/api/v1/openapi.json lists all paths.";
+    UNKNOWN_SERVICE = NOT_FOUND, "unknown-service",
+        "Unknown service",
+        "GET /api/v1/services lists all services.";
+    UNKNOWN_RELEASE = NOT_FOUND, "unknown-release",
+        "Unknown release",
+        "GET /api/v1/services/{service}/releases lists the releases of a service.";
+    METHOD_NOT_ALLOWED = METHOD_NOT_ALLOWED, "method-not-allowed",
+        "Method not allowed",
+        "The Allow header lists the allowed methods.";
+    TOO_SLOW = REQUEST_TIMEOUT, "body-too-slow",
+        "Request body timed out",
+        "Nothing was changed; send the body directly after the head.";
+    OVERTAKEN = CONFLICT, "overtaken",
+        "Superseded by a rollback",
+        "Nothing was changed; read the service again.";
+    CONFLICT = CONFLICT, "conflict",
+        "Conflict with the current state",
+        "Nothing was changed.";
+    STALE = PRECONDITION_FAILED, "stale-revision",
+        "Stale revision",
+        "Nothing was changed; read the service again.";
+    TOO_LARGE = PAYLOAD_TOO_LARGE, "body-too-large",
+        "Request body too large",
+        "A request body may have at most 64 KiB.";
+    WRONG_TYPE = UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type",
+        "Unsupported media type",
+        "Send `Content-Type: application/json`.";
+    MISDIRECTED = MISDIRECTED_REQUEST, "misdirected",
+        "Host not served",
+        "Use the listener's address or localhost, or add the host to admin.allowed_hosts.";
+    INVALID = UNPROCESSABLE_ENTITY, "invalid-fields",
+        "Invalid fields",
+        "Nothing was changed; `errors` names the fields.";
+    KEY_REUSED = UNPROCESSABLE_ENTITY, "idempotency-key-reused",
+        "Idempotency-Key already used by another request",
+        "Use a new key for a new request.";
+    TOO_MANY = TOO_MANY_REQUESTS, "too-many-requests",
+        "Too many failed attempts",
+        "Wait as long as Retry-After says.";
+    INTERNAL = INTERNAL_SERVER_ERROR, "internal",
+        "Internal error",
+        "The log has the cause under this request_id.";
+    OVERLOADED = SERVICE_UNAVAILABLE, "overloaded",
+        "Overloaded",
+        "Try again later.";
+    STOPPED = SERVICE_UNAVAILABLE, "stopped",
+        "Weighbridge is stopping",
+        "Nothing was changed.";
+    TIMED_OUT = GATEWAY_TIMEOUT, "timed-out",
+        "Request timed out",
+        "The change may still take effect; read the service again.";
+    STORE = INSUFFICIENT_STORAGE, "store",
+        "Storage error",
+        "Nothing was changed.";
 }
 
-/// What is wrong with one request.
+/// Problem of one request.
 #[derive(Clone, Debug)]
 pub(super) struct ProblemResponse {
     pub(super) kind: &'static ProblemKind,
@@ -73,7 +120,7 @@ pub(super) struct ProblemResponse {
 }
 
 impl ProblemResponse {
-    /// A problem of `kind`, with its own detail.
+    /// A problem of `kind` with its own detail.
     pub(super) fn new(
         kind: &'static ProblemKind,
         detail: impl Into<Cow<'static, str>>,
@@ -86,12 +133,12 @@ impl ProblemResponse {
         }
     }
 
-    /// A problem about which only the kind is known.
+    /// A problem of `kind` with the default detail.
     pub(super) fn plain(kind: &'static ProblemKind) -> ProblemResponse {
         ProblemResponse::new(kind, kind.detail)
     }
 
-    /// One wrong field.
+    /// A problem with one invalid field.
     pub(super) fn field(pointer: impl Into<String>, detail: impl Into<String>) -> ProblemResponse {
         ProblemResponse::fields(vec![api::FieldProblem {
             pointer: pointer.into(),
@@ -99,7 +146,7 @@ impl ProblemResponse {
         }])
     }
 
-    /// Wrong fields; the detail repeats the first for those who read no further.
+    /// A problem with several invalid fields; the detail repeats the first.
     pub(super) fn fields(errors: Vec<api::FieldProblem>) -> ProblemResponse {
         let detail = errors
             .first()
@@ -115,13 +162,13 @@ impl ProblemResponse {
         }
     }
 
-    /// The same with a header on its answer.
+    /// Adds a header to the response.
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> ProblemResponse {
         self.headers.push((name, value));
         self
     }
 
-    /// The body, for the request `request_id`.
+    /// Body of the response to the request `request_id`.
     pub(super) fn to_api(&self, request_id: &str) -> api::Problem {
         api::Problem {
             kind: format!("/problems/{}", self.kind.word),
@@ -134,7 +181,7 @@ impl ProblemResponse {
     }
 }
 
-/// An answer without a body yet: the envelope, which knows the request, writes it.
+/// The response has no body yet: the problem layer, which knows the request id, writes it.
 impl IntoResponse for ProblemResponse {
     fn into_response(self) -> Response {
         let mut response = self.kind.status.into_response();
@@ -165,7 +212,7 @@ impl From<Refusal> for ProblemResponse {
     }
 }
 
-/// The value of `Retry-After` in whole seconds, at least 1.
+/// Header `Retry-After` in whole seconds, at least 1.
 pub(super) fn retry_after(seconds: u64) -> (HeaderName, HeaderValue) {
     (header::RETRY_AFTER, HeaderValue::from(seconds.max(1)))
 }

@@ -1,8 +1,7 @@
-//! What every answer has: the request's identity, and a body that says what is wrong when something
-//! is.
+//! Adds the request id to every response, and the problem body to every error.
 //!
-//! Errors are written here and nowhere else, also those of axum and of the layers below, which know
-//! only a status.
+//! Error bodies are written only here, including those for errors of axum and of the layers below,
+//! which set only a status.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -16,32 +15,32 @@ use uuid::Uuid;
 
 use super::problem::{self, ProblemResponse};
 
-/// Identities that callers bring may be so long.
+/// Maximum length of a request id sent by a caller.
 const REQUEST_ID_LENGTH_MAX: usize = 128;
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The identity of a request: the caller's own if it is sane, else a new one that sorts by time.
+/// Request id: the caller's if it is valid, else a new one that sorts by time.
 #[derive(Clone, Debug)]
 pub(super) struct RequestId(HeaderValue);
 
 impl RequestId {
     fn of(request: &Request) -> RequestId {
-        let brought = request
+        let sent = request
             .headers()
             .get(X_REQUEST_ID)
-            .filter(|value| is_sane(value))
+            .filter(|value| is_valid(value))
             .cloned();
-        RequestId(brought.unwrap_or_else(new_id))
+        RequestId(sent.unwrap_or_else(new_id))
     }
 
-    /// As text, for the log.
+    /// The id as text, for the log.
     pub(super) fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or_default()
     }
 }
 
-fn is_sane(value: &HeaderValue) -> bool {
+fn is_valid(value: &HeaderValue) -> bool {
     (1..=REQUEST_ID_LENGTH_MAX).contains(&value.len())
         && value.as_bytes().iter().all(u8::is_ascii_graphic)
 }
@@ -52,11 +51,11 @@ fn new_id() -> HeaderValue {
         .unwrap_or_else(|_| HeaderValue::from_static("none"))
 }
 
-/// Marks an answer that is an error and has said so itself, as text for probes.
+/// Marks an error response whose body is already written, such as the text of a probe.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ProblemRendered;
 
-/// Names the request, and writes the answer's problem if it has one.
+/// Adds the request id, and writes the problem body if the response is an error.
 pub(super) async fn seal(mut request: Request, next: Next) -> Response {
     let id = RequestId::of(&request);
     request.extensions_mut().insert(id.clone());
@@ -71,7 +70,7 @@ fn write_problem(response: Response, id: &RequestId) -> Response {
     };
     if response.status().is_server_error() {
         let (request_id, kind, detail) = (id.as_str(), problem.kind.word, &problem.detail);
-        tracing::warn!(request_id, kind, %detail, "an admin request failed");
+        tracing::warn!(request_id, kind, %detail, "admin request failed");
     }
     let Ok(body) = serde_json::to_vec(&problem.to_api(id.as_str())) else {
         return response;
@@ -83,15 +82,15 @@ fn write_problem(response: Response, id: &RequestId) -> Response {
     Response::from_parts(parts, Body::from(body))
 }
 
-/// The problem that an answer carries, or the one that its status stands for; `None` for an answer
-/// that is none.
+/// Problem carried by the response, or the default problem of its status; `None` if the response
+/// is no error or has its body already.
 fn problem_of(response: &Response) -> Option<Arc<ProblemResponse>> {
     if let Some(problem) = response.extensions().get::<Arc<ProblemResponse>>() {
         return Some(Arc::clone(problem));
     }
     let status = response.status();
-    let is_spoken = response.extensions().get::<ProblemRendered>().is_some();
-    if is_spoken || !(status.is_client_error() || status.is_server_error()) {
+    let is_rendered = response.extensions().get::<ProblemRendered>().is_some();
+    if is_rendered || !(status.is_client_error() || status.is_server_error()) {
         return None;
     }
     let known = problem::KINDS.iter().find(|kind| kind.status == status);
@@ -100,10 +99,10 @@ fn problem_of(response: &Response) -> Option<Arc<ProblemResponse>> {
     )))
 }
 
-/// The answer to a request whose handling panicked.
+/// Response to a request whose handler panicked.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "the signature that the layer asks for"
+    reason = "signature required by the layer"
 )]
 pub(super) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
     let cause = cause
@@ -111,6 +110,6 @@ pub(super) fn panicked(cause: Box<dyn Any + Send + 'static>) -> Response {
         .map(String::as_str)
         .or_else(|| cause.downcast_ref::<&str>().copied())
         .unwrap_or("unknown");
-    tracing::error!(cause, "the handling of an admin request panicked");
+    tracing::error!(cause, "handler of an admin request panicked");
     ProblemResponse::plain(problem::INTERNAL).into_response()
 }

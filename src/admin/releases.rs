@@ -1,4 +1,4 @@
-//! Releases: their start, the verbs on them, and what is known of them.
+//! Releases: start, verbs, state and forecasts.
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -22,12 +22,12 @@ const LIMIT_MAX: usize = 200;
 const CHANGE_LENGTH_MAX: usize = 1000;
 const VERSION_LENGTH_MAX: usize = 200;
 
-/// How many releases are asked for.
+/// Query of the list of releases.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ReleasesQuery {
-    /// At most so many; 20 if not given.
+    /// Maximum number of releases; 20 if not given.
     #[param(minimum = 1, maximum = 200)]
     limit: Option<usize>,
 }
@@ -37,9 +37,12 @@ pub(super) struct ReleasesQuery {
     params(("service" = String, Path, description = "The service's name"), ReleasesQuery),
     responses(
         (status = 200, description = "The releases", body = api::ReleaseList),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "A parameter is wrong", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The history cannot be read", body = api::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid parameter", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 507, description = "The history cannot be read", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn list_releases(
     State(handle): State<Handle>,
@@ -58,49 +61,64 @@ pub(super) async fn list_releases(
     renders.json(api::ReleaseList { releases }).await
 }
 
-/// One release, under way or ended. Conditions of writes are on the revision of its service.
+/// One release, running or ended. `If-Match` of writes refers to the revision of its service.
 #[utoipa::path(get, path = "/api/v1/releases/{id}", tag = "releases",
-    params(("id" = String, Path, description = "The release's identity")),
+    params(("id" = String, Path, description = "The release's id")),
     responses(
         (status = 200, description = "The release", body = api::Release,
-            headers(("ETag" = Option<String>, description = "The revision of its service, for If-Match, while there is such a service"))),
-        (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The history cannot be read", body = api::Problem, content_type = "application/problem+json"),
+            headers(("ETag" = Option<String>, description = "The revision of its service, for \
+                If-Match, while the service exists"))),
+        (status = 404, description = "Unknown release", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 507, description = "The history cannot be read", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_release(
     State(handle): State<Handle>,
     PathName(id): PathName,
 ) -> Result<Response, ProblemResponse> {
-    // Asked for before the release, so that the tag is never newer than what is shown.
+    // Read before the release, so that the tag is never newer than the body.
     let service = id.rsplit_once('-').map_or("", |(service, _)| service);
     let revision = handle.revision(service).ok();
     let tag = revision.map(|revision| [(header::ETAG, conditional::tag(revision))]);
     Ok((tag, Json(handle.release(&id).await?)).into_response())
 }
 
-/// Starts a release: the canary goes through the steps of its plan, or back to 0.
+/// Starts a release: the canary advances through the steps of the plan, or goes back to 0.
 #[utoipa::path(post, path = "/api/v1/services/{service}/releases", tag = "releases",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of which one must be current; weak ones never match"),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
+        ("If-Match" = Option<String>, Header,
+            pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+            description = "Tags, of which one must be current; weak tags never match"),
+        ("Idempotency-Key" = Option<String>, Header,
+            pattern = "^[!-~]{1,255}$",
+            description = "A repeated request with this key gets the first response for 24 hours"),
     ),
     request_body = api::ReleaseStart,
     responses(
-        (status = 201, description = "The release has been started", body = api::ReleaseChange, headers(
+        (status = 201, description = "The started release", body = api::ReleaseChange, headers(
             ("Location" = String, description = "The path of the release"),
             ("ETag" = String, description = "The service's new revision"))),
-        (status = 403, description = "The role does not allow it; `override_freeze`, and a plan that weakens gates, freeze windows or the preflight of the configuration, need `admin` and a reason", body = api::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "Another release is under way", body = api::Problem, content_type = "application/problem+json"),
-        (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Permission denied; `override_freeze`, and a plan that \
+            weakens gates, freeze windows or the preflight of the configuration, need `admin` and \
+            a reason", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Another release is running", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 412, description = "Stale revision", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, or an Idempotency-Key of another request",
+            body = api::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "Storage error", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn start_release(call: RequestContext) -> Result<Response, ProblemResponse> {
     let may_override = call.may_override();
     call.write(|mut start: api::ReleaseStart| {
-        may_go_on(start.override_freeze, start.reason.as_deref(), may_override)?;
+        check_override(start.override_freeze, start.reason.as_deref(), may_override)?;
         start.change = checked("change", start.change, CHANGE_LENGTH_MAX)?;
         start.version = checked("version", start.version, VERSION_LENGTH_MAX)?;
         let reason = start.reason.clone();
@@ -109,12 +127,13 @@ pub(super) async fn start_release(call: RequestContext) -> Result<Response, Prob
     .await
 }
 
-/// What the service's plan would cost and take at the present traffic.
+/// Forecast of the service's plan at the present traffic: duration and cost.
 #[utoipa::path(get, path = "/api/v1/services/{service}/plan", tag = "releases",
     params(("service" = String, Path, description = "The service's name")),
     responses(
         (status = 200, description = "The forecast", body = api::Forecast),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_plan(
     State(handle): State<Handle>,
@@ -123,44 +142,61 @@ pub(super) async fn get_plan(
     Ok(Json(handle.forecast(&service, None).await?))
 }
 
-/// What another plan would cost and take at the present traffic. Changes nothing.
+/// Forecast of another plan at the present traffic: duration and cost. Changes nothing.
 #[utoipa::path(post, path = "/api/v1/services/{service}/plan", tag = "releases",
     params(("service" = String, Path, description = "The service's name")),
-    request_body(content = api::PlanRequest, description = "May be left out, with its type"),
+    request_body(content = api::PlanRequest, description = "Optional, with its Content-Type"),
     responses(
         (status = 200, description = "The forecast", body = api::Forecast),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "The plan is wrong", body = api::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid plan", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn try_plan(
     State(handle): State<Handle>,
     PathName(service): PathName,
     request: Request,
 ) -> Result<Json<api::Forecast>, ProblemResponse> {
-    let (_, asked) = body::read_optional::<api::PlanRequest>(request).await?;
-    Ok(Json(handle.forecast(&service, asked.plan).await?))
+    let (_, body) = body::read_optional::<api::PlanRequest>(request).await?;
+    Ok(Json(handle.forecast(&service, body.plan).await?))
 }
 
-/// Declares the calls that do something with a release, which differ in their verb only.
+/// Declares the handlers of the verbs on a release, which differ only in the verb.
 macro_rules! verbs {
     ($($(#[doc = $doc:literal])+ $name:ident = $verb:ident, $path:literal;)*) => {$(
         $(#[doc = $doc])+
         #[utoipa::path(post, path = $path, tag = "releases",
             params(
-                ("id" = String, Path, description = "The release's identity"),
-                ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of the service, of which one must be current; weak ones never match"),
-                ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
+                ("id" = String, Path, description = "The release's id"),
+                ("If-Match" = Option<String>, Header,
+                    pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+                    description = "Tags of the service, of which one must be current; \
+                        weak tags never match"),
+                ("Idempotency-Key" = Option<String>, Header,
+                    pattern = "^[!-~]{1,255}$",
+                    description = "A repeated request with this key gets the first response \
+                        for 24 hours"),
             ),
-            request_body(content = api::ReleaseCommand, description = "May be left out, with its type"),
+            request_body(content = api::ReleaseCommand,
+                description = "Optional, with its Content-Type"),
             responses(
-                (status = 200, description = "The release after it", body = api::ReleaseChange,
-                    headers(("ETag" = String, description = "The service's revision after it"))),
-                (status = 403, description = "The role does not allow it; `override_freeze` needs `admin`", body = api::Problem, content_type = "application/problem+json"),
-                (status = 404, description = "No such release", body = api::Problem, content_type = "application/problem+json"),
-                (status = 409, description = "It does not fit the release's phase", body = api::Problem, content_type = "application/problem+json"),
-                (status = 412, description = "The service's revision is stale", body = api::Problem, content_type = "application/problem+json"),
-                (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
-                (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+                (status = 200, description = "The release after the change",
+                    body = api::ReleaseChange,
+                    headers(("ETag" = String, description = "The service's new revision"))),
+                (status = 403, description = "Permission denied; `override_freeze` needs `admin`",
+                    body = api::Problem, content_type = "application/problem+json"),
+                (status = 404, description = "Unknown release", body = api::Problem,
+                    content_type = "application/problem+json"),
+                (status = 409, description = "Conflict with the phase of the release",
+                    body = api::Problem, content_type = "application/problem+json"),
+                (status = 412, description = "Stale revision of the service", body = api::Problem,
+                    content_type = "application/problem+json"),
+                (status = 422, description = "Invalid fields, or an Idempotency-Key of another \
+                    request", body = api::Problem,
+                    content_type = "application/problem+json"),
+                (status = 507, description = "Storage error", body = api::Problem,
+                    content_type = "application/problem+json"),
             ))]
         pub(super) async fn $name(call: RequestContext) -> Result<Response, ProblemResponse> {
             command(call, ReleaseVerb::$verb).await
@@ -169,17 +205,17 @@ macro_rules! verbs {
 }
 
 verbs! {
-    /// Stops a release from going on. The brakes work all the same.
+    /// Pauses a release. Automatic rollback stays active.
     pause_release = Pause, "/api/v1/releases/{id}/pause";
-    /// Lets a release go on, also past a step that gave no answer.
+    /// Resumes a release, also past a step that was inconclusive.
     resume_release = Resume, "/api/v1/releases/{id}/resume";
-    /// Gives one voice for a gate.
+    /// Approves a gate.
     approve_release = Approve, "/api/v1/releases/{id}/approve";
-    /// Takes the canary to 100 percent at once, past all steps that are left.
+    /// Moves the canary to 100 percent at once, skipping all remaining steps.
     promote_release = Promote, "/api/v1/releases/{id}/promote";
-    /// Takes all weight back to the baseline, for good.
+    /// Moves all weight back to the baseline and ends the release as rolled back.
     roll_back_release = RollBack, "/api/v1/releases/{id}/rollback";
-    /// Takes all weight back to the baseline, without a judgement.
+    /// Moves all weight back to the baseline and ends the release without a verdict.
     cancel_release = Cancel, "/api/v1/releases/{id}/cancel";
 }
 
@@ -187,7 +223,7 @@ async fn command(call: RequestContext, verb: ReleaseVerb) -> Result<Response, Pr
     let may_override = call.may_override();
     call.write_optional(|command: api::ReleaseCommand| {
         check_command(verb, &command)?;
-        may_go_on(
+        check_override(
             command.override_freeze,
             command.reason.as_deref(),
             may_override,
@@ -198,25 +234,25 @@ async fn command(call: RequestContext, verb: ReleaseVerb) -> Result<Response, Pr
     .await
 }
 
-/// A field that this verb would have to ignore is refused.
+/// Refuses fields that the verb does not use.
 fn check_command(verb: ReleaseVerb, command: &api::ReleaseCommand) -> Result<(), ProblemResponse> {
     if command.gate.is_some() && verb != ReleaseVerb::Approve {
         return Err(ProblemResponse::field(
             "/gate",
-            "Only approve takes a gate.",
+            "Only approve accepts a gate.",
         ));
     }
     if command.override_freeze && !matches!(verb, ReleaseVerb::Resume | ReleaseVerb::Promote) {
         return Err(ProblemResponse::field(
             "/override_freeze",
-            "Only resume and promote can be held up by a freeze window.",
+            "Only resume and promote accept override_freeze.",
         ));
     }
     Ok(())
 }
 
-/// Going on through a freeze window is for admins, who have to say why.
-fn may_go_on(
+/// Overriding a freeze window needs the role `admin` and a reason.
+fn check_override(
     override_freeze: bool,
     reason: Option<&str>,
     may_override: bool,
@@ -224,10 +260,10 @@ fn may_go_on(
     match override_freeze {
         true if !may_override => Err(ProblemResponse::new(
             problem::FORBIDDEN,
-            "To go on through freeze windows needs the role \"admin\".",
+            "Overriding freeze windows needs the role \"admin\".",
         )),
         true if reason.is_none_or(|reason| reason.trim().is_empty()) => Err(
-            ProblemResponse::field("/reason", "Going on through freeze windows needs a reason."),
+            ProblemResponse::field("/reason", "Overriding freeze windows needs a reason."),
         ),
         _ => Ok(()),
     }

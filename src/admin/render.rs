@@ -1,5 +1,5 @@
-//! Writing large answers: away from the threads that the API and the controller live on, one at a
-//! time, and once for all who wait for the same.
+//! Rendering of large responses: outside the threads of the API and the controller, one at a time,
+//! and once for concurrent callers of the same resource.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,19 +13,19 @@ use tokio::task::spawn_blocking;
 
 use super::problem::{self, ProblemResponse, retry_after};
 
-/// Bytes of large answers that clients have not read yet, all together.
+/// Maximum bytes of all large responses that clients have not read yet.
 const HELD_BYTES_MAX: usize = 64 << 20;
 
-/// Smaller answers are not counted.
+/// Responses up to this size are not counted.
 const SMALL_BYTES: usize = 64 << 10;
 
-/// Counted in units of so many bytes.
+/// Unit in which bytes are counted.
 const UNIT_BYTES: usize = 1 << 10;
 
-/// Where large answers are written.
+/// Renderer of large responses.
 #[derive(Clone, Debug)]
 pub(super) struct Renders {
-    /// One is written at a time: writing may take a core, but only one.
+    /// One response is rendered at a time, so that rendering takes one core at most.
     turn: Arc<Semaphore>,
     held: Arc<Semaphore>,
 }
@@ -44,7 +44,7 @@ impl Renders {
         }
     }
 
-    /// What `work` writes.
+    /// Runs `work` and returns its bytes.
     pub(super) async fn write(
         &self,
         work: impl FnOnce() -> Result<Vec<u8>, ProblemResponse> + Send + 'static,
@@ -55,14 +55,14 @@ impl Renders {
             .await
             .map_err(|_| failed())?;
         let written = spawn_blocking(move || {
-            // Kept until the work is done, also when whoever asked has gone.
+            // Held until the work is done, also when the caller has disconnected.
             let _turn = turn;
             work()
         });
         self.hold(written.await.map_err(|_| failed())??)
     }
 
-    /// `resource` as a JSON answer.
+    /// JSON response of `resource`.
     pub(super) async fn json(
         &self,
         resource: impl Serialize + Send + 'static,
@@ -71,7 +71,7 @@ impl Renders {
         Ok(answer("application/json", json))
     }
 
-    /// The bytes count as held until the last of them is in the kernel, or its connection is gone.
+    /// The bytes count as held until the kernel has all of them or the connection is closed.
     fn hold(&self, bytes: Vec<u8>) -> Result<Bytes, ProblemResponse> {
         if bytes.len() <= SMALL_BYTES {
             return Ok(bytes.into());
@@ -81,7 +81,7 @@ impl Renders {
         let _held = held.map_err(|_| {
             let problem = ProblemResponse::new(
                 problem::OVERLOADED,
-                "Too many large answers wait for clients that do not read them; try again later.",
+                "Too many large responses wait for clients that do not read; try again later.",
             );
             let (name, value) = retry_after(1);
             problem.with_header(name, value)
@@ -101,15 +101,15 @@ impl AsRef<[u8]> for RenderPermit {
     }
 }
 
-/// `resource` as JSON.
+/// Serializes `resource` as JSON.
 pub(super) fn json(resource: &impl Serialize) -> Result<Vec<u8>, ProblemResponse> {
     serde_json::to_vec(resource).map_err(|error| {
-        tracing::error!(%error, "an answer cannot be written as JSON");
+        tracing::error!(%error, "response could not be serialized as JSON");
         ProblemResponse::plain(problem::INTERNAL)
     })
 }
 
-/// An answer of this content type.
+/// Response with this content type.
 pub(super) fn answer(content_type: &'static str, body: Bytes) -> Response {
     let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))];
     (headers, body).into_response()
@@ -117,17 +117,16 @@ pub(super) fn answer(content_type: &'static str, body: Bytes) -> Response {
 
 type Written = Option<Result<Bytes, ProblemResponse>>;
 
-/// An answer that many may ask for at the same time.
+/// Response shared by concurrent callers.
 pub(super) struct SharedResponse {
     work: Arc<dyn Fn() -> Result<Vec<u8>, ProblemResponse> + Send + Sync>,
     renders: Renders,
-    /// What will be written next, and has not been begun: whoever asks now gets what is true now
-    /// or later.
+    /// Next rendering, which has not begun: a caller who joins it gets state as of now or later.
     next: Arc<Mutex<Option<watch::Receiver<Written>>>>,
 }
 
 impl SharedResponse {
-    /// An answer that `work` writes.
+    /// A response rendered by `work`.
     pub(super) fn new(
         renders: Renders,
         work: impl Fn() -> Result<Vec<u8>, ProblemResponse> + Send + Sync + 'static,
@@ -139,7 +138,7 @@ impl SharedResponse {
         })
     }
 
-    /// The answer, as of a moment after this is called.
+    /// Gets the response; its state is not older than this call.
     pub(super) async fn get(&self) -> Result<Bytes, ProblemResponse> {
         let mut written = self.join();
         match written.wait_for(Option::is_some).await.as_deref() {
@@ -160,7 +159,7 @@ impl SharedResponse {
             self.renders.clone(),
             Arc::clone(&self.next),
         );
-        // In a task of its own: the one who asked first may go.
+        // In a task of its own, because the first caller may disconnect.
         tokio::spawn(async move {
             let result = renders.write(move || {
                 next.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -185,7 +184,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_for_the_same_shares_it_and_gets_nothing_older_than_the_question() {
+    async fn concurrent_callers_share_a_rendering_that_is_not_older_than_their_request() {
         let renders = Renders::default();
         let (state, written) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (seen, count) = (Arc::clone(&state), Arc::clone(&written));
@@ -194,7 +193,7 @@ mod tests {
             Ok(seen.load(Ordering::SeqCst).to_string().into_bytes())
         });
         let turn = Arc::clone(&renders.turn).acquire_owned().await.unwrap();
-        let asked: Vec<_> = (0..10)
+        let callers: Vec<_> = (0..10)
             .map(|_| {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move { shared.get().await.unwrap() })
@@ -203,8 +202,8 @@ mod tests {
         tokio::task::yield_now().await;
         state.store(1, Ordering::SeqCst);
         drop(turn);
-        for asked in asked {
-            assert_eq!(asked.await.unwrap(), "1");
+        for caller in callers {
+            assert_eq!(caller.await.unwrap(), "1");
         }
         assert_eq!(written.load(Ordering::SeqCst), 1);
         state.store(2, Ordering::SeqCst);
@@ -212,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_that_nobody_reads_are_bounded() {
+    async fn unread_large_responses_are_bounded() {
         let renders = Renders::holding(3 * SMALL_BYTES);
         let large = || Ok(vec![b'x'; 2 * SMALL_BYTES]);
         let first = renders.write(large).await.unwrap();
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_is_an_internal_error_and_the_next_has_its_turn() {
+    async fn a_panic_while_rendering_is_an_internal_error_and_does_not_block_the_next() {
         let renders = Renders::default();
         let failed = renders.write(|| panic!("as it should")).await.unwrap_err();
         assert_eq!(failed.kind.word, "internal");

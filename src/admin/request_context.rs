@@ -1,5 +1,4 @@
-//! What a handler is called with: the name in the path, and for writes everything that `writes`
-//! needs.
+//! Extractors of the handlers: the name in the path, and the context of a write.
 
 use std::convert::Infallible;
 
@@ -19,7 +18,7 @@ use super::router::App;
 use super::writes::{self, Action, Write};
 use crate::model::api;
 
-/// The service or the release that a path names.
+/// Name of the service or id of the release in the path.
 pub(super) struct PathName(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for PathName {
@@ -33,7 +32,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PathName {
     }
 }
 
-/// A write before its body is read: who asks, about what.
+/// Context of a write before its body is read: caller, resource and headers.
 pub(super) struct RequestContext {
     app: App,
     name: String,
@@ -44,12 +43,12 @@ pub(super) struct RequestContext {
 }
 
 impl RequestContext {
-    /// Whether the caller may go on through freeze windows.
+    /// Whether the caller may override freeze windows.
     pub(super) fn may_override(&self) -> bool {
         self.caller.may_override()
     }
 
-    /// Reads the body, which `take` turns into what is to be done and why, and has it done.
+    /// Reads the body, converts it with `take` to an action with a reason, and executes it.
     pub(super) async fn write<T: DeserializeOwned>(
         self,
         take: impl FnOnce(T) -> Result<(Action, Option<String>), ProblemResponse>,
@@ -59,7 +58,7 @@ impl RequestContext {
         rest.carry_out(&bytes, take(body)?).await
     }
 
-    /// The same for a body that may be left out.
+    /// Like [`RequestContext::write`] with an optional body.
     pub(super) async fn write_optional<T: DeserializeOwned + Default>(
         self,
         take: impl FnOnce(T) -> Result<(Action, Option<String>), ProblemResponse>,
@@ -117,7 +116,7 @@ where
     }
 }
 
-/// A text of at most `most` characters.
+/// Checks that a text has at most `most` characters.
 pub(super) fn checked(
     field: &str,
     text: Option<String>,
@@ -126,7 +125,7 @@ pub(super) fn checked(
     match &text {
         Some(text) if text.chars().count() > most => Err(ProblemResponse::field(
             format!("/{field}"),
-            format!("A {field} may have {most} characters."),
+            format!("A {field} may have at most {most} characters."),
         )),
         _ => Ok(text),
     }

@@ -29,24 +29,24 @@ use super::{
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
 
-/// What is bounded, by how much.
+/// Limits of the admin server.
 #[derive(Clone, Debug)]
 pub(super) struct RequestLimits {
-    /// Connections at the same time. For a further one another goes, if any can; else it waits.
+    /// Concurrent connections. A further one replaces one that may be closed; else it waits.
     pub(super) connections: usize,
-    /// For the head of a request, from a connection's beginning or from the head's first byte.
+    /// Time for a request head, from the start of the connection or the head's first byte.
     pub(super) header_timeout: Duration,
-    /// Between two requests of a connection.
+    /// Idle time between two requests of a connection.
     pub(super) idle_timeout: Duration,
-    /// While the client reads next to nothing of an answer.
+    /// Time during which the client reads next to nothing of a response.
     pub(super) write_timeout: Duration,
-    /// From the head of a request to the head of its answer.
+    /// Time from the head of a request to the head of its response.
     pub(super) request_timeout: Duration,
-    /// For connections to finish when the server stops.
+    /// Time for connections to finish when the server stops.
     pub(super) stop_timeout: Duration,
-    /// Bytes of a body.
+    /// Bytes of a request body.
     pub(super) body_bytes: usize,
-    /// Event streams at the same time.
+    /// Concurrent event streams.
     pub(super) streams: usize,
 }
 
@@ -66,7 +66,7 @@ impl Default for RequestLimits {
     }
 }
 
-/// What the handlers share.
+/// State shared by the handlers.
 #[derive(Clone, Debug)]
 pub(super) struct App {
     pub(super) handle: Handle,
@@ -75,12 +75,12 @@ pub(super) struct App {
     pub(super) stopping: CancellationToken,
     pub(super) pages: Pages,
     pub(super) renders: Renders,
-    /// Answers that are the same for all, and large with many services.
+    /// Responses that are the same for every caller, and large with many services.
     pub(super) services: Arc<SharedResponse>,
     pub(super) metrics: Arc<SharedResponse>,
 }
 
-/// Answers that never change.
+/// Responses that never change.
 #[derive(Clone, Debug)]
 pub(super) struct Pages {
     pub(super) openapi: Bytes,
@@ -105,7 +105,7 @@ impl FromRef<App> for Pages {
     }
 }
 
-/// The whole API. It ends its event streams when `stopping` is cancelled.
+/// Router of the whole API. Its event streams end when `stopping` is cancelled.
 pub(super) fn build(
     options: &Options,
     limits: &RequestLimits,
@@ -114,10 +114,10 @@ pub(super) fn build(
 ) -> Router {
     let auth = Arc::new(Auth::new(options));
     let (routes, document) = OpenApiRouter::with_openapi(openapi::base())
-        .merge(anyone())
-        .merge(from_role(&auth, Role::View, viewers()))
-        .merge(from_role(&auth, Role::Operate, operators()))
-        .merge(from_role(&auth, Role::Approve, approvers()))
+        .merge(public())
+        .merge(require_role(&auth, Role::View, viewers()))
+        .merge(require_role(&auth, Role::Operate, operators()))
+        .merge(require_role(&auth, Role::Approve, approvers()))
         .split_for_parts();
     let answers =
         IdempotencyCache::restored(handle.take_answers(), Instant::now(), SystemClock.now());
@@ -132,11 +132,11 @@ pub(super) fn build(
         stopping,
         pages: openapi::pages(document),
     };
-    around(routes.with_state(app), options, limits)
+    with_layers(routes.with_state(app), options, limits)
 }
 
-/// Without a token: what says nothing that is secret, and what probes ask.
-fn anyone() -> OpenApiRouter<App> {
+/// Routes without authentication: probes, and the index, which discloses nothing.
+fn public() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(probes::index))
         .routes(routes!(probes::livez))
@@ -177,32 +177,36 @@ fn approvers() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(releases::approve_release))
 }
 
-/// Routes for callers who have at least this role.
-fn from_role(auth: &Arc<Auth>, least: Role, mut routes: OpenApiRouter<App>) -> OpenApiRouter<App> {
+/// Routes that require at least the role `least`.
+fn require_role(
+    auth: &Arc<Auth>,
+    least: Role,
+    mut routes: OpenApiRouter<App>,
+) -> OpenApiRouter<App> {
     openapi::protect(routes.get_openapi_mut(), least);
     routes.route_layer(from_fn_with_state((Arc::clone(auth), least), auth::require))
 }
 
-/// The layers, in the order in which a request passes them.
-fn around(routes: Router, options: &Options, limits: &RequestLimits) -> Router {
-    let guard = Arc::new(OriginPolicy::new(options));
+/// Adds the layers, in the order in which a request passes them.
+fn with_layers(routes: Router, options: &Options, limits: &RequestLimits) -> Router {
+    let origin_policy = Arc::new(OriginPolicy::new(options));
     routes.layer(
         ServiceBuilder::new()
-            .layer(always(header::CACHE_CONTROL, "no-store"))
+            .layer(set_header(header::CACHE_CONTROL, "no-store"))
             .layer(SetResponseHeaderLayer::if_not_present(
                 header::CONTENT_SECURITY_POLICY,
                 HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY),
             ))
-            .layer(always(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-            .layer(always(header::X_FRAME_OPTIONS, "DENY"))
-            .layer(always(header::REFERRER_POLICY, "no-referrer"))
-            .layer(always(
+            .layer(set_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+            .layer(set_header(header::X_FRAME_OPTIONS, "DENY"))
+            .layer(set_header(header::REFERRER_POLICY, "no-referrer"))
+            .layer(set_header(
                 HeaderName::from_static("cross-origin-resource-policy"),
                 "same-origin",
             ))
             .layer(from_fn(problem_layer::seal))
             .layer(CatchPanicLayer::custom(problem_layer::panicked))
-            .layer(from_fn_with_state(guard, origin::check))
+            .layer(from_fn_with_state(origin_policy, origin::check))
             .layer(TimeoutLayer::with_status_code(
                 StatusCode::GATEWAY_TIMEOUT,
                 limits.request_timeout,
@@ -212,6 +216,6 @@ fn around(routes: Router, options: &Options, limits: &RequestLimits) -> Router {
     )
 }
 
-fn always(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
+fn set_header(name: HeaderName, value: &'static str) -> SetResponseHeaderLayer<HeaderValue> {
     SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value))
 }

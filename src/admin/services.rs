@@ -1,4 +1,4 @@
-//! Services: what they are, their weights, and the rollback.
+//! Services: state, weights and rollback.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::model::api;
 
 /// All services.
 #[utoipa::path(get, path = "/api/v1/services", tag = "services", responses(
-    (status = 200, description = "All services, in the order of their names", body = api::ServiceList),
+    (status = 200, description = "All services, sorted by name", body = api::ServiceList),
 ))]
 pub(super) async fn list_services(State(app): State<App>) -> Result<Response, ProblemResponse> {
     Ok(render::answer(
@@ -28,7 +28,7 @@ pub(super) async fn list_services(State(app): State<App>) -> Result<Response, Pr
     ))
 }
 
-/// The list of all services, once for all who ask for it at the same time.
+/// Shared response of `list_services`, rendered once for concurrent callers.
 pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
     SharedResponse::new(renders.clone(), move || {
         let services = handle.services()?;
@@ -36,17 +36,21 @@ pub(super) fn shared(renders: &Renders, handle: Handle) -> Arc<SharedResponse> {
     })
 }
 
-/// One service: routes, upstreams with the health of their endpoints, weights, statistics.
+/// One service: routes, upstreams with the health of their endpoints, weights and statistics.
 #[utoipa::path(get, path = "/api/v1/services/{service}", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags that the caller has; 304 if one is current"),
+        ("If-None-Match" = Option<String>, Header,
+            pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+            description = "Tags that the caller holds; 304 if one is current"),
     ),
     responses(
         (status = 200, description = "The service", body = api::Service,
-            headers(("ETag" = String, description = "The revision of weights and release; statistics and health do not touch it"))),
-        (status = 304, description = "The revision is the caller's"),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+            headers(("ETag" = String, description = "The revision of weights and release; \
+                statistics and health do not change it"))),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_service(
     State(handle): State<Handle>,
@@ -54,20 +58,23 @@ pub(super) async fn get_service(
     headers: HeaderMap,
 ) -> Result<Response, ProblemResponse> {
     let service = handle.service(&name)?;
-    tagged(&headers, service.revision, &service)
+    tagged_response(&headers, service.revision, &service)
 }
 
 /// The weights of a service.
 #[utoipa::path(get, path = "/api/v1/services/{service}/weights", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-None-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags that the caller has; 304 if one is current"),
+        ("If-None-Match" = Option<String>, Header,
+            pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+            description = "Tags that the caller holds; 304 if one is current"),
     ),
     responses(
         (status = 200, description = "The weights", body = api::WeightsResource,
             headers(("ETag" = String, description = "The service's revision, for If-Match"))),
-        (status = 304, description = "The revision is the caller's"),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
+        (status = 304, description = "Not modified"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn get_weights(
     State(handle): State<Handle>,
@@ -81,56 +88,77 @@ pub(super) async fn get_weights(
         effective: service.weights.effective,
         since: service.weights.since,
     };
-    tagged(&headers, service.revision, &weights)
+    tagged_response(&headers, service.revision, &weights)
 }
 
-/// New weights, in effect for the next request once this returns.
+/// Sets the weights; they are in effect for the next request once this returns.
 #[utoipa::path(put, path = "/api/v1/services/{service}/weights", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of which one must be current; weak ones never match"),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
+        ("If-Match" = Option<String>, Header,
+            pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+            description = "Tags, of which one must be current; weak tags never match"),
+        ("Idempotency-Key" = Option<String>, Header,
+            pattern = "^[!-~]{1,255}$",
+            description = "A repeated request with this key gets the first response for 24 hours"),
     ),
     request_body = api::WeightsUpdate,
     responses(
         (status = 200, description = "The service after the change", body = api::WeightsChange,
             headers(("ETag" = String, description = "The new revision"))),
-        (status = 403, description = "The role does not allow it: while a configured freeze window is in force, and where gates are configured, weight is moved away from the baseline by `admin` only, with a reason", body = api::Problem, content_type = "application/problem+json"),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "A rollback came first", body = api::Problem, content_type = "application/problem+json"),
-        (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+        (status = 403, description = "Permission denied; during a configured freeze window, and \
+            where gates are configured, only `admin` may move weight away from the baseline, with \
+            a reason", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Superseded by a rollback", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 412, description = "Stale revision", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, or an Idempotency-Key of another request",
+            body = api::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "Storage error", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn put_weights(call: RequestContext) -> Result<Response, ProblemResponse> {
     call.write(|update: api::WeightsUpdate| Ok((Action::SetWeights(update.weights), update.reason)))
         .await
 }
 
-/// All weight back to the baseline; when it is there already, to the baseline before.
+/// Moves all weight back to the baseline; if it is there already, to the previous baseline.
 #[utoipa::path(post, path = "/api/v1/services/{service}/rollback", tag = "services",
     params(
         ("service" = String, Path, description = "The service's name"),
-        ("If-Match" = Option<String>, Header, pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#, description = "Tags of which one must be current; weak ones never match"),
-        ("Idempotency-Key" = Option<String>, Header, pattern = "^[!-~]{1,255}$", description = "The same request with the same key gets the first answer for 24 hours"),
+        ("If-Match" = Option<String>, Header,
+            pattern = r#"^(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*)$"#,
+            description = "Tags, of which one must be current; weak tags never match"),
+        ("Idempotency-Key" = Option<String>, Header,
+            pattern = "^[!-~]{1,255}$",
+            description = "A repeated request with this key gets the first response for 24 hours"),
     ),
-    request_body(content = api::RollbackRequest, description = "May be left out, with its type"),
+    request_body(content = api::RollbackRequest, description = "Optional, with its Content-Type"),
     responses(
         (status = 200, description = "The service after the rollback", body = api::WeightsChange,
             headers(("ETag" = String, description = "The new revision"))),
-        (status = 404, description = "No such service", body = api::Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It does not fit the state", body = api::Problem, content_type = "application/problem+json"),
-        (status = 412, description = "The revision is stale", body = api::Problem, content_type = "application/problem+json"),
-        (status = 422, description = "Fields are wrong, or the key is another request's", body = api::Problem, content_type = "application/problem+json"),
-        (status = 507, description = "The store cannot take the change", body = api::Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Unknown service", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 409, description = "Conflict with the current state", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 412, description = "Stale revision", body = api::Problem,
+            content_type = "application/problem+json"),
+        (status = 422, description = "Invalid fields, or an Idempotency-Key of another request",
+            body = api::Problem, content_type = "application/problem+json"),
+        (status = 507, description = "Storage error", body = api::Problem,
+            content_type = "application/problem+json"),
     ))]
 pub(super) async fn roll_back(call: RequestContext) -> Result<Response, ProblemResponse> {
     call.write_optional(|rollback: api::RollbackRequest| Ok((Action::Rollback, rollback.reason)))
         .await
 }
 
-/// A resource with its tag, or the word that the caller has it already.
-fn tagged(
+/// The resource with its tag, or 304 if the caller has this revision.
+fn tagged_response(
     headers: &HeaderMap,
     revision: u64,
     resource: &impl Serialize,

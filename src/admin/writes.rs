@@ -1,7 +1,7 @@
-//! How a write is carried out: once, whole, and under the condition that its caller gave.
+//! Executes writes: at most once for each idempotency key, and under the caller's precondition.
 //!
-//! The work runs in a task of its own, so that a caller who hangs up cannot leave it half done or
-//! its answer unknown.
+//! Each write runs in a task of its own, so that a caller who disconnects cannot interrupt it or
+//! lose its response.
 
 use std::time::Duration;
 
@@ -22,15 +22,15 @@ use crate::control::{Applied, Handle, Intent, ReleaseVerb};
 use crate::model::{IdempotencyKey, api};
 use crate::time::{Clock, SystemClock};
 
-/// How long an answer waits to be kept.
-const KEPT_WITHIN: Duration = Duration::from_secs(1);
+/// Time limit for storing a response.
+const STORE_TIMEOUT: Duration = Duration::from_secs(1);
 
 const IDEMPOTENCY_REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
-/// What is to be written, for whom and why.
+/// A write with its caller and reason.
 #[derive(Debug)]
 pub(super) struct Write {
-    /// The service's name, or the release's identity, as [`Action::subject`] says.
+    /// Name of the service or id of the release, by [`Action::subject`].
     pub(super) subject: String,
     pub(super) action: Action,
     pub(super) reason: Option<String>,
@@ -38,7 +38,7 @@ pub(super) struct Write {
     pub(super) request_id: RequestId,
 }
 
-/// What is to be done with a service or a release.
+/// Action on a service or a release.
 #[derive(Debug)]
 pub(super) enum Action {
     SetWeights(api::Percentages),
@@ -47,7 +47,7 @@ pub(super) enum Action {
     Release(ReleaseVerb, api::ReleaseCommand),
 }
 
-/// What a write is about.
+/// Resource that a write changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Subject {
     Service,
@@ -81,7 +81,7 @@ impl Subject {
     }
 }
 
-/// Does what `write` says, or repeats the answer that its key has had already.
+/// Executes `write`, or replays the stored response of its idempotency key.
 pub(super) async fn carry_out(
     app: App,
     write: Write,
@@ -92,27 +92,33 @@ pub(super) async fn carry_out(
     if conditional::if_none_match(headers)?.is_some() {
         return Err(ProblemResponse::new(
             problem::STALE,
-            "What If-None-Match says cannot hold for a write. Use If-Match.",
+            "If-None-Match is not supported on writes. Use If-Match.",
         ));
     }
     let Some(key) = CallerKey::read(headers, &write.caller.name)? else {
         let (sender, outcome) = watch::channel(None);
         tokio::spawn(perform(app.handle, write, condition, None, sender));
-        return answer(idempotency::wait(outcome).await?, false);
+        return respond(idempotency::wait(outcome).await?, false);
     };
     let digest = digest(&write, headers, body);
-    let kept = key.kept(&digest);
-    match app.answers.turn(key, digest, Instant::now())? {
-        Claim::Replay(outcome) => answer(idempotency::wait(outcome).await?, true),
+    let stored_key = key.kept(&digest);
+    match app.answers.claim(key, digest, Instant::now())? {
+        Claim::Replay(outcome) => respond(idempotency::wait(outcome).await?, true),
         Claim::New(sender) => {
             let outcome = sender.subscribe();
-            tokio::spawn(perform(app.handle, write, condition, Some(kept), sender));
-            answer(idempotency::wait(outcome).await?, false)
+            tokio::spawn(perform(
+                app.handle,
+                write,
+                condition,
+                Some(stored_key),
+                sender,
+            ));
+            respond(idempotency::wait(outcome).await?, false)
         }
     }
 }
 
-/// What makes two requests the same: the action, its subject and condition, and the body.
+/// Digest by which requests are compared: action, subject, condition and body.
 fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
     let mut digest = Sha256::new();
     let conditions = headers
@@ -120,33 +126,33 @@ fn digest(write: &Write, headers: &HeaderMap, body: &[u8]) -> [u8; 32] {
         .iter()
         .map(HeaderValue::as_bytes);
     let (kind, action) = (write.action.subject().as_str(), write.action.as_str());
-    let named = [
+    let parts = [
         kind.as_bytes(),
         action.as_bytes(),
         write.subject.as_bytes(),
         body,
     ];
-    for part in named.into_iter().chain(conditions) {
+    for part in parts.into_iter().chain(conditions) {
         digest.update(part.len().to_le_bytes());
         digest.update(part);
     }
     digest.finalize().into()
 }
 
-fn answer(answer: StoredResponse, is_again: bool) -> Result<Response, ProblemResponse> {
+fn respond(stored: StoredResponse, is_replay: bool) -> Result<Response, ProblemResponse> {
     let headers = [
         (
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/json"),
         ),
-        (header::ETAG, conditional::tag(answer.revision)),
+        (header::ETAG, conditional::tag(stored.revision)),
     ];
-    let mut response = (answer.status, headers, answer.body).into_response();
+    let mut response = (stored.status, headers, stored.body).into_response();
     let headers = response.headers_mut();
-    if let Some(location) = answer.location {
+    if let Some(location) = stored.location {
         headers.insert(header::LOCATION, location);
     }
-    if is_again {
+    if is_replay {
         headers.insert(IDEMPOTENCY_REPLAYED, HeaderValue::from_static("true"));
     }
     Ok(response)
@@ -167,37 +173,43 @@ async fn perform(
     let (about, request_id) = (write.action.subject().as_str(), write.request_id.clone());
     let outcome = attempt(&handle, write, condition, key.clone()).await;
     if let Some(key) = key {
-        keep(&handle, key, &outcome).await;
+        store_response(&handle, key, &outcome).await;
     }
     let request_id = request_id.as_str();
     match &outcome {
         Ok(answer) => {
             let revision = answer.revision;
-            tracing::info!(about, subject, %actor, action, request_id, revision, "the admin API made a change");
+            tracing::info!(
+                about, subject, %actor, action, request_id, revision,
+                "admin API change applied"
+            );
         }
         Err(problem) => {
             let (kind, detail) = (problem.kind.word, &problem.detail);
-            tracing::info!(about, subject, %actor, action, request_id, kind, %detail, "the admin API refused a change");
+            tracing::info!(
+                about, subject, %actor, action, request_id, kind, %detail,
+                "admin API change refused"
+            );
         }
     }
-    // Nobody waits any more when the caller has hung up.
+    // No receiver is left when the caller has disconnected.
     sender.send_replace(Some(outcome));
 }
 
-/// What was answered is what a repetition after a restart gets; a change that was refused after all
-/// may have left an answer in the store.
-async fn keep(handle: &Handle, key: IdempotencyKey, outcome: &WriteOutcome) {
+/// Stores the response that a replay gets after a restart. A change that was refused after its
+/// commit began may have left a response in the store, which is removed.
+async fn store_response(handle: &Handle, key: IdempotencyKey, outcome: &WriteOutcome) {
     let answer = match outcome {
         Ok(answer) if answer.durable => Some(answer.kept(key.clone(), SystemClock.now())),
-        // It is written with the change, when that is.
+        // It is stored with the change, once the change is.
         Ok(_) => return,
         Err(problem) => match problem.kind.word {
             word if word == problem::OVERTAKEN.word || word == problem::STORE.word => None,
             _ => return,
         },
     };
-    // With a disk that hangs the answer that was foreseen has to do.
-    let _ = timeout(KEPT_WITHIN, handle.keep_answer(key, answer)).await;
+    // If the disk stalls, the response stored with the change is used.
+    let _ = timeout(STORE_TIMEOUT, handle.keep_answer(key, answer)).await;
 }
 
 async fn attempt(
@@ -237,7 +249,7 @@ fn changed(applied: Applied) -> WriteOutcome {
     done(change.service.revision, change.durable, &change)
 }
 
-/// A release is a new resource, and the answer says where it is.
+/// A release is a new resource, so the response carries its `Location`.
 fn started(change: &api::ReleaseChange) -> WriteOutcome {
     let path = format!("/api/v1/releases/{}", change.release.id);
     Ok(StoredResponse {
@@ -249,7 +261,7 @@ fn started(change: &api::ReleaseChange) -> WriteOutcome {
 
 fn done(revision: u64, durable: bool, resource: &impl Serialize) -> WriteOutcome {
     let body = serde_json::to_vec(resource).map_err(|error| {
-        tracing::error!(%error, "the answer to a change cannot be written as JSON");
+        tracing::error!(%error, "response to a change could not be serialized as JSON");
         ProblemResponse::plain(problem::INTERNAL)
     })?;
     Ok(StoredResponse {
@@ -261,8 +273,8 @@ fn done(revision: u64, durable: bool, resource: &impl Serialize) -> WriteOutcome
     })
 }
 
-/// The one revision under which the controller may make the change. Of several tags the current one
-/// is taken; that it is still current is checked by the controller, at once with the change.
+/// Revision that the controller requires for the change. Of several tags the current one is taken;
+/// the controller checks, atomically with the change, that it is still current.
 async fn expected(
     handle: &Handle,
     write: &Write,
@@ -283,7 +295,7 @@ async fn expected(
         return Ok(Some(current));
     }
     let detail = format!(
-        "The service is at revision {current}, which If-Match does not name; nothing was changed."
+        "The service is at revision {current}, which is not in If-Match; nothing was changed."
     );
     Err(ProblemResponse::new(problem::STALE, detail))
 }

@@ -290,8 +290,10 @@ fn tokens_open_what_their_role_may() {
     // The SHA-256 of `viewer` and of `operator`.
     let config = json!({
         "admin": { "tokens": [
-            { "name": "vera", "role": "view", "sha256": "d35ca5051b82ffc326a3b0b6574a9a3161dee16b9478a199ee39cd803ce5b799" },
-            { "name": "otto", "role": "operate", "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
+            { "name": "vera", "role": "view",
+                "sha256": "d35ca5051b82ffc326a3b0b6574a9a3161dee16b9478a199ee39cd803ce5b799" },
+            { "name": "otto", "role": "operate",
+                "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
         ]},
         "services": { "shop": shop(&upstreams[0], &upstreams[1]) },
     });

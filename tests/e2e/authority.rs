@@ -51,10 +51,14 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
     // The SHA-256 of `operator` and of `admin-token`.
     let proxy = Proxy::start(json!({
         "admin": { "tokens": [
-            { "name": "otto", "role": "operate", "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
-            { "name": "bea", "role": "approve", "sha256": "b17b3a88813c8cc9214298fbdc4ba9ae45dd1983f5f8e1615df393663c51fd01" },
-            { "name": "cem", "role": "approve", "sha256": "bd7b581c74a018403113750ce92d46f95df2755dd107a42672a73fc683dbdc70" },
-            { "name": "ada", "role": "admin", "sha256": "10a4c7c9fc5206d6f36dc6944a81bb6f4a3cb0e25014ae3b12e6c3e52712292a" },
+            { "name": "otto", "role": "operate",
+                "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
+            { "name": "bea", "role": "approve",
+                "sha256": "b17b3a88813c8cc9214298fbdc4ba9ae45dd1983f5f8e1615df393663c51fd01" },
+            { "name": "cem", "role": "approve",
+                "sha256": "bd7b581c74a018403113750ce92d46f95df2755dd107a42672a73fc683dbdc70" },
+            { "name": "ada", "role": "admin",
+                "sha256": "10a4c7c9fc5206d6f36dc6944a81bb6f4a3cb0e25014ae3b12e6c3e52712292a" },
         ]},
         "services": { "shop": protected(&blue, &green, true) },
     }));

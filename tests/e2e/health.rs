@@ -26,7 +26,8 @@ fn checked(endpoints: &[&Upstream]) -> Value {
         "routes": [{}],
         "upstreams": { "blue": { "endpoints": endpoints } },
         "health": {
-            "path": "/health?deep=1", "interval": "20ms", "timeout": "5s", "unhealthy_after": 2, "healthy_after": 2,
+            "path": "/health?deep=1", "interval": "20ms", "timeout": "5s",
+                "unhealthy_after": 2, "healthy_after": 2,
         },
     })
 }

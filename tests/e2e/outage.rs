@@ -31,7 +31,8 @@ fn upstream(name: &'static str) -> (Upstream, Arc<Switches>) {
 fn released(blue: &Upstream, green: &Upstream) -> Value {
     let mut shop = shop(blue, green);
     shop["health"] = json!({
-        "path": "/health", "interval": "20ms", "timeout": "5s", "unhealthy_after": 1, "healthy_after": 1,
+        "path": "/health", "interval": "20ms", "timeout": "5s",
+            "unhealthy_after": 1, "healthy_after": 1,
     });
     shop["tester"] = json!({ "header": "X-Version" });
     shop["release"] = json!({

@@ -66,7 +66,8 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
     let preflight = json!({
         "requests": [
             "/ready",
-            { "path": "/smoke?deep=1", "method": "POST", "headers": { "X-Smoke": "1" }, "expect": 204, "timeout": "20s" },
+            { "path": "/smoke?deep=1", "method": "POST",
+                "headers": { "X-Smoke": "1" }, "expect": 204, "timeout": "20s" },
         ],
         "timeout": "20s",
     });

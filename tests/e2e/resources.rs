@@ -107,7 +107,8 @@ fn the_want_of_file_descriptors_takes_no_endpoint_out() {
     let blue = Upstream::named("blue");
     let mut service = shop(&blue, &blue);
     service["health"] = json!({
-        "path": "/health", "interval": "20ms", "timeout": "5s", "unhealthy_after": 2, "healthy_after": 2,
+        "path": "/health", "interval": "20ms", "timeout": "5s",
+            "unhealthy_after": 2, "healthy_after": 2,
     });
     let config = json!({ "workers": 1, "services": { "shop": service } });
     let proxy = Proxy::start_with_open_files(config, 80);

@@ -96,7 +96,8 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
         "steps": [50],
         "rescue": "off",
         "min_requests": 20,
-        "preflight": { "requests": [{ "path": "/ready?key=hunter2", "headers": { "X-Key": "hunter2" }, "expect": "200-599" }] },
+        "preflight": { "requests": [{ "path": "/ready?key=hunter2",
+            "headers": { "X-Key": "hunter2" }, "expect": "200-599" }] },
     });
     let proxy =
         Proxy::start(json!({ "store": { "path": store.path() }, "services": { "shop": shop } }));

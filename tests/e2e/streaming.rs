@@ -64,7 +64,8 @@ fn a_slow_http2_reader_holds_the_upstream_back_and_no_other_stream() {
     let other = Upstream::named("other");
     let proxy = Proxy::start(serde_json::json!({ "services": {
         "large": { "routes": [{}], "upstreams": { "only": { "endpoints": [upstream.address] } } },
-        "other": { "routes": [{ "path_prefix": "/other" }], "upstreams": { "only": { "endpoints": [other.address] } } },
+        "other": { "routes": [{ "path_prefix": "/other" }],
+            "upstreams": { "only": { "endpoints": [other.address] } } },
     }}));
     block_on(async {
         let mut client = Http2::connect(proxy.address).await;

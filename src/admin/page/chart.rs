@@ -1,5 +1,4 @@
-//! The way of a release as a drawing: the canary's weight, and under it the evidence against it,
-//! over the same time.
+//! Chart of a release: the canary's weight, and below it the evidence against it, on one time axis.
 
 use super::format::span;
 use super::html::Html;
@@ -15,17 +14,17 @@ const EVIDENCE: Panel = Panel {
     top: 176.0,
     bottom: 326.0,
 };
-/// Marks on the axis of time.
+/// Intervals between ticks of the time axis.
 const TICKS: u64 = 5;
 
-/// Where a panel is, from its top down.
+/// Vertical position of a panel.
 #[derive(Clone, Copy)]
 struct Panel {
     top: f64,
     bottom: f64,
 }
 
-/// Time and value to a place on the drawing.
+/// Maps time and value to coordinates.
 #[derive(Clone, Copy)]
 struct Scale {
     panel: Panel,
@@ -39,7 +38,7 @@ impl Scale {
         LEFT + (RIGHT - LEFT) * (ms.min(self.end_ms) as f64 / self.end_ms as f64)
     }
 
-    /// What is no number, or beyond the panel, is drawn at its edge.
+    /// NaN and values outside the panel are drawn at its edge.
     fn y(&self, value: f64) -> f64 {
         let part = (value - self.low) / (self.high - self.low);
         let part = if part.is_nan() {
@@ -51,7 +50,7 @@ impl Scale {
     }
 }
 
-/// Draws `bundle`.
+/// Draws the chart of `bundle`.
 pub(super) fn draw(html: &mut Html, bundle: &EvidenceBundle) {
     let end_ms = end_of(bundle);
     let weight = Scale {
@@ -73,7 +72,7 @@ pub(super) fn draw(html: &mut Html, bundle: &EvidenceBundle) {
     html.mark(
         "<title id=\"chart-title\">Weight and evidence over time</title>\n<desc id=\"chart-text\">",
     );
-    html.text(in_words(bundle)).mark("</desc>\n");
+    html.text(describe(bundle)).mark("</desc>\n");
     draw_time(html, &evidence);
     draw_weight(html, &weight, bundle);
     draw_evidence(html, &evidence, bundle);
@@ -89,7 +88,7 @@ fn end_of(bundle: &EvidenceBundle) -> u64 {
     ends.into_iter().flatten().max().unwrap_or(0).max(1)
 }
 
-/// From the least evidence to the limit, or to the most if that is beyond it.
+/// Range from the lowest evidence to the limit, or to the highest evidence if that is larger.
 fn range_of(bundle: &EvidenceBundle) -> (f64, f64) {
     let finite = bundle
         .path
@@ -103,7 +102,7 @@ fn range_of(bundle: &EvidenceBundle) -> (f64, f64) {
     (low, (high * 1.1).max(low + 1.0))
 }
 
-fn in_words(bundle: &EvidenceBundle) -> String {
+fn describe(bundle: &EvidenceBundle) -> String {
     let release = &bundle.release;
     format!(
         "The weight of {} ends at {} percent; the evidence against it ends at {:.2}, with the \
@@ -162,13 +161,7 @@ fn draw_evidence(html: &mut Html, scale: &Scale, bundle: &EvidenceBundle) {
     guide(html, scale, 0.0, "grid", "0");
     let limit = bundle.release.log_limit;
     guide(html, scale, limit, "limit", &format!("{limit:.2}"));
-    label(
-        html,
-        RIGHT,
-        scale.y(limit) - 4.0,
-        "end",
-        "rolled back from here on",
-    );
+    label(html, RIGHT, scale.y(limit) - 4.0, "end", "rollback limit");
     html.mark("<polyline class=\"evidence\" points=\"");
     for at in &bundle.path {
         point(html, scale, at.elapsed_ms, at.log_e);
@@ -180,7 +173,7 @@ fn point(html: &mut Html, scale: &Scale, ms: u64, value: f64) {
     html.text(format_args!("{:.1},{:.1} ", scale.x(ms), scale.y(value)));
 }
 
-/// A level line with its value on the left.
+/// Horizontal line with its value on the left.
 fn guide(html: &mut Html, scale: &Scale, value: f64, class: &'static str, name: &str) {
     let y = scale.y(value);
     html.mark("<line class=\"")

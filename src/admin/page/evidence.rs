@@ -1,5 +1,5 @@
-//! The page of an evidence bundle: first how it ended and why, then the numbers, then what they
-//! were made from.
+//! Page of an evidence bundle: first the outcome and its reason, then the figures, then their
+//! sources.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub(super) fn page(bundle: &EvidenceBundle) -> String {
     verdict(&mut html, &bundle.release);
     facts(&mut html, bundle);
     notes(&mut html, &bundle.notes);
-    way(&mut html, bundle);
+    weight_and_evidence(&mut html, bundle);
     objectives(&mut html, bundle);
     timeline(&mut html, bundle);
     routes(&mut html, bundle);
@@ -29,7 +29,7 @@ pub(super) fn page(bundle: &EvidenceBundle) -> String {
 fn head(html: &mut Html, release: &Release) {
     html.mark("<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n");
     html.mark("<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n<title>");
-    html.text(format_args!("{}: {}", release.id, in_words(release)));
+    html.text(format_args!("{}: {}", release.id, phase_text(release)));
     html.mark("</title>\n<style>")
         .mark(STYLE)
         .mark("</style>\n</head>\n<body>\n");
@@ -42,7 +42,7 @@ fn head(html: &mut Html, release: &Release) {
     html.mark("</p>\n");
 }
 
-fn in_words(release: &Release) -> String {
+fn phase_text(release: &Release) -> String {
     release.phase.as_str().replace('_', " ")
 }
 
@@ -51,7 +51,7 @@ fn verdict(html: &mut Html, release: &Release) {
     html.mark("<p class=\"verdict ")
         .mark(release.phase.as_str())
         .mark("\"><strong>");
-    html.text(in_words(release)).mark("</strong>");
+    html.text(phase_text(release)).mark("</strong>");
     if let Some(outcome) = &release.outcome {
         if let Some(objective) = &outcome.objective {
             html.text(format_args!(" by {}", objective.replace('_', " ")));
@@ -84,19 +84,13 @@ fn facts(html: &mut Html, bundle: &EvidenceBundle) {
         ("Ended", release.ended_at.clone()),
         ("Steps", Some(steps(&release.steps))),
         (
-            "Failures that users saw",
+            "User-visible failures",
             Some(release.user_visible_failures.to_string()),
         ),
-        (
-            "Answered by the baseline instead",
-            Some(release.rescued.to_string()),
-        ),
-        ("Budget of failures", Some(budget)),
-        (
-            "Budget of all failures, answered by the baseline or not",
-            Some(all),
-        ),
-        ("Requests that clients gave up", Some(aborts)),
+        ("Rescued by the baseline", Some(release.rescued.to_string())),
+        ("Failure budget", Some(budget)),
+        ("Failure budget including rescued requests", Some(all)),
+        ("Client aborts", Some(aborts)),
         (
             "Requests to the canary",
             Some(release.canary_requests.to_string()),
@@ -126,19 +120,19 @@ fn notes(html: &mut Html, notes: &[String]) {
     }
 }
 
-fn way(html: &mut Html, bundle: &EvidenceBundle) {
-    html.mark("<h2>The way</h2>\n");
+fn weight_and_evidence(html: &mut Html, bundle: &EvidenceBundle) {
+    html.mark("<h2>Weight and evidence over time</h2>\n");
     chart::draw(html, bundle);
     html.mark(
-        "<p class=\"soft\">The evidence is a bet that the canary is worse; it cannot grow on \
-         average while it is not. ",
+        "<p class=\"soft\">The evidence is the wealth of a bet that the canary is worse; its \
+         expectation does not grow while the canary is not worse. ",
     );
     html.mark(
-        "Where it reaches the limit, the canary is taken out. The limit keeps the chance of a \
-         good canary ever being ",
+        "At the limit the release is rolled back. The limit bounds the probability that a good \
+         canary is ever ",
     );
     html.text(format_args!(
-        "taken out at {:.3} % or less, however often it is looked at.",
+        "rolled back at {:.3} %, however often it is checked.",
         (-bundle.release.log_limit).exp() * 100.0
     ));
     html.mark("</p>\n");
@@ -148,11 +142,11 @@ fn objectives(html: &mut Html, bundle: &EvidenceBundle) {
     html.mark("<h2>Objectives</h2>\n");
     let points = last_of_each_step(&bundle.path);
     if points.is_empty() {
-        html.mark("<p>Nothing was measured.</p>\n");
+        html.mark("<p>No measurements.</p>\n");
         return;
     }
     html.mark(
-        "<p class=\"soft\">As each step ended. ln e is the evidence; beside it its \
+        "<p class=\"soft\">At the end of each step. ln e is the evidence, shown with its \
          limit.</p>\n<div class=\"wide\">",
     );
     html.table([
@@ -160,12 +154,12 @@ fn objectives(html: &mut Html, bundle: &EvidenceBundle) {
         "Objective",
         "Canary",
         "Baseline",
-        "ln e against it",
-        "ln e for going on",
+        "ln e against the canary",
+        "evidence for advancing",
     ]);
     for point in points {
         for objective in &point.objectives {
-            let on = objective.advance_log_e.map_or_else(
+            let advance = objective.advance_log_e.map_or_else(
                 || "not tested".to_owned(),
                 |log_e| format!("{log_e:.2} of {:.2}", objective.advance_limit),
             );
@@ -175,7 +169,7 @@ fn objectives(html: &mut Html, bundle: &EvidenceBundle) {
                 &share(objective.canary.failures, objective.canary.requests),
                 &share(objective.baseline.failures, objective.baseline.requests),
                 &format_args!("{:.2} of {:.2}", objective.log_e, point.log_limit),
-                &on,
+                &advance,
             ]);
         }
     }
@@ -194,8 +188,8 @@ fn last_of_each_step(path: &[PathPoint]) -> Vec<&PathPoint> {
     points
 }
 
-/// What the judge estimates, where it does; its evidence may be of another version, and then stands
-/// below as it is.
+/// Estimates of the judge, if any. Evidence of another version cannot be parsed and is shown only
+/// as JSON below.
 fn estimates(html: &mut Html, judge: &Value) {
     let Ok(evidence) = serde_json::from_value::<Evidence>(judge.clone()) else {
         return;
@@ -209,8 +203,8 @@ fn estimates(html: &mut Html, judge: &Value) {
         {
             html.mark("<p>");
             html.text(format_args!(
-                "Errors of the canary beyond those that the objective allows: {:.3} percentage \
-                 points, and at all times within {:.3} to {:.3}.",
+                "Error rate of the canary beyond the objective: {:.3} percentage points, \
+                 anytime-valid confidence interval {:.3} to {:.3}.",
                 estimate * 100.0,
                 interval.lower * 100.0,
                 interval.upper * 100.0
@@ -220,16 +214,13 @@ fn estimates(html: &mut Html, judge: &Value) {
     }
     html.element(
         "p",
-        format_args!(
-            "The p-value, valid at any time, is {:.2e}.",
-            evidence.p_value
-        ),
+        format_args!("Anytime-valid p-value: {:.2e}.", evidence.p_value),
     );
 }
 
 fn timeline(html: &mut Html, bundle: &EvidenceBundle) {
     html.mark("<h2>Timeline</h2>\n<div class=\"wide\">");
-    html.table(["Time", "After", "What", "Who", "Weight", "In words"]);
+    html.table(["Time", "Elapsed", "Action", "Actor", "Weight", "Detail"]);
     for entry in &bundle.timeline {
         html.row([
             &entry.at,
@@ -246,13 +237,13 @@ fn timeline(html: &mut Html, bundle: &EvidenceBundle) {
 fn routes(html: &mut Html, bundle: &EvidenceBundle) {
     html.mark("<h2>Failures by route and status</h2>\n");
     if bundle.routes.is_empty() {
-        html.mark("<p>There were none.</p>\n");
+        html.mark("<p>No failures.</p>\n");
         return;
     }
     html.mark("<div class=\"wide\">");
-    html.table(["Side", "Route", "Status", "Failures"]);
+    html.table(["Arm", "Route", "Status", "Failures"]);
     for route in &bundle.routes {
-        let name = route.route.as_deref().unwrap_or("(not known)");
+        let name = route.route.as_deref().unwrap_or("(unknown)");
         html.row([&route.side, &name, &route.status, &route.count]);
     }
     html.mark("</table></div>\n");
@@ -265,15 +256,15 @@ fn samples(html: &mut Html, bundle: &EvidenceBundle) {
         ("Baseline", &bundle.samples.baseline),
     ];
     if sides.iter().all(|(_, samples)| samples.is_empty()) {
-        html.mark("<p>There are none.</p>\n");
+        html.mark("<p>No samples.</p>\n");
         return;
     }
     html.mark("<div class=\"wide\">");
     html.table([
-        "Side",
+        "Arm",
         "Time",
         "Request",
-        "Answer",
+        "Response",
         "Latency",
         "Request id",
         "Headers",
@@ -314,8 +305,8 @@ fn headers(sample: &Sample) -> String {
 
 fn sources(html: &mut Html, bundle: &EvidenceBundle) {
     for (name, value) in [
-        ("The plan", &bundle.plan),
-        ("The judge's evidence", &bundle.judge),
+        ("Plan", &bundle.plan),
+        ("Evidence of the judge", &bundle.judge),
     ] {
         if value.is_null() {
             continue;
@@ -326,7 +317,7 @@ fn sources(html: &mut Html, bundle: &EvidenceBundle) {
         html.text(format_args!("{value:#}"))
             .mark("</pre>\n</details>\n");
     }
-    html.mark("<p class=\"soft\">The same as JSON: ");
+    html.mark("<p class=\"soft\">As JSON: ");
     html.text(format_args!(
         "GET /api/v1/releases/{}/evidence?format=json",
         bundle.release.id

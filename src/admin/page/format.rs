@@ -1,6 +1,6 @@
-//! Numbers as the pages write them.
+//! Number formats of the pages.
 
-/// A share of requests, with as many digits as a small one needs.
+/// Formats a share of requests, with more digits for a small share.
 pub(super) fn share(failures: u64, requests: u64) -> String {
     if requests == 0 {
         return "no requests".to_owned();
@@ -10,7 +10,7 @@ pub(super) fn share(failures: u64, requests: u64) -> String {
     format!("{percent:.digits$} % ({failures} of {requests})")
 }
 
-/// A span of time that is worth its digits: `0.42 s`, `12.5 s`, `3 min 05 s`, `2 h 10 min`.
+/// Formats a duration: `0.42 s`, `12.5 s`, `3 min 05 s`, `2 h 10 min`.
 pub(super) fn span(ms: u64) -> String {
     let seconds = ms / 1_000;
     match seconds {
@@ -21,7 +21,7 @@ pub(super) fn span(ms: u64) -> String {
     }
 }
 
-/// A latency.
+/// Formats a latency.
 pub(super) fn latency(us: u64) -> String {
     match us {
         0..1_000_000 => format!("{:.1} ms", us as f64 / 1e3),
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_short() {
+    fn shares_durations_and_latencies_are_formatted() {
         assert_eq!(share(0, 0), "no requests");
         assert_eq!(share(1, 1_000), "0.100 % (1 of 1000)");
         assert_eq!(share(5, 10), "50.0 % (5 of 10)");

@@ -1,36 +1,36 @@
-//! Writes HTML so that text cannot become markup: markup is what stands in this source, and all
-//! else is escaped.
+//! HTML writer that prevents injection: markup comes only from this source, everything else is
+//! escaped.
 
 use std::fmt::{self, Display, Write};
 
-/// A document in the making.
+/// An HTML document under construction.
 #[derive(Debug, Default)]
 pub(super) struct Html {
     text: String,
 }
 
 impl Html {
-    /// Markup. Only what is known when the program is built can be that.
+    /// Appends markup, which must be a constant.
     pub(super) fn mark(&mut self, markup: &'static str) -> &mut Html {
         self.text.push_str(markup);
         self
     }
 
-    /// Anything else, as it reads: in an element or between the double quotes of an attribute.
+    /// Appends escaped text, for an element or a double-quoted attribute.
     pub(super) fn text(&mut self, value: impl Display) -> &mut Html {
         // Writing to a string cannot fail.
         let _ = write!(Escaping(&mut self.text), "{value}");
         self
     }
 
-    /// A text in an element without attributes, such as `td`.
+    /// Appends an element without attributes, such as `td`, with escaped text.
     pub(super) fn element(&mut self, name: &'static str, value: impl Display) -> &mut Html {
         self.mark("<").mark(name).mark(">");
         self.text(value);
         self.mark("</").mark(name).mark(">")
     }
 
-    /// A row of cells of a table.
+    /// Appends a table row.
     pub(super) fn row<const N: usize>(&mut self, cells: [&dyn Display; N]) -> &mut Html {
         self.mark("<tr>");
         for cell in cells {
@@ -39,7 +39,7 @@ impl Html {
         self.mark("</tr>\n")
     }
 
-    /// The beginning of a table with these headings; `</table>` is the caller's.
+    /// Begins a table with these headings; the caller writes `</table>`.
     pub(super) fn table<const N: usize>(&mut self, headings: [&'static str; N]) -> &mut Html {
         self.mark("<table>\n<thead><tr>");
         for heading in headings {
@@ -64,7 +64,7 @@ impl Write for Escaping<'_> {
                 '>' => self.0.push_str("&gt;"),
                 '"' => self.0.push_str("&quot;"),
                 '\'' => self.0.push_str("&#39;"),
-                // What could hide or turn the text around it is shown by its number.
+                // Characters that could hide or reorder text are shown by code point.
                 c if is_deceptive(c) => write!(self.0, "\\u{{{:x}}}", u32::from(c))?,
                 c => self.0.push(c),
             }
@@ -73,8 +73,8 @@ impl Write for Escaping<'_> {
     }
 }
 
-/// Control characters but for blanks, and those that change the direction of text (Unicode, UAX
-/// #9).
+/// Control characters except newline and tab, and characters that change the text direction
+/// (Unicode, UAX #9).
 fn is_deceptive(c: char) -> bool {
     c.is_control() && !matches!(c, '\n' | '\t')
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_stays_text() {
+    fn text_is_escaped() {
         let mut html = Html::default();
         html.row([&"<b>", &"a\"'&", &"x\u{202e}\0y"]);
         assert_eq!(

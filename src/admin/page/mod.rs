@@ -1,8 +1,7 @@
-//! Pages to read: self-contained, without scripts, in the browser, on paper or as a file in a
-//! ticket.
+//! HTML pages: self-contained and without scripts, for the browser, for print, or as an attachment.
 //!
-//! Their style sheet is in the page itself, so that a page that was saved looks the same, and the
-//! browser is told its hash, so that no other style can get in.
+//! The style sheet is inline, so that a saved page looks the same. The content security policy
+//! contains its hash, so that the browser applies no other style.
 
 mod chart;
 mod evidence;
@@ -21,7 +20,7 @@ use crate::model::api;
 
 const STYLE: &str = include_str!("style.css");
 
-/// The policy of all answers, and this one style sheet.
+/// The common content security policy plus the hash of the style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = base64(&Sha256::digest(STYLE));
     let policy = format!(
@@ -32,12 +31,12 @@ static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
         .unwrap_or(HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY))
 });
 
-/// The page of an evidence bundle.
+/// HTML page of an evidence bundle.
 pub(super) fn evidence(bundle: &api::EvidenceBundle) -> String {
     evidence::page(bundle)
 }
 
-/// A page as an answer.
+/// Response with a page.
 pub(super) fn answer(page: Bytes) -> Response {
     let headers = [
         (
@@ -49,7 +48,7 @@ pub(super) fn answer(page: Bytes) -> Response {
     (headers, page).into_response()
 }
 
-/// Base64 (RFC 4648, 4), which policies write hashes in.
+/// Base64 (RFC 4648, 4), as content security policies require for hashes.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let digit = |bits: u32| {
@@ -79,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
+    fn base64_matches_the_test_vectors_of_rfc_4648() {
         for (text, expected) in [
             ("", ""),
             ("f", "Zg=="),

@@ -1,4 +1,4 @@
-//! A controller with one service, `shop`, that does what its callers' reasons ask for.
+//! Fake controller with one service, `shop`; the reason of a call selects its behaviour.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::control::{
 };
 use crate::model::{Name, Weight, Weights, api};
 
-/// What a test can see and move.
+/// State that a test can inspect and control.
 pub(super) struct TestController {
     /// The events that watchers get.
     pub(super) events: Arc<EventStream>,

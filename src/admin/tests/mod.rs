@@ -1,4 +1,4 @@
-//! The API over real sockets, in front of a controller that is played.
+//! The API over real sockets, with a fake controller.
 
 mod controller;
 mod play;

@@ -1,4 +1,4 @@
-//! The releases of the controller that is played.
+//! Releases of the fake controller.
 
 use std::path::PathBuf;
 
@@ -173,7 +173,7 @@ pub(super) fn release(number: usize) -> api::Release {
     }
 }
 
-/// A bundle in which everything that can be text is hostile.
+/// A bundle in which every text is hostile.
 fn bundle(mut release: api::Release) -> api::EvidenceBundle {
     let text = || HOSTILE.to_owned();
     release.outcome = Some(api::ReleaseOutcome {

@@ -1,4 +1,4 @@
-//! Releases, their verbs, and what is known of them.
+//! Releases: start, verbs, evidence and events.
 
 use super::play::HOSTILE;
 use super::*;
@@ -22,10 +22,10 @@ async fn with_release() -> Server {
 }
 
 #[tokio::test]
-async fn a_start_is_a_new_resource() {
+async fn starting_a_release_creates_a_resource() {
     let server = Server::start().await;
-    let body = r#"{"canary": "green", "reason": "5.2", "change": "OPS-7", "version": "5.2", "plan": {"steps": [5]},
-        "start_at": "2026-01-01T00:00:00Z"}"#;
+    let body = r#"{"canary": "green", "reason": "5.2", "change": "OPS-7", "version": "5.2",
+        "plan": {"steps": [5]}, "start_at": "2026-01-01T00:00:00Z"}"#;
     let started = server
         .check(Ask(START, &[JSON], body), 201, r#""change":"OPS-7""#)
         .await;
@@ -58,7 +58,7 @@ async fn a_start_is_a_new_resource() {
 }
 
 #[tokio::test]
-async fn a_start_that_is_wrong_says_where() {
+async fn an_invalid_release_start_names_the_field() {
     let server = Server::start().await;
     for (body, pointer) in [
         ("{}", "/canary"),
@@ -109,7 +109,7 @@ async fn a_start_that_is_wrong_says_where() {
 }
 
 #[tokio::test]
-async fn verbs_do_what_they_say() {
+async fn release_verbs_are_executed() {
     let server = with_release().await;
     let shown = server
         .check(Ask("GET /api/v1/releases/shop-1", &[], ""), 200, "")
@@ -165,7 +165,7 @@ async fn verbs_do_what_they_say() {
 }
 
 #[tokio::test]
-async fn a_command_with_what_its_verb_cannot_use_is_refused() {
+async fn a_command_with_a_field_its_verb_does_not_use_is_refused() {
     let server = with_release().await;
     for (verb, body, pointer) in [
         ("pause", r#"{"gate": "go"}"#, "/gate"),
@@ -196,7 +196,7 @@ async fn a_command_with_what_its_verb_cannot_use_is_refused() {
 }
 
 #[tokio::test]
-async fn writes_on_releases_are_conditional_and_made_once() {
+async fn release_writes_honour_if_match_and_idempotency_key() {
     let server = Server::start().await;
     let key = |key| [JSON, ("idempotency-key", key)];
     let first = server.check(Ask(START, &key("k1"), GREEN), 201, "").await;
@@ -251,7 +251,7 @@ async fn writes_on_releases_are_conditional_and_made_once() {
 }
 
 #[tokio::test]
-async fn roles_say_who_may_do_what() {
+async fn release_calls_require_their_role() {
     let server = Server::with_tokens().await;
     for (token, least) in [
         ("vera", "approve"),
@@ -339,7 +339,7 @@ async fn roles_say_who_may_do_what() {
 }
 
 #[tokio::test]
-async fn plans_are_forecast_without_changing_anything() {
+async fn plans_are_forecast_without_a_change() {
     let server = Server::start().await;
     const PLAN: &str = "/api/v1/services/shop/plan";
     let (get, post) = (format!("GET {PLAN}"), format!("POST {PLAN}"));
@@ -370,7 +370,7 @@ async fn plans_are_forecast_without_changing_anything() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_wrong_is_refused() {
+async fn unknown_releases_and_invalid_parameters_are_refused() {
     let server = Server::start().await;
     for path in ["", "/evidence", "/recording"] {
         let line = format!("GET /api/v1/releases/shop-9{path}");
@@ -402,7 +402,7 @@ async fn what_is_not_there_or_wrong_is_refused() {
 }
 
 #[tokio::test]
-async fn evidence_is_json_or_a_page_in_which_nothing_is_markup() {
+async fn evidence_is_json_or_a_page_with_escaped_text() {
     let server = with_release().await;
     const EVIDENCE: &str = "GET /api/v1/releases/shop-1/evidence";
     let bundle = server.check(Ask(EVIDENCE, &[], ""), 200, "").await.json();
@@ -474,13 +474,13 @@ fn check_nesting(page: &str) {
 }
 
 #[tokio::test]
-async fn recordings_are_sent_by_whole_lines() {
+async fn recordings_are_sent_in_complete_lines() {
     let server = with_release().await;
     const RECORDING: &str = "GET /api/v1/releases/shop-1/recording";
     let directory = tempfile::tempdir().unwrap();
     server.controller.releases.lock().unwrap().recordings = directory.path().to_owned();
     server
-        .check(Ask(RECORDING, &[], ""), 404, "Nothing was recorded")
+        .check(Ask(RECORDING, &[], ""), 404, "no recording")
         .await;
     let lines: String = (0..20_000)
         .map(|n| format!("{{\"t_ms\": {n}}}\n"))
@@ -500,7 +500,7 @@ async fn recordings_are_sent_by_whole_lines() {
 }
 
 #[tokio::test]
-async fn events_of_releases_are_told_to_those_who_watch_the_service() {
+async fn release_events_reach_the_streams_of_their_service() {
     let server = with_release().await;
     let release = |service: &str| {
         let mut release = super::play::release(1);

@@ -1,11 +1,11 @@
-//! What is asked, and what is answered.
+//! Requests and responses.
 
 use std::time::Duration;
 
 use super::*;
 
 #[tokio::test]
-async fn reads() {
+async fn resources_can_be_read() {
     let server = Server::start().await;
     let list = server
         .check(Ask("GET /api/v1/services", &[], ""), 200, "")
@@ -107,7 +107,7 @@ async fn readiness_follows_the_controller() {
 }
 
 #[tokio::test]
-async fn wrong_paths_methods_and_parameters() {
+async fn unknown_paths_wrong_methods_and_invalid_parameters_are_refused() {
     let server = Server::start().await;
     server
         .check(Ask("GET /nowhere", &[], ""), 404, "/problems/not-found")
@@ -181,7 +181,7 @@ async fn wrong_paths_methods_and_parameters() {
 }
 
 #[tokio::test]
-async fn the_journal_comes_in_pages() {
+async fn the_journal_is_paged() {
     let server = Server::start().await;
     let page = server
         .check(Ask("GET /api/v1/audit?limit=2", &[], ""), 200, "")
@@ -202,7 +202,7 @@ async fn the_journal_comes_in_pages() {
 }
 
 #[tokio::test]
-async fn writes_answer_with_the_service() {
+async fn writes_return_the_service() {
     let server = Server::start().await;
     let answer = server.check(Ask(PUT, &[JSON], HALF), 200, "").await;
     assert_eq!(answer.header("etag"), "\"2\"");
@@ -238,7 +238,7 @@ async fn writes_answer_with_the_service() {
 }
 
 #[tokio::test]
-async fn wrong_writes_change_nothing() {
+async fn invalid_writes_change_nothing() {
     let server = Server::start().await;
     let reason = |reason: &str| format!(r#"{{"weights": {{"blue": 100}}, "reason": "{reason}"}}"#);
     for (status, text, body) in [
@@ -318,7 +318,7 @@ async fn wrong_writes_change_nothing() {
 }
 
 #[tokio::test]
-async fn bodies_of_other_types_change_nothing() {
+async fn bodies_of_other_media_types_are_refused() {
     let server = Server::start().await;
     for kind in [
         "text/plain",
@@ -351,7 +351,7 @@ async fn bodies_of_other_types_change_nothing() {
 }
 
 #[tokio::test]
-async fn preconditions() {
+async fn preconditions_are_checked() {
     let server = Server::start().await;
     let at = |tags: &'static str| [JSON, ("if-match", tags)];
     for stale in ["\"0\"", "W/\"1\"", "\"2\", \"3\"", "\"01\"", "\"\""] {
@@ -385,7 +385,7 @@ async fn preconditions() {
 }
 
 #[tokio::test]
-async fn repeated_writes_get_the_first_answer() {
+async fn repeated_writes_replay_the_first_response() {
     let server = Server::start().await;
     let headers = [JSON, ("idempotency-key", "k1")];
     let first = server.check(Ask(PUT, &headers, HALF), 200, "").await;
@@ -420,7 +420,7 @@ async fn repeated_writes_get_the_first_answer() {
             )
             .await;
     }
-    // What failed has changed nothing and may be tried again.
+    // A failed write changed nothing, and its key may be used again.
     let headers = [JSON, ("idempotency-key", "k2")];
     let body = r#"{"weights": {"blue": 100}, "reason": "disk full"}"#;
     server.check(Ask(PUT, &headers, body), 507, "").await;
@@ -429,7 +429,7 @@ async fn repeated_writes_get_the_first_answer() {
 }
 
 #[tokio::test]
-async fn duplicates_at_the_same_time_are_made_once() {
+async fn concurrent_duplicates_are_executed_once() {
     let server = Server::start().await;
     let headers = [JSON, ("idempotency-key", "k1")];
     let body = r#"{"reason": "slow"}"#;
@@ -443,7 +443,7 @@ async fn duplicates_at_the_same_time_are_made_once() {
 }
 
 #[tokio::test]
-async fn a_write_that_takes_too_long_says_so_and_is_still_made() {
+async fn a_slow_write_times_out_and_still_takes_effect() {
     let limits = RequestLimits {
         request_timeout: Duration::from_millis(50),
         ..RequestLimits::default()
@@ -452,7 +452,7 @@ async fn a_write_that_takes_too_long_says_so_and_is_still_made() {
     let headers = [JSON, ("idempotency-key", "k1")];
     let body = r#"{"reason": "slow"}"#;
     server
-        .check(Ask(ROLLBACK, &headers, body), 504, "may still be made")
+        .check(Ask(ROLLBACK, &headers, body), 504, "may still take effect")
         .await;
     server.controller.go_on.notify_one();
     // The controller is free again as soon as it has made the change.
@@ -469,7 +469,7 @@ async fn a_write_that_takes_too_long_says_so_and_is_still_made() {
 }
 
 #[tokio::test]
-async fn identities_are_kept_or_given() {
+async fn request_ids_are_kept_or_generated() {
     let server = Server::start().await;
     let longest = "i".repeat(128);
     for sane in ["abc-1", &longest] {

@@ -1,10 +1,10 @@
-//! Who may ask, and from where.
+//! Authentication, roles, hosts and origins.
 
 use super::*;
 use crate::admin::server::serve;
 
 #[tokio::test]
-async fn an_address_that_others_reach_needs_tokens() {
+async fn a_non_loopback_address_requires_tokens() {
     for (address, options, is_fine) in [
         ("127.0.0.1:0", Options::default(), true),
         ("0.0.0.0:0", Options::default(), false),
@@ -30,7 +30,7 @@ async fn an_address_that_others_reach_needs_tokens() {
 }
 
 #[tokio::test]
-async fn tokens_say_who_calls_and_what_they_may() {
+async fn tokens_determine_the_caller_and_the_role() {
     let server = Server::with_tokens().await;
     const READS: [&str; 7] = [
         "GET /api/v1/services",
@@ -98,7 +98,7 @@ async fn tokens_say_who_calls_and_what_they_may() {
 }
 
 #[tokio::test]
-async fn answers_are_repeated_only_to_the_same_caller() {
+async fn responses_are_replayed_only_to_the_same_caller() {
     let server = Server::with_tokens().await;
     for (token, is_again) in [("anna", ""), ("boss", ""), ("anna", "true")] {
         let token = bearer(token);
@@ -109,7 +109,7 @@ async fn answers_are_repeated_only_to_the_same_caller() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_down_and_locks_nobody_out() {
+async fn token_guessing_is_rate_limited_and_locks_nobody_out() {
     let server = Server::with_tokens().await;
     let guess = [("authorization", "Bearer guess")];
     let mut status = 401;
@@ -129,7 +129,7 @@ async fn guessing_is_slowed_down_and_locks_nobody_out() {
 }
 
 #[tokio::test]
-async fn only_known_hosts_are_answered() {
+async fn unknown_hosts_are_refused() {
     let options = Options {
         allowed_hosts: vec![
             "Weigh.example".into(),
@@ -190,7 +190,7 @@ async fn only_known_hosts_are_answered() {
 }
 
 #[tokio::test]
-async fn pages_of_other_sites_cannot_drive_it() {
+async fn cross_origin_requests_are_refused() {
     let options = Options {
         allowed_origins: vec!["https://Ops.example".into()],
         ..Options::default()

@@ -45,11 +45,10 @@ fn refused(answer: Response, status: u16, named: &str) {
     assert!(!problem.to_string().contains("hunter2"), "{problem}");
 }
 
-#[test]
-fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_to_say_why() {
-    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+/// A proxy with tokens of each role, and the service `shop`.
+fn with_tokens(shop: &Value) -> Proxy {
     // The SHA-256 of `operator` and of `admin-token`.
-    let proxy = Proxy::start(json!({
+    Proxy::start(json!({
         "admin": { "tokens": [
             { "name": "otto", "role": "operate",
                 "sha256": "06e55b633481f7bb072957eabcf110c972e86691c3cfedabe088024bffe42f23" },
@@ -60,8 +59,37 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
             { "name": "ada", "role": "admin",
                 "sha256": "10a4c7c9fc5206d6f36dc6944a81bb6f4a3cb0e25014ae3b12e6c3e52712292a" },
         ]},
-        "services": { "shop": protected(&blue, &green, true) },
-    }));
+        "services": { "shop": shop },
+    }))
+}
+
+/// The journal has the plan of an overriding start, what it replaced and why.
+fn an_admin_overrides_with_a_reason(proxy: &Proxy, operator: &str, weaker: &(Value, &str)) {
+    let (plan, named) = weaker;
+    let body = json!({ "canary": "green", "reason": "hotfix", "plan": plan });
+    start(proxy, "admin-token", &body).expect(201);
+    let audit = proxy
+        .admin("GET", "/api/v1/audit?limit=1", operator, None)
+        .expect(200)
+        .json();
+    let entry = &audit["entries"][0];
+    assert_eq!(
+        (&entry["actor"], &entry["action"], &entry["reason"]),
+        (&json!("ada"), &json!("release_started"), &json!("hotfix"))
+    );
+    let told = &entry["after"]["release"];
+    assert_eq!(
+        (&told["plan"]["freeze"], &told["replaced"]["freeze"]),
+        (&json!([]), &json!(["00:00 - 12:00", "12:00 - 00:00"]))
+    );
+    assert!(told["overridden"].to_string().contains(named), "{told}");
+    assert!(!audit.to_string().contains("hunter2"), "{audit}");
+}
+
+#[test]
+fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_to_say_why() {
+    let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
+    let proxy = with_tokens(&protected(&blue, &green, true));
     let weaker = [
         (json!({ "freeze": [], "steps": [50, 100] }), "00:00 - 12:00"),
         (json!({ "steps": [50, 100] }), "qa"),
@@ -92,15 +120,7 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
     let body = json!({ "canary": "green", "plan": { "bake": "1s" } });
     let started = start(&proxy, "operator", &body).expect(201).json();
     assert_eq!(started["waiting_for"]["kind"], "gate", "{started}");
-    let verb = |verb: &str, body: &str| {
-        let headers = format!("{JSON}{operator}");
-        proxy.admin(
-            "POST",
-            &format!("/api/v1/releases/shop-1/{verb}"),
-            &headers,
-            Some(body),
-        )
-    };
+    let headers = format!("{JSON}{operator}");
     for (asked, body, status) in [
         ("approve", "{}", 403),
         ("promote", "{}", 409),
@@ -117,29 +137,14 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
         ),
         ("cancel", "{}", 200),
     ] {
-        verb(asked, body).expect(status);
+        let path = format!("/api/v1/releases/shop-1/{asked}");
+        proxy
+            .admin("POST", &path, &headers, Some(body))
+            .expect(status);
     }
     assert_eq!(green.count(), 0, "the canary was not even asked");
 
-    let (plan, named) = &weaker[0];
-    let body = json!({ "canary": "green", "reason": "hotfix", "plan": plan });
-    start(&proxy, "admin-token", &body).expect(201);
-    let audit = proxy
-        .admin("GET", "/api/v1/audit?limit=1", operator, None)
-        .expect(200)
-        .json();
-    let entry = &audit["entries"][0];
-    assert_eq!(
-        (&entry["actor"], &entry["action"], &entry["reason"]),
-        (&json!("ada"), &json!("release_started"), &json!("hotfix"))
-    );
-    let told = &entry["after"]["release"];
-    assert_eq!(
-        (&told["plan"]["freeze"], &told["replaced"]["freeze"]),
-        (&json!([]), &json!(["00:00 - 12:00", "12:00 - 00:00"]))
-    );
-    assert!(told["overridden"].to_string().contains(named), "{told}");
-    assert!(!audit.to_string().contains("hunter2"), "{audit}");
+    an_admin_overrides_with_a_reason(&proxy, operator, &weaker[0]);
 }
 
 #[test]

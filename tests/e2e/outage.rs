@@ -101,6 +101,35 @@ fn journalled(proxy: &Proxy, action: &str, words: &str) -> bool {
         .any(|entry| entry["action"] == action && entry.to_string().contains(words))
 }
 
+/// The brakes are back too, and a version that was rolled back gets nothing of a baseline.
+fn a_canary_that_was_rolled_back_gets_nothing(
+    proxy: &Proxy,
+    client: &mut Client,
+    (green, green_is): (&Upstream, &Switches),
+    blue_is: &Switches,
+) {
+    green_is.fails.store(true, SeqCst);
+    eventually("the canary is rolled back", || {
+        (0..20).for_each(|_| drop(client.get("/")));
+        release(proxy)["phase"] == "rolled_back"
+    });
+    green_is.fails.store(false, SeqCst);
+    blue_is.ill.store(true, SeqCst);
+    eventually("the baseline is down", || client.get("/").status == 503);
+    let before = green
+        .seen()
+        .iter()
+        .filter(|seen| seen.target == "/")
+        .count();
+    (0..50).for_each(|_| drop(client.get("/").expect(503)));
+    let after = green
+        .seen()
+        .iter()
+        .filter(|seen| seen.target == "/")
+        .count();
+    assert_eq!(before, after, "green was rolled back");
+}
+
 #[test]
 fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds() {
     let ((blue, blue_is), (green, green_is)) = (upstream("blue"), upstream("green"));
@@ -177,27 +206,7 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
         client.get("/").expect(200).text() == "blue"
     });
 
-    // The brakes are back too, and a version that was rolled back gets nothing of a baseline.
-    green_is.fails.store(true, SeqCst);
-    eventually("the canary is rolled back", || {
-        (0..20).for_each(|_| drop(client.get("/")));
-        release(&proxy)["phase"] == "rolled_back"
-    });
-    green_is.fails.store(false, SeqCst);
-    blue_is.ill.store(true, SeqCst);
-    eventually("the baseline is down", || client.get("/").status == 503);
-    let before = green
-        .seen()
-        .iter()
-        .filter(|seen| seen.target == "/")
-        .count();
-    (0..50).for_each(|_| drop(client.get("/").expect(503)));
-    let after = green
-        .seen()
-        .iter()
-        .filter(|seen| seen.target == "/")
-        .count();
-    assert_eq!(before, after, "green was rolled back");
+    a_canary_that_was_rolled_back_gets_nothing(&proxy, &mut client, (&green, &green_is), &blue_is);
 }
 
 #[test]

@@ -271,6 +271,11 @@ async fn release_calls_require_their_role() {
                 .await;
         }
     }
+}
+
+#[tokio::test]
+async fn starts_and_overrides_require_their_role_and_are_made_in_the_name_of_the_caller() {
+    let server = Server::with_tokens().await;
     let as_ = |token: &str| bearer(token);
     let (vera, anna, paul, boss) = (as_("vera"), as_("anna"), as_("paul"), as_("boss"));
     server

@@ -46,6 +46,11 @@ async fn resources_can_be_read() {
     }
     let metrics = server.check(Ask("GET /metrics", &[], ""), 200, "").await;
     assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4");
+}
+
+#[tokio::test]
+async fn a_read_with_the_current_tag_is_answered_304() {
+    let server = Server::start().await;
     for tags in ["\"1\"", "*", "\"7\", W/\"1\""] {
         let headers = [("if-none-match", tags)];
         let answer = server
@@ -298,6 +303,12 @@ async fn invalid_writes_change_nothing() {
     ] {
         server.check(Ask(PUT, &[JSON], body), status, text).await;
     }
+    assert_eq!(server.revision().await, 1);
+}
+
+#[tokio::test]
+async fn writes_to_unknown_services_and_with_unknown_fields_change_nothing() {
+    let server = Server::start().await;
     let missing = "PUT /api/v1/services/none/weights";
     server.check(Ask(missing, &[JSON], HALF), 404, "none").await;
     server

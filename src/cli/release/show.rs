@@ -105,9 +105,8 @@ fn all_failures(release: &api::Release) -> Vec<String> {
     lines
 }
 
-fn detail(release: &api::Release, colored: bool) -> String {
-    let steps: Vec<String> = release.steps.iter().map(f64::to_string).collect();
-    let budget = &release.budget;
+/// Identity, phase, outcome and approvals of a release.
+fn phase_lines(release: &api::Release, colored: bool) -> Vec<String> {
     let mut lines = vec![
         format!("Release   {}", paint(&release.id, "1", colored)),
         format!(
@@ -144,6 +143,13 @@ fn detail(release: &api::Release, colored: bool) -> String {
             approval.gate, approval.by, approval.at
         ));
     }
+    lines
+}
+
+fn detail(release: &api::Release, colored: bool) -> String {
+    let mut lines = phase_lines(release, colored);
+    let steps: Vec<String> = release.steps.iter().map(f64::to_string).collect();
+    let budget = &release.budget;
     lines.push(format!(
         "Weight    {} (steps {} %)",
         percent(release.weight),

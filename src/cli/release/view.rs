@@ -218,16 +218,9 @@ fn lines(release: &Release, measured: &BTreeMap<String, Window>) -> Vec<Line> {
             "",
         ),
     ];
-    if let Some(waiting) = &release.waiting_for {
-        lines.push((format::waits(waiting), "33"));
-    }
-    if release.waiting_for.is_none() {
-        lines.extend(
-            release
-                .too_few_requests
-                .map(|lacks| (format::too_few(lacks), "33")),
-        );
-    }
+    let waits = release.waiting_for.as_ref().map(format::waits);
+    let waits = waits.or_else(|| release.too_few_requests.map(format::too_few));
+    lines.extend(waits.map(|waits| (waits, "33")));
     lines
 }
 

@@ -131,6 +131,16 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
             Length(3),
             false,
         ),
+    ] {
+        let head = head(&format!("HTTP/{text}\r\n\r\n"));
+        assert_eq!((head.framing, head.reusable), (framing, reusable), "{text}");
+    }
+}
+
+#[test]
+fn framing_and_reuse_of_http10_and_of_statuses_without_a_body() {
+    use Framing::{Close, Length};
+    for (text, framing, reusable) in [
         ("1.0 200 OK\r\nContent-Length: 3", Length(3), false),
         (
             "1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 3",
@@ -167,9 +177,13 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
         let head = head(&format!("HTTP/{text}\r\n\r\n"));
         assert_eq!((head.framing, head.reusable), (framing, reusable), "{text}");
     }
+}
+
+#[test]
+fn a_response_to_head_keeps_its_length_and_has_no_body() {
     let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n";
     let (head, _) = read_in_pieces(Asked::Head, bytes, &[]).unwrap().unwrap();
-    assert_eq!((head.framing, head.reusable), (Length(0), true));
+    assert_eq!((head.framing, head.reusable), (Framing::Length(0), true));
     assert_eq!(head.response.headers()["content-length"], "12345");
 }
 

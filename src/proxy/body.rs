@@ -30,7 +30,7 @@ pub(crate) struct Cut;
 #[derive(Debug)]
 pub(crate) enum ClientBody {
     Nothing,
-    Http1(connection::Upload),
+    Http1(connection::ClientUpload),
     Http2(Incoming),
 }
 

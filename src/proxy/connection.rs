@@ -14,8 +14,8 @@ use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+pub(crate) use self::link::ClientUpload;
 use self::link::Link;
-pub(crate) use self::link::Upload;
 use super::client::{Client, Overdue};
 use super::error::Error;
 use super::handle::unknown;

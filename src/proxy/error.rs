@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::http1::Refusal;
+use super::http1::HeadError;
 use crate::stats::{Class, Reason};
 
 /// The field that tells which intermediary answered, and why (RFC 9209).
@@ -216,22 +216,22 @@ impl Error {
     }
 }
 
-impl From<Refusal> for Error {
-    fn from(refusal: Refusal) -> Error {
+impl From<HeadError> for Error {
+    fn from(refusal: HeadError) -> Error {
         match refusal {
-            Refusal::Malformed(detail) => Error::new(Reason::BadRequest, detail),
-            Refusal::TargetTooLong => {
+            HeadError::Malformed(detail) => Error::new(Reason::BadRequest, detail),
+            HeadError::TargetTooLong => {
                 Error::new(Reason::UriTooLong, "the request target is too long")
             }
-            Refusal::HeadTooLarge => Error::new(
+            HeadError::HeadTooLarge => Error::new(
                 Reason::HeadersTooLarge,
                 "the header fields are too many or too long",
             ),
-            Refusal::UnknownCoding => Error::new(
+            HeadError::UnknownCoding => Error::new(
                 Reason::NotImplemented,
                 "the only transfer coding that is understood is chunked",
             ),
-            Refusal::Version => Error {
+            HeadError::Version => Error {
                 status: Some(StatusCode::HTTP_VERSION_NOT_SUPPORTED),
                 ..Error::new(
                     Reason::NotImplemented,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::Client;
 use super::connection;
-use super::http1::Limits;
+use super::http1::HeadLimits;
 use super::room::{Seat, Seats};
 use super::worker::Worker;
 use crate::net::ListenerOptions;
@@ -54,9 +54,9 @@ impl Listener {
     }
 
     /// What the head of a request of HTTP/1.1 may measure.
-    pub(crate) fn head_limits(&self) -> Limits {
+    pub(crate) fn head_limits(&self) -> HeadLimits {
         let limits = self.options.limits;
-        Limits {
+        HeadLimits {
             head_bytes: limits.header_bytes,
             headers: limits.headers,
             target_bytes: limits.uri_bytes,

@@ -39,7 +39,7 @@ pub(crate) enum Choice {
 /// leaves the user without it. Then the key never comes again, and the request is what one without
 /// a key is: one that was drawn by itself.
 #[derive(Debug)]
-pub(crate) struct Identity {
+pub(crate) struct StickyIdentity {
     /// By the key, or by a draw where there can be none.
     pub(crate) choice: Choice,
     /// The cookie to give with the answer.
@@ -83,16 +83,16 @@ impl Common {
     }
 }
 
-impl Identity {
-    fn known(key: &[u8]) -> Identity {
-        Identity {
+impl StickyIdentity {
+    fn known(key: &[u8]) -> StickyIdentity {
+        StickyIdentity {
             choice: Choice::Key(key.into()),
             issue: None,
         }
     }
 
-    fn unknown(client: &Client) -> Identity {
-        Identity {
+    fn unknown(client: &Client) -> StickyIdentity {
+        StickyIdentity {
             choice: Choice::Draw(client.worker.draw()),
             issue: None,
         }
@@ -116,18 +116,18 @@ pub(crate) fn identify<B>(
     service: &RoutedService,
     request: &Request<B>,
     client: &Client,
-) -> Identity {
+) -> StickyIdentity {
     use crate::model::Sticky;
     let headers = request.headers();
     match &service.sticky {
-        None => Identity::unknown(client),
+        None => StickyIdentity::unknown(client),
         Some(Sticky::ClientIp) => {
             doubt_address(client);
-            Identity::known(&address_key(client_address(headers, client)))
+            StickyIdentity::known(&address_key(client_address(headers, client)))
         }
         Some(Sticky::Header(name)) => match header_key(name, headers, client) {
-            Some(key) => Identity::known(key),
-            None => Identity::unknown(client),
+            Some(key) => StickyIdentity::known(key),
+            None => StickyIdentity::unknown(client),
         },
         Some(Sticky::Cookie(cookie)) => by_cookie(service, cookie, request, client),
     }
@@ -158,7 +158,7 @@ fn by_cookie<B>(
     cookie: &StickyCookie,
     request: &Request<B>,
     client: &Client,
-) -> Identity {
+) -> StickyIdentity {
     let signer = &client.worker.signer;
     let (mut old, mut checked) = (None, 0);
     for value in cookies(request.headers(), &cookie.name) {
@@ -166,7 +166,7 @@ fn by_cookie<B>(
             Form::Signed { key, tag } if checked < TAGS_CHECKED_MAX => {
                 checked += 1;
                 if signer.verify(&service.name, key, tag) {
-                    return Identity::known(key);
+                    return StickyIdentity::known(key);
                 }
             }
             Form::Unsigned(key) => old = old.or(Some(key)),
@@ -178,7 +178,7 @@ fn by_cookie<B>(
     let key = old.copied().unwrap_or_else(|| new_key(client));
     let value = signer.sign(&service.name, &key);
     let https = is_https(request.headers(), client);
-    Identity {
+    StickyIdentity {
         choice: Choice::Key(key.into()),
         issue: Issue::new(cookie, &value, https, request.method()),
     }

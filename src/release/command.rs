@@ -30,7 +30,7 @@ pub enum ReleaseAction {
 
 /// A verb with its arguments.
 #[derive(Clone, Copy, Debug)]
-pub struct ReleaseCommand<'a> {
+pub struct Command<'a> {
     /// The verb.
     pub verb: ReleaseAction,
     /// The caller: the name of the token.
@@ -73,7 +73,7 @@ impl ReleaseAction {
     }
 }
 
-impl ReleaseCommand<'_> {
+impl Command<'_> {
     /// Whether freeze windows are overridden, by a start or by a verb; `Ok(false)` when the caller
     /// did not ask for it.
     ///
@@ -100,7 +100,7 @@ impl ReleaseCommand<'_> {
     }
 
     fn overrides(&self) -> Result<bool, Illegal> {
-        ReleaseCommand::overriding(self.override_freeze, self.may_override, self.reason)
+        Command::overriding(self.override_freeze, self.may_override, self.reason)
     }
 
     fn describe(&self, action: &str) -> String {
@@ -125,7 +125,7 @@ impl ReleaseCommand<'_> {
 impl ReleaseState {
     pub(crate) fn on_command(
         &self,
-        command: &ReleaseCommand<'_>,
+        command: &Command<'_>,
         now: Timestamp,
     ) -> Result<Option<Transition>, Illegal> {
         if self.phase.is_over() {
@@ -161,7 +161,7 @@ impl ReleaseState {
         }
     }
 
-    fn pause(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Option<Transition> {
+    fn pause(&self, command: &Command<'_>, now: Timestamp) -> Option<Transition> {
         let statement = Statement {
             by: command.by.to_owned(),
             reason: command.reason.map(str::to_owned),
@@ -174,7 +174,7 @@ impl ReleaseState {
     /// Ends a pause. Without a pause, it continues past an inconclusive step. With
     /// `override_freeze` the rest of the release ignores freeze windows; a command may ask for that
     /// alone.
-    fn resume(&self, command: &ReleaseCommand<'_>, now: Timestamp) -> Result<Transition, Illegal> {
+    fn resume(&self, command: &Command<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         let overrides = command.overrides()?;
         let by_judge = matches!(self.wait, Some(Wait::Judge(_)));
         let with_override = ReleaseState {
@@ -203,7 +203,7 @@ impl ReleaseState {
     /// renews the first.
     fn approve(
         &self,
-        command: &ReleaseCommand<'_>,
+        command: &Command<'_>,
         now: Timestamp,
     ) -> Result<Option<Transition>, Illegal> {
         let now_us = now.unix_us();
@@ -233,7 +233,7 @@ impl ReleaseState {
         Ok(Some(approved))
     }
 
-    fn gate_of(&self, command: &ReleaseCommand<'_>, now_us: i64) -> Result<&Gate, Illegal> {
+    fn gate_of(&self, command: &Command<'_>, now_us: i64) -> Result<&Gate, Illegal> {
         let ahead: Vec<&str> = self.gates_ahead().map(|gate| gate.name.as_str()).collect();
         let quoted = ahead
             .iter()
@@ -273,11 +273,7 @@ impl ReleaseState {
         }
     }
 
-    fn promote_now(
-        &self,
-        command: &ReleaseCommand<'_>,
-        now: Timestamp,
-    ) -> Result<Transition, Illegal> {
+    fn promote_now(&self, command: &Command<'_>, now: Timestamp) -> Result<Transition, Illegal> {
         if !self.is_judged() {
             return Err(self.illegal(command.verb, now));
         }

@@ -18,7 +18,7 @@
 //!   still apply.
 //! - *End.* No transition leaves an ended release.
 
-use super::command::{Illegal, ReleaseCommand};
+use super::command::{Command, Illegal};
 use super::state::{ReleaseState, Wait, wait_detail};
 use super::trial::Finding;
 use crate::analysis::WaitReason;
@@ -55,7 +55,7 @@ pub enum Input<'a> {
     /// The result of the preflight.
     Preflight(Result<(), &'a str>),
     /// An operator command.
-    Command(ReleaseCommand<'a>),
+    Command(Command<'a>),
 }
 
 /// A change of a release.

@@ -22,7 +22,7 @@ mod timeline;
 mod trial;
 
 pub(crate) use command::overriding;
-pub use command::{Illegal, ReleaseAction, ReleaseCommand};
+pub use command::{Command, Illegal, ReleaseAction};
 pub use forecast::{forecast, forecast_by_users};
 pub use freeze::{FreezeWindow, Frozen};
 pub use gate::Gate;

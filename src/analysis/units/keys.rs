@@ -157,17 +157,17 @@ impl OldKey {
 }
 
 /// A row of this or of an earlier version.
-pub(super) enum Read {
+pub(super) enum StoredKeys {
     Key(KeyState),
     Old(OldKey),
 }
 
-impl Read {
-    pub(super) fn row(state: &[u8]) -> Option<Read> {
+impl StoredKeys {
+    pub(super) fn row(state: &[u8]) -> Option<StoredKeys> {
         if state.len() == OldKey::BYTES {
-            return OldKey::read(state).map(Read::Old);
+            return OldKey::read(state).map(StoredKeys::Old);
         }
-        KeyState::read(state).map(Read::Key)
+        KeyState::read(state).map(StoredKeys::Key)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::Unit;
-use super::keys::{KeyState, KeyTable, OldKey, Read, Row, WEIGHTS_MAX, truncated};
+use super::keys::{KeyState, KeyTable, OldKey, Row, StoredKeys, WEIGHTS_MAX, truncated};
 use crate::stats::{Arm, RequestEvent};
 
 /// The resolution of ages, as a part of `bake`, at least 10 ms.
@@ -129,9 +129,9 @@ impl Units {
     ) -> Units {
         self.shift_us = self.last_us.wrapping_sub(now_us);
         for (number, state) in rows {
-            match Read::row(state) {
-                Some(Read::Key(key)) => self.keys.restore(number, key),
-                Some(Read::Old(old)) => {
+            match StoredKeys::row(state) {
+                Some(StoredKeys::Key(key)) => self.keys.restore(number, key),
+                Some(StoredKeys::Old(old)) => {
                     let key = self.of_old(old);
                     self.keys.restore(number, key);
                 }

@@ -8,7 +8,7 @@ use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Direction, Input, ReleaseAction, ReleaseCommand};
+use crate::release::{Command, Direction, Input, ReleaseAction};
 
 impl Controller {
     pub(in crate::control) fn command_release(
@@ -101,7 +101,7 @@ impl Controller {
             return Err(Refusal::Conflict("no release is in progress".to_owned()));
         };
         let now = self.clock.now();
-        let input = Input::Command(ReleaseCommand {
+        let input = Input::Command(Command {
             verb,
             by: &intent.actor,
             reason: intent.reason.as_deref(),

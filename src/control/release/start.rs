@@ -13,7 +13,7 @@ use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::{Illegal, Plan, ReleaseCommand, ReleaseState, Rescue, overriding};
+use crate::release::{Command, Illegal, Plan, ReleaseState, Rescue, overriding};
 use crate::routing::{self, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
 use crate::time::Timestamp;
@@ -83,7 +83,7 @@ impl Controller {
         let start_at_us = start.start_at.as_deref().map(moment).transpose()?;
         let reason = start.reason.as_deref();
         let override_freeze =
-            ReleaseCommand::overriding(start.override_freeze, intent.may_override, reason)?;
+            Command::overriding(start.override_freeze, intent.may_override, reason)?;
         if let Some(gate) = plan.gate_beyond(&intent.actor) {
             let detail = format!(
                 "fewer people besides {} may approve the gate than it requires: {}",

@@ -9,7 +9,7 @@ use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Direction, Input, ReleaseAction, ReleaseCommand, ReleaseState};
+use crate::release::{Command, Direction, Input, ReleaseAction, ReleaseState};
 use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -40,7 +40,7 @@ impl AppliedTransition {
         now: Timestamp,
     ) -> Option<Box<AppliedTransition>> {
         self.active.as_ref()?;
-        let cancel = Input::Command(ReleaseCommand {
+        let cancel = Input::Command(Command {
             verb: ReleaseAction::Cancel,
             by: "store",
             reason: None,

@@ -9,14 +9,14 @@ use http::{Method, Response, Version};
 
 use super::End;
 use super::link::Link;
-use super::output::{Asked, Output};
+use super::output::{Output, RequestTraits};
 use crate::proxy::body::ResponseBody;
-use crate::proxy::http1::request::{Head, Reader};
+use crate::proxy::http1::request::{RequestHead, RequestHeadReader};
 use crate::proxy::rim;
 
 /// Serves a connection until it ends, or turns out to speak HTTP/2.
 pub(super) async fn serve(link: &Rc<Link>) -> End {
-    let mut reader = Reader::new(link.client.listener.head_limits());
+    let mut reader = RequestHeadReader::new(link.client.listener.head_limits());
     let mut fresh = true;
     loop {
         let head = match poll_fn(|cx| link.poll_head(&mut reader, fresh, cx)).await {
@@ -31,8 +31,8 @@ pub(super) async fn serve(link: &Rc<Link>) -> End {
 }
 
 /// Answers one request. An error is the end of the connection, be it as it should.
-async fn exchange(link: &Rc<Link>, head: Head) -> Result<(), End> {
-    let mut asked = Asked {
+async fn exchange(link: &Rc<Link>, head: RequestHead) -> Result<(), End> {
+    let mut asked = RequestTraits {
         is_head: *head.request.method() == Method::HEAD,
         http10: head.request.version() == Version::HTTP_10,
         accepts_trailers: head.accepts_trailers,

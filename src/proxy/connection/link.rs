@@ -19,9 +19,9 @@ use super::End;
 use crate::proxy::body::{BodyError, ClientBody};
 use crate::proxy::client::Client;
 use crate::proxy::half_close::ResetWatch;
-use crate::proxy::http1::Segment;
+use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{Chunked, Piece};
-use crate::proxy::http1::request::{BodyLength, Head, Reader};
+use crate::proxy::http1::request::{BodyLength, RequestHead, RequestHeadReader};
 use crate::proxy::upstream::BLOCK;
 
 /// The client's preface of HTTP/2 (RFC 9113 section 3.4).
@@ -36,7 +36,7 @@ pub(super) struct Link {
     stream: RefCell<TcpStream>,
     input: RefCell<Input>,
     /// Interim responses that are being written.
-    interims: RefCell<Segment<Bytes>>,
+    interims: RefCell<OutputSegment<Bytes>>,
     /// Looks for a reset once the client has half closed the connection.
     watch: RefCell<Option<ResetWatch>>,
 }
@@ -118,7 +118,7 @@ impl Link {
                 awaited: false,
                 half_closed: false,
             }),
-            interims: RefCell::new(Segment::new(Vec::new())),
+            interims: RefCell::new(OutputSegment::new(Vec::new())),
             watch: RefCell::default(),
         })
     }
@@ -145,10 +145,10 @@ impl Link {
     /// The head of the next request. The connection is `fresh` until its first one.
     pub(super) fn poll_head(
         &self,
-        reader: &mut Reader,
+        reader: &mut RequestHeadReader,
         fresh: bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Head, End>> {
+    ) -> Poll<Result<RequestHead, End>> {
         self.client.keep_task(cx);
         loop {
             if let Some(end) = self.advance(reader, fresh) {
@@ -178,7 +178,11 @@ impl Link {
     }
 
     /// Looks whether what has been read is a head, or something else that ends the waiting for one.
-    fn advance(&self, reader: &mut Reader, fresh: bool) -> Option<Result<Head, End>> {
+    fn advance(
+        &self,
+        reader: &mut RequestHeadReader,
+        fresh: bool,
+    ) -> Option<Result<RequestHead, End>> {
         let Input { buffer, looked, .. } = &mut *self.input.borrow_mut();
         if buffer.len() == *looked {
             return None;
@@ -224,7 +228,7 @@ impl Link {
             .begin(expects && input.buffer.is_empty());
         input.held = length != BodyLength::Nothing;
         if input.held {
-            ClientBody::Http1(Upload {
+            ClientBody::Http1(ClientUpload {
                 link: Some(Rc::clone(self)),
             })
         } else {
@@ -338,7 +342,10 @@ impl Link {
 
     /// Puts what is left of interim responses before a response that is written to `out`.
     pub(super) fn take_interims(&self, out: &mut Vec<u8>) {
-        let segment = std::mem::replace(&mut *self.interims.borrow_mut(), Segment::new(Vec::new()));
+        let segment = std::mem::replace(
+            &mut *self.interims.borrow_mut(),
+            OutputSegment::new(Vec::new()),
+        );
         out.extend_from_slice(segment.rest());
         self.client.interims.take(out);
     }
@@ -346,7 +353,7 @@ impl Link {
     /// Writes once.
     pub(super) fn poll_write<D: bytes::Buf + Default>(
         &self,
-        segment: &mut Segment<D>,
+        segment: &mut OutputSegment<D>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut stream = self.stream.borrow_mut();
@@ -371,11 +378,11 @@ impl Link {
 /// The body of the request at hand. It lets go of the connection with its last piece, as it may be
 /// held for longer.
 #[derive(Debug)]
-pub(crate) struct Upload {
+pub(crate) struct ClientUpload {
     link: Option<Rc<Link>>,
 }
 
-impl Upload {
+impl ClientUpload {
     /// The next piece; `None` at its end.
     pub(crate) fn poll_frame(
         &mut self,
@@ -418,7 +425,7 @@ impl Upload {
     }
 }
 
-impl Drop for Upload {
+impl Drop for ClientUpload {
     fn drop(&mut self) {
         self.let_go();
     }

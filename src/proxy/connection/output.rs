@@ -9,12 +9,12 @@ use hyper::ext::ReasonPhrase;
 
 use crate::proxy::body::{Cut, ResponseBody};
 use crate::proxy::held::Piece;
-use crate::proxy::http1::Segment;
+use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{self, write_field};
 
 /// What the request means for the response to it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Asked {
+pub(super) struct RequestTraits {
     pub(super) is_head: bool,
     pub(super) http10: bool,
     pub(super) accepts_trailers: bool,
@@ -35,7 +35,7 @@ enum Framing {
 /// A response, piece by piece.
 #[derive(Debug)]
 pub(super) struct Output {
-    pub(super) segment: Segment<Piece>,
+    pub(super) segment: OutputSegment<Piece>,
     framing: Framing,
     keep_alive: bool,
     /// The trailers that may follow.
@@ -48,7 +48,7 @@ impl Output {
     /// A response whose head is the first piece, written behind what is in `buffer`.
     pub(super) fn new(
         buffer: Vec<u8>,
-        asked: Asked,
+        asked: RequestTraits,
         head: &response::Parts,
         body: &ResponseBody,
     ) -> Output {
@@ -64,7 +64,7 @@ impl Output {
             None => Framing::Chunked,
         };
         let mut output = Output {
-            segment: Segment::new(buffer),
+            segment: OutputSegment::new(buffer),
             framing,
             keep_alive: asked.keep_alive && framing != Framing::Close,
             trailers: Vec::new(),
@@ -77,7 +77,7 @@ impl Output {
         output
     }
 
-    fn write_head(&mut self, asked: Asked, head: &response::Parts) {
+    fn write_head(&mut self, asked: RequestTraits, head: &response::Parts) {
         let out = &mut self.segment.before;
         write_status(out, asked.http10, head);
         for (name, value) in &head.headers {
@@ -256,7 +256,7 @@ mod tests {
 
     /// What is written for a response with this body.
     fn written(
-        asked: Asked,
+        asked: RequestTraits,
         status: u16,
         fields: &[(&'static str, &'static str)],
         body: &'static str,
@@ -277,7 +277,7 @@ mod tests {
         String::from_utf8(output.segment.rest().to_vec()).unwrap()
     }
 
-    const ASKED: Asked = Asked {
+    const ASKED: RequestTraits = RequestTraits {
         is_head: false,
         http10: false,
         accepts_trailers: false,
@@ -308,7 +308,7 @@ mod tests {
             written(ASKED, 304, &fields, ""),
             "HTTP/1.1 304 Not Modified\r\n\r\n"
         );
-        let head = Asked {
+        let head = RequestTraits {
             is_head: true,
             ..ASKED
         };
@@ -320,7 +320,7 @@ mod tests {
 
     #[test]
     fn the_connection_field_says_what_the_version_does_not() {
-        let asked = |http10, keep_alive| Asked {
+        let asked = |http10, keep_alive| RequestTraits {
             http10,
             keep_alive,
             ..ASKED

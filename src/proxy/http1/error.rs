@@ -2,7 +2,7 @@
 
 /// What a request's head may measure.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct HeadLimits {
     /// Bytes of the whole head, the request line included.
     pub(crate) head_bytes: usize,
     /// Number of header fields.
@@ -13,7 +13,7 @@ pub(crate) struct Limits {
 
 /// Why a request is refused before it is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum HeadError {
     /// Not HTTP, or ambiguous: 400.
     Malformed(&'static str),
     /// The request target is too long: 414.

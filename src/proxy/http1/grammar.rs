@@ -1,6 +1,6 @@
 //! The grammar of single lines of HTTP/1.1 (RFC 9112), shared by both directions.
 
-use super::Refusal;
+use super::HeadError;
 
 /// What a header field means for the framing of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,20 +103,20 @@ pub(crate) fn mask(bytes: &mut [u8]) {
 }
 
 /// Checks a request line without its CRLF.
-pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine, Refusal> {
+pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine, HeadError> {
     let mut parts = text.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
-        return Err(Refusal::Malformed(
+        return Err(HeadError::Malformed(
             "the request line is not METHOD SP TARGET SP VERSION",
         ));
     };
     if method.is_empty() || method.len() > 32 || !all(method, TOKEN) {
-        return Err(Refusal::Malformed("the method is not a token"));
+        return Err(HeadError::Malformed("the method is not a token"));
     }
     if target.len() > target_max {
-        return Err(Refusal::TargetTooLong);
+        return Err(HeadError::TargetTooLong);
     }
     check_target(method, target)?;
     let line = |http10| RequestLine {
@@ -129,17 +129,17 @@ pub(crate) fn request_line(text: &[u8], target_max: usize) -> Result<RequestLine
         [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
             if major.is_ascii_digit() && minor.is_ascii_digit() =>
         {
-            Err(Refusal::Version)
+            Err(HeadError::Version)
         }
-        _ => Err(Refusal::Malformed(
+        _ => Err(HeadError::Malformed(
             "the version is not HTTP/1.1 or HTTP/1.0",
         )),
     }
 }
 
-fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
+fn check_target(method: &[u8], target: &[u8]) -> Result<(), HeadError> {
     if !is_target(target) {
-        return Err(Refusal::Malformed(
+        return Err(HeadError::Malformed(
             "a character in the request target that has to be percent-encoded",
         ));
     }
@@ -153,7 +153,7 @@ fn check_target(method: &[u8], target: &[u8]) -> Result<(), Refusal> {
     if form_is_known && (matches!(target, [b'/', ..] | b"*") || is_uri(target)) {
         Ok(())
     } else {
-        Err(Refusal::Malformed("a request target in no known form"))
+        Err(HeadError::Malformed("a request target in no known form"))
     }
 }
 
@@ -184,30 +184,32 @@ fn absolute_form(target: &[u8]) -> bool {
 }
 
 /// What is wrong with a first line that exceeds its limit before it ended.
-pub(crate) fn overlong_start(line: &[u8]) -> Refusal {
+pub(crate) fn overlong_start(line: &[u8]) -> HeadError {
     let start = line.get(..40).unwrap_or(line);
     match start.iter().position(|byte| *byte == b' ') {
         Some(end) if end > 0 && all(start.get(..end).unwrap_or_default(), TOKEN) => {
-            Refusal::TargetTooLong
+            HeadError::TargetTooLong
         }
-        _ => Refusal::Malformed("the request line is not METHOD SP TARGET SP VERSION"),
+        _ => HeadError::Malformed("the request line is not METHOD SP TARGET SP VERSION"),
     }
 }
 
 /// Checks a header or trailer field without its CRLF.
-pub(crate) fn field(text: &[u8]) -> Result<Header, Refusal> {
+pub(crate) fn field(text: &[u8]) -> Result<Header, HeadError> {
     let Some(colon) = memchr::memchr(b':', text) else {
-        return Err(Refusal::Malformed("a header line without a colon"));
+        return Err(HeadError::Malformed("a header line without a colon"));
     };
     let (name, value) = text.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
     if name.is_empty() || !all(name, TOKEN) {
-        return Err(Refusal::Malformed(
+        return Err(HeadError::Malformed(
             "a header name that is not a token, or a folded line",
         ));
     }
     if control(value).is_some() {
-        return Err(Refusal::Malformed("a control character in a header value"));
+        return Err(HeadError::Malformed(
+            "a control character in a header value",
+        ));
     }
     known(name, value)
 }
@@ -220,7 +222,7 @@ fn has_element(list: &[u8], expected: &[u8]) -> bool {
 
 /// What a field says of the message or the connection. `name` is a token, and `value` has no
 /// control characters.
-pub(crate) fn known(name: &[u8], value: &[u8]) -> Result<Header, Refusal> {
+pub(crate) fn known(name: &[u8], value: &[u8]) -> Result<Header, HeadError> {
     match name.len() {
         4 if name.eq_ignore_ascii_case(b"host") => host_field(trim(value)),
         14 if is_like(name, b"content-length") => {
@@ -281,20 +283,20 @@ pub(crate) fn is_like(name: &[u8], expected: &[u8]) -> bool {
     name.len() == expected.len() && name.iter().zip(expected).all(same)
 }
 
-fn framing_name(name: &[u8]) -> Result<(), Refusal> {
+fn framing_name(name: &[u8]) -> Result<(), HeadError> {
     if name.contains(&b'_') {
-        return Err(Refusal::Malformed(
+        return Err(HeadError::Malformed(
             "a framing header spelled with an underscore",
         ));
     }
     Ok(())
 }
 
-fn host_field(value: &[u8]) -> Result<Header, Refusal> {
+fn host_field(value: &[u8]) -> Result<Header, HeadError> {
     if value.is_empty() || host(value) {
         Ok(Header::Host)
     } else {
-        Err(Refusal::Malformed("the Host is malformed"))
+        Err(HeadError::Malformed("the Host is malformed"))
     }
 }
 
@@ -333,28 +335,30 @@ pub(crate) fn host(value: &[u8]) -> bool {
     name_is_good && port_is_good
 }
 
-fn length(value: &[u8]) -> Result<Header, Refusal> {
+fn length(value: &[u8]) -> Result<Header, HeadError> {
     let digits = !value.is_empty() && value.len() <= 19 && value.iter().all(u8::is_ascii_digit);
     match std::str::from_utf8(value)
         .ok()
         .and_then(|text| text.parse().ok())
     {
         Some(length) if digits => Ok(Header::Length(length)),
-        _ => Err(Refusal::Malformed("Content-Length is not a decimal number")),
+        _ => Err(HeadError::Malformed(
+            "Content-Length is not a decimal number",
+        )),
     }
 }
 
-fn coding(value: &[u8]) -> Result<Header, Refusal> {
+fn coding(value: &[u8]) -> Result<Header, HeadError> {
     if value.eq_ignore_ascii_case(b"chunked") {
         Ok(Header::Chunked)
     } else {
-        Err(Refusal::UnknownCoding)
+        Err(HeadError::UnknownCoding)
     }
 }
 
 /// Reads a chunk's size line without its CRLF. Extensions are checked and otherwise ignored (RFC
 /// 9112 section 7.1.1).
-pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
+pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, HeadError> {
     let end = text
         .iter()
         .position(|byte| !byte.is_ascii_hexdigit())
@@ -362,7 +366,7 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
     let (digits, extension) = text.split_at(end);
     // 15 hexadecimal digits are 2^60: no body has more, and nothing overflows.
     if digits.is_empty() || digits.len() > 15 {
-        return Err(Refusal::Malformed(
+        return Err(HeadError::Malformed(
             "a chunk's size is not a hexadecimal number",
         ));
     }
@@ -373,7 +377,7 @@ pub(crate) fn chunk_size(text: &[u8]) -> Result<u64, Refusal> {
         .and_then(|text| u64::from_str_radix(text, 16).ok())
     {
         Some(size) if well_formed => Ok(size),
-        _ => Err(Refusal::Malformed("a chunk's size line is malformed")),
+        _ => Err(HeadError::Malformed("a chunk's size line is malformed")),
     }
 }
 

@@ -12,5 +12,5 @@ pub(crate) mod request;
 pub(crate) mod response;
 mod segment;
 
-pub(crate) use self::error::{Limits, Malformed, Refusal};
-pub(crate) use self::segment::Segment;
+pub(crate) use self::error::{HeadError, HeadLimits, Malformed};
+pub(crate) use self::segment::OutputSegment;

@@ -14,7 +14,7 @@ use http::{Method, Request, Uri, Version};
 use memchr::memmem::Finder;
 
 use super::grammar::{self, Header, RequestLine};
-use super::{Limits, Refusal};
+use super::{HeadError, HeadLimits};
 use crate::proxy::target::RawTarget;
 
 /// The most empty lines before a request line.
@@ -35,7 +35,7 @@ pub(crate) enum BodyLength {
 
 /// A whole head.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     pub(crate) request: Request<()>,
     pub(crate) body: BodyLength,
     /// Whether the connection may carry another request after the response.
@@ -61,15 +61,15 @@ struct Framing {
 
 impl Framing {
     /// Takes note of a field.
-    fn note(&mut self, header: Header) -> Result<(), Refusal> {
+    fn note(&mut self, header: Header) -> Result<(), HeadError> {
         match header {
             Header::Other => {}
             Header::Host => self.hosts = self.hosts.saturating_add(1),
             Header::Length(_) if self.length.is_some() => {
-                return Err(Refusal::Malformed("more than one Content-Length"));
+                return Err(HeadError::Malformed("more than one Content-Length"));
             }
             Header::Length(length) => self.length = Some(length),
-            Header::Chunked if self.chunked => return Err(Refusal::UnknownCoding),
+            Header::Chunked if self.chunked => return Err(HeadError::UnknownCoding),
             Header::Chunked => self.chunked = true,
             Header::Connection { close, keep_alive } => {
                 self.close |= close;
@@ -82,17 +82,17 @@ impl Framing {
     }
 
     /// What follows the head that says this.
-    fn body(self) -> Result<BodyLength, Refusal> {
+    fn body(self) -> Result<BodyLength, HeadError> {
         if self.chunked && self.length.is_some() {
-            return Err(Refusal::Malformed(
+            return Err(HeadError::Malformed(
                 "both Content-Length and Transfer-Encoding",
             ));
         }
         if self.chunked && self.http10 {
-            return Err(Refusal::Malformed("Transfer-Encoding in HTTP/1.0"));
+            return Err(HeadError::Malformed("Transfer-Encoding in HTTP/1.0"));
         }
         if self.hosts > 1 || (self.hosts == 0 && !self.http10) {
-            return Err(Refusal::Malformed("a request has exactly one Host"));
+            return Err(HeadError::Malformed("a request has exactly one Host"));
         }
         Ok(match self.length {
             Some(length) if length > 0 => BodyLength::Exactly(length),
@@ -108,8 +108,8 @@ impl Framing {
 /// by line as it comes, so that what is wrong with it is known at once, and is read when it is
 /// whole.
 #[derive(Debug)]
-pub(crate) struct Reader {
-    limits: Limits,
+pub(crate) struct RequestHeadReader {
+    limits: HeadLimits,
     lines: Lines,
 }
 
@@ -129,9 +129,9 @@ struct Lines {
     framing: Framing,
 }
 
-impl Reader {
-    pub(crate) fn new(limits: Limits) -> Reader {
-        Reader {
+impl RequestHeadReader {
+    pub(crate) fn new(limits: HeadLimits) -> RequestHeadReader {
+        RequestHeadReader {
             limits,
             lines: Lines::default(),
         }
@@ -152,7 +152,7 @@ impl Reader {
         &mut self,
         buffer: &mut BytesMut,
         spare: impl FnOnce() -> HeaderMap,
-    ) -> Result<Option<Head>, Refusal> {
+    ) -> Result<Option<RequestHead>, HeadError> {
         // Only what has not been looked at yet: a head that comes byte by byte must not cost its
         // square.
         if self.lines.at == 0
@@ -184,7 +184,7 @@ impl Reader {
 
 impl Lines {
     /// Checks the lines that are whole; tells where the head ends once it does.
-    fn advance(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<usize>, Refusal> {
+    fn advance(&mut self, bytes: &[u8], limits: &HeadLimits) -> Result<Option<usize>, HeadError> {
         loop {
             let rest = bytes.get(self.at..).unwrap_or_default();
             let found = memchr::memchr(b'\n', rest.get(self.scanned..).unwrap_or_default());
@@ -198,7 +198,7 @@ impl Lines {
             self.at += end;
             self.scanned = 0;
             let Some(text) = line.strip_suffix(b"\r\n") else {
-                return Err(Refusal::Malformed("a line ends in LF without CR"));
+                return Err(HeadError::Malformed("a line ends in LF without CR"));
             };
             if self.line(text, limits)? {
                 return Ok(Some(self.at));
@@ -207,25 +207,25 @@ impl Lines {
     }
 
     /// Holds a line, or the part of it that has come, against the limits.
-    fn bound(&self, line: &[u8], limits: &Limits) -> Result<(), Refusal> {
+    fn bound(&self, line: &[u8], limits: &HeadLimits) -> Result<(), HeadError> {
         // Method, two spaces, version and CRLF take some room beside the target.
         if !self.in_fields && line.len() > limits.target_bytes.saturating_add(64) {
             return Err(grammar::overlong_start(line));
         }
         if self.at + line.len() - self.start > limits.head_bytes {
-            return Err(Refusal::HeadTooLarge);
+            return Err(HeadError::HeadTooLarge);
         }
         Ok(())
     }
 
     /// Checks a line without its CRLF; tells whether it is the last.
-    fn line(&mut self, text: &[u8], limits: &Limits) -> Result<bool, Refusal> {
+    fn line(&mut self, text: &[u8], limits: &HeadLimits) -> Result<bool, HeadError> {
         match (self.in_fields, text.is_empty()) {
             (false, true) => {
                 self.start = self.at;
                 self.empty_lines += 1;
                 if self.empty_lines > EMPTY_LINES_MAX {
-                    return Err(Refusal::Malformed("too many empty lines"));
+                    return Err(HeadError::Malformed("too many empty lines"));
                 }
             }
             (false, false) => {
@@ -235,7 +235,7 @@ impl Lines {
             (true, false) => {
                 self.fields += 1;
                 if self.fields > limits.headers {
-                    return Err(Refusal::HeadTooLarge);
+                    return Err(HeadError::HeadTooLarge);
                 }
                 self.framing.note(grammar::field(text)?)?;
             }
@@ -249,10 +249,14 @@ impl Lines {
 }
 
 /// What is said of a head that is wrong in no line of its own.
-const MALFORMED: Refusal = Refusal::Malformed("the request's head is malformed");
+const MALFORMED: HeadError = HeadError::Malformed("the request's head is malformed");
 
 /// Reads a whole head.
-fn read(bytes: &Bytes, limits: &Limits, mut headers: HeaderMap) -> Result<Head, Refusal> {
+fn read(
+    bytes: &Bytes,
+    limits: &HeadLimits,
+    mut headers: HeaderMap,
+) -> Result<RequestHead, HeadError> {
     let (line, mut rest) = split_line(bytes).ok_or(MALFORMED)?;
     let RequestLine { http10, odd } = grammar::request_line(line, limits.target_bytes)?;
     let mut framing = Framing {
@@ -269,7 +273,7 @@ fn read(bytes: &Bytes, limits: &Limits, mut headers: HeaderMap) -> Result<Head, 
         }
         fields += 1;
         if fields > limits.headers {
-            return Err(Refusal::HeadTooLarge);
+            return Err(HeadError::HeadTooLarge);
         }
         let (name, value) = line.split_at(memchr::memchr(b':', line).ok_or(MALFORMED)?);
         let value = grammar::trim(value.get(1..).unwrap_or_default());
@@ -289,7 +293,7 @@ fn read(bytes: &Bytes, limits: &Limits, mut headers: HeaderMap) -> Result<Head, 
         Version::HTTP_11
     };
     *request.headers_mut() = headers;
-    Ok(Head {
+    Ok(RequestHead {
         request,
         body,
         keep_alive: !framing.close && (!http10 || framing.keep_alive),
@@ -310,7 +314,7 @@ fn write_line(
     bytes: &Bytes,
     line: &[u8],
     odd: bool,
-) -> Result<(), Refusal> {
+) -> Result<(), HeadError> {
     let mut parts = line.split(|byte| *byte == b' ');
     let (method, target) = (
         parts.next().unwrap_or_default(),

@@ -5,7 +5,7 @@ use crate::proxy::http1::Malformed;
 use crate::proxy::http1::chunked::{Chunked, Piece};
 use crate::proxy::target;
 
-const LIMITS: Limits = Limits {
+const LIMITS: HeadLimits = HeadLimits {
     head_bytes: 4096,
     headers: 20,
     target_bytes: 256,
@@ -13,10 +13,10 @@ const LIMITS: Limits = Limits {
 
 /// A connection without a socket: its requests as they come, bodies left out.
 struct Connection {
-    reader: Reader,
+    reader: RequestHeadReader,
     buffer: BytesMut,
     body: Body,
-    heads: Vec<Head>,
+    heads: Vec<RequestHead>,
 }
 
 enum Body {
@@ -27,14 +27,14 @@ enum Body {
 impl Connection {
     fn new() -> Connection {
         Connection {
-            reader: Reader::new(LIMITS),
+            reader: RequestHeadReader::new(LIMITS),
             buffer: BytesMut::new(),
             body: Body::Length(0),
             heads: Vec::new(),
         }
     }
 
-    fn advance(&mut self, bytes: &[u8]) -> Result<(), Refusal> {
+    fn advance(&mut self, bytes: &[u8]) -> Result<(), HeadError> {
         self.buffer.extend_from_slice(bytes);
         loop {
             match &mut self.body {
@@ -50,7 +50,7 @@ impl Connection {
                     Ok(Piece::End) => self.body = Body::Length(0),
                     Ok(Piece::More) => return Ok(()),
                     Ok(_) => {}
-                    Err(Malformed(why)) => return Err(Refusal::Malformed(why)),
+                    Err(Malformed(why)) => return Err(HeadError::Malformed(why)),
                 },
                 Body::Length(_) => match self.reader.advance(&mut self.buffer, HeaderMap::new)? {
                     None => return Ok(()),
@@ -73,8 +73,8 @@ impl Connection {
 
     /// What has been read of each head.
     fn requests(&self) -> Vec<String> {
-        let head = |head: &Head| {
-            let Head {
+        let head = |head: &RequestHead| {
+            let RequestHead {
                 request,
                 body,
                 keep_alive,
@@ -88,7 +88,7 @@ impl Connection {
 }
 
 /// What is read of a whole connection, which is the same when it comes byte by byte.
-fn connection(bytes: &[u8]) -> (Connection, Result<(), Refusal>) {
+fn connection(bytes: &[u8]) -> (Connection, Result<(), HeadError>) {
     let (mut whole, mut slow) = (Connection::new(), Connection::new());
     let verdict = whole.advance(bytes);
     let by_byte = bytes.iter().try_for_each(|byte| slow.advance(&[*byte]));
@@ -101,17 +101,17 @@ fn connection(bytes: &[u8]) -> (Connection, Result<(), Refusal>) {
     (whole, verdict)
 }
 
-fn whole(bytes: &[u8]) -> Result<(), Refusal> {
+fn whole(bytes: &[u8]) -> Result<(), HeadError> {
     connection(bytes).1
 }
 
 fn refused(text: &str) -> &'static str {
     match whole(text.as_bytes()) {
-        Err(Refusal::Malformed(why)) => why,
-        Err(Refusal::TargetTooLong) => "414",
-        Err(Refusal::HeadTooLarge) => "431",
-        Err(Refusal::UnknownCoding) => "501",
-        Err(Refusal::Version) => "505",
+        Err(HeadError::Malformed(why)) => why,
+        Err(HeadError::TargetTooLong) => "414",
+        Err(HeadError::HeadTooLarge) => "431",
+        Err(HeadError::UnknownCoding) => "501",
+        Err(HeadError::Version) => "505",
         Ok(()) => "",
     }
 }

@@ -14,7 +14,7 @@ const COPIED_MAX: usize = 4 * 1024;
 /// One piece at a time: what stands before the data (a head, or a chunk's size line), the data, and
 /// what stands after it.
 #[derive(Debug)]
-pub(crate) struct Segment<D> {
+pub(crate) struct OutputSegment<D> {
     /// Written up to `at`.
     pub(crate) before: Vec<u8>,
     at: usize,
@@ -22,10 +22,10 @@ pub(crate) struct Segment<D> {
     after: &'static [u8],
 }
 
-impl<D: Buf + Default> Segment<D> {
+impl<D: Buf + Default> OutputSegment<D> {
     /// An empty segment that is written from `buffer`, which is empty.
-    pub(crate) fn new(buffer: Vec<u8>) -> Segment<D> {
-        Segment {
+    pub(crate) fn new(buffer: Vec<u8>) -> OutputSegment<D> {
+        OutputSegment {
             before: buffer,
             at: 0,
             data: D::default(),
@@ -158,7 +158,7 @@ mod tests {
             width in 1_usize..5000,
             held in any::<bool>(),
         ) {
-            let mut segment = Segment::new(Vec::new());
+            let mut segment = OutputSegment::new(Vec::new());
             segment.before.extend_from_slice(&before);
             let piece = Bytes::from(data.clone());
             if held {

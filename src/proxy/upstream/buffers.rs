@@ -29,7 +29,7 @@ const FIELDS_MAX: usize = 64;
 
 /// What was read.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Read {
+pub(crate) struct ReadResult {
     /// How much has come; 0 is the end.
     pub(crate) bytes: usize,
     /// The memory that is held for it.
@@ -61,7 +61,7 @@ impl Buffers {
         max: usize,
         copied: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Read>> {
+    ) -> Poll<io::Result<ReadResult>> {
         let mut block = self.block.borrow_mut();
         if block.capacity() < ROOM_MIN {
             block.reserve(BLOCK);
@@ -79,7 +79,7 @@ impl Buffers {
             buffer.extend_from_slice(&read);
             bytes
         };
-        Poll::Ready(Ok(Read { bytes, held }))
+        Poll::Ready(Ok(ReadResult { bytes, held }))
     }
 
     /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come.
@@ -89,7 +89,7 @@ impl Buffers {
         buffer: &mut BytesMut,
         window: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Read>> {
+    ) -> Poll<io::Result<ReadResult>> {
         let mut large = self.large.borrow_mut();
         if large.capacity() < window {
             *large = BytesMut::with_capacity(window);
@@ -104,7 +104,7 @@ impl Buffers {
             large.clear();
             bytes
         };
-        Poll::Ready(Ok(Read { bytes, held }))
+        Poll::Ready(Ok(ReadResult { bytes, held }))
     }
 
     /// An empty buffer to write from.

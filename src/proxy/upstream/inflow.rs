@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::BytesMut;
 use tokio::io::AsyncRead;
 
-use super::buffers::{BLOCK, Buffers, Read};
+use super::buffers::{BLOCK, Buffers, ReadResult};
 
 /// The most bytes that are read at once, which a client that reads slowly costs: an answer over
 /// HTTP/1.1 may hold no more.
@@ -60,7 +60,7 @@ impl Inflow {
         stream: Pin<&mut impl AsyncRead>,
         room: usize,
         cx: &mut Context<'_>,
-    ) -> Poll<io::Result<Read>> {
+    ) -> Poll<io::Result<ReadResult>> {
         if self.window == 0 || room < self.window {
             let copied = if room < BLOCK { usize::MAX } else { 0 };
             let read = self

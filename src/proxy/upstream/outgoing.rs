@@ -13,13 +13,13 @@ use super::Fault;
 use super::request::{self, Framing};
 use crate::proxy::body::Cut;
 use crate::proxy::hop::Hop;
-use crate::proxy::http1::{Segment, chunked};
+use crate::proxy::http1::{OutputSegment, chunked};
 use crate::proxy::unsent::Ticket;
 
 /// A request, one piece at a time.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    segment: Segment<Bytes>,
+    segment: OutputSegment<Bytes>,
     framing: Framing,
     /// Whether the piece at hand is the last.
     last: bool,
@@ -38,7 +38,7 @@ impl Outgoing {
         hop: &Hop<'_>,
     ) -> Outgoing {
         let mut outgoing = Outgoing {
-            segment: Segment::new(buffer),
+            segment: OutputSegment::new(buffer),
             framing,
             last: matches!(framing, Framing::Nothing | Framing::Length(0)),
             ticket,

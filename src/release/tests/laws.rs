@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::super::{
-    Direction, Finding, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition,
+    Command, Direction, Finding, Input, Plan, ReleaseAction, ReleaseState, Transition,
 };
 use super::{HOUR, MONDAY_9, begin, plan, tripped};
 use crate::analysis::WaitReason;
@@ -199,7 +199,7 @@ impl Model {
                 overrides,
                 may,
             } => {
-                let command = ReleaseCommand {
+                let command = Command {
                     verb: *verb,
                     by,
                     reason: Some("why"),

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::super::{Direction, Finding, Illegal, Input, ReleaseAction, ReleaseCommand};
+use super::super::{Command, Direction, Finding, Illegal, Input, ReleaseAction};
 use super::{Driver, HOUR, MONDAY_9, SECOND, at, begin, command, plan, quick, tripped};
 use crate::analysis::WaitReason;
 use crate::model::api::Phase;
@@ -271,7 +271,7 @@ fn freeze_blocks_start_and_advance() {
 fn freeze_override_needs_permission_and_reason() {
     let value = json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 09:00 - Mon 18:00"] });
     let mut release = Driver::new(value);
-    let asked = ReleaseCommand {
+    let asked = Command {
         override_freeze: true,
         ..command(ReleaseAction::Resume, "bob")
     };
@@ -279,7 +279,7 @@ fn freeze_override_needs_permission_and_reason() {
         release.try_send(&Input::Command(asked)),
         Err(Illegal::Person(_))
     ));
-    let mute = ReleaseCommand {
+    let mute = Command {
         may_override: true,
         reason: Some(" "),
         ..asked
@@ -288,7 +288,7 @@ fn freeze_override_needs_permission_and_reason() {
         release.try_send(&Input::Command(mute)),
         Err(Illegal::Unfit(_))
     ));
-    let right = ReleaseCommand {
+    let right = Command {
         may_override: true,
         ..asked
     };
@@ -307,7 +307,7 @@ fn freeze_override_needs_permission_and_reason() {
         json!({ "steps": [5, 50], "bake": "1s", "freeze": ["Mon 10:00 - Mon 18:00"] }),
     );
     other.now_us += HOUR;
-    let promote = ReleaseCommand {
+    let promote = Command {
         verb: ReleaseAction::Promote,
         ..right
     };
@@ -392,12 +392,12 @@ fn start_gate_blocks_the_first_step() {
         refused.contains("name one of the gates ahead: `late`"),
         "{refused}"
     );
-    let named = ReleaseCommand {
+    let named = Command {
         gate: Some("late"),
         ..command(ReleaseAction::Approve, "ann")
     };
     assert!(release.send(&Input::Command(named)).is_some());
-    let unknown = ReleaseCommand {
+    let unknown = Command {
         gate: Some("board"),
         ..named
     };
@@ -527,7 +527,7 @@ fn promote_goes_to_full_weight_or_is_refused() {
 #[test]
 fn fields_of_other_verbs_are_refused_except_for_rollback() {
     let mut release = Driver::started(quick());
-    let with_gate = |verb| ReleaseCommand {
+    let with_gate = |verb| Command {
         gate: Some("qa"),
         ..command(verb, "bob")
     };
@@ -586,7 +586,7 @@ fn refusal_during_a_freeze_names_the_override() {
             assert!(refused.contains(text), "{text}: {refused}");
         }
     }
-    let overriding = ReleaseCommand {
+    let overriding = Command {
         override_freeze: true,
         may_override: true,
         ..command(ReleaseAction::Resume, "bob")

@@ -10,9 +10,7 @@ mod trial;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    Finding, Illegal, Input, Plan, ReleaseAction, ReleaseCommand, ReleaseState, Transition,
-};
+use super::{Command, Finding, Illegal, Input, Plan, ReleaseAction, ReleaseState, Transition};
 use crate::model::api::FieldProblem;
 use crate::time::Timestamp;
 
@@ -62,8 +60,8 @@ fn begin(plan: Plan) -> ReleaseState {
     }
 }
 
-fn command<'a>(verb: ReleaseAction, by: &'a str) -> ReleaseCommand<'a> {
-    ReleaseCommand {
+fn command<'a>(verb: ReleaseAction, by: &'a str) -> Command<'a> {
+    Command {
         verb,
         by,
         reason: Some("because"),

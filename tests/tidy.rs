@@ -14,6 +14,28 @@ use std::path::{Path, PathBuf};
 /// The longest file, in lines.
 const FILE_LINES_MAX: usize = 600;
 
+/// The longest line of the program's own code, in characters.
+const LINE_MAX: usize = 100;
+
+/// Names that a module may use although others have it too: its settings, and what goes wrong.
+const SHARED_NAMES: [&str; 2] = ["Options", "Error"];
+
+/// Retired terms, and the standard one for each.
+const RETIRED: [(&str, &str); 12] = [
+    ("errand", "background job"),
+    ("testimony", "report"),
+    ("culprit", "cause"),
+    ("last words", "final response"),
+    ("stale sight", "stale revision"),
+    ("notebook", "event buffer"),
+    ("heed", "handle"),
+    ("untold", "undelivered"),
+    ("gave no answer", "is inconclusive"),
+    ("whosoever", "who"),
+    ("betimes", "early"),
+    ("erelong", "soon"),
+];
+
 /// What a pure module does without: runtimes, sockets, files, threads, clocks, generators, logs.
 const IMPURE: [&str; 22] = [
     "tokio",
@@ -114,6 +136,48 @@ fn no_file_is_too_long() {
 }
 
 #[test]
+fn no_line_of_the_program_is_too_long() {
+    let mut long = Vec::new();
+    for path in rust_files(&root().join("src")) {
+        if is_test_file(&path) {
+            continue;
+        }
+        for (number, line) in production(&read(&path)).lines().enumerate() {
+            if line.chars().count() > LINE_MAX {
+                long.push(format!("{}:{}", path.display(), number + 1));
+            }
+        }
+    }
+    assert!(long.is_empty(), "over {LINE_MAX} characters:\n{}", long.join("\n"));
+}
+
+/// One noun for one concept: a name that is seen outside its file belongs to one type.
+#[test]
+fn no_public_type_name_is_used_twice() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for path in rust_files(&root().join("src")) {
+        for name in public_types(&code(&read(&path))) {
+            places.entry(name).or_default().push(path.display().to_string());
+        }
+    }
+    let shared = |name: &String| SHARED_NAMES.contains(&name.as_str());
+    places.retain(|name, places| places.len() > 1 && !shared(name));
+    assert!(places.is_empty(), "{places:#?}");
+}
+
+#[test]
+fn comments_and_texts_use_standard_terms() {
+    let mut wrong = Vec::new();
+    for path in rust_files(&root().join("src")) {
+        let text = read(&path).to_lowercase();
+        for (retired, standard) in RETIRED.into_iter().filter(|(term, _)| contains_word(&text, term)) {
+            wrong.push(format!("{}: {retired}: write {standard}", path.display()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
 fn every_configuration_that_is_shipped_can_be_loaded() {
     let mut loaded = 0;
     for entry in fs::read_dir(root().join("config")).unwrap() {
@@ -172,6 +236,8 @@ fn the_scanners_see_what_they_look_for() {
         "Instant"
     ));
     assert!(!contains_word("std::fsync", "std::fs"));
+    let types = "pub struct A<T>(T);\npub(crate) enum B {}\nstruct C;\n    pub type D = u8;\n";
+    assert_eq!(public_types(types), ["A", "B"]);
     assert_eq!(
         pure_modules(),
         ["model", "stats", "routing", "analysis", "release"]
@@ -265,7 +331,25 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// The types of a file that are seen outside it.
+fn public_types(code: &str) -> Vec<String> {
+    let named = code.lines().filter_map(|line| {
+        let rest = line.strip_prefix("pub")?;
+        let rest = match rest.strip_prefix('(') {
+            Some(scope) => scope.split_once(") ")?.1,
+            None => rest.strip_prefix(' ')?,
+        };
+        let (kind, rest) = rest.split_once(' ')?;
+        ["struct", "enum", "trait", "type"].contains(&kind).then(|| identifier(rest))
+    });
+    named.collect()
+}
+
 fn is_test_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    if name.ends_with("_tests.rs") {
+        return true;
+    }
     path.components().any(|part| {
         ["tests", "tests.rs", "testing.rs"]
             .iter()

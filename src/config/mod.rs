@@ -1,4 +1,5 @@
-//! The configuration: parses YAML text into a validated [`Config`], or a [`Report`] of all problems.
+//! The configuration: parses YAML text into a validated [`Config`], or a [`Report`] of all
+//! problems.
 //!
 //! Two stages: `yaml` and `tree` hold the values with their positions; the readers of each section
 //! interpret and validate them. Nothing is ignored: unknown fields, and fields that this version

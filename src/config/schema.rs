@@ -402,7 +402,10 @@ const EVENTS: [&str; 12] = crate::model::Webhook::EVENTS;
 const NAME: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$";
 
 macro_rules! shape {
-    ($(#[$meta:meta])* $name:ident $([$(const $parameter:ident),*])?, $inner:literal, $schema:expr) => {
+    (
+        $(#[$meta:meta])* $name:ident $([$(const $parameter:ident),*])?,
+        $inner:literal, $schema:expr
+    ) => {
         $(#[$meta])*
         #[derive(Default)]
         struct $name$(<$(const $parameter: usize),*>)?;

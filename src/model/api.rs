@@ -180,7 +180,8 @@ pub struct AuditEntry {
     pub at: String,
     /// The actor: the name of the token, or `anonymous` where the API is open.
     pub actor: String,
-    /// The action: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so on.
+    /// The action: `weights`, `rollback`, `reload`, `release_started`, `release_advanced` and so
+    /// on.
     pub action: String,
     /// The service, if the entry concerns one.
     #[serde(skip_serializing_if = "Option::is_none")]

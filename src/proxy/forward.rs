@@ -222,7 +222,8 @@ async fn acquire(
                     .put(target.endpoint.key, connection, worker.deadlines.coarse()),
             },
             Err(error) => {
-                tracing::debug!(endpoint = %target.endpoint.address, reason = error.reason.as_str(), "no connection");
+                let (endpoint, reason) = (target.endpoint.address, error.reason.as_str());
+                tracing::debug!(%endpoint, reason, "no connection");
                 tried.push(target.endpoint.key);
                 last = Some(error);
                 // Another endpoint is no remedy for what is no fault of this one.

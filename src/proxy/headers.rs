@@ -172,8 +172,9 @@ fn not_understood(client: &Client, said: &str) {
             listener = client.listener.options.name,
             %peer,
             ?said,
-            "a trusted proxy sends an X-Forwarded-For that is not understood, and its users count as the last proxy that is; \
-             expected are addresses such as 203.0.113.7, 203.0.113.7:51234 or [2001:db8::7]:443 (said once)"
+            "a trusted proxy sends an X-Forwarded-For that is not understood, and its users count \
+             as the last proxy that is; expected are addresses such as 203.0.113.7, \
+             203.0.113.7:51234 or [2001:db8::7]:443 (logged once)"
         );
     }
 }
@@ -191,8 +192,9 @@ pub(crate) fn doubt_address(client: &Client) {
         tracing::warn!(
             listener = client.listener.options.name,
             %peer,
-            "a service with sticky.client_ip gets requests from a private address that is not among trusted_proxies: if \
-             it is a proxy's, all its users stay on one version; name it in the listener's trusted_proxies (said once)"
+            "a service with sticky.client_ip gets requests from a private address that is not \
+             among trusted_proxies: if it is a proxy's, all its users stay on one version; name it \
+             in the listener's trusted_proxies (logged once)"
         );
     }
 }

@@ -120,7 +120,8 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
             Err(Silence::Endpoint(error)) => (false, error),
             Err(error @ Silence::Local(_)) => {
                 // As many failed checks as it takes would take every endpoint out at once.
-                tracing::warn!(endpoint = %endpoint.address, %error, "an endpoint could not be checked");
+                let endpoint = endpoint.address;
+                tracing::warn!(%endpoint, %error, "an endpoint could not be checked");
                 tokio::time::sleep(health.interval).await;
                 continue;
             }

@@ -93,7 +93,8 @@ pub(crate) async fn run(
             }
             Err(error) if is_about_one_connection(&error) => {}
             Err(error) => {
-                tracing::warn!(listener = listener.options.name, %error, "no connection could be accepted");
+                let listener = &listener.options.name;
+                tracing::warn!(listener, %error, "no connection could be accepted");
                 tokio::time::sleep(REFUSED_PAUSE).await;
             }
         }

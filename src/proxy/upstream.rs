@@ -124,7 +124,8 @@ impl Connection {
     /// to the next request. As long as nothing has happened on it, this asks the operating
     /// system nothing.
     pub(crate) fn is_open(&self) -> bool {
-        matches!(self.stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+        let read = self.stream.try_read(&mut [0]);
+        read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says;

@@ -125,7 +125,9 @@ async fn perform(options: Options, out: &mut dyn Write) -> Result<DemoEnd, Error
     };
     let ended = match played {
         Ok(DemoEnd::Played(report)) => tokio::select! {
-            last = show.epilogue(&report, options.hold) => last.map(|()| DemoEnd::Played(report.clone())),
+            last = show.epilogue(&report, options.hold) => {
+                last.map(|()| DemoEnd::Played(report.clone()))
+            }
             () = signals.end() => Ok(DemoEnd::Played(report.clone())),
         },
         other => other,

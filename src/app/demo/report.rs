@@ -83,8 +83,8 @@ impl DemoReport {
     /// The report as text.
     pub(super) fn text(&self) -> String {
         let mut text = format!(
-            "\nWhat happened\n  {:>8.1} ms  first failing response to decision ({} of {} responses of \
-             {CANARY} failed)\n  {:>8.1} ms  rollback call to its response\n  {:>8}     \
+            "\nWhat happened\n  {:>8.1} ms  first failing response to decision ({} of {} responses \
+             of {CANARY} failed)\n  {:>8.1} ms  rollback call to its response\n  {:>8}     \
              requests sent after the response reached {CANARY}, of {}\n  {:>8}     \
              requests failed, of {}; {CANARY} responded to {} of them\n",
             self.decision_ms,

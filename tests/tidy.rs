@@ -148,7 +148,11 @@ fn no_line_of_the_program_is_too_long() {
             }
         }
     }
-    assert!(long.is_empty(), "over {LINE_MAX} characters:\n{}", long.join("\n"));
+    assert!(
+        long.is_empty(),
+        "over {LINE_MAX} characters:\n{}",
+        long.join("\n")
+    );
 }
 
 /// One noun for one concept: a name that is seen outside its file belongs to one type.
@@ -157,7 +161,10 @@ fn no_public_type_name_is_used_twice() {
     let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in rust_files(&root().join("src")) {
         for name in public_types(&code(&read(&path))) {
-            places.entry(name).or_default().push(path.display().to_string());
+            places
+                .entry(name)
+                .or_default()
+                .push(path.display().to_string());
         }
     }
     let shared = |name: &String| SHARED_NAMES.contains(&name.as_str());
@@ -170,7 +177,10 @@ fn comments_and_texts_use_standard_terms() {
     let mut wrong = Vec::new();
     for path in rust_files(&root().join("src")) {
         let text = read(&path).to_lowercase();
-        for (retired, standard) in RETIRED.into_iter().filter(|(term, _)| contains_word(&text, term)) {
+        for (retired, standard) in RETIRED
+            .into_iter()
+            .filter(|(term, _)| contains_word(&text, term))
+        {
             wrong.push(format!("{}: {retired}: write {standard}", path.display()));
         }
     }
@@ -340,13 +350,18 @@ fn public_types(code: &str) -> Vec<String> {
             None => rest.strip_prefix(' ')?,
         };
         let (kind, rest) = rest.split_once(' ')?;
-        ["struct", "enum", "trait", "type"].contains(&kind).then(|| identifier(rest))
+        ["struct", "enum", "trait", "type"]
+            .contains(&kind)
+            .then(|| identifier(rest))
     });
     named.collect()
 }
 
 fn is_test_file(path: &Path) -> bool {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .unwrap_or_default();
     if name.ends_with("_tests.rs") {
         return true;
     }

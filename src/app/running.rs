@@ -271,7 +271,7 @@ fn preflight(
 }
 
 /// A preflight request of a plan, which was validated already.
-fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::Smoke, String> {
+fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::PreflightRequest, String> {
     let invalid = |what: &str| format!("invalid preflight request: {what}");
     let mut headers = http::HeaderMap::new();
     for (name, value) in &smoke.headers {
@@ -281,7 +281,7 @@ fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::Smoke, Str
     if let Some(host) = host.and_then(|host| host.parse().ok()) {
         headers.entry(http::header::HOST).or_insert(host);
     }
-    Ok(proxy::Smoke {
+    Ok(proxy::PreflightRequest {
         method: smoke.method.parse().map_err(|_| invalid(&smoke.method))?,
         target: smoke.path.parse().map_err(|_| invalid(&smoke.path))?,
         headers,

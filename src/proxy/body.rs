@@ -10,13 +10,13 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::client::Client;
+use super::client::ClientConnection;
 use super::connection;
 use super::deadline::{Deadline, Millis};
 use super::error::Error;
 use super::exchange::Exchange;
-use super::held::Piece;
-use super::upstream::{self, Fault};
+use super::held::ChargedBytes;
+use super::upstream::{self, UpstreamFault};
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
 
@@ -90,12 +90,12 @@ pub(crate) enum RequestBody {
 #[derive(Debug)]
 pub(crate) struct Upload {
     body: ClientBody,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     /// Bytes that may still come; `None` means without limit.
     left: Option<u64>,
     idle: Duration,
     deadline: Deadline,
-    progress: Rc<Progress>,
+    progress: Rc<UploadProgress>,
     /// A piece that was taken and could not be sent.
     held: Option<Frame<Bytes>>,
     /// Whether it is the upstream that is waited for, and the idle limit is running.
@@ -104,7 +104,7 @@ pub(crate) struct Upload {
 
 /// What the two tasks of a request know of its upload.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct UploadProgress {
     fault: Cell<Option<Error>>,
     /// Whether it is the client that is waited for, and the idle limit is running.
     waiting: Cell<bool>,
@@ -114,7 +114,7 @@ pub(crate) struct Progress {
     done: Cell<bool>,
 }
 
-impl Progress {
+impl UploadProgress {
     /// What the client did wrong, if it did.
     pub(crate) fn fault(&self) -> Option<Error> {
         self.fault.get()
@@ -150,13 +150,13 @@ impl RequestBody {
     /// The body of a request, and what is known of its progress if there is one.
     pub(crate) fn new(
         body: ClientBody,
-        client: &Rc<Client>,
-    ) -> (RequestBody, Option<Rc<Progress>>) {
+        client: &Rc<ClientConnection>,
+    ) -> (RequestBody, Option<Rc<UploadProgress>>) {
         if body.is_end_stream() {
             return (RequestBody::Empty, None);
         }
         let options = &client.listener.options;
-        let progress = Rc::new(Progress::default());
+        let progress = Rc::new(UploadProgress::default());
         progress.moved.set(client.worker.deadlines.coarse());
         let upload = Upload {
             body,
@@ -238,7 +238,7 @@ impl Upload {
             return Poll::Pending;
         }
         if !std::mem::replace(&mut self.stuck, true) {
-            self.client.worker.rouse();
+            self.client.worker.wake();
             self.deadline.set(self.idle);
         }
         self.deadline.poll(cx)
@@ -315,7 +315,7 @@ pub(crate) struct Relay {
     pub(crate) body: Option<upstream::Body>,
     pub(crate) endpoint: EndpointKey,
     pub(crate) exchange: Exchange,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ExchangeTimeouts,
     /// Whether it is the client's turn to take something.
     pub(crate) offered: bool,
     /// Whether it is the client that is waited for, since enough is held for it.
@@ -326,7 +326,7 @@ pub(crate) struct Relay {
 
 /// The limits of time on an exchange.
 #[derive(Debug)]
-pub(crate) struct Limits {
+pub(crate) struct ExchangeTimeouts {
     /// Fires when nothing has moved for too long.
     pub(crate) idle: Deadline,
     pub(crate) idle_limit: Duration,
@@ -337,7 +337,10 @@ pub(crate) struct Limits {
 }
 
 impl Relay {
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
         let held = std::mem::take(&mut self.held);
         if !held {
             self.offer(false);
@@ -360,7 +363,10 @@ impl Relay {
         }
     }
 
-    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
         if std::mem::take(&mut self.cut) {
             return Poll::Ready(Some(Err(Cut)));
         }
@@ -389,7 +395,8 @@ impl Relay {
             Poll::Ready(Some(Ok(frame))) => {
                 let last = body.is_end_stream();
                 self.limits.waiting = false;
-                self.exchange.sent(frame.data_ref().map_or(0, Piece::len));
+                self.exchange
+                    .sent(frame.data_ref().map_or(0, ChargedBytes::len));
                 if last {
                     self.end();
                 }
@@ -409,7 +416,7 @@ impl Relay {
 
     /// Whose fault it is: the answer also ends when the client's upload, still under way, has to be
     /// cut.
-    fn broken_off(&self, fault: &Fault) -> Error {
+    fn broken_off(&self, fault: &UpstreamFault) -> Error {
         let upload = self.exchange.upload.as_ref();
         let reason = if fault.is_nonsense() {
             Reason::UpstreamProtocolError
@@ -421,7 +428,10 @@ impl Relay {
             .unwrap_or(Error::new(reason, "the upstream's answer broke off"))
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    fn poll_idle(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
         if !std::mem::replace(&mut self.limits.waiting, true) {
             self.limits.idle.set(self.limits.idle_limit);
         }
@@ -435,7 +445,11 @@ impl Relay {
     /// The answer cannot be completed, and must not look complete: the error makes the server cut
     /// the connection or reset the stream. That throws away what the server has not yet
     /// written, be it the head, so it is given a turn to write that before.
-    fn cut(&mut self, error: &Error, cx: &Context<'_>) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    fn cut(
+        &mut self,
+        error: &Error,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
         self.body = None;
         self.exchange.fail(error);
         self.cut = true;
@@ -489,13 +503,13 @@ impl ResponseBody {
 }
 
 impl Body for ResponseBody {
-    type Data = Piece;
+    type Data = ChargedBytes;
     type Error = Cut;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
         match self.get_mut() {
             ResponseBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             ResponseBody::Own(bytes) => {

@@ -7,10 +7,10 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
-use super::client::Client;
+use super::client::ClientConnection;
 use super::error::Error;
 use super::http1::grammar;
-use super::{headers, hop};
+use super::{forwarded_headers, headers};
 use crate::stats::Reason;
 
 const fn bad(detail: &'static str) -> Error {
@@ -18,7 +18,7 @@ const fn bad(detail: &'static str) -> Error {
 }
 
 /// Checks a request's head, and brings its target into origin form with the host in `Host`.
-pub(crate) fn request<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
+pub(crate) fn request<B>(request: &mut Request<B>, client: &ClientConnection) -> Result<(), Error> {
     if *request.method() == Method::CONNECT {
         return Err(Error::new(
             Reason::NotImplemented,
@@ -36,7 +36,7 @@ pub(crate) fn request<B>(request: &mut Request<B>, client: &Client) -> Result<()
             "the request's body is too large",
         ));
     }
-    if hop::is_looping(request.headers()) {
+    if forwarded_headers::is_looping(request.headers()) {
         return Err(Error::looping());
     }
     Ok(())
@@ -46,7 +46,7 @@ fn declared_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-fn http2<B>(request: &mut Request<B>, client: &Client) -> Result<(), Error> {
+fn http2<B>(request: &mut Request<B>, client: &ClientConnection) -> Result<(), Error> {
     let uri = request.uri();
     let target = uri.path_and_query().map_or("", PathAndQuery::as_str);
     if target.len() > client.listener.options.limits.uri_bytes {

@@ -9,16 +9,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::deadline::{Deadline, Millis};
+use super::forwarded_headers::Origin;
 use super::half_close;
 use super::held::{Account, Held};
-use super::hop::Origin;
 use super::interims::Interims;
 use super::listener::Listener;
 use super::worker::Worker;
 
 /// What is known of one client connection.
 #[derive(Debug)]
-pub(crate) struct Client {
+pub(crate) struct ClientConnection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<Listener>,
     pub(crate) peer: SocketAddr,
@@ -63,15 +63,19 @@ pub(crate) enum Overdue {
     Write,
 }
 
-impl Client {
-    pub(crate) fn new(worker: Rc<Worker>, listener: Rc<Listener>, peer: SocketAddr) -> Client {
+impl ClientConnection {
+    pub(crate) fn new(
+        worker: Rc<Worker>,
+        listener: Rc<Listener>,
+        peer: SocketAddr,
+    ) -> ClientConnection {
         let deadline = worker.deadlines.deadline();
         deadline.set(listener.options.timeouts.keep_alive);
         let address = peer.ip().to_canonical();
         let trusted = &listener.options.trusted_proxies;
         let trusted = trusted.iter().any(|net| net.contains(&address));
         let held = Rc::new(Held::default());
-        Client {
+        ClientConnection {
             account: Account::http1(&held),
             held,
             peer,
@@ -147,7 +151,7 @@ impl Client {
     /// not needs a limit of its own.
     pub(crate) fn begin_head(&self) {
         if !self.in_head.replace(true) {
-            self.worker.rouse();
+            self.worker.wake();
             self.since.set(self.worker.deadlines.coarse());
             self.deadline.set(self.listener.options.timeouts.header);
         }
@@ -193,7 +197,7 @@ impl Client {
         if due <= now {
             return Some(what);
         }
-        self.worker.rouse();
+        self.worker.wake();
         self.deadline.set_at(due);
         None
     }
@@ -236,7 +240,7 @@ impl Client {
     pub(crate) fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &written {
             Poll::Pending if self.blocked.get().is_none() => {
-                self.worker.rouse();
+                self.worker.wake();
                 self.blocked.set(Some(self.worker.deadlines.coarse()));
                 self.deadline.set(self.write_limit.get());
             }

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 
 pub(crate) use self::link::ClientUpload;
 use self::link::Link;
-use super::client::{Client, Overdue};
+use super::client::{ClientConnection, Overdue};
 use super::error::Error;
 use super::handle::unknown;
 use crate::stats::{MethodLabel, Reason, RequestLabels};
@@ -45,7 +45,7 @@ enum End {
 }
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
+pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
     let link = Link::new(Rc::clone(&client), stream);
     // On the heap, since the state of a request is large, and would otherwise be moved several
     // times on its way there.
@@ -83,9 +83,9 @@ pub(crate) async fn serve(client: Rc<Client>, stream: TcpStream) {
 }
 
 /// Tells a client why it is not served, and closes the connection so that it can read that.
-async fn refuse(client: &Client, stream: Option<TcpStream>, error: Error) {
+async fn refuse(client: &ClientConnection, stream: Option<TcpStream>, error: Error) {
     count(client, &error);
-    client.worker.rouse();
+    client.worker.wake();
     let id = client.worker.new_request_id();
     let answer = error.response(Some(&id));
     log(client, &error, id, answer.body().len());
@@ -95,7 +95,7 @@ async fn refuse(client: &Client, stream: Option<TcpStream>, error: Error) {
 }
 
 /// Counts a refusal of which no request came.
-fn count(client: &Client, error: &Error) {
+fn count(client: &ClientConnection, error: &Error) {
     let listener = client.listener.index;
     let mut recorder = client.worker.recorder.borrow_mut();
     recorder.reject(Some(listener), None, error.reason);
@@ -108,7 +108,7 @@ fn count(client: &Client, error: &Error) {
 }
 
 /// Tells the access log of a connection that is refused, as far as anything is known of it.
-fn log(client: &Client, error: &Error, id: HeaderValue, bytes: usize) {
+fn log(client: &ClientConnection, error: &Error, id: HeaderValue, bytes: usize) {
     let log = &client.worker.access_log;
     if log.enabled() {
         log.log(AccessRecord {

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use http::header::{HOST, SET_COOKIE};
 use http::{HeaderMap, Method, Request};
 
-use super::body::Limits;
+use super::body::ExchangeTimeouts;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::headers::client_address;
+use super::request_trial::{self, Drawn, RequestTrial};
 use super::sticky::{self, Choice, Issue};
 use super::target;
-use super::trial::{self, Drawn, Trial};
 use super::worker::Worker;
 use crate::model::{Sticky, Timeouts};
 use crate::routing::{
@@ -38,11 +38,11 @@ enum Way {
     /// It has not been drawn yet.
     New,
     /// To the upstream that it is drawn for.
-    Drawn,
+    Split,
     /// To the baseline of this release, though it was drawn for the canary.
-    Spared(Arc<ReleaseHandle>),
+    Overflow(Arc<ReleaseHandle>),
     /// To the baseline of this release, since the canary has failed it.
-    Rescued(Arc<ReleaseHandle>),
+    Failover(Arc<ReleaseHandle>),
 }
 
 /// The endpoint that a request goes to, under one revision of the table.
@@ -102,7 +102,7 @@ impl Destination {
         let identity = sticky::identify(&service, request, &exchange.client);
         let user = service.watch.is_some().then(|| {
             let address = || client_address(headers, &exchange.client);
-            trial::user(&service, &identity.choice, address)
+            request_trial::user(&service, &identity.choice, address)
         });
         let destination = Destination::new(service, revision, identity.choice, user);
         Ok((destination, identity.issue))
@@ -138,7 +138,7 @@ impl Destination {
 
     /// From here on it goes to the baseline, if the newest table still has that.
     pub(crate) fn rescue(&mut self, watch: &Arc<ReleaseHandle>) {
-        self.way = Way::Rescued(Arc::clone(watch));
+        self.way = Way::Failover(Arc::clone(watch));
     }
 
     /// The service's limits of time.
@@ -164,13 +164,13 @@ impl Destination {
     }
 
     /// Limits of time for one exchange; the total begins to run.
-    pub(crate) fn limits(&self, worker: &Worker) -> Limits {
+    pub(crate) fn limits(&self, worker: &Worker) -> ExchangeTimeouts {
         let total = (!self.service.timeouts.total.is_zero()).then(|| {
             let deadline = worker.deadlines.deadline();
             deadline.set(self.service.timeouts.total);
             deadline
         });
-        Limits {
+        ExchangeTimeouts {
             idle: worker.deadlines.deadline(),
             idle_limit: self.service.timeouts.idle,
             waiting: false,
@@ -222,7 +222,7 @@ impl Destination {
     }
 
     fn enrol(&mut self, exchange: &mut Exchange, worker: &Worker) {
-        self.way = Way::Drawn;
+        self.way = Way::Split;
         let Some(watch) = self.watch().cloned() else {
             return;
         };
@@ -236,9 +236,9 @@ impl Destination {
         };
         let user = self.user.unwrap_or_else(|| {
             let address = || exchange.client.peer.ip().to_canonical();
-            trial::user(&self.service, &self.choice, address)
+            request_trial::user(&self.service, &self.choice, address)
         });
-        let request = trial::Request {
+        let request = request_trial::PendingAssignment {
             drawn,
             user,
             uploading: exchange
@@ -246,9 +246,9 @@ impl Destination {
                 .as_ref()
                 .is_some_and(|upload| !upload.is_done()),
         };
-        match Trial::draw(worker, &self.service, &watch, &request) {
+        match RequestTrial::draw(worker, &self.service, &watch, &request) {
             Drawn::On(trial) => exchange.trial = Some(trial),
-            Drawn::Displaced => self.way = Way::Spared(watch),
+            Drawn::Displaced => self.way = Way::Overflow(watch),
             Drawn::Aside => {}
         }
     }
@@ -257,7 +257,7 @@ impl Destination {
     /// has no weight any more, and then it is a new one on the canary, within its limits.
     fn stay(&mut self, exchange: &mut Exchange, worker: &Worker, at: UpstreamKey) {
         let drawn = self.drawn().map(|upstream| upstream.key);
-        if !matches!(self.way, Way::Drawn) {
+        if !matches!(self.way, Way::Split) {
             return;
         }
         if drawn == Some(at) {
@@ -280,7 +280,7 @@ impl Destination {
         if let Some(watch) = self.service.watch.clone().filter(|_| to_canary)
             && upstream(&self.service, at).is_some_and(|upstream| !upstream.weight.is_zero())
         {
-            self.way = Way::Spared(watch);
+            self.way = Way::Overflow(watch);
             return;
         }
         let subject = exchange
@@ -303,7 +303,7 @@ impl Destination {
                     .table
                     .service(&self.service.name)
                     .is_some_and(|service| match &self.way {
-                        Way::Spared(watch) | Way::Rescued(watch)
+                        Way::Overflow(watch) | Way::Failover(watch)
                             if watch.spec.baseline == target.upstream =>
                         {
                             !has_baseline(service, watch)
@@ -330,10 +330,10 @@ impl Destination {
     fn upstream(&self) -> Option<&RoutedUpstream> {
         let baseline = |watch: &ReleaseHandle| upstream(&self.service, watch.spec.baseline);
         match &self.way {
-            Way::Spared(watch) if has_baseline(&self.service, watch) => {
+            Way::Overflow(watch) if has_baseline(&self.service, watch) => {
                 baseline(watch).map(|baseline| self.service.stand_in(baseline).unwrap_or(baseline))
             }
-            Way::Rescued(watch) => baseline(watch).filter(|_| has_baseline(&self.service, watch)),
+            Way::Failover(watch) => baseline(watch).filter(|_| has_baseline(&self.service, watch)),
             _ => self.chosen(),
         }
     }

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 
 use http::{HeaderValue, Response, response};
 
-use super::body::Progress;
-use super::client::Client;
+use super::body::UploadProgress;
+use super::client::ClientConnection;
 use super::deadline::{Deadline, Millis};
 use super::error::Error;
-use super::room::Place;
-use super::sample::{Seen, Subject};
-use super::trial::Trial;
-use super::upstream::Connection;
+use super::limits::Permit;
+use super::request_trial::RequestTrial;
+use super::sample::{SampleCandidate, SampledResponse};
+use super::upstream::UpstreamConnection;
 use super::worker::Worker;
 use crate::model::Name;
 use crate::routing::{EndpointKey, InFlight};
@@ -28,7 +28,7 @@ const STALL_MS: Millis = 200;
 /// aborted by the client.
 #[derive(Debug)]
 pub(crate) struct Exchange {
-    pub(crate) client: Rc<Client>,
+    pub(crate) client: Rc<ClientConnection>,
     started: Instant,
     /// When the upstream at hand was asked: `started`, unless another was asked before and failed.
     asked: Instant,
@@ -38,21 +38,25 @@ pub(crate) struct Exchange {
     in_flight: Option<InFlight>,
     first_byte: Option<Instant>,
     done: bool,
-    pub(crate) upload: Option<Rc<Progress>>,
+    pub(crate) upload: Option<Rc<UploadProgress>>,
     bytes_out: u64,
     pub(crate) request_id: Option<HeaderValue>,
     /// What a refusal tells the client, where it is not the same for all of its kind.
     pub(crate) detail: Option<String>,
     access: Option<Box<AccessRecord>>,
     /// What it owes a release, if its service has one.
-    pub(crate) trial: Option<Box<Trial>>,
+    pub(crate) trial: Option<Box<RequestTrial>>,
     /// Its place among the requests under way.
-    _place: Place,
+    _place: Permit,
 }
 
 impl Exchange {
     /// A request has arrived.
-    pub(crate) fn begin(client: &Rc<Client>, method: MethodLabel, place: Place) -> Exchange {
+    pub(crate) fn begin(
+        client: &Rc<ClientConnection>,
+        method: MethodLabel,
+        place: Permit,
+    ) -> Exchange {
         let started = Instant::now();
         client.enter(started);
         client.worker.begin();
@@ -84,7 +88,7 @@ impl Exchange {
     }
 
     /// Keeps what a sample will tell of the request, if it has a part in a release.
-    pub(crate) fn describe_trial(&mut self, subject: impl FnOnce() -> Option<Subject>) {
+    pub(crate) fn describe_trial(&mut self, subject: impl FnOnce() -> Option<SampleCandidate>) {
         if let Some(trial) = &mut self.trial
             && let Some(subject) = subject()
         {
@@ -164,7 +168,7 @@ impl Exchange {
         self.status = status;
         self.first_byte = Some(now);
         if let Some(trial) = &mut self.trial {
-            let seen = Seen {
+            let seen = SampledResponse {
                 class: Class::of_status(status),
                 status: Some(status),
                 headers: Some(&head.headers),
@@ -182,7 +186,7 @@ impl Exchange {
         let now = Instant::now();
         self.in_flight = None;
         if let Some(trial) = &mut self.trial {
-            let seen = Seen {
+            let seen = SampledResponse {
                 class,
                 status: answer.ok().map(|answer| answer.status().as_u16()),
                 headers: answer.ok().map(Response::headers),
@@ -241,7 +245,7 @@ impl Exchange {
         self.in_flight = None;
         let now = Instant::now();
         if let Some(mut trial) = self.trial.take() {
-            let seen = Seen {
+            let seen = SampledResponse {
                 class,
                 status: self.first_byte.map(|_| self.status),
                 headers: None,
@@ -283,7 +287,7 @@ impl Exchange {
     }
 
     /// Gives a connection that has done its part back to the pool.
-    pub(crate) fn release(&self, endpoint: EndpointKey, connection: Connection) {
+    pub(crate) fn release(&self, endpoint: EndpointKey, connection: UpstreamConnection) {
         let worker = self.worker();
         worker
             .pool

@@ -8,36 +8,36 @@ use std::task::Poll;
 
 use http::{Method, Request, Response, StatusCode, Version};
 
-use super::body::{Limits, RequestBody};
+use super::body::{ExchangeTimeouts, RequestBody};
 use super::destination::{Destination, Target};
 use super::error::{Error, is_local};
 use super::exchange::Exchange;
+use super::forwarded_headers::ForwardedHeaders;
 use super::headers;
 use super::held::HeadCharge;
-use super::hop::Hop;
 use super::interims::Heard;
 use super::rescue::{self, Next};
-use super::sample::Subject;
+use super::revision_guard::RevisionGuard;
+use super::sample::SampleCandidate;
 use super::sticky::Issue;
-use super::unsent::Ticket;
-use super::upstream::{Body, Connection, SendError};
+use super::upstream::{Body, SendError, UpstreamConnection};
 use super::worker::Worker;
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
 
 /// The head of an upstream's answer, with what is needed to see it through.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct ForwardedResponse {
     pub(crate) response: Response<Body>,
     pub(crate) endpoint: EndpointKey,
-    pub(crate) limits: Limits,
+    pub(crate) limits: ExchangeTimeouts,
     /// The sticky cookie that is to be set.
     pub(crate) issue: Option<Issue>,
 }
 
 /// An upstream's answer, whose body is still to be read.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct UpstreamResponse {
     pub(crate) response: Response<Body>,
     endpoint: EndpointKey,
 }
@@ -56,7 +56,7 @@ const SENDS_MAX: u32 = 2;
 pub(crate) async fn send(
     exchange: &mut Exchange,
     request: &mut Request<RequestBody>,
-) -> Result<Answer, Error> {
+) -> Result<ForwardedResponse, Error> {
     let (mut destination, issue) = Destination::of(exchange, request)?;
     headers::strip_hop_by_hop(request.headers_mut());
     if exchange.client.origin.is_trusted() {
@@ -65,15 +65,15 @@ pub(crate) async fn send(
     let limits = destination.limits(exchange.worker());
     let mut spare = None;
     if let Some(watch) = destination.watch().cloned() {
-        rescue::hold(exchange, &watch, request, &limits).await?;
+        rescue::buffer(exchange, &watch, request, &limits).await?;
         destination.draw(exchange);
         exchange.describe_trial(|| {
-            Some(Subject::new(
+            Some(SampleCandidate::new(
                 request.method().clone(),
                 request.uri().clone(),
             ))
         });
-        spare = rescue::spare(exchange, request);
+        spare = rescue::replay_copy(exchange, request);
     }
     let attempt = attempt(exchange, &mut destination, request, &limits).await;
     let answered = match rescue::next(exchange, &mut destination, attempt, spare) {
@@ -82,12 +82,12 @@ pub(crate) async fn send(
             self::attempt(exchange, &mut destination, &mut request, &limits).await
         }
     };
-    let Head {
+    let UpstreamResponse {
         mut response,
         endpoint,
     } = answered?;
     destination.reserve_cookie(exchange, response.headers_mut());
-    Ok(Answer {
+    Ok(ForwardedResponse {
         response,
         endpoint,
         limits,
@@ -100,8 +100,8 @@ async fn attempt(
     exchange: &mut Exchange,
     destination: &mut Destination,
     request: &mut Request<RequestBody>,
-    limits: &Limits,
-) -> Result<Head, Error> {
+    limits: &ExchangeTimeouts,
+) -> Result<UpstreamResponse, Error> {
     let mut sends = 0;
     loop {
         sends += 1;
@@ -116,7 +116,7 @@ async fn attempt(
                 ));
             }
             Ok(response) => {
-                return Ok(Head { response, endpoint });
+                return Ok(UpstreamResponse { response, endpoint });
             }
             Err(failed) => failed,
         };
@@ -168,8 +168,8 @@ fn again(
 /// A connection to the endpoint that was chosen, with the ticket of the request that will be
 /// written to it.
 struct Lease {
-    connection: Connection,
-    ticket: Ticket,
+    connection: UpstreamConnection,
+    ticket: RevisionGuard,
     target: Target,
     reused: bool,
 }
@@ -179,7 +179,7 @@ struct Lease {
 async fn acquire(
     exchange: &mut Exchange,
     destination: &mut Destination,
-    limits: &Limits,
+    limits: &ExchangeTimeouts,
     fresh: bool,
 ) -> Result<Lease, Error> {
     let worker = Rc::clone(exchange.worker());
@@ -240,11 +240,11 @@ async fn acquire(
 async fn connect(
     worker: &Worker,
     address: SocketAddr,
-    limits: &Limits,
+    limits: &ExchangeTimeouts,
     destination: &Destination,
-) -> Result<Connection, Error> {
+) -> Result<UpstreamConnection, Error> {
     limits.idle.set(destination.timeouts().connect);
-    let mut opening = std::pin::pin!(Connection::open(address, &worker.buffers));
+    let mut opening = std::pin::pin!(UpstreamConnection::open(address, &worker.buffers));
     poll_fn(|cx| {
         if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
             return Poll::Ready(opened.map_err(|error| connect_error(&error)));
@@ -296,12 +296,12 @@ async fn wait(
     exchange: &Exchange,
     lease: Lease,
     request: &mut Request<RequestBody>,
-    limits: &Limits,
+    limits: &ExchangeTimeouts,
     destination: &Destination,
 ) -> Result<Result<Response<Body>, SendError>, Error> {
     let timeouts = destination.timeouts();
     limits.idle.set(timeouts.first_byte);
-    let hop = Hop {
+    let hop = ForwardedHeaders {
         origin: &exchange.client.origin,
         id: exchange.request_id.as_ref(),
         user: headers::real_ip(request.headers(), &exchange.client),

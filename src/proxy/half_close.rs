@@ -14,7 +14,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
-use super::client::Client;
+use super::client::ClientConnection;
 
 /// How long after a request the end of what its client sends still belongs to it: long for a client
 /// that has nothing more to do before that end, and shorter than people or programs wait for an
@@ -28,7 +28,7 @@ pub(crate) struct ResetWatch(JoinHandle<()>);
 
 impl ResetWatch {
     /// Begins to look; `None` if the operating system has no room for that.
-    pub(crate) fn new(stream: &TcpStream, client: &Rc<Client>) -> Option<ResetWatch> {
+    pub(crate) fn new(stream: &TcpStream, client: &Rc<ClientConnection>) -> Option<ResetWatch> {
         let twin = stream.as_fd().try_clone_to_owned().ok()?;
         let socket = TcpStream::from_std(twin.into()).ok()?;
         let client = Rc::clone(client);

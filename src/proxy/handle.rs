@@ -10,21 +10,21 @@ use http::header::{DATE, HOST, USER_AGENT};
 use http::{HeaderMap, Request, Response, Version};
 
 use super::body::{ClientBody, Relay, RequestBody, ResponseBody};
-use super::client::Client;
+use super::client::ClientConnection;
 use super::error::Error;
 use super::exchange::Exchange;
-use super::forward::{self, Answer};
+use super::forward::{self, ForwardedResponse};
 use super::held::{self, HeldHead, QueuedHead};
-use super::room::Place;
+use super::limits::Permit;
 use super::{check, headers, target};
 use crate::stats::MethodLabel;
 use crate::telemetry::AccessRecord;
 
 /// Answers a request: with what the upstream says, or with why there is nothing.
 pub(crate) async fn handle(
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     request: Request<ClientBody>,
-    place: Place,
+    place: Permit,
     head: Option<HeldHead>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let _counted = head;
@@ -62,7 +62,7 @@ pub(crate) async fn handle(
 
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
 /// long does not keep the memory that it was read into.
-async fn queue(client: &Client, headers: &mut HeaderMap) -> Option<QueuedHead> {
+async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<QueuedHead> {
     if client.held.is_scarce() {
         held::detach(headers);
     }
@@ -70,8 +70,8 @@ async fn queue(client: &Client, headers: &mut HeaderMap) -> Option<QueuedHead> {
 }
 
 /// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: Answer) -> Response<ResponseBody> {
-    let Answer {
+fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
+    let ForwardedResponse {
         response,
         endpoint,
         limits,
@@ -123,12 +123,16 @@ pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<Response
 }
 
 /// Gives a request its identity, and keeps what the access log will tell of it.
-pub(crate) fn introduce<B>(exchange: &mut Exchange, client: &Client, request: &Request<B>) {
+pub(crate) fn introduce<B>(
+    exchange: &mut Exchange,
+    client: &ClientConnection,
+    request: &Request<B>,
+) {
     exchange.describe(|| describe(client, request));
     exchange.request_id = Some(headers::request_id(request.headers(), client));
 }
 
-fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
+fn describe<B>(client: &ClientConnection, request: &Request<B>) -> AccessRecord {
     let (uri, headers) = (request.uri(), request.headers());
     let header = |name| headers.get(name).cloned();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -147,7 +151,7 @@ fn describe<B>(client: &Client, request: &Request<B>) -> AccessRecord {
 }
 
 /// What the access log tells of a client of whose request nothing is known.
-pub(crate) fn unknown(client: &Client) -> AccessRecord {
+pub(crate) fn unknown(client: &ClientConnection) -> AccessRecord {
     AccessRecord {
         time: SystemTime::now(),
         listener: client.listener.options.name.as_str().into(),

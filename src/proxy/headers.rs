@@ -4,9 +4,9 @@ use http::header::{
     CONNECTION, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 
-use super::client::Client;
+use super::client::ClientConnection;
 use super::forwarded;
-use super::hop::X_REAL_IP;
+use super::forwarded_headers::X_REAL_IP;
 use super::notice::{self, Notice};
 
 pub(crate) static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -137,7 +137,7 @@ pub(crate) fn join_cookies(headers: &mut HeaderMap) {
 }
 
 /// The address of the user: the peer's, or the last one in the chain that is not a trusted proxy's.
-pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::IpAddr {
+pub(crate) fn client_address(headers: &HeaderMap, client: &ClientConnection) -> std::net::IpAddr {
     let peer = client.peer.ip().to_canonical();
     if !client.origin.is_trusted() {
         return peer;
@@ -164,7 +164,7 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client) -> std::net::
 }
 
 /// Says that a trusted proxy tells of its user what is not understood.
-fn not_understood(client: &Client, said: &str) {
+fn not_understood(client: &ClientConnection, said: &str) {
     let peer = client.peer.ip().to_canonical();
     if notice::first(Notice::UnreadAddress, client.listener.index, peer) {
         let said: String = said.chars().take(64).collect();
@@ -181,7 +181,7 @@ fn not_understood(client: &Client, said: &str) {
 
 /// Says that users who are told apart by their address come by way of what may be a proxy that
 /// nobody has declared.
-pub(crate) fn doubt_address(client: &Client) {
+pub(crate) fn doubt_address(client: &ClientConnection) {
     let peer = client.peer.ip().to_canonical();
     if client.origin.is_trusted() || !is_private(peer) || client.listener.doubted.replace(true) {
         return;
@@ -211,14 +211,14 @@ fn is_private(address: std::net::IpAddr) -> bool {
 
 /// What a request of a trusted peer that says no `X-Real-IP` is to be given for one. Strangers are
 /// not asked: what they are given is the same for all their requests.
-pub(crate) fn real_ip(headers: &HeaderMap, client: &Client) -> Option<std::net::IpAddr> {
+pub(crate) fn real_ip(headers: &HeaderMap, client: &ClientConnection) -> Option<std::net::IpAddr> {
     let told = client.origin.is_trusted() && !headers.contains_key(&X_REAL_IP);
     told.then(|| client_address(headers, client))
 }
 
 /// The request's identity: what a trusted peer says, if it is sane, or a new UUID of version 7 (RFC
 /// 9562).
-pub(crate) fn request_id(headers: &HeaderMap, client: &Client) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap, client: &ClientConnection) -> HeaderValue {
     if client.origin.is_trusted()
         && let Some(given) = headers.get(&X_REQUEST_ID)
         && (1..=128).contains(&given.len())

@@ -11,7 +11,7 @@ use http::header::HOST;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::probe::{Probe, Silence, ask};
+use super::probe::{Probe, ProbeError, ask};
 use crate::model::{Health, Name, probe_host};
 use crate::routing::{EndpointKey, HealthEvent, Publisher, RoutedEndpoint, Snapshot};
 
@@ -110,15 +110,15 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
         host,
         healthy,
     } = wanted;
-    let mut streak = Streak {
+    let mut streak = ThresholdCounter {
         healthy,
         against: 0,
     };
     loop {
         let (good, detail) = match check(&endpoint, &health, host.as_deref()).await {
             Ok(status) => ((200..400).contains(&status), format!("status {status}")),
-            Err(Silence::Endpoint(error)) => (false, error),
-            Err(error @ Silence::Local(_)) => {
+            Err(ProbeError::Endpoint(error)) => (false, error),
+            Err(error @ ProbeError::Local(_)) => {
                 // As many failed checks as it takes would take every endpoint out at once.
                 let endpoint = endpoint.address;
                 tracing::warn!(%endpoint, %error, "an endpoint could not be checked");
@@ -142,12 +142,12 @@ async fn watch(wanted: Wanted, reports: mpsc::Sender<HealthEvent>) {
 
 /// What an endpoint is held for, and how many checks in a row have said otherwise.
 #[derive(Debug)]
-struct Streak {
+struct ThresholdCounter {
     healthy: bool,
     against: u32,
 }
 
-impl Streak {
+impl ThresholdCounter {
     /// Takes in a check's result; tells whether the endpoint's state changes with it.
     fn note(&mut self, good: bool, health: &Health) -> bool {
         if good == self.healthy {
@@ -163,7 +163,7 @@ impl Streak {
         if self.against < needed {
             return false;
         }
-        *self = Streak {
+        *self = ThresholdCounter {
             healthy: good,
             against: 0,
         };
@@ -176,12 +176,12 @@ async fn check(
     endpoint: &RoutedEndpoint,
     health: &Health,
     host: Option<&str>,
-) -> Result<u16, Silence> {
+) -> Result<u16, ProbeError> {
     let mut probe = Probe::default();
     *probe.uri_mut() = health
         .path
         .parse()
-        .map_err(|error| Silence::Endpoint(format!("{}: {error}", health.path)))?;
+        .map_err(|error| ProbeError::Endpoint(format!("{}: {error}", health.path)))?;
     if let Some(host) = host.and_then(|host| HeaderValue::from_str(host).ok()) {
         probe.headers_mut().insert(HOST, host);
     }
@@ -203,7 +203,7 @@ mod tests {
             unhealthy_after: 3,
             healthy_after: 2,
         };
-        let mut streak = Streak {
+        let mut streak = ThresholdCounter {
             healthy: true,
             against: 0,
         };

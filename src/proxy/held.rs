@@ -410,14 +410,14 @@ impl Drop for Charge {
 
 /// A piece of an answer, held until it has been written.
 #[derive(Debug, Default)]
-pub(crate) struct Piece {
+pub(crate) struct ChargedBytes {
     data: Bytes,
     _charge: Option<Charge>,
 }
 
-impl Piece {
-    pub(crate) fn new(data: Bytes, charge: Option<Charge>) -> Piece {
-        Piece {
+impl ChargedBytes {
+    pub(crate) fn new(data: Bytes, charge: Option<Charge>) -> ChargedBytes {
+        ChargedBytes {
             data,
             _charge: charge,
         }
@@ -428,13 +428,13 @@ impl Piece {
     }
 }
 
-impl From<Bytes> for Piece {
-    fn from(data: Bytes) -> Piece {
-        Piece::new(data, None)
+impl From<Bytes> for ChargedBytes {
+    fn from(data: Bytes) -> ChargedBytes {
+        ChargedBytes::new(data, None)
     }
 }
 
-impl Buf for Piece {
+impl Buf for ChargedBytes {
     fn remaining(&self) -> usize {
         self.data.len()
     }

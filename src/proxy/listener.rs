@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::client::Client;
+use super::client::ClientConnection;
 use super::connection;
 use super::http1::HeadLimits;
-use super::room::{Seat, Seats};
+use super::limits::{ConnectionLimit, ConnectionPermit};
 use super::worker::Worker;
 use crate::net::ListenerOptions;
 
@@ -34,7 +34,7 @@ pub(crate) struct Listener {
     /// proxy.
     pub(crate) doubted: Cell<bool>,
     /// Shared with the other workers.
-    seats: Seats,
+    seats: ConnectionLimit,
 }
 
 impl Listener {
@@ -42,7 +42,7 @@ impl Listener {
         options: ListenerOptions,
         index: u16,
         port: u16,
-        seats: Seats,
+        seats: ConnectionLimit,
     ) -> Rc<Listener> {
         Rc::new(Listener {
             index,
@@ -123,11 +123,15 @@ fn admit(
     worker: &Rc<Worker>,
     listener: &Rc<Listener>,
     (stream, peer): (TcpStream, SocketAddr),
-    seat: Seat,
+    seat: ConnectionPermit,
 ) {
     let guard = Admitted::new(worker, seat);
-    worker.rouse();
-    let client = Rc::new(Client::new(Rc::clone(worker), Rc::clone(listener), peer));
+    worker.wake();
+    let client = Rc::new(ClientConnection::new(
+        Rc::clone(worker),
+        Rc::clone(listener),
+        peer,
+    ));
     tokio::task::spawn_local(async move {
         connection::serve(client, stream).await;
         drop(guard);
@@ -137,11 +141,11 @@ fn admit(
 /// Counts a connection until dropped.
 struct Admitted {
     worker: Rc<Worker>,
-    _seat: Seat,
+    _seat: ConnectionPermit,
 }
 
 impl Admitted {
-    fn new(worker: &Rc<Worker>, seat: Seat) -> Admitted {
+    fn new(worker: &Rc<Worker>, seat: ConnectionPermit) -> Admitted {
         worker.connections.fetch_add(1, Ordering::Relaxed);
         Admitted {
             worker: Rc::clone(worker),

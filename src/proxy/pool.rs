@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::deadline::Millis;
 use super::options::PoolOptions;
-use super::upstream::Connection;
+use super::upstream::UpstreamConnection;
 use crate::routing::EndpointKey;
 
 /// The idle connections of one worker.
@@ -21,7 +21,7 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Idle {
-    connection: Connection,
+    connection: UpstreamConnection,
     since: Millis,
 }
 
@@ -35,7 +35,7 @@ impl Pool {
     }
 
     /// An idle connection to the endpoint, if there is one that the upstream has not closed.
-    pub(crate) fn take(&self, endpoint: EndpointKey) -> Option<Connection> {
+    pub(crate) fn take(&self, endpoint: EndpointKey) -> Option<UpstreamConnection> {
         let mut all = self.idle.borrow_mut();
         let (key, idle) = all.get_mut(endpoint.index())?;
         if *key != endpoint {
@@ -43,11 +43,11 @@ impl Pool {
         }
         std::iter::from_fn(|| idle.pop())
             .map(|idle| idle.connection)
-            .find(Connection::is_open)
+            .find(UpstreamConnection::is_open)
     }
 
     /// Keeps a connection for the endpoint's next request, unless there are enough.
-    pub(crate) fn put(&self, endpoint: EndpointKey, connection: Connection, now: Millis) {
+    pub(crate) fn put(&self, endpoint: EndpointKey, connection: UpstreamConnection, now: Millis) {
         let mut all = self.idle.borrow_mut();
         while all.len() <= endpoint.index() {
             let slot = EndpointKey(all.len() as u64);

@@ -15,7 +15,7 @@ const AGENT: &str = concat!("weighbridge-preflight/", env!("CARGO_PKG_VERSION"))
 
 /// A request that the canary has to answer well before its first user comes.
 #[derive(Clone, Debug)]
-pub struct Smoke {
+pub struct PreflightRequest {
     /// The method.
     pub method: Method,
     /// Path and query.
@@ -35,7 +35,7 @@ pub struct Smoke {
 /// The first thing that was not as it should be, in words.
 pub async fn preflight(
     endpoints: &[SocketAddr],
-    requests: &[Smoke],
+    requests: &[PreflightRequest],
     connect: Duration,
 ) -> Result<(), String> {
     for address in endpoints {
@@ -66,7 +66,7 @@ pub async fn preflight(
 }
 
 /// The request as it is sent.
-fn probe(smoke: &Smoke) -> Probe {
+fn probe(smoke: &PreflightRequest) -> Probe {
     let mut probe = Probe::default();
     *probe.method_mut() = smoke.method.clone();
     *probe.uri_mut() = smoke.target.clone();
@@ -94,8 +94,8 @@ mod tests {
         address
     }
 
-    fn smoke() -> Smoke {
-        Smoke {
+    fn smoke() -> PreflightRequest {
+        PreflightRequest {
             method: Method::GET,
             target: Uri::from_static("/ready?deep=1"),
             headers: HeaderMap::new(),

@@ -21,7 +21,7 @@ pub(crate) type Probe = Request<Empty<Bytes>>;
 
 /// Why there is no answer.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Silence {
+pub(crate) enum ProbeError {
     /// This machine cannot open another connection, which says nothing of the endpoint.
     #[error("no connection: {0}")]
     Local(String),
@@ -40,10 +40,10 @@ pub(crate) async fn ask(
     mut probe: Probe,
     agent: &'static str,
     time: Duration,
-) -> Result<u16, Silence> {
+) -> Result<u16, ProbeError> {
     complete(probe.headers_mut(), address, agent);
     let answered = tokio::time::timeout(time, send(address, probe)).await;
-    answered.unwrap_or_else(|_| Err(Silence::Endpoint(format!("no answer within {time:?}"))))
+    answered.unwrap_or_else(|_| Err(ProbeError::Endpoint(format!("no answer within {time:?}"))))
 }
 
 /// The fields that every request has, unless the caller wants them otherwise.
@@ -57,13 +57,13 @@ fn complete(fields: &mut HeaderMap, address: SocketAddr, agent: &'static str) {
     fields.insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
-async fn send(address: SocketAddr, probe: Probe) -> Result<u16, Silence> {
+async fn send(address: SocketAddr, probe: Probe) -> Result<u16, ProbeError> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| unconnected(&error))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|error| Silence::Endpoint(error.to_string()))?;
+        .map_err(|error| ProbeError::Endpoint(error.to_string()))?;
     // The connection may take in the answer and end in one go; the answer is then there all the
     // same, or an error.
     let ended = async {
@@ -76,14 +76,14 @@ async fn send(address: SocketAddr, probe: Probe) -> Result<u16, Silence> {
     };
     answer
         .map(|answer| answer.status().as_u16())
-        .map_err(|error| Silence::Endpoint(format!("no answer: {error}")))
+        .map_err(|error| ProbeError::Endpoint(format!("no answer: {error}")))
 }
 
-fn unconnected(error: &io::Error) -> Silence {
+fn unconnected(error: &io::Error) -> ProbeError {
     if is_local(error) {
-        Silence::Local(error.to_string())
+        ProbeError::Local(error.to_string())
     } else {
-        Silence::Endpoint(format!("no connection: {error}"))
+        ProbeError::Endpoint(format!("no connection: {error}"))
     }
 }
 
@@ -138,6 +138,6 @@ mod tests {
         let told = ask(address, Probe::default(), "test/1", time)
             .await
             .unwrap_err();
-        assert_eq!(told, Silence::Endpoint("no answer within 10ms".into()));
+        assert_eq!(told, ProbeError::Endpoint("no answer within 10ms".into()));
     }
 }

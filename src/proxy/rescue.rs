@@ -18,11 +18,11 @@ use http::{Method, Request};
 use http_body::Body;
 use tower::retry::budget::{Budget, TpsBudget};
 
-use super::body::{Limits, RequestBody};
+use super::body::{ExchangeTimeouts, RequestBody};
 use super::destination::Destination;
 use super::error::Error;
 use super::exchange::Exchange;
-use super::forward::Head;
+use super::forward::UpstreamResponse;
 use super::target;
 use crate::routing::{ReleaseHandle, RescuePolicy};
 use crate::stats::{Class, Reason};
@@ -93,11 +93,11 @@ impl Allowances {
 /// # Errors
 ///
 /// The client does not send it, or takes longer than it may.
-pub(crate) async fn hold(
+pub(crate) async fn buffer(
     exchange: &Exchange,
     watch: &ReleaseHandle,
     request: &mut Request<RequestBody>,
-    limits: &Limits,
+    limits: &ExchangeTimeouts,
 ) -> Result<(), Error> {
     let RescuePolicy::Header(name) = &watch.spec.rescue else {
         return Ok(());
@@ -127,7 +127,7 @@ fn is_repeatable(headers: &HeaderMap, name: &HeaderName) -> bool {
 async fn read(
     exchange: &Exchange,
     body: &mut RequestBody,
-    limits: &Limits,
+    limits: &ExchangeTimeouts,
     length: usize,
 ) -> Result<Bytes, Error> {
     let mut whole = BytesMut::with_capacity(length);
@@ -170,7 +170,7 @@ async fn read(
 }
 
 /// A copy of a request that is about to go to the canary, if it may be sent a second time.
-pub(crate) fn spare(
+pub(crate) fn replay_copy(
     exchange: &Exchange,
     request: &Request<RequestBody>,
 ) -> Option<Box<Request<RequestBody>>> {
@@ -213,7 +213,7 @@ fn copy(request: &Request<RequestBody>, body: RequestBody) -> Request<RequestBod
 )]
 pub(crate) enum Next {
     /// It is the answer.
-    Answer(Result<Head, Error>),
+    Answer(Result<UpstreamResponse, Error>),
     /// This is sent to the baseline.
     Send(Box<Request<RequestBody>>),
 }
@@ -222,7 +222,7 @@ pub(crate) enum Next {
 pub(crate) fn next(
     exchange: &mut Exchange,
     destination: &mut Destination,
-    attempt: Result<Head, Error>,
+    attempt: Result<UpstreamResponse, Error>,
     spare: Option<Box<Request<RequestBody>>>,
 ) -> Next {
     let class = match &attempt {

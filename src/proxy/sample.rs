@@ -87,7 +87,7 @@ impl Rates {
 
 /// A request that may become a sample, until that is decided.
 #[derive(Debug)]
-pub(crate) struct Subject {
+pub(crate) struct SampleCandidate {
     method: Method,
     uri: Uri,
     /// Header fields of its answer, if that is good so far and one is due.
@@ -96,7 +96,7 @@ pub(crate) struct Subject {
 
 /// What is known of an answer.
 #[derive(Debug)]
-pub(crate) struct Seen<'a> {
+pub(crate) struct SampledResponse<'a> {
     pub(crate) class: Class,
     /// `None` if no answer has come.
     pub(crate) status: Option<u16>,
@@ -107,9 +107,9 @@ pub(crate) struct Seen<'a> {
     pub(crate) request_id: Option<&'a HeaderValue>,
 }
 
-impl Subject {
-    pub(crate) fn new(method: Method, uri: Uri) -> Subject {
-        Subject {
+impl SampleCandidate {
+    pub(crate) fn new(method: Method, uri: Uri) -> SampleCandidate {
+        SampleCandidate {
             method,
             uri,
             fields: None,
@@ -123,7 +123,7 @@ impl Subject {
         worker: &Worker,
         watch: ReleaseKey,
         side: Arm,
-        seen: &Seen<'_>,
+        seen: &SampledResponse<'_>,
     ) -> bool {
         let now = worker.deadlines.coarse();
         if seen.class.is_failure() {
@@ -144,7 +144,7 @@ impl Subject {
         true
     }
 
-    fn keep(&mut self, worker: &Worker, watch: ReleaseKey, side: Arm, seen: &Seen<'_>) {
+    fn keep(&mut self, worker: &Worker, watch: ReleaseKey, side: Arm, seen: &SampledResponse<'_>) {
         let fields = self.fields.take().or_else(|| seen.headers.map(fields));
         let sample = SampledExchange {
             side,

@@ -16,7 +16,7 @@ use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 pub(crate) use self::issue::{Issue, Warned};
 pub(crate) use self::signer::Signer;
 use self::signer::{Form, KEY_BYTES};
-use super::client::Client;
+use super::client::ClientConnection;
 use super::headers::{client_address, doubt_address};
 use crate::model::{StickyCookie, StickySecret, Tester};
 use crate::routing::RoutedService;
@@ -91,7 +91,7 @@ impl StickyIdentity {
         }
     }
 
-    fn unknown(client: &Client) -> StickyIdentity {
+    fn unknown(client: &ClientConnection) -> StickyIdentity {
         StickyIdentity {
             choice: Choice::Draw(client.worker.draw()),
             issue: None,
@@ -115,7 +115,7 @@ pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box
 pub(crate) fn identify<B>(
     service: &RoutedService,
     request: &Request<B>,
-    client: &Client,
+    client: &ClientConnection,
 ) -> StickyIdentity {
     use crate::model::Sticky;
     let headers = request.headers();
@@ -135,7 +135,11 @@ pub(crate) fn identify<B>(
 
 /// The header is the word of the hop before this one. Where it is known who that is, others have no
 /// say in it.
-fn header_key<'a>(name: &HeaderName, headers: &'a HeaderMap, client: &Client) -> Option<&'a [u8]> {
+fn header_key<'a>(
+    name: &HeaderName,
+    headers: &'a HeaderMap,
+    client: &ClientConnection,
+) -> Option<&'a [u8]> {
     let believed = client.origin.is_trusted() || client.listener.options.trusted_proxies.is_empty();
     let key = headers.get(name).filter(|_| believed)?.as_bytes();
     (1..=HEADER_KEY_BYTES_MAX)
@@ -157,7 +161,7 @@ fn by_cookie<B>(
     service: &RoutedService,
     cookie: &StickyCookie,
     request: &Request<B>,
-    client: &Client,
+    client: &ClientConnection,
 ) -> StickyIdentity {
     let signer = &client.worker.signer;
     let (mut old, mut checked) = (None, 0);
@@ -185,7 +189,7 @@ fn by_cookie<B>(
 }
 
 /// A random key: it names no upstream, so it says nothing and stays true as weights move.
-fn new_key(client: &Client) -> [u8; KEY_BYTES] {
+fn new_key(client: &ClientConnection) -> [u8; KEY_BYTES] {
     let text = format!("{:016x}{:016x}", client.worker.draw(), client.worker.draw());
     let mut key = [b'0'; KEY_BYTES];
     key.iter_mut()
@@ -196,7 +200,7 @@ fn new_key(client: &Client) -> [u8; KEY_BYTES] {
 
 /// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the
 /// first is the client's.
-fn is_https(headers: &HeaderMap, client: &Client) -> bool {
+fn is_https(headers: &HeaderMap, client: &ClientConnection) -> bool {
     if !client.origin.is_trusted() {
         return false;
     }

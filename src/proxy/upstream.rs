@@ -5,12 +5,12 @@
 //! over nothing from the upstream that it does not understand: see [`http1`](super::http1), which
 //! is pure.
 
+mod background_upload;
 mod body;
 mod buffers;
-mod inflow;
-mod late;
-mod outgoing;
+mod read_buffer;
 mod request;
+mod request_writer;
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,19 +23,19 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response};
 use http_body::{Body as _, Frame};
 use tokio::net::TcpStream;
 
-use self::body::Source;
-use self::inflow::Inflow;
-use self::late::Late;
-use self::outgoing::Outgoing;
-use self::request::Framing;
+use self::background_upload::BackgroundUpload;
+use self::body::BodySource;
+use self::read_buffer::ReadBuffer;
+use self::request::RequestFraming;
+use self::request_writer::RequestWriter;
 use super::body::{Cut, RequestBody};
 use super::deadline::Deadline;
+use super::forwarded_headers::ForwardedHeaders;
 use super::held::HeadCharge;
-use super::hop::Hop;
 use super::http1::Malformed;
-use super::http1::response::{Asked, Head, Reader};
+use super::http1::response::{ResponseHead, ResponseHeadReader, ResponseTo};
 use super::interims::{Heard, Interims, PATIENCE};
-use super::unsent::Ticket;
+use super::revision_guard::RevisionGuard;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::{BLOCK, Buffers};
@@ -43,7 +43,7 @@ pub(crate) use self::buffers::{BLOCK, Buffers};
 /// A connection on which one request at a time is sent; while it is idle, it holds a socket and
 /// nothing else.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(crate) struct UpstreamConnection {
     stream: TcpStream,
     buffers: Rc<Buffers>,
     /// Pays for the head of the next answer, where what its client holds is bounded for all of its
@@ -53,7 +53,7 @@ pub(crate) struct Connection {
 
 /// Why an exchange failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Fault {
+pub(crate) enum UpstreamFault {
     /// What the upstream sent is not HTTP, or can be read in two ways.
     #[error("{0}")]
     Nonsense(&'static str),
@@ -68,22 +68,22 @@ pub(crate) enum Fault {
     Upload,
 }
 
-impl Fault {
+impl UpstreamFault {
     /// Whether the upstream has answered, and nothing that can be passed on.
     pub(crate) fn is_nonsense(&self) -> bool {
-        matches!(self, Fault::Nonsense(_))
+        matches!(self, UpstreamFault::Nonsense(_))
     }
 }
 
-impl From<Malformed> for Fault {
-    fn from(Malformed(why): Malformed) -> Fault {
-        Fault::Nonsense(why)
+impl From<Malformed> for UpstreamFault {
+    fn from(Malformed(why): Malformed) -> UpstreamFault {
+        UpstreamFault::Nonsense(why)
     }
 }
 
-impl From<Cut> for Fault {
-    fn from(_: Cut) -> Fault {
-        Fault::Upload
+impl From<Cut> for UpstreamFault {
+    fn from(_: Cut) -> UpstreamFault {
+        UpstreamFault::Upload
     }
 }
 
@@ -95,19 +95,22 @@ pub(crate) struct SendError {
     /// Whether any byte of an answer had come.
     pub(crate) answered: bool,
     /// What happened.
-    pub(crate) fault: Fault,
+    pub(crate) fault: UpstreamFault,
 }
 
-impl Connection {
+impl UpstreamConnection {
     /// Connects to `address`.
     ///
     /// # Errors
     ///
     /// What the operating system said.
-    pub(crate) async fn open(address: SocketAddr, buffers: &Rc<Buffers>) -> io::Result<Connection> {
+    pub(crate) async fn open(
+        address: SocketAddr,
+        buffers: &Rc<Buffers>,
+    ) -> io::Result<UpstreamConnection> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Connection {
+        Ok(UpstreamConnection {
             stream,
             buffers: Rc::clone(buffers),
             charge: None,
@@ -142,19 +145,19 @@ impl Connection {
     pub(crate) async fn send(
         self,
         request: &mut Request<RequestBody>,
-        hop: Hop<'_>,
-        ticket: Ticket,
+        hop: ForwardedHeaders<'_>,
+        ticket: RevisionGuard,
         heard: &Heard<'_>,
     ) -> Result<Response<Body>, SendError> {
         let asked = match *request.method() {
-            Method::HEAD => Asked::Head,
-            _ => Asked::Other,
+            Method::HEAD => ResponseTo::Head,
+            _ => ResponseTo::Other,
         };
         let mut sending = Sending {
             stream: self.stream,
-            inflow: Inflow::new(self.buffers),
+            inflow: ReadBuffer::new(self.buffers),
             charge: self.charge,
-            reader: Reader::new(asked),
+            reader: ResponseHeadReader::new(asked),
             request,
             hop,
             ticket: Some(ticket),
@@ -174,16 +177,16 @@ impl Connection {
 /// A request that is being sent, and whose answer has not begun.
 struct Sending<'a> {
     stream: TcpStream,
-    inflow: Inflow,
+    inflow: ReadBuffer,
     charge: Option<HeadCharge>,
-    reader: Reader,
+    reader: ResponseHeadReader,
     request: &'a mut Request<RequestBody>,
-    hop: Hop<'a>,
-    ticket: Option<Ticket>,
+    hop: ForwardedHeaders<'a>,
+    ticket: Option<RevisionGuard>,
     heard: &'a Heard<'a>,
     /// Until when the upstream may take to ask for the body, where the client waits for that.
     patience: Option<Deadline>,
-    outgoing: Option<Outgoing>,
+    outgoing: Option<RequestWriter>,
     /// Why the upstream takes no more of the request. It may have said more about that, in an
     /// answer.
     refused: Option<io::Error>,
@@ -191,7 +194,7 @@ struct Sending<'a> {
 }
 
 impl Sending<'_> {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Head, Fault>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, UpstreamFault>> {
         loop {
             // Again after an interim answer, which may have asked for the body.
             self.write(cx)?;
@@ -206,11 +209,16 @@ impl Sending<'_> {
             let read = ready!(self.inflow.poll_read(Pin::new(&mut self.stream), room, cx));
             match read.map(|read| read.bytes) {
                 Ok(0) => {
-                    return Poll::Ready(Err(self.refused.take().map_or(Fault::Closed, Fault::Io)));
+                    return Poll::Ready(Err(self
+                        .refused
+                        .take()
+                        .map_or(UpstreamFault::Closed, UpstreamFault::Io)));
                 }
                 Ok(_) => self.answered = true,
                 Err(error) => {
-                    return Poll::Ready(Err(Fault::Io(self.refused.take().unwrap_or(error))));
+                    return Poll::Ready(Err(UpstreamFault::Io(
+                        self.refused.take().unwrap_or(error),
+                    )));
                 }
             }
             let mut fresh = HeaderMap::new();
@@ -241,7 +249,7 @@ impl Sending<'_> {
     }
 
     /// Writes as much as there is of the request and as the upstream takes.
-    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), Fault> {
+    fn write(&mut self, cx: &mut Context<'_>) -> Result<(), UpstreamFault> {
         if self.refused.is_some() {
             return Ok(());
         }
@@ -263,11 +271,13 @@ impl Sending<'_> {
             }
         };
         match written {
-            Poll::Ready(Err(Fault::Io(error))) if outgoing.is_begun() => self.refused = Some(error),
+            Poll::Ready(Err(UpstreamFault::Io(error))) if outgoing.is_begun() => {
+                self.refused = Some(error)
+            }
             Poll::Ready(Err(fault)) => return Err(fault),
             Poll::Ready(Ok(())) => {
                 if let Some(sent) = self.outgoing.take() {
-                    self.inflow.buffers().give_back(sent.into_buffer());
+                    self.inflow.buffers().release(sent.into_buffer());
                 }
             }
             Poll::Pending => {}
@@ -277,9 +287,9 @@ impl Sending<'_> {
 
     /// Gets the head ready, with what is at hand of the body. It waits for nothing, since what an
     /// upstream answers may not depend on the body.
-    fn begin(&mut self, ticket: Ticket, cx: &mut Context<'_>) -> Result<(), Fault> {
+    fn begin(&mut self, ticket: RevisionGuard, cx: &mut Context<'_>) -> Result<(), UpstreamFault> {
         let framing = match self.request.body() {
-            RequestBody::Empty => Framing::Nothing,
+            RequestBody::Empty => RequestFraming::Nothing,
             RequestBody::Whole(_) | RequestBody::Upload(_) => {
                 request::framing(self.request.headers())
             }
@@ -293,8 +303,8 @@ impl Sending<'_> {
                 false => headers.remove(EXPECT),
             };
         }
-        let buffer = self.inflow.buffers().borrow();
-        let outgoing = Outgoing::new(buffer, Some(ticket), self.request, framing, &self.hop);
+        let buffer = self.inflow.buffers().acquire();
+        let outgoing = RequestWriter::new(buffer, Some(ticket), self.request, framing, &self.hop);
         let outgoing = self.outgoing.insert(outgoing);
         let body = self.request.body_mut();
         if !outgoing.is_last()
@@ -309,8 +319,8 @@ impl Sending<'_> {
         Ok(())
     }
 
-    fn answer(self, head: Head) -> Response<Body> {
-        let Head {
+    fn answer(self, head: ResponseHead) -> Response<Body> {
+        let ResponseHead {
             response,
             framing,
             reusable,
@@ -322,23 +332,23 @@ impl Sending<'_> {
                 // still comes.
                 *self.request.body_mut() = RequestBody::Empty;
                 reusable = false;
-                Source::Whole(self.stream)
+                BodySource::Whole(self.stream)
             }
-            None => Source::Whole(self.stream),
+            None => BodySource::Whole(self.stream),
             Some(outgoing) => {
                 let (read, write) = self.stream.into_split();
                 let body = std::mem::replace(self.request.body_mut(), RequestBody::Empty);
-                Source::Half(read, Late::spawn(write, outgoing, body))
+                BodySource::Half(read, BackgroundUpload::spawn(write, outgoing, body))
             }
         };
         response.map(|()| Body::new(source, self.inflow, framing, reusable, self.charge))
     }
 
-    fn fail(mut self, fault: Fault) -> SendError {
+    fn fail(mut self, fault: UpstreamFault) -> SendError {
         let unbegun = self.outgoing.take().filter(|outgoing| !outgoing.is_begun());
         let unsent = unbegun.is_some();
         let data = unbegun
-            .map(Outgoing::into_data)
+            .map(RequestWriter::into_data)
             .filter(|data| !data.is_empty());
         if let Some(data) = data {
             self.request.body_mut().unread(Frame::data(data));

@@ -11,13 +11,13 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 
 use super::deadline::Deadlines;
+use super::limits::RequestLimit;
 use super::options::Options;
 use super::pool::Pool;
 use super::rescue::Allowances;
-use super::room::Room;
+use super::revision_guard::UnsentRequests;
 use super::sample::Rates;
 use super::sticky::{self, Signer};
-use super::unsent::Unsent;
 use super::upstream::Buffers;
 use super::workers::Reports;
 use crate::routing::{Publisher, Snapshot, SnapshotReader};
@@ -32,7 +32,7 @@ pub(crate) struct Worker {
     pub(crate) pool: Pool,
     pub(crate) buffers: Rc<Buffers>,
     pub(crate) recorder: RefCell<Recorder>,
-    pub(crate) unsent: Rc<Unsent>,
+    pub(crate) unsent: Rc<UnsentRequests>,
     pub(crate) access_log: AccessLog,
     /// Whether the tick sleeps until something happens.
     pub(crate) parked: Cell<bool>,
@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     /// Signs and verifies them.
     pub(crate) signer: Signer,
     /// What all workers together may have under way.
-    pub(crate) room: Room,
+    pub(crate) room: RequestLimit,
     draining: Cell<bool>,
     date: RefCell<(u64, HeaderValue)>,
     /// Memory for identities of requests.
@@ -74,7 +74,7 @@ impl Worker {
         reports: Reports,
         access_log: AccessLog,
         connections: Arc<AtomicUsize>,
-        (room, sticky): (Room, sticky::Common),
+        (room, sticky): (RequestLimit, sticky::Common),
     ) -> (Rc<Worker>, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let waker = Arc::clone(&wake);
@@ -84,7 +84,7 @@ impl Worker {
             pool: Pool::new(options.pool),
             buffers: Buffers::new(),
             recorder: RefCell::new(Recorder::new(number)),
-            unsent: Unsent::new(acknowledger),
+            unsent: UnsentRequests::new(acknowledger),
             access_log,
             parked: Cell::new(false),
             connections,
@@ -158,7 +158,7 @@ impl Worker {
     /// Something begins that the tick has to watch. To be called before its deadlines are set:
     /// while the tick slept, the coarse time stood still, and it does not know of earlier
     /// deadlines than those that it went to sleep with.
-    pub(crate) fn rouse(&self) {
+    pub(crate) fn wake(&self) {
         if self.parked.replace(false) {
             self.deadlines.refresh();
             self.wake.notify_one();
@@ -168,7 +168,7 @@ impl Worker {
     /// A request has arrived.
     pub(crate) fn begin(&self) {
         self.requests.set(self.requests.get() + 1);
-        self.rouse();
+        self.wake();
     }
 
     /// A request is over.

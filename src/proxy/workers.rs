@@ -12,9 +12,9 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use super::limits::{ConnectionLimit, RequestLimit};
 use super::listener::{self, Listener};
 use super::options::Options;
-use super::room::{Room, Seats};
 use super::sticky;
 use super::tick;
 use super::worker::Worker;
@@ -80,7 +80,7 @@ impl Workers {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
         };
-        let room = Room::new(options.max_in_flight);
+        let room = RequestLimit::new(options.max_in_flight);
         let sticky = sticky::Common::new(options.sticky_secret)?;
         for (number, sockets) in by_worker(listeners, options.workers.get())
             .into_iter()
@@ -144,7 +144,7 @@ impl Workers {
 struct Socket {
     options: ListenerOptions,
     /// The same ones for each worker.
-    seats: Seats,
+    seats: ConnectionLimit,
     socket: TcpListener,
 }
 
@@ -152,7 +152,7 @@ struct Socket {
 fn by_worker(listeners: Vec<BoundListener>, workers: usize) -> Vec<Vec<Socket>> {
     let mut all: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
     for listener in listeners {
-        let seats = Seats::new(listener.options.limits.connections);
+        let seats = ConnectionLimit::new(listener.options.limits.connections);
         for (socket, worker) in listener.sockets.into_iter().zip(&mut all) {
             worker.push(Socket {
                 options: listener.options.clone(),
@@ -173,7 +173,7 @@ struct Part {
     reports: Reports,
     access_log: AccessLog,
     connections: Arc<AtomicUsize>,
-    room: Room,
+    room: RequestLimit,
     sticky: sticky::Common,
     stop: CancellationToken,
     abort: CancellationToken,

@@ -12,7 +12,7 @@ use super::link::Link;
 use super::output::{Output, RequestTraits};
 use crate::proxy::body::ResponseBody;
 use crate::proxy::http1::request::{RequestHead, RequestHeadReader};
-use crate::proxy::rim;
+use crate::proxy::load_shedding;
 
 /// Serves a connection until it ends, or turns out to speak HTTP/2.
 pub(super) async fn serve(link: &Rc<Link>) -> End {
@@ -41,20 +41,20 @@ async fn exchange(link: &Rc<Link>, head: RequestHead) -> Result<(), End> {
     let (length, expects) = (head.body, head.expects_continue);
     let request = head.request.map(|()| link.begin_body(length, expects));
     let response = {
-        let mut handling = pin!(rim::serve(&link.client, request));
+        let mut handling = pin!(load_shedding::serve(&link.client, request));
         poll_fn(|cx| poll_response(link, handling.as_mut(), cx)).await?
     };
     let (mut head, body) = response.into_parts();
     asked.keep_alive &=
         poll_fn(|cx| Poll::Ready(link.settle(cx))).await && !link.client.worker.is_draining();
     let buffers = &link.client.worker.buffers;
-    let mut buffer = buffers.borrow();
+    let mut buffer = buffers.acquire();
     link.take_interims(&mut buffer);
     let mut output = Output::new(buffer, asked, &head, &body);
     buffers.give_back_fields(std::mem::take(&mut head.headers));
     let mut body = Some(body);
     poll_fn(|cx| poll_output(link, &mut output, &mut body, cx)).await?;
-    buffers.give_back(std::mem::take(&mut output.segment.before));
+    buffers.release(std::mem::take(&mut output.segment.before));
     let whole = poll_fn(|cx| link.poll_body_end(cx)).await;
     if whole && output.keeps_alive() {
         Ok(())

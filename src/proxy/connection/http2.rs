@@ -13,9 +13,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::End;
-use crate::proxy::client::{Client, Overdue};
+use crate::proxy::client::{ClientConnection, Overdue};
 use crate::proxy::gate_frames::Frames;
-use crate::proxy::rim;
+use crate::proxy::load_shedding;
 
 /// How long a client that is told of the end of an idle connection has to say that it has heard it.
 const FAREWELL_TIME: Duration = Duration::from_secs(1);
@@ -34,7 +34,7 @@ const HEADER_LIST_MAX: usize = 32 * 1024;
 const GATHERED_MAX: usize = 4 * 1024;
 
 /// Serves a connection whose first bytes, the preface among them, have been read, until it ends.
-pub(super) async fn serve(client: Rc<Client>, stream: TcpStream, begun: &[u8]) -> End {
+pub(super) async fn serve(client: Rc<ClientConnection>, stream: TcpStream, begun: &[u8]) -> End {
     let pacer = Rc::new(Pacer::new(begun));
     let socket = TokioIo::new(Socket {
         stream,
@@ -42,7 +42,7 @@ pub(super) async fn serve(client: Rc<Client>, stream: TcpStream, begun: &[u8]) -
         pacer: Rc::clone(&pacer),
     });
     let mut connection =
-        std::pin::pin!(builder(&client).serve_connection(socket, rim::around(&client)));
+        std::pin::pin!(builder(&client).serve_connection(socket, load_shedding::around(&client)));
     let (mut draining, mut parting) = (false, false);
     std::future::poll_fn(|cx| {
         pacer.frames.borrow_mut().turn();
@@ -58,7 +58,7 @@ pub(super) async fn serve(client: Rc<Client>, stream: TcpStream, begun: &[u8]) -
             // A request may be on its way just now: the client can be told that it will not be
             // seen.
             connection.as_mut().graceful_shutdown();
-            client.worker.rouse();
+            client.worker.wake();
             client.deadline.set(FAREWELL_TIME);
             cx.waker().wake_by_ref();
             return Poll::Pending;
@@ -80,7 +80,7 @@ impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-fn builder(client: &Client) -> http2::Builder<Local> {
+fn builder(client: &ClientConnection) -> http2::Builder<Local> {
     let limits = client.listener.options.limits;
     let mut builder = http2::Builder::new(Local);
     builder
@@ -147,7 +147,7 @@ impl Pacer {
 #[derive(Debug)]
 struct Socket {
     stream: TcpStream,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
     pacer: Rc<Pacer>,
 }
 
@@ -189,10 +189,10 @@ impl AsyncWrite for Socket {
             Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
         } else {
             let buffers = Rc::clone(&self.client.worker.buffers);
-            let mut whole = buffers.borrow();
+            let mut whole = buffers.acquire();
             bufs.iter().for_each(|buf| whole.extend_from_slice(buf));
             let written = Pin::new(&mut self.stream).poll_write(cx, &whole);
-            buffers.give_back(whole);
+            buffers.release(whole);
             written
         };
         self.client.note_write(written)

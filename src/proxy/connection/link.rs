@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 
 use super::End;
 use crate::proxy::body::{BodyError, ClientBody};
-use crate::proxy::client::Client;
+use crate::proxy::client::ClientConnection;
 use crate::proxy::half_close::ResetWatch;
 use crate::proxy::http1::OutputSegment;
-use crate::proxy::http1::chunked::{Chunked, Piece};
+use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
 use crate::proxy::http1::request::{BodyLength, RequestHead, RequestHeadReader};
 use crate::proxy::upstream::BLOCK;
 
@@ -32,7 +32,7 @@ const DRAINED_MAX: usize = 64 * 1024;
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Link {
-    pub(super) client: Rc<Client>,
+    pub(super) client: Rc<ClientConnection>,
     stream: RefCell<TcpStream>,
     input: RefCell<Input>,
     /// Interim responses that are being written.
@@ -79,16 +79,16 @@ impl Remaining {
 
 impl Input {
     /// The next piece of the body, as far as it has been read.
-    fn piece(&mut self) -> Result<Piece, BodyError> {
+    fn piece(&mut self) -> Result<ChunkedPiece, BodyError> {
         match &mut self.body {
-            Remaining::Length(0) => Ok(Piece::End),
-            Remaining::Length(_) if self.buffer.is_empty() => Ok(Piece::More),
+            Remaining::Length(0) => Ok(ChunkedPiece::End),
+            Remaining::Length(_) if self.buffer.is_empty() => Ok(ChunkedPiece::More),
             Remaining::Length(left) => {
                 let here = usize::try_from(*left)
                     .unwrap_or(usize::MAX)
                     .min(self.buffer.len());
                 *left -= here as u64;
-                Ok(Piece::Data(self.buffer.split_to(here).freeze()))
+                Ok(ChunkedPiece::Data(self.buffer.split_to(here).freeze()))
             }
             Remaining::Chunked(chunked) => match chunked.next(&mut self.buffer) {
                 Ok(piece) => {
@@ -106,7 +106,7 @@ impl Input {
 }
 
 impl Link {
-    pub(super) fn new(client: Rc<Client>, stream: TcpStream) -> Rc<Link> {
+    pub(super) fn new(client: Rc<ClientConnection>, stream: TcpStream) -> Rc<Link> {
         Rc::new(Link {
             client,
             stream: RefCell::new(stream),
@@ -240,12 +240,12 @@ impl Link {
         loop {
             let piece = self.input.borrow_mut().piece();
             match piece {
-                Ok(Piece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
-                Ok(Piece::Trailers(trailers)) => {
+                Ok(ChunkedPiece::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(ChunkedPiece::Trailers(trailers)) => {
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Ok(Piece::End) => return Poll::Ready(None),
-                Ok(Piece::More) => {}
+                Ok(ChunkedPiece::End) => return Poll::Ready(None),
+                Ok(ChunkedPiece::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             if self.client.interims.ask() {
@@ -274,7 +274,7 @@ impl Link {
             let piece = input.piece();
             drop(input);
             match piece {
-                Ok(Piece::More) => match self.poll_read(cx) {
+                Ok(ChunkedPiece::More) => match self.poll_read(cx) {
                     Poll::Ready(Ok(bytes @ 1..)) => read += bytes,
                     _ => return false,
                 },

@@ -8,7 +8,7 @@ use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
 use crate::proxy::body::{Cut, ResponseBody};
-use crate::proxy::held::Piece;
+use crate::proxy::held::ChargedBytes;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{self, write_field};
 
@@ -35,7 +35,7 @@ enum Framing {
 /// A response, piece by piece.
 #[derive(Debug)]
 pub(super) struct Output {
-    pub(super) segment: OutputSegment<Piece>,
+    pub(super) segment: OutputSegment<ChargedBytes>,
     framing: Framing,
     keep_alive: bool,
     /// The trailers that may follow.
@@ -149,7 +149,7 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    fn put(&mut self, data: Piece, last: bool) -> Result<(), Cut> {
+    fn put(&mut self, data: ChargedBytes, last: bool) -> Result<(), Cut> {
         let length = data.len();
         let mut after: &[u8] = b"";
         match &mut self.framing {

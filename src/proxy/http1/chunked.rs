@@ -33,7 +33,7 @@ enum State {
 
 /// A piece of a body.
 #[derive(Debug, PartialEq)]
-pub(crate) enum Piece {
+pub(crate) enum ChunkedPiece {
     Data(Bytes),
     Trailers(HeaderMap),
     /// The body has been read whole.
@@ -91,19 +91,19 @@ impl Chunked {
     /// # Errors
     ///
     /// What has come is not a chunked body.
-    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Malformed> {
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<ChunkedPiece, Malformed> {
         loop {
             match self.state {
                 State::Data(left) => return Ok(self.data(buffer, left)),
-                State::Done => return Ok(Piece::End),
+                State::Done => return Ok(ChunkedPiece::End),
                 State::Broken(why) => return Err(Malformed(why)),
                 State::Size | State::DataEnd | State::Trailers => {}
             }
             if !self.step(buffer)? {
-                return Ok(Piece::More);
+                return Ok(ChunkedPiece::More);
             }
             if self.is_done() && !self.trailers.is_empty() {
-                return Ok(Piece::Trailers(std::mem::take(&mut self.trailers)));
+                return Ok(ChunkedPiece::Trailers(std::mem::take(&mut self.trailers)));
             }
         }
     }
@@ -123,9 +123,9 @@ impl Chunked {
         }
     }
 
-    fn data(&mut self, buffer: &mut BytesMut, left: u64) -> Piece {
+    fn data(&mut self, buffer: &mut BytesMut, left: u64) -> ChunkedPiece {
         if buffer.is_empty() {
-            return Piece::More;
+            return ChunkedPiece::More;
         }
         let here = usize::try_from(left)
             .unwrap_or(usize::MAX)
@@ -134,7 +134,7 @@ impl Chunked {
             0 => State::DataEnd,
             left => State::Data(left),
         };
-        Piece::Data(buffer.split_to(here).freeze())
+        ChunkedPiece::Data(buffer.split_to(here).freeze())
     }
 
     /// Reads one line, or the CRLF after a chunk. Tells whether there was one.

@@ -20,10 +20,10 @@ fn read_in_pieces(bytes: &[u8], cuts: &[usize], look_ahead: bool) -> Result<Read
                 chunked.look_ahead(&mut buffer);
             }
             match piece {
-                Piece::Data(piece) => data.extend_from_slice(&piece),
-                Piece::Trailers(fields) => trailers = fields,
-                Piece::More => break,
-                Piece::End => {
+                ChunkedPiece::Data(piece) => data.extend_from_slice(&piece),
+                ChunkedPiece::Trailers(fields) => trailers = fields,
+                ChunkedPiece::More => break,
+                ChunkedPiece::End => {
                     assert!(chunked.is_done());
                     buffer.extend_from_slice(rest);
                     return Ok(Some((data, trailers, buffer.to_vec())));
@@ -154,7 +154,7 @@ fn the_end_is_known_with_the_last_data_when_it_came_with_it() {
     let mut buffer = BytesMut::from("5\r\nhello\r\n0\r\n\r\nrest");
     assert_eq!(
         chunked.next(&mut buffer).unwrap(),
-        Piece::Data("hello".into())
+        ChunkedPiece::Data("hello".into())
     );
     assert!(!chunked.is_done());
     chunked.look_ahead(&mut buffer);
@@ -166,11 +166,17 @@ fn the_end_is_known_with_the_last_data_when_it_came_with_it() {
     chunked.next(&mut buffer).unwrap();
     chunked.look_ahead(&mut buffer);
     assert!(!chunked.is_done());
-    assert!(matches!(chunked.next(&mut buffer), Ok(Piece::Trailers(_))));
+    assert!(matches!(
+        chunked.next(&mut buffer),
+        Ok(ChunkedPiece::Trailers(_))
+    ));
     assert!(chunked.is_done());
     let mut chunked = Chunked::new();
     let mut buffer = BytesMut::from("5\r\nhello\r\nZZ\r\n");
-    assert!(matches!(chunked.next(&mut buffer), Ok(Piece::Data(_))));
+    assert!(matches!(
+        chunked.next(&mut buffer),
+        Ok(ChunkedPiece::Data(_))
+    ));
     chunked.look_ahead(&mut buffer);
     assert!(chunked.next(&mut buffer).is_err());
     assert!(chunked.next(&mut buffer).is_err(), "an error is for good");

@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::proxy::http1::Malformed;
-use crate::proxy::http1::chunked::{Chunked, Piece};
+use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
 use crate::proxy::target;
 
 const LIMITS: HeadLimits = HeadLimits {
@@ -47,8 +47,8 @@ impl Connection {
                     }
                 }
                 Body::Chunked(chunked) => match chunked.next(&mut self.buffer) {
-                    Ok(Piece::End) => self.body = Body::Length(0),
-                    Ok(Piece::More) => return Ok(()),
+                    Ok(ChunkedPiece::End) => self.body = Body::Length(0),
+                    Ok(ChunkedPiece::More) => return Ok(()),
                     Ok(_) => {}
                     Err(Malformed(why)) => return Err(HeadError::Malformed(why)),
                 },

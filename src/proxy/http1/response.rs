@@ -31,7 +31,7 @@ const ANSWER_BYTES_MAX: usize = 2 * HEAD_BYTES_MAX;
 
 /// What the request that is answered means for the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Asked {
+pub(crate) enum ResponseTo {
     /// A HEAD: whatever the answer's fields say of a body, none follows.
     Head,
     Other,
@@ -39,7 +39,7 @@ pub(crate) enum Asked {
 
 /// How the end of a body is known (RFC 9112 section 6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
+pub(crate) enum ResponseFraming {
     Length(u64),
     Chunked,
     /// By the end of the connection.
@@ -48,17 +48,17 @@ pub(crate) enum Framing {
 
 /// A whole head.
 #[derive(Debug)]
-pub(crate) struct Head {
+pub(crate) struct ResponseHead {
     pub(crate) response: Response<()>,
-    pub(crate) framing: Framing,
+    pub(crate) framing: ResponseFraming,
     /// Whether the connection may carry another request once the body has been read.
     pub(crate) reusable: bool,
 }
 
 /// Reads heads as their bytes come in, until the final one.
 #[derive(Debug)]
-pub(crate) struct Reader {
-    asked: Asked,
+pub(crate) struct ResponseHeadReader {
+    asked: ResponseTo,
     /// Bytes of interim answers so far.
     interim: usize,
     /// How many they were, and how many of them said that the request is being worked on.
@@ -68,9 +68,9 @@ pub(crate) struct Reader {
     scanned: usize,
 }
 
-impl Reader {
-    pub(crate) fn new(asked: Asked) -> Reader {
-        Reader {
+impl ResponseHeadReader {
+    pub(crate) fn new(asked: ResponseTo) -> ResponseHeadReader {
+        ResponseHeadReader {
             asked,
             interim: 0,
             interims: 0,
@@ -91,7 +91,7 @@ impl Reader {
         buffer: &mut BytesMut,
         headers: &mut HeaderMap,
         interim: &mut dyn FnMut(&mut Response<()>),
-    ) -> Result<Option<Head>, Malformed> {
+    ) -> Result<Option<ResponseHead>, Malformed> {
         loop {
             if buffer.first().is_some_and(|first| *first != b'H') {
                 return Err(Malformed("not an answer"));
@@ -160,11 +160,11 @@ impl Reader {
 /// What a head is that of.
 enum Read {
     Interim(Response<()>),
-    Final(Head),
+    Final(ResponseHead),
 }
 
 /// Reads one whole head.
-fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Malformed> {
+fn read(bytes: &Bytes, asked: ResponseTo, headers: &mut HeaderMap) -> Result<Read, Malformed> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut []);
     let complete = httparse::ParserConfig::default()
@@ -208,7 +208,7 @@ fn read(bytes: &Bytes, asked: Asked, headers: &mut HeaderMap) -> Result<Read, Ma
     keep_reason(&mut response, bytes, parsed.reason);
     Ok(match framing {
         None => Read::Interim(response),
-        Some((framing, reusable)) => Read::Final(Head {
+        Some((framing, reusable)) => Read::Final(ResponseHead {
             response,
             framing,
             reusable,
@@ -297,8 +297,8 @@ impl Said {
         self,
         minor: u8,
         status: StatusCode,
-        asked: Asked,
-    ) -> Result<(Framing, bool), Malformed> {
+        asked: ResponseTo,
+    ) -> Result<(ResponseFraming, bool), Malformed> {
         if self.chunked && self.length.is_some() {
             return Err(Malformed("both Content-Length and Transfer-Encoding"));
         }
@@ -307,20 +307,20 @@ impl Said {
         }
         let kept = !self.close && (minor > 0 || self.keep_alive);
         if status == StatusCode::SWITCHING_PROTOCOLS {
-            return Ok((Framing::Length(0), false));
+            return Ok((ResponseFraming::Length(0), false));
         }
         if status == StatusCode::NO_CONTENT {
             // It has no body, and whoever announces one all the same is about to send it.
             let none = !self.chunked && self.length.unwrap_or(0) == 0;
-            return Ok((Framing::Length(0), kept && none));
+            return Ok((ResponseFraming::Length(0), kept && none));
         }
-        if asked == Asked::Head || status == StatusCode::NOT_MODIFIED {
-            return Ok((Framing::Length(0), kept));
+        if asked == ResponseTo::Head || status == StatusCode::NOT_MODIFIED {
+            return Ok((ResponseFraming::Length(0), kept));
         }
         Ok(match self.length {
-            Some(length) => (Framing::Length(length), kept),
-            None if self.chunked => (Framing::Chunked, kept),
-            None => (Framing::Close, false),
+            Some(length) => (ResponseFraming::Length(length), kept),
+            None if self.chunked => (ResponseFraming::Chunked, kept),
+            None => (ResponseFraming::Close, false),
         })
     }
 }

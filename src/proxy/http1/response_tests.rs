@@ -5,11 +5,11 @@ use super::*;
 /// Reads heads from `bytes` as they come in pieces of the given lengths, and the rest at the end;
 /// what is left behind the head comes with it.
 fn read_in_pieces(
-    asked: Asked,
+    asked: ResponseTo,
     bytes: &[u8],
     cuts: &[usize],
-) -> Result<Option<(Head, Vec<u8>)>, Malformed> {
-    let mut reader = Reader::new(asked);
+) -> Result<Option<(ResponseHead, Vec<u8>)>, Malformed> {
+    let mut reader = ResponseHeadReader::new(asked);
     let (mut buffer, mut headers) = (BytesMut::new(), HeaderMap::new());
     let mut rest = bytes;
     for cut in cuts.iter().copied().chain([usize::MAX]) {
@@ -24,11 +24,11 @@ fn read_in_pieces(
     Ok(None)
 }
 
-fn whole(text: &str) -> Result<Option<Head>, Malformed> {
-    read_in_pieces(Asked::Other, text.as_bytes(), &[]).map(|head| head.map(|(head, _)| head))
+fn whole(text: &str) -> Result<Option<ResponseHead>, Malformed> {
+    read_in_pieces(ResponseTo::Other, text.as_bytes(), &[]).map(|head| head.map(|(head, _)| head))
 }
 
-fn head(text: &str) -> Head {
+fn head(text: &str) -> ResponseHead {
     whole(text).unwrap().expect("the head is whole")
 }
 
@@ -44,12 +44,12 @@ fn refused(text: &str) -> &'static str {
 fn an_ordinary_answer_is_read() {
     let text = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nX-Empty:\r\nSet-Cookie: \
                 a=1\r\nSet-Cookie:  b=2 \r\nContent-Length: 5\r\n\r\nhello";
-    let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &[])
+    let (head, rest) = read_in_pieces(ResponseTo::Other, text.as_bytes(), &[])
         .unwrap()
         .unwrap();
     assert_eq!(
         (head.response.status().as_u16(), head.framing),
-        (200, Framing::Length(5))
+        (200, ResponseFraming::Length(5))
     );
     assert_eq!(rest, b"hello");
     assert!(head.reusable);
@@ -68,7 +68,7 @@ fn what_was_in_the_map_before_is_no_part_of_the_answer() {
     let mut headers = HeaderMap::new();
     headers.insert("authorization", "secret".parse().unwrap());
     let mut buffer = BytesMut::from("HTTP/1.1 204 No Content\r\nX-A: b\r\n\r\n");
-    let head = Reader::new(Asked::Other)
+    let head = ResponseHeadReader::new(ResponseTo::Other)
         .advance(&mut buffer, &mut headers, &mut |_| {})
         .unwrap();
     let response = head.unwrap().response;
@@ -95,7 +95,7 @@ fn a_reason_of_its_own_is_kept() {
 
 #[test]
 fn framing_and_reuse_follow_from_status_version_and_fields() {
-    use Framing::{Chunked, Close, Length};
+    use ResponseFraming::{Chunked, Close, Length};
     for (text, framing, reusable) in [
         ("1.1 200 OK\r\nContent-Length: 0", Length(0), true),
         (
@@ -139,7 +139,7 @@ fn framing_and_reuse_follow_from_status_version_and_fields() {
 
 #[test]
 fn framing_and_reuse_of_http10_and_of_statuses_without_a_body() {
-    use Framing::{Close, Length};
+    use ResponseFraming::{Close, Length};
     for (text, framing, reusable) in [
         ("1.0 200 OK\r\nContent-Length: 3", Length(3), false),
         (
@@ -182,8 +182,13 @@ fn framing_and_reuse_of_http10_and_of_statuses_without_a_body() {
 #[test]
 fn a_response_to_head_keeps_its_length_and_has_no_body() {
     let bytes = b"HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n";
-    let (head, _) = read_in_pieces(Asked::Head, bytes, &[]).unwrap().unwrap();
-    assert_eq!((head.framing, head.reusable), (Framing::Length(0), true));
+    let (head, _) = read_in_pieces(ResponseTo::Head, bytes, &[])
+        .unwrap()
+        .unwrap();
+    assert_eq!(
+        (head.framing, head.reusable),
+        (ResponseFraming::Length(0), true)
+    );
     assert_eq!(head.response.headers()["content-length"], "12345");
 }
 
@@ -241,7 +246,10 @@ fn a_space_before_a_colon_is_taken_off() {
     );
     assert_eq!(head.response.headers()["content-type"], "text/plain");
     assert_eq!(head.response.headers()["x-a"], "b : c");
-    assert_eq!((head.framing, head.reusable), (Framing::Length(2), true));
+    assert_eq!(
+        (head.framing, head.reusable),
+        (ResponseFraming::Length(2), true)
+    );
 }
 
 #[test]
@@ -249,7 +257,7 @@ fn interim_answers_have_a_bound_and_say_whether_work_goes_on() {
     let interim = |status: u16, times: usize| format!("HTTP/1.1 {status} X\r\n\r\n").repeat(times);
     let end = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
     let read = |text: String| {
-        let mut reader = Reader::new(Asked::Other);
+        let mut reader = ResponseHeadReader::new(ResponseTo::Other);
         let read = reader.advance(
             &mut BytesMut::from(text.as_bytes()),
             &mut HeaderMap::new(),
@@ -351,7 +359,7 @@ fn a_head_is_the_same_wherever_it_is_cut() {
     let bytes: Vec<usize> = vec![1; text.len()];
     let everywhere = (0..text.len()).map(|at| vec![at]).chain([bytes]);
     for cuts in everywhere {
-        let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &cuts)
+        let (head, rest) = read_in_pieces(ResponseTo::Other, text.as_bytes(), &cuts)
             .unwrap()
             .unwrap();
         assert_eq!(
@@ -361,7 +369,7 @@ fn a_head_is_the_same_wherever_it_is_cut() {
         );
         assert_eq!(
             (head.framing, &*rest),
-            (Framing::Length(4), &b"body"[..]),
+            (ResponseFraming::Length(4), &b"body"[..]),
             "{cuts:?}"
         );
     }
@@ -381,7 +389,7 @@ proptest! {
             text.push_str(&format!("x-{name}: {value}\r\n"));
         }
         text.push_str("\r\nrest");
-        let (head, rest) = read_in_pieces(Asked::Other, text.as_bytes(), &cuts).unwrap().unwrap();
+        let (head, rest) = read_in_pieces(ResponseTo::Other, text.as_bytes(), &cuts).unwrap().unwrap();
         prop_assert_eq!(rest, b"rest");
         prop_assert_eq!(head.response.status().as_u16(), status);
         prop_assert_eq!(head.response.headers().len(), fields.len());
@@ -397,13 +405,13 @@ proptest! {
         text in "(HTTP/1\\.[01] [12345][0-9]{2} [A-Z]{0,3}(\r\n|\n|\r)?|[A-Za-z-]{1,8}: ?[ -~]{0,9}(\r\n|\n)|\r\n|\n|[\\x00-\\x7f]){0,9}",
         cuts in proptest::collection::vec(0_usize..9, 0..12),
     ) {
-        let kind = |read: Result<Option<(Head, Vec<u8>)>, Malformed>| match read {
+        let kind = |read: Result<Option<(ResponseHead, Vec<u8>)>, Malformed>| match read {
             Ok(None) => "part".to_owned(),
             Ok(Some((head, rest))) => format!("{:?} {rest:?}", head.response),
             Err(fault) => fault.to_string(),
         };
-        let once = kind(read_in_pieces(Asked::Other, text.as_bytes(), &[]));
-        let cut = kind(read_in_pieces(Asked::Other, text.as_bytes(), &cuts));
+        let once = kind(read_in_pieces(ResponseTo::Other, text.as_bytes(), &[]));
+        let cut = kind(read_in_pieces(ResponseTo::Other, text.as_bytes(), &cuts));
         prop_assert_eq!(once, cut);
     }
 }

@@ -10,19 +10,19 @@ use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedReadHalf;
 
+use super::background_upload::BackgroundUpload;
 use super::buffers::BLOCK;
-use super::inflow::Inflow;
-use super::late::Late;
-use super::{Connection, Fault, request};
-use crate::proxy::held::{Account, Charge, HeadCharge, Piece};
+use super::read_buffer::ReadBuffer;
+use super::{UpstreamConnection, UpstreamFault, request};
+use crate::proxy::held::{Account, Charge, ChargedBytes, HeadCharge};
 use crate::proxy::http1::chunked::{self, Chunked};
-use crate::proxy::http1::response::Framing;
+use crate::proxy::http1::response::ResponseFraming;
 
 /// An answer's body, and the connection that it comes over.
 #[derive(Debug)]
 pub(crate) struct Body {
-    source: Source,
-    inflow: Inflow,
+    source: BodySource,
+    inflow: ReadBuffer,
     left: Left,
     /// Whether the connection may carry another request after the body.
     reusable: bool,
@@ -38,10 +38,10 @@ pub(crate) struct Body {
 
 /// Where the bytes come from.
 #[derive(Debug)]
-pub(super) enum Source {
+pub(super) enum BodySource {
     Whole(TcpStream),
     /// The request is still being sent over the other half.
-    Half(OwnedReadHalf, Late),
+    Half(OwnedReadHalf, BackgroundUpload),
 }
 
 /// Pieces of a body that are shorter are gathered where each costs much beside its data.
@@ -71,19 +71,19 @@ impl Left {
 
 impl Body {
     pub(super) fn new(
-        source: Source,
-        mut inflow: Inflow,
-        framing: Framing,
+        source: BodySource,
+        mut inflow: ReadBuffer,
+        framing: ResponseFraming,
         reusable: bool,
         head: Option<HeadCharge>,
     ) -> Body {
         let left = match framing {
-            Framing::Length(length) => {
+            ResponseFraming::Length(length) => {
                 inflow.expect(length.saturating_sub(inflow.buffer.len() as u64));
                 Left::Length(length)
             }
-            Framing::Chunked => Left::Chunked(Box::new(Chunked::new())),
-            Framing::Close => Left::Close,
+            ResponseFraming::Chunked => Left::Chunked(Box::new(Chunked::new())),
+            ResponseFraming::Close => Left::Close,
         };
         Body {
             source,
@@ -146,45 +146,45 @@ impl Body {
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Piece>, Fault>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, UpstreamFault>>> {
         self.held = false;
-        if let Source::Half(_, late) = &self.source
+        if let BodySource::Half(_, late) = &self.source
             && late.is_broken(cx)
         {
-            return Poll::Ready(Some(Err(Fault::Upload)));
+            return Poll::Ready(Some(Err(UpstreamFault::Upload)));
         }
         loop {
             match self.next() {
-                Ok(chunked::Piece::Data(data)) => {
+                Ok(chunked::ChunkedPiece::Data(data)) => {
                     let data = self.gather(data);
                     let piece = self.piece(data);
                     return Poll::Ready(Some(Ok(Frame::data(piece))));
                 }
-                Ok(chunked::Piece::Trailers(mut trailers)) => {
+                Ok(chunked::ChunkedPiece::Trailers(mut trailers)) => {
                     request::strip_trailers(&mut trailers);
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
-                Ok(chunked::Piece::End) => return Poll::Ready(None),
-                Ok(chunked::Piece::More) => {}
+                Ok(chunked::ChunkedPiece::End) => return Poll::Ready(None),
+                Ok(chunked::ChunkedPiece::More) => {}
                 Err(error) => return Poll::Ready(Some(Err(error))),
             }
             match ready!(self.poll_read(cx)) {
-                Err(error) => return Poll::Ready(Some(Err(Fault::Io(error)))),
+                Err(error) => return Poll::Ready(Some(Err(UpstreamFault::Io(error)))),
                 Ok(0) if matches!(self.left, Left::Close) => self.left = Left::Closed,
-                Ok(0) => return Poll::Ready(Some(Err(Fault::Closed))),
+                Ok(0) => return Poll::Ready(Some(Err(UpstreamFault::Closed))),
                 Ok(_) => {}
             }
         }
     }
 
     /// The next piece of what has come.
-    fn next(&mut self) -> Result<chunked::Piece, Fault> {
+    fn next(&mut self) -> Result<chunked::ChunkedPiece, UpstreamFault> {
         let buffer = &mut self.inflow.buffer;
         if self.left.is_end() {
-            return Ok(chunked::Piece::End);
+            return Ok(chunked::ChunkedPiece::End);
         }
         if buffer.is_empty() {
-            return Ok(chunked::Piece::More);
+            return Ok(chunked::ChunkedPiece::More);
         }
         match &mut self.left {
             Left::Length(left) => {
@@ -192,9 +192,9 @@ impl Body {
                     .unwrap_or(usize::MAX)
                     .min(buffer.len());
                 *left -= here as u64;
-                Ok(chunked::Piece::Data(buffer.split_to(here).freeze()))
+                Ok(chunked::ChunkedPiece::Data(buffer.split_to(here).freeze()))
             }
-            Left::Close | Left::Closed => Ok(chunked::Piece::Data(buffer.split().freeze())),
+            Left::Close | Left::Closed => Ok(chunked::ChunkedPiece::Data(buffer.split().freeze())),
             Left::Chunked(chunked) => {
                 let piece = chunked.next(buffer)?;
                 chunked.look_ahead(buffer);
@@ -216,7 +216,7 @@ impl Body {
         let mut all = BytesMut::from(&data[..]);
         while all.len() < GATHERED_MIN && self.is_in_data() {
             match self.next() {
-                Ok(chunked::Piece::Data(data)) => all.extend_from_slice(&data),
+                Ok(chunked::ChunkedPiece::Data(data)) => all.extend_from_slice(&data),
                 _ => break,
             }
         }
@@ -229,7 +229,7 @@ impl Body {
             && matches!(&self.left, Left::Chunked(chunked) if chunked.is_in_data())
     }
 
-    fn piece(&mut self, data: Bytes) -> Piece {
+    fn piece(&mut self, data: Bytes) -> ChargedBytes {
         let mut charge = if self.inflow.buffer.is_empty() {
             self.charge.take()
         } else {
@@ -238,7 +238,7 @@ impl Body {
         if let (Some(charge), Some(account)) = (&mut charge, &self.account) {
             charge.merge(account.charge(account.overhead()));
         }
-        Piece::new(data, charge)
+        ChargedBytes::new(data, charge)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -252,8 +252,8 @@ impl Body {
             return Poll::Pending;
         }
         let read = match &mut self.source {
-            Source::Whole(stream) => self.inflow.poll_read(Pin::new(stream), room, cx),
-            Source::Half(half, _) => self.inflow.poll_read(Pin::new(half), room, cx),
+            BodySource::Whole(stream) => self.inflow.poll_read(Pin::new(stream), room, cx),
+            BodySource::Half(half, _) => self.inflow.poll_read(Pin::new(half), room, cx),
         };
         let read = ready!(read)?;
         if let Some(account) = &self.account {
@@ -269,19 +269,21 @@ impl Body {
     /// What is left when the body has been read whole: the connection, if another request may be
     /// sent over it. The rest of a request that has been answered before its end goes on being
     /// sent.
-    pub(crate) fn into_connection(self) -> Option<Connection> {
+    pub(crate) fn into_connection(self) -> Option<UpstreamConnection> {
         // What nobody asked for makes whatever follows it doubtful.
         let reusable = self.reusable && self.inflow.buffer.is_empty() && self.is_end_stream();
         let stream = match self.source {
-            Source::Whole(stream) => Some(stream),
-            Source::Half(half, late) => late.into_stream(half),
+            BodySource::Whole(stream) => Some(stream),
+            BodySource::Half(half, late) => late.into_stream(half),
         };
         let buffers: Rc<_> = self.inflow.into_buffers();
         let charge = None;
-        stream.filter(|_| reusable).map(|stream| Connection {
-            stream,
-            buffers,
-            charge,
-        })
+        stream
+            .filter(|_| reusable)
+            .map(|stream| UpstreamConnection {
+                stream,
+                buffers,
+                charge,
+            })
     }
 }

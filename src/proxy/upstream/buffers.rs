@@ -108,7 +108,7 @@ impl Buffers {
     }
 
     /// An empty buffer to write from.
-    pub(crate) fn borrow(&self) -> Vec<u8> {
+    pub(crate) fn acquire(&self) -> Vec<u8> {
         self.spare.take()
     }
 
@@ -127,7 +127,7 @@ impl Buffers {
     }
 
     /// Takes a buffer back that has been written.
-    pub(crate) fn give_back(&self, mut buffer: Vec<u8>) {
+    pub(crate) fn release(&self, mut buffer: Vec<u8>) {
         if buffer.capacity() <= SPARE_MAX {
             buffer.clear();
             *self.spare.borrow_mut() = buffer;

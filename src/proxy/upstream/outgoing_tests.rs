@@ -5,7 +5,7 @@ use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
 use super::*;
-use crate::proxy::hop::samples::{hop, without_hop};
+use crate::proxy::forwarded_headers::samples::{hop, without_hop};
 
 /// A body that comes as it is told; where it says `None`, it lets itself be waited for once.
 #[derive(Default)]
@@ -88,14 +88,18 @@ impl AsyncWrite for Narrow {
 }
 
 /// What goes out of a POST with this body, with the head cut off, over a socket of this width.
-async fn sent(framing: Framing, mut body: Script, width: usize) -> Result<String, Fault> {
+async fn sent(
+    framing: RequestFraming,
+    mut body: Script,
+    width: usize,
+) -> Result<String, UpstreamFault> {
     let mut request = Request::post("/").body(()).unwrap();
-    if let Framing::Length(length) = framing {
+    if let RequestFraming::Length(length) = framing {
         request
             .headers_mut()
             .insert("content-length", HeaderValue::from(length));
     }
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, framing, &hop());
+    let mut outgoing = RequestWriter::new(Vec::new(), None, &request, framing, &hop());
     let mut socket = Narrow {
         width,
         taken: Vec::new(),
@@ -118,20 +122,24 @@ async fn whatever_the_socket_takes_at_once_the_same_goes_out() {
     ];
     let chunked = "5\r\nhello\r\n10\r\n0123456789abcdef\r\n0\r\n\r\n";
     for width in [1, 2, 3, 7, 20, 1000] {
-        let text = sent(Framing::Chunked, script(&pieces), width)
+        let text = sent(RequestFraming::Chunked, script(&pieces), width)
             .await
             .unwrap();
         assert_eq!(text, chunked, "{width} bytes at once");
-        let text = sent(Framing::Length(21), script(&pieces), width)
+        let text = sent(RequestFraming::Length(21), script(&pieces), width)
             .await
             .unwrap();
         assert_eq!(text, "hello0123456789abcdef", "{width} bytes at once");
         assert_eq!(
-            sent(Framing::Nothing, script(&[]), width).await.unwrap(),
+            sent(RequestFraming::Nothing, script(&[]), width)
+                .await
+                .unwrap(),
             ""
         );
         assert_eq!(
-            sent(Framing::Chunked, script(&[]), width).await.unwrap(),
+            sent(RequestFraming::Chunked, script(&[]), width)
+                .await
+                .unwrap(),
             "0\r\n\r\n"
         );
     }
@@ -143,7 +151,7 @@ async fn trailers_follow_the_last_chunk() {
     let mut trailers = HeaderMap::new();
     trailers.insert("x-sum", HeaderValue::from_static("1"));
     body.frames.push_back(Some(Frame::trailers(trailers)));
-    let text = sent(Framing::Chunked, body, 4).await.unwrap();
+    let text = sent(RequestFraming::Chunked, body, 4).await.unwrap();
     assert_eq!(text, "1\r\nx\r\n0\r\nx-sum: 1\r\n\r\n");
 }
 
@@ -154,24 +162,25 @@ async fn a_body_that_is_not_as_long_as_announced_is_not_made_to_look_so() {
         (3, &[Some("12"), None, Some("34")]),
         (3, &[]),
     ] {
-        let failed = sent(Framing::Length(length), script(pieces), 100).await;
+        let failed = sent(RequestFraming::Length(length), script(pieces), 100).await;
         assert!(
-            matches!(failed, Err(Fault::Upload)),
+            matches!(failed, Err(UpstreamFault::Upload)),
             "{pieces:?} gave {failed:?}"
         );
     }
     let mut body = script(&[Some("12")]);
     body.breaks_off = true;
     assert!(matches!(
-        sent(Framing::Chunked, body, 100).await,
-        Err(Fault::Upload)
+        sent(RequestFraming::Chunked, body, 100).await,
+        Err(UpstreamFault::Upload)
     ));
 }
 
 #[test]
 fn what_is_at_hand_goes_out_with_the_head() {
     let request = Request::post("/").body(()).unwrap();
-    let mut outgoing = Outgoing::new(Vec::new(), None, &request, Framing::Chunked, &hop());
+    let mut outgoing =
+        RequestWriter::new(Vec::new(), None, &request, RequestFraming::Chunked, &hop());
     outgoing.data(Bytes::from("body"), true).unwrap();
     let mut socket = Narrow {
         width: 1000,

@@ -6,13 +6,13 @@
 use http::Request;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 
-use crate::proxy::hop::Hop;
+use crate::proxy::forwarded_headers::ForwardedHeaders;
 use crate::proxy::http1::chunked::{self, write_field};
 use crate::proxy::target;
 
 /// How a request's body goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Framing {
+pub(super) enum RequestFraming {
     /// There is none.
     Nothing,
     /// As many bytes as the head says, of which so many are still to come.
@@ -21,13 +21,13 @@ pub(super) enum Framing {
 }
 
 /// The framing of a request that has a body.
-pub(super) fn framing(headers: &HeaderMap) -> Framing {
+pub(super) fn framing(headers: &HeaderMap) -> RequestFraming {
     let declared = headers
         .get(CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
     declared
         .and_then(|length| length.parse().ok())
-        .map_or(Framing::Chunked, Framing::Length)
+        .map_or(RequestFraming::Chunked, RequestFraming::Length)
 }
 
 /// Writes the head of a request whose target is in origin form, with what this `forwarded_headers`
@@ -35,8 +35,8 @@ pub(super) fn framing(headers: &HeaderMap) -> Framing {
 pub(super) fn write_head<B>(
     out: &mut Vec<u8>,
     request: &Request<B>,
-    framing: Framing,
-    hop: &Hop<'_>,
+    framing: RequestFraming,
+    hop: &ForwardedHeaders<'_>,
 ) {
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
@@ -52,7 +52,7 @@ pub(super) fn write_head<B>(
         }
     }
     hop.write(request.headers(), out);
-    if framing == Framing::Chunked {
+    if framing == RequestFraming::Chunked {
         out.extend_from_slice(b"transfer-encoding: chunked\r\n");
     }
     out.extend_from_slice(b"\r\n");
@@ -71,12 +71,12 @@ fn is_framing(name: &HeaderName) -> bool {
 }
 
 /// Whether a field about the framing says what is done.
-fn agrees(name: &HeaderName, value: &[u8], framing: Framing) -> bool {
+fn agrees(name: &HeaderName, value: &[u8], framing: RequestFraming) -> bool {
     *name == CONTENT_LENGTH
         && match framing {
-            Framing::Length(_) => true,
-            Framing::Nothing => value == b"0",
-            Framing::Chunked => false,
+            RequestFraming::Length(_) => true,
+            RequestFraming::Nothing => value == b"0",
+            RequestFraming::Chunked => false,
         }
 }
 

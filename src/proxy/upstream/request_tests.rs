@@ -2,17 +2,17 @@ use http::HeaderValue;
 use http::header::HOST;
 
 use super::*;
-use crate::proxy::hop::Origin;
-use crate::proxy::hop::samples::{hop, own_hop, without_hop};
+use crate::proxy::forwarded_headers::Origin;
+use crate::proxy::forwarded_headers::samples::{hop, own_hop, without_hop};
 
 /// A head without what the hop says in it.
-fn bytes(request: &Request<()>, framing: Framing) -> Vec<u8> {
+fn bytes(request: &Request<()>, framing: RequestFraming) -> Vec<u8> {
     let mut out = Vec::new();
     write_head(&mut out, request, framing, &hop());
     without_hop(&out, request.headers())
 }
 
-fn written(request: &Request<()>, framing: Framing) -> String {
+fn written(request: &Request<()>, framing: RequestFraming) -> String {
     String::from_utf8(bytes(request, framing)).unwrap()
 }
 
@@ -34,7 +34,7 @@ fn a_head_is_written_as_it_is() {
         .headers_mut()
         .append("x-a", HeaderValue::from_static(""));
     assert_eq!(
-        bytes(&request, Framing::Nothing),
+        bytes(&request, RequestFraming::Nothing),
         b"PURGE /a%2Fb?c=d HTTP/1.1\r\nhost: shop.test\r\nx-a: b\xff\r\nx-a: \r\n\r\n"
     );
 }
@@ -42,7 +42,7 @@ fn a_head_is_written_as_it_is() {
 #[test]
 fn the_target_is_in_origin_form() {
     let first = |target: &str| {
-        written(&request(target), Framing::Nothing)
+        written(&request(target), RequestFraming::Nothing)
             .lines()
             .next()
             .unwrap()
@@ -70,18 +70,30 @@ fn what_the_fields_say_of_the_framing_is_what_is_done() {
     };
     let chunked = "transfer-encoding: chunked\r\n";
     assert_eq!(
-        with("content-length", "5", Framing::Length(5)),
+        with("content-length", "5", RequestFraming::Length(5)),
         "content-length: 5\r\n"
     );
     assert_eq!(
-        with("content-length", "0", Framing::Nothing),
+        with("content-length", "0", RequestFraming::Nothing),
         "content-length: 0\r\n"
     );
-    assert_eq!(with("content-length", "5", Framing::Nothing), "");
-    assert_eq!(with("content-length", "5", Framing::Chunked), chunked);
-    assert_eq!(with("transfer-encoding", "gzip", Framing::Chunked), chunked);
-    assert_eq!(with("transfer-encoding", "chunked", Framing::Nothing), "");
-    assert_eq!(with("transfer-encoding", "chunked", Framing::Length(5)), "");
+    assert_eq!(with("content-length", "5", RequestFraming::Nothing), "");
+    assert_eq!(
+        with("content-length", "5", RequestFraming::Chunked),
+        chunked
+    );
+    assert_eq!(
+        with("transfer-encoding", "gzip", RequestFraming::Chunked),
+        chunked
+    );
+    assert_eq!(
+        with("transfer-encoding", "chunked", RequestFraming::Nothing),
+        ""
+    );
+    assert_eq!(
+        with("transfer-encoding", "chunked", RequestFraming::Length(5)),
+        ""
+    );
 }
 
 #[test]
@@ -91,10 +103,14 @@ fn a_body_without_a_length_that_can_be_believed_goes_out_in_chunks() {
         headers.insert(CONTENT_LENGTH, HeaderValue::from_static(length));
         framing(&headers)
     };
-    assert_eq!(framing(&HeaderMap::new()), Framing::Chunked);
+    assert_eq!(framing(&HeaderMap::new()), RequestFraming::Chunked);
     assert_eq!(
         (of("12"), of("x"), of("-1")),
-        (Framing::Length(12), Framing::Chunked, Framing::Chunked)
+        (
+            RequestFraming::Length(12),
+            RequestFraming::Chunked,
+            RequestFraming::Chunked
+        )
     );
 }
 
@@ -134,14 +150,14 @@ fn passed_on(trusted: bool, fields: &[(&'static str, &'static str)]) -> Vec<Stri
             .append(*name, HeaderValue::from_static(value));
     }
     let id = HeaderValue::from_static("id-1");
-    let hop = Hop {
+    let hop = ForwardedHeaders {
         origin: &Origin::new([192, 0, 2, 7].into(), 8080, trusted),
         id: Some(&id),
         user: trusted.then(|| [198, 51, 100, 3].into()),
         ..hop()
     };
     let mut out = Vec::new();
-    write_head(&mut out, &request, Framing::Nothing, &hop);
+    write_head(&mut out, &request, RequestFraming::Nothing, &hop);
     let text = String::from_utf8(out).unwrap();
     let fields = text
         .strip_prefix("GET / HTTP/1.1\r\n")

@@ -5,19 +5,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
-use crate::proxy::hop::samples::hop;
-use crate::proxy::unsent::Unsent;
+use crate::proxy::forwarded_headers::samples::hop;
+use crate::proxy::revision_guard::UnsentRequests;
 use crate::routing::{KeyRegistry, Publisher, RoutingTable};
 
 /// A publisher of empty tables, and the requests of one worker that are under them.
-fn unsent() -> (Publisher, Rc<Unsent>) {
+fn unsent() -> (Publisher, Rc<UnsentRequests>) {
     let publisher = Publisher::new(RoutingTable::build(
         &[],
         |_| None,
         &mut KeyRegistry::new(),
         None,
     ));
-    let unsent = Unsent::new(publisher.register(Box::new(|| {})));
+    let unsent = UnsentRequests::new(publisher.register(Box::new(|| {})));
     (publisher, unsent)
 }
 
@@ -33,10 +33,12 @@ fn publish(publisher: &Publisher) -> u64 {
 }
 
 /// A connection, and the upstream's end of it.
-async fn connected() -> (Connection, TcpStream) {
+async fn connected() -> (UpstreamConnection, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let connection = Connection::open(address, &Buffers::new()).await.unwrap();
+    let connection = UpstreamConnection::open(address, &Buffers::new())
+        .await
+        .unwrap();
     (connection, listener.accept().await.unwrap().0)
 }
 
@@ -55,8 +57,8 @@ struct Outcome {
     body: Vec<u8>,
     trailers: HeaderMap,
     /// Of a body, or of the head when there is no status.
-    fault: Option<Fault>,
-    connection: Option<Connection>,
+    fault: Option<UpstreamFault>,
+    connection: Option<UpstreamConnection>,
 }
 
 /// Asks an upstream that answers with `pieces`, each when the one before has been taken in, and
@@ -191,7 +193,10 @@ async fn the_end_of_the_connection_ends_only_what_it_may() {
         for end in 0..text.len() {
             let part = ask(Method::GET, &[&text.as_bytes()[..end]], true).await;
             assert!(
-                matches!(part.fault, Some(Fault::Closed | Fault::Io(_))),
+                matches!(
+                    part.fault,
+                    Some(UpstreamFault::Closed | UpstreamFault::Io(_))
+                ),
                 "{end} bytes: {part:?}"
             );
         }

@@ -42,7 +42,7 @@ pub(crate) enum Origin {
     },
     /// Anybody else. Nothing that it says of itself counts, so these fields are the same for all
     /// its requests.
-    Stranger(Box<[u8]>),
+    Untrusted(Box<[u8]>),
 }
 
 impl Origin {
@@ -58,7 +58,7 @@ impl Origin {
             "x-forwarded-for: {peer}\r\nx-forwarded-proto: http\r\nx-forwarded-port: \
              {port}\r\nx-real-ip: {peer}\r\n"
         );
-        Origin::Stranger(fields.into_bytes().into())
+        Origin::Untrusted(fields.into_bytes().into())
     }
 
     pub(crate) fn is_trusted(&self) -> bool {
@@ -85,7 +85,7 @@ pub(crate) fn is_looping(headers: &HeaderMap) -> bool {
 
 /// The fields of one request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Hop<'a> {
+pub(crate) struct ForwardedHeaders<'a> {
     pub(crate) origin: &'a Origin,
     /// The request's identity.
     pub(crate) id: Option<&'a HeaderValue>,
@@ -97,7 +97,7 @@ pub(crate) struct Hop<'a> {
     pub(crate) endpoint: SocketAddr,
 }
 
-impl Hop<'_> {
+impl ForwardedHeaders<'_> {
     /// Whether the client's own field of that name, which is in lower case, is left out, since this
     /// hop knows better. What the client says of itself counts only when the peer is trusted:
     /// neither the fields that are set here nor the others of that family (`X-Forwarded-Prefix`
@@ -132,7 +132,7 @@ impl Hop<'_> {
                 write_trusted(headers, host, (peer, port), out);
                 self.write_user(headers, peer, out);
             }
-            Origin::Stranger(fields) => {
+            Origin::Untrusted(fields) => {
                 out.extend_from_slice(fields);
                 write_known(out, "x-forwarded-host", host);
             }
@@ -205,10 +205,10 @@ pub(crate) mod samples {
     use super::*;
 
     /// One for a stranger's requests.
-    pub(crate) fn hop() -> Hop<'static> {
+    pub(crate) fn hop() -> ForwardedHeaders<'static> {
         static STRANGER: LazyLock<Origin> =
             LazyLock::new(|| Origin::new([192, 0, 2, 7].into(), 8080, false));
-        Hop {
+        ForwardedHeaders {
             origin: &STRANGER,
             id: None,
             user: None,

@@ -12,7 +12,7 @@ use crate::routing::Acknowledger;
 
 /// The unwritten requests of one worker, by revision.
 #[derive(Debug)]
-pub(crate) struct Unsent {
+pub(crate) struct UnsentRequests {
     /// Revisions, oldest first, each with its number of unwritten requests. Rarely more than two.
     revisions: RefCell<VecDeque<(u64, u32)>>,
     current: Cell<u64>,
@@ -20,9 +20,9 @@ pub(crate) struct Unsent {
     acknowledger: Acknowledger,
 }
 
-impl Unsent {
-    pub(crate) fn new(acknowledger: Acknowledger) -> Rc<Unsent> {
-        Rc::new(Unsent {
+impl UnsentRequests {
+    pub(crate) fn new(acknowledger: Acknowledger) -> Rc<UnsentRequests> {
+        Rc::new(UnsentRequests {
             revisions: RefCell::default(),
             current: Cell::new(0),
             acknowledged: Cell::new(0),
@@ -31,13 +31,13 @@ impl Unsent {
     }
 
     /// A request was routed by `revision`, the newest that there is.
-    pub(crate) fn enter(self: &Rc<Self>, revision: u64) -> Ticket {
+    pub(crate) fn enter(self: &Rc<Self>, revision: u64) -> RevisionGuard {
         let mut revisions = self.revisions.borrow_mut();
         match revisions.back_mut() {
             Some((last, count)) if *last == revision => *count += 1,
             _ => revisions.push_back((revision, 1)),
         }
-        Ticket {
+        RevisionGuard {
             unsent: Rc::clone(self),
             revision,
         }
@@ -81,12 +81,12 @@ impl Unsent {
 /// One request that is routed and not yet written. Dropped when its first byte is written, or when
 /// it will never be.
 #[derive(Debug)]
-pub(crate) struct Ticket {
-    unsent: Rc<Unsent>,
+pub(crate) struct RevisionGuard {
+    unsent: Rc<UnsentRequests>,
     revision: u64,
 }
 
-impl Drop for Ticket {
+impl Drop for RevisionGuard {
     fn drop(&mut self) {
         self.unsent.leave(self.revision);
     }

@@ -19,16 +19,16 @@ const WINDOW_MIN: usize = 16 * 1024;
 
 /// What has come and not been used.
 #[derive(Debug)]
-pub(super) struct Inflow {
+pub(super) struct ReadBuffer {
     pub(super) buffer: BytesMut,
     buffers: Rc<Buffers>,
     /// How much to ask for; 0 means what the worker's block has room for.
     window: usize,
 }
 
-impl Inflow {
-    pub(super) fn new(buffers: Rc<Buffers>) -> Inflow {
-        Inflow {
+impl ReadBuffer {
+    pub(super) fn new(buffers: Rc<Buffers>) -> ReadBuffer {
+        ReadBuffer {
             buffer: BytesMut::new(),
             buffers,
             window: 0,

@@ -13,8 +13,8 @@ use http_body::Body as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::Fault;
-use super::outgoing::Outgoing;
+use super::UpstreamFault;
+use super::request_writer::RequestWriter;
 use crate::proxy::body::RequestBody;
 
 /// How much of what nobody takes is read from the client and thrown away, so that it gets to read
@@ -35,7 +35,7 @@ enum State {
 
 /// The answer's side.
 #[derive(Debug)]
-pub(super) struct Late {
+pub(super) struct BackgroundUpload {
     shared: Rc<Shared>,
     task: tokio::task::AbortHandle,
 }
@@ -51,9 +51,13 @@ struct Shared {
     sender: RefCell<Option<Waker>>,
 }
 
-impl Late {
+impl BackgroundUpload {
     /// Goes on sending the request over one half of the connection.
-    pub(super) fn spawn(half: OwnedWriteHalf, outgoing: Outgoing, body: RequestBody) -> Late {
+    pub(super) fn spawn(
+        half: OwnedWriteHalf,
+        outgoing: RequestWriter,
+        body: RequestBody,
+    ) -> BackgroundUpload {
         let shared = Rc::new(Shared {
             state: RefCell::new(State::Running),
             alone: Cell::new(false),
@@ -61,7 +65,7 @@ impl Late {
             sender: RefCell::default(),
         });
         let task = tokio::task::spawn_local(run(Rc::clone(&shared), half, outgoing, body));
-        Late {
+        BackgroundUpload {
             shared,
             task: task.abort_handle(),
         }
@@ -87,7 +91,7 @@ impl Late {
     }
 }
 
-impl Drop for Late {
+impl Drop for BackgroundUpload {
     fn drop(&mut self) {
         // An answer that nobody waits for any more ends with its request.
         if !self.shared.alone.get() {
@@ -99,7 +103,7 @@ impl Drop for Late {
 async fn run(
     shared: Rc<Shared>,
     mut half: OwnedWriteHalf,
-    mut outgoing: Outgoing,
+    mut outgoing: RequestWriter,
     mut body: RequestBody,
 ) {
     let sent = std::future::poll_fn(|cx| {
@@ -108,14 +112,14 @@ async fn run(
         if polled.is_pending() && shared.alone.get() {
             // While the answer was read, its limits of time held for both.
             ready!(poll_stuck(&mut body, cx));
-            return Poll::Ready(Err(Fault::Closed));
+            return Poll::Ready(Err(UpstreamFault::Closed));
         }
         polled
     })
     .await;
     let state = match sent {
         Ok(()) => State::Sent(half),
-        Err(Fault::Upload) => State::Broken,
+        Err(UpstreamFault::Upload) => State::Broken,
         Err(_) => State::Refused,
     };
     let refused = matches!(state, State::Refused);

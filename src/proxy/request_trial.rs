@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::sample::{Seen, Subject};
+use super::sample::{SampleCandidate, SampledResponse};
 use super::sticky::Choice;
 use super::worker::Worker;
 use crate::model::Weight;
@@ -28,7 +28,7 @@ const USER_SEED: u64 = 0x7567_6162_7269_6467;
 
 /// A request that was drawn for one side of a release, until its answer has ended.
 #[derive(Debug)]
-pub(crate) struct Trial {
+pub(crate) struct RequestTrial {
     watch: Arc<ReleaseHandle>,
     assignment: Assignment,
     user: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Trial {
     /// The head of a good answer is here.
     headed: bool,
     /// What a sample of it would tell, until that is decided.
-    subject: Option<Subject>,
+    subject: Option<SampleCandidate>,
 }
 
 /// How far it is.
@@ -57,7 +57,7 @@ enum State {
 
 /// A request that is about to be given to a side.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Request {
+pub(crate) struct PendingAssignment {
     /// The upstream that it was drawn for.
     pub(crate) drawn: UpstreamKey,
     /// Whose it is: [`user`].
@@ -70,14 +70,14 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Drawn {
     /// It is on one of the two sides.
-    On(Box<Trial>),
+    On(Box<RequestTrial>),
     /// It was drawn for the canary, which is full: the baseline gets it, and it counts for neither.
     Displaced,
     /// It was drawn for an upstream that has no part in the release.
     Aside,
 }
 
-impl Trial {
+impl RequestTrial {
     /// Gives a request to the side that it was drawn for by this very state of the service, and
     /// notes that.
     ///
@@ -87,9 +87,9 @@ impl Trial {
         worker: &Worker,
         service: &RoutedService,
         watch: &Arc<ReleaseHandle>,
-        request: &Request,
+        request: &PendingAssignment,
     ) -> Drawn {
-        let Request {
+        let PendingAssignment {
             drawn,
             user,
             uploading,
@@ -124,7 +124,7 @@ impl Trial {
             },
         });
         drop(notes);
-        let trial = Trial {
+        let trial = RequestTrial {
             watch: Arc::clone(watch),
             assignment,
             user,
@@ -156,13 +156,13 @@ impl Trial {
     }
 
     /// Remembers what a sample would tell of the request.
-    pub(crate) fn describe(&mut self, subject: Subject) {
+    pub(crate) fn describe(&mut self, subject: SampleCandidate) {
         self.subject = Some(subject);
     }
 
     /// Keeps the exchange for people if one of its kind is due. To be told before what it comes to,
     /// so that a note that is handed over at once takes it along.
-    pub(crate) fn sample(&mut self, worker: &Worker, seen: &Seen<'_>) {
+    pub(crate) fn sample(&mut self, worker: &Worker, seen: &SampledResponse<'_>) {
         let (watch, side) = (self.watch.spec.key, self.assignment.side);
         if let Some(subject) = &mut self.subject
             && subject.see(worker, watch, side, seen)
@@ -231,7 +231,7 @@ impl Trial {
 
     /// The upstream was taken out while the request waited for it, so that another answers what it
     /// never saw. Gives what a sample would tell.
-    pub(crate) fn reroute(self, worker: &Worker) -> Option<Subject> {
+    pub(crate) fn reroute(self, worker: &Worker) -> Option<SampleCandidate> {
         match self.state {
             State::Open => self.note(worker, RequestEventKind::Aborted { late: false }),
             State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),

@@ -13,37 +13,37 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// Room for so many requests. Without a limit there is nothing to count, and no memory that the
 /// workers share.
 #[derive(Clone, Debug)]
-pub(crate) struct Room {
+pub(crate) struct RequestLimit {
     taken: Option<Arc<AtomicUsize>>,
     max: usize,
 }
 
 /// A request's place, given back when dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Place(Option<Arc<AtomicUsize>>);
+pub(crate) struct Permit(Option<Arc<AtomicUsize>>);
 
-impl Room {
+impl RequestLimit {
     /// Zero means without limit.
-    pub(crate) fn new(max: usize) -> Room {
-        Room {
+    pub(crate) fn new(max: usize) -> RequestLimit {
+        RequestLimit {
             taken: (max > 0).then(Arc::default),
             max,
         }
     }
 
     /// A place, if one is left.
-    pub(crate) fn enter(&self) -> Option<Place> {
+    pub(crate) fn enter(&self) -> Option<Permit> {
         let Some(taken) = &self.taken else {
-            return Some(Place::default());
+            return Some(Permit::default());
         };
         // The count guards no other memory.
         let one_more = |taken| (taken < self.max).then_some(taken + 1);
         let entered = taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        entered.is_ok().then(|| Place(Some(Arc::clone(taken))))
+        entered.is_ok().then(|| Permit(Some(Arc::clone(taken))))
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         if let Some(taken) = &self.0 {
             taken.fetch_sub(1, Ordering::Relaxed);
@@ -54,15 +54,17 @@ impl Drop for Place {
 /// Seats for the connections of one listener. A connection that ends on one worker makes room on
 /// each.
 #[derive(Clone, Debug)]
-pub(crate) struct Seats(Option<Arc<Semaphore>>);
+pub(crate) struct ConnectionLimit(Option<Arc<Semaphore>>);
 
 /// A connection's seat, given back when dropped.
-pub(crate) type Seat = Option<OwnedSemaphorePermit>;
+pub(crate) type ConnectionPermit = Option<OwnedSemaphorePermit>;
 
-impl Seats {
+impl ConnectionLimit {
     /// Zero means without limit.
-    pub(crate) fn new(max: usize) -> Seats {
-        Seats((max > 0).then(|| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))))
+    pub(crate) fn new(max: usize) -> ConnectionLimit {
+        ConnectionLimit(
+            (max > 0).then(|| Arc::new(Semaphore::new(max.min(Semaphore::MAX_PERMITS)))),
+        )
     }
 
     /// Waits until there is one to take, which somebody else may take first.
@@ -73,7 +75,7 @@ impl Seats {
     }
 
     /// Takes one, once there is one.
-    pub(crate) async fn take(&self) -> Seat {
+    pub(crate) async fn take(&self) -> ConnectionPermit {
         match &self.0 {
             // It is never closed, which would be the only error.
             Some(seats) => Arc::clone(seats).acquire_owned().await.ok(),
@@ -90,20 +92,20 @@ mod tests {
 
     #[test]
     fn there_is_room_for_as_many_as_the_limit_says_and_again_when_one_has_left() {
-        let room = Room::new(2);
+        let room = RequestLimit::new(2);
         let elsewhere = room.clone();
         let (first, second) = (room.enter(), elsewhere.enter());
         assert!(first.is_some() && second.is_some() && room.enter().is_none());
         drop(second);
         assert!(room.enter().is_some());
-        let unlimited = Room::new(0);
+        let unlimited = RequestLimit::new(0);
         let places: Vec<_> = (0..100).map(|_| unlimited.enter()).collect();
         assert!(places.iter().all(Option::is_some));
     }
 
     #[test]
     fn whoever_waits_for_a_seat_is_woken_wherever_one_is_given_back() {
-        let seats = Seats::new(1);
+        let seats = ConnectionLimit::new(1);
         let elsewhere = seats.clone();
         let seat = elsewhere.take().now_or_never();
         assert!(seat.is_some());
@@ -116,6 +118,6 @@ mod tests {
         // Who only waited lets the next one have it.
         assert!(waiting.as_mut().now_or_never().is_some());
         assert!(taking.as_mut().now_or_never().is_some());
-        assert!(Seats::new(0).take().now_or_never().is_some());
+        assert!(ConnectionLimit::new(0).take().now_or_never().is_some());
     }
 }

@@ -13,17 +13,17 @@ use tower::ServiceBuilder;
 use tower::layer::layer_fn;
 
 use super::body::{ClientBody, ResponseBody};
-use super::client::Client;
+use super::client::ClientConnection;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::handle::{handle, introduce, refuse};
 use super::held::HeldHead;
-use super::room::Place;
+use super::limits::Permit;
 use crate::stats::{MethodLabel, Reason};
 
 /// Answers a request of HTTP/1.1.
 pub(crate) async fn serve(
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
     request: Request<ClientBody>,
 ) -> Response<ResponseBody> {
     let Some(place) = client.worker.room.enter() else {
@@ -40,15 +40,20 @@ const OVERLOADED: Error = Error::new(
 );
 
 /// Answers what exceeds a limit before any work is spent on it.
-fn shed<B>(client: &Rc<Client>, request: &Request<B>, error: &Error) -> Response<ResponseBody> {
-    let mut exchange = Exchange::begin(client, MethodLabel::of(request.method()), Place::default());
+fn shed<B>(
+    client: &Rc<ClientConnection>,
+    request: &Request<B>,
+    error: &Error,
+) -> Response<ResponseBody> {
+    let mut exchange =
+        Exchange::begin(client, MethodLabel::of(request.method()), Permit::default());
     introduce(&mut exchange, client, request);
     refuse(exchange, error)
 }
 
 /// The service that the requests of an HTTP/2 connection go through.
 pub(crate) fn around(
-    client: &Rc<Client>,
+    client: &Rc<ClientConnection>,
 ) -> impl hyper::service::Service<
     Request<Incoming>,
     Response = Response<ResponseBody>,
@@ -76,13 +81,13 @@ pub(crate) fn around(
 }
 
 /// A request with what it takes up: its place among all of the process, and for HTTP/2 its head's.
-type Admitted = (Request<Incoming>, Place, Option<HeldHead>);
+type Admitted = (Request<Incoming>, Permit, Option<HeldHead>);
 
 /// Answers 503 to what exceeds the limit on requests under way, before any work is spent on it.
 #[derive(Clone, Debug)]
 struct Shed<S> {
     inner: S,
-    client: Rc<Client>,
+    client: Rc<ClientConnection>,
 }
 
 impl<S> tower::Service<Request<Incoming>> for Shed<S>

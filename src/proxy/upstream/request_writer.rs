@@ -9,38 +9,38 @@ use http::{HeaderMap, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::Fault;
-use super::request::{self, Framing};
+use super::UpstreamFault;
+use super::request::{self, RequestFraming};
 use crate::proxy::body::Cut;
-use crate::proxy::hop::Hop;
+use crate::proxy::forwarded_headers::ForwardedHeaders;
 use crate::proxy::http1::{OutputSegment, chunked};
-use crate::proxy::unsent::Ticket;
+use crate::proxy::revision_guard::RevisionGuard;
 
 /// A request, one piece at a time.
 #[derive(Debug)]
-pub(super) struct Outgoing {
+pub(super) struct RequestWriter {
     segment: OutputSegment<Bytes>,
-    framing: Framing,
+    framing: RequestFraming,
     /// Whether the piece at hand is the last.
     last: bool,
     /// Given up with the first byte.
-    ticket: Option<Ticket>,
+    ticket: Option<RevisionGuard>,
     begun: bool,
 }
 
-impl Outgoing {
+impl RequestWriter {
     /// A request whose head is the first piece, written into `buffer`, which is empty.
     pub(super) fn new<B>(
         buffer: Vec<u8>,
-        ticket: Option<Ticket>,
+        ticket: Option<RevisionGuard>,
         request: &Request<B>,
-        framing: Framing,
-        hop: &Hop<'_>,
-    ) -> Outgoing {
-        let mut outgoing = Outgoing {
+        framing: RequestFraming,
+        hop: &ForwardedHeaders<'_>,
+    ) -> RequestWriter {
+        let mut outgoing = RequestWriter {
             segment: OutputSegment::new(buffer),
             framing,
-            last: matches!(framing, Framing::Nothing | Framing::Length(0)),
+            last: matches!(framing, RequestFraming::Nothing | RequestFraming::Length(0)),
             ticket,
             begun: false,
         };
@@ -77,7 +77,7 @@ impl Outgoing {
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), UpstreamFault>> {
         ready!(self.poll_segment(stream.as_mut(), cx))?;
         Poll::Pending
     }
@@ -86,9 +86,9 @@ impl Outgoing {
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), UpstreamFault>> {
         while !self.segment.is_written() {
-            ready!(self.segment.poll_write(stream.as_mut(), cx)).map_err(Fault::Io)?;
+            ready!(self.segment.poll_write(stream.as_mut(), cx)).map_err(UpstreamFault::Io)?;
             self.ticket = None;
             self.begun = true;
         }
@@ -106,7 +106,7 @@ impl Outgoing {
         mut stream: Pin<&mut impl AsyncWrite>,
         body: &mut B,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), UpstreamFault>> {
         loop {
             ready!(self.poll_segment(stream.as_mut(), cx))?;
             if self.last {
@@ -122,7 +122,7 @@ impl Outgoing {
         &mut self,
         body: &mut B,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Fault>> {
+    ) -> Poll<Result<(), UpstreamFault>> {
         loop {
             let Some(frame) = ready!(Pin::new(&mut *body).poll_frame(cx)).transpose()? else {
                 return Poll::Ready(self.end(None));
@@ -140,12 +140,12 @@ impl Outgoing {
     /// # Errors
     ///
     /// It is more than was announced.
-    pub(super) fn data(&mut self, data: Bytes, last: bool) -> Result<(), Fault> {
+    pub(super) fn data(&mut self, data: Bytes, last: bool) -> Result<(), UpstreamFault> {
         let mut after: &[u8] = b"";
         match &mut self.framing {
             // An empty chunk would end the body.
-            Framing::Chunked if data.is_empty() => return Ok(()),
-            Framing::Chunked => {
+            RequestFraming::Chunked if data.is_empty() => return Ok(()),
+            RequestFraming::Chunked => {
                 chunked::write_size(&mut self.segment.before, data.len());
                 self.last = last;
                 if last {
@@ -154,12 +154,14 @@ impl Outgoing {
                     after = chunked::CHUNK_END;
                 }
             }
-            Framing::Length(left) => {
+            RequestFraming::Length(left) => {
                 // More than was announced would be read as another request.
-                *left = left.checked_sub(data.len() as u64).ok_or(Fault::Upload)?;
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or(UpstreamFault::Upload)?;
                 self.last = *left == 0;
             }
-            Framing::Nothing => return Err(Fault::Upload),
+            RequestFraming::Nothing => return Err(UpstreamFault::Upload),
         }
         if self.begun {
             self.segment.put(data, after);
@@ -171,13 +173,13 @@ impl Outgoing {
     }
 
     /// The body has ended.
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Fault> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), UpstreamFault> {
         match (self.framing, trailers) {
-            (Framing::Length(left), _) if left > 0 => return Err(Fault::Upload),
-            (Framing::Chunked, Some(trailers)) => {
+            (RequestFraming::Length(left), _) if left > 0 => return Err(UpstreamFault::Upload),
+            (RequestFraming::Chunked, Some(trailers)) => {
                 request::write_trailers(&mut self.segment.before, &trailers)
             }
-            (Framing::Chunked, None) => self.segment.put(Bytes::new(), chunked::LAST_CHUNK),
+            (RequestFraming::Chunked, None) => self.segment.put(Bytes::new(), chunked::LAST_CHUNK),
             _ => {}
         }
         self.last = true;

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-/// A client that has not moved for so long gives way to a new one when there is no other room.
+/// A client that has not read for so long gives way to a new one when there is no other room.
 const STALL: Duration = Duration::from_millis(250);
 
 /// Above the limit of served connections, one whose first head is older than this is closed before
@@ -246,16 +246,15 @@ type Rank = (u8, Instant);
 
 impl Inner {
     fn dispensable(&self, now: Instant) -> Option<Rank> {
-        let stalled = |since: Instant| now.duration_since(since) >= STALL;
         match self.stage {
             Stage::Head if now.duration_since(self.since) < GRACE => None,
             Stage::Head | Stage::Idle => Some((0, self.since)),
             Stage::Serving => {
-                let owes = self
-                    .owes
-                    .filter(|since| stalled(*since))
-                    .map(|since| (1, since));
-                let unread = self.unread.filter(|unread| stalled(unread.moved));
+                // A body of this API fits in few packets, so its rest is due at once.
+                let late = |since: &Instant| now.duration_since(*since) >= GRACE;
+                let owes = self.owes.filter(late).map(|since| (1, since));
+                let stalled = |unread: &Unread| now.duration_since(unread.moved) >= STALL;
+                let unread = self.unread.filter(stalled);
                 owes.or(unread.map(|unread| (2, unread.since)))
             }
             Stage::Closed => None,

@@ -67,7 +67,7 @@ pub(super) struct ConnectInfo {
 ///
 /// # Errors
 ///
-/// [`StartError::NeedsTokens`] unless the listener is on a loopback address or `options` has
+/// [`AdminStartError::NeedsTokens`] unless the listener is on a loopback address or `options` has
 /// tokens.
 pub fn serve<S: Future<Output = ()> + Send>(
     options: &Options,

@@ -264,7 +264,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::Stopped`].
+    /// [`Refusal::Stopped`].
     pub fn services(&self) -> Result<Vec<api::Service>, Refusal> {
         self.running()?;
         Ok(self.shared.views.services())
@@ -274,7 +274,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
     pub fn service(&self, name: &str) -> Result<api::Service, Refusal> {
         self.running()?;
         let service = self.shared.views.service(name);
@@ -285,7 +285,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownService`], [`Refusal::Stopped`].
     pub fn revision(&self, name: &str) -> Result<u64, Refusal> {
         self.running()?;
         let revision = self.shared.views.revision(name);
@@ -304,7 +304,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// Every [`HeadError`] but `Reload`; nothing changed then.
+    /// Every [`Refusal`] but `Reload`; nothing changed then.
     pub async fn set_weights(
         &self,
         service: &str,
@@ -326,7 +326,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Stale`], [`HeadError::Stopped`]; never the store's.
+    /// [`Refusal::UnknownService`], [`Refusal::Stale`], [`Refusal::Stopped`]; never the store's.
     pub async fn rollback(&self, service: &str, intent: Intent) -> Result<Applied, Refusal> {
         let service = service.to_owned();
         self.ask(|reply| ControllerRequest::Rollback {
@@ -341,8 +341,8 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Unfit`], [`HeadError::Conflict`] while another is
-    /// under way, [`HeadError::Stale`], [`HeadError::Store`], [`HeadError::Stopped`]; nothing changed
+    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Conflict`] while another is
+    /// under way, [`Refusal::Stale`], [`Refusal::Store`], [`Refusal::Stopped`]; nothing changed
     /// then.
     pub async fn start_release(
         &self,
@@ -365,9 +365,9 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownRelease`], [`HeadError::Conflict`] if its phase does not allow the command,
-    /// [`HeadError::Unfit`], [`HeadError::Stale`], [`HeadError::Store`] (never for a pause, a rollback or
-    /// a cancellation), [`HeadError::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Conflict`] if its phase does not allow the command,
+    /// [`Refusal::Unfit`], [`Refusal::Stale`], [`Refusal::Store`] (never for a pause, a rollback or
+    /// a cancellation), [`Refusal::Stopped`].
     pub async fn command_release(
         &self,
         id: &str,
@@ -390,7 +390,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Store`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownService`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn releases(
         &self,
         service: &str,
@@ -409,7 +409,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownRelease`], [`HeadError::Store`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn release(&self, id: &str) -> Result<api::Release, Refusal> {
         let id = id.to_owned();
         self.ask(|reply| ControllerRequest::GetRelease { id, reply })
@@ -420,7 +420,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownRelease`], [`HeadError::Store`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn evidence(&self, id: &str) -> Result<Box<api::EvidenceBundle>, Refusal> {
         let id = id.to_owned();
         self.ask(|reply| ControllerRequest::Evidence { id, reply })
@@ -432,7 +432,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownRelease`], [`HeadError::Store`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownRelease`], [`Refusal::Store`], [`Refusal::Stopped`].
     pub async fn recording(&self, id: &str) -> Result<PathBuf, Refusal> {
         let id = id.to_owned();
         self.ask(|reply| ControllerRequest::Recording { id, reply })
@@ -443,7 +443,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::UnknownService`], [`HeadError::Unfit`], [`HeadError::Stopped`].
+    /// [`Refusal::UnknownService`], [`Refusal::Unfit`], [`Refusal::Stopped`].
     pub async fn forecast(
         &self,
         service: &str,
@@ -462,7 +462,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::Reload`] if it would remove an upstream that has traffic; the old table stays in
+    /// [`Refusal::Reload`] if it would remove an upstream that has traffic; the old table stays in
     /// use then.
     pub async fn reload(&self, services: Vec<ServiceSpec>, actor: &str) -> Result<String, Refusal> {
         let actor = actor.to_owned();
@@ -515,7 +515,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::Store`] if it cannot be read.
+    /// [`Refusal::Store`] if it cannot be read.
     pub async fn audit(
         &self,
         before: Option<u64>,
@@ -533,7 +533,7 @@ impl Handle {
     ///
     /// # Errors
     ///
-    /// [`HeadError::Store`] if it cannot be read, [`HeadError::Conflict`] while another verification is
+    /// [`Refusal::Store`] if it cannot be read, [`Refusal::Conflict`] while another verification is
     /// running.
     pub async fn verify_audit(&self) -> Result<api::AuditVerdict, Refusal> {
         self.ask(|reply| ControllerRequest::VerifyAudit { reply })

@@ -11,7 +11,7 @@ pub struct Webhook {
     pub url: http::Uri,
     /// The format of the posted events.
     pub format: WebhookFormat,
-    /// The selected events, out of [`WebhookBlock::EVENTS`]; at least one, each once.
+    /// The selected events, out of [`Webhook::EVENTS`]; at least one, each once.
     pub events: Vec<String>,
     /// The key by which a receiver can tell that an event comes from here (HMAC-SHA-256); without
     /// it events are not signed.

@@ -44,7 +44,7 @@ pub struct ReleaseState {
     /// The outcome, once it has ended.
     pub outcome: Option<ReleaseOutcome>,
     /// Ignores freeze windows. Whoever starts it so must check the permission
-    /// ([`Command::overriding`](super::ReleaseCommand::overriding)).
+    /// ([`Command::overriding`](super::Command::overriding)).
     pub override_freeze: bool,
     /// The start time: microseconds since 1970, as all times here.
     pub started_us: i64,

@@ -80,8 +80,8 @@ pub struct ListenerLimits {
 }
 
 impl ListenerLimits {
-    /// The longest request target that [`ListenerLimits::uri_bytes`] can ask for; the `http` crate takes
-    /// none longer.
+    /// The longest request target that [`ListenerLimits::uri_bytes`] can ask for; the `http` crate
+    /// takes none longer.
     pub const URI_BYTES_MAX: usize = 65_534;
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One worker per core, each a thread with a runtime of its own, its own sockets, its own
 //! connections to upstreams and its own recorder; a request never crosses a thread. It sees routes
-//! and weights, and of releases only their
-//! [handle](crate::routing::ReleaseHandle): what to note, whom to rescue, and when to take the canary out.
+//! and weights, and of releases only their [handle](crate::routing::ReleaseHandle): what to note,
+//! whom to rescue, and when to take the canary out.
 //!
 //! HTTP/1.1 is spoken in both directions by code of this module, on one grammar (`http1`): with
 //! clients by `connection`, with upstreams by `upstream`. HTTP/2 is spoken with clients by

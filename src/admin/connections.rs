@@ -7,7 +7,7 @@
 //! connection gives way, else one whose client stalls with a body or an answer; one that is being
 //! served never does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,10 +65,6 @@ pub(super) struct ConnectionProgress {
 struct Inner {
     stage: Stage,
     since: Instant,
-    /// Its first head is whole.
-    whole: bool,
-    /// It has one of the places of those that are served.
-    settled: bool,
     /// Since when the client owes more of the request's body.
     owes: Option<Instant>,
     /// The client does not read as fast as it is answered.
@@ -90,8 +86,6 @@ impl ConnectionProgress {
         let inner = Inner {
             stage: Stage::Head,
             since: now,
-            whole: false,
-            settled: false,
             owes: None,
             unread: None,
             answered: false,
@@ -192,21 +186,6 @@ impl ConnectionProgress {
         }
     }
 
-    /// Closes it if its first head is still not whole and began no later than `before`.
-    fn close_head(&self, before: Instant) -> HeadState {
-        let mut inner = self.lock();
-        if inner.whole || inner.stage != Stage::Head {
-            return HeadState::Whole;
-        }
-        if inner.since > before {
-            return HeadState::Younger;
-        }
-        inner.stage = Stage::Closed;
-        drop(inner);
-        self.closed.cancel();
-        HeadState::Closed
-    }
-
     /// Closes it if it is as dispensable as it was when it was chosen: a head may have become whole
     /// since.
     fn close_if(&self, rank: Rank, now: Instant) -> bool {
@@ -229,16 +208,6 @@ impl ConnectionProgress {
         // Nothing panics between two related writes, so the data is whole even if a holder did.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What became of a connection that was to be closed for want of its first head.
-enum HeadState {
-    /// It was closed.
-    Closed,
-    /// It is younger than asked for.
-    Younger,
-    /// The head is whole, or the connection has ended.
-    Whole,
 }
 
 /// What a connection lacks (a whole head; else the rest of a body; else a reader), and since when.
@@ -278,46 +247,38 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     all: BTreeMap<u64, Arc<ConnectionProgress>>,
-    /// Those without a first head, the oldest first; others among them are passed over.
-    heads: VecDeque<u64>,
-    /// How many have a place among those that are served.
-    settled: usize,
+    /// Those whose first head is not whole, the oldest first.
+    heads: BTreeSet<u64>,
+    /// Those that have a place to be served. The others wait for one, with a whole head.
+    settled: BTreeSet<u64>,
     numbers: u64,
 }
 
 impl Open {
     /// Closes the oldest connection without a first head, if that began no later than `before`.
     fn close_oldest_head(&mut self, before: Instant) -> bool {
-        while let Some(number) = self.heads.front() {
-            let state = self
-                .all
-                .get(number)
-                .map(|progress| progress.close_head(before));
-            match state {
-                Some(HeadState::Younger) => return false,
-                Some(HeadState::Closed) => {
-                    // It is gone from the list at once; its task ends as soon as it gets its turn.
-                    self.all.remove(number);
-                    self.heads.pop_front();
-                    tracing::debug!("an admin connection was closed to make room for a new one");
-                    return true;
-                }
-                Some(HeadState::Whole) | None => {
-                    self.heads.pop_front();
-                }
-            }
+        let oldest = self.heads.first().copied();
+        let Some((number, progress)) = oldest.and_then(|number| self.all.get_key_value(&number))
+        else {
+            return false;
+        };
+        if progress.lock().since > before {
+            return false;
         }
-        false
+        let number = *number;
+        progress.close();
+        // It is gone from the list at once; its task ends as soon as it gets its turn.
+        self.remove(number);
+        tracing::debug!("an admin connection was closed to make room for a new one");
+        true
     }
 
     /// Closes the served connection that can best be done without.
     fn close_dispensable(&mut self, now: Instant) -> bool {
-        let settled = self
-            .all
-            .iter()
-            .filter(|(_, progress)| progress.lock().settled);
-        let ranked =
-            settled.filter_map(|(number, progress)| Some((progress.dispensable(now)?, *number)));
+        let ranked = self.settled.iter().filter_map(|number| {
+            let rank = self.all.get(number)?.dispensable(now)?;
+            Some((rank, *number))
+        });
         let Some((rank, number)) = ranked.min() else {
             return false;
         };
@@ -335,8 +296,8 @@ impl Open {
     /// Closes the oldest connection whose request waits for a place to be served; nothing was done
     /// for it yet.
     fn close_waiting(&mut self) -> bool {
-        let mut all = self.all.iter();
-        let waiting = all.find(|(_, progress)| !progress.lock().settled);
+        let waits = |number: &u64| !self.settled.contains(number) && !self.heads.contains(number);
+        let waiting = self.all.iter().find(|(number, _)| waits(number));
         let Some((&number, progress)) = waiting else {
             return false;
         };
@@ -347,10 +308,9 @@ impl Open {
     }
 
     fn remove(&mut self, number: u64) {
-        let removed = self.all.remove(&number);
-        if removed.is_some_and(|progress| progress.lock().settled) {
-            self.settled = self.settled.saturating_sub(1);
-        }
+        self.all.remove(&number);
+        self.heads.remove(&number);
+        self.settled.remove(&number);
     }
 }
 
@@ -386,18 +346,14 @@ impl ConnectionSlot {
     /// `None` while every place is taken by a connection that is being served.
     fn try_begin(&self, now: Instant) -> Option<bool> {
         let mut open = self.connections.lock();
-        let mut inner = self.progress.lock();
-        inner.whole = true;
-        if !inner.settled && inner.stage != Stage::Closed {
-            drop(inner);
-            if open.settled >= self.connections.most && !open.close_dispensable(now) {
+        open.heads.remove(&self.number);
+        // One that was closed has left the list.
+        if open.all.contains_key(&self.number) && !open.settled.contains(&self.number) {
+            if open.settled.len() >= self.connections.most && !open.close_dispensable(now) {
                 return None;
             }
-            open.settled += 1;
-            inner = self.progress.lock();
-            inner.settled = true;
+            open.settled.insert(self.number);
         }
-        drop(inner);
         Some(self.progress.begin(now))
     }
 }
@@ -437,7 +393,7 @@ impl Connections {
         open.numbers += 1;
         let (number, progress) = (open.numbers, Arc::new(ConnectionProgress::new(now)));
         open.all.insert(number, Arc::clone(&progress));
-        open.heads.push_back(number);
+        open.heads.insert(number);
         drop(open);
         Some(ConnectionSlot {
             number,

@@ -151,3 +151,21 @@ fn the_time_for_a_head_begins_with_its_first_byte() {
             .is_some()
     );
 }
+
+#[test]
+fn connections_that_have_ended_leave_nothing_behind() {
+    let now = Instant::now();
+    let (connections, [kept]) = connections((4, 4), now);
+    for _ in 0..1_000 {
+        let served = connections.place(now).unwrap();
+        assert_eq!(served.try_begin(now), Some(true));
+        drop(connections.place(now).unwrap());
+    }
+    let open = connections.lock();
+    assert_eq!(
+        (open.all.len(), open.heads.len(), open.settled.len()),
+        (1, 1, 0)
+    );
+    drop(open);
+    drop(kept);
+}

@@ -1,7 +1,7 @@
 //! Keys that are assigned repeatedly while the canary's weight rises, and an outage of both
 //! versions: S19.
 
-use weighbridge::analysis::{Cohort, Judge, Units, Verdict};
+use weighbridge::analysis::{Judge, Units};
 use weighbridge::stats::Arm;
 
 use crate::errors::{judge, step};
@@ -73,21 +73,7 @@ fn rolled_back(seed: u64, mut judge: Judge, phases: &[Phase]) -> bool {
                 let user = (rng.uniform() * known as f64) as u64;
                 ask(user, places[user as usize], rng.chance(phase.failing));
             }
-            for matured in units.matured(end_us) {
-                judge.mature(
-                    end_us / 1_000,
-                    matured.weight,
-                    &matured.canary,
-                    &matured.baseline,
-                );
-            }
-            judge.observe(&Cohort {
-                at_ms: end_us / 1_000,
-                weight: phase.weight,
-                baseline: arms[0].arm(),
-                canary: arms[1].arm(),
-            });
-            if matches!(judge.verdict(end_us / 1_000), Verdict::RollBack(_)) {
+            if Second::rolls_back(&arms, &mut judge, &mut units, phase.weight, end_us) {
                 return true;
             }
             second += 1;

@@ -89,6 +89,27 @@ impl Second {
             unit.add_to(&mut arms[usize::from(side == Arm::Canary)].units);
         }
     }
+
+    /// Whether the release is rolled back by the second that ends at `end_us`.
+    pub(crate) fn rolls_back(
+        [baseline, canary]: &[Second; 2],
+        judge: &mut Judge,
+        units: &mut Units,
+        weight: f64,
+        end_us: u64,
+    ) -> bool {
+        let at_ms = end_us / 1_000;
+        for matured in units.matured(end_us) {
+            judge.mature(at_ms, matured.weight, &matured.canary, &matured.baseline);
+        }
+        judge.observe(&Cohort {
+            at_ms,
+            weight,
+            baseline: baseline.arm(),
+            canary: canary.arm(),
+        });
+        matches!(judge.verdict(at_ms), Verdict::RollBack(_))
+    }
 }
 
 /// The time of the rollback, and the number of canary units until then.
@@ -120,21 +141,7 @@ fn rolled_back(seed: u64, mut judge: Judge, scene: &Scene<'_>) -> Option<Detecti
             begun += u64::from(canary && entered.begins.is_some());
             Second::add(&mut arms, side, failed, &entered);
         }
-        for matured in units.matured(end_us) {
-            judge.mature(
-                end_us / 1_000,
-                matured.weight,
-                &matured.canary,
-                &matured.baseline,
-            );
-        }
-        judge.observe(&Cohort {
-            at_ms: end_us / 1_000,
-            weight,
-            baseline: arms[0].arm(),
-            canary: arms[1].arm(),
-        });
-        if matches!(judge.verdict(end_us / 1_000), Verdict::RollBack(_)) {
+        if Second::rolls_back(&arms, &mut judge, &mut units, weight, end_us) {
             return Some(Detection {
                 requests: begun as f64,
                 seconds: t + 1.0,

@@ -40,7 +40,7 @@ impl Rig {
         self.links.handle.start_release("shop", start, intent).await
     }
 
-    async fn newest_entry(&self) -> api::AuditEntry {
+    pub(super) async fn newest_entry(&self) -> api::AuditEntry {
         self.links
             .handle
             .audit(None, 1)

@@ -39,14 +39,7 @@ async fn weights_survive_a_killed_process() {
     let rig = Rig::open(directory.path(), vec![other]).await;
     let shop = rig.shop().await;
     assert_eq!((shop.baseline.as_str(), rig.green()), ("green", 100.0));
-    let newest = rig
-        .links
-        .handle
-        .audit(None, 1)
-        .await
-        .unwrap()
-        .entries
-        .remove(0);
+    let newest = rig.newest_entry().await;
     let reason = newest.reason.unwrap();
     assert!(
         reason.contains("blue, which had 5 % of the traffic, was removed"),
@@ -66,14 +59,7 @@ async fn weights_survive_a_killed_process() {
         (shop.baseline.as_str(), shop.revision),
         ("red", before.revision + 1)
     );
-    let newest = rig
-        .links
-        .handle
-        .audit(None, 1)
-        .await
-        .unwrap()
-        .entries
-        .remove(0);
+    let newest = rig.newest_entry().await;
     assert!(
         newest.action == "start" && newest.reason.as_ref().unwrap().contains("green"),
         "{newest:?}"

@@ -336,6 +336,17 @@ pub(crate) struct ExchangeTimeouts {
     pub(crate) total: Option<Deadline>,
 }
 
+impl ExchangeTimeouts {
+    /// Ready with the error once the exchange as a whole has taken too long.
+    pub(crate) fn poll_total(&self, cx: &Context<'_>) -> Poll<Error> {
+        let Some(total) = &self.total else {
+            return Poll::Pending;
+        };
+        let late = || Error::new(Reason::TotalTimeout, "the exchange took too long");
+        total.poll(cx).map(|()| late())
+    }
+}
+
 impl Relay {
     fn poll_frame(
         &mut self,
@@ -374,16 +385,8 @@ impl Relay {
             return Poll::Ready(None);
         };
         // Before the body, which may always have more for a client that takes it slowly.
-        if self
-            .limits
-            .total
-            .as_ref()
-            .is_some_and(|total| total.poll(cx).is_ready())
-        {
-            return self.cut(
-                &Error::new(Reason::TotalTimeout, "the exchange took too long"),
-                cx,
-            );
+        if let Poll::Ready(error) = self.limits.poll_total(cx) {
+            return self.cut(&error, cx);
         }
         match body.poll_frame(cx) {
             Poll::Pending if body.is_held() => {
@@ -489,15 +492,12 @@ impl ResponseBody {
         let ResponseBody::Relay(relay) = self else {
             return Poll::Pending;
         };
-        match (&relay.body, &relay.limits.total) {
-            (Some(_), Some(total)) => ready!(total.poll(cx)),
-            _ => return Poll::Pending,
+        if relay.body.is_none() {
+            return Poll::Pending;
         }
+        let error = ready!(relay.limits.poll_total(cx));
         relay.body = None;
-        relay.exchange.fail(&Error::new(
-            Reason::TotalTimeout,
-            "the exchange took too long",
-        ));
+        relay.exchange.fail(&error);
         Poll::Ready(())
     }
 }

@@ -249,15 +249,8 @@ async fn connect(
         if let Poll::Ready(opened) = opening.as_mut().poll(cx) {
             return Poll::Ready(opened.map_err(|error| connect_error(&error)));
         }
-        if limits
-            .total
-            .as_ref()
-            .is_some_and(|total| total.poll(cx).is_ready())
-        {
-            return Poll::Ready(Err(Error::new(
-                Reason::TotalTimeout,
-                "the exchange took too long",
-            )));
+        if let Poll::Ready(error) = limits.poll_total(cx) {
+            return Poll::Ready(Err(error));
         }
         limits.idle.poll(cx).map(|()| {
             Err(Error::new(
@@ -332,15 +325,8 @@ async fn wait(
             // one whose answer was not read for the client's sake.
             limits.idle.set(timeouts.first_byte);
         }
-        if limits
-            .total
-            .as_ref()
-            .is_some_and(|total| total.poll(cx).is_ready())
-        {
-            return Poll::Ready(Err(Error::new(
-                Reason::TotalTimeout,
-                "the exchange took too long",
-            )));
+        if let Poll::Ready(error) = limits.poll_total(cx) {
+            return Poll::Ready(Err(error));
         }
         while limits.idle.poll(cx).is_ready() {
             if held {

@@ -221,7 +221,7 @@ pub(crate) mod samples {
         format!("weighbridge-hops: {}", *OWN_HOP)
     }
 
-    /// A request as it was written, without what [`forwarded_headers`] has said in it, which is
+    /// A request as it was written, without the fields that [`hop`] adds to it, which are
     /// there once and in one piece.
     pub(crate) fn without_hop(written: &[u8], headers: &HeaderMap) -> Vec<u8> {
         let mut said = Vec::new();

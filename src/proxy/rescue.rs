@@ -133,15 +133,8 @@ async fn read(
     let mut whole = BytesMut::with_capacity(length);
     poll_fn(|cx| {
         loop {
-            if limits
-                .total
-                .as_ref()
-                .is_some_and(|total| total.poll(cx).is_ready())
-            {
-                return Poll::Ready(Err(Error::new(
-                    Reason::TotalTimeout,
-                    "the exchange took too long",
-                )));
+            if let Poll::Ready(error) = limits.poll_total(cx) {
+                return Poll::Ready(Err(error));
             }
             match Pin::new(&mut *body).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,

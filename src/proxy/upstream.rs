@@ -131,13 +131,13 @@ impl UpstreamConnection {
         read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    /// Sends `request`, whose target is in origin form, with what this `forwarded_headers` says;
-    /// `ticket` is given up with its first byte. The answer may begin before all of the request
-    /// is sent; `heard` is told of interim ones before it.
+    /// Sends `request`, whose target is in origin form, with the fields of `hop`; `ticket` is
+    /// released with its first byte. The response may begin before all of the request is sent;
+    /// interim responses go to `heard` before it.
     ///
-    /// It is lent, since it is large and would be copied from hand to hand. Of an answered one
-    /// nothing is left; one that was not is as it was when it is `revision_guard`, and
-    /// otherwise without what has been sent of its body.
+    /// The request is borrowed, since it is large and moving it costs a copy. After a response
+    /// nothing of it is left. After a [`SendError`] it is unchanged if that is `unsent`, otherwise
+    /// without the part of its body that has been sent.
     ///
     /// # Errors
     ///

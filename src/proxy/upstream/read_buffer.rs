@@ -53,7 +53,7 @@ impl ReadBuffer {
         }
     }
 
-    /// Reads once, so that no more than `limits` bytes of memory are held for what has come.
+    /// Reads once, so that no more than `room` bytes of memory are held for what has come.
     /// Without much of it, small pieces are copied out of the memory that connections share.
     pub(super) fn poll_read(
         &mut self,

@@ -30,8 +30,7 @@ pub(super) fn framing(headers: &HeaderMap) -> RequestFraming {
         .map_or(RequestFraming::Chunked, RequestFraming::Length)
 }
 
-/// Writes the head of a request whose target is in origin form, with what this `forwarded_headers`
-/// says.
+/// Writes the head of a request whose target is in origin form, with the fields of `hop`.
 pub(super) fn write_head<B>(
     out: &mut Vec<u8>,
     request: &Request<B>,

@@ -187,6 +187,26 @@ fn comments_and_texts_use_standard_terms() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The page on architecture names functions, so it must name those that exist.
+#[test]
+fn the_page_on_architecture_names_what_exists() {
+    let sources = rust_files(&root().join("src"));
+    let sources: Vec<String> = sources.iter().map(|path| code(&read(path))).collect();
+    let known: BTreeSet<&str> = sources.iter().flat_map(|text| words(text)).collect();
+    let page = read(&root().join("src/ARCHITECTURE.md"));
+    let paths = page.split(|letter: char| !is_of_word(letter) && letter != ':');
+    let paths = paths
+        .map(|path| path.trim_matches(':'))
+        .filter(|path| path.contains("::"));
+    let unknown: Vec<_> = paths
+        .filter(|path| {
+            path.split("::")
+                .any(|name| !name.is_empty() && !known.contains(name))
+        })
+        .collect();
+    assert!(unknown.is_empty(), "not in the code: {unknown:?}");
+}
+
 #[test]
 fn every_configuration_that_is_shipped_can_be_loaded() {
     let mut loaded = 0;
@@ -436,6 +456,10 @@ fn identifier(text: &str) -> String {
     text.chars()
         .take_while(|letter| is_of_word(*letter))
         .collect()
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|letter| !is_of_word(letter))
 }
 
 fn is_of_word(letter: char) -> bool {

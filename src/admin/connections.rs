@@ -235,29 +235,29 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct Connections {
     /// How many may be served or wait for their next request.
-    most: usize,
+    served_max: usize,
     /// How many more there may be; their first heads are on their way.
-    heads_more: usize,
+    pending_max: usize,
     limits: ConnectionLimits,
-    open: Mutex<Open>,
+    open: Mutex<ConnectionTable>,
     /// A served one has ended.
     left: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Open {
+struct ConnectionTable {
     all: BTreeMap<u64, Arc<ConnectionProgress>>,
     /// Those whose first head is not whole, the oldest first.
-    heads: BTreeSet<u64>,
+    pending: BTreeSet<u64>,
     /// Those that have a place to be served. The others wait for one, with a whole head.
-    settled: BTreeSet<u64>,
+    served: BTreeSet<u64>,
     numbers: u64,
 }
 
-impl Open {
+impl ConnectionTable {
     /// Closes the oldest connection without a first head, if that began no later than `before`.
     fn close_oldest_head(&mut self, before: Instant) -> bool {
-        let oldest = self.heads.first().copied();
+        let oldest = self.pending.first().copied();
         let Some((number, progress)) = oldest.and_then(|number| self.all.get_key_value(&number))
         else {
             return false;
@@ -275,7 +275,7 @@ impl Open {
 
     /// Closes the served connection that can best be done without.
     fn close_dispensable(&mut self, now: Instant) -> bool {
-        let ranked = self.settled.iter().filter_map(|number| {
+        let ranked = self.served.iter().filter_map(|number| {
             let rank = self.all.get(number)?.dispensable(now)?;
             Some((rank, *number))
         });
@@ -296,7 +296,7 @@ impl Open {
     /// Closes the oldest connection whose request waits for a place to be served; nothing was done
     /// for it yet.
     fn close_waiting(&mut self) -> bool {
-        let waits = |number: &u64| !self.settled.contains(number) && !self.heads.contains(number);
+        let waits = |number: &u64| !self.served.contains(number) && !self.pending.contains(number);
         let waiting = self.all.iter().find(|(number, _)| waits(number));
         let Some((&number, progress)) = waiting else {
             return false;
@@ -309,8 +309,8 @@ impl Open {
 
     fn remove(&mut self, number: u64) {
         self.all.remove(&number);
-        self.heads.remove(&number);
-        self.settled.remove(&number);
+        self.pending.remove(&number);
+        self.served.remove(&number);
     }
 }
 
@@ -346,13 +346,13 @@ impl ConnectionSlot {
     /// `None` while every place is taken by a connection that is being served.
     fn try_begin(&self, now: Instant) -> Option<bool> {
         let mut open = self.connections.lock();
-        open.heads.remove(&self.number);
+        open.pending.remove(&self.number);
         // One that was closed has left the list.
-        if open.all.contains_key(&self.number) && !open.settled.contains(&self.number) {
-            if open.settled.len() >= self.connections.most && !open.close_dispensable(now) {
+        if open.all.contains_key(&self.number) && !open.served.contains(&self.number) {
+            if open.served.len() >= self.connections.served_max && !open.close_dispensable(now) {
                 return None;
             }
-            open.settled.insert(self.number);
+            open.served.insert(self.number);
         }
         Some(self.progress.begin(now))
     }
@@ -370,8 +370,8 @@ impl Connections {
     /// on their way.
     pub(super) fn new(most: usize, heads_more: usize, limits: ConnectionLimits) -> Connections {
         Connections {
-            most,
-            heads_more,
+            served_max: most,
+            pending_max: heads_more,
             limits,
             open: Mutex::default(),
             left: Notify::new(),
@@ -381,11 +381,12 @@ impl Connections {
     /// A place for a new connection; `None` where all that there may be are being served.
     pub(super) fn place(self: &Arc<Self>, now: Instant) -> Option<ConnectionSlot> {
         let mut open = self.lock();
-        if open.all.len() >= self.most {
+        if open.all.len() >= self.served_max {
             let old = now.checked_sub(GRACE);
             let closed = old.is_some_and(|before| open.close_oldest_head(before));
-            let is_full = open.all.len() >= self.most + self.heads_more;
-            let makes_room = |open: &mut Open| open.close_oldest_head(now) || open.close_waiting();
+            let is_full = open.all.len() >= self.served_max + self.pending_max;
+            let makes_room =
+                |open: &mut ConnectionTable| open.close_oldest_head(now) || open.close_waiting();
             if !closed && is_full && !makes_room(&mut open) {
                 return None;
             }
@@ -393,7 +394,7 @@ impl Connections {
         open.numbers += 1;
         let (number, progress) = (open.numbers, Arc::new(ConnectionProgress::new(now)));
         open.all.insert(number, Arc::clone(&progress));
-        open.heads.insert(number);
+        open.pending.insert(number);
         drop(open);
         Some(ConnectionSlot {
             number,
@@ -422,7 +423,7 @@ impl Connections {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionTable> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -163,7 +163,7 @@ fn connections_that_have_ended_leave_nothing_behind() {
     }
     let open = connections.lock();
     assert_eq!(
-        (open.all.len(), open.heads.len(), open.settled.len()),
+        (open.all.len(), open.pending.len(), open.served.len()),
         (1, 1, 0)
     );
     drop(open);

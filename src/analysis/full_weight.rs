@@ -9,7 +9,7 @@ use super::baseline::BaselineRate;
 use super::cohort::ArmCounts;
 use super::error::{ErrorTest, Margin, Pair};
 use super::options::Slo;
-use super::slo::GuardedArm;
+use super::slo::SloArm;
 
 /// Tolerated failures beyond twice the limit of the baseline's rate, as a share of requests.
 const BEYOND: f64 = 0.005;
@@ -30,7 +30,7 @@ pub(crate) struct FullWeight {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Slow {
     slo: Slo,
-    side: GuardedArm,
+    side: SloArm,
 }
 
 impl FullWeight {
@@ -48,7 +48,7 @@ impl FullWeight {
                 quantile: 1.0 - SLOW,
                 below: Duration::from_micros(p99_us.saturating_mul(2)),
             },
-            side: GuardedArm::new(SLOW),
+            side: SloArm::new(SLOW),
         };
         FullWeight {
             limit,

@@ -15,8 +15,8 @@ use super::options::Slo;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct SloGuard {
     pub(crate) slo: Slo,
-    pub(crate) canary: GuardedArm,
-    pub(crate) baseline: GuardedArm,
+    pub(crate) canary: SloArm,
+    pub(crate) baseline: SloArm,
     /// The baseline was approaching or above the limit too, since both were last well within it.
     shared: bool,
 }
@@ -31,7 +31,7 @@ pub(crate) enum SloFinding {
 
 /// One arm under test.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct GuardedArm {
+pub(crate) struct SloArm {
     test: ErrorTest,
     pub(crate) log_e: f64,
     pub(crate) counts: Counts,
@@ -42,8 +42,8 @@ impl SloGuard {
         let limit = slo.limit();
         SloGuard {
             slo,
-            canary: GuardedArm::new(limit),
-            baseline: GuardedArm::new(limit),
+            canary: SloArm::new(limit),
+            baseline: SloArm::new(limit),
             shared: false,
         }
     }
@@ -73,9 +73,9 @@ impl SloGuard {
     }
 }
 
-impl GuardedArm {
-    pub(crate) fn new(limit: f64) -> GuardedArm {
-        GuardedArm {
+impl SloArm {
+    pub(crate) fn new(limit: f64) -> SloArm {
+        SloArm {
             test: ErrorTest::new(Margin::fixed(limit)),
             log_e: 0.0,
             counts: Counts::default(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::threads::PartThread;
+use super::threads::ThreadHandle;
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
@@ -65,8 +65,8 @@ pub struct Running {
     access_log: AccessLog,
     admin_address: SocketAddr,
     listener_addresses: Vec<SocketAddr>,
-    controller: PartThread,
-    admin: PartThread,
+    controller: ThreadHandle,
+    admin: ThreadHandle,
     health: JoinHandle<()>,
     webhooks: Webhooks,
     stop_admin: DropGuard,
@@ -142,8 +142,8 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         access_log,
         admin_address,
         listener_addresses,
-        controller: PartThread::start("controller", controlling).map_err(Error::Runtime)?,
-        admin: PartThread::start("admin", serving).map_err(Error::Runtime)?,
+        controller: ThreadHandle::start("controller", controlling).map_err(Error::Runtime)?,
+        admin: ThreadHandle::start("admin", serving).map_err(Error::Runtime)?,
         health: tokio::spawn(proxy::health::run(publisher, health)),
         webhooks,
         stop_admin: stop_admin.drop_guard(),

@@ -7,11 +7,11 @@ use tokio::sync::oneshot;
 
 /// A part that runs on its own thread.
 #[derive(Debug)]
-pub(super) struct PartThread {
+pub(super) struct ThreadHandle {
     ended: oneshot::Receiver<()>,
 }
 
-impl PartThread {
+impl ThreadHandle {
     /// Runs `work` and the tasks it spawns on a thread called `name`, until `work` ends.
     ///
     /// # Errors
@@ -20,7 +20,7 @@ impl PartThread {
     pub(super) fn start(
         name: &str,
         work: impl Future<Output = ()> + Send + 'static,
-    ) -> io::Result<PartThread> {
+    ) -> io::Result<ThreadHandle> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .thread_name(format!("{name}-blocking"))
@@ -34,7 +34,7 @@ impl PartThread {
                 runtime.shutdown_background();
                 let _ = end.send(());
             })?;
-        Ok(PartThread { ended })
+        Ok(ThreadHandle { ended })
     }
 
     /// Waits until the work has ended or panicked.
@@ -57,9 +57,9 @@ mod tests {
                 .unwrap();
             tell.send(there).unwrap();
         };
-        PartThread::start("apart", work).unwrap().ended().await;
+        ThreadHandle::start("apart", work).unwrap().ended().await;
         assert_ne!(told.await.unwrap(), here);
-        let panics = PartThread::start("apart", async { panic!("as it should") }).unwrap();
+        let panics = ThreadHandle::start("apart", async { panic!("as it should") }).unwrap();
         panics.ended().await;
     }
 }

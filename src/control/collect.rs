@@ -136,7 +136,7 @@ impl Collector {
 
     /// Updates the weight metrics from the weights by which requests are now split.
     pub(super) fn show_weights(&self, service: &routing::RoutedService) {
-        for (upstream, weight) in service.weights_answered().iter() {
+        for (upstream, weight) in service.effective_weights().iter() {
             self.metrics
                 .set_weight(&service.name, upstream, weight.fraction());
         }

@@ -22,7 +22,7 @@ pub(super) fn service(
         previous_baseline: shown.previous_baseline.as_deref().map(str::to_owned),
         weights: api::WeightsStatus {
             intended: shown.intended.clone(),
-            effective: percentages(&service.weights_answered()),
+            effective: percentages(&service.effective_weights()),
             since: shown.since.clone(),
             reason: shown.reason.clone(),
             durable: shown.durable,

@@ -24,7 +24,7 @@ use crate::stats::Reason;
 /// to stop.
 #[derive(Debug, thiserror::Error)]
 #[error("the body was cut short")]
-pub(crate) struct Cut;
+pub(crate) struct BodyAborted;
 
 /// A body as the client's protocol brings it.
 #[derive(Debug)]
@@ -184,12 +184,19 @@ impl RequestBody {
 }
 
 impl Upload {
-    fn cut(&self, reason: Reason, detail: &'static str) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn cut(
+        &self,
+        reason: Reason,
+        detail: &'static str,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         self.progress.fault.set(Some(Error::new(reason, detail)));
-        Poll::Ready(Some(Err(Cut)))
+        Poll::Ready(Some(Err(BodyAborted)))
     }
 
-    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         self.stuck = false;
         if let Some(frame) = self.held.take() {
             return Poll::Ready(Some(Ok(frame)));
@@ -251,7 +258,7 @@ impl Upload {
         self.client.hear(now);
     }
 
-    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    fn pass(&mut self, frame: Frame<Bytes>) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         self.moved();
         // A body of known length is not always polled again after its last byte.
         self.progress.done.set(self.body.is_end_stream());
@@ -267,12 +274,12 @@ impl Upload {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         match self.get_mut() {
             RequestBody::Empty => Poll::Ready(None),
             RequestBody::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
@@ -351,7 +358,7 @@ impl Relay {
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, BodyAborted>>> {
         let held = std::mem::take(&mut self.held);
         if !held {
             self.offer(false);
@@ -377,9 +384,9 @@ impl Relay {
     fn poll_next(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, BodyAborted>>> {
         if std::mem::take(&mut self.cut) {
-            return Poll::Ready(Some(Err(Cut)));
+            return Poll::Ready(Some(Err(BodyAborted)));
         }
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
@@ -434,7 +441,7 @@ impl Relay {
     fn poll_idle(
         &mut self,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, BodyAborted>>> {
         if !std::mem::replace(&mut self.limits.waiting, true) {
             self.limits.idle.set(self.limits.idle_limit);
         }
@@ -452,7 +459,7 @@ impl Relay {
         &mut self,
         error: &Error,
         cx: &Context<'_>,
-    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, BodyAborted>>> {
         self.body = None;
         self.exchange.fail(error);
         self.cut = true;
@@ -504,12 +511,12 @@ impl ResponseBody {
 
 impl Body for ResponseBody {
     type Data = ChargedBytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<ChargedBytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<ChargedBytes>, BodyAborted>>> {
         match self.get_mut() {
             ResponseBody::Own(bytes) if bytes.is_empty() => Poll::Ready(None),
             ResponseBody::Own(bytes) => {

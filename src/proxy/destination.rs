@@ -266,7 +266,7 @@ impl Destination {
                 .watch
                 .as_ref()
                 .is_some_and(|watch| watch.spec.baseline == at);
-            if baseline && self.service.standing_in_canary().is_some() {
+            if baseline && self.service.failover_canary().is_some() {
                 // The baseline has gone down since, and the canary answers what was drawn for it.
                 let _subject = exchange
                     .trial
@@ -330,9 +330,8 @@ impl Destination {
     fn upstream(&self) -> Option<&RoutedUpstream> {
         let baseline = |watch: &ReleaseHandle| upstream(&self.service, watch.spec.baseline);
         match &self.way {
-            Way::Overflow(watch) if has_baseline(&self.service, watch) => {
-                baseline(watch).map(|baseline| self.service.stand_in(baseline).unwrap_or(baseline))
-            }
+            Way::Overflow(watch) if has_baseline(&self.service, watch) => baseline(watch)
+                .map(|baseline| self.service.failover_target(baseline).unwrap_or(baseline)),
             Way::Failover(watch) => baseline(watch).filter(|_| has_baseline(&self.service, watch)),
             _ => self.chosen(),
         }
@@ -343,7 +342,7 @@ impl Destination {
         let named = matches!(self.choice, Choice::Named(_));
         Some(
             self.service
-                .stand_in(drawn)
+                .failover_target(drawn)
                 .filter(|_| !named)
                 .unwrap_or(drawn),
         )

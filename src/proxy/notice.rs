@@ -20,13 +20,13 @@ const NOTICES_MAX: usize = 256;
 
 /// What has been said, as hashes, by all workers. No lock: this is on the path of requests.
 #[derive(Debug)]
-pub(crate) struct LoggedNotices([AtomicU64; NOTICES_MAX]);
+pub(crate) struct NoticeSet([AtomicU64; NOTICES_MAX]);
 
-static SAID: LoggedNotices = LoggedNotices::new();
+static SAID: NoticeSet = NoticeSet::new();
 
-impl LoggedNotices {
-    const fn new() -> LoggedNotices {
-        LoggedNotices([const { AtomicU64::new(0) }; NOTICES_MAX])
+impl NoticeSet {
+    const fn new() -> NoticeSet {
+        NoticeSet([const { AtomicU64::new(0) }; NOTICES_MAX])
     }
 
     /// Whether this is to be said now: it has not been, and there is room to remember it.
@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn each_notice_is_given_once_and_their_number_is_bounded() {
-        let said = LoggedNotices::new();
+        let said = NoticeSet::new();
         assert!(said.first(1_u64) && said.first(2_u64));
         assert!(!said.first(1_u64) && !said.first(2_u64));
         assert_eq!(

@@ -28,7 +28,7 @@ use self::body::BodySource;
 use self::read_buffer::ReadBuffer;
 use self::request::RequestFraming;
 use self::request_writer::RequestWriter;
-use super::body::{Cut, RequestBody};
+use super::body::{BodyAborted, RequestBody};
 use super::deadline::Deadline;
 use super::forwarded_headers::ForwardedHeaders;
 use super::held::HeadCharge;
@@ -81,8 +81,8 @@ impl From<Malformed> for UpstreamFault {
     }
 }
 
-impl From<Cut> for UpstreamFault {
-    fn from(_: Cut) -> UpstreamFault {
+impl From<BodyAborted> for UpstreamFault {
+    fn from(_: BodyAborted) -> UpstreamFault {
         UpstreamFault::Upload
     }
 }

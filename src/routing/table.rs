@@ -181,7 +181,7 @@ impl RoutedService {
     /// baseline, if it has an endpoint and users of its own; during a release whose baseline is
     /// down, the canary. Requests of a canary do not fail over, since their failure is evidence and
     /// ends the release.
-    pub fn stand_in(&self, upstream: &RoutedUpstream) -> Option<&RoutedUpstream> {
+    pub fn failover_target(&self, upstream: &RoutedUpstream) -> Option<&RoutedUpstream> {
         if !upstream.usable().is_empty() || self.is_canary(upstream.key) {
             return None;
         }
@@ -190,14 +190,14 @@ impl RoutedService {
             return None;
         }
         if baseline.usable().is_empty() {
-            return self.standing_in_canary();
+            return self.failover_canary();
         }
         Some(baseline)
     }
 
     /// The canary, while it serves the requests of a baseline that has users and no endpoint: it
     /// has users of its own, and has not been removed.
-    pub fn standing_in_canary(&self) -> Option<&RoutedUpstream> {
+    pub fn failover_canary(&self) -> Option<&RoutedUpstream> {
         let watch = self
             .watch
             .as_ref()
@@ -215,12 +215,12 @@ impl RoutedService {
     }
 
     /// The weights after failover: as [`RoutedService::weights`], with the share of an upstream
-    /// without endpoints moved to the upstream of [`RoutedService::stand_in`].
-    pub fn weights_answered(&self) -> Weights {
+    /// without endpoints moved to the upstream of [`RoutedService::failover_target`].
+    pub fn effective_weights(&self) -> Weights {
         let mut weights = self.weights.clone();
         for upstream in &self.upstreams {
             let stand_in = self
-                .stand_in(upstream)
+                .failover_target(upstream)
                 .filter(|_| !upstream.weight.is_zero());
             if let Some(stand_in) = stand_in
                 && let Some(moved) = weights.moved(&upstream.name, &stand_in.name)

@@ -179,7 +179,7 @@ fn upstream_without_endpoints_fails_over_to_baseline() {
     let stands_in = |table: &RoutingTable, name: &str| {
         let service = table.service("shop").unwrap();
         service
-            .stand_in(service.upstream(name).unwrap())
+            .failover_target(service.upstream(name).unwrap())
             .map(|upstream| upstream.name.to_string())
     };
     assert_eq!(stands_in(&table, "green"), None);
@@ -221,7 +221,7 @@ fn baseline_without_endpoints_fails_over_to_canary() {
     };
     let released = table.with_weights("shop", &live).unwrap();
     let answered = |table: &RoutingTable| -> Vec<u16> {
-        let weights = table.service("shop").unwrap().weights_answered();
+        let weights = table.service("shop").unwrap().effective_weights();
         weights
             .iter()
             .map(|(_, weight)| weight.basis_points())

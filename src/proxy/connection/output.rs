@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderName, StatusCode, response};
 use http_body::Body as _;
 use hyper::ext::ReasonPhrase;
 
-use crate::proxy::body::{Cut, ResponseBody};
+use crate::proxy::body::{BodyAborted, ResponseBody};
 use crate::proxy::held::ChargedBytes;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{self, write_field};
@@ -134,7 +134,7 @@ impl Output {
         &mut self,
         body: &mut ResponseBody,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Cut>> {
+    ) -> Poll<Result<(), BodyAborted>> {
         while !self.finished && self.segment.has_room() {
             let polled = std::pin::Pin::new(&mut *body).poll_frame(cx);
             if polled.is_pending() && self.segment.gathered() > 0 {
@@ -149,7 +149,7 @@ impl Output {
         Poll::Ready(Ok(()))
     }
 
-    fn put(&mut self, data: ChargedBytes, last: bool) -> Result<(), Cut> {
+    fn put(&mut self, data: ChargedBytes, last: bool) -> Result<(), BodyAborted> {
         let length = data.len();
         let mut after: &[u8] = b"";
         match &mut self.framing {
@@ -166,9 +166,9 @@ impl Output {
             }
             Framing::Length(left) => {
                 // More than was announced would be read as another response.
-                *left = left.checked_sub(length as u64).ok_or(Cut)?;
+                *left = left.checked_sub(length as u64).ok_or(BodyAborted)?;
                 if last && *left > 0 {
-                    return Err(Cut);
+                    return Err(BodyAborted);
                 }
                 self.finished = *left == 0;
             }
@@ -178,9 +178,9 @@ impl Output {
         Ok(())
     }
 
-    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), Cut> {
+    fn end(&mut self, trailers: Option<HeaderMap>) -> Result<(), BodyAborted> {
         match self.framing {
-            Framing::Length(left) if left > 0 => return Err(Cut),
+            Framing::Length(left) if left > 0 => return Err(BodyAborted),
             Framing::Chunked => {
                 let trailers = trailers.unwrap_or_default();
                 let allowed = trailers

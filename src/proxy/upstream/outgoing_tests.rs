@@ -16,19 +16,19 @@ struct Script {
 
 impl Body for Script {
     type Data = Bytes;
-    type Error = Cut;
+    type Error = BodyAborted;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
         match self.frames.pop_front() {
             Some(Some(frame)) => Poll::Ready(Some(Ok(frame))),
             Some(None) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
-            None if self.breaks_off => Poll::Ready(Some(Err(Cut))),
+            None if self.breaks_off => Poll::Ready(Some(Err(BodyAborted))),
             None => Poll::Ready(None),
         }
     }

@@ -11,7 +11,7 @@ use tokio::io::AsyncWrite;
 
 use super::UpstreamFault;
 use super::request::{self, RequestFraming};
-use crate::proxy::body::Cut;
+use crate::proxy::body::BodyAborted;
 use crate::proxy::forwarded_headers::ForwardedHeaders;
 use crate::proxy::http1::{OutputSegment, chunked};
 use crate::proxy::revision_guard::RevisionGuard;
@@ -101,7 +101,7 @@ impl RequestWriter {
     ///
     /// The upstream takes no more, or the body broke off; the connection is of no further use for
     /// writing.
-    pub(super) fn poll<B: Body<Data = Bytes, Error = Cut> + Unpin>(
+    pub(super) fn poll<B: Body<Data = Bytes, Error = BodyAborted> + Unpin>(
         &mut self,
         mut stream: Pin<&mut impl AsyncWrite>,
         body: &mut B,
@@ -118,7 +118,7 @@ impl RequestWriter {
     }
 
     /// Gets the next piece of the body ready.
-    fn poll_piece<B: Body<Data = Bytes, Error = Cut> + Unpin>(
+    fn poll_piece<B: Body<Data = Bytes, Error = BodyAborted> + Unpin>(
         &mut self,
         body: &mut B,
         cx: &mut Context<'_>,

@@ -124,7 +124,7 @@ pub struct Judge {
     pub(crate) guards: Vec<SloGuard>,
     pub(crate) split: SampleRatioTest,
     pub(crate) aborts: AbortTest,
-    rate: BaselineRate,
+    pub(crate) rate: BaselineRate,
     /// The limits at full weight, while the canary is there.
     pub(crate) full_weight: Option<FullWeight>,
     pub(crate) ledger: EvidenceLog,

@@ -63,8 +63,8 @@ impl Trial {
     /// their counts, and failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
-        self.budget.warm(latency_us, failures);
-        self.rescued_budget.warm(latency_us, failures);
+        self.budget.warm_as(&self.judge);
+        self.rescued_budget.warm_as(&self.judge);
     }
 
     /// Begins step `index`, counted from 0; beyond the last step it does nothing.

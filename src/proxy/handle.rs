@@ -45,6 +45,9 @@ pub(crate) async fn handle(
                 .response
                 .body_mut()
                 .charge(|| client.account(version));
+            // Before it waits for the client to take other heads: the upstream has done its part.
+            let ended = answer.response.body().is_end_stream();
+            exchange.answered(&answer.response, ended);
             let queued = match version {
                 Version::HTTP_2 => queue(&client, answer.response.headers_mut()).await,
                 _ => None,
@@ -70,7 +73,7 @@ async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<Que
 }
 
 /// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
+fn relay(exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
     let ForwardedResponse {
         response,
         endpoint,
@@ -78,7 +81,6 @@ fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<Response
         issue,
     } = answer;
     let (mut head, body) = response.into_parts();
-    exchange.answered(&head, body.is_end_stream());
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {

@@ -372,7 +372,10 @@ fn health_checks_and_preflight_send_the_host_of_the_first_route_or_the_configure
             blue.count() > 5 && green.count() > 5
         });
         proxy.client().ask("/", "").receive().expect(200);
-        let plan = json!({ "canary": "green", "plan": { "steps": [100], "preflight": { "requests": ["/smoke"] } } });
+        let plan = json!({
+            "canary": "green",
+            "plan": { "steps": [100], "preflight": { "requests": ["/smoke"] } },
+        });
         let headers = "Content-Type: application/json\r\n";
         proxy
             .admin(

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::{Asked, Ended, read_request, weighbridge};
+use super::{Ended, Request, read_request, weighbridge};
 
 /// A scripted response.
 pub(crate) enum Reply {
@@ -17,30 +17,31 @@ pub(crate) enum Reply {
         events: Vec<(u64, Value)>,
         then_end: bool,
     },
-    /// The connection is closed without a response.
-    Nothing,
+    /// Closes the connection without a response.
+    Close,
 }
 
 /// A running fake admin API.
-pub(crate) struct StandIn {
+pub(crate) struct FakeApi {
     pub(crate) address: SocketAddr,
-    asked: Arc<Mutex<Vec<Asked>>>,
+    requests: Arc<Mutex<Vec<Request>>>,
 }
 
-impl StandIn {
-    /// Answers each call with the result of `play` for its method and path.
-    pub(crate) fn playing(play: impl FnMut(&str) -> Reply + Send + 'static) -> StandIn {
+impl FakeApi {
+    /// Responds to each call with the result of `script` for its method and path.
+    pub(crate) fn scripted(script: impl FnMut(&str) -> Reply + Send + 'static) -> FakeApi {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let (seen, play) = (Arc::clone(&asked), Arc::new(Mutex::new(play)));
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let (received, script) = (Arc::clone(&requests), Arc::new(Mutex::new(script)));
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let (stream, seen, play) = (stream.unwrap(), Arc::clone(&seen), Arc::clone(&play));
-                std::thread::spawn(move || serve(stream, &seen, &*play));
+                let (stream, received) = (stream.unwrap(), Arc::clone(&received));
+                let script = Arc::clone(&script);
+                std::thread::spawn(move || serve(stream, &received, &*script));
             }
         });
-        StandIn { address, asked }
+        FakeApi { address, requests }
     }
 
     pub(crate) fn admin(&self) -> String {
@@ -58,35 +59,46 @@ impl StandIn {
     }
 
     /// The calls whose request line starts with `line`.
-    pub(crate) fn asked(&self, line: &str) -> Vec<Asked> {
-        let asked = self.asked.lock().unwrap();
-        asked
+    pub(crate) fn requests(&self, line: &str) -> Vec<Request> {
+        let requests = self.requests.lock().unwrap();
+        requests
             .iter()
-            .filter(|asked| asked.line.starts_with(line))
+            .filter(|request| request.line.starts_with(line))
             .cloned()
             .collect()
     }
 }
 
-fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, play: &Mutex<impl FnMut(&str) -> Reply>) {
-    let asked = read_request(&stream);
-    let line = asked.line.trim_end_matches(" HTTP/1.1").to_owned();
-    seen.lock().unwrap().push(asked);
-    let reply = play.lock().unwrap()(&line);
-    let said = match reply {
-        Reply::Json(status, body) => say(&mut stream, status, "application/json", &body),
+fn serve(
+    mut stream: TcpStream,
+    received: &Mutex<Vec<Request>>,
+    script: &Mutex<impl FnMut(&str) -> Reply>,
+) {
+    let request = read_request(&stream);
+    let line = request.line.trim_end_matches(" HTTP/1.1").to_owned();
+    received.lock().unwrap().push(request);
+    let reply = script.lock().unwrap()(&line);
+    let written = match reply {
+        Reply::Json(status, body) => write_response(&mut stream, status, "application/json", &body),
         Reply::Problem(status, detail) => {
-            let body = json!({ "type": "/problems/some", "title": "Some", "status": status, "detail": detail });
-            say(&mut stream, status, "application/problem+json", &body)
+            let body = json!({
+                "type": "/problems/some", "title": "Some", "status": status, "detail": detail,
+            });
+            write_response(&mut stream, status, "application/problem+json", &body)
         }
-        Reply::Events { events, then_end } => tell(&mut stream, &events, then_end),
-        Reply::Nothing => Ok(()),
+        Reply::Events { events, then_end } => write_events(&mut stream, &events, then_end),
+        Reply::Close => Ok(()),
     };
-    // The client may have disconnected.
-    drop(said);
+    // An error is ignored: the client may have disconnected.
+    drop(written);
 }
 
-fn say(stream: &mut TcpStream, status: u16, kind: &str, body: &Value) -> std::io::Result<()> {
+fn write_response(
+    stream: &mut TcpStream,
+    status: u16,
+    kind: &str,
+    body: &Value,
+) -> std::io::Result<()> {
     let body = body.to_string();
     let length = body.len();
     write!(
@@ -95,7 +107,11 @@ fn say(stream: &mut TcpStream, status: u16, kind: &str, body: &Value) -> std::io
     )
 }
 
-fn tell(stream: &mut TcpStream, events: &[(u64, Value)], then_end: bool) -> std::io::Result<()> {
+fn write_events(
+    stream: &mut TcpStream,
+    events: &[(u64, Value)],
+    then_end: bool,
+) -> std::io::Result<()> {
     write!(
         stream,
         "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n: \
@@ -107,7 +123,7 @@ fn tell(stream: &mut TcpStream, events: &[(u64, Value)], then_end: bool) -> std:
     }
     stream.flush()?;
     if !then_end {
-        // Until the client disconnects.
+        // Waits until the client disconnects.
         let _ = std::io::Read::read(stream, &mut [0]);
     }
     Ok(())

@@ -376,7 +376,7 @@ fn watch(proxy: &Proxy, headers: &str) -> Client {
     let head = client.head().unwrap();
     assert_eq!(
         head.header("content-type").as_deref(),
-        Some("text/event_fields-stream"),
+        Some("text/event-stream"),
         "{head:?}"
     );
     client

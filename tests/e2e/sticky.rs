@@ -370,7 +370,7 @@ fn an_upstream_cookie_of_the_same_name_is_dropped_with_one_warning() {
     let blue = Upstream::start(|call| {
         call.answer(
             "200 OK",
-            "Set-Cookie: a=1\r\nSet-Cookie: wb=set_by_proxy; Path=/\r\n",
+            "Set-Cookie: a=1\r\nSet-Cookie: wb=mine; Path=/\r\n",
             "",
         )
     });

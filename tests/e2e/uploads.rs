@@ -156,7 +156,7 @@ fn an_upload_delayed_by_the_client_counts_against_neither_version() {
             }
         });
     }
-    eventually("the upload have arrived", || {
+    eventually("the uploads have arrived", || {
         let upload = |upstream: &Upstream| {
             let seen = upstream.seen();
             seen.iter().filter(|seen| seen.target == "/upload").count()

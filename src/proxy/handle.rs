@@ -1,6 +1,5 @@
 //! The way of a request, in one function.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::SystemTime;
@@ -26,7 +25,7 @@ pub(crate) async fn handle(
     request: Request<ClientBody>,
     place: Permit,
     head: Option<HeldHead>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Response<ResponseBody> {
     let _counted = head;
     let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
     let version = request.version();
@@ -39,7 +38,7 @@ pub(crate) async fn handle(
         Ok(()) => forward::send(&mut exchange, &mut request).await,
         Err(error) => Err(error),
     };
-    Ok(match answered {
+    match answered {
         Ok(mut answer) => {
             answer
                 .response
@@ -60,7 +59,7 @@ pub(crate) async fn handle(
             response
         }
         Err(error) => refuse(exchange, &error),
-    })
+    }
 }
 
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for

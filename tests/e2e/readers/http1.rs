@@ -3,7 +3,8 @@
 use super::{KIB, cost, proxy};
 use crate::harness::Proxy;
 
-/// What each of `clients` clients costs that sends as much of `bytes` as is taken, and reads nothing.
+/// What each of `clients` clients costs that sends as much of `bytes` as is taken, and reads
+/// nothing.
 #[track_caller]
 fn costs_128_kibibytes_at_most(proxy: &Proxy, clients: usize, what: &str, bytes: &str) {
     let (held, clients) = cost(proxy, || {

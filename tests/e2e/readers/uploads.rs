@@ -6,8 +6,8 @@ use http_body_util::{BodyExt, StreamBody};
 use super::{KIB, MIB, ask, cost, frame, preface, proxy};
 use crate::harness::{Http2, Proxy, Upstream, block_on, shop};
 
-/// A frame of a type that nobody knows, which is ignored (RFC 9113 section 4.1): with the DATA frame
-/// before it, it fills a block of memory.
+/// A frame of a type that nobody knows, which is ignored (RFC 9113 section 4.1): with the DATA
+/// frame before it, it fills a block of memory.
 pub(super) fn filler() -> Vec<u8> {
     frame(0x20, 0, 0, &[0; 7900])
 }

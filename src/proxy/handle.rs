@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{DATE, HOST, USER_AGENT};
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 
 use super::body::{ClientBody, Relay, RequestBody, ResponseBody};
 use super::client::ClientConnection;
@@ -135,7 +135,8 @@ pub(crate) fn introduce<B>(
 
 fn describe<B>(client: &ClientConnection, request: &Request<B>) -> AccessRecord {
     let (uri, headers) = (request.uri(), request.headers());
-    let header = |name| headers.get(name).cloned();
+    // A copy, which does not hold the whole head for as long as the exchange takes.
+    let header = |name| HeaderValue::from_bytes(headers.get(name)?.as_bytes()).ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     AccessRecord {
         client: headers::client_address(headers, client),

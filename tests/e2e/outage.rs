@@ -120,13 +120,13 @@ fn a_canary_that_was_rolled_back_gets_nothing(
     let before = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     (0..50).for_each(|_| drop(client.get("/").expect(503)));
     let after = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     assert_eq!(before, after, "green was rolled back");
 }

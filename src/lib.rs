@@ -8,6 +8,7 @@ pub mod admin;
 pub mod analysis;
 pub mod app;
 pub mod cli;
+mod client;
 pub mod config;
 pub mod control;
 pub mod model;

@@ -41,7 +41,7 @@ mod slo;
 mod step;
 #[cfg(test)]
 mod tests;
-pub mod text;
+mod text;
 mod units;
 mod wealth;
 

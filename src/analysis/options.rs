@@ -139,6 +139,11 @@ impl Objective {
             Objective::Slo(_) => "slo",
         }
     }
+
+    /// Whether it is relative to the concurrent baseline; a plan has each of those at most once.
+    pub fn is_relative(&self) -> bool {
+        !matches!(self, Objective::Slo(_))
+    }
 }
 
 impl From<ErrorRateMargin> for Margin {

@@ -7,6 +7,7 @@
 //! result.
 
 mod admin;
+mod health;
 mod listener;
 mod process;
 mod release;

@@ -5,9 +5,9 @@
 //! [`Fields`] off it, and reports each [`DocumentProblem`] to a [`ProblemList`].
 //!
 //! A reader gives each key its name, its [`Type`], its default and its text in one call of
-//! [`Fields`]. The same reader runs without a document to describe itself as a [`Shape`], from which
-//! the JSON Schema ([`schema`]) and the commented example ([`reference`]) are printed. So there is no
-//! second list of keys that could differ.
+//! [`Fields`]. The same reader runs without a document to describe itself as a [`Shape`], of which
+//! the JSON Schema ([`schema`]) and the commented example ([`reference`]) are printed. So there is
+//! no second list of keys that could differ.
 
 mod env;
 mod fields;

@@ -35,7 +35,7 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
     }
     let units = whole
         .units
-        .filter(|_| matches!(objective.counts, Behind::ErrorRate { .. }));
+        .filter(|_| objective.objective.descriptor().counts_users);
     match units {
         Some(units) => {
             add("unit", json!("user"));
@@ -48,6 +48,9 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
         }
     }
     add_counts(&objective.counts, &mut add);
+    if let (Behind::ErrorRate { .. }, Some(full_weight)) = (&objective.counts, &whole.full_weight) {
+        add("full_weight", json!(full_weight));
+    }
     shown
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::freeze::{Frozen, frozen};
 use super::gate::{Gate, GateApproval};
 use super::plan::{Plan, Step};
-use crate::analysis::WaitReason;
+use crate::analysis::{ObjectiveDescriptor, WaitReason};
 use crate::model::Weight;
 use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
 use crate::time::Timestamp;
@@ -181,8 +181,9 @@ impl ReleaseState {
             .outcome
             .as_ref()
             .and_then(|outcome| outcome.objective.as_deref());
-        let judged = ["error_rate", "latency", "slo", "budget", "rescued_budget"];
-        self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
+        let objectives = ObjectiveDescriptor::ALL.map(|objective| objective.name);
+        let is_judged = |by| objectives.contains(&by) || matches!(by, "budget" | "rescued_budget");
+        self.phase == Phase::RolledBack && objective.is_some_and(is_judged)
     }
 
     /// Whether it is paused.
@@ -349,8 +350,8 @@ pub(crate) fn wait_detail(reason: WaitReason) -> &'static str {
             "clients abort requests on the canary more often than on the baseline"
         }
         WaitReason::CanaryFull => {
-            "the canary has reached canary_in_flight_max: further requests go to the baseline, \
-             and the comparison is suspended"
+            "the canary has reached canary_in_flight_max, or failed faster than the disk records \
+             it: further requests go to the baseline, and the comparison is suspended"
         }
         WaitReason::BaselineDown => {
             "no endpoint of the baseline passes its health checks: its share goes to the canary, \

@@ -37,7 +37,7 @@ fn check(objectives: &[(&Node, Objective)], node: &Node, problems: &ProblemList)
     for (at, objective) in names().enumerate() {
         let name = objective.name();
         let earlier = names().take(at).filter(|earlier| earlier.name() == name);
-        if objective.is_relative() && earlier.count() == 1 {
+        if objective.descriptor().is_relative && earlier.count() == 1 {
             problems.at(node, format!("{name} can be an objective only once"));
         }
     }

@@ -211,7 +211,8 @@ fn handling(fields: &mut Fields<'_>, plan: &mut Plan) {
         rescue(),
         "Requests that fail on the canary before the first response byte are retried on the \
          baseline: `off`, `safe` (methods such as GET), or a header to include requests whose \
-         client declares them repeatable.",
+         client declares them repeatable; with bodies of up to 64 KiB, and 128 KiB for a \
+         connection.",
     );
 }
 

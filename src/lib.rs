@@ -11,6 +11,7 @@ pub mod cli;
 mod client;
 pub mod config;
 pub mod control;
+mod document;
 pub mod model;
 pub mod net;
 pub mod proxy;

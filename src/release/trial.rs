@@ -116,7 +116,7 @@ impl Trial {
     }
 
     /// The finding at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and
-    /// both before policy: the order of [`replay::Run`](crate::analysis::replay::Run).
+    /// both before policy: the order of [`replay::Run`](crate::release::replay::Run).
     pub fn finding(&self, now_ms: u64) -> Finding {
         self.decide(now_ms, |budget| budget.exhausted())
     }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 use weighbridge::analysis::{
     ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options,
 };
+use weighbridge::release::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 
 use crate::latencies::Tick;
 use crate::report::{median, parallel};

@@ -3,9 +3,9 @@
 
 use serde_json::{Value, json};
 
-use crate::analysis::replay::HoldStatus;
 use crate::analysis::{ArmCounts, Cohort, Matured};
 use crate::release::ReleaseState;
+use crate::release::replay::HoldStatus;
 use crate::store::Recording;
 
 /// Writes the first lines: the plan, and the baseline's past as a cohort without a canary, which

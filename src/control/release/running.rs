@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cohorts::{CohortBuilder, KnownEvents};
 use super::history::History;
 use super::lease::LeasedBudget;
 use super::recording::{record, record_matured};
-use super::scored::Scored;
-use crate::analysis::replay::HoldStatus;
 use crate::analysis::{Cohort, Units, WaitReason, landmark};
 use crate::control::Refusal;
+use crate::release::engine::cohorts::{CohortBuilder, KnownEvents};
+use crate::release::engine::scored::Scored;
+use crate::release::replay::HoldStatus;
 use crate::release::{Finding, Input, ReleaseState, Timeline, Transition, Trial};
 use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
 use crate::stats::{Arm, EventBatch, ReleaseKey, RequestEvent, SampledExchange};

@@ -19,9 +19,10 @@ use serde_json::{Map, Value};
 
 use super::freeze::FreezeWindow;
 use super::gate::Gate;
-use crate::analysis::{self, replay};
+use crate::analysis;
 use crate::model::Weight;
 use crate::model::api::FieldProblem;
+use crate::release::replay;
 
 pub use preflight::{Preflight, Smoke};
 

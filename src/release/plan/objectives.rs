@@ -1,6 +1,6 @@
 //! Validates the objectives of a plan field by field. [`replay::RunPlan`] defines their meaning.
 //!
-//! [`replay::RunPlan`]: crate::analysis::replay::RunPlan
+//! [`replay::RunPlan`]: crate::release::replay::RunPlan
 
 use serde_json::{Value, json};
 

@@ -8,11 +8,11 @@ use super::fields::{COUNT_MAX, FieldKind, PlanProblems, join};
 use super::objectives::objectives;
 use super::steps::{gate, step_gates};
 use super::{FastFollow, Plan, Preflight, Rescue, Step};
-use crate::analysis::replay::{self, RunStep};
 use crate::model::Weight;
 use crate::model::api::FieldProblem;
 use crate::release::freeze::FreezeWindow;
 use crate::release::gate::Gate;
+use crate::release::replay::{self, RunStep};
 
 const FREEZE_MAX: usize = 100;
 const IN_FLIGHT_MAX: u64 = 1_000_000;

@@ -6,7 +6,9 @@ mod laws;
 mod machine;
 mod plan;
 mod protected;
+mod replay;
 mod trial;
+mod units;
 
 use serde_json::{Map, Value, json};
 

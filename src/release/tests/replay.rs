@@ -1,7 +1,7 @@
 //! Recorded runs: the format of STATISTICS.md 7.
 
-use super::super::replay::{Replay, RunOutcome, RunPlan, RunResult, answers as read};
-use super::super::{Inconclusive, Objective};
+use crate::analysis::{Inconclusive, Objective};
+use crate::release::replay::{Replay, RunOutcome, RunPlan, RunResult, answers as read};
 
 fn answers(input: &str) -> Vec<RunResult> {
     let mut replay = Replay::default();

@@ -95,7 +95,7 @@ pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> 
     };
     let mut run = Run::new("sim", plan, Mode::Plan);
     let before = past(&mut rng, Law::Lognormal, (shared.scale)(0.0), 3_000);
-    run.judge_mut().warm(&before, 0);
+    run.warm(&before, 0);
     let mut draw = Tick::default();
     for tick in 1..=360_000 {
         let t = tick as f64 / 100.0;

@@ -11,7 +11,6 @@ mod lease;
 mod persist;
 mod protect;
 mod read;
-mod recording;
 mod resume;
 mod running;
 mod start;

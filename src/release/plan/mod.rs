@@ -99,6 +99,12 @@ impl Plan {
         read::read(&whole)
     }
 
+    /// The gates and freezes of a recorded plan, where they are valid. Of its steps only the gates
+    /// count.
+    pub(super) fn read_recorded(plan: &Map<String, Value>) -> Plan {
+        read::recorded(plan)
+    }
+
     /// The whole plan with its defaults; [`Plan::read`] gives the same plan.
     pub fn to_json(&self) -> Map<String, Value> {
         write::write(self)

@@ -85,6 +85,30 @@ pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>
     }
 }
 
+/// Gates and freezes alone; the steps are those of a default plan.
+pub(super) fn recorded(whole: &Map<String, Value>) -> Plan {
+    let ignored = &mut PlanProblems::default();
+    let gates = whole
+        .get("steps")
+        .map_or_else(Vec::new, |value| step_gates(value, ignored));
+    let judged = replay::RunPlan::default().fit(1.0);
+    let step = |gate| Step {
+        weight: Weight::FULL,
+        gate,
+        judged,
+    };
+    Plan {
+        start_gate: whole
+            .get("gate")
+            .and_then(|value| gate("/gate", value, ignored)),
+        freeze: whole
+            .get("freeze")
+            .map_or_else(Vec::new, |value| freeze(value, ignored)),
+        steps: gates.into_iter().map(step).collect(),
+        ..Plan::default()
+    }
+}
+
 /// Adds the implicit defaults: 100 percent at the end, a final bake, the budgets, and the default
 /// objectives.
 pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> replay::RunPlan {

@@ -1,11 +1,20 @@
-//! One run: a judge, a budget and a plan, processed cohort by cohort.
+//! One run: an [`Engine`] whose decisions are carried out as the recording says, or at once.
+//!
+//! A decision is carried out with the next line, which may say that the live release did otherwise:
+//! that the store took its time, or refused, or in recordings without events, that a person, a gate
+//! or a freeze held the release. With [`Mode::Fixed`] the plan of the engine is the recorded
+//! weights, one step for each.
 
 use serde::{Deserialize, Serialize};
 
-use crate::analysis::{Budget, Cause, Cohort, Judge, Matured, Options, Verdict, WaitReason};
-
-use super::plan::{BUDGET, RESCUED_BUDGET, RunPlan};
+use super::event::RecordedEvent;
+use super::plan::RunPlan;
 use super::units::Ages;
+use crate::analysis::{Cohort, Judge, Matured};
+use crate::model::api::Phase;
+use crate::release::engine::{Decision, Engine, Event, Moment};
+use crate::release::{Direction, Plan, ReleaseState, Trial};
+use crate::time::Timestamp;
 
 /// Which weights a run follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,8 +57,9 @@ pub struct RunResult {
     pub canary_requests: u64,
     /// The failed ones among them.
     pub canary_failures: u64,
-    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, or what it was
-    /// waiting for: `split`, `slo`, `aborts`, `inconclusive`, `too_little_traffic`.
+    /// What decided: `error_rate`, `latency`, `slo`, `budget`, `rescued_budget`, `health`,
+    /// `preflight`, `operator`, or what it was waiting for: `split`, `slo`, `aborts`,
+    /// `inconclusive`, `too_little_traffic` and so on.
     pub objective: Option<&'static str>,
     /// `ln` of the combined e-value of the relative objectives.
     pub log_e: f64,
@@ -57,34 +67,7 @@ pub struct RunResult {
     pub log_e_max: f64,
 }
 
-/// A run in progress.
-#[derive(Clone, Debug)]
-pub struct Run {
-    name: String,
-    plan: RunPlan,
-    mode: Mode,
-    judge: Judge,
-    budget: Option<Budget>,
-    rescued_budget: Option<Budget>,
-    ages: Ages,
-    steps: Vec<crate::analysis::StepConditions>,
-    step: usize,
-    weight: f64,
-    now_ms: u64,
-    /// [`Mode::Fixed`]: the result when the advance test of the current weight passed.
-    passed: Option<RunResult>,
-    /// The result when the last comparison passed, while there has been no traffic at full weight,
-    /// and the plan requires no time there: a recording may end there.
-    compared: Option<RunResult>,
-    /// The current reason for waiting for a person.
-    held: Option<WaitReason>,
-    /// The judge and the step before the last cohort advanced the run, in case the live release was
-    /// held there.
-    before_advance: Option<Box<(Judge, usize)>>,
-    decided: Option<RunResult>,
-}
-
-/// The state of the live release that a recording contains beside a cohort.
+/// The state of the live release that a recording without events has beside a cohort.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HoldStatus {
     /// A person, a gate or a freeze held it at its step, whatever the judge found.
@@ -94,41 +77,95 @@ pub struct HoldStatus {
     pub step: Option<usize>,
 }
 
+/// What a recording with events has of the live release beside the plan that decides.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Recorded {
+    /// Gates and freezes.
+    pub(super) plan: Plan,
+    pub(super) actor: String,
+    pub(super) started_us: i64,
+    pub(super) start_at_us: Option<i64>,
+    pub(super) override_freeze: bool,
+}
+
+/// A run in progress.
+#[derive(Clone, Debug)]
+pub struct Run {
+    name: String,
+    mode: Mode,
+    engine: Engine,
+    ages: Ages,
+    has_events: bool,
+    started_us: i64,
+    now_ms: u64,
+    /// The last decision, until the next line says what became of it.
+    proposed: Option<Box<Decision>>,
+    /// A decision that the live release was committing, with the result if it ends the run.
+    committing: Option<Box<(Decision, Option<RunResult>)>>,
+    /// The judged state of the last recorded checkpoint, with its time.
+    checkpoint: Option<Box<(u64, (Trial, Option<usize>))>>,
+    /// [`Mode::Fixed`]: the number of weights so far, and the last at which the arms could be
+    /// compared.
+    weights: usize,
+    weight: f64,
+    /// [`Mode::Fixed`]: the result when the advance test of the current weight passed.
+    passed: Option<RunResult>,
+    /// The result when the last comparison passed, while there has been no traffic at full weight,
+    /// and the plan requires no time there: a recording may end there.
+    compared: Option<RunResult>,
+    decided: Option<RunResult>,
+    /// All decisions that were carried out: time, action and step.
+    #[cfg(test)]
+    carried_out: Vec<(u64, &'static str, usize)>,
+}
+
 impl Run {
     /// A run of a plan, which must have no [`RunPlan::problems`].
     pub fn new(name: impl Into<String>, plan: RunPlan, mode: Mode) -> Run {
-        let walked = |default| (mode == Mode::Plan).then_some(default);
-        let limit = plan.budget.or(walked(BUDGET));
-        let rescued = plan.rescued_budget.or(walked(RESCUED_BUDGET));
-        // With budgets, the tests have half of the error probability, and each budget a quarter.
-        let alpha = plan.options.alpha;
-        let part = if limit.or(rescued).is_some() {
-            0.5
-        } else {
-            1.0
+        Run::begin(name.into(), plan, mode, None)
+    }
+
+    /// A run of a recording that has all events of the live release, with `recorded`.
+    pub(super) fn begin(
+        name: String,
+        plan: RunPlan,
+        mode: Mode,
+        recorded: Option<Recorded>,
+    ) -> Run {
+        let bake_ms = u64::try_from(plan.bake.as_millis()).unwrap_or(u64::MAX);
+        let has_events = recorded.is_some() && mode == Mode::Plan;
+        let recorded = recorded.unwrap_or_default();
+        let plan = Plan::of_run(plan, has_events.then_some(recorded.plan));
+        let trial = Trial::of_run(&plan, mode == Mode::Plan);
+        let release = ReleaseState {
+            actor: recorded.actor,
+            start_at_us: recorded.start_at_us,
+            override_freeze: recorded.override_freeze,
+            phase: match mode {
+                Mode::Plan if has_events => Phase::Pending,
+                Mode::Plan => Phase::Preflight,
+                Mode::Fixed => Phase::Progressing,
+            },
+            ..ReleaseState::pending(plan, Timestamp::new(0, recorded.started_us))
         };
-        let options = Options {
-            alpha: alpha * part,
-            ..plan.options.clone()
-        };
-        let budget = |limit| Budget::new(limit, alpha * 0.25, plan.worse_by());
         Run {
-            name: name.into(),
-            judge: Judge::new(options),
-            budget: limit.map(budget),
-            rescued_budget: rescued.map(budget),
-            ages: Ages::new(u64::try_from(plan.bake.as_millis()).unwrap_or(u64::MAX)),
-            steps: plan.walk(),
-            plan,
+            name,
             mode,
-            step: 0,
-            weight: 0.0,
+            engine: Engine::new(release, trial, None),
+            ages: Ages::new(bake_ms),
+            has_events,
+            started_us: recorded.started_us,
             now_ms: 0,
+            proposed: None,
+            committing: None,
+            checkpoint: None,
+            weights: 0,
+            weight: 0.0,
             passed: None,
             compared: None,
-            held: None,
-            before_advance: None,
             decided: None,
+            #[cfg(test)]
+            carried_out: Vec::new(),
         }
     }
 
@@ -143,20 +180,24 @@ impl Run {
             Some(answer) if answer.verdict == RunOutcome::RolledBack => 0.0,
             Some(_) => 1.0,
             None => self
-                .steps
-                .get(self.step.saturating_sub(1))
-                .map_or(0.0, |step| step.weight),
+                .release()
+                .present_step()
+                .map_or(0.0, |step| step.judged.weight),
         }
     }
 
     /// The judge of this run.
     pub fn judge(&self) -> &Judge {
-        &self.judge
+        self.engine.trial().judge_of()
     }
 
-    /// The judge, to be warmed or queried for its evidence.
-    pub fn judge_mut(&mut self) -> &mut Judge {
-        &mut self.judge
+    /// Adds the baseline's history before the release.
+    pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
+        let past = Event::Past {
+            latency_us,
+            failures,
+        };
+        self.engine.on(&past, self.at(0, None));
     }
 
     /// The result, once no further cohort can change it.
@@ -176,31 +217,20 @@ impl Run {
         cohort: &Cohort<'_>,
         status: HoldStatus,
     ) -> Option<&RunResult> {
-        self.undo_advance(status);
+        self.settle(status);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(cohort.at_ms);
+            let at = self.at(self.now_ms, None);
             if cohort.weight >= 1.0 && cohort.canary.requests > 0 {
                 self.compared = None;
             }
-            self.enter(cohort.weight);
+            self.enter(cohort.weight, at);
             while let Some(matured) = self.ages.next(self.now_ms) {
-                self.judge.mature(
-                    self.now_ms,
-                    matured.weight,
-                    &matured.canary,
-                    &matured.baseline,
-                );
+                self.engine.on(&Event::Matured(&matured), at);
             }
             self.ages.add(cohort);
-            self.judge.observe(cohort);
-            if let Some(budget) = &mut self.budget {
-                budget.observe(cohort);
-            }
-            if let Some(budget) = &mut self.rescued_budget {
-                budget.observe_all(cohort);
-            }
-            self.decide(cohort.weight, status.kept);
-            self.go_to_step(status.step);
+            let decision = self.engine.on(&Event::Cohort(cohort), at);
+            self.decide(decision, status, at);
         }
         self.decided.as_ref()
     }
@@ -212,23 +242,52 @@ impl Run {
         matured: &Matured,
         status: HoldStatus,
     ) -> Option<&RunResult> {
-        self.undo_advance(status);
+        self.settle(status);
         if self.decided.is_none() {
             self.now_ms = self.now_ms.max(at_ms);
-            self.judge.mature(
-                self.now_ms,
-                matured.weight,
-                &matured.canary,
-                &matured.baseline,
-            );
-            let weight = match self.mode {
-                Mode::Plan => matured.weight,
-                Mode::Fixed => self.weight,
-            };
-            self.decide(weight, status.kept);
-            self.go_to_step(status.step);
+            let at = self.at(self.now_ms, None);
+            if self.mode == Mode::Fixed {
+                self.follow(self.weight, at);
+            }
+            let decision = self.engine.on(&Event::Matured(matured), at);
+            self.decide(decision, status, at);
         }
         self.decided.as_ref()
+    }
+
+    /// Handles an event of a recording that has all of them.
+    pub(super) fn on(&mut self, event: &RecordedEvent<'_>, at_ms: u64, unix_us: Option<i64>) {
+        if !matches!(event, RecordedEvent::Committing | RecordedEvent::Refused) {
+            self.settle(HoldStatus::default());
+        }
+        if self.decided.is_some() && !matches!(event, RecordedEvent::Refused) {
+            return;
+        }
+        self.now_ms = self.now_ms.max(at_ms);
+        let at = self.at(at_ms, unix_us);
+        let decision = match event {
+            RecordedEvent::Engine(event) => {
+                if let Event::Cohort(cohort) = event
+                    && cohort.weight >= 1.0
+                    && cohort.canary.requests > 0
+                {
+                    self.compared = None;
+                }
+                self.engine.on(event, at)
+            }
+            RecordedEvent::Command(command) => self.engine.command(command, at).ok().flatten(),
+            RecordedEvent::Committing => return self.commit(at),
+            RecordedEvent::Committed => return self.committed(at),
+            RecordedEvent::Refused => return self.refused(at),
+            RecordedEvent::Checkpoint => {
+                self.checkpoint = Some(Box::new((at_ms, self.engine.checkpoint())));
+                return;
+            }
+            RecordedEvent::Restart { written_off, step } => {
+                return self.resume(*written_off, *step, at);
+            }
+        };
+        self.propose(decision);
     }
 
     /// The recording contains the ages of units.
@@ -236,123 +295,223 @@ impl Run {
         self.ages.set_recorded();
     }
 
-    /// Goes back to the step at which the live release was held, if the last cohort advanced
-    /// further.
-    fn undo_advance(&mut self, status: HoldStatus) {
-        let before = self.before_advance.take();
-        let ahead = self.decided.is_some() || status.step.is_none_or(|step| step < self.step);
-        if let Some(before) = before.filter(|_| status.kept && ahead) {
-            (self.judge, self.step) = *before;
-            self.decided = None;
-            self.compared = None;
-        }
-    }
-
-    /// Goes to the step `step` if it is ahead.
-    fn go_to_step(&mut self, step: Option<usize>) {
-        let next = step
-            .filter(|step| *step > self.step && self.mode == Mode::Plan && self.decided.is_none());
-        let Some((number, step)) =
-            next.and_then(|number| Some((number, self.steps.get(number - 1)?)))
-        else {
-            return;
-        };
-        self.judge.begin_step(self.now_ms, *step);
-        self.step = number;
+    /// Whether the recording has all events.
+    pub(super) fn has_events(&self) -> bool {
+        self.has_events
     }
 
     /// The result at the end of the input.
-    pub fn finish(self) -> RunResult {
+    pub fn finish(mut self) -> RunResult {
+        self.settle(HoldStatus::default());
         let answers = [&self.decided, &self.passed, &self.compared];
         if let Some(answer) = answers.into_iter().flatten().next() {
             return answer.clone();
         }
-        match self.held {
-            Some(reason) => answer(&self, RunOutcome::Inconclusive, Some(reason.as_str())),
-            None => answer(&self, RunOutcome::None, None),
+        match self.engine.release().asks_for_person() {
+            Some(reason) => self.answer(RunOutcome::Inconclusive, Some(reason.as_str())),
+            None => self.answer(RunOutcome::None, None),
         }
     }
 
-    /// Begins the first step with the first cohort that gives the canary traffic, and in
-    /// [`Mode::Fixed`] a step with each weight at which the arms can be compared.
-    fn enter(&mut self, weight: f64) {
-        let begins = match self.mode {
-            Mode::Plan => weight > 0.0 && self.step == 0,
-            Mode::Fixed => compares(weight) && weight != self.weight,
-        };
-        if !begins {
+    #[cfg(test)]
+    pub(super) fn carried_out(&mut self) -> Vec<(u64, &'static str, usize)> {
+        self.settle(HoldStatus::default());
+        self.carried_out.clone()
+    }
+
+    /// The release, with the decision that is carried out next.
+    fn release(&self) -> &ReleaseState {
+        let next = self.proposed.as_deref();
+        next.map_or(self.engine.release(), |decision| &decision.transition.after)
+    }
+
+    fn at(&self, at_ms: u64, unix_us: Option<i64>) -> Moment {
+        let passed_us = i64::try_from(at_ms.saturating_mul(1_000)).unwrap_or(i64::MAX);
+        let by_start = self.started_us.saturating_add(passed_us);
+        let now = Timestamp::new(at_ms.saturating_mul(1_000_000), unix_us.unwrap_or(by_start));
+        Moment { at_ms, now }
+    }
+
+    /// A recording without events begins the first step with the first cohort that gives the canary
+    /// traffic; with fixed weights each weight at which the arms can be compared is a step.
+    fn enter(&mut self, weight: f64, at: Moment) {
+        if self.mode == Mode::Plan {
+            return self.begin_at(weight, at);
+        }
+        if compares(weight) && weight != self.weight {
+            self.weight = weight;
+            self.weights += 1;
+            self.passed = None;
+        }
+        self.follow(weight, at);
+    }
+
+    fn follow(&mut self, weight: f64, at: Moment) {
+        let only_brakes = self.passed.is_some() || !compares(weight);
+        self.engine.follow_weight(weight, only_brakes, at);
+    }
+
+    fn begin_at(&mut self, weight: f64, at: Moment) {
+        if weight <= 0.0 || self.engine.release().phase != Phase::Preflight {
             return;
         }
-        self.weight = weight;
-        self.passed = None;
-        self.step += 1;
-        let step = match self.mode {
-            Mode::Fixed => Some(self.plan.fit(weight)),
-            Mode::Plan => self.steps.first().copied(),
-        };
-        if let Some(step) = step {
-            self.judge.begin_step(self.now_ms, step);
+        if let Some(decision) = self.engine.on(&Event::Preflight(Ok(())), at) {
+            self.carry_out(&decision, at);
         }
     }
 
-    /// Decides what follows from a cohort assigned at `weight`.
-    fn decide(&mut self, weight: f64, kept: bool) {
-        // In a fixed run a passed weight stays passed; only rollbacks remain possible then. The
-        // same holds where all traffic is on one arm: time there is no evidence about the weight
-        // before.
-        let only_rollback =
-            self.passed.is_some() || (self.mode == Mode::Fixed && !compares(weight));
-        let verdict = match self.judge.condemned() {
-            Some(cause) => Verdict::RollBack(cause),
-            None if only_rollback => Verdict::Continue,
-            None => self.judge.verdict(self.now_ms),
-        };
-        if !only_rollback {
-            self.held = match verdict {
-                Verdict::Hold(reason) => Some(reason),
-                _ => None,
-            };
-        }
-        let is_exhausted = |budget: &Option<Budget>| budget.as_ref().is_some_and(Budget::exhausted);
-        let exhausted = if is_exhausted(&self.budget) {
-            Some("budget")
-        } else {
-            is_exhausted(&self.rescued_budget).then_some("rescued_budget")
-        };
-        match verdict {
-            Verdict::RollBack(cause) if cause != Cause::Inconclusive => {
-                self.roll_back(cause.as_str())
-            }
-            _ if exhausted.is_some() => self.roll_back(exhausted.unwrap_or_default()),
-            Verdict::RollBack(cause) => self.roll_back(cause.as_str()),
-            Verdict::Advance if kept => {}
-            Verdict::Advance if self.mode == Mode::Plan => {
-                self.before_advance = Some(Box::new((self.judge.clone(), self.step)));
-                self.advance();
-            }
-            Verdict::Advance => self.passed = Some(answer(self, RunOutcome::Promoted, None)),
-            _ => {}
+    /// Keeps what follows from an event, unless the live release was held.
+    fn decide(&mut self, decision: Option<Decision>, status: HoldStatus, at: Moment) {
+        let held = status.kept && decision.as_ref().is_some_and(goes_forward);
+        self.propose(decision.filter(|_| !held));
+        let ahead = status.step.filter(|step| *step > self.step());
+        if let Some(step) = ahead.filter(|_| self.mode == Mode::Plan && self.decided.is_none()) {
+            self.settle(HoldStatus::default());
+            self.engine.go_to_step(step, at);
         }
     }
 
-    fn roll_back(&mut self, why: &'static str) {
-        self.decided = Some(answer(self, RunOutcome::RolledBack, Some(why)));
+    fn propose(&mut self, decision: Option<Decision>) {
+        let Some(decision) = decision else { return };
+        let after = &decision.transition.after;
+        let forward = goes_forward(&decision);
+        if self.mode == Mode::Fixed && forward {
+            self.passed = Some(self.answer(RunOutcome::Promoted, None));
+            self.engine.only_brake();
+            return;
+        }
+        // Where only rollbacks are possible a release still waits for what it waited for.
+        if self.mode == Mode::Fixed && !after.phase.is_over() && self.engine.only_brakes() {
+            return;
+        }
+        let (phase, objective) = (after.phase, objective(after));
+        let full = after.present_step().filter(|step| {
+            forward && !phase.is_over() && step.judged.weight >= 1.0 && step.judged.min_ms == 0
+        });
+        if full.is_some() {
+            self.compared = Some(RunResult {
+                step: after.step_number(),
+                ..self.answer(RunOutcome::Promoted, None)
+            });
+        }
+        self.decided = match phase {
+            Phase::RolledBack => Some(self.answer(RunOutcome::RolledBack, objective)),
+            Phase::Cancelled => Some(self.answer(RunOutcome::None, objective)),
+            Phase::Promoted => Some(RunResult {
+                step: after.step_number(),
+                ..self.answer(RunOutcome::Promoted, None)
+            }),
+            _ => None,
+        };
+        if let Some(decided) = &mut self.decided {
+            decided.at_ms = decision.at_ms;
+        }
+        self.proposed = Some(Box::new(decision));
     }
 
-    fn advance(&mut self) {
-        match self.steps.get(self.step).copied() {
-            // Without a final bake there is nothing to wait for at full weight.
-            Some(next) if next.weight < 1.0 || next.min_ms > 0 || next.min_requests > 0 => {
-                self.step += 1;
-                if next.weight >= 1.0 && next.min_ms == 0 {
-                    self.compared = Some(answer(self, RunOutcome::Promoted, None));
-                }
-                self.judge.begin_step(self.now_ms, next);
+    /// Carries the last decision out, unless the live release was held where it was.
+    fn settle(&mut self, status: HoldStatus) {
+        let Some(decision) = self.proposed.take() else {
+            return;
+        };
+        let step = decision.transition.after.step_number();
+        let ahead = self.decided.is_some() || status.step.is_none_or(|known| known < step);
+        if status.kept && ahead && goes_forward(&decision) {
+            self.decided = None;
+            self.compared = None;
+            return;
+        }
+        let at = self.at(self.now_ms, None);
+        self.carry_out(&decision, at);
+    }
+
+    fn carry_out(&mut self, decision: &Decision, at: Moment) {
+        if self.committing.take().is_some() {
+            self.engine.on(&Event::Refused, at);
+        }
+        self.engine.on(&Event::Accepted(decision), at);
+        self.apply(decision, at);
+    }
+
+    fn apply(&mut self, decision: &Decision, at: Moment) {
+        #[cfg(test)]
+        self.carried_out.push((
+            decision.at_ms,
+            decision.transition.action,
+            decision.transition.after.step_number(),
+        ));
+        let after = &decision.transition.after;
+        self.engine.on(&Event::Applied(after), at);
+    }
+
+    fn commit(&mut self, at: Moment) {
+        if let Some(decision) = self.proposed.take() {
+            self.engine.on(&Event::Accepted(&decision), at);
+            self.committing = Some(Box::new((*decision, self.decided.take())));
+        }
+    }
+
+    fn committed(&mut self, at: Moment) {
+        if let Some(committing) = self.committing.take() {
+            let (decision, decided) = *committing;
+            self.decided = decided;
+            self.apply(&decision, at);
+        }
+    }
+
+    /// The decision that was being committed was refused, or else the last one.
+    fn refused(&mut self, at: Moment) {
+        if self.committing.take().is_none() && self.proposed.take().is_some() {
+            self.decided = None;
+            self.compared = None;
+        }
+        self.engine.on(&Event::Refused, at);
+    }
+
+    /// Another process continued the release at `step`, from its last checkpoint.
+    fn resume(&mut self, written_off: [u64; 2], step: Option<usize>, at: Moment) {
+        let is_in_effect = |known: &&(Decision, Option<RunResult>)| {
+            step == Some(known.0.transition.after.step_number())
+        };
+        if self.committing.as_deref().filter(is_in_effect).is_some() {
+            self.committed(at);
+        }
+        self.committing = None;
+        match self.checkpoint.as_deref() {
+            Some((at_ms, state)) if *at_ms == at.at_ms => self.engine.go_back(state.clone()),
+            Some(_) => {}
+            None => {
+                let plan = &self.engine.release().plan;
+                let trial = Trial::of_run(plan, true);
+                self.engine.go_back((trial, None));
             }
-            _ => {
-                self.step = self.steps.len();
-                self.decided = Some(answer(self, RunOutcome::Promoted, None));
-            }
+        }
+        self.engine.on(&Event::Resumed { written_off }, at);
+    }
+
+    fn step(&self) -> usize {
+        match self.mode {
+            Mode::Plan => self.release().step_number(),
+            Mode::Fixed => self.weights,
+        }
+    }
+
+    fn answer(&self, verdict: RunOutcome, objective: Option<&'static str>) -> RunResult {
+        let canary = self.judge().canary();
+        let (log_e, log_e_max) = self.judge().log_e();
+        RunResult {
+            run: self.name.clone(),
+            verdict,
+            at_ms: self.now_ms,
+            step: match self.mode {
+                Mode::Plan => self.engine.release().step_number(),
+                Mode::Fixed => self.weights,
+            },
+            canary_requests: canary.requests,
+            canary_failures: canary.failures,
+            objective,
+            log_e,
+            log_e_max,
         }
     }
 }
@@ -362,18 +521,26 @@ fn compares(weight: f64) -> bool {
     weight > 0.0 && weight < 1.0
 }
 
-fn answer(run: &Run, verdict: RunOutcome, objective: Option<&'static str>) -> RunResult {
-    let canary = run.judge.canary();
-    let (log_e, log_e_max) = run.judge.log_e();
-    RunResult {
-        run: run.name.clone(),
-        verdict,
-        at_ms: run.now_ms,
-        step: run.step,
-        canary_requests: canary.requests,
-        canary_failures: canary.failures,
-        objective,
-        log_e,
-        log_e_max,
-    }
+/// Whether the canary goes to its next step, or is promoted.
+fn goes_forward(decision: &Decision) -> bool {
+    let after = &decision.transition.after;
+    decision.transition.direction == Direction::Away || after.phase == Phase::Promoted
+}
+
+/// What ended a release, as results name it.
+fn objective(release: &ReleaseState) -> Option<&'static str> {
+    const KNOWN: [&str; 9] = [
+        "error_rate",
+        "latency",
+        "slo",
+        "budget",
+        "rescued_budget",
+        "inconclusive",
+        "health",
+        "preflight",
+        "operator",
+    ];
+    let outcome = release.outcome.as_ref()?;
+    let by = outcome.objective.as_deref()?;
+    KNOWN.into_iter().find(|known| *known == by)
 }

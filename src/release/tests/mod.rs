@@ -6,6 +6,7 @@ mod laws;
 mod machine;
 mod plan;
 mod protected;
+mod recording;
 mod replay;
 mod trial;
 mod units;

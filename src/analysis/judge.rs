@@ -10,7 +10,7 @@ use super::aborts::{AbortCounts, AbortTest};
 use super::baseline::BaselineRate;
 use super::bins::Slack;
 use super::cohort::{ArmCounts, Cohort, Counts};
-use super::confidence::{Interval, interval};
+use super::confidence::Interval;
 use super::error::{ErrorTest, Margin, Pair};
 use super::evidence_log::EvidenceLog;
 use super::full_weight::FullWeight;
@@ -30,7 +30,7 @@ const BLOCKS_AT_ONCE: u32 = 64;
 /// to be visible.
 const ROUNDING: f64 = 1e-6;
 /// The probability that the confidence sequence is valid at all times.
-const CONFIDENCE: f64 = 0.95;
+pub(crate) const CONFIDENCE: f64 = 0.95;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,9 +124,9 @@ pub struct Judge {
     pub(crate) guards: Vec<SloGuard>,
     pub(crate) split: SampleRatioTest,
     pub(crate) aborts: AbortTest,
-    rate: BaselineRate,
+    pub(crate) rate: BaselineRate,
     /// The limits at full weight, while the canary is there.
-    full_weight: Option<FullWeight>,
+    pub(crate) full_weight: Option<FullWeight>,
     pub(crate) ledger: EvidenceLog,
     pub(crate) progress: Option<StepProgress>,
     pub(crate) canary: Counts,
@@ -284,7 +284,7 @@ impl Judge {
         let Some(progress) = &self.progress else {
             return Verdict::Continue;
         };
-        if progress.passed(now_ms, self.advance_limit) {
+        if progress.passed(now_ms, self.advance_limit, self.is_within_fixed_limits()) {
             return Verdict::Advance;
         }
         if progress.out_of_time(now_ms) {
@@ -341,9 +341,15 @@ impl Judge {
         self.rolled_back
     }
 
+    /// Whether the failures at full weight, if the canary is there, allow to promote it.
+    fn is_within_fixed_limits(&self) -> bool {
+        let limits = self.full_weight.as_ref();
+        limits.is_none_or(|limits| limits.passes(self.advance_limit))
+    }
+
     fn inconclusive(&self, progress: &StepProgress) -> Verdict {
         let enough = progress.has_traffic();
-        let harmless = self.log_e_max < 0.5 * self.limit;
+        let harmless = self.log_e_max < 0.5 * self.limit && self.is_within_fixed_limits();
         match progress.step.inconclusive {
             Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
             Inconclusive::Advance if enough && harmless => Verdict::Advance,
@@ -467,7 +473,7 @@ impl Judge {
             },
             ..*cohort
         };
-        limits.score(&cohort.canary);
+        limits.score(&cohort.canary, self.advance_limit);
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             self.bound += error.score_alone(limits.limit, canary);
@@ -584,14 +590,6 @@ impl Judge {
             (Some(error), Some(latency)) => self.log_share + log_sum_exp(&[error, latency]),
             (Some(only), None) | (None, Some(only)) => only,
             (None, None) => 0.0,
-        }
-    }
-
-    /// Intersects the confidence sequence with the current interval.
-    pub(crate) fn refresh_confidence(&mut self) {
-        if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
-            let now = interval(totals, error.margin().ratio, CONFIDENCE);
-            self.confidence = Some(now.and(self.confidence));
         }
     }
 }

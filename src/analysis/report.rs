@@ -1,9 +1,11 @@
 //! Serialization of the judge's evidence.
 
 use super::bins::{BINS, Bins};
+use super::confidence::interval;
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 use super::forecast::requests_to_advance;
-use super::judge::Judge;
+use super::full_weight::FullWeightEvidence;
+use super::judge::{CONFIDENCE, Judge};
 use super::latency::LatencyTest;
 use super::latency_advance::LatencyAdvance;
 use super::options::Objective;
@@ -38,7 +40,21 @@ impl Judge {
             failing_clients: self.failing_clients,
             split_log_e: self.split.log_e(),
             objectives: objectives.collect(),
+            full_weight: self.full_weight_evidence(),
         }
+    }
+
+    /// Intersects the confidence sequence with the current interval.
+    pub(crate) fn refresh_confidence(&mut self) {
+        if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
+            let now = interval(totals, error.margin().ratio, CONFIDENCE);
+            self.confidence = Some(now.and(self.confidence));
+        }
+    }
+
+    /// The numbers behind promotion, while the canary is at full weight.
+    pub fn full_weight_evidence(&self) -> Option<FullWeightEvidence> {
+        self.full_weight.as_ref()?.evidence(self.advance_limit)
     }
 
     fn of_errors(&self, objective: Objective) -> Option<ObjectiveEvidence> {

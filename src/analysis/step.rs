@@ -166,11 +166,14 @@ impl StepProgress {
     }
 
     /// Whether the step passes: minimum duration and requests, and each of its advance tests. At
-    /// full weight there is no concurrent baseline.
-    pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
-        self.age(now_ms) >= self.step.min_ms
-            && self.has_traffic()
-            && (self.step.weight >= 1.0 || self.proven(limit))
+    /// full weight there is no concurrent baseline, and the fixed limits decide.
+    pub(crate) fn passed(&self, now_ms: u64, limit: f64, within_fixed_limits: bool) -> bool {
+        let proven = if self.step.weight >= 1.0 {
+            within_fixed_limits
+        } else {
+            self.proven(limit)
+        };
+        self.age(now_ms) >= self.step.min_ms && self.has_traffic() && proven
     }
 
     /// Whether the canary had as many requests as the step requires.

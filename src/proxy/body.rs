@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 
 use super::client::ClientConnection;
 use super::connection;
@@ -31,7 +30,7 @@ pub(crate) struct BodyAborted;
 pub(crate) enum ClientBody {
     Nothing,
     Http1(connection::ClientUpload),
-    Http2(Incoming),
+    Http2(connection::StreamUpload),
 }
 
 /// Why a body breaks off on the client's side.
@@ -39,6 +38,8 @@ pub(crate) enum ClientBody {
 pub(crate) enum BodyError {
     /// It does not follow the grammar.
     Malformed,
+    /// There is no room for its trailers.
+    TrailersTooLarge,
     /// Nothing more comes.
     Gone,
 }
@@ -51,10 +52,7 @@ impl ClientBody {
         match self {
             ClientBody::Nothing => Poll::Ready(None),
             ClientBody::Http1(upload) => upload.poll_frame(cx),
-            ClientBody::Http2(incoming) => {
-                let polled = Pin::new(incoming).poll_frame(cx);
-                polled.map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Gone)))
-            }
+            ClientBody::Http2(upload) => upload.poll_frame(cx),
         }
     }
 
@@ -62,7 +60,7 @@ impl ClientBody {
         match self {
             ClientBody::Nothing => true,
             ClientBody::Http1(upload) => upload.is_end_stream(),
-            ClientBody::Http2(incoming) => incoming.is_end_stream(),
+            ClientBody::Http2(upload) => upload.is_end_stream(),
         }
     }
 
@@ -70,7 +68,7 @@ impl ClientBody {
         match self {
             ClientBody::Nothing => SizeHint::with_exact(0),
             ClientBody::Http1(upload) => upload.size_hint(),
-            ClientBody::Http2(incoming) => incoming.size_hint(),
+            ClientBody::Http2(upload) => upload.size_hint(),
         }
     }
 }
@@ -216,6 +214,10 @@ impl Upload {
             Poll::Ready(Some(Err(BodyError::Malformed))) => {
                 self.cut(Reason::BadRequest, "the request's body is malformed")
             }
+            Poll::Ready(Some(Err(BodyError::TrailersTooLarge))) => self.cut(
+                Reason::HeadersTooLarge,
+                "the trailers of the requests under way are too large",
+            ),
             Poll::Ready(Some(Err(BodyError::Gone))) => {
                 self.cut(Reason::ClientAbort, "the client went away")
             }

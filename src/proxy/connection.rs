@@ -1,6 +1,6 @@
 //! One client connection, from its first byte to its last.
 //!
-//! [`http1`] serves it, unless it begins with the preface of HTTP/2: then hyper does, in [`http2`].
+//! [`http1`] serves it, unless it begins with the preface of HTTP/2: then [`http2`] does.
 
 mod http1;
 mod http2;
@@ -14,6 +14,7 @@ use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+pub(crate) use self::http2::StreamUpload;
 pub(crate) use self::link::ClientUpload;
 use self::link::Link;
 use super::client::{ClientConnection, Overdue};

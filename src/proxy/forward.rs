@@ -316,9 +316,7 @@ async fn wait(
         if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
             return Poll::Ready(Ok(sent));
         }
-        if let Some(stall) = &stall {
-            exchange.watch_upload(stall, cx);
-        }
+        exchange.watch_client(heard.held.get(), stall.as_ref(), cx);
         let resumed = std::mem::replace(&mut held, heard.held.get()) && !held;
         if std::mem::replace(&mut known, heard.processing.get()) != known || resumed {
             // It is at work, and has the whole time for the rest (RFC 2518 section 10.1). So has

@@ -1,13 +1,12 @@
 //! The way of a request, in one function.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{DATE, HOST, USER_AGENT};
-use http::{HeaderMap, Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
 
 use super::body::{ClientBody, Relay, RequestBody, ResponseBody};
 use super::client::ClientConnection;
@@ -26,7 +25,7 @@ pub(crate) async fn handle(
     request: Request<ClientBody>,
     place: Permit,
     head: Option<HeldHead>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Response<ResponseBody> {
     let _counted = head;
     let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
     let version = request.version();
@@ -39,12 +38,15 @@ pub(crate) async fn handle(
         Ok(()) => forward::send(&mut exchange, &mut request).await,
         Err(error) => Err(error),
     };
-    Ok(match answered {
+    match answered {
         Ok(mut answer) => {
             answer
                 .response
                 .body_mut()
                 .charge(|| client.account(version));
+            // Before it waits for the client to take other heads: the upstream has done its part.
+            let ended = answer.response.body().is_end_stream();
+            exchange.answered(&answer.response, ended);
             let queued = match version {
                 Version::HTTP_2 => queue(&client, answer.response.headers_mut()).await,
                 _ => None,
@@ -57,7 +59,7 @@ pub(crate) async fn handle(
             response
         }
         Err(error) => refuse(exchange, &error),
-    })
+    }
 }
 
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
@@ -70,7 +72,7 @@ async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<Que
 }
 
 /// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
+fn relay(exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
     let ForwardedResponse {
         response,
         endpoint,
@@ -78,7 +80,6 @@ fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<Response
         issue,
     } = answer;
     let (mut head, body) = response.into_parts();
-    exchange.answered(&head, body.is_end_stream());
     head.version = Version::HTTP_11;
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {
@@ -134,7 +135,8 @@ pub(crate) fn introduce<B>(
 
 fn describe<B>(client: &ClientConnection, request: &Request<B>) -> AccessRecord {
     let (uri, headers) = (request.uri(), request.headers());
-    let header = |name| headers.get(name).cloned();
+    // A copy, which does not hold the whole head for as long as the exchange takes.
+    let header = |name| HeaderValue::from_bytes(headers.get(name)?.as_bytes()).ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     AccessRecord {
         client: headers::client_address(headers, client),

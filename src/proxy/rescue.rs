@@ -106,9 +106,10 @@ pub(crate) async fn buffer(
         matches!(request.body(), RequestBody::Upload(_)) && is_repeatable(request.headers(), name);
     if may
         && let Some(length) = length(request.headers()).filter(|length| *length <= BODY_BYTES_MAX)
+        && let Some(counted) = exchange.client.held.repeat(length)
     {
         let bytes = read(exchange, request.body_mut(), limits, length).await?;
-        *request.body_mut() = RequestBody::Whole(bytes);
+        *request.body_mut() = RequestBody::Whole(counted.around(bytes));
     }
     Ok(())
 }

@@ -12,6 +12,9 @@ use crate::proxy::held::ChargedBytes;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{self, write_field};
 
+/// A head of a response that takes more memory than this takes no more than it is long.
+const LONG_HEAD: usize = 32 * 1024;
+
 /// What the request means for the response to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestTraits {
@@ -107,6 +110,10 @@ impl Output {
             _ => {}
         }
         out.extend_from_slice(b"\r\n");
+        if out.capacity() > LONG_HEAD {
+            // It may wait for as long as its client reads nothing.
+            out.shrink_to_fit();
+        }
     }
 
     /// Whether another request may follow the response.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::event::RecordedEvent;
 use super::plan::RunPlan;
 use super::units::Ages;
-use crate::analysis::{Cohort, Judge, Matured};
+use crate::analysis::{Cohort, Judge, Matured, WaitReason};
 use crate::model::api::Phase;
 use crate::release::engine::{Decision, Engine, Event, Moment};
 use crate::release::{Direction, Plan, ReleaseState, Trial};
@@ -309,8 +309,15 @@ impl Run {
         }
         match self.engine.release().asks_for_person() {
             Some(reason) => self.answer(RunOutcome::Inconclusive, Some(reason.as_str())),
-            None => self.answer(RunOutcome::None, None),
+            None => self.answer(RunOutcome::None, self.waits_at_full_weight()),
         }
+    }
+
+    /// The reason when only failures at full weight keep the run from being promoted.
+    fn waits_at_full_weight(&self) -> Option<&'static str> {
+        let evidence = self.engine.trial().full_weight();
+        let waits = evidence.is_some_and(|at| !at.passes);
+        waits.then_some(WaitReason::Inconclusive.as_str())
     }
 
     #[cfg(test)]

@@ -110,8 +110,10 @@ impl RunningRelease {
         state: &ReleaseState,
         now: Timestamp,
     ) -> Option<api::WaitingFor> {
-        let held = self.trial.full_weight().filter(|held| {
-            has_lasted_minimum(state, now) && self.trial_step == state.step() && !held.passes
+        let held = self.trial().full_weight().filter(|held| {
+            has_lasted_minimum(state, now)
+                && self.engine.trial_step() == state.step()
+                && !held.passes
         })?;
         Some(api::WaitingFor {
             kind: WaitReason::Inconclusive.as_str().to_owned(),

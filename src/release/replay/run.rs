@@ -257,10 +257,14 @@ impl Run {
 
     /// Handles an event of a recording that has all of them.
     pub(super) fn on(&mut self, event: &RecordedEvent<'_>, at_ms: u64, unix_us: Option<i64>) {
-        if !matches!(event, RecordedEvent::Committing | RecordedEvent::Refused) {
+        if !self.follows(event) {
+            return;
+        }
+        let is_about_last = matches!(event, RecordedEvent::Committing | RecordedEvent::Refused);
+        if !is_about_last {
             self.settle(HoldStatus::default());
         }
-        if self.decided.is_some() && !matches!(event, RecordedEvent::Refused) {
+        if self.decided.is_some() && !is_about_last {
             return;
         }
         self.now_ms = self.now_ms.max(at_ms);
@@ -288,6 +292,21 @@ impl Run {
             }
         };
         self.propose(decision);
+    }
+
+    /// Whether the run follows an event. With fixed weights nothing moves them; a recording that
+    /// lacks events has commands at most.
+    fn follows(&self, event: &RecordedEvent<'_>) -> bool {
+        use RecordedEvent::{Command, Engine};
+        let is_evidence = matches!(
+            event,
+            Engine(Event::Past { .. } | Event::Cohort(_) | Event::Tainted(_) | Event::Matured(_))
+        );
+        let may_come = matches!(
+            event,
+            Command(_) | Engine(Event::Tripped(_) | Event::Unhealthy(_))
+        );
+        self.has_events || is_evidence || (may_come && self.mode == Mode::Plan)
     }
 
     /// The recording contains the ages of units.
@@ -468,11 +487,13 @@ impl Run {
 
     /// The decision that was being committed was refused, or else the last one.
     fn refused(&mut self, at: Moment) {
-        if self.committing.take().is_none() && self.proposed.take().is_some() {
+        if self.committing.take().is_some() {
+            self.engine.on(&Event::Refused, at);
+        } else if self.proposed.take().is_some() {
             self.decided = None;
             self.compared = None;
+            self.engine.on(&Event::Refused, at);
         }
-        self.engine.on(&Event::Refused, at);
     }
 
     /// Another process continued the release at `step`, from its last checkpoint.

@@ -10,7 +10,7 @@ use super::super::engine::{Decision, Engine, Event, Facts, Moment, Trip};
 use super::super::replay::{Replay, Writer};
 use super::super::{Command, ReleaseAction, ReleaseState, Timeline, Trial};
 use super::{MONDAY_9, SECOND, begin, plan};
-use crate::analysis::Units;
+use crate::analysis::{ArmCounts, Cohort, Matured, Unit, Units};
 use crate::model::api::Phase;
 use crate::stats::{Arm, Assignment, ReleaseKey, RequestEvent, RequestEventKind};
 use crate::time::Timestamp;
@@ -523,6 +523,44 @@ fn check(seed: u64) -> &'static str {
         &replayed[first..]
     );
     live.engine.release().phase.as_str()
+}
+
+/// Units of that time have the probability 0, which no recording may have.
+#[test]
+fn a_sticky_release_is_readable_that_was_recorded_before_its_first_step() {
+    let engine = Engine::new(
+        begin(plan(json!({}))),
+        Trial::new(&plan(json!({})), 1),
+        None,
+    );
+    let units = [Unit {
+        weight: 0.0,
+        begun: 5,
+        failed: 1,
+    }];
+    let cohort = Cohort {
+        baseline: ArmCounts {
+            units: Some(&units),
+            ..ArmCounts::of(5, 1)
+        },
+        ..Cohort::default()
+    };
+    let matured = Matured {
+        baseline: units.to_vec(),
+        ..Matured::default()
+    };
+    let at = Moment {
+        at_ms: 7,
+        now: Timestamp::new(0, 0),
+    };
+    let mut lines = vec![Writer::begin(engine.release(), true)];
+    let mut writer = Writer::new(engine.release());
+    for event in [Event::Cohort(&cohort), Event::Matured(&matured)] {
+        writer.event(&engine, &event, at, None, |line| lines.push(line));
+    }
+    assert_eq!(lines.len(), 3);
+    let mut replay = Replay::default();
+    assert!(lines.iter().all(|line| replay.line(line) == Ok(None)));
 }
 
 #[test]

@@ -1,5 +1,5 @@
 # Commands for developers and CI: plain cargo, or a script that documents its requirements.
-.PHONY: build test sim lint doc demo bench instructions compare swaps campaign reflex viewers \
+.PHONY: build test sim lint doc demo bench replays instructions compare swaps campaign reflex viewers \
 	examples image suites ci
 
 build:
@@ -10,6 +10,9 @@ test:
 # A selection: make sim ARGS="s1 p8 --seed 7"
 sim:
 	cargo test --locked --release --features sim --test sim -- $(ARGS)
+# A thousand random live releases, each recorded and replayed: the decisions must be the same.
+replays:
+	cargo test --locked --release --lib a_thousand_recorded_releases -- --ignored
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

@@ -168,6 +168,16 @@ impl Budget {
         self.left(&self.explained)
     }
 
+    /// Whether `spent` failures exhaust it while cohorts are pending: then the allowance is 0.
+    pub fn is_exhausted_by(&self, spent: u64, pending: PendingCohort) -> bool {
+        // Neither expectation nor chance is negative.
+        spent >= self.limit && {
+            let mut explained = self.explained;
+            self.explain_pending(&mut explained, pending);
+            self.bound_by(&explained) <= spent as f64
+        }
+    }
+
     /// The allowance while cohorts are pending, whose canary failures may be counted already. Open
     /// baseline requests count as failures until they end, so that an outage of both arms, in which
     /// the canary fails fast and the baseline hangs, does not trip. Whatever the open requests turn
@@ -175,12 +185,16 @@ impl Budget {
     pub fn allowance_given(&self, pending: impl Iterator<Item = PendingCohort>) -> u64 {
         let mut explained = self.explained;
         for tick in pending {
-            explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open, None);
-            if tick.alone > 0 {
-                explained.add_alone(tick.alone, self.share_alone());
-            }
+            self.explain_pending(&mut explained, tick);
         }
         self.left(&explained)
+    }
+
+    fn explain_pending(&self, explained: &mut Explained, tick: PendingCohort) {
+        explained.add(tick.canary, tick.baseline, tick.baseline_bad_or_open, None);
+        if tick.alone > 0 {
+            explained.add_alone(tick.alone, self.share_alone());
+        }
     }
 
     /// The count at which it is exhausted: limit, expectation and chance.

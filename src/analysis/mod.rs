@@ -9,7 +9,7 @@
 //! literature).
 //!
 //! A [`Judge`] receives [`Cohort`]s and returns a [`Verdict`]; [`Evidence`] has the numbers behind
-//! it. A [`Budget`] bounds what users may see meanwhile. [`replay`] judges recorded cohorts again.
+//! it. A [`Budget`] bounds what users may see meanwhile.
 //!
 //! This module reads no clock, uses no randomness, does no I/O or logging, and changes no margin
 //! once a release runs.
@@ -34,14 +34,13 @@ mod math;
 mod maturity;
 mod options;
 mod recent;
-pub mod replay;
 mod report;
 mod sample_ratio;
 mod slo;
 mod step;
 #[cfg(test)]
 mod tests;
-mod text;
+pub(crate) mod text;
 mod units;
 mod wealth;
 

@@ -1,9 +1,9 @@
-//! Judges recorded releases again: reads lines for `analysis::replay`.
+//! Judges recorded releases again: reads lines for `release::replay`.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, Read};
 
-use crate::analysis::replay::Replay;
+use crate::release::replay::Replay;
 
 /// The longest line that is read; one with a full latency histogram has a few kilobytes.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -1,6 +1,6 @@
 //! `webhooks`: who is told of releases.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_json::json;
@@ -114,16 +114,9 @@ fn usable(text: &str) -> Option<http::Uri> {
 }
 
 fn events() -> Type<'static, Vec<String>> {
-    const KNOWN: [(&str, &str); 12] = {
-        let mut known = [("", ""); 12];
-        let mut at = 0;
-        while at < known.len() {
-            known[at] = (Webhook::EVENTS[at], Webhook::EVENTS[at]);
-            at += 1;
-        }
-        known
-    };
-    Type::choice(&KNOWN)
+    static KNOWN: LazyLock<[(&str, &str); 12]> =
+        LazyLock::new(|| Webhook::EVENTS.map(|event| (event, event)));
+    Type::choice(&*KNOWN)
         .map(str::to_owned)
         .shown(|event| Some(event.as_str().into()))
         .list_checked(1, KNOWN.len(), |read, node, problems| {

@@ -337,7 +337,7 @@ impl ReleaseState {
         }
     }
 
-    fn be_at_step(&mut self) {
+    pub(super) fn be_at_step(&mut self) {
         self.wait = None;
         self.phase = if self
             .present_step()

@@ -8,12 +8,14 @@
 //! outside its values: the caller commits a [`Transition`] and keeps the release that it leads to.
 
 mod command;
+pub(crate) mod engine;
 mod forecast;
 mod freeze;
 mod gate;
 mod machine;
 mod objectives;
 mod plan;
+pub mod replay;
 mod state;
 
 #[cfg(test)]

@@ -174,6 +174,14 @@ impl ReleaseState {
         self.paused.is_some() || kept
     }
 
+    /// What a person should look at, if the judge asks for one.
+    pub(crate) fn asks_for_person(&self) -> Option<WaitReason> {
+        match self.wait {
+            Some(Wait::Judge(reason)) => Some(reason),
+            _ => None,
+        }
+    }
+
     /// Whether evidence or a budget ended it. That may be a false alarm, so a further attempt at
     /// the same build gets a smaller error probability.
     pub fn was_judged_bad(&self) -> bool {

@@ -17,9 +17,12 @@ use crate::model::api::BudgetStatus;
 pub struct Trial {
     judge: Judge,
     /// The budget of failures that users saw.
-    budget: Budget,
+    budget: Option<Budget>,
     /// The budget of all failures of the canary.
-    rescued_budget: Budget,
+    rescued_budget: Option<Budget>,
+    /// The canary's failures in judged cohorts: those that users saw, and all.
+    #[serde(default)]
+    scored: [u64; 2],
     /// The spent failures that users may not have seen, counted because restarts lost counts.
     #[serde(default)]
     written_off: u64,
@@ -52,19 +55,50 @@ impl Trial {
     pub fn new(plan: &Plan, attempt: u32) -> Trial {
         Trial {
             judge: Judge::new(plan.analysis(attempt)),
-            budget: plan.budget_rule(plan.budget(), attempt),
-            rescued_budget: plan.budget_rule(plan.rescued_budget(), attempt),
+            budget: Some(plan.budget_rule(plan.budget(), attempt)),
+            rescued_budget: Some(plan.budget_rule(plan.rescued_budget(), attempt)),
+            scored: [0; 2],
             written_off: 0,
             failed_written_off: 0,
         }
+    }
+
+    /// The trial of a recorded run, at its first attempt. Budgets are optional there: with them, the
+    /// tests have half of the error probability, and each budget a quarter.
+    pub(super) fn of_run(plan: &Plan, with_budgets: bool) -> Trial {
+        let (visible, all) = (plan.decided_by.budget, plan.decided_by.rescued_budget);
+        if with_budgets {
+            return Trial::new(plan, 1);
+        }
+        let any = visible.or(all).is_some();
+        let judged = if any {
+            plan.analysis(1)
+        } else {
+            plan.decided_by.options.clone()
+        };
+        Trial {
+            judge: Judge::new(judged),
+            budget: visible.map(|limit| plan.budget_rule(limit, 1)),
+            rescued_budget: all.map(|limit| plan.budget_rule(limit, 1)),
+            scored: [0; 2],
+            written_off: 0,
+            failed_written_off: 0,
+        }
+    }
+
+    /// The judge, for what a replay reports.
+    pub(super) fn judge_of(&self) -> &Judge {
+        &self.judge
     }
 
     /// Adds the baseline's history before the release: responses by latency in microseconds with
     /// their counts, and failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
-        self.budget.warm_as(&self.judge);
-        self.rescued_budget.warm_as(&self.judge);
+        let budgets = self.budget.iter_mut().chain(&mut self.rescued_budget);
+        for budget in budgets {
+            budget.warm_as(&self.judge);
+        }
     }
 
     /// Begins step `index`, counted from 0; beyond the last step it does nothing.
@@ -95,18 +129,55 @@ impl Trial {
     /// Raises the failures that the baseline's rate explains, only. Failures that users saw are
     /// counted per request, so this needs all requests, judged or not.
     pub fn explain(&mut self, cohort: &Cohort<'_>) {
-        self.budget.explain(cohort);
-        self.rescued_budget.explain(cohort);
+        for budget in self.budgets() {
+            budget.explain(cohort);
+        }
+    }
+
+    /// Counts the canary's failures in a judged cohort. The request path has usually counted them
+    /// before; a recording has its counts where they decide, and otherwise only cohorts.
+    pub fn count(&mut self, cohort: &Cohort<'_>) {
+        if cohort.canary.failures == 0 {
+            return;
+        }
+        let [visible, all] = &mut self.scored;
+        *visible += cohort.canary.visible_failures();
+        *all += cohort.canary.failures;
+        let [visible, all] = self.scored;
+        self.set_spent(visible);
+        if let Some(budget) = &mut self.rescued_budget {
+            budget.set_spent(budget.spent().max(all));
+        }
     }
 
     /// Sets the failures of the canary that users saw in the whole release. The count never falls.
     pub fn set_spent(&mut self, spent: u64) {
-        self.budget.spend(spent.saturating_sub(self.budget.spent()));
+        if let Some(budget) = &mut self.budget {
+            budget.set_spent(budget.spent().max(spent));
+        }
     }
 
-    /// Sets the failed requests of the canary in the whole release, visible to users or not.
+    /// Sets the failed requests of the canary in the whole release, visible to users or not; at
+    /// least those of judged cohorts.
     pub fn set_failed(&mut self, failed: u64) {
-        self.rescued_budget.set_spent(failed);
+        if let Some(budget) = &mut self.rescued_budget {
+            budget.set_spent(failed.max(self.scored[1]));
+        }
+    }
+
+    /// Whether a budget would be exhausted by other counts of failures and pending requests.
+    pub(super) fn is_exhausted_by(&self, spent: [u64; 2], pending: PendingCohort) -> bool {
+        let [visible, all] = [0, 1].map(|at| spent[at].max(self.scored[at]));
+        let by = |budget: &Option<Budget>, spent| {
+            budget
+                .as_ref()
+                .is_some_and(|budget| budget.is_exhausted_by(spent, pending))
+        };
+        by(&self.budget, visible) || by(&self.rescued_budget, all)
+    }
+
+    fn budgets(&mut self) -> impl Iterator<Item = &mut Budget> {
+        self.budget.iter_mut().chain(&mut self.rescued_budget)
     }
 
     /// Sets the failures, visible and all, that are counted only because a killed process lost its
@@ -115,23 +186,32 @@ impl Trial {
         (self.written_off, self.failed_written_off) = (visible, all);
     }
 
-    /// The finding at `now_ms`, on the scale of the cohorts. Evidence comes before the budget, and
-    /// both before policy: the order of [`replay::Run`](crate::analysis::replay::Run).
+    /// The finding at `now_ms`, on the scale of the cohorts. Evidence comes before the budgets, and
+    /// both before policy.
     pub fn finding(&self, now_ms: u64) -> Finding {
-        self.decide(now_ms, |budget| budget.exhausted())
+        self.finding_given(now_ms, PendingCohort::default())
     }
 
     /// The finding while cohorts are pending. Open requests of the baseline count as failures until
     /// they end, so that an outage of both arms does not exhaust the budget only because the canary
     /// fails first.
     pub fn finding_given(&self, now_ms: u64, pending: PendingCohort) -> Finding {
-        self.decide(now_ms, |budget| {
-            budget.allowance_given(std::iter::once(pending)) == 0
-        })
+        self.decide(self.judge.verdict(now_ms), pending)
     }
 
-    fn decide(&self, now_ms: u64, is_exhausted: impl Fn(&Budget) -> bool) -> Finding {
-        let verdict = self.judge.verdict(now_ms);
+    /// The finding where time and traffic are no evidence for the canary: a rollback or nothing.
+    pub(super) fn brake(&self) -> Finding {
+        let condemned = self.judge.condemned();
+        let verdict = condemned.map_or(Verdict::Continue, Verdict::RollBack);
+        self.decide(verdict, PendingCohort::default())
+    }
+
+    fn decide(&self, verdict: Verdict, pending: PendingCohort) -> Finding {
+        let is_exhausted = |budget: &Option<Budget>| {
+            budget
+                .as_ref()
+                .is_some_and(|budget| budget.is_exhausted_by(budget.spent(), pending))
+        };
         match verdict {
             Verdict::RollBack(cause) if cause != Cause::Inconclusive => self.roll_back(cause),
             _ if is_exhausted(&self.budget) => Finding::RollBack {
@@ -151,23 +231,24 @@ impl Trial {
 
     /// The number of further visible failures that exhaust the budget: the tripwire's allowance.
     pub fn allowance(&self) -> u64 {
-        self.budget.allowance()
+        self.budget.as_ref().map_or(u64::MAX, Budget::allowance)
     }
 
     /// The allowance while cohorts are pending; see [`Trial::finding_given`].
     pub fn allowance_given(&self, pending: PendingCohort) -> u64 {
-        self.budget.allowance_given(std::iter::once(pending))
+        given(self.budget.as_ref(), pending)
     }
 
     /// The number of further failures of any kind that exhaust the second budget.
     pub fn rescued_allowance(&self) -> u64 {
-        self.rescued_budget.allowance()
+        self.rescued_budget
+            .as_ref()
+            .map_or(u64::MAX, Budget::allowance)
     }
 
     /// The second allowance while cohorts are pending.
     pub fn rescued_allowance_given(&self, pending: PendingCohort) -> u64 {
-        self.rescued_budget
-            .allowance_given(std::iter::once(pending))
+        given(self.rescued_budget.as_ref(), pending)
     }
 
     /// The number of requests that may be open past the maturity age at the current step: the
@@ -193,17 +274,17 @@ impl Trial {
 
     /// The count of failures at which the budget is exhausted.
     pub fn bound(&self) -> f64 {
-        self.budget.bound()
+        self.budget.as_ref().map_or(f64::INFINITY, Budget::bound)
     }
 
     /// The budget for display.
     pub fn budget(&self) -> BudgetStatus {
-        status(&self.budget)
+        status(self.budget.as_ref())
     }
 
     /// The budget of all failures for display.
     pub fn rescued_budget(&self) -> BudgetStatus {
-        status(&self.rescued_budget)
+        status(self.rescued_budget.as_ref())
     }
 
     /// `ln` of the combined evidence against the canary, and the limit at which it is rolled back.
@@ -296,38 +377,44 @@ impl Trial {
     }
 
     fn budget_exhausted_text(&self) -> String {
-        format!(
-            "{}: the budget of {}, plus {:.1} explained by the baseline's rate and {:.1} for \
-             chance, is exhausted",
-            visible_failures_text(
-                self.budget.spent().saturating_sub(self.written_off),
-                self.written_off
-            ),
-            self.budget.limit(),
-            self.budget.explained(),
-            self.budget.chance()
-        )
+        let written_off = self.written_off;
+        exhausted("budget", self.budget.as_ref(), |spent| {
+            visible_failures_text(spent.saturating_sub(written_off), written_off)
+        })
     }
 
     fn rescued_budget_exhausted_text(&self) -> String {
-        let budget = &self.rescued_budget;
         let written_off = self.failed_written_off;
+        exhausted("rescued_budget", self.rescued_budget.as_ref(), |spent| {
+            all_failures_text(spent.saturating_sub(written_off), written_off)
+        })
+    }
+}
+
+fn exhausted(name: &str, budget: Option<&Budget>, spent: impl Fn(u64) -> String) -> String {
+    budget.map_or_else(String::new, |budget| {
         format!(
-            "{}: the rescued_budget of {}, plus {:.1} explained by the baseline's rate and {:.1} \
-             for chance, is exhausted",
-            all_failures_text(budget.spent().saturating_sub(written_off), written_off),
+            "{}: the {name} of {}, plus {:.1} explained by the baseline's rate and {:.1} for \
+             chance, is exhausted",
+            spent(budget.spent()),
             budget.limit(),
             budget.explained(),
             budget.chance()
         )
-    }
+    })
 }
 
-fn status(budget: &Budget) -> BudgetStatus {
+fn given(budget: Option<&Budget>, pending: PendingCohort) -> u64 {
+    budget.map_or(u64::MAX, |budget| {
+        budget.allowance_given(std::iter::once(pending))
+    })
+}
+
+fn status(budget: Option<&Budget>) -> BudgetStatus {
     BudgetStatus {
-        limit: budget.limit(),
-        spent: budget.spent(),
-        allowance: budget.allowance(),
+        limit: budget.map_or(u64::MAX, Budget::limit),
+        spent: budget.map_or(0, Budget::spent),
+        allowance: budget.map_or(u64::MAX, Budget::allowance),
     }
 }
 

@@ -65,6 +65,15 @@ fn replay_prints_a_verdict_for_each_run() {
     weighbridge(&["replay", "/nonexistent.jsonl"]).code(1);
 }
 
+/// Recordings without events, and with the marks `held` and `step` of earlier versions.
+#[test]
+fn recordings_of_earlier_versions_have_the_results_they_had() {
+    let golden = |name: &str| format!("{}/tests/golden/{name}", env!("CARGO_MANIFEST_DIR"));
+    let judged = weighbridge(&["replay", &golden("recordings.jsonl")]).code(0);
+    let expected = std::fs::read_to_string(golden("recordings.answers.jsonl")).unwrap();
+    assert_eq!(judged.out, expected);
+}
+
 #[test]
 fn replay_accepts_every_field_of_a_release_block_in_a_plan() {
     let schema: Value = serde_json::from_str(&weighbridge(&["schema"]).code(0).out).unwrap();

@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, Objective, Options};
+use weighbridge::release::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 
 use crate::errors::slot;
 use crate::report::{Report, parallel};
@@ -26,7 +26,7 @@ fn plan(alpha: f64, steps: &[f64], final_bake: u64) -> RunPlan {
         },
         steps: steps
             .iter()
-            .map(|weight| weighbridge::analysis::replay::RunStep::at(*weight))
+            .map(|weight| weighbridge::release::replay::RunStep::at(*weight))
             .collect(),
         bake: Duration::from_secs(5),
         final_bake: Duration::from_secs(final_bake),

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 use weighbridge::analysis::{
     ArmCounts, Cohort, ErrorRateMargin, LatencyMargin, Objective, Options,
 };
+use weighbridge::release::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 
 use crate::latencies::Tick;
 use crate::report::{median, parallel};
@@ -95,7 +95,7 @@ pub(crate) fn walk(seed: u64, plan: RunPlan, canary: Canary, drifting: bool) -> 
     };
     let mut run = Run::new("sim", plan, Mode::Plan);
     let before = past(&mut rng, Law::Lognormal, (shared.scale)(0.0), 3_000);
-    run.judge_mut().warm(&before, 0);
+    run.warm(&before, 0);
     let mut draw = Tick::default();
     for tick in 1..=360_000 {
         let t = tick as f64 / 100.0;

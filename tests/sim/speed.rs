@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use weighbridge::analysis::replay::Replay;
 use weighbridge::analysis::{Judge, Options};
+use weighbridge::release::replay::Replay;
 
 use crate::errors::{slot, step};
 use crate::latencies::Tick;

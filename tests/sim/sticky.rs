@@ -1,10 +1,10 @@
 //! Sticky services, where the unit is the assignment of a key: S13.1, S17 and P17. The table of
 //! units is the program's.
 
-use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan};
 use weighbridge::analysis::{
     ArmCounts, Cohort, Entered, ErrorRateMargin, Judge, Objective, Options, Unit, Units, Verdict,
 };
+use weighbridge::release::replay::{Mode, Run, RunOutcome, RunPlan};
 use weighbridge::stats::Arm;
 
 use crate::errors::{judge, step};

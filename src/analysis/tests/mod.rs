@@ -5,5 +5,3 @@
 mod golden;
 mod judge;
 mod laws;
-mod replay;
-mod units;

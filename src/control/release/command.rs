@@ -2,13 +2,14 @@
 
 use tokio::sync::oneshot;
 
-use super::running::Due;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Command, Direction, Input, ReleaseAction};
+use crate::release::engine::Decision;
+use crate::release::{Command, Direction, ReleaseAction};
+use crate::time::Timestamp;
 
 impl Controller {
     pub(in crate::control) fn command_release(
@@ -34,11 +35,11 @@ impl Controller {
             let active = managed
                 .active
                 .as_ref()
-                .map(|active| active.release.id.as_str());
+                .map(|active| active.release().id.as_str());
             let ended = managed
                 .ended
                 .as_ref()
-                .map(|ended| ended.active.release.id.as_str());
+                .map(|ended| ended.active.release().id.as_str());
             let last = managed.last.as_ref().map(|last| last.id.as_str());
             let known = is_this(active) || is_this(ended) || is_this(last);
             known.then(|| (Name::clone(name), is_this(active)))
@@ -60,12 +61,28 @@ impl Controller {
         intent: Intent,
         reply: Reply,
     ) {
-        match self.decide(name, verb, command, &intent) {
+        let now = self.clock.now();
+        let by = intent.clone();
+        let asked = Command {
+            verb,
+            by: &by.actor,
+            reason: by.reason.as_deref(),
+            gate: command.gate.as_deref(),
+            override_freeze: command.override_freeze,
+            may_override: intent.may_override,
+        };
+        match self.decide(name, &asked, intent.expected_revision, now) {
             Err(refusal) => reply.refuse(refusal),
             Ok(None) => self.leave(name, verb, reply),
             Ok(Some(due)) => {
                 let brakes = due.transition.direction == Direction::Towards;
-                self.decided = self.clock.now();
+                self.decided = now;
+                if let Some(managed) = self.services.get_mut(name)
+                    && let Some(active) = &mut managed.active
+                    && !(due.is_away() && managed.pending.is_some())
+                {
+                    active.record_command(&asked, active.at(now));
+                }
                 self.apply_transition(name, due, intent, reply);
                 if brakes && verb == ReleaseAction::RollBack {
                     let took = self.clock.now().since(self.decided);
@@ -91,28 +108,15 @@ impl Controller {
     fn decide(
         &self,
         name: &Name,
-        verb: ReleaseAction,
-        command: &api::ReleaseCommand,
-        intent: &Intent,
-    ) -> Result<Option<Due>, Refusal> {
+        command: &Command<'_>,
+        expected_revision: Option<u64>,
+        now: Timestamp,
+    ) -> Result<Option<Decision>, Refusal> {
         let (_, managed) = self.managed(name)?;
-        managed.expect(intent.expected_revision)?;
+        managed.expect(expected_revision)?;
         let Some(active) = &managed.active else {
             return Err(Refusal::Conflict("no release is in progress".to_owned()));
         };
-        let now = self.clock.now();
-        let input = Input::Command(Command {
-            verb,
-            by: &intent.actor,
-            reason: intent.reason.as_deref(),
-            gate: command.gate.as_deref(),
-            override_freeze: command.override_freeze,
-            may_override: intent.may_override,
-        });
-        let next = active.release.next(&input, now)?;
-        Ok(next.map(|transition| Due {
-            transition,
-            at_ms: active.timeline.ms(now),
-        }))
+        Ok(active.engine.command(command, active.at(now))?)
     }
 }

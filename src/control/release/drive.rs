@@ -10,14 +10,15 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use serde_json::Value;
 
-use super::running::{CHECKPOINT, Due, LeaseRequest, PreflightState, RunningRelease, micros};
+use super::running::{CHECKPOINT, LeaseRequest, PreflightState, RunningRelease, micros};
 use super::transition::{FinishedRelease, ITSELF};
 use crate::control::Intent;
 use crate::control::change::Reply;
 use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::model::{Name, api, probe_host};
-use crate::release::{Direction, Input};
+use crate::release::Direction;
+use crate::release::engine::{Decision, Event};
 use crate::stats::{EventBatch, ReleaseKey};
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -187,8 +188,7 @@ impl Controller {
         let now = self.clock.now();
         let baseline_down = self.is_baseline_down(name);
         if let Some(active) = self.active(name) {
-            active.baseline_down = baseline_down;
-            active.close(now, floor_us);
+            active.close(now, floor_us, baseline_down);
         }
         for _ in 0..TURNS_MAX {
             let due = match self.external(name, now) {
@@ -216,13 +216,13 @@ impl Controller {
 
     /// Transitions that do not come from the judge: a canary without a healthy endpoint, and the
     /// preflight result.
-    fn external(&mut self, name: &Name, now: Timestamp) -> Option<Due> {
+    fn external(&mut self, name: &Name, now: Timestamp) -> Option<Decision> {
         if let Some(detail) = self.unhealthy(name) {
-            let input = Input::Unhealthy { detail: &detail };
-            return self.active(name)?.handle_input(&input, now);
+            let active = self.active(name)?;
+            return active.feed(&Event::Unhealthy(&detail), active.at(now));
         }
         let active = self.active(name)?;
-        if active.release.phase != api::Phase::Preflight {
+        if active.release().phase != api::Phase::Preflight {
             return None;
         }
         match active.preflight.clone() {
@@ -230,13 +230,13 @@ impl Controller {
             PreflightState::Running => None,
             PreflightState::Done(result) => {
                 let result = result.as_ref().copied().map_err(String::as_str);
-                active.handle_input(&Input::Preflight(result), now)
+                active.feed(&Event::Preflight(result), active.at(now))
             }
         }
     }
 
     /// Starts the preflight; nothing follows before it has completed.
-    fn start_preflight(&mut self, name: &Name) -> Option<Due> {
+    fn start_preflight(&mut self, name: &Name) -> Option<Decision> {
         let endpoints = self.endpoints(name);
         let spec = self.services.get(name).map(|managed| &managed.spec);
         let host = spec
@@ -245,8 +245,8 @@ impl Controller {
         let preflighter = Arc::clone(&self.preflighter);
         let active = self.active(name)?;
         active.preflight = PreflightState::Running;
-        let requested = preflighter(endpoints, host, active.release.plan.preflight.clone());
-        let release = active.release.id.clone();
+        let requested = preflighter(endpoints, host, active.release().plan.preflight.clone());
+        let release = active.release().id.clone();
         self.jobs.push(Box::pin(async move {
             let result = requested.await;
             BackgroundJob::Preflight { release, result }
@@ -261,7 +261,7 @@ impl Controller {
         let active = managed.active.as_ref()?;
         managed.spec.health.as_ref()?;
         // A release that has not begun waits until its canary is up.
-        let release = &active.release;
+        let release = active.release();
         if release.phase != api::Phase::Preflight && release.weight().is_zero() {
             return None;
         }
@@ -272,7 +272,7 @@ impl Controller {
                 .upstream(upstream)
                 .map(|upstream| upstream.healthy.len())
         };
-        let (canary, baseline) = (&active.release.canary, &active.release.baseline);
+        let (canary, baseline) = (&active.release().canary, &active.release().baseline);
         let gone = healthy(canary) == Some(0) && healthy(baseline) != Some(0);
         gone.then(|| format!("no endpoint of {canary} passes its health checks"))
     }
@@ -294,7 +294,7 @@ impl Controller {
         let service = snapshot.table.service(name);
         let upstream = service
             .zip(canary)
-            .and_then(|(service, active)| service.upstream(&active.release.canary));
+            .and_then(|(service, active)| service.upstream(&active.release().canary));
         upstream.map_or_else(Vec::new, |upstream| {
             upstream
                 .endpoints
@@ -320,9 +320,9 @@ impl Controller {
             active.watch.relax();
         }
         let rescued = active.take_rescued();
-        let point = active.release.is_judged() && active.history.wants_point(now);
+        let point = active.release().is_judged() && active.history.wants_point(now);
         let verdict = point.then(|| active.path_point(now));
-        let writes = leased || (active.release.is_judged() && now >= active.checkpoint_at);
+        let writes = leased || (active.release().is_judged() && now >= active.checkpoint_at);
         if writes {
             active.checkpoint_at = now.plus(CHECKPOINT);
         }
@@ -355,7 +355,7 @@ impl Controller {
         let written: Vec<_> = active
             .map(|active| {
                 let parts = active.changed_parts();
-                store.checkpoint_with(&active.release.id, active.last_checkpoint(now), parts)
+                store.checkpoint_with(&active.release().id, active.last_checkpoint(now), parts)
             })
             .collect();
         async move {
@@ -387,7 +387,7 @@ impl Controller {
         else {
             return;
         };
-        let release = active.release.id.clone();
+        let release = active.release().id.clone();
         let (requested, parts) = (active.requested(), active.changed_parts());
         let written = self
             .outbox
@@ -427,7 +427,7 @@ impl Controller {
                 }
                 active.settle_lease(requested, on_disk, now);
                 let again = active.request_lease(now);
-                let name = Name::from(active.release.service.as_str());
+                let name = Name::from(active.release().service.as_str());
                 if again {
                     // A burst has used up most of it meanwhile.
                     self.write_checkpoint(&name, now);
@@ -518,7 +518,7 @@ impl Controller {
             .services
             .values_mut()
             .filter_map(|managed| managed.active.as_deref_mut());
-        active.find(|active| active.release.id == id)
+        active.find(|active| active.release().id == id)
     }
 
     fn baseline_p99(&self, name: &Name, now: Timestamp) -> Option<u64> {
@@ -543,7 +543,7 @@ impl Controller {
         let outcome = managed
             .ended
             .as_ref()
-            .and_then(|ended| ended.active.release.outcome.clone());
+            .and_then(|ended| ended.active.release().outcome.clone());
         let objective = outcome.and_then(|outcome| outcome.objective);
         let trip_duration = trip_duration.unwrap_or_else(|| self.clock.now().since(self.decided));
         self.metrics
@@ -567,7 +567,7 @@ impl Controller {
         };
         let event = api::EventKind::Verdict {
             service: name.to_string(),
-            release_id: active.release.id.clone(),
+            release_id: active.release().id.clone(),
             verdict: active.verdict(now).to_owned(),
             log_e: point.log_e,
             log_limit: point.log_limit,

@@ -4,19 +4,15 @@
 //! machine gives the next transition, and the transition is applied: towards the baseline published
 //! and then committed, away from it committed and then published.
 
-mod cohorts;
 mod command;
 mod drive;
 mod history;
 mod lease;
-mod overdue;
 mod persist;
 mod protect;
 mod read;
-mod recording;
 mod resume;
 mod running;
-mod scored;
 mod start;
 mod transition;
 mod view;

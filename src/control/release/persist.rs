@@ -10,9 +10,11 @@ use super::transition::ITSELF;
 use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
+use crate::release::engine::{Engine, Event};
+use crate::release::replay::Writer;
 use crate::release::{ReleaseState, Timeline, TimelineMark, Trial};
 use crate::routing::ReleaseHandleSpec;
-use crate::store::{ReleasePart, ReleaseRecord};
+use crate::store::{Recording, ReleasePart, ReleaseRecord};
 use crate::time::Timestamp;
 
 /// The state column of a release.
@@ -173,7 +175,7 @@ impl RunningRelease {
 
     /// The row of the ended release, consistent with its evidence.
     pub(super) fn last_record(&self, shown: &api::Release) -> ReleaseRecord {
-        self.row(&self.release, shown.clone())
+        self.row(self.release(), shown.clone())
     }
 
     fn row(&self, after: &ReleaseState, view: api::Release) -> ReleaseRecord {
@@ -231,12 +233,16 @@ impl RunningRelease {
     }
 
     fn to_checkpoint(&self, now: Timestamp, leased: Spent, settled: bool) -> Value {
+        let mark = self.timeline.mark(now);
+        if let Some(recording) = &self.recording {
+            recording.add(Writer::checkpoint(mark.at_ms));
+        }
         json!(Checkpoint {
-            trial: self.trial.clone(),
-            trial_step: self.trial_step,
+            trial: self.trial().clone(),
+            trial_step: self.engine.trial_step(),
             units: self.units.clone(),
             history: self.history.clone(),
-            mark: self.timeline.mark(now),
+            mark,
             leased,
             visible: self.visible(),
             failed: self.failed(),
@@ -292,24 +298,25 @@ impl RunningRelease {
         let visible = checkpoint.as_ref().map_or(0, |known| whole(known.visible));
         let failed = checkpoint.as_ref().map_or(0, |known| whole(known.failed));
         if let Some(known) = checkpoint {
-            active.trial = known.trial;
+            let release = active.release().clone();
+            active.engine = Engine::new(release, known.trial, known.trial_step);
             active.units = known.units.resumed(of_kind(parts, KEYS), micros(now));
             active.history = known.history;
             active.history.restore_path(path(parts));
             active.timeline = Timeline::resume(known.mark, now);
-            active.trial_step = known.trial_step;
             active.landmark_us = known.landmark_us;
             active.watch.set_baseline_p99_us(known.baseline_p99_us);
             active.rescued_before = known.rescued;
         }
         active.visible.forgone = leased.visible.saturating_sub(visible);
         active.all.forgone = leased.all.saturating_sub(failed);
-        let (visible, all) = (active.visible.forgone, active.all.forgone);
-        active.trial.set_written_off(visible.into(), all.into());
-        if let Some(step) = active.release.step() {
-            let at_ms = active.timeline.ms(now);
-            active.begin_step(step, at_ms);
-        }
         Ok(active)
+    }
+
+    /// Continues the recording, and the judge at the release's step.
+    pub(super) fn continue_with(&mut self, recording: Option<Recording>, now: Timestamp) {
+        self.recording = recording;
+        let written_off = [self.visible.forgone, self.all.forgone].map(u64::from);
+        self.feed(&Event::Resumed { written_off }, self.at(now));
     }
 }

@@ -78,7 +78,7 @@ impl Controller {
             let ended = managed.ended.as_ref().map(|ended| &ended.active);
             managed.active.as_ref().or(ended)
         });
-        if let Some(active) = live.find(|active| active.release.id == id) {
+        if let Some(active) = live.find(|active| active.release().id == id) {
             return drop(reply.send(Ok(Box::new(active.bundle(now, durable)))));
         }
         let read = self.outbox.store().evidence(id);
@@ -162,7 +162,7 @@ impl Controller {
         let ended = managed.ended.as_ref().map(|ended| &ended.active);
         let both = active.into_iter().chain(ended);
         let mut views: Vec<api::Release> = both
-            .map(|active| active.view(&active.release, now, durable))
+            .map(|active| active.view(active.release(), now, durable))
             .collect();
         if let Some(last) = &managed.last
             && !views.iter().any(|known| known.id == last.id)

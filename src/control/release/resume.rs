@@ -67,7 +67,7 @@ impl Controller {
             durable,
             now,
         )?;
-        active.recording = self.outbox.store().record(&record.id);
+        active.continue_with(self.outbox.store().record(&record.id), now);
         active.history.note(&match active.visible.forgone {
             0 => "the process was restarted while the release was in progress".to_owned(),
             n => format!(
@@ -87,15 +87,15 @@ impl Controller {
             let written = self
                 .outbox
                 .store()
-                .checkpoint(&active.release.id, active.checkpoint(now));
+                .checkpoint(&active.release().id, active.checkpoint(now));
             active.settle_lease(requested, wait(written, LEASE_WITHIN), now);
         }
         tracing::info!(
-            release = active.release.id,
-            phase = %active.release.phase,
+            release = active.release().id,
+            phase = %active.release().phase,
             "the release continues"
         );
-        self.metrics.set_phase(name, active.release.phase);
+        self.metrics.set_phase(name, active.release().phase);
         let Some(managed) = self.services.get_mut(name) else {
             return;
         };
@@ -220,7 +220,7 @@ impl ServiceEntry {
         };
         // Statistics by key and without keys cannot be mixed.
         let same_users = spec.sticky.is_some() == self.spec.sticky.is_some();
-        if same_users && there(&active.release.baseline) && there(&active.release.canary) {
+        if same_users && there(&active.release().baseline) && there(&active.release().canary) {
             return Ok(());
         }
         Err(under_way(&spec.name, self))

@@ -6,15 +6,15 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cohorts::{CohortBuilder, KnownEvents};
 use super::history::History;
 use super::lease::LeasedBudget;
-use super::recording::{record, record_matured};
-use super::scored::Scored;
-use crate::analysis::replay::HoldStatus;
-use crate::analysis::{Cohort, Units, WaitReason, landmark};
+use crate::analysis::{Units, landmark};
 use crate::control::Refusal;
-use crate::release::{Finding, Input, ReleaseState, Timeline, Transition, Trial};
+use crate::release::engine::cohorts::{CohortBuilder, KnownEvents};
+use crate::release::engine::scored::Scored;
+use crate::release::engine::{Decision, Engine, Event, Facts, Moment, Trip};
+use crate::release::replay::Writer;
+use crate::release::{Command, Finding, ReleaseState, Timeline, Trial};
 use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
 use crate::stats::{Arm, EventBatch, ReleaseKey, RequestEvent, SampledExchange};
 use crate::store::Recording;
@@ -32,9 +32,8 @@ const FULL_US: u64 = 5_000_000;
 
 /// A release in progress.
 pub(in crate::control) struct RunningRelease {
-    pub(super) release: ReleaseState,
+    pub(super) engine: Engine,
     pub(super) watch: Arc<ReleaseHandle>,
-    pub(super) trial: Trial,
     pub(super) units: Units,
     /// The budget of failures visible to users.
     pub(super) visible: LeasedBudget,
@@ -42,10 +41,9 @@ pub(in crate::control) struct RunningRelease {
     pub(super) all: LeasedBudget,
     pub(super) history: History,
     pub(super) recording: Option<Recording>,
+    writer: Writer,
     pub(super) timeline: Timeline,
     pub(super) landmark_us: u64,
-    /// The step of the trial. Ahead of the release's step while the store commits a transition.
-    pub(super) trial_step: Option<usize>,
     /// Failovers before the last restart.
     pub(super) rescued_before: u64,
     pub(super) preflight: PreflightState,
@@ -58,8 +56,6 @@ pub(in crate::control) struct RunningRelease {
     /// The baseline's failures that the trial knows, or will know, about.
     baseline_failures: u32,
     reported_rescued: u64,
-    /// The baseline has users but no healthy endpoint.
-    pub(super) baseline_down: bool,
 }
 
 /// The requested lease: failures visible to users, and all failures.
@@ -89,12 +85,6 @@ fn moment(monotonic_us: u64) -> Timestamp {
     Timestamp::new(monotonic_us.saturating_mul(1_000), 0)
 }
 
-/// A due transition, and the judge's time at which it is due.
-pub(super) struct Due {
-    pub(super) transition: Transition,
-    pub(super) at_ms: u64,
-}
-
 impl RunningRelease {
     /// A release without traffic yet, with `spent` failures recorded on disk as spent.
     pub(super) fn new(
@@ -104,8 +94,9 @@ impl RunningRelease {
         durable: bool,
         now: Timestamp,
     ) -> RunningRelease {
+        let trial = Trial::new(&release.plan, release.attempt);
         RunningRelease {
-            trial: Trial::new(&release.plan, release.attempt),
+            writer: Writer::new(&release),
             units: Units::new(spec.sticky, release.plan.bake_us()),
             watch: Arc::new(ReleaseHandle::new(spec, spent.visible, spent.all)),
             visible: LeasedBudget::new(BudgetKind::Visible, spent.visible, durable),
@@ -113,9 +104,8 @@ impl RunningRelease {
             history: History::new(now),
             recording: None,
             timeline: Timeline::new(now),
-            release,
+            engine: Engine::new(release, trial, None),
             landmark_us: u64::MAX,
-            trial_step: None,
             rescued_before: 0,
             preflight: PreflightState::Due,
             retry_at: now,
@@ -125,7 +115,6 @@ impl RunningRelease {
             scored: VecDeque::new(),
             baseline_failures: 0,
             reported_rescued: 0,
-            baseline_down: false,
         }
     }
 
@@ -138,7 +127,7 @@ impl RunningRelease {
         Refusal::Conflict(format!(
             "the release {} is in progress and controls the weights; cancel it or roll it back \
              first",
-            self.release.id
+            self.release().id
         ))
     }
 
@@ -176,7 +165,7 @@ impl RunningRelease {
     }
 
     /// Scores what can be scored now.
-    pub(super) fn close(&mut self, now: Timestamp, floor_us: u64) {
+    pub(super) fn close(&mut self, now: Timestamp, floor_us: u64, baseline_down: bool) {
         let known = KnownEvents {
             now_us: micros(now),
             floor_us,
@@ -188,6 +177,15 @@ impl RunningRelease {
             self.history
                 .note("the limit of tracked users was reached; later users are not evaluated");
         }
+        let facts = Facts {
+            baseline_down,
+            canary_full: self.is_full(now),
+            retrying: now < self.retry_at,
+            open: self.cohorts.open_past_landmark(),
+            pending: self.cohorts.pending(),
+            spent: self.engine.facts().spent,
+        };
+        self.feed(&Event::Facts(facts), self.at(now));
     }
 
     /// Whether a failure of the canary waits for earlier requests before it can be judged.
@@ -195,70 +193,61 @@ impl RunningRelease {
         self.cohorts.has_failure()
     }
 
-    /// The next transition, if one is due.
-    pub(super) fn due(&mut self, now: Timestamp) -> Option<Due> {
-        if let Some(due) = self.tripped(now) {
-            return Some(due);
+    /// The next decision, if one is due.
+    pub(super) fn due(&mut self, now: Timestamp) -> Option<Decision> {
+        if let Some(decision) = self.tripped(now) {
+            return Some(decision);
         }
         while let Some(scored) = self.scored.pop_front() {
             let at_ms = self.timeline.ms(moment(scored.at_us));
             let cohort = scored.cohort(at_ms);
-            if let Some(matured) = &scored.matured {
-                self.trial.mature(at_ms, matured);
-                if let Some(recording) = &self.recording {
-                    record_matured(recording, at_ms, matured, self.hold_status(now));
-                }
-            } else {
-                self.trial.explain(&cohort);
-                if scored.is_tainted {
-                    continue;
-                }
-                self.trial.judge(&cohort);
-                if let Some(recording) = &self.recording {
-                    record(recording, &cohort, self.hold_status(now));
-                }
-            }
-            let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
-            if let Some(due) = self.follow(&finding, at_ms, now) {
-                return Some(due);
+            let event = match &scored.matured {
+                Some(matured) => Event::Matured(matured),
+                None if scored.is_tainted => Event::Tainted(&cohort),
+                None => Event::Cohort(&cohort),
+            };
+            let decision = self.feed(&event, Moment { at_ms, now });
+            if decision.is_some() {
+                return decision;
             }
         }
-        let at_ms = self.timeline.ms(now);
-        let finding = self.trial.finding_given(at_ms, self.cohorts.pending());
-        self.follow(&finding, at_ms, now)
+        self.feed(&Event::Tick, self.at(now))
     }
 
-    /// The transition that follows from a finding, or else from the time.
-    fn follow(&self, finding: &Finding, at_ms: u64, now: Timestamp) -> Option<Due> {
-        let finding = self.checked(finding.clone(), now);
-        let verdict = Input::Verdict(&finding);
-        let due = |transition| Due { transition, at_ms };
-        self.next(&verdict, now)
-            .or_else(|| self.next(&Input::Tick, now))
-            .map(due)
+    /// Hands an event to the engine, and records it.
+    pub(super) fn feed(&mut self, event: &Event<'_>, at: Moment) -> Option<Decision> {
+        let decision = self.engine.on(event, at);
+        if let Some(recording) = &self.recording {
+            let add = |line| recording.add(line);
+            self.writer
+                .event(&self.engine, event, at, decision.as_ref(), add);
+        }
+        decision
     }
 
-    /// Adjusts a finding by facts that no cohort has: nothing is compared while the canary is full,
-    /// and no step ends while more requests are stalled than the baseline's rate explains.
-    fn checked(&self, finding: Finding, now: Timestamp) -> Finding {
-        let is_policy = matches!(
-            &finding,
-            Finding::RollBack {
-                objective: "inconclusive",
-                ..
-            }
-        );
-        let brakes = matches!(finding, Finding::RollBack { .. });
-        if self.baseline_down && (!brakes || is_policy) {
-            return Finding::Hold(WaitReason::BaselineDown);
+    /// Records a command that is carried out.
+    pub(super) fn record_command(&mut self, command: &Command<'_>, at: Moment) {
+        if let Some(recording) = &self.recording {
+            let add = |line| recording.add(line);
+            self.writer.command(&self.engine, command, at, add);
         }
-        if !brakes && self.is_full(now) {
-            return Finding::Hold(WaitReason::CanaryFull);
+    }
+
+    /// A time of this process for the engine.
+    pub(super) fn at(&self, now: Timestamp) -> Moment {
+        Moment {
+            at_ms: self.timeline.ms(now),
+            now,
         }
-        if finding == Finding::Advance && self.is_stalled() {
-            return Finding::Continue;
-        }
-        finding
+    }
+
+    /// The release in effect.
+    pub(super) fn release(&self) -> &ReleaseState {
+        self.engine.release()
+    }
+
+    pub(super) fn trial(&self) -> &Trial {
+        self.engine.trial()
     }
 
     fn is_full(&self, now: Timestamp) -> bool {
@@ -266,120 +255,29 @@ impl RunningRelease {
         self.cohorts.full_at_us().is_some_and(lately)
     }
 
-    /// Whether more of the canary's requests are open past the landmark than the baseline's rate
-    /// explains.
-    pub(super) fn is_stalled(&self) -> bool {
-        // The limit of the baseline's rate is found by bisection, and this runs with each cohort.
-        let open = self.cohorts.open_past_landmark();
-        open > 0 && f64::from(open) > self.trial.unfinished_explained()
-    }
-
-    fn tripped(&self, now: Timestamp) -> Option<Due> {
+    fn tripped(&mut self, now: Timestamp) -> Option<Decision> {
         let by = self.watch.tripwire().tripped_by()?;
+        let plan = &self.release().plan;
         let (budget, limit) = match by {
-            BudgetKind::Visible => (&self.visible, self.release.plan.budget()),
-            BudgetKind::All => (&self.all, self.release.plan.rescued_budget()),
+            BudgetKind::Visible => (&self.visible, plan.budget()),
+            BudgetKind::All => (&self.all, plan.rescued_budget()),
         };
-        let input = Input::Tripped {
+        let trip = Trip {
             objective: by.as_str(),
             spent: self.counted(budget),
             written_off: budget.forgone.into(),
             limit,
             outran: budget.capped.map(u64::from),
         };
-        self.handle_input(&input, now)
+        self.feed(&Event::Tripped(trip), self.at(now))
     }
 
-    /// The transition that follows from an input other than the judge's.
-    pub(super) fn handle_input(&self, input: &Input<'_>, now: Timestamp) -> Option<Due> {
-        let at_ms = self.timeline.ms(now);
-        let due = |transition| Due { transition, at_ms };
-        self.next(input, now).map(due)
-    }
-
-    /// An illegal input has no caller to report it to; it gives no transition.
-    fn next(&self, input: &Input<'_>, now: Timestamp) -> Option<Transition> {
-        self.release.next(input, now).ok().flatten()
-    }
-
-    /// The judge begins a step.
-    pub(super) fn begin_step(&mut self, step: usize, at_ms: u64) {
-        if self.trial_step != Some(step) {
-            if self.trial_step.is_none() {
-                self.record_begin(step, at_ms);
-            }
-            self.trial_step = Some(step);
-            self.trial.begin_step(at_ms, step, &self.release.plan);
-        }
-    }
-
-    /// Records the begin of a step. A replay begins the first step with the canary's first chance
-    /// of a request, which is now, not with its first request.
-    fn record_begin(&self, step: usize, at_ms: u64) {
-        if let Some(first) = self.release.plan.steps().get(step) {
-            self.record_time(at_ms, first.weight.fraction(), HoldStatus::default());
-        }
-    }
-
-    /// Records a transition at a time at which no request ended, so that a replay evaluates then
-    /// too.
-    pub(super) fn record_mark(&self, at_ms: u64, now: Timestamp) {
-        self.record_time(
-            at_ms,
-            self.release.weight().fraction(),
-            self.hold_status(now),
-        );
-    }
-
-    /// Records a step that begins by a command, or because a hold is over.
-    pub(super) fn record_step(&self, at_ms: u64, step: usize) {
-        let hold_status = HoldStatus {
-            kept: false,
-            step: Some(self.number(step)),
-        };
-        self.record_time(at_ms, self.release.weight().fraction(), hold_status);
-    }
-
-    /// The hold status, if something besides the judge holds the release.
-    fn hold_status(&self, now: Timestamp) -> HoldStatus {
-        let kept =
-            self.release.is_held() || self.baseline_down || self.is_stalled() || self.is_full(now);
-        HoldStatus {
-            kept,
-            step: self
-                .trial_step
-                .filter(|_| kept)
-                .map(|step| self.number(step)),
-        }
-    }
-
-    /// A step counted from 1, in the rest of the plan when the release began.
-    fn number(&self, step: usize) -> usize {
-        (step + 1).saturating_sub(self.release.first_step())
-    }
-
-    fn record_time(&self, at_ms: u64, weight: f64, hold_status: HoldStatus) {
-        if let Some(recording) = &self.recording {
-            let empty = Cohort {
-                at_ms,
-                weight,
-                ..Cohort::default()
-            };
-            record(recording, &empty, hold_status);
-        }
-    }
-
-    /// Undoes the begin of a step whose transition did not happen: the judge returns to the
-    /// release's step.
+    /// The last decision was not carried out: the judge returns to the release's step.
     pub(in crate::control) fn step_back(&mut self, now: Timestamp) {
         self.retry_at = now.plus(RETRY);
-        let at_ms = self.timeline.ms(now);
-        match self.release.step() {
-            Some(step) => self.begin_step(step, at_ms),
-            None => {
-                self.trial_step = None;
-                self.preflight = PreflightState::Due;
-            }
+        self.feed(&Event::Refused, self.at(now));
+        if self.release().step().is_none() {
+            self.preflight = PreflightState::Due;
         }
     }
 
@@ -387,13 +285,18 @@ impl RunningRelease {
     pub(super) fn arm(&mut self) {
         let watch = Arc::clone(&self.watch);
         let spent = self.spent();
-        self.trial.set_spent(u64::from(spent.visible));
-        self.trial.set_failed(u64::from(spent.all));
+        let facts = Facts {
+            spent: [spent.visible.into(), spent.all.into()],
+            ..self.engine.facts()
+        };
+        // They count from the next evaluation on, which may record them.
+        let origin = Timestamp::new(0, 0);
+        self.feed(&Event::Facts(facts), self.at(origin));
         let pending = self.cohorts.pending();
         let known = self.baseline_failures;
         let (visible, all) = (
-            self.trial.allowance_given(pending),
-            self.trial.rescued_allowance_given(pending),
+            self.trial().allowance_given(pending),
+            self.trial().rescued_allowance_given(pending),
         );
         self.visible.arm(&watch, visible, 0, known);
         self.all.arm(&watch, all, self.cohorts.unfinished(), known);
@@ -480,15 +383,12 @@ impl RunningRelease {
 
     /// Its id.
     pub(in crate::control) fn id(&self) -> &str {
-        &self.release.id
+        &self.release().id
     }
 
     /// The judge's current verdict, as a word.
     pub(super) fn verdict(&self, now: Timestamp) -> &'static str {
-        let finding = self
-            .trial
-            .finding_given(self.timeline.ms(now), self.cohorts.pending());
-        match self.checked(finding, now) {
+        match self.engine.finding(self.timeline.ms(now)) {
             Finding::Continue => "continue",
             Finding::Advance => "advance",
             Finding::Hold(_) => "hold",

@@ -6,13 +6,14 @@ use tokio::sync::oneshot;
 
 use super::lease::AllowanceLease;
 use super::protect::PlanRecord;
-use super::recording::begin;
 use super::running::{RunningRelease, Spent};
 use super::transition::AppliedTransition;
 use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
+use crate::release::engine::Event;
+use crate::release::replay::Writer;
 use crate::release::{Command, Illegal, Plan, ReleaseState, Rescue, overriding};
 use crate::routing::{self, ReleaseHandleSpec};
 use crate::stats::ReleaseKey;
@@ -37,7 +38,7 @@ impl Controller {
                 let Some(managed) = self.services.get(&name) else {
                     return;
                 };
-                let after = active.release.clone();
+                let after = active.release().clone();
                 let next = managed.state.with_new_release(
                     managed.next_revision(),
                     &now.rfc3339(),
@@ -122,23 +123,21 @@ impl Controller {
         let durable = store.is_durable();
         let (latency_us, failures) = self.collector.past(spec.baseline, now);
         let mut active = RunningRelease::new(release, spec, Spent::default(), durable, now);
-        active.trial.warm(&latency_us, failures);
+        active.recording = store.record(active.id());
+        if let Some(recording) = &active.recording {
+            recording.add(Writer::begin(active.release(), active.units.are_sticky()));
+        }
+        let past = Event::Past {
+            latency_us: &latency_us,
+            failures,
+        };
+        active.feed(&past, active.at(now));
         let first = |allowance: u64| {
             let limit = u32::try_from(allowance).unwrap_or(u32::MAX);
             AllowanceLease::new(AllowanceLease::first(0, limit), durable)
         };
-        active.visible.lease = first(active.trial.allowance());
-        active.all.lease = first(active.trial.rescued_allowance());
-        active.recording = store.record(&active.release.id);
-        if let Some(recording) = &active.recording {
-            begin(
-                recording,
-                &active.release,
-                &latency_us,
-                failures,
-                active.units.are_sticky(),
-            );
-        }
+        active.visible.lease = first(active.trial().allowance());
+        active.all.lease = first(active.trial().rescued_allowance());
         Box::new(active)
     }
 
@@ -240,7 +239,7 @@ impl ServiceEntry {
         if let Some(active) = &self.active {
             return Err(Refusal::Conflict(format!(
                 "the release {} is in progress; end it first",
-                active.release.id
+                active.release().id
             )));
         }
         if self.pending.is_some() {

@@ -3,13 +3,14 @@
 use serde_json::Value;
 
 use super::protect::PlanRecord;
-use super::recording::end;
-use super::running::{Due, PreflightState, RunningRelease};
+use super::running::{PreflightState, RunningRelease};
 use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::{Command, Direction, Input, ReleaseAction, ReleaseState};
+use crate::release::engine::{Decision, Event};
+use crate::release::replay::Writer;
+use crate::release::{Command, Input, ReleaseAction, ReleaseState};
 use crate::routing::LiveState;
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -71,7 +72,7 @@ impl FinishedRelease {
         let _ = active.watch.tripwire().seal();
         // Dropping the recording flushes it.
         if let Some(recording) = active.recording.take() {
-            end(&recording, &active.release);
+            recording.add(Writer::end(active.release()));
         }
         FinishedRelease { active, at }
     }
@@ -126,13 +127,13 @@ impl ServiceEntry {
             }
             let weight = after.weight().percent();
             active.history.turn(now, action, actor, detail, weight);
-            active.release = after;
+            active.feed(&Event::Applied(&after), active.at(now));
             self.active = Some(active);
         }
         let is_over = self
             .active
             .as_ref()
-            .is_some_and(|active| active.release.phase.is_over());
+            .is_some_and(|active| active.release().phase.is_over());
         if is_over {
             self.ended = self
                 .active
@@ -153,7 +154,7 @@ impl ServiceEntry {
         let active = turn.active.as_deref().or(self.active.as_deref())?;
         let known = turn.active.is_none();
         if let (Some(was), true) = (was.as_object_mut(), known) {
-            was.insert("release".to_owned(), to_json(&active.release));
+            was.insert("release".to_owned(), to_json(active.release()));
         }
         if let Some(is) = is.as_object_mut() {
             let mut release = to_json(&turn.after);
@@ -169,7 +170,7 @@ impl ServiceEntry {
     /// The row of the release as it is.
     pub(in crate::control) fn record_release(&self, now: Timestamp) -> Option<ReleaseRecord> {
         let active = self.active.as_ref()?;
-        Some(active.record(&active.release, now))
+        Some(active.record(active.release(), now))
     }
 }
 
@@ -191,7 +192,7 @@ impl Controller {
     pub(super) fn apply_transition(
         &mut self,
         name: &Name,
-        due: Due,
+        due: Decision,
         intent: Intent,
         reply: Reply,
     ) -> bool {
@@ -199,36 +200,17 @@ impl Controller {
         let Some(managed) = self.services.get_mut(name) else {
             return false;
         };
-        let Due { transition, at_ms } = due;
-        let away = transition.direction == Direction::Away;
-        let by_itself = matches!(reply, Reply::Nobody);
-        let waits = managed
-            .active
-            .as_ref()
-            .is_some_and(|active| now < active.retry_at);
-        if by_itself
-            && (managed.pending.is_some() || waits)
-            && transition.direction != Direction::Towards
-        {
-            return false;
-        }
+        let away = due.is_away();
         if away && managed.pending.is_some() {
             reply.refuse(Refusal::Conflict(
                 "another change is in progress; try again".to_owned(),
             ));
             return false;
         }
-        if let Some(active) = managed.active.as_ref() {
-            let step = transition
-                .after
-                .step()
-                .filter(|step| active.release.step() != Some(*step));
-            match step.filter(|_| !by_itself || active.release.is_held()) {
-                Some(step) => active.record_step(at_ms, step),
-                None if by_itself => active.record_mark(at_ms, now),
-                None => {}
-            }
+        if let Some(active) = &mut managed.active {
+            active.feed(&Event::Accepted(&due), active.at(now));
         }
+        let transition = due.transition;
         let moved = Change {
             next: managed.after(&transition.after, &intent, now),
             action: transition.action,
@@ -243,7 +225,6 @@ impl Controller {
             reply,
         };
         if away {
-            managed.begin_step(&moved, at_ms);
             self.commit_first(name, moved);
         } else {
             self.apply_safe_change(name, moved);
@@ -277,17 +258,6 @@ impl ServiceEntry {
         let revision = self.next_revision();
         self.state
             .with_release(release, revision, &now.rfc3339(), intent.reason.clone())
-    }
-
-    /// The judge begins a step when that is decided, not when it is in effect, so that a replay
-    /// decides at the same times.
-    fn begin_step(&mut self, moved: &Change, at_ms: u64) {
-        let after = moved.turn.as_ref().map(|turn| &turn.after);
-        if let (Some(active), Some(after)) = (&mut self.active, after)
-            && let Some(step) = after.step()
-        {
-            active.begin_step(step, at_ms);
-        }
     }
 }
 
@@ -343,7 +313,7 @@ impl Controller {
         let Some(active) = managed.active.as_ref().or(ended) else {
             return;
         };
-        let release = active.view(&active.release, now, durable);
+        let release = active.view(active.release(), now, durable);
         tracing::info!(
             release = release.id,
             phase = %release.phase,

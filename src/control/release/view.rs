@@ -9,9 +9,9 @@ use crate::time::Timestamp;
 impl RunningRelease {
     /// The release, in the state `state`.
     pub(super) fn view(&self, state: &ReleaseState, now: Timestamp, durable: bool) -> api::Release {
-        let evidence = self.trial.evidence();
+        let evidence = self.trial().evidence();
         let spent = self.spent();
-        let aborts = self.trial.aborts();
+        let aborts = self.trial().aborts();
         let share = |count: u64, requests: u64| count as f64 / requests.max(1) as f64;
         let too_few = self.too_few_requests(state, evidence.canary.requests, now);
         let steps = state.plan.steps().iter().map(|step| step.weight.percent());
@@ -45,12 +45,12 @@ impl RunningRelease {
             budget: api::BudgetStatus {
                 limit: state.plan.budget(),
                 spent: spent.visible.into(),
-                allowance: self.trial.allowance(),
+                allowance: self.trial().allowance(),
             },
             rescued_budget: api::BudgetStatus {
                 limit: state.plan.rescued_budget(),
                 spent: spent.all.into(),
-                allowance: self.trial.rescued_allowance(),
+                allowance: self.trial().rescued_allowance(),
             },
             user_visible_failures: self.visible(),
             rescued: self.rescued(),
@@ -64,7 +64,7 @@ impl RunningRelease {
             baseline_requests: evidence.baseline.requests,
             log_e: evidence.log_e,
             log_limit: evidence.log_limit,
-            objectives: self.trial.objectives(),
+            objectives: self.trial().objectives(),
             durable,
         }
     }
@@ -80,9 +80,9 @@ impl RunningRelease {
         let step = state.plan.steps().get(state.step()?)?;
         let before = self.history.requests_before(state.step_number());
         let (mut canary, least) = (requests.saturating_sub(before), step.judged.min_requests);
-        if self.trial_step == state.step() {
+        if self.engine.trial_step() == state.step() {
             // Requests that clients aborted give no evidence.
-            canary = canary.min(self.trial.outcomes());
+            canary = canary.min(self.trial().outcomes());
         }
         (has_lasted_minimum(state, now) && canary < least)
             .then_some(api::TooFewRequests { canary, least })
@@ -90,7 +90,7 @@ impl RunningRelease {
 
     /// The requests without a response head that hold up a step whose minimum duration is over.
     fn waiting_for_heads(&self, state: &ReleaseState, now: Timestamp) -> Option<api::WaitingFor> {
-        let held = has_lasted_minimum(state, now) && self.is_stalled();
+        let held = has_lasted_minimum(state, now) && self.engine.is_stalled();
         held.then(|| api::WaitingFor {
             kind: "unfinished".to_owned(),
             detail: format!(
@@ -98,7 +98,7 @@ impl RunningRelease {
                  baseline's rate explains {:.1}. No step ends until they have one",
                 self.cohorts.open_past_landmark(),
                 self.landmark_us / 1_000,
-                self.trial.unfinished_explained()
+                self.trial().unfinished_explained()
             ),
             until: None,
         })
@@ -110,8 +110,10 @@ impl RunningRelease {
         state: &ReleaseState,
         now: Timestamp,
     ) -> Option<api::WaitingFor> {
-        let held = self.trial.full_weight().filter(|held| {
-            has_lasted_minimum(state, now) && self.trial_step == state.step() && !held.passes
+        let held = self.trial().full_weight().filter(|held| {
+            has_lasted_minimum(state, now)
+                && self.engine.trial_step() == state.step()
+                && !held.passes
         })?;
         Some(api::WaitingFor {
             kind: WaitReason::Inconclusive.as_str().to_owned(),
@@ -133,7 +135,7 @@ impl RunningRelease {
 
     /// A point of the path of the statistics.
     pub(super) fn path_point(&self, now: Timestamp) -> api::PathPoint {
-        let evidence = self.trial.evidence();
+        let evidence = self.trial().evidence();
         let objectives = evidence
             .objectives
             .iter()
@@ -146,12 +148,12 @@ impl RunningRelease {
                 baseline: counts(evidence.baseline),
             });
         let step = self
-            .release
+            .release()
             .step()
-            .and_then(|step| self.release.plan.steps().get(step));
+            .and_then(|step| self.release().plan.steps().get(step));
         api::PathPoint {
             elapsed_ms: self.history.elapsed_ms(now),
-            step: self.release.step_number(),
+            step: self.release().step_number(),
             // Also for the point at which the canary was taken out: its evidence is that of this
             // weight.
             weight: step.map_or(0.0, |step| step.weight.percent()),
@@ -163,10 +165,10 @@ impl RunningRelease {
 
     /// The evidence bundle of the release.
     pub(super) fn bundle(&self, now: Timestamp, durable: bool) -> api::EvidenceBundle {
-        let judge = serde_json::to_value(self.trial.evidence()).unwrap_or_default();
-        let plan = serde_json::Value::Object(self.release.plan.to_shown());
+        let judge = serde_json::to_value(self.trial().evidence()).unwrap_or_default();
+        let plan = serde_json::Value::Object(self.release().plan.to_shown());
         self.history
-            .bundle(self.view(&self.release, now, durable), judge, plan)
+            .bundle(self.view(self.release(), now, durable), judge, plan)
     }
 }
 

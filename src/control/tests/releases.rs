@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::traffic::{quick, start};
 use super::*;
-use crate::analysis::replay;
 use crate::control::ReleaseVerb;
 use crate::model::api::Phase;
+use crate::release::replay;
 
 #[tokio::test]
 async fn a_step_that_waits_for_responses_is_reported() {

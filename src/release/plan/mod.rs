@@ -18,10 +18,11 @@ use serde_json::{Map, Value};
 
 use super::freeze::FreezeWindow;
 use super::gate::Gate;
-use crate::analysis::{self, replay};
+use crate::analysis;
 use crate::document::{Node, ProblemList, Type};
 use crate::model::Weight;
 use crate::model::api::FieldProblem;
+use crate::release::replay;
 
 pub use preflight::{Preflight, Smoke};
 
@@ -106,6 +107,17 @@ impl Plan {
     /// A plan as a type of documents.
     pub(crate) fn kind() -> Type<'static, Plan> {
         Type::object(read::plan)
+    }
+
+    /// The gates and freezes of a recorded plan; none if they are invalid. Of its steps only the
+    /// gates count.
+    pub(super) fn read_recorded(plan: &Map<String, Value>) -> Plan {
+        let kept = |key: &str| ["steps", "gate", "freeze"].contains(&key);
+        let kept = plan.iter().filter(|(key, _)| kept(key));
+        let kept = kept
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Plan::read(Some(&kept), None).unwrap_or_default()
     }
 
     /// The whole plan with its defaults; [`Plan::read`] gives the same plan.

@@ -7,12 +7,12 @@ use super::objectives::objectives;
 use super::preflight::preflight;
 use super::steps::{gate, steps};
 use super::{FastFollow, Plan, Rescue, Step};
-use crate::analysis::replay::{self, RunPlan, RunStep};
 use crate::analysis::{Inconclusive, Options};
 use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, Type};
 use crate::model::Weight;
 use crate::release::freeze::FreezeWindow;
 use crate::release::gate::Gate;
+use crate::release::replay::{self, RunPlan, RunStep};
 
 /// A larger count is taken for a mistake; it fits into the counters of the request path.
 pub(super) const COUNT_MAX: u64 = 1_000_000_000;

@@ -3,10 +3,10 @@
 use serde_json::json;
 
 use super::read::{COUNT_MAX, INCONCLUSIVE};
-use crate::analysis::replay::RunStep;
 use crate::document::{Fields, Node, ProblemList, Type};
 use crate::model::Weight;
 use crate::release::gate::Gate;
+use crate::release::replay::RunStep;
 
 const STEPS_MAX: usize = 100;
 const PEOPLE_MAX: usize = 100;

@@ -6,7 +6,10 @@ mod laws;
 mod machine;
 mod plan;
 mod protected;
+mod recording;
+mod replay;
 mod trial;
+mod units;
 
 use serde_json::{Map, Value, json};
 

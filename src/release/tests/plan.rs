@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::super::{FastFollow, Plan, Rescue};
 use super::{object, plan, read};
-use crate::analysis::{self, Objective, replay};
+use crate::analysis::{self, Objective};
+use crate::release::replay;
 
 #[test]
 fn missing_block_gives_the_default_plan() {

@@ -5,9 +5,9 @@ use serde_json::{Value, json};
 
 use super::super::{Finding, Input, Plan, ReleaseState, Trial};
 use super::{at, begin, plan};
-use crate::analysis::replay::{Mode, Run, RunOutcome, RunResult};
 use crate::analysis::{ArmCounts, Cohort};
 use crate::model::api::Phase;
+use crate::release::replay::{Mode, Run, RunOutcome, RunResult};
 
 /// The content of a cohort: requests of both arms, failures per ten thousand, and whether failures
 /// were rescued.

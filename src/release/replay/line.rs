@@ -4,11 +4,13 @@ use std::borrow::Cow;
 
 use serde::Deserialize;
 
+use super::event::{EventLine, RecordedEvent};
 use super::fields::PlanText;
-use super::run::{HoldStatus, Mode, Run, RunResult};
+use super::run::{HoldStatus, Mode, Recorded, Run, RunResult};
 use super::scan;
 use super::units::{MaturedLine, UnitList};
 use crate::analysis::{ArmCounts, Cohort, Repeats, Unit};
+use crate::release::engine::Event;
 
 /// A sequence of runs.
 #[derive(Debug, Default)]
@@ -75,6 +77,27 @@ struct Line<'a> {
     #[serde(default)]
     recorded_ages: bool,
     matured: Option<MaturedLine>,
+    event: Option<serde::de::IgnoredAny>,
+    /// Of a cohort: the arms cannot be compared in its time.
+    #[serde(default)]
+    tainted: bool,
+    unix_us: Option<i64>,
+    /// Of a run: the recording has all events of the live release.
+    #[serde(default)]
+    recorded_events: bool,
+    start_at_us: Option<i64>,
+    #[serde(default)]
+    override_freeze: bool,
+    #[serde(borrow)]
+    actor: Option<Cow<'a, str>>,
+}
+
+/// What a line has beside the counts of a cohort.
+#[derive(Clone, Copy, Default)]
+struct Beside {
+    status: HoldStatus,
+    is_tainted: bool,
+    unix_us: Option<i64>,
 }
 
 #[derive(Deserialize)]
@@ -130,41 +153,38 @@ impl Replay {
                 plain.weight,
                 &baseline,
                 &canary,
-                HoldStatus::default(),
+                Beside::default(),
             );
         }
         let line: Line<'_> =
             serde_json::from_str(text).map_err(|error| self.error(error.to_string()))?;
+        let beside = Beside {
+            status: HoldStatus {
+                kept: line.held,
+                step: line.step,
+            },
+            is_tainted: line.tainted,
+            unix_us: line.unix_us,
+        };
         match line {
-            Line {
-                run: Some(name), ..
-            } => self.begin(&name, line.plan, line.mode, line.recorded_ages),
+            Line { run: Some(_), .. } => self.begin(line),
             Line {
                 end: Some(name), ..
             } => self.end(&name),
+            Line { event: Some(_), .. } => self.event(text),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
                 matured: Some(matured),
-                held,
-                step,
                 ..
-            } => self.matured(at_ms, weight, &matured, HoldStatus { kept: held, step }),
+            } => self.matured(at_ms, weight, &matured, beside),
             Line {
                 at_ms: Some(at_ms),
                 weight: Some(weight),
                 baseline: Some(baseline),
                 canary: Some(canary),
-                held,
-                step,
                 ..
-            } => self.cohort(
-                at_ms,
-                weight,
-                &baseline,
-                &canary,
-                HoldStatus { kept: held, step },
-            ),
+            } => self.cohort(at_ms, weight, &baseline, &canary, beside),
             part => Err(self.error(part.missing_fields())),
         }
     }
@@ -179,14 +199,27 @@ impl Replay {
         self.run.take().map(Run::finish)
     }
 
-    fn begin(
-        &mut self,
-        name: &str,
-        plan: Option<Box<PlanText>>,
-        mode: Option<Mode>,
-        recorded_ages: bool,
-    ) -> Result<Option<RunResult>, LineError> {
-        let PlanText { plan, warnings } = plan.map(|plan| *plan).unwrap_or_default();
+    /// All decisions of the current run that were carried out: time, action and step.
+    #[cfg(test)]
+    pub(crate) fn carried_out(&mut self) -> Vec<(u64, &'static str, usize)> {
+        self.run.as_mut().map_or_else(Vec::new, Run::carried_out)
+    }
+
+    fn begin(&mut self, line: Line<'_>) -> Result<Option<RunResult>, LineError> {
+        let text = line.plan.map(|plan| *plan).unwrap_or_default();
+        let PlanText {
+            plan,
+            warnings,
+            live,
+        } = text;
+        let name = line.run.unwrap_or_default();
+        let recorded = line.recorded_events.then(|| Recorded {
+            plan: live,
+            actor: line.actor.unwrap_or_default().into_owned(),
+            started_us: line.unix_us.unwrap_or_default(),
+            start_at_us: line.start_at_us,
+            override_freeze: line.override_freeze,
+        });
         let numbered = warnings
             .into_iter()
             .map(|warning| format!("line {}: {warning}", self.line));
@@ -196,8 +229,9 @@ impl Replay {
             return Err(self.error(problems.join("; ")));
         }
         let before = self.finish();
-        let mut run = Run::new(name, plan, mode.unwrap_or_default());
-        if recorded_ages {
+        let mode = line.mode.unwrap_or_default();
+        let mut run = Run::begin(name.into_owned(), plan, mode, recorded);
+        if line.recorded_ages {
             run.has_recorded_ages();
         }
         self.run = Some(run);
@@ -220,7 +254,7 @@ impl Replay {
         weight: f64,
         baseline: &ArmLine,
         canary: &ArmLine,
-        status: HoldStatus,
+        beside: Beside,
     ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let failures = baseline.failures.saturating_add(canary.failures);
@@ -245,7 +279,34 @@ impl Replay {
             baseline: baseline.arm(canary, of_baseline),
             canary: canary.arm(baseline, of_canary),
         };
-        run.observe_recorded(&cohort, status);
+        let event = match beside.is_tainted {
+            true => Event::Tainted(&cohort),
+            false => Event::Cohort(&cohort),
+        };
+        if run.has_events() || beside.is_tainted {
+            run.on(&RecordedEvent::Engine(event), at_ms, beside.unix_us);
+        } else {
+            run.observe_recorded(&cohort, beside.status);
+        }
+        Ok(None)
+    }
+
+    /// An event other than a cohort.
+    fn event(&mut self, text: &str) -> Result<Option<RunResult>, LineError> {
+        let line: EventLine =
+            serde_json::from_str(text).map_err(|error| self.error(error.to_string()))?;
+        let at_ms = self.time(line.at_ms, 0.0)?;
+        let event = match line.event() {
+            Ok(event) => event,
+            Err(warning) => {
+                self.warnings.push(format!("line {}: {warning}", self.line));
+                return Ok(None);
+            }
+        };
+        let Some(run) = &mut self.run else {
+            return Err(self.error("an event before the first run"));
+        };
+        run.on(&event, at_ms, line.unix_us);
         Ok(None)
     }
 
@@ -254,13 +315,19 @@ impl Replay {
         at_ms: f64,
         weight: f64,
         matured: &MaturedLine,
-        status: HoldStatus,
+        beside: Beside,
     ) -> Result<Option<RunResult>, LineError> {
         let at_ms = self.time(at_ms, weight)?;
         let Some(run) = &mut self.run else {
             return Err(self.error("matured units before the first run"));
         };
-        run.mature_recorded(at_ms, &matured.matured(weight / 100.0), status);
+        let matured = matured.matured(weight / 100.0);
+        if run.has_events() {
+            let event = RecordedEvent::Engine(Event::Matured(&matured));
+            run.on(&event, at_ms, beside.unix_us);
+        } else {
+            run.mature_recorded(at_ms, &matured, beside.status);
+        }
         Ok(None)
     }
 

@@ -1,9 +1,9 @@
 //! Sticky releases: the laws of units, and recordings of them.
 
-use super::super::replay::{Replay, RunOutcome, RunResult};
-use super::super::{
+use crate::analysis::{
     ArmCounts, Cohort, Inconclusive, Judge, Objective, Options, StepConditions, Unit, Verdict,
 };
+use crate::release::replay::{Replay, RunOutcome, RunResult};
 
 fn unit(weight: f64, begun: u64, failed: u64) -> Unit {
     Unit {
@@ -15,7 +15,7 @@ fn unit(weight: f64, begun: u64, failed: u64) -> Unit {
 
 fn judge() -> Judge {
     let mut judge = Judge::new(Options {
-        objectives: vec![Objective::ErrorRate(super::super::ErrorRateMargin {
+        objectives: vec![Objective::ErrorRate(crate::analysis::ErrorRateMargin {
             ratio: 1.1,
             worse_by: 5e-4,
         })],

@@ -8,7 +8,7 @@ use crate::stats::{Arm, RequestEvent, RequestEventKind};
 
 /// Requests of the canary without a response head at the landmark, scored as failed.
 #[derive(Debug, Default)]
-pub(super) struct OverdueRequests {
+pub(crate) struct OverdueRequests {
     open: BTreeMap<AssignmentKey, Vec<OverdueRequest>>,
     /// Number of open ones that still have no head.
     count: u32,
@@ -32,7 +32,7 @@ struct OverdueRequest {
 }
 
 impl OverdueRequests {
-    pub(super) fn add(&mut self, key: AssignmentKey, user: u32) {
+    pub(crate) fn add(&mut self, key: AssignmentKey, user: u32) {
         self.count += 1;
         self.unfinished = self.unfinished.saturating_add(1);
         self.keep(
@@ -48,7 +48,7 @@ impl OverdueRequests {
 
     /// Adds an upload of either arm that was not scored at the landmark. It is scored later if it
     /// stalls on the upstream and is `compared`.
-    pub(super) fn add_upload(&mut self, key: AssignmentKey, user: u32, compared: bool) {
+    pub(crate) fn add_upload(&mut self, key: AssignmentKey, user: u32, compared: bool) {
         self.keep(
             key,
             OverdueRequest {
@@ -65,7 +65,7 @@ impl OverdueRequests {
 
     /// Uploads that were scored in neither arm and have since waited for the upstream for as long
     /// as the landmark: they become unfinished, by the same rule in both arms.
-    pub(super) fn unfinished_uploads(
+    pub(crate) fn unfinished_uploads(
         &mut self,
         now_us: u64,
         landmark_us: u64,
@@ -96,7 +96,7 @@ impl OverdueRequests {
     }
 
     /// Handles an event of a request that is already scored.
-    pub(super) fn add_event(&mut self, note: &RequestEvent) {
+    pub(crate) fn add_event(&mut self, note: &RequestEvent) {
         let key = key(&note.assignment);
         let Some(all) = self.open.get_mut(&key) else {
             return;
@@ -139,19 +139,19 @@ impl OverdueRequests {
     }
 
     /// No further events will arrive for open requests.
-    pub(super) fn forget_open(&mut self) {
+    pub(crate) fn forget_open(&mut self) {
         self.open.clear();
         self.count = 0;
         self.stalled = 0;
     }
 
     /// Number of open requests without a head.
-    pub(super) fn stalled_without_head(&self) -> u32 {
+    pub(crate) fn stalled_without_head(&self) -> u32 {
         self.count
     }
 
     /// Number of requests scored as failed that the tripwire has not counted.
-    pub(super) fn unfinished(&self) -> u32 {
+    pub(crate) fn unfinished(&self) -> u32 {
         self.unfinished
     }
 }

@@ -6,30 +6,30 @@ use crate::stats::Arm;
 
 /// Requests of one prefix that were assigned under the same weights.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Scored {
+pub(crate) struct Scored {
     /// Time of the last assignment, in microseconds of the monotonic clock.
-    pub(super) at_us: u64,
+    pub(crate) at_us: u64,
     /// The chance that a request of the two arms was assigned to the canary.
-    pub(super) weight: f64,
+    pub(crate) weight: f64,
     /// The same chance for the units that begin in it, in sticky releases.
-    pub(super) unit_weight: Option<f64>,
+    pub(crate) unit_weight: Option<f64>,
     /// Units that have become old enough to count for a step; then without requests.
-    pub(super) matured: Option<Matured>,
+    pub(crate) matured: Option<Matured>,
     /// Requests were displaced in this time, so the arms cannot be compared.
-    pub(super) is_tainted: bool,
-    pub(super) baseline: ScoredArm,
-    pub(super) canary: ScoredArm,
+    pub(crate) is_tainted: bool,
+    pub(crate) baseline: ScoredArm,
+    pub(crate) canary: ScoredArm,
 }
 
 /// One arm of a cohort.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct ScoredArm {
-    pub(super) requests: u64,
-    pub(super) failures: u64,
-    pub(super) visible: u64,
-    pub(super) latency_us: Vec<(u64, u64)>,
-    pub(super) failing_clients: u64,
-    pub(super) aborts: u64,
+pub(crate) struct ScoredArm {
+    pub(crate) requests: u64,
+    pub(crate) failures: u64,
+    pub(crate) visible: u64,
+    pub(crate) latency_us: Vec<(u64, u64)>,
+    pub(crate) failing_clients: u64,
+    pub(crate) aborts: u64,
     /// Present where users are sticky.
     sticky: Option<ScoredUnits>,
 }
@@ -44,7 +44,7 @@ struct ScoredUnits {
 
 impl Scored {
     /// The cohort at `at_ms` of the judge's time.
-    pub(super) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
+    pub(crate) fn cohort(&self, at_ms: u64) -> Cohort<'_> {
         Cohort {
             at_ms,
             weight: self.weight,
@@ -73,7 +73,7 @@ impl ScoredArm {
 
 /// Finds or adds the cohort of a request: the last one, or one with the same weights and the same
 /// chance of its units, so that the latencies of a cohort are of units with one chance.
-pub(super) fn place(
+pub(crate) fn place(
     scored: &mut Vec<Scored>,
     weight: f64,
     is_tainted: bool,
@@ -106,7 +106,7 @@ pub(super) fn place(
 }
 
 impl Scored {
-    pub(super) fn count(&mut self, side: Arm, end: End, entered: &Entered, sticky: bool) {
+    pub(crate) fn count(&mut self, side: Arm, end: End, entered: &Entered, sticky: bool) {
         if sticky {
             self.baseline.sticky.get_or_insert_default();
             self.canary.sticky.get_or_insert_default();

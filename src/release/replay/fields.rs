@@ -4,6 +4,7 @@ use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::{Map, Value};
 
 use super::plan::RunPlan;
+use crate::release::Plan;
 
 /// The fields that decide.
 const DECIDING: [&str; 14] = [
@@ -54,14 +55,21 @@ const OF_STEP: [&str; 6] = [
 pub(super) struct PlanText {
     pub(super) plan: RunPlan,
     pub(super) warnings: Vec<String>,
+    /// The gates and freezes, where they are valid.
+    pub(super) live: Plan,
 }
 
 impl<'de> Deserialize<'de> for PlanText {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<PlanText, D::Error> {
         let fields = Map::deserialize(deserializer)?;
         let warnings = check(&fields).map_err(D::Error::custom)?;
+        let live = Plan::read_recorded(&fields);
         let plan = serde_json::from_value(Value::Object(fields)).map_err(D::Error::custom)?;
-        Ok(PlanText { plan, warnings })
+        Ok(PlanText {
+            plan,
+            warnings,
+            live,
+        })
     }
 }
 

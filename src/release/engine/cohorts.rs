@@ -22,7 +22,7 @@ const WAITING_MAX: usize = 1 << 20;
 
 /// Requests that wait for scoring.
 #[derive(Debug, Default)]
-pub(super) struct CohortBuilder {
+pub(crate) struct CohortBuilder {
     slots: BTreeMap<AssignmentKey, Slot>,
     /// Every assignment before this time has been scored or left out.
     closed_us: u64,
@@ -36,9 +36,9 @@ pub(super) struct CohortBuilder {
 }
 
 /// Assignments with equal keys are indistinguishable; keys sort by time.
-pub(super) type AssignmentKey = (u64, u16, u16, Arm);
+pub(crate) type AssignmentKey = (u64, u16, u16, Arm);
 
-pub(super) fn key(assignment: &Assignment) -> AssignmentKey {
+pub(crate) fn key(assignment: &Assignment) -> AssignmentKey {
     (
         assignment.at_us,
         assignment.canary_points,
@@ -76,7 +76,7 @@ struct Ended {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     Good {
         latency_us: u32,
     },
@@ -93,7 +93,7 @@ pub(super) enum End {
 }
 
 impl End {
-    pub(super) fn is_bad(self) -> bool {
+    pub(crate) fn is_bad(self) -> bool {
         matches!(self, End::Bad { .. } | End::Aborted { late: true })
     }
 }
@@ -106,18 +106,18 @@ impl Slot {
 
 /// How far events are known.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct KnownEvents {
+pub(crate) struct KnownEvents {
     /// Now, on the monotonic clock.
-    pub(super) now_us: u64,
+    pub(crate) now_us: u64,
     /// Every assignment before this time has been reported ([`crate::stats::Watermark::floor`]).
-    pub(super) floor_us: u64,
+    pub(crate) floor_us: u64,
     /// The age at which an unfinished request is scored.
-    pub(super) landmark_us: u64,
+    pub(crate) landmark_us: u64,
 }
 
 impl CohortBuilder {
     /// Scores no request that was assigned before `from_us`.
-    pub(super) fn new(from_us: u64) -> CohortBuilder {
+    pub(crate) fn new(from_us: u64) -> CohortBuilder {
         CohortBuilder {
             closed_us: from_us,
             ..CohortBuilder::default()
@@ -125,7 +125,7 @@ impl CohortBuilder {
     }
 
     /// Adds an event.
-    pub(super) fn add(&mut self, note: &RequestEvent) {
+    pub(crate) fn add(&mut self, note: &RequestEvent) {
         let at_us = note.assignment.at_us;
         if at_us < self.closed_us {
             self.overdue.add_event(note);
@@ -148,7 +148,7 @@ impl CohortBuilder {
     }
 
     /// Drops all waiting requests after events were lost.
-    pub(super) fn give_up(&mut self, now_us: u64) {
+    pub(crate) fn give_up(&mut self, now_us: u64) {
         self.slots.clear();
         // No further events will arrive for overdue requests.
         self.overdue.forget_open();
@@ -157,29 +157,29 @@ impl CohortBuilder {
     }
 
     /// Whether a failure of the canary waits for scoring.
-    pub(super) fn has_failure(&self) -> bool {
+    pub(crate) fn has_failure(&self) -> bool {
         self.failures > 0
     }
 
     /// Open requests of the canary past the landmark without a response head.
-    pub(super) fn open_past_landmark(&self) -> u32 {
+    pub(crate) fn open_past_landmark(&self) -> u32 {
         self.overdue.stalled_without_head()
     }
 
     /// Requests of the canary that were scored as unfinished and not counted by the tripwire.
-    pub(super) fn unfinished(&self) -> u32 {
+    pub(crate) fn unfinished(&self) -> u32 {
         self.overdue.unfinished()
     }
 
     /// Time of the last assignment while the canary was full, in microseconds of the monotonic
     /// clock.
-    pub(super) fn full_at_us(&self) -> Option<u64> {
+    pub(crate) fn full_at_us(&self) -> Option<u64> {
         self.full_at_us
     }
 
     /// Counts of requests that wait for scoring: the canary's, the baseline's, and those of the
     /// baseline that failed or have not ended.
-    pub(super) fn pending(&self) -> PendingCohort {
+    pub(crate) fn pending(&self) -> PendingCohort {
         let mut pending = PendingCohort::default();
         for (key, slot) in &self.slots {
             let assigned = (slot.open.len() + slot.ended.len()) as u64;
@@ -197,7 +197,7 @@ impl CohortBuilder {
 
     /// Scores everything that can be scored now, in order; requests under the same weights share a
     /// cohort.
-    pub(super) fn close(&mut self, known: &KnownEvents, units: &mut Units) -> Vec<Scored> {
+    pub(crate) fn close(&mut self, known: &KnownEvents, units: &mut Units) -> Vec<Scored> {
         let end_us = self.boundary(known);
         let mut scored: Vec<Scored> = Vec::new();
         while let Some(first) = self.slots.first_entry() {

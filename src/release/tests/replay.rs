@@ -1,7 +1,7 @@
 //! Recorded runs: the format of STATISTICS.md 7.
 
-use super::super::replay::{Replay, RunOutcome, RunPlan, RunResult, answers as read};
-use super::super::{Inconclusive, Objective};
+use crate::analysis::{Inconclusive, Objective};
+use crate::release::replay::{Replay, RunOutcome, RunPlan, RunResult, answers as read};
 
 fn answers(input: &str) -> Vec<RunResult> {
     let mut replay = Replay::default();
@@ -523,4 +523,63 @@ fn arm_without_responses_needs_no_latencies() {
         assert_eq!(with_latencies, without_latencies);
         assert_eq!(with_latencies.verdict, RunOutcome::RolledBack);
     }
+}
+
+/// A good canary at 50 percent that passes its only step at 6 s, with more lines before those at
+/// some times.
+fn with_events(plan: &str, events: &[(u64, &str)]) -> RunResult {
+    let mut input = format!(
+        "{{\"run\": \"e\", \"plan\": {{{ERRORS}, \"steps\": [50], \"bake\": \"5s\"{plan}}}}}\n"
+    );
+    for at_ms in (1_000..=30_000).step_by(1_000) {
+        for (_, event) in events.iter().filter(|(before_ms, _)| *before_ms == at_ms) {
+            input += &format!("{{\"at_ms\": {at_ms}, \"event\": {event}}}\n");
+        }
+        input += &(cohort(at_ms, 50.0, (10_000, 0), (10_000, 0)) + "\n");
+    }
+    answers(&input)[0].clone()
+}
+
+#[test]
+fn commands_in_a_recording_hold_a_run_and_let_it_go_on() {
+    let free = with_events("", &[]);
+    assert_eq!((free.verdict, free.at_ms), (RunOutcome::Promoted, 6_000));
+    let paused = with_events("", &[(3_000, r#""pause", "by": "ann""#)]);
+    assert_eq!(paused.verdict, RunOutcome::None);
+    let resumed = with_events("", &[(3_000, r#""pause""#), (20_000, r#""resume""#)]);
+    assert_eq!(
+        (resumed.verdict, resumed.at_ms),
+        (RunOutcome::Promoted, 20_000)
+    );
+    let rolled_back = with_events("", &[(4_000, r#""rollback", "by": "ann""#)]);
+    let ended = (
+        rolled_back.verdict,
+        rolled_back.at_ms,
+        rolled_back.objective,
+    );
+    assert_eq!(ended, (RunOutcome::RolledBack, 4_000, Some("operator")));
+}
+
+#[test]
+fn a_trip_ends_a_run_unless_its_budget_is_larger() {
+    let trip = r#""trip", "objective": "budget", "spent": 30, "limit": 20"#;
+    let same = with_events("", &[(3_000, trip)]);
+    let ended = (same.verdict, same.at_ms, same.objective);
+    assert_eq!(ended, (RunOutcome::RolledBack, 3_000, Some("budget")));
+    let larger = with_events(r#", "budget": 21"#, &[(3_000, trip)]);
+    assert_eq!(larger.verdict, RunOutcome::Promoted);
+}
+
+#[test]
+fn an_unknown_event_gives_a_warning() {
+    let mut replay = Replay::default();
+    replay.line(r#"{"run": "a"}"#).unwrap();
+    let event = r#"{"at_ms": 5, "event": "eclipse"}"#;
+    assert_eq!(replay.line(event), Ok(None));
+    let expected = "line 2: unknown event `eclipse`; it is ignored";
+    assert_eq!(replay.warnings(), [expected]);
+    assert!(
+        replay.line(r#"{"event": "pause"}"#).is_err(),
+        "without a time"
+    );
 }

@@ -105,7 +105,7 @@ impl Plan {
 
     /// A plan as a type of documents.
     pub(crate) fn kind() -> Type<'static, Plan> {
-        Type::object(read::plan)
+        Type::object(read::plan).named("Release")
     }
 
     /// The whole plan with its defaults; [`Plan::read`] gives the same plan.

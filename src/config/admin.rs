@@ -73,17 +73,19 @@ pub(super) fn admin(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> O
 
 /// A list of tokens whose names are new and differ from those in `taken`.
 fn tokens(taken: &[Token]) -> Type<'_, Vec<Token>> {
-    Type::object(token).list_checked(1, TOKENS_MAX, move |read, node, problems| {
-        if node.items().is_empty() {
-            problems.at(node, "expected at least one token");
-        }
-        for (at, (node, token)) in read.iter().enumerate() {
-            let mut earlier = read.iter().take(at).map(|(_, token)| token).chain(taken);
-            if earlier.any(|earlier| earlier.name == token.name) {
-                problems.at(node, format!("two tokens are named {:?}", token.name));
+    Type::object(token)
+        .named("Token")
+        .list_checked(1, TOKENS_MAX, move |read, node, problems| {
+            if node.items().is_empty() {
+                problems.at(node, "expected at least one token");
             }
-        }
-    })
+            for (at, (node, token)) in read.iter().enumerate() {
+                let mut earlier = read.iter().take(at).map(|(_, token)| token).chain(taken);
+                if earlier.any(|earlier| earlier.name == token.name) {
+                    problems.at(node, format!("two tokens are named {:?}", token.name));
+                }
+            }
+        })
 }
 
 fn token(fields: &mut Fields<'_>) -> Option<Token> {

@@ -17,6 +17,7 @@ const HEADER_BYTES: std::ops::RangeInclusive<u64> = 8 * 1024..=16 * 1024 * 1024;
 /// The listeners; at least one.
 pub(super) fn listeners() -> Type<'static, Vec<ListenerOptions>> {
     Type::object(listener)
+        .named("Listener")
         .list_checked(1, LISTENERS_MAX, check)
         .live()
 }
@@ -61,13 +62,13 @@ fn listener(fields: &mut Fields<'_>) -> Option<ListenerOptions> {
     fields.set(
         "timeouts",
         &mut listener.timeouts,
-        Type::object(timeouts).live(),
+        Type::object(timeouts).named("ListenerTimeouts").live(),
         "Timeouts for clients. 0s: no limit.",
     );
     fields.set(
         "limits",
         &mut listener.limits,
-        Type::object(limits).live(),
+        Type::object(limits).named("Limits").live(),
         "Limits for client requests.",
     );
     fields.set(

@@ -187,14 +187,16 @@ fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
     fields.set(
         "admin",
         &mut config.admin,
-        Type::object(|fields| admin::admin(fields, env)).live(),
+        Type::object(|fields| admin::admin(fields, env))
+            .named("Admin")
+            .live(),
         "The admin API.",
     );
     let callers = callers(fields.get("admin"), &config.admin, problems.count() > known);
     fields.set(
         "store",
         &mut config.store,
-        Type::object(process::store).live(),
+        Type::object(process::store).named("Store").live(),
         "The store, which survives a restart. Without a path, weights set by the admin API are \
          lost at the end of the process. The directory holds the live state, the journal of all \
          changes, the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and \
@@ -207,7 +209,7 @@ fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
     fields.set(
         "log",
         &mut config.telemetry.log,
-        Type::object(process::log).live(),
+        Type::object(process::log).named("Log").live(),
         "The program log, on standard error.",
     );
     fields.set(

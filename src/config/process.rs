@@ -21,13 +21,13 @@ pub(super) fn proxy(fields: &mut Fields<'_>) -> proxy::Options {
     fields.set(
         "drain",
         &mut options.drain,
-        Type::object(drain).live(),
+        Type::object(drain).named("Drain").live(),
         "Shutdown on SIGTERM.",
     );
     fields.set(
         "pool",
         &mut options.pool,
-        Type::object(pool).live(),
+        Type::object(pool).named("Pool").live(),
         "Idle connections to upstreams.",
     );
     fields.set(
@@ -113,7 +113,11 @@ pub(super) fn access_log() -> Type<'static, Option<AccessLogOptions>> {
             format: AccessLogFormat::default(),
         })
     });
-    Type::short_or_long(short, Type::object(access_log_fields)).shown(|_| Some(json!("off")))
+    Type::short_or_long(
+        short,
+        Type::object(access_log_fields).named("FullAccessLog"),
+    )
+    .shown(|_| Some(json!("off")))
 }
 
 fn access_log_fields(fields: &mut Fields<'_>) -> Option<Option<AccessLogOptions>> {

@@ -25,7 +25,7 @@ pub(super) struct PlacedRoute {
 
 /// All routes of a service; there has to be one.
 pub(super) fn routes() -> Type<'static, Vec<PlacedRoute>> {
-    let shape = || Type::object(route).shape();
+    let shape = || Type::object(route).named("Route").shape();
     let item = Type::new(shape, |node, problems| {
         Some(PlacedRoute {
             route: Type::object(route).read(node, problems)?,

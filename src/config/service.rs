@@ -59,7 +59,13 @@ fn named(values: Shape, shown: &'static str, most: usize) -> Shape {
 pub(super) fn services(callers: Callers<'_>) -> Type<'_, Vec<ServiceSpec>> {
     let reader = move |fields: &mut Fields<'_>| Some(service(fields, &Name::from(""), callers));
     Type::new(
-        move || named(Type::object(reader).shape(), "shop", SERVICES_MAX),
+        move || {
+            named(
+                Type::object(reader).named("Service").shape(),
+                "shop",
+                SERVICES_MAX,
+            )
+        },
         move |node, problems| read_services(node, problems, callers),
     )
     .live()
@@ -172,24 +178,24 @@ fn behaviour(fields: &mut Fields<'_>, callers: Callers<'_>) -> Behaviour {
     fields.set(
         "timeouts",
         &mut spec.timeouts,
-        Type::object(timeouts).live(),
+        Type::object(timeouts).named("Timeouts").live(),
         "Timeouts of an exchange with an upstream. 0s: no limit.",
     );
     spec.sticky = fields.read(
         "sticky",
-        Type::object(sticky),
+        Type::object(sticky).named("Sticky"),
         "What identifies a user, who then stays on one upstream; by default nothing, and each \
          request is assigned at random. Exactly one of these:",
     );
     spec.tester = fields.read(
         "tester",
-        Type::object(tester),
+        Type::object(tester).named("Tester"),
         "Lets testers select an upstream by name at any weight; by default off. An unknown name \
          gets 400 with the valid names, an empty one counts as absent. One of these:",
     );
     spec.health = fields.read(
         "health",
-        Type::object(health).live(),
+        Type::object(health).named("Health").live(),
         "GET to every endpoint; 200 to 399 is healthy. By default off: every endpoint is healthy.",
     );
     spec.release = fields.read(
@@ -224,7 +230,13 @@ fn check_name(entry: &MapEntry, problems: &ProblemList) {
 fn upstreams() -> Type<'static, Vec<UpstreamSpec>> {
     let reader = |fields: &mut Fields<'_>| Some(upstream(fields, ""));
     Type::new(
-        move || named(Type::object(reader).shape(), "blue", UPSTREAMS_MAX),
+        move || {
+            named(
+                Type::object(reader).named("Upstream").shape(),
+                "blue",
+                UPSTREAMS_MAX,
+            )
+        },
         read_upstreams,
     )
 }

@@ -20,7 +20,7 @@ pub(super) fn sticky(fields: &mut Fields<'_>) -> Option<Sticky> {
     let name = Type::parsed(cookie_name).map(|name| StickyCookie::named(&name));
     let cookie = fields.read(
         "cookie",
-        Type::short_or_long(name, Type::object(cookie)).example("wb"),
+        Type::short_or_long(name, Type::object(cookie).named("FullCookie")).example("wb"),
         "A cookie, signed with a secret of this service in the store (without `store`, it lasts \
          until the process ends). It holds a random key and its signature, not a version. Values \
          without a valid signature are replaced; unsigned ones of earlier versions (32 \

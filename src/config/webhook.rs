@@ -21,7 +21,7 @@ const FORMATS: [(&str, WebhookFormat); 2] = [
 
 /// All receivers, in the order of the file.
 pub(super) fn webhooks() -> Type<'static, Vec<Webhook>> {
-    Type::object(webhook).list(WEBHOOKS_MAX)
+    Type::object(webhook).named("Webhook").list(WEBHOOKS_MAX)
 }
 
 fn webhook(fields: &mut Fields<'_>) -> Option<Webhook> {

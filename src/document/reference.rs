@@ -20,7 +20,7 @@ pub(crate) fn reference(shape: &Shape) -> String {
         indent: 0,
         comment: None,
     };
-    let Shape::Object { fields, .. } = shape else {
+    let Some(Shape::Object { fields, .. }) = block(shape) else {
         return String::new();
     };
     for field in fields {
@@ -100,7 +100,7 @@ impl Page {
                     self.line("", more, "");
                 }
             }
-            Shape::Scalar(_) | Shape::Any(_) => {}
+            Shape::Scalar(_) | Shape::Any(_) | Shape::Named(..) => {}
         }
         self.indent -= 2;
     }
@@ -178,6 +178,7 @@ impl Page {
 fn block(shape: &Shape) -> Option<&Shape> {
     match shape {
         Shape::Object { .. } => Some(shape),
+        Shape::Named(_, shape) => block(shape),
         Shape::List { items, .. } => block(items).map(|_| shape),
         Shape::Map { values, .. } => block(values).map(|_| shape),
         Shape::Any(forms) => forms.iter().find_map(block),

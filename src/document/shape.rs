@@ -33,6 +33,8 @@ pub(crate) enum Shape {
     },
     /// Either of these forms.
     Any(Vec<Shape>),
+    /// A shape that the schema defines under a name.
+    Named(&'static str, Box<Shape>),
 }
 
 impl FieldShape {

@@ -186,6 +186,13 @@ impl<'t, T: 't> Type<'t, T> {
         self
     }
 
+    /// The same type, which the schema defines under this name.
+    pub(crate) fn named(mut self, name: &'static str) -> Type<'t, T> {
+        let shape = self.shape;
+        self.shape = Box::new(move || Shape::Named(name, Box::new(shape())));
+        self
+    }
+
     /// The same type with a value that the reference shows as a comment.
     pub(crate) fn example(mut self, example: &'static str) -> Type<'t, T> {
         self.example = Some(example);

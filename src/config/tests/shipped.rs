@@ -38,7 +38,7 @@ fn every_shipped_configuration_loads_and_matches_the_schema() {
             text.starts_with("# yaml-language-server: $schema=weighbridge.schema.json\n"),
             "{path:?}"
         );
-        assert_eq!(fits(&as_json(&path), &schema), Ok(()), "{path:?}");
+        assert_eq!(fits(&as_json(&path), &schema, &schema), Ok(()), "{path:?}");
     }
 }
 
@@ -94,6 +94,8 @@ fn the_reference_shows_the_default_plan() {
 #[test]
 fn every_key_has_a_text_and_stands_in_the_reference() {
     fn keys(schema: &Value, found: &mut Vec<(String, Value)>) {
+        let definitions = schema["$defs"].as_object().into_iter().flatten();
+        definitions.for_each(|(_, definition)| keys(definition, found));
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
             found.push((name.clone(), property["description"].clone()));
             keys(property, found);
@@ -114,7 +116,11 @@ fn every_key_has_a_text_and_stands_in_the_reference() {
 }
 
 /// As much of JSON Schema as ours uses, but for patterns.
-fn fits(value: &Value, schema: &Value) -> Result<(), String> {
+fn fits(value: &Value, schema: &Value, root: &Value) -> Result<(), String> {
+    let schema = match schema["$ref"].as_str() {
+        Some(place) => root.pointer(place.strip_prefix('#').unwrap()).unwrap(),
+        None => schema,
+    };
     let wrong = |what: &str| Err(format!("{value} against {what} of {schema}"));
     let of_type = |name: &Value| match name.as_str().unwrap() {
         "object" => value.is_object(),
@@ -134,7 +140,7 @@ fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         if let Some(choices) = schema[word].as_array()
             && choices
                 .iter()
-                .filter(|choice| fits(value, choice).is_ok())
+                .filter(|choice| fits(value, choice, root).is_ok())
                 .count()
                 < least
         {
@@ -160,7 +166,7 @@ fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         return wrong("range");
     }
     for item in value.as_array().into_iter().flatten() {
-        fits(item, &schema["items"])?;
+        fits(item, &schema["items"], root)?;
     }
     for required in schema["required"].as_array().into_iter().flatten() {
         if value.get(required.as_str().unwrap()).is_none() {
@@ -174,7 +180,7 @@ fn fits(value: &Value, schema: &Value) -> Result<(), String> {
         if property == &Value::Bool(false) {
             return Err(format!("{name} is not known to {schema}"));
         }
-        fits(value, property)?;
+        fits(value, property, root)?;
     }
     Ok(())
 }

@@ -106,7 +106,7 @@ impl Plan {
 
     /// A plan as a type of documents.
     pub(crate) fn kind() -> Type<'static, Plan> {
-        Type::object(read::plan)
+        Type::object(read::plan).named("Release")
     }
 
     /// The gates and freezes of a recorded plan; none if they are invalid. Of its steps only the

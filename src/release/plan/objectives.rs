@@ -11,6 +11,7 @@ const OBJECTIVES_MAX: usize = 16;
 /// The objectives; those relative to the baseline at most once each.
 pub(super) fn objectives() -> Type<'static, Vec<Objective>> {
     Type::object(objective)
+        .named("Objective")
         .expecting("a mapping with one field")
         .shown(shown)
         .list_checked(0, OBJECTIVES_MAX, check)
@@ -46,19 +47,21 @@ fn check(objectives: &[(&Node, Objective)], node: &Node, problems: &ProblemList)
 fn objective(fields: &mut Fields<'_>) -> Option<Objective> {
     let error_rate = fields.read(
         "error_rate",
-        Type::object(error_rate),
+        Type::object(error_rate).named("ErrorRate"),
         "Fails at most `ratio` times as often as the concurrent baseline, plus `worse_by`; with \
          `sticky`, counted by users.",
     );
     let latency = fields.read(
         "latency",
-        Type::object(latency),
+        Type::object(latency).named("Latency"),
         "Or is no slower than the concurrent baseline, over the whole distribution; a difference \
          below both values is no harm.",
     );
     let slo = fields.read(
         "slo",
-        Type::object(slo).expecting("a mapping with one field"),
+        Type::object(slo)
+            .named("Slo")
+            .expecting("a mapping with one field"),
         "Or stays within a fixed limit, in addition or alone.",
     );
     fields.exactly_one()?;
@@ -116,12 +119,12 @@ fn latency(fields: &mut Fields<'_>) -> Option<LatencyMargin> {
 fn slo(fields: &mut Fields<'_>) -> Option<Slo> {
     let error_rate = fields.read(
         "error_rate",
-        Type::object(slo_error_rate),
+        Type::object(slo_error_rate).named("SloErrorRate"),
         "at most this share of requests fails",
     );
     let latency = fields.read(
         "latency",
-        Type::object(slo_latency),
+        Type::object(slo_latency).named("SloLatency"),
         "or this quantile of latency is below this time",
     );
     fields.exactly_one()?;

@@ -40,7 +40,9 @@ pub struct Smoke {
 
 /// The preflight of a plan.
 pub(super) fn preflight() -> Type<'static, Preflight> {
-    Type::object(fields).expecting("a mapping with `requests`")
+    Type::object(fields)
+        .named("Preflight")
+        .expecting("a mapping with `requests`")
 }
 
 fn fields(fields: &mut Fields<'_>) -> Option<Preflight> {
@@ -49,7 +51,7 @@ fn fields(fields: &mut Fields<'_>) -> Option<Preflight> {
         timeout: Duration::from_secs(30),
     };
     let short = path().map(|path| Smoke::get(&path));
-    let long = Type::object(smoke);
+    let long = Type::object(smoke).named("SmokeRequest");
     let requests = Type::short_or_long(short, long).list(REQUESTS_MAX);
     fields.set(
         "requests",

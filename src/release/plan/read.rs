@@ -271,7 +271,9 @@ fn protections(fields: &mut Fields<'_>, plan: &mut Plan) {
     );
     plan.fast_follow = fields.read(
         "fast_follow",
-        Type::object(fast_follow).expecting("a mapping with `within` and `from_step`"),
+        Type::object(fast_follow)
+            .named("FastFollow")
+            .expecting("a mapping with `within` and `from_step`"),
         "Starts at a later step if the last release was promoted recently; by default at the \
          first.",
     );

@@ -17,7 +17,7 @@ pub(super) type GatedStep = (RunStep, Option<Gate>);
 /// The steps, whose weights increase; at least one.
 pub(super) fn steps() -> Type<'static, Vec<GatedStep>> {
     let short = weight().map(|weight| (RunStep::at(weight.percent()), None));
-    let step = Type::short_or_long(short, Type::object(long_step));
+    let step = Type::short_or_long(short, Type::object(long_step).named("LongStep"));
     // A whole number without a decimal point.
     step.shown(|(step, _)| serde_json::from_str(&step.weight.to_string()).ok())
         .list_checked(0, STEPS_MAX, check_steps)
@@ -102,7 +102,7 @@ pub(super) fn gate() -> Type<'static, Gate> {
         by: Vec::new(),
         expires: None,
     });
-    Type::short_or_long(short, Type::object(long_gate))
+    Type::short_or_long(short, Type::object(long_gate).named("FullGate"))
 }
 
 fn long_gate(fields: &mut Fields<'_>) -> Option<Gate> {

@@ -166,6 +166,16 @@ fn unreadable(name: String, message: String) -> Report {
     Report::new(problems)
 }
 
+/// Text of `store`.
+const STORE: &str = "The store, which survives a restart. Without a path, weights set by the admin API are \
+     lost at the end of the process. The directory holds the live state, the journal of all \
+    changes, the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and \
+    the responses to the latest 1000 writes with an Idempotency-Key, for 24 hours. Only one \
+    process may use it, and the file system must support locks. It also holds the secret of \
+    sticky cookies, created at the first start; the database has mode 0600. `weighbridge \
+    audit verify --store PATH` checks the journal against the recorded heads. Whoever can \
+    write to the database can rewrite those too: keep the printed head elsewhere.";
+
 fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
     let problems = fields.problems();
     let mut config = Config {
@@ -197,14 +207,7 @@ fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
         "store",
         &mut config.store,
         Type::object(process::store).named("Store").live(),
-        "The store, which survives a restart. Without a path, weights set by the admin API are \
-         lost at the end of the process. The directory holds the live state, the journal of all \
-         changes, the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and \
-         the responses to the latest 1000 writes with an Idempotency-Key, for 24 hours. Only one \
-         process may use it, and the file system must support locks. It also holds the secret of \
-         sticky cookies, created at the first start; the database has mode 0600. `weighbridge \
-         audit verify --store PATH` checks the journal against the recorded heads. Whoever can \
-         write to the database can rewrite those too: keep the printed head elsewhere.",
+        STORE,
     );
     fields.set(
         "log",
@@ -236,16 +239,21 @@ fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
         "The services, by name.",
     );
     config.services = services.unwrap_or_default();
+    check_addresses(fields, &config);
+    config
+}
+
+/// The admin API and a listener must not share an address.
+fn check_addresses(fields: &Fields<'_>, config: &Config) {
     let address = config.admin.address;
     let mut others = config.listeners.iter();
     if address.port() != 0 && others.any(|listener| listener.address == address) {
         let node = fields.get("admin").unwrap_or(fields.node());
-        problems.at(
+        fields.problems().at(
             node,
             format!("the admin API and a listener both listen on {address}"),
         );
     }
-    config
 }
 
 /// The callers of the admin API. Invalid tokens are reported elsewhere; here it only matters

@@ -209,7 +209,7 @@ pub(super) fn list<'a, T>(
     node: &'a Node,
     problems: &ProblemList,
     most: usize,
-    mut reader: impl FnMut(&'a Node) -> Option<T>,
+    reader: impl FnMut(&'a Node) -> Option<T>,
 ) -> Option<Vec<T>> {
     let items = match &node.kind {
         NodeKind::List(items) => items,
@@ -234,5 +234,5 @@ pub(super) fn list<'a, T>(
         );
         return None;
     }
-    Some(items.iter().filter_map(|item| reader(item)).collect())
+    Some(items.iter().filter_map(reader).collect())
 }

@@ -24,6 +24,13 @@ pub(crate) fn schema(title: &str, text: &str, shape: &Shape) -> Value {
     Value::Object(whole)
 }
 
+/// Sets a key of an object.
+fn put(object: &mut Value, key: &str, value: Value) {
+    if let Value::Object(map) = object {
+        map.insert(key.to_owned(), value);
+    }
+}
+
 #[derive(Default)]
 struct Printer {
     /// The shapes with names.
@@ -42,11 +49,11 @@ impl Printer {
             Shape::Object { fields, is_choice } => self.object(fields, *is_choice),
             Shape::List { items, least, most } => {
                 let mut list = json!({ "type": "array" });
-                list["items"] = self.value(items);
+                put(&mut list, "items", self.value(items));
                 if *least > 0 {
-                    list["minItems"] = json!(least);
+                    put(&mut list, "minItems", json!(least));
                 }
-                list["maxItems"] = json!(most);
+                put(&mut list, "maxItems", json!(most));
                 list
             }
             Shape::Map {
@@ -57,11 +64,11 @@ impl Printer {
                 ..
             } => {
                 let mut map = json!({ "type": "object", "propertyNames": keys });
-                map["additionalProperties"] = self.value(values);
+                put(&mut map, "additionalProperties", self.value(values));
                 if *least > 0 {
-                    map["minProperties"] = json!(least);
+                    put(&mut map, "minProperties", json!(least));
                 }
-                map["maxProperties"] = json!(most);
+                put(&mut map, "maxProperties", json!(most));
                 map
             }
             Shape::Any(forms) => {
@@ -92,11 +99,11 @@ impl Printer {
         let required = fields.iter().filter(|field| field.is_required);
         let required: Vec<&str> = required.map(|field| field.name).collect();
         if !required.is_empty() {
-            object["required"] = json!(required);
+            put(&mut object, "required", json!(required));
         }
         if is_choice {
-            object["minProperties"] = json!(1);
-            object["maxProperties"] = json!(1);
+            put(&mut object, "minProperties", json!(1));
+            put(&mut object, "maxProperties", json!(1));
         }
         object
     }

@@ -63,8 +63,8 @@ impl Trial {
         }
     }
 
-    /// The trial of a recorded run, at its first attempt. Budgets are optional there: with them, the
-    /// tests have half of the error probability, and each budget a quarter.
+    /// The trial of a recorded run, at its first attempt. Budgets are optional there: with them,
+    /// the tests have half of the error probability, and each budget a quarter.
     pub(super) fn of_run(plan: &Plan, with_budgets: bool) -> Trial {
         let (visible, all) = (plan.decided_by.budget, plan.decided_by.rescued_budget);
         if with_budgets {
@@ -167,7 +167,8 @@ impl Trial {
 
     /// Whether a budget would be exhausted by other counts of failures and pending requests.
     pub(super) fn is_exhausted_by(&self, spent: [u64; 2], pending: PendingCohort) -> bool {
-        let [visible, all] = [0, 1].map(|at| spent[at].max(self.scored[at]));
+        let ([visible, all], [scored_visible, scored_all]) = (spent, self.scored);
+        let (visible, all) = (visible.max(scored_visible), all.max(scored_all));
         let by = |budget: &Option<Budget>, spent| {
             budget
                 .as_ref()

@@ -95,7 +95,8 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// These facts with other counts of pending requests and failures, which matter to budgets only.
+    /// These facts with other counts of pending requests and failures, which matter to budgets
+    /// only.
     pub(super) fn with_counts(self, other: Facts) -> Facts {
         Facts {
             pending: other.pending,

@@ -88,6 +88,9 @@ pub(super) struct Recorded {
     pub(super) override_freeze: bool,
 }
 
+/// The judged state of a checkpoint, with its time in milliseconds.
+type Checkpoint = (u64, (Trial, Option<usize>));
+
 /// A run in progress.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -103,7 +106,7 @@ pub struct Run {
     /// A decision that the live release was committing, with the result if it ends the run.
     committing: Option<Box<(Decision, Option<RunResult>)>>,
     /// The judged state of the last recorded checkpoint, with its time.
-    checkpoint: Option<Box<(u64, (Trial, Option<usize>))>>,
+    checkpoint: Option<Box<Checkpoint>>,
     /// [`Mode::Fixed`]: the number of weights so far, and the last at which the arms could be
     /// compared.
     weights: usize,

@@ -10,6 +10,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod endpoints;
 pub mod model;
 pub mod net;
 pub mod proxy;

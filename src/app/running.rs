@@ -13,12 +13,12 @@ use super::threads::ThreadHandle;
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
-use crate::proxy::{self, BoundListener, Reports, Workers};
+use crate::proxy::{BoundListener, Reports, Workers};
 use crate::store::Store;
 use crate::telemetry::{self, AccessLog};
 use crate::time::SystemClock;
 use crate::webhook::{self, Webhooks};
-use crate::{admin, net, release};
+use crate::{admin, endpoints, net, release};
 
 /// Why the proxy did not start, or did not drain.
 #[derive(Debug, thiserror::Error)]
@@ -144,7 +144,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         listener_addresses,
         controller: ThreadHandle::start("controller", controlling).map_err(Error::Runtime)?,
         admin: ThreadHandle::start("admin", serving).map_err(Error::Runtime)?,
-        health: tokio::spawn(proxy::health::run(publisher, health)),
+        health: tokio::spawn(endpoints::health::run(publisher, health)),
         webhooks,
         stop_admin: stop_admin.drop_guard(),
         stop_controller: stop_controller.drop_guard(),
@@ -251,7 +251,7 @@ fn preflight(
 ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
     Box::pin(async move {
         let Some(plan) = plan else {
-            return proxy::preflight(&endpoints, &[], CONNECT).await;
+            return endpoints::preflight(&endpoints, &[], CONNECT).await;
         };
         let requests: Result<Vec<_>, String> = plan
             .requests
@@ -259,7 +259,7 @@ fn preflight(
             .map(|request| smoke(request, host.as_deref()))
             .collect();
         let requests = requests?;
-        let asked = proxy::preflight(&endpoints, &requests, CONNECT);
+        let asked = endpoints::preflight(&endpoints, &requests, CONNECT);
         let answered = tokio::time::timeout(plan.timeout, asked).await;
         answered.unwrap_or_else(|_| {
             Err(format!(
@@ -271,7 +271,10 @@ fn preflight(
 }
 
 /// A preflight request of a plan, which was validated already.
-fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::PreflightRequest, String> {
+fn smoke(
+    smoke: &release::Smoke,
+    host: Option<&str>,
+) -> Result<endpoints::PreflightRequest, String> {
     let invalid = |what: &str| format!("invalid preflight request: {what}");
     let mut headers = http::HeaderMap::new();
     for (name, value) in &smoke.headers {
@@ -281,7 +284,7 @@ fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::PreflightR
     if let Some(host) = host.and_then(|host| host.parse().ok()) {
         headers.entry(http::header::HOST).or_insert(host);
     }
-    Ok(proxy::PreflightRequest {
+    Ok(endpoints::PreflightRequest {
         method: smoke.method.parse().map_err(|_| invalid(&smoke.method))?,
         target: smoke.path.parse().map_err(|_| invalid(&smoke.path))?,
         headers,

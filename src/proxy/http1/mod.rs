@@ -11,6 +11,7 @@ pub(crate) mod grammar;
 pub(crate) mod request;
 pub(crate) mod response;
 mod segment;
+pub(crate) mod target;
 
 pub(crate) use self::error::{HeadError, HeadLimits, Malformed};
 pub(crate) use self::segment::OutputSegment;

@@ -14,8 +14,8 @@ use http::{Method, Request, Uri, Version};
 use memchr::memmem::Finder;
 
 use super::grammar::{self, Header, RequestLine};
+use super::target::RawTarget;
 use super::{HeadError, HeadLimits};
-use crate::proxy::target::RawTarget;
 
 /// The most empty lines before a request line.
 const EMPTY_LINES_MAX: usize = 4;

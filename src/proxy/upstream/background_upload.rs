@@ -15,7 +15,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::UpstreamFault;
 use super::request_writer::RequestWriter;
-use crate::proxy::body::RequestBody;
+use crate::proxy::request::body::RequestBody;
 
 /// How much of what nobody takes is read from the client and thrown away, so that it gets to read
 /// the answer.

@@ -5,7 +5,7 @@ use http::HeaderValue;
 use http_body::{Frame, SizeHint};
 
 use super::*;
-use crate::proxy::forwarded_headers::samples::{hop, without_hop};
+use crate::proxy::upstream::forwarded_headers::samples::{hop, without_hop};
 
 /// A body that comes as it is told; where it says `None`, it lets itself be waited for once.
 #[derive(Default)]

@@ -2,8 +2,8 @@ use http::HeaderValue;
 use http::header::HOST;
 
 use super::*;
-use crate::proxy::forwarded_headers::Origin;
-use crate::proxy::forwarded_headers::samples::{hop, own_hop, without_hop};
+use crate::proxy::upstream::forwarded_headers::Origin;
+use crate::proxy::upstream::forwarded_headers::samples::{hop, own_hop, without_hop};
 
 /// A head without what the hop says in it.
 fn bytes(request: &Request<()>, framing: RequestFraming) -> Vec<u8> {

@@ -10,11 +10,11 @@ use http_body::Body;
 use tokio::io::AsyncWrite;
 
 use super::UpstreamFault;
+use super::forwarded_headers::ForwardedHeaders;
 use super::request::{self, RequestFraming};
-use crate::proxy::body::BodyAborted;
-use crate::proxy::forwarded_headers::ForwardedHeaders;
+use super::revision_guard::RevisionGuard;
 use crate::proxy::http1::{OutputSegment, chunked};
-use crate::proxy::revision_guard::RevisionGuard;
+use crate::proxy::request::body::BodyAborted;
 
 /// A request, one piece at a time.
 #[derive(Debug)]

@@ -1,0 +1,243 @@
+//! What makes a user return to the same upstream, and how a tester names one.
+//!
+//! A cookie counts as a key only with the proxy's own signature for this service: whoever makes up
+//! values, however many, cannot choose which upstream he comes to.
+
+mod issue;
+mod shared;
+mod signer;
+
+use std::io;
+use std::sync::Arc;
+
+use http::Request;
+use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
+
+pub(crate) use self::issue::{Issue, Warned};
+pub(crate) use self::signer::Signer;
+use self::signer::{Form, KEY_BYTES};
+use super::headers::{client_address, doubt_address};
+use crate::model::{StickyCookie, StickySecret, Tester};
+use crate::proxy::worker::client::ClientConnection;
+use crate::routing::RoutedService;
+
+/// How the upstream of a request is to be chosen.
+#[derive(Clone, Debug)]
+pub(crate) enum Choice {
+    /// A tester named this upstream.
+    Named(Box<str>),
+    /// By this user's key.
+    Key(Box<[u8]>),
+    /// By a draw of its own.
+    Draw(u64),
+}
+
+/// Who a request is from, as it is assigned: all that there is to know of its key, in one place.
+///
+/// A key that is fresh has been made up for this very request and is given to the user with the
+/// answer, so this request is its first. An answer that cannot carry the cookie ([`Issue::onto`])
+/// leaves the user without it. Then the key never comes again, and the request is what one without
+/// a key is: one that was drawn by itself.
+#[derive(Debug)]
+pub(crate) struct StickyIdentity {
+    /// By the key, or by a draw where there can be none.
+    pub(crate) choice: Choice,
+    /// The cookie to give with the answer.
+    pub(crate) issue: Option<Issue>,
+}
+
+/// What all workers have in common for sticky cookies.
+#[derive(Clone, Debug)]
+pub(crate) struct Common {
+    pub(crate) secret: StickySecret,
+    pub(crate) warned: Arc<Warned>,
+}
+
+/// The longest key that is taken from a header; a longer one is somebody playing.
+const HEADER_KEY_BYTES_MAX: usize = 256;
+/// Tags that are checked for one request. Whoever sends more cookies of the name is playing, and
+/// pays for it himself.
+const TAGS_CHECKED_MAX: u32 = 8;
+
+static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+impl Common {
+    /// With this secret, or with one that ends with the process.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no random bytes.
+    pub(crate) fn new(secret: Option<StickySecret>) -> io::Result<Common> {
+        let secret = match secret {
+            Some(secret) => secret,
+            None => {
+                let mut bytes = [0; StickySecret::BYTES];
+                getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+                StickySecret::new(bytes)
+            }
+        };
+        Ok(Common {
+            secret,
+            warned: Arc::default(),
+        })
+    }
+}
+
+impl StickyIdentity {
+    fn known(key: &[u8]) -> StickyIdentity {
+        StickyIdentity {
+            choice: Choice::Key(key.into()),
+            issue: None,
+        }
+    }
+
+    fn unknown(client: &ClientConnection) -> StickyIdentity {
+        StickyIdentity {
+            choice: Choice::Draw(client.worker.draw()),
+            issue: None,
+        }
+    }
+}
+
+/// The upstream that a tester names, if the service allows it and the request does. An empty name
+/// is none.
+pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
+    let name = match tester? {
+        Tester::Header(name) => headers.get(name)?.as_bytes(),
+        Tester::Cookie(name) => cookies(headers, name).next()?,
+    };
+    // What is no text is no upstream's name either, and is said to be none.
+    let name = String::from_utf8_lossy(name.trim_ascii());
+    (!name.is_empty()).then(|| name.into())
+}
+
+/// Who a request is from.
+pub(crate) fn identify<B>(
+    service: &RoutedService,
+    request: &Request<B>,
+    client: &ClientConnection,
+) -> StickyIdentity {
+    use crate::model::Sticky;
+    let headers = request.headers();
+    match &service.sticky {
+        None => StickyIdentity::unknown(client),
+        Some(Sticky::ClientIp) => {
+            doubt_address(client);
+            StickyIdentity::known(&address_key(client_address(headers, client)))
+        }
+        Some(Sticky::Header(name)) => match header_key(name, headers, client) {
+            Some(key) => StickyIdentity::known(key),
+            None => StickyIdentity::unknown(client),
+        },
+        Some(Sticky::Cookie(cookie)) => by_cookie(service, cookie, request, client),
+    }
+}
+
+/// The header is the word of the hop before this one. Where it is known who that is, others have no
+/// say in it.
+fn header_key<'a>(
+    name: &HeaderName,
+    headers: &'a HeaderMap,
+    client: &ClientConnection,
+) -> Option<&'a [u8]> {
+    let believed = client.origin.is_trusted() || client.listener.options.trusted_proxies.is_empty();
+    let key = headers.get(name).filter(|_| believed)?.as_bytes();
+    (1..=HEADER_KEY_BYTES_MAX)
+        .contains(&key.len())
+        .then_some(key)
+}
+
+fn address_key(address: std::net::IpAddr) -> Box<[u8]> {
+    match address {
+        std::net::IpAddr::V4(v4) => v4.octets().into(),
+        std::net::IpAddr::V6(v6) => v6.octets().into(),
+    }
+}
+
+/// Of several cookies of the name, which browsers send the one with the longest path first, the
+/// first that is signed counts. Without one, the first of the old form keeps its key and is signed
+/// now, but not while a release is under way: anybody can make it up. Everybody else is a new user.
+fn by_cookie<B>(
+    service: &RoutedService,
+    cookie: &StickyCookie,
+    request: &Request<B>,
+    client: &ClientConnection,
+) -> StickyIdentity {
+    let signer = &client.worker.signer;
+    let (mut old, mut checked) = (None, 0);
+    for value in cookies(request.headers(), &cookie.name) {
+        match Form::of(value) {
+            Form::Signed { key, tag } if checked < TAGS_CHECKED_MAX => {
+                checked += 1;
+                if signer.verify(&service.name, key, tag) {
+                    return StickyIdentity::known(key);
+                }
+            }
+            Form::Unsigned(key) => old = old.or(Some(key)),
+            Form::Signed { .. } | Form::Foreign => {}
+        }
+    }
+    let old = old.filter(|_| service.watch.is_none());
+    let old: Option<&[u8; KEY_BYTES]> = old.and_then(|key| key.try_into().ok());
+    let key = old.copied().unwrap_or_else(|| new_key(client));
+    let value = signer.sign(&service.name, &key);
+    let https = is_https(request.headers(), client);
+    StickyIdentity {
+        choice: Choice::Key(key.into()),
+        issue: Issue::new(cookie, &value, https, request.method()),
+    }
+}
+
+/// A random key: it names no upstream, so it says nothing and stays true as weights move.
+fn new_key(client: &ClientConnection) -> [u8; KEY_BYTES] {
+    let text = format!("{:016x}{:016x}", client.worker.draw(), client.worker.draw());
+    let mut key = [b'0'; KEY_BYTES];
+    key.iter_mut()
+        .zip(text.bytes())
+        .for_each(|(place, digit)| *place = digit);
+    key
+}
+
+/// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the
+/// first is the client's.
+fn is_https(headers: &HeaderMap, client: &ClientConnection) -> bool {
+    if !client.origin.is_trusted() {
+        return false;
+    }
+    let first = |value: &'_ HeaderValue| {
+        value
+            .to_str()
+            .ok()
+            .and_then(|text| text.split(',').next())
+            .map(str::to_owned)
+    };
+    match headers.get(&X_FORWARDED_PROTO) {
+        Some(proto) => first(proto).is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https")),
+        None => headers.get(FORWARDED).and_then(first).is_some_and(|hop| {
+            let mut pairs = hop.split(';').filter_map(|pair| pair.split_once('='));
+            pairs.any(|(name, value)| {
+                name.trim().eq_ignore_ascii_case("proto")
+                    && value.trim().trim_matches('"').eq_ignore_ascii_case("https")
+            })
+        }),
+    }
+}
+
+/// The values of the cookies of a name, in the order of the request. Read by hand, since this is on
+/// the path of every sticky request and the values of the other cookies are of no interest.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+        .filter_map(|pair| {
+            let pair = pair.trim_ascii();
+            let value = pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+            Some(
+                value
+                    .strip_prefix(b"\"")
+                    .and_then(|inner| inner.strip_suffix(b"\""))
+                    .unwrap_or(value),
+            )
+        })
+}

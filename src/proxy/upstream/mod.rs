@@ -1,0 +1,19 @@
+//! Connections to endpoints, and the HTTP/1.1 that is spoken on them.
+
+mod background_upload;
+mod body;
+mod buffers;
+mod connection;
+pub(crate) mod forwarded;
+pub(crate) mod forwarded_headers;
+pub(crate) mod held;
+pub(crate) mod interims;
+pub(crate) mod pool;
+mod read_buffer;
+mod request;
+mod request_writer;
+pub(crate) mod revision_guard;
+
+pub(crate) use self::body::Body;
+pub(crate) use self::buffers::{BLOCK, Buffers};
+pub(crate) use self::connection::{SendError, UpstreamConnection, UpstreamFault};

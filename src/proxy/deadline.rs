@@ -16,11 +16,14 @@ use slab::Slab;
 /// Milliseconds since the worker started.
 pub(crate) type Millis = u64;
 
+/// The time between two turns of the worker's tick, in milliseconds.
+pub(crate) const TICK_MS: u64 = 10;
+
 const NEVER: Millis = Millis::MAX;
 /// Slots of the wheel; what is further away than a turn of it goes round.
 const SLOTS: u64 = 1024;
 /// Milliseconds of a slot: a tick.
-const SLOT: u64 = crate::proxy::worker::tick::TICK_MS;
+const SLOT: u64 = TICK_MS;
 
 /// All deadlines of one worker.
 #[derive(Debug)]
@@ -251,7 +254,7 @@ impl Deadline {
             self.all
                 .coarse()
                 .saturating_add(millis)
-                .saturating_add(crate::proxy::worker::tick::TICK_MS)
+                .saturating_add(TICK_MS)
         };
         self.set_at(at);
     }

@@ -8,6 +8,7 @@ use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, H
 use http::{HeaderMap, Response, StatusCode};
 
 use crate::proxy::http1::HeadError;
+use crate::proxy::http1::fields::X_REQUEST_ID;
 use crate::stats::{Class, Reason};
 
 /// The field that tells which intermediary answered, and why (RFC 9209).
@@ -160,10 +161,9 @@ impl Error {
         let length = response.body().len();
         self.write_headers(response.headers_mut(), length);
         if let Some(id) = request_id {
-            response.headers_mut().insert(
-                crate::proxy::request::headers::X_REQUEST_ID.clone(),
-                id.clone(),
-            );
+            response
+                .headers_mut()
+                .insert(X_REQUEST_ID.clone(), id.clone());
         }
         response
     }

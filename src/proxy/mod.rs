@@ -16,9 +16,11 @@ mod http1;
 mod observe;
 mod options;
 mod request;
+mod sticky;
 mod upstream;
 mod worker;
 mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
-pub use workers::{BoundListener, Reports, Workers};
+pub use worker::reports::Reports;
+pub use workers::{BoundListener, Workers};

@@ -9,18 +9,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::net::ListenerOptions;
-use crate::proxy::downstream::listener::{self, Listener};
+use crate::proxy::deadline::TICK_MS;
+use crate::proxy::downstream::listener;
 use crate::proxy::options::Options;
-use crate::proxy::request::sticky;
+use crate::proxy::sticky;
 use crate::proxy::worker::limits::{ConnectionLimit, RequestLimit};
+use crate::proxy::worker::listener::Listener;
+use crate::proxy::worker::reports::Reports;
 use crate::proxy::worker::state::Worker;
 use crate::proxy::worker::tick;
 use crate::routing::Publisher;
-use crate::stats::{Batch, EventBatch, Watermark};
 use crate::telemetry::AccessLog;
 
 /// The threads of the data plane.
@@ -36,17 +38,6 @@ struct Thread {
     handle: JoinHandle<()>,
     connections: Arc<AtomicUsize>,
     ended: oneshot::Receiver<bool>,
-}
-
-/// Where workers report to.
-#[derive(Clone, Debug)]
-pub struct Reports {
-    /// What they counted.
-    pub batches: mpsc::Sender<Batch>,
-    /// What became of the requests of releases.
-    pub notes: mpsc::Sender<EventBatch>,
-    /// How far these are complete; of as many workers as there are.
-    pub horizon: Arc<Watermark>,
 }
 
 /// A listener with one socket for each worker, all bound to the same address.
@@ -291,7 +282,7 @@ async fn finish(worker: &Worker, wake: &Notify) {
     worker.drain();
     while worker.connections.load(Ordering::Relaxed) > 0 {
         // The tick fires what is due meanwhile.
-        tokio::time::sleep(Duration::from_millis(tick::TICK_MS)).await;
+        tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
     }
     wake.notify_one();
 }

@@ -2,6 +2,7 @@
 //!
 //! [`http1`] serves it, unless it begins with the preface of HTTP/2: then hyper does, in [`http2`].
 
+mod end;
 mod http1;
 mod http2;
 mod link;
@@ -14,7 +15,7 @@ use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-pub(crate) use self::link::ClientUpload;
+use self::end::ConnectionEnd;
 use self::link::Link;
 use crate::proxy::error::Error;
 use crate::proxy::request::handle::unknown;
@@ -28,22 +29,6 @@ const LINGER_BYTES: usize = 1024 * 1024;
 /// How long that may take.
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
-/// How a connection ended.
-#[derive(Debug)]
-enum End {
-    /// By itself, on either side.
-    Closed,
-    /// After a response, which the client may not have read if it `lingers`, as it may still be
-    /// sending.
-    Done { lingers: bool },
-    /// The client sent what is not passed on.
-    Refused(Error),
-    /// The client took too long.
-    Overdue(Overdue),
-    /// Its first bytes are the preface of HTTP/2.
-    Http2,
-}
-
 /// Serves a connection until it ends.
 pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
     let link = Link::new(Rc::clone(&client), stream);
@@ -51,7 +36,7 @@ pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
     // times on its way there.
     let mut end = Box::pin(http1::serve(&link)).await;
     let (mut stream, begun) = link.into_parts().unzip();
-    if matches!(end, End::Http2)
+    if matches!(end, ConnectionEnd::Http2)
         && let Some(stream) = stream.take()
     {
         end = Box::pin(http2::serve(
@@ -62,23 +47,23 @@ pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
         .await;
     }
     match end {
-        End::Closed
-        | End::Http2
-        | End::Done { lingers: false }
-        | End::Overdue(Overdue::Idle | Overdue::Write) => {}
-        End::Done { lingers: true } => {
+        ConnectionEnd::Closed
+        | ConnectionEnd::Http2
+        | ConnectionEnd::Done { lingers: false }
+        | ConnectionEnd::Overdue(Overdue::Idle | Overdue::Write) => {}
+        ConnectionEnd::Done { lingers: true } => {
             if let Some(stream) = stream {
                 linger(stream, b"").await;
             }
         }
-        End::Overdue(Overdue::Head) => {
+        ConnectionEnd::Overdue(Overdue::Head) => {
             let error = Error::new(
                 Reason::HeaderTimeout,
                 "the request's head did not come in time",
             );
             refuse(&client, stream, error).await;
         }
-        End::Refused(error) => refuse(&client, stream, error).await,
+        ConnectionEnd::Refused(error) => refuse(&client, stream, error).await,
     }
 }
 

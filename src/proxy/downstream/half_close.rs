@@ -3,7 +3,7 @@
 //!
 //! What such a client sends ends with its request; that of a client that has given up ends while it
 //! waits. Nothing else tells them apart until something is written, since a closed socket answers
-//! data only. So an end within [`WITHIN_MS`] of the request means that the client waits for its
+//! data only. So an end within 50 ms of the request means that the client waits for its
 //! answer, and from then on only a reset, or an answer that cannot be written, tells that it has
 //! gone. An end that comes later is that of a client that has gone, as is any reset.
 
@@ -15,11 +15,6 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 use crate::proxy::worker::client::ClientConnection;
-
-/// How long after a request the end of what its client sends still belongs to it: long for a client
-/// that has nothing more to do before that end, and shorter than people or programs wait for an
-/// answer.
-pub(crate) const WITHIN_MS: u64 = 50;
 
 /// Looks whether a client that has half closed its connection resets it. The socket itself cannot
 /// tell any more: it is at its end, which is all that a reader gets to see.

@@ -1,6 +1,5 @@
 //! Accepting connections on one listener, in one worker.
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -11,58 +10,15 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
 use super::connection;
-use crate::net::ListenerOptions;
-use crate::proxy::http1::HeadLimits;
 use crate::proxy::worker::client::ClientConnection;
-use crate::proxy::worker::limits::{ConnectionLimit, ConnectionPermit};
+use crate::proxy::worker::limits::ConnectionPermit;
+use crate::proxy::worker::listener::Listener;
 use crate::proxy::worker::state::Worker;
 
 /// How long to wait after the operating system has refused a connection, mostly for want of file
 /// descriptors: long enough not to spin, short enough that nobody notices once there are some
 /// again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
-
-/// One listener, as one worker sees it.
-#[derive(Debug)]
-pub(crate) struct Listener {
-    pub(crate) options: ListenerOptions,
-    /// Its position in the configuration.
-    pub(crate) index: u16,
-    /// Its port, for `X-Forwarded-Port`.
-    pub(crate) port: u16,
-    /// Whether this worker has said, or need not say, that users may come by way of an undeclared
-    /// proxy.
-    pub(crate) doubted: Cell<bool>,
-    /// Shared with the other workers.
-    seats: ConnectionLimit,
-}
-
-impl Listener {
-    pub(crate) fn new(
-        options: ListenerOptions,
-        index: u16,
-        port: u16,
-        seats: ConnectionLimit,
-    ) -> Rc<Listener> {
-        Rc::new(Listener {
-            index,
-            port,
-            doubted: Cell::new(false),
-            seats,
-            options,
-        })
-    }
-
-    /// What the head of a request of HTTP/1.1 may measure.
-    pub(crate) fn head_limits(&self) -> HeadLimits {
-        let limits = self.options.limits;
-        HeadLimits {
-            head_bytes: limits.header_bytes,
-            headers: limits.headers,
-            target_bytes: limits.uri_bytes,
-        }
-    }
-}
 
 /// Accepts until `stop`; then takes in what the kernel has already accepted, so that nobody who is
 /// through is refused.

@@ -7,6 +7,7 @@
 
 pub(crate) mod chunked;
 mod error;
+pub(crate) mod fields;
 pub(crate) mod grammar;
 pub(crate) mod request;
 pub(crate) mod response;

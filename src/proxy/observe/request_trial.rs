@@ -14,7 +14,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::sample::{SampleCandidate, SampledResponse};
 use crate::model::Weight;
-use crate::proxy::request::sticky::Choice;
+use crate::proxy::sticky::Choice;
 use crate::proxy::worker::state::Worker;
 use crate::routing::{
     BudgetKind, CanaryPermit, ReleaseHandle, RoutedService, RoutedUpstream, Trip,

@@ -10,27 +10,21 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::client_body::ClientUpload;
 use super::exchange::Exchange;
 use crate::proxy::deadline::{Deadline, Millis};
-use crate::proxy::downstream::connection;
 use crate::proxy::error::Error;
 use crate::proxy::upstream::held::ChargedBytes;
-use crate::proxy::upstream::{self, UpstreamFault};
+use crate::proxy::upstream::{self, BodyAborted, UpstreamFault};
 use crate::proxy::worker::client::ClientConnection;
 use crate::routing::EndpointKey;
 use crate::stats::Reason;
-
-/// Why a body ended before its end. What it means is known to whoever set it; the parser only has
-/// to stop.
-#[derive(Debug, thiserror::Error)]
-#[error("the body was cut short")]
-pub(crate) struct BodyAborted;
 
 /// A body as the client's protocol brings it.
 #[derive(Debug)]
 pub(crate) enum ClientBody {
     Nothing,
-    Http1(connection::ClientUpload),
+    Http1(ClientUpload),
     Http2(Incoming),
 }
 
@@ -76,9 +70,10 @@ impl ClientBody {
 }
 
 /// A request's body.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) enum RequestBody {
     /// None.
+    #[default]
     Empty,
     /// All of it, read beforehand.
     Whole(Bytes),

@@ -7,8 +7,8 @@ use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
-use super::headers;
 use crate::proxy::error::Error;
+use crate::proxy::http1::fields;
 use crate::proxy::http1::grammar;
 use crate::proxy::upstream::forwarded_headers;
 use crate::proxy::worker::client::ClientConnection;
@@ -92,7 +92,7 @@ fn http2<B>(request: &mut Request<B>, client: &ClientConnection) -> Result<(), E
         }
         _ => {}
     }
-    headers::join_cookies(request.headers_mut());
+    fields::join_cookies(request.headers_mut());
     Ok(())
 }
 

@@ -9,11 +9,12 @@ use http::{HeaderMap, Method, Request};
 use super::body::ExchangeTimeouts;
 use super::exchange::Exchange;
 use super::headers::client_address;
-use super::sticky::{self, Choice, Issue};
+use super::identify;
 use crate::model::{Sticky, Timeouts};
 use crate::proxy::error::Error;
 use crate::proxy::http1::target;
 use crate::proxy::observe::request_trial::{self, Drawn, RequestTrial};
+use crate::proxy::sticky::{Choice, Issue};
 use crate::proxy::worker::state::Worker;
 use crate::routing::{
     EndpointKey, InFlight, ReleaseHandle, RoutedService, RoutedUpstream, Snapshot,
@@ -90,7 +91,7 @@ impl Destination {
                 "no route matches the request's host and path",
             ))?;
         exchange.client.limit_writes(service.timeouts.idle);
-        if let Some(name) = sticky::tester(service.tester.as_ref(), headers) {
+        if let Some(name) = identify::tester(service.tester.as_ref(), headers) {
             if service.upstream(&name).is_none() {
                 return Err(unknown_upstream(exchange, &service));
             }
@@ -99,7 +100,7 @@ impl Destination {
                 None,
             ));
         }
-        let identity = sticky::identify(&service, request, &exchange.client);
+        let identity = identify::identify(&service, request, &exchange.client);
         let user = service.watch.is_some().then(|| {
             let address = || client_address(headers, &exchange.client);
             request_trial::user(&service, &identity.choice, address)
@@ -226,7 +227,7 @@ impl Destination {
         let Some(watch) = self.watch().cloned() else {
             return;
         };
-        worker.rescues.deposit(&watch);
+        worker.retries.deposit(&watch);
         if self.service.is_baseline_down() {
             // The canary answers whatever is drawn, or nobody does: the draw decides nothing.
             return;

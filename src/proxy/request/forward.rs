@@ -13,10 +13,11 @@ use super::destination::{Destination, Target};
 use super::exchange::Exchange;
 use super::headers;
 use super::rescue::{self, Next};
-use super::sticky::Issue;
 use crate::net::is_local;
 use crate::proxy::error::Error;
+use crate::proxy::http1::fields;
 use crate::proxy::observe::sample::SampleCandidate;
+use crate::proxy::sticky::Issue;
 use crate::proxy::upstream::forwarded_headers::ForwardedHeaders;
 use crate::proxy::upstream::held::HeadCharge;
 use crate::proxy::upstream::interims::Heard;
@@ -59,7 +60,7 @@ pub(crate) async fn send(
     request: &mut Request<RequestBody>,
 ) -> Result<ForwardedResponse, Error> {
     let (mut destination, issue) = Destination::of(exchange, request)?;
-    headers::strip_hop_by_hop(request.headers_mut());
+    fields::strip_hop_by_hop(request.headers_mut());
     if exchange.client.origin.is_trusted() {
         headers::strip_wrong_port(request.headers_mut());
     }

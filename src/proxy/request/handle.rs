@@ -14,7 +14,7 @@ use super::exchange::Exchange;
 use super::forward::{self, ForwardedResponse};
 use super::{check, headers};
 use crate::proxy::error::Error;
-use crate::proxy::http1::target;
+use crate::proxy::http1::{fields, target};
 use crate::proxy::upstream::held::{self, HeldHead, QueuedHead};
 use crate::proxy::worker::client::ClientConnection;
 use crate::proxy::worker::limits::Permit;
@@ -81,10 +81,10 @@ fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<Response
     let (mut head, body) = response.into_parts();
     exchange.answered(&head, body.is_end_stream());
     head.version = Version::HTTP_11;
-    headers::strip_hop_by_hop(&mut head.headers);
+    fields::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {
         head.headers
-            .insert(headers::X_REQUEST_ID.clone(), id.clone());
+            .insert(fields::X_REQUEST_ID.clone(), id.clone());
     }
     if let Some(issue) = issue {
         issue.onto(&mut head);

@@ -2,21 +2,17 @@
 //! answered by the baseline instead, where it may be sent twice and there are not too many of them.
 //!
 //! It still counts against the canary, in the release and in the statistics; see
-//! [`Trial`](super::trial::Trial).
+//! [`RequestTrial`](crate::proxy::observe::request_trial::RequestTrial).
 
-use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::{Arc, Weak};
 use std::task::Poll;
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http::{Method, Request};
 use http_body::Body;
-use tower::retry::budget::{Budget, TpsBudget};
 
 use super::body::{ExchangeTimeouts, RequestBody};
 use super::destination::Destination;
@@ -29,63 +25,6 @@ use crate::stats::{Class, Reason};
 
 /// The largest body that is held so that it can be sent twice.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-
-/// Of so many requests of a service one may be rescued, over [`WINDOW`].
-const REQUESTS_EACH: u32 = 5;
-/// Rescues that are allowed in each second, however few requests there are.
-const SECOND_MIN: u32 = 10;
-/// How long a request allows for a rescue.
-const WINDOW: Duration = Duration::from_secs(10);
-
-/// How many requests may be rescued, by release, of one worker. Without a bound a canary that fails
-/// under load would put that load on the baseline a second time.
-#[derive(Debug, Default)]
-pub(crate) struct Allowances(RefCell<Vec<Allowance>>);
-
-#[derive(Debug)]
-struct Allowance {
-    watch: Weak<ReleaseHandle>,
-    budget: TpsBudget,
-    requests: Cell<u32>,
-}
-
-impl Allowances {
-    /// A request of this release's service was drawn.
-    pub(crate) fn deposit(&self, watch: &Arc<ReleaseHandle>) {
-        self.with(watch, |allowance| {
-            // One deposit for several requests, since each asks for the time.
-            let requests = (allowance.requests.get() + 1) % REQUESTS_EACH;
-            allowance.requests.set(requests);
-            if requests == 0 {
-                allowance.budget.deposit();
-            }
-        });
-    }
-
-    /// Whether one more may be rescued.
-    fn withdraw(&self, watch: &Arc<ReleaseHandle>) -> bool {
-        self.with(watch, |allowance| allowance.budget.withdraw())
-    }
-
-    fn with<T>(&self, watch: &Arc<ReleaseHandle>, act: impl FnOnce(&Allowance) -> T) -> T {
-        let mut all = self.0.borrow_mut();
-        let known = all
-            .iter()
-            .position(|one| std::ptr::eq(one.watch.as_ptr(), Arc::as_ptr(watch)));
-        if let Some(allowance) = known.and_then(|at| all.get(at)) {
-            return act(allowance);
-        }
-        all.retain(|one| one.watch.strong_count() > 0);
-        let allowance = Allowance {
-            watch: Arc::downgrade(watch),
-            budget: TpsBudget::new(WINDOW, SECOND_MIN, 1.0),
-            requests: Cell::new(0),
-        };
-        let done = act(&allowance);
-        all.push(allowance);
-        done
-    }
-}
 
 /// Reads a request's body beforehand if a rescue might have to send it again. On both sides of the
 /// release alike, and before it is drawn, so that the time that takes tells nothing about either.
@@ -234,7 +173,7 @@ pub(crate) fn next(
     };
     // A baseline without endpoints answers nothing better than what the canary has said.
     let worker = Rc::clone(exchange.worker());
-    if !destination.can_rescue(&worker, &watch) || !worker.rescues.withdraw(&watch) {
+    if !destination.can_rescue(&worker, &watch) || !worker.retries.withdraw(&watch) {
         return Next::Answer(attempt);
     }
     destination.rescue(&watch);
@@ -252,48 +191,6 @@ pub(crate) fn next(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Name;
-    use crate::routing::ReleaseHandleSpec;
-    use crate::stats::{ReleaseKey, UpstreamKey};
-
-    fn watch() -> Arc<ReleaseHandle> {
-        let spec = ReleaseHandleSpec {
-            key: ReleaseKey(0),
-            release: "shop-1".into(),
-            baseline: UpstreamKey(0),
-            baseline_name: Name::from("blue"),
-            canary: UpstreamKey(1),
-            canary_name: Name::from("green"),
-            sticky: false,
-            rescue: RescuePolicy::Safe,
-            in_flight_max: 1,
-        };
-        Arc::new(ReleaseHandle::new(spec, 0, 0))
-    }
-
-    #[test]
-    fn a_fifth_of_the_requests_may_be_rescued_beyond_the_least_number() {
-        let (allowances, release, other) = (Allowances::default(), watch(), watch());
-        let least = SECOND_MIN * 10;
-        let taken = |watch| {
-            (0..10_000)
-                .take_while(|_| allowances.withdraw(watch))
-                .count()
-        };
-        assert_eq!(taken(&release), least as usize);
-        (0..1_000).for_each(|_| allowances.deposit(&release));
-        assert_eq!(taken(&release), 200);
-        assert_eq!(taken(&other), least as usize, "releases do not share it");
-    }
-
-    #[test]
-    fn what_releases_were_allowed_is_forgotten_with_them() {
-        let allowances = Allowances::default();
-        let kept = watch();
-        allowances.deposit(&kept);
-        (0..100).for_each(|_| allowances.deposit(&watch()));
-        assert!(allowances.0.borrow().len() <= 2);
-    }
 
     #[test]
     fn a_header_allows_a_repetition_unless_it_says_no() {

@@ -13,23 +13,23 @@ use std::task::{Context, Poll, ready};
 
 use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Request, Response};
-use http_body::{Body as _, Frame};
+use http_body::Frame;
 use tokio::net::TcpStream;
 
 use super::background_upload::BackgroundUpload;
 use super::body::{Body, BodySource};
 use super::buffers::Buffers;
+use super::fault::{SendError, UpstreamFault};
 use super::forwarded_headers::ForwardedHeaders;
 use super::held::HeadCharge;
 use super::interims::{Heard, Interims, PATIENCE};
+use super::outbound::OutboundBody;
 use super::read_buffer::ReadBuffer;
 use super::request::{self, RequestFraming};
 use super::request_writer::RequestWriter;
 use super::revision_guard::RevisionGuard;
 use crate::proxy::deadline::Deadline;
-use crate::proxy::http1::Malformed;
 use crate::proxy::http1::response::{ResponseHead, ResponseHeadReader, ResponseTo};
-use crate::proxy::request::body::{BodyAborted, RequestBody};
 
 /// A connection on which one request at a time is sent; while it is idle, it holds a socket and
 /// nothing else.
@@ -40,53 +40,6 @@ pub(crate) struct UpstreamConnection {
     /// Pays for the head of the next answer, where what its client holds is bounded for all of its
     /// answers.
     pub(super) charge: Option<HeadCharge>,
-}
-
-/// Why an exchange failed.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum UpstreamFault {
-    /// What the upstream sent is not HTTP, or can be read in two ways.
-    #[error("{0}")]
-    Nonsense(&'static str),
-    /// The upstream closed the connection before its answer was whole.
-    #[error("the connection was closed")]
-    Closed,
-    /// The operating system says so.
-    #[error(transparent)]
-    Io(io::Error),
-    /// The request's own body broke off.
-    #[error("the request's body was cut short")]
-    Upload,
-}
-
-impl UpstreamFault {
-    /// Whether the upstream has answered, and nothing that can be passed on.
-    pub(crate) fn is_nonsense(&self) -> bool {
-        matches!(self, UpstreamFault::Nonsense(_))
-    }
-}
-
-impl From<Malformed> for UpstreamFault {
-    fn from(Malformed(why): Malformed) -> UpstreamFault {
-        UpstreamFault::Nonsense(why)
-    }
-}
-
-impl From<BodyAborted> for UpstreamFault {
-    fn from(_: BodyAborted) -> UpstreamFault {
-        UpstreamFault::Upload
-    }
-}
-
-/// Why a request got no answer.
-#[derive(Debug)]
-pub(crate) struct SendError {
-    /// Whether not a byte of it was written: it may be sent again, whatever it is.
-    pub(crate) unsent: bool,
-    /// Whether any byte of an answer had come.
-    pub(crate) answered: bool,
-    /// What happened.
-    pub(crate) fault: UpstreamFault,
 }
 
 impl UpstreamConnection {
@@ -133,9 +86,9 @@ impl UpstreamConnection {
     /// # Errors
     ///
     /// There is no answer, or none that can be understood.
-    pub(crate) async fn send(
+    pub(crate) async fn send<B: OutboundBody>(
         self,
-        request: &mut Request<RequestBody>,
+        request: &mut Request<B>,
         hop: ForwardedHeaders<'_>,
         ticket: RevisionGuard,
         heard: &Heard<'_>,
@@ -166,12 +119,12 @@ impl UpstreamConnection {
 }
 
 /// A request that is being sent, and whose answer has not begun.
-struct Sending<'a> {
+struct Sending<'a, B> {
     stream: TcpStream,
     inflow: ReadBuffer,
     charge: Option<HeadCharge>,
     reader: ResponseHeadReader,
-    request: &'a mut Request<RequestBody>,
+    request: &'a mut Request<B>,
     hop: ForwardedHeaders<'a>,
     ticket: Option<RevisionGuard>,
     heard: &'a Heard<'a>,
@@ -184,7 +137,7 @@ struct Sending<'a> {
     answered: bool,
 }
 
-impl Sending<'_> {
+impl<B: OutboundBody> Sending<'_, B> {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, UpstreamFault>> {
         loop {
             // Again after an interim answer, which may have asked for the body.
@@ -279,15 +232,15 @@ impl Sending<'_> {
     /// Gets the head ready, with what is at hand of the body. It waits for nothing, since what an
     /// upstream answers may not depend on the body.
     fn begin(&mut self, ticket: RevisionGuard, cx: &mut Context<'_>) -> Result<(), UpstreamFault> {
-        let framing = match self.request.body() {
-            RequestBody::Empty => RequestFraming::Nothing,
-            RequestBody::Whole(_) | RequestBody::Upload(_) => {
-                request::framing(self.request.headers())
-            }
+        let framing = match self.request.body().is_none() {
+            true => RequestFraming::Nothing,
+            false => request::framing(self.request.headers()),
         };
-        if let RequestBody::Upload(upload) = self.request.body() {
+        if self.request.body().is_streamed() {
             let awaited = self.heard.client.is_some_and(Interims::is_awaited);
-            self.patience = awaited.then(|| upload.deadline(PATIENCE));
+            if awaited {
+                self.patience = self.request.body().deadline(PATIENCE);
+            }
             let headers = self.request.headers_mut();
             match awaited {
                 true => headers.insert(EXPECT, HeaderValue::from_static("100-continue")),
@@ -321,14 +274,14 @@ impl Sending<'_> {
             Some(_) if self.patience.is_some() => {
                 // The body was announced and never asked for: neither side can know whether it
                 // still comes.
-                *self.request.body_mut() = RequestBody::Empty;
+                *self.request.body_mut() = B::default();
                 reusable = false;
                 BodySource::Whole(self.stream)
             }
             None => BodySource::Whole(self.stream),
             Some(outgoing) => {
                 let (read, write) = self.stream.into_split();
-                let body = std::mem::replace(self.request.body_mut(), RequestBody::Empty);
+                let body = std::mem::take(self.request.body_mut());
                 BodySource::Half(read, BackgroundUpload::spawn(write, outgoing, body))
             }
         };

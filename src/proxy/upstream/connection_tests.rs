@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use bytes::{Buf, Bytes};
 use http::HeaderMap;
 use proptest::prelude::*;
@@ -5,6 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::proxy::upstream::BodyAborted;
 use crate::proxy::upstream::forwarded_headers::samples::hop;
 use crate::proxy::upstream::revision_guard::UnsentRequests;
 use crate::routing::{KeyRegistry, Publisher, RoutingTable};
@@ -42,11 +45,47 @@ async fn connected() -> (UpstreamConnection, TcpStream) {
     (connection, listener.accept().await.unwrap().0)
 }
 
-fn get(method: Method) -> Request<RequestBody> {
+/// The body of a request that has none.
+#[derive(Debug, Default)]
+struct NoBody;
+
+impl http_body::Body for NoBody {
+    type Data = Bytes;
+    type Error = BodyAborted;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyAborted>>> {
+        Poll::Ready(None)
+    }
+}
+
+impl OutboundBody for NoBody {
+    fn is_none(&self) -> bool {
+        true
+    }
+
+    fn is_streamed(&self) -> bool {
+        false
+    }
+
+    fn unread(&mut self, _: Frame<Bytes>) {}
+
+    fn deadline(&self, _: Duration) -> Option<Deadline> {
+        None
+    }
+
+    fn poll_stuck(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+fn get(method: Method) -> Request<NoBody> {
     Request::builder()
         .method(method)
         .uri("/")
-        .body(RequestBody::Empty)
+        .body(NoBody)
         .unwrap()
 }
 

@@ -14,7 +14,7 @@ use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
 use crate::proxy::http1::chunked::write_field;
-use crate::proxy::request::headers;
+use crate::proxy::http1::fields;
 
 /// How long an upstream may take to ask for a body, or to refuse it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -77,7 +77,7 @@ impl Interims {
                 Expectation::None => {}
             }
         }
-        headers::strip_hop_by_hop(interim.headers_mut());
+        fields::strip_hop_by_hop(interim.headers_mut());
         let mut queue = self.queue.borrow_mut();
         let before = queue.len();
         write(&mut queue, interim);

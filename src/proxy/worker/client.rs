@@ -8,13 +8,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use super::listener::Listener;
 use super::state::Worker;
 use crate::proxy::deadline::{Deadline, Millis};
-use crate::proxy::downstream::half_close;
-use crate::proxy::downstream::listener::Listener;
 use crate::proxy::upstream::forwarded_headers::Origin;
 use crate::proxy::upstream::held::{Account, Held};
 use crate::proxy::upstream::interims::Interims;
+
+/// How long after a request the end of what its client sends still belongs to it: long for a client
+/// that has nothing more to do before that end, and shorter than people or programs wait for an
+/// answer.
+const HALF_CLOSE_MS: u64 = 50;
 
 /// What is known of one client connection.
 #[derive(Debug)]
@@ -208,7 +212,7 @@ impl ClientConnection {
     /// written to whoever has gone, nothing comes back.
     pub(crate) fn is_half_close(&self) -> bool {
         let since = self.worker.deadlines.now().saturating_sub(self.heard.get());
-        since <= half_close::WITHIN_MS
+        since <= HALF_CLOSE_MS
     }
 
     /// A client that had half closed the connection has gone away for good.

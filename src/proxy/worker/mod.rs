@@ -2,5 +2,9 @@
 
 pub(crate) mod client;
 pub(crate) mod limits;
+pub(crate) mod listener;
+pub(crate) mod reports;
+pub(crate) mod retry_budget;
+pub(crate) mod sample_rates;
 pub(crate) mod state;
 pub(crate) mod tick;

@@ -11,15 +11,15 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 
 use super::limits::RequestLimit;
+use super::reports::Reports;
+use super::retry_budget::RetryBudgets;
+use super::sample_rates::SampleRates;
 use crate::proxy::deadline::Deadlines;
-use crate::proxy::observe::sample::Rates;
 use crate::proxy::options::Options;
-use crate::proxy::request::rescue::Allowances;
-use crate::proxy::request::sticky::{self, Signer};
+use crate::proxy::sticky::{self, Signer};
 use crate::proxy::upstream::Buffers;
 use crate::proxy::upstream::pool::Pool;
 use crate::proxy::upstream::revision_guard::UnsentRequests;
-use crate::proxy::workers::Reports;
 use crate::routing::{Publisher, Snapshot, SnapshotReader};
 use crate::stats::{EventBuffer, Recorder, UpstreamKey};
 use crate::telemetry::AccessLog;
@@ -42,9 +42,9 @@ pub(crate) struct Worker {
     random: RefCell<fastrand::Rng>,
     pub(crate) notes: RefCell<EventBuffer>,
     /// How many requests may be rescued.
-    pub(crate) rescues: Allowances,
+    pub(crate) retries: RetryBudgets,
     /// How many exchanges may be kept for people.
-    pub(crate) samples: Rates,
+    pub(crate) samples: SampleRates,
     publisher: Publisher,
     reports: Reports,
     wake: Arc<Notify>,
@@ -91,8 +91,8 @@ impl Worker {
             reader: RefCell::new(publisher.reader()),
             random: RefCell::new(fastrand::Rng::new()),
             notes: RefCell::new(EventBuffer::new(number, Arc::clone(&reports.horizon))),
-            rescues: Allowances::default(),
-            samples: Rates::default(),
+            retries: RetryBudgets::default(),
+            samples: SampleRates::default(),
             publisher: publisher.clone(),
             reports,
             wake: Arc::clone(&wake),

@@ -11,9 +11,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::state::Worker;
-
-/// The time between two turns, in milliseconds.
-pub(crate) const TICK_MS: u64 = 10;
+use crate::proxy::deadline::TICK_MS;
 
 const TICK: Duration = Duration::from_millis(TICK_MS);
 /// Counts are handed over with every fifth turn. A summary is 54 KiB for each upstream that was

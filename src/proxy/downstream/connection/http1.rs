@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use http::{Method, Response, Version};
 
-use super::End;
+use super::end::ConnectionEnd;
 use super::link::Link;
 use super::output::{Output, RequestTraits};
 use crate::proxy::downstream::load_shedding;
@@ -15,7 +15,7 @@ use crate::proxy::http1::request::{RequestHead, RequestHeadReader};
 use crate::proxy::request::body::ResponseBody;
 
 /// Serves a connection until it ends, or turns out to speak HTTP/2.
-pub(super) async fn serve(link: &Rc<Link>) -> End {
+pub(super) async fn serve(link: &Rc<Link>) -> ConnectionEnd {
     let mut reader = RequestHeadReader::new(link.client.listener.head_limits());
     let mut fresh = true;
     loop {
@@ -31,7 +31,7 @@ pub(super) async fn serve(link: &Rc<Link>) -> End {
 }
 
 /// Answers one request. An error is the end of the connection, be it as it should.
-async fn exchange(link: &Rc<Link>, head: RequestHead) -> Result<(), End> {
+async fn exchange(link: &Rc<Link>, head: RequestHead) -> Result<(), ConnectionEnd> {
     let mut asked = RequestTraits {
         is_head: *head.request.method() == Method::HEAD,
         http10: head.request.version() == Version::HTTP_10,
@@ -59,7 +59,7 @@ async fn exchange(link: &Rc<Link>, head: RequestHead) -> Result<(), End> {
     if whole && output.keeps_alive() {
         Ok(())
     } else {
-        Err(End::Done {
+        Err(ConnectionEnd::Done {
             lingers: !whole || link.has_unread(),
         })
     }
@@ -70,17 +70,17 @@ fn poll_response(
     link: &Link,
     handling: Pin<&mut impl Future<Output = Response<ResponseBody>>>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Response<ResponseBody>, End>> {
+) -> Poll<Result<Response<ResponseBody>, ConnectionEnd>> {
     link.client.keep_task(cx);
     if let Poll::Ready(response) = handling.poll(cx) {
         return Poll::Ready(Ok(response));
     }
     if link.write_interims(cx).is_err() || link.is_gone(cx) {
-        return Poll::Ready(Err(End::Closed));
+        return Poll::Ready(Err(ConnectionEnd::Closed));
     }
     link.client
         .poll_overdue(cx)
-        .map(|overdue| Err(End::Overdue(overdue)))
+        .map(|overdue| Err(ConnectionEnd::Overdue(overdue)))
 }
 
 /// Writes the response.
@@ -89,7 +89,7 @@ fn poll_output(
     output: &mut Output,
     body: &mut Option<ResponseBody>,
     cx: &mut Context<'_>,
-) -> Poll<Result<(), End>> {
+) -> Poll<Result<(), ConnectionEnd>> {
     link.client.keep_task(cx);
     loop {
         if let Some(filled) = body {
@@ -104,7 +104,7 @@ fn poll_output(
         while !output.segment.is_written() {
             match link.poll_write(&mut output.segment, cx) {
                 Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Poll::Ready(Err(End::Closed)),
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(ConnectionEnd::Closed)),
                 Poll::Pending => return poll_blocked(link, output, body, cx),
             }
         }
@@ -114,11 +114,11 @@ fn poll_output(
         output.segment.clear();
     }
     if link.is_gone(cx) {
-        return Poll::Ready(Err(End::Closed));
+        return Poll::Ready(Err(ConnectionEnd::Closed));
     }
     link.client
         .poll_overdue(cx)
-        .map(|overdue| Err(End::Overdue(overdue)))
+        .map(|overdue| Err(ConnectionEnd::Overdue(overdue)))
 }
 
 /// Waits until the client takes more, within the limits of time.
@@ -127,7 +127,7 @@ fn poll_blocked(
     output: &Output,
     body: &mut Option<ResponseBody>,
     cx: &mut Context<'_>,
-) -> Poll<Result<(), End>> {
+) -> Poll<Result<(), ConnectionEnd>> {
     if body
         .as_mut()
         .is_some_and(|body| body.poll_expired(cx).is_ready())
@@ -135,17 +135,17 @@ fn poll_blocked(
         return Poll::Ready(Err(cut(link, output)));
     }
     if body.is_some() && link.is_gone(cx) {
-        return Poll::Ready(Err(End::Closed));
+        return Poll::Ready(Err(ConnectionEnd::Closed));
     }
     link.client
         .poll_overdue(cx)
-        .map(|overdue| Err(End::Overdue(overdue)))
+        .map(|overdue| Err(ConnectionEnd::Overdue(overdue)))
 }
 
 /// The response breaks off, and must not look complete.
-fn cut(link: &Link, output: &Output) -> End {
+fn cut(link: &Link, output: &Output) -> ConnectionEnd {
     if output.is_close_delimited() {
         link.abort();
     }
-    End::Closed
+    ConnectionEnd::Closed
 }

@@ -12,7 +12,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use super::End;
+use super::end::ConnectionEnd;
 use crate::proxy::downstream::gate_frames::Frames;
 use crate::proxy::downstream::load_shedding;
 use crate::proxy::worker::client::{ClientConnection, Overdue};
@@ -34,7 +34,11 @@ const HEADER_LIST_MAX: usize = 32 * 1024;
 const GATHERED_MAX: usize = 4 * 1024;
 
 /// Serves a connection whose first bytes, the preface among them, have been read, until it ends.
-pub(super) async fn serve(client: Rc<ClientConnection>, stream: TcpStream, begun: &[u8]) -> End {
+pub(super) async fn serve(
+    client: Rc<ClientConnection>,
+    stream: TcpStream,
+    begun: &[u8],
+) -> ConnectionEnd {
     let pacer = Rc::new(Pacer::new(begun));
     let socket = TokioIo::new(Socket {
         stream,
@@ -47,7 +51,7 @@ pub(super) async fn serve(client: Rc<ClientConnection>, stream: TcpStream, begun
     std::future::poll_fn(|cx| {
         pacer.frames.borrow_mut().turn();
         if connection.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(End::Closed);
+            return Poll::Ready(ConnectionEnd::Closed);
         }
         if client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
             connection.as_mut().graceful_shutdown();
@@ -63,7 +67,7 @@ pub(super) async fn serve(client: Rc<ClientConnection>, stream: TcpStream, begun
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        Poll::Ready(End::Overdue(overdue))
+        Poll::Ready(ConnectionEnd::Overdue(overdue))
     })
     .await
 }

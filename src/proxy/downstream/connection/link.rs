@@ -15,12 +15,13 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tokio::net::TcpStream;
 
-use super::End;
+use super::end::ConnectionEnd;
 use crate::proxy::downstream::half_close::ResetWatch;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
 use crate::proxy::http1::request::{BodyLength, RequestHead, RequestHeadReader};
 use crate::proxy::request::body::{BodyError, ClientBody};
+use crate::proxy::request::client_body::{BodyLink, ClientUpload};
 use crate::proxy::upstream::BLOCK;
 use crate::proxy::worker::client::ClientConnection;
 
@@ -148,7 +149,7 @@ impl Link {
         reader: &mut RequestHeadReader,
         fresh: bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<RequestHead, End>> {
+    ) -> Poll<Result<RequestHead, ConnectionEnd>> {
         self.client.keep_task(cx);
         loop {
             if let Some(end) = self.advance(reader, fresh) {
@@ -158,7 +159,7 @@ impl Link {
             let input = self.input.borrow();
             let in_head = reader.is_in_head(input.buffer.len());
             if input.half_closed || (!fresh && !in_head && self.client.worker.is_draining()) {
-                return Poll::Ready(Err(End::Closed));
+                return Poll::Ready(Err(ConnectionEnd::Closed));
             }
             drop(input);
             if in_head {
@@ -166,12 +167,12 @@ impl Link {
             }
             match self.poll_read(cx) {
                 Poll::Ready(Ok(1..)) => {}
-                Poll::Ready(_) => return Poll::Ready(Err(End::Closed)),
+                Poll::Ready(_) => return Poll::Ready(Err(ConnectionEnd::Closed)),
                 Poll::Pending => {
                     return self
                         .client
                         .poll_overdue(cx)
-                        .map(|overdue| Err(End::Overdue(overdue)));
+                        .map(|overdue| Err(ConnectionEnd::Overdue(overdue)));
                 }
             }
         }
@@ -182,14 +183,14 @@ impl Link {
         &self,
         reader: &mut RequestHeadReader,
         fresh: bool,
-    ) -> Option<Result<RequestHead, End>> {
+    ) -> Option<Result<RequestHead, ConnectionEnd>> {
         let Input { buffer, looked, .. } = &mut *self.input.borrow_mut();
         if buffer.len() == *looked {
             return None;
         }
         if fresh && buffer.first() == PREFACE.first() {
             if buffer.starts_with(PREFACE) {
-                return Some(Err(End::Http2));
+                return Some(Err(ConnectionEnd::Http2));
             }
             if PREFACE.starts_with(buffer) {
                 return None;
@@ -207,7 +208,7 @@ impl Link {
                 }
                 None
             }
-            Err(refusal) => Some(Err(End::Refused(refusal.into()))),
+            Err(refusal) => Some(Err(ConnectionEnd::Refused(refusal.into()))),
         }
     }
 
@@ -228,9 +229,8 @@ impl Link {
             .begin(expects && input.buffer.is_empty());
         input.held = length != BodyLength::Nothing;
         if input.held {
-            ClientBody::Http1(ClientUpload {
-                link: Some(Rc::clone(self)),
-            })
+            let link: Rc<Link> = Rc::clone(self);
+            ClientBody::Http1(ClientUpload::new(link))
         } else {
             ClientBody::Nothing
         }
@@ -375,58 +375,27 @@ impl Link {
     }
 }
 
-/// The body of the request at hand. It lets go of the connection with its last piece, as it may be
-/// held for longer.
-#[derive(Debug)]
-pub(crate) struct ClientUpload {
-    link: Option<Rc<Link>>,
-}
-
-impl ClientUpload {
-    /// The next piece; `None` at its end.
-    pub(crate) fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let Some(link) = &self.link else {
-            return Poll::Ready(None);
-        };
-        let polled = link.poll_body(cx);
-        if link.input.borrow().body.is_over() {
-            self.let_go();
-        }
-        polled
+impl BodyLink for Link {
+    fn poll_body(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Link::poll_body(self, cx)
     }
 
-    /// Whether all of it has been given out.
-    pub(crate) fn is_end_stream(&self) -> bool {
-        self.link.is_none()
+    fn is_over(&self) -> bool {
+        self.input.borrow().body.is_over()
     }
 
-    /// How much is still to come, if that is known.
-    pub(crate) fn size_hint(&self) -> SizeHint {
-        let Some(link) = &self.link else {
-            return SizeHint::with_exact(0);
-        };
-        match link.input.borrow().body {
+    fn remaining(&self) -> SizeHint {
+        match self.input.borrow().body {
             Remaining::Length(left) => SizeHint::with_exact(left),
             Remaining::Chunked(_) | Remaining::Broken => SizeHint::default(),
         }
     }
 
-    fn let_go(&mut self) {
-        if let Some(link) = self.link.take() {
-            let mut input = link.input.borrow_mut();
-            input.held = false;
-            if input.awaited {
-                link.client.wake_task();
-            }
+    fn let_go(&self) {
+        let mut input = self.input.borrow_mut();
+        input.held = false;
+        if input.awaited {
+            self.client.wake_task();
         }
-    }
-}
-
-impl Drop for ClientUpload {
-    fn drop(&mut self) {
-        self.let_go();
     }
 }

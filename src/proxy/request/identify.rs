@@ -1,57 +1,13 @@
-//! What makes a user return to the same upstream, and how a tester names one.
-//!
-//! A cookie counts as a key only with the proxy's own signature for this service: whoever makes up
-//! values, however many, cannot choose which upstream he comes to.
-
-mod issue;
-mod shared;
-mod signer;
-
-use std::io;
-use std::sync::Arc;
+//! Whose request it is, and how a tester names an upstream.
 
 use http::Request;
 use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
-pub(crate) use self::issue::{Issue, Warned};
-pub(crate) use self::signer::Signer;
-use self::signer::{Form, KEY_BYTES};
 use super::headers::{client_address, doubt_address};
-use crate::model::{StickyCookie, StickySecret, Tester};
+use crate::model::{StickyCookie, Tester};
+use crate::proxy::sticky::{Choice, Form, Issue, KEY_BYTES, StickyIdentity};
 use crate::proxy::worker::client::ClientConnection;
 use crate::routing::RoutedService;
-
-/// How the upstream of a request is to be chosen.
-#[derive(Clone, Debug)]
-pub(crate) enum Choice {
-    /// A tester named this upstream.
-    Named(Box<str>),
-    /// By this user's key.
-    Key(Box<[u8]>),
-    /// By a draw of its own.
-    Draw(u64),
-}
-
-/// Who a request is from, as it is assigned: all that there is to know of its key, in one place.
-///
-/// A key that is fresh has been made up for this very request and is given to the user with the
-/// answer, so this request is its first. An answer that cannot carry the cookie ([`Issue::onto`])
-/// leaves the user without it. Then the key never comes again, and the request is what one without
-/// a key is: one that was drawn by itself.
-#[derive(Debug)]
-pub(crate) struct StickyIdentity {
-    /// By the key, or by a draw where there can be none.
-    pub(crate) choice: Choice,
-    /// The cookie to give with the answer.
-    pub(crate) issue: Option<Issue>,
-}
-
-/// What all workers have in common for sticky cookies.
-#[derive(Clone, Debug)]
-pub(crate) struct Common {
-    pub(crate) secret: StickySecret,
-    pub(crate) warned: Arc<Warned>,
-}
 
 /// The longest key that is taken from a header; a longer one is somebody playing.
 const HEADER_KEY_BYTES_MAX: usize = 256;
@@ -61,41 +17,17 @@ const TAGS_CHECKED_MAX: u32 = 8;
 
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-impl Common {
-    /// With this secret, or with one that ends with the process.
-    ///
-    /// # Errors
-    ///
-    /// The system gives no random bytes.
-    pub(crate) fn new(secret: Option<StickySecret>) -> io::Result<Common> {
-        let secret = match secret {
-            Some(secret) => secret,
-            None => {
-                let mut bytes = [0; StickySecret::BYTES];
-                getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
-                StickySecret::new(bytes)
-            }
-        };
-        Ok(Common {
-            secret,
-            warned: Arc::default(),
-        })
+fn known(key: &[u8]) -> StickyIdentity {
+    StickyIdentity {
+        choice: Choice::Key(key.into()),
+        issue: None,
     }
 }
 
-impl StickyIdentity {
-    fn known(key: &[u8]) -> StickyIdentity {
-        StickyIdentity {
-            choice: Choice::Key(key.into()),
-            issue: None,
-        }
-    }
-
-    fn unknown(client: &ClientConnection) -> StickyIdentity {
-        StickyIdentity {
-            choice: Choice::Draw(client.worker.draw()),
-            issue: None,
-        }
+fn unknown(client: &ClientConnection) -> StickyIdentity {
+    StickyIdentity {
+        choice: Choice::Draw(client.worker.draw()),
+        issue: None,
     }
 }
 
@@ -120,14 +52,14 @@ pub(crate) fn identify<B>(
     use crate::model::Sticky;
     let headers = request.headers();
     match &service.sticky {
-        None => StickyIdentity::unknown(client),
+        None => unknown(client),
         Some(Sticky::ClientIp) => {
             doubt_address(client);
-            StickyIdentity::known(&address_key(client_address(headers, client)))
+            known(&address_key(client_address(headers, client)))
         }
         Some(Sticky::Header(name)) => match header_key(name, headers, client) {
-            Some(key) => StickyIdentity::known(key),
-            None => StickyIdentity::unknown(client),
+            Some(key) => known(key),
+            None => unknown(client),
         },
         Some(Sticky::Cookie(cookie)) => by_cookie(service, cookie, request, client),
     }
@@ -170,7 +102,7 @@ fn by_cookie<B>(
             Form::Signed { key, tag } if checked < TAGS_CHECKED_MAX => {
                 checked += 1;
                 if signer.verify(&service.name, key, tag) {
-                    return StickyIdentity::known(key);
+                    return known(key);
                 }
             }
             Form::Unsigned(key) => old = old.or(Some(key)),

@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 use self::end::ConnectionEnd;
 use self::link::Link;
 use crate::proxy::error::Error;
-use crate::proxy::request::handle::unknown;
+use crate::proxy::request::access::unknown;
 use crate::proxy::worker::client::{ClientConnection, Overdue};
 use crate::stats::{MethodLabel, Reason, RequestLabels};
 use crate::telemetry::AccessRecord;

@@ -15,7 +15,7 @@ use tower::layer::layer_fn;
 use crate::proxy::error::Error;
 use crate::proxy::request::body::{ClientBody, ResponseBody};
 use crate::proxy::request::exchange::Exchange;
-use crate::proxy::request::handle::{handle, introduce, refuse};
+use crate::proxy::request::{access::introduce, handle::handle, respond::refuse};
 use crate::proxy::upstream::held::HeldHead;
 use crate::proxy::worker::client::ClientConnection;
 use crate::proxy::worker::limits::Permit;

@@ -48,7 +48,7 @@ enum State {
     /// Nothing is known yet.
     Open,
     /// It failed on the canary, and the baseline has been asked.
-    Deserted,
+    FailedOver,
     /// The baseline has begun to answer well what the canary failed.
     Rescued,
     /// What it comes to has been noted.
@@ -175,14 +175,14 @@ impl RequestTrial {
     pub(crate) fn head(&mut self, worker: &Worker, status: u16, ended: bool, now: Instant) {
         let bad = Class::of_status(status).is_failure();
         match self.state {
-            State::Open | State::Deserted if bad => self.fail(worker, now),
+            State::Open | State::FailedOver if bad => self.fail(worker, now),
             State::Open => {
                 self.headed = true;
                 if !ended {
                     self.note(worker, RequestEventKind::Headed);
                 }
             }
-            State::Deserted => {
+            State::FailedOver => {
                 self.state = State::Rescued;
                 self.note(worker, RequestEventKind::Bad { visible: false });
             }
@@ -209,7 +209,7 @@ impl RequestTrial {
     /// The request is over.
     pub(crate) fn end(mut self, worker: &Worker, class: Class, now: Instant) {
         match self.state {
-            State::Open | State::Deserted if class.is_failure() => self.fail(worker, now),
+            State::Open | State::FailedOver if class.is_failure() => self.fail(worker, now),
             State::Open if class == Class::ClientAbort => self.abort(worker, now),
             State::Open => {
                 let latency_us = u32::try_from(us(now).saturating_sub(self.assignment.at_us))
@@ -218,7 +218,7 @@ impl RequestTrial {
             }
             // The canary failed; that the client did not wait for the baseline does not make that
             // good.
-            State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),
+            State::FailedOver => self.note(worker, RequestEventKind::Bad { visible: false }),
             // What the user got in place of the canary's failure is broken too.
             State::Rescued if class.is_failure() => {
                 self.spend(worker, BudgetKind::Visible, now);
@@ -234,7 +234,7 @@ impl RequestTrial {
     pub(crate) fn reroute(self, worker: &Worker) -> Option<SampleCandidate> {
         match self.state {
             State::Open => self.note(worker, RequestEventKind::Aborted { late: false }),
-            State::Deserted => self.note(worker, RequestEventKind::Bad { visible: false }),
+            State::FailedOver => self.note(worker, RequestEventKind::Bad { visible: false }),
             State::Rescued | State::Settled => {}
         }
         self.subject
@@ -242,8 +242,8 @@ impl RequestTrial {
 
     /// The canary has failed, and the baseline is asked. What to note is known only when that is
     /// known to have answered; but whoever judges should look soon.
-    pub(crate) fn desert(&mut self, worker: &Worker, now: Instant) {
-        self.state = State::Deserted;
+    pub(crate) fn fail_over(&mut self, worker: &Worker, now: Instant) {
+        self.state = State::FailedOver;
         self.spend(worker, BudgetKind::All, now);
         self.place = None;
         self.watch.flush_now();

@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 
 use super::client_body::ClientUpload;
 use super::exchange::Exchange;
+use super::timeouts::ExchangeTimeouts;
 use crate::proxy::deadline::{Deadline, Millis};
 use crate::proxy::error::Error;
 use crate::proxy::upstream::held::ChargedBytes;
@@ -324,29 +325,6 @@ pub(crate) struct Relay {
     pub(crate) held: bool,
     /// Whether it has been cut, and who writes it to the client is still to be told.
     pub(crate) cut: bool,
-}
-
-/// The limits of time on an exchange.
-#[derive(Debug)]
-pub(crate) struct ExchangeTimeouts {
-    /// Fires when nothing has moved for too long.
-    pub(crate) idle: Deadline,
-    pub(crate) idle_limit: Duration,
-    /// Whether the idle limit is running.
-    pub(crate) waiting: bool,
-    /// Fires when the exchange as a whole takes too long, if that is limited.
-    pub(crate) total: Option<Deadline>,
-}
-
-impl ExchangeTimeouts {
-    /// Ready with the error once the exchange as a whole has taken too long.
-    pub(crate) fn poll_total(&self, cx: &Context<'_>) -> Poll<Error> {
-        let Some(total) = &self.total else {
-            return Poll::Pending;
-        };
-        let late = || Error::new(Reason::TotalTimeout, "the exchange took too long");
-        total.poll(cx).map(|()| late())
-    }
 }
 
 impl Relay {

@@ -1,6 +1,7 @@
 //! One request on its way: what has to be counted once, whatever becomes of it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,7 @@ use crate::proxy::upstream::UpstreamConnection;
 use crate::proxy::worker::client::ClientConnection;
 use crate::proxy::worker::limits::Permit;
 use crate::proxy::worker::state::Worker;
-use crate::routing::{EndpointKey, InFlight};
+use crate::routing::{EndpointKey, InFlight, ReleaseHandle};
 use crate::stats::{Class, MethodLabel, Outcome, RequestLabels, UpstreamKey};
 use crate::telemetry::AccessRecord;
 
@@ -130,6 +131,17 @@ impl Exchange {
         }
     }
 
+    /// The release whose canary has the request.
+    pub(crate) fn on_canary(&self) -> Option<&Arc<ReleaseHandle>> {
+        self.trial.as_ref()?.on_canary()
+    }
+
+    /// Its upstream was taken out while it waited: it counts for no arm. Gives what a sample would
+    /// tell.
+    pub(crate) fn leave_trial(&mut self) -> Option<SampleCandidate> {
+        self.trial.take()?.reroute(&self.client.worker)
+    }
+
     pub(crate) fn worker(&self) -> &Rc<Worker> {
         &self.client.worker
     }
@@ -182,7 +194,7 @@ impl Exchange {
 
     /// The upstream has failed, by its status or without an answer, and nobody has seen it: it is
     /// counted for the upstream, and the request goes on to another.
-    pub(crate) fn desert<B>(&mut self, class: Class, answer: Result<&Response<B>, &Error>) {
+    pub(crate) fn fail_over<B>(&mut self, class: Class, answer: Result<&Response<B>, &Error>) {
         let now = Instant::now();
         self.in_flight = None;
         if let Some(trial) = &mut self.trial {
@@ -194,7 +206,7 @@ impl Exchange {
                 request_id: self.request_id.as_ref(),
             };
             trial.sample(&self.client.worker, &seen);
-            trial.desert(&self.client.worker, now);
+            trial.fail_over(&self.client.worker, now);
         }
         let mut recorder = self.client.worker.recorder.borrow_mut();
         if let Some(upstream) = self.upstream.take() {

@@ -1,178 +1,124 @@
-//! The way of a request, in one function.
+//! A request from its head to the head of the response, in one loop.
 
 use std::convert::Infallible;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::task::Context;
 
-use bytes::Bytes;
-use http::header::{DATE, HOST, USER_AGENT};
-use http::{HeaderMap, Request, Response, Version};
+use http::{Request, Response};
 
-use super::body::{ClientBody, Relay, RequestBody, ResponseBody};
+use super::access::introduce;
+use super::attempts::{Attempts, Next, Outcome};
+use super::body::{ClientBody, RequestBody, ResponseBody};
 use super::exchange::Exchange;
-use super::forward::{self, ForwardedResponse};
-use super::{check, headers};
+use super::replay::Replay;
+use super::respond::{ForwardedResponse, refuse, relay, reserve_cookie};
+use super::route::{Route, Target};
+use super::send::{Sender, UpstreamResponse};
+use super::timeouts::ExchangeTimeouts;
+use super::{check, enrolment, headers, identify};
 use crate::proxy::error::Error;
-use crate::proxy::http1::{fields, target};
-use crate::proxy::upstream::held::{self, HeldHead, QueuedHead};
+use crate::proxy::upstream::held::HeldHead;
 use crate::proxy::worker::client::ClientConnection;
 use crate::proxy::worker::limits::Permit;
 use crate::stats::MethodLabel;
-use crate::telemetry::AccessRecord;
 
 /// Answers a request: with what the upstream says, or with why there is nothing.
 pub(crate) async fn handle(
     client: Rc<ClientConnection>,
     request: Request<ClientBody>,
-    place: Permit,
+    permit: Permit,
     head: Option<HeldHead>,
 ) -> Result<Response<ResponseBody>, Infallible> {
     let _counted = head;
-    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), place);
+    let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), permit);
     let version = request.version();
     let (head, body) = request.into_parts();
     let (body, upload) = RequestBody::new(body, &client);
     exchange.upload = upload;
     let mut request = Request::from_parts(head, body);
     introduce(&mut exchange, &client, &request);
-    let answered = match check::request(&mut request, &client) {
-        Ok(()) => forward::send(&mut exchange, &mut request).await,
-        Err(error) => Err(error),
-    };
-    Ok(match answered {
-        Ok(mut answer) => {
-            answer
-                .response
-                .body_mut()
-                .charge(|| client.account(version));
-            let queued = match version {
-                Version::HTTP_2 => queue(&client, answer.response.headers_mut()).await,
-                _ => None,
-            };
-            answer.response.body_mut().release_head();
-            let mut response = relay(exchange, answer);
-            if let Some(queued) = queued {
-                queued.onto(response.headers_mut());
-            }
-            response
-        }
+    Ok(match forward(&mut exchange, &mut request).await {
+        Ok(response) => relay(exchange, response, version).await,
         Err(error) => refuse(exchange, &error),
     })
 }
 
-/// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
-/// long does not keep the memory that it was read into.
-async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<QueuedHead> {
-    if client.held.is_scarce() {
-        held::detach(headers);
-    }
-    poll_fn(|cx| client.held.poll_queue(headers, cx)).await
-}
-
-/// Passes the upstream's answer on, watched to its end.
-fn relay(mut exchange: Exchange, answer: ForwardedResponse) -> Response<ResponseBody> {
-    let ForwardedResponse {
+/// Asks upstreams until one has answered, or none is left that may be asked.
+async fn forward(
+    exchange: &mut Exchange,
+    request: &mut Request<RequestBody>,
+) -> Result<ForwardedResponse, Error> {
+    check::request(request, &exchange.client)?;
+    let (mut route, issue) = identify::route(exchange, request)?;
+    headers::strip(request.headers_mut(), &exchange.client);
+    let deadlines = &exchange.worker().deadlines;
+    let limits = ExchangeTimeouts::new(&route.service().timeouts, deadlines);
+    let mut replay = Replay::prepare(exchange, &mut route, request, &limits).await?;
+    let mut attempts = Attempts::new(replay.repeatability);
+    let answered = loop {
+        let outcome = match next(exchange, &mut route, &attempts) {
+            Ok(target) => send(exchange, &target, request, &limits).await,
+            Err(error) => Outcome::Failed(error),
+        };
+        let status = |answer: &UpstreamResponse| answer.response.status().as_u16();
+        let fail_over = || replay.fail_over(exchange, &mut route);
+        match attempts.after(outcome, status, fail_over) {
+            Next::Respond(answered) => break answered?,
+            Next::Again => {}
+            Next::FailOver(class, failed) => {
+                exchange.fail_over(class, failed.as_ref().map(|answer| &answer.response));
+                // A response goes with its connection, which is not pooled with a body half read.
+                drop(failed);
+                replay.restore(request);
+            }
+        }
+    };
+    let UpstreamResponse {
+        mut response,
+        endpoint,
+    } = answered;
+    reserve_cookie(exchange, &route, response.headers_mut());
+    Ok(ForwardedResponse {
         response,
         endpoint,
         limits,
         issue,
-    } = answer;
-    let (mut head, body) = response.into_parts();
-    exchange.answered(&head, body.is_end_stream());
-    head.version = Version::HTTP_11;
-    fields::strip_hop_by_hop(&mut head.headers);
-    if let Some(id) = &exchange.request_id {
-        head.headers
-            .insert(fields::X_REQUEST_ID.clone(), id.clone());
-    }
-    if let Some(issue) = issue {
-        issue.onto(&mut head);
-    }
-    if !head.headers.contains_key(DATE) {
-        head.headers.insert(DATE, exchange.worker().date());
-    }
-    let mut relay = Relay {
-        body: Some(body),
-        endpoint,
-        exchange,
-        limits,
-        offered: false,
-        held: false,
-        cut: false,
-    };
-    relay.offer(!relay.is_end_stream());
-    Response::from_parts(head, ResponseBody::Relay(Box::new(relay)))
+    })
 }
 
-/// Answers in the proxy's own name.
-pub(crate) fn refuse(mut exchange: Exchange, error: &Error) -> Response<ResponseBody> {
-    tracing::debug!(
-        reason = error.reason.as_str(),
-        detail = error.detail,
-        "answered by the proxy"
-    );
-    let mut response =
-        error.response_with(exchange.request_id.as_ref(), exchange.detail.as_deref());
-    if exchange.is_head() {
-        // The head says how long the body would be.
-        *response.body_mut() = Bytes::new();
-    }
-    exchange.sent(response.body().len());
-    exchange.fail(error);
-    response.map(ResponseBody::Own)
-}
-
-/// Gives a request its identity, and keeps what the access log will tell of it.
-pub(crate) fn introduce<B>(
+/// Where the next attempt goes by the newest table, which the exchange takes note of.
+fn next<'a>(
     exchange: &mut Exchange,
-    client: &ClientConnection,
-    request: &Request<B>,
-) {
-    exchange.describe(|| describe(client, request));
-    exchange.request_id = Some(headers::request_id(request.headers(), client));
+    route: &'a mut Route,
+    attempts: &Attempts,
+) -> Result<Target<'a>, Error> {
+    enrolment::assign(exchange, route);
+    let Some(upstream) = route.upstream() else {
+        return Err(attempts.no_endpoint());
+    };
+    exchange.assign(&route.service().name, &upstream.name, upstream.key);
+    let endpoint = attempts.next(upstream, exchange.worker().draw())?;
+    exchange.occupy(endpoint.enter());
+    Ok(route.target(upstream.key, endpoint, attempts.needs_fresh()))
 }
 
-fn describe<B>(client: &ClientConnection, request: &Request<B>) -> AccessRecord {
-    let (uri, headers) = (request.uri(), request.headers());
-    let header = |name| headers.get(name).cloned();
-    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
-    AccessRecord {
-        client: headers::client_address(headers, client),
-        method: Some(request.method().clone()),
-        host: host
-            .or(uri.authority().map(http::uri::Authority::as_str))
-            .map(str::to_owned),
-        target: Some(target::of(request).to_owned()),
-        protocol: Some(request.version()),
-        user_agent: header(USER_AGENT),
-        referer: header(http::header::REFERER),
-        ..unknown(client)
-    }
-}
-
-/// What the access log tells of a client of whose request nothing is known.
-pub(crate) fn unknown(client: &ClientConnection) -> AccessRecord {
-    AccessRecord {
-        time: SystemTime::now(),
-        listener: client.listener.options.name.as_str().into(),
-        client: client.peer.ip().to_canonical(),
-        method: None,
-        host: None,
-        target: None,
-        protocol: None,
-        status: 0,
-        service: None,
-        upstream: None,
-        endpoint: None,
-        outcome: "",
-        reason: None,
-        bytes_in: 0,
-        bytes_out: 0,
-        first_byte_us: None,
-        total_us: 0,
-        request_id: None,
-        user_agent: None,
-        referer: None,
-    }
+async fn send(
+    exchange: &Exchange,
+    target: &Target<'_>,
+    request: &mut Request<RequestBody>,
+    limits: &ExchangeTimeouts,
+) -> Outcome<UpstreamResponse> {
+    let stall = exchange.stall();
+    let sender = Sender {
+        client: &exchange.client,
+        upload: exchange.upload.as_deref(),
+        request_id: exchange.request_id.as_ref(),
+        limits,
+    };
+    let watch = |cx: &Context<'_>| {
+        if let Some(stall) = &stall {
+            exchange.watch_upload(stall, cx);
+        }
+    };
+    sender.send(target, request, watch).await
 }

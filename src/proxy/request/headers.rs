@@ -3,7 +3,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::notice::{self, Notice};
-use crate::proxy::http1::fields::X_REQUEST_ID;
+use crate::proxy::http1::fields::{self, X_REQUEST_ID};
 use crate::proxy::upstream::forwarded;
 use crate::proxy::upstream::forwarded_headers::X_REAL_IP;
 use crate::proxy::worker::client::ClientConnection;
@@ -11,9 +11,18 @@ use crate::proxy::worker::client::ClientConnection;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 
+/// Takes off what is not for the upstream: fields of this hop, and of a trusted peer what it cannot
+/// mean.
+pub(crate) fn strip(headers: &mut HeaderMap, client: &ClientConnection) {
+    fields::strip_hop_by_hop(headers);
+    if client.origin.is_trusted() {
+        strip_wrong_port(headers);
+    }
+}
+
 /// Takes off an `X-Forwarded-Port` that tells no port, so that the next hop is told the one that
 /// the user has connected to.
-pub(crate) fn strip_wrong_port(headers: &mut HeaderMap) {
+fn strip_wrong_port(headers: &mut HeaderMap) {
     let told = headers.get(&X_FORWARDED_PORT);
     if told.is_some_and(|value| !forwarded::tells_port(value)) {
         headers.remove(&X_FORWARDED_PORT);

@@ -1,13 +1,20 @@
 //! Whose request it is, and how a tester names an upstream.
 
+use std::sync::Arc;
+
 use http::Request;
 use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
+use super::exchange::Exchange;
 use super::headers::{client_address, doubt_address};
+use super::route::{self, Route};
 use crate::model::{StickyCookie, Tester};
+use crate::proxy::error::Error;
+use crate::proxy::observe::request_trial;
 use crate::proxy::sticky::{Choice, Form, Issue, KEY_BYTES, StickyIdentity};
 use crate::proxy::worker::client::ClientConnection;
 use crate::routing::RoutedService;
+use crate::stats::Reason;
 
 /// The longest key that is taken from a header; a longer one is somebody playing.
 const HEADER_KEY_BYTES_MAX: usize = 256;
@@ -31,9 +38,67 @@ fn unknown(client: &ClientConnection) -> StickyIdentity {
     }
 }
 
+/// Routes a request, and settles how its upstream is chosen; with the cookie that its response is
+/// to set.
+///
+/// # Errors
+///
+/// No route matches, or a tester names an upstream that does not exist.
+pub(crate) fn route<B>(
+    exchange: &mut Exchange,
+    request: &Request<B>,
+) -> Result<(Route, Option<Issue>), Error> {
+    let client = &*exchange.client;
+    let (service, revision) = client
+        .worker
+        .with_snapshot(|snapshot| {
+            let service = route::service(snapshot, request)?;
+            Some((Arc::clone(service), snapshot.revision))
+        })
+        .ok_or(NO_ROUTE)?;
+    client.limit_writes(service.timeouts.idle);
+    let headers = request.headers();
+    if let Some(name) = tester(service.tester.as_ref(), headers) {
+        if service.upstream(&name).is_none() {
+            return Err(unknown_upstream(exchange, &service));
+        }
+        let choice = Choice::Named(name);
+        return Ok((Route::new(service, revision, choice, None), None));
+    }
+    let StickyIdentity { choice, issue } = identify(&service, request, client);
+    let user = service.watch.is_some().then(|| {
+        let address = || client_address(headers, client);
+        request_trial::user(&service, &choice, address)
+    });
+    Ok((Route::new(service, revision, choice, user), issue))
+}
+
+const NO_ROUTE: Error = Error::new(
+    Reason::NoRoute,
+    "no route matches the request's host and path",
+);
+
+/// A tester who is taken for a user would believe that the new version works.
+fn unknown_upstream(exchange: &mut Exchange, service: &RoutedService) -> Error {
+    let names: Vec<&str> = service
+        .upstreams
+        .iter()
+        .map(|upstream| &*upstream.name)
+        .collect();
+    let (service, names) = (&service.name, names.join(", "));
+    exchange.detail = Some(format!(
+        "the request names an upstream that service {service} does not have; its upstreams are: \
+         {names}"
+    ));
+    Error::new(
+        Reason::BadRequest,
+        "the request names an upstream that does not exist",
+    )
+}
+
 /// The upstream that a tester names, if the service allows it and the request does. An empty name
 /// is none.
-pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
+fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box<str>> {
     let name = match tester? {
         Tester::Header(name) => headers.get(name)?.as_bytes(),
         Tester::Cookie(name) => cookies(headers, name).next()?,
@@ -44,7 +109,7 @@ pub(crate) fn tester(tester: Option<&Tester>, headers: &HeaderMap) -> Option<Box
 }
 
 /// Who a request is from.
-pub(crate) fn identify<B>(
+fn identify<B>(
     service: &RoutedService,
     request: &Request<B>,
     client: &ClientConnection,

@@ -1,14 +1,19 @@
 //! One request, from its head to the end of its response.
 
+pub(crate) mod access;
+pub(crate) mod attempts;
 pub(crate) mod body;
 pub(crate) mod check;
 pub(crate) mod client_body;
-pub(crate) mod destination;
+pub(crate) mod enrolment;
 pub(crate) mod exchange;
-pub(crate) mod forward;
 pub(crate) mod handle;
 pub(crate) mod headers;
 pub(crate) mod identify;
 pub(crate) mod notice;
 pub(crate) mod outbound;
-pub(crate) mod rescue;
+pub(crate) mod replay;
+pub(crate) mod respond;
+pub(crate) mod route;
+pub(crate) mod send;
+pub(crate) mod timeouts;

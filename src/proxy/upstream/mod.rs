@@ -19,5 +19,5 @@ pub(crate) mod revision_guard;
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::{BLOCK, Buffers};
 pub(crate) use self::connection::UpstreamConnection;
-pub(crate) use self::fault::{BodyAborted, SendError, UpstreamFault};
+pub(crate) use self::fault::{BodyAborted, UpstreamFault};
 pub(crate) use self::outbound::OutboundBody;

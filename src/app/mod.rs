@@ -10,6 +10,7 @@ mod reload;
 pub(crate) mod replay;
 mod running;
 mod signals;
+mod sockets;
 mod threads;
 
 use std::path::PathBuf;

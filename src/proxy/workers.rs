@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::net::ListenerOptions;
+use crate::net::{Acceptor, ListenerOptions, Sockets};
 use crate::proxy::deadline::TICK_MS;
 use crate::proxy::downstream::listener;
 use crate::proxy::options::Options;
@@ -45,8 +45,8 @@ struct Thread {
 pub struct BoundListener {
     /// How it was declared.
     pub options: ListenerOptions,
-    /// One socket for each worker, in non-blocking mode.
-    pub sockets: Vec<TcpListener>,
+    /// One socket for each worker.
+    pub sockets: Sockets,
 }
 
 /// How long connections that were accepted in the last moment have to send their request, before
@@ -269,8 +269,8 @@ fn accept_all(
         let port = socket.local_addr()?.port();
         let index = u16::try_from(at).map_err(io::Error::other)?;
         let listener = Listener::new(options, index, port, seats);
-        let socket = tokio::net::TcpListener::from_std(socket)?;
-        let run = listener::run(Rc::clone(worker), listener, socket, stop.clone());
+        let acceptor = Acceptor::new(&listener.options.name, socket)?;
+        let run = listener::run(Rc::clone(worker), listener, acceptor, stop.clone());
         accepting.push(tokio::task::spawn_local(run));
     }
     Ok(accepting)

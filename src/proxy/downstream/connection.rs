@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use self::end::ConnectionEnd;
 use self::link::Link;
+use crate::net::Stream;
 use crate::proxy::error::Error;
 use crate::proxy::request::access::unknown;
 use crate::proxy::worker::client::{ClientConnection, Overdue};
@@ -30,7 +30,7 @@ const LINGER_BYTES: usize = 1024 * 1024;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
 /// Serves a connection until it ends.
-pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
+pub(crate) async fn serve(client: Rc<ClientConnection>, stream: Stream) {
     let link = Link::new(Rc::clone(&client), stream);
     // On the heap, since the state of a request is large, and would otherwise be moved several
     // times on its way there.
@@ -68,7 +68,7 @@ pub(crate) async fn serve(client: Rc<ClientConnection>, stream: TcpStream) {
 }
 
 /// Tells a client why it is not served, and closes the connection so that it can read that.
-async fn refuse(client: &ClientConnection, stream: Option<TcpStream>, error: Error) {
+async fn refuse(client: &ClientConnection, stream: Option<Stream>, error: Error) {
     count(client, &error);
     client.worker.wake();
     let id = client.worker.new_request_id();
@@ -109,7 +109,7 @@ fn log(client: &ClientConnection, error: &Error, id: HeaderValue, bytes: usize) 
 
 /// Writes what there is to say, and closes the connection so that the client can read it: while it
 /// goes on sending, a bounded part of that is read.
-async fn linger(mut stream: TcpStream, words: &[u8]) {
+async fn linger(mut stream: Stream, words: &[u8]) {
     let farewell = async {
         stream.write_all(words).await?;
         stream.shutdown().await?;

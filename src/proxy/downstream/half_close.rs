@@ -14,6 +14,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
+use crate::net::Stream;
 use crate::proxy::worker::client::ClientConnection;
 
 /// Looks whether a client that has half closed its connection resets it. The socket itself cannot
@@ -23,7 +24,7 @@ pub(crate) struct ResetWatch(JoinHandle<()>);
 
 impl ResetWatch {
     /// Begins to look; `None` if the operating system has no room for that.
-    pub(crate) fn new(stream: &TcpStream, client: &Rc<ClientConnection>) -> Option<ResetWatch> {
+    pub(crate) fn new(stream: &Stream, client: &Rc<ClientConnection>) -> Option<ResetWatch> {
         let twin = stream.as_fd().try_clone_to_owned().ok()?;
         let socket = TcpStream::from_std(twin.into()).ok()?;
         let client = Rc::clone(client);

@@ -44,7 +44,7 @@ pub(crate) fn unknown(client: &ClientConnection) -> AccessRecord {
     AccessRecord {
         time: SystemTime::now(),
         listener: client.listener.options.name.as_str().into(),
-        client: client.peer.ip().to_canonical(),
+        client: client.downstream.peer.ip().to_canonical(),
         method: None,
         host: None,
         target: None,

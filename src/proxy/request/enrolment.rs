@@ -39,7 +39,7 @@ fn enrol(exchange: &mut Exchange, route: &mut Route) {
     let request = PendingAssignment {
         drawn,
         user: route.user().unwrap_or_else(|| {
-            let address = || client.peer.ip().to_canonical();
+            let address = || client.downstream.peer.ip().to_canonical();
             user(route.service(), route.choice(), address)
         }),
         uploading: exchange

@@ -31,7 +31,7 @@ fn strip_wrong_port(headers: &mut HeaderMap) {
 
 /// The address of the user: the peer's, or the last one in the chain that is not a trusted proxy's.
 pub(crate) fn client_address(headers: &HeaderMap, client: &ClientConnection) -> std::net::IpAddr {
-    let peer = client.peer.ip().to_canonical();
+    let peer = client.downstream.peer.ip().to_canonical();
     if !client.origin.is_trusted() {
         return peer;
     }
@@ -58,7 +58,7 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &ClientConnection) -> 
 
 /// Says that a trusted proxy tells of its user what is not understood.
 fn not_understood(client: &ClientConnection, said: &str) {
-    let peer = client.peer.ip().to_canonical();
+    let peer = client.downstream.peer.ip().to_canonical();
     if notice::first(Notice::UnreadAddress, client.listener.index, peer) {
         let said: String = said.chars().take(64).collect();
         tracing::warn!(
@@ -75,7 +75,7 @@ fn not_understood(client: &ClientConnection, said: &str) {
 /// Says that users who are told apart by their address come by way of what may be a proxy that
 /// nobody has declared.
 pub(crate) fn doubt_address(client: &ClientConnection) {
-    let peer = client.peer.ip().to_canonical();
+    let peer = client.downstream.peer.ip().to_canonical();
     if client.origin.is_trusted() || !is_private(peer) || client.listener.doubted.replace(true) {
         return;
     }

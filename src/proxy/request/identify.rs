@@ -9,6 +9,7 @@ use super::exchange::Exchange;
 use super::headers::{client_address, doubt_address};
 use super::route::{self, Route};
 use crate::model::{StickyCookie, Tester};
+use crate::net::Scheme;
 use crate::proxy::error::Error;
 use crate::proxy::observe::request_trial;
 use crate::proxy::sticky::{Choice, Form, Issue, KEY_BYTES, StickyIdentity};
@@ -195,11 +196,12 @@ fn new_key(client: &ClientConnection) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Whether the client came over TLS, as a trusted proxy says that has ended it. Of several hops the
+/// Whether the client came over TLS: to here, or as a trusted proxy says that has ended it. Of several hops the
 /// first is the client's.
 fn is_https(headers: &HeaderMap, client: &ClientConnection) -> bool {
+    let direct = client.downstream.scheme == Scheme::Https;
     if !client.origin.is_trusted() {
-        return false;
+        return direct;
     }
     let first = |value: &'_ HeaderValue| {
         value
@@ -210,13 +212,16 @@ fn is_https(headers: &HeaderMap, client: &ClientConnection) -> bool {
     };
     match headers.get(&X_FORWARDED_PROTO) {
         Some(proto) => first(proto).is_some_and(|proto| proto.trim().eq_ignore_ascii_case("https")),
-        None => headers.get(FORWARDED).and_then(first).is_some_and(|hop| {
-            let mut pairs = hop.split(';').filter_map(|pair| pair.split_once('='));
-            pairs.any(|(name, value)| {
-                name.trim().eq_ignore_ascii_case("proto")
-                    && value.trim().trim_matches('"').eq_ignore_ascii_case("https")
-            })
-        }),
+        None => headers
+            .get(FORWARDED)
+            .and_then(first)
+            .map_or(direct, |hop| {
+                let mut pairs = hop.split(';').filter_map(|pair| pair.split_once('='));
+                pairs.any(|(name, value)| {
+                    name.trim().eq_ignore_ascii_case("proto")
+                        && value.trim().trim_matches('"').eq_ignore_ascii_case("https")
+                })
+            }),
     }
 }
 

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 
 use super::forwarded;
+use crate::net::Scheme;
 use crate::proxy::http1::chunked::write_field;
 use crate::proxy::http1::grammar::is_like;
 
@@ -39,6 +40,8 @@ pub(crate) enum Origin {
         peer: Box<str>,
         /// The port that it has connected to.
         port: Box<str>,
+        /// The scheme that it speaks itself.
+        scheme: Scheme,
     },
     /// Anybody else. Nothing that it says of itself counts, so these fields are the same for all
     /// its requests.
@@ -46,16 +49,18 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    pub(crate) fn new(peer: IpAddr, port: u16, trusted: bool) -> Origin {
+    pub(crate) fn new(peer: IpAddr, port: u16, scheme: Scheme, trusted: bool) -> Origin {
         let peer = peer.to_string();
         if trusted {
             return Origin::Trusted {
                 peer: peer.into(),
                 port: port.to_string().into(),
+                scheme,
             };
         }
+        let scheme = scheme.as_str();
         let fields = format!(
-            "x-forwarded-for: {peer}\r\nx-forwarded-proto: http\r\nx-forwarded-port: \
+            "x-forwarded-for: {peer}\r\nx-forwarded-proto: {scheme}\r\nx-forwarded-port: \
              {port}\r\nx-real-ip: {peer}\r\n"
         );
         Origin::Untrusted(fields.into_bytes().into())
@@ -128,8 +133,8 @@ impl ForwardedHeaders<'_> {
             let _ = write!(out, "host: {}\r\n", self.endpoint);
         }
         match self.origin {
-            Origin::Trusted { peer, port } => {
-                write_trusted(headers, host, (peer, port), out);
+            Origin::Trusted { peer, port, scheme } => {
+                write_trusted(headers, host, (peer, port, *scheme), out);
                 self.write_user(headers, peer, out);
             }
             Origin::Untrusted(fields) => {
@@ -159,12 +164,12 @@ impl ForwardedHeaders<'_> {
 fn write_trusted(
     headers: &HeaderMap,
     host: Option<&HeaderValue>,
-    (peer, port): (&str, &str),
+    (peer, port, scheme): (&str, &str, Scheme),
     out: &mut Vec<u8>,
 ) {
     write_list(out, &X_FORWARDED_FOR, headers, peer);
     for (name, value) in [
-        ("x-forwarded-proto", Some(&b"http"[..])),
+        ("x-forwarded-proto", Some(scheme.as_str().as_bytes())),
         ("x-forwarded-host", host.map(HeaderValue::as_bytes)),
     ] {
         if let Some(value) = value.filter(|_| !headers.contains_key(name)) {
@@ -207,7 +212,7 @@ pub(crate) mod samples {
     /// One for a stranger's requests.
     pub(crate) fn hop() -> ForwardedHeaders<'static> {
         static STRANGER: LazyLock<Origin> =
-            LazyLock::new(|| Origin::new([192, 0, 2, 7].into(), 8080, false));
+            LazyLock::new(|| Origin::new([192, 0, 2, 7].into(), 8080, Scheme::Http, false));
         ForwardedHeaders {
             origin: &STRANGER,
             id: None,

@@ -3,13 +3,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::listener::Listener;
 use super::state::Worker;
+use crate::net::Downstream;
 use crate::proxy::deadline::{Deadline, Millis};
 use crate::proxy::upstream::forwarded_headers::Origin;
 use crate::proxy::upstream::held::{Account, Held};
@@ -25,7 +25,8 @@ const HALF_CLOSE_MS: u64 = 50;
 pub(crate) struct ClientConnection {
     pub(crate) worker: Rc<Worker>,
     pub(crate) listener: Rc<Listener>,
-    pub(crate) peer: SocketAddr,
+    /// The other end, and what was agreed with it.
+    pub(crate) downstream: Downstream,
     /// What each request of the connection tells its upstream.
     pub(crate) origin: Origin,
     /// Wakes the connection's task to look for what is overdue.
@@ -71,19 +72,19 @@ impl ClientConnection {
     pub(crate) fn new(
         worker: Rc<Worker>,
         listener: Rc<Listener>,
-        peer: SocketAddr,
+        downstream: Downstream,
     ) -> ClientConnection {
         let deadline = worker.deadlines.deadline();
         deadline.set(listener.options.timeouts.keep_alive);
-        let address = peer.ip().to_canonical();
+        let address = downstream.peer.ip().to_canonical();
         let trusted = &listener.options.trusted_proxies;
         let trusted = trusted.iter().any(|net| net.contains(&address));
         let held = Rc::new(Held::default());
         ClientConnection {
             account: Account::http1(&held),
             held,
-            peer,
-            origin: Origin::new(address, listener.port, trusted),
+            origin: Origin::new(address, listener.port, downstream.scheme, trusted),
+            downstream,
             interims: Interims::default(),
             requests: Cell::new(0),
             in_head: Cell::new(false),

@@ -10,9 +10,9 @@ use std::time::Duration;
 use hyper::server::conn::http2;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::end::ConnectionEnd;
+use crate::net::Stream;
 use crate::proxy::downstream::gate_frames::Frames;
 use crate::proxy::downstream::load_shedding;
 use crate::proxy::worker::client::{ClientConnection, Overdue};
@@ -36,7 +36,7 @@ const GATHERED_MAX: usize = 4 * 1024;
 /// Serves a connection whose first bytes, the preface among them, have been read, until it ends.
 pub(super) async fn serve(
     client: Rc<ClientConnection>,
-    stream: TcpStream,
+    stream: Stream,
     begun: &[u8],
 ) -> ConnectionEnd {
     let pacer = Rc::new(Pacer::new(begun));
@@ -150,7 +150,7 @@ impl Pacer {
 /// The socket of a client, as hyper sees it.
 #[derive(Debug)]
 struct Socket {
-    stream: TcpStream,
+    stream: Stream,
     client: Rc<ClientConnection>,
     pacer: Rc<Pacer>,
 }

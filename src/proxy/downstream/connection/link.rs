@@ -13,9 +13,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
-use tokio::net::TcpStream;
 
 use super::end::ConnectionEnd;
+use crate::net::Stream;
 use crate::proxy::downstream::half_close::ResetWatch;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
@@ -34,7 +34,7 @@ const DRAINED_MAX: usize = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) client: Rc<ClientConnection>,
-    stream: RefCell<TcpStream>,
+    stream: RefCell<Stream>,
     input: RefCell<Input>,
     /// Interim responses that are being written.
     interims: RefCell<OutputSegment<Bytes>>,
@@ -107,7 +107,7 @@ impl Input {
 }
 
 impl Link {
-    pub(super) fn new(client: Rc<ClientConnection>, stream: TcpStream) -> Rc<Link> {
+    pub(super) fn new(client: Rc<ClientConnection>, stream: Stream) -> Rc<Link> {
         Rc::new(Link {
             client,
             stream: RefCell::new(stream),
@@ -125,7 +125,7 @@ impl Link {
     }
 
     /// The socket, and what has been read from it: for another protocol, which begins here.
-    pub(super) fn into_parts(self: Rc<Self>) -> Option<(TcpStream, BytesMut)> {
+    pub(super) fn into_parts(self: Rc<Self>) -> Option<(Stream, BytesMut)> {
         let link = Rc::into_inner(self)?;
         Some((link.stream.into_inner(), link.input.into_inner().buffer))
     }
@@ -365,7 +365,7 @@ impl Link {
     /// and the client may lose what was written to it.
     pub(super) fn has_unread(&self) -> bool {
         let input = self.input.borrow();
-        !input.buffer.is_empty() || matches!(self.stream.borrow().try_read(&mut [0]), Ok(1..))
+        !input.buffer.is_empty() || self.stream.borrow().has_unread()
     }
 
     /// Closes the socket so that the client sees that something is missing.

@@ -121,8 +121,8 @@ fn record(c: &mut Criterion) {
 
 /// The additional cost of a request of a release.
 fn release(c: &mut Criterion) {
-    let mut book = EventBuffer::new(0, Arc::new(Watermark::new(1)));
-    let note = |at_us, happened| RequestEvent {
+    let mut buffer = EventBuffer::new(0, Arc::new(Watermark::new(1)));
+    let event = |at_us, happened| RequestEvent {
         assignment: Assignment {
             watch: ReleaseKey(0),
             at_us,
@@ -134,41 +134,41 @@ fn release(c: &mut Criterion) {
         happened,
     };
     let mut at_us = 0;
-    // Handed over every hundred requests, as in a worker's steady state.
-    c.bench_function("release/notes of one request", |b| {
+    // Flushed every hundred requests, as in a worker's steady state.
+    c.bench_function("release/events of one request", |b| {
         b.iter(|| {
             at_us += 1;
-            book.expect();
-            book.push(black_box(note(at_us, RequestEventKind::ASSIGNED)));
-            book.push(black_box(note(at_us, RequestEventKind::Headed)));
-            book.push(black_box(note(
+            buffer.expect();
+            buffer.push(black_box(event(at_us, RequestEventKind::ASSIGNED)));
+            buffer.push(black_box(event(at_us, RequestEventKind::Headed)));
+            buffer.push(black_box(event(
                 at_us,
                 RequestEventKind::Good { latency_us: 300 },
             )));
             if at_us % 100 == 0 {
-                drop(black_box(book.take(at_us)));
-                book.handed_over();
+                drop(black_box(buffer.take(at_us)));
+                buffer.handed_over();
             }
         });
     });
-    let watch = Arc::new(watch());
+    let handle = Arc::new(handle());
     let weight = |points| Weight::from_basis_points(points).unwrap();
-    watch.tripwire().arm(BudgetKind::Visible, u32::MAX, 0);
+    handle.tripwire().arm(BudgetKind::Visible, u32::MAX, 0);
     c.bench_function("release/tripwire spend", |b| {
         b.iter(|| {
-            watch.tripwire().spend(
+            handle.tripwire().spend(
                 BudgetKind::Visible,
                 black_box(weight(500)),
                 black_box(weight(9_500)),
             )
         });
     });
-    c.bench_function("release/place on the canary", |b| {
-        b.iter(|| black_box(watch.enter().is_some()))
+    c.bench_function("release/canary permit", |b| {
+        b.iter(|| black_box(handle.enter().is_some()))
     });
 }
 
-fn watch() -> ReleaseHandle {
+fn handle() -> ReleaseHandle {
     let spec = ReleaseHandleSpec {
         key: ReleaseKey(0),
         release: "shop-1".into(),

@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "the set-up of a benchmark")]
 #![expect(
     missing_docs,
-    reason = "what the macros generate is public, and without a word"
+    reason = "the macros generate public items without documentation"
 )]
 
 mod fixture;

@@ -1,9 +1,9 @@
-//! The part of `loadtest/campaign` that carries the load: the users of several services, and two
-//! versions of each, of which one does what the script tells it to.
+//! The load of `loadtest/campaign`: the users of several services, and two versions of each, one of
+//! which has the fault that the script sets.
 //!
-//! One thread does it all, so that two cores are enough for everything. It says on standard output
-//! where it listens, takes commands as lines of JSON over TCP, a connection for each service, and
-//! ends when its standard input does.
+//! Single-threaded, so that two cores suffice for everything. Prints its addresses on standard
+//! output, takes commands as lines of JSON over TCP, one connection per service, and exits when its
+//! standard input is closed.
 
 mod fault;
 mod users;
@@ -39,14 +39,14 @@ fn main() -> Result<()> {
 }
 
 async fn run() -> Result<()> {
-    let mut words = env::args().skip(1);
-    let seed = words
+    let mut arguments = env::args().skip(1);
+    let seed = arguments
         .next()
         .context("SEED RATE:HABIT…: an argument is missing")?
         .parse()?;
     let mut lanes = Vec::new();
-    for (number, word) in words.enumerate() {
-        let (rate, habit) = word.split_once(':').context("RATE:HABIT was expected")?;
+    for (number, flow) in arguments.enumerate() {
+        let (rate, habit) = flow.split_once(':').context("expected RATE:HABIT")?;
         let flow = Flow {
             rate: rate.parse()?,
             habit: habit.parse()?,
@@ -65,12 +65,14 @@ async fn run() -> Result<()> {
     loop {
         tokio::select! {
             _ = &mut ended => return Ok(()),
-            accepted = control.accept() => { spawn_local(obey(Rc::clone(&lanes), accepted?.0)); }
+            accepted = control.accept() => {
+                spawn_local(handle_commands(Rc::clone(&lanes), accepted?.0));
+            }
         }
     }
 }
 
-/// Standard input is held open by the script: when it goes, so do we.
+/// Completes when standard input is closed: the script has exited.
 fn end_of_input() -> oneshot::Receiver<()> {
     let (sender, ended) = oneshot::channel();
     thread::spawn(move || {
@@ -80,54 +82,53 @@ fn end_of_input() -> oneshot::Receiver<()> {
     ended
 }
 
-async fn obey(lanes: Rc<[Lane]>, stream: TcpStream) -> Result<()> {
+async fn handle_commands(lanes: Rc<[Lane]>, stream: TcpStream) -> Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut lines = BufReader::new(reader).lines();
     while let Some(line) = lines.next_line().await? {
-        let answer = match command(&lanes, &line).await {
-            Ok(answer) => answer,
+        let response = match command(&lanes, &line).await {
+            Ok(response) => response,
             Err(error) => json!({ "error": format!("{error:#}") }),
         };
-        writer.write_all(format!("{answer}\n").as_bytes()).await?;
+        writer.write_all(format!("{response}\n").as_bytes()).await?;
     }
     Ok(())
 }
 
-/// What the script may ask for.
+/// A command of the script.
 #[derive(Debug, Deserialize)]
 #[serde(tag = "do", rename_all = "snake_case", deny_unknown_fields)]
 enum Command {
-    /// Let the users of all services come.
+    /// Starts the requests of all users.
     Go { proxy: SocketAddr },
-    /// Give a version a fault and begin to count what users see.
+    /// Sets the fault of a version and starts counting what users see.
     Open {
         lane: usize,
         canary: String,
         fault: Fault,
-        /// It begins with `begin`.
+        /// The fault starts at `begin`.
         late: bool,
     },
-    /// Let a fault that grows, or an outage, begin.
+    /// Starts a growing fault or an outage.
     Begin { lane: usize },
-    /// Count to the end, take the fault away, and work out what other policies would have let
-    /// through.
+    /// Stops counting, removes the fault, and computes what other policies would have let through.
     Close { lane: usize, policies: Vec<Policy> },
-    /// What all users have seen since the beginning.
+    /// Returns the totals of all users since the start.
     Totals,
 }
 
-/// How long another policy lets a canary have its share of the users.
+/// How long another policy leaves traffic on the canary.
 #[derive(Debug, Deserialize)]
 struct Policy {
     name: String,
     /// Percent.
     weight: f64,
-    /// From the beginning of the fault.
+    /// Since the start of the fault.
     seconds: f64,
 }
 
 async fn command(lanes: &[Lane], line: &str) -> Result<Value> {
-    let lane = |number: usize| lanes.get(number).context("there is no such service");
+    let lane = |number: usize| lanes.get(number).context("no such service");
     match serde_json::from_str(line)? {
         Command::Go { proxy } => {
             lanes.iter().try_for_each(|lane| lane.go(proxy))?;
@@ -195,7 +196,10 @@ impl Lane {
             self.flow,
             self.seed,
         );
-        ensure!(self.users.set(users).is_ok(), "the users are there already");
+        ensure!(
+            self.users.set(users).is_ok(),
+            "the users have been started already"
+        );
         Ok(())
     }
 
@@ -203,15 +207,15 @@ impl Lane {
         self.users
             .get()
             .map(|users| &**users)
-            .context("no users yet")
+            .context("the users have not been started")
     }
 
     fn open(&self, canary: &str, fault: Fault, is_late: bool) -> Result<Value> {
         let Some(index) = VERSIONS.iter().position(|name| *name == canary) else {
-            bail!("there is no version {canary}");
+            bail!("no version {canary}");
         };
         for (number, version) in self.versions.iter().enumerate() {
-            // Both versions depend on what fails in an outage.
+            // An outage is in a dependency of both versions.
             let concerned = number == index || fault.is_shared();
             version.set(if concerned { fault } else { Fault::None }, is_late);
         }
@@ -244,9 +248,11 @@ impl Lane {
                 json!(self.let_through(users, &tally, policy)),
             )
         });
-        Ok(
-            json!({ "seen": tally.seen(), "received": requests, "others": others.collect::<Value>() }),
-        )
+        Ok(json!({
+            "seen": tally.seen(),
+            "received": requests,
+            "others": others.collect::<Value>(),
+        }))
     }
 
     fn let_through(&self, users: &Users, tally: &Tally, policy: &Policy) -> f64 {

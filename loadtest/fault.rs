@@ -1,7 +1,6 @@
-//! How versions behave: what they all do when nothing is wrong with them, and what can be wrong
-//! with a canary.
+//! Behaviour of versions: what all of them do without a fault, and the faults of a canary.
 //!
-//! Each fault knows its rate, so that what another policy would have let through can be worked out
+//! Each fault knows its rate, so that what another policy would have let through can be computed
 //! from the arrivals.
 
 use std::f64::consts::TAU;
@@ -9,31 +8,29 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-/// The median time that an answer takes.
+/// Median response time.
 const MEDIAN_S: f64 = 0.008;
-/// The spread of `ln` of that time: the 99th percentile is four medians.
+/// Standard deviation of `ln` of that time: the 99th percentile is four medians.
 const SIGMA: f64 = 0.6;
-/// The share of requests that fail on every version. Half of what the acceptance asks of the whole
-/// campaign (99.9 % good answers): at 0.1 % that bar would be a coin toss about the baseline,
-/// whatever is done about canaries.
+/// Share of requests that fail on every version. Half of the failures that the campaign permits
+/// (99.9 % successful responses): at 0.1 % the baseline alone would decide whether it passes.
 const BASE_ERRORS: f64 = 0.0005;
-/// A leak ends here: a version that fails always is one that fails at once, and that is another
-/// fault.
+/// Upper limit of a leak: a version whose every request fails is another kind of fault.
 const LEAK_ERRORS_MAX: f64 = 0.5;
-/// The same for time, as a multiple of the usual.
+/// Upper limit for response times, as a multiple of the usual.
 const LEAK_TIMES_MAX: f64 = 10.0;
-/// Routes that users ask for, equally often.
+/// Routes, requested equally often.
 pub(crate) const ROUTES: usize = 4;
 /// Endpoints of each version.
 pub(crate) const ENDPOINTS: usize = 3;
-/// The share of requests that a user makes who was never there before, where users keep cookies.
+/// Share of requests from new users, where users keep cookies.
 pub(crate) const NEW_USERS: f64 = 0.125;
 
-/// What is wrong with a version.
+/// The fault of a version.
 #[derive(Clone, Copy, Debug, Default, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Fault {
-    /// Nothing.
+    /// No fault.
     #[default]
     None,
     /// A share of the requests fails.
@@ -42,73 +39,72 @@ pub(crate) enum Fault {
     RouteErrors { share: f64 },
     /// The first endpoint fails always, the others never.
     BadEndpoint,
-    /// All requests of a share of the users fail, whenever they come.
+    /// All requests of a share of the users fail, in every visit.
     BrokenUsers { share: f64 },
     /// A share of the requests without a cookie fails.
     FirstVisits { share: f64 },
-    /// Connections are taken, and a share of the requests is never answered.
+    /// Connections are accepted, and a share of the requests never gets a response.
     Hangs { share: f64 },
-    /// From the first request on, in turns: up for a while, then gone, with every open connection
-    /// reset.
+    /// From the first request on, alternately up and down; going down resets every open connection.
     Crashes { up_ms: u64, down_ms: u64 },
-    /// Every answer takes so many times as long.
+    /// Every response takes this multiple of the time.
     Slower { times: f64 },
-    /// From the moment that it is told to, the share of failures grows by so much a second.
+    /// From `begin` on, the share of failures grows by this much per second.
     LeakingErrors { per_s: f64 },
-    /// From the moment that it is told to, answers take longer by so many times the usual a second.
+    /// From `begin` on, response times grow by this multiple of the usual per second.
     LeakingTime { per_s: f64 },
-    /// What both versions depend on fails for a while: from so many seconds after its beginning for
-    /// so many seconds, so large a share of the requests, on either side. No fault of the
-    /// canary.
+    /// A dependency of both versions fails for a while: `after_s` after its start, for `lasts_s`,
+    /// this share of the requests on either version. Not a fault of the canary.
     SharedOutage {
         after_s: f64,
         lasts_s: f64,
         share: f64,
     },
-    /// Both versions always fail such a share of the requests. No fault of the canary.
+    /// This share of the requests of both versions fails. Not a fault of the canary.
     SharedErrors { share: f64 },
-    /// Both versions never answer such a share of the requests. No fault of the canary.
+    /// This share of the requests of both versions never gets a response. Not a fault of the
+    /// canary.
     SharedHangs { share: f64 },
 }
 
-/// A request as a fault sees it.
+/// The properties of a request that a fault depends on.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked {
+pub(crate) struct RequestInfo {
     /// The route, below [`ROUTES`].
     pub(crate) route: usize,
     /// The endpoint, below [`ENDPOINTS`].
     pub(crate) endpoint: usize,
-    /// The user's place among all users, 0 to 1: the same in each of the user's requests.
+    /// The position of the user among all users, 0 to 1: constant for the user.
     pub(crate) user: f64,
     pub(crate) has_cookie: bool,
-    /// Since the fault began; `None` while it has not.
+    /// Time since the fault began; `None` before.
     pub(crate) age_s: Option<f64>,
 }
 
-/// What becomes of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fate {
-    /// An answer after a while; a failure if it has a cause.
-    Answer {
+    /// A response after a while; a failure if it has a cause.
+    Response {
         after: Duration,
         failure: Option<Cause>,
     },
-    /// Silence.
-    Nothing,
+    /// No response.
+    NoResponse,
 }
 
-/// Why a request fails.
+/// The cause of a failure.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Cause {
-    /// As some do on every version.
+    /// The base rate of every version.
     Base,
-    /// By the fault.
+    /// The fault.
     Fault,
 }
 
 impl Fault {
-    /// The share of a version's requests that is harmed so long after the fault began: failed,
-    /// unanswered or slow.
+    /// Share of a version's requests that the fault harms at this age: failed, without a response,
+    /// or slow.
     pub(crate) fn harm(self, age_s: f64) -> f64 {
         match self {
             fault if fault.is_shared() => 0.0,
@@ -124,7 +120,7 @@ impl Fault {
         }
     }
 
-    /// What both versions depend on is wrong.
+    /// Whether the fault is in a dependency of both versions.
     pub(crate) fn is_shared(self) -> bool {
         matches!(
             self,
@@ -132,13 +128,13 @@ impl Fault {
         )
     }
 
-    /// Draws what becomes of a request. A failure takes as long as a good answer: one that is told
-    /// at once would make the version look faster.
-    pub(crate) fn decide(self, asked: Asked, rng: &mut fastrand::Rng) -> Fate {
+    /// Draws the outcome of a request. A failure takes as long as a success: an immediate one would
+    /// make the version look faster.
+    pub(crate) fn decide(self, request: RequestInfo, rng: &mut fastrand::Rng) -> Fate {
         if rng.f64() < self.hanging() {
-            return Fate::Nothing;
+            return Fate::NoResponse;
         }
-        let failure = if rng.f64() < self.failing(asked) {
+        let failure = if rng.f64() < self.failing(request) {
             Some(if self.is_shared() {
                 Cause::Base
             } else {
@@ -147,8 +143,8 @@ impl Fault {
         } else {
             (rng.f64() < BASE_ERRORS).then_some(Cause::Base)
         };
-        let seconds = MEDIAN_S * (SIGMA * normal(rng)).exp() * self.slowness(asked.age_s);
-        Fate::Answer {
+        let seconds = MEDIAN_S * (SIGMA * normal(rng)).exp() * self.slowness(request.age_s);
+        Fate::Response {
             after: Duration::from_secs_f64(seconds),
             failure,
         }
@@ -161,21 +157,21 @@ impl Fault {
         }
     }
 
-    fn failing(self, asked: Asked) -> f64 {
+    fn failing(self, request: RequestInfo) -> f64 {
         match self {
             Fault::Errors { share } | Fault::SharedErrors { share } => share,
-            Fault::BrokenUsers { share } if asked.user < share => 1.0,
-            Fault::FirstVisits { share } if !asked.has_cookie => share,
-            Fault::RouteErrors { share } if asked.route == 0 => share,
-            Fault::BadEndpoint if asked.endpoint == 0 => 1.0,
-            Fault::LeakingErrors { .. } => asked.age_s.map_or(0.0, |age| self.harm(age)),
+            Fault::BrokenUsers { share } if request.user < share => 1.0,
+            Fault::FirstVisits { share } if !request.has_cookie => share,
+            Fault::RouteErrors { share } if request.route == 0 => share,
+            Fault::BadEndpoint if request.endpoint == 0 => 1.0,
+            Fault::LeakingErrors { .. } => request.age_s.map_or(0.0, |age| self.harm(age)),
             Fault::SharedOutage {
                 after_s,
                 lasts_s,
                 share,
             } => {
                 let strikes = |age: &f64| (after_s..after_s + lasts_s).contains(age);
-                asked.age_s.filter(strikes).map_or(0.0, |_| share)
+                request.age_s.filter(strikes).map_or(0.0, |_| share)
             }
             _ => 0.0,
         }
@@ -192,8 +188,8 @@ impl Fault {
     }
 }
 
-/// A draw of the standard normal distribution, by Box and Muller.
+/// A standard normal random number (Box-Muller).
 fn normal(rng: &mut fastrand::Rng) -> f64 {
-    // 1 - f64() is above 0, so that its logarithm is finite.
+    // 1 - f64() is positive, so its logarithm is finite.
     (-2.0 * (1.0 - rng.f64()).ln()).sqrt() * (TAU * rng.f64()).cos()
 }

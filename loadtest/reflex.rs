@@ -1,9 +1,9 @@
-//! The part of `loadtest/reflex` that needs one exact clock: users, a baseline, a canary that fails
-//! always, and releases one after another, with the times of every exchange on either version.
+//! The recorder of `loadtest/reflex`: users, a baseline, a canary that always fails, and
+//! consecutive releases, with the times of every exchange on either version.
 //!
-//! All of it is one process, so that every time is measured from the same `Instant`
-//! (CLOCK_MONOTONIC). Each connection has its own thread and blocking sockets: nothing waits behind
-//! anything else between a first byte and its time stamp.
+//! A single process, so that every time is measured from the same `Instant` (CLOCK_MONOTONIC). Each
+//! connection has its own thread and blocking sockets: nothing delays the time stamp after a first
+//! byte.
 
 mod wire;
 
@@ -24,15 +24,15 @@ use serde_json::{Value, json};
 
 use crate::wire::Client;
 
-/// Threads of users; each has one request under way at most, and answers take well under a
+/// Threads of users; each has at most one request in flight, and responses take well under a
 /// millisecond.
 const USERS: u32 = 20;
-/// A release of a canary that fails always is over long before.
+/// Far more than a release of a canary that always fails takes.
 const RELEASE_MAX: Duration = Duration::from_secs(30);
-/// What was on its way when the release ended has arrived by then.
+/// Requests in flight at the end of a release have arrived by then.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Between two looks at a release.
-const LOOK: Duration = Duration::from_millis(10);
+/// Polling interval of a release.
+const POLL: Duration = Duration::from_millis(10);
 
 fn main() -> Result<()> {
     let mut args = env::args().skip(1);
@@ -49,7 +49,7 @@ fn main() -> Result<()> {
     scene.serve(blue, Side::Baseline);
     scene.serve(canary, Side::Canary);
     wait_for(proxy)?;
-    scene.bring_users(proxy, rate / f64::from(USERS));
+    scene.start_users(proxy, rate / f64::from(USERS));
     scene.wait_for_load();
     let mut operator = Operator {
         scene: &scene,
@@ -64,12 +64,12 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The proxy is started after us, since it checks its upstreams.
+/// Waits for the proxy, which starts later since it checks its upstreams.
 fn wait_for(proxy: SocketAddr) -> Result<()> {
     let until = Instant::now() + RELEASE_MAX;
     while let Err(error) = TcpStream::connect(proxy) {
         ensure!(Instant::now() < until, "the proxy does not listen: {error}");
-        thread::sleep(LOOK);
+        thread::sleep(POLL);
     }
     Ok(())
 }
@@ -80,22 +80,22 @@ enum Side {
     Canary,
 }
 
-/// A request on a version: its first byte was read, and its answer's last byte written, at these
-/// nanoseconds since the start.
+/// A request on a version: when its first byte was read and the last byte of its response written,
+/// in nanoseconds since the start.
 #[derive(Clone, Copy)]
 struct Exchange {
     start: u64,
-    /// 0 until then.
+    /// 0 before the response.
     end: u64,
 }
 
-/// What happens, as it happens.
+/// State shared by all threads.
 #[derive(Clone)]
 struct Scene {
     start: Instant,
     baseline: Arc<Mutex<Vec<Exchange>>>,
     canary: Arc<Mutex<Vec<Exchange>>>,
-    answers: Arc<AtomicU64>,
+    responses: Arc<AtomicU64>,
     failures: Arc<AtomicU64>,
     seed: u64,
 }
@@ -106,7 +106,7 @@ impl Scene {
             start: Instant::now(),
             baseline: Arc::default(),
             canary: Arc::default(),
-            answers: Arc::default(),
+            responses: Arc::default(),
             failures: Arc::default(),
             seed,
         }
@@ -133,18 +133,18 @@ impl Scene {
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let scene = scene.clone();
-                thread::spawn(move || scene.answer(stream, side));
+                thread::spawn(move || scene.respond(stream, side));
             }
         });
     }
 
-    fn answer(&self, mut stream: TcpStream, side: Side) -> io::Result<()> {
+    fn respond(&self, mut stream: TcpStream, side: Side) -> io::Result<()> {
         stream.set_nodelay(true)?;
         let status = match side {
             Side::Baseline => "200 OK",
             Side::Canary => "500 Internal Server Error",
         };
-        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n.\n");
+        let response = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n.\n");
         let (mut pending, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let read = stream.read(&mut chunk)?;
@@ -156,7 +156,7 @@ impl Scene {
             while let Some(end) = pending.windows(4).position(|four| four == b"\r\n\r\n") {
                 pending.drain(..end + 4);
                 let place = self.begun(side, start);
-                stream.write_all(answer.as_bytes())?;
+                stream.write_all(response.as_bytes())?;
                 self.ended(side, place);
             }
         }
@@ -175,22 +175,22 @@ impl Scene {
         }
     }
 
-    /// Users who ask at random times, each thread at this rate a second.
-    fn bring_users(&self, proxy: SocketAddr, rate: f64) {
+    /// Starts users that send requests at random times, each thread at `rate` per second.
+    fn start_users(&self, proxy: SocketAddr, rate: f64) {
         for number in 0..USERS {
             let scene = self.clone();
             let rng = fastrand::Rng::with_seed(self.seed + u64::from(number));
-            thread::spawn(move || scene.ask(proxy, rate, rng));
+            thread::spawn(move || scene.send_requests(proxy, rate, rng));
         }
     }
 
-    fn ask(&self, proxy: SocketAddr, rate: f64, mut rng: fastrand::Rng) {
+    fn send_requests(&self, proxy: SocketAddr, rate: f64, mut rng: fastrand::Rng) {
         let (mut client, mut next) = (None, Instant::now());
         loop {
             next += Duration::from_secs_f64(-(1.0 - rng.f64()).ln() / rate);
             thread::sleep(next.saturating_duration_since(Instant::now()));
             match self.exchange(&mut client, proxy) {
-                Ok(200) => self.answers.fetch_add(1, Ordering::Relaxed),
+                Ok(200) => self.responses.fetch_add(1, Ordering::Relaxed),
                 Ok(_) => self.failures.fetch_add(1, Ordering::Relaxed),
                 Err(error) => {
                     client = None;
@@ -211,17 +211,17 @@ impl Scene {
             None => client.insert(Client::connect(proxy)?),
         };
         client.send("reflex.test", "")?;
-        Ok(client.answer()?.0)
+        Ok(client.response()?.0)
     }
 
     fn wait_for_load(&self) {
-        while self.answers.load(Ordering::Relaxed) < 3000 {
-            thread::sleep(LOOK);
+        while self.responses.load(Ordering::Relaxed) < 3000 {
+            thread::sleep(POLL);
         }
     }
 }
 
-/// Starts releases and looks at what came of each.
+/// Starts releases and records their results.
 struct Operator<'a> {
     scene: &'a Scene,
     admin: Client,
@@ -242,7 +242,7 @@ impl Operator<'_> {
         let id = started
             .get("id")
             .and_then(Value::as_str)
-            .context("no id")?
+            .context("the release has no id")?
             .to_owned();
         let release = self.wait_for_end(&id)?;
         thread::sleep(SETTLE);
@@ -251,7 +251,7 @@ impl Operator<'_> {
         let canary = self.exchanges(Side::Canary, from);
         ensure!(
             canary.len() == self.scene.of(Side::Canary).len() - requests,
-            "a request before the release"
+            "a request arrived before the release"
         );
         Ok(json!({
             "id": id,
@@ -280,15 +280,12 @@ impl Operator<'_> {
             if release.get("ended_at").is_some_and(Value::is_string) {
                 return Ok(release);
             }
-            ensure!(
-                Instant::now() < until,
-                "the release does not end: {release}"
-            );
-            thread::sleep(LOOK);
+            ensure!(Instant::now() < until, "the release did not end: {release}");
+            thread::sleep(POLL);
         }
     }
 
-    /// The exchanges since a moment, in the order of their first bytes.
+    /// The exchanges since `from`, in the order of their first bytes.
     fn exchanges(&self, side: Side, from: u64) -> Vec<Exchange> {
         let all = self.scene.of(side);
         let mut since: Vec<_> = all

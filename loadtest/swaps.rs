@@ -1,10 +1,9 @@
-//! The part of `loadtest/swaps` that needs one exact clock: two upstreams that record when each
-//! request reached them, clients that write into each request when they sent it, and the operator
-//! who moves weights and times the replies.
+//! The recorder of `loadtest/swaps`: two upstreams that record when each request arrived, clients
+//! that write into each request when they sent it, and the operator that changes weights and times
+//! the responses.
 //!
-//! All of it is one process, so that every time is measured from the same `Instant`. Each
-//! connection has its own thread and blocking sockets: nothing waits behind anything else between
-//! the arrival of a request and its time stamp.
+//! A single process, so that every time is measured from the same `Instant`. Each connection has
+//! its own thread and blocking sockets: nothing delays the time stamp after an arrival.
 
 mod wire;
 
@@ -25,10 +24,10 @@ use serde_json::json;
 
 use crate::wire::Client;
 
-/// Later than this after the reply, a request on the canary did not just lie in a socket at that
-/// moment.
+/// A request that the canary receives later than this after the response was not just in a socket
+/// buffer.
 const GRACE: Duration = Duration::from_millis(5);
-/// Open connections on which a request is sent as soon as the reply to a change is there.
+/// Open connections on which a request is sent as soon as the response to a change arrives.
 const PROBES: usize = 8;
 const HOST: &str = "swaps.test";
 const HALF: &str = r#"{"weights":{"blue":50,"canary":50}}"#;
@@ -61,16 +60,17 @@ fn main() -> Result<()> {
         operator.cycle(cycle)?;
     }
     scene.record.done.store(true, Ordering::Relaxed);
-    say(&operator.report())?;
+    print_json(&operator.report())?;
 
-    // The load is stopped by whoever started it; only then do the counts stand still.
+    // The script stops the load; the counts are final only then.
     io::stdin().lock().read_line(&mut String::new())?;
-    say(
-        &json!({ "blue": scene.record.blue.load(Ordering::Relaxed), "canary": scene.record.arrivals().len() }),
-    )
+    print_json(&json!({
+        "blue": scene.record.blue.load(Ordering::Relaxed),
+        "canary": scene.record.arrivals().len(),
+    }))
 }
 
-fn say(value: &serde_json::Value) -> Result<()> {
+fn print_json(value: &serde_json::Value) -> Result<()> {
     Ok(writeln!(io::stdout(), "{value}")?)
 }
 
@@ -78,7 +78,7 @@ fn say(value: &serde_json::Value) -> Result<()> {
 #[derive(Clone, Copy)]
 struct Arrival {
     received: u64,
-    /// When its client sent it, if it was one of ours.
+    /// The send time, if the client is one of the test's.
     sent: Option<u64>,
 }
 
@@ -86,7 +86,7 @@ struct Arrival {
 struct Record {
     blue: AtomicU64,
     canary: Mutex<Vec<Arrival>>,
-    answers: AtomicU64,
+    responses: AtomicU64,
     errors: AtomicU64,
     done: AtomicBool,
 }
@@ -115,20 +115,20 @@ impl Scene {
             .unwrap_or(u64::MAX)
     }
 
-    /// Answers every request on a listener with the upstream's name, and records it.
+    /// Responds to every request on a listener with the upstream's name, and records it.
     fn serve(&self, listener: TcpListener, name: &'static str, is_canary: bool) {
         let scene = self.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let scene = scene.clone();
-                thread::spawn(move || scene.answer(stream, name, is_canary));
+                thread::spawn(move || scene.respond(stream, name, is_canary));
             }
         });
     }
 
-    fn answer(&self, mut stream: TcpStream, name: &str, is_canary: bool) -> io::Result<()> {
+    fn respond(&self, mut stream: TcpStream, name: &str, is_canary: bool) -> io::Result<()> {
         stream.set_nodelay(true)?;
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}",
             name.len()
         );
@@ -149,7 +149,7 @@ impl Scene {
                         sent: sent_at(&head),
                     },
                 );
-                stream.write_all(answer.as_bytes())?;
+                stream.write_all(response.as_bytes())?;
             }
         }
     }
@@ -166,7 +166,7 @@ impl Scene {
         }
     }
 
-    /// The load is started after the upstreams; until it flows there is nothing to see.
+    /// Waits for the load, which starts after the upstreams.
     fn wait_for_load(&self) {
         while self.record.blue.load(Ordering::Relaxed) < 1000 {
             thread::sleep(Duration::from_millis(5));
@@ -184,7 +184,7 @@ impl Scene {
                     *client = fresh;
                 }
             }
-            self.record.answers.fetch_add(1, Ordering::Relaxed);
+            self.record.responses.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -198,12 +198,12 @@ impl Scene {
     }
 }
 
-/// The header in which our clients write the time.
+/// The header in which clients of the test write the time.
 fn stamp(now: u64) -> String {
     format!("X-Sent-Ns: {now}\r\n")
 }
 
-/// The time that one of our clients wrote into its request.
+/// The time that a client of the test wrote into its request.
 fn sent_at(head: &[u8]) -> Option<u64> {
     let name = b"x-sent-ns:";
     let line = head.split(|byte| *byte == b'\n').find(|line| {
@@ -217,19 +217,19 @@ fn sent_at(head: &[u8]) -> Option<u64> {
         .ok()
 }
 
-/// A span in which nothing may be sent to the canary: from the reply to the next change.
+/// A span in which no request may be sent to the canary: from the response to the next change.
 struct Closed {
     from: u64,
     until: u64,
 }
 
-/// A request that reached the canary after the reply.
+/// A request that the canary received after the response.
 struct Behind {
     nanoseconds: u64,
     sent_after: bool,
 }
 
-/// How long the three kinds of change took, in nanoseconds.
+/// Durations of the three kinds of change in nanoseconds.
 #[derive(Default)]
 struct Replies {
     up: Vec<u64>,
@@ -262,8 +262,8 @@ impl Operator {
         })
     }
 
-    /// Half of the traffic to the canary, and away again: by weights and by the rollback call in
-    /// turns.
+    /// Gives half of the traffic to the canary and removes it again, alternately by weights and by
+    /// the rollback call.
     fn cycle(&mut self, cycle: usize) -> Result<()> {
         self.open()?;
         thread::sleep(self.hold);
@@ -286,7 +286,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Returns when the reply was there.
+    /// Returns the time of the response.
     fn close(&mut self, by_rollback: bool) -> Result<u64> {
         let before = self.scene.now();
         if by_rollback {
@@ -308,7 +308,7 @@ impl Operator {
         Ok(after)
     }
 
-    /// Requests as soon after the reply as can be, on connections that were open before.
+    /// Sends requests immediately after the response, on connections that were open before.
     fn probe(&mut self) {
         let scene = &self.scene;
         for probe in &mut self.probes {
@@ -318,7 +318,7 @@ impl Operator {
         }
         for probe in &mut self.probes {
             match probe.receive() {
-                Ok(_) => scene.record.answers.fetch_add(1, Ordering::Relaxed),
+                Ok(_) => scene.record.responses.fetch_add(1, Ordering::Relaxed),
                 Err(error) => return scene.failed(&error),
             };
         }
@@ -333,16 +333,21 @@ impl Operator {
             .iter()
             .filter(|behind| u128::from(behind.nanoseconds) > GRACE.as_nanos())
             .count();
+        let last_received_ns = after
+            .iter()
+            .map(|behind| behind.nanoseconds)
+            .max()
+            .unwrap_or_default();
         json!({
             "cycles": self.closed.len(),
             "cycles_with_canary": self.open_spans_with(&arrivals),
             "canary_requests": arrivals.len(),
-            "checked_answers": self.scene.record.answers.load(Ordering::Relaxed),
+            "checked_answers": self.scene.record.responses.load(Ordering::Relaxed),
             "client_errors": self.scene.record.errors.load(Ordering::Relaxed),
             "sent_after_reply": sent_after,
             "received_after_reply": after.len(),
             "received_late": late,
-            "last_received_us": after.iter().map(|behind| behind.nanoseconds).max().unwrap_or_default() / 1000,
+            "last_received_us": last_received_ns / 1000,
             "reply_us": {
                 "up": percentiles(&self.replies.up),
                 "down": percentiles(&self.replies.down),
@@ -351,9 +356,8 @@ impl Operator {
         })
     }
 
-    /// The requests that reached the canary in a closed span. One that was sent in it but arrived
-    /// after its end may well have been routed by the next change, so the arrival decides, not
-    /// the sending.
+    /// The requests that the canary received in a closed span. A request sent in the span but
+    /// received after its end may have been routed by the next change, so the arrival decides.
     fn behind(&self, arrivals: &[Arrival]) -> Vec<Behind> {
         let span_of = |at: u64| {
             self.closed
@@ -370,7 +374,7 @@ impl Operator {
             .collect()
     }
 
-    /// A canary that never got anything would pass every check.
+    /// A canary that never received a request would pass every check.
     fn open_spans_with(&self, arrivals: &[Arrival]) -> usize {
         let mut opened = 0;
         let mut with = 0;

@@ -1,4 +1,4 @@
-//! A version of a service: its endpoints, which answer as its fault says.
+//! A version of a service: endpoints that respond as its fault defines.
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
@@ -20,21 +20,21 @@ use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet, spawn_local};
 use tokio::time::sleep;
 
-use crate::fault::{Asked, Cause, ENDPOINTS, Fate, Fault};
+use crate::fault::{Cause, ENDPOINTS, Fate, Fault, RequestInfo};
 
-/// The header of a failure that says whose it is.
+/// The header of a failure that names its cause.
 pub(crate) const CAUSE: &str = "x-cause";
-/// The header in which a user's requests say whose they are.
+/// The header that identifies the user of a request.
 pub(crate) const USER: &str = "x-user";
-/// Not 127.0.0.1, from which connections to the endpoints are made: one of those might otherwise be
-/// given the port of an endpoint that is down at that moment.
+/// Not 127.0.0.1, from which connections to the endpoints are made: one of those might otherwise
+/// get the port of an endpoint that is down at that moment.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
-/// A version that listens.
+/// A listening version.
 pub(crate) struct Version {
     pub(crate) addresses: Vec<SocketAddr>,
     fault: Cell<Fault>,
-    /// Nothing is wrong until the fault is told to begin.
+    /// No fault before it is set.
     is_late: Cell<bool>,
     began: Cell<Option<Instant>>,
     requests: Cell<u64>,
@@ -44,7 +44,7 @@ pub(crate) struct Version {
 }
 
 impl Version {
-    /// Starts to listen, at its endpoints' addresses.
+    /// Starts listening on the addresses of its endpoints.
     pub(crate) async fn start(seed: u64) -> io::Result<Rc<Version>> {
         let mut listeners = Vec::new();
         for _ in 0..ENDPOINTS {
@@ -69,8 +69,7 @@ impl Version {
         Ok(version)
     }
 
-    /// From now on this is wrong with it; what is late, a leak or an outage, begins when it is
-    /// told to.
+    /// Sets the fault; a late one, a leak or an outage starts at [`Version::begin`].
     pub(crate) fn set(&self, fault: Fault, is_late: bool) {
         if let Some(crashing) = self.crashing.take() {
             crashing.abort();
@@ -82,12 +81,12 @@ impl Version {
         self.requests.set(0);
     }
 
-    /// The fault begins to grow.
+    /// Starts a fault that was set as late.
     pub(crate) fn begin(&self) {
         self.began.set(Some(Instant::now()));
     }
 
-    /// What is wrong with it at this moment.
+    /// The current fault.
     fn fault(&self) -> Fault {
         if self.is_late.get() && self.began.get().is_none() {
             Fault::None
@@ -101,7 +100,7 @@ impl Version {
         self.requests.get()
     }
 
-    /// Listens whenever the version is up.
+    /// Listens while the version is up.
     async fn run(self: Rc<Self>, endpoint: usize, first: TcpListener) {
         let mut is_down = self.is_down.subscribe();
         self.accept(endpoint, first, &mut is_down).await;
@@ -120,7 +119,7 @@ impl Version {
         }
     }
 
-    /// Takes connections until the version is down; all of them end with it.
+    /// Accepts connections until the version is down, which ends all of them.
     async fn accept(
         self: &Rc<Self>,
         endpoint: usize,
@@ -141,22 +140,22 @@ impl Version {
 
     async fn serve(self: Rc<Self>, endpoint: usize, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        // A process that crashes does not say goodbye: what is dropped is reset.
+        // A crash closes no connection orderly: what is dropped is reset.
         let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-        let answer = service_fn(|request| self.answer(endpoint, request));
+        let service = service_fn(|request| self.respond(endpoint, request));
         let _ = hyper::server::conn::http1::Builder::new()
-            .serve_connection(TokioIo::new(stream), answer)
+            .serve_connection(TokioIo::new(stream), service)
             .await;
     }
 
-    async fn answer(
+    async fn respond(
         self: &Rc<Self>,
         endpoint: usize,
         request: Request<Incoming>,
     ) -> Result<Response<Full<Bytes>>, Infallible> {
         self.requests.set(self.requests.get() + 1);
         self.crash_in_time();
-        let asked = Asked {
+        let info = RequestInfo {
             route: route_of(request.uri().path()),
             endpoint,
             user: user_of(request.headers()),
@@ -164,18 +163,17 @@ impl Version {
             age_s: self.began.get().map(|began| began.elapsed().as_secs_f64()),
         };
         let _ = request.into_body().collect().await;
-        let fate = self.fault().decide(asked, &mut self.rng.borrow_mut());
+        let fate = self.fault().decide(info, &mut self.rng.borrow_mut());
         match fate {
-            Fate::Nothing => pending().await,
-            Fate::Answer { after, failure } => {
+            Fate::NoResponse => pending().await,
+            Fate::Response { after, failure } => {
                 sleep(after).await;
                 Ok(response(failure))
             }
         }
     }
 
-    /// The first request starts the crashes, so that the check before the release finds a version
-    /// that looks well.
+    /// The first request starts the crashes, so that the preflight finds a healthy version.
     fn crash_in_time(self: &Rc<Self>) {
         let Fault::Crashes { up_ms, down_ms } = self.fault() else {
             return;
@@ -195,7 +193,7 @@ impl Version {
     }
 }
 
-/// `/3/anything` is route 3.
+/// `/3/anything` is on route 3.
 fn route_of(path: &str) -> usize {
     path.split('/')
         .nth(1)

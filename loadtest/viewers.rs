@@ -1,7 +1,7 @@
-//! The part of `loadtest/viewers` that opens connections: an operator whose rollbacks are timed,
-//! and those who should not be able to delay them.
+//! The connections of `loadtest/viewers`: an operator whose rollbacks are timed, and clients that
+//! must not delay them.
 
-#[expect(dead_code, reason = "the operator only calls")]
+#[expect(dead_code, reason = "the operator only makes calls")]
 mod wire;
 
 use std::{
@@ -21,14 +21,14 @@ use serde_json::json;
 
 use crate::wire::Client;
 
-/// Connections of those who send half of what they should, or read nothing.
+/// Connections that send only half of a request, or read nothing.
 const CROWD: usize = 1_000;
 const VIEWERS: usize = 4;
-/// Those that the proxy has closed come back after so long.
-const COME_BACK: Duration = Duration::from_millis(250);
-/// Time for the others to be at work before the first rollback.
-const BEGIN: Duration = Duration::from_secs(1);
-/// Between two rollbacks.
+/// Delay before a connection that the proxy closed is reopened.
+const REOPEN: Duration = Duration::from_millis(250);
+/// Time for the other clients to start before the first rollback.
+const WARM_UP: Duration = Duration::from_secs(1);
+/// Pause between two rollbacks.
 const PAUSE: Duration = Duration::from_millis(10);
 
 const LIST: &str = "GET /api/v1/services HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -57,9 +57,9 @@ fn main() -> Result<()> {
             let scrape = "GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n";
             others.extend((0..VIEWERS).map(|_| viewer(&scene, admin, scrape)));
         }
-        other => bail!("there is no situation {other:?}"),
+        other => bail!("no situation {other:?}"),
     }
-    thread::sleep(BEGIN);
+    thread::sleep(WARM_UP);
     let mut times = Vec::new();
     for run in 0..runs {
         let service = format!("/api/v1/services/s{}", run % 10);
@@ -86,7 +86,7 @@ fn main() -> Result<()> {
 #[derive(Default)]
 struct Scene {
     over: AtomicBool,
-    /// Answers that viewers have read, or connections that the crowd has opened.
+    /// Responses that viewers have read, or connections that the crowd has opened.
     served: AtomicU64,
 }
 
@@ -96,7 +96,7 @@ impl Scene {
     }
 }
 
-/// Many who send `text` and then nothing, and read nothing; those that are closed come back.
+/// Connections that send `text` and then nothing, and read nothing; closed ones are reopened.
 fn crowd(scene: &Arc<Scene>, admin: SocketAddr, text: &'static str) -> thread::JoinHandle<()> {
     let scene = Arc::clone(scene);
     thread::spawn(move || {
@@ -108,21 +108,21 @@ fn crowd(scene: &Arc<Scene>, admin: SocketAddr, text: &'static str) -> thread::J
                     scene.served.fetch_add(1, Ordering::Relaxed);
                 }
             }
-            thread::sleep(COME_BACK);
+            thread::sleep(REOPEN);
         }
     })
 }
 
 fn open(admin: SocketAddr, text: &str) -> io::Result<TcpStream> {
     let mut stream = TcpStream::connect(admin)?;
-    // As little as possible is taken of what comes.
+    // The smallest receive buffer, so that little of the response is accepted.
     socket2::SockRef::from(&stream).set_recv_buffer_size(4096)?;
     stream.write_all(text.as_bytes())?;
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
-/// Nothing is read, so that an end shows only where nothing came before it.
+/// Nothing is read, so a close is detected only if no data came before it.
 fn is_closed(stream: &TcpStream) -> bool {
     match stream.peek(&mut [0]) {
         Ok(0) => true,
@@ -131,14 +131,14 @@ fn is_closed(stream: &TcpStream) -> bool {
     }
 }
 
-/// Asks for the same again and again, and reads it.
+/// Sends the same request repeatedly and reads the responses.
 fn viewer(scene: &Arc<Scene>, admin: SocketAddr, ask: &'static str) -> thread::JoinHandle<()> {
     let scene = Arc::clone(scene);
     thread::spawn(move || {
         while !scene.is_over() {
             if let Err(error) = view(&scene, admin, ask) {
-                let _ = writeln!(io::stderr(), "a viewer starts anew: {error:#}");
-                thread::sleep(COME_BACK);
+                let _ = writeln!(io::stderr(), "a viewer reconnects: {error:#}");
+                thread::sleep(REOPEN);
             }
         }
     })
@@ -151,20 +151,20 @@ fn view(scene: &Scene, admin: SocketAddr, ask: &str) -> Result<()> {
     while !scene.is_over() {
         stream.write_all(ask.as_bytes())?;
         let mut head = Vec::new();
-        let mut left = loop {
+        let mut remaining = loop {
             let read = stream.read(&mut buffer)?;
             head.extend_from_slice(buffer.get(..read).unwrap_or_default());
-            if let Some(left) = left(&head)? {
-                break left;
+            if let Some(remaining) = remaining(&head)? {
+                break remaining;
             }
             if read == 0 {
                 bail!("the connection was closed");
             }
         };
-        while left > 0 {
+        while remaining > 0 {
             match stream.read(&mut buffer)? {
-                0 => bail!("the connection was closed in an answer"),
-                read => left = left.saturating_sub(read),
+                0 => bail!("the connection was closed within a response"),
+                read => remaining = remaining.saturating_sub(read),
             }
         }
         scene.served.fetch_add(1, Ordering::Relaxed);
@@ -172,12 +172,12 @@ fn view(scene: &Scene, admin: SocketAddr, ask: &str) -> Result<()> {
     Ok(())
 }
 
-/// How much of the body is still to come; `None` before the head is whole.
-fn left(answer: &[u8]) -> Result<Option<usize>> {
-    let Some(end) = answer.windows(4).position(|four| four == b"\r\n\r\n") else {
+/// Length of the rest of the body; `None` while the head is incomplete.
+fn remaining(bytes: &[u8]) -> Result<Option<usize>> {
+    let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Ok(None);
     };
-    let head = String::from_utf8_lossy(answer.get(..end).unwrap_or_default()).to_ascii_lowercase();
+    let head = String::from_utf8_lossy(bytes.get(..end).unwrap_or_default()).to_ascii_lowercase();
     if !head.starts_with("http/1.1 200") {
         bail!("{head}");
     }
@@ -185,5 +185,5 @@ fn left(answer: &[u8]) -> Result<Option<usize>> {
         .lines()
         .find_map(|line| line.strip_prefix("content-length:"));
     let length: usize = length.context("no content-length")?.trim().parse()?;
-    Ok(Some((end + 4 + length).saturating_sub(answer.len())))
+    Ok(Some((end + 4 + length).saturating_sub(bytes.len())))
 }

@@ -1,6 +1,5 @@
-//! HTTP/1.1 on a blocking socket, one request at a time: what `swaps.rs` and `reflex.rs` ask the
-//! proxy and its admin API with. Nothing stands between a call and its bytes, so that times can be
-//! taken around it.
+//! HTTP/1.1 on a blocking socket, one request at a time: the client of `swaps.rs` and `reflex.rs`.
+//! A call writes its bytes directly, so that it can be timed.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -21,13 +20,13 @@ impl Client {
         Ok(Self { stream })
     }
 
-    /// Sends a GET with a further header line, which ends with its line end if it is not empty.
+    /// Sends a GET with an additional header line, which is empty or ends in CRLF.
     pub(crate) fn send(&mut self, host: &str, header: &str) -> Result<()> {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n{header}\r\n");
         Ok(self.stream.write_all(request.as_bytes())?)
     }
 
-    /// Calls the admin API and returns the body of its good answer.
+    /// Calls the admin API and returns the body of its successful response.
     pub(crate) fn call(&mut self, method: &str, path: &str, body: &str) -> Result<String> {
         let length = body.len();
         let head = format!(
@@ -38,34 +37,31 @@ impl Client {
         self.receive()
     }
 
-    /// The body of a good answer; anything else is an error.
+    /// The body of a successful response; any other is an error.
     pub(crate) fn receive(&mut self) -> Result<String> {
-        let (status, body) = self.answer()?;
+        let (status, body) = self.response()?;
         if !(200..300).contains(&status) {
             bail!("status {status}: {body}");
         }
         Ok(body)
     }
 
-    /// Status and body of an answer.
-    pub(crate) fn answer(&mut self) -> Result<(u16, String)> {
-        let (mut answer, mut chunk) = (Vec::new(), [0; 16384]);
+    /// Status and body of a response.
+    pub(crate) fn response(&mut self) -> Result<(u16, String)> {
+        let (mut bytes, mut chunk) = (Vec::new(), [0; 16384]);
         loop {
             let read = self.stream.read(&mut chunk)?;
-            ensure!(
-                read > 0,
-                "the connection was closed in the middle of an exchange"
-            );
-            answer.extend_from_slice(chunk.get(..read).unwrap_or_default());
-            if let Some(complete) = complete(&answer)? {
+            ensure!(read > 0, "the connection was closed within an exchange");
+            bytes.extend_from_slice(chunk.get(..read).unwrap_or_default());
+            if let Some(complete) = complete(&bytes)? {
                 return Ok(complete);
             }
         }
     }
 }
 
-fn complete(answer: &[u8]) -> Result<Option<(u16, String)>> {
-    let text = String::from_utf8_lossy(answer);
+fn complete(bytes: &[u8]) -> Result<Option<(u16, String)>> {
+    let text = String::from_utf8_lossy(bytes);
     let Some((head, body)) = text.split_once("\r\n\r\n") else {
         return Ok(None);
     };

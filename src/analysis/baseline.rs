@@ -55,7 +55,8 @@ impl BaselineRate {
         }
     }
 
-    fn totals(&self) -> (f64, f64) {
+    /// The requests and failures that the limit is computed from.
+    pub(crate) fn totals(&self) -> (f64, f64) {
         let (release, past) = (self.release, self.past);
         let (requests, failures) = (release.requests as f64, release.failures as f64);
         let missing = REACH - requests;

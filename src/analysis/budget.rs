@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::baseline::BaselineRate;
 use super::cohort::Cohort;
+use super::judge::Judge;
 use super::units::Repeats;
 
 /// A budget and its state.
@@ -123,9 +124,10 @@ impl Budget {
         self.spent = failures;
     }
 
-    /// Adds the baseline's requests before the release. They explain nothing until full weight.
-    pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
-        self.baseline.warm(latency_us, failures);
+    /// Adds the baseline's requests before the release that the judge was warmed with. They explain
+    /// nothing until full weight.
+    pub fn warm_as(&mut self, judge: &Judge) {
+        self.baseline = judge.rate;
     }
 
     /// Raises the explained failures by a cohort whose failures were counted when they happened.

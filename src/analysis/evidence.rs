@@ -8,6 +8,7 @@ use super::cohort::Counts;
 use super::confidence::Interval;
 use super::error::{BETS, ErrorTest, Margin};
 use super::evidence_log::Segment;
+use super::full_weight::FullWeightEvidence;
 use super::latency::LatencyGains;
 use super::options::Objective;
 use super::units::UnitCounts;
@@ -42,6 +43,9 @@ pub struct Evidence {
     pub split_log_e: f64,
     /// The objectives.
     pub objectives: Vec<ObjectiveEvidence>,
+    /// What promotion needs while the canary is at full weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full_weight: Option<FullWeightEvidence>,
 }
 
 /// The evidence on one objective.

@@ -1,12 +1,24 @@
 //! The canary at full weight: the baseline gets no further requests, so failures and latency are
 //! compared with limits from the baseline's past (STATISTICS.md 1.k.2).
+//!
+//! With few requests the limit is wide, and evidence *against* the canary takes long. So a step at
+//! full weight passes only by one of two findings about its `n` requests, of which `f` failed:
+//!
+//! - `f / n` is at most the rate that was observed on the baseline. A canary without failures passes
+//!   at once.
+//! - The canary fails less often than tolerated: the advance test of 1.a with r1 = 0 and d1 = the
+//!   limit `2 p + 0.5 pp` reaches `ln(1/beta)`. A canary at or above the limit passes by this in at
+//!   most a share `beta` of releases, however long it waits.
+//!
+//! Otherwise the step goes on, and after `max_duration` it is inconclusive.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::advance::Advance;
 use super::baseline::BaselineRate;
-use super::cohort::ArmCounts;
+use super::cohort::{ArmCounts, Counts};
 use super::error::{ErrorTest, Margin, Pair};
 use super::options::Slo;
 use super::slo::SloArm;
@@ -25,6 +37,50 @@ pub(crate) struct FullWeight {
     failures: Option<ErrorTest>,
     /// The test of slow responses; absent if the baseline's latency is unknown or not judged.
     slow: Option<Slow>,
+    /// What the step needs to pass; absent in states of earlier versions.
+    #[serde(default)]
+    passing: Option<Passing>,
+}
+
+/// The evidence for the canary at full weight.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Passing {
+    /// Requests and failures of the baseline that the limit was computed from.
+    baseline: (f64, f64),
+    canary: Counts,
+    below_limit: Advance,
+}
+
+impl Passing {
+    fn passes(&self, advance_limit: f64) -> bool {
+        let (requests, failures) = self.baseline;
+        let Counts {
+            requests: canary,
+            failures: failed,
+        } = self.canary;
+        // Without requests of the baseline, only a canary without failures.
+        failed as f64 * requests.max(1.0) <= failures * canary as f64
+            || self.below_limit.reaches(advance_limit)
+    }
+}
+
+/// The numbers behind promotion at full weight.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FullWeightEvidence {
+    /// The share of requests that may fail.
+    pub tolerated: f64,
+    /// The canary's requests at full weight and the failed ones.
+    pub canary: Counts,
+    /// The baseline's requests that the tolerated share was computed from.
+    pub baseline_requests: f64,
+    /// The failed ones among them.
+    pub baseline_failures: f64,
+    /// `ln` of the evidence that the canary fails less often than tolerated.
+    pub advance_log_e: f64,
+    /// The value at which it suffices.
+    pub advance_limit: f64,
+    /// Whether the failures of the canary allow to promote it.
+    pub passes: bool,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -54,11 +110,23 @@ impl FullWeight {
             limit,
             failures: (!judges_errors).then(|| ErrorTest::new(Margin::fixed(limit))),
             slow: p99_us.map(slow),
+            passing: Some(Passing {
+                baseline: baseline.totals(),
+                canary: Counts::default(),
+                below_limit: Advance::new(Margin::fixed(limit)),
+            }),
         }
     }
 
     /// Scores a cohort at full weight.
-    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>) {
+    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>, advance_limit: f64) {
+        if let Some(passing) = &mut self.passing {
+            passing.canary.add(canary);
+            let counts = Pair::of(canary.requests, canary.failures);
+            // A fixed limit does not depend on the weight.
+            passing.below_limit.score(0.0, counts, 0);
+            passing.below_limit.settle(advance_limit);
+        }
         if let Some(failures) = &mut self.failures {
             failures.score_alone(self.limit, Pair::of(canary.requests, canary.failures));
         }
@@ -74,6 +142,28 @@ impl FullWeight {
         if let Some(slow) = &mut self.slow {
             slow.side.share(k);
         }
+    }
+
+    /// Whether the failures so far allow to promote the canary.
+    pub(crate) fn passes(&self, advance_limit: f64) -> bool {
+        self.passing
+            .as_ref()
+            .is_none_or(|passing| passing.passes(advance_limit))
+    }
+
+    /// The numbers behind [`FullWeight::passes`].
+    pub(crate) fn evidence(&self, advance_limit: f64) -> Option<FullWeightEvidence> {
+        let passing = self.passing.as_ref()?;
+        let (baseline_requests, baseline_failures) = passing.baseline;
+        Some(FullWeightEvidence {
+            tolerated: self.limit,
+            canary: passing.canary,
+            baseline_requests,
+            baseline_failures,
+            advance_log_e: passing.below_limit.log_e(),
+            advance_limit,
+            passes: passing.passes(advance_limit),
+        })
     }
 
     /// Whether the evidence shows more failures than tolerated, without an error objective.

@@ -124,9 +124,9 @@ pub struct Judge {
     pub(crate) guards: Vec<SloGuard>,
     pub(crate) split: SampleRatioTest,
     pub(crate) aborts: AbortTest,
-    rate: BaselineRate,
+    pub(crate) rate: BaselineRate,
     /// The limits at full weight, while the canary is there.
-    full_weight: Option<FullWeight>,
+    pub(crate) full_weight: Option<FullWeight>,
     pub(crate) ledger: EvidenceLog,
     pub(crate) progress: Option<StepProgress>,
     pub(crate) canary: Counts,
@@ -284,7 +284,7 @@ impl Judge {
         let Some(progress) = &self.progress else {
             return Verdict::Continue;
         };
-        if progress.passed(now_ms, self.advance_limit) {
+        if progress.passed(now_ms, self.advance_limit, self.full_weight.as_ref()) {
             return Verdict::Advance;
         }
         if progress.out_of_time(now_ms) {
@@ -343,7 +343,9 @@ impl Judge {
 
     fn inconclusive(&self, progress: &StepProgress) -> Verdict {
         let enough = progress.has_traffic();
-        let harmless = self.log_e_max < 0.5 * self.limit;
+        let limits = self.full_weight.as_ref();
+        let harmless = self.log_e_max < 0.5 * self.limit
+            && limits.is_none_or(|limits| limits.passes(self.advance_limit));
         match progress.step.inconclusive {
             Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
             Inconclusive::Advance if enough && harmless => Verdict::Advance,
@@ -467,7 +469,7 @@ impl Judge {
             },
             ..*cohort
         };
-        limits.score(&cohort.canary);
+        limits.score(&cohort.canary, self.advance_limit);
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             self.bound += error.score_alone(limits.limit, canary);

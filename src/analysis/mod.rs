@@ -52,6 +52,7 @@ pub use confidence::Interval;
 pub use evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 pub use evidence_log::Segment;
 pub use forecast::{latency_requests_to_advance, requests_to_advance, requests_to_detect};
+pub use full_weight::FullWeightEvidence;
 pub use judge::{Cause, Judge, Verdict, WaitReason};
 pub use maturity::landmark;
 pub use options::{ErrorRateMargin, LatencyMargin, Objective, Options, Slo};

@@ -3,6 +3,7 @@
 use super::bins::{BINS, Bins};
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 use super::forecast::requests_to_advance;
+use super::full_weight::FullWeightEvidence;
 use super::judge::Judge;
 use super::latency::LatencyTest;
 use super::latency_advance::LatencyAdvance;
@@ -38,7 +39,13 @@ impl Judge {
             failing_clients: self.failing_clients,
             split_log_e: self.split.log_e(),
             objectives: objectives.collect(),
+            full_weight: self.full_weight_evidence(),
         }
+    }
+
+    /// The numbers behind promotion, while the canary is at full weight.
+    pub fn full_weight_evidence(&self) -> Option<FullWeightEvidence> {
+        self.full_weight.as_ref()?.evidence(self.advance_limit)
     }
 
     fn of_errors(&self, objective: Objective) -> Option<ObjectiveEvidence> {

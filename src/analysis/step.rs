@@ -6,6 +6,7 @@ use super::advance::Advance;
 use super::bins::{Bins, Slack};
 use super::cohort::{Cohort, Counts};
 use super::error::{Margin, Pair};
+use super::full_weight::FullWeight;
 use super::latency_advance::{AnswerCounts, LatencyAdvance};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
@@ -166,11 +167,14 @@ impl StepProgress {
     }
 
     /// Whether the step passes: minimum duration and requests, and each of its advance tests. At
-    /// full weight there is no concurrent baseline.
-    pub(crate) fn passed(&self, now_ms: u64, limit: f64) -> bool {
-        self.age(now_ms) >= self.step.min_ms
-            && self.has_traffic()
-            && (self.step.weight >= 1.0 || self.proven(limit))
+    /// full weight there is no concurrent baseline, and `alone` decides once there was traffic.
+    pub(crate) fn passed(&self, now_ms: u64, limit: f64, alone: Option<&FullWeight>) -> bool {
+        let proven = if self.step.weight >= 1.0 {
+            alone.is_none_or(|alone| alone.passes(limit))
+        } else {
+            self.proven(limit)
+        };
+        self.age(now_ms) >= self.step.min_ms && self.has_traffic() && proven
     }
 
     /// Whether the canary had as many requests as the step requires.

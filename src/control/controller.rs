@@ -17,6 +17,7 @@ use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
+use super::absent::AbsentServices;
 use super::change::{PendingChange, Reply, RequestedWeights};
 use super::collect::Collector;
 use super::commit_queue::{CommitId, CommitQueue};
@@ -27,7 +28,7 @@ use super::{Applied, ControllerRequest, EventStream, Handle, Metrics, Refusal};
 use crate::model::{IdempotencyKey, KeptAnswer, Name, ServiceSpec, api};
 use crate::routing::{HealthEvent, KeyRegistry, Publisher, RoutingTable};
 use crate::stats::{Batch, EventBatch, Watermark};
-use crate::store::{Committed, LoadedState, ServiceRecord, Store, StoreError};
+use crate::store::{Committed, LoadedState, Store, StoreError};
 use crate::time::{Clock, Timestamp};
 
 /// Batches that may wait. A worker that finds the channel full keeps counting and sends later.
@@ -111,7 +112,7 @@ impl Default for Timing {
 pub struct Controller {
     pub(super) services: BTreeMap<Name, ServiceEntry>,
     /// Stored state of services that the configuration no longer has; they may return.
-    pub(super) absent: BTreeMap<String, ServiceRecord>,
+    pub(super) absent: AbsentServices,
     pub(super) publisher: Publisher,
     pub(super) preflighter: Preflighter,
     /// Whether the admin API has tokens, so that gates can be approved.
@@ -204,7 +205,7 @@ impl Controller {
             Handle::channel(Arc::clone(&metrics), Arc::clone(&events), shared_views);
         let mut controller = Controller {
             services: BTreeMap::new(),
-            absent: BTreeMap::new(),
+            absent: AbsentServices::default(),
             publisher: publisher.clone(),
             keys,
             preflighter: setup.preflighter,

@@ -5,6 +5,7 @@
 //! changes to the store, and reports through [`Metrics`] and events. It opens no socket, and no
 //! request passes through it.
 
+mod absent;
 mod answer;
 mod audit;
 mod change;

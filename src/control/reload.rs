@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::Refusal;
+use super::absent::{AbsentServices, REMEMBERED_MAX};
 use super::controller::{Controller, ServiceEntry, UncommittedChange};
 use super::state::ServiceState;
 use crate::model::{Name, ServiceSpec, WeightsError, api};
@@ -19,16 +20,16 @@ impl Controller {
     /// The first table.
     pub(super) fn start(&mut self, specs: Vec<ServiceSpec>, loaded: LoadedState) {
         let now = self.clock.now();
-        let records = loaded
-            .services
-            .into_iter()
-            .map(|record| (record.name.clone(), record));
-        self.absent = records.collect();
+        self.absent = AbsentServices::new(loaded.services);
         let (mut fresh, mut warnings) = (Vec::new(), Vec::new());
         let order = names(&specs);
-        for spec in specs {
-            let record = self.absent.remove(&*spec.name);
-            let (managed, warning) = manage(spec, record.as_ref(), &now.rfc3339());
+        let declared: Vec<_> = specs
+            .into_iter()
+            .map(|spec| (self.absent.take(&spec.name), spec))
+            .collect();
+        self.absent.trim(REMEMBERED_MAX);
+        for (record, spec) in declared {
+            let (managed, warning) = manage(spec, record.as_ref(), &self.absent, &now.rfc3339());
             if record.is_none() || warning.is_some() {
                 fresh.push(Name::clone(&managed.spec.name));
             }
@@ -189,7 +190,8 @@ impl Controller {
                     ServiceEntry { spec, ..managed }
                 }
                 _ => {
-                    let (managed, warning) = manage(spec, self.absent.remove(&*name).as_ref(), &at);
+                    let record = self.absent.take(&name);
+                    let (managed, warning) = manage(spec, record.as_ref(), &self.absent, &at);
                     fresh.push(Name::clone(&name));
                     warnings.extend(warning);
                     managed
@@ -199,13 +201,13 @@ impl Controller {
         }
         old.into_iter()
             .for_each(|(name, managed)| self.retire(&name, managed));
+        self.absent.trim(REMEMBERED_MAX);
         (fresh, warnings)
     }
 
     /// A service leaves the configuration; its weights are remembered in case it comes back.
     fn retire(&mut self, name: &Name, managed: ServiceEntry) {
-        self.absent
-            .insert(name.to_string(), managed.state.record(name));
+        self.absent.keep(managed.state.record(name));
         self.metrics.forget_service(name);
         let gone = || Err(Refusal::UnknownService(name.to_string()));
         if let Some(pending) = managed.pending {
@@ -283,11 +285,16 @@ fn names(specs: &[ServiceSpec]) -> Vec<Name> {
 fn manage(
     spec: ServiceSpec,
     record: Option<&ServiceRecord>,
+    absent: &AbsentServices,
     at: &str,
 ) -> (ServiceEntry, Option<String>) {
     let (state, warning) = match record {
         Some(record) => ServiceState::resumed(&spec, record, at),
-        None => (ServiceState::declared(&spec, at), None),
+        None => {
+            let mut state = ServiceState::declared(&spec, at);
+            absent.raise(&mut state);
+            (state, None)
+        }
     };
     let warning = warning.map(|warning| {
         let told = format!("service {}: {warning}", spec.name);

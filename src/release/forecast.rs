@@ -81,8 +81,8 @@ pub fn forecast_by_users(
     forecast.warnings = freezes(plan, now).into_iter().chain(never).collect();
     forecast.warnings.push(
         "the service is sticky, so errors are judged by user: counts are new users plus the users \
-         that a larger weight may move; the rate of new users is not known, so no times are \
-         given"
+         that a larger weight may move; as many users as requests are assumed to meet a failure, \
+         and the rate of new users is not known, so no times are given"
             .to_owned(),
     );
     forecast.unit = Some("user".to_owned());

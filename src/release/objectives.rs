@@ -48,6 +48,9 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
         }
     }
     add_counts(&objective.counts, &mut add);
+    if let (Behind::ErrorRate { .. }, Some(full_weight)) = (&objective.counts, &whole.full_weight) {
+        add("full_weight", json!(full_weight));
+    }
     shown
 }
 

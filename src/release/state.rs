@@ -349,8 +349,8 @@ pub(crate) fn wait_detail(reason: WaitReason) -> &'static str {
             "clients abort requests on the canary more often than on the baseline"
         }
         WaitReason::CanaryFull => {
-            "the canary has reached canary_in_flight_max: further requests go to the baseline, \
-             and the comparison is suspended"
+            "the canary has reached canary_in_flight_max, or failed faster than the disk records \
+             it: further requests go to the baseline, and the comparison is suspended"
         }
         WaitReason::BaselineDown => {
             "no endpoint of the baseline passes its health checks: its share goes to the canary, \

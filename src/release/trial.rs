@@ -7,8 +7,8 @@ use super::machine::{all_failures_text, visible_failures_text};
 use super::objectives;
 use super::plan::Plan;
 use crate::analysis::{
-    AbortCounts, Behind, Budget, Cause, Cohort, Evidence, Judge, LatencyBins, Matured,
-    PendingCohort, Verdict, WaitReason,
+    AbortCounts, Behind, Budget, Cause, Cohort, Evidence, FullWeightEvidence, Judge, LatencyBins,
+    Matured, PendingCohort, Verdict, WaitReason,
 };
 use crate::model::api::BudgetStatus;
 
@@ -63,8 +63,8 @@ impl Trial {
     /// their counts, and failures.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
         self.judge.warm(latency_us, failures);
-        self.budget.warm(latency_us, failures);
-        self.rescued_budget.warm(latency_us, failures);
+        self.budget.warm_as(&self.judge);
+        self.rescued_budget.warm_as(&self.judge);
     }
 
     /// Begins step `index`, counted from 0; beyond the last step it does nothing.
@@ -176,6 +176,11 @@ impl Trial {
         self.judge.baseline_upper() * self.judge.at_step().requests as f64
     }
 
+    /// What promotion needs while the canary is at full weight.
+    pub fn full_weight(&self) -> Option<FullWeightEvidence> {
+        self.judge.full_weight_evidence()
+    }
+
     /// The canary's requests at the current step that ended with a response or a failure.
     pub fn outcomes(&self) -> u64 {
         self.judge.outcomes()
@@ -231,7 +236,8 @@ impl Trial {
     ///
     /// Once there are requests on both arms, `error_rate` also has `estimate` (`p_canary - ratio *
     /// p_baseline`), `confidence` (`{lower, upper, level}`, valid at all times simultaneously) and
-    /// `requests_to_advance` (further canary requests that this step is likely to need). `latency`
+    /// `requests_to_advance` (further canary requests that this step is likely to need). At full
+    /// weight it has `full_weight`: what [`FullWeightEvidence`] contains. `latency`
     /// has `insufficient: true` while the baseline has too few requests, and otherwise `bins`: a
     /// list of `{baseline_below_us, canary_below_us, baseline, canary}`, the last without edges;
     /// `worst_bin`, counted from 0; and `slower_lately: true` while the next step is at 100 % and

@@ -81,9 +81,10 @@ impl ReleaseHandle {
         }
     }
 
-    /// Whether the canary has reached its in-flight limit.
+    /// Whether the canary has reached its in-flight limit, or has failed as often as is recorded on
+    /// disk.
     pub fn is_full(&self) -> bool {
-        self.in_flight() >= self.spec.in_flight_max
+        self.in_flight() >= self.spec.in_flight_max || self.tripwire.awaits_lease()
     }
 
     /// Sets the baseline's p99: an abort later than that counts as a failure.
@@ -101,12 +102,13 @@ impl ReleaseHandle {
         &self.tripwire
     }
 
-    /// A permit for one more request on the canary; `None` at the in-flight limit.
+    /// A permit for one more request on the canary; `None` at the in-flight limit, and while its
+    /// failures must be recorded on disk first.
     pub fn enter(self: &Arc<Self>) -> Option<CanaryPermit> {
         let before = self.in_flight.fetch_add(1, Ordering::AcqRel);
         // Created first, so that a refused request is counted down too.
         let permit = CanaryPermit(Arc::clone(self));
-        (before < self.spec.in_flight_max).then_some(permit)
+        (before < self.spec.in_flight_max && !self.tripwire.awaits_lease()).then_some(permit)
     }
 
     /// The current number of requests on the canary.
@@ -232,6 +234,9 @@ struct Allowance {
     /// Both parts of an arming in one word, so that no worker sees one without the other: the
     /// limit, and the number of baseline failures that it includes.
     armed: AtomicU64,
+    /// Failures recorded on disk as spent. At that number the canary gets no requests, but is not
+    /// removed.
+    leased: AtomicU32,
 }
 
 impl Tripwire {
@@ -239,6 +244,7 @@ impl Tripwire {
         let allowance = |spent| Allowance {
             spent: AtomicU32::new(spent),
             armed: AtomicU64::new(pack(spent, 0)),
+            leased: AtomicU32::new(u32::MAX),
         };
         Tripwire {
             visible: allowance(spent),
@@ -260,6 +266,20 @@ impl Tripwire {
     pub fn arm(&self, wire: BudgetKind, limit: u32, baseline_failures: u32) {
         let armed = &self.of(wire).armed;
         armed.store(pack(limit, baseline_failures), Ordering::Release);
+    }
+
+    /// Sets the number of failures that are recorded on disk as spent. At that number the canary
+    /// gets no further requests until more are recorded; only the limit removes it.
+    pub fn set_leased(&self, wire: BudgetKind, leased: u32) {
+        self.of(wire).leased.store(leased, Ordering::Release);
+    }
+
+    /// Whether as many failures were counted as are recorded on disk.
+    pub fn awaits_lease(&self) -> bool {
+        let used_up = |allowance: &Allowance| {
+            allowance.spent.load(Ordering::Acquire) >= allowance.leased.load(Ordering::Acquire)
+        };
+        used_up(&self.visible) || used_up(&self.all)
     }
 
     /// Counts a failure of the canary at these weights. True if this failure exhausts the
@@ -320,9 +340,12 @@ impl Tripwire {
         self.baseline_failures.load(Ordering::Acquire)
     }
 
-    /// The limit that the wire is armed with.
+    /// The number of failures that may be counted now: the limit, or what is recorded on disk if
+    /// that is less.
     pub fn limit(&self, wire: BudgetKind) -> u32 {
-        unpack(self.of(wire).armed.load(Ordering::Acquire)).0
+        let allowance = self.of(wire);
+        let (limit, _) = unpack(allowance.armed.load(Ordering::Acquire));
+        limit.min(allowance.leased.load(Ordering::Acquire))
     }
 }
 
@@ -382,6 +405,24 @@ mod tests {
         );
         assert_eq!(wire.tripped_by(), Some(BudgetKind::All));
         assert!(!wire.seal());
+    }
+
+    #[test]
+    fn a_used_up_lease_stops_requests_and_does_not_trip() {
+        let watch = Arc::new(testing::watch(4));
+        let wire = watch.tripwire();
+        for kind in [BudgetKind::Visible, BudgetKind::All] {
+            wire.arm(kind, 10, 0);
+            wire.set_leased(kind, 2);
+        }
+        assert!(watch.enter().is_some() && !watch.is_full());
+        let spend = || wire.spend(BudgetKind::All, weight(500), weight(9_500));
+        // The third was in flight.
+        assert_eq!([spend(), spend(), spend()], [false; 3]);
+        assert!(watch.enter().is_none() && watch.is_full() && !wire.is_tripped());
+        wire.set_leased(BudgetKind::All, 10);
+        assert!(watch.enter().is_some() && !watch.is_full());
+        assert!((4..10).all(|_| !spend()) && spend(), "the limit trips it");
     }
 
     #[test]

@@ -43,25 +43,25 @@ fn check_reports_every_problem_of_every_file() {
     for text in ["workers", "endpoint", paths[0], "OK (1 service)"] {
         assert!(ended.err.contains(text), "{text} is missing: {}", ended.err);
     }
-    let told = weighbridge(&["check", "--format", "json", paths[0], paths[1]])
+    let output = weighbridge(&["check", "--format", "json", paths[0], paths[1]])
         .code(78)
         .json();
     assert_eq!(
         (
-            &told["valid"],
-            &told["files"][0]["valid"],
-            &told["files"][1]["valid"]
+            &output["valid"],
+            &output["files"][0]["valid"],
+            &output["files"][1]["valid"]
         ),
         (&json!(false), &json!(false), &json!(true))
     );
-    let problem = &told["files"][0]["problems"][0];
+    let problem = &output["files"][0]["problems"][0];
     assert_eq!(
         (&problem["path"], &problem["line"]),
         (&json!("workers"), &json!(1))
     );
     assert!(
-        told["files"][0]["problems"].as_array().unwrap().len() > 1,
-        "{told}"
+        output["files"][0]["problems"].as_array().unwrap().len() > 1,
+        "{output}"
     );
     weighbridge(&["check", "/nonexistent.yaml"]).code(78);
 }

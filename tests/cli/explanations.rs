@@ -2,13 +2,13 @@
 
 use serde_json::{Value, json};
 
+use super::fake_api::{FakeApi, Reply};
 use super::releases::{NEWEST, ended, release};
 use super::service;
-use super::standin::{Reply, StandIn};
 
 #[test]
 fn explain_shows_the_state_and_evidence_of_a_release() {
-    let proxy = StandIn::playing(|line| match line {
+    let proxy = FakeApi::scripted(|line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         _ => Reply::Json(200, service(9, true)),
     });
@@ -28,7 +28,7 @@ fn explain_shows_the_state_and_evidence_of_a_release() {
          of the canary; the baseline rescued 1. The budget is 20; 18 more than the baseline's \
          rate and chance explain roll the canary back at once.\n"
     );
-    let proxy = StandIn::playing(|line| match line {
+    let proxy = FakeApi::scripted(|line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [ended("rolled_back")] })),
         _ => Reply::Json(200, service(9, true)),
     });
@@ -63,7 +63,7 @@ fn explain_lists_missing_evidence_and_the_next_command() {
             "objective": "slo", "margins": margins, "share": 1.0, "log_e": 0.0, "log_limit": 4.6,
         }));
     }
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [paused.clone()] })),
         _ => Reply::Json(200, service(9, true)),
     });
@@ -89,7 +89,7 @@ fn explain_names_a_recent_latency_regression_that_blocks_the_last_step() {
     let mut last = release("progressing", 2, 25.0);
     last["objectives"][0]["advance_log_e"] = json!(3.1);
     last["objectives"][1]["slower_lately"] = json!(true);
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [last.clone()] })),
         _ => Reply::Json(200, service(9, true)),
     });
@@ -124,7 +124,7 @@ fn explain_needs_no_more_evidence_at_full_weight() {
             10,
         ));
         objectives.push(slo(json!({ "error_rate": { "below": 0.02 } }), 4));
-        let proxy = StandIn::playing(move |line| match line {
+        let proxy = FakeApi::scripted(move |line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [full.clone()] })),
             _ => Reply::Json(200, service(9, true)),
         });

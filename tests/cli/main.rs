@@ -5,16 +5,16 @@
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test may end by panicking, also in its helpers"
+    reason = "tests and their helpers may panic"
 )]
 
 mod configuration;
 mod demo;
 mod explanations;
+mod fake_api;
 mod recordings;
 mod releases;
-mod shown;
-mod standin;
+mod status;
 mod top;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -77,13 +77,13 @@ fn weighbridge(arguments: &[&str]) -> Ended {
 
 /// A request received by the fake admin API.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct Request {
     line: String,
     headers: Vec<String>,
     body: String,
 }
 
-impl Asked {
+impl Request {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find_map(|header| {
             let (key, value) = header.split_once(':')?;
@@ -95,29 +95,29 @@ impl Asked {
 /// An admin API that sends one response and records the request.
 struct Fake {
     address: SocketAddr,
-    asked: mpsc::Receiver<Asked>,
+    request: mpsc::Receiver<Request>,
 }
 
 impl Fake {
-    fn answering(status: u16, kind: &str, body: &Value) -> Fake {
+    fn responding(status: u16, kind: &str, body: &Value) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let (sender, asked) = mpsc::channel();
+        let (sender, request) = mpsc::channel();
         let body = body.to_string();
         let length = body.len();
-        let answer = format!(
+        let response = format!(
             "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n{body}"
         );
         std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             sender.send(read_request(&stream)).unwrap();
-            stream.write_all(answer.as_bytes()).unwrap();
+            stream.write_all(response.as_bytes()).unwrap();
         });
-        Fake { address, asked }
+        Fake { address, request }
     }
 
     fn ok(body: &Value) -> Fake {
-        Fake::answering(200, "application/json", body)
+        Fake::responding(200, "application/json", body)
     }
 
     fn problem(status: u16, detail: &str, errors: &Value) -> Fake {
@@ -125,7 +125,7 @@ impl Fake {
             "type": "/problems/some", "title": "Some problem", "status": status, "detail": detail,
             "request_id": "r-1", "errors": errors,
         });
-        Fake::answering(status, "application/problem+json", &body)
+        Fake::responding(status, "application/problem+json", &body)
     }
 
     fn run(&self, arguments: &[&str]) -> Ended {
@@ -138,12 +138,12 @@ impl Fake {
         weighbridge(&all)
     }
 
-    fn asked(self) -> Asked {
-        self.asked.recv().unwrap()
+    fn request(self) -> Request {
+        self.request.recv().unwrap()
     }
 }
 
-fn read_request(stream: &TcpStream) -> Asked {
+fn read_request(stream: &TcpStream) -> Request {
     let mut reader = BufReader::new(stream);
     let mut lines = Vec::new();
     loop {
@@ -155,18 +155,18 @@ fn read_request(stream: &TcpStream) -> Asked {
         }
     }
     let line = lines.remove(0);
-    let mut asked = Asked {
+    let mut request = Request {
         line,
         headers: lines,
         body: String::new(),
     };
-    let length = asked
+    let length = request
         .header("content-length")
         .map_or(0, |length| length.parse().unwrap());
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    asked.body = String::from_utf8(body).unwrap();
-    asked
+    request.body = String::from_utf8(body).unwrap();
+    request
 }
 
 fn window(requests: u64, failures: u64) -> Value {
@@ -177,7 +177,8 @@ fn window(requests: u64, failures: u64) -> Value {
     };
     let latency = json!({ "p50": 5120, "p90": 7000, "p99": 8000, "p999": 51000 });
     json!({
-        "requests": requests, "failures": failures, "error_rate": rate, "classes": { "2xx": requests - failures },
+        "requests": requests, "failures": failures, "error_rate": rate,
+        "classes": { "2xx": requests - failures },
         "latency_us": latency, "first_byte_us": latency,
     })
 }
@@ -188,7 +189,10 @@ fn upstream(address: &str, healthy: bool, requests: u64) -> Value {
         .iter()
         .map(|span| ((*span).to_owned(), window(requests, 1)))
         .collect();
-    json!({ "endpoints": [{ "address": address, "healthy": healthy, "in_flight": 3 }], "windows": windows })
+    json!({
+        "endpoints": [{ "address": address, "healthy": healthy, "in_flight": 3 }],
+        "windows": windows,
+    })
 }
 
 fn service(revision: u64, durable: bool) -> Value {
@@ -196,11 +200,15 @@ fn service(revision: u64, durable: bool) -> Value {
     json!({
         "name": "shop", "revision": revision, "baseline": "blue", "future_field": true,
         "weights": {
-            "intended": weights, "effective": weights, "since": "2026-11-23T09:00:00Z", "reason": "try 5.2",
+            "intended": weights, "effective": weights, "since": "2026-11-23T09:00:00Z",
+            "reason": "try 5.2",
             "durable": durable,
         },
         "routes": ["shop.example.com/"],
-        "upstreams": { "blue": upstream("10.0.0.1:3000", true, 2850), "green": upstream("10.0.1.1:3000", false, 150) },
+        "upstreams": {
+            "blue": upstream("10.0.0.1:3000", true, 2850),
+            "green": upstream("10.0.1.1:3000", false, 150),
+        },
     })
 }
 
@@ -260,8 +268,8 @@ fn every_verb_has_help() {
         "release history",
     ];
     for verb in verbs {
-        let words: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
-        let help = weighbridge(&words).code(0);
+        let arguments: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
+        let help = weighbridge(&arguments).code(0);
         assert!(
             help.out.contains("Usage: weighbridge"),
             "{verb}: {}",
@@ -365,7 +373,7 @@ fn status_lists_every_upstream() {
          \x20        green        5 %  0/1           150  0.667 %  5.12 ms  8.00 ms\n"
     );
     assert!(ended.err.contains("baseline"), "{}", ended.err);
-    assert_eq!(fake.asked().line, "GET /api/v1/services HTTP/1.1");
+    assert_eq!(fake.request().line, "GET /api/v1/services HTTP/1.1");
 }
 
 #[test]
@@ -384,7 +392,7 @@ fn status_of_one_service_shows_details() {
         assert!(ended.out.contains(text), "{text} is missing: {}", ended.out);
     }
     assert_eq!(ended.err, "");
-    assert_eq!(fake.asked().line, "GET /api/v1/services/shop HTTP/1.1");
+    assert_eq!(fake.request().line, "GET /api/v1/services/shop HTTP/1.1");
 }
 
 #[test]
@@ -397,7 +405,8 @@ fn json_output_is_the_api_resource() {
 #[test]
 fn weights_without_arguments_shows_the_weights() {
     let fake = Fake::ok(&json!({
-        "revision": 7, "weights": { "blue": 95.0, "green": 5.0 }, "effective": { "blue": 100.0, "green": 0.0 },
+        "revision": 7, "weights": { "blue": 95.0, "green": 5.0 },
+        "effective": { "blue": 100.0, "green": 0.0 },
         "since": "2026-11-23T09:00:00Z",
     }));
     let ended = fake.run(&["weights", "shop"]).code(0);
@@ -407,7 +416,7 @@ fn weights_without_arguments_shows_the_weights() {
     );
     assert!(ended.err.contains("revision 7"), "{}", ended.err);
     assert_eq!(
-        fake.asked().line,
+        fake.request().line,
         "GET /api/v1/services/shop/weights HTTP/1.1"
     );
 }
@@ -431,11 +440,11 @@ fn weights_sends_the_reason_and_the_revision() {
         "{}",
         ended.err
     );
-    let asked = fake.asked();
-    assert_eq!(asked.line, "PUT /api/v1/services/shop/weights HTTP/1.1");
-    assert_eq!(asked.header("if-match"), Some("\"7\""));
-    assert_eq!(asked.header("content-type"), Some("application/json"));
-    let body: Value = serde_json::from_str(&asked.body).unwrap();
+    let request = fake.request();
+    assert_eq!(request.line, "PUT /api/v1/services/shop/weights HTTP/1.1");
+    assert_eq!(request.header("if-match"), Some("\"7\""));
+    assert_eq!(request.header("content-type"), Some("application/json"));
+    let body: Value = serde_json::from_str(&request.body).unwrap();
     assert_eq!(
         body,
         json!({ "weights": { "blue": 95.0, "green": 5.0 }, "reason": "try 5.2" })
@@ -447,9 +456,9 @@ fn a_change_that_is_not_durable_prints_a_warning() {
     let fake = Fake::ok(&service(8, false));
     let ended = fake.run(&["rollback", "shop", "-q"]).code(0);
     assert!(ended.err.starts_with("warning:"), "{}", ended.err);
-    let asked = fake.asked();
+    let request = fake.request();
     assert_eq!(
-        (asked.line.as_str(), asked.body.as_str()),
+        (request.line.as_str(), request.body.as_str()),
         ("POST /api/v1/services/shop/rollback HTTP/1.1", "{}")
     );
 }
@@ -492,9 +501,9 @@ fn rejected_calls_map_to_exit_codes() {
 fn errors_are_json_in_json_format() {
     let fake = Fake::problem(412, "the service is at revision 9", &json!([]));
     let ended = fake.run(&["rollback", "shop", "-o", "json"]).code(5);
-    let told: Value = serde_json::from_str(&ended.err).unwrap();
+    let error: Value = serde_json::from_str(&ended.err).unwrap();
     assert_eq!(
-        (&told["error"], &told["exit_code"]),
+        (&error["error"], &error["exit_code"]),
         (&json!("the service is at revision 9"), &json!(5))
     );
 }
@@ -529,14 +538,14 @@ fn an_address_without_a_listener_is_unreachable() {
 
 #[test]
 fn a_response_of_another_server_is_reported_as_unexpected() {
-    let fake = Fake::answering(200, "text/html", &json!("hello"));
+    let fake = Fake::responding(200, "text/html", &json!("hello"));
     assert!(
         fake.run(&["status"])
             .code(1)
             .err
             .contains("not a Weighbridge admin API")
     );
-    let fake = Fake::answering(404, "text/html", &json!("hello"));
+    let fake = Fake::responding(404, "text/html", &json!("hello"));
     assert!(
         fake.run(&["status"])
             .code(1)
@@ -547,10 +556,10 @@ fn a_response_of_another_server_is_reported_as_unexpected() {
 
 #[test]
 fn healthcheck_maps_readiness_to_an_exit_code() {
-    let fake = Fake::answering(200, "text/plain", &json!("ok"));
+    let fake = Fake::responding(200, "text/plain", &json!("ok"));
     assert_eq!(fake.run(&["healthcheck"]).code(0).out, "ready\n");
-    assert_eq!(fake.asked().line, "GET /readyz HTTP/1.1");
-    let fake = Fake::answering(503, "text/plain", &json!("draining"));
+    assert_eq!(fake.request().line, "GET /readyz HTTP/1.1");
+    let fake = Fake::responding(503, "text/plain", &json!("draining"));
     assert!(fake.run(&["healthcheck"]).code(1).err.contains("draining"));
 }
 
@@ -566,7 +575,7 @@ fn the_token_is_read_from_a_file_or_the_environment() {
     )
     .code(0);
     assert_eq!(
-        fake.asked().header("authorization"),
+        fake.request().header("authorization"),
         Some("Bearer secret-1")
     );
 
@@ -576,7 +585,7 @@ fn the_token_is_read_from_a_file_or_the_environment() {
     fake.run(&["status", "--token-file", file.path().to_str().unwrap()])
         .code(0);
     assert_eq!(
-        fake.asked().header("authorization"),
+        fake.request().header("authorization"),
         Some("Bearer secret-2")
     );
 

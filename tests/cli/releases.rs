@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::standin::{Reply, StandIn};
+use super::fake_api::{FakeApi, Reply};
 use super::{Ended, command};
 
 const EVENTS: &str = "GET /api/v1/events?service=shop";
@@ -27,10 +27,13 @@ pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
         "advance_log_e": 3.5, "advance_limit": 3.0,
     });
     json!({
-        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green", "phase": phase, "paused": false,
-        "step": step, "steps": [5.0, 25.0, 100.0], "weight": weight, "started_at": "2026-11-25T09:00:00Z",
+        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green", "phase": phase,
+        "paused": false,
+        "step": step, "steps": [5.0, 25.0, 100.0], "weight": weight,
+        "started_at": "2026-11-25T09:00:00Z",
         "phase_since": "2026-11-25T09:01:00Z", "version": "5.2", "actor": "ci", "reason": "try 5.2",
-        "budget": { "limit": 20, "spent": 3, "allowance": 18 }, "user_visible_failures": 2, "rescued": 1,
+        "budget": { "limit": 20, "spent": 3, "allowance": 18 }, "user_visible_failures": 2,
+        "rescued": 1,
         "canary_requests": 1204, "baseline_requests": 22912, "log_e": 0.1, "log_limit": 4.6,
         "objectives": [error_rate, latency], "durable": true, "future_field": [1],
     })
@@ -53,7 +56,8 @@ fn change(release: &Value) -> Value {
 
 fn release_event(id: u64, release: &Value) -> (u64, Value) {
     let event = json!({
-        "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release, "action": "release_advanced",
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release,
+        "action": "release_advanced",
         "actor": "controller",
     });
     (id, event)
@@ -61,15 +65,16 @@ fn release_event(id: u64, release: &Value) -> (u64, Value) {
 
 fn verdict(id: u64) -> (u64, Value) {
     let event = json!({
-        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop", "release_id": "shop-12",
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop",
+        "release_id": "shop-12",
         "verdict": "continue", "log_e": 0.5, "log_limit": 4.6,
     });
     (id, event)
 }
 
 /// A proxy with one release that starts at 5 % and sends these events.
-fn with_events(events: Vec<(u64, Value)>) -> StandIn {
-    StandIn::playing(move |line| match line {
+fn with_events(events: Vec<(u64, Value)>) -> FakeApi {
+    FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
         START => Reply::Json(201, change(&release("progressing", 1, 5.0))),
@@ -112,7 +117,7 @@ fn release_start_sends_its_options_and_prints_the_id() {
         "{}",
         started.err
     );
-    let body: Value = serde_json::from_str(&proxy.asked(START)[0].body).unwrap();
+    let body: Value = serde_json::from_str(&proxy.requests(START)[0].body).unwrap();
     let expected = json!({
         "canary": "green", "reason": "try 5.2", "change": "OPS-7", "version": "5.2",
         "plan": { "steps": [5, { "weight": 50, "hold": "1m" }], "harm_budget": "0.1pp" },
@@ -123,7 +128,7 @@ fn release_start_sends_its_options_and_prints_the_id() {
         .run(&["release", "start", "shop", "green", "-o", "json"])
         .code(0);
     assert_eq!(started.json(), change(&release("progressing", 1, 5.0)));
-    let body: Value = serde_json::from_str(&proxy.asked(START)[1].body).unwrap();
+    let body: Value = serde_json::from_str(&proxy.requests(START)[1].body).unwrap();
     assert_eq!(body, json!({ "canary": "green" }));
 }
 
@@ -139,7 +144,7 @@ fn an_invalid_plan_file_is_a_usage_error() {
             .code(2);
         assert!(failed.err.contains(path), "{}", failed.err);
     }
-    assert!(proxy.asked(START).is_empty());
+    assert!(proxy.requests(START).is_empty());
 }
 
 #[test]
@@ -217,14 +222,14 @@ fn events_older_than_the_last_poll_are_ignored() {
                 .map(|release| release_event(0, release).1),
         )
         .collect();
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         START => Reply::Json(201, change(&pending)),
         RELEASE => Reply::Json(200, later.clone()),
         EVENTS => Reply::Events {
             events: events.clone(),
             then_end: false,
         },
-        _ => Reply::Nothing,
+        _ => Reply::Close,
     });
     let waited = proxy
         .run(&["release", "start", "shop", "green", "--wait"])
@@ -288,7 +293,7 @@ fn waiting(kind: &str, detail: &str) -> Value {
 
 #[test]
 fn an_inconclusive_step_ends_the_wait_and_names_the_next_commands() {
-    for (kind, words) in [
+    for (kind, arguments) in [
         (
             "inconclusive",
             &["release", "start", "shop", "green", "--wait"][..],
@@ -308,7 +313,11 @@ fn an_inconclusive_step_ends_the_wait_and_names_the_next_commands() {
             release_event(8, &waiting(kind, "the step had its time")),
         ]);
         // A wait that does not end would report the timeout instead.
-        let all: Vec<&str> = words.iter().copied().chain(["--timeout", "10s"]).collect();
+        let all: Vec<&str> = arguments
+            .iter()
+            .copied()
+            .chain(["--timeout", "10s"])
+            .collect();
         let waited = proxy.run(&all).code(4);
         for text in [
             format!(
@@ -348,9 +357,9 @@ fn gates_freezes_schedules_and_pauses_do_not_end_the_wait() {
 
 #[test]
 fn watch_of_an_ended_release_returns_at_once() {
-    let proxy = StandIn::playing(|line| match line {
+    let proxy = FakeApi::scripted(|line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [ended("promoted")] })),
-        _ => Reply::Nothing,
+        _ => Reply::Close,
     });
     proxy.run(&["release", "watch", "shop"]).code(0);
 }
@@ -358,14 +367,14 @@ fn watch_of_an_ended_release_returns_at_once() {
 #[test]
 fn watch_polls_the_release_without_an_event_stream() {
     let mut looks = 0;
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         RELEASE => {
             looks += 1;
             match looks {
                 1 => Reply::Json(200, release("progressing", 2, 25.0)),
                 // The proxy restarts.
-                2 => Reply::Nothing,
+                2 => Reply::Close,
                 _ => Reply::Json(200, ended("rolled_back")),
             }
         }
@@ -379,7 +388,7 @@ fn watch_polls_the_release_without_an_event_stream() {
 #[test]
 fn a_broken_event_stream_resumes_after_the_last_event() {
     let mut streams = 0;
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
         _ => {
@@ -396,17 +405,17 @@ fn a_broken_event_stream_resumes_after_the_last_event() {
         }
     });
     proxy.run(&["release", "watch", "shop"]).code(0);
-    let streams = proxy.asked(EVENTS);
+    let streams = proxy.requests(EVENTS);
     let last: Vec<_> = streams
         .iter()
-        .map(|asked| asked.header("last-event-id"))
+        .map(|request| request.header("last-event-id"))
         .collect();
     assert_eq!(last, [None, Some("7")]);
 }
 
 #[test]
 fn a_permanent_error_ends_watch() {
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
         _ => Reply::Problem(401, "the token was revoked"),
     });
@@ -426,7 +435,7 @@ fn interrupting_watch_does_not_change_the_release() {
     assert!(lines.next().unwrap().unwrap().starts_with("shop-12"));
     // Once it requests events, it handles the signal.
     let pid = child.id().to_string();
-    while proxy.asked(EVENTS).is_empty() {
+    while proxy.requests(EVENTS).is_empty() {
         std::thread::yield_now();
     }
     let sent = Command::new("kill").args(["-INT", &pid]).status().unwrap();
@@ -437,12 +446,12 @@ fn interrupting_watch_does_not_change_the_release() {
         "{}",
         interrupted.err
     );
-    assert!(proxy.asked("POST").is_empty());
+    assert!(proxy.requests("POST").is_empty());
 }
 
 #[test]
 fn release_commands_find_the_release_and_show_its_new_state() {
-    for (words, path, body) in [
+    for (arguments, path, body) in [
         (
             "pause shop --reason wait",
             "pause",
@@ -477,7 +486,7 @@ fn release_commands_find_the_release_and_show_its_new_state() {
             json!({ "reason": "later" }),
         ),
     ] {
-        let proxy = StandIn::playing(|line| match line {
+        let proxy = FakeApi::scripted(|line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
             RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
             line if line.starts_with("POST /api/v1/releases/shop-12/") => {
@@ -485,8 +494,11 @@ fn release_commands_find_the_release_and_show_its_new_state() {
             }
             _ => Reply::Problem(404, "there is no such service"),
         });
-        let words: Vec<&str> = ["release"].into_iter().chain(words.split(' ')).collect();
-        let done = proxy.run(&words).code(0);
+        let arguments: Vec<&str> = ["release"]
+            .into_iter()
+            .chain(arguments.split(' '))
+            .collect();
+        let done = proxy.run(&arguments).code(0);
         assert!(done.out.starts_with("shop-12 progressing"), "{}", done.out);
         assert!(
             done.err
@@ -494,29 +506,38 @@ fn release_commands_find_the_release_and_show_its_new_state() {
             "{}",
             done.err
         );
-        let asked = proxy.asked(&format!("POST /api/v1/releases/shop-12/{path} "));
-        assert_eq!(serde_json::from_str::<Value>(&asked[0].body).unwrap(), body);
+        let requests = proxy.requests(&format!("POST /api/v1/releases/shop-12/{path} "));
+        assert_eq!(
+            serde_json::from_str::<Value>(&requests[0].body).unwrap(),
+            body
+        );
     }
 }
 
 #[test]
 fn rejected_release_commands_map_to_exit_codes() {
     for (status, code) in [(409, 5), (412, 5), (422, 1), (403, 1), (507, 1)] {
-        let proxy = StandIn::playing(move |line| match line {
+        let proxy = FakeApi::scripted(move |line| match line {
             NEWEST => Reply::Json(200, json!({ "releases": [release("progressing", 1, 5.0)] })),
             _ => Reply::Problem(status, "no"),
         });
-        for words in [
+        for arguments in [
             &["release", "start", "shop", "green", "--wait"][..],
             &["release", "promote", "shop"],
         ] {
-            assert!(proxy.run(words).code(code).err.starts_with("error: no\n"));
+            assert!(
+                proxy
+                    .run(arguments)
+                    .code(code)
+                    .err
+                    .starts_with("error: no\n")
+            );
         }
     }
-    let proxy = StandIn::playing(|_| Reply::Problem(404, "there is no release \"nope\""));
+    let proxy = FakeApi::scripted(|_| Reply::Problem(404, "there is no release \"nope\""));
     let failed = proxy.run(&["release", "status", "nope"]).code(1);
     assert!(failed.err.contains("no release \"nope\""), "{}", failed.err);
-    let proxy = StandIn::playing(|_| Reply::Json(200, json!({ "releases": [] })));
+    let proxy = FakeApi::scripted(|_| Reply::Json(200, json!({ "releases": [] })));
     let failed = proxy.run(&["release", "status", "shop"]).code(1);
     assert!(
         failed.err.contains("no release yet") && failed.err.contains("release start shop"),

@@ -5,31 +5,31 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::fake_api::{FakeApi, Reply};
 use super::releases::{ended, release};
-use super::standin::{Reply, StandIn};
 use super::{Ended, command, service, weighbridge};
 
 const SERVICES: &str = "GET /api/v1/services";
 const SHOP: &str = "GET /api/v1/services/shop";
 const RELEASE: &str = "GET /api/v1/releases/shop-12";
 
-fn under_release() -> Value {
+fn service_with_release() -> Value {
     let mut service = service(7, true);
     service["release"] = json!("shop-12");
     service
 }
 
 /// A proxy with a running release.
-fn proxy() -> StandIn {
-    StandIn::playing(|line| match line {
-        SERVICES => Reply::Json(200, json!({ "services": [under_release()] })),
-        SHOP => Reply::Json(200, under_release()),
+fn proxy() -> FakeApi {
+    FakeApi::scripted(|line| match line {
+        SERVICES => Reply::Json(200, json!({ "services": [service_with_release()] })),
+        SHOP => Reply::Json(200, service_with_release()),
         RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
         _ => Reply::Problem(404, "there is nothing"),
     })
 }
 
-fn start(proxy: &StandIn, arguments: &[&str]) -> Child {
+fn start(proxy: &FakeApi, arguments: &[&str]) -> Child {
     let admin = proxy.admin();
     let all: Vec<&str> = ["top", "--interval", "100ms", "--admin", &admin]
         .into_iter()
@@ -74,25 +74,27 @@ fn one_snapshot_shows_upstreams_and_releases() {
 #[test]
 fn json_output_is_one_line_per_snapshot() {
     let proxy = proxy();
-    let seen =
-        json!({ "services": [under_release()], "releases": [release("progressing", 1, 5.0)] });
+    let snapshot = json!({
+        "services": [service_with_release()],
+        "releases": [release("progressing", 1, 5.0)],
+    });
     for service in [&[][..], &["shop"]] {
         let arguments = [&["top", "--once", "-o", "json"], service].concat();
         let ended = proxy.run(&arguments).code(0);
         assert_eq!(ended.out.lines().count(), 1, "{}", ended.out);
-        assert_eq!(ended.json(), seen);
+        assert_eq!(ended.json(), snapshot);
     }
-    assert_eq!(proxy.asked(&format!("{SHOP} ")).len(), 1);
+    assert_eq!(proxy.requests(&format!("{SHOP} ")).len(), 1);
 }
 
 #[test]
 fn an_ended_release_stays_in_the_list() {
     let mut looks = 0;
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         SERVICES => {
             looks += 1;
             let shop = if looks == 1 {
-                under_release()
+                service_with_release()
             } else {
                 service(8, true)
             };
@@ -124,10 +126,10 @@ fn an_ended_release_stays_in_the_list() {
 #[test]
 fn top_retries_an_unreachable_proxy() {
     let mut looks = 0;
-    let proxy = StandIn::playing(move |_| {
+    let proxy = FakeApi::scripted(move |_| {
         looks += 1;
         match looks {
-            2..=4 => Reply::Nothing,
+            2..=4 => Reply::Close,
             _ => Reply::Json(200, json!({ "services": [service(7, true)] })),
         }
     });
@@ -149,13 +151,13 @@ fn top_retries_an_unreachable_proxy() {
 
 #[test]
 fn a_permanent_error_ends_top() {
-    let gone = StandIn::playing(|_| Reply::Nothing);
-    let ended = gone.run(&["top"]).code(6);
+    let unreachable = FakeApi::scripted(|_| Reply::Close);
+    let ended = unreachable.run(&["top"]).code(6);
     assert!(ended.err.contains("cannot be reached"), "{}", ended.err);
     let ended = proxy().run(&["top", "cart"]).code(1);
     assert!(ended.err.contains("there is nothing"), "{}", ended.err);
     let mut looks = 0;
-    let strict = StandIn::playing(move |_| {
+    let strict = FakeApi::scripted(move |_| {
         looks += 1;
         match looks {
             1 => Reply::Json(200, json!({ "services": [] })),

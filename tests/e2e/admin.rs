@@ -26,7 +26,7 @@ fn is_problem(response: Response, status: u16) -> Value {
 }
 
 #[test]
-fn weights_that_cannot_be_used_are_422_and_name_the_field() {
+fn invalid_weights_are_422_with_the_field() {
     let (proxy, _upstreams) = running();
     let revision = proxy.service()["revision"].clone();
     for (body, pointer) in [
@@ -91,7 +91,7 @@ fn weights_that_cannot_be_used_are_422_and_name_the_field() {
 }
 
 #[test]
-fn a_change_is_told_as_it_is() {
+fn a_weight_change_returns_its_resource_and_audit_entry() {
     let (proxy, _upstreams) = running();
     let body = json!({ "weights": { "blue": 99.99, "green": 0.01 }, "reason": "first users" });
     let service = proxy.put_weights("", &body.to_string()).expect(200).json();
@@ -110,7 +110,7 @@ fn a_change_is_told_as_it_is() {
         "{service}"
     );
     assert_eq!(service["baseline"], "blue");
-    // An upstream that is left out gets nothing.
+    // An upstream that the request omits gets weight 0.
     let service = proxy
         .put_weights("", r#"{"weights": {"green": 100}}"#)
         .expect(200)
@@ -142,7 +142,7 @@ fn a_change_is_told_as_it_is() {
 }
 
 #[test]
-fn a_stale_revision_is_412_and_a_known_one_304() {
+fn a_stale_revision_is_412_and_a_matching_etag_304() {
     let (proxy, _upstreams) = running();
     let path = "/api/v1/services/shop";
     let tag = proxy.admin("GET", path, "", None).header("etag").unwrap();
@@ -184,7 +184,7 @@ fn a_stale_revision_is_412_and_a_known_one_304() {
         412,
     );
     assert_eq!(proxy.service()["weights"]["effective"]["green"], 50.0);
-    // Traffic and health do not touch the tag.
+    // Traffic and health do not change the ETag.
     proxy.get("/").expect(200);
     eventually("the request is counted", || {
         proxy.metrics().sum("http_requests_total", &[]) >= 1.0
@@ -201,7 +201,7 @@ fn a_stale_revision_is_412_and_a_known_one_304() {
 }
 
 #[test]
-fn the_same_key_is_carried_out_once() {
+fn a_repeated_idempotency_key_applies_the_change_once() {
     let (proxy, _upstreams) = running();
     let key = "Idempotency-Key: one\r\n";
     let body = r#"{"weights": {"blue": 50, "green": 50}}"#;
@@ -218,7 +218,7 @@ fn the_same_key_is_carried_out_once() {
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn unknown_resources_and_methods_are_problems() {
     let (proxy, _upstreams) = running();
     is_problem(proxy.admin("GET", "/api/v1/services/absent", "", None), 404);
     is_problem(
@@ -253,7 +253,7 @@ fn what_is_not_there_is_said() {
 }
 
 #[test]
-fn web_pages_of_others_cannot_drive_it() {
+fn cross_origin_requests_are_refused() {
     let (proxy, _upstreams) = running();
     let body = Some(r#"{"weights": {"green": 100}}"#);
     let json = "Content-Type: application/json\r\n";
@@ -285,9 +285,9 @@ fn web_pages_of_others_cannot_drive_it() {
 }
 
 #[test]
-fn tokens_open_what_their_role_may() {
+fn tokens_permit_the_calls_of_their_role() {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
-    // The SHA-256 of `viewer` and of `operator`.
+    // The SHA-256 digests of `viewer` and `operator`.
     let config = json!({
         "admin": { "tokens": [
             { "name": "vera", "role": "view",
@@ -332,8 +332,8 @@ fn tokens_open_what_their_role_may() {
     );
 }
 
-/// One event as it is on the wire: its fields.
-fn event(client: &mut Client, pending: &mut String) -> Vec<(String, String)> {
+/// The fields of the next event_fields of the stream, as sent.
+fn event_fields(client: &mut Client, pending: &mut String) -> Vec<(String, String)> {
     loop {
         if let Some((block, rest)) = pending.split_once("\n\n") {
             let fields = block.lines().filter_map(|line| line.split_once(": "));
@@ -348,10 +348,10 @@ fn event(client: &mut Client, pending: &mut String) -> Vec<(String, String)> {
     }
 }
 
-/// The next event of this type: its id and its data.
+/// The id and the data of the next event_fields of type `kind`.
 fn next(client: &mut Client, pending: &mut String, kind: &str) -> (u64, Value) {
     loop {
-        let fields = event(client, pending);
+        let fields = event_fields(client, pending);
         let field = |name: &str| {
             fields
                 .iter()
@@ -383,7 +383,7 @@ fn watch(proxy: &Proxy, headers: &str) -> Client {
 }
 
 #[test]
-fn events_come_as_they_happen_and_again_after_an_interruption() {
+fn the_event_stream_resumes_after_the_last_event_id() {
     let (proxy, _upstreams) = running();
     let (mut live, mut pending) = (watch(&proxy, ""), String::new());
     proxy
@@ -418,7 +418,7 @@ fn events_come_as_they_happen_and_again_after_an_interruption() {
         (&json!("weights"), &json!(100.0))
     );
     assert!(first < second && second < third);
-    // With traffic there are statistics once a second.
+    // While there is traffic, statistics are sent once a second.
     proxy.get("/").expect(200);
     let (_, data) = next(&mut again, &mut pending, "statistics");
     assert_eq!(data["service"], "shop");

@@ -1,4 +1,4 @@
-//! Who may take away what the configuration asks for before a canary gets traffic.
+//! Who may override the gates, freezes and preflight checks that the configuration prescribes.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use crate::verbs::{ends_with, weighbridge};
 
 const JSON: &str = "Content-Type: application/json\r\n";
 
-/// Always frozen; the service has gates if there are people to open them.
+/// A service that is always frozen; with `gates`, its releases wait for an approval.
 fn protected(blue: &Upstream, green: &Upstream, gates: bool) -> Value {
     let mut shop = shop(blue, green);
     shop["release"] = json!({
@@ -35,19 +35,19 @@ fn start(proxy: &Proxy, token: &str, body: &Value) -> Response {
 }
 
 #[track_caller]
-fn refused(answer: Response, status: u16, named: &str) {
+fn refused(answer: Response, status: u16, expected: &str) {
     assert_eq!(
         answer.header("content-type").as_deref(),
         Some("application/problem+json")
     );
     let problem = answer.expect(status).json();
-    assert!(problem.to_string().contains(named), "{problem}");
+    assert!(problem.to_string().contains(expected), "{problem}");
     assert!(!problem.to_string().contains("hunter2"), "{problem}");
 }
 
-/// A proxy with tokens of each role, and the service `shop`.
+/// A proxy with one token for each role, and the service `shop`.
 fn with_tokens(shop: &Value) -> Proxy {
-    // The SHA-256 of `operator` and of `admin-token`.
+    // The SHA-256 digests of `operator` and `admin-token`.
     Proxy::start(json!({
         "admin": { "tokens": [
             { "name": "otto", "role": "operate",
@@ -63,9 +63,9 @@ fn with_tokens(shop: &Value) -> Proxy {
     }))
 }
 
-/// The journal has the plan of an overriding start, what it replaced and why.
+/// The journal entry of an override has the plan, the plan that it replaced and the reason.
 fn an_admin_overrides_with_a_reason(proxy: &Proxy, operator: &str, weaker: &(Value, &str)) {
-    let (plan, named) = weaker;
+    let (plan, expected) = weaker;
     let body = json!({ "canary": "green", "reason": "hotfix", "plan": plan });
     start(proxy, "admin-token", &body).expect(201);
     let audit = proxy
@@ -77,17 +77,20 @@ fn an_admin_overrides_with_a_reason(proxy: &Proxy, operator: &str, weaker: &(Val
         (&entry["actor"], &entry["action"], &entry["reason"]),
         (&json!("ada"), &json!("release_started"), &json!("hotfix"))
     );
-    let told = &entry["after"]["release"];
+    let started = &entry["after"]["release"];
     assert_eq!(
-        (&told["plan"]["freeze"], &told["replaced"]["freeze"]),
+        (&started["plan"]["freeze"], &started["replaced"]["freeze"]),
         (&json!([]), &json!(["00:00 - 12:00", "12:00 - 00:00"]))
     );
-    assert!(told["overridden"].to_string().contains(named), "{told}");
+    assert!(
+        started["overridden"].to_string().contains(expected),
+        "{started}"
+    );
     assert!(!audit.to_string().contains("hunter2"), "{audit}");
 }
 
 #[test]
-fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_to_say_why() {
+fn overriding_gates_freezes_or_preflight_needs_an_admin_and_a_reason() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = with_tokens(&protected(&blue, &green, true));
     let weaker = [
@@ -103,11 +106,11 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
         ),
         (json!({ "preflight": { "requests": [] } }), "/ready"),
     ];
-    for (plan, named) in &weaker {
+    for (plan, expected) in &weaker {
         let body = json!({ "canary": "green", "reason": "hurry", "plan": plan });
-        refused(start(&proxy, "operator", &body), 403, named);
+        refused(start(&proxy, "operator", &body), 403, expected);
         let body = json!({ "canary": "green", "plan": plan });
-        refused(start(&proxy, "admin-token", &body), 422, named);
+        refused(start(&proxy, "admin-token", &body), 422, expected);
     }
     let operator = "Authorization: Bearer operator\r\n";
     let by_hand = r#"{"weights": {"blue": 95, "green": 5}, "reason": "hurry"}"#;
@@ -142,13 +145,13 @@ fn an_operator_cannot_take_gates_freezes_or_the_preflight_away_and_an_admin_has_
             .admin("POST", &path, &headers, Some(body))
             .expect(status);
     }
-    assert_eq!(green.count(), 0, "the canary was not even asked");
+    assert_eq!(green.count(), 0, "the preflight sent a request");
 
     an_admin_overrides_with_a_reason(&proxy, operator, &weaker[0]);
 }
 
 #[test]
-fn without_tokens_everybody_is_an_admin_and_has_to_say_why_all_the_same() {
+fn without_tokens_an_override_still_needs_a_reason() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(protected(&blue, &green, false));
     let mut plan = tempfile::NamedTempFile::new().unwrap();
@@ -164,10 +167,10 @@ fn without_tokens_everybody_is_an_admin_and_has_to_say_why_all_the_same() {
     ];
     let failed = weighbridge(&proxy, &start);
     ends_with(&failed, 1);
-    let told = String::from_utf8(failed.stderr).unwrap();
+    let stderr = String::from_utf8(failed.stderr).unwrap();
     assert!(
-        told.contains("reason") && told.contains("00:00 - 12:00") && told.contains("/ready"),
-        "{told}"
+        stderr.contains("reason") && stderr.contains("00:00 - 12:00") && stderr.contains("/ready"),
+        "{stderr}"
     );
     ends_with(
         &weighbridge(&proxy, &[&start[..], &["--reason", "hotfix"]].concat()),

@@ -1,5 +1,5 @@
-//! Bad releases that no comparison can see: at full weight, behind rescues, by requests that hang
-//! or that clients give up. And releases that must wait instead of ending.
+//! Faults that a comparison of the arms cannot detect: at 100 %, masked by failover, requests that
+//! hang or that clients abort. Releases that must hold instead of ending.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -9,14 +9,14 @@ use serde_json::{Value, json};
 
 use crate::harness::{Client, Proxy, Upstream, eventually, shop};
 
-/// A service whose release has one step, 100, with what a case wants otherwise.
-fn at_once(blue: &Upstream, green: &Upstream, otherwise: &[(&str, Value)]) -> Value {
+/// A service whose release has one step at 100 %, with the options of the case.
+fn at_once(blue: &Upstream, green: &Upstream, options: &[(&str, Value)]) -> Value {
     let mut shop = shop(blue, green);
     shop["release"] = json!({
         "steps": [100], "bake": "10ms", "final_bake": "1s", "min_requests": 20,
         "objectives": [{ "error_rate": {} }], "harm_budget": "20pp",
     });
-    for (key, value) in otherwise {
+    for (key, value) in options {
         shop["release"][*key] = value.clone();
     }
     shop
@@ -45,7 +45,7 @@ fn phase(proxy: &Proxy) -> String {
     release(proxy)["phase"].as_str().unwrap().to_owned()
 }
 
-/// What is waited for, if something is.
+/// Whether the release waits for this kind of condition.
 fn waits_for(proxy: &Proxy, kind: &str) -> bool {
     release(proxy)["waiting_for"]["kind"] == kind
 }
@@ -65,7 +65,7 @@ fn rolled_back_by(proxy: &Proxy, objectives: &[&str]) {
 }
 
 #[test]
-fn a_canary_whose_failures_are_all_rescued_is_rolled_back_at_full_weight() {
+fn a_canary_whose_failures_all_fail_over_is_rolled_back_at_full_weight() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "")),
@@ -80,12 +80,11 @@ fn a_canary_whose_failures_are_all_rescued_is_rolled_back_at_full_weight() {
         ],
     ));
     start(&proxy, &json!({ "canary": "green" }));
-    // A request that is drawn for the baseline and moved by the step while it waits has no copy
-    // that could be sent again.
-    eventually("it has the users", || phase(&proxy) == "baking");
+    // A request assigned to the baseline and moved by the step while it waits has no replay copy.
+    eventually("the canary has all traffic", || phase(&proxy) == "baking");
     let mut client = proxy.client();
-    eventually("it ends", || {
-        assert_eq!(client.get("/").status, 200, "the baseline answers");
+    eventually("the release ends", || {
+        assert_eq!(client.get("/").status, 200, "the baseline responds");
         phase(&proxy) != "baking" && phase(&proxy) != "preflight" && phase(&proxy) != "pending"
     });
     rolled_back_by(&proxy, &["rescued_budget"]);
@@ -97,7 +96,7 @@ fn a_canary_whose_failures_are_all_rescued_is_rolled_back_at_full_weight() {
 }
 
 #[test]
-fn by_default_few_failures_at_full_weight_suffice() {
+fn by_default_few_failures_at_full_weight_roll_the_canary_back() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("503 Oh", "", "")),
@@ -106,7 +105,7 @@ fn by_default_few_failures_at_full_weight_suffice() {
     let mut client = proxy.client();
     (0..50).for_each(|_| drop(client.get("/").expect(200)));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it ends", || {
+    eventually("the release ends", || {
         client.get("/");
         phase(&proxy) == "rolled_back"
     });
@@ -116,7 +115,7 @@ fn by_default_few_failures_at_full_weight_suffice() {
 }
 
 #[test]
-fn a_canary_that_never_answers_is_rolled_back_before_it_is_promoted() {
+fn a_canary_that_never_responds_is_rolled_back_before_promotion() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.await_hangup()),
@@ -125,22 +124,22 @@ fn a_canary_that_never_answers_is_rolled_back_before_it_is_promoted() {
     let mut client = proxy.client();
     (0..50).for_each(|_| drop(client.get("/").expect(200)));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it has the users", || phase(&proxy) == "baking");
+    eventually("the canary has all traffic", || phase(&proxy) == "baking");
     let mut open: Vec<Client> = (0..120).map(|_| proxy.client()).collect();
     for client in &mut open {
         client.ask("/", "");
     }
-    eventually("it ends", || phase(&proxy) != "baking");
+    eventually("the release ends", || phase(&proxy) != "baking");
     rolled_back_by(&proxy, &["error_rate", "rescued_budget", "budget"]);
     assert_eq!(proxy.get("/").text(), "blue");
 }
 
 #[test]
-fn nothing_is_promoted_without_traffic_and_the_release_says_so() {
+fn a_release_without_traffic_waits_for_traffic_and_is_not_promoted() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(at_once(&blue, &green, &[("final_bake", json!("10ms"))]));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it waits for traffic", || {
+    eventually("the release waits for traffic", || {
         waits_for(&proxy, "too_little_traffic")
     });
     let detail = release(&proxy)["waiting_for"]["detail"]
@@ -156,14 +155,14 @@ fn nothing_is_promoted_without_traffic_and_the_release_says_so() {
         assert_eq!(client.get("/").text(), "green");
     }
     assert_eq!(phase(&proxy), "baking");
-    eventually("it is promoted with enough of it", || {
+    eventually("the release is promoted after enough requests", || {
         client.get("/");
         phase(&proxy) == "promoted"
     });
 }
 
 #[test]
-fn clients_that_give_up_on_a_canary_that_never_answers_are_its_failures() {
+fn client_aborts_count_against_a_canary_that_never_responds() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.await_hangup()),
@@ -176,7 +175,7 @@ fn clients_that_give_up_on_a_canary_that_never_answers_are_its_failures() {
     let mut client = proxy.client();
     (0..100).for_each(|_| drop(client.get("/").expect(200)));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it has users", || phase(&proxy) == "progressing");
+    eventually("the canary has traffic", || phase(&proxy) == "progressing");
     let (proxy, ended) = (&proxy, Arc::new(AtomicBool::new(false)));
     thread::scope(|scope| {
         for _ in 0..8 {
@@ -185,12 +184,12 @@ fn clients_that_give_up_on_a_canary_that_never_answers_are_its_failures() {
                 while !ended.load(SeqCst) {
                     let mut client = proxy.client();
                     client.ask("/", "");
-                    // Longer than the baseline takes, and shorter than the landmark.
+                    // Longer than a response of the baseline takes, shorter than the maturity age.
                     thread::sleep(std::time::Duration::from_millis(100));
                 }
             });
         }
-        eventually("it ends", || phase(proxy) == "rolled_back");
+        eventually("the release ends", || phase(proxy) == "rolled_back");
         ended.store(true, SeqCst);
     });
     rolled_back_by(proxy, &["error_rate", "latency", "rescued_budget"]);
@@ -200,7 +199,7 @@ fn clients_that_give_up_on_a_canary_that_never_answers_are_its_failures() {
 }
 
 #[test]
-fn a_release_that_waits_for_its_time_is_not_ended_by_a_canary_that_is_not_up_yet() {
+fn a_scheduled_release_is_not_ended_by_an_unhealthy_canary() {
     let up = Arc::new(AtomicBool::new(false));
     let switch = Arc::clone(&up);
     let (blue, green) = (
@@ -215,22 +214,22 @@ fn a_release_that_waits_for_its_time_is_not_ended_by_a_canary_that_is_not_up_yet
         json!({ "path": "/", "interval": "20ms", "unhealthy_after": 1, "healthy_after": 1 });
     let proxy = Proxy::with_shop(shop);
     let healthy = || proxy.service()["upstreams"]["green"]["endpoints"][0]["healthy"] == true;
-    eventually("green is known to be down", || !healthy());
+    eventually("green is unhealthy", || !healthy());
     start(
         &proxy,
         &json!({ "canary": "green", "start_at": "2100-01-01T00:00:00Z" }),
     );
-    // Turns follow each other within a tick, so the brakes have looked by the time that health has
-    // changed again.
+    // Inputs are applied within a tick, so the SLO guards are evaluated before health changes
+    // again.
     up.store(true, SeqCst);
-    eventually("green is up", healthy);
+    eventually("green is healthy", healthy);
     up.store(false, SeqCst);
-    eventually("and down again", || !healthy());
+    eventually("green is unhealthy again", || !healthy());
     assert_eq!(phase(&proxy), "pending");
 }
 
 #[test]
-fn while_the_canary_is_full_the_release_holds_for_that() {
+fn a_release_holds_while_the_canary_is_at_its_request_limit() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| {
@@ -244,27 +243,27 @@ fn while_the_canary_is_full_the_release_holds_for_that() {
         &[("steps", json!([50])), ("canary_in_flight_max", json!(2))],
     ));
     start(&proxy, &json!({ "canary": "green" }));
-    eventually("it has users", || phase(&proxy) == "progressing");
+    eventually("the canary has traffic", || phase(&proxy) == "progressing");
     let mut slow = Vec::new();
-    eventually("slow uploads hold the canary", || {
+    eventually("slow uploads occupy the canary", || {
         let mut client = proxy.client();
         client.send("POST /slow HTTP/1.1\r\nHost: shop\r\nContent-Length: 9\r\n\r\nhalf");
         slow.push(client);
         green.count() >= 2
     });
     let mut client = proxy.client();
-    eventually("it holds for that", || {
+    eventually("the release holds because the canary is full", || {
         for _ in 0..20 {
             assert_eq!(
                 client.get("/").text(),
                 "blue",
-                "the others go to the baseline"
+                "further requests go to the baseline"
             );
         }
         waits_for(&proxy, "canary_full")
     });
     drop(slow);
-    eventually("it goes on", || {
+    eventually("the release continues", || {
         client.get("/");
         phase(&proxy) == "promoted"
     });

@@ -1,5 +1,4 @@
-//! HTTP/1.1 connections of clients: how bytes come does not matter, nor in which state a client
-//! goes.
+//! HTTP/1.1 downstream connections: input in pieces of any size, and disconnects in every state.
 
 use std::io::Read;
 
@@ -13,7 +12,7 @@ const CHUNKED: &str = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Enc
                        chunked\r\nTrailer: x-t\r\n\r\n3;a=b\r\nhel\r\n2\r\nlo\r\n0\r\nX-T: \
                        1\r\n\r\n";
 
-/// Answers with the path, the body and a trailer of the request.
+/// An upstream that responds with the path, the body and a trailer of the request, and a proxy.
 fn echo() -> (Upstream, Proxy) {
     let upstream = Upstream::start(|call| {
         let body = String::from_utf8(call.body().unwrap_or_default()).unwrap();
@@ -26,7 +25,7 @@ fn echo() -> (Upstream, Proxy) {
     (upstream, proxy)
 }
 
-/// Sends bytes in pieces of this length.
+/// Sends `text` in pieces of `piece` bytes.
 fn send(client: &mut Client, text: &str, piece: usize) {
     for piece in text.as_bytes().chunks(piece) {
         client.send(piece);
@@ -34,7 +33,7 @@ fn send(client: &mut Client, text: &str, piece: usize) {
 }
 
 #[test]
-fn requests_are_answered_alike_however_their_bytes_come() {
+fn responses_do_not_depend_on_how_the_request_is_split() {
     let (_upstream, proxy) = echo();
     let all = [PLAIN, LENGTH, "\r\n", CHUNKED, PLAIN].concat();
     for piece in [all.len(), 1, 2, 7, 64] {
@@ -51,7 +50,7 @@ fn requests_are_answered_alike_however_their_bytes_come() {
 }
 
 #[test]
-fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
+fn a_refused_request_closes_the_connection_however_it_is_split() {
     let (upstream, proxy) = echo();
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
     let cases = [
@@ -68,7 +67,7 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
     ];
     for (index, (bad, status)) in cases.iter().enumerate() {
         for piece in [usize::MAX, 1] {
-            // The first request of a connection, and one that was sent with a good one before it.
+            // As the first request of a connection, and pipelined after a valid one.
             for before in ["", PLAIN] {
                 let mut client = proxy.client();
                 send(&mut client, &[before, bad, PLAIN].concat(), piece);
@@ -81,8 +80,8 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
                     "case {index} in pieces of {piece} after {before:?}"
                 );
                 assert_eq!(refused.header("connection").as_deref(), Some("close"));
-                assert!(refused.header("x-request-id").is_some(), "it has a name");
-                assert!(client.wire.ends(), "nothing follows a refusal");
+                assert!(refused.header("x-request-id").is_some(), "no request id");
+                assert!(client.wire.ends(), "the connection stays open");
             }
         }
     }
@@ -90,7 +89,7 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
     assert_eq!(
         upstream.count(),
         good,
-        "nothing that was refused, or came after it, went on"
+        "a refused request, or one after it, reached the upstream"
     );
     let count = |status: u16| {
         4 * cases
@@ -100,7 +99,7 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
     };
     for status in [400, 414, 431, 501, 505] {
         let code = status.to_string();
-        eventually("each is counted once", || {
+        eventually("each request is counted once", || {
             proxy
                 .metrics()
                 .sum("http_requests_total", &[("code", &code)])
@@ -110,7 +109,7 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
 }
 
 #[test]
-fn a_body_that_breaks_the_grammar_is_refused_once_however_its_bytes_come() {
+fn a_malformed_body_is_refused_once_however_it_is_split() {
     let (_upstream, proxy) = echo();
     for piece in [usize::MAX, 1] {
         let mut client = proxy.client();
@@ -126,7 +125,7 @@ fn a_body_that_breaks_the_grammar_is_refused_once_however_its_bytes_come() {
 }
 
 #[test]
-fn a_client_may_go_in_any_state() {
+fn a_client_may_disconnect_in_any_state() {
     let upstream = Upstream::start(|call| match call.path() {
         "/silent" => call.await_hangup(),
         "/stream" => {
@@ -168,15 +167,17 @@ fn a_client_may_go_in_any_state() {
                 client.head().unwrap();
                 client.wire.chunk().unwrap().unwrap();
             } else {
-                eventually("the request is with its upstream", || {
+                eventually("the upstream has the request", || {
                     upstream.last().target == path
                 });
             }
-            // An end that comes at once is that of a client which waits for its response.
+            // A half-close right after a request means that the client still reads its response.
             std::thread::sleep(std::time::Duration::from_millis(100));
             leave(client);
             hangups += 1;
-            eventually("the upstream is let go", || upstream.hangups() == hangups);
+            eventually("the upstream connection is closed", || {
+                upstream.hangups() == hangups
+            });
         }
     }
     assert_eq!(proxy.get("/").expect(200).text(), "whole");
@@ -186,10 +187,10 @@ fn a_client_may_go_in_any_state() {
 }
 
 #[test]
-fn a_client_reads_why_nobody_wants_its_upload() {
+fn a_client_whose_upload_is_refused_reads_the_response() {
     let (_upstream, proxy) = echo();
     let mut client = proxy.client();
-    // No route leads there, and what is sent is more than is read of it at once.
+    // No route matches, and the client sends more than the proxy reads at once.
     client.send("POST / HTTP/1.1\r\nHost: nowhere.test\r\nContent-Length: 800000\r\n\r\n");
     for _ in 0..8 {
         client.send(vec![b'u'; 100_000]);
@@ -197,7 +198,7 @@ fn a_client_reads_why_nobody_wants_its_upload() {
     let refused = client.receive();
     assert_eq!(refused.header("connection").as_deref(), Some("close"));
     assert!(client.wire.ends());
-    // The little that is left of a small one is read, and the connection goes on.
+    // The rest of a small body is read, and the connection is kept.
     let mut small = proxy.client();
     small.send(LENGTH.replace("shop.test", "nowhere.test") + PLAIN);
     assert_eq!(small.receive().status, refused.status);
@@ -205,7 +206,7 @@ fn a_client_reads_why_nobody_wants_its_upload() {
 }
 
 #[test]
-fn a_response_to_http10_that_breaks_off_does_not_look_whole() {
+fn a_truncated_response_to_http10_resets_the_connection() {
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
             .unwrap();
@@ -215,14 +216,11 @@ fn a_response_to_http10_that_breaks_off_does_not_look_whole() {
     let mut stream = std::net::TcpStream::connect(proxy.address).unwrap();
     std::io::Write::write_all(&mut stream, b"GET / HTTP/1.0\r\nHost: shop.test\r\n\r\n").unwrap();
     let ended = stream.read_to_end(&mut Vec::new());
-    assert!(
-        ended.is_err(),
-        "the end of the connection is that of the body"
-    );
+    assert!(ended.is_err(), "the body ends with the connection");
 }
 
 #[test]
-fn connections_are_kept_and_closed_as_version_and_fields_say() {
+fn keep_alive_follows_the_version_and_connection_fields() {
     let (_upstream, proxy) = echo();
     for (version, fields, says, kept) in [
         ("1.1", "", None, true),

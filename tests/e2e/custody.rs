@@ -1,5 +1,4 @@
-//! One process has a store; what it acknowledged is found again; the journal shows what was done to
-//! it.
+//! The store: one process owns it, acknowledged changes survive, the journal shows tampering.
 
 use std::fs;
 use std::path::PathBuf;
@@ -65,14 +64,14 @@ fn a_second_process_on_the_same_store_is_refused() {
         assert!(ended.log.contains(expected), "{expected}: {}", ended.log);
     }
     assert_eq!(rig.proxy.roll_back().json()["durable"], true);
-    // The lock ends with its holder, however that ends.
+    // The lock is released when its process ends, for any cause.
     rig.proxy.kill();
     second.run();
     assert_eq!(green(&second.service()), &json!(0.0));
 }
 
 #[test]
-fn a_state_directory_that_is_gone_makes_nothing_durable() {
+fn a_missing_state_directory_makes_changes_not_durable() {
     let rig = Rig::start();
     let away = rig.proxy.directory.path().join("away");
     rig.proxy.set_weights(50.0, 50.0);
@@ -87,11 +86,8 @@ fn a_state_directory_that_is_gone_makes_nothing_durable() {
         (green(&braked), &braked["durable"]),
         (&json!(0.0), &json!(false))
     );
-    assert!(
-        !rig.state().exists(),
-        "the directory is for its operator to bring back"
-    );
-    // Back in its place, it takes what is in effect.
+    assert!(!rig.state().exists(), "the state directory was recreated");
+    // Once it is back, the state in effect is written to it.
     fs::rename(&away, rig.state()).unwrap();
     eventually("the rollback is on disk", || {
         rig.proxy.service()["weights"]["durable"] == true
@@ -106,7 +102,7 @@ fn a_state_directory_that_is_gone_makes_nothing_durable() {
 const TEN: &str = r#"{"weights": {"blue": 90, "green": 10}}"#;
 
 #[test]
-fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
+fn an_idempotency_key_holds_across_a_restart() {
     let mut rig = Rig::start();
     let key = "Idempotency-Key: ten\r\n";
     let first = rig.proxy.put_weights(key, TEN).expect(200).text();
@@ -124,7 +120,7 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
     let started = rig.proxy.admin("POST", releases, start, body).expect(201);
     rig.proxy.kill();
     rig.proxy.run();
-    // Its first step is a change of its own.
+    // The first step of the release is a revision of its own.
     eventually("the release is at its step", || {
         green(&rig.proxy.service()) == &json!(1.0)
     });
@@ -152,12 +148,12 @@ fn a_request_that_is_repeated_after_a_restart_is_not_made_again() {
     assert_eq!(
         rig.proxy.service()["revision"],
         revision,
-        "something was made again"
+        "a change was applied twice"
     );
 }
 
 #[test]
-fn a_request_that_was_refused_may_be_repeated() {
+fn a_refused_request_may_be_retried_with_its_idempotency_key() {
     let mut rig = Rig::start();
     let away = rig.proxy.directory.path().join("away");
     let key = "Idempotency-Key: ten\r\n";
@@ -172,7 +168,7 @@ fn a_request_that_was_refused_may_be_repeated() {
 }
 
 #[test]
-fn a_kill_before_the_answer_makes_no_change_twice() {
+fn a_kill_before_the_response_applies_no_change_twice() {
     let mut rig = Rig::start();
     for round in 0..12_u32 {
         let admin = rig.proxy.admin;
@@ -192,7 +188,7 @@ fn a_kill_before_the_answer_makes_no_change_twice() {
             let sent = scope.spawn(move || {
                 let mut client = Client::connect(admin);
                 client.send(request);
-                // The answer is not waited for.
+                // Does not wait for the response.
                 thread::yield_now();
                 client
             });
@@ -217,7 +213,7 @@ fn a_kill_before_the_answer_makes_no_change_twice() {
 }
 
 #[test]
-fn an_altered_journal_is_named_by_the_verb_and_the_api_and_serves() {
+fn an_altered_journal_is_reported_by_command_and_api_and_the_proxy_starts() {
     let mut rig = Rig::start();
     for green in [10.0, 20.0, 30.0, 40.0] {
         rig.proxy.set_weights(100.0 - green, green);

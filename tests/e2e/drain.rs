@@ -1,4 +1,4 @@
-//! The end of the process on SIGTERM: what is under way finishes, and the exit code says so.
+//! Shutdown on SIGTERM: requests in flight finish, and the exit code says whether they did.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::harness::{Client, Gate, Http2, Proxy, Upstream, block_on, eventually, shop};
 
-/// An upstream that answers `/slow` in two parts, the second when the gate opens.
+/// An upstream that responds to `/slow` in two parts, the second when the gate opens.
 fn slow() -> (Upstream, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
@@ -28,8 +28,8 @@ fn refuses_connections(proxy: &Proxy) {
     eventually("new connections are refused", || {
         match Client::try_connect(proxy.address) {
             Err(_) => true,
-            // Taken by the kernel in the last moment; then there is an end, or even an answer, but
-            // nobody hangs.
+            // A connection that the kernel accepted in the last moment is closed or even answered,
+            // but it does not hang.
             Ok(mut client) => {
                 let _ = client.ask("/", "").try_receive();
                 false
@@ -39,13 +39,13 @@ fn refuses_connections(proxy: &Proxy) {
 }
 
 #[test]
-fn what_is_under_way_finishes_and_nothing_new_begins() {
+fn on_sigterm_requests_in_flight_finish_and_new_connections_are_refused() {
     let (upstream, gate) = slow();
     let mut proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let (mut under_way, mut idle) = (proxy.client(), proxy.client());
     idle.get("/").expect(200);
     under_way.ask("/slow", "");
-    eventually("a request is under way", || upstream.count() == 2);
+    eventually("a request is in flight", || upstream.count() == 2);
     proxy.signal("TERM");
     eventually("readiness fails", || {
         proxy.admin("GET", "/readyz", "", None).status == 503
@@ -53,7 +53,7 @@ fn what_is_under_way_finishes_and_nothing_new_begins() {
     proxy.admin("GET", "/livez", "", None).expect(200);
     assert!(idle.wire.closes(), "an idle connection was kept");
     refuses_connections(&proxy);
-    assert!(proxy.is_alive(), "it did not wait");
+    assert!(proxy.is_alive(), "the process did not wait for the request");
     gate.open();
     assert_eq!(under_way.receive().expect(200).text(), "partrest");
     assert!(under_way.wire.closes());
@@ -62,7 +62,7 @@ fn what_is_under_way_finishes_and_nothing_new_begins() {
 }
 
 #[test]
-fn http2_streams_finish_too() {
+fn on_sigterm_http2_streams_finish() {
     let (upstream, gate) = slow();
     let mut proxy = Proxy::with_shop(shop(&upstream, &upstream));
     block_on(async {
@@ -83,7 +83,7 @@ fn http2_streams_finish_too() {
 }
 
 #[test]
-fn accepting_goes_on_for_the_delay() {
+fn accepting_continues_for_the_drain_delay() {
     let upstream = Upstream::named("blue");
     let service = shop(&upstream, &upstream);
     let mut proxy =
@@ -97,7 +97,7 @@ fn accepting_goes_on_for_the_delay() {
 }
 
 #[test]
-fn the_deadline_ends_what_does_not_finish() {
+fn requests_that_exceed_the_drain_timeout_are_closed() {
     let (upstream, _never) = slow();
     let service = shop(&upstream, &upstream);
     let mut proxy =
@@ -108,21 +108,24 @@ fn the_deadline_ends_what_does_not_finish() {
     let ended = proxy.ended();
     assert!(
         ended.status.code().is_some(),
-        "it ended by a signal: {}",
+        "the process ended by a signal: {}",
         ended.status
     );
-    assert!(under_way.wire.exactly(8).is_err(), "a part looked complete");
+    assert!(
+        under_way.wire.exactly(8).is_err(),
+        "a truncated response looked complete"
+    );
 }
 
 #[test]
-fn an_interrupt_drains_and_a_second_one_does_not_wait() {
+fn sigint_drains_and_a_second_one_exits_at_once() {
     let (upstream, _never) = slow();
     let mut proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut under_way = proxy.client();
     under_way.ask("/slow", "").head().unwrap();
     proxy.signal("INT");
     refuses_connections(&proxy);
-    assert!(proxy.is_alive(), "it did not wait");
+    assert!(proxy.is_alive(), "the process did not wait for the request");
     proxy.signal("INT");
     proxy.ended();
 }

@@ -1,4 +1,4 @@
-//! Answers that begin before the request has ended: neither direction waits for the other.
+//! Responses that begin before the request has ended: neither direction waits for the other.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{Proxy, Upstream, eventually, shop};
 
-/// More than all socket buffers on the way can hold.
+/// More than all socket buffers on the path can hold.
 const LARGE: usize = 64 * 1024 * 1024;
 
 fn one_worker(upstream: &Upstream) -> Proxy {
@@ -16,8 +16,8 @@ fn one_worker(upstream: &Upstream) -> Proxy {
 }
 
 #[test]
-fn an_upload_goes_on_although_the_client_takes_nothing_of_the_answer() {
-    // Reads and writes at the same time, each as fast as it can.
+fn an_upload_continues_while_the_client_does_not_read_the_response() {
+    // The upstream reads and writes concurrently, each as fast as it can.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let upstream = thread::spawn(move || {
@@ -33,7 +33,7 @@ fn an_upload_goes_on_although_the_client_takes_nothing_of_the_answer() {
         let (mut scrap, mut read) = (vec![0; 1 << 20], 0);
         while read < LARGE {
             match reading.read(&mut scrap).unwrap() {
-                0 => panic!("only {read} bytes came"),
+                0 => panic!("only {read} bytes arrived"),
                 some => read += some,
             }
         }
@@ -46,7 +46,7 @@ fn an_upload_goes_on_although_the_client_takes_nothing_of_the_answer() {
     client.send(format!(
         "POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: {LARGE}\r\n\r\n"
     ));
-    // All of it, before anything of the answer is read.
+    // The client sends the whole body before it reads any of the response.
     client.send(vec![b'U'; LARGE]);
     client.head().unwrap();
     assert_eq!(client.wire.exactly(LARGE).unwrap().len(), LARGE);
@@ -54,7 +54,7 @@ fn an_upload_goes_on_although_the_client_takes_nothing_of_the_answer() {
 }
 
 #[test]
-fn an_upload_outlives_the_answer_to_it() {
+fn an_upload_continues_after_its_response_has_ended() {
     let upstream = Upstream::start(|call| match call.path() {
         "/early" => call
             .write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
@@ -80,7 +80,7 @@ fn an_upload_outlives_the_answer_to_it() {
         if framing.starts_with('T') {
             client.send("0\r\n\r\n");
         }
-        eventually("the upstream gets all of it", || {
+        eventually("the upstream gets the whole body", || {
             upstream
                 .last()
                 .body
@@ -91,7 +91,7 @@ fn an_upload_outlives_the_answer_to_it() {
 }
 
 #[test]
-fn a_client_whose_upload_is_refused_can_send_on_and_reads_why() {
+fn a_client_whose_upload_is_refused_can_keep_sending_and_reads_the_response() {
     let upstream = Upstream::start(|call| match call.path() {
         "/refused" => {
             call.write(
@@ -105,7 +105,7 @@ fn a_client_whose_upload_is_refused_can_send_on_and_reads_why() {
     let proxy = one_worker(&upstream);
     let mut client = proxy.client();
     client.send("POST /refused HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 500000\r\n\r\n");
-    // Before it reads, as simple clients do.
+    // The client sends before it reads, as simple clients do.
     for _ in 0..5 {
         client.send(vec![b'u'; 100_000]);
     }
@@ -114,7 +114,7 @@ fn a_client_whose_upload_is_refused_can_send_on_and_reads_why() {
 }
 
 #[test]
-fn an_upload_that_breaks_off_breaks_the_answer_off() {
+fn an_aborted_upload_aborts_the_response() {
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
             .unwrap();
@@ -128,14 +128,16 @@ fn an_upload_that_breaks_off_breaks_the_answer_off() {
     client.send("not a chunk\r\n");
     assert!(
         client.wire.chunk().is_err(),
-        "the answer went on, or looked complete"
+        "the response continued, or looked complete"
     );
-    eventually("the upstream is let go", || upstream.hangups() == 1);
+    eventually("the upstream connection is closed", || {
+        upstream.hangups() == 1
+    });
     proxy.counts_reason("bad_request", 1);
 }
 
 #[test]
-fn what_no_upstream_takes_in_the_end_is_let_go() {
+fn an_upload_that_no_upstream_reads_is_ended() {
     let upstream = Upstream::start(|call| match call.path() {
         "/early" => {
             call.write("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
@@ -152,7 +154,7 @@ fn what_no_upstream_takes_in_the_end_is_let_go() {
     let mut client = proxy.client();
     client.send("POST /early HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 300000\r\n\r\nbegun");
     assert_eq!(client.receive().expect(200).text(), "early");
-    eventually("a client that sends nothing more is not waited for", || {
+    eventually("a client that sends nothing more is disconnected", || {
         upstream.hangups() == 1
     });
 }

@@ -1,4 +1,4 @@
-//! What the proxy answers itself: status, `Proxy-Status`, a problem body, and a counter by reason.
+//! Responses of the proxy itself: status, `Proxy-Status`, problem body, and a counter by reason.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 
@@ -9,8 +9,8 @@ use crate::harness::{
     Client, Http2, Proxy, Reserved, Response, Upstream, block_on, eventually, shop,
 };
 
-/// An answer in the proxy's own name: nothing of it is left to chance, since people search logs for
-/// it.
+/// Checks every part of a response that the proxy generated; operators search logs for these
+/// values.
 #[track_caller]
 pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: &str) {
     assert_eq!(response.status, status, "{response:?}\n{}", response.text());
@@ -34,7 +34,7 @@ pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: 
         problem["title"].is_string() && problem["detail"].is_string(),
         "{problem}"
     );
-    // What the client reports is what the log can be searched for.
+    // The id in the response is the one that the log has.
     let id = response.header("x-request-id").unwrap_or_default();
     assert!(
         !id.is_empty() && problem["request_id"] == id,
@@ -43,8 +43,7 @@ pub(crate) fn is_refusal(response: &Response, status: u16, error: &str, reason: 
     assert!(response.body.len() < 1024, "{problem}");
 }
 
-/// Sends `request` on a connection of its own, and expects it to be refused and the connection to
-/// be closed.
+/// Expects `request`, sent on a connection of its own, to be refused and the connection closed.
 #[track_caller]
 fn refuses(proxy: &Proxy, request: &str, status: u16, reason: &str) {
     let mut client = proxy.client();
@@ -56,12 +55,12 @@ fn refuses(proxy: &Proxy, request: &str, status: u16, reason: &str) {
     is_refusal(&response, status, "http_request_error", reason);
     assert!(
         client.wire.closes(),
-        "after {request:?} the connection went on"
+        "after {request:?} the connection was kept"
     );
 }
 
 #[test]
-fn what_can_be_read_in_two_ways_is_400_and_goes_nowhere() {
+fn an_ambiguous_request_is_400_and_reaches_no_upstream() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
     let post = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n\r\n");
@@ -108,7 +107,7 @@ fn what_can_be_read_in_two_ways_is_400_and_goes_nowhere() {
 }
 
 #[test]
-fn a_body_that_breaks_off_in_its_framing_never_looks_complete_upstream() {
+fn a_malformed_chunked_body_is_never_complete_upstream() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
     let head =
@@ -126,13 +125,16 @@ fn a_body_that_breaks_off_in_its_framing_never_looks_complete_upstream() {
     }
     assert_eq!(proxy.get("/after").text(), "blue");
     for seen in blue.seen().iter().filter(|seen| seen.target == "/up") {
-        assert_eq!(seen.body, None, "an upstream took a broken body for whole");
+        assert_eq!(
+            seen.body, None,
+            "the upstream read a malformed body as complete"
+        );
     }
     proxy.counts_reason("bad_request", u32::try_from(cases.len()).unwrap());
 }
 
 #[test]
-fn codings_and_methods_that_are_not_understood_are_501() {
+fn unsupported_codings_and_methods_are_501() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
     for coding in [
@@ -160,7 +162,7 @@ fn codings_and_methods_that_are_not_understood_are_501() {
 }
 
 #[test]
-fn without_a_route_it_is_404() {
+fn a_request_without_a_matching_route_is_404() {
     let blue = Upstream::named("blue");
     let mut service = shop(&blue, &blue);
     service["routes"] = json!([{ "host": "shop.test", "path_prefix": "/shop" }]);
@@ -181,17 +183,17 @@ fn without_a_route_it_is_404() {
     assert_eq!(
         client.get("/shop/x").text(),
         "blue",
-        "the connection was not kept"
+        "the connection was closed"
     );
     proxy.counts_reason("no_route", 2);
 }
 
 #[test]
 fn an_upstream_that_refuses_connections_is_502() {
-    let nobody = Reserved::new();
+    let closed_port = Reserved::new();
     let proxy = Proxy::with_shop(json!({
         "routes": [{}],
-        "upstreams": { "blue": { "endpoints": [nobody.address] } },
+        "upstreams": { "blue": { "endpoints": [closed_port.address] } },
     }));
     let mut client = proxy.client();
     is_refusal(
@@ -207,7 +209,7 @@ fn an_upstream_that_refuses_connections_is_502() {
         "connect_refused",
     );
     proxy.counts_reason("connect_refused", 2);
-    eventually("the windows tell of connect errors", || {
+    eventually("the windows count the connect errors", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
         window["classes"]["connect_error"] == 2
             && window["failures"] == 2
@@ -216,11 +218,11 @@ fn an_upstream_that_refuses_connections_is_502() {
 }
 
 #[test]
-fn one_dead_endpoint_of_two_is_not_noticed() {
-    let (nobody, blue) = (Reserved::new(), Upstream::named("blue"));
+fn failures_of_one_endpoint_of_two_are_retried_on_the_other() {
+    let (closed_port, blue) = (Reserved::new(), Upstream::named("blue"));
     let proxy = Proxy::with_shop(json!({
         "routes": [{}],
-        "upstreams": { "blue": { "endpoints": [nobody.address, blue.address] } },
+        "upstreams": { "blue": { "endpoints": [closed_port.address, blue.address] } },
     }));
     let mut client = proxy.client();
     for _ in 0..20 {
@@ -231,7 +233,7 @@ fn one_dead_endpoint_of_two_is_not_noticed() {
 }
 
 #[test]
-fn an_upstream_that_does_not_answer_in_time_is_504() {
+fn an_upstream_that_exceeds_the_first_byte_timeout_is_504() {
     let silent = Upstream::start(|call| {
         if call.path() == "/quick" {
             call.ok("")
@@ -258,22 +260,18 @@ fn an_upstream_that_does_not_answer_in_time_is_504() {
         "first_byte_timeout",
     );
     client.get("/quick").expect(200);
-    assert_eq!(
-        silent.count(),
-        4,
-        "a request was sent again after a timeout"
-    );
-    eventually("the upstream learns that nobody waits any more", || {
+    assert_eq!(silent.count(), 4, "a request was retried after a timeout");
+    eventually("the upstream connection is closed", || {
         silent.hangups() == 2
     });
     proxy.counts_reason("first_byte_timeout", 2);
-    eventually("the windows tell of timeouts", || {
+    eventually("the windows count the timeouts", || {
         proxy.service()["upstreams"]["blue"]["windows"]["1m"]["classes"]["timeout"] == 2
     });
 }
 
 #[test]
-fn an_upstream_is_not_late_while_its_request_is_on_the_way() {
+fn the_first_byte_timeout_starts_after_the_upload() {
     let blue = Upstream::start(|call| {
         if call.path() == "/silent" {
             call.await_hangup()
@@ -290,7 +288,7 @@ fn an_upstream_is_not_late_while_its_request_is_on_the_way() {
         eventually("the upstream has the head", || {
             blue.seen().iter().any(|seen| seen.target == "/")
         });
-        // Begun after the upload, so the upload is older than the limit when it ends.
+        // Started after the upload: the upload has lasted longer than the limit when it ends.
         proxy.get("/silent").expect(504);
         slow.send(piece);
     }
@@ -298,14 +296,19 @@ fn an_upstream_is_not_late_while_its_request_is_on_the_way() {
 }
 
 #[test]
-fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
+fn endless_interim_responses_are_502_and_delay_no_other_request() {
     let endless = Upstream::start(|call| {
         let many = "HTTP/1.1 102 Processing\r\n\r\n".repeat(2000);
         while call.write(&many).is_ok() {}
         call.close();
     });
     let blue = Upstream::named("blue");
-    let only = |upstream: &Upstream, path: &str| json!({ "routes": [{ "path_prefix": path }], "upstreams": { "only": { "endpoints": [upstream.address] } } });
+    let only = |upstream: &Upstream, path: &str| {
+        json!({
+            "routes": [{ "path_prefix": path }],
+            "upstreams": { "only": { "endpoints": [upstream.address] } },
+        })
+    };
     let services = json!({ "endless": only(&endless, "/endless"), "blue": only(&blue, "/") });
     let proxy = Proxy::start(json!({ "workers": 1, "services": services }));
     let mut victims: Vec<_> = (0..4).map(|_| proxy.client()).collect();
@@ -326,7 +329,7 @@ fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
 }
 
 #[test]
-fn an_exchange_that_takes_too_long_as_a_whole_is_504() {
+fn an_exchange_over_the_total_timeout_is_504() {
     let silent = Upstream::start(|call| call.await_hangup());
     let mut service = shop(&silent, &silent);
     service["timeouts"] = json!({ "first_byte": "0s", "total": "100ms" });
@@ -340,8 +343,8 @@ fn an_exchange_that_takes_too_long_as_a_whole_is_504() {
     proxy.counts_reason("total_timeout", 1);
 }
 
-/// A listener whose queue is full, so that nobody's connection is established. Linux: a queue of
-/// length 0 takes one.
+/// A listener whose accept queue is full, so that no connection is established. On Linux a queue of
+/// length 0 holds one connection.
 pub(crate) fn deaf() -> (TcpListener, Vec<Socket>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     listener
@@ -352,7 +355,7 @@ pub(crate) fn deaf() -> (TcpListener, Vec<Socket>) {
     let callers = (0..4).map(|_| {
         let caller = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         caller.set_nonblocking(true).unwrap();
-        // In progress at best; the first of them is in the queue at once.
+        // These connect in the background at best; the first one enters the queue at once.
         let _ = caller.connect(&address);
         caller
     });
@@ -362,7 +365,7 @@ pub(crate) fn deaf() -> (TcpListener, Vec<Socket>) {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn an_upstream_that_takes_no_connection_in_time_is_504() {
+fn an_upstream_that_exceeds_the_connect_timeout_is_504() {
     let (deaf, _callers) = deaf();
     let proxy = Proxy::with_shop(json!({
         "routes": [{}],
@@ -379,7 +382,7 @@ fn an_upstream_that_takes_no_connection_in_time_is_504() {
 }
 
 #[test]
-fn what_an_upstream_gets_wrong_is_502() {
+fn an_invalid_response_is_502() {
     let upstream = Upstream::start(|call| {
         let many = "X: y\r\n".repeat(50_000);
         let wrong: &[u8] = match call.path() {
@@ -391,7 +394,10 @@ fn what_an_upstream_gets_wrong_is_502() {
             "/nul" => b"HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 2\r\n\r\nok",
             "/lengths" => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nokxyz",
             "/negative" => b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok",
-            "/unasked" => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nGARBAGE",
+            "/unasked" => {
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\n\
+                  Connection: Upgrade\r\n\r\nGARBAGE"
+            }
             other => panic!("{other}"),
         };
         // The proxy need not read all of it.
@@ -421,7 +427,7 @@ fn what_an_upstream_gets_wrong_is_502() {
 }
 
 #[test]
-fn an_upstream_that_hangs_up_on_a_new_connection_is_502_and_is_not_asked_again() {
+fn an_upstream_that_closes_a_new_connection_is_502_without_a_retry() {
     let upstream = Upstream::start(|call| match call.path() {
         "/reset" => call.reset(),
         _ => call.close(),
@@ -435,7 +441,7 @@ fn an_upstream_that_hangs_up_on_a_new_connection_is_502_and_is_not_asked_again()
 }
 
 #[test]
-fn http2_is_held_to_the_same_rules() {
+fn http2_requests_are_validated_by_the_same_rules() {
     let blue = Upstream::named("blue");
     let mut service = shop(&blue, &blue);
     service["routes"] = json!([{ "path_prefix": "/shop" }]);
@@ -454,14 +460,14 @@ fn http2_is_held_to_the_same_rules() {
         assert_eq!(
             client.get("/shop").await.text,
             "blue",
-            "the connection was not kept"
+            "the connection was closed"
         );
     });
     proxy.counts_reason("no_route", 1);
 }
 
 #[test]
-fn bad_bytes_after_a_good_request_do_not_spoil_its_answer() {
+fn bad_bytes_after_a_valid_request_do_not_affect_its_response() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
     let mut client: Client = proxy.client();

@@ -1,4 +1,4 @@
-//! Header fields on their way through: taken off, set, kept.
+//! Header fields that the proxy removes, sets or passes on.
 
 use http_body_util::{BodyExt, Empty};
 use serde_json::{Value, json};
@@ -22,7 +22,7 @@ fn value(seen: &Seen, name: &str) -> String {
 }
 
 #[test]
-fn what_is_for_one_hop_goes_no_further_in_either_direction() {
+fn hop_by_hop_fields_are_removed_in_both_directions() {
     let blue = Upstream::start(|call| {
         let headers = "Connection: X-Mine, close\r\nX-Mine: 1\r\nKeep-Alive: \
                        timeout=5\r\nProxy-Authenticate: Basic\r\nUpgrade: h2c\r\nX-Kept: \
@@ -39,8 +39,8 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
                    eA==\r\nCookie: a=b\r\n";
     let response = client.ask("/", headers).receive().expect(200);
     let seen = blue.last();
-    for gone in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
-        assert_eq!(seen.header(gone), None, "{gone} went through: {seen:?}");
+    for name in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
+        assert_eq!(seen.header(name), None, "{name} was forwarded: {seen:?}");
     }
     let connection = seen
         .header("connection")
@@ -59,25 +59,25 @@ fn what_is_for_one_hop_goes_no_further_in_either_direction() {
     ] {
         assert_eq!(value(&seen, name), kept);
     }
-    // Naming them in Connection does not take off what the proxy sets itself.
+    // A field that Connection names is still set by the proxy.
     assert_eq!(value(&seen, "x-forwarded-for"), "127.0.0.1");
     assert!(is_uuid(&value(&seen, "x-request-id")));
-    for gone in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
+    for name in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
         assert_eq!(
-            response.header(gone),
+            response.header(name),
             None,
-            "{gone} came back: {response:?}"
+            "{name} was returned: {response:?}"
         );
     }
     assert_ne!(
         response.header("connection").as_deref(),
         Some("close"),
-        "the upstream's close reached the client"
+        "the upstream's Connection: close reached the client"
     );
     assert_eq!(response.header("x-kept").as_deref(), Some("1"));
     assert_eq!(response.header("set-cookie").as_deref(), Some("a=1, b=2"));
     assert!(response.header("date").is_some());
-    // The client's connection is its own: the upstream's end does not end it.
+    // The upstream's close does not close the client's connection.
     client.get("/").expect(200);
 }
 
@@ -87,7 +87,7 @@ const CLAIMS: &str = "X-Forwarded-For: 10.9.9.9, 10.8.8.8\r\nX-Forwarded-Proto: 
                       chosen\r\nX-Forwarded-Prefix: /evil\r\nX_Forwarded_For: 10.9.9.9\r\n";
 
 #[test]
-fn what_a_stranger_says_of_itself_is_overwritten() {
+fn forwarding_fields_of_an_untrusted_client_are_overwritten() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({}), &blue);
     let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
@@ -111,7 +111,7 @@ fn what_a_stranger_says_of_itself_is_overwritten() {
 }
 
 #[test]
-fn what_a_trusted_proxy_says_is_kept_and_added_to() {
+fn forwarding_fields_of_a_trusted_proxy_are_kept_and_extended() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8"] }), &blue);
     let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
@@ -126,19 +126,24 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
         assert_eq!(value(&seen, name), expected, "{name}");
     }
     assert_eq!(response.header("x-request-id").as_deref(), Some("chosen"));
-    // What tells no port is not the one that the user has connected to.
-    for (told, expected) in [
+    // An X-Forwarded-Port that is not a port is replaced by the port of this connection.
+    for (forwarded_port, expected) in [
         ("8443", "8443"),
         ("8443, 443", "8443, 443"),
         ("https", "9443"),
         ("0", "9443"),
         ("99999", "9443"),
     ] {
-        let headers = format!("X-Forwarded-Host: shop.test:9443\r\nX-Forwarded-Port: {told}\r\n");
+        let headers =
+            format!("X-Forwarded-Host: shop.test:9443\r\nX-Forwarded-Port: {forwarded_port}\r\n");
         proxy.client().ask("/", &headers).receive().expect(200);
-        assert_eq!(value(&blue.last(), "x-forwarded-port"), expected, "{told}");
+        assert_eq!(
+            value(&blue.last(), "x-forwarded-port"),
+            expected,
+            "{forwarded_port}"
+        );
     }
-    // Also a trusted peer may leave them out, or send an identity that does not belong into a log.
+    // A trusted peer may omit them, or send an id that is not safe to log.
     proxy
         .client()
         .ask("/", &format!("X-Request-Id: {}\r\n", "x".repeat(129)))
@@ -150,23 +155,23 @@ fn what_a_trusted_proxy_says_is_kept_and_added_to() {
 }
 
 #[test]
-fn behind_trusted_proxies_the_real_address_is_the_users() {
+fn x_real_ip_behind_trusted_proxies_is_the_client_address() {
     let blue = Upstream::named("blue");
     let proxy = proxy(
         json!({ "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"] }),
         &blue,
     );
-    // What the user says of itself, the user, and a proxy that is trusted as well as the peer is.
+    // A claim of the client, the client, and a proxy that is trusted like the peer.
     let chain = "X-Forwarded-For: 198.51.100.1\r\nX-Forwarded-For: 203.0.113.9, 10.0.0.2\r\n";
     proxy.client().ask("/", chain).receive().expect(200);
     assert_eq!(value(&blue.last(), "x-real-ip"), "203.0.113.9");
-    let said = format!("{chain}X-Real-IP: 203.0.113.10\r\n");
-    proxy.client().ask("/", &said).receive().expect(200);
+    let fields = format!("{chain}X-Real-IP: 203.0.113.10\r\n");
+    proxy.client().ask("/", &fields).receive().expect(200);
     assert_eq!(value(&blue.last(), "x-real-ip"), "203.0.113.10");
 }
 
 #[test]
-fn the_way_is_recorded_without_via_and_circles_are_cut() {
+fn forwarding_loops_are_refused_without_a_via_field() {
     let blue = Upstream::named("blue");
     let around = proxy(json!({}), &blue);
     around.client().get("/").expect(200);
@@ -174,7 +179,7 @@ fn the_way_is_recorded_without_via_and_circles_are_cut() {
     assert_eq!(
         seen.header("via"),
         None,
-        "upstreams stop compressing for it"
+        "upstreams disable compression for it"
     );
     let own = value(&seen, "weighbridge-hops");
     around
@@ -183,8 +188,8 @@ fn the_way_is_recorded_without_via_and_circles_are_cut() {
         .receive()
         .expect(200);
     assert_eq!(value(&blue.last(), "via"), "1.1 first");
-    // Others' hops are kept, or a circle over several proxies would not be found; nobody can make
-    // one up.
+    // Hops of other proxies are kept, which detects loops over several proxies; a client cannot
+    // forge one.
     let others = "Weighbridge-Hops: a, a, a, a\r\nWeighbridge-Hops: a, a, a, a, \
                   a\r\nWeighbridge_Hops: b\r\n";
     around.client().ask("/", others).receive().expect(200);
@@ -209,7 +214,7 @@ fn the_way_is_recorded_without_via_and_circles_are_cut() {
 }
 
 #[test]
-fn the_host_is_kept_and_made_up_only_where_there_is_none() {
+fn the_host_is_passed_on_and_set_only_if_absent() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({}), &blue);
     proxy
@@ -237,7 +242,7 @@ fn the_host_is_kept_and_made_up_only_where_there_is_none() {
 }
 
 #[test]
-fn http2_becomes_proper_http1() {
+fn http2_requests_are_translated_to_http1() {
     let blue = Upstream::start(|call| {
         call.answer(
             "200 OK",
@@ -257,8 +262,8 @@ fn http2_becomes_proper_http1() {
             .unwrap();
         let answer = client.send(request).await;
         assert_eq!((answer.status, &*answer.text), (200, "blue"));
-        for gone in ["x-mine", "keep-alive", "connection", "transfer-encoding"] {
-            assert!(!answer.headers.contains_key(gone), "{answer:?}");
+        for name in ["x-mine", "keep-alive", "connection", "transfer-encoding"] {
+            assert!(!answer.headers.contains_key(name), "{answer:?}");
         }
         assert!(answer.headers.contains_key("x-request-id"));
     });
@@ -282,6 +287,6 @@ fn http2_becomes_proper_http1() {
     assert_eq!(
         seen.head.header("transfer-encoding"),
         None,
-        "a request without a body was given one"
+        "a request without a body got one"
     );
 }

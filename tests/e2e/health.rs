@@ -1,4 +1,4 @@
-//! Active health checks: who fails them gets nothing, and is taken back when it is well again.
+//! Active health checks: an unhealthy endpoint gets no requests until it recovers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -8,16 +8,16 @@ use serde_json::{Value, json};
 use crate::errors::is_refusal;
 use crate::harness::{Proxy, Upstream, eventually};
 
-/// An upstream that is well as long as the switch says so.
-fn patient(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
-    let well = Arc::new(AtomicBool::new(true));
-    let switch = Arc::clone(&well);
+/// An upstream whose health check passes while the switch is on.
+fn upstream_with_health(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
+    let passes = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&passes);
     let upstream = Upstream::start(move |call| match (call.path(), switch.load(SeqCst)) {
         ("/health?deep=1", true) => call.ok("well"),
         ("/health?deep=1", false) => call.answer("503 Service Unavailable", "", ""),
         _ => call.ok(name),
     });
-    (upstream, well)
+    (upstream, passes)
 }
 
 fn checked(endpoints: &[&Upstream]) -> Value {
@@ -37,13 +37,13 @@ fn healthy(proxy: &Proxy, at: usize) -> bool {
 }
 
 #[test]
-fn without_a_healthy_endpoint_it_is_503_until_one_recovers() {
-    let (upstream, well) = patient("blue");
+fn without_a_healthy_endpoint_requests_are_503_until_one_recovers() {
+    let (upstream, passes) = upstream_with_health("blue");
     let proxy = Proxy::with_shop(checked(&[&upstream]));
     let mut client = proxy.client();
     client.get("/").expect(200);
-    well.store(false, SeqCst);
-    eventually("the endpoint is taken out", || {
+    passes.store(false, SeqCst);
+    eventually("the endpoint is unhealthy", || {
         client.get("/").status == 503
     });
     is_refusal(
@@ -52,61 +52,61 @@ fn without_a_healthy_endpoint_it_is_503_until_one_recovers() {
         "destination_unavailable",
         "no_healthy_endpoint",
     );
-    eventually("that is told", || !healthy(&proxy, 0));
+    eventually("the API reports it", || !healthy(&proxy, 0));
     let endpoint = upstream.address.to_string();
     let gauge = |proxy: &Proxy| {
         proxy
             .metrics()
             .sum("endpoint_healthy", &[("endpoint", &*endpoint)])
     };
-    eventually("the metrics tell it", || gauge(&proxy) == 0.0);
+    eventually("the metrics report it", || gauge(&proxy) == 0.0);
     eventually("refusals are counted", || {
         proxy.metrics().reason("no_healthy_endpoint") >= 1.0
     });
-    well.store(true, SeqCst);
-    eventually("the endpoint is taken back", || {
+    passes.store(true, SeqCst);
+    eventually("the endpoint is used again", || {
         client.get("/").status == 200
     });
-    eventually("that is told", || {
+    eventually("the API and the metrics report it", || {
         healthy(&proxy, 0) && gauge(&proxy) == 1.0
     });
 }
 
 #[test]
-fn a_sick_endpoint_gets_nothing_and_its_neighbour_everything() {
-    let ((one, one_well), (two, _)) = (patient("one"), patient("two"));
+fn an_unhealthy_endpoint_gets_no_requests_and_its_peer_all() {
+    let ((one, one_passes), (two, _)) = (upstream_with_health("one"), upstream_with_health("two"));
     let proxy = Proxy::with_shop(checked(&[&one, &two]));
     let mut client = proxy.client();
-    eventually("both are used", || {
+    eventually("both endpoints get requests", || {
         client.get("/").expect(200);
         [&one, &two]
             .iter()
             .all(|upstream| upstream.seen().iter().any(|seen| seen.target == "/"))
     });
-    one_well.store(false, SeqCst);
-    eventually("one is taken out", || !healthy(&proxy, 0));
+    one_passes.store(false, SeqCst);
+    eventually("one endpoint is unhealthy", || !healthy(&proxy, 0));
     for _ in 0..50 {
         assert_eq!(client.get("/").expect(200).text(), "two");
     }
     assert!(healthy(&proxy, 1));
-    // What users get is not changed by a change of weights: health is not forgotten.
+    // A change of weights keeps the health state.
     proxy
         .put_weights("", r#"{"weights": {"blue": 100}}"#)
         .expect(200);
     for _ in 0..50 {
         assert_eq!(client.get("/").expect(200).text(), "two");
     }
-    one_well.store(true, SeqCst);
-    eventually("one is used again", || {
+    one_passes.store(true, SeqCst);
+    eventually("the endpoint is used again", || {
         client.get("/").expect(200).text() == "one"
     });
 }
 
 #[test]
-fn checks_are_not_counted_as_traffic() {
-    let (upstream, _well) = patient("blue");
+fn health_checks_are_not_counted_as_traffic() {
+    let (upstream, _passes) = upstream_with_health("blue");
     let proxy = Proxy::with_shop(checked(&[&upstream]));
-    eventually("checks have come", || upstream.count() > 10);
+    eventually("several checks have arrived", || upstream.count() > 10);
     proxy.get("/").expect(200);
     eventually("the request is counted", || {
         proxy.metrics().requests("blue") > 0.0

@@ -1,4 +1,4 @@
-//! Interim responses (1xx), and bodies that are sent once a 100 has come.
+//! Interim responses (1xx), and bodies that the client sends only after a 100.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ fn proxy(upstream: &Upstream) -> Proxy {
     Proxy::start(json!({ "workers": 1, "services": { "shop": shop(upstream, upstream) } }))
 }
 
-/// Sends the head of a request that waits for a 100.
+/// Sends the head of a request with `Expect: 100-continue`.
 fn expect(client: &mut Client, path: &str, framing: &str) {
     client.send(format!(
         "POST {path} HTTP/1.1\r\nHost: shop.test\r\n{framing}\r\nExpect: 100-continue\r\n\r\n"
@@ -18,7 +18,7 @@ fn expect(client: &mut Client, path: &str, framing: &str) {
 }
 
 #[test]
-fn interim_responses_are_passed_on_in_order_to_clients_of_http11_alone() {
+fn interim_responses_are_forwarded_in_order_to_http11_clients_only() {
     let upstream = Upstream::start(|call| {
         let hints =
             "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nConnection: x-own\r\nX-Own: 1\r\n\r\n";
@@ -48,7 +48,7 @@ fn interim_responses_are_passed_on_in_order_to_clients_of_http11_alone() {
 }
 
 #[test]
-fn an_interim_response_is_passed_on_before_the_final_one_comes() {
+fn an_interim_response_is_forwarded_before_the_final_one() {
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
             .unwrap();
@@ -56,13 +56,14 @@ fn an_interim_response_is_passed_on_before_the_final_one_comes() {
     });
     let proxy = proxy(&upstream);
     assert_eq!(proxy.client().ask("/", "").receive().status, 103);
-    eventually("the upstream is let go with the client", || {
-        upstream.hangups() == 1
-    });
+    eventually(
+        "the upstream connection is closed with the client's",
+        || upstream.hangups() == 1,
+    );
 }
 
 #[test]
-fn a_body_is_asked_for_once_the_upstream_asks_for_it() {
+fn continue_is_sent_when_the_upstream_sends_it() {
     let upstream = Upstream::start(|call| {
         assert_eq!(
             call.request.header("expect").as_deref(),
@@ -92,7 +93,7 @@ fn a_body_is_asked_for_once_the_upstream_asks_for_it() {
 }
 
 #[test]
-fn an_upstream_that_refuses_a_body_gets_none_and_the_client_reads_why() {
+fn a_final_response_before_100_suppresses_the_body() {
     let upstream = Upstream::start(|call| match call.path() {
         "/refused" => {
             call.write("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
@@ -112,11 +113,10 @@ fn an_upstream_that_refuses_a_body_gets_none_and_the_client_reads_why() {
         ),
         ("big", Some("close"))
     );
-    // A client that sends the body all the same does no harm: nothing of it is taken for another
-    // request.
+    // A client that sends the body anyway does no harm: none of it is parsed as another request.
     client.send("GET /smuggled HTTP/1.1\r\nHost: shop.test\r\n\r\n");
     assert!(client.wire.closes());
-    eventually("the upstream's connection is not used again", || {
+    eventually("the upstream's connection is not reused", || {
         upstream.hangups() == 1
     });
     assert_eq!(proxy.get("/next").expect(200).text(), "next");
@@ -124,7 +124,7 @@ fn an_upstream_that_refuses_a_body_gets_none_and_the_client_reads_why() {
 }
 
 #[test]
-fn an_upstream_that_never_asks_for_a_body_gets_it_after_a_second() {
+fn without_a_100_from_the_upstream_the_body_is_sent_after_one_second() {
     let upstream = Upstream::start(|call| {
         let body = call.body().unwrap();
         call.ok(body);
@@ -136,13 +136,13 @@ fn an_upstream_that_never_asks_for_a_body_gets_it_after_a_second() {
     assert_eq!(client.receive().status, 100);
     assert!(
         started.elapsed() >= Duration::from_secs(1),
-        "the upstream was not given its time"
+        "the proxy did not wait for the upstream"
     );
     assert_eq!(client.send("abc").receive().expect(200).text(), "abc");
 }
 
 #[test]
-fn a_client_that_sends_its_body_at_once_is_not_asked_for_it() {
+fn no_continue_is_sent_to_a_client_that_sends_its_body_at_once() {
     let upstream = Upstream::start(|call| {
         let expects = call.request.header("expect").is_some();
         let body = call.body().unwrap();
@@ -156,7 +156,7 @@ fn a_client_that_sends_its_body_at_once_is_not_asked_for_it() {
         client.send(request).receive().expect(200).text(),
         "false abc"
     );
-    // Without a body there is nothing to wait for, and HTTP/1.0 knows no 100.
+    // Without a body there is nothing to wait for, and HTTP/1.0 has no 100.
     let head = "Host: shop.test\r\nExpect: 100-continue\r\n";
     client.send(format!("GET / HTTP/1.1\r\n{head}\r\n"));
     assert_eq!(client.receive().expect(200).text(), "false ");
@@ -168,7 +168,7 @@ fn a_client_that_sends_its_body_at_once_is_not_asked_for_it() {
 }
 
 #[test]
-fn a_client_that_is_refused_by_the_proxy_is_not_asked_for_its_body() {
+fn no_continue_is_sent_to_a_client_that_the_proxy_refuses() {
     let upstream = Upstream::named("blue");
     let proxy = Proxy::start(json!({
         "listeners": [{ "limits": { "body_bytes": "10B" } }],

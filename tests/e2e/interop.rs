@@ -1,4 +1,4 @@
-//! What other programs send that is not quite as everybody expects it, and is served all the same.
+//! Deviations of other programs from the standards that the proxy tolerates.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -14,7 +14,7 @@ fn proxy(listener: Value, service: Value) -> Proxy {
 }
 
 #[test]
-fn a_client_that_half_closes_after_its_request_is_answered() {
+fn a_client_that_half_closes_after_its_request_gets_its_response() {
     let gate = Arc::new(Gate::default());
     let opened = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| {
@@ -47,11 +47,12 @@ fn a_client_that_half_closes_after_its_request_is_answered() {
         client.send(request);
         client.half_close();
     }
-    // Nobody is answered before the end of what they send has long been known.
+    // No response is sent until the end of the client's stream has been known for some time.
     let sent = Instant::now();
-    eventually("all have arrived, and some time has passed", || {
-        upstream.count() == cases.len() && sent.elapsed() > Duration::from_millis(300)
-    });
+    eventually(
+        "all requests have arrived, and some time has passed",
+        || upstream.count() == cases.len() && sent.elapsed() > Duration::from_millis(300),
+    );
     gate.open();
     for ((request, expected), mut client) in cases.iter().zip(clients) {
         let answer = client
@@ -65,7 +66,7 @@ fn a_client_that_half_closes_after_its_request_is_answered() {
 }
 
 #[test]
-fn all_of_several_requests_before_a_half_close_are_answered() {
+fn all_requests_before_a_half_close_get_responses() {
     let upstream = Upstream::start(|call| {
         let path = call.path().to_owned();
         call.ok(path);
@@ -83,7 +84,7 @@ fn all_of_several_requests_before_a_half_close_are_answered() {
 }
 
 #[test]
-fn a_half_closed_client_that_resets_is_gone() {
+fn a_half_closed_client_that_resets_is_an_abort() {
     let upstream = Upstream::start(|call| call.await_hangup());
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut client = proxy.client();
@@ -91,15 +92,17 @@ fn a_half_closed_client_that_resets_is_gone() {
     client.half_close();
     eventually("the request has arrived", || upstream.count() == 1);
     client.reset();
-    eventually("the upstream is told", || upstream.hangups() == 1);
-    eventually("it is counted as an abort", || {
+    eventually("the upstream connection is closed", || {
+        upstream.hangups() == 1
+    });
+    eventually("the request is counted as an abort", || {
         proxy.service()["upstreams"]["blue"]["windows"]["1m"]["classes"]
             == json!({ "client_abort": 1 })
     });
 }
 
 #[test]
-fn what_browsers_send_unescaped_is_forwarded_and_matched_as_it_is() {
+fn unescaped_characters_that_browsers_send_are_forwarded_and_matched_unchanged() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let mut service = shop(&blue, &green);
     service["routes"] = json!([{ "path_prefix": "/app" }]);
@@ -115,7 +118,7 @@ fn what_browsers_send_unescaped_is_forwarded_and_matched_as_it_is() {
         client.ask(target, "").receive().expect(200);
         assert_eq!(blue.last().target, target);
     }
-    // Not where the first of them stands in another request, nor byte by byte.
+    // Also when the first such character is in a later request, or when bytes arrive singly.
     let mut slow = proxy.client();
     for byte in "GET /app/`?\" HTTP/1.1\r\nHost: shop.test\r\n\r\n".bytes() {
         slow.send([byte]);
@@ -131,7 +134,7 @@ fn what_browsers_send_unescaped_is_forwarded_and_matched_as_it_is() {
 }
 
 #[test]
-fn every_refused_target_is_told_with_an_identity_and_counted() {
+fn every_invalid_target_is_refused_with_a_request_id_and_counted() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
     let targets = [
@@ -157,7 +160,7 @@ fn every_refused_target_is_told_with_an_identity_and_counted() {
 }
 
 #[test]
-fn the_port_that_upstreams_are_told_is_the_users() {
+fn x_forwarded_port_is_the_port_that_the_client_used() {
     let blue = Upstream::named("blue");
     let proxy = proxy(
         json!({ "trusted_proxies": ["127.0.0.0/8"] }),
@@ -185,7 +188,7 @@ fn the_port_that_upstreams_are_told_is_the_users() {
 }
 
 #[test]
-fn addresses_of_users_are_understood_with_ports_and_in_brackets() {
+fn forwarded_addresses_are_parsed_with_ports_and_brackets() {
     let blue = Upstream::named("blue");
     let proxy = proxy(
         json!({ "trusted_proxies": ["127.0.0.0/8", "10.0.0.0/8"] }),
@@ -207,17 +210,17 @@ fn addresses_of_users_are_understood_with_ports_and_in_brackets() {
             "{said}"
         );
     }
-    let told = || {
+    let warnings = || {
         proxy
             .log()
             .matches("X-Forwarded-For that is not understood")
             .count()
     };
-    eventually("what is not understood is told", || told() == 1);
+    eventually("invalid addresses are logged once", || warnings() == 1);
 }
 
 #[test]
-fn users_who_are_told_apart_by_address_behind_an_undeclared_proxy_are_warned_of_once() {
+fn hashing_by_address_behind_an_undeclared_proxy_is_warned_of_once() {
     let blue = Upstream::named("blue");
     let mut service = shop(&blue, &blue);
     service["sticky"] = json!({ "client_ip": true });
@@ -226,7 +229,7 @@ fn users_who_are_told_apart_by_address_behind_an_undeclared_proxy_are_warned_of_
     for _ in 0..5 {
         undeclared.get("/").expect(200);
     }
-    eventually("it is told", || warned(&undeclared) == 1);
+    eventually("the warning is logged", || warned(&undeclared) == 1);
     let declared = proxy(json!({ "trusted_proxies": ["127.0.0.0/8"] }), service);
     let users: Vec<String> = (0..5)
         .map(|user| format!("X-Forwarded-For: 203.0.113.{user}:4711\r\n"))
@@ -238,7 +241,7 @@ fn users_who_are_told_apart_by_address_behind_an_undeclared_proxy_are_warned_of_
 }
 
 #[test]
-fn a_connection_whose_upstream_advertises_another_protocol_is_used_again() {
+fn a_connection_on_which_the_upstream_advertises_an_upgrade_is_reused() {
     let blue = Upstream::start(|call| {
         call.answer(
             "200 OK",
@@ -260,7 +263,7 @@ fn a_connection_whose_upstream_advertises_another_protocol_is_used_again() {
 }
 
 #[test]
-fn a_space_before_a_colon_is_taken_off_answers_and_refused_where_it_is_about_framing() {
+fn a_space_before_a_colon_in_a_response_is_removed_or_502_if_the_field_frames_the_body() {
     let blue = Upstream::start(|call| match call.path() {
         "/type" => call.answer(
             "200 OK",
@@ -295,7 +298,7 @@ fn a_space_before_a_colon_is_taken_off_answers_and_refused_where_it_is_about_fra
 }
 
 #[test]
-fn each_102_restarts_the_wait_and_interim_answers_have_a_bound() {
+fn each_102_restarts_the_first_byte_timeout_and_interim_responses_are_bounded() {
     let blue = Upstream::start(|call| match call.path() {
         "/works" => {
             for _ in 0..8 {
@@ -332,31 +335,31 @@ fn each_102_restarts_the_wait_and_interim_answers_have_a_bound() {
     );
 }
 
-/// An upstream whose health check answers this host alone, while the switch is on.
-fn choosy(host: &'static str) -> (Upstream, Arc<AtomicBool>) {
-    let well = Arc::new(AtomicBool::new(true));
-    let switch = Arc::clone(&well);
+/// An upstream whose health check passes for this host only, while the switch is on.
+fn upstream_checking_host(host: &'static str) -> (Upstream, Arc<AtomicBool>) {
+    let healthy = Arc::new(AtomicBool::new(true));
+    let switch = Arc::clone(&healthy);
     let upstream = Upstream::start(move |call| {
-        let asked = call.request.header("host");
+        let host_field = call.request.header("host");
         match (
             call.path(),
-            asked.as_deref() == Some(host) && switch.load(SeqCst),
+            host_field.as_deref() == Some(host) && switch.load(SeqCst),
         ) {
             ("/", _) => call.ok("blue"),
             (_, true) => call.ok("well"),
             (_, false) => call.answer("400 Bad Request", "", ""),
         }
     });
-    (upstream, well)
+    (upstream, healthy)
 }
 
 #[test]
-fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_is_named() {
+fn health_checks_and_preflight_send_the_host_of_the_first_route_or_the_configured_one() {
     for (given, host) in [
         (None, "shop.test"),
         (Some("inner.test:81"), "inner.test:81"),
     ] {
-        let ((blue, _), (green, _)) = (choosy(host), choosy(host));
+        let ((blue, _), (green, _)) = (upstream_checking_host(host), upstream_checking_host(host));
         let mut service = shop(&blue, &green);
         service["routes"] =
             json!([{ "host": "*.wild.test" }, { "host": "shop.test" }, { "host": "other.test" }]);
@@ -369,7 +372,10 @@ fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_
             blue.count() > 5 && green.count() > 5
         });
         proxy.client().ask("/", "").receive().expect(200);
-        let plan = json!({ "canary": "green", "plan": { "steps": [100], "preflight": { "requests": ["/smoke"] } } });
+        let plan = json!({
+            "canary": "green",
+            "plan": { "steps": [100], "preflight": { "requests": ["/smoke"] } },
+        });
         let headers = "Content-Type: application/json\r\n";
         proxy
             .admin(
@@ -379,7 +385,7 @@ fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_
                 Some(&plan.to_string()),
             )
             .expect(201);
-        eventually("the preflight has asked", || {
+        eventually("the preflight has sent its request", || {
             green.seen().iter().any(|seen| seen.target == "/smoke")
         });
         let smoke = green
@@ -392,31 +398,34 @@ fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_
 }
 
 #[test]
-fn when_all_endpoints_fail_their_checks_all_are_used_if_that_is_asked_for() {
-    let (blue, well) = choosy("shop.test");
+fn with_no_healthy_endpoint_all_are_used_if_so_configured() {
+    let (blue, healthy) = upstream_checking_host("shop.test");
     let mut service = shop(&blue, &blue);
     service["routes"] = json!([{ "host": "shop.test" }]);
     service["health"] =
         json!({ "path": "/health", "interval": "20ms", "unhealthy_after": 1, "panic": "50%" });
     let proxy = proxy(json!({}), service);
-    well.store(false, SeqCst);
-    eventually("the endpoint is known to be ill", || {
+    healthy.store(false, SeqCst);
+    eventually("the endpoint is unhealthy", || {
         proxy.service()["upstreams"]["blue"]["endpoints"][0]["healthy"] == false
     });
     assert_eq!(proxy.get("/").expect(200).text(), "blue");
 }
 
 #[test]
-fn the_share_of_an_upstream_without_endpoints_goes_to_the_baseline() {
-    let ((blue, _), (green, well)) = (choosy("shop.test"), choosy("shop.test"));
+fn the_weight_of_an_upstream_without_healthy_endpoints_goes_to_the_baseline() {
+    let ((blue, _), (green, healthy)) = (
+        upstream_checking_host("shop.test"),
+        upstream_checking_host("shop.test"),
+    );
     let mut service = shop(&blue, &green);
     service["routes"] = json!([{ "host": "shop.test" }]);
     service["weights"] = json!({ "blue": 50, "green": 50 });
     service["baseline"] = json!("blue");
     service["health"] = json!({ "path": "/health", "interval": "20ms", "unhealthy_after": 1 });
     let proxy = proxy(json!({}), service);
-    well.store(false, SeqCst);
-    eventually("green is known to be ill", || {
+    healthy.store(false, SeqCst);
+    eventually("green is unhealthy", || {
         proxy.service()["upstreams"]["green"]["endpoints"][0]["healthy"] == false
     });
     let mut client = proxy.client();

@@ -1,4 +1,4 @@
-//! Limits of size and time on what clients send, each with its answer.
+//! Limits on the size and duration of what clients send, each with its response.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::errors::is_refusal;
 use crate::harness::{Gate, Http2, Proxy, Upstream, block_on, eventually, shop};
 
-/// A proxy in front of one upstream that answers its name, with this listener.
+/// A proxy with this listener in front of one upstream that responds with its name.
 fn with_listener(listener: Value) -> (Proxy, Upstream) {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
@@ -28,7 +28,7 @@ fn a_body_over_the_limit_is_413() {
         .send(post(1000) + &"x".repeat(1000))
         .receive();
     assert_eq!(fits.expect(200).text(), "blue");
-    // Refused by what it announces: nothing has to be sent.
+    // Refused by its Content-Length: the client need not send it.
     is_refusal(
         &proxy.client().send(post(1001)).receive(),
         413,
@@ -40,7 +40,7 @@ fn a_body_over_the_limit_is_413() {
 }
 
 #[test]
-fn a_chunked_body_over_the_limit_is_413_and_never_complete_upstream() {
+fn a_chunked_body_over_the_limit_is_413_and_incomplete_upstream() {
     let (proxy, blue) = with_listener(json!({ "limits": { "body_bytes": "1000B" } }));
     let post = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunk = format!("{:x}\r\n{}\r\n", 500, "x".repeat(500));
@@ -80,7 +80,7 @@ fn a_target_over_the_limit_is_414() {
         "http_request_error",
         "uri_too_long",
     );
-    // Told before the end of the line, which may never come.
+    // Refused before the end of the line, which may never arrive.
     let endless = proxy
         .client()
         .send(format!("GET /{}", "x".repeat(20_000)))
@@ -98,7 +98,7 @@ fn a_target_over_the_limit_is_414() {
 }
 
 #[test]
-fn too_many_or_too_long_headers_are_431() {
+fn too_many_or_too_large_header_fields_are_431() {
     let (proxy, blue) =
         with_listener(json!({ "limits": { "headers": 10, "header_bytes": "8KiB" } }));
     let ask = |fields: String| format!("GET / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
@@ -124,7 +124,7 @@ fn too_many_or_too_long_headers_are_431() {
 }
 
 #[test]
-fn an_upload_that_is_cut_after_the_answer_began_is_no_fault_of_the_upstream() {
+fn an_upload_that_exceeds_a_limit_after_the_response_began_is_no_upstream_failure() {
     let echo = Upstream::start(|call| {
         call.chunk();
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
@@ -142,23 +142,23 @@ fn an_upload_that_is_cut_after_the_answer_began_is_no_fault_of_the_upstream() {
     client.head().unwrap();
     client.send(format!("14\r\n{}\r\n", "a".repeat(20)));
     proxy.counts_reason("body_too_large", 1);
-    eventually("the windows tell whose fault it was", || {
+    eventually("the windows count it as a client error", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
         window["classes"]["client_abort"] == 1 && window["failures"] == 0
     });
 }
 
 #[test]
-fn a_slow_head_is_cut_with_408() {
+fn a_slow_request_head_is_408() {
     let (proxy, blue) = with_listener(json!({ "timeouts": { "header": "200ms" } }));
     let mut client = proxy.client();
     let slow = client.send("GET / HTTP/1.1\r\nHost: shop").receive();
     is_refusal(&slow, 408, "http_request_error", "header_timeout");
     assert!(client.wire.closes());
-    // The limit is on the whole head: sending on does not extend it.
+    // The timeout covers the whole head: further bytes do not extend it.
     let mut dripping = proxy.client();
     dripping.send("GET / HTTP/1.1\r\nHost: shop.test\r\nX: ");
-    eventually("the dripping client is cut", || {
+    eventually("the slow client is disconnected", || {
         dripping.send("y").wire.has_news()
     });
     is_refusal(
@@ -172,7 +172,7 @@ fn a_slow_head_is_cut_with_408() {
 }
 
 #[test]
-fn a_body_that_stands_still_is_cut_with_408() {
+fn a_stalled_request_body_is_408() {
     let upstream = Upstream::start(|call| call.await_hangup());
     let service = shop(&upstream, &upstream);
     let proxy = Proxy::start(json!({
@@ -185,11 +185,13 @@ fn a_body_that_stands_still_is_cut_with_408() {
         .receive();
     is_refusal(&stuck, 408, "http_request_error", "body_timeout");
     proxy.counts_reason("body_timeout", 1);
-    eventually("the upstream is let go", || upstream.hangups() == 1);
+    eventually("the upstream connection is closed", || {
+        upstream.hangups() == 1
+    });
 }
 
 #[test]
-fn a_silent_connection_is_closed_without_a_word() {
+fn an_idle_connection_is_closed_without_a_response() {
     let (proxy, _blue) =
         with_listener(json!({ "timeouts": { "keep_alive": "200ms", "header": "60s" } }));
     let mut client = proxy.client();
@@ -198,7 +200,7 @@ fn a_silent_connection_is_closed_without_a_word() {
 }
 
 #[test]
-fn connections_over_the_limit_wait_until_there_is_room() {
+fn connections_over_the_limit_wait_for_a_free_slot() {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
     let proxy = Proxy::start(json!({
@@ -222,14 +224,14 @@ fn connections_over_the_limit_wait_until_there_is_room() {
 }
 
 #[test]
-fn the_limit_on_connections_is_one_for_all_workers() {
+fn the_connection_limit_is_shared_by_all_workers() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::start(json!({
         "workers": 4,
         "listeners": [{ "limits": { "connections": 16 } }],
         "services": { "shop": shop(&blue, &blue) },
     }));
-    // However the kernel spreads them.
+    // For any distribution of the connections by the kernel.
     let mut seated: Vec<_> = (0..16).map(|_| proxy.client()).collect();
     for client in &mut seated {
         client.get("/").expect(200);
@@ -242,10 +244,10 @@ fn the_limit_on_connections_is_one_for_all_workers() {
         client.get("/").expect(200);
     }
     assert!(blue.seen().iter().all(|seen| seen.target != "/waiting"));
-    // A seat that is free on one worker is free on each.
+    // A slot that one worker frees is free for every worker.
     for left in 1..=8 {
         seated.pop();
-        eventually("one more is served", || {
+        eventually("another connection is served", || {
             waiting
                 .iter_mut()
                 .map(|client| client.wire.has_news())
@@ -260,7 +262,7 @@ fn the_limit_on_connections_is_one_for_all_workers() {
 }
 
 #[test]
-fn the_limit_on_requests_is_one_for_all_workers() {
+fn the_request_limit_is_shared_by_all_workers() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
@@ -271,7 +273,7 @@ fn the_limit_on_requests_is_one_for_all_workers() {
         json!({ "workers": 4, "max_in_flight": 4, "services": { "shop": shop(&blue, &blue) } }),
     );
     block_on(async {
-        // All on one connection, which is one worker's.
+        // All on one connection, which belongs to one worker.
         let client = Http2::connect(proxy.address).await;
         let ask = |_| {
             let mut client = client.clone();
@@ -281,7 +283,7 @@ fn the_limit_on_requests_is_one_for_all_workers() {
         while blue.count() < 4 {
             assert!(
                 under_way.iter().all(|one| !one.is_finished()),
-                "one was refused"
+                "a request was refused"
             );
             tokio::task::yield_now().await;
         }
@@ -297,7 +299,7 @@ fn the_limit_on_requests_is_one_for_all_workers() {
             assert_eq!(one.await.unwrap(), 200);
         }
     });
-    // Each has given its place back, the refused ones as well.
+    // Each request has released its slot, a refused one as well.
     for _ in 0..8 {
         proxy.get("/").expect(200);
     }
@@ -317,7 +319,7 @@ fn requests_over_the_limit_are_503_at_once() {
         Proxy::start(json!({ "workers": 1, "max_in_flight": 1, "services": { "shop": service } }));
     let mut first = proxy.client();
     first.ask("/", "");
-    eventually("the first request is under way", || blue.count() == 1);
+    eventually("the first request is in flight", || blue.count() == 1);
     let second = proxy.get("/");
     is_refusal(&second, 503, "connection_limit_reached", "overloaded");
     assert!(second.header("retry-after").is_some());

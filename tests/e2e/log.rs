@@ -1,4 +1,4 @@
-//! The program's log, when nobody reads it.
+//! The program's log when standard error is not read.
 
 use std::fs::OpenOptions;
 use std::io::{ErrorKind, PipeReader, PipeWriter, Read, Write, pipe};
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{Proxy, Upstream, eventually, shop};
 
-/// A pipe that takes not a byte more.
+/// A pipe whose buffer is full.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = pipe().unwrap();
-    // Opened anew, the same pipe can be written without waiting.
+    // Opened again, the same pipe can be written in non-blocking mode.
     let path = format!("/proc/self/fd/{}", writer.as_raw_fd());
     let mut options = OpenOptions::new();
     let mut filler = options
@@ -35,7 +35,7 @@ fn config(blue: &Upstream, green: &Upstream) -> Value {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_stops_neither_traffic_nor_rollbacks() {
+fn an_unread_standard_error_blocks_neither_traffic_nor_rollbacks() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let (reader, writer) = full_pipe();
     let mut proxy = Proxy::start_with_stderr(config(&blue, &green), writer);
@@ -43,7 +43,7 @@ fn a_standard_error_that_nobody_reads_stops_neither_traffic_nor_rollbacks() {
     let lost = || proxy.metrics().sum("log_dropped_total", &[]);
     assert!(proxy.metrics().has("log_dropped_total"));
     let unknown = "GET / HTTP/1.1\r\nHost: unknown.test\r\n\r\n";
-    // The queue is bounded: once it is full, each line is lost, and counted.
+    // The queue is bounded: once it is full, further lines are dropped and counted.
     let mut exercise = || {
         for _ in 0..500 {
             client.send(unknown).receive().expect(404);
@@ -53,7 +53,7 @@ fn a_standard_error_that_nobody_reads_stops_neither_traffic_nor_rollbacks() {
         proxy.roll_back();
         assert_eq!(client.get("/").expect(200).text(), "blue");
     };
-    eventually("lines are lost", || {
+    eventually("lines are dropped", || {
         exercise();
         lost() > 0.0
     });
@@ -69,15 +69,15 @@ fn a_standard_error_that_nobody_reads_stops_neither_traffic_nor_rollbacks() {
 }
 
 #[test]
-fn a_second_signal_ends_the_program_whose_standard_error_nobody_reads() {
+fn a_second_signal_exits_although_standard_error_is_not_read() {
     let blue = Upstream::start(|call| call.await_hangup());
     let (reader, writer) = full_pipe();
     let mut proxy = Proxy::start_with_stderr(config(&blue, &blue), writer);
     let mut waiting = proxy.client();
     waiting.ask("/", "");
-    eventually("a request is under way", || blue.count() == 1);
+    eventually("a request is in flight", || blue.count() == 1);
     proxy.signal("TERM");
-    eventually("it drains", || {
+    eventually("the proxy drains", || {
         proxy.admin("GET", "/readyz", "", None).status == 503
     });
     proxy.signal("TERM");
@@ -86,7 +86,7 @@ fn a_second_signal_ends_the_program_whose_standard_error_nobody_reads() {
 }
 
 #[test]
-fn what_was_logged_last_is_written_before_the_end() {
+fn the_last_log_lines_are_written_before_exit() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let (mut reader, writer) = pipe().unwrap();
     let mut proxy = Proxy::start_with_stderr(config(&blue, &green), writer);

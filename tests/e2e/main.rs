@@ -1,8 +1,8 @@
-//! The whole program on real sockets: `weighbridge run` as a child process, upstreams that
-//! misbehave as each case says, clients that send any bytes.
+//! End-to-end tests on real sockets: `weighbridge run` as a child process, scripted upstreams,
+//! clients that send raw bytes.
 //!
-//! Cases wait on conditions with a generous deadline and never on the clock; each has a proxy and
-//! ports of its own.
+//! Cases wait on conditions with a generous deadline and never on the clock; each has its own proxy
+//! and ports.
 
 #![cfg(test)]
 

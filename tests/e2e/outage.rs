@@ -1,5 +1,5 @@
-//! Releases whose baseline goes down and comes back: the canary answers for both meanwhile, and
-//! nothing is judged.
+//! Releases whose baseline goes down and recovers: the canary serves all traffic meanwhile, and no
+//! evidence is collected.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -9,20 +9,20 @@ use serde_json::{Value, json};
 use crate::harness::{Client, Proxy, Upstream, eventually, settled, shop, until};
 use crate::verbs::{ends_with, weighbridge};
 
-/// What an upstream does, as a case says.
+/// Behaviour of an upstream, set by the case.
 #[derive(Default)]
 struct Switches {
-    ill: AtomicBool,
+    unhealthy: AtomicBool,
     fails: AtomicBool,
 }
 
 fn upstream(name: &'static str) -> (Upstream, Arc<Switches>) {
     let switches = Arc::new(Switches::default());
-    let mine = Arc::clone(&switches);
+    let state = Arc::clone(&switches);
     let upstream = Upstream::start(move |call| match call.path() {
-        "/health" if mine.ill.load(SeqCst) => call.answer("503 Service Unavailable", "", ""),
+        "/health" if state.unhealthy.load(SeqCst) => call.answer("503 Service Unavailable", "", ""),
         "/health" => call.ok("well"),
-        _ if mine.fails.load(SeqCst) => call.answer("500 Internal Server Error", "", name),
+        _ if state.fails.load(SeqCst) => call.answer("500 Internal Server Error", "", name),
         _ => call.ok(name),
     });
     (upstream, switches)
@@ -67,11 +67,11 @@ fn effective(proxy: &Proxy, upstream: &str) -> f64 {
 }
 
 fn goes_down(proxy: &Proxy, blue: &Switches) {
-    blue.ill.store(true, SeqCst);
-    eventually("the share goes to the canary", || {
+    blue.unhealthy.store(true, SeqCst);
+    eventually("the canary takes over the weight", || {
         effective(proxy, "green") == 100.0
     });
-    eventually("the release holds for that", || holds(proxy));
+    eventually("the release holds for the baseline", || holds(proxy));
 }
 
 fn holds(proxy: &Proxy) -> bool {
@@ -79,14 +79,14 @@ fn holds(proxy: &Proxy) -> bool {
     release["phase"] == "waiting" && release["waiting_for"]["kind"] == "baseline_down"
 }
 
-/// Everybody is answered by green, whatever they are drawn for.
+/// Green responds to every request, whichever upstream it is assigned to.
 fn all_by_green(client: &mut Client, status: u16) {
     for _ in 0..50 {
         assert_eq!(client.get("/").expect(status).text(), "green");
     }
 }
 
-fn journalled(proxy: &Proxy, action: &str, words: &str) -> bool {
+fn journalled(proxy: &Proxy, action: &str, text: &str) -> bool {
     let journal = proxy
         .admin("GET", "/api/v1/audit?limit=100", "", None)
         .expect(200)
@@ -98,23 +98,24 @@ fn journalled(proxy: &Proxy, action: &str, words: &str) -> bool {
         .unwrap();
     entries
         .iter()
-        .any(|entry| entry["action"] == action && entry.to_string().contains(words))
+        .any(|entry| entry["action"] == action && entry.to_string().contains(text))
 }
 
-/// The brakes are back too, and a version that was rolled back gets nothing of a baseline.
+/// Rollback works again, and an upstream that was rolled back takes no traffic of a failed
+/// baseline.
 fn a_canary_that_was_rolled_back_gets_nothing(
     proxy: &Proxy,
     client: &mut Client,
-    (green, green_is): (&Upstream, &Switches),
-    blue_is: &Switches,
+    (green, green_state): (&Upstream, &Switches),
+    blue_state: &Switches,
 ) {
-    green_is.fails.store(true, SeqCst);
+    green_state.fails.store(true, SeqCst);
     eventually("the canary is rolled back", || {
         (0..20).for_each(|_| drop(client.get("/")));
         release(proxy)["phase"] == "rolled_back"
     });
-    green_is.fails.store(false, SeqCst);
-    blue_is.ill.store(true, SeqCst);
+    green_state.fails.store(false, SeqCst);
+    blue_state.unhealthy.store(true, SeqCst);
     eventually("the baseline is down", || client.get("/").status == 503);
     let before = green
         .seen()
@@ -131,19 +132,19 @@ fn a_canary_that_was_rolled_back_gets_nothing(
 }
 
 #[test]
-fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds() {
-    let ((blue, blue_is), (green, green_is)) = (upstream("blue"), upstream("green"));
+fn the_weight_of_a_failed_baseline_goes_to_the_canary_and_the_release_holds() {
+    let ((blue, blue_state), (green, green_state)) = (upstream("blue"), upstream("green"));
     let shop = released(&blue, &green);
     let mut proxy =
         Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": shop } }));
     start(&proxy);
     let mut client = proxy.client();
-    eventually("both have users", || {
+    eventually("both have traffic", || {
         (0..50).for_each(|_| drop(client.get("/").expect(200)));
         release(&proxy)["canary_requests"].as_u64() > Some(10)
     });
 
-    goes_down(&proxy, &blue_is);
+    goes_down(&proxy, &blue_state);
     let judged = || {
         let release = release(&proxy);
         (
@@ -151,7 +152,7 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
             release["baseline_requests"].clone(),
         )
     };
-    let before = settled("what was drawn before is judged", judged);
+    let before = settled("earlier requests are judged", judged);
     all_by_green(&mut client, 200);
     assert_eq!(proxy.service()["weights"]["intended"]["blue"], 80.0);
     let gauge = |name: &str| {
@@ -159,7 +160,7 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
             .metrics()
             .sum("upstream_weight_ratio", &[("upstream", name)])
     };
-    eventually("the metrics tell it", || {
+    eventually("the metrics report it", || {
         (gauge("blue"), gauge("green")) == (0.0, 1.0)
     });
     assert!(journalled(
@@ -170,13 +171,13 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
     let tester = client.ask("/", "X-Version: blue\r\n").receive();
     assert_eq!(
         tester.status, 503,
-        "a tester asks for one version and no other"
+        "a tester's request fell back to the other version"
     );
 
-    // Failures of that time are nobody's evidence, and nothing better is there to ask.
-    green_is.fails.store(true, SeqCst);
+    // Failures during the outage are no evidence, and there is no other upstream to fail over to.
+    green_state.fails.store(true, SeqCst);
     all_by_green(&mut client, 500);
-    green_is.fails.store(false, SeqCst);
+    green_state.fails.store(false, SeqCst);
     all_by_green(&mut client, 200);
     assert_eq!(settled("nothing is judged", judged), before);
     assert!(holds(&proxy));
@@ -184,17 +185,17 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
 
     proxy.kill();
     proxy.run();
-    eventually("it holds after a restart", || {
+    eventually("the release holds after a restart", || {
         holds(&proxy) && effective(&proxy, "green") == 100.0
     });
     let mut client = proxy.client();
     all_by_green(&mut client, 200);
 
-    blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || {
+    blue_state.unhealthy.store(false, SeqCst);
+    eventually("the baseline has its weight again", || {
         effective(&proxy, "blue") == 80.0
     });
-    eventually("the release goes on", || {
+    eventually("the release continues", || {
         release(&proxy)["phase"] == "progressing"
     });
     assert!(journalled(
@@ -202,16 +203,21 @@ fn the_share_of_a_baseline_that_is_down_goes_to_the_canary_and_the_release_holds
         "release_continued",
         "the baseline has a healthy endpoint again"
     ));
-    eventually("blue answers", || {
+    eventually("blue responds", || {
         client.get("/").expect(200).text() == "blue"
     });
 
-    a_canary_that_was_rolled_back_gets_nothing(&proxy, &mut client, (&green, &green_is), &blue_is);
+    a_canary_that_was_rolled_back_gets_nothing(
+        &proxy,
+        &mut client,
+        (&green, &green_state),
+        &blue_state,
+    );
 }
 
 #[test]
-fn sticky_users_return_to_a_baseline_that_is_back() {
-    let ((blue, blue_is), (green, _)) = (upstream("blue"), upstream("green"));
+fn sticky_users_return_to_a_recovered_baseline() {
+    let ((blue, blue_state), (green, _)) = (upstream("blue"), upstream("green"));
     let mut shop = released(&blue, &green);
     shop["sticky"] = json!({ "cookie": "wb" });
     let proxy = Proxy::with_shop(shop);
@@ -228,15 +234,15 @@ fn sticky_users_return_to_a_baseline_that_is_back() {
         })
         .collect();
     assert!(users.iter().any(|(_, at)| at == "blue"));
-    goes_down(&proxy, &blue_is);
+    goes_down(&proxy, &blue_state);
     for (cookie, _) in &users {
         assert_eq!(
             client.ask("/", cookie).receive().expect(200).text(),
             "green"
         );
     }
-    blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || {
+    blue_state.unhealthy.store(false, SeqCst);
+    eventually("the baseline has its weight again", || {
         effective(&proxy, "blue") == 80.0
     });
     for (cookie, at) in &users {
@@ -245,29 +251,31 @@ fn sticky_users_return_to_a_baseline_that_is_back() {
 }
 
 #[test]
-fn an_outage_of_both_versions_is_no_fault_of_the_canary() {
-    let ((blue, blue_is), (green, green_is)) = (upstream("blue"), upstream("green"));
+fn an_outage_of_both_versions_does_not_count_against_the_canary() {
+    let ((blue, blue_state), (green, green_state)) = (upstream("blue"), upstream("green"));
     let proxy = Proxy::with_shop(released(&blue, &green));
     start(&proxy);
     let mut client = proxy.client();
-    goes_down(&proxy, &blue_is);
-    green_is.ill.store(true, SeqCst);
+    goes_down(&proxy, &blue_state);
+    green_state.unhealthy.store(true, SeqCst);
     eventually("both are down", || effective(&proxy, "blue") == 80.0);
     (0..100).for_each(|_| drop(client.get("/").expect(503)));
     assert!(holds(&proxy), "{}", release(&proxy));
-    green_is.ill.store(false, SeqCst);
-    eventually("green is back", || effective(&proxy, "green") == 100.0);
+    green_state.unhealthy.store(false, SeqCst);
+    eventually("green has recovered", || {
+        effective(&proxy, "green") == 100.0
+    });
     all_by_green(&mut client, 200);
     assert!(holds(&proxy), "{}", release(&proxy));
-    blue_is.ill.store(false, SeqCst);
-    eventually("the release goes on", || {
+    blue_state.unhealthy.store(false, SeqCst);
+    eventually("the release continues", || {
         release(&proxy)["phase"] == "progressing"
     });
 }
 
 #[test]
-fn a_release_that_was_held_by_an_outage_is_replayed_as_it_was() {
-    let ((blue, blue_is), (green, green_is)) = (upstream("blue"), upstream("green"));
+fn a_release_held_by_an_outage_is_replayed_with_the_same_result() {
+    let ((blue, blue_state), (green, green_state)) = (upstream("blue"), upstream("green"));
     let mut shop = released(&blue, &green);
     shop["release"]["steps"] = json!([20, 60]);
     shop["release"]["bake"] = json!("10ms");
@@ -278,20 +286,20 @@ fn a_release_that_was_held_by_an_outage_is_replayed_as_it_was() {
     let proxy = Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": shop } }));
     start(&proxy);
     let mut client = proxy.client();
-    goes_down(&proxy, &blue_is);
+    goes_down(&proxy, &blue_state);
     all_by_green(&mut client, 200);
-    blue_is.ill.store(false, SeqCst);
-    eventually("it comes to the second step", || {
+    blue_state.unhealthy.store(false, SeqCst);
+    eventually("the release is at its second step", || {
         (0..20).for_each(|_| drop(client.get("/").expect(200)));
         release(&proxy)["step"] == 2
     });
-    goes_down(&proxy, &blue_is);
+    goes_down(&proxy, &blue_state);
     all_by_green(&mut client, 200);
-    blue_is.ill.store(false, SeqCst);
-    eventually("the baseline has its share again", || {
+    blue_state.unhealthy.store(false, SeqCst);
+    eventually("the baseline has its weight again", || {
         effective(&proxy, "blue") == 40.0
     });
-    green_is.fails.store(true, SeqCst);
+    green_state.fails.store(true, SeqCst);
     eventually("the canary is rolled back", || {
         (0..20).for_each(|_| drop(client.get("/")));
         release(&proxy)["phase"] == "rolled_back"

@@ -1,5 +1,5 @@
-//! Clients in a closed loop against hundreds of swaps: what was taken out gets nothing more, and
-//! nobody notices.
+//! Closed-loop clients during hundreds of swaps: an upstream at weight 0 gets no request, and no
+//! request fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -7,10 +7,10 @@ use std::thread;
 
 use crate::harness::{Http2, Proxy, Upstream, block_on, eventually, shop};
 
-/// What the clients and the one who swaps know of each other.
+/// State shared by the clients and the thread that swaps.
 #[derive(Debug, Default)]
 struct Race {
-    /// Odd from the reply that took green out until just before the call that brings it back.
+    /// Odd from the response that removed green until just before the call that restores it.
     phase: AtomicU64,
     /// Requests that began and ended within one odd phase.
     within: AtomicU64,
@@ -18,19 +18,19 @@ struct Race {
 }
 
 impl Race {
-    /// Judges an answer to a request that was sent while `before` was the phase.
+    /// Checks a response to a request that was sent in phase `before`.
     fn judge(&self, before: u64, status: u16, text: &str) {
         assert_eq!(status, 200, "a request failed: {text}");
         if before % 2 == 1 && self.phase.load(SeqCst) == before {
             assert_eq!(
                 text, "blue",
-                "a request that was sent after the reply was answered by what it took out"
+                "a request sent after the swap was served by the removed upstream"
             );
             self.within.fetch_add(1, SeqCst);
         }
     }
 
-    /// Brings green in and takes it out, with clients at work all the time.
+    /// Adds and removes green repeatedly under load.
     fn run(&self, proxy: &Proxy, green: &Upstream, swaps: u32) {
         for swap in 0..swaps {
             self.phase.fetch_add(1, SeqCst);
@@ -44,7 +44,7 @@ impl Race {
             }
             self.phase.fetch_add(1, SeqCst);
             let so_far = self.within.load(SeqCst);
-            eventually("requests come while green is out", || {
+            eventually("requests arrive while green is removed", || {
                 self.within.load(SeqCst) > so_far + 10
             });
         }
@@ -52,7 +52,7 @@ impl Race {
     }
 }
 
-/// Both upstreams, a proxy, and a race whose first phase is that green is out.
+/// Both upstreams, a proxy, and a race in the phase without green.
 fn prepare() -> (Upstream, Upstream, Proxy, Arc<Race>) {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
@@ -63,20 +63,21 @@ fn prepare() -> (Upstream, Upstream, Proxy, Arc<Race>) {
     (blue, green, proxy, race)
 }
 
-/// Every request at the upstreams was an answer at a client: none was repeated, none lost.
+/// Every request at an upstream is a response at a client: none was repeated or lost.
 #[track_caller]
 fn all_are_counted(proxy: &Proxy, blue: &Upstream, green: &Upstream, sent: usize) {
     assert_eq!(blue.count() + green.count(), sent);
     for (name, upstream) in [("blue", blue), ("green", green)] {
-        let seen = f64::from(u32::try_from(upstream.count()).unwrap());
-        eventually(&format!("the metrics count what {name} has seen"), || {
-            proxy.metrics().requests(name) == seen
-        });
+        let received = f64::from(u32::try_from(upstream.count()).unwrap());
+        eventually(
+            &format!("the metrics count the requests that {name} received"),
+            || proxy.metrics().requests(name) == received,
+        );
     }
 }
 
 #[test]
-fn after_the_reply_no_request_on_open_connections_reaches_what_was_taken_out() {
+fn after_a_swap_no_request_on_open_connections_reaches_the_removed_upstream() {
     let (blue, green, proxy, race) = prepare();
     let sent: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
@@ -103,7 +104,7 @@ fn after_the_reply_no_request_on_open_connections_reaches_what_was_taken_out() {
 }
 
 #[test]
-fn after_the_reply_no_stream_of_open_http2_connections_reaches_what_was_taken_out() {
+fn after_a_swap_no_stream_of_open_http2_connections_reaches_the_removed_upstream() {
     let (blue, green, proxy, race) = prepare();
     let sent: usize = thread::scope(|scope| {
         let clients = scope.spawn(|| {
@@ -138,7 +139,7 @@ fn after_the_reply_no_stream_of_open_http2_connections_reaches_what_was_taken_ou
 }
 
 #[test]
-fn after_the_reply_no_request_on_a_new_connection_reaches_what_was_taken_out() {
+fn after_a_swap_no_request_on_a_new_connection_reaches_the_removed_upstream() {
     let (blue, green, proxy, race) = prepare();
     let sent: usize = thread::scope(|scope| {
         let clients: Vec<_> = (0..3)

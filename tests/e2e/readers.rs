@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::harness::{Client, Proxy, settled};
 
 mod heads;
+mod uploads;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;

@@ -1,4 +1,4 @@
-//! Whole releases through the running program, as a pipeline starts and awaits them.
+//! Whole releases through the running program, started and awaited as a pipeline does.
 
 use std::process::Output;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use crate::harness::{Proxy, Reserved, Upstream, eventually, shop};
 use crate::verbs::{ends_with, weighbridge};
 
-/// A service whose releases take a few hundred requests, with what a case wants otherwise.
-fn declared(blue: &Upstream, green: &Upstream, otherwise: &[(&str, Value)]) -> Value {
+/// A service whose releases need a few hundred requests, with the options of the case.
+fn service(blue: &Upstream, green: &Upstream, options: &[(&str, Value)]) -> Value {
     let mut shop = shop(blue, green);
     shop["release"] = json!({
         "steps": [20, 50],
@@ -20,13 +20,13 @@ fn declared(blue: &Upstream, green: &Upstream, otherwise: &[(&str, Value)]) -> V
         "final_bake": "0s",
         "min_requests": 20,
     });
-    for (key, value) in otherwise {
+    for (key, value) in options {
         shop["release"][*key] = value.clone();
     }
     shop
 }
 
-/// Starts a release and waits for its end; meanwhile users come, whose answers are given to `user`.
+/// Starts a release and waits for its end; passes each response of the traffic meanwhile to `user`.
 fn release(proxy: &Proxy, mut user: impl FnMut(u16, String)) -> (Output, Value) {
     let start = [
         "release",
@@ -55,7 +55,7 @@ fn release(proxy: &Proxy, mut user: impl FnMut(u16, String)) -> (Output, Value) 
 }
 
 #[test]
-fn a_good_version_is_asked_first_and_then_gets_all_users() {
+fn a_good_version_passes_preflight_and_is_promoted() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| match call.path() {
@@ -71,15 +71,15 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
         ],
         "timeout": "20s",
     });
-    let proxy = Proxy::with_shop(declared(&blue, &green, &[("preflight", preflight)]));
+    let proxy = Proxy::with_shop(service(&blue, &green, &[("preflight", preflight)]));
     let (ended, release) = release(&proxy, |status, _| assert_eq!(status, 200));
     ends_with(&ended, 0);
     assert_eq!(
         (&release["phase"], &release["version"]),
         (&json!("promoted"), &json!("42"))
     );
-    let asked = green.seen();
-    let first: Vec<_> = asked
+    let requests = green.seen();
+    let first: Vec<_> = requests
         .iter()
         .take(3)
         .map(|seen| (seen.method.as_str(), seen.target.as_str()))
@@ -88,7 +88,7 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
         first,
         [("GET", "/ready"), ("POST", "/smoke?deep=1"), ("GET", "/")]
     );
-    assert_eq!(asked[1].header("x-smoke").as_deref(), Some("1"));
+    assert_eq!(requests[1].header("x-smoke").as_deref(), Some("1"));
     assert_eq!(
         (proxy.get("/").text(), &proxy.service()["baseline"]),
         ("green".to_owned(), &json!("green"))
@@ -97,11 +97,11 @@ fn a_good_version_is_asked_first_and_then_gets_all_users() {
     assert_eq!(proxy.metrics().sum("release_phase", &phase), 1.0);
     let rollback = weighbridge(&proxy, &["rollback", "shop"]);
     ends_with(&rollback, 0);
-    assert_eq!(proxy.get("/").text(), "blue", "also after the promotion");
+    assert_eq!(proxy.get("/").text(), "blue", "blue is still the baseline");
 }
 
 #[test]
-fn a_version_that_fails_its_preflight_gets_no_user() {
+fn a_version_that_fails_its_preflight_gets_no_traffic() {
     let slow = json!([{ "path": "/slow", "timeout": "1h" }]);
     let cases = [
         (
@@ -130,7 +130,7 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
                 _ => call.ok("green"),
             }),
         );
-        let proxy = Proxy::with_shop(declared(&blue, &green, &[("preflight", preflight)]));
+        let proxy = Proxy::with_shop(service(&blue, &green, &[("preflight", preflight)]));
         let (ended, release) = release(&proxy, |_, text| assert_eq!(text, "blue"));
         ends_with(&ended, 3);
         let outcome = &release["outcome"];
@@ -149,32 +149,32 @@ fn a_version_that_fails_its_preflight_gets_no_user() {
 }
 
 #[test]
-fn without_a_preflight_every_endpoint_has_to_take_a_connection() {
-    let (blue, green, nobody) = (
+fn without_preflight_requests_every_endpoint_has_to_accept_a_connection() {
+    let (blue, green, closed_port) = (
         Upstream::named("blue"),
         Upstream::named("green"),
         Reserved::new(),
     );
-    let mut shop = declared(&blue, &green, &[]);
-    shop["upstreams"]["green"]["endpoints"] = json!([green.address, nobody.address]);
+    let mut shop = service(&blue, &green, &[]);
+    shop["upstreams"]["green"]["endpoints"] = json!([green.address, closed_port.address]);
     let proxy = Proxy::with_shop(shop);
     let (ended, release) = release(&proxy, |_, text| assert_eq!(text, "blue"));
     ends_with(&ended, 3);
     let reason = release["outcome"]["reason"].as_str().unwrap();
     assert!(
-        reason.contains(&format!("{} took no connection", nobody.address)),
+        reason.contains(&format!("{} took no connection", closed_port.address)),
         "{reason}"
     );
     assert_eq!(green.count(), 0);
 }
 
 #[test]
-fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
+fn a_bad_version_is_rolled_back_and_safe_requests_fail_over() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "")),
     );
-    let proxy = Proxy::with_shop(declared(&blue, &green, &[("rescue", json!("safe"))]));
+    let proxy = Proxy::with_shop(service(&blue, &green, &[("rescue", json!("safe"))]));
     let mut failures = 0;
     let (ended, release) = release(&proxy, |status, _| failures += u64::from(status != 200));
     ends_with(&ended, 3);
@@ -183,7 +183,7 @@ fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
     let rescued = release["rescued"].as_u64().unwrap();
     assert!(rescued > 0, "{release}");
     assert_eq!(release["user_visible_failures"], failures);
-    eventually("the rescues are counted", || {
+    eventually("the failovers are counted", || {
         proxy.metrics().sum("rescues_total", &[("service", "shop")]) == rescued as f64
     });
     let evidence = proxy
@@ -200,12 +200,12 @@ fn a_bad_version_is_taken_out_and_users_that_can_be_rescued_see_nothing() {
 }
 
 #[test]
-fn nobody_is_rescued_where_the_plan_says_so() {
+fn nothing_fails_over_if_the_plan_disables_it() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "")),
     );
-    let proxy = Proxy::with_shop(declared(
+    let proxy = Proxy::with_shop(service(
         &blue,
         &green,
         &[("rescue", json!("off")), ("budget", json!(3))],
@@ -221,10 +221,10 @@ fn nobody_is_rescued_where_the_plan_says_so() {
     assert_eq!(proxy.get("/").text(), "blue");
 }
 
-/// A sticky service whose canary is bad for few, and whose users are rescued, so that no budget is
-/// spent by what they see.
+/// A sticky service whose canary fails for few users; failover keeps the visible failures from
+/// exhausting the budget.
 fn sticky(blue: &Upstream, green: &Upstream, sticky: Value) -> Proxy {
-    let mut shop = declared(
+    let mut shop = service(
         blue,
         green,
         &[("harm_budget", json!("2pp")), ("budget", json!(1_000))],
@@ -233,8 +233,7 @@ fn sticky(blue: &Upstream, green: &Upstream, sticky: Value) -> Proxy {
     Proxy::with_shop(shop)
 }
 
-/// Starts a release and waits for its end, while `user` makes requests; gives the release as it is
-/// told then.
+/// Starts a release, sends `user`'s requests until it ends, and returns its final state.
 fn awaited(proxy: &Proxy, mut user: impl FnMut(u64)) -> Value {
     let start = [
         "release",
@@ -256,7 +255,7 @@ fn awaited(proxy: &Proxy, mut user: impl FnMut(u64)) -> Value {
 }
 
 #[test]
-fn a_version_that_fails_one_first_visit_in_eight_of_a_sticky_service_is_taken_out() {
+fn a_sticky_version_that_fails_one_first_visit_in_eight_is_rolled_back() {
     let visits = AtomicU64::new(0);
     let (blue, green) = (
         Upstream::named("blue"),
@@ -289,8 +288,7 @@ fn a_version_that_fails_one_first_visit_in_eight_of_a_sticky_service_is_taken_ou
 }
 
 #[test]
-fn a_version_that_is_broken_for_one_user_in_ten_is_taken_out_however_many_requests_the_others_have()
-{
+fn a_version_that_fails_for_one_user_in_ten_is_rolled_back_despite_many_good_requests() {
     let broken = |user: &str| user.ends_with('0');
     let (blue, green) = (
         Upstream::named("blue"),

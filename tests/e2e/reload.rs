@@ -1,4 +1,5 @@
-//! Configuration: wrong ones end the start with 78 and a place, or leave what runs as it is.
+//! Configuration: an invalid file fails the start with exit code 78 and a position, or leaves the
+//! running one in effect.
 
 use std::fs;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ fn last_reload(proxy: &Proxy) -> f64 {
 }
 
 #[test]
-fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
+fn an_invalid_file_exits_with_78_and_reports_positions() {
     let mut proxy = Proxy::prepare(json!({ "services": {} }));
     let text = "listeners:\n  - address: 127.0.0.1:0\n    limit: 3\nservices:\n  shop:\n    \
                 routes: [{}]\n    upstreams:\n      blue: { endpoints: [\"127.0.0.1:1\"], wieght: \
@@ -29,8 +30,8 @@ fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
     proxy.spawn();
     let ended = proxy.ended();
     assert_eq!(ended.status.code(), Some(78), "{}", ended.log);
-    // Everything at once, each with line and column.
-    for told in [
+    // All problems at once, each with line and column.
+    for problem in [
         "weighbridge.yaml:3:5",
         "limit",
         "weighbridge.yaml:8:43",
@@ -39,8 +40,8 @@ fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
         "99",
     ] {
         assert!(
-            ended.log.contains(told),
-            "{told} is missing:\n{}",
+            ended.log.contains(problem),
+            "{problem} is missing:\n{}",
             ended.log
         );
     }
@@ -50,7 +51,7 @@ fn a_file_that_is_wrong_ends_the_start_with_78_and_tells_where() {
 }
 
 #[test]
-fn an_open_admin_api_for_everybody_is_refused() {
+fn an_admin_api_on_a_public_address_without_tokens_is_refused() {
     let mut proxy = Proxy::prepare(json!({ "services": {} }));
     let text = "admin: { address: \"0.0.0.0:0\" }\nservices: { shop: { routes: [{}], upstreams: { \
                 blue: { endpoints: [\"127.0.0.1:1\"] } } } }\n";
@@ -62,7 +63,7 @@ fn an_open_admin_api_for_everybody_is_refused() {
 }
 
 #[test]
-fn a_changed_file_is_in_use_soon_and_a_request_under_way_does_not_notice() {
+fn a_changed_file_is_applied_and_requests_in_flight_are_not_affected() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
@@ -75,7 +76,7 @@ fn a_changed_file_is_in_use_soon_and_a_request_under_way_does_not_notice() {
     let proxy = Proxy::start(with_route(&service, "/one"));
     let mut slow = proxy.client();
     slow.ask("/one/slow", "");
-    eventually("a request is under way", || blue.count() == 1);
+    eventually("a request is in flight", || blue.count() == 1);
     let mut client = proxy.client();
     client.get("/two").expect(404);
     proxy.write_config(with_route(&service, "/two"));
@@ -89,7 +90,7 @@ fn a_changed_file_is_in_use_soon_and_a_request_under_way_does_not_notice() {
 }
 
 #[test]
-fn a_file_that_is_changed_in_place_is_noticed_too() {
+fn a_file_changed_in_place_is_applied() {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
     let proxy = Proxy::start(with_route(&service, "/one"));
@@ -104,7 +105,7 @@ fn a_file_that_is_changed_in_place_is_noticed_too() {
 }
 
 #[test]
-fn a_hangup_reloads() {
+fn sighup_reloads() {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
     let mut proxy = Proxy::start(with_route(&service, "/one"));
@@ -122,7 +123,7 @@ fn a_hangup_reloads() {
 }
 
 #[test]
-fn a_wrong_file_changes_nothing_and_is_told() {
+fn an_invalid_file_changes_nothing_and_is_reported() {
     let blue = Upstream::named("blue");
     let service = shop(&blue, &blue);
     let mut proxy = Proxy::start(with_route(&service, "/one"));
@@ -135,16 +136,18 @@ fn a_wrong_file_changes_nothing_and_is_told() {
     ] {
         fs::write(proxy.config_path(), bad).unwrap();
         proxy.signal("HUP");
-        eventually("the failure is told", || last_reload(&proxy) == 0.0);
+        eventually("the failure is reported", || last_reload(&proxy) == 0.0);
         assert_eq!(proxy.get("/one").expect(200).text(), "blue");
         proxy.write_config(with_route(&service, "/one"));
         proxy.signal("HUP");
-        eventually("the repair is told", || last_reload(&proxy) == 1.0);
+        eventually("the successful reload is reported", || {
+            last_reload(&proxy) == 1.0
+        });
     }
     assert!(proxy.is_alive());
     assert!(
         proxy.log().contains("roots"),
-        "the log does not say what is wrong:\n{}",
+        "the log has no cause:\n{}",
         proxy.log()
     );
 }
@@ -171,19 +174,24 @@ fn live_weights_survive_a_reload() {
 }
 
 #[test]
-fn services_come_and_go_with_a_reload() {
+fn a_reload_adds_moves_and_removes_services() {
     let (one, two) = (Upstream::named("one"), Upstream::named("two"));
-    let service = |upstream: &Upstream, path: &str| json!({ "routes": [{ "path_prefix": path }], "upstreams": { "only": { "endpoints": [upstream.address] } } });
+    let service = |upstream: &Upstream, path: &str| {
+        json!({
+            "routes": [{ "path_prefix": path }],
+            "upstreams": { "only": { "endpoints": [upstream.address] } },
+        })
+    };
     let proxy = Proxy::start(json!({ "services": { "one": service(&one, "/one") } }));
     let both =
         json!({ "services": { "one": service(&one, "/one"), "two": service(&two, "/two") } });
     proxy.write_config(both);
     let mut client = proxy.client();
-    eventually("the second service is there", || {
+    eventually("the second service exists", || {
         client.get("/two").status == 200
     });
     assert_eq!(client.get("/one").expect(200).text(), "one");
-    // An endpoint moves.
+    // Moves an endpoint.
     proxy.write_config(
         json!({ "services": { "one": service(&two, "/one"), "two": service(&two, "/two") } }),
     );
@@ -191,7 +199,7 @@ fn services_come_and_go_with_a_reload() {
         client.get("/one").expect(200).text() == "two"
     });
     proxy.write_config(json!({ "services": { "two": service(&two, "/two") } }));
-    eventually("the first service is gone", || {
+    eventually("the first service is removed", || {
         client.get("/one").status == 404
     });
     assert_eq!(client.get("/two").expect(200).text(), "two");

@@ -1,4 +1,4 @@
-//! Many connections, and too few file descriptors.
+//! Many connections, and exhausted file descriptors.
 
 use serde_json::json;
 
@@ -6,11 +6,11 @@ use crate::errors::is_refusal;
 use crate::harness::{Client, Proxy, Upstream, eventually, shop, until};
 
 #[test]
-fn a_thousand_idle_connections_do_not_hinder() {
+fn a_thousand_idle_connections_do_not_affect_requests() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::with_shop(shop(&blue, &blue));
-    // Half of them before their first request, half of them after it. Fewer where this process may
-    // not open so many.
+    // Half of them idle before their first request, half after it. Fewer if this process may not
+    // open as many.
     let mut idle: Vec<Client> = Vec::new();
     while idle.len() < 1000 {
         let Ok(mut client) = Client::try_connect(proxy.address) else {
@@ -38,7 +38,7 @@ fn a_thousand_idle_connections_do_not_hinder() {
 
 #[test]
 #[cfg(unix)]
-fn without_file_descriptors_it_lives_and_recovers() {
+fn a_proxy_without_file_descriptors_keeps_running_and_recovers() {
     let blue = Upstream::named("blue");
     let config = json!({ "workers": 1, "services": { "shop": shop(&blue, &blue) } });
     let mut proxy = Proxy::start_with_open_files(config, 80);
@@ -48,11 +48,11 @@ fn without_file_descriptors_it_lives_and_recovers() {
     for client in &mut crowd {
         client.ask("/", "");
     }
-    eventually("the want is noticed", || {
+    eventually("the shortage is logged", || {
         proxy.log().to_lowercase().contains("too many open files")
     });
     assert!(proxy.is_alive());
-    // Who is in stays in: at worst there is no descriptor for a connection to the upstream.
+    // Open connections stay open: at worst there is no descriptor for an upstream connection.
     assert!(matches!(open.get("/").status, 200 | 503));
     drop(crowd);
     eventually("new connections are served again", || {
@@ -64,15 +64,15 @@ fn without_file_descriptors_it_lives_and_recovers() {
         })
     });
     assert_eq!(open.get("/").expect(200).text(), "blue");
-    eventually("the admin API answers", || {
+    eventually("the admin API responds", || {
         proxy.admin("GET", "/readyz", "", None).status == 200
     });
 }
 
 #[test]
 #[cfg(unix)]
-fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
-    // Each request needs a connection of its own.
+fn a_shortage_of_file_descriptors_is_no_upstream_failure() {
+    // Each request needs an upstream connection of its own.
     let blue = Upstream::start(|call| {
         call.answer("200 OK", "Connection: close\r\n", "blue");
         call.close();
@@ -81,20 +81,20 @@ fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
     let proxy = Proxy::start_with_open_files(config, 80);
     let mut open = proxy.client();
     let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
-    let wants = || proxy.log().matches("Too many open files").count();
-    let refused = until("there is none left", || {
-        // One that becomes free, such as that of the answer before, is soon taken for a client that
-        // waits.
-        let known = wants();
-        eventually("the want is noticed", || wants() > known + 1);
+    let shortages = || proxy.log().matches("Too many open files").count();
+    let refused = until("no descriptor is left", || {
+        // A descriptor that becomes free, such as that of the previous response, is soon taken by a
+        // waiting client.
+        let known = shortages();
+        eventually("the shortage is logged", || shortages() > known + 1);
         Some(open.get("/")).filter(|answer| answer.status != 200)
     });
     is_refusal(&refused, 503, "proxy_internal_error", "local_resources");
     drop(crowd);
-    eventually("the statistics can be asked for", || {
+    eventually("the statistics are available", || {
         proxy.admin("GET", "/readyz", "", None).status == 200
     });
-    eventually("it counts as nobody's fault", || {
+    eventually("the failure counts against no upstream", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
         window["failures"] == 0 && window["classes"]["client_abort"] == 1
     });
@@ -103,7 +103,7 @@ fn the_want_of_file_descriptors_is_no_failure_of_the_upstream() {
 
 #[test]
 #[cfg(unix)]
-fn the_want_of_file_descriptors_takes_no_endpoint_out() {
+fn a_shortage_of_file_descriptors_makes_no_endpoint_unhealthy() {
     let blue = Upstream::named("blue");
     let mut service = shop(&blue, &blue);
     service["health"] = json!({
@@ -114,8 +114,8 @@ fn the_want_of_file_descriptors_takes_no_endpoint_out() {
     let proxy = Proxy::start_with_open_files(config, 80);
     let mut open = proxy.client();
     let crowd: Vec<Client> = (0..150).map(|_| proxy.client()).collect();
-    // Two for each of the two upstreams would be enough.
-    eventually("checks are due that cannot be made", || {
+    // Two for each of the two upstreams would suffice.
+    eventually("health checks are due that cannot be sent", || {
         proxy.log().matches("could not be checked").count() >= 8
     });
     let answer = open.get("/");
@@ -124,9 +124,9 @@ fn the_want_of_file_descriptors_takes_no_endpoint_out() {
         "{answer:?}"
     );
     drop(crowd);
-    eventually("it is served again", || open.get("/").status == 200);
+    eventually("requests are served again", || open.get("/").status == 200);
     assert!(
         !proxy.log().contains("healthy=false"),
-        "an endpoint was taken out"
+        "an endpoint became unhealthy"
     );
 }

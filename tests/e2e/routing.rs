@@ -1,4 +1,4 @@
-//! Which service a request reaches, and that what was matched is what is forwarded.
+//! Which service a request reaches; the matched path is the forwarded path.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ fn service(upstream: &Upstream, routes: Value) -> Value {
     json!({ "routes": routes, "upstreams": { "only": { "endpoints": [upstream.address] } } })
 }
 
-/// Asks with method, host and path, and gives the body, or the status if it is not 200.
+/// Sends a request line with headers; returns the body, or the status if it is not 200.
 fn ask(proxy: &Proxy, line: &str, headers: &str) -> String {
     let (method, rest) = line.split_once(' ').unwrap();
     let (host, path) = rest.split_once(' ').unwrap();
@@ -22,7 +22,7 @@ fn ask(proxy: &Proxy, line: &str, headers: &str) -> String {
 }
 
 #[test]
-fn the_most_specific_route_wins() {
+fn the_most_specific_route_matches() {
     let names = [
         "any", "exact", "wildcard", "path", "deeper", "post", "version",
     ];
@@ -64,15 +64,15 @@ fn the_most_specific_route_wins() {
 }
 
 #[test]
-fn what_is_matched_is_what_is_forwarded() {
+fn the_path_is_matched_and_forwarded_unchanged() {
     let (all, private) = (Upstream::named("all"), Upstream::named("private"));
     let proxy = Proxy::start(json!({ "services": {
         "all": service(&all, json!([{}])),
         "private": service(&private, json!([{ "path_prefix": "/private" }])),
     }}));
     let mut client = proxy.client();
-    // No spelling of a path changes service on its way: what is not `/private` as it stands is not,
-    // and is passed on byte by byte.
+    // No spelling reaches another service after normalization: a path that is not literally
+    // `/private` does not match it and is forwarded byte by byte.
     for path in [
         "/a/../private",
         "/a/%2e%2e/private",
@@ -94,7 +94,7 @@ fn what_is_matched_is_what_is_forwarded() {
 }
 
 #[test]
-fn each_request_is_routed_for_itself_also_on_one_connection() {
+fn each_request_of_a_connection_is_routed_separately() {
     let (one, two) = (Upstream::named("one"), Upstream::named("two"));
     let proxy = Proxy::start(json!({ "services": {
         "one": service(&one, json!([{ "host": "one.test" }])),
@@ -109,7 +109,7 @@ fn each_request_is_routed_for_itself_also_on_one_connection() {
             assert_eq!(response.expect(200).text(), name);
         }
     }
-    // A target in absolute form names the host, whatever Host says.
+    // In absolute form the target sets the host, whatever Host contains.
     let response = client
         .send("GET http://two.test/x HTTP/1.1\r\nHost: one.test\r\n\r\n")
         .receive();
@@ -122,7 +122,7 @@ fn each_request_is_routed_for_itself_also_on_one_connection() {
 }
 
 #[test]
-fn http2_is_routed_by_its_authority() {
+fn http2_requests_are_routed_by_authority() {
     let (one, two) = (Upstream::named("one"), Upstream::named("two"));
     let proxy = Proxy::start(json!({ "services": {
         "one": service(&one, json!([{ "host": "shop.test" }])),

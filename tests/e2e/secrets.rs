@@ -1,4 +1,5 @@
-//! What people who look at a release get to see of its users: nothing that opens doors.
+//! Secrets of users in requests and responses: none appears in what the proxy stores or shows of a
+//! release.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +8,10 @@ use serde_json::json;
 
 use crate::harness::{Proxy, Upstream, eventually, shop};
 
-/// In everything below that must not be seen.
+/// Contained in the requests and responses below; none may appear in an output.
 const SECRETS: [&str; 4] = ["hunter2", "Zq7yLmNoPxRs", "kxqzvwjpfhtgbd", "swordfish"];
 
-/// Fields of an answer that hold secrets, or URLs with some.
+/// Response fields with secrets, or with URLs that contain some.
 const FIELDS: &str = "Location: https://joe:hunter2@localhost/reset/swordfish?code=hunter2#swordfish\r\n\
     Content-Location: //hunter2@localhost/cart?jwt=hunter2\r\n\
     Link: </reset/hunter2>; rel=\"next\"\r\n\
@@ -29,7 +30,7 @@ const FIELDS: &str = "Location: https://joe:hunter2@localhost/reset/swordfish?co
     Cache-Control: no-store, x=hunter2\r\n\
     Content-Type: text/plain; boundary=hunter2\r\n";
 
-/// Requests of users with secrets where people put them.
+/// Request targets with secrets where users and applications put them.
 const TARGETS: [&str; 14] = [
     "/reset/swordfish",
     "/account/password/swordfish/form",
@@ -47,8 +48,8 @@ const TARGETS: [&str; 14] = [
     "/unsubscribe/swordfish/now",
 ];
 
-/// Where the admin API tells of releases.
-const PLACES: [&str; 9] = [
+/// Paths of the admin API that show a release.
+const PATHS: [&str; 9] = [
     "/api/v1/releases/shop-1/evidence",
     "/api/v1/releases/shop-1/evidence?format=html",
     "/api/v1/releases/shop-1/recording",
@@ -61,13 +62,13 @@ const PLACES: [&str; 9] = [
 ];
 
 #[track_caller]
-fn keeps_quiet(what: &str, text: &str) {
+fn has_no_secrets(what: &str, text: &str) {
     for secret in SECRETS {
-        assert!(!text.contains(secret), "{what} tells {secret}: {text}");
+        assert!(!text.contains(secret), "{what} contains {secret}: {text}");
     }
 }
 
-/// Files of the store, as far as they hold text.
+/// The text files of the store.
 fn files(directory: &Path) -> Vec<(String, String)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap() {
@@ -85,7 +86,7 @@ fn files(directory: &Path) -> Vec<(String, String)> {
 }
 
 #[test]
-fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_the_store() {
+fn no_user_secret_appears_in_evidence_recording_journal_log_or_store() {
     let (blue, green) = (
         Upstream::start(|call| call.answer("200 OK", FIELDS, "blue swordfish")),
         Upstream::start(|call| call.answer("500 Oh", FIELDS, "green swordfish")),
@@ -116,7 +117,8 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
             .json()
     };
     let mut client = proxy.client();
-    let fields = "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\nReferer: https://joe:hunter2@localhost/?swordfish\r\n";
+    let fields = "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\n\
+                  Referer: https://joe:hunter2@localhost/?swordfish\r\n";
     eventually("the release is rolled back", || {
         for target in TARGETS {
             client.ask(target, fields).receive();
@@ -128,7 +130,7 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
             .admin("GET", "/api/v1/releases/shop-1/evidence", "", None)
             .expect(200)
     };
-    eventually("samples of both sides are there", || {
+    eventually("both arms have samples", || {
         let samples = &evidence().json()["samples"];
         ["canary", "baseline"]
             .iter()
@@ -143,13 +145,13 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
         "{sample}"
     );
     assert!(!bundle["routes"].as_array().unwrap().is_empty(), "{bundle}");
-    for path in PLACES {
-        keeps_quiet(path, &proxy.admin("GET", path, "", None).expect(200).text());
+    for path in PATHS {
+        has_no_secrets(path, &proxy.admin("GET", path, "", None).expect(200).text());
     }
-    keeps_quiet("the log", &proxy.log());
-    // The plan itself is kept as it is, since a restart goes on with it.
+    has_no_secrets("the log", &proxy.log());
+    // The plan is stored unchanged, since a restart continues with it.
     for (name, text) in files(store.path()) {
-        keeps_quiet(
+        has_no_secrets(
             &name,
             &text
                 .replace("/ready?key=hunter2", "")

@@ -1,4 +1,4 @@
-//! Shares of traffic: exact ends, honest middles, users who stay where they are.
+//! Traffic split: exact at 0 and 100 %, unbiased between, stable per user.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,7 @@ fn two() -> (Upstream, Upstream) {
     (Upstream::named("blue"), Upstream::named("green"))
 }
 
-/// A proxy whose `shop` has these further settings, and trusts what the case says of client
-/// addresses.
+/// A proxy whose `shop` has these further settings; `trusted_proxies` covers loopback.
 fn proxy(blue: &Upstream, green: &Upstream, settings: &Value) -> Proxy {
     let mut service = shop(blue, green);
     for (key, value) in settings.as_object().unwrap() {
@@ -25,7 +24,7 @@ fn proxy(blue: &Upstream, green: &Upstream, settings: &Value) -> Proxy {
 }
 
 #[test]
-fn weights_0_and_100_are_absolute() {
+fn weights_0_and_100_are_exact() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({}));
     let mut client = proxy.client();
@@ -40,7 +39,7 @@ fn weights_0_and_100_are_absolute() {
 }
 
 #[test]
-fn a_share_is_what_it_says() {
+fn a_weight_is_the_share_of_requests() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({}));
     let mut client = proxy.client();
@@ -61,28 +60,28 @@ fn a_share_is_what_it_says() {
     }
 }
 
-/// How a case names its users to the proxy: the header lines of user `at`.
-type Naming = fn(usize) -> String;
+/// Header lines that identify user `at` to the proxy.
+type Identify = fn(usize) -> String;
 
-/// Asks once for each user, and gives who reached green.
-fn on_green(client: &mut Client, users: usize, naming: Naming) -> Vec<bool> {
+/// Sends one request for each user and returns which of them reached green.
+fn on_green(client: &mut Client, users: usize, identify: Identify) -> Vec<bool> {
     (0..users)
-        .map(|at| client.ask("/", &naming(at)).receive().expect(200).text() == "green")
+        .map(|at| client.ask("/", &identify(at)).receive().expect(200).text() == "green")
         .collect()
 }
 
-/// Grows green from 5 to 50 percent and back, and looks at each step who moved.
+/// Raises green from 5 to 50 percent and lowers it again; checks at each step which users moved.
 #[track_caller]
-fn is_monotone(proxy: &Proxy, naming: Naming) {
+fn is_monotone(proxy: &Proxy, identify: Identify) {
     const USERS: usize = 300;
     let mut client = proxy.client();
     let mut before = vec![false; USERS];
     for percent in [0.0, 5.0, 25.0, 50.0] {
         proxy.set_weights(100.0 - percent, percent);
-        let now = on_green(&mut client, USERS, naming);
+        let now = on_green(&mut client, USERS, identify);
         assert_eq!(
             now,
-            on_green(&mut client, USERS, naming),
+            on_green(&mut client, USERS, identify),
             "users moved at a fixed weight"
         );
         let fell = (0..USERS).filter(|at| before[*at] && !now[*at]).count();
@@ -96,20 +95,20 @@ fn is_monotone(proxy: &Proxy, naming: Naming) {
     }
     for percent in [25.0, 5.0] {
         proxy.set_weights(100.0 - percent, percent);
-        let now = on_green(&mut client, USERS, naming);
+        let now = on_green(&mut client, USERS, identify);
         let rose = (0..USERS).filter(|at| !before[*at] && now[*at]).count();
-        assert_eq!(rose, 0, "users came to green as it shrank to {percent}");
+        assert_eq!(rose, 0, "users moved to green as it shrank to {percent}");
         before = now;
     }
     proxy.roll_back();
     assert!(
-        !on_green(&mut client, USERS, naming).contains(&true),
+        !on_green(&mut client, USERS, identify).contains(&true),
         "a user stayed on green after the rollback"
     );
 }
 
 #[test]
-fn users_by_header_move_only_with_the_weight() {
+fn users_identified_by_header_move_only_with_the_weight() {
     let (blue, green) = two();
     let proxy = proxy(
         &blue,
@@ -120,10 +119,10 @@ fn users_by_header_move_only_with_the_weight() {
 }
 
 #[test]
-fn users_by_address_move_only_with_the_weight() {
+fn users_identified_by_address_move_only_with_the_weight() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({ "sticky": { "client_ip": true } }));
-    // Another port or a longer chain is still the same user.
+    // Another port or a longer chain still identifies the same user.
     is_monotone(&proxy, |at| {
         format!(
             "X-Forwarded-For: 192.0.2.1, 10.0.{}.{}\r\n",
@@ -134,7 +133,7 @@ fn users_by_address_move_only_with_the_weight() {
 }
 
 #[test]
-fn users_by_cookie_move_only_with_the_weight() {
+fn users_identified_by_cookie_move_only_with_the_weight() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({ "sticky": { "cookie": "wb" } }));
     is_monotone(&proxy, |at| {
@@ -143,7 +142,7 @@ fn users_by_cookie_move_only_with_the_weight() {
 }
 
 #[test]
-fn a_user_without_a_cookie_is_given_one_that_holds() {
+fn a_user_without_a_cookie_gets_a_persistent_one() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({ "sticky": { "cookie": "wb" } }));
     proxy.set_weights(50.0, 50.0);
@@ -163,7 +162,7 @@ fn a_user_without_a_cookie_is_given_one_that_holds() {
         );
         cookies.insert(pair, response.text());
     }
-    assert_eq!(cookies.len(), 60, "two users were given the same cookie");
+    assert_eq!(cookies.len(), 60, "two users got the same cookie");
     for (cookie, upstream) in &cookies {
         for _ in 0..2 {
             let again = client
@@ -174,16 +173,16 @@ fn a_user_without_a_cookie_is_given_one_that_holds() {
             assert_eq!(
                 again.header("set-cookie"),
                 None,
-                "a user was given a second cookie"
+                "a user got a second cookie"
             );
         }
     }
     let upstreams: std::collections::BTreeSet<_> = cookies.values().collect();
-    assert_eq!(upstreams.len(), 2, "all users went the same way");
+    assert_eq!(upstreams.len(), 2, "all users reached the same upstream");
 }
 
 #[test]
-fn the_cookie_comes_beside_the_applications_own() {
+fn the_cookie_is_added_to_the_upstreams_own_cookies() {
     let blue = Upstream::start(|call| call.answer("200 OK", "Set-Cookie: session=1\r\n", ""));
     let proxy = proxy(&blue, &blue, &json!({ "sticky": { "cookie": "wb" } }));
     let response = proxy.get("/");
@@ -198,7 +197,7 @@ fn the_cookie_comes_beside_the_applications_own() {
 }
 
 #[test]
-fn a_tester_reaches_the_upstream_that_nobody_else_does() {
+fn a_tester_header_reaches_an_upstream_at_weight_0() {
     for (tester, named, unknown) in [
         (
             json!({ "header": "X-Upstream" }),
@@ -225,8 +224,8 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
             );
             assert_eq!(client.get("/").expect(200).text(), "blue");
         }
-        // A misspelled name would otherwise be a user's, who sees the old version and believes that
-        // it is the new one.
+        // A misspelled name must not be split like a user's request: the tester would take the old
+        // version for the new one.
         let before = blue.count();
         let refused = client.ask("/", unknown).receive();
         is_refusal(&refused, 400, "http_request_error", "bad_request");
@@ -241,10 +240,9 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
         assert_eq!(client.ask("/", &empty).receive().expect(200).text(), "blue");
         assert!(
             green.seen().iter().all(|seen| seen.target == "/tester"),
-            "weight 0 was not 0"
+            "weight 0 was not exact"
         );
-        // The other way round a tester reaches the old version, also where the new one has
-        // everything.
+        // A tester also reaches the old version while the new one has all weight.
         proxy.set_weights(0.0, 100.0);
         let other_way = named.replace("green", "blue");
         assert_eq!(
@@ -255,7 +253,7 @@ fn a_tester_reaches_the_upstream_that_nobody_else_does() {
 }
 
 #[test]
-fn without_the_setting_nobody_names_an_upstream() {
+fn without_the_tester_setting_the_header_is_ignored() {
     let (blue, green) = two();
     let proxy = proxy(&blue, &green, &json!({}));
     let names =

@@ -1,4 +1,4 @@
-//! What is said of the traffic: windows, percentiles, metrics.
+//! Statistics of the traffic: windows, percentiles, metrics, access log.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::harness::{Gate, Proxy, Upstream, eventually, shop, until};
 
 #[test]
-fn windows_tell_rates_and_percentiles() {
+fn windows_report_rates_and_percentiles() {
     let blue = Upstream::start(|call| match call.path() {
         "/error" => call.answer("503 Service Unavailable", "", ""),
         _ => call.ok("ok"),
@@ -50,7 +50,7 @@ fn windows_tell_rates_and_percentiles() {
 }
 
 #[test]
-fn a_change_of_weights_begins_a_window_of_its_own() {
+fn a_change_of_weights_starts_the_since_change_window() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     let mut client = proxy.client();
@@ -136,7 +136,7 @@ fn metrics_follow_traffic_and_weights() {
 }
 
 #[test]
-fn the_access_log_has_one_line_for_each_request() {
+fn the_access_log_has_one_line_per_request() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::start(
         json!({ "access_log": "./access.log", "services": { "shop": shop(&blue, &green) } }),
@@ -172,7 +172,7 @@ fn the_access_log_has_one_line_for_each_request() {
     );
 }
 
-/// The lines of a proxy's access log, once there are so many.
+/// The lines of a proxy's access log, once there are `lines` of them.
 fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
     let path = proxy.directory.path().join("access.log");
     let text = until("the requests are logged", || {
@@ -185,7 +185,7 @@ fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
 }
 
 #[test]
-fn the_access_log_tells_of_what_is_refused_before_it_is_a_request() {
+fn the_access_log_includes_requests_refused_before_routing() {
     let blue = Upstream::named("blue");
     let proxy = Proxy::start(json!({
         "access_log": "./access.log",
@@ -220,7 +220,7 @@ fn the_access_log_tells_of_what_is_refused_before_it_is_a_request() {
 }
 
 #[test]
-fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
+fn the_access_log_reports_a_refusal_as_rejected_and_not_as_client_abort() {
     let blue = Upstream::start(|call| match call.path() {
         "/silent" => call.await_hangup(),
         _ => {
@@ -270,7 +270,7 @@ fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
     );
     let mut leaving = proxy.client();
     leaving.ask("/silent", "");
-    eventually("the request is under way", || {
+    eventually("the request is in flight", || {
         blue.seen().iter().any(|seen| seen.target == "/silent")
     });
     leaving.reset();
@@ -278,7 +278,7 @@ fn the_access_log_does_not_take_a_refusal_for_a_client_that_left() {
 }
 
 #[test]
-fn the_access_log_tells_of_what_is_turned_away_for_overload() {
+fn the_access_log_includes_requests_refused_by_load_shedding() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
@@ -293,7 +293,7 @@ fn the_access_log_tells_of_what_is_turned_away_for_overload() {
     }));
     let mut first = proxy.client();
     first.ask("/first", "");
-    eventually("the first request is under way", || blue.count() == 1);
+    eventually("the first request is in flight", || blue.count() == 1);
     let second = proxy.get("/second").expect(503);
     let lines = logged(&proxy, 1);
     assert_eq!(

@@ -1,4 +1,4 @@
-//! Sticky cookies that nobody but the proxy can make, and the answers that carry them.
+//! Signed sticky cookies, and the responses that set them.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ fn two() -> (Upstream, Upstream) {
     (Upstream::named("blue"), Upstream::named("green"))
 }
 
-/// A service `shop` with this `sticky`.
+/// A service `shop` with this `sticky` setting.
 fn sticky(blue: &Upstream, green: &Upstream, sticky: Value) -> Value {
     let mut shop = shop(blue, green);
     shop["sticky"] = sticky;
@@ -22,32 +22,32 @@ fn ask(client: &mut Client, cookies: &str) -> Response {
     client.ask("/", &format!("Cookie: {cookies}\r\n")).receive()
 }
 
-/// The `name=value` that an answer sets.
-fn given(response: &Response) -> Option<String> {
+/// The `name=value` that a response sets.
+fn set_cookie(response: &Response) -> Option<String> {
     let cookie = response.header("set-cookie")?;
     Some(cookie.split(';').next().unwrap().to_owned())
 }
 
-/// The key in a `name=key.tag`.
+/// The key in `name=key.tag`.
 fn key(cookie: &str) -> &str {
     cookie.split_once('=').unwrap().1.split('.').next().unwrap()
 }
 
-/// A signed cookie of a user whom the split sends to this upstream.
+/// A signed cookie of a user that is assigned to this upstream.
 fn cookie_of(client: &mut Client, upstream: &str) -> String {
     (0..1_000)
         .find_map(|_| {
             let response = client.get("/").expect(200);
-            (response.text() == upstream).then(|| given(&response).unwrap())
+            (response.text() == upstream).then(|| set_cookie(&response).unwrap())
         })
         .unwrap()
 }
 
 #[test]
-fn a_cookie_is_a_key_and_its_signature() {
+fn a_cookie_consists_of_a_key_and_its_signature() {
     let (blue, green) = two();
     let proxy = Proxy::with_shop(sticky(&blue, &green, json!({ "cookie": "wb" })));
-    let cookie = given(&proxy.get("/")).unwrap();
+    let cookie = set_cookie(&proxy.get("/")).unwrap();
     let value = cookie.strip_prefix("wb=").unwrap();
     let (key, tag) = value.split_once('.').unwrap();
     let hex = |text: &str| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -55,15 +55,15 @@ fn a_cookie_is_a_key_and_its_signature() {
 }
 
 #[test]
-fn made_up_cookies_choose_no_version_while_a_release_runs() {
+fn forged_cookies_do_not_choose_the_version_during_a_release() {
     let (blue, green) = two();
     let mut shop = sticky(&blue, &green, json!({ "cookie": "wb" }));
     shop["release"] = json!({ "steps": [50], "bake": "1h" });
     let proxy = Proxy::with_shop(shop);
     let mut client = proxy.client();
-    let honest = given(&client.get("/")).unwrap();
+    let honest = set_cookie(&client.get("/")).unwrap();
     let was = ask(&mut client, &honest).expect(200);
-    assert_eq!((was.text().as_str(), given(&was)), ("blue", None));
+    assert_eq!((was.text().as_str(), set_cookie(&was)), ("blue", None));
 
     ends_with(
         &weighbridge(&proxy, &["release", "start", "shop", "green"]),
@@ -72,8 +72,8 @@ fn made_up_cookies_choose_no_version_while_a_release_runs() {
     eventually("half of the traffic is on green", || {
         proxy.service()["weights"]["effective"]["green"] == 50.0
     });
-    // Eight of the old form and eight of the signed form that seem to lead to the canary, tried
-    // eight times more.
+    // Eight unsigned and eight signed cookies that seem to be assigned to the canary, each sent
+    // eight times.
     let (mut keys, mut on_blue) = (BTreeSet::new(), 0);
     for tag in ["", ".00112233445566778899aabbccddeeff"] {
         let values = (0..1_000).map(|at| format!("wb={at:032x}{tag}"));
@@ -86,27 +86,24 @@ fn made_up_cookies_choose_no_version_while_a_release_runs() {
             for _ in 0..8 {
                 let response = ask(&mut client, cookie).expect(200);
                 on_blue += u32::from(response.text() == "blue");
-                let new = given(&response).expect("a made-up cookie was taken for a key");
+                let new = set_cookie(&response).expect("a forged cookie was accepted as a key");
                 assert_ne!(key(&new), key(cookie));
-                assert!(
-                    keys.insert(key(&new).to_owned()),
-                    "a key was given out twice"
-                );
+                assert!(keys.insert(key(&new).to_owned()), "a key was issued twice");
             }
         }
     }
-    // Of 128; by chance fewer once in 10^9 runs.
-    assert!(on_blue > 30, "{on_blue} of 128 came to blue");
-    // A user with a cookie of the proxy's own has one place, and no other cookie.
+    // Of 128; fewer by chance once in 10^9 runs.
+    assert!(on_blue > 30, "{on_blue} of 128 reached blue");
+    // A user with a valid cookie stays on one upstream and gets no other cookie.
     let place = ask(&mut client, &honest).expect(200);
-    assert_eq!(given(&place), None);
+    assert_eq!(set_cookie(&place), None);
     for _ in 0..8 {
         assert_eq!(ask(&mut client, &honest).text(), place.text());
     }
 }
 
 #[test]
-fn an_unsigned_cookie_of_old_is_signed_with_the_same_key_while_no_release_runs() {
+fn an_unsigned_legacy_cookie_is_signed_with_the_same_key_outside_of_a_release() {
     let (blue, green) = two();
     let proxy = Proxy::with_shop(sticky(&blue, &green, json!({ "cookie": "wb" })));
     proxy.set_weights(50.0, 50.0);
@@ -114,10 +111,10 @@ fn an_unsigned_cookie_of_old_is_signed_with_the_same_key_while_no_release_runs()
     for at in 0..20 {
         let old = format!("wb={at:032x}");
         let first = ask(&mut client, &old).expect(200);
-        let signed = given(&first).unwrap();
+        let signed = set_cookie(&first).unwrap();
         assert_eq!(key(&signed), key(&old));
         let next = ask(&mut client, &signed).expect(200);
-        assert_eq!((next.text(), given(&next)), (first.text(), None));
+        assert_eq!((next.text(), set_cookie(&next)), (first.text(), None));
     }
     for foreign in [
         "green",
@@ -127,13 +124,13 @@ fn an_unsigned_cookie_of_old_is_signed_with_the_same_key_while_no_release_runs()
         &"0".repeat(33),
         &"g".repeat(32),
     ] {
-        let new = given(&ask(&mut client, &format!("wb={foreign}"))).unwrap();
+        let new = set_cookie(&ask(&mut client, &format!("wb={foreign}"))).unwrap();
         assert_ne!(key(&new), foreign);
     }
 }
 
 #[test]
-fn of_several_cookies_of_the_name_the_first_that_is_signed_counts() {
+fn of_several_cookies_of_one_name_the_first_validly_signed_one_counts() {
     let (blue, green) = two();
     let proxy = Proxy::with_shop(sticky(&blue, &green, json!({ "cookie": "wb" })));
     proxy.set_weights(50.0, 50.0);
@@ -157,42 +154,45 @@ fn of_several_cookies_of_the_name_the_first_that_is_signed_counts() {
     ] {
         let response = ask(&mut client, &cookies).expect(200);
         assert_eq!(
-            (response.text().as_str(), given(&response)),
+            (response.text().as_str(), set_cookie(&response)),
             (expected, None),
             "{cookies}"
         );
     }
-    // So many that they cannot all be meant: no more than eight are looked at.
+    // Only the first eight cookies of the name are examined.
     let forged = format!("wb={}.{}; ", "0".repeat(32), "1".repeat(32));
     let response = ask(&mut client, &format!("{}{one}", forged.repeat(7)));
-    assert_eq!(given(&response), None);
+    assert_eq!(set_cookie(&response), None);
     let response = ask(&mut client, &format!("{}{one}", forged.repeat(8)));
-    assert_ne!(key(&given(&response).unwrap()), key(&one));
+    assert_ne!(key(&set_cookie(&response).unwrap()), key(&one));
 }
 
 #[test]
-fn cookies_hold_through_a_kill_right_after_the_first_start() {
+fn cookies_remain_valid_after_a_kill_right_after_the_first_start() {
     let (blue, green) = two();
     let service = sticky(&blue, &green, json!({ "cookie": "wb" }));
     let mut proxy =
         Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } }));
-    let cookie = given(&proxy.get("/")).unwrap();
+    let cookie = set_cookie(&proxy.get("/")).unwrap();
     proxy.kill();
     proxy.run();
-    assert_eq!(given(&ask(&mut proxy.client(), &cookie).expect(200)), None);
+    assert_eq!(
+        set_cookie(&ask(&mut proxy.client(), &cookie).expect(200)),
+        None
+    );
 
-    // Without a store they end with the process.
+    // Without a store they are valid until the process exits.
     let mut proxy = Proxy::with_shop(sticky(&blue, &green, json!({ "cookie": "wb" })));
-    let cookie = given(&proxy.get("/")).unwrap();
-    assert_eq!(given(&ask(&mut proxy.client(), &cookie)), None);
+    let cookie = set_cookie(&proxy.get("/")).unwrap();
+    assert_eq!(set_cookie(&ask(&mut proxy.client(), &cookie)), None);
     proxy.kill();
     proxy.run();
-    let other = given(&ask(&mut proxy.client(), &cookie).expect(200)).unwrap();
+    let other = set_cookie(&ask(&mut proxy.client(), &cookie).expect(200)).unwrap();
     assert_ne!(key(&other), key(&cookie));
 }
 
 #[test]
-fn a_key_of_one_service_is_none_of_another() {
+fn a_cookie_of_one_service_is_invalid_for_another() {
     let (blue, green) = two();
     let service = |host: &str| {
         let mut service = sticky(&blue, &green, json!({ "cookie": "wb" }));
@@ -204,18 +204,18 @@ fn a_key_of_one_service_is_none_of_another() {
     let mut client = proxy.client();
     let mut get = |host: &str, cookie: &str| {
         let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nCookie: {cookie}\r\n\r\n");
-        given(&client.send(request).receive().expect(200))
+        set_cookie(&client.send(request).receive().expect(200))
     };
     let old = format!("wb={:032x}", 7);
     let (a, b) = (get("a.test", &old).unwrap(), get("b.test", &old).unwrap());
     assert_eq!(key(&a), key(&b));
-    assert_ne!(a, b, "two services sign alike");
+    assert_ne!(a, b, "two services have the same signature");
     assert_eq!((get("a.test", &a), get("b.test", &b)), (None, None));
     assert_ne!(key(&get("b.test", &a).unwrap()), key(&a));
 }
 
 #[test]
-fn a_header_is_a_key_from_trusted_proxies_alone_where_there_are_some() {
+fn with_trusted_proxies_a_key_header_counts_from_them_only() {
     let (blue, green) = two();
     let on = |trusted: Value| {
         let proxy = Proxy::start(json!({
@@ -240,12 +240,12 @@ fn a_header_is_a_key_from_trusted_proxies_alone_where_there_are_some() {
     assert_eq!(
         on(json!(["192.0.2.0/24"])),
         2,
-        "a stranger chose a version by a header"
+        "an untrusted client chose the version by a header"
     );
 }
 
 #[test]
-fn an_answer_that_caches_may_share_carries_no_cookie() {
+fn a_response_cacheable_by_shared_caches_sets_no_cookie() {
     let blue = Upstream::start(|call| {
         let (status, headers) = match call.path() {
             "/public" => ("200 OK", "Cache-Control: public, max-age=60\r\n"),
@@ -304,7 +304,7 @@ fn an_answer_that_caches_may_share_carries_no_cookie() {
 }
 
 #[test]
-fn an_answer_of_the_proxys_own_carries_no_cookie() {
+fn a_response_generated_by_the_proxy_sets_no_cookie() {
     let blue = Upstream::start(|call| call.reset());
     let proxy = Proxy::with_shop(sticky(&blue, &blue, json!({ "cookie": "wb" })));
     let response = proxy.get("/").expect(502);
@@ -312,7 +312,7 @@ fn an_answer_of_the_proxys_own_carries_no_cookie() {
 }
 
 #[test]
-fn a_cookie_is_secure_where_the_client_came_by_https() {
+fn a_cookie_is_secure_if_the_client_uses_https() {
     let (blue, green) = two();
     let attributes = |trusted: &str, cookie: Value, headers: &str| {
         let proxy = Proxy::start(json!({
@@ -356,7 +356,8 @@ fn a_cookie_is_secure_where_the_client_came_by_https() {
     }
     assert_eq!(attributes(HERE, json!("__Host-wb"), ""), SECURE);
     let full = json!({
-        "name": "wb", "path": "/shop", "domain": "example.com", "max_age": "30d", "same_site": "strict", "secure": true,
+        "name": "wb", "path": "/shop", "domain": "example.com", "max_age": "30d",
+        "same_site": "strict", "secure": true,
     });
     assert_eq!(
         attributes(HERE, full, ""),
@@ -365,7 +366,7 @@ fn a_cookie_is_secure_where_the_client_came_by_https() {
 }
 
 #[test]
-fn an_upstreams_cookie_of_the_same_name_is_not_passed_on_and_warned_of_once() {
+fn an_upstream_cookie_of_the_same_name_is_dropped_with_one_warning() {
     let blue = Upstream::start(|call| {
         call.answer(
             "200 OK",
@@ -392,12 +393,15 @@ fn an_upstreams_cookie_of_the_same_name_is_not_passed_on_and_warned_of_once() {
         (2, "a=1"),
         "{cookies:?}"
     );
-    let mine = cookies[1].split(';').next().unwrap();
-    assert_eq!(key(mine).len(), 32, "{mine}");
+    let set_by_proxy = cookies[1].split(';').next().unwrap();
+    assert_eq!(key(set_by_proxy).len(), 32, "{set_by_proxy}");
     for _ in 0..10 {
-        assert_eq!(all(&ask(&mut proxy.client(), mine).expect(200)), ["a=1"]);
+        assert_eq!(
+            all(&ask(&mut proxy.client(), set_by_proxy).expect(200)),
+            ["a=1"]
+        );
     }
-    eventually("it is warned of", || {
+    eventually("the warning is logged", || {
         proxy.log().contains("sets a cookie of the name")
     });
     assert_eq!(proxy.log().matches("sets a cookie of the name").count(), 1);

@@ -1,4 +1,4 @@
-//! What survives the end of the process, however it comes.
+//! State that survives the end of the process.
 
 use std::sync::Mutex;
 use std::thread;
@@ -10,7 +10,7 @@ use crate::harness::{Client, Proxy, Upstream, shop};
 fn with_store() -> (Proxy, [Upstream; 2]) {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
     let service = shop(&upstreams[0], &upstreams[1]);
-    // A relative path counts from the configuration's directory.
+    // A relative path is resolved against the configuration's directory.
     (
         Proxy::start(json!({ "store": { "path": "state" }, "services": { "shop": service } })),
         upstreams,
@@ -24,7 +24,7 @@ fn green(service: &Value) -> f64 {
 }
 
 #[test]
-fn weights_and_baseline_come_back_after_a_kill() {
+fn weights_and_baseline_survive_a_kill() {
     let (mut proxy, _upstreams) = with_store();
     let set = proxy
         .put_weights("", r#"{"weights": {"green": 100}, "reason": "promoted"}"#)
@@ -41,7 +41,7 @@ fn weights_and_baseline_come_back_after_a_kill() {
     assert_eq!(service["weights"]["reason"], "promoted");
     assert_eq!(service["revision"], set["revision"]);
     assert_eq!(proxy.get("/").text(), "green");
-    // The baseline before it is remembered as well.
+    // The previous baseline is stored as well.
     proxy.roll_back();
     proxy.kill();
     proxy.run();
@@ -63,7 +63,7 @@ fn weights_and_baseline_come_back_after_a_kill() {
 }
 
 #[test]
-fn sticky_users_stay_through_a_restart() {
+fn sticky_users_keep_their_upstream_across_a_restart() {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
     let mut service = shop(&upstreams[0], &upstreams[1]);
     service["sticky"] = json!({ "header": "X-User-Id" });
@@ -89,7 +89,7 @@ fn sticky_users_stay_through_a_restart() {
 }
 
 #[test]
-fn without_a_store_nothing_is_called_durable() {
+fn without_a_store_no_change_is_durable() {
     let upstreams = [Upstream::named("blue"), Upstream::named("green")];
     let mut proxy = Proxy::with_shop(shop(&upstreams[0], &upstreams[1]));
     assert_eq!(proxy.set_weights(0.0, 100.0).json()["durable"], false);
@@ -98,16 +98,16 @@ fn without_a_store_nothing_is_called_durable() {
     assert_eq!(
         green(&proxy.service()),
         0.0,
-        "it begins with the file's weights"
+        "the process starts with the weights of the file"
     );
 }
 
 #[test]
-fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
+fn a_kill_at_any_time_loses_no_acknowledged_change() {
     let (mut proxy, _upstreams) = with_store();
     let (mut value, mut acknowledged) = (0_u32, 0);
     for round in 0..15 {
-        // Sent and not answered: what the state may be as well.
+        // Sent and not yet acknowledged: a state that is also permitted.
         let unanswered = Mutex::new(None);
         let answered = Mutex::new(None);
         thread::scope(|scope| {
@@ -134,7 +134,7 @@ fn a_kill_at_any_moment_loses_nothing_that_was_acknowledged() {
                     *answered.lock().unwrap() = Some(next);
                 }
             });
-            // Later in each round, so that the kill falls on different moments of a change.
+            // Later in each round, so that the kill hits different moments of a change.
             crate::harness::eventually("changes are acknowledged", || {
                 answered.lock().unwrap().unwrap_or(begin) > begin + round
             });

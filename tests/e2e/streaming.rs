@@ -1,5 +1,4 @@
-//! Bodies and trailers: passed on as they come, held back when the other side is slow, whole or
-//! visibly broken.
+//! Bodies and trailers: streamed with backpressure, complete or visibly truncated.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -12,12 +11,12 @@ use hyper::body::Frame;
 use crate::harness::{Gate, Http2, Proxy, Upstream, block_on, eventually, settled, shop};
 
 const PIECE: usize = 64 * 1024;
-/// More than all socket buffers on the way can hold.
+/// More than all socket buffers on the path can hold.
 const LARGE: usize = 1024 * PIECE;
-/// What they may hold: far less than the whole.
+/// Bound on what they hold: far less than the whole body.
 const IN_BUFFERS: usize = LARGE * 3 / 4;
 
-/// An upstream that answers with a large body, and tells how much of it could be written.
+/// An upstream that responds with a large body and counts the bytes that it could write.
 fn large() -> (Upstream, Arc<AtomicUsize>) {
     let written = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&written);
@@ -37,15 +36,15 @@ fn large() -> (Upstream, Arc<AtomicUsize>) {
 }
 
 #[test]
-fn a_slow_reader_holds_the_upstream_back_and_gets_everything() {
+fn a_client_that_does_not_read_stops_the_upstream_and_still_gets_the_whole_body() {
     let (upstream, written) = large();
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut client = proxy.client();
     client.ask("/", "").head().unwrap();
-    let held = settled("the upstream is held back", || written.load(SeqCst));
+    let held = settled("the upstream is stopped", || written.load(SeqCst));
     assert!(
         held < IN_BUFFERS,
-        "{held} bytes were taken for a client that reads nothing"
+        "{held} bytes were read for a client that reads nothing"
     );
     assert!(
         client
@@ -59,7 +58,7 @@ fn a_slow_reader_holds_the_upstream_back_and_gets_everything() {
 }
 
 #[test]
-fn a_slow_http2_reader_holds_the_upstream_back_and_no_other_stream() {
+fn an_http2_stream_that_is_not_read_stops_its_upstream_and_no_other_stream() {
     let (upstream, written) = large();
     let other = Upstream::named("other");
     let proxy = Proxy::start(serde_json::json!({ "services": {
@@ -73,10 +72,10 @@ fn a_slow_http2_reader_holds_the_upstream_back_and_no_other_stream() {
             .body(Empty::new().map_err(|never| match never {}).boxed())
             .unwrap();
         let response = client.head(request).await;
-        let held = settled("the upstream is held back", || written.load(SeqCst));
+        let held = settled("the upstream is stopped", || written.load(SeqCst));
         assert!(
             held < IN_BUFFERS,
-            "{held} bytes were taken for a stream that is not read"
+            "{held} bytes were read for a stream that is not read"
         );
         assert_eq!(client.get("/other").await.text, "other");
         assert_eq!(
@@ -93,7 +92,7 @@ fn a_slow_http2_reader_holds_the_upstream_back_and_no_other_stream() {
 }
 
 #[test]
-fn a_slow_upstream_holds_the_client_back_and_gets_everything() {
+fn an_upstream_that_does_not_read_stops_the_client_and_still_gets_the_whole_body() {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| {
@@ -115,10 +114,10 @@ fn a_slow_upstream_holds_the_client_back_and_gets_everything() {
             }
             client.receive().expect(200).text()
         });
-        let held = settled("the client is held back", || sent.load(SeqCst));
+        let held = settled("the client is stopped", || sent.load(SeqCst));
         assert!(
             held < IN_BUFFERS,
-            "{held} bytes were taken for an upstream that reads nothing"
+            "{held} bytes were read for an upstream that reads nothing"
         );
         gate.open();
         assert_eq!(sending.join().unwrap(), LARGE.to_string());
@@ -126,9 +125,9 @@ fn a_slow_upstream_holds_the_client_back_and_gets_everything() {
 }
 
 #[test]
-fn each_piece_is_passed_on_as_it_comes() {
-    // The upstream answers each chunk of the request with a chunk of its own, so that neither side
-    // goes on unless the other's piece has come through.
+fn chunks_are_forwarded_in_both_directions_as_they_arrive() {
+    // The upstream echoes each chunk of the request, so neither side continues before the other's
+    // chunk has been forwarded.
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
             .unwrap();
@@ -158,7 +157,7 @@ fn each_piece_is_passed_on_as_it_comes() {
 }
 
 #[test]
-fn trailers_go_through_both_ways() {
+fn trailers_are_forwarded_in_both_directions() {
     let upstream = Upstream::start(|call| {
         call.body().unwrap();
         let head = "HTTP/1.1 200 OK\r\nTrailer: X-Sum\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -204,7 +203,7 @@ fn trailers_go_through_both_ways() {
 }
 
 #[test]
-fn an_http2_upload_of_known_length_stays_one() {
+fn an_http2_upload_of_known_length_keeps_its_content_length() {
     let upstream = Upstream::start(|call| {
         let body = call.body().unwrap();
         call.ok(body);
@@ -229,7 +228,7 @@ fn an_http2_upload_of_known_length_stays_one() {
 }
 
 #[test]
-fn answers_without_a_body_have_none() {
+fn responses_without_a_body_end_after_their_head() {
     let upstream = Upstream::start(|call| match call.path() {
         "/head" => call
             .write("HTTP/1.1 200 OK\r\nContent-Length: 12345\r\n\r\n")
@@ -250,11 +249,11 @@ fn answers_without_a_body_have_none() {
             (head.first.as_str(), head.length()),
             ("HTTP/1.1 200 OK", Some(12345))
         );
-        let nothing = client.get("/204").expect(204);
+        let no_content = client.get("/204").expect(204);
         assert_eq!(
             (
-                nothing.header("content-length"),
-                nothing.header("transfer-encoding")
+                no_content.header("content-length"),
+                no_content.header("transfer-encoding")
             ),
             (None, None)
         );
@@ -269,12 +268,12 @@ fn answers_without_a_body_have_none() {
         assert_eq!(client.get("/empty").expect(200).text(), "");
         assert_eq!(client.get("/body").expect(200).text(), "body");
     }
-    // All that on one connection each way: neither side waited for a body that does not come.
+    // All on one connection on each side: neither side waited for a body.
     assert!(upstream.seen().iter().all(|seen| seen.connection == 0));
 }
 
 #[test]
-fn pipelined_requests_are_answered_in_order() {
+fn pipelined_requests_get_responses_in_order() {
     let upstream = Upstream::start(|call| {
         let path = call.path().to_owned();
         call.ok(path);
@@ -298,7 +297,7 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn interim_answers_do_not_stand_for_the_final_one() {
+fn interim_responses_are_not_taken_for_the_final_one() {
     let upstream = Upstream::start(|call| {
         let early = "HTTP/1.1 103 Early Hints\r\nLink: </a.css>; rel=preload\r\n\r\n";
         call.write(format!(
@@ -311,7 +310,7 @@ fn interim_answers_do_not_stand_for_the_final_one() {
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     let mut client = proxy.client();
     for _ in 0..3 {
-        // Whether they are passed on is free; what follows them is not.
+        // They may be forwarded or not; the final response must follow.
         client.ask("/", "");
         let last = std::iter::repeat_with(|| client.receive())
             .find(|response| response.status >= 200)
@@ -321,7 +320,7 @@ fn interim_answers_do_not_stand_for_the_final_one() {
 }
 
 #[test]
-fn an_answer_that_comes_before_the_upload_ends_is_passed_on() {
+fn a_response_before_the_end_of_the_upload_is_forwarded() {
     let upstream = Upstream::start(|call| {
         call.write("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\nConnection: close\r\n\r\nbig")
             .unwrap();
@@ -337,7 +336,7 @@ fn an_answer_that_comes_before_the_upload_ends_is_passed_on() {
     assert_eq!(
         early.header("proxy-status"),
         None,
-        "the upstream's own refusal is not the proxy's"
+        "the upstream's own response was marked as the proxy's"
     );
     eventually("the next request is served", || {
         Proxy::get(&proxy, "/").status == 413
@@ -345,7 +344,7 @@ fn an_answer_that_comes_before_the_upload_ends_is_passed_on() {
 }
 
 #[test]
-fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
+fn the_received_part_of_a_truncated_response_is_forwarded() {
     let upstream = Upstream::start(|call| {
         let part = match call.path() {
             "/head" => "Content-Length: 20\r\n\r\n",
@@ -356,7 +355,7 @@ fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
         call.close();
     });
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
-    // Often, since the end has to be there as soon as the beginning is.
+    // Repeated, since the end may arrive together with the beginning.
     for _ in 0..20 {
         let mut client = proxy.client();
         assert_eq!(client.ask("/head", "").head().unwrap().length(), Some(20));
@@ -368,7 +367,7 @@ fn what_came_of_an_answer_that_breaks_off_is_passed_on() {
         let mut client = proxy.client();
         assert!(client.ask("/chunked", "").head().unwrap().is_chunked());
         assert_eq!(client.wire.chunk().unwrap().unwrap(), b"ok");
-        // No last chunk, which would make it look whole.
+        // Without the last chunk, which would complete the body.
         assert!(client.wire.closes());
     }
     block_on(async {

@@ -1,5 +1,5 @@
-//! A change of weights: in effect for the next request wherever it comes, and felt by no request
-//! under way.
+//! Changes of weights: in effect for the next request on every connection, without effect on
+//! requests in flight.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::errors::deaf;
 use crate::harness::{Gate, Http2, Proxy, Upstream, block_on, eventually, shop};
 
 #[test]
-fn the_next_request_on_an_open_connection_goes_by_the_new_weights() {
+fn the_next_request_on_an_open_connection_uses_the_new_weights() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     let mut client = proxy.client();
@@ -24,7 +24,7 @@ fn the_next_request_on_an_open_connection_goes_by_the_new_weights() {
 }
 
 #[test]
-fn the_next_stream_of_an_open_http2_connection_goes_by_the_new_weights() {
+fn the_next_stream_of_an_open_http2_connection_uses_the_new_weights() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     block_on(async {
@@ -38,7 +38,7 @@ fn the_next_stream_of_an_open_http2_connection_goes_by_the_new_weights() {
     });
 }
 
-/// An upstream whose answer to `/stream` comes in two parts, the second when the gate opens.
+/// An upstream whose response to `/stream` comes in two parts, the second when the gate opens.
 fn in_two_parts(name: &'static str) -> (Upstream, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let held = Arc::clone(&gate);
@@ -55,7 +55,7 @@ fn in_two_parts(name: &'static str) -> (Upstream, Arc<Gate>) {
 }
 
 #[test]
-fn an_answer_under_way_is_not_cut() {
+fn a_response_in_flight_is_not_interrupted() {
     let ((green, gate), blue) = (in_two_parts("green"), Upstream::named("blue"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     proxy.set_weights(0.0, 100.0);
@@ -85,25 +85,25 @@ fn an_answer_under_way_is_not_cut() {
     assert_eq!(
         client.get("/").text(),
         "blue",
-        "the client's connection was not kept"
+        "the client's connection was closed"
     );
 }
 
 #[test]
-fn an_upload_under_way_is_not_cut() {
+fn an_upload_in_flight_is_not_interrupted() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     proxy.set_weights(0.0, 100.0);
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 6\r\n\r\nabc");
-    eventually("the upload is under way", || green.count() == 1);
+    eventually("the upload is in flight", || green.count() == 1);
     proxy.roll_back();
     assert_eq!(client.send("def").receive().expect(200).text(), "green");
     assert_eq!(green.last().body.as_deref(), Some(&b"abcdef"[..]));
 }
 
 #[test]
-fn a_rollback_returns_to_the_baseline_also_after_a_promotion() {
+fn a_rollback_restores_the_baseline_also_after_a_promotion() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     proxy.set_weights(50.0, 50.0);
@@ -112,7 +112,7 @@ fn a_rollback_returns_to_the_baseline_also_after_a_promotion() {
         (&back["weights"]["effective"]["blue"], &back["baseline"]),
         (&json!(100.0), &json!("blue"))
     );
-    // Green holds everything, and so is the baseline; the one before is remembered.
+    // Green has all weight and so becomes the baseline; the previous one is remembered.
     proxy.set_weights(0.0, 100.0);
     assert_eq!(proxy.service()["baseline"], "green");
     assert_eq!(proxy.get("/").text(), "green");
@@ -123,7 +123,7 @@ fn a_rollback_returns_to_the_baseline_also_after_a_promotion() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn requests_that_still_wait_for_a_connection_do_not_reach_what_was_taken_out() {
+fn requests_that_wait_for_a_connection_move_away_from_a_removed_upstream() {
     let (listener, callers) = deaf();
     let blue = Upstream::named("blue");
     let mut service = json!({
@@ -145,14 +145,15 @@ fn requests_that_still_wait_for_a_connection_do_not_reach_what_was_taken_out() {
     eventually("requests wait for green", || {
         proxy.service()["upstreams"]["green"]["endpoints"][0]["in_flight"].as_u64() >= Some(18)
     });
-    let asked = std::time::Instant::now();
+    let sent = std::time::Instant::now();
     proxy.roll_back();
-    // It does not wait for the connections: nothing has been written, so nothing has started.
+    // The change does not wait for the connections: nothing was written to them, so no request has
+    // started.
     assert!(
-        asked.elapsed() < Duration::from_secs(10),
-        "the reply waited for the connections"
+        sent.elapsed() < Duration::from_secs(10),
+        "the response waited for the connections"
     );
-    // Now green takes connections, also those that the kernel has tried in vain so far.
+    // Green now accepts connections, also those that the kernel has retried so far.
     let green = Upstream::on(listener, |call| call.ok("green"));
     for client in &mut waiting {
         assert_eq!(client.receive().expect(200).text(), "blue");

@@ -1,5 +1,5 @@
-//! Either side breaking off: a part never looks like the whole, nothing is sent twice that must not
-//! be, and a client that leaves is not the upstream's fault.
+//! Aborts on either side: a truncated message never looks complete, only safe requests are retried,
+//! and a client abort does not count against the upstream.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ fn classes(proxy: &Proxy) -> Value {
     proxy.service()["upstreams"]["blue"]["windows"]["1m"]["classes"].clone()
 }
 
-/// Breaks off by path: after the head or within the body, by an orderly close or a reset.
-fn breaking_off() -> Upstream {
+/// Aborts by path: after the head or within the body, with a close or a reset.
+fn aborting() -> Upstream {
     Upstream::start(|call| {
         call.body().unwrap();
         let (kind, end) = call.path()[1..]
@@ -62,18 +62,16 @@ const BREAKS: [&str; 9] = [
 ];
 
 #[test]
-fn a_part_of_an_answer_never_looks_like_the_whole() {
-    let upstream = breaking_off();
+fn a_truncated_response_never_looks_complete() {
+    let upstream = aborting();
     let proxy = Proxy::with_shop(shop(&upstream, &upstream));
     for path in BREAKS {
-        // A reset may overtake the head; then the proxy could still say 502.
+        // The reset may arrive before the head is read; then the proxy could still respond 502.
         match proxy.client().ask(path, "").try_receive() {
-            Ok(whole) => assert_eq!(whole.status, 502, "{path} looked complete: {whole:?}"),
-            Err(error) => assert_ne!(
-                error.kind(),
-                ErrorKind::WouldBlock,
-                "{path} was left hanging"
-            ),
+            Ok(response) => {
+                assert_eq!(response.status, 502, "{path} looked complete: {response:?}")
+            }
+            Err(error) => assert_ne!(error.kind(), ErrorKind::WouldBlock, "{path} was left open"),
         }
     }
     block_on(async {
@@ -82,7 +80,7 @@ fn a_part_of_an_answer_never_looks_like_the_whole() {
             let request = Http2::request(path)
                 .body(Empty::new().map_err(|never| match never {}).boxed())
                 .unwrap();
-            // The reset may overtake the head.
+            // The reset may arrive before the head is read.
             let Ok(response) = client.try_head(request).await else {
                 continue;
             };
@@ -99,12 +97,12 @@ fn a_part_of_an_answer_never_looks_like_the_whole() {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
         window["requests"] == all && window["failures"] == all
     });
-    // Where the end of the connection is the end of the answer, an orderly one is.
+    // A close-delimited response ends with an orderly close.
     assert_eq!(proxy.get("/close/close").expect(200).text(), "short");
 }
 
 #[test]
-fn an_answer_that_stands_still_is_cut() {
+fn a_stalled_response_is_aborted() {
     let upstream = Upstream::start(|call| {
         if call.path() == "/endless" {
             call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -121,19 +119,25 @@ fn an_answer_that_stands_still_is_cut() {
     service["timeouts"] = json!({ "idle": "150ms" });
     let proxy = Proxy::with_shop(service);
     let error = proxy.client().ask("/", "").try_receive().unwrap_err();
-    assert_ne!(error.kind(), ErrorKind::WouldBlock, "it was left hanging");
-    eventually("the upstream is let go", || upstream.hangups() == 1);
+    assert_ne!(
+        error.kind(),
+        ErrorKind::WouldBlock,
+        "the connection was left open"
+    );
+    eventually("the upstream connection is closed", || {
+        upstream.hangups() == 1
+    });
     proxy.counts_reason("idle_timeout", 1);
-    // A client that takes nothing does not hold an upstream for ever either.
-    let mut deaf = proxy.client();
-    deaf.ask("/endless", "").head().unwrap();
-    eventually("the client that takes nothing is cut", || {
+    // A client that reads nothing does not hold an upstream connection forever either.
+    let mut not_reading = proxy.client();
+    not_reading.ask("/endless", "").head().unwrap();
+    eventually("the client that reads nothing is disconnected", || {
         proxy.service()["upstreams"]["blue"]["endpoints"][0]["in_flight"] == 0
     });
 }
 
 #[test]
-fn what_an_upstream_sends_too_much_reaches_nobody_else() {
+fn surplus_bytes_of_an_upstream_reach_no_other_request() {
     let upstream = Upstream::start(|call| {
         let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
         let answer = match call.path() {
@@ -169,9 +173,9 @@ fn what_an_upstream_sends_too_much_reaches_nobody_else() {
 }
 
 #[test]
-fn a_get_on_a_connection_that_the_upstream_has_left_is_sent_again() {
-    // Each connection answers one request, promises to stay, and leaves without a word at the
-    // second.
+fn a_get_on_a_stale_connection_is_retried() {
+    // Each connection serves one request, announces keep-alive, and is closed without a response at
+    // the second.
     let upstream = Upstream::start(|call| match call.on_connection {
         0 => call.ok("answered"),
         _ => call.close(),
@@ -188,7 +192,7 @@ fn a_get_on_a_connection_that_the_upstream_has_left_is_sent_again() {
 }
 
 #[test]
-fn a_post_is_never_sent_twice() {
+fn a_post_is_never_retried() {
     let upstream = Upstream::start(|call| {
         call.body().unwrap();
         match call.on_connection {
@@ -219,8 +223,8 @@ fn a_post_is_never_sent_twice() {
 }
 
 #[test]
-fn a_connection_that_is_closed_as_it_is_used_loses_no_get_and_doubles_no_post() {
-    // As servers do whose idle time is over: the close crosses the next request.
+fn a_close_that_races_with_a_request_loses_no_get_and_repeats_no_post() {
+    // As servers do at their idle timeout: the close crosses the next request.
     let upstream = Upstream::start(|call| {
         call.ok("answered");
         call.close();
@@ -244,11 +248,14 @@ fn a_connection_that_is_closed_as_it_is_used_loses_no_get_and_doubles_no_post() 
     let arrived = posts.len();
     posts.dedup();
     assert_eq!(posts.len(), arrived, "a POST was sent twice");
-    assert_eq!(answered, arrived, "a POST arrived and its answer did not");
+    assert_eq!(
+        answered, arrived,
+        "a POST arrived and its response was lost"
+    );
 }
 
 #[test]
-fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
+fn a_client_abort_is_no_failure_and_cancels_its_request() {
     let upstream = Upstream::start(|call| {
         if call.path() == "/within" {
             call.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
@@ -264,10 +271,10 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     before.ask("/before", "");
     abrupt.ask("/before", "");
     eventually("all requests have arrived", || upstream.count() == 3);
-    // Right behind a request, the same would mean that nothing more is asked for.
-    let asked = Instant::now();
+    // Immediately after a request it would be a half-close, after which the response is still sent.
+    let sent = Instant::now();
     eventually("some time has passed", || {
-        asked.elapsed() > Duration::from_millis(200)
+        sent.elapsed() > Duration::from_millis(200)
     });
     drop((before, within));
     abrupt.reset();
@@ -288,7 +295,9 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     uploading.send("POST /upload HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 100\r\n\r\npart");
     eventually("the upload has begun", || upstream.count() == 5);
     drop(uploading);
-    eventually("the upstream is told of each", || upstream.hangups() >= 4);
+    eventually("the upstream connections are closed", || {
+        upstream.hangups() >= 4
+    });
     eventually("each is counted once, and none as a failure", || {
         let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
         window["classes"] == json!({ "client_abort": 5 })
@@ -299,7 +308,7 @@ fn a_client_that_leaves_is_no_failure_and_its_request_is_given_up() {
     assert_eq!(latency["p50"], 0, "an abort counts as a latency");
 }
 
-/// Answers or fails by path, and never so that a request is sent again.
+/// Responds or fails by path, in ways after which no request is retried.
 fn faulty() -> Upstream {
     Upstream::start(|call| {
         call.body().unwrap();
@@ -375,13 +384,13 @@ fn every_request_is_counted_once_under_faults() {
         let labels = [("upstream", "blue"), ("code", code), ("method", "POST")];
         metrics.sum("http_requests_total", &labels)
     };
-    // A part was answered as 200, since that is what the client has read when it broke off.
+    // A truncated response counts as 200, the status that the client has read.
     let codes = ["200", "302", "404", "500", "502", "504"].map(code);
     assert_eq!(codes, [120.0, 30.0, 30.0, 30.0, 60.0, 3.0]);
     let reasons = ["reset", "upstream_protocol_error", "first_byte_timeout"]
         .map(|reason| metrics.reason(reason));
     assert_eq!(reasons, [60.0, 30.0, 3.0]);
-    // And as the windows have it.
+    // The windows agree.
     assert_eq!(
         metrics.sum("upstream_failures_total", &[("upstream", "blue")]),
         123.0

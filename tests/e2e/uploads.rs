@@ -1,4 +1,4 @@
-//! Uploads during a release: whom one waits for decides whose fault it is.
+//! Uploads during a release: the side that delays them is at fault.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::harness::{Gate, Proxy, Upstream, eventually, shop};
 
-/// A service whose release stays at a quarter of the traffic, and has few failures to spend.
+/// A service whose release stays at 25 %, with a small budget.
 fn released(blue: &Upstream, green: &Upstream) -> Proxy {
     let mut shop = shop(blue, green);
-    // Longer than a case takes, so that no limit of time ends what is judged here.
+    // Longer than a case takes, so that no timeout ends the exchanges.
     shop["timeouts"] = json!({ "first_byte": "10m" });
     shop["release"] = json!({
         "steps": [25], "bake": "1h", "budget": 5, "rescued_budget": 4, "rescue": "off",
@@ -31,7 +31,7 @@ fn released(blue: &Upstream, green: &Upstream) -> Proxy {
     proxy
         .admin("POST", path, headers, Some(r#"{"canary": "green"}"#))
         .expect(201);
-    eventually("the canary has users", || {
+    eventually("the canary has traffic", || {
         release(&proxy)["phase"] == "progressing"
     });
     proxy
@@ -44,8 +44,8 @@ fn release(proxy: &Proxy) -> Value {
         .json()
 }
 
-/// An upstream that never takes the body of what is posted to it, until the gate opens.
-fn deaf(name: &'static str, gate: &Arc<Gate>) -> Upstream {
+/// An upstream that does not read request bodies until the gate opens.
+fn not_reading(name: &'static str, gate: &Arc<Gate>) -> Upstream {
     let gate = Arc::clone(gate);
     Upstream::start(move |call| {
         if call.path() == "/upload" {
@@ -55,8 +55,8 @@ fn deaf(name: &'static str, gate: &Arc<Gate>) -> Upstream {
     })
 }
 
-/// Sends a body of 16 MiB, more than all buffers on the way hold, as fast as it is taken.
-fn uploads(address: SocketAddr) {
+/// Sends a body of 16 MiB, more than all buffers on the path hold, as fast as it is read.
+fn upload(address: SocketAddr) {
     thread::spawn(move || {
         let mut stream = TcpStream::connect(address).unwrap();
         let _ = stream
@@ -67,12 +67,12 @@ fn uploads(address: SocketAddr) {
                 return;
             }
         }
-        // Kept open until the proxy ends.
+        // Stays open until the proxy exits.
         let _ = std::io::copy(&mut stream, &mut std::io::sink());
     });
 }
 
-/// Requests are judged that were drawn after this was called.
+/// Waits until requests that were assigned after this call are judged.
 fn until_judged(proxy: &Proxy) {
     let mut client = proxy.client();
     let judged = || release(proxy)["canary_requests"].as_u64().unwrap();
@@ -81,19 +81,19 @@ fn until_judged(proxy: &Proxy) {
     eventually("later requests are judged", || judged() >= before + 50);
 }
 
-/// Uploads, a few more at each call.
-fn uploads_more(proxy: &Proxy, begun: &mut usize) {
+/// Starts a few more upload at each call.
+fn start_uploads(proxy: &Proxy, begun: &mut usize) {
     if *begun < 80 {
         *begun += 1;
-        uploads(proxy.address);
+        upload(proxy.address);
     }
     proxy.get("/").expect(200);
 }
 
 #[test]
-fn a_canary_that_takes_no_upload_is_rolled_back_before_any_limit_of_time() {
+fn a_canary_that_reads_no_upload_is_rolled_back_before_any_timeout() {
     let gate = Arc::new(Gate::default());
-    // What takes time to read could be late too.
+    // A slow reader could exceed the latency objective, too.
     let blue = Upstream::start(|call| match call.path() {
         "/upload" => {
             let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -101,24 +101,24 @@ fn a_canary_that_takes_no_upload_is_rolled_back_before_any_limit_of_time() {
         }
         _ => call.ok("blue"),
     });
-    let green = deaf("green", &gate);
+    let green = not_reading("green", &gate);
     let proxy = released(&blue, &green);
     let mut begun = 0;
-    eventually("it is rolled back", || {
-        uploads_more(&proxy, &mut begun);
+    eventually("the release is rolled back", || {
+        start_uploads(&proxy, &mut begun);
         release(&proxy)["phase"] == "rolled_back"
     });
     gate.open();
 }
 
 #[test]
-fn when_neither_version_takes_uploads_both_are_held_against_them() {
+fn failures_count_for_both_versions_if_neither_reads_uploads() {
     let gate = Arc::new(Gate::default());
-    let (blue, green) = (deaf("blue", &gate), deaf("green", &gate));
+    let (blue, green) = (not_reading("blue", &gate), not_reading("green", &gate));
     let proxy = released(&blue, &green);
     let mut begun = 0;
     eventually("failures of both are counted", || {
-        uploads_more(&proxy, &mut begun);
+        start_uploads(&proxy, &mut begun);
         let release = release(&proxy);
         let failures = |arm: &str| release["objectives"][0][arm]["failures"].as_u64() >= Some(5);
         (failures("baseline") && failures("canary")) || release["phase"] != "progressing"
@@ -133,7 +133,7 @@ fn when_neither_version_takes_uploads_both_are_held_against_them() {
 }
 
 #[test]
-fn an_upload_that_waits_for_the_client_is_no_fault_of_either() {
+fn an_upload_delayed_by_the_client_counts_against_neither_version() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = released(&blue, &green);
     let steady = Arc::new(AtomicBool::new(true));
@@ -156,18 +156,24 @@ fn an_upload_that_waits_for_the_client_is_no_fault_of_either() {
             }
         });
     }
-    eventually("they have come", || {
-        let uploads = |upstream: &Upstream| {
+    eventually("the uploads have arrived", || {
+        let upload = |upstream: &Upstream| {
             let seen = upstream.seen();
             seen.iter().filter(|seen| seen.target == "/upload").count()
         };
-        uploads(&blue) + uploads(&green) == 24
+        upload(&blue) + upload(&green) == 24
     });
     until_judged(&proxy);
-    let told = release(&proxy);
-    assert_eq!(told["phase"], "progressing", "{told}");
-    assert_eq!(told["rescued_budget"]["spent"], 0, "{told}");
-    assert_eq!(told["objectives"][0]["canary"]["failures"], 0, "{told}");
-    assert_eq!(told["objectives"][0]["baseline"]["failures"], 0, "{told}");
+    let release = release(&proxy);
+    assert_eq!(release["phase"], "progressing", "{release}");
+    assert_eq!(release["rescued_budget"]["spent"], 0, "{release}");
+    assert_eq!(
+        release["objectives"][0]["canary"]["failures"], 0,
+        "{release}"
+    );
+    assert_eq!(
+        release["objectives"][0]["baseline"]["failures"], 0,
+        "{release}"
+    );
     steady.store(false, SeqCst);
 }

@@ -1,4 +1,4 @@
-//! The command line against a running proxy: the way by which people and pipelines change weights.
+//! The command line against a running proxy, as operators and pipelines use it.
 
 use std::process::{Command, Output};
 
@@ -21,7 +21,7 @@ pub(crate) fn ends_with(output: &Output, code: i32) {
 }
 
 #[test]
-fn weights_are_set_and_taken_back_from_the_command_line() {
+fn weights_and_rollback_set_the_weights() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     ends_with(&weighbridge(&proxy, &["healthcheck"]), 0);
@@ -42,23 +42,23 @@ fn weights_are_set_and_taken_back_from_the_command_line() {
 }
 
 #[test]
-fn a_look_at_everything_shows_what_was_served() {
+fn top_shows_the_served_traffic() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let proxy = Proxy::with_shop(shop(&blue, &green));
     assert_eq!(proxy.get("/").text(), "blue");
     let shows = || {
         let top = weighbridge(&proxy, &["top", "--once", "--output", "json"]);
         ends_with(&top, 0);
-        let seen: Value = serde_json::from_slice(&top.stdout).unwrap();
-        seen["services"][0]["upstreams"]["blue"]["windows"]["10s"]["requests"] == 1
+        let snapshot: Value = serde_json::from_slice(&top.stdout).unwrap();
+        snapshot["services"][0]["upstreams"]["blue"]["windows"]["10s"]["requests"] == 1
     };
-    eventually("the request is measured", shows);
+    eventually("the request is in the statistics", shows);
     let top = String::from_utf8(weighbridge(&proxy, &["top", "shop", "--once"]).stdout).unwrap();
     assert!(top.contains("blue *") && top.contains("green"), "{top}");
 }
 
 #[test]
-fn without_a_proxy_it_is_said_that_nobody_is_there() {
+fn without_a_running_proxy_the_command_exits_with_unreachable() {
     let proxy = Proxy::prepare(serde_json::json!({ "services": {} }));
     ends_with(&weighbridge(&proxy, &["status"]), 6);
     assert_ne!(weighbridge(&proxy, &["healthcheck"]).status.code(), Some(0));

@@ -1,4 +1,4 @@
-//! A receiver is told of a release of the running program.
+//! Webhooks of a release of the running program.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::harness::{Proxy, Upstream, eventually, shop};
 const JSON: &str = "Content-Type: application/json\r\n";
 
 #[test]
-fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
+fn a_receiver_is_notified_of_the_start_and_the_end_of_a_release() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let receiver = Upstream::start(|call| {
         call.body().unwrap();
@@ -35,14 +35,14 @@ fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
         Some("{}"),
     );
     cancelled.expect(200);
-    eventually("both are told", || receiver.count() == 2);
+    eventually("both notifications have arrived", || receiver.count() == 2);
     eventually("both are counted", || {
         proxy
             .metrics()
             .sum("webhook_deliveries_total", &[("result", "delivered")])
             >= 2.0
     });
-    let told: Vec<(Option<String>, Value)> = receiver
+    let notifications: Vec<(Option<String>, Value)> = receiver
         .seen()
         .iter()
         .map(|seen| {
@@ -55,7 +55,10 @@ fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
             (seen.header("x-weighbridge-event"), body)
         })
         .collect();
-    for ((header, body), event) in told.iter().zip(["release_started", "release_cancelled"]) {
+    for ((header, body), event) in notifications
+        .iter()
+        .zip(["release_started", "release_cancelled"])
+    {
         assert_eq!(
             (header.as_deref(), &body["event"]),
             (Some(event), &json!(event))
@@ -65,7 +68,7 @@ fn a_receiver_is_told_of_a_release_from_its_start_to_its_end() {
             (&json!(id), &json!("green"))
         );
     }
-    assert_eq!(told[1].1["release"]["phase"], "cancelled");
+    assert_eq!(notifications[1].1["release"]["phase"], "cancelled");
     assert!(
         !proxy.log().contains("hunter2") && !proxy.log().contains("T0PS3CRET"),
         "{}",

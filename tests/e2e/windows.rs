@@ -1,4 +1,4 @@
-//! Clients of HTTP/2 that keep a connection and give nothing for it, frame by frame.
+//! HTTP/2 clients that keep a connection open without reading from it, frame by frame.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -15,14 +15,14 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 5;
 const ACK: u8 = 1;
-/// GET http://shop.test/ as RFC 7541 writes it without a table or Huffman's code.
+/// HPACK block (RFC 7541) of GET http://shop.test/, without dynamic table or Huffman coding.
 const GET: &[u8] = b"\x82\x86\x84\x41\x09shop.test";
 
-/// One connection, on which nothing happens by itself.
+/// One connection whose frames are written and read explicitly.
 struct Frames(TcpStream);
 
 impl Frames {
-    /// Connects, and opens streams with this window.
+    /// Connects, with this initial window of the streams.
     fn connect(proxy: &Proxy, window: u32) -> Frames {
         let stream = TcpStream::connect(proxy.address).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
@@ -44,7 +44,7 @@ impl Frames {
         self.0.write_all(&frame)
     }
 
-    /// The next frame's kind, flags and payload; `None` at the end of the connection.
+    /// Kind, flags and payload of the next frame; `None` at the end of the connection.
     fn next(&mut self) -> Option<(u8, u8, Vec<u8>)> {
         let mut head = [0; 9];
         match self.0.read_exact(&mut head) {
@@ -60,7 +60,7 @@ impl Frames {
         Some((head[3], head[4], payload))
     }
 
-    /// The kinds of all frames to the end of the connection.
+    /// Kinds of all frames until the end of the connection.
     fn kinds(&mut self) -> Vec<u8> {
         std::iter::from_fn(|| self.next())
             .map(|(kind, ..)| kind)
@@ -69,7 +69,7 @@ impl Frames {
 }
 
 #[test]
-fn a_client_that_never_gives_window_is_cut() {
+fn a_client_that_never_opens_its_window_is_disconnected() {
     let upstream = Upstream::named("never taken");
     let mut service = shop(&upstream, &upstream);
     service["timeouts"] = json!({ "idle": "150ms" });
@@ -91,19 +91,19 @@ fn a_client_that_never_gives_window_is_cut() {
         "{kinds:?}"
     );
     assert!(!kinds.contains(&DATA));
-    // The same when there is more than one piece to be taken.
+    // The same with more than one pending frame.
     let mut frames = Frames::connect(&proxy, 3);
     frames
         .send(HEADERS, END_STREAM_AND_HEADERS, 1, GET)
         .unwrap();
     assert!(frames.kinds().contains(&DATA));
-    eventually("nothing is under way any more", || {
+    eventually("no request is in flight", || {
         proxy.service()["upstreams"]["blue"]["endpoints"][0]["in_flight"] == 0
     });
 }
 
 #[test]
-fn an_idle_connection_is_told_that_it_is_over() {
+fn an_idle_connection_gets_goaway() {
     let upstream = Upstream::named("blue");
     let proxy = Proxy::start(json!({
         "workers": 1,
@@ -125,7 +125,7 @@ fn an_idle_connection_is_told_that_it_is_over() {
         kinds.contains(&DATA) && kinds.contains(&GOAWAY),
         "{kinds:?}"
     );
-    // One that does not answer is not waited for.
-    let mut deaf = Frames::connect(&proxy, 65_535);
-    assert!(deaf.kinds().contains(&GOAWAY));
+    // A client that does not acknowledge the PING is disconnected, too.
+    let mut silent = Frames::connect(&proxy, 65_535);
+    assert!(silent.kinds().contains(&GOAWAY));
 }

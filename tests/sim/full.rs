@@ -7,7 +7,7 @@ use weighbridge::analysis::replay::{Mode, Run, RunOutcome, RunPlan, RunResult};
 use weighbridge::analysis::{ArmCounts, Cohort, ErrorRateMargin, Objective, Options};
 
 use crate::errors::slot;
-use crate::report::parallel;
+use crate::report::{Report, parallel};
 use crate::rng::Rng;
 use crate::world::{ramp, sine};
 
@@ -83,7 +83,7 @@ pub(crate) fn at_once(seed: u64) -> bool {
 type Fault = fn(f64) -> f64;
 
 /// The versions of P18.
-pub(crate) const FAULTS: [(&str, &str, Fault); 3] = [
+const FAULTS: [(&str, &str, Fault); 3] = [
     ("P18.1", "all fail, steps [100]", |_| 1.0),
     ("P18.2", "15 % fail from 100 % on", |weight| {
         if weight >= 1.0 { 0.15 } else { P }
@@ -135,9 +135,94 @@ fn walk(seed: u64, id: &str, fault: Fault) -> (RunResult, u64) {
     (run.finish(), failed)
 }
 
+/// The lines of full weight.
+pub(crate) fn report(report: &mut Report) {
+    let seed = report.seed();
+    for (id, name, fault) in FAULTS {
+        report.other(id, &format!("full weight: {name}"), 200, || {
+            judge(seed, id, fault)
+        });
+    }
+    for (id, before, rate, canary, most) in LOW_TRAFFIC {
+        let name = format!(
+            "low traffic, {before} requests before, {} % fail, then {} %: promoted",
+            100.0 * rate,
+            100.0 * canary
+        );
+        report.other(id, &name, 1_000, || {
+            low_traffic(seed, before, rate, canary, most)
+        });
+    }
+}
+
+/// Releases with `steps: [100]` and 15 requests a second: the baseline's requests before and the
+/// share of them that failed, the share that fails on the canary, and the most promotions of 1,000;
+/// without it all must be promoted.
+const LOW_TRAFFIC: [(&str, f64, f64, f64, Option<usize>); 9] = [
+    ("P18.4", 60.0, 0.0, 0.15, Some(5)),
+    ("P18.5", 105.0, 0.0, 0.15, Some(5)),
+    ("P18.6", 200.0, 0.01, 0.15, Some(5)),
+    ("P18.7", 105.0, 0.0, 0.10, Some(65)),
+    ("P18.8", 105.0, 0.01, 0.25, Some(0)),
+    ("P18.9", 60.0, 0.0, 0.0, None),
+    ("P18.10", 105.0, 0.01, 0.01, None),
+    ("P18.11", 105.0, 0.03, 0.03, None),
+    ("P18.12", 200.0, 0.03, 0.03, None),
+];
+/// Requests of the canary in a release of low traffic: a minute.
+const LOW_REQUESTS: u64 = 900;
+
+/// Promoted runs, and the 90th percentile of the seconds until then.
+fn low_traffic(
+    seed: u64,
+    before: f64,
+    rate: f64,
+    canary: f64,
+    most: Option<usize>,
+) -> (bool, String, String) {
+    let answers = parallel(1_000, |i| {
+        let mut rng = Rng::new(seed + i);
+        let plan = RunPlan {
+            bake: Duration::from_secs(4),
+            final_bake: Duration::from_secs(4),
+            min_requests: 20,
+            ..plan(1e-3, &[100.0], 4)
+        };
+        let mut run = Run::new("sim", plan, Mode::Plan);
+        run.observe(&slot(&mut rng, 0, before, 0.0, 0.0, rate));
+        for request in 1..=LOW_REQUESTS {
+            let failures = u64::from(rng.chance(canary));
+            let cohort = Cohort {
+                at_ms: request * 1_000 / 15,
+                weight: 1.0,
+                canary: ArmCounts::of(1, failures),
+                ..Cohort::default()
+            };
+            if let Some(answer) = run.observe(&cohort) {
+                return answer.clone();
+            }
+        }
+        run.finish()
+    });
+    let mut promoted: Vec<u64> = answers
+        .iter()
+        .filter(|answer| answer.verdict == RunOutcome::Promoted)
+        .map(|answer| answer.at_ms / 1_000)
+        .collect();
+    promoted.sort_unstable();
+    let number = promoted.len();
+    let p90 = promoted.get(number * 9 / 10).copied().unwrap_or(0);
+    let good = match most {
+        Some(most) => number <= most,
+        None => number == 1_000 && p90 <= 15,
+    };
+    let bar = most.map_or("1000, 15 s".to_owned(), |most| most.to_string());
+    (good, format!("{number}, {p90} s"), bar)
+}
+
 /// Every run is rolled back before a promotion, with at most as many failures as the rescued budget
 /// plus the requests in flight.
-pub(crate) fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String, String) {
+fn judge(seed: u64, id: &'static str, fault: Fault) -> (bool, String, String) {
     let answers = parallel(200, |i| walk(seed + i, id, fault));
     let kept = answers
         .iter()

@@ -562,11 +562,7 @@ fn slow_versions(report: &mut Report) {
 
 fn whole_releases(report: &mut Report) {
     let seed = report.seed();
-    for (id, name, fault) in full::FAULTS {
-        report.other(id, &format!("full weight: {name}"), 200, || {
-            full::judge(seed, id, fault)
-        });
-    }
+    full::report(report);
     report.other(
         "P13",
         "healthy release: median seconds to 100 %",

@@ -15,10 +15,10 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) fn parse() -> Args {
         let (mut only, mut seed) = (Vec::new(), 1);
-        let mut words = std::env::args().skip(1);
-        while let Some(word) = words.next() {
-            match word.as_str() {
-                "--seed" => seed = number(words.next()),
+        let mut arguments = std::env::args().skip(1);
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--seed" => seed = number(arguments.next()),
                 // Cargo's own argument, which it passes to any test.
                 flag if flag.starts_with('-') => {}
                 id => only.push(id.to_lowercase()),
@@ -62,15 +62,15 @@ pub(crate) struct Power {
 
 impl Report {
     pub(crate) fn new(args: Args) -> Report {
-        say(&format!(
-            "seed {}. S, X: false alarms, their upper 99 % bound, and the bars. P: medians.",
+        print_line(&format!(
+            "seed {}. S, X: false alarms, their upper 99 % bound, and the limits. P: medians.",
             args.seed
         ));
-        say(
-            "Between the bars, or above a median's: once more, with other seeds and four times \
-             the runs.",
+        print_line(
+            "Between the limits, or above the limit of a median: repeated with other seeds and \
+             four times the runs.",
         );
-        say(&format!(
+        print_line(&format!(
             "{:<7} {:<46} {:>6} {:>12} {:>7} {:>8} {:>9} {:>7} {:>6}  ",
             "id", "scenario", "runs", "result", "bound", "pass", "fail", "ref", "s"
         ));
@@ -80,7 +80,7 @@ impl Report {
         }
     }
 
-    /// Counts false rollbacks (or, for the advance test, false passes).
+    /// Counts false rollbacks (for the advance test: false passes).
     pub(crate) fn alarm(
         &mut self,
         id: &str,
@@ -137,10 +137,14 @@ impl Report {
         let started = Instant::now();
         let measure = |base: u64, runs: u64| {
             let all = parallel(runs, |i| run(base + i));
-            let mut seen: Vec<f64> = all.iter().flatten().map(|seen| value(*seen)).collect();
-            let missed = runs - seen.len() as u64;
-            seen.resize(all.len(), f64::INFINITY);
-            let middle = median(seen);
+            let mut detected: Vec<f64> = all
+                .iter()
+                .flatten()
+                .map(|detected| value(*detected))
+                .collect();
+            let missed = runs - detected.len() as u64;
+            detected.resize(all.len(), f64::INFINITY);
+            let middle = median(detected);
             (middle, missed, middle <= bars.bar && missed * 100 <= runs)
         };
         let (middle, missed, good) = measure(self.seed(), bars.runs);
@@ -197,10 +201,13 @@ impl Report {
 
     pub(crate) fn finish(self) -> std::process::ExitCode {
         if self.failed.is_empty() {
-            say("all within their bars");
+            print_line("all within their limits");
             return std::process::ExitCode::SUCCESS;
         }
-        say(&format!("NOT within its bars: {}", self.failed.join(", ")));
+        print_line(&format!(
+            "NOT within the limits: {}",
+            self.failed.join(", ")
+        ));
         std::process::ExitCode::FAILURE
     }
 
@@ -215,7 +222,7 @@ impl Report {
     ) {
         let [result, bound, pass, hard, reference] = cells;
         let seconds = started.elapsed().as_secs_f64();
-        say(&format!(
+        print_line(&format!(
             "{id:<7} {name:<46} {runs:>6} {result:>12} {bound:>7} {pass:>8} {hard:>9} \
              {reference:>7} {seconds:>6.1}  {verdict}"
         ));
@@ -232,8 +239,8 @@ pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec
         let part = |first| {
             let run = &run;
             scope.spawn(move || {
-                let mine = (first..runs).step_by(threads as usize);
-                mine.map(|i| (i, run(i))).collect::<Vec<_>>()
+                let share = (first..runs).step_by(threads as usize);
+                share.map(|i| (i, run(i))).collect::<Vec<_>>()
             })
         };
         let parts: Vec<_> = (0..threads).map(part).collect();
@@ -247,10 +254,10 @@ pub(crate) fn parallel<T: Send>(runs: u64, run: impl Fn(u64) -> T + Sync) -> Vec
     all.into_iter().map(|(_, result)| result).collect()
 }
 
-fn number(word: Option<String>) -> u64 {
-    let word = word.unwrap_or_default();
-    word.parse().unwrap_or_else(|_| {
-        say(&format!("`--seed {word}` is not a number"));
+fn number(argument: Option<String>) -> u64 {
+    let argument = argument.unwrap_or_default();
+    argument.parse().unwrap_or_else(|_| {
+        print_line(&format!("`--seed {argument}` is not a number"));
         std::process::exit(2)
     })
 }
@@ -265,7 +272,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-fn say(line: &str) {
+fn print_line(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

@@ -8,7 +8,7 @@ use crate::errors::{judge, step};
 use crate::rng::Rng;
 use crate::sticky::{BAKE_US, SECOND_US, Second};
 
-/// Of a phase.
+/// Length of a phase.
 const SECONDS: u64 = 20;
 const KEYS: u64 = 20_000;
 
@@ -82,10 +82,10 @@ fn rolled_back(seed: u64, mut judge: Judge, phases: &[Phase]) -> bool {
     false
 }
 
-/// Keys are seen at 5 %, and again only in an outage at 25 %.
+/// Keys have their first request at 5 %, and the next one in an outage at 25 %.
 const ONE_RISE: &[Phase] = &[Phase::quiet(0.05, KEYS, 0.0), Phase::outage(0.25, 3.0)];
 
-/// Keys come back after each rise, and the outage comes after the last.
+/// Keys return after each rise, and the outage follows the last one.
 const EACH_RISE: &[Phase] = &[
     Phase::quiet(0.01, KEYS, 1.0),
     Phase::quiet(0.05, 0, 2.0),
@@ -94,8 +94,8 @@ const EACH_RISE: &[Phase] = &[
     Phase::outage(0.5, 3.0),
 ];
 
-/// The same with new keys at each weight, keys that seldom come back, and weights that are set back
-/// in between.
+/// The same with new keys at each weight, keys that rarely return, and weights that are lowered in
+/// between.
 const UP_AND_DOWN: &[Phase] = &[
     Phase::quiet(0.05, KEYS / 2, 0.5),
     Phase::quiet(0.25, KEYS / 4, 0.5),

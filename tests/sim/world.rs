@@ -40,7 +40,7 @@ impl Spikes {
     }
 }
 
-/// 1, 5, 25 and 50 percent, a quarter of the time each.
+/// 1, 5, 25 and 50 percent, each for a quarter of the time.
 pub(crate) fn ramp(t: f64, whole: f64) -> f64 {
     [0.01, 0.05, 0.25, 0.5][((4.0 * t / whole) as usize).min(3)]
 }
@@ -118,7 +118,7 @@ fn lognormal(rng: &mut Rng) -> f64 {
     quantiles[cell] + (at - cell as f64) * (quantiles[cell + 1] - quantiles[cell])
 }
 
-/// A baseline's past of `n` responses.
+/// `n` responses of a baseline before the release.
 pub(crate) fn past(rng: &mut Rng, law: Law, scale: f64, n: usize) -> Vec<(u64, u64)> {
     (0..n)
         .map(|_| (latency(rng, law, Slower::No, scale), 1))

@@ -269,8 +269,17 @@ impl Run {
         }
         match self.held {
             Some(reason) => answer(&self, RunOutcome::Inconclusive, Some(reason.as_str())),
-            None => answer(&self, RunOutcome::None, None),
+            None => answer(&self, RunOutcome::None, self.waits_at_full_weight()),
         }
+    }
+
+    /// The reason when only failures at full weight keep the run from being promoted.
+    fn waits_at_full_weight(&self) -> Option<&'static str> {
+        let waits = self
+            .judge
+            .full_weight_evidence()
+            .is_some_and(|at| !at.passes);
+        waits.then_some(WaitReason::Inconclusive.as_str())
     }
 
     /// Begins the first step with the first cohort that gives the canary traffic, and in

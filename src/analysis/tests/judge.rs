@@ -452,3 +452,59 @@ fn retries_and_concurrent_canaries_get_less_alpha() {
     assert!((alpha(2, 1) - 1e-3 / 6.0).abs() < 1e-15);
     assert!((alpha(3, 2) - 1e-3 / 24.0).abs() < 1e-15);
 }
+
+/// The verdict of each second at full weight, with 15 requests a second of which every `nth` fails,
+/// after 105 requests of the baseline of which `failed` failed.
+fn low_traffic(nth: u64, failed: u64, policy: Inconclusive) -> Vec<Verdict> {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+    judge.observe(&errors(0.0, (0, 0), (105, failed)));
+    let step = StepConditions {
+        weight: 1.0,
+        next_weight: 1.0,
+        min_ms: 4_000,
+        min_requests: 20,
+        max_ms: Some(20_000),
+        inconclusive: policy,
+    };
+    judge.begin_step(0, step);
+    let second = |second: u64| {
+        let before = (second - 1) * 15;
+        let failures = (before + 1..=before + 15).filter(|n| n % nth == 0).count() as u64;
+        judge.observe(&at(second * 1_000, errors(1.0, (15, failures), (0, 0))));
+        judge.verdict(second * 1_000)
+    };
+    (1..=30).map(second).collect()
+}
+
+fn second_of(verdicts: &[Verdict], verdict: Verdict) -> Option<usize> {
+    verdicts.iter().position(|v| *v == verdict).map(|at| at + 1)
+}
+
+#[test]
+fn low_traffic_does_not_promote_a_canary_that_fails_more_often_than_before() {
+    let inconclusive = Verdict::Hold(WaitReason::Inconclusive);
+    for (nth, failed) in [(7, 0), (10, 0), (8, 1), (7, 3)] {
+        for policy in [Inconclusive::Hold, Inconclusive::Advance] {
+            let verdicts = low_traffic(nth, failed, policy);
+            let case = format!("one in {nth} after {failed} of 105, {policy:?}");
+            assert_eq!(second_of(&verdicts, Verdict::Advance), None, "{case}");
+            assert_eq!(second_of(&verdicts, inconclusive), Some(20), "{case}");
+        }
+    }
+}
+
+#[test]
+fn low_traffic_promotes_a_canary_that_fails_as_often_as_before() {
+    // Without a failure, or with a rate that the baseline had, after the minimum duration; a single
+    // failure more than before needs the evidence of some 80 requests.
+    for (nth, failed, at_most) in [(10_000, 0, 4), (30, 4, 4), (50, 0, 6), (33, 0, 10)] {
+        let advanced = second_of(
+            &low_traffic(nth, failed, Inconclusive::Hold),
+            Verdict::Advance,
+        );
+        assert!(
+            advanced.is_some_and(|second| (4..=at_most).contains(&second)),
+            "one in {nth} after {failed} of 105: {advanced:?}"
+        );
+    }
+}

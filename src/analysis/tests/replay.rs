@@ -129,6 +129,26 @@ fn held_release_is_not_promoted_early() {
 }
 
 #[test]
+fn a_run_at_full_weight_that_waits_for_evidence_says_so() {
+    let judged = |nth: u64| {
+        let mut input = format!(
+            "{{\"run\": \"low\", \"plan\": {{{ERRORS}, \"steps\": [100], \"bake\": \"4s\", \
+             \"final_bake\": \"4s\", \"min_requests\": 20}}}}\n"
+        );
+        input += &(cohort(0, 0.0, (0, 0), (105, 0)) + "\n");
+        for request in 1..=300 {
+            let failed = u64::from(request % nth == 0);
+            input += &(cohort(request * 66, 100.0, (1, failed), (0, 0)) + "\n");
+        }
+        let answer = answers(&input)[0].clone();
+        (answer.verdict, answer.objective)
+    };
+    assert_eq!(judged(7), (RunOutcome::None, Some("inconclusive")));
+    assert_eq!(judged(1_000), (RunOutcome::Promoted, None));
+    assert_eq!(judged(70), (RunOutcome::Promoted, None));
+}
+
+#[test]
 fn fixed_run_is_promoted_when_its_last_weight_passed() {
     let mut input =
         format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");

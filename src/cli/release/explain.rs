@@ -164,7 +164,8 @@ fn deciders(release: &Release, objectives: &[Objective]) -> Option<String> {
     if is_at_full_weight(release) {
         return Some(
             "At 100 % there is no concurrent baseline: only the hold of the step, its minimum \
-             number of requests, a gate and the fixed limits count now."
+             number of requests, failures compared with the baseline's past, a gate and the fixed \
+             limits count now."
                 .to_owned(),
         );
     }

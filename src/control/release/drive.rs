@@ -426,6 +426,12 @@ impl Controller {
                     active.forget_written();
                 }
                 active.settle_lease(requested, on_disk, now);
+                let again = active.request_lease(now);
+                let name = Name::from(active.release.service.as_str());
+                if again {
+                    // A burst has used up most of it meanwhile.
+                    self.write_checkpoint(&name, now);
+                }
             }
             BackgroundJob::Evidence { release, error } => {
                 if let Some(error) = error {

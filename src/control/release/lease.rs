@@ -1,13 +1,18 @@
 //! The lease on the budget of failures: pieces of it are recorded on disk as spent before the
-//! tripwire is armed with them. So a process that is killed at any time restarts with at least as
-//! much spent as users have seen.
+//! canary may fail as often. So a process that is killed at any time restarts with at least as
+//! much spent as users have seen, but for requests that were in flight when a lease was used up.
+//!
+//! A lease that is used up while the budget is not stops the canary's new requests, which go to the
+//! baseline as if the canary were full, until the disk has recorded more. It removes the canary
+//! only if the disk refuses.
 
 use crate::routing::{BudgetKind, ReleaseHandle};
 
 /// Failures that are leased at once: half of what is left, which bounds the loss by a kill, but at
-/// least this many. With fewer, a burst outruns the disk and trips the wire before the budget is
-/// spent.
+/// least this many. With fewer, a burst waits for the disk again and again.
 const PIECE_MIN: u32 = 3;
+/// The least of a piece, in failures counted while the disk recorded the previous one.
+const AHEAD: u32 = 2;
 
 fn piece(left: u32) -> u32 {
     (left / 2).max(PIECE_MIN)
@@ -20,6 +25,12 @@ pub(super) struct AllowanceLease {
     /// lost.
     granted: Option<u32>,
     requested: Option<u32>,
+    /// Failures counted when it was requested.
+    spent_at_request: u32,
+    /// Failures counted while the disk recorded the last lease.
+    consumed: u32,
+    /// The disk has refused the last request.
+    is_refused: bool,
 }
 
 impl AllowanceLease {
@@ -28,6 +39,9 @@ impl AllowanceLease {
         AllowanceLease {
             granted: durable.then_some(granted),
             requested: None,
+            spent_at_request: 0,
+            consumed: 0,
+            is_refused: false,
         }
     }
 
@@ -37,7 +51,7 @@ impl AllowanceLease {
         limit.min(spent.saturating_add(piece(limit.saturating_sub(spent))))
     }
 
-    /// The most failures that the tripwire may be armed with when `limit` exhaust the budget.
+    /// The most failures that may be counted when `limit` exhaust the budget.
     pub(super) fn cap(&self, limit: u32) -> u32 {
         self.granted.map_or(limit, |granted| limit.min(granted))
     }
@@ -46,14 +60,13 @@ impl AllowanceLease {
     pub(super) fn request_more(&mut self, spent: u32, limit: u32) -> Option<u32> {
         let granted = self.granted?;
         let armed = granted.saturating_sub(spent);
-        let wanted = AllowanceLease::first(spent, limit);
-        if self.requested.is_some()
-            || wanted <= granted
-            || armed > piece(limit.saturating_sub(spent)).div_ceil(2)
-        {
+        let piece = piece(limit.saturating_sub(spent)).max(self.consumed.saturating_mul(AHEAD));
+        let wanted = limit.min(spent.saturating_add(piece));
+        if self.requested.is_some() || wanted <= granted || armed > piece.div_ceil(2) {
             return None;
         }
         self.requested = Some(wanted);
+        self.spent_at_request = spent;
         self.requested
     }
 
@@ -62,12 +75,15 @@ impl AllowanceLease {
         self.requested
     }
 
-    /// The disk has recorded `requested`, or has failed to. A later request stays open.
-    pub(super) fn settle(&mut self, requested: Option<u32>, on_disk: bool) {
+    /// The disk has recorded `requested`, or has failed to; by now `spent` failures were counted. A
+    /// later request stays open.
+    pub(super) fn settle(&mut self, requested: Option<u32>, on_disk: bool, spent: u32) {
         if requested.is_none() || self.requested != requested {
             return;
         }
         self.requested = None;
+        self.is_refused = !on_disk;
+        self.consumed = spent.saturating_sub(self.spent_at_request);
         if let (true, Some(requested), Some(granted)) = (on_disk, requested, &mut self.granted) {
             *granted = requested.max(*granted);
         }
@@ -89,7 +105,8 @@ pub(super) struct LeasedBudget {
     pub(super) lease: AllowanceLease,
     /// Failures that count as spent only because of a restart.
     pub(super) forgone: u32,
-    /// The last limit that the tripwire was armed with, if the lease was below the budget.
+    /// The last limit that the tripwire was armed with, if the disk has refused the rest of the
+    /// budget.
     pub(super) capped: Option<u32>,
     /// The number of failures that exhaust it, as last armed.
     limit: u32,
@@ -119,10 +136,12 @@ impl LeasedBudget {
         let spent = watch.tripwire().spent(self.wire).saturating_add(beside);
         let limit = spent.saturating_add(u32::try_from(allowance).unwrap_or(u32::MAX));
         let cap = self.lease.cap(limit);
-        self.capped = (cap < limit).then_some(cap);
-        watch
-            .tripwire()
-            .arm(self.wire, cap.saturating_sub(beside), baseline_failures);
+        self.capped = (cap < limit && self.lease.is_refused).then_some(cap);
+        let leased = self.lease.granted.unwrap_or(u32::MAX);
+        let wire = watch.tripwire();
+        let armed = self.capped.unwrap_or(limit).saturating_sub(beside);
+        wire.arm(self.wire, armed, baseline_failures);
+        wire.set_leased(self.wire, leased.saturating_sub(beside));
         self.limit = limit;
     }
 
@@ -135,6 +154,22 @@ impl LeasedBudget {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::routing::{ReleaseHandleSpec, RescuePolicy};
+    use crate::stats::{ReleaseKey, UpstreamKey};
+
+    fn spec() -> ReleaseHandleSpec {
+        ReleaseHandleSpec {
+            key: ReleaseKey(0),
+            release: "shop-1".into(),
+            baseline: UpstreamKey(0),
+            baseline_name: "blue".into(),
+            canary: UpstreamKey(1),
+            canary_name: "green".into(),
+            sticky: false,
+            rescue: RescuePolicy::Safe,
+            in_flight_max: 4,
+        }
+    }
 
     #[test]
     fn only_failures_recorded_on_disk_are_armed() {
@@ -147,13 +182,47 @@ mod tests {
             "one request at a time"
         );
         assert_eq!(lease.on_disk(3), 15, "the requested lease may be on disk");
-        lease.settle(lease.requested(), false);
+        lease.settle(lease.requested(), false, 8);
         assert_eq!(lease.cap(23), 11);
         assert_eq!(lease.request_more(9, 23), Some(16));
-        lease.settle(lease.requested(), true);
+        lease.settle(lease.requested(), true, 9);
         assert_eq!(lease.cap(23), 16);
         assert_eq!(lease.request_more(15, 15), None);
         assert_eq!(lease.cap(9), 9, "a lower limit counts at once");
+    }
+
+    #[test]
+    fn a_lease_grows_with_the_failures_of_the_time_that_the_disk_takes() {
+        let mut lease = AllowanceLease::new(0, true);
+        assert_eq!(lease.request_more(0, 100), Some(50));
+        lease.settle(lease.requested(), true, 45);
+        assert_eq!(
+            lease.request_more(45, 100),
+            Some(100),
+            "45 came in that time"
+        );
+        lease.settle(lease.requested(), true, 46);
+        assert_eq!(lease.request_more(46, 100), None);
+    }
+
+    #[test]
+    fn only_a_lease_that_the_disk_refuses_arms_less_than_the_budget() {
+        let watch = ReleaseHandle::new(spec(), 4, 4);
+        let mut budget = LeasedBudget::new(BudgetKind::All, 4, true);
+        budget.arm(&watch, 20, 0, 0);
+        let wire = watch.tripwire();
+        let half = crate::model::Weight::from_percent(50.0).unwrap();
+        assert!((0..10).all(|_| !wire.spend(BudgetKind::All, half, half)));
+        assert!(wire.awaits_lease());
+        assert!(budget.request_more(10));
+        budget.lease.settle(budget.lease.requested(), true, 10);
+        budget.arm(&watch, 20, 0, 0);
+        assert!(!wire.awaits_lease());
+        assert!(budget.request_more(wire.limit(BudgetKind::All)));
+        budget.lease.settle(budget.lease.requested(), false, 10);
+        budget.arm(&watch, 20, 0, 0);
+        assert_eq!(budget.capped, Some(wire.limit(BudgetKind::All)));
+        assert!((0..20).any(|_| wire.spend(BudgetKind::All, half, half)));
     }
 
     #[test]
@@ -163,7 +232,7 @@ mod tests {
             for spent in 0..limit - 1 {
                 assert!(lease.cap(limit) > spent + 1, "{spent} of {limit}");
                 if lease.request_more(spent, limit).is_some() {
-                    lease.settle(lease.requested(), true);
+                    lease.settle(lease.requested(), true, spent);
                 }
             }
         }

@@ -439,9 +439,9 @@ impl RunningRelease {
 
     /// Handles the result of a lease request.
     pub(super) fn settle_lease(&mut self, requested: LeaseRequest, on_disk: bool, now: Timestamp) {
-        let [visible, all] = requested;
-        self.visible.lease.settle(visible, on_disk);
-        self.all.lease.settle(all, on_disk);
+        let ([visible, all], spent) = (requested, self.spent());
+        self.visible.lease.settle(visible, on_disk, spent.visible);
+        self.all.lease.settle(all, on_disk, spent.all);
         if !on_disk {
             self.lease_at = now.plus(RETRY);
         }

@@ -37,7 +37,8 @@ impl RunningRelease {
             waiting_for: state
                 .waiting_for(now)
                 .or_else(|| too_few.map(for_traffic))
-                .or_else(|| self.waiting_for_heads(state, now)),
+                .or_else(|| self.waiting_for_heads(state, now))
+                .or_else(|| self.waiting_for_evidence(state, now)),
             too_few_requests: too_few,
             approvals: state.approvals(),
             outcome: state.displayed_outcome(),
@@ -98,6 +99,33 @@ impl RunningRelease {
                 self.cohorts.open_past_landmark(),
                 self.landmark_us / 1_000,
                 self.trial.unfinished_explained()
+            ),
+            until: None,
+        })
+    }
+
+    /// The failures at full weight that keep the canary from being promoted.
+    fn waiting_for_evidence(
+        &self,
+        state: &ReleaseState,
+        now: Timestamp,
+    ) -> Option<api::WaitingFor> {
+        let held = self.trial.full_weight().filter(|held| {
+            has_lasted_minimum(state, now) && self.trial_step == state.step() && !held.passes
+        })?;
+        Some(api::WaitingFor {
+            kind: WaitReason::Inconclusive.as_str().to_owned(),
+            detail: format!(
+                "{} of {} requests failed on the canary at full weight, more than on the baseline \
+                 before ({:.0} of {:.0}); promotion needs evidence that less than {:.1} % fail: it \
+                 is {:.1} of {:.1} (ln e)",
+                held.canary.failures,
+                held.canary.requests,
+                held.baseline_failures,
+                held.baseline_requests,
+                100.0 * held.tolerated,
+                held.advance_log_e,
+                held.advance_limit
             ),
             until: None,
         })

@@ -16,12 +16,19 @@ struct Kept {
     checkpoints: BTreeMap<String, serde_json::Value>,
     entries: u64,
     full: bool,
+    /// Checkpoints wait.
+    slow: bool,
 }
 
 impl Disk {
     /// Makes all writes fail, or work again.
     pub(super) fn set_full(&self, full: bool) {
         self.0.lock().unwrap().full = full;
+    }
+
+    /// Makes checkpoints wait, or lets them through.
+    pub(super) fn set_slow(&self, slow: bool) {
+        self.0.lock().unwrap().slow = slow;
     }
 
     /// Whether a process that starts on it would resume a release.
@@ -82,6 +89,9 @@ impl Backend for Disk {
     }
 
     fn checkpoint(&mut self, id: &str, checkpoint: &serde_json::Value) -> Result<bool, StoreError> {
+        while self.0.lock().unwrap().slow {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let mut state = self.writable()?;
         if state.releases.get(id).is_none_or(|release| release.ended) {
             return Ok(false);

@@ -365,3 +365,50 @@ async fn a_restart_restores_sticky_users_and_their_failures() {
         rig.stop().await;
     }
 }
+
+#[tokio::test]
+async fn failures_faster_than_the_disk_stop_the_canary_for_a_while_and_do_not_roll_it_back() {
+    let disk = disk::Disk::default();
+    let (store, loaded) = disk.load();
+    let rig = Rig::with(store, loaded, vec![spec("shop", 0.0)], TIMING);
+    let _worker = prompt_worker(&rig.links.publisher);
+    rig.begin().await;
+    rig.traffic(50, Duration::from_millis(500), false).await;
+    let watch = rig.watch().unwrap();
+    let wire = watch.tripwire();
+    let half = crate::model::Weight::from_percent(50.0).unwrap();
+    let of_all = BudgetKind::All;
+    let budget = rig.release("shop-1").await.rescued_budget;
+    let justified = u32::try_from(budget.spent + budget.allowance).unwrap();
+
+    disk.set_slow(true);
+    let leased = wire.limit(of_all);
+    assert!(leased < justified, "{leased} {justified}");
+    (wire.spent(of_all)..leased + 2).for_each(|_| assert!(!wire.spend(of_all, half, half)));
+    assert!(
+        watch.enter().is_none(),
+        "no request while the disk is behind"
+    );
+    rig.traffic(10, Duration::from_millis(100), false).await;
+    assert!(watch.enter().is_none() && !wire.is_tripped());
+
+    disk.set_slow(false);
+    until(|| watch.enter().is_some()).await;
+    // A process killed now restarts with all of it spent.
+    let recorded = wire.limit(of_all);
+    assert!(recorded > leased + 2);
+    let release = rig.release("shop-1").await;
+    assert_ne!(release.phase, Phase::RolledBack, "{release:?}");
+    drop(rig);
+    let (store, loaded) = disk.load();
+    let again = Rig::with(store, loaded, vec![spec("shop", 0.0)], TIMING);
+    let spent = again.release("shop-1").await.rescued_budget.spent;
+    assert!(spent >= u64::from(leased) + 2, "{spent} of {leased}");
+    // The justified allowance still removes it.
+    let watch = again.watch().unwrap();
+    let mut failures = 0;
+    while !watch.tripwire().spend(of_all, half, half) {
+        failures += 1;
+        assert!(failures < 2 * justified);
+    }
+}

@@ -1,6 +1,6 @@
 //! One client connection, from its first byte to its last.
 //!
-//! [`http1`] serves it, unless it begins with the preface of HTTP/2: then hyper does, in [`http2`].
+//! [`http1`] serves it, unless it begins with the preface of HTTP/2: then [`http2`] does.
 
 mod end;
 mod http1;

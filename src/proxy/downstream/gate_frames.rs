@@ -1,9 +1,10 @@
-//! How many fields a client of HTTP/2 may send at once.
+//! How many fields and pieces of bodies a client of HTTP/2 may send at once.
 //!
 //! In HPACK a byte can stand for a whole field, so a few kilobytes that come in one read could
 //! unpack to megabytes before anybody has looked at the first request. So only so many bytes of
 //! header blocks pass in one turn of the connection's task; then the requests in them are taken up,
-//! and counted, before more pass. Nothing is refused here, and all other frames pass as they are.
+//! and counted, before more pass. A DATA frame, however short, holds the block of memory that it was
+//! read into until it is copied, so there is a bound for them too. Nothing is refused here, and all other frames pass as they are.
 //! Pure, as the [gate](super::gate) is.
 
 /// The client's preface (RFC 9113 section 3.4), after which frames follow.
@@ -12,6 +13,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
 /// Bytes of header blocks that pass in one turn; a single frame passes whatever its length.
 const TURN_MAX: usize = 4 * 1024;
+/// DATA frames that pass in one turn.
+const DATA_MAX: usize = 32;
+/// The type of frames that carry pieces of bodies.
+const DATA: u8 = 0;
 /// What a frame counts beside its header block.
 const FRAME: usize = 16;
 /// The types of frames that carry header blocks: HEADERS and CONTINUATION.
@@ -30,6 +35,10 @@ pub(super) struct Frames {
     left: usize,
     /// Bytes of header blocks that have passed in this turn.
     passed: usize,
+    /// DATA frames that have.
+    data: usize,
+    /// Whether anything of a request or a body has passed in this turn.
+    messages: bool,
 }
 
 impl Frames {
@@ -41,12 +50,21 @@ impl Frames {
             have: 0,
             left: 0,
             passed: 0,
+            data: 0,
+            messages: false,
         }
     }
 
     /// Another turn begins.
     pub(super) fn turn(&mut self) {
         self.passed = 0;
+        self.data = 0;
+        self.messages = false;
+    }
+
+    /// Whether anything of a request or a body has passed in this turn.
+    pub(super) fn brought_messages(&self) -> bool {
+        self.messages
     }
 
     /// How many of the next bytes pass in this turn. The others come again in the next one.
@@ -56,6 +74,7 @@ impl Frames {
         };
         while at < bytes.len() {
             if self.left > 0 {
+                self.messages |= self.is_message();
                 at += skip(&mut self.left, bytes.len() - at);
                 continue;
             }
@@ -88,6 +107,12 @@ impl Frames {
         self.preface.map(|_| here)
     }
 
+    /// Whether the frame whose head has come last is a part of a request.
+    fn is_message(&self) -> bool {
+        let [_, _, _, kind, ..] = self.head;
+        kind == DATA || BLOCKS.contains(&kind)
+    }
+
     /// The head of a frame is whole. Tells whether the frame passes.
     fn begin(&mut self) -> bool {
         let [a, b, c, kind, ..] = self.head;
@@ -99,6 +124,13 @@ impl Frames {
             }
             self.passed = passed;
         }
+        if kind == DATA {
+            if self.data == DATA_MAX {
+                return false;
+            }
+            self.data += 1;
+        }
+        self.messages |= self.is_message();
         self.left = length;
         self.have = 0;
         true
@@ -141,6 +173,28 @@ mod tests {
         assert_eq!(frames.pass(&bytes[passed..]), 0, "it is the same turn");
         frames.turn();
         assert_eq!(frames.pass(&bytes[passed..]), bytes.len() - passed);
+    }
+
+    #[test]
+    fn so_many_pieces_of_bodies_pass_in_a_turn() {
+        let bytes = connection(&[(0, 1); DATA_MAX + 1]);
+        let mut frames = Frames::new();
+        let passed = frames.pass(&bytes);
+        assert_eq!(bytes.len() - passed, HEAD + 1);
+        frames.turn();
+        assert!(!frames.brought_messages());
+        assert_eq!(frames.pass(&bytes[passed..]), HEAD + 1);
+        assert!(frames.brought_messages());
+    }
+
+    #[test]
+    fn the_rest_of_a_frame_is_a_part_of_a_message_too() {
+        let bytes = connection(&[(0, 100)]);
+        let mut frames = Frames::new();
+        frames.pass(&bytes[..bytes.len() - 1]);
+        frames.turn();
+        frames.pass(&bytes[bytes.len() - 1..]);
+        assert!(frames.brought_messages());
     }
 
     #[test]
@@ -188,10 +242,11 @@ mod tests {
                     frames.turn();
                     turns += 1;
                 }
-                prop_assert!(frames.passed <= TURN_MAX);
+                prop_assert!(frames.passed <= TURN_MAX && frames.data <= DATA_MAX);
             }
             let blocks: usize = given.iter().filter(|(kind, _)| BLOCKS.contains(kind)).map(|(_, length)| length + FRAME).sum();
-            prop_assert!(turns <= 2 * blocks / TURN_MAX + 1, "{} turns for {}", turns, blocks);
+            let data = given.iter().filter(|(kind, _)| *kind == DATA).count();
+            prop_assert!(turns <= 2 * blocks / TURN_MAX + data / DATA_MAX + 1, "{} turns for {}", turns, blocks);
         }
     }
 }

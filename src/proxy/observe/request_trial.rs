@@ -198,8 +198,8 @@ impl RequestTrial {
         }
     }
 
-    /// The upstream takes the rest of the request again: from here on it is the client that is
-    /// waited for.
+    /// The upstream takes the rest of the request again, or its answer is not read since the client
+    /// reads nothing: from here on it is the client that is waited for.
     pub(crate) fn uploads(&self, worker: &Worker) {
         if !self.uploading.replace(true) && self.state == State::Open && !self.headed {
             self.note(worker, RequestEventKind::Uploading);

@@ -85,7 +85,7 @@ pub(crate) enum BodyAtHand {
     clippy::large_enum_variant,
     reason = "nearly every one is a response, which would otherwise be put on the heap"
 )]
-pub(crate) enum Outcome<R> {
+pub(crate) enum AttemptOutcome<R> {
     /// The head of a response is here.
     Response(R),
     /// This endpoint took no connection.
@@ -176,23 +176,23 @@ impl Attempts {
         self.sends > 0
     }
 
-    /// What follows an attempt. Whether the request may fail over is asked only when all else is for
-    /// it.
+    /// What follows an attempt. Whether the request may fail over is asked only when all else is
+    /// for it.
     pub(crate) fn after<R>(
         &mut self,
-        outcome: Outcome<R>,
+        outcome: AttemptOutcome<R>,
         status: impl FnOnce(&R) -> u16,
         may_fail_over: impl FnOnce() -> bool,
     ) -> Next<R> {
         let failed = match outcome {
-            Outcome::Response(response) => {
+            AttemptOutcome::Response(response) => {
                 let class = Class::of_status(status(&response));
                 return self.end(class, Ok(response), may_fail_over);
             }
-            Outcome::TakenOut => return Next::Again,
-            Outcome::Unconnected(endpoint, error) => self.another_endpoint(endpoint, error),
-            Outcome::Unanswered(unanswered) => self.another_connection(&unanswered),
-            Outcome::Failed(error) => Some(error),
+            AttemptOutcome::TakenOut => return Next::Again,
+            AttemptOutcome::Unconnected(endpoint, error) => self.another_endpoint(endpoint, error),
+            AttemptOutcome::Unanswered(unanswered) => self.another_connection(&unanswered),
+            AttemptOutcome::Failed(error) => Some(error),
         };
         let Some(error) = failed else {
             return Next::Again;

@@ -29,8 +29,8 @@ fn upstream(endpoints: u16) -> RoutedUpstream {
     }
 }
 
-fn unanswered(reused: bool, unsent: bool, answered: bool) -> Outcome<u16> {
-    Outcome::Unanswered(Unanswered {
+fn unanswered(reused: bool, unsent: bool, answered: bool) -> AttemptOutcome<u16> {
+    AttemptOutcome::Unanswered(Unanswered {
         reused,
         unsent,
         answered,
@@ -39,12 +39,12 @@ fn unanswered(reused: bool, unsent: bool, answered: bool) -> Outcome<u16> {
     })
 }
 
-fn failed(reason: Reason) -> Outcome<u16> {
-    Outcome::Failed(Error::new(reason, ""))
+fn failed(reason: Reason) -> AttemptOutcome<u16> {
+    AttemptOutcome::Failed(Error::new(reason, ""))
 }
 
 /// What follows an outcome: `again`, `failover` with a class, a status, or a reason.
-fn after(attempts: &mut Attempts, outcome: Outcome<u16>, may_fail_over: bool) -> String {
+fn after(attempts: &mut Attempts, outcome: AttemptOutcome<u16>, may_fail_over: bool) -> String {
     match attempts.after(outcome, |status| *status, || may_fail_over) {
         Next::Again => "again".to_owned(),
         Next::FailOver(class, _) => format!("failover {}", class.as_str()),
@@ -134,7 +134,7 @@ fn a_request_is_sent_twice_at_most() {
 #[test]
 fn a_body_that_broke_off_is_the_answer_whatever_the_upstream_did() {
     let mut attempts = Attempts::new(Safe);
-    let outcome = Outcome::Unanswered(Unanswered {
+    let outcome = AttemptOutcome::Unanswered(Unanswered {
         reused: true,
         unsent: true,
         answered: false,
@@ -152,7 +152,7 @@ fn another_endpoint_is_asked_until_three_took_no_connection() {
     for expected in ["again", "again", "connect_refused"] {
         let endpoint = attempts.next(&upstream, 7).unwrap().key;
         assert!(tried.insert(endpoint.0), "an endpoint is asked once");
-        let outcome = Outcome::Unconnected(endpoint, Error::new(Reason::ConnectRefused, ""));
+        let outcome = AttemptOutcome::Unconnected(endpoint, Error::new(Reason::ConnectRefused, ""));
         assert_eq!(after(&mut attempts, outcome, false), expected);
     }
 }
@@ -162,7 +162,7 @@ fn the_last_failure_is_the_answer_when_no_endpoint_is_left() {
     let upstream = upstream(1);
     let mut attempts = Attempts::new(Unsent);
     let key = attempts.next(&upstream, 0).unwrap().key;
-    let outcome = Outcome::Unconnected(key, Error::new(Reason::ConnectTimeout, ""));
+    let outcome = AttemptOutcome::Unconnected(key, Error::new(Reason::ConnectTimeout, ""));
     assert_eq!(after(&mut attempts, outcome, false), "again");
     let error = attempts.next(&upstream, 0).unwrap_err();
     assert_eq!(error.reason, Reason::ConnectTimeout);
@@ -176,7 +176,7 @@ fn the_last_failure_is_the_answer_when_no_endpoint_is_left() {
 fn what_is_no_fault_of_the_endpoint_asks_no_other() {
     for reason in [Reason::TotalTimeout, Reason::LocalResources] {
         let mut attempts = Attempts::new(Safe);
-        let outcome = Outcome::Unconnected(EndpointKey(0), Error::new(reason, ""));
+        let outcome = AttemptOutcome::Unconnected(EndpointKey(0), Error::new(reason, ""));
         assert_eq!(after(&mut attempts, outcome, true), reason.as_str());
     }
 }
@@ -187,7 +187,11 @@ fn endpoints_that_took_no_connection_may_be_asked_again_for_another_connection()
     let mut attempts = Attempts::new(Safe);
     let error = Error::new(Reason::ConnectRefused, "");
     let first = attempts.next(&upstream, 0).unwrap().key;
-    after(&mut attempts, Outcome::Unconnected(first, error), false);
+    after(
+        &mut attempts,
+        AttemptOutcome::Unconnected(first, error),
+        false,
+    );
     assert_ne!(attempts.next(&upstream, 0).unwrap().key, first);
     after(&mut attempts, unanswered(true, false, false), false);
     assert_eq!(attempts.next(&upstream, 0).unwrap().key, first);
@@ -197,7 +201,10 @@ fn endpoints_that_took_no_connection_may_be_asked_again_for_another_connection()
 fn an_upstream_that_was_taken_out_meanwhile_costs_no_attempt() {
     let mut attempts = Attempts::new(Unsent);
     for _ in 0..10 {
-        assert_eq!(after(&mut attempts, Outcome::TakenOut, false), "again");
+        assert_eq!(
+            after(&mut attempts, AttemptOutcome::TakenOut, false),
+            "again"
+        );
     }
     assert!(!attempts.needs_fresh());
 }
@@ -212,17 +219,23 @@ fn a_failure_fails_over_where_the_request_may_be_sent_to_another_upstream() {
         (Safe, "failover 5xx"),
     ] {
         let mut attempts = Attempts::new(repeatability);
-        assert_eq!(after(&mut attempts, Outcome::Response(503), true), expected);
+        assert_eq!(
+            after(&mut attempts, AttemptOutcome::Response(503), true),
+            expected
+        );
         let mut attempts = Attempts::new(repeatability);
-        assert_eq!(after(&mut attempts, Outcome::Response(503), false), "503");
+        assert_eq!(
+            after(&mut attempts, AttemptOutcome::Response(503), false),
+            "503"
+        );
     }
 }
 
 #[test]
 fn what_is_no_failure_of_the_upstream_does_not_fail_over() {
     for (outcome, expected) in [
-        (Outcome::Response(200), "200"),
-        (Outcome::Response(404), "404"),
+        (AttemptOutcome::Response(200), "200"),
+        (AttemptOutcome::Response(404), "404"),
         (failed(Reason::TotalTimeout), "total_timeout"),
         (failed(Reason::LocalResources), "local_resources"),
         (failed(Reason::ClientAbort), "client_abort"),

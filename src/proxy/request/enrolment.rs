@@ -4,13 +4,13 @@
 use std::rc::Rc;
 
 use super::exchange::Exchange;
-use super::route::Route;
+use super::route::RequestRoute;
 use crate::proxy::observe::request_trial::{Drawn, PendingAssignment, RequestTrial, user};
 use crate::proxy::worker::state::Worker;
 use crate::stats::UpstreamKey;
 
 /// Routes a request by the newest table, and has its exchange take part in the release under way.
-pub(crate) fn assign(exchange: &mut Exchange, route: &mut Route) {
+pub(crate) fn assign(exchange: &mut Exchange, route: &mut RequestRoute) {
     exchange
         .worker()
         .with_snapshot(|snapshot| route.refresh(snapshot));
@@ -22,7 +22,7 @@ pub(crate) fn assign(exchange: &mut Exchange, route: &mut Route) {
     }
 }
 
-fn enrol(exchange: &mut Exchange, route: &mut Route) {
+fn enrol(exchange: &mut Exchange, route: &mut RequestRoute) {
     let Some(release) = route.release().cloned() else {
         return;
     };
@@ -56,7 +56,7 @@ fn enrol(exchange: &mut Exchange, route: &mut Route) {
 
 /// Leaves a request where it is if it may be there. From the baseline it goes only when that has no
 /// weight any more, and then it is a new one on the canary, within its limits.
-fn stay(exchange: &mut Exchange, route: &mut Route, at: UpstreamKey) {
+fn stay(exchange: &mut Exchange, route: &mut RequestRoute, at: UpstreamKey) {
     if !route.is_split() {
         return;
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use http::{HeaderValue, Response, response};
+use http::{HeaderValue, Response};
 
-use super::body::UploadProgress;
+use super::upload::UploadProgress;
 use crate::model::Name;
 use crate::proxy::deadline::{Deadline, Millis};
 use crate::proxy::error::Error;
@@ -97,6 +97,17 @@ impl Exchange {
         }
     }
 
+    /// Whom the head of the answer waits for: the client while `held`, since what it does not read
+    /// leaves no room for the head; otherwise as [`Exchange::watch_upload`] finds.
+    pub(crate) fn watch_client(&self, held: bool, stall: Option<&Deadline>, cx: &Context<'_>) {
+        let Some(trial) = &self.trial else { return };
+        match stall {
+            _ if held => trial.uploads(self.worker()),
+            Some(stall) => self.watch_upload(stall, cx),
+            None => trial.sent(self.worker()),
+        }
+    }
+
     /// A deadline for [`Exchange::watch_upload`], where a release wants to know whom an upload
     /// waits for.
     pub(crate) fn stall(&self) -> Option<Deadline> {
@@ -106,7 +117,7 @@ impl Exchange {
 
     /// Looks whether it is the client that is waited for, or the upstream: that has the whole
     /// request, or has taken nothing of what is there for as long as [`STALL_MS`].
-    pub(crate) fn watch_upload(&self, stall: &Deadline, cx: &Context<'_>) {
+    fn watch_upload(&self, stall: &Deadline, cx: &Context<'_>) {
         let (Some(trial), Some(upload)) = (&self.trial, &self.upload) else {
             return;
         };
@@ -174,16 +185,16 @@ impl Exchange {
     }
 
     /// The head of the upstream's answer is here, and perhaps the end with it.
-    pub(crate) fn answered(&mut self, head: &response::Parts, ended: bool) {
+    pub(crate) fn answered<B>(&mut self, answer: &Response<B>, ended: bool) {
         let now = Instant::now();
-        let status = head.status.as_u16();
+        let status = answer.status().as_u16();
         self.status = status;
         self.first_byte = Some(now);
         if let Some(trial) = &mut self.trial {
             let seen = SampledResponse {
                 class: Class::of_status(status),
                 status: Some(status),
-                headers: Some(&head.headers),
+                headers: Some(answer.headers()),
                 took: now - self.started,
                 request_id: self.request_id.as_ref(),
             };

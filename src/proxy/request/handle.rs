@@ -1,20 +1,21 @@
 //! A request from its head to the head of the response, in one loop.
 
-use std::convert::Infallible;
 use std::rc::Rc;
 use std::task::Context;
 
 use http::{Request, Response};
 
 use super::access::introduce;
-use super::attempts::{Attempts, Next, Outcome};
-use super::body::{ClientBody, RequestBody, ResponseBody};
+use super::attempts::{AttemptOutcome, Attempts, Next};
+use super::client_body::ClientBody;
 use super::exchange::Exchange;
-use super::replay::Replay;
+use super::relay::ResponseBody;
+use super::replay::Resend;
 use super::respond::{ForwardedResponse, refuse, relay, reserve_cookie};
-use super::route::{Route, Target};
+use super::route::{RequestRoute, Target};
 use super::send::{Sender, UpstreamResponse};
 use super::timeouts::ExchangeTimeouts;
+use super::upload::RequestBody;
 use super::{check, enrolment, headers, identify};
 use crate::proxy::error::Error;
 use crate::proxy::upstream::held::HeldHead;
@@ -28,7 +29,7 @@ pub(crate) async fn handle(
     request: Request<ClientBody>,
     permit: Permit,
     head: Option<HeldHead>,
-) -> Result<Response<ResponseBody>, Infallible> {
+) -> Response<ResponseBody> {
     let _counted = head;
     let mut exchange = Exchange::begin(&client, MethodLabel::of(request.method()), permit);
     let version = request.version();
@@ -37,10 +38,10 @@ pub(crate) async fn handle(
     exchange.upload = upload;
     let mut request = Request::from_parts(head, body);
     introduce(&mut exchange, &client, &request);
-    Ok(match forward(&mut exchange, &mut request).await {
+    match forward(&mut exchange, &mut request).await {
         Ok(response) => relay(exchange, response, version).await,
         Err(error) => refuse(exchange, &error),
-    })
+    }
 }
 
 /// Asks upstreams until one has answered, or none is left that may be asked.
@@ -53,12 +54,12 @@ async fn forward(
     headers::strip(request.headers_mut(), &exchange.client);
     let deadlines = &exchange.worker().deadlines;
     let limits = ExchangeTimeouts::new(&route.service().timeouts, deadlines);
-    let mut replay = Replay::prepare(exchange, &mut route, request, &limits).await?;
+    let mut replay = Resend::prepare(exchange, &mut route, request, &limits).await?;
     let mut attempts = Attempts::new(replay.repeatability);
     let answered = loop {
         let outcome = match next(exchange, &mut route, &attempts) {
             Ok(target) => send(exchange, &target, request, &limits).await,
-            Err(error) => Outcome::Failed(error),
+            Err(error) => AttemptOutcome::Failed(error),
         };
         let status = |answer: &UpstreamResponse| answer.response.status().as_u16();
         let fail_over = || replay.fail_over(exchange, &mut route);
@@ -89,7 +90,7 @@ async fn forward(
 /// Where the next attempt goes by the newest table, which the exchange takes note of.
 fn next<'a>(
     exchange: &mut Exchange,
-    route: &'a mut Route,
+    route: &'a mut RequestRoute,
     attempts: &Attempts,
 ) -> Result<Target<'a>, Error> {
     enrolment::assign(exchange, route);
@@ -107,7 +108,7 @@ async fn send(
     target: &Target<'_>,
     request: &mut Request<RequestBody>,
     limits: &ExchangeTimeouts,
-) -> Outcome<UpstreamResponse> {
+) -> AttemptOutcome<UpstreamResponse> {
     let stall = exchange.stall();
     let sender = Sender {
         client: &exchange.client,
@@ -115,10 +116,6 @@ async fn send(
         request_id: exchange.request_id.as_ref(),
         limits,
     };
-    let watch = |cx: &Context<'_>| {
-        if let Some(stall) = &stall {
-            exchange.watch_upload(stall, cx);
-        }
-    };
+    let watch = |held, cx: &Context<'_>| exchange.watch_client(held, stall.as_ref(), cx);
     sender.send(target, request, watch).await
 }

@@ -7,7 +7,7 @@ use http::header::{COOKIE, FORWARDED, HeaderMap, HeaderName, HeaderValue};
 
 use super::exchange::Exchange;
 use super::headers::{client_address, doubt_address};
-use super::route::{self, Route};
+use super::route::{self, RequestRoute};
 use crate::model::{StickyCookie, Tester};
 use crate::net::Scheme;
 use crate::proxy::error::Error;
@@ -48,7 +48,7 @@ fn unknown(client: &ClientConnection) -> StickyIdentity {
 pub(crate) fn route<B>(
     exchange: &mut Exchange,
     request: &Request<B>,
-) -> Result<(Route, Option<Issue>), Error> {
+) -> Result<(RequestRoute, Option<Issue>), Error> {
     let client = &*exchange.client;
     let (service, revision) = client
         .worker
@@ -64,14 +64,14 @@ pub(crate) fn route<B>(
             return Err(unknown_upstream(exchange, &service));
         }
         let choice = Choice::Named(name);
-        return Ok((Route::new(service, revision, choice, None), None));
+        return Ok((RequestRoute::new(service, revision, choice, None), None));
     }
     let StickyIdentity { choice, issue } = identify(&service, request, client);
     let user = service.watch.is_some().then(|| {
         let address = || client_address(headers, client);
         request_trial::user(&service, &choice, address)
     });
-    Ok((Route::new(service, revision, choice, user), issue))
+    Ok((RequestRoute::new(service, revision, choice, user), issue))
 }
 
 const NO_ROUTE: Error = Error::new(
@@ -196,8 +196,8 @@ fn new_key(client: &ClientConnection) -> [u8; KEY_BYTES] {
     key
 }
 
-/// Whether the client came over TLS: to here, or as a trusted proxy says that has ended it. Of several hops the
-/// first is the client's.
+/// Whether the client came over TLS: to here, or as a trusted proxy says that has ended it. Of
+/// several hops the first is the client's.
 fn is_https(headers: &HeaderMap, client: &ClientConnection) -> bool {
     let direct = client.downstream.scheme == Scheme::Https;
     if !client.origin.is_trusted() {

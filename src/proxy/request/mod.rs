@@ -2,7 +2,6 @@
 
 pub(crate) mod access;
 pub(crate) mod attempts;
-pub(crate) mod body;
 pub(crate) mod check;
 pub(crate) mod client_body;
 pub(crate) mod enrolment;
@@ -11,9 +10,10 @@ pub(crate) mod handle;
 pub(crate) mod headers;
 pub(crate) mod identify;
 pub(crate) mod notice;
-pub(crate) mod outbound;
+pub(crate) mod relay;
 pub(crate) mod replay;
 pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod send;
 pub(crate) mod timeouts;
+pub(crate) mod upload;

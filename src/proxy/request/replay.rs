@@ -15,11 +15,11 @@ use http::header::{CONTENT_LENGTH, HeaderMap, HeaderName};
 use http_body::Body;
 
 use super::attempts::{BodyAtHand, Repeatability};
-use super::body::RequestBody;
 use super::enrolment;
 use super::exchange::Exchange;
-use super::route::Route;
+use super::route::RequestRoute;
 use super::timeouts::ExchangeTimeouts;
+use super::upload::RequestBody;
 use crate::proxy::error::Error;
 use crate::proxy::http1::target;
 use crate::proxy::observe::sample::SampleCandidate;
@@ -31,13 +31,13 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// What is known of sending a request twice.
 #[derive(Debug)]
-pub(crate) struct Replay {
+pub(crate) struct Resend {
     pub(crate) repeatability: Repeatability,
     /// The request once more, while the canary has it and the baseline may get it.
     copy: Option<Box<Request<RequestBody>>>,
 }
 
-impl Replay {
+impl Resend {
     /// Gets ready for what may become of a request. One that takes part in a release is assigned
     /// here, since its body may have to be read before.
     ///
@@ -46,12 +46,12 @@ impl Replay {
     /// The client does not send the body, or takes longer than it may.
     pub(crate) async fn prepare(
         exchange: &mut Exchange,
-        route: &mut Route,
+        route: &mut RequestRoute,
         request: &mut Request<RequestBody>,
         limits: &ExchangeTimeouts,
-    ) -> Result<Replay, Error> {
+    ) -> Result<Resend, Error> {
         let Some(release) = route.release().cloned() else {
-            return Ok(Replay {
+            return Ok(Resend {
                 repeatability: repeatability(request, false),
                 copy: None,
             });
@@ -70,7 +70,7 @@ impl Replay {
         });
         let repeatability = repeatability(request, declared);
         let wanted = exchange.on_canary().is_some_and(may_fail_over);
-        Ok(Replay {
+        Ok(Resend {
             repeatability,
             copy: (wanted && repeatability.to_another_upstream())
                 .then(|| copy(request))
@@ -80,7 +80,7 @@ impl Replay {
 
     /// Has a request that the canary has failed go to the baseline, if that has an endpoint by the
     /// newest table: one without answers nothing better than what the canary has said.
-    pub(crate) fn fail_over(&self, exchange: &Exchange, route: &mut Route) -> bool {
+    pub(crate) fn fail_over(&self, exchange: &Exchange, route: &mut RequestRoute) -> bool {
         let Some(release) = exchange.on_canary().filter(|_| self.copy.is_some()) else {
             return false;
         };

@@ -6,9 +6,9 @@ use bytes::Bytes;
 use http::header::{DATE, SET_COOKIE};
 use http::{HeaderMap, Response, Version};
 
-use super::body::{Relay, ResponseBody};
 use super::exchange::Exchange;
-use super::route::Route;
+use super::relay::{Relay, ResponseBody};
+use super::route::RequestRoute;
 use super::timeouts::ExchangeTimeouts;
 use crate::model::Sticky;
 use crate::proxy::error::Error;
@@ -30,7 +30,7 @@ pub(crate) struct ForwardedResponse {
 }
 
 /// Keeps the name of the service's sticky cookie for the proxy's own, whoever has answered.
-pub(crate) fn reserve_cookie(exchange: &Exchange, route: &Route, headers: &mut HeaderMap) {
+pub(crate) fn reserve_cookie(exchange: &Exchange, route: &RequestRoute, headers: &mut HeaderMap) {
     if !headers.contains_key(SET_COOKIE) {
         return;
     }
@@ -65,15 +65,19 @@ pub(crate) async fn relay(
         limits,
         issue,
     } = answer;
+    response
+        .body_mut()
+        .charge(|| exchange.client.account(version));
+    // Before it waits for the client to take other heads: the upstream has done its part.
+    let ended = response.body().is_end_stream();
+    exchange.answered(&response, ended);
     let client = &exchange.client;
-    response.body_mut().charge(|| client.account(version));
     let queued = match version {
         Version::HTTP_2 => queue(client, response.headers_mut()).await,
         _ => None,
     };
     response.body_mut().release_head();
     let (mut head, body) = response.into_parts();
-    exchange.answered(&head, body.is_end_stream());
     head.version = Version::HTTP_11;
     fields::strip_hop_by_hop(&mut head.headers);
     if let Some(id) = &exchange.request_id {

@@ -17,7 +17,7 @@ use crate::stats::UpstreamKey;
 
 /// Where a request goes, however often it has to be looked up.
 #[derive(Debug)]
-pub(crate) struct Route {
+pub(crate) struct RequestRoute {
     service: Arc<RoutedService>,
     /// The revision of the table that `service` was last looked up in.
     revision: u64,
@@ -51,7 +51,7 @@ pub(crate) struct Target<'a> {
     pub(crate) fresh: bool,
     pub(crate) revision: u64,
     upstream: UpstreamKey,
-    route: &'a Route,
+    route: &'a RequestRoute,
 }
 
 /// The service that a request is for.
@@ -69,14 +69,14 @@ pub(crate) fn service<'a, B>(
     snapshot.table.route(host, path, request.method(), headers)
 }
 
-impl Route {
+impl RequestRoute {
     pub(crate) fn new(
         service: Arc<RoutedService>,
         revision: u64,
         choice: Choice,
         user: Option<u32>,
-    ) -> Route {
-        Route {
+    ) -> RequestRoute {
+        RequestRoute {
             service,
             revision,
             choice,
@@ -186,7 +186,7 @@ impl Route {
         }
     }
 
-    /// An endpoint of [`Route::upstream`] for the next attempt.
+    /// An endpoint of [`RequestRoute::upstream`] for the next attempt.
     pub(crate) fn target(
         &self,
         upstream: UpstreamKey,
@@ -208,7 +208,7 @@ impl Route {
 impl Target<'_> {
     /// After a wait: the newest revision, if the target may still be used under it.
     pub(crate) fn confirm(&self, snapshot: &Snapshot) -> Option<u64> {
-        let Route { service, via, .. } = self.route;
+        let RequestRoute { service, via, .. } = self.route;
         let taken_out = snapshot.revision != self.revision
             && !self.route.is_named()
             && snapshot

@@ -7,11 +7,11 @@ use std::task::{Context, Poll};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 
-use super::attempts::{Outcome, Unanswered};
-use super::body::{RequestBody, UploadProgress};
+use super::attempts::{AttemptOutcome, Unanswered};
 use super::headers;
 use super::route::Target;
 use super::timeouts::ExchangeTimeouts;
+use super::upload::{RequestBody, UploadProgress};
 use crate::net::is_local;
 use crate::proxy::deadline::{Millis, TICK_MS};
 use crate::proxy::error::Error;
@@ -43,13 +43,13 @@ impl Sender<'_> {
     /// Sends a request to an endpoint, over a pooled or a new connection. Until its first byte is
     /// written it counts as under the revision that it was routed by; who had to wait for a
     /// connection looks at the newest table again before. `watch` is called whenever the response
-    /// is waited for.
+    /// is waited for, and told whether the client keeps it from being read.
     pub(crate) async fn send(
         &self,
         target: &Target<'_>,
         request: &mut Request<RequestBody>,
-        watch: impl Fn(&Context<'_>),
-    ) -> Outcome<UpstreamResponse> {
+        watch: impl Fn(bool, &Context<'_>),
+    ) -> AttemptOutcome<UpstreamResponse> {
         let worker = &*self.client.worker;
         let endpoint = target.endpoint;
         let pooled = match target.fresh {
@@ -67,7 +67,7 @@ impl Sender<'_> {
                         None => {
                             let now = worker.deadlines.coarse();
                             worker.pool.put(endpoint, connection, now);
-                            return Outcome::TakenOut;
+                            return AttemptOutcome::TakenOut;
                         }
                     }
                     connection
@@ -75,7 +75,7 @@ impl Sender<'_> {
                 Err(error) => {
                     let (address, reason) = (target.address, error.reason.as_str());
                     tracing::debug!(endpoint = %address, reason, "no connection");
-                    return Outcome::Unconnected(endpoint, error);
+                    return AttemptOutcome::Unconnected(endpoint, error);
                 }
             },
         };
@@ -97,19 +97,19 @@ impl Sender<'_> {
         let sending = connection.send(request, forwarded, guard, &heard);
         let sent = match self.wait(target, sending, &heard, watch).await {
             Ok(sent) => sent,
-            Err(late) => return Outcome::Failed(late),
+            Err(late) => return AttemptOutcome::Failed(late),
         };
         match sent {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Outcome::Failed(Error::new(
+                AttemptOutcome::Failed(Error::new(
                     Reason::UpstreamProtocolError,
                     "the upstream switched protocols unasked",
                 ))
             }
-            Ok(response) => Outcome::Response(UpstreamResponse { response, endpoint }),
+            Ok(response) => AttemptOutcome::Response(UpstreamResponse { response, endpoint }),
             Err(failed) => {
                 tracing::debug!(fault = %failed.fault, reused, "the upstream did not answer");
-                Outcome::Unanswered(Unanswered {
+                AttemptOutcome::Unanswered(Unanswered {
                     reused,
                     unsent: failed.unsent,
                     answered: failed.answered,
@@ -143,7 +143,7 @@ impl Sender<'_> {
         target: &Target<'_>,
         sending: impl Future<Output = T>,
         heard: &Heard<'_>,
-        watch: impl Fn(&Context<'_>),
+        watch: impl Fn(bool, &Context<'_>),
     ) -> Result<T, Error> {
         let late = Error::new(
             Reason::FirstByteTimeout,
@@ -157,7 +157,7 @@ impl Sender<'_> {
             if let Poll::Ready(sent) = sending.as_mut().poll(cx) {
                 return Poll::Ready(Ok(sent));
             }
-            watch(cx);
+            watch(heard.held.get(), cx);
             let resumed = std::mem::replace(&mut held, heard.held.get()) && !held;
             if std::mem::replace(&mut known, heard.processing.get()) != known || resumed {
                 // It is at work, and has the whole time for the rest (RFC 2518 section 10.1). So

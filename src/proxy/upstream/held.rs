@@ -43,6 +43,8 @@ const QUEUED_MAX: usize = 128 * 1024;
 const SMALL_HEAD: usize = 2 * 1024;
 /// Pieces of answers of HTTP/2 that are copied rather than charged with a whole block.
 const COPIED_MAX: usize = 4 * 1024;
+/// Bytes of the bodies of requests of HTTP/2 beyond which all of them are copied.
+const UPLOADS_COPIED: usize = 128 * 1024;
 /// What a piece of an answer takes in an HTTP/2 connection beside its data.
 const PIECE: usize = 512;
 /// What a header field takes beside its text.
@@ -53,7 +55,9 @@ const FIELD: usize = 112;
 pub(crate) struct Held {
     answers: Cell<usize>,
     heads: Cell<usize>,
-    /// Shared with what hyper holds, which asks for `Send`.
+    /// Bytes of the bodies of an HTTP/2 connection's requests.
+    uploads: Cell<usize>,
+    /// Shared with what `h2` holds, which asks for `Send`.
     queued: Arc<AtomicUsize>,
     /// Whether an answer's head exceeds the pool.
     exceeded: Cell<bool>,
@@ -96,6 +100,15 @@ impl Held {
         let bytes = fields(request.headers())
             + target
             + uri.authority().map_or(0, |host| host.as_str().len());
+        self.count(bytes)
+    }
+
+    /// Counts the trailers of a request of HTTP/2, if there is room for them.
+    pub(crate) fn fields(self: &Rc<Self>, trailers: &HeaderMap) -> Option<HeldHead> {
+        self.count(fields(trailers))
+    }
+
+    fn count(self: &Rc<Self>, bytes: usize) -> Option<HeldHead> {
         let heads = self.heads.get();
         if heads > 0 && heads + bytes > HEADS_MAX {
             return None;
@@ -105,6 +118,23 @@ impl Held {
             held: Rc::clone(self),
             bytes,
         })
+    }
+
+    /// So many bytes of the body of a request of HTTP/2 have come, within the window of the
+    /// connection.
+    pub(crate) fn keep_upload(&self, bytes: usize) {
+        self.uploads.set(self.uploads.get() + bytes);
+    }
+
+    /// So many of them are with the upstream, or nobody wants them.
+    pub(crate) fn release_upload(&self, bytes: usize) {
+        self.uploads.set(self.uploads.get().saturating_sub(bytes));
+    }
+
+    /// Whether so much of requests' bodies is held that it should take no more memory than it is
+    /// long.
+    pub(crate) fn is_upload_large(&self) -> bool {
+        self.uploads.get() > UPLOADS_COPIED
     }
 
     /// Whether what is held should take no more memory than it is long.

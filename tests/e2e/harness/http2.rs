@@ -1,4 +1,4 @@
-//! An HTTP/2 client that knows beforehand that the other side speaks it.
+//! An HTTP/2 client with prior knowledge.
 
 use std::net::SocketAddr;
 
@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 
 use super::DEADLINE;
 
-/// Runs a case that needs a runtime; hanging is a failure.
+/// Runs an asynchronous case; fails if it hangs.
 #[track_caller]
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -27,13 +27,13 @@ pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     })
 }
 
-/// One HTTP/2 connection; copies share it.
+/// One HTTP/2 connection; clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Http2 {
     pub(crate) sender: SendRequest<BoxBody<Bytes, std::io::Error>>,
 }
 
-/// An answer with its whole body.
+/// A response with its whole body.
 #[derive(Debug)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -73,7 +73,7 @@ impl Http2 {
         Answer::of(self.head(request).await).await.unwrap()
     }
 
-    /// The answer's head, with its body still to come.
+    /// Returns the response head with an unread body.
     pub(crate) async fn head(
         &mut self,
         request: Request<BoxBody<Bytes, std::io::Error>>,
@@ -81,7 +81,7 @@ impl Http2 {
         self.try_head(request).await.unwrap()
     }
 
-    /// As [`Http2::head`], where the stream may be reset instead.
+    /// Like [`Http2::head`], where the stream may be reset instead.
     pub(crate) async fn try_head(
         &mut self,
         request: Request<BoxBody<Bytes, std::io::Error>>,

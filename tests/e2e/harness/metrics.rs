@@ -1,4 +1,4 @@
-//! The answer to a scrape, read back.
+//! A parsed scrape of the metrics.
 
 /// All samples of one scrape.
 #[derive(Clone, Debug)]
@@ -23,7 +23,7 @@ impl Metrics {
         Metrics { samples }
     }
 
-    /// The sum over all samples of `weighbridge_` and `name` that have all of `labels`.
+    /// The sum over all samples of `weighbridge_{name}` that have all of `labels`.
     pub(crate) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let name = format!("weighbridge_{name}");
         let has = |sample: &&Sample| {
@@ -39,18 +39,18 @@ impl Metrics {
             .sum()
     }
 
-    /// Whether there is any such sample.
+    /// Whether the scrape has a sample of this name.
     pub(crate) fn has(&self, name: &str) -> bool {
         let name = format!("weighbridge_{name}");
         self.samples.iter().any(|sample| sample.name == name)
     }
 
-    /// How often the proxy answered itself, or cut an answer short, for `reason`.
+    /// Number of requests that the proxy failed or truncated for `reason`.
     pub(crate) fn reason(&self, reason: &str) -> f64 {
         self.sum("http_errors_total", &[("reason", reason)])
     }
 
-    /// Requests that were answered, by upstream.
+    /// Number of requests by the upstream that responded.
     pub(crate) fn requests(&self, upstream: &str) -> f64 {
         self.sum("http_requests_total", &[("upstream", upstream)])
     }

@@ -1,6 +1,5 @@
-//! What the cases are written with: the program as a child process, upstreams that do as a case
-//! says, clients that send any bytes, and waiting for conditions. Nothing here sleeps for a fixed
-//! time or measures speed.
+//! The test harness: the program as a child process, scripted upstreams, clients that send raw
+//! bytes, and waiting for conditions. Nothing here sleeps for a fixed time or measures speed.
 
 mod http2;
 mod metrics;

@@ -1,4 +1,4 @@
-//! The program as a child process, with a configuration, a directory and ports of its own.
+//! The program as a child process with its own configuration, directory and ports.
 
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::{Client, Metrics, Response, Upstream, eventually, until};
 
-/// A service `shop` that takes every request, with all weight on `blue`.
+/// A service `shop` that matches every request, with all weight on `blue`.
 pub(crate) fn shop(blue: &Upstream, green: &Upstream) -> Value {
     json!({
         "routes": [{}],
@@ -26,9 +26,8 @@ pub(crate) fn shop(blue: &Upstream, green: &Upstream) -> Value {
     })
 }
 
-/// A port that nobody else is given as long as this lives: bound and not listened on, so that
-/// whoever binds the very same port in sharing mode may, and whoever asks for any port gets
-/// another.
+/// A port reserved while this value lives: bound but not listening. Another socket can bind this
+/// port with SO_REUSEPORT; port 0 never yields it.
 #[derive(Debug)]
 pub(crate) struct Reserved {
     _socket: Socket,
@@ -51,24 +50,24 @@ impl Reserved {
     }
 }
 
-/// A running program.
+/// A running process.
 #[derive(Debug)]
 pub(crate) struct Proxy {
-    /// Where clients go.
+    /// Address of the listener.
     pub(crate) address: SocketAddr,
-    /// Where the admin API is.
+    /// Address of the admin API.
     pub(crate) admin: SocketAddr,
     pub(crate) directory: TempDir,
     child: Option<Child>,
     log: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     open_files: Option<u32>,
-    /// Where standard error goes in place of [`Proxy::log`].
+    /// Replaces the pipe that fills [`Proxy::log`] as standard error.
     stderr: Option<Stdio>,
     _ports: [Reserved; 2],
 }
 
-/// A run that has ended by itself.
+/// Result of a process that exited.
 #[derive(Debug)]
 pub(crate) struct Ended {
     pub(crate) status: ExitStatus,
@@ -76,8 +75,8 @@ pub(crate) struct Ended {
 }
 
 impl Proxy {
-    /// Starts the program and waits until it is ready. `config` needs no addresses: the one
-    /// listener and the admin API are given theirs.
+    /// Starts the program and waits until it is ready. Sets the addresses of the first listener and
+    /// the admin API in `config`.
     #[track_caller]
     pub(crate) fn start(config: Value) -> Proxy {
         let mut proxy = Proxy::prepare(config);
@@ -85,13 +84,13 @@ impl Proxy {
         proxy
     }
 
-    /// The same for a service `shop` alone.
+    /// Like [`Proxy::start`], with `shop` as the only service.
     #[track_caller]
     pub(crate) fn with_shop(shop: Value) -> Proxy {
         Proxy::start(json!({ "services": { "shop": shop } }))
     }
 
-    /// The same, with a limit on open files.
+    /// Like [`Proxy::start`], with a limit on open files.
     #[track_caller]
     pub(crate) fn start_with_open_files(config: Value, limit: u32) -> Proxy {
         let mut proxy = Proxy::prepare(config);
@@ -100,7 +99,7 @@ impl Proxy {
         proxy
     }
 
-    /// The same, with standard error as given.
+    /// Like [`Proxy::start`], with the given standard error.
     #[track_caller]
     pub(crate) fn start_with_stderr(config: Value, stderr: impl Into<Stdio>) -> Proxy {
         let mut proxy = Proxy::prepare(config);
@@ -109,7 +108,7 @@ impl Proxy {
         proxy
     }
 
-    /// Bytes of memory that the process has in use.
+    /// Resident memory of the process in bytes.
     #[track_caller]
     pub(crate) fn memory(&self) -> usize {
         let path = format!("/proc/{}/status", self.child.as_ref().unwrap().id());
@@ -125,7 +124,7 @@ impl Proxy {
             * 1024
     }
 
-    /// Everything but the start.
+    /// Prepares configuration and ports without starting the program.
     pub(crate) fn prepare(config: Value) -> Proxy {
         let ports = [Reserved::new(), Reserved::new()];
         let proxy = Proxy {
@@ -143,12 +142,12 @@ impl Proxy {
         proxy
     }
 
-    /// The file that the program reads.
+    /// Path of the configuration file.
     pub(crate) fn config_path(&self) -> PathBuf {
         self.directory.path().join("weighbridge.yaml")
     }
 
-    /// Completes `config` and puts it in place of the file, whole. JSON is YAML.
+    /// Completes `config` and replaces the file atomically. JSON is YAML.
     pub(crate) fn write_config(&self, mut config: Value) {
         if config["listeners"].is_null() {
             config["listeners"] = json!([{}]);
@@ -169,7 +168,7 @@ impl Proxy {
         let (admin, log) = (self.admin, &self.log);
         eventually("the proxy is ready", || {
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("the proxy ended with {status}:\n{}", log.lock().unwrap());
+                panic!("the proxy exited with {status}:\n{}", log.lock().unwrap());
             }
             try_admin(admin, "GET", "/readyz", "", None)
                 .is_ok_and(|response| response.status == 200)
@@ -178,7 +177,7 @@ impl Proxy {
 
     /// Starts the program.
     pub(crate) fn spawn(&mut self) {
-        assert!(self.child.is_none(), "it is running already");
+        assert!(self.child.is_none(), "already running");
         let program = env!("CARGO_BIN_EXE_weighbridge");
         let mut command = match self.open_files {
             None => Command::new(program),
@@ -222,12 +221,12 @@ impl Proxy {
         self.child = Some(child);
     }
 
-    /// What the program has said so far.
+    /// The log so far.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
-    /// Whether the process is there.
+    /// Whether the process is running.
     pub(crate) fn is_alive(&mut self) -> bool {
         self.child
             .as_mut()
@@ -244,7 +243,7 @@ impl Proxy {
         assert!(sent.success());
     }
 
-    /// Ends the process as a power cut would.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
@@ -252,11 +251,11 @@ impl Proxy {
         }
     }
 
-    /// Waits until the process ends by itself.
+    /// Waits until the process exits.
     #[track_caller]
     pub(crate) fn ended(&mut self) -> Ended {
         let child = self.child.as_mut().unwrap();
-        let status = until("the process ends", || child.try_wait().unwrap());
+        let status = until("the process exits", || child.try_wait().unwrap());
         self.child = None;
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
@@ -292,7 +291,7 @@ impl Proxy {
             .unwrap_or_else(|error| panic!("{method} {path}: {error}"))
     }
 
-    /// What the admin API says of `shop`.
+    /// The admin API's resource of `shop`.
     #[track_caller]
     pub(crate) fn service(&self) -> Value {
         self.admin("GET", "/api/v1/services/shop", "", None)
@@ -310,27 +309,27 @@ impl Proxy {
         .expect(200)
     }
 
-    /// The same with any headers and body.
+    /// Like [`Proxy::set_weights`], with any headers and body.
     #[track_caller]
     pub(crate) fn put_weights(&self, headers: &str, body: &str) -> Response {
         let headers = format!("Content-Type: application/json\r\n{headers}");
         self.admin("PUT", "/api/v1/services/shop/weights", &headers, Some(body))
     }
 
-    /// Puts all weight of `shop` back.
+    /// Rolls `shop` back to its baseline.
     #[track_caller]
     pub(crate) fn roll_back(&self) -> Response {
         self.admin("POST", "/api/v1/services/shop/rollback", "", None)
             .expect(200)
     }
 
-    /// The metrics as they are.
+    /// The current metrics.
     #[track_caller]
     pub(crate) fn metrics(&self) -> Metrics {
         Metrics::parse(&self.admin("GET", "/metrics", "", None).expect(200).text())
     }
 
-    /// Waits until so many requests have been counted as failed or refused for `reason`.
+    /// Waits until `times` requests are counted as failed or refused for `reason`.
     #[track_caller]
     pub(crate) fn counts_reason(&self, reason: &str, times: u32) {
         eventually(&format!("{reason} is counted {times} times"), || {
@@ -366,7 +365,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("--- the proxy said:\n{}---", self.log());
+            eprintln!("--- log of the proxy:\n{}---", self.log());
         }
     }
 }

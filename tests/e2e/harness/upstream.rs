@@ -1,4 +1,4 @@
-//! An upstream that does as its script says, byte by byte, and remembers what it was asked.
+//! An upstream that runs a script for each request and records the requests.
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -8,15 +8,15 @@ use std::thread;
 
 use super::wire::{Framing, Head, Wire, reset};
 
-/// A request as it arrived.
+/// A request as received.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
-    /// Which connection it came over, from 0.
+    /// Index of the connection, from 0.
     pub(crate) connection: usize,
     pub(crate) method: String,
     pub(crate) target: String,
     pub(crate) head: Head,
-    /// The body, once it has been read whole.
+    /// The body, once it has been read completely.
     pub(crate) body: Option<Vec<u8>>,
     pub(crate) trailers: Vec<(String, String)>,
 }
@@ -43,18 +43,18 @@ struct Shared {
 }
 
 impl Upstream {
-    /// Answers every request with `name`.
+    /// Responds to every request with `name`.
     pub(crate) fn named(name: &'static str) -> Upstream {
         Upstream::start(move |call| call.ok(name))
     }
 
-    /// Does `script` for each request, once its head is there; a body that it does not read is read
-    /// after it.
+    /// Runs `script` for each request once its head has arrived; reads the rest of the body after
+    /// it.
     pub(crate) fn start(script: impl Fn(&mut Call<'_>) + Send + Sync + 'static) -> Upstream {
         Upstream::on(TcpListener::bind("127.0.0.1:0").unwrap(), script)
     }
 
-    /// The same on a socket that the case has prepared.
+    /// Like [`Upstream::start`], on an existing listener.
     pub(crate) fn on(
         listener: TcpListener,
         script: impl Fn(&mut Call<'_>) + Send + Sync + 'static,
@@ -75,7 +75,7 @@ impl Upstream {
         Upstream { address, shared }
     }
 
-    /// All requests so far, in the order of arrival.
+    /// All requests so far, in order of arrival.
     pub(crate) fn seen(&self) -> Vec<Seen> {
         lock(&self.shared.seen).clone()
     }
@@ -91,10 +91,10 @@ impl Upstream {
         lock(&self.shared.seen)
             .last()
             .cloned()
-            .expect("no request has come")
+            .expect("no request has arrived")
     }
 
-    /// How often the proxy closed a connection while a script waited for that.
+    /// Number of connections that the proxy closed while a script waited for it.
     pub(crate) fn hangups(&self) -> usize {
         self.shared.hangups.load(Ordering::SeqCst)
     }
@@ -103,7 +103,7 @@ impl Upstream {
 impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.stopped.store(true, Ordering::SeqCst);
-        // Wakes the accepting thread, which then ends.
+        // Wakes the accept thread, which then ends.
         let _ = TcpStream::connect(self.address);
         for socket in lock(&self.shared.sockets).drain(..) {
             let _ = socket.shutdown(Shutdown::Both);
@@ -111,7 +111,7 @@ impl Drop for Upstream {
     }
 }
 
-/// A script that panicked must not take the other threads with it.
+/// Ignores poisoning: a script that panicked must not fail the other threads.
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -153,30 +153,30 @@ fn serve(
         }
         on_connection += 1;
     }
-    // The registry's copy of the socket would keep it open.
+    // The registry's handle would keep the socket open.
     if let Some(wire) = wire {
         let _ = wire.stream.shutdown(Shutdown::Both);
     }
 }
 
-/// One request, in the hands of a script.
+/// One request as its script handles it.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     shared: &'a Shared,
     index: usize,
     pub(crate) request: Seen,
-    /// How many requests came over this connection before.
+    /// Number of earlier requests on this connection.
     pub(crate) on_connection: usize,
     wire: &'a mut Option<Wire>,
 }
 
 impl Call<'_> {
-    /// The path, as it was asked for.
+    /// The request target.
     pub(crate) fn path(&self) -> &str {
         &self.request.target
     }
 
-    /// Reads the body, if that has not been done.
+    /// Reads the body unless it has been read.
     pub(crate) fn body(&mut self) -> io::Result<Vec<u8>> {
         if let Some(body) = &self.request.body {
             return Ok(body.clone());
@@ -195,17 +195,17 @@ impl Call<'_> {
         Ok(body)
     }
 
-    /// The next chunk of the body; `None` when something else comes.
+    /// The next chunk of the body; `None` after the last one or at an error.
     pub(crate) fn chunk(&mut self) -> Option<Vec<u8>> {
         self.wire().chunk().ok()?.ok()
     }
 
-    /// 200 with a body.
+    /// Responds 200 with a body.
     pub(crate) fn ok(&mut self, body: impl AsRef<[u8]>) {
         self.answer("200 OK", "", body);
     }
 
-    /// An answer with a body, after the request's; `headers` are lines that each end in CRLF.
+    /// Reads the request's body, then responds; each line of `headers` ends in CRLF.
     pub(crate) fn answer(&mut self, status: &str, headers: &str, body: impl AsRef<[u8]>) {
         if self.body().is_err() {
             return self.close();
@@ -222,7 +222,7 @@ impl Call<'_> {
         }
     }
 
-    /// Writes bytes as they are.
+    /// Writes raw bytes.
     pub(crate) fn write(&mut self, bytes: impl AsRef<[u8]>) -> io::Result<()> {
         self.wire().write(bytes)
     }
@@ -237,7 +237,7 @@ impl Call<'_> {
     /// Resets the connection.
     pub(crate) fn reset(&mut self) {
         if let Some(wire) = self.wire.take() {
-            // The reset is sent with the last handle on the socket.
+            // The kernel sends the reset when the last handle on the socket is closed.
             let ours = (wire.stream.local_addr().ok(), wire.stream.peer_addr().ok());
             lock(&self.shared.sockets)
                 .retain(|other| (other.local_addr().ok(), other.peer_addr().ok()) != ours);
@@ -245,8 +245,7 @@ impl Call<'_> {
         }
     }
 
-    /// Waits until the proxy closes the connection, and counts that; what it still sends is thrown
-    /// away.
+    /// Waits until the proxy closes the connection, counts that, and discards its input.
     pub(crate) fn await_hangup(&mut self) {
         if self.wire().ends() {
             self.shared.hangups.fetch_add(1, Ordering::SeqCst);

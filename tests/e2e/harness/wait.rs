@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Longer than anything takes on a busy machine; whoever gets here has failed.
+/// Longer than any condition takes on a loaded machine; reaching it is a failure.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
 const POLL: Duration = Duration::from_millis(3);
@@ -15,7 +15,7 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     until(what, || condition().then_some(()));
 }
 
-/// Waits until `attempt` gives something.
+/// Waits until `attempt` returns a value.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let begin = Instant::now();
@@ -23,14 +23,13 @@ pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T 
         if let Some(found) = attempt() {
             return found;
         }
-        assert!(begin.elapsed() < DEADLINE, "waited in vain until {what}");
+        assert!(begin.elapsed() < DEADLINE, "timed out waiting until {what}");
         thread::sleep(POLL);
     }
 }
 
-/// Waits until `read` has given the same value for a while, and gives that value. For counters that
-/// are expected to stop: too short a while makes a case pass that should not, never the other way
-/// round.
+/// Waits until `read` has returned the same value for a while, and returns it. For counters that
+/// are expected to stop: a while that is too short can hide a failure but never causes one.
 #[track_caller]
 pub(crate) fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> T {
     const AGREEING: u32 = 60;
@@ -44,7 +43,7 @@ pub(crate) fn settled<T: PartialEq>(what: &str, mut read: impl FnMut() -> T) -> 
     last
 }
 
-/// Something that others wait for until it is opened.
+/// A latch that scripts wait for until the case opens it.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
     open: Mutex<bool>,
@@ -57,8 +56,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Waits for the gate to open. A gate that never does is left after the deadline, so that a
-    /// failed case ends.
+    /// Waits until the gate opens, or until the deadline, so that a failed case ends.
     pub(crate) fn wait(&self) {
         let open = self.open.lock().unwrap();
         drop(

@@ -1,5 +1,4 @@
-//! HTTP/1.1 as bytes: read by hand, so that nothing is repaired on the way, and written as the case
-//! says.
+//! Raw HTTP/1.1: parsed by hand so that nothing is repaired, written as the case says.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,33 +8,33 @@ use serde_json::Value;
 
 use super::DEADLINE;
 
-/// A socket, with what was read beyond the last message.
+/// A socket and its read buffer.
 #[derive(Debug)]
 pub(crate) struct Wire {
     pub(super) stream: TcpStream,
     buffer: Vec<u8>,
 }
 
-/// The first line of a message and its fields.
+/// The first line and the fields of a message.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Head {
     pub(crate) first: String,
     pub(crate) headers: Fields,
 }
 
-/// How a message's body ends.
+/// Framing of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
     Length(u64),
     Chunked,
-    /// At the end of the connection.
+    /// Ends with the connection.
     Close,
 }
 
-/// Names, in lower case, and values.
+/// Field names in lower case, and values.
 pub(crate) type Fields = Vec<(String, String)>;
 
-/// A body, with its trailers.
+/// A body and its trailers.
 pub(crate) type Body = (Vec<u8>, Fields);
 
 fn cut(what: &str) -> io::Error {
@@ -57,7 +56,7 @@ impl Wire {
         self.stream.write_all(bytes.as_ref())
     }
 
-    /// Sends this byte again and again until the other side takes no more.
+    /// Sends this byte repeatedly until the peer accepts no more.
     pub(crate) fn push(&mut self, byte: u8) {
         self.stream.set_nonblocking(true).unwrap();
         let mut refused = 0;
@@ -76,7 +75,7 @@ impl Wire {
         self.stream.set_nonblocking(false).unwrap();
     }
 
-    /// Reads more into the buffer; `false` at the end.
+    /// Reads more into the buffer; `false` at the end of the stream.
     fn fill(&mut self) -> io::Result<bool> {
         let mut piece = [0; 64 * 1024];
         let bytes = self.stream.read(&mut piece)?;
@@ -84,7 +83,7 @@ impl Wire {
         Ok(bytes > 0)
     }
 
-    /// Bytes up to and with CRLF; `None` at an end between messages.
+    /// The next line without its CRLF; `None` at the end of the stream between messages.
     fn line(&mut self) -> io::Result<Option<String>> {
         loop {
             if let Some(end) = self.buffer.windows(2).position(|pair| pair == b"\r\n") {
@@ -95,7 +94,7 @@ impl Wire {
                 return if self.buffer.is_empty() {
                     Ok(None)
                 } else {
-                    Err(cut("the end came within a line"))
+                    Err(cut("the stream ended within a line"))
                 };
             }
         }
@@ -106,7 +105,7 @@ impl Wire {
         loop {
             let line = self
                 .line()?
-                .ok_or_else(|| cut("the end came within a head"))?;
+                .ok_or_else(|| cut("the stream ended within a head"))?;
             if line.is_empty() {
                 return Ok(fields);
             }
@@ -117,7 +116,7 @@ impl Wire {
         }
     }
 
-    /// The next message's head; `None` when the other side has closed before it.
+    /// The head of the next message; `None` if the peer closed before it.
     pub(crate) fn head(&mut self) -> io::Result<Option<Head>> {
         let Some(first) = self.line()? else {
             return Ok(None);
@@ -128,21 +127,21 @@ impl Wire {
         }))
     }
 
-    /// So many bytes.
+    /// Reads `length` bytes.
     pub(crate) fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
         while self.buffer.len() < length {
             if !self.fill()? {
-                return Err(cut("the end came within a body"));
+                return Err(cut("the stream ended within a body"));
             }
         }
         Ok(self.buffer.drain(..length).collect())
     }
 
-    /// A chunk, or the trailers that follow the last one.
+    /// A chunk, or the trailers after the last one.
     pub(crate) fn chunk(&mut self) -> io::Result<Result<Vec<u8>, Fields>> {
         let line = self
             .line()?
-            .ok_or_else(|| cut("the end came between chunks"))?;
+            .ok_or_else(|| cut("the stream ended between chunks"))?;
         let size = usize::from_str_radix(line.split(';').next().unwrap_or_default(), 16)
             .map_err(io::Error::other)?;
         if size == 0 {
@@ -178,7 +177,7 @@ impl Wire {
         }
     }
 
-    /// Waits until the other side has closed or reset the connection; `false` when it does not.
+    /// Waits until the peer closes or resets the connection; `false` if it does not.
     pub(crate) fn ends(&mut self) -> bool {
         loop {
             match self.fill() {
@@ -189,23 +188,23 @@ impl Wire {
         }
     }
 
-    /// The same, and nothing more was sent before.
+    /// Like [`Wire::ends`], and the peer sent nothing more.
     pub(crate) fn closes(&mut self) -> bool {
         self.ends() && self.buffer.is_empty()
     }
 
-    /// Whether the other side has sent or closed something by now.
+    /// Whether the peer has sent data or closed the connection.
     pub(crate) fn has_news(&mut self) -> bool {
         self.stream.set_nonblocking(true).unwrap();
-        let news = self.fill();
+        let input = self.fill();
         self.stream.set_nonblocking(false).unwrap();
         !self.buffer.is_empty()
-            || !matches!(news, Err(error) if error.kind() == ErrorKind::WouldBlock)
+            || !matches!(input, Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 }
 
 impl Head {
-    /// The values of a field, joined as one.
+    /// The values of a field, joined with commas.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
         let values: Vec<&str> = self
             .headers
@@ -230,7 +229,7 @@ impl Head {
     }
 }
 
-/// An answer that came in whole.
+/// A complete response.
 #[derive(Clone, Debug)]
 pub(crate) struct Response {
     pub(crate) status: u16,
@@ -278,14 +277,13 @@ impl Client {
         })
     }
 
-    /// Sends bytes as they are. That the other side has closed meanwhile shows when its answer is
-    /// read.
+    /// Sends raw bytes. An error is ignored: a closed connection shows when the response is read.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> &mut Client {
         let _ = self.wire.write(bytes);
         self
     }
 
-    /// Asks for `path`, with further header lines that each end in CRLF.
+    /// Sends a GET of `path`; each line of `headers` ends in CRLF.
     pub(crate) fn ask(&mut self, path: &str, headers: &str) -> &mut Client {
         self.send(format!(
             "GET {path} HTTP/1.1\r\nHost: shop.test\r\n{headers}\r\n"
@@ -300,10 +298,10 @@ impl Client {
     #[track_caller]
     pub(crate) fn receive(&mut self) -> Response {
         self.try_receive()
-            .unwrap_or_else(|error| panic!("no whole answer: {error}"))
+            .unwrap_or_else(|error| panic!("no complete response: {error}"))
     }
 
-    /// The same, behind any interim answers.
+    /// Like [`Client::receive`], after any interim responses.
     #[track_caller]
     pub(crate) fn receive_final(&mut self) -> Response {
         loop {
@@ -314,7 +312,7 @@ impl Client {
         }
     }
 
-    /// The answer to any request but HEAD; an error when it is not whole.
+    /// The response to any method but HEAD; an error if it is incomplete.
     pub(crate) fn try_receive(&mut self) -> io::Result<Response> {
         let head = self.head()?;
         let status = status(&head);
@@ -323,7 +321,9 @@ impl Client {
             (_, true, None) => Framing::Chunked,
             (_, false, Some(length)) => Framing::Length(length),
             (_, false, None) => Framing::Close,
-            (_, true, Some(_)) => return Err(io::Error::other(format!("two framings: {head:?}"))),
+            (_, true, Some(_)) => {
+                return Err(io::Error::other(format!("conflicting framing: {head:?}")));
+            }
         };
         let (body, trailers) = self.wire.body(framing)?;
         Ok(Response {
@@ -334,14 +334,14 @@ impl Client {
         })
     }
 
-    /// The head of the next answer alone.
+    /// Only the head of the next response.
     pub(crate) fn head(&mut self) -> io::Result<Head> {
         self.wire
             .head()?
-            .ok_or_else(|| cut("the connection ended without an answer"))
+            .ok_or_else(|| cut("the connection ended without a response"))
     }
 
-    /// Ends what this side sends, and not what it reads.
+    /// Shuts the write half down and keeps reading.
     pub(crate) fn half_close(&self) {
         self.wire
             .stream
@@ -349,13 +349,13 @@ impl Client {
             .unwrap();
     }
 
-    /// Makes the end of this connection a reset, not an orderly close.
+    /// Closes the connection with a reset.
     pub(crate) fn reset(self) {
         reset(self.wire.stream);
     }
 }
 
-/// The status of an answer's head.
+/// The status code of a response head.
 pub(crate) fn status(head: &Head) -> u16 {
     head.first
         .split(' ')
@@ -366,7 +366,7 @@ pub(crate) fn status(head: &Head) -> u16 {
 
 /// Closes a connection with a reset.
 pub(super) fn reset(stream: TcpStream) {
-    // A client that is gone already needs no reset.
+    // A socket that is already closed needs no reset.
     let _ = socket2::Socket::from(stream).set_linger(Some(Duration::ZERO));
 }
 

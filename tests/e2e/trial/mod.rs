@@ -1,10 +1,10 @@
-//! The data plane's part of a release, without a control plane: workers in this process whose table
-//! has a watch, and a case that reads their notes.
+//! The data plane of a release without a control plane: workers in this process whose routing table
+//! has a release handle; the case reads their events.
 
-mod notes;
+mod events;
 mod rescue;
 mod samples;
-mod trip;
+mod tripwire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,7 +30,7 @@ use weighbridge::telemetry::AccessLog;
 
 use crate::harness::{Client, DEADLINE, Response, block_on, until};
 
-/// A release of `shop` from `blue` to `green`, before it is started.
+/// Options of a release of `shop` from `blue` to `green`.
 struct Trial {
     spec: ServiceSpec,
     rescue: RescuePolicy,
@@ -39,13 +39,13 @@ struct Trial {
     canary_points: u16,
 }
 
-/// A release under way, and the workers.
+/// A running release with its workers.
 struct Rig {
     address: SocketAddr,
     publisher: Publisher,
-    watch: Arc<ReleaseHandle>,
-    horizon: Arc<Watermark>,
-    notes: mpsc::Receiver<EventBatch>,
+    handle: Arc<ReleaseHandle>,
+    watermark: Arc<Watermark>,
+    events: mpsc::Receiver<EventBatch>,
     batches: mpsc::Receiver<Batch>,
     workers: Option<Workers>,
     read: Vec<RequestEvent>,
@@ -53,21 +53,21 @@ struct Rig {
     counted: Counted,
 }
 
-/// What the recorders have handed over.
+/// Totals of the batches that the recorders have sent.
 #[derive(Default)]
 struct Counted {
     /// Failures of each upstream.
     failures: [u64; 2],
-    /// Other finished requests of each upstream.
+    /// Other completed requests of each upstream.
     successes: [u64; 2],
-    /// Answers to clients, with the upstream that they are counted for.
+    /// Responses to clients, with the upstream that they count for.
     answers: Vec<(Option<UpstreamKey>, u16)>,
-    /// Failures by reason: whether a client was told, and of which upstream.
+    /// Failures by reason: whether it reached a client, and of which upstream.
     reasons: Vec<(bool, Option<UpstreamKey>, Reason)>,
 }
 
 impl Trial {
-    /// All traffic is on green, which may fail as often as it likes and is helped by nobody.
+    /// All traffic goes to green, with an unlimited budget and no failover.
     fn new(blue: SocketAddr, green: SocketAddr) -> Trial {
         let upstream = |name: &str, address| UpstreamSpec {
             name: name.into(),
@@ -126,7 +126,7 @@ impl Trial {
         let table =
             RoutingTable::build(std::slice::from_ref(&self.spec), |_| None, &mut keys, None);
         let publisher = Publisher::new(table);
-        let watch = Arc::new(ReleaseHandle::new(
+        let handle = Arc::new(ReleaseHandle::new(
             ReleaseHandleSpec {
                 key: ReleaseKey(7),
                 release: "shop-1".into(),
@@ -141,16 +141,16 @@ impl Trial {
             0,
             0,
         ));
-        watch.tripwire().arm(BudgetKind::Visible, 1_000_000, 0);
-        watch.tripwire().arm(BudgetKind::All, 1_000_000, 0);
-        publish(&publisher, &watch, self.canary_points);
-        let ((batches, batch_reader), (notes, note_reader)) =
+        handle.tripwire().arm(BudgetKind::Visible, 1_000_000, 0);
+        handle.tripwire().arm(BudgetKind::All, 1_000_000, 0);
+        publish(&publisher, &handle, self.canary_points);
+        let ((batches, batch_reader), (events, event_reader)) =
             (mpsc::channel(1_000), mpsc::channel(1_000));
-        let horizon = Arc::new(Watermark::new(self.workers));
+        let watermark = Arc::new(Watermark::new(self.workers));
         let reports = Reports {
             batches,
-            notes,
-            horizon: Arc::clone(&horizon),
+            notes: events,
+            horizon: Arc::clone(&watermark),
         };
         let options = Options {
             workers: self.workers.try_into().unwrap(),
@@ -168,9 +168,9 @@ impl Trial {
         Rig {
             address,
             publisher,
-            watch,
-            horizon,
-            notes: note_reader,
+            handle,
+            watermark,
+            events: event_reader,
             batches: batch_reader,
             workers: Some(workers),
             read: Vec::new(),
@@ -180,17 +180,17 @@ impl Trial {
     }
 }
 
-fn publish(publisher: &Publisher, watch: &Arc<ReleaseHandle>, canary_points: u16) {
+fn publish(publisher: &Publisher, handle: &Arc<ReleaseHandle>, canary_points: u16) {
     let points = |points| Weight::from_basis_points(points).unwrap();
-    let given = [
+    let weights = [
         ("blue".into(), points(10_000 - canary_points)),
         ("green".into(), points(canary_points)),
     ];
-    let weights = Weights::new(given.iter().map(|(name, _)| name), &given).unwrap();
+    let weights = Weights::new(weights.iter().map(|(name, _)| name), &weights).unwrap();
     publisher.update(|table| {
         let live = LiveState {
             weights: weights.clone(),
-            watch: Some(Arc::clone(watch)),
+            watch: Some(Arc::clone(handle)),
             ..table.service("shop").unwrap().live()
         };
         table.with_weights("shop", &live)
@@ -208,21 +208,21 @@ impl Rig {
         self.client().ask("/", headers).receive()
     }
 
-    /// Moves so much weight to the canary.
+    /// Publishes this weight of the canary.
     fn publish(&self, canary_points: u16) {
-        publish(&self.publisher, &self.watch, canary_points);
+        publish(&self.publisher, &self.handle, canary_points);
     }
 
-    /// The canary's weight in the table in use.
+    /// The canary's weight in the current routing table.
     fn canary_points(&self) -> u16 {
         let snapshot = self.publisher.current();
         let service = snapshot.table.service("shop").unwrap();
         service.upstream("green").unwrap().weight.basis_points()
     }
 
-    /// Everything noted so far.
-    fn notes(&mut self) -> &[RequestEvent] {
-        while let Ok(batch) = self.notes.try_recv() {
+    /// All events so far.
+    fn events(&mut self) -> &[RequestEvent] {
+        while let Ok(batch) = self.events.try_recv() {
             assert!(!batch.lost);
             self.read.extend(batch.notes);
             self.samples
@@ -234,44 +234,47 @@ impl Rig {
         &self.read
     }
 
-    /// All notes, once so many requests have come to their end.
+    /// All events, once `requests` requests have ended.
     #[track_caller]
     fn ended(&mut self, requests: usize) -> Vec<RequestEvent> {
         until(&format!("{requests} requests have ended"), || {
-            let notes = self.notes();
-            let ended = notes.iter().filter(|note| note.happened.is_last()).count();
-            assert!(ended <= requests, "{notes:?}");
-            (ended == requests).then(|| notes.to_vec())
+            let events = self.events();
+            let ended = events
+                .iter()
+                .filter(|event| event.happened.is_last())
+                .count();
+            assert!(ended <= requests, "{events:?}");
+            (ended == requests).then(|| events.to_vec())
         })
     }
 
-    /// What the one request came to: its side, and its last note, which follows one `Assigned`.
+    /// The arm and the last event of the only request, which has one `Assigned` event.
     #[track_caller]
     fn verdict(&mut self) -> (Arm, RequestEventKind) {
-        let notes = self.ended(1);
+        let events = self.ended(1);
         assert!(matches!(
-            notes[0].happened,
+            events[0].happened,
             RequestEventKind::Assigned { .. }
         ));
         assert!(
-            notes
+            events
                 .iter()
-                .all(|note| note.assignment == notes[0].assignment),
-            "{notes:?}"
+                .all(|event| event.assignment == events[0].assignment),
+            "{events:?}"
         );
         assert!(
-            notes[1..]
+            events[1..]
                 .iter()
-                .all(|note| !matches!(note.happened, RequestEventKind::Assigned { .. }))
+                .all(|event| !matches!(event.happened, RequestEventKind::Assigned { .. }))
         );
-        let last = notes[notes.len() - 1];
+        let last = events[events.len() - 1];
         (last.assignment.side, last.happened)
     }
 
-    /// What was counted, once so many answers were.
+    /// The totals, once `answers` responses are counted.
     #[track_caller]
     fn counted(&mut self, answers: usize) -> &Counted {
-        until(&format!("{answers} answers are counted"), || {
+        until(&format!("{answers} responses are counted"), || {
             while let Ok(batch) = self.batches.try_recv() {
                 for (key, summary) in &batch.summaries {
                     self.counted.failures[key.index()] += summary.failures();
@@ -306,8 +309,8 @@ impl Drop for Rig {
 const BLUE: Option<UpstreamKey> = Some(UpstreamKey(0));
 const GREEN: Option<UpstreamKey> = Some(UpstreamKey(1));
 
-/// Limits that a silent upstream soon reaches.
-fn impatient() -> Timeouts {
+/// Timeouts that a silent upstream soon exceeds.
+fn short_timeouts() -> Timeouts {
     Timeouts {
         first_byte: Duration::from_millis(50),
         ..Timeouts::default()

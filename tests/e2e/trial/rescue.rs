@@ -1,14 +1,14 @@
-//! Which requests that the canary failed the baseline answers, and what they count for.
+//! Which failed requests of the canary fail over to the baseline, and how they count.
 
 use http::HeaderName;
 use weighbridge::model::Timeouts;
 use weighbridge::routing::{BudgetKind, RescuePolicy};
 use weighbridge::stats::{Arm, Reason, RequestEventKind};
 
-use super::{BLUE, GREEN, Trial, impatient};
+use super::{BLUE, GREEN, Trial, short_timeouts};
 use crate::harness::{Client, Http2, Reserved, Response, Upstream, block_on, eventually};
 
-/// How a canary fails before its answer has begun.
+/// Ways in which a canary fails before its response has begun.
 fn failing() -> Vec<(&'static str, Upstream, u16)> {
     vec![
         (
@@ -39,27 +39,31 @@ fn failing() -> Vec<(&'static str, Upstream, u16)> {
 }
 
 #[test]
-fn users_see_nothing_of_what_the_canary_does() {
+fn canary_failures_before_the_response_are_invisible_to_users() {
     for (how, green, _) in failing() {
         let blue = Upstream::named("blue");
         let trial = Trial::new(blue.address, green.address)
             .rescue(RescuePolicy::Safe)
-            .timeouts(impatient());
+            .timeouts(short_timeouts());
         let mut rig = trial.start();
         let answer = rig.get("X-Mine: kept\r\n").expect(200);
         assert_eq!(answer.text(), "blue", "{how}");
-        // The second attempt says all that the first one said, and each of it once.
-        let seen = blue.last();
-        assert_eq!(seen.header("x-mine").as_deref(), Some("kept"), "{how}");
-        assert_eq!(seen.header("host").as_deref(), Some("shop.test"), "{how}");
-        let hops = seen.header("weighbridge-hops").unwrap_or_default();
+        // The second attempt has all fields of the first, each once.
+        let request = blue.last();
+        assert_eq!(request.header("x-mine").as_deref(), Some("kept"), "{how}");
+        assert_eq!(
+            request.header("host").as_deref(),
+            Some("shop.test"),
+            "{how}"
+        );
+        let hops = request.header("weighbridge-hops").unwrap_or_default();
         assert!(hops.len() == 16 && !hops.contains(','), "{how}: {hops}");
         assert_eq!(
-            seen.header("x-request-id"),
+            request.header("x-request-id"),
             answer.header("x-request-id"),
             "{how}"
         );
-        assert!(seen.header("x-request-id").is_some(), "{how}");
+        assert!(request.header("x-request-id").is_some(), "{how}");
         assert_eq!(
             rig.verdict(),
             (Arm::Canary, RequestEventKind::Bad { visible: false }),
@@ -69,32 +73,35 @@ fn users_see_nothing_of_what_the_canary_does() {
         assert_eq!(
             counted.answers,
             [(BLUE, 200)],
-            "{how}: one request, by who answered it"
+            "{how}: one request, by the upstream that responded"
         );
         assert_eq!(
             (counted.failures, counted.successes),
             ([0, 1], [1, 0]),
             "{how}"
         );
-        let watch = &rig.watch;
+        let handle = &rig.handle;
         assert_eq!(
-            (watch.tripwire().spent(BudgetKind::Visible), watch.rescued()),
+            (
+                handle.tripwire().spent(BudgetKind::Visible),
+                handle.rescued()
+            ),
             (0, 1),
             "{how}"
         );
-        assert_eq!((watch.in_flight(), watch.is_urgent()), (0, true), "{how}");
+        assert_eq!((handle.in_flight(), handle.is_urgent()), (0, true), "{how}");
     }
 }
 
 #[test]
-fn without_rescue_users_see_the_failure_and_it_is_spent() {
+fn without_failover_users_see_the_failure_and_it_spends_budget() {
     for (how, green, status) in failing()
         .into_iter()
         .filter(|(how, ..)| *how != "5xx without end")
     {
         let blue = Upstream::named("blue");
         let mut rig = Trial::new(blue.address, green.address)
-            .timeouts(impatient())
+            .timeouts(short_timeouts())
             .start();
         assert_eq!(rig.get("").status, status, "{how}");
         assert_eq!(
@@ -111,8 +118,8 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
         );
         assert_eq!(
             (
-                rig.watch.tripwire().spent(BudgetKind::Visible),
-                rig.watch.rescued()
+                rig.handle.tripwire().spent(BudgetKind::Visible),
+                rig.handle.rescued()
             ),
             (1, 0),
             "{how}"
@@ -122,9 +129,9 @@ fn without_rescue_users_see_the_failure_and_it_is_spent() {
 }
 
 #[test]
-fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
-    let (blue, nobody) = (Upstream::named("blue"), Reserved::new());
-    let mut rig = Trial::new(blue.address, nobody.address)
+fn requests_of_a_canary_that_is_unhealthy_or_refuses_connections_fail_over() {
+    let (blue, closed_port) = (Upstream::named("blue"), Reserved::new());
+    let mut rig = Trial::new(blue.address, closed_port.address)
         .rescue(RescuePolicy::Safe)
         .start();
     assert_eq!(rig.get("").expect(200).text(), "blue");
@@ -139,12 +146,16 @@ fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
         .key;
     rig.publisher.update(|table| table.with_health(key, false));
     assert_eq!(rig.get("").expect(200).text(), "blue");
-    let notes = rig.ended(2);
-    assert!(notes.iter().all(|note| note.assignment.side == Arm::Canary));
-    assert_eq!(
-        notes
+    let events = rig.ended(2);
+    assert!(
+        events
             .iter()
-            .filter(|note| note.happened == RequestEventKind::Bad { visible: false })
+            .all(|event| event.assignment.side == Arm::Canary)
+    );
+    assert_eq!(
+        events
+            .iter()
+            .filter(|event| event.happened == RequestEventKind::Bad { visible: false })
             .count(),
         2
     );
@@ -158,13 +169,13 @@ fn a_canary_without_a_healthy_endpoint_or_a_listener_is_rescued_too() {
             (false, GREEN, Reason::ConnectRefused),
             (false, GREEN, Reason::NoHealthyEndpoint)
         ],
-        "failures of the canary that no client was told of"
+        "failures of the canary that reached no client"
     );
-    assert_eq!(rig.watch.rescued(), 2);
+    assert_eq!(rig.handle.rescued(), 2);
 }
 
 #[test]
-fn an_answer_that_breaks_off_cannot_be_rescued() {
+fn a_truncated_response_cannot_fail_over() {
     let green = Upstream::start(|call| {
         let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
         call.close();
@@ -180,7 +191,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
     );
     assert_eq!(
         (
-            rig.watch.tripwire().spent(BudgetKind::Visible),
+            rig.handle.tripwire().spent(BudgetKind::Visible),
             blue.count()
         ),
         (1, 0)
@@ -188,7 +199,7 @@ fn an_answer_that_breaks_off_cannot_be_rescued() {
 }
 
 #[test]
-fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
+fn a_failed_failover_is_a_visible_canary_failure() {
     let blue = Upstream::start(|call| call.answer("503 Oh", "", "blue"));
     let green = Upstream::start(|call| call.answer("500 Oh", "", "green"));
     let mut rig = Trial::new(blue.address, green.address)
@@ -204,19 +215,19 @@ fn a_rescue_that_fails_is_the_canarys_failure_and_the_user_sees_it() {
         (counted.failures, &*counted.answers),
         ([1, 1], &[(BLUE, 503)][..])
     );
-    let wire = rig.watch.tripwire();
+    let wire = rig.handle.tripwire();
     assert_eq!(
         (
             wire.spent(BudgetKind::Visible),
             wire.baseline_failures(),
-            rig.watch.rescued()
+            rig.handle.rescued()
         ),
         (1, 0, 0)
     );
 }
 
 #[test]
-fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
+fn a_truncated_failover_response_is_a_visible_failure() {
     let blue = Upstream::start(|call| {
         let _ = call.write("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
         call.close();
@@ -231,13 +242,13 @@ fn a_rescue_that_breaks_off_is_spent_though_it_began_well() {
         (Arm::Canary, RequestEventKind::Bad { visible: false })
     );
     eventually("the failure is spent", || {
-        rig.watch.tripwire().spent(BudgetKind::Visible) == 1
+        rig.handle.tripwire().spent(BudgetKind::Visible) == 1
     });
-    assert_eq!(rig.watch.rescued(), 0);
+    assert_eq!(rig.handle.rescued(), 0);
 }
 
 #[test]
-fn the_total_time_holds_for_both_attempts_together() {
+fn the_total_timeout_covers_both_attempts() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.await_hangup()),
@@ -271,7 +282,7 @@ fn five(body: &str) -> String {
 }
 
 #[test]
-fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
+fn only_safe_methods_fail_over_unless_a_header_permits_it() {
     let header = RescuePolicy::Header(HeaderName::from_static("x-retry-safe"));
     let large = "x".repeat(64 * 1024 + 1);
     for (policy, headers, body, rescued) in [
@@ -315,22 +326,22 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
             .rescue(policy.clone())
             .start();
         let response = post(&mut rig.client(), &headers, body);
-        let told = format!("{policy:?} {headers}");
+        let case = format!("{policy:?} {headers}");
         assert_eq!(
             response.text(),
             if rescued { "blue" } else { "green" },
-            "{told}"
+            "{case}"
         );
         assert_eq!(
             rig.verdict().1,
             RequestEventKind::Bad { visible: !rescued },
-            "{told}"
+            "{case}"
         );
-        assert_eq!(blue.count(), usize::from(rescued), "{told}");
-        assert_eq!(green.count(), 1, "{told}");
+        assert_eq!(blue.count(), usize::from(rescued), "{case}");
+        assert_eq!(green.count(), 1, "{case}");
         if rescued {
             for upstream in [&blue, &green] {
-                eventually("the body has come", || {
+                eventually("the body has arrived", || {
                     upstream.last().body.as_deref() == Some(body.as_bytes())
                 });
             }
@@ -339,7 +350,7 @@ fn only_safe_methods_are_sent_twice_unless_a_header_allows_it() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_the_clients_fault_and_never_drawn() {
+fn a_stalled_request_body_is_a_client_error_and_is_not_assigned() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let header = RescuePolicy::Header(HeaderName::from_static("x-retry-safe"));
     let mut rig = Trial::new(blue.address, green.address)
@@ -352,17 +363,17 @@ fn a_body_that_does_not_come_is_the_clients_fault_and_never_drawn() {
     );
     assert!(
         client.head().unwrap().first.contains(" 100 "),
-        "its body is waited for"
+        "the request waits for its body"
     );
     client.send("half");
     client.reset();
     rig.counted(1);
-    assert!(rig.notes().is_empty());
+    assert!(rig.events().is_empty());
     assert_eq!((blue.count(), green.count()), (0, 0));
 }
 
 #[test]
-fn connections_stay_usable_whatever_the_canary_sent() {
+fn connections_stay_usable_after_any_canary_failure() {
     let green = Upstream::start(|call| {
         let _ = call.write("HTTP/1.1 500 Oh\r\nContent-Length: 100\r\n\r\nhalf");
         call.await_hangup();
@@ -382,11 +393,13 @@ fn connections_stay_usable_whatever_the_canary_sent() {
         }
     });
     rig.ended(10);
-    eventually("half-read connections are closed", || green.hangups() == 10);
+    eventually("partly read connections are closed", || {
+        green.hangups() == 10
+    });
 }
 
 #[test]
-fn no_more_is_rescued_than_the_baseline_can_bear() {
+fn failover_stops_at_the_capacity_of_the_baseline() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "green")),
@@ -398,9 +411,9 @@ fn no_more_is_rescued_than_the_baseline_can_bear() {
     let rescued = (0..180).filter(|_| client.get("/").status == 200).count();
     assert!((100..180).contains(&rescued), "{rescued}");
     rig.ended(180);
-    assert_eq!(rig.watch.rescued(), rescued as u64);
+    assert_eq!(rig.handle.rescued(), rescued as u64);
     assert_eq!(
-        rig.watch.tripwire().spent(BudgetKind::Visible) as usize,
+        rig.handle.tripwire().spent(BudgetKind::Visible) as usize,
         180 - rescued
     );
     assert_eq!(blue.count(), rescued);

@@ -1,16 +1,16 @@
-//! Which exchanges are kept for people, and what of them.
+//! Which exchanges are sampled, and what a sample contains.
 
 use weighbridge::routing::RescuePolicy;
 use weighbridge::stats::{Arm, SampledExchange};
 
-use super::{Rig, Trial, impatient};
+use super::{Rig, Trial, short_timeouts};
 use crate::harness::{Reserved, Upstream, until};
 
 impl Rig {
     #[track_caller]
     fn samples(&mut self, least: usize) -> Vec<SampledExchange> {
         until(&format!("{least} samples"), || {
-            self.notes();
+            self.events();
             (self.samples.len() >= least).then(|| self.samples.clone())
         })
     }
@@ -22,7 +22,7 @@ fn header<'a>(sample: &'a SampledExchange, name: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn a_failure_is_kept_with_its_answer_but_without_secrets() {
+fn a_sampled_failure_has_its_response_without_secrets() {
     let green = Upstream::start(|call| {
         call.answer(
             "503 Oh",
@@ -54,20 +54,20 @@ fn a_failure_is_kept_with_its_answer_but_without_secrets() {
 }
 
 #[test]
-fn what_had_no_answer_says_why() {
-    let nobody = Reserved::new();
+fn a_sample_without_a_response_has_the_reason() {
+    let closed_port = Reserved::new();
     let silent = Upstream::start(|call| call.await_hangup());
     let short = Upstream::start(|call| {
         let _ = call.write("HTTP/1.1 200 OK\r\nX-Build: 7\r\nContent-Length: 100\r\n\r\nhalf");
         call.close();
     });
     for (address, status, reason) in [
-        (nobody.address, None, "connect_error"),
+        (closed_port.address, None, "connect_error"),
         (silent.address, None, "timeout"),
         (short.address, Some(200), "reset"),
     ] {
         let trial = Trial::new(Upstream::named("blue").address, address);
-        let mut rig = trial.timeouts(impatient()).start();
+        let mut rig = trial.timeouts(short_timeouts()).start();
         let _ = rig.client().ask("/", "").try_receive();
         let samples = rig.samples(1);
         assert_eq!(
@@ -79,7 +79,7 @@ fn what_had_no_answer_says_why() {
 }
 
 #[test]
-fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
+fn the_sample_of_a_failed_over_request_has_the_canarys_response() {
     let green = Upstream::start(|call| call.answer("500 Oh", "X-Build: 7\r\n", "green"));
     let blue = Upstream::named("blue");
     let mut rig = Trial::new(blue.address, green.address)
@@ -88,7 +88,11 @@ fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
     assert_eq!(rig.get("").expect(200).text(), "blue");
     rig.ended(1);
     let samples = rig.samples(1);
-    assert_eq!(samples.len(), 1, "one of each exchange: {samples:?}");
+    assert_eq!(
+        samples.len(),
+        1,
+        "one sample for each exchange: {samples:?}"
+    );
     assert_eq!(
         (samples[0].side, samples[0].status),
         (Arm::Canary, Some(500))
@@ -97,7 +101,7 @@ fn what_the_baseline_rescued_is_kept_as_the_canary_answered_it() {
 }
 
 #[test]
-fn of_many_exchanges_only_a_few_are_kept() {
+fn only_a_few_of_many_exchanges_are_sampled() {
     let green = Upstream::start(|call| match call.path() {
         "/bad" => call.answer("500 Oh", "", ""),
         _ => call.ok("green"),
@@ -109,7 +113,7 @@ fn of_many_exchanges_only_a_few_are_kept() {
         assert_eq!(client.get("/good").status, 200);
         assert_eq!(client.get("/bad").status, 500);
     }
-    // However slow this machine is: so many whole seconds may have begun.
+    // On a slow machine as many whole seconds may have begun.
     let seconds = usize::try_from(began.elapsed().as_secs()).unwrap() + 2;
     rig.ended(200);
     let samples = rig.samples(2);

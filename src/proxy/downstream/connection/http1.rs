@@ -12,7 +12,7 @@ use super::link::Link;
 use super::output::{Output, RequestTraits};
 use crate::proxy::downstream::load_shedding;
 use crate::proxy::http1::request::{RequestHead, RequestHeadReader};
-use crate::proxy::request::body::ResponseBody;
+use crate::proxy::request::relay::ResponseBody;
 
 /// Serves a connection until it ends, or turns out to speak HTTP/2.
 pub(super) async fn serve(link: &Rc<Link>) -> ConnectionEnd {

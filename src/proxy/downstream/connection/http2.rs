@@ -1,4 +1,7 @@
-//! HTTP/2, which hyper speaks.
+//! HTTP/2, which `h2` speaks: a task for the connection, and one for each stream.
+
+mod stream;
+mod uploads;
 
 use std::cell::RefCell;
 use std::io;
@@ -7,14 +10,17 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::TokioIo;
+use h2::RecvStream;
+use h2::server::{Builder, Connection, Handshake, SendResponse};
+use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use self::uploads::Uploads;
 use super::end::ConnectionEnd;
 use crate::net::Stream;
 use crate::proxy::downstream::gate_frames::Frames;
 use crate::proxy::downstream::load_shedding;
+use crate::proxy::upstream::held::ChargedBytes;
 use crate::proxy::worker::client::{ClientConnection, Overdue};
 
 /// How long a client that is told of the end of an idle connection has to say that it has heard it.
@@ -40,28 +46,33 @@ pub(super) async fn serve(
     begun: &[u8],
 ) -> ConnectionEnd {
     let pacer = Rc::new(Pacer::new(begun));
-    let socket = TokioIo::new(Socket {
+    let socket = Socket {
         stream,
         client: Rc::clone(&client),
         pacer: Rc::clone(&pacer),
-    });
-    let mut connection =
-        std::pin::pin!(builder(&client).serve_connection(socket, load_shedding::around(&client)));
+    };
+    let mut server = Server {
+        state: Progress::Handshake(Box::pin(builder(&client).handshake(socket))),
+        uploads: Uploads::default(),
+        client: &client,
+        pacer: &pacer,
+        closing: false,
+    };
     let (mut draining, mut parting) = (false, false);
     std::future::poll_fn(|cx| {
         pacer.frames.borrow_mut().turn();
-        if connection.as_mut().poll(cx).is_ready() {
+        if server.poll(cx).is_ready() {
             return Poll::Ready(ConnectionEnd::Closed);
         }
         if client.worker.is_draining() && !std::mem::replace(&mut draining, true) {
-            connection.as_mut().graceful_shutdown();
+            server.close();
             cx.waker().wake_by_ref();
         }
         let overdue = ready!(client.poll_overdue(cx));
         if overdue == Overdue::Idle && !std::mem::replace(&mut parting, true) {
             // A request may be on its way just now: the client can be told that it will not be
             // seen.
-            connection.as_mut().graceful_shutdown();
+            server.close();
             client.worker.wake();
             client.deadline.set(FAREWELL_TIME);
             cx.waker().wake_by_ref();
@@ -72,27 +83,77 @@ pub(super) async fn serve(
     .await
 }
 
-/// Tasks of an HTTP/2 connection run in its worker.
-#[derive(Clone, Copy, Debug)]
-struct Local;
+/// A connection, and the bodies that come over it.
+struct Server<'a> {
+    state: Progress,
+    uploads: Uploads,
+    client: &'a Rc<ClientConnection>,
+    pacer: &'a Pacer,
+    /// Whether the client is told to begin no more requests.
+    closing: bool,
+}
 
-impl<F: Future<Output: 'static> + 'static> hyper::rt::Executor<F> for Local {
-    fn execute(&self, future: F) {
-        // As it is: a block that awaits it would hold it twice, as what it captures and as what it
-        // awaits.
-        tokio::task::spawn_local(future);
+enum Progress {
+    Handshake(Pin<Box<Handshake<Socket, ChargedBytes>>>),
+    Open(Box<Connection<Socket, ChargedBytes>>),
+}
+
+impl Server<'_> {
+    /// Has the client told that this is the end, once what is under way has been answered.
+    fn close(&mut self) {
+        if !std::mem::replace(&mut self.closing, true)
+            && let Progress::Open(connection) = &mut self.state
+        {
+            connection.graceful_shutdown();
+        }
+    }
+
+    /// Ready when the connection is over.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            match &mut self.state {
+                Progress::Handshake(handshake) => {
+                    let Ok(mut connection) = ready!(handshake.as_mut().poll(cx)) else {
+                        return Poll::Ready(());
+                    };
+                    if self.closing {
+                        connection.graceful_shutdown();
+                    }
+                    self.state = Progress::Open(Box::new(connection));
+                }
+                Progress::Open(connection) => match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => self.begin(request, respond),
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(()),
+                    Poll::Pending => break,
+                },
+            }
+        }
+        if self.pacer.frames.borrow().brought_messages() {
+            self.uploads.take();
+        }
+        Poll::Pending
+    }
+
+    fn begin(&mut self, request: Request<RecvStream>, respond: SendResponse<ChargedBytes>) {
+        let (request, incoming) = self.uploads.begin(&self.client.held, request);
+        let handling = load_shedding::begin(self.client, request);
+        tokio::task::spawn_local(async move {
+            if let Err(error) = stream::answer(handling, respond).await {
+                tracing::debug!(%error, "a stream is over");
+            }
+            drop(incoming);
+        });
     }
 }
 
-fn builder(client: &ClientConnection) -> http2::Builder<Local> {
+fn builder(client: &ClientConnection) -> Builder {
     let limits = client.listener.options.limits;
-    let mut builder = http2::Builder::new(Local);
+    let mut builder = Builder::new();
     builder
-        .auto_date_header(false)
         .max_concurrent_streams(STREAMS_MAX)
-        .max_send_buf_size(STREAM_BUFFER)
+        .max_send_buffer_size(STREAM_BUFFER)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .max_header_list_size(
             u32::try_from(limits.header_bytes.min(HEADER_LIST_MAX)).unwrap_or(u32::MAX),
         );
@@ -143,11 +204,14 @@ impl Pacer {
         }
         buf.put_slice(next.get(..passed).unwrap_or_default());
         rest.drain(..passed);
+        if rest.is_empty() {
+            *rest = Vec::new();
+        }
         Some(Poll::Ready(Ok(())))
     }
 }
 
-/// The socket of a client, as hyper sees it.
+/// The socket of a client, as `h2` sees it.
 #[derive(Debug)]
 struct Socket {
     stream: Stream,

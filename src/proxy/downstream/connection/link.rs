@@ -20,8 +20,7 @@ use crate::proxy::downstream::half_close::ResetWatch;
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
 use crate::proxy::http1::request::{BodyLength, RequestHead, RequestHeadReader};
-use crate::proxy::request::body::{BodyError, ClientBody};
-use crate::proxy::request::client_body::{BodyLink, ClientUpload};
+use crate::proxy::request::client_body::{BodyError, BodyLink, ClientBody, ClientUpload};
 use crate::proxy::upstream::BLOCK;
 use crate::proxy::worker::client::ClientConnection;
 
@@ -230,7 +229,7 @@ impl Link {
         input.held = length != BodyLength::Nothing;
         if input.held {
             let link: Rc<Link> = Rc::clone(self);
-            ClientBody::Http1(ClientUpload::new(link))
+            ClientBody::Streamed(ClientUpload::new(link))
         } else {
             ClientBody::Nothing
         }
@@ -380,7 +379,12 @@ impl BodyLink for Link {
         Link::poll_body(self, cx)
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
+        // It has been let go of by then.
+        false
+    }
+
+    fn is_released(&self) -> bool {
         self.input.borrow().body.is_over()
     }
 

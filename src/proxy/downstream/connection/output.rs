@@ -9,7 +9,7 @@ use hyper::ext::ReasonPhrase;
 
 use crate::proxy::http1::OutputSegment;
 use crate::proxy::http1::chunked::{self, write_field};
-use crate::proxy::request::body::ResponseBody;
+use crate::proxy::request::relay::ResponseBody;
 use crate::proxy::upstream::BodyAborted;
 use crate::proxy::upstream::held::ChargedBytes;
 

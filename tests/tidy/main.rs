@@ -7,9 +7,19 @@
     reason = "a test's helpers; a file that cannot be read is a failure"
 )]
 
+mod graph;
+mod rooms;
+mod source;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+
+use graph::Graph;
+use source::{
+    code, contains_word, imports, is_of_word, is_test_file, production, public_types, read, root,
+    rust_files, words,
+};
 
 /// The longest file, in lines.
 const FILE_LINES_MAX: usize = 600;
@@ -19,6 +29,21 @@ const LINE_MAX: usize = 100;
 
 /// Names that a module may use although others have it too: its settings, and what goes wrong.
 const SHARED_NAMES: [&str; 2] = ["Options", "Error"];
+
+/// The most files that may import each other in a circle.
+const CIRCLE_MAX: usize = 3;
+
+/// Larger circles that are still there: the folders that hold the files, and how many they are at
+/// most. An entry that is no longer needed is an error.
+const CIRCLES_ALLOWED: [(&[&str], usize); 7] = [
+    (&["admin"], 14),
+    (&["analysis"], 7),
+    (&["app/demo", "cli"], 16),
+    (&["config"], 5),
+    (&["control"], 6),
+    (&["release/plan"], 6),
+    (&["store"], 8),
+];
 
 /// Retired terms, and the standard one for each.
 const RETIRED: [(&str, &str); 12] = [
@@ -92,7 +117,7 @@ fn modules_import_only_what_the_table_lists() {
 fn the_table_lists_a_module_below_those_it_may_import() {
     let text = read(&root().join("src/ARCHITECTURE.md"));
     let mut above = BTreeSet::new();
-    for (module, allowed) in rows(&text) {
+    for (module, allowed) in module_rows(&text) {
         let known = |name: &String| name == "all" || above.contains(name);
         // The verbs start the program, and the program's parts know no verbs.
         let unknown: Vec<_> = allowed.iter().filter(|name| !known(name)).collect();
@@ -153,6 +178,20 @@ fn no_line_of_the_program_is_too_long() {
         "over {LINE_MAX} characters:\n{}",
         long.join("\n")
     );
+}
+
+/// Files that import each other can only be understood together.
+#[test]
+fn no_circle_of_imports_has_more_than_three_files() {
+    let wrong = graph::circles_beyond(&graph_of_src().edges(), CIRCLE_MAX, &CIRCLES_ALLOWED);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_import_only_what_their_table_lists() {
+    let modules = graph_of_src().modules();
+    let wrong = rooms::wrong(&read(&root().join("src/ARCHITECTURE.md")), &modules);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 /// One noun for one concept: a name that is seen outside its file belongs to one type.
@@ -275,14 +314,6 @@ fn the_scanners_see_what_they_look_for() {
     assert!(layers().len() >= modules().len() && modules().len() > 5);
 }
 
-fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
-}
-
 /// The modules of the library.
 fn modules() -> Vec<String> {
     let text = read(&root().join("src/lib.rs"));
@@ -297,27 +328,14 @@ fn modules() -> Vec<String> {
 
 /// Module to what it may import, from the table of `src/ARCHITECTURE.md`.
 fn layers() -> BTreeMap<String, BTreeSet<String>> {
-    rows(&read(&root().join("src/ARCHITECTURE.md")))
+    module_rows(&read(&root().join("src/ARCHITECTURE.md")))
         .into_iter()
         .collect()
 }
 
-fn rows(text: &str) -> Vec<(String, BTreeSet<String>)> {
-    let rows = text.lines().filter(|line| line.starts_with("| `"));
-    rows.map(|row| {
-        let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
-        let [module, _, imports] = &*cells else {
-            panic!("not a row of three cells: {row}");
-        };
-        let imports = imports
-            .split(',')
-            .map(|name| name.trim().trim_matches('`').to_owned());
-        (
-            module.trim_matches('`').to_owned(),
-            imports.filter(|name| name != "—").collect(),
-        )
-    })
-    .collect()
+fn module_rows(page: &str) -> Vec<rooms::Row> {
+    let (_, table) = page.split_once("\n## Modules\n").unwrap();
+    rooms::rows(rooms::section(table))
 }
 
 /// The modules that the line `Pure: …` names.
@@ -344,145 +362,8 @@ fn sources_of(module: &str) -> Vec<(PathBuf, String)> {
         .collect()
 }
 
-fn rust_files(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else {
-        return Vec::new();
-    };
-    let paths = entries.map(|entry| entry.unwrap().path());
-    let files = paths.flat_map(|path| {
-        if path.is_dir() {
-            rust_files(&path)
-        } else {
-            vec![path]
-        }
-    });
-    files
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
-        .collect()
-}
-
-/// The types of a file that are seen outside it.
-fn public_types(code: &str) -> Vec<String> {
-    let named = code.lines().filter_map(|line| {
-        let rest = line.strip_prefix("pub")?;
-        let rest = match rest.strip_prefix('(') {
-            Some(scope) => scope.split_once(") ")?.1,
-            None => rest.strip_prefix(' ')?,
-        };
-        let (kind, rest) = rest.split_once(' ')?;
-        ["struct", "enum", "trait", "type"]
-            .contains(&kind)
-            .then(|| identifier(rest))
-    });
-    named.collect()
-}
-
-fn is_test_file(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .and_then(|name| name.to_str())
-        .unwrap_or_default();
-    if name.ends_with("_tests.rs") {
-        return true;
-    }
-    path.components().any(|part| {
-        ["tests", "tests.rs", "testing.rs"]
-            .iter()
-            .any(|name| part.as_os_str() == *name)
-    })
-}
-
-/// What is before the file's tests, which come last.
-fn production(text: &str) -> &str {
-    text.find("#[cfg(test)]\nmod tests {")
-        .map_or(text, |at| &text[..at])
-}
-
-/// A text without its comments.
-fn code(text: &str) -> String {
-    let mut rest = text;
-    let mut code = String::new();
-    while let Some(at) = rest.find("/*") {
-        code += &rest[..at];
-        rest = rest[at..]
-            .find("*/")
-            .map_or("", |end| &rest[at + end + 2..]);
-    }
-    code += rest;
-    let lines = code
-        .lines()
-        .map(|line| line.split("//").next().unwrap_or_default());
-    lines.collect::<Vec<_>>().join("\n")
-}
-
-/// The modules that a text reaches by `crate::`.
-fn imports(code: &str) -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    for after in code.split("crate::").skip(1) {
-        match after.strip_prefix('{') {
-            Some(group) => found.extend(names_in_group(group)),
-            None => {
-                found.insert(identifier(after));
-            }
-        }
-    }
-    found.remove("");
-    found
-}
-
-/// The first names of `a, b::c, d::{e, f}}`.
-fn names_in_group(group: &str) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut depth = 0;
-    let mut part_begins = true;
-    for (at, letter) in group.char_indices() {
-        match letter {
-            '{' => depth += 1,
-            '}' if depth == 0 => break,
-            '}' => depth -= 1,
-            ',' if depth == 0 => part_begins = true,
-            _ if letter.is_whitespace() => {}
-            _ => {
-                if std::mem::take(&mut part_begins) {
-                    names.push(identifier(&group[at..]));
-                }
-            }
-        }
-    }
-    names
-}
-
-fn identifier(text: &str) -> String {
-    text.chars()
-        .take_while(|letter| is_of_word(*letter))
-        .collect()
-}
-
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split(|letter| !is_of_word(letter))
-}
-
-fn is_of_word(letter: char) -> bool {
-    letter.is_alphanumeric() || letter == '_'
-}
-
-/// Whether a text uses a name: alone, as a path, or out of a group of imports (`std::{fs, io}`).
-fn contains_word(code: &str, word: &str) -> bool {
-    let whole = code.match_indices(word).any(|(at, _)| {
-        let before = code[..at]
-            .chars()
-            .next_back()
-            .is_none_or(|letter| !is_of_word(letter));
-        let after = code[at + word.len()..]
-            .chars()
-            .next()
-            .is_none_or(|letter| !is_of_word(letter));
-        before && after
-    });
-    let Some((path, name)) = word.rsplit_once("::") else {
-        return whole;
-    };
-    let group_begins = format!("{path}::{{");
-    let mut groups = code.split(&group_begins).skip(1);
-    whole || groups.any(|group| names_in_group(group).iter().any(|found| found == name))
+fn graph_of_src() -> Graph {
+    let src = root().join("src");
+    let files = rust_files(&src).into_iter();
+    Graph::new(files.map(|path| (path.strip_prefix(&src).unwrap().to_owned(), read(&path))))
 }

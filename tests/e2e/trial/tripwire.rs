@@ -1,4 +1,4 @@
-//! The tripwire: the worker that finishes the failure too many takes the canary out itself.
+//! The tripwire: the worker that finishes the failure over the budget removes the canary itself.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,33 +12,33 @@ use crate::harness::{Http2, Upstream, block_on, eventually};
 
 const FAILS: fn() -> Upstream = || Upstream::start(|call| call.answer("500 Oh", "", "green"));
 
-/// What holds after the third failure of three.
+/// The state after the third of three permitted failures.
 #[track_caller]
 fn is_out(rig: &mut Rig, green: &Upstream) {
     assert_eq!(rig.canary_points(), 0);
     assert_eq!(
         (
             green.count(),
-            rig.watch.tripwire().spent(BudgetKind::Visible)
+            rig.handle.tripwire().spent(BudgetKind::Visible)
         ),
         (3, 3)
     );
-    let trip = rig.watch.trip().expect("the trip is told");
+    let trip = rig.handle.trip().expect("the trip is recorded");
     assert!(trip.decided_us > 0);
     let failed = rig
-        .notes()
+        .events()
         .iter()
-        .filter(|note| note.happened == RequestEventKind::Bad { visible: true });
-    assert_eq!(failed.count(), 3, "its notes are handed over at once");
+        .filter(|event| event.happened == RequestEventKind::Bad { visible: true });
+    assert_eq!(failed.count(), 3, "the events are flushed at once");
 }
 
 #[test]
 fn the_failure_that_exhausts_the_budget_is_the_last_on_open_connections() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let mut rig = Trial::new(blue.address, green.address).start();
-    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
-    let (mut kept, mut other) = (rig.client(), rig.client());
-    assert_eq!(kept.get("/").status, 500);
+    rig.handle.tripwire().arm(BudgetKind::Visible, 3, 0);
+    let (mut first, mut other) = (rig.client(), rig.client());
+    assert_eq!(first.get("/").status, 500);
     assert_eq!(other.get("/").status, 500);
     block_on(async {
         let mut http2 = Http2::connect(rig.address).await;
@@ -48,7 +48,7 @@ fn the_failure_that_exhausts_the_budget_is_the_last_on_open_connections() {
         }
     });
     for _ in 0..10 {
-        assert_eq!(kept.get("/").expect(200).text(), "blue");
+        assert_eq!(first.get("/").expect(200).text(), "blue");
         assert_eq!(other.get("/").expect(200).text(), "blue");
         assert_eq!(rig.get("").expect(200).text(), "blue");
     }
@@ -56,11 +56,11 @@ fn the_failure_that_exhausts_the_budget_is_the_last_on_open_connections() {
 }
 
 #[test]
-fn sticky_users_leave_the_canary_too_and_no_late_publication_brings_them_back() {
+fn sticky_users_leave_the_canary_and_no_late_publication_returns_them() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
+    rig.handle.tripwire().arm(BudgetKind::Visible, 3, 0);
     let users: Vec<String> = (0..3)
         .map(|_| {
             let failed = rig.get("");
@@ -72,7 +72,7 @@ fn sticky_users_leave_the_canary_too_and_no_late_publication_brings_them_back() 
     for user in &users {
         assert_eq!(rig.get(user).expect(200).text(), "blue");
     }
-    // The control plane does not know yet, and goes on with its plan.
+    // The control plane does not know of the trip yet and publishes its next step.
     rig.publish(5_000);
     for user in &users {
         assert_eq!(rig.get(user).expect(200).text(), "blue");
@@ -84,11 +84,11 @@ fn sticky_users_leave_the_canary_too_and_no_late_publication_brings_them_back() 
 }
 
 #[test]
-fn requests_without_a_key_spend_too() {
+fn requests_without_a_key_spend_budget() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(BudgetKind::Visible, 3, 0);
+    rig.handle.tripwire().arm(BudgetKind::Visible, 3, 0);
     for _ in 0..3 {
         assert_eq!(rig.get("").status, 500);
     }
@@ -97,13 +97,13 @@ fn requests_without_a_key_spend_too() {
 }
 
 #[test]
-fn all_workers_stop_and_no_more_fails_than_was_under_way() {
+fn all_workers_stop_within_the_budget_plus_requests_in_flight() {
     let (blue, green) = (Upstream::named("blue"), FAILS());
     let mut trial = Trial::new(blue.address, green.address);
     trial.workers = 2;
     trial.in_flight_max = 4;
     let mut rig = trial.start();
-    rig.watch.tripwire().arm(BudgetKind::Visible, 20, 0);
+    rig.handle.tripwire().arm(BudgetKind::Visible, 20, 0);
     let failed = AtomicUsize::new(0);
     thread::scope(|scope| {
         for _ in 0..8 {
@@ -123,6 +123,6 @@ fn all_workers_stop_and_no_more_fails_than_was_under_way() {
         "{failed} for a budget of 20 and 4 in flight"
     );
     assert_eq!((rig.canary_points(), green.count()), (0, failed));
-    eventually("the trip is told", || rig.watch.trip().is_some());
+    eventually("the trip is recorded", || rig.handle.trip().is_some());
     rig.ended(400);
 }

@@ -1,4 +1,4 @@
-//! What is noted of each request of a release.
+//! The events of each request of a release.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ const FULL: RequestEventKind = RequestEventKind::Assigned {
 };
 
 #[test]
-fn a_good_answer_is_noted_from_its_draw_to_its_end() {
+fn a_successful_request_has_events_from_assignment_to_end() {
     let gate = Arc::new(Gate::default());
     let opened = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
@@ -31,16 +31,16 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
     let mut rig = Trial::new(blue.address, green.address).points(0).start();
     let mut client = rig.client();
     client.ask("/", "").head().unwrap();
-    eventually("the head is noted", || rig.notes().len() == 2);
-    assert_eq!(rig.notes()[1].happened, RequestEventKind::Headed);
+    eventually("the head is recorded", || rig.events().len() == 2);
+    assert_eq!(rig.events()[1].happened, RequestEventKind::Headed);
     gate.open();
-    let notes = rig.ended(1);
-    let (first, last) = (notes[0], notes[2]);
-    assert_eq!(notes.len(), 3);
+    let events = rig.ended(1);
+    let (first, last) = (events[0], events[2]);
+    assert_eq!(events.len(), 3);
     assert!(
-        notes
+        events
             .iter()
-            .all(|note| note.assignment == first.assignment && note.user == first.user)
+            .all(|event| event.assignment == first.assignment && event.user == first.user)
     );
     let assignment = first.assignment;
     assert_eq!((assignment.side, assignment.watch.0), (Arm::Baseline, 7));
@@ -53,11 +53,11 @@ fn a_good_answer_is_noted_from_its_draw_to_its_end() {
         panic!("{last:?}")
     };
     assert!(before <= assignment.at_us && assignment.at_us + u64::from(latency_us) <= now);
-    eventually("nothing is held back", || rig.horizon.floor(now) == now);
+    eventually("no event is buffered", || rig.watermark.floor(now) == now);
 }
 
 #[test]
-fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
+fn a_response_in_one_write_releases_its_canary_permit() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let mut rig = Trial::new(blue.address, green.address)
         .points(2_500)
@@ -66,29 +66,29 @@ fn an_answer_of_one_piece_on_the_canary_gives_its_place_back() {
     let on_green = (0..40)
         .filter(|_| client.get("/").text() == "green")
         .count();
-    let notes = rig.ended(40);
-    let canary = notes
+    let events = rig.ended(40);
+    let canary = events
         .iter()
-        .filter(|note| note.assignment.side == Arm::Canary);
+        .filter(|event| event.assignment.side == Arm::Canary);
     let good = canary
-        .filter(|note| matches!(note.happened, RequestEventKind::Good { .. }))
+        .filter(|event| matches!(event.happened, RequestEventKind::Good { .. }))
         .count();
     assert_eq!(good, on_green);
     assert!(
-        notes
+        events
             .iter()
-            .all(|note| note.assignment.canary_points == 2_500
-                && note.assignment.baseline_points == 7_500)
+            .all(|event| event.assignment.canary_points == 2_500
+                && event.assignment.baseline_points == 7_500)
     );
     assert!(
-        notes.iter().all(|note| note.user == notes[0].user),
-        "it is one client"
+        events.iter().all(|event| event.user == events[0].user),
+        "all requests have the key of one client"
     );
-    assert_eq!(rig.watch.in_flight(), 0);
+    assert_eq!(rig.handle.in_flight(), 0);
 }
 
 #[test]
-fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
+fn failures_of_the_baseline_reach_the_tripwire_and_spend_no_budget() {
     let blue = Upstream::start(|call| call.answer("503 Service Unavailable", "", "no"));
     let green = Upstream::named("green");
     let mut rig = Trial::new(blue.address, green.address).points(0).start();
@@ -97,16 +97,16 @@ fn failures_of_the_baseline_are_told_to_the_tripwire_and_spend_nothing() {
         rig.verdict(),
         (Arm::Baseline, RequestEventKind::Bad { visible: true })
     );
-    let wire = rig.watch.tripwire();
+    let wire = rig.handle.tripwire();
     assert_eq!(
         (wire.baseline_failures(), wire.spent(BudgetKind::Visible)),
         (1, 0)
     );
-    assert!(!rig.watch.is_urgent(), "nothing waits to be judged");
+    assert!(!rig.handle.is_urgent(), "an event waits to be judged");
 }
 
 #[test]
-fn a_client_that_goes_away_blames_nobody() {
+fn a_client_abort_counts_against_neither_arm() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.await_hangup()),
@@ -115,7 +115,7 @@ fn a_client_that_goes_away_blames_nobody() {
     let mut client = rig.client();
     client.ask("/", "");
     eventually("green has the request", || green.count() == 1);
-    assert_eq!(rig.watch.in_flight(), 1);
+    assert_eq!(rig.handle.in_flight(), 1);
     client.reset();
     assert_eq!(
         rig.verdict(),
@@ -123,15 +123,15 @@ fn a_client_that_goes_away_blames_nobody() {
     );
     assert_eq!(
         (
-            rig.watch.tripwire().spent(BudgetKind::Visible),
-            rig.watch.in_flight()
+            rig.handle.tripwire().spent(BudgetKind::Visible),
+            rig.handle.in_flight()
         ),
         (0, 0)
     );
 }
 
 #[test]
-fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
+fn a_failure_status_counts_even_if_the_client_aborts_the_body() {
     let green = Upstream::start(|call| {
         call.write("HTTP/1.1 500 Oh\r\nContent-Length: 10\r\n\r\nhalf")
             .unwrap();
@@ -145,20 +145,20 @@ fn a_failed_status_counts_even_if_the_client_does_not_wait_for_the_rest() {
         rig.verdict(),
         (Arm::Canary, RequestEventKind::Bad { visible: true })
     );
-    assert_eq!(rig.watch.in_flight(), 1, "the canary is still at it");
+    assert_eq!(rig.handle.in_flight(), 1, "the canary still sends the body");
     client.reset();
-    eventually("the place is given back", || rig.watch.in_flight() == 0);
+    eventually("the permit is released", || rig.handle.in_flight() == 0);
     assert_eq!(
         (
-            rig.notes().len(),
-            rig.watch.tripwire().spent(BudgetKind::Visible)
+            rig.events().len(),
+            rig.handle.tripwire().spent(BudgetKind::Visible)
         ),
         (2, 1)
     );
 }
 
 #[test]
-fn testers_have_no_part_in_it() {
+fn testers_have_no_events() {
     let (blue, green) = (
         Upstream::named("blue"),
         Upstream::start(|call| call.answer("500 Oh", "", "green")),
@@ -167,12 +167,12 @@ fn testers_have_no_part_in_it() {
     assert_eq!(rig.get("X-Version: green\r\n").expect(500).text(), "green");
     let counted = rig.counted(1);
     assert_eq!(counted.answers, [(GREEN, 500)]);
-    assert!(rig.notes().is_empty());
-    assert_eq!(rig.watch.tripwire().spent(BudgetKind::Visible), 0);
+    assert!(rig.events().is_empty());
+    assert_eq!(rig.handle.tripwire().spent(BudgetKind::Visible), 0);
 }
 
 #[test]
-fn a_full_canary_leaves_the_next_request_to_the_baseline() {
+fn a_canary_at_its_limit_leaves_the_next_request_to_the_baseline() {
     let gate = Arc::new(Gate::default());
     let opened = Arc::clone(&gate);
     let green = Upstream::start(move |call| {
@@ -193,22 +193,26 @@ fn a_full_canary_leaves_the_next_request_to_the_baseline() {
     );
     gate.open();
     assert_eq!(first.receive().text(), "green");
-    eventually("the place is given back", || rig.watch.in_flight() == 0);
+    eventually("the permit is released", || rig.handle.in_flight() == 0);
     assert_eq!(rig.get("").text(), "green");
     rig.ended(3);
 }
 
 impl super::Rig {
-    /// The notes of the second request, while the first is under way.
+    /// The events of the second request, while the first is in flight.
     fn verdict_of_displaced(&mut self) -> Vec<RequestEventKind> {
-        let notes = self.ended(1);
-        assert!(notes.iter().all(|note| note.assignment.side == Arm::Canary));
-        notes[1..].iter().map(|note| note.happened).collect()
+        let events = self.ended(1);
+        assert!(
+            events
+                .iter()
+                .all(|event| event.assignment.side == Arm::Canary)
+        );
+        events[1..].iter().map(|event| event.happened).collect()
     }
 }
 
 #[test]
-fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
+fn a_user_is_identified_by_the_cookie_from_the_request_that_sets_it() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let trial = Trial::new(blue.address, green.address).sticky(Sticky::Cookie("wb".into()));
     let mut rig = trial.start();
@@ -223,33 +227,35 @@ fn a_user_is_known_by_the_cookie_from_the_request_on_that_is_given_it() {
         "Cookie: {}\r\n",
         another.split(';').next().unwrap()
     ));
-    let notes = rig.ended(7);
-    let drawn = notes
+    let events = rig.ended(7);
+    let assigned = events
         .iter()
-        .filter(|note| matches!(note.happened, RequestEventKind::Assigned { .. }));
-    let users: Vec<u32> = drawn.map(|note| note.user).collect();
+        .filter(|event| matches!(event.happened, RequestEventKind::Assigned { .. }));
+    let users: Vec<u32> = assigned.map(|event| event.user).collect();
     assert_ne!(users[0], RequestEvent::NO_KEY);
     assert_eq!(users[0], users[1]);
     assert_eq!(users[1], users[2]);
-    let told_apart: std::collections::BTreeSet<u32> = users[2..6].iter().copied().collect();
+    let keys: std::collections::BTreeSet<u32> = users[2..6].iter().copied().collect();
     assert_eq!(
-        told_apart.len(),
+        keys.len(),
         4,
-        "who comes with a made-up cookie gets a key of his own"
+        "a forged cookie was not replaced by a new key"
     );
-    assert!(!told_apart.contains(&RequestEvent::NO_KEY));
+    assert!(!keys.contains(&RequestEvent::NO_KEY));
     assert_eq!(users[5], users[6]);
 }
 
 #[test]
 #[cfg(target_os = "linux")]
-fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
+fn a_request_whose_upstream_is_removed_while_it_waits_counts_for_neither_arm() {
     let (listener, callers) = deaf();
     let blue = Upstream::named("blue");
     let mut rig = Trial::new(blue.address, listener.local_addr().unwrap()).start();
     let mut client = rig.client();
     client.ask("/", "");
-    eventually("it waits for green", || rig.watch.in_flight() == 1);
+    eventually("the request waits for green", || {
+        rig.handle.in_flight() == 1
+    });
     rig.publish(0);
     let green = Upstream::on(listener, |call| call.ok("green"));
     assert_eq!(client.receive().text(), "blue");
@@ -257,23 +263,23 @@ fn a_request_whose_upstream_is_taken_out_while_it_waits_counts_for_neither() {
         rig.verdict(),
         (Arm::Canary, RequestEventKind::Aborted { late: false })
     );
-    assert_eq!((green.count(), rig.watch.in_flight()), (0, 0));
+    assert_eq!((green.count(), rig.handle.in_flight()), (0, 0));
     drop(callers);
 }
 
 #[test]
-fn in_a_hurry_each_note_leaves_at_once() {
+fn while_flushing_is_urgent_each_event_is_sent_at_once() {
     let (blue, green) = (Upstream::named("blue"), Upstream::named("green"));
     let mut rig = Trial::new(blue.address, green.address).start();
-    rig.watch.flush_now();
+    rig.handle.flush_now();
     rig.get("");
-    let mut notes = Vec::new();
+    let mut events = Vec::new();
     eventually("the request has ended", || {
-        while let Ok(batch) = rig.notes.try_recv() {
+        while let Ok(batch) = rig.events.try_recv() {
             assert_eq!(batch.notes.len(), 1, "{batch:?}");
-            notes.extend(batch.notes);
+            events.extend(batch.notes);
         }
-        notes.last().is_some_and(|note| note.happened.is_last())
+        events.last().is_some_and(|event| event.happened.is_last())
     });
-    assert_eq!(notes[0].happened, RequestEventKind::ASSIGNED);
+    assert_eq!(events[0].happened, RequestEventKind::ASSIGNED);
 }

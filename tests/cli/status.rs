@@ -4,9 +4,9 @@ use std::io::Write;
 
 use serde_json::json;
 
+use super::fake_api::{FakeApi, Reply};
 use super::releases::{RELEASE, ended, release};
 use super::service;
-use super::standin::{Reply, StandIn};
 
 #[test]
 fn release_status_and_history_print_text_or_json() {
@@ -18,7 +18,7 @@ fn release_status_and_history_print_text_or_json() {
         json!([{ "gate": "business", "by": "paul", "at": "2026-11-25T09:01:00Z" }]);
     let list = json!({ "releases": [waiting, ended("rolled_back")] });
     let reply = list.clone();
-    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
+    let proxy = FakeApi::scripted(move |_| Reply::Json(200, reply.clone()));
     let status = proxy.run(&["release", "status", "shop"]).code(0);
     for text in [
         "Phase     waiting, step 1 of 3, since 2026-11-25T09:01:00Z\n",
@@ -53,7 +53,7 @@ fn release_status_and_history_print_text_or_json() {
     assert_eq!(proxy.run(&all).code(0).json(), list);
     assert_eq!(
         proxy
-            .asked("GET /api/v1/services/shop/releases?limit=5 ")
+            .requests("GET /api/v1/services/shop/releases?limit=5 ")
             .len(),
         1
     );
@@ -70,15 +70,15 @@ fn plan_shows_the_forecast_and_the_worst_case() {
     let forecast = json!({
         "service": "shop", "requests_per_second": 500.0, "baseline_error_rate": 0.002,
         "steps": [
-            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000, "seconds_to_advance": 160.0,
-              "detections": detections },
+            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000,
+              "seconds_to_advance": 160.0, "detections": detections },
             { "weight": 100.0, "canary_requests_per_second": 0.0, "detections": idle },
         ],
         "worst_case": { "budget": 20, "chance": 5, "in_flight": 256, "total": 281 },
         "plan": { "steps": [5, 100] }, "warnings": ["step 2 has no traffic"],
     });
     let reply = forecast.clone();
-    let proxy = StandIn::playing(move |_| Reply::Json(200, reply.clone()));
+    let proxy = FakeApi::scripted(move |_| Reply::Json(200, reply.clone()));
     let planned = proxy.run(&["plan", "shop"]).code(0);
     assert_eq!(
         planned.out,
@@ -101,9 +101,9 @@ fn plan_shows_the_forecast_and_the_worst_case() {
     proxy
         .run(&["plan", "shop", "--plan", plan.path().to_str().unwrap()])
         .code(0);
-    let asked = proxy.asked("POST /api/v1/services/shop/plan");
+    let requests = proxy.requests("POST /api/v1/services/shop/plan");
     assert_eq!(
-        [&asked[0].body, &asked[2].body],
+        [&requests[0].body, &requests[2].body],
         ["{}", r#"{"plan":{"steps":[50]}}"#]
     );
 }
@@ -113,13 +113,13 @@ fn service_status_includes_the_running_release() {
     let mut shop = service(9, true);
     shop["release"] = json!("shop-12");
     let expected = shop.clone();
-    let proxy = StandIn::playing(move |line| match line {
+    let proxy = FakeApi::scripted(move |line| match line {
         RELEASE => Reply::Json(200, release("progressing", 1, 5.0)),
         _ => Reply::Json(200, shop.clone()),
     });
-    let shown = proxy.run(&["status", "shop"]).code(0);
+    let status = proxy.run(&["status", "shop"]).code(0);
     let line = "\nRelease   shop-12 progressing, step 1 of 3, green at 5 %, 1,204 canary requests";
-    assert!(shown.out.contains(line), "{}", shown.out);
+    assert!(status.out.contains(line), "{}", status.out);
     assert_eq!(
         proxy.run(&["status", "shop", "-o", "json"]).code(0).json(),
         expected

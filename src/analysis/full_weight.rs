@@ -4,8 +4,8 @@
 //! With few requests the limit is wide, and evidence *against* the canary takes long. So a step at
 //! full weight passes only by one of two findings about its `n` requests, of which `f` failed:
 //!
-//! - `f / n` is at most the rate that was observed on the baseline. A canary without failures passes
-//!   at once.
+//! - `f / n` is at most the rate that was observed on the baseline. A canary without failures
+//!   passes at once.
 //! - The canary fails less often than tolerated: the advance test of 1.a with r1 = 0 and d1 = the
 //!   limit `2 p + 0.5 pp` reaches `ln(1/beta)`. A canary at or above the limit passes by this in at
 //!   most a share `beta` of releases, however long it waits.

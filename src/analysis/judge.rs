@@ -10,7 +10,7 @@ use super::aborts::{AbortCounts, AbortTest};
 use super::baseline::BaselineRate;
 use super::bins::Slack;
 use super::cohort::{ArmCounts, Cohort, Counts};
-use super::confidence::{Interval, interval};
+use super::confidence::Interval;
 use super::error::{ErrorTest, Margin, Pair};
 use super::evidence_log::EvidenceLog;
 use super::full_weight::FullWeight;
@@ -30,7 +30,7 @@ const BLOCKS_AT_ONCE: u32 = 64;
 /// to be visible.
 const ROUNDING: f64 = 1e-6;
 /// The probability that the confidence sequence is valid at all times.
-const CONFIDENCE: f64 = 0.95;
+pub(crate) const CONFIDENCE: f64 = 0.95;
 
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -284,7 +284,7 @@ impl Judge {
         let Some(progress) = &self.progress else {
             return Verdict::Continue;
         };
-        if progress.passed(now_ms, self.advance_limit, self.full_weight.as_ref()) {
+        if progress.passed(now_ms, self.advance_limit, self.is_within_fixed_limits()) {
             return Verdict::Advance;
         }
         if progress.out_of_time(now_ms) {
@@ -341,11 +341,15 @@ impl Judge {
         self.rolled_back
     }
 
+    /// Whether the failures at full weight, if the canary is there, allow to promote it.
+    fn is_within_fixed_limits(&self) -> bool {
+        let limits = self.full_weight.as_ref();
+        limits.is_none_or(|limits| limits.passes(self.advance_limit))
+    }
+
     fn inconclusive(&self, progress: &StepProgress) -> Verdict {
         let enough = progress.has_traffic();
-        let limits = self.full_weight.as_ref();
-        let harmless = self.log_e_max < 0.5 * self.limit
-            && limits.is_none_or(|limits| limits.passes(self.advance_limit));
+        let harmless = self.log_e_max < 0.5 * self.limit && self.is_within_fixed_limits();
         match progress.step.inconclusive {
             Inconclusive::RollBack => Verdict::RollBack(Cause::Inconclusive),
             Inconclusive::Advance if enough && harmless => Verdict::Advance,
@@ -586,14 +590,6 @@ impl Judge {
             (Some(error), Some(latency)) => self.log_share + log_sum_exp(&[error, latency]),
             (Some(only), None) | (None, Some(only)) => only,
             (None, None) => 0.0,
-        }
-    }
-
-    /// Intersects the confidence sequence with the current interval.
-    pub(crate) fn refresh_confidence(&mut self) {
-        if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
-            let now = interval(totals, error.margin().ratio, CONFIDENCE);
-            self.confidence = Some(now.and(self.confidence));
         }
     }
 }

@@ -1,10 +1,11 @@
 //! Serialization of the judge's evidence.
 
 use super::bins::{BINS, Bins};
+use super::confidence::interval;
 use super::evidence::{Behind, Evidence, LatencyBins, ObjectiveEvidence};
 use super::forecast::requests_to_advance;
 use super::full_weight::FullWeightEvidence;
-use super::judge::Judge;
+use super::judge::{CONFIDENCE, Judge};
 use super::latency::LatencyTest;
 use super::latency_advance::LatencyAdvance;
 use super::options::Objective;
@@ -40,6 +41,14 @@ impl Judge {
             split_log_e: self.split.log_e(),
             objectives: objectives.collect(),
             full_weight: self.full_weight_evidence(),
+        }
+    }
+
+    /// Intersects the confidence sequence with the current interval.
+    pub(crate) fn refresh_confidence(&mut self) {
+        if let (Some(error), Some(totals)) = (&self.error, self.split.totals()) {
+            let now = interval(totals, error.margin().ratio, CONFIDENCE);
+            self.confidence = Some(now.and(self.confidence));
         }
     }
 

@@ -6,7 +6,6 @@ use super::advance::Advance;
 use super::bins::{Bins, Slack};
 use super::cohort::{Cohort, Counts};
 use super::error::{Margin, Pair};
-use super::full_weight::FullWeight;
 use super::latency_advance::{AnswerCounts, LatencyAdvance};
 use super::units::{Unit, UnitCounts, begun_at, paired};
 
@@ -167,10 +166,10 @@ impl StepProgress {
     }
 
     /// Whether the step passes: minimum duration and requests, and each of its advance tests. At
-    /// full weight there is no concurrent baseline, and `alone` decides once there was traffic.
-    pub(crate) fn passed(&self, now_ms: u64, limit: f64, alone: Option<&FullWeight>) -> bool {
+    /// full weight there is no concurrent baseline, and the fixed limits decide.
+    pub(crate) fn passed(&self, now_ms: u64, limit: f64, within_fixed_limits: bool) -> bool {
         let proven = if self.step.weight >= 1.0 {
-            alone.is_none_or(|alone| alone.passes(limit))
+            within_fixed_limits
         } else {
             self.proven(limit)
         };

@@ -130,8 +130,8 @@ fn explain_needs_no_more_evidence_at_full_weight() {
         });
         let explained = proxy.run(&["explain", "shop"]).code(0).out;
         for text in [
-            "only the hold of the step, its minimum number of requests, a gate and the fixed \
-             limits count now.\n",
+            "only the hold of the step, its minimum number of requests, failures compared with the \
+             baseline's past, a gate and the fixed limits count now.\n",
             "\n99 % of responses within 300ms\n  Slow: 0.500 % of 2,000 requests on the canary, \
              0.250 % of 400 requests",
             "\nless than 2 % failures\n  Failures: 0.200 % of 2,000 requests on the canary",

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::{Ended, Request, read_request, weighbridge};
+use super::request::{Request, read_request};
+use super::{Ended, weighbridge};
 
 /// A scripted response.
 pub(crate) enum Reply {

@@ -14,14 +14,16 @@ mod explanations;
 mod fake_api;
 mod recordings;
 mod releases;
+mod request;
 mod status;
 mod top;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 
+use request::{Request, read_request};
 use serde_json::{Value, json};
 
 /// A finished run of the program.
@@ -75,23 +77,6 @@ fn weighbridge(arguments: &[&str]) -> Ended {
     command(arguments).output().unwrap().into()
 }
 
-/// A request received by the fake admin API.
-#[derive(Clone, Debug, Default)]
-struct Request {
-    line: String,
-    headers: Vec<String>,
-    body: String,
-}
-
-impl Request {
-    fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find_map(|header| {
-            let (key, value) = header.split_once(':')?;
-            key.eq_ignore_ascii_case(name).then_some(value.trim())
-        })
-    }
-}
-
 /// An admin API that sends one response and records the request.
 struct Fake {
     address: SocketAddr,
@@ -141,32 +126,6 @@ impl Fake {
     fn request(self) -> Request {
         self.request.recv().unwrap()
     }
-}
-
-fn read_request(stream: &TcpStream) -> Request {
-    let mut reader = BufReader::new(stream);
-    let mut lines = Vec::new();
-    loop {
-        let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        match line.trim_end() {
-            "" => break,
-            line => lines.push(line.to_owned()),
-        }
-    }
-    let line = lines.remove(0);
-    let mut request = Request {
-        line,
-        headers: lines,
-        body: String::new(),
-    };
-    let length = request
-        .header("content-length")
-        .map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    request.body = String::from_utf8(body).unwrap();
-    request
 }
 
 fn window(requests: u64, failures: u64) -> Value {

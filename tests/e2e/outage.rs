@@ -120,13 +120,13 @@ fn a_canary_that_was_rolled_back_gets_nothing(
     let before = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     (0..50).for_each(|_| drop(client.get("/").expect(503)));
     let after = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     assert_eq!(before, after, "green was rolled back");
 }
@@ -163,11 +163,8 @@ fn the_weight_of_a_failed_baseline_goes_to_the_canary_and_the_release_holds() {
     eventually("the metrics report it", || {
         (gauge("blue"), gauge("green")) == (0.0, 1.0)
     });
-    assert!(journalled(
-        &proxy,
-        "release_waiting",
-        "no endpoint of the baseline"
-    ));
+    let reason = "no endpoint of the baseline";
+    assert!(journalled(&proxy, "release_waiting", reason));
     let tester = client.ask("/", "X-Version: blue\r\n").receive();
     assert_eq!(
         tester.status, 503,
@@ -198,11 +195,8 @@ fn the_weight_of_a_failed_baseline_goes_to_the_canary_and_the_release_holds() {
     eventually("the release continues", || {
         release(&proxy)["phase"] == "progressing"
     });
-    assert!(journalled(
-        &proxy,
-        "release_continued",
-        "the baseline has a healthy endpoint again"
-    ));
+    let reason = "the baseline has a healthy endpoint again";
+    assert!(journalled(&proxy, "release_continued", reason));
     eventually("blue responds", || {
         client.get("/").expect(200).text() == "blue"
     });

@@ -8,7 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::harness::{Client, Proxy, settled};
 
+mod all;
 mod heads;
+mod http1;
 mod uploads;
 
 const KIB: usize = 1024;
@@ -16,7 +18,7 @@ const MIB: usize = 1024 * KIB;
 
 /// An upstream of many connections, in one thread: it answers `/endless` without an end, `/large`
 /// with 100,000 bytes, `/dribble` a little at a time, `/heads` with a large head, `/partial` with a
-/// part of one, and `/never` not at all.
+/// part of one, `/trailers` with many trailers, and `/never` not at all.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -65,9 +67,18 @@ async fn answer(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
                 continue;
             }
             Some(b'p') => {
-                // A head of which 200 KiB come, and no end.
+                // A head of which 56 KiB come, and no end.
                 let field = format!("x-field: {}\r\n", "y".repeat(8000));
-                let answer = format!("HTTP/1.1 200 OK\r\n{}", field.repeat(25));
+                let answer = format!("HTTP/1.1 200 OK\r\n{}", field.repeat(7));
+                stream.write_all(answer.as_bytes()).await?;
+                continue;
+            }
+            Some(b't') => {
+                let answer = format!(
+                    "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x\r\n\r\n\
+                     2\r\nok\r\n0\r\n{}\r\n",
+                    "x: y\r\n".repeat(60)
+                );
                 stream.write_all(answer.as_bytes()).await?;
                 continue;
             }
@@ -166,7 +177,7 @@ fn a_hundred_readers_of_http2_that_read_nothing_hold_two_mebibytes_each_at_most(
 
 #[test]
 fn connections_of_all_streams_hold_two_mebibytes_each_at_most() {
-    for path in ["/endless", "/dribble"] {
+    for path in ["/never", "/endless", "/dribble"] {
         let proxy = proxy();
         // Enough of them that what the allocator keeps for the process as a whole does not matter.
         let (held, clients) = cost(&proxy, || ask(&proxy, 20, || streams(250, path)));

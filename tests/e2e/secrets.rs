@@ -12,7 +12,8 @@ use crate::harness::{Proxy, Upstream, eventually, shop};
 const SECRETS: [&str; 4] = ["hunter2", "Zq7yLmNoPxRs", "kxqzvwjpfhtgbd", "swordfish"];
 
 /// Response fields with secrets, or with URLs that contain some.
-const FIELDS: &str = "Location: https://joe:hunter2@localhost/reset/swordfish?code=hunter2#swordfish\r\n\
+const FIELDS: &str = "Location: https://joe:hunter2@localhost/reset/swordfish\
+    ?code=hunter2#swordfish\r\n\
     Content-Location: //hunter2@localhost/cart?jwt=hunter2\r\n\
     Link: </reset/hunter2>; rel=\"next\"\r\n\
     Refresh: 0; url=/cart?token=hunter2\r\n\

@@ -17,7 +17,7 @@ const HOPS_MAX: usize = 16;
 
 /// The files of a crate, and what each imports.
 #[derive(Debug, Default)]
-pub struct Graph {
+pub(crate) struct Graph {
     files: BTreeMap<Names, File>,
 }
 
@@ -38,7 +38,7 @@ struct File {
 
 impl Graph {
     /// Reads the files of a crate: the path of each below `src`, and its text.
-    pub fn new(sources: impl IntoIterator<Item = (PathBuf, String)>) -> Graph {
+    pub(crate) fn new(sources: impl IntoIterator<Item = (PathBuf, String)>) -> Graph {
         let mut graph = Graph::default();
         for (path, text) in sources {
             if !source::is_test_file(&path) && !path.ends_with("main.rs") {
@@ -50,7 +50,7 @@ impl Graph {
     }
 
     /// Each file with those that it imports.
-    pub fn edges(&self) -> BTreeMap<&Path, BTreeSet<&Path>> {
+    pub(crate) fn edges(&self) -> BTreeMap<&Path, BTreeSet<&Path>> {
         let edges = self.files.iter().map(|(module, file)| {
             let imported = file.paths.iter().chain(&file.globs);
             let imported = imported.filter_map(|path| self.definer(module, path));
@@ -62,7 +62,7 @@ impl Graph {
 
     /// Modules by their paths from the root, such as `proxy::http1`, with the modules that each
     /// imports.
-    pub fn modules(&self) -> Vec<(String, BTreeSet<String>)> {
+    pub(crate) fn modules(&self) -> Vec<(String, BTreeSet<String>)> {
         let modules = self.files.iter().map(|(module, file)| {
             let imported = file.paths.iter().chain(&file.globs);
             let imported = imported.filter_map(|path| self.target(module, path, 0));
@@ -151,13 +151,22 @@ impl File {
             ..File::default()
         };
         let mut tokens = source::tokens(code).into_iter().peekable();
+        let mut depth = 0_usize;
+        // The depths of braces at which modules within the file begin.
+        let mut inline = Vec::new();
         while let Some(token) = tokens.next() {
             match token {
                 "mod" => {
                     let name = tokens.next().unwrap_or_default().to_owned();
-                    if tokens.peek() == Some(&";") {
-                        file.children.insert(name);
+                    match tokens.peek() {
+                        Some(&";") => _ = file.children.insert(name),
+                        _ => inline.push(depth),
                     }
+                }
+                "{" => depth += 1,
+                "}" => {
+                    depth = depth.saturating_sub(1);
+                    inline.retain(|begun| *begun < depth);
                 }
                 "fn" | "struct" | "enum" | "trait" | "type" | "const" | "static" | "union" => {
                     file.items
@@ -165,7 +174,16 @@ impl File {
                 }
                 "use" if tokens.peek() != Some(&"<") => {
                     let tree: Vec<_> = tokens.by_ref().take_while(|token| *token != ";").collect();
-                    file.import(&tree, &[]);
+                    let is_of_file = tree
+                        .iter()
+                        .take_while(|part| ["super", "::"].contains(part));
+                    let supers = is_of_file.filter(|part| **part == "super").count();
+                    if inline.is_empty() {
+                        file.import(&tree, &[]);
+                    } else if supers == 0 || supers > inline.len() {
+                        let left = supers.min(inline.len());
+                        file.import(&tree[2 * left..], &[]);
+                    }
                 }
                 _ if source::is_name(token) && tokens.peek() == Some(&"::") => {
                     let mut path = vec![token.to_owned()];
@@ -257,7 +275,9 @@ fn module(path: &Path) -> Names {
 }
 
 /// The circles of a graph: sets of more than one file in which each leads to each.
-pub fn circles<'a>(edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<BTreeSet<&'a Path>> {
+pub(crate) fn circles<'a>(
+    edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>,
+) -> Vec<BTreeSet<&'a Path>> {
     let reach = |from: &'a Path| {
         let mut reached = BTreeSet::new();
         let mut open = vec![from];
@@ -280,7 +300,7 @@ pub fn circles<'a>(edges: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<BTreeS
 
 /// The circles of more than `max` files but for those that are `allowed` (folders, most files), and
 /// the entries of that list that no circle needs.
-pub fn circles_beyond(
+pub(crate) fn circles_beyond(
     edges: &BTreeMap<&Path, BTreeSet<&Path>>,
     max: usize,
     allowed: &[(&[&str], usize)],

@@ -3,15 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A name, and what it may import.
-pub type Row = (String, BTreeSet<String>);
+pub(crate) type Row = (String, BTreeSet<String>);
 
 /// A text up to its next heading.
-pub fn section(text: &str) -> &str {
+pub(crate) fn section(text: &str) -> &str {
     text.find("\n#").map_or(text, |end| &text[..end])
 }
 
 /// The rows of a table of name, description and imports.
-pub fn rows(table: &str) -> Vec<Row> {
+pub(crate) fn rows(table: &str) -> Vec<Row> {
     let rows = table.lines().filter(|line| line.starts_with("| `"));
     rows.map(|row| {
         let cells: Vec<_> = row.trim_matches('|').split('|').map(str::trim).collect();
@@ -36,7 +36,7 @@ fn plain(cell: &str) -> String {
 /// A room is a submodule. Its files may import what its row lists, which stands above it, so that
 /// there is one order and no circle; the file of the module itself, which joins its rooms, may
 /// import them all.
-pub fn wrong(page: &str, modules: &[(String, BTreeSet<String>)]) -> Vec<String> {
+pub(crate) fn wrong(page: &str, modules: &[(String, BTreeSet<String>)]) -> Vec<String> {
     let mut wrong = Vec::new();
     for part in page.split("\n### Rooms of `").skip(1) {
         let (module, rest) = part.split_once('`').unwrap();

@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub fn root() -> PathBuf {
+pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-pub fn read(path: &Path) -> String {
+pub(crate) fn read(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
+pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(folder) else {
         return Vec::new();
     };
@@ -30,7 +30,7 @@ pub fn rust_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The types of a file that are seen outside it.
-pub fn public_types(code: &str) -> Vec<String> {
+pub(crate) fn public_types(code: &str) -> Vec<String> {
     let named = code.lines().filter_map(|line| {
         let rest = line.strip_prefix("pub")?;
         let rest = match rest.strip_prefix('(') {
@@ -45,7 +45,7 @@ pub fn public_types(code: &str) -> Vec<String> {
     named.collect()
 }
 
-pub fn is_test_file(path: &Path) -> bool {
+pub(crate) fn is_test_file(path: &Path) -> bool {
     let name = path
         .file_name()
         .and_then(|name| name.to_str())
@@ -61,13 +61,13 @@ pub fn is_test_file(path: &Path) -> bool {
 }
 
 /// What is before the file's tests, which come last.
-pub fn production(text: &str) -> &str {
+pub(crate) fn production(text: &str) -> &str {
     text.find("#[cfg(test)]\nmod tests {")
         .map_or(text, |at| &text[..at])
 }
 
 /// A text without its comments.
-pub fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let mut rest = text;
     let mut code = String::new();
     while let Some(at) = rest.find("/*") {
@@ -84,7 +84,7 @@ pub fn code(text: &str) -> String {
 }
 
 /// The modules that a text reaches by `crate::`.
-pub fn imports(code: &str) -> BTreeSet<String> {
+pub(crate) fn imports(code: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for after in code.split("crate::").skip(1) {
         match after.strip_prefix('{') {
@@ -99,7 +99,7 @@ pub fn imports(code: &str) -> BTreeSet<String> {
 }
 
 /// The first names of `a, b::c, d::{e, f}}`.
-pub fn names_in_group(group: &str) -> Vec<String> {
+pub(crate) fn names_in_group(group: &str) -> Vec<String> {
     let mut names = Vec::new();
     let mut depth = 0;
     let mut part_begins = true;
@@ -120,22 +120,22 @@ pub fn names_in_group(group: &str) -> Vec<String> {
     names
 }
 
-pub fn identifier(text: &str) -> String {
+pub(crate) fn identifier(text: &str) -> String {
     text.chars()
         .take_while(|letter| is_of_word(*letter))
         .collect()
 }
 
-pub fn words(text: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|letter| !is_of_word(letter))
 }
 
-pub fn is_of_word(letter: char) -> bool {
+pub(crate) fn is_of_word(letter: char) -> bool {
     letter.is_alphanumeric() || letter == '_'
 }
 
 /// Whether a text uses a name: alone, as a path, or out of a group of imports (`std::{fs, io}`).
-pub fn contains_word(code: &str, word: &str) -> bool {
+pub(crate) fn contains_word(code: &str, word: &str) -> bool {
     let whole = code.match_indices(word).any(|(at, _)| {
         let before = code[..at]
             .chars()
@@ -156,7 +156,7 @@ pub fn contains_word(code: &str, word: &str) -> bool {
 }
 
 /// The code of a text that is built for the program: no comments, strings or tests.
-pub fn production_code(text: &str) -> String {
+pub(crate) fn production_code(text: &str) -> String {
     without_tests(&without_texts(text))
 }
 
@@ -257,7 +257,7 @@ fn item(code: &str) -> usize {
 }
 
 /// Names, `::`, and single characters.
-pub fn tokens(code: &str) -> Vec<&str> {
+pub(crate) fn tokens(code: &str) -> Vec<&str> {
     let mut tokens = Vec::new();
     let mut rest = code.trim_start();
     while let Some(first) = rest.chars().next() {
@@ -276,6 +276,6 @@ pub fn tokens(code: &str) -> Vec<&str> {
 }
 
 /// Whether a token is a name.
-pub fn is_name(token: &str) -> bool {
+pub(crate) fn is_name(token: &str) -> bool {
     token.starts_with(is_of_word) && !token.starts_with(|letter: char| letter.is_ascii_digit())
 }

@@ -3,9 +3,10 @@
 //! In HPACK a byte can stand for a whole field, so a few kilobytes that come in one read could
 //! unpack to megabytes before anybody has looked at the first request. So only so many bytes of
 //! header blocks pass in one turn of the connection's task; then the requests in them are taken up,
-//! and counted, before more pass. A DATA frame, however short, holds the block of memory that it was
-//! read into until it is copied, so there is a bound for them too. Nothing is refused here, and all other frames pass as they are.
-//! Pure, as the [gate](super::gate) is.
+//! and counted, before more pass. A DATA frame, however short, holds the block of memory that it
+//! was read into until it is copied, so there is a bound for them too. Nothing is refused here, and
+//! all other frames pass as they are.
+
 
 /// The client's preface (RFC 9113 section 3.4), after which frames follow.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

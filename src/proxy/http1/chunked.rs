@@ -15,8 +15,9 @@ use super::grammar;
 const CHUNK_LINE_MAX: usize = 256;
 /// The most bytes of a trailer section.
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
-/// The most fields of a trailer section.
-const TRAILERS_MAX: usize = 256;
+/// The most fields of the trailer section of a response, and of a request.
+const TRAILERS_MAX: usize = 64;
+const REQUEST_TRAILERS_MAX: usize = 256;
 
 /// What is to be read next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +71,7 @@ impl Chunked {
     /// host.
     pub(crate) fn strict(trailers_max: usize) -> Chunked {
         Chunked {
-            trailers_max: trailers_max.min(TRAILERS_MAX),
+            trailers_max: trailers_max.min(REQUEST_TRAILERS_MAX),
             strict: true,
             ..Chunked::new()
         }
@@ -84,6 +85,11 @@ impl Chunked {
     /// Whether what comes next is data.
     pub(crate) fn is_in_data(&self) -> bool {
         matches!(self.state, State::Data(_))
+    }
+
+    /// Whether what comes next are trailers.
+    pub(crate) fn is_in_trailers(&self) -> bool {
+        self.state == State::Trailers
     }
 
     /// Takes the next piece off the front of `buffer`.
@@ -222,10 +228,10 @@ fn line(
 fn field(line: &Bytes) -> Option<(HeaderName, HeaderValue)> {
     let colon = memchr::memchr(b':', line)?;
     let (name, value) = line.split_at_checked(colon)?;
-    let value = line.slice_ref(value.get(1..)?.trim_ascii());
+    // A copy: fields that come one by one would each hold the memory that they were read into.
     Some((
         HeaderName::from_bytes(name).ok()?,
-        HeaderValue::from_maybe_shared(value).ok()?,
+        HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?,
     ))
 }
 

@@ -18,8 +18,9 @@ use hyper::ext::ReasonPhrase;
 use super::error::Malformed;
 use super::grammar::is_like;
 
-/// The most bytes of an answer's head; more is a protocol error of the upstream.
-const HEAD_BYTES_MAX: usize = 256 * 1024;
+/// The most bytes of an answer's head; more is a protocol error of the upstream. As much as all
+/// that a client of HTTP/1.1 may cost allows, which a head is read for as a whole.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// The most fields of an answer's head.
 const HEADERS_MAX: usize = 256;
 /// The most interim answers to one request.

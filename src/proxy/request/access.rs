@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use http::Request;
 use http::header::{HOST, USER_AGENT};
+use http::{HeaderValue, Request};
 
 use super::exchange::Exchange;
 use super::headers;
@@ -23,7 +23,8 @@ pub(crate) fn introduce<B>(
 
 fn describe<B>(client: &ClientConnection, request: &Request<B>) -> AccessRecord {
     let (uri, headers) = (request.uri(), request.headers());
-    let header = |name| headers.get(name).cloned();
+    // A copy, which does not hold the whole head for as long as the exchange takes.
+    let header = |name| HeaderValue::from_bytes(headers.get(name)?.as_bytes()).ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
     AccessRecord {
         client: headers::client_address(headers, client),

@@ -127,9 +127,10 @@ async fn buffer(
 ) -> Result<(), Error> {
     if matches!(request.body(), RequestBody::Upload(_))
         && let Some(length) = length(request.headers()).filter(|length| *length <= BODY_BYTES_MAX)
+        && let Some(counted) = exchange.client.held.repeat(length)
     {
         let bytes = read(exchange, request.body_mut(), limits, length).await?;
-        *request.body_mut() = RequestBody::Whole(bytes);
+        *request.body_mut() = RequestBody::Whole(counted.around(bytes));
     }
     Ok(())
 }

@@ -104,6 +104,12 @@ impl Body {
     pub(crate) fn charge(&mut self, account: impl FnOnce() -> Rc<Account>) {
         let account = self.head.as_ref().map_or_else(account, HeadCharge::account);
         let buffer = &mut self.inflow.buffer;
+        if let Left::Chunked(chunked) = &mut self.left
+            && account.overhead() > 0
+        {
+            // Trailers without data before them are to be known as such.
+            chunked.look_ahead(buffer);
+        }
         if !buffer.is_empty() {
             let mut held = BLOCK.max(buffer.len());
             if account.prefers_copies(buffer.len()) {
@@ -156,6 +162,10 @@ impl Body {
             return Poll::Ready(Some(Err(UpstreamFault::Upload)));
         }
         loop {
+            if self.waits_for_room(cx) {
+                self.held = true;
+                return Poll::Pending;
+            }
             match self.next() {
                 Ok(chunked::ChunkedPiece::Data(data)) => {
                     let data = self.gather(data);
@@ -164,6 +174,9 @@ impl Body {
                 }
                 Ok(chunked::ChunkedPiece::Trailers(mut trailers)) => {
                     request::strip_trailers(&mut trailers);
+                    if let Some(account) = &self.account {
+                        account.queue(&mut trailers);
+                    }
                     return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                 }
                 Ok(chunked::ChunkedPiece::End) => return Poll::Ready(None),
@@ -241,6 +254,14 @@ impl Body {
             charge.merge(account.charge(account.overhead()));
         }
         ChargedBytes::new(data, charge)
+    }
+
+    /// Whether trailers are at hand for which there is no room yet among what waits to be written.
+    fn waits_for_room(&self, cx: &Context<'_>) -> bool {
+        let (Left::Chunked(chunked), Some(account)) = (&self.left, &self.account) else {
+            return false;
+        };
+        chunked.is_in_trailers() && account.waits_to_queue(&self.inflow.buffer, cx)
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

@@ -27,6 +27,9 @@ const SPARE_MAX: usize = 64 * 1024;
 const FIELDS_KEPT: usize = 32;
 const FIELDS_MAX: usize = 64;
 
+/// From this length on a buffer grows by an eighth, and not to twice its length.
+const SLOW_GROWTH: usize = 16 * 1024;
+
 /// What was read.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ReadResult {
@@ -76,7 +79,7 @@ impl Buffers {
             *buffer = read;
             BLOCK
         } else {
-            buffer.extend_from_slice(&read);
+            append(buffer, &read);
             bytes
         };
         Poll::Ready(Ok(ReadResult { bytes, held }))
@@ -133,4 +136,16 @@ impl Buffers {
             *self.spare.borrow_mut() = buffer;
         }
     }
+}
+
+/// Puts `bytes` behind what is in `buffer`. What comes in many pieces, as a long head may, does not
+/// take twice the memory.
+fn append(buffer: &mut BytesMut, bytes: &[u8]) {
+    let length = buffer.len() + bytes.len();
+    if length > SLOW_GROWTH && length > buffer.capacity() {
+        let mut larger = BytesMut::with_capacity(length + length / 8);
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(bytes);
 }

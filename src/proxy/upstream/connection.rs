@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use http::header::EXPECT;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Frame;
 use tokio::net::TcpStream;
 
@@ -81,7 +81,8 @@ impl UpstreamConnection {
     ///
     /// The request is borrowed, since it is large and moving it costs a copy. After a response
     /// nothing of it is left. After a [`SendError`] it is unchanged if that is `unsent`, otherwise
-    /// without the part of its body that has been sent.
+    /// without the part of its body that has been sent, and without its head once an answer has
+    /// begun.
     ///
     /// # Errors
     ///
@@ -188,6 +189,11 @@ impl<B: OutboundBody> Sending<'_, B> {
             }
             if let Some(charge) = &mut self.charge {
                 charge.hold_part(&mut self.inflow.buffer);
+            }
+            if self.outgoing.is_none() {
+                // It is not sent again, and the answer may be long in coming.
+                self.request.headers_mut().clear();
+                *self.request.uri_mut() = Uri::default();
             }
         }
     }

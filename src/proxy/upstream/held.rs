@@ -12,6 +12,8 @@
 //! one is read, the pool pays for it; one at a time may exceed the pool, so that heads of which
 //! a part has come cannot keep one another from the rest.
 
+mod counted;
+
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -21,6 +23,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::{Buf, Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Request};
 
+pub(crate) use self::counted::{QueuedHead, RepeatedBody};
 use super::buffers::BLOCK;
 
 /// Bytes of answers that are held for a connection of HTTP/1.1.
@@ -38,11 +41,13 @@ const STREAM_MAX: usize = 96 * 1024;
 /// Bytes of the heads of an HTTP/2 connection's requests that are not answered yet.
 const HEADS_MAX: usize = 512 * 1024;
 /// Bytes of answers' heads that wait to be written to an HTTP/2 connection.
-const QUEUED_MAX: usize = 128 * 1024;
+const QUEUED_MAX: usize = 64 * 1024;
 /// Bytes of an answer's head that pass uncounted, since there are no more of them than streams.
 const SMALL_HEAD: usize = 2 * 1024;
 /// Pieces of answers of HTTP/2 that are copied rather than charged with a whole block.
 const COPIED_MAX: usize = 4 * 1024;
+/// Bytes of requests' bodies that are kept for an HTTP/2 connection in order to be sent twice.
+const REPEATED_MAX: usize = 128 * 1024;
 /// Bytes of the bodies of requests of HTTP/2 beyond which all of them are copied.
 const UPLOADS_COPIED: usize = 128 * 1024;
 /// What a piece of an answer takes in an HTTP/2 connection beside its data.
@@ -57,6 +62,8 @@ pub(crate) struct Held {
     heads: Cell<usize>,
     /// Bytes of the bodies of an HTTP/2 connection's requests.
     uploads: Cell<usize>,
+    /// Bytes of bodies that are kept in order to be sent twice.
+    repeated: Arc<AtomicUsize>,
     /// Shared with what `h2` holds, which asks for `Send`.
     queued: Arc<AtomicUsize>,
     /// Whether an answer's head exceeds the pool.
@@ -103,9 +110,10 @@ impl Held {
         self.count(bytes)
     }
 
-    /// Counts the trailers of a request of HTTP/2, if there is room for them.
-    pub(crate) fn fields(self: &Rc<Self>, trailers: &HeaderMap) -> Option<HeldHead> {
-        self.count(fields(trailers))
+    /// Counts the trailers of a request of HTTP/2, if there is room for them. They are counted
+    /// twice, since they are made of literals, each in memory of its own.
+    pub(crate) fn trailers(self: &Rc<Self>, trailers: &HeaderMap) -> Option<HeldHead> {
+        self.count(2 * fields(trailers))
     }
 
     fn count(self: &Rc<Self>, bytes: usize) -> Option<HeldHead> {
@@ -118,6 +126,15 @@ impl Held {
             held: Rc::clone(self),
             bytes,
         })
+    }
+
+    /// Counts a body of so many bytes that is kept in order to be sent twice, if there is room for
+    /// it.
+    pub(crate) fn repeat(&self, bytes: usize) -> Option<RepeatedBody> {
+        if self.repeated.load(Ordering::Relaxed) + bytes > REPEATED_MAX {
+            return None;
+        }
+        Some(RepeatedBody::new(&self.repeated, bytes))
     }
 
     /// So many bytes of the body of a request of HTTP/2 have come, within the window of the
@@ -163,11 +180,7 @@ impl Held {
             self.wait(cx);
             return Poll::Pending;
         }
-        self.queued.fetch_add(bytes, Ordering::Relaxed);
-        Poll::Ready(Some(QueuedHead {
-            queued: Arc::clone(&self.queued),
-            bytes,
-        }))
+        Poll::Ready(Some(QueuedHead::new(&self.queued, bytes)))
     }
 
     /// What could be written has been; there may be room for other heads.
@@ -188,49 +201,6 @@ impl Held {
         if !self.waiting.borrow().is_empty() {
             self.waiting.take().into_iter().for_each(Waker::wake);
         }
-    }
-}
-
-/// The head of an answer that waits to be written, counted until this is dropped.
-#[derive(Debug)]
-pub(crate) struct QueuedHead {
-    queued: Arc<AtomicUsize>,
-    bytes: usize,
-}
-
-impl QueuedHead {
-    /// Has the head counted until it has been encoded: that is when `h2` drops its values. One of
-    /// them takes this along, and is marked so that no table of the encoder keeps it.
-    pub(crate) fn onto(self, headers: &mut HeaderMap) {
-        let Some(value) = headers.values_mut().next() else {
-            return;
-        };
-        let counted = Bytes::from_owner(CountedValue {
-            text: value.clone(),
-            _head: self,
-        });
-        if let Ok(counted) = HeaderValue::from_maybe_shared(counted) {
-            *value = counted;
-            value.set_sensitive(true);
-        }
-    }
-}
-
-impl Drop for QueuedHead {
-    fn drop(&mut self) {
-        self.queued.fetch_sub(self.bytes, Ordering::Relaxed);
-    }
-}
-
-/// The value of a field that the count of its head hangs on.
-struct CountedValue {
-    text: HeaderValue,
-    _head: QueuedHead,
-}
-
-impl AsRef<[u8]> for CountedValue {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
     }
 }
 
@@ -373,6 +343,26 @@ impl Account {
     /// into.
     pub(crate) fn prefers_copies(&self, bytes: usize) -> bool {
         self.room() < BLOCK || (self.streams && bytes <= COPIED_MAX)
+    }
+
+    /// Whether trailers of an answer of HTTP/2, of which this has come, have to wait until those
+    /// before are written. A few of them never wait.
+    pub(crate) fn waits_to_queue(&self, trailers: &[u8], cx: &Context<'_>) -> bool {
+        let bytes = || trailers.len() + FIELD * memchr::memchr_iter(b'\n', trailers).count();
+        let full = self.streams && self.held.queued.load(Ordering::Relaxed) >= QUEUED_MAX;
+        let waits = full && bytes() > SMALL_HEAD;
+        if waits {
+            self.held.wait(cx);
+        }
+        waits
+    }
+
+    /// Has the trailers of an answer of HTTP/2 counted until they are written.
+    pub(crate) fn queue(&self, trailers: &mut HeaderMap) {
+        let bytes = fields(trailers);
+        if self.streams && bytes > SMALL_HEAD {
+            QueuedHead::new(&self.held.queued, bytes).onto(trailers);
+        }
     }
 
     /// What a piece of an answer takes beside its data.
@@ -526,6 +516,19 @@ mod tests {
         assert!(alone.is_some() && held.head(&request).is_none());
         drop(alone);
         assert_eq!(held.heads.get(), 0);
+    }
+
+    #[test]
+    fn bodies_that_are_kept_to_be_sent_twice_are_bounded_for_the_connection() {
+        let held = Held::default();
+        let keep = || Some(held.repeat(50_000)?.around(vec![0; 50_000].into()));
+        let (first, second) = (keep(), keep());
+        assert!(first.is_some() && second.is_some() && keep().is_none());
+        let copy = first.clone();
+        drop(first);
+        assert!(keep().is_none(), "there is a copy of the first");
+        drop(copy);
+        assert!(keep().is_some());
     }
 
     #[test]

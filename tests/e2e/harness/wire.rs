@@ -56,6 +56,16 @@ impl Wire {
         self.stream.write_all(bytes.as_ref())
     }
 
+    /// Sends as much of `bytes` as the peer accepts at once.
+    pub(crate) fn offer(&mut self, bytes: &[u8]) {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut at = 0;
+        while let Ok(taken @ 1..) = self.stream.write(&bytes[at..]) {
+            at += taken;
+        }
+        self.stream.set_nonblocking(false).unwrap();
+    }
+
     /// Sends this byte repeatedly until the peer accepts no more.
     pub(crate) fn push(&mut self, byte: u8) {
         self.stream.set_nonblocking(true).unwrap();

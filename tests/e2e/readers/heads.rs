@@ -6,10 +6,14 @@ use super::{KIB, MIB, ask, cost, proxy, streams, upstream};
 use crate::harness::{Client, Proxy, settled};
 
 /// So many that what the process takes once, up to 5 MiB, adds little to the cost of each.
-const CLIENTS: usize = 40;
+pub(super) const CLIENTS: usize = 40;
 
 /// What `connections` that send `bytes` and read nothing cost each.
-fn each(proxy: &Proxy, connections: usize, bytes: impl Fn() -> Vec<u8>) -> (usize, Vec<Client>) {
+pub(super) fn each(
+    proxy: &Proxy,
+    connections: usize,
+    bytes: impl Fn() -> Vec<u8>,
+) -> (usize, Vec<Client>) {
     let (held, clients) = cost(proxy, || {
         let clients = ask(proxy, connections, &bytes);
         // It takes the proxy some time to get through all of it.
@@ -21,7 +25,7 @@ fn each(proxy: &Proxy, connections: usize, bytes: impl Fn() -> Vec<u8>) -> (usiz
 
 #[test]
 fn large_heads_that_are_not_read_hold_two_mebibytes_at_most() {
-    for path in ["/heads", "/partial"] {
+    for path in ["/heads", "/partial", "/trailers"] {
         let proxy = proxy();
         let (held, clients) = each(&proxy, CLIENTS, || streams(128, path));
         assert!(held <= 2 * MIB, "{path}: {} KiB", held / KIB);

@@ -6,14 +6,14 @@ use http_body_util::{BodyExt, StreamBody};
 use super::{KIB, MIB, ask, cost, frame, preface, proxy};
 use crate::harness::{Http2, Proxy, Upstream, block_on, shop};
 
-/// A frame of a type that nobody knows, which is ignored (RFC 9113 section 4.1): with the DATA frame
-/// before it, it fills a block of memory.
-fn filler() -> Vec<u8> {
+/// A frame of a type that nobody knows, which is ignored (RFC 9113 section 4.1): with the DATA
+/// frame before it, it fills a block of memory.
+pub(super) fn filler() -> Vec<u8> {
     frame(0x20, 0, 0, &[0; 7900])
 }
 
 /// The head of a POST of `path`.
-fn post(stream: u32, path: &str) -> Vec<u8> {
+pub(super) fn post(stream: u32, path: &str) -> Vec<u8> {
     let mut block = vec![0x83, 0x86, 0x01, 4];
     block.extend_from_slice(b"shop");
     block.extend_from_slice(&[0x04, u8::try_from(path.len()).unwrap()]);
@@ -44,7 +44,7 @@ fn short_pieces_of_uploads_that_nobody_takes_hold_two_mebibytes_at_most() {
 fn short_pieces_on_all_streams_hold_two_mebibytes_at_most() {
     let proxy = proxy();
     // The window of the connection, in pieces of 64 bytes.
-    let pieces = |stream| frame(0, 0, stream, &[b'x'; 64]).repeat(64);
+    let pieces = |stream| frame(0, 0, stream, &[b'x'; 64]).repeat(48);
     let streams = || (0..128).map(|stream| 2 * stream + 1);
     let request: Vec<u8> = preface()
         .into_iter()

@@ -28,6 +28,8 @@ use crate::proxy::worker::client::ClientConnection;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much of a body that nobody wants is read, so that the connection can go on.
 const DRAINED_MAX: usize = 64 * 1024;
+/// How much is read of what a client sends before it has its response.
+const AHEAD_MAX: usize = 8 * 1024;
 
 /// See the module.
 #[derive(Debug)]
@@ -131,6 +133,16 @@ impl Link {
 
     /// Reads once into what all connections share.
     fn poll_read(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.poll_read_part(BLOCK, 0, cx)
+    }
+
+    /// Reads at most `max` bytes; pieces of up to `copied` take no more memory than they are long.
+    fn poll_read_part(
+        &self,
+        max: usize,
+        copied: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
         let buffer = &mut self.input.borrow_mut().buffer;
         if buffer.is_empty() {
             // Not even an empty part of the shared memory is held while nothing comes.
@@ -138,7 +150,7 @@ impl Link {
         }
         let mut stream = self.stream.borrow_mut();
         let buffers = &self.client.worker.buffers;
-        let read = ready!(buffers.poll_read(Pin::new(&mut *stream), buffer, BLOCK, 0, cx))?;
+        let read = ready!(buffers.poll_read(Pin::new(&mut *stream), buffer, max, copied, cx))?;
         Poll::Ready(Ok(read.bytes))
     }
 
@@ -197,7 +209,10 @@ impl Link {
         }
         match reader.advance(buffer, || self.client.worker.buffers.borrow_fields()) {
             Ok(Some(head)) => {
-                *looked = 0;
+                if std::mem::take(looked) > 0 {
+                    // What follows a head that came in pieces does not hold the memory of that.
+                    *buffer = BytesMut::from(&buffer[..]);
+                }
                 Some(Ok(head))
             }
             Ok(None) => {
@@ -308,7 +323,7 @@ impl Link {
             return false;
         }
         drop(input);
-        match self.poll_read(cx) {
+        match self.poll_read_part(AHEAD_MAX, AHEAD_MAX, cx) {
             Poll::Pending | Poll::Ready(Ok(1..)) => false,
             Poll::Ready(Ok(0)) if self.client.is_half_close() => {
                 self.input.borrow_mut().half_closed = true;

@@ -13,6 +13,9 @@ use crate::proxy::request::relay::ResponseBody;
 use crate::proxy::upstream::BodyAborted;
 use crate::proxy::upstream::held::ChargedBytes;
 
+/// A head of a response that takes more memory than this takes no more than it is long.
+const LONG_HEAD: usize = 32 * 1024;
+
 /// What the request means for the response to it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RequestTraits {
@@ -108,6 +111,10 @@ impl Output {
             _ => {}
         }
         out.extend_from_slice(b"\r\n");
+        if out.capacity() > LONG_HEAD {
+            // It may wait for as long as its client reads nothing.
+            out.shrink_to_fit();
+        }
     }
 
     /// Whether another request may follow the response.

@@ -1,10 +1,10 @@
 //! The bodies of the requests of an HTTP/2 connection, on their way in.
 //!
 //! `h2` gives out each DATA frame as a part of the block of memory that it was read into, so a
-//! frame of one byte can keep a block of kilobytes from being freed. Therefore the connection's task
-//! takes the frames at once, whoever waits for them, and copies short ones together. The client's
-//! windows are opened again only when the next piece is asked for, which is when the last one is
-//! with the upstream: so the window of the connection bounds what is held.
+//! frame of one byte can keep a block of kilobytes from being freed. Therefore the connection's
+//! task takes the frames at once, whoever waits for them, and copies short ones together. The
+//! client's windows are opened again only when the next piece is asked for, which is when the last
+//! one is with the upstream: so the window of the connection bounds what is held.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -176,7 +176,7 @@ impl State {
         match trailers {
             None => End::Whole,
             Some(_) if self.abandoned => End::Whole,
-            Some(trailers) => match held.fields(&trailers) {
+            Some(trailers) => match held.trailers(&trailers) {
                 Some(counted) => End::Trailers(trailers, counted),
                 None => End::Broken(BodyError::TrailersTooLarge),
             },

@@ -7,7 +7,6 @@
 //! was read into until it is copied, so there is a bound for them too. Nothing is refused here, and
 //! all other frames pass as they are.
 
-
 /// The client's preface (RFC 9113 section 3.4), after which frames follow.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes of a frame's head.

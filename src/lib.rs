@@ -12,6 +12,7 @@ mod client;
 pub mod config;
 pub mod control;
 mod document;
+pub mod endpoints;
 pub mod model;
 pub mod net;
 pub mod proxy;

@@ -9,9 +9,8 @@ use axum::extract::Request;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use socket2::{SockRef, TcpKeepalive};
+use socket2::TcpKeepalive;
 use std::sync::Arc;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,9 +22,7 @@ use super::connections::{ConnectionLimits, ConnectionSlot, Connections};
 use super::router::{self, RequestLimits};
 use super::wire::{Arriving, Leaving, Watched};
 use crate::control::Handle;
-
-/// After an error to accept, such as no free file descriptor, the next try comes after so long.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::net::{Acceptor, Downstream, Stream};
 
 /// For each connection that may be served, so many more may be sending their first heads.
 const HEADS_MORE: usize = 4;
@@ -87,7 +84,6 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
     if !address.ip().to_canonical().is_loopback() && options.tokens.is_empty() {
         return Err(AdminStartError::NeedsTokens(address));
     }
-    listener.set_nonblocking(true)?;
     let stopping = CancellationToken::new();
     let server = Server {
         router: router::build(options, &limits, handle, stopping.clone()),
@@ -105,8 +101,8 @@ pub(super) fn serve_within<S: Future<Output = ()> + Send>(
         tasks: TaskTracker::new(),
     };
     Ok(async move {
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        server.run(&listener, shutdown).await;
+        let acceptor = Acceptor::new("the admin API", listener)?;
+        server.run(&acceptor, shutdown).await;
         Ok(())
     })
 }
@@ -120,11 +116,11 @@ struct Server {
 }
 
 impl Server {
-    async fn run(self, listener: &tokio::net::TcpListener, shutdown: impl Future<Output = ()>) {
+    async fn run(self, acceptor: &Acceptor, shutdown: impl Future<Output = ()>) {
         let connections = Arc::clone(&self.connections);
         let mut sweep = std::pin::pin!(connections.sweep());
         tokio::select! {
-            () = self.accept(listener) => {}
+            () = self.accept(acceptor) => {}
             () = sweep.as_mut() => {}
             () = shutdown => {}
         }
@@ -139,7 +135,7 @@ impl Server {
         }
     }
 
-    async fn accept(&self, listener: &tokio::net::TcpListener) {
+    async fn accept(&self, acceptor: &Acceptor) {
         // Ends only by being dropped.
         let mut accepted = 0_usize;
         loop {
@@ -147,20 +143,15 @@ impl Server {
             if accepted.is_multiple_of(ACCEPT_BATCH) {
                 tokio::task::yield_now().await;
             }
-            match listener.accept().await {
-                Ok((stream, peer)) => match self.connections.place(Instant::now()) {
-                    Some(slot) => self.spawn(stream, peer, slot),
-                    None => tracing::debug!(%peer, "an admin connection found no place"),
-                },
-                Err(error) => {
-                    tracing::warn!(%error, "an admin connection could not be accepted");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+            let (stream, Downstream { peer, .. }) = acceptor.accept().await;
+            match self.connections.place(Instant::now()) {
+                Some(slot) => self.spawn(stream, peer, slot),
+                None => tracing::debug!(%peer, "an admin connection found no place"),
             }
         }
     }
 
-    fn spawn(&self, stream: TcpStream, peer: SocketAddr, place: ConnectionSlot) {
+    fn spawn(&self, stream: Stream, peer: SocketAddr, place: ConnectionSlot) {
         let ends = match tune(&stream) {
             Ok(local) => ConnectInfo { peer, local },
             Err(error) => {
@@ -217,11 +208,12 @@ impl Server {
 }
 
 /// Sets what an admin connection needs; gives the address that was connected to.
-fn tune(stream: &TcpStream) -> io::Result<SocketAddr> {
-    stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
+fn tune(stream: &Stream) -> io::Result<SocketAddr> {
+    let socket = stream.socket();
+    socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PEER_TIMEOUT))?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(PEER_TIMEOUT))?;
-    stream.local_addr()
+    let local = socket.local_addr()?.as_socket();
+    local.ok_or_else(|| io::Error::other("the connection has no address"))
 }

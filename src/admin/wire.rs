@@ -9,19 +9,19 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connections::ConnectionProgress;
+use crate::net::Stream;
 
 /// The socket.
 pub(super) struct Watched {
-    stream: TcpStream,
+    stream: Stream,
     progress: Arc<ConnectionProgress>,
 }
 
 impl Watched {
-    pub(super) fn new(stream: TcpStream, progress: Arc<ConnectionProgress>) -> Watched {
+    pub(super) fn new(stream: Stream, progress: Arc<ConnectionProgress>) -> Watched {
         Watched { stream, progress }
     }
 

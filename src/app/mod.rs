@@ -9,6 +9,7 @@ mod reload;
 pub(crate) mod replay;
 mod running;
 mod signals;
+mod sockets;
 mod threads;
 
 use std::path::PathBuf;

@@ -9,16 +9,17 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::sockets::ListenerSockets;
 use super::threads::ThreadHandle;
 use crate::config::{Config, Report};
 use crate::control::{Controller, Handle, Links, Setup};
 use crate::model::Name;
-use crate::proxy::{self, BoundListener, Reports, Workers};
-use crate::store::Store;
+use crate::proxy::{Reports, Workers};
+use crate::store::{LoadedState, Store};
 use crate::telemetry::{self, AccessLog};
 use crate::time::SystemClock;
 use crate::webhook::{self, Webhooks};
-use crate::{admin, net, release};
+use crate::{admin, endpoints, release};
 
 /// Why the proxy did not start, or did not drain.
 #[derive(Debug, thiserror::Error)]
@@ -78,14 +79,25 @@ pub struct Running {
 /// # Errors
 ///
 /// [`Error`] names the part that failed; nothing is left running then.
-pub fn start(mut config: Config) -> Result<Running, Error> {
+pub fn start(config: Config) -> Result<Running, Error> {
     // First: a second process on the same store must not take a connection.
-    let (store, loaded) = Store::open(&config.store)?;
+    let stored = Store::open(&config.store)?;
+    let sockets = ListenerSockets::bind(&config)?;
+    start_on(config, stored, sockets)
+}
+
+/// Starts every part on sockets that are bound already.
+fn start_on(
+    mut config: Config,
+    (store, loaded): (Store, LoadedState),
+    sockets: ListenerSockets,
+) -> Result<Running, Error> {
+    let (admin_address, listener_addresses) = sockets.addresses();
+    let ListenerSockets { listeners, admin } = sockets;
+    let admin = admin.into_iter().next();
+    let admin = admin.ok_or_else(|| Error::Runtime(io::ErrorKind::AddrNotAvailable.into()))?;
     let access_log =
         AccessLog::open(config.telemetry.access_log.as_ref()).map_err(Error::AccessLog)?;
-    let (listeners, listener_addresses) = bind_listeners(&config)?;
-    let admin_listener = bind_admin(config.admin.address)?;
-    let admin_address = admin_listener.local_addr().map_err(Error::Runtime)?;
     if config.store.path.is_none() {
         tracing::warn!(
             "store.path is not set: weights set by the admin API are lost when the process ends"
@@ -126,7 +138,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
     let stop_admin = CancellationToken::new();
     let serving = admin::serve(
         &config.admin,
-        admin_listener,
+        admin,
         handle.clone(),
         stop_admin.clone().cancelled_owned(),
     )?;
@@ -144,7 +156,7 @@ pub fn start(mut config: Config) -> Result<Running, Error> {
         listener_addresses,
         controller: ThreadHandle::start("controller", controlling).map_err(Error::Runtime)?,
         admin: ThreadHandle::start("admin", serving).map_err(Error::Runtime)?,
-        health: tokio::spawn(proxy::health::run(publisher, health)),
+        health: tokio::spawn(endpoints::health::run(publisher, health)),
         webhooks,
         stop_admin: stop_admin.drop_guard(),
         stop_controller: stop_controller.drop_guard(),
@@ -167,39 +179,6 @@ fn show(handle: &Handle, workers: &Workers, access_log: &AccessLog) {
         "Dropped lines of the program log, because standard error was blocked.",
         telemetry::log_dropped,
     );
-}
-
-fn bind_listeners(config: &Config) -> Result<(Vec<BoundListener>, Vec<SocketAddr>), Error> {
-    let mut listeners = Vec::new();
-    let mut addresses = Vec::new();
-    for options in &config.listeners {
-        let failed = |error| Error::Bind {
-            name: format!("listener {}", options.name),
-            address: options.address,
-            error,
-        };
-        let sockets = net::bind(options.address, config.proxy.workers.get()).map_err(failed)?;
-        if let Some(socket) = sockets.first() {
-            addresses.push(socket.local_addr().map_err(failed)?);
-        }
-        listeners.push(BoundListener {
-            options: options.clone(),
-            sockets,
-        });
-    }
-    Ok((listeners, addresses))
-}
-
-fn bind_admin(address: SocketAddr) -> Result<std::net::TcpListener, Error> {
-    let failed = |error| Error::Bind {
-        name: "the admin API".to_owned(),
-        address,
-        error,
-    };
-    let mut sockets = net::bind(address, 1).map_err(failed)?;
-    sockets
-        .pop()
-        .ok_or_else(|| failed(io::Error::other("no socket was made")))
 }
 
 impl Running {
@@ -251,7 +230,7 @@ fn preflight(
 ) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> {
     Box::pin(async move {
         let Some(plan) = plan else {
-            return proxy::preflight(&endpoints, &[], CONNECT).await;
+            return endpoints::preflight(&endpoints, &[], CONNECT).await;
         };
         let requests: Result<Vec<_>, String> = plan
             .requests
@@ -259,7 +238,7 @@ fn preflight(
             .map(|request| smoke(request, host.as_deref()))
             .collect();
         let requests = requests?;
-        let asked = proxy::preflight(&endpoints, &requests, CONNECT);
+        let asked = endpoints::preflight(&endpoints, &requests, CONNECT);
         let answered = tokio::time::timeout(plan.timeout, asked).await;
         answered.unwrap_or_else(|_| {
             Err(format!(
@@ -271,7 +250,10 @@ fn preflight(
 }
 
 /// A preflight request of a plan, which was validated already.
-fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::PreflightRequest, String> {
+fn smoke(
+    smoke: &release::Smoke,
+    host: Option<&str>,
+) -> Result<endpoints::PreflightRequest, String> {
     let invalid = |what: &str| format!("invalid preflight request: {what}");
     let mut headers = http::HeaderMap::new();
     for (name, value) in &smoke.headers {
@@ -281,7 +263,7 @@ fn smoke(smoke: &release::Smoke, host: Option<&str>) -> Result<proxy::PreflightR
     if let Some(host) = host.and_then(|host| host.parse().ok()) {
         headers.entry(http::header::HOST).or_insert(host);
     }
-    Ok(proxy::PreflightRequest {
+    Ok(endpoints::PreflightRequest {
         method: smoke.method.parse().map_err(|_| invalid(&smoke.method))?,
         target: smoke.path.parse().map_err(|_| invalid(&smoke.path))?,
         headers,

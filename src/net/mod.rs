@@ -1,7 +1,15 @@
-//! Listening sockets and their options.
+//! Sockets: listening ones and their options, and connections that were accepted from them.
 
+mod acceptor;
+mod downstream;
+mod error;
 mod options;
-mod socket;
+mod sockets;
+mod stream;
 
+pub use acceptor::Acceptor;
+pub use downstream::{Downstream, Scheme};
+pub(crate) use error::is_local;
 pub use options::{ListenerLimits, ListenerOptions, ListenerTimeouts};
-pub use socket::bind;
+pub use sockets::Sockets;
+pub use stream::Stream;

@@ -1,8 +1,8 @@
 //! Coarse deadlines of one worker: no timer per request.
 //!
 //! A deadline is a number in a slab, and stands in a wheel under the time at which the worker's
-//! [tick](super::tick) has to look at it. Most are moved or dropped before their time: moving one
-//! to a later time costs a store, since it is found where it stood and put further on then. So a
+//! tick has to look at it. Most are moved or dropped before their time: moving one to a later time
+//! costs a store, since it is found where it stood and put further on then. So a
 //! tick costs in proportion to what is due, whatever the number of connections. Deadlines fire up
 //! to one tick late, never early.
 
@@ -16,11 +16,14 @@ use slab::Slab;
 /// Milliseconds since the worker started.
 pub(crate) type Millis = u64;
 
+/// The time between two turns of the worker's tick, in milliseconds.
+pub(crate) const TICK_MS: u64 = 10;
+
 const NEVER: Millis = Millis::MAX;
 /// Slots of the wheel; what is further away than a turn of it goes round.
 const SLOTS: u64 = 1024;
 /// Milliseconds of a slot: a tick.
-const SLOT: u64 = super::tick::TICK_MS;
+const SLOT: u64 = TICK_MS;
 
 /// All deadlines of one worker.
 #[derive(Debug)]
@@ -251,7 +254,7 @@ impl Deadline {
             self.all
                 .coarse()
                 .saturating_add(millis)
-                .saturating_add(super::tick::TICK_MS)
+                .saturating_add(TICK_MS)
         };
         self.set_at(at);
     }

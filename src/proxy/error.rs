@@ -3,13 +3,12 @@
 //! Each kind knows its status, its class in the statistics, its word in the metrics
 //! ([`WaitReason`]) and its name in `Proxy-Status` (RFC 9209 section 2.3).
 
-use std::io;
-
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 
-use super::http1::HeadError;
+use crate::proxy::http1::HeadError;
+use crate::proxy::http1::fields::X_REQUEST_ID;
 use crate::stats::{Class, Reason};
 
 /// The field that tells which intermediary answered, and why (RFC 9209).
@@ -164,7 +163,7 @@ impl Error {
         if let Some(id) = request_id {
             response
                 .headers_mut()
-                .insert(super::headers::X_REQUEST_ID.clone(), id.clone());
+                .insert(X_REQUEST_ID.clone(), id.clone());
         }
         response
     }
@@ -240,16 +239,6 @@ impl From<HeadError> for Error {
             },
         }
     }
-}
-
-/// Whether a connection failed for want of something on this machine (file descriptors, ports,
-/// memory), so that it says nothing of the endpoint.
-pub(crate) fn is_local(error: &io::Error) -> bool {
-    use libc::{EADDRNOTAVAIL, EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM};
-    let code = error.raw_os_error();
-    code.is_some_and(|code| {
-        [EMFILE, ENFILE, EADDRNOTAVAIL, ENOBUFS, ENOMEM, EAGAIN].contains(&code)
-    })
 }
 
 #[cfg(test)]

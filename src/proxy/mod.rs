@@ -9,44 +9,18 @@
 //! clients by `connection`, with upstreams by `upstream`. HTTP/2 is spoken with clients by
 //! hyper.
 
-mod body;
-mod check;
-mod client;
-mod connection;
 mod deadline;
-mod destination;
+mod downstream;
 mod error;
-mod exchange;
-mod forward;
-mod forwarded;
-mod forwarded_headers;
-mod gate_frames;
-mod half_close;
-mod handle;
-mod headers;
-pub mod health;
-mod held;
 mod http1;
-mod interims;
-mod limits;
-mod listener;
-mod load_shedding;
-mod notice;
+mod observe;
 mod options;
-mod pool;
-mod preflight;
-mod probe;
-mod request_trial;
-mod rescue;
-mod revision_guard;
-mod sample;
+mod request;
 mod sticky;
-mod target;
-mod tick;
 mod upstream;
 mod worker;
 mod workers;
 
 pub use options::{DrainOptions, Options, PoolOptions};
-pub use preflight::{PreflightRequest, preflight};
-pub use workers::{BoundListener, Reports, Workers};
+pub use worker::reports::Reports;
+pub use workers::{BoundListener, Workers};

@@ -9,18 +9,20 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{ConnectionLimit, RequestLimit};
-use super::listener::{self, Listener};
-use super::options::Options;
-use super::sticky;
-use super::tick;
-use super::worker::Worker;
-use crate::net::ListenerOptions;
+use crate::net::{Acceptor, ListenerOptions, Sockets};
+use crate::proxy::deadline::TICK_MS;
+use crate::proxy::downstream::listener;
+use crate::proxy::options::Options;
+use crate::proxy::sticky;
+use crate::proxy::worker::limits::{ConnectionLimit, RequestLimit};
+use crate::proxy::worker::listener::Listener;
+use crate::proxy::worker::reports::Reports;
+use crate::proxy::worker::state::Worker;
+use crate::proxy::worker::tick;
 use crate::routing::Publisher;
-use crate::stats::{Batch, EventBatch, Watermark};
 use crate::telemetry::AccessLog;
 
 /// The threads of the data plane.
@@ -38,24 +40,13 @@ struct Thread {
     ended: oneshot::Receiver<bool>,
 }
 
-/// Where workers report to.
-#[derive(Clone, Debug)]
-pub struct Reports {
-    /// What they counted.
-    pub batches: mpsc::Sender<Batch>,
-    /// What became of the requests of releases.
-    pub notes: mpsc::Sender<EventBatch>,
-    /// How far these are complete; of as many workers as there are.
-    pub horizon: Arc<Watermark>,
-}
-
 /// A listener with one socket for each worker, all bound to the same address.
 #[derive(Debug)]
 pub struct BoundListener {
     /// How it was declared.
     pub options: ListenerOptions,
-    /// One socket for each worker, in non-blocking mode.
-    pub sockets: Vec<TcpListener>,
+    /// One socket for each worker.
+    pub sockets: Sockets,
 }
 
 /// How long connections that were accepted in the last moment have to send their request, before
@@ -278,8 +269,8 @@ fn accept_all(
         let port = socket.local_addr()?.port();
         let index = u16::try_from(at).map_err(io::Error::other)?;
         let listener = Listener::new(options, index, port, seats);
-        let socket = tokio::net::TcpListener::from_std(socket)?;
-        let run = listener::run(Rc::clone(worker), listener, socket, stop.clone());
+        let acceptor = Acceptor::new(&listener.options.name, socket)?;
+        let run = listener::run(Rc::clone(worker), listener, acceptor, stop.clone());
         accepting.push(tokio::task::spawn_local(run));
     }
     Ok(accepting)
@@ -291,7 +282,7 @@ async fn finish(worker: &Worker, wake: &Notify) {
     worker.drain();
     while worker.connections.load(Ordering::Relaxed) > 0 {
         // The tick fires what is due meanwhile.
-        tokio::time::sleep(Duration::from_millis(tick::TICK_MS)).await;
+        tokio::time::sleep(Duration::from_millis(TICK_MS)).await;
     }
     wake.notify_one();
 }

@@ -8,7 +8,7 @@ use std::io::Write;
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Malformed;
+use super::error::Malformed;
 use super::grammar;
 
 /// The most bytes in a chunk's size line, extensions included.

@@ -1,6 +1,6 @@
 //! The grammar of single lines of HTTP/1.1 (RFC 9112), shared by both directions.
 
-use super::HeadError;
+use super::error::HeadError;
 
 /// What a header field means for the framing of its message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -7,10 +7,12 @@
 
 pub(crate) mod chunked;
 mod error;
+pub(crate) mod fields;
 pub(crate) mod grammar;
 pub(crate) mod request;
 pub(crate) mod response;
 mod segment;
+pub(crate) mod target;
 
 pub(crate) use self::error::{HeadError, HeadLimits, Malformed};
 pub(crate) use self::segment::OutputSegment;

@@ -13,9 +13,9 @@ use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Uri, Version};
 use memchr::memmem::Finder;
 
+use super::error::{HeadError, HeadLimits};
 use super::grammar::{self, Header, RequestLine};
-use super::{HeadError, HeadLimits};
-use crate::proxy::target::RawTarget;
+use super::target::RawTarget;
 
 /// The most empty lines before a request line.
 const EMPTY_LINES_MAX: usize = 4;

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::proxy::http1::Malformed;
 use crate::proxy::http1::chunked::{Chunked, ChunkedPiece};
-use crate::proxy::target;
+use crate::proxy::http1::target;
 
 const LIMITS: HeadLimits = HeadLimits {
     head_bytes: 4096,

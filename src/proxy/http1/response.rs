@@ -15,7 +15,7 @@ use http::header::{
 use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 
-use super::Malformed;
+use super::error::Malformed;
 use super::grammar::is_like;
 
 /// The most bytes of an answer's head; more is a protocol error of the upstream. As much as all

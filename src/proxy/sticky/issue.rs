@@ -22,7 +22,7 @@ pub(crate) struct Issue {
 
 impl Issue {
     /// `https`: the client's scheme.
-    pub(super) fn new(
+    pub(crate) fn new(
         cookie: &StickyCookie,
         value: &[u8; VALUE_BYTES],
         https: bool,

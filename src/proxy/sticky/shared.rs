@@ -12,7 +12,7 @@ use http::{StatusCode, response};
 
 /// What a shared cache may do with an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
+pub(crate) enum Sharing {
     /// Store it and give it to others, as the answer says.
     Allowed,
     /// Store it by a guess of its own, or ask for it again and then give what it has stored.
@@ -22,7 +22,7 @@ pub(super) enum Sharing {
 }
 
 /// What a shared cache may do with an answer to a request that reads (GET or HEAD) or does not.
-pub(super) fn sharing(reads: bool, head: &response::Parts) -> Sharing {
+pub(crate) fn sharing(reads: bool, head: &response::Parts) -> Sharing {
     if head.status == StatusCode::NOT_MODIFIED {
         // It renews what is stored, whatever that said of itself.
         return Sharing::Allowed;

@@ -17,11 +17,11 @@ use subtle::ConstantTimeEq;
 use crate::model::{Name, StickySecret, hex};
 
 /// The length of a key in a cookie.
-pub(super) const KEY_BYTES: usize = 32;
+pub(crate) const KEY_BYTES: usize = 32;
 /// The length of its tag, of which each byte holds four bits.
 const TAG_BYTES: usize = 32;
 /// The length of a whole value.
-pub(super) const VALUE_BYTES: usize = KEY_BYTES + 1 + TAG_BYTES;
+pub(crate) const VALUE_BYTES: usize = KEY_BYTES + 1 + TAG_BYTES;
 /// Services whose state is kept prepared; a configuration has fewer.
 const SERVICES_MAX: usize = 16_384;
 /// Tags of a worker that are remembered as right.
@@ -29,7 +29,7 @@ const LATELY_MAX: usize = 1_024;
 
 /// What the value of a cookie is by its form alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form<'a> {
+pub(crate) enum Form<'a> {
     /// A key with a tag, which may be wrong.
     Signed { key: &'a [u8], tag: &'a [u8] },
     /// A key without a tag, as it was given out before cookies were signed.
@@ -39,7 +39,7 @@ pub(super) enum Form<'a> {
 }
 
 impl Form<'_> {
-    pub(super) fn of(value: &[u8]) -> Form<'_> {
+    pub(crate) fn of(value: &[u8]) -> Form<'_> {
         let Some((key, rest)) = value.split_at_checked(KEY_BYTES) else {
             return Form::Foreign;
         };
@@ -89,7 +89,7 @@ impl Signer {
     }
 
     /// The value of a cookie that gives a user of this service this key.
-    pub(super) fn sign(&self, service: &Name, key: &[u8; KEY_BYTES]) -> [u8; VALUE_BYTES] {
+    pub(crate) fn sign(&self, service: &Name, key: &[u8; KEY_BYTES]) -> [u8; VALUE_BYTES] {
         let mut value = [b'.'; VALUE_BYTES];
         let tag = self.tag(service, key);
         let (front, back) = value.split_at_mut(KEY_BYTES);
@@ -102,7 +102,7 @@ impl Signer {
     }
 
     /// Whether the tag is the key's. Takes as long wherever they differ.
-    pub(super) fn verify(&self, service: &Name, key: &[u8], tag: &[u8]) -> bool {
+    pub(crate) fn verify(&self, service: &Name, key: &[u8], tag: &[u8]) -> bool {
         let at = usize::try_from(self.places.hash_one(key)).unwrap_or(0) % LATELY_MAX;
         let mut lately = self.lately.borrow_mut();
         let Some(place) = lately.get_mut(at) else {

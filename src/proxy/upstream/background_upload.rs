@@ -9,13 +9,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker, ready};
 
-use http_body::Body as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 
-use super::UpstreamFault;
+use super::fault::UpstreamFault;
+use super::outbound::OutboundBody;
 use super::request_writer::RequestWriter;
-use crate::proxy::body::RequestBody;
 
 /// How much of what nobody takes is read from the client and thrown away, so that it gets to read
 /// the answer.
@@ -56,7 +55,7 @@ impl BackgroundUpload {
     pub(super) fn spawn(
         half: OwnedWriteHalf,
         outgoing: RequestWriter,
-        body: RequestBody,
+        body: impl OutboundBody,
     ) -> BackgroundUpload {
         let shared = Rc::new(Shared {
             state: RefCell::new(State::Running),
@@ -104,14 +103,14 @@ async fn run(
     shared: Rc<Shared>,
     mut half: OwnedWriteHalf,
     mut outgoing: RequestWriter,
-    mut body: RequestBody,
+    mut body: impl OutboundBody,
 ) {
     let sent = std::future::poll_fn(|cx| {
         keep(&shared.sender, cx);
         let polled = outgoing.poll(Pin::new(&mut half), &mut body, cx);
         if polled.is_pending() && shared.alone.get() {
             // While the answer was read, its limits of time held for both.
-            ready!(poll_stuck(&mut body, cx));
+            ready!(body.poll_stuck(cx));
             return Poll::Ready(Err(UpstreamFault::Closed));
         }
         polled
@@ -130,17 +129,8 @@ async fn run(
     }
 }
 
-/// Ready when the request has stood still for too long. What is left without a client to wait for
-/// is not worth it.
-fn poll_stuck(body: &mut RequestBody, cx: &mut Context<'_>) -> Poll<()> {
-    match body {
-        RequestBody::Empty | RequestBody::Whole(_) => Poll::Ready(()),
-        RequestBody::Upload(upload) => upload.poll_stuck(cx),
-    }
-}
-
 /// Takes in some more of the client's body, which is bounded in time itself.
-async fn linger(mut body: RequestBody) {
+async fn linger(mut body: impl OutboundBody) {
     let mut read = 0;
     while let Some(Ok(frame)) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
     {

@@ -12,9 +12,11 @@ use tokio::net::tcp::OwnedReadHalf;
 
 use super::background_upload::BackgroundUpload;
 use super::buffers::BLOCK;
+use super::connection::UpstreamConnection;
+use super::fault::UpstreamFault;
+use super::held::{Account, Charge, ChargedBytes, HeadCharge};
 use super::read_buffer::ReadBuffer;
-use super::{UpstreamConnection, UpstreamFault, request};
-use crate::proxy::held::{Account, Charge, ChargedBytes, HeadCharge};
+use super::request;
 use crate::proxy::http1::chunked::{self, Chunked};
 use crate::proxy::http1::response::ResponseFraming;
 

@@ -6,9 +6,9 @@
 use http::Request;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, TRANSFER_ENCODING};
 
-use crate::proxy::forwarded_headers::ForwardedHeaders;
+use super::forwarded_headers::ForwardedHeaders;
 use crate::proxy::http1::chunked::{self, write_field};
-use crate::proxy::target;
+use crate::proxy::http1::target;
 
 /// How a request's body goes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,8 +2,9 @@ use http::HeaderValue;
 use http::header::HOST;
 
 use super::*;
-use crate::proxy::forwarded_headers::Origin;
-use crate::proxy::forwarded_headers::samples::{hop, own_hop, without_hop};
+use crate::net::Scheme;
+use crate::proxy::upstream::forwarded_headers::Origin;
+use crate::proxy::upstream::forwarded_headers::samples::{hop, own_hop, without_hop};
 
 /// A head without what the hop says in it.
 fn bytes(request: &Request<()>, framing: RequestFraming) -> Vec<u8> {
@@ -151,7 +152,7 @@ fn passed_on(trusted: bool, fields: &[(&'static str, &'static str)]) -> Vec<Stri
     }
     let id = HeaderValue::from_static("id-1");
     let hop = ForwardedHeaders {
-        origin: &Origin::new([192, 0, 2, 7].into(), 8080, trusted),
+        origin: &Origin::new([192, 0, 2, 7].into(), 8080, Scheme::Http, trusted),
         id: Some(&id),
         user: trusted.then(|| [198, 51, 100, 3].into()),
         ..hop()

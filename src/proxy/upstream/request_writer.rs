@@ -9,12 +9,11 @@ use http::{HeaderMap, Request};
 use http_body::Body;
 use tokio::io::AsyncWrite;
 
-use super::UpstreamFault;
+use super::fault::{BodyAborted, UpstreamFault};
+use super::forwarded_headers::ForwardedHeaders;
 use super::request::{self, RequestFraming};
-use crate::proxy::body::BodyAborted;
-use crate::proxy::forwarded_headers::ForwardedHeaders;
+use super::revision_guard::RevisionGuard;
 use crate::proxy::http1::{OutputSegment, chunked};
-use crate::proxy::revision_guard::RevisionGuard;
 
 /// A request, one piece at a time.
 #[derive(Debug)]
@@ -188,5 +187,5 @@ impl RequestWriter {
 }
 
 #[cfg(test)]
-#[path = "outgoing_tests.rs"]
+#[path = "request_writer_tests.rs"]
 mod tests;

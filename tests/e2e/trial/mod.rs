@@ -16,7 +16,7 @@ use weighbridge::model::{
     self, HostPattern, PathPrefix, Protocol, Route, ServiceSpec, Sticky, Tester, Timeouts,
     UpstreamSpec, Weight, Weights,
 };
-use weighbridge::net::{self, ListenerOptions};
+use weighbridge::net::{ListenerOptions, Sockets};
 use weighbridge::proxy::{BoundListener, Options, Reports, Workers};
 use weighbridge::routing::{
     BudgetKind, KeyRegistry, LiveState, Publisher, ReleaseHandle, ReleaseHandleSpec, RescuePolicy,
@@ -157,8 +157,8 @@ impl Trial {
             ..Options::default()
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let sockets = net::bind(any, self.workers).unwrap();
-        let address = sockets[0].local_addr().unwrap();
+        let sockets = Sockets::bind(any, self.workers).unwrap();
+        let address = sockets.address();
         let listener = BoundListener {
             options: ListenerOptions::on(address),
             sockets,

@@ -1,0 +1,4 @@
+//! What a request of a release notes.
+
+pub(crate) mod request_trial;
+pub(crate) mod sample;

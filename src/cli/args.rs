@@ -111,6 +111,25 @@ Examples:
 
 Exit codes: 0 every run was judged, 1 the input cannot be read or is invalid, 2 usage";
 
+const AUDIT_HELP: &str = "\
+Examples:
+  weighbridge audit                                        the newest entries, from the admin API
+  weighbridge audit verify                                 the whole journal of the running proxy
+  weighbridge audit verify --store /var/lib/weighbridge    on disk; the proxy may run or not
+
+Exit codes: 0 success, or the journal is intact; 1 it is not intact, or failed; 2 usage; 5 another
+verification is running; 6 unreachable; 78 invalid configuration";
+
+const VERIFY_HELP: &str = "\
+Checks every entry against the one before it and against the chain heads recorded in the store,
+and names the first entry that was altered, is missing or is out of order.
+
+The chain has no secret: whoever can write to the database can rewrite an entry, all entries after
+it and every recorded head. To detect that, keep the printed head elsewhere and compare it later.
+
+Exit codes: 0 the journal is intact; 1 it is not, or cannot be read; 2 usage; 5 another
+verification is running; 6 unreachable; 78 invalid configuration";
+
 const DEMO_HELP: &str = "\
 Needs no other program: it starts two versions of a small shop, a proxy in front of them and 300
 requests per second, moves 5, 25 and 50 % of the traffic to the new version through the admin API,
@@ -267,8 +286,8 @@ pub(super) enum Verb {
         file: PathBuf,
     },
     /// Show or verify the journal of changes
-    #[command(after_help = super::audit::HELP, args_conflicts_with_subcommands = true)]
-    Audit(super::audit::Audit),
+    #[command(after_help = AUDIT_HELP, args_conflicts_with_subcommands = true)]
+    Audit(Audit),
     /// Check that the proxy is ready: exit code 0 if it is, else 1 (for container health checks)
     Healthcheck,
     /// Show the rollback of a bad version, in half a minute and one process
@@ -289,6 +308,37 @@ pub(super) enum Verb {
     },
     /// Print the version
     Version,
+}
+
+/// Arguments of `audit`.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    pub(super) verb: Option<AuditVerb>,
+    /// Only entries before this number
+    #[arg(long, value_name = "NUMBER")]
+    #[arg(value_parser = clap::value_parser!(u64).range(..=i64::MAX.unsigned_abs()))]
+    pub(super) before: Option<u64>,
+    /// Maximum number of entries
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=500))]
+    pub(super) limit: u16,
+}
+
+/// The verbs of `audit`.
+#[derive(Clone, Debug, Subcommand)]
+pub(super) enum AuditVerb {
+    /// Verify the integrity of the journal
+    #[command(after_help = VERIFY_HELP)]
+    Verify {
+        /// Verify this store on disk instead of asking the admin API: the directory, or the
+        /// database in it
+        #[arg(long, value_name = "PATH", conflicts_with = "config")]
+        store: Option<PathBuf>,
+        /// Verify the store of this configuration instead of asking the admin API
+        #[arg(short, long, value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
 }
 
 /// Arguments of `top`.

@@ -5,6 +5,7 @@
 
 mod args;
 mod audit;
+mod call;
 mod check;
 mod demo;
 mod exit;

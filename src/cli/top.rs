@@ -6,13 +6,13 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{Format, Global, Top};
+use super::call::{block_on, client};
 use super::exit::{Exit, Failure};
 use super::panel::{Line, Panel};
 use super::release::line;
 use super::status::{healthy, marked, weight_cell};
 use super::table::{Table, count, latency, rate};
 use super::terminal::Terminal;
-use super::verbs::{block_on, client};
 use crate::client::{AdminClient, ApiResponse, Error};
 use crate::model::api::{Phase, Release, Service, Window};
 

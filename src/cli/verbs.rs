@@ -1,5 +1,5 @@
 //! The verbs `run`, `status`, `weights`, `rollback`, `healthcheck`, `demo`, `completions` and
-//! `version`, and the calls that all verbs share.
+//! `version`.
 
 use std::path::PathBuf;
 
@@ -11,12 +11,13 @@ use crate::app;
 use crate::model::{Weight, api};
 
 use super::args::{Arguments, Format, Global};
+use super::call::{ask, block_on, client};
 use super::demo;
 use super::exit::{Exit, Failure};
 use super::release;
 use super::status;
 use super::terminal::Terminal;
-use crate::client::{AdminClient, ApiResponse, Error};
+use crate::client::ApiResponse;
 
 /// Runs the proxy until a signal stops it.
 pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit, Failure> {
@@ -226,48 +227,4 @@ fn show_change(
             .warn("the weights are in effect but not stored: a restart would not start with them");
     }
     Ok(Exit::Done)
-}
-
-/// Calls the admin API and waits for the response.
-pub(super) fn ask<T>(
-    call: impl Future<Output = Result<ApiResponse<T>, Error>>,
-    terminal: &mut Terminal,
-) -> Result<ApiResponse<T>, Failure> {
-    let answer = block_on(call)??;
-    terminal.explain(&answer.trace);
-    Ok(answer)
-}
-
-pub(super) fn block_on<T>(call: impl Future<Output = T>) -> Result<T, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot start the async runtime: {error}"),
-            )
-        })?;
-    Ok(runtime.block_on(call))
-}
-
-pub(super) fn client(global: &Global) -> Result<AdminClient, Failure> {
-    Ok(AdminClient::new(&global.admin, token(global)?.as_deref())?)
-}
-
-/// The token from the file or the environment, never from the command line, which other users of
-/// the machine can read.
-fn token(global: &Global) -> Result<Option<String>, Failure> {
-    if let Some(path) = &global.token_file {
-        let unreadable = |error| {
-            Failure::new(
-                Exit::Failed,
-                format!("cannot read the token file {}: {error}", path.display()),
-            )
-        };
-        return std::fs::read_to_string(path).map(Some).map_err(unreadable);
-    }
-    Ok(std::env::var("WEIGHBRIDGE_TOKEN")
-        .ok()
-        .filter(|token| !token.trim().is_empty()))
 }

@@ -21,9 +21,9 @@ pub(super) use format::line;
 use view::ReleaseView;
 
 use super::args::{Format, Global};
+use super::call::{ask, block_on, client};
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
-use super::verbs::{ask, block_on, client};
 use crate::client::{AdminClient, ApiResponse, Error};
 use crate::model::api;
 

@@ -9,6 +9,11 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// The database.
+pub(super) const DATABASE: &str = "weighbridge.db";
+/// SQLite's write-ahead log.
+pub(super) const LOG: &str = "weighbridge.db-wal";
+
 /// The identity of a file, independent of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FileIdentity {

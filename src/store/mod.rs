@@ -14,7 +14,9 @@
 //! descriptor. Writes to files that are no longer in the directory are not called durable
 //! (`files`).
 
+mod backend;
 mod chain;
+mod error;
 mod files;
 mod lock;
 mod memory;
@@ -40,6 +42,8 @@ use tokio::sync::oneshot;
 use crate::model::api::AuditVerdict;
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
+pub use backend::Backend;
+pub use error::StoreError;
 pub use options::Options;
 pub use record::{
     ChangeRecord, Committed, JournalEntry, LoadedState, NewJournalEntry, ReleasePart,
@@ -67,120 +71,6 @@ pub struct Store {
     directory: Option<Arc<Path>>,
     /// Whether a verification of the journal is running.
     verifying: Arc<AtomicBool>,
-}
-
-/// A storage backend. Runs on the store's thread and may block.
-pub trait Backend: Send {
-    /// Whether commits survive the process.
-    fn durable(&self) -> bool;
-
-    /// Writes a change and its journal entry, both or none.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Write`] if it is not, or not certainly, on disk.
-    fn commit(&mut self, change: &ChangeRecord) -> Result<Committed, StoreError>;
-
-    /// Called after a failed commit was reported, to re-establish what is on disk.
-    fn recover(&mut self) {}
-
-    /// Journal entries before `before` (or all), newest first, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Read`].
-    fn audit(&mut self, before: Option<u64>, limit: usize)
-    -> Result<Vec<JournalEntry>, StoreError>;
-
-    /// Replaces the checkpoint of a release in progress. Returns false, and writes nothing, for a
-    /// release that has ended or does not exist.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Write`]. Commits are not affected.
-    fn checkpoint(&mut self, id: &str, state: &Value) -> Result<bool, StoreError>;
-
-    /// Writes parts of the checkpoint of a release in progress; ignored for any other release.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Write`]. Commits are not affected.
-    fn put_parts(&mut self, _id: &str, _parts: &[ReleasePart]) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    /// Stores or replaces the response to an idempotent write; `None` removes the one stored with
-    /// its change. A backend in memory does nothing.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Write`]. Commits are not affected.
-    fn keep_answer(
-        &mut self,
-        _: &IdempotencyKey,
-        _: Option<&KeptAnswer>,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    /// The releases of a service, newest first, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Read`].
-    fn releases(&mut self, service: &str, limit: usize) -> Result<Vec<ReleaseRecord>, StoreError>;
-
-    /// One release.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Read`].
-    fn release(&mut self, id: &str) -> Result<Option<ReleaseRecord>, StoreError>;
-
-    /// Stores or replaces the evidence of an ended release, and updates its row. A row that is not
-    /// ended yet stays unchanged: the change that ends the release is queued, or was refused.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Write`]. Commits are not affected.
-    fn put_evidence(&mut self, release: &ReleaseRecord, bundle: &Value) -> Result<(), StoreError>;
-
-    /// The evidence of a release, if it exists and is still kept.
-    ///
-    /// # Errors
-    ///
-    /// [`StoreError::Read`].
-    fn evidence(&mut self, id: &str) -> Result<Option<Value>, StoreError>;
-}
-
-/// Why the store did not carry out a request.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The database cannot be used; with advice.
-    #[error("the store in {path} cannot be used: {reason}; {advice}")]
-    Open {
-        /// The directory or file.
-        path: String,
-        /// The problem.
-        reason: String,
-        /// What an operator can do.
-        advice: String,
-    },
-    /// A change was not written.
-    #[error("{0}")]
-    Write(String),
-    /// The journal or a release could not be read.
-    #[error("{0}")]
-    Read(String),
-    /// A verification is already running; only one runs at a time.
-    #[error("the journal is already being verified; try again later")]
-    Verifying,
-    /// The disk has not responded for so long that no more requests are queued.
-    #[error("the disk does not respond")]
-    Stalled,
-    /// The store's thread has ended.
-    #[error("the store has stopped")]
-    Stopped,
 }
 
 enum Request {

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
 
-use super::super::files::{FileIdentity, MissingFile};
+use super::super::files::{DATABASE as FILE, FileIdentity, LOG, MissingFile};
 use super::commit::UncertainCommit;
 use super::open::sync;
-use super::{FILE, LOG, Lock, Sqlite, StoreError, failed, lock};
+use super::{Lock, Sqlite, StoreError, failed, lock};
 
 /// The database while it is being rewritten.
 const FRESH: &str = "weighbridge.db.restored";

@@ -20,7 +20,7 @@ use self::commit::{UncertainCommit, confirm, settle, write};
 use self::missing_files::MissingFiles;
 use self::open::{check, connect, damaged, make, migrate, restrict, sync, unusable};
 pub(super) use self::verify::verify_at;
-use super::files::{DatabaseFiles, FileIdentity, MissingFile};
+use super::files::{DATABASE as FILE, DatabaseFiles, FileIdentity, LOG, MissingFile};
 use super::lock::{self, Lock};
 use super::{
     Backend, ChangeRecord, Committed, JournalEntry, LoadedState, ReleasePart, ReleaseRecord,
@@ -28,9 +28,6 @@ use super::{
 };
 use crate::model::{IdempotencyKey, KeptAnswer, StickySecret};
 
-const FILE: &str = "weighbridge.db";
-/// SQLite's write-ahead log.
-const LOG: &str = "weighbridge.db-wal";
 /// The files that must stay in place, the database first.
 const FILES: [&str; 3] = [FILE, LOG, lock::FILE];
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::verify::verify;
-use super::{FILE, StoreError};
+use crate::store::StoreError;
+use crate::store::files::DATABASE as FILE;
 
 /// How long to wait for another process on the same database: an operator's `sqlite3`, or `audit
 /// verify`.

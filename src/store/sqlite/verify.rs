@@ -11,9 +11,10 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::open::{VERSION, unusable};
 use super::rows::integer;
-use super::{FILE, LOG, StoreError};
 use crate::model::api::{AuditFinding, AuditFindingKind, AuditVerdict};
+use crate::store::StoreError;
 use crate::store::chain::{self, Text, altered, missing};
+use crate::store::files::{DATABASE as FILE, LOG};
 
 /// Entries read at once, so that no reader blocks a checkpoint of the write-ahead log for long.
 const PAGE: u64 = 1000;

@@ -63,7 +63,7 @@ impl Trial {
         }
     }
 
-    /// The trial of a recorded run, at its first attempt. Budgets are optional there: with them, the
+    /// The trial of a recorded run, at its first attempt. Budgets are optional there: with them the
     /// tests have half of the error probability, and each budget a quarter.
     pub(super) fn of_run(plan: &Plan, with_budgets: bool) -> Trial {
         let (visible, all) = (plan.decided_by.budget, plan.decided_by.rescued_budget);

@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::time::Instant;
 
+use super::connect_info::ConnectInfo;
 use super::problem::{self, ProblemResponse, retry_after};
-use super::server::ConnectInfo;
 use super::{Options, Role, Token};
 
 /// Invalid tokens that one address may send in a burst before it is rate limited.

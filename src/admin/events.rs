@@ -16,7 +16,7 @@ use tokio_stream::wrappers::errors::BroadcastStreamRecvError;
 use utoipa::IntoParams;
 
 use super::problem::{self, ProblemResponse, retry_after};
-use super::router::App;
+use super::state::App;
 use crate::model::api;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");

@@ -8,6 +8,7 @@
 mod auth;
 mod body;
 mod conditional;
+mod connect_info;
 mod connections;
 mod events;
 mod evidence;
@@ -26,6 +27,7 @@ mod request_context;
 mod router;
 mod server;
 mod services;
+mod state;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -12,12 +12,8 @@ use utoipa::openapi::{ContentBuilder, Object, Ref, RefOr, Required, ResponseBuil
 
 use super::Role;
 use super::problem::KINDS;
-use super::router::Pages;
+use super::state::Pages;
 use crate::model::api;
-
-/// Content security policy of all responses: no scripts, styles, forms or frames.
-pub(super) const CONTENT_SECURITY_POLICY: &str =
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const BEARER: &str = "bearer";
 

@@ -10,7 +10,7 @@ use http::{HeaderMap, StatusCode, header};
 use super::problem::{ProblemResponse, retry_after};
 use super::problem_layer::ProblemRendered;
 use super::render::{self, Renders, SharedResponse};
-use super::router::{App, Pages};
+use super::state::{App, Pages};
 use crate::control::{Handle, Metrics, Readiness};
 
 /// Page that lists all API calls.

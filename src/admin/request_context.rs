@@ -14,7 +14,7 @@ use super::auth::Caller;
 use super::body;
 use super::problem::{self, ProblemResponse};
 use super::problem_layer::RequestId;
-use super::router::App;
+use super::state::App;
 use super::writes::{self, Action, Write};
 use crate::model::api;
 

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::{Router, extract::DefaultBodyLimit};
-use bytes::Bytes;
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
@@ -22,9 +20,11 @@ use utoipa_axum::routes;
 use super::auth::{self, Auth};
 use super::idempotency::IdempotencyCache;
 use super::origin::{self, OriginPolicy};
-use super::render::{Renders, SharedResponse};
+use super::render::Renders;
+use super::state::App;
 use super::{
-    Options, Role, events, evidence, journal, openapi, probes, problem_layer, releases, services,
+    Options, Role, events, evidence, journal, openapi, page, probes, problem_layer, releases,
+    services,
 };
 use crate::control::Handle;
 use crate::time::{Clock, SystemClock};
@@ -63,45 +63,6 @@ impl Default for RequestLimits {
             body_bytes: 64 << 10,
             streams: 64,
         }
-    }
-}
-
-/// State shared by the handlers.
-#[derive(Clone, Debug)]
-pub(super) struct App {
-    pub(super) handle: Handle,
-    pub(super) answers: Arc<IdempotencyCache>,
-    pub(super) streams: Arc<Semaphore>,
-    pub(super) stopping: CancellationToken,
-    pub(super) pages: Pages,
-    pub(super) renders: Renders,
-    /// Responses that are the same for every caller, and large with many services.
-    pub(super) services: Arc<SharedResponse>,
-    pub(super) metrics: Arc<SharedResponse>,
-}
-
-/// Responses that never change.
-#[derive(Clone, Debug)]
-pub(super) struct Pages {
-    pub(super) openapi: Bytes,
-    pub(super) index: Bytes,
-}
-
-impl FromRef<App> for Handle {
-    fn from_ref(app: &App) -> Handle {
-        app.handle.clone()
-    }
-}
-
-impl FromRef<App> for Renders {
-    fn from_ref(app: &App) -> Renders {
-        app.renders.clone()
-    }
-}
-
-impl FromRef<App> for Pages {
-    fn from_ref(app: &App) -> Pages {
-        app.pages.clone()
     }
 }
 
@@ -195,7 +156,7 @@ fn with_layers(routes: Router, options: &Options, limits: &RequestLimits) -> Rou
             .layer(set_header(header::CACHE_CONTROL, "no-store"))
             .layer(SetResponseHeaderLayer::if_not_present(
                 header::CONTENT_SECURITY_POLICY,
-                HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY),
+                HeaderValue::from_static(page::CONTENT_SECURITY_POLICY),
             ))
             .layer(set_header(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
             .layer(set_header(header::X_FRAME_OPTIONS, "DENY"))

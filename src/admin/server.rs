@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use super::Options;
+use super::connect_info::ConnectInfo;
 use super::connections::{ConnectionLimits, ConnectionSlot, Connections};
 use super::router::{self, RequestLimits};
 use super::wire::{Arriving, Leaving, Watched};
@@ -52,15 +53,6 @@ pub enum AdminStartError {
     /// The listener cannot be used.
     #[error("the admin listener cannot be used: {0}")]
     Listener(#[from] io::Error),
-}
-
-/// The two ends of a connection.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct ConnectInfo {
-    /// Who connected.
-    pub(super) peer: SocketAddr,
-    /// The address that was connected to.
-    pub(super) local: SocketAddr,
 }
 
 /// The admin API on `listener`, until `shutdown` is ready and its connections have finished.

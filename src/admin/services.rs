@@ -12,7 +12,7 @@ use super::conditional;
 use super::problem::ProblemResponse;
 use super::render::{self, Renders, SharedResponse};
 use super::request_context::{PathName, RequestContext};
-use super::router::App;
+use super::state::App;
 use super::writes::Action;
 use crate::control::Handle;
 use crate::model::api;

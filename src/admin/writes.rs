@@ -17,7 +17,7 @@ use super::conditional::{self, Tags};
 use super::idempotency::{self, CallerKey, Claim, StoredResponse, WriteOutcome};
 use super::problem::{self, ProblemResponse};
 use super::problem_layer::RequestId;
-use super::router::App;
+use super::state::App;
 use crate::control::{Applied, Handle, Intent, ReleaseVerb};
 use crate::model::{IdempotencyKey, api};
 use crate::time::{Clock, SystemClock};

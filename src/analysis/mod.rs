@@ -40,7 +40,7 @@ mod slo;
 mod step;
 #[cfg(test)]
 mod tests;
-pub mod text;
+pub(crate) mod text;
 mod units;
 mod wealth;
 
@@ -54,6 +54,6 @@ pub use forecast::{latency_requests_to_advance, requests_to_advance, requests_to
 pub use full_weight::FullWeightEvidence;
 pub use judge::{Cause, Judge, Verdict, WaitReason};
 pub use maturity::landmark;
-pub use options::{ErrorRateMargin, LatencyMargin, Objective, Options, Slo};
+pub use options::{ErrorRateMargin, LatencyMargin, Objective, ObjectiveDescriptor, Options, Slo};
 pub use step::{Inconclusive, StepConditions, StepWeights};
 pub use units::{Entered, Matured, Repeats, Row, Unit, UnitCounts, Units};

@@ -130,14 +130,52 @@ impl Slo {
     }
 }
 
+/// What is the same for every objective of a kind, whatever its margins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectiveDescriptor {
+    /// The name in plans, evidence, metrics and responses, and of the cause of a rollback.
+    pub name: &'static str,
+    /// It is tested against the concurrent baseline, and shares `alpha` with others of this sort; a
+    /// plan has it at most once. Else it is a fixed limit.
+    pub is_relative: bool,
+    /// In a sticky release it counts users, not requests.
+    pub counts_users: bool,
+}
+
+impl ObjectiveDescriptor {
+    const ERROR_RATE: ObjectiveDescriptor = ObjectiveDescriptor {
+        name: "error_rate",
+        is_relative: true,
+        counts_users: true,
+    };
+    const LATENCY: ObjectiveDescriptor = ObjectiveDescriptor {
+        name: "latency",
+        is_relative: true,
+        counts_users: false,
+    };
+    const SLO: ObjectiveDescriptor = ObjectiveDescriptor {
+        name: "slo",
+        is_relative: false,
+        counts_users: false,
+    };
+
+    /// Those of all objectives.
+    pub const ALL: [ObjectiveDescriptor; 3] = [Self::ERROR_RATE, Self::LATENCY, Self::SLO];
+}
+
 impl Objective {
+    /// What is the same for every objective of this kind.
+    pub fn descriptor(&self) -> ObjectiveDescriptor {
+        match self {
+            Objective::ErrorRate(_) => ObjectiveDescriptor::ERROR_RATE,
+            Objective::Latency(_) => ObjectiveDescriptor::LATENCY,
+            Objective::Slo(_) => ObjectiveDescriptor::SLO,
+        }
+    }
+
     /// The name in evidence, metrics and responses.
     pub fn name(&self) -> &'static str {
-        match self {
-            Objective::ErrorRate(_) => "error_rate",
-            Objective::Latency(_) => "latency",
-            Objective::Slo(_) => "slo",
-        }
+        self.descriptor().name
     }
 }
 
@@ -209,14 +247,12 @@ impl Options {
             "harm_budget must be above 0 and below 100pp",
         );
         let count = |name: &str| self.objectives.iter().filter(|o| o.name() == name).count();
-        check(
-            count("error_rate") <= 1,
-            "error_rate can be an objective only once",
-        );
-        check(
-            count("latency") <= 1,
-            "latency can be an objective only once",
-        );
+        for objective in ObjectiveDescriptor::ALL {
+            check(
+                !objective.is_relative || count(objective.name) <= 1,
+                &format!("{} can be an objective only once", objective.name),
+            );
+        }
         check(
             self.objectives.len() <= MOST_OBJECTIVES,
             "there can be at most 16 objectives",

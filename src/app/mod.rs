@@ -5,7 +5,6 @@
 //! data plane is a thread.
 
 pub(crate) mod audit;
-pub(crate) mod demo;
 mod reload;
 pub(crate) mod replay;
 mod running;
@@ -15,7 +14,8 @@ mod threads;
 use std::path::PathBuf;
 
 pub use running::{Error, Running, start};
-use signals::{Signal, Signals};
+use signals::Signal;
+pub(crate) use signals::Signals;
 
 use crate::{config, telemetry};
 

@@ -17,7 +17,7 @@ pub(super) enum Signal {
 
 /// The signals of the process.
 #[derive(Debug)]
-pub(super) struct Signals {
+pub(crate) struct Signals {
     terminate: Stream,
     interrupt: Stream,
     quit: Stream,
@@ -27,7 +27,7 @@ pub(super) struct Signals {
 
 impl Signals {
     /// Installs the signal handlers.
-    pub(super) fn listen() -> io::Result<Signals> {
+    pub(crate) fn listen() -> io::Result<Signals> {
         Ok(Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
@@ -49,7 +49,7 @@ impl Signals {
     }
 
     /// Waits for a signal to exit; ignores others.
-    pub(super) async fn end(&mut self) {
+    pub(crate) async fn end(&mut self) {
         while self.next().await != Signal::End {}
     }
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
-use super::client;
+use crate::client;
 
 /// The exit codes, a contract that `--help` documents. clap itself exits with 2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

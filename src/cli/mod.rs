@@ -6,14 +6,13 @@
 mod args;
 mod audit;
 mod check;
-pub(crate) mod client;
-mod events;
+mod demo;
 mod exit;
-pub(crate) mod panel;
+mod panel;
 mod release;
 mod replay;
 mod status;
-pub(crate) mod table;
+mod table;
 mod terminal;
 mod top;
 mod verbs;

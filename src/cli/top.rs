@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::args::{Format, Global, Top};
-use super::client::{AdminClient, ApiResponse, Error};
 use super::exit::{Exit, Failure};
 use super::panel::{Line, Panel};
 use super::release::line;
@@ -14,6 +13,7 @@ use super::status::{healthy, marked, weight_cell};
 use super::table::{Table, count, latency, rate};
 use super::terminal::Terminal;
 use super::verbs::{block_on, client};
+use crate::client::{AdminClient, ApiResponse, Error};
 use crate::model::api::{Phase, Release, Service, Window};
 
 /// The statistics window that is shown, and its length in seconds.

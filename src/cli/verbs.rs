@@ -7,15 +7,16 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use serde_json::json;
 
-use crate::app::{self, demo};
+use crate::app;
 use crate::model::{Weight, api};
 
 use super::args::{Arguments, Format, Global};
-use super::client::{AdminClient, ApiResponse, Error};
+use super::demo;
 use super::exit::{Exit, Failure};
 use super::release;
 use super::status;
 use super::terminal::Terminal;
+use crate::client::{AdminClient, ApiResponse, Error};
 
 /// Runs the proxy until a signal stops it.
 pub(super) fn run(config_path: PathBuf, terminal: &mut Terminal) -> Result<Exit, Failure> {

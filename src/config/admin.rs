@@ -4,13 +4,11 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::read::{Fields, ProblemList, list};
-use super::report::SourceText;
-use super::scalar::{address, choice, parsed, path};
-use super::service::{NAME, is_name};
-use super::tree::{Node, NodeKind};
-use super::yaml;
+use serde_json::json;
+
+use super::service::name;
 use crate::admin::{Options, Role, Token};
+use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, SourceText, Type, Wrong, yaml};
 use crate::model::hex;
 
 const TOKENS_MAX: usize = 1_000;
@@ -18,33 +16,45 @@ const NAMES_MAX: usize = 100;
 
 /// The settings of the admin API. Tokens in a file are read here too, so that a wrong one is told
 /// with the rest.
-pub(super) fn admin(
-    node: &Node,
-    problems: &ProblemList,
-    env: &HashMap<String, String>,
-) -> Option<Options> {
-    let mut fields = Fields::of(node, problems)?;
+pub(super) fn admin(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Option<Options> {
+    let problems = fields.problems();
     let mut options = Options::default();
-    fields.set("address", &mut options.address, address);
-    fields.set("tokens", &mut options.tokens, |node, problems| {
-        tokens(node, problems, &[])
-    });
+    fields.set(
+        "address",
+        &mut options.address,
+        Type::address(),
+        "an address other than loopback requires tokens",
+    );
+    fields.set(
+        "tokens",
+        &mut options.tokens,
+        tokens(&[]).without_default(),
+        "The callers of the API; without tokens it is open to everyone who can reach the address. \
+         Only digests are stored here: `printf %s \"$TOKEN\" | sha256sum`.",
+    );
+    options.tokens_file = fields.read(
+        "tokens_file",
+        Type::path().example("/run/secrets/weighbridge-tokens.yaml"),
+        "A file with a list as under `tokens`, in addition to these.",
+    );
     if let Some(node) = fields.get("tokens_file") {
-        options.tokens_file = path(node, problems);
-        let tokens = options.tokens_file.as_deref();
-        let tokens =
-            tokens.and_then(|path| tokens_file(node, path, problems, env, &options.tokens));
+        let path = options.tokens_file.as_deref();
+        let tokens = path.and_then(|path| tokens_file(node, path, problems, env, &options.tokens));
         options.tokens.extend(tokens.unwrap_or_default());
     }
+    let shown = |name: &String| Some(name.as_str().into());
     fields.set(
         "allowed_hosts",
         &mut options.allowed_hosts,
-        |node, problems| list(node, problems, NAMES_MAX, host),
+        Type::parsed(host).shown(shown).list(NAMES_MAX),
+        "`Host` values besides the address and loopback names; others are rejected, so that a web \
+         page cannot use the API by DNS rebinding.",
     );
     fields.set(
         "allowed_origins",
         &mut options.allowed_origins,
-        |node, problems| list(node, problems, NAMES_MAX, origin),
+        Type::parsed(origin).shown(shown).list(NAMES_MAX),
+        "Origins of other web pages that may call the API.",
     );
     fields.unavailable("tls");
     // Whether the tokens are right has been told by then; here it only matters that some are meant.
@@ -55,52 +65,55 @@ pub(super) fn admin(
             options.address
         );
         let help = "give it `tokens` or a `tokens_file`, or listen on `127.0.0.1:9900`";
-        problems.help(fields.get("address").unwrap_or(node), message, help);
+        let node = fields.get("address").unwrap_or(fields.node());
+        problems.help(node, message, help);
     }
-    fields.finish();
     Some(options)
 }
 
 /// A list of tokens whose names are new and differ from those in `taken`.
-fn tokens(node: &Node, problems: &ProblemList, taken: &[Token]) -> Option<Vec<Token>> {
-    let mut tokens: Vec<Token> = Vec::new();
-    let read = list(node, problems, TOKENS_MAX, |node, problems| {
-        Some((node, token(node, problems)))
-    })?;
-    if read.is_empty() {
-        problems.at(node, "expected at least one token");
-    }
-    for (node, token) in read {
-        let Some(token) = token else { continue };
-        if tokens
-            .iter()
-            .chain(taken)
-            .any(|earlier| earlier.name == token.name)
-        {
-            problems.at(node, format!("two tokens are named {:?}", token.name));
-        }
-        tokens.push(token);
-    }
-    Some(tokens)
+fn tokens(taken: &[Token]) -> Type<'_, Vec<Token>> {
+    Type::object(token)
+        .named("Token")
+        .list_checked(1, TOKENS_MAX, move |read, node, problems| {
+            if node.items().is_empty() {
+                problems.at(node, "expected at least one token");
+            }
+            for (at, (node, token)) in read.iter().enumerate() {
+                let mut earlier = read.iter().take(at).map(|(_, token)| token).chain(taken);
+                if earlier.any(|earlier| earlier.name == token.name) {
+                    problems.at(node, format!("two tokens are named {:?}", token.name));
+                }
+            }
+        })
 }
 
-fn token(node: &Node, problems: &ProblemList) -> Option<Token> {
-    let roles = Role::ALL.map(|role| (role.as_str(), role));
-    let mut fields = Fields::of(node, problems)?;
-    let name = fields.required("name", "a name for the journal", |node, problems| {
-        parsed(node, problems, |name| {
-            is_name(name)
-                .then(|| name.to_owned())
-                .ok_or_else(|| NAME.into())
-        })
-    });
+fn token(fields: &mut Fields<'_>) -> Option<Token> {
+    const ROLES: [(&str, Role); 4] = [
+        (Role::View.as_str(), Role::View),
+        (Role::Operate.as_str(), Role::Operate),
+        (Role::Approve.as_str(), Role::Approve),
+        (Role::Admin.as_str(), Role::Admin),
+    ];
+    let name = fields.required(
+        "name",
+        "a name for the journal",
+        name().example("ci"),
+        "the name of the caller in the journal",
+    );
     let role = fields.required(
         "role",
         "`view`, `operate`, `approve` or `admin`",
-        |node, problems| choice(node, problems, &roles),
+        Type::choice(&ROLES).example("operate"),
+        "view, operate, approve or admin; each includes the previous ones",
     );
-    let sha256 = fields.required("sha256", "the SHA-256 of the token", digest);
-    fields.finish();
+    let shape = || Shape::Scalar(json!({ "type": "string" }));
+    let sha256 = fields.required(
+        "sha256",
+        "the SHA-256 of the token",
+        Type::new(shape, digest).example("\"${CI_TOKEN_SHA256}\""),
+        "SHA-256 of the token, as 64 hexadecimal digits in quotes",
+    );
     Some(Token {
         name: name?,
         role: role?,
@@ -148,35 +161,30 @@ fn tokens_file(
         name: path.display().to_string(),
         text,
     });
-    let mut found = Vec::new();
-    let tree = yaml::read(&source, env, &mut found);
-    let inner = ProblemList::new(source, found);
-    let tokens = tree.and_then(|tree| tokens(&tree, &inner, taken));
-    problems.extend(inner.into_inner());
+    let inner = ProblemList::new(Arc::clone(&source));
+    let tree = yaml::read(&source, env, &inner);
+    let tokens = tree.and_then(|tree| tokens(taken).read(&tree, &inner));
+    problems.extend(inner);
     tokens
 }
 
 /// A host as it stands in `Host`: a name or an address, with or without a port.
-fn host(node: &Node, problems: &ProblemList) -> Option<String> {
-    parsed(node, problems, |text| {
-        let authority: Result<http::uri::Authority, _> = text.parse();
-        match authority {
-            Ok(authority) if !text.contains('@') => Ok(authority.as_str().to_ascii_lowercase()),
-            _ => Err("a host such as `admin.example.com` or `admin.example.com:9900`".into()),
-        }
-    })
+fn host(text: &str) -> Result<String, Wrong> {
+    let authority: Result<http::uri::Authority, _> = text.parse();
+    match authority {
+        Ok(authority) if !text.contains('@') => Ok(authority.as_str().to_ascii_lowercase()),
+        _ => Err("a host such as `admin.example.com` or `admin.example.com:9900`".into()),
+    }
 }
 
 /// An origin as browsers send it.
-fn origin(node: &Node, problems: &ProblemList) -> Option<String> {
-    parsed(node, problems, |text| {
-        let rest = text
-            .strip_prefix("https://")
-            .or_else(|| text.strip_prefix("http://"));
-        let plain = rest.is_some_and(|host| !host.contains(['/', '@', '?', '#']));
-        match rest.map(str::parse::<http::uri::Authority>) {
-            Some(Ok(_)) if plain => Ok(text.to_ascii_lowercase()),
-            _ => Err("an origin such as `https://admin.example.com`".into()),
-        }
-    })
+fn origin(text: &str) -> Result<String, Wrong> {
+    let rest = text
+        .strip_prefix("https://")
+        .or_else(|| text.strip_prefix("http://"));
+    let plain = rest.is_some_and(|host| !host.contains(['/', '@', '?', '#']));
+    match rest.map(str::parse::<http::uri::Authority>) {
+        Some(Ok(_)) if plain => Ok(text.to_ascii_lowercase()),
+        _ => Err("an origin such as `https://admin.example.com`".into()),
+    }
 }

@@ -1,27 +1,22 @@
 //! The configuration: parses YAML text into a validated [`Config`], or a [`Report`] of all
 //! problems.
 //!
-//! Two stages: `yaml` and `tree` hold the values with their positions; the readers of each section
-//! interpret and validate them. Nothing is ignored: unknown fields, and fields that this version
-//! does not support yet, are problems. This module has no side effects; `app` applies the result.
+//! The module `document` holds the values with their positions; the readers of each section
+//! interpret, validate and describe them. Nothing is ignored: unknown fields, and fields that this
+//! version does not support yet, are problems. This module has no side effects; `app` applies the
+//! result.
 
 mod admin;
-mod env;
+mod health;
 mod listener;
 mod process;
-mod read;
 mod release;
 mod report;
 mod route;
-mod scalar;
-#[expect(dead_code, reason = "these types only generate the schema")]
-mod schema;
 mod service;
 mod sticky;
-mod tree;
 mod watch;
 mod webhook;
-mod yaml;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -29,19 +24,33 @@ use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 
-use self::read::{Fields, ProblemList};
 use self::release::Callers;
-use self::report::SourceText;
 pub use self::report::{ConfigProblem, Report};
-pub use self::schema::schema;
-use self::tree::{Node, NodeKind};
 pub use self::watch::{FileWatch, watch};
+use crate::document::yaml::{self, TEXT_BYTES_MAX};
+use crate::document::{self, Fields, Node, NodeKind, ProblemList, SourceText, Type};
 use crate::model::{ServiceSpec, Webhook};
 use crate::net::ListenerOptions;
 use crate::{proxy, store, telemetry};
 
-/// The longest configuration that is read.
-const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What the schema and the reference say of the configuration as a whole.
+const ABOUT: &str = "The configuration of Weighbridge. `${NAME}`, `${NAME:-default}` and \
+    `${NAME:?message}` in values are taken from the environment; `$${` is a literal `${`.";
+
+/// The first lines of the reference.
+const REFERENCE: &str = "\
+# yaml-language-server: $schema=weighbridge.schema.json
+#
+# Every option with its default and reason. Options without a default are comments or examples.
+#
+# Durations need a unit (us, ms, s, m, h, d: `1m30s`), and so do sizes (B, kB, MB, GB, KiB, MiB,
+# GiB); a bare number is rejected as ambiguous. In values, `${NAME}`, `${NAME:-default}` and
+# `${NAME:?message}` are environment variables, and `$${` is a literal `${`. Relative paths are
+# resolved against the directory of this file.
+#
+# A reload (SIGHUP, or a change of this file) applies `services`; other keys need a restart, and a
+# reload that changes them reports that.
+";
 
 /// A valid configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,6 +98,21 @@ pub fn changes_needing_restart(old: &Config, new: &Config) -> Vec<String> {
     .collect()
 }
 
+/// The JSON Schema (draft 2020-12) of the configuration.
+pub fn schema() -> serde_json::Value {
+    document::schema("Configuration", ABOUT, &shape())
+}
+
+/// A configuration in which every option stands with its default and its reason.
+pub fn reference() -> String {
+    REFERENCE.to_owned() + &document::reference(&shape())
+}
+
+fn shape() -> document::Shape {
+    let env = HashMap::new();
+    Type::object(|fields| Some(config(fields, &env))).shape()
+}
+
 /// Reads the configuration at `path`, with the environment of the process.
 ///
 /// # Errors
@@ -98,16 +122,10 @@ pub fn load(path: &Path) -> Result<Config, Report> {
     let name = path.display().to_string();
     match read_text(path) {
         Ok(text) => parse(&name, &text, &environment()),
-        Err(error) => {
-            let source = Arc::new(SourceText {
-                name: name.clone(),
-                text: String::new(),
-            });
-            let message = format!("cannot read the configuration: {error}");
-            Err(Report::new(vec![ConfigProblem::new(
-                &source, None, "", message,
-            )]))
-        }
+        Err(error) => Err(unreadable(
+            name,
+            format!("cannot read the configuration: {error}"),
+        )),
     }
 }
 
@@ -118,98 +136,132 @@ pub fn load(path: &Path) -> Result<Config, Report> {
 ///
 /// A report of all problems.
 pub fn parse(name: &str, text: &str, env: &HashMap<String, String>) -> Result<Config, Report> {
+    if text.len() > TEXT_BYTES_MAX {
+        let message = format!("the configuration is longer than {TEXT_BYTES_MAX} bytes");
+        return Err(unreadable(name.to_owned(), message));
+    }
     let source = Arc::new(SourceText {
         name: name.to_owned(),
         text: text.to_owned(),
     });
-    if text.len() > TEXT_BYTES_MAX {
-        let problem = ConfigProblem::new(
-            &source,
-            None,
-            "",
-            format!("the configuration is longer than {TEXT_BYTES_MAX} bytes"),
-        );
-        return Err(Report::new(vec![problem]));
-    }
-    let mut found = Vec::new();
-    let tree = yaml::read(&source, env, &mut found);
-    let problems = ProblemList::new(source, found);
-    let config = tree.and_then(|tree| config(&tree, &problems, env));
-    let problems = problems.into_inner();
+    let problems = ProblemList::new(Arc::clone(&source));
+    let config = yaml::read(&source, env, &problems).and_then(|tree| {
+        if matches!(tree.kind, NodeKind::Null) {
+            problems.at_start("the file is empty; expected at least `services`");
+            return None;
+        }
+        Type::object(|fields| Some(config(fields, env))).read(&tree, &problems)
+    });
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(Report::new(problems)),
     }
 }
 
-fn config(tree: &Node, problems: &ProblemList, env: &HashMap<String, String>) -> Option<Config> {
-    if matches!(tree.kind, NodeKind::Null) {
-        problems.at_start("the file is empty; expected at least `services`");
-        return None;
-    }
-    let mut fields = Fields::of(tree, problems)?;
-    let proxy = process::proxy(&mut fields);
-    let listeners = fields.read("listeners", listener::listeners);
-    let known = problems.count();
-    let admin = fields.read("admin", |node, problems| admin::admin(node, problems, env));
-    let callers = callers(
-        fields.get("admin"),
-        admin.as_ref(),
-        problems.count() > known,
+/// A report with one problem of the file as a whole.
+fn unreadable(name: String, message: String) -> Report {
+    let text = String::new();
+    let problems = ProblemList::new(Arc::new(SourceText { name, text }));
+    problems.push(None, &document::NodePath::default(), message, None);
+    Report::new(problems)
+}
+
+fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
+    let problems = fields.problems();
+    let mut config = Config {
+        listeners: vec![ListenerOptions::default()],
+        admin: crate::admin::Options::default(),
+        store: store::Options::default(),
+        proxy: process::proxy(fields),
+        telemetry: telemetry::Options::default(),
+        services: Vec::new(),
+        webhooks: Vec::new(),
+    };
+    fields.set(
+        "listeners",
+        &mut config.listeners,
+        listener::listeners(),
+        "The listeners; by default one on 0.0.0.0:8080.",
     );
-    let store = fields.read("store", process::store);
+    let known = problems.count();
+    fields.set(
+        "admin",
+        &mut config.admin,
+        Type::object(|fields| admin::admin(fields, env))
+            .named("Admin")
+            .live(),
+        "The admin API.",
+    );
+    let callers = callers(fields.get("admin"), &config.admin, problems.count() > known);
+    fields.set(
+        "store",
+        &mut config.store,
+        Type::object(process::store).named("Store").live(),
+        "The store, which survives a restart. Without a path, weights set by the admin API are \
+         lost at the end of the process. The directory holds the live state, the journal of all \
+         changes, the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and \
+         the responses to the latest 1000 writes with an Idempotency-Key, for 24 hours. Only one \
+         process may use it, and the file system must support locks. It also holds the secret of \
+         sticky cookies, created at the first start; the database has mode 0600. `weighbridge \
+         audit verify --store PATH` checks the journal against the recorded heads. Whoever can \
+         write to the database can rewrite those too: keep the printed head elsewhere.",
+    );
+    fields.set(
+        "log",
+        &mut config.telemetry.log,
+        Type::object(process::log).named("Log").live(),
+        "The program log, on standard error.",
+    );
+    fields.set(
+        "access_log",
+        &mut config.telemetry.access_log,
+        process::access_log(),
+        "The access log, one line per request: `off`, `stdout`, or a file (a path with a `/`, \
+         reopened on SIGUSR1). A log that cannot keep up drops and counts lines; it never delays \
+         requests.",
+    );
+    fields.set(
+        "webhooks",
+        &mut config.webhooks,
+        webhook::webhooks(),
+        "Receivers of release events, as JSON or chat messages. Failed deliveries are retried \
+         (429, 5xx, broken connection, timeout) and never delay a release. Each receiver has a \
+         queue of 256; when it is full, the oldest event is dropped and counted \
+         (weighbridge_webhook_deliveries_total), ends of releases last.",
+    );
     let services = fields.required(
         "services",
         "a mapping of names to services",
-        |node, problems| service::services(node, problems, callers),
+        service::services(callers),
+        "The services, by name.",
     );
-    let webhooks = fields.read("webhooks", webhook::webhooks);
-    let log = fields.read("log", process::log);
-    let access_log = fields.read("access_log", process::access_log);
-    let config = Config {
-        listeners: listeners.unwrap_or_else(|| vec![ListenerOptions::default()]),
-        admin: admin.clone().unwrap_or_default(),
-        store: store.unwrap_or_default(),
-        proxy,
-        telemetry: telemetry::Options {
-            log: log.unwrap_or_default(),
-            access_log: access_log.flatten(),
-        },
-        services: services.unwrap_or_default(),
-        webhooks: webhooks.unwrap_or_default(),
-    };
+    config.services = services.unwrap_or_default();
     let address = config.admin.address;
-    if address.port() != 0
-        && config
-            .listeners
-            .iter()
-            .any(|listener| listener.address == address)
-    {
-        let node = fields.get("admin").unwrap_or(tree);
+    let mut others = config.listeners.iter();
+    if address.port() != 0 && others.any(|listener| listener.address == address) {
+        let node = fields.get("admin").unwrap_or(fields.node());
         problems.at(
             node,
             format!("the admin API and a listener both listen on {address}"),
         );
     }
-    fields.finish();
-    Some(config)
+    config
 }
 
 /// The callers of the admin API. Invalid tokens are reported elsewhere; here it only matters
 /// whether any are configured.
 fn callers<'a>(
     node: Option<&Node>,
-    admin: Option<&'a crate::admin::Options>,
+    admin: &'a crate::admin::Options,
     is_wrong: bool,
 ) -> Callers<'a> {
-    let is_meant = |entry: &tree::MapEntry| matches!(&*entry.key, "tokens" | "tokens_file");
-    let meant = node.is_some_and(
-        |node| matches!(&node.kind, NodeKind::Map(entries) if entries.iter().any(is_meant)),
-    );
-    match admin {
-        _ if !meant => Callers::Nameless,
-        Some(admin) if !is_wrong => Callers::Named(&admin.tokens),
-        _ => Callers::Unclear,
+    let is_meant = |key| node.is_some_and(|node| node.get(key).is_some());
+    if !is_meant("tokens") && !is_meant("tokens_file") {
+        Callers::Nameless
+    } else if is_wrong {
+        Callers::Unclear
+    } else {
+        Callers::Named(&admin.tokens)
     }
 }
 

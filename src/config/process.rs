@@ -1,115 +1,157 @@
 //! Process-wide settings: `workers`, `drain`, `pool`, `max_in_flight`, `store`, `log` and
 //! `access_log`.
 
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use serde_json::json;
 
-use super::read::{Fields, ProblemList};
-use super::scalar::{choice, count, duration, duration_above_zero, path, text};
-use super::tree::{Node, NodeKind};
+use crate::document::{Fields, Node, ProblemList, Shape, Type, path, text};
 use crate::telemetry::{
     AccessLogFormat, AccessLogOptions, AccessLogTarget, LogFormat, LogLevel, LogOptions,
 };
 use crate::{proxy, store};
 
-const WORKERS_MAX: usize = 1_024;
-
 /// The settings of the data plane, top-level keys of the file.
 pub(super) fn proxy(fields: &mut Fields<'_>) -> proxy::Options {
     let mut options = proxy::Options::default();
-    fields.set("workers", &mut options.workers, |node, problems| {
-        NonZeroUsize::new(count(node, problems, 1..=WORKERS_MAX)?)
-    });
-    fields.set("drain", &mut options.drain, drain);
-    fields.set("pool", &mut options.pool, pool);
+    fields.set(
+        "workers",
+        &mut options.workers,
+        Type::count(1..=1_024).without_default().example("4"),
+        "Worker threads; by default one per available core. A request stays on one thread.",
+    );
+    fields.set(
+        "drain",
+        &mut options.drain,
+        Type::object(drain).named("Drain").live(),
+        "Shutdown on SIGTERM.",
+    );
+    fields.set(
+        "pool",
+        &mut options.pool,
+        Type::object(pool).named("Pool").live(),
+        "Idle connections to upstreams.",
+    );
     fields.set(
         "max_in_flight",
         &mut options.max_in_flight,
-        |node, problems| count(node, problems, 0..=100_000_000),
+        Type::count(0..=100_000_000),
+        "Maximum concurrent requests over all workers; 0: no limit. Further ones get 503.",
     );
     options
 }
 
-fn drain(node: &Node, problems: &ProblemList) -> Option<proxy::DrainOptions> {
-    let mut fields = Fields::of(node, problems)?;
+fn drain(fields: &mut Fields<'_>) -> Option<proxy::DrainOptions> {
     let mut drain = proxy::DrainOptions::default();
-    fields.set("delay", &mut drain.delay, duration);
-    fields.set("timeout", &mut drain.timeout, duration);
-    fields.finish();
+    fields.set(
+        "delay",
+        &mut drain.delay,
+        Type::duration(),
+        "keep accepting after readiness fails; 5s behind a slow load balancer",
+    );
+    fields.set(
+        "timeout",
+        &mut drain.timeout,
+        Type::duration(),
+        "time for requests in flight to finish",
+    );
     Some(drain)
 }
 
-fn pool(node: &Node, problems: &ProblemList) -> Option<proxy::PoolOptions> {
-    let mut fields = Fields::of(node, problems)?;
+fn pool(fields: &mut Fields<'_>) -> Option<proxy::PoolOptions> {
     let mut pool = proxy::PoolOptions::default();
     fields.set(
         "idle_per_endpoint",
         &mut pool.idle_per_endpoint,
-        |node, problems| count(node, problems, 0..=1_000_000),
+        Type::count(0..=1_000_000),
+        "per worker and endpoint",
     );
-    fields.set("idle_timeout", &mut pool.idle_timeout, duration_above_zero);
-    fields.finish();
+    fields.set(
+        "idle_timeout",
+        &mut pool.idle_timeout,
+        Type::duration().above_zero(),
+        "below the 5 s of common application servers, to avoid closing races",
+    );
     Some(pool)
 }
 
 /// Reads `store`: a mapping with a path.
-pub(super) fn store(node: &Node, problems: &ProblemList) -> Option<store::Options> {
-    let mut fields = Fields::of(node, problems)?;
-    let path = fields.read("path", path);
+pub(super) fn store(fields: &mut Fields<'_>) -> Option<store::Options> {
+    let path = fields.read(
+        "path",
+        Type::path().example("/var/lib/weighbridge"),
+        "directory of the database, created if missing",
+    );
     fields.unavailable("etcd");
-    fields.finish();
     Some(store::Options { path })
 }
 
 /// Reads `log`: level and format.
-pub(super) fn log(node: &Node, problems: &ProblemList) -> Option<LogOptions> {
-    let levels = [
+pub(super) fn log(fields: &mut Fields<'_>) -> Option<LogOptions> {
+    const LEVELS: [(&str, LogLevel); 5] = [
         ("error", LogLevel::Error),
         ("warn", LogLevel::Warn),
         ("info", LogLevel::Info),
         ("debug", LogLevel::Debug),
         ("trace", LogLevel::Trace),
     ];
-    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
-    let mut fields = Fields::of(node, problems)?;
+    const FORMATS: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let mut log = LogOptions::default();
-    fields.set("level", &mut log.level, |node, problems| {
-        choice(node, problems, &levels)
-    });
-    fields.set("format", &mut log.format, |node, problems| {
-        choice(node, problems, &formats)
-    });
-    fields.finish();
+    fields.set(
+        "level",
+        &mut log.level,
+        Type::choice(&LEVELS),
+        "error, warn, info, debug or trace; libraries only log warnings",
+    );
+    fields.set("format", &mut log.format, Type::choice(&FORMATS), "or json");
     Some(log)
 }
 
-/// Reads `access_log`: a target, or a mapping with target and format. The inner `None` is "off".
-pub(super) fn access_log(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogOptions>> {
-    let mut format = AccessLogFormat::default();
-    if !matches!(node.kind, NodeKind::Map(_)) {
-        let target = target(node, problems)?;
-        return Some(target.map(|target| AccessLogOptions { target, format }));
-    }
-    let formats = [
+/// Reads `access_log`: a target, or a mapping with target and format. `None` is "off".
+pub(super) fn access_log() -> Type<'static, Option<AccessLogOptions>> {
+    let short = target().map(|target| {
+        target.map(|target| AccessLogOptions {
+            target,
+            format: AccessLogFormat::default(),
+        })
+    });
+    Type::short_or_long(
+        short,
+        Type::object(access_log_fields).named("FullAccessLog"),
+    )
+    .shown(|_| Some(json!("off")))
+}
+
+fn access_log_fields(fields: &mut Fields<'_>) -> Option<Option<AccessLogOptions>> {
+    const FORMATS: [(&str, AccessLogFormat); 2] = [
         ("json", AccessLogFormat::Json),
         ("combined", AccessLogFormat::Combined),
     ];
-    let mut fields = Fields::of(node, problems)?;
-    let target = fields.required("to", "`off`, `stdout` or the path of a file", target);
-    fields.set("format", &mut format, |node, problems| {
-        choice(node, problems, &formats)
-    });
-    fields.finish();
+    let mut format = AccessLogFormat::default();
+    let target = fields.required(
+        "to",
+        "`off`, `stdout` or the path of a file",
+        target().example("stdout"),
+        "the same: off, stdout or a file",
+    );
+    fields.set(
+        "format",
+        &mut format,
+        Type::choice(&FORMATS),
+        "or combined, as common web servers write it",
+    );
     Some(target?.map(|target| AccessLogOptions { target, format }))
 }
 
+fn target() -> Type<'static, Option<AccessLogTarget>> {
+    Type::new(|| Shape::Scalar(json!({ "type": "string" })), read_target)
+}
+
 /// A path needs a slash, so that the typo `sdtout` does not create a file.
-fn target(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogTarget>> {
+fn read_target(node: &Node, problems: &ProblemList) -> Option<Option<AccessLogTarget>> {
     match text(node, problems)? {
         "off" => Some(None),
         "stdout" => Some(Some(AccessLogTarget::Stdout)),
         file if file.contains('/') => {
-            path(node, problems).map(|path: PathBuf| Some(AccessLogTarget::File(path)))
+            path(node, problems).map(|path| Some(AccessLogTarget::File(path)))
         }
         _ => {
             problems.expected(

@@ -1,29 +1,15 @@
 //! The problems of a configuration, as text and as JSON.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::Arc;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::{Serialize, Serializer};
 
+use crate::document::{DocumentProblem, ProblemList, SourceText, TextSpan};
+
 /// Problems that are reported in full; of the others only the number is given.
 const PROBLEMS_MAX: usize = 100;
-
-/// A text and its file name.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct SourceText {
-    pub(super) name: String,
-    pub(super) text: String,
-}
-
-/// A position in a text. Lines and columns count from 1, columns in characters.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct TextSpan {
-    pub(super) line: u64,
-    pub(super) column: u64,
-    pub(super) bytes: Range<usize>,
-}
 
 /// One problem with its position and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,22 +24,19 @@ pub struct ConfigProblem {
     span: Option<TextSpan>,
 }
 
-impl ConfigProblem {
-    pub(super) fn new(
-        source: &Arc<SourceText>,
-        span: Option<TextSpan>,
-        path: &str,
-        message: impl Into<String>,
-    ) -> ConfigProblem {
+impl From<DocumentProblem> for ConfigProblem {
+    fn from(problem: DocumentProblem) -> ConfigProblem {
         ConfigProblem {
-            path: path.to_owned(),
-            message: message.into(),
-            help: None,
-            source: Arc::clone(source),
-            span,
+            path: problem.path.dotted(),
+            message: problem.message,
+            help: problem.help,
+            source: problem.source,
+            span: problem.span,
         }
     }
+}
 
+impl ConfigProblem {
     /// The file, as named by the caller.
     pub fn file(&self) -> &str {
         &self.source.name
@@ -170,7 +153,9 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn new(mut problems: Vec<ConfigProblem>) -> Report {
+    pub(super) fn new(problems: ProblemList) -> Report {
+        let problems = problems.into_inner().into_iter();
+        let mut problems: Vec<ConfigProblem> = problems.map(Into::into).collect();
         // Stable: problems of one place stay in the order in which they were found.
         problems.sort_by(|a, b| {
             (a.file(), a.line(), a.column()).cmp(&(b.file(), b.line(), b.column()))

@@ -5,50 +5,55 @@ use std::net::Ipv6Addr;
 
 use http::header::{self, HeaderName, HeaderValue};
 
-use super::read::{Fields, ProblemList, entries, list};
-use super::scalar::{Wrong, parsed};
-use super::tree::{MapEntry, Node, NodeKind};
+use serde_json::json;
+
+use crate::document::{
+    Fields, MapEntry, Node, NodePath, ProblemList, Shape, TextSpan, Type, Wrong, entries, parsed,
+};
 use crate::model::{HeaderMatch, HostPattern, Name, PathPrefix, Route};
 
 const ROUTES_MAX: usize = 1_000;
 const METHODS_MAX: usize = 32;
 const HEADERS_MAX: usize = 32;
 
-/// All routes of a service with the nodes that they come from; there has to be one.
-pub(super) fn routes<'a>(
-    node: &'a Node,
-    problems: &'a ProblemList,
-) -> Option<Vec<(Route, &'a Node)>> {
-    let routes = list(node, problems, ROUTES_MAX, |node, problems| {
-        Some((route(node, problems)?, node))
-    })?;
-    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
-        problems.help(
-            node,
-            "expected at least one route",
-            "`routes: [{}]` takes every request",
-        );
-    }
-    Some(routes)
+/// A route with its place in the file.
+pub(super) struct PlacedRoute {
+    pub(super) route: Route,
+    span: TextSpan,
+    path: NodePath,
+}
+
+/// All routes of a service; there has to be one.
+pub(super) fn routes() -> Type<'static, Vec<PlacedRoute>> {
+    let shape = || Type::object(route).named("Route").shape();
+    let item = Type::new(shape, |node, problems| {
+        Some(PlacedRoute {
+            route: Type::object(route).read(node, problems)?,
+            span: node.span.clone(),
+            path: node.path.clone(),
+        })
+    });
+    item.list_checked(1, ROUTES_MAX, |_, node, problems| {
+        if node.items().is_empty() {
+            let help = "`routes: [{}]` takes every request";
+            problems.help(node, "expected at least one route", help);
+        }
+    })
 }
 
 /// Tells every route that is the same as an earlier one, of any service: it would never be reached.
 pub(super) fn refuse_duplicates<'a>(
-    all: impl Iterator<Item = (&'a Name, &'a Route, &'a Node)>,
+    all: impl Iterator<Item = (&'a Name, &'a PlacedRoute)>,
     problems: &ProblemList,
 ) {
     let mut seen: HashMap<String, (&Name, u64)> = HashMap::new();
-    for (service, route, node) in all {
-        match seen.get(&identity(route)) {
-            Some((owner, line)) => {
-                problems.at(
-                    node,
-                    format!("this is the route of service {owner:?} in line {line}"),
-                );
-            }
-            None => {
-                seen.insert(identity(route), (service, node.span.line));
-            }
+    for (service, placed) in all {
+        let identity = identity(&placed.route);
+        if let Some((owner, line)) = seen.get(&identity) {
+            let message = format!("this is the route of service {owner:?} in line {line}");
+            problems.push(Some(&placed.span), &placed.path, message, None);
+        } else {
+            seen.insert(identity, (service, placed.span.line));
         }
     }
 }
@@ -69,27 +74,47 @@ fn identity(route: &Route) -> String {
     )
 }
 
-fn route(node: &Node, problems: &ProblemList) -> Option<Route> {
-    let mut fields = Fields::of(node, problems)?;
+fn route(fields: &mut Fields<'_>) -> Option<Route> {
     let mut route = Route {
         host: HostPattern::Any,
         path_prefix: PathPrefix("".into()),
         methods: Vec::new(),
         headers: Vec::new(),
     };
-    fields.set("host", &mut route.host, |node, problems| {
-        parsed(node, problems, host)
-    });
-    fields.set("path_prefix", &mut route.path_prefix, |node, problems| {
-        parsed(node, problems, path_prefix)
-    });
-    fields.set("methods", &mut route.methods, |node, problems| {
-        list(node, problems, METHODS_MAX, |node, problems| {
-            parsed(node, problems, method)
-        })
-    });
-    fields.set("headers", &mut route.headers, headers);
-    fields.finish();
+    fields.set(
+        "host",
+        &mut route.host,
+        Type::parsed(host).live_example("shop.example.com"),
+        "or \"*.example.com\" for everything below it; by default any",
+    );
+    fields.set(
+        "path_prefix",
+        &mut route.path_prefix,
+        Type::parsed(path_prefix).shown(|prefix| Some(format!("{}/", prefix.0).into())),
+        "whole segments: /shop matches /shop/cart, not /shopping",
+    );
+    fields.set(
+        "methods",
+        &mut route.methods,
+        Type::parsed(method)
+            .shown(|method| Some(method.as_str().into()))
+            .list(METHODS_MAX),
+        "any; or [GET, HEAD]",
+    );
+    let header_map = || Shape::Map {
+        keys: json!({ "type": "string" }),
+        shown: "X-Api-Version",
+        more: None,
+        values: Box::new(Shape::Scalar(json!({ "type": "string" }))),
+        least: 0,
+        most: HEADERS_MAX,
+    };
+    fields.set(
+        "headers",
+        &mut route.headers,
+        Type::new(header_map, headers).shown(|_| Some(json!({}))),
+        "any; or { X-Api-Version: \"2\" }, with exactly these values",
+    );
     Some(route)
 }
 

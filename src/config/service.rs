@@ -1,15 +1,19 @@
 //! `services`: routes, upstreams, weights and how they are used.
 
-use std::time::Duration;
+use std::sync::Arc;
 
-use super::read::{Fields, ProblemList, entries, list};
+use serde_json::json;
+
+use super::health::health;
 use super::release::{Callers, release};
-use super::route::{header_name, refuse_duplicates, routes};
-use super::scalar::{Wrong, choice, count, duration, duration_above_zero, parsed, socket_address};
+use super::route::{PlacedRoute, header_name, refuse_duplicates, routes};
 use super::sticky::{cookie_name, sticky};
-use super::tree::{MapEntry, Node, NodeKind};
+use crate::document::{
+    Fields, KEY, MapEntry, Node, NodeKind, ProblemList, Shape, Type, VARIABLE, Wrong, choice,
+    entries, socket_address,
+};
 use crate::model::{
-    EndpointSpec, Health, Name, Protocol, Route, ServiceSpec, Tester, Timeouts, UpstreamSpec,
+    EndpointSpec, Health, Name, Protocol, ServiceSpec, Sticky, Tester, Timeouts, UpstreamSpec,
     Weight, Weights, one_of, similar,
 };
 
@@ -30,8 +34,44 @@ pub(super) fn is_name(text: &str) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-'))
 }
 
+/// The name of a listener or a caller.
+pub(super) fn name() -> Type<'static, String> {
+    Type::parsed(|name| match is_name(name) {
+        true => Ok(name.to_owned()),
+        false => Err(NAME.into()),
+    })
+    .keywords(json!({ "pattern": format!("{KEY}|{VARIABLE}") }))
+}
+
+/// A mapping of names to `values`, of which there has to be one.
+fn named(values: Shape, shown: &'static str, most: usize) -> Shape {
+    Shape::Map {
+        keys: json!({ "type": "string", "pattern": KEY }),
+        shown,
+        more: (shown == "blue").then_some("green: { endpoints: [\"10.0.1.1:3000\"] }"),
+        values: Box::new(values),
+        least: 1,
+        most,
+    }
+}
+
 /// All services, in the order of the file; there has to be one.
-pub(super) fn services(
+pub(super) fn services(callers: Callers<'_>) -> Type<'_, Vec<ServiceSpec>> {
+    let reader = move |fields: &mut Fields<'_>| Some(service(fields, &Name::from(""), callers));
+    Type::new(
+        move || {
+            named(
+                Type::object(reader).named("Service").shape(),
+                "shop",
+                SERVICES_MAX,
+            )
+        },
+        move |node, problems| read_services(node, problems, callers),
+    )
+    .live()
+}
+
+fn read_services(
     node: &Node,
     problems: &ProblemList,
     callers: Callers<'_>,
@@ -51,86 +91,128 @@ pub(super) fn services(
         return None;
     }
     let mut services = Vec::with_capacity(entries.len());
-    let mut nodes = Vec::new();
+    let mut placed = Vec::new();
     for entry in entries {
-        let read = service(entry, problems, callers);
-        nodes.extend(
-            read.routes
-                .into_iter()
-                .map(|(route, node)| (Name::clone(&read.name), route, node)),
-        );
-        services.extend(read.spec);
+        check_name(entry, problems);
+        let name = Name::from(&*entry.key);
+        let reader = |fields: &mut Fields<'_>| Some(service(fields, &name, callers));
+        if let Some((routes, spec)) = Type::object(reader).read(&entry.value, problems) {
+            placed.extend(routes.into_iter().map(|route| (Name::clone(&name), route)));
+            services.extend(spec);
+        }
     }
-    refuse_duplicates(
-        nodes.iter().map(|(name, route, node)| (name, route, *node)),
-        problems,
-    );
+    refuse_duplicates(placed.iter().map(|(name, route)| (name, route)), problems);
     Some(services)
 }
 
 /// A service as far as it could be read; its routes count even when another part of it is wrong.
-struct Read<'a> {
-    name: Name,
-    routes: Vec<(Route, &'a Node)>,
-    spec: Option<ServiceSpec>,
-}
-
-fn service<'a>(entry: &'a MapEntry, problems: &'a ProblemList, callers: Callers<'_>) -> Read<'a> {
-    let mut read = Read {
-        name: Name::from(&*entry.key),
-        routes: Vec::new(),
-        spec: None,
-    };
-    check_name(entry, problems);
-    let Some(mut fields) = Fields::of(&entry.value, problems) else {
-        return read;
-    };
+fn service(
+    fields: &mut Fields<'_>,
+    name: &Name,
+    callers: Callers<'_>,
+) -> (Vec<PlacedRoute>, Option<ServiceSpec>) {
     let routes = fields.required(
         "routes",
         "a list; `routes: [{}]` takes every request",
-        routes,
+        routes(),
+        "The most specific match wins: host, then the longer prefix, then methods and headers; \
+         `[{}]` matches every request.",
     );
     let upstreams = fields.required(
         "upstreams",
         "a mapping of names to `{ endpoints: [\"IP:port\"] }`",
-        upstreams,
+        upstreams(),
+        "The deployed versions, by name.",
     );
     let names = upstreams.as_deref().unwrap_or_default();
-    let baseline = fields.read("baseline", |node, problems| {
-        upstream_name(node, problems, names)
-    });
+    let given = fields.read(
+        "weights",
+        weights(names).live_example("{ blue: 100, green: 0 }"),
+        "Initial weights in percent, to 0.01; they sum to 100. By default all on the baseline, or \
+         on the only upstream. Then the admin API controls them, and reloads keep them.",
+    );
+    let baseline = fields.read(
+        "baseline",
+        baseline(names).live_example("blue"),
+        "Target of rollbacks until an upstream reaches 100; by default the one with the largest \
+         weight.",
+    );
     let weights = match (fields.get("weights"), fields.get("baseline"), names) {
         (_, _, []) => None,
-        (Some(node), _, names) => weights(node, problems, names),
+        (Some(_), _, _) => given,
         // A baseline that is wrong has been told, and would do once it is right.
         (None, Some(_), names) if baseline.is_none() && names.len() > 1 => None,
-        (None, _, names) => default_weights(entry, problems, names, baseline.as_ref()),
+        (None, _, names) => default_weights(fields, names, baseline.as_ref()),
     };
-    let timeouts = fields.read("timeouts", timeouts).unwrap_or_default();
-    let sticky = fields.read("sticky", sticky);
-    let tester = fields.read("tester", tester);
-    let health = fields.read("health", health);
-    let release = fields.read("release", |node, problems| release(node, problems, callers));
-    for later in ["shadow", "retries", "websocket"] {
-        fields.unavailable(later);
-    }
-    fields.finish();
-    read.routes = routes.unwrap_or_default();
-    read.spec = upstreams
+    let behaviour = behaviour(fields, callers);
+    let routes = routes.unwrap_or_default();
+    let spec = upstreams
         .zip(weights)
         .map(|(upstreams, weights)| ServiceSpec {
-            name: Name::clone(&read.name),
-            routes: read.routes.iter().map(|(route, _)| route.clone()).collect(),
+            name: Name::clone(name),
+            routes: routes.iter().map(|placed| placed.route.clone()).collect(),
             upstreams,
             weights,
             baseline,
-            timeouts,
-            sticky,
-            tester,
-            health,
-            release,
+            timeouts: behaviour.timeouts,
+            sticky: behaviour.sticky,
+            tester: behaviour.tester,
+            health: behaviour.health,
+            release: behaviour.release,
         });
-    read
+    (routes, spec)
+}
+
+/// The fields beside routes, upstreams and weights.
+#[derive(Default)]
+struct Behaviour {
+    timeouts: Timeouts,
+    sticky: Option<Sticky>,
+    tester: Option<Tester>,
+    health: Option<Health>,
+    release: Option<Arc<serde_json::Map<String, serde_json::Value>>>,
+}
+
+fn behaviour(fields: &mut Fields<'_>, callers: Callers<'_>) -> Behaviour {
+    let mut spec = Behaviour::default();
+    fields.set(
+        "timeouts",
+        &mut spec.timeouts,
+        Type::object(timeouts).named("Timeouts").live(),
+        "Timeouts of an exchange with an upstream. 0s: no limit.",
+    );
+    spec.sticky = fields.read(
+        "sticky",
+        Type::object(sticky).named("Sticky"),
+        "What identifies a user, who then stays on one upstream; by default nothing, and each \
+         request is assigned at random. Exactly one of these:",
+    );
+    spec.tester = fields.read(
+        "tester",
+        Type::object(tester).named("Tester"),
+        "Lets testers select an upstream by name at any weight; by default off. An unknown name \
+         gets 400 with the valid names, an empty one counts as absent. One of these:",
+    );
+    spec.health = fields.read(
+        "health",
+        Type::object(health).named("Health").live(),
+        "GET to every endpoint; 200 to 399 is healthy. By default off: every endpoint is healthy.",
+    );
+    spec.release = fields.read(
+        "release",
+        release(callers).live(),
+        "The release plan. Fields of the `plan` of a start replace those of this block; a running \
+         release keeps its plan. `gate`, the gates of `steps`, `freeze` and `preflight` still \
+         apply: a start by the role `operate` is rejected unless its plan has each of these gates \
+         at the same weight and at least as strict, each window and each preflight request. The \
+         role `admin` may override them with a reason, and the journal records what was replaced. \
+         Likewise, with gates or in a freeze window, only `admin` may move weight away from the \
+         baseline by hand, with a reason.",
+    );
+    for later in ["shadow", "retries", "websocket"] {
+        fields.unavailable(later);
+    }
+    spec
 }
 
 fn check_name(entry: &MapEntry, problems: &ProblemList) {
@@ -145,7 +227,21 @@ fn check_name(entry: &MapEntry, problems: &ProblemList) {
 
 /// All upstreams; wrong ones are told, and stay, so that `weights` can still be checked against all
 /// names.
-fn upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
+fn upstreams() -> Type<'static, Vec<UpstreamSpec>> {
+    let reader = |fields: &mut Fields<'_>| Some(upstream(fields, ""));
+    Type::new(
+        move || {
+            named(
+                Type::object(reader).named("Upstream").shape(),
+                "blue",
+                UPSTREAMS_MAX,
+            )
+        },
+        read_upstreams,
+    )
+}
+
+fn read_upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
     let entries = entries(node, problems)?;
     if entries.is_empty() {
         problems.at(node, "expected at least one upstream");
@@ -161,52 +257,48 @@ fn upstreams(node: &Node, problems: &ProblemList) -> Option<Vec<UpstreamSpec>> {
         );
         return None;
     }
-    Some(
-        entries
-            .iter()
-            .map(|entry| upstream(entry, problems))
-            .collect(),
-    )
+    let each = entries.iter().map(|entry| {
+        check_name(entry, problems);
+        let reader = |fields: &mut Fields<'_>| Some(upstream(fields, &entry.key));
+        let read = Type::object(reader).read(&entry.value, problems);
+        read.unwrap_or_else(|| no_endpoints(&entry.key))
+    });
+    Some(each.collect())
 }
 
-fn upstream(entry: &MapEntry, problems: &ProblemList) -> UpstreamSpec {
-    check_name(entry, problems);
-    let mut spec = UpstreamSpec {
-        name: Name::from(&*entry.key),
+fn no_endpoints(name: &str) -> UpstreamSpec {
+    UpstreamSpec {
+        name: Name::from(name),
         endpoints: Vec::new(),
         protocol: Protocol::default(),
-    };
-    if let Some(mut fields) = Fields::of(&entry.value, problems) {
-        let endpoints = fields.required(
-            "endpoints",
-            "a list such as `[\"10.0.0.1:3000\"]`",
-            endpoints,
-        );
-        spec.endpoints = endpoints.unwrap_or_default();
-        fields.set("protocol", &mut spec.protocol, protocol);
-        fields.unavailable("tls");
-        fields.finish();
     }
+}
+
+fn upstream(fields: &mut Fields<'_>, name: &str) -> UpstreamSpec {
+    let mut spec = no_endpoints(name);
+    let endpoints = fields.required(
+        "endpoints",
+        "a list such as `[\"10.0.0.1:3000\"]`",
+        endpoints().example("[\"10.0.0.1:3000\"]"),
+        "`IP:port` of each; localhost is 127.0.0.1. The less loaded of two random ones is used.",
+    );
+    spec.endpoints = endpoints.unwrap_or_default();
+    fields.set("protocol", &mut spec.protocol, protocol(), "HTTP/1.1");
+    fields.unavailable("tls");
     spec
 }
 
-fn endpoints(node: &Node, problems: &ProblemList) -> Option<Vec<EndpointSpec>> {
-    let read = list(node, problems, ENDPOINTS_MAX, |node, problems| {
-        Some((node, parsed(node, problems, endpoint)?))
-    })?;
-    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
-        problems.at(node, "expected at least one endpoint");
-    }
-    for (index, (node, endpoint)) in read.iter().enumerate() {
-        if read
-            .iter()
-            .take(index)
-            .any(|(_, earlier)| earlier == endpoint)
-        {
-            problems.at(node, format!("the endpoint {} is given twice", endpoint.0));
+fn endpoints() -> Type<'static, Vec<EndpointSpec>> {
+    Type::parsed(endpoint).list_checked(1, ENDPOINTS_MAX, |read, node, problems| {
+        if node.items().is_empty() {
+            problems.at(node, "expected at least one endpoint");
         }
-    }
-    Some(read.into_iter().map(|(_, endpoint)| endpoint).collect())
+        for (at, (node, endpoint)) in read.iter().enumerate() {
+            if read.iter().take(at).any(|(_, earlier)| earlier == endpoint) {
+                problems.at(node, format!("the endpoint {} is given twice", endpoint.0));
+            }
+        }
+    })
 }
 
 fn endpoint(text: &str) -> Result<EndpointSpec, Wrong> {
@@ -236,29 +328,59 @@ fn endpoint(text: &str) -> Result<EndpointSpec, Wrong> {
     Ok(EndpointSpec(address))
 }
 
-fn protocol(node: &Node, problems: &ProblemList) -> Option<Protocol> {
-    if let NodeKind::Text(text) = &node.kind
-        && matches!(&**text, "h2" | "h2c")
-    {
-        let message = format!("the protocol `{text}` is not supported in this version");
-        problems.help(node, message, "write `http1`, or leave it out");
-        return None;
-    }
-    choice(node, problems, &[("http1", Protocol::Http1)])
+fn protocol() -> Type<'static, Protocol> {
+    const KNOWN: [(&str, Protocol); 1] = [("http1", Protocol::Http1)];
+    Type::new(
+        || Type::choice(&KNOWN).shape(),
+        |node, problems| {
+            if let NodeKind::Text(text) = &node.kind
+                && matches!(&**text, "h2" | "h2c")
+            {
+                let message = format!("the protocol `{text}` is not supported in this version");
+                problems.help(node, message, "write `http1`, or leave it out");
+                return None;
+            }
+            Type::choice(&KNOWN).read(node, problems)
+        },
+    )
+    .shown(|_| Some("http1".into()))
 }
 
-fn upstream_name(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> Option<Name> {
+fn baseline(upstreams: &[UpstreamSpec]) -> Type<'_, Name> {
+    let string =
+        || Shape::Scalar(json!({ "type": "string", "pattern": format!("{KEY}|{VARIABLE}") }));
+    Type::new(string, |node, problems| {
+        if upstreams.is_empty() {
+            return None;
+        }
+        let known = upstreams.iter().map(|spec| (&*spec.name, &spec.name));
+        let known: Vec<(&str, &Name)> = known.collect();
+        choice(node, problems, &known).map(Name::clone)
+    })
+}
+
+fn weights(upstreams: &[UpstreamSpec]) -> Type<'_, Weights> {
+    let shape = || Shape::Map {
+        keys: json!({ "type": "string", "pattern": KEY }),
+        shown: "blue",
+        more: None,
+        values: Box::new(weight().shape()),
+        least: 0,
+        most: UPSTREAMS_MAX,
+    };
+    Type::new(shape, |node, problems| {
+        read_weights(node, problems, upstreams)
+    })
+}
+
+fn read_weights(
+    node: &Node,
+    problems: &ProblemList,
+    upstreams: &[UpstreamSpec],
+) -> Option<Weights> {
     if upstreams.is_empty() {
         return None;
     }
-    let choices: Vec<(&str, &Name)> = upstreams
-        .iter()
-        .map(|spec| (&*spec.name, &spec.name))
-        .collect();
-    choice(node, problems, &choices).map(Name::clone)
-}
-
-fn weights(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> Option<Weights> {
     let entries = entries(node, problems)?;
     let known: Vec<&str> = upstreams.iter().map(|spec| &*spec.name).collect();
     let mut given = Vec::with_capacity(entries.len());
@@ -271,7 +393,7 @@ fn weights(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> O
             );
             let help = similar(&entry.key, &known).map(|name| format!("did you mean `{name}`?"));
             problems.at_key(entry, message, help);
-        } else if let Some(weight) = weight(&entry.value, problems) {
+        } else if let Some(weight) = weight().read(&entry.value, problems) {
             given.push((Name::from(&*entry.key), weight));
         }
     }
@@ -284,35 +406,17 @@ fn weights(node: &Node, problems: &ProblemList, upstreams: &[UpstreamSpec]) -> O
         .ok()
 }
 
-fn weight(node: &Node, problems: &ProblemList) -> Option<Weight> {
-    let percent = match &node.kind {
-        NodeKind::Missing => return None,
-        NodeKind::Number(percent) => *percent,
-        NodeKind::Integer(percent) => i32::try_from(*percent).map_or(f64::INFINITY, f64::from),
-        NodeKind::Text(percent) if node.substituted => percent.parse().unwrap_or(f64::NAN),
-        NodeKind::Text(_) => {
-            let message = format!("expected a number from 0 to 100, found {}", node.found());
-            problems.help(
-                node,
-                message,
-                "a weight is in percent, without quotes and without `%`",
-            );
-            return None;
-        }
-        _ => {
-            problems.expected(node, "a number from 0 to 100");
-            return None;
-        }
-    };
-    Weight::from_percent(percent)
-        .map_err(|_| problems.expected(node, "a number from 0 to 100 with at most two decimals"))
-        .ok()
+fn weight() -> Type<'static, Weight> {
+    Type::percent(
+        "a number from 0 to 100",
+        "a weight is in percent, without quotes and without `%`",
+        json!({ "minimum": 0 }),
+    )
 }
 
 /// All weight on the baseline, or on the only upstream.
 fn default_weights(
-    entry: &MapEntry,
-    problems: &ProblemList,
+    fields: &Fields<'_>,
     upstreams: &[UpstreamSpec],
     baseline: Option<&Name>,
 ) -> Option<Weights> {
@@ -329,160 +433,50 @@ fn default_weights(
     let first = names().next().map_or_else(String::new, |name| {
         format!("`weights: {{ {name}: 100 }}` does it")
     });
-    problems.at_key(entry, message, Some(first));
+    fields.problems().help(fields.node(), message, first);
     None
 }
 
-fn timeouts(node: &Node, problems: &ProblemList) -> Option<Timeouts> {
-    let mut fields = Fields::of(node, problems)?;
+fn timeouts(fields: &mut Fields<'_>) -> Option<Timeouts> {
     let mut timeouts = Timeouts::default();
-    fields.set("connect", &mut timeouts.connect, duration);
-    fields.set("first_byte", &mut timeouts.first_byte, duration);
-    fields.set("idle", &mut timeouts.idle, duration);
-    fields.set("total", &mut timeouts.total, duration);
-    fields.finish();
+    fields.set(
+        "connect",
+        &mut timeouts.connect,
+        Type::duration(),
+        "to each endpoint tried; one on the same network takes milliseconds",
+    );
+    fields.set(
+        "first_byte",
+        &mut timeouts.first_byte,
+        Type::duration(),
+        "from the request being sent to the first byte of the response",
+    );
+    fields.set(
+        "idle",
+        &mut timeouts.idle,
+        Type::duration(),
+        "between two parts of a body, in either direction",
+    );
+    fields.set(
+        "total",
+        &mut timeouts.total,
+        Type::duration(),
+        "no limit, since downloads and streams may take long",
+    );
     Some(timeouts)
 }
 
-fn tester(node: &Node, problems: &ProblemList) -> Option<Tester> {
-    let mut fields = Fields::of(node, problems)?;
-    let given = [fields.get("header"), fields.get("cookie")];
-    fields.finish();
-    match given {
-        [Some(node), None] => parsed(node, problems, header_name).map(Tester::Header),
-        [None, Some(node)] => parsed(node, problems, cookie_name).map(Tester::Cookie),
-        _ => {
-            problems.at(node, "expected exactly one of `header` and `cookie`");
-            None
-        }
-    }
-}
-
-fn health(node: &Node, problems: &ProblemList) -> Option<Health> {
-    let mut fields = Fields::of(node, problems)?;
-    let mut health = Health {
-        path: Name::from("/"),
-        host: None,
-        panic: Weight::default(),
-        interval: Duration::from_secs(5),
-        timeout: Duration::from_secs(1),
-        unhealthy_after: 3,
-        healthy_after: 2,
-    };
-    fields.set("path", &mut health.path, |node, problems| {
-        parsed(node, problems, target)
-    });
-    health.host = fields.read("host", |node, problems| parsed(node, problems, probe_host));
-    fields.set("panic", &mut health.panic, |node, problems| {
-        parsed(node, problems, share)
-    });
-    fields.set("interval", &mut health.interval, duration_above_zero);
-    fields.set("timeout", &mut health.timeout, duration_above_zero);
-    fields.set("unhealthy_after", &mut health.unhealthy_after, times);
-    fields.set("healthy_after", &mut health.healthy_after, times);
-    fields.finish();
-    Some(health)
-}
-
-/// The host of a check, with a port if it has one.
-fn probe_host(text: &str) -> Result<Name, Wrong> {
-    match text.parse::<http::uri::Authority>() {
-        Ok(host) if is_host(host.host()) && !text.contains('@') && has_port(&host) => {
-            Ok(Name::from(text))
-        }
-        _ => Err("a host such as `shop.example.com`, without a scheme or a wildcard".into()),
-    }
-}
-
-/// Whether it can be the name or the address of a host (RFC 1035 section 2.3.4 for its length).
-fn is_host(host: &str) -> bool {
-    if let Some(address) = host.strip_prefix('[') {
-        let address = address
-            .strip_suffix(']')
-            .map(str::parse::<std::net::Ipv6Addr>);
-        return matches!(address, Some(Ok(_)));
-    }
-    let labels = host.strip_suffix('.').unwrap_or(host);
-    let is_label = |label: &str| (1..=63).contains(&label.len());
-    labels.len() <= 253 && labels.split('.').all(is_label) && !host.contains('*')
-}
-
-/// Whether a port can be connected to, if there is one.
-fn has_port(authority: &http::uri::Authority) -> bool {
-    let plain = authority.as_str().len() == authority.host().len();
-    plain || authority.port_u16().is_some_and(|port| port > 0)
-}
-
-/// A share of a whole, such as `50%`.
-fn share(text: &str) -> Result<Weight, Wrong> {
-    let percent = text
-        .strip_suffix('%')
-        .and_then(|number| number.trim().parse().ok());
-    percent
-        .and_then(|percent| Weight::from_percent(percent).ok())
-        .ok_or_else(|| "a share from `0%` to `100%`, to 0.01, such as `50%`".into())
-}
-
-fn times(node: &Node, problems: &ProblemList) -> Option<u32> {
-    u32::try_from(count(node, problems, 1..=1_000)?).ok()
-}
-
-/// The target of a request: a path, and a query if there is one.
-fn target(text: &str) -> Result<Name, Wrong> {
-    let plain = text.starts_with('/')
-        && text
-            .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'#');
-    match text.parse::<http::uri::PathAndQuery>() {
-        Ok(_) if plain => Ok(Name::from(text)),
-        _ => Err("a path such as `/healthz`".into()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn health_host_accepts_only_valid_hosts_and_ports() {
-        let longest = [
-            "a".repeat(63),
-            "b".repeat(63),
-            "c".repeat(63),
-            "d".repeat(61),
-        ]
-        .join(".");
-        for host in [
-            "web.internal",
-            "web.internal.",
-            "web_1:8080",
-            "10.0.0.1:80",
-            "[2001:db8::1]",
-            "[2001:db8::1]:65535",
-            &longest,
-        ] {
-            assert!(probe_host(host).is_ok(), "{host}");
-        }
-        for host in [
-            "",
-            ".",
-            "a..b",
-            ".web",
-            "web.internal:",
-            "web.internal:0",
-            "web.internal:65536",
-            "web.internal:http",
-            "[2001:db8::1]:0",
-            "[2001:db8::1",
-            "[web]",
-            "2001:db8::1",
-            "*.example.com",
-            "user@web",
-            "http://web",
-            &format!("a{longest}"),
-            &"a".repeat(64),
-        ] {
-            assert!(probe_host(host).is_err(), "{host}");
-        }
-    }
+fn tester(fields: &mut Fields<'_>) -> Option<Tester> {
+    let header = fields.read(
+        "header",
+        Type::parsed(header_name).example("X-Weighbridge-Upstream"),
+        "by this header",
+    );
+    let cookie = fields.read(
+        "cookie",
+        Type::parsed(cookie_name).example("wb-upstream"),
+        "or by a cookie of this name",
+    );
+    fields.exactly_one()?;
+    header.map(Tester::Header).or(cookie.map(Tester::Cookie))
 }

@@ -2,78 +2,109 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::read::{Fields, ProblemList};
+use serde_json::json;
+
 use super::route::{header_name, is_domain};
-use super::scalar::{Wrong, choice, duration, parsed};
-use super::tree::{Node, NodeKind};
+use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, Type, Wrong};
 use crate::model::{Name, SameSite, Secure, Sticky, StickyCookie};
 
-pub(super) fn sticky(node: &Node, problems: &ProblemList) -> Option<Sticky> {
-    let mut fields = Fields::of(node, problems)?;
-    let given = [
-        fields.get("cookie"),
-        fields.get("header"),
-        fields.get("client_ip"),
-    ];
-    fields.finish();
-    match given {
-        [Some(node), None, None] => cookie(node, problems).map(Sticky::Cookie),
-        [None, Some(node), None] => parsed(node, problems, header_name).map(Sticky::Header),
-        [None, None, Some(node)] => match node.kind {
-            NodeKind::Bool(true) => Some(Sticky::ClientIp),
-            _ => {
-                let help = "leave `sticky` out to draw each request";
-                problems.help(
-                    node,
-                    format!("expected `true`, found {}", node.found()),
-                    help,
-                );
-                None
-            }
-        },
+const SITES: [(&str, SameSite); 3] = [
+    ("lax", SameSite::Lax),
+    ("strict", SameSite::Strict),
+    ("none", SameSite::None),
+];
+
+pub(super) fn sticky(fields: &mut Fields<'_>) -> Option<Sticky> {
+    let name = Type::parsed(cookie_name).map(|name| StickyCookie::named(&name));
+    let cookie = fields.read(
+        "cookie",
+        Type::short_or_long(name, Type::object(cookie).named("FullCookie")).example("wb"),
+        "A cookie, signed with a secret of this service in the store (without `store`, it lasts \
+         until the process ends). It holds a random key and its signature, not a version. Values \
+         without a valid signature are replaced; unsigned ones of earlier versions (32 \
+         hexadecimal digits) keep their key while no release runs. So a client cannot choose the \
+         canary by a made-up key, only by collecting several cookies.\n\
+         It is set on responses of upstreams that caches do not share: not on 304, `public`, \
+         `s-maxage`, `immutable`, `max-age` or `Expires` in the future without `private`, \
+         `no-store` or `no-cache`, or such a `CDN-Cache-Control`. Until it is set, each request \
+         is assigned at random. Where a cache might store the response by default (`no-cache`, or \
+         no age but an `ETag` or `Last-Modified`), `Cache-Control: private` is added.\n\
+         An upstream's own cookie of this name is removed with a warning. Services on one host \
+         need different cookie names or paths. Its name alone, or all of it:",
+    );
+    let header = fields.read(
+        "header",
+        Type::parsed(header_name).example("X-User-Id"),
+        "Or a header set by the hop before this proxy; requests without it are assigned at \
+         random. With `trusted_proxies` on the listener, it is ignored from others; without, \
+         every client can choose its key.",
+    );
+    let client_ip = fields.read(
+        "client_ip",
+        Type::new(|| Shape::Scalar(json!({ "const": true })), only_true).example("true"),
+        "Or the client's address; behind a proxy only with trusted_proxies.",
+    );
+    fields.exactly_one()?;
+    cookie
+        .map(Sticky::Cookie)
+        .or(header.map(Sticky::Header))
+        .or(client_ip.map(|()| Sticky::ClientIp))
+}
+
+fn only_true(node: &Node, problems: &ProblemList) -> Option<()> {
+    match node.kind {
+        NodeKind::Bool(true) => Some(()),
         _ => {
-            problems.at(
-                node,
-                "expected exactly one of `cookie`, `header` and `client_ip`",
-            );
+            let help = "leave `sticky` out to draw each request";
+            let message = format!("expected `true`, found {}", node.found());
+            problems.help(node, message, help);
             None
         }
     }
 }
 
-/// The name of a cookie, or a mapping with its name and its attributes.
-fn cookie(node: &Node, problems: &ProblemList) -> Option<StickyCookie> {
-    if !matches!(node.kind, NodeKind::Map(_)) {
-        return parsed(node, problems, cookie_name).map(|name| StickyCookie::named(&name));
-    }
-    let sites = [
-        ("lax", SameSite::Lax),
-        ("strict", SameSite::Strict),
-        ("none", SameSite::None),
-    ];
-    let mut fields = Fields::of(node, problems)?;
-    let name = fields.required("name", "the name of the cookie", |node, problems| {
-        parsed(node, problems, cookie_name)
-    });
+/// A mapping with the cookie's name and its attributes.
+fn cookie(fields: &mut Fields<'_>) -> Option<StickyCookie> {
+    let name = fields.required(
+        "name",
+        "the name of the cookie",
+        Type::parsed(cookie_name).example("wb"),
+        "the prefixes `__Host-` and `__Secure-` enforce https",
+    );
     let mut cookie = StickyCookie::named(name.as_deref().unwrap_or_default());
-    fields.set("path", &mut cookie.path, |node, problems| {
-        parsed(node, problems, path)
-    });
-    cookie.domain = fields.read("domain", |node, problems| parsed(node, problems, domain));
-    cookie.max_age = fields.read("max_age", max_age);
-    fields.set("same_site", &mut cookie.same_site, |node, problems| {
-        choice(node, problems, &sites)
-    });
-    fields.set("secure", &mut cookie.secure, secure);
-    let places = [
-        fields.get("path"),
-        fields.get("domain"),
-        fields.get("secure"),
-    ];
-    fields.finish();
+    fields.set(
+        "path",
+        &mut cookie.path,
+        Type::parsed(path).shown(|path| Some((**path).into())),
+        "the attribute `Path`",
+    );
+    cookie.domain = fields.read(
+        "domain",
+        Type::parsed(domain).example("example.com"),
+        "by default none: only the host that set the cookie",
+    );
+    cookie.max_age = fields.read(
+        "max_age",
+        Type::duration().checked(check_max_age).example("30d"),
+        "by default none: the browser session; never renewed",
+    );
+    fields.set(
+        "same_site",
+        &mut cookie.same_site,
+        Type::choice(&SITES),
+        "or strict, or none",
+    );
+    fields.set(
+        "secure",
+        &mut cookie.secure,
+        secure(),
+        "true, false, or auto: if a trusted proxy reports https",
+    );
+    let places = ["path", "domain", "secure"].map(|name| fields.get(name));
     name?;
-    demands(&cookie, places, problems).then_some(cookie)
+    demands(&cookie, places, fields.problems()).then_some(cookie)
 }
 
 /// Whether browsers will take the cookie: names with some prefixes and `SameSite=None` have their
@@ -155,8 +186,7 @@ fn domain(text: &str) -> Result<Arc<str>, Wrong> {
     }
 }
 
-fn max_age(node: &Node, problems: &ProblemList) -> Option<std::time::Duration> {
-    let age = duration(node, problems)?;
+fn check_max_age(age: &Duration, node: &Node, problems: &ProblemList) {
     if age.as_secs() == 0 || age.subsec_nanos() > 0 {
         let help = "leave it out for a cookie that ends with the browser's session";
         problems.help(
@@ -164,28 +194,28 @@ fn max_age(node: &Node, problems: &ProblemList) -> Option<std::time::Duration> {
             "expected a duration of whole seconds above zero",
             help,
         );
-        return None;
     }
-    Some(age)
 }
 
-fn secure(node: &Node, problems: &ProblemList) -> Option<Secure> {
-    match &node.kind {
-        NodeKind::Bool(true) => Some(Secure::Always),
-        NodeKind::Bool(false) => Some(Secure::Never),
-        NodeKind::Text(text) => match text.as_str() {
-            "auto" => Some(Secure::Auto),
-            "true" if node.substituted => Some(Secure::Always),
-            "false" if node.substituted => Some(Secure::Never),
-            _ => {
-                problems.expected(node, "`auto`, `true` or `false`");
-                None
-            }
-        },
-        NodeKind::Missing => None,
-        _ => {
+fn secure() -> Type<'static, Secure> {
+    let shape = || Shape::Scalar(json!({ "enum": ["auto", true, false] }));
+    let read = |node: &Node, problems: &ProblemList| {
+        let given = match &node.kind {
+            NodeKind::Missing => return None,
+            NodeKind::Bool(true) => Some(Secure::Always),
+            NodeKind::Bool(false) => Some(Secure::Never),
+            NodeKind::Text(text) => match text.as_str() {
+                "auto" => Some(Secure::Auto),
+                "true" if node.substituted => Some(Secure::Always),
+                "false" if node.substituted => Some(Secure::Never),
+                _ => None,
+            },
+            _ => None,
+        };
+        if given.is_none() {
             problems.expected(node, "`auto`, `true` or `false`");
-            None
         }
-    }
+        given
+    };
+    Type::new(shape, read).shown(|_| Some("auto".into()))
 }

@@ -1,54 +1,88 @@
 //! `webhooks`: who is told of releases.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use super::read::{Fields, ProblemList, list};
-use super::scalar::{choice, count, duration_above_zero, path};
-use super::tree::{Node, NodeKind};
+use serde_json::json;
+
+use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, Type, path};
 use crate::model::{Webhook, WebhookFormat};
 
 const WEBHOOKS_MAX: usize = 32;
-const ATTEMPTS_MAX: usize = 20;
 const SECRET_BYTES_MAX: usize = 4096;
 
 /// An attempt that takes longer holds up the events behind it for no good.
 const TIMEOUT_MAX: Duration = Duration::from_secs(60);
 
+const FORMATS: [(&str, WebhookFormat); 2] = [
+    ("json", WebhookFormat::Json),
+    ("slack", WebhookFormat::Slack),
+];
+
 /// All receivers, in the order of the file.
-pub(super) fn webhooks(node: &Node, problems: &ProblemList) -> Option<Vec<Webhook>> {
-    list(node, problems, WEBHOOKS_MAX, webhook)
+pub(super) fn webhooks() -> Type<'static, Vec<Webhook>> {
+    Type::object(webhook).named("Webhook").list(WEBHOOKS_MAX)
 }
 
-fn webhook(node: &Node, problems: &ProblemList) -> Option<Webhook> {
-    let formats = [
-        ("json", WebhookFormat::Json),
-        ("slack", WebhookFormat::Slack),
-    ];
-    let mut fields = Fields::of(node, problems)?;
-    let url = fields.required("url", "where events are posted to", url);
+fn webhook(fields: &mut Fields<'_>) -> Option<Webhook> {
+    let string = || Shape::Scalar(json!({ "type": "string" }));
+    let address = Type::new(string, url).example("https://hooks.example.com/releases");
+    let text = "Where events are posted to.";
+    let url = fields.required("url", "where events are posted to", address, text);
     // The defaults are there also without a right address, and what else is wrong is told.
     let mut webhook = Webhook::new(url.clone().unwrap_or_default());
-    fields.set("format", &mut webhook.format, |node, problems| {
-        choice(node, problems, &formats)
-    });
-    fields.set("events", &mut webhook.events, events);
-    let (secret, file) = (fields.get("secret"), fields.get("secret_file"));
-    webhook.secret = match (secret, file) {
-        (Some(_), Some(file)) => {
-            problems.at(file, "expected either `secret` or `secret_file`");
+    fields.set(
+        "format",
+        &mut webhook.format,
+        Type::choice(&FORMATS),
+        "json, or slack for a message in a channel",
+    );
+    fields.set(
+        "events",
+        &mut webhook.events,
+        events(),
+        "Which events; by default all of these.",
+    );
+    webhook.secret = fields.read(
+        "secret",
+        Type::new(string, secret_text).example("\"${WEBHOOK_SECRET}\""),
+        "The key that events are signed with, by which a receiver can tell that they come from \
+         here (X-Weighbridge-Signature: sha256=… over the header X-Weighbridge-Timestamp, a dot \
+         and the body).",
+    );
+    let has_secret = fields.get("secret").is_some();
+    let file = Type::new(string, move |node, problems| match has_secret {
+        true => {
+            problems.at(node, "expected either `secret` or `secret_file`");
             None
         }
-        (Some(node), None) => secret_text(node, problems),
-        (None, Some(node)) => secret_file(node, problems),
-        (None, None) => None,
-    };
-    fields.set("timeout", &mut webhook.timeout, timeout);
-    fields.set("attempts", &mut webhook.attempts, |node, problems| {
-        u32::try_from(count(node, problems, 1..=ATTEMPTS_MAX)?).ok()
+        false => secret_file(node, problems),
     });
-    fields.finish();
+    let from_file = fields.read(
+        "secret_file",
+        file.example("/run/secrets/webhook"),
+        "A file with the key, instead of `secret`.",
+    );
+    webhook.secret = webhook.secret.or(from_file);
+    let timeout = Type::duration()
+        .above_zero()
+        .checked(|timeout, node, problems| {
+            if *timeout > TIMEOUT_MAX {
+                problems.at(node, format!("{} is longer than a minute", node.quoted()));
+            }
+        });
+    fields.set(
+        "timeout",
+        &mut webhook.timeout,
+        timeout,
+        "for one attempt; at most a minute",
+    );
+    fields.set(
+        "attempts",
+        &mut webhook.attempts,
+        Type::count(1..=20),
+        "for one event, the first included, with backoff from 1s to 1m",
+    );
     url.map(|_| webhook)
 }
 
@@ -79,26 +113,23 @@ fn usable(text: &str) -> Option<http::Uri> {
     whole.then_some(url)
 }
 
-fn events(node: &Node, problems: &ProblemList) -> Option<Vec<String>> {
-    let known = Webhook::EVENTS.map(|name| (name, name));
-    let mut events: Vec<String> = Vec::new();
-    let read = list(node, problems, known.len(), |node, problems| {
-        Some((node, choice(node, problems, &known)?))
-    })?;
-    if matches!(&node.kind, NodeKind::List(items) if items.is_empty()) {
-        problems.help(
-            node,
-            "expected at least one event",
-            "remove the key to receive all",
-        );
-    }
-    for (node, event) in read {
-        if events.iter().any(|earlier| earlier == event) {
-            problems.at(node, format!("the event `{event}` is given twice"));
-        }
-        events.push(event.to_owned());
-    }
-    Some(events)
+fn events() -> Type<'static, Vec<String>> {
+    static KNOWN: LazyLock<[(&str, &str); 12]> =
+        LazyLock::new(|| Webhook::EVENTS.map(|event| (event, event)));
+    Type::choice(&*KNOWN)
+        .map(str::to_owned)
+        .shown(|event| Some(event.as_str().into()))
+        .list_checked(1, KNOWN.len(), |read, node, problems| {
+            if node.items().is_empty() {
+                let help = "remove the key to receive all";
+                problems.help(node, "expected at least one event", help);
+            }
+            for (at, (node, event)) in read.iter().enumerate() {
+                if read.iter().take(at).any(|(_, earlier)| earlier == event) {
+                    problems.at(node, format!("the event `{event}` is given twice"));
+                }
+            }
+        })
 }
 
 /// No message quotes a secret.
@@ -116,7 +147,7 @@ fn secret_text(node: &Node, problems: &ProblemList) -> Option<Arc<str>> {
 /// A secret in a file of its own, without the line feed that editors put at its end.
 fn secret_file(node: &Node, problems: &ProblemList) -> Option<Arc<str>> {
     let path = path(node, problems)?;
-    match read(&path) {
+    match super::read_text(&path) {
         Ok(text) => secret(node, problems, text.trim_end_matches(['\r', '\n'])),
         Err(error) => {
             problems.at(
@@ -128,10 +159,6 @@ fn secret_file(node: &Node, problems: &ProblemList) -> Option<Arc<str>> {
     }
 }
 
-fn read(path: &Path) -> std::io::Result<String> {
-    super::read_text(path)
-}
-
 fn secret(node: &Node, problems: &ProblemList, text: &str) -> Option<Arc<str>> {
     if text.is_empty() || text.len() > SECRET_BYTES_MAX {
         problems.at(
@@ -141,13 +168,4 @@ fn secret(node: &Node, problems: &ProblemList, text: &str) -> Option<Arc<str>> {
         return None;
     }
     Some(text.into())
-}
-
-fn timeout(node: &Node, problems: &ProblemList) -> Option<Duration> {
-    let timeout = duration_above_zero(node, problems)?;
-    if timeout > TIMEOUT_MAX {
-        problems.at(node, format!("{} is longer than a minute", node.quoted()));
-        return None;
-    }
-    Some(timeout)
 }

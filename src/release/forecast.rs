@@ -171,7 +171,7 @@ impl Traffic {
             let relative = options
                 .judged()
                 .iter()
-                .filter(|o| !matches!(o, Objective::Slo(_)))
+                .filter(|objective| objective.descriptor().is_relative)
                 .count();
             let alpha = options.alpha / relative.max(1) as f64;
             let requests = requests_to_detect(

@@ -35,7 +35,7 @@ fn one(objective: &ObjectiveEvidence, whole: &Evidence) -> Map<String, Value> {
     }
     let units = whole
         .units
-        .filter(|_| matches!(objective.counts, Behind::ErrorRate { .. }));
+        .filter(|_| objective.objective.descriptor().counts_users);
     match units {
         Some(units) => {
             add("unit", json!("user"));

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::freeze::{Frozen, frozen};
 use super::gate::{Gate, GateApproval};
 use super::plan::{Plan, Step};
-use crate::analysis::WaitReason;
+use crate::analysis::{ObjectiveDescriptor, WaitReason};
 use crate::model::Weight;
 use crate::model::api::{Approval, Phase, ReleaseOutcome, WaitingFor};
 use crate::time::Timestamp;
@@ -189,8 +189,9 @@ impl ReleaseState {
             .outcome
             .as_ref()
             .and_then(|outcome| outcome.objective.as_deref());
-        let judged = ["error_rate", "latency", "slo", "budget", "rescued_budget"];
-        self.phase == Phase::RolledBack && objective.is_some_and(|by| judged.contains(&by))
+        let objectives = ObjectiveDescriptor::ALL.map(|objective| objective.name);
+        let is_judged = |by| objectives.contains(&by) || matches!(by, "budget" | "rescued_budget");
+        self.phase == Phase::RolledBack && objective.is_some_and(is_judged)
     }
 
     /// Whether it is paused.

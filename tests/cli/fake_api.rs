@@ -1,13 +1,29 @@
 //! A fake admin API with scripted responses for any number of calls.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
-use super::request::{Request, read_request};
 use super::{Ended, weighbridge};
+
+/// A request received by the fake admin API.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) line: String,
+    headers: Vec<String>,
+    pub(crate) body: String,
+}
+
+impl Request {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|header| {
+            let (key, value) = header.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then_some(value.trim())
+        })
+    }
+}
 
 /// A scripted response.
 pub(crate) enum Reply {
@@ -125,7 +141,34 @@ fn write_events(
     stream.flush()?;
     if !then_end {
         // Waits until the client disconnects.
-        let _ = std::io::Read::read(stream, &mut [0]);
+        let _ = stream.read(&mut [0]);
     }
     Ok(())
+}
+
+/// Reads a request with its body.
+pub(crate) fn read_request(stream: &TcpStream) -> Request {
+    let mut reader = BufReader::new(stream);
+    let mut lines = Vec::new();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        match line.trim_end() {
+            "" => break,
+            line => lines.push(line.to_owned()),
+        }
+    }
+    let line = lines.remove(0);
+    let mut request = Request {
+        line,
+        headers: lines,
+        body: String::new(),
+    };
+    let length = request
+        .header("content-length")
+        .map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).unwrap();
+    request.body = String::from_utf8(body).unwrap();
+    request
 }

@@ -14,7 +14,6 @@ mod explanations;
 mod fake_api;
 mod recordings;
 mod releases;
-mod request;
 mod status;
 mod top;
 
@@ -23,8 +22,9 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
 
-use request::{Request, read_request};
 use serde_json::{Value, json};
+
+use fake_api::{Request, read_request};
 
 /// A finished run of the program.
 struct Ended {

@@ -35,12 +35,12 @@ fn start(proxy: &Proxy, token: &str, body: &Value) -> Response {
 }
 
 #[track_caller]
-fn refused(answer: Response, status: u16, expected: &str) {
+fn refused(response: Response, status: u16, expected: &str) {
     assert_eq!(
-        answer.header("content-type").as_deref(),
+        response.header("content-type").as_deref(),
         Some("application/problem+json")
     );
-    let problem = answer.expect(status).json();
+    let problem = response.expect(status).json();
     assert!(problem.to_string().contains(expected), "{problem}");
     assert!(!problem.to_string().contains("hunter2"), "{problem}");
 }

@@ -16,8 +16,8 @@ const CHUNKED: &str = "POST /chunked HTTP/1.1\r\nHost: shop.test\r\nTransfer-Enc
 fn echo() -> (Upstream, Proxy) {
     let upstream = Upstream::start(|call| {
         let body = String::from_utf8(call.body().unwrap_or_default()).unwrap();
-        let answer = format!("{} {body}", call.path());
-        call.ok(answer);
+        let response = format!("{} {body}", call.path());
+        call.ok(response);
     });
     let mut service = shop(&upstream, &upstream);
     service["routes"] = json!([{ "host": "shop.test" }]);

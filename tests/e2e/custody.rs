@@ -199,10 +199,14 @@ fn a_kill_before_the_response_applies_no_change_twice() {
             rig.proxy.kill();
         });
         rig.proxy.run();
-        let answer = rig.proxy.put_weights(&headers, &body).expect(200).json();
-        assert_eq!(answer["revision"].as_u64().unwrap(), before + 1, "{reason}");
-        assert_eq!(green(&answer), &json!(f64::from(percent)), "{reason}");
-        assert_eq!(answer["durable"], true, "{reason}");
+        let response = rig.proxy.put_weights(&headers, &body).expect(200).json();
+        assert_eq!(
+            response["revision"].as_u64().unwrap(),
+            before + 1,
+            "{reason}"
+        );
+        assert_eq!(green(&response), &json!(f64::from(percent)), "{reason}");
+        assert_eq!(response["durable"], true, "{reason}");
         assert_eq!(rig.actions(&reason), 1, "{reason}");
         let again = rig.proxy.put_weights(&headers, &body).expect(200);
         assert_eq!(

@@ -10,12 +10,12 @@ use crate::harness::{Client, Gate, Http2, Proxy, Upstream, block_on, eventually,
 /// An upstream that responds to `/slow` in two parts, the second when the gate opens.
 fn slow() -> (Upstream, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| match call.path() {
         "/slow" => {
             call.write("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\npart")
                 .unwrap();
-            held.wait();
+            script_gate.wait();
             let _ = call.write("rest");
         }
         _ => call.ok("quick"),

@@ -25,7 +25,7 @@ fn an_upload_continues_while_the_client_does_not_read_the_response() {
         let mut writing = reading.try_clone().unwrap();
         let mut start = [0; 1];
         reading.read_exact(&mut start).unwrap();
-        let answer = thread::spawn(move || {
+        let response = thread::spawn(move || {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LARGE}\r\n\r\n");
             writing.write_all(head.as_bytes()).unwrap();
             writing.write_all(&vec![b'd'; LARGE]).unwrap();
@@ -37,7 +37,7 @@ fn an_upload_continues_while_the_client_does_not_read_the_response() {
                 some => read += some,
             }
         }
-        answer.join().unwrap();
+        response.join().unwrap();
     });
     let proxy = Proxy::start(json!({ "workers": 1, "services": { "shop": {
         "routes": [{}], "upstreams": { "blue": { "endpoints": [address] } },

@@ -124,9 +124,9 @@ fn a_malformed_chunked_body_is_never_complete_upstream() {
         is_refusal(&response, 400, "http_request_error", "bad_request");
     }
     assert_eq!(proxy.get("/after").text(), "blue");
-    for seen in blue.seen().iter().filter(|seen| seen.target == "/up") {
+    for request in blue.seen().iter().filter(|request| request.target == "/up") {
         assert_eq!(
-            seen.body, None,
+            request.body, None,
             "the upstream read a malformed body as complete"
         );
     }
@@ -286,7 +286,7 @@ fn the_first_byte_timeout_starts_after_the_upload() {
     slow.send("POST / HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 3\r\n\r\na");
     for piece in ["b", "c"] {
         eventually("the upstream has the head", || {
-            blue.seen().iter().any(|seen| seen.target == "/")
+            blue.seen().iter().any(|request| request.target == "/")
         });
         // Started after the upload: the upload has lasted longer than the limit when it ends.
         proxy.get("/silent").expect(504);

@@ -16,9 +16,10 @@ fn is_uuid(text: &str) -> bool {
             .all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
-fn value(seen: &Seen, name: &str) -> String {
-    seen.header(name)
-        .unwrap_or_else(|| panic!("{name} is missing: {seen:?}"))
+fn value(request: &Seen, name: &str) -> String {
+    request
+        .header(name)
+        .unwrap_or_else(|| panic!("{name} is missing: {request:?}"))
 }
 
 #[test]
@@ -38,30 +39,34 @@ fn hop_by_hop_fields_are_removed_in_both_directions() {
                    h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nX-Kept: 1\r\nAuthorization: Basic \
                    eA==\r\nCookie: a=b\r\n";
     let response = client.ask("/", headers).receive().expect(200);
-    let seen = blue.last();
+    let request = blue.last();
     for name in ["x-secret", "keep-alive", "proxy-connection", "upgrade"] {
-        assert_eq!(seen.header(name), None, "{name} was forwarded: {seen:?}");
+        assert_eq!(
+            request.header(name),
+            None,
+            "{name} was forwarded: {request:?}"
+        );
     }
-    let connection = seen
+    let connection = request
         .header("connection")
         .unwrap_or_default()
         .to_ascii_lowercase();
     assert!(
         !connection.contains("secret") && !connection.contains("upgrade"),
-        "{seen:?}"
+        "{request:?}"
     );
-    assert_eq!(seen.header("te").as_deref(), Some("trailers"));
+    assert_eq!(request.header("te").as_deref(), Some("trailers"));
     for (name, kept) in [
         ("x-kept", "1"),
         ("authorization", "Basic eA=="),
         ("cookie", "a=b"),
         ("host", "shop.test"),
     ] {
-        assert_eq!(value(&seen, name), kept);
+        assert_eq!(value(&request, name), kept);
     }
     // A field that Connection names is still set by the proxy.
-    assert_eq!(value(&seen, "x-forwarded-for"), "127.0.0.1");
-    assert!(is_uuid(&value(&seen, "x-request-id")));
+    assert_eq!(value(&request, "x-forwarded-for"), "127.0.0.1");
+    assert!(is_uuid(&value(&request, "x-request-id")));
     for name in ["x-mine", "keep-alive", "proxy-authenticate", "upgrade"] {
         assert_eq!(
             response.header(name),
@@ -91,7 +96,7 @@ fn forwarding_fields_of_an_untrusted_client_are_overwritten() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({}), &blue);
     let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
-    let seen = blue.last();
+    let request = blue.last();
     let port = proxy.address.port().to_string();
     for (name, expected) in [
         ("x-forwarded-for", "127.0.0.1"),
@@ -100,12 +105,12 @@ fn forwarding_fields_of_an_untrusted_client_are_overwritten() {
         ("x-forwarded-port", &*port),
         ("x-real-ip", "127.0.0.1"),
     ] {
-        assert_eq!(value(&seen, name), expected, "{name}");
+        assert_eq!(value(&request, name), expected, "{name}");
     }
     for name in ["forwarded", "x-forwarded-prefix", "x_forwarded_for"] {
-        assert_eq!(seen.header(name), None, "{name}");
+        assert_eq!(request.header(name), None, "{name}");
     }
-    let id = value(&seen, "x-request-id");
+    let id = value(&request, "x-request-id");
     assert!(is_uuid(&id), "{id}");
     assert_eq!(response.header("x-request-id"), Some(id));
 }
@@ -115,7 +120,7 @@ fn forwarding_fields_of_a_trusted_proxy_are_kept_and_extended() {
     let blue = Upstream::named("blue");
     let proxy = proxy(json!({ "trusted_proxies": ["127.0.0.0/8"] }), &blue);
     let response = proxy.client().ask("/", CLAIMS).receive().expect(200);
-    let seen = blue.last();
+    let request = blue.last();
     for (name, expected) in [
         ("x-forwarded-for", "10.9.9.9, 10.8.8.8, 127.0.0.1"),
         ("x-forwarded-proto", "https"),
@@ -123,7 +128,7 @@ fn forwarding_fields_of_a_trusted_proxy_are_kept_and_extended() {
         ("x-real-ip", "10.9.9.9"),
         ("x-request-id", "chosen"),
     ] {
-        assert_eq!(value(&seen, name), expected, "{name}");
+        assert_eq!(value(&request, name), expected, "{name}");
     }
     assert_eq!(response.header("x-request-id").as_deref(), Some("chosen"));
     // An X-Forwarded-Port that is not a port is replaced by the port of this connection.
@@ -175,13 +180,13 @@ fn forwarding_loops_are_refused_without_a_via_field() {
     let blue = Upstream::named("blue");
     let around = proxy(json!({}), &blue);
     around.client().get("/").expect(200);
-    let seen = blue.last();
+    let request = blue.last();
     assert_eq!(
-        seen.header("via"),
+        request.header("via"),
         None,
         "upstreams disable compression for it"
     );
-    let own = value(&seen, "weighbridge-hops");
+    let own = value(&request, "weighbridge-hops");
     around
         .client()
         .ask("/", "Via: 1.1 first\r\n")
@@ -230,15 +235,15 @@ fn the_host_is_passed_on_and_set_only_if_absent() {
         old.wire.closes(),
         "HTTP/1.0 without keep-alive ends the connection"
     );
-    let seen = blue.last();
-    assert_eq!(seen.head.first, "GET /old HTTP/1.1");
-    let hosts = seen
+    let request = blue.last();
+    assert_eq!(request.head.first, "GET /old HTTP/1.1");
+    let hosts = request
         .head
         .headers
         .iter()
         .filter(|(name, _)| name == "host")
         .count();
-    assert_eq!(hosts, 1, "{seen:?}");
+    assert_eq!(hosts, 1, "{request:?}");
 }
 
 #[test]
@@ -260,32 +265,32 @@ fn http2_requests_are_translated_to_http1() {
         let request = request
             .body(Empty::new().map_err(|never| match never {}).boxed())
             .unwrap();
-        let answer = client.send(request).await;
-        assert_eq!((answer.status, &*answer.text), (200, "blue"));
+        let response = client.send(request).await;
+        assert_eq!((response.status, &*response.text), (200, "blue"));
         for name in ["x-mine", "keep-alive", "connection", "transfer-encoding"] {
-            assert!(!answer.headers.contains_key(name), "{answer:?}");
+            assert!(!response.headers.contains_key(name), "{response:?}");
         }
-        assert!(answer.headers.contains_key("x-request-id"));
+        assert!(response.headers.contains_key("x-request-id"));
     });
-    let seen = blue.last();
-    assert_eq!(seen.head.first, "GET /x?y=1 HTTP/1.1");
+    let request = blue.last();
+    assert_eq!(request.head.first, "GET /x?y=1 HTTP/1.1");
     for (name, expected) in [
         ("host", "shop.test"),
         ("cookie", "a=1; b=2"),
         ("x-forwarded-host", "shop.test"),
     ] {
-        assert_eq!(value(&seen, name), expected, "{name}");
+        assert_eq!(value(&request, name), expected, "{name}");
     }
     assert!(
-        !seen
+        !request
             .head
             .headers
             .iter()
             .any(|(name, _)| name.starts_with(':')),
-        "{seen:?}"
+        "{request:?}"
     );
     assert_eq!(
-        seen.head.header("transfer-encoding"),
+        request.head.header("transfer-encoding"),
         None,
         "a request without a body got one"
     );

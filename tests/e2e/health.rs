@@ -81,7 +81,7 @@ fn an_unhealthy_endpoint_gets_no_requests_and_its_peer_all() {
         client.get("/").expect(200);
         [&one, &two]
             .iter()
-            .all(|upstream| upstream.seen().iter().any(|seen| seen.target == "/"))
+            .all(|upstream| upstream.seen().iter().any(|request| request.target == "/"))
     });
     one_passes.store(false, SeqCst);
     eventually("one endpoint is unhealthy", || !healthy(&proxy, 0));

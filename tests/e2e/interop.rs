@@ -55,10 +55,10 @@ fn a_client_that_half_closes_after_its_request_gets_its_response() {
     );
     gate.open();
     for ((request, expected), mut client) in cases.iter().zip(clients) {
-        let answer = client
+        let response = client
             .try_receive()
             .unwrap_or_else(|error| panic!("{request:.40}: {error}"));
-        assert_eq!(answer.expect(200).text(), *expected);
+        assert_eq!(response.expect(200).text(), *expected);
         assert!(client.wire.closes(), "{request:.40}");
     }
     let window = &proxy.service()["upstreams"]["blue"]["windows"]["1m"];
@@ -151,8 +151,8 @@ fn every_invalid_target_is_refused_with_a_request_id_and_counted() {
     for target in targets {
         let mut client = proxy.client();
         let request = format!("GET {target} HTTP/1.1\r\nHost: shop.test\r\n\r\n");
-        let answer = client.send(request).receive();
-        is_refusal(&answer, 400, "http_request_error", "bad_request");
+        let response = client.send(request).receive();
+        is_refusal(&response, 400, "http_request_error", "bad_request");
         assert!(client.wire.closes());
     }
     assert_eq!(blue.count(), 0);
@@ -252,13 +252,17 @@ fn a_connection_on_which_the_upstream_advertises_an_upgrade_is_reused() {
     let proxy = proxy(json!({}), shop(&blue, &blue));
     let mut client = proxy.client();
     for _ in 0..3 {
-        let answer = client.get("/").expect(200);
+        let response = client.get("/").expect(200);
         assert_eq!(
-            (answer.header("upgrade"), answer.header("connection")),
+            (response.header("upgrade"), response.header("connection")),
             (None, None)
         );
     }
-    let connections: Vec<usize> = blue.seen().iter().map(|seen| seen.connection).collect();
+    let connections: Vec<usize> = blue
+        .seen()
+        .iter()
+        .map(|request| request.connection)
+        .collect();
     assert_eq!(connections, [0, 0, 0]);
 }
 
@@ -277,9 +281,12 @@ fn a_space_before_a_colon_in_a_response_is_removed_or_502_if_the_field_frames_th
         _ => call.answer("200 OK", "Trailer : X-A\r\n", "blue"),
     });
     let proxy = proxy(json!({}), shop(&blue, &blue));
-    let answer = proxy.get("/type").expect(200);
-    assert_eq!(answer.header("content-type").as_deref(), Some("text/plain"));
-    assert_eq!(answer.header("x-a").as_deref(), Some("1"));
+    let response = proxy.get("/type").expect(200);
+    assert_eq!(
+        response.header("content-type").as_deref(),
+        Some("text/plain")
+    );
+    assert_eq!(response.header("x-a").as_deref(), Some("1"));
     for path in ["/length", "/trailer"] {
         is_refusal(
             &proxy.get(path),
@@ -386,12 +393,15 @@ fn health_checks_and_preflight_send_the_host_of_the_first_route_or_the_configure
             )
             .expect(201);
         eventually("the preflight has sent its request", || {
-            green.seen().iter().any(|seen| seen.target == "/smoke")
+            green
+                .seen()
+                .iter()
+                .any(|request| request.target == "/smoke")
         });
         let smoke = green
             .seen()
             .into_iter()
-            .find(|seen| seen.target == "/smoke")
+            .find(|request| request.target == "/smoke")
             .unwrap();
         assert_eq!(smoke.header("host").as_deref(), Some(host));
     }

@@ -57,7 +57,7 @@ fn a_chunked_body_over_the_limit_is_413_and_incomplete_upstream() {
     assert_eq!(
         blue.seen()
             .iter()
-            .filter(|seen| seen.body.is_some())
+            .filter(|request| request.body.is_some())
             .count(),
         1
     );
@@ -243,7 +243,11 @@ fn the_connection_limit_is_shared_by_all_workers() {
     for client in &mut seated {
         client.get("/").expect(200);
     }
-    assert!(blue.seen().iter().all(|seen| seen.target != "/waiting"));
+    assert!(
+        blue.seen()
+            .iter()
+            .all(|request| request.target != "/waiting")
+    );
     // A slot that one worker frees is free for every worker.
     for left in 1..=8 {
         seated.pop();
@@ -264,9 +268,9 @@ fn the_connection_limit_is_shared_by_all_workers() {
 #[test]
 fn the_request_limit_is_shared_by_all_workers() {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
-        held.wait();
+        script_gate.wait();
         call.ok("blue");
     });
     let proxy = Proxy::start(
@@ -309,9 +313,9 @@ fn the_request_limit_is_shared_by_all_workers() {
 #[test]
 fn requests_over_the_limit_are_503_at_once() {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
-        held.wait();
+        script_gate.wait();
         call.ok("blue");
     });
     let service = shop(&blue, &blue);

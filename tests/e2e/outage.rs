@@ -74,6 +74,16 @@ fn goes_down(proxy: &Proxy, blue: &Switches) {
     eventually("the release holds for the baseline", || holds(proxy));
 }
 
+fn recovers(proxy: &Proxy, blue: &Switches) {
+    blue.unhealthy.store(false, SeqCst);
+    eventually("the baseline has its weight again", || {
+        effective(proxy, "blue") > 0.0
+    });
+    eventually("the release continues", || {
+        release(proxy)["phase"] == "progressing"
+    });
+}
+
 fn holds(proxy: &Proxy) -> bool {
     let release = release(proxy);
     release["phase"] == "waiting" && release["waiting_for"]["kind"] == "baseline_down"
@@ -120,13 +130,13 @@ fn a_canary_that_was_rolled_back_gets_nothing(
     let before = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     (0..50).for_each(|_| drop(client.get("/").expect(503)));
     let after = green
         .seen()
         .iter()
-        .filter(|seen| seen.target == "/")
+        .filter(|request| request.target == "/")
         .count();
     assert_eq!(before, after, "green was rolled back");
 }
@@ -163,8 +173,11 @@ fn the_weight_of_a_failed_baseline_goes_to_the_canary_and_the_release_holds() {
     eventually("the metrics report it", || {
         (gauge("blue"), gauge("green")) == (0.0, 1.0)
     });
-    let reason = "no endpoint of the baseline";
-    assert!(journalled(&proxy, "release_waiting", reason));
+    assert!(journalled(
+        &proxy,
+        "release_waiting",
+        "no endpoint of the baseline"
+    ));
     let tester = client.ask("/", "X-Version: blue\r\n").receive();
     assert_eq!(
         tester.status, 503,
@@ -188,15 +201,13 @@ fn the_weight_of_a_failed_baseline_goes_to_the_canary_and_the_release_holds() {
     let mut client = proxy.client();
     all_by_green(&mut client, 200);
 
-    blue_state.unhealthy.store(false, SeqCst);
-    eventually("the baseline has its weight again", || {
-        effective(&proxy, "blue") == 80.0
-    });
-    eventually("the release continues", || {
-        release(&proxy)["phase"] == "progressing"
-    });
-    let reason = "the baseline has a healthy endpoint again";
-    assert!(journalled(&proxy, "release_continued", reason));
+    recovers(&proxy, &blue_state);
+    assert_eq!(effective(&proxy, "blue"), 80.0);
+    assert!(journalled(
+        &proxy,
+        "release_continued",
+        "the baseline has a healthy endpoint again"
+    ));
     eventually("blue responds", || {
         client.get("/").expect(200).text() == "blue"
     });
@@ -261,10 +272,7 @@ fn an_outage_of_both_versions_does_not_count_against_the_canary() {
     });
     all_by_green(&mut client, 200);
     assert!(holds(&proxy), "{}", release(&proxy));
-    blue_state.unhealthy.store(false, SeqCst);
-    eventually("the release continues", || {
-        release(&proxy)["phase"] == "progressing"
-    });
+    recovers(&proxy, &blue_state);
 }
 
 #[test]

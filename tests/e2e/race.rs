@@ -117,8 +117,8 @@ fn after_a_swap_no_stream_of_open_http2_connections_reaches_the_removed_upstream
                             let mut sent = 0;
                             while !race.over.load(SeqCst) {
                                 let before = race.phase.load(SeqCst);
-                                let answer = client.get("/").await;
-                                race.judge(before, answer.status, &answer.text);
+                                let response = client.get("/").await;
+                                race.judge(before, response.status, &response.text);
                                 sent += 1;
                             }
                             sent

@@ -42,8 +42,8 @@ fn release(proxy: &Proxy, mut user: impl FnMut(u16, String)) -> (Output, Value) 
     let ended = thread::scope(|scope| {
         let waiting = scope.spawn(|| weighbridge(proxy, &start));
         while !waiting.is_finished() {
-            let answer = proxy.get("/");
-            user(answer.status, answer.text());
+            let response = proxy.get("/");
+            user(response.status, response.text());
         }
         waiting.join().unwrap()
     });
@@ -82,7 +82,7 @@ fn a_good_version_passes_preflight_and_is_promoted() {
     let first: Vec<_> = requests
         .iter()
         .take(3)
-        .map(|seen| (seen.method.as_str(), seen.target.as_str()))
+        .map(|request| (request.method.as_str(), request.target.as_str()))
         .collect();
     assert_eq!(
         first,
@@ -114,7 +114,7 @@ fn a_version_that_fails_its_preflight_gets_no_traffic() {
         ),
         (
             json!({ "requests": [{ "path": "/slow", "timeout": "50ms" }] }),
-            "no answer within 50ms",
+            "no response within 50ms",
         ),
         (
             json!({ "requests": slow, "timeout": "50ms" }),
@@ -142,7 +142,7 @@ fn a_version_that_fails_its_preflight_gets_no_traffic() {
             outcome["reason"].as_str().unwrap().contains(why),
             "{outcome}"
         );
-        assert!(green.seen().iter().all(|seen| seen.target != "/"));
+        assert!(green.seen().iter().all(|request| request.target != "/"));
         let labels = [("service", "shop"), ("reason", "preflight")];
         assert_eq!(proxy.metrics().sum("rollbacks_total", &labels), 1.0);
     }

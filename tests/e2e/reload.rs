@@ -65,10 +65,10 @@ fn an_admin_api_on_a_public_address_without_tokens_is_refused() {
 #[test]
 fn a_changed_file_is_applied_and_requests_in_flight_are_not_affected() {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
         if call.path() == "/one/slow" {
-            held.wait();
+            script_gate.wait();
         }
         call.ok("blue");
     });

@@ -87,7 +87,7 @@ fn a_shortage_of_file_descriptors_is_no_upstream_failure() {
         // waiting client.
         let known = shortages();
         eventually("the shortage is logged", || shortages() > known + 1);
-        Some(open.get("/")).filter(|answer| answer.status != 200)
+        Some(open.get("/")).filter(|response| response.status != 200)
     });
     is_refusal(&refused, 503, "proxy_internal_error", "local_resources");
     drop(crowd);
@@ -118,10 +118,10 @@ fn a_shortage_of_file_descriptors_makes_no_endpoint_unhealthy() {
     eventually("health checks are due that cannot be sent", || {
         proxy.log().matches("could not be checked").count() >= 8
     });
-    let answer = open.get("/");
+    let response = open.get("/");
     assert!(
-        answer.status == 200 || answer.json()["reason"] == "local_resources",
-        "{answer:?}"
+        response.status == 200 || response.json()["reason"] == "local_resources",
+        "{response:?}"
     );
     drop(crowd);
     eventually("requests are served again", || open.get("/").status == 200);

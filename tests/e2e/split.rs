@@ -239,7 +239,10 @@ fn a_tester_header_reaches_an_upstream_at_weight_0() {
         let empty = unknown.replace("red", "");
         assert_eq!(client.ask("/", &empty).receive().expect(200).text(), "blue");
         assert!(
-            green.seen().iter().all(|seen| seen.target == "/tester"),
+            green
+                .seen()
+                .iter()
+                .all(|request| request.target == "/tester"),
             "weight 0 was not exact"
         );
         // A tester also reaches the old version while the new one has all weight.

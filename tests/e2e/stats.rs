@@ -198,7 +198,7 @@ fn the_access_log_includes_requests_refused_before_routing() {
         .send("GET / HTTP/1.1\r\nHost: shop")
         .receive();
     let lines = logged(&proxy, 2);
-    for (line, (answer, status, reason)) in lines.iter().zip([
+    for (line, (response, status, reason)) in lines.iter().zip([
         (malformed, 400, "bad_request"),
         (slow, 408, "header_timeout"),
     ]) {
@@ -210,8 +210,8 @@ fn the_access_log_includes_requests_refused_before_routing() {
             (&line["listener"], &line["client"]),
             (&json!("web"), &json!("127.0.0.1"))
         );
-        assert_eq!(line["bytes_out"], answer.body.len());
-        assert_eq!(line["request_id"], answer.header("x-request-id").unwrap());
+        assert_eq!(line["bytes_out"], response.body.len());
+        assert_eq!(line["request_id"], response.header("x-request-id").unwrap());
         assert!(
             line["time"].is_string() && line["method"].is_null(),
             "{line}"
@@ -236,7 +236,7 @@ fn the_access_log_reports_a_refusal_as_rejected_and_not_as_client_abort() {
         "services": { "shop": service },
     }));
     let line = |at: usize| logged(&proxy, at + 1).remove(at);
-    let answers = [
+    let responses = [
         ("GET /elsewhere HTTP/1.1\r\nHost: shop.test\r\n\r\n", 404),
         (
             "POST /shop HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 11\r\n\r\n",
@@ -249,14 +249,14 @@ fn the_access_log_reports_a_refusal_as_rejected_and_not_as_client_abort() {
         ),
         ("GET /\r\n\r\n", 400),
     ];
-    for (at, (request, status)) in answers.into_iter().enumerate() {
-        let answer = proxy.client().send(request).receive().expect(status);
+    for (at, (request, status)) in responses.into_iter().enumerate() {
+        let response = proxy.client().send(request).receive().expect(status);
         let line = line(at);
         assert_eq!(
             (&line["status"], &line["outcome"]),
             (&json!(status), &json!("rejected"))
         );
-        assert_eq!(line["bytes_out"], answer.body.len(), "{line}");
+        assert_eq!(line["bytes_out"], response.body.len(), "{line}");
     }
     proxy
         .client()
@@ -271,7 +271,9 @@ fn the_access_log_reports_a_refusal_as_rejected_and_not_as_client_abort() {
     let mut leaving = proxy.client();
     leaving.ask("/silent", "");
     eventually("the request is in flight", || {
-        blue.seen().iter().any(|seen| seen.target == "/silent")
+        blue.seen()
+            .iter()
+            .any(|request| request.target == "/silent")
     });
     leaving.reset();
     assert_eq!(line(5)["outcome"], "client_abort");
@@ -280,9 +282,9 @@ fn the_access_log_reports_a_refusal_as_rejected_and_not_as_client_abort() {
 #[test]
 fn the_access_log_includes_requests_refused_by_load_shedding() {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let blue = Upstream::start(move |call| {
-        held.wait();
+        script_gate.wait();
         call.ok("blue");
     });
     let proxy = Proxy::start(json!({

@@ -94,9 +94,9 @@ fn an_http2_stream_that_is_not_read_stops_its_upstream_and_no_other_stream() {
 #[test]
 fn an_upstream_that_does_not_read_stops_the_client_and_still_gets_the_whole_body() {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| {
-        held.wait();
+        script_gate.wait();
         let body = call.body().unwrap();
         call.ok(body.len().to_string());
     });
@@ -192,9 +192,9 @@ fn trailers_are_forwarded_in_both_directions() {
         let body = StreamBody::new(futures_util::stream::iter(frames)).boxed();
         let request = http::Request::post("http://shop.test/").header("te", "trailers");
         let request = request.header("trailer", "X-Sum").body(body).unwrap();
-        let answer = client.send(request).await;
-        assert_eq!((answer.status, &*answer.text), (200, "ok"));
-        assert_eq!(answer.trailers.unwrap()["x-sum"], "down");
+        let response = client.send(request).await;
+        assert_eq!((response.status, &*response.text), (200, "ok"));
+        assert_eq!(response.trailers.unwrap()["x-sum"], "down");
     });
     assert_eq!(
         (upstream.last().body.as_deref(), &*upstream.last().trailers),
@@ -269,7 +269,12 @@ fn responses_without_a_body_end_after_their_head() {
         assert_eq!(client.get("/body").expect(200).text(), "body");
     }
     // All on one connection on each side: neither side waited for a body.
-    assert!(upstream.seen().iter().all(|seen| seen.connection == 0));
+    assert!(
+        upstream
+            .seen()
+            .iter()
+            .all(|request| request.connection == 0)
+    );
 }
 
 #[test]

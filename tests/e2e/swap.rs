@@ -41,14 +41,14 @@ fn the_next_stream_of_an_open_http2_connection_uses_the_new_weights() {
 /// An upstream whose response to `/stream` comes in two parts, the second when the gate opens.
 fn in_two_parts(name: &'static str) -> (Upstream, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
-    let held = Arc::clone(&gate);
+    let script_gate = Arc::clone(&gate);
     let upstream = Upstream::start(move |call| {
         if call.path() != "/stream" {
             return call.ok(name);
         }
         call.write("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nfirst\r\n")
             .unwrap();
-        held.wait();
+        script_gate.wait();
         call.write("6\r\nsecond\r\n0\r\n\r\n").unwrap();
     });
     (upstream, gate)

@@ -140,7 +140,7 @@ fn a_stalled_response_is_aborted() {
 fn surplus_bytes_of_an_upstream_reach_no_other_request() {
     let upstream = Upstream::start(|call| {
         let poison = "HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison";
-        let answer = match call.path() {
+        let response = match call.path() {
             "/extra" => format!("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok{poison}"),
             "/head" => format!(
                 "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{poison}",
@@ -150,7 +150,7 @@ fn surplus_bytes_of_an_upstream_reach_no_other_request() {
             "/304" => format!("HTTP/1.1 304 Not Modified\r\n\r\n{poison}"),
             _ => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood".into(),
         };
-        if call.write(answer).is_err() {
+        if call.write(response).is_err() {
             call.close();
         }
     });
@@ -213,7 +213,7 @@ fn a_post_is_never_retried() {
     let paths: Vec<_> = upstream
         .seen()
         .into_iter()
-        .map(|seen| seen.target)
+        .map(|request| request.target)
         .collect();
     let expected: Vec<_> = (0..20).map(|at| format!("/{at}")).collect();
     assert_eq!(paths, expected);
@@ -242,8 +242,8 @@ fn a_close_that_races_with_a_request_loses_no_get_and_repeats_no_post() {
     let mut posts: Vec<_> = upstream
         .seen()
         .into_iter()
-        .filter(|seen| seen.method == "POST")
-        .map(|seen| seen.target)
+        .filter(|request| request.method == "POST")
+        .map(|request| request.target)
         .collect();
     let arrived = posts.len();
     posts.dedup();
@@ -284,12 +284,12 @@ fn a_client_abort_is_no_failure_and_cancels_its_request() {
             .body(Empty::new().map_err(|never| match never {}).boxed())
             .unwrap();
         client.sender.ready().await.unwrap();
-        let mut answer = Box::pin(client.sender.send_request(request));
+        let mut response = Box::pin(client.sender.send_request(request));
         while upstream.count() < 4 {
             let _ =
-                tokio::time::timeout(std::time::Duration::from_millis(3), answer.as_mut()).await;
+                tokio::time::timeout(std::time::Duration::from_millis(3), response.as_mut()).await;
         }
-        drop(answer);
+        drop(response);
     });
     let mut uploading = proxy.client();
     uploading.send("POST /upload HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 100\r\n\r\npart");

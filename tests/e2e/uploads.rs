@@ -158,8 +158,11 @@ fn an_upload_delayed_by_the_client_counts_against_neither_version() {
     }
     eventually("the uploads have arrived", || {
         let upload = |upstream: &Upstream| {
-            let seen = upstream.seen();
-            seen.iter().filter(|seen| seen.target == "/upload").count()
+            let requests = upstream.seen();
+            requests
+                .iter()
+                .filter(|request| request.target == "/upload")
+                .count()
         };
         upload(&blue) + upload(&green) == 24
     });

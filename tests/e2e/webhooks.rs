@@ -45,14 +45,15 @@ fn a_receiver_is_notified_of_the_start_and_the_end_of_a_release() {
     let notifications: Vec<(Option<String>, Value)> = receiver
         .seen()
         .iter()
-        .map(|seen| {
-            let body = serde_json::from_slice(seen.body.as_ref().unwrap()).unwrap();
+        .map(|request| {
+            let body = serde_json::from_slice(request.body.as_ref().unwrap()).unwrap();
             assert!(
-                seen.header("x-weighbridge-signature")
+                request
+                    .header("x-weighbridge-signature")
                     .unwrap()
                     .starts_with("sha256=")
             );
-            (seen.header("x-weighbridge-event"), body)
+            (request.header("x-weighbridge-event"), body)
         })
         .collect();
     for ((header, body), event) in notifications

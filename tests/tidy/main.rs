@@ -36,8 +36,7 @@ const CIRCLE_MAX: usize = 3;
 
 /// Larger circles that are still there: the folders that hold the files, and how many they are at
 /// most. An entry that is no longer needed is an error.
-const CIRCLES_ALLOWED: [(&[&str], usize); 7] = [
-    (&["admin"], 14),
+const CIRCLES_ALLOWED: [(&[&str], usize); 6] = [
     (&["app/demo", "cli"], 16),
     (&["config"], 5),
     (&["control"], 6),
@@ -310,7 +309,9 @@ fn the_scanners_see_what_they_look_for() {
     assert_eq!(public_types(types), ["A", "B"]);
     assert_eq!(
         pure_modules(),
-        ["model", "stats", "routing", "analysis", "release"]
+        [
+            "model", "document", "stats", "routing", "analysis", "release"
+        ]
     );
     assert!(layers().len() >= modules().len() && modules().len() > 5);
 }

@@ -15,20 +15,19 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use sha2::{Digest, Sha256};
 
-use super::openapi;
 use crate::model::api;
+
+/// Content security policy of all responses: no scripts, styles, forms or frames.
+pub(super) const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 const STYLE: &str = include_str!("style.css");
 
 /// The common content security policy plus the hash of the style sheet.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = base64(&Sha256::digest(STYLE));
-    let policy = format!(
-        "{}; style-src 'sha256-{hash}'",
-        openapi::CONTENT_SECURITY_POLICY
-    );
-    HeaderValue::try_from(policy)
-        .unwrap_or(HeaderValue::from_static(openapi::CONTENT_SECURITY_POLICY))
+    let policy = format!("{}; style-src 'sha256-{hash}'", CONTENT_SECURITY_POLICY);
+    HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static(CONTENT_SECURITY_POLICY))
 });
 
 /// HTML page of an evidence bundle.

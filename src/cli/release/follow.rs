@@ -7,9 +7,9 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::view::ReleaseView;
-use crate::cli::client::AdminClient;
-use crate::cli::events::{EventSubscription, StreamEvent};
 use crate::cli::exit::Failure;
+use crate::client::AdminClient;
+use crate::client::{EventSubscription, StreamEvent};
 use crate::model::api::{Event, EventKind, Phase, Release};
 
 /// Polling interval while events arrive, for changes that they do not carry.

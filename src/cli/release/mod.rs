@@ -21,10 +21,10 @@ pub(super) use format::line;
 use view::ReleaseView;
 
 use super::args::{Format, Global};
-use super::client::{AdminClient, ApiResponse, Error};
 use super::exit::{Exit, Failure};
 use super::terminal::Terminal;
 use super::verbs::{ask, block_on, client};
+use crate::client::{AdminClient, ApiResponse, Error};
 use crate::model::api;
 
 /// The longest plan that is read.

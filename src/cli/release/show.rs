@@ -2,11 +2,11 @@
 
 use super::format;
 use crate::cli::args::Format;
-use crate::cli::client::ApiResponse;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::status::in_words;
 use crate::cli::table::{Table, count, percent, rate};
 use crate::cli::terminal::{Terminal, paint};
+use crate::client::ApiResponse;
 use crate::model::api;
 
 /// Shows one release.

@@ -177,8 +177,8 @@ const TOP: &[(&str, &str)] = &[
     (
         "wrokers: 4",
         "1:1 wrokers: unknown field `wrokers`; expected `workers`, `drain`, `pool`, \
-         `max_in_flight`, `listeners`, `admin`, `store`, `services`, `webhooks`, `log` or \
-         `access_log` (did you mean `workers`?)",
+         `max_in_flight`, `listeners`, `admin`, `store`, `log`, `access_log`, `webhooks` or \
+         `services` (did you mean `workers`?)",
     ),
 ];
 

@@ -76,15 +76,15 @@ fn problems_of_a_release_block_have_a_position() {
     check(
         &format!("{SHOP}    release:\n{}", fields.concat()),
         &[
-            "9:7 services.shop.release.stepz: unknown field `stepz`; expected `alpha`, `beta`, \
-             `harm_budget`, `min_canary_failures`, `min_distinct_clients`, `bake`, \
-             `min_requests`, `max_duration`, `inconclusive`, `final_bake`, `budget`, \
-             `rescued_budget`, `steps`, `objectives`, `gate`, `rescue`, `canary_in_flight_max`, \
-             `preflight`, `freeze` or `fast_follow` (did you mean `steps`?)",
+            "9:7 services.shop.release.stepz: unknown field `stepz`; expected `steps`, \
+             `objectives`, `budget`, `rescued_budget`, `harm_budget`, `alpha`, `beta`, \
+             `min_canary_failures`, `min_distinct_clients`, `bake`, `final_bake`, `min_requests`, \
+             `max_duration`, `inconclusive`, `canary_in_flight_max`, `rescue`, `preflight`, \
+             `gate`, `freeze` or `fast_follow` (did you mean `steps`?)",
             "12:11 services.shop.release.steps[1]: step weights must increase, but 0.5 \
              follows 1",
-            "12:32 services.shop.release.steps[1].hold: expected a time such as `500ms`, `10s` or \
-             `1h30m`, found 5 without a unit (did you mean `5s`?)",
+            "12:32 services.shop.release.steps[1].hold: expected a duration such as `30s`, `500ms` \
+             or `1m30s`, found `5` without a unit (did you mean `5s`?)",
             "13:11 services.shop.release.steps[2].weight: `weight` is missing; expected a \
              percentage above 0 and up to 100",
             "13:51 services.shop.release.steps[2].gate.approvals: expected a whole number from 1 \
@@ -95,8 +95,8 @@ fn problems_of_a_release_block_have_a_position() {
              such as `0.05pp`, `5%` or `0.05`",
             "15:15 services.shop.release.budget: expected a whole number from 0 to 1000000000, \
              found `-1`",
-            "16:13 services.shop.release.bake: `.inf` is not a time such as `1ms`, `10s` or \
-             `1h30m`",
+            "16:13 services.shop.release.bake: expected a duration such as `30s`, `500ms` or \
+             `1m30s`, found `.inf`",
             "17:16 services.shop.release.freeze[0]: `sometimes` is not a freeze window: no ` - ` \
              between start and end, as in `Fri 17:00 - Mon 08:00 Europe/Berlin`",
             "18:21 services.shop.release.inconclusive: the environment variable `NOWHERE` is not \

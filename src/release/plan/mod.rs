@@ -5,7 +5,6 @@
 //! that a recording can be judged again by its plan. This module adds what no statistic decides:
 //! gates, freeze windows, preflight, rescue.
 
-mod fields;
 mod objectives;
 mod preflight;
 mod protected;
@@ -20,6 +19,7 @@ use serde_json::{Map, Value};
 use super::freeze::FreezeWindow;
 use super::gate::Gate;
 use crate::analysis;
+use crate::document::{Node, ProblemList, Type};
 use crate::model::Weight;
 use crate::model::api::FieldProblem;
 use crate::release::replay;
@@ -96,13 +96,28 @@ impl Plan {
         let whole: Map<String, Value> = both
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
-        read::read(&whole)
+        let problems = ProblemList::default();
+        let node = Node::from_json(&Value::Object(whole));
+        match Plan::kind().read(&node, &problems) {
+            Some(plan) if problems.is_empty() => Ok(plan),
+            _ => Err(problems.into_fields()),
+        }
     }
 
-    /// The gates and freezes of a recorded plan, where they are valid. Of its steps only the gates
-    /// count.
+    /// A plan as a type of documents.
+    pub(crate) fn kind() -> Type<'static, Plan> {
+        Type::object(read::plan).named("Release")
+    }
+
+    /// The gates and freezes of a recorded plan; none if they are invalid. Of its steps only the
+    /// gates count.
     pub(super) fn read_recorded(plan: &Map<String, Value>) -> Plan {
-        read::recorded(plan)
+        let kept = |key: &str| ["steps", "gate", "freeze"].contains(&key);
+        let kept = plan.iter().filter(|(key, _)| kept(key));
+        let kept = kept
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        Plan::read(Some(&kept), None).unwrap_or_default()
     }
 
     /// The whole plan with its defaults; [`Plan::read`] gives the same plan.
@@ -206,21 +221,5 @@ impl Plan {
         self.start_gate
             .iter()
             .chain(self.steps.iter().filter_map(|step| step.gate.as_ref()))
-    }
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        let decided_by = read::completed(replay::RunPlan::default(), false);
-        Plan {
-            steps: read::steps(&decided_by, &mut Vec::new()),
-            decided_by,
-            start_gate: None,
-            rescue: Rescue::default(),
-            canary_in_flight_max: 256,
-            preflight: None,
-            freeze: Vec::new(),
-            fast_follow: None,
-        }
     }
 }

@@ -1,107 +1,168 @@
-//! Validates the objectives of a plan field by field. [`replay::RunPlan`] defines their meaning.
-//!
-//! [`replay::RunPlan`]: crate::release::replay::RunPlan
+//! The objectives of a plan: their fields, with bounds and texts.
 
 use serde_json::{Value, json};
 
-use super::fields::{FieldKind, PlanProblems, join};
-use super::read::check_alone;
+use crate::analysis::{ErrorRateMargin, LatencyMargin, Objective, Slo};
+use crate::document::quantity::{write_duration, write_fraction};
+use crate::document::{Fields, Node, ProblemList, Type};
 
 const OBJECTIVES_MAX: usize = 16;
 
-const ERROR_RATE: [(&str, FieldKind); 2] =
-    [("ratio", FieldKind::Number), ("worse_by", FieldKind::Share)];
-const LATENCY: [(&str, FieldKind); 2] = [
-    ("worse_by", FieldKind::Share),
-    ("at_least", FieldKind::Time),
-];
-const SLO_ERROR_RATE: [(&str, FieldKind); 1] = [("below", FieldKind::Share)];
-const SLO_LATENCY: [(&str, FieldKind); 2] =
-    [("quantile", FieldKind::Share), ("below", FieldKind::Time)];
+/// The objectives; those relative to the baseline at most once each.
+pub(super) fn objectives() -> Type<'static, Vec<Objective>> {
+    Type::object(objective)
+        .named("Objective")
+        .expecting("a mapping with one field")
+        .shown(shown)
+        .list_checked(0, OBJECTIVES_MAX, check)
+        .expecting("a list of objectives")
+}
 
-pub(super) fn objectives(value: &Value, problems: &mut PlanProblems) {
-    let items = problems.list("/objectives", value, "a list of objectives", OBJECTIVES_MAX);
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("/objectives/{i}");
-        if objective(&at, item, problems).is_some() {
-            check_alone(&at, json!({ "objectives": [item] }), problems);
+/// A default objective as people write it.
+fn shown(objective: &Objective) -> Option<Value> {
+    match objective {
+        Objective::ErrorRate(ErrorRateMargin { ratio, worse_by }) => {
+            let worse_by = write_fraction(*worse_by, "pp");
+            Some(json!({ "error_rate": { "ratio": ratio, "worse_by": worse_by } }))
         }
-    }
-    let names = |wanted: &str| {
-        items
-            .iter()
-            .filter(|item| item.get(wanted).is_some())
-            .count()
-    };
-    for name in ["error_rate", "latency"]
-        .into_iter()
-        .filter(|name| names(name) > 1)
-    {
-        problems.at(
-            "/objectives",
-            format!("{name} can be an objective only once"),
-        );
+        Objective::Latency(LatencyMargin { worse_by, at_least }) => {
+            let (worse_by, at_least) = (write_fraction(*worse_by, "%"), write_duration(*at_least));
+            Some(json!({ "latency": { "worse_by": worse_by, "at_least": at_least } }))
+        }
+        Objective::Slo(_) => None,
     }
 }
 
-/// `Some` when every field is present and of its type.
-fn objective(at: &str, item: &Value, problems: &mut PlanProblems) -> Option<()> {
-    let (name, inner) = only_field(at, item, &["error_rate", "latency", "slo"], problems)?;
-    let at = join(at, name);
-    match name {
-        "error_rate" => fields(&at, inner, &ERROR_RATE, &[], problems),
-        "latency" => fields(&at, inner, &LATENCY, &[], problems),
-        _ => {
-            let (name, inner) = only_field(&at, inner, &["error_rate", "latency"], problems)?;
-            let at = join(&at, name);
-            match name {
-                "error_rate" => fields(&at, inner, &SLO_ERROR_RATE, &["below"], problems),
-                _ => fields(&at, inner, &SLO_LATENCY, &["quantile", "below"], problems),
-            }
+fn check(objectives: &[(&Node, Objective)], node: &Node, problems: &ProblemList) {
+    let names = || objectives.iter().map(|(_, objective)| objective);
+    for (at, objective) in names().enumerate() {
+        let name = objective.name();
+        let earlier = names().take(at).filter(|earlier| earlier.name() == name);
+        if objective.descriptor().is_relative && earlier.count() == 1 {
+            problems.at(node, format!("{name} can be an objective only once"));
         }
     }
 }
 
-fn only_field<'a>(
-    at: &str,
-    value: &'a Value,
-    known: &[&'static str],
-    problems: &mut PlanProblems,
-) -> Option<(&'static str, &'a Value)> {
-    let what = "a mapping with one field";
-    let object = problems.object(at, value, what)?;
-    problems.unknown(at, object, known);
-    let mut given = known
-        .iter()
-        .filter_map(|name| Some((*name, object.get(*name)?)));
-    let (first, second) = (given.next(), given.next());
-    if second.is_some() || object.is_empty() {
-        problems.at(at, format!("expected {what}, found {}", object.len()));
-        return None;
-    }
-    first.filter(|_| object.len() == 1)
+fn objective(fields: &mut Fields<'_>) -> Option<Objective> {
+    let error_rate = fields.read(
+        "error_rate",
+        Type::object(error_rate).named("ErrorRate"),
+        "Fails at most `ratio` times as often as the concurrent baseline, plus `worse_by`; with \
+         `sticky`, counted by users.",
+    );
+    let latency = fields.read(
+        "latency",
+        Type::object(latency).named("Latency"),
+        "Or is no slower than the concurrent baseline, over the whole distribution; a difference \
+         below both values is no harm.",
+    );
+    let slo = fields.read(
+        "slo",
+        Type::object(slo)
+            .named("Slo")
+            .expecting("a mapping with one field"),
+        "Or stays within a fixed limit, in addition or alone.",
+    );
+    fields.exactly_one()?;
+    error_rate
+        .map(Objective::ErrorRate)
+        .or(latency.map(Objective::Latency))
+        .or(slo.map(Objective::Slo))
 }
 
-fn fields(
-    at: &str,
-    value: &Value,
-    known: &[(&str, FieldKind)],
-    required: &[&str],
-    problems: &mut PlanProblems,
-) -> Option<()> {
-    let object = problems.object(at, value, "a mapping")?;
-    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-    problems.unknown(at, object, &names);
-    let mut valid = object.keys().all(|key| names.contains(&key.as_str()));
-    for (name, kind) in known {
-        match object.get(*name) {
-            Some(value) => valid &= problems.check(&join(at, name), *kind, value),
-            None if required.contains(name) => {
-                problems.at(join(at, name), format!("`{name}` is missing"));
-                valid = false;
-            }
-            None => {}
-        }
-    }
-    valid.then_some(())
+fn error_rate(fields: &mut Fields<'_>) -> Option<ErrorRateMargin> {
+    let mut margin = ErrorRateMargin::default();
+    let ratio = Type::number(
+        "a number above 0",
+        json!({ "exclusiveMinimum": 0 }),
+        |ratio| ratio.is_finite() && ratio > 0.0,
+    );
+    fields.set(
+        "ratio",
+        &mut margin.ratio,
+        ratio,
+        "times the baseline's rate",
+    );
+    let worse_by = Type::share("a share below 100pp", "pp", |share| {
+        (0.0..1.0).contains(&share)
+    });
+    fields.set(
+        "worse_by",
+        &mut margin.worse_by,
+        worse_by,
+        "and so much more, in percentage points",
+    );
+    Some(margin)
+}
+
+fn latency(fields: &mut Fields<'_>) -> Option<LatencyMargin> {
+    let mut margin = LatencyMargin::default();
+    let worse_by = Type::share("a share that is not negative", "%", |share| {
+        share.is_finite() && share >= 0.0
+    });
+    fields.set(
+        "worse_by",
+        &mut margin.worse_by,
+        worse_by,
+        "of the baseline's latency",
+    );
+    fields.set(
+        "at_least",
+        &mut margin.at_least,
+        Type::time(),
+        "an absolute amount",
+    );
+    Some(margin)
+}
+
+fn slo(fields: &mut Fields<'_>) -> Option<Slo> {
+    let error_rate = fields.read(
+        "error_rate",
+        Type::object(slo_error_rate).named("SloErrorRate"),
+        "at most this share of requests fails",
+    );
+    let latency = fields.read(
+        "latency",
+        Type::object(slo_latency).named("SloLatency"),
+        "or this quantile of latency is below this time",
+    );
+    fields.exactly_one()?;
+    error_rate.or(latency)
+}
+
+fn slo_error_rate(fields: &mut Fields<'_>) -> Option<Slo> {
+    let below = fields.required(
+        "below",
+        "the limit",
+        share_within().example("1%"),
+        "the limit",
+    );
+    Some(Slo::ErrorRate { below: below? })
+}
+
+fn slo_latency(fields: &mut Fields<'_>) -> Option<Slo> {
+    let quantile = fields.required(
+        "quantile",
+        "a quantile such as 0.99",
+        share_within().example("0.99"),
+        "such as 0.99",
+    );
+    let below = fields.required(
+        "below",
+        "the limit",
+        Type::time().example("300ms"),
+        "the limit",
+    );
+    Some(Slo::Latency {
+        quantile: quantile?,
+        below: below?,
+    })
+}
+
+/// A share that leaves something on both sides.
+fn share_within() -> Type<'static, f64> {
+    Type::share("a share above 0% and below 100%", "%", |share| {
+        share > 0.0 && share < 1.0
+    })
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use http::header::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
-use super::fields::{PlanProblems, join};
+use crate::document::quantity::write_duration;
+use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, Type, Wrong, entries};
 
 /// The maximum of preflight requests.
 const REQUESTS_MAX: usize = 32;
@@ -37,33 +38,80 @@ pub struct Smoke {
     pub timeout: Duration,
 }
 
-const KEYS: [&str; 2] = ["requests", "timeout"];
-const REQUEST_KEYS: [&str; 5] = ["method", "path", "headers", "expect", "timeout"];
+/// The preflight of a plan.
+pub(super) fn preflight() -> Type<'static, Preflight> {
+    Type::object(fields)
+        .named("Preflight")
+        .expecting("a mapping with `requests`")
+}
+
+fn fields(fields: &mut Fields<'_>) -> Option<Preflight> {
+    let mut preflight = Preflight {
+        requests: Vec::new(),
+        timeout: Duration::from_secs(30),
+    };
+    let short = path().map(|path| Smoke::get(&path));
+    let long = Type::object(smoke).named("SmokeRequest");
+    let requests = Type::short_or_long(short, long).list(REQUESTS_MAX);
+    fields.set(
+        "requests",
+        &mut preflight.requests,
+        requests.without_default().example("[/ready]"),
+        "in this order; paths, or mappings:",
+    );
+    fields.set(
+        "timeout",
+        &mut preflight.timeout,
+        Type::time().above_zero(),
+        "for all of them",
+    );
+    Some(preflight)
+}
+
+fn smoke(fields: &mut Fields<'_>) -> Option<Smoke> {
+    let path = fields.required(
+        "path",
+        "a path such as `/ready`",
+        path().example("/cart"),
+        "with a query if there is one",
+    );
+    let mut smoke = Smoke::get(path.as_deref().unwrap_or_default());
+    fields.set(
+        "method",
+        &mut smoke.method,
+        Type::parsed(method).shown(|method| Some(method.as_str().into())),
+        "in capitals",
+    );
+    let header_map = || Shape::Map {
+        keys: json!({ "type": "string" }),
+        shown: "X-Smoke",
+        more: None,
+        values: Box::new(Shape::Scalar(json!({ "type": "string" }))),
+        least: 0,
+        most: HEADERS_MAX,
+    };
+    fields.set(
+        "headers",
+        &mut smoke.headers,
+        Type::new(header_map, headers).shown(|_| Some(json!({}))),
+        "besides the standard ones; as { X-Smoke: \"1\" }",
+    );
+    fields.set(
+        "expect",
+        &mut smoke.expect,
+        expect(),
+        "the accepted status or statuses",
+    );
+    fields.set(
+        "timeout",
+        &mut smoke.timeout,
+        Type::time().above_zero(),
+        "until the end of the response head",
+    );
+    path.map(|_| smoke)
+}
 
 impl Preflight {
-    pub(super) fn read(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Preflight> {
-        let object = problems.object(at, value, "a mapping with `requests`")?;
-        problems.unknown(at, object, &KEYS);
-        let mut preflight = Preflight {
-            requests: Vec::new(),
-            timeout: Duration::from_secs(30),
-        };
-        if let Some(timeout) = object.get("timeout") {
-            preflight.timeout = problems.duration_above_zero(&join(at, "timeout"), timeout)?;
-        }
-        if let Some(requests) = object.get("requests") {
-            let at = join(at, "requests");
-            let items = problems
-                .list(&at, requests, "a list of requests", REQUESTS_MAX)
-                .iter();
-            let smokes = items
-                .enumerate()
-                .map(|(i, item)| Smoke::read(&format!("{at}/{i}"), item, problems));
-            preflight.requests = smokes.collect::<Vec<_>>().into_iter().flatten().collect();
-        }
-        Some(preflight)
-    }
-
     /// The preflight without values that may be secret.
     pub(super) fn redacted(&self) -> Preflight {
         Preflight {
@@ -74,7 +122,7 @@ impl Preflight {
 
     pub(super) fn write(&self) -> Value {
         let requests: Vec<Value> = self.requests.iter().map(Smoke::write).collect();
-        json!({ "requests": requests, "timeout": super::write::time(self.timeout) })
+        json!({ "requests": requests, "timeout": write_duration(self.timeout) })
     }
 }
 
@@ -105,36 +153,6 @@ impl Smoke {
         }
     }
 
-    /// A path alone, or a mapping.
-    fn read(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Smoke> {
-        if value.is_string() {
-            return Some(Smoke::get(path(at, value, problems)?));
-        }
-        let object = problems.object(at, value, "a path, or a mapping with `path`")?;
-        problems.unknown(at, object, &REQUEST_KEYS);
-        let Some(given) = object.get("path") else {
-            problems.at(
-                join(at, "path"),
-                "`path` is missing; expected a path such as `/ready`",
-            );
-            return None;
-        };
-        let mut smoke = Smoke::get(path(&join(at, "path"), given, problems)?);
-        if let Some(value) = object.get("method") {
-            smoke.method = method(&join(at, "method"), value, problems)?;
-        }
-        if let Some(value) = object.get("headers") {
-            smoke.headers = headers(&join(at, "headers"), value, problems);
-        }
-        if let Some(value) = object.get("expect") {
-            smoke.expect = expect(&join(at, "expect"), value, problems)?;
-        }
-        if let Some(value) = object.get("timeout") {
-            smoke.timeout = problems.duration_above_zero(&join(at, "timeout"), value)?;
-        }
-        Some(smoke)
-    }
-
     fn write(&self) -> Value {
         let headers: Map<String, Value> = self
             .headers
@@ -146,76 +164,86 @@ impl Smoke {
             "path": self.path,
             "headers": headers,
             "expect": format!("{}-{}", self.expect.start(), self.expect.end()),
-            "timeout": super::write::time(self.timeout),
+            "timeout": write_duration(self.timeout),
         })
     }
 }
 
-fn path<'a>(at: &str, value: &'a Value, problems: &mut PlanProblems) -> Option<&'a str> {
-    let what = "a path that begins with `/`";
-    let path = problems.text(at, value, what)?;
-    let target: Result<http::uri::PathAndQuery, _> = path.parse();
-    if !path.starts_with('/') || target.is_err() {
-        problems.expected(at, what, value);
-        return None;
-    }
-    Some(path)
+fn path() -> Type<'static, String> {
+    Type::parsed(|path| {
+        let target: Result<http::uri::PathAndQuery, _> = path.parse();
+        match path.starts_with('/') && target.is_ok() {
+            true => Ok(path.to_owned()),
+            false => Err("a path that begins with `/`".into()),
+        }
+    })
 }
 
-fn method(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<String> {
-    let what = "a method such as `GET`";
-    let method = problems.text(at, value, what)?.to_ascii_uppercase();
-    if http::Method::from_bytes(method.as_bytes()).is_err() || method == "CONNECT" {
-        problems.expected(at, what, value);
-        return None;
+fn method(text: &str) -> Result<String, Wrong> {
+    let method = text.to_ascii_uppercase();
+    match http::Method::from_bytes(method.as_bytes()) {
+        Ok(known) if known != http::Method::CONNECT => Ok(method),
+        _ => Err("a method such as `GET`".into()),
     }
-    Some(method)
 }
 
-fn headers(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<(String, String)> {
-    let Some(object) = problems.object(at, value, "a mapping of headers") else {
-        return Vec::new();
-    };
-    if object.len() > HEADERS_MAX {
-        problems.at(at, format!("at most {HEADERS_MAX} headers are allowed"));
+fn headers(node: &Node, problems: &ProblemList) -> Option<Vec<(String, String)>> {
+    let entries = entries(node, problems)?;
+    if entries.len() > HEADERS_MAX {
+        problems.at(node, format!("at most {HEADERS_MAX} headers are allowed"));
     }
     let mut headers = Vec::new();
-    for (name, value) in object.iter().take(HEADERS_MAX) {
-        let at = join(at, name);
-        let text = value
-            .as_str()
-            .filter(|text| HeaderValue::from_str(text).is_ok());
-        match (HeaderName::from_bytes(name.as_bytes()), text) {
-            (Err(_), _) => problems.at(at, format!("`{name}` is not the name of a header")),
-            (_, None) => problems.expected(&at, "the value of a header, as a string", value),
-            (Ok(name), Some(text)) => headers.push((name.as_str().to_owned(), text.to_owned())),
+    for entry in entries.iter().take(HEADERS_MAX) {
+        let text = match &entry.value.kind {
+            NodeKind::Missing => continue,
+            NodeKind::Text(text) if HeaderValue::from_str(text).is_ok() => text,
+            _ => {
+                let what = "the value of a header, as a string";
+                problems.expected(&entry.value, what);
+                continue;
+            }
+        };
+        match HeaderName::from_bytes(entry.key.as_bytes()) {
+            Ok(name) => headers.push((name.as_str().to_owned(), text.clone())),
+            Err(_) => {
+                let message = format!("`{}` is not the name of a header", entry.key);
+                problems.at_key(entry, message, None);
+            }
         }
     }
-    headers
+    Some(headers)
 }
 
 /// `204`, or `"200-399"`.
-fn expect(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<RangeInclusive<u16>> {
+fn expect() -> Type<'static, RangeInclusive<u16>> {
+    let status = json!({ "type": "integer", "minimum": 100, "maximum": 599 });
+    let range = json!({ "type": "string" });
+    let shape = move || {
+        Shape::Any(vec![
+            Shape::Scalar(status.clone()),
+            Shape::Scalar(range.clone()),
+        ])
+    };
     let of_text = |text: &str| match text.split_once('-') {
         Some((low, high)) => Some(low.trim().parse().ok()?..=high.trim().parse().ok()?),
         None => text.trim().parse().ok().map(|status: u16| status..=status),
     };
-    let range = match value {
-        Value::Number(number) => number
-            .as_u64()
-            .and_then(|status| u16::try_from(status).ok())
-            .map(|s| s..=s),
-        Value::String(text) => of_text(text),
-        _ => None,
+    let read = move |node: &Node, problems: &ProblemList| {
+        let range = match &node.kind {
+            NodeKind::Missing => return None,
+            NodeKind::Integer(status) => u16::try_from(*status).ok().map(|s| s..=s),
+            NodeKind::Text(text) => of_text(text),
+            _ => None,
+        };
+        let is_valid = |range: &RangeInclusive<u16>| {
+            !range.is_empty() && *range.start() >= 100 && *range.end() <= 599
+        };
+        let range = range.filter(is_valid);
+        if range.is_none() {
+            let what = "a status such as 204, or statuses such as `200-399`";
+            problems.expected(node, what);
+        }
+        range
     };
-    let range =
-        range.filter(|range| !range.is_empty() && *range.start() >= 100 && *range.end() <= 599);
-    if range.is_none() {
-        problems.expected(
-            at,
-            "a status such as 204, or statuses such as `200-399`",
-            value,
-        );
-    }
-    range
+    Type::new(shape, read).shown(|range| Some(format!("{}-{}", range.start(), range.end()).into()))
 }

@@ -5,9 +5,8 @@
 //! each freeze window must be present with the same text; each preflight request must be present
 //! unchanged and in the same order. Anything may be added.
 
-use std::time::Duration;
-
 use super::{Plan, Preflight, Smoke};
+use crate::document::quantity::write_duration;
 use crate::model::Weight;
 use crate::release::freeze::frozen;
 use crate::release::gate::Gate;
@@ -89,11 +88,11 @@ fn gate_lost(gate: &Gate, place: &str, other: Option<&Gate>) -> Vec<String> {
         && other.expires.is_none_or(|other| other > expires)
     {
         let other = other.expires.map_or("for ever".to_owned(), |other| {
-            format!("for {}", time(other))
+            format!("for {}", write_duration(other))
         });
         lost.push(format!(
             "approvals of the gate `{name}` {place} would count {other} instead of for {}",
-            time(expires)
+            write_duration(expires)
         ));
     }
     lost
@@ -119,8 +118,8 @@ fn preflight_lost(preflight: &Preflight, other: Option<&Preflight>) -> Vec<Strin
     {
         lost.push(format!(
             "the preflight could take {} instead of {}",
-            time(other.timeout),
-            time(preflight.timeout)
+            write_duration(other.timeout),
+            write_duration(preflight.timeout)
         ));
     }
     lost
@@ -130,8 +129,4 @@ fn preflight_lost(preflight: &Preflight, other: Option<&Preflight>) -> Vec<Strin
 fn line(smoke: &Smoke) -> String {
     let path = smoke.path.split(['?', '#']).next().unwrap_or_default();
     format!("{} {path}", smoke.method)
-}
-
-fn time(duration: Duration) -> String {
-    super::write::time(duration)
 }

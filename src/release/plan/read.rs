@@ -1,122 +1,61 @@
-//! Reads a plan: first every field is validated, so that all problems are reported at once with
-//! their place; then [`replay::RunPlan`] parses the fields that decide.
+//! Reads a plan, from YAML or from JSON: every field with its bounds, its default and its text.
 
 use http::header::HeaderName;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
-use super::fields::{COUNT_MAX, FieldKind, PlanProblems, join};
 use super::objectives::objectives;
-use super::steps::{gate, step_gates};
-use super::{FastFollow, Plan, Preflight, Rescue, Step};
+use super::preflight::preflight;
+use super::steps::{gate, steps};
+use super::{FastFollow, Plan, Rescue, Step};
+use crate::analysis::{Inconclusive, Options};
+use crate::document::{Fields, Node, NodeKind, ProblemList, Shape, Type};
 use crate::model::Weight;
-use crate::model::api::FieldProblem;
 use crate::release::freeze::FreezeWindow;
 use crate::release::gate::Gate;
-use crate::release::replay::{self, RunStep};
+use crate::release::replay::{self, RunPlan, RunStep};
 
+/// A larger count is taken for a mistake; it fits into the counters of the request path.
+pub(super) const COUNT_MAX: u64 = 1_000_000_000;
 const FREEZE_MAX: usize = 100;
-const IN_FLIGHT_MAX: u64 = 1_000_000;
 
-pub(super) const INCONCLUSIVE: FieldKind = FieldKind::OneOf(&[
-    "hold",
-    "advance",
-    "advance_if_no_harm",
-    "roll_back",
-    "abort",
-]);
-
-/// The fields that decide by numbers; [`replay::RunPlan`] defines their meaning.
-const DECIDING: [(&str, FieldKind); 12] = [
-    ("alpha", FieldKind::Number),
-    ("beta", FieldKind::Number),
-    ("harm_budget", FieldKind::Share),
-    ("min_canary_failures", FieldKind::Count),
-    ("min_distinct_clients", FieldKind::Count),
-    ("bake", FieldKind::Time),
-    ("min_requests", FieldKind::Count),
-    ("max_duration", FieldKind::Time),
-    ("inconclusive", INCONCLUSIVE),
-    ("final_bake", FieldKind::Time),
-    ("budget", FieldKind::Count),
-    ("rescued_budget", FieldKind::Count),
+pub(super) const INCONCLUSIVE: [(&str, Inconclusive); 5] = [
+    ("hold", Inconclusive::Hold),
+    ("advance", Inconclusive::Advance),
+    ("advance_if_no_harm", Inconclusive::Advance),
+    ("roll_back", Inconclusive::RollBack),
+    ("abort", Inconclusive::RollBack),
 ];
 
-const OTHER: [&str; 8] = [
-    "steps",
-    "objectives",
-    "gate",
-    "rescue",
-    "canary_in_flight_max",
-    "preflight",
-    "freeze",
-    "fast_follow",
-];
-
-pub(super) fn read(whole: &Map<String, Value>) -> Result<Plan, Vec<FieldProblem>> {
-    let mut problems = PlanProblems::default();
-    let known: Vec<&str> = DECIDING.iter().map(|(key, _)| *key).chain(OTHER).collect();
-    problems.unknown("", whole, &known);
-    deciding(whole, &mut problems);
-    if let Some(value) = whole.get("objectives") {
-        objectives(value, &mut problems);
+/// The fields of a plan.
+pub(super) fn plan(fields: &mut Fields<'_>) -> Option<Plan> {
+    let known = fields.problems().count();
+    let mut run = RunPlan::default();
+    let mut gated = run.steps.drain(..).map(|step| (step, None)).collect();
+    fields.set(
+        "steps",
+        &mut gated,
+        steps(),
+        "Weights of the canary, small at first, so that a bad version affects few users; 100 is \
+         appended if missing. Numbers or mappings.",
+    );
+    let (steps, gates): (_, Vec<_>) = gated.into_iter().unzip();
+    run.steps = steps;
+    objectives_and_budgets(fields, &mut run);
+    conditions(fields, &mut run);
+    let mut plan = with_gates(completed(run), gates);
+    handling(fields, &mut plan);
+    protections(fields, &mut plan);
+    // What only the whole plan shows is told once its parts are right.
+    if fields.problems().count() == known {
+        check_whole(&plan, fields);
     }
-    let mut gates = match whole.get("steps") {
-        Some(value) => step_gates(value, &mut problems),
-        None => Vec::new(),
-    };
-    let mut plan = Plan {
-        start_gate: whole
-            .get("gate")
-            .and_then(|value| gate("/gate", value, &mut problems)),
-        ..other_fields(whole, &mut problems)
-    };
-    if problems.is_empty() {
-        match serde_json::from_value::<replay::RunPlan>(Value::Object(whole.clone())) {
-            Ok(parsed) => plan.decided_by = completed(parsed, whole.contains_key("final_bake")),
-            Err(error) => problems.at("", error.to_string()),
-        }
-        plan.steps = steps(&plan.decided_by, &mut gates);
-        check_whole(&plan, &mut problems);
-    }
-    if problems.is_empty() {
-        Ok(plan)
-    } else {
-        Err(problems.into_inner())
-    }
+    Some(plan)
 }
 
-/// Gates and freezes alone; the steps are those of a default plan.
-pub(super) fn recorded(whole: &Map<String, Value>) -> Plan {
-    let ignored = &mut PlanProblems::default();
-    let gates = whole
-        .get("steps")
-        .map_or_else(Vec::new, |value| step_gates(value, ignored));
-    let judged = replay::RunPlan::default().fit(1.0);
-    let step = |gate| Step {
-        weight: Weight::FULL,
-        gate,
-        judged,
-    };
-    Plan {
-        start_gate: whole
-            .get("gate")
-            .and_then(|value| gate("/gate", value, ignored)),
-        freeze: whole
-            .get("freeze")
-            .map_or_else(Vec::new, |value| freeze(value, ignored)),
-        steps: gates.into_iter().map(step).collect(),
-        ..Plan::default()
-    }
-}
-
-/// Adds the implicit defaults: 100 percent at the end, a final bake, the budgets, and the default
-/// objectives.
-pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> replay::RunPlan {
+/// Adds the implicit defaults: 100 percent at the end, the budgets, and the default objectives.
+fn completed(mut plan: RunPlan) -> RunPlan {
     if plan.steps.last().is_none_or(|last| last.weight < 100.0) {
         plan.steps.push(RunStep::at(100.0));
-    }
-    if !with_final_bake {
-        plan.final_bake = plan.bake;
     }
     plan.budget.get_or_insert(replay::BUDGET);
     plan.rescued_budget.get_or_insert(replay::RESCUED_BUDGET);
@@ -124,166 +63,294 @@ pub(super) fn completed(mut plan: replay::RunPlan, with_final_bake: bool) -> rep
     plan
 }
 
-/// The steps with their gates; an appended step has none.
-pub(super) fn steps(plan: &replay::RunPlan, gates: &mut Vec<Option<Gate>>) -> Vec<Step> {
-    gates.resize_with(plan.steps.len(), || None);
-    let both = plan.steps.iter().zip(plan.walk()).zip(gates.drain(..));
-    both.map(|((step, judged), gate)| Step {
+/// The plan with these gates and nothing else; an appended step has none.
+fn with_gates(decided_by: RunPlan, mut gates: Vec<Option<Gate>>) -> Plan {
+    gates.resize_with(decided_by.steps.len(), || None);
+    let both = decided_by.steps.iter().zip(decided_by.walk()).zip(gates);
+    let steps = both.map(|((step, judged), gate)| Step {
         // Checked before; an invalid weight cannot occur here.
         weight: Weight::from_percent(step.weight).unwrap_or(Weight::FULL),
         gate,
         judged,
-    })
-    .collect()
-}
-
-fn deciding(whole: &Map<String, Value>, problems: &mut PlanProblems) {
-    for (key, kind) in DECIDING {
-        let Some(value) = whole.get(key) else {
-            continue;
-        };
-        let at = join("", key);
-        if problems.check(&at, kind, value) {
-            check_alone(&at, json!({ key: value }), problems);
-        }
+    });
+    Plan {
+        steps: steps.collect(),
+        decided_by,
+        start_gate: None,
+        rescue: Rescue::default(),
+        canary_in_flight_max: 256,
+        preflight: None,
+        freeze: Vec::new(),
+        fast_follow: None,
     }
 }
 
-/// Whether a field alone, with defaults for the rest, can be parsed and is valid.
-pub(super) fn check_alone(at: &str, plan: Value, problems: &mut PlanProblems) {
-    let detail = match serde_json::from_value::<replay::RunPlan>(plan) {
-        Ok(plan) => plan.problems().join("; "),
-        Err(error) => error.to_string(),
+impl Default for Plan {
+    fn default() -> Self {
+        let mut run = RunPlan::default();
+        run.final_bake = run.bake;
+        with_gates(completed(run), Vec::new())
+    }
+}
+
+/// What is compared, and what the comparison may cost.
+fn objectives_and_budgets(fields: &mut Fields<'_>, run: &mut RunPlan) {
+    let options = &mut run.options;
+    options.objectives = Options::default().judged();
+    fields.set(
+        "objectives",
+        &mut options.objectives,
+        objectives(),
+        "Compared with the concurrent baseline; a violation rolls the canary back. At most 16.",
+    );
+    let count = || Type::count(0..=COUNT_MAX);
+    let (mut budget, mut rescued_budget) = (replay::BUDGET, replay::RESCUED_BUDGET);
+    fields.set(
+        "budget",
+        &mut budget,
+        count(),
+        "Failures that users may see above the baseline's rate, in the whole release.",
+    );
+    fields.set(
+        "rescued_budget",
+        &mut rescued_budget,
+        count(),
+        "The same for all failures of the canary, rescued ones included, at every weight. 0 allows \
+         none; it cannot be turned off. At full weight, without a concurrent baseline, both \
+         budgets use an upper limit of the baseline's earlier failure rate, so that an outage at \
+         full weight may roll back a good version.",
+    );
+    (run.budget, run.rescued_budget) = (Some(budget), Some(rescued_budget));
+    let harm = Type::share("a share above 0 and below 100pp", "pp", is_between);
+    fields.set(
+        "harm_budget",
+        &mut options.harm_budget,
+        harm,
+        "tolerated, over all requests: small steps need less",
+    );
+    let probability = || {
+        let bounds = json!({ "exclusiveMinimum": 0, "exclusiveMaximum": 1 });
+        Type::number("a number between 0 and 1", bounds, is_between)
     };
-    if !detail.is_empty() {
-        problems.at(at, detail);
-    }
+    fields.set(
+        "alpha",
+        &mut options.alpha,
+        probability(),
+        "probability of rolling back an equal version",
+    );
+    fields.set(
+        "beta",
+        &mut options.beta,
+        probability(),
+        "probability of passing a step with too much harm",
+    );
+    fields.set(
+        "min_canary_failures",
+        &mut options.min_canary_failures,
+        count(),
+        "before a rollback for errors: two may have one cause",
+    );
+    fields.set(
+        "min_distinct_clients",
+        &mut options.min_distinct_clients,
+        count(),
+        "the same, counted by client; 0: off",
+    );
 }
 
-/// The fields that decide nothing by numbers.
-fn other_fields(whole: &Map<String, Value>, problems: &mut PlanProblems) -> Plan {
-    let mut plan = Plan::default();
-    if let Some(value) = whole.get("rescue") {
-        plan.rescue = rescue(value, problems).unwrap_or_default();
-    }
-    if let Some(value) = whole.get("canary_in_flight_max")
-        && let Some(count) = problems.count("/canary_in_flight_max", value, 1, IN_FLIGHT_MAX)
-    {
-        plan.canary_in_flight_max = u32::try_from(count).unwrap_or(u32::MAX);
-    }
-    if let Some(value) = whole.get("preflight") {
-        plan.preflight = Preflight::read("/preflight", value, problems);
-    }
-    if let Some(value) = whole.get("freeze") {
-        plan.freeze = freeze(value, problems);
-    }
-    if let Some(value) = whole.get("fast_follow") {
-        plan.fast_follow = fast_follow(value, problems);
-    }
-    plan
+fn is_between(number: f64) -> bool {
+    number > 0.0 && number < 1.0
 }
 
-fn rescue(value: &Value, problems: &mut PlanProblems) -> Option<Rescue> {
-    let what = "`off`, `safe` or a mapping with `header`";
-    match value {
+/// The conditions of each step.
+fn conditions(fields: &mut Fields<'_>, run: &mut RunPlan) {
+    fields.set(
+        "bake",
+        &mut run.bake,
+        Type::time(),
+        "minimum time at each step",
+    );
+    run.final_bake = run.bake;
+    fields.set(
+        "final_bake",
+        &mut run.final_bake,
+        Type::time(),
+        "minimum time at 100 before promotion; by default as `bake`",
+    );
+    fields.set(
+        "min_requests",
+        &mut run.min_requests,
+        Type::count(0..=COUNT_MAX),
+        "on the canary at each step, and at 100 before promotion",
+    );
+    fields.set(
+        "max_duration",
+        &mut run.max_duration,
+        Type::time(),
+        "maximum time at a step without a result; 0s: no limit",
+    );
+    fields.set(
+        "inconclusive",
+        &mut run.inconclusive,
+        Type::choice(&INCONCLUSIVE),
+        "or advance, advance_if_no_harm, roll_back (abort)",
+    );
+}
+
+/// What becomes of requests to the canary.
+fn handling(fields: &mut Fields<'_>, plan: &mut Plan) {
+    fields.set(
+        "canary_in_flight_max",
+        &mut plan.canary_in_flight_max,
+        Type::count(1..=1_000_000),
+        "further requests go to the baseline",
+    );
+    fields.set(
+        "rescue",
+        &mut plan.rescue,
+        rescue(),
+        "Requests that fail on the canary before the first response byte are retried on the \
+         baseline: `off`, `safe` (methods such as GET), or a header to include requests whose \
+         client declares them repeatable; with bodies of up to 64 KiB, and 128 KiB for a \
+         connection.",
+    );
+}
+
+fn rescue() -> Type<'static, Rescue> {
+    let words = || Shape::Scalar(json!({ "enum": ["off", "safe", false] }));
+    let short = Type::new(words, |node, problems| match &node.kind {
         // YAML 1.1 reads a bare `off` as false.
-        Value::Bool(false) => Some(Rescue::Off),
-        Value::String(text) if text == "off" => Some(Rescue::Off),
-        Value::String(text) if text == "safe" => Some(Rescue::Safe),
-        Value::Object(object) => {
-            problems.unknown("/rescue", object, &["header"]);
-            let name = object.get("header").and_then(Value::as_str);
-            let name = name.and_then(|name| HeaderName::from_bytes(name.as_bytes()).ok());
-            if name.is_none() {
-                problems.at(
-                    "/rescue/header",
-                    "expected the name of a header such as `X-Retry-Safe`",
-                );
-            }
-            name.map(|name| Rescue::Header(name.as_str().to_owned()))
-        }
+        NodeKind::Bool(false) => Some(Rescue::Off),
+        NodeKind::Text(text) if text == "off" => Some(Rescue::Off),
+        NodeKind::Text(text) if text == "safe" => Some(Rescue::Safe),
+        NodeKind::Missing => None,
         _ => {
-            problems.expected("/rescue", what, value);
+            problems.expected(node, "`off`, `safe` or a mapping with `header`");
+            None
+        }
+    });
+    let long = Type::object(|fields| {
+        let header = Type::parsed(|name| match HeaderName::from_bytes(name.as_bytes()) {
+            Ok(name) => Ok(Rescue::Header(name.as_str().to_owned())),
+            Err(_) => Err("the name of a header such as `X-Retry-Safe`".into()),
+        });
+        fields.required(
+            "header",
+            "the name of a header such as `X-Retry-Safe`",
+            header.example("X-Retry-Safe"),
+            "and those that carry this header",
+        )
+    });
+    Type::short_or_long(short, long).shown(|_| Some("safe".into()))
+}
+
+/// What keeps a release from going on.
+fn protections(fields: &mut Fields<'_>, plan: &mut Plan) {
+    plan.preflight = fields.read(
+        "preflight",
+        preflight(),
+        "Requests to the canary before the first step; one that fails ends the release before it \
+         has begun. By default a TCP connection to each endpoint.",
+    );
+    plan.start_gate = fields.read(
+        "gate",
+        gate().example("change-board"),
+        "Approvals, which need tokens: here before the first step, in a step before leaving it.",
+    );
+    let window = Type::new(|| Shape::Scalar(json!({ "type": "string" })), window);
+    fields.set(
+        "freeze",
+        &mut plan.freeze,
+        window
+            .shown(|window| Some(window.to_string().into()))
+            .list(FREEZE_MAX)
+            .expecting("a list of windows such as `Fri 17:00 - Mon 08:00 Europe/Berlin`"),
+        "Windows in which no release starts or advances: weekly, daily (UTC without a zone), or \
+         once, as in [\"Fri 17:00 - Mon 08:00 Europe/Berlin\", \"22:00 - 06:00\", \"2026-12-24 \
+         00:00 - 2027-01-02 08:00 Europe/Berlin\"]. They never delay a rollback.",
+    );
+    plan.fast_follow = fields.read(
+        "fast_follow",
+        Type::object(fast_follow)
+            .named("FastFollow")
+            .expecting("a mapping with `within` and `from_step`"),
+        "Starts at a later step if the last release was promoted recently; by default at the \
+         first.",
+    );
+}
+
+fn window(node: &Node, problems: &ProblemList) -> Option<FreezeWindow> {
+    let text = match &node.kind {
+        NodeKind::Missing => return None,
+        NodeKind::Text(text) => text,
+        _ => {
+            let what = "a window such as `Fri 17:00 - Mon 08:00 Europe/Berlin`";
+            problems.expected(node, what);
+            return None;
+        }
+    };
+    match FreezeWindow::parse(text) {
+        Ok(window) => Some(window),
+        // The reason may quote a part of the text, which a variable may have put there.
+        Err(_) if node.substituted => {
+            problems.at(node, format!("{} is not a freeze window", node.quoted()));
+            None
+        }
+        Err(why) => {
+            problems.at(node, format!("`{text}` is not a freeze window: {why}"));
             None
         }
     }
 }
 
-fn freeze(value: &Value, problems: &mut PlanProblems) -> Vec<FreezeWindow> {
-    let what = "a list of windows such as `Fri 17:00 - Mon 08:00 Europe/Berlin`";
-    let items = problems.list("/freeze", value, what, FREEZE_MAX);
-    let mut windows = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("/freeze/{i}");
-        let Some(text) = problems.text(
-            &at,
-            item,
-            "a window such as `Fri 17:00 - Mon 08:00 Europe/Berlin`",
-        ) else {
-            continue;
-        };
-        match FreezeWindow::parse(text) {
-            Ok(window) => windows.push(window),
-            Err(why) => problems.at(at, format!("`{text}` is not a freeze window: {why}")),
-        }
-    }
-    windows
-}
-
-fn fast_follow(value: &Value, problems: &mut PlanProblems) -> Option<FastFollow> {
-    let at = "/fast_follow";
-    let object = problems.object(at, value, "a mapping with `within` and `from_step`")?;
-    problems.unknown(at, object, &["within", "from_step"]);
-    let mut required = |key: &str| {
-        let value = object.get(key);
-        if value.is_none() {
-            problems.at(join(at, key), format!("`{key}` is missing"));
-        }
-        value
-    };
-    let (within, from_step) = (required("within"), required("from_step"));
-    let within =
-        within.and_then(|value| problems.duration_above_zero("/fast_follow/within", value));
-    let from_step =
-        from_step.and_then(|value| problems.count("/fast_follow/from_step", value, 1, COUNT_MAX));
+fn fast_follow(fields: &mut Fields<'_>) -> Option<FastFollow> {
+    let within = fields.required(
+        "within",
+        "a duration such as `1h`",
+        Type::time().above_zero().example("1h"),
+        "the maximum time since the last promotion",
+    );
+    let from_step = fields.required(
+        "from_step",
+        "the number of a step",
+        Type::count(1..=COUNT_MAX).example("3"),
+        "the first step, counted from 1",
+    );
     Some(FastFollow {
         within: within?,
-        from_step: usize::try_from(from_step?).unwrap_or(usize::MAX),
+        from_step: from_step?,
     })
 }
 
 /// Problems that only the whole plan can show.
-fn check_whole(plan: &Plan, problems: &mut PlanProblems) {
-    for problem in plan.decided_by.problems() {
-        problems.at("", problem);
-    }
+fn check_whole(plan: &Plan, fields: &Fields<'_>) {
+    let problems = fields.problems();
+    let steps = fields.get("steps").unwrap_or(fields.node());
     let mut names: Vec<&str> = Vec::new();
     for gate in plan.gates() {
         if names.contains(&gate.name.as_str()) {
-            let detail = format!(
+            let message = format!(
                 "two gates are named `{}`; gate names must be unique",
                 gate.name
             );
-            problems.at("/steps", detail);
+            problems.at(steps, message);
         }
         names.push(&gate.name);
     }
-    let Some(follow) = plan.fast_follow else {
+    let (Some(follow), Some(node)) = (plan.fast_follow, fields.get("fast_follow")) else {
         return;
     };
-    let at = "/fast_follow/from_step";
+    let node = node.get("from_step").unwrap_or(node);
     if follow.from_step > plan.steps.len() {
-        problems.at(at, format!("there are {} steps", plan.steps.len()));
+        problems.at(node, format!("there are {} steps", plan.steps.len()));
         return;
     }
     let skipped = plan.steps.iter().take(follow.from_step - 1);
     if let Some(gate) = skipped.filter_map(|step| step.gate.as_ref()).next() {
-        problems.at(
-            at,
-            format!(
-                "gate `{}` would be skipped; gates cannot be skipped",
-                gate.name
-            ),
+        let message = format!(
+            "gate `{}` would be skipped; gates cannot be skipped",
+            gate.name
         );
+        problems.at(node, message);
     }
 }

@@ -1,165 +1,154 @@
-//! Validates the steps of a plan and their gates field by field.
+//! The steps of a plan and their gates.
 
-use serde_json::{Map, Value};
+use serde_json::json;
 
-use super::fields::{FieldKind, PlanProblems, join};
-use super::read::INCONCLUSIVE;
+use super::read::{COUNT_MAX, INCONCLUSIVE};
+use crate::document::{Fields, Node, ProblemList, Type};
 use crate::model::Weight;
 use crate::release::gate::Gate;
+use crate::release::replay::RunStep;
 
 const STEPS_MAX: usize = 100;
 const PEOPLE_MAX: usize = 100;
 
-/// The fields of a step in addition to weight and gate.
-const OF_STEP: [(&str, FieldKind); 4] = [
-    ("hold", FieldKind::Time),
-    ("min_requests", FieldKind::Count),
-    ("max_duration", FieldKind::Time),
-    ("inconclusive", INCONCLUSIVE),
-];
+/// A step and its gate.
+pub(super) type GatedStep = (RunStep, Option<Gate>);
 
-/// Validates the steps and returns the gate of each.
-pub(super) fn step_gates(value: &Value, problems: &mut PlanProblems) -> Vec<Option<Gate>> {
-    let items = problems.list(
-        "/steps",
-        value,
-        "a list of steps such as `[1, 5, 25, 50, 100]`",
-        STEPS_MAX,
+/// The steps, whose weights increase; at least one.
+pub(super) fn steps() -> Type<'static, Vec<GatedStep>> {
+    let short = weight().map(|weight| (RunStep::at(weight.percent()), None));
+    let step = Type::short_or_long(short, Type::object(long_step).named("LongStep"));
+    // A whole number without a decimal point.
+    step.shown(|(step, _)| serde_json::from_str(&step.weight.to_string()).ok())
+        .list_checked(0, STEPS_MAX, check_steps)
+        .expecting("a list of steps such as `[1, 5, 25, 50, 100]`")
+}
+
+fn check_steps(steps: &[(&Node, GatedStep)], node: &Node, problems: &ProblemList) {
+    if node.items().is_empty() {
+        let message = "there must be at least one step; leave `steps` out for the default `[1, 5, \
+                       25, 50, 100]`";
+        problems.at(node, message);
+    }
+    for ((_, (before, _)), (node, (step, _))) in steps.iter().zip(steps.iter().skip(1)) {
+        if step.weight <= before.weight {
+            let message = format!(
+                "step weights must increase, but {} follows {}",
+                step.weight, before.weight
+            );
+            problems.at(node, message);
+        }
+    }
+}
+
+fn weight() -> Type<'static, Weight> {
+    Type::percent(
+        "a percentage above 0 and up to 100, as a number",
+        "write it without quotes and without `%`",
+        json!({ "exclusiveMinimum": 0 }),
+    )
+    .checked(|weight, node, problems| {
+        if weight.is_zero() {
+            problems.at(node, "a step must have a weight above 0");
+        }
+    })
+}
+
+fn long_step(fields: &mut Fields<'_>) -> Option<GatedStep> {
+    let weight = fields.required(
+        "weight",
+        "a percentage above 0 and up to 100",
+        weight().example("5"),
+        "of the canary, in percent",
     );
-    if value.as_array().is_some_and(Vec::is_empty) {
-        let detail = "there must be at least one step; leave `steps` out for the default `[1, 5, \
-                      25, 50, 100]`";
-        problems.at("/steps", detail);
-    }
-    let mut before: Option<Weight> = None;
-    let mut gates = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("/steps/{i}");
-        let (weight, gate) = match item {
-            Value::Object(object) => long_step(&at, object, problems),
-            _ => (weight(&at, item, problems), None),
-        };
-        if let (Some(weight), Some(before)) = (weight, before)
-            && weight <= before
-        {
-            problems.at(
-                at,
-                format!("step weights must increase, but {weight} follows {before}"),
-            );
-        }
-        before = weight.or(before);
-        gates.push(gate);
-    }
-    gates
-}
-
-fn long_step(
-    at: &str,
-    object: &Map<String, Value>,
-    problems: &mut PlanProblems,
-) -> (Option<Weight>, Option<Gate>) {
-    let known: Vec<&str> = ["weight", "gate"]
-        .into_iter()
-        .chain(OF_STEP.map(|(key, _)| key))
-        .collect();
-    problems.unknown(at, object, &known);
-    for (key, kind) in OF_STEP {
-        if let Some(value) = object.get(key) {
-            problems.check(&join(at, key), kind, value);
-        }
-    }
-    let weight = match object.get("weight") {
-        Some(value) => weight(&join(at, "weight"), value, problems),
-        None => {
-            problems.at(
-                join(at, "weight"),
-                "`weight` is missing; expected a percentage above 0 and up to 100",
-            );
-            None
-        }
-    };
-    let gate = object
-        .get("gate")
-        .and_then(|value| gate(&join(at, "gate"), value, problems));
-    (weight, gate)
-}
-
-fn weight(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Weight> {
-    let Some(percent) = value.as_f64() else {
-        problems.expected(at, "a percentage above 0 and up to 100, as a number", value);
-        return None;
-    };
-    match Weight::from_percent(percent) {
-        Ok(weight) if weight.is_zero() => {
-            problems.at(at, "a step must have a weight above 0");
-            None
-        }
-        Ok(weight) => Some(weight),
-        Err(error) => {
-            problems.at(at, error.to_string());
-            None
-        }
-    }
+    let mut step = RunStep::at(weight.map_or(0.0, Weight::percent));
+    let time = || Type::time().without_default();
+    fields.set(
+        "hold",
+        &mut step.hold,
+        time().example("10m"),
+        "the minimum time, if more than `bake`",
+    );
+    let gate = fields.read(
+        "gate",
+        gate().example("sign-off"),
+        "an approval before the release leaves this step",
+    );
+    step.min_requests = fields.read(
+        "min_requests",
+        Type::count(0..=COUNT_MAX).example("1000"),
+        "the minimum of requests on the canary",
+    );
+    fields.set(
+        "max_duration",
+        &mut step.max_duration,
+        time().example("1h"),
+        "the maximum time without a result",
+    );
+    step.inconclusive = fields.read(
+        "inconclusive",
+        Type::choice(&INCONCLUSIVE).example("roll_back"),
+        "what follows then",
+    );
+    weight.map(|_| (step, gate))
 }
 
 /// A name alone, or a mapping.
-pub(super) fn gate(at: &str, value: &Value, problems: &mut PlanProblems) -> Option<Gate> {
+pub(super) fn gate() -> Type<'static, Gate> {
     let what = "the name of a gate, or a mapping with `name`";
-    if value.is_string() {
-        return Some(Gate {
-            name: problems.text(at, value, what)?.trim().to_owned(),
-            approvals: 1,
-            by: Vec::new(),
-            expires: None,
-        });
-    }
-    let object = problems.object(at, value, what)?;
-    problems.unknown(at, object, &["name", "approvals", "by", "expires"]);
-    let name = match object.get("name") {
-        Some(name) => problems.text(&join(at, "name"), name, "the name of the gate"),
-        None => {
-            problems.at(
-                join(at, "name"),
-                "`name` is missing; expected the name of the gate",
-            );
-            None
-        }
-    };
-    let by = object
-        .get("by")
-        .map_or(Vec::new(), |by| people(&join(at, "by"), by, problems));
-    let most = if by.is_empty() { PEOPLE_MAX } else { by.len() };
-    let approvals = object.get("approvals").map_or(Some(1), |value| {
-        problems.count(
-            &join(at, "approvals"),
-            value,
-            1,
-            u64::try_from(most).unwrap_or(u64::MAX),
-        )
+    let short = Type::word(what).map(|name| Gate {
+        name,
+        approvals: 1,
+        by: Vec::new(),
+        expires: None,
     });
-    let expires = object
-        .get("expires")
-        .and_then(|value| problems.duration_above_zero(&join(at, "expires"), value));
+    Type::short_or_long(short, Type::object(long_gate).named("FullGate"))
+}
+
+fn long_gate(fields: &mut Fields<'_>) -> Option<Gate> {
+    let name = fields.required(
+        "name",
+        "the name of the gate",
+        Type::word("the name of the gate").example("change-board"),
+        "no other gate of the plan has it",
+    );
+    // In the order of the text, although `by` bounds the approvals.
+    let most = match fields.get("by").map_or(0, |by| by.items().len()) {
+        0 => PEOPLE_MAX,
+        people => people.min(PEOPLE_MAX),
+    };
+    let mut approvals = 1;
+    fields.set(
+        "approvals",
+        &mut approvals,
+        Type::count(1..=most.try_into().unwrap_or(u64::MAX)),
+        "from 2 on, who started the release is not one of them",
+    );
+    let mut by = Vec::new();
+    let people = Type::word("the name of a token").list_checked(0, PEOPLE_MAX, check_people);
+    fields.set(
+        "by",
+        &mut by,
+        people.without_default().example("[alice, bob, carol]"),
+        "names of tokens; by default all with the role approve or admin",
+    );
+    let expires = fields.read(
+        "expires",
+        Type::time().above_zero().example("24h"),
+        "an approval no longer counts after that; by default it does",
+    );
     Some(Gate {
-        name: name?.trim().to_owned(),
-        approvals: usize::try_from(approvals?).unwrap_or(usize::MAX),
+        name: name?,
+        approvals,
         by,
         expires,
     })
 }
 
-fn people(at: &str, value: &Value, problems: &mut PlanProblems) -> Vec<String> {
-    let items = problems.list(at, value, "a list of names of tokens", PEOPLE_MAX);
-    let mut people: Vec<String> = Vec::new();
-    for (i, item) in items.iter().enumerate() {
-        let at = format!("{at}/{i}");
-        match problems.text(&at, item, "the name of a token") {
-            Some(name) if people.iter().any(|known| known == name) => {
-                problems.at(at, format!("`{name}` is named twice"));
-            }
-            Some(name) => people.push(name.to_owned()),
-            None => {}
+fn check_people(people: &[(&Node, String)], _: &Node, problems: &ProblemList) {
+    for (at, (node, name)) in people.iter().enumerate() {
+        if people.iter().take(at).any(|(_, earlier)| earlier == name) {
+            problems.at(node, format!("{} is named twice", node.quoted()));
         }
     }
-    people
 }

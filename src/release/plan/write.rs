@@ -1,12 +1,11 @@
 //! Serializes a plan with all defaults.
 
-use std::time::Duration;
-
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
 use super::{Plan, Rescue};
+use crate::document::quantity::write_duration;
 use crate::release::gate::Gate;
 
 pub(super) fn write(plan: &Plan) -> Map<String, Value> {
@@ -63,13 +62,13 @@ fn without_nulls(value: Value) -> Value {
 fn gate_json(gate: &Gate) -> Value {
     let mut whole = json!({ "name": gate.name, "approvals": gate.approvals, "by": gate.by });
     if let (Some(fields), Some(expires)) = (whole.as_object_mut(), gate.expires) {
-        fields.insert("expires".to_owned(), json!(time(expires)));
+        fields.insert("expires".to_owned(), json!(write_duration(expires)));
     }
     whole
 }
 
 fn fast_follow(follow: super::FastFollow) -> Value {
-    json!({ "within": time(follow.within), "from_step": follow.from_step })
+    json!({ "within": write_duration(follow.within), "from_step": follow.from_step })
 }
 
 fn rescue(rescue: &Rescue) -> Value {
@@ -77,15 +76,6 @@ fn rescue(rescue: &Rescue) -> Value {
         Rescue::Off => json!("off"),
         Rescue::Safe => json!("safe"),
         Rescue::Header(name) => json!({ "header": name }),
-    }
-}
-
-/// A duration in the largest unit that gives a whole number.
-pub(super) fn time(duration: Duration) -> String {
-    match duration.as_micros() {
-        us if us.is_multiple_of(1_000_000) => format!("{}s", us / 1_000_000),
-        us if us.is_multiple_of(1_000) => format!("{}ms", us / 1_000),
-        us => format!("{us}us"),
     }
 }
 

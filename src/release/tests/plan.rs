@@ -133,9 +133,13 @@ fn invalid_steps_are_reported_with_pointer() {
         (
             json!({ "steps": [1, 101] }),
             "/steps/1",
-            "not a percentage from 0 to 100",
+            "above 0 and up to 100",
         ),
-        (json!({ "steps": [0.001] }), "/steps/0", "0.01"),
+        (
+            json!({ "steps": [0.001] }),
+            "/steps/0",
+            "at most two decimals",
+        ),
         (
             json!({ "steps": [5, 5] }),
             "/steps/1",
@@ -217,7 +221,7 @@ fn invalid_probabilities_and_durations_are_reported_with_pointer() {
         (
             json!({ "alpha": "small" }),
             "/alpha",
-            "expected a number, found `small`",
+            "expected a number between 0 and 1, found `small`",
         ),
         (json!({ "beta": 1 }), "/beta", "between 0 and 1"),
         (
@@ -233,7 +237,7 @@ fn invalid_probabilities_and_durations_are_reported_with_pointer() {
         (
             json!({ "bake": 10 }),
             "/bake",
-            "found 10 without a unit; did you mean `10s`?",
+            "found `10` without a unit; did you mean `10s`?",
         ),
         (json!({ "bake": "400d" }), "/bake", "longer than a year"),
         (json!({ "bake": null }), "/bake", "found nothing"),
@@ -272,7 +276,7 @@ fn invalid_objectives_are_reported_with_pointer() {
         ),
         (
             json!({ "objectives": [{ "error_rate": { "ratio": 0 } }] }),
-            "/objectives/0",
+            "/objectives/0/error_rate/ratio",
             "above 0",
         ),
         (
@@ -292,8 +296,8 @@ fn invalid_objectives_are_reported_with_pointer() {
         ),
         (
             json!({ "objectives": [{ "slo": { "error_rate": { "below": 0 } } }] }),
-            "/objectives/0",
-            "allow more than 0 %",
+            "/objectives/0/slo/error_rate/below",
+            "above 0% and below 100%",
         ),
     ]);
 }

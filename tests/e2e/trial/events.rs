@@ -166,7 +166,7 @@ fn testers_have_no_events() {
     let mut rig = Trial::new(blue.address, green.address).points(0).start();
     assert_eq!(rig.get("X-Version: green\r\n").expect(500).text(), "green");
     let counted = rig.counted(1);
-    assert_eq!(counted.answers, [(GREEN, 500)]);
+    assert_eq!(counted.responses, [(GREEN, 500)]);
     assert!(rig.events().is_empty());
     assert_eq!(rig.handle.tripwire().spent(BudgetKind::Visible), 0);
 }

@@ -61,7 +61,7 @@ struct Counted {
     /// Other completed requests of each upstream.
     successes: [u64; 2],
     /// Responses to clients, with the upstream that they count for.
-    answers: Vec<(Option<UpstreamKey>, u16)>,
+    responses: Vec<(Option<UpstreamKey>, u16)>,
     /// Failures by reason: whether it reached a client, and of which upstream.
     reasons: Vec<(bool, Option<UpstreamKey>, Reason)>,
 }
@@ -271,10 +271,10 @@ impl Rig {
         (last.assignment.side, last.happened)
     }
 
-    /// The totals, once `answers` responses are counted.
+    /// The totals, once `responses` responses are counted.
     #[track_caller]
-    fn counted(&mut self, answers: usize) -> &Counted {
-        until(&format!("{answers} responses are counted"), || {
+    fn counted(&mut self, responses: usize) -> &Counted {
+        until(&format!("{responses} responses are counted"), || {
             while let Ok(batch) = self.batches.try_recv() {
                 for (key, summary) in &batch.summaries {
                     self.counted.failures[key.index()] += summary.failures();
@@ -288,12 +288,12 @@ impl Rig {
                 for (labels, count) in &batch.requests {
                     let one = (labels.upstream, labels.status);
                     let repeated = std::iter::repeat_n(one, usize::try_from(*count).unwrap());
-                    self.counted.answers.extend(repeated);
+                    self.counted.responses.extend(repeated);
                 }
             }
-            (self.counted.answers.len() >= answers).then_some(())
+            (self.counted.responses.len() >= responses).then_some(())
         });
-        assert_eq!(self.counted.answers.len(), answers);
+        assert_eq!(self.counted.responses.len(), responses);
         &self.counted
     }
 }

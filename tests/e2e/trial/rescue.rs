@@ -46,8 +46,8 @@ fn canary_failures_before_the_response_are_invisible_to_users() {
             .rescue(RescuePolicy::Safe)
             .timeouts(short_timeouts());
         let mut rig = trial.start();
-        let answer = rig.get("X-Mine: kept\r\n").expect(200);
-        assert_eq!(answer.text(), "blue", "{how}");
+        let response = rig.get("X-Mine: kept\r\n").expect(200);
+        assert_eq!(response.text(), "blue", "{how}");
         // The second attempt has all fields of the first, each once.
         let request = blue.last();
         assert_eq!(request.header("x-mine").as_deref(), Some("kept"), "{how}");
@@ -60,7 +60,7 @@ fn canary_failures_before_the_response_are_invisible_to_users() {
         assert!(hops.len() == 16 && !hops.contains(','), "{how}: {hops}");
         assert_eq!(
             request.header("x-request-id"),
-            answer.header("x-request-id"),
+            response.header("x-request-id"),
             "{how}"
         );
         assert!(request.header("x-request-id").is_some(), "{how}");
@@ -71,7 +71,7 @@ fn canary_failures_before_the_response_are_invisible_to_users() {
         );
         let counted = rig.counted(1);
         assert_eq!(
-            counted.answers,
+            counted.responses,
             [(BLUE, 200)],
             "{how}: one request, by the upstream that responded"
         );
@@ -110,7 +110,7 @@ fn without_failover_users_see_the_failure_and_it_spends_budget() {
             "{how}"
         );
         let counted = rig.counted(1);
-        assert_eq!(counted.answers, [(GREEN, status)], "{how}");
+        assert_eq!(counted.responses, [(GREEN, status)], "{how}");
         assert_eq!(
             (counted.failures, counted.successes),
             ([0, 1], [0, 0]),
@@ -212,7 +212,7 @@ fn a_failed_failover_is_a_visible_canary_failure() {
     );
     let counted = rig.counted(1);
     assert_eq!(
-        (counted.failures, &*counted.answers),
+        (counted.failures, &*counted.responses),
         ([1, 1], &[(BLUE, 503)][..])
     );
     let wire = rig.handle.tripwire();

@@ -22,8 +22,8 @@ use report::Moments;
 use screen::{Screen, Style};
 use stage::{BASELINE, CANARY, SERVICE, Stage};
 
-use super::signals::Signals;
-use crate::cli::client;
+use crate::app::{self, Signals};
+use crate::client;
 use crate::model::api;
 use crate::telemetry::LineQueue;
 
@@ -73,7 +73,7 @@ pub(crate) enum Error {
     Part(#[source] io::Error),
     /// The proxy did not start.
     #[error(transparent)]
-    Proxy(#[from] super::Error),
+    Proxy(#[from] app::Error),
     /// The admin API rejected a call.
     #[error(transparent)]
     Admin(#[from] client::Error),

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
-use super::client::{AdminClient, Error};
+use super::http::{AdminClient, Error};
 
 /// Delay before the stream is reopened.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const EVENT_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// An event, or a change of the stream's state.
 #[derive(Debug)]
-pub(super) enum StreamEvent {
+pub(crate) enum StreamEvent {
     /// The stream is open. It has no earlier events, unless it was resumed.
     Open,
     /// The data of an event.
@@ -35,14 +35,14 @@ pub(super) enum StreamEvent {
 
 /// An event stream, kept open by a task until it is dropped.
 #[derive(Debug)]
-pub(super) struct EventSubscription {
+pub(crate) struct EventSubscription {
     events: mpsc::Receiver<StreamEvent>,
     task: JoinHandle<()>,
 }
 
 impl EventSubscription {
     /// Subscribes to the events of a service.
-    pub(super) fn of(client: AdminClient, service: String) -> EventSubscription {
+    pub(crate) fn of(client: AdminClient, service: String) -> EventSubscription {
         let (sender, events) = mpsc::channel(QUEUE_MAX);
         let task = tokio::spawn(async move {
             let mut last_id = None;
@@ -58,7 +58,7 @@ impl EventSubscription {
     }
 
     /// The next event. Cancel safe.
-    pub(super) async fn next(&mut self) -> StreamEvent {
+    pub(crate) async fn next(&mut self) -> StreamEvent {
         match self.events.recv().await {
             Some(event) => event,
             None => std::future::pending().await,

@@ -14,7 +14,7 @@ use super::Error;
 use super::load::Load;
 use super::upstream::DemoVersion;
 use crate::app::{self, Running, start};
-use crate::cli::client::AdminClient;
+use crate::client::AdminClient;
 use crate::config;
 
 /// The service's name.

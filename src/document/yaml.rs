@@ -14,20 +14,23 @@ use serde_yaml::budget::BudgetBreach;
 use serde_yaml::{DuplicateKeyPolicy, Error, Location, NonFiniteFloatPolicy, Options, Spanned};
 
 use super::env::substitute;
-use super::report::{ConfigProblem, SourceText, TextSpan};
-use super::tree::{MapEntry, Node, NodeKind, join, join_index};
+use super::node::{MapEntry, Node, NodeKind, NodePath};
+use super::problem::{ProblemList, SourceText, TextSpan};
 
 /// Maximum nesting depth; the configuration needs eight levels.
 const DEPTH_MAX: usize = 32;
+
+/// The longest text that is read.
+pub(crate) const TEXT_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// Parses `source`, with variables from `env`.
 ///
 /// A missing variable is reported and its node marked; the rest of the tree is still checked.
 /// Without a tree there is exactly one problem with the cause.
-pub(super) fn read(
+pub(crate) fn read(
     source: &Arc<SourceText>,
     env: &HashMap<String, String>,
-    problems: &mut Vec<ConfigProblem>,
+    problems: &ProblemList,
 ) -> Option<Node> {
     match serde_yaml::from_str_with_options::<Spanned<Raw>>(&source.text, options()) {
         Ok(raw) => Some(
@@ -36,15 +39,11 @@ pub(super) fn read(
                 env,
                 problems,
             }
-            .node(raw, String::new()),
+            .node(raw, NodePath::default()),
         ),
         Err(error) => {
-            problems.push(ConfigProblem::new(
-                source,
-                error.location().map(span),
-                "",
-                message(&error),
-            ));
+            let place = error.location().map(span);
+            problems.push(place.as_ref(), &NodePath::default(), message(&error), None);
             None
         }
     }
@@ -55,7 +54,7 @@ fn options() -> Options {
         budget: serde_yaml::budget! {
             max_documents: 1,
             max_depth: DEPTH_MAX,
-            max_total_scalar_bytes: 2 * super::TEXT_BYTES_MAX,
+            max_total_scalar_bytes: 2 * TEXT_BYTES_MAX,
         },
         strict_booleans: true,
         // `Build` reports each of them.
@@ -193,11 +192,11 @@ impl<'de> Visitor<'de> for RawVisitor {
 struct Build<'a> {
     source: &'a Arc<SourceText>,
     env: &'a HashMap<String, String>,
-    problems: &'a mut Vec<ConfigProblem>,
+    problems: &'a ProblemList,
 }
 
 impl Build<'_> {
-    fn node(&mut self, raw: Spanned<Raw>, path: String) -> Node {
+    fn node(&self, raw: Spanned<Raw>, path: NodePath) -> Node {
         // Messages quote the text of the file, never a value from the environment, which may be a
         // secret.
         let written = self
@@ -221,7 +220,7 @@ impl Build<'_> {
                 let items = items.into_iter().enumerate();
                 NodeKind::List(
                     items
-                        .map(|(index, item)| self.node(item, join_index(&path, index)))
+                        .map(|(index, item)| self.node(item, path.index(index)))
                         .collect(),
                 )
             }
@@ -236,30 +235,27 @@ impl Build<'_> {
         }
     }
 
-    fn text(&mut self, text: String, span: &TextSpan, path: &str) -> NodeKind {
+    fn text(&self, text: String, span: &TextSpan, path: &NodePath) -> NodeKind {
         match substitute(&text, self.env) {
             Ok(Cow::Borrowed(_)) => NodeKind::Text(text),
             Ok(Cow::Owned(text)) => NodeKind::Text(text),
             Err(fault) => {
-                let mut problem =
-                    ConfigProblem::new(self.source, Some(span.clone()), path, fault.message);
-                problem.help = fault.help;
-                self.problems.push(problem);
+                self.problems
+                    .push(Some(span), path, fault.message, fault.help);
                 NodeKind::Missing
             }
         }
     }
 
-    fn entries(&mut self, raw: Vec<(Spanned<String>, Spanned<Raw>)>, path: &str) -> Vec<MapEntry> {
+    fn entries(&self, raw: Vec<(Spanned<String>, Spanned<Raw>)>, path: &NodePath) -> Vec<MapEntry> {
         let mut first: HashMap<String, u64> = HashMap::new();
         let mut entries = Vec::with_capacity(raw.len());
         for (key, value) in raw {
             let span = span(key.referenced);
-            let path = join(path, &key.value);
+            let path = path.key(&key.value);
             if let Some(line) = first.get(&key.value) {
                 let message = format!("duplicate key `{}`; the first is in line {line}", key.value);
-                self.problems
-                    .push(ConfigProblem::new(self.source, Some(span), &path, message));
+                self.problems.push(Some(&span), &path, message, None);
                 continue;
             }
             first.insert(key.value.clone(), span.line);

@@ -18,7 +18,7 @@ use crate::control::controller::Controller;
 use crate::control::metrics::MANUAL;
 use crate::model::{Name, api, probe_host};
 use crate::release::Direction;
-use crate::release::engine::{Decision, Event};
+use crate::release::engine::{Decision, EngineEvent};
 use crate::stats::{EventBatch, ReleaseKey};
 use crate::store::ReleaseRecord;
 use crate::time::Timestamp;
@@ -219,7 +219,7 @@ impl Controller {
     fn external(&mut self, name: &Name, now: Timestamp) -> Option<Decision> {
         if let Some(detail) = self.unhealthy(name) {
             let active = self.active(name)?;
-            return active.feed(&Event::Unhealthy(&detail), active.at(now));
+            return active.feed(&EngineEvent::Unhealthy(&detail), active.at(now));
         }
         let active = self.active(name)?;
         if active.release().phase != api::Phase::Preflight {
@@ -230,7 +230,7 @@ impl Controller {
             PreflightState::Running => None,
             PreflightState::Done(result) => {
                 let result = result.as_ref().copied().map_err(String::as_str);
-                active.feed(&Event::Preflight(result), active.at(now))
+                active.feed(&EngineEvent::Preflight(result), active.at(now))
             }
         }
     }

@@ -10,7 +10,7 @@ use super::transition::ITSELF;
 use crate::analysis::Units;
 use crate::control::metrics::ABANDONED;
 use crate::model::api;
-use crate::release::engine::{Engine, Event};
+use crate::release::engine::{Engine, EngineEvent};
 use crate::release::replay::Writer;
 use crate::release::{ReleaseState, Timeline, TimelineMark, Trial};
 use crate::routing::ReleaseHandleSpec;
@@ -317,6 +317,6 @@ impl RunningRelease {
     pub(super) fn continue_with(&mut self, recording: Option<Recording>, now: Timestamp) {
         self.recording = recording;
         let written_off = [self.visible.forgone, self.all.forgone].map(u64::from);
-        self.feed(&Event::Resumed { written_off }, self.at(now));
+        self.feed(&EngineEvent::Resumed { written_off }, self.at(now));
     }
 }

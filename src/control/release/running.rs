@@ -12,7 +12,7 @@ use crate::analysis::{Units, landmark};
 use crate::control::Refusal;
 use crate::release::engine::cohorts::{CohortBuilder, KnownEvents};
 use crate::release::engine::scored::Scored;
-use crate::release::engine::{Decision, Engine, Event, Facts, Moment, Trip};
+use crate::release::engine::{Decision, Engine, EngineEvent, Facts, Moment, TrippedBudget};
 use crate::release::replay::Writer;
 use crate::release::{Command, Finding, ReleaseState, Timeline, Trial};
 use crate::routing::{BudgetKind, ReleaseHandle, ReleaseHandleSpec};
@@ -185,7 +185,7 @@ impl RunningRelease {
             pending: self.cohorts.pending(),
             spent: self.engine.facts().spent,
         };
-        self.feed(&Event::Facts(facts), self.at(now));
+        self.feed(&EngineEvent::Facts(facts), self.at(now));
     }
 
     /// Whether a failure of the canary waits for earlier requests before it can be judged.
@@ -202,20 +202,20 @@ impl RunningRelease {
             let at_ms = self.timeline.ms(moment(scored.at_us));
             let cohort = scored.cohort(at_ms);
             let event = match &scored.matured {
-                Some(matured) => Event::Matured(matured),
-                None if scored.is_tainted => Event::Tainted(&cohort),
-                None => Event::Cohort(&cohort),
+                Some(matured) => EngineEvent::Matured(matured),
+                None if scored.is_tainted => EngineEvent::Tainted(&cohort),
+                None => EngineEvent::Cohort(&cohort),
             };
             let decision = self.feed(&event, Moment { at_ms, now });
             if decision.is_some() {
                 return decision;
             }
         }
-        self.feed(&Event::Tick, self.at(now))
+        self.feed(&EngineEvent::Tick, self.at(now))
     }
 
     /// Hands an event to the engine, and records it.
-    pub(super) fn feed(&mut self, event: &Event<'_>, at: Moment) -> Option<Decision> {
+    pub(super) fn feed(&mut self, event: &EngineEvent<'_>, at: Moment) -> Option<Decision> {
         let decision = self.engine.on(event, at);
         if let Some(recording) = &self.recording {
             let add = |line| recording.add(line);
@@ -262,20 +262,20 @@ impl RunningRelease {
             BudgetKind::Visible => (&self.visible, plan.budget()),
             BudgetKind::All => (&self.all, plan.rescued_budget()),
         };
-        let trip = Trip {
+        let trip = TrippedBudget {
             objective: by.as_str(),
             spent: self.counted(budget),
             written_off: budget.forgone.into(),
             limit,
             outran: budget.capped.map(u64::from),
         };
-        self.feed(&Event::Tripped(trip), self.at(now))
+        self.feed(&EngineEvent::Tripped(trip), self.at(now))
     }
 
     /// The last decision was not carried out: the judge returns to the release's step.
     pub(in crate::control) fn step_back(&mut self, now: Timestamp) {
         self.retry_at = now.plus(RETRY);
-        self.feed(&Event::Refused, self.at(now));
+        self.feed(&EngineEvent::Refused, self.at(now));
         if self.release().step().is_none() {
             self.preflight = PreflightState::Due;
         }
@@ -291,7 +291,7 @@ impl RunningRelease {
         };
         // They count from the next evaluation on, which may record them.
         let origin = Timestamp::new(0, 0);
-        self.feed(&Event::Facts(facts), self.at(origin));
+        self.feed(&EngineEvent::Facts(facts), self.at(origin));
         let pending = self.cohorts.pending();
         let known = self.baseline_failures;
         let (visible, all) = (

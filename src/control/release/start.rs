@@ -12,7 +12,7 @@ use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, Weight, api};
-use crate::release::engine::Event;
+use crate::release::engine::EngineEvent;
 use crate::release::replay::Writer;
 use crate::release::{Command, Illegal, Plan, ReleaseState, Rescue, overriding};
 use crate::routing::{self, ReleaseHandleSpec};
@@ -127,7 +127,7 @@ impl Controller {
         if let Some(recording) = &active.recording {
             recording.add(Writer::begin(active.release(), active.units.are_sticky()));
         }
-        let past = Event::Past {
+        let past = EngineEvent::Past {
             latency_us: &latency_us,
             failures,
         };

@@ -8,7 +8,7 @@ use crate::control::change::{Change, Reply};
 use crate::control::controller::{Controller, ServiceEntry};
 use crate::control::{Intent, Refusal};
 use crate::model::{Name, api};
-use crate::release::engine::{Decision, Event};
+use crate::release::engine::{Decision, EngineEvent};
 use crate::release::replay::Writer;
 use crate::release::{Command, Input, ReleaseAction, ReleaseState};
 use crate::routing::LiveState;
@@ -127,7 +127,7 @@ impl ServiceEntry {
             }
             let weight = after.weight().percent();
             active.history.turn(now, action, actor, detail, weight);
-            active.feed(&Event::Applied(&after), active.at(now));
+            active.feed(&EngineEvent::Applied(&after), active.at(now));
             self.active = Some(active);
         }
         let is_over = self
@@ -208,7 +208,7 @@ impl Controller {
             return false;
         }
         if let Some(active) = &mut managed.active {
-            active.feed(&Event::Accepted(&due), active.at(now));
+            active.feed(&EngineEvent::Accepted(&due), active.at(now));
         }
         let transition = due.transition;
         let moved = Change {

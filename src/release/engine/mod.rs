@@ -1,9 +1,9 @@
 //! The decision engine of a release, the same for live releases and for replays.
 //!
-//! [`CohortBuilder`] makes cohorts of what workers report. [`Engine`] holds the state machine, the
-//! judge and the budgets, and decides by [`Event`]s. It does nothing itself: the caller carries a
-//! [`Decision`] out and reports what became of it, so that a store that is slow or refuses is an
-//! event like any other.
+//! [`CohortBuilder`](cohorts::CohortBuilder) makes cohorts of what workers report. [`Engine`] holds
+//! the state machine, the judge and the budgets, and decides by [`EngineEvent`]s. It does nothing
+//! itself: the caller carries a [`Decision`] out and reports what became of it, so that a store that
+//! is slow or refuses is an event like any other.
 //!
 //! Each event that may have changed the engine, or caused a decision, is recorded
 //! ([`Writer`](super::replay::Writer)). An event that did neither leaves the engine as it was. So
@@ -34,7 +34,7 @@ pub(crate) struct Moment {
 
 /// What an engine decides by.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Event<'a> {
+pub(crate) enum EngineEvent<'a> {
     /// The baseline's history before the release: responses by latency, and failures.
     Past {
         latency_us: &'a [(u64, u64)],
@@ -51,7 +51,7 @@ pub(crate) enum Event<'a> {
     /// Time has passed.
     Tick,
     /// The data plane has removed the canary: the fields of [`Input::Tripped`].
-    Tripped(Trip),
+    Tripped(TrippedBudget),
     /// No endpoint of the canary is healthy.
     Unhealthy(&'a str),
     /// The result of the preflight.
@@ -69,7 +69,7 @@ pub(crate) enum Event<'a> {
 
 /// A budget that the data plane found exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Trip {
+pub(crate) struct TrippedBudget {
     pub(crate) objective: &'static str,
     pub(crate) spent: u64,
     pub(crate) written_off: u64,
@@ -95,8 +95,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// These facts with other counts of pending requests and failures, which matter to budgets
-    /// only.
+    /// These facts with other counts of pending requests and failures, which only budgets need.
     pub(super) fn with_counts(self, other: Facts) -> Facts {
         Facts {
             pending: other.pending,
@@ -165,35 +164,35 @@ impl Engine {
     }
 
     /// Handles an event; returns the transition that follows, if one does.
-    pub(crate) fn on(&mut self, event: &Event<'_>, at: Moment) -> Option<Decision> {
+    pub(crate) fn on(&mut self, event: &EngineEvent<'_>, at: Moment) -> Option<Decision> {
         match *event {
-            Event::Past {
+            EngineEvent::Past {
                 latency_us,
                 failures,
             } => self.trial.warm(latency_us, failures),
-            Event::Cohort(cohort) => {
+            EngineEvent::Cohort(cohort) => {
                 self.trial.explain(cohort);
                 self.trial.judge(cohort);
                 self.trial.count(cohort);
                 return self.judged(at);
             }
-            Event::Tainted(cohort) => self.trial.explain(cohort),
-            Event::Matured(matured) => {
+            EngineEvent::Tainted(cohort) => self.trial.explain(cohort),
+            EngineEvent::Matured(matured) => {
                 self.trial.mature(at.at_ms, matured);
                 return self.judged(at);
             }
-            Event::Facts(facts) => self.know(facts),
-            Event::Tick => return self.judged(at),
-            Event::Tripped(trip) => return self.tripped(trip, at),
-            Event::Unhealthy(detail) => return self.next(&Input::Unhealthy { detail }, at),
-            Event::Preflight(result) => return self.next(&Input::Preflight(result), at),
-            Event::Accepted(decision) => self.accept(decision),
-            Event::Applied(release) => {
+            EngineEvent::Facts(facts) => self.know(facts),
+            EngineEvent::Tick => return self.judged(at),
+            EngineEvent::Tripped(trip) => return self.tripped(trip, at),
+            EngineEvent::Unhealthy(detail) => return self.next(&Input::Unhealthy { detail }, at),
+            EngineEvent::Preflight(result) => return self.next(&Input::Preflight(result), at),
+            EngineEvent::Accepted(decision) => self.accept(decision),
+            EngineEvent::Applied(release) => {
                 self.is_committing = false;
                 self.release = release.clone();
             }
-            Event::Refused => self.step_back(at),
-            Event::Resumed { written_off } => {
+            EngineEvent::Refused => self.step_back(at),
+            EngineEvent::Resumed { written_off } => {
                 let [visible, all] = written_off;
                 self.trial.set_written_off(visible, all);
                 self.step_back(at);
@@ -332,7 +331,7 @@ impl Engine {
         finding
     }
 
-    fn tripped(&self, trip: Trip, at: Moment) -> Option<Decision> {
+    fn tripped(&self, trip: TrippedBudget, at: Moment) -> Option<Decision> {
         let budget = match trip.objective {
             "budget" => self.release.plan.budget(),
             _ => self.release.plan.rescued_budget(),

@@ -3,13 +3,13 @@
 use serde::Deserialize;
 
 use crate::analysis::PendingCohort;
-use crate::release::engine::{Event, Facts, Trip};
+use crate::release::engine::{EngineEvent, Facts, TrippedBudget};
 use crate::release::{Command, ReleaseAction};
 
 /// An event of a recording.
 #[derive(Debug)]
 pub(super) enum RecordedEvent<'a> {
-    Engine(Event<'a>),
+    Engine(EngineEvent<'a>),
     Command(Command<'a>),
     /// The last decision is being committed.
     Committing,
@@ -73,22 +73,22 @@ impl EventLine {
         Ok(match self.event.as_str() {
             "past" => {
                 let past = self.baseline.as_ref();
-                RecordedEvent::Engine(Event::Past {
+                RecordedEvent::Engine(EngineEvent::Past {
                     latency_us: past.map_or(&[], |past| &past.latency_us),
                     failures: past.map_or(0, |past| past.failures),
                 })
             }
-            "facts" => RecordedEvent::Engine(Event::Facts(self.facts())),
-            "tick" => RecordedEvent::Engine(Event::Tick),
+            "facts" => RecordedEvent::Engine(EngineEvent::Facts(self.facts())),
+            "tick" => RecordedEvent::Engine(EngineEvent::Tick),
             "preflight" => {
                 let failed = Err("the preflight of the recorded release failed");
                 let passed = self.passed.unwrap_or_default();
-                RecordedEvent::Engine(Event::Preflight(if passed { Ok(()) } else { failed }))
+                RecordedEvent::Engine(EngineEvent::Preflight(if passed { Ok(()) } else { failed }))
             }
-            "unhealthy" => {
-                RecordedEvent::Engine(Event::Unhealthy("no endpoint of the canary was healthy"))
-            }
-            "trip" => RecordedEvent::Engine(Event::Tripped(self.trip())),
+            "unhealthy" => RecordedEvent::Engine(EngineEvent::Unhealthy(
+                "no endpoint of the canary was healthy",
+            )),
+            "trip" => RecordedEvent::Engine(EngineEvent::Tripped(self.trip())),
             "committing" => RecordedEvent::Committing,
             "committed" => RecordedEvent::Committed,
             "refused" => RecordedEvent::Refused,
@@ -121,9 +121,9 @@ impl EventLine {
         }
     }
 
-    fn trip(&self) -> Trip {
+    fn trip(&self) -> TrippedBudget {
         let number = |value: &serde_json::Value| value.as_u64().unwrap_or_default();
-        Trip {
+        TrippedBudget {
             objective: match self.objective.as_deref() {
                 Some("rescued_budget") => "rescued_budget",
                 _ => "budget",

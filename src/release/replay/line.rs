@@ -10,7 +10,7 @@ use super::run::{HoldStatus, Mode, Recorded, Run, RunResult};
 use super::scan;
 use super::units::{MaturedLine, UnitList};
 use crate::analysis::{ArmCounts, Cohort, Repeats, Unit};
-use crate::release::engine::Event;
+use crate::release::engine::EngineEvent;
 
 /// A sequence of runs.
 #[derive(Debug, Default)]
@@ -280,8 +280,8 @@ impl Replay {
             canary: canary.arm(baseline, of_canary),
         };
         let event = match beside.is_tainted {
-            true => Event::Tainted(&cohort),
-            false => Event::Cohort(&cohort),
+            true => EngineEvent::Tainted(&cohort),
+            false => EngineEvent::Cohort(&cohort),
         };
         if run.has_events() || beside.is_tainted {
             run.on(&RecordedEvent::Engine(event), at_ms, beside.unix_us);
@@ -323,7 +323,7 @@ impl Replay {
         };
         let matured = matured.matured(weight / 100.0);
         if run.has_events() {
-            let event = RecordedEvent::Engine(Event::Matured(&matured));
+            let event = RecordedEvent::Engine(EngineEvent::Matured(&matured));
             run.on(&event, at_ms, beside.unix_us);
         } else {
             run.mature_recorded(at_ms, &matured, beside.status);

@@ -12,7 +12,7 @@ use super::plan::RunPlan;
 use super::units::Ages;
 use crate::analysis::{Cohort, Judge, Matured, WaitReason};
 use crate::model::api::Phase;
-use crate::release::engine::{Decision, Engine, Event, Moment};
+use crate::release::engine::{Decision, Engine, EngineEvent, Moment};
 use crate::release::{Direction, Plan, ReleaseState, Trial};
 use crate::time::Timestamp;
 
@@ -196,7 +196,7 @@ impl Run {
 
     /// Adds the baseline's history before the release.
     pub fn warm(&mut self, latency_us: &[(u64, u64)], failures: u64) {
-        let past = Event::Past {
+        let past = EngineEvent::Past {
             latency_us,
             failures,
         };
@@ -229,10 +229,10 @@ impl Run {
             }
             self.enter(cohort.weight, at);
             while let Some(matured) = self.ages.next(self.now_ms) {
-                self.engine.on(&Event::Matured(&matured), at);
+                self.engine.on(&EngineEvent::Matured(&matured), at);
             }
             self.ages.add(cohort);
-            let decision = self.engine.on(&Event::Cohort(cohort), at);
+            let decision = self.engine.on(&EngineEvent::Cohort(cohort), at);
             self.decide(decision, status, at);
         }
         self.decided.as_ref()
@@ -252,7 +252,7 @@ impl Run {
             if self.mode == Mode::Fixed {
                 self.follow(self.weight, at);
             }
-            let decision = self.engine.on(&Event::Matured(matured), at);
+            let decision = self.engine.on(&EngineEvent::Matured(matured), at);
             self.decide(decision, status, at);
         }
         self.decided.as_ref()
@@ -274,7 +274,7 @@ impl Run {
         let at = self.at(at_ms, unix_us);
         let decision = match event {
             RecordedEvent::Engine(event) => {
-                if let Event::Cohort(cohort) = event
+                if let EngineEvent::Cohort(cohort) = event
                     && cohort.weight >= 1.0
                     && cohort.canary.requests > 0
                 {
@@ -303,11 +303,16 @@ impl Run {
         use RecordedEvent::{Command, Engine};
         let is_evidence = matches!(
             event,
-            Engine(Event::Past { .. } | Event::Cohort(_) | Event::Tainted(_) | Event::Matured(_))
+            Engine(
+                EngineEvent::Past { .. }
+                    | EngineEvent::Cohort(_)
+                    | EngineEvent::Tainted(_)
+                    | EngineEvent::Matured(_)
+            )
         );
         let may_come = matches!(
             event,
-            Command(_) | Engine(Event::Tripped(_) | Event::Unhealthy(_))
+            Command(_) | Engine(EngineEvent::Tripped(_) | EngineEvent::Unhealthy(_))
         );
         self.has_events || is_evidence || (may_come && self.mode == Mode::Plan)
     }
@@ -384,7 +389,7 @@ impl Run {
         if weight <= 0.0 || self.engine.release().phase != Phase::Preflight {
             return;
         }
-        if let Some(decision) = self.engine.on(&Event::Preflight(Ok(())), at) {
+        if let Some(decision) = self.engine.on(&EngineEvent::Preflight(Ok(())), at) {
             self.carry_out(&decision, at);
         }
     }
@@ -456,9 +461,9 @@ impl Run {
 
     fn carry_out(&mut self, decision: &Decision, at: Moment) {
         if self.committing.take().is_some() {
-            self.engine.on(&Event::Refused, at);
+            self.engine.on(&EngineEvent::Refused, at);
         }
-        self.engine.on(&Event::Accepted(decision), at);
+        self.engine.on(&EngineEvent::Accepted(decision), at);
         self.apply(decision, at);
     }
 
@@ -470,12 +475,12 @@ impl Run {
             decision.transition.after.step_number(),
         ));
         let after = &decision.transition.after;
-        self.engine.on(&Event::Applied(after), at);
+        self.engine.on(&EngineEvent::Applied(after), at);
     }
 
     fn commit(&mut self, at: Moment) {
         if let Some(decision) = self.proposed.take() {
-            self.engine.on(&Event::Accepted(&decision), at);
+            self.engine.on(&EngineEvent::Accepted(&decision), at);
             self.committing = Some(Box::new((*decision, self.decided.take())));
         }
     }
@@ -491,11 +496,11 @@ impl Run {
     /// The decision that was being committed was refused, or else the last one.
     fn refused(&mut self, at: Moment) {
         if self.committing.take().is_some() {
-            self.engine.on(&Event::Refused, at);
+            self.engine.on(&EngineEvent::Refused, at);
         } else if self.proposed.take().is_some() {
             self.decided = None;
             self.compared = None;
-            self.engine.on(&Event::Refused, at);
+            self.engine.on(&EngineEvent::Refused, at);
         }
     }
 
@@ -517,7 +522,7 @@ impl Run {
                 self.engine.go_back((trial, None));
             }
         }
-        self.engine.on(&Event::Resumed { written_off }, at);
+        self.engine.on(&EngineEvent::Resumed { written_off }, at);
     }
 
     fn step(&self) -> usize {

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::analysis::{ArmCounts, Cohort, Unit};
-use crate::release::engine::{Decision, Engine, Event, Facts, Moment, Trip};
+use crate::release::engine::{Decision, Engine, EngineEvent, Facts, Moment, TrippedBudget};
 use crate::release::{Command, ReleaseState};
 
 /// Writes the recording of one release.
@@ -69,7 +69,7 @@ impl Writer {
     pub(crate) fn event(
         &mut self,
         engine: &Engine,
-        event: &Event<'_>,
+        event: &EngineEvent<'_>,
         at: Moment,
         decision: Option<&Decision>,
         mut add: impl FnMut(String),
@@ -163,14 +163,14 @@ fn named(at: Moment, event: &str) -> Fields {
 }
 
 /// The line of an event; `None` if it changed nothing.
-fn fields(engine: &Engine, event: &Event<'_>, at: Moment, decides: bool) -> Option<Fields> {
+fn fields(engine: &Engine, event: &EngineEvent<'_>, at: Moment, decides: bool) -> Option<Fields> {
     let with = |name: &str, key: &str, value: Value| {
         let mut line = named(at, name);
         line.insert(key.to_owned(), value);
         line
     };
     Some(match *event {
-        Event::Past {
+        EngineEvent::Past {
             latency_us,
             failures,
         } => {
@@ -181,13 +181,13 @@ fn fields(engine: &Engine, event: &Event<'_>, at: Moment, decides: bool) -> Opti
             };
             with("past", "baseline", arm(&past))
         }
-        Event::Cohort(scored) => cohort(scored),
-        Event::Tainted(scored) => {
+        EngineEvent::Cohort(scored) => cohort(scored),
+        EngineEvent::Tainted(scored) => {
             let mut line = cohort(scored);
             line.insert("tainted".to_owned(), json!(true));
             line
         }
-        Event::Matured(matured) => Fields::from_iter([
+        EngineEvent::Matured(matured) => Fields::from_iter([
             ("at_ms".to_owned(), json!(at.at_ms)),
             ("weight".to_owned(), json!(matured.weight * 100.0)),
             (
@@ -198,10 +198,10 @@ fn fields(engine: &Engine, event: &Event<'_>, at: Moment, decides: bool) -> Opti
                 }),
             ),
         ]),
-        Event::Accepted(decision) if decision.is_away() => named(at, "committing"),
-        Event::Applied(_) => named(at, "committed"),
-        Event::Refused => named(at, "refused"),
-        Event::Resumed { written_off } => {
+        EngineEvent::Accepted(decision) if decision.is_away() => named(at, "committing"),
+        EngineEvent::Applied(_) => named(at, "committed"),
+        EngineEvent::Refused => named(at, "refused"),
+        EngineEvent::Resumed { written_off } => {
             let mut line = with("restart", "written_off", json!(written_off));
             let number = |step: usize| (step + 1).saturating_sub(engine.release().first_step());
             line.insert(
@@ -210,15 +210,17 @@ fn fields(engine: &Engine, event: &Event<'_>, at: Moment, decides: bool) -> Opti
             );
             line
         }
-        Event::Tick if decides => named(at, "tick"),
-        Event::Tripped(trip) if decides => trip_fields(trip, named(at, "trip")),
-        Event::Unhealthy(_) if decides => named(at, "unhealthy"),
-        Event::Preflight(result) if decides => with("preflight", "passed", json!(result.is_ok())),
+        EngineEvent::Tick if decides => named(at, "tick"),
+        EngineEvent::Tripped(trip) if decides => trip_fields(trip, named(at, "trip")),
+        EngineEvent::Unhealthy(_) if decides => named(at, "unhealthy"),
+        EngineEvent::Preflight(result) if decides => {
+            with("preflight", "passed", json!(result.is_ok()))
+        }
         _ => return None,
     })
 }
 
-fn trip_fields(trip: Trip, mut line: Fields) -> Fields {
+fn trip_fields(trip: TrippedBudget, mut line: Fields) -> Fields {
     let fields = [
         ("objective", json!(trip.objective)),
         ("spent", json!(trip.spent)),

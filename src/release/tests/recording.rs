@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::engine::cohorts::{CohortBuilder, KnownEvents};
 use super::super::engine::scored::Scored;
-use super::super::engine::{Decision, Engine, Event, Facts, Moment, Trip};
+use super::super::engine::{Decision, Engine, EngineEvent, Facts, Moment, TrippedBudget};
 use super::super::replay::{Replay, Writer};
 use super::super::{Command, ReleaseAction, ReleaseState, Timeline, Trial};
 use super::{MONDAY_9, SECOND, begin, plan};
@@ -142,7 +142,7 @@ impl Live {
             rng,
         };
         let latency_us: Vec<_> = (1..=400).map(|at| (900 + at, 1)).collect();
-        let past = Event::Past {
+        let past = EngineEvent::Past {
             latency_us: &latency_us,
             failures: 1,
         };
@@ -161,11 +161,11 @@ impl Live {
         }
     }
 
-    fn feed(&mut self, event: &Event<'_>) -> Option<Decision> {
+    fn feed(&mut self, event: &EngineEvent<'_>) -> Option<Decision> {
         self.feed_at(event, self.at())
     }
 
-    fn feed_at(&mut self, event: &Event<'_>, at: Moment) -> Option<Decision> {
+    fn feed_at(&mut self, event: &EngineEvent<'_>, at: Moment) -> Option<Decision> {
         let decision = self.engine.on(event, at);
         let add = |line| self.lines.push(line);
         self.writer
@@ -210,7 +210,7 @@ impl Live {
 
     fn refuse(&mut self) {
         self.retry_at_us = self.now_us + 1_000_000;
-        self.feed(&Event::Refused);
+        self.feed(&EngineEvent::Refused);
     }
 
     fn apply(&mut self, decision: &Decision) {
@@ -221,11 +221,11 @@ impl Live {
             after.step_number(),
         ));
         self.row = after.clone();
-        self.feed(&Event::Applied(after));
+        self.feed(&EngineEvent::Applied(after));
     }
 
     fn carry_out(&mut self, decision: &Decision) {
-        self.feed(&Event::Accepted(decision));
+        self.feed(&EngineEvent::Accepted(decision));
         if decision.is_away() {
             let takes_us = self.rng.pick(&[0, 1_000, 50_000, 500_000]);
             self.committing = Some((decision.clone(), self.now_us + takes_us));
@@ -298,6 +298,11 @@ impl Live {
                 }
             }
         }
+        self.report();
+    }
+
+    /// What the workers report, unless it is lost.
+    fn report(&mut self) {
         if self.rng.once_in(900) {
             self.full_until_us = self.now_us + 300_000;
         }
@@ -379,7 +384,7 @@ impl Live {
             pending: self.cohorts.pending(),
             spent: self.engine.facts().spent,
         };
-        self.feed(&Event::Facts(facts));
+        self.feed(&EngineEvent::Facts(facts));
         for _ in 0..16 {
             let Some(decision) = self.due() else { break };
             self.carry_out(&decision);
@@ -393,12 +398,12 @@ impl Live {
             } else {
                 Ok(())
             };
-            if let Some(decision) = self.feed(&Event::Preflight(result)) {
+            if let Some(decision) = self.feed(&EngineEvent::Preflight(result)) {
                 return Some(decision);
             }
         }
         if let Some(objective) = self.tripped {
-            let trip = Trip {
+            let trip = TrippedBudget {
                 objective,
                 spent: self.spent[0],
                 written_off: 0,
@@ -408,7 +413,7 @@ impl Live {
                 },
                 outran: None,
             };
-            if let Some(decision) = self.feed(&Event::Tripped(trip)) {
+            if let Some(decision) = self.feed(&EngineEvent::Tripped(trip)) {
                 return Some(decision);
             }
         }
@@ -418,16 +423,16 @@ impl Live {
                 .ms(Timestamp::new(scored.at_us * 1_000, self.unix_us));
             let cohort = scored.cohort(at_ms);
             let event = match &scored.matured {
-                Some(matured) => Event::Matured(matured),
-                None if scored.is_tainted => Event::Tainted(&cohort),
-                None => Event::Cohort(&cohort),
+                Some(matured) => EngineEvent::Matured(matured),
+                None if scored.is_tainted => EngineEvent::Tainted(&cohort),
+                None => EngineEvent::Cohort(&cohort),
             };
             let now = self.now();
             if let Some(decision) = self.feed_at(&event, Moment { at_ms, now }) {
                 return Some(decision);
             }
         }
-        self.feed(&Event::Tick)
+        self.feed(&EngineEvent::Tick)
     }
 
     fn after_tick(&mut self) {
@@ -436,7 +441,7 @@ impl Live {
             spent: [self.spent[0], all],
             ..self.engine.facts()
         };
-        self.feed(&Event::Facts(facts));
+        self.feed(&EngineEvent::Facts(facts));
         let (trial, pending) = (self.engine.trial(), self.cohorts.pending());
         let limits = [
             trial.allowance_given(pending),
@@ -497,7 +502,7 @@ impl Live {
         (self.retry_at_us, self.checkpoint_at_us) = (0, 0);
         let lost = if killed { self.rng.below(3) } else { 0 };
         self.spent = self.spent.map(|spent| spent + lost);
-        self.feed(&Event::Resumed {
+        self.feed(&EngineEvent::Resumed {
             written_off: [lost; 2],
         });
         self.after_tick();
@@ -555,7 +560,7 @@ fn a_sticky_release_is_readable_that_was_recorded_before_its_first_step() {
     };
     let mut lines = vec![Writer::begin(engine.release(), true)];
     let mut writer = Writer::new(engine.release());
-    for event in [Event::Cohort(&cohort), Event::Matured(&matured)] {
+    for event in [EngineEvent::Cohort(&cohort), EngineEvent::Matured(&matured)] {
         writer.event(&engine, &event, at, None, |line| lines.push(line));
     }
     assert_eq!(lines.len(), 3);

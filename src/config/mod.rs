@@ -167,14 +167,15 @@ fn unreadable(name: String, message: String) -> Report {
 }
 
 /// Text of `store`.
-const STORE: &str = "The store, which survives a restart. Without a path, weights set by the admin API are \
-     lost at the end of the process. The directory holds the live state, the journal of all \
-    changes, the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and \
-    the responses to the latest 1000 writes with an Idempotency-Key, for 24 hours. Only one \
-    process may use it, and the file system must support locks. It also holds the secret of \
-    sticky cookies, created at the first start; the database has mode 0600. `weighbridge \
-    audit verify --store PATH` checks the journal against the recorded heads. Whoever can \
-    write to the database can rewrite those too: keep the printed head elsewhere.";
+const STORE: &str = "\
+    The store, which survives a restart. Without a path, weights set by the admin API are lost \
+    at the end of the process. The directory holds the live state, the journal of all changes, \
+    the latest 1000 releases per service, 1000 evidence bundles, 50 recordings, and the \
+    responses to the latest 1000 writes with an Idempotency-Key, for 24 hours. Only one process \
+    may use it, and the file system must support locks. It also holds the secret of sticky \
+    cookies, created at the first start; the database has mode 0600. `weighbridge audit verify \
+    --store PATH` checks the journal against the recorded heads. Whoever can write to the \
+    database can rewrite those too: keep the printed head elsewhere.";
 
 fn config(fields: &mut Fields<'_>, env: &HashMap<String, String>) -> Config {
     let problems = fields.problems();

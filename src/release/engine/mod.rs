@@ -2,8 +2,8 @@
 //!
 //! [`CohortBuilder`](cohorts::CohortBuilder) makes cohorts of what workers report. [`Engine`] holds
 //! the state machine, the judge and the budgets, and decides by [`EngineEvent`]s. It does nothing
-//! itself: the caller carries a [`Decision`] out and reports what became of it, so that a store that
-//! is slow or refuses is an event like any other.
+//! itself: the caller carries a [`Decision`] out and reports what became of it, so that a store
+//! that is slow or refuses is an event like any other.
 //!
 //! Each event that may have changed the engine, or caused a decision, is recorded
 //! ([`Writer`](super::replay::Writer)). An event that did neither leaves the engine as it was. So

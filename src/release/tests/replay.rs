@@ -153,8 +153,11 @@ fn fixed_run_is_promoted_when_its_last_weight_passed() {
     let mut input =
         format!("{{\"run\": \"fixed\", \"mode\": \"fixed\", \"plan\": {{{ERRORS}}}}}\n");
     for second in 0..40 {
-        let weight = if second < 20 { 10.0 } else { 50.0 };
-        let canary = (weight * 100.0) as u64;
+        let (weight, canary) = if second < 20 {
+            (10.0, 1_000)
+        } else {
+            (50.0, 5_000)
+        };
         input += &cohort(second * 1_000, weight, (canary, 0), (10_000 - canary, 0));
         input += "\n";
     }

@@ -244,9 +244,8 @@ impl Lane {
                 json!(self.let_through(users, &tally, policy)),
             )
         });
-        Ok(
-            json!({ "seen": tally.seen(), "received": requests, "others": others.collect::<Value>() }),
-        )
+        Ok(json!({ "seen": tally.seen(), "received": requests,
+            "others": others.collect::<Value>() }))
     }
 
     fn let_through(&self, users: &Users, tally: &Tally, policy: &Policy) -> f64 {

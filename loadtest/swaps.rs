@@ -65,9 +65,8 @@ fn main() -> Result<()> {
 
     // The load is stopped by whoever started it; only then do the counts stand still.
     io::stdin().lock().read_line(&mut String::new())?;
-    say(
-        &json!({ "blue": scene.record.blue.load(Ordering::Relaxed), "canary": scene.record.arrivals().len() }),
-    )
+    say(&json!({ "blue": scene.record.blue.load(Ordering::Relaxed),
+        "canary": scene.record.arrivals().len() }))
 }
 
 fn say(value: &serde_json::Value) -> Result<()> {
@@ -342,7 +341,8 @@ impl Operator {
             "sent_after_reply": sent_after,
             "received_after_reply": after.len(),
             "received_late": late,
-            "last_received_us": after.iter().map(|behind| behind.nanoseconds).max().unwrap_or_default() / 1000,
+            "last_received_us":
+                after.iter().map(|behind| behind.nanoseconds).max().unwrap_or_default() / 1000,
             "reply_us": {
                 "up": percentiles(&self.replies.up),
                 "down": percentiles(&self.replies.down),

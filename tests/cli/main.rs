@@ -177,7 +177,8 @@ fn window(requests: u64, failures: u64) -> Value {
     };
     let latency = json!({ "p50": 5120, "p90": 7000, "p99": 8000, "p999": 51000 });
     json!({
-        "requests": requests, "failures": failures, "error_rate": rate, "classes": { "2xx": requests - failures },
+        "requests": requests, "failures": failures, "error_rate": rate,
+        "classes": { "2xx": requests - failures },
         "latency_us": latency, "first_byte_us": latency,
     })
 }
@@ -188,7 +189,8 @@ fn upstream(address: &str, healthy: bool, requests: u64) -> Value {
         .iter()
         .map(|span| ((*span).to_owned(), window(requests, 1)))
         .collect();
-    json!({ "endpoints": [{ "address": address, "healthy": healthy, "in_flight": 3 }], "windows": windows })
+    json!({ "endpoints": [{ "address": address, "healthy": healthy, "in_flight": 3 }],
+    "windows": windows })
 }
 
 fn service(revision: u64, durable: bool) -> Value {
@@ -196,11 +198,13 @@ fn service(revision: u64, durable: bool) -> Value {
     json!({
         "name": "shop", "revision": revision, "baseline": "blue", "future_field": true,
         "weights": {
-            "intended": weights, "effective": weights, "since": "2026-11-23T09:00:00Z", "reason": "try 5.2",
+            "intended": weights, "effective": weights, "since": "2026-11-23T09:00:00Z",
+            "reason": "try 5.2",
             "durable": durable,
         },
         "routes": ["shop.example.com/"],
-        "upstreams": { "blue": upstream("10.0.0.1:3000", true, 2850), "green": upstream("10.0.1.1:3000", false, 150) },
+        "upstreams": { "blue": upstream("10.0.0.1:3000", true, 2850),
+        "green": upstream("10.0.1.1:3000", false, 150) },
     })
 }
 
@@ -397,7 +401,8 @@ fn json_output_is_the_api_resource() {
 #[test]
 fn weights_without_arguments_shows_the_weights() {
     let fake = Fake::ok(&json!({
-        "revision": 7, "weights": { "blue": 95.0, "green": 5.0 }, "effective": { "blue": 100.0, "green": 0.0 },
+        "revision": 7, "weights": { "blue": 95.0, "green": 5.0 }, "effective": { "blue": 100.0,
+        "green": 0.0 },
         "since": "2026-11-23T09:00:00Z",
     }));
     let ended = fake.run(&["weights", "shop"]).code(0);

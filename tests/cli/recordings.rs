@@ -9,7 +9,10 @@ use super::{Ended, command, weighbridge};
 
 #[test]
 fn replay_prints_a_verdict_for_each_run() {
-    let cohort = r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "canary": {"requests": 500, "failures": 400}}"#;
+    let cohort = concat!(
+        r#"{"at_ms": 10, "weight": 50, "baseline": {"requests": 500, "failures": 0}, "#,
+        r#""canary": {"requests": 500, "failures": 400}}"#
+    );
     let input = format!(
         "{{\"run\": \"a\", \"mode\": \"fixed\"}}\n{cohort}\n{{\"end\": \"a\"}}\n{{\"run\": \
          \"b\"}}\n{{\"end\": \"b\"}}\n"

@@ -27,10 +27,13 @@ pub(crate) fn release(phase: &str, step: u64, weight: f64) -> Value {
         "advance_log_e": 3.5, "advance_limit": 3.0,
     });
     json!({
-        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green", "phase": phase, "paused": false,
-        "step": step, "steps": [5.0, 25.0, 100.0], "weight": weight, "started_at": "2026-11-25T09:00:00Z",
+        "id": "shop-12", "service": "shop", "baseline": "blue", "canary": "green",
+        "phase": phase, "paused": false,
+        "step": step, "steps": [5.0, 25.0, 100.0], "weight": weight,
+        "started_at": "2026-11-25T09:00:00Z",
         "phase_since": "2026-11-25T09:01:00Z", "version": "5.2", "actor": "ci", "reason": "try 5.2",
-        "budget": { "limit": 20, "spent": 3, "allowance": 18 }, "user_visible_failures": 2, "rescued": 1,
+        "budget": { "limit": 20, "spent": 3, "allowance": 18 }, "user_visible_failures": 2,
+        "rescued": 1,
         "canary_requests": 1204, "baseline_requests": 22912, "log_e": 0.1, "log_limit": 4.6,
         "objectives": [error_rate, latency], "durable": true, "future_field": [1],
     })
@@ -53,7 +56,8 @@ fn change(release: &Value) -> Value {
 
 fn release_event(id: u64, release: &Value) -> (u64, Value) {
     let event = json!({
-        "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release, "action": "release_advanced",
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "release", "release": release,
+        "action": "release_advanced",
         "actor": "controller",
     });
     (id, event)
@@ -61,7 +65,8 @@ fn release_event(id: u64, release: &Value) -> (u64, Value) {
 
 fn verdict(id: u64) -> (u64, Value) {
     let event = json!({
-        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop", "release_id": "shop-12",
+        "id": id, "at": "2026-11-25T09:01:00Z", "type": "verdict", "service": "shop",
+        "release_id": "shop-12",
         "verdict": "continue", "log_e": 0.5, "log_limit": 4.6,
     });
     (id, event)

@@ -70,7 +70,8 @@ fn plan_shows_the_forecast_and_the_worst_case() {
     let forecast = json!({
         "service": "shop", "requests_per_second": 500.0, "baseline_error_rate": 0.002,
         "steps": [
-            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000, "seconds_to_advance": 160.0,
+            { "weight": 5.0, "canary_requests_per_second": 25.0, "requests_to_advance": 4000,
+            "seconds_to_advance": 160.0,
               "detections": detections },
             { "weight": 100.0, "canary_requests_per_second": 0.0, "detections": idle },
         ],

@@ -76,7 +76,8 @@ fn serve(mut stream: TcpStream, seen: &Mutex<Vec<Asked>>, play: &Mutex<impl FnMu
     let said = match reply {
         Reply::Json(status, body) => say(&mut stream, status, "application/json", &body),
         Reply::Problem(status, detail) => {
-            let body = json!({ "type": "/problems/some", "title": "Some", "status": status, "detail": detail });
+            let body = json!({ "type": "/problems/some", "title": "Some", "status": status,
+            "detail": detail });
             say(&mut stream, status, "application/problem+json", &body)
         }
         Reply::Events { events, then_end } => tell(&mut stream, &events, then_end),

@@ -305,7 +305,10 @@ fn interim_answers_without_end_are_502_and_keep_nobody_else_waiting() {
         call.close();
     });
     let blue = Upstream::named("blue");
-    let only = |upstream: &Upstream, path: &str| json!({ "routes": [{ "path_prefix": path }], "upstreams": { "only": { "endpoints": [upstream.address] } } });
+    let only = |upstream: &Upstream, path: &str| {
+        json!({ "routes": [{ "path_prefix": path }],
+            "upstreams": { "only": { "endpoints": [upstream.address] } } })
+    };
     let services = json!({ "endless": only(&endless, "/endless"), "blue": only(&blue, "/") });
     let proxy = Proxy::start(json!({ "workers": 1, "services": services }));
     let mut victims: Vec<_> = (0..4).map(|_| proxy.client()).collect();
@@ -391,7 +394,10 @@ fn what_an_upstream_gets_wrong_is_502() {
             "/nul" => b"HTTP/1.1 200 OK\r\nX-A: a\0b\r\nContent-Length: 2\r\n\r\nok",
             "/lengths" => b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 5\r\n\r\nokxyz",
             "/negative" => b"HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\nok",
-            "/unasked" => b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\nConnection: Upgrade\r\n\r\nGARBAGE",
+            "/unasked" => {
+                b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: foo\r\n\
+                Connection: Upgrade\r\n\r\nGARBAGE"
+            }
             other => panic!("{other}"),
         };
         // The proxy need not read all of it.

@@ -369,7 +369,8 @@ fn checks_and_preflight_ask_for_the_host_of_the_first_route_or_for_the_one_that_
             blue.count() > 5 && green.count() > 5
         });
         proxy.client().ask("/", "").receive().expect(200);
-        let plan = json!({ "canary": "green", "plan": { "steps": [100], "preflight": { "requests": ["/smoke"] } } });
+        let plan = json!({ "canary": "green", "plan": { "steps": [100],
+        "preflight": { "requests": ["/smoke"] } } });
         let headers = "Content-Type: application/json\r\n";
         proxy
             .admin(

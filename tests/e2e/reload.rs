@@ -173,7 +173,10 @@ fn live_weights_survive_a_reload() {
 #[test]
 fn services_come_and_go_with_a_reload() {
     let (one, two) = (Upstream::named("one"), Upstream::named("two"));
-    let service = |upstream: &Upstream, path: &str| json!({ "routes": [{ "path_prefix": path }], "upstreams": { "only": { "endpoints": [upstream.address] } } });
+    let service = |upstream: &Upstream, path: &str| {
+        json!({ "routes": [{ "path_prefix": path }],
+    "upstreams": { "only": { "endpoints": [upstream.address] } } })
+    };
     let proxy = Proxy::start(json!({ "services": { "one": service(&one, "/one") } }));
     let both =
         json!({ "services": { "one": service(&one, "/one"), "two": service(&two, "/two") } });

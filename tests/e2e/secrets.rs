@@ -11,7 +11,8 @@ use crate::harness::{Proxy, Upstream, eventually, shop};
 const SECRETS: [&str; 4] = ["hunter2", "Zq7yLmNoPxRs", "kxqzvwjpfhtgbd", "swordfish"];
 
 /// Fields of an answer that hold secrets, or URLs with some.
-const FIELDS: &str = "Location: https://joe:hunter2@localhost/reset/swordfish?code=hunter2#swordfish\r\n\
+const FIELDS: &str = "Location: \
+    https://joe:hunter2@localhost/reset/swordfish?code=hunter2#swordfish\r\n\
     Content-Location: //hunter2@localhost/cart?jwt=hunter2\r\n\
     Link: </reset/hunter2>; rel=\"next\"\r\n\
     Refresh: 0; url=/cart?token=hunter2\r\n\
@@ -116,7 +117,8 @@ fn no_secret_of_a_user_is_in_the_evidence_the_recording_the_journal_the_log_or_t
             .json()
     };
     let mut client = proxy.client();
-    let fields = "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\nReferer: https://joe:hunter2@localhost/?swordfish\r\n";
+    let fields = "Authorization: Bearer hunter2\r\nCookie: id=hunter2\r\n\
+                  Referer: https://joe:hunter2@localhost/?swordfish\r\n";
     eventually("the release is rolled back", || {
         for target in TARGETS {
             client.ask(target, fields).receive();

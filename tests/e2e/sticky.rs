@@ -356,7 +356,8 @@ fn a_cookie_is_secure_where_the_client_came_by_https() {
     }
     assert_eq!(attributes(HERE, json!("__Host-wb"), ""), SECURE);
     let full = json!({
-        "name": "wb", "path": "/shop", "domain": "example.com", "max_age": "30d", "same_site": "strict", "secure": true,
+        "name": "wb", "path": "/shop", "domain": "example.com", "max_age": "30d",
+        "same_site": "strict", "secure": true,
     });
     assert_eq!(
         attributes(HERE, full, ""),

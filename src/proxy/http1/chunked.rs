@@ -222,7 +222,7 @@ fn line(
 fn field(line: &Bytes) -> Option<(HeaderName, HeaderValue)> {
     let colon = memchr::memchr(b':', line)?;
     let (name, value) = line.split_at_checked(colon)?;
-    let value = line.slice_ref(value.get(1..)?.trim_ascii());
+    let value = line.slice_ref(grammar::trim(value.get(1..)?));
     Some((
         HeaderName::from_bytes(name).ok()?,
         HeaderValue::from_maybe_shared(value).ok()?,

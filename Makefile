@@ -1,4 +1,10 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
+FUZZ = cargo +nightly fuzz
+FUZZ_ARGS = --fuzz-dir tests/fuzz --target-dir target/fuzz
+TARGETS = request_head response_head chunked
+SECONDS = 600
+
+.PHONY: fuzz fuzz-corpus
 .PHONY: build test sim lint doc demo bench instructions compare swaps campaign reflex viewers examples image suites ci
 
 build:
@@ -8,6 +14,21 @@ test:
 # The acceptance simulations of the judge of canaries: minutes of CPU time. A part: make sim ARGS="s1 p8 --seed 7"
 sim:
 	cargo test --locked --release --features sim --test sim -- $(ARGS)
+# The readers of HTTP/1.1 on invented bytes, against a model: see tests/fuzz/README.md.
+fuzz:
+	for target in $(TARGETS); do \
+		mkdir -p target/fuzz-corpus/$$target && \
+		$(FUZZ) run $(FUZZ_ARGS) $$target target/fuzz-corpus/$$target tests/fuzz-corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=2048 -timeout=30 -dict=tests/fuzz/http1.dict || exit 1; \
+	done
+# Keeps the smallest inputs that still reach everything.
+fuzz-corpus:
+	for target in $(TARGETS); do \
+		rm -rf target/fuzz-merged && mkdir -p target/fuzz-merged && \
+		$(FUZZ) run $(FUZZ_ARGS) $$target target/fuzz-merged tests/fuzz-corpus/$$target target/fuzz-corpus/$$target -- \
+			-merge=1 -max_len=2048 || exit 1; \
+		rm -rf tests/fuzz-corpus/$$target && mv target/fuzz-merged tests/fuzz-corpus/$$target; \
+	done
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

@@ -20,6 +20,9 @@ mod exchange;
 mod forward;
 mod forwarded;
 mod forwarded_headers;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate_frames;
 mod half_close;
 mod handle;

@@ -1,6 +1,11 @@
 # Commands for developers and CI: plain cargo, or a script that documents its requirements.
 .PHONY: build test sim lint doc demo bench replays instructions compare swaps campaign reflex viewers \
-	examples image suites ci
+	examples fuzz fuzz-corpus image suites ci
+
+FUZZ = cargo +nightly fuzz
+FUZZ_ARGS = --fuzz-dir tests/fuzz --target-dir target/fuzz
+TARGETS = request_head response_head chunked
+SECONDS = 600
 
 build:
 	cargo build --locked --release
@@ -13,6 +18,21 @@ sim:
 # A thousand random live releases, each recorded and replayed: the decisions must be the same.
 replays:
 	cargo test --locked --release --lib a_thousand_recorded_releases -- --ignored
+# The readers of HTTP/1.1 on invented bytes, against a model: see tests/fuzz/README.md.
+fuzz:
+	for target in $(TARGETS); do \
+		mkdir -p target/fuzz-corpus/$$target && \
+		$(FUZZ) run $(FUZZ_ARGS) $$target target/fuzz-corpus/$$target tests/fuzz-corpus/$$target -- \
+			-max_total_time=$(SECONDS) -max_len=2048 -timeout=30 -dict=tests/fuzz/http1.dict || exit 1; \
+	done
+# Keeps the smallest inputs that still reach everything.
+fuzz-corpus:
+	for target in $(TARGETS); do \
+		rm -rf target/fuzz-merged && mkdir -p target/fuzz-merged && \
+		$(FUZZ) run $(FUZZ_ARGS) $$target target/fuzz-merged tests/fuzz-corpus/$$target target/fuzz-corpus/$$target -- \
+			-merge=1 -max_len=2048 || exit 1; \
+		rm -rf tests/fuzz-corpus/$$target && mv target/fuzz-merged tests/fuzz-corpus/$$target; \
+	done
 lint:
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings

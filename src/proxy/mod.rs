@@ -12,6 +12,9 @@
 mod deadline;
 mod downstream;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http1;
 mod observe;
 mod options;

@@ -101,7 +101,8 @@ async fn answer(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
 
 fn proxy() -> Proxy {
     let upstream = upstream();
-    let service = json!({ "routes": [{}], "upstreams": { "blue": { "endpoints": [upstream] } }, "weights": { "blue": 100 } });
+    let service = json!({ "routes": [{}], "upstreams": { "blue": { "endpoints": [upstream] } },
+    "weights": { "blue": 100 } });
     let proxy = Proxy::start(json!({ "workers": 1, "services": { "shop": service } }));
     for _ in 0..20 {
         assert_eq!(proxy.get("/large").expect(200).body.len(), 100_000);

@@ -94,7 +94,8 @@ fn rooms_are_held_to_the_order_of_their_table() {
         });
         edges.collect()
     };
-    let page = "# Page\n\n### Rooms of `house`\n\n| room | what it is | may import |\n|---|---|---|\n\
+    let page = "# Page\n\n### Rooms of `house`\n\n\
+                | room | what it is | may import |\n|---|---|---|\n\
                 | `cellar` | stores | — |\n| `hall` | joins | `cellar` |\n| `attic` | dries | \
                 `cellar`, `hall` |\n\n## Other\n\n| `street` | no room | — |\n";
     let good = modules(&[

@@ -18,7 +18,9 @@ pub(crate) fn rust_files(folder: &Path) -> Vec<PathBuf> {
     };
     let paths = entries.map(|entry| entry.unwrap().path());
     let files = paths.flat_map(|path| {
-        if path.is_dir() {
+        if path.ends_with("target") {
+            Vec::new()
+        } else if path.is_dir() {
             rust_files(&path)
         } else {
             vec![path]
@@ -54,7 +56,7 @@ pub(crate) fn is_test_file(path: &Path) -> bool {
         return true;
     }
     path.components().any(|part| {
-        ["tests", "tests.rs", "testing.rs"]
+        ["tests", "tests.rs", "testing.rs", "fuzzing"]
             .iter()
             .any(|name| part.as_os_str() == *name)
     })

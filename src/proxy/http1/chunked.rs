@@ -231,7 +231,7 @@ fn field(line: &Bytes) -> Option<(HeaderName, HeaderValue)> {
     // A copy: fields that come one by one would each hold the memory that they were read into.
     Some((
         HeaderName::from_bytes(name).ok()?,
-        HeaderValue::from_bytes(value.get(1..)?.trim_ascii()).ok()?,
+        HeaderValue::from_bytes(grammar::trim(value.get(1..)?)).ok()?,
     ))
 }
 

@@ -95,6 +95,8 @@ fn what_is_not_the_grammar_is_refused() {
         "0\r\nX: y\n\r\n",
         "0\r\nX: a\0b\r\n\r\n",
         "0\r\nX: a\rb\r\n\r\n",
+        "0\r\nX: a\r\r\n\r\n",
+        "0\r\nX: a\x0c\r\n\r\n",
         "0\r\n folded\r\n\r\n",
         "0\n\n",
     ] {

@@ -326,7 +326,7 @@ pub(crate) fn host(value: &[u8]) -> bool {
         )
     };
     let name_is_good = name.first() == Some(&b'[')
-        || (!name.is_empty() && all(name, HOST) && !name.contains(&b'['));
+        || (!name.is_empty() && all(name, HOST) && memchr::memchr2(b'[', b']', name).is_none());
     let port_is_good = match port {
         [] => true,
         [b':', digits @ ..] => digits.len() <= 5 && digits.iter().all(u8::is_ascii_digit),

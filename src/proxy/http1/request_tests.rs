@@ -162,6 +162,10 @@ fn what_can_be_read_in_two_ways_is_refused() {
             refused(&head(fields))
         );
     }
+    for host in ["a]", "a]b:80", "[::1", "[::1]]", "[a]", "a:b", "a:123456"] {
+        let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert!(refused(&head).len() > 3, "{host} gave {:?}", refused(&head));
+    }
     for coding in [
         "gzip",
         "chunked, chunked",

@@ -81,10 +81,6 @@ pub(crate) enum BodyAtHand {
 
 /// What one attempt came to.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every one is a response, which would otherwise be put on the heap"
-)]
 pub(crate) enum AttemptOutcome<R> {
     /// The head of a response is here.
     Response(R),
@@ -115,10 +111,6 @@ pub(crate) struct Unanswered {
 
 /// What follows an attempt.
 #[derive(Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly every one is a response, which would otherwise be put on the heap"
-)]
 pub(crate) enum Next<R> {
     /// This is what the client gets.
     Respond(Result<R, Error>),

@@ -104,7 +104,7 @@ fn a_stale_connection_is_replaced_as_far_as_the_request_may_be_repeated() {
                 word,
                 "{repeatability:?}"
             );
-            assert_eq!(attempts.needs_fresh(), true);
+            assert!(attempts.needs_fresh());
             let new = unanswered(false, unsent, answered);
             let mut attempts = Attempts::new(repeatability);
             assert_eq!(

@@ -9,8 +9,8 @@ use http::{Method, Request, Uri, Version};
 
 use super::client::ClientConnection;
 use super::error::Error;
+use super::forwarded_headers;
 use super::http1::grammar;
-use super::{forwarded_headers, headers};
 use crate::stats::Reason;
 
 const fn bad(detail: &'static str) -> Error {
@@ -91,7 +91,6 @@ fn http2<B>(request: &mut Request<B>, client: &ClientConnection) -> Result<(), E
         }
         _ => {}
     }
-    headers::join_cookies(request.headers_mut());
     Ok(())
 }
 

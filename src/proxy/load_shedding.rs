@@ -11,6 +11,7 @@ use super::client::ClientConnection;
 use super::error::Error;
 use super::exchange::Exchange;
 use super::handle::{handle, introduce, refuse};
+use super::headers;
 use super::limits::Permit;
 use crate::stats::{MethodLabel, Reason};
 
@@ -45,9 +46,10 @@ fn shed<B>(
 /// Begins a request of HTTP/2, which is counted at once: a connection has many of them.
 pub(crate) fn begin(
     client: &Rc<ClientConnection>,
-    request: Request<ClientBody>,
+    mut request: Request<ClientBody>,
 ) -> impl Future<Output = Response<ResponseBody>> + Unpin + use<> {
-    let head = client.held.head(&request);
+    headers::join_cookies(request.headers_mut());
+    let head = client.held.head(&mut request);
     let error = match (head, client.worker.room.enter()) {
         (None, _) => Error::new(
             Reason::HeadersTooLarge,

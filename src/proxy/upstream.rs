@@ -18,6 +18,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::{Body as _, Frame};
@@ -31,7 +32,7 @@ use self::request_writer::RequestWriter;
 use super::body::{BodyAborted, RequestBody};
 use super::deadline::Deadline;
 use super::forwarded_headers::ForwardedHeaders;
-use super::held::HeadCharge;
+use super::held::{HeadCharge, recycle};
 use super::http1::Malformed;
 use super::http1::response::{ResponseHead, ResponseHeadReader, ResponseTo};
 use super::interims::{Heard, Interims, PATIENCE};
@@ -39,6 +40,12 @@ use super::revision_guard::RevisionGuard;
 
 pub(crate) use self::body::Body;
 pub(crate) use self::buffers::{BLOCK, Buffers};
+
+/// A request's map of fields is used for the answer's unless it has grown beyond this, where what a
+/// client's many answers may hold is bounded.
+const FIELDS_KEPT: usize = 24;
+/// Bytes up to which the head of an answer over HTTP/1.1 is read, a little more than it may have.
+const HEAD_ROOM: usize = 66 * 1024;
 
 /// A connection on which one request at a time is sent; while it is idle, it holds a socket and
 /// nothing else.
@@ -167,6 +174,7 @@ impl UpstreamConnection {
             outgoing: None,
             refused: None,
             answered: false,
+            in_parts: false,
         };
         match std::future::poll_fn(|cx| sending.poll(cx)).await {
             Ok(head) => Ok(sending.answer(head)),
@@ -192,6 +200,8 @@ struct Sending<'a> {
     /// answer.
     refused: Option<io::Error>,
     answered: bool,
+    /// Whether the head has come in more than one read.
+    in_parts: bool,
 }
 
 impl Sending<'_> {
@@ -200,7 +210,7 @@ impl Sending<'_> {
             // Again after an interim answer, which may have asked for the body.
             self.write(cx)?;
             let room = match &mut self.charge {
-                None => usize::MAX,
+                None => HEAD_ROOM.saturating_sub(self.inflow.buffer.len()).max(1),
                 Some(charge) => {
                     let room = charge.poll_room(cx);
                     self.heard.held.set(room.is_pending());
@@ -225,7 +235,15 @@ impl Sending<'_> {
             let mut fresh = HeaderMap::new();
             // A request that has been sent is not needed any more once there is an answer to it.
             let headers = match self.outgoing {
-                None => self.request.headers_mut(),
+                None => {
+                    let headers = self.request.headers_mut();
+                    let kept = match self.charge {
+                        Some(_) => FIELDS_KEPT,
+                        None => buffers::FIELDS_MAX,
+                    };
+                    recycle(headers, kept);
+                    headers
+                }
                 Some(_) => &mut fresh,
             };
             let pass = &mut |interim: &mut Response<()>| {
@@ -241,14 +259,19 @@ impl Sending<'_> {
                 if let Some(charge) = &mut self.charge {
                     charge.hold_whole(head.response.headers_mut());
                 }
+                if self.in_parts {
+                    // What follows it does not hold the memory that the parts were put together in.
+                    let buffer = &mut self.inflow.buffer;
+                    *buffer = BytesMut::from(&buffer[..]);
+                }
                 return Poll::Ready(Ok(head));
             }
+            self.in_parts |= !self.inflow.buffer.is_empty();
             if let Some(charge) = &mut self.charge {
                 charge.hold_part(&mut self.inflow.buffer);
             }
             if self.outgoing.is_none() {
                 // It is not sent again, and the answer may be long in coming.
-                self.request.headers_mut().clear();
                 *self.request.uri_mut() = Uri::default();
             }
         }

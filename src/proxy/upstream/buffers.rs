@@ -25,7 +25,7 @@ const SPARE_MAX: usize = 64 * 1024;
 
 /// How many maps of header fields are kept, and of how many fields at most.
 const FIELDS_KEPT: usize = 32;
-const FIELDS_MAX: usize = 64;
+pub(super) const FIELDS_MAX: usize = 64;
 
 /// From this length on a buffer grows by an eighth, and not to twice its length.
 const SLOW_GROWTH: usize = 16 * 1024;
@@ -85,12 +85,14 @@ impl Buffers {
         Poll::Ready(Ok(ReadResult { bytes, held }))
     }
 
-    /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come.
+    /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come;
+    /// it holds no more than `room` for that.
     pub(crate) fn poll_read_large(
         &self,
         stream: Pin<&mut impl AsyncRead>,
         buffer: &mut BytesMut,
         window: usize,
+        room: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<ReadResult>> {
         let mut large = self.large.borrow_mut();
@@ -98,12 +100,13 @@ impl Buffers {
             *large = BytesMut::with_capacity(window);
         }
         let bytes = ready!(poll_read_buf(stream, cx, &mut (&mut *large).limit(window)))?;
-        let held = if buffer.is_empty() && bytes >= large.capacity() / 2 {
+        let capacity = large.capacity();
+        let held = if buffer.is_empty() && bytes >= capacity / 2 && capacity <= room {
             *buffer = std::mem::take(&mut *large);
             buffer.capacity()
         } else {
             // Not worth the memory that would be held with it.
-            buffer.extend_from_slice(&large);
+            append(buffer, &large);
             large.clear();
             bytes
         };

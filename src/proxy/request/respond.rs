@@ -47,7 +47,7 @@ pub(crate) fn reserve_cookie(exchange: &Exchange, route: &RequestRoute, headers:
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
 /// long does not keep the memory that it was read into.
 async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<QueuedHead> {
-    if client.held.is_scarce() {
+    if client.held.is_scarce() || client.is_blocked() {
         held::detach(headers);
     }
     poll_fn(|cx| client.held.poll_queue(headers, cx)).await

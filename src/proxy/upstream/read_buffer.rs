@@ -12,7 +12,7 @@ use super::buffers::{BLOCK, Buffers, ReadResult};
 
 /// The most bytes that are read at once, which a client that reads slowly costs: an answer over
 /// HTTP/1.1 may hold no more.
-const WINDOW_MAX: usize = 64 * 1024;
+const WINDOW_MAX: usize = 80 * 1024;
 /// From so many bytes on a window of one's own is worth its allocation; smaller pieces are read
 /// into the worker's block.
 const WINDOW_MIN: usize = 16 * 1024;
@@ -61,7 +61,7 @@ impl ReadBuffer {
         room: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<ReadResult>> {
-        if self.window == 0 || room < self.window {
+        if self.window == 0 || (room < self.window && room <= BLOCK) {
             let copied = if room < BLOCK { usize::MAX } else { 0 };
             let read = self
                 .buffers
@@ -71,9 +71,9 @@ impl ReadBuffer {
             }
             return read;
         }
-        let read = self
-            .buffers
-            .poll_read_large(stream, &mut self.buffer, self.window, cx);
+        let read =
+            self.buffers
+                .poll_read_large(stream, &mut self.buffer, self.window.min(room), room, cx);
         if let Poll::Ready(Ok(read)) = read {
             if read.bytes >= self.window {
                 self.window = (self.window * 2).min(WINDOW_MAX);

@@ -69,7 +69,8 @@ pub(crate) async fn relay(
         .body_mut()
         .charge(|| exchange.client.account(version));
     // Before it waits for the client to take other heads: the upstream has done its part.
-    let ended = response.body().is_end_stream();
+    // Over HTTP/2 even one without a body may have to wait for that.
+    let ended = response.body().is_end_stream() && version != Version::HTTP_2;
     exchange.answered(&response, ended);
     let client = &exchange.client;
     let queued = match version {

@@ -48,7 +48,7 @@ pub(crate) use self::heads::{HeldHead, detach, recycle};
 use super::buffers::BLOCK;
 
 /// Bytes of answers that are held for a connection of HTTP/1.1.
-const HTTP1_MAX: usize = 80 * 1024;
+const HTTP1_MAX: usize = 64 * 1024;
 /// Bytes of answers that all streams of an HTTP/2 connection share.
 const POOL_MAX: usize = 128 * 1024;
 /// Bytes of its answer that a stream may hold whatever the others hold.

@@ -12,7 +12,7 @@ use super::buffers::{BLOCK, Buffers, ReadResult};
 
 /// The most bytes that are read at once, which a client that reads slowly costs: an answer over
 /// HTTP/1.1 may hold no more.
-const WINDOW_MAX: usize = 80 * 1024;
+const WINDOW_MAX: usize = 64 * 1024;
 /// From so many bytes on a window of one's own is worth its allocation; smaller pieces are read
 /// into the worker's block.
 const WINDOW_MIN: usize = 16 * 1024;

@@ -43,7 +43,7 @@ pub(crate) async fn ask(
 ) -> Result<u16, ProbeError> {
     complete(probe.headers_mut(), address, agent);
     let answered = tokio::time::timeout(time, send(address, probe)).await;
-    answered.unwrap_or_else(|_| Err(ProbeError::Endpoint(format!("no answer within {time:?}"))))
+    answered.unwrap_or_else(|_| Err(ProbeError::Endpoint(format!("no response within {time:?}"))))
 }
 
 /// The fields that every request has, unless the caller wants them otherwise.
@@ -138,6 +138,6 @@ mod tests {
         let told = ask(address, Probe::default(), "test/1", time)
             .await
             .unwrap_err();
-        assert_eq!(told, ProbeError::Endpoint("no answer within 10ms".into()));
+        assert_eq!(told, ProbeError::Endpoint("no response within 10ms".into()));
     }
 }

@@ -1,7 +1,7 @@
 # The commands that people and CI share. Each is plain cargo, or one script that says what it needs.
 FUZZ = cargo +nightly fuzz
 FUZZ_ARGS = --fuzz-dir tests/fuzz --target-dir target/fuzz
-TARGETS = request_head response_head chunked
+TARGETS = request_head response_head chunked connection
 SECONDS = 600
 
 .PHONY: fuzz fuzz-corpus

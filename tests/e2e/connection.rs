@@ -5,7 +5,9 @@ use std::io::Read;
 
 use serde_json::json;
 
+use crate::errors::is_refusal;
 use crate::harness::{Client, Proxy, Upstream, eventually, shop};
+use crate::stats::logged;
 
 const PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 const LENGTH: &str = "POST /length HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nhello";
@@ -22,7 +24,9 @@ fn echo() -> (Upstream, Proxy) {
     });
     let mut service = shop(&upstream, &upstream);
     service["routes"] = json!([{ "host": "shop.test" }]);
-    let proxy = Proxy::start(json!({ "workers": 1, "services": { "shop": service } }));
+    let proxy = Proxy::start(json!({
+        "access_log": "./access.log", "workers": 1, "services": { "shop": service },
+    }));
     (upstream, proxy)
 }
 
@@ -53,20 +57,38 @@ fn requests_are_answered_alike_however_their_bytes_come() {
 #[test]
 fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
     let (upstream, proxy) = echo();
+    let mut names = Vec::new();
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
     let cases = [
         (
             head("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
             400,
+            "bad_request",
         ),
-        (head("Bad Name: 1\r\n"), 400),
-        (head("Transfer-Encoding: gzip\r\n"), 501),
-        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n".into(), 505),
-        (format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)), 414),
-        (head(&format!("X: {}\r\n", "a".repeat(200_000))), 431),
-        ("PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n".into(), 400),
+        (head("Bad Name: 1\r\n"), 400, "bad_request"),
+        (head("Transfer-Encoding: gzip\r\n"), 501, "not_implemented"),
+        (
+            "GET / HTTP/3.0\r\nHost: a\r\n\r\n".into(),
+            505,
+            "not_implemented",
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)),
+            414,
+            "uri_too_long",
+        ),
+        (
+            head(&format!("X: {}\r\n", "a".repeat(200_000))),
+            431,
+            "headers_too_large",
+        ),
+        (
+            "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n".into(),
+            400,
+            "bad_request",
+        ),
     ];
-    for (index, (bad, status)) in cases.iter().enumerate() {
+    for (index, (bad, status, reason)) in cases.iter().enumerate() {
         for piece in [usize::MAX, 1] {
             // The first request of a connection, and one that was sent with a good one before it.
             for before in ["", PLAIN] {
@@ -81,7 +103,8 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
                     "case {index} in pieces of {piece} after {before:?}"
                 );
                 assert_eq!(refused.header("connection").as_deref(), Some("close"));
-                assert!(refused.header("x-request-id").is_some(), "it has a name");
+                is_refusal(&refused, *status, "http_request_error", reason);
+                names.push((refused.header("x-request-id").unwrap(), *status, *reason));
                 assert!(client.wire.ends(), "nothing follows a refusal");
             }
         }
@@ -95,7 +118,7 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
     let count = |status: u16| {
         4 * cases
             .iter()
-            .map(|(_, refused)| u8::from(*refused == status))
+            .map(|(_, refused, _)| u8::from(*refused == status))
             .sum::<u8>()
     };
     for status in [400, 414, 431, 501, 505] {
@@ -106,6 +129,16 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
                 .sum("http_requests_total", &[("code", &code)])
                 == f64::from(count(status))
         });
+    }
+    let lines = logged(&proxy, names.len() + good);
+    for (name, status, reason) in names {
+        let mut lines = lines.iter();
+        let line = lines.find(|line| line["request_id"] == name.as_str());
+        let line = line.unwrap_or_else(|| panic!("no line for {name}, {reason}"));
+        assert_eq!(
+            (&line["status"], &line["reason"]),
+            (&json!(status), &json!(reason))
+        );
     }
 }
 

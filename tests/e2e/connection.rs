@@ -53,12 +53,10 @@ fn responses_do_not_depend_on_how_the_request_is_split() {
     }
 }
 
-#[test]
-fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
-    let (upstream, proxy) = echo();
-    let mut ids = Vec::new();
+/// Requests that are refused, with the status and the reason.
+fn malformed_requests() -> [(String, u16, &'static str); 7] {
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
-    let cases = [
+    [
         (
             head("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
             400,
@@ -86,7 +84,14 @@ fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
             400,
             "bad_request",
         ),
-    ];
+    ]
+}
+
+#[test]
+fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
+    let (upstream, proxy) = echo();
+    let mut ids = Vec::new();
+    let cases = malformed_requests();
     for (index, (bad, status, reason)) in cases.iter().enumerate() {
         for piece in [usize::MAX, 1] {
             // As the first request of a connection, and pipelined after a valid one.

@@ -118,8 +118,8 @@ impl FullWeight {
         }
     }
 
-    /// Scores a cohort at full weight.
-    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>, advance_limit: f64) {
+    /// Scores a cohort for promotion: all failures, as the baseline's past counts them too.
+    pub(crate) fn score_passing(&mut self, canary: &ArmCounts<'_>, advance_limit: f64) {
         if let Some(passing) = &mut self.passing {
             passing.canary.add(canary);
             let counts = Pair::of(canary.requests, canary.failures);
@@ -127,6 +127,10 @@ impl FullWeight {
             passing.below_limit.score(0.0, counts, 0);
             passing.below_limit.settle(advance_limit);
         }
+    }
+
+    /// Scores a cohort against the limits; of a sticky service only each key's first failure.
+    pub(crate) fn score(&mut self, canary: &ArmCounts<'_>) {
         if let Some(failures) = &mut self.failures {
             failures.score_alone(self.limit, Pair::of(canary.requests, canary.failures));
         }

@@ -465,6 +465,7 @@ impl Judge {
         let Some(limits) = &mut self.full_weight else {
             return;
         };
+        limits.score_passing(&cohort.canary, self.advance_limit);
         // One broken user of a sticky service must not cause a rollback here either.
         let cohort = &Cohort {
             canary: ArmCounts {
@@ -473,7 +474,7 @@ impl Judge {
             },
             ..*cohort
         };
-        limits.score(&cohort.canary, self.advance_limit);
+        limits.score(&cohort.canary);
         if let Some(error) = &mut self.error {
             let canary = Pair::of(cohort.canary.requests, cohort.canary.failures);
             self.bound += error.score_alone(limits.limit, canary);

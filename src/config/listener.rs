@@ -121,7 +121,7 @@ fn limits(fields: &mut Fields<'_>) -> Option<ListenerLimits> {
         &mut limits.header_bytes,
         Type::size(HEADER_BYTES),
         "Request line and header fields; more gets 431. Over HTTP/2 at most 32 KiB, where each \
-         field counts 32 bytes more, and 512 KiB for the heads of all waiting requests of a \
+         field counts 32 bytes more, and 384 KiB for the heads of all waiting requests of a \
          connection. The head of a response has 64 KiB at most; more gets 502.",
     );
     fields.set(

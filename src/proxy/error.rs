@@ -1,7 +1,7 @@
 //! What can go wrong with a request, and the one place that turns it into an answer.
 //!
 //! Each kind knows its status, its class in the statistics, its word in the metrics
-//! ([`WaitReason`]) and its name in `Proxy-Status` (RFC 9209 section 2.3).
+//! ([`Reason`]) and its name in `Proxy-Status` (RFC 9209 section 2.3).
 
 use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue};

@@ -6,8 +6,8 @@
 //! whom to rescue, and when to take the canary out.
 //!
 //! HTTP/1.1 is spoken in both directions by code of this module, on one grammar (`http1`): with
-//! clients by `connection`, with upstreams by `upstream`. HTTP/2 is spoken with clients by
-//! hyper.
+//! clients by `downstream`, with upstreams by `upstream`. HTTP/2 is spoken with clients by
+//! `downstream` too, on the frames of `h2`.
 
 mod deadline;
 mod downstream;

@@ -2,11 +2,12 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::thread;
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::harness::{Client, Proxy, settled};
+use crate::harness::{Client, Proxy, until_within};
 
 mod all;
 mod heads;
@@ -18,7 +19,7 @@ const MIB: usize = 1024 * KIB;
 
 /// An upstream of many connections, in one thread: it answers `/endless` without an end, `/large`
 /// with 100,000 bytes, `/dribble` a little at a time, `/heads` with a large head, `/partial` with a
-/// part of one, `/trailers` with many trailers, and `/never` not at all.
+/// part of one, `/slow` after a while, `/trailers` with many trailers, and `/never` not at all.
 fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -70,6 +71,12 @@ async fn answer(mut stream: tokio::net::TcpStream) -> std::io::Result<()> {
                 // A head of which 56 KiB come, and no end.
                 let field = format!("x-field: {}\r\n", "y".repeat(8000));
                 let answer = format!("HTTP/1.1 200 OK\r\n{}", field.repeat(7));
+                stream.write_all(answer.as_bytes()).await?;
+                continue;
+            }
+            Some(b's') => {
+                tokio::time::sleep(Duration::from_millis(1300)).await;
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nslow";
                 stream.write_all(answer.as_bytes()).await?;
                 continue;
             }
@@ -152,12 +159,30 @@ fn streams(count: u32, path: &str) -> Vec<u8> {
     preface().into_iter().chain(requests).collect()
 }
 
+/// The memory in use once it is steady: when the program has had nothing to do, and the memory has
+/// not moved by more than a few pages, for a while. A slow machine takes long to get there.
+#[track_caller]
+fn steady(proxy: &Proxy) -> usize {
+    const LIMIT: Duration = Duration::from_secs(180);
+    const AGREEING: u32 = 250;
+    let (mut first, mut same) = (proxy.memory(), 0);
+    until_within(LIMIT, "the memory is steady", || {
+        let now = proxy.memory();
+        // Its own tick wakes it now and then.
+        same += u32::from(proxy.sleeps());
+        if now.abs_diff(first) > 64 * KIB {
+            (first, same) = (now, 0);
+        }
+        (same >= AGREEING).then_some(now)
+    })
+}
+
 /// What the clients of `ask` add to the memory in use, once nothing moves any more.
 #[track_caller]
 fn cost(proxy: &Proxy, ask: impl FnOnce() -> Vec<Client>) -> (usize, Vec<Client>) {
-    let before = settled("the memory is steady", || proxy.memory());
+    let before = steady(proxy);
     let clients = ask();
-    let after = settled("nothing moves any more", || proxy.memory());
+    let after = steady(proxy);
     eprintln!(
         "{} clients cost {} KiB",
         clients.len(),

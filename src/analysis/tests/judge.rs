@@ -508,3 +508,16 @@ fn low_traffic_promotes_a_canary_that_fails_as_often_as_before() {
         );
     }
 }
+
+#[test]
+fn repeated_failures_of_a_key_count_against_promotion_at_full_weight() {
+    let mut judge = Judge::new(options(r#"[{"error_rate": {}}]"#));
+    judge.observe(&errors(0.0, (0, 0), (2_000, 20)));
+    let mut cohort = errors(1.0, (1_040, 52), (0, 0));
+    // Every key has failed at an earlier step.
+    cohort.canary.units = Some(&[]);
+    judge.observe(&cohort);
+    let evidence = judge.full_weight_evidence().unwrap();
+    assert_eq!(evidence.canary.failures, 52);
+    assert!(!evidence.passes);
+}

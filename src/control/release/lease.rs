@@ -3,8 +3,8 @@
 //! much spent as users have seen, but for requests that were in flight when a lease was used up.
 //!
 //! A lease that is used up while the budget is not stops the canary's new requests, which go to the
-//! baseline as if the canary were full, until the disk has recorded more. It removes the canary
-//! only if the disk refuses.
+//! baseline as if the canary were full, until the disk has recorded more. If the disk
+//! refuses, the release holds, and a failure of a request that was in flight removes the canary.
 
 use crate::routing::{BudgetKind, ReleaseHandle};
 

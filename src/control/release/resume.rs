@@ -15,8 +15,8 @@ use crate::control::controller::{Controller, ServiceEntry, UncommittedChange};
 use crate::model::{Name, ServiceSpec, api};
 use crate::store::{ChangeRecord, NewJournalEntry, ReleasePart, ReleaseRecord};
 
-/// How long the start waits for a lease of failures on disk. Without one the first failure of the
-/// canary rolls back.
+/// How long the start waits for a lease of failures on disk. Without one the canary gets no
+/// requests until it is there.
 const LEASE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Controller {

@@ -7,6 +7,7 @@ use futures_util::future::Either;
 use http::{Request, Response};
 
 use crate::proxy::error::Error;
+use crate::proxy::http1::fields;
 use crate::proxy::request::client_body::ClientBody;
 use crate::proxy::request::exchange::Exchange;
 use crate::proxy::request::relay::ResponseBody;
@@ -46,9 +47,10 @@ fn shed<B>(
 /// Begins a request of HTTP/2, which is counted at once: a connection has many of them.
 pub(crate) fn begin(
     client: &Rc<ClientConnection>,
-    request: Request<ClientBody>,
+    mut request: Request<ClientBody>,
 ) -> impl Future<Output = Response<ResponseBody>> + Unpin + use<> {
-    let head = client.held.head(&request);
+    fields::join_cookies(request.headers_mut());
+    let head = client.held.head(&mut request);
     let error = match (head, client.worker.room.enter()) {
         (None, _) => Error::new(
             Reason::HeadersTooLarge,

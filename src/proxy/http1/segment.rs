@@ -10,6 +10,8 @@ use tokio::io::AsyncWrite;
 /// Data up to this length is copied behind what stands before it: to copy so little takes less than
 /// the kernel takes to gather it.
 const COPIED_MAX: usize = 4 * 1024;
+/// The most memory that is kept for the next piece.
+const KEPT_MAX: usize = 16 * 1024;
 
 /// One piece at a time: what stands before the data (a head, or a chunk's size line), the data, and
 /// what stands after it.
@@ -53,8 +55,11 @@ impl<D: Buf + Default> OutputSegment<D> {
         !self.data.has_remaining() && self.after.is_empty() && self.before.len() < COPIED_MAX
     }
 
-    /// Begins the next piece in the same memory.
+    /// Begins the next piece in the same memory, unless a long head was in it.
     pub(crate) fn clear(&mut self) {
+        if self.before.capacity() > KEPT_MAX {
+            self.before = Vec::new();
+        }
         self.before.clear();
         self.at = 0;
     }

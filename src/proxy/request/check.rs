@@ -8,7 +8,6 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Uri, Version};
 
 use crate::proxy::error::Error;
-use crate::proxy::http1::fields;
 use crate::proxy::http1::grammar;
 use crate::proxy::upstream::forwarded_headers;
 use crate::proxy::worker::client::ClientConnection;
@@ -92,7 +91,6 @@ fn http2<B>(request: &mut Request<B>, client: &ClientConnection) -> Result<(), E
         }
         _ => {}
     }
-    fields::join_cookies(request.headers_mut());
     Ok(())
 }
 

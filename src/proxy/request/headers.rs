@@ -117,7 +117,8 @@ pub(crate) fn request_id(headers: &HeaderMap, client: &ClientConnection) -> Head
         && (1..=128).contains(&given.len())
         && given.as_bytes().iter().all(u8::is_ascii_graphic)
     {
-        return given.clone();
+        // A copy, which does not hold the whole head for as long as the exchange takes.
+        return HeaderValue::from_bytes(given.as_bytes()).unwrap_or_else(|_| given.clone());
     }
     client.worker.new_request_id()
 }

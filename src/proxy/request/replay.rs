@@ -64,6 +64,12 @@ impl Resend {
             buffer(exchange, request, limits).await?;
         }
         enrolment::assign(exchange, route);
+        // Another release may have begun while the body was read.
+        let declared = match exchange.on_canary().map(|release| &release.spec.rescue) {
+            Some(RescuePolicy::Header(name)) => declared && is_declared(request.headers(), name),
+            Some(RescuePolicy::Off | RescuePolicy::Safe) => false,
+            None => declared,
+        };
         exchange.describe_trial(|| {
             let (method, uri) = (request.method().clone(), request.uri().clone());
             Some(SampleCandidate::new(method, uri))

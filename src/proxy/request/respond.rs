@@ -47,7 +47,7 @@ pub(crate) fn reserve_cookie(exchange: &Exchange, route: &RequestRoute, headers:
 /// Waits until the heads of a connection's answers leave room for one more. What has to be kept for
 /// long does not keep the memory that it was read into.
 async fn queue(client: &ClientConnection, headers: &mut HeaderMap) -> Option<QueuedHead> {
-    if client.held.is_scarce() {
+    if client.held.is_scarce() || client.is_blocked() {
         held::detach(headers);
     }
     poll_fn(|cx| client.held.poll_queue(headers, cx)).await
@@ -69,7 +69,8 @@ pub(crate) async fn relay(
         .body_mut()
         .charge(|| exchange.client.account(version));
     // Before it waits for the client to take other heads: the upstream has done its part.
-    let ended = response.body().is_end_stream();
+    // Over HTTP/2 even one without a body may have to wait for that.
+    let ended = response.body().is_end_stream() && version != Version::HTTP_2;
     exchange.answered(&response, ended);
     let client = &exchange.client;
     let queued = match version {

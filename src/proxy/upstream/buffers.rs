@@ -25,10 +25,12 @@ const SPARE_MAX: usize = 64 * 1024;
 
 /// How many maps of header fields are kept, and of how many fields at most.
 const FIELDS_KEPT: usize = 32;
-const FIELDS_MAX: usize = 64;
+pub(super) const FIELDS_MAX: usize = 64;
 
 /// From this length on a buffer grows by an eighth, and not to twice its length.
 const SLOW_GROWTH: usize = 16 * 1024;
+/// ... to a multiple of this, so that the memory of a smaller one is of use for another.
+const GROWTH: usize = 16 * 1024;
 
 /// What was read.
 #[derive(Clone, Copy, Debug)]
@@ -85,12 +87,14 @@ impl Buffers {
         Poll::Ready(Ok(ReadResult { bytes, held }))
     }
 
-    /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come.
+    /// Reads once into memory of its own, of `window` bytes, and appends to `buffer` what has come;
+    /// it holds no more than `room` for that.
     pub(crate) fn poll_read_large(
         &self,
         stream: Pin<&mut impl AsyncRead>,
         buffer: &mut BytesMut,
         window: usize,
+        room: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<ReadResult>> {
         let mut large = self.large.borrow_mut();
@@ -98,12 +102,13 @@ impl Buffers {
             *large = BytesMut::with_capacity(window);
         }
         let bytes = ready!(poll_read_buf(stream, cx, &mut (&mut *large).limit(window)))?;
-        let held = if buffer.is_empty() && bytes >= large.capacity() / 2 {
+        let capacity = large.capacity();
+        let held = if buffer.is_empty() && bytes >= capacity / 2 && capacity <= room {
             *buffer = std::mem::take(&mut *large);
             buffer.capacity()
         } else {
             // Not worth the memory that would be held with it.
-            buffer.extend_from_slice(&large);
+            append(buffer, &large);
             large.clear();
             bytes
         };
@@ -143,7 +148,7 @@ impl Buffers {
 fn append(buffer: &mut BytesMut, bytes: &[u8]) {
     let length = buffer.len() + bytes.len();
     if length > SLOW_GROWTH && length > buffer.capacity() {
-        let mut larger = BytesMut::with_capacity(length + length / 8);
+        let mut larger = BytesMut::with_capacity((length + length / 8).next_multiple_of(GROWTH));
         larger.extend_from_slice(buffer);
         *buffer = larger;
     }

@@ -11,6 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::BytesMut;
 use http::header::EXPECT;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri};
 use http_body::Frame;
@@ -18,10 +19,10 @@ use tokio::net::TcpStream;
 
 use super::background_upload::BackgroundUpload;
 use super::body::{Body, BodySource};
-use super::buffers::Buffers;
+use super::buffers::{Buffers, FIELDS_MAX};
 use super::fault::{SendError, UpstreamFault};
 use super::forwarded_headers::ForwardedHeaders;
-use super::held::HeadCharge;
+use super::held::{HeadCharge, recycle};
 use super::interims::{Heard, Interims, PATIENCE};
 use super::outbound::OutboundBody;
 use super::read_buffer::ReadBuffer;
@@ -30,6 +31,12 @@ use super::request_writer::RequestWriter;
 use super::revision_guard::RevisionGuard;
 use crate::proxy::deadline::Deadline;
 use crate::proxy::http1::response::{ResponseHead, ResponseHeadReader, ResponseTo};
+
+/// A request's map of fields is used for the answer's unless it has grown beyond this, where what a
+/// client's many answers may hold is bounded.
+const FIELDS_KEPT: usize = 24;
+/// Bytes up to which the head of an answer over HTTP/1.1 is read, a little more than it may have.
+const HEAD_ROOM: usize = 66 * 1024;
 
 /// A connection on which one request at a time is sent; while it is idle, it holds a socket and
 /// nothing else.
@@ -111,6 +118,7 @@ impl UpstreamConnection {
             outgoing: None,
             refused: None,
             answered: false,
+            in_parts: false,
         };
         match std::future::poll_fn(|cx| sending.poll(cx)).await {
             Ok(head) => Ok(sending.answer(head)),
@@ -136,6 +144,8 @@ struct Sending<'a, B> {
     /// answer.
     refused: Option<io::Error>,
     answered: bool,
+    /// Whether the head has come in more than one read.
+    in_parts: bool,
 }
 
 impl<B: OutboundBody> Sending<'_, B> {
@@ -144,7 +154,7 @@ impl<B: OutboundBody> Sending<'_, B> {
             // Again after an interim answer, which may have asked for the body.
             self.write(cx)?;
             let room = match &mut self.charge {
-                None => usize::MAX,
+                None => HEAD_ROOM.saturating_sub(self.inflow.buffer.len()).max(1),
                 Some(charge) => {
                     let room = charge.poll_room(cx);
                     self.heard.held.set(room.is_pending());
@@ -169,7 +179,15 @@ impl<B: OutboundBody> Sending<'_, B> {
             let mut fresh = HeaderMap::new();
             // A request that has been sent is not needed any more once there is an answer to it.
             let headers = match self.outgoing {
-                None => self.request.headers_mut(),
+                None => {
+                    let headers = self.request.headers_mut();
+                    let kept = match self.charge {
+                        Some(_) => FIELDS_KEPT,
+                        None => FIELDS_MAX,
+                    };
+                    recycle(headers, kept);
+                    headers
+                }
                 Some(_) => &mut fresh,
             };
             let pass = &mut |interim: &mut Response<()>| {
@@ -185,14 +203,19 @@ impl<B: OutboundBody> Sending<'_, B> {
                 if let Some(charge) = &mut self.charge {
                     charge.hold_whole(head.response.headers_mut());
                 }
+                if self.in_parts {
+                    // What follows it does not hold the memory that the parts were put together in.
+                    let buffer = &mut self.inflow.buffer;
+                    *buffer = BytesMut::from(&buffer[..]);
+                }
                 return Poll::Ready(Ok(head));
             }
+            self.in_parts |= !self.inflow.buffer.is_empty();
             if let Some(charge) = &mut self.charge {
                 charge.hold_part(&mut self.inflow.buffer);
             }
             if self.outgoing.is_none() {
                 // It is not sent again, and the answer may be long in coming.
-                self.request.headers_mut().clear();
                 *self.request.uri_mut() = Uri::default();
             }
         }

@@ -5,14 +5,33 @@
 //! every block of memory that an answer is read into is charged to its connection until the parser
 //! has written the last byte of it.
 //!
-//! For HTTP/1.1 that is [`HTTP1_MAX`]; a request is read 32 KiB at a time, beside its head. For
-//! HTTP/2 all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond that, so that answers
-//! which the client leaves alone cannot keep the others from moving. The heads of requests are
-//! bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`] once they wait to be written. While
-//! one is read, the pool pays for it; one at a time may exceed the pool, so that heads of which
-//! a part has come cannot keep one another from the rest.
+//! For HTTP/1.1 that is [`HTTP1_MAX`], of which 32 KiB are kept for a request that has a body, or
+//! others behind it. For HTTP/2 all answers share [`POOL_MAX`], and each may hold [`SHARE`] beyond
+//! that, so that answers which the client leaves alone cannot keep the others from moving. The
+//! heads of requests are bounded by [`HEADS_MAX`], those of answers by [`QUEUED_MAX`] once they
+//! wait to be written. While one is read, the pool pays for it; one at a time may exceed the pool,
+//! so that heads of which a part has come cannot keep one another from the rest.
+//!
+//! What a connection of HTTP/2 holds, at most:
+//!
+//! | what | KiB |
+//! |---|---|
+//! | heads of requests, with trailers, and bodies kept to be sent twice: [`HEADS_MAX`] | 384 |
+//! | bodies of requests: the window of the connection | 256 |
+//! | memory that pieces of those share with other frames: [`UPLOADS_COPIED`] | 32 |
+//! | answers: [`POOL_MAX`], and [`SHARE`] for each of 128 streams | 256 |
+//! | the head of an answer that exceeds the pool | 72 |
+//! | heads and trailers of answers that wait to be written: [`QUEUED_MAX`], or one head | 96 |
+//! | 128 streams: the task, the socket and the state in `h2`, 5 KiB each | 640 |
+//! | a list of fields of which a part has come: 32 KiB by its length, in a map | 224 |
+//! | buffers and tables of `h2`, and what was read beyond a turn | 56 |
+//! | **sum** | **2016** |
+//!
+//! A short head of an answer that waits to be written takes the place of what its stream's task
+//! held before.
 
 mod counted;
+mod heads;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -21,9 +40,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Request};
+use http::HeaderMap;
 
 pub(crate) use self::counted::{QueuedHead, RepeatedBody};
+use self::heads::{HEADS_MAX, memory};
+pub(crate) use self::heads::{HeldHead, detach, recycle};
 use super::buffers::BLOCK;
 
 /// Bytes of answers that are held for a connection of HTTP/1.1.
@@ -31,15 +52,13 @@ const HTTP1_MAX: usize = 64 * 1024;
 /// Bytes of answers that all streams of an HTTP/2 connection share.
 const POOL_MAX: usize = 128 * 1024;
 /// Bytes of its answer that a stream may hold whatever the others hold.
-const SHARE: usize = 2 * 1024;
+const SHARE: usize = 1024;
 /// Bytes of its answer that are read at first where the pool is exhausted: most heads are shorter.
 const FIRST_READ: usize = 1024;
 /// Bytes of the pool that are left to bodies and whole heads.
 const KEPT_FROM_PARTS: usize = POOL_MAX / 2;
 /// Bytes that one stream may take of the pool.
 const STREAM_MAX: usize = 96 * 1024;
-/// Bytes of the heads of an HTTP/2 connection's requests that are not answered yet.
-const HEADS_MAX: usize = 512 * 1024;
 /// Bytes of answers' heads that wait to be written to an HTTP/2 connection.
 const QUEUED_MAX: usize = 64 * 1024;
 /// Bytes of an answer's head that pass uncounted, since there are no more of them than streams.
@@ -49,7 +68,7 @@ const COPIED_MAX: usize = 4 * 1024;
 /// Bytes of requests' bodies that are kept for an HTTP/2 connection in order to be sent twice.
 const REPEATED_MAX: usize = 128 * 1024;
 /// Bytes of the bodies of requests of HTTP/2 beyond which all of them are copied.
-const UPLOADS_COPIED: usize = 128 * 1024;
+const UPLOADS_COPIED: usize = 32 * 1024;
 /// What a piece of an answer takes in an HTTP/2 connection beside its data.
 const PIECE: usize = 512;
 /// What a header field takes beside its text.
@@ -60,6 +79,8 @@ const FIELD: usize = 112;
 pub(crate) struct Held {
     answers: Cell<usize>,
     heads: Cell<usize>,
+    /// Bytes of what has been read of requests of HTTP/1.1, and may be held beside the answer.
+    input: Cell<usize>,
     /// Bytes of the bodies of an HTTP/2 connection's requests.
     uploads: Cell<usize>,
     /// Bytes of bodies that are kept in order to be sent twice.
@@ -89,49 +110,12 @@ pub(crate) struct Charge {
     bytes: usize,
 }
 
-/// The head of a request, counted until this is dropped.
-#[derive(Debug)]
-pub(crate) struct HeldHead {
-    held: Rc<Held>,
-    bytes: usize,
-}
-
 impl Held {
-    /// Counts the head of a request of HTTP/2, if there is room for it. There is always room for
-    /// the only one.
-    pub(crate) fn head<B>(self: &Rc<Self>, request: &Request<B>) -> Option<HeldHead> {
-        let uri = request.uri();
-        let target = uri
-            .path_and_query()
-            .map_or(0, |target| target.as_str().len());
-        let bytes = fields(request.headers())
-            + target
-            + uri.authority().map_or(0, |host| host.as_str().len());
-        self.count(bytes)
-    }
-
-    /// Counts the trailers of a request of HTTP/2, if there is room for them. They are counted
-    /// twice, since they are made of literals, each in memory of its own.
-    pub(crate) fn trailers(self: &Rc<Self>, trailers: &HeaderMap) -> Option<HeldHead> {
-        self.count(2 * fields(trailers))
-    }
-
-    fn count(self: &Rc<Self>, bytes: usize) -> Option<HeldHead> {
-        let heads = self.heads.get();
-        if heads > 0 && heads + bytes > HEADS_MAX {
-            return None;
-        }
-        self.heads.set(heads + bytes);
-        Some(HeldHead {
-            held: Rc::clone(self),
-            bytes,
-        })
-    }
-
     /// Counts a body of so many bytes that is kept in order to be sent twice, if there is room for
     /// it.
     pub(crate) fn repeat(&self, bytes: usize) -> Option<RepeatedBody> {
-        if self.repeated.load(Ordering::Relaxed) + bytes > REPEATED_MAX {
+        let repeated = self.repeated.load(Ordering::Relaxed) + bytes;
+        if repeated > REPEATED_MAX || self.heads.get() + repeated > HEADS_MAX {
             return None;
         }
         Some(RepeatedBody::new(&self.repeated, bytes))
@@ -146,6 +130,11 @@ impl Held {
     /// So many of them are with the upstream, or nobody wants them.
     pub(crate) fn release_upload(&self, bytes: usize) {
         self.uploads.set(self.uploads.get().saturating_sub(bytes));
+    }
+
+    /// So many bytes of a request of HTTP/1.1 may be held beside the answer to it.
+    pub(crate) fn hold_input(&self, bytes: usize) {
+        self.input.set(bytes);
     }
 
     /// Whether so much of requests' bodies is held that it should take no more memory than it is
@@ -175,6 +164,7 @@ impl Held {
         if bytes <= SMALL_HEAD {
             return Poll::Ready(None);
         }
+        let bytes = memory(headers);
         let queued = self.queued.load(Ordering::Relaxed);
         if queued > 0 && queued + bytes > QUEUED_MAX {
             self.wait(cx);
@@ -258,10 +248,9 @@ impl HeadCharge {
 
     /// Charges a whole head.
     pub(crate) fn hold_whole(&mut self, headers: &mut HeaderMap) {
-        let bytes = fields(headers);
-        if bytes > SMALL_HEAD {
+        if fields(headers) > SMALL_HEAD {
             detach(headers);
-            self.hold(bytes);
+            self.hold(memory(headers));
         }
     }
 
@@ -276,23 +265,6 @@ impl Drop for HeadCharge {
         if self.exceeds {
             self.account.held.exceeded.set(false);
             self.account.held.wake();
-        }
-    }
-}
-
-impl Drop for HeldHead {
-    fn drop(&mut self) {
-        self.held
-            .heads
-            .set(self.held.heads.get().saturating_sub(self.bytes));
-    }
-}
-
-/// Copies the values of `headers` out of the memory that they were read into.
-pub(crate) fn detach(headers: &mut HeaderMap) {
-    for value in headers.values_mut() {
-        if let Ok(copy) = HeaderValue::from_bytes(value.as_bytes()) {
-            *value = copy;
         }
     }
 }
@@ -328,7 +300,7 @@ impl Account {
     pub(crate) fn room(&self) -> usize {
         let own = self.own.get();
         if !self.streams {
-            return HTTP1_MAX.saturating_sub(own);
+            return HTTP1_MAX.saturating_sub(own + self.held.input.get());
         }
         let pool = POOL_MAX.saturating_sub(self.held.answers.get());
         let room = pool.min(STREAM_MAX.saturating_sub(own));
@@ -359,9 +331,8 @@ impl Account {
 
     /// Has the trailers of an answer of HTTP/2 counted until they are written.
     pub(crate) fn queue(&self, trailers: &mut HeaderMap) {
-        let bytes = fields(trailers);
-        if self.streams && bytes > SMALL_HEAD {
-            QueuedHead::new(&self.held.queued, bytes).onto(trailers);
+        if self.streams && fields(trailers) > SMALL_HEAD {
+            QueuedHead::new(&self.held.queued, memory(trailers)).onto(trailers);
         }
     }
 
@@ -494,28 +465,6 @@ mod tests {
         assert_eq!(modest.room(), SHARE);
         drop(charges);
         assert_eq!((held.answers.get(), late.room()), (0, STREAM_MAX));
-    }
-
-    #[test]
-    fn heads_of_requests_are_bounded_for_the_connection_and_one_alone_always_passes() {
-        let held = Rc::new(Held::default());
-        let request = Request::get("/")
-            .header("cookie", "x".repeat(100_000))
-            .body(())
-            .unwrap();
-        let heads: Vec<_> = std::iter::from_fn(|| held.head(&request))
-            .take(100)
-            .collect();
-        assert_eq!(heads.len(), 5);
-        drop(heads);
-        let large = Request::get("/")
-            .header("cookie", "x".repeat(600_000))
-            .body(())
-            .unwrap();
-        let alone = held.head(&large);
-        assert!(alone.is_some() && held.head(&request).is_none());
-        drop(alone);
-        assert_eq!(held.heads.get(), 0);
     }
 
     #[test]

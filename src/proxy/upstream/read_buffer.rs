@@ -61,7 +61,7 @@ impl ReadBuffer {
         room: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<ReadResult>> {
-        if self.window == 0 || room < self.window {
+        if self.window == 0 || (room < self.window && room <= BLOCK) {
             let copied = if room < BLOCK { usize::MAX } else { 0 };
             let read = self
                 .buffers
@@ -71,9 +71,9 @@ impl ReadBuffer {
             }
             return read;
         }
-        let read = self
-            .buffers
-            .poll_read_large(stream, &mut self.buffer, self.window, cx);
+        let read =
+            self.buffers
+                .poll_read_large(stream, &mut self.buffer, self.window.min(room), room, cx);
         if let Poll::Ready(Ok(read)) = read {
             if read.bytes >= self.window {
                 self.window = (self.window * 2).min(WINDOW_MAX);

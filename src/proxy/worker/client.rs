@@ -241,6 +241,11 @@ impl ClientConnection {
         }
     }
 
+    /// Whether the client does not take what is written to it.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked.get().is_some()
+    }
+
     /// Takes note of whether the client takes what is written to it.
     pub(crate) fn note_write<T>(&self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match &written {

@@ -205,8 +205,8 @@ impl Worker {
         HeaderValue::from_maybe_shared(shared).unwrap_or(HeaderValue::from_static("unknown"))
     }
 
-    /// The time as `Date` has it. Written once a second; hyper's own would stick in the future
-    /// after the clock is set back.
+    /// The time as `Date` has it. Written once a second; it follows the clock when that is set
+    /// back.
     pub(crate) fn date(&self) -> HeaderValue {
         let now = SystemTime::now();
         let second = now

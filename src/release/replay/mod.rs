@@ -1,5 +1,5 @@
 //! Recorded releases, judged again: JSON lines in, one result per run out (STATISTICS.md 7).
-//! [`Writer`] writes the lines of a live release.
+//! `Writer` writes the lines of a live release.
 //!
 //! This module only parses lines; the caller does the I/O. A caller that wants to stop at a line,
 //! or to continue after an invalid one, uses [`Replay`]; [`answers`] is the same as an iterator.

@@ -5,6 +5,8 @@
 //! or a freeze held the release. With [`Mode::Fixed`] the plan of the engine is the recorded
 //! weights, one step for each.
 
+use std::collections::VecDeque;
+
 use serde::{Deserialize, Serialize};
 
 use super::event::RecordedEvent;
@@ -88,6 +90,9 @@ pub(super) struct Recorded {
     pub(super) override_freeze: bool,
 }
 
+/// Checkpoints that are kept: one a second is written, and a restart names its time.
+const CHECKPOINTS_MAX: usize = 8;
+
 /// The judged state of a checkpoint, with its time in milliseconds.
 type Checkpoint = (u64, (Trial, Option<usize>));
 
@@ -105,8 +110,8 @@ pub struct Run {
     proposed: Option<Box<Decision>>,
     /// A decision that the live release was committing, with the result if it ends the run.
     committing: Option<Box<(Decision, Option<RunResult>)>>,
-    /// The judged state of the last recorded checkpoint, with its time.
-    checkpoint: Option<Box<Checkpoint>>,
+    /// The judged states of the last recorded checkpoints. The store may have refused some of them.
+    checkpoints: VecDeque<Checkpoint>,
     /// [`Mode::Fixed`]: the number of weights so far, and the last at which the arms could be
     /// compared.
     weights: usize,
@@ -161,7 +166,7 @@ impl Run {
             now_ms: 0,
             proposed: None,
             committing: None,
-            checkpoint: None,
+            checkpoints: VecDeque::new(),
             weights: 0,
             weight: 0.0,
             passed: None,
@@ -287,7 +292,9 @@ impl Run {
             RecordedEvent::Committed => return self.committed(at),
             RecordedEvent::Refused => return self.refused(at),
             RecordedEvent::Checkpoint => {
-                self.checkpoint = Some(Box::new((at_ms, self.engine.checkpoint())));
+                self.checkpoints.truncate(CHECKPOINTS_MAX - 1);
+                let checkpoint = (at_ms, self.engine.checkpoint());
+                self.checkpoints.push_front(checkpoint);
                 return;
             }
             RecordedEvent::Restart { written_off, step } => {
@@ -513,9 +520,10 @@ impl Run {
             self.committed(at);
         }
         self.committing = None;
-        match self.checkpoint.as_deref() {
-            Some((at_ms, state)) if *at_ms == at.at_ms => self.engine.go_back(state.clone()),
-            Some(_) => {}
+        let mut stored = self.checkpoints.iter();
+        match stored.find(|(at_ms, _)| *at_ms == at.at_ms) {
+            Some((_, state)) => self.engine.go_back(state.clone()),
+            None if !self.checkpoints.is_empty() => {}
             None => {
                 let plan = &self.engine.release().plan;
                 let trial = Trial::of_run(plan, true);

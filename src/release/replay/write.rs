@@ -77,11 +77,17 @@ impl Writer {
         let Some(mut line) = fields(engine, event, at, decision.is_some()) else {
             return;
         };
-        if let Some(facts) = self.facts_line(engine, at, decision.is_some()) {
-            add(facts);
-        }
+        let facts = self.facts_line(engine, at, decision.is_some());
         self.stamp(&mut line, at, decision.is_some());
-        add(Value::Object(line).to_string());
+        let line = Value::Object(line).to_string();
+        if matches!(event, EngineEvent::Refused) {
+            // It is about the last decision, which facts would settle; they follow from it.
+            add(line);
+            facts.into_iter().for_each(add);
+        } else {
+            facts.into_iter().for_each(&mut add);
+            add(line);
+        }
     }
 
     /// Writes a command that was carried out.

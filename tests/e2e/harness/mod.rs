@@ -12,5 +12,5 @@ pub(crate) use http2::{Http2, block_on};
 pub(crate) use metrics::Metrics;
 pub(crate) use proxy::{Proxy, Reserved, shop};
 pub(crate) use upstream::{Seen, Upstream};
-pub(crate) use wait::{DEADLINE, Gate, eventually, settled, until};
+pub(crate) use wait::{DEADLINE, Gate, eventually, settled, until, until_within};
 pub(crate) use wire::{Client, Response, get};

@@ -115,13 +115,23 @@ impl Proxy {
         let status = fs::read_to_string(path).unwrap();
         let line = status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .find_map(|line| line.strip_prefix("RssAnon:"))
             .unwrap();
         line.trim()
             .trim_end_matches(" kB")
             .parse::<usize>()
             .unwrap()
             * 1024
+    }
+
+    /// Whether all threads of the program sleep. On a busy machine one that has work may have to
+    /// wait for a processor.
+    pub(crate) fn sleeps(&self) -> bool {
+        let tasks = format!("/proc/{}/task", self.child.as_ref().unwrap().id());
+        fs::read_dir(tasks).unwrap().all(|task| {
+            let stat = fs::read_to_string(task.unwrap().path().join("stat"));
+            stat.is_ok_and(|stat| stat.rsplit(") ").next().unwrap().starts_with('S'))
+        })
     }
 
     /// Prepares configuration and ports without starting the program.

@@ -17,13 +17,23 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
 
 /// Waits until `attempt` returns a value.
 #[track_caller]
-pub(crate) fn until<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn until<T>(what: &str, attempt: impl FnMut() -> Option<T>) -> T {
+    until_within(DEADLINE, what, attempt)
+}
+
+/// As [`until`], with another limit: for what takes a slow machine long.
+#[track_caller]
+pub(crate) fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> Option<T>,
+) -> T {
     let begin = Instant::now();
     loop {
         if let Some(found) = attempt() {
             return found;
         }
-        assert!(begin.elapsed() < DEADLINE, "timed out waiting until {what}");
+        assert!(begin.elapsed() < limit, "timed out waiting until {what}");
         thread::sleep(POLL);
     }
 }

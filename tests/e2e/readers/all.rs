@@ -41,7 +41,7 @@ fn everything() -> Vec<u8> {
             }
             _ => {
                 bytes.extend(post(stream, "/never"));
-                bytes.extend(frame(0, 0, stream, &[b'x'; 12_000]));
+                bytes.extend(frame(0, 0, stream, &[b'x'; 9_000]));
                 bytes.extend(trailers(stream, 300));
             }
         }

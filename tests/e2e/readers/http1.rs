@@ -75,3 +75,10 @@ fn chunk_extensions_and_trailers_of_uploads_hold_128_kibibytes_at_most() {
         costs_128_kibibytes_at_most(&proxy(), 100, &body[..8], &post(chunked, body));
     }
 }
+
+#[test]
+fn an_upload_beside_its_response_holds_128_kibibytes_at_most() {
+    let request = "PUT /endless HTTP/1.1\r\nHost: shop\r\nContent-Length: 100000000\r\n\r\n";
+    let upload = format!("{request}{}", "x".repeat(4_000_000));
+    costs_128_kibibytes_at_most(&proxy(), 100, "PUT", &upload);
+}

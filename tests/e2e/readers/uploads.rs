@@ -44,7 +44,7 @@ fn short_pieces_of_uploads_that_nobody_takes_hold_two_mebibytes_at_most() {
 fn short_pieces_on_all_streams_hold_two_mebibytes_at_most() {
     let proxy = proxy();
     // The window of the connection, in pieces of 64 bytes.
-    let pieces = |stream| frame(0, 0, stream, &[b'x'; 64]).repeat(48);
+    let pieces = |stream| frame(0, 0, stream, &[b'x'; 64]).repeat(32);
     let streams = || (0..128).map(|stream| 2 * stream + 1);
     let request: Vec<u8> = preface()
         .into_iter()

@@ -31,7 +31,7 @@ const STREAMS_MAX: u32 = 128;
 /// [`held`](crate::proxy::upstream::held).
 const STREAM_BUFFER: usize = 256 * 1024;
 /// Bytes of requests' bodies that an HTTP/2 connection may hold, and that one of its streams may.
-const CONNECTION_WINDOW: u32 = 384 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
 const STREAM_WINDOW: u32 = 256 * 1024;
 /// Bytes that a list of fields may come to in HTTP/2, where a byte can stand for a whole field.
 const HEADER_LIST_MAX: usize = 32 * 1024;

@@ -28,6 +28,8 @@ use crate::proxy::worker::client::ClientConnection;
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How much of a body that nobody wants is read, so that the connection can go on.
 const DRAINED_MAX: usize = 64 * 1024;
+/// How much is read at once of a head, and of what comes with it.
+const HEAD_READ: usize = 16 * 1024;
 /// How much is read of what a client sends before it has its response.
 const AHEAD_MAX: usize = 8 * 1024;
 
@@ -176,7 +178,12 @@ impl Link {
             if in_head {
                 self.client.begin_head();
             }
-            match self.poll_read(cx) {
+            // Little is held of what follows a long head.
+            let (max, copied) = match in_head {
+                true => (AHEAD_MAX, usize::MAX),
+                false => (HEAD_READ, 0),
+            };
+            match self.poll_read_part(max, copied, cx) {
                 Poll::Ready(Ok(1..)) => {}
                 Poll::Ready(_) => return Poll::Ready(Err(ConnectionEnd::Closed)),
                 Poll::Pending => {
@@ -242,6 +249,8 @@ impl Link {
             .interims
             .begin(expects && input.buffer.is_empty());
         input.held = length != BodyLength::Nothing;
+        let few = !input.held && input.buffer.len() <= AHEAD_MAX;
+        self.client.held.hold_input(if few { 0 } else { BLOCK });
         if input.held {
             let link: Rc<Link> = Rc::clone(self);
             ClientBody::Streamed(ClientUpload::new(link))

@@ -176,7 +176,7 @@ impl State {
         match trailers {
             None => End::Whole,
             Some(_) if self.abandoned => End::Whole,
-            Some(trailers) => match held.trailers(&trailers) {
+            Some(mut trailers) => match held.trailers(&mut trailers) {
                 Some(counted) => End::Trailers(trailers, counted),
                 None => End::Broken(BodyError::TrailersTooLarge),
             },

@@ -4,7 +4,7 @@
 
 FUZZ = cargo +nightly fuzz
 FUZZ_ARGS = --fuzz-dir tests/fuzz --target-dir target/fuzz
-TARGETS = request_head response_head chunked
+TARGETS = request_head response_head chunked connection
 SECONDS = 600
 
 build:

@@ -4,7 +4,9 @@ use std::io::Read;
 
 use serde_json::json;
 
+use crate::errors::is_refusal;
 use crate::harness::{Client, Proxy, Upstream, eventually, shop};
+use crate::stats::logged;
 
 const PLAIN: &str = "GET /plain HTTP/1.1\r\nHost: shop.test\r\n\r\n";
 const LENGTH: &str = "POST /length HTTP/1.1\r\nHost: shop.test\r\nContent-Length: 5\r\n\r\nhello";
@@ -21,7 +23,9 @@ fn echo() -> (Upstream, Proxy) {
     });
     let mut service = shop(&upstream, &upstream);
     service["routes"] = json!([{ "host": "shop.test" }]);
-    let proxy = Proxy::start(json!({ "workers": 1, "services": { "shop": service } }));
+    let proxy = Proxy::start(json!({
+        "access_log": "./access.log", "workers": 1, "services": { "shop": service },
+    }));
     (upstream, proxy)
 }
 
@@ -49,23 +53,46 @@ fn responses_do_not_depend_on_how_the_request_is_split() {
     }
 }
 
-#[test]
-fn a_refused_request_closes_the_connection_however_it_is_split() {
-    let (upstream, proxy) = echo();
+/// Requests that are refused, with the status and the reason.
+fn malformed_requests() -> [(String, u16, &'static str); 7] {
     let head = |fields: &str| format!("POST / HTTP/1.1\r\nHost: shop.test\r\n{fields}\r\n");
-    let cases = [
+    [
         (
             head("Content-Length: 1\r\nTransfer-Encoding: chunked\r\n"),
             400,
+            "bad_request",
         ),
-        (head("Bad Name: 1\r\n"), 400),
-        (head("Transfer-Encoding: gzip\r\n"), 501),
-        ("GET / HTTP/3.0\r\nHost: a\r\n\r\n".into(), 505),
-        (format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)), 414),
-        (head(&format!("X: {}\r\n", "a".repeat(200_000))), 431),
-        ("PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n".into(), 400),
-    ];
-    for (index, (bad, status)) in cases.iter().enumerate() {
+        (head("Bad Name: 1\r\n"), 400, "bad_request"),
+        (head("Transfer-Encoding: gzip\r\n"), 501, "not_implemented"),
+        (
+            "GET / HTTP/3.0\r\nHost: a\r\n\r\n".into(),
+            505,
+            "not_implemented",
+        ),
+        (
+            format!("GET /{} HTTP/1.1\r\n", "a".repeat(20_000)),
+            414,
+            "uri_too_long",
+        ),
+        (
+            head(&format!("X: {}\r\n", "a".repeat(200_000))),
+            431,
+            "headers_too_large",
+        ),
+        (
+            "PRI * HTTP/2.0\r\n\r\nSN\r\n\r\n".into(),
+            400,
+            "bad_request",
+        ),
+    ]
+}
+
+#[test]
+fn a_refused_request_ends_the_connection_alike_however_its_bytes_come() {
+    let (upstream, proxy) = echo();
+    let mut ids = Vec::new();
+    let cases = malformed_requests();
+    for (index, (bad, status, reason)) in cases.iter().enumerate() {
         for piece in [usize::MAX, 1] {
             // As the first request of a connection, and pipelined after a valid one.
             for before in ["", PLAIN] {
@@ -80,7 +107,8 @@ fn a_refused_request_closes_the_connection_however_it_is_split() {
                     "case {index} in pieces of {piece} after {before:?}"
                 );
                 assert_eq!(refused.header("connection").as_deref(), Some("close"));
-                assert!(refused.header("x-request-id").is_some(), "no request id");
+                is_refusal(&refused, *status, "http_request_error", reason);
+                ids.push((refused.header("x-request-id").unwrap(), *status, *reason));
                 assert!(client.wire.ends(), "the connection stays open");
             }
         }
@@ -94,7 +122,7 @@ fn a_refused_request_closes_the_connection_however_it_is_split() {
     let count = |status: u16| {
         4 * cases
             .iter()
-            .map(|(_, refused)| u8::from(*refused == status))
+            .map(|(_, refused, _)| u8::from(*refused == status))
             .sum::<u8>()
     };
     for status in [400, 414, 431, 501, 505] {
@@ -105,6 +133,15 @@ fn a_refused_request_closes_the_connection_however_it_is_split() {
                 .sum("http_requests_total", &[("code", &code)])
                 == f64::from(count(status))
         });
+    }
+    let lines = logged(&proxy, ids.len() + good);
+    for (id, status, reason) in ids {
+        let line = lines.iter().find(|line| line["request_id"] == id.as_str());
+        let line = line.unwrap_or_else(|| panic!("no line for {id}, {reason}"));
+        assert_eq!(
+            (&line["status"], &line["reason"]),
+            (&json!(status), &json!(reason))
+        );
     }
 }
 

@@ -173,7 +173,7 @@ fn the_access_log_has_one_line_per_request() {
 }
 
 /// The lines of a proxy's access log, once there are `lines` of them.
-fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
+pub(crate) fn logged(proxy: &Proxy, lines: usize) -> Vec<Value> {
     let path = proxy.directory.path().join("access.log");
     let text = until("the requests are logged", || {
         let text = std::fs::read_to_string(&path).ok()?;

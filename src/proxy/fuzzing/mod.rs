@@ -12,8 +12,13 @@
     reason = "a finding is a panic, and the program is built without this module"
 )]
 
+mod connection;
 mod model;
 mod model_chunked;
+pub(crate) mod stage;
+
+#[cfg(test)]
+mod allocations_tests;
 
 use bytes::BytesMut;
 use http::HeaderMap;
@@ -22,6 +27,8 @@ use super::http1::chunked::{Chunked, ChunkedPiece};
 use super::http1::request::{BodyLength, RequestHead, RequestHeadReader};
 use super::http1::response::{ResponseFraming, ResponseHead, ResponseHeadReader, ResponseTo};
 use super::http1::{HeadError, HeadLimits, target};
+
+pub use self::connection::connection;
 
 /// Small limits, so that small inputs reach them.
 const LIMITS: HeadLimits = HeadLimits {
@@ -267,5 +274,10 @@ mod tests {
     #[test]
     fn chunked_bodies_of_the_corpus_are_read_as_the_model_reads_them() {
         replay("chunked", chunked);
+    }
+
+    #[test]
+    fn connections_of_the_corpus_are_served_as_the_model_says() {
+        replay("connection", connection);
     }
 }

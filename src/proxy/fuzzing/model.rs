@@ -3,6 +3,7 @@
 
 use http::Uri;
 
+use super::model_chunked::{BodyEnd, chunked};
 use crate::proxy::http1::HeadLimits;
 
 pub(super) type Field = (String, Vec<u8>);
@@ -493,4 +494,26 @@ fn framing(head: &(u16, bool, Vec<Field>), to_head: bool) -> Option<(Framing, bo
             None => (Framing::Close, false),
         },
     })
+}
+
+/// Status and body of the first whole response of the proxy, behind interim ones, and the length of
+/// it all.
+pub(super) fn response(data: &[u8], to_head: bool) -> Option<((u16, Vec<u8>), usize)> {
+    let model = heads(data);
+    let last = model.heads.last()?;
+    if (100..200).contains(&last.0) {
+        return None;
+    }
+    assert!(model.is_strict, "what the proxy wrote is malformed");
+    let (body, rest) = match framing(last, to_head).expect("a framing").0 {
+        Framing::Length(length) => model.rest.split_at_checked(usize::try_from(length).ok()?)?,
+        Framing::Chunked => {
+            let body = chunked(model.rest, None);
+            let rest = &model.rest[model.rest.len() - body.rest..];
+            let whole = body.end == BodyEnd::Whole;
+            return whole.then(|| ((last.0, body.data), data.len() - rest.len()));
+        }
+        Framing::Close => return None,
+    };
+    Some(((last.0, body.to_vec()), data.len() - rest.len()))
 }
